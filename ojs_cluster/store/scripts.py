@@ -160,7 +160,7 @@ def _trimmed(script: str) -> str:
     """Return a script without the parts that each of its calls would set up needlessly.
 
     Redis runs a script from its first line at each call. The names of fifty fields, the keys of a
-    shard and the functions of all pieces took two thirds of the time of a short script. So the
+    shard and the functions of all pieces took two thirds of the time of a small script. So the
     values of fields, keys and constants are inlined, and so are functions of one parameter that
     only return an expression. Unused functions are left out. A piece may be included in a branch
     although its constants are used before that branch.

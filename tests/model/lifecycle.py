@@ -25,9 +25,10 @@ from typing import Final
 
 from ojs_cluster.core.errors import Conflict, Duplicate, NotFound
 from ojs_cluster.core.jobs.failure import Failure
-from ojs_cluster.core.jobs.retry import DEFAULT_RETRY, RetryPolicy, backoff_ms, matches
+from ojs_cluster.core.jobs.retry import DEFAULT_RETRY, RetryPolicy
 from ojs_cluster.core.jobs.states import CANCELLABLE, State
 from tests.model.jobs import JobView, Lease, ModelJob, Place, view
+from tests.model.retries import backoff_ms, matches_pattern
 
 UNIT: Final = 60_000
 """Virtual durations are multiples of this many milliseconds; an example must take less."""
@@ -478,7 +479,9 @@ class Model:
 
     def _ends(self, job: ModelJob, names: Sequence[str]) -> bool:
         """Return whether a failure with these names is the last one under the retry policy."""
-        return job.attempt >= job.retry.max_attempts or matches(job.retry.non_retryable, names)
+        return job.attempt >= job.retry.max_attempts or matches_pattern(
+            job.retry.non_retryable, names
+        )
 
     def _exhaust(self, job: ModelJob, decided: str | None = None) -> None:
         job.state = State.DISCARDED

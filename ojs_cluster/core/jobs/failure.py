@@ -1,4 +1,4 @@
-"""What a worker reports when a job fails, made uniform (spec: ojs-errors, ojs-retry section 7)."""
+"""Normalise the error that a worker reports (spec: ojs-errors, ojs-retry section 7)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ojs_cluster.core.timestamps import parse_timestamp
 
 DEFAULT_CODE: Final = "handler_error"
 _NAME_LENGTH: Final = 255
-_MESSAGE_KEPT: Final = 4096
+_MAX_MESSAGE: Final = 4096
 
-# The server writes these itself when it records the error.
-_RECORDED: Final = frozenset({"attempt", "occurred_at"})
+# The server sets these members when it records the error.
+_SERVER_MEMBERS: Final = frozenset({"attempt", "occurred_at"})
 
 # The handler's own decision. FAIL and DISCARD differ in intent only.
 _ACTIONS: Final = {"DISCARD": "discard", "FAIL": "discard", "DEAD_LETTER": "dead_letter"}
@@ -27,11 +27,15 @@ _ACTIONS: Final = {"DISCARD": "discard", "FAIL": "discard", "DEAD_LETTER": "dead
 class Failure:
     """A normalised error.
 
-    ``json`` is a JSON object without its closing brace; `attempt` and `occurred_at` are appended
-    when it is recorded. ``names`` are what non-retryable patterns are compared with. ``action`` is
-    the handler's decision about the job, which overrides its policy: ``discard``, ``dead_letter``
-    or None. ``hold_until_ms`` is until when nothing that shares the job's rate limit key should
-    start, in ms since the epoch (spec: ojs-rate-limiting 9.1).
+    Args:
+        json: a JSON object without its closing brace; ``attempt`` and ``occurred_at`` are appended
+            when the error is recorded.
+        names: the names that non-retryable patterns are compared with.
+        retryable: whether the error allows a retry.
+        action: the handler's decision, which overrides the job's policy: ``discard``,
+            ``dead_letter`` or None.
+        hold_until_ms: until when no job of the same rate limit key may start, in milliseconds since
+            the epoch (spec: ojs-rate-limiting 9.1).
     """
 
     json: bytes
@@ -44,12 +48,18 @@ class Failure:
 def parse_failure(
     raw: Raw | bytes | None, *, max_bytes: int = DEFAULT_LIMITS.failure_bytes
 ) -> Failure:
-    """The `error` of a nack, which was already checked to be strict JSON, or None when absent.
+    """Return the normalised ``error`` of a nack.
 
-    It may be an object, a plain string (the message), or missing. Attributes this server does not
-    know, and `details`, are kept byte for byte. An error above ``max_bytes`` is cut down instead of
-    refused: a worker whose report is refused can only let the lease run out, and the reason of the
-    failure would be lost. Raises InvalidRequest when it is neither object, string nor null.
+    It may be an object, a plain string (the message) or missing. Unknown attributes and ``details``
+    are kept byte for byte. An error above ``max_bytes`` is shortened rather than refused: a worker
+    whose report is refused can only let the lease expire, and the error would be lost.
+
+    Args:
+        raw: the JSON, already validated; None when it is absent.
+        max_bytes: largest size of the error in bytes.
+
+    Raises:
+        InvalidRequest: the error is no object, string or null.
     """
     piece = b"null" if raw is None else bytes(raw)
     if piece == b"null":
@@ -72,14 +82,14 @@ def parse_failure(
     pieces = _pieces(code, error_type, message, attributes)
     json = b"{" + join(pieces)
     if len(json) > max_bytes:
-        json = b"{" + join(_cut(pieces))
+        json = b"{" + join(_shortened(pieces))
     names = tuple(dict.fromkeys(filter(None, (error_type, code, error_class))))
     hold = _hold_until(attributes.get("rate_limit_until"))
     return Failure(json, names, retryable and action is None, action, hold)
 
 
 def _hold_until(piece: Raw | None) -> int | None:
-    """The moment that a worker names; what is none is ignored."""
+    """Return the absolute time that a worker names, in milliseconds; an invalid one is ignored."""
     text = None if piece is None else string(piece)
     if not text:
         return None
@@ -99,34 +109,36 @@ def _pieces(
         "message": _message(message),
     }
     for name, piece in attributes.items():
-        if name in _RECORDED or (name == "retryable" and bytes(piece) not in (b"true", b"false")):
+        if name in _SERVER_MEMBERS or (
+            name == "retryable" and bytes(piece) not in (b"true", b"false")
+        ):
             continue
         pieces[name] = piece
     return pieces
 
 
-def _cut(pieces: dict[str, Raw]) -> dict[str, Raw]:
-    """The essentials of an error that is too large: names, verdict and the message's beginning."""
+def _shortened(pieces: dict[str, Raw]) -> dict[str, Raw]:
+    """Return the names, the decision and the start of the message of an error that is too large."""
     kept: dict[str, Raw] = {
         name: pieces[name] for name in ("code", "type", "message") if name in pieces
     }
     if "retryable" in pieces:
         kept["retryable"] = pieces["retryable"]
     message = string(pieces["message"]) or ""
-    if len(message) > _MESSAGE_KEPT:
-        kept["message"] = Raw(orjson.dumps(message[:_MESSAGE_KEPT]))
+    if len(message) > _MAX_MESSAGE:
+        kept["message"] = Raw(orjson.dumps(message[:_MAX_MESSAGE]))
     kept["truncated"] = Raw(b"true")
     return kept
 
 
 def _message(piece: Raw | None) -> Raw:
     text = b'""' if piece is None or bytes(piece) == b"null" else bytes(piece)
-    # Something else than a string, which some workers send, is kept as its JSON text.
+    # Some workers send another JSON value; its text becomes the message.
     return Raw(text if text.startswith(b'"') else orjson.dumps(text.decode()))
 
 
 def _name(piece: Raw | None) -> str | None:
-    """A name out of a string or a number; None for anything else and for no name at all."""
+    """Return a name from a string or a number, None for anything else or an empty one."""
     if piece is None:
         return None
     text = string(piece)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,7 +13,7 @@ from ojs_cluster.core.durations import MAX_DURATION_MS, format_duration, parse_d
 from ojs_cluster.core.errors import ValidationFailed
 from ojs_cluster.core.raw_json import show
 
-MAX_ATTEMPTS: Final = 2**31 - 1  # what producers send who mean "for ever"
+MAX_ATTEMPTS: Final = 2**31 - 1  # producers send it for "without limit"
 MAX_COEFFICIENT: Final = 1e6
 MAX_PATTERNS: Final = 100
 MAX_PATTERN_LENGTH: Final = 255
@@ -46,9 +45,10 @@ class RetryPolicy:
     non_retryable: tuple[str, ...] = ()
 
     def packed(self) -> bytes:
-        """The backoff for the Lua scripts, or nothing when it is the default one.
+        """Return the backoff for the Lua scripts, empty when it is the default one.
 
-        ``strategy:initial_ms:coefficient:max_ms:jitter``, jitter being 0 or 1.
+        Returns:
+            ``strategy:initial_ms:coefficient:max_ms:jitter``, where jitter is 0 or 1.
         """
         backoff = (
             self.strategy,
@@ -64,11 +64,11 @@ class RetryPolicy:
         ).encode()
 
     def patterns(self) -> bytes:
-        """The non-retryable patterns, joined by newlines, which no pattern contains."""
+        """Return the non-retryable patterns, joined by newlines, which no pattern contains."""
         return "\n".join(self.non_retryable).encode()
 
     def json(self) -> bytes:
-        """The whole policy as a JSON object in the canonical spelling."""
+        """Return the policy as a JSON object in the canonical spelling."""
         policy: dict[str, Any] = {
             "max_attempts": self.max_attempts,
             "initial_interval": format_duration(self.initial_ms),
@@ -94,56 +94,12 @@ _DEFAULT_BACKOFF: Final = (
 
 
 def is_packed_retry(text: str) -> bool:
-    """Whether ``text`` is what ``packed`` makes of a policy that ``parse_retry`` gives."""
+    """Return whether ``text`` is a packed backoff of a policy that ``parse_retry`` accepts."""
     match = _is_packed(text)
     if match is None or match[1] not in STRATEGIES.values():
         return False
     initial_ms, coefficient, max_ms = int(match[2]), float(match[3]), int(match[4])
     return 1 <= initial_ms <= max_ms <= MAX_DURATION_MS and 1 <= coefficient <= MAX_COEFFICIENT
-
-
-def backoff_ms(policy: RetryPolicy, failed_attempt: int, jitter_factor: float = 0.5) -> int:
-    """The delay in milliseconds after attempt number ``failed_attempt`` (from 1) failed.
-
-    ``jitter_factor`` in [0, 1) is mapped to a multiplier in [0.5, 1.5) and is not used by a policy
-    without jitter. The cap holds before and after jitter (spec: ojs-retry section 5). Halves are
-    rounded up, as ``math.floor(x + 0.5)`` does it in Lua too.
-    """
-    n = max(1, failed_attempt)
-    try:
-        if policy.strategy == "constant":
-            delay: float = policy.initial_ms
-        elif policy.strategy == "linear":
-            delay = policy.initial_ms * n
-        elif policy.strategy == "polynomial":
-            delay = policy.initial_ms * float(n) ** policy.coefficient
-        else:
-            delay = policy.initial_ms * policy.coefficient ** (n - 1)
-    except OverflowError:
-        delay = policy.max_ms
-    delay = min(delay, policy.max_ms)
-    if policy.jitter:
-        delay = min(delay * (0.5 + jitter_factor), policy.max_ms)
-    return math.floor(delay + 0.5)
-
-
-def matches(patterns: Iterable[str], names: Iterable[str]) -> bool:
-    """Whether one of an error's ``names`` is one of the non-retryable ``patterns``.
-
-    A pattern is equal to the name, or ends in ``.*`` and the name starts with what stands before
-    the dot and is longer: ``Auth.*`` takes ``Auth.TokenExpired`` and ``AuthenticationError`` but
-    not ``Auth``. The spec's table wants the last, the conformance suites' prose the one before; a
-    prefix with the dot would satisfy only the table.
-    """
-    candidates = tuple(names)
-    for pattern in patterns:
-        if pattern in candidates:
-            return True
-        if pattern.endswith(".*"):
-            prefix = pattern[:-2]
-            if any(len(name) > len(prefix) and name.startswith(prefix) for name in candidates):
-                return True
-    return False
 
 
 def parse_retry(
@@ -153,13 +109,19 @@ def parse_retry(
     max_attempts: object = None,
     max_attempts_path: str = "options.max_attempts",
 ) -> RetryPolicy:
-    """The policy that decoded JSON ``values`` ask for, over the defaults field by field.
+    """Return the policy of decoded JSON; missing fields have their defaults (spec: ojs-retry).
 
     Each field has a canonical name and the other spellings of contract and SDKs; the canonical one
-    wins. A null field counts as absent. ``max_attempts`` is the value that stood outside of the
-    policy, at ``max_attempts_path``; the one inside wins. Unknown fields are ignored.
+    wins. A null field counts as absent. Unknown fields are ignored.
 
-    Raises ValidationFailed, with the name of the field in the message and in ``details.field``.
+    Args:
+        values: the policy object, None for the default policy.
+        path: path of the policy in the request, for errors.
+        max_attempts: the value outside of the policy; the one inside wins.
+        max_attempts_path: path of that value in the request, for errors.
+
+    Raises:
+        ValidationFailed: a field is invalid; its name is in the message and in ``details.field``.
     """
     fields = _Fields(values or {}, path)
     if values is None or values.get("max_attempts") is None:
@@ -200,7 +162,7 @@ def _attempts(value: object, path: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Fields:
-    """Reads one retry object; every method raises ValidationFailed for its own field."""
+    """Parse one retry object; every method raises ``ValidationFailed`` for its own field."""
 
     values: Mapping[str, Any]
     path: str

@@ -1,7 +1,6 @@
-"""The life of a job as one table (spec: ojs-core, "Job Lifecycle").
+"""The state machine of a job as one table (spec: ojs-core, "Job Lifecycle").
 
-The Lua scripts implement these transitions; the table is what documents, tests and admin code
-compare them with.
+The Lua scripts implement these transitions. Documents, tests and admin code use the table.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import Final
 
 
 class State(StrEnum):
-    """The eight states. The value is the word on the wire and in Redis."""
+    """The eight states. The value is the name in the API and in Redis."""
 
     SCHEDULED = "scheduled"
     AVAILABLE = "available"
@@ -26,7 +25,7 @@ class State(StrEnum):
 
 
 class Event(StrEnum):
-    """What can happen to a stored job."""
+    """The events that change the state of a stored job."""
 
     PROMOTE = "promote"  # a schedule or a backoff delay is over
     ACTIVATE = "activate"  # a pending job is released by its producer
@@ -34,7 +33,7 @@ class Event(StrEnum):
     ACK = "ack"
     RETRY = "retry"  # a failed attempt that may be repeated
     EXHAUST = "exhaust"  # a failed attempt that may not
-    REQUEUE = "requeue"  # the worker gives the job back
+    REQUEUE = "requeue"  # the worker returns the job
     LOSE_LEASE = "lose_lease"
     EXPIRE = "expire"
     CANCEL = "cancel"
@@ -59,10 +58,10 @@ TRANSITIONS: Final[Mapping[Event, Mapping[State, State]]] = MappingProxyType(
         Event.RETRY: {State.ACTIVE: State.RETRYABLE},
         Event.EXHAUST: {State.ACTIVE: State.DISCARDED},
         Event.REQUEUE: {State.ACTIVE: State.AVAILABLE},
-        # Not to `retryable`: a worker that died says nothing about the job, and the conformance
-        # suites want it available at once. Exhaustion of the attempts is Event.EXHAUST.
+        # Not to `retryable`: the death of a worker is no failure of the job, and the conformance
+        # suites expect it to be available at once. The last attempt ends with Event.EXHAUST.
         Event.LOSE_LEASE: {State.ACTIVE: State.AVAILABLE},
-        # Never from `active`: the worker is already at it.
+        # Not from `active`: the worker is already running the job.
         Event.EXPIRE: {
             State.AVAILABLE: State.DISCARDED,
             State.SCHEDULED: State.DISCARDED,
@@ -78,5 +77,5 @@ CANCELLABLE: Final[frozenset[State]] = frozenset(TRANSITIONS[Event.CANCEL])
 
 
 def after(state: State, event: Event) -> State | None:
-    """The state that ``event`` leads to from ``state``, or None when it is not allowed there."""
+    """Return the state after ``event`` in ``state``, None when the event is not allowed there."""
     return TRANSITIONS[event].get(state)

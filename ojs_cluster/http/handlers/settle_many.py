@@ -26,7 +26,7 @@ from ojs_cluster.http.handlers.settle import AckBody, NackBody, lease_of, raw_or
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.store.jobs import ack as store_ack
 from ojs_cluster.store.jobs import nack as store_nack
-from ojs_cluster.store.jobs.by_ids import Outcome
+from ojs_cluster.store.jobs.by_ids import JobOutcome
 from ojs_cluster.store.off_loop import off_loop
 
 
@@ -112,7 +112,7 @@ async def _settle(
     app: App,
     request: Request,
     items: list[_SettleItem[Report]],
-    settle: Callable[[list[Report]], Awaitable[Sequence[Outcome]]],
+    settle: Callable[[list[Report]], Awaitable[Sequence[JobOutcome]]],
 ) -> Response:
     items = await _hide_inaccessible(app, request, items)
     reports = [item.report for item in items if not isinstance(item.report, OJSError)]
@@ -178,7 +178,7 @@ def _named_job(piece: msgspec.Raw) -> str | None:
     return None
 
 
-def _response(items: Sequence[_SettleItem[Report]], outcomes: Sequence[Outcome]) -> Response:
+def _response(items: Sequence[_SettleItem[Report]], outcomes: Sequence[JobOutcome]) -> Response:
     """Return the result of each item, in order.
 
     Args:
@@ -186,7 +186,7 @@ def _response(items: Sequence[_SettleItem[Report]], outcomes: Sequence[Outcome])
         outcomes: the outcomes of the valid items. The ``status`` in a result is the status that the
             item would have got as a single request.
     """
-    remaining: Iterator[Outcome] = iter(outcomes)
+    remaining: Iterator[JobOutcome] = iter(outcomes)
     results: list[dict[str, Any]] = []
     for item in items:
         outcome = item.report if isinstance(item.report, OJSError) else next(remaining)

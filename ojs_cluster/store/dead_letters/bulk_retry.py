@@ -19,7 +19,7 @@ from ojs_cluster.redis.deadline import extend_deadline
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import dead_letters
 from ojs_cluster.store.fanout import over_shards
-from ojs_cluster.store.jobs.listing import JobFilter, Place, walk
+from ojs_cluster.store.jobs.listing import JobFilter, ListingPosition, walk
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.partial_failures import begun
 
@@ -87,8 +87,8 @@ class _Choice:
     """
 
     job_ids: list[str] = field(default_factory=list)
-    leaving: list[Place] = field(default_factory=list)
-    stopped: Place | None = None
+    leaving: list[ListingPosition] = field(default_factory=list)
+    stopped: ListingPosition | None = None
 
 
 async def _choose(store: Store, wanted: JobFilter, cursor: str | None) -> _Choice:

@@ -15,7 +15,7 @@ from ojs_cluster.store.enqueue.aliases import remove_expired_jobs
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.by_id import on_job
+from ojs_cluster.store.jobs.by_id import run_on_job
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.jobs.remove_malformed import remove_malformed
 from ojs_cluster.store.partial_failures import begun
@@ -244,7 +244,7 @@ async def retry_discarded(store: Store, job_id: str) -> JobRecord:
 async def _retry_by_id(store: Store, job_id: str, must_be: str) -> JobRecord:
     if f.UNIQUE in (await read_jobs.get(store, job_id)).fields:
         return await unique_retry.retry_unique_job(store, job_id, must_be)
-    job = await on_job(
+    job = await run_on_job(
         store,
         "retry_dead",
         job_id,
@@ -267,7 +267,7 @@ async def delete(store: Store, job_id: str) -> JobRecord:
         NotFound: the job is not a dead letter.
     """
     try:
-        job = await on_job(store, "delete_dead", job_id, ("finished", "dead"), [])
+        job = await run_on_job(store, "delete_dead", job_id, ("finished", "dead"), [])
     except Conflict:
         raise NotFound("dead letter", job_id) from None
     except MalformedJob as malformed:

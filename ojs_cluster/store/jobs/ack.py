@@ -9,8 +9,8 @@ from functools import partial
 from ojs_cluster.core.errors import PayloadTooLarge
 from ojs_cluster.redis.durability import required_durability
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.jobs.by_id import on_job
-from ojs_cluster.store.jobs.by_ids import Outcome, Part, on_jobs
+from ojs_cluster.store.jobs.by_id import run_on_job
+from ojs_cluster.store.jobs.by_ids import JobOutcome, JobTransition, run_on_jobs
 from ojs_cluster.store.jobs.record import JobRecord
 
 _KEYS = ("active", "execution_deadlines", "finished", "events")
@@ -26,12 +26,17 @@ async def ack(
 ) -> JobRecord:
     """Complete an active job.
 
-    The holder that repeats the ack which completed the job (its reply was lost) gets the stored
-    job; so a caller that names itself may be served again, one that does not may not.
+    A holder that repeats an ack after a lost reply gets the stored job. So a caller that names its
+    worker or lease may repeat the call safely, and an anonymous one may not.
 
     Args:
-        worker_id, lease_id: who the caller says it is; None when it does not say.
-        result: JSON, stored and returned as it is.
+        job_id: the job.
+        worker_id: the caller's worker id, None when it names none.
+        lease_id: the caller's lease id, None when it names none.
+        result: JSON, stored and returned unchanged.
+
+    Returns:
+        The completed job.
 
     Raises:
         NotFound: no such job.
@@ -39,12 +44,12 @@ async def ack(
         PayloadTooLarge: the result is over the limit; the job stays active.
         BackendUnavailable: Redis did not answer in time.
     """
-    refusal = _too_large(store, result)
+    refusal = _check_size(store, result)
     if refusal is not None:
         raise refusal
-    # What answers that it did nothing would be confirmed all the same, before the other is asked.
+    # The reply of the fast path would also wait for a confirmation, before the full path runs.
     name = "ack_full" if required_durability(store.redis.durability) else "ack"
-    return await on_job(
+    return await run_on_job(
         store,
         name,
         job_id,
@@ -63,17 +68,17 @@ async def ack(
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """One of many: as the arguments of ``ack``."""
+    """One ack of many, with the arguments of ``ack``."""
 
     job_id: str
     lease_id: str | None
     result: bytes | None
 
 
-async def ack_many(store: Store, acks: Sequence[Ack], *, worker_id: str | None) -> list[Outcome]:
-    """Complete many active jobs, each by itself; the outcomes are in the order given."""
-    parts = [
-        Part(
+async def ack_many(store: Store, acks: Sequence[Ack], *, worker_id: str | None) -> list[JobOutcome]:
+    """Complete many active jobs independently; return the outcomes in the order given."""
+    transitions = [
+        JobTransition(
             one.job_id,
             (worker_id or "", one.lease_id or "", one.result or b""),
             partial(
@@ -84,24 +89,24 @@ async def ack_many(store: Store, acks: Sequence[Ack], *, worker_id: str | None) 
                 lease_id=one.lease_id,
                 result=one.result,
             ),
-            _too_large(store, one.result),
+            _check_size(store, one.result),
             one.lease_id,
         )
         for one in acks
     ]
     settings = store.settings
-    return await on_jobs(
+    return await run_on_jobs(
         *(store, "ack_many", _KEYS),
         [settings.events_per_shard, settings.retention_completed_ms],
-        parts,
+        transitions,
         idempotent=bool(worker_id) or all(one.lease_id for one in acks),
     )
 
 
-def _too_large(store: Store, result: bytes | None) -> PayloadTooLarge | None:
-    most = store.settings.result_max_bytes
-    if result is None or len(result) <= most:
+def _check_size(store: Store, result: bytes | None) -> PayloadTooLarge | None:
+    limit = store.settings.result_max_bytes
+    if result is None or len(result) <= limit:
         return None
     return PayloadTooLarge(
-        f"the result has {len(result)} bytes, at most {most} are kept", field="result"
+        f"the result has {len(result)} bytes, the limit is {limit} bytes", field="result"
     )

@@ -1,9 +1,9 @@
-"""Let a pending job run (spec: ojs-http-binding, activate)."""
+"""Activate a pending job (spec: ojs-http-binding, activate)."""
 
 from __future__ import annotations
 
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.jobs.by_id import on_job
+from ojs_cluster.store.jobs.by_id import run_on_job
 from ojs_cluster.store.jobs.record import JobRecord
 
 
@@ -15,7 +15,7 @@ async def activate(store: Store, job_id: str) -> JobRecord:
         Conflict: the job is not pending.
         BackendUnavailable: Redis did not answer in time.
     """
-    return await on_job(
+    return await run_on_job(
         store,
         "activate",
         job_id,

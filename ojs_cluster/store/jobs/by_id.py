@@ -1,11 +1,11 @@
 """Transitions of one job, found by its id.
 
-The id names a shard. A job whose id a client chose may live elsewhere: the shard that its id
-names then holds an alias, and the call is made once more where the alias points. A job that is
-prepared to replace another (see ``transactions``) is revealed before anything is done to it.
+The id names its owner shard. A job whose id a client chose may be stored elsewhere: the owner
+shard then has an alias, and the call is repeated in the shard that the alias names. A prepared job
+(see ``transactions``) is published or superseded first.
 
-A failover may have lost the alias. A caller that names its lease is served all the same, because
-the lease id says where the job lives; the alias is then written again.
+A failover may have lost the alias. A caller that names its lease is still served, because the lease
+id names the shard of the job. The alias is then written again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.runtime import Arg
 
 
-async def on_job(
+async def run_on_job(
     store: Store,
     name: str,
     job_id: str,
@@ -37,26 +37,31 @@ async def on_job(
     """Run a transition of one job where the job lives.
 
     Args:
-        name: the script; KEYS[1] is the job's hash, then the shard's keys named by ``shard_keys``
-            (attributes of ``keys.Shard``). One that serves plain jobs only answers 'any' for
-            others; these are for the script called ``name`` and ``_full``.
-        lease_id: the caller's lease, if it names one: its shard is asked where the id leads to
-            no job of that lease.
+        name: the script. A fast path answers ``full_path`` for jobs that it cannot serve; the
+            script ``name`` with the suffix ``_full`` serves them.
+        job_id: the job.
+        shard_keys: the shard's keys that follow the job in KEYS, as attributes of ``keys.Shard``.
+        args: ARGV.
+        idempotent: as of ``Runtime.run``.
+        lease_id: the caller's lease, if it names one. Its shard is called when the id leads to no
+            job of that lease.
+
+    Returns:
+        The job after the transition.
 
     Raises:
         NotFound: there is no such job.
-        Conflict: the job's state, or its holder, does not allow the transition; nothing was
-            changed.
-        MalformedJob: its stored fields cannot be used; nothing was changed.
+        Conflict: the job's state or its holder does not allow the transition; nothing changed.
+        MalformedJob: the job's stored fields are malformed; nothing changed.
         BackendUnavailable: Redis did not answer in time.
     """
-    reply = await reply_of(
+    reply = await run_for_reply(
         store, name, job_id, shard_keys, args, idempotent=idempotent, lease_id=lease_id
     )
     return record(job_id, reply[1])
 
 
-async def reply_of(
+async def run_for_reply(
     store: Store,
     name: str,
     job_id: str,
@@ -66,7 +71,7 @@ async def reply_of(
     idempotent: bool = False,
     lease_id: str | None = None,
 ) -> list[Any]:
-    """As ``on_job``, for scripts whose answer is not a job."""
+    """Run a transition as ``run_on_job`` does, and return the reply of the script."""
     if not is_job_id(job_id):
         raise NotFound("job", job_id)
     shard = store.keys.shard_of_id(job_id)
@@ -79,7 +84,7 @@ async def reply_of(
             if len(reply) > 2 and reply[2]:
                 await deliver(store, shard, reply[2])
             if refused is not None:
-                with suppress(OJSError):  # the janitor does it, too
+                with suppress(OJSError):  # otherwise the janitor restores it
                     await restore_alias(store, shard, job_id)
             return reply
         if status == b"full_path":
@@ -100,23 +105,24 @@ async def reply_of(
 
 
 async def restore_alias(store: Store, shard: Shard, job_id: str) -> bool:
-    """Let a job's id lead to ``shard``, where the job is, unless it leads to another job.
+    """Write the alias of a job that is stored in ``shard``, unless the id belongs to another job.
 
-    Returns whether it leads there now.
+    Returns:
+        Whether the id leads to ``shard`` now.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    home = store.keys.shard_of_id(job_id)
+    owner = store.keys.shard_of_id(job_id)
     args: list[Arg] = [job_id, shard.index, 0, ""]
     reply = await store.run(
-        home, "claim_alias", [home.job(job_id), home.alias_claims], args, idempotent=True
+        owner, "claim_alias", [owner.job(job_id), owner.alias_claims], args, idempotent=True
     )
     return bool(reply[0] == b"ok")
 
 
 def refusal(job_id: str, reply: Sequence[Any], shard: Shard) -> OJSError:
-    """What a script's answer means that has not made the transition."""
+    """Return the error for a reply of a script that did not make the transition."""
     if reply[0] == b"conflict":
         state = reply[1].decode()
         return Conflict(f"job '{job_id}' is {state}", job_id=job_id, state=state)

@@ -1,7 +1,7 @@
-"""Transitions of many jobs in one request: one script per shard, each job by itself.
+"""Transitions of many jobs in one request: one script per shard, each job independently.
 
-Unlike a batch of new jobs this is no transaction. A worker reports what has happened to each job;
-that one of them was lost to another is no reason to forget the rest.
+Unlike a batch of new jobs this is no transaction. A worker reports the outcome of each job. A job
+whose lease was lost must not affect the others.
 """
 
 from __future__ import annotations
@@ -23,68 +23,77 @@ from ojs_cluster.store.portions import cuts
 from ojs_cluster.store.runtime import Arg
 
 PORTION = 100
-"""Jobs per script at most, fewer when their results or errors are large."""
-_PORTION_BYTES = 512 * 1024
+"""Most jobs per script, fewer when their results or errors are large."""
+_MAX_PORTION_BYTES = 512 * 1024
 """Bytes of results or errors per script, unless one alone is larger. A script copies each of them
 several times, so 2 MiB of errors take 20 ms."""
 
-Outcome = State | OJSError
-"""What became of one job: its state, or why the transition was refused or could not be made."""
+JobOutcome = State | OJSError
+"""The state of one job after its transition, or the error that prevented the transition."""
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class JobTransition:
     """One job of the request.
 
     Args:
-        args: what the script wants to know of it.
-        alone: the same transition of this job only, for one that lives elsewhere than its id
-            says, or has to be brought into being first.
-        refused: why it is not even tried; then this is its outcome.
-        lease_id: the caller's lease, which says where the job lives when its id does not lead
-            there.
+        job_id: the job.
+        args: the script's arguments for this job.
+        run_alone: the same transition of this job only, for a job that is stored in another shard
+            than its id names, or that is only prepared.
+        refused: the outcome of a job that must not be tried.
+        lease_id: the caller's lease, which names the shard of the job when its id does not.
     """
 
     job_id: str
     args: Sequence[Arg]
-    alone: Callable[[], Awaitable[JobRecord]]
+    run_alone: Callable[[], Awaitable[JobRecord]]
     refused: OJSError | None = None
     lease_id: str | None = None
 
 
-async def on_jobs(
+async def run_on_jobs(
     store: Store,
     name: str,
     shard_keys: Sequence[str],
     args: Sequence[Arg],
-    parts: Sequence[Part],
+    transitions: Sequence[JobTransition],
     *,
     idempotent: bool,
-) -> list[Outcome]:
-    """Run a transition of many jobs; the outcomes are in the order of ``parts``.
+) -> list[JobOutcome]:
+    """Run a transition of many jobs.
 
     Args:
-        name: the script; KEYS are the shard's keys named by ``shard_keys`` and then the jobs, ARGV
-            ``args`` and then those of each part.
+        name: the script. KEYS are the shard's keys and then the jobs; ARGV are ``args`` and then
+            those of each job.
+        shard_keys: the shard's keys as attributes of ``keys.Shard``.
+        args: the arguments for all jobs.
+        transitions: the jobs.
+        idempotent: as of ``Runtime.run``.
+
+    Returns:
+        The outcomes, in the order of ``transitions``.
     """
-    outcomes: list[Outcome] = [part.refused or NotFound("job", part.job_id) for part in parts]
+    outcomes: list[JobOutcome] = [
+        part.refused or NotFound("job", part.job_id) for part in transitions
+    ]
     of_shard: dict[Shard, list[int]] = {}
-    for index, part in enumerate(parts):
+    for index, part in enumerate(transitions):
         if part.refused is None and is_job_id(part.job_id):
             of_shard.setdefault(store.keys.shard_of_id(part.job_id), []).append(index)
 
-    async def together(shard: Shard) -> None:
+    async def run_on_shard(shard: Shard) -> None:
         indexes = of_shard[shard]
-        sizes = [_size(parts[index]) for index in indexes]
-        for start, end in cuts(sizes, PORTION, _PORTION_BYTES):
-            await _portion(shard, indexes[start:end])
+        sizes = [_size(transitions[index]) for index in indexes]
+        for start, end in cuts(sizes, PORTION, _MAX_PORTION_BYTES):
+            await run_portion(shard, indexes[start:end])
 
-    async def _portion(shard: Shard, portion: Sequence[int]) -> None:
+    async def run_portion(shard: Shard, portion: Sequence[int]) -> None:
         keys = [getattr(shard, key) for key in shard_keys]
-        keys += [shard.job(parts[index].job_id) for index in portion]
-        words = [*args, *(arg for index in portion for arg in parts[index].args)]
+        keys += [shard.job(transitions[index].job_id) for index in portion]
+        arguments = [*args, *(arg for index in portion for arg in transitions[index].args)]
         try:
-            reply = await store.run(shard, name, keys, words, idempotent=idempotent)
+            reply = await store.run(shard, name, keys, arguments, idempotent=idempotent)
         except OJSError as error:
             for index in portion:
                 outcomes[index] = error
@@ -92,29 +101,30 @@ async def on_jobs(
         if reply[0]:
             await deliver(store, shard, reply[0])
         for index, answer in zip(portion, reply[1:], strict=True):
+            one = transitions[index]
             if answer[0] == b"ok":
                 outcomes[index] = State(answer[1].decode())
-            elif answer[0] in (b"moved", b"prepared") or _is_elsewhere(store, shard, parts[index]):
-                outcomes[index] = await _alone(parts[index])
+            elif answer[0] in (b"moved", b"prepared") or _leased_elsewhere(store, shard, one):
+                outcomes[index] = await _run_alone(one)
             else:
-                outcomes[index] = refusal(parts[index].job_id, answer, shard)
+                outcomes[index] = refusal(one.job_id, answer, shard)
 
-    await over_shards(of_shard, together)
+    await over_shards(of_shard, run_on_shard)
     return outcomes
 
 
-def _size(part: Part) -> int:
+def _size(part: JobTransition) -> int:
     return sum(len(arg) for arg in part.args if isinstance(arg, bytes | str))
 
 
-def _is_elsewhere(store: Store, shard: Shard, part: Part) -> bool:
-    """Whether the lease was given by another shard than the one that has refused it."""
+def _leased_elsewhere(store: Store, shard: Shard, part: JobTransition) -> bool:
+    """Return whether another shard than the one that refused the lease has granted it."""
     leased_by = shard_of_lease(store.keys, part.lease_id)
     return leased_by is not None and leased_by is not shard
 
 
-async def _alone(part: Part) -> Outcome:
+async def _run_alone(part: JobTransition) -> JobOutcome:
     try:
-        return (await part.alone()).state
+        return (await part.run_alone()).state
     except OJSError as error:
         return error

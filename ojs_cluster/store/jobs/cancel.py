@@ -6,7 +6,7 @@ from typing import Literal
 
 from ojs_cluster.core.errors import MalformedJob
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.jobs.by_id import on_job
+from ojs_cluster.store.jobs.by_id import run_on_job
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.jobs.remove_malformed import remove_malformed
 from ojs_cluster.store.runtime import Arg
@@ -24,13 +24,19 @@ async def cancel(
 ) -> JobRecord:
     """Cancel a job that is not terminal. The ack of a worker that still runs it gets a conflict.
 
-    A malformed job, whatever its state, is removed for good: what is known of it is returned.
+    A malformed job is removed whatever its state is; its readable fields are returned.
 
     Args:
-        keep_ms: how long the cancelled job is kept; None for the configured retention.
-        only: ``inactive`` lets an active job finish the attempt it is in, and have no other; that
-            is then a Conflict, too. With ``available`` a job in any other state is one.
-        repeatable: after a lost reply do it again; a job that it has cancelled is then a Conflict.
+        job_id: the job.
+        keep_ms: how long the cancelled job is kept in milliseconds; None for the configured
+            retention.
+        only: with ``available`` a job in any other state is a conflict. With ``inactive`` an active
+            job is one too: it gets a cancel request, finishes its attempt and has no other.
+        repeatable: repeat the call after a lost reply; a job that the first call has cancelled is
+            then a conflict.
+
+    Returns:
+        The cancelled job.
 
     Raises:
         NotFound: no such job.
@@ -42,6 +48,6 @@ async def cancel(
     args: list[Arg] = [settings.events_per_shard, keep, only]
     idempotent = repeatable or only == "inactive"
     try:
-        return await on_job(store, "cancel", job_id, _KEYS, args, idempotent=idempotent)
+        return await run_on_job(store, "cancel", job_id, _KEYS, args, idempotent=idempotent)
     except MalformedJob as malformed:
         return await remove_malformed(store, malformed)

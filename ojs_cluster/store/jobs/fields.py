@@ -1,6 +1,6 @@
 """Names of a job hash's fields: the Python twin of the table in ``store/include/base/fields.lua``.
 
-Short because every stored job repeats them. A test compares the two.
+They are short because every stored job repeats them. A test compares the two tables.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Final
 
 ENVELOPE: Final = b"e"
-"""The immutable part of the envelope that no other field tells: JSON members without braces. (Or
-all of it, from the opening brace on, where an imported head is spelled in another way.)"""
+"""The immutable part of the envelope that no other field has: JSON members without braces. An
+imported job with a different head has the whole object, from the opening brace on."""
 STATE: Final = b"s"
 TYPE: Final = b"t"
 QUEUE: Final = b"q"
@@ -23,7 +23,7 @@ VISIBILITY: Final = b"v"
 TIMEOUT: Final = b"to"
 EXPIRES: Final = b"xp"
 SCHEDULED_SHOWN: Final = b"sa"
-"""The moment a relative schedule became; an absolute one is in the envelope as it was sent."""
+"""Time of a relative schedule; the envelope has an absolute one as it was sent."""
 EXPIRES_SHOWN: Final = b"xa"
 ATTEMPT: Final = b"a"
 ENQUEUED: Final = b"n"
@@ -36,10 +36,10 @@ LEASE: Final = b"l"
 DEADLINE: Final = b"d"
 LEASE_MS: Final = b"lv"
 EXTENDED: Final = b"le"
-"""When a heartbeat last extended a lease; older than STARTED when it was an earlier lease."""
+"""When a heartbeat last extended a lease; older than STARTED for an earlier lease."""
 RESULT: Final = b"rs"
 ERRORS: Final = b"hn"
-"""How many errors there have been; entry n lies in slot n modulo the number kept."""
+"""Number of errors so far; entry n is in slot n modulo the number kept."""
 ERROR_SLOT: Final = b"h"
 DEAD: Final = b"dl"
 EXPIRED: Final = b"ex"
@@ -50,11 +50,11 @@ WORKFLOW: Final = b"wf"
 STEP: Final = b"ws"
 """The job's position among the workflow's nodes."""
 PARENTS: Final = b"pr"
-"""JSON array: the results of the steps before it."""
+"""JSON array: the results of the earlier steps."""
 PARENT_NAMES: Final = b"pn"
-"""JSON array: what those steps are called, '' for one without a name; absent when none has."""
+"""JSON array: the names of those steps, '' for a step without one; absent when none has one."""
 UNIQUE: Final = b"uq"
-"""Fingerprint whose lock the job holds, released when it ends; with a + after it, kept then."""
+"""Fingerprint whose lock the job holds until it ends; a + after it keeps the lock then."""
 TRANSACTION: Final = b"@t"
 """In an alias that points to its own shard: the transaction that has reserved the id. In a job: the
 transaction that has prepared it and will publish it."""
@@ -64,11 +64,11 @@ TOMBSTONE: Final = b"@f"
 """In a tombstone, an alias that points to its own shard: the token that a producer must pass to
 store its job in place of the tombstone."""
 FIXED: Final = b"fx"
-"""Set when the job is kept for a while after its end whatever its retention, because a process that
-stalls may try to store it once more (see ``store/include/jobs/finish_job.lua``)."""
+"""Set when the job is kept for some time after its end, whatever its retention is: a stalled
+process may try to store it again (see ``store/include/jobs/finish_job.lua``)."""
 CANCEL_REQUESTED: Final = b"sp"
-"""Set when the job's workflow was cancelled while a worker had it: it is cancelled rather than run
-again. The ms it is kept then."""
+"""Set when the job's workflow was cancelled while the job was active. The job is cancelled instead
+of running again. The value is how long it is then kept, in milliseconds."""
 LIMIT: Final = b"rl"
 """The job's rate limit: key, packed limits, what to do at the limit (w, r or d)."""
 TOKEN: Final = b"rt"
@@ -78,5 +78,4 @@ REQUESTED_TOKEN: Final = b"ra"
 TOKEN_REQUESTS: Final = b"rn"
 """Number of token requests that the job has made."""
 HIDDEN: Final = b"hd"
-"""Set when the dead letter was deleted, and the job is there only so that its id stays taken for a
-while."""
+"""Set when the dead letter was deleted, and the job is kept for a while to reserve its id."""

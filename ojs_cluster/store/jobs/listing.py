@@ -1,9 +1,9 @@
 """List jobs, page by page, with a bound on the work of each page (spec: ojs-admin-api).
 
-There is no index of all jobs: it would cost every job memory for a view few look at. A listing
-walks the indexes that the lifecycle needs anyway, shard after shard; a cursor says where it was.
-Jobs that move while a listing goes on may be missed or met twice. Finished jobs come newest first:
-those kept longest are met first, and those are the ones that failed.
+There is no index of all jobs: it would cost memory for every job, and listings are rare. A listing
+walks the indexes that the lifecycle needs anyway, shard after shard. A cursor stores the position.
+Jobs that move during a listing may be missed or listed twice. Finished jobs come in order of their
+removal time, latest first. Failed jobs are kept longest, so they come first.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ojs_cluster.store.jobs.record import JobRecord
 # As Redis spells the scores that scripts write.
 _is_score = re.compile(r"-inf|-?[0-9]{1,17}(?:\.[0-9]{1,17})?(?:e[+-]?[0-9]{1,2})?").fullmatch
 SCAN_BUDGET = 2000
-"""Most jobs one page looks at, whatever the filters let through; of large jobs ``PAGE_BYTES``."""
+"""Most jobs that one page reads, whatever the filter admits; of large jobs ``PAGE_BYTES``."""
 _CHUNK = 100
 
 _BY_QUEUE = ("queue_available", "queue_blocked")
@@ -45,21 +45,23 @@ _INDEX: dict[State, tuple[str, ...]] = {
     State.CANCELLED: ("finished",),
     State.DISCARDED: ("finished",),
 }
-"""Where jobs of a state are found. Available jobs that wait for a token are held apart."""
+"""Indexes of the jobs of each state. Blocked jobs have an index of their own."""
 _INDEXES = ("pending", "queue_available", "queue_blocked", "due", "active", "finished")
 
 
 @dataclass(frozen=True, slots=True)
 class JobFilter:
-    """What a listing lets through; None lets everything through.
+    """The jobs that a listing returns; a field of None admits all.
 
     Args:
-        type: a job type, or how it begins when a ``*`` follows.
-        worker: who holds the job, which is active then.
-        since_ms, until_ms: when it was created, from the one up to the other; of dead letters, when
-            they died.
+        state: the state.
+        queue: the queue.
+        type: a job type, or a prefix followed by ``*``.
+        worker: worker id of the holder; the job is then active.
+        since_ms: earliest creation time in milliseconds; of dead letters, of their end.
+        until_ms: the time before which the job was created; of dead letters, has ended.
         dead: only dead letters.
-        within: the queues that the reader may reach.
+        within: the queues that the reader may access.
     """
 
     state: State | None = None
@@ -85,12 +87,12 @@ class JobFilter:
 
     @property
     def counted(self) -> bool:
-        """Whether the counters of queues tell how many jobs it lets through."""
+        """Whether the counters of queues give the number of admitted jobs."""
         return self == JobFilter(state=self.state, queue=self.queue)
 
     @property
     def indexes(self) -> tuple[str, ...]:
-        """Where the jobs are found."""
+        """Indexes that hold the admitted jobs."""
         if self.dead:
             return _DEAD if self.queue is None else _DEAD_OF_QUEUE
         return _INDEXES if self.state is None else _INDEX[self.state]
@@ -115,9 +117,15 @@ class JobPage:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a listing is: index, shard (of one queue's jobs: its partition), queue (of available
-    jobs), score ("-inf" where it begins), entries of that score already seen.
+class ListingPosition:
+    """A position of a listing.
+
+    Args:
+        index: number of the index.
+        shard: number of the shard, or of the partition in a listing of one queue.
+        queue: queue of available jobs.
+        score: score of the last entry, ``-inf`` at the beginning.
+        skip: entries of that score that were already listed.
     """
 
     index: int = 0
@@ -129,8 +137,8 @@ class Place:
     def text(self) -> str:
         return cursors.encode([self.index, self.shard, self.queue, self.score, self.skip])
 
-    def without(self, gone: Sequence[Place]) -> Place:
-        """The same place when the entries right before those places have left their index."""
+    def without(self, gone: Sequence[ListingPosition]) -> ListingPosition:
+        """Return the position after the entries at the positions ``gone`` have left the index."""
         left = sum(
             (place.index, place.shard, place.queue, place.score)
             == (self.index, self.shard, self.queue, self.score)
@@ -139,7 +147,7 @@ class Place:
         return replace(self, skip=self.skip - left)
 
     @classmethod
-    def parse(cls, text: str, indexes: int, shards: int) -> Place:
+    def parse(cls, text: str, indexes: int, shards: int) -> ListingPosition:
         match cursors.decode(text):
             case [int(index), int(shard), str(queue), str(score), int(skip)] if (
                 cursors.are_numbers((index, shard, skip))
@@ -154,20 +162,22 @@ class Place:
 async def list_jobs(
     store: Store, wanted: JobFilter, *, limit: int, cursor: str | None = None
 ) -> JobPage:
-    """Jobs that ``wanted`` admits, after ``cursor``.
+    """Return the jobs that ``wanted`` admits after ``cursor``.
 
     Args:
-        limit: most jobs in the page.
+        wanted: the filter.
+        limit: most jobs of the page.
+        cursor: where the last page ended, None for the first page.
 
     Raises:
-        InvalidRequest: the cursor is not one of ours.
+        InvalidRequest: the cursor is not one of this server.
         BackendUnavailable: Redis did not answer in time.
     """
     jobs: list[JobRecord] = []
     budget, left = SCAN_BUDGET, PAGE_BYTES
     async with aclosing(walk(store, wanted, wanted.indexes, cursor)) as passed:
         async for place, job in passed:
-            budget -= 1  # an empty index still cost a call
+            budget -= 1  # an empty index costs a call too
             if job is not None:
                 left -= job.size
                 if wanted.admits(job):
@@ -179,18 +189,22 @@ async def list_jobs(
 
 async def walk(
     store: Store, wanted: JobFilter, indexes: tuple[str, ...], cursor: str | None
-) -> AsyncGenerator[tuple[Place, JobRecord | None], None]:
-    """Every job of the indexes with the place right after it; None after each index's end.
+) -> AsyncGenerator[tuple[ListingPosition, JobRecord | None], None]:
+    """Yield every job of the indexes with the position after it; None after the end of each index.
 
-    Of ``wanted`` only the queue counts here. To be closed by the caller.
+    The caller closes the generator. Of ``wanted`` only the queue is used.
 
     Raises:
-        InvalidRequest: the cursor is not one of ours.
+        InvalidRequest: the cursor is not one of this server.
     """
-    place = Place.parse(cursor, len(indexes), len(store.keys)) if cursor else Place()
+    place = (
+        ListingPosition.parse(cursor, len(indexes), len(store.keys))
+        if cursor
+        else ListingPosition()
+    )
     while place.index < len(indexes):
         index = indexes[place.index]
-        # Available jobs lie per queue; the registry's name order is the walk's.
+        # Available jobs have an index per queue; the walk follows the order of queue names.
         by_queue = index in _OF_A_QUEUE and wanted.queue is None
         queue = wanted.queue or (place.queue if by_queue else "")
         shards = await store.partitions.occupied_shards(store, queue) if queue else list(store.keys)
@@ -211,18 +225,18 @@ async def walk(
                     break
         following: str | None = None
         if (queue or not by_queue) and place.shard + 1 < len(shards):
-            place = Place(place.index, place.shard + 1, place.queue)
+            place = ListingPosition(place.index, place.shard + 1, place.queue)
         elif by_queue and (following := await _queue_after(store, queue)) is not None:
-            place = Place(place.index, 0, following)
+            place = ListingPosition(place.index, 0, following)
         else:
-            place = Place(place.index + 1)
+            place = ListingPosition(place.index + 1)
         if place.index < len(indexes):
             yield place, None
 
 
 async def _next_ids(
-    store: Store, shard: Shard, key: bytes, place: Place, newest_first: bool
-) -> tuple[list[tuple[Place, str]], Place]:
+    store: Store, shard: Shard, key: bytes, place: ListingPosition, newest_first: bool
+) -> tuple[list[tuple[ListingPosition, str]], ListingPosition]:
     way: tuple[str, ...] = (place.score, "+inf", "BYSCORE")
     if newest_first:
         way = ("+inf" if place.score == "-inf" else place.score, "-inf", "BYSCORE", "REV")
@@ -233,7 +247,7 @@ async def _next_ids(
         *("LIMIT", place.skip, _CHUNK, "WITHSCORES"),
         idempotent=True,
     )
-    ids: list[tuple[Place, str]] = []
+    ids: list[tuple[ListingPosition, str]] = []
     items = iter(flat)
     for member, raw in zip(items, items, strict=True):
         score = raw.decode()
@@ -244,9 +258,9 @@ async def _next_ids(
 
 
 async def _some(
-    store: Store, shard: Shard, ids: list[tuple[Place, str]]
-) -> list[tuple[Place, JobRecord | None]]:
-    """The first of these jobs, at least one, with the places right after them."""
+    store: Store, shard: Shard, ids: list[tuple[ListingPosition, str]]
+) -> list[tuple[ListingPosition, JobRecord | None]]:
+    """Return the first of these jobs, at least one, with the positions after them."""
     found = await read_some(store, [(shard, job_id) for _, job_id in ids])
     return [(place, job) for (place, _), job in zip(ids, found, strict=False)]
 

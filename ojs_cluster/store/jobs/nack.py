@@ -1,4 +1,4 @@
-"""Report a failure, or hand a job back (spec: ojs-worker-protocol, FAIL; ojs-retry)."""
+"""Fail, requeue or release a job (spec: ojs-worker-protocol, FAIL; ojs-retry)."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import msgspec
 from ojs_cluster.core.jobs.failure import Failure
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.jobs.by_id import on_job
-from ojs_cluster.store.jobs.by_ids import Outcome, Part, on_jobs
+from ojs_cluster.store.jobs.by_id import run_on_job
+from ojs_cluster.store.jobs.by_ids import JobOutcome, JobTransition, run_on_jobs
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.runtime import Arg
 
 _KEYS = ("due", "active", "execution_deadlines", "expiring", "finished", "dead", "events")
 
-WALKED = 500
-"""Active jobs that one call walks through in search of some: about one ms."""
+JOBS_PER_WALK = 500
+"""Active jobs that one call walks: about one ms."""
 
-_How = Literal["fail", "requeue", "release"]
+_Action = Literal["fail", "requeue", "release"]
 
 
 async def nack(
@@ -38,19 +38,25 @@ async def nack(
 ) -> JobRecord:
     """Fail the current attempt: retryable with backoff, discarded, or dead-lettered.
 
-    A lease id that repeats the nack it already made gets the stored job.
+    A holder that repeats a nack after a lost reply gets the stored job.
 
     Args:
-        worker_id, lease_id: who the caller says it is; None when it does not say.
-        requeue: not a failure: the job is available again at once and keeps its attempt count.
+        job_id: the job.
+        worker_id: the caller's worker id, None when it names none.
+        lease_id: the caller's lease id, None when it names none.
+        failure: the error.
+        requeue: record no failure; make the job available at once with its attempt count.
+
+    Returns:
+        The job after the transition.
 
     Raises:
         NotFound: no such job.
         Conflict: not active, or held by another lease.
         BackendUnavailable: Redis did not answer in time.
     """
-    how: _How = "requeue" if requeue else "fail"
-    return await on_job(
+    how: _Action = "requeue" if requeue else "fail"
+    return await run_on_job(
         *(store, "nack", job_id, _KEYS),
         [*_limits(store), _packed(how, worker_id, lease_id, failure)],
         idempotent=lease_id is not None,
@@ -60,7 +66,7 @@ async def nack(
 
 @dataclass(frozen=True, slots=True)
 class Nack:
-    """One of many: as the arguments of ``nack``."""
+    """One nack of many, with the arguments of ``nack``."""
 
     job_id: str
     lease_id: str | None
@@ -68,10 +74,12 @@ class Nack:
     requeue: bool
 
 
-async def nack_many(store: Store, nacks: Sequence[Nack], *, worker_id: str | None) -> list[Outcome]:
-    """End the attempts of many active jobs, each by itself; the outcomes are in the order given."""
-    parts = [
-        Part(
+async def nack_many(
+    store: Store, nacks: Sequence[Nack], *, worker_id: str | None
+) -> list[JobOutcome]:
+    """End the attempts of many active jobs independently; return outcomes in the order given."""
+    transitions = [
+        JobTransition(
             one.job_id,
             (_packed("requeue" if one.requeue else "fail", worker_id, one.lease_id, one.failure),),
             partial(
@@ -87,20 +95,20 @@ async def nack_many(store: Store, nacks: Sequence[Nack], *, worker_id: str | Non
         )
         for one in nacks
     ]
-    return await on_jobs(
-        *(store, "nack_many", _KEYS, _limits(store), parts),
+    return await run_on_jobs(
+        *(store, "nack_many", _KEYS, _limits(store), transitions),
         idempotent=all(one.lease_id for one in nacks),
     )
 
 
 async def release(store: Store, job: JobRecord) -> None:
-    """Undo a fetch whose client will never see the job: as if it had not been fetched.
+    """Undo the fetch of a job that its client did not receive.
 
     Raises:
-        NotFound, Conflict: the lease is over, so there is nothing to undo.
-        BackendUnavailable: Redis did not answer in time; the lease's deadline will do it.
+        NotFound, Conflict: the lease has ended, so there is nothing to undo.
+        BackendUnavailable: Redis did not answer in time; the lease expires instead.
     """
-    await on_job(
+    await run_on_job(
         *(store, "nack", job.id, _KEYS),
         [*_limits(store), _packed("release", None, job.lease_id)],
         idempotent=True,
@@ -109,12 +117,14 @@ async def release(store: Store, job: JobRecord) -> None:
 
 
 async def release_unanswered(store: Store, shard: Shard, prefixes: Sequence[bytes]) -> list[bytes]:
-    """Undo fetches of one shard that were never answered: as if they had not been made.
+    """Undo fetches of one shard whose replies were lost.
 
     Args:
-        prefixes: what the lease ids of each fetch begin with, all of one length.
+        shard: the shard that ran the fetches.
+        prefixes: the prefix of each fetch's lease ids, all of one length.
 
-    Returns the prefix of each job that was released.
+    Returns:
+        The prefix of each released job.
 
     Raises:
         BackendUnavailable: Redis did not answer in time; some jobs may have been released.
@@ -130,33 +140,36 @@ async def release_unanswered(store: Store, shard: Shard, prefixes: Sequence[byte
     released: list[bytes] = []
     cursor = b""
     while True:
-        cursor, owed, *found = await store.run(
+        cursor, effects, *found = await store.run(
             shard,
             "release_unanswered",
             keys,
-            [store.settings.events_per_shard, cursor, WALKED, *prefixes],
+            [store.settings.events_per_shard, cursor, JOBS_PER_WALK, *prefixes],
             idempotent=True,
         )
-        await deliver(store, shard, owed)
+        await deliver(store, shard, effects)
         released += found
         if not cursor:
             return released
 
 
 def _packed(
-    how: _How, worker_id: str | None, lease_id: str | None, failure: Failure | None = None
+    action: _Action, worker_id: str | None, lease_id: str | None, failure: Failure | None = None
 ) -> bytes:
-    """A nack as the script reads it: see ``store/include/jobs/nack_job.lua``. Redis reads no binary
-    there.
+    """Return a nack as ``store/include/jobs/nack_job.lua`` reads it.
+
+    The values are text, because Redis does not read the binary types of msgpack.
     """
-    chance = random.random()  # noqa: S311 - jitter spreads retries, it guards nothing
-    head = (worker_id or "", lease_id or "", how)
+    random_number = random.random()  # noqa: S311 - jitter spreads retries, it guards nothing
+    head = (worker_id or "", lease_id or "", action)
     if failure is None:
-        return msgspec.msgpack.encode((*head, "", "0", chance, ""))
-    verdict = failure.action or str(int(failure.retryable))
-    hold = "" if failure.hold_until_ms is None else str(failure.hold_until_ms)
+        return msgspec.msgpack.encode((*head, "", "0", random_number, ""))
+    decision = failure.action or str(int(failure.retryable))
+    hold_until = "" if failure.hold_until_ms is None else str(failure.hold_until_ms)
     error = failure.json.decode()
-    return msgspec.msgpack.encode((*head, error, verdict, chance, hold, *failure.names))
+    return msgspec.msgpack.encode(
+        (*head, error, decision, random_number, hold_until, *failure.names)
+    )
 
 
 def _limits(store: Store) -> list[Arg]:

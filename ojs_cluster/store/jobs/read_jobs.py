@@ -14,15 +14,15 @@ from ojs_cluster.store.jobs import validate_job
 from ojs_cluster.store.jobs.record import JobRecord, record
 
 PAGE_BYTES = 8 * 1024 * 1024
-"""About how many bytes of jobs are read for one answer, as of a fetch."""
+"""Bytes of jobs that are read for one response, about as for a fetch."""
 
 
 async def get(store: Store, job_id: str) -> JobRecord:
-    """One job. Reading changes nothing, but finishes a replacement that it meets under way.
+    """Return one job. A read changes nothing, except that it finishes an undecided replacement.
 
     Raises:
         NotFound: no such job, or its retention is over, or it was deleted.
-        MalformedJob: its stored fields cannot be used.
+        MalformedJob: its stored fields are malformed.
         BackendUnavailable: Redis did not answer in time.
     """
     if is_job_id(job_id):
@@ -37,7 +37,7 @@ async def get(store: Store, job_id: str) -> JobRecord:
             elif transaction is not None:
                 await store.finish_transaction(store, shard, transaction)
             else:
-                validate_job.check(job_id, job.fields, shard.index)
+                validate_job.raise_if_malformed(job_id, job.fields, shard.index)
                 return job
     raise NotFound("job", job_id)
 
@@ -49,12 +49,12 @@ async def read(store: Store, shard: Shard, job_id: str) -> JobRecord | None:
 
 
 async def read_many(store: Store, shard: Shard, job_ids: Sequence[str]) -> list[JobRecord]:
-    """Jobs of one shard in the order given; those that are gone or malformed are left out."""
+    """Return jobs of one shard in the order given, without missing and malformed ones."""
     found: dict[str, JobRecord] = {}
 
     async def one(job_id: str) -> None:
         job = await read(store, shard, job_id)
-        if job is not None and validate_job.fault_of(job.fields) is None:
+        if job is not None and validate_job.find_fault(job.fields) is None:
             found[job_id] = job
 
     await over_shards(job_ids, one)
@@ -64,10 +64,18 @@ async def read_many(store: Store, shard: Shard, job_ids: Sequence[str]) -> list[
 async def read_some(
     store: Store, places: Sequence[tuple[Shard, str]], *, most: int = PAGE_BYTES
 ) -> list[JobRecord | None]:
-    """The first of these jobs, as many as ``most`` bytes hold, and at least one; None for one that
-    is gone or malformed. Of large jobs a few more are read than are given: those under way at once.
+    """Return the first of these jobs, within ``most`` bytes but at least one.
+
+    A few more large jobs may be read than are returned: the concurrent reads.
+
+    Args:
+        places: the shard and id of each job.
+        most: bytes of all jobs.
+
+    Returns:
+        The jobs in order; None for a missing or malformed one.
     """
-    read_: dict[int, JobRecord | None] = {}
+    jobs: dict[int, JobRecord | None] = {}
     left = most
 
     async def one(index: int) -> None:
@@ -75,25 +83,27 @@ async def read_some(
         if left <= 0:
             return
         job = await read(store, *places[index])
-        read_[index] = None if job is None or validate_job.fault_of(job.fields) is not None else job
+        jobs[index] = (
+            None if job is None or validate_job.find_fault(job.fields) is not None else job
+        )
         left -= 0 if job is None else job.size
 
     await over_shards(range(len(places)), one)
     some: list[JobRecord | None] = []
-    for index in range(len(read_)):
+    for index in range(len(jobs)):
         if most <= 0:
             break
-        job = read_[index]
+        job = jobs[index]
         some.append(job)
         most -= 0 if job is None else job.size
     return some
 
 
 async def shard_of(store: Store, queue: str, job_id: str) -> Shard:
-    """The shard where a job of ``queue`` lives."""
+    """Return the shard that stores a job of ``queue``."""
     await store.partitions.refresh_if_stale(store)
     if store.partitions.layout(queue).occupied_count == 1:
         return store.keys.shard_of_queue(queue)
-    home = store.keys.shard_of_id(job_id)
-    alias = await store.redis.call(home.slot, "HGET", home.job(job_id), f.ALIAS, idempotent=True)
-    return store.keys.shard(int(alias)) if isinstance(alias, bytes) else home
+    owner = store.keys.shard_of_id(job_id)
+    alias = await store.redis.call(owner.slot, "HGET", owner.job(job_id), f.ALIAS, idempotent=True)
+    return store.keys.shard(int(alias)) if isinstance(alias, bytes) else owner

@@ -1,8 +1,7 @@
-"""A stored job as its hash gives it, and its envelope as bytes.
+"""A stored job as read from its hash, and its envelope as bytes (spec: ojs-core, "Job Envelope").
 
-An envelope is its head, made of small fields that are stored anyway, the client's bytes as
-spliced at enqueue, then the mutable fields and a closing brace. User JSON (args, meta, result,
-errors) is copied, never parsed (spec: ojs-core, "Job Envelope").
+An envelope consists of a head of small fields, the client's bytes as spliced at enqueue, the
+mutable fields and a closing brace. User JSON (args, meta, result, errors) is copied, never parsed.
 """
 
 from __future__ import annotations
@@ -22,13 +21,14 @@ from ojs_cluster.store.jobs import fields as f
 
 
 class JobRecord(msgspec.Struct, frozen=True):
-    """One job, as read inside the transition that returned it.
+    """One job, as read by the transition that returned it.
 
     Args:
         id: the job's UUIDv7.
         fields: the hash. An empty value means absent (see ``drop_fields`` in
-        ``store/include/jobs/read_job.lua``). deduplicated: it was there already, and answers the
-        enqueue of another of the same uniqueness.
+            ``store/include/jobs/read_job.lua``).
+        deduplicated: whether the job existed before and is the result of the enqueue of a
+            duplicate.
     """
 
     id: str
@@ -98,7 +98,7 @@ class JobRecord(msgspec.Struct, frozen=True):
 
     @property
     def size(self) -> int:
-        """About how many bytes it has: nearly all of them are the client's and the worker's."""
+        """Size in bytes, of which nearly all come from the client and the worker."""
         return sum(map(len, self.fields.values()))
 
     @property
@@ -108,19 +108,19 @@ class JobRecord(msgspec.Struct, frozen=True):
 
     @property
     def hidden(self) -> bool:
-        """Whether the job was deleted, and is kept for the sake of its id alone."""
+        """Whether the job was deleted and is kept only to reserve its id."""
         return bool(self.fields.get(f.HIDDEN))
 
     @property
     def expired(self) -> bool:
-        """Whether it was discarded because ``expires_at`` passed before it started."""
+        """Whether the job was discarded because it expired before it started."""
         return bool(self.fields.get(f.EXPIRED))
 
     def envelope(self) -> bytes:
-        """The immutable part of the envelope, without its closing brace."""
+        """Return the immutable part of the envelope, without its closing brace."""
         fields = self.fields
         stored = fields[f.ENVELOPE]
-        # One that begins like a whole object came from a backup whose head is not ours.
+        # A complete object comes from an archive whose head is spelled differently.
         if stored[:1] == b"{":
             return stored
         priority = fields.get(f.PRIORITY) or b"0"
@@ -132,22 +132,22 @@ class JobRecord(msgspec.Struct, frozen=True):
         )
 
     def errors(self) -> list[bytes]:
-        """The kept errors as JSON objects, oldest first."""
+        """Return the kept errors as JSON objects, oldest first."""
         return [entry for _, entry in sorted(self._errors(), key=lambda item: item[0])]
 
     def json(self, *, lease: bool = False) -> bytes:
-        """The whole envelope as JSON.
+        """Return the envelope as JSON.
 
         Args:
-            lease: whether to include ``lease_id``: only the fetch that created a lease shows it.
+            lease: whether to include ``lease_id``; only the fetch that created a lease does.
 
         Raises:
-            MalformedJob: a field is missing, or is not what it must be.
+            MalformedJob: a field is missing or invalid.
         """
         try:
             return b"".join(self._parts(lease))
         except (KeyError, ValueError, OverflowError) as error:
-            raise MalformedJob(self.id, f"it cannot be shown ({error!r})") from error
+            raise MalformedJob(self.id, f"its envelope cannot be written ({error!r})") from error
 
     def _ms(self, name: bytes) -> int | None:
         value = self.fields.get(name)
@@ -158,7 +158,7 @@ class JobRecord(msgspec.Struct, frozen=True):
         # setting that may have changed, so order comes from what each entry says of itself.
         for name, value in self.fields.items():
             if name[:1] == f.ERROR_SLOT and name[1:].isdigit() and value:
-                with suppress(ValueError, OverflowError):  # a damaged entry is left out
+                with suppress(ValueError, OverflowError):  # omit a damaged entry
                     attempt, at, body = value.split(b",", 2)
                     when = format_ms(int(at))
                     entry = b'%b,"attempt":%d,"occurred_at":"%b"}' % (body, int(attempt), when)
@@ -179,7 +179,7 @@ class JobRecord(msgspec.Struct, frozen=True):
                 at if not enqueued or enqueued == created else format_ms(int(enqueued)),
             ),
         ]
-        # Absolute times are echoed verbatim inside the envelope; only relative ones are here.
+        # Absolute times are in the envelope as the client sent them; these are the relative ones.
         if get(f.SCHEDULED_SHOWN):
             parts.append(b',"scheduled_at":"%b"' % format_ms(int(fields[f.SCHEDULED_SHOWN])))
         if get(f.EXPIRES_SHOWN):
@@ -222,7 +222,7 @@ class JobRecord(msgspec.Struct, frozen=True):
         names = fields.get(f.PARENT_NAMES)
         if names:
             results = array_items(parents) or []
-            with suppress(ValueError):  # damaged names are left out
+            with suppress(ValueError):  # omit damaged names
                 named = list(zip(orjson.loads(names), results, strict=True))
                 yield b',"parent_results_by_id":{%b}' % join({n: r for n, r in named if n})
 
@@ -240,6 +240,6 @@ class JobRecord(msgspec.Struct, frozen=True):
 
 
 def record(job_id: str, flat: Iterable[bytes]) -> JobRecord:
-    """A record from the flat field list of a script's reply: later values win."""
+    """Return a record of the flat field list of a script's reply; later values win."""
     items = iter(flat)
     return JobRecord(job_id, dict(zip(items, items, strict=True)))

@@ -1,9 +1,8 @@
-"""Whether the stored fields of a job can be used: the Python twin of
-``store/include/jobs/validate_job.lua``.
+"""Detect malformed jobs: the Python twin of ``store/include/jobs/validate_job.lua``.
 
-Nothing of ours writes a malformed job. An operator, a faulty disk or a foreign program may. Scripts
-refuse it before their first write and quarantine it; here it is refused to whoever reads it by its
-id, left out of lists, and removed when it is cancelled or deleted.
+The server writes no malformed job. An operator, a faulty disk or another program may. Scripts
+refuse it before their first write and quarantine it. Here a read by id raises an error, lists leave
+it out, and a cancel or delete removes it.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.jobs import fields as f
 
 _LATEST_MS = 253_402_300_800_000
-"""The year 10000: numbers and times are smaller."""
+"""The year 10000 in milliseconds: all numbers and times are smaller."""
 _EXACT = 2**53
-"""Larger numbers are not exact in Lua, and none of ours."""
-_NEEDED = (f.STATE, f.QUEUE, f.TYPE, f.ENVELOPE, f.CREATED, f.MAX_ATTEMPTS)
+"""Larger numbers are not exact in Lua, and the server writes none."""
+_REQUIRED = (f.STATE, f.QUEUE, f.TYPE, f.ENVELOPE, f.CREATED, f.MAX_ATTEMPTS)
 _NUMBERS = (
     *(f.CREATED, f.MAX_ATTEMPTS, f.PRIORITY, f.EXPIRES, f.ATTEMPT, f.ENQUEUED, f.STARTED),
     *(f.FINISHED, f.DUE, f.DELAY, f.VISIBILITY, f.TIMEOUT, f.ERRORS, f.REPLAYS, f.CANCEL_REQUESTED),
@@ -30,12 +29,13 @@ _STATES = frozenset(state.value.encode() for state in State)
 _is_number = re.compile(rb"-?[0-9]{1,15}").fullmatch
 
 
-def fault_of(fields: Mapping[bytes, bytes]) -> str | None:
-    """Name the first field that makes a job malformed; None for a sound job.
+def find_fault(fields: Mapping[bytes, bytes]) -> str | None:
+    """Return the first fault that makes a job malformed; None for a valid job.
 
-    ``fields`` are the hash itself: in a script's reply an empty value means absent.
+    Args:
+        fields: the hash itself. In a script's reply an empty value would mean absent.
     """
-    for name in _NEEDED:
+    for name in _REQUIRED:
         if name not in fields:
             return f"{name.decode()} is missing"
     if fields[f.STATE] not in _STATES:
@@ -51,8 +51,8 @@ def fault_of(fields: Mapping[bytes, bytes]) -> str | None:
     return None
 
 
-def number(value: bytes | None) -> int:
-    """Return a number of a hash that is no job, rounded down; 0 where it is absent or damaged."""
+def read_number(value: bytes | None) -> int:
+    """Return a number of a hash that is no job, rounded down; 0 when it is absent or damaged."""
     try:
         found = float(value or 0)
     except ValueError:
@@ -60,19 +60,19 @@ def number(value: bytes | None) -> int:
     return int(found) if abs(found) < _EXACT else 0
 
 
-def check(job_id: str, fields: Mapping[bytes, bytes], shard: int) -> None:
-    """Raise for a malformed job of ``shard``.
+def raise_if_malformed(job_id: str, fields: Mapping[bytes, bytes], shard: int) -> None:
+    """Raise for a malformed job of the shard with this index.
 
     Raises:
-        MalformedJob: a field is missing, or is not what it must be.
+        MalformedJob: a field is missing or invalid.
     """
-    fault = fault_of(fields)
+    fault = find_fault(fields)
     if fault is not None:
         raise MalformedJob(job_id, fault, shard)
 
 
-def remains(job_id: str, fields: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
-    """What can be shown of a malformed job that was removed: as if it had been cancelled."""
+def readable_fields(job_id: str, fields: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    """Return the valid fields of a removed malformed job, as those of a cancelled job."""
     kept = {name: fields[name] for name in (f.TYPE, f.QUEUE, f.ENVELOPE) if fields.get(name)}
     for name in (f.MAX_ATTEMPTS, f.PRIORITY, f.CREATED, f.ATTEMPT):
         value = fields.get(name, b"")

@@ -18,7 +18,7 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs.validate_job import number
+from ojs_cluster.store.jobs.validate_job import read_number
 from ojs_cluster.store.limits import partition_quotas
 from ojs_cluster.store.limits.rate_tokens import return_unused_tokens, run_key_script
 from ojs_cluster.store.partial_failures import begun
@@ -91,11 +91,11 @@ def _usage(fields: dict[bytes, bytes], limits: RateLimits, active: int, now: int
     started, resets = 0, None
     if limits.rate is not None:
         for entry in fields.get(b"starts", b"").split():
-            at, n = (number(part) for part in entry.partition(b":")[::2])
+            at, n = (read_number(part) for part in entry.partition(b":")[::2])
             if at + limits.rate.period_ms > now:
                 started += n
                 resets = resets or at + limits.rate.period_ms
-    next_ms = number(fields.get(b"next_start")) if limits.throttle is not None else None
+    next_ms = read_number(fields.get(b"next_start")) if limits.throttle is not None else None
     return RateLimitUsage(limits, active, started, resets, next_ms)
 
 
@@ -195,7 +195,8 @@ async def get_queue_limits(store: Store, queue: str) -> QueueRateLimits:
     packed = first.get(b"queue_limits", first.get(b"limits"))
     limits = unpack_limits(packed.decode(errors="replace")) if packed else RateLimits()
     parts = [
-        _usage(fields, limits, number(fields.get(b"active")), now) for now, fields in found.values()
+        _usage(fields, limits, read_number(fields.get(b"active")), now)
+        for now, fields in found.values()
     ]
     total = RateLimitUsage(
         limits,
@@ -226,11 +227,11 @@ async def get_key(store: Store, key: str) -> RateLimitKeyStatus:
     items = iter(flat)
     fields: dict[bytes, bytes] = dict(zip(items, items, strict=True))
     limits = unpack_limits(fields.get(b"limits", b"").decode(errors="replace"))
-    override, until = None, number(fields.get(b"override_until")) or None
+    override, until = None, read_number(fields.get(b"override_until")) or None
     if b"override" in fields and (until is None or until > now):
         override = unpack_limits(fields[b"override"].decode(errors="replace"))
         limits = override.overriding(limits)
-    hold = number(fields.get(b"hold_until"))
+    hold = read_number(fields.get(b"hold_until"))
     return RateLimitKeyStatus(
         key,
         _usage(fields, limits, holders, now),

@@ -19,7 +19,7 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.store.cached import Cached
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
-from ojs_cluster.store.jobs.validate_job import number
+from ojs_cluster.store.jobs.validate_job import read_number
 
 CACHED_S = 5.0
 """Greatest age of the metrics in seconds. A process reads them from Redis at most this often."""
@@ -199,11 +199,11 @@ def _add_queue(queue: QueueMetrics, now: int, reply: Sequence[Any]) -> None:
     counters = {name: value or b"0" for name, value in zip(_FIELDS, values, strict=True)}
     queue.jobs[State.AVAILABLE] += available
     for state in _STATES:
-        queue.jobs[state] += number(counters[state.value])
+        queue.jobs[state] += read_number(counters[state.value])
     if available_since >= 0:
         queue.oldest_ms = max(queue.oldest_ms, now - available_since)
     queue.dead_letters += dead_letters
-    completed, enqueued, failed, run_ms, wait_ms = (number(counters[name]) for name in _TOTALS)
+    completed, enqueued, failed, run_ms, wait_ms = (read_number(counters[name]) for name in _TOTALS)
     queue.completed += completed
     queue.enqueued += enqueued
     queue.failed += failed

@@ -19,7 +19,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.aliases import remove_expired_jobs
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.jobs.validate_job import number
+from ojs_cluster.store.jobs.validate_job import read_number
 from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.partial_failures import begun
 from ojs_cluster.store.queues import pauses
@@ -123,9 +123,9 @@ async def get_partition_stats(store: Store, shard: Shard, queue: str) -> QueueSt
         name=queue,
         counts={
             State.AVAILABLE: available,
-            **{state: number(fields.get(state.value.encode())) for state in _COUNTED_STATES},
+            **{state: read_number(fields.get(state.value.encode())) for state in _COUNTED_STATES},
         },
-        acked=number(fields.get(b"acked")),
+        acked=read_number(fields.get(b"acked")),
         dead=dead,
         created_ms=_optional(fields.get(b"created")),
         paused_ms=_optional(fields.get(b"paused")),
@@ -337,7 +337,7 @@ def _pairs(flat: list[bytes]) -> dict[bytes, bytes]:
 
 
 def _optional(value: bytes | None) -> int | None:
-    return None if value is None else number(value)
+    return None if value is None else read_number(value)
 
 
 def _last_hour(
@@ -348,11 +348,11 @@ def _last_hour(
     A note of each minute holds its number and the totals at its start (see
     ``store/include/base/change_counters.lua``).
     """
-    parts = [[number(part) for part in note.split(b",")] for note in notes.values()]
+    parts = [[read_number(part) for part in note.split(b",")] for note in notes.values()]
     oldest = min((note for note in parts if len(note) == 5 and minute - note[0] < 60), default=None)
     if oldest is None:
         return [0, 0, 0, 0]
     return [
-        number(fields.get(name)) - before
+        read_number(fields.get(name)) - before
         for name, before in zip((b"acked", b"failed", b"ran", b"waited"), oldest[1:], strict=True)
     ]

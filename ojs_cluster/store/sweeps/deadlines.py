@@ -1,4 +1,4 @@
-"""What time causes in one shard, as the scheduler drives it: promote and reap."""
+"""The sweeps of a shard that the scheduler runs often: promote and reap."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ async def promote(store: Store, shard: Shard, limit: int) -> SweepResult:
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    done, now, following, owed, malformed = await store.run(
+    done, now, following, effects, malformed = await store.run(
         shard,
         "promote",
         [shard.due, shard.expiring, shard.finished, shard.events],
         [store.settings.events_per_shard, limit, store.settings.retention_discarded_ms],
         idempotent=True,
     )
-    await deliver(store, shard, owed)
-    report_malformed(shard, malformed)
+    await deliver(store, shard, effects)
+    log_malformed(shard, malformed)
     done += len(malformed)
-    return SweepResult(done, _moment(following), now, done >= limit, len(malformed))
+    return SweepResult(done, _due_ms(following), now, done >= limit, len(malformed))
 
 
 async def reap(store: Store, shard: Shard, limit: int) -> SweepResult:
@@ -40,7 +40,7 @@ async def reap(store: Store, shard: Shard, limit: int) -> SweepResult:
         BackendUnavailable: Redis did not answer in time.
     """
     settings = store.settings
-    lost, timeouts, expired, now, following, owed, malformed = await store.run(
+    lost, timeouts, expired, now, following, effects, malformed = await store.run(
         shard,
         "reap",
         [
@@ -54,27 +54,27 @@ async def reap(store: Store, shard: Shard, limit: int) -> SweepResult:
         ],
         idempotent=True,
     )
-    await deliver(store, shard, owed)
-    report_malformed(shard, malformed)
+    await deliver(store, shard, effects)
+    log_malformed(shard, malformed)
     return SweepResult(
         lost + timeouts + expired + len(malformed),
-        _moment(following),
+        _due_ms(following),
         now,
         max(lost, timeouts, expired) + len(malformed) >= limit,
         len(malformed),
     )
 
 
-def report_malformed(shard: Shard, job_ids: Sequence[bytes]) -> None:
-    """Log the jobs that a script has put aside."""
+def log_malformed(shard: Shard, job_ids: Sequence[bytes]) -> None:
+    """Log the jobs that a script has found malformed."""
     for job_id in dict.fromkeys(job_ids):
         log.error(
-            "job %s of shard %d is malformed and put aside for an hour: fields are missing or not "
+            "quarantined malformed job %s of shard %d for an hour: fields are missing or not "
             "numbers; repair it in Redis, or cancel it to remove it",
             job_id.decode(),
             shard.index,
         )
 
 
-def _moment(value: int) -> int | None:
+def _due_ms(value: int) -> int | None:
     return None if value < 0 else value

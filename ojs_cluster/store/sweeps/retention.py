@@ -1,4 +1,4 @@
-"""The end of everything that is kept: finished jobs, worker records, aliases, idle queues."""
+"""Remove what has reached the end of its retention: finished jobs, worker records, idle queues."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from ojs_cluster.store.queues import partition_maintenance
 from ojs_cluster.store.queues.queues import exists, get_stats
 from ojs_cluster.store.queues.registry import NO_NAME_LIMIT
 from ojs_cluster.store.runtime import Arg
-from ojs_cluster.store.sweeps.deadlines import report_malformed
+from ojs_cluster.store.sweeps.deadlines import log_malformed
 from ojs_cluster.store.sweeps.sweep_result import SweepResult
 from ojs_cluster.store.transactions import transactions
 from ojs_cluster.store.unique import unique
 
 log = logging.getLogger("ojs.store")
 
-_PUT_OFF_MS = 60_000
-"""How long a job is left alone whose alias's shard does not answer."""
+_POSTPONE_MS = 60_000
+"""Pause in milliseconds before the next removal of a job whose owner shard does not answer."""
 IDLE_QUEUE_MS = 60 * 60_000
-"""A queue younger than this is not retired, however empty."""
+"""Age in milliseconds below which a queue is not retired."""
 
 
 async def purge_due(store: Store, shard: Shard, limit: int) -> SweepResult:
     """Remove up to ``limit`` jobs of a shard whose retention is over.
 
-    Those whose alias's shard does not answer are put off for a minute.
+    A job whose owner shard does not answer is postponed for a minute.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -44,29 +44,31 @@ async def purge_due(store: Store, shard: Shard, limit: int) -> SweepResult:
         [limit, shard.index, len(store.keys)],
         idempotent=True,
     )
-    report_malformed(shard, malformed)
-    put_off = 0
+    log_malformed(shard, malformed)
+    postponed = 0
     if foreign:
         removal = await remove_expired_jobs(store, shard, [job_id.decode() for job_id in foreign])
         removed += removal.removed
         if removal.left:
-            await _put_off(store, shard, removal.left, now)
-            put_off = len(removal.left)
-    aside = len(malformed)
-    more = removed + put_off + aside >= limit
-    return SweepResult(removed + aside, None if following < 0 else following, now, more, aside)
+            await _postpone(store, shard, removal.left, now)
+            postponed = len(removal.left)
+    quarantined = len(malformed)
+    more = removed + postponed + quarantined >= limit
+    following = None if following < 0 else following
+    return SweepResult(removed + quarantined, following, now, more, quarantined)
 
 
-async def _put_off(store: Store, shard: Shard, job_ids: Sequence[str], now_ms: int) -> None:
-    """Let jobs that cannot be removed now stand before no others."""
-    args: list[Arg] = [now_ms + _PUT_OFF_MS, *job_ids]
+async def _postpone(store: Store, shard: Shard, job_ids: Sequence[str], now_ms: int) -> None:
+    """Move jobs that cannot be removed now behind others."""
+    args: list[Arg] = [now_ms + _POSTPONE_MS, *job_ids]
     await store.run(shard, "postpone_removal", [shard.finished], args, idempotent=True)
 
 
 async def tidy(store: Store, shard: Shard, limit: int = 500) -> int:
-    """Remove old worker records, lapsed quiet marks, aliases without a job, locks and transactions.
+    """Remove old worker records, quiet flags, locks, transactions and aliases without a job.
 
-    Returns how many entries were looked at, so that a full page means there may be more.
+    Returns:
+        Number of checked entries; a full page means that there may be more.
     """
     records = await store.run(
         shard,
@@ -76,20 +78,28 @@ async def tidy(store: Store, shard: Shard, limit: int = 500) -> int:
         idempotent=True,
     )
     removed = int(records) + await check_old_claims(store, shard, limit)
-    looked_at = await unique.check_old_locks(store, shard, limit)
-    looked_at += await references.check_references(store, shard, limit)
-    return removed + looked_at + await transactions.purge_old(store, shard, limit)
+    checked = await unique.check_old_locks(store, shard, limit)
+    checked += await references.check_references(store, shard, limit)
+    return removed + checked + await transactions.purge_old(store, shard, limit)
 
 
 async def retire_queues(store: Store, after: str = "", limit: int = 100) -> tuple[int, str]:
-    """Forget idle queues among the ``limit`` names after ``after``.
+    """Remove idle queues among the ``limit`` names after ``after``.
 
-    Returns how many were forgotten and the name to go on from, '' at the end. The queue's own keys
-    go first: a crash then leaves a name, which the next round meets again, and not keys that
-    nothing leads to. The script that removes the last of them owes the removal of the name.
+    The queue's own keys are removed first. A crash then leaves a name, which the next round
+    handles, and no keys without a name. The script that removes the last key appends the effect
+    that removes the name.
 
-    A round from '' to '' has also looked after each queue's partitions. A queue whose shard is away
-    is left to the next round, and with it the partitions that a smaller default has closed.
+    A complete round also maintains each queue's partitions. A queue with an unreachable shard is
+    left to the next round, together with the partitions that a smaller default has closed.
+
+    Args:
+        store: the store.
+        after: the name that the last call returned, '' at the beginning of a round.
+        limit: most names.
+
+    Returns:
+        Number of removed queues, and the name to continue after, '' at the end of the round.
     """
     if not after:
         await partition_maintenance.begin_round(store)
@@ -104,8 +114,10 @@ async def retire_queues(store: Store, after: str = "", limit: int = 100) -> tupl
         try:
             retired += await _retire(store, raw.decode())
         except BackendUnavailable as error:
-            store.partitions.draining = None  # not every queue was looked after
-            log.info("queue '%s' is left to the next round: %s", raw.decode(), error)
+            store.partitions.draining = None  # not every queue was maintained
+            log.info(
+                "cannot retire queue '%s', trying again in the next round: %s", raw.decode(), error
+            )
     if len(names) == limit:
         return retired, names[-1].decode()
     await partition_maintenance.end_round(store)
@@ -115,14 +127,14 @@ async def retire_queues(store: Store, after: str = "", limit: int = 100) -> tupl
 async def _retire(store: Store, queue: str) -> bool:
     shards = await store.partitions.occupied_shards(store, queue)
     if not all(store.redis.is_responsive(shard.slot) for shard in shards):
-        raise BackendUnavailable("a shard of the queue is away", outcome="not_applied")
+        raise BackendUnavailable("a shard of the queue does not answer", outcome="not_applied")
     if len(shards) > 1:
         await partition_maintenance.maintain_queue(store, queue)
-        # One idle partition keeps its counters while another is in use: they are the queue's.
+        # An idle partition keeps its counters while another one is in use.
         if (await get_stats(store, queue)).in_use:
             return False
     for shard in shards:
-        gone, owed = await store.run(
+        gone, effects = await store.run(
             shard,
             "retire_queue",
             [
@@ -138,15 +150,15 @@ async def _retire(store: Store, queue: str) -> bool:
         )
         if not gone:
             return False
-        await deliver(store, shard, owed)
+        await deliver(store, shard, effects)
     return not await exists(store, queue)  # it may be in use again
 
 
 async def unlist(store: Store, _shard: Shard, payload: bytes) -> None:
     """Remove a retired queue's name from the registry, unless the queue is in use again.
 
-    The effect of ``retire_queue.lua``. The next job may have come in between, and registered the
-    name before it was removed: the look comes last, so that a repetition after a crash restores it.
+    The effect of ``retire_queue.lua``. A new job may have registered the name before its removal.
+    The check comes last, so that a repetition after a crash restores the name.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.

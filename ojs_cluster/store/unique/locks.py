@@ -149,7 +149,7 @@ async def find_job(store: Store, shard: Shard, job_id: str) -> LockHolder | None
             continue
         if not any(name in job.fields for name in (f.STATE, f.QUEUE, f.TYPE)):
             break
-        validate_job.check(job_id, job.fields, shard.index)
+        validate_job.raise_if_malformed(job_id, job.fields, shard.index)
         return LockHolder(job, shard.index, now - job.created_ms)
     return None
 

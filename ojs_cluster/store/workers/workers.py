@@ -15,7 +15,7 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.redis.deadline import extend_deadline
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
-from ojs_cluster.store.jobs.nack import WALKED
+from ojs_cluster.store.jobs.nack import JOBS_PER_WALK
 from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.partial_failures import begun
 from ojs_cluster.store.runtime import Arg
@@ -292,7 +292,7 @@ async def recover(
     shard: Shard,
     dead: Sequence[DeadWorker],
     cursor: str = "",
-    limit: int = WALKED,
+    limit: int = JOBS_PER_WALK,
 ) -> tuple[Counter[str], str | None]:
     """Recover the jobs that dead workers hold in one shard, by one walk for all of them.
 

@@ -13,11 +13,10 @@ from ojs_cluster.core.jobs.retry import (
     DEFAULT_RETRY,
     STRATEGIES,
     RetryPolicy,
-    backoff_ms,
     is_packed_retry,
-    matches,
     parse_retry,
 )
+from tests.model.retries import backoff_ms, matches_pattern
 
 policies = st.builds(
     RetryPolicy,
@@ -269,9 +268,9 @@ def test_patterns_are_joined_by_lines() -> None:
     ],
 )
 def test_patterns_match_exactly_or_by_prefix(pattern: str, name: str, expected: bool) -> None:
-    assert matches([pattern], ["other", name]) is expected
+    assert matches_pattern([pattern], ["other", name]) is expected
 
 
 def test_without_patterns_or_names_nothing_matches() -> None:
-    assert not matches([], ["x"])
-    assert not matches([".*"], [])
+    assert not matches_pattern([], ["x"])
+    assert not matches_pattern([".*"], [])

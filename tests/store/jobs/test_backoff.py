@@ -16,11 +16,10 @@ from ojs_cluster.core.jobs.retry import (
     MAX_ATTEMPTS,
     STRATEGIES,
     RetryPolicy,
-    backoff_ms,
-    matches,
 )
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.scripts import read_includes
+from tests.model.retries import backoff_ms, matches_pattern
 from tests.support.servers import observer
 
 BACKOFF = read_includes()["backoff_delay"]
@@ -115,4 +114,4 @@ def test_non_retryable_patterns_match_as_in_python(
 
     found = lua(code, 1, policy.patterns(), *names)
 
-    assert bool(found) == matches(patterns, names)
+    assert bool(found) == matches_pattern(patterns, names)

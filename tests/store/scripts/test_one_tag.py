@@ -244,7 +244,7 @@ async def every_end_of_an_attempt(store: Store, db: Any) -> None:
     await reap_all(store)
     age_job(db, shard, done.id, 8 * DAY)
     await retention.purge_due(store, shard, 10)
-    await retention._put_off(store, shard, [failed.id], 0)
+    await retention._postpone(store, shard, [failed.id], 0)
 
 
 async def a_malformed_job(store: Store, db: Any) -> None:

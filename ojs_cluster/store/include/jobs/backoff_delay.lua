@@ -1,4 +1,5 @@
--- Delay before the next attempt, in ms. Same formula as core/jobs/retry.py; a test compares them.
+-- Returns the delay before the next attempt in ms (spec: ojs-retry section 5). tests/model/retries.py has the
+-- same formula; a test compares them.
 -- packed: 'strategy:initial_ms:coefficient:max_ms:jitter' or nil for the defaults. An unreadable value means
 -- the defaults too, because the callers have already written.
 -- random_number: in [0, 1), from the caller, because a script must be deterministic.
