@@ -1,4 +1,4 @@
-"""The ``ojs-cluster`` command. Options override environment variables; everything else is below."""
+"""The ``ojs-cluster`` command. Options override environment variables."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from ojs_cluster.server.config.load import EXIT_CONFIG, ConfigError, load, repor
 from ojs_cluster.server.embedded.binaries import CHOICES
 
 EXIT_PIPE = 128 + 13
-"""As shells call the end by SIGPIPE."""
+"""The exit code that shells use for an end by SIGPIPE."""
 _OPTIONS = {"host": "OJS_HOST", "port": "OJS_PORT", "workers": "OJS_WORKERS"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 fine, 1 failed, 2 wrong configuration,
-    141 nobody reads the output.
+    """Run one command and return its exit code.
+
+    Returns:
+        0 for success, 1 for a failure, 2 for a wrong configuration, 141 when the reader of the
+        output has closed it.
     """
     args = _parser().parse_args(argv)
     environ = _environment(os.environ, args)
@@ -28,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = args.run(args, environ)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read it has enough (`| head`). Python would complain once more at its own end.
+        # The reader has closed the pipe (`| head`). Python would report it again at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_PIPE
     except ConfigError as error:
@@ -40,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _environment(environ: Mapping[str, str], args: argparse.Namespace) -> dict[str, str]:
-    """Give the environment with the options that were named put in."""
+    """Return the environment, overridden by the given options."""
     merged = dict(environ)
     for option, variable in _OPTIONS.items():
         value = getattr(args, option, None)
@@ -59,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     dev = commands.add_parser(
-        "dev", help="everything on this machine, an embedded cluster included"
+        "dev", help="run everything on this machine, including an embedded cluster"
     )
     _add_listen_options(dev)
     dev.add_argument(
@@ -80,16 +83,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     dev.set_defaults(run=_dev)
 
-    serve = commands.add_parser("serve", help="API processes")
+    serve = commands.add_parser("serve", help="run API processes")
     _add_listen_options(serve)
     serve.set_defaults(run=_serve)
 
-    scheduler = commands.add_parser("scheduler", help="a scheduler; of several, one leads")
+    scheduler = commands.add_parser(
+        "scheduler", help="run a scheduler; several elect a leader for each shard"
+    )
     scheduler.set_defaults(run=_scheduler)
 
     out = commands.add_parser(
         "export",
-        help="write everything that is stored to a file, as JSON lines",
+        help="write all stored data to a file, as JSON lines",
         description="Writes jobs in every state, queues, cron jobs and workflows, as JSON lines.",
     )
     out.add_argument(
@@ -99,9 +104,9 @@ def _parser() -> argparse.ArgumentParser:
 
     back = commands.add_parser(
         "import",
-        help="store what is in the file of an export",
-        description="Stores what an export wrote. What is there already stays as it is, so it may "
-        "be run again.",
+        help="store the data of an export",
+        description="Stores the data of an export. Existing data stays as it is, so you can run it "
+        "again.",
     )
     back.add_argument(
         "file", type=Path, nargs="?", metavar="FILE", help="a file (default: standard input)"
@@ -145,13 +150,13 @@ def _add_key_command(commands: argparse._SubParsersAction[argparse.ArgumentParse
 
 
 def _masters(text: str) -> int:
-    """Accept what can be a cluster: fewer than three cannot elect, many are no local toy."""
+    """Accept 3 to 16 masters: fewer than three cannot elect a new master."""
     if not text.isdecimal() or not 3 <= int(text) <= 16:
         raise argparse.ArgumentTypeError("a whole number from 3 to 16")
     return int(text)
 
 
-# Each command imports its own part: a supervisor needs neither the store nor the scheduler.
+# Each command imports only its own part: a supervisor does not need the store or the scheduler.
 
 
 def _serve(_args: argparse.Namespace, environ: Mapping[str, str]) -> int:

@@ -1,4 +1,4 @@
-"""The commands ``export`` and ``import``: a file of jobs out of a cluster, and into one."""
+"""The commands ``export`` and ``import``, which write all data to a file and store it again."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ from ojs_cluster.store.operations.schema import UnusableBackend
 
 MOST_LINE_BYTES = 64 * 1024 * 1024
 _WINDOW_LINES, _WINDOW_BYTES = 256, 8 * 1024 * 1024
-"""What is read before it is stored; a window ends with the line that fills it."""
+"""Size of the parts that are read and then stored; the line that fills a window ends it."""
 
 
 class Unusable(Exception):
-    """The file is no archive; nothing was stored."""
+    """The file is not an archive; nothing was stored."""
 
 
 _EXPECTED_ERRORS = (
@@ -61,12 +61,12 @@ _EXPECTED_ERRORS = (
     Unusable,
     OSError,
 )
-"""What is said in a line, without a traceback."""
+"""Errors that are reported in one line, without a traceback."""
 
 
 @dataclass(slots=True)
 class ImportCounts:
-    """What became of the lines of a file: of each kind, how many were created or there already."""
+    """The outcome of an import: how many lines of each kind were created or existed already."""
 
     created: Counter[str] = field(default_factory=Counter)
     there: Counter[str] = field(default_factory=Counter)
@@ -80,12 +80,12 @@ class ImportCounts:
 
 
 def run_export(settings: Settings, output: Path | None) -> int:
-    """Write everything to a file, or to standard output; returns the exit code."""
+    """Write everything to a file, or to standard output; return the exit code."""
     return _run(settings, lambda store: _export(store, output))
 
 
 def run_import(settings: Settings, source: Path | None) -> int:
-    """Store the jobs of a file, or of standard input; returns the exit code."""
+    """Store the jobs of a file, or of standard input; return the exit code."""
     return _run(settings, lambda store: _import(store, source))
 
 
@@ -103,13 +103,13 @@ def _run(settings: Settings, command: Callable[[Store], Awaitable[int]]) -> int:
             raise causes[0] from None
         if not all(isinstance(cause, _EXPECTED_ERRORS) for cause in causes):
             raise
-        _say(str(causes[0]))
+        _print_status(str(causes[0]))
         return EXIT_CONFIG if isinstance(causes[0], UnusableBackend | NoSuchDatabase) else 1
 
 
 async def _export(store: Store, output: Path | None) -> int:
     with _opened(output) as file:
-        counts = await export(
+        exported = await export(
             store,
             file.write,
             exported_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -117,13 +117,15 @@ async def _export(store: Store, output: Path | None) -> int:
             shards=len(store.keys),
         )
         file.flush()
-    _say("exported " + ", ".join(f"{number} {kind}" for kind, number in sorted(counts.items())))
+    _print_status(
+        "exported " + ", ".join(f"{number} {kind}" for kind, number in sorted(exported.items()))
+    )
     return 0
 
 
 @contextlib.contextmanager
 def _opened(output: Path | None) -> Iterator[BinaryIO]:
-    """The file to write to. It has its name only when it is whole, and nobody else may read it."""
+    """Yield the file to write to. Only its owner may read it; a complete file gets its name."""
     if output is None:
         yield sys.stdout.buffer
         return
@@ -138,39 +140,39 @@ def _opened(output: Path | None) -> Iterator[BinaryIO]:
 
 
 async def _import(store: Store, source: Path | None) -> int:
-    tally = ImportCounts()
+    counts = ImportCounts()
     with contextlib.ExitStack() as stack:
         file = sys.stdin.buffer if source is None else stack.enter_context(source.open("rb"))
         try:
-            await import_lines(store, file, tally, _say)
+            await import_lines(store, file, counts, _print_status)
         except BackendUnavailable:
-            _say(f"so far: {tally.text()}; run it again, what is there is passed over")
+            _print_status(f"so far: {counts.text()}; run it again, existing data is skipped")
             raise
-    _say(tally.text())
-    if tally.refused:
-        _say(f"{tally.refused} lines could not be used")
-    if not tally.complete:
-        _say("the file ends early: it was cut off, or its export failed")
-    return 0 if tally.complete and not tally.refused else 1
+    _print_status(counts.text())
+    if counts.refused:
+        _print_status(f"{counts.refused} lines could not be used")
+    if not counts.complete:
+        _print_status("the file ends early: it was cut off, or its export failed")
+    return 0 if counts.complete and not counts.refused else 1
 
 
 async def import_lines(
-    store: Store, file: BinaryIO, tally: ImportCounts, say: Callable[[str], None]
+    store: Store, file: BinaryIO, counts: ImportCounts, report: Callable[[str], None]
 ) -> None:
-    """Store every line of ``file``; a line that cannot be used is named and harms no other.
+    """Store every line of ``file``; report each line that cannot be used.
 
     Raises:
-        Unusable: it does not begin like an archive.
-        BackendUnavailable: Redis did not answer in time; ``tally`` says how far it came.
+        Unusable: the file does not begin like an archive.
+        BackendUnavailable: Redis did not answer in time; ``counts`` has the counts so far.
     """
     lines = _numbered(file)
     await _check_head(lines)
 
     def refuse(number: int, error: Exception) -> None:
-        tally.refused += 1
-        say(f"line {number}: {error}")
+        counts.refused += 1
+        report(f"line {number}: {error}")
 
-    async def one(numbered: tuple[int, ArchiveLine | InvalidLine]) -> None:
+    async def store_line(numbered: tuple[int, ArchiveLine | InvalidLine]) -> None:
         number, line = numbered
         if isinstance(line, InvalidLine):
             refuse(number, line)
@@ -182,15 +184,15 @@ async def import_lines(
         except (InvalidLine, OJSError) as error:
             refuse(number, error)
             return
-        (tally.created if outcome == "created" else tally.there)[kind] += 1
+        (counts.created if outcome == "created" else counts.there)[kind] += 1
 
     while window := await trio.to_thread.run_sync(_window, lines):
-        # One kind after the other: workflows need their jobs, cron jobs their runs.
+        # One kind after the other: workflows need their jobs, cron jobs need their runs.
         for kind, group in groupby(window, key=lambda item: type(item[1])):
             if kind is ArchiveFooter:
-                tally.complete = True
+                counts.complete = True
             else:
-                await over_shards(group, one)
+                await over_shards(group, store_line)
 
 
 async def _check_head(lines: Iterator[tuple[int, bytes]]) -> None:
@@ -206,7 +208,7 @@ async def _check_head(lines: Iterator[tuple[int, bytes]]) -> None:
 
 
 def _numbered(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Lines by number. One that is too long comes as its beginning, which is no JSON."""
+    """Yield the lines with their numbers; of a line that is too long, only the beginning."""
     number = 0
     while raw := file.readline(MOST_LINE_BYTES):
         number += 1
@@ -250,5 +252,5 @@ async def _store(store: Store, line: ArchiveLine) -> tuple[str, import_archive.R
             raise InvalidLine("a head or an end in the middle of the file")
 
 
-def _say(text: str) -> None:
+def _print_status(text: str) -> None:
     print(f"ojs-cluster: {text}", file=sys.stderr, flush=True)

@@ -48,23 +48,23 @@ log = logging.getLogger("ojs.dev")
 _LOOPBACK = "127.0.0.1"
 _PORTS_TRIED = 100
 PASSWORD_FILE = "password"  # noqa: S105 - the name of the file
-"""In the data folder: what the embedded servers ask their clients for."""
+"""Name of the file in the data folder that holds the embedded servers' password."""
 _WATCH_S, _WATCH_MAX_S = 1.0, 30.0
 _DEFAULTS = {
     "OJS_HOST": _LOOPBACK,
     "OJS_WORKERS": "2",
     "OJS_LOG_FORMAT": "text",
-    # Nobody waits for a drain at the keyboard.
+    # A developer does not wait for a long drain.
     "OJS_SHUTDOWN_TIMEOUT": "5s",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class DevOptions:
-    """What `dev` takes besides the variables.
+    """The options of ``dev``.
 
     Attributes:
-        server: a choice of `find_server`.
+        server: a choice of ``find_server``.
         data: folder that keeps the embedded cluster.
         masters: its size.
     """
@@ -75,11 +75,11 @@ class DevOptions:
 
 
 class _Failure(Exception):
-    """``dev`` cannot run; the message is for the person at the keyboard."""
+    """``dev`` cannot run; the message goes to the terminal."""
 
 
 def run_dev(options: DevOptions, environ: Mapping[str, str]) -> int:
-    """Run everything until Ctrl-C; returns the exit code.
+    """Run everything until Ctrl-C; return the exit code.
 
     Raises:
         ConfigError: a variable has a wrong value.
@@ -87,7 +87,7 @@ def run_dev(options: DevOptions, environ: Mapping[str, str]) -> int:
     merged = _with_defaults(environ)
     settings = load(merged)  # every mistake is reported before anything starts
     check_serving(settings, merged)
-    # Until trio listens to signals, they end like Ctrl-C: through the clean-up below.
+    # Until trio handles signals, they raise KeyboardInterrupt, so the clean-up below runs.
     for number in stop_signals():
         signal.signal(number, signal.default_int_handler)
     try:
@@ -129,7 +129,7 @@ def _with_defaults(environ: Mapping[str, str]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _cluster(options: DevOptions) -> Iterator[Embedded]:
-    """Start the embedded cluster in its folder, which no other run may use meanwhile."""
+    """Start the embedded cluster in its folder, locked against other runs."""
     directory = options.data.absolute()
     with _only_one(directory):
         binary = find_server(options.server)
@@ -149,10 +149,10 @@ def _cluster(options: DevOptions) -> Iterator[Embedded]:
 
 @contextlib.contextmanager
 def _only_one(directory: Path) -> Iterator[None]:
-    """Hold the folder's lock.
+    """Lock the folder during the block.
 
     Raises:
-        _Failure: another run has it; the message names its process.
+        _Failure: another process holds the lock; the message names it.
     """
     try:
         private_folder(directory)
@@ -179,7 +179,7 @@ def _only_one(directory: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _listener(settings: Settings, port_is_given: bool) -> Iterator[socket.socket]:
-    """Listen on the given port, or else on the first free one from the default on.
+    """Listen on the given port, or else on the first free port after the default.
 
     Raises:
         _Failure: the given port, or every port tried, is taken.
@@ -218,16 +218,16 @@ async def _run(
         try:
             code = await supervisor.run()
         finally:
-            closing.set()  # a thread that waits for a node cannot be cancelled
+            closing.set()  # threads that wait for a node cannot be cancelled
         nursery.cancel_scope.cancel()
     print("Stopped.", flush=True)
     return code
 
 
 async def restart_node_when_dead(embedded: Embedded, node: Node, closing: threading.Event) -> None:
-    """Start a node of the embedded cluster again when it has died; later and later if in vain.
+    """Restart a node of the embedded cluster when it has died, with growing delays.
 
-    Ends when it is cancelled and `closing` is set.
+    Run until cancelled. Set ``closing`` first, to end a thread that waits for the node.
     """
     backoff = Backoff(_WATCH_S, _WATCH_MAX_S)
     while True:
@@ -253,7 +253,7 @@ async def _show_banner(
 
 
 def banner(settings: Settings, embedded: Embedded | None) -> str:
-    """Give what a newcomer needs to see once everything runs."""
+    """Return the text that ``dev`` prints once everything runs."""
     listen = settings.listen
     host = f"[{listen.host}]" if ":" in listen.host else listen.host
     url = f"{'https' if listen.tls_cert else 'http'}://{host}:{listen.port}"

@@ -1,4 +1,4 @@
-"""``ojs-cluster key new``: a secret, and its entry for the file of API keys."""
+"""The command ``key new``: print a new secret and its entry for the file of API keys."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _SECRET_BYTES: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """What the new key may do.
+    """A new key.
 
     Attributes:
         name: of the key.
         preset: of scopes.
         queues: patterns of queues; empty for every queue.
-        expires_at: a time with its zone; empty for never.
+        expires_at: a time with its time zone; empty for no expiry.
     """
 
     name: str
@@ -65,5 +65,5 @@ def run_key_new(key: NewKey) -> int:
 
 
 def _text(value: str) -> str:
-    # A JSON string is a TOML string as well, surrogates aside, which no command line has.
+    # A JSON string is a TOML string too, except for surrogates, which no command line contains.
     return json.dumps(value)

@@ -109,8 +109,12 @@ def api_specs(
             module=API_MODULE,
             env=environ,
             args=(
-                *("--listen-fd", str(fd)),
-                *("--slot", str(index), "--shared-fd", str(counters)),
+                "--listen-fd",
+                str(fd),
+                "--slot",
+                str(index),
+                "--shared-fd",
+                str(counters),
             ),
             pass_fds=(fd, counters),
         )

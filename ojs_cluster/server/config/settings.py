@@ -150,7 +150,7 @@ class ListenSettings:
         "OJS_MAX_CONNECTIONS",
         integer(least=1, most=1_000_000),
         "10000",
-        "Connections of a process, if it may open so many files; more wait to be accepted.",
+        "Connections of a process, if its limit on open files allows them; more wait.",
     )
     max_connections_per_client: int = variable(
         "OJS_MAX_CONNECTIONS_PER_CLIENT",

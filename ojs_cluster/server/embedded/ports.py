@@ -1,9 +1,9 @@
-"""Free TCP ports that stay ours while a server is down.
+"""TCP ports that stay reserved while a server is down.
 
-Binding port 0 and closing again is not enough: several test runs start and restart servers at the
-same time, and a port freed by a killed node must still be there when the node comes back. So a
-port is reserved by a locked file as well (every process of this project honours it), and taken
-from below Linux's ephemeral range, where no outgoing connection can grab it by chance.
+Binding port 0 and closing it again is not enough. Several test runs start and restart servers at
+the same time, and a killed node needs the same port when it restarts. So each port is also reserved
+by a locked file, which every process of this project respects. Ports are below Linux's ephemeral
+range, so no outgoing connection uses them.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ class PortReservation:
         self._fd = fd
 
     def release(self) -> None:
-        """Give the port back; a second call does nothing."""
+        """Release the port; a second call does nothing."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
 
 
 def reserve(port: int) -> PortReservation | None:
-    """Reserve this port, or return None when another process has it.
+    """Reserve this port, or return None when another process uses it.
 
     Raises:
-        NotPrivate: another user has made the folder of the reservations.
+        NotPrivate: another user owns the folder of the reservations.
     """
     lock = _lock_directory() / f"{port}.lock"
     fd = open_private(str(lock), os.O_RDWR | os.O_CREAT)
@@ -61,7 +61,7 @@ def reserve_any() -> PortReservation:
     """Reserve a random free port.
 
     Raises:
-        OSError: none was found.
+        OSError: no free port was found.
     """
     chooser = random.SystemRandom()
     for _ in range(_ATTEMPTS):
@@ -72,13 +72,13 @@ def reserve_any() -> PortReservation:
 
 
 def can_bind(host: str, port: int) -> bool:
-    """Tell whether a listening socket can be opened there now."""
+    """Return whether a listening socket can be opened there now."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-            # SO_REUSEADDR lets two sockets bind; only one of them may listen.
+            # SO_REUSEADDR lets two sockets bind, but only one of them may listen.
             probe.listen(1)
         except OSError:
             return False

@@ -1,11 +1,11 @@
 """A Valkey or Redis server, or a whole cluster of them, as children of this process.
 
-``ojs-cluster dev`` keeps one in a folder; the tests start many. Everything here is synchronous and
+``ojs-cluster dev`` runs one in a folder; the tests start many. Everything here is synchronous and
 built on subprocesses, so that tests can use it from fixtures and from any thread.
 
-A directory is one installation: it records its shape and ports, and starting again in it gives
-the same nodes with the same slots and data. When a recorded port has been taken meanwhile, the
-node moves to another one and introduces itself again (CLUSTER MEET); ids and slots stay.
+A directory is one installation: it records its shape and ports. The next start in it runs the same
+nodes with the same slots and data. When another process uses a recorded port, the node takes
+another port and meets the others again (CLUSTER MEET); ids and slots stay.
 """
 
 from __future__ import annotations
@@ -70,13 +70,13 @@ class Embedded:
         """Describe the installation; nothing is started or written yet.
 
         Args:
-            directory: made when missing; holds one folder per node.
+            directory: created when missing; holds one folder per node.
             binary: the program, from ``find_server``.
             masters: at least 3 in a cluster (a smaller one cannot elect); 1 otherwise.
             replicas: per master.
             cluster: False for a standalone server.
             append_only: keep an append-only file, so that data survives a restart.
-            node_timeout_ms: after which a silent node is suspected dead.
+            node_timeout_ms: after this time a silent node counts as dead.
             config: more server directives, for example {"maxmemory": "100mb"}.
             password: what clients and replicas must send; empty for none.
             start_timeout_s: for all nodes together to accept commands and form the cluster.
@@ -98,7 +98,7 @@ class Embedded:
             for index in range(masters * (1 + replicas))
         ]
 
-    # -- life ---------------------------------------------------------------------------------
+    # -- start and stop -----------------------------------------------------------------------
 
     def start(self) -> None:
         """Start every node and, in a cluster, wait until all slots are served.
@@ -126,7 +126,7 @@ class Embedded:
             raise
 
     def stop(self, *, graceful: bool = True) -> None:
-        """End every node and give its ports back; a second call does nothing.
+        """End every node and release its ports; a second call does nothing.
 
         Args:
             graceful: ask with SIGTERM first, so that the AOF is synced to disk; SIGKILL after 10 s.
@@ -155,10 +155,10 @@ class Embedded:
     ) -> None:
         self.stop()
 
-    # -- what a test does to it ---------------------------------------------------------------
+    # -- faults that tests cause --------------------------------------------------------------
 
     def kill(self, node: Node) -> None:
-        """SIGKILL a node; its ports stay reserved for ``restart``."""
+        """Send SIGKILL to a node; its ports stay reserved for ``restart``."""
         if node.is_alive():
             assert node._process is not None  # noqa: S101 - for mypy: is_alive() says so
             node._process.kill()
@@ -179,11 +179,11 @@ class Embedded:
         self._await_serving(node, time.monotonic() + self.start_timeout_s, give_up)
 
     def pause(self, node: Node) -> None:
-        """SIGSTOP: the node keeps its connections and answers nothing."""
+        """Send SIGSTOP: the node keeps its connections and answers nothing."""
         self._signal(node, signal.SIGSTOP)
 
     def resume(self, node: Node) -> None:
-        """SIGCONT after ``pause``."""
+        """Send SIGCONT after ``pause``."""
         self._signal(node, signal.SIGCONT)
 
     def _signal(self, node: Node, number: signal.Signals) -> None:
@@ -191,7 +191,7 @@ class Embedded:
             raise EmbeddedError(f"node {node.index} is not running")
         node._process.send_signal(number)
 
-    # -- what a test asks it ------------------------------------------------------------------
+    # -- the current shape --------------------------------------------------------------------
 
     @property
     def url(self) -> str:
@@ -200,14 +200,14 @@ class Embedded:
         return f"redis://{credentials}" + ",".join(node.address for node in self.nodes)
 
     def masters(self) -> list[Node]:
-        """Nodes that are masters with slots now, as the first living node sees it."""
+        """Return the nodes that are masters with slots, as the first running node reports them."""
         if not self.cluster:
             return list(self.nodes)
         rows = embedded_cluster.view(self.nodes).values()
         return [row.node for row in rows if row.is_master and row.has_slots and not row.failed]
 
     def replica_of(self, master: Node) -> list[Node]:
-        """Nodes that replicate this master now and are not marked failed."""
+        """Return the nodes that replicate this master and are not marked as failed."""
         view = embedded_cluster.view(self.nodes)
         ids = {row_id for row_id, row in view.items() if row.node is master}
         return [row.node for row in view.values() if row.master_id in ids and not row.failed]
@@ -215,12 +215,12 @@ class Embedded:
     # -- processes ----------------------------------------------------------------------------
 
     def _spawn(self, node: Node) -> None:
-        """Start the process; a new node tries other ports when one is taken after all."""
+        """Start the process; a new node takes other ports when one is in use."""
         if node.is_alive():
             raise EmbeddedError(f"node {node.index} is running")
         node.directory.mkdir(parents=True, exist_ok=True)
         if not node._reservations:
-            reservations = [reserve(port) if port else None for port in self._wanted(node)]
+            reservations = [reserve(port) if port else None for port in self._recorded_ports(node)]
             node._reservations = [taken or reserve_any() for taken in reservations]
         node.port = node._reservations[0].port
         if self.cluster:
@@ -232,7 +232,7 @@ class Embedded:
             [str(self.binary.path), str(config)], output=node.directory / "server.log"
         )
 
-    def _wanted(self, node: Node) -> list[int]:
+    def _recorded_ports(self, node: Node) -> list[int]:
         return [node.port, node.bus_port] if self.cluster else [node.port]
 
     def _configuration(self, node: Node) -> str:
@@ -255,7 +255,7 @@ class Embedded:
                 "masterauth": _quoted(self.password),
             }
         if self.binary.jemalloc:
-            # A job of this size is one piece of memory; libc's malloc is slow with such (ADR 14).
+            # A job of this size is one allocation, with which libc's malloc is slow (ADR 14).
             directives["hash-max-listpack-value"] = "1024"
         if self.cluster:
             directives |= {
@@ -264,7 +264,7 @@ class Embedded:
                 "cluster-config-file": "nodes.conf",
                 "cluster-node-timeout": str(self.node_timeout_ms),
                 "cluster-allow-replica-migration": "no",
-                # Else one lost master stops all shards.
+                # Otherwise one lost master stops all shards.
                 "cluster-require-full-coverage": "no",
             }
         directives |= self.config
@@ -300,7 +300,7 @@ class Embedded:
             node._process.kill()
             node._process.wait()
 
-    # -- the record ---------------------------------------------------------------------------
+    # -- the recorded shape -------------------------------------------------------------------
 
     def _shape(self) -> dict[str, object]:
         return {

@@ -304,7 +304,10 @@ async def _connection(
                 served = reader.serves(app)
                 with BodyReservation(body_memory) as reservation:
                     server = BoundedServer(
-                        *(served, config, context, resumed),
+                        served,
+                        config,
+                        context,
+                        resumed,
                         h2c=h2c,
                         admits=admits,
                         reservation=reservation,

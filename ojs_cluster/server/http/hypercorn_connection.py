@@ -113,7 +113,7 @@ class BoundedServer(TCPServer):
 
     @property
     def protocol(self) -> Any:
-        """What hypercorn hands received bytes to."""
+        """The object that hypercorn passes received bytes to."""
         return self._bounded
 
     @protocol.setter
@@ -127,7 +127,7 @@ class BoundedServer(TCPServer):
 
     @property
     def idle_since(self) -> float:
-        """Since when no request is under way, in seconds of trio's clock; infinity while one is."""
+        """When the last request ended, in seconds of trio's clock; infinity during one."""
         return inf if self._bounded is None else self._bounded.idle_since
 
     @property
@@ -137,7 +137,7 @@ class BoundedServer(TCPServer):
 
     @property
     def is_http2(self) -> bool:
-        """Whether the connection speaks HTTP/2 by now."""
+        """Whether the connection speaks HTTP/2."""
         return self._bounded is not None and self._bounded.is_http2
 
     def _counted(self, app: AppWrapper) -> AppWrapper:
@@ -178,7 +178,7 @@ class _BoundedProtocol:
         if isinstance(built.protocol, H2Protocol):
             built.protocol = self._http2()
         elif not h2c:
-            # Neither seen nor answered: the request is served as the HTTP/1.1 that it is.
+            # The upgrade is ignored: the request is served as HTTP/1.1.
             built.protocol._check_protocol = _ignore  # type: ignore[assignment,method-assign]
 
     @property
@@ -193,7 +193,7 @@ class _BoundedProtocol:
     def under_way(self) -> Iterator[None]:
         """Count a request until its handler has ended.
 
-        That may be after its stream: what writes goes on though its client has hung up.
+        That may be after its stream: a write goes on although its client has disconnected.
         """
         self._under_way += 1
         self.head_since = inf
@@ -228,7 +228,7 @@ class _BoundedProtocol:
             self._became_idle = trio.current_time()
 
     async def _count(self) -> None:
-        """Count what has come of a head; end the connection when there is no room for it."""
+        """Count the bytes of an incomplete head; end the connection when the budget is exceeded."""
         is_http2 = self.is_http2
         size = self._budget.buffered if is_http2 else self._head_bytes
         if self._reservation.reserve(size, complete=not size):
@@ -240,7 +240,7 @@ class _BoundedProtocol:
             await self._built.send(Closed())
 
     async def send(self, send: Callable[[Any], Any], message: Any) -> None:
-        """Send a message of the application over HTTP/2, and count what it says."""
+        """Send a message of the application over HTTP/2; a response earns frames."""
         if message["type"] == "http.response.start" and message["status"] != 401:
             self._budget.earn_request()
         await send(message)
@@ -254,7 +254,7 @@ class _BoundedProtocol:
         return protocol.stream is None
 
     async def _handle_http1(self, event: RawData) -> None:
-        """As hypercorn's wrapper does, but with our HTTP/2."""
+        """Do as hypercorn's wrapper, but with ``_Http2``."""
         try:
             await self._built.protocol.handle(event)
         except H2ProtocolAssumedError as found:
@@ -314,7 +314,7 @@ class _Http2(H2Protocol):
 
     def __init__(self, admits: _AdmitsRequest, *args: Any) -> None:
         super().__init__(*args)
-        self.has_key = admits(b"*", None)  # where no key is asked for, none is needed
+        self.has_key = admits(b"*", None)  # true when no request needs a key
         self._admits = admits
         self._refused = 0
         # h2 would end the connection for what `_handle_events` refuses the stream for.
@@ -324,7 +324,7 @@ class _Http2(H2Protocol):
         self._lengths = BodyLengths(self.connection)
 
     async def end(self, code: ErrorCodes) -> None:
-        """Say why, and close the connection."""
+        """Send the error code and close the connection."""
         self.connection.close_connection(error_code=code)
         await self._flush()
         await self.send(Closed())
@@ -353,7 +353,7 @@ class _Http2(H2Protocol):
         await self._flush()
 
     def _discard(self, event: DataReceived) -> None:
-        """Give its size back to the connection's window, from which other streams send."""
+        """Return its size to the connection's window, which other streams share."""
         with suppress(ProtocolError):
             self.connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
 
@@ -375,7 +375,7 @@ class _Http2(H2Protocol):
     async def _reset(self, stream_id: int, why: ErrorCodes = ErrorCodes.PROTOCOL_ERROR) -> None:
         """End one stream: what its client sent is malformed, or one request too many."""
         self._lengths.end(stream_id)
-        with suppress(ProtocolError):  # the client has reset it already
+        with suppress(ProtocolError):  # the client has reset it
             self.connection.reset_stream(stream_id, why)
         reset = StreamReset(stream_id=stream_id, remote_reset=False)
         await super()._handle_events([reset])  # a handler may be reading the body

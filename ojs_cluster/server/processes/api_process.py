@@ -119,7 +119,9 @@ async def work(child: ChildProcess) -> None:
             with trio.move_on_after(_OPENING_S):
                 await _first_of(gate.opened, child.stop)
             await serve(
-                *(gate, config, sockets),
+                gate,
+                config,
+                sockets,
                 stop=child.stop,
                 times=times,
                 lane=lane,
