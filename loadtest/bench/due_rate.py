@@ -1,12 +1,12 @@
-"""How far behind is promotion while a million jobs become due within a minute?
+"""How late is promotion while a million jobs become due within a minute?
 
     python -m loadtest.bench.due_rate [--jobs 1000000] [--seconds 60] [--queues 64] [--quick]
 
-An embedded cluster of three masters and one scheduler process with its default settings. The jobs
-are due one after the other, spread evenly over the queues. Nobody fetches. An observer asks every
-master ten times a second for its time and for the oldest entry of each shard's ``due`` set.
-*behind* is how long ago that entry was due, in ms, and 0 where it is not due yet; the largest of
-all shards counts. The observer's own calls are part of the load.
+An embedded cluster of three masters runs with one scheduler process with default settings. The jobs
+are due one after the other, spread evenly over the queues. No worker fetches. An observer reads the
+time of every master and the oldest entry of each shard's ``due`` set ten times a second. *behind*
+is how long ago that entry was due, in ms, and 0 if it is not due yet; the largest value of all
+shards counts. The observer's own calls are part of the load.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ BATCH = 250
 PRODUCERS = 8
 PERIOD_S = 0.1
 STORED_PER_S = 5000
-"""Jobs that are stored per second at least: the first is due when all are there."""
+"""Smallest rate at which jobs are stored: the first one is due after all are stored."""
 GOAL_MS = 1000.0
 
 
@@ -95,7 +95,7 @@ async def _enqueue_all(
 
     def job(number: int) -> NewJob:
         due_ms = begin_ms + int(number * seconds * 1000 / jobs)
-        # A whole batch goes to one queue, which stores it in one call.
+        # One queue gets a whole batch, which one call stores.
         queue = names[number // BATCH % len(names)]
         return parse_job(
             b'{"type":"bench.due","args":[%d],"options":{"queue":"%b","scheduled_at":"%b"}}'
@@ -113,7 +113,7 @@ async def _enqueue_all(
 
 
 async def _watch(store: Store, shards: Sequence[Shard]) -> list[float]:
-    """Sample until nothing waits."""
+    """Sample until no job is in ``due``."""
     behind: list[float] = []
     while True:
         oldest: list[float | None] = []

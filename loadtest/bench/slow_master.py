@@ -1,13 +1,13 @@
-"""Does one master that is blocked or slow lower the throughput of the others' queues?
+"""Does a blocked or slow master lower the throughput of queues on other masters?
 
     python -m loadtest.bench.slow_master [--seconds 2] [--rounds 5] [--quick]
 
-One API process over three masters. 24 connections run lifecycles in queues of two masters. A second
-load generator enqueues 200 jobs a second in queues of the third master, whatever is answered. The
-third master is in turn *well*; *blocked*, which is stopped for the whole round; and *slow*, which
-is stopped for 45 of each 50 ms. A stopped process keeps its connections open and says nothing, and
-uses no processor time that the others would miss. The ratio is that of requests of the 24
-connections per second to the round before it in which the master was well.
+One API process runs over three masters. 24 connections run lifecycles in queues of two masters. A
+second load generator enqueues 200 jobs per second in queues of the third master, in an open loop.
+The third master is in turn *well*; *blocked*, which is stopped for the whole round; and *slow*,
+which is stopped for 45 of each 50 ms. A stopped process keeps its connections open, does not
+answer, and uses no processor time. The ratio compares the requests per second of the 24 connections
+with the round before, in which the master was well.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def _lifecycles(target: Target, queues: Sequence[str], seconds: float) -> float:
 
 @contextlib.contextmanager
 def _stopped(pid: int, state: str) -> Iterator[None]:
-    """Stop a process as ``state`` says, until the block ends."""
+    """Stop a process until the block ends, in the way of ``state``."""
     ended = threading.Event()
 
     def stop_and_go() -> None:

@@ -128,7 +128,7 @@ async def test_filters_by_type_queue_and_job_type_hold_together(store: Store) ->
     ]
     assert len(await events(store, types={"job.*"}, queues={other})) == 6
     assert await events(store, types={"queue.*"}) == []
-    assert await events(store, queues={"nobody"}) == []
+    assert await events(store, queues={"no-such-queue"}) == []
 
 
 async def test_events_of_a_job_with_an_alias_are_found(store: Store) -> None:
