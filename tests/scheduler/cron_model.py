@@ -59,10 +59,10 @@ class Redis:
         }
 
     def check_ms(self, fields: dict[bytes, bytes]) -> int | None:
-        upkeep = fields.get(b"next_upkeep")
+        maintenance = fields.get(b"next_maintenance")
         if b"firing" in fields:
-            return int(upkeep or 0)
-        times = [int(value) for value in (fields.get(b"next_tick"), upkeep) if value]
+            return int(maintenance or 0)
+        times = [int(value) for value in (fields.get(b"next_tick"), maintenance) if value]
         return min(times, default=None)
 
 
@@ -109,7 +109,7 @@ class InMemoryCronStore:
                 b"firing_job": fields[b"job"],
                 b"firing_cancels": " ".join(decision.cancels).encode(),
                 b"firing_held": b"1" if decision.held else b"",
-                b"next_upkeep": b"%d" % (now + 2000),
+                b"next_maintenance": b"%d" % (now + 2000),
             }
             if decision.held:
                 fields[b"held_runs"] = " ".join((*cron.held_runs, decision.job_id)).encode()
@@ -144,7 +144,7 @@ class InMemoryCronStore:
         held = [i for i in record.held_runs if i not in ended and i not in released]
         fields[b"held_runs"] = " ".join(held).encode()
         if b"firing" not in fields:
-            fields[b"next_upkeep"] = b"%d" % (self.redis.now_ms() + 1000) if held else b""
+            fields[b"next_maintenance"] = b"%d" % (self.redis.now_ms() + 1000) if held else b""
         await self._trip()
 
     def job_id(self, cron: CronRecord, tick_ms: int | None) -> str:

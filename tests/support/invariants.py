@@ -13,8 +13,8 @@
 - An alias points to the shard that stores a job with its id.
 - A running workflow is in the index of workflows to check.
 - The audit streams are bounded in number and time.
-- The index of cron jobs has each one at its next occurrence or upkeep; a deleted cron job exists
-  only while it has upkeep.
+- The index of cron jobs has each one at its next occurrence or maintenance; a deleted cron job
+  exists only while it has maintenance.
 
 The reader is redis-py. It uses only the names of keys and fields of the product. A walk reads one
 key after the other, so it may see a job in the middle of a step while schedulers run. Therefore
@@ -210,10 +210,14 @@ def _check_crons(report: InvariantReport, keys: _Keys) -> None:
             complain(f"cron job {name} is listed although deleted, or not listed")
         if b"deleted" in cron and not waits:
             complain(f"cron job {name} is deleted and still there")
-        if waits != (b"next_upkeep" in cron):
-            complain(f"cron job {name} has upkeep without a time, or a time for none")
-        times = [float(cron[key]) for key in (b"next_tick", b"next_upkeep") if key in cron]
-        at = float(cron.get(b"next_upkeep", 0)) if b"firing" in cron else min(times, default=None)
+        if waits != (b"next_maintenance" in cron):
+            complain(f"cron job {name} has maintenance without a time, or a time for none")
+        times = [float(cron[key]) for key in (b"next_tick", b"next_maintenance") if key in cron]
+        at = (
+            float(cron.get(b"next_maintenance", 0))
+            if b"firing" in cron
+            else min(times, default=None)
+        )
         if at is not None and b"not_before" in cron:
             at = max(at, float(cron[b"not_before"]))
         if looks.get(name) != at:

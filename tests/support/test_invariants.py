@@ -131,6 +131,6 @@ def test_damage_to_a_cron_job_is_named(db: redis.Redis, standalone: Embedded) ->
     put(deleted="1")
     damage("is deleted and still there")
     put(firing="x")
-    damage("upkeep without a time")
-    put(held_runs="a b", open_runs="b", next_upkeep="400")
+    damage("maintenance without a time")
+    put(held_runs="a b", open_runs="b", next_maintenance="400")
     damage("holds runs that it does not know")

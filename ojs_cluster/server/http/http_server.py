@@ -204,12 +204,12 @@ async def serve(
     connection = partial(served, h2c, admits, body_memory or BodyMemoryBudget(_BODY_MEMORY_BYTES))
     # Copies: the accept loop closes its own, and waiting connections are accepted after that.
     copies = [trio.socket.from_stdlib_socket(sock.dup()) for sock in sockets]
-    async with AsyncExitStack() as held, trio.open_nursery() as upkeep:
+    async with AsyncExitStack() as held, trio.open_nursery() as maintenance:
         for sock in sockets:
             held.enter_context(sock)
-        upkeep.start_soon(open_now.close_idle)
+        maintenance.start_soon(open_now.close_idle)
         if lane is not None:
-            upkeep.start_soon(lane.idle_connections.run)
+            maintenance.start_soon(lane.idle_connections.run)
         async with trio.open_nursery() as connections:
             async with trio.open_nursery() as accepting:
                 for copy in copies:
@@ -229,7 +229,7 @@ async def serve(
             await _end_idle(tls, lane)
             await context.terminated.set()
             open_now.drain()
-        upkeep.cancel_scope.cancel()
+        maintenance.cancel_scope.cancel()
     if connections.cancel_scope.cancelled_caught:
         log.warning("requests were cut at the end of the grace period")
 

@@ -14,7 +14,7 @@ for i = 3, #ARGV, 2 do redis.call('HSET', CRON, ARGV[i], ARGV[i + 1]) end
 redis.call('HSET', CRON, 'version', format_ms(now))
 -- Held runs wait for an earlier run to end; the scheduler checks them from the next second on.
 if redis.call('HEXISTS', CRON, 'held_runs') == 1 then
-    redis.call('HSET', CRON, 'next_upkeep', format_ms(math.floor(now / 1000) * 1000 + 1000))
+    redis.call('HSET', CRON, 'next_maintenance', format_ms(math.floor(now / 1000) * 1000 + 1000))
 end
 redis.call('ZADD', cron_names, redis.call('HGET', CRON, 'enabled') == '1' and 0 or 1, name)
 schedule_check(name)

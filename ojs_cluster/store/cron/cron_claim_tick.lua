@@ -41,7 +41,7 @@ if decision == 'fire' then
     local runs = increment(CRON, 'runs', 1)
     redis.call('HSET', CRON, 'last_run', now, 'firing', subject, 'firing_tick', tick,
         'firing_job', redis.call('HGET', CRON, 'job') or '', 'firing_cancels', cancels, 'firing_held', held,
-        'next_upkeep', now + delivery_ms)
+        'next_maintenance', now + delivery_ms)
     if held == '1' then
         redis.call('HSET', CRON, 'held_runs', cron.held_runs and cron.held_runs .. ' ' .. subject or subject)
     end

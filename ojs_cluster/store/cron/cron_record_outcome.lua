@@ -29,7 +29,7 @@ if (outcome == 'delivered' or outcome == 'refused') and cron.firing == firing th
         increment(CRON, 'runs', -1)
     end
     redis.call('HDEL', CRON, 'firing', 'firing_tick', 'firing_job', 'firing_cancels', 'firing_held',
-        'next_upkeep', 'failures', 'not_before')
+        'next_maintenance', 'failures', 'not_before')
     cron.firing = nil
 elseif outcome == 'unreadable' or outcome == 'failed' and (cron.firing or '') == firing then
     local failures = increment(CRON, 'failures', 1)
@@ -42,11 +42,11 @@ if #held_runs > 0 then
     redis.call('HSET', CRON, 'held_runs', table.concat(held_runs, ' '))
     -- On the whole second, as ticks are: the index is checked once a second at most.
     if not cron.firing then
-        redis.call('HSET', CRON, 'next_upkeep', format_ms(math.floor(now / 1000) * 1000 + 1000))
+        redis.call('HSET', CRON, 'next_maintenance', format_ms(math.floor(now / 1000) * 1000 + 1000))
     end
 else
     redis.call('HDEL', CRON, 'held_runs')
-    if not cron.firing then redis.call('HDEL', CRON, 'next_upkeep') end
+    if not cron.firing then redis.call('HDEL', CRON, 'next_maintenance') end
     if cron.deleted and not cron.firing then
         redis.call('DEL', CRON)
         redis.call('ZREM', CRONS, name)

@@ -290,20 +290,20 @@ async def test_growing_and_shrinking_under_traffic_loses_nothing(
         return (await get_partitions(store, QUEUE)).open_count
 
     with trio.fail_after(300):
-        async with trio.open_nursery() as upkeep:
+        async with trio.open_nursery() as maintenance:
             async with trio.open_nursery() as nursery:
                 for number in range(4):
                     nursery.start_soon(produce, both[number % 2], number)
                     nursery.start_soon(work, both[number % 2])
                 await set_partitions(store, QUEUE, 8)
-                upkeep.start_soon(janitor)
+                maintenance.start_soon(janitor)
                 await until(partitions_used, lambda used: used == 8, timeout_s=120)
                 await set_partitions(other_store, QUEUE, 1)
                 await until(partitions_open, lambda count: count == 1, timeout_s=120)
                 producing = False
             # A late job may have opened a partition again.
             await until(partitions_open, lambda count: count == 1)
-            upkeep.cancel_scope.cancel()
+            maintenance.cancel_scope.cancel()
 
     assert Counter(got) == Counter(wanted)
     assert consistent().count() == {"completed": len(wanted)}

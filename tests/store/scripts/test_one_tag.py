@@ -198,7 +198,7 @@ async def one_life_without_backup(store: Store, db: Any) -> None:
     await dead_letters(store, db)
     await worker_records(store, db)
     await an_outage(store, db)
-    await queue_upkeep(store, db)
+    await queue_maintenance(store, db)
     await a_hot_queue(store, db)
     await a_workflow(store, db)
     await a_cron_job(store)
@@ -294,7 +294,7 @@ async def an_outage(store: Store, db: Any) -> None:
     assert not db.exists(shard.outbox_due, shard.outbox_blocked_shards)
 
 
-async def queue_upkeep(store: Store, db: Any) -> None:
+async def queue_maintenance(store: Store, db: Any) -> None:
     await put(store, "old")
     await put(store, "old", id=foreign_id(store, "old"))
     await queues.purge(store, "old")

@@ -6,11 +6,11 @@
 --   pending for the runs before them).
 -- A firing that is claimed and not delivered: firing (its job id), firing_tick, firing_job (JSON),
 --   firing_cancels (ids of runs to cancel first), firing_held ('1' to hold it back).
--- Checks: next_upkeep (ms), failures (in a row), not_before (ms), deleted (waits for its last firing).
+-- Checks: next_maintenance (ms), failures (in a row), not_before (ms), deleted (waits for its last firing).
 --@include long_lists
 local CRON, CRONS = KEYS[1], KEYS[2]
 local SMALL_FIELDS = {'expression', 'timezone', 'queue', 'type', 'enabled', 'version', 'next_tick', 'open_runs',
-    'held_runs', 'firing', 'next_upkeep', 'not_before', 'deleted', 'gap'}
+    'held_runs', 'firing', 'next_maintenance', 'not_before', 'deleted', 'gap'}
 
 -- Returns all fields but the jobs and the description, which may be large.
 local function load_cron()
@@ -37,11 +37,11 @@ local function format_ms(value) return string.format('%.0f', value) end
 -- Schedules the next check of a cron job from its fields.
 local function schedule_check(name)
     local cron = load_cron()
-    local at, upkeep = tonumber(cron.next_tick), tonumber(cron.next_upkeep)
+    local at, maintenance = tonumber(cron.next_tick), tonumber(cron.next_maintenance)
     -- A tick waits for a firing that is not delivered. So an unreachable shard causes one late job, not
     -- one for each tick of the outage.
-    if cron.firing then at = upkeep
-    elseif upkeep and (not at or upkeep < at) then at = upkeep end
+    if cron.firing then at = maintenance
+    elseif maintenance and (not at or maintenance < at) then at = maintenance end
     if at and cron.not_before then at = math.max(at, tonumber(cron.not_before) or 0) end
     -- A next tick that is not a number fails at each check, and is logged.
     if not at and cron.next_tick then at = tonumber(cron.not_before) end
