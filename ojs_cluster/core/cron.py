@@ -1,18 +1,19 @@
 """Cron schedules: when a recurring job is due next (spec: ojs-cron, sections 3 to 5).
 
-croniter knows the calendar, and nothing else is asked of it:
+croniter provides the calendar and nothing else:
 
-* It is given local times without a zone. What a local time is in UTC, that it does not exist (the
-  clock was put forward: no occurrence) or exists twice (put back: the first one only) is decided
-  here, by zoneinfo.
+* It gets local times without a zone. This module maps local times to UTC with zoneinfo. A time that
+  does not exist (the clock was put forward) has no occurrence. Of a time that exists twice (put
+  back) only the first one counts.
 * Its dialect is narrowed to the spec's: no years, no hashed or random fields.
 * Every kind of day (a plain list, ``15W``, ``5#3``, ``5L``) becomes a calendar of its own and the
-  earliest wins. croniter itself neither mixes these in a list nor joins ``W`` and a day of the week
-  by "or", as the spec's two restricted day fields are, and moves ``31W`` into shorter months.
+  earliest wins. croniter does not mix these in a list, and does not join ``W`` and a day of the
+  week by "or", as the spec joins two restricted day fields. It also moves ``31W`` into shorter
+  months.
 
-An expression comes from a client and is looked at by a server that has other things to do, so the
-work is bounded: what is not found within fifty years (croniter's own bound, and more than the forty
-that may lie between two 29 February of one weekday) never comes, whatever keeps it away.
+An expression comes from a client, so the work for it is bounded. An occurrence that is not found
+within fifty years never comes. That is croniter's own bound, and more than the forty years that may
+lie between two 29 February of one weekday.
 """
 
 from __future__ import annotations
@@ -73,9 +74,9 @@ class Occurrence:
     """The next time a schedule is due.
 
     Args:
-        ms: Unix time in ms.
-        gap_ms: when an occurrence before it fell into local time that does not exist, the moment at
-            which that time would have begun to exist: the change of the clock, in ms.
+        ms: Unix time in milliseconds.
+        gap_ms: the clock change in milliseconds, when an occurrence before this one fell into local
+            time that does not exist; else None.
     """
 
     ms: int
@@ -95,9 +96,11 @@ class Schedule:
     timezone: str = "UTC"
 
     def following(self, after_ms: int, anchor_ms: int) -> Occurrence | None:
-        """The first occurrence later than ``after_ms``, or None when there is none any more.
+        """Return the first occurrence later than ``after_ms``, None when there is none.
 
-        ``anchor_ms`` is where an ``@every`` interval is counted from; calendars ignore it.
+        Args:
+            after_ms: Unix time in milliseconds.
+            anchor_ms: start of the first ``@every`` interval, in milliseconds; calendars ignore it.
         """
         interval = _interval(self.expression)
         if interval is not None:
@@ -109,10 +112,16 @@ class Schedule:
 def parse_schedule(
     expression: str, timezone: str = "UTC", *, field: str = "expression"
 ) -> Schedule:
-    """A checked schedule.
+    """Return a checked schedule.
 
-    Raises InvalidRequest, with ``details.field``, when the expression is not one, when it never
-    comes true (30 February), or when the zone is not an IANA name.
+    Args:
+        expression: the cron expression.
+        timezone: IANA name.
+        field: the field that errors name.
+
+    Raises:
+        InvalidRequest: the expression is invalid, it has no occurrence (30 February), or the zone
+            is no IANA name. ``details.field`` names the field.
     """
     schedule = Schedule(expression, timezone)
     _check_zone(timezone)
@@ -128,7 +137,7 @@ def parse_schedule(
 
 
 def _check_expression(expression: str) -> None:
-    # Without a zone every local time exists: what never comes here never comes.
+    # Without a zone every local time exists: an expression without an occurrence here has none.
     if _interval(expression) is None and _calendar(expression).after(_EPOCH) is None:
         raise ValueError("no such date ever comes")
 
@@ -159,9 +168,10 @@ def _zone(name: str) -> ZoneInfo:
 
 @lru_cache(maxsize=1024)
 def _interval(expression: str) -> int | None:
-    """The ms of an ``@every`` expression, None when it is a calendar's.
+    """Return the milliseconds of an ``@every`` expression, None for a calendar.
 
-    Raises ValueError.
+    Raises:
+        ValueError: the duration is invalid.
     """
     if not expression.startswith("@every"):
         return None
@@ -179,7 +189,12 @@ def _interval(expression: str) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class _Branch:
-    """One kind of day. ``must_have``: day that the month must have, 0 for any month."""
+    """One kind of day.
+
+    Args:
+        cron: the calendar of that kind.
+        must_have: day that the month must have, 0 for any month.
+    """
 
     cron: croniter
     must_have: int = 0
@@ -194,7 +209,7 @@ class _Branch:
             length = calendar.monthrange(found.year, found.month)[1]
             if self.must_have <= length:
                 return found
-            # Nothing in this month counts, and a day may have a tick for each second.
+            # No day of this month counts. Skip it, as a day may have a tick for each second.
             found = found.replace(day=length, hour=23, minute=59, second=59)
         return None
 
@@ -204,14 +219,18 @@ class _Calendar:
     branches: Sequence[_Branch]
 
     def after(self, start: datetime) -> datetime | None:
-        """The first local time later than ``start``, a whole second."""
+        """Return the first local time later than ``start``, a whole second."""
         found = [at for branch in self.branches if (at := branch.after(start)) is not None]
         return min(found, default=None)
 
 
 @lru_cache(maxsize=4096)
 def _calendar(expression: str) -> _Calendar:
-    """Raises ValueError, with a message for the client."""
+    """Return the calendar of an expression.
+
+    Raises:
+        ValueError: it is invalid. The message is for the client.
+    """
     if len(expression) > MAX_EXPRESSION or not expression.isascii():
         raise ValueError(f"it must be at most {MAX_EXPRESSION} ASCII characters")
     text = expression.strip().lower()
@@ -242,7 +261,7 @@ def _calendar(expression: str) -> _Calendar:
 
 
 def _longest(months: str) -> int:
-    """The most days that any of these months ever has."""
+    """Return the most days that any of these months ever has."""
     listed = croniter(f"0 0 1 {months} *").expanded[3]
     return max(31 if month == "*" else calendar.monthrange(2000, int(month))[1] for month in listed)
 
@@ -273,7 +292,7 @@ def _branches(clock: str, dom: str, month: str, dow: str) -> list[_Branch]:
 
 
 def _days_of_month(field: str) -> tuple[list[str], list[int | None]]:
-    """The plain items, and the days whose nearest weekday is meant (None: the last)."""
+    """Return the plain items, and the days whose nearest weekday is meant (None: the last)."""
     plain: list[str] = []
     near: list[int | None] = []
     if field in _UNRESTRICTED:
@@ -293,7 +312,7 @@ def _days_of_month(field: str) -> tuple[list[str], list[int | None]]:
 
 
 def _days_of_week(field: str) -> tuple[list[str], list[str]]:
-    """The plain items, and the nth or last ones in croniter's spelling."""
+    """Return the plain items, and the nth or last ones in croniter's spelling."""
     plain: list[str] = []
     special: list[str] = []
     if field in _UNRESTRICTED:
@@ -316,7 +335,7 @@ def _weekday(text: str) -> int:
 
 
 def _plain(item: str) -> str:
-    """``item`` in numbers; ``5-5`` as ``5``, which croniter takes for a whole turn."""
+    """Return ``item`` in numbers, with ``5-5`` as ``5``: croniter reads that as a full range."""
     bounds, slash, step = item.partition("/")
     numbers = [_NUMBERS.get(bound, bound) for bound in bounds.split("-")]
     if len(numbers) == 2 and int(numbers[0]) == int(numbers[1]):
@@ -334,7 +353,7 @@ def _check_step(item: str, most: int, name: str) -> None:
 
 
 def _next(wanted: _Calendar, zone: ZoneInfo, after_ms: int) -> Occurrence | None:
-    """The first moment after ``after_ms`` whose local time is wanted; see the module's head."""
+    """Return the first time after ``after_ms`` whose local time matches, as the module says."""
     after = datetime.fromtimestamp(after_ms // 1000, UTC).astimezone(zone)
     local = after.replace(tzinfo=None, fold=0)
     if after.fold:
@@ -345,20 +364,20 @@ def _next(wanted: _Calendar, zone: ZoneInfo, after_ms: int) -> Occurrence | None
     last = local.year + _YEARS
     while True:
         found = wanted.after(local)
-        # Every time that is wanted may be one that does not exist, and one more comes each year.
+        # Every match may be a time that does not exist, and each year has another one.
         if found is None or found.year > last:
             return None
         moment = _utc(found, zone, 0)
         if moment.astimezone(zone).replace(tzinfo=None, fold=0) == found:
             return Occurrence(int(moment.timestamp()) * 1000, gap)
-        # It does not exist: go on with the last second that does not.
+        # It does not exist: continue from the last second that does not.
         change = _change(zone, _utc(found, zone, 1), moment)
         gap = gap or int(change.timestamp()) * 1000
         local = change.astimezone(zone).replace(tzinfo=None, fold=0) - _SECOND
 
 
 def _change_end(change: datetime, local: datetime, zone: ZoneInfo) -> timedelta:
-    """How far it is from ``local`` to the last second that the clock shows twice."""
+    """Return the time from ``local`` to the last second that the clock shows twice."""
     before = (change - _SECOND).astimezone(zone).replace(tzinfo=None, fold=0)
     return before - local
 
@@ -368,7 +387,7 @@ def _utc(local: datetime, zone: ZoneInfo, fold: int) -> datetime:
 
 
 def _change(zone: ZoneInfo, low: datetime, high: datetime) -> datetime:
-    """The second at which the zone's offset changes: later than ``low``, at most ``high``."""
+    """Return the second at which the zone's offset changes, after ``low`` and until ``high``."""
     old = low.astimezone(zone).utcoffset()
     while high - low > _SECOND:
         middle = low + (high - low) // 2

@@ -1,7 +1,7 @@
-"""Cron jobs: what a client registers, and the job that each tick enqueues (spec: ojs-cron 2, 6).
+"""Cron jobs: the registered definition, and the job of each tick (spec: ojs-cron 2, 6).
 
-A definition keeps the job to enqueue as the client's own bytes. Each firing goes through
-`parse_job` like any enqueue request, so that every option means the same in both.
+A definition keeps the job to enqueue as the client's own bytes. ``parse_job`` reads them at each
+firing, like any enqueue request, so every option has the same meaning in both.
 """
 
 from __future__ import annotations
@@ -49,10 +49,14 @@ class CronDefinition:
     """A checked definition.
 
     Args:
+        name: its name.
+        schedule: when it is due.
         overlap: skip, allow, cancel_previous or enqueue.
+        enabled: whether its ticks fire.
         description: a JSON string, or ``null``.
         job: the members of the enqueue request as a JSON object; its values byte for byte as sent.
-        type, queue: those of the job.
+        type: the type of the job.
+        queue: the queue of the job.
     """
 
     name: str
@@ -66,15 +70,19 @@ class CronDefinition:
 
 
 def is_cron_name(text: str) -> bool:
-    """Whether ``text`` can name a cron job."""
+    """Return whether ``text`` can name a cron job."""
     return len(text) <= MAX_NAME and _is_name(text) is not None
 
 
 def parse_cron(raw: bytes, *, limits: PayloadLimits = DEFAULT_LIMITS) -> CronDefinition:
-    """A definition from the body of a registration, in any of its spellings.
+    """Return the definition of a registration's body, in any of its spellings.
 
-    Raises InvalidPayload, InvalidRequest, ValidationFailed, Unsupported or PayloadTooLarge, all
-    with ``details.field``.
+    Args:
+        raw: the body.
+        limits: limits of the job.
+
+    Raises:
+        OJSError: the definition is invalid; ``details.field`` names the field.
     """
     return _definition(raw_json.members(raw, limits), limits)
 
@@ -82,7 +90,16 @@ def parse_cron(raw: bytes, *, limits: PayloadLimits = DEFAULT_LIMITS) -> CronDef
 def patch_cron(
     old: CronDefinition, raw: bytes, *, limits: PayloadLimits = DEFAULT_LIMITS
 ) -> CronDefinition:
-    """``old`` with what the body of a PATCH changes. The name stays. Raises as `parse_cron`."""
+    """Return a definition with the changes of a PATCH body. The name stays.
+
+    Args:
+        old: the present definition.
+        raw: the body.
+        limits: limits of the job.
+
+    Raises:
+        OJSError: as ``parse_cron``.
+    """
     changes = raw_json.members(raw, limits)
     changes.pop("name", None)
     merged = {
@@ -102,9 +119,16 @@ def patch_cron(
 def job_of_tick(
     job: bytes, name: str, tick_ms: int, *, limits: PayloadLimits = DEFAULT_LIMITS
 ) -> NewJob:
-    """The job that a tick enqueues: the definition's, and in its meta where it came from.
+    """Return the job of a tick: that of the definition, with its origin in its meta.
 
-    Raises what `parse_job` raises.
+    Args:
+        job: the members of the enqueue request.
+        name: the cron job's name.
+        tick_ms: the tick, in milliseconds.
+        limits: limits of the job.
+
+    Raises:
+        OJSError: as ``parse_job``.
     """
     members = raw_json.object_members(job) or {}
     options = raw_json.object_members(members.get("options", Raw(b"{}"))) or {}
@@ -120,7 +144,14 @@ def job_of_tick(
 
 
 def tick_job_id(name: str, tick_ms: int, shard: int, shards: int) -> str:
-    """The id of a tick's job, in the shard of its queue: the same whoever computes it."""
+    """Return the id of a tick's job, which is the same in every process.
+
+    Args:
+        name: the cron job's name.
+        tick_ms: the tick, in milliseconds.
+        shard: index of the shard of the job's queue.
+        shards: number of shards.
+    """
     digest = sha256(b"%d %b" % (tick_ms, name.encode())).digest()
     return new_job_id(shard, shards, tick_ms, digest[:10])
 
@@ -199,7 +230,7 @@ def _description(given: Mapping[str, Raw]) -> bytes:
 
 
 def _text(given: Mapping[str, Raw], key: str) -> str | None:
-    """A member that is text; None when it is absent or null."""
+    """Return a member that is text; None when it is absent or null."""
     piece = given.get(key)
     if piece is None or bytes(piece) == b"null":
         return None

@@ -1,5 +1,6 @@
-"""Names of the events this server emits (spec: ojs-events, levels 0 and 1 and scheduling;
-ojs-rate-limiting 11.1).
+"""Names of the events that this server emits.
+
+Spec: ojs-events, levels 0 and 1 and scheduling; ojs-rate-limiting 11.1.
 """
 
 from __future__ import annotations

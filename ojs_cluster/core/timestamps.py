@@ -16,7 +16,7 @@ from ojs_cluster.core.durations import parse_duration_ms
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST_S: Final = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // timedelta(seconds=1)
 _LAST_S: Final = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(seconds=1)
-"""What RFC 3339, with its four digits of a year, can say in UTC."""
+"""The range that RFC 3339, with four digits of a year, can express in UTC."""
 _MILLIS: Final = tuple(b".%03dZ" % ms for ms in range(1000))
 _RFC3339: Final = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt]([0-9]{2}:[0-9]{2}):([0-9]{2})(?:\.([0-9]{1,18}))?"
@@ -26,11 +26,13 @@ _RFC3339: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class TimePoint:
-    """A moment that a client asked for.
+    """A time that a client requested.
 
-    ``ms`` is Unix time in milliseconds, or, when ``relative``, milliseconds from the moment at
-    which Redis takes the job. ``verbatim`` is the client's own spelling of an absolute time, which
-    responses repeat; a relative time has none, it is answered as the absolute time it became.
+    Args:
+        ms: Unix time in milliseconds; when ``relative``, milliseconds after Redis stores the job.
+        relative: whether ``ms`` is a delay.
+        verbatim: the client's own spelling of an absolute time, which responses repeat; None for a
+            relative time, which responses show as the absolute time it became.
     """
 
     ms: int
@@ -41,8 +43,13 @@ class TimePoint:
 def parse_timestamp(text: str) -> TimePoint:
     """Parse ``2026-03-01T09:00:00+01:00`` (an offset or Z is required) or ``+PT5S``.
 
-    Digits below the millisecond are cut off. Raises ValueError, with a message made to follow the
-    name of the field.
+    Digits below the millisecond are cut off.
+
+    Args:
+        text: the time.
+
+    Raises:
+        ValueError: it is neither. The message is made to follow the name of the field.
     """
     if text.startswith("+P"):
         return TimePoint(parse_duration_ms(text[1:]), True, None)
@@ -53,7 +60,8 @@ def parse_timestamp(text: str) -> TimePoint:
             f"or a delay such as '+PT5S', not {text[:80]!r}"
         )
     date, minute, second, fraction, sign, hours, minutes = match.groups()
-    leap = second == "60"  # RFC 3339 allows it; Unix time has no such second, so: the next one
+    # RFC 3339 allows a leap second. Unix time has no such second, so it becomes the next one.
+    leap = second == "60"
     try:
         moment = datetime.fromisoformat(f"{date}T{minute}:{'59' if leap else second}+00:00")
     except ValueError as error:
@@ -74,13 +82,16 @@ def _format_second(second: int) -> bytes:
 
 
 def format_ms(ms: int) -> bytes:
-    """``ms`` since the epoch as ``b"2026-01-01T00:00:00.000Z"``.
+    """Return a time as RFC 3339, such as ``b"2026-01-01T00:00:00.000Z"``.
 
-    What lies outside of the years that can be written becomes the first or the last second of them:
-    one strange number that is stored must not make everything unreadable that it is shown with.
+    A time outside of the years that can be written becomes their first or last second: one invalid
+    stored number must not make a whole response fail.
 
-    The part down to the second is cached: the timestamps of one response, and of the responses
+    The part down to the second is cached, because the timestamps of one response, and of those
     around it, mostly share it.
+
+    Args:
+        ms: Unix time in milliseconds.
     """
     second, rest = divmod(ms, 1000)
     if not _FIRST_S <= second <= _LAST_S:

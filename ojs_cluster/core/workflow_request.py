@@ -1,10 +1,10 @@
-"""From the bytes of a workflow request to its plan (spec: ojs-workflows 3 to 6 and 10).
+"""Parse a workflow request into its plan (spec: ojs-workflows 3 to 6 and 10).
 
-Every client spells it differently: the spec has ``type`` with ``steps`` or ``jobs`` and
+Clients spell a workflow differently: the spec has ``type`` with ``steps`` or ``jobs`` and
 ``callbacks``; the Python SDK sends no type but ``depends_on`` and ``options.callback_type``; the
 JavaScript SDK nests workflows; a step may lack ``args`` or have its ``queue`` beside its type. All
-become the one tree of ``workflow``. A step's definition stays the client's bytes, which `parse_job`
-validates now and parses again when the step is enqueued.
+become the tree of ``workflow``. A step's definition stays the client's bytes. ``parse_job``
+validates them now and parses them again when the step is enqueued.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from ojs_cluster.core.workflow import TRIGGERS, Cycle, Node, Plan
 
 MAX_LEVELS: Final = 5
 """Workflows inside of workflows, the outermost included."""
-_ENVELOPES_MOST: Final = 16
-"""All steps of a workflow are at most so many times as large as one job may be. Each step repeats
-the workflow's options, so a small request could ask for a thousand times its size."""
+_MAX_ENVELOPES: Final = 16
+"""All steps of a workflow are at most this many times as large as one job may be. Each step repeats
+the workflow's options, so a small request could need a thousand times its size."""
 _NAME_LENGTH: Final = 255
 _NULL: Final = Raw(b"null")
 _KINDS: Final = frozenset({"chain", "group", "batch", "dag"})
@@ -42,9 +42,15 @@ _KINDS: Final = frozenset({"chain", "group", "batch", "dag"})
 
 @dataclass(frozen=True, slots=True)
 class NewWorkflow:
-    """A valid workflow. ``definitions`` has one enqueue request per job of the plan, as JSON;
-    ``limiting`` are the numbers of jobs that declare a limit of their queue, ``limit_keys`` the
-    keys of rate limits that jobs name.
+    """A valid workflow.
+
+    Args:
+        type: chain, group, batch or dag.
+        name: its name; '' for none.
+        plan: its plan, without job ids.
+        definitions: one enqueue request per job of the plan, as JSON.
+        limiting: numbers of the jobs that declare a limit of their queue.
+        limit_keys: keys of rate limits that jobs name.
     """
 
     type: str
@@ -56,10 +62,14 @@ class NewWorkflow:
 
 
 def parse_workflow(raw: bytes, *, limits: PayloadLimits = DEFAULT_LIMITS) -> NewWorkflow:
-    """A workflow from the body of its request.
+    """Return the workflow of a request's body. A workflow that is accepted can be run.
 
-    Raises InvalidPayload, InvalidRequest, ValidationFailed, Unsupported or PayloadTooLarge, with
-    ``details.field``, and nothing else: what was accepted can be run.
+    Args:
+        raw: the body.
+        limits: limits of the jobs.
+
+    Raises:
+        OJSError: the workflow is invalid; ``details.field`` names the field.
     """
     attributes = members(raw, limits, around=2 * MAX_LEVELS)
     name = _text(attributes.get("name"), "name")
@@ -99,7 +109,14 @@ class _Reader:
     bytes: int = 0
 
     def composite(self, attributes: dict[str, Raw], parent: int, path: str, level: int) -> int:
-        """Add a chain, group, batch or graph with all that is in it; returns its number."""
+        """Add a chain, group, batch or graph with its children; return its number.
+
+        Args:
+            attributes: its members.
+            parent: number of the parent, -1 for the root.
+            path: the field that errors name.
+            level: its level, 1 for the outermost.
+        """
         if level > MAX_LEVELS:
             raise InvalidRequest(f"workflows nest {MAX_LEVELS} levels at most", field=path)
         dot = f"{path}." if path else ""
@@ -150,18 +167,18 @@ class _Reader:
         attributes.setdefault("args", Raw(b"[]"))
         options = dict(_object(attributes.get("options"), f"{path}.options"))
         options.pop("callback_type", None)
-        # A default of the workflow gives way to the step's own, wherever the step has it.
+        # A step's own option wins over the default of the workflow, wherever the step has it.
         under = {k: v for k, v in self.defaults.items() if k not in attributes}
         if options or under:
             attributes["options"] = Raw(b"{%b}" % join({**under, **options}))
         definition = b"{%b}" % join(attributes)
         self.bytes += len(definition)
-        if self.bytes > _ENVELOPES_MOST * self.limits.envelope_bytes:
+        if self.bytes > _MAX_ENVELOPES * self.limits.envelope_bytes:
             raise PayloadTooLarge(
                 "the steps, each with the workflow's options, are more than "
-                f"{_ENVELOPES_MOST} times as large as a job may be",
+                f"{_MAX_ENVELOPES} times as large as a job may be",
                 field=path,
-                limit=_ENVELOPES_MOST * self.limits.envelope_bytes,
+                limit=_MAX_ENVELOPES * self.limits.envelope_bytes,
             )
         try:
             job = parse_job(definition, limits=self.limits)
@@ -297,7 +314,7 @@ def _object(piece: Raw | None, path: str) -> Mapping[str, Raw]:
 
 
 def _text(piece: Raw | None, path: str) -> str:
-    """Text, '' when absent."""
+    """Return a text, '' when absent."""
     if piece is None or bytes(piece) == b"null":
         return ""
     text = string(piece)
