@@ -122,7 +122,7 @@ async def enqueue(
         QueueFull: as many jobs wait in the queue as its bound allows.
         Duplicate: the client's id is taken, anywhere in the cluster, or a job of the same
             uniqueness exists.
-        Conflict: it is too late, or a claim has expired before it could be used.
+        Conflict: it is too late.
         TooManyQueues: the queue would be one too many.
         TooManyRateLimitKeys: the key of the job's rate limit would be one too many.
         BackendUnavailable: Redis did not answer in time.
@@ -228,11 +228,25 @@ async def _enqueue_in_shard(
     placed = _place(store, shard, jobs, options)
     tokens: set[str] = set()
     claims = AliasClaims(store)
+    failure = unique.contention_error()
     for _ in range(_TRIES):
+        writer = _PartWriter(store, shard, placed, jobs, claims, options.ignore_depth_bound)
+        store_before_ms = options.store_before_ms
         try:
             expires_at_ms = await _claim_aliases(claims, store, shard, jobs)
-            writer = _PartWriter(store, shard, placed, jobs, claims, options.ignore_depth_bound)
-            return await writer.write(earliest(options.store_before_ms, expires_at_ms), tokens)
+            store_before_ms = earliest(options.store_before_ms, expires_at_ms)
+            return await writer.write(store_before_ms, tokens)
+        except Conflict:
+            if store_before_ms == options.store_before_ms:
+                raise
+            # The call took longer than its claims are valid. Nothing is stored, so it claims the
+            # ids again, unless a try without a reply may have stored jobs that are removed since.
+            failure = BackendUnavailable(
+                "the claims of the ids expired before the jobs could be stored; repeat the request",
+                outcome="unknown" if writer.uncertain else "not_applied",
+            )
+            if writer.uncertain:
+                raise failure from None
         except _Tombstoned as conflict:
             tokens.add(conflict.token)
         except ClaimedElsewhere as conflict:
@@ -240,7 +254,7 @@ async def _enqueue_in_shard(
                 return await batch.enqueue_all(store, jobs, claims=claims)
             shard = await claimed_ids.first_shard(store, claims, jobs[0], conflict, shard)
     await claims.release()
-    raise unique.contention_error()
+    raise failure
 
 
 async def _enqueue_unique(
@@ -406,7 +420,7 @@ class _PartWriter:
         # A generated id is unique: a job with that id was stored by an earlier try of this call.
         self._generated_ids = all(job.id is None for job in jobs)
         # Whether a try may have been applied although its reply was lost.
-        self._uncertain = False
+        self.uncertain = False
 
     async def write(
         self,
@@ -439,7 +453,7 @@ class _PartWriter:
         else:
             keys, args = self._full_path(store_before_ms, tombstone_tokens)
         while True:
-            with begun(when=self._uncertain):
+            with begun(when=self.uncertain):
                 reply = await self._run(name, keys, args)
                 if reply is None:
                     continue
@@ -483,17 +497,17 @@ class _PartWriter:
                 self._shard, name, keys, args, idempotent=self._generated_ids
             )
         except BackendUnavailable as error:
-            if error.outcome != "unknown" or self._generated_ids or self._uncertain:
-                if isinstance(error, WritesRefused) and not self._uncertain:
+            if error.outcome != "unknown" or self._generated_ids or self.uncertain:
+                if isinstance(error, WritesRefused) and not self.uncertain:
                     await self._claims.release()
                 raise
             # The first try may have been applied. The reply of the second one tells.
-            self._uncertain = True
+            self.uncertain = True
             return None
 
     async def _release_claims(self) -> None:
         """Release the claims, unless a try without a reply may still store the jobs."""
-        if not (self._generated_ids or self._uncertain):
+        if not (self._generated_ids or self.uncertain):
             await self._claims.release()
 
     async def _resolve_existing(
@@ -510,7 +524,7 @@ class _PartWriter:
         """
         store, shard, job = self._store, self._shard, self._part[position]
         existing = record(job.job_id, flat).fields
-        repeated = self._generated_ids or self._uncertain
+        repeated = self._generated_ids or self.uncertain
         if f.TOMBSTONE in existing:
             raise _Tombstoned(existing[f.TOMBSTONE].decode())
         if f.TRANSACTION in existing:

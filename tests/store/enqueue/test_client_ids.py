@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 
-from ojs_cluster.core.errors import BackendUnavailable, Conflict, Duplicate, NotFound
+from ojs_cluster.core.errors import BackendUnavailable, Duplicate, NotFound
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
@@ -46,6 +46,8 @@ from tests.store.shortcuts import (
 )
 from tests.store.unique_jobs import age_lock, keys_there, once, recover
 from tests.support.invariants import InvariantReport
+from tests.support.lossy import lossy
+from tests.support.moments import Moment, at_moments
 from tests.support.servers import all_keys
 from tests.support.timeshift import age_claim, age_job
 
@@ -400,13 +402,42 @@ async def test_a_claim_of_the_same_producer_may_be_used_again(
 
 
 async def test_an_expired_claim_stores_nothing(
-    store: Store, monkeypatch: pytest.MonkeyPatch, consistent: Check
+    store: Store, db: Any, monkeypatch: pytest.MonkeyPatch, consistent: Check
 ) -> None:
     monkeypatch.setattr("ojs_cluster.store.enqueue.enqueue.CLAIM_MS", -1000)
-    with pytest.raises(Conflict, match="expired"):
+    with pytest.raises(BackendUnavailable, match="expired") as failure:
         await put(store, id=foreign_id(store))
 
+    assert failure.value.outcome == "not_applied"
     assert consistent().states == {}
+    assert not aliases_left(db)
+
+
+async def test_a_request_whose_claim_expired_claims_its_id_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch, consistent: Check
+) -> None:
+    """The first claim expires before the job is stored, as when the call waits too long."""
+    monkeypatch.setattr("ojs_cluster.store.enqueue.enqueue.CLAIM_MS", -1000)
+
+    async def in_time(moment: Moment) -> None:
+        if moment == Moment("before", "claim_alias", 2):
+            monkeypatch.setattr("ojs_cluster.store.enqueue.enqueue.CLAIM_MS", 60_000)
+
+    job = await put(at_moments(store, in_time), id=foreign_id(store))
+
+    assert job.state is State.AVAILABLE
+    assert consistent().count() == {"available": 1}
+
+
+async def test_an_expired_claim_after_a_lost_reply_has_an_unknown_outcome(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ojs_cluster.store.enqueue.enqueue.CLAIM_MS", -1000)
+    lossy_store, _ = lossy(store, "enqueue", times=1)
+    with pytest.raises(BackendUnavailable) as failure:
+        await put(lossy_store, id=foreign_id(store))
+
+    assert failure.value.outcome == "unknown"
 
 
 async def test_a_job_that_is_being_removed_does_not_take_the_claim_of_the_next_with_it(
