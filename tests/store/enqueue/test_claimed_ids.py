@@ -117,7 +117,7 @@ def with_current_table(store: Store) -> Store:
     """Return a process that keeps the partition table that ``store`` has now."""
 
     class Believed(PartitionTable):
-        async def current(self, store: Runtime) -> None:
+        async def refresh_if_stale(self, store: Runtime) -> None:
             """Keep the old table."""
 
     known = Believed()
