@@ -64,7 +64,7 @@ def large_job(queue: str = QUEUE, **members: Any) -> NewJob:
 
 
 async def a_large_job_that_is_sent_twice(store: Store, db: Any) -> None:
-    """By a client that has lost the first answer; the job has ended meanwhile."""
+    """By a client that has lost the first reply; the job has ended since."""
     job_id = home_id(store, "twice")
     for _ in range(2):
         with suppress(Duplicate):

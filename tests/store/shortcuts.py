@@ -76,7 +76,7 @@ async def active(store: Store, queue: str = QUEUE, *, worker: str = "w1", **m: A
 
 
 async def ack(store: Store, job: JobRecord | str, **who: Any) -> JobRecord:
-    """Ack as ``worker_id``, ``lease_id``, or nobody in particular; ``result`` is JSON."""
+    """Ack as ``worker_id`` or ``lease_id``, or anonymously; ``result`` is JSON."""
     job_id = job if isinstance(job, str) else job.id
     who = {"worker_id": None, "lease_id": None, "result": None, **who}
     return await acks.ack(store, job_id, **who)

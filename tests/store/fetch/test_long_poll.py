@@ -52,7 +52,7 @@ NEVER_S = 3600.0
 
 @pytest.fixture(autouse=True)
 def look_again_s(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waiters do not look by themselves: whoever is served was woken, however long it took."""
+    """Waiters do not check by themselves: a waiter with a job was woken, however long it took."""
     monkeypatch.setattr(long_poll, "CHECK_EVERY_S", getattr(request, "param", NEVER_S))
 
 
@@ -323,22 +323,22 @@ async def test_cancelled_waiters_claim_nothing_and_pass_their_wake_up_on(
                 for scope in scopes:
                     nursery.start_soon(impatient, scope, told)
                 await put(told)
-                # Somebody who is left must be given the job: no wake-up is lost with who leaves.
+                # A remaining waiter must get the job: no wake-up is lost with a cancelled waiter.
                 while not got and not all(  # noqa: ASYNC110 - polls this test's own list
                     scope.cancel_called for scope in scopes
                 ):
                     await trio.sleep(0.001)
                 nursery.cancel_scope.cancel()
 
-        assert got or number % 2 == 0, "nobody cancelled the first waiter, and it got nothing"
+        assert got or number % 2 == 0, "the first waiter was not cancelled, and got no job"
         delivered.update(got)
         for job in await take(store, count=9, worker="rest"):
-            assert job.attempt == 1, "an attempt that nobody saw was counted"
+            assert job.attempt == 1, "an attempt without a worker was counted"
             await ack(store, job)
 
     report = consistent()
     leased = {job_id for job_id, state in report.states.items() if state == "active"}
-    assert leased == delivered, "a lease that nobody holds, or a job given twice"
+    assert leased == delivered, "a lease without a holder, or a job delivered twice"
     assert report.count()["completed"] == 60 - len(delivered)
 
 
@@ -430,7 +430,7 @@ async def test_a_busy_queue_publishes_only_when_it_was_empty(store: Store, db: A
 async def test_a_deadline_that_is_near_is_announced_to_the_scheduler(store: Store) -> None:
     heard: list[bytes] = []
     shard = shard_of(store)
-    await put(store)  # the first of its queue owes the queue's name, which is a deadline too
+    await put(store)  # the queue's first job appends an effect, which has a deadline too
     await store.redis.subscribe(shard.schedule_channel, shard.slot, heard.append, lambda: None)
     far = await put(store, scheduled_at="+PT1H")
     near = await put(store, scheduled_at="+PT10S")

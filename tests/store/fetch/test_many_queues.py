@@ -237,7 +237,7 @@ async def test_a_fetch_of_many_shards_takes_a_bounded_number_of_bytes(
 async def test_concurrent_fetches_of_many_queues_share_all_jobs(
     store: Store, other_store: Store, consistent: Check
 ) -> None:
-    """Whoever is overtaken takes from the queues that follow."""
+    """A fetch that is overtaken takes jobs from the following queues."""
     await enqueue_many(store, [new_job(name) for name in MANY[:60] for _ in range(3)])
     found: list[str] = []
 
@@ -401,7 +401,7 @@ async def test_a_job_whose_message_was_lost_is_found_by_a_waiter(
     consistent()
 
 
-# Without a server: who reads, and how often
+# Without a server: the number and the sharing of reads
 
 
 async def test_reads_of_a_shard_are_shared_and_begin_apart(

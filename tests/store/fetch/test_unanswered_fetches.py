@@ -1,4 +1,4 @@
-"""Fetches that Redis carried out and that were never answered: nobody has their jobs."""
+"""Fetches that Redis ran and whose replies were lost: no worker has their jobs."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ async def test_a_walk_over_many_active_jobs_finds_all_of_them(
     store: Store, monkeypatch: pytest.MonkeyPatch, consistent: Check
 ) -> None:
     """In slices, many of one deadline, more than one call releases."""
-    monkeypatch.setattr("ojs_cluster.store.jobs.nack.WALKED", 7)
+    monkeypatch.setattr("ojs_cluster.store.jobs.nack.JOBS_PER_WALK", 7)
     for _ in range(160):
         await put(store)
     kept = await take(store, count=20, worker="other", lease_ms=HOUR)
@@ -237,7 +237,7 @@ def keys() -> Any:
     return Keyspace(4)
 
 
-async def test_a_fetch_that_is_not_found_is_looked_for_a_few_times(
+async def test_a_fetch_that_is_not_found_is_searched_a_few_times(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, keys: Any
 ) -> None:
     lost, shards = UnansweredFetches(), Shards()
@@ -251,7 +251,7 @@ async def test_a_fetch_that_is_not_found_is_looked_for_a_few_times(
     assert len(lost) == 0
 
 
-async def test_a_fetch_that_was_found_is_looked_for_no_more(
+async def test_a_fetch_that_was_found_is_not_searched_again(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, keys: Any
 ) -> None:
     lost, shards = UnansweredFetches(), Shards({1: [PREFIX % 2, PREFIX % 2]})

@@ -380,7 +380,7 @@ async def test_a_waiting_job_expires(store: Store, db: Any, state: str, consiste
     consistent()
 
 
-async def test_an_expired_job_is_discarded_when_fetch_meets_it(
+async def test_an_expired_job_is_discarded_when_a_fetch_reads_it(
     store: Store, db: Any, consistent: Check
 ) -> None:
     expired = await put(store, expires_at="+PT1H")

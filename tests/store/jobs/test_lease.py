@@ -147,7 +147,7 @@ async def test_a_nack_after_the_lease_was_lost_is_no_repetition_of_one(
         await nack(store, job, worker_id="w1", lease_id=job.lease_id)
 
 
-async def test_a_caller_that_names_nobody_is_served_only_while_the_job_is_active(
+async def test_an_anonymous_caller_is_served_only_while_the_job_is_active(
     store: Store,
 ) -> None:
     job = await active(store)
@@ -183,7 +183,7 @@ async def test_the_holder_that_repeats_its_ack_gets_the_stored_answer(
     consistent()
 
 
-async def test_nobody_else_can_repeat_the_holders_ack(store: Store) -> None:
+async def test_only_the_holder_can_repeat_its_ack(store: Store) -> None:
     job = await active(store)
     await ack(store, job, worker_id="w1")
 
@@ -211,7 +211,7 @@ async def test_a_lease_that_repeats_its_nack_gets_the_stored_answer(
 
 
 @pytest.mark.parametrize("state", [State.AVAILABLE, State.SCHEDULED, State.PENDING])
-async def test_a_job_nobody_fetched_cannot_be_finished(store: Store, state: State) -> None:
+async def test_a_job_that_was_not_fetched_cannot_be_finished(store: Store, state: State) -> None:
     options: dict[State, dict[str, Any]] = {
         State.SCHEDULED: {"scheduled_at": "+PT1H"},
         State.PENDING: {"pending": True},

@@ -362,7 +362,7 @@ async def test_whatever_is_damaged_the_others_are_served_and_nothing_is_half_don
 
 
 @pytest.mark.parametrize("field", ALL_OF_IT)
-async def test_a_malformed_job_that_a_fetch_meets_is_quarantined_and_reported(
+async def test_a_malformed_job_that_a_fetch_reads_is_quarantined_and_reported(
     store: Store, db: Any, field: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     shard = shard_of(store)
@@ -443,7 +443,7 @@ async def test_among_many_ids_a_malformed_job_is_named(store: Store, db: Any) ->
 
 
 async def repaired(store: Store, db: Any, job: JobRecord, shard: Shard) -> None:
-    """An operator writes the type again, and the reaper looks at the job."""
+    """An operator writes the type again, and the reaper checks the job."""
     damage(db, shard.job(job.id), f.TYPE, b"test")
     db.zadd(shard.quarantine, {job.id: 1})
     await reap(store, shard, 100)

@@ -81,7 +81,7 @@ def index(store: Store, how: str) -> bytes:
 
 
 @pytest.mark.parametrize(("how", "field", "value"), CASES)
-async def test_a_sick_job_is_put_aside_and_reported_and_the_others_go_on(
+async def test_a_malformed_job_is_quarantined_and_reported_and_the_others_are_served(
     store: Store,
     db: Any,
     how: str,
@@ -89,10 +89,10 @@ async def test_a_sick_job_is_put_aside_and_reported_and_the_others_go_on(
     value: bytes | None,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    sick, well = await meet(store, db, how), await meet(store, db, how)
-    spoil(store, db, sick, field, value)
-    before = db.hgetall(shard_of(store).job(sick.id))
-    db.zadd(index(store, how), {sick.id: 0})  # the first that is met
+    malformed, well = await meet(store, db, how), await meet(store, db, how)
+    spoil(store, db, malformed, field, value)
+    before = db.hgetall(shard_of(store).job(malformed.id))
+    db.zadd(index(store, how), {malformed.id: 0})  # the first in order
 
     loop = promote_all if how == "schedule" else reap_all
     with caplog.at_level(logging.ERROR):
@@ -102,9 +102,9 @@ async def test_a_sick_job_is_put_aside_and_reported_and_the_others_go_on(
     assert [result.more for result in results] == [True, True, False]
     assert [result.quarantined for result in results] == [1, 0, 0]
     assert (await read_jobs.get(store, well.id)).state is MEETINGS[how]
-    assert db.hgetall(shard_of(store).job(sick.id)) == before
-    assert db.zscore(index(store, how), sick.id) == results[0].now_ms + HOUR
-    assert [sick.id in record.getMessage() for record in caplog.records] == [True]
+    assert db.hgetall(shard_of(store).job(malformed.id)) == before
+    assert db.zscore(index(store, how), malformed.id) == results[0].now_ms + HOUR
+    assert [malformed.id in record.getMessage() for record in caplog.records] == [True]
 
 
 @pytest.mark.parametrize("packed", [b"often", b"linear:1000:1.2.3:5000:0", b"linear:0:1.0:0:0"])
@@ -123,25 +123,25 @@ async def test_a_backoff_that_cannot_be_read_is_the_default(
     consistent()
 
 
-async def test_among_many_nacks_a_sick_job_is_refused_and_the_others_end(
+async def test_among_many_nacks_a_malformed_job_is_refused_and_the_others_end(
     store: Store, db: Any
 ) -> None:
     held = [await active(store, id=home_id(store)) for _ in range(3)]
     spoil(store, db, held[1], f.ERRORS, b"many")
 
     nacks = [Nack(job.id, job.lease_id, failure(), requeue=False) for job in held]
-    first, sick, last = await nack_many(store, nacks, worker_id="w1")
+    first, malformed, last = await nack_many(store, nacks, worker_id="w1")
 
     assert (first, last) == (State.RETRYABLE, State.RETRYABLE)
-    assert isinstance(sick, MalformedJob)
+    assert isinstance(malformed, MalformedJob)
     assert db.hget(shard_of(store).job(held[1].id), f.STATE) == b"active"
 
 
-async def test_a_dead_workers_sick_job_is_left_to_its_lease(store: Store, db: Any) -> None:
+async def test_a_dead_workers_malformed_job_is_left_to_its_lease(store: Store, db: Any) -> None:
     for _ in range(2):
         await put(store)
-    sick, well = await take(store, count=2)
-    spoil(store, db, sick, f.ATTEMPT, None)
+    malformed, well = await take(store, count=2)
+    spoil(store, db, malformed, f.ATTEMPT, None)
     home = store.keys.shard_of_worker("w1")
     for _ in range(3):
         await heartbeat(store, Heartbeat("w1"))
@@ -152,12 +152,12 @@ async def test_a_dead_workers_sick_job_is_left_to_its_lease(store: Store, db: An
 
     assert recovered == {"w1": 1}
     assert (await read_jobs.get(store, well.id)).state is State.AVAILABLE
-    assert db.hget(shard_of(store).job(sick.id), f.STATE) == b"active"
+    assert db.hget(shard_of(store).job(malformed.id), f.STATE) == b"active"
 
 
-async def test_a_fetch_passes_over_a_sick_job_that_is_due(store: Store, db: Any) -> None:
-    sick = await meet(store, db, "schedule")
-    spoil(store, db, sick, f.QUEUE, None)
+async def test_a_fetch_skips_a_malformed_job_that_is_due(store: Store, db: Any) -> None:
+    malformed = await meet(store, db, "schedule")
+    spoil(store, db, malformed, f.QUEUE, None)
     well = await put(store)
 
     assert [job.id for job in await take(store, QUEUE, count=5)] == [well.id]

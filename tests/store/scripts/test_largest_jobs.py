@@ -1,6 +1,6 @@
 """Every script moves a bounded number of bytes and sends few commands, whatever it meets.
 
-Redis serves nobody else while it runs.
+Redis serves no other client while it runs.
 """
 
 from __future__ import annotations

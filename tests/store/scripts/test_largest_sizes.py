@@ -221,7 +221,7 @@ async def test_the_largest_number_of_workflows_is_removed_at_once(store: Store, 
     assert (db.zcard(shard.ended_workflows), db.zcard(shard.workflows)) == (0, 0)
 
 
-async def test_a_damaged_counter_starts_again_and_stops_nobody(store: Store, db: Any) -> None:
+async def test_a_damaged_counter_starts_again_and_stops_no_script(store: Store, db: Any) -> None:
     shard = shard_of(store)
     await enqueue_many(store, [new_job() for _ in range(2)])
     for field in ("seq", "active", "came", "acked", "completed", "ran", "waited"):

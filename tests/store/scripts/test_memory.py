@@ -31,7 +31,7 @@ SCRIPTS = load_scripts()
 
 
 def flags(script: Script) -> str:
-    """What Redis is told of a script, '' where it is refused at its first write."""
+    """The flags of a script, '' when Redis refuses it at its first write."""
     first, _, _ = script.source.partition(b"\n")
     return first.removeprefix(b"#!lua flags=").decode() if first.startswith(b"#!") else ""
 

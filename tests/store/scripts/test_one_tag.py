@@ -129,7 +129,7 @@ X, Y, Z = "ojs:{a}:x", "ojs:{a}:y", "ojs:{a}:z"
         f"redis.call('HSET', KEYS[1], 'f', 1) redis.pcall('HSET', '{Y}', 'f', 1)",
     ],
 )
-def test_the_guard_refuses_keys_that_were_not_looked_at(standalone: Embedded, code: str) -> None:
+def test_the_guard_refuses_keys_without_a_preflight(standalone: Embedded, code: str) -> None:
     with observer(standalone) as db:
         db.hset(Y, "f", 0)
         with pytest.raises(Exception, match=NOT_READ):
@@ -143,7 +143,7 @@ def test_the_guard_refuses_keys_that_were_not_looked_at(standalone: Embedded, co
         f"redis.call('HGETALL', '{Y}') redis.call('EXISTS', '{Z}', KEYS[1])",
     ],
 )
-def test_the_guard_lets_keys_pass_that_were_looked_at(standalone: Embedded, look: str) -> None:
+def test_the_guard_accepts_keys_with_a_preflight(standalone: Embedded, look: str) -> None:
     with observer(standalone) as db:
         db.hset(Y, "f", 0)
         db.eval(f"{PRELUDE}{look} redis.call('HSET', '{Y}', 'f', 1) redis.call('DEL', '{Z}')", 1, X)

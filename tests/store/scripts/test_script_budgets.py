@@ -1,6 +1,6 @@
 """A script over many large jobs moves few bytes and sends a bounded number of commands.
 
-Redis serves nobody else while it runs.
+Redis serves no other client while it runs.
 """
 
 from __future__ import annotations

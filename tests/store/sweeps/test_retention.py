@@ -211,7 +211,7 @@ async def test_a_purge_leaves_a_job_to_the_worker_that_fetched_it_meanwhile(
     store: Store, other_store: Store, consistent: Check
 ) -> None:
     job = await put(store, id=foreign_id(store))
-    await queues.purge(store, "nobody")  # what it looks up once is known from here on
+    await queues.purge(store, "nobody")  # fills the caches of this process
     fetched: list[JobRecord] = []
 
     async def fetch() -> None:
@@ -412,9 +412,7 @@ async def test_an_alias_that_cannot_be_reached_keeps_only_its_own_job(
     consistent()
 
 
-async def test_a_claim_that_cannot_be_looked_at_keeps_no_other_waiting(
-    store: Store, db: Any
-) -> None:
+async def test_a_claim_that_cannot_be_checked_delays_no_other(store: Store, db: Any) -> None:
     home = store.keys.shard((shard_of(store).index + 1) % 64)
     other = sibling_elsewhere(store, home)
     await put(store, id=foreign_id(store))
@@ -431,7 +429,7 @@ async def test_a_claim_that_cannot_be_looked_at_keeps_no_other_waiting(
 
 
 def sibling_elsewhere(store: Store, home: Shard) -> str:
-    """A queue that lives neither in the usual queue's shard nor in ``home``."""
+    """A queue in another shard than the usual queue and ``home``."""
     return next(
         name
         for name in queues_in_other_shards(store, 5)

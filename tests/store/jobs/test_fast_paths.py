@@ -99,7 +99,7 @@ def everything(db: Any, shard: Shard, ids: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-async def test_plain_jobs_leave_the_same_behind_by_either_way(
+async def test_plain_jobs_end_the_same_on_the_fast_and_the_full_path(
     store: Store,
     db: Any,
     consistent: Callable[[], InvariantReport],
@@ -109,8 +109,8 @@ async def test_plain_jobs_leave_the_same_behind_by_either_way(
     seen, client = lossy(store)
     plain = await one_life(seen, db, short)
     assert client.calls["enqueue_one"] == len(JOBS)
-    assert client.calls["enqueue"] == 1, "the queue's first job, which owes the queue's name"
-    assert client.calls.get("ack_full", 0) <= 1, "a minute has begun meanwhile"
+    assert client.calls["enqueue"] == 1, "the queue's first job registers the queue's name"
+    assert client.calls.get("ack_full", 0) <= 1, "a new minute has begun"
     assert "fetch_full" not in client.calls
 
     monkeypatch.setattr(PlacedJob, "plain", False)
@@ -145,7 +145,7 @@ def _of(value: Any, queue: str, other: str) -> Any:
     return other if value == queue else value
 
 
-async def test_who_asks_for_no_job_gets_none(
+async def test_a_fetch_of_zero_jobs_returns_none(
     store: Store, consistent: Callable[[], InvariantReport]
 ) -> None:
     await put(store)
@@ -153,7 +153,7 @@ async def test_who_asks_for_no_job_gets_none(
     assert consistent().count() == {"available": 1}
 
 
-async def test_a_queues_limits_leave_its_acks_short(
+async def test_acks_of_a_queue_with_limits_take_the_fast_path(
     store: Store, consistent: Callable[[], InvariantReport]
 ) -> None:
     await rate_limits.set_queue_limits(store, QUEUE, RateLimits(concurrency=2))
@@ -168,7 +168,7 @@ async def test_a_queues_limits_leave_its_acks_short(
     assert consistent().count() == {"available": 1, "completed": 4}
 
 
-async def test_the_short_ack_wakes_who_waits_for_room(
+async def test_the_fast_ack_wakes_a_waiter_below_the_limit(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(long_poll, "CHECK_EVERY_S", 1000)
@@ -187,7 +187,7 @@ async def test_the_short_ack_wakes_who_waits_for_room(
             )
         )
 
-    # Who is not woken takes the job only when its time is up.
+    # A waiter that is not woken takes the job only at the end of its wait.
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait)
@@ -196,7 +196,7 @@ async def test_the_short_ack_wakes_who_waits_for_room(
     assert len(got) == 1
 
 
-async def test_the_short_ack_keeps_an_id_that_was_fixed_in_advance(store: Store, db: Any) -> None:
+async def test_the_fast_ack_keeps_an_id_that_was_fixed_in_advance(store: Store, db: Any) -> None:
     await ack(store, await active(store))
     soon = replace(store, settings=replace(store.settings, retention_completed_ms=1))
     await enqueue(store, new_job(), fields=[f.FIXED, b"1"])
@@ -224,7 +224,7 @@ async def test_jobs_that_only_wait_for_tokens_are_left_to_the_long_fetch(
 async def test_an_ack_that_is_to_be_confirmed_is_one_call(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That nothing was done would be confirmed as well, before the long script is asked."""
+    """The reply of the fast path would wait for a confirmation before the full path runs."""
     monkeypatch.setattr(
         "ojs_cluster.store.jobs.ack.required_durability", lambda _: Durability.REPLICA
     )
@@ -234,7 +234,7 @@ async def test_an_ack_that_is_to_be_confirmed_is_one_call(
     assert client.calls == {"ack_full": 1}
 
 
-async def test_a_short_script_leaves_what_it_cannot_do_to_the_long_one(
+async def test_a_fast_path_refers_other_jobs_to_the_full_path(
     store: Store, db: Any, consistent: Callable[[], InvariantReport]
 ) -> None:
     seen, client = lossy(store)
@@ -258,7 +258,7 @@ async def test_a_short_script_leaves_what_it_cannot_do_to_the_long_one(
     assert consistent().count() == {"active": 2, "discarded": 1}
 
 
-async def test_the_short_ack_leaves_another_holders_job_alone(store: Store) -> None:
+async def test_the_fast_ack_does_not_change_another_holders_job(store: Store) -> None:
     await ack(store, await active(store))  # its minute is noted now
     job = await active(store)
     for who in ({"worker_id": "w2"}, {"worker_id": "w1", "lease_id": "lease_of_another"}):
@@ -267,7 +267,7 @@ async def test_the_short_ack_leaves_another_holders_job_alone(store: Store) -> N
     assert (await ack(store, job, worker_id="w1", lease_id=job.lease_id)).state == "completed"
 
 
-async def test_the_short_ack_leaves_jobs_that_owe_something_to_the_long_one(
+async def test_the_fast_ack_refers_jobs_with_effects_to_the_full_path(
     store: Store, db: Any, consistent: Callable[[], InvariantReport]
 ) -> None:
     await ack(store, await active(store))  # its minute is noted now
@@ -290,7 +290,7 @@ async def test_the_short_ack_leaves_jobs_that_owe_something_to_the_long_one(
 
 
 @pytest.mark.parametrize("seq", ["1.5", "inf", "-1e30", "nan"])
-async def test_the_short_enqueue_counts_on_from_no_damaged_place(
+async def test_the_fast_enqueue_does_not_count_on_from_a_damaged_place(
     store: Store, db: Any, seq: str
 ) -> None:
     counters = shard_of(store).queue_counters(QUEUE)

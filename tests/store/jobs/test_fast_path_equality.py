@@ -87,7 +87,7 @@ class Life:
         self.prefix = self.shard.due[: -len(b"due")]
 
     async def lead(self, steps: int) -> None:
-        """Go through so many calls."""
+        """Make this number of calls."""
         ways = (
             *[self.enqueue] * 8,
             *[self.fetch] * 8,
@@ -257,7 +257,7 @@ async def compare(store: Store, db: Any, seed: int, steps: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_random_lives_leave_the_same_behind_by_either_way(
+async def test_random_jobs_end_the_same_on_the_fast_and_the_full_path(
     store: Store, db: Any, seed: int
 ) -> None:
     await compare(store, db, seed, 150)
