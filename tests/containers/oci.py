@@ -175,7 +175,7 @@ class Container:
             )
 
     def _runc(self, *words: str) -> list[str]:
-        assert RUNC is not None, "look at ``missing`` first"
+        assert RUNC is not None, "check ``missing`` first"
         return [RUNC, "--root", str(self.folder.parent / "state"), *words]
 
     def state(self) -> dict[str, Any]:

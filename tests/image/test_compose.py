@@ -120,7 +120,7 @@ def checks() -> tuple[int, int]:
 
 
 def test_the_proxy_keeps_its_nodes_while_a_master_is_replaced() -> None:
-    # No node is ready meanwhile: one lost master would take all shards away.
+    # No node is ready during that time: one lost master would stop all shards.
     (timeout_ms,) = {
         re.search(r"--cluster-node-timeout (\d+)", SERVICES[name]["command"])[1]  # type: ignore[index]
         for name in VALKEYS

@@ -103,7 +103,7 @@ def test_locks_hold_what_pyproject_asks_for(lock: str) -> None:
 
 @pytest.fixture(scope="module")
 def built() -> Iterator[Built]:
-    """What the Dockerfile makes, in a folder that belongs to nobody and cannot be written to."""
+    """What the Dockerfile makes, in a folder that user 65534 owns and that is read-only."""
     # Not below pytest's folder: only its owner may enter that.
     root = Path(tempfile.mkdtemp(prefix="ojs-image-"))
     try:

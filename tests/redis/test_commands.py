@@ -64,7 +64,7 @@ async def test_error_reply_is_raised_with_its_code(backend: Embedded) -> None:
 async def test_wrong_argument_type_reaches_nobody_else(standalone: Embedded) -> None:
     async with client_of(standalone) as client:
         with pytest.raises(TypeError):
-            await client.call(0, b"SET", b"k", None)  # type: ignore[arg-type] # wrong on purpose
+            await client.call(0, b"SET", b"k", None)  # type: ignore[arg-type] # a wrong type
         assert await client.call(0, b"ECHO", b"x") == b"x"
 
 

@@ -14,7 +14,7 @@ from ojs_cluster.redis.node_link import NodeLink
 from ojs_cluster.redis.pubsub_connection import PubSubConnection
 from ojs_cluster.redis.reply_waiters import CoarseClock
 from ojs_cluster.redis.transport import Transport
-from tests.redis.test_connection import Wire
+from tests.redis.test_connection import MemoryTransport
 
 ADDRESS = Address("node", 7000)
 SETTINGS = ClientSettings(nodes=(ADDRESS,), connect_timeout_s=2.0)
@@ -26,7 +26,7 @@ def slow_and_silent(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def open_slowly(_address: Address, _tls: ssl.SSLContext | None) -> Transport:
         await trio.sleep(1.5)
-        return Wire()
+        return MemoryTransport()
 
     monkeypatch.setattr(link_module, "open_transport", open_slowly)
 
@@ -49,7 +49,7 @@ async def test_a_link_gives_a_node_up_after_the_one_time_for_both(
     assert "no answer to the handshake" in str(link.last_error)
 
 
-async def test_a_feed_gives_a_node_up_after_the_one_time_for_both(
+async def test_a_pubsub_connection_has_one_timeout_for_connecting_and_the_handshake(
     autojump_clock: MockClock,
 ) -> None:
     given_up: list[float] = []

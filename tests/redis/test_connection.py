@@ -23,8 +23,8 @@ from ojs_cluster.redis.errors import (
 from ojs_cluster.redis.reply_waiters import Answer, CoarseClock
 
 
-class Wire:
-    """A transport: what was sent can be looked at, what is received is said by the test.
+class MemoryTransport:
+    """A transport in memory: it records what is sent, and receives what the test says.
 
     ``takes`` says how many bytes it takes at once, send after send, then none; None is a transport
     that cannot send without waiting.
@@ -68,10 +68,10 @@ class Rig:
     def __init__(
         self, nursery: trio.Nursery, takes: list[int] | None = None, **limits: int
     ) -> None:
-        self.wire = Wire(takes)
+        self.transport = MemoryTransport(takes)
         self.clock = CoarseClock()
         chosen = {"max_in_flight": 1000, "max_reply_bytes": 1_000_000} | limits
-        self.connection = RedisConnection(self.wire, self.clock, name="test", **chosen)
+        self.connection = RedisConnection(self.transport, self.clock, name="test", **chosen)
         self.answers: dict[int, Answer] = {}
         self.end: str | None = None
         self.nursery = nursery
@@ -103,20 +103,20 @@ async def test_who_fills_a_burst_sends_it_and_the_writer_what_is_left() -> None:
             rig.call(number)
         await trio.testing.wait_all_tasks_blocked()
 
-        assert [data.count(b"ECHO") for data in rig.wire.sent] == [BURST, BURST, BURST, 2]
+        assert [data.count(b"ECHO") for data in rig.transport.sent] == [BURST, BURST, BURST, 2]
 
 
 async def test_nothing_overtakes_what_the_writer_still_sends() -> None:
     async with rigged(takes=[10_000] * 64) as rig:
-        rig.wire.blocked = True
+        rig.transport.blocked = True
         rig.call(0)
         await trio.testing.wait_all_tasks_blocked()
         for number in range(1, BURST * 2):
             rig.call(number)
         await trio.testing.wait_all_tasks_blocked()
-        assert len(rig.wire.sent) == 1
+        assert len(rig.transport.sent) == 1
 
-        rig.wire.close()
+        rig.transport.close()
         await trio.testing.wait_all_tasks_blocked()
         assert isinstance(rig.answers.pop(0), ReplyLost)
         assert len(rig.answers) == BURST * 2 - 1
@@ -129,8 +129,8 @@ async def test_commands_of_all_callers_leave_in_one_send_where_sends_have_to_wai
             rig.call(number)
         await trio.testing.wait_all_tasks_blocked()
 
-        assert len(rig.wire.sent) == 1
-        assert rig.wire.sent[0].count(b"ECHO") == 64
+        assert len(rig.transport.sent) == 1
+        assert rig.transport.sent[0].count(b"ECHO") == 64
 
 
 async def test_reply_in_single_bytes_is_put_together() -> None:
@@ -140,11 +140,11 @@ async def test_reply_in_single_bytes_is_put_together() -> None:
         await trio.testing.wait_all_tasks_blocked()
         order = (
             [0, 1]
-            if rig.wire.sent[0].index(b"\r\n0") < rig.wire.sent[0].index(b"\r\n1\r")
+            if rig.transport.sent[0].index(b"\r\n0") < rig.transport.sent[0].index(b"\r\n1\r")
             else [1, 0]
         )
         for byte in b"*2\r\n$1\r\na\r\n:5\r\n+OK\r\n":
-            rig.wire.say(bytes([byte]))
+            rig.transport.say(bytes([byte]))
         await trio.testing.wait_all_tasks_blocked()
 
         assert [rig.answers[n] for n in order] == [[b"a", 5], b"OK"]
@@ -152,11 +152,11 @@ async def test_reply_in_single_bytes_is_put_together() -> None:
 
 async def test_message_that_nobody_asked_for_ends_the_connection() -> None:
     async with rigged() as rig:
-        rig.wire.say(b"+surprise\r\n")
+        rig.transport.say(b"+surprise\r\n")
         await trio.testing.wait_all_tasks_blocked()
 
         assert not rig.connection.open
-        assert rig.wire.closed
+        assert rig.transport.closed
         assert rig.end is not None
         assert "protocol error" in rig.end
 
@@ -165,7 +165,7 @@ async def test_one_reply_too_many_fails_nobody_who_was_answered() -> None:
     async with rigged() as rig:
         rig.call(0)
         await trio.testing.wait_all_tasks_blocked()
-        rig.wire.say(b"+mine\r\n+surprise\r\n")
+        rig.transport.say(b"+mine\r\n+surprise\r\n")
         await trio.testing.wait_all_tasks_blocked()
 
         assert rig.answers[0] == b"mine"
@@ -174,12 +174,12 @@ async def test_one_reply_too_many_fails_nobody_who_was_answered() -> None:
 
 async def test_end_tells_sent_commands_from_unsent_ones() -> None:
     async with rigged() as rig:
-        rig.wire.blocked = True
+        rig.transport.blocked = True
         rig.call(0)
         await trio.testing.wait_all_tasks_blocked()
         rig.call(1)  # the writer is still busy with the first
         await trio.testing.wait_all_tasks_blocked()
-        rig.wire.close()
+        rig.transport.close()
         await trio.testing.wait_all_tasks_blocked()
 
         assert isinstance(rig.answers[0], ReplyLost)
@@ -195,8 +195,8 @@ async def test_silence_is_counted_from_the_last_sign_of_life() -> None:
         await trio.testing.wait_all_tasks_blocked()
         rig.clock.now += 4.0
         rig.connection.check(5.0, 60.0)
-        assert rig.connection.open, "it owes a reply for 4 s only, however long it was idle"
-        rig.wire.say(b"$100\r\npart of a reply")
+        assert rig.connection.open, "unanswered for only 4 s, after a long idle time"
+        rig.transport.say(b"$100\r\npart of a reply")
         await trio.testing.wait_all_tasks_blocked()
         rig.clock.now += 4.0
         rig.connection.check(5.0, 60.0)
@@ -209,7 +209,7 @@ async def test_silence_is_counted_from_the_last_sign_of_life() -> None:
         assert all(isinstance(answer, ReplyLost) for answer in rig.answers.values())
 
 
-async def test_idle_connection_may_be_silent_for_ever() -> None:
+async def test_idle_connection_may_be_silent_permanently() -> None:
     async with rigged() as rig:
         rig.clock.now += 1e6
         rig.connection.check(5.0, 10.0)
@@ -229,7 +229,7 @@ async def test_expired_caller_leaves_and_its_late_reply_is_dropped() -> None:
         assert isinstance(rig.answers[0], ReplyLost)
         assert 1 not in rig.answers
 
-        rig.wire.say(b"+late\r\n+yours\r\n")
+        rig.transport.say(b"+late\r\n+yours\r\n")
         await trio.testing.wait_all_tasks_blocked()
         assert rig.answers[1] == b"yours"
 
@@ -239,10 +239,10 @@ async def test_too_large_reply_is_blamed_on_its_own_command() -> None:
         for number in range(3):
             rig.call(number)
             await trio.testing.wait_all_tasks_blocked()
-        rig.wire.say(b"+fine\r\n$1000\r\n" + b"x" * 60)
+        rig.transport.say(b"+fine\r\n$1000\r\n" + b"x" * 60)
         await trio.testing.wait_all_tasks_blocked()
         assert rig.connection.open
-        rig.wire.say(b"x" * 60)
+        rig.transport.say(b"x" * 60)
         await trio.testing.wait_all_tasks_blocked()
 
         assert rig.answers[0] == b"fine"
@@ -255,9 +255,9 @@ async def test_array_that_grows_in_small_pieces_is_limited_too() -> None:
     async with rigged(max_reply_bytes=10_000) as rig:
         rig.call(0)
         await trio.testing.wait_all_tasks_blocked()
-        rig.wire.say(b"*1000000\r\n")
+        rig.transport.say(b"*1000000\r\n")
         for _ in range(30):
-            rig.wire.say(b"$2\r\nab\r\n" * 100)
+            rig.transport.say(b"$2\r\nab\r\n" * 100)
         await trio.testing.wait_all_tasks_blocked()
 
         assert isinstance(rig.answers[0], OversizedReply)
@@ -278,7 +278,7 @@ async def test_full_connection_lets_in_as_many_as_were_answered() -> None:
         for number in range(5):
             rig.nursery.start_soon(wait, number)
             await trio.testing.wait_all_tasks_blocked()
-        rig.wire.say(b"+1\r\n+2\r\n")
+        rig.transport.say(b"+1\r\n+2\r\n")
         await trio.testing.wait_all_tasks_blocked()
 
         assert sorted(let_in) == [0, 1], "first come, first served"
@@ -302,7 +302,7 @@ async def test_places_of_callers_cancelled_in_the_queue_are_given_on() -> None:
 
         assert not rig.connection.full
         assert rig.connection.pending == 0
-        assert rig.wire.sent == []
+        assert rig.transport.sent == []
 
 
 async def test_asking_keeps_its_own_reply_beside_a_command_that_is_dropped() -> None:
@@ -312,8 +312,8 @@ async def test_asking_keeps_its_own_reply_beside_a_command_that_is_dropped() -> 
             scope.cancel()
             await rig.connection.execute(pack((b"ECHO", b"dropped")))
         await trio.testing.wait_all_tasks_blocked()
-        assert rig.wire.sent == [pack((b"ASKING",)) + pack((b"GET", b"k"))]
-        rig.wire.say(b"+OK\r\n$1\r\nv\r\n")
+        assert rig.transport.sent == [pack((b"ASKING",)) + pack((b"GET", b"k"))]
+        rig.transport.say(b"+OK\r\n$1\r\nv\r\n")
         await trio.testing.wait_all_tasks_blocked()
         assert held.answer == b"v"
 
@@ -347,13 +347,13 @@ def test_every_caller_gets_its_own_reply_whoever_else_is_cancelled(
             await trio.testing.wait_all_tasks_blocked()
 
             # Play an honest server: echo every command that came over the wire, in order.
-            words = b"".join(rig.wire.sent).split(b"\r\n")
+            words = b"".join(rig.transport.sent).split(b"\r\n")
             numbers = [words[i + 2] for i, word in enumerate(words) if word == b"ECHO"]
             replies = b"".join(b"$%d\r\n%b\r\n" % (len(n), n) for n in numbers)
             position = 0
             for cut in [*cuts, len(replies)]:
                 if position < len(replies):
-                    rig.wire.say(replies[position : position + cut])
+                    rig.transport.say(replies[position : position + cut])
                     position += cut
             await trio.testing.wait_all_tasks_blocked()
 

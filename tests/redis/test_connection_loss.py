@@ -1,4 +1,4 @@
-"""Connections that end, stall or answer too much, seen through a proxy that does it on purpose."""
+"""Connections that end, stall or answer too much, by a proxy that causes it."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ async def test_no_increment_is_applied_twice_while_connections_are_cut(
                     nursery.start_soon(caller, client, number)
             cutting.cancel_scope.cancel()
 
-    assert sum(unsure for _, unsure in counts.values()) > 0, "the saboteur hit nobody"
+    assert sum(unsure for _, unsure in counts.values()) > 0, "the saboteur hit no caller"
     with standalone.nodes[0].client() as observer:
         for key, (sure, unsure) in counts.items():
             assert sure <= int(observer.get(key) or 0) <= sure + unsure

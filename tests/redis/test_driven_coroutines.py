@@ -111,10 +111,10 @@ async def test_an_adopted_coroutine_is_told_of_errors_and_goes_on() -> None:
 async def test_commands_of_one_turn_are_sent_in_one_piece() -> None:
     async with rigged(takes=[10_000] * 8) as rig:
         chains = [begin(rig.connection.execute(pack((b"ECHO", n)))) for n in range(5)]
-        assert rig.wire.sent == []
+        assert rig.transport.sent == []
         driver_state.flush()
-        assert [data.count(b"ECHO") for data in rig.wire.sent] == [5]
-        rig.wire.say(b"+0\r\n+1\r\n+2\r\n+3\r\n+4\r\n")
+        assert [data.count(b"ECHO") for data in rig.transport.sent] == [5]
+        rig.transport.say(b"+0\r\n+1\r\n+2\r\n+3\r\n+4\r\n")
         await wait_all_tasks_blocked()
         assert [resumed for _, resumed in chains] == [[b"%d" % n] for n in range(5)]
 
@@ -124,7 +124,7 @@ async def test_what_the_socket_does_not_take_is_the_writers() -> None:
         begin(rig.connection.execute(pack((b"ECHO", 1))))
         driver_state.flush()
         await wait_all_tasks_blocked()
-        assert b"".join(rig.wire.sent) == pack((b"ECHO", 1))
+        assert b"".join(rig.transport.sent) == pack((b"ECHO", 1))
 
 
 async def test_what_the_socket_does_not_take_of_a_burst_is_the_writers() -> None:
@@ -135,7 +135,7 @@ async def test_what_the_socket_does_not_take_of_a_burst_is_the_writers() -> None
         driver_state.flush()
         await wait_all_tasks_blocked()
         whole = b"".join(pack((b"ECHO", number)) for number in range(BURST))
-        assert b"".join(rig.wire.sent) == whole
+        assert b"".join(rig.transport.sent) == whole
 
 
 async def test_a_transport_that_can_only_be_awaited_is_the_writers() -> None:
@@ -143,14 +143,14 @@ async def test_a_transport_that_can_only_be_awaited_is_the_writers() -> None:
         begin(rig.connection.execute(pack((b"ECHO", 1))))
         driver_state.flush()
         await wait_all_tasks_blocked()
-        assert rig.wire.sent == [pack((b"ECHO", 1))]
+        assert rig.transport.sent == [pack((b"ECHO", 1))]
 
 
 async def test_the_end_of_the_connection_resumes_what_waits() -> None:
     async with rigged(takes=[10_000] * 8) as rig:
         _, sent = begin(rig.connection.execute(pack((b"ECHO", 1))))
         driver_state.flush()
-        rig.wire.close()
+        rig.transport.close()
         await wait_all_tasks_blocked()
         assert isinstance(sent[0], ReplyLost)
 
@@ -165,10 +165,10 @@ async def test_the_end_of_the_connection_holds_up_no_command_for_another() -> No
 
         assert DrivenCoroutine(go_on).step(first.send, None) is WAITING_FOR_REDIS
         driver_state.flush()
-        ending.wire.say(b"+1\r\n+nobody asked\r\n")
+        ending.transport.say(b"+1\r\n+nobody asked\r\n")
         await wait_all_tasks_blocked()
         assert not ending.connection.open
-        assert other.wire.sent == [pack((b"ECHO", 2))]
+        assert other.transport.sent == [pack((b"ECHO", 2))]
         first.close()
 
 
@@ -181,7 +181,7 @@ async def test_a_reply_that_does_not_come_in_time_resumes_what_waits() -> None:
         assert isinstance(resumed[0], ReplyLost)
         rig.call(2)
         await wait_all_tasks_blocked()
-        rig.wire.say(b"+1\r\n+2\r\n")
+        rig.transport.say(b"+1\r\n+2\r\n")
         await wait_all_tasks_blocked()
         assert len(resumed) == 1
         assert rig.answers == {2: b"2"}
@@ -196,8 +196,8 @@ async def test_a_command_that_was_said_to_be_not_sent_is_not_sent() -> None:
         rig.call(2)
         driver_state.flush()
         await wait_all_tasks_blocked()
-        assert b"".join(rig.wire.sent) == pack((b"ECHO", 2))
-        rig.wire.say(b"+2\r\n")
+        assert b"".join(rig.transport.sent) == pack((b"ECHO", 2))
+        rig.transport.say(b"+2\r\n")
         await wait_all_tasks_blocked()
         assert rig.answers == {2: b"2"}
         assert len(resumed) == 1
@@ -209,7 +209,7 @@ async def test_a_full_connection_makes_room_again() -> None:
             begin(rig.connection.execute(pack((b"ECHO", number))))
         driver_state.flush()
         assert rig.connection.full
-        rig.wire.say(b"+0\r\n")
+        rig.transport.say(b"+0\r\n")
         await wait_all_tasks_blocked()
         assert not rig.connection.full
 
@@ -223,7 +223,7 @@ async def adopt(rig: Rig, work: Coroutine[Any, Any, Answer]) -> Answer:
 
 async def test_a_task_takes_over_while_redis_owes_the_reply() -> None:
     async with rigged(takes=[10_000] * 8) as rig:
-        rig.wire.say(b"+1\r\n")
+        rig.transport.say(b"+1\r\n")
         assert await adopt(rig, rig.connection.execute(pack((b"ECHO", 1)))) == b"1"
 
 
@@ -235,15 +235,15 @@ async def test_a_cancelled_task_that_takes_over_waits_no_longer() -> None:
         assert scope.cancelled_caught
         rig.call(2)
         await wait_all_tasks_blocked()
-        rig.wire.say(b"+1\r\n+2\r\n")  # the first is thrown away
+        rig.transport.say(b"+1\r\n+2\r\n")  # the first is thrown away
         await wait_all_tasks_blocked()
         assert rig.answers == {2: b"2"}
 
 
 async def answer_when_asked(rig: Rig) -> None:
-    while not rig.wire.sent:
+    while not rig.transport.sent:
         await trio.lowlevel.checkpoint()
-    rig.wire.say(b"+1\r\n")
+    rig.transport.say(b"+1\r\n")
 
 
 @pytest.mark.parametrize("moves", [False, True], ids=["while it waits", "by asking for a task"])
@@ -268,7 +268,7 @@ async def test_a_shielded_block_ends_before_the_cancellation(moves: bool) -> Non
                 rig.nursery.start_soon(answer_when_asked, rig)
                 await chain.adopt(coroutine, None)
             else:
-                rig.wire.say(b"+1\r\n")
+                rig.transport.say(b"+1\r\n")
                 await adopt(rig, work(rig))
         assert scope.cancelled_caught
     assert got == [b"1"]
@@ -286,7 +286,7 @@ async def test_a_shielded_block_in_a_task_ends_before_the_cancellation() -> None
 async def test_what_is_driven_does_not_inherit_the_request_that_opened_the_connection(
     standalone: Embedded,
 ) -> None:
-    """The reader of replies runs in the context of whoever opened its connection."""
+    """The reader of replies runs in the context of the task that opened its connection."""
     seen: list[object] = []
 
     async def work(client: Any) -> None:

@@ -78,7 +78,7 @@ def replica(replicated: Embedded) -> Node:
 
 
 @asynccontextmanager
-async def sure_client(embedded: Embedded, **overrides: Any) -> AsyncIterator[Client]:
+async def durable_client(embedded: Embedded, **overrides: Any) -> AsyncIterator[Client]:
     probe_keys = tuple(
         (slot_of(key), key) for key in (key_on(embedded, i, b"mark") for i in range(3))
     )
@@ -101,7 +101,7 @@ async def outcome_of(client: Client, key: bytes, script: Script = PUT) -> str:
 
 async def test_what_a_replica_has_is_confirmed(replicated: Embedded, replica: Node) -> None:
     key = key_on(replicated, 0, b"confirmed")
-    async with sure_client(replicated) as client:
+    async with durable_client(replicated) as client:
         assert await put(client, key, b"7") == b"OK"
         with replica.client() as observer:
             observer.execute_command("READONLY")  # type: ignore[no-untyped-call]
@@ -112,7 +112,7 @@ async def test_at_maxmemory_what_redis_lets_pass_is_confirmed(
     replicated: Embedded, replica: Node
 ) -> None:
     key = key_on(replicated, 0, b"full")
-    async with sure_client(replicated) as client:
+    async with durable_client(replicated) as client:
         with replicated.nodes[0].client() as admin:
             admin.config_set("maxmemory", 1)
             try:
@@ -129,7 +129,7 @@ async def test_without_its_replica_a_write_is_stored_and_unconfirmed(
     replicated: Embedded, replica: Node
 ) -> None:
     key, elsewhere = (key_on(replicated, index, b"alone") for index in (0, 1))
-    async with sure_client(replicated, **HASTY) as hasty, sure_client(replicated) as client:
+    async with durable_client(replicated, **HASTY) as hasty, durable_client(replicated) as client:
         with paused(replica):
             assert await outcome_of(hasty, key) == "stored_unconfirmed"
             assert await client.call(slot_of(key), "GET", key) == b"1"
@@ -144,9 +144,9 @@ async def test_finding_an_unconfirmed_write_again_does_not_confirm_it(
     """A retry that finds everything in place writes nothing; Redis alone would call that sure."""
     key = key_on(replicated, 0, b"found")
     async with (
-        sure_client(replicated, **HASTY) as client,
-        sure_client(replicated, **HASTY) as other,
-        sure_client(replicated) as patient,
+        durable_client(replicated, **HASTY) as client,
+        durable_client(replicated, **HASTY) as other,
+        durable_client(replicated) as patient,
     ):
         with paused(replica):
             assert await outcome_of(client, key) == "stored_unconfirmed"
@@ -155,12 +155,12 @@ async def test_finding_an_unconfirmed_write_again_does_not_confirm_it(
         assert await outcome_of(patient, key, GET) == "confirmed"
 
 
-async def test_who_asks_for_a_replica_is_not_told_of_none(
+async def test_replica_durability_without_replicas_is_not_confirmed(
     replicated: Embedded, replica: Node
 ) -> None:
     key = key_on(replicated, 0, b"none")
     plain = {"durability": Durability.ASYNC, "durability_replicas": 0}
-    async with sure_client(replicated, **plain, **HASTY) as client:
+    async with durable_client(replicated, **plain, **HASTY) as client:
         with paused(replica), require_durability(Durability.REPLICA) as request:
             assert await put(client, key) == b"OK"
         assert request.unconfirmed is not None
@@ -169,7 +169,7 @@ async def test_who_asks_for_a_replica_is_not_told_of_none(
 async def test_those_who_want_less_do_not_wait(replicated: Embedded, replica: Node) -> None:
     key = key_on(replicated, 0, b"hasty")
     async with (
-        sure_client(replicated) as sure,
+        durable_client(replicated) as sure,
         client_of(replicated) as hasty,
         trio.open_nursery() as nursery,
     ):
@@ -189,8 +189,8 @@ async def test_a_request_may_ask_for_more_and_not_for_less(
 ) -> None:
     key = key_on(replicated, 0, b"asked")
     async with (
-        sure_client(replicated, durability=Durability.ASYNC, **HASTY) as server_async,
-        sure_client(replicated, **HASTY) as server_replica,
+        durable_client(replicated, durability=Durability.ASYNC, **HASTY) as server_async,
+        durable_client(replicated, **HASTY) as server_replica,
     ):
         with paused(replica):
             assert await outcome_of(server_async, key) == "confirmed"
@@ -214,7 +214,7 @@ async def test_many_callers_share_a_confirmation(replicated: Embedded, replica: 
 
     with replicated.nodes[0].client() as observer:
         observer.config_resetstat()
-        async with sure_client(replicated) as client, trio.open_nursery() as nursery:
+        async with durable_client(replicated) as client, trio.open_nursery() as nursery:
             for key in keys:
                 nursery.start_soon(write, client, key)
         waits = observer.info("commandstats")["cmdstat_wait"]["calls"]
@@ -232,7 +232,7 @@ async def test_cancelled_callers_leave_the_rest_of_their_group_alone(
     async def note(client: Client, key: bytes) -> None:
         outcomes.append(await outcome_of(client, key))
 
-    async with sure_client(replicated) as client:
+    async with durable_client(replicated) as client:
         await put(client, keys[0])
         async with trio.open_nursery() as nursery:
             with paused(replica):
@@ -256,7 +256,7 @@ async def test_a_lost_connection_leaves_nobody_asleep(replicated: Embedded, repl
     async def note(client: Client) -> None:
         outcomes.append(await outcome_of(client, key))
 
-    async with sure_client(replicated) as client:
+    async with durable_client(replicated) as client:
         await put(client, key)
         async with trio.open_nursery() as nursery:
             with paused(replica), replicated.nodes[0].client() as observer:
@@ -280,7 +280,7 @@ async def test_a_slot_that_moves_away_with_its_mark_is_no_obstacle(
     key = key_on(replicated, 0, b"stays")
     mover = Mover(replicated)
     probe_keys = ((slot_of(mark), mark), (slot_of(second), second))
-    async with sure_client(replicated, probe_keys=probe_keys) as client:
+    async with durable_client(replicated, probe_keys=probe_keys) as client:
         await put(client, key)
         mover.begin(slot_of(mark), source, target)
         try:
@@ -292,7 +292,7 @@ async def test_a_slot_that_moves_away_with_its_mark_is_no_obstacle(
         assert await outcome_of(client, key) == "confirmed"
 
 
-async def test_a_group_that_wrote_nothing_is_not_confirmed_when_its_mark_is_refused(
+async def test_a_group_that_wrote_nothing_is_not_confirmed_when_its_probe_is_refused(
     replicated: Embedded, replica: Node
 ) -> None:
     """WAIT would confirm it at once: its connection has written nothing."""
@@ -301,8 +301,8 @@ async def test_a_group_that_wrote_nothing_is_not_confirmed_when_its_mark_is_refu
     mover = Mover(replicated)
     probe_keys = ((slot_of(mark), mark), (slot_of(second), second))
     async with (
-        sure_client(replicated, **HASTY) as writer,
-        sure_client(replicated, probe_keys=probe_keys, **HASTY) as reader,
+        durable_client(replicated, **HASTY) as writer,
+        durable_client(replicated, probe_keys=probe_keys, **HASTY) as reader,
     ):
         mover.begin(slot_of(mark), source, target)  # from now on the source makes no such key
         try:

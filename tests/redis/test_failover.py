@@ -201,7 +201,7 @@ async def test_loading_server_is_waited_for(tmp_path: Path) -> None:
             observer.mset({f"k:{n}": "v" for n in range(5000)})
             observer.bgrewriteaof()
             wait_until(lambda: observer.info("persistence")["aof_rewrite_in_progress"] == 0)
-        # LOADING until it is told to hurry, and commands are looked at meanwhile.
+        # LOADING until the test shortens the delay; the server reads commands during that time.
         server.config["key-load-delay"] = "20000"  # microseconds per key
         server.config["loading-process-events-interval-bytes"] = "1024"
         async with client_of(server, call_timeout_s=120) as client:

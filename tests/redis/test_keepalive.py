@@ -79,7 +79,7 @@ async def main():
         address = Address("127.0.0.1", server.getsockname()[1])
         connection = await transport.open_transport(address, None)
         accepted, _ = server.accept()
-        switch("down")  # from now on every packet is lost, and nobody is told
+        switch("down")  # from now on every packet is lost, without a notice to either end
         with trio.fail_after(90):
             try:
                 print("received", await connection.receive())

@@ -68,7 +68,7 @@ def two_servers(directory: Path) -> Iterator[tuple[Pair, Embedded]]:
 
 @asynccontextmanager
 async def following(directory: Path) -> AsyncIterator[tuple[Pair, Proxy]]:
-    """A pair behind a proxy that leads to the master until it is told otherwise."""
+    """A pair behind a proxy that leads to the master until the test changes it."""
     with two_servers(directory) as (pair, first):
         async with proxied(first) as proxy:
             yield pair, proxy

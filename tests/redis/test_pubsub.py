@@ -27,7 +27,7 @@ from tests.support.servers import own_server
 
 
 class Ear:
-    """A subscriber that notes everything it is told."""
+    """A subscriber that records every message."""
 
     def __init__(self, client: Client, channel: bytes) -> None:
         self.messages: list[bytes] = []
@@ -130,7 +130,9 @@ async def test_silent_server_is_noticed_and_the_gap_told(standalone: Embedded) -
             await ear.open()
             before = proxy.connections
             await trio.sleep(6.0)
-            assert (proxy.connections, ear.gaps) == (before, 0), "an idle feed was taken for dead"
+            assert (proxy.connections, ear.gaps) == (before, 0), (
+                "an idle connection counted as dead"
+            )
 
             proxy.stall()
             await eventually(lambda: proxy.connections > before)
@@ -172,7 +174,7 @@ async def test_forbidden_channel_is_refused_at_once(tmp_path: Path) -> None:
             assert await Ear(client, b"ok").say(b"x") == 1
 
 
-async def test_a_right_that_is_lost_is_asked_for_ever_more_seldom_until_it_is_back(
+async def test_a_revoked_channel_is_requested_with_growing_delays_until_it_is_allowed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "ojs.redis")

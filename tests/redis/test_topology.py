@@ -13,12 +13,12 @@ from ojs_cluster.redis.topology import (
     standalone,
 )
 
-REQUESTED = Address("10.0.0.9", 7009)
+QUERIED = Address("10.0.0.9", 7009)
 
 
 def test_ranges_masters_and_replicas_are_read() -> None:
     a, b = [b"10.0.0.1", 7001, b"ida"], [b"10.0.0.2", 7002, b"idb", [b"hostname", b"x"]]
-    topology = parse_cluster_slots([[0, 99, a, b], [100, 16383, b]], REQUESTED)
+    topology = parse_cluster_slots([[0, 99, a, b], [100, 16383, b]], QUERIED)
 
     assert topology.masters == (Address("10.0.0.1", 7001), Address("10.0.0.2", 7002))
     assert topology.nodes == topology.masters
@@ -29,13 +29,13 @@ def test_ranges_masters_and_replicas_are_read() -> None:
 
 @pytest.mark.parametrize("host", [b"", None, b"?"])
 def test_unknown_host_means_the_node_that_was_asked(host: bytes | None) -> None:
-    topology = parse_cluster_slots([[0, 16383, [host, 7001, b"id"]]], REQUESTED)
+    topology = parse_cluster_slots([[0, 16383, [host, 7001, b"id"]]], QUERIED)
 
     assert topology.masters == (Address("10.0.0.9", 7001),)
 
 
 def test_hole_in_the_slots_is_noticed() -> None:
-    topology = parse_cluster_slots([[1, 16383, [b"h", 1, b"id"]]], REQUESTED)
+    topology = parse_cluster_slots([[1, 16383, [b"h", 1, b"id"]]], QUERIED)
 
     assert not topology.covered
     assert topology.slots_covered == 16383
@@ -47,15 +47,15 @@ def test_hole_in_the_slots_is_noticed() -> None:
 )
 def test_unreadable_reply_is_refused(reply: object) -> None:
     with pytest.raises(TopologyUnknown):
-        parse_cluster_slots(reply, REQUESTED)  # type: ignore[arg-type] # wrong on purpose
+        parse_cluster_slots(reply, QUERIED)  # type: ignore[arg-type] # a wrong type
 
 
 def test_standalone_server_owns_every_slot() -> None:
-    topology = standalone(REQUESTED)
+    topology = standalone(QUERIED)
 
-    assert topology == Topology(clustered=False, ranges=topology.ranges, nodes=(REQUESTED,))
+    assert topology == Topology(clustered=False, ranges=topology.ranges, nodes=(QUERIED,))
     assert topology.covered
-    assert topology.owner(16383) == REQUESTED
+    assert topology.owner(16383) == QUERIED
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_standalone_server_owns_every_slot() -> None:
     ],
 )
 def test_redirect_is_read(message: str, expected: tuple[int, Address]) -> None:
-    assert parse_redirect(message, REQUESTED) == expected
+    assert parse_redirect(message, QUERIED) == expected
 
 
 def test_address_with_colons_is_bracketed_for_people() -> None:

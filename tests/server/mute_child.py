@@ -1,6 +1,6 @@
 """A child for the supervisor's tests: the first says nothing and hangs, the next ones work.
 
-The first is told from the others by the file that it makes (MUTE_FILE).
+The first creates a file (MUTE_FILE), by which the others differ from it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Programs under test, run as real processes and looked at from outside."""
+"""Programs under test, run as real processes and observed from outside."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ _held: list[PortReservation] = []
 
 
 def free_port() -> int:
-    """Give a port that nobody else takes before this test process ends."""
+    """Return a port that no other process takes before this test process ends."""
     _held.append(reserve_any())
     return _held[-1].port
 

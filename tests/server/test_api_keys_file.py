@@ -30,7 +30,7 @@ def write(path: Path, secret: str, preset: str = "producer") -> None:
 
 
 def statuses(port: int, secret: str, *, tries: int = 12) -> set[int]:
-    """What so many connections get, each from whichever process takes it."""
+    """Return the responses to this many connections, each from the process that accepts it."""
     headers = {"Authorization": f"Bearer {secret}"}
     url = f"http://127.0.0.1:{port}/ojs/v1/jobs"
     body = {"type": "t", "args": []}

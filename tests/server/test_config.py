@@ -1,4 +1,4 @@
-"""Configuration: every variable reaches its field, every mistake is told, no secret is shown."""
+"""Configuration: variables reach their fields, mistakes are reported, no secret is shown."""
 
 from __future__ import annotations
 

@@ -194,7 +194,7 @@ def test_dev_uses_the_server_of_redis_url(tmp_path: Path, standalone: Embedded) 
 def test_dev_finds_the_next_free_port(tmp_path: Path, standalone: Embedded) -> None:
     env = {"REDIS_URL": standalone.url}
     with socket.socket() as taken:
-        with contextlib.suppress(OSError):  # somebody else has it: just as well
+        with contextlib.suppress(OSError):  # another process uses the port, which is as good
             taken.bind(("127.0.0.1", 8080))
             taken.listen()
         with program([*CLI, "dev"], env=env, cwd=tmp_path) as running:

@@ -104,7 +104,7 @@ def test_a_full_redis_is_drained_by_workers_with_processes_restarted(
             ),
             what="the retention of every job is over",
         )
-    # A scheduler that begins to lead looks at all shards at once, not a minute later.
+    # A scheduler that begins to lead checks all shards at once, not a minute later.
     installation.scheduler.kill()
     installation.scheduler.start()
     with observer(installation.backend) as db:

@@ -152,7 +152,7 @@ async def test_terminated_ends_idle_connections() -> None:
 
 
 async def test_a_send_over_http2_waits_for_its_client_and_may_be_given_up() -> None:
-    """For ever, that is: so `unread` cancels it, and closes the stream to end the rest."""
+    """Permanently: so ``send_timeouts`` cancels it, and closes the stream to end the rest."""
     given_up = trio.CancelScope()
 
     async def app(scope: Any, _receive: Any, send: Any) -> None:

@@ -1,4 +1,4 @@
-"""A Python that was built without optimization is told from one whose records only look so."""
+"""A Python without optimization is distinguished from one whose records only look so."""
 
 from __future__ import annotations
 

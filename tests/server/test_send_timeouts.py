@@ -66,7 +66,7 @@ async def answer(send: Any, size: int) -> None:
 def requests(
     *, window: int, streams: int = STREAMS, first: str = "/"
 ) -> tuple[H2Connection, bytes]:
-    """An HTTP/2 client that takes so many bytes of each response, and what it sends first."""
+    """An HTTP/2 client that reads a number of bytes of each response, and what it sends first."""
     client = H2Connection(config=H2Configuration(client_side=True, header_encoding="utf-8"))
     given = {SettingCodes.INITIAL_WINDOW_SIZE: window}
     client.local_settings = Settings(client=True, initial_values=given)

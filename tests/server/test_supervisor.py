@@ -162,7 +162,7 @@ def test_worker_whose_event_loop_stands_still_is_replaced() -> None:
 
 
 def test_worker_that_only_waits_is_left_alone(tmp_path: Path) -> None:
-    """A request may take longer than the watchdog: the event loop turns meanwhile."""
+    """A request may take longer than the watchdog: the event loop runs during that time."""
     gate = tmp_path / "gate"
     with echo(workers=1, OJS_WATCHDOG="2s") as (running, port):
         (pid,) = pids(port, 1)

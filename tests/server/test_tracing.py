@@ -162,7 +162,7 @@ def mute() -> Iterator[int]:
 
 @contextlib.contextmanager
 def nowhere() -> Iterator[int]:
-    """A port that nobody listens on."""
+    """Return a port without a listener."""
     yield free_port()
 
 

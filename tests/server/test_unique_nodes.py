@@ -52,7 +52,7 @@ def job(number: int, job_type: str, policy: str) -> dict[str, Any]:
 
 
 async def all_at_once(url: str, policy: str) -> tuple[str, list[httpx.Response]]:
-    """Every producer sends its job; one that is told to come again later does."""
+    """Every producer sends its job, and sends it again when the response asks for that."""
     job_type = f"t.n{next(_types)}"
     answers: list[httpx.Response] = []
     timeout = httpx.Timeout(120)
