@@ -1,8 +1,8 @@
 """A network for pods: each has a network namespace and an address of its own, behind one bridge.
 
-The bridge is in a namespace too, so the firewall and the forwarding rules of this
-machine do not touch what pods send to each other. One cable leads to the machine: tests reach pods, and
-pods reach nothing else.
+The bridge is in a namespace too, so the firewall and the forwarding rules of this machine do not
+touch what pods send to each other. One cable leads to the machine: tests reach pods, and pods reach
+nothing else.
 """
 
 from __future__ import annotations
