@@ -79,7 +79,7 @@ def test_callback_steps_of_the_python_sdk_make_a_batch() -> None:
     assert len(new.plan.steps) == 2
 
 
-def test_default_options_give_way_to_a_step_s_own() -> None:
+def test_a_steps_own_options_win_over_defaults() -> None:
     new = parse(
         type="group",
         options={"queue": "low", "priority": 5},
@@ -147,7 +147,7 @@ def test_nesting_is_bounded() -> None:
         ({"steps": [job(options={"callback_type": "on_end"})]}, "steps[0].options.callback_type"),
     ],
 )
-def test_what_is_wrong_is_named(body: dict[str, Any], field: str) -> None:
+def test_errors_name_the_wrong_field(body: dict[str, Any], field: str) -> None:
     with pytest.raises(OJSError) as caught:
         parse(**body)
     assert caught.value.field == field
@@ -174,7 +174,7 @@ def test_the_options_of_a_workflow_count_for_each_of_its_steps() -> None:
     assert caught.value.field == "jobs[167]"
 
 
-def test_a_long_chain_is_no_recursion() -> None:
+def test_a_long_chain_needs_no_deep_recursion() -> None:
     steps = [job(id=f"s{i}", depends_on=[f"s{i - 1}"] if i else []) for i in range(1000)]
     plan = parse(steps=steps[::-1]).plan
     assert evaluate(plan, "." * 1000).ready == [999]
@@ -223,7 +223,7 @@ def random_graph(rng: random.Random) -> Plan:
 
 
 @pytest.mark.parametrize("seed", range(200))
-def test_knowing_more_takes_nothing_back_and_every_order_ends_the_same(seed: int) -> None:
+def test_evaluation_is_monotone_and_every_order_ends_the_same(seed: int) -> None:
     rng = random.Random(seed)
     plan = random_graph(rng)
     fate = [rng.choice("cccd") for _ in plan.jobs]
@@ -249,7 +249,7 @@ def test_knowing_more_takes_nothing_back_and_every_order_ends_the_same(seed: int
     assert run() == run()
 
 
-def test_results_reach_those_who_come_after() -> None:
+def test_results_reach_later_steps() -> None:
     fan = {"type": "group", "jobs": [job("g0"), {"type": "chain", "steps": [job(), job("c1")]}]}
     plan = parse(type="chain", steps=[job("a"), fan, job("z")]).plan
     results = {number: b"%d" % number for number in range(len(plan.jobs))}

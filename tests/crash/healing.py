@@ -31,11 +31,11 @@ from tests.store.shortcuts import (
 from tests.store.unique_jobs import once
 from tests.store.workflow_jobs import (
     chain,
-    forget_job,
-    forget_marks,
     group,
     home_of,
     job_ids,
+    lose_job,
+    lose_statuses,
     run_one,
     step,
     step_states,
@@ -146,10 +146,10 @@ class Reconciliation:
         if self.lost == "record":
             workflow = await chain(store, step("a", one), step("b", other))
             await run_one(store, one)
-            forget_marks(store, world.db, workflow, "q.")
+            lose_statuses(store, world.db, workflow, "q.")
         else:
             workflow = await group(store, step("a", one), step("b", other))
-            forget_job(store, world.db, job_ids(workflow)[0], one)
+            lose_job(store, world.db, job_ids(workflow)[0], one)
         scene = Stalled(workflow, home_of(store, workflow), world.db)
         scene.make_due()
         return scene

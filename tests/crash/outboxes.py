@@ -178,7 +178,7 @@ class Retirement(_Idle):
 
 
 class Comeback(_Idle):
-    """A queue gets a job while the removal of its name is still owed."""
+    """A queue gets a job while the removal of its name is still in an outbox."""
 
     least = 5
 

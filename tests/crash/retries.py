@@ -32,7 +32,7 @@ class Retry:
     ``lock``: it is free; or the dead job's end has still to release it; or another job holds it.
     """
 
-    lock: Literal["free", "owed", "held"]
+    lock: Literal["free", "unlocking", "held"]
     least = 3
 
     async def prepare(self, world: World) -> Scene:
@@ -40,7 +40,7 @@ class Retry:
         retry = {"max_attempts": 1, "on_exhaustion": "dead_letter"}
         job = await once(store, queue, id=foreign_id(store, queue), retry=retry)
         [taken] = await take(store, queue)
-        await nack(without_unlock(store) if self.lock == "owed" else store, taken)
+        await nack(without_unlock(store) if self.lock == "unlocking" else store, taken)
         [elsewhere] = queues_in_other_shards(store, 1)
         other = await once(store, elsewhere) if self.lock == "held" else None
         return Scene(job, other)

@@ -1,4 +1,4 @@
-"""Whoever recovers after a death dies as well, at any command."""
+"""A process that recovers after a death dies as well, at any command."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OPERATIONS: dict[str, Operation] = {
     "callbacks": Callbacks(),
     "cancellation": Cancellation(),
     "cron": Firing("cancel_previous"),
-    "retry": Retry("owed"),
+    "retry": Retry("unlocking"),
 }
 both = pytest.mark.parametrize("mode", ["killed", "applied"])
 each = pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())

@@ -22,7 +22,7 @@ OPERATIONS: dict[str, Operation] = {
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
-async def test_what_mends_a_fault_is_repeated_whoever_dies(
+async def test_a_repair_is_repeated_whichever_process_dies(
     world: World, operation: Operation, mode: Mode
 ) -> None:
     await failing_at_every_command(world, operation, mode)

@@ -16,7 +16,7 @@ OPERATIONS: dict[str, Operation] = {
     "dead letter": Removal("dead letter"),
     "purge": Removal("purge"),
     "retry of a unique dead letter": Retry("free"),
-    "retry of one whose lock is not free yet": Retry("owed"),
+    "retry of one whose lock is not free yet": Retry("unlocking"),
     "retry of one while another job holds the lock": Retry("held"),
     "dead worker": DeadWorker(),
     "more partitions": Growth(paused=False),

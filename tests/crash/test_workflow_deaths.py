@@ -1,4 +1,4 @@
-"""Whoever moves a workflow on dies, or hears nothing, at any command."""
+"""Processes that advance a workflow and die, or lose a reply, at any command."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ OPERATIONS: dict[str, Operation] = {
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
-async def test_a_workflow_goes_on_as_if_nobody_had_died(
+async def test_a_workflow_advances_as_without_a_death(
     world: World, operation: Operation, mode: Mode
 ) -> None:
     await failing_at_every_command(world, operation, mode)

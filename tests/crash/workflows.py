@@ -21,7 +21,7 @@ from tests.support.timeshift import age_job
 
 
 def types(world: World) -> Counter[str]:
-    """How many live jobs there are of each type."""
+    """Return the number of live jobs of each type."""
     found: Counter[str] = Counter()
     for job_id in world.live():
         [key] = world.db.scan_iter(match=f"ojs:*:j:{job_id}", count=10_000)
@@ -110,7 +110,7 @@ class Ack(_Advance):
 
 
 class LastNack(_Advance):
-    """The step has failed for good: the workflow has, and the next step never starts."""
+    """The step has failed finally: so has the workflow, and the next step never starts."""
 
     follows: dict[str, int] = {}  # noqa: RUF012 - never changed
     ends = "failed"
@@ -128,7 +128,7 @@ class LastNack(_Advance):
 
 
 class LostLease(LastNack):
-    """The same, because its worker fell silent."""
+    """The same, because its worker stopped sending heartbeats."""
 
     async def prepare(self, world: World) -> Running:
         scene = await super().prepare(world)
@@ -141,7 +141,7 @@ class LostLease(LastNack):
 
 
 class StepCancelled(LastNack):
-    """The same, because somebody cancelled the step."""
+    """The same, because a client cancelled the step."""
 
     async def act(self, store: Store, scene: Running) -> None:
         await cancel(store, scene.job.id)

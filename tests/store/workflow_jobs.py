@@ -17,7 +17,7 @@ from tests.store.unique_jobs import drain_waiting_now
 
 
 def step(type: str = "step", queue: str = QUEUE, **members: Any) -> dict[str, Any]:
-    """One step as a client would send it."""
+    """Return one step as a client sends it."""
     return {"type": type, "args": [], "options": {"queue": queue}, **members}
 
 
@@ -39,7 +39,7 @@ async def batch(store: Store, jobs: list[dict[str, Any]], **callbacks: Any) -> W
 
 
 async def run_one(store: Store, queue: str = QUEUE, result: Any = None) -> str:
-    """Fetch the queue's next job and complete it; returns its type."""
+    """Fetch the queue's next job and complete it; return its type."""
     [job] = await take(store, queue)
     await ack(store, job, worker_id="w1", result=json.dumps(result).encode())
     return job.type
@@ -59,12 +59,12 @@ def job_ids(workflow: WorkflowRecord) -> list[str]:
 
 
 def parents(job: JobRecord) -> Any:
-    """The results the job was given."""
+    """Return the results that are the job's inputs."""
     return json.loads(job.json()).get("parent_results")
 
 
 async def drain_all(store: Store, db: Any, *, everything: bool = True) -> None:
-    """Carry out what is owed, however young; or one round in each shard only."""
+    """Deliver all effects, however young; or one round in each shard only."""
     if not everything:
         for shard in store.keys:
             await drain(store, shard, 100)
@@ -84,7 +84,7 @@ async def drain_all(store: Store, db: Any, *, everything: bool = True) -> None:
             await drain_waiting_now(store, db, shard)
 
 
-def assert_nothing_owed(store: Store, db: Any) -> None:
+def assert_no_effects(store: Store, db: Any) -> None:
     for shard in store.keys:
         left = {k: v for k, v in db.hgetall(shard.outbox).items() if k != b"seq"}
         assert left == {}
@@ -100,8 +100,8 @@ def home_of(store: Store, workflow: WorkflowRecord) -> Shard:
     return store.keys.shard_of_id(workflow.id)
 
 
-def forget_marks(store: Store, db: Any, workflow: WorkflowRecord, statuses: str) -> None:
-    """The workflow's master forgets what came after ``statuses``."""
+def lose_statuses(store: Store, db: Any, workflow: WorkflowRecord, statuses: str) -> None:
+    """Make the workflow's master lose all changes after ``statuses``."""
     home, key = home_of(store, workflow), home_of(store, workflow).workflow(workflow.id)
     for number, mark in enumerate(statuses):
         if mark in ".q":
@@ -113,8 +113,8 @@ def forget_marks(store: Store, db: Any, workflow: WorkflowRecord, statuses: str)
     db.zadd(home.running_workflows, {workflow.id: 1})
 
 
-def forget_job(store: Store, db: Any, job_id: str, queue: str = QUEUE) -> None:
-    """The master of a job that waits in its queue forgets it."""
+def lose_job(store: Store, db: Any, job_id: str, queue: str = QUEUE) -> None:
+    """Make the master of a waiting job lose it."""
     shard = shard_of(store, queue)
     assert db.delete(shard.job(job_id)) == 1
     assert db.zrem(shard.queue_available(queue), job_id) == 1

@@ -18,7 +18,7 @@ from ojs_cluster.store.workers import workers
 from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from ojs_cluster.store.workflows import workflows
 from tests.store.shortcuts import HOUR, QUEUE, nack, promote_all, reap_all, shard_of, take
-from tests.store.workflow_jobs import assert_nothing_owed, chain, state_of, step, step_states
+from tests.store.workflow_jobs import assert_no_effects, chain, state_of, step, step_states
 from tests.support.invariants import InvariantReport
 from tests.support.timeshift import age_job, age_worker
 
@@ -77,7 +77,7 @@ async def test_a_job_of_a_cancelled_workflow_does_not_run_again(
     assert await take(store, count=9) == []
     assert await step_states(store, workflow) == ["cancelled", "cancelled"]
     assert await state_of(store, workflow) == "cancelled"
-    assert_nothing_owed(store, db)
+    assert_no_effects(store, db)
     consistent()
 
 

@@ -31,7 +31,7 @@ from tests.support.servers import own_server
 from tests.support.timeshift import age_job
 
 CALL_TIMEOUT_S = 600.0
-"""Far beyond what any step here may take: whoever waits for the stopped master fails the test."""
+"""Far beyond what any step here may take: a step that waits for the stopped master fails."""
 SOON_S = 120.0
 ENTRIES = 2000
 

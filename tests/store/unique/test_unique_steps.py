@@ -19,7 +19,7 @@ from ojs_cluster.store.workflows.workflows import WorkflowRecord
 from tests.store.shortcuts import HOUR, ack, new_job, queues_in_other_shards, take
 from tests.store.unique_jobs import assert_nothing_left, once, recover
 from tests.store.workflow_jobs import (
-    assert_nothing_owed,
+    assert_no_effects,
     chain,
     drain_all,
     job_ids,
@@ -65,7 +65,7 @@ async def test_a_step_without_a_conflict_is_an_ordinary_job(
     assert parents(done[2]) == ["done", "done"]
     assert await state_of(store, workflow) == "completed"
     assert_nothing_left(store, db)
-    assert_nothing_owed(store, db)
+    assert_no_effects(store, db)
     consistent()
 
 
@@ -87,7 +87,7 @@ async def test_a_rejected_step_has_failed_and_says_why(
     assert [job.id for job in await finish(store, *places)] == [there.id]
     await recover(store, db, HOUR)
     assert_nothing_left(store, db)
-    assert_nothing_owed(store, db)
+    assert_no_effects(store, db)
     consistent()
 
 
@@ -124,7 +124,7 @@ async def test_a_step_may_replace_a_job_and_be_replaced(
     [left] = await finish(store, *places)
     assert left.type == "only"
     assert_nothing_left(store, db)
-    assert_nothing_owed(store, db)
+    assert_no_effects(store, db)
     consistent()
 
 
@@ -203,7 +203,7 @@ async def test_a_process_may_die_at_any_command_before_a_unique_step(
             assert (await read_jobs.get(store, there.id)).state is State.CANCELLED
         await recover(store, db, HOUR)
         assert_nothing_left(store, db)
-        assert_nothing_owed(store, db)
+        assert_no_effects(store, db)
         consistent()
         at += 1
     assert at > 4

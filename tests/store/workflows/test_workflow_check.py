@@ -27,11 +27,11 @@ from scheduler.pacing import Step
 from tests.store.shortcuts import QUEUE, new_job, queues_in_other_shards, shard_of, take
 from tests.store.workflow_jobs import (
     chain,
-    forget_job,
-    forget_marks,
     group,
     home_of,
     job_ids,
+    lose_job,
+    lose_statuses,
     run_one,
     state_of,
     step,
@@ -44,7 +44,7 @@ Check = Callable[[], InvariantReport]
 
 
 async def look(store: Store, db: Any, workflow: WorkflowRecord, look_at: Step | None = None) -> int:
-    """The scheduler comes by when the workflow has made no progress for long; ms to the next."""
+    """Check a workflow without progress as the scheduler does; return the ms to the next check."""
     home = home_of(store, workflow)
     if db.zscore(home.running_workflows, workflow.id) is not None:
         db.zadd(home.running_workflows, {workflow.id: 1})
@@ -62,7 +62,7 @@ async def test_what_was_recorded_and_lost_is_recorded_again(
     for name in names:
         await run_one(store, name, {"by": name})
     assert await state_of(store, workflow) == "completed"
-    forget_marks(store, db, workflow, statuses)
+    lose_statuses(store, db, workflow, statuses)
     assert await look(store, db, workflow) == -1
 
     assert await state_of(store, workflow) == "completed"
@@ -78,7 +78,7 @@ async def test_a_workflow_goes_on_where_its_record_was_lost(
     names = queues_in_other_shards(store, 3)
     workflow = await chain(store, *(step(f"s{n}", name) for n, name in enumerate(names)))
     await run_one(store, names[0])
-    forget_marks(store, db, workflow, "q..")
+    lose_statuses(store, db, workflow, "q..")
     assert await look(store, db, workflow) > 0
 
     assert await step_states(store, workflow) == ["completed", "pending", "waiting"]
@@ -94,7 +94,7 @@ async def test_a_step_whose_job_is_lost_has_failed(
     names = queues_in_other_shards(store, 2)
     workflow = await group(store, *(step(f"s{n}", name) for n, name in enumerate(names)))
     lost = job_ids(workflow)[0]
-    forget_job(store, db, lost, names[0])
+    lose_job(store, db, lost, names[0])
     look_at = workflows_step(store, 100)
     assert 300_000 <= await look(store, db, workflow, look_at) < 400_000
     assert await state_of(store, workflow) == "running", "its effect may still be on its way"
@@ -112,13 +112,13 @@ async def test_a_step_whose_job_is_lost_has_failed(
     consistent()
 
 
-async def test_a_job_that_is_there_again_is_not_given_up(store: Store, db: Any) -> None:
+async def test_a_job_that_exists_again_is_not_lost(store: Store, db: Any) -> None:
     workflow = await group(store, step())
     [job_id] = job_ids(workflow)
     shard = shard_of(store)
     fields, place = db.hgetall(shard.job(job_id)), db.zscore(shard.queue_available(QUEUE), job_id)
     look_at = workflows_step(store, 100)
-    forget_job(store, db, job_id)
+    lose_job(store, db, job_id)
     await look(store, db, workflow, look_at)
     db.hset(shard.job(job_id), mapping=fields)
     db.zadd(shard.queue_available(QUEUE), {job_id: place})
@@ -128,9 +128,7 @@ async def test_a_job_that_is_there_again_is_not_given_up(store: Store, db: Any) 
     assert await state_of(store, workflow) == "completed"
 
 
-async def test_a_workflow_that_waits_is_looked_at_more_and_more_seldom(
-    store: Store, db: Any
-) -> None:
+async def test_a_waiting_workflow_is_checked_at_growing_intervals(store: Store, db: Any) -> None:
     workflow = await group(store, step())
     home, pauses = home_of(store, workflow), []
     for minutes in (1, 20, 6000):
@@ -145,7 +143,7 @@ async def test_a_workflow_that_waits_is_looked_at_more_and_more_seldom(
     assert not db.exists(home.running_workflows)
 
 
-async def test_progress_puts_the_look_off(store: Store, db: Any) -> None:
+async def test_progress_postpones_the_check(store: Store, db: Any) -> None:
     workflow = await group(store, step(), step())
     home = home_of(store, workflow)
     db.zadd(home.running_workflows, {workflow.id: 1})
@@ -161,7 +159,7 @@ async def test_a_job_that_ended_without_success_is_recorded_again(
     await cancel(store, job_ids(workflow)[0])
     await run_one(store)
     assert await state_of(store, workflow) == "failed"
-    forget_marks(store, db, workflow, statuses)
+    lose_statuses(store, db, workflow, statuses)
     await look(store, db, workflow)
 
     assert await step_states(store, workflow) == ["cancelled", "completed"]
@@ -169,7 +167,7 @@ async def test_a_job_that_ended_without_success_is_recorded_again(
     consistent()
 
 
-async def test_a_shard_that_is_away_keeps_no_other_workflow_waiting(
+async def test_an_unreachable_shard_delays_no_other_workflow(
     store: Store, db: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(unreachable_shards, "PAUSE_S", 60.0)
@@ -186,7 +184,7 @@ async def test_a_shard_that_is_away_keeps_no_other_workflow_waiting(
             await workflows.cancel(store, workflow.id)
     stuck, free = made
     for workflow in made:
-        forget_marks(store, db, workflow, "q")
+        lose_statuses(store, db, workflow, "q")
     half = without(store, away_shard)
     await look(half, db, free)
 
@@ -198,7 +196,7 @@ async def test_a_shard_that_is_away_keeps_no_other_workflow_waiting(
 
 
 @pytest.mark.parametrize("damage", [{"plan": "x"}, {"marks": ""}, {"created": "x"}])
-async def test_a_malformed_workflow_keeps_no_other_waiting(
+async def test_a_malformed_workflow_delays_no_other(
     store: Store, db: Any, damage: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(advance, "_immutable_parts", {})  # as in a process that has just started
@@ -207,7 +205,7 @@ async def test_a_malformed_workflow_keeps_no_other_waiting(
     stuck = await group(store, step())
     while home_of(store, stuck) is not home_of(store, free):
         stuck = await group(store, step())
-    forget_marks(store, db, free, "q")
+    lose_statuses(store, db, free, "q")
     home = home_of(store, stuck)
     advance._immutable_parts.clear()
     db.hset(home.workflow(stuck.id), mapping=damage)
@@ -219,9 +217,9 @@ async def test_a_malformed_workflow_keeps_no_other_waiting(
 
 
 async def test_a_job_is_missed_once_by_a_check_that_is_repeated(store: Store, db: Any) -> None:
-    """The next check comes five minutes later only when the one before has noted so."""
+    """The next check is five minutes later only when the one before has scheduled it."""
     workflow = await group(store, step())
-    forget_job(store, db, job_ids(workflow)[0])
+    lose_job(store, db, job_ids(workflow)[0])
     home, check = home_of(store, workflow), WorkflowCheck()
 
     def fail(name: str, _before: int) -> bool:

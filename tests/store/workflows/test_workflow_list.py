@@ -33,7 +33,7 @@ async def _pages(store: Store, limit: int) -> list[list[str]]:
             return pages
 
 
-async def test_each_workflow_in_reach_is_met_once_though_all_are_of_one_millisecond(
+async def test_each_visible_workflow_is_listed_once_though_all_are_of_one_millisecond(
     store: Store, db: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(visible_workflows, "WIDTH", 2)
@@ -50,7 +50,7 @@ async def test_each_workflow_in_reach_is_met_once_though_all_are_of_one_millisec
     assert [job_id for page in pages for job_id in page] == sorted(own, reverse=True)
 
 
-async def test_a_page_looks_at_a_bounded_number_and_the_next_one_goes_on(
+async def test_a_page_reads_a_bounded_number_and_the_next_one_continues(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(visible_workflows, "MAX_WORKFLOWS_READ", 3)

@@ -19,7 +19,7 @@ from ojs_cluster.store.workflows import advance, workflows
 from ojs_cluster.store.workflows.workflows import WorkflowRecord
 from tests.store.shortcuts import QUEUE, ack, nack, queues_in_other_shards, take
 from tests.store.workflow_jobs import (
-    assert_nothing_owed,
+    assert_no_effects,
     batch,
     chain,
     drain_all,
@@ -51,11 +51,11 @@ async def test_an_ack_that_dies_while_its_workflow_is_cancelled_leaves_nothing_b
             await drain_all(store, db)
             assert await take(store, "next") == []
             assert await state_of(store, workflow) == "cancelled"
-        assert_nothing_owed(store, db)
+        assert_no_effects(store, db)
         at += 1
 
 
-async def test_an_enqueue_that_overtakes_a_cancellation_is_taken_back(
+async def test_an_enqueue_that_overtakes_a_cancellation_is_cancelled(
     store: Store, other_store: Store, db: Any
 ) -> None:
     """The workflow is cancelled between the decision to enqueue and the enqueue itself."""
@@ -70,10 +70,10 @@ async def test_an_enqueue_that_overtakes_a_cancellation_is_taken_back(
     assert (await read_jobs.get(store, job_ids(workflow)[1])).state == "cancelled"
     assert await take(store, "next") == []
     assert await state_of(store, workflow) == "cancelled"
-    assert_nothing_owed(store, db)
+    assert_no_effects(store, db)
 
 
-async def test_who_dies_after_an_enqueue_that_overtook_a_cancellation_leaves_nothing_behind(
+async def test_a_death_after_an_enqueue_that_overtook_a_cancellation_leaves_no_job(
     store: Store, other_store: Store, db: Any
 ) -> None:
     """The cancellation does not see the job, and its producer does not live to take it back."""
@@ -94,7 +94,7 @@ async def test_who_dies_after_an_enqueue_that_overtook_a_cancellation_leaves_not
             left += db.zcard(store.keys.shard_of_id(following).queue_available("next"))
         await drain_all(store, db)
         assert await take(store, "next") == []
-        assert_nothing_owed(store, db)
+        assert_no_effects(store, db)
         at += 1
     assert left > 0
 
@@ -118,7 +118,7 @@ async def test_last_acks_at_once_call_back_once(store: Store, other_store: Store
             for i, job in enumerate(back):
                 nursery.start_soon(_ack, (store, other_store)[i % 2], job)
         assert await state_of(store, workflow) == "completed"
-    assert_nothing_owed(store, db)
+    assert_no_effects(store, db)
 
 
 async def test_effects_delivered_again_in_any_order_change_nothing(store: Store, db: Any) -> None:
@@ -141,7 +141,7 @@ async def test_effects_delivered_again_in_any_order_change_nothing(store: Store,
         await advance.on_job_ended(store, store.keys.shard_of_id(job.id), payload.encode())
     assert await take(store, "back") == []
     assert await state_of(store, workflow) == "completed"
-    assert_nothing_owed(store, db)
+    assert_no_effects(store, db)
 
 
 async def test_a_cancellation_at_any_moment_of_an_ack_has_one_outcome(
@@ -171,7 +171,7 @@ async def test_a_cancellation_at_any_moment_of_an_ack_has_one_outcome(
             endings["never"] += 1
     # The next step was not enqueued any more, or taken back; each at some moment.
     assert set(endings) == {"cancelled", "never"}
-    assert_nothing_owed(store, db)
+    assert_no_effects(store, db)
     consistent()
 
 
@@ -190,7 +190,7 @@ async def test_replies_lost_after_they_applied_change_nothing(store: Store, db: 
         "workflow_end",
     } <= set(client.lost)
     assert await state_of(store, workflow) == "failed"
-    assert_nothing_owed(store, db)
+    assert_no_effects(store, db)
 
 
 async def test_a_workflow_of_a_thousand_jobs_runs(store: Store, db: Any) -> None:
@@ -204,7 +204,7 @@ async def test_a_workflow_of_a_thousand_jobs_runs(store: Store, db: Any) -> None
     assert seen == 999
     await run_one(store, "back")
     assert await state_of(store, workflow) == "completed"
-    assert_nothing_owed(store, db)
+    assert_no_effects(store, db)
 
 
 def acking(job: JobRecord, result: bytes | None = None) -> Callable[[Store], Awaitable[object]]:

@@ -29,7 +29,7 @@ from tests.store.shortcuts import (
     take,
 )
 from tests.store.workflow_jobs import (
-    assert_nothing_owed,
+    assert_no_effects,
     batch,
     chain,
     group,
@@ -58,7 +58,7 @@ async def test_a_chain_runs_one_step_after_the_other_over_shards(
     found = await workflows.get(store, workflow.id)
     assert found.state == "completed"
     assert [json.loads(job.result or b"") for job in found.jobs] == [{"n": i} for i in range(3)]
-    assert_nothing_owed(store, db)
+    assert_no_effects(store, db)
     consistent()
 
 
@@ -88,7 +88,7 @@ async def test_a_failed_step_ends_the_chain(store: Store, db: Any) -> None:
     assert await take(store) == []
     assert await step_states(store, workflow) == ["completed", "failed", "cancelled"]
     assert await state_of(store, workflow) == "failed"
-    assert_nothing_owed(store, db)
+    assert_no_effects(store, db)
 
 
 async def test_a_retried_step_is_no_failure(store: Store) -> None:
@@ -109,7 +109,7 @@ async def test_a_group_ends_when_all_its_jobs_have_ended(store: Store, db: Any) 
     found = await workflows.get(store, workflow.id)
     assert found.state == "failed"
     assert found.evaluation.count(found.plan, "completed") == 2
-    assert_nothing_owed(store, db)
+    assert_no_effects(store, db)
 
 
 @pytest.mark.parametrize(("good", "called"), [(True, "on_success"), (False, "on_failure")])
@@ -131,7 +131,7 @@ async def test_a_batch_calls_back_once_all_jobs_have_ended(
         await ack(store, job)
     assert await state_of(store, workflow) == ("completed" if good else "failed")
     assert await take(store, "back") == []
-    assert_nothing_owed(store, db)
+    assert_no_effects(store, db)
 
 
 async def test_a_graph_starts_each_step_when_those_it_names_are_done(store: Store) -> None:
@@ -211,7 +211,7 @@ async def test_every_other_way_to_an_end_advances_a_workflow(store: Store, db: A
     for number, workflow_id in enumerate(ways):
         assert await run_one(store, f"back{number}") == "back", number
         assert await state_of(store, workflow_id) == "failed"
-    assert_nothing_owed(store, db)
+    assert_no_effects(store, db)
 
 
 async def test_a_dead_letter_run_again_does_not_change_how_its_workflow_ended(
@@ -240,7 +240,7 @@ async def test_the_first_end_of_a_step_counts_while_its_workflow_goes_on(store: 
     assert await step_states(store, workflow) == ["failed", "completed"]
 
 
-async def test_cancel_takes_what_waits_and_lets_an_active_job_finish(
+async def test_cancel_ends_waiting_jobs_and_lets_an_active_job_finish(
     store: Store, db: Any, consistent: Callable[[], InvariantReport]
 ) -> None:
     workflow = await group(store, step(), step(), step())
@@ -253,7 +253,7 @@ async def test_cancel_takes_what_waits_and_lets_an_active_job_finish(
     assert await state_of(store, workflow) == "cancelled"
     with pytest.raises(Conflict):
         await workflows.cancel(store, workflow.id)
-    assert_nothing_owed(store, db)
+    assert_no_effects(store, db)
     consistent()
 
 
@@ -267,7 +267,7 @@ async def test_a_cancelled_chain_starts_nothing_when_its_active_step_ends(store:
         await read_jobs.get(store, job_ids(workflow)[1])
 
 
-async def test_events_tell_the_workflow_s_story(store: Store) -> None:
+async def test_events_follow_the_workflow(store: Store) -> None:
     workflow = await make(store, type="chain", name='a "name"', steps=[step("a"), step("b")])
     await run_one(store)
     await run_one(store)
@@ -285,7 +285,7 @@ async def test_events_tell_the_workflow_s_story(store: Store) -> None:
     assert seen[3]["data"]["duration_ms"] >= 0
 
 
-async def test_a_workflow_goes_when_its_retention_is_over(store: Store, db: Any) -> None:
+async def test_a_workflow_is_removed_after_its_retention(store: Store, db: Any) -> None:
     workflow = await chain(store, step())
     await run_one(store, result=1)
     home = store.keys.shard_of_id(workflow.id)
@@ -301,7 +301,9 @@ async def test_a_workflow_goes_when_its_retention_is_over(store: Store, db: Any)
         await workflows.get(store, workflow.id)
 
 
-async def test_jobs_of_a_workflow_go_with_their_own_retention(store: Store, db: Any) -> None:
+async def test_jobs_of_a_workflow_are_removed_after_their_own_retention(
+    store: Store, db: Any
+) -> None:
     workflow = await chain(store, step())
     await run_one(store)
     age_job(db, shard_of(store), job_ids(workflow)[0], 8 * DAY)
@@ -329,4 +331,4 @@ async def test_a_step_that_ended_is_recorded_at_once_though_the_reply_is_lost(
 
     assert client.lost == ["workflow_record_outcome"]
     assert [job.type for job in await take(store)] == ["b"]
-    assert_nothing_owed(store, db)
+    assert_no_effects(store, db)
