@@ -258,7 +258,7 @@ async def test_limits_of_queue_and_key_hold_together(store: Store, key: str) -> 
 async def test_a_token_is_returned_by_every_end_of_its_job(
     store: Store, db: Any, consistent: Consistent, key: str, when: str, how: str
 ) -> None:
-    blocked = when == "asked"
+    blocked = when == "requested"
     first = await keyed(store, key, concurrency=0 if blocked else 1, ttl=3600)
     if when == "granted":
         await rate_limits.override_key(store, key, RateLimits(concurrency=0), None)
