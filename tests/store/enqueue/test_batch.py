@@ -1,4 +1,4 @@
-"""Batches over shards: all or none, in the order given, whichever processes die or interfere."""
+"""Batches over shards: all or none, in the order given, although processes die or interfere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Client-chosen ids: unique in the whole cluster, found whichever shard their bits name."""
+"""Client-chosen ids: unique in the whole cluster, and found from any shard that they name."""
 
 from __future__ import annotations
 
