@@ -40,6 +40,8 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/health", system.alive, open=True, fast=True),
     Route("GET", "/live", system.live, open=True, fast=True),
     Route("GET", "/ready", system.ready, open=True, fast=True),
+    Route("GET", "/healthz", system.live, open=True, fast=True),
+    Route("GET", "/readyz", system.ready, open=True, fast=True),
     Route("GET", "/metrics", metrics.scrape, Scope.ADMIN_READ, metrics=True),
     Route("POST", f"{V1}/jobs", jobs.enqueue, Scope.DATA_WRITE, QueueAccess.HANDLER, fast=True),
     Route("GET", f"{V1}/jobs", jobs.list_jobs, Scope.DATA_READ, QueueAccess.HANDLER),

@@ -17,16 +17,16 @@ from ojs_cluster.http.messages import Request, Response
 
 
 def starting_response(request: Request) -> Response:
-    """Return the response: success for ``/live`` and ``/health``, 503 for all other paths."""
+    """Return the response: success for a liveness probe and ``/health``, else 503."""
     request_id = request_id_for(request.headers.get("x-request-id"))
     backend = {"type": "redis", "status": "unhealthy"}
     path = request.path
     if path in ("/health", "/ojs/v1/health"):
         health = {"status": "degraded", "version": __version__, "backend": backend}
         response = Response(200 if path == "/health" else 503, orjson.dumps(health))
-    elif path == "/live":
+    elif path in ("/live", "/healthz"):
         response = Response(200, orjson.dumps({"status": "ok"}))
-    elif path == "/ready":
+    elif path in ("/ready", "/readyz"):
         response = Response(503, orjson.dumps({"status": "starting", "backend": backend}))
     else:
         error = BackendUnavailable("the server has not reached Redis yet", outcome="not_applied")

@@ -28,7 +28,7 @@ from ojs_cluster.server.embedded.servers import Embedded
 from tests.http.api import OJS_TYPE, Api, open_app
 from tests.support.servers import own_server
 
-OPEN = ["/live", "/health", "/ojs/v1/health", "/ready"]
+OPEN = ["/live", "/health", "/ojs/v1/health", "/ready", "/healthz", "/readyz"]
 
 
 @pytest.mark.parametrize(
@@ -313,9 +313,10 @@ async def test_without_redis_the_process_is_alive_and_reports_degraded(tmp_path:
             api = Api(app)
             await api.enqueue()
             server.kill(server.nodes[0])
-            live, alive, health, ready = [await api.get(path) for path in OPEN]
+            live, alive, health, ready, *aliases = [await api.get(path) for path in OPEN]
             assert (live.status, live.json) == (200, {"status": "ok"})
             assert (alive.status, health.status, ready.status) == (200, 503, 503)
+            assert [alias.status for alias in aliases] == [200, 503]
             assert alive.json["status"] == health.json["status"] == "degraded"
             assert health.json["backend"]["status"] == "unhealthy"
             for method, target, body in (
@@ -343,7 +344,7 @@ async def test_probes_do_not_wait_for_a_redis_that_hangs(tmp_path: Path) -> None
                     statuses = [(await Api(app).get(path)).status for path in OPEN]
             finally:
                 os.kill(pid, signal.SIGCONT)
-            assert statuses == [200, 200, 503, 503]
+            assert statuses == [200, 200, 503, 503, 200, 503]
 
 
 async def test_an_answer_too_large_for_redis_is_no_server_error(standalone: Embedded) -> None:
@@ -381,6 +382,8 @@ async def test_the_validation_hook_is_off_in_production(standalone: Embedded) ->
         ("/ojs/v1/health", 503, "degraded"),
         ("/live", 200, "ok"),
         ("/ready", 503, "starting"),
+        ("/healthz", 200, "ok"),
+        ("/readyz", 503, "starting"),
     ],
 )
 def test_probes_are_answered_before_redis_is_reached(path: str, status: int, state: str) -> None:

@@ -53,6 +53,7 @@ def test_a_scheduler_answers_probes_and_scrapes_with_the_key(standalone: Embedde
         wait_until(lambda: get(port, "/ready").status_code == 200, timeout_s=60)
         assert get(port, "/health").json() == {"status": "ok"}
         assert get(port, "/live").status_code == 200
+        assert (get(port, "/healthz").status_code, get(port, "/readyz").status_code) == (200, 200)
         assert get(port, "/metrics").status_code == 401
         assert get(port, "/ojs/v1/queues").status_code == 401
         running.wait_line('"action":"authenticate"')
@@ -73,5 +74,5 @@ def test_a_scheduler_lives_and_is_not_ready_without_redis() -> None:
     with program([*CLI, "scheduler"], env=env) as running:
         running.wait_line("Redis cannot be used yet")
         assert get(port, "/health").status_code == 200
-        assert get(port, "/ready").status_code == 503
+        assert (get(port, "/ready").status_code, get(port, "/readyz").status_code) == (503, 503)
         assert sample(port, "ojs_build_info") == 1

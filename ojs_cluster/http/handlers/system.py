@@ -94,7 +94,7 @@ async def alive(app: App, _request: Request) -> Response:
 async def live(_app: App, _request: Request) -> Response:
     """Return 200 without a call of Redis, for liveness probes.
 
-    ``GET /live``
+    ``GET /live``, alias ``GET /healthz``, which Kubernetes operators use
     """
     return replies.json_response(200, {"status": "ok"})
 
@@ -105,7 +105,7 @@ async def ready(app: App, _request: Request) -> Response:
     One responding master is enough. Requests for the shards of the other masters get 503, and all
     others are served.
 
-    ``GET /ready``
+    ``GET /ready``, alias ``GET /readyz``, which Kubernetes operators use
     """
     if app.draining.is_set():
         return replies.json_response(503, {"status": "draining"})

@@ -114,9 +114,9 @@ class SchedulerEntryPoint:
         await send_response(add_common_headers(request, response, request_id, began), send)
 
     async def _respond(self, request: Request) -> Response:
-        if request.path in ("/health", "/live"):
+        if request.path in ("/health", "/live", "/healthz"):
             return _json(200, {"status": "ok"})
-        if request.path == "/ready":
+        if request.path in ("/ready", "/readyz"):
             ready = await self._is_ready()
             return _json(200 if ready else 503, {"status": "ready" if ready else "unavailable"})
         if not self._settings.http.metrics_open:

@@ -129,6 +129,8 @@ WALKS: dict[tuple[str, str], Walk] = {
     ("GET", "/health"): _probe("/health"),
     ("GET", "/live"): _probe("/live"),
     ("GET", "/ready"): _probe("/ready"),
+    ("GET", "/healthz"): _probe("/healthz"),
+    ("GET", "/readyz"): _probe("/readyz"),
     ("GET", f"{V1}/health"): _probe(f"{V1}/health"),
     ("GET", f"{V1}/jobs/{{id}}"): _get,
     ("POST", f"{V1}/jobs"): _enqueue,
