@@ -5,8 +5,8 @@
 -- ARGV: 1 transaction id.
 -- Returns: 1 when there was a record
 --@include now
-local record, outbox_due, outbox, outbox_dead_letters, applied_transactions = unpack(KEYS)
-local id = ARGV[1]
+local record, outbox_due, outbox, outbox_dead_letters = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local applied_transactions, id = KEYS[5], ARGV[1]
 local number = redis.call('HGET', record, 'outbox_entry')
 if not number then return 0 end
 -- A commit that is repeated after a lost reply, and an abort, still find it committed.
