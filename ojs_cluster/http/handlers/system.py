@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -121,7 +122,8 @@ async def _backend(app: App) -> tuple[dict[str, Any], bool]:
     backend = {
         "type": "redis",
         "status": "ok" if found.covered else "degraded",
-        "latency_ms": found.latency_ms,
+        # An integer, because the Go SDK cannot decode a fraction; rounded up, so it is never 0.
+        "latency_ms": math.ceil(found.latency_ms),
     }
     return backend, True
 

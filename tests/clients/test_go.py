@@ -1,0 +1,36 @@
+"""The bytes of the Go SDK, and what its structs can decode.
+
+``net/http`` sends ``User-Agent`` first, then the headers by name, then ``Accept-Encoding``.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tests.clients.wire import Answer, Wire
+
+_TYPE = "application/openjobspec+json"
+
+
+# ojs-go-sdk, transport.go:58: the headers of every request.
+async def call(wire: Wire, method: str, path: str, body: Any = None) -> Answer:
+    headers = {"User-Agent": "Go-http-client/1.1", "Accept": _TYPE}
+    encoded = None
+    if body is not None:
+        headers["Content-Type"] = _TYPE
+        encoded = json.dumps(body, separators=(",", ":")).encode()
+    elif method == "POST":
+        encoded = b""
+    headers |= {"Ojs-Version": "1.0.0-rc.1", "Accept-Encoding": "gzip"}
+    return await wire.send(method, path, headers, encoded)
+
+
+# ojs-go-sdk, client.go:179 (Health) and client.go:188: LatencyMS and UptimeSeconds are ints.
+async def test_the_health_decodes_into_integers(wire: Wire) -> None:
+    answer = await call(wire, "GET", "/ojs/v1/health")
+    assert answer.status == 200
+    health = answer.json
+    assert type(health["backend"]["latency_ms"]) is int
+    assert type(health["uptime_seconds"]) is int
+    assert (health["status"], health["backend"]["status"]) == ("ok", "ok")
