@@ -34,3 +34,15 @@ async def test_the_health_decodes_into_integers(wire: Wire) -> None:
     assert type(health["backend"]["latency_ms"]) is int
     assert type(health["uptime_seconds"]) is int
     assert (health["status"], health["backend"]["status"]) == ("ok", "ok")
+
+
+# ojs-go-sdk, client.go:201 (Manifest) and client.go:211: Extensions is a []string, Capabilities a
+# map of bools, Endpoints a map of strings. ojs-rust-sdk, src/client/mod.rs: the same types.
+async def test_the_manifest_decodes(wire: Wire) -> None:
+    manifest = (await call(wire, "GET", "/ojs/manifest")).json
+    assert manifest["extensions"] == ["admin-api"]
+    assert manifest["protocols"] == ["http"]
+    assert all(type(value) is bool for value in manifest["capabilities"].values())
+    assert all(type(value) is str for value in manifest["endpoints"].values())
+    assert all(type(value) is str for value in manifest["implementation"].values())
+    assert (manifest["ojs_version"], manifest["conformance_level"]) == ("1.0", 4)

@@ -263,11 +263,12 @@ async def test_the_manifest_declares_only_what_is_implemented(api: Api) -> None:
     assert "http" in manifest["protocols"]
     assert manifest["endpoints"]["health"] == "/ojs/v1/health"
     capabilities = manifest["capabilities"]
-    assert len(capabilities) == 17
+    assert len(capabilities) == 18
     routed = {route.template for route in ROUTES}
     for capability, template in (
         ("batch_enqueue", "/ojs/v1/jobs/batch"),
         ("cron_jobs", "/ojs/v1/cron"),
+        ("cron", "/ojs/v1/cron"),
         ("workflows", "/ojs/v1/workflows"),
         ("dead_letter", "/ojs/v1/dead-letter"),
         ("events", "/ojs/v1/events"),

@@ -12,9 +12,10 @@ from ojs_cluster.http.messages import Request, Response
 
 HOMEPAGE = "https://openjobspec.org"
 
-# The first eleven are those of the OpenAPI document. Clients check them before they use a feature.
+# Those of the OpenAPI document come first. Clients check them before they use a feature.
 CAPABILITIES = {
     "batch_enqueue": True,
+    "cron": True,  # the name that the admin UI looks for
     "cron_jobs": True,
     "dead_letter": True,
     "delayed_jobs": True,
@@ -38,12 +39,19 @@ CAPABILITIES = {
 EXTENSIONS = [{"name": "admin-api", "uri": "urn:ojs:ext:admin-api", "version": "1.0.0"}]
 
 
-async def manifest(app: App, _request: Request) -> Response:
+async def manifest(app: App, request: Request) -> Response:
     """Return the manifest.
+
+    ``extensions`` has two forms. The schema of the manifest recommends the object with URIs and
+    versions, and the HTTP binding has an array of names. The SDKs, which send ``OJS-Version``,
+    decode the array.
 
     ``GET /ojs/manifest`` (spec: ojs-http-binding 21.1)
     """
     settings = app.settings
+    extensions: object = {"official": EXTENSIONS, "experimental": []}
+    if "ojs-version" in request.headers:
+        extensions = [extension["name"] for extension in EXTENSIONS]
     return replies.json_response(
         200,
         {
@@ -61,7 +69,7 @@ async def manifest(app: App, _request: Request) -> Response:
             "backend": "redis",
             "capabilities": CAPABILITIES,
             "unique_job_strength": "strong",
-            "extensions": {"official": EXTENSIONS, "experimental": []},
+            "extensions": extensions,
             "endpoints": {
                 "base_url": "/ojs/v1",
                 "manifest": "/ojs/manifest",
