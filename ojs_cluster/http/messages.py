@@ -51,6 +51,14 @@ class Request(msgspec.Struct, frozen=True):
     peer: str = ""
     queues: QueuePatterns | None = None
 
+    @property
+    def names_version(self) -> bool:
+        """Whether the client names its OJS version, which SDKs do and conformance suites do not.
+
+        Where both read the same member in different forms, this decides.
+        """
+        return "ojs-version" in self.headers
+
 
 class Response(msgspec.Struct, frozen=True):
     """One HTTP response.

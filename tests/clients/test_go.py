@@ -37,7 +37,7 @@ async def test_the_health_decodes_into_integers(wire: Wire) -> None:
 
 
 # ojs-go-sdk, client.go:201 (Manifest) and client.go:211: Extensions is a []string, Capabilities a
-# map of bools, Endpoints a map of strings. ojs-rust-sdk, src/client/mod.rs: the same types.
+# map of bools, Endpoints a map of strings. ojs-rust-sdk, src/queue.rs (Manifest): the same types.
 async def test_the_manifest_decodes(wire: Wire) -> None:
     manifest = (await call(wire, "GET", "/ojs/manifest")).json
     assert manifest["extensions"] == ["admin-api"]
@@ -46,3 +46,18 @@ async def test_the_manifest_decodes(wire: Wire) -> None:
     assert all(type(value) is str for value in manifest["endpoints"].values())
     assert all(type(value) is str for value in manifest["implementation"].values())
     assert (manifest["ojs_version"], manifest["conformance_level"]) == ("1.0", 4)
+
+
+async def enqueue(wire: Wire, queue: str) -> None:
+    body = {"type": "mail.send", "args": [{"to": "a"}], "options": {"queue": queue, "priority": 0}}
+    assert (await call(wire, "POST", "/ojs/v1/jobs", body)).status == 201
+
+
+# ojs-go-sdk, queue.go:57 (GetQueueStats): Queue is a string. ojs-rust-sdk, src/queue.rs
+# (QueueStats): so is queue, and averages are floats that may be written as integers.
+async def test_the_statistics_of_a_queue_decode(wire: Wire) -> None:
+    await enqueue(wire, "mail")
+    stats = (await call(wire, "GET", "/ojs/v1/queues/mail/stats")).json
+    assert (stats["queue"], stats["status"], stats["depth"]) == ("mail", "active", 1)
+    assert (stats["stats"]["available"], stats["stats"]["active"]) == (1, 0)
+    assert stats["computed_at"].endswith("Z")

@@ -59,13 +59,19 @@ async def get(app: App, _request: Request, name: str) -> Response:
     return replies.json_response(200, {"queue": summary, **summary})
 
 
-async def stats(app: App, _request: Request, name: str) -> Response:
+async def stats(app: App, request: Request, name: str) -> Response:
     """Return the statistics of a queue; those of an unknown queue are zero.
+
+    ``queue`` is an object, or the queue's name for a client that names its version: the SDKs and
+    the schema have a name there, the OpenAPI document and the suites an object.
 
     ``GET /ojs/v1/queues/{name}/stats`` (spec: ojs-http-binding 11.2)
     """
     found = await store_queues.get_stats(app.store, check_queue(name, field="name"))
-    return replies.json_response(200, _stats(found))
+    shown = _stats(found)
+    if request.names_version:
+        shown["queue"] = name
+    return replies.json_response(200, shown)
 
 
 async def pause(app: App, _request: Request, name: str) -> Response:
@@ -164,6 +170,7 @@ def _stats(found: QueueStats) -> dict[str, Any]:
             "throughput_per_second": round(found.completed_last_hour / 3600, 3),
         },
         **identity,
+        "depth": found.depth,
         **jobs,
         "computed_at": replies.iso(found.now_ms),
     }

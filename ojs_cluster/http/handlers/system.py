@@ -50,7 +50,7 @@ async def manifest(app: App, request: Request) -> Response:
     """
     settings = app.settings
     extensions: object = {"official": EXTENSIONS, "experimental": []}
-    if "ojs-version" in request.headers:
+    if request.names_version:
         extensions = [extension["name"] for extension in EXTENSIONS]
     return replies.json_response(
         200,
