@@ -226,11 +226,11 @@ class Model:
     def heartbeat(
         self, worker: str, job_ids: Iterable[str], *, visibility_ms: int | None = None
     ) -> list[str]:
-        """Extend the leases that the worker has; return the ids of their jobs."""
+        """Extend the leases of the worker and those without one; return the ids of their jobs."""
         extended = []
         for job_id in job_ids:
             job = self.jobs.get(job_id)
-            if job and job.lease and job.lease.worker == worker:
+            if job and job.lease and job.lease.worker in (worker, ""):
                 job.lease.given_ms = self.now_ms
                 job.lease.deadline_ms = self.now_ms + (visibility_ms or job.lease.length_ms)
                 extended.append(job_id)

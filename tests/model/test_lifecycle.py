@@ -157,6 +157,12 @@ def test_a_heartbeat_extends_what_the_worker_holds(model: Model) -> None:
     assert [model.get(name).state for name in "abc"] == ["active", "available", "available"]
 
 
+def test_a_heartbeat_extends_a_lease_without_a_worker(model: Model) -> None:
+    model.enqueue("a")
+    model.fetch(["default"])
+    assert model.heartbeat("w", ["a"]) == model.heartbeat("x", ["a"]) == ["a"]
+
+
 def test_a_heartbeat_does_not_move_the_execution_timeout(model: Model) -> None:
     model.enqueue("a", timeout_ms=3 * UNIT, visibility_ms=2 * UNIT, retry=STEADY)
     model.fetch(["default"], 1, "w")

@@ -1,5 +1,6 @@
 -- Transition: none; active jobs that the worker holds get a later visibility deadline.
--- Pre:  per job: active, held by this worker, and by this lease when one is named; not malformed.
+-- Pre:  per job: active, held by this worker or fetched without a worker id, and held by this lease when one
+--       is named; not malformed.
 -- Post: deadline = now + the length asked for, else the lease's own length. Other jobs are unchanged, and
 --       missing in the reply. The execution timeout does not move.
 -- Memory: allow-oom; per job 100 bytes.
@@ -8,6 +9,11 @@
 -- Returns: {now, ids extended, shards of ids that moved: id, shard, ...}
 --@include keys now read_job append_event set_deadline check_holder
 batch_events()
+-- A lease that was fetched without a worker id has no owner. Any worker extends it and none becomes its owner:
+-- the first heartbeat may be that of a stale worker, and it must not exclude the worker that runs the job.
+local function may_extend(job, worker, lease)
+    return is_holder(job, (job[F.worker] or '') == '' and '' or worker, lease)
+end
 local worker, asked_ms = ARGV[2], ARGV[3]
 local extended, moved = {}, {}
 for i = 3, #KEYS do
@@ -20,7 +26,7 @@ for i = 3, #KEYS do
     if job[F.alias] then
         moved[#moved + 1] = id
         moved[#moved + 1] = job[F.alias]
-    elseif job[F.state] == 'active' and is_holder(job, worker, lease) and job[F.type] and job[F.queue]
+    elseif job[F.state] == 'active' and may_extend(job, worker, lease) and job[F.type] and job[F.queue]
         and is_number(job[F.attempt]) and is_number(job[F.lease_ms]) then
         local deadline = now + (asked_ms ~= '' and asked_ms or job[F.lease_ms])
         redis.call('HSET', KEYS[i], F.deadline, deadline, F.extended, now)
