@@ -19,7 +19,7 @@ from ojs_cluster.core.cron import Schedule, parse_schedule
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.jobs.envelope import NewJob, parse_job
 from ojs_cluster.core.jobs.ids import new_job_id
-from ojs_cluster.core.limits import DEFAULT_LIMITS, PayloadLimits
+from ojs_cluster.core.payload_limits import DEFAULT_LIMITS, PayloadLimits
 from ojs_cluster.core.raw_json import Raw
 from ojs_cluster.core.timestamps import format_ms
 

@@ -24,7 +24,7 @@ from typing import Any, Final
 import rfc8785
 
 from ojs_cluster.core.errors import ValidationFailed
-from ojs_cluster.core.limits import DEFAULT_LIMITS
+from ojs_cluster.core.payload_limits import DEFAULT_LIMITS
 from ojs_cluster.core.raw_json import Raw, array_items, object_members
 from ojs_cluster.core.unique import UniquePolicy
 

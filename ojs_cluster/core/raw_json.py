@@ -23,7 +23,7 @@ import orjson
 
 from ojs_cluster.core import json_scan
 from ojs_cluster.core.errors import InvalidPayload, ValidationFailed
-from ojs_cluster.core.limits import DEFAULT_LIMITS, PayloadLimits
+from ojs_cluster.core.payload_limits import DEFAULT_LIMITS, PayloadLimits
 
 Raw = msgspec.Raw
 

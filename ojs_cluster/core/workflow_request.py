@@ -18,7 +18,7 @@ import msgspec
 
 from ojs_cluster.core.errors import InvalidRequest, OJSError, PayloadTooLarge
 from ojs_cluster.core.jobs.envelope import parse_job
-from ojs_cluster.core.limits import DEFAULT_LIMITS, PayloadLimits
+from ojs_cluster.core.payload_limits import DEFAULT_LIMITS, PayloadLimits
 from ojs_cluster.core.raw_json import (
     Raw,
     array_items,

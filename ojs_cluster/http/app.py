@@ -11,7 +11,7 @@ import trio
 
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.http.access.audit import Audit
-from ojs_cluster.http.access.auth import AccessControl
+from ojs_cluster.http.access.authentication import AccessControl
 from ojs_cluster.http.body_memory import BodyMemoryBudget
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.router import Route

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from ojs_cluster.core.errors import InvalidPayload, InvalidRequest, OJSError, PayloadTooLarge
-from ojs_cluster.core.limits import PayloadLimits
+from ojs_cluster.core.payload_limits import PayloadLimits
 from ojs_cluster.core.raw_json import check_text
 from ojs_cluster.http.messages import Request
 from ojs_cluster.store.off_loop import LARGE, off_loop

@@ -28,7 +28,7 @@ from ojs_cluster.core.errors import (
     Unsupported,
 )
 from ojs_cluster.http import durability
-from ojs_cluster.http.access.auth import AccessControl
+from ojs_cluster.http.access.authentication import AccessControl
 from ojs_cluster.http.access.queue_scope import check_path_access
 from ojs_cluster.http.app import App, RequestSpan
 from ojs_cluster.http.errors import (

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from ojs_cluster import __version__
 from ojs_cluster.core.config.parsers import boolean, integer
 from ojs_cluster.core.config.variable import variable
-from ojs_cluster.core.limits import PayloadLimits
+from ojs_cluster.core.payload_limits import PayloadLimits
 
 _MIB = 1024 * 1024
 

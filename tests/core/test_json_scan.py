@@ -19,7 +19,7 @@ from ojs_cluster.core.json_scan import (
     has_more_items,
     scan,
 )
-from ojs_cluster.core.limits import PayloadLimits
+from ojs_cluster.core.payload_limits import PayloadLimits
 from ojs_cluster.core.raw_json import check_text
 
 EDGE = 32_768

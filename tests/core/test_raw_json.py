@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ojs_cluster.core.errors import InvalidPayload, ValidationFailed
 from ojs_cluster.core.json_scan import LONGEST_KEY
-from ojs_cluster.core.limits import PayloadLimits
+from ojs_cluster.core.payload_limits import PayloadLimits
 from ojs_cluster.core.raw_json import join, key, members, show, string, value
 from tests.core import json_texts
 

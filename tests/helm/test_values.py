@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ojs_cluster.server.config.variables import VARIABLES
+from ojs_cluster.server.config.all_variables import VARIABLES
 from tests.helm.chart import CHART, Chart, Refused
 from tests.helm.values_table import DERIVED
 

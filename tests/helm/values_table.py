@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from ojs_cluster.server.config.variables import VARIABLES
+from ojs_cluster.server.config.all_variables import VARIABLES
 from tests.helm.chart import CHART
 
 README = CHART / "README.md"

@@ -13,7 +13,7 @@ from typing import Any
 import trio
 
 from ojs_cluster.http.access.audit import Audit
-from ojs_cluster.http.access.auth import AccessControl
+from ojs_cluster.http.access.authentication import AccessControl
 from ojs_cluster.http.app import App
 from ojs_cluster.http.dispatch import dispatch, passes_key_check, prepare, run
 from ojs_cluster.http.fast_lane.routes import is_fast

@@ -16,7 +16,7 @@ import pytest
 import trio
 
 from ojs_cluster.core import errors as e
-from ojs_cluster.http.access.auth import AccessControl
+from ojs_cluster.http.access.authentication import AccessControl
 from ojs_cluster.http.dispatch import dispatch, request_id_for
 from ojs_cluster.http.errors import TABLE, error_response
 from ojs_cluster.http.hypercorn.asgi import read_head

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from ojs_cluster.server.config.variables import VARIABLES
+from ojs_cluster.server.config.all_variables import VARIABLES
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.support.deployment import Deployment, Topology, deploy
 from tests.support.invariants import await_invariants

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from ojs_cluster.core.config.variable import Variable
-from ojs_cluster.server.config.variables import SECTIONS
+from ojs_cluster.server.config.all_variables import SECTIONS
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "configuration.md"
 _INTRODUCTION: Final = """\

@@ -13,7 +13,7 @@ import trio
 
 from ojs_cluster.core.errors import ValidationFailed
 from ojs_cluster.core.jobs.envelope import parse_job
-from ojs_cluster.core.limits import DEFAULT_LIMITS
+from ojs_cluster.core.payload_limits import DEFAULT_LIMITS
 from tests.http.api import Api
 
 _UNIQUE = b'"options":{"unique":{"keys":["args"]}}'

@@ -25,7 +25,7 @@ from ojs_cluster.core.fingerprint import fingerprint
 from ojs_cluster.core.jobs.envelope import parse_job
 from ojs_cluster.core.jobs.failure import parse_failure
 from ojs_cluster.core.json_scan import scan
-from ojs_cluster.core.limits import DEFAULT_LIMITS
+from ojs_cluster.core.payload_limits import DEFAULT_LIMITS
 from ojs_cluster.core.timestamps import parse_timestamp
 from ojs_cluster.core.unique import UniquePolicy
 from ojs_cluster.core.workflow_request import parse_workflow

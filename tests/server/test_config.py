@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from ojs_cluster.core.config import parsers
-from ojs_cluster.core.limits import PayloadLimits
+from ojs_cluster.core.payload_limits import PayloadLimits
 from ojs_cluster.http.settings import HttpSettings
+from ojs_cluster.server.config.all_variables import SECTIONS, VARIABLES
 from ojs_cluster.server.config.load import ConfigError, Settings, load, report
 from ojs_cluster.server.config.parsers import usable_cpus
-from ojs_cluster.server.config.variables import SECTIONS, VARIABLES
 from scheduler.settings import SchedulerSettings
 from tests.support.certificates import OPENSSL, make_certificates
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import trio
 
-from ojs_cluster.core.limits import DEFAULT_LIMITS
+from ojs_cluster.core.payload_limits import DEFAULT_LIMITS
 from ojs_cluster.redis.client import Client
 from ojs_cluster.redis.script import Script
 from ojs_cluster.store.settings import StoreSettings

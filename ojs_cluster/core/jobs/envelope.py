@@ -24,7 +24,7 @@ from ojs_cluster.core.jobs.ids import is_job_id
 from ojs_cluster.core.jobs.options import DEFAULT_OPTIONS, TOP_LEVEL, parse_options
 from ojs_cluster.core.jobs.retry import RetryPolicy
 from ojs_cluster.core.json_scan import has_more_items
-from ojs_cluster.core.limits import DEFAULT_LIMITS, PayloadLimits
+from ojs_cluster.core.payload_limits import DEFAULT_LIMITS, PayloadLimits
 from ojs_cluster.core.rate_limit import RateLimitPolicy
 from ojs_cluster.core.raw_json import (
     Raw,

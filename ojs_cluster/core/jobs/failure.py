@@ -8,7 +8,7 @@ from typing import Final
 import orjson
 
 from ojs_cluster.core.errors import InvalidRequest
-from ojs_cluster.core.limits import DEFAULT_LIMITS
+from ojs_cluster.core.payload_limits import DEFAULT_LIMITS
 from ojs_cluster.core.raw_json import Raw, join, object_members, string
 from ojs_cluster.core.timestamps import parse_timestamp
 

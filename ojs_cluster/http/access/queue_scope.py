@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable
 from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.core.errors import MalformedJob, NotFound, PermissionDenied
 from ojs_cluster.core.jobs.envelope import NewJob, parse_job
-from ojs_cluster.core.limits import PayloadLimits
+from ojs_cluster.core.payload_limits import PayloadLimits
 from ojs_cluster.core.workflow_request import NewWorkflow
 from ojs_cluster.http import fields
 from ojs_cluster.http.app import App

@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 
 import trio
 
-from ojs_cluster.http.access.certificates import peer_of, subject_of
+from ojs_cluster.http.access.certificate_subject import peer_of, subject_of
 from ojs_cluster.http.app import App
 from ojs_cluster.http.body_memory import SMALL, BodyReservation
 from ojs_cluster.http.dispatch import (

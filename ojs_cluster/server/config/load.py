@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ojs_cluster.core.config.variable import Variable
-from ojs_cluster.core.limits import PayloadLimits
+from ojs_cluster.core.payload_limits import PayloadLimits
 from ojs_cluster.http.settings import HttpSettings
 from ojs_cluster.redis.url import secrets_in
 from ojs_cluster.server.config import parsers, redis_checks
+from ojs_cluster.server.config.all_variables import SECTIONS, VARIABLES
 from ojs_cluster.server.config.settings import (
     AccessSettings,
     ListenSettings,
@@ -25,7 +26,6 @@ from ojs_cluster.server.config.settings import (
     ShardSettings,
     TelemetrySettings,
 )
-from ojs_cluster.server.config.variables import SECTIONS, VARIABLES
 from ojs_cluster.store.settings import StoreSettings
 from scheduler.settings import SchedulerSettings
 

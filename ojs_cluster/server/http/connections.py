@@ -19,7 +19,7 @@ from typing import Final
 import trio
 
 from ojs_cluster.core.access.client_address import TrustedProxies
-from ojs_cluster.http.access.certificates import peer_of
+from ojs_cluster.http.access.certificate_subject import peer_of
 from ojs_cluster.server.http.hypercorn_connection import BoundedServer
 
 log = logging.getLogger("ojs.http")

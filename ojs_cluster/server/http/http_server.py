@@ -23,7 +23,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ASGIFramework, LifespanState
 from hypercorn.utils import wrap_app
 
-from ojs_cluster.http.access.certificates import subject_of
+from ojs_cluster.http.access.certificate_subject import subject_of
 from ojs_cluster.http.body_memory import BodyMemoryBudget, BodyReservation
 from ojs_cluster.http.fast_lane.server import FastLane
 from ojs_cluster.server.config.settings import ListenSettings

@@ -15,7 +15,7 @@ import trio
 from ojs_cluster.core.errors import NotFound, OJSError
 from ojs_cluster.http import exposition
 from ojs_cluster.http.access.audit import Audit
-from ojs_cluster.http.access.auth import AccessControl
+from ojs_cluster.http.access.authentication import AccessControl
 from ojs_cluster.http.dispatch import add_common_headers, request_id_for
 from ojs_cluster.http.errors import error_response
 from ojs_cluster.http.exposition import Families, counter, gauge

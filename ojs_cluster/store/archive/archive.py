@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from ojs_cluster.core import raw_json
 from ojs_cluster.core.errors import InvalidPayload
 from ojs_cluster.core.jobs.ids import is_job_id
-from ojs_cluster.core.limits import STORED_LIMITS
+from ojs_cluster.core.payload_limits import STORED_LIMITS
 from ojs_cluster.core.rate_limit import RateLimits, unpack_limits
 from ojs_cluster.core.raw_json import Raw
 from ojs_cluster.keys import MAX_PARTITIONS

@@ -27,7 +27,7 @@ from ojs_cluster.core.jobs.envelope import parse_job
 from ojs_cluster.core.jobs.ids import MAX_SHARDS
 from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.core.jobs.states import TERMINAL, State
-from ojs_cluster.core.limits import STORED_LIMITS
+from ojs_cluster.core.payload_limits import STORED_LIMITS
 from ojs_cluster.core.rate_limit import RateLimits, unpack_limits
 from ojs_cluster.core.workflow import CANCELLED, RUNNING, STATUS_ENQUEUED, Plan, decode_plan
 from ojs_cluster.keys import Shard

@@ -7,7 +7,7 @@ from typing import Final
 from ojs_cluster.core.cron_job import job_of_tick
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.jobs.envelope import NewJob
-from ojs_cluster.core.limits import STORED_LIMITS
+from ojs_cluster.core.payload_limits import STORED_LIMITS
 from ojs_cluster.store.off_loop import off_loop
 
 _MAX_REASON: Final = 200

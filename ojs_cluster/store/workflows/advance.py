@@ -27,7 +27,7 @@ import orjson
 
 from ojs_cluster.core.errors import Conflict, NotFound
 from ojs_cluster.core.jobs.envelope import parse_job
-from ojs_cluster.core.limits import STORED_LIMITS
+from ojs_cluster.core.payload_limits import STORED_LIMITS
 from ojs_cluster.core.workflow import (
     CANCELLED,
     ENDED,

@@ -23,7 +23,7 @@ from ojs_cluster.core.jobs.envelope import (
     parse_job,
 )
 from ojs_cluster.core.jobs.options import TOP_LEVEL
-from ojs_cluster.core.limits import PayloadLimits
+from ojs_cluster.core.payload_limits import PayloadLimits
 from tests.core import json_texts
 
 ID = "019461a8-1a2b-7c3d-8e4f-5a6b7c8d9e0f"

@@ -15,7 +15,7 @@ import trio
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.http.access import audit as http_audit
 from ojs_cluster.http.access.audit import Audit
-from ojs_cluster.http.access.auth import AccessControl
+from ojs_cluster.http.access.authentication import AccessControl
 from ojs_cluster.http.app import App
 from ojs_cluster.http.router import Route
 from ojs_cluster.http.routes import ROUTES

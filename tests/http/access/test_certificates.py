@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from ojs_cluster.http.access.certificates import subject_of
+from ojs_cluster.http.access.certificate_subject import subject_of
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.server.test_serve import serve
 from tests.support.certificates import Certificates, openssl

@@ -19,7 +19,7 @@ from ojs_cluster.core.access.scopes import (
     Scope,
     digest,
 )
-from ojs_cluster.http.access.auth import AccessControl
+from ojs_cluster.http.access.authentication import AccessControl
 from ojs_cluster.http.router import QueueAccess
 from ojs_cluster.http.routes import ROUTES
 from ojs_cluster.server.embedded.servers import Embedded
@@ -137,7 +137,7 @@ async def test_too_many_requests_are_refused_with_retry_after(keyed: Api) -> Non
 
 
 def test_a_rate_lets_so_many_requests_through_and_refills() -> None:
-    from ojs_cluster.http.access.auth import _TokenBucket
+    from ojs_cluster.http.access.authentication import _TokenBucket
 
     bucket = _TokenBucket(4)
     began = time.monotonic()

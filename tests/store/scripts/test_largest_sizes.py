@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import pytest
 
-from ojs_cluster.core.limits import MOST_BATCH_JOBS
+from ojs_cluster.core.payload_limits import MOST_BATCH_JOBS
 from ojs_cluster.keys import Shard
 from ojs_cluster.server.embedded.servers import Embedded, ServerNotFound, find_server
 from ojs_cluster.store.context import Store

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ojs_cluster.core.config.variable import Variable, variables_of
-from ojs_cluster.core.limits import PayloadLimits
+from ojs_cluster.core.payload_limits import PayloadLimits
 from ojs_cluster.http.settings import HttpSettings
 from ojs_cluster.server.config.settings import (
     AccessSettings,
