@@ -23,6 +23,7 @@ class PackedKeys(tuple[bytes, ...]):
     packed: bytes
 
     def __new__(cls, keys: Iterable[bytes]) -> Self:
+        """Pack the keys once, for every call that sends them."""
         made = super().__new__(cls, keys)
         number = b"%d" % len(made)
         made.packed = b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in (number, *made)])

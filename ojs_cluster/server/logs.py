@@ -49,6 +49,7 @@ class _Masking(logging.Formatter):
         return line
 
     def line(self, record: logging.LogRecord) -> str:
+        """Return the record as one line, before secrets are masked."""
         raise NotImplementedError
 
 
@@ -56,6 +57,7 @@ class JsonFormatter(_Masking):
     """``{"ts", "level", "logger", "msg", "process", "pid", ...extra, "exc"}`` on one line."""
 
     def line(self, record: logging.LogRecord) -> str:
+        """Return the record as one line, before secrets are masked."""
         fields: dict[str, Any] = {
             "ts": _timestamp(record.created),
             "level": record.levelname.lower(),
@@ -84,6 +86,7 @@ class TextFormatter(_Masking):
     """``12:00:00.123 INFO  api-0 message (field=value)`` for a terminal."""
 
     def line(self, record: logging.LogRecord) -> str:
+        """Return the record as one line, before secrets are masked."""
         extra = _extra(record)
         shown = ", ".join(f"{name}={_shown(value)}" for name, value in extra.items())
         tail = f" ({shown})" if extra else ""

@@ -55,8 +55,9 @@ class Cluster:
         return next((n for n, member in self.members.items() if slot in member.slots), None)
 
     def receivers(self, count: int) -> list[Node]:
-        """Return empty nodes that become masters: first those that receive slots already, then by
-        host.
+        """Return empty nodes that become masters, sorted by host.
+
+        Nodes that receive slots already come first.
 
         Raises:
             NotYet: there are not enough of them.

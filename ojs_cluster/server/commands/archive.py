@@ -74,6 +74,7 @@ class ImportCounts:
     complete: bool = False
 
     def text(self) -> str:
+        """Return one line about what was imported."""
         kinds = sorted(self.created.keys() | self.there.keys())
         parts = [f"{self.created[k]} {k} created, {self.there[k]} there already" for k in kinds]
         return "; ".join(parts or ["nothing in it"])

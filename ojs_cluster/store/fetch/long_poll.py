@@ -66,6 +66,7 @@ class Waiters:
 
     @property
     def draining(self) -> bool:
+        """Whether ``drain`` was called."""
         return self._draining.is_set()
 
     async def drained(self) -> None:
@@ -106,6 +107,7 @@ class Waiters:
             self._subscribed.add(shard)
 
     def add(self, queues: Iterable[str]) -> _Waiter:
+        """Register a fetch that waits for jobs of ``queues``."""
         waiter = _Waiter()
         for queue in queues:
             self._waiting.setdefault(queue, {})[waiter] = None
@@ -113,6 +115,7 @@ class Waiters:
         return waiter
 
     def remove(self, waiter: _Waiter, queues: Iterable[str]) -> None:
+        """Unregister a fetch; the last one of a queue ends the queue's check."""
         for queue in queues:
             waiting = self._waiting.get(queue)
             if waiting is not None:

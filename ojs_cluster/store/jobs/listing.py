@@ -74,6 +74,7 @@ class JobFilter:
     within: QueuePatterns | None = None
 
     def admits(self, job: JobRecord) -> bool:
+        """Return whether the filter lets the job through."""
         return (
             not job.hidden
             and (self.state is None or job.state == self.state)
@@ -135,6 +136,7 @@ class ListingPosition:
     skip: int = 0
 
     def text(self) -> str:
+        """Return the position as an opaque cursor."""
         return cursors.encode([self.index, self.shard, self.queue, self.score, self.skip])
 
     def without(self, gone: Sequence[ListingPosition]) -> ListingPosition:
@@ -148,6 +150,7 @@ class ListingPosition:
 
     @classmethod
     def parse(cls, text: str, indexes: int, shards: int) -> ListingPosition:
+        """Read a cursor; it must name one of ``indexes`` and one of ``shards``."""
         match cursors.decode(text):
             case [int(index), int(shard), str(queue), str(score), int(skip)] if (
                 cursors.are_numbers((index, shard, skip))

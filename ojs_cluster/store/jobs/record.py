@@ -37,34 +37,42 @@ class JobRecord(msgspec.Struct, frozen=True):
 
     @property
     def type(self) -> str:
+        """The job type."""
         return self.fields[f.TYPE].decode()
 
     @property
     def queue(self) -> str:
+        """The queue of the job."""
         return self.fields[f.QUEUE].decode()
 
     @property
     def state(self) -> State:
+        """The state in the lifecycle."""
         return State(self.fields[f.STATE].decode())
 
     @property
     def attempt(self) -> int:
+        """The number of the current or last attempt, 0 before the first."""
         return int(self.fields.get(f.ATTEMPT) or 0)
 
     @property
     def max_attempts(self) -> int:
+        """The number of attempts that the retry policy allows."""
         return int(self.fields[f.MAX_ATTEMPTS])
 
     @property
     def priority(self) -> int:
+        """The priority; higher runs first."""
         return int(self.fields.get(f.PRIORITY) or 0)
 
     @property
     def created_ms(self) -> int:
+        """When the job was created, in ms since the epoch."""
         return int(self.fields[f.CREATED])
 
     @property
     def started_ms(self) -> int | None:
+        """When the current or last attempt started, in ms since the epoch."""
         return self._ms(f.STARTED)
 
     @property
@@ -79,15 +87,18 @@ class JobRecord(msgspec.Struct, frozen=True):
 
     @property
     def retry_delay_ms(self) -> int | None:
+        """The backoff before the next attempt, in ms."""
         return self._ms(f.DELAY)
 
     @property
     def worker_id(self) -> str | None:
+        """The worker that holds the job."""
         value = self.fields.get(f.WORKER)
         return value.decode() if value else None
 
     @property
     def lease_id(self) -> str | None:
+        """The lease of the active job."""
         value = self.fields.get(f.LEASE)
         return value.decode() if value else None
 
