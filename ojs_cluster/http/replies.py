@@ -58,6 +58,16 @@ def job_response(status: int, job: JobRecord, headers: Headers = ()) -> Response
     return Response(status, body, headers, made=lambda: {"job_id": job.id})
 
 
+def whole_job_response(job: JobRecord) -> Response:
+    """Return a response with ``{"job": {…}}`` and all members of the job beside it.
+
+    ``job`` comes last, because a client may have stored a member of that name in its job, and
+    parsers use the last one.
+    """
+    members = job.json()
+    return Response(200, b'%b,"job":%b}' % (members[:-1], members))
+
+
 def deduplicated_response(job: JobRecord) -> Response:
     """Return the response to an enqueue that was ignored because of the unique job ``job``."""
     body = b'{"job":%b,"deduplicated":true,%b}' % (job.json(), flat_job(job))

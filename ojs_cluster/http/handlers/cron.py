@@ -31,7 +31,7 @@ _DETAIL_NAMES = {"triggered": "job_id", "skipped": "active_job_id", "failed": "e
 
 
 async def list_crons(app: App, request: Request) -> Response:
-    """List cron jobs, with the keys of the binding, OpenAPI and cron documents.
+    """List cron jobs, with the keys of the binding, OpenAPI, cron documents and the Ruby SDK.
 
     ``GET /ojs/v1/cron?enabled&limit&offset`` (spec: ojs-cron 8.2)
     """
@@ -45,8 +45,8 @@ async def list_crons(app: App, request: Request) -> Response:
     pages = query.pagination(page, len(found), total)
     return Response(
         200,
-        b'{"crons":%b,"cron_jobs":%b,"items":%b,"count":%d,"total":%d,"pagination":%b}'
-        % (crons, crons, crons, len(found), total, replies.dumps(pages)),
+        b'{"crons":%b,"cron_jobs":%b,"items":%b,"entries":%b,"count":%d,"total":%d,"pagination":%b}'
+        % (crons, crons, crons, crons, len(found), total, replies.dumps(pages)),
     )
 
 

@@ -54,11 +54,11 @@ async def enqueue(app: App, request: Request) -> Response:
 
 
 async def get(app: App, _request: Request, job_id: str) -> Response:
-    """Return a job.
+    """Return a job. The Ruby SDK and the command line client read its members beside ``job``.
 
     ``GET /ojs/v1/jobs/{id}`` (spec: ojs-http-binding 9.3)
     """
-    return replies.job_response(200, await store_jobs.get(app.store, fields.job_id(job_id)))
+    return replies.whole_job_response(await store_jobs.get(app.store, fields.job_id(job_id)))
 
 
 async def cancel(app: App, _request: Request, job_id: str) -> Response:

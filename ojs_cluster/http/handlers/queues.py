@@ -156,7 +156,7 @@ def _pause_response(name: str, paused: bool, time_name: str, at_ms: int) -> Resp
 def _stats(found: QueueStats) -> dict[str, Any]:
     jobs = counts(found)
     identity = {"name": found.name, "paused": found.paused, "status": status(found.paused)}
-    return {
+    shown: dict[str, Any] = {
         "queue": {**identity, **jobs},
         "stats": {
             "queue": found.name,
@@ -171,6 +171,10 @@ def _stats(found: QueueStats) -> dict[str, Any]:
         },
         **identity,
         "depth": found.depth,
+        "dead_letter": found.dead,
         **jobs,
         "computed_at": replies.iso(found.now_ms),
     }
+    if found.created_ms is not None:
+        shown["created_at"] = replies.iso(found.created_ms)
+    return shown

@@ -42,6 +42,13 @@ async def test_get_answers_wrapped_and_flat(api: Api) -> None:
     assert reply.json["job"] == job
     assert reply.json["state"] == "available"
     assert reply.json["created_at"] == job["created_at"]
+    assert {name: value for name, value in reply.json.items() if name != "job"} == job
+
+
+async def test_a_member_named_job_does_not_hide_the_job(api: Api) -> None:
+    job = await api.enqueue(job="mine")
+    assert (await api.get(f"/ojs/v1/jobs/{job['id']}")).json["job"] == job
+    assert job["job"] == "mine"
 
 
 async def test_a_malformed_job_is_named_by_its_id_and_removed_by_cancel(api: Api) -> None:
