@@ -15,6 +15,7 @@ JOB_DISCARDED: Final = "job.discarded"
 JOB_RETRYING: Final = "job.retrying"
 JOB_CANCELLED: Final = "job.cancelled"
 JOB_HEARTBEAT: Final = "job.heartbeat"
+JOB_PROGRESS: Final = "job.progress"
 JOB_SCHEDULED: Final = "job.scheduled"
 JOB_EXPIRED: Final = "job.expired"
 WORKFLOW_STARTED: Final = "workflow.started"
@@ -40,6 +41,7 @@ NAMES: Final = frozenset(
         JOB_RETRYING,
         JOB_CANCELLED,
         JOB_HEARTBEAT,
+        JOB_PROGRESS,
         JOB_SCHEDULED,
         JOB_EXPIRED,
         WORKFLOW_STARTED,

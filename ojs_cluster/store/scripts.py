@@ -19,7 +19,7 @@ from ojs_cluster.redis.script import Script
 
 VOLATILE = frozenset(
     {
-        *("touch_worker", "fetch", "fetch_full", "heartbeat", "lead"),
+        *("touch_worker", "fetch", "fetch_full", "heartbeat", "progress", "lead"),
         *("promote", "release_unanswered", "schema", "tidy"),
         *("archive_job", "archive_results", "cron_due", "find_dead", "read_hash", "metrics"),
         "audit_append",

@@ -18,6 +18,7 @@ DEFAULT_FOLDERS: Final = (
     "level-4-advanced",
     "ext-admin-api",
     "ext-dead-letter",
+    "ext-progress",
 )
 
 IMPOSSIBLE: Final[Mapping[str, str]] = {

@@ -15,6 +15,7 @@ import trio
 from ojs_cluster.core.payload_limits import DEFAULT_LIMITS
 from ojs_cluster.redis.client import Client
 from ojs_cluster.redis.script import Script
+from ojs_cluster.store.progress.progress import MAX_BYTES
 from ojs_cluster.store.settings import StoreSettings
 
 _ERRORS = StoreSettings().errors_kept
@@ -30,7 +31,8 @@ local function grow(key)
     local kept = state == 'completed' and 'rs' or 'e'
     if not state or redis.call('HSTRLEN', key, kept) >= {_ENVELOPE_BYTES - 100} then return end
     redis.call('HSET', key, 'e', '"args":[' .. text({_ENVELOPE_BYTES} - 9) .. ']',
-        'pr', '[' .. text({_RESULT_BYTES} - 2) .. ']', 'hn', {_ERRORS})
+        'pr', '[' .. text({_RESULT_BYTES} - 2) .. ']', 'hn', {_ERRORS},
+        'pd', '{{"data":' .. text({MAX_BYTES} - 9) .. '}}')
     for n = 0, {_ERRORS - 1} do
         redis.call('HSET', key, 'h' .. n, '1,1700000000000,{{"code":"large","message":'
             .. text({_FAILURE_BYTES - 40}))

@@ -29,7 +29,7 @@ CAPABILITIES = {
     "retry_policies": True,
     "visibility_timeout": True,
     "events": True,
-    "progress": False,
+    "progress": True,
     "checkpoints": False,
     "backpressure": False,
 }

@@ -28,6 +28,7 @@ from ojs_cluster.store.archive.line_values import (
 )
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.progress.stored_progress import parse_progress
 
 _TEXT = {
     f.STATE: "state",
@@ -41,6 +42,7 @@ _TEXT = {
     f.WORKFLOW: "workflow_id",
     f.UNIQUE: "unique",
     f.LIMIT: "rate_limit",
+    f.PROGRESS: "progress",
 }
 _NUMBERS = {
     f.PRIORITY: "priority",
@@ -74,6 +76,7 @@ _JSON = {
     f.RESULT: "result",
     f.PARENTS: "parent_results",
     f.PARENT_NAMES: "parent_names",
+    f.PROGRESS_DATA: "progress_data",
 }
 _NOT_EXPORTED = {f.TOKEN, f.REQUESTED_TOKEN, f.TOKEN_REQUESTS, f.HIDDEN}
 """Fields of a lease or a token request, which an import does not continue, and of hidden jobs."""
@@ -93,6 +96,7 @@ _VALIDATORS: Mapping[bytes, Callable[[bytes], object]] = {
     f.WORKFLOW: lambda value: is_job_id(value.decode()),
     f.ON_EXHAUSTION: {b"discard", b"dead_letter"}.__contains__,
     f.TYPE: re.compile(rb"[a-z0-9][a-z0-9_.\-]*").fullmatch,
+    f.PROGRESS: parse_progress,
 }
 """Fields that scripts parse, or copy into JSON without escaping."""
 

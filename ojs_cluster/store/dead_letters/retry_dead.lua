@@ -36,7 +36,8 @@ end
 remove_member(FINISHED, id)
 count(job[F.queue], 'discarded', -1)
 local past = {F.attempt, F.errors, F.dead, F.expired, F.finished, F.started, F.worker, F.lease,
-    F.deadline, F.lease_ms, F.extended, F.delay, F.cancel_requested}
+    F.deadline, F.lease_ms, F.extended, F.delay, F.cancel_requested,
+    F.progress, F.progress_data}
 for name in pairs(job) do
     if string.match(name, '^' .. F.error_slot .. '%d+$') then past[#past + 1] = name end
 end

@@ -79,3 +79,8 @@ TOKEN_REQUESTS: Final = b"rn"
 """Number of token requests that the job has made."""
 HIDDEN: Final = b"hd"
 """Set when the dead letter was deleted, and the job is kept for a while to reserve its id."""
+PROGRESS: Final = b"pg"
+"""Progress of one attempt: the attempt, time of the last report, time of the last event, and the
+number, which is empty when only data was reported."""
+PROGRESS_DATA: Final = b"pd"
+"""JSON object with ``message`` and ``data`` of the last progress report, if it had them."""

@@ -18,6 +18,7 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.raw_json import array_items, join
 from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.store.jobs import fields as f
+from ojs_cluster.store.progress.stored_progress import Progress, read_progress
 
 
 class JobRecord(msgspec.Struct, frozen=True):
@@ -106,6 +107,11 @@ class JobRecord(msgspec.Struct, frozen=True):
     def result(self) -> bytes | None:
         """The result's JSON as the worker sent it."""
         return self.fields.get(f.RESULT) or None
+
+    @property
+    def progress(self) -> Progress | None:
+        """What the last attempt has reported; 1.0 once the job is completed."""
+        return read_progress(self.fields)
 
     @property
     def size(self) -> int:
@@ -218,10 +224,21 @@ class JobRecord(msgspec.Struct, frozen=True):
             parts.append(b',"errors":[%b]' % b",".join(errors))
         if get(f.WORKFLOW):
             parts += self._workflow()
+        if get(f.PROGRESS):
+            parts += self._progress()
         if get(f.REPLAYS):
             parts.append(b',"replay_count":' + fields[f.REPLAYS])
         parts.append(b"}")
         return parts
+
+    def _progress(self) -> Iterator[bytes]:
+        progress = self.progress
+        if progress is None:
+            return
+        if progress.value:
+            yield b',"progress":' + progress.value
+        if progress.data:
+            yield b',"progress_data":' + progress.data
 
     def _workflow(self) -> Iterator[bytes]:
         fields = self.fields

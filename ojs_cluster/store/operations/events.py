@@ -324,6 +324,12 @@ _MEMBERS: dict[bytes, dict[bytes, Callable[[bytes], bytes]]] = {
         b"a": _number(b"attempt"),
         b"n": _time(b"visible_until"),
     },
+    b"job.progress": {
+        b"w": _text(b"worker_id"),
+        b"a": _number(b"attempt"),
+        b"p": _number(b"progress_percent"),
+        b"g": _text(b"progress_message"),
+    },
     b"job.expired": {b"c": _time(b"created_at"), b"x": _time(b"expired_at")},
 }
 """Per event type: the stream fields that become members of ``data``, with their writers."""

@@ -38,6 +38,7 @@ from ojs_cluster.store.operations.events import EventFilter, read_events
 from ojs_cluster.store.operations.leader import RedisLeaderLock
 from ojs_cluster.store.outbox import outbox_dead_letters
 from ojs_cluster.store.outbox.outbox import drain
+from ojs_cluster.store.progress.progress import Report, report_progress
 from ojs_cluster.store.queues import queues
 from ojs_cluster.store.scripts import load_scripts
 from ojs_cluster.store.sweeps import retention
@@ -225,6 +226,7 @@ async def every_end_of_an_attempt(store: Store, db: Any) -> None:
     shard = shard_of(store)
     done = await active(store)
     await heartbeat(store, Heartbeat("w1", (done.id,)))
+    await report_progress(store, done.id, Report(0.5, "half"), worker_id="w1", lease_id=None)
     await ack(store, done, result=b"[]")
     many = [await active(store) for _ in range(2)]
     await ack_many(store, [Ack(many[0].id, None, b"1")], worker_id="w1")

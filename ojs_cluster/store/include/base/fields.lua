@@ -9,4 +9,5 @@ local F = {
     alias = '@', workflow = 'wf', step = 'ws', parents = 'pr', parent_names = 'pn', unique = 'uq',
     transaction = '@t', max_per_second = 'ps', tombstone = '@f', fixed = 'fx', cancel_requested = 'sp',
     limit = 'rl', token = 'rt', requested_token = 'ra', token_requests = 'rn', hidden = 'hd',
+    progress = 'pg', progress_data = 'pd',
 }

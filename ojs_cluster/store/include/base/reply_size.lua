@@ -5,7 +5,7 @@
 local MOST_BYTES = 2 * 1024 * 1024
 
 local function size_of(job)
-    if not job[F.errors] then return #job[F.envelope] + #(job[F.parents] or '') end
+    if not job[F.errors] then return #job[F.envelope] + #(job[F.parents] or '') + #(job[F.progress_data] or '') end
     local bytes = 0
     for i = 2, #job.flat, 2 do bytes = bytes + #job.flat[i] end
     return bytes

@@ -6,7 +6,7 @@ local SMALL = {F.state, F.type, F.queue, F.priority, F.created, F.max_attempts, 
     F.on_exhaustion, F.visibility, F.timeout, F.expires, F.attempt, F.enqueued, F.started, F.finished, F.due,
     F.delay, F.worker, F.lease, F.deadline, F.lease_ms, F.extended, F.errors, F.dead, F.expired, F.replays,
     F.alias, F.workflow, F.step, F.unique, F.transaction, F.max_per_second, F.fixed, F.cancel_requested,
-    F.limit, F.token, F.requested_token, F.token_requests, F.hidden}
+    F.limit, F.token, F.requested_token, F.token_requests, F.hidden, F.progress}
 
 -- Returns as load_job. A partial job has no envelope, result or errors.
 local function load_small_fields(key)

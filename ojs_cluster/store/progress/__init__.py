@@ -1,0 +1,1 @@
+"""Progress of active jobs: what workers report while they run a job."""

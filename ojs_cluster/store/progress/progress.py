@@ -1,0 +1,89 @@
+"""Store what a worker reports about an active job (spec: ojs-progress)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import orjson
+
+from ojs_cluster.core.errors import PayloadTooLarge
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.jobs.by_id import run_on_job
+from ojs_cluster.store.jobs.record import JobRecord
+
+MAX_BYTES: Final = 16 * 1024
+"""Most bytes of the message and the data of a report. The specification recommends 4 KiB."""
+_MAX_EVENT_MESSAGE: Final = 200
+"""Most characters of a message in an event: streams are bounded in entries, not in bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One report.
+
+    Args:
+        value: the number, which is clamped to 0..1; None to keep the number of the last report.
+        message: a text for people, '' for none.
+        data: a JSON object, empty for none.
+    """
+
+    value: float | None
+    message: str = ""
+    data: bytes = b""
+
+
+async def report_progress(
+    store: Store, job_id: str, report: Report, *, worker_id: str | None, lease_id: str | None
+) -> JobRecord:
+    """Store the progress of an active job, and extend its lease like a heartbeat.
+
+    A report about a job in another state changes nothing. Within an attempt the number does not
+    fall: a report with a lower number only extends the lease.
+
+    Args:
+        store: the store.
+        job_id: the job.
+        report: what its worker reports.
+        worker_id: the caller's worker id, None when it names none.
+        lease_id: the caller's lease id, None when it names none.
+
+    Returns:
+        A record with the state and the progress of the job only.
+
+    Raises:
+        NotFound: no such job.
+        Conflict: the job is held by another lease.
+        PayloadTooLarge: the message and the data are over the limit.
+        MalformedJob: the job's stored fields are malformed.
+        BackendUnavailable: Redis did not answer in time.
+    """
+    parts = []
+    if report.message:
+        parts.append(b'"message":' + orjson.dumps(report.message))
+    if report.data:
+        parts.append(b'"data":' + report.data)
+    data = b"{%b}" % b",".join(parts) if parts else b""
+    if len(data) > MAX_BYTES:
+        raise PayloadTooLarge(
+            f"message and data have {len(data)} bytes, the limit is {MAX_BYTES} bytes",
+            field="data",
+            limit=MAX_BYTES,
+        )
+    value = "" if report.value is None else repr(min(1.0, max(0.0, float(report.value))))
+    return await run_on_job(
+        store,
+        "progress",
+        job_id,
+        ("active", "events"),
+        [
+            store.settings.events_per_shard,
+            worker_id or "",
+            lease_id or "",
+            value,
+            data,
+            report.message[:_MAX_EVENT_MESSAGE],
+        ],
+        idempotent=True,
+        lease_id=lease_id,
+    )
