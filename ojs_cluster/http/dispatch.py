@@ -52,8 +52,9 @@ MEDIA_TYPE: Final = "application/openjobspec+json"
 OJS_VERSION: Final = "1.0"
 
 _BARE: Final[Headers] = (("Content-Type", MEDIA_TYPE), ("OJS-Version", OJS_VERSION))
-# One SDK reads a body only if its type contains "application/json". The conformance suites compare
-# the type exactly. SDKs send the header OJS-Version, and the suites do not.
+# The Python SDK reads a body only if its type contains "application/json". The conformance suites
+# compare the type exactly. SDKs send the header OJS-Version, or "Accept: */*" when the user gave
+# them an HTTP client. The suites send neither.
 _FOR_SDKS: Final[Headers] = (
     ("Content-Type", f'{MEDIA_TYPE}; alt="application/json"'),
     ("OJS-Version", OJS_VERSION),
@@ -287,7 +288,8 @@ def add_common_headers(
             "address": request.peer if app is None else app.audit.client_of(request),
         }
         log.debug("%s %s %d", request.method, request.path, response.status, extra=extra)
-    common = _FOR_SDKS if "ojs-version" in request.headers else _BARE
+    given = request.headers
+    common = _FOR_SDKS if "ojs-version" in given or given.get("accept") == "*/*" else _BARE
     if response.headers and response.headers[0][0] == "Content-Type":
         common = common[1:]
     headers: Headers = (*common, ("X-Request-Id", request_id), *response.headers)

@@ -34,6 +34,8 @@ async def _connect_and_run(target: str, case: Case, note: Note) -> None:
     key = os.environ.get("OJS_API_KEY")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     async with httpx.AsyncClient(base_url=target, timeout=TIMEOUT_S, headers=headers) as client:
+        # The official runner sends the Accept of a case and no other; httpx would add "*/*".
+        del client.headers["Accept"]
         await run_fresh(case, client, note)
 
 

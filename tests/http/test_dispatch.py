@@ -42,9 +42,10 @@ async def test_every_response_has_the_three_headers(api: Api, target: str) -> No
     assert re.fullmatch(r"req_[0-9a-f]{32}", reply.headers["x-request-id"])
 
 
-async def test_clients_that_name_a_version_get_a_type_that_sdks_read(api: Api) -> None:
+@pytest.mark.parametrize("headers", [{"OJS-Version": "1.0"}, {"Accept": "*/*"}], ids=str)
+async def test_sdks_get_a_type_that_they_read(api: Api, headers: dict[str, str]) -> None:
     for target in ("/ojs/manifest", "/nowhere"):
-        reply = await api.get(target, headers={"OJS-Version": "1.0"})
+        reply = await api.get(target, headers=headers)
         assert reply.headers["content-type"] == f'{OJS_TYPE}; alt="application/json"'
 
 

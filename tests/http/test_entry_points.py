@@ -109,7 +109,7 @@ async def test_a_job_is_enqueued_fetched_and_acked_over_http(app: App) -> None:
     ):
         enqueued = await client.post("/ojs/v1/jobs", json={"type": "t", "args": [1]})
         assert enqueued.status_code == 201
-        assert enqueued.headers["content-type"] == OJS_TYPE
+        assert enqueued.headers["content-type"] == f'{OJS_TYPE}; alt="application/json"'
         assert enqueued.headers["location"] == f"/ojs/v1/jobs/{enqueued.json()['id']}"
         fetched = await client.post("/ojs/v1/workers/fetch", json={"queues": ["default"]})
         (job,) = fetched.json()["jobs"]

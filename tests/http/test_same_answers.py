@@ -287,6 +287,7 @@ CORPUS: dict[str, bytes] = {
     "an odd id": head(TO_JOB, "Host: x", "X-Request-Id: a\tb"),
     "a long id": head(TO_JOB, "Host: x", "X-Request-Id: " + "a" * 300),
     "wrong method": head("POST /ojs/v1/health HTTP/1.1", "Host: x"),
+    "any type": head(TO_JOB, "Host: x", "Accept: */*"),
     "the manifest": head("GET /ojs/manifest HTTP/1.1", "Host: x"),
     "nowhere": head("GET /nowhere HTTP/1.1", "Host: x"),
     # other protocols
