@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ojs_cluster.core.config.parsers import boolean, integer, milliseconds
+from ojs_cluster.core.config.parsers import boolean, integer, milliseconds, one_of
 from ojs_cluster.core.config.variable import variable
 
 _MIB = 1024 * 1024
@@ -22,6 +22,8 @@ class StoreSettings:
         visibility_timeout_ms: lease of a job when the job and its fetch set none.
         retention_completed_ms, retention_discarded_ms, retention_cancelled_ms, retention_dead_ms:
             how long finished jobs are kept (spec: ojs-queue-config, ojs-dead-letter).
+        on_exhaustion: what becomes of a job after its last attempt, ``discard`` or ``dead_letter``,
+            unless the job or its queue decides.
         retention_workflow_ms: how long an ended workflow's record is kept.
         dead_letter_max: dead letters kept per queue; beyond it the oldest is removed.
         worker_retention_ms: how long the record of a worker without heartbeats is kept.
@@ -71,6 +73,13 @@ class StoreSettings:
         _COUNT,
         "10000",
         "Dead letters kept per queue, or partition of a queue; the oldest go first.",
+    )
+    on_exhaustion: str = variable(
+        "OJS_ON_EXHAUSTION",
+        one_of("discard", "dead_letter"),
+        "discard",
+        "What becomes of a job after its last attempt: discard, or dead_letter; unless its retry "
+        "policy or its queue decides.",
     )
     retention_workflow_ms: int = variable(
         "OJS_RETENTION_WORKFLOW",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from ojs_cluster.core.partitions import DRAIN_MS, PROPAGATION_MS
 from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.dead_letters import exhaustion
 from ojs_cluster.store.limits import depth_bounds, rate_limits
 from ojs_cluster.store.queues import queues
 from ojs_cluster.store.queues.partition_maintenance import (
@@ -130,6 +131,33 @@ class Bounded:
 
     async def finish(self, world: World, scene: None) -> None:
         await depth_bounds.set_bound(world.store, QUEUE, None)
+        await end_partitions(world)
+
+
+class Exhausted:
+    """What becomes of exhausted jobs is set for a queue with three partitions."""
+
+    least = 4
+
+    async def prepare(self, world: World) -> None:
+        await set_partitions(world.store, QUEUE, 3)
+        await pass_time(world.store, world.db, PROPAGATION_MS, QUEUE)
+        await put(world.store, QUEUE)
+
+    async def act(self, store: Store, scene: None) -> None:
+        await exhaustion.set_on_exhaustion(of_another_process(store), QUEUE, "dead_letter")
+
+    async def happened(self, world: World, scene: None) -> bool:
+        """Check that the janitor mirrors the decision into the other partitions."""
+        await maintain_queue(world.store, QUEUE)
+        decision = await exhaustion.get_on_exhaustion(world.store, QUEUE)
+        for shard in world.store.keys.partitions(QUEUE, 3):
+            there = world.db.hget(shard.queue_counters(QUEUE), "on_exhaustion")
+            assert there == (None if decision is None else decision.encode())
+        return decision == "dead_letter"
+
+    async def finish(self, world: World, scene: None) -> None:
+        await exhaustion.set_on_exhaustion(world.store, QUEUE, None)
         await end_partitions(world)
 
 

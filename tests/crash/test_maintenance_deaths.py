@@ -7,7 +7,7 @@ import pytest
 from ojs_cluster.core.rate_limit import RateLimits
 from tests.crash.harness import Operation, World, failing_at_every_command
 from tests.crash.maintenance import DeadWorker, Removal
-from tests.crash.partitions import Bounded, Closing, Growth, Limited, Unused
+from tests.crash.partitions import Bounded, Closing, Exhausted, Growth, Limited, Unused
 from tests.crash.retries import Retry
 from tests.support.failing_process import MODES, Mode
 
@@ -24,6 +24,7 @@ OPERATIONS: dict[str, Operation] = {
     "fewer partitions": Closing(),
     "an unused entry of the partition table": Unused(),
     "a bound over partitions": Bounded(),
+    "an on_exhaustion over partitions": Exhausted(),
     "limits over partitions": Limited(RateLimits(), RateLimits(concurrency=8)),
     "higher limits over partitions": Limited(RateLimits(concurrency=4), RateLimits(concurrency=8)),
     "lower limits over partitions": Limited(RateLimits(concurrency=8), RateLimits(concurrency=4)),

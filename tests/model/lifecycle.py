@@ -86,7 +86,7 @@ class Model:
             expires_ms=None if expires_ms is None else self.now_ms + expires_ms,
             timeout_ms=timeout_ms or None,
             visibility_ms=visibility_ms or None,
-            on_exhaustion=retry.on_exhaustion,
+            on_exhaustion=retry.on_exhaustion or "discard",
         )
         if pending:
             job.state = State.PENDING

@@ -81,7 +81,7 @@ policies = st.builds(
     max_ms=st.just(20 * UNIT),
     jitter=st.just(False),
     strategy=st.sampled_from(["exponential", "linear", "constant", "polynomial"]),
-    on_exhaustion=st.sampled_from(["discard", "dead_letter"]),
+    on_exhaustion=st.sampled_from([None, "discard", "dead_letter"]),
     non_retryable=st.sampled_from(
         [(), ("Fatal",), ("auth.*", "timeout"), ("visibility.*", "worker_lost")]
     ),

@@ -33,7 +33,11 @@ EXHAUSTION: Final = ("discard", "dead_letter")
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """What happens after a failed attempt. Durations in milliseconds, attempts count all runs."""
+    """What happens after a failed attempt. Durations in milliseconds, attempts count all runs.
+
+    Without ``on_exhaustion`` the queue's configuration decides at the end of the last attempt, and
+    without one ``OJS_ON_EXHAUSTION``.
+    """
 
     max_attempts: int = 3
     initial_ms: int = 1_000
@@ -41,7 +45,7 @@ class RetryPolicy:
     max_ms: int = 300_000
     jitter: bool = True
     strategy: str = "exponential"
-    on_exhaustion: str = "discard"
+    on_exhaustion: str | None = None
     non_retryable: tuple[str, ...] = ()
 
     def packed(self) -> bytes:
@@ -76,8 +80,9 @@ class RetryPolicy:
             "max_interval": format_duration(self.max_ms),
             "jitter": self.jitter,
             "non_retryable_errors": self.non_retryable,
-            "on_exhaustion": self.on_exhaustion,
         }
+        if self.on_exhaustion is not None:
+            policy["on_exhaustion"] = self.on_exhaustion
         if self.strategy != "exponential":  # an extension of the spec's policy: only when needed
             policy["backoff_strategy"] = self.strategy
         return orjson.dumps(policy)
@@ -222,10 +227,10 @@ class _Fields:
             raise self._rejected(name, f"must be one of {', '.join(STRATEGIES)}, not {show(value)}")
         return known
 
-    def on_exhaustion(self) -> str:
+    def on_exhaustion(self) -> str | None:
         value = self.values.get("on_exhaustion")
         if value is None:
-            return DEFAULT_RETRY.on_exhaustion
+            return None
         if value not in EXHAUSTION:
             raise self._rejected(
                 "on_exhaustion", f"must be 'discard' or 'dead_letter', not {show(value)}"

@@ -40,6 +40,7 @@ from ojs_cluster.store.archive.line_values import (
     WorkflowLine,
 )
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.dead_letters import exhaustion
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.limits import depth_bounds, partition_quotas, rate_limits, rate_tokens
@@ -75,7 +76,7 @@ async def restore_queue(store: Store, line: QueueLine) -> RestoreOutcome:
     existed = await queues.exists(store, line.name)
     fields = dict(line.fields)
     paused, limits = fields.pop(b"paused", None), fields.pop(b"limits", None)
-    bound = fields.pop(b"bound", None)
+    bound, decision = fields.pop(b"bound", None), fields.pop(b"on_exhaustion", None)
     if line.partitions:
         await _partition(store, line.name, line.partitions)
     if paused is not None:
@@ -84,6 +85,8 @@ async def restore_queue(store: Store, line: QueueLine) -> RestoreOutcome:
         await rate_limits.set_queue_limits(store, line.name, unpack_limits(limits.decode()))
     if bound is not None and await depth_bounds.get_bound(store, line.name) is None:
         await depth_bounds.set_bound(store, line.name, int(bound))
+    if decision is not None and await exhaustion.get_on_exhaustion(store, line.name) is None:
+        await exhaustion.set_on_exhaustion(store, line.name, decision.decode())
     await store.queues.ensure(store, [line.name])
     shard = store.keys.shard_of_queue(line.name)
     args: list[Arg] = [line.name, *(part for pair in fields.items() for part in pair)]

@@ -19,6 +19,7 @@ QUEUE_FIELDS = {
     b"max_per_second": "max_per_second",
     b"acked": "acked",
     b"bound": "max_depth",
+    b"on_exhaustion": "on_exhaustion",
 }
 POSITIONS = 1 << 45
 """Number of positions within one priority of a queue."""

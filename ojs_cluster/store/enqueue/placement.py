@@ -221,7 +221,7 @@ def _fields(job: NewJob) -> list[bytes]:
     optional = (
         (f.RETRY, retry.packed()),
         (f.NON_RETRYABLE, retry.patterns()),
-        (f.ON_EXHAUSTION, b"dead_letter" if retry.on_exhaustion == "dead_letter" else b""),
+        (f.ON_EXHAUSTION, (retry.on_exhaustion or "").encode()),
         (f.VISIBILITY, b"%d" % job.visibility_timeout_ms if job.visibility_timeout_ms else b""),
         (f.TIMEOUT, b"%d" % job.timeout_ms if job.timeout_ms else b""),
         (f.MAX_PER_SECOND, b"%d" % most if most else b""),

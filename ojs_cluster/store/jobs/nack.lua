@@ -9,7 +9,8 @@
 -- Memory: allow-oom; adds the error (64 KiB; a job keeps OJS_ERRORS_KEPT of them) and 1.5 KiB.
 -- KEYS: 1 job, 2 due, 3 active, 4 execution_deadlines, 5 expiring, 6 finished, 7 dead, 8 events.
 -- ARGV: 1 events kept, 2 errors kept, 3 ms to keep discarded, 4 ms to keep dead letters, 5 dead
---       letters kept per queue, 6 the nack (see include/jobs/nack_job.lua) as msgpack.
+--       letters kept per queue, 6 the server's on_exhaustion, 7 the nack (see include/jobs/nack_job.lua)
+--       as msgpack.
 -- Returns: as ack.
 --@include keys now preflight remove_one read_job change_counters append_event set_deadline
 --@include append_effect make_available finish_job remove_from_queue backoff_delay match_error
@@ -18,7 +19,8 @@ local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end
 local errors_kept, limits = tonumber(ARGV[2]), {ARGV[3], ARGV[4], tonumber(ARGV[5])}
-local nack = cmsgpack.unpack(ARGV[6])
+local nack = cmsgpack.unpack(ARGV[7])
+server_exhaustion = ARGV[6]
 reply = early_nack_reply(job, nack)
 if not reply then
     preflight_nacks({{job, nack}}, limits[3])

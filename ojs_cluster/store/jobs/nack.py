@@ -180,4 +180,5 @@ def _limits(store: Store) -> list[Arg]:
         settings.retention_discarded_ms,
         settings.retention_dead_ms,
         settings.dead_letter_max,
+        settings.on_exhaustion,
     ]

@@ -5,17 +5,18 @@
 --       of one job counts as a repetition or is refused.
 -- Memory: allow-oom; per job as nack.
 -- KEYS: 1 due, 2 active, 3 execution_deadlines, 4 expiring, 5 finished, 6 dead, 7 events, then the jobs.
--- ARGV: 1..5 as nack, then per job its nack as msgpack.
+-- ARGV: 1..6 as nack, then per job its nack as msgpack.
 -- Returns: {effects, per job: {'ok', state} | as ack}
 --@include keys now preflight remove_many load_jobs change_counters append_event set_deadline
 --@include append_effect make_available finish_job remove_from_queue backoff_delay match_error
 --@include decide_failure cap_dead_letters fail_attempt check_holder nack_job
 local jobs, replies, ending = {}, {effects}, {}
 local errors_kept, limits = tonumber(ARGV[2]), {ARGV[3], ARGV[4], tonumber(ARGV[5])}
+server_exhaustion = ARGV[6]
 local nacks = {}
 for i = 8, #KEYS do
     local key = KEYS[i]
-    nacks[i] = cmsgpack.unpack(ARGV[i - 2])
+    nacks[i] = cmsgpack.unpack(ARGV[i - 1])
     if jobs[key] == nil then
         local job, reply = load_within_budget(key)
         jobs[key] = job or reply

@@ -11,6 +11,7 @@ from ojs_cluster.core.partitions import PartitionLayout
 from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.dead_letters import exhaustion
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.limits import depth_bounds, partition_quotas
 from ojs_cluster.store.queues import partitions, pauses
@@ -62,6 +63,7 @@ async def set_partitions(store: Store, queue: str, count: int) -> PartitionLayou
         raise _has_quotas(queue, before)
     await pauses.mirror_pause_flag(store, queue)
     await depth_bounds.mirror_bound(store, queue)
+    await exhaustion.mirror_on_exhaustion(store, queue)
     return layout
 
 
@@ -150,6 +152,7 @@ async def maintain_queue(store: Store, queue: str) -> None:
     await pauses.mirror_pause_flag(store, queue)
     await partition_quotas.update_quotas(store, queue)
     await depth_bounds.mirror_bound(store, queue)
+    await exhaustion.mirror_on_exhaustion(store, queue)
     seen = store.partitions.layout(queue)
     if seen.occupied_count == seen.count:
         return

@@ -1,5 +1,5 @@
--- Removes a queue that has no job of any state, is not paused, has no limits or bound of an operator, and is
--- older than a given age. With its last partition, an effect removes its name from the registry.
+-- Removes a queue that has no job of any state, is not paused, has no limits, bound or on_exhaustion of an
+-- operator, and is older than a given age. With its last partition, an effect removes its name from the registry.
 -- Memory: allow-oom; adds 300 bytes until the name is removed.
 -- KEYS: 1 queue_counters, 2 queue_available, 3 queue_minutes, 4 queue_blocked, 5 token_demand.
 -- ARGV: 1 age ms, 2 the queue in its last partition, else ''.
@@ -18,7 +18,7 @@ local IDLE = {created = true, open = true, seq = true, acked = true, max_per_sec
 local flat = redis.call('HGETALL', counters_key)
 for i = 1, #flat, 2 do
     local name, value = flat[i], flat[i + 1]
-    if name == 'paused' or name == 'bound' then return {0, {}} end
+    if name == 'paused' or name == 'bound' or name == 'on_exhaustion' then return {0, {}} end
     if name == 'created' and now - (tonumber(value) or 0) < age_ms then return {0, {}} end
     if not IDLE[name] and value ~= '0' then return {0, {}} end
 end

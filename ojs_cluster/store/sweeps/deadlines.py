@@ -50,7 +50,7 @@ async def reap(store: Store, shard: Shard, limit: int) -> SweepResult:
         [
             *(settings.events_per_shard, limit, random.random()),  # noqa: S311 - jitter
             *(settings.errors_kept, settings.retention_discarded_ms),
-            *(settings.retention_dead_ms, settings.dead_letter_max),
+            *(settings.retention_dead_ms, settings.dead_letter_max, settings.on_exhaustion),
         ],
         idempotent=True,
     )

@@ -7,14 +7,14 @@
 -- KEYS: 1 active, 2 execution_deadlines, 3 expiring, 4 due, 5 pending, 6 finished, 7 dead, 8 events,
 --       9 quarantine.
 -- ARGV: 1 events kept, 2 limit, 3 random number for the jitter, 4 errors kept, 5 ms to keep discarded,
---       6 ms to keep dead letters, 7 dead letters kept per queue.
+--       6 ms to keep dead letters, 7 dead letters kept per queue, 8 the server's on_exhaustion.
 -- Returns: {leases lost, timeouts, expired, now, ms of the next deadline or -1, effects, jobs quarantined}
 --@include keys now preflight remove_many lowest_remaining load_jobs change_counters append_event set_deadline
 --@include append_effect make_available announce_queue finish_job remove_from_queue backoff_delay match_error
 --@include decide_failure cap_dead_letters fail_attempt
 local limit, random_number, errors_kept = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local limits = {ARGV[5], ARGV[6], tonumber(ARGV[7])}
-local jobs, quarantined, malformed = {}, {}, {}
+local limits, jobs, quarantined, malformed = {ARGV[5], ARGV[6], tonumber(ARGV[7])}, {}, {}, {}
+server_exhaustion = ARGV[8]
 local function overdue(zset, known)
     local ids = {}
     for _, id in ipairs(redis.call('ZRANGEBYSCORE', zset, '-inf', now, 'LIMIT', 0, limit)) do

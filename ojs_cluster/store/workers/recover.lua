@@ -6,6 +6,7 @@
 -- KEYS: 1 active, 2 execution_deadlines, 3 expiring, 4 due, 5 finished, 6 dead, 7 events.
 -- ARGV: 1 events kept, 2 cursor ('' to begin), 3 active jobs to walk through, 4 errors kept,
 --       5 ms to keep discarded, 6 ms to keep dead letters, 7 dead letters kept per queue,
+--       8 the server's on_exhaustion,
 --       then per dead worker: id, ms of its death by the clock of its record's master, and how many ms
 --       ago that was, '' when unknown. The earlier of the two counts: this master's clock may be behind.
 -- Returns: {next cursor or '', effects, then the worker of each job that was recovered}
@@ -14,7 +15,8 @@
 --@include decide_failure cap_dead_letters fail_attempt walk_active
 local cursor, limit, errors_kept = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local limits, died = {ARGV[5], ARGV[6], tonumber(ARGV[7])}, {}
-for i = 8, #ARGV, 3 do
+server_exhaustion = ARGV[8]
+for i = 9, #ARGV, 3 do
     local id, at_ms, ago_ms = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]) or 0
     died[id] = math.min(at_ms, now - ago_ms)
 end

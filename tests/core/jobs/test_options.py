@@ -115,7 +115,6 @@ def test_every_spelling_of_an_option_is_understood_and_the_canonical_one_wins(
                     "max_interval": "PT5M",
                     "jitter": True,
                     "non_retryable_errors": [],
-                    "on_exhaustion": "discard",
                     "backoff_strategy": "constant",
                 }
             },

@@ -26,7 +26,7 @@ policies = st.builds(
     max_ms=st.integers(10_000, MAX_DURATION_MS),
     jitter=st.booleans(),
     strategy=st.sampled_from(sorted(set(STRATEGIES.values()))),
-    on_exhaustion=st.sampled_from(["discard", "dead_letter"]),
+    on_exhaustion=st.sampled_from([None, "discard", "dead_letter"]),
     non_retryable=st.lists(st.from_regex(r"\A[A-Za-z.*]{1,20}\Z"), max_size=3).map(tuple),
 )
 
@@ -41,7 +41,7 @@ def test_a_policy_without_fields_is_the_default_one() -> None:
             max_ms=300_000,
             jitter=True,
             strategy="exponential",
-            on_exhaustion="discard",
+            on_exhaustion=None,
             non_retryable=(),
         )
         == DEFAULT_RETRY

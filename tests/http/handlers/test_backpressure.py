@@ -73,7 +73,10 @@ async def test_the_bound_of_a_queue_is_shown_and_removed(api: Api) -> None:
 async def test_an_invalid_bound_is_refused(api: Api, wrong: Any, status: int) -> None:
     reply = await api.call("PUT", CONFIG, {"backpressure": wrong, "partitions": 2})
     assert reply.status == status, reply.body
-    assert (await api.get(CONFIG)).json["config"] == {"partitions": 1}
+    assert (await api.get(CONFIG)).json["config"] == {
+        "partitions": 1,
+        "on_exhaustion": "discard",
+    }
 
 
 @pytest.mark.parametrize("lane", [False, True], ids=["hypercorn", "lane"])

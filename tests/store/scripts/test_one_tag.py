@@ -23,6 +23,7 @@ from ojs_cluster.store.cron import cron
 from ojs_cluster.store.cron.cron_store import RedisCronStore
 from ojs_cluster.store.cron.firing import fire_due
 from ojs_cluster.store.dead_letters import dead_letters as dead_letter
+from ojs_cluster.store.dead_letters import exhaustion
 from ojs_cluster.store.enqueue import batch
 from ojs_cluster.store.enqueue.aliases import check_old_claims
 from ojs_cluster.store.enqueue.enqueue import enqueue_many
@@ -311,6 +312,8 @@ async def queue_maintenance(store: Store, db: Any) -> None:
     await rate_limits.set_queue_limits(store, "old", RateLimits())
     await depth_bounds.set_bound(store, "old", 9)
     await depth_bounds.set_bound(store, "old", None)
+    await exhaustion.set_on_exhaustion(store, "old", "dead_letter")
+    await exhaustion.set_on_exhaustion(store, "old", None)
     age_queue(db, shard_of(store, "old"), "old", 2 * HOUR)
     await retention.retire_queues(store)
     await store.run_meta("register_again", [store.keys.meta.queues], [QUEUE, 1])

@@ -11,11 +11,13 @@ import msgspec
 
 from ojs_cluster.core.errors import InvalidRequest, Unsupported
 from ojs_cluster.core.jobs.options import check_queue
+from ojs_cluster.core.jobs.retry import EXHAUSTION
 from ojs_cluster.core.partitions import PartitionLayout
 from ojs_cluster.http import replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import decode
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.store.dead_letters import exhaustion
 from ojs_cluster.store.limits import depth_bounds
 from ojs_cluster.store.partial_failures import begun
 from ojs_cluster.store.queues.partition_maintenance import get_partitions, set_partitions
@@ -54,12 +56,14 @@ class BackpressureBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class QueueConfigBody(msgspec.Struct, frozen=True):
-    """The changes. ``backpressure`` null removes the queue's own bound."""
+    """The changes. Null removes the queue's own ``backpressure`` or ``on_exhaustion``."""
 
     partitions: int | None = None
     backpressure: BackpressureBody | msgspec.UnsetType | None = msgspec.UNSET
+    on_exhaustion: str | msgspec.UnsetType | None = msgspec.UNSET
 
 
+_MEMBERS: Final = frozenset(QueueConfigBody.__struct_fields__)
 _MOST_DEPTH: Final = 2**52
 _decoder = msgspec.json.Decoder(QueueConfigBody)
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -72,7 +76,8 @@ async def get(app: App, _request: Request, name: str) -> Response:
     """
     check_queue(name, field="name")
     layout = await get_partitions(app.store, name)
-    return _config(app, name, layout, await depth_bounds.get_bound(app.store, name))
+    bound = await depth_bounds.get_bound(app.store, name)
+    return _config(app, name, layout, bound, await exhaustion.get_on_exhaustion(app.store, name))
 
 
 async def put(app: App, request: Request, name: str) -> Response:
@@ -85,14 +90,19 @@ async def put(app: App, request: Request, name: str) -> Response:
     for member in decode(_members, request, app.settings.limits):
         if member in _UNSUPPORTED_MEMBERS:
             raise Unsupported(f"this server does not support '{member}' of a queue", field=member)
-        if member not in ("partitions", "backpressure"):
+        if member not in _MEMBERS:
             raise InvalidRequest(
                 f"'{member[:100]}' is not a member of a queue's configuration", field=member[:100]
             )
-    bound = body.backpressure
-    if body.partitions is None and bound is msgspec.UNSET:
+    bound, decision = body.backpressure, body.on_exhaustion
+    if body.partitions is None and bound is msgspec.UNSET and decision is msgspec.UNSET:
         raise InvalidRequest(
-            "name what to change: 'partitions' or 'backpressure'", field="partitions"
+            "name what to change: 'partitions', 'backpressure' or 'on_exhaustion'",
+            field="partitions",
+        )
+    if decision not in (None, msgspec.UNSET, *EXHAUSTION):
+        raise InvalidRequest(
+            "on_exhaustion must be 'discard' or 'dead_letter'", field="on_exhaustion"
         )
     most = None if bound is None or bound is msgspec.UNSET else _max_depth(bound)
     if body.partitions is not None:
@@ -100,6 +110,9 @@ async def put(app: App, request: Request, name: str) -> Response:
     with begun(when=body.partitions is not None):
         if bound is not msgspec.UNSET:
             await depth_bounds.set_bound(app.store, name, most)
+    with begun(when=body.partitions is not None or bound is not msgspec.UNSET):
+        if decision is not msgspec.UNSET:
+            await exhaustion.set_on_exhaustion(app.store, name, decision)
     with begun():
         return await get(app, request, name)
 
@@ -132,8 +145,13 @@ def _max_depth(bound: BackpressureBody) -> int:
     return bound.max_depth
 
 
-def _config(app: App, name: str, layout: PartitionLayout, bound: int | None) -> Response:
-    config: dict[str, Any] = {"partitions": layout.count}
+def _config(
+    app: App, name: str, layout: PartitionLayout, bound: int | None, decision: str | None
+) -> Response:
+    config: dict[str, Any] = {
+        "partitions": layout.count,
+        "on_exhaustion": decision or app.store.settings.on_exhaustion,
+    }
     most = app.store.settings.max_queue_depth if bound is None else bound
     if most:
         config["backpressure"] = {"max_depth": most, "strategy": "reject"}

@@ -1,0 +1,74 @@
+"""What becomes of a queue's jobs after their last attempt, as an operator has set it.
+
+The decision is a field of the queue's hash, in each partition. So the script that fails the last
+attempt reads it in the same step. A retry policy with ``on_exhaustion`` has priority, and a queue
+without a decision has that of ``OJS_ON_EXHAUSTION``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from ojs_cluster.keys import Shard
+from ojs_cluster.store.outbox.outbox import deliver
+from ojs_cluster.store.partial_failures import begun
+from ojs_cluster.store.queues import mirrored_fields
+
+if TYPE_CHECKING:
+    from ojs_cluster.store.context import Store
+
+_FIELD: Final = "on_exhaustion"
+
+
+async def set_on_exhaustion(store: Store, queue: str, decision: str | None) -> None:
+    """Set what becomes of a queue's jobs after their last attempt. The queue need not exist.
+
+    Args:
+        store: the store.
+        queue: its name.
+        decision: ``discard`` or ``dead_letter``; None for ``OJS_ON_EXHAUSTION``.
+
+    Raises:
+        TooManyQueues: an unknown queue would be one too many.
+        BackendUnavailable: Redis did not answer in time.
+    """
+    await store.queues.ensure(store, [queue])
+    await store.partitions.try_read(store)
+    await _write(store, store.keys.shard_of_queue(queue), queue, decision or "")
+    with begun():
+        await mirror_on_exhaustion(store, queue)
+
+
+async def get_on_exhaustion(store: Store, queue: str) -> str | None:
+    """Return what an operator has set, None for nothing.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    return await _read(store, store.keys.shard_of_queue(queue), queue) or None
+
+
+async def mirror_on_exhaustion(store: Store, queue: str) -> None:
+    """Make all partitions agree with partition 0.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    await mirrored_fields.mirror_field(
+        store,
+        queue,
+        lambda shard: _read(store, shard, queue),
+        lambda shard, decision: _write(store, shard, queue, decision),
+    )
+
+
+async def _read(store: Store, shard: Shard, queue: str) -> str:
+    key = shard.queue_counters(queue)
+    found = await store.redis.call(shard.slot, "HGET", key, _FIELD, idempotent=True)
+    return found.decode() if isinstance(found, bytes) else ""
+
+
+async def _write(store: Store, shard: Shard, queue: str, decision: str) -> None:
+    keys, args = [shard.queue_counters(queue)], [queue, decision]
+    effects = await store.run(shard, "set_on_exhaustion", keys, args, idempotent=True)
+    await deliver(store, shard, effects)
