@@ -95,15 +95,22 @@ def parse_unique(values: Mapping[str, Any], *, path: str = "options.unique") -> 
     keys_name = "keys" if values.get("keys") is not None else "key"
     keys = values.get(keys_name)
     custom = None
+    args_keys = _names(values, path, "args_keys")
     if isinstance(keys, str) and keys_name == "key":
         if not 1 <= len(keys) <= _MAX_LENGTH:
             raise _rejected(path, "key", f"must have 1 to {_MAX_LENGTH} characters")
         custom, keys = keys, None
+    elif keys_name == "key" and keys is not None:
+        # The JavaScript and Go SDKs document ``key`` as names of arguments, the Python SDK as
+        # dimensions. A name that is no dimension is an argument's.
+        names = _names(values, path, "key")
+        keys = [name for name in names if name in DIMENSIONS] or None
+        args_keys = tuple(dict.fromkeys((*args_keys, *(n for n in names if n not in DIMENSIONS))))
     dimensions = _choices(keys, DIMENSIONS, path, keys_name)
     policy = UniquePolicy(
         # The type is always part of the fingerprint (spec).
         keys=("type", *(key for key in dimensions if key != "type")),
-        args_keys=_names(values, path, "args_keys"),
+        args_keys=args_keys,
         meta_keys=_names(values, path, "meta_keys"),
         custom_key=custom,
         period_ms=_period(values, path),

@@ -61,3 +61,17 @@ async def test_the_statistics_of_a_queue_decode(wire: Wire) -> None:
     assert (stats["queue"], stats["status"], stats["depth"]) == ("mail", "active", 1)
     assert (stats["stats"]["available"], stats["stats"]["active"]) == (1, 0)
     assert stats["computed_at"].endswith("Z")
+
+
+# ojs-go-sdk, options.go:122 (UniquePolicy) and :141 (toWire): Key names fields of args.
+async def test_the_key_of_a_unique_job_names_arguments(wire: Wire) -> None:
+    def job(email: str, text: str) -> dict[str, Any]:
+        unique = {"key": ["email"], "on_conflict": "ignore"}
+        options = {"queue": "default", "priority": 0, "unique": unique}
+        return {"type": "mail.send", "args": [{"email": email, "text": text}], "options": options}
+
+    first = await call(wire, "POST", "/ojs/v1/jobs", job("a@b.c", "hi"))
+    again = await call(wire, "POST", "/ojs/v1/jobs", job("a@b.c", "bye"))
+    other = await call(wire, "POST", "/ojs/v1/jobs", job("d@e.f", "hi"))
+    assert (first.status, again.status, other.status) == (201, 200, 201)
+    assert again.json["job"]["id"] == first.json["job"]["id"] != other.json["job"]["id"]
