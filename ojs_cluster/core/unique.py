@@ -153,10 +153,19 @@ def _names(values: Mapping[str, Any], path: str, name: str) -> tuple[str, ...]:
 
 
 def _period(values: Mapping[str, Any], path: str) -> int | None:
-    name = "period" if values.get("period") is not None else "within"
-    value = values.get(name)
-    if value is None:
+    """Return the period in ms: ``period``, else ``period_ms`` of the Go SDK, else ``within``."""
+    given = (name for name in ("period", "period_ms", "within") if values.get(name) is not None)
+    name = next(given, None)
+    if name is None:
         return None
+    value = values[name]
+    if name == "period_ms":
+        # JSON's true is an int in Python.
+        if type(value) is not int or not 1 <= value <= MAX_DURATION_MS:
+            raise _rejected(
+                path, name, f"must be an integer from 1 to {MAX_DURATION_MS}, not {show(value)}"
+            )
+        return value
     if not isinstance(value, str):
         raise _rejected(path, name, f"must be an ISO 8601 duration, not {show(value)}")
     if name == "within" and (ms := _go_duration_ms(value)) is not None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import trio
+
 from tests.clients.wire import Answer, Wire
 
 _TYPE = "application/openjobspec+json"
@@ -75,3 +77,18 @@ async def test_the_key_of_a_unique_job_names_arguments(wire: Wire) -> None:
     other = await call(wire, "POST", "/ojs/v1/jobs", job("d@e.f", "hi"))
     assert (first.status, again.status, other.status) == (201, 200, 201)
     assert again.json["job"]["id"] == first.json["job"]["id"] != other.json["job"]["id"]
+
+
+# ojs-go-sdk, options.go:135: the period is sent as period_ms.
+async def test_the_period_of_a_unique_job_ends(wire: Wire) -> None:
+    def job(period_ms: int) -> dict[str, Any]:
+        unique = {"key": ["email"], "period_ms": period_ms, "on_conflict": "reject"}
+        options = {"queue": "default", "priority": 0, "unique": unique}
+        return {"type": "mail.send", "args": [{"email": "a@b.c"}], "options": options}
+
+    first = await call(wire, "POST", "/ojs/v1/jobs", job(3_600_000))
+    assert first.status == 201
+    # The policy of the new job decides: the first one is younger than an hour, older than 1 ms.
+    assert (await call(wire, "POST", "/ojs/v1/jobs", job(3_600_000))).status == 409
+    await trio.sleep(0.01)
+    assert (await call(wire, "POST", "/ojs/v1/jobs", job(1))).status == 201
