@@ -2,39 +2,72 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.http import query, replies
 from ojs_cluster.http.access.queue_scope import check_queues
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.store.operations.events import EventFilter, read_events
+from ojs_cluster.store.operations.events import (
+    MOST_NUMBERED,
+    EventFilter,
+    read_events,
+    read_newest,
+)
 
 
 async def list_events(app: App, request: Request) -> Response:
-    """List events, oldest first.
+    """List events: oldest first from a cursor, or newest first by the number of the page.
 
-    ``GET /ojs/v1/events?types&queues&job_types&after&limit`` (spec: ojs-events 6.4)
+    ``GET /ojs/v1/events?types&queues&job_types&after&limit``, or ``?page&per_page`` with the same
+    filters. ``type`` is an alias of ``types`` (spec: ojs-events 6.4).
     """
     given = query.parameters(request.query)
     named = query.names(given, "queues")
     check_queues(request.queues, named)
     wanted = EventFilter(
-        types=query.names(given, "types"),
+        types=query.names(given, "types") or query.names(given, "type"),
         queues=named,
         within=request.queues,
         job_types=query.names(given, "job_types"),
     )
+    if given.get("page") or given.get("per_page"):
+        return await _numbered_page(app, wanted, given)
+    limit = query.integer(given, "limit", 100, low=1, high=1000)
     page = await read_events(
         app.store,
         wanted,
         after=given.get("after") or given.get("cursor") or None,
-        limit=query.integer(given, "limit", 100, low=1, high=1000),
+        limit=limit,
     )
     events = replies.array(page.events)
-    body = b'{"events":%b,"items":%b,"cursor":%b,"has_more":%b,"gap":%b}' % (
+    pages = replies.pagination(
+        limit=limit, shown=len(page.events), cursor=page.cursor if page.has_more else None
+    )
+    body = b'{"events":%b,"items":%b,"cursor":%b,"has_more":%b,"gap":%b,"pagination":%b}' % (
         events,
         events,
         replies.dumps(page.cursor),
         b"true" if page.has_more else b"false",
         b"true" if page.gap else b"false",
+        replies.dumps(pages),
+    )
+    return Response(200, body)
+
+
+async def _numbered_page(app: App, wanted: EventFilter, given: Mapping[str, str]) -> Response:
+    """Return a numbered page. It has no cursor, because new events move the pages."""
+    page = query.numbered_page(given, default=50, most=1000)
+    if page.offset + page.limit > MOST_NUMBERED:
+        raise InvalidRequest(
+            f"pages end at event {MOST_NUMBERED}: use the cursor for others", field="page"
+        )
+    events, total = await read_newest(app.store, wanted, limit=page.limit, offset=page.offset)
+    shown = replies.array(events)
+    pages = replies.pagination(limit=page.limit, shown=len(events), offset=page.offset, total=total)
+    has_more = replies.dumps(pages["has_more"])
+    body = b'{"events":%b,"items":%b,"has_more":%b,"pagination":%b}' % (
+        *(shown, shown, has_more, replies.dumps(pages)),
     )
     return Response(200, body)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Final
 
+import msgspec
 import orjson
 
 from ojs_cluster.http import fields, query, replies
@@ -62,8 +63,12 @@ def worker_json(app: App, worker: store_workers.WorkerInfo, state: str) -> bytes
     # The server's members follow it: most readers use the last one of duplicate members.
     info = worker.info.strip()[1:-1].strip()
     own = info + b"," if info else b""
+    # A worker that never sent a heartbeat, or one without a list of queues, has none to show.
+    described = msgspec.json.decode(worker.info, type=dict[str, msgspec.Raw])
+    listed = bytes(described.get("queues", b"")).startswith(b"[")
     known = orjson.dumps(
         {
+            **({} if listed else {"queues": []}),
             "state": state,
             "directive": worker.directive,
             "active_jobs": worker.active,

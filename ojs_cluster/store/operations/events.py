@@ -24,6 +24,8 @@ from ojs_cluster.store.fanout import over_shards
 
 _SOURCE = b"ojs://ojs-cluster/api"
 _CHUNK = 1000
+MOST_NUMBERED = 10_000
+"""How many of the newest events numbered pages cover."""
 _EMPTY = "0-0"
 """The position before the first entry of a stream."""
 _AFTER_ALL = 1 << 30
@@ -99,17 +101,7 @@ async def read_events(
         BackendUnavailable: Redis did not answer in time.
     """
     positions = _positions(after, len(store.keys))
-    selected = {
-        shard
-        for queue in wanted.queues
-        for shard in await store.partitions.occupied_shards(store, queue)
-    }
-    if wanted.job_id is not None:
-        selected = set()  # an id chosen by a client does not name the shard of its queue
-    shards: list[Shard | Meta] = [
-        *(sorted(selected, key=lambda shard: shard.index) or store.keys),
-        store.keys.meta,
-    ]
+    shards = await _streams(store, wanted)
     found: list[tuple[_Position, int, bytes]] = []
     ends: dict[int, str] = {}
     more = gap = False
@@ -134,6 +126,70 @@ async def read_events(
             end = _text_of(returned[-1]) if returned else positions[index]
         positions[index] = end
     return EventPage([event for _, _, event in page], _cursor(positions), bool(rest) or more, gap)
+
+
+async def read_newest(
+    store: Store, wanted: EventFilter, *, limit: int, offset: int = 0
+) -> tuple[list[bytes], int]:
+    """Return the events that ``wanted`` admits, newest first, and how many of them were found.
+
+    The number is exact up to ``MOST_NUMBERED`` per stream, and a lower bound above it.
+
+    Args:
+        store: the store.
+        wanted: which events to return.
+        limit: most events in the page.
+        offset: how many newer events are skipped; with ``limit`` at most ``MOST_NUMBERED``.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    kept = offset + limit
+    newest: list[tuple[tuple[int, int], int, int, dict[bytes, bytes]]] = []
+    total = 0
+
+    async def read(shard: Shard | Meta) -> None:
+        nonlocal total
+        found = 0
+        end = "+"
+        while found < MOST_NUMBERED:
+            entries: Any = await store.redis.call(
+                shard.slot, *("XREVRANGE", shard.events, end, "-", "COUNT", _CHUNK), idempotent=True
+            )
+            for raw_id, flat in entries:
+                items = iter(flat)
+                fields = dict(zip(items, items, strict=True))
+                for ms, sequence, number in _events_of(raw_id, fields, None):
+                    if wanted.admits(fields):
+                        found += 1
+                        order = (ms, sequence), shard.index, number or _AFTER_ALL
+                        newest.append((*order, dict(fields)))
+            # At most one chunk per stream that is being read is kept beside the page.
+            newest.sort(key=lambda item: item[:3], reverse=True)
+            del newest[kept:]
+            if len(entries) < _CHUNK:
+                break
+            end = f"({entries[-1][0].decode()}"
+        total += found
+
+    await over_shards(await _streams(store, wanted), read)
+    events = []
+    for (ms, sequence), index, number, fields in newest[offset:]:
+        position = ms, sequence, None if number == _AFTER_ALL else number
+        events.append(_render(position, index, fields))
+    return events, total
+
+
+async def _streams(store: Store, wanted: EventFilter) -> list[Shard | Meta]:
+    """Return the shards that may have the events, and the meta tag."""
+    selected = {
+        shard
+        for queue in wanted.queues
+        for shard in await store.partitions.occupied_shards(store, queue)
+    }
+    if wanted.job_id is not None:
+        selected = set()  # an id chosen by a client does not name the shard of its queue
+    return [*(sorted(selected, key=lambda shard: shard.index) or store.keys), store.keys.meta]
 
 
 async def _start_position(store: Store, shard: Shard | Meta, after: str | None) -> tuple[str, bool]:

@@ -52,7 +52,7 @@ async def get(app: App, _request: Request, job_id: str) -> Response:
 
     ``GET /ojs/v1/admin/jobs/{id}`` (spec: ojs-admin-api 7.2)
     """
-    return Response(200, (await store_jobs.get(app.store, fields.job_id(job_id))).json())
+    return _shown(await store_jobs.get(app.store, fields.job_id(job_id)))
 
 
 async def retry(app: App, _request: Request, job_id: str) -> Response:
@@ -63,8 +63,7 @@ async def retry(app: App, _request: Request, job_id: str) -> Response:
 
     ``POST /ojs/v1/admin/jobs/{id}/retry`` (spec: ojs-admin-api 7.4)
     """
-    job = await store_dead.retry_discarded(app.store, fields.job_id(job_id))
-    return Response(200, job.json())
+    return _shown(await store_dead.retry_discarded(app.store, fields.job_id(job_id)))
 
 
 async def cancel(app: App, _request: Request, job_id: str) -> Response:
@@ -72,7 +71,15 @@ async def cancel(app: App, _request: Request, job_id: str) -> Response:
 
     ``POST /ojs/v1/admin/jobs/{id}/cancel`` (spec: ojs-admin-api 7.3)
     """
-    return Response(200, (await store_cancel.cancel(app.store, fields.job_id(job_id))).json())
+    return _shown(await store_cancel.cancel(app.store, fields.job_id(job_id)))
+
+
+def _shown(job: JobRecord) -> Response:
+    """Return a response with a job that has ``errors`` even if no attempt has failed."""
+    shown = job.json()
+    if not job.errors():
+        shown = shown[:-1] + b',"errors":[]}'
+    return Response(200, shown)
 
 
 def within(given: Mapping[str, str], wanted: JobFilter) -> JobFilter:

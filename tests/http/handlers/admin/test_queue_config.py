@@ -8,6 +8,7 @@ import pytest
 
 from tests.http.api import SHARDS, Api
 
+DISCARD = {"on_exhaustion": "discard"}
 CONFIG = "/ojs/v1/admin/queues/{}/config"
 
 
@@ -15,15 +16,16 @@ async def test_the_number_of_partitions_is_set_and_shown_before_a_queue_exists(
     any_api: Api,
 ) -> None:
     before = await any_api.get(CONFIG.format("hot"))
-    assert (before.status, before.json["config"]) == (200, {"partitions": 1})
+    assert (before.status, before.json["config"]) == (200, {"partitions": 1, **DISCARD})
     for count in (4, SHARDS, 2):
         put = await any_api.call("PUT", CONFIG.format("hot"), {"partitions": count})
-        assert (put.status, put.json["config"]) == (200, {"partitions": count})
+        assert (put.status, put.json["config"]) == (200, {"partitions": count, **DISCARD})
         assert put.json == (await any_api.get(CONFIG.format("hot"))).json
     assert put.json == {
         "queue": "hot",
-        "config": {"partitions": 2},
+        "config": {"partitions": 2, **DISCARD},
         "partitions": 2,
+        **DISCARD,
         "draining": SHARDS - 2,
     }
     assert (await any_api.get("/ojs/v1/queues/hot")).status == 404
