@@ -45,6 +45,9 @@ TRIGGERS: Final[Mapping[str, str]] = {
     "on_failure": "failure",
 }
 
+CALLBACK_STEPS: Final[Mapping[str, str]] = {name.replace("_", "-"): name for name in TRIGGERS}
+"""The callbacks of a batch by the ids that the Go SDK gives them: it sends them as steps."""
+
 Tree = int | list["Tree"]
 """A job by its number, or the values of a group's children."""
 

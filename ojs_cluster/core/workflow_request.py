@@ -28,7 +28,7 @@ from ojs_cluster.core.raw_json import (
     show,
     string,
 )
-from ojs_cluster.core.workflow import TRIGGERS, Cycle, Node, Plan
+from ojs_cluster.core.workflow import CALLBACK_STEPS, TRIGGERS, Cycle, Node, Plan
 
 MAX_LEVELS: Final = 5
 """Workflows inside of workflows, the outermost included."""
@@ -121,6 +121,8 @@ class _Reader:
             raise InvalidRequest(f"workflows nest {MAX_LEVELS} levels at most", field=path)
         dot = f"{path}." if path else ""
         items = self._items(attributes, dot)
+        if "type" not in attributes:
+            _find_callback_steps(items)
         callbacks = _callbacks(attributes.get("callbacks"), f"{dot}callbacks")
         kind = _kind(attributes.get("type"), items, bool(callbacks), dot)
         if kind == "batch" and not callbacks and not any(item.callback for item in items):
@@ -256,6 +258,29 @@ def _item(piece: Raw, path: str) -> _Item:
             field=f"{path}.options.callback_type",
         )
     return _Item(attributes, path, labels, waits_for, callback)
+
+
+def _find_callback_steps(items: Sequence[_Item]) -> None:
+    """Make the steps callbacks that have the ids of callbacks and wait for all other steps.
+
+    The Go SDK sends a batch without a type. Its jobs wait for nothing, and its callbacks are steps
+    that wait for all jobs.
+    """
+    jobs: list[str] = []
+    callbacks: list[_Item] = []
+    for item in items:
+        label = item.labels[0] if item.labels else ""
+        if item.callback or not label:
+            return
+        if label in CALLBACK_STEPS:
+            callbacks.append(item)
+        elif item.waits_for:
+            return
+        else:
+            jobs.append(label)
+    if jobs and all(item.waits_for == jobs for item in callbacks):
+        for item in callbacks:
+            item.callback = CALLBACK_STEPS[item.labels[0]]
 
 
 def _callbacks(piece: Raw | None, path: str) -> list[tuple[str, _Item]]:

@@ -92,3 +92,52 @@ async def test_the_period_of_a_unique_job_ends(wire: Wire) -> None:
     assert (await call(wire, "POST", "/ojs/v1/jobs", job(3_600_000))).status == 409
     await trio.sleep(0.01)
     assert (await call(wire, "POST", "/ojs/v1/jobs", job(1))).status == 201
+
+
+async def fetched(wire: Wire) -> list[dict[str, Any]]:
+    # ojs-go-sdk, worker.go:402: the body of a fetch.
+    body = {"queues": ["default"], "count": 10, "worker_id": "worker-1"}
+    answer = await call(wire, "POST", "/ojs/v1/workers/fetch", body)
+    jobs: list[dict[str, Any]] = answer.json["jobs"]
+    return jobs
+
+
+# ojs-go-sdk, workflow.go:177 (CreateWorkflow of a batch): callbacks are steps that wait for all.
+async def test_the_callbacks_of_a_batch_are_callbacks(wire: Wire) -> None:
+    ids = ["job-0", "job-1"]
+    steps: list[dict[str, Any]] = [
+        {"id": name, "type": "import.part", "args": [{"part": number}], "depends_on": []}
+        for number, name in enumerate(ids)
+    ]
+    for name in ("on-complete", "on-success", "on-failure"):
+        step = {"id": name, "type": f"import.{name}", "args": [], "depends_on": ids}
+        steps.append(step)
+    made = await call(wire, "POST", "/ojs/v1/workflows", {"steps": steps})
+    assert made.status == 201
+    workflow = made.json["workflow"]
+    assert [step["id"] for step in workflow["steps"]] == [step["id"] for step in steps]
+    assert workflow["callbacks"].keys() == {"on_complete", "on_success", "on_failure"}
+
+    first, second = await fetched(wire)
+    assert (first["type"], second["type"]) == ("import.part", "import.part")
+    ack = {"job_id": first["id"], "result": {"n": 1}}
+    assert (await call(wire, "POST", "/ojs/v1/workers/ack", ack)).status == 200
+    # ojs-go-sdk, worker.go:434 (nackJob).
+    failure = {"code": "bad_data", "message": "no rows", "retryable": False}
+    nack = {"job_id": second["id"], "error": failure}
+    assert (await call(wire, "POST", "/ojs/v1/workers/nack", nack)).json["state"] == "discarded"
+
+    called: set[str] = set()
+    with trio.fail_after(60):
+        while len(called) < 2:
+            called |= {job["type"] for job in await fetched(wire)}
+            await trio.sleep(0.05)
+    assert called == {"import.on-complete", "import.on-failure"}
+    # ojs-go-sdk, workflow.go:230 (GetWorkflow) reads the members of "workflow".
+    path = f"/ojs/v1/workflows/{workflow['id']}"
+    states = {
+        step["id"]: step["state"]
+        for step in (await call(wire, "GET", path)).json["workflow"]["steps"]
+    }
+    assert (states["job-0"], states["job-1"]) == ("completed", "failed")
+    assert states["on-success"] == "cancelled"

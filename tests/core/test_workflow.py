@@ -79,6 +79,40 @@ def test_callback_steps_of_the_python_sdk_make_a_batch() -> None:
     assert len(new.plan.steps) == 2
 
 
+def test_steps_with_the_ids_of_callbacks_are_those_of_a_batch() -> None:
+    ids = ["job-0", "job-1"]
+    jobs = [job(id=name, depends_on=[]) for name in ids]
+    back = [job(id=name, depends_on=ids) for name in ("on-complete", "on-success", "on-failure")]
+    plan = parse(steps=[*jobs, *back]).plan
+    assert plan.nodes[0].kind == "batch"
+    assert [(node.callback, node.trigger) for node in plan.jobs[2:]] == [
+        ("on_complete", "complete"),
+        ("on_success", "success"),
+        ("on_failure", "failure"),
+    ]
+    assert all(node.deps == (1, 2) for node in plan.jobs[2:])
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [job(id="a"), job(id="b"), job(id="on-failure", depends_on=["a"])],
+        [job(id="a"), job(id="b", depends_on=["a"]), job(id="on-failure", depends_on=["a", "b"])],
+        [job(id="a"), job(id="on-failure")],
+        [job(), job(id="a"), job(id="on-failure", depends_on=["a"])],
+        [job(id="on-failure")],
+    ],
+)
+def test_other_steps_with_the_ids_of_callbacks_are_steps(steps: list[dict[str, Any]]) -> None:
+    assert not any(node.callback for node in parse(steps=steps).plan.jobs)
+
+
+def test_a_workflow_with_a_type_has_no_callbacks_by_id() -> None:
+    steps = [job(id="a"), job(id="on-failure", depends_on=["a"])]
+    plan = parse(type="dag", steps=steps).plan
+    assert not any(node.callback for node in plan.jobs)
+
+
 def test_a_steps_own_options_win_over_defaults() -> None:
     new = parse(
         type="group",

@@ -7,7 +7,14 @@ from typing import Any
 
 from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.core.errors import InvalidRequest
-from ojs_cluster.core.workflow import CANCELLED, COMPLETED, ENDED, FAILED, Node
+from ojs_cluster.core.workflow import (
+    CALLBACK_STEPS,
+    CANCELLED,
+    COMPLETED,
+    ENDED,
+    FAILED,
+    Node,
+)
 from ojs_cluster.core.workflow_request import parse_workflow
 from ojs_cluster.http import query, replies
 from ojs_cluster.http.access.queue_scope import check_new_workflow
@@ -136,9 +143,10 @@ def _response(
         **more: more members of the workflow.
     """
     summary = replies.dumps(_summary(found))[1:-1]
-    # Callbacks of a nested batch are listed as steps, because their names may be repeated.
+    # Callbacks of a nested batch are listed as steps, because their names may be repeated. So are
+    # those that the Go SDK has sent as steps, because it reads steps only.
     own = [node for node in found.plan.jobs if node.callback and node.parent == 0]
-    listed = [node for node in found.plan.jobs if node not in own]
+    listed = [node for node in found.plan.jobs if node not in own or node.label in CALLBACK_STEPS]
     steps = replies.array(_job(node, found) for node in listed)
     jobs = replies.array(_job(node, found, result=False) for node in listed)
     body = b'%b,"steps":%b,"jobs":%b' % (summary, steps, jobs)
