@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from ojs_cluster.core.config.parsers import go_duration_ns
+from ojs_cluster.core.durations import format_duration
 from ojs_cluster.core.errors import InvalidRequest, OJSError
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.jobs.options import check_queue
@@ -29,9 +31,31 @@ class LimitsBody(msgspec.Struct, frozen=True):
 
 
 class OverrideBody(LimitsBody, frozen=True):
-    """Limits that replace those of a key until ``expires_at``."""
+    """Limits that replace those of a key until ``expires_at``.
+
+    ``limit`` with a ``period`` is another spelling of ``rate``, and without one of ``concurrency``.
+    """
 
     expires_at: str | None = None
+    limit: Any = None
+
+    def values(self) -> dict[str, Any]:
+        """Return the members that ``parse_limits`` reads."""
+        values = msgspec.structs.asdict(self)
+        if self.limit is not None and self.rate is None and self.concurrency is None:
+            if self.period:
+                values["rate"] = {"limit": self.limit, "period": _iso_period(self.period)}
+            else:
+                values["concurrency"] = self.limit
+        return values
+
+
+def _iso_period(period: Any) -> Any:
+    """Return a short period such as ``1m`` as an ISO 8601 duration, anything else as it is."""
+    try:
+        return format_duration(go_duration_ns(period) // 1_000_000)
+    except (TypeError, ValueError):
+        return period
 
 
 _override_decoder = msgspec.json.Decoder(OverrideBody)
@@ -74,10 +98,10 @@ async def override_key(app: App, request: Request, key: str) -> Response:
     """
     check_key(key)
     body = decode(_override_decoder, request, app.settings.limits)
-    limits = parse_limits(msgspec.structs.asdict(body), path="")
+    limits = parse_limits(body.values(), path="")
     if limits == RateLimits():
         raise InvalidRequest(
-            "give concurrency, rate or throttle; DELETE removes the override",
+            "give concurrency, rate, throttle or limit; DELETE removes the override",
             field="concurrency",
         )
     until = fields.absolute_time_ms(body.expires_at, field="expires_at")
@@ -165,13 +189,14 @@ def _key(found: RateLimitKeyStatus) -> dict[str, Any]:
     shown: dict[str, Any] = {
         "key": found.key,
         "active": found.usage.active,
+        **_limit_and_period(found.usage.limits),
         **_usage(found.usage),
         "waiting": found.waiting,
         "waiting_count": found.waiting,
     }
     if found.override is not None:
         until = found.override_until_ms
-        shown["override"] = found.override.json()
+        shown["override"] = {**_limit_and_period(found.override), **found.override.json()}
         if until is not None:
             shown["override"]["expires_at"] = replies.iso(until)
     if found.hold_until_ms is not None:
@@ -184,6 +209,16 @@ def _queue(name: str, found: QueueRateLimits) -> Response:
     if found.max_per_second is not None:
         shown["max_per_second"] = found.max_per_second
     return replies.json_response(200, shown)
+
+
+def _limit_and_period(limits: RateLimits) -> dict[str, Any]:
+    """Return one limit as the admin UI shows it. A concurrency has an empty period."""
+    rate = limits.rate or limits.throttle
+    if rate is not None:
+        return {"limit": rate.limit, "period": rate.json()["period"]}
+    if limits.concurrency is not None:
+        return {"limit": limits.concurrency, "period": ""}
+    return {}
 
 
 def _usage(usage: RateLimitUsage) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.core.errors import InvalidRequest
@@ -13,6 +14,7 @@ from ojs_cluster.core.workflow import (
     COMPLETED,
     ENDED,
     FAILED,
+    RUNNING,
     Node,
 )
 from ojs_cluster.core.workflow_request import parse_workflow
@@ -25,6 +27,18 @@ from ojs_cluster.store.off_loop import off_loop
 from ojs_cluster.store.workflows import workflows as store_workflows
 from ojs_cluster.store.workflows.visible_workflows import list_visible
 from ojs_cluster.store.workflows.workflows import JobOutcome, WorkflowRecord
+
+_STATES: Final = {
+    RUNNING: RUNNING,
+    "active": RUNNING,
+    "pending": "pending",
+    COMPLETED: COMPLETED,
+    FAILED: FAILED,
+    CANCELLED: CANCELLED,
+}
+"""What a filter may name -> the state. No workflow of this server is ever pending."""
+_MOST_READS: Final = 4
+"""Reads of ``list_visible`` that may fill a page."""
 
 
 async def create(app: App, request: Request) -> Response:
@@ -90,11 +104,16 @@ async def list_workflows(app: App, request: Request) -> Response:
     not known, so ``total`` is absent. A page may have fewer entries than ``limit`` and a
     ``next_cursor``.
 
-    ``GET /ojs/v1/workflows?limit&offset&cursor`` (spec: ojs-workflows 11)
+    ``GET /ojs/v1/workflows?state&limit&offset&cursor`` or ``?state&per_page&page``
+    (spec: ojs-workflows 11)
     """
+    given = query.parameters(request.query)
+    state = _state(given.get("state"))
     if request.queues is not None:
-        return await _list_within(app, request, request.queues)
-    page = query.page(query.parameters(request.query))
+        return await _list_within(app, given, request.queues, state)
+    if state is not None:
+        return await _list_in_state(app, given, state)
+    page = query.numbered_page(given, default=50, most=200)
     found, total = await store_workflows.list_workflows(
         app.store, limit=page.limit, offset=page.offset
     )
@@ -107,8 +126,58 @@ async def list_workflows(app: App, request: Request) -> Response:
     )
 
 
-async def _list_within(app: App, request: Request, queues: QueuePatterns) -> Response:
-    given = query.parameters(request.query)
+def _state(text: str | None) -> str | None:
+    """Return the state that a filter names, None for any.
+
+    Raises:
+        InvalidRequest: there is no such state.
+    """
+    if not text:
+        return None
+    if text not in _STATES:
+        raise InvalidRequest(f"state must be one of {', '.join(_STATES)}", field="state")
+    return _STATES[text]
+
+
+async def _list_in_state(app: App, given: Mapping[str, str], state: str) -> Response:
+    """Return a page of the workflows in one state.
+
+    States are not indexed, so a page searches a bounded number of workflows. If it ends before all
+    were searched, ``total`` is a lower bound, and ``next_cursor`` continues where the search ended.
+    """
+    page = query.numbered_page({**given, "cursor": ""}, default=50, most=200)
+    first = given.get("cursor") or None
+    offset = 0 if first else page.offset
+    found: list[WorkflowRecord] = []
+    cursor = first
+    for _ in range(_MOST_READS):
+        missing = offset + page.limit - len(found)
+        more, cursor = await list_visible(
+            app.store, None, limit=missing, cursor=cursor, state=state
+        )
+        found += more
+        if cursor is None or len(found) >= offset + page.limit:
+            break
+    shown = found[offset:]
+    pages = replies.pagination(
+        limit=page.limit,
+        shown=len(shown),
+        offset=offset,
+        total=None if first else len(found) + (cursor is not None),
+        cursor=cursor,
+    )
+    pages["has_more"] = cursor is not None
+    pages["total_exact"] = cursor is None and first is None
+    listed = replies.array(replies.dumps(_summary(workflow)) for workflow in shown)
+    return Response(
+        200,
+        b'{"workflows":%b,"items":%b,"pagination":%b}' % (listed, listed, replies.dumps(pages)),
+    )
+
+
+async def _list_within(
+    app: App, given: Mapping[str, str], queues: QueuePatterns, state: str | None
+) -> Response:
     limit = query.integer(given, "limit", 50, low=1, high=200)
     cursor = given.get("cursor") or None
     if not cursor and query.integer(given, "offset", 0, low=0, high=1):
@@ -116,7 +185,9 @@ async def _list_within(app: App, request: Request, queues: QueuePatterns) -> Res
             "the API key may access some queues only, so this list has no offsets: use the cursor",
             field="offset",
         )
-    found, following = await list_visible(app.store, queues, limit=limit, cursor=cursor)
+    found, following = await list_visible(
+        app.store, queues, limit=limit, cursor=cursor, state=state
+    )
     pages = replies.pagination(limit=limit, shown=len(found), cursor=following)
     listed = replies.array(replies.dumps(_summary(workflow)) for workflow in found)
     return Response(

@@ -1,7 +1,8 @@
-"""List the workflows that a reader of some queues may see.
+"""List the workflows that a reader of some queues may see, or those in one state.
 
 A workflow is visible when the queues of all its jobs are, and only its plan names them. Workflows
-are not indexed by queue. So a page reads a bounded number of the newest workflows after its cursor.
+are not indexed by queue or state. So a page reads a bounded number of the newest workflows after
+its cursor.
 """
 
 from __future__ import annotations
@@ -28,7 +29,12 @@ _FIRST: Final[_Position] = (2**53, "")
 
 
 async def list_visible(
-    store: Store, within: QueuePatterns, *, limit: int, cursor: str | None = None
+    store: Store,
+    within: QueuePatterns | None,
+    *,
+    limit: int,
+    cursor: str | None = None,
+    state: str | None = None,
 ) -> tuple[list[WorkflowRecord], str | None]:
     """Return visible workflows, newest first, without their jobs, and the next page's cursor.
 
@@ -36,9 +42,10 @@ async def list_visible(
 
     Args:
         store: the store.
-        within: the queues that the reader may see.
+        within: the queues that the reader may see, None for all.
         limit: most workflows of the page.
         cursor: the cursor that the page before returned; None for the first page.
+        state: the state of the workflows, None for any.
 
     Raises:
         InvalidRequest: this server did not issue the cursor.
@@ -55,7 +62,10 @@ async def list_visible(
             record = records.get(candidate[1])
             if record is not None:
                 size += len(record.fields.get(b"plan", b""))
-                if all(within.admits(node.queue) for node in record.plan.jobs):
+                visible = within is None or all(
+                    within.admits(node.queue) for node in record.plan.jobs
+                )
+                if visible and state in (None, record.state):
                     found.append(record)
             if len(found) >= limit or read >= MAX_WORKFLOWS_READ or size >= MAX_BYTES:
                 return found, cursors.encode(position)

@@ -131,6 +131,8 @@ async def test_an_override_applies_until_it_is_removed(api: Api, path: str) -> N
     assert reply.status == 200
     assert reply.json["concurrency"]["limit"] == 0
     assert reply.json["override"] == {
+        "limit": 0,
+        "period": "",
         "concurrency": 0,
         "expires_at": "2999-01-01T00:00:00.000Z",
     }
