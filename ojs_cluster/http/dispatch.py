@@ -31,6 +31,7 @@ from ojs_cluster.http import durability
 from ojs_cluster.http.access.authentication import AccessControl
 from ojs_cluster.http.access.queue_scope import check_path_access
 from ojs_cluster.http.app import App, RequestSpan
+from ojs_cluster.http.cors import PREFLIGHT, cors_headers, is_preflight
 from ojs_cluster.http.errors import (
     AmbiguousLength,
     BodyTimeout,
@@ -293,6 +294,8 @@ def add_common_headers(
     if response.headers and response.headers[0][0] == "Content-Type":
         common = common[1:]
     headers: Headers = (*common, ("X-Request-Id", request_id), *response.headers)
+    if app is not None and app.settings.cors_origins:
+        headers = (*headers, *cors_headers(app.settings.cors_origins, request))
     body = response.body
     if request.method == "HEAD":
         headers = (*headers, ("Content-Length", str(len(body))))
@@ -308,11 +311,22 @@ def passes_key_check(
     path: bytes,
     authorization: bytes | None,
     tls_subject: str = "",
+    preflight_origin: bytes | None = None,
 ) -> bool:
     """Return whether a request for the raw ``path`` would pass the check of its key.
 
     An entry point asks before it spends memory on a request. ``prepare`` decides.
+
+    Args:
+        settings: the settings of the process.
+        access: its keys.
+        path: the raw path with its query.
+        authorization: the header of this name; None for none.
+        tls_subject: the subject of the client's certificate; empty for none.
+        preflight_origin: the origin of a request that may be a preflight; None for others.
     """
+    if preflight_origin is not None and settings.cors_origins:
+        return preflight_origin.decode("latin-1") in settings.cors_origins
     if path.partition(b"?")[0].decode("latin-1") in _open_paths(settings):
         return True
     try:
@@ -348,6 +362,8 @@ def _admit(app: App, request: Request) -> Admission:
         raise HeaderTooLarge(
             f"the request's head is larger than {settings.max_head} bytes", limit=settings.max_head
         )
+    if settings.cors_origins and is_preflight(settings.cors_origins, request):
+        return Admission(PREFLIGHT, (), ANONYMOUS, keyring)
     denied: OJSError | None = None
     principal = ANONYMOUS
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ojs_cluster import __version__
-from ojs_cluster.core.config.parsers import boolean, integer
+from ojs_cluster.core.config.parsers import boolean, integer, origins
 from ojs_cluster.core.config.variable import variable
 from ojs_cluster.core.payload_limits import PayloadLimits
 
@@ -31,6 +31,7 @@ class HttpSettings:
         max_wait_ms: longest wait of a fetch.
         max_result_wait_s: longest wait for a result.
         max_fetch_count: most jobs of one fetch.
+        cors_origins: origins of the pages that browsers may let use the API (``cors``).
         metrics_open: whether ``/metrics`` needs no key.
         metrics_queues: most queues that ``/metrics`` shows.
         version: the version of the server.
@@ -75,6 +76,13 @@ class HttpSettings:
     max_wait_ms: int = 20_000
     max_result_wait_s: float = 60.0
     max_fetch_count: int = 100
+    cors_origins: tuple[str, ...] = variable(
+        "OJS_CORS_ORIGINS",
+        origins,
+        "",
+        "Origins of web pages whose browsers may use the API, comma separated; empty for none.",
+        empty=(),
+    )
     metrics_open: bool = variable(
         "OJS_METRICS_OPEN",
         boolean,

@@ -113,6 +113,31 @@ async def test_a_connection_of_refused_requests_ends_after_a_few(port: int) -> N
     assert set(heard.statuses.values()) <= {401}
 
 
+async def test_preflights_of_an_allowed_origin_do_not_end_the_connection(
+    standalone: Embedded,
+) -> None:
+    """Browsers send them without a key, one for each path of a page."""
+    ui = b"https://admin.example.com"
+    asked = [(b":method", b"OPTIONS"), *GET[1:]]
+    wanted = (b"access-control-request-method", b"POST")
+    async with (
+        open_app(standalone, api_keys=(KEY,), cors_origins=(ui.decode(),)) as app,
+        serving(app, lane=False, listening={"h2c": True}) as port,
+        http2(port) as client,
+    ):
+        streams = range(1, 41, 2)
+        for stream in streams:
+            path = (b":path", b"/ojs/v1/jobs/%d" % stream)
+            await client.stream.send_all(client.head(stream, *asked, path, wanted, (b"origin", ui)))
+            heard = await client.listen(until=stream)
+        assert heard.statuses == dict.fromkeys(streams, 204)
+        for stream in range(41, 81, 2):
+            head = client.head(stream, *asked, PATH, wanted, (b"origin", b"https://other"))
+            with suppress(trio.BrokenResourceError):
+                await client.stream.send_all(head)
+        assert (await client.listen()).goodbye == ErrorCodes.ENHANCE_YOUR_CALM
+
+
 async def test_few_requests_without_a_key_are_under_way_on_a_connection(port: int) -> None:
     """100 probes without their end held 3 MB, for 6 KB that were sent. A key lifts the bound."""
     streams = range(1, 41, 2)

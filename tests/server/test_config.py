@@ -71,6 +71,21 @@ def test_all_wrong_values_are_reported_each_with_what_is_accepted() -> None:
     assert any(line.startswith("OJS_READ_TIMEOUT='30': expected a duration") for line in found)
 
 
+def test_origins_of_pages_are_as_browsers_send_them() -> None:
+    text = "https://admin.example.com, http://localhost:5173,http://[::1]:80"
+    found = load({"OJS_CORS_ORIGINS": text}).http.cors_origins
+    assert found == ("https://admin.example.com", "http://localhost:5173", "http://[::1]:80")
+    assert load({}).http.cors_origins == ()
+
+
+@pytest.mark.parametrize(
+    "text", ["*", "null", "admin.example.com", "https://a/", "https://A.example", "https://*.a"]
+)
+def test_an_origin_that_no_browser_sends_is_refused(text: str) -> None:
+    (problem,) = problems({"OJS_CORS_ORIGINS": text})
+    assert "origins such as https://admin.example.com" in problem
+
+
 def test_trusted_proxies_are_addresses_and_networks() -> None:
     text = "10.0.0.0/8, 192.0.2.7,fd00::/8"
     found = load({"OJS_TRUSTED_PROXIES": text}).listen.trusted_proxies

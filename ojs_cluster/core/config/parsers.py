@@ -23,6 +23,7 @@ _UNITS_NS = {
     "d": 86_400_000_000_000,
 }
 _DURATION = re.compile(r"(?:\d+(?:\.\d*)?|\.\d+)(?:ns|us|µs|μs|ms|s|m|h|d)")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 _TRUE, _FALSE = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
 
 
@@ -103,6 +104,14 @@ def one_of(*choices: str) -> Parser:
 def words(text: str) -> tuple[str, ...]:
     """Accept comma separated words; spaces around them and empty ones are dropped."""
     return tuple(word for word in (piece.strip() for piece in text.split(",")) if word)
+
+
+def origins(text: str) -> tuple[str, ...]:
+    """Accept comma separated origins of web pages, as browsers send them: no path, lower case."""
+    found = words(text)
+    if not all(_ORIGIN.fullmatch(word) for word in found):
+        raise ValueError("origins such as https://admin.example.com, separated by commas")
+    return found
 
 
 def non_empty(text: str) -> str:

@@ -155,7 +155,7 @@ async def lifespan(app: ASGIFramework, config: Config) -> AsyncIterator[None]:
             nursery.cancel_scope.cancel()
 
 
-def _admit_all(_path: bytes, _authorization: bytes | None, _tls_subject: str) -> bool:
+def _admit_all(_path: bytes, _key: bytes | None, _subject: str, _origin: bytes | None) -> bool:
     return True
 
 

@@ -66,11 +66,12 @@ _NO_ROOM: Final = (
     b"Connection: close\r\n\r\n"
 )
 """The answer to a head that is not complete yet, so that nothing is known of its request."""
-Admits = Callable[[bytes, bytes | None, str], bool]
-"""Whether a raw path may be asked for with this Authorization header, None for none, and this
-subject of a certificate, empty for none. Cheap: asked before anything else is done for a request.
+Admits = Callable[[bytes, bytes | None, str, bytes | None], bool]
+"""Whether a raw path may be asked for with this Authorization header, None for none, this subject
+of a certificate, empty for none, and this origin of a preflight, None for other requests. Cheap:
+asked before anything else is done for a request.
 """
-_AdmitsRequest = Callable[[bytes, bytes | None], bool]
+_AdmitsRequest = Callable[[bytes, bytes | None, bytes | None], bool]
 _REQUEST: Final = HeaderValidationFlags(
     is_client=False, is_trailer=False, is_response_header=False, is_push_promise=False
 )
@@ -122,8 +123,10 @@ class BoundedServer(TCPServer):
             built, h2c=self._h2c, admits=self._admits_request, reservation=self._reservation
         )
 
-    def _admits_request(self, path: bytes, authorization: bytes | None) -> bool:
-        return self._admits(path, authorization, self._tls_subject)
+    def _admits_request(
+        self, path: bytes, authorization: bytes | None, preflight_origin: bytes | None
+    ) -> bool:
+        return self._admits(path, authorization, self._tls_subject, preflight_origin)
 
     @property
     def idle_since(self) -> float:
@@ -314,7 +317,7 @@ class _Http2(H2Protocol):
 
     def __init__(self, admits: _AdmitsRequest, *args: Any) -> None:
         super().__init__(*args)
-        self.has_key = admits(b"*", None)  # true when no request needs a key
+        self.has_key = admits(b"*", None, None)  # true when no request needs a key
         self._admits = admits
         self._refused = 0
         # h2 would end the connection for what `_handle_events` refuses the stream for.
@@ -397,11 +400,14 @@ class _Http2(H2Protocol):
         headers = dict(request.headers or [])
         path = bytes(headers.get(b":path", b""))
         authorization = headers.get(b"authorization")
+        is_options = headers.get(b":method") == b"OPTIONS"
+        origin = bytes(headers.get(b"origin", b"")) if is_options else b""
         if self.has_key:
             return False
-        if self._admits(path, None if authorization is None else bytes(authorization)):
-            # For an open path any header would do.
-            self.has_key = not self._admits(path, None)
+        given = None if authorization is None else bytes(authorization)
+        if self._admits(path, given, origin or None):
+            # For an open path, and for a preflight, any header would do.
+            self.has_key = not self._admits(path, None, origin or None)
             return False
         self._refused += 1
         return self._refused > _MOST_REFUSED
