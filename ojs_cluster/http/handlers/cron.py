@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -149,6 +150,9 @@ async def trigger(app: App, request: Request, name: str) -> Response:
 async def history(app: App, request: Request, name: str) -> Response:
     """Return the last occurrences of a cron job, newest first.
 
+    ``executions`` has the same entries for the command line client. ``state`` is the outcome, and
+    ``started_at`` the time at which the job was enqueued.
+
     ``GET /ojs/v1/cron/{name}/history?limit`` (spec: ojs-cron 8)
     """
     limit = query.integer(query.parameters(request.query), "limit", 50, low=1, high=HISTORY_KEPT)
@@ -163,11 +167,15 @@ async def history(app: App, request: Request, name: str) -> Response:
                 "reason": cause,
                 "scheduled_time": replies.iso(tick.tick_ms),
                 "actual_time": replies.iso(tick.at_ms),
+                "state": outcome,
+                "scheduled_at": replies.iso(tick.tick_ms),
+                **({"started_at": replies.iso(tick.at_ms)} if outcome == "triggered" else {}),
                 _DETAIL_NAMES[outcome]: tick.error or tick.job_id,
             }
         )
     return replies.json_response(
-        200, {"name": name, "history": past, "items": past, "count": len(past)}
+        200,
+        {"name": name, "history": past, "items": past, "executions": past, "count": len(past)},
     )
 
 
@@ -182,16 +190,31 @@ def _response(
     extra: bytes = b"",
     headers: tuple[tuple[str, str], ...] = (),
 ) -> Response:
-    shown = _json(cron)
-    return Response(status, b'{"cron":%b,"cron_job":%b%b}' % (shown, shown, extra), headers)
+    """Return a response with a cron job in ``cron`` and ``cron_job``.
+
+    Without ``extra`` it has the members of the cron job too, which the command line client reads.
+    """
+    members = _members(cron)
+    shown = _object(members)
+    del members[b"cron"]
+    flat = b"" if extra else b"," + _object(members)[1:-1]
+    return Response(status, b'{"cron":%b,"cron_job":%b%b%b}' % (shown, shown, flat, extra), headers)
 
 
 def _json(cron: CronRecord) -> bytes:
+    return _object(_members(cron))
+
+
+def _object(members: Mapping[bytes, bytes]) -> bytes:
+    return b"{%b}" % b",".join(b'"%b":%b' % pair for pair in members.items())
+
+
+def _members(cron: CronRecord) -> dict[bytes, bytes]:
     """Return a cron job with the keys of all documents; its job has the client's bytes."""
     definition = cron.definition
     job = raw_json.object_members(definition.job) or {}
     expression = replies.quoted(definition.schedule.expression)
-    members = {
+    return {
         b"name": replies.quoted(cron.name),
         b"id": replies.quoted(cron.name),
         b"expression": expression,
@@ -214,7 +237,6 @@ def _json(cron: CronRecord) -> bytes:
         b"created_at": _moment(cron.created_ms),
         b"updated_at": _moment(cron.updated_ms),
     }
-    return b"{%b}" % b",".join(b'"%b":%b' % pair for pair in members.items())
 
 
 def _moment(ms: int | None) -> bytes:

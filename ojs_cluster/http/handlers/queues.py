@@ -55,7 +55,8 @@ async def get(app: App, _request: Request, name: str) -> Response:
     check_queue(name, field="name")
     if not await store_queues.exists(app.store, name):
         raise NotFound("queue", name)
-    summary = _summary(await store_queues.get_stats(app.store, name))
+    found = await store_queues.get_stats(app.store, name)
+    summary = {**_summary(found), "depth": found.depth, "running": found.counts[State.ACTIVE]}
     return replies.json_response(200, {"queue": summary, **summary})
 
 

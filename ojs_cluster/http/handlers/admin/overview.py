@@ -21,6 +21,9 @@ from ojs_cluster.store.queues import queues as store_queues
 from ojs_cluster.store.queues.partition_maintenance import get_partitions
 from ojs_cluster.store.queues.queues import QueueStats
 
+_MOST_COMPARED = 200
+"""Queues among which the slowest are found."""
+
 
 async def stats(app: App, request: Request) -> Response:
     """Return the statistics of all queues together, or of one.
@@ -29,9 +32,12 @@ async def stats(app: App, request: Request) -> Response:
     restricted to some queues gets the sums of those. It does not get the number of workers, because
     workers serve other queues as well.
 
-    ``GET /ojs/v1/admin/stats?queue`` (spec: ojs-admin-api 10.1)
+    With ``detail=true``, ``queues`` lists the queues whose jobs run longest.
+
+    ``GET /ojs/v1/admin/stats?queue&detail&limit`` (spec: ojs-admin-api 10.1)
     """
-    name = query.parameters(request.query).get("queue")
+    given = query.parameters(request.query)
+    name = given.get("queue")
     workers: dict[str, int] = {}
     if request.queues is None:
         found = await app.overview.get()
@@ -43,10 +49,13 @@ async def stats(app: App, request: Request) -> Response:
         check_queues(request.queues, [name])
         shown = await _existing(app, name)
         queues = counted = 1
+    slowest: list[dict[str, Any]] | None = None
+    if query.boolean(given, "detail"):
+        slowest = await _slowest(app, request, query.integer(given, "limit", 10, low=1, high=100))
     return replies.json_response(
         200,
         {
-            "queues": queues,
+            "queues": queues if slowest is None else slowest,
             "queues_counted": counted,
             **workers,
             "jobs": counts(shown),
@@ -55,6 +64,26 @@ async def stats(app: App, request: Request) -> Response:
             "uptime_seconds": int(time.monotonic() - app.started),
         },
     )
+
+
+async def _slowest(app: App, request: Request, limit: int) -> list[dict[str, Any]]:
+    """Return the queues whose jobs ran longest in the last hour, among the first by name."""
+    found, _ = await store_queues.list_queues(
+        app.store, limit=_MOST_COMPARED, offset=0, within=request.queues
+    )
+    found = sorted(found, key=lambda queue: queue.avg_duration_ms, reverse=True)
+    return [
+        {
+            "name": queue.name,
+            "depth": queue.depth,
+            "avg_duration_ms": queue.avg_duration_ms,
+            "error_rate": round(
+                queue.failed_last_hour / max(1, queue.failed_last_hour + queue.completed_last_hour),
+                4,
+            ),
+        }
+        for queue in found[:limit]
+    ]
 
 
 async def list_queues(app: App, request: Request) -> Response:
@@ -115,7 +144,11 @@ def _queue(found: QueueStats) -> dict[str, Any]:
 
 
 def _throughput(found: QueueStats) -> dict[str, float]:
+    """Return the throughput, also in the whole numbers that the command line client reads."""
     return {
+        "completed_per_min": round(found.completed_last_hour / 60),
+        "failed_per_min": round(found.failed_last_hour / 60),
+        "avg_latency_ms": found.avg_wait_ms,
         "processed_per_minute": round(found.completed_last_hour / 60, 3),
         "failed_per_minute": round(found.failed_last_hour / 60, 3),
     }

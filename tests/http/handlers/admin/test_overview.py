@@ -56,7 +56,7 @@ async def test_the_sums_of_nothing_are_zeros(any_api: Api) -> None:
     stats = (await any_api.get(STATS)).json
     assert stats["jobs"] == dict.fromkeys(STATES, 0)
     assert (stats["queues"], stats["workers"], stats["dead_letters"]) == (0, 0, 0)
-    assert stats["throughput"] == {"processed_per_minute": 0.0, "failed_per_minute": 0.0}
+    assert set(stats["throughput"].values()) == {0}
 
 
 async def test_the_numbers_of_one_queue_are_its_own(any_api: Api) -> None:

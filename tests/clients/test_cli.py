@@ -1,0 +1,100 @@
+"""The bytes of ojs-cli, and what its structs can decode."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tests.clients.wire import Wire
+
+_TYPE = "application/openjobspec+json"
+CRON = {
+    "name": "nightly",
+    "expression": "0 3 * * *",
+    "job_template": {"type": "report.build", "options": {"queue": "reports"}},
+}
+
+
+# ojs-cli, internal/client/client.go:41: the headers of every request, sorted by net/http.
+async def call(wire: Wire, method: str, path: str, body: Any = None) -> Any:
+    """Send a request as the client does, and return the body of a successful response."""
+    headers = {
+        "User-Agent": "Go-http-client/1.1",
+        "Accept": _TYPE,
+        "Content-Type": _TYPE,
+        "Accept-Encoding": "gzip",
+    }
+    encoded = None
+    if body is not None:
+        encoded = json.dumps(body, separators=(",", ":")).encode()
+    elif method == "POST":
+        encoded = b""
+    answer = await wire.send(method, "/ojs/v1" + path, headers, encoded)
+    assert answer.status < 400, answer.body
+    return answer.json
+
+
+# ojs-cli, cmd/ojs/commands/cron.go:103 (register), :258 (detail) and :275 (its struct).
+async def test_the_detail_of_a_cron_job_is_flat(wire: Wire) -> None:
+    await call(wire, "POST", "/cron", CRON)
+    found = await call(wire, "GET", "/cron/nightly")
+    assert (found["name"], found["expression"], found["enabled"]) == ("nightly", "0 3 * * *", True)
+    assert found["job_template"]["type"] == "report.build"
+    assert found["job_template"]["options"]["queue"] == "reports"
+    assert type(found["run_count"]) is int
+    assert isinstance(found["next_run_at"], str)
+    assert isinstance(found["created_at"], str)
+    assert found["cron"]["name"] == found["cron_job"]["name"] == "nightly"
+
+
+# ojs-cli, cmd/ojs/commands/cron.go:171 (trigger), :194 (history) and :205 (its struct).
+async def test_the_history_of_a_cron_job_has_executions(wire: Wire) -> None:
+    await call(wire, "POST", "/cron", CRON)
+    triggered = await call(wire, "POST", "/cron/nightly/trigger")
+    found = await call(wire, "GET", "/cron/nightly/history?limit=10")
+    [execution] = found["executions"]
+    assert (execution["job_id"], execution["state"]) == (triggered["job_id"], "triggered")
+    assert execution["scheduled_at"] == execution["scheduled_time"]
+    assert execution["started_at"] == execution["actual_time"]
+    assert found["history"] == found["executions"]
+
+
+# ojs-cli, cmd/ojs/commands/status.go:28 and debug.go:68 (inspect): maps with flat members.
+async def test_a_job_is_flat(wire: Wire) -> None:
+    job = {"type": "mail.send", "args": ["a"], "options": {"priority": 7, "max_attempts": 4}}
+    job_id = (await call(wire, "POST", "/jobs", job))["job"]["id"]
+    found = await call(wire, "GET", f"/jobs/{job_id}")
+    shown = (found["id"], found["type"], found["state"], found["queue"], found["args"])
+    assert shown == (job_id, "mail.send", "available", "default", ["a"])
+    assert (found["attempt"], found["priority"], found["max_attempts"]) == (0, 7, 4)
+    # status.go:100 (--detail)
+    assert (await call(wire, "GET", f"/admin/jobs/{job_id}"))["errors"] == []
+
+
+# ojs-cli, cmd/ojs/commands/debug.go:383 (queue).
+async def test_a_queue_has_its_depth(wire: Wire) -> None:
+    for _ in range(3):
+        await call(wire, "POST", "/jobs", {"type": "t", "args": []})
+    await call(wire, "POST", "/workers/fetch", {"queues": ["default"]})
+    found = await call(wire, "GET", "/queues/default")
+    assert (found["depth"], found["running"], found["paused"]) == (2, 1, False)
+
+
+# ojs-cli, cmd/ojs/commands/debug.go:332 (bottleneck): queues is a list with this parameter only.
+async def test_the_slowest_queues_are_listed(wire: Wire) -> None:
+    await call(wire, "POST", "/jobs", {"type": "t", "args": []})
+    found = await call(wire, "GET", "/admin/stats?detail=true&limit=10")
+    [queue] = found["queues"]
+    assert (queue["name"], queue["depth"], queue["error_rate"]) == ("default", 1, 0)
+    assert isinstance(queue["avg_duration_ms"], int | float)
+
+
+# ojs-cli, cmd/ojs/commands/stats.go:32 and :66 (Throughput): int members refuse a fraction.
+async def test_the_statistics_have_whole_numbers(wire: Wire) -> None:
+    await call(wire, "POST", "/jobs", {"type": "t", "args": []})
+    found = await call(wire, "GET", "/admin/stats")
+    assert found["jobs"]["available"] == 1
+    throughput = found["throughput"]
+    assert type(throughput["completed_per_min"]) is type(throughput["failed_per_min"]) is int
+    # The admin document and the admin UI read numbers here.
+    assert (type(found["queues"]), type(found["workers"])) == (int, int)
