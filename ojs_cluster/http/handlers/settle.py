@@ -15,6 +15,8 @@ from ojs_cluster.http.bodies import decode_large
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.store.jobs import ack as store_ack
 from ojs_cluster.store.jobs import nack as store_nack
+from ojs_cluster.store.jobs import read_jobs
+from ojs_cluster.store.jobs.by_id import is_refusal
 from ojs_cluster.store.jobs.fields import STATE
 from ojs_cluster.store.jobs.record import JobRecord
 
@@ -41,6 +43,13 @@ class NackBody(msgspec.Struct, frozen=True):
 
 
 _ack_decoder = msgspec.json.Decoder(AckBody)
+
+
+class _ErrorMessage(msgspec.Struct, frozen=True):
+    message: str = ""
+
+
+_refusal_decoder = msgspec.json.Decoder(_ErrorMessage)
 _nack_decoder = msgspec.json.Decoder(NackBody)
 
 
@@ -71,12 +80,16 @@ async def ack_by_path(app: App, request: Request, job_id: str) -> Response:
 async def nack(app: App, request: Request) -> Response:
     """Fail the attempt of the job that the body names.
 
+    A client that names its version and reports the refusal of its own ack as the error gets 200 and
+    the job as it is, with ``ignored``. The worker of the JavaScript SDK nacks a job whose ack was
+    refused, and a second 409 would end its process.
+
     ``POST /ojs/v1/workers/nack`` (spec: ojs-http-binding 10.3)
     """
     body = await decode_large(_nack_decoder, request, app.settings.limits)
     job_id = named_job(body.job_id or body.id)
     await check_job(app, request.queues, job_id)
-    return await _nack(app, job_id, body)
+    return await _nack(app, request, job_id, body)
 
 
 async def nack_by_path(app: App, request: Request, job_id: str) -> Response:
@@ -86,6 +99,7 @@ async def nack_by_path(app: App, request: Request, job_id: str) -> Response:
     """
     return await _nack(
         app,
+        request,
         fields.job_id(job_id),
         await decode_large(_nack_decoder, request, app.settings.limits, optional=True),
     )
@@ -137,8 +151,12 @@ async def _ack(app: App, job_id: str, body: AckBody) -> Response:
     )
 
 
-async def _nack(app: App, job_id: str, body: NackBody) -> Response:
+async def _nack(app: App, request: Request, job_id: str, body: NackBody) -> Response:
     requeue = body.requeue is True
+    if request.names_version and _reports_refusal(job_id, raw_or_none(body.error)):
+        job = await read_jobs.get(app.store, job_id)
+        ignored = b'{"ignored":true,"attempt":%d,"max_attempts":%d,'
+        return Response(200, ignored % (job.attempt, job.max_attempts) + _settled(job))
     job = await store_nack.nack(
         app.store,
         job_id,
@@ -159,6 +177,16 @@ async def _nack(app: App, job_id: str, body: NackBody) -> Response:
     if requeue:
         extra += b'"requeued":true,'
     return Response(200, b"{" + extra + _settled(job))
+
+
+def _reports_refusal(job_id: str, error: bytes | None) -> bool:
+    """Return whether the error is that the server refused an ack of this job."""
+    if error is None or job_id.encode() not in error:
+        return False
+    try:
+        return is_refusal(job_id, _refusal_decoder.decode(error).message)
+    except msgspec.DecodeError:
+        return False
 
 
 def _settled(job: JobRecord) -> bytes:

@@ -16,6 +16,7 @@ from typing import Any
 
 from ojs_cluster.core.errors import Conflict, MalformedJob, NotFound, OJSError
 from ojs_cluster.core.jobs.ids import is_job_id
+from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fetch.lease_ids import shard_of_lease
@@ -125,9 +126,22 @@ def refusal(job_id: str, reply: Sequence[Any], shard: Shard) -> OJSError:
     """Return the error for a reply of a script that did not make the transition."""
     if reply[0] == b"conflict":
         state = reply[1].decode()
-        return Conflict(f"job '{job_id}' is {state}", job_id=job_id, state=state)
+        return Conflict(_refusal_start(job_id) + state, job_id=job_id, state=state)
     if reply[0] == b"not_holder":
-        return Conflict(f"job '{job_id}' is held by another lease", job_id=job_id)
+        return Conflict(_refusal_start(job_id) + _NOT_HOLDER, job_id=job_id)
     if reply[0] == b"malformed":
         return MalformedJob(job_id, "fields are missing or not numbers", shard.index)
     return NotFound("job", job_id)
+
+
+def is_refusal(job_id: str, message: str) -> bool:
+    """Return whether ``message`` is that of a ``Conflict`` by ``refusal`` for this job."""
+    start = _refusal_start(job_id)
+    return message.startswith(start) and message[len(start) :] in {_NOT_HOLDER, *State}
+
+
+_NOT_HOLDER = "held by another lease"
+
+
+def _refusal_start(job_id: str) -> str:
+    return f"job '{job_id}' is "
