@@ -373,7 +373,7 @@ class Keyspace:
         return self._shards[zlib.crc32(queue.encode()) % len(self._shards)]
 
     @property
-    def most_partitions(self) -> int:
+    def max_partitions(self) -> int:
         """Most partitions of a queue. No two of them share a shard."""
         return min(MAX_PARTITIONS, len(self._shards))
 

@@ -15,7 +15,7 @@ WIDTH = 16
 """Concurrent calls: enough to hide the round trip, few enough to leave capacity for others."""
 
 
-async def over_shards(items: Iterable[T], call: Callable[[T], Awaitable[None]]) -> None:
+async def run_concurrently(items: Iterable[T], call: Callable[[T], Awaitable[None]]) -> None:
     """Await ``call(item)`` for every item, up to ``WIDTH`` at a time.
 
     Args:

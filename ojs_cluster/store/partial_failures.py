@@ -7,7 +7,7 @@ from types import TracebackType
 from ojs_cluster.core.errors import BackendUnavailable
 
 
-class only_read:
+class before_first_write:
     """Mark the steps before the first write of an operation: if one fails, nothing was written.
 
     After a lost reply the step reports ``unknown``. The operation as a whole was not applied.
@@ -33,7 +33,7 @@ class only_read:
             ) from error
 
 
-class begun:
+class after_first_write:
     """Mark steps that follow a write: if one fails, the operation may have been applied.
 
     A step reports ``not_applied`` for itself alone. The caller of the whole operation would

@@ -10,7 +10,7 @@ PORTION_KEYS = 400
 """Most small hashes or locks that one script visits."""
 
 
-def cuts(
+def portion_ranges(
     sizes: Sequence[int], most: int, most_bytes: int = PORTION_BYTES
 ) -> Iterator[tuple[int, int]]:
     """Yield start and end of each portion of a list.

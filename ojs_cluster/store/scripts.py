@@ -20,7 +20,7 @@ from ojs_cluster.redis.script import Script
 VOLATILE = frozenset(
     {
         *("touch_worker", "fetch", "fetch_full", "heartbeat", "progress", "lead"),
-        *("promote", "release_unanswered", "schema", "tidy"),
+        *("promote", "release_unanswered", "schema", "remove_old_workers"),
         *("archive_job", "archive_results", "cron_due", "find_dead", "read_hash", "metrics"),
         "audit_append",
         *("depths", "limit_state", "limits_due"),
@@ -67,14 +67,14 @@ _USE = re.compile(r"\bF\.(\w+)")
 # ends there or on its line.
 _COMMENT = re.compile(r"^ *--.*\n", re.MULTILINE)
 _KEYS = re.compile(
-    r"^local ([A-Z_]+(?:, [A-Z_]+)*) = (P \.\. '\w+'(?:, P \.\. '\w+')*)\n", re.MULTILINE
+    r"^local ([A-Z_]+(?:, [A-Z_]+)*) = (PREFIX \.\. '\w+'(?:, PREFIX \.\. '\w+')*)\n", re.MULTILINE
 )
 _NAME = re.compile(r"\b[A-Z][A-Z_]*\b")
 _WORD = re.compile(r"\w+")
 # Faster than globals, which the interpreter looks up by name.
 _LOCALS = "local redis_call, KEYS, ARGV = redis.call, KEYS, ARGV\n"
 _CONSTANT = re.compile(r"^local ([A-Z_]+) = ([\d *]*\d|'[^'\n]*')(?: --[^\n]*)?\n", re.MULTILINE)
-_PREFIX = re.compile(r"^local P = (.*)\n", re.MULTILINE)
+_PREFIX = re.compile(r"^local PREFIX = (.*)\n", re.MULTILINE)
 _EXPRESSION = re.compile(
     r"^local function (?P<name>\w+)\((?P<parameter>\w+)\) return (?P<value>[^\n]*) end\n",
     re.MULTILINE,
@@ -187,9 +187,10 @@ def _trimmed(script: str) -> str:
     )
     script = _with_expressions(_without_unused(script))
     prefix = _PREFIX.search(script)
-    if prefix is not None and len(re.findall(r"\bP\b", script)) == 2:  # computed at its only use
+    if prefix is not None and len(re.findall(r"\bPREFIX\b", script)) == 2:
+        # The script uses PREFIX only once, so it computes the value there.
         script = script.replace(prefix[0], "")
-        script = re.sub(r"\bP\b", lambda _: prefix[1], script)
+        script = re.sub(r"\bPREFIX\b", lambda _: prefix[1], script)
     return _LOCALS + script.replace("redis.call(", "redis_call(")
 
 

@@ -10,7 +10,7 @@ from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.open import check_eviction
 from ojs_cluster.store.queues.partition_maintenance import advance_changes
-from ojs_cluster.store.sweeps.retention import purge_due, retire_queues, tidy
+from ojs_cluster.store.sweeps.retention import purge_due, remove_leftovers, retire_queues
 from ojs_cluster.store.sweeps.sweep_result import SweepResult
 from ojs_cluster.store.workflows.progress_check import WorkflowCheck
 from ojs_cluster.store.workflows.workflows import purge_ended
@@ -61,7 +61,7 @@ def tidy_step(store: Store, batch: int) -> Step:
     """Return the step that removes old worker records, flags and aliases of one shard."""
 
     async def tidy_shard(shard: int) -> StepResult:
-        removed = await tidy(store, store.keys.shard(shard), batch)
+        removed = await remove_leftovers(store, store.keys.shard(shard), batch)
         return SweepResult(removed, next_ms=None, now_ms=0, more=removed >= batch)
 
     return tidy_shard

@@ -189,7 +189,7 @@ class Comeback(_Idle):
             raise BackendUnavailable("no answer", outcome="not_applied")
 
         store = world.store
-        await retire_queues(replace(store, effects={**store.effects, "unlist": away}))
+        await retire_queues(replace(store, effects={**store.effects, "unregister_queue": away}))
         assert self.there(world) == []
         await put(store, IDLE)
         make_due(world, shard_of(store, IDLE))

@@ -31,7 +31,7 @@ from ojs_cluster.store.jobs.ack import Ack, ack_many
 from ojs_cluster.store.jobs.nack import Nack, nack_many
 from ojs_cluster.store.limits import rate_tokens
 from ojs_cluster.store.outbox.outbox import drain
-from ojs_cluster.store.sweeps.retention import tidy
+from ojs_cluster.store.sweeps.retention import remove_leftovers
 from ojs_cluster.store.transactions import transactions
 from ojs_cluster.store.workers import workers
 from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
@@ -145,7 +145,7 @@ async def many_tokens_of_one_key(store: Store, db: Any) -> None:
     requests: list[bytes] = []
     for key in db.scan_iter(match=here.prefix + b"ha:*", count=10_000):
         for job_id in db.zrange(key, 0, -1):
-            number = db.hget(here.job(job_id.decode()), f.REQUESTED_TOKEN)
+            number = db.hget(here.job(job_id.decode()), f.OPEN_TOKEN_REQUEST)
             requests.append(b"%b/%b" % (job_id, number))
             if len(requests) < 20:
                 make_large(db, here.job(job_id.decode()))
@@ -257,7 +257,7 @@ async def a_large_shard_is_tidied(store: Store, db: Any) -> None:
     db.zadd(shard.workers, dict.fromkeys(ids, 1))
     db.zadd(shard.watched, dict.fromkeys(ids, 1))
     await workers.find_dead(store, shard, 50)
-    await tidy(store, shard, MANY)
+    await remove_leftovers(store, shard, MANY)
 
 
 INPUTS: Sequence[Inputs] = (

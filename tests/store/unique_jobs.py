@@ -11,7 +11,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.enqueue import enqueue
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.outbox.outbox import drain, drain_blocked
-from ojs_cluster.store.sweeps.retention import tidy
+from ojs_cluster.store.sweeps.retention import remove_leftovers
 from tests.store.shortcuts import QUEUE, new_job
 
 _POLICY = ("keys", "states", "period", "on_conflict", "args_keys", "meta_keys")
@@ -105,7 +105,7 @@ async def _recover(store: Store, db: Any, shard: Shard, there: set[bytes], ms: i
         for member in db.zrange(index, 0, -1):
             db.zincrby(index, -ms, member)
     if aged and ms:
-        await tidy(store, shard)
+        await remove_leftovers(store, shard)
 
 
 async def drain_waiting_now(store: Store, db: Any, shard: Shard) -> None:

@@ -331,7 +331,7 @@ def _check_shard(report: InvariantReport, keyspace: Keyspace, shard: Shard, keys
         if state == "available" and f.LIMIT in job:
             for index in _waits(id_, queue, job, keys):
                 placed.setdefault(index, {})[id_] = _ANY_SCORE
-        if (f.TOKEN in job or f.REQUESTED_TOKEN in job) and state == "available":
+        if (f.TOKEN in job or f.OPEN_TOKEN_REQUEST in job) and state == "available":
             placed.setdefault("token_grants", {})[id_] = _ANY_SCORE
         if f.TOKEN in job and state not in ("available", "active"):
             complain(f"{id_} is {state} and has a token")
@@ -375,7 +375,7 @@ def _waits(id_: str, queue: str, job: dict[bytes, bytes], keys: _Keys) -> Iterat
     key = job[f.LIMIT].split()[0].decode()
     if f.TOKEN in job:
         return
-    if f.REQUESTED_TOKEN in job:
+    if f.OPEN_TOKEN_REQUEST in job:
         yield from (f"h:{queue}", f"ha:{queue}:{key}")
     elif id_ in keys.index(f"h:{queue}"):
         yield from (f"h:{queue}", f"hk:{queue}:{key}")
@@ -405,7 +405,7 @@ def _check_tokens(report: InvariantReport, keyspace: Keyspace, content: dict[str
     """Check that granted and requested tokens agree with the jobs that have or request them."""
     if any(name != b"seq" for keys in content.values() for name in keys.outbox):
         return  # something is on its way
-    for name, kind in ((f.TOKEN, "lh"), (f.REQUESTED_TOKEN, "la")):
+    for name, kind in ((f.TOKEN, "lh"), (f.OPEN_TOKEN_REQUEST, "la")):
         said: set[str] = set()
         for shard in keyspace:
             for id_, job in content[shard.tag].jobs.items():

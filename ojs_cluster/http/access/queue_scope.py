@@ -24,7 +24,7 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.router import QueueAccess, Route
 from ojs_cluster.store.cron import cron as store_cron
 from ojs_cluster.store.cron.cron_record import CronRecord
-from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs import read_jobs as store_jobs
 from ojs_cluster.store.workflows import workflows as store_workflows
 
@@ -131,7 +131,7 @@ async def accessible_jobs(
             return
         found.add(job_id)
 
-    await over_shards(job_ids, check)
+    await run_concurrently(job_ids, check)
     return [job_id for job_id in job_ids if job_id in found]
 
 

@@ -36,7 +36,7 @@ from ojs_cluster.store.archive.line_values import (
     WorkflowLine,
 )
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.open import open_store
 from ojs_cluster.store.operations.rights import MissingRights
 from ojs_cluster.store.operations.schema import UnusableBackend
@@ -193,7 +193,7 @@ async def import_lines(
             if kind is ArchiveFooter:
                 counts.complete = True
             else:
-                await over_shards(group, store_line)
+                await run_concurrently(group, store_line)
 
 
 async def _check_head(lines: Iterator[tuple[int, bytes]]) -> None:

@@ -41,7 +41,7 @@ from ojs_cluster.store.archive.line_values import (
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.cron.cron_record import CronRecord
 from ojs_cluster.store.cron.cron_store import RedisCronStore
-from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.limits import partition_quotas
@@ -163,7 +163,7 @@ async def _jobs(store: Store, put: Callable[[str, ArchiveLine], None]) -> None:
                 *(address, "SCAN", cursor, "MATCH", KEYS_OF_JOBS, "COUNT", _PAGE)
             )
             cursor, found = reply
-            await over_shards(found, export_job)
+            await run_concurrently(found, export_job)
             if cursor == b"0":
                 break
 
@@ -180,7 +180,7 @@ async def _finish_replacements(store: Store) -> None:
                 with suppress(NotFound):
                     await read_jobs.get(store, name.decode())
 
-    await over_shards(store.keys, finish)
+    await run_concurrently(store.keys, finish)
 
 
 async def _job(store: Store, shard: Shard, job_id: str) -> JobLine | None:

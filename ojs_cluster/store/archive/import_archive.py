@@ -101,7 +101,7 @@ async def _partition(store: Store, queue: str, count: int) -> None:
     """Give a queue its exported number of partitions, unless the queue has a number already."""
     await store.partitions.read(store)
     if queue not in store.partitions.entries():
-        await set_partitions(store, queue, min(count, store.keys.most_partitions))
+        await set_partitions(store, queue, min(count, store.keys.max_partitions))
 
 
 async def _shard(store: Store, queue: str, job_id: str, *, in_first: bool = False) -> Shard:

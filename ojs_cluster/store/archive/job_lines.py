@@ -69,7 +69,7 @@ _NUMBERS = {
     f.EXTENDED: "lease_extended_ms",
     f.MAX_PER_SECOND: "max_per_second",
     f.FIXED: "fixed_id",
-    f.CANCEL_REQUESTED: "cancel_requested_ms",
+    f.CANCELLED_KEEP_MS: "cancel_requested_ms",
 }
 _JSON = {
     f.ENVELOPE: "envelope",
@@ -78,7 +78,7 @@ _JSON = {
     f.PARENT_NAMES: "parent_names",
     f.PROGRESS_DATA: "progress_data",
 }
-_NOT_EXPORTED = {f.TOKEN, f.REQUESTED_TOKEN, f.TOKEN_REQUESTS, f.HIDDEN}
+_NOT_EXPORTED = {f.TOKEN, f.OPEN_TOKEN_REQUEST, f.TOKEN_REQUEST_COUNT, f.HIDDEN}
 """Fields of a lease or a token request, which an import does not continue, and of hidden jobs."""
 _BY_NAME = {
     name: (field, table) for table in (_TEXT, _NUMBERS, _JSON) for field, name in table.items()

@@ -12,5 +12,7 @@ preflight_key(OUTBOX_DUE)
 run_preflight()
 if redis.call('HSETNX', counters, 'created', now) == 1 then append_effect('queue', queue) end
 for i = 2, #ARGV, 2 do redis.call('HSETNX', counters, ARGV[i], ARGV[i + 1]) end
-if redis.call('HEXISTS', counters, 'max_per_second') == 1 then redis.call('HSETNX', counters, 'declared_at', now) end
+if redis.call('HEXISTS', counters, 'max_per_second') == 1 then
+    redis.call('HSETNX', counters, 'declared_at', now)
+end
 return effects

@@ -25,11 +25,11 @@ from ojs_cluster.store.cron.cron_record import CronRecord, parse_cron_record
 from ojs_cluster.store.cron.cron_store import RedisCronStore
 from ojs_cluster.store.cron.firing import run_manually
 from ojs_cluster.store.cron.tick_job import UnusableDefinition
-from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.off_loop import off_loop
-from ojs_cluster.store.partial_failures import begun
+from ojs_cluster.store.partial_failures import after_first_write
 from ojs_cluster.store.runtime import Arg
 
 _ABSENT = "-"
@@ -164,7 +164,7 @@ async def list_crons(
         with suppress(NotFound, Internal):
             found[name] = await get(store, name.decode())
 
-    await over_shards(names, read)
+    await run_concurrently(names, read)
     return [found[name] for name in names if name in found], total
 
 
@@ -265,7 +265,7 @@ async def trigger(store: Store, name: str) -> tuple[CronRecord, JobRecord]:
         except UnusableDefinition as found:
             raise found.error from found
         if run is not None:
-            with begun():
+            with after_first_write():
                 job = await read_jobs.get(store, run.job_id)
                 cron = await get(store, name)
             return cron, msgspec.structs.replace(job, deduplicated=not run.own)

@@ -35,7 +35,7 @@ from ojs_cluster.core.jobs.states import TERMINAL, State
 from ojs_cluster.redis.durability import has_unconfirmed_writes
 from ojs_cluster.store.cron.cron_record import CronRecord
 from ojs_cluster.store.cron.tick_job import UnusableDefinition, make_job
-from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.sweeps.sweep_result import SweepResult
 
 log = logging.getLogger("ojs.store")
@@ -210,7 +210,7 @@ async def fire_due(cron_store: CronStore, limit: int) -> SweepResult:
             except Exception as failure:  # raised after all others are checked
                 failures.append(failure)
 
-    await over_shards(due.names, check)
+    await run_concurrently(due.names, check)
     if failures:
         raise failures[0]
     # The checked cron jobs have new times. Asking again is simpler than collecting these.
@@ -396,7 +396,7 @@ async def _earlier_runs(cron_store: CronStore, cron: CronRecord) -> _EarlierRuns
         if await _is_unfinished(cron_store, job_id):
             unfinished.add(job_id)
 
-    await over_shards(cron.open_runs, check)
+    await run_concurrently(cron.open_runs, check)
     return _EarlierRuns(
         tuple(job_id for job_id in cron.open_runs if job_id in unfinished),
         tuple(job_id for job_id in cron.open_runs if job_id not in unfinished),

@@ -18,14 +18,14 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.redis.deadline import extend_deadline
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import dead_letters
-from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs.listing import JobFilter, ListingPosition, walk
 from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.partial_failures import begun
+from ojs_cluster.store.partial_failures import after_first_write
 
-MOST_RETRIED = 1000
+MAX_RETRIED = 1000
 """Most jobs that one call retries."""
-MOST_EXAMINED = 20_000
+MAX_EXAMINED = 20_000
 """Jobs that one call examines, however many the filter admits."""
 MAX_DURATION_S = 20.0
 """Time in seconds after which a call examines no more jobs."""
@@ -106,8 +106,8 @@ async def _choose(store: Store, wanted: JobFilter, cursor: str | None) -> _Choic
                 if job.dead == (indexes[place.index] in dead):
                     choice.job_ids.append(job.id)
             if (
-                len(choice.job_ids) >= MOST_RETRIED
-                or examined >= MOST_EXAMINED
+                len(choice.job_ids) >= MAX_RETRIED
+                or examined >= MAX_EXAMINED
                 or trio.current_time() >= deadline
             ):
                 choice.stopped = place
@@ -126,6 +126,6 @@ async def _retry(
         except (Conflict, Duplicate, MalformedJob, NotFound) as error:
             failures.append((job_id, error.message))
 
-    with begun(when=len(job_ids) > 1):
-        await over_shards(job_ids, one)
+    with after_first_write(when=len(job_ids) > 1):
+        await run_concurrently(job_ids, one)
     return failures

@@ -12,21 +12,21 @@ from ojs_cluster.core.errors import Conflict, InvalidRequest, MalformedJob, NotF
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.aliases import remove_expired_jobs
-from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.by_id import run_on_job
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.jobs.remove_malformed import remove_malformed
-from ojs_cluster.store.partial_failures import begun
+from ojs_cluster.store.partial_failures import after_first_write
 from ojs_cluster.store.queues.queues import list_names_within
 from ojs_cluster.store.transactions import transactions
 from ojs_cluster.store.unique import unique_retry
 
 MAX_OFFSET = 10_000
 """Last entry of a page over several shards. A queue with one partition has no such bound."""
-_MOST_QUEUES = 1000
-MOST_TYPED = 10_000
+_MAX_QUEUES = 1000
+MAX_TYPED = 10_000
 """Dead letters whose type the statistics read: as many as one queue may have."""
 
 
@@ -37,7 +37,7 @@ class DeadLetterStats:
     Args:
         total: their number.
         by_queue: their number in each of the first 1000 queues by name.
-        by_type: their number by job type. With more than ``MOST_TYPED`` it covers that many: of
+        by_type: their number by job type. With more than ``MAX_TYPED`` it covers that many: of
             each shard a proportional part, newest first.
         oldest_ms: discard time of the oldest one in Unix milliseconds, None without any.
         newest_ms: discard time of the newest one in Unix milliseconds, None without any.
@@ -88,7 +88,7 @@ async def list_dead_letters(
         count += total
         merged.extend((score, job_id, shard) for score, job_id in ids)
 
-    await over_shards(shards, read)
+    await run_concurrently(shards, read)
     merged.sort(key=lambda item: item[:2], reverse=True)
     page = merged[offset : offset + limit]
     return await _read(store, [(shard, job_id) for _, job_id, shard in page]), count
@@ -113,7 +113,7 @@ async def get_stats(store: Store, within: QueuePatterns | None = None) -> DeadLe
         sizes_by_set = await _sizes(store, [(shard, shard.dead) for shard in store.keys])
         names: Sequence[bytes] = await _queue_names(store) if sizes_by_set else []
     else:
-        names = (await list_names_within(store, within))[:_MOST_QUEUES]
+        names = (await list_names_within(store, within))[:_MAX_QUEUES]
         sizes_by_set = {}
     of_queues: dict[str, dict[_DeadSet, int]] = {}
 
@@ -124,7 +124,7 @@ async def get_stats(store: Store, within: QueuePatterns | None = None) -> DeadLe
             store, [(shard, shard.queue_dead(queue)) for shard in shards]
         )
 
-    await over_shards(names, read_queue)
+    await run_concurrently(names, read_queue)
     if within is not None:
         sizes_by_set = {key: count for sizes in of_queues.values() for key, count in sizes.items()}
     oldest, newest = await _ends(store, list(sizes_by_set))
@@ -140,7 +140,7 @@ async def get_stats(store: Store, within: QueuePatterns | None = None) -> DeadLe
 async def _queue_names(store: Store) -> Sequence[bytes]:
     meta = store.keys.meta
     names: Any = await store.redis.call(
-        meta.slot, "ZRANGE", meta.queues, 0, _MOST_QUEUES - 1, idempotent=True
+        meta.slot, "ZRANGE", meta.queues, 0, _MAX_QUEUES - 1, idempotent=True
     )
     return list(names)
 
@@ -155,7 +155,7 @@ async def _sizes(store: Store, dead_sets: Sequence[_DeadSet]) -> dict[_DeadSet, 
         if count:
             found[dead_set] = count
 
-    await over_shards(dead_sets, read)
+    await run_concurrently(dead_sets, read)
     return found
 
 
@@ -171,7 +171,7 @@ async def _ends(store: Store, dead_sets: Sequence[_DeadSet]) -> tuple[list[int],
             if flat:
                 ends.append(int(float(flat[1])))
 
-    await over_shards(dead_sets, read)
+    await run_concurrently(dead_sets, read)
     return oldest, newest
 
 
@@ -187,7 +187,7 @@ async def _by_type(store: Store, sizes_by_set: Mapping[_DeadSet, int]) -> dict[s
     async def list_ids(dead_set: _DeadSet) -> None:
         shard, key = dead_set
         size = sizes_by_set[dead_set]
-        count = size if total <= MOST_TYPED else size * MOST_TYPED // total
+        count = size if total <= MAX_TYPED else size * MAX_TYPED // total
         if count:
             ids = await _call(store, shard, "ZREVRANGE", key, 0, count - 1)
             places.extend((shard, job_id) for job_id in ids)
@@ -200,8 +200,8 @@ async def _by_type(store: Store, sizes_by_set: Mapping[_DeadSet, int]) -> dict[s
         if name is not None:  # else removed since it was listed
             types[name.decode()] += 1
 
-    await over_shards(sizes_by_set, list_ids)
-    await over_shards(places, read_type)
+    await run_concurrently(sizes_by_set, list_ids)
+    await run_concurrently(places, read_type)
     return dict(sorted(types.items()))
 
 
@@ -251,7 +251,7 @@ async def _retry_by_id(store: Store, job_id: str, must_be: str) -> JobRecord:
         transactions.RETRY_KEYS,
         [store.settings.events_per_shard, must_be, ""],
     )
-    with begun():
+    with after_first_write():
         shard = await read_jobs.shard_of(store, job.queue, job_id)
         await store.partitions.ensure_open(store, shard, [job.queue])
     return job
@@ -273,7 +273,7 @@ async def delete(store: Store, job_id: str) -> JobRecord:
     except MalformedJob as malformed:
         return await remove_malformed(store, malformed)
     if not job.hidden:
-        with begun():
+        with after_first_write():
             shard = await read_jobs.shard_of(store, job.queue, job_id)
             removal = await remove_expired_jobs(store, shard, [job_id])
             if removal.error is not None:

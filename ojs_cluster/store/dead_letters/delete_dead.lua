@@ -10,7 +10,7 @@
 local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end
-local id = string.sub(key, #P + 3)
+local id = job_id_of(key)
 if not job[F.dead] then return {'conflict', job[F.state]} end
 preflight_key(queue_dead_key(job[F.queue]))
 run_preflight()
@@ -20,4 +20,4 @@ local removal_at = removal_time(job, 0)
 redis.call('ZADD', FINISHED, removal_at, id)
 drop_fields(key, job, F.dead)
 if removal_at > now then save_job(key, job, F.hidden, 1) end
-return {'ok', job.flat}
+return {'ok', job.field_list}

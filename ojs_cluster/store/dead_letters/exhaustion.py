@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.outbox.outbox import deliver
-from ojs_cluster.store.partial_failures import begun
+from ojs_cluster.store.partial_failures import after_first_write
 from ojs_cluster.store.queues import mirrored_fields
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ async def set_on_exhaustion(store: Store, queue: str, decision: str | None) -> N
     await store.queues.ensure(store, [queue])
     await store.partitions.try_read(store)
     await _write(store, store.keys.shard_of_queue(queue), queue, decision or "")
-    with begun():
+    with after_first_write():
         await mirror_on_exhaustion(store, queue)
 
 

@@ -13,7 +13,7 @@
 local key, references_key, must_be, expected_replays = KEYS[1], KEYS[6], ARGV[2], ARGV[3]
 local job, reply = load_job(key)
 if not job then return reply end
-local id = string.sub(key, #P + 3)
+local id = job_id_of(key)
 if job[F.hidden] then return {'missing'} end -- deleted, see delete_dead.lua
 if expected_replays ~= '' and (job[F.replays] or '0') ~= expected_replays then
     return {'conflict', job[F.state]}
@@ -36,7 +36,7 @@ end
 remove_member(FINISHED, id)
 count(job[F.queue], 'discarded', -1)
 local past = {F.attempt, F.errors, F.dead, F.expired, F.finished, F.started, F.worker, F.lease,
-    F.deadline, F.lease_ms, F.extended, F.delay, F.cancel_requested,
+    F.deadline, F.lease_ms, F.extended, F.delay, F.cancelled_keep_ms,
     F.progress, F.progress_data}
 for name in pairs(job) do
     if string.match(name, '^' .. F.error_slot .. '%d+$') then past[#past + 1] = name end
@@ -49,4 +49,4 @@ make_available(id, job)
 if job[F.unique] then redis.call('ZADD', references_key, now, id) end
 emit('job.enqueued', id, job)
 flush_counters()
-return {'ok', job.flat}
+return {'ok', job.field_list}

@@ -27,7 +27,7 @@ from ojs_cluster.core.errors import BackendUnavailable, Duplicate, OJSError, Wri
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.deadline import cleaning_up
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.runtime import Arg
 from ojs_cluster.store.transactions import transactions
@@ -136,7 +136,7 @@ class AliasClaims:
                 taken.append((index, job_id))
 
         try:
-            await over_shards(ids, claim_one)
+            await run_concurrently(ids, claim_one)
         except WritesRefused:
             await self.release()
             raise
@@ -170,7 +170,7 @@ class AliasClaims:
         released = sorted(self._mine if ids is None else self._mine.intersection(ids))
         self._mine.difference_update(released)
         with suppress(OJSError), cleaning_up():
-            await over_shards(released, release_one)
+            await run_concurrently(released, release_one)
 
 
 def duplicate_id(job_id: str, index: int, total: int) -> Duplicate:
@@ -266,7 +266,7 @@ async def drop_aliases(
             failure = error
             left.extend(by_owner[owner])
 
-    await over_shards([owner for owner in by_owner if owner is not shard], drop_in)
+    await run_concurrently([owner for owner in by_owner if owner is not shard], drop_in)
     return left, failure
 
 
@@ -322,7 +322,7 @@ async def check_old_claims(store: Store, shard: Shard, limit: int) -> int:
             decision = "later"
         checks.append(_AliasCheck(job_id, decision, target))
 
-    await over_shards(ids, check)
+    await run_concurrently(ids, check)
     for portion in _portions(checks):
         await _settle(store, shard, portion, _OLD_CLAIM_MS)
     return len(ids)

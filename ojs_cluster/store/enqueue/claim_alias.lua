@@ -9,14 +9,14 @@
 --@include now
 local key, alias_claims = KEYS[1], KEYS[2]
 local id, shard, valid_ms, claimer = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local flat = redis.call('HGETALL', key)
-if #flat > 0 then
-    if flat[1] ~= '@' then return {'exists', flat} end
-    if flat[2] ~= shard then return {'taken', flat[2]} end
+local field_list = redis.call('HGETALL', key)
+if #field_list > 0 then
+    if field_list[1] ~= '@' then return {'exists', field_list} end
+    if field_list[2] ~= shard then return {'taken', field_list[2]} end
 end
 -- First, because a script that has begun with a removal is not refused at maxmemory.
 redis.call('ZADD', alias_claims, now, id)
-if #flat == 0 then
+if #field_list == 0 then
     redis.call('HSET', key, '@', shard)
     if claimer ~= '' then redis.call('HSET', key, '@c', claimer) end
 elseif redis.call('HGET', key, '@c') ~= claimer then

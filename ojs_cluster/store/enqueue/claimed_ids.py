@@ -39,7 +39,7 @@ from ojs_cluster.store.enqueue.aliases import (
     drop_if_unused,
     duplicate_id,
 )
-from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.transactions import transactions
 from ojs_cluster.store.unique import unique
@@ -78,7 +78,7 @@ async def find_foreign_aliases(
         if alias is not None and int(alias) != shard.index:
             found.append(ForeignAlias(job_id, index, store.keys.shard(int(alias))))
 
-    await over_shards(ids, check)
+    await run_concurrently(ids, check)
     return found
 
 
@@ -124,7 +124,7 @@ async def first_shards(
         except OJSError as error:
             refused[claim.index] = error
 
-    await over_shards(claimed, check)
+    await run_concurrently(claimed, check)
     try:
         if refused:
             raise refused[min(refused)]

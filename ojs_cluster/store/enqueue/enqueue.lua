@@ -60,7 +60,7 @@ for i = 1, jobs do
     local write = {}
     for j = 1, fields do write[j] = ARGV[at + 8 + j] end
     for j = 1, fields, 2 do job[write[j]] = write[j + 1] end
-    count(job[F.queue], 'came', 1)
+    count(job[F.queue], 'enqueued', 1)
     local state = 'available'
     if outcome == 'superseded' then state = 'cancelled'
     elseif ARGV[at + 4] == 'pending' then state = 'pending'

@@ -59,7 +59,7 @@ from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.read_jobs import read_many
 from ojs_cluster.store.jobs.record import JobRecord, record
 from ojs_cluster.store.limits import depth_bounds
-from ojs_cluster.store.partial_failures import begun
+from ojs_cluster.store.partial_failures import after_first_write
 from ojs_cluster.store.portions import PORTION_BYTES
 from ojs_cluster.store.runtime import Arg
 from ojs_cluster.store.unique import unique
@@ -453,7 +453,7 @@ class _PartWriter:
         else:
             keys, args = self._full_path(store_before_ms, tombstone_tokens)
         while True:
-            with begun(when=self.uncertain):
+            with after_first_write(when=self.uncertain):
                 reply = await self._run(name, keys, args)
                 if reply is None:
                     continue
@@ -539,7 +539,7 @@ class _PartWriter:
                 )
             raise ClaimedElsewhere([ForeignAlias(job.job_id, position, target)])
         if repeated and (self._generated_ids or await self._all_stored()):
-            with begun():
+            with after_first_write():
                 return await read_back(store, shard, self._part)
         self._claims.keep(job.job_id)
         await self._release_claims()

@@ -13,16 +13,16 @@ if redis.call('EXISTS', KEYS[4]) == 1 then
 --@include read_existing
     return {'exists', 1, read_existing(KEYS[4])}
 end
-local sums = redis.call('HMGET', KEYS[2], 'open', 'came', 'seq')
-local came, place = tonumber(sums[2] or 0), tonumber(sums[3] or 0)
+local sums = redis.call('HMGET', KEYS[2], 'open', 'enqueued', 'seq')
+local enqueued, place = tonumber(sums[2] or 0), tonumber(sums[3] or 0)
 -- enqueue.lua replaces counters that HINCRBY would refuse or a score would not hold exactly.
-if not (sums[1] and came and came % 1 == 0 and came < BAND and came > -BAND and
+if not (sums[1] and enqueued and enqueued % 1 == 0 and enqueued < BAND and enqueued > -BAND and
     place and place % 1 == 0 and place < BAND and place > -BAND) then
     return {redis.call('HEXISTS', KEYS[2], 'bound') == 1 and 'bounded' or 'full_path'}
 end
 --@include now priority_base
 redis.call('HSET', KEYS[4], F.state, 'available', F.queue, ARGV[3], F.created, now, unpack(ARGV, 5))
-redis.call('HSET', KEYS[2], 'came', came + 1, 'seq', place + 1)
+redis.call('HSET', KEYS[2], 'enqueued', enqueued + 1, 'seq', place + 1)
 redis.call('ZADD', KEYS[3], band_of(ARGV[4]) + place + 1, ARGV[2])
 if redis.call('ZCARD', KEYS[3]) == 1 then redis.call('SPUBLISH', WAKE_CHANNEL, ARGV[3]) end
 if ARGV[1] ~= '0' then

@@ -17,7 +17,7 @@ from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.record import JobRecord, record
 from ojs_cluster.store.limits.depth_bounds import bound_arguments
 from ojs_cluster.store.outbox.outbox import deliver
-from ojs_cluster.store.portions import cuts
+from ojs_cluster.store.portions import portion_ranges
 from ojs_cluster.store.runtime import Arg
 
 EnqueueOutcome = Literal["", "prepared", "superseded"]
@@ -132,7 +132,7 @@ def enqueue_command(
 def portions(part: Sequence[PlacedJob]) -> list[Sequence[PlacedJob]]:
     """Split jobs into portions that one script may store, in their order."""
     sizes = [sum(map(len, job.fields)) for job in part]
-    return [part[start:end] for start, end in cuts(sizes, PORTION_JOBS)]
+    return [part[start:end] for start, end in portion_ranges(sizes, PORTION_JOBS)]
 
 
 def enqueue_one_command(

@@ -22,7 +22,7 @@ from ojs_cluster.core.jobs.states import TERMINAL
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import aliases
-from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.by_id import restore_alias
 from ojs_cluster.store.runtime import Arg
@@ -73,7 +73,7 @@ async def check_references(store: Store, shard: Shard, limit: int) -> int:
             )
             results[job_id] = "later"
 
-    await over_shards(ids, check)
+    await run_concurrently(ids, check)
     left, _ = await aliases.drop_aliases(store, shard, gone)
     away = set(left)
     for job_id in gone:

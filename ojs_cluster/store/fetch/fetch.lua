@@ -35,14 +35,14 @@ for at = 8, #KEYS, 4 do
         if #ids > 1000 then return {now, 'full_path'} end
     end
     for i = 1, #ids do
-        if bytes >= MOST_BYTES then break end
-        local key, job = job_key(ids[i]), {id = '', key = '', flat = ''}
-        local flat = redis.call('HGETALL', key)
-        for j = 1, #flat, 2 do job[flat[j]] = flat[j + 1] end
-        job.id, job.key, job.flat = ids[i], key, flat
+        if bytes >= MAX_REPLY_BYTES then break end
+        local key, job = job_key(ids[i]), {id = '', key = '', field_list = ''}
+        local field_list = redis.call('HGETALL', key)
+        for j = 1, #field_list, 2 do job[field_list[j]] = field_list[j + 1] end
+        job.id, job.key, job.field_list = ids[i], key, field_list
         -- A job with only the six fields of every job needs no further checks.
         local created, attempts = tonumber(job[F.created]), tonumber(job[F.max_attempts])
-        local sum = #flat == 12 and created and attempts and created + attempts
+        local sum = #field_list == 12 and created and attempts and created + attempts
         if sum and sum > -LATEST_MS and sum < 5 * LATEST_MS and job[F.state] == 'available'
             and job[F.queue] and job[F.type] and job[F.envelope] then bytes = bytes + #job[F.envelope]
         else
@@ -56,7 +56,7 @@ for at = 8, #KEYS, 4 do
     end
     local more = #found - before
     if more > 0 then taken[#taken + 1] = {at = at, ids = ids, more = more, active = active + more} end
-    if #found >= wanted or bytes >= MOST_BYTES then break end
+    if #found >= wanted or bytes >= MAX_REPLY_BYTES then break end
 end
 
 local reply, expiring = {now, {}, 0, redis.call('ZCARD', KEYS[9])}, {}
@@ -72,7 +72,7 @@ for given = 1, #found do
         if job[F.timeout] then set_deadline(KEYS[3], job.id, now + job[F.timeout]) end
     else redis.call('ZADD', KEYS[2], deadline, job.id) end
     if job[F.expires] then expiring[#expiring + 1] = job.id end
-    reply[at], reply[at + 1] = job.id, job.flat
+    reply[at], reply[at + 1] = job.id, job.field_list
     reply[at + 2], reply[at + 3], reply[at + 4] = attempt, deadline, lease_ms
 end
 if #found > 1 then

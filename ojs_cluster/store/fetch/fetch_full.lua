@@ -80,7 +80,7 @@ for _, item in ipairs(found) do
         end
         count(queue.name, 'active', 1)
         local at = #reply
-        reply[at + 1], reply[at + 2] = id, job.flat
+        reply[at + 1], reply[at + 2] = id, job.field_list
         reply[at + 3], reply[at + 4], reply[at + 5] =
             lease(id, job, worker, ARGV[4] .. given, ARGV[5], ARGV[6])
     end

@@ -18,7 +18,7 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.redis.deadline import extend_deadline
 from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.fetch.fetch import WorkerIsQuiet, fetch_unless_quiet
 from ojs_cluster.store.fetch.ranked_fetch import read_depths
 from ojs_cluster.store.jobs.record import JobRecord
@@ -158,7 +158,7 @@ class Waiters:
             for queue in claimed:
                 for shard in await store.partitions.open_shards(store, queue):
                     due.setdefault(shard, []).append(queue)
-            await over_shards(due, check)
+            await run_concurrently(due, check)
         except BaseException:  # cancelled: other waiters check these queues instead
             for queue in claimed.keys() & self._checked_at.keys():
                 self._checked_at[queue] = claimed[queue]

@@ -17,7 +17,7 @@ from ojs_cluster.core.errors import BackendUnavailable, OJSError, OutOfTime
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.fetch.depth_cache import QueueDepths
 from ojs_cluster.store.fetch.in_progress import FetchInProgress
 
@@ -105,4 +105,4 @@ async def _read_all(store: Store, queue: str, shards: list[Shard], depths: Queue
         except (BackendUnavailable, trio.TooSlowError):
             depths.mark_unreachable(number)
 
-    await over_shards(depths.reachable(), read)
+    await run_concurrently(depths.reachable(), read)

@@ -23,7 +23,7 @@ from ojs_cluster.core.errors import BackendUnavailable, OJSError, OutOfTime
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.fetch.depth_reader import BLOCKED
 from ojs_cluster.store.fetch.in_progress import FetchInProgress
 from ojs_cluster.store.sweeps.deadlines import promote
@@ -81,7 +81,7 @@ async def fetch_in_order(
         plans = _plan(places, fetch.wanted)
         if not plans:
             break
-        await over_shards(plans.values(), partial(_take, fetch))
+        await run_concurrently(plans.values(), partial(_take, fetch))
         for plan in plans.values():
             if plan.failure is not None:
                 if not isinstance(plan.failure, OJSError):
@@ -148,7 +148,7 @@ async def _read_all(
             failure = failure or error
 
     reachable = store.depth_reader.reachable(list(queues))
-    await over_shards(reachable, read)
+    await run_concurrently(reachable, read)
     if len(reachable) < len(queues) and failure is None:
         failure = BackendUnavailable(
             f"{len(queues) - len(reachable)} of {len(queues)} shards did not answer lately",

@@ -11,9 +11,9 @@
 -- Returns: {'ok', fields} | {'full_path'}
 -- Without functions, for the reason in fetch.lua.
 --@include keys now fields
-local flat, job = redis.call('HGETALL', KEYS[1]), {}
-local length = #flat
-for i = 1, length, 2 do job[flat[i]] = flat[i + 1] end
+local field_list, job = redis.call('HGETALL', KEYS[1]), {}
+local length = #field_list
+for i = 1, length, 2 do job[field_list[i]] = field_list[i + 1] end
 if job[F.state] ~= 'active' or ARGV[3] ~= '' and ARGV[3] ~= job[F.lease]
     or ARGV[2] ~= '' and ARGV[2] ~= (job[F.worker] or '') or job[F.transaction] or job[F.workflow]
     or job[F.unique] or job[F.limit] then return {'full_path'} end
@@ -30,9 +30,9 @@ if not (sum and sum > -LATEST_MS and sum < 5 * LATEST_MS and job[F.queue] and jo
 end
 
 -- The recorded minute proves that the slot's counters are on this node (see preflight.lua).
-local id, counters = string.sub(KEYS[1], #P + 3), queue_counters_key(job[F.queue])
-local minute, limits, active, completed, acked, ran, waited = unpack(redis.call('HMGET', counters,
-    'minute', 'limits', 'active', 'completed', 'acked', 'ran', 'waited'))
+local id, counters = job_id_of(KEYS[1]), queue_counters_key(job[F.queue])
+local minute, limits, active, completed, acked, run_ms, wait_ms = unpack(redis.call('HMGET', counters,
+    'minute', 'limits', 'active', 'completed', 'acked', 'run_ms', 'wait_ms'))
 if tonumber(minute) ~= (now - now % 60000) / 60000 then return {'full_path'} end
 active = tonumber(active) or 0
 
@@ -44,21 +44,21 @@ end
 redis.call('ZREM', KEYS[2], id)
 if job[F.timeout] then redis.call('ZREM', KEYS[3], id) end
 redis.call('ZADD', KEYS[4], removal, id)
-flat[length + 1], flat[length + 2] = F.state, 'completed'
-flat[length + 3], flat[length + 4] = F.finished, string.format('%.0f', now)
+field_list[length + 1], field_list[length + 2] = F.state, 'completed'
+field_list[length + 3], field_list[length + 4] = F.finished, string.format('%.0f', now)
 if ARGV[4] == '' then redis.call('HSET', KEYS[1], F.state, 'completed', F.finished, now)
 else
     redis.call('HSET', KEYS[1], F.state, 'completed', F.finished, now, F.result, ARGV[4])
-    flat[length + 5], flat[length + 6] = F.result, ARGV[4]
+    field_list[length + 5], field_list[length + 6] = F.result, ARGV[4]
 end
 if job[F.delay] then
     redis.call('HDEL', KEYS[1], F.delay)
-    length = #flat
-    flat[length + 1], flat[length + 2] = F.delay, ''
+    length = #field_list
+    field_list[length + 1], field_list[length + 2] = F.delay, ''
 end
 redis.call('HSET', counters, 'active', active - 1, 'completed', (tonumber(completed) or 0) + 1,
-    'acked', (tonumber(acked) or 0) + 1, 'ran', (tonumber(ran) or 0) + (now - began),
-    'waited', (tonumber(waited) or 0) + math.max(0, began - (job[F.enqueued] or job[F.created])))
+    'acked', (tonumber(acked) or 0) + 1, 'run_ms', (tonumber(run_ms) or 0) + (now - began),
+    'wait_ms', (tonumber(wait_ms) or 0) + math.max(0, began - (job[F.enqueued] or job[F.created])))
 if limits then
 --@include change_counters
     wake_on_free_slot(job[F.queue], limits, active, -1)
@@ -67,4 +67,4 @@ if ARGV[1] ~= '0' then
     redis.call('XADD', KEYS[5], 'MAXLEN', '~', ARGV[1], '*', 't', 'job.completed', 'j', id,
         'y', job[F.type], 'q', job[F.queue], 'a', job[F.attempt], 'd', now - began)
 end
-return {'ok', flat}
+return {'ok', field_list}

@@ -17,7 +17,7 @@ reply = early_ack_reply(job, worker, lease)
 if not reply then
     preflight_ack(job)
     run_preflight()
-    reply = complete(string.sub(key, #P + 3), key, job, result, keep_ms)
+    reply = complete(job_id_of(key), key, job, result, keep_ms)
     flush_counters()
 end
 reply[3] = effects

@@ -24,9 +24,9 @@ for i = 5, #KEYS do
     local key, at = KEYS[i], 3 + 3 * (i - 5)
     local job = jobs[key]
     local reply = job
-    if job.flat then
+    if job.field_list then
         reply = early_ack_reply(job, ARGV[at], ARGV[at + 1])
-            or complete(string.sub(key, #P + 3), key, job, ARGV[at + 2], ARGV[2])
+            or complete(job_id_of(key), key, job, ARGV[at + 2], ARGV[2])
         if reply[1] == 'ok' then reply = {'ok', job[F.state]} end
     end
     replies[#replies + 1] = reply

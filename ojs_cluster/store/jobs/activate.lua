@@ -11,7 +11,7 @@
 local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end
-local id = string.sub(key, #P + 3)
+local id = job_id_of(key)
 if job[F.state] ~= 'pending' then return {'conflict', job[F.state]} end
 local due = tonumber(job[F.due] or 0)
 preflight_key(queue_counters_key(job[F.queue]))
@@ -30,4 +30,4 @@ else
     emit('job.enqueued', id, job)
 end
 flush_counters()
-return {'ok', job.flat}
+return {'ok', job.field_list}

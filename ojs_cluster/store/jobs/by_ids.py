@@ -14,12 +14,12 @@ from ojs_cluster.core.jobs.ids import is_job_id
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.fetch.lease_ids import shard_of_lease
 from ojs_cluster.store.jobs.by_id import refusal
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.outbox.outbox import deliver
-from ojs_cluster.store.portions import cuts
+from ojs_cluster.store.portions import portion_ranges
 from ojs_cluster.store.runtime import Arg
 
 PORTION = 100
@@ -85,7 +85,7 @@ async def run_on_jobs(
     async def run_on_shard(shard: Shard) -> None:
         indexes = of_shard[shard]
         sizes = [_size(transitions[index]) for index in indexes]
-        for start, end in cuts(sizes, PORTION, _MAX_PORTION_BYTES):
+        for start, end in portion_ranges(sizes, PORTION, _MAX_PORTION_BYTES):
             await run_portion(shard, indexes[start:end])
 
     async def run_portion(shard: Shard, portion: Sequence[int]) -> None:
@@ -109,7 +109,7 @@ async def run_on_jobs(
             else:
                 outcomes[index] = refusal(one.job_id, answer, shard)
 
-    await over_shards(of_shard, run_on_shard)
+    await run_concurrently(of_shard, run_on_shard)
     return outcomes
 
 

@@ -13,17 +13,17 @@
 local key, keep_ms, only = KEYS[1], ARGV[2], ARGV[3]
 local job, reply = load_job(key)
 if not job then return reply end
-local id = string.sub(key, #P + 3)
+local id = job_id_of(key)
 local state = job[F.state]
 if is_terminal(state) or only == 'available' and state ~= 'available' then
     return {'conflict', state}
 end
 if state == 'active' and only == 'inactive' then
-    redis.call('HSET', key, F.cancel_requested, keep_ms)
+    redis.call('HSET', key, F.cancelled_keep_ms, keep_ms)
     return {'conflict', state}
 end
 preflight_cancel(job)
 run_preflight()
 cancel(id, key, job, keep_ms)
 flush_counters()
-return {'ok', job.flat, effects}
+return {'ok', job.field_list, effects}

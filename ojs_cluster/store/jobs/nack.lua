@@ -24,7 +24,7 @@ server_exhaustion = ARGV[6]
 reply = early_nack_reply(job, nack)
 if not reply then
     preflight_nacks({{job, nack}}, limits[3])
-    reply = end_attempt(string.sub(key, #P + 3), key, job, nack, errors_kept, limits)
+    reply = end_attempt(job_id_of(key), key, job, nack, errors_kept, limits)
     flush_counters()
 end
 reply[3] = effects

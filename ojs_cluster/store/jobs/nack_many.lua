@@ -22,7 +22,7 @@ for i = 8, #KEYS do
         jobs[key] = job or reply
     end
     local job = jobs[key]
-    if job.flat and not early_nack_reply(job, nacks[i]) then ending[#ending + 1] = {job, nacks[i]} end
+    if job.field_list and not early_nack_reply(job, nacks[i]) then ending[#ending + 1] = {job, nacks[i]} end
 end
 preflight_nacks(ending, limits[3])
 batch_events()
@@ -30,9 +30,9 @@ for i = 8, #KEYS do
     local key, nack = KEYS[i], nacks[i]
     local job = jobs[key]
     local reply = job
-    if job.flat then
+    if job.field_list then
         reply = early_nack_reply(job, nack)
-            or end_attempt(string.sub(key, #P + 3), key, job, nack, errors_kept, limits)
+            or end_attempt(job_id_of(key), key, job, nack, errors_kept, limits)
         if reply[1] == 'ok' then reply = {'ok', job[F.state]} end
     end
     replies[#replies + 1] = reply

@@ -8,7 +8,7 @@ from ojs_cluster.core.errors import NotFound
 from ojs_cluster.core.jobs.ids import is_job_id
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import validate_job
 from ojs_cluster.store.jobs.record import JobRecord, record
@@ -57,7 +57,7 @@ async def read_many(store: Store, shard: Shard, job_ids: Sequence[str]) -> list[
         if job is not None and validate_job.find_fault(job.fields) is None:
             found[job_id] = job
 
-    await over_shards(job_ids, one)
+    await run_concurrently(job_ids, one)
     return [found[job_id] for job_id in job_ids if job_id in found]
 
 
@@ -88,7 +88,7 @@ async def read_some(
         )
         left -= 0 if job is None else job.size
 
-    await over_shards(range(len(places)), one)
+    await run_concurrently(range(len(places)), one)
     some: list[JobRecord | None] = []
     for index in range(len(jobs)):
         if most <= 0:

@@ -9,10 +9,10 @@
 -- ARGV: 1 '1' when the id names another shard.
 -- Returns: {'ok', fields, effects} | {'valid'} | {'missing'} | {'moved', shard} | {'prepared', transaction}
 --@include keys now preflight remove_one read_job change_counters set_deadline append_effect
-local key, id = KEYS[1], string.sub(KEYS[1], #P + 3)
-local flat, job = redis.call('HGETALL', key), {}
-for i = 1, #flat, 2 do job[flat[i]] = flat[i + 1] end
-local valid, reply = check_job(key, job, #flat > 0 and flat)
+local key, id = KEYS[1], job_id_of(KEYS[1])
+local field_list, job = redis.call('HGETALL', key), {}
+for i = 1, #field_list, 2 do job[field_list[i]] = field_list[i + 1] end
+local valid, reply = check_job(key, job, #field_list > 0 and field_list)
 if valid then return {'valid'} end
 if not is_malformed(reply) then return reply end
 local queue, state = job[F.queue], job[F.state]
@@ -21,7 +21,7 @@ for index, zset in pairs({active = ACTIVE, pending = PENDING, scheduled = DUE}) 
     if not state and redis.call('ZSCORE', zset, id) then state = index end
 end
 local limited = job[F.limit] and limit_of(job)
-local number = string.match(job[F.token] or job[F.requested_token] or '', '^%d+')
+local number = string.match(job[F.token] or job[F.open_token_request] or '', '^%d+')
 preflight_key(OUTBOX)
 preflight_key(OUTBOX_DUE)
 preflight_key(TOKEN_GRANTS)
@@ -55,4 +55,4 @@ if queue then
 end
 redis.call('UNLINK', key)
 flush_counters()
-return {'ok', flat, effects}
+return {'ok', field_list, effects}

@@ -21,9 +21,18 @@ _EXACT = 2**53
 _REQUIRED = (f.STATE, f.QUEUE, f.TYPE, f.ENVELOPE, f.CREATED, f.MAX_ATTEMPTS)
 _NUMBERS = (
     *(f.CREATED, f.MAX_ATTEMPTS, f.PRIORITY, f.EXPIRES, f.ATTEMPT, f.ENQUEUED, f.STARTED),
-    *(f.FINISHED, f.DUE, f.DELAY, f.VISIBILITY, f.TIMEOUT, f.ERRORS, f.REPLAYS, f.CANCEL_REQUESTED),
+    *(
+        f.FINISHED,
+        f.DUE,
+        f.DELAY,
+        f.VISIBILITY,
+        f.TIMEOUT,
+        f.ERRORS,
+        f.REPLAYS,
+        f.CANCELLED_KEEP_MS,
+    ),
     *(f.SCHEDULED_SHOWN, f.EXPIRES_SHOWN, f.DEADLINE, f.LEASE_MS, f.EXTENDED, f.STEP),
-    *(f.REQUESTED_TOKEN, f.TOKEN_REQUESTS, f.MAX_PER_SECOND),
+    *(f.OPEN_TOKEN_REQUEST, f.TOKEN_REQUEST_COUNT, f.MAX_PER_SECOND),
 )
 _STATES = frozenset(state.value.encode() for state in State)
 _is_number = re.compile(rb"-?[0-9]{1,15}").fullmatch

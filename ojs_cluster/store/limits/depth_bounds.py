@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from ojs_cluster.core.errors import QueueFull
 from ojs_cluster.keys import Shard
-from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.outbox.outbox import deliver
-from ojs_cluster.store.partial_failures import begun, only_read
+from ojs_cluster.store.partial_failures import after_first_write, before_first_write
 from ojs_cluster.store.queues import mirrored_fields
 
 if TYPE_CHECKING:
@@ -82,8 +82,8 @@ async def check_bounds(store: Store, jobs: Iterable[tuple[Shard, str]]) -> None:
         if reply:
             raise queue_full_error(new, reply)
 
-    with only_read():
-        await over_shards(by_shard, check)
+    with before_first_write():
+        await run_concurrently(by_shard, check)
 
 
 async def set_bound(store: Store, queue: str, bound: int | None) -> None:
@@ -103,7 +103,7 @@ async def set_bound(store: Store, queue: str, bound: int | None) -> None:
     await _write_bound(
         store, store.keys.shard_of_queue(queue), queue, "" if bound is None else str(bound)
     )
-    with begun():
+    with after_first_write():
         await mirror_bound(store, queue)
 
 

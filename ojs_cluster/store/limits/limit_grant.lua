@@ -10,15 +10,15 @@
 -- Returns: effects
 --@include keys now preflight remove_many load_jobs change_counters append_event set_deadline
 --@include append_effect make_available finish_job remove_from_queue
-local GRANT_MS, DEMAND_MS, MOST_OTHERS = 2000, 7000, 200
+local GRANT_MS, DEMAND_MS, MAX_OTHERS = 2000, 7000, 200
 local answer, keep_ms, key = ARGV[2], ARGV[3], ARGV[4]
 local verb, delay = string.match(answer, '^(.)w?(%d*)$')
-local granted, others_left = verb == '+', MOST_OTHERS
+local granted, others_left = verb == '+', MAX_OTHERS
 local queues, answered, unused = {}, {}, ''
 for i = 5, #ARGV do
     local id, number = string.match(ARGV[i], '^(.*)/(%d+)$')
     local job = load_small_fields(job_key(id))
-    if job and job[F.requested_token] == number then
+    if job and job[F.open_token_request] == number then
         local queue = job[F.queue]
         answered[#answered + 1] = {id, job}
         preflight_key(queue_counters_key(queue))
@@ -42,10 +42,10 @@ run_preflight()
 
 local function cancel_request(queue, id, job)
     local score = redis.call('ZSCORE', queue_blocked_key(queue), id)
-    unused = unused .. ' ' .. id .. '/' .. job[F.requested_token]
+    unused = unused .. ' ' .. id .. '/' .. job[F.open_token_request]
     remove_member(token_requested_key(queue, key), id)
     remove_member(TOKEN_GRANTS, id)
-    drop_fields(job_key(id), job, F.requested_token)
+    drop_fields(job_key(id), job, F.open_token_request)
     redis.call('ZADD', token_unrequested_key(queue, key), score, id)
 end
 
@@ -56,8 +56,8 @@ for _, pair in ipairs(answered) do
     if granted and queues[queue].has_demand then
         remove_member(queue_blocked_key(queue), id)
         remove_member(token_requested_key(queue, key), id)
-        local number = job[F.requested_token]
-        drop_fields(job_key(id), job, F.requested_token)
+        local number = job[F.open_token_request]
+        drop_fields(job_key(id), job, F.open_token_request)
         save_job(job_key(id), job, F.token, number .. string.sub(answer, 2))
         redis.call('ZADD', queue_available_key(queue), score, id)
         set_deadline(TOKEN_GRANTS, id, now + GRANT_MS)
@@ -69,7 +69,7 @@ for _, pair in ipairs(answered) do
         remove_member(queue_blocked_key(queue), id)
         remove_member(token_requested_key(queue, key), id)
         remove_member(TOKEN_GRANTS, id)
-        drop_fields(job_key(id), job, F.requested_token)
+        drop_fields(job_key(id), job, F.open_token_request)
         if verb == 'd' then
             if job[F.expires] then remove_member(EXPIRING, id) end
             finish(id, job_key(id), job, 'discarded', keep_ms)

@@ -20,12 +20,12 @@ import trio
 from ojs_cluster.core.errors import TooManyRateLimitKeys
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.keys import Shard
-from ojs_cluster.store.partial_failures import only_read
+from ojs_cluster.store.partial_failures import before_first_write
 
 if TYPE_CHECKING:
     from ojs_cluster.store.runtime import Runtime
 
-MOST_KEYS: Final = 10_000
+MAX_KEYS: Final = 10_000
 """Most keys of one shard. Twin of ``store/include/limits/rate_limit_state.lua``."""
 _MAX_AGE_S: Final = 2.0
 """Age in seconds above which a number is read again."""
@@ -61,15 +61,15 @@ class RateLimitKeyCounts:
             BackendUnavailable: Redis did not answer in time.
         """
         shard = store.keys.shard_of_limit(key)
-        if await self._count(store, shard) < MOST_KEYS:
+        if await self._count(store, shard) < MAX_KEYS:
             return
-        with only_read():
+        with before_first_write():
             known = await store.redis.call(
                 shard.slot, "EXISTS", shard.rate_limit(key), idempotent=True
             )
         if not known:
             raise TooManyRateLimitKeys(
-                f"rate limit key '{key[:100]}' would be one more than the {MOST_KEYS} allowed in "
+                f"rate limit key '{key[:100]}' would be one more than the {MAX_KEYS} allowed in "
                 "its shard: use fewer keys, or wait until some have been unused for a minute",
                 key=key[:100],
             )

@@ -11,7 +11,7 @@ local hash_key, holders_key, requesters_key = KEYS[1], KEYS[2], KEYS[3]
 local rate_limits_key, checks_key = KEYS[4], KEYS[5]
 local key = ARGV[2]
 local limit = load_rate_limit(key)
-local fields, MOST_CHECKED, MOST_SENT, PAUSE_MS = limit.fields, 500, 100, 1000
+local fields, MAX_CHECKED, MAX_SENT, PAUSE_MS = limit.fields, 500, 100, 1000
 -- Starts may count for longer than an unused key is kept otherwise.
 local period = tonumber(string.match(fields.limits or '', ',%d+:(%d+),') or 0)
 local unused = limit.holders == 0 and redis.call('ZCARD', requesters_key) == 0 and not override_is_active(limit)
@@ -26,13 +26,13 @@ end
 local used_at = fields.used_at
 if limit.holders > 0 and now - (fields.checked_at or now) >= LIMIT_CHECK_MS then
     local offset = tonumber(fields.check_offset or 0)
-    local tokens = redis.call('ZRANGE', holders_key, offset, offset + MOST_CHECKED - 1)
-    for from = 1, #tokens, MOST_SENT do
-        send_tokens(limit, {unpack(tokens, from, math.min(from + MOST_SENT - 1, #tokens))})
+    local tokens = redis.call('ZRANGE', holders_key, offset, offset + MAX_CHECKED - 1)
+    for from = 1, #tokens, MAX_SENT do
+        send_tokens(limit, {unpack(tokens, from, math.min(from + MAX_SENT - 1, #tokens))})
     end
     -- Many tokens take several checks, PAUSE_MS apart.
-    local unfinished = #tokens == MOST_CHECKED
-    set_limit_field(limit, 'check_offset', unfinished and offset + MOST_CHECKED or 0)
+    local unfinished = #tokens == MAX_CHECKED
+    set_limit_field(limit, 'check_offset', unfinished and offset + MAX_CHECKED or 0)
     set_limit_field(limit, 'checked_at', unfinished and now - LIMIT_CHECK_MS + PAUSE_MS or now)
 end
 grant_tokens(limit)

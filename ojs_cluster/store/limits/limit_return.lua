@@ -18,9 +18,9 @@ run_preflight()
 local REQUEST_AGAIN_MS = 300 * 1000
 for _, id in ipairs(ids) do
     local job = jobs[id]
-    if job and job[F.requested_token] then
+    if job and job[F.open_token_request] then
         redis.call('ZADD', TOKEN_GRANTS, now + REQUEST_AGAIN_MS, id)
-        append_effect('token_request', job[F.limit] .. ' ' .. id .. '/' .. job[F.requested_token])
+        append_effect('token_request', job[F.limit] .. ' ' .. id .. '/' .. job[F.open_token_request])
     else
         remove_member(TOKEN_GRANTS, id)
     end

@@ -20,7 +20,7 @@ elseif action == 'override' then
     if time ~= '' and tonumber(time) <= now then return effects end
     set_limit_field(limit, 'override', packed)
     set_limit_field(limit, 'override_until', time)
-elseif not limit.fields.used_at and redis.call('ZCARD', RATE_LIMITS) >= MOST_KEYS then
+elseif not limit.fields.used_at and redis.call('ZCARD', RATE_LIMITS) >= MAX_KEYS then
     return effects
 elseif tonumber(time) >= tonumber(limit.fields.declared_at or 0) then
     set_limit_field(limit, 'limits', packed)

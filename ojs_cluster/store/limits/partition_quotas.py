@@ -21,9 +21,9 @@ from ojs_cluster.core.errors import ValidationFailed
 from ojs_cluster.core.partitions import PartitionLayout
 from ojs_cluster.core.rate_limit import RateLimits, unpack_limits
 from ojs_cluster.keys import Shard
-from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.outbox.outbox import deliver
-from ojs_cluster.store.partial_failures import begun
+from ojs_cluster.store.partial_failures import after_first_write
 from ojs_cluster.store.queues import mirrored_fields
 
 if TYPE_CHECKING:
@@ -52,10 +52,10 @@ async def set_limits(store: Store, queue: str, limits: RateLimits) -> None:
     packed = limits.packed().encode() if limits != RateLimits() else b""
     first = store.keys.shard_of_queue(queue)
     await _write_quota(store, first, queue, packed, 0, layout.open_count)
-    with begun():
+    with after_first_write():
         await update_quotas(store, queue)
     if packed and store.partitions.layout(queue).count != layout.count:
-        with begun():
+        with after_first_write():
             await _write_quota(store, first, queue, b"", 0, layout.open_count, expected=packed)
             await update_quotas(store, queue)
         raise ValidationFailed(f"the partitions of queue '{queue}' have just been changed")
@@ -87,7 +87,7 @@ async def update_quotas(store: Store, queue: str) -> None:
                 expected=expected,
             )
 
-        await over_shards(outdated, write)
+        await run_concurrently(outdated, write)
         return bool(outdated)
 
     await mirrored_fields.correct_until_stable(
@@ -151,7 +151,7 @@ async def _outdated_partitions(
         ):
             outdated.append(number)
 
-    await over_shards(range(len(shards)), check)
+    await run_concurrently(range(len(shards)), check)
     return outdated
 
 

@@ -16,17 +16,17 @@ from ojs_cluster.core.jobs.states import TERMINAL
 from ojs_cluster.core.rate_limit import RateLimits, unpack_limits
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.validate_job import read_number
 from ojs_cluster.store.limits import partition_quotas
 from ojs_cluster.store.limits.rate_tokens import return_unused_tokens, run_key_script
-from ojs_cluster.store.partial_failures import begun
+from ojs_cluster.store.partial_failures import after_first_write
 from ojs_cluster.store.sweeps.sweep_result import SweepResult
 
 _DECLARED_MS = 3_600_000
 """How long a queue's ``max_per_second`` outlives the last job that declares it."""
-_MOST_KEYS_REFRESHED = 50
+_MAX_KEYS_REFRESHED = 50
 """Most keys refreshed in one step: each needs a script of its own."""
 
 
@@ -117,7 +117,7 @@ async def set_queue_limits(store: Store, queue: str, limits: RateLimits) -> Queu
     """
     await store.queues.ensure(store, [queue])
     await partition_quotas.set_limits(store, queue, limits)
-    with begun():
+    with after_first_write():
         return await get_queue_limits(store, queue)
 
 
@@ -134,7 +134,7 @@ async def clear_declared_limit(store: Store, queue: str) -> None:
             shard, "limit_undeclare", [shard.queue_counters(queue)], [queue], idempotent=True
         )
 
-    await over_shards(shards, clear)
+    await run_concurrently(shards, clear)
 
 
 async def clear_queue_limits(store: Store, queue: str) -> QueueRateLimits:
@@ -148,7 +148,7 @@ async def clear_queue_limits(store: Store, queue: str) -> QueueRateLimits:
         BackendUnavailable: Redis did not answer in time.
     """
     await set_queue_limits(store, queue, RateLimits())
-    with begun():
+    with after_first_write():
         await clear_declared_limit(store, queue)
         return await get_queue_limits(store, queue)
 
@@ -190,7 +190,7 @@ async def get_queue_limits(store: Store, queue: str) -> QueueRateLimits:
         items = iter(flat)
         found[number] = now, dict(zip(items, items, strict=True))
 
-    await over_shards(range(len(shards)), read)
+    await run_concurrently(range(len(shards)), read)
     now_ms, first = found[0]
     packed = first.get(b"queue_limits", first.get(b"limits"))
     limits = unpack_limits(packed.decode(errors="replace")) if packed else RateLimits()
@@ -259,7 +259,7 @@ async def list_keys(
         size: Any = await store.redis.call(shard.slot, "ZCARD", shard.rate_limits, idempotent=True)
         sizes[shard] = size
 
-    await over_shards(store.keys, count)
+    await run_concurrently(store.keys, count)
     found: list[RateLimitKeyStatus] = []
     skip = offset
     for shard in store.keys:
@@ -299,7 +299,7 @@ async def override_key(
     await run_key_script(store, "limit_set", key, ["override", packed, until_ms or ""])
     past = InvalidRequest("expires_at must be in the future", field="expires_at")
     try:
-        with begun():
+        with after_first_write():
             found = await get_key(store, key)
     except NotFound:
         raise past if packed else NotFound("rate limit", key) from None
@@ -326,15 +326,17 @@ async def sweep_rate_limits(store: Store, shard: Shard, limit: int) -> SweepResu
         shard,
         "limits_due",
         [shard.exhausted_queues, shard.token_grants, shard.rate_limit_checks],
-        [limit, _MOST_KEYS_REFRESHED],
+        [limit, _MAX_KEYS_REFRESHED],
         idempotent=True,
     )
     woken, now, next_due, grants_due, keys = reply
     due = [next_due] if next_due >= 0 else []
-    done, more = woken, woken >= limit or len(keys) >= _MOST_KEYS_REFRESHED
+    done, more = woken, woken >= limit or len(keys) >= _MAX_KEYS_REFRESHED
     if grants_due:
         returned = await return_unused_tokens(store, shard, limit)
         done, more = done + returned.done, more or returned.more
         due += [returned.next_ms] if returned.next_ms is not None else []
-    await over_shards(keys, lambda key: run_key_script(store, "limit_refresh", key.decode(), []))
+    await run_concurrently(
+        keys, lambda key: run_key_script(store, "limit_refresh", key.decode(), [])
+    )
     return SweepResult(done + len(keys), min(due, default=None), now, more)

@@ -16,11 +16,11 @@ from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.runtime import Arg
 from ojs_cluster.store.sweeps.sweep_result import SweepResult
 
-_MOST_NESTED = 8
+_MAX_NESTED = 8
 """Effects of effects that one call delivers itself; the drainer delivers the others."""
-_MOST_ANSWERED = 100
+_MAX_ANSWERED = 100
 """Token requests that one script applies answers to, at about 20 commands each."""
-_MOST_RETURNED = 150
+_MAX_RETURNED = 150
 """Tokens that one script returns, at about 15 commands each."""
 _depth: ContextVar[int] = ContextVar("depth", default=0)
 
@@ -41,8 +41,8 @@ async def handle_answer(store: Store, _shard: Shard, payload: bytes) -> None:
     """
     index, key, answer, *requests = payload.decode().split(" ")
     shard = store.keys.shard(int(index))
-    for start in range(0, len(requests), _MOST_ANSWERED):
-        portion = requests[start : start + _MOST_ANSWERED]
+    for start in range(0, len(requests), _MAX_ANSWERED):
+        portion = requests[start : start + _MAX_ANSWERED]
         await _apply_answer(store, shard, key, answer, portion)
 
 
@@ -118,7 +118,7 @@ async def _deliver_effects(store: Store, shard: Shard, effects: Sequence[bytes])
     wait for many steps. Beyond the depth the drainer delivers the effects.
     """
     depth = _depth.get()
-    if not effects or depth >= _MOST_NESTED:
+    if not effects or depth >= _MAX_NESTED:
         return
     before = _depth.set(depth + 1)
     try:
@@ -133,7 +133,7 @@ async def return_unused_tokens(store: Store, shard: Shard, limit: int) -> SweepR
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    limit = min(limit, _MOST_RETURNED)
+    limit = min(limit, _MAX_RETURNED)
     done, now, next_due, effects = await store.run(
         shard,
         "limit_return",

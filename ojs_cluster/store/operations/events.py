@@ -20,7 +20,7 @@ from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.keys import META, Meta, Shard
 from ojs_cluster.store import cursor as cursors
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.fanout import run_concurrently
 
 _SOURCE = b"ojs://ojs-cluster/api"
 _CHUNK = 1000
@@ -116,7 +116,7 @@ async def read_events(
         ends[shard.index] = end
         more, gap = more or more_here, gap or dropped
 
-    await over_shards(shards, read)
+    await run_concurrently(shards, read)
     found.sort(key=lambda item: (item[0][:2], item[1], item[0][2] or _AFTER_ALL))
     page, rest = found[:limit], found[limit:]
     # If events of a shard did not fit, its next page starts after the last one that did.
@@ -172,7 +172,7 @@ async def read_newest(
             end = f"({entries[-1][0].decode()}"
         total += found
 
-    await over_shards(await _streams(store, wanted), read)
+    await run_concurrently(await _streams(store, wanted), read)
     events = []
     for (ms, sequence), index, number, fields in newest[offset:]:
         position = ms, sequence, None if number == _AFTER_ALL else number

@@ -8,7 +8,7 @@
 --           counters in the order of FIELDS}}
 --@include keys now read_job make_available
 local FIELDS = {'scheduled', 'pending', 'active', 'retryable', 'completed', 'cancelled', 'discarded',
-    'acked', 'came', 'failed', 'ran', 'waited', 'paused'}
+    'acked', 'enqueued', 'failed', 'run_ms', 'wait_ms', 'paused'}
 local outbox_due, outbox_dead_letters, due, active, blocked_shards = unpack(KEYS, 1, 5)
 
 local function first_score(zset)

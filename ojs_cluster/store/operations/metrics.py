@@ -18,7 +18,7 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.cached import Cached
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs.validate_job import read_number
 
 CACHED_S = 5.0
@@ -28,7 +28,7 @@ PATIENCE_S = 0.5
 _CHUNK = 50
 """Queues per script call, so that one call blocks its node for a fraction of a millisecond."""
 _STATES = tuple(state for state in State if state is not State.AVAILABLE)
-_TOTALS = ("acked", "came", "failed", "ran", "waited")
+_TOTALS = ("acked", "enqueued", "failed", "run_ms", "wait_ms")
 # In the order of FIELDS in store/operations/metrics.lua.
 _FIELDS = (
     *("scheduled", "pending", "active", "retryable", "completed", "cancelled", "discarded"),
@@ -143,7 +143,7 @@ async def collect(store: Store, most_queues: int) -> ClusterMetrics:
             for name, of_queue in zip(chunk, of_queues, strict=True):
                 _add_queue(cluster.queues[name], of_shard[0], of_queue)
 
-    await over_shards(store.keys, read_in_time)
+    await run_concurrently(store.keys, read_in_time)
     if len(unreachable) == len(store.keys):
         raise BackendUnavailable("no shard answers", outcome="not_applied")
     for name in names or ():

@@ -15,7 +15,7 @@ from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis.acl_errors import describe_missing_rules, is_acl_error, missing_rule
 from ojs_cluster.redis.durability import Durability
 from ojs_cluster.redis.errors import RedisReplyError
-from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.fanout import run_concurrently
 
 if TYPE_CHECKING:
     from ojs_cluster.keys import Shard
@@ -95,7 +95,7 @@ async def check(store: Runtime) -> None:
             if missing:
                 problems.append(describe_missing_rules(store.redis.user, str(address), missing))
 
-    await over_shards(list(masters.items()), check_master)
+    await run_concurrently(list(masters.items()), check_master)
     if problems:
         raise MissingRights("; ".join(problems))
 

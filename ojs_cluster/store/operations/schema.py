@@ -15,7 +15,7 @@ import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.keys import Shard
-from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.fanout import run_concurrently
 
 if TYPE_CHECKING:
     from ojs_cluster.store.runtime import Runtime
@@ -99,7 +99,7 @@ async def _write_copies(store: Runtime) -> None:
             args = [SCHEMA_VERSION, len(store.keys)]
             await store.run(shard, "schema", [shard.schema], args, idempotent=True)
 
-    await over_shards(store.keys, copy)
+    await run_concurrently(store.keys, copy)
 
 
 async def _read_copies(store: Runtime) -> list[tuple[int, int]]:

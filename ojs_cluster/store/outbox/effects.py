@@ -37,7 +37,7 @@ EFFECTS: Mapping[str, Effect] = MappingProxyType(
         "token_return": rate_tokens.handle_return,
         "limit_declaration": rate_tokens.handle_declaration,
         "queue": _queue_created,
-        "unlist": retention.unlist,
+        "unregister_queue": retention.unregister_queue,
     }
 )
 """Handlers by the kinds that scripts pass to ``append_effect``."""

@@ -32,7 +32,7 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.redis.durability import has_unconfirmed_writes
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.sweeps.sweep_result import SweepResult
 
 log = logging.getLogger("ojs.store")
@@ -191,7 +191,7 @@ async def drain_blocked(store: Store, shard: Shard, limit: int) -> SweepResult:
         # A result that was not recorded leaves the shard due, and it must not be tried in a row.
         times_ms.extend(max(at_ms, now + FIRST_PAUSE_MS) for at_ms in result.next_ms)
 
-    await over_shards(due, try_shard)
+    await run_concurrently(due, try_shard)
     return SweepResult(len(due), min(times_ms, default=None), now, more)
 
 
@@ -295,7 +295,7 @@ async def _for_each(
     if len(found) == 1:
         await action(found[0])  # the usual case needs no nursery
     elif found:
-        await over_shards(found, action)
+        await run_concurrently(found, action)
 
 
 async def _attempt(

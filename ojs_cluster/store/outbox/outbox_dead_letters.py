@@ -10,7 +10,7 @@ from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.keys import Shard
 from ojs_cluster.store import cursor as cursors
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.outbox.outbox import OutboxEntry, parse_entries, record_attempt
 
 MAX_RETRIED = 1000
@@ -52,7 +52,7 @@ async def count(store: Store) -> int:
         )
         total += found
 
-    await over_shards(store.keys, count_shard)
+    await run_concurrently(store.keys, count_shard)
     return total
 
 
@@ -111,7 +111,7 @@ async def retry(store: Store, ids: Iterable[str]) -> tuple[int, list[str]]:
                 return
         unknown.append(name)
 
-    await over_shards(dict.fromkeys(ids), retry_one)
+    await run_concurrently(dict.fromkeys(ids), retry_one)
     return retried, unknown
 
 

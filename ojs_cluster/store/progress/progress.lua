@@ -24,7 +24,7 @@ if job[F.state] == 'active' then
     if not is_holder(job, worker, lease) then return {'not_holder'} end
     if not (job[F.type] and job[F.queue] and is_number(job[F.attempt])
         and is_number(job[F.lease_ms])) then return {'malformed'} end
-    local id, deadline = string.sub(key, #P + 3), now + job[F.lease_ms]
+    local id, deadline = job_id_of(key), now + job[F.lease_ms]
     local attempt, _, event_at, value =
         string.match(job[F.progress] or '', '^(%d+) (%d+) (%d+) ([%d.e-]*)$')
     if attempt ~= job[F.attempt] then event_at, value = '0', '' end
@@ -52,10 +52,10 @@ if job[F.state] == 'active' then
     end
     set_deadline(ACTIVE, id, deadline)
 end
-local flat = {}
+local field_list = {}
 for i = 1, 5 do
     if job[names[i]] then
-        flat[#flat + 1], flat[#flat + 2] = names[i], job[names[i]]
+        field_list[#field_list + 1], field_list[#field_list + 2] = names[i], job[names[i]]
     end
 end
-return {'ok', flat}
+return {'ok', field_list}

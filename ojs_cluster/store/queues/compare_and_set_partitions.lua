@@ -5,11 +5,11 @@
 -- ARGV: 1 queue ('' the default), 2 expected entry ('' none), 3 wanted entry ('' none), 4 most entries.
 -- Returns: {'ok'} | {'changed'} | {'full'}
 --@include now
-local table_key, queue, expected, wanted, most_entries = KEYS[1], ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local table_key, queue, expected, wanted, max_entries = KEYS[1], ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local entry = redis.call('HGET', table_key, queue) or ''
 if entry == wanted then return {'ok'} end
 if entry ~= expected then return {'changed'} end
-if entry == '' and redis.call('HLEN', table_key) > most_entries then return {'full'} end
+if entry == '' and redis.call('HLEN', table_key) > max_entries then return {'full'} end
 -- A version is never used twice, not even when the table was deleted in between.
 local version = math.max(now, (tonumber(redis.call('HGET', table_key, '#')) or 0) + 1)
 redis.call('HSET', table_key, '#', string.format('%.0f', version))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ojs_cluster.core.partitions import PartitionLayout
 from ojs_cluster.keys import Shard
-from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.fanout import run_concurrently
 
 if TYPE_CHECKING:
     from ojs_cluster.store.context import Store
@@ -47,8 +47,8 @@ async def mirror_field(
             if await read(shard) != wanted:
                 outdated.append(shard)
 
-        await over_shards(shards[1:], check)
-        await over_shards(outdated, lambda shard: write(shard, wanted))
+        await run_concurrently(shards[1:], check)
+        await run_concurrently(outdated, lambda shard: write(shard, wanted))
         return bool(outdated)
 
     await correct_until_stable(store, queue, read, correct)

@@ -12,7 +12,7 @@ from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import exhaustion
-from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.limits import depth_bounds, partition_quotas
 from ojs_cluster.store.queues import partitions, pauses
 from ojs_cluster.store.queues.partitions import DEFAULT, NO_ENTRY_LIMIT
@@ -41,7 +41,7 @@ async def set_partitions(store: Store, queue: str, count: int) -> PartitionLayou
         ValidationFailed: the queue has rate limits, which are divided among its partitions.
         BackendUnavailable: Redis did not answer in time.
     """
-    most = store.keys.most_partitions
+    most = store.keys.max_partitions
     if not 1 <= count <= most:
         raise InvalidRequest(
             f"partitions must be from 1 to {most}, not {count}", field="partitions"
@@ -112,7 +112,7 @@ async def remove_unused_entries(store: Store) -> int:
         BackendUnavailable: Redis did not answer in time.
     """
     entries, now_ms = store.partitions.entries(), store.partitions.now_ms()
-    crowded = len(entries) > partitions.MOST_ENTRIES * _CROWDED
+    crowded = len(entries) > partitions.MAX_ENTRIES * _CROWDED
     kept_ms = UNUSED_CROWDED_MS if crowded else UNUSED_MS
     old = [
         queue
@@ -164,7 +164,7 @@ async def maintain_queue(store: Store, queue: str) -> None:
         if await _has_live_jobs(store, shards[number], queue):
             live_count = max(live_count, number + 1)
 
-    await over_shards(range(seen.count, seen.occupied_count), check)
+    await run_concurrently(range(seen.count, seen.occupied_count), check)
     has_entry = queue in store.partitions.entries()
 
     def closed(old: PartitionLayout, now_ms: int) -> PartitionLayout:
@@ -175,7 +175,7 @@ async def maintain_queue(store: Store, queue: str) -> None:
             return old.as_own_entry(live_count, now_ms)
         return old.after_live_check(live_count, now_ms)
 
-    await store.partitions.update(store, queue, closed, most_entries=NO_ENTRY_LIMIT)
+    await store.partitions.update(store, queue, closed, max_entries=NO_ENTRY_LIMIT)
 
 
 async def begin_round(store: Store) -> None:

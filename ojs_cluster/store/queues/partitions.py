@@ -45,7 +45,7 @@ _MAX_WAIT_S = 1.0
 """Longest time in seconds that a request waits for a new copy."""
 _NEIGHBOURS = 100
 """Jobs of one queue in a batch that stay together: one script is cheaper than a transaction."""
-MOST_ENTRIES = 1000
+MAX_ENTRIES = 1000
 """Queues that may be given a number of partitions of their own."""
 NO_ENTRY_LIMIT = 2**53
 """For changes that are needed whether or not the table is full."""
@@ -245,7 +245,7 @@ class PartitionTable:
             number = store.keys.partition_of(queue, shard)
             if number >= self.layout(queue).open_count:
                 await self.update(
-                    store, queue, partial(_with_open, number + 1), most_entries=NO_ENTRY_LIMIT
+                    store, queue, partial(_with_open, number + 1), max_entries=NO_ENTRY_LIMIT
                 )
 
     async def update(
@@ -254,7 +254,7 @@ class PartitionTable:
         queue: str,
         how: Callable[[PartitionLayout, int], PartitionLayout],
         *,
-        most_entries: int | None = None,
+        max_entries: int | None = None,
     ) -> PartitionLayout:
         """Compare and set one entry of the table; return the layout that holds then.
 
@@ -263,13 +263,13 @@ class PartitionTable:
             queue: the queue's name, ``DEFAULT`` for the default.
             how: returns the new layout for the old one and the time in Unix milliseconds. Called
                 again when another process has changed the entry in between.
-            most_entries: queues that may have an entry; None for ``MOST_ENTRIES``.
+            max_entries: queues that may have an entry; None for ``MAX_ENTRIES``.
 
         Raises:
             InvalidRequest: too many queues have an entry.
             BackendUnavailable: Redis did not answer in time.
         """
-        most_entries = MOST_ENTRIES if most_entries is None else most_entries
+        max_entries = MAX_ENTRIES if max_entries is None else max_entries
         while True:
             await self.read(store)
             entry, old = self.entries().get(queue), self.layout(queue)
@@ -283,12 +283,12 @@ class PartitionTable:
                 [store.keys.meta.partitions],
                 [
                     *(queue, "" if entry is None else entry.pack()),
-                    *("" if redundant else new.pack(), most_entries),
+                    *("" if redundant else new.pack(), max_entries),
                 ],
             )
             if status == b"full":
                 raise InvalidRequest(
-                    f"at most {most_entries} queues may have a number of partitions of their own",
+                    f"at most {max_entries} queues may have a number of partitions of their own",
                     field="partitions",
                 )
             if status == b"ok":
@@ -305,7 +305,7 @@ class PartitionTable:
             BackendUnavailable: Redis did not answer in time.
         """
         meta = store.keys.meta
-        wanted = min(store.settings.queue_partitions, store.keys.most_partitions)
+        wanted = min(store.settings.queue_partitions, store.keys.max_partitions)
         await self.read(store)
         if self.default.count == wanted:
             return

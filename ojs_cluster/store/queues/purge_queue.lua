@@ -17,7 +17,7 @@ if #ids < limit then
     for _, id in ipairs(blocked) do ids[#ids + 1] = id end
 end
 for _, id in ipairs(ids) do
-    if bytes >= MOST_FREED then break end
+    if bytes >= MAX_FREED_BYTES then break end
     local key = job_key(id)
     local here = tonumber(string.sub(id, 16, 18), 16) % shards == shard
     local job, reply = load_index_fields(key)

@@ -17,16 +17,19 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.redis.deadline import extend_deadline
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.aliases import remove_expired_jobs
-from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.validate_job import read_number
 from ojs_cluster.store.outbox.outbox import deliver
-from ojs_cluster.store.partial_failures import begun
+from ojs_cluster.store.partial_failures import after_first_write
 from ojs_cluster.store.queues import pauses
 
 _COUNTED_STATES = tuple(state for state in State if state is not State.AVAILABLE)
-_MOST_PURGED = 500
-_MOST_NAMES = 5000
+_TOTALS = (b"acked", b"failed", b"run_ms", b"wait_ms")
+"""Fields of a queue's counters that only grow: completed jobs, failed attempts, and how long the
+completed jobs have run and have waited, in milliseconds."""
+_MAX_PURGED = 500
+_MAX_NAMES = 5000
 _REGISTRY_S = 0.5
 """Longest wait in seconds for the registry of names where the queue's own shard can answer."""
 PURGE_S = 20.0
@@ -102,7 +105,7 @@ async def get_stats(store: Store, queue: str) -> QueueStats:
     async def read(number: int) -> None:
         found[number] = await get_partition_stats(store, shards[number], queue)
 
-    await over_shards(range(len(shards)), read)
+    await run_concurrently(range(len(shards)), read)
     return sum_stats([found[number] for number in range(len(shards))])
 
 
@@ -118,7 +121,7 @@ async def get_partition_stats(store: Store, shard: Shard, queue: str) -> QueueSt
         idempotent=True,
     )
     fields = _pairs(flat)
-    completed, failed, ran_ms, waited_ms = _last_hour(fields, _pairs(minutes), now // 60_000)
+    completed, failed, run_ms, wait_ms = _last_hour(fields, _pairs(minutes), now // 60_000)
     return QueueStats(
         name=queue,
         counts={
@@ -132,8 +135,8 @@ async def get_partition_stats(store: Store, shard: Shard, queue: str) -> QueueSt
         now_ms=now,
         completed_last_hour=completed,
         failed_last_hour=failed,
-        avg_duration_ms=ran_ms // completed if completed else 0,
-        avg_wait_ms=waited_ms // completed if completed else 0,
+        avg_duration_ms=run_ms // completed if completed else 0,
+        avg_wait_ms=wait_ms // completed if completed else 0,
     )
 
 
@@ -164,7 +167,7 @@ async def list_queues(
     async def read(name: str) -> None:
         found[name] = await get_stats(store, name)
 
-    await over_shards([name.decode() for name in names], read)
+    await run_concurrently([name.decode() for name in names], read)
     return [found[name.decode()] for name in names], total
 
 
@@ -175,12 +178,12 @@ async def list_names_within(store: Store, within: QueuePatterns) -> list[bytes]:
     """
     meta = store.keys.meta
     found: list[bytes] = []
-    for begin in itertools.count(0, _MOST_NAMES):
+    for begin in itertools.count(0, _MAX_NAMES):
         names: Any = await store.redis.call(
-            meta.slot, "ZRANGE", meta.queues, begin, begin + _MOST_NAMES - 1, idempotent=True
+            meta.slot, "ZRANGE", meta.queues, begin, begin + _MAX_NAMES - 1, idempotent=True
         )
         found += [name for name in names if within.admits(name.decode())]
-        if len(names) < _MOST_NAMES:
+        if len(names) < _MAX_NAMES:
             break
     return found
 
@@ -210,7 +213,7 @@ async def exists(store: Store, queue: str) -> bool:
             )
         )
 
-    await over_shards(await store.partitions.occupied_shards(store, queue), check)
+    await run_concurrently(await store.partitions.occupied_shards(store, queue), check)
     return found
 
 
@@ -235,7 +238,7 @@ async def pause_or_resume(store: Store, queue: str, action: Literal["pause", "re
         idempotent=True,
     )
     await deliver(store, shard, effects)
-    with begun():
+    with after_first_write():
         await pauses.mirror_pause_flag(store, queue)
     return int(now)
 
@@ -257,8 +260,8 @@ async def purge(store: Store, queue: str) -> tuple[int, int]:
 
     shards = await store.partitions.occupied_shards(store, queue)
     # When one partition fails, jobs of others may have been removed.
-    with begun(when=len(shards) > 1):
-        await over_shards(shards, purge_one)
+    with after_first_write(when=len(shards) > 1):
+        await run_concurrently(shards, purge_one)
     return removed, left
 
 
@@ -267,7 +270,7 @@ async def _purge_partition(
 ) -> tuple[int, int]:
     removed = left = 0
     while True:
-        with begun(when=removed > 0):
+        with after_first_write(when=removed > 0):
             purged, listed, left = await store.run(
                 shard,
                 "purge_queue",
@@ -275,10 +278,10 @@ async def _purge_partition(
                     *(shard.queue_available(queue), shard.queue_counters(queue)),
                     *(shard.finished, shard.dead, shard.expiring, shard.queue_blocked(queue)),
                 ],
-                [_MOST_PURGED, shard.index, len(store.keys)],
+                [_MAX_PURGED, shard.index, len(store.keys)],
                 idempotent=True,
             )
-        with begun():
+        with after_first_write():
             purged += await _purge_listed(store, shard, [job_id.decode() for job_id in listed])
         removed += purged
         if not purged or trio.current_time() >= deadline:
@@ -299,7 +302,7 @@ async def _purge_listed(store: Store, shard: Shard, job_ids: Sequence[str]) -> i
             await cancel(store, job_id, keep_ms=0, only="available")
             cancelled.append(job_id)
 
-    await over_shards(job_ids, cancel_one)
+    await run_concurrently(job_ids, cancel_one)
     removal = await remove_expired_jobs(store, shard, cancelled)
     if removal.error is not None:
         raise removal.error
@@ -341,18 +344,24 @@ def _optional(value: bytes | None) -> int | None:
 
 
 def _last_hour(
-    fields: Mapping[bytes, bytes], notes: Mapping[bytes, bytes], minute: int
+    fields: Mapping[bytes, bytes], records: Mapping[bytes, bytes], minute: int
 ) -> list[int]:
-    """Return how much the queue's totals have grown in the last 60 minutes.
+    """Return by how much each of ``_TOTALS`` has grown in the last 60 minutes.
 
-    A note of each minute holds its number and the totals at its start (see
+    The record of a minute is the minute's number and the totals at its start (see
     ``store/include/base/change_counters.lua``).
+
+    Args:
+        fields: the hash of the queue's counters.
+        records: the records of the last 60 minutes.
+        minute: the current time in Unix minutes.
     """
-    parts = [[read_number(part) for part in note.split(b",")] for note in notes.values()]
-    oldest = min((note for note in parts if len(note) == 5 and minute - note[0] < 60), default=None)
+    parsed = [[read_number(text) for text in record.split(b",")] for record in records.values()]
+    complete = [record for record in parsed if len(record) == 1 + len(_TOTALS)]
+    oldest = min((record for record in complete if minute - record[0] < 60), default=None)
     if oldest is None:
-        return [0, 0, 0, 0]
+        return [0] * len(_TOTALS)
     return [
         read_number(fields.get(name)) - before
-        for name, before in zip((b"acked", b"failed", b"ran", b"waited"), oldest[1:], strict=True)
+        for name, before in zip(_TOTALS, oldest[1:], strict=True)
     ]

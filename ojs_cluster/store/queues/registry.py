@@ -22,7 +22,7 @@ MAX_WAIT_S = 0.5
 """Longest wait in seconds of a request whose queue is new to this process."""
 _RETRY_S = 2.0
 """Time in seconds until a name that could not be registered is tried again."""
-_MOST_REMEMBERED = 20_000
+_MAX_REMEMBERED = 20_000
 NO_NAME_LIMIT = 2**53
 """For names that must be registered although the registry is full."""
 
@@ -141,7 +141,7 @@ class QueueRegistry:
         return registered
 
     def _remember(self, queue: str, renew_at: float) -> None:
-        if queue not in self._known and len(self._known) >= _MOST_REMEMBERED:
+        if queue not in self._known and len(self._known) >= _MAX_REMEMBERED:
             oldest = next(iter(self._known))
             del self._known[oldest]
             self._pauses.pop(oldest, None)

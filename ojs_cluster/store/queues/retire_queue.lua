@@ -1,5 +1,6 @@
 -- Removes a queue that has no job of any state, is not paused, has no limits, bound or on_exhaustion of an
--- operator, and is older than a given age. With its last partition, an effect removes its name from the registry.
+-- operator, and is older than a given age. With its last partition, an effect removes its name from the
+-- registry.
 -- Memory: allow-oom; adds 300 bytes until the name is removed.
 -- KEYS: 1 queue_counters, 2 queue_available, 3 queue_minutes, 4 queue_blocked, 5 token_demand.
 -- ARGV: 1 age ms, 2 the queue in its last partition, else ''.
@@ -14,15 +15,15 @@ run_preflight()
 -- Fields that do not keep a queue. Totals are among them, because they never shrink: see metrics.lua.
 local IDLE = {created = true, open = true, seq = true, acked = true, max_per_second = true,
     declared_starts = true, declared_at = true, declared_by = true, undeclared_at = true,
-    minute = true, demand_at = true, came = true, failed = true, ran = true, waited = true}
-local flat = redis.call('HGETALL', counters_key)
-for i = 1, #flat, 2 do
-    local name, value = flat[i], flat[i + 1]
+    minute = true, demand_at = true, enqueued = true, failed = true, run_ms = true, wait_ms = true}
+local field_list = redis.call('HGETALL', counters_key)
+for i = 1, #field_list, 2 do
+    local name, value = field_list[i], field_list[i + 1]
     if name == 'paused' or name == 'bound' or name == 'on_exhaustion' then return {0, {}} end
     if name == 'created' and now - (tonumber(value) or 0) < age_ms then return {0, {}} end
     if not IDLE[name] and value ~= '0' then return {0, {}} end
 end
 if redis.call('EXISTS', available_key, blocked_key) > 0 then return {0, {}} end
-if queue ~= '' then append_effect('unlist', queue) end
+if queue ~= '' then append_effect('unregister_queue', queue) end
 redis.call('DEL', counters_key, minutes_key, demand_key)
 return {1, effects}

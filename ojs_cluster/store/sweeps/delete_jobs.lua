@@ -9,7 +9,7 @@
 local foreign_ids = ARGV[1] == '1'
 local expired, missing = {}, {}
 for i = 5, #KEYS do
-    local key, id = KEYS[i], string.sub(KEYS[i], #P + 3)
+    local key, id = KEYS[i], job_id_of(KEYS[i])
     local job, reply = load_index_fields(key)
     local due = job and redis.call('ZSCORE', FINISHED, id)
     if due and tonumber(due) <= now then

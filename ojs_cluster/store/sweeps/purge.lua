@@ -13,7 +13,7 @@
 local limit, this_shard, shards = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local jobs, gone, foreign, malformed, bytes = {}, {}, {}, {}, 0
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', FINISHED, '-inf', now, 'LIMIT', 0, limit)) do
-    if bytes >= MOST_FREED then break end
+    if bytes >= MAX_FREED_BYTES then break end
     local key = job_key(id)
     local job, reply = load_index_fields(key)
     if is_malformed(reply) or job and not is_terminal(job[F.state]) then

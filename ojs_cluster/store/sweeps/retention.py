@@ -64,7 +64,7 @@ async def _postpone(store: Store, shard: Shard, job_ids: Sequence[str], now_ms: 
     await store.run(shard, "postpone_removal", [shard.finished], args, idempotent=True)
 
 
-async def tidy(store: Store, shard: Shard, limit: int = 500) -> int:
+async def remove_leftovers(store: Store, shard: Shard, limit: int = 500) -> int:
     """Remove old worker records, quiet flags, locks, transactions and aliases without a job.
 
     Returns:
@@ -72,7 +72,7 @@ async def tidy(store: Store, shard: Shard, limit: int = 500) -> int:
     """
     records = await store.run(
         shard,
-        "tidy",
+        "remove_old_workers",
         [shard.workers, shard.watched, shard.quiet_workers],
         [limit, store.settings.worker_retention_ms],
         idempotent=True,
@@ -154,7 +154,7 @@ async def _retire(store: Store, queue: str) -> bool:
     return not await exists(store, queue)  # it may be in use again
 
 
-async def unlist(store: Store, _shard: Shard, payload: bytes) -> None:
+async def unregister_queue(store: Store, _shard: Shard, payload: bytes) -> None:
     """Remove a retired queue's name from the registry, unless the queue is in use again.
 
     The effect of ``retire_queue.lua``. A new job may have registered the name before its removal.

@@ -12,8 +12,8 @@
 --@include append_effect make_available announce_queue finish_job remove_from_queue cancel_job index_job
 local key, old_key, transaction, retention = KEYS[1], KEYS[10], ARGV[2], ARGV[3]
 local job = load_job(key, transaction)
-if not job or not job[F.transaction] then return {job and job.flat or {}, effects} end
-local id = string.sub(key, #P + 3)
+if not job or not job[F.transaction] then return {job and job.field_list or {}, effects} end
+local id = job_id_of(key)
 local old = old_key and load_small_fields(old_key)
 if old and is_terminal(old[F.state]) then old = nil end
 preflight_key(queue_counters_key(job[F.queue]))
@@ -22,7 +22,7 @@ preflight_key(OUTBOX)
 preflight_key(OUTBOX_DUE)
 if old then preflight_cancel(old) end
 run_preflight()
-if old then cancel(string.sub(old_key, #P + 3), old_key, old, retention) end
+if old then cancel(job_id_of(old_key), old_key, old, retention) end
 drop_fields(key, job, F.transaction)
 remove_member(ALIAS_CLAIMS, id)
 local due = tonumber(job[F.due] or 0)
@@ -33,4 +33,4 @@ announce_queue(job[F.queue], true)
 index_job(id, job, job[F.state], due)
 flush_removals()
 flush_counters()
-return {job.flat, effects}
+return {job.field_list, effects}

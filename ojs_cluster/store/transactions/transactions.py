@@ -47,7 +47,7 @@ from ojs_cluster.store.enqueue.placement import (
     read_back,
     stored_records,
 )
-from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.record import JobRecord, record
 from ojs_cluster.store.outbox.outbox import deliver
@@ -262,7 +262,7 @@ async def _check_memory(store: Store, owner: Shard, shards: Sequence[Shard]) -> 
         # This command writes nothing, but a full master refuses it like every write.
         await store.redis.call(shard.slot, "SETRANGE", shard.wal_probe, 0, "", idempotent=True)
 
-    await over_shards(list(masters.values()), check)
+    await run_concurrently(list(masters.values()), check)
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,9 +373,9 @@ async def apply(store: Store, transaction: Transaction, now_ms: int) -> dict[str
     async def replace(replacement: Replacement) -> None:
         await application.replace(replacement, shards[replacement.new_id])
 
-    await over_shards(transaction.parts, application.store_part)
-    await over_shards(transaction.replacements, replace)
-    await over_shards(transaction.retries, application.retry)
+    await run_concurrently(transaction.parts, application.store_part)
+    await run_concurrently(transaction.replacements, replace)
+    await run_concurrently(transaction.retries, application.retry)
     requests = [LockRequest(fingerprint, job_id, 0) for fingerprint, job_id in transaction.locks]
     await locks.settle(store, "keep", requests, transaction.id)
     # While a node may still lose its part, the record stays and the drainer repeats the steps.
@@ -482,7 +482,7 @@ async def _unapplied(store: Store, transaction_ids: Iterable[str]) -> set[str]:
             answers = [1] * len(ids)
         found.update(id_ for id_, unapplied in zip(ids, answers, strict=True) if unapplied)
 
-    await over_shards(by_owner, read)
+    await run_concurrently(by_owner, read)
     return found
 
 

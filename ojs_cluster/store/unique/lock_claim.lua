@@ -19,13 +19,13 @@ local index, transaction, check_ms, name = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
 local reply, locks = {'ok', now}, {}
 for i = 1, #KEYS - 1 do
     local _, job, _, retries, expected, expected_retries = unpack(ARGV, 7 * i - 3, 7 * i + 2)
-    local flat, lock = redis.call('HGETALL', KEYS[i + 1]), {}
-    for j = 1, #flat, 2 do lock[flat[j]] = flat[j + 1] end
+    local field_list, lock = redis.call('HGETALL', KEYS[i + 1]), {}
+    for j = 1, #field_list, 2 do lock[field_list[j]] = field_list[j + 1] end
     lock.n = lock.n or '0'
     lock.mine = lock.h == job and lock.n == retries and (lock.t or '') == transaction
     local is_expected = lock.h == expected and lock.n == expected_retries
     if not lock.mine and lock.h and (lock.t or not is_expected) then
-        reply = {'held', i, now, flat}
+        reply = {'held', i, now, field_list}
         break
     end
     locks[i] = lock

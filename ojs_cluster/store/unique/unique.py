@@ -30,7 +30,7 @@ from ojs_cluster.core.unique import UniquePolicy
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.deadline import cleaning_up
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.record import JobRecord, record
 from ojs_cluster.store.transactions import transactions
@@ -267,5 +267,5 @@ async def check_old_locks(store: Store, shard: Shard, limit: int) -> int:
         request = LockRequest(fingerprint, holder.job.id, 0, holder.retries)
         await settle(store, "unlock" if over else "later", [request])
 
-    await over_shards(names, check)
+    await run_concurrently(names, check)
     return len(names)

@@ -16,7 +16,7 @@ from ojs_cluster.core.jobs.ids import is_job_id
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.fetch.lease_ids import shard_of_lease
 from ojs_cluster.store.jobs.by_id import restore_alias
 from ojs_cluster.store.runtime import Arg
@@ -104,7 +104,7 @@ async def heartbeat(store: Store, beat: Heartbeat) -> HeartbeatReply:
     # Concurrently: an unreachable shard of one job must not make the worker look dead.
     async with trio.open_nursery() as nursery:
         nursery.start_soon(update_record)
-        nursery.start_soon(over_shards, by_shard.items(), extension.extend_shard)
+        nursery.start_soon(run_concurrently, by_shard.items(), extension.extend_shard)
     if by_shard and extension.now_ms is None:
         raise extension.failure or BackendUnavailable("no shard answered", outcome="unknown")
     if recorded:

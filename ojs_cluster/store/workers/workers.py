@@ -14,10 +14,10 @@ from ojs_cluster.core.errors import NotFound
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.deadline import extend_deadline
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs.nack import JOBS_PER_WALK
 from ojs_cluster.store.outbox.outbox import deliver
-from ojs_cluster.store.partial_failures import begun
+from ojs_cluster.store.partial_failures import after_first_write
 from ojs_cluster.store.runtime import Arg
 from ojs_cluster.store.workers.touch import touch_worker
 
@@ -137,7 +137,7 @@ async def send_directive(store: Store, worker_id: str, directive: DesiredState) 
     if reply[0] == b"missing":
         raise NotFound("worker", worker_id)
     desired = _stricter(reply[2].decode(), reply[1].decode())
-    with begun():
+    with after_first_write():
         await _update_quiet_flags(store, worker_id, desired, int(reply[3]), int(reply[0]))
     return desired
 
@@ -169,12 +169,12 @@ async def send_directive_to_all(store: Store, directive: DesiredState) -> tuple[
             sent += 1
 
     for shard in store.keys:
-        with begun(when=sent > 0):
+        with after_first_write(when=sent > 0):
             names: Any = await store.redis.call(
                 shard.slot, "ZRANGE", shard.workers, 0, -1, idempotent=True
             )
-            with begun(when=len(names) > 1):
-                await over_shards(names, send)
+            with after_first_write(when=len(names) > 1):
+                await run_concurrently(names, send)
     return sent, left
 
 
@@ -220,7 +220,7 @@ async def list_workers(
             (int(float(score)), name.decode()) for name, score in zip(items, items, strict=True)
         )
 
-    await over_shards(store.keys, read)
+    await run_concurrently(store.keys, read)
     newest.sort(reverse=True)
     found = []
     for _, worker_id in newest[offset : offset + limit]:
@@ -252,7 +252,7 @@ async def count_by_status(store: Store) -> tuple[dict[WorkerStatus, int], int]:
             else:
                 counts[_stricter(state.decode(), directive.decode())] += 1
 
-    await over_shards(store.keys, count)
+    await run_concurrently(store.keys, count)
     return counts, total
 
 
@@ -359,7 +359,7 @@ async def _update_quiet_flags(
         args: list[Arg] = [worker_id, valid_ms if wanted else 0]
         await store.run(shard, "set_quiet_flag", [shard.quiet_workers], args, idempotent=True)
 
-    await over_shards(store.keys, update)
+    await run_concurrently(store.keys, update)
     # Last: after a crash before this call the next heartbeat sets the flags again.
     owner = store.keys.shard_of_worker(worker_id)
     keys = [owner.worker(worker_id)]

@@ -45,7 +45,7 @@ from ojs_cluster.core.workflow import (
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.enqueue import enqueue_with_id
-from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.cancel import cancel
@@ -179,7 +179,7 @@ async def _enqueue(
         for number in numbers:  # jobs of one queue keep the order of the request
             await enqueue_job(number)
 
-    await over_shards(by_shard.values(), enqueue_in_order)
+    await run_concurrently(by_shard.values(), enqueue_in_order)
 
 
 async def _cancel_enqueued(store: Store, progress: WorkflowProgress) -> None:
@@ -208,7 +208,7 @@ async def _cancel_jobs(store: Store, progress: WorkflowProgress, numbers: Iterab
         except (NotFound, Conflict):
             return  # never enqueued, ended, or running its last attempt
 
-    await over_shards(numbers, cancel_job)
+    await run_concurrently(numbers, cancel_job)
 
 
 async def record_job_outcome(

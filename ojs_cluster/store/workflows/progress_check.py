@@ -25,7 +25,7 @@ from ojs_cluster.core.jobs.states import TERMINAL
 from ojs_cluster.core.workflow import RUNNING, STATUS_ENQUEUED, STATUS_OF_JOB_STATE, Plan
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.sweeps.sweep_result import SweepResult
@@ -84,7 +84,7 @@ class WorkflowCheck:
             if missing - missed_before:
                 self._missed[workflow_id] = missing - missed_before
 
-        await over_shards(due, check_one)
+        await run_concurrently(due, check_one)
         next_ms = None if following < 0 else following
         return SweepResult(len(due), next_ms, now, len(due) >= limit)
 
@@ -136,7 +136,7 @@ async def _record_ended_jobs(
         if not await _record_if_ended(store, workflow_id, plan, number):
             gone.add(number)
 
-    await over_shards(numbers, record)
+    await run_concurrently(numbers, record)
     return gone
 
 

@@ -15,7 +15,7 @@ from ojs_cluster.core.jobs.ids import is_job_id
 from ojs_cluster.keys import Shard
 from ojs_cluster.store import cursor as cursors
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.fanout import WIDTH, over_shards
+from ojs_cluster.store.fanout import WIDTH, run_concurrently
 from ojs_cluster.store.workflows.workflows import WorkflowRecord, get
 
 MAX_WORKFLOWS_READ: Final = 500
@@ -80,7 +80,7 @@ async def _after(store: Store, position: _Position, limit: int) -> list[_Positio
     async def read(shard: Shard) -> None:
         newest.extend(await _after_in_shard(store, shard, position, limit))
 
-    await over_shards(store.keys, read)
+    await run_concurrently(store.keys, read)
     newest.sort(reverse=True)
     return newest[:limit]
 
@@ -118,7 +118,7 @@ async def _read(store: Store, positions: list[_Position]) -> dict[str, WorkflowR
         except NotFound:
             return  # its retention has ended since
 
-    await over_shards(positions, read)
+    await run_concurrently(positions, read)
     return found
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.archive.line_values import WorkflowLine
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.portions import PORTION_BYTES, cuts
+from ojs_cluster.store.portions import PORTION_BYTES, portion_ranges
 from ojs_cluster.store.runtime import Arg
 
 _Pair = tuple[bytes | int, bytes]
@@ -95,5 +95,5 @@ def _is_job_field(name: bytes) -> bool:
 
 
 def _portions(pairs: Sequence[_Pair]) -> Iterator[Sequence[_Pair]]:
-    for start, end in cuts([len(value) for _, value in pairs], _MAX_FIELDS):
+    for start, end in portion_ranges([len(value) for _, value in pairs], _MAX_FIELDS):
         yield pairs[start:end]

@@ -34,11 +34,11 @@ from ojs_cluster.core.workflow import (
 from ojs_cluster.core.workflow_request import NewWorkflow
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs.read_jobs import get as get_job
 from ojs_cluster.store.limits import depth_bounds
 from ojs_cluster.store.outbox.outbox import deliver
-from ojs_cluster.store.partial_failures import begun
+from ojs_cluster.store.partial_failures import after_first_write
 from ojs_cluster.store.portions import PORTION_BYTES
 from ojs_cluster.store.runtime import Arg
 from ojs_cluster.store.sweeps.sweep_result import SweepResult
@@ -242,7 +242,7 @@ async def cancel(store: Store, workflow_id: str) -> WorkflowRecord:
         state = reply[1].decode()
         raise Conflict(f"workflow '{workflow_id}' is {state}", id=workflow_id, state=state)
     await deliver(store, owner, reply[2])
-    with begun():
+    with after_first_write():
         return await get(store, workflow_id)
 
 
@@ -302,7 +302,7 @@ async def list_workflows(
             (float(score), name.decode()) for name, score in zip(items, items, strict=True)
         )
 
-    await over_shards(store.keys, read)
+    await run_concurrently(store.keys, read)
     newest.sort(reverse=True)
     ids = [workflow_id for _, workflow_id in newest[offset : offset + limit]]
     found: dict[str, WorkflowRecord] = {}
@@ -313,7 +313,7 @@ async def list_workflows(
         except NotFound:
             return  # its retention has ended since
 
-    await over_shards(ids, read_record)
+    await run_concurrently(ids, read_record)
     return [found[workflow_id] for workflow_id in ids if workflow_id in found], total
 
 
@@ -389,7 +389,7 @@ async def _outcomes(store: Store, record: WorkflowRecord) -> list[JobOutcome]:
     async def read_live(job: int) -> None:
         found[job] = await _live_outcome(store, record.plan.jobs[job].job_id)
 
-    await over_shards(live, read_live)
+    await run_concurrently(live, read_live)
     results = await read_results(store, record.id, ended)
     for job in ended:
         times = record.fields.get(b"t%d" % job, b"0 0 0").split()

@@ -140,8 +140,8 @@ async def test_times_filter_dead_letters_by_discard_and_others_by_creation(
 async def test_a_call_is_bounded_and_the_next_continues_where_it_ended(
     store: Store, monkeypatch: pytest.MonkeyPatch, dead: bool, consistent: Check
 ) -> None:
-    monkeypatch.setattr(bulk_retry, "MOST_RETRIED", 7)
-    monkeypatch.setattr(bulk_retry, "MOST_EXAMINED", 150)
+    monkeypatch.setattr(bulk_retry, "MAX_RETRIED", 7)
+    monkeypatch.setattr(bulk_retry, "MAX_EXAMINED", 150)
     # All of one score: a cursor that counted those that have left would pass over others.
     await discard_at_once(store, dead=60 * dead, others=60 * (not dead))
     kept = [await discard(store, "other", type="not.this", dead=dead) for _ in range(3)]
@@ -159,7 +159,7 @@ async def test_a_call_is_bounded_and_the_next_continues_where_it_ended(
 async def test_dead_letters_among_others_of_the_same_time_are_retried_once(
     store: Store, monkeypatch: pytest.MonkeyPatch, consistent: Check
 ) -> None:
-    monkeypatch.setattr(bulk_retry, "MOST_RETRIED", 25)
+    monkeypatch.setattr(bulk_retry, "MAX_RETRIED", 25)
     settings = replace(store.settings, retention_dead_ms=store.settings.retention_discarded_ms)
     await discard_at_once(replace(store, settings=settings), dead=20, others=20)
 

@@ -174,7 +174,7 @@ async def test_dead_letters_are_counted_by_their_types(store: Store) -> None:
 async def test_of_many_dead_letters_the_newest_are_counted_by_type(
     store: Store, db: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dead_letters, "MOST_TYPED", 6)
+    monkeypatch.setattr(dead_letters, "MAX_TYPED", 6)
     for name in queues_in_other_shards(store, 2):
         for kind in ("t.old", "t.new"):
             for _ in range(3):

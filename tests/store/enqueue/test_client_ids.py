@@ -513,7 +513,7 @@ async def test_claims_are_checked_as_fast_as_they_are_made(store: Store, db: Any
     for job_id in db.zrange(home.alias_claims, 0, -1):
         age_claim(db, home, job_id, HOUR)
 
-    done = [await retention.tidy(store, home, limit=10) for _ in range(3)]
+    done = [await retention.remove_leftovers(store, home, limit=10) for _ in range(3)]
 
     assert done == [10, 10, 10], "a full page must be reported, or the janitor goes to sleep"
     assert db.zcard(home.alias_claims) == 0

@@ -63,7 +63,7 @@ async def sweep(store: Store, db: Any, *shards: Shard) -> None:
     """Run the janitor when stored and removed jobs are some minutes old."""
     for shard in shards or (shard_of(store),):
         age_references(db, shard, HOUR)
-        await retention.tidy(store, shard)
+        await retention.remove_leftovers(store, shard)
 
 
 def elsewhere(store: Store, home: Shard) -> str:

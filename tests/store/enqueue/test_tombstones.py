@@ -18,7 +18,7 @@ from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many, enqueue_wit
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.sweeps import retention
-from ojs_cluster.store.sweeps.retention import tidy
+from ojs_cluster.store.sweeps.retention import remove_leftovers
 from ojs_cluster.store.unique import unique
 from ojs_cluster.store.unique.locks import LockRequest, write_tombstone
 from tests.store.shortcuts import (
@@ -170,7 +170,7 @@ async def test_a_tombstone_without_token_is_not_stored_over(store: Store, db: An
         await in_a_batch(store, new_job(id=job_id))
 
     db.zincrby(shard_of(store).alias_claims, -HOUR, job_id)
-    await tidy(store, shard_of(store))
+    await remove_leftovers(store, shard_of(store))
     assert (await enqueue(store, new_job(id=job_id))).id == job_id
 
 

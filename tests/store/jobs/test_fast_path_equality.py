@@ -177,7 +177,9 @@ class Life:
         """A foreign program writes what is no number."""
         counters = self.shard.queue_counters(self.chance.choice(self.queues))
         if self.chance.random() < 0.7:
-            name = self.chance.choice(("came", "seq", "active", "completed", "ran", "waited"))
+            name = self.chance.choice(
+                ("enqueued", "seq", "active", "completed", "run_ms", "wait_ms")
+            )
             if self.db.exists(counters):
                 self.db.hset(counters, name, self.chance.choice(ODD))
         elif self.jobs:

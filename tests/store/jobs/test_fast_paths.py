@@ -84,7 +84,9 @@ def everything(db: Any, shard: Shard, ids: Sequence[str]) -> dict[str, Any]:
         if kind == b"hash":
             pairs = db.hgetall(key)
             if short[:2] == b"c:":  # how long jobs have waited and run, and in which minute
-                pairs = {name: v for name, v in pairs.items() if name not in (b"ran", b"waited")}
+                pairs = {
+                    name: v for name, v in pairs.items() if name not in (b"run_ms", b"wait_ms")
+                }
                 pairs.pop(b"minute", None)
             if short[:2] == b"m:":
                 pairs = {}

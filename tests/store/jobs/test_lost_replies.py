@@ -233,14 +233,14 @@ async def test_ticks_whose_replies_are_lost_do_everything_once(
     slow = await active(store, timeout_ms=1000, visibility_timeout_ms=DAY)
     for job in (due, expired, lost, slow):
         age_job(db, shard, job.id, 2 * HOUR)
-    flaky, client = lossy(store, "promote", "reap", "purge", "tidy")
+    flaky, client = lossy(store, "promote", "reap", "purge", "remove_old_workers")
 
     await promote_all(flaky)
     await reap_all(flaky)
     await retention.purge_due(flaky, shard, 10)
-    await retention.tidy(flaky, shard)
+    await retention.remove_leftovers(flaky, shard)
 
-    assert sorted(client.lost) == ["promote", "purge", "reap", "tidy"]
+    assert sorted(client.lost) == ["promote", "purge", "reap", "remove_old_workers"]
     assert (await read_jobs.get(store, lost.id)).attempt == 1
     assert len((await read_jobs.get(store, lost.id)).errors()) == 1
     assert len((await read_jobs.get(store, slow.id)).errors()) == 1

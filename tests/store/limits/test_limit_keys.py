@@ -46,7 +46,7 @@ async def test_a_new_key_is_refused_in_a_full_shard(
     store: Store, db: Any, crowd: Callable[[int], Shard], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limit_keys, "_MAX_AGE_S", 0.0)
-    crowd(limit_keys.MOST_KEYS - 1)
+    crowd(limit_keys.MAX_KEYS - 1)
     await keyed(store, KEY, concurrency=1)
     await settle(store, db)
     other = f"{KEY}:{next(i for i in range(10_000) if is_beside(store, i))}"
@@ -74,7 +74,7 @@ async def test_an_accepted_job_runs_although_its_key_exceeds_the_limit(
     await keyed(store, key_elsewhere(store), concurrency=1)
     shard = crowd(0)
     await store.limit_keys._count(store, shard)
-    crowd(limit_keys.MOST_KEYS)
+    crowd(limit_keys.MAX_KEYS)
     for number in range(3):
         await keyed(store, KEY, concurrency=1, type=f"t{number}")
     await settle(store, db)

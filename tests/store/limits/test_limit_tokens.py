@@ -318,10 +318,10 @@ async def test_every_token_of_queues_without_workers_is_returned(
         assert await take(store, name, count=100) == []
         db.hincrby(shard.queue_counters(name), "demand_at", -MINUTE)
         first = db.zrange(shard.queue_blocked(name), 0, 0)[0].decode()
-        asks.append(f"{first}/{db.hget(shard.job(first), f.REQUESTED_TOKEN).decode()}")
+        asks.append(f"{first}/{db.hget(shard.job(first), f.OPEN_TOKEN_REQUEST).decode()}")
     await rate_tokens._apply_answer(store, shard, key, "+", asks)
     for ask in asks:
-        assert not db.hexists(shard.job(ask.partition("/")[0]), f.REQUESTED_TOKEN)
+        assert not db.hexists(shard.job(ask.partition("/")[0]), f.OPEN_TOKEN_REQUEST)
     consistent()
 
 

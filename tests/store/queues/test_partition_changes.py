@@ -530,7 +530,7 @@ async def test_invalid_numbers_of_partitions_are_refused(
             await set_partitions(store, QUEUE, count)
     await set_partitions(store, QUEUE, 1)
     assert not db.exists(store.keys.meta.partitions)
-    monkeypatch.setattr(partitions, "MOST_ENTRIES", 2)
+    monkeypatch.setattr(partitions, "MAX_ENTRIES", 2)
     await set_partitions(store, "a", 2)
     await set_partitions(store, "b", 64)
     await set_partitions(store, "a", 3)

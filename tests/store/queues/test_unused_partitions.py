@@ -73,7 +73,7 @@ async def test_the_entry_of_a_queue_that_exists_stays(
 async def test_names_that_are_never_used_do_not_block_others_for_long(
     store: Store, db: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(partitions, "MOST_ENTRIES", 3)
+    monkeypatch.setattr(partitions, "MAX_ENTRIES", 3)
     for number in range(3):
         await set_partitions(store, f"unused{number}", 4)
     with pytest.raises(InvalidRequest):
@@ -153,7 +153,7 @@ async def test_a_late_job_in_a_closed_partition_keeps_its_retired_queue_listed(
             return await store.redis.call(slot, *args, **kind)
 
     overtaken = replace(store, redis=cast(Client, Overtaken(store.redis, lambda *_: False)))
-    await retention.unlist(overtaken, shard_of(store), QUEUE.encode())
+    await retention.unregister_queue(overtaken, shard_of(store), QUEUE.encode())
 
     [listed], _ = await queues.list_queues(store, limit=9)
     assert (listed.name, listed.counts[State.AVAILABLE]) == (QUEUE, 1)

@@ -197,7 +197,7 @@ async def test_the_largest_sweep_of_the_janitor_leaves_nothing(store: Store, db:
     db.zadd(shard.locks, dict.fromkeys([f"00000000{name:>056}" for name in names], 1))
     db.zadd(shard.alias_claims, dict.fromkeys([home_id(store) for _ in range(many)], 1))
 
-    await retention.tidy(store, shard, many)
+    await retention.remove_leftovers(store, shard, many)
 
     for key in (
         shard.workers,
@@ -224,7 +224,7 @@ async def test_the_largest_number_of_workflows_is_removed_at_once(store: Store, 
 async def test_a_damaged_counter_starts_again_and_stops_no_script(store: Store, db: Any) -> None:
     shard = shard_of(store)
     await enqueue_many(store, [new_job() for _ in range(2)])
-    for field in ("seq", "active", "came", "acked", "completed", "ran", "waited"):
+    for field in ("seq", "active", "enqueued", "acked", "completed", "run_ms", "wait_ms"):
         db.hset(shard.queue_counters(QUEUE), field, "many")
     db.hset(shard.outbox, "seq", "9" * 30)
 

@@ -222,7 +222,7 @@ def lease(job: JobRecord) -> bytes:
 async def keep_up(store: Store, queue: str, ledger: Ledger) -> None:
     """What schedulers do."""
     shard = store.keys.shard_of_queue(queue)
-    for step in (promote, reap, retention.purge_due, retention.tidy):
+    for step in (promote, reap, retention.purge_due, retention.remove_leftovers):
         await ledger.allow(partial(step, store, shard, 20))
     await trio.sleep(0.02)
 

@@ -318,7 +318,7 @@ async def queue_maintenance(store: Store, db: Any) -> None:
     await retention.retire_queues(store)
     await store.run_meta("register_again", [store.keys.meta.queues], [QUEUE, 1])
     for shard in store.keys:
-        await retention.tidy(store, shard)
+        await retention.remove_leftovers(store, shard)
         await check_old_claims(store, shard, 10)
 
 

@@ -33,7 +33,7 @@ def test_a_script_whose_keys_go_by_numbers_uses_all_that_it_declares(name: str) 
 def test_names_stand_where_they_are_used() -> None:
     text = load_scripts()["ack_full"].source.decode()
     assert "job['s'] ~= 'active'" in text
-    assert "(P .. 'finished')" in text
+    assert "(PREFIX .. 'finished')" in text
 
 
 def test_a_function_of_one_expression_stands_where_it_is_called() -> None:

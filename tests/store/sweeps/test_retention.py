@@ -126,7 +126,7 @@ async def test_a_finished_job_is_kept_for_its_time_and_then_leaves_no_key(
     with pytest.raises(NotFound):
         await read_jobs.get(store, job.id)
     age_references(db, shard, HOUR)
-    await retention.tidy(store, shard)
+    await retention.remove_leftovers(store, shard)
     left = all_keys(backend)
     assert not [key for key in left if job.id.encode() in key]
     for key in left:
@@ -355,11 +355,11 @@ async def test_a_silent_workers_record_is_kept_for_an_hour(
     await heartbeat(store, Heartbeat("w2"))
     home = store.keys.shard_of_worker("w1")
     age_worker(db, home, "w1", HOUR - MINUTE)
-    assert await retention.tidy(store, home) == 0
+    assert await retention.remove_leftovers(store, home) == 0
     assert (await workers.get(store, "w1")).id == "w1"
 
     age_worker(db, home, "w1", 2 * MINUTE)
-    assert await retention.tidy(store, home) == 1
+    assert await retention.remove_leftovers(store, home) == 1
     with pytest.raises(NotFound):
         await workers.get(store, "w1")
     assert not [key for key in all_keys(backend) if b"w:w1" in key]
@@ -419,12 +419,12 @@ async def test_a_claim_that_cannot_be_checked_delays_no_other(store: Store, db: 
     await put(store, other, id=id_in(home.index))
     for job_id in db.zrange(home.alias_claims, 0, -1):
         age_claim(db, home, job_id.decode(), HOUR)
-    await retention.tidy(without(store, shard_of(store)), home)
+    await retention.remove_leftovers(without(store, shard_of(store)), home)
 
     [left] = db.zrange(home.alias_claims, 0, -1)
     assert (await read_jobs.get(store, left.decode())).queue == QUEUE
     age_claim(db, home, left.decode(), HOUR)
-    await retention.tidy(store, home)
+    await retention.remove_leftovers(store, home)
     assert not db.exists(home.alias_claims)
 
 

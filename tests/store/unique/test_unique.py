@@ -17,7 +17,7 @@ from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_with_id
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.queues import queues
-from ojs_cluster.store.sweeps.retention import purge_due, tidy
+from ojs_cluster.store.sweeps.retention import purge_due, remove_leftovers
 from ojs_cluster.store.unique import unique
 from ojs_cluster.store.unique.locks import LockRequest, write_tombstone
 from tests.store.shortcuts import (
@@ -248,7 +248,7 @@ async def test_a_lock_without_its_job_is_taken_over_and_the_late_job_kept_out(
     assert not await enqueue_with_id(store, stalled_id, late, store_before_ms=claim.expires_at_ms)
     assert [job.id for job in await take(store, count=9)] == [second.id]
     db.zincrby(shard.alias_claims, -HOUR, stalled_id)
-    await tidy(store, shard)
+    await remove_leftovers(store, shard)
     assert not db.exists(shard.job(stalled_id))
     consistent()
 

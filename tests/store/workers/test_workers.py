@@ -210,7 +210,7 @@ async def test_a_quiet_flag_expires_no_later_than_the_record_that_can_remove_it(
     await beat(store, state="quiet")
     for shard in store.keys:
         age_worker(db, shard, "w1", 11 * MINUTE)
-        await retention.tidy(store, shard)
+        await retention.remove_leftovers(store, shard)
     with pytest.raises(NotFound):
         await workers.get(store, "w1")
 

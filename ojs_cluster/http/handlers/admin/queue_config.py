@@ -19,7 +19,7 @@ from ojs_cluster.http.bodies import decode
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.store.dead_letters import exhaustion
 from ojs_cluster.store.limits import depth_bounds
-from ojs_cluster.store.partial_failures import begun
+from ojs_cluster.store.partial_failures import after_first_write
 from ojs_cluster.store.queues.partition_maintenance import get_partitions, set_partitions
 
 _UNSUPPORTED_MEMBERS = frozenset(
@@ -107,13 +107,13 @@ async def put(app: App, request: Request, name: str) -> Response:
     most = None if bound is None or bound is msgspec.UNSET else _max_depth(bound)
     if body.partitions is not None:
         await set_partitions(app.store, name, body.partitions)
-    with begun(when=body.partitions is not None):
+    with after_first_write(when=body.partitions is not None):
         if bound is not msgspec.UNSET:
             await depth_bounds.set_bound(app.store, name, most)
-    with begun(when=body.partitions is not None or bound is not msgspec.UNSET):
+    with after_first_write(when=body.partitions is not None or bound is not msgspec.UNSET):
         if decision is not msgspec.UNSET:
             await exhaustion.set_on_exhaustion(app.store, name, decision)
-    with begun():
+    with after_first_write():
         return await get(app, request, name)
 
 

@@ -14,7 +14,7 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import decode
 from ojs_cluster.http.handlers.workers import now_ms, worker_json
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs import listing
 from ojs_cluster.store.jobs.listing import JobFilter
 from ojs_cluster.store.jobs.record import JobRecord
@@ -126,7 +126,7 @@ async def direct(app: App, request: Request) -> Response:
         except (InvalidRequest, NotFound):
             unknown.append(name)
 
-    await over_shards(names, send)
+    await run_concurrently(names, send)
     shown = " ".join(islice(names, _SHOWN_NAMES))
     affected = len(names) - len(unknown)
     return _directive_response(body.directive, shown, affected, not_found=unknown)

@@ -1,10 +1,11 @@
--- Appends to the shard's bounded event stream. ARGV[1] of every script that does so is the length of the
--- stream; 0 switches events off.
+-- Appends to the shard's bounded event stream. ARGV[1] of every script that includes this file is the length
+-- of the stream; 0 switches events off.
+-- Fields of an entry: t kind of the event, j job ids, y job type, q queue, and further ones by kind.
 --
 -- A script over many jobs calls `batch_events` first and `flush_events` at its end. Events of one kind, queue
--- and type with the same details then share an entry, whose `j` holds their ids between blanks
--- (store/operations/events.py splits it). An entry per event would cost as much as the rest of a job's
--- promotion. Events of another kind close the open entries, so that the events of one job keep their order.
+-- and type with the same further fields then share an entry, whose `j` holds the job ids separated by blanks
+-- (store/operations/events.py splits it). One entry per event would double the cost of a job's promotion. An
+-- event of another kind closes the open entries, so that the events of one job keep their order.
 local EVENTS_KEPT, IDS_PER_ENTRY = tonumber(ARGV[1]), 16
 local batching, open_kind, open_entries, ordered_entries
 

@@ -1,27 +1,28 @@
 -- Counters of queues. A script collects changes with `count` and ends with `flush_counters()`, which reads
--- and writes each queue's hash once. An ack changes five fields; a command for each would cost every
--- replica and the AOF too.
+-- and writes each queue's hash once. An ack changes five fields. One command for each field would also be
+-- written to every replica and to the AOF.
 --
--- The totals `acked`, `failed` (attempts), `ran` and `waited` (ms of completed jobs) only grow. The first
--- change in a minute records the previous totals in a ring of 60 fields. The last hour's sums are the
--- growth since the oldest record.
+-- Four fields only grow: `acked` (completed jobs), `failed` (failed attempts), `run_ms` and `wait_ms` (how
+-- long the completed jobs have run and wait_ms, in ms). The first ack of a minute stores these totals in
+-- queue_minutes, which has one field for each of 60 minutes. The sums of the last hour are the growth since
+-- the oldest of these records.
 --@include long_lists
-local counter_changes = {}
+local counter_changes = {} -- queue -> field -> number to add
 local function count(queue, field, by)
-    local of = counter_changes[queue]
-    if not of then
-        of = {}
-        counter_changes[queue] = of
+    local changes = counter_changes[queue]
+    if not changes then
+        changes = {}
+        counter_changes[queue] = changes
     end
-    of[field] = (of[field] or 0) + by
+    changes[field] = (changes[field] or 0) + by
 end
 
--- Returns the growth of the totals. `outcome`: 'completed' or 'failed'.
+-- Returns what an attempt adds to the totals. `outcome`: 'completed' or 'failed'.
 local function attempt_totals(job, outcome)
-    if outcome == 'failed' then return {acked = 0, failed = 1, ran = 0, waited = 0} end
+    if outcome == 'failed' then return {acked = 0, failed = 1, run_ms = 0, wait_ms = 0} end
     local since = job[F.enqueued] or job[F.created]
-    return {acked = 1, failed = 0, ran = now - job[F.started],
-        waited = math.max(0, job[F.started] - since)}
+    return {acked = 1, failed = 0, run_ms = now - job[F.started],
+        wait_ms = math.max(0, job[F.started] - since)}
 end
 
 local function count_attempt(job, outcome)
@@ -30,42 +31,47 @@ end
 
 local function this_minute() return string.format('%.0f', math.floor(now / 60000)) end
 
+-- Stores the totals of the queue, unless this minute has a record. `had`: the fields before the change.
+-- Returns the minute that was recorded, or nil.
 local function record_minute(queue, had)
     local minute = this_minute()
     if had.minute == minute then return end
     redis.call('HSET', queue_minutes_key(queue), minute % 60, table.concat({minute, had.acked or 0,
-        had.failed or 0, had.ran or 0, had.waited or 0}, ','))
+        had.failed or 0, had.run_ms or 0, had.wait_ms or 0}, ','))
     return minute
 end
 
--- Wakes waiters when the number of active jobs falls below the concurrency limit (see queue_limits.lua).
-local function wake_on_free_slot(queue, limits, before, by)
-    local most = limits and tonumber(string.match(limits, '^[^,]+'))
-    if most and before >= most and before + by < most then redis.call('SPUBLISH', WAKE_CHANNEL, queue) end
+-- Wakes waiting fetches when the number of active jobs falls below the queue's concurrency limit, which is
+-- the first of its packed limits (see queue_limits.lua). `change`: what is added to `active_before`.
+local function wake_on_free_slot(queue, limits, active_before, change)
+    local max_active = limits and tonumber(string.match(limits, '^[^,]+'))
+    if max_active and active_before >= max_active and active_before + change < max_active then
+        redis.call('SPUBLISH', WAKE_CHANNEL, queue)
+    end
 end
 
-local function flush_queue_counters(queue, of)
+local function flush_queue_counters(queue, changes)
     local key, names, had, write = queue_counters_key(queue), {'limits', 'minute'}, {}, {}
-    for name in pairs(of) do names[#names + 1] = name end
+    for name in pairs(changes) do names[#names + 1] = name end
     for i, value in ipairs(redis.call('HMGET', key, unpack(names))) do had[names[i]] = value end
-    for name, by in pairs(of) do
+    for name, by in pairs(changes) do
         write[#write + 1] = name
         write[#write + 1] = (tonumber(had[name]) or 0) + by
     end
-    local minute = of.acked and record_minute(queue, had)
+    local minute = changes.acked and record_minute(queue, had)
     if minute then
         write[#write + 1] = 'minute'
         write[#write + 1] = minute
     end
     redis.call('HSET', key, unpack(write))
-    wake_on_free_slot(queue, had.limits, tonumber(had.active) or 0, of.active or 0)
+    wake_on_free_slot(queue, had.limits, tonumber(had.active) or 0, changes.active or 0)
 end
 
--- A single counter that grows, as for an enqueue or a fetch, needs no read.
+-- Writes the collected changes. Where only one counter of a queue changes, and grows, HINCRBY needs no read.
 local function flush_counters()
-    for queue, of in pairs(counter_changes) do
-        local field, by = next(of)
-        if by > 0 and next(of, field) == nil then increment(queue_counters_key(queue), field, by)
-        else flush_queue_counters(queue, of) end
+    for queue, changes in pairs(counter_changes) do
+        local field, by = next(changes)
+        if by > 0 and next(changes, field) == nil then increment(queue_counters_key(queue), field, by)
+        else flush_queue_counters(queue, changes) end
     end
 end

@@ -1,4 +1,4 @@
--- Names of the fields of a job's hash: twin of store/jobs/fields.py.
+-- Names of the fields of a job's hash: twin of store/jobs/fields.py, which explains them.
 local F = {
     envelope = 'e', state = 's', type = 't', queue = 'q', priority = 'p', created = 'c',
     max_attempts = 'm', retry = 'r', non_retryable = 'nr', on_exhaustion = 'x',
@@ -7,7 +7,7 @@ local F = {
     worker = 'w', lease = 'l', deadline = 'd', lease_ms = 'lv', extended = 'le',
     result = 'rs', errors = 'hn', error_slot = 'h', dead = 'dl', expired = 'ex', replays = 'rc',
     alias = '@', workflow = 'wf', step = 'ws', parents = 'pr', parent_names = 'pn', unique = 'uq',
-    transaction = '@t', max_per_second = 'ps', tombstone = '@f', fixed = 'fx', cancel_requested = 'sp',
-    limit = 'rl', token = 'rt', requested_token = 'ra', token_requests = 'rn', hidden = 'hd',
+    transaction = '@t', max_per_second = 'ps', tombstone = '@f', fixed = 'fx', cancelled_keep_ms = 'sp',
+    limit = 'rl', token = 'rt', open_token_request = 'ra', token_request_count = 'rn', hidden = 'hd',
     progress = 'pg', progress_data = 'pd',
 }

@@ -1,4 +1,5 @@
--- Returns the lowest score that remains in a set after `flush_removals` (remove_many.lua), or nil.
+-- Returns the lowest score that a sorted set will have after `flush_removals` (remove_many.lua), or nil when it
+-- will be empty.
 local function lowest_remaining(zset)
     local removed = {}
     for _, id in ipairs(removals[zset] or {}) do removed[id] = true end

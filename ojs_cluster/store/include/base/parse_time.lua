@@ -1,4 +1,5 @@
--- Returns a time in ms; for a relative one also the value to show in the envelope.
+-- Parses a time: '' for none, 'a<ms>' absolute, or 'r<ms>' relative to now. Returns the absolute time in ms.
+-- For a relative time it also returns the time that the envelope shows, since the client has sent none.
 local function parse_time(text)
     if text == '' then return nil end
     local at = tonumber(string.sub(text, 2))

@@ -1,8 +1,8 @@
--- Removes members from sorted sets, for scripts over several jobs. The removals run at the end of the
--- script, with one command per set: Redis deletes a set that becomes empty, and a moving slot refuses any
--- later access to it (see preflight.lua).
+-- Removes members from sorted sets, for scripts over several jobs. Redis deletes a set that becomes empty, and
+-- a node whose slot moves refuses any later access to it (see preflight.lua). So the removals are collected
+-- and run at the end of the script, with one command per set.
 --@include long_lists
-local removals = {}
+local removals = {} -- sorted set -> members to remove
 local function remove_member(zset, id)
     local ids = removals[zset]
     if not ids then
@@ -12,7 +12,7 @@ local function remove_member(zset, id)
     ids[#ids + 1] = id
 end
 
--- Returns the number of members without the pending removals. Call it before the set's next removal.
+-- Returns how many members a set will have after the removals that are collected so far.
 local function remaining_members(zset) return redis.call('ZCARD', zset) - #(removals[zset] or {}) end
 
 local function flush_removals()

@@ -1,12 +1,16 @@
--- The size of a job in a reply. A reply that the client refuses for its size would leave leases that no
--- worker knows of, and a MiB blocks Redis for more than a ms. The largest waiting job has 2.7 MiB with the
--- default limits: envelope, results of earlier steps, errors. So a full reply and one more job stay below
--- 5 MiB. A caller that wants more calls again (store/fetch/fetch.py).
-local MOST_BYTES = 2 * 1024 * 1024
+-- The size of a job in a reply, and the size at which a reply is full. The client refuses a reply that is too
+-- large, and then no worker would know of the leases in it. Each MiB also blocks Redis for more than a ms. With
+-- the default limits the largest waiting job has 2.7 MiB: its envelope, results of earlier workflow steps and
+-- errors. A reply just below the bound may still get such a job, and stays below 5 MiB. The caller fetches the
+-- remaining jobs with another call (store/fetch/fetch.py).
+local MAX_REPLY_BYTES = 2 * 1024 * 1024
 
+-- Returns the size of the job's large fields in bytes; of a job with errors the size of all its values.
 local function size_of(job)
-    if not job[F.errors] then return #job[F.envelope] + #(job[F.parents] or '') + #(job[F.progress_data] or '') end
+    if not job[F.errors] then
+        return #job[F.envelope] + #(job[F.parents] or '') + #(job[F.progress_data] or '')
+    end
     local bytes = 0
-    for i = 2, #job.flat, 2 do bytes = bytes + #job.flat[i] end
+    for i = 2, #job.field_list, 2 do bytes = bytes + #job.field_list[i] end
     return bytes
 end

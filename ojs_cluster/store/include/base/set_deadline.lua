@@ -1,6 +1,6 @@
--- Sets a deadline, and notifies the scheduler when it is the shard's next one and near. Far deadlines need
--- no message: the scheduler checks each shard at least every 10 s. So an ordinary lease of 120 s costs
--- one ZADD.
+-- Stores the deadline `at` (ms) of a member in a sorted set. If the deadline is near, and the first in the set,
+-- the scheduler is notified. The scheduler checks each shard at least every 10 s, so other deadlines need no
+-- message, and an ordinary lease of 120 s costs only one ZADD.
 local NEAR_MS = 20000
 local function set_deadline(zset, id, at)
     redis.call('ZADD', zset, at, id)

@@ -1,3 +1,4 @@
--- A running workflow without progress for this long is checked: see store/workflows/progress_check.py.
+-- The scheduler checks a running workflow after CHECK_MS without progress. The pause until the next check is as
+-- long as the workflow's age, between CHECK_MS and LONGEST_CHECK_MS (store/workflows/progress_check.py).
 local CHECK_MS = 300 * 1000
 local LONGEST_CHECK_MS = 3600 * 1000

@@ -1,4 +1,4 @@
--- Cancels a job that is not terminal: it leaves its queue and loses its deadlines.
+-- Cancels a job that is not terminal: the job leaves its queue or its worker, and loses its deadlines.
 local function preflight_cancel(job)
     preflight_key(queue_counters_key(job[F.queue]))
     if job[F.state] == 'available' then preflight_key(queue_available_key(job[F.queue])) end

@@ -1,8 +1,9 @@
--- The server's decision about the last failure of a job whose policy does not decide. The script sets it.
+-- The server's decision about a job without a further attempt, 'discard' or 'dead_letter'. It holds when
+-- neither the job's policy nor an operator has decided for the queue. A script that knows the setting sets it.
 local server_exhaustion = 'discard'
-local queue_exhaustion = {}
+local queue_exhaustion = {} -- queue -> the decision that holds for its jobs
 
--- Returns the decision of an operator for the queue (see set_on_exhaustion.lua), or else the server's.
+-- Returns an operator's decision for the queue (see set_on_exhaustion.lua), or the server's when there is none.
 local function default_exhaustion(queue)
     if not queue_exhaustion[queue] then
         queue_exhaustion[queue] = redis.call('HGET', queue_counters_key(queue), 'on_exhaustion')
@@ -11,15 +12,16 @@ local function default_exhaustion(queue)
     return queue_exhaustion[queue]
 end
 
--- Returns the decision after a failure: 'retry', or, for the last attempt, 'discard' or 'dead_letter'.
--- `decided`: the handler's decision, which overrides the job's policy.
-local function decide_failure(job, retryable, decided)
+-- Returns the decision after a failed attempt: 'retry', or, when there is no further attempt, 'discard' or
+-- 'dead_letter'. `retryable`: whether the error allows a retry. `handler_decision`: 'discard' or 'dead_letter'
+-- when the job's handler has chosen, which overrides the job's policy.
+local function decide_failure(job, retryable, handler_decision)
     if retryable and tonumber(job[F.attempt]) < tonumber(job[F.max_attempts]) then return 'retry' end
-    return decided or job[F.on_exhaustion] or default_exhaustion(job[F.queue])
+    return handler_decision or job[F.on_exhaustion] or default_exhaustion(job[F.queue])
 end
 
--- Decides a failure that the server itself detects: timeout, visibility_timeout or worker_lost. A retry
--- policy may name these like any other error.
-local function decide_lost_lease(job, kind)
-    return decide_failure(job, not is_non_retryable(job[F.non_retryable], {kind}, 1))
+-- Decides a failure that the server itself detects. `error_type`: 'timeout', 'visibility_timeout' or
+-- 'worker_lost'. A retry policy may name these types as non-retryable, like any other error.
+local function decide_lost_lease(job, error_type)
+    return decide_failure(job, not is_non_retryable(job[F.non_retryable], {error_type}, 1))
 end

@@ -1,8 +1,9 @@
--- Deletes a terminal or waiting job and its index entries. Only the fields that this needs are read: the
--- envelope and the result may be large.
-local MOST_FREED = 32 * 1024 * 1024
+-- Deletes a terminal or waiting job and its index entries. The envelope and the result may be large, so they
+-- are not read.
+local MAX_FREED_BYTES = 32 * 1024 * 1024 -- large fields that one script frees
 
--- Returns the job, or nil and a reply as load_job when there is none or its state or queue is unknown.
+-- Returns the job with the fields that a deletion needs. If there is no job, or its state or queue is missing
+-- or unknown, returns nil and the reply, as load_job does.
 local function load_index_fields(key)
     local found = redis.call('HMGET', key, F.state, F.queue, F.dead, F.expires, F.alias, F.transaction)
     if found[5] then return nil, {'moved', found[5]} end

@@ -1,8 +1,12 @@
--- Checks the ids of an enqueue, whose hashes are KEYS[after + 1] and on. Sets `reserved` of each id that the
--- transaction has reserved ('transaction'), or whose tombstone has one of the given tokens ('tombstone').
--- Returns the script's reply when another job, alias or tombstone has an id.
-local function find_taken(jobs, after, transaction, tokens, reserved)
-    for i = 1, jobs do
+-- Checks whether the ids of new jobs are free. The hash of job i is KEYS[after + i], for i from 1 to
+-- `job_count`.
+-- transaction: the id of the caller's transaction, '' for none. tokens: tombstone tokens that the caller has,
+-- each with a blank before and after it.
+-- Sets reserved[i] to 'transaction' when the transaction has reserved the id, and to 'tombstone' when the id
+-- has a tombstone with one of the tokens. Both ids are free for the caller.
+-- Returns the script's reply for the first id that is not free, otherwise nil.
+local function find_taken(job_count, after, transaction, tokens, reserved)
+    for i = 1, job_count do
         if redis.call('EXISTS', KEYS[after + i]) == 1 then
             local by, token = unpack(redis.call('HMGET', KEYS[after + i], F.transaction, F.tombstone))
             if transaction ~= '' and by == transaction then reserved[i] = 'transaction'

@@ -1,4 +1,5 @@
--- Adds a stored or published job to the indexes and counters of its state.
+-- Adds a new or published job to the index and the counters of its state. `due`: ms at which a scheduled job
+-- becomes available.
 local function index_job(id, job, state, due)
     if state == 'available' then
         make_available(id, job)
@@ -15,15 +16,17 @@ local function index_job(id, job, state, due)
     end
 end
 
--- Declares the job's limit for its queue: see queue_limits.lua.
+-- Stores the max_per_second that the job declares for its queue (see queue_limits.lua).
 local function declare_limit(id, job)
     redis.call('HSET', queue_counters_key(job[F.queue]), 'max_per_second', job[F.max_per_second],
         'declared_at', now, 'declared_by', id)
 end
 
--- Plans the check of a job with a lock or an alias in another shard, which a failover may lose (see
--- store/enqueue/references.py). `this_shard`: index of this shard, of `shards`.
+-- Plans a check of a job that has a unique lock, or an alias in another shard. A failover there may lose the
+-- lock or the alias (see store/enqueue/references.py). `this_shard`: index of this shard. `shards`: their
+-- number.
 local function record_references(id, job, this_shard, shards)
-    local id_shard = tonumber(string.sub(id, 16, 18), 16) % shards
-    if job[F.unique] or id_shard ~= this_shard then redis.call('ZADD', REFERENCES, now, id) end
+    -- Characters 16 to 18 of a UUIDv7 are the hex digits of `rand_a`, which names the owner shard.
+    local owner_shard = tonumber(string.sub(id, 16, 18), 16) % shards
+    if job[F.unique] or owner_shard ~= this_shard then redis.call('ZADD', REFERENCES, now, id) end
 end

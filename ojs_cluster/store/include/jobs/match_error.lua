@@ -1,5 +1,6 @@
--- Returns whether a name matches a non-retryable pattern: exactly, or by prefix when the pattern ends in '.*'
--- and the name is longer than the prefix. The names are those of `list` from position `first`.
+-- Returns whether a name of an error matches a pattern of a retry policy's non-retryable errors: the name is
+-- equal to the pattern, or the pattern is 'prefix.*' and the name is longer than the prefix, which it begins
+-- with. `patterns`: separated by line feeds, nil for none. The names are in `list`, from position `first` on.
 local function is_non_retryable(patterns, list, first)
     for pattern in string.gmatch(patterns or '', '[^\n]+') do
         local prefix = string.match(pattern, '^(.*)%.%*$')

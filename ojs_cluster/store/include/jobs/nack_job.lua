@@ -1,29 +1,37 @@
--- Ends the attempt of a nacked job, for the scripts of one nack and of many. A nack is a list: worker id or
--- '', lease id or '', 'fail' | 'requeue' | 'release', error JSON without its closing brace, decision, random
--- number for the jitter, time in ms until which no job of the rate limit key may start or '', and then the
--- names of the error (type, code, class). Decision: '1' when the error allows a retry, '0' when not,
--- 'discard' | 'dead_letter' when the handler has decided how the job ends.
+-- Ends the attempt of a nacked job, for nack.lua and nack_many.lua. A nack is a list with these positions:
+--   WORKER      worker id, '' when the caller names none
+--   LEASE       lease id, '' when the caller names none
+--   ACTION      'fail': record a failure
+--               'requeue': make the job available again, and keep the attempt count
+--               'release': make the job available again, as if it had not been fetched
+--   ERROR       JSON object of the error without its closing brace
+--   DECISION    '1': the error allows a retry; '0': it does not
+--               'discard' or 'dead_letter': the handler has decided how the job ends
+--   RANDOM      random number for the jitter of the backoff, in [0, 1)
+--   HOLD_UNTIL  ms before which no job of the rate limit key may start, '' for none
+--   NAMES       the first of the error's names, by which a retry policy may refuse a retry (type, code, class)
 local WORKER, LEASE, ACTION, ERROR, DECISION, RANDOM, HOLD_UNTIL, NAMES = 1, 2, 3, 4, 5, 6, 7, 8
 
--- Returns the reply of a nack that changes nothing, or nil when the attempt can end. A nack that repeats an
--- accepted one of the same lease changes nothing.
+-- Returns the reply of a nack that changes nothing, or nil when the attempt can end. When a nack names the
+-- lease of a nack that was accepted before, it repeats that nack and gets the job again.
 local function early_nack_reply(job, nack)
     if job[F.state] ~= 'active' then
         local repeated = nack[LEASE] ~= '' and nack[LEASE] == job[F.lease]
-            and job[F.state] ~= 'completed' and (job[F.state] ~= 'cancelled' or job[F.cancel_requested])
-        return repeated and {'ok', job.flat} or {'conflict', job[F.state]}
+            and job[F.state] ~= 'completed' and (job[F.state] ~= 'cancelled' or job[F.cancelled_keep_ms])
+        return repeated and {'ok', job.field_list} or {'conflict', job[F.state]}
     end
     if not is_holder(job, nack[WORKER], nack[LEASE]) then return {'not_holder'} end
 end
 
+-- Returns what follows the failure of a nack: 'retry', 'discard' or 'dead_letter'.
 local function decide_nack(job, nack)
     local decision = nack[DECISION]
     local retryable = decision == '1' and not is_non_retryable(job[F.non_retryable], nack, NAMES)
     return decide_failure(job, retryable, decision ~= '1' and decision ~= '0' and decision)
 end
 
--- Reads the keys that ending these attempts may touch. `ending`: pairs of a job and its nack;
--- `dead_letter_max`: dead letters kept.
+-- Reads the keys that `end_attempt` may touch. `ending`: pairs of a job and its nack. `dead_letter_max`: dead
+-- letters kept per queue.
 local function preflight_nacks(ending, dead_letter_max)
     local failures = {}
     for _, pair in ipairs(ending) do
@@ -38,18 +46,18 @@ local function preflight_nacks(ending, dead_letter_max)
     preflight_failures(failures, dead_letter_max)
 end
 
--- `limits`: see exhaust.
+-- Ends the attempt as the nack says, and returns the reply. `limits`: see exhaust in fail_attempt.lua.
 local function end_attempt(id, key, job, nack, errors_kept, limits)
     release_from_worker(id, job, nack[HOLD_UNTIL])
     if nack[ACTION] == 'fail' then
         if job[F.delay] then drop_fields(key, job, F.delay) end
         local outcome = decide_nack(job, nack)
         fail(id, key, job, nack[ERROR], outcome, tonumber(nack[RANDOM]), errors_kept, limits)
-        return {'ok', job.flat}
+        return {'ok', job.field_list}
     end
-    if job[F.cancel_requested] then
+    if job[F.cancelled_keep_ms] then
         finish_cancel_requested(id, key, job)
-        return {'ok', job.flat}
+        return {'ok', job.field_list}
     end
     if nack[ACTION] == 'release' then
         save_job(key, job, F.state, 'available', F.attempt, job[F.attempt] - 1)
@@ -59,5 +67,5 @@ local function end_attempt(id, key, job, nack, errors_kept, limits)
     end
     make_available(id, job, nack[ACTION] == 'release')
     if nack[ACTION] == 'requeue' then emit('job.enqueued', id, job) end
-    return {'ok', job.flat}
+    return {'ok', job.field_list}
 end

@@ -1,8 +1,8 @@
--- Promotes due scheduled and retryable jobs, or discards those that have expired. Thousands may be due at
--- once. So only reads and state changes run per job; counters, positions, index and wake-up run once per
--- queue.
+-- Makes due scheduled and retryable jobs available, or discards them when they have expired. Thousands of jobs
+-- may be due at once. So each job costs only the read of its hash and the change of its state. Counters, scores
+-- in the queue and the wake-up of workers cost one command per queue.
 
--- Reads the fields that a promotion needs, without the envelope.
+-- Reads the fields that a promotion needs, without the envelope. A job that has expired is read completely.
 local function load_for_promotion(key)
     local found = redis.call('HMGET', key, F.state, F.queue, F.type, F.priority, F.expires)
     local expires = found[5] and tonumber(found[5])
@@ -13,16 +13,17 @@ local function load_for_promotion(key)
         [F.priority] = found[4] or nil, [F.expires] = found[5] or nil}
 end
 
--- Returns the due jobs: ids in order of time, the jobs, ids of malformed ones, and the bytes of whole jobs.
--- `whole`: all fields are read, for a reply, and no more jobs than fill DUE_BYTES.
 --@include reply_size
 local DUE_BYTES = 1024 * 1024
-local function load_due_jobs(limit, whole)
+-- Returns ids of due jobs, the earliest first; id -> job, or false for a missing job; ids of malformed jobs;
+-- and the bytes of the jobs that were read completely. `complete`: read all fields of each job, because the
+-- caller returns the jobs, and stop when they have DUE_BYTES.
+local function load_due_jobs(limit, complete)
     local ids, jobs, malformed_ids, bytes = {}, {}, {}, 0
     for _, id in ipairs(redis.call('ZRANGEBYSCORE', DUE, '-inf', now, 'LIMIT', 0, limit)) do
         if bytes >= DUE_BYTES then break end
-        local job, reply = (whole and load_job or load_for_promotion)(job_key(id))
-        if whole and job then bytes = bytes + size_of(job) end
+        local job, reply = (complete and load_job or load_for_promotion)(job_key(id))
+        if complete and job then bytes = bytes + size_of(job) end
         local waits = job and (job[F.state] == 'scheduled' or job[F.state] == 'retryable')
         if is_malformed(reply) or job and not waits then
             malformed_ids[#malformed_ids + 1] = id
@@ -39,6 +40,7 @@ local function load_due_jobs(limit, whole)
     return ids, jobs, malformed_ids, bytes
 end
 
+-- Promotes the jobs that load_due_jobs has returned.
 local function promote_due(ids, jobs, keep_discarded_ms)
     for _, id in ipairs(ids) do
         remove_member(DUE, id)
@@ -50,7 +52,7 @@ local function promote_due(ids, jobs, keep_discarded_ms)
                 expire(id, key, job, keep_discarded_ms)
             else
                 add_arrival(id, job)
-                if job.flat then save_job(key, job, F.state, 'available', F.enqueued, now)
+                if job.field_list then save_job(key, job, F.state, 'available', F.enqueued, now)
                 else redis.call('HSET', key, F.state, 'available', F.enqueued, now) end
                 emit('job.enqueued', id, job)
             end

@@ -1,21 +1,26 @@
--- How a job's hash is read and written.
+-- Reads and writes the hash of a job.
 --@include fields validate_job
 
--- The key of a job's rate limit, and the preflight of the keys that the job may touch because of it.
+-- Returns the rate limit key of a job.
 local function limit_of(job) return (string.match(job[F.limit], '^%S*')) end
+
+-- Reads the Redis keys that a transition may touch because the job has a rate limit key.
 local function preflight_limit(job)
     local queue, key = job[F.queue] or '', limit_of(job)
     for _, name in ipairs({queue_blocked_key(queue), token_demand_key(queue), token_unrequested_key(queue, key),
         token_requested_key(queue, key), TOKEN_GRANTS}) do preflight_key(name) end
 end
 
--- Reads a job. Returns the fields as a table and as HGETALL gave them, or nil and a reply:
--- {'missing'}, {'moved', shard} when the id is a client's and its job lives elsewhere,
--- {'prepared', transaction} while that `transaction` has not published it, or
--- {'malformed'} (validate_job.lua).
--- Fields that were read prove that the key is on this node; for a missing key see preflight.lua.
-local function check_job(key, job, flat, transaction)
-    if not flat then
+-- Checks a job whose fields were read. `job`: the fields as a table. `field_list`: the same as HGETALL returns
+-- them, false when there are none. `transaction`: the transaction whose prepared job the caller accepts, if
+-- any. Returns the job, with the list in job.field_list, or nil and the reply of the script:
+--   {'missing'}                there is no job
+--   {'moved', shard}           the id is an alias, and the job is stored in that shard
+--   {'prepared', transaction}  a transaction has prepared the job and not published it yet
+--   {'malformed'}              see validate_job.lua
+-- The fields prove that the hash is on this node. When there are none, EXISTS checks that (see preflight.lua).
+local function check_job(key, job, field_list, transaction)
+    if not field_list then
         if key ~= KEYS[1] then redis.call('EXISTS', KEYS[1], key) end
         return nil, {'missing'}
     end
@@ -24,38 +29,40 @@ local function check_job(key, job, flat, transaction)
         return nil, {'prepared', job[F.transaction]}
     end
     if not has_valid_fields(job) or not is_state(job[F.state]) then return nil, {'malformed'} end
-    -- The end of the job or of its lease may append effects: see append_effect.lua.
+    -- Such a job may append effects when it, or its lease, ends: see append_effect.lua.
     if job[F.workflow] or job[F.unique] or job[F.limit] then preflight_key(OUTBOX) preflight_key(OUTBOX_DUE) end
     if job[F.limit] then preflight_limit(job) end
-    job.flat = flat
+    job.field_list = field_list
     return job
 end
 
+-- Reads all fields of a job. Parameters and results: see check_job.
 local function load_job(key, transaction)
-    local flat, job = redis.call('HGETALL', key), {}
-    for i = 1, #flat, 2 do job[flat[i]] = flat[i + 1] end
-    return check_job(key, job, #flat > 0 and flat, transaction)
+    local field_list, job = redis.call('HGETALL', key), {}
+    for i = 1, #field_list, 2 do job[field_list[i]] = field_list[i + 1] end
+    return check_job(key, job, #field_list > 0 and field_list, transaction)
 end
 
--- Writes fields of a job, also to the copy that is returned: later pairs win there.
+-- Writes fields of a job, to its hash and to the copy for the reply. In job.field_list a later value of a field
+-- replaces an earlier one.
 local function save_job(key, job, ...)
     redis.call('HSET', key, ...)
-    local pairs_, flat = {...}, job.flat
-    local length = #flat
+    local pairs_, field_list = {...}, job.field_list
+    local length = #field_list
     for i = 1, #pairs_, 2 do
         local name, value = pairs_[i], pairs_[i + 1]
         -- tostring() would write a large number as 1e+15.
         if type(value) == 'number' then value = string.format('%.0f', value) end
-        job[name], flat[length + i], flat[length + i + 1] = value, name, value
+        job[name], field_list[length + i], field_list[length + i + 1] = value, name, value
     end
 end
 
--- Drops fields of a job; an empty value in the returned copy means absent.
+-- Removes fields of a job. In job.field_list an empty value means that the field is absent.
 local function drop_fields(key, job, ...)
     redis.call('HDEL', key, ...)
     for _, name in ipairs({...}) do
         job[name] = nil
-        job.flat[#job.flat + 1] = name
-        job.flat[#job.flat + 1] = ''
+        job.field_list[#job.field_list + 1] = name
+        job.field_list[#job.field_list + 1] = ''
     end
 end

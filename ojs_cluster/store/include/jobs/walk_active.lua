@@ -1,30 +1,33 @@
 -- Walks the active jobs of a shard in order of their deadlines, a bounded number per call.
 --
 -- An index of active jobs by worker or by fetch would make searches cheaper, but every fetch and ack slower.
--- Searches are rare, so they walk, and read only the fields that they compare (docs/adr/025). A cursor is
--- the lower end of a ZRANGEBYSCORE over the deadlines: '' at the beginning and at the end.
-local TAKEN_MOST, TAKEN_BYTES_MOST = 50, 1024 * 1024
+-- Searches are rare. So a search walks all active jobs, and reads only the fields that it compares
+-- (docs/adr/025). A cursor is the lower end of a ZRANGEBYSCORE over the deadlines: '' starts the walk, and the
+-- cursor '' that is returned ends it.
+local MAX_TAKEN_JOBS, MAX_TAKEN_BYTES = 50, 1024 * 1024
 
 local function job_bytes(job)
     local bytes = 0
-    for i = 2, #job.flat, 2 do bytes = bytes + #job.flat[i] end
+    for i = 2, #job.field_list, 2 do bytes = bytes + #job.field_list[i] end
     return bytes
 end
 
--- `names`: fields to read of each job; `takes`: function of their values, true for a job to return.
--- Returns these jobs, loaded, with their ids, and the next cursor.
-local function walk_active(cursor, limit, names, takes)
+-- `names`: fields to read of each job. `is_wanted`: function of the values of these fields, which returns true
+-- for a job to return.
+-- Returns a list of {id, job} with the wanted jobs, loaded, and the next cursor.
+local function walk_active(cursor, limit, names, is_wanted)
     local from = cursor == '' and '-inf' or cursor
-    local page = redis.call('ZRANGEBYSCORE', ACTIVE, from, '+inf', 'WITHSCORES', 'LIMIT', 0, limit)
-    local last, rows, following = page[#page], page, ''
-    if #page == 2 * limit then
-        -- Jobs with the last deadline may continue beyond the page: they belong to the next page, or are
-        -- read here when the page holds no other.
-        following = last
-        while #rows > 0 and rows[#rows] == last do rows[#rows], rows[#rows - 1] = nil, nil end
+    local rows = redis.call('ZRANGEBYSCORE', ACTIVE, from, '+inf', 'WITHSCORES', 'LIMIT', 0, limit)
+    local next_cursor = ''
+    if #rows == 2 * limit then
+        -- Further jobs may have the deadline of the page's last job. So the jobs with this deadline are left to
+        -- the next page. If all jobs of the page have it, all jobs with this deadline are read at once.
+        local last_deadline = rows[#rows]
+        next_cursor = last_deadline
+        while #rows > 0 and rows[#rows] == last_deadline do rows[#rows], rows[#rows - 1] = nil, nil end
         if #rows == 0 then
-            rows = redis.call('ZRANGEBYSCORE', ACTIVE, last, last, 'WITHSCORES')
-            following = '(' .. last
+            rows = redis.call('ZRANGEBYSCORE', ACTIVE, last_deadline, last_deadline, 'WITHSCORES')
+            next_cursor = '(' .. last_deadline
         end
     end
     local taken, bytes = {}, 0
@@ -33,9 +36,10 @@ local function walk_active(cursor, limit, names, takes)
         local found = redis.call('HMGET', key, unpack(names))
         if not found[1] then
             preflight_key(key)
-        elseif takes(found) then
-            -- The returned jobs leave the set, so the walk continues from this deadline.
-            if #taken == TAKEN_MOST or bytes >= TAKEN_BYTES_MOST then return taken, rows[i + 1] end
+        elseif is_wanted(found) then
+            -- The caller ends the leases of the returned jobs. So the next page begins at this deadline, and
+            -- does not return them again.
+            if #taken == MAX_TAKEN_JOBS or bytes >= MAX_TAKEN_BYTES then return taken, rows[i + 1] end
             local job = load_job(key)
             -- The reaper handles a malformed job when its lease ends.
             if job and job[F.state] == 'active' and has_valid_fields(job) then
@@ -44,5 +48,5 @@ local function walk_active(cursor, limit, names, takes)
             end
         end
     end
-    return taken, following
+    return taken, next_cursor
 end

@@ -36,11 +36,11 @@ end
 -- Gives a token to a job that starts without one.
 local function take_local_token(id, key, job, shard)
     local limit = local_limits[limit_of(job)]
-    local number = string.format('%.0f', (job[F.token_requests] or 0) + 1)
+    local number = string.format('%.0f', (job[F.token_request_count] or 0) + 1)
     redis.call('ZADD', limit.holders_key, 1, shard .. '/' .. id .. '/' .. number)
     limit.holders, limit.granted = limit.holders + 1, limit.granted + 1
     limit.started = (limit.started or 0) + 1
-    save_job(key, job, F.token_requests, number, F.token, number)
+    save_job(key, job, F.token_request_count, number, F.token, number)
 end
 
 local function close_local_limits()

@@ -5,12 +5,12 @@
 -- create_limiters.lua), last_request (number of requests so far), used_at, checked_at (ms of the last check of
 -- the holders), check_offset (position of that check), strategy (the limit that was reached last).
 local KEEP_MS = 24 * 3600 * 1000
-local MOST_KEYS = 10000 -- of one shard: twin of store/limits/limit_keys.py
+local MAX_KEYS = 10000 -- of one shard: twin of store/limits/limit_keys.py
 local CROWDED_KEYS, CROWDED_MS = 9000, 60 * 1000
 local LIMIT_CHECK_MS = 600 * 1000
 local LATER_MS = 5000 -- for a refused job when only the end of another job makes room
 
--- Returns how long the state of an unused key is kept. A shard with nearly MOST_KEYS keys keeps it shorter.
+-- Returns how long the state of an unused key is kept. A shard with nearly MAX_KEYS keys keeps it shorter.
 local function retention_ms()
     return redis.call('ZCARD', RATE_LIMITS) > CROWDED_KEYS and CROWDED_MS or KEEP_MS
 end
@@ -18,8 +18,8 @@ end
 local function load_rate_limit(key)
     local limit = {key = key, hash_key = rate_limit_key(key), holders_key = token_holders_key(key),
         requesters_key = token_requesters_key(key), fields = {}, answered = {}, returned = {}}
-    local flat = redis.call('HGETALL', limit.hash_key)
-    for i = 1, #flat, 2 do limit.fields[flat[i]] = flat[i + 1] end
+    local field_list = redis.call('HGETALL', limit.hash_key)
+    for i = 1, #field_list, 2 do limit.fields[field_list[i]] = field_list[i + 1] end
     limit.holders = redis.call('ZCARD', limit.holders_key)
     limit.granted = redis.call('ZCOUNT', limit.holders_key, 0, 0)
     return limit

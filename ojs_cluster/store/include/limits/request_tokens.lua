@@ -36,11 +36,11 @@ local function request_tokens(queue, budget, starts, max_score)
         -- Better jobs of the key may be blocked that this fetch has not read.
         local unread = not state.read and redis.call('ZSCORE', queue.demand, state.key)
         for _, job in ipairs(state.jobs) do
-            local may_request = not unread and state.requested < MOST_REQUESTS and job.score <= max_score
+            local may_request = not unread and state.requested < MAX_OPEN_REQUESTS and job.score <= max_score
             if may_request and each > 0 and most > 0 then
                 local number = string.format('%.0f', job.requests + 1)
                 state.requested, each, most = state.requested + 1, each - 1, most - 1
-                redis.call('HSET', job_key(job.id), F.token_requests, number, F.requested_token, number)
+                redis.call('HSET', job_key(job.id), F.token_request_count, number, F.open_token_request, number)
                 add_later(requested, job.score, job.id)
                 add_later(TOKEN_GRANTS, now + REQUEST_AGAIN_MS, job.id)
                 if job.old then remove_member(unrequested, job.id) end
@@ -51,7 +51,7 @@ local function request_tokens(queue, budget, starts, max_score)
                 next_score = next_score or job.score
             end
         end
-        if next_score and state.requested < MOST_REQUESTS then
+        if next_score and state.requested < MAX_OPEN_REQUESTS then
             local place = next_score - (state.requested == 0 and UNREQUESTED_FIRST or 0)
             if unread then redis.call('ZADD', queue.demand, 'LT', place, state.key)
             else redis.call('ZADD', queue.demand, place, state.key) end

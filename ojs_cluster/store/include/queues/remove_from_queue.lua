@@ -13,7 +13,7 @@ end
 local function remove_from_queue(id, job)
     local queue, key = job[F.queue], job[F.limit] and limit_of(job)
     if not key or job[F.token] then remove_member(queue_available_key(queue), id)
-    elseif job[F.requested_token] then
+    elseif job[F.open_token_request] then
         remove_member(queue_blocked_key(queue), id)
         update_token_demand(queue, key, remaining_members(token_requested_key(queue, key)) == 1)
         remove_member(token_requested_key(queue, key), id)
@@ -23,7 +23,7 @@ local function remove_from_queue(id, job)
         remove_member(queue_blocked_key(queue), id)
         remove_member(token_unrequested_key(queue, key), id)
     end
-    if job[F.token] or job[F.requested_token] then
+    if job[F.token] or job[F.open_token_request] then
         remove_member(TOKEN_GRANTS, id)
         return_token(id, job, 'u')
     end

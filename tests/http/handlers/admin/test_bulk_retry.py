@@ -112,7 +112,7 @@ async def test_an_invalid_request_retries_nothing(
 async def test_a_retry_is_bounded_and_returns_a_cursor(
     any_api: Api, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bulk_retry, "MOST_RETRIED", 3)
+    monkeypatch.setattr(bulk_retry, "MAX_RETRIED", 3)
     for _ in range(7):
         await discarded(any_api, **DEADLY)
     counts = []
