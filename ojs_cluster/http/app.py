@@ -24,13 +24,16 @@ from ojs_cluster.store.operations.health import Health, check
 from ojs_cluster.store.operations.metrics import CachedMetrics
 from ojs_cluster.store.operations.overview import Overview, overview
 
-_MIB = 1024 * 1024
 _HEALTH_CACHED_S = 0.25
-"""Probes need no key. Any number of them causes at most four calls of Redis per second."""
+"""How long the result of a health check is reused, in seconds.
+
+Health checks need no API key. So this limits the load that clients can cause: a process sends Redis
+at most four health checks per second.
+"""
 
 
 def body_memory_budget_for(settings: HttpSettings) -> BodyMemoryBudget:
-    """Return the body memory budget of one process."""
+    """Return the body memory budget of one process. Any single body fits into the budget."""
     return BodyMemoryBudget(max(settings.max_bodies, settings.max_batch_body, settings.max_body))
 
 
@@ -54,7 +57,7 @@ class Tracing(Protocol):
     """Begins the spans of requests. ``tracing.OtelTracing`` implements it with OpenTelemetry."""
 
     def begin(self, request: Request, request_id: str, route: Route | None) -> RequestSpan:
-        """Begin the span of a request whose head is read; ``route`` is None for a refused one."""
+        """Begin the span of a request whose head is read; ``route`` is None if it was refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,24 +70,26 @@ class App:
     waiters: Waiters = field(default_factory=Waiters)
     draining: trio.Event = field(default_factory=trio.Event)
     started: float = field(default_factory=time.monotonic)
+    """When the process started, in seconds of the monotonic clock."""
     traffic: Traffic = field(default_factory=Traffic)
     audit: Audit = field(default_factory=Audit)
     tracing: Tracing | None = None
     """None unless traces are sent; then the process does not load OpenTelemetry."""
-    collected: CachedMetrics = field(init=False)
+    cached_metrics: CachedMetrics = field(init=False)
     overview: Cached[Overview] = field(init=False)
     health: Cached[Health | None] = field(init=False)
     """Its value is None while Redis does not answer within ``health_timeout_s``."""
     shared_body_memory: InitVar[BodyMemoryBudget | None] = None
-    """The budget that hypercorn's connections use, too; None creates a new one."""
+    """The budget that this app shares with hypercorn's connections; None creates a budget."""
     body_memory: BodyMemoryBudget = field(init=False)
 
     def __post_init__(self, shared_body_memory: BodyMemoryBudget | None) -> None:
-        collected = CachedMetrics(self.store, self.settings.metrics_queues)
-        object.__setattr__(self, "collected", collected)
-        # Cached for nine times its duration, so it takes at most a tenth of the process's time.
-        cached = Cached(lambda: overview(self.store), lambda took_s: 9 * took_s)
-        object.__setattr__(self, "overview", cached)
+        cached_metrics = CachedMetrics(self.store, self.settings.metrics_queues)
+        object.__setattr__(self, "cached_metrics", cached_metrics)
+        # An overview is reused for nine times as long as it took to compute. So computing overviews
+        # takes at most a tenth of the process's time.
+        cached_overview = Cached(lambda: overview(self.store), lambda took_s: 9 * took_s)
+        object.__setattr__(self, "overview", cached_overview)
         object.__setattr__(self, "health", Cached(self._check_redis, lambda _: _HEALTH_CACHED_S))
         object.__setattr__(
             self, "body_memory", shared_body_memory or body_memory_budget_for(self.settings)

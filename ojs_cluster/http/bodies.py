@@ -1,6 +1,7 @@
-"""Decode request bodies: check the media type, read JSON into structs, name the field of an error.
+"""Decode the JSON of request bodies into structs.
 
-msgspec decodes the structs in one pass. User data (a result, an error) stays as raw bytes.
+An error names the field of the body that is wrong. msgspec decodes a struct in one pass. It leaves
+user data, such as the result of a job, as raw bytes.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ojs_cluster.store.off_loop import LARGE, off_loop
 T = TypeVar("T")
 
 _ACCEPTED: Final = frozenset({"application/openjobspec+json", "application/json"})
-_PATH: Final = re.compile(r" - at `\$\.?([^`]*)`$")
+_ERROR_PATH: Final = re.compile(r" - at `\$\.?([^`]*)`$")  # the end of a message of msgspec
 
 
 def require_json(request: Request) -> None:
@@ -60,15 +61,21 @@ async def decode_large(
     optional: bool = False,
     around: int = 0,
 ) -> T:
-    """Decode a body that may be large; otherwise the same as ``decode``.
+    """Decode a body that may be large, which ``decode`` refuses.
+
+    A large body is decoded in a thread, so it does not block the event loop.
 
     Args:
         decoder: the decoder of the struct.
         request: the request.
         limits: limits of the JSON text.
         optional: whether a request without a body counts as ``{}``.
-        around: levels of the body that the limit on depth does not count. It is 2 for the items of
-            an array in the body.
+        around: how many outer levels of the body the limit on nesting does not count. It is 2 if
+            each item of an array in the body may be nested as deeply as the limit allows.
+
+    Raises:
+        InvalidPayload: as ``decode`` raises it.
+        InvalidRequest: as ``decode`` raises it.
     """
     if len(request.body) <= LARGE:
         return _decode(decoder, request, limits, optional=optional, around=around)
@@ -94,10 +101,12 @@ def decode(
     Raises:
         InvalidPayload: the body is not a JSON object.
         InvalidRequest: a member has the wrong type or value; ``details.field`` is its path.
-        PayloadTooLarge: the body is larger than any valid one.
+        PayloadTooLarge: the body has more than ``LARGE`` bytes.
     """
     if len(request.body) > LARGE:
-        raise PayloadTooLarge(f"the body has at most {LARGE} bytes here", field="body", limit=LARGE)
+        raise PayloadTooLarge(
+            f"the body of this request may have at most {LARGE} bytes", field="body", limit=LARGE
+        )
     return _decode(decoder, request, limits, optional=optional, around=0)
 
 
@@ -109,7 +118,6 @@ def _decode(
     optional: bool,
     around: int,
 ) -> T:
-
     body = request.body
     if not body.strip():
         if not optional:
@@ -127,15 +135,15 @@ def _decode(
 
 
 def decode_error(error: msgspec.ValidationError, *, what: str = "body") -> OJSError:
-    """Return the error for JSON that a decoder rejects; ``what`` names the JSON in its message."""
+    """Return the OJS error for an error of msgspec; ``what`` names the JSON text in its message."""
     text = str(error)
-    at = _PATH.search(text)
-    if at is not None:
-        field = at[1]
-        return InvalidRequest(f"{field}: {text[: at.start()]}", field=field)
+    path = _ERROR_PATH.search(text)
+    if path is not None:
+        field = path[1]
+        return InvalidRequest(f"{field}: {text[: path.start()]}", field=field)
     field = text.rpartition("`")[0].rpartition("`")[2]
     if "required field" in text:
         return InvalidRequest(f"'{field}' is required", field=field)
     if "unknown field" in text:
-        return InvalidRequest(f"'{field[:100]}' is not known here", field=field)
+        return InvalidRequest(f"'{field[:100]}' is not a known field", field=field)
     return InvalidPayload(f"the {what} must be a JSON object", field=what)

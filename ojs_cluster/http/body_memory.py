@@ -1,13 +1,13 @@
 """The body memory budget: a limit on the memory of all request bodies of a process together.
 
-Each body has its own limit, but nothing limits how many arrive at once. Many clients that send
-large batches at the same time could exhaust the memory. So large bodies reserve their bytes in one
-budget. A request that does not fit is refused at once (503, Retry-After). Making it wait was
-refused: it would hold what it has sent already, and over HTTP/2 it would block its connection.
+The size of each body is limited, but many clients that send large batches at the same time could
+exhaust the memory. So large bodies reserve their bytes in one budget. A request that does not fit
+is refused at once (503, Retry-After). Letting the request wait was refused: the bytes that it has
+sent would use memory, and over HTTP/2 it would block its connection.
 
-A small body, or a head, reserves the bytes that have arrived while the rest is missing. These bytes
-have a budget of their own, of the same size: large bodies must not block small requests that arrive
-in two pieces. Most small requests arrive in one piece and reserve nothing.
+An incomplete small body, or an incomplete head, reserves the bytes that have arrived. These bytes
+have a budget of their own, of the same size, so that large bodies cannot block small requests. Most
+small requests arrive in one piece and reserve nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Final, Self
 
 from ojs_cluster.core.errors import BackendUnavailable
 
-SMALL: Final = 65_536
+MAX_SMALL_BODY: Final = 65_536
 """Largest body, in bytes, that reserves nothing once it is complete."""
 
 
@@ -30,7 +30,7 @@ class BodyMemoryBudget:
     """
 
     def __init__(self, size: int) -> None:
-        """Create a budget of ``size`` bytes for large bodies, and the same for incomplete parts."""
+        """Create a budget of ``size`` bytes for large bodies, and of ``size`` for the others."""
         self.free = size
         self.incomplete_free = size
 
@@ -65,14 +65,15 @@ class BodyReservation:
         """Change the reservation to ``size`` bytes, if the budget allows it.
 
         Args:
-            size: bytes of a body, or of the part of a head that has arrived.
-            complete: whether no part is missing. A large body counts either way.
+            size: number of bytes of the body or head.
+            complete: whether the body or head has arrived completely. A small complete body
+                reserves nothing; a large body reserves ``size`` bytes in both cases.
 
         Returns:
-            Whether the bytes are reserved. If not, the reservation is unchanged.
+            Whether the budget allows it. If not, the reservation is unchanged.
         """
-        large = max(self._large, size) if size > SMALL else self._large
-        incomplete = 0 if complete or size > SMALL else size
+        large = max(self._large, size) if size > MAX_SMALL_BODY else self._large
+        incomplete = 0 if complete or size > MAX_SMALL_BODY else size
         more_large, more_incomplete = large - self._large, incomplete - self._incomplete
         if more_large > self._budget.free:
             return False

@@ -1,8 +1,8 @@
-"""Turn a request into a response: id, version, key, route, handler, error, headers.
+"""Turn a request into a response: check the API key, call the handler, and add the common headers.
 
 An entry point calls ``prepare`` with the request's head, reads at most ``PreparedRequest.max_body``
-bytes of body, and calls ``run``. ``dispatch`` does both for a request whose body is complete. No
-request of a client makes them raise.
+bytes of body, and calls ``run``. ``dispatch`` calls both for a request whose body is complete. No
+request of a client makes these functions raise an exception.
 """
 
 from __future__ import annotations
@@ -54,26 +54,28 @@ OJS_VERSION: Final = "1.0"
 
 _BARE: Final[Headers] = (("Content-Type", MEDIA_TYPE), ("OJS-Version", OJS_VERSION))
 # The Python SDK reads a body only if its type contains "application/json". The conformance suites
-# compare the type exactly. SDKs send the header OJS-Version, or "Accept: */*" when the user gave
-# them an HTTP client. The suites send neither.
+# compare the type exactly. So clients that are SDKs get a type of their own. SDKs send the header
+# OJS-Version, or "Accept: */*" when the user gave them an HTTP client. The suites send neither.
 _FOR_SDKS: Final[Headers] = (
     ("Content-Type", f'{MEDIA_TYPE}; alt="application/json"'),
     ("OJS-Version", OJS_VERSION),
 )
 COMMON_HEADERS: Final[Headers] = (*_BARE, *_FOR_SDKS)
 """The headers of nearly every response, in both variants."""
-_UNDELIVERED_S: Final = 10.0
+_UNDO_TIMEOUT_S: Final = 10.0
+"""How long it may take to undo a response that was not delivered, in seconds."""
 _HEADER_OVERHEAD: Final = 4  # colon, space and line end, in bytes
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,198}[\x21-\x7e])?")
-_OPEN_BODY: Final = 1024
-"""Largest body of a route without a key, in bytes. Probes send none; some clients send ``{}``."""
-_VERSION: Final = re.compile(r"1(?:\.[0-9A-Za-z.+-]{1,50})?")
+_MAX_OPEN_BODY: Final = 1024
+"""Largest body, in bytes, of a route that needs no API key. Some clients send ``{}``."""
+_SUPPORTED_VERSIONS: Final = re.compile(r"1(?:\.[0-9A-Za-z.+-]{1,50})?")
 
 
 class Admission(msgspec.Struct, frozen=True):
     """The decisions that depend on the head of a request alone: its route and its principal.
 
-    It is valid for every request with the same head while ``keyring`` is that of the process.
+    An admission is valid for every request with the same head, until the process replaces
+    ``keyring``.
     """
 
     route: Route
@@ -83,7 +85,11 @@ class Admission(msgspec.Struct, frozen=True):
 
     @property
     def cacheable(self) -> bool:
-        """Whether later requests may use it: not if each one is counted, or if the key expires."""
+        """Whether later requests with the same head may use this admission.
+
+        They may not if the API key has a request rate, because each request is counted, or if the
+        API key expires.
+        """
         principal = self.principal
         return principal.requests_per_second is None and principal.expires_at_s is None
 
@@ -93,15 +99,17 @@ class PreparedRequest(msgspec.Struct, frozen=True):
 
     Attributes:
         request_id: the request's id.
-        route: its route; None for a refusal.
-        params: the parameters in its path.
-        max_body: the largest body that the route accepts, in bytes; 0 for a refusal.
-        refusal: the response that needs no body. An entry point sends it without reading on.
-        began: when the request began, in seconds of the performance counter.
-        app: counts the response and records it in the audit.
+        route: the request's route; None if the request is refused.
+        params: the parameters in the request's path.
+        max_body: the largest body that the route accepts, in bytes; 0 if the request is refused.
+        refusal: the response to a request that is refused because of its head. An entry point sends
+            this response without reading the body. None if the request is not refused.
+        began: when the request began, in seconds of ``time.perf_counter``.
+        app: the state of the process, which counts and audits the response.
         span: the span of the request; None if traces are not sent.
         principal: the client's API key.
-        admission: for ``prepare``, with the next request of the same head; None for a refusal.
+        admission: the argument ``cached`` for ``prepare`` with the next request that has the same
+            head; None if the request is refused.
     """
 
     request_id: str
@@ -117,9 +125,10 @@ class PreparedRequest(msgspec.Struct, frozen=True):
 
 
 def request_id_for(given: str | None) -> str:
-    """Return the client's own id if it is 1 to 200 printable ASCII characters, else a new one.
+    """Return the id that the client has ``given``, or a new id if the given one is not valid.
 
-    Other characters could split headers or log lines.
+    A valid id has 1 to 200 printable ASCII characters. Other characters could split headers or log
+    lines.
     """
     if given is not None and _REQUEST_ID.fullmatch(given):
         return given
@@ -129,13 +138,14 @@ def request_id_for(given: str | None) -> str:
 def prepare(
     app: App, request: Request, *, tentative: bool = False, cached: Admission | None = None
 ) -> PreparedRequest:
-    """Decide what can be decided without the body, which may not be read yet.
+    """Find the route and the principal of a request, or refuse it, before its body is read.
 
     Args:
-        app: the process.
+        app: the state of the process.
         request: the request; its body is not used.
-        tentative: leave a refusal to the other entry point. A refused request is then not counted,
-            not logged, and has no route and no refusal.
+        tentative: whether the fast lane calls, which leaves a refused request to the hypercorn
+            entry. The refusal is then not counted and not logged, and the result has no route and
+            no refusal.
         cached: the admission of an earlier request with the same head.
     """
     began = time.perf_counter()
@@ -155,12 +165,12 @@ def prepare(
             app.tracing.begin(request, request_id, None).end(refusal.status)
         return PreparedRequest(request_id, None, (), 0, refusal, began, app)
     route, params, principal = cached.route, cached.params, cached.principal
-    limit = settings.max_batch_body if route.batch else settings.max_body
+    max_body = settings.max_batch_body if route.batch else settings.max_body
     if route.open:
-        limit = min(limit, _OPEN_BODY)
+        max_body = min(max_body, _MAX_OPEN_BODY)
     span = None if app.tracing is None else app.tracing.begin(request, request_id, route)
     return PreparedRequest(
-        request_id, route, params, limit, None, began, app, span, principal, cached
+        request_id, route, params, max_body, None, began, app, span, principal, cached
     )
 
 
@@ -170,10 +180,10 @@ async def run(
     """Answer a request whose body is complete. May run as a driven coroutine.
 
     Args:
-        app: the process.
+        app: the state of the process.
         prepared: what ``prepare`` returned for the request.
         request: the request with its body.
-        deadline: the deadline of a task that serves one request after the other; None for a new
+        deadline: the ``Deadline`` of a task that serves several requests in turn; None to start
             one.
 
     Raises:
@@ -181,7 +191,7 @@ async def run(
     """
     span = prepared.span
     if span is not None:
-        await ensure_task()  # only requests without a span are driven
+        await ensure_task()  # a request with a span does not run as a driven coroutine
         span.start_work()
     if prepared.refusal is not None or prepared.route is None:
         return prepared.refusal or refusal_response(
@@ -240,9 +250,9 @@ def body_timeout(timeout_s: float) -> BodyTimeout:
 
 async def undo_undelivered(response: Response) -> None:
     """Undo a response that its client did not get, even while the connection is cancelled."""
-    if response.undelivered is not None:
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNDELIVERED_S):
-            await response.undelivered()
+    if response.undo is not None:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNDO_TIMEOUT_S):
+            await response.undo()
 
 
 def _complete(request: Request, response: Response, prepared: PreparedRequest) -> Response:
@@ -302,10 +312,10 @@ def add_common_headers(
         body = b""
     elif response.status == 204:
         headers = headers[1:]
-    return Response(response.status, body, headers, response.undelivered)
+    return Response(response.status, body, headers, response.undo)
 
 
-def passes_key_check(
+def passes_api_key_check(
     settings: HttpSettings,
     access: AccessControl,
     path: bytes,
@@ -313,13 +323,14 @@ def passes_key_check(
     tls_subject: str = "",
     preflight_origin: bytes | None = None,
 ) -> bool:
-    """Return whether a request for the raw ``path`` would pass the check of its key.
+    """Return whether a request for the raw ``path`` would pass the check of its API key.
 
-    An entry point asks before it spends memory on a request. ``prepare`` decides.
+    An entry point calls this function before it spends memory on a request. ``prepare`` checks the
+    API key again, and its result counts.
 
     Args:
         settings: the settings of the process.
-        access: its keys.
+        access: the API keys of the process.
         path: the raw path with its query.
         authorization: the header of this name; None for none.
         tls_subject: the subject of the client's certificate; empty for none.
@@ -339,9 +350,10 @@ def passes_key_check(
 
 @cache
 def _open_paths(settings: HttpSettings) -> frozenset[str]:
-    also_metrics = settings.metrics_open
     return frozenset(
-        route.template for route in ROUTES if route.open or (route.metrics and also_metrics)
+        route.template
+        for route in ROUTES
+        if route.open or (route.metrics and settings.metrics_open)
     )
 
 
@@ -349,7 +361,7 @@ def _admit(app: App, request: Request) -> Admission:
     settings, keyring = app.settings, app.access.keyring
     if "transfer-encoding" in request.headers and "content-length" in request.headers:
         # RFC 9112 6.3 allows to use Transfer-Encoding or to reject. Request smuggling needs a proxy
-        # that uses the other header, so the request is rejected before its key is checked.
+        # that uses the other header. So the request is rejected before its API key is checked.
         raise AmbiguousLength(
             "the request has both Content-Length and Transfer-Encoding",
             field="headers.transfer-encoding",
@@ -358,7 +370,7 @@ def _admit(app: App, request: Request) -> Admission:
     for name, value in request.headers.items():
         size += len(name) + len(value) + _HEADER_OVERHEAD
     if size > settings.max_head:
-        # hypercorn's own limit applies to incomplete heads and is larger.
+        # hypercorn limits only heads that are not complete, and its limit is larger.
         raise HeaderTooLarge(
             f"the request's head is larger than {settings.max_head} bytes", limit=settings.max_head
         )
@@ -375,14 +387,14 @@ def _admit(app: App, request: Request) -> Admission:
     try:
         route, params = router_for(settings.test_hooks).match(request.method, request.path)
     except OJSError as error:
-        # A client without a key must not learn which paths exist.
+        # A client without an API key must not learn which paths exist.
         raise denied or error from None
     if not (route.open or (route.metrics and settings.metrics_open)):
         if denied is not None:
             raise denied
         app.access.authorize(principal, route)
     version = request.headers.get("ojs-version")
-    if version is not None and not _VERSION.fullmatch(version):
+    if version is not None and not _SUPPORTED_VERSIONS.fullmatch(version):
         raise Unsupported(
             f"this server speaks OJS {OJS_VERSION}, not '{version[:50]}'",
             field="headers.ojs-version",
@@ -393,8 +405,8 @@ def _admit(app: App, request: Request) -> Admission:
 def _audit_refusal(app: App, request: Request, request_id: str, error: OJSError) -> None:
     """Record a refused request in the audit.
 
-    The route and the principal are found a second time. If ``_admit`` kept them for this case,
-    every request would pay for it.
+    ``_admit`` has found the route and the principal already, but does not return them with an
+    error: that would cost time for every request. So this function finds them a second time.
     """
     route: Route | None = None
     params: tuple[str, ...] = ()

@@ -19,8 +19,9 @@ def call_handler(
 ) -> Awaitable[Response]:
     """Call the route's handler and wait until its writes are confirmed.
 
-    A fetch is not delayed. A lost lease makes its job available again, so it needs no confirmation.
-    An error instead of the jobs would leave them leased, unknown to any worker.
+    The response to a fetch is not delayed. If Redis loses the leases of the fetched jobs, the jobs
+    are available again, so the leases need no confirmation. An error instead of the jobs would
+    leave the jobs leased, and no worker would know them.
 
     Raises:
         OJSError: the handler raised it.
@@ -29,24 +30,24 @@ def call_handler(
             ``stored_unconfirmed``, and ``details`` names the ids of created objects, which the
             client may not know.
     """
-    asked = request.headers.get(HEADER)
-    wanted = Durability.ASYNC if asked is None else _parse(asked)
-    if (asked is None and not app.store.redis.durability) or route.waits:
-        # Not a coroutine of its own: every plain request would pay for one more.
+    header = request.headers.get(HEADER)
+    requested = Durability.ASYNC if header is None else _parse(header)
+    if (header is None and not app.store.redis.durability) or route.waits:
+        # This function is no coroutine, because one more coroutine costs time for every request.
         return route.handler(app, request, *params)
-    return _confirmed(app, route, request, params, wanted)
+    return _confirmed(app, route, request, params, requested)
 
 
 async def _confirmed(
-    app: App, route: Route, request: Request, params: tuple[str, ...], wanted: Durability
+    app: App, route: Route, request: Request, params: tuple[str, ...], requested: Durability
 ) -> Response:
-    """Call the handler in a task, and require the durability ``wanted`` of what it wrote."""
-    await ensure_task()  # the confirmation is part of the task's context
-    with require_durability(wanted) as work:
+    """Call the handler in a task, and wait until its writes have the ``requested`` durability."""
+    await ensure_task()  # ``require_durability`` uses the context of the task
+    with require_durability(requested) as work:
         try:
             response = await route.handler(app, request, *params)
         except (Conflict, Duplicate) as error:
-            # The conflicting job was read from a server that may still lose it.
+            # The conflict may be with a job that Redis can still lose. Then it is not certain.
             if work.unconfirmed is None:
                 raise
             raise _unconfirmed(work.unconfirmed) from error
@@ -57,14 +58,14 @@ async def _confirmed(
 
 def _unconfirmed(reason: str, response: Response | None = None) -> BackendUnavailable:
     error = BackendUnavailable(f"done, but {reason}", outcome="stored_unconfirmed")
-    if response is not None and response.made is not None:
-        error.details |= response.made()
+    if response is not None and response.object_ids is not None:
+        error.details |= response.object_ids()
     return error
 
 
-def _parse(asked: str) -> Durability:
+def _parse(header: str) -> Durability:
     try:
-        return Durability[asked.upper()]
+        return Durability[header.upper()]
     except KeyError:
         choices = ", ".join(level.name.lower() for level in Durability)
         raise InvalidRequest(

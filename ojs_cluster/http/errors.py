@@ -1,8 +1,8 @@
 """The table of errors: the status, code and hint that a client gets for each error class.
 
-Codes are lower case, because SDKs compare them so. The upper-case name and the number of the OJS
-error catalog are in ``details`` (spec: ojs-http-binding "Error Responses", ojs-errors,
-ojs-error-catalog).
+Error codes are lower case, because SDKs compare lower-case codes. ``details`` contains the number
+and the upper-case name that the error has in the OJS error catalog (spec: ojs-http-binding "Error
+Responses", ojs-errors, ojs-error-catalog).
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ class BodyTimeout(errors.OJSError):
 
 
 class AmbiguousLength(errors.OJSError):
-    """The head gives the body's length in two ways, and a proxy may have used the other one."""
+    """The head has both Content-Length and Transfer-Encoding.
+
+    A proxy in front of the server may have used the header that the server would ignore.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,7 @@ INTERNAL: Final = ErrorEntry(
     "internal_error",
     "OJS-2004",
     "INTERNAL_SERVER_ERROR",
-    "Report the request_id to the operator: the server's log has the cause under it.",
+    "Report the request_id to the operator. The server's log names the cause beside this id.",
     retryable=True,
 )
 
@@ -112,13 +115,13 @@ TABLE: Final[Mapping[type[errors.OJSError], ErrorEntry]] = MappingProxyType(
             "PAYLOAD_TOO_LARGE",
             "Store large data elsewhere and pass a reference to it.",
         ),
-        # Not 503: clients repeat it, and the same request would exceed the same limit again.
+        # The status is not 503: clients would repeat the request, and exceed the limit again.
         ReplyTooLarge: ErrorEntry(
             413,
             "answer_too_large",
             "OJS-1009",
             "PAYLOAD_TOO_LARGE",
-            "Ask for fewer jobs at once. A change that the request asked for has been made.",
+            "Ask for fewer jobs at once. If the request was a change, the change has been made.",
         ),
         errors.HeaderTooLarge: ErrorEntry(
             431,
@@ -139,17 +142,21 @@ TABLE: Final[Mapping[type[errors.OJSError], ErrorEntry]] = MappingProxyType(
             "too_many_rate_limit_keys",
             "OJS-1000",
             "INVALID_PAYLOAD",
-            "Use a rate limit key that exists, or fewer of them.",
+            "Use a rate limit key that exists, or use fewer rate limit keys.",
         ),
         errors.Unauthenticated: ErrorEntry(
             401,
             "unauthenticated",
             "OJS-5000",
             "UNAUTHENTICATED",
-            "Send the header 'Authorization: Bearer <key>'.",
+            "Send the header 'Authorization: Bearer <API key>'.",
         ),
         errors.PermissionDenied: ErrorEntry(
-            403, "permission_denied", "OJS-5001", "PERMISSION_DENIED", "Use a key with this right."
+            403,
+            "permission_denied",
+            "OJS-5001",
+            "PERMISSION_DENIED",
+            "Use an API key that has the scope and may access the queue that the message names.",
         ),
         errors.RateLimited: ErrorEntry(
             429,
@@ -181,7 +188,7 @@ TABLE: Final[Mapping[type[errors.OJSError], ErrorEntry]] = MappingProxyType(
             "result_pending",
             "OJS-1012",
             "REQUEST_TIMEOUT",
-            "The job is not finished. Ask again.",
+            "The job is not finished yet. Repeat the request.",
         ),
         AmbiguousLength: ErrorEntry(
             400,
@@ -214,7 +221,7 @@ TABLE: Final[Mapping[type[errors.OJSError], ErrorEntry]] = MappingProxyType(
             "'stored_unconfirmed' it is stored, but a failure now might still undo it.",
             retryable=True,
         ),
-        # Not retryable: the job stays malformed until an operator repairs or removes it.
+        # A repetition fails as well: the job is malformed until an operator repairs or removes it.
         errors.MalformedJob: ErrorEntry(
             500,
             "malformed_job",
@@ -263,7 +270,7 @@ def error_response(error: errors.OJSError, request_id: str) -> Response:
 
 
 def internal_error_response(request_id: str) -> Response:
-    """Return the response for a bug, which names the request and hides the cause."""
+    """Return the response for an internal error; it names the request, but not the cause."""
     message = "the server failed to handle this request"
     body = _body(INTERNAL, message, {}, request_id)
     return Response(INTERNAL.status, body, code=INTERNAL.code)

@@ -27,7 +27,7 @@ Families = list[Metric]
 
 
 class _Collector:
-    """A prometheus_client collector of metric families that exist already."""
+    """A prometheus_client collector that returns the given metric families."""
 
     def __init__(self, families: Iterable[Metric]) -> None:
         self._families = families
@@ -53,10 +53,10 @@ def exposition(request: Request, families: Families) -> Response:
 
 
 async def cluster_families(store: Store, collected: CachedMetrics, timeout_s: float) -> Families:
-    """Return the metrics that Redis stores, and whether it responds.
+    """Return the metrics whose numbers are in Redis, and metrics about the connection to Redis.
 
-    If Redis does not respond within ``timeout_s`` seconds, ``ojs_redis_up`` is 0 and the metrics
-    that it stores are absent. This is no error.
+    If Redis does not respond within ``timeout_s`` seconds, ``ojs_redis_up`` is 0, and the metrics
+    whose numbers are in Redis are absent. No exception is raised.
     """
     numbers: ClusterMetrics | None = None
     with trio.move_on_after(timeout_s):
@@ -66,9 +66,17 @@ async def cluster_families(store: Store, collected: CachedMetrics, timeout_s: fl
             numbers = None
     redis, is_up = store.redis, numbers is not None
     families: Families = [
-        plain_gauge("ojs_redis_up", "Whether Redis responds to this process", int(is_up)),
-        plain_gauge("ojs_redis_masters", "Masters known", len(redis.topology.masters)),
-        plain_gauge("ojs_redis_covered", "Whether every slot has a master", int(redis.healthy)),
+        plain_gauge("ojs_redis_up", "1 if Redis responds to this process, otherwise 0", int(is_up)),
+        plain_gauge(
+            "ojs_redis_masters",
+            "Number of masters of Redis that this process knows",
+            len(redis.topology.masters),
+        ),
+        plain_gauge(
+            "ojs_redis_covered",
+            "1 if every hash slot of Redis has a master, otherwise 0",
+            int(redis.healthy),
+        ),
         build_info(),
     ]
     if numbers is None:
@@ -77,8 +85,12 @@ async def cluster_families(store: Store, collected: CachedMetrics, timeout_s: fl
 
 
 def build_info() -> Metric:
-    """Return the metric that shows the version."""
-    info = GaugeMetricFamily("ojs_build_info", "Always 1", labels=["version"])
+    """Return the metric that shows the version of the server."""
+    info = GaugeMetricFamily(
+        "ojs_build_info",
+        "Always 1; the label version is the version of the server",
+        labels=["version"],
+    )
     info.add_metric([__version__], 1)
     return info
 
@@ -86,11 +98,13 @@ def build_info() -> Metric:
 def traffic_families(traffic: Traffic) -> Families:
     """Return the metrics of the responses of this node's processes."""
     requests = CounterMetricFamily(
-        "ojs_http_requests", "Responses of this node", labels=["method", "route", "status"]
+        "ojs_http_requests",
+        "Number of HTTP responses that this node has sent",
+        labels=["method", "route", "status"],
     )
     seconds = HistogramMetricFamily(
         "ojs_http_request_duration_seconds",
-        "Time from a request's head to its response, long polls included",
+        "Time from the head of an HTTP request to its response, including waits for jobs",
         labels=["method", "route"],
     )
     for row in traffic.rows():
@@ -107,7 +121,8 @@ def audit_family(traffic: Traffic) -> Metric:
     """Return the metric of the audit entries of this node."""
     return counter(
         "ojs_audit_entries",
-        "Audit entries written to Redis, or dropped because it was unavailable for long",
+        "Number of audit entries that were written to Redis, or dropped because Redis was not "
+        "available or rejected them",
         "outcome",
         [("written", traffic.total("audit_written")), ("dropped", traffic.total("audit_dropped"))],
     )
@@ -137,46 +152,75 @@ def plain_gauge(name: str, text: str, value: float) -> Metric:
 def _queue_families(numbers: ClusterMetrics) -> Families:
     queues = numbers.queues
 
-    def each(read: Callable[[QueueMetrics], float]) -> list[tuple[str, float]]:
+    def by_queue(read: Callable[[QueueMetrics], float]) -> list[tuple[str, float]]:
         return [(name, read(queue)) for name, queue in queues.items()]
 
     jobs = GaugeMetricFamily(
-        "ojs_queue_jobs", "Jobs now, finished ones until retention ends", labels=["queue", "state"]
+        "ojs_queue_jobs",
+        "Number of jobs in a queue by state; a finished job counts until its retention ends",
+        labels=["queue", "state"],
     )
-    ran = SummaryMetricFamily(
-        "ojs_job_duration_seconds", "Execution of completed jobs", labels=["queue"]
+    durations = SummaryMetricFamily(
+        "ojs_job_duration_seconds",
+        "Execution time of the last attempt of completed jobs",
+        labels=["queue"],
     )
-    waited = SummaryMetricFamily(
+    queue_times = SummaryMetricFamily(
         "ojs_job_queue_time_seconds",
-        "Wait of completed jobs before their last attempt",
+        "Time that completed jobs were available before their last attempt",
         labels=["queue"],
     )
     for name, queue in queues.items():
         for state, count in queue.jobs.items():
             jobs.add_metric([name, state.value], count)
-        ran.add_metric([name], queue.completed, queue.run_ms / 1000)
-        waited.add_metric([name], queue.completed, queue.wait_ms / 1000)
+        durations.add_metric([name], queue.completed, queue.run_ms / 1000)
+        queue_times.add_metric([name], queue.completed, queue.wait_ms / 1000)
     return [
-        counter("ojs_job_enqueued", "Jobs enqueued", "queue", each(lambda q: q.enqueued)),
-        counter("ojs_job_completed", "Jobs completed", "queue", each(lambda q: q.completed)),
-        counter("ojs_job_failed", "Attempts failed", "queue", each(lambda q: q.failed)),
-        ran,
-        waited,
+        counter(
+            "ojs_job_enqueued",
+            "Number of jobs that were enqueued",
+            "queue",
+            by_queue(lambda queue: queue.enqueued),
+        ),
+        counter(
+            "ojs_job_completed",
+            "Number of jobs that were completed",
+            "queue",
+            by_queue(lambda queue: queue.completed),
+        ),
+        counter(
+            "ojs_job_failed",
+            "Number of attempts that failed",
+            "queue",
+            by_queue(lambda queue: queue.failed),
+        ),
+        durations,
+        queue_times,
         gauge(
             "ojs_queue_depth",
-            "Jobs that are available, scheduled or retryable",
+            "Number of jobs that are available, scheduled or retryable",
             "queue",
-            each(_depth),
+            by_queue(_depth),
         ),
         jobs,
         gauge(
             "ojs_queue_oldest_available_age_seconds",
-            "Time since the oldest available job became available; 0 without any",
+            "Time since the oldest available job became available; 0 if no job is available",
             "queue",
-            each(lambda q: q.oldest_ms / 1000),
+            by_queue(lambda queue: queue.oldest_ms / 1000),
         ),
-        gauge("ojs_queue_paused", "Whether the queue is paused", "queue", each(lambda q: q.paused)),
-        gauge("ojs_queue_dead_letters", "Dead letters", "queue", each(lambda q: q.dead_letters)),
+        gauge(
+            "ojs_queue_paused",
+            "1 if the queue is paused, otherwise 0",
+            "queue",
+            by_queue(lambda queue: queue.paused),
+        ),
+        gauge(
+            "ojs_queue_dead_letters",
+            "Number of dead letters",
+            "queue",
+            by_queue(lambda queue: queue.dead_letters),
+        ),
     ]
 
 
@@ -184,7 +228,6 @@ def _depth(queue: QueueMetrics) -> int:
     return sum(queue.jobs[state] for state in _WAITING)
 
 
-_QUEUES = "Queues, including those that are not shown"
 _WAITING = tuple(
     state for state in QueueMetrics().jobs if state.value in ("available", "scheduled", "retryable")
 )
@@ -192,26 +235,30 @@ _WAITING = tuple(
 
 def _store_families(numbers: ClusterMetrics) -> Families:
     late = ((loop, ms / 1000) for loop, ms in sorted(numbers.late_ms.items()))
-    registered = numbers.registered
-    queues = [] if registered is None else [plain_gauge("ojs_queues", _QUEUES, registered)]
+    queues: Families = []
+    if numbers.registered is not None:
+        text = "Number of all queues, including queues without metrics of their own"
+        queues.append(plain_gauge("ojs_queues", text, numbers.registered))
     return [
         *queues,
         plain_gauge(
             "ojs_shards_unreachable",
-            "Shards that do not respond to this process",
+            "Number of shards that do not respond to this process",
             numbers.unreachable,
         ),
         plain_gauge(
-            "ojs_outbox_waiting", "Effects that are not delivered yet", numbers.outbox_entries
+            "ojs_outbox_waiting",
+            "Number of effects that are not delivered to their shards yet",
+            numbers.outbox_entries,
         ),
         plain_gauge(
             "ojs_outbox_dead_letters",
-            "Outbox dead letters: effects that failed too often, kept for an operator",
+            "Number of effects that failed too often and wait for an operator",
             numbers.outbox_dead_letters,
         ),
         gauge(
             "ojs_scheduler_late_seconds",
-            "How long the oldest due work of a kind has waited for a scheduler",
+            "How long the oldest work of a scheduler loop has been due without being done",
             "loop",
             late,
         ),

@@ -11,15 +11,17 @@ from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.core.timestamps import parse_timestamp
 
 MAX_WORKER_ID: Final = 255
+"""Maximum number of characters of a worker id."""
 MAX_QUEUES: Final = 256
-MAX_TIMEOUT_MS: Final = 30 * 24 * 3600 * 1000
+"""Maximum number of queues that a request may name."""
+MAX_VISIBILITY_TIMEOUT_MS: Final = 30 * 24 * 3600 * 1000
 
 
 def job_id(text: str) -> str:
     """Return ``text`` if it can be the id of a job.
 
     Raises:
-        NotFound: it cannot, so no call of Redis is needed.
+        NotFound: ``text`` has not the form of a job id, so no job has it.
     """
     if not is_job_id(text):
         raise NotFound("job", text[:100])
@@ -30,7 +32,7 @@ def queue_names(names: Sequence[str], *, field: str = "queues") -> Sequence[str]
     """Return ``names`` if it has 1 to ``MAX_QUEUES`` valid queue names.
 
     Raises:
-        InvalidRequest: it does not.
+        InvalidRequest: the number of names or one of the names is not valid.
     """
     if not 1 <= len(names) <= MAX_QUEUES:
         raise InvalidRequest(f"name between 1 and {MAX_QUEUES} queues", field=field)
@@ -43,7 +45,7 @@ def worker_id(text: str | None, *, field: str = "worker_id") -> str | None:
     """Return ``text`` if it is a valid worker id, None if it is empty.
 
     Raises:
-        InvalidRequest: it is too long or has characters that are not printable.
+        InvalidRequest: ``text`` is too long, or has characters that are not printable.
     """
     if not text:
         return None
@@ -53,7 +55,7 @@ def worker_id(text: str | None, *, field: str = "worker_id") -> str | None:
 
 
 def absolute_time_ms(text: str | None, *, field: str) -> int | None:
-    """Return a time in milliseconds since the epoch, None for None.
+    """Return the time that ``text`` names, in milliseconds since the epoch; None for None.
 
     Raises:
         InvalidRequest: the text is not an absolute time.
@@ -61,22 +63,22 @@ def absolute_time_ms(text: str | None, *, field: str) -> int | None:
     if text is None:
         return None
     try:
-        point = parse_timestamp(text)
+        time = parse_timestamp(text)
     except ValueError as error:
         raise InvalidRequest(f"{field} {error}", field=field) from None
-    if point.relative:
+    if time.relative:
         raise InvalidRequest(f"{field} must be an absolute time", field=field)
-    return point.ms
+    return time.ms
 
 
-def timeout_ms(value: int | None, *, field: str = "visibility_timeout_ms") -> int | None:
-    """Return ``value``, in milliseconds, if it is at most 30 days; 0 counts as not given.
+def visibility_timeout_ms(value: int | None, *, field: str = "visibility_timeout_ms") -> int | None:
+    """Return a visibility timeout, in milliseconds, if it is valid; None if it is 0 or None.
 
     Raises:
-        InvalidRequest: it is negative or larger.
+        InvalidRequest: the timeout is negative or longer than 30 days.
     """
     if not value:
         return None
-    if not 0 < value <= MAX_TIMEOUT_MS:
-        raise InvalidRequest(f"must be between 0 and {MAX_TIMEOUT_MS} ms", field=field)
+    if not 0 < value <= MAX_VISIBILITY_TIMEOUT_MS:
+        raise InvalidRequest(f"must be between 0 and {MAX_VISIBILITY_TIMEOUT_MS} ms", field=field)
     return value

@@ -20,10 +20,10 @@ _DIRECTIVES: Final = frozenset({"quiet", "terminate"})
 
 
 def validate_if_marked(job: NewJob) -> None:
-    """Check a job like a validating middleware: with ``meta.ojs_validate`` true it needs args.
+    """Check that a job with ``meta.ojs_validate`` true has args, as a middleware could check it.
 
     Raises:
-        ValidationFailed: it has none.
+        ValidationFailed: the job has no args.
     """
     envelope = _loads(b"{%b}" % job.body)
     if _meta(envelope).get("ojs_validate") is True and envelope.get("args") == []:
@@ -47,7 +47,7 @@ async def find_test_directive(store: Store, worker_id: str, job_ids: Iterable[st
 def _loads(raw: bytes) -> dict[str, Any]:
     try:
         value = orjson.loads(raw)
-    except orjson.JSONDecodeError:  # numbers that are valid JSON but no float64
+    except orjson.JSONDecodeError:  # orjson rejects valid numbers that do not fit into a double
         return {}
     return value if isinstance(value, dict) else {}
 

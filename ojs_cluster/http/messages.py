@@ -1,7 +1,8 @@
 """Requests and responses of handlers, independent of frameworks and sockets.
 
 Both entry points (Quart on hypercorn, and the fast lane) build a ``Request`` and send a
-``Response``. They are msgspec structs: to create a frozen dataclass takes six times as long.
+``Response``. Both classes are msgspec structs, because creating a frozen dataclass takes six times
+as long.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ class Request(msgspec.Struct, frozen=True):
         query: the raw query string.
         headers: values by lower-case name; those of a repeated header are joined by ", ".
         body: the body.
-        on_wait: called by a handler before it waits for a long time. From then on an entry point
-            has to notice when the client disconnects.
+        on_wait: a function that the handler calls before it waits for a long time. From then on the
+            entry point has to notice when the client disconnects.
         tls_subject: the subject of the client's verified certificate, empty for none.
         peer: the address that the connection comes from, which may be a proxy; empty if unknown.
         queues: the queues that the client's API key may access, None for every queue. The
@@ -53,9 +54,10 @@ class Request(msgspec.Struct, frozen=True):
 
     @property
     def names_version(self) -> bool:
-        """Whether the client names its OJS version, which SDKs do and conformance suites do not.
+        """Whether the client sends its OJS version, which SDKs do and conformance suites do not.
 
-        Where both read the same member in different forms, this decides.
+        SDKs and suites expect some response members in different forms. Handlers choose the form by
+        this property.
         """
         return "ojs-version" in self.headers
 
@@ -67,25 +69,30 @@ class Response(msgspec.Struct, frozen=True):
         status: the status.
         body: the body.
         headers: headers of this response. The dispatcher adds the common ones.
-        undelivered: undoes the request. An entry point awaits it when the client disconnected
-            before the body was sent. It is shielded from cancellation, so it must end soon.
-        made: returns the ids of created or changed objects, for an error that replaces this
-            response.
-        code: the code of an error, empty for success.
-        about: the name of the changed object for the audit, if the path does not name it.
+        undo: a function that undoes what the request has done; None if nothing is undone. The entry
+            point awaits it when the client disconnects before the body is sent. The call is
+            shielded from cancellation, so it must end soon.
+        object_ids: a function that returns the ids of created or changed objects. An error that
+            replaces this response has these ids in its details.
+        code: the error code; empty for success.
+        audit_object: the name of the changed object for the audit, if the path does not name it.
     """
 
     status: int
     body: bytes
     headers: Headers = ()
-    undelivered: Callable[[], Awaitable[None]] | None = None
-    made: Callable[[], Mapping[str, Any]] | None = None
+    undo: Callable[[], Awaitable[None]] | None = None
+    object_ids: Callable[[], Mapping[str, Any]] | None = None
     code: str = ""
-    about: str = ""
+    audit_object: str = ""
 
 
 def join_headers(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Return headers by lower-case name; the values of a repeated one are joined by ", "."""
+    """Return headers by name; the values of a repeated header are joined by ", ".
+
+    Args:
+        pairs: the lower-case names and the values.
+    """
     headers: dict[str, str] = {}
     repeated: dict[str, list[str]] = {}
     for name, value in pairs:
@@ -93,7 +100,8 @@ def join_headers(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
             repeated.setdefault(name, []).append(value)
         else:
             headers[name] = value
-    # Joined at the end: to append each value takes quadratic time, before the key is checked.
+    # The values are joined at the end. Appending each value would take quadratic time, which a
+    # client without an API key could use for an attack.
     for name, values in repeated.items():
         headers[name] = ", ".join([headers[name], *values])
     return headers

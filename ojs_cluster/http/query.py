@@ -11,15 +11,16 @@ from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.http import replies
 
 MAX_OFFSET = 100_000
+_MAX_DIGITS = 18  # such numbers fit into 64 bits
 _TRUE = frozenset({"true", "1", "yes"})
 _FALSE = frozenset({"false", "0", "no", ""})
 
 
 def parameters(query: str) -> Mapping[str, str]:
-    """Return the decoded parameters of a raw query string; of a repeated one the last value.
+    """Return the decoded parameters of a raw query string. The last value of a parameter counts.
 
     Raises:
-        InvalidRequest: it does not decode to UTF-8, or has more than 100 parameters.
+        InvalidRequest: the query does not decode to UTF-8, or has more than 100 parameters.
     """
     if not query:
         return {}
@@ -32,21 +33,23 @@ def parameters(query: str) -> Mapping[str, str]:
 
 
 def integer(query: Mapping[str, str], name: str, default: int, *, low: int, high: int) -> int:
-    """Return a whole number; one above ``high`` counts as ``high``.
+    """Return the parameter ``name`` as a whole number; ``default`` if it is absent or empty.
+
+    A number above ``high`` counts as ``high``.
 
     Raises:
-        InvalidRequest: it is not a whole number of at least ``low``.
+        InvalidRequest: the value is not a whole number of at least ``low``.
     """
     text = query.get(name, "")
     if not text:
         return default
-    if not (text.isascii() and text.isdigit()) or len(text) > 18 or int(text) < low:
+    if not (text.isascii() and text.isdigit()) or len(text) > _MAX_DIGITS or int(text) < low:
         raise InvalidRequest(f"{name} must be a whole number of at least {low}", field=name)
     return min(int(text), high)
 
 
 def boolean(query: Mapping[str, str], name: str) -> bool:
-    """Return a flag, False when absent.
+    """Return the parameter ``name`` as a flag; False if it is absent or empty.
 
     Raises:
         InvalidRequest: the value is neither true nor false.
@@ -60,8 +63,8 @@ def boolean(query: Mapping[str, str], name: str) -> bool:
 
 
 def names(query: Mapping[str, str], name: str) -> tuple[str, ...]:
-    """Return a comma-separated list, empty when absent."""
-    return tuple(part for part in query.get(name, "").split(",") if part)
+    """Return the names in the comma-separated parameter ``name``; none if it is absent."""
+    return tuple(text for text in query.get(name, "").split(",") if text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +75,17 @@ class Page:
     offset: int
 
 
-def page(query: Mapping[str, str], *, default: int = 50, most: int = 200) -> Page:
-    """Return the page that ``limit`` and ``offset`` ask for.
+def page(query: Mapping[str, str], *, default: int = 50, max_limit: int = 200) -> Page:
+    """Return the page that the parameters ``limit`` and ``offset`` ask for.
 
-    The ``cursor`` of an earlier page has priority over ``offset``. It contains an offset: these
-    lists are short (queues, dead letters), and concurrent deletes change their order anyway.
+    The parameter ``cursor``, which an earlier page returned, has priority over ``offset``. A cursor
+    contains an offset. A position that survives concurrent deletes was refused: these lists are
+    short (queues, dead letters).
 
     Raises:
         InvalidRequest: a parameter is invalid, or the cursor belongs to another list.
     """
-    limit = integer(query, "limit", default, low=1, high=most)
+    limit = integer(query, "limit", default, low=1, high=max_limit)
     cursor = query.get("cursor")
     if cursor:
         if not cursor.startswith("o"):
@@ -92,30 +96,31 @@ def page(query: Mapping[str, str], *, default: int = 50, most: int = 200) -> Pag
     return Page(limit, offset)
 
 
-def numbered_page(query: Mapping[str, str], *, default: int = 20, most: int = 100) -> Page:
-    """Return the page that ``per_page`` and ``page`` ask for; pages count from 1.
+def numbered_page(query: Mapping[str, str], *, default: int = 20, max_limit: int = 100) -> Page:
+    """Return the page that the parameters ``per_page`` and ``page`` ask for.
 
-    Without both of them it returns the same as ``page``.
+    The first page has the number 1. If both parameters are absent, this function returns the same
+    as ``page``.
 
     Raises:
         InvalidRequest: a parameter is invalid.
     """
     if not query.get("page") and not query.get("per_page"):
-        return page(query, default=default, most=most)
-    size = integer(query, "per_page", default, low=1, high=most)
+        return page(query, default=default, max_limit=max_limit)
+    size = integer(query, "per_page", default, low=1, high=max_limit)
     offset = (integer(query, "page", 1, low=1, high=10**9) - 1) * size
     if offset > MAX_OFFSET:
         raise InvalidRequest(f"pages end at entry {MAX_OFFSET}", field="page")
     return Page(size, offset)
 
 
-def pagination(part: Page, shown: int, total: int) -> dict[str, Any]:
+def pagination(requested: Page, shown: int, total: int) -> dict[str, Any]:
     """Return the ``pagination`` object of a page that shows ``shown`` of ``total`` entries."""
-    end = part.offset + shown
+    end = requested.offset + shown
     return replies.pagination(
-        limit=part.limit,
+        limit=requested.limit,
         shown=shown,
-        offset=part.offset,
+        offset=requested.offset,
         total=total,
         cursor=f"o{end}" if shown and end < total else None,
     )

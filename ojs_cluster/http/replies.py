@@ -20,10 +20,10 @@ dumps: Final = orjson.dumps
 
 
 def json_response(
-    status: int, value: dict[str, Any], headers: Headers = (), *, about: str = ""
+    status: int, value: dict[str, Any], headers: Headers = (), *, audit_object: str = ""
 ) -> Response:
-    """Return a response whose body has no user JSON; ``about`` is that of ``Response``."""
-    return Response(status, orjson.dumps(value), headers, about=about)
+    """Return a response whose body contains no user JSON."""
+    return Response(status, orjson.dumps(value), headers, audit_object=audit_object)
 
 
 def iso(ms: int) -> str:
@@ -37,9 +37,9 @@ def quoted(text: str) -> bytes:
 
 
 def flat_job(job: JobRecord) -> bytes:
-    """Return the members, without braces, that some clients read beside ``job``.
+    """Return members of a job, without braces, that some clients read beside ``job``.
 
-    Ids, queues and types have no characters that JSON escapes.
+    Ids, types and queue names need no escapes, because they have no characters that JSON escapes.
     """
     fields = job.fields
     return b'"id":"%b","type":"%b","state":"%b","queue":"%b","attempt":%d,"created_at":"%b"' % (
@@ -55,7 +55,7 @@ def flat_job(job: JobRecord) -> bytes:
 def job_response(status: int, job: JobRecord, headers: Headers = ()) -> Response:
     """Return a response with ``{"job": {…}}`` and the members of ``flat_job`` beside it."""
     body = b'{"job":%b,%b}' % (job.json(), flat_job(job))
-    return Response(status, body, headers, made=lambda: {"job_id": job.id})
+    return Response(status, body, headers, object_ids=lambda: {"job_id": job.id})
 
 
 def whole_job_response(job: JobRecord) -> Response:
@@ -71,11 +71,11 @@ def whole_job_response(job: JobRecord) -> Response:
 def deduplicated_response(job: JobRecord) -> Response:
     """Return the response to an enqueue that was ignored because of the unique job ``job``."""
     body = b'{"job":%b,"deduplicated":true,%b}' % (job.json(), flat_job(job))
-    return Response(200, body, made=lambda: {"job_id": job.id})
+    return Response(200, body, object_ids=lambda: {"job_id": job.id})
 
 
 def array(items: Iterable[bytes]) -> bytes:
-    """Return a JSON array of items that are JSON already."""
+    """Return a JSON array of items that are encoded as JSON already."""
     return b"[%b]" % b",".join(items)
 
 
@@ -95,11 +95,12 @@ def pagination(
     """Return the ``pagination`` object with the keys of the binding, OpenAPI and admin documents.
 
     Args:
-        limit: the largest number of entries of a page.
+        limit: the maximum number of entries of a page.
         shown: the number of entries of this page.
-        offset: the number of entries before it.
-        total: the number of all entries; None, and then absent, if it would take a scan.
-        cursor: the cursor of the next page; None on the last one.
+        offset: the number of entries before this page.
+        total: the number of all entries. None if counting them would take a scan; then the object
+            has no ``total``.
+        cursor: the cursor of the next page; None on the last page.
     """
     value: dict[str, Any] = {
         "limit": limit,

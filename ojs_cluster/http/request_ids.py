@@ -2,7 +2,7 @@
 
 An id is 128 random bits from the operating system in hexadecimal. It is unique without
 coordination, and a client cannot guess the ids of other clients. One system call provides the bits
-of many ids, because a call for each id costs more than everything else here.
+of many ids, because a system call for each id costs more than the rest of ``new_request_id``.
 """
 
 from __future__ import annotations

@@ -19,8 +19,9 @@ from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.core.errors import InvalidRequest, MethodNotAllowed, NotFound
 from ojs_cluster.http.messages import Request, Response
 
-# (app, request, *path parameters) -> Response. The number of parameters differs from route to
-# route, which a type cannot express. A test compares each template with its handler's signature.
+# A handler is called with the app, the request and the path parameters. A type cannot express that
+# the number of path parameters differs. So a test compares each template with its handler's
+# signature.
 Handler = Callable[..., Awaitable[Response]]
 
 _SHOWN_PATH = 200  # characters of an unknown path that the error repeats
@@ -30,9 +31,9 @@ class QueueAccess(Enum):
     """What a route accesses, which decides how the queue patterns of an API key are enforced."""
 
     CLUSTER = "cluster"
-    """All queues: a key that is restricted to some queues gets 403."""
+    """All queues: a request whose API key is restricted to some queues gets 403."""
     NONE = "none"
-    """No queue and no job: every key may use the route."""
+    """No queue and no job: the queue patterns of an API key do not matter."""
     QUEUE = "queue"
     """The queue in the path."""
     JOB = "job"
@@ -53,14 +54,16 @@ class Route:
         method: the method.
         template: the path; braces mark its parameters, as in ``/ojs/v1/jobs/{id}``.
         handler: the handler.
-        scope: the scope that a key must have; None for any key.
-        queue_access: what the route accesses, for keys that are restricted to some queues.
-        open: whether the route needs no key.
+        scope: the scope that an API key must have; None if any API key may use the route.
+        queue_access: what the route accesses, for API keys that are restricted to some queues.
+        open: whether the route needs no API key.
         batch: whether the body may be as large as ``HttpSettings.max_batch_body``.
-        waits: whether the handler is cancelled when its client disconnects, as for GET.
-        metrics: whether the route needs no key if ``HttpSettings.metrics_open`` is set.
+        waits: whether the handler waits for jobs. Such a handler is cancelled when its client
+            disconnects, as every handler of a GET request is.
+        metrics: whether the route needs no API key if ``HttpSettings.metrics_open`` is set.
         test_hook: whether the route exists only with test hooks.
-        fast: whether the fast lane serves it: the routes that workers and producers use most.
+        fast: whether the fast lane serves the route. It serves those that workers and producers use
+            most.
         action: the name of an administrative change in the audit; empty if there is none.
     """
 
@@ -86,7 +89,10 @@ class _Node:
 
 
 class HttpRouter:
-    """Finds routes by path. A fixed segment has priority over a parameter; no backtracking."""
+    """Finds routes by path. A fixed segment has priority over a parameter.
+
+    The search never goes back: once a fixed segment matches, the parameter beside it is not tried.
+    """
 
     def __init__(self, routes: Iterable[Route], *, test_hooks: bool = False) -> None:
         self._root = _Node()
@@ -124,8 +130,9 @@ class HttpRouter:
         The GET route of a path also serves HEAD. Every path that exists has OPTIONS.
 
         Raises:
-            NotFound: there is no such path.
-            MethodNotAllowed: the path has no such method; ``details.allowed`` lists its methods.
+            NotFound: no route has this path.
+            MethodNotAllowed: a route has this path, but none has ``method``. ``details.allowed``
+                lists the methods of the path.
             InvalidRequest: a segment does not decode to UTF-8.
         """
         node, params = self._find(path)
@@ -145,7 +152,7 @@ class HttpRouter:
         if first:
             raise NotFound("endpoint", path[:_SHOWN_PATH])
         for raw in segments:
-            assert node is not None  # noqa: S101 - for the type checker; None raises below
+            assert node is not None  # noqa: S101 - for mypy: an unknown segment raises NotFound
             child = node.fixed.get(raw)
             if child is None:
                 segment = _decode(raw) if "%" in raw else raw

@@ -25,11 +25,11 @@ from ojs_cluster.http.handlers import (
     workflows,
 )
 from ojs_cluster.http.handlers.admin import audit, outbox, queue_config
-from ojs_cluster.http.handlers.admin import bulk_retry as admin_bulk
-from ojs_cluster.http.handlers.admin import dead_letters as admin_dead_letter
+from ojs_cluster.http.handlers.admin import bulk_retry as admin_bulk_retry
+from ojs_cluster.http.handlers.admin import dead_letters as admin_dead_letters
 from ojs_cluster.http.handlers.admin import jobs as admin_jobs
 from ojs_cluster.http.handlers.admin import overview as admin_overview
-from ojs_cluster.http.handlers.admin import test_hooks as admin
+from ojs_cluster.http.handlers.admin import test_hooks as admin_test_hooks
 from ojs_cluster.http.handlers.admin import workers as admin_workers
 from ojs_cluster.http.router import HttpRouter, QueueAccess, Route
 
@@ -289,7 +289,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "POST",
         f"{V1}/admin/jobs/bulk/retry",
-        admin_bulk.retry_jobs,
+        admin_bulk_retry.retry_jobs,
         Scope.ADMIN_WRITE,
         QueueAccess.HANDLER,
         action="job.retry_many",
@@ -330,7 +330,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "GET",
         f"{V1}/admin/dead-letter",
-        admin_dead_letter.list_dead,
+        admin_dead_letters.list_dead,
         Scope.ADMIN_READ,
         QueueAccess.HANDLER,
     ),
@@ -344,7 +344,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "POST",
         f"{V1}/admin/dead-letter/retry",
-        admin_bulk.retry_dead,
+        admin_bulk_retry.retry_dead,
         Scope.ADMIN_WRITE,
         QueueAccess.HANDLER,
         action="dead_letter.retry_many",
@@ -352,7 +352,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "POST",
         f"{V1}/admin/dead-letter/{{id}}/retry",
-        admin_dead_letter.retry,
+        admin_dead_letters.retry,
         Scope.ADMIN_WRITE,
         QueueAccess.JOB,
         action="dead_letter.retry",
@@ -360,7 +360,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "DELETE",
         f"{V1}/admin/dead-letter/{{id}}",
-        admin_dead_letter.delete,
+        admin_dead_letters.delete,
         Scope.ADMIN_WRITE,
         QueueAccess.JOB,
         action="dead_letter.delete",
@@ -411,7 +411,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "POST",
         f"{V1}/admin/reset",
-        admin.reset,
+        admin_test_hooks.reset,
         Scope.ADMIN_PURGE,
         test_hook=True,
         action="data.reset",

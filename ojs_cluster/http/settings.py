@@ -20,20 +20,21 @@ class HttpSettings:
         test_hooks: whether the hooks of conformance suites exist (``hooks``).
         require_lease: whether acks, nacks and heartbeats must name the lease of each job.
         limits: limits of job envelopes.
-        max_head: largest request line and headers together.
-        max_body: largest body, except of a batch. It exceeds the envelope's limit of 1 MiB, so an
-            envelope that is slightly too large is read and refused with the reason.
-        max_batch_body: largest body of a batch of jobs.
-        max_bodies: the body memory budget (``body_memory``). A single body always fits.
+        max_head: maximum size of request line and headers together.
+        max_body: maximum size of a request body, unless it is a batch. This size exceeds the limit
+            of a job envelope, 1 MiB. So the server reads an envelope that is slightly too large,
+            and its error names the reason.
+        max_batch_body: maximum size of the body of a batch.
+        max_bodies: size of the body memory budget (``body_memory``).
         body_timeout_s: how long a body may take to arrive.
-        linger_s: how long the rest of a refused body is read.
+        linger_s: how long the server reads and discards the rest of a body that it has refused.
         health_timeout_s: how long a health check waits for Redis.
-        max_wait_ms: longest wait of a fetch.
-        max_result_wait_s: longest wait for a result.
-        max_fetch_count: most jobs of one fetch.
-        cors_origins: origins of the pages that browsers may let use the API (``cors``).
-        metrics_open: whether ``/metrics`` needs no key.
-        metrics_queues: most queues that ``/metrics`` shows.
+        max_wait_ms: maximum time that a fetch waits for jobs.
+        max_result_wait_s: maximum time that a request waits for the result of a job.
+        max_fetch_count: maximum number of jobs that one fetch returns.
+        cors_origins: the origins of the pages whose browsers may use the API (``cors``).
+        metrics_open: whether ``/metrics`` needs no API key.
+        metrics_queues: maximum number of queues that ``/metrics`` shows.
         version: the version of the server.
     """
 
@@ -41,13 +42,13 @@ class HttpSettings:
         "OJS_TEST_HOOKS",
         boolean,
         "false",
-        "Endpoints and directives for test suites; one of them deletes all data.",
+        "Enable endpoints and directives for test suites. One of the endpoints deletes all data.",
     )
     require_lease: bool = variable(
         "OJS_REQUIRE_LEASE",
         boolean,
         "false",
-        "Refuse an ack, nack or heartbeat that does not name the lease of each of its jobs.",
+        "Refuse an ack, nack or heartbeat that does not name the lease of each job it is about.",
     )
     limits: PayloadLimits = field(default_factory=PayloadLimits)
     max_head: int = 64 * 1024
@@ -55,20 +56,21 @@ class HttpSettings:
         "OJS_MAX_BODY_BYTES",
         integer(least=1024, most=256 * _MIB),
         "2097152",
-        "Largest request body, other than a batch's; a job's own limit is 1 MiB.",
+        "Maximum size of a request body in bytes, unless the body is a batch. A job envelope may "
+        "have at most 1 MiB.",
     )
     max_batch_body: int = variable(
         "OJS_MAX_BATCH_BODY_BYTES",
         integer(least=1024, most=1024 * _MIB),
         "16777216",
-        "Largest body of a batch.",
+        "Maximum size of the body of a batch request in bytes.",
     )
     max_bodies: int = variable(
         "OJS_MAX_BODIES_BYTES",
         integer(least=1024, most=16 * 1024 * _MIB),
         "67108864",
-        "Memory of a process for large bodies (64 KiB), and again for incomplete requests; "
-        "beyond it 503.",
+        "Memory, in bytes, that all request bodies above 64 KiB may use together in one process. "
+        "Incomplete smaller requests may use the same amount. A request beyond that gets 503.",
     )
     body_timeout_s: float = 30.0
     linger_s: float = 2.0
@@ -87,12 +89,13 @@ class HttpSettings:
         "OJS_METRICS_OPEN",
         boolean,
         "false",
-        "Serve /metrics without a key.",
+        "Serve /metrics without an API key.",
     )
     metrics_queues: int = variable(
         "OJS_METRICS_QUEUES",
         integer(least=0, most=10_000),
         "1000",
-        "Queues that /metrics shows one by one, the first by name; 0 for none.",
+        "Maximum number of queues for which /metrics has metrics of their own: the first ones in "
+        "the order of their names.",
     )
     version: str = __version__

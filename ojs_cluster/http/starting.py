@@ -1,6 +1,6 @@
 """Responses of a process that has not connected to Redis yet.
 
-It accepts connections already, because a liveness probe must not depend on Redis.
+Such a process accepts connections already, because a liveness probe must not depend on Redis.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ojs_cluster.http.messages import Request, Response
 
 
 def starting_response(request: Request) -> Response:
-    """Return the response: success for a liveness probe and ``/health``, else 503."""
+    """Return 200 for a liveness probe and for ``/health``, otherwise 503."""
     request_id = request_id_for(request.headers.get("x-request-id"))
     backend = {"type": "redis", "status": "unhealthy"}
     path = request.path

@@ -1,4 +1,7 @@
-"""Describe, for its span, what a request did to jobs; see ``tracing``."""
+"""Describe what a request did to jobs, as the name, attributes and links of a span.
+
+``tracing`` writes the span.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,8 @@ from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.routes import V1
 
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
-_MAX_JOBS: Final = 128  # the SDK keeps as many events and links of a span
-_MAX_TEXT: Final = 500  # characters of a client's text, and of an error's message
+_MAX_JOBS: Final = 128  # OpenTelemetry's SDK keeps at most 128 events and 128 links of a span
+_MAX_TEXT: Final = 500  # characters of a text that a client has sent, and of an error message
 
 Attributes = dict[str, str | int]
 T = TypeVar("T")
@@ -30,8 +33,8 @@ class Operation:
 
     Attributes:
         name: the name of the operation.
-        type: its type in OpenTelemetry's messaging conventions.
-        kind: the kind of its span.
+        type: the type of the operation in OpenTelemetry's messaging conventions.
+        kind: the kind of the span about the operation.
         many: whether a request may be about more than one job.
     """
 
@@ -119,33 +122,33 @@ _request_decoder: Final = msgspec.json.Decoder(_RequestBody)
 
 def describe_jobs(operation: Operation, request: Request, response: Response) -> JobSpan:
     """Return the content of the span about the jobs of a request and its response."""
-    asked = _read(_request_decoder, request.body, _RequestBody())
-    answered = _read(_response_decoder, response.body, _ResponseBody())
-    jobs = answered.jobs or ([] if answered.job is None else [answered.job])
+    sent = _read(_request_decoder, request.body, _RequestBody())
+    received = _read(_response_decoder, response.body, _ResponseBody())
+    jobs = received.jobs or ([] if received.job is None else [received.job])
     attributes: Attributes = {
         "messaging.system": "ojs",
         "messaging.operation.name": operation.name,
         "messaging.operation.type": operation.type,
     }
     span = JobSpan(operation.name, attributes)
-    queue = _single_queue({job.queue for job in jobs} or _requested_queues(operation, asked))
+    queue = _single_queue({job.queue for job in jobs} or _requested_queues(operation, sent))
     if queue is not None:
         span.name = f"{queue} {operation.name}"
         attributes["messaging.destination.name"] = queue
-    if asked.worker_id:
-        attributes["ojs.worker.id"] = asked.worker_id[:_MAX_TEXT]
+    if sent.worker_id:
+        attributes["ojs.worker.id"] = sent.worker_id[:_MAX_TEXT]
     if operation.many:
-        attributes["messaging.batch.message_count"] = len(answered.results or jobs)
+        attributes["messaging.batch.message_count"] = len(received.results or jobs)
     elif operation.name == "enqueue":
         attributes["messaging.message.body.size"] = len(request.body)
     if len(jobs) == 1:
         attributes.update(_job_attributes(jobs[0]))
-    elif asked.job_id or asked.id:
-        attributes["ojs.job.id"] = (asked.job_id or asked.id or "")[:_MAX_TEXT]
+    elif sent.job_id or sent.id:
+        attributes["ojs.job.id"] = (sent.job_id or sent.id or "")[:_MAX_TEXT]
     if len(jobs) > 1:
         span.events = [_job_attributes(job) for job in jobs[:_MAX_JOBS]]
     span.links = [link for job in jobs[:_MAX_JOBS] if (link := _link(job)) is not None]
-    _add_error(span, answered, response.status)
+    _add_error(span, received, response.status)
     return span
 
 
@@ -156,17 +159,17 @@ def _read(decoder: msgspec.json.Decoder[T], body: bytes, default: T) -> T:
         return default  # there is no body, or the handler rejected it
 
 
-def _requested_queues(operation: Operation, asked: _RequestBody) -> set[str]:
-    """Return the queues in a request whose response has no job: it failed, or found none."""
+def _requested_queues(operation: Operation, sent: _RequestBody) -> set[str]:
+    """Return the queues that a request names; used when its response contains no job."""
     if operation.name == "fetch":
-        return set(asked.queues)
+        return set(sent.queues)
     if operation.name != "enqueue" or operation.many:
         return set()
-    return {(asked.options and asked.options.queue) or "default"}
+    return {(sent.options and sent.options.queue) or "default"}
 
 
 def _single_queue(queues: set[str]) -> str | None:
-    """Return the queue if there is one only; an invalid name must not become a span's name."""
+    """Return the queue if ``queues`` has exactly one, with a valid name; otherwise None."""
     if len(queues) != 1:
         return None
     (queue,) = queues
@@ -192,7 +195,10 @@ def _job_attributes(job: _JobMembers) -> Attributes:
 
 
 def _link(job: _JobMembers) -> Link | None:
-    """Return a link to the span of the job's producer, which ``meta`` names (5.1, 6.2)."""
+    """Return a link to the span of the job's producer; None if ``meta`` does not name one.
+
+    See the sections 5.1 and 6.2 of the observability specification.
+    """
     if job.meta is None:
         return None
     values = {"traceparent": job.meta.traceparent, "tracestate": job.meta.tracestate}
@@ -201,14 +207,14 @@ def _link(job: _JobMembers) -> Link | None:
     return Link(context, {"ojs.job.id": job.id}) if context.is_valid else None
 
 
-def _add_error(span: JobSpan, answered: _ResponseBody, status: int) -> None:
-    if answered.error is not None:
-        span.error = answered.error.message[:_MAX_TEXT]
-        span.attributes["error.type"] = answered.error.code
+def _add_error(span: JobSpan, received: _ResponseBody, status: int) -> None:
+    if received.error is not None:
+        span.error = received.error.message[:_MAX_TEXT]
+        span.attributes["error.type"] = received.error.code
         span.attributes["error.message"] = span.error
     elif status >= 400:
         span.error = str(status)
         span.attributes["error.type"] = span.error
-    elif answered.failed:
-        span.error = f"{answered.failed} refused"
+    elif received.failed:
+        span.error = f"{received.failed} refused"
         span.attributes["error.type"] = "refused"

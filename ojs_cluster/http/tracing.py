@@ -1,12 +1,12 @@
 """OpenTelemetry spans: one per request, and a child span for what the request does to jobs.
 
-Only processes that send traces import this module. All others do not load OpenTelemetry, and the
-dispatcher compares with None. Names and attributes follow the observability specification (6, 7)
-and OpenTelemetry's conventions for HTTP and messaging.
+Only processes that send traces import this module. In other processes ``App.tracing`` is None, and
+OpenTelemetry is not loaded. Names and attributes follow the observability specification (6, 7) and
+OpenTelemetry's conventions for HTTP and messaging.
 
-The attributes of jobs are read from the bodies of request and response. Handlers that report them
-were refused: parsing again costs time only when traces are sent, and it keeps the handlers and the
-store independent of tracing.
+The attributes of jobs are read from the bodies of request and response. The alternative, handlers
+that report what they did, was refused: it would make handlers and store depend on tracing. Parsing
+the bodies a second time costs time only when traces are sent.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ojs_cluster.http.router import Route
 from ojs_cluster.http.traced_jobs import OPERATIONS, Operation, describe_jobs
 
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_MAX_PATH: Final = 500
+_MAX_PATH: Final = 500  # characters
 _NO_CONTEXT: Final = Context()  # the parent of a request comes from its client alone
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
 
@@ -37,7 +37,7 @@ class OtelTracing:
         self._tracer = tracer
 
     def begin(self, request: Request, request_id: str, route: Route | None) -> OtelRequestSpan:
-        """Begin the span of a request whose head is read; ``route`` is None for a refused one."""
+        """Begin the span of a request whose head is read; ``route`` is None if it was refused."""
         method = request.method if request.method in _METHODS else "_OTHER"
         name = "HTTP" if method == "_OTHER" else method
         attributes: dict[str, str] = {
@@ -60,7 +60,7 @@ class OtelTracing:
 class OtelRequestSpan:
     """The span of one request; see ``app.RequestSpan``.
 
-    A span that never ends is never sent: its request got no response.
+    The span of a request that gets no response is never ended, and so it is never sent.
     """
 
     def __init__(self, tracer: trace.Tracer, span: Span, operation: Operation | None) -> None:

@@ -15,7 +15,7 @@ import trio
 from ojs_cluster.http.access.audit import Audit
 from ojs_cluster.http.access.authentication import AccessControl
 from ojs_cluster.http.app import App
-from ojs_cluster.http.dispatch import dispatch, passes_key_check, prepare, run
+from ojs_cluster.http.dispatch import dispatch, passes_api_key_check, prepare, run
 from ojs_cluster.http.fast_lane.routes import is_fast
 from ojs_cluster.http.fast_lane.server import FastLane
 from ojs_cluster.http.hypercorn.quart_app import OJSQuart, create_quart_app
@@ -229,7 +229,7 @@ async def serving(
                 tls=tls,
                 limits=connection_limits(listen),
                 h2c=listen.h2c,
-                admits=partial(passes_key_check, app.settings, app.access),
+                admits=partial(passes_api_key_check, app.settings, app.access),
                 body_memory=app.body_memory,
             )
         )

@@ -13,7 +13,7 @@ import trio.testing
 
 from ojs_cluster.core.access.client_address import TrustedProxies, parse_network
 from ojs_cluster.http.access.audit import Audit
-from ojs_cluster.http.access.refusals import MOST_SOURCES
+from ojs_cluster.http.access.refusals import MAX_SOURCES
 from ojs_cluster.http.traffic import Traffic
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.server.http.connections import ConnectionLimits, Connections
@@ -85,8 +85,8 @@ async def test_a_flood_from_many_addresses_costs_bounded_memory_lines_and_calls(
                 assert (await request).status == 401
 
         await api.post("/ojs/v1/queues/q/pause", headers={"Authorization": "Bearer root-key"})
-        await refused(range(1, MOST_SOURCES + 50))
-        await await_entries(app, MOST_SOURCES + 2)
+        await refused(range(1, MAX_SOURCES + 50))
+        await await_entries(app, MAX_SOURCES + 2)
         with observer(standalone) as db:
             calls = db.info("stats")["total_commands_processed"]
             gc.collect()
@@ -100,12 +100,12 @@ async def test_a_flood_from_many_addresses_costs_bounded_memory_lines_and_calls(
                 tracemalloc.stop()
             assert db.info("stats")["total_commands_processed"] - calls < 50
         assert grown < 500_000
-        assert len(lines_of(caplog)) == MOST_SOURCES + 2
+        assert len(lines_of(caplog)) == MAX_SOURCES + 2
         await audit.finish(app.store)
         found = await entries(app)
     refusals = [each for each in found if each["action"] == "authenticate"]
-    assert len(refusals) <= 2 * (MOST_SOURCES + 1)
-    assert sum(each["count"] for each in refusals) == MOST_SOURCES + 49 + 1000
+    assert len(refusals) <= 2 * (MAX_SOURCES + 1)
+    assert sum(each["count"] for each in refusals) == MAX_SOURCES + 49 + 1000
     [others] = [each for each in refusals if each["count"] > 1]
     assert (others["address"], others["request_id"]) == (None, None)
     assert [each["action"] for each in found if each not in refusals] == ["queue.pause"]

@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from ojs_cluster.http.app import App
-from ojs_cluster.http.body_memory import SMALL
+from ojs_cluster.http.body_memory import MAX_SMALL_BODY
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.http.api import open_app, serving, until
 from tests.http.test_entry_points import exchange, request
@@ -32,9 +32,10 @@ CHUNKED: Final = (
     b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (SIZE, b" " * SIZE)
 )
 EDGE: Final = (
-    b"POST /ojs/v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % SMALL + b" " * SIZE
+    b"POST /ojs/v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % MAX_SMALL_BODY
+    + b" " * SIZE
 )
-"""A small body that exceeds SMALL together with its head."""
+"""A small body that exceeds MAX_SMALL_BODY together with its head."""
 HEAD: Final = b"GET /ojs/v1/queues HTTP/1.1\r\nHost: x\r\nX-Long: " + b"v" * SIZE
 SHORT_HEAD: Final = b"GET /ojs/v1/queues HTTP/1.1\r\nHost: x\r\nX-Long: " + b"v" * 8000
 

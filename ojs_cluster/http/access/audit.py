@@ -4,10 +4,10 @@ Each event is one log line and one entry of a stream in Redis (``store/operation
 logger ``ojs.audit`` writes the line at once. The entry waits in a bounded queue, and a task of the
 process writes the queue a few times per second. So no request waits for the audit, and the master
 of the stream gets a bounded number of calls. If that master is unavailable for long, the queue
-fills, and further entries are counted as dropped. Their lines are still in the log.
+fills. Further entries are then counted as dropped, but the log still has their lines.
 
-Entries name jobs, queues, workers and keys, including a few of those that a body names. They have
-no header except the request's id, no other part of a body, and no secret.
+Entries name jobs, queues, workers and API keys, whether the path or the body of the request names
+them. Entries contain no other part of a body, no header except the request's id, and no secret.
 """
 
 from __future__ import annotations
@@ -38,15 +38,16 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.operations.audit import MAX_BATCH, AuditStream, append_entries
 
 log = logging.getLogger("ojs.audit")
-_problems = logging.getLogger("ojs.http")
+_http_log = logging.getLogger("ojs.http")
 
-MOST_QUEUED: Final = 1000
-"""Most entries of a stream that wait in a process."""
+MAX_QUEUED: Final = 1000
+"""Maximum number of entries of a stream that wait in a process."""
 _PAUSE_S: Final = 0.25
-"""Pause after each write. Entries that arrive during the pause are written together."""
+"""Pause after each write, in seconds. Entries that arrive during the pause are written together."""
 _UNAVAILABLE_PAUSE_S: Final = 2.0
+"""Pause after a write that failed because Redis is not available, in seconds."""
 _FINISH_S: Final = 0.5
-_MAX_TEXT: Final = 256
+_MAX_TEXT: Final = 256  # characters
 _REFUSAL_STATUSES: Final = frozenset({401, 403, 429})
 
 
@@ -61,12 +62,12 @@ class Audit:
         process: str = "",
         interval_s: float = INTERVAL_S,
     ) -> None:
-        """Begin with no entries.
+        """Create an audit without entries.
 
         Args:
             proxies: the proxies whose ``X-Forwarded-For`` is trusted.
-            traffic: counts the entries.
-            process: the name of the process, for its entries.
+            traffic: counts the written and the dropped entries.
+            process: the name of the process, which each entry contains.
             interval_s: how long refusals are counted before they become an entry, in seconds.
         """
         self._proxies = proxies or TrustedProxies()
@@ -74,8 +75,11 @@ class Audit:
         self._process = process
         self._unauthenticated = RefusalCounter(interval_s=interval_s)
         self._forbidden = RefusalCounter(interval_s=interval_s)
-        """Refusals of known keys. They have a counter of their own, so that a flood of requests
-        without a key cannot displace them."""
+        """Counts refusals of requests with a valid API key.
+
+        These refusals have a counter of their own, so that a flood of requests without an API key
+        cannot displace them.
+        """
         self._queues = {stream: _EntryQueue() for stream in AuditStream}
         self._wake = trio.Event()
         self._write_lock = trio.Lock()
@@ -97,7 +101,7 @@ class Audit:
         outcome = response.code or ("ok" if response.status < 400 else "error")
         fields = {
             "action": route.action,
-            "object": response.about or (params[0] if params else ""),
+            "object": response.audit_object or (params[0] if params else ""),
             "outcome": outcome,
             "status": response.status,
             **self._origin(request, request_id, principal.name),
@@ -112,7 +116,7 @@ class Audit:
         params: tuple[str, ...],
         principal: Principal,
     ) -> None:
-        """Record that a handler was cancelled; its change may be made completely or in part."""
+        """Record that a handler was cancelled, which may have made none, some or all changes."""
         interrupted = Response(503, b"", code="interrupted")
         self.record_response(request, request_id, route, params, principal, interrupted)
 
@@ -129,16 +133,16 @@ class Audit:
     ) -> None:
         """Record a request that was refused before its handler, if the audit covers it.
 
-        It covers requests without a valid key, requests whose key lacks a scope, and all requests
-        for a route with an action.
+        The audit covers requests without a valid API key, requests whose API key lacks a scope, and
+        all requests for a route with an action.
 
         Args:
             request: the request.
-            request_id: its id.
+            request_id: the id of the request.
             error: the reason of the refusal.
             status: the status of the response.
-            route: its route; None if there is none.
-            params: the parameters in its path.
+            route: the route of the request; None if there is none.
+            params: the parameters in the path.
             principal: the client's API key; None if it is not known.
         """
         code, name = entry_for(error).code, error.details.get("principal")
@@ -166,8 +170,8 @@ class Audit:
         """Record that the process has reloaded its API keys.
 
         Args:
-            outcome: ``ok``, or why the keys are unchanged.
-            changes: names of keys that were added, removed or changed.
+            outcome: ``ok``, or why the API keys are unchanged.
+            changes: the names of the API keys that were added, removed or changed.
         """
         fields = {"action": "keys.reload", "object": "OJS_API_KEYS_FILE", "outcome": outcome}
         self._record(AuditStream.CHANGES, {**fields, "principal": None, "address": None, **changes})
@@ -226,12 +230,12 @@ class Audit:
 
     def _record(self, stream: AuditStream, fields: Fields) -> None:
         fields = {
-            name: _bounded(value) if isinstance(value, str) else value
+            name: _shortened(value) if isinstance(value, str) else value
             for name, value in fields.items()
         }
         log.info("%s %s: %s", fields["action"], fields["object"], fields["outcome"], extra=fields)
         queue = self._queues[stream]
-        if len(queue.entries) >= MOST_QUEUED:
+        if len(queue.entries) >= MAX_QUEUED:
             self._traffic.add("audit_dropped", 1)
             return
         now = format_ms(time.time_ns() // 1_000_000).decode()
@@ -239,7 +243,7 @@ class Audit:
         self._wake.set()
 
     async def _write(self, store: Store) -> bool:
-        """Write a batch to each stream; return whether Redis has responded."""
+        """Write a batch to each stream; return whether Redis has responded to all writes."""
         async with self._write_lock:
             return all([await self._write_one(store, *each) for each in self._queues.items()])
 
@@ -256,7 +260,7 @@ class Audit:
         except BackendUnavailable:
             return False
         except (RedisReplyError, ReplyTooLarge) as error:
-            _problems.warning(
+            _http_log.warning(
                 "%d audit entries are dropped, because Redis rejects them: %s", len(entries), error
             )
             outcome = "audit_dropped"
@@ -275,12 +279,13 @@ class _EntryQueue:
     def __init__(self) -> None:
         self.entries: deque[bytes] = deque()
         self.batch = ""
+        """The id of the batch that was sent last."""
         self.unconfirmed = 0
-        """How many of the first entries were sent as ``batch`` without a reply."""
+        """How many of the oldest entries were sent with this id but are not confirmed by Redis."""
 
 
-def _bounded(text: str) -> str:
-    """Return a text as one short printable line; a name in a path may have any characters."""
+def _shortened(text: str) -> str:
+    """Return a text as one short printable line, because a path may contain any characters."""
     if not text.isprintable():
         text = text.encode("unicode_escape").decode("ascii")
     return text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "…"

@@ -23,23 +23,24 @@ _EMPTY_KEY: Final = digest("")
 class AccessControl:
     """The API keys that a process accepts, and the request rates of their clients.
 
-    Each process counts requests on its own. A rate that all processes share was refused: it would
-    cost a call of Redis for every request.
+    Each process counts only the requests that it receives. Counting the requests of all processes
+    together was refused: it would take a call of Redis for every request.
     """
 
     def __init__(
         self, keyring: Keyring, *, allow_insecure: bool = False, refuse_all: bool = False
     ) -> None:
-        """Accept the keys of ``keyring``; without any key, accept every client.
+        """Accept the API keys of ``keyring``.
 
         Args:
-            keyring: the keys.
-            allow_insecure: whether the process may serve without any key.
-            refuse_all: without any key, accept no client until ``replace`` sets keys.
+            keyring: the API keys.
+            allow_insecure: whether the process accepts every client if there is no API key.
+            refuse_all: whether the process accepts no client if there is no API key, until
+                ``replace`` sets API keys.
 
         Raises:
-            ValueError: a key is empty, or there is no key and ``allow_insecure`` is not set. An
-                operator has to choose an open server explicitly.
+            ValueError: an API key is empty, or there is no API key and neither ``allow_insecure``
+                nor ``refuse_all`` is set. An operator has to choose an open server explicitly.
         """
         if _EMPTY_KEY in keyring.by_digest:
             raise ValueError("an API key must not be empty")
@@ -51,24 +52,24 @@ class AccessControl:
 
     @classmethod
     def from_secrets(cls, keys: Iterable[str], *, allow_insecure: bool = False) -> AccessControl:
-        """Accept these secrets, each with all scopes.
+        """Return access control that accepts these secrets as API keys with all scopes.
 
         Raises:
-            ValueError: as the constructor.
+            ValueError: the same cases as in the constructor.
         """
         keyring = Keyring(principals_of_variables("", keys), {})
         return cls(keyring, allow_insecure=allow_insecure)
 
     @property
     def keyring(self) -> Keyring:
-        """The accepted keys. Each change replaces this object."""
+        """The accepted API keys. Each change replaces this object."""
         return self._keyring
 
     def replace(self, keyring: Keyring) -> None:
-        """Accept the keys of ``keyring`` and no others from now on.
+        """Accept only the API keys of ``keyring`` from now on.
 
         Raises:
-            ValueError: it has no key.
+            ValueError: ``keyring`` has no API key.
         """
         if keyring.is_empty:
             raise ValueError("no API key is left")
@@ -85,32 +86,34 @@ class AccessControl:
             tls_subject: the subject of the client's verified certificate, empty for none.
 
         Raises:
-            Unauthenticated: there is no valid key, or it has expired.
+            Unauthenticated: there is no valid API key, or it has expired.
         """
         if self._open:
             return ANONYMOUS
         if authorization is None and tls_subject:
-            found = self._keyring.by_subject.get(tls_subject)
-            if found is None:
+            principal = self._keyring.by_subject.get(tls_subject)
+            if principal is None:
                 raise Unauthenticated("no API key is mapped to the client's certificate")
         else:
             scheme, _, token = (authorization or "").partition(" ")
             if scheme != "Bearer" and scheme.lower() != "bearer":
                 raise Unauthenticated("this server needs an API key")
-            found = self._keyring.find(token.strip())
-            if found is None:
+            principal = self._keyring.find(token.strip())
+            if principal is None:
                 raise Unauthenticated("the API key is not valid")
-        if found.expires_at_s is not None and time.time() >= found.expires_at_s:
-            raise Unauthenticated(f"the API key '{found.name}' has expired", principal=found.name)
-        return found
+        if principal.expires_at_s is not None and time.time() >= principal.expires_at_s:
+            raise Unauthenticated(
+                f"the API key '{principal.name}' has expired", principal=principal.name
+            )
+        return principal
 
     def authorize(self, principal: Principal, route: Route) -> None:
         """Count a request against the principal's rate, and check that it may use the route.
 
         Raises:
             RateLimited: the principal has made too many requests.
-            PermissionDenied: it lacks the scope of the route, or it is restricted to some queues
-                and the route is about the whole cluster.
+            PermissionDenied: the principal lacks the scope of the route, or it is restricted to
+                some queues and the route is about the whole cluster.
         """
         if principal.requests_per_second is not None:
             self._count_request(principal, principal.requests_per_second)
@@ -122,8 +125,8 @@ class AccessControl:
             )
         if principal.queues is not None and route.queue_access is QueueAccess.CLUSTER:
             raise PermissionDenied(
-                f"the API key '{principal.name}' may access some queues only, and this is about "
-                "the whole cluster",
+                f"the API key '{principal.name}' may access some queues only, and this request is "
+                "about the whole cluster",
                 principal=principal.name,
             )
 
@@ -141,16 +144,16 @@ class AccessControl:
 
 
 class _TokenBucket:
-    """A token bucket with the capacity of one second, and of at least one request."""
+    """A token bucket. Its capacity is the number of requests of one second, but at least 1."""
 
     def __init__(self, rate: float) -> None:
-        self._rate = rate
+        self._rate = rate  # tokens per second
         self._capacity = max(1.0, rate)
         self._tokens = self._capacity
         self._updated_at = time.monotonic()
 
     def take(self, now: float) -> float:
-        """Take a token; return 0, or the seconds until there is one."""
+        """Take a token and return 0; if there is none, return the seconds until there is one."""
         self._tokens = min(self._capacity, self._tokens + (now - self._updated_at) * self._rate)
         self._updated_at = now
         if self._tokens >= 1:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import trio
 
-_SHORT: Final = {
+_SHORT_NAMES: Final = {
     "commonName": "CN",
     "organizationName": "O",
     "organizationalUnitName": "OU",
@@ -17,23 +17,25 @@ _SHORT: Final = {
     "domainComponent": "DC",
     "userId": "UID",
 }
-"""Short names of attributes (RFC 4514 3); others keep their long names, as in OpenSSL."""
-_SPECIAL: Final = str.maketrans({each: f"\\{each}" for each in '"+,;<>\\'})
+"""Short names of attributes (RFC 4514 3). Other attributes keep their long names, as in OpenSSL."""
+_ESCAPES: Final = str.maketrans({character: f"\\{character}" for character in '"+,;<>\\'})
 
 
 def subject_of(stream: object) -> str:
-    """Return the subject of the verified certificate of a stream's client, empty for none.
+    """Return the subject of the client's verified certificate; empty if there is none.
 
-    The form is that of RFC 4514, with the most specific part first, as in ``CN=ci,O=Example``. The
-    command ``openssl x509 -noout -subject -nameopt RFC2253`` prints the same. For an unverified
-    certificate the result is empty: Python returns the content of verified ones only.
+    The subject has the form of RFC 4514, with the most specific attribute first, as in
+    ``CN=ci,O=Example``. The command ``openssl x509 -noout -subject -nameopt RFC2253`` prints the
+    same text. For an unverified certificate the result is empty, because Python returns the content
+    of verified certificates only.
     """
     if not isinstance(stream, trio.SSLStream):
         return ""
     certificate: dict[str, Any] | None = stream.getpeercert()
     if not certificate:
         return ""
-    return ",".join(_part(each) for each in reversed(certificate.get("subject", ())))
+    names = reversed(certificate.get("subject", ()))
+    return ",".join(_relative_name(pairs) for pairs in names)
 
 
 def peer_of(stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]) -> str:
@@ -46,14 +48,14 @@ def peer_of(stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]) -> st
     return peer[0]
 
 
-def _part(pairs: tuple[tuple[str, str], ...]) -> str:
+def _relative_name(pairs: tuple[tuple[str, str], ...]) -> str:
     return "+".join(
-        f"{_SHORT.get(name, name)}={_escaped(value)}" for name, value in reversed(pairs)
+        f"{_SHORT_NAMES.get(name, name)}={_escaped(value)}" for name, value in reversed(pairs)
     )
 
 
 def _escaped(value: str) -> str:
-    text = value.translate(_SPECIAL).replace("\0", "\\00")
+    text = value.translate(_ESCAPES).replace("\0", "\\00")
     if text.startswith(("#", " ")):
         text = f"\\{text}"
     if text.endswith(" ") and len(value) > 1:

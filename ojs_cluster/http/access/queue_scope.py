@@ -2,12 +2,12 @@
 
 The dispatcher calls ``check_path_access`` before the handler of a route whose path names a queue, a
 job, a cron job or a workflow. Handlers whose body or query names queues or jobs call the other
-functions with ``Request.queues``. It is None for a key without restrictions; then these functions
-return at once.
+functions with ``Request.queues``. For an API key without restrictions ``Request.queues`` is None,
+and these functions return at once.
 
-A queue is accessible if a pattern of the key matches its name. A job of another queue is treated as
-one that does not exist. A request that names another queue gets 403, because the name of a queue
-does not show whether it exists.
+A queue is accessible if a pattern of the API key matches its name. A job of an inaccessible queue
+is treated like a job that does not exist. A request that names an inaccessible queue gets 403,
+whether or not the queue exists.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ async def check_path_access(
 
     Raises:
         PermissionDenied: the queue is not accessible.
-        NotFound: the job, cron job or workflow does not exist, or is not accessible.
+        NotFound: the job, cron job or workflow does not exist, or its queue is not accessible.
     """
     if route.queue_access is QueueAccess.QUEUE:
         check_queues(queues, [params[0]])
@@ -70,11 +70,12 @@ def check_queues(queues: QueuePatterns | None, names: Iterable[str]) -> None:
 def check_new_job(queues: QueuePatterns | None, job: NewJob) -> None:
     """Check a job that is to be enqueued.
 
-    A unique job whose uniqueness does not include the queue could return, or replace, a job of
-    another queue.
+    A job that is unique in all queues could return, or replace, a job of an inaccessible queue. So
+    its uniqueness must include the queue.
 
     Raises:
-        PermissionDenied: its queue is not accessible, or its uniqueness spans queues.
+        PermissionDenied: the queue of the job is not accessible, or the job is unique in all
+            queues.
     """
     if queues is None:
         return
@@ -101,16 +102,16 @@ def check_new_workflow(
 
 
 async def check_job(app: App, queues: QueuePatterns | None, job_id: str) -> None:
-    """Check a job by its id; a key without restrictions needs no call of Redis.
+    """Check a job by its id. If ``queues`` is None, no call of Redis is needed.
 
     Raises:
-        NotFound: the job does not exist, or is not accessible.
+        NotFound: the job does not exist, or its queue is not accessible.
     """
     if queues is None:
         return
     try:
         job = await store_jobs.get(app.store, job_id)
-    except MalformedJob:  # its queue cannot be trusted
+    except MalformedJob:  # the queue of a malformed job cannot be trusted
         raise NotFound("job", job_id) from None
     if not queues.admits(job.queue):
         raise NotFound("job", job_id)
@@ -119,27 +120,27 @@ async def check_job(app: App, queues: QueuePatterns | None, job_id: str) -> None
 async def accessible_jobs(
     app: App, queues: QueuePatterns | None, job_ids: Collection[str]
 ) -> Collection[str]:
-    """Return the accessible jobs that exist; for a key without restrictions, all ids."""
+    """Return the ids of jobs that exist and are accessible; all ids if ``queues`` is None."""
     if queues is None:
         return job_ids
-    found: set[str] = set()
+    accessible: set[str] = set()
 
     async def check(job_id: str) -> None:
         try:
             await check_job(app, queues, job_id)
         except NotFound:
             return
-        found.add(job_id)
+        accessible.add(job_id)
 
     await run_concurrently(job_ids, check)
-    return [job_id for job_id in job_ids if job_id in found]
+    return [job_id for job_id in job_ids if job_id in accessible]
 
 
 def check_cron(queues: QueuePatterns, existing: CronRecord) -> None:
     """Check a cron job whose definition is to be replaced.
 
     Raises:
-        PermissionDenied: its queue is not accessible.
+        PermissionDenied: the queue of the existing cron job is not accessible.
     """
     if not queues.admits(existing.definition.queue):
         raise PermissionDenied(

@@ -1,9 +1,9 @@
 """Count refused requests per source, so that a flood of them causes only a few audit entries.
 
-The first refusal of a source becomes an entry at once. Further ones are counted, and become one
-entry with their number at the end of the interval. The number of sources is bounded; the refusals
-of all others are counted together. So the cost in memory, log lines and Redis calls does not depend
-on the number of requests or addresses.
+The first refusal of a source becomes an entry at once. Further refusals of the source are counted,
+and become one entry with their number at the end of an interval. Only a limited number of sources
+is counted separately; the refusals of all other sources are counted together. So the cost in
+memory, log lines and Redis calls does not grow with the number of requests or addresses.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from typing import Any, Final
 
 INTERVAL_S: Final = 60.0
 """How long the refusals of a source are counted before they become an entry, in seconds."""
-MOST_SOURCES: Final = 50
-"""Most sources of an interval that are counted separately."""
+MAX_SOURCES: Final = 50
+"""Maximum number of sources that are counted separately."""
 
 Fields = dict[str, Any]
 
 
 class _OtherSources:
-    """The key of all sources that are not counted separately."""
+    """Stands for all sources that are not counted separately."""
 
 
 @dataclass(slots=True)
 class _SourceCount:
-    """The refusals of a source after its first one, which has an entry already."""
+    """The refusals of a source in an interval, except the first refusal."""
 
     ends_at: float
     fields: Fields
@@ -37,50 +37,53 @@ class _SourceCount:
 class RefusalCounter:
     """Counts the refusals of one kind in one process. Times are seconds of a monotonic clock."""
 
-    def __init__(self, *, interval_s: float = INTERVAL_S, most_sources: int = MOST_SOURCES) -> None:
+    def __init__(self, *, interval_s: float = INTERVAL_S, max_sources: int = MAX_SOURCES) -> None:
         """Create a counter without refusals.
 
         Args:
             interval_s: how long the refusals of a source are counted, in seconds.
-            most_sources: most sources that are counted separately.
+            max_sources: maximum number of sources that are counted separately.
         """
         self._interval_s = interval_s
-        self._most_sources = most_sources
+        self._max_sources = max_sources
         self._sources: dict[Hashable, _SourceCount] = {}
 
     def count(self, source: Hashable, fields: Fields, now: float) -> Fields | None:
         """Count a refusal.
 
         Args:
-            source: the key of the refusals that are counted together.
-            fields: the fields of the audit entry. In the entry of sources that are not counted
-                separately, ``address`` and the other fields of a source are None.
-            now: the time.
+            source: identifies the source. Refusals with an equal source are counted together.
+            fields: the fields of the audit entry. In an entry about several sources, the fields
+                that differ between sources, such as ``address``, are None.
+            now: the present time.
 
         Returns:
             The entry, if this is the first refusal of its source.
         """
-        found = self._sources.get(source)
-        if found is None and len(self._sources) >= self._most_sources:
+        source_count = self._sources.get(source)
+        if source_count is None and len(self._sources) >= self._max_sources:
             source, fields = _OtherSources, _without_source(fields)
-            found = self._sources.get(source)
-        if found is None:
+            source_count = self._sources.get(source)
+        if source_count is None:
             self._sources[source] = _SourceCount(now + self._interval_s, fields)
             return {**fields, "count": 1}
-        found.count += 1
-        found.fields = fields
+        source_count.count += 1
+        source_count.fields = fields
         return None
 
     def pop_due(self, now: float) -> list[Fields]:
-        """Return the entries of the intervals that have ended at ``now``, and remove those."""
-        due = [key for key, source in self._sources.items() if source.ends_at <= now]
-        ended = [self._sources.pop(key) for key in due]
-        return [{**source.fields, "count": source.count} for source in ended if source.count]
+        """Remove the sources whose interval has ended at ``now``, and return their entries.
+
+        A source without further refusals in its interval has no entry.
+        """
+        due = [source for source, counted in self._sources.items() if counted.ends_at <= now]
+        ended = [self._sources.pop(source) for source in due]
+        return [{**counted.fields, "count": counted.count} for counted in ended if counted.count]
 
     @property
     def next_due(self) -> float:
-        """When the next interval ends; infinity without any."""
-        return min((source.ends_at for source in self._sources.values()), default=inf)
+        """When the next interval ends; infinity if there is no interval."""
+        return min((counted.ends_at for counted in self._sources.values()), default=inf)
 
 
 def _without_source(fields: Fields) -> Fields:

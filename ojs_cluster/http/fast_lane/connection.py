@@ -1,7 +1,8 @@
-"""One connection in the fast lane, and the work of its task.
+"""One connection in the fast lane, and its task.
 
-The task serves TLS, bodies that arrive in pieces, requests that wait, slow readers and the last
-requests of a drain. The ``Driver`` of a plain connection serves everything else without the task.
+The ``Driver`` of a connection without TLS serves most requests without this task. The task serves
+connections with TLS, bodies that arrive in pieces, requests that wait, clients that read slowly,
+and requests that arrive during a drain.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import trio
 
 from ojs_cluster.http.access.certificate_subject import peer_of, subject_of
 from ojs_cluster.http.app import App
-from ojs_cluster.http.body_memory import SMALL, BodyReservation
+from ojs_cluster.http.body_memory import MAX_SMALL_BODY, BodyReservation
 from ojs_cluster.http.dispatch import (
     body_timeout,
     prepare,
@@ -53,7 +54,7 @@ class LaneConnection:
     """One connection while the fast lane serves it."""
 
     def __init__(self, lane: Lane, app: App, stream: trio.SocketStream | TlsStream) -> None:
-        """Borrow the socket of ``stream``; ``run`` releases it."""
+        """Use the descriptor of ``stream`` until ``run`` ends."""
         self._lane = lane
         self.app = app
         self.heads = HeadCache()
@@ -66,13 +67,17 @@ class LaneConnection:
         self._nursery: trio.Nursery
         self._watching: trio.CancelScope | None = None
         self.scope = trio.CancelScope()
-        """Cancelled when an idle connection has to end, or when the client disconnects while a
-        handler waits. Nothing else may run in it."""
+        """The scope of ``run``.
+
+        It is cancelled when an idle connection has to end, and when the client disconnects while a
+        handler waits.
+        """
         self.idle_since = trio.current_time()
-        """When it began to wait for a complete head; infinity while it does not wait."""
+        """When the connection began to wait for a complete head; infinity while it does not."""
         self.head_since = inf
-        """When the first byte of an incomplete head arrived; infinity without one."""
-        # Created last: its socket would close the descriptor if an exception dropped it here.
+        """When the first byte of an incomplete head arrived; infinity if there is none."""
+        # The transport is created last. If an exception dropped it, its socket object would close
+        # the descriptor, which belongs to ``stream``.
         self._transport = transport_for(stream)
         self._driver: Driver | None = None
         if isinstance(self._transport, PlainLaneTransport):
@@ -80,11 +85,11 @@ class LaneConnection:
 
     @property
     def stopping(self) -> bool:
-        """Whether each response is the last one of its connection."""
+        """Whether the process shuts down, so that the next response ends the connection."""
         return self._lane.stop.is_set()
 
     async def run(self) -> bytes | None:
-        """Do the work of ``FastLane.serve``, without closing the stream."""
+        """Serve the connection and return the same as ``FastLane.serve``; do not close it."""
         try:
             with self.scope:
                 async with trio.open_nursery() as self._nursery:
@@ -112,8 +117,8 @@ class LaneConnection:
             try:
                 head = await self._next_head()
                 if head is None or self.scope.cancel_called:
-                    # A request that arrives when the idle timeout has cancelled the connection must
-                    # not begin: the cancellation would interrupt it.
+                    # If the idle timeout has cancelled the connection, the request must not begin,
+                    # because the cancellation would interrupt it.
                     return None
                 if not is_fast(head.method, head.path):
                     return self.data
@@ -133,8 +138,8 @@ class LaneConnection:
             Whether another request may follow on the connection.
 
         Raises:
-            Disconnected: the client left while the handler waited.
-            Exception: the error of the handoff.
+            Disconnected: the client disconnected while the handler waited.
+            Exception: ``handoff.error``.
         """
         response = await self._finish(driver.finish(handoff))
         if handoff.error is not None:
@@ -157,8 +162,8 @@ class LaneConnection:
             None when the client closed its side between two requests, or when a drain has begun.
 
         Raises:
-            UnsupportedRequest: hypercorn has to read the request. So has an end of the stream in
-                the middle of a head: hypercorn reads that end again.
+            UnsupportedRequest: hypercorn has to read the request, because it is not plain, it does
+                not fit into the body memory budget, or the stream ended in the middle of the head.
         """
         while True:
             if self.data:
@@ -185,22 +190,23 @@ class LaneConnection:
         Args:
             end: the number of bytes.
             timeout_s: how long to read, in seconds.
-            small: whether the body is small. Together with its head it may exceed ``SMALL``; then
-                it reserves ``SMALL`` bytes.
+            small: whether the body has at most ``MAX_SMALL_BODY`` bytes. Such a body reserves the
+                bytes that have arrived, but at most ``MAX_SMALL_BODY``. A larger body has reserved
+                its memory already.
 
         Returns:
             Whether ``data`` has that many bytes.
 
         Raises:
-            UnsupportedRequest: the client closed its side before, or the body memory budget is
-                exhausted.
+            UnsupportedRequest: the stream ended before ``end`` bytes had arrived, or the body
+                memory budget is exhausted.
         """
         data = bytearray(self.data)
         try:
             with trio.move_on_after(timeout_s):
                 while len(data) < end:
-                    part = min(len(data), SMALL)
-                    if small and not self._reservation.reserve(part, complete=False):
+                    size = min(len(data), MAX_SMALL_BODY)
+                    if small and not self._reservation.reserve(size, complete=False):
                         raise UnsupportedRequest
                     piece = await self._transport.receive()
                     if not piece:
@@ -213,7 +219,7 @@ class LaneConnection:
     # -- answering ----------------------------------------------------------------------------
 
     async def _exchange(self, head: RequestHead) -> bool:
-        """Serve the request with this head; return whether another one may follow.
+        """Serve the request with this head; return whether another request may follow.
 
         Raises:
             UnsupportedRequest: hypercorn has to serve the request.
@@ -230,13 +236,14 @@ class LaneConnection:
                 raise UnsupportedRequest  # hypercorn can answer while a body still arrives
             if not self._reservation.reserve(head.length):
                 raise UnsupportedRequest
-            timeout_s, small = app.settings.body_timeout_s, head.length <= SMALL
+            timeout_s, small = app.settings.body_timeout_s, head.length <= MAX_SMALL_BODY
             arrived = await self._read_until(end, timeout_s, small=small)
             if arrived:
                 request = self.request(head, end)
             else:
                 timeout = body_timeout(timeout_s)
-                # Many clients report a broken pipe when the response comes while they still send.
+                # The rest of the body is read before the response is sent: many clients report a
+                # broken pipe when a response arrives while they still send.
                 arrived = await self._read_until(end, app.settings.linger_s, small=small)
         self.data = self.data[end:]
         if timeout is not None:
@@ -264,10 +271,10 @@ class LaneConnection:
         )
 
     async def _finish(self, work: Awaitable[AnyResponse]) -> AnyResponse:
-        """Await a handler.
+        """Await the coroutine of a request, then stop watching whether the client disconnects.
 
         Raises:
-            Disconnected: the client left while the handler waited.
+            Disconnected: the client disconnected while the handler waited.
         """
         response = await work
         if self._watching is not None:
@@ -280,17 +287,17 @@ class LaneConnection:
         return response
 
     def _on_wait(self) -> None:
-        """Watch the client from now on, because the handler begins to wait.
+        """Start to watch whether the client disconnects, because the handler begins to wait.
 
-        Only a handler that waits has a watch: a task per request would cost too much. A client that
-        leaves while a handler works is noticed when the response is sent.
+        Watching takes a task, which would cost too much for every request. So only requests that
+        wait are watched. For other requests the send of the response shows a disconnected client.
         """
         if self._watching is None and not self.data:
             self._watching = trio.CancelScope()
             self._nursery.start_soon(self._watch, self._watching)
 
     async def _watch(self, scope: trio.CancelScope) -> None:
-        """Cancel the connection when the client disconnects. Its next request ends the watch."""
+        """Cancel the connection when the client disconnects; return when it sends bytes."""
         with scope:
             if not await self._transport.wait_for_input():
                 self.scope.cancel()
@@ -300,18 +307,18 @@ class LaneConnection:
         return self._transport.has_unread()
 
     async def _client_left(self) -> bool:
-        """Return whether the client has closed its side and has no request left to be answered.
+        """Return whether the client has closed its side and has sent no further request.
 
-        A client may send requests ahead, close its side, and read the responses. The hypercorn
-        entry treats it the same way: hypercorn stops reading at the next request.
+        A client may send several requests, close its side, and read the responses. Such a client
+        has not disconnected. The hypercorn entry decides in the same way.
         """
         return not self.data and await self._transport.disconnected()
 
     async def _deliver(self, response: Response, data: bytes, *, sent: int = 0) -> None:
-        """Send a response; undo it if it cannot be sent and has a way to be undone.
+        """Send a response; call ``response.undo``, if there is one, when it cannot be sent.
 
-        As in the hypercorn entry, a client that disconnects before the last byte is given to the
-        network has no complete response. After that byte it counts as answered.
+        A response counts as sent when its last byte is written to the socket. The hypercorn entry
+        decides in the same way.
 
         Args:
             response: the response.
@@ -319,9 +326,9 @@ class LaneConnection:
             sent: how many bytes are sent already.
 
         Raises:
-            Disconnected: the client is gone.
+            Disconnected: the client has disconnected.
         """
-        if response.undelivered is None:
+        if response.undo is None:
             await self._transport.send(data, sent=sent)
             return
         delivered = False

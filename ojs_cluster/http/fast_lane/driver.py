@@ -1,16 +1,16 @@
-"""Serve the plain requests of one connection without a trio task.
+"""Serve the requests of one connection without waking its trio task.
 
-The task of the connection sleeps in ``Driver.run_until_handoff``. While it sleeps, the driver does
-the work: ``on_readable`` reads the bytes that arrive and starts the request's coroutine. The
-coroutine runs up to its call of Redis. ``_resume`` continues it with the reply, and the driver
-sends the response.
+The task of the connection sleeps in ``Driver.run_until_handoff``. While the task sleeps, the driver
+serves requests. ``on_readable`` reads the bytes that arrive and starts the coroutine of the
+request, which runs until it waits for a reply of Redis. ``_resume`` continues the coroutine with
+the reply, and the driver sends the response.
 
-The driver handles only this plain case. In any other case it wakes the task with a ``TaskHandoff``
-that says how far the request has come. Such cases are: a request that needs trio, an incomplete
-body, a full socket buffer, a disconnected client, a drain, and a bug.
+In all other cases the driver wakes the task with a ``TaskHandoff``, which describes the state of
+the request. These cases are: a request that needs trio, an incomplete body, a full socket buffer, a
+disconnected client, a drain, and a bug.
 
-``on_readable`` and ``_resume`` run in tasks that serve all connections. So they catch every
-exception, and the task of this connection raises it.
+``on_readable`` and ``_resume`` run in tasks that serve all connections. So these methods catch
+every exception and pass it on to the task of this connection, which raises it.
 """
 
 from __future__ import annotations
@@ -43,22 +43,22 @@ from ojs_cluster.redis.driven_coroutines import (
 
 _READ_BYTES: Final = 65_536
 _MAX_CONSECUTIVE: Final = 8
-"""Requests of one connection that are answered before other connections are served."""
+"""Maximum number of requests that a connection answers before other connections are served."""
 
 
 class TaskHandoff(msgspec.Struct, frozen=True):
-    """What a driver leaves to the task of its connection.
+    """The work that a driver leaves to the task of its connection.
 
-    Without any attribute, the task reads the connection itself.
+    If no attribute is set, the task reads the next request itself.
 
     Attributes:
-        coroutine: a request in progress, which the task runs to its end.
-        value: the value to send into the coroutine first.
+        coroutine: the coroutine of a request in progress, which the task runs to its end.
+        value: the value that the task sends into the coroutine first.
         response: the response to the request.
-        data: the response as bytes, if a part of them is sent.
-        sent: the number of bytes that are sent.
-        error: the exception to raise; the connection ends.
-        yields: the task only lets other connections run, and then calls the driver again.
+        data: the response as bytes, if some of these bytes are sent already.
+        sent: the number of bytes of ``data`` that are sent.
+        error: the exception that the task raises, which ends the connection.
+        yields: whether the task only lets other connections run, and calls the driver again.
     """
 
     coroutine: Coroutine[Any, Any, Response] | None = None
@@ -106,10 +106,10 @@ class Driver:
         self._idle = idle
         self._registered = False
         self._owner: Task | None = None
-        """The connection's task while it sleeps."""
+        """The connection's task while it sleeps in ``run_until_handoff``, otherwise None."""
         self._handoff: TaskHandoff | None = None
         self._coroutine: Coroutine[Any, Any, Response] | None = None
-        """The request in progress, which waits for a reply of Redis."""
+        """The coroutine of the request that waits for a reply of Redis; None if none waits."""
         self._driven = DrivenCoroutine(self._resume)
 
     @property
@@ -118,9 +118,10 @@ class Driver:
         return self._idle.running and not self._connection.stopping
 
     async def run_until_handoff(self) -> TaskHandoff:
-        """Serve requests until the task has to act, and return what it has to do.
+        """Serve requests until the calling task has work to do, and return this work.
 
-        A cancellation does not cancel a request in progress: the handoff gives it to the task.
+        A cancellation does not interrupt a request in progress: the handoff contains the request,
+        and the task completes it.
         """
         self._handoff = None
         if self._connection.data:
@@ -145,19 +146,19 @@ class Driver:
         return await self._driven.adopt(handoff.coroutine, handoff.value)
 
     def on_readable(self) -> None:
-        """Read what has arrived, and begin the next request if none is in progress."""
+        """Read the bytes that have arrived, and begin the next request if none is in progress."""
         try:
             self._read()
         except Exception as error:
             self._fail(error)
 
     def on_epoll_closed(self) -> None:
-        """Return the connection to its task, now or after the present request."""
+        """Wake the connection's task, now or after the request in progress."""
         self._registered = False
         if self._coroutine is None:
             self._hand_over(_TO_TASK)
 
-    # -- one step after the other ---------------------------------------------------------------
+    # -- the steps of a request -----------------------------------------------------------------
 
     def _fail(self, error: Exception) -> None:
         """Let the connection's task raise an error."""
@@ -180,7 +181,7 @@ class Driver:
     def _read(self) -> None:
         connection = self._connection
         if self._coroutine is not None:
-            self._unregister()  # the kernel keeps the requests that the client sends ahead
+            self._unregister()  # bytes of the next requests stay in the socket buffer
             return
         if connection.stopping:
             self._hand_over(_TO_TASK)
@@ -205,7 +206,7 @@ class Driver:
         self._hand_over(_YIELD)
 
     def _begin(self) -> bool:
-        """Begin the next request; return whether it is answered and the next one may begin."""
+        """Begin a request; return whether it is answered and the next request may begin."""
         connection = self._connection
         data = connection.data
         try:
@@ -216,7 +217,7 @@ class Driver:
             head is None
             or len(data) < (end := head.size + head.length)
             or head.closes
-            # The route of a head that was admitted before is a fast one.
+            # A head with an admission has a fast route, because this check was made before.
             or (head.admission is None and not is_fast(head.method, head.path))
         ):
             self._hand_over(_TO_TASK)
@@ -234,7 +235,7 @@ class Driver:
     def _drive(self, value: object) -> bool:
         """Send ``value`` into the request's coroutine; return the same as ``_begin``."""
         coroutine, step = self._coroutine, self._driven.step
-        if coroutine is None:  # the task runs it
+        if coroutine is None:  # a cancellation has handed the coroutine over to the task
             return False
         send: Callable[[Any], Any] = coroutine.send
         try:
@@ -246,29 +247,29 @@ class Driver:
                     self._coroutine = None
                     self._hand_over(TaskHandoff(coroutine=coroutine))
                     return False
-                value = RuntimeError(f"{message!r} was asked without a task")
+                value = RuntimeError(f"a driven coroutine has awaited {message!r}")
                 send = coroutine.throw
         except StopIteration as stop:
             self._coroutine = None
             response: Response = stop.value
         try:
             return self._answer(response)
-        except Exception as error:  # the task undoes what was done for this client
+        except Exception as error:  # the task undoes the response and raises the error
             self._hand_over(TaskHandoff(response=response, error=error))
             return False
 
     def _answer(self, response: Response) -> bool:
-        """Send a response; return whether all of it is sent and the next request may begin."""
+        """Send a response; return whether it is sent completely and the next request may begin."""
         connection = self._connection
         if connection.stopping or (
-            response.undelivered is not None and not connection.data and peer_has_closed(self._sock)
+            response.undo is not None and not connection.data and peer_has_closed(self._sock)
         ):
             self._hand_over(TaskHandoff(response=response))
             return False
         data = encode(response, draining=False, asked_to_close=False)
         try:
             sent = self._sock.send(data)
-        except OSError:  # the buffer is full, or the client is gone: the task finds out which
+        except OSError:  # the buffer is full or the client has disconnected; the task handles both
             sent = 0
         if sent != len(data):
             self._hand_over(TaskHandoff(response=response, data=data, sent=sent))
@@ -276,10 +277,10 @@ class Driver:
         connection.idle_since = trio.current_time()
         return self._registered or bool(connection.data) or self._register()
 
-    # -- between the epoll and the task ---------------------------------------------------------
+    # -- epoll registration and handoff ---------------------------------------------------------
 
     def _register(self) -> bool:
-        """Wait for the next bytes; return whether the driver still serves the connection."""
+        """Register for the next bytes; return whether the driver still serves the connection."""
         self._registered = self._idle.register(self._sock.fileno(), self)
         if not self._registered and self._coroutine is None:
             self._hand_over(_TO_TASK)
@@ -299,7 +300,10 @@ class Driver:
             reschedule(owner)
 
     def _abort(self, _raise_cancel: object) -> Abort:
-        """Handle the task's cancellation: give it the request that waits for Redis, if any."""
+        """Handle a cancellation of the task while it sleeps.
+
+        If a request waits for Redis, the task gets its coroutine and completes the request.
+        """
         coroutine, self._coroutine = self._coroutine, None
         if coroutine is None:
             self._unregister()

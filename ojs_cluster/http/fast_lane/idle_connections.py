@@ -1,10 +1,11 @@
-"""One epoll for all plain connections of a process that wait for a request.
+"""One epoll for all connections without TLS of a process that wait for a request.
 
-trio arms its own epoll again for every wait, and wakes a task for every event. Here one task waits
-for one epoll whose registrations stay armed. In each round it lets every readable connection begin
-its next request, and then sends the commands of all of them to Redis in one write.
+trio registers a descriptor with its own epoll again for every wait, and wakes a task for every
+event. In this module one task waits for one epoll whose registrations stay. In each round the task
+lets every readable connection begin its next request. After that it sends the commands of all these
+requests to Redis in one write.
 
-Linux only. On other systems each connection is served by its own task (``connection``).
+epoll exists only on Linux. On other systems each connection has its own task (``connection``).
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ import trio
 from ojs_cluster.redis.driven_coroutines import driver_state
 
 _MAX_EVENTS: Final = 64
-"""Connections that one round serves, in about a millisecond. The next round serves the others."""
+"""Maximum number of connections that one round serves, which takes about a millisecond."""
 
 
 class IdleConnection(Protocol):
-    """A connection that waits for a request. Its methods must not raise."""
+    """A connection that waits for a request. Its methods must not raise exceptions."""
 
     def on_readable(self) -> None:
-        """Read: bytes have arrived, or the client has disconnected."""
+        """Read from the connection: bytes have arrived, or the client has disconnected."""
         ...
 
     def on_epoll_closed(self) -> None:
-        """Return to a task: the epoll has ended and sends no more events."""
+        """Let the task of the connection read: the epoll has ended and sends no more events."""
         ...
 
 
@@ -56,13 +57,13 @@ class IdleConnections:
             return False
         try:
             self._epoll.register(fd, select.EPOLLIN)
-        except OSError:  # the kernel's limit of registrations is reached
+        except OSError:  # the kernel allows no more registrations
             return False
         self._registered[fd] = connection
         return True
 
     def unregister(self, fd: int) -> None:
-        """End the events of ``fd``. It must still be open."""
+        """Send no more events of ``fd``, which must still be open."""
         if self._registered.pop(fd, None) is not None and self._epoll is not None:
             with suppress(OSError):  # an exception here would end the epoll of all connections
                 self._epoll.unregister(fd)

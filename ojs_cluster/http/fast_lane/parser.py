@@ -1,20 +1,19 @@
-"""Parse plain HTTP/1.1 requests, which no two parsers read differently.
+"""Parse plain HTTP/1.1 requests, which every parser reads in the same way.
 
-It does no I/O: it turns bytes into a ``RequestHead``. A request is plain when every server and
-proxy agrees on its end and its meaning:
+This module does no I/O: it turns bytes into a ``RequestHead``. A request is plain if it has:
 
 * GET or POST, a target that begins with "/", and HTTP/1.1;
 * lines of printable ASCII that end in CRLF, none of them folded;
 * one Host, and at most one Content-Length, of digits;
 * no Transfer-Encoding, Expect or Upgrade.
 
-Every other request raises ``UnsupportedRequest``. It is not an error: hypercorn reads the same
-bytes and decides. So two parsers never have to agree on what is an error, and the fast lane never
-serves a request that the two would end at different bytes.
+Every other request raises ``UnsupportedRequest``, and hypercorn parses the same bytes. So only
+hypercorn rejects requests as malformed. Both parsers agree on where a plain request ends, which
+prevents request smuggling.
 
-llhttp (httptools) reads the lines. It gets one head at a time and no body, because its Python
-binding does not say at which byte a message ended. The fast lane needs that position to return
-unread bytes.
+llhttp (httptools) parses the lines of the head. It gets one head at a time and no body, because its
+Python binding does not say at which byte a message ended. The fast lane needs this position to pass
+unread bytes on to hypercorn.
 """
 
 from __future__ import annotations
@@ -32,8 +31,11 @@ if TYPE_CHECKING:
     from ojs_cluster.http.dispatch import Admission
 
 MAX_INCOMPLETE_HEAD: Final = 8192
-"""Largest incomplete head, in bytes, that the fast lane waits for. Larger heads are rare, and every
-piece that arrives causes another check of the whole head, which must stay cheap."""
+"""Largest incomplete head, in bytes, that the fast lane waits for.
+
+Each piece that arrives causes another check of the whole head, so the size limits what a check
+costs. Larger heads are rare.
+"""
 
 _PLAIN: Final = re.compile(
     rb"(GET|POST) (/[!-~]*) HTTP/1\.1\r\n(?:[!-~][ -~]*\r\n)+\r\n",
@@ -42,9 +44,9 @@ _PLAIN_PREFIX: Final = re.compile(rb"(?:[ -~]|\r\n)*\r?")
 _BEGINNINGS: Final = (b"GET /", b"POST /")
 _LONGEST_BEGINNING: Final = max(map(len, _BEGINNINGS))
 _CONTENT_LENGTH: Final = re.compile(r"[0-9]{1,15}")
-_END: Final = b"\r\n\r\n"
-_CACHED_HEADS: Final = 8
-_CACHED_BYTES: Final = 1024
+_HEAD_END: Final = b"\r\n\r\n"
+_MAX_CACHED_HEADS: Final = 8  # of one connection
+_MAX_CACHED_BYTES: Final = 1024  # of one head
 _UNSUPPORTED_HEADERS: Final = frozenset({"transfer-encoding", "expect", "upgrade"})
 _SINGLE_HEADERS: Final = frozenset({"host", "content-length", "connection"})
 
@@ -63,9 +65,9 @@ class RequestHead(msgspec.Struct):
         headers: the headers, as in ``Request``.
         size: the length of the head in bytes, with its blank line.
         length: the length of the body in bytes.
-        closes: whether the client asks for the end of the connection.
-        admission: the dispatcher's decision for the next request with this head. It is the only
-            attribute that changes.
+        closes: whether the client asks the server to close the connection after the response.
+        admission: the dispatcher's decision about an earlier request with this head; None if there
+            is no decision that can be reused. It is the only attribute that changes.
     """
 
     method: str
@@ -99,7 +101,7 @@ def read_head(data: bytes) -> RequestHead | None:
     """Return the head of the request that ``data`` begins with; None while it is incomplete.
 
     Raises:
-        UnsupportedRequest: the request is not plain, which its first bytes may show already.
+        UnsupportedRequest: the request is not plain. This may be known before its head is complete.
     """
     match = _PLAIN.match(data)
     if match is None:
@@ -131,10 +133,10 @@ def read_head(data: bytes) -> RequestHead | None:
 
 
 class HeadCache:
-    """The last few heads of one connection, by their bytes.
+    """The parsed heads of the last requests of one connection, by their bytes.
 
-    A client on a keep-alive connection repeats the same few heads byte for byte. Finding a head
-    here is far cheaper than parsing it.
+    A client on a keep-alive connection repeats the same few heads byte for byte. A lookup costs far
+    less than parsing the head.
     """
 
     def __init__(self) -> None:
@@ -143,20 +145,21 @@ class HeadCache:
 
     def read(self, data: bytes) -> RequestHead | None:
         """Return the same as ``read_head``, from the cache if possible."""
-        # A plain head ends at its first empty line, so these bytes are the whole head.
-        raw = data[: data.find(_END, 0, _CACHED_BYTES) + len(_END)]
+        # A plain head ends at its first empty line. So ``raw`` is the whole head, if it is not too
+        # long for the cache.
+        raw = data[: data.find(_HEAD_END, 0, _MAX_CACHED_BYTES) + len(_HEAD_END)]
         head = self._heads.get(raw)
         if head is None:
             head = read_head(data)
             if head is not None and head.size == len(raw):
-                if len(self._heads) >= _CACHED_HEADS:
+                if len(self._heads) >= _MAX_CACHED_HEADS:
                     self._heads.clear()
                 self._heads[raw] = head
         return head
 
 
 def _may_become_plain(data: bytes) -> bool:
-    if len(data) > MAX_INCOMPLETE_HEAD or _END in data:
+    if len(data) > MAX_INCOMPLETE_HEAD or _HEAD_END in data:
         return False
     start = data[:_LONGEST_BEGINNING]
     if not any(start.startswith(word) or word.startswith(start) for word in _BEGINNINGS):

@@ -1,7 +1,8 @@
-"""Encode a response as the bytes that the hypercorn entry sends: same headers in the same order.
+"""Encode a response as the same bytes that the hypercorn entry sends.
 
-In the hypercorn entry h11 writes these bytes; here one join does. The test
-``tests/http/test_same_answers.py`` compares both, so it fails when an upgrade of h11 changes them.
+In the hypercorn entry h11 writes these bytes. This module builds them with one join, which is
+faster. ``tests/http/test_same_answers.py`` compares the bytes of both entry points, so this test
+fails when an upgrade of h11 changes its output.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ def encode(response: Response, *, draining: bool, asked_to_close: bool) -> bytes
 
     Args:
         response: the response, with the headers that ``dispatch`` adds.
-        draining: whether the server closes the connection after it.
-        asked_to_close: whether the client has asked for that. Its header has another position and
-            spelling than that of a drain, as in the hypercorn entry.
+        draining: whether the server closes the connection after the response, because it drains.
+        asked_to_close: whether the client has asked the server to close the connection. The
+            ``Connection`` header then has another position and spelling, as hypercorn writes it.
     """
     status, body = response.status, response.body
     lines = [f"HTTP/1.1 {status} \r\n"]
@@ -52,5 +53,6 @@ def encode(response: Response, *, draining: bool, asked_to_close: bool) -> bytes
 
 @lru_cache(maxsize=1)
 def _date(second: int) -> str:
-    # Cached for a second, because formatting costs as much as the rest of the head.
+    # The cache keeps one entry, so the date is formatted once per second. Formatting the date costs
+    # as much as encoding the rest of the head.
     return f"date: {format_date_time(second)}\r\n"

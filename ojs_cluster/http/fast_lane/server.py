@@ -1,16 +1,19 @@
 """The fast lane: the entry point that serves the hot routes over HTTP/1.1.
 
-Every connection starts here. The fast lane serves requests that are plain (see ``parser``) and for
-routes marked ``fast`` in the route table. They pass through the same ``prepare`` and ``run`` as in
-the hypercorn entry, and the responses have the same bytes. At the first other request
-``FastLane.serve`` returns the bytes that it has read, and hypercorn serves the connection until it
-ends. So the fast lane needs no code for chunks, upgrades and HTTP/2, and rejects no request as
-malformed.
+The fast lane serves the first requests of every HTTP/1.1 connection. It serves a request if the
+request is plain (see ``parser``) and its route is marked ``fast`` in the route table. The request
+passes through the same ``prepare`` and ``run`` as in the hypercorn entry, and its response has the
+same bytes. At the first request that the fast lane does not serve, ``FastLane.serve`` returns the
+bytes that it has read. From then on hypercorn serves the connection. So the fast lane needs no code
+for chunks, upgrades and HTTP/2, and rejects no request as malformed.
 
-Why it is fast: plain connections share one epoll (``idle_connections``), and their requests run
-without a trio task while they need none (``driver``). A response is one write, which is not awaited
-when the kernel takes it at once. One task checks the deadlines of all idle connections: trio keeps
-deadlines in a heap, and setting one twice per request costs as much as parsing the request.
+Three things make the fast lane fast:
+
+* Connections without TLS share one epoll (``idle_connections``), and most of their requests run
+  without a trio task (``driver``).
+* A response is one write, which is not awaited when the kernel takes it at once.
+* One task checks the deadlines of all idle connections. A trio deadline for each connection was
+  refused: setting it twice per request costs as much as parsing the request.
 """
 
 from __future__ import annotations
@@ -38,15 +41,15 @@ class FastLane:
         """Create a fast lane that serves nothing yet.
 
         Args:
-            stop: set when the process begins to shut down. From then on each response is the last
-                one of its connection, and says so.
+            stop: set when the process begins to shut down. From then on each response has the
+                header ``Connection: close`` and is the last one of its connection.
             idle_timeout_s: how long a connection may be without a complete head, in seconds.
             head_timeout_s: how long a head may take from its first byte, in seconds.
         """
         self.stop = stop
         self.drained = False
         self.idle_connections = IdleConnections()
-        """Serves plain connections while its ``run`` runs. Otherwise each has its own task."""
+        """Serves connections without TLS while its ``run`` runs. Otherwise their tasks do."""
         self._idle_timeout_s = idle_timeout_s
         self._head_timeout_s = head_timeout_s
         self._app: App | None = None
@@ -60,8 +63,8 @@ class FastLane:
         """Serve a connection until it ends, or until hypercorn has to serve it.
 
         Returns:
-            None when the connection has ended and ``stream`` is closed. Otherwise the bytes that
-            are read and belong to requests that are not served.
+            None when the connection has ended and ``stream`` is closed. Otherwise the bytes of the
+            requests that this method has read and not served; hypercorn has to serve them.
         """
         if self._app is None:
             return b""
@@ -84,7 +87,7 @@ class FastLane:
     async def close_idle(self) -> None:
         """Close connections that are idle, or send a head too slowly, until cancelled.
 
-        A connection is closed up to an eighth of the timeout late, and at most a second.
+        A connection may be closed late, by at most an eighth of the timeout and at most a second.
         """
         shortest_s = min(self._idle_timeout_s, self._head_timeout_s)
         interval_s = min(_LONGEST_INTERVAL_S, shortest_s / _CHECKS_PER_TIMEOUT)

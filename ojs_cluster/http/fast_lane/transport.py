@@ -1,9 +1,8 @@
-"""What the fast lane reads from and writes to: a socket, or TLS over a socket.
+"""Read and write the bytes of a connection in the fast lane, with or without TLS.
 
-``PlainLaneTransport`` works on the socket itself, because trio's streams check, lock and reschedule
-around each call. ``TlsLaneTransport`` leaves the TLS records to trio's ``SSLStream``, because
-hypercorn may have to continue with that stream. Both raise ``Disconnected`` when the client has
-left.
+``PlainLaneTransport`` uses the socket itself, because the checks, locks and checkpoints of a trio
+stream cost time in each call. ``TlsLaneTransport`` uses trio's ``SSLStream``, because hypercorn may
+have to continue with that stream. Both raise ``Disconnected`` when the client has disconnected.
 """
 
 from __future__ import annotations
@@ -15,9 +14,10 @@ import trio
 
 TlsStream = trio.SSLStream[trio.SocketStream]
 
-_READ_BYTES: Final = 65_536  # as hypercorn reads at once
-_RECORD_BYTES: Final = 16_384  # content of one TLS record
+_READ_BYTES: Final = 65_536  # hypercorn reads the same number of bytes at once
+_RECORD_BYTES: Final = 16_384  # maximum content of one TLS record
 _REST_OF_RECORD_S: Final = 1.0
+"""How long the rest of a TLS record may take to arrive, in seconds."""
 
 
 class Disconnected(Exception):
@@ -31,7 +31,11 @@ class LaneTransport(Protocol):
     """
 
     async def receive(self) -> bytes:
-        """Return the next bytes, empty at the end of the stream. Raises Disconnected."""
+        """Return the next bytes; empty at the end of the stream.
+
+        Raises:
+            Disconnected: the connection is broken.
+        """
         ...
 
     async def send(self, data: bytes, *, hold_last_byte: bool = False, sent: int = 0) -> None:
@@ -39,17 +43,18 @@ class LaneTransport(Protocol):
 
         Args:
             data: the whole message.
-            hold_last_byte: check for a disconnected client before the last byte, when the message
-                does not leave in one piece. A client that has disconnected never gets that byte.
-            sent: bytes that were sent before.
+            hold_last_byte: if the message needs more than one write, check before its last byte
+                that the client is still connected. A client that has disconnected never gets the
+                last byte.
+            sent: number of bytes that were sent before.
 
         Raises:
-            Disconnected: the client is gone.
+            Disconnected: the client has disconnected.
         """
         ...
 
     async def disconnected(self) -> bool:
-        """Return whether the client has closed its side and no sent bytes are left to read."""
+        """Return whether the client has closed its side and all bytes that it sent are read."""
         ...
 
     def has_unread(self) -> bool:
@@ -61,7 +66,7 @@ class LaneTransport(Protocol):
         ...
 
     def release(self) -> None:
-        """Return the descriptor to the stream, which may close it afterwards."""
+        """Stop using the descriptor, which the stream may then close."""
         ...
 
 
@@ -115,7 +120,7 @@ class PlainLaneTransport:
 
     async def send(self, data: bytes, *, hold_last_byte: bool = False, sent: int = 0) -> None:
         """Implement ``LaneTransport.send``."""
-        # The kernel nearly always takes the whole message, so nothing is awaited.
+        # The kernel nearly always takes the whole message at once. Then nothing is awaited.
         if not sent:
             sent = self._send_some(data)
         if sent == len(data):
@@ -139,9 +144,9 @@ class PlainLaneTransport:
 class TlsLaneTransport:
     """TLS whose handshake is complete.
 
-    The content of a TLS record is known only after it is read, so ``disconnected`` and
-    ``wait_for_input`` read ahead. Two tasks must not read at once: a new reader waits until a
-    cancelled reader has ended.
+    Only reading a TLS record shows what it contains, so ``disconnected`` and ``wait_for_input``
+    read ahead. Two tasks must not read at once. So the other methods wait until a cancelled
+    ``wait_for_input`` has ended.
     """
 
     def __init__(self, stream: TlsStream) -> None:
@@ -150,7 +155,7 @@ class TlsLaneTransport:
         self._sock = _borrow_socket(stream.transport_stream)
         self._read_ahead = b""
         self._watch_ended: trio.Event | None = None
-        """Set when the present ``wait_for_input`` has ended; None while there is none."""
+        """Set when the running ``wait_for_input`` ends; None while none is running."""
 
     def release(self) -> None:
         """Implement ``LaneTransport.release``."""
@@ -171,7 +176,7 @@ class TlsLaneTransport:
             await self._watch_ended.wait()
         if self._read_ahead or _peek(self._sock) is None:
             return False
-        # The socket has bytes or its end. The read waits only for the rest of a record.
+        # The socket has bytes to read, or its end. So the read waits only for the rest of a record.
         with trio.move_on_after(_REST_OF_RECORD_S):
             self._read_ahead = await self._read()
             return not self._read_ahead
@@ -183,7 +188,7 @@ class TlsLaneTransport:
 
     async def wait_for_input(self) -> bool:
         """Implement ``LaneTransport.wait_for_input``."""
-        # If the watch is cancelled before it begins, another task may read already.
+        # If this call is cancelled before it begins, another task may be reading already.
         await trio.lowlevel.checkpoint_if_cancelled()
         self._watch_ended = trio.Event()
         try:
@@ -224,7 +229,11 @@ def peer_has_closed(sock: socket.socket) -> bool:
 
 
 def _borrow_socket(stream: trio.SocketStream) -> socket.socket:
-    """Return a socket with the stream's descriptor; detach it before it is garbage collected."""
+    """Return a second socket object for the stream's descriptor.
+
+    The caller detaches the object before it is garbage collected, because it would otherwise close
+    the descriptor.
+    """
     wrapped = stream.socket
     sock = socket.socket(wrapped.family, wrapped.type, wrapped.proto, wrapped.fileno())
     sock.setblocking(False)
@@ -232,7 +241,7 @@ def _borrow_socket(stream: trio.SocketStream) -> socket.socket:
 
 
 def _peek(sock: socket.socket) -> bytes | None:
-    """Return the next byte without reading it: empty at the end, None when none has arrived."""
+    """Return the next byte and leave it unread; empty at the end, None if no byte has arrived."""
     try:
         return sock.recv(1, socket.MSG_PEEK)
     except BlockingIOError:

@@ -22,8 +22,8 @@ async def enqueue_many(app: App, request: Request) -> Response:
     """
     if request.body:
         require_json(request)
-    read = partial(parse_batch, request.body, limits=app.settings.limits)
-    new_jobs = await off_loop(read, len(request.body))
+    parse = partial(parse_batch, request.body, limits=app.settings.limits)
+    new_jobs = await off_loop(parse, len(request.body))
     if request.queues is not None:
         for new_job in new_jobs:
             check_new_job(request.queues, new_job)
@@ -38,4 +38,4 @@ async def enqueue_many(app: App, request: Request) -> Response:
         count,
         enqueued,
     )
-    return Response(201, body, made=lambda: {"job_ids": [job.id for job in jobs]})
+    return Response(201, body, object_ids=lambda: {"job_ids": [job.id for job in jobs]})

@@ -32,7 +32,10 @@ _DETAIL_NAMES = {"triggered": "job_id", "skipped": "active_job_id", "failed": "e
 
 
 async def list_crons(app: App, request: Request) -> Response:
-    """List cron jobs, with the keys of the binding, OpenAPI, cron documents and the Ruby SDK.
+    """List cron jobs.
+
+    The response repeats the list under the names of the HTTP binding, the OpenAPI document, the
+    cron document and the Ruby SDK.
 
     ``GET /ojs/v1/cron?enabled&limit&offset`` (spec: ojs-cron 8.2)
     """
@@ -43,23 +46,23 @@ async def list_crons(app: App, request: Request) -> Response:
         app.store, limit=page.limit, offset=page.offset, enabled=enabled, within=request.queues
     )
     crons = replies.array(_json(cron) for cron in found)
-    pages = query.pagination(page, len(found), total)
+    pagination = query.pagination(page, len(found), total)
     return Response(
         200,
         b'{"crons":%b,"cron_jobs":%b,"items":%b,"entries":%b,"count":%d,"total":%d,"pagination":%b}'
-        % (crons, crons, crons, crons, len(found), total, replies.dumps(pages)),
+        % (crons, crons, crons, crons, len(found), total, replies.dumps(pagination)),
     )
 
 
 async def register(app: App, request: Request) -> Response:
-    """Store a cron job, and replace one of the same name; the status is 201 in both cases.
+    """Store a cron job, or replace the cron job of the same name. Both return the status 201.
 
     ``POST /ojs/v1/cron`` (spec: ojs-cron 8.1)
     """
     if request.body:
         require_json(request)
-    read = partial(parse_cron, request.body, limits=app.settings.limits)
-    definition = await off_loop(read, len(request.body))
+    parse = partial(parse_cron, request.body, limits=app.settings.limits)
+    definition = await off_loop(parse, len(request.body))
     queues = request.queues
     if queues is None:
         cron, _ = await store_cron.register(app.store, definition)
@@ -79,7 +82,7 @@ async def get(app: App, _request: Request, name: str) -> Response:
 
 
 async def change(app: App, request: Request, name: str) -> Response:
-    """Replace the members of a cron job that the body has.
+    """Change a cron job: replace its members by those that the body contains.
 
     ``PATCH /ojs/v1/cron/{name}`` (spec: ojs-cron 8)
     """
@@ -104,7 +107,7 @@ async def change(app: App, request: Request, name: str) -> Response:
 
 
 async def pause(app: App, _request: Request, name: str) -> Response:
-    """Disable a cron job. A body is ignored.
+    """Disable a cron job. The request body is ignored.
 
     ``POST /ojs/v1/cron/{name}/pause`` (spec: ojs-cron 8.5)
     """
@@ -112,7 +115,7 @@ async def pause(app: App, _request: Request, name: str) -> Response:
 
 
 async def resume(app: App, _request: Request, name: str) -> Response:
-    """Enable a cron job. A body is ignored.
+    """Enable a cron job. The request body is ignored.
 
     ``POST /ojs/v1/cron/{name}/resume`` (spec: ojs-cron 8.5)
     """
@@ -129,9 +132,10 @@ async def drop(app: App, _request: Request, name: str) -> Response:
 
 
 async def trigger(app: App, request: Request, name: str) -> Response:
-    """Enqueue the job of a cron job now, independently of its schedule. A body is ignored.
+    """Enqueue the job of a cron job now, whatever its schedule. The request body is ignored.
 
-    The status is 200 if a unique job exists already, and then the response has that job.
+    If the job is unique and such a job exists already, the status is 200 and the response has the
+    existing job.
 
     ``POST /ojs/v1/cron/{name}/trigger`` (spec: ojs-cron 8)
     """
@@ -144,7 +148,7 @@ async def trigger(app: App, request: Request, name: str) -> Response:
         response = _response(200, cron, extra + b',"deduplicated":true')
     else:
         response = _response(201, cron, extra, (("Location", f"/ojs/v1/jobs/{job.id}"),))
-    return msgspec.structs.replace(response, made=lambda: {"job_id": job.id})
+    return msgspec.structs.replace(response, object_ids=lambda: {"job_id": job.id})
 
 
 async def history(app: App, request: Request, name: str) -> Response:
@@ -156,12 +160,12 @@ async def history(app: App, request: Request, name: str) -> Response:
     ``GET /ojs/v1/cron/{name}/history?limit`` (spec: ojs-cron 8)
     """
     limit = query.integer(query.parameters(request.query), "limit", 50, low=1, high=HISTORY_KEPT)
-    past = []
+    items = []
     for tick in await store_cron.history(app.store, name, limit):
         outcome, cause = _OUTCOMES.get(tick.outcome, ("skipped", "overlap_skip"))
         if (tick.error or "").startswith(QUEUE_FULL):
             cause = QUEUE_FULL
-        past.append(
+        items.append(
             {
                 "outcome": outcome,
                 "reason": cause,
@@ -175,7 +179,7 @@ async def history(app: App, request: Request, name: str) -> Response:
         )
     return replies.json_response(
         200,
-        {"name": name, "history": past, "items": past, "executions": past, "count": len(past)},
+        {"name": name, "history": items, "items": items, "executions": items, "count": len(items)},
     )
 
 
@@ -192,13 +196,16 @@ def _response(
 ) -> Response:
     """Return a response with a cron job in ``cron`` and ``cron_job``.
 
-    Without ``extra`` it has the members of the cron job too, which the command line client reads.
+    Without ``extra`` the response also has the members of the cron job at the top level, which the
+    command line client reads.
     """
     members = _members(cron)
-    shown = _object(members)
+    body = _object(members)
     del members[b"cron"]
-    flat = b"" if extra else b"," + _object(members)[1:-1]
-    return Response(status, b'{"cron":%b,"cron_job":%b%b%b}' % (shown, shown, flat, extra), headers)
+    top_level = b"" if extra else b"," + _object(members)[1:-1]
+    return Response(
+        status, b'{"cron":%b,"cron_job":%b%b%b}' % (body, body, top_level, extra), headers
+    )
 
 
 def _json(cron: CronRecord) -> bytes:
@@ -210,7 +217,11 @@ def _object(members: Mapping[bytes, bytes]) -> bytes:
 
 
 def _members(cron: CronRecord) -> dict[bytes, bytes]:
-    """Return a cron job with the keys of all documents; its job has the client's bytes."""
+    """Return the members of the JSON object of a cron job.
+
+    Some values are repeated under the names of the HTTP binding, the OpenAPI document and the cron
+    document. The members of the job are the bytes that the client sent.
+    """
     definition = cron.definition
     job = raw_json.object_members(definition.job) or {}
     expression = replies.quoted(definition.schedule.expression)

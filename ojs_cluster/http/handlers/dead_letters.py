@@ -17,9 +17,9 @@ from ojs_cluster.store.jobs.listing import JobFilter
 async def list_dead(app: App, request: Request) -> Response:
     """List dead letters, newest first.
 
-    A page may have fewer entries than ``limit`` although there are more; then it has a
-    ``next_cursor``. For a key that is restricted to some queues and names none, the order is newest
-    first in each shard, and ``total`` is absent.
+    A page may have fewer entries than ``limit`` although other pages follow. If other pages follow,
+    it has a ``next_cursor``. If the API key is restricted to some queues and the request names no
+    queue, the order is newest first within each shard, and ``total`` is absent.
 
     ``GET /ojs/v1/dead-letter?queue&limit&offset`` (spec: ojs-http-binding 12.1)
     """
@@ -29,17 +29,17 @@ async def list_dead(app: App, request: Request) -> Response:
         check_queues(request.queues, [queue])
     elif request.queues is not None:
         return await list_matching(
-            app, JobFilter(dead=True, within=request.queues), given, most=1000
+            app, JobFilter(dead=True, within=request.queues), given, max_limit=1000
         )
-    page = query.page(given, most=1000)
+    page = query.page(given, max_limit=1000)
     jobs, total = await store_dead.list_dead_letters(
         app.store, queue=queue, limit=page.limit, offset=page.offset
     )
-    pages = query.pagination(page, len(jobs), total)
+    pagination = query.pagination(page, len(jobs), total)
     body = b'{"jobs":%b,"total":%d,"pagination":%b}' % (
         replies.jobs_array(jobs),
         total,
-        replies.dumps(pages),
+        replies.dumps(pagination),
     )
     return Response(200, body)
 
@@ -47,9 +47,9 @@ async def list_dead(app: App, request: Request) -> Response:
 async def stats(app: App, request: Request) -> Response:
     """Return the number of dead letters by queue and by type.
 
-    ``by_type_counted`` is the number of jobs in ``by_type``. It is less than ``total`` if there are
-    too many to read. For a key that is restricted to some queues, the numbers are those of its
-    first 1000 queues by name.
+    ``by_type_counted`` is the sum of the numbers in ``by_type``. It is less than ``total`` if there
+    are too many dead letters to read all their types. If the API key is restricted to some queues,
+    the numbers are those of the first 1000 queues, by name, that it may access.
 
     ``GET /ojs/v1/dead-letter/stats`` (spec: ojs-dead-letter 10.1)
     """
@@ -75,7 +75,7 @@ async def get(app: App, _request: Request, job_id: str) -> Response:
 
 
 async def retry(app: App, _request: Request, job_id: str) -> Response:
-    """Make the job of a dead letter available again. A body is ignored.
+    """Make the job of a dead letter available again. The request body is ignored.
 
     ``POST /ojs/v1/dead-letter/{id}/retry`` (spec: ojs-http-binding 12.2)
     """

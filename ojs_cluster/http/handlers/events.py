@@ -24,11 +24,11 @@ async def list_events(app: App, request: Request) -> Response:
     filters. ``type`` is an alias of ``types`` (spec: ojs-events 6.4).
     """
     given = query.parameters(request.query)
-    named = query.names(given, "queues")
-    check_queues(request.queues, named)
+    queues = query.names(given, "queues")
+    check_queues(request.queues, queues)
     wanted = EventFilter(
         types=query.names(given, "types") or query.names(given, "type"),
-        queues=named,
+        queues=queues,
         within=request.queues,
         job_types=query.names(given, "job_types"),
     )
@@ -58,7 +58,7 @@ async def list_events(app: App, request: Request) -> Response:
 
 async def _numbered_page(app: App, wanted: EventFilter, given: Mapping[str, str]) -> Response:
     """Return a numbered page. It has no cursor, because new events move the pages."""
-    page = query.numbered_page(given, default=50, most=1000)
+    page = query.numbered_page(given, default=50, max_limit=1000)
     if page.offset + page.limit > MOST_NUMBERED:
         raise InvalidRequest(
             f"pages end at event {MOST_NUMBERED}: use the cursor for others", field="page"

@@ -24,7 +24,7 @@ _EMPTY = Response(200, b'{"jobs":[]}')
 
 
 class FetchBody(msgspec.Struct, frozen=True):
-    """The body of a fetch. A ``count`` or ``wait_ms`` above the server's limit is capped."""
+    """The body of a fetch. A ``count`` or ``wait_ms`` above its maximum counts as the maximum."""
 
     queues: list[str]
     count: int = 1
@@ -37,9 +37,9 @@ _decoder = msgspec.json.Decoder(FetchBody)
 
 
 def _well_formed(jobs: Iterable[JobRecord]) -> Iterator[bytes]:
-    """Yield the envelopes of well-formed jobs.
+    """Yield the envelopes of the jobs that are not malformed.
 
-    A malformed job that has passed the scripts' check stays leased, and its lease expires.
+    A malformed job stays leased, because the worker does not learn of it. Its lease expires.
     """
     for job in jobs:
         try:
@@ -49,18 +49,18 @@ def _well_formed(jobs: Iterable[JobRecord]) -> Iterator[bytes]:
 
 
 async def fetch(app: App, request: Request) -> Response:
-    """Lease jobs to a worker, and wait for them if there are none.
+    """Lease jobs to a worker, and wait for jobs if none are available.
 
-    The jobs have leases before the response is sent. A client that has disconnected does not get
-    the response, so it says how to release the jobs.
+    The jobs are leased before the response is sent. If the client disconnects before it gets the
+    response, ``Response.undo`` releases the jobs.
 
     ``POST /ojs/v1/workers/fetch``, alias ``POST /ojs/v1/jobs/fetch`` (spec: ojs-http-binding 10.1)
     """
     body = decode(_decoder, request, app.settings.limits)
     queues = fields.queue_names(body.queues)
     check_queues(request.queues, queues)
-    worker = fields.worker_id(body.worker_id) or ""
-    lease_ms = fields.timeout_ms(body.visibility_timeout_ms)
+    worker_id = fields.worker_id(body.worker_id) or ""
+    visibility_timeout_ms = fields.visibility_timeout_ms(body.visibility_timeout_ms)
     if body.count < 1:
         raise InvalidRequest("count must be at least 1", field="count")
     if body.wait_ms is not None and body.wait_ms < 0:
@@ -70,8 +70,8 @@ async def fetch(app: App, request: Request) -> Response:
         app.waiters,
         queues,
         count=min(body.count, app.settings.max_fetch_count),
-        worker_id=worker,
-        visibility_timeout_ms=lease_ms,
+        worker_id=worker_id,
+        visibility_timeout_ms=visibility_timeout_ms,
         wait_ms=min(body.wait_ms or 0, app.settings.max_wait_ms),
         on_wait=request.on_wait,
     )
@@ -86,5 +86,5 @@ async def fetch(app: App, request: Request) -> Response:
     return Response(
         200,
         b'{"jobs":[%b],"job":%b}' % (b",".join(envelopes), envelopes[0]),
-        undelivered=partial(release, app.store, jobs),
+        undo=partial(release, app.store, jobs),
     )

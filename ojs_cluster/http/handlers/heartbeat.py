@@ -22,7 +22,8 @@ _MAX_JOBS: Final = 1000
 _MAX_COUNT: Final = 1_000_000
 _MAX_INFO_BYTES: Final = 8192
 
-# The state that a worker reports -> the state on the server. Only a running worker gets jobs.
+# The state that a worker reports, and the state that the server stores for it. All other states
+# count as running. Only a running worker gets jobs.
 _STATES: Final[dict[str, WorkerState]] = {
     "quiet": "quiet",
     "drain": "quiet",
@@ -39,11 +40,11 @@ UNSET: Final = msgspec.UNSET
 
 
 class HeartbeatBody(msgspec.Struct, frozen=True):
-    """The body of a heartbeat, with the members of all documents and SDKs.
+    """The body of a heartbeat, with the members that the specifications and the SDKs define.
 
-    ``active_jobs`` is a list of ids, or only their number. ``leases`` has the lease ids of some
-    jobs, which are then extended only for that lease. The raw members describe the worker in the
-    list of workers.
+    ``active_jobs`` is a list of job ids, or the number of active jobs. ``leases`` maps job ids to
+    lease ids. The lease of a job in ``leases`` is extended only if it has that id. The members of
+    type ``OptionalRaw`` describe the worker in the list of workers.
     """
 
     worker_id: str
@@ -69,7 +70,7 @@ _decoder = msgspec.json.Decoder(HeartbeatBody)
 
 
 async def receive(app: App, request: Request) -> Response:
-    """Record a heartbeat, extend the leases of its jobs, and return the worker's directive.
+    """Record a heartbeat, extend the leases of the worker's jobs, and return its directive.
 
     ``POST /ojs/v1/workers/heartbeat``, alias ``POST /ojs/v1/workers/beat``
     (spec: ojs-http-binding 10.4)
@@ -90,7 +91,7 @@ async def receive(app: App, request: Request) -> Response:
             leases=body.leases,
             state=_state(body),
             active_count=active_count,
-            visibility_timeout_ms=fields.timeout_ms(body.visibility_timeout_ms),
+            visibility_timeout_ms=fields.visibility_timeout_ms(body.visibility_timeout_ms),
             info=_info(body),
         ),
     )
@@ -110,9 +111,10 @@ async def receive(app: App, request: Request) -> Response:
 
 
 def _reported_jobs(body: HeartbeatBody) -> tuple[tuple[str, ...], int | None]:
-    """Return the ids and the number of the worker's jobs, as it reports them.
+    """Return the ids and the number of the jobs that the worker reports.
 
-    An invalid id is ignored, like an unknown one: one job must not fail the whole heartbeat.
+    The number is None if the worker reports neither. An invalid id is ignored like an unknown id,
+    because one wrong id must not make the whole heartbeat fail.
     """
     listed = [*(body.active_job_ids or ())]
     count: int | None = None
@@ -144,17 +146,17 @@ def _check_leases(body: HeartbeatBody, job_ids: Sequence[str]) -> None:
 def _state(body: HeartbeatBody) -> WorkerState | Literal[""]:
     if body.shutdown:
         return "quiet"
-    # An unknown state counts as running: an error would cost the worker its leases.
+    # An unknown state counts as running. If it caused an error, the leases would not be extended.
     return "" if body.state is None else _STATES.get(body.state, "running")
 
 
 def _info(body: HeartbeatBody) -> bytes:
-    given: dict[str, Raw] = {}
+    members: dict[str, Raw] = {}
     for name in _INFO:
         value = getattr(body, name)
         if value is not UNSET:
-            given[name] = value
-    info = b"{%b}" % join(given)
+            members[name] = value
+    info = b"{%b}" % join(members)
     if len(info) > _MAX_INFO_BYTES:
         raise InvalidRequest(
             f"the description of a worker may have at most {_MAX_INFO_BYTES} bytes", field="labels"

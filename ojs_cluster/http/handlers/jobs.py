@@ -26,9 +26,11 @@ from ojs_cluster.store.jobs.listing import JobFilter, JobPage
 from ojs_cluster.store.off_loop import LARGE, off_loop
 from ojs_cluster.store.queues import queues as store_queues
 
-MAX_OFFSET = 10_000  # an offset reads all jobs before it; the cursor has no such limit
-_CHUNK = 200
-_MAX_PAGES = 100
+MAX_OFFSET = 10_000
+"""Maximum offset of a page. An offset costs reading all jobs before the page, a cursor does not."""
+_SKIPPED_AT_ONCE = 200  # jobs
+_MAX_SKIP_READS = 100
+"""Maximum number of reads that skip the jobs before an offset."""
 
 
 async def enqueue(app: App, request: Request) -> Response:
@@ -41,8 +43,8 @@ async def enqueue(app: App, request: Request) -> Response:
     if len(request.body) <= LARGE:
         new_job = parse_job(request.body, limits=app.settings.limits)
     else:
-        read = partial(parse_job, request.body, limits=app.settings.limits)
-        new_job = await off_loop(read, len(request.body))
+        parse = partial(parse_job, request.body, limits=app.settings.limits)
+        new_job = await off_loop(parse, len(request.body))
     check_new_job(request.queues, new_job)
     if app.settings.test_hooks:
         validate_if_marked(new_job)
@@ -62,7 +64,7 @@ async def get(app: App, _request: Request, job_id: str) -> Response:
 
 
 async def cancel(app: App, _request: Request, job_id: str) -> Response:
-    """Cancel a job. A body is ignored.
+    """Cancel a job. The request body is ignored.
 
     ``DELETE /ojs/v1/jobs/{id}``, alias ``POST /ojs/v1/jobs/{id}/cancel``
     (spec: ojs-http-binding 9.4)
@@ -81,10 +83,10 @@ async def activate(app: App, _request: Request, job_id: str) -> Response:
 
 
 async def list_jobs(app: App, request: Request) -> Response:
-    """List jobs. A client gives a cursor or an offset.
+    """List jobs. The client chooses the page by a cursor or by an offset.
 
-    A page may have fewer jobs than ``limit`` although there are more; then it has a
-    ``next_cursor``.
+    A page may have fewer jobs than ``limit`` although other pages follow. If other pages follow, it
+    has a ``next_cursor``.
 
     ``GET /ojs/v1/jobs?state&queue&type&limit&cursor&offset`` (spec: ojs-http-binding 17)
     """
@@ -93,36 +95,47 @@ async def list_jobs(app: App, request: Request) -> Response:
 
 
 async def list_matching(
-    app: App, wanted: JobFilter, given: Mapping[str, str], *, most: int = 200
+    app: App, wanted: JobFilter, given: Mapping[str, str], *, max_limit: int = 200
 ) -> Response:
-    """Return the page of jobs that ``limit``, ``cursor`` and ``offset`` ask for.
+    """Return the page of jobs that the parameters ``limit``, ``cursor`` and ``offset`` ask for.
+
+    Args:
+        app: the state of the process.
+        wanted: the filter that the jobs match.
+        given: the parameters of the query string.
+        max_limit: the maximum number of jobs of a page.
 
     Raises:
-        InvalidRequest: one of them is invalid.
+        InvalidRequest: a parameter is invalid.
         BackendUnavailable: Redis did not answer in time.
     """
-    limit = query.integer(given, "limit", 50, low=1, high=most)
+    limit = query.integer(given, "limit", 50, low=1, high=max_limit)
     cursor = given.get("cursor") or None
     offset = 0 if cursor else query.integer(given, "offset", 0, low=0, high=MAX_OFFSET)
-    page, passed, total = await find(app, wanted, limit=limit, offset=offset, cursor=cursor)
-    pages = replies.pagination(
-        limit=limit, shown=len(page.jobs), offset=passed, total=total, cursor=page.next_cursor
+    page, skipped, total = await find(app, wanted, limit=limit, offset=offset, cursor=cursor)
+    pagination = replies.pagination(
+        limit=limit, shown=len(page.jobs), offset=skipped, total=total, cursor=page.next_cursor
     )
-    # An unknown total is absent, because clients read null as 0.
-    counted = b"" if total is None else b'"total":%d,' % total
+    # If the total is not known, the member is absent, because clients would read null as 0.
+    total_member = b"" if total is None else b'"total":%d,' % total
     return Response(
         200,
         b'{"jobs":%b,%b"pagination":%b}'
-        % (replies.jobs_array(page.jobs), counted, replies.dumps(pages)),
+        % (replies.jobs_array(page.jobs), total_member, replies.dumps(pagination)),
     )
 
 
 def filter_of(given: Mapping[str, str], queues: QueuePatterns | None) -> JobFilter:
-    """Return the filter that ``state``, ``queue`` and ``type`` ask for, within ``queues``.
+    """Return the filter that the parameters ``state``, ``queue`` and ``type`` ask for.
+
+    Args:
+        given: the parameters of the query string.
+        queues: the queues that the API key may access; None for all queues. The filter matches no
+            jobs of other queues.
 
     Raises:
         InvalidRequest: a parameter is invalid.
-        PermissionDenied: the queue is not one of ``queues``.
+        PermissionDenied: the API key may not access the queue.
     """
     queue = check_queue(given["queue"], field="queue") if given.get("queue") else None
     if queue is not None:
@@ -142,38 +155,42 @@ async def find(
     """Read a page after ``cursor``, or after the first ``offset`` jobs.
 
     Returns:
-        The page, the number of jobs before it, and the number of all jobs. The last is None if it
-        would take a scan.
+        The page, the number of jobs that were skipped before it, and the number of all jobs that
+        match. This number is None if counting the jobs would take a scan.
     """
     if cursor:
         page = await listing.list_jobs(app.store, wanted, limit=limit, cursor=cursor)
         return page, 0, None
     page = JobPage([], None)
-    cursor, passed = await _skip(app, wanted, offset)
-    if cursor or not passed:
+    cursor, skipped = await _skip(app, wanted, offset)
+    if cursor or not skipped:
         page = await listing.list_jobs(app.store, wanted, limit=limit, cursor=cursor)
-    return page, passed, await _total(app, wanted, passed, page)
+    return page, skipped, await _total(app, wanted, skipped, page)
 
 
 async def _skip(app: App, wanted: JobFilter, offset: int) -> tuple[str | None, int]:
-    """Return the cursor after the first ``offset`` jobs, None at the end, and how many it skips."""
-    cursor, passed, pages = None, 0, 0
-    while passed < offset:
-        pages += 1
-        if pages > _MAX_PAGES:  # few jobs match, so a page of matches costs many reads
+    """Skip the first ``offset`` jobs.
+
+    Returns:
+        The cursor after these jobs, None if no other jobs follow, and the number of skipped jobs.
+    """
+    cursor, skipped, reads = None, 0, 0
+    while skipped < offset:
+        reads += 1
+        if reads > _MAX_SKIP_READS:  # few jobs match, so it takes many reads to skip them
             raise InvalidRequest("too far into this list: use the cursor", field="offset")
         page = await listing.list_jobs(
-            app.store, wanted, limit=min(_CHUNK, offset - passed), cursor=cursor
+            app.store, wanted, limit=min(_SKIPPED_AT_ONCE, offset - skipped), cursor=cursor
         )
-        cursor, passed = page.next_cursor, passed + len(page.jobs)
+        cursor, skipped = page.next_cursor, skipped + len(page.jobs)
         if cursor is None:
             break
-    return cursor, passed
+    return cursor, skipped
 
 
-async def _total(app: App, wanted: JobFilter, passed: int, page: JobPage) -> int | None:
+async def _total(app: App, wanted: JobFilter, skipped: int, page: JobPage) -> int | None:
     if page.next_cursor is None:
-        return passed + len(page.jobs)
+        return skipped + len(page.jobs)
     if wanted.queue is None or not wanted.counted:
         return None
     counts = (await store_queues.get_stats(app.store, wanted.queue)).counts
@@ -181,10 +198,10 @@ async def _total(app: App, wanted: JobFilter, passed: int, page: JobPage) -> int
 
 
 def state_of(text: str | None) -> State | None:
-    """Return the state of this name, None for no name.
+    """Return the state with this name; None if there is no name.
 
     Raises:
-        InvalidRequest: there is no such state.
+        InvalidRequest: no state has this name.
     """
     if not text:
         return None

@@ -8,11 +8,11 @@ from ojs_cluster.http.messages import Request, Response
 
 
 async def scrape(app: App, request: Request) -> Response:
-    """Return the metrics of the cluster, and those of this node's responses.
+    """Return the metrics of the cluster, and the metrics of this node's responses.
 
     ``GET /metrics`` (spec: ojs-observability)
     """
-    found = await exposition.cluster_families(
-        app.store, app.collected, app.settings.health_timeout_s
+    cluster = await exposition.cluster_families(
+        app.store, app.cached_metrics, app.settings.health_timeout_s
     )
-    return exposition.exposition(request, [*found, *exposition.traffic_families(app.traffic)])
+    return exposition.exposition(request, [*cluster, *exposition.traffic_families(app.traffic)])

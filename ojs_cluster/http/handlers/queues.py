@@ -18,7 +18,7 @@ from ojs_cluster.store.queues.queues import QueueStats
 
 
 class PurgeBody(msgspec.Struct, frozen=True):
-    """The jobs to delete: ``states`` names them, or ``confirm`` is true."""
+    """The body of a purge. It names ``states``, or it has a true ``confirm`` without ``states``."""
 
     states: list[str] | None = None
     confirm: bool | None = None
@@ -61,22 +61,22 @@ async def get(app: App, _request: Request, name: str) -> Response:
 
 
 async def stats(app: App, request: Request, name: str) -> Response:
-    """Return the statistics of a queue; those of an unknown queue are zero.
+    """Return the statistics of a queue. For an unknown queue all numbers are 0.
 
-    ``queue`` is an object, or the queue's name for a client that names its version: the SDKs and
-    the schema have a name there, the OpenAPI document and the suites an object.
+    The member ``queue`` is an object in the OpenAPI document and in the conformance suites, and the
+    name of the queue in the schema and in the SDKs. So a client that sends ``OJS-Version``, as SDKs
+    do, gets the name, and other clients get the object.
 
     ``GET /ojs/v1/queues/{name}/stats`` (spec: ojs-http-binding 11.2)
     """
-    found = await store_queues.get_stats(app.store, check_queue(name, field="name"))
-    shown = _stats(found)
+    members = _stats(await store_queues.get_stats(app.store, check_queue(name, field="name")))
     if request.names_version:
-        shown["queue"] = name
-    return replies.json_response(200, shown)
+        members["queue"] = name
+    return replies.json_response(200, members)
 
 
 async def pause(app: App, _request: Request, name: str) -> Response:
-    """Pause a queue, so that workers get no more of its jobs. A body is ignored.
+    """Pause a queue, so that workers get no jobs from it. The request body is ignored.
 
     ``POST /ojs/v1/queues/{name}/pause`` (spec: ojs-http-binding 11.3)
     """
@@ -85,7 +85,7 @@ async def pause(app: App, _request: Request, name: str) -> Response:
 
 
 async def resume(app: App, _request: Request, name: str) -> Response:
-    """Resume a queue. A body is ignored.
+    """Resume a queue. The request body is ignored.
 
     ``POST /ojs/v1/queues/{name}/resume`` (spec: ojs-http-binding 11.4)
     """
@@ -96,7 +96,8 @@ async def resume(app: App, _request: Request, name: str) -> Response:
 async def purge(app: App, request: Request, name: str) -> Response:
     """Delete the available jobs of a queue.
 
-    If ``left`` is above 0, there were too many jobs for one request, and the client repeats it.
+    ``left`` is the number of available jobs that remain, because one request deletes a limited
+    number. The client repeats the request until ``left`` is 0.
 
     ``POST /ojs/v1/queues/{name}/purge`` (spec: ojs-admin-api 6.5)
     """
@@ -109,8 +110,8 @@ async def purge(app: App, request: Request, name: str) -> Response:
         )
     if body.states is not None and set(body.states) != {State.AVAILABLE.value}:
         raise Unsupported(
-            "only available jobs can be purged: active ones are held by workers, finished ones "
-            "are removed by their retention",
+            "only available jobs can be purged: active jobs are leased to workers, and finished "
+            "jobs are removed when their retention ends",
             field="states",
         )
     purged, left = await store_queues.purge(app.store, name)
@@ -120,7 +121,7 @@ async def purge(app: App, request: Request, name: str) -> Response:
 
 
 def status(paused: bool) -> str:
-    """Return the name of a queue's state."""
+    """Return the ``status`` of a queue that is paused or not."""
     return "paused" if paused else "active"
 
 
@@ -137,11 +138,13 @@ def _summary(queue: QueueStats) -> dict[str, Any]:
 
 
 def counts(queue: QueueStats) -> dict[str, int]:
-    """Return the number of jobs in each state, as clients see it."""
-    shown = {state.value: queue.counts.get(state, 0) for state in State}
-    # "completed" counts all jobs since the queue exists, including those that retention removed.
-    shown["completed"] = queue.acked
-    return shown
+    """Return the number of jobs by state.
+
+    "completed" also counts the jobs that were removed when their retention ended.
+    """
+    by_state = {state.value: queue.counts.get(state, 0) for state in State}
+    by_state["completed"] = queue.acked
+    return by_state
 
 
 def _pause_response(name: str, paused: bool, time_name: str, at_ms: int) -> Response:

@@ -1,7 +1,8 @@
-"""Read and set rate limits of keys and queues (spec: ojs-rate-limiting 7.2 and 10)."""
+"""Read and set the limits of rate limit keys and of queues (spec: ojs-rate-limiting 7.2 and 10)."""
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from typing import Any
 
@@ -22,7 +23,7 @@ from ojs_cluster.store.limits.rate_limits import QueueRateLimits, RateLimitKeySt
 
 
 class LimitsBody(msgspec.Struct, frozen=True):
-    """The limits to set; an absent member or null means no limit."""
+    """The limits to set. A member that is absent or null sets no limit."""
 
     concurrency: Any = None
     rate: Any = None
@@ -31,7 +32,7 @@ class LimitsBody(msgspec.Struct, frozen=True):
 
 
 class OverrideBody(LimitsBody, frozen=True):
-    """Limits that replace those of a key until ``expires_at``.
+    """Limits that override those of a rate limit key until ``expires_at``.
 
     ``limit`` with a ``period`` is another spelling of ``rate``, and without one of ``concurrency``.
     """
@@ -68,15 +69,15 @@ async def list_keys(app: App, request: Request) -> Response:
     ``GET /ojs/v1/rate-limits?limit&offset`` or ``?per_page&page`` (spec: ojs-rate-limiting 10)
     """
     given = query.parameters(request.query)
-    page = query.numbered_page(given, default=50, most=200)
+    page = query.numbered_page(given, default=50, max_limit=200)
     found, total = await store_limits.list_keys(app.store, limit=page.limit, offset=page.offset)
-    shown = [_key(key) for key in found]
+    keys = [_key(key) for key in found]
     return replies.json_response(
         200,
         {
-            "rate_limits": shown,
-            "items": shown,
-            "pagination": query.pagination(page, len(shown), total),
+            "rate_limits": keys,
+            "items": keys,
+            "pagination": query.pagination(page, len(keys), total),
         },
     )
 
@@ -91,7 +92,9 @@ async def get_key(app: App, _request: Request, key: str) -> Response:
 
 
 async def override_key(app: App, request: Request, key: str) -> Response:
-    """Override the limits that jobs declare for a key, until ``expires_at`` if the body has it.
+    """Override the limits that jobs carry for a rate limit key.
+
+    The override ends at ``expires_at``, or when it is removed if the body has no ``expires_at``.
 
     ``PUT /ojs/v1/rate-limits/{key}/override``, alias ``PUT /ojs/v1/rate-limits/{key}``
     (spec: ojs-rate-limiting 10)
@@ -110,7 +113,7 @@ async def override_key(app: App, request: Request, key: str) -> Response:
 
 
 async def drop_override(app: App, _request: Request, key: str) -> Response:
-    """Remove the override of a key; without one nothing changes.
+    """Remove the override of a rate limit key, if there is one.
 
     ``DELETE /ojs/v1/rate-limits/{key}/override`` (spec: ojs-rate-limiting 10)
     """
@@ -121,30 +124,31 @@ async def drop_override(app: App, _request: Request, key: str) -> Response:
 async def headers_of(app: App, job: NewJob) -> Headers:
     """Return response headers with the remaining capacity of a new job's rate limit key.
 
-    There are none for a job without a key, or if the limits cannot be read.
+    The result is empty if the job has no rate limit key, or if the limits cannot be read. An error
+    is not raised, because the job is enqueued already.
     """
     if job.rate_limit is None or job.rate_limit.key is None:
         return ()
     found = None
-    with suppress(OJSError):  # the job is stored; this is only information
+    with suppress(OJSError):
         found = await store_limits.get_key(app.store, job.rate_limit.key)
     if found is None:
         return ()
-    usage, reset = found.usage, found.now_ms
+    usage, reset_ms = found.usage, found.now_ms
     if usage.limits.rate is not None:
-        limit, left = usage.limits.rate.limit, usage.limits.rate.limit - usage.started
-        reset = usage.resets_ms or reset
+        limit, remaining = usage.limits.rate.limit, usage.limits.rate.limit - usage.started
+        reset_ms = usage.resets_ms or reset_ms
     elif usage.limits.concurrency is not None:
-        limit, left = usage.limits.concurrency, usage.limits.concurrency - usage.active
+        limit, remaining = usage.limits.concurrency, usage.limits.concurrency - usage.active
     elif usage.limits.throttle is not None:
-        reset = max(reset, usage.next_ms or 0)
-        limit, left = usage.limits.throttle.limit, int(reset == found.now_ms)
+        reset_ms = max(reset_ms, usage.next_ms or 0)
+        limit, remaining = usage.limits.throttle.limit, int(reset_ms == found.now_ms)
     else:
         return ()
     return (
         ("X-RateLimit-Limit", str(limit)),
-        ("X-RateLimit-Remaining", str(max(0, left))),
-        ("X-RateLimit-Reset", str(-(-reset // 1000))),
+        ("X-RateLimit-Remaining", str(max(0, remaining))),
+        ("X-RateLimit-Reset", str(math.ceil(reset_ms / 1000))),
     )
 
 
@@ -163,7 +167,7 @@ async def set_queue(app: App, request: Request, name: str) -> Response:
 
 
 async def get_queue(app: App, _request: Request, name: str) -> Response:
-    """Return the limits of a queue, which are empty for an unknown queue.
+    """Return the limits of a queue. An unknown queue has none.
 
     ``GET /ojs/v1/admin/queues/{name}/rate-limit`` (spec: ojs-rate-limiting 7.2)
     """
@@ -172,7 +176,7 @@ async def get_queue(app: App, _request: Request, name: str) -> Response:
 
 
 async def drop_queue(app: App, _request: Request, name: str) -> Response:
-    """Remove the limits of a queue, both those of operators and those that jobs declare.
+    """Remove all limits of a queue, whether an operator has set them or a job has carried them.
 
     ``DELETE /ojs/v1/admin/queues/{name}/rate-limit`` (spec: ojs-rate-limiting 7.2)
     """
@@ -186,7 +190,7 @@ def _limits(app: App, request: Request) -> RateLimits:
 
 
 def _key(found: RateLimitKeyStatus) -> dict[str, Any]:
-    shown: dict[str, Any] = {
+    members: dict[str, Any] = {
         "key": found.key,
         "active": found.usage.active,
         **_limit_and_period(found.usage.limits),
@@ -195,20 +199,19 @@ def _key(found: RateLimitKeyStatus) -> dict[str, Any]:
         "waiting_count": found.waiting,
     }
     if found.override is not None:
-        until = found.override_until_ms
-        shown["override"] = {**_limit_and_period(found.override), **found.override.json()}
-        if until is not None:
-            shown["override"]["expires_at"] = replies.iso(until)
+        members["override"] = {**_limit_and_period(found.override), **found.override.json()}
+        if found.override_until_ms is not None:
+            members["override"]["expires_at"] = replies.iso(found.override_until_ms)
     if found.hold_until_ms is not None:
-        shown["held_until"] = replies.iso(found.hold_until_ms)
-    return shown
+        members["held_until"] = replies.iso(found.hold_until_ms)
+    return members
 
 
 def _queue(name: str, found: QueueRateLimits) -> Response:
-    shown: dict[str, Any] = {"queue": name, "name": name, **_usage(found.usage)}
+    members: dict[str, Any] = {"queue": name, "name": name, **_usage(found.usage)}
     if found.max_per_second is not None:
-        shown["max_per_second"] = found.max_per_second
-    return replies.json_response(200, shown)
+        members["max_per_second"] = found.max_per_second
+    return replies.json_response(200, members)
 
 
 def _limit_and_period(limits: RateLimits) -> dict[str, Any]:

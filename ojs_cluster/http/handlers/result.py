@@ -23,27 +23,29 @@ _LONGEST_PAUSE_S = 0.5
 async def get(app: App, request: Request, job_id: str) -> Response:
     """Return the result of a job.
 
-    Without ``wait`` the response for an unfinished job has its state and a null result. With
-    ``wait`` it is delayed until the job is finished, for at most ``timeout`` seconds.
+    Without ``wait`` the response for an unfinished job has the state of the job and a null result.
+    With ``wait`` the response is delayed until the job is finished, for at most ``timeout``
+    seconds.
 
     ``GET /ojs/v1/jobs/{id}/result?wait&timeout`` (spec: ojs-results 8)
 
     Raises:
         NotFound: there is no such job.
-        ResultExpired: the id is older than the retention of results.
+        ResultExpired: there is no such job, and its id is older than the retention of completed
+            jobs.
         ResultPending: the job is not finished at the end of the wait.
     """
     given = query.parameters(request.query)
     wait = query.boolean(given, "wait")
-    most = int(app.settings.max_result_wait_s)
-    timeout_s = query.integer(given, "timeout", 30, low=0, high=most)
+    max_timeout_s = int(app.settings.max_result_wait_s)
+    timeout_s = query.integer(given, "timeout", 30, low=0, high=max_timeout_s)
     fields.job_id(job_id)
     try:
         job = await _wait_until_finished(app, job_id, timeout_s if wait else 0)
     except NotFound:
         if _age_ms(job_id) > app.store.settings.retention_completed_ms:
             raise ResultExpired(
-                f"nothing is kept of job '{job_id}' any more", resource="job", id=job_id
+                f"job '{job_id}' and its result have been removed", resource="job", id=job_id
             ) from None
         raise
     if wait and job.state not in TERMINAL:
@@ -56,8 +58,8 @@ async def get(app: App, request: Request, job_id: str) -> Response:
 async def _wait_until_finished(app: App, job_id: str, timeout_s: float) -> JobRecord:
     """Return the job when it is finished, the timeout has passed, or the process drains.
 
-    The job is read again after growing pauses. Messages from acks were refused: every ack would
-    publish one, and clients wait for few results.
+    The job is read again after growing pauses. Acks that publish a message were refused: every ack
+    would publish a message, although clients wait for few results.
     """
     job = await store_jobs.get(app.store, job_id)
     pause_s = _FIRST_PAUSE_S
@@ -73,7 +75,7 @@ async def _wait_until_finished(app: App, job_id: str, timeout_s: float) -> JobRe
 
 
 def _age_ms(job_id: str) -> int:
-    """Return the age of a UUIDv7 in milliseconds: its first 48 bits are its time of creation."""
+    """Return the age of a job id in milliseconds. Its first 48 bits are its time (UUIDv7)."""
     return time.time_ns() // 1_000_000 - int(job_id[:8] + job_id[9:13], 16)
 
 

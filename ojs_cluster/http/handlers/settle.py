@@ -22,7 +22,7 @@ from ojs_cluster.store.jobs.record import JobRecord
 
 
 class AckBody(msgspec.Struct, frozen=True):
-    """The body of an ack. ``id`` is an alias of ``job_id``; a path with the id needs neither."""
+    """The body of an ack. ``id`` is an alias of ``job_id``. Both are ignored if the path has it."""
 
     job_id: str | None = None
     id: str | None = None
@@ -32,7 +32,7 @@ class AckBody(msgspec.Struct, frozen=True):
 
 
 class NackBody(msgspec.Struct, frozen=True):
-    """The body of a nack: that of an ack, with an error instead of a result."""
+    """The body of a nack, which has an error instead of the result of an ack."""
 
     job_id: str | None = None
     id: str | None = None
@@ -105,16 +105,16 @@ async def nack_by_path(app: App, request: Request, job_id: str) -> Response:
     )
 
 
-def raw_or_none(piece: msgspec.Raw | msgspec.UnsetType) -> bytes | None:
-    """Return the bytes of a member as the client sent them, None if it is absent."""
-    return None if isinstance(piece, msgspec.UnsetType) else bytes(piece)
+def raw_or_none(member: msgspec.Raw | msgspec.UnsetType) -> bytes | None:
+    """Return the bytes of a member of a body as the client sent them; None if it is absent."""
+    return None if isinstance(member, msgspec.UnsetType) else bytes(member)
 
 
 def named_job(job_id: str | None) -> str:
     """Return the id of the job that a body names.
 
     Raises:
-        InvalidRequest: it names none.
+        InvalidRequest: the body names no job.
         NotFound: no job can have this id.
     """
     if job_id is None:
@@ -123,15 +123,15 @@ def named_job(job_id: str | None) -> str:
 
 
 def lease_of(app: App, text: str | None) -> str | None:
-    """Return the lease id of an ack or nack, None for none.
+    """Return the lease id of an ack or nack; None if it names none.
 
     Raises:
-        InvalidRequest: the id is invalid, or absent although the server requires it.
+        InvalidRequest: the lease id is invalid, or it is absent although ``require_lease`` is set.
     """
     lease = fields.worker_id(text, field="lease_id")
     if lease is None and app.settings.require_lease:
         raise InvalidRequest(
-            "'lease_id' is required: send the one that the fetch returned with the job",
+            "'lease_id' is required: send the lease id that the fetch returned with the job",
             field="lease_id",
         )
     return lease
@@ -145,9 +145,9 @@ async def _ack(app: App, job_id: str, body: AckBody) -> Response:
         lease_id=lease_of(app, body.lease_id),
         result=raw_or_none(body.result),
     )
-    at = job.finished_ms or 0
+    completed_at = format_ms(job.finished_ms or 0)
     return Response(
-        200, b'{"acknowledged":true,"completed_at":"%b",%b' % (format_ms(at), _settled(job))
+        200, b'{"acknowledged":true,"completed_at":"%b",%b' % (completed_at, _job_members(job))
     )
 
 
@@ -156,7 +156,7 @@ async def _nack(app: App, request: Request, job_id: str, body: NackBody) -> Resp
     if request.names_version and _reports_refusal(job_id, raw_or_none(body.error)):
         job = await read_jobs.get(app.store, job_id)
         ignored = b'{"ignored":true,"attempt":%d,"max_attempts":%d,'
-        return Response(200, ignored % (job.attempt, job.max_attempts) + _settled(job))
+        return Response(200, ignored % (job.attempt, job.max_attempts) + _job_members(job))
     job = await store_nack.nack(
         app.store,
         job_id,
@@ -172,11 +172,11 @@ async def _nack(app: App, request: Request, job_id: str, body: NackBody) -> Resp
             format_ms(job.due_ms or 0),
         )
     elif job.state is State.DISCARDED:
-        at = format_ms(job.finished_ms or 0)
-        extra += b'"discarded_at":"%b","completed_at":"%b",' % (at, at)
+        discarded_at = format_ms(job.finished_ms or 0)
+        extra += b'"discarded_at":"%b","completed_at":"%b",' % (discarded_at, discarded_at)
     if requeue:
         extra += b'"requeued":true,'
-    return Response(200, b"{" + extra + _settled(job))
+    return Response(200, b"{" + extra + _job_members(job))
 
 
 def _reports_refusal(job_id: str, error: bytes | None) -> bool:
@@ -189,8 +189,8 @@ def _reports_refusal(job_id: str, error: bytes | None) -> bool:
         return False
 
 
-def _settled(job: JobRecord) -> bytes:
-    """Return the members that both responses share, and the closing brace."""
+def _job_members(job: JobRecord) -> bytes:
+    """Return the last members of the response to an ack or nack, and the closing brace."""
     job_id = job.id.encode()
     return b'"id":"%b","job_id":"%b","state":"%b","job":%b}' % (
         job_id,

@@ -1,7 +1,8 @@
 """Ack or nack many jobs in one request.
 
-Each item has its own result: an item that is invalid or rejected gets an error, and the others are
-not affected. The request as a whole is rejected only if it has no items, or too many.
+Each item of the request is an ack or nack and gets its own result. An item that is invalid or
+rejected gets an error, and the other items are not affected. The whole request is rejected only if
+it has no items, or too many items.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ from ojs_cluster.store.off_loop import off_loop
 
 
 class AcksBody(msgspec.Struct, frozen=True):
-    """The body of many acks. Its ``worker_id`` applies to all; items have none of their own."""
+    """The body of many acks. Its ``worker_id`` applies to all items; that of an item is ignored."""
 
     acks: msgspec.Raw
     worker_id: str | None = None
 
 
 class NacksBody(msgspec.Struct, frozen=True):
-    """The body of many nacks. Its ``worker_id`` applies to all; items have none of their own."""
+    """The body of many nacks. Its ``worker_id`` applies to all items; an item's is ignored."""
 
     nacks: msgspec.Raw
     worker_id: str | None = None
@@ -50,10 +51,10 @@ Report = TypeVar("Report", store_ack.Ack, store_nack.Nack)
 
 @dataclass(frozen=True, slots=True)
 class _SettleItem(Generic[Report]):
-    """One item.
+    """One item of the request.
 
     Attributes:
-        job_id: the job that it names; None if it names none.
+        job_id: the job that the item names; None if it names none.
         report: the ack or nack, or the error of an invalid item.
     """
 
@@ -61,10 +62,12 @@ class _SettleItem(Generic[Report]):
     report: Report | OJSError
 
 
-_MAX_ID = 100
+_MAX_ID = 100  # characters of an id in a response
 _OUTER_LEVELS = 2
-"""The body and its array, which the limit on depth does not count. An item may be as deep as the
-body of a single ack."""
+"""The two levels around an item: the body, and the array in it.
+
+The limit on nesting does not count them, so an item may be nested as deeply as a single ack.
+"""
 
 _acks_decoder = msgspec.json.Decoder(AcksBody)
 _nacks_decoder = msgspec.json.Decoder(NacksBody)
@@ -97,10 +100,10 @@ async def nack_many(app: App, request: Request) -> Response:
     body = await decode_large(_nacks_decoder, request, app.settings.limits, around=_OUTER_LEVELS)
     pieces = await _split_items(app, "nacks", body.nacks)
     worker_id = fields.worker_id(body.worker_id)
-    most = app.settings.limits.failure_bytes
+    max_bytes = app.settings.limits.failure_bytes
 
     def read(item: NackBody, job_id: str) -> store_nack.Nack:
-        failure = parse_failure(raw_or_none(item.error), max_bytes=most)
+        failure = parse_failure(raw_or_none(item.error), max_bytes=max_bytes)
         return store_nack.Nack(job_id, lease_of(app, item.lease_id), failure, item.requeue is True)
 
     items = [_read_item(_nack_decoder, piece, read) for piece in pieces]
@@ -122,7 +125,7 @@ async def _settle(
 async def _hide_inaccessible(
     app: App, request: Request, items: list[_SettleItem[Report]]
 ) -> list[_SettleItem[Report]]:
-    """Return the items; those of jobs that the key may not access get a ``NotFound``."""
+    """Return the items; an item whose job the API key may not access gets a ``NotFound``."""
     if request.queues is None:
         return items
     ids = {item.job_id for item in items if item.job_id is not None}
@@ -136,16 +139,20 @@ async def _hide_inaccessible(
 
 
 async def _split_items(app: App, name: str, raw: msgspec.Raw) -> Sequence[msgspec.Raw]:
-    """Return the items of the array ``raw``, which are counted before they are parsed."""
-    most = app.settings.limits.batch_jobs
+    """Return the items of the array ``raw``, the member ``name`` of the body.
+
+    Raises:
+        InvalidRequest: the array has no items, or too many items.
+    """
+    max_items = app.settings.limits.batch_jobs
     array = bytes(raw)
 
-    def read() -> list[msgspec.Raw] | None:
-        return None if has_more_items(array, most) else array_items(array)
+    def split() -> list[msgspec.Raw] | None:
+        return None if has_more_items(array, max_items) else array_items(array)
 
-    pieces = await off_loop(read, len(array))
+    pieces = await off_loop(split, len(array))
     if not pieces:
-        raise InvalidRequest(f"'{name}' must have 1 to {most} items", field=name)
+        raise InvalidRequest(f"'{name}' must have 1 to {max_items} items", field=name)
     return pieces
 
 
@@ -169,7 +176,7 @@ def _read_item(
 
 
 def _named_job(piece: msgspec.Raw) -> str | None:
-    """Return the job that an invalid item names, if it names one."""
+    """Return the id of the job that an invalid item names; None if it names none."""
     members = object_members(piece) or {}
     for name in ("job_id", "id"):
         job_id = string(members.get(name, b""))
@@ -179,12 +186,13 @@ def _named_job(piece: msgspec.Raw) -> str | None:
 
 
 def _response(items: Sequence[_SettleItem[Report]], outcomes: Sequence[JobOutcome]) -> Response:
-    """Return the result of each item, in order.
+    """Return the response with the results of all items, in the order of the items.
+
+    The ``status`` of a result is the HTTP status that the item would get as a request of its own.
 
     Args:
         items: all items.
-        outcomes: the outcomes of the valid items. The ``status`` in a result is the status that the
-            item would have got as a single request.
+        outcomes: the outcomes of the valid items, in the order of the items.
     """
     remaining: Iterator[JobOutcome] = iter(outcomes)
     results: list[dict[str, Any]] = []
@@ -194,9 +202,9 @@ def _response(items: Sequence[_SettleItem[Report]], outcomes: Sequence[JobOutcom
             results.append(_error_result(item.job_id, outcome))
         else:
             results.append({"job_id": item.job_id, "status": 200, "state": outcome.value})
-    done = sum(result["status"] == 200 for result in results)
+    succeeded = sum(result["status"] == 200 for result in results)
     return replies.json_response(
-        200, {"results": results, "succeeded": done, "failed": len(results) - done}
+        200, {"results": results, "succeeded": succeeded, "failed": len(results) - succeeded}
     )
 
 

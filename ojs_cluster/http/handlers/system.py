@@ -12,7 +12,8 @@ from ojs_cluster.http.messages import Request, Response
 
 HOMEPAGE = "https://openjobspec.org"
 
-# Those of the OpenAPI document come first. Clients check them before they use a feature.
+# The capabilities of the OpenAPI document, then those of other documents and clients. Clients check
+# a capability before they use a feature.
 CAPABILITIES = {
     "batch_enqueue": True,
     "cron": True,  # the name that the admin UI looks for
@@ -91,8 +92,9 @@ async def health(app: App, _request: Request) -> Response:
 async def alive(app: App, _request: Request) -> Response:
     """Return the same body as ``health``, but always with 200.
 
-    A probe that failed with Redis would restart every API process while they can only wait. The
-    response may still take the health timeout; that of ``/live`` does not.
+    Some operators use this path for liveness probes. If the probe failed while Redis does not
+    respond, every API process would be restarted, which does not help. The response may take
+    ``health_timeout_s``; the response of ``/live`` never waits for Redis.
 
     ``GET /health``
     """
@@ -111,8 +113,8 @@ async def live(_app: App, _request: Request) -> Response:
 async def ready(app: App, _request: Request) -> Response:
     """Return 200 if the process can serve requests: it does not drain, and Redis responds.
 
-    One responding master is enough. Requests for the shards of the other masters get 503, and all
-    others are served.
+    It is enough if one master of Redis responds. Requests for the shards of masters that do not
+    respond get 503, and all other requests are served.
 
     ``GET /ready``, alias ``GET /readyz``, which Kubernetes operators use
     """
@@ -124,14 +126,15 @@ async def ready(app: App, _request: Request) -> Response:
 
 
 async def _backend(app: App) -> tuple[dict[str, Any], bool]:
-    found = await app.health.get()
-    if found is None:
+    """Return the member ``backend`` of the responses, and whether a master of Redis responds."""
+    redis_health = await app.health.get()
+    if redis_health is None:
         return {"type": "redis", "status": "unhealthy"}, False
     backend = {
         "type": "redis",
-        "status": "ok" if found.covered else "degraded",
-        # An integer, because the Go SDK cannot decode a fraction; rounded up, so it is never 0.
-        "latency_ms": math.ceil(found.latency_ms),
+        "status": "ok" if redis_health.covered else "degraded",
+        # The Go SDK cannot decode a fraction. The number is rounded up, so it is never 0.
+        "latency_ms": math.ceil(redis_health.latency_ms),
     }
     return backend, True
 

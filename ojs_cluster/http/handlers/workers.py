@@ -19,21 +19,21 @@ async def list_workers(app: App, request: Request) -> Response:
 
     ``GET /ojs/v1/workers?limit&offset``
     """
-    page = query.page(query.parameters(request.query), default=100, most=1000)
+    page = query.page(query.parameters(request.query), default=100, max_limit=1000)
     workers, total = await store_workers.list_workers(
         app.store, limit=page.limit, offset=page.offset
     )
-    pages = query.pagination(page, len(workers), total)
+    pagination = query.pagination(page, len(workers), total)
     body = b'{"workers":%b,"total":%d,"pagination":%b}' % (
         replies.array(worker_json(app, worker, worker.state) for worker in workers),
         total,
-        replies.dumps(pages),
+        replies.dumps(pagination),
     )
     return Response(200, body)
 
 
 async def health(app: App, _request: Request, worker_id: str) -> Response:
-    """Return the state of a worker: 200 if it takes jobs, 503 if it drains or is stale.
+    """Return the state of a worker: 200 if the worker takes jobs, 503 if it drains or is stale.
 
     ``GET /ojs/v1/workers/{id}/health`` (spec: ojs-graceful-shutdown)
     """
@@ -43,32 +43,34 @@ async def health(app: App, _request: Request, worker_id: str) -> Response:
     return Response(200 if state == "running" else 503, worker_json(app, worker, state))
 
 
-# State of the server -> state in ojs-graceful-shutdown, for a worker that takes no more jobs.
+# The stored state of a worker that takes no more jobs, and its state in ojs-graceful-shutdown.
 _DRAINING_STATES: Final = {"quiet": "draining", "terminate": "shutting_down"}
 
 
 def now_ms() -> int:
-    """Return the time of this process in milliseconds, for display only.
+    """Return the time in milliseconds since the epoch, by the clock of this process.
 
-    The scheduler uses the time of Redis for its decisions.
+    Responses show whether a worker is stale by this clock. The scheduler decides by the clock of
+    Redis.
     """
     return time.time_ns() // 1_000_000
 
 
 def worker_json(app: App, worker: store_workers.WorkerInfo, state: str) -> bytes:
-    """Return a worker as clients see it."""
+    """Return the JSON object that describes a worker to clients."""
     name = replies.quoted(worker.id)
     seen = replies.iso(worker.last_heartbeat_ms or worker.last_seen_ms)
-    # ``info`` is the worker's own description, a JSON object whose bytes are inserted unchanged.
-    # The server's members follow it: most readers use the last one of duplicate members.
+    # ``info`` is the JSON object by which the worker describes itself. Its bytes are inserted
+    # unchanged. The server's members come after it, because most JSON parsers use the last one of
+    # several members with the same name.
     info = worker.info.strip()[1:-1].strip()
-    own = info + b"," if info else b""
-    # A worker that never sent a heartbeat, or one without a list of queues, has none to show.
+    info_members = info + b"," if info else b""
+    # The admin UI needs a list of queues. If the worker has not reported one, the list is empty.
     described = msgspec.json.decode(worker.info, type=dict[str, msgspec.Raw])
-    listed = bytes(described.get("queues", b"")).startswith(b"[")
-    known = orjson.dumps(
+    has_queues = bytes(described.get("queues", b"")).startswith(b"[")
+    server_members = orjson.dumps(
         {
-            **({} if listed else {"queues": []}),
+            **({} if has_queues else {"queues": []}),
             "state": state,
             "directive": worker.directive,
             "active_jobs": worker.active,
@@ -78,4 +80,4 @@ def worker_json(app: App, worker: store_workers.WorkerInfo, state: str) -> bytes
             "stale": worker.stale(app.store, now_ms()),
         }
     )
-    return b'{%b"id":%b,"worker_id":%b,%b' % (own, name, name, known[1:])
+    return b'{%b"id":%b,"worker_id":%b,%b' % (info_members, name, name, server_members[1:])

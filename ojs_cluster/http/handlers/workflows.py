@@ -48,8 +48,8 @@ async def create(app: App, request: Request) -> Response:
     """
     if request.body:
         require_json(request)
-    read = partial(parse_workflow, request.body, limits=app.settings.limits)
-    new = await off_loop(read, len(request.body))
+    parse = partial(parse_workflow, request.body, limits=app.settings.limits)
+    new = await off_loop(parse, len(request.body))
     check_new_workflow(request.queues, new, app.settings.limits)
     created = await store_workflows.create(app.store, new)
     return _response(201, created, (("Location", f"/ojs/v1/workflows/{created.id}"),))
@@ -64,7 +64,7 @@ async def get(app: App, _request: Request, workflow_id: str) -> Response:
 
 
 async def cancel(app: App, _request: Request, workflow_id: str) -> Response:
-    """Cancel a workflow and its unfinished jobs. A body is ignored.
+    """Cancel a workflow and its unfinished jobs. The request body is ignored.
 
     ``DELETE /ojs/v1/workflows/{id}``, alias ``POST /ojs/v1/workflows/{id}/cancel``
     (spec: ojs-http-binding 14.3)
@@ -100,9 +100,9 @@ async def progress(app: App, _request: Request, workflow_id: str) -> Response:
 async def list_workflows(app: App, request: Request) -> Response:
     """List workflows without their steps, newest first.
 
-    A key that is restricted to some queues gets the workflows that it may access. Their number is
-    not known, so ``total`` is absent. A page may have fewer entries than ``limit`` and a
-    ``next_cursor``.
+    If the API key is restricted to some queues, the list has only the workflows that it may access.
+    Their number is not known, so ``total`` is absent. A page may then have fewer entries than
+    ``limit`` although other pages follow, and has a ``next_cursor``.
 
     ``GET /ojs/v1/workflows?state&limit&offset&cursor`` or ``?state&per_page&page``
     (spec: ojs-workflows 11)
@@ -113,7 +113,7 @@ async def list_workflows(app: App, request: Request) -> Response:
         return await _list_within(app, given, request.queues, state)
     if state is not None:
         return await _list_in_state(app, given, state)
-    page = query.numbered_page(given, default=50, most=200)
+    page = query.numbered_page(given, default=50, max_limit=200)
     found, total = await store_workflows.list_workflows(
         app.store, limit=page.limit, offset=page.offset
     )
@@ -145,7 +145,7 @@ async def _list_in_state(app: App, given: Mapping[str, str], state: str) -> Resp
     States are not indexed, so a page searches a bounded number of workflows. If it ends before all
     were searched, ``total`` is a lower bound, and ``next_cursor`` continues where the search ended.
     """
-    page = query.numbered_page({**given, "cursor": ""}, default=50, most=200)
+    page = query.numbered_page({**given, "cursor": ""}, default=50, max_limit=200)
     first = given.get("cursor") or None
     offset = 0 if first else page.offset
     found: list[WorkflowRecord] = []
@@ -185,10 +185,10 @@ async def _list_within(
             "the API key may access some queues only, so this list has no offsets: use the cursor",
             field="offset",
         )
-    found, following = await list_visible(
+    found, next_cursor = await list_visible(
         app.store, queues, limit=limit, cursor=cursor, state=state
     )
-    pages = replies.pagination(limit=limit, shown=len(found), cursor=following)
+    pages = replies.pagination(limit=limit, shown=len(found), cursor=next_cursor)
     listed = replies.array(replies.dumps(_summary(workflow)) for workflow in found)
     return Response(
         200,
@@ -202,28 +202,31 @@ def _response(
     headers: tuple[tuple[str, str], ...] = (),
     **more: int,
 ) -> Response:
-    """Return a response with the workflow in ``workflow``, and with its members beside it.
+    """Return a response with the members of a workflow, in ``workflow`` and at the top level.
 
-    ``jobs`` is an alias of ``steps`` without the results: both SDKs read results from ``steps``,
-    and they may have megabytes.
+    ``jobs`` repeats ``steps`` without the results, because results may have megabytes. The SDKs
+    read results from ``steps``.
 
     Args:
         status: the status.
         found: the workflow.
         headers: response headers.
-        **more: more members of the workflow.
+        **more: other members of the workflow.
     """
     summary = replies.dumps(_summary(found))[1:-1]
-    # Callbacks of a nested batch are listed as steps, because their names may be repeated. So are
-    # those that the Go SDK has sent as steps, because it reads steps only.
-    own = [node for node in found.plan.jobs if node.callback and node.parent == 0]
-    listed = [node for node in found.plan.jobs if node not in own or node.label in CALLBACK_STEPS]
+    # The callbacks of a nested batch are listed as steps, because several nested batches may have
+    # callbacks with the same name. The Go SDK sends callbacks as steps and reads only steps, so its
+    # callbacks are listed as steps, too.
+    callbacks = [node for node in found.plan.jobs if node.callback and node.parent == 0]
+    listed = [
+        node for node in found.plan.jobs if node not in callbacks or node.label in CALLBACK_STEPS
+    ]
     steps = replies.array(_job(node, found) for node in listed)
     jobs = replies.array(_job(node, found, result=False) for node in listed)
     body = b'%b,"steps":%b,"jobs":%b' % (summary, steps, jobs)
-    if own:
-        called = {node.callback: _job(node, found) for node in own}
-        pairs = b",".join(b'"%b":%b' % (name.encode(), job) for name, job in called.items())
+    if callbacks:
+        by_name = {node.callback: _job(node, found) for node in callbacks}
+        pairs = b",".join(b'"%b":%b' % (name.encode(), job) for name, job in by_name.items())
         body += b',"callbacks":{%b}' % pairs
     failed = [
         (node, found.jobs[node.job])
@@ -236,42 +239,42 @@ def _response(
             replies.dumps([node.job_id for node, _ in failed]),
             replies.array(_error(node, outcome) for node, outcome in failed),
         )
-    started = [outcome.started_ms for outcome in found.jobs if outcome.started_ms]
-    if started:
-        body += b',"started_at":"%b"' % replies.iso(min(started)).encode()
+    start_times = [outcome.started_ms for outcome in found.jobs if outcome.started_ms]
+    if start_times:
+        body += b',"started_at":"%b"' % replies.iso(min(start_times)).encode()
     body += b"".join(b',"%b":%d' % (name.encode(), value) for name, value in more.items())
     body = b'{"workflow":{%b},%b}' % (body, body)
-    return Response(status, body, headers, made=lambda: {"workflow_id": found.id})
+    return Response(status, body, headers, object_ids=lambda: {"workflow_id": found.id})
 
 
 def _summary(found: WorkflowRecord) -> dict[str, Any]:
-    moments = {"created_at": replies.iso(found.created_ms)}
+    times = {"created_at": replies.iso(found.created_ms)}
     if found.finished_ms is not None:
-        at = replies.iso(found.finished_ms)
-        moments["completed_at"] = at
+        finished_at = replies.iso(found.finished_ms)
+        times["completed_at"] = finished_at
         if found.state == CANCELLED:
-            moments["cancelled_at"] = at
+            times["cancelled_at"] = finished_at
     return {
         "id": found.id,
         "type": found.type,
         "name": found.name,
         "state": found.state,
         **_steps(found),
-        **moments,
-        "metadata": {**moments, **_counts(found)},
+        **times,
+        "metadata": {**times, **_counts(found)},
     }
 
 
 def _steps(found: WorkflowRecord) -> dict[str, int]:
-    """Return the counts of the outermost steps; a step that is a workflow itself counts once."""
+    """Return the counts of the outermost steps. A nested workflow counts as one step."""
     steps = found.plan.steps
-    done = sum(found.evaluation.states[number] == COMPLETED for number in steps)
+    completed = sum(found.evaluation.states[number] == COMPLETED for number in steps)
     return {
         "step_count": len(steps),
         "steps_total": len(steps),
-        "steps_completed": done,
+        "steps_completed": completed,
         "jobs_total": len(steps),
-        "jobs_completed": done,
+        "jobs_completed": completed,
     }
 
 

@@ -7,7 +7,7 @@ from hypercorn.typing import ASGISendCallable, HTTPScope
 from ojs_cluster.http.messages import Request, Response, join_headers
 
 TLS_SUBJECT = "ojs.tls_subject"
-"""Member of a scope with the subject of the client's verified certificate, if there is one."""
+"""Key of an ASGI scope whose value is the subject of the client's verified certificate."""
 
 
 def read_head(scope: HTTPScope) -> Request:
@@ -29,9 +29,12 @@ def read_head(scope: HTTPScope) -> Request:
 
 
 def _origin_form(target: str) -> str:
-    """Return the path of an absolute-form target (RFC 9112 3.2.2); other forms unchanged."""
-    scheme, found, rest = target.partition("://")
-    if not found or scheme.lower() not in ("http", "https"):
+    """Return the path of a request target in absolute form (RFC 9112 3.2.2).
+
+    A target in any other form is returned unchanged.
+    """
+    scheme, separator, rest = target.partition("://")
+    if not separator or scheme.lower() not in ("http", "https"):
         return target
     _, _, path = rest.partition("/")
     return "/" + path
@@ -62,5 +65,5 @@ async def send_start(response: Response, send: ASGISendCallable) -> None:
 
 
 async def send_body(body: bytes, send: ASGISendCallable, *, more: bool) -> None:
-    """Send a piece of the body; without ``more`` it is the last one."""
+    """Send a piece of the body; ``more`` is whether other pieces follow."""
     await send({"type": "http.response.body", "body": body, "more_body": more})

@@ -1,15 +1,15 @@
 """The hypercorn entry point: a Quart-trio application that serves the route table.
 
-Quart's connection class (its documented extension point, ``asgi_http_class``) answers requests
-before Quart routes them. So the dispatcher answers unknown paths, unusual methods and every error
-with its own headers, and it sees the raw path. A ``before_request`` hook was refused: it runs after
-Quart has built a request and a URL adapter from the decoded path, which costs more than the rest of
-a small request. A path that the table does not have goes to Quart, which serves the pages and
+``_QuartConnection`` answers requests before Quart routes them. It is Quart's documented extension
+point ``asgi_http_class``. So the dispatcher sees the raw path, and it also answers unknown paths,
+unusual methods and errors. A ``before_request`` hook was refused: it runs after Quart has built a
+request and a URL adapter from the decoded path, which costs more than the rest of a small request.
+Quart gets only the requests whose path is not in the route table. It serves the pages and
 WebSockets that are registered with it.
 
 When a client disconnects, hypercorn sends ``http.disconnect``, and ``_QuartConnection._listen``
-cancels a handler that only reads or waits. A client that closes only its sending side looks the
-same.
+cancels a handler that only reads or waits. hypercorn sends the same message when a client closes
+only its sending side.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from werkzeug.exceptions import HTTPException
 
 from ojs_cluster.core.errors import Internal, InvalidRequest, MethodNotAllowed, NotFound, OJSError
 from ojs_cluster.http.app import App
-from ojs_cluster.http.body_memory import SMALL, BodyReservation, body_memory_exhausted
+from ojs_cluster.http.body_memory import MAX_SMALL_BODY, BodyReservation, body_memory_exhausted
 from ojs_cluster.http.dispatch import (
     body_timeout,
     body_too_large,
@@ -75,10 +75,11 @@ class _QuartConnection(TrioASGIHTTPConnection):
         self._body = bytearray()
         self._reservation = BodyReservation(app.ojs.body_memory)
         self._reserved = True
-        """Whether the body memory budget has been sufficient so far."""
+        """Whether the body has fitted into the body memory budget so far."""
         self._body_decided = trio.Event()
-        """The body is complete, too large for the route, or too large for the budget."""
+        """Set when the body is complete, too large for the route, or too large for the budget."""
         self._body_ended = trio.Event()
+        """Set when the last byte of the body has arrived."""
         self._listening = trio.CancelScope()
         self._answering = trio.CancelScope()
 
@@ -108,19 +109,19 @@ class _QuartConnection(TrioASGIHTTPConnection):
                         self._answering.cancel()
                     return
                 more = message.get("more_body", False)
-                self._take(message.get("body", b""), more=more)
+                self._collect(message.get("body", b""), more=more)
                 if not more:
                     self._body_decided.set()
                     self._body_ended.set()
 
-    def _take(self, piece: bytes, *, more: bool) -> None:
-        limit = self._prepared.max_body
-        if self._reserved and len(self._body) <= limit:
-            # One byte above the limit is kept, as the sign of a body that is too large.
-            self._body += piece[: limit + 1 - len(self._body)]
+    def _collect(self, piece: bytes, *, more: bool) -> None:
+        max_body = self._prepared.max_body
+        if self._reserved and len(self._body) <= max_body:
+            # One byte more than ``max_body`` is kept, to recognize a body that is too large.
+            self._body += piece[: max_body + 1 - len(self._body)]
             size = len(self._body)
             self._reserve(size, complete=not more or size == self._declared)
-            if len(self._body) > limit:
+            if len(self._body) > max_body:
                 self._body_decided.set()
 
     def _reserve(self, size: int, *, complete: bool = True) -> None:
@@ -132,10 +133,11 @@ class _QuartConnection(TrioASGIHTTPConnection):
     def _may_cancel(self) -> bool:
         """Return whether the handler may be cancelled: it has not begun, or it reads or waits.
 
-        A handler that writes runs to its end. Otherwise the time at which the client disconnects
-        would decide which half of a batch is stored. Sending is never cancelled: hypercorn sends
-        ``http.disconnect`` after every complete response, too, while it prepares the connection for
-        the next request. A cancellation then leaves the connection open and without a timeout.
+        A handler that writes runs to its end. Otherwise a client that disconnects could leave half
+        of a batch stored. The sending of a response is never cancelled. The reason is that
+        hypercorn also sends ``http.disconnect`` after every complete response, while it prepares
+        the connection for the next request. A cancellation at that time would leave the connection
+        open without a timeout.
         """
         route = self._prepared.route
         begun = self._body_ended.is_set()
@@ -144,10 +146,10 @@ class _QuartConnection(TrioASGIHTTPConnection):
     async def _send(
         self, response: Response, receive: ASGIReceiveCallable, send: ASGISendCallable
     ) -> None:
-        # hypercorn ignores failed writes, with one exception: when a client disconnects in the
-        # middle of its request, the socket is closed while the response is sent.
+        # hypercorn ignores failed writes. But if a client disconnects in the middle of its request,
+        # the socket is closed while the response is sent, and trio raises these errors.
         with suppress(trio.BusyResourceError, trio.ClosedResourceError):
-            if response.undelivered is None:
+            if response.undo is None:
                 await send_response(response, send)
             elif self._answering.cancel_called:
                 await undo_undelivered(response)
@@ -166,9 +168,9 @@ class _QuartConnection(TrioASGIHTTPConnection):
             else:
                 request = structs.replace(head, body=body)
                 return await run(self.app.ojs, prepared, request)
-        # A response while the client still sends closes the connection, and many clients then
-        # report a broken pipe instead of the error. So the rest of the body is read for a while.
-        # An HTTP/2 stream ends without its connection, so this is not necessary there.
+        # A response that is sent before the body has arrived closes the connection, and many
+        # clients then report a broken pipe instead of the error. So the server first reads the rest
+        # of the body for ``linger_s``. HTTP/2 needs no such wait, because only the stream ends.
         if not self._body_ended.is_set() and self.scope["http_version"] != "2":
             with trio.move_on_after(self.app.ojs.settings.linger_s):
                 await self._body_ended.wait()
@@ -178,7 +180,7 @@ class _QuartConnection(TrioASGIHTTPConnection):
         if self._declared is not None:
             if self._declared > self._prepared.max_body:
                 raise body_too_large(self._prepared)
-            if self._declared > SMALL:
+            if self._declared > MAX_SMALL_BODY:
                 self._reserve(self._declared)
         timeout_s = self.app.ojs.settings.body_timeout_s
         with trio.move_on_after(timeout_s):
@@ -194,23 +196,24 @@ class _QuartConnection(TrioASGIHTTPConnection):
         return body
 
 
-# The type differs, but the application of a connection is always an OJSQuart.
+# The base class declares another type of ``app``, but Quart always passes an OJSQuart.
 OJSQuart.asgi_http_class = _QuartConnection  # type: ignore[assignment]
 
 
 async def _deliver(
     response: Response, receive: ASGIReceiveCallable, send: ASGISendCallable
 ) -> None:
-    """Send a response that has to be undone if it cannot be sent.
+    """Send a response, and undo it if the client disconnects before it is complete.
 
-    The body is received, so the next message can only be ``http.disconnect``. hypercorn ignores a
-    failed write and queues that message before ``send`` returns. A client that disconnects after
-    the complete response causes the same message, and must keep its jobs. So the last byte is sent
-    only after the queue is checked. A client that disconnects before the check never gets a
-    complete response; after the check nothing is undone.
+    hypercorn ignores a failed write and queues the message ``http.disconnect`` before ``send``
+    returns. A client that disconnects after the complete response causes the same message, but its
+    response must not be undone. So this function sends all bytes but the last one, checks for the
+    message, and then sends the last byte or undoes the response. A client that disconnects before
+    the check never gets a complete response. After the check the response is not undone.
 
-    The check is a ``receive`` whose deadline has passed: trio cancels it in the next pass of the
-    event loop.
+    The body of the request is complete, so the next message can only be ``http.disconnect``. The
+    check is a ``receive`` whose deadline has passed: if no message is queued, trio cancels it in
+    the next pass of the event loop.
     """
     delivered = False
     try:
@@ -228,7 +231,10 @@ async def _deliver(
 
 
 async def _error_page(error: HTTPException) -> TrioResponse:
-    """Return Quart's own errors (an unknown WebSocket, a page that fails) as OJS errors."""
+    """Return the OJS error response for an error of Quart: an unknown page, or a page that fails.
+
+    A client without a valid API key gets 401 instead.
+    """
     context: Any = quart_request if has_request_context() else quart_websocket
     head = read_head(context.scope)
     quart = cast(OJSQuart, current_app)

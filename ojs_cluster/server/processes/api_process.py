@@ -23,7 +23,7 @@ from hypercorn.typing import ASGIFramework
 
 from ojs_cluster.core.access.client_address import TrustedProxies
 from ojs_cluster.http.app import App, body_memory_budget_for
-from ojs_cluster.http.dispatch import passes_key_check
+from ojs_cluster.http.dispatch import passes_api_key_check
 from ojs_cluster.http.fast_lane.server import FastLane
 from ojs_cluster.http.hypercorn.asgi import read_head, send_response
 from ojs_cluster.http.hypercorn.quart_app import create_quart_app
@@ -129,7 +129,7 @@ async def work(child: ChildProcess) -> None:
                 write_timeout_s=settings.listen.write_timeout_s,
                 limits=connection_limits(settings.listen),
                 h2c=settings.listen.h2c,
-                admits=partial(passes_key_check, http, keys.access),
+                admits=partial(passes_api_key_check, http, keys.access),
                 body_memory=body_memory,
             )
             served.set()

@@ -319,7 +319,7 @@ def counted_appends(monkeypatch: pytest.MonkeyPatch) -> list[tuple[AuditStream, 
 async def test_while_redis_is_away_lines_are_written_and_entries_wait_in_a_bounded_queue(
     standalone: Embedded, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(http_audit, "MOST_QUEUED", 8)
+    monkeypatch.setattr(http_audit, "MAX_QUEUED", 8)
     monkeypatch.setattr(http_audit, "_UNAVAILABLE_PAUSE_S", 0.05)
     calls = counted_appends(monkeypatch)
 

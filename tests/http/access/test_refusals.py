@@ -31,7 +31,7 @@ def test_further_refusals_become_one_entry_with_their_number_after_the_interval(
 
 
 def test_sources_above_the_bound_are_counted_together_without_a_name() -> None:
-    refusals = RefusalCounter(interval_s=10, most_sources=3)
+    refusals = RefusalCounter(interval_s=10, max_sources=3)
     noted = [
         refusals.count(str(n), {**FIELDS, "address": str(n), "request_id": "r"}, 0.0)
         for n in range(1000)

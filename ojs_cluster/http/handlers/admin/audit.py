@@ -12,8 +12,8 @@ from ojs_cluster.store.operations.audit import AuditFilter
 async def list_entries(app: App, request: Request) -> Response:
     """List audit entries, newest first.
 
-    A page may have fewer entries than ``limit`` although there are more; then it has a
-    ``next_cursor``.
+    A page may have fewer entries than ``limit`` although other pages follow. If other pages follow,
+    it has a ``next_cursor``.
 
     ``GET /ojs/v1/admin/audit?limit&cursor&principal&action&since``
     """

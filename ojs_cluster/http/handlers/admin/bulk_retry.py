@@ -1,7 +1,7 @@
 """Retry many jobs in one request (spec: ojs-admin-api 8.1, ojs-dead-letter 6.2).
 
-A request needs ``confirm: true``, and retries only jobs that match its filter. An unknown member is
-an error instead of ignored, because it may be meant as a filter. For a key that is restricted to
+A request needs ``confirm: true``, and retries only jobs that match its filter. An unknown member of
+the body is an error, because the client may mean it as a filter. If the API key is restricted to
 some queues, jobs of other queues do not match.
 """
 
@@ -24,11 +24,11 @@ from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.store.dead_letters.bulk_retry import retry_matching
 from ojs_cluster.store.jobs.listing import JobFilter
 
-_SHOWN_ERRORS = 100
+_MAX_SHOWN_ERRORS = 100
 
 
 class BulkRetryFilter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The jobs to retry; without any member all discarded jobs."""
+    """The filter of the jobs to retry. Without any member it matches all discarded jobs."""
 
     queue: str | None = None
     state: str | None = None
@@ -38,7 +38,7 @@ class BulkRetryFilter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class BulkRetryBody(BulkRetryFilter, frozen=True, forbid_unknown_fields=True):
-    """The body: a filter in ``filter``, or beside ``confirm`` as in the OpenAPI document."""
+    """The body. The filter is in ``filter``, or beside ``confirm`` as in the OpenAPI document."""
 
     filter: BulkRetryFilter | None = None
     confirm: Any = None
@@ -49,7 +49,7 @@ _decoder = msgspec.json.Decoder(BulkRetryBody)
 
 
 async def retry_jobs(app: App, request: Request) -> Response:
-    """Retry discarded jobs; ``since`` and ``until`` are about their creation.
+    """Retry discarded jobs that were created between ``since`` and ``until``.
 
     ``POST /ojs/v1/admin/jobs/bulk/retry`` (spec: ojs-admin-api 8.1)
     """
@@ -57,7 +57,7 @@ async def retry_jobs(app: App, request: Request) -> Response:
 
 
 async def retry_dead(app: App, request: Request) -> Response:
-    """Retry dead letters; ``since`` and ``until`` are about when they became dead letters.
+    """Retry jobs that became dead letters between ``since`` and ``until``.
 
     ``POST /ojs/v1/admin/dead-letter/retry`` (spec: ojs-dead-letter 6.2)
     """
@@ -68,7 +68,8 @@ async def _retry(app: App, request: Request, *, dead: bool) -> Response:
     body = decode(_decoder, request, app.settings.limits)
     if body.confirm is not True:
         raise InvalidRequest(
-            "this retries every job that the filter matches: send confirm: true", field="confirm"
+            "this request retries every job that the filter matches: confirm that by confirm: true",
+            field="confirm",
         )
     wanted = _wanted(body, dead)
     if wanted.queue is not None:
@@ -76,25 +77,26 @@ async def _retry(app: App, request: Request, *, dead: bool) -> Response:
     elif request.queues is not None:
         wanted = replace(wanted, within=request.queues)
     done = await retry_matching(app.store, wanted, body.cursor or None)
-    answer: dict[str, Any] = {
+    body_members: dict[str, Any] = {
         "action": "retry",
         "matched": done.matched,
         "retried": done.retried,
         "succeeded": done.retried,
         "failed": len(done.failures),
         "errors": [
-            {"job_id": job_id, "error": reason} for job_id, reason in done.failures[:_SHOWN_ERRORS]
+            {"job_id": job_id, "error": reason}
+            for job_id, reason in done.failures[:_MAX_SHOWN_ERRORS]
         ],
         "has_more": done.next_cursor is not None,
     }
     if done.next_cursor is not None:
-        answer["next_cursor"] = done.next_cursor
-    about = "all queues" if wanted.within is None else "all accessible queues"
+        body_members["next_cursor"] = done.next_cursor
+    audit_object = "all queues" if wanted.within is None else "all accessible queues"
     if wanted.queue is not None:
-        about = f"queue={wanted.queue}"
+        audit_object = f"queue={wanted.queue}"
     if wanted.type is not None:
-        about += f" type={wanted.type}"
-    return replies.json_response(200, answer, about=about)
+        audit_object += f" type={wanted.type}"
+    return replies.json_response(200, body_members, audit_object=audit_object)
 
 
 def _wanted(body: BulkRetryBody, dead: bool) -> JobFilter:

@@ -20,7 +20,10 @@ from ojs_cluster.store.jobs.listing import JobFilter
 
 
 async def list_dead(app: App, request: Request) -> Response:
-    """List dead letters, newest first; with a filter other than the queue, in each shard.
+    """List dead letters, newest first.
+
+    If the request filters by anything but the queue, the dead letters of one shard follow those of
+    another, and the order is newest first within each shard.
 
     ``GET /ojs/v1/admin/dead-letter?queue&type&since&until&page&per_page&cursor``
     (spec: ojs-admin-api 11.1)
@@ -43,7 +46,7 @@ async def list_dead(app: App, request: Request) -> Response:
 
 
 async def retry(app: App, _request: Request, job_id: str) -> Response:
-    """Make the job of a dead letter available again. A body is ignored.
+    """Make the job of a dead letter available again. The request body is ignored.
 
     ``POST /ojs/v1/admin/dead-letter/{id}/retry`` (spec: ojs-admin-api 11.2)
     """

@@ -22,16 +22,16 @@ from ojs_cluster.store.jobs.listing import JobFilter
 from ojs_cluster.store.jobs.record import JobRecord
 
 _MORE_READS = 9
-"""How many more reads may fill a page: 20 000 jobs are checked altogether."""
+"""How many reads may follow the first one to fill a page. Ten reads check at most 20 000 jobs."""
 _FULL_BYTES = 8 * 1024 * 1024
-"""A page with this many bytes of jobs counts as full."""
+"""A page whose jobs have this many bytes counts as full."""
 
 
 async def list_jobs(app: App, request: Request) -> Response:
     """List jobs that match a filter.
 
-    ``type`` may end in ``*``. The order is that of the index that is read. There is no other index
-    (docs/adr/002), so ``sort`` and ``order`` are ignored.
+    ``type`` may end in ``*``. The order of the jobs is that of the index which the search reads.
+    ``sort`` and ``order`` are ignored, because there is no index for other orders (docs/adr/002).
 
     ``GET /ojs/v1/admin/jobs?queue&state&type&worker_id&since&until&page&per_page&cursor``
     (spec: ojs-admin-api 7.1)
@@ -58,8 +58,8 @@ async def get(app: App, _request: Request, job_id: str) -> Response:
 async def retry(app: App, _request: Request, job_id: str) -> Response:
     """Make a discarded job available again, whether or not it is a dead letter.
 
-    A cancelled job stays cancelled. The admin document allows its retry, but the core document
-    forbids it (6.5) and has priority.
+    A cancelled job cannot be retried: the core specification (6.5) forbids it. The admin document
+    allows it, but the core specification has priority.
 
     ``POST /ojs/v1/admin/jobs/{id}/retry`` (spec: ojs-admin-api 7.4)
     """
@@ -67,7 +67,7 @@ async def retry(app: App, _request: Request, job_id: str) -> Response:
 
 
 async def cancel(app: App, _request: Request, job_id: str) -> Response:
-    """Cancel a job. A body is ignored.
+    """Cancel a job. The request body is ignored.
 
     ``POST /ojs/v1/admin/jobs/{id}/cancel`` (spec: ojs-admin-api 7.3)
     """
@@ -83,10 +83,10 @@ def _shown(job: JobRecord) -> Response:
 
 
 def within(given: Mapping[str, str], wanted: JobFilter) -> JobFilter:
-    """Return the filter ``wanted`` with the times ``since`` and ``until``.
+    """Return the filter ``wanted`` with the times of the parameters ``since`` and ``until``.
 
     Raises:
-        InvalidRequest: one of them is not an absolute time.
+        InvalidRequest: one of the parameters is not an absolute time.
     """
     return replace(
         wanted,
@@ -98,40 +98,42 @@ def within(given: Mapping[str, str], wanted: JobFilter) -> JobFilter:
 async def listed(app: App, wanted: JobFilter, given: Mapping[str, str]) -> Response:
     """Return a page of the jobs that match ``wanted``.
 
-    If the number of jobs would take a scan, ``total`` is a lower bound, and ``total_exact`` is
-    false. A page may have fewer entries than its size and a ``next_cursor``, because the search is
-    bounded. The cursor continues where the search ended; the next page number could skip jobs.
+    If counting the jobs would take a scan, ``total`` is a lower bound of their number, and
+    ``total_exact`` is false. The number of reads is limited, so a page may have fewer entries than
+    its size although other pages follow. It then has a ``next_cursor``, which continues where the
+    search has ended. The next page number would skip jobs.
     """
     cursor = given.get("cursor") or None
     page = query.numbered_page({**given, "cursor": ""})
     if page.offset > jobs.MAX_OFFSET:
         raise InvalidRequest("too far into this list: use the cursor", field="page")
     limit, offset = page.limit, 0 if cursor else page.offset
-    first, passed, total = await jobs.find(app, wanted, limit=limit, offset=offset, cursor=cursor)
-    found, following = first.jobs, first.next_cursor
+    first, skipped, total = await jobs.find(app, wanted, limit=limit, offset=offset, cursor=cursor)
+    found, next_cursor = first.jobs, first.next_cursor
     for _ in range(_MORE_READS):
-        if following is None or len(found) >= limit or _size(found) >= _FULL_BYTES:
+        if next_cursor is None or len(found) >= limit or _size(found) >= _FULL_BYTES:
             break
         more = await listing.list_jobs(
-            app.store, wanted, limit=limit - len(found), cursor=following
+            app.store, wanted, limit=limit - len(found), cursor=next_cursor
         )
-        found, following = [*found, *more.jobs], more.next_cursor
+        found, next_cursor = [*found, *more.jobs], more.next_cursor
     if total is None:
         total = await _total(app, wanted)
-    least = passed + len(found) + (following is not None)
-    if following is None and not cursor:
-        total = passed + len(found)
-    pages = replies.pagination(
+    lower_bound = skipped + len(found) + (next_cursor is not None)
+    if next_cursor is None and not cursor:
+        total = skipped + len(found)
+    pagination = replies.pagination(
         limit=limit,
         shown=len(found),
         offset=offset,
-        total=least if total is None else total,
-        cursor=following,
+        total=lower_bound if total is None else total,
+        cursor=next_cursor,
     )
-    pages["has_more"] = following is not None
-    pages["total_exact"] = total is not None
+    pagination["has_more"] = next_cursor is not None
+    pagination["total_exact"] = total is not None
     return Response(
-        200, b'{"items":%b,"pagination":%b}' % (replies.jobs_array(found), replies.dumps(pages))
+        200,
+        b'{"items":%b,"pagination":%b}' % (replies.jobs_array(found), replies.dumps(pagination)),
     )
 
 

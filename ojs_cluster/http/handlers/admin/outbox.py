@@ -1,4 +1,4 @@
-"""List and retry outbox dead letters: effects that failed too often (docs/metrics.md)."""
+"""List and retry outbox dead letters, the effects that failed too often (docs/metrics.md)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.store.outbox import outbox_dead_letters
 from ojs_cluster.store.outbox.outbox_dead_letters import MAX_RETRIED, OutboxDeadLetter
 
-_SHOWN_PAYLOAD = 2000  # characters
-_SHOWN_IDS = 10
-"""Most entries that an audit entry names."""
+_MAX_SHOWN_PAYLOAD = 2000  # characters
+_MAX_AUDITED_IDS = 10
+"""Maximum number of outbox dead letters that an audit entry names."""
 
 
 class OutboxRetryBody(msgspec.Struct, frozen=True):
-    """The entries to retry: ``ids`` names them, or ``all`` is true."""
+    """The outbox dead letters to retry: ``ids`` names them, or ``all`` is true."""
 
     ids: list[str] | None = None
     all: bool = False
@@ -30,7 +30,7 @@ _retry_decoder = msgspec.json.Decoder(OutboxRetryBody)
 
 
 async def list_dead_letters(app: App, request: Request) -> Response:
-    """List outbox dead letters, shard after shard.
+    """List outbox dead letters, in the order of their shards.
 
     ``GET /ojs/v1/admin/outbox?limit&cursor``
     """
@@ -47,7 +47,7 @@ async def list_dead_letters(app: App, request: Request) -> Response:
 
 
 async def retry(app: App, request: Request) -> Response:
-    """Return outbox dead letters to the outbox, with all their attempts.
+    """Move outbox dead letters back to the outbox, where each gets all its attempts again.
 
     ``POST /ojs/v1/admin/outbox/retry``
     """
@@ -59,12 +59,14 @@ async def retry(app: App, request: Request) -> Response:
         )
     if body.ids is None:
         retried, left = await outbox_dead_letters.retry_all(app.store)
-        return replies.json_response(200, {"retried": retried, "left": left}, about="all")
+        return replies.json_response(200, {"retried": retried, "left": left}, audit_object="all")
     if len(body.ids) > MAX_RETRIED:
         raise InvalidRequest(f"at most {MAX_RETRIED} entries at once", field="ids")
     retried, unknown = await outbox_dead_letters.retry(app.store, body.ids)
-    about = " ".join(body.ids[:_SHOWN_IDS])
-    return replies.json_response(200, {"retried": retried, "not_found": unknown}, about=about)
+    audit_object = " ".join(body.ids[:_MAX_AUDITED_IDS])
+    return replies.json_response(
+        200, {"retried": retried, "not_found": unknown}, audit_object=audit_object
+    )
 
 
 def _entry(dead_letter: OutboxDeadLetter) -> dict[str, Any]:
@@ -75,6 +77,6 @@ def _entry(dead_letter: OutboxDeadLetter) -> dict[str, Any]:
         "shard": entry.shard.index,
         "attempts": entry.attempts,
         "last_tried_at": replies.iso(dead_letter.tried_ms),
-        "payload": entry.payload.decode(errors="replace")[:_SHOWN_PAYLOAD],
+        "payload": entry.payload.decode(errors="replace")[:_MAX_SHOWN_PAYLOAD],
         "last_error": dead_letter.error,
     }

@@ -1,6 +1,6 @@
 """Return the overview for operators: sums of the whole cluster, and its queues.
 
-Throughput is per minute, over the last hour (spec: ojs-admin-api 6 and 10).
+The throughput is the average of the last hour, per minute (spec: ojs-admin-api 6 and 10).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _MOST_COMPARED = 200
 
 
 async def stats(app: App, request: Request) -> Response:
-    """Return the statistics of all queues together, or of one.
+    """Return the statistics of all queues together, or of the queue that the request names.
 
-    ``queues_counted`` is less than ``queues`` if there are too many to read. A key that is
-    restricted to some queues gets the sums of those. It does not get the number of workers, because
-    workers serve other queues as well.
+    The sums cover the first ``queues_counted`` queues, if there are too many queues to read all. If
+    the API key is restricted to some queues, the sums cover only these queues, and the number of
+    workers is absent, because workers serve other queues as well.
 
     With ``detail=true``, ``queues`` lists the queues whose jobs run longest.
 

@@ -44,7 +44,7 @@ _UNSUPPORTED_MEMBERS = frozenset(
 
 
 class BackpressureBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The bound on a queue's depth. A ``max_depth`` of 0 means no bound.
+    """The limit on a queue's depth. A ``max_depth`` of 0 means no limit.
 
     ``warning_threshold`` is validated, but the server sends no warning.
     """
@@ -56,7 +56,10 @@ class BackpressureBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class QueueConfigBody(msgspec.Struct, frozen=True):
-    """The changes. Null removes the queue's own ``backpressure`` or ``on_exhaustion``."""
+    """The changes. Null removes the queue's own ``backpressure`` or ``on_exhaustion``.
+
+    The setting of the server then applies to the queue.
+    """
 
     partitions: int | None = None
     backpressure: BackpressureBody | msgspec.UnsetType | None = msgspec.UNSET
@@ -64,13 +67,14 @@ class QueueConfigBody(msgspec.Struct, frozen=True):
 
 
 _MEMBERS: Final = frozenset(QueueConfigBody.__struct_fields__)
-_MOST_DEPTH: Final = 2**52
+_LARGEST_MAX_DEPTH: Final = 2**52
+"""Lua computes with doubles, which are exact for sums of such numbers."""
 _decoder = msgspec.json.Decoder(QueueConfigBody)
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 async def get(app: App, _request: Request, name: str) -> Response:
-    """Return the configuration of a queue; that of an unknown queue is the default.
+    """Return the configuration of a queue. An unknown queue has the default configuration.
 
     ``GET /ojs/v1/admin/queues/{name}/config`` (spec: ojs-queue-config)
     """
@@ -104,12 +108,12 @@ async def put(app: App, request: Request, name: str) -> Response:
         raise InvalidRequest(
             "on_exhaustion must be 'discard' or 'dead_letter'", field="on_exhaustion"
         )
-    most = None if bound is None or bound is msgspec.UNSET else _max_depth(bound)
+    max_depth = None if bound is None or bound is msgspec.UNSET else _max_depth(bound)
     if body.partitions is not None:
         await set_partitions(app.store, name, body.partitions)
     with after_first_write(when=body.partitions is not None):
         if bound is not msgspec.UNSET:
-            await depth_bounds.set_bound(app.store, name, most)
+            await depth_bounds.set_bound(app.store, name, max_depth)
     with after_first_write(when=body.partitions is not None or bound is not msgspec.UNSET):
         if decision is not msgspec.UNSET:
             await exhaustion.set_on_exhaustion(app.store, name, decision)
@@ -118,25 +122,25 @@ async def put(app: App, request: Request, name: str) -> Response:
 
 
 def _max_depth(bound: BackpressureBody) -> int:
-    """Return the largest depth.
+    """Return the maximum depth that a body sets.
 
     Raises:
-        Unsupported: the server does not have this kind of bound.
+        Unsupported: the body sets another kind of limit.
         InvalidRequest: a number is out of range.
     """
     if bound.strategy != "reject":
         raise Unsupported(
-            "a full queue refuses jobs: the only strategy is 'reject'",
+            "the only supported strategy is 'reject': a full queue refuses jobs",
             field="backpressure.strategy",
         )
     if bound.max_size_bytes:
         raise Unsupported(
-            "queues are bounded by the number of their jobs only",
+            "a queue can be limited by the number of its jobs only, not by their size",
             field="backpressure.max_size_bytes",
         )
-    if not 0 <= bound.max_depth <= _MOST_DEPTH:
+    if not 0 <= bound.max_depth <= _LARGEST_MAX_DEPTH:
         raise InvalidRequest(
-            f"max_depth must be from 0 to {_MOST_DEPTH}", field="backpressure.max_depth"
+            f"max_depth must be from 0 to {_LARGEST_MAX_DEPTH}", field="backpressure.max_depth"
         )
     if not 0 <= bound.warning_threshold <= 1:
         raise InvalidRequest(
@@ -152,9 +156,9 @@ def _config(
         "partitions": layout.count,
         "on_exhaustion": decision or app.store.settings.on_exhaustion,
     }
-    most = app.store.settings.max_queue_depth if bound is None else bound
-    if most:
-        config["backpressure"] = {"max_depth": most, "strategy": "reject"}
+    max_depth = app.store.settings.max_queue_depth if bound is None else bound
+    if max_depth:
+        config["backpressure"] = {"max_depth": max_depth, "strategy": "reject"}
     return replies.json_response(
         200,
         {"queue": name, "config": config, **config, "draining": layout.open_count - layout.count},

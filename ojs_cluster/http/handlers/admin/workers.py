@@ -21,10 +21,12 @@ from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.workers import workers as store_workers
 from ojs_cluster.store.workers.workers import DesiredState, WorkerInfo
 
-_MOST_JOBS = 100
-_MOST_NAMED = 1000
-_SHOWN_NAMES = 10
-"""Most workers that an audit entry names."""
+_MAX_JOBS = 100
+"""Maximum number of jobs of a worker in a response."""
+_MAX_NAMED = 1000
+"""Maximum number of workers that a directive may name."""
+_MAX_AUDITED_NAMES = 10
+"""Maximum number of workers that an audit entry names."""
 _DIRECTIVES: dict[str, DesiredState] = {
     "quiet": "quiet",
     "terminate": "terminate",
@@ -34,7 +36,7 @@ _DIRECTIVES: dict[str, DesiredState] = {
 
 
 class DirectiveBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A directive and its workers; without ``worker_ids`` it is for every known worker."""
+    """A directive and its workers. Without ``worker_ids`` it is for every known worker."""
 
     directive: str
     worker_ids: list[str] | None = None
@@ -47,7 +49,8 @@ _decoder = msgspec.json.Decoder(DirectiveBody)
 async def list_workers(app: App, request: Request) -> Response:
     """List workers, latest contact first.
 
-    ``state`` is ``stale``, or the stricter of the worker's own state and its directive.
+    ``state`` is ``stale`` for a stale worker. For any other worker it is the state that the worker
+    reports or the directive that it got, whichever is stricter.
 
     ``GET /ojs/v1/admin/workers?page&per_page`` (spec: ojs-admin-api 9)
     """
@@ -63,15 +66,16 @@ async def list_workers(app: App, request: Request) -> Response:
 
 
 async def get(app: App, _request: Request, worker_id: str) -> Response:
-    """Return a worker and its jobs.
+    """Return a worker and its active jobs.
 
-    One page of active jobs is searched for them. ``jobs_complete`` is false if there are more.
+    Only one page of the list of active jobs is searched. ``jobs_complete`` is false if other pages,
+    which may have jobs of the worker, follow.
 
     ``GET /ojs/v1/admin/workers/{id}`` (spec: ojs-admin-api 9)
     """
     worker = await store_workers.get(app.store, _name(worker_id))
     wanted = JobFilter(state=State.ACTIVE, worker=worker.id)
-    page = await listing.list_jobs(app.store, wanted, limit=_MOST_JOBS)
+    page = await listing.list_jobs(app.store, wanted, limit=_MAX_JOBS)
     body = b'%b,"jobs":%b,"jobs_complete":%b}' % (
         _worker(app, worker)[:-1],
         replies.array(_active_job(job) for job in page.jobs),
@@ -81,10 +85,10 @@ async def get(app: App, _request: Request, worker_id: str) -> Response:
 
 
 async def quiet(app: App, _request: Request, worker_id: str) -> Response:
-    """Tell a worker to finish its jobs and to fetch no more.
+    """Tell a worker to finish its jobs and to fetch no other jobs.
 
-    Its fetches return no jobs from now on; it reads the directive with its next heartbeat. The
-    directive ``resume`` ends this.
+    From now on the fetches of the worker return no jobs. The worker gets the directive in the
+    response to its next heartbeat. The directive ``resume`` lets the worker fetch jobs again.
 
     ``POST /ojs/v1/admin/workers/{id}/quiet`` (spec: ojs-admin-api 9)
     """
@@ -98,7 +102,8 @@ async def quiet(app: App, _request: Request, worker_id: str) -> Response:
 async def direct(app: App, request: Request) -> Response:
     """Send a directive to workers: quiet, terminate, or resume.
 
-    If ``left`` is above 0, there were too many workers for one request, and the client repeats it.
+    ``left`` is the number of workers that did not get the directive yet, because one request sends
+    it to a limited number. The client repeats the request until ``left`` is 0.
 
     ``POST /ojs/v1/admin/workers/directive`` (spec: ojs-admin-api 9)
     """
@@ -110,13 +115,14 @@ async def direct(app: App, request: Request) -> Response:
     if body.worker_ids is None:
         if directive == "terminate" and body.confirm is not True:
             raise InvalidRequest(
-                "this terminates every worker: name some in worker_ids, or send confirm: true",
+                "this request terminates every worker: name workers in worker_ids, or confirm by "
+                "confirm: true",
                 field="confirm",
             )
         affected, left = await store_workers.send_directive_to_all(app.store, directive)
         return _directive_response(body.directive, "all workers", affected, left=left)
-    if len(body.worker_ids) > _MOST_NAMED:
-        raise InvalidRequest(f"name at most {_MOST_NAMED} workers", field="worker_ids")
+    if len(body.worker_ids) > _MAX_NAMED:
+        raise InvalidRequest(f"name at most {_MAX_NAMED} workers", field="worker_ids")
     unknown: list[str] = []
     names = dict.fromkeys(body.worker_ids)
 
@@ -127,14 +133,14 @@ async def direct(app: App, request: Request) -> Response:
             unknown.append(name)
 
     await run_concurrently(names, send)
-    shown = " ".join(islice(names, _SHOWN_NAMES))
+    audited = " ".join(islice(names, _MAX_AUDITED_NAMES))
     affected = len(names) - len(unknown)
-    return _directive_response(body.directive, shown, affected, not_found=unknown)
+    return _directive_response(body.directive, audited, affected, not_found=unknown)
 
 
 def _directive_response(directive: str, workers: str, affected: int, **more: Any) -> Response:
     value = {"directive": directive, "affected_workers": affected, **more}
-    return replies.json_response(200, value, about=f"{directive}: {workers}")
+    return replies.json_response(200, value, audit_object=f"{directive}: {workers}")
 
 
 def _name(worker_id: str) -> str:
