@@ -183,8 +183,8 @@ async def test_list_with_offset_skips_jobs_and_counts_them(api: Api) -> None:
 async def test_list_refuses_an_offset_that_costs_too_much(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "_CHUNK", 1)
-    monkeypatch.setattr(jobs, "_MAX_PAGES", 2)
+    monkeypatch.setattr(jobs, "_SKIPPED_AT_ONCE", 1)
+    monkeypatch.setattr(jobs, "_MAX_SKIP_READS", 2)
     for _ in range(5):
         await api.enqueue()
     assert (await api.get("/ojs/v1/jobs?offset=2")).status == 200
