@@ -14,7 +14,7 @@ from ojs_cluster.server.config.load import EXIT_CONFIG, ConfigError, load, repor
 from ojs_cluster.server.embedded.binaries import CHOICES
 
 EXIT_PIPE = 128 + 13
-"""The exit code that shells use for an end by SIGPIPE."""
+"""The exit code that shells report for a process that SIGPIPE has ended."""
 _OPTIONS = {"host": "OJS_HOST", "port": "OJS_PORT", "workers": "OJS_WORKERS"}
 
 
@@ -22,8 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
     Returns:
-        0 for success, 1 for a failure, 2 for a wrong configuration, 141 when the reader of the
-        output has closed it.
+        0 for success, 1 for a failure, 2 for a wrong configuration, and 141 if the reader of the
+        output has closed the pipe.
     """
     args = _parser().parse_args(argv)
     environ = _environment(os.environ, args)
@@ -31,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = args.run(args, environ)
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader has closed the pipe (`| head`). Python would report it again at its end.
+        # The reader has closed the pipe, as `| head` does. Python flushes stdout again when it
+        # ends; that must not print an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_PIPE
     except ConfigError as error:
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _environment(environ: Mapping[str, str], args: argparse.Namespace) -> dict[str, str]:
-    """Return the environment, overridden by the given options."""
+    """Return the environment variables; an option of the command replaces its variable."""
     merged = dict(environ)
     for option, variable in _OPTIONS.items():
         value = getattr(args, option, None)
@@ -79,7 +80,10 @@ def _parser() -> argparse.ArgumentParser:
         help="folder that keeps the jobs (default: ./.ojs-data)",
     )
     dev.add_argument(
-        "--masters", type=_masters, default=3, help="masters of the embedded cluster (default: 3)"
+        "--masters",
+        type=_masters,
+        default=3,
+        help="number of masters of the embedded cluster (default: 3)",
     )
     dev.set_defaults(run=_dev)
 
@@ -88,30 +92,30 @@ def _parser() -> argparse.ArgumentParser:
     serve.set_defaults(run=_serve)
 
     scheduler = commands.add_parser(
-        "scheduler", help="run a scheduler; several elect a leader for each shard"
+        "scheduler", help="run a scheduler; several schedulers elect a leader for each shard"
     )
     scheduler.set_defaults(run=_scheduler)
 
-    out = commands.add_parser(
+    export = commands.add_parser(
         "export",
         help="write all stored data to a file, as JSON lines",
         description="Writes jobs in every state, queues, cron jobs and workflows, as JSON lines.",
     )
-    out.add_argument(
+    export.add_argument(
         "--output", type=Path, metavar="FILE", help="a file (default: standard output)"
     )
-    out.set_defaults(run=_export)
+    export.set_defaults(run=_export)
 
-    back = commands.add_parser(
+    import_ = commands.add_parser(
         "import",
         help="store the data of an export",
-        description="Stores the data of an export. Existing data stays as it is, so you can run it "
-        "again.",
+        description="Stores the data of an export. Existing data is not changed, so you can run "
+        "the command again.",
     )
-    back.add_argument(
+    import_.add_argument(
         "file", type=Path, nargs="?", metavar="FILE", help="a file (default: standard input)"
     )
-    back.set_defaults(run=_import)
+    import_.set_defaults(run=_import)
 
     _add_key_command(commands)
 
@@ -123,40 +127,47 @@ def _parser() -> argparse.ArgumentParser:
 def _add_listen_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", help="address to listen on (OJS_HOST)")
     parser.add_argument("--port", help="port to listen on (OJS_PORT)")
-    parser.add_argument("--workers", metavar="N", help="API processes (OJS_WORKERS)")
+    parser.add_argument("--workers", metavar="N", help="number of API processes (OJS_WORKERS)")
 
 
 def _add_key_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    key = commands.add_parser("key", help="make keys for the file that OJS_API_KEYS_FILE names")
+    key = commands.add_parser("key", help="make API keys for the file of OJS_API_KEYS_FILE")
     actions = key.add_subparsers(required=True, metavar="ACTION")
     new = actions.add_parser(
         "new",
-        help="print a new secret and its entry for the file",
-        description="Prints a new secret and its entry for the file, which has its SHA-256 alone.",
+        help="print a new API key and its entry for the file",
+        description="Prints a new API key and its entry for the file. The entry contains only the "
+        "SHA-256 hash of the API key.",
     )
-    new.add_argument("--name", required=True, help="how errors call the key")
-    new.add_argument("--preset", required=True, choices=list(PRESETS), help="what it may do")
+    new.add_argument("--name", required=True, help="the name of the API key in logs and errors")
+    new.add_argument(
+        "--preset", required=True, choices=list(PRESETS), help="the scopes of the API key"
+    )
     new.add_argument(
         "--queue",
         action="append",
         default=[],
         metavar="PATTERN",
-        help="a queue that it may reach, * for any text; may be repeated (default: every queue)",
+        help="a queue that the API key may access; * matches any text; may be repeated (default: "
+        "every queue)",
     )
     new.add_argument(
-        "--expires-at", default="", metavar="TIME", help="when it ends, as 2027-01-31T00:00:00Z"
+        "--expires-at",
+        default="",
+        metavar="TIME",
+        help="when the API key expires, such as 2027-01-31T00:00:00Z (default: never)",
     )
     new.set_defaults(run=_key_new)
 
 
 def _masters(text: str) -> int:
-    """Accept 3 to 16 masters: fewer than three cannot elect a new master."""
+    """Parse the number of masters: 3 to 16, because fewer masters cannot elect a new master."""
     if not text.isdecimal() or not 3 <= int(text) <= 16:
         raise argparse.ArgumentTypeError("a whole number from 3 to 16")
     return int(text)
 
 
-# Each command imports only its own part: a supervisor does not need the store or the scheduler.
+# Each command imports only the modules that it needs. So a supervisor does not load the store.
 
 
 def _serve(_args: argparse.Namespace, environ: Mapping[str, str]) -> int:

@@ -1,4 +1,4 @@
-"""The retries of one call: which failures are final, and which error the caller then gets."""
+"""The retries of one call: which failures end the call, and which error its caller gets."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from ojs_cluster.redis.reply_waiters import Reply
 RETRY_FIRST_S = 0.005
 RETRY_MAX_S = 0.1
 FREE_REDIRECTS = 5
+"""Number of redirections that a call follows without a pause."""
 
 
 class CallRetry:
-    """What one call on the full path has tried so far.
+    """The attempts of one call on the full path.
 
     Attributes:
-        in_flight: the command was sent and is not answered yet.
-        last: the latest failure.
+        in_flight: whether the command was sent and is not answered yet.
+        last: the latest failure; None if there was none.
     """
 
     def __init__(self, idempotent: bool) -> None:
@@ -39,10 +40,10 @@ class CallRetry:
         self._redirects = 0
 
     def after_failure(self, failure: ReplyFailure) -> None:
-        """Return when the command may be sent again.
+        """Record a failure after which the command may be sent again.
 
         Raises:
-            ReplyTooLarge: the reply to this command is larger than the limit; the next would be.
+            ReplyTooLarge: the reply is larger than ``max_reply_bytes``, as the next reply would be.
             BackendUnavailable: the command may have been applied and must not be repeated.
         """
         if isinstance(failure, OversizedReply):
@@ -59,7 +60,7 @@ class CallRetry:
         """Return the reply to a command, and note in the current work that it is unconfirmed.
 
         Raises:
-            BackendUnavailable: the caller belongs to no work that would check it.
+            BackendUnavailable: there is no current work.
         """
         work = current_work()
         if work is None:
@@ -68,10 +69,10 @@ class CallRetry:
         return failure.reply
 
     def after_interrupted_script(self, error: Exception) -> None:
-        """Return when a script that stopped half way may run again.
+        """Record that a moving slot stopped a script which may have written some of its keys.
 
         Raises:
-            BackendUnavailable: the script is not idempotent, and part of it may be applied.
+            BackendUnavailable: the script is not idempotent, so it must not run again.
         """
         self._maybe_applied = True
         if not self._idempotent:
@@ -84,9 +85,9 @@ class CallRetry:
         await trio.sleep(self._backoff.next_s())
 
     async def pause_after_redirect(self) -> None:
-        """Follow the first redirections at once, and pause before further ones.
+        """Follow the first redirections without a pause, and pause before all others.
 
-        Two nodes that redirect to each other must not keep this process busy.
+        The pauses limit the load when two nodes redirect to each other.
         """
         self._redirects += 1
         if self._redirects > FREE_REDIRECTS:
@@ -94,11 +95,11 @@ class CallRetry:
 
     @property
     def _outcome(self) -> WriteOutcome:
-        """The outcome when this attempt was not applied: an earlier attempt may have been."""
+        """The outcome of the call if the latest attempt was not applied."""
         return "unknown" if self._maybe_applied else "not_applied"
 
     def unavailable(self, why: str) -> BackendUnavailable:
-        """Return the error for a call that ends because this attempt was not applied."""
+        """Return the error for a call that ends without a further attempt."""
         return BackendUnavailable(why, outcome=self._outcome)
 
     def writes_refused(self, error: RedisReplyError) -> WritesRefused:
@@ -109,7 +110,8 @@ class CallRetry:
         """Return the error for a call that got no final answer in time.
 
         Args:
-            node_error: the latest error of the node's link, the cause when the call saw none.
+            node_error: the latest error of the node's link, which is the cause if no attempt of the
+                call has failed.
         """
         unknown = self._maybe_applied or self.in_flight
         error = BackendUnavailable(

@@ -1,9 +1,10 @@
-"""The client: commands by slot, over one connection per master.
+"""The client: sends commands by hash slot, over one connection per master.
 
-``call`` has a fast path and a full path. The fast path is a list look-up, a packed command and one
-sleep. Everything else goes to ``_call_with_retries``: a node without a connection, a redirection,
-an error, a lost connection. It tries until the call's time is up. A call that its request's
-deadline would cut short goes there too, because the fast path has no timer.
+``call`` and ``script`` have a fast path and a full path. The fast path looks up the link of the
+slot, packs the command, and sleeps once until the reply. ``_call_with_retries`` is the full path.
+It handles nodes without a connection, redirections, error replies and lost connections, and tries
+again until the time of the call is up. The full path also makes the calls of a request whose
+deadline is nearer than ``call_timeout_s``, because the fast path has no timer.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from ojs_cluster.redis.topology import Topology, parse_redirect
 
 
 class _NoAnswer:
-    """No attempt was made yet."""
+    """Stands for the missing answer of a call that has not been sent."""
 
 
 NO_ANSWER: Final = _NoAnswer()
@@ -58,18 +59,21 @@ def _pack_source_call(script: Script, keys: Sequence[bytes], args: Sequence[Arg]
 
 @dataclass(slots=True)
 class _UnansweredCall:
-    """A call that the fast path could not finish.
+    """A call that the fast path could not complete.
 
     Attributes:
-        slot: slot of the keys; None sends to ``link`` and no other node.
+        slot: the hash slot of the keys; None if the command goes to the node of ``link`` only.
         payload: the packed command.
-        link: where the call goes next.
-        answer: what the first attempt returned.
+        link: the link that the next attempt uses.
+        answer: what the latest attempt returned.
         started: when the call began, in seconds of the client's clock.
-        idempotent: the command may be sent again when its outcome is unknown.
-        source_payload: packs the script with its source, for a node that does not know its hash.
-        has_preflight: a script that a moving slot stopped has written nothing.
-        durability: what the reply waits for.
+        idempotent: whether the command may be sent again when its outcome is unknown.
+        source_payload: returns a packed command with the source of the script, for a node that does
+            not know the hash of the script.
+        has_preflight: whether the command is a script with a preflight, which has written nothing
+            if a moving slot stopped it.
+        durability: the durability that the reply waits for.
+        asking: whether the next attempt follows an ASK redirection.
     """
 
     slot: int | None
@@ -85,11 +89,14 @@ class _UnansweredCall:
 
 
 class Client:
-    """Sends commands to a standalone server or a cluster. ``open_client`` makes it.
+    """Sends commands to a standalone server or a cluster. ``open_client`` creates a client.
 
-    ``call``, ``script`` and ``call_masters`` raise ``RedisReplyError`` when Redis answers with an
-    error that a repetition does not cure. They raise ``ReplyTooLarge``, and ``BackendUnavailable``
-    when no answer came; its ``outcome`` says whether the command may have been applied.
+    ``call``, ``script`` and ``call_masters`` raise:
+
+    * ``RedisReplyError`` when Redis answers with an error that a repetition would not change,
+    * ``ReplyTooLarge`` when a reply exceeds ``ClientSettings.max_reply_bytes``,
+    * ``BackendUnavailable`` when no answer arrives in time. Its ``outcome`` says whether the
+      command may have been applied.
     """
 
     def __init__(self, router: SlotRouter, pubsub: PubSub) -> None:
@@ -107,12 +114,12 @@ class Client:
     async def call(self, slot: int, *args: Arg, idempotent: bool = False) -> Reply:
         """Send one command whose keys are all in ``slot``; return its reply.
 
-        Error replies nested in a list reply stay there as ``RedisReplyError`` instances.
+        A list reply may contain error replies, which are ``RedisReplyError`` instances.
 
         Args:
-            slot: hash slot of every key of the command.
+            slot: the hash slot of every key of the command.
             args: the command and its arguments.
-            idempotent: the command may be sent again when its outcome is unknown.
+            idempotent: whether the command may be sent again when its outcome is unknown.
         """
         payload = pack(args)
         started = self._clock.now
@@ -139,26 +146,29 @@ class Client:
     ) -> Reply:
         """Run ``script`` on the master of ``slot`` and return its reply.
 
-        The script is sent by its hash. A node that does not know it gets its source.
+        The command names the script by its hash. If a node does not know the hash, the client sends
+        the source.
 
         While Redis moves the slot key by key, it may stop a script that touches a key outside
-        ``keys``. A script with ``has_preflight`` has written nothing then, and is repeated. Any
-        other may have been stopped half way: it is repeated if ``idempotent``, and otherwise raises
-        ``BackendUnavailable`` with outcome ``unknown``.
+        ``keys``. If the script has a preflight, it has written nothing at that time, and is
+        repeated. Any other script may have written some of its keys. It is repeated if
+        ``idempotent``; otherwise the call raises ``BackendUnavailable`` with the outcome
+        ``unknown``.
 
-        The reply waits for the higher durability of the settings and the request, unless the script
-        is ``volatile``. Without a confirmation in time the request's work becomes
-        ``unconfirmed``. Outside of a request that raises ``BackendUnavailable`` with outcome
-        ``stored_unconfirmed``.
+        Unless the script is ``volatile``, the reply waits for the durability of the settings or of
+        the current request, whichever is higher. If the durability is not reached in time, the
+        current work (``durability.current_work``) becomes unconfirmed. A call outside of any work
+        then raises ``BackendUnavailable`` with the outcome ``stored_unconfirmed``.
 
         Args:
-            slot: hash slot of every key.
+            slot: the hash slot of every key.
             script: the script.
-            keys: its KEYS.
-            args: its ARGV.
-            idempotent: the script may run again when its outcome is unknown.
+            keys: the KEYS of the script.
+            args: the ARGV of the script.
+            idempotent: whether the script may run again when its outcome is unknown.
         """
-        # Repeats the body of ``call``: a shared coroutine would cost every script one more frame.
+        # This method repeats the body of ``call``, because a shared coroutine would cost time for
+        # every script.
         if isinstance(keys, PackedKeys):
             payload = pack_script_call(script, keys, args)
         else:
@@ -169,7 +179,7 @@ class Client:
         link = self._routes[slot]
         if link is not None and started + self._call_timeout_s <= current_deadline().at:
             if durability:
-                await ensure_task()  # the group commit wakes tasks only
+                await ensure_task()  # a group commit can wake tasks only
                 link = self._router.durable_link(link, durability)
             connection = link.connection
             if connection is not None and not connection.full:
@@ -177,7 +187,8 @@ class Client:
                 if not isinstance(answer, Exception):
                     return answer
 
-        # A nested function here would slow down every call: it makes cells of the arguments.
+        # ``partial`` instead of a nested function: a closure would slow down every access to the
+        # arguments, in the fast path as well.
         return await self._call_with_retries(
             _UnansweredCall(
                 slot,
@@ -193,12 +204,12 @@ class Client:
         )
 
     async def call_masters(self, *args: Arg) -> dict[Address, Reply]:
-        """Send one command to every master at once; return the replies by node.
+        """Send one command to all masters concurrently; return the replies by address.
 
         The command must be idempotent: the client repeats it when a connection is lost.
 
         Raises:
-            BackendUnavailable, RedisReplyError, ReplyTooLarge: the first failure of any master.
+            BackendUnavailable, RedisReplyError, ReplyTooLarge: the first error of a master.
         """
         masters = self.topology.masters
         if not masters:
@@ -221,7 +232,7 @@ class Client:
         return {address: replies[address] for address in masters}
 
     async def call_node(self, address: Address, *args: Arg) -> Reply:
-        """Send one idempotent command to one node, whatever slots it serves (SCAN, INFO)."""
+        """Send one idempotent command without keys, such as INFO, to one node."""
         link = self._router.link_to(address)
         return await self._call_with_retries(
             _UnansweredCall(None, pack(args), link, NO_ANSWER, self._clock.now, idempotent=True)
@@ -232,23 +243,24 @@ class Client:
         return self._clock.now + self._call_timeout_s
 
     def is_responsive(self, slot: int) -> bool:
-        """Return whether the master of ``slot`` is connected and was not silent for half a second.
+        """Return whether the master of ``slot`` is connected and answers its commands.
 
-        Do not wait for a master that is not. A responsive one may still fail the next call.
+        A master that has not answered for half a second is not responsive. Callers should not wait
+        for such a master. The next call of a responsive master may still fail.
         """
         return self._router.is_responsive(self._routes[slot])
 
     async def ping(self, timeout_s: float) -> dict[Address, float]:
         """Return the time in seconds that each master took to answer a PING.
 
-        Leaves out a master that is known to be silent or does not answer in time. Leaves out a
-        standalone server that has become a replica: it answers PING, and an idle process would not
-        notice.
+        The result has no entry for a master that is not responsive or does not answer in time, and
+        none for a standalone server that has become a replica. A replica answers PING as well, so
+        its role is checked: an idle process sends no writes that would show it.
 
         Args:
-            timeout_s: time for each answer, in seconds.
+            timeout_s: maximum time for each answer, in seconds.
         """
-        took: dict[Address, float] = {}
+        ping_times_s: dict[Address, float] = {}
 
         async def ping_one(address: Address) -> None:
             started = trio.current_time()
@@ -256,17 +268,17 @@ class Client:
                 await self.call_node(address, b"PING")
                 seconds = trio.current_time() - started
                 if self.topology.clustered or await self._is_master(address):
-                    took[address] = seconds
+                    ping_times_s[address] = seconds
 
         await ensure_task()
         async with trio.open_nursery() as nursery:
             for address in self.topology.masters:
                 if self._router.is_responsive(self._router.link_to(address)):
                     nursery.start_soon(ping_one, address)
-        return took
+        return ping_times_s
 
     async def _is_master(self, address: Address) -> bool:
-        """Return whether a standalone server is a master; True when it refuses ROLE."""
+        """Return whether a standalone server is a master; True if it refuses the command ROLE."""
         try:
             role = await self.call_node(address, b"ROLE")
         except RedisReplyError:
@@ -283,43 +295,46 @@ class Client:
         on_message: Callable[[bytes], None],
         on_gap: Callable[[], None],
     ) -> None:
-        """Receive what SPUBLISH sends to ``channel``, until ``unsubscribe``.
+        """Receive the messages that SPUBLISH sends to ``channel``, until ``unsubscribe``.
 
-        Returns once the server has confirmed. From then on the client subscribes again by itself
-        after a lost connection, a dead node or a moved slot. Both callbacks run in the reader: they
-        must be quick and must not raise.
+        This method returns when the server has confirmed the subscription. From then on the client
+        subscribes again after a lost connection, a dead node or a moved slot. Both callbacks run in
+        the task that reads the connection: they must be quick and must not raise exceptions.
 
         Args:
             channel: the channel.
-            slot: its hash slot.
+            slot: the hash slot of the channel.
             on_message: called with each message.
-            on_gap: called after each new subscription, because messages may have been missed.
+            on_gap: called when the client has subscribed again, because it may have missed
+                messages.
 
         Raises:
-            BackendUnavailable: not confirmed within ``call_timeout_s``; nothing stays subscribed.
-            RedisReplyError: the server refused.
-            ValueError: already subscribed.
+            BackendUnavailable: the server did not confirm within ``call_timeout_s``. The client is
+                not subscribed.
+            RedisReplyError: the server refused the subscription.
+            ValueError: the client is subscribed to the channel already.
         """
         await self._pubsub.subscribe(channel, slot, on_message, on_gap)
 
     async def unsubscribe(self, channel: bytes) -> None:
-        """Unsubscribe; ignore unknown channels. No callback runs after the return."""
+        """Unsubscribe from a channel, if subscribed. No callback runs after this method returns."""
         await self._pubsub.unsubscribe(channel)
 
     @property
     def topology(self) -> Topology:
-        """The latest view of masters and slots."""
+        """The latest known masters and their slots."""
         return self._router.topology
 
     @property
     def healthy(self) -> bool:
-        """Whether all 16384 slots have a master, and every master a connection."""
+        """Whether every slot has a master and every master is connected."""
         return self._router.healthy
 
     async def _call_with_retries(self, call: _UnansweredCall) -> Reply:
-        """Try until there is a final answer or the time is up.
+        """Try until there is a final answer, or until the time of the call is up.
 
-        The time is up ``call_timeout_s`` after the call began, or at its request's deadline.
+        The time is up ``call_timeout_s`` after the call began, or at the deadline of the request if
+        that is earlier.
         """
         await ensure_task()
         retry = CallRetry(call.idempotent)
@@ -348,7 +363,10 @@ class Client:
         raise retry.timed_out(self._router.latest_error(call.link))
 
     async def _try_once(self, call: _UnansweredCall, retry: CallRetry) -> None:
-        """Send the command once; ``call.answer`` stays as it is while no connection is usable."""
+        """Send the command once, and set ``call.answer``.
+
+        If no connection is usable, wait for a change of the connections and set no answer.
+        """
         if call.slot is not None and not call.asking:
             call.link = self._routes[call.slot]
         if call.link is not None:
@@ -358,7 +376,9 @@ class Client:
         except BackendUnavailable as closed:
             raise retry.unavailable(closed.message) from closed
         if connection is None:
-            call.asking = False  # the migration may have ended: start again with the slot's source
+            # The target of an ASK redirection is not connected. The migration of the slot may end
+            # before it is, so the next attempt goes to the master of the slot again.
+            call.asking = False
             return
         retry.in_flight = True
         send = connection.execute_asking if call.asking else connection.execute
@@ -372,8 +392,9 @@ class Client:
 
         Raises:
             WritesRefused: Redis has no memory or disk for writes.
-            BackendUnavailable: a script stopped half way and may not run again.
-            RedisReplyError: a repetition would not cure the error.
+            BackendUnavailable: a moving slot stopped a script that may have written and must not
+                run again.
+            RedisReplyError: a repetition would return the same error.
         """
         link = call.link
         if error.code in ("MOVED", "ASK") and call.slot is not None and link is not None:
@@ -409,7 +430,7 @@ class Client:
 
 @asynccontextmanager
 async def open_client(settings: ClientSettings) -> AsyncIterator[Client]:
-    """Connect, and stay connected until the block ends. All tasks run in one nursery.
+    """Yield a client that stays connected until the block ends. All its tasks run in one nursery.
 
     Raises:
         BackendUnavailable: no start node could be reached within ``call_timeout_s``.
@@ -420,8 +441,8 @@ async def open_client(settings: ClientSettings) -> AsyncIterator[Client]:
     tls = settings.tls.context() if settings.tls is not None else None
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
-        # The nursery would wrap an exception of the block in a group. Raised after the nursery's
-        # end, callers can catch what they raised.
+        # The nursery would wrap an exception of the block in a group. So the exception is kept and
+        # raised after the end of the nursery, and callers can catch it by its type.
         router = SlotRouter(settings, tls, nursery)
         try:
             await router.start()

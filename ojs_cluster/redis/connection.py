@@ -1,18 +1,19 @@
 """One multiplexed connection: many commands in flight, answered in the order they were sent.
 
-A caller packs its command, queues it and sleeps. The writer joins all queued commands into one
-send; a caller that finds ``BURST`` commands in the queue sends them at once. The reader parses what
-arrived and wakes the callers in order. There is no task, cancel scope, event or timer per command:
-other clients spend most of their CPU time there.
+A caller packs its command, queues it and sleeps. The writer task joins all queued commands into one
+send. If a caller finds ``BURST`` commands in the queue, it sends them without the writer. The
+reader task parses the replies and wakes the callers in order. A command needs no task, cancel
+scope, event or timer of its own, because these cost most of the CPU time of other clients.
 
 These rules keep the stream consistent:
 
-- A command is in ``_queue`` until its bytes are taken to be sent, then in ``_in_flight`` until its
-  reply. So the client knows which commands were never sent and which may have been applied.
-- A cancelled caller only clears its waiter. The writer drops a command that is still queued. The
-  reader discards the reply to a command in flight.
-- One periodic ``check`` of all connections watches the time. Waiters carry the coarse time of their
-  arrival and the queue is in that order, so expiry checks only the oldest.
+- A command is in ``_queue`` until its bytes are passed to the transport, then in ``_in_flight``
+  until its reply. So the client knows which commands were never sent and which may have been
+  applied.
+- When a caller is cancelled, its waiter forgets the task. If the command is still queued, the
+  writer drops it. If it is in flight, the reader discards the reply.
+- ``check``, which runs periodically, ends commands that have waited too long. ``_queue`` and
+  ``_in_flight`` are ordered by time, so it examines only their oldest entries.
 """
 
 from __future__ import annotations
@@ -39,22 +40,23 @@ from ojs_cluster.redis.transport import Transport
 
 Arg = bytes | str | int | float
 
-# hiredis ships stubs, but they type the argument as a tuple of one and the result not at all.
+# The type stubs of hiredis are wrong here: the argument is a tuple of one, and there is no result.
 pack: Final[Callable[[tuple[Arg, ...]], bytes]] = hiredis.pack_command  # type: ignore[assignment]
 
 ASKING: Final = pack((b"ASKING",))
 _MORE: Final = object()
+"""What the parser returns when it needs more bytes."""
 BURST: Final = 10
-"""Queued commands that a caller sends without the writer.
+"""Number of queued commands that a caller sends without the writer.
 
-In one turn of the event loop all runnable callers queue their commands, and the writer runs in the
-next turn. Without bursts, Redis and the callers wait for each other, and processors are idle.
-Smaller bursts cost Redis more reads (docs/adr/019).
+All callers that can run queue their commands in one turn of the event loop, and the writer runs in
+the next turn. Without bursts Redis would be idle while callers run, and callers would be idle while
+Redis runs. Smaller bursts would cost Redis more reads (docs/adr/019).
 """
 
 
 class NodeConnection(Protocol):
-    """What callers use of a connection: ``RedisConnection`` or ``GroupCommitConnection``."""
+    """The interface of ``RedisConnection`` and ``GroupCommitConnection`` for callers."""
 
     @property
     def open(self) -> bool:
@@ -63,17 +65,17 @@ class NodeConnection(Protocol):
 
     @property
     def full(self) -> bool:
-        """Whether callers have to call ``wait_for_room``."""
+        """Whether callers have to call ``wait_for_room`` before they send a command."""
         ...
 
     @property
     def pending(self) -> int:
-        """Commands not answered yet."""
+        """Number of commands that are not answered yet."""
         ...
 
     @property
     def silent_s(self) -> float:
-        """Seconds for which the node has had unanswered commands and sent nothing."""
+        """Seconds since the node last sent anything; 0 if it has no unanswered commands."""
         ...
 
     async def execute(self, payload: bytes) -> Answer:
@@ -89,7 +91,10 @@ class NodeConnection(Protocol):
         ...
 
     def check(self, reply_timeout_s: float, call_timeout_s: float) -> None:
-        """End what has been silent for too long; the client calls this periodically."""
+        """End a silent connection, and commands that have waited too long.
+
+        The client calls this method periodically.
+        """
         ...
 
 
@@ -119,7 +124,7 @@ class RedisConnection:
         self._idle_writer: Task | None = None
         self._burst_size = BURST if transport.immediate else max_in_flight + 1
         self._unsent_bytes = b""
-        """Bytes that were taken from the queue and not sent; the writer sends them first."""
+        """Bytes of commands in flight that are not sent yet; the writer sends them first."""
         self._sending = False
         self._room = trio.lowlevel.ParkingLot()
         self._last_progress = clock.now
@@ -130,18 +135,18 @@ class RedisConnection:
 
     @property
     def pending(self) -> int:
-        """Commands queued or unanswered, abandoned ones included."""
+        """Number of queued and unanswered commands, including those of cancelled callers."""
         return len(self._queue) + len(self._in_flight)
 
     @property
     def silent_s(self) -> float:
-        """Seconds for which the node has had unanswered commands and sent nothing."""
+        """Seconds since the node last sent anything; 0 if it has no unanswered commands."""
         return self._clock.now - self._last_progress if self._in_flight else 0.0
 
     async def execute(self, payload: bytes) -> Answer:
         """Send one packed command; return its reply, error reply or failure.
 
-        Check ``open`` and ``full`` first, without an await in between: this method does not.
+        The caller has to check ``open`` and ``full`` directly before, without an await in between.
         """
         driven = driver_state.driven
         if driven is not None:
@@ -171,8 +176,8 @@ class RedisConnection:
 
     async def execute_asking(self, payload: bytes) -> Answer:
         """Do as ``execute``, with ASKING directly before the command (ASK redirection)."""
-        # ASKING and the command must stay together: a lone ASKING would apply to the next command,
-        # which is another caller's. So neither can be dropped from the queue.
+        # ASKING applies to the next command on the connection. If the command were dropped from the
+        # queue, ASKING would apply to the command of another caller. So neither is droppable.
         self._queue.append(ReplyWaiter(None, self._clock.now, droppable=False))
         self._payloads.append(b"")
         waiter = ReplyWaiter(current_task(), self._clock.now, droppable=False)
@@ -198,7 +203,7 @@ class RedisConnection:
         await self._room.park()
 
     async def run(self) -> str:
-        """Read and write until the connection ends; return why. Wakes every waiter at the end."""
+        """Read and write until the connection ends; then wake all waiters and return the reason."""
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._end_with, self._write, nursery.cancel_scope)
@@ -208,7 +213,7 @@ class RedisConnection:
         return self._end or "the client was closed"
 
     def close(self, reason: str) -> None:
-        """End the connection now and wake every waiter. Does nothing when it has ended."""
+        """End the connection and wake every waiter, unless the connection has ended already."""
         if not self.open:
             return
         self.open = False
@@ -226,19 +231,20 @@ class RedisConnection:
         self._payloads.clear()
         self._unsent_bytes = b""
         self._room.unpark_all()
-        # Coroutines that continued with earlier replies may have queued commands for other nodes.
+        # The coroutines that ``wake`` has continued may have queued commands for other nodes.
         driver_state.flush()
 
     def check(self, reply_timeout_s: float, call_timeout_s: float) -> None:
-        """End a silent connection and expire callers that waited too long.
+        """End a silent connection, and commands that have waited too long.
 
-        The client calls this periodically.
+        The client calls this method periodically.
         """
         now = self._clock.now
         if self.silent_s > reply_timeout_s:
             self.close(f"no reply for {reply_timeout_s:g} s")
             return
-        # A caller that was woken for the last free place may have been cancelled before using it.
+        # A caller that ``_make_room`` has woken may have been cancelled before it sent a command.
+        # Other callers may then be waiting although there is room.
         self._make_room()
         oldest = now - call_timeout_s
         for waiter in self._in_flight:
@@ -251,7 +257,7 @@ class RedisConnection:
             waiter.wake(CommandNotSent(f"not sent to {self.name} within {call_timeout_s:g} s"))
 
     def _make_room(self) -> None:
-        """Admit waiting callers, oldest first, as far as the limit allows."""
+        """Wake callers in ``wait_for_room``, oldest first, as many as may send a command now."""
         free = self._limit - self.pending
         if free > 0 and self.open:
             self.full = False
@@ -264,7 +270,7 @@ class RedisConnection:
             reschedule(writer)
 
     async def _end_with(self, loop: Callable[[], Any], cancel_scope: trio.CancelScope) -> None:
-        """Run one of the two loops; when it ends for any reason, end the connection."""
+        """Run ``_read`` or ``_write``, and end the connection when it ends for any reason."""
         try:
             reason = await loop()
         except (OSError, trio.ClosedResourceError) as error:
@@ -285,13 +291,13 @@ class RedisConnection:
                 await self._transport.send(data)
                 self._sending = False
             if self.full or self._room:
-                self._make_room()  # dropped commands freed places
+                self._make_room()  # ``_take_queue`` may have dropped commands
         return "closed"
 
     def _take_queue(self) -> bytes:
-        """Return the bytes of all queued commands and count them as in flight.
+        """Return the bytes of all queued commands, and move the commands to ``_in_flight``.
 
-        A send that fails half way may have delivered any of them.
+        They move before they are sent, because a send that fails may have sent some of them.
         """
         queue, payloads, in_flight = self._queue, self._payloads, self._in_flight
         if not in_flight:
@@ -307,16 +313,16 @@ class RedisConnection:
         return data
 
     def _send_queued(self) -> None:
-        """Send the queued commands without waiting for the writer, which is scheduled."""
+        """Send the queued commands now instead of leaving them to the writer."""
         if self._sending or self._unsent_bytes:
             return
         data = self._take_queue()
-        # A failure of the connection is left to the writer, which gets it again: ending it here
-        # would wake the caller, which is not asleep yet.
+        # If the send fails, the writer sends the same bytes again, fails as well, and ends the
+        # connection. This method must not end it, because the caller is not asleep yet.
         self._unsent_bytes = data[self._transport.send_now(data) :]
 
     def flush(self) -> None:
-        """Send the commands of driven coroutines without waiting for the writer."""
+        """Send the commands that driven coroutines have queued."""
         if self.open and (self._payloads or self._unsent_bytes):
             if self._transport.immediate:
                 self._send_queued()
@@ -365,7 +371,7 @@ class RedisConnection:
                 if driver_state.unsent:
                     driver_state.flush()
             except (hiredis.ProtocolError, IndexError) as error:
-                # IndexError: a reply without a command. Replies no longer match commands.
+                # IndexError means a reply without a command, so replies no longer match commands.
                 return f"protocol error: {error}"
             if partial == 0:
                 partial = parser.len()

@@ -1,8 +1,9 @@
-"""The deadline of a request, which bounds all its calls to Redis together.
+"""The deadline of a request, which limits the time of all its calls to Redis together.
 
-``call_timeout_s`` bounds one call. A request makes several calls in a row, and each of them may be
-slow. So the dispatcher gives each request one deadline. A call ends at its own limit or at the
-deadline of its request, the earlier of the two. Background work has no deadline.
+``call_timeout_s`` limits the time of one call. A request makes several calls in a row, and each of
+them may be slow. So the dispatcher gives each request one deadline. A call ends after
+``call_timeout_s`` or at the deadline of its request, whichever is earlier. Background work has no
+deadline.
 """
 
 from __future__ import annotations
@@ -16,15 +17,16 @@ from typing import Final
 import trio
 
 CLEANUP_S: Final = 1.0
-"""How much longer, in seconds, a failed request may release what it had claimed."""
+"""How long after its deadline a failed request may still release its claims, in seconds."""
 
 
 class Deadline:
-    """The time at which a request's calls end.
+    """The deadline of one request after the other.
 
     Attributes:
-        at: in seconds of trio's clock; infinity while there is no request.
-        cleaning: how many tasks of the request clean up now.
+        at: the time at which the calls of the current request end, in seconds of trio's clock;
+            infinity while there is no request.
+        cleaning: how many tasks of the request are inside ``cleaning_up`` now.
     """
 
     __slots__ = ("at", "cleaning")
@@ -34,40 +36,40 @@ class Deadline:
         self.cleaning = 0
 
 
-# A context variable, as for the durability of a request: an argument would pass through every
-# function of the store. Tasks that a request starts inherit it. It holds a mutable object, because
-# setting the variable for each request of a connection would cost more than everything else here.
-# The default's infinity never changes.
+# The deadline is a context variable, because an argument would have to pass through every function
+# of the store. Tasks that a request starts inherit the variable. Its value is a mutable object,
+# because setting the variable for each request of a connection would cost too much time. The
+# default object is never changed: its deadline is always infinity.
 _deadline: Final[ContextVar[Deadline]] = ContextVar("deadline", default=Deadline())  # noqa: B039
 current_deadline: Final = _deadline.get
 """Return the deadline of the request that the caller works for."""
 
 
 def start_deadline() -> Deadline:
-    """Give the current task a new deadline object and return it."""
+    """Return a new ``Deadline``, which is that of the current task from now on."""
     deadline = Deadline()
     _deadline.set(deadline)
     return deadline
 
 
 def extend_deadline(seconds: float) -> None:
-    """Move the current request's deadline, for a wait that its client has asked for."""
+    """Move the deadline of the current request, because its client has asked to wait so long."""
     current_deadline().at += seconds
 
 
 @contextmanager
 def share_remaining_time(parts: int) -> Iterator[None]:
-    """Let calls in the block take one of ``parts`` equal parts of the remaining time.
+    """Give the calls in the block one of ``parts`` equal parts of the remaining time.
 
-    Only for a request that calls one shard after the other: its concurrent tasks would share the
-    bound.
+    Use this only in a request that calls one shard after the other. All tasks of a request have the
+    same deadline, so the shorter deadline would apply to concurrent tasks as well.
     """
     deadline = current_deadline()
-    left = deadline.at - trio.current_time()
-    if parts < 2 or left == inf:
+    remaining_s = deadline.at - trio.current_time()
+    if parts < 2 or remaining_s == inf:
         yield
         return
-    reserved = left - left / parts
+    reserved = remaining_s - remaining_s / parts
     deadline.at -= reserved
     try:
         yield
@@ -77,9 +79,10 @@ def share_remaining_time(parts: int) -> Iterator[None]:
 
 @contextmanager
 def cleaning_up() -> Iterator[None]:
-    """Let calls in the block end ``CLEANUP_S`` later, to release what other requests wait for.
+    """Move the deadline by ``CLEANUP_S`` for the block, which releases claims of the request.
 
-    Tasks of the request that clean up at the same time share that time.
+    Other requests may wait for these claims. If several tasks of the request are in such blocks at
+    the same time, the deadline moves once.
     """
     deadline = current_deadline()
     if not deadline.cleaning:

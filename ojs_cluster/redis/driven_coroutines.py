@@ -1,18 +1,19 @@
 """Coroutines that run without a trio task until they need one.
 
-A plain request needs no task. A driver (``http/fast_lane/driver.py``) sends into its coroutine,
-which runs until it calls Redis. The reader of Redis's replies calls the driver again with the
-reply. That saves the switches between tasks.
+Most requests need no task. A driver (``http/fast_lane/driver.py``) runs the coroutine of the
+request until it waits for a reply of Redis. The task that reads the replies then calls the driver,
+which continues the coroutine with the reply. This saves switches between tasks.
 
-The rule: while a coroutine is driven it may wait for Redis (``park``) and for nothing else. Code
-that uses a cancel scope, an event, a nursery or a thread awaits ``ensure_task`` first. The driver
-then hands the coroutine to a task, which runs it to its end.
+While a coroutine is driven, it may wait only for Redis (``park``). Code that uses a cancel scope,
+an event, a nursery or a thread awaits ``ensure_task`` first. The driver then hands the coroutine
+over to a task, which runs it to its end.
 
-A forgotten ``ensure_task`` fails at once. trio has no current task while a coroutine is driven, so
-the request gets a RuntimeError. Otherwise its cancel scope would open in the reader's task and
-cancel the work of other requests. trio has no public way to take the current task away, so
-``DrivenCoroutine.step`` deletes the attribute in which trio keeps it.
-``tests/redis/test_driven_coroutines.py`` fails when a release of trio moves it (docs/adr/033).
+If code forgets ``ensure_task``, the request fails with a RuntimeError, because trio has no current
+task while a coroutine is driven. With a current task, a cancel scope of the request would open in
+the task that reads the replies, and could cancel the work of other requests. trio has no public
+function that removes the current task. So ``DrivenCoroutine.step`` deletes the attribute in which
+trio stores it. ``tests/redis/test_driven_coroutines.py`` fails if a release of trio stores it
+elsewhere (docs/adr/033).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypeVar
 
 import trio
-from trio._core._run import GLOBAL_RUN_CONTEXT  # pinned, see above
+from trio._core._run import GLOBAL_RUN_CONTEXT  # a test checks it, see the module's docstring
 
 T = TypeVar("T")
 
@@ -50,27 +51,32 @@ class DrivenCoroutine:
     __slots__ = ("_context", "resume", "shield")
 
     def __init__(self, resume: Callable[[object], None]) -> None:
-        """Begin without a coroutine.
+        """Create the state without a coroutine.
 
         Args:
-            resume: continues the coroutine with the answer of Redis. It must not raise.
+            resume: the function that continues the coroutine with the answer of Redis. It must not
+                raise exceptions.
         """
         self.resume = resume
         self.shield: ShieldedBlock | None = None
-        """The shielded block that the coroutine is in, or None."""
-        # The caller's context: the reader runs in that of the request that opened its connection.
+        """The ``ShieldedBlock`` that the coroutine is in; None if it is in none."""
+        # The coroutine runs in a copy of the caller's context. Otherwise it would run in the
+        # context of the task that reads the replies.
         self._context = copy_context()
 
     def step(self, send: Callable[[Any], T], value: object) -> T:
-        """Send ``value`` into the coroutine and return what it yields; pass on what it raises."""
-        before, driver_state.driven = driver_state.driven, self
+        """Send ``value`` into the coroutine and return what it yields.
+
+        An exception of the coroutine is not caught.
+        """
+        previous, driver_state.driven = driver_state.driven, self
         task = getattr(GLOBAL_RUN_CONTEXT, "task", None)
         if task is not None:
             del GLOBAL_RUN_CONTEXT.task
         try:
             return self._context.run(send, value)
         finally:
-            driver_state.driven = before
+            driver_state.driven = previous
             if task is not None:
                 GLOBAL_RUN_CONTEXT.task = task
 
@@ -79,8 +85,9 @@ class DrivenCoroutine:
 
         Args:
             work: the coroutine.
-            value: sent first. None after ``NEEDS_TASK``. For a coroutine that waits for Redis, the
-                answer, or ``ADOPTED`` to wait for the answer in the task, which may be cancelled.
+            value: the value that is sent into the coroutine first. It is None after ``NEEDS_TASK``.
+                If the coroutine waits for Redis, it is the answer, or ``ADOPTED`` to let the task
+                wait for the answer.
         """
         if self.shield is not None:
             self.shield.enter()
@@ -92,12 +99,16 @@ class UnsentConnection(Protocol):
     """A connection to Redis that has queued commands of driven coroutines."""
 
     def flush(self) -> None:
-        """Send them."""
+        """Send the queued commands."""
         ...
 
 
 class DriverState:
-    """The coroutine that is driven now, and the connections that have commands to send.
+    """The state of all drivers of a process.
+
+    Attributes:
+        driven: the state of the coroutine that runs now; None if none is driven.
+        unsent: the connections with queued commands of driven coroutines.
 
     There is one instance per process, so only one event loop of a process may drive coroutines.
     """
@@ -109,7 +120,7 @@ class DriverState:
         self.unsent: list[UnsentConnection] = []
 
     def flush(self) -> None:
-        """Send the commands queued since the last flush, with one send per connection."""
+        """Send the commands that were queued since the last flush, in one send per connection."""
         unsent = self.unsent
         while unsent:
             unsent.pop().flush()
@@ -120,12 +131,12 @@ driver_state: Final = DriverState()
 
 @types.coroutine
 def park() -> Generator[object, Any, Any]:
-    """Wait until ``DrivenCoroutine.resume``; return its answer, or ``ADOPTED``."""
+    """Wait for a reply of Redis; return the answer, or ``ADOPTED`` in a task that has to wait."""
     return (yield WAITING_FOR_REDIS)
 
 
 async def ensure_task() -> None:
-    """Make sure that a task runs the caller, which may use all of trio afterwards."""
+    """Make sure that a task runs the caller, so that it may use all functions of trio."""
     if driver_state.driven is not None:
         await _request_task()
 
@@ -148,15 +159,15 @@ def _run_remaining(
             return stop.value
         try:
             value, step = (yield message), send
-        except BaseException as error:  # the coroutine handles it
+        except BaseException as error:  # the exception is raised inside the coroutine
             value, step = error, throw
 
 
 class ShieldedBlock:
     """A block that no cancellation interrupts, in a task or in a driven coroutine.
 
-    A driven coroutine cannot be cancelled. When a task adopts it inside the block, the task enters
-    a shielded cancel scope until the block ends.
+    A driven coroutine cannot be cancelled. But a task may adopt the coroutine inside the block. The
+    task then enters a shielded cancel scope, which ends with the block.
     """
 
     __slots__ = ("_driven", "_scope")

@@ -1,8 +1,9 @@
 """Durability levels, and the level that the current request requires.
 
-``async`` trusts Redis as it is configured: a write that a master acknowledged is lost when the
-master dies before its replica has the write. ``replica`` answers when WAIT reports that enough
-replicas have the write. ``fsync`` answers when WAITAOF reports that the write is on the disks.
+With ``async`` a reply waits for nothing: a write that a master has acknowledged is lost if the
+master dies before a replica has the write. With ``replica`` a reply waits until WAIT reports that
+enough replicas have the write. With ``fsync`` a reply waits until WAITAOF reports that the write is
+on the disks.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from typing import Final
 
 
 class Durability(IntEnum):
-    """Levels in rising order: a request may ask for more than the server's level, never for less.
+    """Durability levels in rising order.
 
-    The HTTP header ``OJS-Durability`` and ``OJS_DURABILITY`` name them in lower case.
+    ``OJS_DURABILITY`` sets the level of the server. A request may ask for a higher level by the
+    HTTP header ``OJS-Durability``; a lower level has no effect.
     """
 
     ASYNC = 0
@@ -31,17 +33,17 @@ class DurableWork:
     """One piece of work that is acknowledged with a single response.
 
     Attributes:
-        durability: the lowest level that the work requires.
-        unconfirmed: why something that the work wrote or found may be lost with a node. None while
-            everything is confirmed.
+        durability: the minimum level that the work requires.
+        unconfirmed: why the loss of a node might still undo something that the work has written or
+            read. None while every write is confirmed.
     """
 
     durability: Durability
     unconfirmed: str | None = None
 
 
-# A context variable: an argument would pass through every function of the store to say one thing
-# about the whole request. Tasks that a request starts inherit it.
+# The work is a context variable, because an argument would have to pass through every function of
+# the store. Tasks that a request starts inherit the variable.
 _work: Final[ContextVar[DurableWork | None]] = ContextVar("durability", default=None)
 
 
@@ -51,10 +53,10 @@ def current_work() -> DurableWork | None:
 
 
 def required_durability(least: Durability) -> Durability:
-    """Return the level that a script waits for now: ``least``, or the current work's if higher.
+    """Return the level that a script waits for: ``least``, or that of the current work if higher.
 
-    Returns ``ASYNC`` once a write of the work is unconfirmed. Further confirmations could not make
-    the whole work durable.
+    Once a write of the work is unconfirmed, the result is ``ASYNC``, because other confirmations
+    cannot make the whole work durable.
     """
     work = _work.get()
     if work is None:
@@ -65,8 +67,8 @@ def required_durability(least: Durability) -> Durability:
 def has_unconfirmed_writes() -> bool:
     """Return whether a write of the current work is unconfirmed.
 
-    Check this before you delete an outbox entry or a record that a step on another node makes
-    obsolete: that node may still lose the step.
+    Callers check this before they delete an outbox entry, or another record, because a step on
+    another node is done. If that step is unconfirmed, the node may still lose it.
     """
     work = _work.get()
     return work is not None and work.unconfirmed is not None
@@ -76,9 +78,9 @@ def has_unconfirmed_writes() -> bool:
 def require_durability(durability: Durability) -> Iterator[DurableWork]:
     """Require at least this durability of every script in the block.
 
-    A script that is not confirmed does not raise in the block. It sets ``unconfirmed``, which the
-    caller checks before it acknowledges the work. To stop at the first such script would leave
-    work of several steps half done.
+    A script that is not confirmed raises no error in the block. It sets ``unconfirmed``, which the
+    caller checks before it acknowledges the work. An error would stop work of several steps in the
+    middle.
     """
     work = DurableWork(durability)
     token = _work.set(work)

@@ -1,11 +1,12 @@
 """Errors between this process and Redis.
 
-Callers of the client see two of these: ``RedisReplyError`` (Redis answered with an error) and
-``ReplyTooLarge``. When Redis could not be reached they see ``core.errors.BackendUnavailable``,
+Callers of the client see two of these errors: ``RedisReplyError`` (Redis answered with an error)
+and ``ReplyTooLarge``. When Redis cannot be reached, callers see ``core.errors.BackendUnavailable``,
 which says whether the command may have been applied.
 
-Nothing raises a ``ReplyFailure``. A waiting caller gets it in place of a reply. One lost connection
-wakes many callers, and an exception that several tasks raise would collect all their tracebacks.
+A ``ReplyFailure`` is never raised. It is an object that a waiting caller gets instead of a reply.
+One lost connection wakes many callers with the same object. If all of them raised it, it would
+collect the tracebacks of all tasks.
 """
 
 from __future__ import annotations
@@ -14,29 +15,30 @@ from typing import Final
 
 from ojs_cluster.core.errors import OJSError
 
-# The command was not applied and may be sent again.
+# After an error with one of these codes, the command was not applied and may be sent again.
 RETRYABLE_CODES: Final = frozenset(
     {"TRYAGAIN", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY", "BUSY", "NOREPLICAS"}
 )
-# Of these, the codes after which the known topology may be stale.
+# Retryable codes after which the known topology may be stale.
 STALE_TOPOLOGY_CODES: Final = frozenset({"CLUSTERDOWN", "MASTERDOWN", "READONLY"})
-# Of these, the codes that only a replica returns.
+# Retryable codes that only a replica returns.
 REPLICA_CODES: Final = frozenset({"MASTERDOWN", "READONLY"})
 
-# No memory, or no disk to persist to. The command was not applied either, but the state lasts, and
-# every waiting caller takes memory too. A script gets these at its first write.
+# Redis has no memory (OOM), or cannot persist to its disk (MISCONF). The command was not applied. A
+# call fails at once: the state may last for long, and many waiting calls would need memory. A
+# script gets these errors at its first write.
 WRITES_REFUSED_CODES: Final = frozenset({"OOM", "MISCONF"})
-# A script touched a key that a slot migration has already moved to another node, or that does not
-# exist while the slot moves. Redis stops the script there, and earlier writes of the script stay
-# applied. A script with a preflight has made none. Redis checks declared keys before the script
-# starts and answers TRYAGAIN or ASK. The second text is Redis 8's, for a command of which some keys
-# have moved.
+# Texts of errors that a script gets while its slot moves to another node, when it touches a key
+# that has been moved or does not exist. Redis stops the script, and the earlier writes of the
+# script stay. A script with a preflight has no earlier writes. The second text is that of Redis 8.
+# For keys that the script declares there is no such error: Redis checks them before the script
+# starts, and answers TRYAGAIN or ASK.
 _MOVED_UNDER_SCRIPT: Final = (
     "access a non local key",
     "undeclared keys were accessed during rehashing of the slot",
 )
 
-# The user may not do this, or is not who it claims to be.
+# Redis refuses the credentials, or the ACL user has no right to run the command.
 CREDENTIAL_CODES: Final = frozenset({"WRONGPASS", "NOAUTH", "NOPERM"})
 # A server with too many clients answers the first command of a new connection with this.
 TOO_MANY_CLIENTS: Final = "max number of clients"
@@ -53,19 +55,19 @@ class RedisReplyError(Exception):
 
 
 def stopped_by_moving_slot(error: RedisReplyError) -> bool:
-    """Return whether a script touched a key that is not on the node while its slot moves."""
+    """Return whether Redis stopped a script because its slot is moving to another node."""
     return any(text in error.message for text in _MOVED_UNDER_SCRIPT)
 
 
 class ReplyTooLarge(OJSError):
-    """A reply grew past ``ClientSettings.max_reply_bytes``; its connection was closed.
+    """A reply exceeded ``ClientSettings.max_reply_bytes``, and its connection was closed.
 
-    The command was applied. An ``OJSError``, because an HTTP client may see the message.
+    The command was applied. This class is an ``OJSError``, because HTTP clients see the message.
     """
 
 
 class AuthenticationFailed(Exception):
-    """The server refused the credentials. A retry helps only after either side changes them."""
+    """The server refused the credentials. An operator has to change them here or on the server."""
 
 
 class NoSuchDatabase(Exception):
@@ -77,16 +79,16 @@ class ConnectFailed(Exception):
 
 
 class ReplyFailure(Exception):
-    """Base of what a waiting caller may get in place of a reply."""
+    """Base class of the objects that a waiting caller may get instead of a reply."""
 
 
 class ReplyLost(ReplyFailure):
-    """The command was sent, and its connection ended before the reply: outcome unknown."""
+    """The connection ended before the reply, so it is unknown whether the command was applied."""
 
 
 class CommandNotSent(ReplyFailure):
-    """The connection ended, or was full, before the command was sent: safe to send again."""
+    """The command was not sent, so it may be sent again without risk."""
 
 
 class OversizedReply(ReplyFailure):
-    """The reply to this command is larger than the limit."""
+    """The reply to this command is larger than ``ClientSettings.max_reply_bytes``."""

@@ -1,13 +1,15 @@
-"""Group commit: scripts are answered only when replicas, or the disks, have their writes.
+"""Group commit: a command is answered only when replicas, or disks, have its writes.
 
-WAIT and WAITAOF cover the writes of their own connection and block it. So each node has a separate
-connection for confirmed calls. Calls that arrive while one group is being confirmed form the next
-group: groups grow with the load, and one WAIT serves all their calls. With one WAIT per call, each
-would pay the replica's round trip.
+WAIT and WAITAOF wait for the writes of their own connection, and block this connection. So each
+node has a separate connection for commands that need a confirmation. Commands that arrive while a
+group is being confirmed form the next group. So groups grow with the load, and one WAIT confirms
+all commands of a group. One WAIT for each command was refused, because each command would have to
+wait for a round trip to the replica of its own.
 
-A group is its commands, a write to a probe key, and WAIT, sent at once. A command may write
-nothing, for example when it repeats an unconfirmed one. Without the probe, WAIT would confirm it
-although what it found may still be on one node only.
+The client sends the commands of a group, a write of a probe key, and WAIT together. The probe is
+needed because a command may write nothing, for example when it repeats an unconfirmed command.
+Without the probe, WAIT would then confirm at once, although the data that the command has read may
+exist on one node only.
 """
 
 from __future__ import annotations
@@ -26,22 +28,23 @@ from ojs_cluster.redis.durability import Durability
 from ojs_cluster.redis.errors import CommandNotSent, RedisReplyError, ReplyFailure, ReplyLost
 from ojs_cluster.redis.reply_waiters import Answer, KeptReply, Reply
 
-PROBE_KEYS_TRIED: Final = 4
+MAX_PROBE_KEYS: Final = 4
+"""Maximum number of probe keys that a group tries to write."""
 _PROBE_AT_MAXMEMORY: Final = b"#!lua flags=allow-oom\nreturn redis.call('SET', KEYS[1], '1')"
-"""Writes a probe key at ``maxmemory``, where Redis refuses a plain SET."""
+"""A script that writes a probe key at ``maxmemory``, where Redis refuses a plain SET."""
 
 
 @dataclass(frozen=True, slots=True)
 class CommitPlan:
-    """What one node waits for after each group.
+    """How the groups of one node are confirmed.
 
     Attributes:
         durability: REPLICA or FSYNC.
         replicas: how many replicas must have the writes; with FSYNC, on their disks.
-        timeout_s: how long Redis waits for them, in seconds.
-        probe_keys: returns keys that the node serves now and that may be written at any time. The
-            next one is tried when a key is refused because its slot is being moved away.
-        command: the packed WAIT or WAITAOF.
+        timeout_s: how long Redis waits for these replicas and disks, in seconds.
+        probe_keys: returns probe keys whose slots the node serves now. If Redis refuses to write a
+            key because its slot is moving, the next key is tried.
+        command: the packed command WAIT or WAITAOF.
     """
 
     durability: Durability
@@ -65,14 +68,14 @@ class CommitPlan:
 
 
 class NotConfirmed(ReplyFailure):
-    """Redis answered a group and did not confirm it."""
+    """Redis answered the commands of a group, but did not confirm their writes in time."""
 
 
 class UnconfirmedReply(ReplyFailure):
-    """Redis applied a command, and its write may be lost with the node.
+    """Redis applied a command, but its writes are not confirmed and may be lost with the node.
 
     Attributes:
-        reply: Redis's reply to the command.
+        reply: the reply of Redis to the command.
     """
 
     def __init__(self, cause: ReplyFailure, reply: Reply) -> None:
@@ -92,14 +95,17 @@ class _GroupedCommand:
         self.kept: KeptReply | None = None
 
     def abort(self, _raise_cancel: object) -> Abort:
-        """Forget the task: trio calls this when it is cancelled."""
+        """Forget the task; trio calls this method when the task is cancelled."""
         self.task = None
         return Abort.SUCCEEDED
 
     def resume_caller(self, failure: ReplyFailure | None) -> None:
-        """Wake the caller with its reply, or with why the reply is unconfirmed.
+        """Wake the caller with the reply to its command, or with a failure.
 
-        An error reply changed nothing, so it needs no confirmation.
+        An error reply needs no confirmation, because its command has changed nothing.
+
+        Args:
+            failure: why the group is not confirmed; None if it is.
         """
         answer: Answer
         if self.kept is None:
@@ -138,17 +144,17 @@ class GroupCommitConnection:
 
     @property
     def full(self) -> bool:
-        """Whether no further caller may wait, or the connection has ended."""
+        """Whether the next group can take no more commands, or the connection has ended."""
         return len(self._waiting_group) >= self._limit or not self._connection.open
 
     @property
     def pending(self) -> int:
-        """Commands not answered yet."""
+        """Number of commands that are not answered yet."""
         return len(self._waiting_group) + len(self._sent_group)
 
     @property
     def silent_s(self) -> float:
-        """Seconds for which the node has had unanswered commands and sent nothing."""
+        """Seconds since the node last sent anything; 0 if it has no unanswered commands."""
         return self._connection.silent_s
 
     async def execute(self, payload: bytes) -> Answer:
@@ -168,7 +174,7 @@ class GroupCommitConnection:
         self._connection.check(reply_timeout_s, call_timeout_s)
 
     async def run(self) -> None:
-        """Confirm group after group until the connection ends. Wakes every caller at the end."""
+        """Confirm one group after the other until the connection ends; then wake every caller."""
         try:
             while self._connection.open:
                 await self._wanted.wait()
@@ -195,7 +201,7 @@ class GroupCommitConnection:
         self._waiting_group = []
         self._room.unpark_all()
         if not group or not self._connection.open:
-            self._waiting_group = group  # `run` wakes them when the connection ends
+            self._waiting_group = group  # ``run`` wakes their callers
             return
         self._sent_group = group
         for member in group:
@@ -206,13 +212,17 @@ class GroupCommitConnection:
             member.resume_caller(failure)
 
     async def _confirm(self) -> ReplyFailure | None:
-        """Wait until the submitted commands are confirmed; return why they are not, or None."""
-        full = False
-        for key in islice(self._plan.probe_keys(), PROBE_KEYS_TRIED):
-            written, answer = await self._write_probe(key, full=full)
-            if not full and isinstance(written, RedisReplyError) and written.code == "OOM":
-                full = True
-                written, answer = await self._write_probe(key, full=True)
+        """Wait until the submitted commands are confirmed.
+
+        Returns:
+            None if they are confirmed, otherwise the reason why they are not.
+        """
+        at_maxmemory = False
+        for key in islice(self._plan.probe_keys(), MAX_PROBE_KEYS):
+            written, answer = await self._write_probe(key, at_maxmemory=at_maxmemory)
+            if not at_maxmemory and isinstance(written, RedisReplyError) and written.code == "OOM":
+                at_maxmemory = True
+                written, answer = await self._write_probe(key, at_maxmemory=True)
             if isinstance(answer, ReplyFailure):
                 return answer
             if isinstance(written, RedisReplyError):
@@ -225,15 +235,18 @@ class GroupCommitConnection:
             )
         return NotConfirmed("no probe key could be written on this node")
 
-    async def _write_probe(self, key: bytes, *, full: bool) -> tuple[Answer, Answer]:
-        """Write a probe key and wait for the confirmation; return Redis's answer to each.
+    async def _write_probe(self, key: bytes, *, at_maxmemory: bool) -> tuple[Answer, Answer]:
+        """Write a probe key, and send WAIT or WAITAOF.
 
         Args:
             key: the probe key.
-            full: the node is at ``maxmemory``.
+            at_maxmemory: whether the node is at ``maxmemory``.
+
+        Returns:
+            The answers of Redis to the write and to WAIT or WAITAOF.
         """
         write: tuple[Arg, ...] = (b"SET", key, b"1")
-        if full:
+        if at_maxmemory:
             write = (b"EVAL", _PROBE_AT_MAXMEMORY, 1, key)
         written = self._connection.submit(pack(write))
         answer = await self._connection.execute(self._plan.command)

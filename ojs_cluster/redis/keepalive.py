@@ -1,8 +1,8 @@
 """TCP keep-alive for connections that may stay idle for minutes.
 
-A NAT gateway or firewall forgets an idle connection after some minutes, and tells neither end.
-Probes every few seconds keep its entry. They also detect a dead peer, which a subscription cannot:
-it only reads. By default, Linux sends its first probe after two hours.
+A NAT gateway or firewall drops an idle connection after some minutes, and informs neither end.
+Keep-alive probes prevent that. They also detect a dead peer on connections that only read, such as
+those of subscriptions. By default, Linux sends the first probe after two hours.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import Protocol
 IDLE_S = 15
 """Idle time in seconds before the first probe."""
 INTERVAL_S = 5
+"""Time in seconds between two probes."""
 PROBES = 3
-"""Unanswered probes, ``INTERVAL_S`` seconds apart, after which the connection counts as dead."""
+"""Number of unanswered probes after which the connection counts as dead."""
 
 
 class _SocketOptions(Protocol):
@@ -24,10 +25,10 @@ class _SocketOptions(Protocol):
 def keep_alive(sock: _SocketOptions, *, unacknowledged_s: float | None = None) -> None:
     """Probe a TCP connection while it is idle, and close it when the peer is silent.
 
-    Detects a dead peer within ``IDLE_S + PROBES * INTERVAL_S`` seconds, 30.
+    A dead peer is detected after ``IDLE_S + PROBES * INTERVAL_S`` seconds, which is 30 seconds.
 
     Args:
-        sock: a socket, or a listener, whose accepted sockets inherit the options.
+        sock: a socket, or a listening socket, whose accepted sockets inherit the options.
         unacknowledged_s: close the connection when the peer acknowledges no sent byte for this
             long, in seconds (Linux only).
 
@@ -39,6 +40,6 @@ def keep_alive(sock: _SocketOptions, *, unacknowledged_s: float | None = None) -
     if unacknowledged_s is not None:
         times["TCP_USER_TIMEOUT"] = round(unacknowledged_s * 1000)
     for name, value in times.items():
-        option = getattr(socket, name, None)  # not every system has them all
+        option = getattr(socket, name, None)  # some systems lack some of the options
         if option is not None:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -1,7 +1,7 @@
-"""The link to one node: keeps a connection open and replaces it when it ends.
+"""The link to one node: it keeps a connection open, and replaces a connection that has ended.
 
-A link outlives its connections. Callers read ``connection``. When it is None they wait for the
-router's next change (a link that connected, a new topology) and read it again.
+Callers use the attribute ``connection`` of the link. While it is None, they wait until the router
+reports a change (a link has connected, or there is a new topology), and read the attribute again.
 """
 
 from __future__ import annotations
@@ -33,16 +33,17 @@ log = logging.getLogger("ojs.redis")
 BACKOFF_FIRST_S = 0.02
 BACKOFF_MAX_S = 0.5
 STABLE_S = 1.0
+"""After a connection that lasted longer, the first delay before a reconnection is short again."""
 _DRAIN_POLL_S = 0.005
 
-# Errors for a database number that is too high, or not 0 on a cluster.
+# Texts of errors for a database number that is too high, or that is not 0 on a cluster.
 _NO_DATABASE = ("DB index", "out of range", "cluster mode")
 
 Command = tuple[Arg, ...]
 
 
 class Backoff:
-    """Delays that double up to a limit, with jitter over the upper half of each."""
+    """Delays that double up to a maximum. Each delay is random between its half and its whole."""
 
     def __init__(self, first_s: float, max_s: float) -> None:
         self._first_s = first_s
@@ -50,18 +51,18 @@ class Backoff:
         self._next_s = first_s
 
     def reset(self) -> None:
-        """Start again with the shortest delay."""
+        """Begin again with the shortest delay."""
         self._next_s = self._first_s
 
     def next_s(self) -> float:
         """Return the delay to sleep now, in seconds."""
         delay = self._next_s
         self._next_s = min(delay * 2, self._max_s)
-        return delay * (0.5 + random.random() / 2)  # noqa: S311 - spreads load, protects nothing
+        return delay * (0.5 + random.random() / 2)  # noqa: S311 - not used for security
 
 
 def handshake_commands(settings: ClientSettings) -> list[Command]:
-    """Return the commands that open every connection, in order."""
+    """Return the commands that a new connection sends first, in order."""
     commands: list[Command] = []
     if settings.password is not None:
         user: Command = (settings.username,) if settings.username is not None else ()
@@ -76,16 +77,16 @@ def handshake_commands(settings: ClientSettings) -> list[Command]:
 async def dial(
     address: Address, settings: ClientSettings, tls: ssl.SSLContext | None, deadline: float
 ) -> Transport:
-    """Open a transport before ``deadline``, which also bounds the handshake that follows.
+    """Open a transport to a node.
 
     Args:
-        address: the node.
-        settings: of the client.
-        tls: None for plain TCP.
-        deadline: in seconds of trio's clock.
+        address: the address of the node.
+        settings: the settings of the client.
+        tls: the context for TLS; None for plain TCP.
+        deadline: the time by which the transport must be open, in seconds of trio's clock.
 
     Raises:
-        ConnectFailed: the message names the node and the reason.
+        ConnectFailed: the transport could not be opened. The message names the node and the reason.
     """
     try:
         with trio.fail_at(deadline):
@@ -98,7 +99,7 @@ async def dial(
 
 
 def _reason(error: Exception) -> str:
-    """Return the system's messages, which trio keeps as the cause: one per address tried."""
+    """Return the messages of the system. trio tries several addresses and keeps their errors."""
     cause = error.__cause__
     if isinstance(cause, BaseExceptionGroup):
         return "; ".join(str(inner) for inner in cause.exceptions)
@@ -111,12 +112,13 @@ class NodeLink:
     """The link to one node. ``run`` starts once, in the client's nursery, and ends when cancelled.
 
     Attributes:
-        address: the node.
-        connection: the connection, None while there is none. With a ``plan``, one that answers when
-            writes are confirmed (``group_commit``).
-        last_error: why there was no connection last time.
-        retired_at: since when no slot needs the node, in seconds of the client's clock.
-        scope: cancels ``run``.
+        address: the address of the node.
+        connection: the connection; None while there is none. If the link has a ``plan``, it is a
+            ``GroupCommitConnection``.
+        last_error: why the last connection ended or could not be opened; None if connected.
+        retired_at: since when no slot needs the node, in seconds of the client's clock; None if a
+            slot needs it.
+        scope: the cancel scope of ``run``.
     """
 
     def __init__(
@@ -145,10 +147,10 @@ class NodeLink:
 
     @property
     def usable(self) -> NodeConnection | None:
-        """The connection, if commands may be sent now.
+        """The connection if commands may be sent on it, otherwise None.
 
-        ``connection`` still holds one that has just ended, until its tasks have ended. It would
-        never answer a command.
+        A connection that has ended stays in ``connection`` until its tasks have ended. Commands
+        must not be sent on it, because it would never answer.
         """
         connection = self.connection
         return connection if connection is not None and connection.open else None
@@ -159,8 +161,8 @@ class NodeLink:
     def reconnect(self, why: str) -> bool:
         """Replace the connection; return whether there was one.
 
-        The address is resolved again and may lead to another server. The old connection takes no
-        further commands and ends after the replies to earlier ones.
+        The new connection may lead to another server, because the host name is resolved again. The
+        old connection gets no new commands, and ends after the replies to its earlier commands.
         """
         if self.connection is None:
             return False
@@ -233,7 +235,7 @@ class NodeLink:
         scope.cancel()
 
     def _log_down(self) -> None:
-        """Log the first failure in a row; the retries would only repeat it."""
+        """Log the first of several failures in a row."""
         if not self._logged_down and self.retired_at is None:
             self._logged_down = True
             log.warning("Redis node %s is not connected: %s", self.address, self.last_error)
@@ -247,36 +249,36 @@ class NodeLink:
         scope.cancel()
 
     def _reset_backoff(self) -> None:
-        # A node that accepts and closes at once must not reset the delay each time.
+        # If a node accepts connections and closes them at once, the delays have to grow.
         if trio.current_time() - self._up_since > STABLE_S:
             self._backoff.reset()
 
 
 def check_handshake_error(name: str, command: Command, error: RedisReplyError) -> None:
-    """Raise the error that an error reply during the handshake stands for.
+    """Raise the exception for an error reply to a command of the handshake.
 
-    Returns when the connection works without the command: a user may lack the right to name its
-    connections.
+    If the ACL user may not set the name of the connection, no exception is raised, because the
+    connection works without a name.
 
     Args:
-        name: the node.
-        command: the command of the handshake.
-        error: the reply.
+        name: the name of the node for the message.
+        command: the command.
+        error: the error reply.
 
     Raises:
         AuthenticationFailed: the server refused the credentials.
         NoSuchDatabase: the server has no such database.
         ConnectFailed: any other error, which may be temporary.
     """
-    what = command[0]
-    if what == b"CLIENT" and error.code == "NOPERM":
+    word = command[0]
+    if word == b"CLIENT" and error.code == "NOPERM":
         return
-    # Temporary errors have the code ERR too, so the text decides.
-    plain = error.code == "ERR" and TOO_MANY_CLIENTS not in error.message
-    if what == b"SELECT" and plain and any(text in error.message for text in _NO_DATABASE):
+    # The error for too many clients is temporary, but has the code ERR of permanent errors.
+    permanent = error.code == "ERR" and TOO_MANY_CLIENTS not in error.message
+    if word == b"SELECT" and permanent and any(text in error.message for text in _NO_DATABASE):
         raise NoSuchDatabase(f"{name} has no database {command[1]!r}: {error}")
-    if error.code in CREDENTIAL_CODES or (what == b"AUTH" and plain):
-        shown = what.decode() if isinstance(what, bytes) else "the handshake"
+    if error.code in CREDENTIAL_CODES or (word == b"AUTH" and permanent):
+        shown = word.decode() if isinstance(word, bytes) else "the handshake"
         raise AuthenticationFailed(f"{name} refused {shown}: {error}")
     raise ConnectFailed(f"{name}: {error}")
 
@@ -284,12 +286,12 @@ def check_handshake_error(name: str, command: Command, error: RedisReplyError) -
 async def perform_handshake(
     connection: RedisConnection, settings: ClientSettings, deadline: float
 ) -> None:
-    """Send the handshake and check every answer, before ``deadline``.
+    """Send the commands of the handshake and check every answer.
 
     Args:
         connection: a new connection whose ``run`` is running.
-        settings: of the client.
-        deadline: in seconds of trio's clock.
+        settings: the settings of the client.
+        deadline: the time by which all answers must have arrived, in seconds of trio's clock.
 
     Raises:
         AuthenticationFailed: the server refused the credentials.

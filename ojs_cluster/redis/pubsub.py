@@ -1,9 +1,10 @@
 """Sharded pub/sub: subscriptions that follow their slots.
 
-``PubSub`` holds the subscriptions. Each node that serves any has one ``PubSubConnection``. One task
-compares the node of each subscription with the master of its slot, and moves subscriptions that are
-on the wrong node. It runs after a change of the topology, after a server dropped a channel (as it
-does when the slot leaves), and after a temporary refusal.
+``PubSub`` holds the subscriptions of a client. Each node that serves subscriptions has one
+``PubSubConnection``. One task compares the node of each subscription with the master of its slot,
+and moves subscriptions that are on the wrong node. The task does so after a change of the topology,
+after a temporary refusal, and after a server has dropped a channel. A server drops a channel when
+its slot moves to another node.
 """
 
 from __future__ import annotations
@@ -24,7 +25,12 @@ from ojs_cluster.redis.topology import parse_redirect
 log = logging.getLogger("ojs.redis")
 
 RETRY_S = 0.1
+"""Pause before a subscription that is not active is checked again, in seconds."""
 SPACING_S = 0.005
+"""Minimum time between two checks of all subscriptions, in seconds.
+
+Without it, two nodes that redirect to each other would keep the process busy.
+"""
 
 
 class PubSub:
@@ -60,8 +66,8 @@ class PubSub:
                 await subscription.settled.wait()
             subscribed = subscription.settled.is_set() and subscription.refusal is None
         finally:
-            # Also when the caller is cancelled at the confirmation: it does not learn that it is
-            # subscribed, and could not subscribe again.
+            # This block also runs when the caller is cancelled. If the subscription stayed, the
+            # caller would not know about it and could not subscribe again.
             if not subscribed:
                 self._remove(subscription)
         if subscription.refusal is not None:
@@ -92,18 +98,19 @@ class PubSub:
                 if not connection.subscriptions:
                     del self._connections[address]
                     connection.scope.cancel()
-            await trio.sleep(
-                SPACING_S
-            )  # two nodes that redirect to each other must not keep this busy
+            await trio.sleep(SPACING_S)
 
     def _pause_s(self) -> float:
-        """Return how long to sleep unless woken, in seconds."""
+        """Return the time until the next check, in seconds, if nothing requests an earlier one."""
         now = trio.current_time()
-        waiting = (
-            s for s in self._subscriptions.values() if s.state is not SubscriptionState.ACTIVE
-        )
-        at_rest = RETRY_S if self._refused else float("inf")  # their recovery is to be logged
-        return min((max(RETRY_S, s.retry_at - now) for s in waiting), default=at_rest)
+        retry_times = [
+            subscription.retry_at
+            for subscription in self._subscriptions.values()
+            if subscription.state is not SubscriptionState.ACTIVE
+        ]
+        # If all are active but some were refused, the next check logs that they have recovered.
+        all_active_s = RETRY_S if self._refused else float("inf")
+        return min((max(RETRY_S, time - now) for time in retry_times), default=all_active_s)
 
     def _wake(self) -> None:
         self._check_wanted.set()
@@ -146,7 +153,12 @@ class PubSub:
             self._wake()
 
     def _on_drop(self, subscription: Subscription | None, error: RedisReplyError | None) -> None:
-        """Handle a lost connection (``subscription`` is None) or a dropped subscription."""
+        """Handle a lost connection, a dropped subscription or a refused subscription.
+
+        Args:
+            subscription: the subscription; None for a lost connection.
+            error: the error of a refused subscription; otherwise None.
+        """
         if subscription is None or error is None:
             self._router.request_refresh()
         elif error.code == "MOVED" and subscription.connection is not None:
@@ -154,7 +166,7 @@ class PubSub:
             self._router.apply_moved(subscription.slot, address)
         elif error.code in RETRYABLE_CODES:
             self._router.request_refresh()
-            return  # requested again after RETRY_S, not at once
+            return  # the next check is after RETRY_S, not at once
         elif not subscription.settled.is_set():
             subscription.refusal = error
             subscription.settled.set()
@@ -165,7 +177,7 @@ class PubSub:
         self._wake()
 
     def _log_refused(self, subscription: Subscription, error: RedisReplyError) -> None:
-        """Log the first refusal: a rule that is missing for one channel is missing for many."""
+        """Log the first refusal only, because a missing ACL rule affects many channels."""
         if not self._refused:
             log.warning(
                 "Redis refuses channel %s and perhaps others, trying again: %s",

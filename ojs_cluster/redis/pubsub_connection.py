@@ -1,7 +1,8 @@
 """The connection to one node for sharded pub/sub.
 
-Separate from the command connection: a RESP2 connection with a subscription takes no other
-commands, and RESP3, which would allow it, makes every reply's type depend on the command.
+Subscriptions have a connection of their own, because a RESP2 connection with a subscription accepts
+no other commands. RESP3 would allow it, but was refused: the type of a reply would depend on the
+command.
 """
 
 from __future__ import annotations
@@ -36,10 +37,11 @@ from ojs_cluster.redis.settings import Address, ClientSettings
 from ojs_cluster.redis.transport import Transport
 
 _MORE = object()
-# Delays between two requests for a channel that the server refuses.
+# The first and the longest delay, in seconds, before a refused channel is requested again.
 REFUSED_FIRST_S = 0.1
 REFUSED_MAX_S = 10.0
-BROKEN = (
+# Exceptions that end a connection, which is then replaced.
+CONNECTION_ERRORS = (
     ConnectFailed,
     AuthenticationFailed,
     NoSuchDatabase,
@@ -60,10 +62,10 @@ class Subscription:
     """The subscription to one channel.
 
     Attributes:
-        connection: where it is subscribed, or is to be.
-        gap: messages may have been missed since the last confirmation.
-        settled: set at the first confirmation, or at a final refusal.
-        refusal: the final refusal.
+        connection: the connection to the node that serves the subscription; None if none does.
+        gap: whether messages may have been missed since the last confirmation.
+        settled: set at the first confirmation, or when the server has refused the subscription.
+        refusal: the error if the server has refused the first request; otherwise None.
         retry_at: when to request the channel again, in seconds of trio's clock.
     """
 
@@ -105,7 +107,7 @@ class Subscription:
         self.retry_at = trio.current_time() + self._backoff.next_s()
 
     def confirm(self) -> None:
-        """Note the confirmation: messages arrive from now on."""
+        """Note that the server has confirmed the subscription, and sends messages from now on."""
         self.state = SubscriptionState.ACTIVE
         self.settled.set()
         self.retry_at = 0.0
@@ -115,7 +117,7 @@ class Subscription:
             self.on_gap()
 
     def drop(self) -> None:
-        """Note that the server no longer sends messages; they may be missed if it ever did."""
+        """Note that the server sends no messages now, so the client may miss some."""
         self.state = SubscriptionState.DROPPED
         self.gap = self.settled.is_set()
 
@@ -143,31 +145,32 @@ class PubSubConnection:
         self._connected = False
         self._outgoing = bytearray()
         self._outgoing_ready = trio.Event()
-        # Channels of unanswered SSUBSCRIBE commands, in order: an error reply names none.
+        # The channels of unanswered SSUBSCRIBE commands, in order. An error reply does not name its
+        # channel, so it is that of the oldest command.
         self._requested: deque[bytes] = deque()
         self._pinged = False
         self._session_scope = trio.CancelScope()
 
     def reconnect(self) -> None:
-        """Replace the connection: the address may lead to another server."""
+        """Replace the connection, because the address may lead to another server now."""
         self._session_scope.cancel()
 
     def add(self, subscription: Subscription) -> None:
-        """Subscribe, now or as soon as connected."""
+        """Add a subscription, and subscribe when the connection is open."""
         self.subscriptions[subscription.channel] = subscription
         subscription.connection = self
         self.request(subscription)
 
     def request(self, subscription: Subscription) -> None:
-        """Send SSUBSCRIBE, if connected."""
+        """Send SSUBSCRIBE if the connection is open."""
         if self._connected:
             subscription.state = SubscriptionState.REQUESTED
             self._requested.append(subscription.channel)
-            # One command per channel: the channels of one command must share a slot.
+            # Each channel has its own command, because all channels of a command must share a slot.
             self._push(pack((b"SSUBSCRIBE", subscription.channel)))
 
     def remove(self, subscription: Subscription) -> None:
-        """Unsubscribe."""
+        """Remove a subscription, and unsubscribe if the connection is open."""
         self.subscriptions.pop(subscription.channel, None)
         subscription.connection = None
         subscription.drop()
@@ -175,13 +178,16 @@ class PubSubConnection:
             self._push(pack((b"SUNSUBSCRIBE", subscription.channel)))
 
     async def run(self) -> None:
-        """Stay connected until cancelled."""
+        """Keep a connection open until cancelled."""
         backoff = Backoff(BACKOFF_FIRST_S, BACKOFF_MAX_S)
         with self.scope:
             while True:
                 started = trio.current_time()
-                # Commands to the same node fail too and report why; here it is only a gap.
-                with contextlib.suppress(*BROKEN), trio.CancelScope() as self._session_scope:
+                # The errors are not logged: the ``NodeLink`` to the same node logs them.
+                with (
+                    contextlib.suppress(*CONNECTION_ERRORS),
+                    trio.CancelScope() as self._session_scope,
+                ):
                     await self._session()
                 for subscription in self.subscriptions.values():
                     subscription.drop()
@@ -222,7 +228,7 @@ class PubSubConnection:
                 check_handshake_error(str(self.address), command, reply)
 
     async def _read(self, transport: Transport, parser: hiredis.Reader) -> None:
-        """Dispatch messages; send PING to a silent server, and end when it stays silent."""
+        """Dispatch messages. Send PING to a silent server; raise OSError if it stays silent."""
         while True:
             while (message := parser.gets()) is not _MORE:
                 self._dispatch(message)
@@ -264,7 +270,8 @@ class PubSubConnection:
                 if subscription is not None and subscription.state is SubscriptionState.REQUESTED:
                     subscription.confirm()
             elif kind == b"sunsubscribe" and channel is not None:
-                # Also the reply to our SUNSUBSCRIBE, whose channel is removed already.
+                # The server has dropped the channel. The message may also be the reply to a
+                # SUNSUBSCRIBE, whose channel is not in ``subscriptions`` any more.
                 self._drop(channel, None)
 
     def _drop(self, channel: bytes, error: RedisReplyError | None) -> None:
@@ -287,7 +294,7 @@ async def _until_broken(
     parser: hiredis.Reader,
     stop: trio.CancelScope,
 ) -> None:
-    """Run one of a session's two loops; when the connection breaks, stop the other."""
+    """Run ``_read`` or ``_write``; when the connection breaks, cancel the other one by ``stop``."""
     try:
         await loop(transport, parser)
     except (OSError, trio.ClosedResourceError, hiredis.ProtocolError):

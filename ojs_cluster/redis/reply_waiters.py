@@ -1,4 +1,4 @@
-"""Waiters for replies: a task, a caller that does not sleep, or a driven coroutine."""
+"""Objects that wait for a reply: for a task, for a driven coroutine, or without a waiting task."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_resch
 from ojs_cluster.redis.driven_coroutines import DrivenCoroutine
 from ojs_cluster.redis.errors import RedisReplyError, ReplyFailure
 
-# A list may hold any reply, nested error replies included.
+# A list reply may contain any replies, including error replies.
 Reply = bytes | int | None | list[Any]
 Answer = Reply | RedisReplyError | ReplyFailure
 
 
 class CoarseClock:
-    """Monotonic time in seconds that the client's watchdog advances. Reading it costs nothing."""
+    """Monotonic time in seconds, which ``SlotRouter`` advances ten times per second.
+
+    Reading the attribute ``now`` costs much less than a call of the system's clock.
+    """
 
     __slots__ = ("now",)
 
@@ -31,7 +34,7 @@ class ReplyWaiter:
     Attributes:
         task: the sleeping task; None once no task waits.
         queued_at: when the command was queued, in seconds of the client's clock.
-        droppable: the command may be removed from the queue once no task waits.
+        droppable: whether the command may be removed from the queue when no task waits for it.
     """
 
     __slots__ = ("droppable", "queued_at", "task")
@@ -42,7 +45,7 @@ class ReplyWaiter:
         self.droppable = droppable
 
     def abort(self, _raise_cancel: object) -> Abort:
-        """Forget the task: trio calls this when it is cancelled."""
+        """Forget the task; trio calls this method when the task is cancelled."""
         self.task = None
         return Abort.SUCCEEDED
 
@@ -54,11 +57,11 @@ class ReplyWaiter:
             reschedule(task, Value(answer))
 
     def receive(self, answer: Answer) -> None:
-        """Take an answer that no task waits for: discard it."""
+        """Handle an answer that no task waits for: discard it."""
 
 
 class KeptReply(ReplyWaiter):
-    """A reply that no task sleeps for; it is kept until the caller reads it."""
+    """A reply that no task waits for. The caller reads it from the attribute ``answer``."""
 
     __slots__ = ("answer", "answered")
 
@@ -92,7 +95,7 @@ class DrivenReplyWaiter(ReplyWaiter):
     def receive(self, answer: Answer) -> None:
         """Continue the coroutine, unless it was answered or a task has adopted it."""
         driven, self._driven = self._driven, None
-        self.droppable = True  # a waiter that is still queued was just told that it was not sent
+        self.droppable = True  # if the command is still queued, its answer is CommandNotSent
         if driven is not None:
             driven.resume(answer)
 

@@ -1,8 +1,8 @@
 """The links to all nodes, and the link that serves each slot.
 
-The route table is one list of 16384 entries that callers index directly. It changes in place: a new
-topology replaces all entries, a MOVED reply changes one. Only one task fetches the topology,
-however many callers find the current one stale.
+``SlotRouter.routes`` is one list of 16384 links, which callers index by slot. The list changes in
+place: a new topology replaces all entries, and a MOVED reply changes one entry. Only one task
+fetches the topology, even if many callers find that the current topology is stale.
 """
 
 from __future__ import annotations
@@ -43,19 +43,29 @@ from ojs_cluster.redis.topology import (
 log = logging.getLogger("ojs.redis")
 
 WATCH_INTERVAL_S = 0.1
+"""Time between two checks of all connections. It is also the resolution of ``CoarseClock``."""
 REFRESH_SPACING_S = 0.05
+"""Minimum time between two refreshes of the topology."""
 UNHEALTHY_SPACING_S = 0.1
+"""Minimum time between two refreshes while the router is not healthy."""
 UNHEALTHY_REFRESH_S = 0.25
+"""Time between two refreshes without a request while the router is not healthy."""
 TOPOLOGY_TIMEOUT_S = 1.0
+"""How long a node may take to report the topology."""
 WATCH_DELAYED_S = 0.5
+"""If two checks are further apart, this process was paused, and silent nodes are not to blame."""
 SUSPECT_AFTER_S = 1.0
+"""If a node has not answered for this long, the topology is fetched from another node."""
 SILENT_S = 0.5
+"""If a node has not answered for this long, it is not responsive."""
 RETIRED_LINK_S = 10.0
+"""How long a link stays open when no slot needs its node."""
 START_RETRY_S = 0.1
+"""Pause before the start nodes are tried again."""
 
 
 class SlotRouter:
-    """Owns the links. ``start`` connects, and starts the tasks in ``nursery``."""
+    """Owns the links to all nodes. ``start`` connects, and starts its tasks in ``nursery``."""
 
     def __init__(
         self, settings: ClientSettings, tls: ssl.SSLContext | None, nursery: trio.Nursery
@@ -80,7 +90,7 @@ class SlotRouter:
 
     @property
     def healthy(self) -> bool:
-        """Whether all slots have a master, and each is connected and reports the master role."""
+        """Whether every slot has a master that is connected and was not found to be a replica."""
         return self.topology.covered and all(
             address not in self._demoted
             and (link := self._links.get(address)) is not None
@@ -89,11 +99,12 @@ class SlotRouter:
         )
 
     async def start(self) -> None:
-        """Find the topology and connect to every master, within ``call_timeout_s``.
+        """Fetch the topology within ``call_timeout_s``, then wait shortly for the masters.
 
         Raises:
-            BackendUnavailable: the time is up.
-            AuthenticationFailed: a node refused the credentials, and no other reported a topology.
+            BackendUnavailable: no node reported a topology in time.
+            AuthenticationFailed: a node refused the credentials, and no other node reported a
+                topology.
             NoSuchDatabase: the server has no database of the configured number.
         """
         self._nursery.start_soon(self._watch)
@@ -103,8 +114,8 @@ class SlotRouter:
                 error = self._failure_at_start() or error
                 await trio.sleep(START_RETRY_S)
             self._nursery.start_soon(self._refresh_forever)
-            # A master that is down, or refuses this client, must not keep a new process from
-            # serving the other shards.
+            # The wait for the masters ends without an error. A master that is down must not keep
+            # this process from serving the shards of the other masters.
             with trio.move_on_after(self.settings.connect_timeout_s):
                 while not self.healthy:
                     await self._changed.park()
@@ -112,27 +123,28 @@ class SlotRouter:
         raise BackendUnavailable("Redis cannot be reached", outcome="not_applied") from error
 
     def is_responsive(self, link: NodeLink | None) -> bool:
-        """Return whether a node is connected, and was not silent for longer than ``SILENT_S``.
+        """Return whether a node is connected and has answered its commands within ``SILENT_S``.
 
-        A link that opens its first connection counts as connected.
+        A link that is opening its first connection counts as connected.
         """
         if link is None:
             return False
         durable = (self._durable_links.get((link.address, level)) for level in Durability)
-        for one in (link, *durable):
-            if one is not None:
-                connection = one.connection
+        for candidate in (link, *durable):
+            if candidate is not None:
+                connection = candidate.connection
                 if connection is None:
-                    if one.last_error is not None:
+                    if candidate.last_error is not None:
                         return False
                 elif connection.silent_s > SILENT_S:
                     return False
         return True
 
     async def usable_connection(self, link: NodeLink | None) -> NodeConnection | None:
-        """Return the link's connection if a command may be sent now.
+        """Return the connection of ``link`` if a command may be sent now.
 
-        Otherwise wait for a change of the router or the connection, and return None.
+        Otherwise wait until the links, the topology or the connection have changed, and return
+        None.
 
         Raises:
             BackendUnavailable: the client was closed.
@@ -150,12 +162,12 @@ class SlotRouter:
         return connection
 
     def close(self) -> None:
-        """Fail callers that wait for a link; the links themselves end with the nursery."""
+        """Raise an error in callers that wait for a link. The links end with the nursery."""
         self._closed = True
         self._changed.unpark_all()
 
     def link_to(self, address: Address) -> NodeLink:
-        """Return the link to ``address``; start it, or end its retirement, when needed."""
+        """Return the link to ``address``. Start a new link if there is none."""
         link = self._links.get(address)
         if link is None:
             link = NodeLink(address, self.settings, self.tls, self.clock, self._link_changed)
@@ -165,9 +177,9 @@ class SlotRouter:
         return link
 
     def durable_link(self, link: NodeLink, durability: Durability) -> NodeLink:
-        """Return the link to the same node that answers when writes are confirmed.
+        """Return the link to the same node whose replies wait for ``durability``.
 
-        Starts it when needed. Returns ``link`` itself for ``ASYNC``.
+        For ``ASYNC`` this is ``link`` itself. Start a new link if there is none.
         """
         if durability is Durability.ASYNC:
             return link
@@ -176,9 +188,9 @@ class SlotRouter:
         if durable is None:
             replicas = self.settings.durability_replicas
             if durability is Durability.REPLICA:
-                replicas = max(replicas, 1)  # WAIT 0 would confirm every write
+                replicas = max(replicas, 1)  # WAIT for 0 replicas would confirm every write
             if durability is Durability.FSYNC and not self.topology.clustered:
-                replicas = 0  # a standalone server confirms its own disk only
+                replicas = 0  # on a standalone server only its own disk has to have the write
             probe_keys = partial(self._probe_keys_of, address)
             timeout_s = min(self.settings.durability_timeout_s, self.settings.reply_timeout_s / 2)
             plan = CommitPlan(durability, replicas, timeout_s, probe_keys)
@@ -190,7 +202,7 @@ class SlotRouter:
         return durable
 
     def _probe_keys_of(self, address: Address) -> Iterator[bytes]:
-        """Return the probe keys of slots that the node serves."""
+        """Yield the probe keys whose slots the node at ``address`` serves now."""
         for slot, key in self.settings.probe_keys:
             link = self.routes[slot]
             if link is not None and link.address == address:
@@ -207,9 +219,9 @@ class SlotRouter:
     def note_demoted(self, address: Address) -> None:
         """Note that a server has become a replica, which refuses writes.
 
-        Connects to a standalone server again, because a Service, a proxy or a DNS name may lead to
-        the new master. Calls wait until ROLE reports a master. In a cluster the topology names the
-        new master.
+        In a cluster the next topology names the new master. A standalone server is connected again,
+        because its Service, proxy or DNS name may lead to the new master. Calls then wait until the
+        command ROLE reports a master.
         """
         self.request_refresh()
         if self.topology.clustered:
@@ -227,17 +239,17 @@ class SlotRouter:
         return (link for (found, _), link in self._durable_links.items() if found == address)
 
     def request_refresh(self) -> None:
-        """Fetch the topology soon, because it may be stale."""
+        """Let ``_refresh_forever`` fetch the topology soon, because it may be stale."""
         self._refresh_wanted.set()
 
     def latest_error(self, link: NodeLink | None) -> Exception | None:
-        """Return the latest error of this link, or else of any link."""
+        """Return the latest error of ``link``; if it has none, the latest error of another link."""
         if link is not None and link.last_error is not None:
             return link.last_error
-        return next((x.last_error for x in self._links.values() if x.last_error), None)
+        return next((other.last_error for other in self._links.values() if other.last_error), None)
 
     def _failure_at_start(self) -> Exception | None:
-        """Return the latest error; raise it when only a change of settings cures it."""
+        """Return the latest error; raise it if only an operator can solve the problem."""
         error = self.latest_error(None) or self._topology_error
         if isinstance(error, AuthenticationFailed | NoSuchDatabase | AclDenied):
             raise error
@@ -249,7 +261,7 @@ class SlotRouter:
         self._changed.unpark_all()
 
     async def _refresh_forever(self) -> None:
-        """Refresh on request, and regularly while unhealthy; one refresh at a time."""
+        """Fetch the topology on request, and regularly while the router is not healthy."""
         while True:
             with trio.move_on_after(float("inf") if self.healthy else UNHEALTHY_REFRESH_S):
                 await self._refresh_wanted.wait()
@@ -258,20 +270,21 @@ class SlotRouter:
             await trio.sleep(REFRESH_SPACING_S if self.healthy else UNHEALTHY_SPACING_S)
 
     async def _refresh(self) -> None:
-        """Ask connected nodes in turn until one reports the topology."""
+        """Ask connected nodes one after the other until one reports the topology."""
         hint, self._refresh_hint = self._refresh_hint, None
-        up = [link for link in self._links.values() if link.usable is not None]
-        random.shuffle(up)
-        # The node that a MOVED reply named knows about that move; others may not yet. Masters come
-        # before others: of several standalone servers, stay with the current one.
+        connected = [link for link in self._links.values() if link.usable is not None]
+        random.shuffle(connected)
+        # The node that a MOVED reply named is asked first, because other nodes may not know yet
+        # that the slot has moved. Then the current masters are asked: if several standalone servers
+        # are configured, the client stays with its current server.
         masters = self.topology.masters
-        up.sort(key=lambda link: (link.address != hint, link.address not in masters))
-        for link in up:
+        connected.sort(key=lambda link: (link.address != hint, link.address not in masters))
+        for link in connected:
             topology = await self._fetch_topology(link)
             if topology is not None:
                 self._apply(topology)
                 return
-        # No linked node answers. Connect to the start nodes and to all known nodes again.
+        # No connected node answers. Connect to the start nodes and to all known nodes.
         for address in (*self.settings.nodes, *self.topology.nodes):
             self.link_to(address)
 
@@ -308,16 +321,17 @@ class SlotRouter:
         if connection is not None:
             with trio.move_on_after(TOPOLOGY_TIMEOUT_S):
                 answer = await connection.execute(ROLE)
-        alone = len(self.settings.nodes) == 1
-        if isinstance(answer, RedisReplyError) and alone:
-            # There is no other server to choose. A replica will refuse the first write.
+        is_only_node = len(self.settings.nodes) == 1
+        if isinstance(answer, RedisReplyError) and is_only_node:
+            # The server refuses ROLE, and no other server is configured. So it is used as a master.
+            # If it is a replica, it refuses the first write.
             self._log_role_refused(link.address, answer)
         elif not isinstance(answer, list):
             self._topology_error = ConnectFailed(f"{link.address} on ROLE: {answer!r}")
             return None
         elif answer[0] != b"master":
             self._topology_error = ConnectFailed(f"{link.address} is a replica")
-            if alone or link.address in self.topology.masters:
+            if is_only_node or link.address in self.topology.masters:
                 self.note_demoted(link.address)
             return None
         if link.address in self._demoted:
@@ -331,7 +345,10 @@ class SlotRouter:
             log.info("Redis at %s refuses ROLE, so it counts as a master: %s", address, error)
 
     async def _discover_topology(self) -> bool:
-        """Try the start nodes in the given order, so that all processes choose the same."""
+        """Ask the start nodes for the topology; return whether one of them reported it.
+
+        The order is that of the settings, so that all processes choose the same standalone server.
+        """
         for address in self.settings.nodes:
             link = self.link_to(address)
             while link.connection is None and link.last_error is None:
@@ -348,7 +365,7 @@ class SlotRouter:
         return False
 
     def _apply(self, topology: Topology) -> None:
-        """Make ``topology`` current: connect to new masters, retire links to old ones."""
+        """Use ``topology`` from now on: start links to new masters, retire links to old masters."""
         if set(topology.masters) != set(self.topology.masters):
             log.info(
                 "Redis masters: %s; %d of %d slots served",
@@ -371,16 +388,16 @@ class SlotRouter:
             listener()
 
     async def _watch(self) -> None:
-        """Advance the coarse clock, end silent connections and retired links."""
+        """Advance ``clock``, and end silent connections and retired links."""
         settings = self.settings
         while True:
             await trio.sleep(WATCH_INTERVAL_S)
             now = trio.current_time()
-            # After a pause of this whole process (a throttled container, a stopped machine) replies
-            # may be unread. The readers run before a node counts as silent.
-            late = now - self.clock.now > WATCH_DELAYED_S
+            # If this process was paused (a throttled container, a suspended machine), replies may
+            # have arrived that are not read yet. So no node counts as silent in this round.
+            was_paused = now - self.clock.now > WATCH_DELAYED_S
             self.clock.now = now
-            if late:
+            if was_paused:
                 continue
             for address, link in list(self._links.items()):
                 connection = link.connection
@@ -395,7 +412,7 @@ class SlotRouter:
             self._watch_durable_links()
 
     def _watch_durable_links(self) -> None:
-        """Check the durable links; end those whose node has no other link."""
+        """Check the durable links; end a durable link if its node has no plain link."""
         settings = self.settings
         for (address, durability), link in list(self._durable_links.items()):
             if link.connection is not None:

@@ -8,15 +8,16 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A Lua script. Its SHA-1 is the identifier that EVALSHA requires; it protects nothing.
+    """A Lua script. EVALSHA identifies a script by SHA-1, so the hash is not used for security.
 
     Attributes:
-        name: for messages only.
-        source: Lua source.
-        has_preflight: the script reads every key it may touch before its first write. A slot that
-            is being moved stops it before that write or not at all.
-        volatile: its writes may be lost with a node, whatever durability a request requires.
-        sha: hexadecimal SHA-1 of ``source``.
+        name: the name for messages.
+        source: the Lua source.
+        has_preflight: whether the script has a preflight. A moving slot can then stop the script
+            only before its first write.
+        volatile: whether the writes of the script may be lost with a node, even if the request
+            requires a higher durability.
+        sha: the hexadecimal SHA-1 of ``source``.
         packed_head: the packed command words ``EVALSHA <sha>``.
     """
 

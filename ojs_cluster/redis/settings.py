@@ -24,9 +24,10 @@ class Address(NamedTuple):
 class TlsSettings:
     """Certificates for ``rediss://``.
 
-    Without paths, the system's CAs apply and the client sends no certificate. ``verify=False``
-    accepts any certificate (tests, tunnels). ``check_hostname=False`` still requires one that the
-    CA signed, for clusters that announce bare IP addresses.
+    Without paths, the client trusts the CAs of the system and sends no certificate. With
+    ``verify=False`` the client accepts any certificate (for tests and tunnels). With
+    ``check_hostname=False`` the certificate may name any host, but a CA must have signed it (for
+    clusters that announce IP addresses).
     """
 
     ca_file: str | None = None
@@ -38,11 +39,11 @@ class TlsSettings:
     verify: bool = True
 
     def context(self) -> ssl.SSLContext:
-        """Return an SSL context of these settings.
+        """Return an SSL context with these settings.
 
         Raises:
             OSError: a file cannot be read.
-            ssl.SSLError: a file is not what it should be.
+            ssl.SSLError: a file has no certificate, or no key, in PEM form.
         """
         context = ssl.create_default_context(cafile=self.ca_file, capath=self.ca_path)
         context.check_hostname = self.check_hostname and self.verify
@@ -56,7 +57,8 @@ class TlsSettings:
 
         Raises:
             OSError: a file cannot be read.
-            ssl.SSLError: a file is not what it should be, or the passphrase is wrong.
+            ssl.SSLError: a file has no certificate, or no key, in PEM form, or the passphrase is
+                wrong.
         """
         if self.cert_file is not None:
             # Without a passphrase, OpenSSL would prompt at the terminal and block there.
@@ -65,28 +67,30 @@ class TlsSettings:
 
 @dataclass(frozen=True, slots=True)
 class ClientSettings:
-    """Everything ``open_client`` needs. Times are in seconds, sizes in bytes.
+    """The settings of a client.
 
     Attributes:
-        nodes: start nodes, tried in turn until one reports the topology.
-        username: ACL user, None for the default user.
-        password: None for no authentication. Never part of the repr.
-        db: database number; only 0 on a cluster.
-        tls: None for plain TCP.
-        client_name: shown by CLIENT LIST.
-        connect_timeout_s: TCP, TLS and handshake of one connection together.
-        reply_timeout_s: a node with unanswered commands that sends nothing for this long counts as
-            dead, and its connection is closed.
-        call_timeout_s: one call in total, including retries and the wait for a connection.
-        max_in_flight: commands queued or unanswered per node; further callers wait.
-        max_reply_bytes: largest accepted reply, to the nearest read of 64 KiB.
-        durability: what scripts wait for before they answer; a request may ask for more.
-        durability_timeout_s: how long they wait, at most half of ``reply_timeout_s``: a node that
-            sends nothing for longer counts as dead.
-        durability_replicas: how many replicas of a master must have a write; FSYNC on a standalone
-            server counts none.
-        probe_keys: (slot, key) pairs of keys that the client may write at any time; required by
-            every durability but ASYNC.
+        nodes: the start nodes; the client asks one after the other until one reports the topology.
+        username: the ACL user; None for the default user.
+        password: the password; None for no authentication. The repr does not contain it.
+        db: the database number; on a cluster it must be 0.
+        tls: the settings of TLS; None for plain TCP.
+        client_name: the name that CLIENT LIST shows.
+        connect_timeout_s: maximum time to open a connection, including TLS and handshake.
+        reply_timeout_s: if a node has unanswered commands and sends nothing for this long, it
+            counts as dead, and its connection is closed.
+        call_timeout_s: maximum time of one call, including retries and the wait for a connection.
+        max_in_flight: maximum number of queued and unanswered commands per node; other callers
+            wait.
+        max_reply_bytes: maximum size of a reply, rounded up to a multiple of 64 KiB.
+        durability: the durability that the replies of scripts wait for, unless a request asks for
+            more.
+        durability_timeout_s: how long they wait for it. The client uses at most half of
+            ``reply_timeout_s``, because a node that sends nothing for longer counts as dead.
+        durability_replicas: how many replicas of a master must have a write. It does not apply to
+            FSYNC on a standalone server.
+        probe_keys: pairs of a slot and a key in this slot that the client may write at any time.
+            Every durability but ASYNC requires them.
     """
 
     nodes: tuple[Address, ...]
@@ -121,11 +125,11 @@ class ClientSettings:
 
         Args:
             url: the URL.
-            overrides: fields of this class that win over the URL.
+            overrides: fields of this class that have priority over the URL.
 
         Raises:
-            ValueError: the URL is malformed; the message never repeats the URL, which may hold a
-                password.
+            ValueError: the URL is malformed. The message does not contain the URL, which may
+                contain a password.
         """
         parsed = parse_redis_url(url)
         tls = TlsSettings(**parsed.tls) if parsed.secure else None

@@ -9,8 +9,8 @@ from ojs_cluster.redis.reply_waiters import Reply
 from ojs_cluster.redis.settings import Address
 
 SLOTS = 16384
-# CLUSTER SLOTS, not CLUSTER SHARDS: only SLOTS returns the port and the name that suit the
-# connection (TLS port, preferred endpoint), and its reply is flat.
+# CLUSTER SHARDS was refused. Only CLUSTER SLOTS returns the ports and host names that fit the
+# connection (TLS port, preferred endpoint), and its reply is easier to parse.
 CLUSTER_SLOTS = pack((b"CLUSTER", b"SLOTS"))
 ROLE = pack((b"ROLE",))
 
@@ -30,12 +30,12 @@ class SlotRange:
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """A frozen view of the slots.
+    """The masters and their slots at one time.
 
     Attributes:
-        clustered: False for a standalone server.
-        ranges: slots that have a master.
-        nodes: all known addresses, replicas included.
+        clustered: whether the server is in cluster mode; False for a standalone server.
+        ranges: the slots that have a master.
+        nodes: the addresses of all masters and replicas.
     """
 
     clustered: bool
@@ -44,7 +44,7 @@ class Topology:
 
     @property
     def masters(self) -> tuple[Address, ...]:
-        """Masters that serve at least one slot, without duplicates."""
+        """The masters that serve at least one slot, without duplicates."""
         return tuple(dict.fromkeys(item.master for item in self.ranges))
 
     @property
@@ -58,7 +58,7 @@ class Topology:
         return self.slots_covered == SLOTS
 
     def owner(self, slot: int) -> Address | None:
-        """Return the master of ``slot``, or None."""
+        """Return the master of ``slot``; None if the slot has no master."""
         for item in self.ranges:
             if item.first <= slot <= item.last:
                 return item.master
@@ -76,17 +76,17 @@ def standalone(address: Address) -> Topology:
 def parse_cluster_slots(reply: Reply, asked: Address) -> Topology:
     """Parse a CLUSTER SLOTS reply of the node at ``asked``.
 
-    A node that does not know or hides its own address sends an empty or NULL host. That means the
-    host of ``asked``.
+    The reply has an empty or NULL host if the node does not know, or does not announce, its own
+    address. In this case the host is that of ``asked``.
 
     Raises:
-        TopologyUnknown: the reply has another shape.
+        TopologyUnknown: the reply is not a list of slot ranges.
     """
     ranges = []
     nodes: dict[Address, None] = {}
     try:
         if not isinstance(reply, list):
-            raise TypeError  # noqa: TRY301 - one exit for every wrong shape
+            raise TypeError  # noqa: TRY301 - handled below like other unreadable replies
         for first, last, *members in reply:
             addresses = [_address(member, asked) for member in members]
             nodes.update(dict.fromkeys(addresses))
@@ -106,10 +106,14 @@ def _address(member: list[object], asked: Address) -> Address:
 
 
 def parse_redirect(message: str, replied: Address) -> tuple[int, Address]:
-    """Return slot and node of a MOVED or ASK reply, such as ``3999 127.0.0.1:6381``.
+    """Return the slot and the node that a MOVED or ASK reply names.
+
+    Args:
+        message: the reply without its code, such as ``3999 127.0.0.1:6381``.
+        replied: the node that sent the reply. If the reply names no host, it means this host.
 
     Raises:
-        ValueError: not of that form.
+        ValueError: the message has another form.
     """
     slot, _, target = message.partition(" ")
     host, _, port = target.rpartition(":")

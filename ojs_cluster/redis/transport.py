@@ -1,8 +1,8 @@
 """The byte stream to one node: a plain socket or TLS.
 
-Plain TCP does not use ``trio.SocketStream``. Its receive tries the socket before it waits, which
-wastes a system call: this reader is nearly always ahead of the server. Its send adds a memoryview
-loop and a checkpoint, which one writer with joined buffers does not need.
+``PlainTransport`` does not use ``trio.SocketStream``, to save time. ``SocketStream`` tries to
+receive before it waits. This wastes a system call, because the client usually reads before the
+server has sent. Its send has a loop and a checkpoint that are rarely needed.
 """
 
 from __future__ import annotations
@@ -18,15 +18,17 @@ from ojs_cluster.redis.settings import Address
 
 RECEIVE_BYTES = 64 * 1024
 UNACKNOWLEDGED_S = 30.0
-"""Seconds without a TCP acknowledgement after which the kernel closes a connection. A call times
-out earlier."""
+"""Seconds without a TCP acknowledgement after which the kernel closes a connection.
+
+Calls time out earlier.
+"""
 
 
 class Transport(Protocol):
-    """The byte stream of a connection. Awaited methods may raise OSError."""
+    """The byte stream of a connection. ``receive`` and ``send`` may raise OSError."""
 
     immediate: bool
-    """Whether ``send_now`` can send at all."""
+    """Whether ``send_now`` can send bytes; if False, it always returns 0."""
 
     async def receive(self) -> bytes:
         """Return the next bytes, at most ``RECEIVE_BYTES``; empty when the peer has closed."""
@@ -35,10 +37,13 @@ class Transport(Protocol):
         """Send all of ``data``."""
 
     def send_now(self, data: bytes) -> int:
-        """Send without waiting; return how many bytes were sent, 0 after an error."""
+        """Send as much as possible without waiting; return how many bytes were sent.
+
+        After an error the result is 0.
+        """
 
     def close(self) -> None:
-        """Close at once, without a TLS close_notify; wake tasks in receive and send."""
+        """Close at once, without a TLS close_notify; tasks in ``receive`` and ``send`` wake up."""
 
 
 class PlainTransport:
@@ -50,7 +55,7 @@ class PlainTransport:
         self._sock = sock
 
     async def receive(self) -> bytes:
-        """See ``Transport.receive``. Waits first, so that a busy node cannot starve others."""
+        """Implement ``Transport.receive``; wait first, so that a busy node cannot starve others."""
         while True:
             await trio.lowlevel.wait_readable(self._sock)
             try:
@@ -59,7 +64,7 @@ class PlainTransport:
                 continue
 
     async def send(self, data: bytes) -> None:
-        """See ``Transport.send``. Does not yield when the socket takes everything."""
+        """Implement ``Transport.send`` without a checkpoint if the socket takes all bytes."""
         try:
             sent = self._sock.send(data)
         except BlockingIOError:
@@ -89,7 +94,7 @@ class PlainTransport:
 
 
 class TlsTransport:
-    """TLS over TCP, through trio's SSLStream, whose sends can only be awaited."""
+    """TLS over TCP. trio's ``SSLStream`` cannot send without waiting."""
 
     immediate = False
 
@@ -126,10 +131,11 @@ def _reason(error: BaseException) -> str:
 async def open_transport(
     address: Address, tls: ssl.SSLContext | None, *, hostname: str | None = None
 ) -> Transport:
-    """Connect to ``address``; the caller bounds the time.
+    """Connect to ``address``. The caller sets a timeout.
 
     Raises:
-        OSError: refused, unreachable, unknown host, or a failed TLS handshake.
+        OSError: the connection was refused, the host is unreachable or unknown, or the TLS
+            handshake failed.
     """
     stream = await trio.open_tcp_stream(address.host, address.port)
     keep_alive(stream, unacknowledged_s=UNACKNOWLEDGED_S)

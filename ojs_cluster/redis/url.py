@@ -4,9 +4,9 @@
     rediss://10.0.0.1:7001/?ssl_ca_certs=/etc/ca.pem&ssl_certfile=/etc/c.pem&ssl_keyfile=/etc/k.pem
     redis://10.0.0.1:7001,redis://10.0.0.2:7001
 
-A URL of one node means the same as to redis-py's ``parse_url``; a test compares the two. This
-module does not call redis-py: its import takes a sixth of a process's start-up time. Credentials
-and options apply to all nodes and are written once.
+Credentials and options appear once and apply to all nodes. A URL with one node has the same meaning
+as in redis-py's ``parse_url``; a test compares both. This module does not use redis-py, because
+importing redis-py would take a sixth of the start-up time of a process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, unquote, unquote_plus, urlsplit
 
 DEFAULT_PORT = 6379
 
-# redis-py's spelling -> field of TlsSettings
+# The parameters of redis-py and the fields of TlsSettings that they set.
 _TLS_FILES = {
     "ssl_ca_certs": "ca_file",
     "ssl_ca_path": "ca_path",
@@ -30,7 +30,7 @@ _TLS_FILES = {
 _SECRET_PARAMETERS = {"password", "ssl_password"}
 _KNOWN = {"host", "port", "db", "username", "password", "client_name"}
 _FALSE = {"0", "F", "FALSE", "N", "NO"}
-"""Values of ``ssl_check_hostname`` that switch it off, in upper case, as in redis-py."""
+"""Values of ``ssl_check_hostname`` that mean False, in upper case, as in redis-py."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +53,16 @@ class RedisUrl:
 
 
 def parse_redis_url(url: str) -> RedisUrl:
-    """Parse a URL with one or more comma separated nodes.
+    """Parse a URL with one or more comma-separated nodes.
 
     Raises:
-        ValueError: no or unknown scheme, bad port, unknown query parameter, or nodes that
-            have different schemes. The message contains no part of the URL.
+        ValueError: the URL is not valid. The message does not contain any value of the URL.
     """
     pieces = re.split(r",(?=rediss?://)", url.strip())
     scheme, rest = _split_scheme(pieces[0])
     if any(_split_scheme(piece)[0] != scheme for piece in pieces[1:]):
         raise ValueError("all nodes of a Redis URL must share one scheme")
-    # Split off the user information first: a password may contain commas.
+    # The user information is split off before the hosts, because a password may contain commas.
     authority, tail = _split_authority(rest)
     user_info, at, hosts = authority.rpartition("@")
     names = hosts.split(",")
@@ -76,7 +75,7 @@ def parse_redis_url(url: str) -> RedisUrl:
         tail = tail if len(tail) > 1 else more_tail
         names += more.rpartition("@")[2].split(",")
     if not all(names):
-        raise ValueError("a Redis URL must name at least one host, and no empty one")
+        raise ValueError("a Redis URL must name at least one host, and no host may be empty")
     parsed = [_parse_one(f"{scheme}://{user_info}{at}{name}{tail}") for name in names]
     return _combine(parsed, secure=scheme == "rediss")
 
@@ -84,19 +83,19 @@ def parse_redis_url(url: str) -> RedisUrl:
 def secrets_in(url: str) -> frozenset[str]:
     """Return the passwords and passphrases of a URL that ``parse_redis_url`` accepts.
 
-    Includes both their encoded and decoded forms: a log line may quote either.
+    The result has them percent-encoded and decoded, because a log line may contain either form.
     """
-    found: set[str] = set()
+    secrets: set[str] = set()
     for piece in re.split(r",(?=rediss?://)", url.strip()):
         authority, tail = _split_authority(_split_scheme(piece)[1])
-        found.add(authority.rpartition("@")[0].partition(":")[2])
+        secrets.add(authority.rpartition("@")[0].partition(":")[2])
         for item in tail.partition("?")[2].split("&"):
             name, _, value = item.partition("=")
             if unquote_plus(name) in _SECRET_PARAMETERS:
-                found.add(value)
-    for raw in list(found):
-        found |= {unquote(raw), unquote_plus(raw)}
-    return frozenset(text for text in found if text)
+                secrets.add(value)
+    for encoded in list(secrets):
+        secrets |= {unquote(encoded), unquote_plus(encoded)}
+    return frozenset(text for text in secrets if text)
 
 
 def _split_scheme(url: str) -> tuple[str, str]:
@@ -112,33 +111,33 @@ def _split_scheme(url: str) -> tuple[str, str]:
 
 
 def _split_authority(rest: str) -> tuple[str, str]:
-    """Split at the first ``/`` or ``?``; the second part begins with it."""
+    """Return the text before the first ``/`` or ``?``, and the text from this character on."""
     match = re.search(r"[/?]", rest)
     return (rest, "") if match is None else (rest[: match.start()], rest[match.start() :])
 
 
 def _parse_one(url: str) -> dict[str, Any]:
-    """Return the parts of a URL of one node, under redis-py's names and with its defaults.
+    """Return the values of a URL of one node, under redis-py's names and with its defaults.
 
     Raises:
-        ValueError: malformed host, port, query or database number.
+        ValueError: the host, the port, the query or the database number is malformed.
     """
     try:
         parts = urlsplit(url)
-        found: dict[str, Any] = {name: values[0] for name, values in parse_qs(parts.query).items()}
-        # The query wins over the path when both name a database.
-        found["db"] = int(found.get("db") or parts.path.strip("/") or 0)
-        found["port"] = parts.port or DEFAULT_PORT
-        found["host"] = unquote(parts.hostname or "localhost")
+        values: dict[str, Any] = {name: texts[0] for name, texts in parse_qs(parts.query).items()}
+        # If the query and the path name a database, that of the query counts, as in redis-py.
+        values["db"] = int(values.get("db") or parts.path.strip("/") or 0)
+        values["port"] = parts.port or DEFAULT_PORT
+        values["host"] = unquote(parts.hostname or "localhost")
     except ValueError:
-        # The original message can quote the malformed part, which may be a password.
+        # The original message may contain the malformed text, which may be a password.
         raise ValueError("a Redis URL has a malformed host, port or query") from None
-    if "ssl_check_hostname" in found:
-        found["ssl_check_hostname"] = found["ssl_check_hostname"].upper() not in _FALSE
+    if "ssl_check_hostname" in values:
+        values["ssl_check_hostname"] = values["ssl_check_hostname"].upper() not in _FALSE
     for name, value in (("username", parts.username), ("password", parts.password)):
         if value:
-            found[name] = unquote(value)
-    return found
+            values[name] = unquote(value)
+    return values
 
 
 def _combine(parsed: list[dict[str, Any]], *, secure: bool) -> RedisUrl:
@@ -156,7 +155,7 @@ def _combine(parsed: list[dict[str, Any]], *, secure: bool) -> RedisUrl:
     if tls and not secure:
         raise ValueError("ssl parameters in a Redis URL need the rediss:// scheme")
     return RedisUrl(
-        nodes=tuple((p["host"], p["port"]) for p in parsed),
+        nodes=tuple((node["host"], node["port"]) for node in parsed),
         secure=secure,
         username=first.get("username") or None,
         password=first.get("password") or None,
