@@ -20,7 +20,7 @@ _MIB = 1024 * 1024
 _TIMEOUT = seconds(least=0.05, most=600)
 
 STRONG_KEY = 32
-"""Length of a key, in characters; a shorter one may be guessable."""
+"""Minimum length, in characters, of an API key that nobody can guess."""
 NEEDS_AUTH = (
     "OJS_API_KEY is not set: set it to the key that clients must send as `Authorization: Bearer "
     "<key>`, or set OJS_ALLOW_INSECURE_NO_AUTH=true to serve every client that can connect"
@@ -66,7 +66,7 @@ class ListenSettings:
         "OJS_READ_TIMEOUT",
         seconds(least=0.1, most=3600),
         "30s",
-        "Time to receive a whole request body; and for the handshake of TLS.",
+        "Maximum time to receive a request body, and maximum time of a TLS handshake.",
         reference=True,
     )
     write_timeout_s: float = variable(
@@ -101,7 +101,7 @@ class ListenSettings:
         "OJS_MAX_HEADER_BYTES",
         integer(least=1024, most=_MIB),
         "65536",
-        "Request line and headers together.",
+        "Maximum size of request line and headers together, in bytes.",
     )
     scheduler_port: int = variable(
         "OJS_SCHEDULER_PORT",
@@ -113,7 +113,7 @@ class ListenSettings:
         "OJS_TRUSTED_PROXIES",
         parsers.networks,
         "",
-        "Addresses and networks of proxies whose X-Forwarded-For says who the client is.",
+        "Addresses and networks of the proxies whose header X-Forwarded-For names the client.",
         empty=(),
     )
     fast_lane: bool = variable(
@@ -132,7 +132,7 @@ class ListenSettings:
         "OJS_TLS_KEY",
         non_empty,
         "",
-        "Its private key (PEM, without a passphrase).",
+        "Private key of the certificate in OJS_TLS_CERT (PEM, without a passphrase).",
     )
     tls_client_ca: str = variable(
         "OJS_TLS_CLIENT_CA",
@@ -144,20 +144,21 @@ class ListenSettings:
         "OJS_HEAD_TIMEOUT",
         seconds(least=0.1, most=3600),
         "10s",
-        "Time to receive a request's head, from its first byte.",
+        "Maximum time to receive the head of a request, from its first byte.",
     )
     max_connections: int = variable(
         "OJS_MAX_CONNECTIONS",
         integer(least=1, most=1_000_000),
         "10000",
-        "Connections of a process, if its limit on open files allows them; more wait.",
+        "Maximum number of connections of an API process; others wait to be accepted. The limit on "
+        "open files may lower it.",
     )
     max_connections_per_client: int = variable(
         "OJS_MAX_CONNECTIONS_PER_CLIENT",
         integer(least=0, most=1_000_000),
         "0",
-        "Of these, from one address; more are closed. 0 for no bound, as behind a proxy that is "
-        "not among OJS_TRUSTED_PROXIES: those are not bounded.",
+        "Maximum number of connections of an API process from one address; others are closed. 0 "
+        "for no maximum. It does not apply to OJS_TRUSTED_PROXIES.",
     )
     h2c: bool = variable(
         "OJS_H2C",
@@ -181,7 +182,7 @@ class AccessSettings:
         "OJS_API_KEY",
         parsers.api_key,
         "",
-        "Key that every client must send as a Bearer token.",
+        "API key that every client must send as a Bearer token.",
         reference=True,
         secret=True,
     )
@@ -189,7 +190,7 @@ class AccessSettings:
         "OJS_API_KEYS",
         parsers.api_keys,
         "",
-        "More accepted keys, comma separated, for changing keys without downtime.",
+        "Other accepted API keys, comma separated, to change API keys without downtime.",
         secret=True,
         empty=(),
     )
@@ -197,20 +198,20 @@ class AccessSettings:
         "OJS_API_KEYS_FILE",
         non_empty,
         "",
-        "File (TOML) of keys with scopes and queues; read again when it changes and at SIGHUP.",
+        "File (TOML) of API keys with scopes and queues; read again when it changes and at SIGHUP.",
     )
     allow_insecure: bool = variable(
         "OJS_ALLOW_INSECURE_NO_AUTH",
         boolean,
         "false",
-        "Serve without any key.",
+        "Serve every client without an API key.",
         reference=True,
     )
     require_strong_keys: bool = variable(
         "OJS_REQUIRE_STRONG_KEYS",
         boolean,
         "false",
-        "Refuse to start with a key of less than 32 characters; otherwise the log warns about it.",
+        "Refuse to start with an API key of less than 32 characters; otherwise log a warning.",
     )
 
     @property
@@ -253,56 +254,57 @@ class RedisSettings:
         "OJS_REDIS_USERNAME",
         non_empty,
         "",
-        "ACL user; wins over the URL.",
+        "ACL user of Redis; has priority over the user in REDIS_URL.",
     )
     password: str = variable(
         "OJS_REDIS_PASSWORD",
         non_empty,
         "",
-        "Password; wins over the URL.",
+        "Password of Redis; has priority over the password in REDIS_URL.",
         secret=True,
     )
     tls_ca: str = variable(
         "OJS_REDIS_TLS_CA",
         parsers.readable_file,
         "",
-        "CA certificates that sign the servers' (rediss:// only).",
+        "CA certificates that sign the certificates of the Redis servers (rediss:// only).",
     )
     tls_cert: str = variable(
         "OJS_REDIS_TLS_CERT",
         parsers.readable_file,
         "",
-        "Client certificate (rediss:// only).",
+        "Client certificate for Redis (rediss:// only).",
     )
     tls_key: str = variable(
         "OJS_REDIS_TLS_KEY",
         parsers.readable_file,
         "",
-        "Key of the client certificate.",
+        "Private key of the certificate in OJS_REDIS_TLS_CERT.",
     )
     connect_timeout_s: float = variable(
         "OJS_REDIS_CONNECT_TIMEOUT",
         _TIMEOUT,
         "2s",
-        "One connection's TCP, TLS and handshake together.",
+        "Maximum time to connect to a Redis node, including TLS and handshake.",
     )
     reply_timeout_s: float = variable(
         "OJS_REDIS_REPLY_TIMEOUT",
         _TIMEOUT,
         "5s",
-        "A node with unanswered commands that sends nothing for this long counts as dead.",
+        "A Redis node that has unanswered commands and sends nothing for this long counts as dead.",
     )
     call_timeout_s: float = variable(
         "OJS_REDIS_CALL_TIMEOUT",
         _TIMEOUT,
         "10s",
-        "All calls of one request in total, retries included; then the client gets 503.",
+        "Maximum time of all Redis calls of one request, including retries; then the client gets "
+        "503.",
     )
     max_in_flight: int = variable(
         "OJS_REDIS_MAX_IN_FLIGHT",
         integer(least=1, most=1_000_000),
         "1024",
-        "Unanswered commands per node and process; more wait.",
+        "Maximum number of unanswered commands per Redis node and process; others wait.",
     )
     durability: str = variable(
         "OJS_DURABILITY",
@@ -315,15 +317,15 @@ class RedisSettings:
         "OJS_DURABILITY_TIMEOUT",
         _TIMEOUT,
         "1s",
-        "How long to wait for them; then 503 says that the write is stored, but unconfirmed. At "
-        "most half of OJS_REDIS_REPLY_TIMEOUT.",
+        "How long a write waits for OJS_DURABILITY; then 503 says that the write is stored, but "
+        "unconfirmed. At most half of OJS_REDIS_REPLY_TIMEOUT.",
     )
     durability_replicas: int = variable(
         "OJS_DURABILITY_REPLICAS",
         integer(least=0, most=5),
         "1",
-        "Replicas of a master that must have the write; `fsync` on a standalone server counts "
-        "none.",
+        "Number of replicas of a master that must have a write; `fsync` on a standalone server "
+        "needs none.",
     )
 
     def client(self) -> ClientSettings:
@@ -362,7 +364,7 @@ class LogSettings:
         "OJS_LOG_LEVEL",
         one_of("DEBUG", "INFO", "WARNING", "ERROR"),
         "INFO",
-        "DEBUG adds one line per request.",
+        "Minimum level of log lines; DEBUG adds one line per request.",
     )
     format: Literal["json", "text"] = variable(
         "OJS_LOG_FORMAT",
@@ -380,7 +382,7 @@ class ShardSettings:
         "OJS_SHARDS",
         integer(least=1, most=1024),
         "64",
-        "Logical shards; fixed when the cluster is first used.",
+        "Number of logical shards; it cannot change after the cluster is first used.",
     )
 
 

@@ -51,11 +51,11 @@ class SchedulerEntryPoint:
         """Prepare the service.
 
         Args:
-            settings: of the process.
-            stats: what the scheduler has done.
-            access: the keys that may read metrics.
-            audit: where refused requests are recorded.
-            traffic: where the audit counts its entries.
+            settings: the settings of the process.
+            stats: the counters of the scheduler.
+            access: the API keys that may read metrics.
+            audit: the audit that records refused requests.
+            traffic: the counters of audit entries.
         """
         self._settings = settings
         self._audit = audit
@@ -76,7 +76,7 @@ class SchedulerEntryPoint:
         """Serve until ``stop`` is set.
 
         Raises:
-            StartRefused: the port cannot be had.
+            StartRefused: the process cannot listen on the port.
         """
         listen = self._settings.listen
         if not listen.scheduler_port:
@@ -146,7 +146,7 @@ class SchedulerEntryPoint:
 
 
 def scheduler_families(stats: Stats) -> Families:
-    """What this scheduler process has done."""
+    """Return the metrics of this scheduler process."""
     election = stats.election
     loops = sorted(stats.loops.items())
 
@@ -160,25 +160,50 @@ def scheduler_families(stats: Stats) -> Families:
     led, shards = len(election.led_shards), election.shards
     away = len(election.unreachable)
     return [
-        exposition.plain_gauge("ojs_scheduler_shards_led", "Shards that this process leads", led),
+        exposition.plain_gauge(
+            "ojs_scheduler_shards_led", "Number of shards that this scheduler process leads", led
+        ),
         exposition.plain_gauge("ojs_scheduler_shards", "Shards to lead, with the meta tag", shards),
         exposition.plain_gauge("ojs_scheduler_shards_away", "Shards whose lease calls fail", away),
         counter(
-            "ojs_scheduler_leases", "Leases gained, lost unwillingly, handed over", "event", terms
+            "ojs_scheduler_leases",
+            "Number of shard leases that this scheduler process gained, lost or handed over",
+            "event",
+            terms,
         ),
-        counter("ojs_scheduler_steps", "Steps of a loop", "loop", of_loops("steps")),
-        counter("ojs_scheduler_done", "Jobs or records they changed", "loop", of_loops("done")),
-        counter("ojs_scheduler_failures", "Steps that failed", "loop", of_loops("failures")),
-        counter("ojs_scheduler_stalled", "Steps without effect", "loop", of_loops("stalled")),
+        counter(
+            "ojs_scheduler_steps",
+            "Number of times that a scheduler loop handled a shard",
+            "loop",
+            of_loops("steps"),
+        ),
+        counter(
+            "ojs_scheduler_done",
+            "Number of jobs or records that a scheduler loop changed",
+            "loop",
+            of_loops("done"),
+        ),
+        counter(
+            "ojs_scheduler_failures",
+            "Number of times that a scheduler loop failed to handle a shard",
+            "loop",
+            of_loops("failures"),
+        ),
+        counter(
+            "ojs_scheduler_stalled",
+            "Number of times that a scheduler loop had work in a shard and changed nothing",
+            "loop",
+            of_loops("stalled"),
+        ),
         counter(
             "ojs_scheduler_quarantined",
-            "Malformed jobs quarantined",
+            "Number of malformed jobs that a scheduler loop quarantined",
             "loop",
             of_loops("quarantined"),
         ),
         gauge(
             "ojs_scheduler_failing_shards",
-            "Shards whose steps fail now",
+            "Number of shards that a scheduler loop fails to handle now",
             "loop",
             [(name, len(loop.failing)) for name, loop in loops],
         ),
