@@ -1,7 +1,8 @@
-"""The scheduler process: which shards it leads, and the sweeps of a shard's leader.
+"""The scheduler process: the election of a leader for each shard, and the work of a leader.
 
-Election decides which of several processes works on a shard (``scheduler.election``). The loops
-promote due jobs, reap lost leases, recover dead workers' jobs and clean up (``scheduler.runner``).
-Correctness does not depend on a single leader: every step is one script that is safe when two
-processes run it.
+An election decides which of several processes is the leader of a shard (``scheduler.election``). A
+*loop* is one kind of recurring work: promote due jobs, reap expired leases, recover jobs of dead
+workers, clean up (``scheduler.runner``). A *step* is one bounded piece of such work on one shard.
+A *term* is the time during which a process leads a shard. Two processes may run the same step at
+the same time without harm, so correctness does not depend on a single leader.
 """

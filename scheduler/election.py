@@ -1,24 +1,25 @@
-"""Elect the leader of a shard by a lease in Redis. The leader never relies on its own clock alone.
+"""Elect the leader of a shard by a lease in Redis.
 
-Each shard has a lease of its own, stored on that shard, and so has the meta tag. A process is a
-candidate for all of them and may lead any number.
+Each shard has its own lease, which is stored in that shard. The meta tag also has a lease. Every
+process is a candidate for all leases and may hold any number of them.
 
 A leader may work only while no other process can hold the lease. The lease's TTL starts when Redis
 *runs* the request, which is after the request was sent. So ``sent + TTL`` on the leader's own
 monotonic clock is never later than the end of the lease. The work runs inside a cancel scope whose
 deadline is that time minus a margin, and each renewal moves the deadline. When Redis does not
-answer, the work stops without any further action. (Refused: stopping when a renewal *fails*. A call
+answer, the deadline passes and the work stops. (Refused: to stop when a renewal *fails*. A call
 that hangs does not fail.)
 
-No wall clock takes part. Linux's monotonic clock halts while a machine is suspended: after such a
-sleep the work continues until the next renewal is refused. The same holds for a lease that an
-asynchronous Redis failover lost. So every step of the work is a script that is safe when two
-leaders run it. The lease saves work; it does not protect data.
+Two leaders at the same time are still possible. Linux's monotonic clock stops while a machine is
+suspended, so after that the work continues until the next renewal is refused. An asynchronous Redis
+failover may lose a lease. So every step of the work is safe when two leaders run it. The lease only
+avoids doing the work twice; it does not protect data.
 
-Candidates share the shards. For each shard one of the active candidates is preferred. A leader that
-learns of another preferred candidate hands over: its work stops, then it releases the lease, and
-only the preferred candidate may acquire it. Any other candidate insists after one poll, so a
-preferred candidate that has died does not keep the lease free.
+The shards are distributed among the candidates: for each shard one active candidate is *preferred*.
+When a leader learns that another candidate is preferred, it stops its work and releases the lease,
+and only the preferred candidate may acquire it at first. If the lease is still free after one poll,
+the preferred candidate may have died, and any candidate *insists*: it acquires the lease, although
+it is not preferred.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ log = logging.getLogger("ojs.scheduler")
 
 # Longest time for which the release of a lease may delay a stop, in seconds.
 _RELEASE_S = 1.0
-# A follower tries when the leader's lease would end, plus up to this part of its TTL, so that
-# followers do not try at the same time.
+# A follower tries to acquire a lease after it would end, later by up to this fraction of the TTL,
+# so that followers do not try at the same time.
 _JITTER = 0.02
 
 TermEnd = Literal["lost", "wanted", "resigned"]
@@ -46,7 +47,7 @@ TermEnd = Literal["lost", "wanted", "resigned"]
 
 
 class Lease(Protocol):
-    """A granted lease. Each grant of a shard has a higher token than the one before."""
+    """A granted lease. Each new lease of a shard has a higher fencing token than the last lease."""
 
     @property
     def token(self) -> int:
@@ -59,16 +60,16 @@ L_co = TypeVar("L_co", bound=Lease, covariant=True)
 
 
 class LeaseReply(Protocol[L_co]):
-    """The reply to a candidate."""
+    """The reply to a candidate that tried to acquire a lease."""
 
     @property
     def lease(self) -> L_co | None:
-        """The lease, when the candidate leads now."""
+        """The lease, None when the candidate has not acquired it."""
         ...
 
     @property
     def ends_in_ms(self) -> int:
-        """When the other candidate's lease would end; 0 when the lease is free."""
+        """Time in ms until the lease of another process would end; 0 when the lease is free."""
         ...
 
 
@@ -84,11 +85,11 @@ class LeaderLock(Protocol[L]):
         ...
 
     async def release(self, lease: L) -> object:
-        """End the lease now, if it is still held."""
+        """End the lease now, if this candidate still holds it."""
         ...
 
     async def withdraw(self) -> None:
-        """End the lease, if it is held, and the candidacy."""
+        """End the candidacy, and also the lease if this candidate holds it."""
         ...
 
 
@@ -145,21 +146,21 @@ async def campaign(
             if reply is not None:
                 if reply.lease is not None:
                     if await candidate.lead(reply.lease, sent, work) == "wanted":
-                        # The preferred candidate acquires it when it gets the signal, or else
-                        # within this time.
+                        # Within this time the preferred candidate acquires the lease, even when it
+                        # misses the message that the lease is free.
                         wait_s = times.key_ttl_s * random.uniform(1 + _JITTER, 1 + 2 * _JITTER)
                 elif reply.ends_in_ms > 0:
                     wait_s = reply.ends_in_ms / 1000 + times.key_ttl_s * random.uniform(0, _JITTER)
                 else:
                     insist = True
             if await lease_freed.wait(wait_s):
-                insist = False  # the preferred candidate got the signal, too
+                insist = False  # the preferred candidate has got the signal, too, and tries now
     finally:
         await candidate.withdraw()
 
 
 class _Candidate(Generic[L]):
-    """One process and one shard."""
+    """This process as a candidate for the lease of one shard."""
 
     def __init__(
         self,
@@ -176,7 +177,7 @@ class _Candidate(Generic[L]):
         self._random = random
 
     async def acquire(self, *, insist: bool) -> LeaseReply[L] | None:
-        """Try once, with a time limit: an unresponsive server may answer the next request."""
+        """Try once to acquire the lease; return None after an error or a timeout."""
         try:
             with trio.fail_after(self._times.renew_s):
                 reply = await self._lock.acquire(insist=insist)
@@ -213,11 +214,12 @@ class _Candidate(Generic[L]):
                     end = "resigned"
                     nursery.cancel_scope.cancel()
         except BaseException:
-            del self._stats.led_shards[self._shard]  # the process stops: `withdraw` releases
+            # The process stops, and `withdraw` releases the lease.
+            del self._stats.led_shards[self._shard]
             raise
         del self._stats.led_shards[self._shard]
-        # Not before the work has stopped. The store compares the holder, so a late release never
-        # ends the lease of another process.
+        # The lease is released only after the work has stopped. A late release never ends the lease
+        # of another process, because the script compares the holder.
         await self._release(lease)
         if end == "lost":
             self._stats.lost += 1
@@ -248,7 +250,7 @@ class _Candidate(Generic[L]):
             wake = sent + self._times.renew_s
 
     async def withdraw(self) -> None:
-        """End the candidacy, and the lease if it is held, as ``_release``."""
+        """End the candidacy, and also the lease. An unresponsive Redis delays this only briefly."""
         with trio.move_on_after(min(self._times.poll_s, _RELEASE_S), shield=True):
             try:
                 await self._lock.withdraw()
@@ -267,7 +269,7 @@ class _Candidate(Generic[L]):
         return self._times.renew_s * self._random.uniform(0.1, 0.2)
 
     def _record_failure(self, call: str, error: Exception) -> None:
-        """Count a failure. Log only the first shard: an unreachable master affects many."""
+        """Count a failure. Log only the first: an unreachable master affects many shards."""
         self._stats.failed_calls += 1
         if not self._stats.unreachable:
             log.warning(

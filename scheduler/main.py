@@ -1,4 +1,4 @@
-"""The entry point of the scheduler: campaign for every shard, and lead where elected."""
+"""The entry point of the scheduler: become the leader of shards, and do the work of a leader."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ async def run_scheduler(
     """Run one scheduler of a group until cancelled.
 
     When cancelled, the work on each led shard stops first, then the shard's lease is released, so
-    that another process leads after one round trip. The cancelled scope must be inside the store's:
-    a client that is cancelled at the same time cannot send the release.
+    that another process leads after one round trip. The caller must close the store afterwards, not
+    at the same time: without its Redis client the leases could not be released.
 
     Args:
-        store: an open store; stays open.
+        store: an open store. The function does not close it.
         settings: the settings.
-        stats: counters to use, when the caller reports them.
+        stats: counters that the caller reports, by default new counters.
     """
     stats = stats or Stats()
     random = Random()  # noqa: S311 - jitter, nothing secret
@@ -73,7 +73,7 @@ async def run_scheduler(
 
 
 def new_identity() -> str:
-    """Return a name for this process start: a restarted process is not its own predecessor."""
+    """Return a name for this process. A restarted process gets another name."""
     return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex}"
 
 

@@ -1,17 +1,18 @@
-"""Decide when to check which shard: one task per led shard sleeps until there is work.
+"""Decide when a loop works on which shard: one task per led shard sleeps until there is work.
 
-A step (one script on one shard) returns when it next has work, in Redis time. The shard's task
-sleeps until then, or until a process publishes an earlier deadline, but at most ``max_sleep_s``. So
-an idle shard costs one small script every ten seconds, and a due job is handled when it is due.
-(Refused: one round over all shards, which costs 64 scripts per round and is late by half a round on
-average.)
+A step (see ``scheduler``) returns the time of the shard's next work, by the clock of Redis. The
+shard's task sleeps until that time, or until another process publishes an earlier deadline, but at
+most ``max_sleep_s``. So an idle shard costs one small script every ten seconds, and a job is
+handled when it is due. (Refused: one round over all shards. It costs 64 scripts per round, and a
+job would be late by half a round on average.)
 
-Redis time and local time are never compared, only mapped. A step's result has the time at which it
-ran, and the task knows the monotonic time at which it sent the request. Using the send time as the
-run time wakes a task early by at most one network delay, never late. The next script then returns
-the short rest.
+The clocks of Redis and of this process may differ. A step's result has the time of Redis at which
+the step ran, and the task knows the local time at which it sent the request. It maps the one to the
+other, although the step ran a little later. So a task wakes early, by at most one network delay,
+and never late. The step that ran too early returns the remaining time.
 
-A step that fails makes its shard *failing*: it pauses, longer each time, while all others continue.
+When a step fails, its shard is called *failing*. The loop pauses on this shard, longer after each
+failure, while it continues on all other shards.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ from scheduler.stats import LoopStats
 
 log = logging.getLogger("ojs.scheduler")
 
-# Steps in a row that may report "more" and do nothing (they may have removed stale entries) before
-# the shard is paused as if it had failed.
+# Maximum number of steps in a row that report more work and change no job. (They may have removed
+# stale entries.) After that the shard is paused as if a step had failed.
 _MAX_IDLE_STEPS = 50
-# Steps of failing shards in flight. They have a limiter of their own: steps that wait for a dead
-# node must not delay steps of healthy shards.
-_PROBES = 2
-# After a wake-up that was early by a network delay, the next step follows after this many seconds.
+# Maximum number of concurrent steps of failing shards. They have a limiter of their own: steps that
+# wait for a dead node must not delay steps of healthy shards.
+_MAX_FAILING_STEPS = 2
+# Minimum time in seconds between two steps, when a task has woken early by a network delay.
 _SHORTEST_SLEEP_S = 0.001
 
 
@@ -45,27 +46,27 @@ class StepResult(Protocol):
 
     @property
     def done(self) -> int:
-        """Jobs or records changed."""
+        """Number of jobs or records that the step has changed."""
         ...
 
     @property
     def next_ms(self) -> int | None:
-        """Redis time, in ms, of the shard's next work; None when nothing is planned."""
+        """Redis time of the shard's next work, in ms; None when no work is planned."""
         ...
 
     @property
     def now_ms(self) -> int:
-        """Redis time, in ms, at which the step ran."""
+        """Redis time at which the step ran, in ms."""
         ...
 
     @property
     def more(self) -> bool:
-        """Whether work was left over because the batch was full."""
+        """Whether the shard has more work now, because the step has reached its batch size."""
         ...
 
     @property
     def quarantined(self) -> int:
-        """Of the changed jobs, those that were quarantined because they are malformed."""
+        """Number of the changed jobs that were quarantined because they are malformed."""
         ...
 
 
@@ -90,11 +91,11 @@ class Pace:
 
 
 class _Waiter:
-    """A task that waits for a place.
+    """A task that waits for its turn.
 
     Attributes:
-        granted: set when it may run.
-        wait_scope: the scope of its wait, whose deadline wakes it to check for late steps.
+        granted: set when the task may run its step.
+        wait_scope: cancel scope of the task's wait. At its deadline the task checks for late steps.
     """
 
     __slots__ = ("granted", "wait_scope")
@@ -105,32 +106,32 @@ class _Waiter:
 
 
 class StepLimiter:
-    """Allow at most ``size`` steps in flight, in the order of requests.
+    """Allow at most ``size`` concurrent steps; tasks wait in the order of their requests.
 
-    A shard with a backlog requests again after each step, and so alternates with the others. A step
-    that is not answered within ``patience_s`` is no load on a server. It stops counting as soon as
-    another task needs its place. Otherwise the shards of one dead node would block all others.
+    A shard with a backlog requests a turn after each step, so it alternates with other shards. A
+    step that is not answered within ``patience_s`` seconds is *late*: probably its node is dead. If
+    another task waits, a late step is no longer counted. Otherwise the shards of one dead node
+    would block all other shards.
 
-    No task leaves the queue to check for such steps: it would return as the last one, and among
-    many slow shards some would never run. (trio's CapacityLimiter loses the place of a task that
-    stops waiting, hence this queue.) The first task in the queue checks for all: it wakes when the
-    oldest step in flight has used up its time, and keeps its place.
+    The first task of the queue wakes when the oldest running step becomes late, and stays the
+    first. (Refused: trio.CapacityLimiter with a timeout. A task that stops waiting would have to
+    queue again at the end, and among many slow shards some would never run.)
 
     Args:
-        size: steps in flight.
-        patience_s: how long an unanswered step counts, in seconds.
+        size: maximum number of concurrent steps.
+        patience_s: time in seconds after which an unanswered step is late.
     """
 
     def __init__(self, size: int, patience_s: float = 0.1) -> None:
         self._size = size
         self._patience_s = patience_s
         self._queue: deque[_Waiter] = deque()
-        # Tasks whose steps count, by the time at which they stop counting; the oldest first.
+        # Tasks whose steps count, with the time at which each step becomes late; the oldest first.
         self._counts_until: dict[_Waiter, float] = {}
 
     @asynccontextmanager
     async def hold(self) -> AsyncIterator[None]:
-        """Hold one place during the body."""
+        """Wait for a turn, and count as one running step while the context is open."""
         waiter = _Waiter()
         self._queue.append(waiter)
         self._grant()
@@ -156,7 +157,10 @@ class StepLimiter:
         self._grant()
 
     def _grant(self) -> None:
-        """Grant free places to the first in the queue; set when the next one checks again."""
+        """Let the first tasks of the queue run, as many as ``size`` allows.
+
+        Then set the time at which the first waiting task checks for late steps.
+        """
         while self._queue and len(self._counts_until) < self._size:
             waiter = self._queue.popleft()
             self._counts_until[waiter] = trio.current_time() + self._patience_s
@@ -168,25 +172,26 @@ class StepLimiter:
 class ShardTimer:
     """The timer of one shard in one loop. Other tasks may shorten its sleep at any time."""
 
-    __slots__ = ("_announced_ms", "_at", "_pausing", "_redis_ms", "_sleep", "_woken")
+    __slots__ = ("_announced_ms", "_local_s", "_pausing", "_redis_ms", "_sleep", "_woken")
 
     def __init__(self) -> None:
         self._sleep: trio.CancelScope | None = None
         self._announced_ms: int | None = None
         self._woken = False
         self._pausing = False
-        # The mapping of Redis time to local time: `_redis_ms` was now at local `_at`.
+        # The mapping of Redis time to local time: Redis time `_redis_ms` is local time `_local_s`.
         self._redis_ms: int | None = None
-        self._at = 0.0
+        self._local_s = 0.0
 
     def announce(self, due_ms: int) -> None:
         """Wake at an announced deadline, in milliseconds of Redis time."""
         if self._announced_ms is not None and self._announced_ms <= due_ms:
             return
         self._announced_ms = due_ms
-        # The pause of a failing shard stays: a deadline does not show that the shard answers.
+        # A deadline does not end the pause of a failing shard: it does not show that the shard
+        # answers.
         if self._sleep is not None and not self._pausing:
-            self._sleep.deadline = min(self._sleep.deadline, self._local(due_ms))
+            self._sleep.deadline = min(self._sleep.deadline, self._to_local_s(due_ms))
 
     def wake(self) -> None:
         """Wake now, because announcements may have been missed."""
@@ -195,10 +200,10 @@ class ShardTimer:
             self._sleep.deadline = trio.current_time()
 
     def begin_step(self) -> None:
-        """Forget announcements: the next step covers all of them.
+        """Forget announced deadlines, because the next step handles their work.
 
-        Must be called before the request is sent. Announcements during the step are kept, because
-        the script may not have seen their work.
+        Must be called before the request is sent. Deadlines that are announced during the step are
+        kept, because the script may have run before them.
         """
         self._announced_ms = None
         self._woken = False
@@ -208,13 +213,13 @@ class ShardTimer:
 
         Args:
             sent: local time in seconds at which the step was sent.
-            now_ms: Redis time in milliseconds at which it ran.
+            now_ms: Redis time in milliseconds at which the step ran.
         """
-        self._at = sent
+        self._local_s = sent
         self._redis_ms = now_ms
 
     async def sleep(self, next_ms: int | None, max_sleep_s: float) -> None:
-        """Sleep until the step's own next deadline, or an earlier announced one.
+        """Sleep until the next deadline of the step, or an earlier announced deadline.
 
         Args:
             next_ms: the step's next deadline in milliseconds of Redis time, None for none.
@@ -224,11 +229,14 @@ class ShardTimer:
         until = now + max_sleep_s
         for due_ms in (next_ms, self._announced_ms):
             if due_ms is not None:
-                until = min(until, self._local(due_ms))
+                until = min(until, self._to_local_s(due_ms))
         await self._sleep_until(now if self._woken else max(until, now + _SHORTEST_SLEEP_S))
 
     async def pause(self, seconds: float) -> None:
-        """Pause after a failure. Only ``wake`` ends it early: the node is reachable again."""
+        """Pause after a failure.
+
+        Only ``wake`` ends the pause early: it means that the node is reachable again.
+        """
         self._pausing = True
         try:
             now = trio.current_time()
@@ -241,22 +249,22 @@ class ShardTimer:
             await trio.sleep_forever()
         self._sleep = None
 
-    def _local(self, due_ms: int) -> float:
-        """Map Redis milliseconds to local monotonic seconds; "now" before the first result."""
+    def _to_local_s(self, due_ms: int) -> float:
+        """Map Redis time in ms to local time in seconds; return now before the first result."""
         if self._redis_ms is None:
             return trio.current_time()
-        return self._at + (due_ms - self._redis_ms) / 1000
+        return self._local_s + (due_ms - self._redis_ms) / 1000
 
 
 class ShardLoop:
-    """One kind of work, over the shards that this process leads.
+    """One kind of work on all shards that this process leads.
 
     Args:
-        name: its name in logs and metrics.
-        step: one bounded piece of work on the shard with this index.
+        name: name of the loop in logs and metrics.
+        step: function that does one bounded piece of work on the shard with the given index.
         pace: how often shards are checked.
-        limiter: bound on steps in flight; loops may share it.
-        stats: its counters.
+        limiter: limits the number of concurrent steps; several loops may share it.
+        stats: counters of the loop.
         random: source of jitter.
     """
 
@@ -275,18 +283,18 @@ class ShardLoop:
         self._timers: dict[int, ShardTimer] = {}
         self._pace = pace
         self._limiter = limiter
-        self._probe_limiter = StepLimiter(_PROBES)
+        self._failing_limiter = StepLimiter(_MAX_FAILING_STEPS)
         self._stats = stats
         self._random = random
 
     async def serve(self, shard: int) -> None:
-        """Work on one shard until cancelled. A step that fails does not end it."""
+        """Work on one shard until cancelled. A failed step is tried again."""
         timer = self._timers[shard] = ShardTimer()
         try:
             await self._serve(shard, timer)
         finally:
             del self._timers[shard]
-            self._stats.failing.discard(shard)  # this process does not lead it any more
+            self._stats.failing.discard(shard)  # this process does not lead the shard any more
 
     def on_deadline(self, shard: int, due_ms: int) -> None:
         """Handle an announced deadline, which may belong to another loop.
@@ -327,7 +335,7 @@ class ShardLoop:
                 await timer.sleep(result.next_ms, self._pace.max_sleep_s)
 
     async def _run_step(self, shard: int, timer: ShardTimer) -> StepResult:
-        limiter = self._probe_limiter if shard in self._stats.failing else self._limiter
+        limiter = self._failing_limiter if shard in self._stats.failing else self._limiter
         async with limiter.hold():
             timer.begin_step()
             sent = trio.current_time()

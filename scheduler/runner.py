@@ -1,7 +1,8 @@
-"""The work of a shard's leader: its part of every loop, in one scope that ends with its term.
+"""The work of a shard's leader: every loop works on the shard until the leader's term ends.
 
-The loops live as long as the process, so their limiters bound its work on all shards together. A
-term adds its shard to each loop and removes it again.
+The loops live as long as the process, so their limiters limit the work on all led shards together.
+When the process becomes the leader of a shard, each loop starts to work on this shard. When the
+term ends, that work is cancelled.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from scheduler.settings import SchedulerSettings
 from scheduler.stats import Stats
 
 _ALL_SHARDS = 0
-"""The index that a loop gets whose step concerns the whole cluster."""
+"""Index that is passed to a step that concerns the whole cluster. The step ignores it."""
 
 
 class LeaderWork:
@@ -41,7 +42,7 @@ class LeaderWork:
         self, store: Store, settings: SchedulerSettings, stats: Stats, random: Random
     ) -> None:
         pace = _pace(settings)
-        # Each recovery script has a time limit of its own; a step is many of them.
+        # A step of many scripts has no time limit: each of its scripts has one.
         unlimited = replace(pace, call_timeout_s=math.inf)
         slow = replace(unlimited, max_sleep_s=settings.janitor_sleep_ms / 1000)
         slowest = replace(unlimited, max_sleep_s=settings.tidy_interval_ms / 1000)
@@ -92,8 +93,8 @@ class LeaderWork:
     async def lead(self, lease: LeaderLease) -> None:
         """Run every loop on the lease's shard until cancelled.
 
-        A loop handles its failing steps itself. The fencing token is not passed on: no step writes
-        anything that the same step of a second leader would damage.
+        A failed step ends no loop. The fencing token of the lease is not used: a step changes
+        nothing wrongly even when the same step runs in a second leader.
 
         Args:
             lease: the lease of the shard.

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from ojs_cluster.core.config.parsers import milliseconds, non_empty
 from ojs_cluster.core.config.variable import variable
 
-# Parts of ``lease_ttl_ms``. Another process must lead within one lease time, even when the leader
-# dies right after a renewal. So key TTL + longest poll + slack for two round trips = 0.75 + 0.10 +
-# 0.15. With the whole lease time as the key's TTL, a follower would always be one poll late.
-_KEY_PART = 0.75
-_POLL_PART = 0.10
-_MARGIN_PART = 0.075
+# Fractions of ``lease_ttl_ms``. If a leader dies right after a renewal, another process must lead
+# within one ``lease_ttl_ms``. First the lease's key expires (0.75), then a follower tries to
+# acquire the lease (0.10), and the rest (0.15) is for two round trips.
+_KEY_FRACTION = 0.75
+_POLL_FRACTION = 0.10
+_MARGIN_FRACTION = 0.075
 _SHORTEST_LEASE_MS = 500
-# A script blocks its node for about 30 us per job.
+# A script blocks its node for about 30 us per job, so for 30 ms with the largest batch.
 _LARGEST_BATCH = 1000
-# The store announces only deadlines that are less than 20 s away. A shard must be checked before
-# the others are due.
+# Processes announce only deadlines that are less than 20 s away. So a loop must check each shard
+# more often than every 20 s.
 _LONGEST_SLEEP_MS = 15_000
 
 
@@ -26,11 +26,11 @@ class LeaseTimes:
     """Times of the election in seconds, measured on the process's own monotonic clock.
 
     Args:
-        key_ttl_s: TTL of the lease's key in Redis after each renewal.
-        margin_s: a leader stops this long before the key could expire. It covers clocks that run
-            at different rates and the time it takes to cancel the work.
-        renew_s: time between renewals, a third of the key's TTL.
-        poll_s: longest time a follower waits between two attempts.
+        key_ttl_s: TTL of the lease's Redis key after each renewal.
+        margin_s: time between the end of a leader's work and the expiry of the key. It covers
+            clocks that run at different rates, and the time that it takes to cancel the work.
+        renew_s: time between two renewals, a third of the key's TTL.
+        poll_s: longest time that a follower waits between two attempts to acquire the lease.
     """
 
     key_ttl_s: float
@@ -40,7 +40,7 @@ class LeaseTimes:
 
     @property
     def work_s(self) -> float:
-        """How long a leader may work after it *sent* the granted request, in seconds."""
+        """How long a leader may work after it has sent the request that was granted, in seconds."""
         return self.key_ttl_s - self.margin_s
 
 
@@ -49,22 +49,24 @@ class SchedulerSettings:
     """Settings of one scheduler process.
 
     Args:
-        group: schedulers of one group elect one leader per shard among themselves.
-        lease_ttl_ms: after a leader dies another one leads within this time, in milliseconds.
-        promote_batch: jobs that one promote script moves at most. A script blocks its Redis node,
-            so this bounds what a backlog costs other clients of that node.
-        reap_batch: the same for lost leases, execution timeouts and expiry.
-        worker_batch: dead workers that one step finds in one shard.
-        janitor_batch: finished jobs that one purge script removes at most.
-        outbox_batch: effects of one shard that one step delivers.
-        cron_batch: cron jobs that one step checks.
-        shard_concurrency: steps of one loop in flight at the same time, over all shards.
+        group: name of the group. The schedulers of one group elect one leader per shard.
+        lease_ttl_ms: longest time in milliseconds from the death of a leader until another process
+            leads its shards.
+        promote_batch: maximum number of jobs that one promote script moves. A script blocks its
+            Redis node, so this limits how long other clients of that node wait.
+        reap_batch: maximum number of deadlines of each kind that one reap script handles.
+        worker_batch: maximum number of dead workers that one script finds in one shard.
+        janitor_batch: maximum number of finished jobs that one purge script removes.
+        outbox_batch: maximum number of effects of one shard that one step delivers.
+        cron_batch: maximum number of cron jobs that one step checks.
+        shard_concurrency: maximum number of concurrent steps of one loop, over all shards.
         max_sleep_ms: longest time between two checks of an idle shard, in milliseconds.
-        janitor_sleep_ms: the same for clean-up, which may be late.
+        janitor_sleep_ms: longest time between two janitor steps on an idle shard, in milliseconds.
         tidy_interval_ms: time between two sweeps of a shard's flags and worker records, in
             milliseconds.
-        call_timeout_ms: a step that takes longer has failed, in milliseconds.
-        backoff_min_ms: first pause of a shard whose step failed; doubles up to backoff_max_ms.
+        call_timeout_ms: time limit of a step in milliseconds. A step that takes longer has failed.
+        backoff_min_ms: first pause of a failing shard, in milliseconds. It doubles after each
+            failure up to ``backoff_max_ms``.
         backoff_max_ms: longest pause of a failing shard, in milliseconds.
     """
 
@@ -95,10 +97,10 @@ class SchedulerSettings:
     backoff_max_ms: int = 5_000
 
     def __post_init__(self) -> None:
-        """Refuse unusable values.
+        """Check the values.
 
         Raises:
-            ValueError: names the field.
+            ValueError: a value is out of range. The message names the field.
         """
         if not self.group:
             raise ValueError("group must not be empty")
@@ -117,12 +119,12 @@ class SchedulerSettings:
 
     @property
     def lease_times(self) -> LeaseTimes:
-        """The times of the election, derived from the lease time."""
+        """The times of the election, derived from ``lease_ttl_ms``."""
         lease_s = self.lease_ttl_ms / 1000
-        key_ttl_s = lease_s * _KEY_PART
+        key_ttl_s = lease_s * _KEY_FRACTION
         return LeaseTimes(
             key_ttl_s=key_ttl_s,
-            margin_s=lease_s * _MARGIN_PART,
+            margin_s=lease_s * _MARGIN_FRACTION,
             renew_s=key_ttl_s / 3,
-            poll_s=lease_s * _POLL_PART,
+            poll_s=lease_s * _POLL_FRACTION,
         )

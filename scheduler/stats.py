@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class ElectionStats:
-    """Counters of this process as a candidate.
+    """Counters of the elections in which this process takes part.
 
     Attributes:
-        shards: number of leases: one for each shard, and that of the meta tag.
-        led_shards: shards that this process leads now, with its fencing token for each.
-        terms: leases acquired.
-        lost: leases that ended although this process wanted to keep them.
-        handed_over: leases released for the candidate that is preferred for their shard.
-        failed_calls: lease calls that failed or were not answered in time.
-        unreachable: shards whose last lease call failed.
+        shards: number of leases: one for each shard, and one for the meta tag.
+        led_shards: fencing token by index of each shard that this process leads now.
+        terms: how many leases the process has acquired.
+        lost: how many leases have ended although this process wanted to keep them.
+        handed_over: how many leases the process has released for a preferred candidate.
+        failed_calls: how many calls for leases failed or were not answered in time.
+        unreachable: indexes of the shards whose last call for a lease failed.
     """
 
     shards: int = 0
@@ -33,13 +33,14 @@ class LoopStats:
     """Counters of one loop over all shards.
 
     Attributes:
-        steps: steps run.
-        done: jobs or records they changed.
-        wakeups: deadlines that other processes announced.
-        failures: steps that failed.
-        stalled: steps that reported work and did none.
-        quarantined: malformed jobs that were quarantined.
-        failing: shards whose last step failed.
+        steps: how many steps have succeeded.
+        done: how many jobs or records the steps have changed.
+        wakeups: how many deadlines other processes have announced.
+        failures: how many steps have failed.
+        stalled: how many pauses followed many steps in a row that reported work and changed
+            nothing.
+        quarantined: how many malformed jobs were quarantined.
+        failing: indexes of the shards whose last step failed.
     """
 
     steps: int = 0
@@ -59,5 +60,5 @@ class Stats:
     loops: dict[str, LoopStats] = field(default_factory=dict)
 
     def loop(self, name: str) -> LoopStats:
-        """Return the counters of a loop, new ones when it has none. They outlive one term."""
+        """Return the counters of a loop; create them at the first call."""
         return self.loops.setdefault(name, LoopStats())

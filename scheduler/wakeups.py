@@ -1,10 +1,10 @@
-"""Forward deadlines and freed leases that other processes announce to the loops of this process.
+"""Forward announced deadlines and freed leases of other processes to the loops of this process.
 
-A transition that plans something earlier than all earlier plans of its shard publishes the time on
-the shard's schedule channel. A leader that releases the shard's lease publishes "free". Each
-process, a follower too, subscribes to every shard for its whole life. So a new leader misses no
-announcement, and ending a term needs no call to a Redis that may not answer. A message costs a
-follower one look-up.
+A transition may create a deadline that comes before all other deadlines of its shard. It then
+publishes the deadline on the shard's schedule channel. A leader that releases the shard's lease
+publishes "free" on the same channel. Every scheduler process subscribes to the channels of all
+shards as long as it runs, whether it leads a shard or not. So a new leader has missed no message,
+and the end of a leadership needs no call to a Redis that may not answer.
 """
 
 from __future__ import annotations
@@ -21,14 +21,21 @@ import trio
 log = logging.getLogger("ojs.scheduler")
 
 _RETRY_S = 1.0
+"""Longest time in seconds between two attempts to subscribe."""
 _UNSUBSCRIBE_S = 1.0
+"""Longest time in seconds for which unsubscribing may delay the end of the process."""
 
 
 class DeadlineListener(Protocol):
-    """A loop that reacts to announcements."""
+    """A loop that receives the announced deadlines."""
 
     def on_deadline(self, shard: int, due_ms: int) -> None:
-        """Handle a deadline announced in ``shard``, in milliseconds of Redis time."""
+        """Handle a deadline that another process has announced.
+
+        Args:
+            shard: index of the shard.
+            due_ms: the deadline, as Unix time in ms of the shard's clock.
+        """
         ...
 
     def wake(self, shard: int) -> None:
@@ -37,7 +44,7 @@ class DeadlineListener(Protocol):
 
 
 class Subscriber(Protocol):
-    """The part of the Redis client that is needed here."""
+    """The methods of the Redis client that ``Wakeups`` calls."""
 
     async def subscribe(
         self,
@@ -46,7 +53,14 @@ class Subscriber(Protocol):
         on_message: Callable[[bytes], None],
         on_gap: Callable[[], None],
     ) -> None:
-        """Call ``on_message`` for each message until unsubscribed, ``on_gap`` after each loss."""
+        """Subscribe to a channel until ``unsubscribe`` is called.
+
+        Args:
+            channel: name of the channel.
+            slot: slot of the channel.
+            on_message: called with each message.
+            on_gap: called when messages may have been lost, after each new connection.
+        """
         ...
 
     async def unsubscribe(self, channel: bytes) -> None:
@@ -55,31 +69,31 @@ class Subscriber(Protocol):
 
 
 class ScheduleChannel(Protocol):
-    """The part of a shard that is needed here."""
+    """The properties of a shard that ``Wakeups`` reads."""
 
     @property
     def index(self) -> int:
-        """The shard's number."""
+        """The shard's index."""
         ...
 
     @property
     def slot(self) -> int:
-        """Its cluster slot."""
+        """The shard's cluster slot."""
         ...
 
     @property
     def schedule_channel(self) -> bytes:
-        """The channel's name."""
+        """The name of the shard's schedule channel."""
         ...
 
 
 class Wakeups:
-    """The announcements of all shards.
+    """The subscriptions to the schedule channels of all shards.
 
     Args:
-        redis: the client.
+        redis: the Redis client.
         shards: all shards and the meta tag.
-        random: source of jitter.
+        random: source of jitter for retries.
     """
 
     def __init__(
@@ -92,12 +106,12 @@ class Wakeups:
         self._on_free_lease: Callable[[int], None] | None = None
 
     def on_free_lease(self, callback: Callable[[int], None]) -> None:
-        """Call ``callback`` with each shard whose lease a leader has released."""
+        """Call ``callback`` with the index of each shard whose lease a leader has released."""
         self._on_free_lease = callback
 
     @contextmanager
     def forwarded_to(self, *listeners: DeadlineListener) -> Iterator[None]:
-        """Forward deadlines to these listeners during the body."""
+        """Forward deadlines to ``listeners`` while the context is open."""
         self._listeners = listeners
         try:
             yield
@@ -107,8 +121,8 @@ class Wakeups:
     async def run(self) -> None:
         """Hold the subscriptions until cancelled.
 
-        Without a subscription the loops find a shard's work after their longest sleep. So callers
-        do not wait for subscriptions, and one that fails is tried again.
+        Without a subscription the loops still find a shard's work, but only after their longest
+        sleep. So the caller need not wait for the subscriptions, and a failed one is tried again.
         """
         try:
             async with trio.open_nursery() as nursery:
@@ -129,7 +143,8 @@ class Wakeups:
             try:
                 await self._redis.subscribe(shard.schedule_channel, shard.slot, on_message, on_gap)
             except Exception as error:
-                # Any error: without a subscription the shard's work is only late.
+                # Every kind of error is retried: without a subscription the shard's work is late,
+                # but nothing is lost.
                 if not failed:
                     failed = True
                     log.warning(
@@ -141,7 +156,8 @@ class Wakeups:
                 break
         if failed:
             log.info("subscribed to the shard's deadlines again", extra={"shard": shard.index})
-        # Deadlines that were announced before the subscription are only in the shard.
+        # Deadlines that were announced before the subscription are unknown to this process. So the
+        # loops check the shard now.
         self._on_gap(shard.index)
 
     async def _unsubscribe(self, shard: ScheduleChannel) -> None:
@@ -158,7 +174,8 @@ class Wakeups:
         try:
             due_ms = int(message)
         except ValueError:
-            # A newer version may have sent it. An extra check of the shard is never wrong.
+            # A newer version may have sent an unknown message. The loops check the shard, which is
+            # never wrong.
             self._on_gap(shard)
             return
         for listener in self._listeners:

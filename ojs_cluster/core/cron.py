@@ -1,19 +1,19 @@
 """Cron schedules: when a recurring job is due next (spec: ojs-cron, sections 3 to 5).
 
-croniter provides the calendar and nothing else:
+croniter computes the calendar, and this module does the rest:
 
-* It gets local times without a zone. This module maps local times to UTC with zoneinfo. A time that
-  does not exist (the clock was put forward) has no occurrence. Of a time that exists twice (put
-  back) only the first one counts.
-* Its dialect is narrowed to the spec's: no years, no hashed or random fields.
-* Every kind of day (a plain list, ``15W``, ``5#3``, ``5L``) becomes a calendar of its own and the
-  earliest wins. croniter does not mix these in a list, and does not join ``W`` and a day of the
-  week by "or", as the spec joins two restricted day fields. It also moves ``31W`` into shorter
-  months.
+* croniter gets local times without a zone. This module maps local times to UTC with zoneinfo. When
+  the clock is put forward, the skipped local times have no occurrence. When the clock is put back,
+  only the first of two equal local times counts.
+* This module accepts only what the spec allows: no years, no hashed or random fields.
+* Each kind of day (a plain list, ``15W``, ``5#3``, ``5L``) becomes a separate calendar, and the
+  earliest time of all calendars counts. croniter does not allow these kinds in one list. It does
+  not join ``W`` and a day of the week by "or", as the spec demands for two restricted day fields.
+  It also moves ``31W`` into the next month when a month has fewer days.
 
-An expression comes from a client, so the work for it is bounded. An occurrence that is not found
-within fifty years never comes. That is croniter's own bound, and more than the forty years that may
-lie between two 29 February of one weekday.
+An expression comes from a client, so the search for an occurrence must end. If there is none within
+fifty years, the schedule has no occurrence. This is the limit of croniter, and more than the forty
+years between two 29 February that fall on the same day of the week.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ class Occurrence:
 
     Args:
         ms: Unix time in milliseconds.
-        gap_ms: the clock change in milliseconds, when an occurrence before this one fell into local
-            time that does not exist; else None.
+        gap_ms: Unix time in ms of a clock change, when an occurrence before this one was skipped
+            because its local time does not exist; None for no skipped occurrence.
     """
 
     ms: int
@@ -85,11 +85,11 @@ class Occurrence:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A valid expression in a valid zone.
+    """A valid cron expression in a valid time zone.
 
     Args:
-        expression: as the client spelled it.
-        timezone: IANA name.
+        expression: the cron expression, as the client spelled it.
+        timezone: IANA name of the time zone.
     """
 
     expression: str
@@ -100,7 +100,8 @@ class Schedule:
 
         Args:
             after_ms: Unix time in milliseconds.
-            anchor_ms: start of the first ``@every`` interval, in milliseconds; calendars ignore it.
+            anchor_ms: Unix time in ms of the start of the first ``@every`` interval; other
+                expressions ignore it.
         """
         interval = _interval(self.expression)
         if interval is not None:
@@ -189,11 +190,12 @@ def _interval(expression: str) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class _Branch:
-    """One kind of day.
+    """The calendar of one kind of day.
 
     Args:
-        cron: the calendar of that kind.
-        must_have: day that the month must have, 0 for any month.
+        cron: croniter's calendar for this kind.
+        must_have: number of a day that the month must have, such as 31 for ``31W``; 0 for any
+            month.
     """
 
     cron: croniter
@@ -229,7 +231,7 @@ def _calendar(expression: str) -> _Calendar:
     """Return the calendar of an expression.
 
     Raises:
-        ValueError: it is invalid. The message is for the client.
+        ValueError: the expression is invalid. The client gets the message.
     """
     if len(expression) > MAX_EXPRESSION or not expression.isascii():
         raise ValueError(f"it must be at most {MAX_EXPRESSION} ASCII characters")
@@ -261,7 +263,7 @@ def _calendar(expression: str) -> _Calendar:
 
 
 def _longest(months: str) -> int:
-    """Return the most days that any of these months ever has."""
+    """Return the number of days of the longest of these months, in a leap year."""
     listed = croniter(f"0 0 1 {months} *").expanded[3]
     return max(31 if month == "*" else calendar.monthrange(2000, int(month))[1] for month in listed)
 
@@ -292,7 +294,7 @@ def _branches(clock: str, dom: str, month: str, dow: str) -> list[_Branch]:
 
 
 def _days_of_month(field: str) -> tuple[list[str], list[int | None]]:
-    """Return the plain items, and the days whose nearest weekday is meant (None: the last)."""
+    """Return the plain items, and the days of the items with ``W`` (None for ``LW``)."""
     plain: list[str] = []
     near: list[int | None] = []
     if field in _UNRESTRICTED:
@@ -312,7 +314,7 @@ def _days_of_month(field: str) -> tuple[list[str], list[int | None]]:
 
 
 def _days_of_week(field: str) -> tuple[list[str], list[str]]:
-    """Return the plain items, and the nth or last ones in croniter's spelling."""
+    """Return the plain items, and the items with ``#`` or ``L`` in croniter's spelling."""
     plain: list[str] = []
     special: list[str] = []
     if field in _UNRESTRICTED:
@@ -335,7 +337,10 @@ def _weekday(text: str) -> int:
 
 
 def _plain(item: str) -> str:
-    """Return ``item`` in numbers, with ``5-5`` as ``5``: croniter reads that as a full range."""
+    """Return ``item`` with numbers instead of names.
+
+    A range such as ``5-5`` becomes ``5``, because croniter reads it as the full range.
+    """
     bounds, slash, step = item.partition("/")
     numbers = [_NUMBERS.get(bound, bound) for bound in bounds.split("-")]
     if len(numbers) == 2 and int(numbers[0]) == int(numbers[1]):

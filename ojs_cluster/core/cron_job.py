@@ -1,7 +1,8 @@
 """Cron jobs: the registered definition, and the job of each tick (spec: ojs-cron 2, 6).
 
-A definition keeps the job to enqueue as the client's own bytes. ``parse_job`` reads them at each
-firing, like any enqueue request, so every option has the same meaning in both.
+A *tick* is one occurrence of a cron job. A definition keeps the job to enqueue as the bytes that
+the client has sent. At each tick ``parse_job`` parses these bytes like an enqueue request, so every
+option has the same meaning in a cron job and in an enqueue request.
 """
 
 from __future__ import annotations
@@ -49,10 +50,10 @@ class CronDefinition:
     """A checked definition.
 
     Args:
-        name: its name.
-        schedule: when it is due.
-        overlap: skip, allow, cancel_previous or enqueue.
-        enabled: whether its ticks fire.
+        name: name of the cron job.
+        schedule: cron expression and time zone.
+        overlap: overlap policy: skip, allow, cancel_previous or enqueue.
+        enabled: whether the cron job fires at its ticks.
         description: a JSON string, or ``null``.
         job: the members of the enqueue request as a JSON object; its values byte for byte as sent.
         type: the type of the job.
@@ -90,7 +91,7 @@ def parse_cron(raw: bytes, *, limits: PayloadLimits = DEFAULT_LIMITS) -> CronDef
 def patch_cron(
     old: CronDefinition, raw: bytes, *, limits: PayloadLimits = DEFAULT_LIMITS
 ) -> CronDefinition:
-    """Return a definition with the changes of a PATCH body. The name stays.
+    """Return a definition with the changes of a PATCH body. The name cannot be changed.
 
     Args:
         old: the present definition.
@@ -98,7 +99,7 @@ def patch_cron(
         limits: limits of the job.
 
     Raises:
-        OJSError: as ``parse_cron``.
+        OJSError: the new definition is invalid; ``details.field`` names the field.
     """
     changes = raw_json.members(raw, limits)
     changes.pop("name", None)
@@ -119,21 +120,22 @@ def patch_cron(
 def job_of_tick(
     job: bytes, name: str, tick_ms: int, *, limits: PayloadLimits = DEFAULT_LIMITS
 ) -> NewJob:
-    """Return the job of a tick: that of the definition, with its origin in its meta.
+    """Return the job of a tick: the job of the definition, with name and tick in its meta.
 
     Args:
         job: the members of the enqueue request.
-        name: the cron job's name.
-        tick_ms: the tick, in milliseconds.
-        limits: limits of the job.
+        name: name of the cron job.
+        tick_ms: Unix time of the tick in ms.
+        limits: size limits of the job.
 
     Raises:
-        OJSError: as ``parse_job``.
+        OJSError: the job is invalid; ``details.field`` names the field.
     """
     members = raw_json.object_members(job) or {}
     options = raw_json.object_members(members.get("options", Raw(b"{}"))) or {}
     own: dict[str, Raw] = {}
-    # The cron spec puts a job's meta into its options, all others beside them.
+    # The cron spec has a job's meta inside of its options, all other specs have it beside the
+    # options.
     for meta in (options.get("meta"), members.get("meta")):
         if meta is not None:
             own |= raw_json.object_members(meta) or {}
@@ -199,7 +201,7 @@ def _job_members(given: Mapping[str, Raw]) -> dict[str, Raw]:
         found = raw_json.object_members(template)
         if found is None:
             raise InvalidRequest("job_template must be an object", field="job_template")
-        # A client's id would be that of every tick's job.
+        # The jobs of all ticks would have the same id.
         members = {key: value for key, value in found.items() if key != "id"}
     members.setdefault("args", Raw(b"[]"))
     meta = members.get("meta")

@@ -30,19 +30,19 @@ _LONGEST_TEXT: Final = 64
 def parse_duration_ms(text: str) -> int:
     """Return the length of an ISO 8601 duration such as ``PT1M30.5S`` or ``P1D``.
 
-    (Refused: ``msgspec``, which accepts signs, and lower case, and rejects a decimal comma and
-    weeks.)
+    (Refused: the durations of ``msgspec``. They allow signs and lower case, and neither a decimal
+    comma nor weeks.)
 
     Args:
         text: the duration.
 
     Returns:
-        The length in milliseconds, rounded to the nearest one.
+        The length in milliseconds, rounded to an integer.
 
     Raises:
-        ValueError: ``text`` is no such duration; it has years or months, whose length depends on
-            the calendar; or it is shorter than a millisecond or longer than ten years. The message
-            is made to follow the name of the field.
+        ValueError: ``text`` is not an ISO 8601 duration; it has years or months, whose length
+            depends on the calendar; or it is shorter than a millisecond or longer than ten years.
+            The caller puts the name of the field before the message.
     """
     match = _DURATION.fullmatch(text) if len(text) <= _LONGEST_TEXT else None
     if match is None:

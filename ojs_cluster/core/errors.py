@@ -19,7 +19,7 @@ class OJSError(Exception):
         message: what is wrong, and what the client can do.
         field: path of the invalid input (``options.retry.max_attempts``), stored as
             ``details["field"]``.
-        details: entries of ``details``, without those that are None.
+        details: entries of ``details``. Entries that are None are left out.
     """
 
     def __init__(self, message: str, *, field: str | None = None, **details: Any) -> None:
@@ -78,11 +78,11 @@ class Duplicate(OJSError):
 
 
 class PayloadTooLarge(OJSError):
-    """A body, an attribute or a batch is over its size limit."""
+    """A body, an attribute or a batch is larger than its maximum size."""
 
 
 class HeaderTooLarge(OJSError):
-    """The request's header section is over its size limit."""
+    """The request's header section is larger than its maximum size."""
 
 
 class TooManyQueues(OJSError):
@@ -138,10 +138,10 @@ class BackendUnavailable(OJSError):
 
     Args:
         message: what happened.
-        outcome: ``not_applied``: the write did not happen, a repeated request is safe. ``unknown``:
-            the write may have happened. ``stored_unconfirmed``: the write happened, but fewer
-            replicas or disks than required have confirmed it.
-        retry_after_s: when the client may try again, in seconds.
+        outcome: ``not_applied``: the write did not happen, so the client can repeat the request.
+            ``unknown``: the write may have happened. ``stored_unconfirmed``: the write happened,
+            but fewer replicas or disks than required have confirmed it.
+        retry_after_s: time in seconds after which the client may try again.
     """
 
     def __init__(self, message: str, *, outcome: WriteOutcome, retry_after_s: float = 1.0) -> None:
@@ -170,7 +170,7 @@ class MalformedJob(OJSError):
 
 
 class OutOfTime(BackendUnavailable):
-    """The request had no time left for a call. The shard of the call may well be available."""
+    """The request had no time left for a call. This does not mean that the shard is unavailable."""
 
 
 class WritesRefused(BackendUnavailable):

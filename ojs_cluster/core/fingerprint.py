@@ -1,14 +1,14 @@
 """The fingerprint of a unique job (spec: ojs-unique-jobs 3 and 4).
 
 The fingerprint is the SHA-256 of the chosen dimensions as one JSON object, in the canonical form of
-RFC 8785 with text in NFC. It deviates in two points, so that different jobs never count as the
-same: an integer beyond 2^53, and a number that is too large or too small for float64, keep all
-their digits. The RFC knows only doubles, in which neighbours become equal. The last value of a
-repeated key counts, as everywhere in this server.
+RFC 8785 with text in NFC. The RFC rounds all numbers to float64, so that different numbers may
+become equal. This server keeps all digits of integers beyond 2^53, and of numbers that are too
+large or too small for float64. So different jobs never get the same fingerprint. If a JSON key is
+repeated, its last value counts, as everywhere in this server.
 
-The work is bounded, because it runs on the event loop. The chosen values have at most
-``Limits.fingerprint_bytes`` bytes, and their text must be stream-safe (UAX #15, section 13).
-Normalisation sorts each run of combining marks, which takes quadratic time for a long run.
+Fingerprints are computed on the event loop, so the time for one is limited. The chosen values have
+at most ``PayloadLimits.fingerprint_bytes`` bytes. Their text must be stream-safe (UAX #15, section
+13), because the normalisation of a long run of combining marks takes quadratic time.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _NUMBER_PREFIX: Final = "\x00number:"
 _MAX_MARKS: Final = 30
 """Longest run of combining characters in stream-safe text (UAX #15, UAX15-D3)."""
 _MAX_EXPONENT_LENGTH: Final = 1000
-"""In characters. Python refuses to parse an integer of more than 4300."""
+"""Maximum number of digits of an exponent that is parsed. Python parses at most 4300 digits."""
 _NUMBER_PARTS: Final = re.compile(r"(-?)([0-9]+)(?:\.([0-9]+))?(?:[eE]([-+]?[0-9]+))?")
 
 
@@ -50,11 +50,11 @@ def fingerprint(
 
     Args:
         policy: uniqueness policy of the job.
-        job_type: its type.
-        queue: its queue.
-        args: its args, as checked JSON.
-        meta: its meta, as checked JSON.
-        max_bytes: how many bytes of args and meta the policy may choose.
+        job_type: type of the job.
+        queue: queue of the job.
+        args: args of the job, as checked JSON.
+        meta: meta of the job, as checked JSON.
+        max_bytes: maximum number of bytes of args and meta that the policy may choose.
 
     Raises:
         ValidationFailed: ``args_keys`` names a key that is not in args, or the chosen values are
@@ -67,8 +67,8 @@ def fingerprint(
     if policy.custom_key is not None:
         parts["key"] = _text(policy.custom_key)
     elif "args" in policy.keys or policy.args_keys:
-        # args_keys count without the dimension, too. Without them, jobs that their producer regards
-        # as different would be duplicates.
+        # args_keys also count when the policy does not list the dimension "args". Otherwise jobs
+        # that differ only in these keys would be duplicates, which their producer does not expect.
         parts["args"] = (
             _args(policy.args_keys, args, budget) if policy.args_keys else _value(args, budget)
         )

@@ -15,7 +15,8 @@ from itertools import accumulate
 from typing import Final
 
 _CHUNK: Final = 32_768
-# Possessive quantifiers never backtrack. A unit is text without quotes, or a whole string.
+# Possessive quantifiers never backtrack, so each match takes linear time. A unit is text without
+# quotes, or a whole string.
 _UNITS: Final = re.compile(rb'(?:[^"]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")*+', re.DOTALL)
 _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _INSIDE: Final = re.compile(rb"(?:[^\"\\]++|\\.)*+", re.DOTALL)
@@ -27,10 +28,10 @@ _STEPS: Final = bytes.maketrans(b"[]{},", b"\x01\xff\x01\xff\x00")
 _NO_STEPS: Final = bytes(set(range(256)) - set(b"[]{},"))
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 LONGEST_KEY: Final = _CHUNK - 2
-"""Longest key of an object, in bytes as sent.
+"""Maximum length of an object's key, in bytes as sent.
 
-JSON parsers of workers limit the length of keys; the strictest in wide use allows 50 000
-characters. The limit follows from the chunk: a longer string does not fit into one.
+JSON parsers of workers limit the length of keys, the strictest of them to 50 000 characters. The
+limit here is lower, so that every key fits into one chunk with its quotes.
 """
 
 
@@ -84,12 +85,12 @@ def scan(raw: bytes, *, depth: int, digits: int) -> None:
 
     Args:
         raw: the text, in UTF-8.
-        depth: most levels of nesting.
-        digits: most digits of one number.
+        depth: maximum number of nested levels.
+        digits: maximum number of digits of one number.
 
     Raises:
-        TooDeep: the text nests deeper.
-        LongNumber: a number has more digits.
+        TooDeep: the text has more than ``depth`` levels.
+        LongNumber: a number has more than ``digits`` digits.
         LongKey: a key is longer than ``LONGEST_KEY``.
     """
     level, rest = 0, b""
@@ -104,8 +105,9 @@ def scan(raw: bytes, *, depth: int, digits: int) -> None:
         for match in _NUMBER.finditer(joined):
             if len(match[0]) > digits and len(match[0].translate(None, b"-+.eE")) > digits:
                 raise LongNumber
-        # A regular expression would take quadratic time: it would start again at each byte of a
-        # run.
+        # A number may continue in the next piece. `rest` is the end of this piece that may belong
+        # to it. (Refused: a regular expression for this end. It would start again at each byte of a
+        # run of digits, which takes quadratic time.)
         end = joined[-(2 * digits + 16) :]
         rest = end[len(end.rstrip(_OF_NUMBERS)) :]
 

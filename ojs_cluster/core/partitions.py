@@ -1,12 +1,12 @@
 """The number of partitions of a queue, and how it changes safely.
 
-No process can tell all others about a change at one moment. So a change has stages, and each stage
-is safe beside the one before:
+Processes learn of a change at different times. So a change has stages, and a process that knows the
+present stage works correctly with a process that knows only the stage before:
 
-* Workers search a new partition at once. Producers use it only after ``PROPAGATION_MS``, when every
-  worker has read the change.
-* Producers leave an old partition at once. Workers search it until it is empty, and for
-  ``DRAIN_MS`` at least. By then the last producer that had not read the change is done.
+* Workers fetch from a new partition at once. Producers use it only after ``PROPAGATION_MS``, when
+  every worker has read the change.
+* Producers stop using an old partition at once. Workers fetch from it until it is empty, and for at
+  least ``DRAIN_MS``. After that time no producer uses it any more.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 PROPAGATION_MS = 10_000
-"""Longer than a process trusts its last read (4 s) plus one pass of a waiting fetch (5 s)."""
+"""Time in ms after which every worker uses a change. It is longer than a process uses its last read
+of the partition table (4 s) plus one round of a waiting fetch (5 s)."""
 DRAIN_MS = 30_000
-"""Longer than a process trusts its last read plus one call to Redis (10 s)."""
+"""Time in ms after which no producer uses the numbers before a change. It is longer than a process
+uses its last read of the partition table (4 s) plus one call to Redis (10 s)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +26,12 @@ class PartitionLayout:
     """The partitions of a queue.
 
     Args:
-        count: number of partitions that the queue is to have.
-        previous_count: number that producers used before the last change.
-        open_count: number that workers search for jobs.
-        occupied_count: number that may hold anything of the queue: finished jobs, dead letters,
-            counters, the pause flag.
-        changed_at_ms: time of the last change in Unix milliseconds, by the clock of the meta tag's
-            master.
+        count: number of partitions that the queue will have after the change.
+        previous_count: number of partitions that producers used before the last change.
+        open_count: number of partitions from which workers fetch.
+        occupied_count: number of partitions that may hold data of the queue: also finished jobs,
+            dead letters, counters, the pause flag.
+        changed_at_ms: Unix time of the last change in ms, by the clock of the meta tag's master.
     """
 
     count: int
@@ -70,7 +71,7 @@ class PartitionLayout:
     def resized(self, count: int, now_ms: int) -> PartitionLayout:
         """Return the layout with another number of partitions.
 
-        The same number leaves the layout as it is.
+        If the number is the same, the layout is unchanged.
         """
         if count == self.count:
             return self
@@ -79,7 +80,7 @@ class PartitionLayout:
     def with_open(self, number: int, now_ms: int) -> PartitionLayout:
         """Return the layout with at least ``number`` open partitions.
 
-        Needed before a job is put into a partition that may be closed.
+        This must happen before a job is stored in a partition that may be closed.
         """
         return self._grown_to(number, now_ms, self.count)
 
@@ -99,7 +100,8 @@ class PartitionLayout:
         open_count = max(self.count, live_count)
         if open_count == self.open_count or now_ms - self.changed_at_ms < DRAIN_MS:
             return self
-        # The new time keeps the check for late jobs going a while longer.
+        # With the new time, `needs_check` stays true for another 2 * DRAIN_MS, because late jobs
+        # may still arrive.
         return replace(self, previous_count=self.count, open_count=open_count, changed_at_ms=now_ms)
 
     def needs_check(self, now_ms: int) -> bool:

@@ -9,7 +9,8 @@ from ojs_cluster.core.config.variable import variable
 
 _MIB = 1024 * 1024
 _MOST_JOB_BYTES = 16 * _MIB
-"""A job with its result and errors must fit into one Redis reply, 64 MiB at most."""
+"""Maximum value of ``OJS_MAX_JOB_BYTES``. A job with its result and errors must fit into one Redis
+reply of at most 64 MiB."""
 
 MOST_BATCH_JOBS = 10_000
 """Largest batch size that can be configured."""
@@ -20,14 +21,14 @@ class PayloadLimits:
     """Limits on one request (spec: ojs-payload-limits).
 
     Args:
-        envelope_bytes: size of one job.
-        meta_bytes: size of a job's ``meta``.
-        batch_jobs: number of jobs in one batch.
-        depth: nested arrays and objects; the body itself is the first level.
-        failure_bytes: size of an error that a worker reports.
-        fingerprint_bytes: size of the values that make a unique job unique.
-        number_digits: digits of one number. Many JSON readers refuse a whole response because of
-            one number that is too long.
+        envelope_bytes: maximum size of one job.
+        meta_bytes: maximum size of a job's ``meta``.
+        batch_jobs: maximum number of jobs in one batch.
+        depth: maximum number of nested arrays and objects. The body itself is the first level.
+        failure_bytes: maximum size of an error that a worker reports.
+        fingerprint_bytes: maximum size of the values that the fingerprint of a unique job covers.
+        number_digits: maximum number of digits of one number. Many JSON parsers refuse a whole
+            response because of one number that is too long.
 
     Raises:
         ValueError: ``depth`` is above 500, where decoding would reach Python's own recursion limit.
@@ -84,4 +85,4 @@ STORED_LIMITS = PayloadLimits(
     fingerprint_bytes=1 << 30,
     number_digits=1 << 30,
 )
-"""For stored data: lower limits never refuse what was accepted before."""
+"""Limits for stored data. They are so high that no job is refused that was accepted before."""

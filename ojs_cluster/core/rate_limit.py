@@ -47,9 +47,9 @@ class RateLimits:
     """Limits that must all hold; None means that there is no such limit.
 
     Args:
-        concurrency: most active jobs; with 0, no job can start.
-        rate: most starts in any window of the period.
-        throttle: the same, spaced evenly.
+        concurrency: maximum number of active jobs; with 0, no job can start.
+        rate: maximum number of starts in any window of the period.
+        throttle: maximum number of starts in any window of the period, spaced evenly.
     """
 
     concurrency: int | None = None
@@ -68,14 +68,14 @@ class RateLimits:
         )
 
     def partition_quota(self, number: int, count: int) -> RateLimits:
-        """Return the part of these limits that one partition may use.
+        """Return the partition quota: the part of these limits that one partition may use.
 
-        Quotas add up to the limits where these are ``count`` or more. A partition beyond ``count``
-        is closed but may get a late job. Its quota is 1, so that the job can start.
+        The quotas of all partitions add up to the limit, if the limit is at least ``count``. A
+        closed partition may get a late job. Its quota is 1, so that the job can start.
 
         Args:
-            number: the partition's number.
-            count: the number of open partitions.
+            number: number of the partition, from 0. Partitions from ``count`` on are closed.
+            count: number of open partitions.
         """
 
         def part(limit: int) -> int:
@@ -117,10 +117,10 @@ class RateLimits:
 
 @dataclass(frozen=True, slots=True)
 class RateLimitPolicy:
-    """The rate limit that a job declares: either of its queue, or of a key.
+    """The rate limit that a job declares, either for its queue or for a rate limit key.
 
     Args:
-        max_per_second: most starts of the whole queue in any second.
+        max_per_second: maximum number of starts of the whole queue in any second.
         key: the rate limit key, None with ``max_per_second``.
         limits: the limits of the key.
         on_limit: what happens to a job that may not start yet, one of ``ON_LIMIT``.
@@ -167,7 +167,7 @@ def check_key(key: object, *, field: str = "key") -> str:
     """Return ``key`` if it is a valid rate limit key.
 
     Raises:
-        ValidationFailed: it is not.
+        ValidationFailed: ``key`` is not a valid rate limit key.
     """
     if not isinstance(key, str) or not _is_key(key) or len(key) > MAX_KEY_LENGTH:
         raise ValidationFailed(

@@ -1,14 +1,14 @@
 """Check JSON and split it into members, without converting its values.
 
 Values that a client puts into ``args``, ``meta``, a result or an unknown attribute are returned
-byte for byte. Python values were refused: 1.0, 1e400, 2**70, the order of keys and escapes would
-change. The check is necessary because these bytes are spliced into responses: one invalid value
-would make a whole fetch response unreadable for its worker.
+byte for byte. (Refused: to decode them to Python values. This would change 1.0, 1e400, 2**70, the
+order of keys, and escapes.) These bytes become part of responses, so they must be valid JSON: one
+invalid value would make a whole fetch response unreadable for its worker.
 
-msgspec validates the syntax of values that it skips (numbers, escapes, lone surrogates, control
-characters). It does not check UTF-8. It limits the depth only by a RecursionError at about a
-thousand levels, which is more than many clients can parse. So this module checks both first. orjson
-was refused as the validator: it rejects numbers outside of float64, which are valid JSON.
+msgspec validates the syntax of values that it does not decode (numbers, escapes, lone surrogates,
+control characters). It does not check UTF-8, and it accepts about a thousand nested levels, which
+is more than many clients can parse. So this module checks UTF-8 and nesting before msgspec decodes.
+(Refused: orjson as the validator. It rejects numbers outside of float64, which are valid JSON.)
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL
 _STEPS: Final = bytes.maketrans(b"[]{}", b"\x01\xff\x01\xff")
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 SMALL: Final = json_scan.LONGEST_KEY
-"""Largest text in bytes that is checked in one piece. It cannot hold a key that is too long."""
+"""Maximum size in bytes of a text that is checked in one piece. Such a text has no key that is too
+long."""
 _PLAIN_KEY: Final = re.compile(r"[ !#-\[\]-~]*")
 
 _decode_object: Final = msgspec.json.Decoder(dict[str, Raw]).decode
@@ -60,10 +61,10 @@ def check_text(raw: bytes, limits: PayloadLimits = DEFAULT_LIMITS, *, around: in
     Args:
         raw: the text.
         limits: the limits to check.
-        around: levels of nesting around the value that the limit on depth is meant for.
+        around: number of levels that enclose the value to which ``limits.depth`` applies.
 
     Raises:
-        InvalidPayload: the text is not UTF-8, or nests too deep.
+        InvalidPayload: the text is not UTF-8, or has too many nested levels.
         ValidationFailed: a number or a key is too long.
     """
     depth = limits.depth + around
@@ -118,15 +119,17 @@ def _number_longer_than(most: int) -> re.Pattern[bytes]:
 def members(
     raw: bytes, limits: PayloadLimits = DEFAULT_LIMITS, *, around: int = 0
 ) -> dict[str, Raw]:
-    """Check a request body and return its members undecoded; the last one of a repeated key.
+    """Check a request body and return its members undecoded.
+
+    If a key is repeated, its last value is returned.
 
     Args:
         raw: the body.
         limits: the limits to check.
-        around: levels of nesting around the value that the limit on depth is meant for.
+        around: number of levels that enclose the value to which ``limits.depth`` applies.
 
     Raises:
-        InvalidPayload: the body is empty, not strict JSON, not an object, or nests too deep.
+        InvalidPayload: the body is empty, not strict JSON, not an object, or has too many levels.
         ValidationFailed: a number or a key is too long.
     """
     if not raw:

@@ -1,6 +1,7 @@
-"""Points in time: RFC 3339 or relative in, RFC 3339 UTC with milliseconds out.
+"""Parse and format points in time.
 
-Inside the server a point in time is an int: milliseconds since the Unix epoch.
+Clients send RFC 3339 times or relative times, and get RFC 3339 times in UTC with milliseconds.
+Inside the server a point in time is an int: Unix time in milliseconds.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ class TimePoint:
     Args:
         ms: Unix time in milliseconds; when ``relative``, milliseconds after Redis stores the job.
         relative: whether ``ms`` is a delay.
-        verbatim: the client's own spelling of an absolute time, which responses repeat; None for a
-            relative time, which responses show as the absolute time it became.
+        verbatim: an absolute time as the client spelled it, which responses repeat. None for a
+            relative time, for which responses show the absolute time.
     """
 
     ms: int
@@ -49,7 +50,8 @@ def parse_timestamp(text: str) -> TimePoint:
         text: the time.
 
     Raises:
-        ValueError: it is neither. The message is made to follow the name of the field.
+        ValueError: the text has neither form. The caller puts the name of the field before the
+            message.
     """
     if text.startswith("+P"):
         return TimePoint(parse_duration_ms(text[1:]), True, None)
@@ -84,11 +86,11 @@ def _format_second(second: int) -> bytes:
 def format_ms(ms: int) -> bytes:
     """Return a time as RFC 3339, such as ``b"2026-01-01T00:00:00.000Z"``.
 
-    A time outside of the years that can be written becomes their first or last second: one invalid
-    stored number must not make a whole response fail.
+    A time before year 1 or after year 9999 becomes the first or last second of these years: one
+    invalid stored number must not make a whole response fail.
 
-    The part down to the second is cached, because the timestamps of one response, and of those
-    around it, mostly share it.
+    Times without their milliseconds are cached, because most timestamps of concurrent responses are
+    of the same second.
 
     Args:
         ms: Unix time in milliseconds.

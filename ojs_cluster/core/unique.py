@@ -40,11 +40,11 @@ class UniquePolicy:
     """Which jobs count as the same, for how long, and what happens on a conflict.
 
     Args:
-        keys: dimensions of the fingerprint, of ``DIMENSIONS``.
+        keys: dimensions of the fingerprint, some of ``DIMENSIONS``.
         args_keys: members of args that are compared, () for all.
         meta_keys: members of meta that are compared.
-        custom_key: a key that the producer chose, which replaces args and meta.
-        period_ms: age in ms from which on a job does not conflict any more, None for never.
+        custom_key: uniqueness key that the producer chose, which replaces args; None for none.
+        period_ms: age in ms from which on a job does not conflict any more, None for no such age.
         states: states in which a job conflicts.
         on_conflict: what happens to the new job, a value of ``ON_CONFLICT``.
     """
@@ -177,7 +177,10 @@ def _period(values: Mapping[str, Any], path: str) -> int | None:
 
 
 def _go_duration_ms(text: str) -> int | None:
-    """Parse a Go duration such as ``1h30m``: the OJS command line client writes ``within`` so."""
+    """Parse a Go duration such as ``1h30m``; return its length in ms, None for another text.
+
+    The OJS command line client sends ``within`` in this form.
+    """
     parts = _GO_PART.findall(text) if len(text) <= 64 else []
     if not parts or "".join(number + unit for number, unit in parts) != text:
         return None

@@ -1,13 +1,13 @@
 """The plan of a workflow, and what follows from the outcomes of its jobs (spec: ojs-workflows).
 
-Chain, group, batch and the graph by ``depends_on`` have one model here: a tree whose leaves are
-jobs and whose inner nodes hold children that wait for siblings. A child of a chain waits for the
-one before it, a child of a group for none, and the callbacks of a batch for all jobs. They differ
-in the *trigger*: a child starts when everything it waits for has succeeded, has ended, or has
-failed.
+Chain, group, batch and the graph by ``depends_on`` have the same model: a tree whose leaves are
+jobs. The children of an inner node may wait for each other. A child of a chain waits for the child
+before it, a child of a group waits for no child, and a callback of a batch waits for all jobs of
+the batch. The *trigger* of a node says how the nodes that it waits for must end: with success, in
+any way, or with at least one failure.
 
-``evaluate`` is pure and monotone: a new outcome never withdraws the start of a job or the end of
-the workflow. So any number of processes can evaluate at the same time.
+``evaluate`` is pure and monotone: if a job may start or the workflow has ended, a new outcome does
+not change this. So any number of processes can evaluate at the same time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ COMPLETED: Final = "completed"
 FAILED: Final = "failed"
 CANCELLED: Final = "cancelled"
 SKIPPED: Final = "skipped"
-"""Will never start: something it waits for ended otherwise than its trigger requires."""
+"""State of a node that will never start, because the nodes that it waits for did not end as its
+trigger requires."""
 
 ENDED: Final = frozenset({COMPLETED, FAILED, CANCELLED, SKIPPED})
 
@@ -49,7 +50,7 @@ CALLBACK_STEPS: Final[Mapping[str, str]] = {name.replace("_", "-"): name for nam
 """The callbacks of a batch by the ids that the Go SDK gives them: it sends them as steps."""
 
 Tree = int | list["Tree"]
-"""A job by its number, or the values of a group's children."""
+"""A result: the number of the job that has it, or the list of the results of a group's children."""
 
 
 class Node(msgspec.Struct, frozen=True, array_like=True):
@@ -57,14 +58,14 @@ class Node(msgspec.Struct, frozen=True, array_like=True):
 
     Args:
         kind: ``job``, or the type of an inner node.
-        parent: the number of the parent, -1 for the root.
-        deps: numbers of the siblings that it waits for.
-        trigger: ``success``, ``complete`` or ``failure``: how those must end.
+        parent: number of the parent node, -1 for the root.
+        deps: numbers of the siblings that the node waits for.
+        trigger: ``success``, ``complete`` or ``failure``: how these siblings must end.
         label: the step's id or name; '' for none.
         callback: the callback type; '' for a step.
         type: the job's type.
         queue: the job's queue.
-        job: the number of the job, which counts jobs alone; -1 for inner nodes.
+        job: number of the job among all jobs, without inner nodes; -1 for an inner node.
         job_id: the id of the job.
     """
 
@@ -138,8 +139,8 @@ class WorkflowEvaluation:
     """What follows from the node statuses.
 
     Args:
-        state: of the workflow.
-        states: of every node.
+        state: state of the workflow.
+        states: state of every node, in the order of their numbers.
         ready: numbers of the jobs that may start and are not known to be enqueued.
     """
 
@@ -220,9 +221,9 @@ class _TreeVisit:
 def inputs(plan: Plan, job: int) -> tuple[list[Tree], list[str]]:
     """Return the results that a job gets as inputs, and the labels of the steps they come from.
 
-    A step of a chain gets the results of all steps before it, by index. A callback gets those of
-    all jobs. A step with ``depends_on`` gets those of the named steps, in that order. The first
-    step of a nested workflow gets what the nested workflow as a whole would get.
+    A step of a chain gets the results of all steps before it, in their order. A callback gets the
+    results of all jobs. A step with ``depends_on`` gets the results of the named steps, in that
+    order. The first step of a nested workflow gets the inputs of the nested workflow.
 
     Args:
         plan: the plan.

@@ -31,10 +31,11 @@ from ojs_cluster.core.raw_json import (
 from ojs_cluster.core.workflow import CALLBACK_STEPS, TRIGGERS, Cycle, Node, Plan
 
 MAX_LEVELS: Final = 5
-"""Workflows inside of workflows, the outermost included."""
+"""Maximum number of levels of nested workflows. The outermost workflow is the first level."""
 _MAX_ENVELOPES: Final = 16
-"""All steps of a workflow are at most this many times as large as one job may be. Each step repeats
-the workflow's options, so a small request could need a thousand times its size."""
+"""Maximum size of all definitions of a workflow, in multiples of the maximum size of one job. Each
+definition repeats the workflow's options, so the definitions of a small request could be a thousand
+times as large as the request."""
 _NAME_LENGTH: Final = 255
 _NULL: Final = Raw(b"null")
 _KINDS: Final = frozenset({"chain", "group", "batch", "dag"})
@@ -46,11 +47,11 @@ class NewWorkflow:
 
     Args:
         type: chain, group, batch or dag.
-        name: its name; '' for none.
-        plan: its plan, without job ids.
+        name: name of the workflow; '' for none.
+        plan: plan of the workflow, without job ids.
         definitions: one enqueue request per job of the plan, as JSON.
-        limiting: numbers of the jobs that declare a limit of their queue.
-        limit_keys: keys of rate limits that jobs name.
+        limiting: numbers of the jobs that declare a rate limit for their queue.
+        limit_keys: rate limit keys that jobs name.
     """
 
     type: str
@@ -62,7 +63,7 @@ class NewWorkflow:
 
 
 def parse_workflow(raw: bytes, *, limits: PayloadLimits = DEFAULT_LIMITS) -> NewWorkflow:
-    """Return the workflow of a request's body. A workflow that is accepted can be run.
+    """Parse a workflow from the body of a request.
 
     Args:
         raw: the body.

@@ -1,7 +1,7 @@
-"""Cron: ticks that are due become jobs.
+"""Cron: enqueue the job of each cron occurrence that is due.
 
-One index under the meta tag lists all cron jobs, so this loop has one shard. Like other loops it
-sleeps until the next deadline, so a tick fires within its second.
+One index under the meta tag lists all cron jobs, so only the leader of the meta tag runs this loop.
+The loop sleeps until the next occurrence is due, so a job is enqueued within a second.
 """
 
 from __future__ import annotations
@@ -13,7 +13,12 @@ from scheduler.pacing import Step, StepResult
 
 
 def step(store: Store, batch: int) -> Step:
-    """Return the step of the loop, which checks at most ``batch`` cron jobs."""
+    """Return the step that fires due cron jobs.
+
+    Args:
+        store: an open store.
+        batch: maximum number of cron jobs that one step checks.
+    """
     cron_store = RedisCronStore(store)
 
     async def fire(_: int) -> StepResult:

@@ -1,16 +1,19 @@
-"""Dead workers: jobs of a worker that stopped sending heartbeats become available again.
+"""Dead workers: make the jobs of a worker available again after it stopped sending heartbeats.
 
 The leases of those jobs would expire anyway, but a lease may be long, and three missed heartbeats
 show earlier that the worker is dead. The record of a worker lives in one shard, and its jobs may be
-in any, so recovery takes several scripts. *find* moves the worker to the lost workers of its own
-shard, *recover* walks the active jobs of every shard, and *finish* removes the worker. The removal
-is last: after a crash the next leader does everything again, which changes nothing twice.
+in any shard, so recovery takes several scripts. *find* moves the worker to the lost workers of its
+own shard. *recover* reads the active jobs of every shard, and makes those of the dead worker
+available. *finish* removes the worker from the lost workers. After a crash before *finish*, the
+next leader repeats all steps, which are idempotent.
 
-A walk costs as much as the shard has active jobs, so it is shared. One walk of a shard serves all
-workers that were found dead before it began, and walks of one shard begin ``WALK_INTERVAL_S``
-apart. So the cost does not grow with the number of dead workers.
+A *walk* is the sequence of *recover* calls that reads all active jobs of one shard. Its cost grows
+with the number of active jobs. So one walk of a shard serves all workers that were found dead
+before it began, and two walks of one shard begin at least ``WALK_INTERVAL_S`` apart. The cost does
+not grow with the number of dead workers.
 
-A shard that does not answer delays no other shard. A retry walks only the shards that are missing.
+A shard that does not answer delays the recovery from no other shard. A retry walks only the shards
+whose walk has failed.
 
 A worker that announced its end and held no job is not logged.
 """
@@ -34,15 +37,15 @@ from scheduler.pacing import Step, StepLimiter, StepResult
 log = logging.getLogger("ojs.scheduler")
 
 WALK_INTERVAL_S: Final = 2.0
-"""Walks of one shard begin this far apart, in seconds."""
+"""Minimum time in seconds between the beginnings of two walks of one shard."""
 MAX_WORKERS: Final = 500
-"""Dead workers that one walk serves."""
+"""Maximum number of dead workers that one walk serves."""
 FAILED_SHARD_PAUSE_S: Final = 5.0
-"""A shard whose walk failed is not walked again for this long, in seconds."""
+"""Time in seconds after a failed walk of a shard before the next walk of that shard."""
 
 
 class RecoveryIncomplete(Exception):
-    """Some shard could not be searched for a dead worker's jobs; the step is tried again."""
+    """The active jobs of some shards could not be read, so the step must be tried again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +54,9 @@ class DeadWorkers:
 
     Args:
         workers: the workers.
-        now_ms: when they were found, in milliseconds of the shard's clock.
-        next_ms: when the next one may be found, in milliseconds; None for never.
-        more: whether there may be more of them now.
+        now_ms: Unix time in ms of the shard's clock when the workers were found.
+        next_ms: Unix time in ms when the next worker may be found dead; None for never.
+        more: whether there may be another page now.
     """
 
     workers: Sequence[DeadWorker]
@@ -63,7 +66,7 @@ class DeadWorkers:
 
 
 class WorkerStore(Protocol):
-    """The part of the store that recovery needs."""
+    """The functions of the store that recovery calls."""
 
     async def find(self, shard: int, skip: int) -> DeadWorkers:
         """Record which workers of ``shard`` are dead; return them without the first ``skip``."""
@@ -72,10 +75,16 @@ class WorkerStore(Protocol):
     async def recover(
         self, shard: int, dead: Sequence[DeadWorker], cursor: str
     ) -> tuple[Counter[str], str | None]:
-        """Recover jobs of ``shard`` from dead workers, beginning at ``cursor`` ('' to begin).
+        """Make jobs of dead workers available again, in a bounded number of active jobs.
+
+        Args:
+            shard: index of the shard.
+            dead: the dead workers.
+            cursor: '' for the first call of a walk, otherwise the cursor that the last call
+                returned.
 
         Returns:
-            How many jobs of each worker were recovered, and the next cursor, None at the end.
+            The number of recovered jobs by worker id, and the next cursor, None at the end.
         """
         ...
 
@@ -90,7 +99,7 @@ class RedisWorkerStore:
 
     Args:
         store: an open store.
-        batch: dead workers that one call finds.
+        batch: maximum number of dead workers that one call of ``find`` returns.
     """
 
     store: Store
@@ -106,7 +115,7 @@ class RedisWorkerStore:
     async def recover(
         self, shard: int, dead: Sequence[DeadWorker], cursor: str
     ) -> tuple[Counter[str], str | None]:
-        """Walk through a bounded number of jobs, as ``WorkerStore.recover``."""
+        """Recover jobs, as ``WorkerStore.recover``."""
         return await workers.recover(self.store, self.store.keys.shard(shard), dead, cursor)
 
     async def finish_recovery(self, shard: int, worker: DeadWorker) -> None:
@@ -120,11 +129,11 @@ def step(
     """Return the step of the loop: recover the jobs of one shard's dead workers from all shards.
 
     Args:
-        worker_store: the store.
+        worker_store: access to the workers in Redis.
         shards: indexes of all shards.
-        limiter: bound on recovery scripts in flight. It is not the limiter of the loop: the step
-            itself holds a place of that one.
-        call_timeout_s: limit of each script in seconds. The step as a whole has none.
+        limiter: limits the number of concurrent recovery scripts. It must not be the limiter of the
+            loop: the step holds that one while it waits for this one.
+        call_timeout_s: time limit of each script in seconds. The whole step has no time limit.
     """
     walks = [_ShardWalks(worker_store, shard, limiter, call_timeout_s) for shard in shards]
     known: dict[int, dict[DeadWorker, _Recovery]] = {}
@@ -156,10 +165,10 @@ def step(
 async def _find_all(
     worker_store: WorkerStore, shard: int, before: Mapping[DeadWorker, _Recovery]
 ) -> tuple[dict[DeadWorker, _Recovery], DeadWorkers]:
-    """Find dead workers of a shard: all in recovery, and up to ``MAX_WORKERS`` new ones.
+    """Find dead workers of a shard: all in recovery, and about ``MAX_WORKERS`` new dead workers.
 
-    While a shard is unreachable no recovery ends. Those in progress must not keep new ones from
-    beginning.
+    While a shard is unreachable, no recovery ends. The recoveries in progress must not prevent new
+    recoveries.
     """
     recoveries: dict[DeadWorker, _Recovery] = {}
     new, skip = 0, 0
@@ -182,12 +191,12 @@ def _log_recovery(recovery: _Recovery) -> None:
 
 
 class _Recovery:
-    """The recovery of one dead worker's jobs: which shards were walked, how many jobs found."""
+    """The recovery of one dead worker's jobs."""
 
     def __init__(self, worker: DeadWorker) -> None:
         self.worker = worker
-        self.jobs = 0
-        self.walked: set[int] = set()
+        self.jobs = 0  # jobs that were recovered
+        self.walked: set[int] = set()  # indexes of the shards that were walked
 
 
 class _Batch:
@@ -199,7 +208,7 @@ class _Batch:
 
 
 class _ShardWalks:
-    """The walks through one shard's active jobs, one at a time."""
+    """The walks of one shard. There is one walk at a time."""
 
     def __init__(
         self, worker_store: WorkerStore, shard: int, limiter: StepLimiter, call_timeout_s: float
@@ -214,9 +223,10 @@ class _ShardWalks:
         self._paused_until = float("-inf")
 
     async def cover(self, recoveries: Sequence[_Recovery]) -> None:
-        """Walk the shard for the recoveries that have not walked it, and note it in each.
+        """Walk the shard for all recoveries that have not walked it.
 
-        It also returns when the walk failed or the shard is paused. Then nothing is noted.
+        After a successful walk, the shard is in ``walked`` of each recovery. After a failed walk,
+        or while the shard is paused after a failure, it is not.
         """
         wanted = [recovery for recovery in recoveries if self.shard not in recovery.walked]
         if not wanted:

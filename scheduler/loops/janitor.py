@@ -1,7 +1,8 @@
 """The janitor: remove finished jobs after their retention, and other records that are not needed.
 
-The store's own deadlines pace the purge. The other steps have none: each runs again after its
-loop's longest sleep. Their results carry no clock, so their ``next_ms`` counts from 0.
+The purge steps run when the next record is due for removal, a Unix time in ms. The other steps know
+no such time. They return ``now_ms`` 0, so their ``next_ms`` is the pause in ms until the next step.
+Without ``next_ms`` the next step follows after the longest sleep of its loop.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ from ojs_cluster.store.workflows.progress_check import WorkflowCheck
 from ojs_cluster.store.workflows.workflows import purge_ended
 from scheduler.pacing import Step, StepResult
 
-# Queue names are one list under the meta tag. A sweep reads it in pages, with this pause in ms
-# between two, so that 100 000 queues cause no burst.
-_PAGE = 100
+# A sweep reads the list of queue names in pages, with a pause between two pages, so that 100 000
+# queues cause no burst of load.
+_PAGE_QUEUES = 100
 _PAGE_PAUSE_MS = 100
-# Workflows without progress that one step checks: each may have a thousand jobs.
-_MAX_CHECKED = 20
-# Well before producers use the new partitions of a queue: see ``ojs_cluster.core.partitions``.
-_CHANGES_MS = 3000
+# Maximum number of workflows without progress that one step checks. Each may have a thousand jobs.
+_MAX_CHECKED_WORKFLOWS = 20
+# Time in ms between two steps that complete changes of the number of partitions. It is shorter than
+# the time after which producers use new partitions (``ojs_cluster.core.partitions``).
+_PARTITION_CHANGES_MS = 3000
 
 
 def purge_step(store: Store, batch: int) -> Step:
@@ -38,14 +40,14 @@ def purge_step(store: Store, batch: int) -> Step:
 def workflows_step(store: Store, batch: int) -> Step:
     """Return the step that removes at most ``batch`` ended workflows of one shard.
 
-    It also checks running workflows without progress.
+    The step also checks running workflows without progress.
     """
     workflow_check = WorkflowCheck()
 
     async def purge_and_check(index: int) -> StepResult:
         shard = store.keys.shard(index)
         ended = await purge_ended(store, shard, batch)
-        checked = await workflow_check.check(store, shard, min(batch, _MAX_CHECKED))
+        checked = await workflow_check.check(store, shard, min(batch, _MAX_CHECKED_WORKFLOWS))
         times_ms = [result.next_ms for result in (ended, checked) if result.next_ms is not None]
         return SweepResult(
             ended.done + checked.done,
@@ -58,7 +60,7 @@ def workflows_step(store: Store, batch: int) -> Step:
 
 
 def tidy_step(store: Store, batch: int) -> Step:
-    """Return the step that removes old worker records, flags and aliases of one shard."""
+    """Return the step that removes old worker records, quiet flags and aliases of one shard."""
 
     async def tidy_shard(shard: int) -> StepResult:
         removed = await remove_leftovers(store, store.keys.shard(shard), batch)
@@ -68,12 +70,12 @@ def tidy_step(store: Store, batch: int) -> Step:
 
 
 def retire_step(store: Store) -> Step:
-    """Return the step that removes the idle queues of one page of names, then of the next."""
+    """Return the step that removes idle queues: each call reads the next page of queue names."""
     cursor = ""
 
     async def retire_page(_: int) -> StepResult:
         nonlocal cursor
-        retired, cursor = await retire_queues(store, cursor, _PAGE)
+        retired, cursor = await retire_queues(store, cursor, _PAGE_QUEUES)
         return SweepResult(
             retired, next_ms=_PAGE_PAUSE_MS if cursor else None, now_ms=0, more=False
         )
@@ -86,25 +88,25 @@ def partitions_step(store: Store) -> Step:
 
     async def advance(_: int) -> StepResult:
         done = await advance_changes(store)
-        return SweepResult(done, next_ms=_CHANGES_MS, now_ms=0, more=False)
+        return SweepResult(done, next_ms=_PARTITION_CHANGES_MS, now_ms=0, more=False)
 
     return advance
 
 
 def eviction_step(store: Store) -> Step:
-    """Return the step that fails while a master may evict jobs. It belongs to no shard.
+    """Return the step that fails while the ``maxmemory-policy`` of a master may evict jobs.
 
-    Every process checks this at its start, and every scheduler repeats it. A check by one leader
-    alone could wait for an unreachable master. The policy may change later, and a new master may
-    have another one. Work continues while the step fails, because most of it is done before memory
-    is short. The failure is logged and counted, so that an operator can change the policy.
+    Every process checks the policies at its start. Every scheduler process repeats the check,
+    because an operator may change a policy, and a new master may have another policy. The check
+    needs no leader. While the step fails, the failure is logged and counted, so that an operator
+    can change the policy. All other loops continue: a master evicts jobs only when memory is short.
     """
 
     async def check_policies(_: int) -> StepResult:
         if not store.settings.allow_eviction:
-            silent = await check_eviction(store)
-            if silent:
-                raise BackendUnavailable(f"{silent[0]} does not answer", outcome="not_applied")
+            unreachable = await check_eviction(store)
+            if unreachable:
+                raise BackendUnavailable(f"{unreachable[0]} does not answer", outcome="not_applied")
         return SweepResult(0, next_ms=None, now_ms=0, more=False)
 
     return check_policies

@@ -13,7 +13,7 @@ def step(store: Store, limit: int, on_blocked: OnBlocked) -> Step:
 
     Args:
         store: an open store.
-        limit: most entries of one step.
+        limit: maximum number of entries of one step.
         on_blocked: called when entries must wait for an unreachable shard.
     """
 
@@ -24,13 +24,13 @@ def step(store: Store, limit: int, on_blocked: OnBlocked) -> Step:
 
 
 def blocked_step(store: Store, limit: int) -> Step:
-    """Return the step that tries the unreachable shards which one shard's entries wait for.
+    """Return the step that tries to deliver the entries of one shard to unreachable shards.
 
-    It has a loop of its own, because it waits for a shard that may not answer.
+    The step has a loop of its own, because it waits for shards that may not answer.
 
     Args:
         store: an open store.
-        limit: most entries of one step for each of those shards.
+        limit: maximum number of entries that one step delivers to each unreachable shard.
     """
 
     async def drain_blocked_shard(index: int) -> SweepResult:

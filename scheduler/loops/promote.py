@@ -1,7 +1,7 @@
-"""Promote: scheduled and retryable jobs become available when they are due.
+"""Promote: make scheduled and retryable jobs available when they are due.
 
-Fetch promotes due jobs of its own queues. This loop is for readers that do not fetch, and for long
-polls, which a promotion wakes.
+A fetch also promotes the due jobs of its queues. This loop is needed for long polls, which wait
+until a job becomes available, and for requests that show jobs or statistics.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from scheduler.pacing import Step, StepResult
 
 
 def step(store: Store, batch: int) -> Step:
-    """Return the step of the loop, which promotes at most ``batch`` jobs of one shard."""
+    """Return the step that promotes at most ``batch`` jobs of one shard."""
 
     async def promote_shard(shard: int) -> StepResult:
         return await promote(store, store.keys.shard(shard), batch)

@@ -1,6 +1,6 @@
-"""Rate limits: grant tokens that time alone makes free, and take back tokens that were not used.
+"""Rate limits: grant tokens that become free as time passes, and revoke tokens that were not used.
 
-One step does both, because each reads a set that is nearly always empty.
+One step does both. The two sorted sets that it reads are nearly always empty, so it is cheap.
 """
 
 from __future__ import annotations
@@ -11,7 +11,12 @@ from scheduler.pacing import Step, StepResult
 
 
 def step(store: Store, batch: int) -> Step:
-    """Return the step of the loop, for at most ``batch`` queues and jobs of one shard."""
+    """Return the step that sweeps the rate limits of one shard.
+
+    Args:
+        store: an open store.
+        batch: maximum number of queues, and of jobs, that one step visits.
+    """
 
     async def sweep_shard(shard: int) -> StepResult:
         return await sweep_rate_limits(store, store.keys.shard(shard), batch)

@@ -1,4 +1,4 @@
-"""Reap: end what time alone ends. Lost leases, execution timeouts, expired jobs."""
+"""Reap: handle expired leases, execution timeouts and expired jobs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from scheduler.pacing import Step, StepResult
 
 
 def step(store: Store, batch: int) -> Step:
-    """Return the step of the loop, which handles ``batch`` deadlines of each kind in one shard."""
+    """Return the step that reaps one shard.
+
+    Args:
+        store: an open store.
+        batch: maximum number of deadlines of each kind that one step handles.
+    """
 
     async def reap_shard(shard: int) -> StepResult:
         return await reap(store, store.keys.shard(shard), batch)

@@ -157,6 +157,6 @@ def without_ids(
         if kind == "workflow":
             for node in line["plan"]:
                 job = node[8] if len(node) > 8 else -1
-                if job >= 0 and line["marks"][job] == ".":
+                if job >= 0 and line["node_statuses"][job] == ".":
                     node[9] = ""
     return found

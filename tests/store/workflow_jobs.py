@@ -107,7 +107,7 @@ def lose_statuses(store: Store, db: Any, workflow: WorkflowRecord, statuses: str
         if mark in ".q":
             db.hdel(key, f"t{number}", f"e{number}")
             db.hdel(home.workflow_results(workflow.id), str(number))
-    db.hset(key, mapping={"marks": statuses, "state": "running"})
+    db.hset(key, mapping={"node_statuses": statuses, "state": "running"})
     db.hdel(key, "finished")
     db.zrem(home.ended_workflows, workflow.id)
     db.zadd(home.running_workflows, {workflow.id: 1})

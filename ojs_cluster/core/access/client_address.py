@@ -2,8 +2,9 @@
 
 Every proxy appends the address of its own client to ``X-Forwarded-For``. The sender of the request
 may have written the leftmost entries, so they prove nothing. The search begins with the peer of the
-connection and goes left, entry by entry. Each address of a trusted proxy makes the next entry
-trustworthy. The first address that is not that of a trusted proxy is the client.
+connection and continues with the entries from right to left. While an address belongs to a trusted
+proxy, the next entry is trustworthy. The first address that belongs to no trusted proxy is the
+client's.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 MAX_HOPS: Final = 32
-"""Most entries of ``X-Forwarded-For`` that are read."""
+"""Maximum number of entries of ``X-Forwarded-For`` that are read, from the right."""
 _MAX_HOP_LENGTH: Final = 64
-"""Most characters of an entry; the longest address with a port has 53."""
+"""Maximum number of characters of an entry. The longest address with a port has 53."""
 _MAPPED_BITS: Final = 96
+"""Number of bits before the IPv4 address in an IPv4-mapped IPv6 address."""
 _WITH_PORT: Final = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::[0-9]{1,5})?|([0-9.]+):[0-9]{1,5}")
 
 

@@ -1,7 +1,8 @@
-"""Parse the file of API keys (``OJS_API_KEYS_FILE``): TOML with one ``[[key]]`` table per key.
+"""Parse the file of API keys (``OJS_API_KEYS_FILE``): TOML with one ``[[key]]`` table per API key.
 
-Every wrong value becomes one line of the error. A line never quotes a possible secret: it describes
-values of ``sha256`` and ``secret_env``, and it shows only the position of a syntax error.
+The error has one line for every invalid value. A line never quotes a possible secret: for
+``sha256`` and ``secret_env`` it only says what is expected, and of a syntax error it shows only the
+position.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from ojs_cluster.core.access.scopes import (
 )
 
 MAX_KEYS: Final = 10_000
+"""Maximum number of API keys in the file."""
 MAX_BYTES: Final = 8 * 1024 * 1024
-"""Size of the largest file."""
+"""Maximum size of the file."""
 _MAX_RATE: Final = 1_000_000
+"""Maximum value of ``requests_per_second``."""
 _MEMBERS: Final = frozenset(
     {
         "name",
@@ -61,13 +64,13 @@ def parse_key_file(
     *,
     shortest_secret: int = 0,
 ) -> Keyring:
-    """Return the keys of the file together with the ``known`` ones.
+    """Return the API keys of the file together with the API keys in ``known``.
 
     Args:
         raw: the content of the file.
         environ: the environment that ``secret_env`` reads.
         known: principals from other sources, by the SHA-256 of their secret.
-        shortest_secret: the fewest characters of a secret from the environment.
+        shortest_secret: minimum number of characters of a secret from the environment.
 
     Raises:
         KeyFileError: the file is invalid; the error has all problems, not only the first.
@@ -106,7 +109,7 @@ def _parse_tables(raw: bytes) -> list[Any]:
 
 
 class _KeyTableReader:
-    """Reads the tables one by one, and collects keys and problems."""
+    """Reads the tables one by one, and collects API keys and problems."""
 
     def __init__(
         self, environ: Mapping[str, str], known: Mapping[bytes, Principal], shortest_secret: int
@@ -169,7 +172,11 @@ class _KeyTableReader:
             yield "tls_subject: expected the subject of a certificate, as 'CN=ci,O=Example'"
 
     def _digest(self, table: Mapping[str, Any]) -> tuple[bytes | None, str]:
-        """Return the SHA-256 of the key's secret, None without one, and the problem, or empty."""
+        """Return the SHA-256 of the API key's secret, and the problem of its members.
+
+        Returns:
+            None instead of the SHA-256 when the table names no valid secret; '' for no problem.
+        """
         if "sha256" in table and "secret_env" in table:
             return None, "sha256, secret_env: set one of them"
         if "sha256" in table:

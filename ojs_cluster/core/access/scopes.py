@@ -1,8 +1,8 @@
 """Define API keys, their scopes, and the queues that they may access.
 
 A ``Principal`` is the owner of an API key. A ``Keyring`` finds it by the SHA-256 of the token that
-a client sends. So a lookup costs the same for one key and for thousands. Its duration shows nothing
-about a key, because a client cannot choose a token by the digits of its hash.
+a client sends. So a lookup costs the same for one API key and for thousands. Its duration tells a
+client nothing about API keys, because the client cannot choose tokens by the digits of their hash.
 
 Scopes are those of ojs-admin-api 13.1. ``ojs:worker`` is separate from ``ojs:data:write``, so that
 a producer cannot take jobs away from workers.
@@ -48,7 +48,10 @@ PRESETS: Final[Mapping[str, frozenset[Scope]]] = MappingProxyType(
 
 
 class QueuePatterns:
-    """The queues that a key may access: names, and patterns in which ``*`` stands for any text."""
+    """The queues that an API key may access.
+
+    Each pattern is a queue name in which ``*`` stands for any text.
+    """
 
     __slots__ = ("_exact", "_matches", "patterns")
 
@@ -61,7 +64,7 @@ class QueuePatterns:
         self._matches = re.compile("|".join(globs) or r"(?!)").match
 
     def admits(self, queue: str) -> bool:
-        """Return whether the key may access this queue."""
+        """Return whether the API key may access this queue."""
         return queue in self._exact or self._matches(queue) is not None
 
     def __eq__(self, other: object) -> bool:
@@ -86,10 +89,11 @@ class Principal:
 
     Attributes:
         name: the name in audit entries and error messages.
-        scopes: the scopes that it has.
-        queues: the queues that it may access; None for all queues and for the cluster as a whole.
-        expires_at_s: when it expires, in seconds of Unix time; None for never.
-        requests_per_second: its request rate; None for no limit.
+        scopes: the scopes of the API key.
+        queues: the queues that the API key may access; None for the whole cluster, which includes
+            all queues.
+        expires_at_s: Unix time in seconds when the API key expires; None for never.
+        requests_per_second: maximum request rate; None for no maximum.
     """
 
     name: str
@@ -100,8 +104,9 @@ class Principal:
 
 
 _MAX_CHANGED: Final = 20
+"""Maximum number of names of each kind that ``changed_names`` returns."""
 ANONYMOUS: Final = Principal("anonymous")
-"""The principal of all clients of a server that needs no key."""
+"""The principal of all clients of a server without API keys."""
 
 
 def digest(secret: str) -> bytes:
@@ -125,7 +130,7 @@ class Keyring:
 
     @property
     def is_empty(self) -> bool:
-        """Whether it has no key."""
+        """Whether there is no API key."""
         return not self.by_digest and not self.by_subject
 
     @property
@@ -140,9 +145,10 @@ class Keyring:
 
 
 def changed_names(before: Keyring, after: Keyring) -> dict[str, list[str]]:
-    """Return the names of keys that were ``added``, ``removed`` or ``changed``, at most 20 each.
+    """Return the names of API keys that were ``added``, ``removed`` or ``changed``.
 
-    A key has changed if its secret or any other value of it has changed.
+    An API key has changed if its secret or another of its values has changed. At most
+    ``_MAX_CHANGED`` names of each kind are returned.
     """
     old, new = _by_name(before), _by_name(after)
     changes = {

@@ -70,7 +70,7 @@ def milliseconds(*, least: int, most: int) -> Parser:
 
 
 def integer(*, least: int, most: int) -> Parser:
-    """Accept a whole number between two bounds."""
+    """Accept a whole number from ``least`` to ``most``."""
 
     def parse(text: str) -> int:
         # int() also accepts "1_000", " 5" and other alphabets' digits.
@@ -90,7 +90,7 @@ def boolean(text: str) -> bool:
 
 
 def one_of(*choices: str) -> Parser:
-    """Accept one of these words, in any case; the value is the word as written here."""
+    """Accept one of ``choices``, in any case; the value is the choice in its own spelling."""
 
     def parse(text: str) -> str:
         for choice in choices:
@@ -102,7 +102,7 @@ def one_of(*choices: str) -> Parser:
 
 
 def words(text: str) -> tuple[str, ...]:
-    """Accept comma separated words; spaces around them and empty ones are dropped."""
+    """Accept words separated by commas. Spaces around words and empty words are dropped."""
     return tuple(word for word in (piece.strip() for piece in text.split(",")) if word)
 
 

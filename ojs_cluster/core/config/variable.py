@@ -18,6 +18,7 @@ Parser = Callable[[str], Any]
 """Converts a text to a value; raises ValueError with what it accepts."""
 
 _KEY: Final = "variable"
+"""Name under which the metadata of a dataclass field has its ``Variable``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +26,13 @@ class Variable:
     """One environment variable.
 
     Attributes:
-        name: as the operator writes it.
-        parse: converts a text to the value.
-        default: as text, in the form that the operator would write; empty for "not set".
-        summary: one line for the table of variables.
+        name: name of the environment variable.
+        parse: function that converts the text of the variable to its value.
+        default: default as text, in the form that an operator would write; '' for no default.
+        summary: description for the table of variables, in one line.
         empty: the value when the variable is not set and has no default.
-        reference: the reference server has a variable of the same name.
-        secret: never shown.
+        reference: whether the OJS reference server has a variable of the same name.
+        secret: whether the value is a secret, which is never shown.
     """
 
     name: str
@@ -43,7 +44,7 @@ class Variable:
     secret: bool = False
 
     def value(self, text: str) -> Any:
-        """Return the value of ``text``, of the default when it is empty.
+        """Return the value of ``text``, or of the default when ``text`` is empty.
 
         Raises:
             ValueError: the message says what is accepted.
@@ -66,7 +67,7 @@ def variable(
     """Declare a field of a settings dataclass, and the variable that fills it.
 
     Args:
-        name: of the variable.
+        name: see ``Variable``.
         parse: see ``Variable``.
         default: see ``Variable``.
         summary: see ``Variable``.

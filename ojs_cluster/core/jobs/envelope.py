@@ -1,8 +1,8 @@
 """The job envelope: from the bytes of an enqueue request to what the store writes.
 
 Validation follows the spec (ojs-core, ojs-json-format). ``args``, ``meta`` and unknown attributes
-are checked to be strict JSON and then kept byte for byte. Everything else is validated and written
-in one canonical form.
+must be strict JSON and are kept byte for byte. All other attributes are validated and written in
+one canonical form.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ class NewJob(msgspec.Struct, frozen=True):
         scheduled: when the job is due, None for now.
         expires: when the job expires, None for never.
         pending: whether the job waits until it is activated.
-        body: the rest of the envelope: JSON members separated by commas, without braces. A time
-            relative to now is not in it; the store adds the absolute time.
+        body: all other members of the envelope, as JSON members separated by commas, without
+            braces. A relative time is left out, because the store adds the absolute time.
         unique: uniqueness policy, None for a job that is not unique.
         fingerprint: fingerprint of a unique job. Jobs with the same fingerprint count as the same.
         rate_limit: rate limit policy, None for none.
@@ -155,7 +155,8 @@ def parse_batch(raw: bytes, *, limits: PayloadLimits = DEFAULT_LIMITS) -> list[N
 
     Raises:
         Duplicate: two jobs have the same id.
-        OJSError: the first invalid job, as ``parse_job``, with its position in ``details.index``.
+        OJSError: a job is invalid. The error is that of ``parse_job`` for the first invalid job,
+            with the position of the job in ``details.index``.
     """
     jobs = members(raw, limits, around=2).get("jobs")
     if jobs is not None and has_more_items(bytes(jobs), limits.batch_jobs):

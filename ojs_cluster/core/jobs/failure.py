@@ -34,8 +34,8 @@ class Failure:
         retryable: whether the error allows a retry.
         action: the handler's decision, which overrides the job's policy: ``discard``,
             ``dead_letter`` or None.
-        hold_until_ms: until when no job of the same rate limit key may start, in milliseconds since
-            the epoch (spec: ojs-rate-limiting 9.1).
+        hold_until_ms: Unix time in ms before which no job of the same rate limit key may start
+            (spec: ojs-rate-limiting 9.1); None for no such time.
     """
 
     json: bytes
@@ -50,13 +50,13 @@ def parse_failure(
 ) -> Failure:
     """Return the normalised ``error`` of a nack.
 
-    It may be an object, a plain string (the message) or missing. Unknown attributes and ``details``
-    are kept byte for byte. An error above ``max_bytes`` is shortened rather than refused: a worker
-    whose report is refused can only let the lease expire, and the error would be lost.
+    The error may be an object, a plain string (the message) or missing. Unknown attributes and
+    ``details`` are kept byte for byte. An error larger than ``max_bytes`` is shortened. If it were
+    refused, the worker could only let the lease expire, and the error would be lost.
 
     Args:
-        raw: the JSON, already validated; None when it is absent.
-        max_bytes: largest size of the error in bytes.
+        raw: the error as validated JSON; None when it is absent.
+        max_bytes: maximum size of the error in bytes.
 
     Raises:
         InvalidRequest: the error is no object, string or null.
@@ -89,7 +89,7 @@ def parse_failure(
 
 
 def _hold_until(piece: Raw | None) -> int | None:
-    """Return the absolute time that a worker names, in milliseconds; an invalid one is ignored."""
+    """Return the absolute time that a worker names, as Unix time in ms; None if invalid."""
     text = None if piece is None else string(piece)
     if not text:
         return None
@@ -138,7 +138,7 @@ def _message(piece: Raw | None) -> Raw:
 
 
 def _name(piece: Raw | None) -> str | None:
-    """Return a name from a string or a number, None for anything else or an empty one."""
+    """Return a name from a string or a number, None for another value or an empty string."""
     if piece is None:
         return None
     text = string(piece)

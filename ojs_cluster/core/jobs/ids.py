@@ -1,8 +1,9 @@
 """Job ids: UUIDv7 (RFC 9562) whose ``rand_a`` bits name the job's shard.
 
-With the shard in the id, an operation by id is one round trip to one shard and needs no index. The
-other bits are random, except that the ids of one process and millisecond are in order
-(``OrderedIds``): jobs that return to the front of their queue are sorted by id.
+Because the id names the shard, an operation by id takes one round trip and needs no index. The
+other bits are random. But ids that one process generates in the same millisecond sort in the order
+of their creation (``OrderedIds``), because jobs that return to the front of their queue are sorted
+by id.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ MAX_SHARDS: Final = 4096  # rand_a is 12 bits wide
 
 _JOB_ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _full_match: Final = _JOB_ID.fullmatch
-_MASK_62: Final = (1 << 62) - 1
-_MASK_48: Final = (1 << 48) - 1
-_ORDERS: Final = 1 << 14
+_MASK_62: Final = (1 << 62) - 1  # rand_b is 62 bits wide
+_MASK_48: Final = (1 << 48) - 1  # the bits of rand_b that stay random beside an order
+_ORDERS: Final = 1 << 14  # the first 14 bits of rand_b are the order
 
 
 def is_job_id(text: str) -> bool:
@@ -44,15 +45,16 @@ def new_job_id(
 ) -> str:
     """Return a new id whose owner shard is ``shard``.
 
-    A pool of random bytes would save half a microsecond. It is refused because a forked child that
-    kept the pool would generate the same ids.
+    (Refused: a pool of random bytes, which would save half a microsecond. A forked process would
+    have the same pool and generate the same ids.)
 
     Args:
         shard: index of the shard.
         shards: number of shards.
         now_ms: Unix time in milliseconds.
         random: 10 random bytes, by default from the system.
-        order: a number whose lowest 14 bits replace the first random bits; 48 random bits remain.
+        order: number whose lowest 14 bits replace the first random bits, so that ids sort by it;
+            None for random bits. 48 random bits remain.
 
     Raises:
         ValueError: ``shard`` or ``shards`` is out of range.
@@ -76,7 +78,7 @@ def new_job_id(
 class OrderedIds:
     """Generates the ids of one process. Ids of one shard and millisecond sort in creation order.
 
-    The counter wraps at 16384 ids in a millisecond, far above what a process can store.
+    The order is lost after 16384 ids in one millisecond, which is more than a process can store.
 
     Args:
         shards: number of shards.

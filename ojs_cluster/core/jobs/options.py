@@ -1,7 +1,7 @@
-"""The options of an enqueue request: every accepted form, resolved to one ``JobOptions``.
+"""Parse the options of an enqueue request, in every accepted form, to one ``JobOptions``.
 
-The result does not depend on the clock: a relative time stays relative. Producers send the same
-options repeatedly, so the result is cached by the options' bytes.
+Producers often send the same options, so the result is cached by the bytes of the options. This is
+possible because the result does not depend on the clock: a relative time stays relative.
 """
 
 from __future__ import annotations

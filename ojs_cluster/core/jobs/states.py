@@ -25,19 +25,19 @@ class State(StrEnum):
 
 
 class Event(StrEnum):
-    """The events that change the state of a stored job."""
+    """The events that change the state of a stored job, not those that clients can read."""
 
     PROMOTE = "promote"  # a schedule or a backoff delay is over
-    ACTIVATE = "activate"  # a pending job is released by its producer
+    ACTIVATE = "activate"  # the producer makes a pending job available
     FETCH = "fetch"
     ACK = "ack"
     RETRY = "retry"  # a failed attempt that may be repeated
-    EXHAUST = "exhaust"  # a failed attempt that may not
+    EXHAUST = "exhaust"  # a failed attempt that may not be repeated
     REQUEUE = "requeue"  # the worker returns the job
     LOSE_LEASE = "lose_lease"
     EXPIRE = "expire"
     CANCEL = "cancel"
-    RETRY_KEYS = "revive"  # an operator retries a discarded job
+    MANUAL_RETRY = "manual_retry"  # an operator retries a discarded job
 
 
 INITIAL: Final[frozenset[State]] = frozenset({State.AVAILABLE, State.SCHEDULED, State.PENDING})
@@ -58,10 +58,10 @@ TRANSITIONS: Final[Mapping[Event, Mapping[State, State]]] = MappingProxyType(
         Event.RETRY: {State.ACTIVE: State.RETRYABLE},
         Event.EXHAUST: {State.ACTIVE: State.DISCARDED},
         Event.REQUEUE: {State.ACTIVE: State.AVAILABLE},
-        # Not to `retryable`: the death of a worker is no failure of the job, and the conformance
-        # suites expect it to be available at once. The last attempt ends with Event.EXHAUST.
+        # The job does not become retryable: the death of a worker is no failure of the job, and the
+        # conformance suites expect an available job. The last attempt ends with Event.EXHAUST.
         Event.LOSE_LEASE: {State.ACTIVE: State.AVAILABLE},
-        # Not from `active`: the worker is already running the job.
+        # An active job does not expire: its worker is already running it.
         Event.EXPIRE: {
             State.AVAILABLE: State.DISCARDED,
             State.SCHEDULED: State.DISCARDED,
@@ -69,7 +69,7 @@ TRANSITIONS: Final[Mapping[Event, Mapping[State, State]]] = MappingProxyType(
             State.RETRYABLE: State.DISCARDED,
         },
         Event.CANCEL: dict.fromkeys(_LIVE, State.CANCELLED),
-        Event.RETRY_KEYS: {State.DISCARDED: State.AVAILABLE},
+        Event.MANUAL_RETRY: {State.DISCARDED: State.AVAILABLE},
     }
 )
 
@@ -77,5 +77,5 @@ CANCELLABLE: Final[frozenset[State]] = frozenset(TRANSITIONS[Event.CANCEL])
 
 
 def after(state: State, event: Event) -> State | None:
-    """Return the state after ``event`` in ``state``, None when the event is not allowed there."""
+    """Return the state after ``event`` in ``state``, None when ``state`` does not allow it."""
     return TRANSITIONS[event].get(state)

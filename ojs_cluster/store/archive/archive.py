@@ -1,10 +1,10 @@
-"""Encode and parse the lines of an archive, as ``ojs-cluster export`` writes them.
+"""Encode and parse the lines of an archive, which is the file that ``ojs-cluster export`` writes.
 
 Each line is a JSON object with one member, whose name is the kind of the line. ``export`` is the
-first line. ``queue``, ``job``, ``workflow`` and ``cron`` follow. ``end`` is the last line, so that
-an import detects a truncated file. The results of a workflow are in its line; results that do not
-fit are in ``results`` lines before it. JSON of users is copied byte for byte, except that line
-breaks between its tokens become blanks.
+first line. Lines of the kinds ``queue``, ``job``, ``workflow`` and ``cron`` follow. ``end`` is the
+last line, so an import detects a truncated file. The line of a workflow has its results; results
+that do not fit into it are in lines of the kind ``results`` before it. JSON of users is copied byte
+for byte, except that line breaks between its tokens become blanks.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from ojs_cluster.store.archive.line_values import (
 )
 
 VERSION = 1
+"""Version of the format of an archive."""
 _is_job_number = re.compile(r"[0-9]{1,4}").fullmatch
 _are_times = re.compile(r"\d+ \d+ \d+").fullmatch
 
@@ -48,8 +49,8 @@ def encode(line: ArchiveLine, **more: str | int) -> bytes:
     """Return a line of the file with its line break.
 
     Args:
-        line: what to encode.
-        more: further members of a header, for people to read.
+        line: the values of the line.
+        more: further members of a header. They inform people; an import ignores them.
     """
     match line:
         case ArchiveHeader(version):
@@ -143,7 +144,7 @@ def _workflow_id(members: Mapping[str, Raw], name: str) -> str:
 
 def _workflow(members: Mapping[str, Raw]) -> WorkflowLine:
     workflow_id = _workflow_id(members, "id")
-    needed = ("type", "name", "state", "created", "marks")
+    needed = ("type", "name", "state", "created", "node_statuses")
     fields = {name.encode(): text(members, name).encode() for name in needed}
     if "finished" in members:
         fields[b"finished"] = text(members, "finished").encode()

@@ -1,4 +1,4 @@
--- Read one job for an export, in one step.
+-- Read one job with its position and its removal time, for an export.
 -- Memory: no-writes.
 -- KEYS: 1 job.
 -- Returns: {names and values of the fields, score among the available jobs or '', removal time (ms) or ''}

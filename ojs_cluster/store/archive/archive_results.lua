@@ -2,8 +2,8 @@
 -- At most 2000 jobs are read per call, because many of them may have no result.
 -- Memory: no-writes.
 -- KEYS: 1 workflow_results.
--- ARGV: 1 most bytes, 2 number of the first job to read, 3 number of jobs in the workflow.
--- Returns: {number of the first job for the next call, or -1 at the end;
+-- ARGV: 1 maximum bytes of all results, 2 number of the first job to read, 3 number of jobs in the workflow.
+-- Returns: {number of the first job for the next call, or -1 at the end,
 --           then per job with a result: its number, the result}
 local MAX_JOBS = 2000
 local results_key, max_bytes = KEYS[1], tonumber(ARGV[1])

@@ -1,8 +1,8 @@
 """Export and restore the results of a workflow in portions.
 
-A workflow may have a thousand results of the largest size, more than a reply of Redis or a line of
-the file can hold. Portions before the last one are lines of their own before the line of the
-workflow. So an imported workflow has all its results when it continues.
+A workflow may have a thousand results of the maximum size, which is more than a reply of Redis or a
+line of the file can hold. The last portion is part of the workflow's line. Each other portion is a
+line before it. So an imported workflow has all its results before its own line is restored.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from ojs_cluster.store.workflows.workflow_portions import RESTORE_MS, store_port
 async def portions(
     store: Store, shard: Shard, line: WorkflowLine, portion_bytes: int
 ) -> AsyncIterator[dict[int, bytes]]:
-    """Yield the results of a workflow in portions; one empty portion when it has none.
+    """Yield the results of a workflow in portions; yield one empty portion if it has no results.
 
     Args:
         store: the store.
         shard: the shard of the workflow.
         line: the workflow without its results.
-        portion_bytes: most bytes of results in a portion, unless one result alone is larger.
+        portion_bytes: maximum number of bytes of results in a portion. One result alone may be
+            larger.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.

@@ -1,13 +1,13 @@
 """Export everything in the cluster as lines of an archive (``ojs-cluster export``).
 
-The export finds jobs by SCAN on every node. There is no index of all jobs (ADR 2). A walk over the
-indexes of the states was refused: it can miss a job that changes its state during the walk. SCAN
-returns every key that exists from its start to its end. Its cost is acceptable for an operator's
-command, not for a request. SCAN can miss a key that moves to another node, so an export fails when
-nodes or slots of the cluster change during it.
+The export finds jobs by SCAN on every node, because there is no index of all jobs (ADR 2). SCAN
+returns every key that exists during the whole scan. It is too slow for a request, but acceptable
+for an operator's command. SCAN can miss a key that moves to another node. So an export fails when
+nodes or slots of the cluster change while it runs. (Refused: to read the indexes of all states. A
+job that changes its state at that time could be missed.)
 
-Each job is read in one step, but the file is not a snapshot of one point in time. The export holds
-sixteen jobs and two portions of a workflow's results in memory.
+Each job is read in one step, but the file is not a snapshot of one point in time. At most sixteen
+jobs and two portions of a workflow's results are in memory at the same time.
 """
 
 from __future__ import annotations
@@ -60,12 +60,13 @@ class ClusterChanged(Exception):
 async def export(
     store: Store, write: WriteLine, *, portion_bytes: int = PORTION_BYTES, **head: str | int
 ) -> Counter[str]:
-    """WriteLine every line of the archive; return the number of lines of each kind.
+    """Write every line of the archive; return the number of lines of each kind.
 
     Args:
         store: the store.
-        write: receives each line.
-        portion_bytes: most bytes of results in one reply and one line, unless one alone is larger.
+        write: called with each line.
+        portion_bytes: maximum number of bytes of results in one reply and one line. One result
+            alone may be larger.
         head: further members of the header.
 
     Raises:
@@ -169,9 +170,10 @@ async def _jobs(store: Store, put: Callable[[str, ArchiveLine], None]) -> None:
 
 
 async def _finish_replacements(store: Store) -> None:
-    """Finish replacements whose producers have died.
+    """Finish replacements of unique jobs whose producers have died.
 
-    Otherwise the scan could read the old job before the replacement and the new job after it.
+    Otherwise a replacement could happen during the scan, and the archive would have both jobs: the
+    old job read before, and the new job read after the replacement.
     """
 
     async def finish(shard: Shard) -> None:

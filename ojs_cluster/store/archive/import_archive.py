@@ -1,11 +1,12 @@
 """Restore the lines of an archive (``ojs-cluster import``).
 
-Each line is stored in one step, unless its id exists. So an interrupted import can be repeated from
-the beginning, and an archive can be imported into a cluster that is in use. A line includes the
-position in the queue, so the order of jobs does not depend on the order in which lines are stored.
+Each line is stored in one step, unless its id or name exists. So an interrupted import can be
+repeated from the beginning, and an archive can be imported into a cluster that is in use. The line
+of a job has its position in the queue, so lines can be stored in any order.
 
-The cluster may have another number of shards than the exported one. Then an id may name another
-shard than that of its queue, as an id chosen by a client may. Such a job gets an alias.
+The cluster may have another number of shards than the exported cluster. Then the owner shard of an
+id may hold no partition of the job's queue. Such a job gets an alias, like a job with a
+client-chosen id.
 
 The worker of an active job does not know the new cluster. So an active job becomes available at the
 front of its queue, as if it had not been fetched.
@@ -53,10 +54,12 @@ from ojs_cluster.store.workflows import advance
 from ojs_cluster.store.workflows.workflow_portions import restore_portions
 
 RestoreOutcome = Literal["created", "exists"]
-"""What became of a line: stored, or left out because its id exists."""
+"""The outcome of a line: stored, or left out because its id or name exists."""
 
 _CLAIM_MS = 30_000
+"""Time in ms within which the job of a claimed alias must be stored."""
 _TRIES = 3
+"""Attempts to store a job; an attempt fails when the claim of its alias expires."""
 _LEASE_FIELDS = (f.WORKER, f.LEASE, f.DEADLINE, f.LEASE_MS, f.EXTENDED)
 _INDEXES = ("due", "expiring", "pending", "finished", "dead")
 """Indexes of a shard in the order of KEYS of ``restore_job.lua``."""
@@ -69,7 +72,7 @@ async def restore_queue(store: Store, line: QueueLine) -> RestoreOutcome:
     Raises:
         InvalidLine: the name is not a valid queue name.
         ValidationFailed: a setting is not valid.
-        TooManyQueues: the cluster has its largest number of queues.
+        TooManyQueues: the cluster has the maximum number of queues.
         BackendUnavailable: Redis did not answer in time.
     """
     _check_queue(line.name)
@@ -125,11 +128,11 @@ async def _shard(store: Store, queue: str, job_id: str, *, in_first: bool = Fals
 
 
 async def restore_job(store: Store, line: JobLine) -> RestoreOutcome:
-    """Store a job, and claim its unique lock if it held it.
+    """Store a job, and claim its unique lock if the job held the lock when it was exported.
 
     Raises:
         InvalidLine: the line cannot be stored, or its id is reserved but has no job.
-        TooManyQueues: the cluster has its largest number of queues.
+        TooManyQueues: the cluster has the maximum number of queues.
         BackendUnavailable: Redis did not answer in time.
     """
     _check_queue(line.queue)
@@ -176,8 +179,8 @@ async def restore_workflow(store: Store, line: WorkflowLine) -> RestoreOutcome:
         InvalidLine: the line cannot be stored.
         BackendUnavailable: Redis did not answer in time.
     """
-    plan, marks = await _plan(store, line)
-    fields = {**line.fields, b"plan": plan.encode(), b"marks": marks.encode()}
+    plan, statuses = await _plan(store, line)
+    fields = {**line.fields, b"plan": plan.encode(), b"node_statuses": statuses.encode()}
     state = fields[b"state"].decode()
     if state != RUNNING and line.removed_ms is None:
         raise InvalidLine("a workflow that has ended needs 'removed_ms'")
@@ -215,7 +218,7 @@ async def restore_workflow(store: Store, line: WorkflowLine) -> RestoreOutcome:
     if reply[0] == b"ok":
         await deliver(store, owner, reply[1])
     if state == RUNNING:
-        await _advance_for_ended_jobs(store, line.id, plan, marks)
+        await _advance_for_ended_jobs(store, line.id, plan, statuses)
     return "created" if reply[0] == b"ok" else "exists"
 
 
@@ -331,7 +334,7 @@ async def _claim_alias(store: Store, job_id: str, shard: Shard) -> int | None:
     """Claim the alias of a job that is not stored in the owner shard of its id.
 
     Returns:
-        When the claim expires (ms), 0 when no claim is needed, None when the job exists.
+        Unix time in ms when the claim expires, 0 when no claim is needed, None when the job exists.
 
     Raises:
         InvalidLine: the id has an alias whose job does not exist.
@@ -361,11 +364,11 @@ async def _leads_to_a_job(store: Store, job_id: str, target: int) -> bool:
 async def _restore_references(
     store: Store, line: JobLine, shard: Shard, outcome: RestoreOutcome
 ) -> RestoreOutcome:
-    """Restore what other shards hold for a stored job: the limits of its key and its lock.
+    """Restore data of a stored job in other shards: limits of its rate limit key, and its lock.
 
-    The lock is claimed after the job is stored. An earlier claim without a job would look like that
-    of a dead producer, and another producer would write a tombstone for the id. A lock that another
-    job holds is left to that job.
+    The lock is claimed after the job was stored. If it were claimed before, another producer could
+    find the lock without a job and write a tombstone for the job's id. If another job holds the
+    lock, it keeps the lock.
     """
     if f.LIMIT in line.fields:
         payload = b"%b %b" % (line.fields[f.LIMIT], line.fields[f.CREATED])
@@ -387,12 +390,12 @@ async def _plan(store: Store, line: WorkflowLine) -> tuple[Plan, str]:
     """
     try:
         plan = decode_plan(line.fields[b"plan"])
-        marks = line.fields[b"marks"].decode()
+        statuses = line.fields[b"node_statuses"].decode()
         ids = {node.job_id: store.keys.shard_of_id(node.job_id) for node in plan.jobs}
     except (msgspec.MsgspecError, ValueError):
         raise InvalidLine("'plan' is not a plan as an export writes it") from None
-    if not len(marks) == len(line.definitions) == len(plan.jobs):
-        raise InvalidLine("'plan', 'marks' and 'definitions' have different lengths")
+    if not len(statuses) == len(line.definitions) == len(plan.jobs):
+        raise InvalidLine("'plan', 'node_statuses' and 'definitions' have different lengths")
     for node, definition in zip(plan.jobs, line.definitions, strict=True):
         try:
             if parse_job(definition, limits=STORED_LIMITS).queue != node.queue:
@@ -401,16 +404,16 @@ async def _plan(store: Store, line: WorkflowLine) -> tuple[Plan, str]:
             raise InvalidLine(f"one of 'definitions' is not a valid job: {error}") from None
     nodes = list(plan.nodes)
     for number, node in enumerate(nodes):
-        if node.job < 0 or marks[node.job] not in f".{STATUS_ENQUEUED}":
+        if node.job < 0 or statuses[node.job] not in f".{STATUS_ENQUEUED}":
             continue
         if await _state(store, node.job_id) is not None:
             continue
-        marks = f"{marks[: node.job]}.{marks[node.job + 1 :]}"
+        statuses = f"{statuses[: node.job]}.{statuses[node.job + 1 :]}"
         shard = await _shard(store, node.queue, node.job_id)
         if ids[node.job_id] is not shard:
             job_id = _id_in_shard(node.job_id, shard.index, len(store.keys))
             nodes[number] = msgspec.structs.replace(node, job_id=job_id)
-    return Plan(nodes), marks
+    return Plan(nodes), statuses
 
 
 def _id_in_shard(job_id: str, shard: int, shards: int) -> str:
@@ -419,10 +422,12 @@ def _id_in_shard(job_id: str, shard: int, shards: int) -> str:
     return f"{job_id[:15]}{shard + shards * rest:03x}{job_id[18:]}"
 
 
-async def _advance_for_ended_jobs(store: Store, workflow_id: str, plan: Plan, marks: str) -> None:
+async def _advance_for_ended_jobs(
+    store: Store, workflow_id: str, plan: Plan, statuses: str
+) -> None:
     """Advance a workflow for its jobs that have ended before it was stored."""
     for number, node in enumerate(plan.jobs):
-        if marks[number] != STATUS_ENQUEUED:
+        if statuses[number] != STATUS_ENQUEUED:
             continue
         state = await _state(store, node.job_id)
         if state in TERMINAL:

@@ -1,7 +1,7 @@
-"""Encode and parse the line of a job, which names the fields of its hash for people.
+"""Encode and parse the line of a job. A line has longer names than the hash, so people can read it.
 
-The tables here are the only mapping between field names and names in a line. A field without a name
-is kept under ``other`` as text.
+The tables of this module map the names of hash fields to the names in a line. A field that is in no
+table is kept as text in the member ``other``.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ _JSON = {
     f.PROGRESS_DATA: "progress_data",
 }
 _NOT_EXPORTED = {f.TOKEN, f.OPEN_TOKEN_REQUEST, f.TOKEN_REQUEST_COUNT, f.HIDDEN}
-"""Fields of a lease or a token request, which an import does not continue, and of hidden jobs."""
+"""Fields of leases and token requests, which end with an export, and the flag of hidden jobs, which
+are not exported."""
 _BY_NAME = {
     name: (field, table) for table in (_TEXT, _NUMBERS, _JSON) for field, name in table.items()
 }

@@ -85,7 +85,7 @@ class WorkflowLine:
         id: the id of the workflow.
         fields: the fields of its record.
         definitions: its jobs as the client has sent them.
-        results: results by number of the job, without those of earlier ``ResultsLine``.
+        results: results by number of the job, without the results in ``ResultsLine`` before it.
         removed_ms: when its retention ends (Unix time in milliseconds), None while it runs.
     """
 
@@ -152,7 +152,7 @@ def text(members: Mapping[str, Raw], name: str) -> str:
 
 
 def number(members: Mapping[str, Raw], name: str) -> int:
-    """Return a member that is an integer and is exact as a score.
+    """Return a member that is an integer of at most 2^53, so a Redis score represents it exactly.
 
     Raises:
         InvalidLine: the member is missing, has another type, or is too large.

@@ -1,10 +1,10 @@
 -- Transition: (nothing) -> registered, for one cron job of an archive.
--- Pre:  no cron job has this name, and the number of cron jobs is below its limit.
--- Post: the fields are those of the archive. The next occurrence is the archived one, so one run makes up
---       for all occurrences missed since then.
+-- Pre:  no cron job has this name, and the number of cron jobs is below its maximum.
+-- Post: the cron job has the archived fields, and also the archived next tick. If that is in the past, the cron
+--       job fires once for all ticks that were missed.
 -- Memory: deny-oom.
 -- KEYS: 1 cron, 2 crons, 3 cron_names.
--- ARGV: 1 name, 2 most cron jobs, 3.. names and values of the fields.
+-- ARGV: 1 name, 2 maximum number of cron jobs, 3.. names and values of the fields.
 -- Returns: 'ok' | 'exists' | 'full'
 --@include keys now set_deadline cron_record
 local cron_names, name, max_crons = KEYS[3], ARGV[1], tonumber(ARGV[2])

@@ -1,5 +1,5 @@
--- Transition: (nothing) -> any state but active, for one job of an archive.
--- Pre:  no job or alias has the id in this shard; the claim of its alias has not expired.
+-- Transition: (nothing) -> any state except active, for one job of an archive.
+-- Pre:  no job and no alias is stored under the id in this shard. The claim of the job's alias has not expired.
 -- Post: the job has the archived fields, is in the indexes of its state, and has its archived position.
 --       The position counter of the queue is at least that position, so new jobs come after it. A new
 --       queue has an outbox entry that registers its name. A job with an alias or a lock in another shard
@@ -7,10 +7,10 @@
 -- Memory: deny-oom.
 -- KEYS: 1 job, 2 due, 3 expiring, 4 pending, 5 finished, 6 dead, 7 queue_counters, 8 queue_available,
 --       9 queue_dead, 10 references.
--- ARGV: 1 id, 2 queue, 3 state, 4 priority, 5 expiry of the claim (ms, 0 without one), 6 position ('' for
---       the next), 7 score in the index of the state: due, created or removal time (ms, '' when available),
---       8 expires (ms or ''), 9 time of death (ms, '' unless a dead letter), 10 '1' when another shard has
---       an alias or a lock of the job, 11.. names and values of the fields.
+-- ARGV: 1 id, 2 queue, 3 state, 4 priority, 5 expiry of the claim (ms, 0 without a claim), 6 position ('' for
+--       the end of the queue), 7 score in the index of the state: due, created or removal time (ms, '' when
+--       available), 8 expires (ms or ''), 9 time of death (ms, '' unless a dead letter), 10 '1' when another
+--       shard has an alias or a lock of the job, 11.. names and values of the fields.
 -- Returns: {'ok', effects} | {'exists', shard of the alias or ''} | {'claim_expired'}
 --@include keys now preflight read_job change_counters set_deadline append_effect make_available
 local key, counters, available, queue_dead, references = KEYS[1], KEYS[7], KEYS[8], KEYS[9], KEYS[10]

@@ -1,5 +1,5 @@
 -- Restore counters and declared limits of a queue from an archive.
--- Post: fields of the archive are set unless they have a value already. The jobs of the queue are unchanged.
+-- Post: each archived field is set, unless the queue already has a value. The jobs of the queue are unchanged.
 --       A new queue has an outbox entry that registers its name.
 -- Memory: deny-oom.
 -- KEYS: 1 queue_counters.

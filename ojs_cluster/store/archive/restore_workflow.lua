@@ -1,13 +1,14 @@
 -- Transition: (nothing) -> the archived state, for one workflow of an archive.
 -- Pre:  no workflow has the id.
--- Post: record, definitions and results are stored beside those that workflow_store_portion.lua has stored
---       before. An outbox entry starts steps that are ready, or cancels what is left to cancel.
+-- Post: record, definitions and results are stored, in addition to the portions that workflow_store_portion.lua
+--       has stored before. The effect of the outbox entry starts the steps that are ready, or cancels jobs of a
+--       cancelled workflow.
 -- Memory: deny-oom.
 -- KEYS: 1 workflow, 2 workflow_definitions, 3 workflow_results, 4 workflows, 5 ended_workflows, 6 outbox_due,
 --       7 outbox, 8 running_workflows.
 -- ARGV: 1 id, 2 created (ms), 3 removal time (ms, '' while it runs), 4 kind of the effect ('' for none),
 --       5 number of fields, 6 number of definitions, 7.. names and values of the fields, then numbers and
---       values of the definitions, then those of the results.
+--       values of the definitions, then numbers and values of the results.
 -- Returns: {'ok', effects} | {'exists'}
 --@include keys now read_job set_deadline append_effect stalled_after
 local record, definitions_key, results_key = KEYS[1], KEYS[2], KEYS[3]

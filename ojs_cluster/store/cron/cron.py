@@ -33,22 +33,23 @@ from ojs_cluster.store.partial_failures import after_first_write
 from ojs_cluster.store.runtime import Arg
 
 _ABSENT = "-"
+"""The expected version of a cron job that must not exist yet."""
 _QUEUES_PER_CALL = 500
-"""Cron jobs whose queues one call reads. It blocks the master for half a millisecond."""
+"""Maximum number of cron jobs whose queues one call reads. It blocks its node for 0.5 ms."""
 _MAX_CHANGE_ATTEMPTS = 20
-"""How often a change is tried again because another client's change came first."""
+"""Maximum number of attempts to change a cron job that other clients change at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
 class PastTick:
-    """A line of the history.
+    """An entry of a cron job's history.
 
     Args:
         outcome: ``fire``, ``skip``, ``hand`` for a manual run, or ``error`` when no job could be
             made.
-        tick_ms: the tick, in milliseconds.
-        at_ms: when it was decided, in milliseconds.
-        job_id: the job; of a skipped tick the unfinished run; '' where there is none.
+        tick_ms: Unix time of the tick in ms; for a manual run the time of the request.
+        at_ms: Unix time in ms when the tick was decided.
+        job_id: id of the job, or for ``skip`` of the unfinished run; '' for ``error``.
         error: why no job could be made.
     """
 
@@ -69,21 +70,21 @@ async def register(
     Args:
         store: the store.
         definition: the definition.
-        check_present: called with an existing cron job of this name; raises an error when that must
-            not be replaced.
+        check_present: called with an existing cron job of this name. It raises an error if that
+            cron job must not be replaced.
 
     Returns:
         The cron job, and whether it is new.
 
     Raises:
         InvalidRequest: the schedule has no occurrence in its time zone.
-        ValidationFailed: there are as many cron jobs as allowed.
-        Conflict: other clients kept changing it, where ``check_present`` is given.
+        ValidationFailed: the server has the maximum number of cron jobs.
+        Conflict: other clients kept changing the cron job. Not without ``check_present``.
         BackendUnavailable: Redis did not answer in time.
     """
     if check_present is None:
         found = await _put(store, definition, "")
-        assert found is not None  # noqa: S101 - only an expected version can be a wrong one
+        assert found is not None  # noqa: S101 - without an expected version it cannot be stale
         return found
     for _ in range(_MAX_CHANGE_ATTEMPTS):
         present = await _get_or_none(store, definition.name)
@@ -106,7 +107,8 @@ async def get(store: Store, name: str) -> CronRecord:
     """Return one cron job.
 
     Raises:
-        NotFound: there is none of this name.
+        NotFound: there is no cron job of this name.
+        Internal: the stored cron job is malformed.
         BackendUnavailable: Redis did not answer in time.
     """
     if is_cron_name(name):
@@ -129,13 +131,13 @@ async def list_crons(
     enabled: bool | None = None,
     within: QueuePatterns | None = None,
 ) -> tuple[list[CronRecord], int]:
-    """Return a page of cron jobs, and how many there are. Enabled ones come first, then by name.
+    """Return a page of cron jobs and their number: first the enabled, then the disabled, by name.
 
     Args:
         store: the store.
-        limit: most cron jobs of the page.
-        offset: how many are skipped.
-        enabled: only those that are enabled, or disabled; None for all.
+        limit: maximum number of cron jobs of the page.
+        offset: how many cron jobs are skipped.
+        enabled: True for enabled cron jobs only, False for disabled cron jobs only, None for all.
         within: the queues that the reader may see, None for all.
 
     Raises:
@@ -169,7 +171,7 @@ async def list_crons(
 
 
 async def _names_within(store: Store, within: QueuePatterns, low: Arg, high: Arg) -> list[bytes]:
-    """Return the names of visible cron jobs. All are read: ``OJS_MAX_CRONS`` bounds them."""
+    """Return the names of visible cron jobs. All cron jobs are read, up to ``OJS_MAX_CRONS``."""
     meta = store.keys.meta
     found: list[bytes] = []
     for begin in itertools.count(0, _QUEUES_PER_CALL):
@@ -188,18 +190,18 @@ async def _names_within(store: Store, within: QueuePatterns, low: Arg, high: Arg
 async def change(
     store: Store, name: str, edit: Callable[[CronDefinition], CronDefinition], size: int = 0
 ) -> CronRecord:
-    """Give a cron job the definition that ``edit`` makes of its present one.
+    """Change the definition of a cron job.
 
     Args:
         store: the store.
-        name: the cron job.
-        edit: returns the new definition.
-        size: bytes of JSON that ``edit`` reads besides the present definition.
+        name: name of the cron job.
+        edit: returns the new definition, given the present definition.
+        size: number of bytes of JSON that ``edit`` reads besides the present definition.
 
     Raises:
-        NotFound: as ``get``.
-        InvalidRequest: as ``register``.
-        Conflict: other clients kept changing it.
+        NotFound: there is no cron job of this name.
+        InvalidRequest: the schedule has no occurrence in its time zone.
+        Conflict: other clients kept changing the cron job.
         BackendUnavailable: Redis did not answer in time.
     """
     for _ in range(_MAX_CHANGE_ATTEMPTS):
@@ -221,10 +223,10 @@ def _changed_by_others(name: str) -> Conflict:
 
 
 async def delete(store: Store, name: str) -> CronRecord:
-    """Delete a cron job and return what it was. Its jobs stay.
+    """Delete a cron job; return it as it was. The jobs that it has enqueued stay.
 
     Raises:
-        NotFound: there is none of this name.
+        NotFound: there is no cron job of this name.
         BackendUnavailable: Redis did not answer in time.
     """
     meta = store.keys.meta
@@ -241,21 +243,21 @@ async def delete(store: Store, name: str) -> CronRecord:
 
 
 async def trigger(store: Store, name: str) -> tuple[CronRecord, JobRecord]:
-    """Run a cron job now, enabled or not. Its next tick stays.
+    """Enqueue the job of a cron job now, whether it is enabled or not. Its next tick is unchanged.
 
     Args:
         store: the store.
-        name: the cron job.
+        name: name of the cron job.
 
     Returns:
-        The cron job and the job; ``deduplicated`` when the job's policy returns an existing job of
-        the same uniqueness.
+        The cron job and the job. ``deduplicated`` is set when an existing job with the same
+        fingerprint is returned.
 
     Raises:
-        Duplicate: a job of the same uniqueness exists.
+        Duplicate: a job with the same fingerprint exists.
         NotFound: there is no cron job of this name.
-        Conflict: other clients kept changing it.
-        OJSError: its job cannot be made.
+        Conflict: other clients kept changing the cron job.
+        OJSError: no job can be made from the definition.
         BackendUnavailable: Redis did not answer in time. The run may still happen.
     """
     cron_store = RedisCronStore(store)
@@ -277,11 +279,11 @@ async def history(store: Store, name: str, limit: int) -> list[PastTick]:
 
     Args:
         store: the store.
-        name: the cron job.
-        limit: most of them.
+        name: name of the cron job.
+        limit: maximum number of entries.
 
     Raises:
-        NotFound: there is none of this name.
+        NotFound: there is no cron job of this name.
         BackendUnavailable: Redis did not answer in time.
     """
     await get(store, name)
@@ -300,7 +302,7 @@ async def history(store: Store, name: str, limit: int) -> list[PastTick]:
 async def _put(
     store: Store, definition: CronDefinition, version: str
 ) -> tuple[CronRecord, bool] | None:
-    """Write a definition; return None when ``version`` is not the present one.
+    """Write a definition; return None when the cron job has another version than ``version``.
 
     Args:
         store: the store.

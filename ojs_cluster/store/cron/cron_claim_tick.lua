@@ -1,14 +1,16 @@
--- Transition: tick due -> claimed with a firing | skipped | refused because its job can never be made.
--- Pre:  the next tick and the version are those of the decision; no firing is undelivered.
--- Post: the next tick is a later one; the decision is in the history and in an event. The firing has the job
---       of the current definition, under an id that never changes again.
+-- Transition: tick due -> claimed with a firing | skipped | refused because no job can be made.
+-- Pre:  next tick and version of the cron job are those for which the caller has decided. No firing is
+--       undelivered.
+-- Post: the cron job has its following tick, and history and events have the decision. The firing holds the job
+--       of the present definition, under an id that never changes.
 -- Memory: deny-oom.
 -- KEYS: 1 cron:<name>, 2 crons, 3 cron_history:<name>, 4 events.
--- ARGV: 1 events kept, 2 name, 3 version, 4 tick ('' for a manual run: the next tick stays), 5 next tick
---       ('' none), 6 clock change before that ('' none), 7 'fire' | 'skip' | 'refuse', 8 job id (fire), the
---       unfinished run (skip) or the reason (refuse), 9 '1' to hold the job back or '', 10 ids of runs to
---       cancel, 11 ids of runs found ended, 12 entries of history kept, 13 ms until another process may
---       deliver the firing.
+-- ARGV: 1 events kept, 2 name, 3 version, 4 tick (ms; '' for a manual run, which keeps the next tick),
+--       5 following tick (ms; '' none), 6 time of a clock change that skips an occurrence before the following
+--       tick (ms; '' none), 7 'fire' | 'skip' | 'refuse', 8 for fire the job id, for skip the id of the
+--       unfinished run, for refuse the reason, 9 '1' to hold the job back or '', 10 ids of runs to cancel,
+--       11 ids of runs that have ended, 12 maximum length of the history, 13 time (ms) until another process
+--       may deliver the firing.
 -- Returns: {'ok', fields, now} | {'missing'} | {'undelivered'} | {'stale'}
 --@include keys now set_deadline cron_record
 local MAX_OPEN_RUNS = 100
@@ -22,7 +24,8 @@ if cron.firing then return {'undelivered'} end
 if cron.version ~= version or (tick ~= '' and cron.next_tick ~= tick) then return {'stale'} end
 local manual = tick == ''
 if manual then tick = format_ms(now) end
--- First, because Redis refuses it at maxmemory. It would accept HDEL, and then all that follows.
+-- The first write must be one that Redis refuses at maxmemory. After a first HDEL, the later writes would be
+-- accepted.
 redis.call('HSET', CRON, 'open_runs', cron.open_runs or '')
 if not manual then
     if cron.gap then emit_cron('cron.skipped', cron, '', name, cron.gap, 'w', 'dst_skip') end

@@ -1,6 +1,6 @@
 -- Transition: registered -> (nothing).
--- Post: no further tick fires, and no list shows the cron job. When a firing is undelivered or runs are held
---       back, the scheduler finishes those first; the hash is deleted with the last of them.
+-- Post: no further tick fires, and no list shows the cron job. If a firing is undelivered or runs are held
+--       back, the hash stays until the scheduler has finished them (cron_record_outcome.lua).
 -- Memory: allow-oom; adds nothing.
 -- KEYS: 1 cron:<name>, 2 crons, 3 cron_names, 4 cron_history:<name>.
 -- ARGV: 1 name.

@@ -1,9 +1,9 @@
--- Reads the names of cron jobs that are due for a check. Their definitions may be large, and are read one by
--- one.
+-- Reads the names of cron jobs that are due for a check. The caller reads the definitions one by one, because
+-- they may be large. Removes names without a cron job from the index.
 -- Memory: allow-oom; adds nothing.
 -- KEYS: 1 crons.
--- ARGV: 1 limit.
--- Returns: {now, ms of the next check after these (-1 none), then names}
+-- ARGV: 1 maximum number of names.
+-- Returns: {now, time of the next check that is not due (ms; -1 none), then names}
 --@include keys now long_lists
 local CRONS, limit = KEYS[1], ARGV[1]
 local reply, gone = {now, -1}, {}

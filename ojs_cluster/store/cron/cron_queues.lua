@@ -1,8 +1,9 @@
--- Reads the queues of some cron jobs, for a reader that may see some queues only. Changes nothing.
+-- Reads the queues of a page of cron jobs, for a reader that may see only some queues.
 -- Memory: no-writes.
 -- KEYS: 1 cron_names.
--- ARGV: 1 lowest and 2 highest score, 3 how many to skip, 4 limit.
--- Returns: name and queue of each, in the order of the list; the queue is '' where none is stored.
+-- ARGV: 1 lowest and 2 highest score (0 enabled, 1 disabled), 3 number of cron jobs to skip, 4 maximum number
+--       of cron jobs.
+-- Returns: name and queue of each cron job, by name; the queue is '' when none is stored.
 --@include keys
 local NAMES, lowest, highest, skip, limit = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local reply = {}

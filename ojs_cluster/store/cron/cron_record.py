@@ -11,14 +11,15 @@ from ojs_cluster.core.cron_job import CronDefinition
 
 @dataclass(frozen=True, slots=True)
 class Firing:
-    """A firing that is claimed and whose job may not be stored yet.
+    """A firing: a tick or manual run that is claimed, and whose job may not be stored yet.
 
     Args:
-        job_id: the id of the job.
-        tick_ms: the tick in milliseconds; for a manual run the time of the request.
-        job: the job to enqueue, from the definition at that time.
-        cancels: ids of runs to cancel first.
-        held: whether the job waits, as pending, for the runs before it.
+        job_id: id of the job.
+        tick_ms: Unix time of the tick in ms; for a manual run the time of the request.
+        job: the members of the enqueue request as JSON, from the definition at the time of the
+            claim.
+        cancels: ids of earlier runs to cancel before the job is stored.
+        held: whether the job is stored as pending, until the runs before it have ended.
     """
 
     job_id: str
@@ -30,12 +31,15 @@ class Firing:
 
 @dataclass(frozen=True, slots=True)
 class CronRecord:
-    """One registered cron job. Times are milliseconds of Redis's clock, None when there is none.
+    """One registered cron job. All times are Unix times in ms by the clock of Redis.
+
+    A *run* is a job that the cron job has enqueued. A run is *held* while it is pending because
+    earlier runs have not ended (overlap policy ``enqueue``).
 
     Args:
-        name: its name.
+        name: name of the cron job.
         fields: the fields of its hash.
-        read_ms: when it was read, in milliseconds; 0 when the record is only shown.
+        read_ms: when it was read; 0 when the record is only shown to a client.
     """
 
     name: str
@@ -59,7 +63,7 @@ class CronRecord:
 
     @property
     def schedule(self) -> Schedule:
-        """When it is due."""
+        """The schedule: expression and time zone."""
         return Schedule(self.fields[b"expression"].decode(), self.fields[b"timezone"].decode())
 
     @property
@@ -69,7 +73,7 @@ class CronRecord:
 
     @property
     def enabled(self) -> bool:
-        """Whether its ticks fire."""
+        """Whether the cron job fires at its ticks."""
         return self.fields[b"enabled"] == b"1"
 
     @property
@@ -89,12 +93,12 @@ class CronRecord:
 
     @property
     def created_ms(self) -> int:
-        """When it was registered first."""
+        """When the cron job was registered for the first time."""
         return int(self.fields[b"created"])
 
     @property
     def updated_ms(self) -> int:
-        """When its definition was written last."""
+        """When the definition was last written."""
         return int(self.fields[b"updated"])
 
     @property
@@ -104,37 +108,37 @@ class CronRecord:
 
     @property
     def next_ms(self) -> int | None:
-        """The next tick."""
+        """The next tick, None when there is none or the cron job is disabled."""
         return self._ms(b"next_tick")
 
     @property
     def last_ms(self) -> int | None:
-        """When it last fired."""
+        """When the cron job last fired, None when it has not fired."""
         return self._ms(b"last_run")
 
     @property
     def runs(self) -> int:
-        """How often it fired."""
+        """How often the cron job has fired."""
         return int(self.fields.get(b"runs", 0))
 
     @property
     def open_runs(self) -> tuple[str, ...]:
-        """Jobs of earlier firings that are not known to have ended, oldest first."""
+        """Ids of runs that are not known to have ended, oldest first."""
         return _ids(self.fields.get(b"open_runs"))
 
     @property
     def held_runs(self) -> tuple[str, ...]:
-        """Those of them that wait as pending, oldest first."""
+        """Ids of the held runs, oldest first."""
         return _ids(self.fields.get(b"held_runs"))
 
     @property
     def deleted(self) -> bool:
-        """Whether the client deleted it. It is kept until its last firings are finished."""
+        """Whether a client has deleted the cron job. The hash stays until its runs are finished."""
         return b"deleted" in self.fields
 
     @property
     def firing(self) -> Firing | None:
-        """The firing that is claimed and not delivered."""
+        """The firing that is claimed and not known to be delivered, None when there is none."""
         fields = self.fields
         if b"firing" not in fields:
             return None
@@ -148,7 +152,7 @@ class CronRecord:
 
     @property
     def fault(self) -> str | None:
-        """Why the stored fields cannot be used; None when they can."""
+        """Why the stored fields are malformed, None when they are not."""
         try:
             _ = (self.definition, self.anchor_ms, self.created_ms, self.updated_ms, self.version)
             _ = (self.next_ms, self.last_ms, self.runs, self.firing)

@@ -1,13 +1,14 @@
--- Transition: firing claimed -> delivered | refused | later, and held runs -> released, for one cron job.
--- Post: 'delivered': the firing's job is stored, and the firing is removed.
---       'refused': its job can never be made; the firing is removed, and its history entry says why.
---       'failed': its job could not be stored, or the tick not be decided; another check follows a pause.
---       'unreadable': the cron job could not be read; as 'failed', whatever firing it has.
---       'checked': runs were found ended, and held runs were released.
+-- Transition: firing claimed -> delivered | refused | claimed, and held runs -> released, for one cron job.
+-- Post: 'delivered':  the firing's job is stored, and the firing is removed.
+--       'refused':    no job can be made. The firing is removed, and its history entry says why.
+--       'failed':     the job could not be stored, or the tick could not be decided. Unless the cron job has
+--                     another firing by now, the next check follows after a pause.
+--       'unreadable': the cron job could not be read. The next check follows after a pause.
+--       'checked':    the given runs have ended, and the given held runs were released.
 -- Memory: allow-oom; adds 500 bytes.
 -- KEYS: 1 cron:<name>, 2 crons, 3 cron_history:<name>.
 -- ARGV: 1 name, 2 outcome, 3 job id of the firing ('' none), 4 ids of runs that ended, 5 ids of runs released,
---       6 first and 7 longest pause (ms), 8 why it was refused.
+--       6 first and 7 longest pause (ms), 8 why the firing was refused.
 -- Returns: 'ok' | 'missing'
 --@include keys now set_deadline cron_record
 local HISTORY = KEYS[3]
@@ -15,7 +16,7 @@ local name, outcome, firing, ended, released = ARGV[1], ARGV[2], ARGV[3], ARGV[4
 local first_pause, longest_pause, reason = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
 local cron = load_cron()
 if not cron then return 'missing' end
--- Another process has delivered it: its run may exist, and stays among the open runs.
+-- The firing was removed, because another process has delivered it. Its run stays among the open runs.
 if outcome == 'refused' and cron.firing ~= firing then return 'ok' end
 if (outcome == 'delivered' or outcome == 'refused') and cron.firing == firing then
     if outcome == 'refused' then
@@ -40,7 +41,8 @@ local held_runs = list_without(cron.held_runs, ended .. ' ' .. released)
 redis.call('HSET', CRON, 'open_runs', table.concat(list_without(cron.open_runs, ended), ' '))
 if #held_runs > 0 then
     redis.call('HSET', CRON, 'held_runs', table.concat(held_runs, ' '))
-    -- On the whole second, as ticks are: the index is checked once a second at most.
+    -- Held runs are checked once a second. The time is a whole second, so that a due tick is handled at the
+    -- same check.
     if not cron.firing then
         redis.call('HSET', CRON, 'next_maintenance', format_ms(math.floor(now / 1000) * 1000 + 1000))
     end

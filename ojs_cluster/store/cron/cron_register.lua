@@ -1,12 +1,14 @@
--- Transition: (nothing) | registered -> registered with this definition.
--- Pre:  the number of cron jobs allows one more, and the version is the expected one.
--- Post: the definition is this one. Earlier runs are kept. So is the next tick when schedule and `enabled` are
---       unchanged: an application that registers at each start delays nothing.
+-- Transition: (nothing) | registered -> registered with a new definition.
+-- Pre:  a new cron job does not exceed the maximum number. The cron job has the expected version.
+-- Post: the new definition is stored. Earlier runs are kept. If schedule and `enabled` are unchanged, the next
+--       tick is kept, so an application that registers its cron jobs at each start delays no tick.
 -- Memory: deny-oom.
 -- KEYS: 1 cron:<name>, 2 crons, 3 cron_names.
--- ARGV: 1 name, 2 most cron jobs, 3 version expected ('' any, '-' none), 4 next tick ('' none), 5 anchor,
---       6 clock change before it ('' none), then names and values of the definition's fields.
--- Returns: {'ok', 1 new | 0, fields, now} | {'full'} | {'stale'}
+-- ARGV: 1 name, 2 maximum number of cron jobs, 3 expected version ('' any, '-' the cron job must not exist),
+--       4 next tick (ms; '' none), 5 start of the first interval of @every (ms), 6 time of a clock change that
+--       skips an occurrence before the next tick (ms; '' none), then names and values of the definition's
+--       fields.
+-- Returns: {'ok', 1 for a new cron job or 0, fields, now} | {'full'} | {'stale'} for another version
 --@include keys now set_deadline cron_record
 local NAMES = KEYS[3]
 local name, max_crons, expected = ARGV[1], tonumber(ARGV[2]), ARGV[3]

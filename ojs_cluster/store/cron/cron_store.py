@@ -1,4 +1,4 @@
-"""The cron jobs in Redis, as firing needs them (a ``firing.CronStore``)."""
+"""The functions of the store that firing calls (an implementation of ``firing.CronStore``)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ojs_cluster.store.unique import locks
 
 HISTORY_KEPT = 100
 DELIVERY_MS = 2000
-"""How long only the process that claimed a firing delivers it, in milliseconds."""
+"""Time in ms after the claim of a firing from which on another process may deliver the firing."""
 FIRST_PAUSE_MS = 500
 LONGEST_PAUSE_MS = 60_000
 
@@ -48,12 +48,15 @@ class RedisCronStore:
         return DueCrons(found, now_ms, None if next_ms < 0 else next_ms)
 
     async def load(self, name: str) -> CronRecord | None:
-        """Return one of them; None when it does not exist."""
+        """Return a cron job; None when it does not exist."""
         now_ms, flat = await self.store.run_meta("read_hash", [self.store.keys.meta.cron(name)], [])
         return parse_cron_record(name, flat, now_ms) if flat else None
 
     async def claim(self, cron: CronRecord, decision: TickDecision) -> CronRecord | None:
-        """Write a decision. Not repeated after a lost reply: the next check finds the firing."""
+        """Write a decision, as ``CronStore.claim``.
+
+        The call is not repeated after a lost reply. The next check finds the firing.
+        """
         meta = self.store.keys.meta
         reply = await self.store.run_meta(
             "cron_claim_tick",
@@ -61,7 +64,7 @@ class RedisCronStore:
             [
                 *(self.store.settings.events_per_shard, cron.name, cron.version),
                 *(_ms(decision.tick_ms), _ms(decision.next_ms), _ms(decision.gap_ms)),
-                *(_verb(decision), decision.refusal or decision.job_id),
+                *(_decision_name(decision), decision.refusal or decision.job_id),
                 *("1" if decision.held else "", " ".join(decision.cancels)),
                 *(" ".join(decision.ended), HISTORY_KEPT, DELIVERY_MS),
             ],
@@ -99,14 +102,18 @@ class RedisCronStore:
         return tick_job_id(cron.name, tick_ms, shard.index, len(keys))
 
     async def state(self, job_id: str) -> State | None:
-        """Return a job's state; None for one that is gone or malformed."""
+        """Return a job's state; None when the job does not exist or is malformed."""
         try:
             return (await read_jobs.get(self.store, job_id)).state
-        except (NotFound, MalformedJob):  # a run that can never end must not stop later runs
+        except (NotFound, MalformedJob):  # a malformed run never ends; it must not stop later runs
             return None
 
     async def enqueue(self, job: NewJob, store_before_ms: int, *, ignore_depth_bound: bool) -> str:
-        """Store a job. Its retention outlasts the delivery (``include/jobs/finish_job.lua``)."""
+        """Store a job, as ``CronStore.enqueue``.
+
+        The field ``fixed`` keeps the job for two minutes after its end at least, so that a late
+        delivery cannot store it again (``include/jobs/finish_job.lua``).
+        """
         fields = [f.FIXED, b"1"]
         stored = await enqueue(
             self.store,
@@ -118,7 +125,7 @@ class RedisCronStore:
         return stored.id
 
     async def forbid_id(self, job_id: str) -> bool:
-        """Write a tombstone for a job id, which outlasts any delivery."""
+        """Write a tombstone for a job id. It exists for longer than a delivery can take."""
         shard = self.store.keys.shard_of_id(job_id)
         return await locks.write_tombstone(self.store, shard, job_id, overridable=False)
 
@@ -131,7 +138,7 @@ class RedisCronStore:
         await activate(self.store, job_id)
 
 
-def _verb(decision: TickDecision) -> str:
+def _decision_name(decision: TickDecision) -> str:
     if decision.refusal:
         return "refuse"
     return "fire" if decision.fire else "skip"

@@ -1,21 +1,25 @@
 """Fire cron jobs that are due (spec: ojs-cron 6 and 7).
 
-The cron job lives under the meta tag, and its jobs in the shards of their queues. No transaction
-covers both. So a firing takes three idempotent steps, and the first one decides everything:
+A *tick* is one occurrence of a cron job. A *run* is the job that it enqueues.
 
-1. *claim*: one script sets the next tick and stores the firing: the job, its id, and the earlier
-   runs to cancel. It refuses a tick that was claimed before. So one of two leaders decides.
-2. *deliver*: cancel those runs, then store the job under its id, which changes nothing when the job
-   exists. A slow process must not store the job again after the job has run and its retention is
-   over. So a delivery that was decided more than ``_STORE_WITHIN_MS`` ago is refused, and the
-   job is kept for longer than that after its end.
+The cron job lives under the meta tag, and its runs in the shards of their queues, so no script can
+write both. So a tick fires in three idempotent steps:
+
+1. *claim*: one script sets the next tick and stores the *firing*: the run's job, its id, and the
+   earlier runs to cancel. The script refuses a tick that was claimed before. So if two leaders
+   check the same tick, only one of them fires it.
+2. *deliver*: cancel those runs, then store the job under its id. If the job exists, this changes
+   nothing. A stalled process must not store the job again after the job has ended and was removed.
+   So a delivery that was decided more than ``_STORE_WITHIN_MS`` ago is refused, and the job is kept
+   for longer than that after its end.
 3. *record*: remove the firing.
 
-After a crash in between, the firing remains and the next check delivers it. While a firing is not
-delivered no other tick is claimed. So ten minutes without a shard cause one late job, not ten.
+After a crash between two steps the firing remains, and the next check delivers it. While a firing
+is not delivered, no other tick is claimed. So if a shard is away for ten minutes, a cron job with a
+tick per minute enqueues one late job, not ten.
 
-A tick whose job cannot be made is recorded as an error in the history, because every attempt would
-fail again. The next tick is tried as usual. Any other failure postpones the cron job.
+If no job can be made from the definition, the history records the tick as an error, because every
+attempt would fail again. The next tick is tried as usual. Any other failure postpones the cron job.
 """
 
 from __future__ import annotations
@@ -41,14 +45,17 @@ from ojs_cluster.store.sweeps.sweep_result import SweepResult
 log = logging.getLogger("ojs.store")
 
 MAX_WAITING_RUNS = 100
-"""Runs that may wait for each other under the policy ``enqueue``; further ticks are skipped."""
+"""Maximum number of unfinished runs under the policy ``enqueue``. Further ticks are skipped."""
 _MANY_WAITING_RUNS = 2
+"""Number of unfinished runs from which on each further run logs a warning."""
 QUEUE_FULL: Final = "queue_full"
-"""Begins the reason in the history of a tick whose job a full queue has refused."""
+"""First word of the reason in the history when a full queue has refused the job of a tick."""
 _CHECK_TIMEOUT_S = 2.0
-"""A cron job whose shard does not answer is postponed after this long, in seconds."""
+"""Time limit in seconds for the check of one cron job. After that the cron job is postponed."""
 _STORE_WITHIN_MS = 20_000
-"""A sixth of the shortest retention of such a job (``store/include/jobs/finish_job.lua``)."""
+"""Time in ms after the claim from which on the job of a firing is not stored any more. It is a
+sixth
+of the shortest retention of such a job (``store/include/jobs/finish_job.lua``)."""
 
 FiringOutcome = Literal["delivered", "refused", "failed", "unreadable", "checked"]
 """Outcomes that ``cron_record_outcome.lua`` describes."""
@@ -60,14 +67,16 @@ class TickDecision:
 
     Args:
         fire: whether a job is stored.
-        job_id: the job to store; when skipped, the unfinished run that is the reason.
-        refusal: why the tick's job cannot be made; '' when it can.
-        tick_ms: the tick in milliseconds; None for a manual run, which moves no tick.
-        next_ms: the tick after it, in milliseconds; None for none.
-        gap_ms: the clock change before that tick, in milliseconds; None for none.
-        held: whether the job waits, as pending, for the runs before it.
-        cancels: ids of runs to cancel first.
-        ended: ids of earlier runs that were found ended.
+        job_id: id of the job to store, or the id of the unfinished run because of which the tick is
+            skipped.
+        refusal: why no job can be made; '' when a job can be made.
+        tick_ms: Unix time of the tick in ms; None for a manual run, which keeps the next tick.
+        next_ms: Unix time of the following tick in ms; None for none.
+        gap_ms: Unix time in ms of a clock change that skips an occurrence before the following
+            tick; None for none.
+        held: whether the job is stored as pending, until the runs before it have ended.
+        cancels: ids of earlier runs to cancel before the job is stored.
+        ended: ids of earlier runs that have ended.
     """
 
     fire: bool
@@ -86,9 +95,9 @@ class DueCrons:
     """The cron jobs that are due for a check.
 
     Args:
-        names: their names.
-        now_ms: when they were read, in milliseconds of Redis's clock.
-        next_ms: when the next one is due, in milliseconds; None for never.
+        names: names of the cron jobs.
+        now_ms: Unix time in ms of Redis's clock when the names were read.
+        next_ms: Unix time in ms when the next cron job is due; None for never.
     """
 
     names: Sequence[str]
@@ -97,21 +106,22 @@ class DueCrons:
 
 
 class CronStore(Protocol):
-    """The storage of cron jobs and of their jobs."""
+    """The functions of the store that this module calls."""
 
     async def due(self, limit: int) -> DueCrons:
         """Return the cron jobs to check now."""
         ...
 
     async def load(self, name: str) -> CronRecord | None:
-        """Return one of them; None when it does not exist."""
+        """Return a cron job; None when it does not exist."""
         ...
 
     async def claim(self, cron: CronRecord, decision: TickDecision) -> CronRecord | None:
         """Write a decision.
 
         Returns:
-            The cron job afterwards; None when it differs from ``cron`` or has a firing.
+            The cron job afterwards; None when nothing was written, because the cron job differs
+            from ``cron`` or has a firing.
         """
         ...
 
@@ -137,7 +147,7 @@ class CronStore(Protocol):
         ...
 
     def job_id(self, cron: CronRecord, tick_ms: int | None) -> str:
-        """Return the id of a tick's job; a new one for a manual run."""
+        """Return the id of a tick's job: always the same for a tick, a new id for a manual run."""
         ...
 
     async def state(self, job_id: str) -> State | None:
@@ -149,34 +159,40 @@ class CronStore(Protocol):
 
         Args:
             job: the job.
-            store_before_ms: after this time the job must not be stored, in milliseconds.
-            ignore_depth_bound: whether a full queue takes it, too.
+            store_before_ms: Unix time in ms from which on the job must not be stored.
+            ignore_depth_bound: whether the job is stored even in a full queue.
 
         Returns:
-            The id of the job that exists then: another one when the job's policy ignores it.
+            The id of the stored job. Under the conflict policy ``ignore`` it may be the id of an
+            existing job.
 
         Raises:
-            Duplicate: the id is taken, or a job of the same uniqueness exists.
-            QueueFull: too many jobs wait in its queue.
-            Conflict: it is too late.
+            Duplicate: another job has the id, or a job with the same fingerprint exists.
+            QueueFull: the depth bound of the queue is reached.
+            Conflict: the time ``store_before_ms`` has passed.
         """
         ...
 
     async def forbid_id(self, job_id: str) -> bool:
-        """Make sure that no job is ever stored under an id; return False when one is there."""
+        """Prevent that a job is stored under an id; return False when a job is already stored."""
         ...
 
     async def cancel(self, job_id: str) -> None:
         """Cancel a job.
 
         Raises:
-            Conflict: it has ended.
-            NotFound: there is none.
+            Conflict: the job has ended.
+            NotFound: there is no such job.
         """
         ...
 
     async def activate(self, job_id: str) -> None:
-        """Make a pending job available. Raises as ``cancel``."""
+        """Make a pending job available.
+
+        Raises:
+            Conflict: the job is not pending.
+            NotFound: there is no such job.
+        """
         ...
 
 
@@ -187,7 +203,7 @@ async def fire_due(cron_store: CronStore, limit: int) -> SweepResult:
 
     Args:
         cron_store: the store.
-        limit: most cron jobs.
+        limit: maximum number of cron jobs.
 
     Raises:
         BackendUnavailable: the cron jobs cannot be read, or one that failed cannot be postponed.
@@ -199,7 +215,8 @@ async def fire_due(cron_store: CronStore, limit: int) -> SweepResult:
         cron: CronRecord | None = None
         try:
             with trio.fail_after(_CHECK_TIMEOUT_S):
-                # Each one separately: its definition may be large, or unusable.
+                # Each cron job is read separately, because its definition may be large or
+                # malformed.
                 cron = await cron_store.load(name)
                 if cron is not None:
                     await _check_cron(cron_store, cron, due.now_ms)
@@ -213,7 +230,8 @@ async def fire_due(cron_store: CronStore, limit: int) -> SweepResult:
     await run_concurrently(due.names, check)
     if failures:
         raise failures[0]
-    # The checked cron jobs have new times. Asking again is simpler than collecting these.
+    # The checked cron jobs have new times. It is simpler to read the index again at once than to
+    # collect these times.
     following = due.now_ms if due.names else due.next_ms
     return SweepResult(len(due.names), following, due.now_ms, len(due.names) >= limit)
 
@@ -229,11 +247,12 @@ async def _postpone(cron_store: CronStore, name: str, cron: CronRecord | None) -
 
 @dataclass(frozen=True, slots=True)
 class ManualRun:
-    """A run that a client asked for.
+    """A run that a client has requested.
 
     Args:
-        job_id: the job of the run.
-        own: False when an existing job of the same uniqueness takes its place.
+        job_id: id of the run.
+        own: whether the run is a new job. False when an existing job with the same fingerprint
+            takes its place.
     """
 
     job_id: str
@@ -248,14 +267,14 @@ async def run_manually(cron_store: CronStore, cron: CronRecord) -> ManualRun | N
         cron: the cron job, as just read.
 
     Returns:
-        The run, or None when ``cron`` has changed: read it again.
+        The run. None when ``cron`` has changed; the caller then reads it again.
 
     Raises:
-        Duplicate: a job of the same uniqueness exists.
-        UnusableDefinition: its job cannot be made.
-        QueueFull: its queue takes no more jobs.
-        BackendUnavailable: Redis did not answer in time; ``unknown`` when the run will still
-            happen.
+        Duplicate: a job with the same fingerprint exists.
+        UnusableDefinition: no job can be made from the definition.
+        QueueFull: the depth bound of the queue is reached.
+        BackendUnavailable: Redis did not answer in time. With the outcome ``unknown`` the scheduler
+            will still deliver the run.
     """
     if cron.firing is not None:
         with suppress(Duplicate, UnusableDefinition, QueueFull):  # errors of the earlier run
@@ -269,7 +288,7 @@ async def run_manually(cron_store: CronStore, cron: CronRecord) -> ManualRun | N
     try:
         job_id = await deliver(cron_store, claimed)
     except BackendUnavailable as error:
-        # Whatever this command did, the run is claimed: the scheduler will deliver it.
+        # The run is claimed, so the scheduler will deliver it, even if this call stored nothing.
         raise BackendUnavailable(
             error.message, outcome="unknown", retry_after_s=error.retry_after_s
         ) from error
@@ -284,13 +303,14 @@ async def deliver(cron_store: CronStore, cron: CronRecord) -> str:
         cron: a cron job with a firing.
 
     Returns:
-        The id of the job that exists then: another one when the job's policy ignores it.
+        The id of the stored job. Under the conflict policy ``ignore`` it may be the id of an
+        existing job.
 
     Raises:
-        Duplicate: a job of the same uniqueness exists. The firing is removed.
-        UnusableDefinition: the job cannot be made. The firing is removed.
-        QueueFull: its queue takes no more jobs. The firing is removed.
-        OJSError: not possible now; the firing remains.
+        Duplicate: a job with the same fingerprint exists. The firing is removed.
+        UnusableDefinition: no job can be made. The firing is removed.
+        QueueFull: the depth bound of the queue is reached. The firing is removed.
+        OJSError: the job cannot be stored now. The firing remains.
     """
     firing = cron.firing
     if firing is None:
@@ -306,7 +326,8 @@ async def deliver(cron_store: CronStore, cron: CronRecord) -> str:
             await cron_store.cancel(job_id)
     job = msgspec.structs.replace(job, id=firing.job_id, pending=job.pending or firing.held)
     try:
-        # A full queue takes it when it replaces cancelled runs: else those would be lost.
+        # A job that replaces cancelled runs is stored even in a full queue. Otherwise the cancelled
+        # runs would be lost without a replacement.
         stored = await cron_store.enqueue(
             job, cron.read_ms + _STORE_WITHIN_MS, ignore_depth_bound=bool(firing.cancels)
         )
@@ -314,18 +335,19 @@ async def deliver(cron_store: CronStore, cron: CronRecord) -> str:
         if error.details.get("existing_job_id") != firing.job_id:
             refusal = error
         elif not job.pending:
-            # The job exists, as it should. It may be held for an earlier run that has ended: a
-            # failover can lose an earlier claim of this tick, and with it the run's release.
+            # An earlier delivery has stored the job. It may have stored the job as held: a failover
+            # can lose the first claim of a tick, and the second claim may find that no run must be
+            # waited for. So the job is made available.
             with suppress(Conflict, NotFound):
                 await cron_store.activate(firing.job_id)
     except QueueFull as full:
-        # Not tried again: a late tick is worth less than the next one. The tombstone stops another
+        # The tick is not tried again, because the next tick will come. The tombstone stops another
         # process that delivers the same firing later, when the queue has room.
         if await cron_store.forbid_id(firing.job_id):
             reason = f"{QUEUE_FULL}: {full.message}"
             await _record_refusal(cron_store, cron.name, firing.job_id, reason)
             raise
-    # A failover may still lose an unconfirmed job: then the firing must remain.
+    # A failover may still lose an unconfirmed write of the job, so the firing must remain.
     if not has_unconfirmed_writes():
         await cron_store.record_outcome(cron.name, "delivered", firing.job_id)
     if refusal is not None:
@@ -360,7 +382,7 @@ async def _check_cron(cron_store: CronStore, cron: CronRecord, now_ms: int) -> N
 
 
 async def _deliver_tick(cron_store: CronStore, cron: CronRecord) -> None:
-    """Deliver a tick's firing; log why its job cannot be stored, as no client waits for it."""
+    """Deliver a tick's firing. If its job cannot be stored, log the reason for operators."""
     try:
         with suppress(Duplicate):
             await deliver(cron_store, cron)
@@ -407,7 +429,8 @@ def _with_next_tick(
     cron: CronRecord, decision: TickDecision, tick_ms: int, now_ms: int
 ) -> TickDecision:
     """Add the following tick to the decision about a tick."""
-    # Ticks missed without a leader count as one, the earliest. A new master's clock may be behind.
+    # All ticks that were missed without a leader fire once, as the earliest of them. The clock of a
+    # new master may be behind, so the following tick is computed from the later of the two times.
     following = cron.schedule.following(max(now_ms, tick_ms), cron.anchor_ms)
     return replace(
         decision,

@@ -11,14 +11,14 @@ from ojs_cluster.core.payload_limits import STORED_LIMITS
 from ojs_cluster.store.off_loop import off_loop
 
 _MAX_REASON: Final = 200
-"""Characters of a reason, which the history keeps for each tick."""
+"""Maximum number of characters of a reason in the history."""
 
 
 class UnusableDefinition(Exception):
     """No job can be made from a stored definition.
 
     Attributes:
-        error: what reading it raised.
+        error: the error that was raised when the definition was parsed.
     """
 
     def __init__(self, error: Exception) -> None:
@@ -39,12 +39,12 @@ async def make_job(name: str, job: bytes, tick_ms: int) -> NewJob:
     """Make the job of a tick, under limits that a changed setting does not tighten.
 
     Args:
-        name: of the cron job.
+        name: name of the cron job.
         job: the members of the enqueue request, as the definition has them.
-        tick_ms: the tick, in milliseconds.
+        tick_ms: Unix time of the tick in ms.
 
     Raises:
-        UnusableDefinition: no job can be made, now or later: the result depends on ``job`` alone.
+        UnusableDefinition: no job can be made, now or later, because ``job`` is unusable.
     """
 
     def make() -> NewJob | UnusableDefinition:

@@ -1,17 +1,19 @@
 """Aliases of ids that clients choose: how they are claimed, checked and removed.
 
-A client-chosen id may name another shard than the shard of its queue. The owner shard of the id
-then holds an alias, which is claimed before the job is stored (see ``enqueue``). When the job is
-removed, its alias is removed first. A crash between the two leaves a job that its id does not find
-and that is still due for removal; the next janitor run repeats both steps.
+The shard to which a client-chosen id maps may hold no partition of the job's queue. The job is then
+stored in another shard, and the owner shard of the id holds an alias, which is claimed before the
+job is stored (see ``enqueue``). When the job is removed, its alias is removed first. After a crash
+between the two steps the job cannot be found by its id, but it is still due for removal, and the
+next janitor run repeats both steps.
 
 An alias tells where the first request with the id stores its job. It does not prove that the job
 exists: the request may be running, or its process may have died. ``claimed_ids`` explains what the
 next request with the id does.
 
 A producer may claim the id again at any time. So a recently claimed alias is never removed. Its
-claim stays listed, and the janitor checks it until it finds the job, or finds nothing where the
-alias points.
+claim stays listed until the janitor has *settled* it: the janitor keeps the alias when it finds the
+job, removes the alias when there is no job in the shard to which it points, and otherwise checks it
+again later.
 """
 
 from __future__ import annotations
@@ -36,25 +38,24 @@ T = TypeVar("T")
 log = logging.getLogger("ojs.store")
 
 CLAIM_MS = 30_000
-"""Time in ms within which the job of a claimed alias must be stored, or its transaction committed.
-The janitor removes unused claims much later."""
+"""Time in ms within which the job of a claimed alias, or its transaction, must be stored."""
 _PORTION = 100
-"""Aliases or jobs that one script visits: a few ms of its node."""
+"""Maximum number of aliases or jobs that one script visits. It blocks its node for a few ms."""
 _OLD_CLAIM_MS = 10 * 60_000
-"""Age in ms of a claim that the janitor checks. The claim expired long before."""
+"""Age in ms at which the janitor checks a claim. No request can use the claim at that age."""
 IN_FLIGHT_MS = 60_000
-"""Age in ms of a claim up to which its job may still be stored: twice the life of a claim."""
+"""Age in ms of a claim up to which its job may still be stored: twice ``CLAIM_MS``, to be safe."""
 
 _AliasDecision = Literal["keep", "drop", "later"]
 
 
 @dataclass(frozen=True, slots=True)
 class ForeignAlias:
-    """An id of a request whose alias points to another shard than the request stores the job in.
+    """An id whose alias points to another shard than the one that the request has chosen.
 
     Args:
         job_id: the id.
-        index: position of its job in the request.
+        index: position of the id's job in the request.
         target: the shard to which the alias points.
     """
 
@@ -69,7 +70,7 @@ class ClaimedElsewhere(Exception):
     ``claimed_ids.first_shards`` finds out whether the jobs of that request exist.
 
     Args:
-        ids: the ids, and the shards to which their aliases point.
+        ids: the ids with the shards to which their aliases point.
     """
 
     def __init__(self, ids: Sequence[ForeignAlias]) -> None:
@@ -78,11 +79,12 @@ class ClaimedElsewhere(Exception):
 
 
 class AliasClaims:
-    """The ids that one producer claims for one request. It releases those that it does not use.
+    """The ids that one producer claims for one request. Unused claims are released afterwards.
 
-    Only the first claimer of an id releases it, and only while no other producer has claimed it.
-    Another producer of the same id, such as a repetition of the request, may be about to store its
-    job; without the alias no request would find that job. The janitor removes the other claims.
+    Only the first claimer of an id releases the claim, and only while no other producer has claimed
+    the id. Another producer of the same id, such as a repetition of the request, may be about to
+    store its job; without the alias no request would find that job. The janitor removes claims that
+    no producer may release.
     """
 
     def __init__(self, store: Store) -> None:
@@ -104,14 +106,14 @@ class AliasClaims:
             total: number of jobs in the request.
 
         Returns:
-            Time in ms, by the clock of the owner shard whose claim expires first, before which the
-            jobs must be stored; 0 when there are no ids.
+            Unix time in ms before which the jobs must be stored: the earliest time at which one of
+            the claims expires. 0 when there are no ids.
 
         Raises:
             Duplicate: a job with one of the ids is stored in the id's owner shard. The error names
-                the first in the request. The other ids were released.
-            ClaimedElsewhere: aliases of ids before that one point to other shards. The claimed ids
-                stay claimed.
+                the first such id of the request. The other ids were released.
+            ClaimedElsewhere: an alias points to another shard, and no stored job has an earlier id
+                of the request. The claimed ids stay claimed.
         """
         if not ids:
             return 0
@@ -140,7 +142,7 @@ class AliasClaims:
         except WritesRefused:
             await self.release()
             raise
-        if elsewhere and (not taken or min(one.index for one in elsewhere) < min(taken)[0]):
+        if elsewhere and (not taken or min(alias.index for alias in elsewhere) < min(taken)[0]):
             raise ClaimedElsewhere(elsewhere)
         if taken:
             await self.release()
@@ -155,10 +157,10 @@ class AliasClaims:
     async def release(self, ids: Iterable[str] | None = None) -> None:
         """Release claims whose jobs this request has not stored and will not store.
 
-        It never raises. If Redis does not answer, the janitor removes the claims.
+        The function never raises. If Redis does not answer, the janitor removes the claims.
 
         Args:
-            ids: ids to release, by default all that this request has claimed.
+            ids: ids to release, by default all ids that this request has claimed.
         """
 
         async def release_one(job_id: str) -> None:
@@ -195,7 +197,7 @@ def is_owner_shard(store: Store, shard: Shard, job_id: str) -> bool:
 
 
 def earliest(*times_ms: int) -> int:
-    """Return the earliest of some times in ms; 0 stands for no time."""
+    """Return the earliest of some Unix times in ms. 0 stands for no time, also as the result."""
     return min((ms for ms in times_ms if ms), default=0)
 
 
@@ -204,48 +206,48 @@ class RemovalResult:
     """What an attempt to remove jobs has done.
 
     Args:
-        removed: how many jobs are gone.
-        left: ids of jobs that stay because the owner shard of the id did not answer.
+        removed: how many jobs were removed.
+        kept_ids: ids of jobs that stay because the owner shard of the id did not answer.
         error: the error of one of these shards.
     """
 
     removed: int
-    left: Sequence[str] = ()
+    kept_ids: Sequence[str] = ()
     error: BackendUnavailable | None = None
 
 
 async def remove_expired_jobs(store: Store, shard: Shard, job_ids: Sequence[str]) -> RemovalResult:
     """Remove jobs of ``shard`` whose retention is over, and before that their aliases.
 
-    One script removes up to ``_PORTION`` aliases or jobs of a shard. If an owner shard does not
-    answer, only the jobs whose aliases it holds stay.
+    If the owner shard of an alias does not answer, the job of that alias stays; the other jobs are
+    removed.
 
     Raises:
         BackendUnavailable: ``shard`` itself did not answer.
     """
-    left, failure = await drop_aliases(store, shard, job_ids)
-    away = set(left)
+    unanswered_ids, failure = await drop_aliases(store, shard, job_ids)
+    kept_ids = set(unanswered_ids)
     keys = [shard.finished, shard.dead, shard.expiring, shard.references]
     removed = 0
     for foreign in (True, False):
         ids = [
             job_id
             for job_id in job_ids
-            if job_id not in away and foreign == (not is_owner_shard(store, shard, job_id))
+            if job_id not in kept_ids and foreign == (not is_owner_shard(store, shard, job_id))
         ]
         for part in _portions(ids):
             jobs = [shard.job(job_id) for job_id in part]
-            args = ["1" * foreign]
+            args = ["1" if foreign else ""]
             removed += int(
                 await store.run(shard, "delete_jobs", [*keys, *jobs], args, idempotent=True)
             )
-    return RemovalResult(removed, left, failure)
+    return RemovalResult(removed, unanswered_ids, failure)
 
 
 async def drop_aliases(
     store: Store, shard: Shard, job_ids: Sequence[str]
 ) -> tuple[list[str], BackendUnavailable | None]:
-    """Remove aliases that point to ``shard``, for jobs that are removed from there.
+    """Remove aliases that point to ``shard``, before their jobs are removed from it.
 
     Returns:
         Ids whose owner shard did not answer, and the error of one of these shards.
@@ -253,7 +255,7 @@ async def drop_aliases(
     by_owner: dict[Shard, list[str]] = {}
     for job_id in job_ids:
         by_owner.setdefault(store.keys.shard_of_id(job_id), []).append(job_id)
-    left: list[str] = []
+    unanswered_ids: list[str] = []
     failure: BackendUnavailable | None = None
 
     async def drop_in(owner: Shard) -> None:
@@ -264,18 +266,18 @@ async def drop_aliases(
                 await _settle(store, owner, checks, IN_FLIGHT_MS)
         except BackendUnavailable as error:
             failure = error
-            left.extend(by_owner[owner])
+            unanswered_ids.extend(by_owner[owner])
 
     await run_concurrently([owner for owner in by_owner if owner is not shard], drop_in)
-    return left, failure
+    return unanswered_ids, failure
 
 
 async def drop_if_unused(store: Store, target: Shard, job_id: str) -> bool:
     """Remove an alias that points to ``target`` if its claim is old and there is no job.
 
-    The claim is read first. Once it is older than ``IN_FLIGHT_MS``, no request can store a job in
-    ``target`` any more. So a job that is absent then stays absent until the removal. The script
-    compares the age of the claim again.
+    The age of the claim is read before the job. Once a claim is older than ``IN_FLIGHT_MS``, no
+    request can store its job in ``target`` any more. So if there is no job, none can appear before
+    the alias is removed. The script checks the age again, because the id may be claimed again.
 
     Returns:
         Whether the alias is gone.
@@ -294,10 +296,16 @@ async def drop_if_unused(store: Store, target: Shard, job_id: str) -> bool:
 
 
 async def check_old_claims(store: Store, shard: Shard, limit: int) -> int:
-    """Remove aliases of ``shard`` whose job was never stored; return how many were checked.
+    """Settle old claims of ``shard``; return how many claims were checked.
 
-    An alias that points to its own shard is a tombstone, or an id that a transaction has reserved.
-    An alias that cannot be checked now does not delay others.
+    An alias whose job was never stored is removed. An alias that points to its own shard is a
+    tombstone, which is removed, or a reservation, whose transaction is resolved. An alias that
+    cannot be checked does not delay others.
+
+    Args:
+        store: the store.
+        shard: the owner shard of the ids.
+        limit: maximum number of claims.
     """
     ids = await store.run(
         shard, "entries_older_than", [shard.alias_claims], [_OLD_CLAIM_MS, limit], idempotent=True
@@ -337,7 +345,8 @@ async def _decide(store: Store, target: Shard, job_id: str) -> _AliasDecision:
     )
     if any(found[1:]):
         return "keep"  # a malformed job may lack one of these fields
-    # A reservation or a tombstone has a claim of its own in `target`, and is removed there.
+    # `target` lists a reservation or a tombstone in its own alias_claims, and its janitor run
+    # removes it. After that this alias can be dropped.
     return "drop" if found[0] is None else "later"
 
 

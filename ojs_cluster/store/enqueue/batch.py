@@ -1,11 +1,12 @@
-"""Store a batch of jobs of several shards, or with unique jobs: all or none.
+"""Store a batch of jobs that has unique jobs or jobs of several shards: all jobs or none.
 
 Spec: ojs-bulk-operations. An attempt reserves the client-chosen ids, then claims the unique locks,
-then commits a cross-shard transaction that stores everything (see ``transactions``). It visits
-shards in the order of their indexes, so two batches never wait for each other.
+then commits a cross-shard transaction that stores all jobs (see ``transactions``). Every attempt
+visits shards in the order of their indexes, so two batches never wait for each other.
 
-Unique conflicts are decided job by job: first against the lock's holder, then against the earlier
-jobs of the batch. The policy of the later job decides.
+A batch may have several jobs with one fingerprint. They are compared in the order of the batch: the
+first with the job that holds the lock, each later job with the job before it that will be stored.
+The policy of the later job decides about a conflict.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ from ojs_cluster.store.unique import locks, unique
 from ojs_cluster.store.unique.locks import LockHolder, LockRequest
 
 _TRIES = 3
+"""Attempts to commit before the request is answered 503: a commit may come too late."""
 
 
 async def enqueue_all(
@@ -67,25 +69,26 @@ async def enqueue_all(
     *,
     ignore_depth_bound: bool = False,
 ) -> list[JobRecord]:
-    """Store jobs of any shards, all or none; return them in the order given.
+    """Store jobs of any shards, all or none; return the jobs in the order given.
 
-    A job that is not stored because of the conflict policy ``ignore`` is answered with the job of
-    the same uniqueness, ``deduplicated``.
+    If the conflict policy ``ignore`` prevents a job from being stored, the result has in its place
+    the job that it conflicts with, with ``deduplicated`` set.
 
     Args:
         store: the store.
         jobs: the jobs.
         fields: names and values of further fields of each job's hash.
-        store_before_ms: time in ms, by any shard's clock, from which on it is too late, 0 for
-            never.
+        store_before_ms: Unix time in ms, by any shard's clock, from which on the jobs must not be
+            stored any more, 0 for never.
         claims: aliases that the caller has claimed for the jobs.
-        ignore_depth_bound: whether full queues take the jobs, too.
+        ignore_depth_bound: whether the jobs are stored even in full queues.
 
     Raises:
-        QueueFull: as many jobs wait in a queue as its bound allows. A job that replaces another is
-            never refused.
-        Duplicate: an id is taken or given twice, or a job of the same uniqueness exists.
-        TooManyQueues: a queue would be one too many.
+        QueueFull: the depth bound of a queue is reached. A job that replaces another job is never
+            refused.
+        Duplicate: another job has one of the ids, two jobs have the same id, or a job with the same
+            fingerprint exists.
+        TooManyQueues: the server has the maximum number of queues, and a queue is new.
         BackendUnavailable: Redis did not answer in time.
     """
     await ensure_task()
@@ -143,7 +146,7 @@ async def _reserve(
     fields: Sequence[bytes],
     store_before_ms: int,
     claims: AliasClaims,
-    places: dict[str, Shard],
+    shards_of_ids: dict[str, Shard],
 ) -> _BatchAttempt:
     """Return an attempt that has reserved all ids and locks.
 
@@ -151,18 +154,19 @@ async def _reserve(
         store: the store.
         jobs: the jobs.
         fields: names and values of further fields of each job's hash.
-        store_before_ms: time in ms from which on it is too late, 0 for never.
+        store_before_ms: Unix time in ms from which on the jobs must not be stored, 0 for never.
         claims: alias claims of the request.
-        places: shards that other requests have chosen for ids; the function adds to it.
+        shards_of_ids: shards that other requests have chosen for ids. The function adds the shards
+            that it finds out.
     """
     deadline = trio.current_time() + unique.CLAIM_TIMEOUT_S
     while trio.current_time() < deadline:
-        attempt = _BatchAttempt(store, jobs, fields, store_before_ms, claims, places)
+        attempt = _BatchAttempt(store, jobs, fields, store_before_ms, claims, shards_of_ids)
         try:
             await attempt.reserve()
         except ClaimedElsewhere as conflict:
             await attempt.release()
-            places.update(await claimed_ids.first_shards(store, claims, jobs, conflict.ids))
+            shards_of_ids.update(await claimed_ids.first_shards(store, claims, jobs, conflict.ids))
         except OJSError as error:
             if not isinstance(error, BackendUnavailable) or error.outcome == "not_applied":
                 await attempt.release()
@@ -174,34 +178,37 @@ async def _reserve(
 
 @dataclass(slots=True)
 class _ConflictDecision:
-    """What happens to the jobs of one fingerprint, given the holder of its lock.
+    """What happens to the jobs of one fingerprint, given the job that holds the lock now.
+
+    Jobs of the batch are named by their positions in it.
 
     Args:
-        last: position of the job that holds the lock in the end, None when none is stored.
-        instead: jobs that are not stored, and the existing job or the position of the job that is
-            returned instead.
+        last: the job that will hold the lock, None when no job of the batch will.
+        instead: for each job that is not stored, the job that is returned instead: a stored job, or
+            a job of the batch.
         superseded: jobs that a later job of the batch replaces.
-        replaced: whether the lock's holder is replaced.
-        due: jobs that take over a schedule, and its time in ms.
+        replaces_holder: whether ``last`` replaces the job that holds the lock now.
+        due: for each job that takes over the schedule of the job that it replaces, the Unix time in
+            ms when it is due.
     """
 
     last: int | None = None
     instead: dict[int, JobRecord | int] = field(default_factory=dict)
     superseded: list[int] = field(default_factory=list)
-    replaced: bool = False
+    replaces_holder: bool = False
     due: dict[int, int] = field(default_factory=dict)
 
 
 class _BatchAttempt:
-    """One attempt to store the jobs: its reservations, and what it has found out.
+    """One attempt to store the jobs of a batch: its reservations and its decisions.
 
     Args:
         store: the store.
         jobs: the jobs.
         fields: names and values of further fields of each job's hash.
-        store_before_ms: time in ms from which on it is too late, 0 for never.
-        claims: alias claims of the request, by default new ones.
-        places: shards that other requests have chosen for ids.
+        store_before_ms: Unix time in ms from which on the jobs must not be stored, 0 for never.
+        claims: alias claims of the request, by default an empty set of claims.
+        shards_of_ids: shards that other requests have chosen for ids.
     """
 
     def __init__(
@@ -211,7 +218,7 @@ class _BatchAttempt:
         fields: Sequence[bytes] = (),
         store_before_ms: int = 0,
         claims: AliasClaims | None = None,
-        places: Mapping[str, Shard] | None = None,
+        shards_of_ids: Mapping[str, Shard] | None = None,
     ) -> None:
         self._store = store
         self._jobs = jobs
@@ -224,13 +231,15 @@ class _BatchAttempt:
         now_ms = time.time_ns() // 1_000_000
         self._shards = store.partitions.choose_shards(store, jobs)
         for index, job in enumerate(jobs):
-            if places and job.id is not None:
-                self._shards[index] = places.get(job.id, self._shards[index])
+            if shards_of_ids and job.id is not None:
+                self._shards[index] = shards_of_ids.get(job.id, self._shards[index])
         self._ids = [
             job.id or store.ids.new(shard.index, now_ms)
             for job, shard in zip(jobs, self._shards, strict=True)
         ]
+        # Per fingerprint, the positions and policies of its jobs.
         self._groups: dict[str, list[tuple[int, UniquePolicy]]] = {}
+        # Per shard, the positions of the jobs whose ids the client has chosen.
         self._chosen: dict[Shard, list[int]] = {}
         for index, job in enumerate(jobs):
             if job.unique is not None:
@@ -243,21 +252,22 @@ class _BatchAttempt:
         self._transaction_id = new_job_id(self._owner.index, len(store.keys), now_ms)
 
     def _choose_owner(self) -> Shard:
-        """Return the shard of the transaction's record.
+        """Return the shard that will have the transaction's record.
 
-        A shard with a reservation, so that one clock tells whether the reservation has expired.
+        If possible it also has a reservation. Then the clock that limits the time of the commit is
+        the clock by which the reservation expires.
         """
         if self._chosen:
             return min(self._chosen, key=lambda shard: shard.index)
-        of_locks = map(self._store.keys.shard_of_fingerprint, self._groups)
-        return min(of_locks, key=lambda shard: shard.index, default=self._shards[0])
+        lock_shards = map(self._store.keys.shard_of_fingerprint, self._groups)
+        return min(lock_shards, key=lambda shard: shard.index, default=self._shards[0])
 
     async def reserve(self) -> None:
         """Reserve what other requests could take: first client-chosen ids, then locks.
 
         Raises:
-            Duplicate: another job has an id, or conflicts under its policy.
-            ClaimedElsewhere: ids are claimed for other shards.
+            Duplicate: another job has one of the ids, or conflicts under the policy of a job.
+            ClaimedElsewhere: other requests have claimed ids for other shards.
         """
         await self._claim_aliases()
         for shard in sorted(self._chosen, key=lambda shard: shard.index):
@@ -272,7 +282,10 @@ class _BatchAttempt:
             await self._claim_locks(shard, by_shard[shard])
 
     async def _claim_aliases(self) -> None:
-        """Claim the ids of other owner shards. The commit must come before the claims expire."""
+        """Claim the ids whose jobs will not live in their owner shards.
+
+        The commit must come before the claims expire.
+        """
         elsewhere: list[ForeignAlias] = []
         for shard, indexes in self._chosen.items():
             pairs = [(self._ids[index], index) for index in indexes]
@@ -340,7 +353,14 @@ class _BatchAttempt:
         raise unique.contention_error()
 
     def _read_clock(self, shard: Shard, now_ms: int) -> None:
-        """Set the time limit of the commit from the first clock of the transaction's shard."""
+        """Set the time limit of the commit.
+
+        The first reservation in the owner shard of the transaction tells the clock of that shard.
+
+        Args:
+            shard: the shard in which ids or locks were reserved.
+            now_ms: Unix time in ms of that shard's clock.
+        """
         if shard is self._owner and not self._clock_known:
             self._clock_known = True
             self.commit_before_ms = earliest(self._store_before_ms, now_ms + unique.CLAIM_MS)
@@ -377,7 +397,7 @@ class _BatchAttempt:
                 decision.instead[index] = holder.job if last is None and holder else last or 0
             else:
                 if last is None:
-                    decision.replaced = True
+                    decision.replaces_holder = True
                 else:
                     decision.superseded.append(last)
                 if policy.on_conflict == "replace_except_schedule" and state == State.SCHEDULED:
@@ -392,7 +412,7 @@ class _BatchAttempt:
         if last is None and holder is not None:
             return unique.duplicate_error(fingerprint, holder.job, position)
         return Duplicate(
-            f"jobs[{index}] is of the same uniqueness as jobs[{last}]",
+            f"jobs[{index}] conflicts with jobs[{last}], which has the same fingerprint",
             uniqueness_key=fingerprint,
             index=index,
         )
@@ -407,7 +427,7 @@ class _BatchAttempt:
             decision.last: Replacement(holder.job.id, holder.shard, self._ids[decision.last])
             for name, holder in self._holders.items()
             if holder is not None
-            and (decision := self._decisions[name]).replaced
+            and (decision := self._decisions[name]).replaces_holder
             and decision.last is not None
         }
         parts: dict[Shard, list[PlacedJob]] = {}
@@ -439,16 +459,16 @@ class _BatchAttempt:
             records: the stored jobs, by id.
         """
         instead = {
-            index: found
+            index: other
             for decision in self._decisions.values()
-            for index, found in decision.instead.items()
+            for index, other in decision.instead.items()
         }
 
         def result(index: int) -> JobRecord:
-            found = instead.get(index)
-            if found is None:
+            other = instead.get(index)
+            if other is None:
                 return records[self._ids[index]]
-            job = result(found) if isinstance(found, int) else found
+            job = result(other) if isinstance(other, int) else other
             return replace(job, deduplicated=True)
 
         return [result(index) for index in range(len(self._jobs))]
@@ -456,8 +476,8 @@ class _BatchAttempt:
     async def release(self) -> None:
         """Release all reservations.
 
-        It never raises. If Redis does not answer, the next request that needs a reservation, or the
-        janitor, releases it.
+        The function never raises. If Redis does not answer, reservations remain. The next request
+        that needs a reserved id or lock releases it, or the janitor does.
         """
         with suppress(OJSError), cleaning_up():
             for shard, indexes in self._chosen.items():
@@ -473,7 +493,10 @@ class _BatchAttempt:
             await locks.settle(self._store, "drop", requests, self._transaction_id)
 
     async def release_unused(self) -> None:
-        """Release the ids of jobs that the policy ``ignore`` did not store. It never raises."""
+        """Release the ids of jobs that the policy ``ignore`` did not store.
+
+        The function never raises.
+        """
         with suppress(OJSError):
             for shard, indexes in self._chosen.items():
                 ids = [self._ids[index] for index in indexes if index in self._not_stored()]
@@ -486,7 +509,13 @@ class _BatchAttempt:
 
 
 def _future_state(job: NewJob, due_ms: int | None, now_ms: int) -> tuple[State, int | None]:
-    """Return the state in which a job will be stored, and the time in ms when it is due."""
+    """Return the state in which a job will be stored, and the Unix time in ms when it is due.
+
+    Args:
+        job: the job.
+        due_ms: Unix time in ms of a schedule that the job takes over, None for its own schedule.
+        now_ms: Unix time in ms.
+    """
     if job.pending:
         return State.PENDING, None
     if due_ms is None and job.scheduled is not None:
@@ -497,10 +526,11 @@ def _future_state(job: NewJob, due_ms: int | None, now_ms: int) -> tuple[State, 
 
 
 def _place_at(job_id: str, job: NewJob, due_ms: int | None, fields: Sequence[bytes]) -> PlacedJob:
-    """Return the job, scheduled for ``due_ms`` instead of its own schedule if that is given."""
+    """Return the job with its id. If ``due_ms`` is given, it replaces the job's own schedule."""
     if due_ms is not None:
         members = object_members(b"{%b}" % job.body) or {}
         members.pop("scheduled_at", None)
         job = replace(job, body=join(members), scheduled=None)
     placed = place(job_id, job, [*unique.lock_fields(job), *fields])
+    # The letter "s" tells enqueue.lua to show the time in the envelope.
     return placed if due_ms is None else replace(placed, due=f"s{due_ms}")

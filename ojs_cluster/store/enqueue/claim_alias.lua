@@ -1,11 +1,16 @@
--- Transition: (nothing) -> alias, in the owner shard of a client-chosen id, before its job is stored elsewhere.
--- Pre:  no job and no alias has the id here, or the alias points to the same shard.
--- Post: the alias points to the job's shard, and the claim is listed until the job is seen. The first
---       claimer may release it (release_alias.lua) as long as no other has claimed the id.
+-- Transition: (nothing) -> alias, in the owner shard of a client-chosen id, before its job is stored in another
+-- shard.
+-- Pre:  no job is stored under the id in this shard, and no alias of the id points to a third shard.
+-- Post: the alias points to the job's shard. alias_claims lists the claim until the janitor has seen the job.
+--       The first claimer may release the claim (release_alias.lua) as long as no other producer has claimed
+--       the id. For this the field `@c` holds the name of the claimer while there is only one.
 -- Memory: deny-oom.
 -- KEYS: 1 job hash of the id, 2 alias_claims.
--- ARGV: 1 id, 2 shard of the job, 3 validity of the claim (ms), 4 name of the claimer ('' never releases).
--- Returns: {'ok', time (ms) at which the claim expires} | {'taken', shard} | {'exists', fields of the job here}
+-- ARGV: 1 id, 2 index of the job's shard, 3 validity of the claim (ms),
+--       4 name of the claimer ('': the claim cannot be released).
+-- Returns: {'ok', time (ms) at which the claim expires}
+--          {'taken', index of the shard to which the alias points}
+--          {'exists', fields of the job that is stored in this shard}
 --@include now
 local key, alias_claims = KEYS[1], KEYS[2]
 local id, shard, valid_ms, claimer = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
@@ -14,7 +19,8 @@ if #field_list > 0 then
     if field_list[1] ~= '@' then return {'exists', field_list} end
     if field_list[2] ~= shard then return {'taken', field_list[2]} end
 end
--- First, because a script that has begun with a removal is not refused at maxmemory.
+-- The first write must be one that Redis refuses at maxmemory. After a first HDEL, the later writes would be
+-- accepted.
 redis.call('ZADD', alias_claims, now, id)
 if #field_list == 0 then
     redis.call('HSET', key, '@', shard)

@@ -1,23 +1,24 @@
-"""What a request does when another request has claimed one of its ids.
+"""Handle an id of a request that another request has claimed first.
 
-The alias of an id tells where the first request stores its job. It does not prove that the job
-exists: that request may still be running, or its process may have died. A client repeats a request
-after an error; if it were answered ``duplicate`` without a job, it would take its job for stored.
-So a request that finds an alias to another shard checks that shard:
+The alias of an id points to the shard where the first request stores its job. It does not prove
+that the job exists: the first request may still be running, or its process may have died. If this
+request were answered ``duplicate`` although no job exists, the client would believe that its job is
+stored. So a request that finds an alias to another shard checks that shard:
 
-* There is a job: the id is taken.
-* A transaction has reserved the id: wait for it, resolve it when that takes too long, and check
-  again.
-* There is nothing, or a tombstone, and that shard holds a partition of the job's queue: store this
-  job there as well. Both requests then use the same key, and one of them is refused. So requests
-  that know different numbers of partitions agree.
-* That shard holds no partition of the queue, because the first request named another queue: wait
-  briefly, then answer 503 while the first request can still store its job. After that drop the
-  alias (``aliases.drop_if_unused``) and claim the id. If the alias points to a tombstone, the
-  janitor removes both, ten minutes after the tombstone was written.
+* The shard has a job with the id: the request is answered ``duplicate``.
+* A transaction has reserved the id there: the request waits for the transaction, resolves it when
+  that takes too long, and checks the shard again.
+* The shard has no such job, and holds a partition of the job's queue: the request stores its job in
+  the same shard. Both requests then write the same Redis key, and one of them is refused. This also
+  happens when two processes know different numbers of partitions.
+* The shard has no such job, and holds no partition of the queue, because the first request named
+  another queue: the request waits briefly, and is answered 503 as long as the first request can
+  still store its job. After that the alias is dropped (``aliases.drop_if_unused``), and the request
+  claims the id. If the alias points to a tombstone, the janitor removes both, ten minutes after the
+  tombstone was written.
 
-A request that stores its job in the id's owner shard claims nothing. It finds the alias when it
-stores the job, and then does the same.
+A request whose job belongs into the owner shard of its id claims no alias. If another request has
+claimed the id, the script that stores the job finds the alias, and the same rules apply.
 """
 
 from __future__ import annotations
@@ -45,11 +46,18 @@ from ojs_cluster.store.transactions import transactions
 from ojs_cluster.store.unique import unique
 
 RETRY_S = 10.0
-"""Retry-After in seconds while an earlier request for another queue has the id."""
+"""Value of the Retry-After header, in seconds, while an earlier request has claimed the id for
+another queue."""
 
 
 def foreign_target(store: Store, shard: Shard, existing: Mapping[bytes, bytes]) -> Shard | None:
-    """Return the target of an alias that a script of ``shard`` has found, None otherwise."""
+    """Return the shard to which an alias points, None unless that is another shard.
+
+    Args:
+        store: the store.
+        shard: the shard in which a script found the id in use.
+        existing: fields that are stored under the id.
+    """
     alias = existing.get(f.ALIAS)
     target = shard if alias is None else store.keys.shard(int(alias))
     return None if target is shard else target
@@ -85,19 +93,21 @@ async def find_foreign_aliases(
 async def first_shards(
     store: Store, claims: AliasClaims, jobs: Sequence[NewJob], claimed: Sequence[ForeignAlias]
 ) -> dict[str, Shard]:
-    """Return the shard in which the first request stores each job, if workers fetch from it.
+    """Return by id the shards in which the first requests store their jobs.
 
-    Ids that are left out may be claimed again: they are free, or their transactions have ended.
+    The request stores its jobs with these ids there, too. Ids that are not in the result may be
+    claimed again: they are free, or the transactions that had reserved them have ended.
 
     Args:
         store: the store.
-        claims: claims of this request; they are released when an id cannot be used.
+        claims: claims of this request. The function releases them when it raises.
         jobs: all jobs of the request.
         claimed: ids of the request whose aliases point elsewhere.
 
     Raises:
-        Duplicate: there is a job with an id; of several, the first of the request.
-        BackendUnavailable: an earlier request for another queue has an id, or Redis did not
+        Duplicate: there is a job with one of the ids. The error names the first such id of the
+            request.
+        BackendUnavailable: an earlier request has claimed an id for another queue, or Redis did not
             answer in time.
     """
     await ensure_task()
@@ -139,7 +149,20 @@ async def first_shards(
 async def first_shard(
     store: Store, claims: AliasClaims, job: NewJob, conflict: ClaimedElsewhere, default: Shard
 ) -> Shard:
-    """Return the shard for one job whose id another request has claimed, as ``first_shards``."""
+    """Return the shard in which to store one job whose id another request has claimed.
+
+    Args:
+        store: the store.
+        claims: claims of this request. The function releases them when it raises.
+        job: the job.
+        conflict: the alias of the job's id.
+        default: the shard to return when the id may be claimed again.
+
+    Raises:
+        Duplicate: there is a job with the id.
+        BackendUnavailable: an earlier request has claimed the id for another queue, or Redis did
+            not answer in time.
+    """
     shards = await first_shards(store, claims, [job], conflict.ids)
     return next(iter(shards.values()), default)
 
@@ -170,7 +193,7 @@ async def _may_claim_again(store: Store, claim: ForeignAlias, total: int, deadli
     """Wait for the request that has claimed an id; return whether the id may be claimed again.
 
     Raises:
-        Duplicate: its job is stored.
+        Duplicate: the job of that request is stored.
         BackendUnavailable: Redis did not answer in time.
     """
     owner = store.keys.shard_of_id(claim.job_id)
@@ -196,7 +219,10 @@ async def _reserving_transaction(store: Store, shard: Shard, job_id: str) -> str
 
 
 async def _reserved_by(store: Store, claim: ForeignAlias, total: int) -> str | None:
-    """Return the transaction that has reserved the id where its alias points, None for none.
+    """Return the transaction that has reserved the id in the shard to which its alias points.
+
+    Returns:
+        None when no transaction has reserved the id.
 
     Raises:
         Duplicate: there is a job, or a tombstone that must not be replaced.
@@ -232,7 +258,7 @@ async def _is_partition(store: Store, job: NewJob, shard: Shard) -> bool:
     """
     number = store.keys.partition_of(job.queue, shard)
     if job.rate_limit is not None and job.rate_limit.max_per_second is not None:
-        return number == 0  # jobs that count together stay together
+        return number == 0  # all jobs of a queue with a rate limit live in its first partition
     if number < store.partitions.layout(job.queue).occupied_count:
         return True
     await store.partitions.try_read(store)

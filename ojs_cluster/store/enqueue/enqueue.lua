@@ -1,24 +1,25 @@
--- Transition: (nothing) -> available | scheduled | pending, for one or many jobs of one shard. In a
--- transaction also (nothing) -> prepared, or cancelled at once.
--- Pre:  it is not too late, and nothing has any of the ids, except tombstones with one of the given tokens.
--- Post: all jobs exist, or none does. Counters, indexes and events agree with them. A portion of a
---       transaction is stored once, over the ids that the transaction has reserved. A prepared job is in no
---       index or counter, names the transaction until publish_job.lua, and is listed as a claim.
---       Effects: the limits that jobs declare go to the shards of their keys, new queue names to the registry.
+-- Transition: (nothing) -> available | scheduled | pending, for jobs of one shard; in a transaction also
+-- (nothing) -> prepared, or (nothing) -> cancelled for a superseded job.
+-- Pre:  the time limit has not passed. No id is in use, except by a tombstone with a given token or a
+--       reservation of the same transaction.
+-- Post: all jobs exist, or none does. Counters, indexes and events agree with them. A portion of a transaction
+--       is stored once. A prepared job is in no index or counter, names its transaction until publish_job.lua,
+--       and alias_claims lists it. Effects: declared limits of rate limit keys, names of new queues.
 -- Memory: deny-oom; as enqueue_part, what a transaction has committed, allow-oom.
 -- KEYS: 1 due, 2 expiring, 3 pending, 4 finished, 5 events, 6 alias_claims, 7 applied_transactions,
 --       8 references; then per queue queue_counters and queue_available; then per job its hash.
--- ARGV: 1 events kept, 2 number of queues, 3 number of jobs, 4 time (ms) from which on it is too late (0
---       never), 5 transaction id ('' none), 6 retention of cancelled jobs (ms), 7 tokens of tombstones
---       that may be replaced, each between blanks, 8 this shard, 9 number of shards, 10 note of the portion
---       in applied_transactions ('' none), 11 depth bounds (see check_depth_bound.lua), then the queue
---       names, then per job: id, position of its queue (1-based), priority, 'pending' | '', outcome
---       ('' | 'prepared' | 'superseded'), due ('' | 'a<ms>' absolute | 's<ms>' absolute and shown in the
---       envelope | 'r<ms>' from now and shown, too), expires (as due), number of field names and
---       values, those fields (e, t, m and others that are set).
--- Returns: {'ok', now, effects, per job: state, due (ms) or '', expires (ms) or ''} | {'already'}
---          {'exists', position (1-based), fields as of read_existing.lua} | {'too_late'}
---          {'full', position of a queue (1-based), its depth, its bound}
+-- ARGV: 1 events kept, 2 number of queues, 3 number of jobs, 4 time (ms) from which on it is too late (0 none),
+--       5 transaction id ('' none), 6 retention of cancelled jobs (ms), 7 tokens of tombstones that may be
+--       replaced, each between blanks, 8 index of this shard, 9 number of shards, 10 note of the portion in
+--       applied_transactions ('' none), 11 depth bounds (check_depth_bound.lua), then the queue names, then
+--       per job: id, position of its queue (1-based), priority, 'pending' or '', outcome, due, expires, number
+--       of field names and values, those names and values.
+--       outcome: '' | 'prepared' | 'superseded' by a later job of the request
+--       due, expires: '' | 'a<ms>' at a time | 's<ms>' the same, in the envelope | 'r<ms>' from now, in it, too
+-- Returns: {'ok', now, effects, per job: state, due (ms) or '', expires (ms) or ''} | {'too_late'}
+--          {'already'} when the portion was stored before
+--          {'exists', position of the job (1-based), fields as returned by read_existing.lua}
+--          {'full', position of a queue (1-based), its depth, its depth bound in this shard}
 --@include keys now preflight read_job read_existing change_counters append_event set_deadline
 --@include append_effect make_available index_job parse_time check_depth_bound find_taken_ids
 if ARGV[3] ~= '1' then batch_events() end
@@ -66,8 +67,7 @@ for i = 1, jobs do
     elseif ARGV[at + 4] == 'pending' then state = 'pending'
     elseif due and due > now then state = 'scheduled' end
     local function set(name, value) write[#write + 1], write[#write + 2] = name, value end
-    set(F.state, state)
-    set(F.queue, job[F.queue])
+    set(F.state, state) set(F.queue, job[F.queue])
     set(F.created, now)
     if ARGV[at + 3] ~= '0' then set(F.priority, ARGV[at + 3]) end
     if due then set(F.due, due) end
@@ -81,7 +81,7 @@ for i = 1, jobs do
     if expires_shown then set(F.expires_shown, expires_shown) end
     if outcome == 'prepared' then set(F.transaction, transaction)
     elseif outcome == 'superseded' then set(F.finished, now) end
-    -- The stalled producer that the tombstone kept out must not find the id free after this job's removal.
+    -- The job must outlive the stalled producer that the tombstone kept out: see finish_job.lua.
     if reserved[i] == 'tombstone' then set(F.fixed, 1) end
     redis.call('HSET', key, unpack(write))
     record_references(id, job, tonumber(ARGV[8]), tonumber(ARGV[9]))

@@ -1,13 +1,14 @@
 """Enqueue jobs (spec: ojs-core, PUSH; ojs-bulk-operations; ojs-unique-jobs).
 
-Jobs that fit into one shard and one portion are stored by one script. Other batches use a
-cross-shard transaction (see ``batch``). Two cases need no transaction, because the stored job
-itself is the decision: a client-chosen id, and a unique job that replaces none. There the alias or
-the lock is claimed first. A claim without a job expires.
+Jobs of one shard that fit into one portion are stored by one script. Other batches use a
+cross-shard transaction (see ``batch``). A job with a client-chosen id, or a unique job that
+replaces no other job, needs no transaction, although it writes to two shards: its alias or its lock
+is claimed first, and the claim expires if the job is not stored.
 
-A tombstone prevents a slow producer from storing a job (see ``unique``). A client that repeats the
-request finds the tombstone. It then claims everything again and passes the tombstone's token, which
-the slow producer does not know. So it may store the job in place of the tombstone.
+A tombstone prevents a stalled producer from storing a job (see ``unique``). When the client repeats
+the request, the new producer finds the tombstone. It claims alias and lock again, and passes the
+tombstone's token, which the stalled producer does not know. So only the new producer can store the
+job in place of the tombstone.
 """
 
 from __future__ import annotations
@@ -66,13 +67,16 @@ from ojs_cluster.store.unique import unique
 from ojs_cluster.store.unique.locks import LockRequest
 
 _TRIES = 5
+"""Attempts to store a job before the request is answered 503. An attempt fails when a claim
+expires, or when it finds a tombstone or the alias of another request."""
 
 
 class _Tombstoned(Exception):
-    """A tombstone keeps the job out.
+    """A tombstone prevents the job from being stored.
 
     Args:
-        token: the tombstone's token. A producer that starts over and passes it may store the job.
+        token: the tombstone's token. A producer that claims alias and lock again and then passes
+            the token may store the job.
     """
 
     def __init__(self, token: str) -> None:
@@ -82,13 +86,13 @@ class _Tombstoned(Exception):
 
 @dataclass(frozen=True, slots=True)
 class EnqueueOptions:
-    """How the store enqueues jobs, beside what the jobs say themselves.
+    """How to store jobs.
 
     Args:
         fields: names and values of further fields of each job's hash.
-        store_before_ms: time in ms, by any shard's clock, from which on it is too late, 0 for
-            never.
-        ignore_depth_bound: whether full queues take the jobs, too (see ``depth_bounds``).
+        store_before_ms: Unix time in ms, by any shard's clock, from which on the jobs must not be
+            stored any more, 0 for never.
+        ignore_depth_bound: whether the jobs are stored even in full queues (see ``depth_bounds``).
     """
 
     fields: Sequence[bytes] = ()
@@ -104,27 +108,29 @@ async def enqueue(
     store_before_ms: int = 0,
     ignore_depth_bound: bool = False,
 ) -> JobRecord:
-    """Store one job. It is durable when this returns.
+    """Store one job. When the function returns, the job is as durable as ``OJS_DURABILITY`` says.
 
     Args:
         store: the store.
         job: the job.
         fields: names and values of further fields of the job's hash.
-        store_before_ms: time in ms, by any shard's clock, from which on the job must not be stored
-            any more, 0 for never.
-        ignore_depth_bound: whether a full queue takes the job, too, because it was promised before.
+        store_before_ms: Unix time in ms, by any shard's clock, from which on the job must not be
+            stored any more, 0 for never.
+        ignore_depth_bound: whether the job is stored even in a full queue, because the server has
+            already accepted it, for example as a step of a workflow.
 
     Returns:
         The job. Under the conflict policy ``ignore`` it may be an existing job, with
         ``deduplicated`` set.
 
     Raises:
-        QueueFull: as many jobs wait in the queue as its bound allows.
-        Duplicate: the client's id is taken, anywhere in the cluster, or a job of the same
-            uniqueness exists.
-        Conflict: it is too late.
-        TooManyQueues: the queue would be one too many.
-        TooManyRateLimitKeys: the key of the job's rate limit would be one too many.
+        QueueFull: the depth bound of the queue is reached.
+        Duplicate: another job in the cluster has the client-chosen id, or a job with the same
+            fingerprint exists.
+        Conflict: the time ``store_before_ms`` has passed.
+        TooManyQueues: the server has the maximum number of queues, and the queue is new.
+        TooManyRateLimitKeys: the server has the maximum number of rate limit keys, and the job's
+            key is new.
         BackendUnavailable: Redis did not answer in time.
     """
     if job.rate_limit is not None and not ignore_depth_bound:
@@ -141,21 +147,23 @@ async def enqueue(
 
 
 async def enqueue_many(store: Store, jobs: Sequence[NewJob]) -> list[JobRecord]:
-    """Store all jobs or none; return them in the order given.
+    """Store all jobs or none; return the jobs in the order given.
 
     Raises:
-        Duplicate: as ``enqueue``, or an id is given twice; ``details`` names the job.
-        QueueFull: as ``enqueue``.
-        TooManyQueues: as ``enqueue``.
-        TooManyRateLimitKeys: as ``enqueue``.
-        BackendUnavailable: as ``enqueue``.
+        Duplicate: another job has one of the ids, two jobs have the same id, or a job with the same
+            fingerprint exists. ``details`` names the job.
+        QueueFull: the depth bound of a queue is reached.
+        TooManyQueues: the server has the maximum number of queues, and a queue is new.
+        TooManyRateLimitKeys: the server has the maximum number of rate limit keys, and a key is
+            new.
+        BackendUnavailable: Redis did not answer in time.
     """
     batch.refuse_repeated_ids(jobs)
     await store.limit_keys.check_jobs(store, jobs)
     await store.partitions.refresh_if_stale(store)
     shards = set(store.partitions.choose_shards(store, jobs))
-    several = len(jobs) > PORTION_JOBS or sum(len(job.body) for job in jobs) > PORTION_BYTES
-    if several or len(shards) > 1 or any(job.unique is not None for job in jobs):
+    is_large = len(jobs) > PORTION_JOBS or sum(len(job.body) for job in jobs) > PORTION_BYTES
+    if is_large or len(shards) > 1 or any(job.unique is not None for job in jobs):
         return await batch.enqueue_all(store, jobs)
     [shard] = shards
     await store.queues.ensure(store, dict.fromkeys(job.queue for job in jobs))
@@ -170,23 +178,24 @@ async def enqueue_with_id(
     *,
     store_before_ms: int = 0,
 ) -> bool:
-    """Store a job whose id was fixed in advance, unless it is stored already.
+    """Store a job whose id was fixed in advance, unless a job is already stored under the id.
 
-    Its uniqueness policy is not applied: it was applied when the id was fixed.
+    The job's uniqueness policy is not applied; the caller has applied it.
 
     Args:
         store: the store.
-        job_id: id of the job; its owner shard holds a partition of the job's queue.
+        job_id: id of the job. Its owner shard holds a partition of the job's queue.
         job: the job.
         fields: names and values of further fields of the job's hash.
-        store_before_ms: time in ms from which on the job must not be stored any more, 0 for never.
+        store_before_ms: Unix time in ms from which on the job must not be stored any more, 0 for
+            never.
 
     Returns:
         Whether this call has stored the job.
 
     Raises:
-        Conflict: it is too late.
-        TooManyQueues: the queue would be one too many.
+        Conflict: the time ``store_before_ms`` has passed.
+        TooManyQueues: the server has the maximum number of queues, and the queue is new.
         BackendUnavailable: Redis did not answer in time.
     """
     await store.queues.ensure(store, [job.queue])
@@ -239,8 +248,8 @@ async def _enqueue_in_shard(
         except Conflict:
             if store_before_ms == options.store_before_ms:
                 raise
-            # The call took longer than its claims are valid. Nothing is stored, so it claims the
-            # ids again, unless a try without a reply may have stored jobs that are removed since.
+            # The claims have expired, and this try has stored nothing, so the loop claims the ids
+            # again. But an earlier try without a reply may have stored jobs that are removed since.
             failure = BackendUnavailable(
                 "the claims of the ids expired before the jobs could be stored; repeat the request",
                 outcome="unknown" if writer.uncertain else "not_applied",
@@ -262,8 +271,8 @@ async def _enqueue_unique(
 ) -> JobRecord:
     """Claim the lock, then store the job.
 
-    No producer takes the lock from a job that exists or may still be stored
-    (``unique.resolve_holder``). So the claim decides, and the stored job makes it certain.
+    No other producer can take the lock as long as the job exists or may still be stored
+    (``unique.resolve_holder``). So the claim decides which producer may store its job.
     """
     await ensure_task()
     tokens: set[str] = set()
@@ -346,7 +355,7 @@ async def _resolve_conflict(
 
 
 async def _holds_lock(store: Store, shard: Shard, placed: PlacedJob, job: NewJob) -> bool:
-    """Return whether the job that is stored under the id holds the lock."""
+    """Return whether the job that is stored under the id of ``placed`` holds the job's lock."""
     found: Any = await store.redis.call(
         shard.slot, "HMGET", shard.job(placed.job_id), f.UNIQUE, f.STATE, idempotent=True
     )
@@ -374,7 +383,7 @@ async def _claim_aliases(
     """Claim the client-chosen ids whose owner shard is not ``shard``.
 
     Returns:
-        Time in ms before which the jobs must be stored, 0 when there is no such id.
+        Unix time in ms before which the jobs must be stored, 0 when there is no such id.
     """
     foreign = [
         (job.id, index)
@@ -385,7 +394,10 @@ async def _claim_aliases(
 
 
 def _fits_fast_path(store: Store, shard: Shard, part: Sequence[PlacedJob]) -> bool:
-    """Return whether ``enqueue_one.lua`` may store the part: a plain job of an unbounded queue."""
+    """Return whether ``enqueue_one.lua`` can store ``part``.
+
+    It can store one plain job of a queue without a depth bound.
+    """
     if len(part) > 1 or store.settings.max_queue_depth:
         return False
     return part[0].plain and not store.bounded_queues.among(shard, [part[0].queue])
@@ -398,9 +410,9 @@ class _PartWriter:
         store: the store.
         shard: the shard of all jobs.
         part: the jobs.
-        jobs: the same jobs as the request has them.
+        jobs: the same jobs as the client has sent them.
         claims: alias claims of the request. They are released when the jobs cannot be stored.
-        ignore_depth_bound: whether full queues take the jobs, too.
+        ignore_depth_bound: whether the jobs are stored even in full queues.
     """
 
     def __init__(
@@ -432,16 +444,16 @@ class _PartWriter:
         """Store the jobs.
 
         Args:
-            store_before_ms: time in ms from which on the script stores nothing, 0 for never.
+            store_before_ms: Unix time in ms from which on the script stores nothing, 0 for never.
             tombstone_tokens: tokens of the tombstones that may be replaced.
             fast_path: whether ``enqueue_one.lua`` may be used.
 
         Raises:
-            _Tombstoned: a tombstone with another token has an id.
+            _Tombstoned: a tombstone with another token prevents a job from being stored.
             ClaimedElsewhere: the alias of an id points to another shard.
-            Duplicate: another job has an id.
-            Conflict: it is too late.
-            QueueFull: as many jobs wait in a queue as its bound allows.
+            Duplicate: another job has one of the ids.
+            Conflict: the time ``store_before_ms`` has passed.
+            QueueFull: the depth bound of a queue is reached.
             BackendUnavailable: Redis did not answer in time.
         """
         store, shard, part = self._store, self._shard, self._part
@@ -501,7 +513,7 @@ class _PartWriter:
                 if isinstance(error, WritesRefused) and not self.uncertain:
                     await self._claims.release()
                 raise
-            # The first try may have been applied. The reply of the second one tells.
+            # The first try may have stored the jobs. The reply of the second try tells.
             self.uncertain = True
             return None
 
@@ -513,7 +525,7 @@ class _PartWriter:
     async def _resolve_existing(
         self, position: int, flat: Sequence[bytes]
     ) -> list[JobRecord] | None:
-        """Handle an id that is in use.
+        """Handle a reply that says that the id of a job is in use.
 
         Args:
             position: position of the job in the part.
@@ -533,7 +545,9 @@ class _PartWriter:
             return None
         target = claimed_ids.foreign_target(store, shard, existing)
         if target is not None:
-            if repeated:  # the first try may have stored the job, and it may be removed since
+            # The first try may have stored the job, and another process may have removed the job
+            # since, so it is unknown whether the request was applied.
+            if repeated:
                 raise BackendUnavailable(
                     f"another request has claimed the id '{job.job_id}'", outcome="unknown"
                 )
@@ -548,10 +562,12 @@ class _PartWriter:
     async def _all_stored(self) -> bool:
         """Return whether every job of the part is stored as it was sent.
 
-        One stored job does not prove that the others are: it may be older than this request.
+        One stored job proves nothing about the others, because an earlier request may have stored
+        it.
         """
         ids = [job.job_id for job in self._part]
-        found = {job.id: job for job in await read_many(self._store, self._shard, ids)}
+        stored = {job.id: job for job in await read_many(self._store, self._shard, ids)}
         return all(
-            job.job_id in found and is_same_job(job, found[job.job_id].fields) for job in self._part
+            job.job_id in stored and is_same_job(job, stored[job.job_id].fields)
+            for job in self._part
         )

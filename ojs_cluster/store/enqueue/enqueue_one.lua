@@ -1,13 +1,16 @@
--- Transition: (nothing) -> available, for one plain job. The fast path of enqueue.lua, whose includes cost
--- more to load than this whole script.
+-- Transition: (nothing) -> available, for one plain job. It is the fast path of enqueue.lua: to load the
+-- includes of enqueue.lua alone takes longer than this whole script.
 -- Pre:  nothing is stored under the id, not even a tombstone.
--- Post: the job exists, and counters, indexes and events agree with it. Nothing is stored when the queue is
---       not marked as `open` (new, or bounded), or when its counters are not numbers: see enqueue.lua.
+-- Post: the job exists, and counters, indexes and events agree with it. Nothing is stored, and the caller uses
+--       enqueue.lua, when the queue is new or has a depth bound (no field `open`), or when its counters are
+--       not numbers.
 -- Memory: deny-oom.
 -- KEYS: 1 events, 2 queue_counters, 3 queue_available, 4 job hash.
--- ARGV: 1 events kept, 2 id, 3 queue, 4 priority, then field names and values: e, t and others that are set.
--- Returns: {'ok', now, {}, 'available', '', ''} | {'full_path'} | {'bounded'}: use enqueue.lua
---          {'exists', 1, fields as of read_existing.lua}
+-- ARGV: 1 events kept, 2 id, 3 queue, 4 priority, then names and values of the other fields, first the
+--       envelope (5, 6) and the type (7, 8).
+-- Returns: {'ok', now, {}, 'available', '', ''}, the same reply as enqueue.lua gives
+--          {'full_path'}: use enqueue.lua | {'bounded'}: use it, because the queue has a depth bound
+--          {'exists', 1, fields as returned by read_existing.lua}
 --@include keys fields
 if redis.call('EXISTS', KEYS[4]) == 1 then
 --@include read_existing
@@ -15,7 +18,7 @@ if redis.call('EXISTS', KEYS[4]) == 1 then
 end
 local sums = redis.call('HMGET', KEYS[2], 'open', 'enqueued', 'seq')
 local enqueued, place = tonumber(sums[2] or 0), tonumber(sums[3] or 0)
--- enqueue.lua replaces counters that HINCRBY would refuse or a score would not hold exactly.
+-- Counters that are no integers, or too large for a score, take the full path: enqueue.lua replaces them.
 if not (sums[1] and enqueued and enqueued % 1 == 0 and enqueued < BAND and enqueued > -BAND and
     place and place % 1 == 0 and place < BAND and place > -BAND) then
     return {redis.call('HEXISTS', KEYS[2], 'bound') == 1 and 'bounded' or 'full_path'}

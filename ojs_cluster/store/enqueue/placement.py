@@ -1,4 +1,4 @@
-"""Arguments and results of the enqueue scripts."""
+"""Place jobs: give each job its id, and build the arguments and results of the enqueue scripts."""
 
 from __future__ import annotations
 
@@ -23,22 +23,24 @@ from ojs_cluster.store.runtime import Arg
 EnqueueOutcome = Literal["", "prepared", "superseded"]
 
 PORTION_JOBS = 250
-"""Jobs that one script stores at most: about 5 ms of its node."""
+"""Maximum number of jobs that one script stores. It blocks its node for about 5 ms."""
 
 
 class PlacedJob(msgspec.Struct, frozen=True):
-    """A job with its id, ready to be stored. Holds only what a transaction's record can keep.
+    """A job with its id, ready to be stored.
+
+    The record of a transaction keeps it as MessagePack, so all its values are simple.
 
     Args:
         job_id: id of the job.
-        queue: its queue.
-        priority: its priority.
-        pending: whether it is stored as pending.
-        due: '', or a letter and a time in ms as ``enqueue.lua`` takes them.
-        expires: the same for the expiry.
-        fields: names and values of the hash, one after the other.
-        outcome: ``prepared`` for a job that a transaction publishes later, ``superseded`` for one
-            that a later job of the same batch replaces, '' for any other.
+        queue: queue of the job.
+        priority: priority of the job.
+        pending: whether the job is stored in the state pending.
+        due: when the job is due: '', or a letter and a time in ms (see ``enqueue.lua``).
+        expires: when the job expires, in the same format.
+        fields: names and values of the fields of the job's hash, alternating.
+        outcome: ``prepared`` for a job that a transaction publishes later, ``superseded`` for a job
+            that a later job of the same batch replaces, '' for any other job.
     """
 
     job_id: str
@@ -52,19 +54,19 @@ class PlacedJob(msgspec.Struct, frozen=True):
 
     @property
     def plain(self) -> bool:
-        """Whether the job is immediately available and declares no limit."""
+        """Whether the job is immediately available and has no rate limit."""
         return not (self.pending or self.due or self.expires or self.outcome) and not (
             f.MAX_PER_SECOND in self.fields[::2] or f.LIMIT in self.fields[::2]
         )
 
 
-def place(job_id: str, job: NewJob, more: Sequence[bytes] = ()) -> PlacedJob:
-    """Return ``job`` under ``job_id``.
+def place(job_id: str, job: NewJob, more_fields: Sequence[bytes] = ()) -> PlacedJob:
+    """Return a job with its id, ready to be stored.
 
     Args:
         job_id: id of the job.
         job: the job.
-        more: names and values of further fields of its hash.
+        more_fields: names and values of further fields of the job's hash.
     """
     return PlacedJob(
         job_id,
@@ -73,7 +75,7 @@ def place(job_id: str, job: NewJob, more: Sequence[bytes] = ()) -> PlacedJob:
         job.pending,
         _time_argument(job.scheduled),
         _time_argument(job.expires),
-        [*_fields(job), *more],
+        [*_fields(job), *more_fields],
     )
 
 
@@ -94,12 +96,12 @@ def enqueue_command(
         store: the store.
         shard: the shard of all jobs.
         part: the jobs.
-        store_before_ms: time in ms, by the shard's clock, from which on the script stores nothing;
-            0 for never.
+        store_before_ms: Unix time in ms, by the shard's clock, from which on the script stores
+            nothing; 0 for never.
         transaction: id of the transaction that stores the jobs, '' for none.
         portion: position of the portion among the transaction's portions of this shard.
         tombstone_tokens: tokens of the tombstones that may be replaced.
-        ignore_depth_bound: whether full queues take the jobs, too.
+        ignore_depth_bound: whether the jobs are stored even in full queues.
     """
     queues = Counter(job.queue for job in part)
     positions = {queue: position for position, queue in enumerate(queues, 1)}
@@ -159,7 +161,12 @@ def token_list(tokens: Iterable[str]) -> str:
 
 
 def stored_records(part: Sequence[PlacedJob], reply: Sequence[Any]) -> list[JobRecord]:
-    """Return the stored jobs from the reply of the script, without reading them again."""
+    """Return the jobs that an enqueue script has stored, without reading them.
+
+    Args:
+        part: the jobs that were passed to the script.
+        reply: the script's reply: ``ok``, time in ms, effects, then three values per job.
+    """
     now, answers = b"%d" % reply[1], reply[3:]
     return [
         JobRecord(job.job_id, _stored_fields(job, now, answers[3 * i : 3 * i + 3]))
@@ -168,7 +175,7 @@ def stored_records(part: Sequence[PlacedJob], reply: Sequence[Any]) -> list[JobR
 
 
 def is_same_job(job: PlacedJob, existing: Mapping[bytes, bytes]) -> bool:
-    """Return whether the hash stored under the job's id is of this request's job."""
+    """Return whether the hash that is stored under the id of ``job`` holds the same job."""
     names, values = job.fields[::2], job.fields[1::2]
     return (
         existing.get(f.QUEUE) == job.queue.encode()
@@ -182,24 +189,32 @@ def is_same_job(job: PlacedJob, existing: Mapping[bytes, bytes]) -> bool:
 
 
 async def deliver_effects(store: Store, shard: Shard, reply: Sequence[Any]) -> None:
-    """Deliver the effects of an enqueue script: names of new queues, and declared limits."""
+    """Deliver the effects of an enqueue script: names of new queues, and limits of rate limit keys.
+
+    Args:
+        store: the store.
+        shard: the shard in which the script has run.
+        reply: the script's reply; the third value has the effects.
+    """
     if reply[2]:
         await deliver(store, shard, reply[2])
 
 
 async def read_back(store: Store, shard: Shard, part: Sequence[PlacedJob]) -> list[JobRecord]:
-    """Read stored jobs; a job that was removed since is returned as it was stored."""
-    found: list[JobRecord] = []
+    """Read jobs that were stored; return a job that was removed since as it was stored."""
+    records: list[JobRecord] = []
     for job in part:
         flat = await store.redis.call(shard.slot, "HGETALL", shard.job(job.job_id), idempotent=True)
         if isinstance(flat, list) and flat:
-            found.append(record(job.job_id, flat))
+            records.append(record(job.job_id, flat))
         else:
-            found.append(JobRecord(job.job_id, _stored_fields(job, b"0", (b"available", b"", b""))))
-    return found
+            fields = _stored_fields(job, b"0", (b"available", b"", b""))
+            records.append(JobRecord(job.job_id, fields))
+    return records
 
 
 def _fields(job: NewJob) -> list[bytes]:
+    """Return names and values of those fields of a job's hash that follow from the request."""
     retry = job.retry
     fields = [
         f.ENVELOPE,
@@ -216,15 +231,15 @@ def _fields(job: NewJob) -> list[bytes]:
         and not job.visibility_timeout_ms
         and not job.timeout_ms
     ):
-        return fields  # all others are empty
-    most = limit.max_per_second if limit else None
+        return fields  # a shortcut: all optional fields are empty
+    max_per_second = limit.max_per_second if limit else None
     optional = (
         (f.RETRY, retry.packed()),
         (f.NON_RETRYABLE, retry.patterns()),
         (f.ON_EXHAUSTION, (retry.on_exhaustion or "").encode()),
         (f.VISIBILITY, b"%d" % job.visibility_timeout_ms if job.visibility_timeout_ms else b""),
         (f.TIMEOUT, b"%d" % job.timeout_ms if job.timeout_ms else b""),
-        (f.MAX_PER_SECOND, b"%d" % most if most else b""),
+        (f.MAX_PER_SECOND, b"%d" % max_per_second if max_per_second else b""),
         (f.LIMIT, limit.packed().encode() if limit and limit.key else b""),
     )
     for name, value in optional:
@@ -234,6 +249,13 @@ def _fields(job: NewJob) -> list[bytes]:
 
 
 def _stored_fields(job: PlacedJob, now: bytes, answer: Sequence[Any]) -> dict[bytes, bytes]:
+    """Return the fields of a job's hash as an enqueue script has stored them.
+
+    Args:
+        job: the job.
+        now: Unix time in ms when the job was stored.
+        answer: state, due and expires as the script has returned them for the job.
+    """
     state, due, expires = answer
     pairs = iter(job.fields)
     stored = dict(zip(pairs, pairs, strict=True))
@@ -245,18 +267,19 @@ def _stored_fields(job: PlacedJob, now: bytes, answer: Sequence[Any]) -> dict[by
         stored[f.FINISHED] = now
     if due == b"" and expires == b"":
         return stored
-    for value, moment, name, shown in (
+    for value, argument, name, shown_name in (
         (due, job.due, f.DUE, f.SCHEDULED_SHOWN),
         (expires, job.expires, f.EXPIRES, f.EXPIRES_SHOWN),
     ):
         if value != b"":
             stored[name] = b"%d" % int(value)
-            if moment[0] != "a":
-                stored[shown] = stored[name]
+            if argument[0] != "a":  # all other times are shown in the envelope: see enqueue.lua
+                stored[shown_name] = stored[name]
     return stored
 
 
 def _time_argument(point: TimePoint | None) -> str:
+    """Return a time as ``enqueue.lua`` takes it: '' for none, 'r' relative, 'a' absolute."""
     if point is None:
         return ""
     return f"{'r' if point.relative else 'a'}{point.ms}"

@@ -1,9 +1,11 @@
 -- Records that the references of jobs to other shards were checked.
 -- Pre:  the job was not added to the index again since it was read.
--- Post: 'done': the job is removed from the index; 'later': it is checked again.
+-- Post: a job with the result 'done' is removed from the index. A job with the result 'later' is checked again
+--       after the same time.
 -- Memory: allow-oom; adds nothing.
 -- KEYS: 1 references.
--- ARGV: 1 age (ms) at which jobs are checked, then per job: id, 'done' | 'later'.
+-- ARGV: 1 age (ms) at which jobs are checked, then per job: id, result.
+--       result: 'done' | 'later'
 -- Returns: number of jobs removed from the index
 --@include now
 local references, age = KEYS[1], tonumber(ARGV[1])

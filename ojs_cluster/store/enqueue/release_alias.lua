@@ -1,8 +1,8 @@
 -- Removes an alias that a producer has claimed and will not use.
--- Pre:  the producer was the first to claim the id, and no other has claimed it since.
+-- Pre:  the producer was the first to claim the id, and no other producer has claimed the id since.
 -- Memory: allow-oom; adds nothing.
 -- KEYS: 1 job hash of the id, 2 alias_claims.  ARGV: 1 id, 2 name of the claimer.
--- Returns: 1 when the alias was removed
+-- Returns: 1 when the alias was removed, otherwise 0
 local key, alias_claims, id, claimer = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
 if redis.call('HGET', key, '@c') ~= claimer then return 0 end
 redis.call('DEL', key)

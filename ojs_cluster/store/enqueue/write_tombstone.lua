@@ -1,9 +1,10 @@
--- Transition: (nothing) -> tombstone. It is an alias that points to its own shard, and prevents a late request
--- from storing a job under the id. It is listed as a claim, so the janitor removes it.
--- Post: a producer that passes `token` may store a job in its place; with '' none can.
+-- Transition: (nothing) -> tombstone. A tombstone is an alias that points to its own shard. It prevents a late
+-- request from storing a job under the id. alias_claims lists the tombstone, so the janitor removes it.
+-- Post: a producer that passes `token` may store a job in place of the tombstone. If `token` is '', no producer
+--       may.
 -- Memory: allow-oom; adds 300 bytes.
 -- KEYS: 1 job hash of the id, 2 alias_claims.
--- ARGV: 1 id, 2 this shard, 3 token.
+-- ARGV: 1 id, 2 index of this shard, 3 token.
 -- Returns: {'ok'} | {'stored'} when there is a job | {'moved', shard} when an alias points to another shard
 --@include now read_job
 local key, alias_claims, id, shard, token = KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3]
@@ -11,7 +12,7 @@ local state, alias, transaction, old_token, queue, job_type = unpack(
     redis.call('HMGET', key, F.state, F.alias, F.transaction, F.tombstone, F.queue, F.type))
 if state or queue or job_type then return {'stored'} end -- a malformed job may lack one of them
 if alias and alias ~= shard then return {'moved', alias} end
--- The id is reserved: only the transaction stores a job, and only after it has claimed everything.
+-- A transaction has reserved the id. It needs no tombstone: no other request can store a job under the id.
 if transaction then return {'ok'} end
 redis.call('HSET', key, F.alias, shard)
 if token == '' then redis.call('HDEL', key, F.tombstone)

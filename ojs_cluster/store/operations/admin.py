@@ -7,13 +7,15 @@ from typing import Any
 from ojs_cluster.store.context import Store
 
 _CHUNK = 1000
+"""Number of keys that one SCAN call visits."""
 
 
 async def reset(store: Store) -> int:
     """Delete every key of this server except the schema and leadership; return their number.
 
-    This is the only function on a request path that uses SCAN, so only test hooks call it. It keeps
-    leader locks: without them, a running scheduler would start a new term in the middle of a test.
+    No other function that serves requests uses SCAN, which reads all keys; only test hooks call
+    this function. It keeps leader locks: without them, schedulers would elect new leaders in the
+    middle of a test.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.

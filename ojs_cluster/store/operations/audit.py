@@ -1,10 +1,9 @@
 """The audit streams: administrative changes, and refused requests.
 
-Two streams lie under the meta tag: one of changes and key reloads, one of refusals. Each has its
-own
-bound: a client without a key can cause refusals, and they must not displace changes. Entries are
-JSON objects written by this server. Of jobs they hold only the ids. A page merges both streams,
-newest first.
+Two streams lie under the meta tag: one of changes and reloads of API keys, one of refused requests.
+Each stream has its own maximum length, because a client without an API key can cause refused
+requests, which must not displace changes. Entries are JSON objects. They contain the ids of jobs,
+but no other data of jobs. A page merges both streams, newest first.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ from ojs_cluster.store.context import Store
 RETENTION_MS: Final = 90 * 24 * 3_600_000
 """Longest time for which entries are kept, in milliseconds."""
 MAX_BATCH: Final = 100
-"""Most entries that one call appends."""
+"""Maximum number of entries that one call appends."""
 MAX_READ: Final = 5000
-"""Most entries that are read for one page, also when the filter admits few."""
+"""Maximum number of entries that are read for one page, even if the filter admits few of them."""
 _CHUNK: Final = 200
 _NEWEST: Final = "+"
 _END: Final = "0-0"
@@ -44,7 +43,7 @@ class AuditStream(Enum):
     REFUSALS = 2_000
 
     def key(self, meta: Meta) -> bytes:
-        """Return the key of the stream."""
+        """Return the Redis key of the stream."""
         return meta.audit if self is AuditStream.CHANGES else meta.audit_refused
 
 
@@ -87,7 +86,8 @@ async def append_entries(
         stream: the stream to append to.
         entries: JSON objects.
         batch: a unique name of the batch.
-        again: whether an earlier try has an unknown outcome; a stored batch is not stored twice.
+        again: whether an earlier attempt has an unknown outcome. Then the script stores the batch
+            only if it is not stored already.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -104,12 +104,13 @@ async def read_entries(
 ) -> AuditPage:
     """Return entries of both streams that ``wanted`` admits, newest first.
 
-    A page reads at most ``MAX_READ`` entries, so it may have fewer than ``limit`` and a cursor.
+    A page reads at most ``MAX_READ`` entries. So it may have fewer than ``limit`` entries although
+    it is not the last page.
 
     Args:
         store: the store.
         wanted: which entries to return.
-        limit: most entries in the page, of about 2 KiB at most each.
+        limit: maximum number of entries in the page. An entry has up to about 2 KiB.
         cursor: where the page starts, from the page before; None for the newest entry.
 
     Raises:
@@ -117,7 +118,8 @@ async def read_entries(
         BackendUnavailable: Redis did not answer in time.
     """
     positions = _positions(cursor)
-    # An append trims the stream, so it may still hold entries whose retention has ended.
+    # Only an append trims the stream. So the stream may hold entries whose retention has ended, and
+    # the reader must leave them out.
     oldest_ms = max(wanted.since_ms or 0, int(time.time() * 1000) - RETENTION_MS, 0)
     readers = [_StreamReader(store, stream, positions[stream], oldest_ms) for stream in AuditStream]
     found: list[dict[str, Any]] = []
@@ -166,7 +168,7 @@ class _StreamReader:
         return self._ahead[0] if self._ahead else None
 
     def skip(self) -> None:
-        """Advance to the entry after the next one."""
+        """Skip the entry that ``peek`` returns."""
         self._ahead.popleft()
 
     async def position(self) -> str:

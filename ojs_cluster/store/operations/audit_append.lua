@@ -1,13 +1,14 @@
 -- Append the audit entries of one process to one of the two audit streams.
 -- Post: the entries are the newest of the stream, in their order, unless the batch was stored before.
---       The stream is trimmed to its bounds in number and age, and expires when nothing is appended.
+--       The stream is trimmed to its maximum length and age, and expires when nothing is appended.
 -- Memory: allow-oom; a stream of 10 000 entries of 2 KiB at most.
 -- KEYS: 1 audit or audit_refused.
--- ARGV: 1 most entries kept, 2 retention (ms), 3 name of the batch, 4 '1' when an earlier try of this
---       batch has an unknown outcome, 5.. entries as JSON.
+-- ARGV: 1 maximum length of the stream, 2 retention (ms), 3 name of the batch, 4 '1' when an earlier try of
+--       this batch has an unknown outcome, otherwise '0', 5.. entries as JSON.
 -- Returns: number of entries appended; 0 when the batch was stored before
 --@include now
-local SEARCHED = 500 -- bound of what other processes may have appended since the first try
+-- Number of newest entries among which an earlier try of the batch is searched.
+local SEARCHED = 500
 local stream, most_entries, retention_ms, batch, is_retry = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 if is_retry == '1' then
     for _, entry in ipairs(redis.call('XREVRANGE', stream, '+', '-', 'COUNT', SEARCHED)) do

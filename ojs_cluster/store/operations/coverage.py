@@ -19,13 +19,13 @@ log = logging.getLogger("ojs.store")
 
 _SETTING: Final = "cluster-require-full-coverage"
 _PATIENCE_S: Final = 2.0
-"""Longest wait in seconds for the masters' answers."""
+"""Longest time in seconds to wait for the replies of all masters."""
 
 
 async def check(store: Runtime) -> None:
     """Log a warning when masters of a cluster refuse all commands while any slot is not served.
 
-    Never raises: unreachable masters, and masters that refuse CONFIG GET, are skipped.
+    The function never raises. It skips unreachable masters, and masters that refuse CONFIG GET.
     """
     if not store.redis.topology.clustered:
         return

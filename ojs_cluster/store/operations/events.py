@@ -1,8 +1,8 @@
 """Read events (spec: ojs-events).
 
-Each shard has a bounded stream to which its transitions append. A page merges the streams. Its
-cursor holds a position in every stream. A single point in time would skip events, because the
-clocks of the masters differ.
+Each shard has a stream of limited length to which its transitions append. A page merges the
+streams. Its cursor holds a position in every stream. (Refused: one point in time as the cursor. It
+would skip events, because the clocks of the masters differ.)
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ async def read_events(
         store: the store.
         wanted: which events to return.
         after: the cursor of an earlier page; None for the oldest events.
-        limit: most events in the page. The length of the streams bounds the work.
+        limit: maximum number of events in the page.
 
     Raises:
         InvalidRequest: this server did not create the cursor.
@@ -193,10 +193,11 @@ async def _streams(store: Store, wanted: EventFilter) -> list[Shard | Meta]:
 
 
 async def _start_position(store: Store, shard: Shard | Meta, after: str | None) -> tuple[str, bool]:
-    """Return where to continue in a stream, and whether unread entries were dropped.
+    """Return the position after which to read a stream, and whether unread entries were dropped.
 
-    A stream drops its oldest entries. So no unread entry was dropped while the last read entry is
-    still there. If the stream was empty before, a stream at its full length counts as a gap.
+    A stream drops its oldest entries first. So while it still has the last read entry, no unread
+    entry was dropped. If no entry was read because the stream was empty, a stream that has its full
+    length by now may have dropped entries.
     """
     reached = _position_of(after or "")
     first = "-" if reached is None else f"{reached[0]}-{reached[1]}"

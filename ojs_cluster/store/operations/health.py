@@ -8,15 +8,15 @@ from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.store.context import Store
 
 PATIENCE_S = 0.5
-"""Longest wait for one master in seconds. A probe that asks for health has one second."""
+"""Longest time in seconds to wait for one master. A probe waits one second for the response."""
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What this process knows about Redis now.
+    """The health of Redis, as this process sees it.
 
     Args:
-        latency_ms: round trip to the slowest master that answers, in milliseconds.
+        latency_ms: round-trip time in ms of the slowest master that answers.
         covered: whether every slot has a master, and every master answers.
     """
 

@@ -1,19 +1,20 @@
 -- Acquire, renew or release the leader lock of one shard, or of the meta tag, within a scheduler group.
--- 'acquire': the lock is free -> held by this identity, with a fencing token larger than all before.
---            Only for the preferred candidate, unless it insists.
+-- 'acquire': the lock is free -> held by this identity, with a fencing token larger than all earlier tokens.
+--            A candidate that is not preferred gets the lock only if it insists.
 -- 'renew':   held by this identity and token -> its TTL starts again.
 -- 'release': held by this identity and token -> free.
 -- 'leave':   held by this identity -> free; the identity is no longer a candidate.
--- Post: acquire and renew record the identity as a candidate for twice the TTL. The preferred candidate is
---       number (shard modulo number of candidates) in the order of their names, so that the candidates
---       share the shards evenly. The release of a lock is announced on the schedule channel.
+-- Post: acquire and renew record the identity as a candidate for twice the TTL. In the order of their names,
+--       candidate number (shard modulo number of candidates) is the preferred one. So each candidate is
+--       preferred for about the same number of shards. A release is announced on the schedule channel.
 -- Memory: allow-oom; adds 300 bytes per scheduler group, and 120 per candidate.
 -- KEYS: 1 leader, 2 fencing_counter, 3 candidates (scored by the ms of their last call).
 -- ARGV: 1 'acquire' | 'renew' | 'release' | 'leave', 2 identity, 3 token (0 for acquire and leave),
 --       4 TTL (ms), 5 index of the shard, 6 'insist' | ''.
--- Returns: {token when this identity holds or has released the lock, else 0; ms until the lock ends, 0 when
---          it is free; 1 when another candidate is preferred and has called lately}
---          (a holder that repeats acquire after a lost reply gets the token that it already has)
+-- Returns: {token when this identity holds or has released the lock, otherwise 0;
+--          time until the lock ends (ms), 0 when it is free;
+--          1 when another candidate is preferred and has called during the last half of the TTL, otherwise 0}
+--          A holder that repeats acquire after a lost reply gets the token that it already has.
 --@include keys now
 local MAX_CANDIDATES = 64
 local lock_key, counter_key, candidates_key = KEYS[1], KEYS[2], KEYS[3]

@@ -1,7 +1,7 @@
 """Leader locks: which scheduler process sweeps which shard.
 
-Each shard has a lock under its own tag, and so has the meta tag. A lock is unavailable only when
-its shard is: the loss of one master does not stop the sweeps of shards on other masters.
+The lock of a shard is stored in that shard, and the lock of the meta tag under the meta tag. So the
+loss of one master does not stop the sweeps of shards on other masters.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from ojs_cluster.store.context import Store
 Renewal = Literal["kept", "wanted", "lost"]
 """The outcome of a renewal.
 
-``kept``: the lease has its full TTL again. ``wanted``: the same, but another candidate is
-preferred, so the leader should release the shard. ``lost``: the lease has ended, and another
-process may hold it.
+``kept``: the lease has its full TTL again. ``wanted``: the lease has its full TTL again, but
+another candidate is preferred, so the leader should release the lease. ``lost``: the lease has
+ended, and another process may hold it.
 """
 
 
@@ -44,9 +44,9 @@ class AcquireReply:
     """The reply to a candidate.
 
     Args:
-        lease: None when the candidate does not lead.
-        ends_in_ms: when the lease of the other candidate ends unless it is renewed, in milliseconds
-            from now; 0 when the lock is free, but another candidate is preferred.
+        lease: the lease; None when the candidate has not acquired it.
+        ends_in_ms: time in ms until the lease of another process ends unless it is renewed; 0 when
+            the lock is free, but another candidate is preferred.
     """
 
     lease: LeaderLease | None
@@ -121,7 +121,7 @@ class RedisLeaderLock:
 
     async def _run(self, action: str, token: int = 0, mode: str = "") -> list[int]:
         tag = self.store.keys.tag(self.shard)
-        # The meta tag counts as the shard after the last.
+        # The index of the meta tag is -1. The script takes it as the shard after the last.
         number = self.shard % (len(self.store.keys) + 1)
         reply = await self.store.redis.script(
             tag.slot,

@@ -1,11 +1,11 @@
--- Read the numbers of one shard and of some of its queues, for monitoring.
+-- Read the metrics of one shard and of some of its queues.
 -- Memory: no-writes.
 -- KEYS: 1 outbox_due, 2 outbox_dead_letters, 3 due, 4 active, 5 outbox_blocked_shards;
 --       then per queue: queue_counters, queue_available, queue_dead, queue_blocked.
--- Returns: {now, entries in the outbox (blocked ones included), first try due (ms or -1),
---           entries in the outbox dead letters, first due job (ms or -1), first lease to end (ms or -1),
---           then per queue: {available jobs, available since (ms, of the oldest, or -1), dead letters,
---           counters in the order of FIELDS}}
+-- Returns: {now, number of outbox entries (blocked entries included), time of the next attempt (ms or -1),
+--           number of outbox dead letters, time when the first job is due (ms or -1), time when the first
+--           lease ends (ms or -1), then per queue: {number of available jobs, time since when the oldest is
+--           available (ms or -1), number of dead letters, counters in the order of FIELDS}}
 --@include keys now read_job make_available
 local FIELDS = {'scheduled', 'pending', 'active', 'retryable', 'completed', 'cancelled', 'discarded',
     'acked', 'enqueued', 'failed', 'run_ms', 'wait_ms', 'paused'}
@@ -15,7 +15,7 @@ local function first_score(zset)
     return tonumber(redis.call('ZRANGE', zset, 0, 0, 'WITHSCORES')[2] or -1)
 end
 
--- Within a priority the first job has waited longest, so this reads one job for each of 201 at most.
+-- The first job of each priority has waited longest. So this reads one job per priority, at most 201 jobs.
 local function oldest_available(zset)
     local oldest, from = -1, '-inf'
     while true do
@@ -28,7 +28,7 @@ local function oldest_available(zset)
     end
 end
 
--- -1 stands for no job.
+-- Returns the earlier of two times; -1 stands for no time.
 local function earlier(a, b)
     if a < 0 or b < 0 then return math.max(a, b) end
     return math.min(a, b)

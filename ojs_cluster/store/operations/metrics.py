@@ -1,7 +1,7 @@
-"""Metrics of the whole cluster: one small script per shard, for a bounded number of queues.
+"""Read metrics of the whole cluster, by one small script per shard.
 
-The transitions count in Redis. So every process reports the same counters, and they outlive the
-processes.
+The counters are in Redis, where the transitions change them. So every process reports the same
+counters, and a restart of a process does not reset them.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs.validate_job import read_number
 
 CACHED_S = 5.0
-"""Greatest age of the metrics in seconds. A process reads them from Redis at most this often."""
+"""Maximum age in seconds of the metrics that a process reports without reading Redis again."""
 PATIENCE_S = 0.5
-"""Longest wait for one shard in seconds. A scrape has two seconds."""
+"""Longest time in seconds to wait for one shard."""
 _CHUNK = 50
 """Queues per script call, so that one call blocks its node for a fraction of a millisecond."""
 _STATES = tuple(state for state in State if state is not State.AVAILABLE)
@@ -46,11 +46,11 @@ class QueueMetrics:
     Args:
         jobs: number of jobs in each state.
         dead_letters: number of dead letters.
-        oldest_ms: how long the oldest available job has been available, 0 without one, in
-            milliseconds.
-        enqueued: jobs enqueued since the queue exists.
-        completed: jobs completed since the queue exists.
-        failed: attempts failed since the queue exists.
+        oldest_ms: time in ms since the oldest available job became available; 0 when no job is
+            available.
+        enqueued: number of jobs enqueued since the queue exists.
+        completed: number of jobs completed since the queue exists.
+        failed: number of attempts that have failed since the queue exists.
         run_ms: total run time of the completed jobs, in milliseconds.
         wait_ms: total wait of the completed jobs before their last attempt, in milliseconds.
         paused: whether the queue is paused.
@@ -73,11 +73,11 @@ class ClusterMetrics:
 
     Args:
         queues: metrics by queue name; the first queues by name when there are too many.
-        registered: number of registered queues, None while the registry is unreachable.
-        outbox_entries: effects that are not delivered yet.
-        outbox_dead_letters: effects that failed too often.
-        late_ms: per scheduler loop, how long the first effect, due job or ended lease has waited
-            for a scheduler, in milliseconds; 0 when none is late.
+        registered: number of all queues, None while the list of queues is unreachable.
+        outbox_entries: number of effects that are not delivered yet.
+        outbox_dead_letters: number of effects that failed too often.
+        late_ms: per scheduler loop, time in ms for which the first effect, due job or ended lease
+            has waited for a scheduler; 0 when none is late.
         unreachable: number of shards that did not answer, the meta tag included. Queues with a
             partition in such a shard are left out: a sum without one partition would look like a
             counter that was reset.
@@ -93,17 +93,17 @@ class ClusterMetrics:
     unreachable: int = 0
 
 
-async def collect(store: Store, most_queues: int) -> ClusterMetrics:
+async def collect(store: Store, max_queues: int) -> ClusterMetrics:
     """Read the metrics from every shard, without shards that take longer than ``PATIENCE_S``.
 
     Args:
         store: the store.
-        most_queues: most queues to include, the first by name.
+        max_queues: maximum number of queues to include, the first by name.
 
     Raises:
         BackendUnavailable: no shard answered in time.
     """
-    names, registered = await _queue_names(store, most_queues)
+    names, registered = await _queue_names(store, max_queues)
     await store.partitions.refresh_if_stale(store)
     cluster = ClusterMetrics(
         {name: QueueMetrics() for name in names or ()}, registered, unreachable=int(names is None)
@@ -152,8 +152,12 @@ async def collect(store: Store, most_queues: int) -> ClusterMetrics:
     return cluster
 
 
-async def _queue_names(store: Store, most_queues: int) -> tuple[list[str] | None, int | None]:
-    """Return the first queues by name, and the number of all; None for an unreachable registry."""
+async def _queue_names(store: Store, max_queues: int) -> tuple[list[str] | None, int | None]:
+    """Return the first queues by name, and the number of all queues.
+
+    Returns:
+        None for both values while the list of queues is unreachable.
+    """
     meta = store.keys.meta
     if store.redis.is_responsive(meta.slot):
         with trio.move_on_after(PATIENCE_S), suppress(BackendUnavailable):
@@ -161,9 +165,9 @@ async def _queue_names(store: Store, most_queues: int) -> tuple[list[str] | None
                 meta.slot, "ZCARD", meta.queues, idempotent=True
             )
             names: Any = []
-            if most_queues:
+            if max_queues:
                 names = await store.redis.call(
-                    meta.slot, "ZRANGE", meta.queues, 0, most_queues - 1, idempotent=True
+                    meta.slot, "ZRANGE", meta.queues, 0, max_queues - 1, idempotent=True
                 )
             return [name.decode() for name in names], registered
     return None, None
@@ -175,8 +179,8 @@ class CachedMetrics(Cached[ClusterMetrics]):
     ``get`` raises BackendUnavailable when Redis does not answer in time.
     """
 
-    def __init__(self, store: Store, most_queues: int) -> None:
-        super().__init__(lambda: collect(store, most_queues), lambda _took_s: CACHED_S)
+    def __init__(self, store: Store, max_queues: int) -> None:
+        super().__init__(lambda: collect(store, max_queues), lambda _took_s: CACHED_S)
 
 
 def _shards_of(store: Store, queue: str) -> Sequence[Shard]:
@@ -184,7 +188,7 @@ def _shards_of(store: Store, queue: str) -> Sequence[Shard]:
 
 
 def _add_shard(cluster: ClusterMetrics, reply: Sequence[Any]) -> None:
-    """Add the shard's part of a reply of ``metrics.lua``."""
+    """Add the metrics of one shard from a reply of ``metrics.lua``."""
     now, outbox_entries, first_try, outbox_dead_letters, first_due, first_lease = reply
     cluster.outbox_entries += outbox_entries
     cluster.outbox_dead_letters += outbox_dead_letters
@@ -194,7 +198,7 @@ def _add_shard(cluster: ClusterMetrics, reply: Sequence[Any]) -> None:
 
 
 def _add_queue(queue: QueueMetrics, now: int, reply: Sequence[Any]) -> None:
-    """Add one queue's part of a reply of ``metrics.lua``."""
+    """Add the metrics of one queue from a reply of ``metrics.lua``."""
     available, available_since, dead_letters, values = reply
     counters = {name: value or b"0" for name, value in zip(_FIELDS, values, strict=True)}
     queue.jobs[State.AVAILABLE] += available

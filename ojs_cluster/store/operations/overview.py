@@ -11,13 +11,13 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.queues.queues import QueueStats, list_queues, sum_stats
 from ojs_cluster.store.workers import workers
 
-MOST_QUEUES = 10_000
-"""Most queues in the sums. The first by name are taken."""
-MOST_QUEUES_WITHIN = 1000
-"""The same for a caller that may see only some queues. Such sums are not cached."""
+MAX_QUEUES = 10_000
+"""Maximum number of queues in the sums, the first by name."""
+MAX_QUEUES_WITHIN = 1000
+"""Maximum number of queues for a caller that may see only some queues. Such sums are not cached."""
 _PAGE = 500
 OVERVIEW_S = 20.0
-"""Time in seconds that reading all queues may take beyond the usual time of a request."""
+"""Time in seconds that reading all queues may take, in addition to the usual time of a request."""
 _NO_QUEUES = QueueStats(
     name="",
     counts=dict.fromkeys(State, 0),
@@ -38,10 +38,10 @@ class Overview:
     """Sums over all queues, and the number of workers.
 
     Args:
-        queues: how many queues there are.
-        counted: how many of them are in ``stats``.
+        queues: number of all queues.
+        counted: number of queues that ``stats`` sums.
         stats: the sums.
-        workers: how many workers are known.
+        workers: number of all workers.
     """
 
     queues: int
@@ -59,21 +59,24 @@ async def overview(store: Store) -> Overview:
     extend_deadline(OVERVIEW_S)
     counted, stats = 0, _NO_QUEUES
     while True:
-        limit = min(_PAGE, MOST_QUEUES - counted)
+        limit = min(_PAGE, MAX_QUEUES - counted)
         found, queues = await list_queues(store, limit=limit, offset=counted)
         counted += len(found)
         stats = sum_stats([stats, *found])
-        if len(found) < limit or counted >= MOST_QUEUES:
+        if len(found) < limit or counted >= MAX_QUEUES:
             break
     _, known = await workers.count_by_status(store)
     return Overview(queues, counted, stats, known)
 
 
 async def sum_within(store: Store, within: QueuePatterns) -> tuple[QueueStats, int, int]:
-    """Return sums over the queues that ``within`` admits, their number, and how many are summed.
+    """Return sums over the queues that ``within`` admits.
+
+    Returns:
+        The sums, the number of queues that ``within`` admits, and how many of them are summed.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    found, queues = await list_queues(store, limit=MOST_QUEUES_WITHIN, within=within)
+    found, queues = await list_queues(store, limit=MAX_QUEUES_WITHIN, within=within)
     return sum_stats([_NO_QUEUES, *found]), queues, len(found)

@@ -1,9 +1,10 @@
--- Try which commands the Redis user may not run in scripts. Redis checks the right before it refuses a
--- write in a script that is declared read-only. So every command can be tried, and none has an effect.
+-- Find the commands that the Redis user may not run in scripts. The script is declared read-only, so Redis
+-- refuses every write. Redis checks the user's right before that, so the script can try commands without
+-- effect.
 -- Memory: no-writes.
 -- KEYS: 1 any key of the shard.
 -- ARGV: 1.. names of commands.
--- Returns: per refused command: its name, the error of Redis
+-- Returns: per command that the user may not run: its name, the error of Redis
 local MAX_ARGUMENTS = 6
 local key = KEYS[1]
 local refused = {}

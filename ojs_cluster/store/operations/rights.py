@@ -1,7 +1,7 @@
 """Check at start whether the Redis user may run all commands of this server.
 
-Otherwise the first job that needs a missing right would fail. INFO, ROLE and CLIENT SETNAME are not
-checked: the server works without them.
+Without this check a missing right would show only later, when a job needs the command. INFO, ROLE
+and CLIENT SETNAME are not checked, because the server works without them.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ojs_cluster.store.runtime import Runtime
 
 _PATIENCE_S = 2.0
+"""Longest time in seconds to wait for one master."""
 SCRIPT_COMMANDS = (
     "DEL",
     "EXISTS",
@@ -65,7 +66,8 @@ SCRIPT_COMMANDS = (
 )
 """Commands that scripts run."""
 DIRECT_COMMANDS = ("SETRANGE", "XLEN", "XRANGE", "ZMSCORE", "ZRANGEBYLEX")
-"""Commands that no script runs. Scripts may run them, so the same script tries them."""
+"""Commands that the server sends directly. Redis allows them in scripts, so ``rights.lua`` tries
+them, too."""
 
 
 class MissingRights(Exception):

@@ -1,4 +1,4 @@
--- Record the layout of the data when the cluster is first used; read it on every later start.
+-- Record the layout of the data when the cluster is first used, and read the recorded layout at later starts.
 -- Memory: deny-oom.
 -- KEYS: 1 schema.
 -- ARGV: 1 schema version of this server, 2 number of shards that it is configured for.

@@ -1,4 +1,7 @@
-"""The record of how the data is laid out: written at first use, checked by every process.
+"""The layout of the data, which is schema version and number of shards.
+
+The first process that uses a Redis records the layout. Every later process compares its own layout
+with the record at its start.
 
 The record is stored under the meta tag. Each shard keeps a copy, so that a process can start while
 the master of the meta tag is away.
@@ -24,7 +27,7 @@ log = logging.getLogger("ojs.store")
 
 SCHEMA_VERSION = 1
 _PATIENCE_S = 2.0
-"""Delay in seconds before the copies are read, and the longest wait for them."""
+"""Time in seconds to wait for the record before the copies are read, and then for the copies."""
 
 
 class UnusableBackend(Exception):

@@ -7,14 +7,13 @@ effect happens at least once, and every handler is idempotent. An entry that kee
 at growing intervals, then becomes a dead letter that operators see (``outbox_dead_letters``). It is
 never dropped and never blocks another entry.
 
-An entry that needs a shard which does not answer waits for that shard, in a set of its own
-(``keys.Shard.outbox_waiting``), and its attempts are not counted. So such entries never delay
-entries for healthy shards, however many they are. Each is read twice, and while the shard is
-unreachable one entry at a time is tried (``drain_blocked``, docs/adr/026). Reading the shard from
-the entry instead was refused: a workflow or a batch reaches many shards, and only the handler
-finds out which.
+A *blocked* entry needs a shard that does not answer. It is moved to a set of entries that wait for
+this shard (``keys.Shard.outbox_waiting``), and its attempts are not counted. So blocked entries
+never delay entries for healthy shards. While the shard is unreachable, one blocked entry at a time
+is tried (``drain_blocked``, docs/adr/026). (Refused: to read the shard from the entry. The effect
+of a workflow or a batch writes to many shards, and only its handler knows which.)
 
-Entries are delivered in any order, many at a time: one batch may cause a thousand.
+Entries are delivered in any order, many at a time, because one batch may cause a thousand entries.
 """
 
 from __future__ import annotations
@@ -38,20 +37,23 @@ from ojs_cluster.store.sweeps.sweep_result import SweepResult
 log = logging.getLogger("ojs.store")
 
 ATTEMPTS = 20
+"""Number of failed attempts after which an entry becomes a dead letter."""
 FIRST_PAUSE_MS = 500
+"""Time in ms between the first and the second attempt. Each further pause is twice as long."""
 LONGEST_PAUSE_MS = 5 * 60_000
+"""Longest time in ms between two attempts."""
 UNREACHABLE_PAUSE_MS = 5_000
 """Time between two attempts to reach a shard that does not answer, in milliseconds."""
 DELIVER_S = 1.0
 """How long a transition's caller waits for its effects, in seconds."""
 _MAX_ERROR_LENGTH = 500
-"""Characters that are kept of an error."""
+"""Maximum number of characters of an error that are stored."""
 
 AttemptOutcome = Literal["done", "failed", "unreachable", "retry"]
 OnBlocked = Callable[[int, int], None]
-"""Called when entries of a shard wait for an unreachable one.
+"""Called when entries of a shard begin to wait for an unreachable shard.
 
-Gets the index of their shard and the milliseconds of the next attempt."""
+The arguments are the index of the entries' shard, and the Unix time of the next attempt in ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +62,10 @@ class OutboxEntry:
 
     Args:
         shard: the shard of the outbox.
-        number: its number in that outbox.
-        kind: which handler delivers it (``effects``).
-        attempts: how often it has failed.
-        payload: the handler's argument.
+        number: number of the entry in that outbox.
+        kind: kind of the effect, which names its handler (``effects``).
+        attempts: number of failed attempts.
+        payload: argument of the handler.
     """
 
     shard: Shard
@@ -78,8 +80,10 @@ class _AttemptResult:
     """The result of one attempt to deliver an entry.
 
     Args:
-        outcome: None when it could not be recorded, or is unconfirmed.
-        blocker: index of the shard that did not answer (``keys.META`` for the meta tag), if known.
+        outcome: the outcome; None when it could not be recorded, or when its writes are
+            unconfirmed.
+        blocker: index of the shard that did not answer (``keys.META`` for the meta tag); None when
+            all shards answered or when it is unknown.
     """
 
     outcome: AttemptOutcome | None
@@ -91,8 +95,8 @@ class _BlockedShardResult:
     """The result of an attempt to reach a shard that entries wait for.
 
     Args:
-        more: whether more of them can be delivered at once.
-        next_ms: when shards are tried next, in milliseconds of the entries' shard.
+        more: whether more waiting entries can be delivered at once.
+        next_ms: Unix times in ms, by the clock of the entries' shard, when shards are tried next.
     """
 
     more: bool
@@ -100,7 +104,12 @@ class _BlockedShardResult:
 
 
 def parse_entries(shard: Shard, flat: Sequence[bytes]) -> list[OutboxEntry]:
-    """Return the entries of a script's reply: number, entry, number, entry..."""
+    """Return the entries of a script's reply.
+
+    Args:
+        shard: the shard of the outbox.
+        flat: number and encoded entry of each entry, alternating.
+    """
     items = iter(flat)
     found = []
     for number, raw in zip(items, items, strict=True):
@@ -145,7 +154,7 @@ async def drain(
     Args:
         store: the store.
         shard: the shard of the outbox.
-        limit: most entries.
+        limit: maximum number of entries.
         on_blocked: called for each unreachable shard that entries wait for from now on.
 
     Raises:
@@ -173,7 +182,7 @@ async def drain_blocked(store: Store, shard: Shard, limit: int) -> SweepResult:
     Args:
         store: the store.
         shard: the shard of the outbox.
-        limit: most entries for each of those shards.
+        limit: maximum number of entries for each unreachable shard.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -200,9 +209,10 @@ async def _try_blocked_shard(
 ) -> _BlockedShardResult:
     """Deliver entries that wait for one unreachable shard, if it answers again.
 
-    One entry after the other is tried until one shows that the shard answers. Then the rest is
-    tried concurrently. An entry that another shard blocks shows nothing. That other shard is
-    recorded as unreachable, so further entries that need it fail at once.
+    The entries are tried one after the other until one attempt shows whether the shard answers. If
+    it answers, the other entries are tried concurrently. An entry may also be blocked by another
+    shard, which shows nothing about the first. That other shard is then recorded as unreachable, so
+    further entries that need it fail at once.
     """
     waiting, slot = shard.outbox_waiting(blocker), store.keys.slot_of_index(blocker)
     pause_ms, times_ms, more = UNREACHABLE_PAUSE_MS, [], False
@@ -246,12 +256,19 @@ async def _try_blocked_shard(
 async def _block_entries(
     store: Store, shard: Shard, index: bytes, blocker: int | None, numbers: Sequence[str]
 ) -> int | None:
-    """Let entries of ``index`` wait for a shard, or for a pause when the shard is unknown.
+    """Let entries wait for an unreachable shard, or for a pause when the shard is unknown.
 
-    Never raises: entries that cannot be moved are tried again where they are.
+    The function never raises. Entries that cannot be moved stay in ``index`` and are tried again.
+
+    Args:
+        store: the store.
+        shard: the shard of the outbox.
+        index: the sorted set that has the entries now.
+        blocker: index of the unreachable shard, None when it is unknown.
+        numbers: numbers of the entries.
 
     Returns:
-        When that shard is tried again, in milliseconds; None when it is unknown.
+        Unix time in ms when the unreachable shard is tried again; None when it is unknown.
     """
     with suppress(BackendUnavailable):
         if blocker is not None and blocker != shard.index:
@@ -277,7 +294,7 @@ async def _attempt_all(
     patient: bool,
     probed: int | None = None,
 ) -> dict[int | None, list[str]]:
-    """Deliver entries; return the numbers of blocked ones by the shard that did not answer."""
+    """Deliver entries; return the numbers of blocked entries by the shard that did not answer."""
     blocked: dict[int | None, list[str]] = {}
 
     async def attempt(entry: OutboxEntry) -> None:
@@ -313,7 +330,7 @@ async def _attempt(
     try:
         await handler(watched, entry.shard, entry.payload)
     except BackendUnavailable:
-        # The entry itself is not at fault.
+        # The shard is at fault and not the entry, so the attempt is not counted.
         slot = client.failed_slot
         blocker = None if slot is None else store.keys.index_of_slot(slot)
         return _AttemptResult("unreachable", blocker)

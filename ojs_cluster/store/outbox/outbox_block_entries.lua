@@ -1,12 +1,13 @@
 -- Transition: due -> waiting for an unreachable shard, for outbox entries of one shard.
--- Pre:  an entry is still in the index where it was read; an entry that was delivered since stays out.
--- Post: the entries are in the set of the unreachable shard, and that shard will be tried again. When it is
---       blocked already, the time of that attempt stays: new entries never postpone it.
+-- Pre:  the entry is still in the index in which it was read. Otherwise it was delivered since, and nothing
+--       changes.
+-- Post: the entries wait for the unreachable shard, which will be tried again. If entries waited for this shard
+--       before, the time of the next attempt is unchanged.
 -- Memory: allow-oom; per entry 100 bytes.
 -- KEYS: 1 the index of the entries: outbox_due or an outbox_waiting, 2 outbox_waiting of the unreachable
 --       shard, 3 outbox_blocked_shards.
--- ARGV: 1 index of that shard, 2 ms until it is tried again, then the entries' numbers.
--- Returns: ms of the next attempt
+-- ARGV: 1 index of the unreachable shard, 2 time until the shard is tried again (ms), then numbers of entries.
+-- Returns: time of the next attempt (ms), unless entries waited before
 --@include now long_lists
 local INDEX, WAITING, BLOCKED_SHARDS = KEYS[1], KEYS[2], KEYS[3]
 local shard, pause_ms = ARGV[1], ARGV[2]

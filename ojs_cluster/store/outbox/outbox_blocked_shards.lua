@@ -1,8 +1,7 @@
 -- Reads the unreachable shards that outbox entries of this shard wait for and whose next attempt is due.
--- Changes nothing.
 -- Memory: no-writes.
 -- KEYS: 1 outbox_blocked_shards.
--- Returns: {now, ms of the next attempt for another shard or -1, indexes of shards...}
+-- Returns: {now, time of the next attempt that is not due (ms) or -1, indexes of shards...}
 --@include now
 local BLOCKED_SHARDS = KEYS[1]
 local reply = {now, -1}

@@ -1,8 +1,8 @@
--- Reads a page of one shard's outbox dead letters, oldest first, about a MiB of them. Changes nothing.
+-- Reads a page of one shard's outbox dead letters, oldest first. The page ends after about 1 MiB.
 -- Memory: no-writes.
 -- KEYS: 1 outbox_dead_letters, 2 outbox.
--- ARGV: 1 lowest score, 2 entries of that score to skip, 3 limit.
--- Returns: per entry: number, ms of its last attempt, entry, error of that attempt or ''
+-- ARGV: 1 lowest score, 2 number of entries with that score to skip, 3 maximum number of entries.
+-- Returns: per entry: number, time of its last attempt (ms), entry, error of that attempt or ''
 local DEAD_LETTERS, OUTBOX = KEYS[1], KEYS[2]
 local lowest, skip, limit = ARGV[1], ARGV[2], ARGV[3]
 local MAX_BYTES = 1024 * 1024

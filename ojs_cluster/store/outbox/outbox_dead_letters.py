@@ -14,7 +14,7 @@ from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.outbox.outbox import OutboxEntry, parse_entries, record_attempt
 
 MAX_RETRIED = 1000
-"""Entries that one request retries at most."""
+"""Maximum number of entries that one request retries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class OutboxDeadLetter:
 
     Args:
         entry: the outbox entry.
-        tried_ms: its last attempt, in milliseconds.
+        tried_ms: Unix time of its last attempt in ms.
         error: the error of that attempt.
     """
 
@@ -63,7 +63,7 @@ async def list_dead_letters(
 
     Args:
         store: the store.
-        limit: most entries of the page.
+        limit: maximum number of entries of the page.
         cursor: the cursor that the page before returned; None for the first page.
 
     Raises:
@@ -92,7 +92,7 @@ async def retry(store: Store, ids: Iterable[str]) -> tuple[int, list[str]]:
         ids: ids of dead letters.
 
     Returns:
-        How many were found, and the ids that name none.
+        The number of dead letters that are retried, and the ids without a dead letter.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -116,10 +116,10 @@ async def retry(store: Store, ids: Iterable[str]) -> tuple[int, list[str]]:
 
 
 async def retry_all(store: Store) -> tuple[int, int]:
-    """Retry all outbox dead letters, at most ``MAX_RETRIED``.
+    """Retry up to ``MAX_RETRIED`` outbox dead letters, shard by shard, oldest first.
 
     Returns:
-        How many are retried and how many are left.
+        The number of dead letters that are retried, and the number that remain.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.

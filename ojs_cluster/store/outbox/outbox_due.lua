@@ -1,9 +1,9 @@
--- Reads outbox entries of one shard whose next attempt is due, about a MiB of them. It changes no entry;
--- outbox_record_attempt removes them.
+-- Reads outbox entries of one shard whose next attempt is due, until the reply has about 1 MiB. Changes no
+-- entry, but removes numbers without an entry from the index.
 -- Memory: allow-oom; adds nothing.
 -- KEYS: 1 the index that is read: outbox_due or outbox_waiting, 2 outbox.
--- ARGV: 1 limit.
--- Returns: {now, ms of the next attempt or -1, entries: number, entry, ...}
+-- ARGV: 1 maximum number of entries.
+-- Returns: {now, time of the next attempt (ms) or -1, per entry: number, entry}
 --@include now long_lists
 local INDEX, OUTBOX, limit = KEYS[1], KEYS[2], ARGV[1]
 local MAX_BYTES = 1024 * 1024

@@ -1,12 +1,14 @@
 -- Transition: waiting -> (nothing) | waiting | dead letter, for one outbox entry after an attempt;
 --       dead letter -> waiting, for 'retry'.
--- Post: 'done' removes the entry. 'failed' counts the attempt and schedules the next one; after the last
---       allowed attempt the entry is a dead letter. 'unreachable' (a shard did not answer) schedules the
---       next attempt and counts none. 'retry' gives a dead letter all its attempts again.
+-- Post: 'done':        the entry is removed.
+--       'failed':      the attempt is counted, and the next attempt is scheduled. After the maximum number of
+--                      attempts the entry is a dead letter.
+--       'unreachable': a shard did not answer. The next attempt is scheduled, and this attempt is not counted.
+--       'retry':       the dead letter gets all its attempts again.
 -- Memory: allow-oom; adds 700 bytes, of which 500 say why an effect failed.
 -- KEYS: 1 the index of the entry: outbox_due or outbox_waiting, 2 outbox, 3 outbox_dead_letters.
--- ARGV: 1 number, 2 'done' | 'failed' | 'unreachable' | 'retry', 3 attempts allowed, 4 first pause ms,
---       5 longest pause ms, 6 error of the attempt.
+-- ARGV: 1 number, 2 'done' | 'failed' | 'unreachable' | 'retry', 3 maximum number of attempts, 4 first pause
+--       (ms), 5 longest pause (ms), 6 error of the attempt.
 -- Returns: 'done' | 'later' | 'dead_letter' | 'gone'
 --@include keys now set_deadline
 local INDEX = KEYS[1] -- OUTBOX and OUTBOX_DEAD_LETTERS are named by keys.lua

@@ -1,10 +1,10 @@
 -- Transition: blocked shard -> blocked | (nothing), after an attempt to reach that shard.
--- Post: the shard is tried again after a pause, when the first of its entries is due, or not at all when no
---       entry waits for it.
+-- Post: the shard is tried again after the pause, but not before the first of its waiting entries is due. If no
+--       entry waits for the shard, it is not tried again.
 -- Memory: allow-oom; adds 100 bytes.
 -- KEYS: 1 outbox_blocked_shards, 2 outbox_waiting.
--- ARGV: 1 index of the shard that was tried, 2 pause in ms.
--- Returns: ms of the next attempt or -1
+-- ARGV: 1 index of the shard that was tried, 2 pause (ms).
+-- Returns: time of the next attempt (ms) or -1
 --@include now
 local BLOCKED_SHARDS, WAITING = KEYS[1], KEYS[2]
 local shard, pause_ms = ARGV[1], ARGV[2]

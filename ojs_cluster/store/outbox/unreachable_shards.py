@@ -21,14 +21,18 @@ if TYPE_CHECKING:
     from ojs_cluster.redis import Arg, Client, Reply, Script
 
 ANSWER_S: Final = 1.0
-"""How long an effect waits for one reply, in seconds. The scheduler repeats it with a longer limit
-(``outbox.drain_blocked``)."""
+"""How long an effect waits for one reply, in seconds. The scheduler repeats the effect with a
+longer
+time limit (``outbox.drain_blocked``)."""
 PAUSE_S = 5.0
-"""How long calls to an unreachable shard fail at once, in seconds."""
+"""Time in seconds after a failed call during which further calls to the shard fail at once."""
 
 
 class UnreachableShards:
-    """The slots that did not answer lately. Bounded by the number of shards."""
+    """The slots of shards that did not answer during the last ``PAUSE_S`` seconds.
+
+    A *probe* is the attempt of one task to call an unreachable slot, while other tasks wait.
+    """
 
     def __init__(self) -> None:
         self._until: dict[int, float] = {}
@@ -52,9 +56,9 @@ class UnreachableShards:
         self._until.pop(slot, None)
 
     def begin_probe(self, slot: int) -> bool:
-        """Return whether the caller may probe ``slot``: none runs, and none failed lately.
+        """Return whether the caller may probe ``slot``; it must then call ``end_probe`` afterwards.
 
-        A caller that may probe must call ``end_probe`` afterwards.
+        The caller may not while another probe of the slot runs, or if a call has failed lately.
         """
         if slot in self._probed or slot in self:
             return False
@@ -67,11 +71,11 @@ class UnreachableShards:
 
 
 class EffectClient:
-    """A client for one effect. It remembers which slot failed.
+    """A Redis client for one effect. It remembers which slot did not answer.
 
     Args:
-        client: the client that carries the calls.
-        unreachable: what this process knows of unreachable shards; calls to those fail at once.
+        client: the client that sends the calls.
+        unreachable: the unreachable slots that this process knows. Calls to them fail at once.
         patient: whether to wait for replies as long as ``client`` does.
         probed: a slot that is called although it is recorded as unreachable; None for none.
     """
@@ -124,12 +128,14 @@ class EffectClient:
             with trio.move_on_after(float("inf") if self._patient else ANSWER_S) as scope:
                 reply = await call
         except trio.Cancelled:
-            # The caller ran out of time. Blame this shard if it took most of that time.
+            # The caller ran out of time. The shard counts as unreachable if it took most of that
+            # time.
             if not self._patient and trio.current_time() - began >= ANSWER_S / 2:
                 self._unreachable.add(slot)
             raise
         except (WritesRefused, OutOfTime):
-            raise  # a full shard answers, and the effects that empty it must not wait
+            # A full shard answers, so it is not unreachable. Effects that empty it must not wait.
+            raise
         except BackendUnavailable:
             self._fail(slot)
             raise

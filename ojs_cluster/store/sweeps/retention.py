@@ -49,9 +49,9 @@ async def purge_due(store: Store, shard: Shard, limit: int) -> SweepResult:
     if foreign:
         removal = await remove_expired_jobs(store, shard, [job_id.decode() for job_id in foreign])
         removed += removal.removed
-        if removal.left:
-            await _postpone(store, shard, removal.left, now)
-            postponed = len(removal.left)
+        if removal.kept_ids:
+            await _postpone(store, shard, removal.kept_ids, now)
+            postponed = len(removal.kept_ids)
     quarantined = len(malformed)
     more = removed + postponed + quarantined >= limit
     following = None if following < 0 else following

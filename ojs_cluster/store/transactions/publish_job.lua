@@ -1,13 +1,13 @@
--- Transition: prepared -> available | scheduled | pending, for a job that replaces another. In the same step
--- (not terminal) -> cancelled for the old job, when it lives in this shard.
+-- Transition: prepared -> available | scheduled | pending, for a job that replaces another job. In the same
+-- step (not terminal) -> cancelled for the replaced job, when it lives in this shard.
 -- Pre:  the transaction has prepared the job, and no process has published it.
 -- Post: exactly one of the two jobs is live: the new one.
 -- Repeated, it changes nothing.
 -- Memory: allow-oom; adds 900 bytes.
 -- KEYS: 1 job hash of the new job, 2 due, 3 active, 4 execution_deadlines, 5 expiring, 6 pending,
---       7 finished, 8 events, 9 alias_claims, 10 job hash of the old job when it lives here.
+--       7 finished, 8 events, 9 alias_claims, 10 job hash of the replaced job when it lives in this shard.
 -- ARGV: 1 events kept, 2 transaction id, 3 retention of cancelled jobs (ms).
--- Returns: {fields of the new job, none when it was removed, effects}
+-- Returns: {fields of the new job (empty when it was removed), effects}
 --@include keys now preflight remove_many load_jobs change_counters append_event set_deadline
 --@include append_effect make_available announce_queue finish_job remove_from_queue cancel_job index_job
 local key, old_key, transaction, retention = KEYS[1], KEYS[10], ARGV[2], ARGV[3]

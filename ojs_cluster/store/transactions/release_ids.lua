@@ -1,4 +1,5 @@
--- Releases ids that a transaction has reserved and will not use. An id that had a tombstone gets it back.
+-- Releases ids that a transaction has reserved and will not use. If the reservation replaced a tombstone, a
+-- tombstone is written again.
 -- Memory: allow-oom; adds 100 bytes.
 -- KEYS: 1 alias_claims, then per id its job hash.  ARGV: 1 transaction id, then the ids.
 -- Returns: number of ids released

@@ -1,5 +1,5 @@
 -- Transition: (uncommitted) -> aborted, for a cross-shard transaction that another process waits for.
--- Post: the transaction can no longer be committed. Only a note of that is left of its record.
+-- Post: the transaction can no longer be committed. Its record holds only the field `aborted`.
 -- Memory: allow-oom; adds 300 bytes for ten minutes.
 -- KEYS: 1 transaction, 2 aborted_transactions, 3 applied_transactions.  ARGV: 1 transaction id.
 -- Returns: 'committed' when it was committed before | 'aborted'
@@ -7,11 +7,11 @@
 local record, aborted_transactions, applied_transactions, id = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
 if redis.call('HEXISTS', record, 'plan') == 1 then return 'committed' end
 if redis.call('ZSCORE', applied_transactions, id) then return 'committed' end
-local stored = redis.call('HKEYS', record)
+local old_fields = redis.call('HKEYS', record)
 redis.call('HSET', record, 'aborted', now)
 redis.call('ZADD', aborted_transactions, now, id)
-for i = #stored, 1, -1 do
-    if stored[i] == 'aborted' then table.remove(stored, i) end
+for i = #old_fields, 1, -1 do
+    if old_fields[i] == 'aborted' then table.remove(old_fields, i) end
 end
-call_in_slices('HDEL', record, stored)
+call_in_slices('HDEL', record, old_fields)
 return 'aborted'

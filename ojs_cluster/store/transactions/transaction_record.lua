@@ -1,11 +1,11 @@
 -- Stores one portion of a cross-shard transaction's record, before the transaction is committed.
 -- Pre:  no process has aborted the transaction.
--- Post: the record holds the portion. Until the commit the index of aborted transactions lists it, so
---       `transaction_purge_aborted` removes what a dead process has recorded.
+-- Post: the record holds the portion. Until the commit the index of aborted transactions lists the
+--       transaction, so transaction_purge_aborted.lua removes the record if the process dies.
 -- Repeated, or after the commit, it changes nothing.
 -- Memory: deny-oom.
 -- KEYS: 1 transaction, 2 aborted_transactions, 3 applied_transactions.
--- ARGV: 1 transaction id, 2 position of the portion, 3 portion.
+-- ARGV: 1 transaction id, 2 position of the portion (from 0), 3 portion.
 -- Returns: 'ok' | 'aborted'
 --@include now
 local record, aborted_transactions, applied_transactions = KEYS[1], KEYS[2], KEYS[3]

@@ -3,26 +3,26 @@
 Redis Cluster has no transaction over slots. A cross-shard transaction has these steps:
 
 1. Reserve what other requests could take: ids that clients chose, and unique locks.
-2. Commit. One script on one shard stores everything that is to be done, with an outbox entry. The
-   write happens at this moment. A record that is too large for one script is stored in portions
-   before the commit.
-3. Apply. Each step is idempotent, and the outbox drainer finishes it if the process dies. First the
-   jobs of each shard are stored, then jobs are replaced or retried, then the locks become certain.
+2. Commit. One script on one shard stores everything that is to be written, and an outbox entry.
+   From this moment the transaction will be applied. A record that is too large for one script is
+   stored in portions before the commit.
+3. Apply. Each step is idempotent. If the process dies, the outbox drainer repeats all steps. First
+   the jobs of each shard are stored, then jobs are replaced or retried, then locks are settled.
 
-A transaction that was not committed leaves reservations. A process that needs one of them first
-makes the commit impossible (``resolve``), and then releases the reservation.
+A transaction that was not committed leaves reservations. A process that needs a reserved id or lock
+first makes the commit impossible (``resolve``), and then releases the reservation.
 
-Jobs are stored in portions, so that no script keeps its node from other clients for long. The shard
-notes each portion, so a repetition stores nothing: jobs of one shard may have run and been removed
-while another shard is away. The note is kept until ten minutes after the transaction was applied
-(``purge_old``). During the apply step, readers may see some jobs and not yet others. They never see
-a job of an uncommitted transaction.
+Jobs are stored in portions, so that no script blocks its node for long. The shard keeps a note of
+each stored portion, so a repetition stores no job twice, even when the jobs have run and were
+removed since. The note is kept until ten minutes after the transaction was applied (``purge_old``).
+During the apply step, readers may see only some of the jobs. They never see a job of an uncommitted
+transaction.
 
 A job that replaces another is first *prepared*: stored, but in no index, so no worker can fetch it.
-If both jobs live in one shard, one script cancels the old job and publishes the new one. Otherwise
-these are two scripts, and between them the old job has ended and the new one is still prepared. So
-at every moment either one of the two is live, or the old one has ended and the new one is prepared.
-A process that reads a prepared job by its id applies the transaction first. So does the drainer.
+If both jobs live in one shard, one script cancels the old job and publishes the new job. Otherwise
+two scripts do this, and between them the old job has ended and the new job is still prepared. So
+both jobs are never live at the same time. A process that reads a prepared job by its id applies the
+transaction first, and then returns the published job.
 """
 
 from __future__ import annotations
@@ -57,9 +57,11 @@ from ojs_cluster.store.unique import locks
 from ojs_cluster.store.unique.locks import LockRequest
 
 _APPLY_MS = 300_000
-"""Time in ms after which a process does not store a part of a transaction that it has read. Half of
-the time for which a shard remembers the parts of an applied transaction."""
+"""Time in ms after which a process stores no jobs of a transaction that it has read. It is half of
+``_KEEP_NOTES_MS``, so the note that prevents a second store still exists at that time."""
 _KEEP_NOTES_MS = 600_000
+"""Time in ms for which a shard keeps the notes of stored portions and of aborted transactions."""
+# Properties of ``Shard``: the keys that a script takes after the keys of jobs, in this order.
 RETRY_KEYS = ("finished", "dead", "expiring", "events", "references")
 _PUBLISH_KEYS = (
     "due",
@@ -78,7 +80,7 @@ class Replacement(msgspec.Struct, frozen=True, array_like=True):
 
     Args:
         old_id: id of the job that is replaced.
-        old_shard: index of the shard where that job lives.
+        old_shard: index of the shard where the replaced job lives.
         new_id: id of the prepared job.
     """
 
@@ -92,10 +94,11 @@ class ManualRetry(msgspec.Struct, frozen=True, array_like=True):
 
     Args:
         job_id: id of the job.
-        shard: index of the shard where it lives.
-        queue: its queue.
-        retries: how often it was retried by hand before. This makes the retry idempotent.
-        must_be: the state that the job must have, as in ``retry_dead.lua``.
+        shard: index of the shard where the job lives.
+        queue: the job's queue.
+        retries: how often the job was retried by hand before. The script does nothing when the job
+            has another number, so the retry is idempotent.
+        must_be: the state that the job must have; ``retry_dead.lua`` lists the values.
     """
 
     job_id: str
@@ -106,11 +109,13 @@ class ManualRetry(msgspec.Struct, frozen=True, array_like=True):
 
 
 class _Plan(msgspec.Struct, frozen=True, array_like=True):
-    """Everything of a transaction but its jobs. New fields go to the end, with a default.
+    """All contents of a transaction's record except its jobs.
+
+    Records of an earlier version must stay readable, so new fields go to the end, with a default.
 
     Args:
         replacements: jobs that are replaced.
-        locks: fingerprints, and the job that holds each from now on.
+        locks: pairs of a fingerprint and the id of the job that will hold its lock.
         shards: index of the shard of each portion of the record.
         retries: jobs that run again.
     """
@@ -126,10 +131,10 @@ class Transaction:
     """What a cross-shard transaction writes.
 
     Args:
-        id: names the shard of the record.
-        parts: the jobs to store, by shard, in the portions that one script stores.
+        id: id of the transaction. Like a job id, it names its owner shard, which has the record.
+        parts: per shard, the jobs to store there, split into the portions that one script stores.
         replacements: jobs that are replaced by some of ``parts``.
-        locks: fingerprints, and the job that holds each from now on.
+        locks: pairs of a fingerprint and the id of the job that will hold its lock.
         retries: jobs that run again.
     """
 
@@ -146,7 +151,7 @@ class Transaction:
                 yield shard, portion
 
     def new_jobs(self) -> Iterator[tuple[Shard, str]]:
-        """Yield shard and queue of each job that will wait and replaces none."""
+        """Yield shard and queue of each job that increases the depth of its queue."""
         for shard, portion in self.portions():
             for job in portion:
                 if not job.outcome:
@@ -154,19 +159,20 @@ class Transaction:
 
 
 async def commit(store: Store, transaction: Transaction, commit_before_ms: int) -> int | None:
-    """Commit a transaction; return the time of the commit, None when it is too late.
+    """Commit a transaction.
 
     The apply step writes even when a master is at ``maxmemory``. So nothing is committed while a
-    master that will hold a part of the transaction is full.
+    master that will store some of the jobs is full.
 
     Args:
         store: the store.
         transaction: what to write.
-        commit_before_ms: time in ms, by the clock of the transaction's shard, from which on it is
-            too late; 0 for never.
+        commit_before_ms: Unix time in ms, by the clock of the transaction's owner shard, from which
+            on the commit is too late; 0 for never.
 
     Returns:
-        Unix time in ms.
+        Unix time of the commit in ms. None when the commit came too late, or another process has
+        aborted the transaction.
 
     Raises:
         BackendUnavailable: Redis did not answer in time. With an unknown outcome the transaction
@@ -247,9 +253,9 @@ async def _abort_unless_committed(store: Store, owner: Shard, transaction_id: st
 
 
 async def _check_memory(store: Store, owner: Shard, shards: Sequence[Shard]) -> None:
-    """Check that every master that will hold a part accepts writes.
+    """Check that every master that will store some of the jobs accepts writes.
 
-    The commit itself checks the master of ``owner``.
+    The master of ``owner`` is left out, because the commit itself checks it.
 
     Raises:
         WritesRefused: a master refuses writes; nothing has been committed.
@@ -272,8 +278,8 @@ class _Application:
     Args:
         store: the store.
         transaction: what was committed.
-        now_ms: time of the commit, or of the read of the record, in ms.
-        records: jobs that were stored, by id; the steps add to it.
+        now_ms: Unix time in ms of the commit, or when the record was read.
+        records: jobs that were stored or retried, by id. Each step adds its jobs.
     """
 
     store: Store
@@ -301,15 +307,15 @@ class _Application:
         )
         reply = await store.run(shard, "enqueue_part", keys, args, idempotent=True)
         if reply[0] == b"ok":
-            found = stored_records(portion, reply)
+            stored = stored_records(portion, reply)
             await deliver_effects(store, shard, reply)
         elif reply[0] in (b"already", b"exists"):
-            # Only this transaction can store under these ids. If the shard has no note of it, a
-            # failover has lost the note.
-            found = await read_back(store, shard, portion)
+            # Only this transaction can store jobs under these ids, so an earlier call has stored
+            # them. After ``exists``, a failover has lost the note of the portion.
+            stored = await read_back(store, shard, portion)
         else:
             raise Conflict(f"transaction {transaction_id} cannot be applied: {reply[0].decode()}")
-        self.records.update((job.id, job) for job in found)
+        self.records.update((job.id, job) for job in stored)
 
     async def replace(self, replacement: Replacement, shard: Shard) -> None:
         """Cancel a job, and publish the prepared job of ``shard`` that replaces it."""
@@ -362,7 +368,7 @@ async def apply(store: Store, transaction: Transaction, now_ms: int) -> dict[str
     Args:
         store: the store.
         transaction: what was committed.
-        now_ms: time of the commit, or of the read of the record, in ms.
+        now_ms: Unix time in ms of the commit, or when the record was read.
 
     Raises:
         OJSError: a step failed. The outbox entry stays, so the drainer repeats the steps.
@@ -378,7 +384,8 @@ async def apply(store: Store, transaction: Transaction, now_ms: int) -> dict[str
     await run_concurrently(transaction.retries, application.retry)
     requests = [LockRequest(fingerprint, job_id, 0) for fingerprint, job_id in transaction.locks]
     await locks.settle(store, "keep", requests, transaction.id)
-    # While a node may still lose its part, the record stays and the drainer repeats the steps.
+    # A failover may still lose unconfirmed writes. So the record stays, and the outbox drainer
+    # repeats the steps.
     if not has_unconfirmed_writes():
         await application.end()
     return application.records
@@ -387,14 +394,20 @@ async def apply(store: Store, transaction: Transaction, now_ms: int) -> dict[str
 def outcome_of(error: OJSError) -> WriteOutcome:
     """Return the outcome to report for a committed transaction after ``error``.
 
-    The transaction will be applied, whatever the error says of its own step.
+    The outbox drainer will apply the transaction. So the outcome that ``error`` itself reports, for
+    one failed step, would be wrong.
     """
     confirmed = not isinstance(error, BackendUnavailable) or error.outcome != "stored_unconfirmed"
     return "unknown" if confirmed else "stored_unconfirmed"
 
 
 async def finish(store: Store, _shard: Shard, payload: bytes) -> None:
-    """Apply a committed transaction: the outbox effect ``transaction``. Payload: its id."""
+    """Handle the outbox effect ``transaction``: apply a committed transaction.
+
+    Args:
+        store: the store.
+        payload: id of the transaction.
+    """
     await ensure_task()
     await _apply_record(store, payload.decode())
 
@@ -403,8 +416,9 @@ async def resolve(store: Store, transaction_id: str) -> bool:
     """Apply a transaction if it was committed, and otherwise make its commit impossible.
 
     Returns:
-        Whether it was committed. After False, its reservations may be released. A transaction that
-        was applied and forgotten long ago also gives False; it has no reservations any more.
+        Whether the transaction was committed. After False, the caller may release its reservations.
+        A transaction whose notes were purged after it was applied also gives False; it has no
+        reservations any more.
     """
     await ensure_task()
     owner = store.keys.shard_of_id(transaction_id)
@@ -419,8 +433,8 @@ async def resolve_and_release(
 ) -> None:
     """Resolve a transaction, and release the ids of ``shard`` that it still reserves.
 
-    A reservation that is left has not been used. A prepared job that is left lost its transaction
-    in a failover.
+    After ``resolve``, a remaining reservation belongs to an aborted transaction. A remaining
+    prepared job belongs to a transaction whose record a failover has lost. So both can be removed.
     """
     await resolve(store, transaction_id)
     await release_ids(store, shard, transaction_id, job_ids)
@@ -437,38 +451,47 @@ async def release_ids(
 
 
 async def purge_old(store: Store, shard: Shard, limit: int) -> int:
-    """Remove what a shard remembers of old transactions; return how many were checked.
+    """Remove a shard's notes of old transactions; return how many notes were checked.
 
-    The shard remembers the parts that it has stored until their transactions have been applied,
-    even while another shard or the scheduler is away for long.
+    A note of a stored portion is kept until its transaction has been applied in all shards, however
+    long another shard does not answer.
+
+    Args:
+        store: the store.
+        shard: the shard.
+        limit: maximum number of aborted transactions, and of notes of stored portions.
     """
-    aborted, parts = await store.run(
+    aborted, notes = await store.run(
         shard,
         "transaction_purge_aborted",
         [shard.aborted_transactions, shard.applied_transactions],
         [_KEEP_NOTES_MS, limit],
         idempotent=True,
     )
-    if parts:
-        ids = {part.decode(): part.decode().partition(".")[0] for part in parts}
+    if notes:
+        # A note is the id of the transaction, followed by "." and the position of the portion if
+        # that is not 0 (see ``placement.enqueue_command``).
+        ids = {note.decode(): note.decode().partition(".")[0] for note in notes}
         unapplied = await _unapplied(store, dict.fromkeys(ids.values()))
-        flat = [arg for part, id_ in ids.items() for arg in (part, "1" if id_ in unapplied else "")]
+        args: list[Arg] = [_KEEP_NOTES_MS]
+        for note, transaction_id in ids.items():
+            args += (note, "1" if transaction_id in unapplied else "")
         await store.run(
             shard,
             "transaction_purge_applied",
             [shard.applied_transactions],
-            [_KEEP_NOTES_MS, *flat],
+            args,
             idempotent=True,
         )
-    return int(aborted) + len(parts)
+    return int(aborted) + len(notes)
 
 
 async def _unapplied(store: Store, transaction_ids: Iterable[str]) -> set[str]:
-    """Return which transactions are committed and not yet applied.
+    """Return the ids of those transactions that are committed and not yet applied.
 
     A transaction whose shard does not answer counts as unapplied; the janitor checks it again.
     """
-    found: set[str] = set()
+    unapplied: set[str] = set()
     by_owner: dict[Shard, list[str]] = {}
     for transaction_id in transaction_ids:
         by_owner.setdefault(store.keys.shard_of_id(transaction_id), []).append(transaction_id)
@@ -480,10 +503,10 @@ async def _unapplied(store: Store, transaction_ids: Iterable[str]) -> set[str]:
             answers = await store.run(owner, "transactions_unapplied", keys, idempotent=True)
         except BackendUnavailable:
             answers = [1] * len(ids)
-        found.update(id_ for id_, unapplied in zip(ids, answers, strict=True) if unapplied)
+        unapplied.update(id_ for id_, answer in zip(ids, answers, strict=True) if answer)
 
     await run_concurrently(by_owner, read)
-    return found
+    return unapplied
 
 
 async def _apply_record(store: Store, transaction_id: str) -> None:
@@ -496,10 +519,10 @@ async def _apply_record(store: Store, transaction_id: str) -> None:
     plan = msgspec.msgpack.decode(raw, type=_Plan)
     parts: dict[Shard, list[Sequence[PlacedJob]]] = {}
     for position, index in enumerate(plan.shards):
-        piece: Any = await store.redis.call(owner.slot, "HGET", key, position, idempotent=True)
-        if piece is None:
-            return  # another process has applied it
-        portion = msgspec.msgpack.decode(piece, type=list[PlacedJob])
+        encoded: Any = await store.redis.call(owner.slot, "HGET", key, position, idempotent=True)
+        if encoded is None:
+            return  # another process has applied the transaction and removed its record
+        portion = msgspec.msgpack.decode(encoded, type=list[PlacedJob])
         parts.setdefault(store.keys.shard(index), []).append(portion)
     transaction = Transaction(transaction_id, parts, plan.replacements, plan.locks, plan.retries)
     await apply(store, transaction, now_ms)

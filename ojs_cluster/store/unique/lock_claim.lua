@@ -2,17 +2,18 @@
 -- Pre:  each lock is free, or the holder that the caller has checked (`expected`) holds it, and no
 --       transaction is undecided about it.
 -- Post: the job holds the lock. The previous holder is remembered when it may get the lock back.
--- If another job holds a lock, the locks before it stay claimed, and the caller claims the rest later.
--- Repeated by the holder, it renews the claim. Two producers with the same id may both have claimed the lock.
--- Then neither may drop it, so '+' follows the name of the last claim.
--- Lock fields: h, s, a the holder's id, its shard, time of the claim (ms); c name of the last claim; n how
--- often the holder had been retried by hand (absent for 0); p, ps, pa, pc, pn the same of the previous
--- holder; t the transaction that is undecided about h. A job that is retried counts as another holder.
+-- If another job holds a lock, the locks before that lock stay claimed, and the caller claims the rest later.
+-- A repetition by the holder renews the claim. If another producer with the same job id has claimed the lock
+-- before, neither producer may drop the lock, so the name of the new claim ends with '+'.
+-- Fields of a lock: h id of the holder, s index of the holder's shard, a time of the claim (ms), c name of the
+-- last claim, n how often the holder had been retried by hand (absent for 0), t transaction that is undecided
+-- about the holder; p, ps, pa, pc, pn the fields h, s, a, c, n of the previous holder.
+-- A job that was retried by hand counts as another holder: id and number of retries together name a holder.
 -- Memory: deny-oom.
 -- KEYS: 1 locks, then per lock its hash.
 -- ARGV: 1 transaction id ('' none), 2 time until the janitor checks the lock (ms), 3 name of this claim, then
---       per lock: fingerprint, job id, its shard, its retries, expected holder ('' none), its retries, '1' to
---       remember that holder.
+--       per lock: fingerprint, job id, index of the job's shard, retries of the job, id of the expected holder
+--       ('' none), retries of the expected holder, '1' to remember the expected holder or ''.
 -- Returns: {'ok', now} | {'held', position (1-based), now, fields of the lock}
 --@include now
 local index, transaction, check_ms, name = KEYS[1], ARGV[1], ARGV[2], ARGV[3]

@@ -1,17 +1,16 @@
 -- Transition: held -> held | free, for unique locks of one shard that the named jobs still hold.
--- Pre:  if the name of a claim is given, the lock was not claimed again since, not even by the same job.
+-- Pre:  if the name of a claim is given, the lock was not claimed again after that claim.
 -- Post: 'keep':   the transaction was applied. The holder is certain, the previous holder is forgotten.
 --       'drop':   the job will not be stored. The previous holder gets the lock back, or the lock is free.
---                 If the lock is gone ('' for its job), its name is removed.
---       'unlock': the job has ended: as 'drop', also when a transaction has not recorded yet that the job
---                 was stored. Not if the job has been retried by hand after that end.
---       'later':  the janitor checks the lock again when it is twice as old as now.
+--                 If the lock does not exist (job id ''), its fingerprint is removed from the index.
+--       'unlock': the job has ended. The lock is released as by 'drop', even while a transaction is undecided
+--                 about it. A job that was retried by hand after that end keeps the lock.
+--       'later':  the janitor checks the lock again when the lock is twice as old as now.
 -- Memory: allow-oom; adds 100 bytes.
 -- KEYS: 1 locks, then per lock its hash.
--- ARGV: 1 'keep' | 'drop' | 'unlock' | 'later', 2 transaction id ('' none), 3 least time until the janitor
---       checks (ms), then per lock: fingerprint, job id, how often it had been retried, name of the claim
---       ('' any).
--- Returns: number of locks that matched
+-- ARGV: 1 'keep' | 'drop' | 'unlock' | 'later', 2 transaction id ('' none), 3 minimum time until the janitor's
+--       next check (ms), then per lock: fingerprint, job id, retries of the job, name of the claim ('' any).
+-- Returns: number of locks that the named jobs hold
 --@include now long_lists
 local index, action, transaction, check_ms, found = KEYS[1], ARGV[1], ARGV[2], ARGV[3], {}
 for i = 1, #KEYS - 1 do

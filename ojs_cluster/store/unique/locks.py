@@ -1,4 +1,7 @@
-"""Commands on unique locks. ``unique`` explains the protocol."""
+"""Commands on unique locks: claim, and *settle*, which ends a claim (see ``settle``).
+
+``unique`` explains the protocol.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from ojs_cluster.store.portions import PORTION_KEYS
 from ojs_cluster.store.runtime import Arg
 
 _CHECK_MS = 600_000
-"""Age in ms at which the janitor checks a lock. It checks again each time the age has doubled."""
+"""Age in ms at which the janitor checks a lock. After that it checks when the age has doubled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +29,14 @@ class LockRequest:
     """A job that requests a lock.
 
     Args:
-        fingerprint: names the lock.
+        fingerprint: fingerprint whose lock is requested.
         job_id: id of the job.
         shard: index of the shard where the job will live.
-        retries: how often the job was retried by hand. Each retry makes it another holder.
-        expected: the holder that the caller has checked and that does not conflict, '' for none.
-        expected_retries: how often that holder had been retried by hand.
-        remember: whether that holder gets the lock back if the job is not stored after all.
+        retries: how often the job was retried by hand. After a retry it counts as another holder.
+        expected: id of the holder that the caller has checked, and that does not conflict; '' for
+            none.
+        expected_retries: how often the expected holder had been retried by hand.
+        remember: whether the expected holder gets the lock back if the job is not stored.
         claim: name of the claim to settle, '' for any claim.
     """
 
@@ -52,9 +56,9 @@ class LockHolder:
 
     Args:
         job: the job.
-        shard: index of its shard.
-        age_ms: time since its creation, in ms.
-        retries: how often it had been retried by hand when it claimed the lock.
+        shard: index of the job's shard.
+        age_ms: time since the job's creation, in ms.
+        retries: how often the job had been retried by hand when it claimed the lock.
     """
 
     job: JobRecord
@@ -74,7 +78,7 @@ class LockHeld:
     Args:
         position: position of the lock in the request.
         lock: the lock's fields, as described in ``lock_claim.lua``.
-        now_ms: clock of the lock's shard, in ms.
+        now_ms: Unix time in ms by the clock of the lock's shard.
     """
 
     position: int
@@ -104,8 +108,8 @@ async def try_claim(
         name: name of the claim, by default a new one.
 
     Returns:
-        The shard's clock in ms, or the first lock that another job holds. The locks before that one
-        stay claimed.
+        Unix time in ms by the shard's clock, or the first lock that another job holds. The locks
+        before that lock stay claimed.
     """
     reply: int | LockHeld = 0
     name = name or claim_name()
@@ -133,13 +137,13 @@ async def _claim_portion(
 
 
 async def find_job(store: Store, shard: Shard, job_id: str) -> LockHolder | None:
-    """Read a job and its age, in ``shard`` or where the id's alias in ``shard`` points.
+    """Read a job and its age, in ``shard`` or in the shard to which the id's alias points.
 
     Returns:
         None when there is no such job.
 
     Raises:
-        MalformedJob: its stored fields cannot be used.
+        MalformedJob: the stored fields of the job cannot be used.
     """
     for _ in range(2):
         now, flat = await store.run(shard, "read_hash", [shard.job(job_id)], idempotent=True)
@@ -168,7 +172,9 @@ async def alias_target(store: Store, job_id: str, shard: Shard) -> Shard:
 async def write_tombstone(
     store: Store, shard: Shard, job_id: str, *, overridable: bool = True
 ) -> bool:
-    """Prevent a late request from storing a job in ``shard``, or where the id's alias points.
+    """Prevent a late request from storing a job under an id.
+
+    The tombstone is written in ``shard``, or in the shard to which an alias of the id points.
 
     The janitor removes the tombstone after ten minutes.
 
@@ -199,7 +205,7 @@ async def settle(
     requests: Sequence[LockRequest],
     transaction: str = "",
 ) -> None:
-    """Apply an action of ``lock_settle.lua`` to locks that the given jobs still hold.
+    """End claims: apply an action of ``lock_settle.lua`` to locks that the given jobs still hold.
 
     Args:
         store: the store.

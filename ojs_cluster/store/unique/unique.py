@@ -1,18 +1,20 @@
 """Unique locks: which job holds a fingerprint (spec: ojs-unique-jobs).
 
-The fingerprint names the shard of the lock; the job lives in its queue's shard. A producer claims
-the lock first, by compare and set against the holder that it has checked. So exactly one of many
-producers wins. The lock does not tell the state of its holder. A producer that finds the lock held
-reads the holder itself; the clock of the holder's shard counts the policy's period.
+The lock lives in the owner shard of the fingerprint, and the job in a shard of its queue. A
+producer claims the lock before it stores the job. The claim is a compare-and-set: it succeeds only
+if the lock is free, or if its holder is the job that the producer has checked. So exactly one of
+many producers gets the lock. The lock does not contain the state of its holder. A producer that
+finds the lock held reads the holding job, and uses the clock of that job's shard for the policy's
+period.
 
-A holder that does not exist has either not been stored yet, or will never be. A clock cannot tell
-which, because its producer may be stalled between claim and job. So another producer first waits,
-then writes a tombstone for the missing job's id, and then takes the lock.
+A lock may name a job that does not exist. The job's producer may still be about to store it, or may
+have died; no timeout can tell which. So another producer first waits, then writes a tombstone for
+the missing job's id, and then takes the lock.
 
 The effect ``unlock`` releases a lock when its job ends. If the policy counts ended jobs, the lock
-stays until the job is removed; the janitor detects that. A job that is retried by hand claims its
-lock again (``unique_retry``) and counts as another holder. Late unlocks and old claims therefore
-cannot touch the new lock.
+stays until the job is removed and the janitor finds the job missing. A job that is retried by hand
+claims its lock again (``unique_retry``) and counts as another holder, so late unlocks and old
+claims cannot touch the new lock.
 """
 
 from __future__ import annotations
@@ -49,13 +51,14 @@ from ojs_cluster.store.unique.locks import (
 log = logging.getLogger("ojs.store")
 
 CLAIM_MS = 120_000
-"""Time in ms after which a claimed lock's job must not be stored any more. The tombstone keeps a
-late job out, whatever the clocks say; this limit holds after the janitor has removed it."""
+"""Time in ms after which the job of a claimed lock must not be stored any more. A tombstone also
+prevents a late job, but only until the janitor removes the tombstone."""
 CLAIM_TIMEOUT_S = 10.0
 """Time in seconds for which a producer waits for others that enqueue the same job."""
 GRACE_MS = 1_500
-"""Age in ms from which on the producer of an unused claim counts as dead."""
+"""Age in ms of an unused claim from which on its producer is presumed dead."""
 _PAUSE_S = (0.005, 0.04)
+"""Shortest and longest time in seconds between two attempts to claim a lock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,7 @@ class LockClaim:
 
     Args:
         existing: the conflicting job, None when the lock is claimed.
-        expires_at_ms: time in ms from which on the job must not be stored any more.
+        expires_at_ms: Unix time in ms from which on the job must not be stored any more.
         name: name of the claim.
     """
 
@@ -74,11 +77,12 @@ class LockClaim:
 
 
 def lock_fields(job: NewJob) -> list[bytes]:
-    """Return the fields of a job's hash that name its lock: none for a job that is not unique."""
+    """Return the fields of a job's hash that name its lock, [] for a job that is not unique."""
     if job.unique is None:
         return []
-    kept = "+" if job.unique.outlives_end else ""
-    return [f.UNIQUE, f"{job.fingerprint}{kept}".encode()]
+    # The suffix "+" means that the lock stays after the end of the job.
+    suffix = "+" if job.unique.outlives_end else ""
+    return [f.UNIQUE, f"{job.fingerprint}{suffix}".encode()]
 
 
 def duplicate_error(fingerprint: str, existing: JobRecord, index: int | None = None) -> Duplicate:
@@ -135,14 +139,14 @@ def contention_error() -> BackendUnavailable:
 async def claim_for_retry(store: Store, request: LockRequest, transaction: str) -> int:
     """Claim the lock for an ended job that ``transaction`` will run again.
 
-    Only a job that has not ended conflicts, whatever states the policies count.
+    Only a job that has not ended conflicts. The states that the policies count do not matter.
 
     Returns:
-        Time in ms, by the clock of the lock's shard, at which the claim expires.
+        Unix time in ms, by the clock of the lock's shard, at which the claim expires.
 
     Raises:
-        Conflict: the job runs again already.
-        Duplicate: another job of the same uniqueness has not ended.
+        Conflict: the job was already retried.
+        Duplicate: another job with the same fingerprint has not ended.
         BackendUnavailable: Redis did not answer in time, or other requests kept the lock undecided.
     """
     shard = store.keys.shard_of_fingerprint(request.fingerprint)
@@ -154,16 +158,18 @@ async def claim_for_retry(store: Store, request: LockRequest, transaction: str) 
         holder = await resolve_holder(store, request.fingerprint, reply)
         if holder is None:
             continue
-        state, itself = holder.job.state, holder.job.id == request.job_id
+        state, is_same_job = holder.job.state, holder.job.id == request.job_id
         if state not in TERMINAL:
-            if itself:
+            if is_same_job:
                 raise Conflict(
                     f"job '{request.job_id}' is {state}", job_id=request.job_id, state=state
                 )
             raise duplicate_error(request.fingerprint, holder.job)
-        # If the job's policy counts ended jobs, the job keeps its lock when the retry is aborted.
+        # If the retry is aborted, the ended job must get its lock back, provided that its policy
+        # counts ended jobs.
         request = replace(
-            with_expected_holder(request, holder), remember=itself and _outlives_end(holder.job)
+            with_expected_holder(request, holder),
+            remember=is_same_job and _outlives_end(holder.job),
         )
     raise contention_error()
 
@@ -171,11 +177,18 @@ async def claim_for_retry(store: Store, request: LockRequest, transaction: str) 
 async def resolve_holder(store: Store, fingerprint: str, held: LockHeld) -> LockHolder | None:
     """Find the job that holds a lock, and free the lock if there is no such job.
 
-    An undecided transaction or a missing job is waited for until the claim is ``GRACE_MS`` old.
-    Then the transaction is aborted, or a tombstone keeps the job out.
+    The function waits for an undecided transaction or a missing job until the claim is ``GRACE_MS``
+    old. Then it aborts the transaction, or writes a tombstone for the missing job and drops the
+    claim.
+
+    Args:
+        store: the store.
+        fingerprint: fingerprint of the lock.
+        held: the lock as read.
 
     Returns:
-        None when the holder is not certain; the caller then claims the lock again.
+        None when the lock was freed or its holder is not known yet. The caller then claims the lock
+        again.
     """
     lock, age_ms = held.lock, held.now_ms - int(held.lock[b"a"])
     holder = LockRequest(fingerprint, lock[b"h"].decode(), int(lock[b"s"]))
@@ -189,7 +202,7 @@ async def resolve_holder(store: Store, fingerprint: str, held: LockHeld) -> Lock
     shard = store.keys.shard(holder.shard)
     found = await find_job(store, shard, holder.job_id)
     if found is None:
-        # The claim of a dead request may name another shard than the one that stored the job.
+        # A repetition of the request may have stored the job in another shard than the claim names.
         shard = await alias_target(store, holder.job_id, shard)
         found = await find_job(store, shard, holder.job_id)
     if found is not None:
@@ -198,7 +211,7 @@ async def resolve_holder(store: Store, fingerprint: str, held: LockHeld) -> Lock
         await pause()
     elif await write_tombstone(store, shard, holder.job_id):
         # A producer that has read the tombstone may have claimed the lock again since. So only the
-        # claim that was read is dropped. Claims of an earlier version have no name.
+        # claim that was read is dropped. Claims that an earlier version has stored have no name.
         await settle(store, "drop", [replace(holder, claim=lock.get(b"c", b"").decode())])
     return None
 
@@ -210,14 +223,14 @@ def _outlives_end(job: JobRecord) -> bool:
 async def release_lock(store: Store, request: LockRequest, claim: LockClaim) -> None:
     """Release a lock whose job will not be stored.
 
-    A lock that another producer with the same id has claimed, before or after, stays.
+    The lock stays if another producer with the same job id has claimed it, too.
     """
     with cleaning_up():
         await settle(store, "drop", [replace(request, claim=claim.name)])
 
 
 async def pause() -> None:
-    """Sleep for a few ms, a random time so that waiting requests do not collide again."""
+    """Sleep for a few ms. The time is random, so that waiting requests do not collide again."""
     await trio.sleep(random.uniform(*_PAUSE_S))  # noqa: S311 - jitter
 
 
@@ -227,7 +240,8 @@ async def unlock(store: Store, shard: Shard, payload: bytes) -> None:
     Args:
         store: the store.
         shard: the shard of the job.
-        payload: the job's field ``uq``, its id, and how often it was retried by hand.
+        payload: the job's lock as in ``lock_fields``, its id, and how often it was retried by hand,
+            separated by blanks.
     """
     held, job_id, retries = payload.decode().split(" ")
     if not held.endswith("+"):
@@ -235,9 +249,14 @@ async def unlock(store: Store, shard: Shard, payload: bytes) -> None:
 
 
 async def check_old_locks(store: Store, shard: Shard, limit: int) -> int:
-    """Release old locks whose job was removed, or has ended without counting any more.
+    """Release old locks whose job was removed, or has ended and no longer counts for its policy.
 
     A lock that cannot be checked now does not delay others: the next run checks it again.
+
+    Args:
+        store: the store.
+        shard: the shard of the locks.
+        limit: maximum number of locks.
 
     Returns:
         How many locks were checked.
@@ -248,7 +267,8 @@ async def check_old_locks(store: Store, shard: Shard, limit: int) -> int:
         fingerprint = name.decode()
         now, flat = await store.run(shard, "read_hash", [shard.lock(fingerprint)], idempotent=True)
         if not flat:
-            # The script removes the name only if there is still no lock: a producer may claim it.
+            # The script removes the fingerprint from the index only if there is still no lock: a
+            # producer may claim the lock at the same time.
             await settle(store, "drop", [LockRequest(fingerprint, "", 0)])
             return
         held = LockHeld(0, record("", flat).fields, now)
@@ -263,9 +283,9 @@ async def check_old_locks(store: Store, shard: Shard, limit: int) -> int:
             return
         if holder is None:
             return
-        over = holder.job.state in TERMINAL and not _outlives_end(holder.job)
+        is_unused = holder.job.state in TERMINAL and not _outlives_end(holder.job)
         request = LockRequest(fingerprint, holder.job.id, 0, holder.retries)
-        await settle(store, "unlock" if over else "later", [request])
+        await settle(store, "unlock" if is_unused else "later", [request])
 
     await run_concurrently(names, check)
     return len(names)

@@ -1,8 +1,8 @@
-"""Retry a unique job that has ended by hand: it claims its lock again before it runs.
+"""Retry a discarded unique job by hand: the job claims its lock again before it becomes available.
 
-Lock and job live in two shards, and another job may claim the lock in between. So the retry is a
-cross-shard transaction: claim the lock, commit, then run the job and make the lock certain. Another
-producer that needs the lock first applies or aborts the transaction.
+Lock and job live in two shards, and another job could claim the lock between two writes. So the
+retry is a cross-shard transaction: claim the lock, commit, then make the job available and settle
+the lock. Another producer that needs the lock first applies or aborts the transaction.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from ojs_cluster.store.unique import locks, unique
 from ojs_cluster.store.unique.locks import LockRequest
 
 _TRIES = 3
+"""Attempts to commit before the request is answered 503."""
 
 
 async def retry_unique_job(store: Store, job_id: str, must_be: str) -> JobRecord:
@@ -32,12 +33,12 @@ async def retry_unique_job(store: Store, job_id: str, must_be: str) -> JobRecord
     Args:
         store: the store.
         job_id: id of the job.
-        must_be: the state that the job must have, as in ``retry_dead.lua``.
+        must_be: the state that the job must have; ``retry_dead.lua`` lists the values.
 
     Raises:
         NotFound: there is no such job.
         Conflict: the job is in another state.
-        Duplicate: another job of the same uniqueness has not ended.
+        Duplicate: another job with the same fingerprint has not ended.
         BackendUnavailable: Redis did not answer in time, or other requests kept the lock undecided.
     """
     for _ in range(_TRIES):
@@ -59,7 +60,7 @@ async def retry_unique_job(store: Store, job_id: str, must_be: str) -> JobRecord
             records = await transactions.apply(store, transaction, now_ms)
         except OJSError as error:
             raise BackendUnavailable(
-                f"the retry is accepted, but the job does not run yet: {error.message}",
+                f"the retry is accepted, but the job is not available yet: {error.message}",
                 outcome=transactions.outcome_of(error),
             ) from error
         # Another process may have applied the transaction first.
@@ -70,11 +71,12 @@ async def retry_unique_job(store: Store, job_id: str, must_be: str) -> JobRecord
 
 
 def _transaction(store: Store, request: LockRequest, retry: ManualRetry) -> Transaction:
-    # The record lies in the shard of the lock, so one clock tells whether the claim has expired.
+    # The owner shard of the transaction is the shard of the lock. So the clock that limits the time
+    # of the commit is the clock by which the claim expires.
     owner = store.keys.shard_of_fingerprint(request.fingerprint)
     transaction_id = new_job_id(owner.index, len(store.keys), time.time_ns() // 1_000_000)
-    locks_ = [(request.fingerprint, request.job_id)]
-    return Transaction(transaction_id, {}, locks=locks_, retries=[retry])
+    held_locks = [(request.fingerprint, request.job_id)]
+    return Transaction(transaction_id, {}, locks=held_locks, retries=[retry])
 
 
 async def _commit(store: Store, request: LockRequest, transaction: Transaction) -> int | None:

@@ -1,9 +1,9 @@
 """Unique jobs that are workflow steps, whose ids were fixed when the workflow was created.
 
 The policy applies when the step is enqueued. Several processes may enqueue the same step, at any
-time, and must agree on the result. Either the job is stored, or it is refused permanently. A
-process that refuses the step writes a tombstone for its id before it reports the refusal. A later
-process then stores nothing, even when the conflict is over.
+time, and must agree on the result: either the job is stored, or it is refused permanently. A
+process that refuses the step first writes a tombstone for the job's id. So no other process can
+store the job later, when the conflicting job has ended.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class StepRefused:
     """A step whose job is not stored.
 
     Args:
-        ignored: whether the policy tells the workflow to continue without the job. Otherwise the
-            step has failed.
+        ignored: whether the job's policy is ``ignore``, so the workflow continues without the job.
+            Otherwise the step has failed.
         existing: id of the conflicting job, '' when another process has refused the step.
     """
 
@@ -45,14 +45,15 @@ async def enqueue_step(
         job_id: id of the job.
         job: the job.
         fields: names and values of further fields of the job's hash.
-        store_before_ms: time in ms from which on the job must not be stored any more, 0 for never.
+        store_before_ms: Unix time in ms from which on the job must not be stored any more, 0 for
+            never.
 
     Returns:
         None when the job is stored.
 
     Raises:
-        Conflict: it is too late.
-        TooManyQueues: the queue would be one too many.
+        Conflict: the time ``store_before_ms`` has passed.
+        TooManyQueues: the server has the maximum number of queues, and the queue is new.
         BackendUnavailable: Redis did not answer in time.
         NotFound: another process is about to store the job; the caller may try again.
     """
@@ -70,7 +71,7 @@ async def enqueue_step(
         existing = found.id
         if existing == job_id:
             return None
-    # Another process may have stored the job since, whatever the conflict was.
+    # Another process may have stored the job since, so the tombstone below may come too late.
     assert job.unique is not None  # noqa: S101 - by contract
     if job.unique.on_conflict not in ("reject", "ignore"):
         await read_jobs.get(store, job_id)  # a policy that replaces is never refused

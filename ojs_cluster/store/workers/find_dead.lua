@@ -1,12 +1,15 @@
--- Transition: watched -> lost, for workers of one shard that have been silent for too long.
--- Post: each is in lost_workers with the ms of its death until finish_recovery removes it, so a scheduler
---       that crashes leaves the recovery to the next one. When no check ran for long, this master may have
---       been unreachable, and no worker could report: then each is watched for one more interval.
+-- Transition: watched -> lost, for workers of one shard that have been silent for too long. (A watched worker
+-- is one in the set `watched`: it sends heartbeats steadily, so its silence means that it is dead.)
+-- Post: lost_workers has each dead worker with the time of its death, until finish_recovery.lua removes it. So
+--       after a crash of this scheduler the next scheduler continues the recovery. If no check has run for
+--       long, this master may have been unreachable for workers, too. Then each silent worker is watched for
+--       one more interval.
 -- Memory: allow-oom; adds 100 bytes per worker.
 -- KEYS: 1 watched, 2 lost_workers, 3 last_worker_check.
--- ARGV: 1 limit, 2 minimum silence before death in ms, 3 how many of those lost longest are skipped.
--- Returns: {now, ms of the next possible death or -1, lost workers: id, ms of death, 1 when it had reported
---          that it terminates, ...}
+-- ARGV: 1 maximum number of workers, 2 minimum silence before death (ms), 3 number of lost workers to skip,
+--       those that died first.
+-- Returns: {now, time of the next possible death (ms) or -1, per lost worker: id, time of death (ms), 1 when
+--          the worker had reported that it terminates, otherwise 0}
 --@include keys now preflight remove_many lowest_remaining
 local UNCHECKED_MS = 15000 -- checks are ten seconds apart at most
 local WATCHED, LOST_WORKERS, LAST_CHECK = KEYS[1], KEYS[2], KEYS[3]

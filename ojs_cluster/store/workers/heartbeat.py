@@ -25,7 +25,7 @@ from ojs_cluster.store.workers.workers import DesiredState, touch_by_heartbeat
 log = logging.getLogger("ojs.store")
 
 UNREACHABLE_TIMEOUT_S: Final = 1.0
-"""How long a heartbeat that concerns several shards waits for an unreachable one, in seconds."""
+"""How long a heartbeat for jobs of several shards waits for an unreachable shard, in seconds."""
 
 WorkerState = Literal["running", "quiet", "terminate"]
 
@@ -37,11 +37,14 @@ class Heartbeat:
     Args:
         worker_id: the worker that sent it.
         job_ids: active jobs whose leases are extended.
-        leases: lease ids of some of them; a job named here is extended only for that lease.
+        leases: lease ids by job id, for some of the jobs. Such a job is extended only if it has
+            this lease.
         state: the state that the worker reports, normalised; '' when it reports none.
-        active_count: number of jobs that the worker reports as running.
-        visibility_timeout_ms: new lease length in milliseconds from now; None for each job's own.
-        info: JSON object with all else that it reports (hostname, pid, queues, labels).
+        active_count: number of jobs that the worker reports as running, None when it reports none.
+        visibility_timeout_ms: new visibility timeout in ms from now; None for the timeout that each
+            job has.
+        info: JSON object with all other values that the worker reports (hostname, pid, queues,
+            labels).
     """
 
     worker_id: str
@@ -60,7 +63,7 @@ class HeartbeatReply:
     Args:
         state: the state that the worker should be in.
         extended: ids of the jobs whose leases were extended.
-        now_ms: the server's clock, in milliseconds.
+        now_ms: Unix time in ms of the server's clock.
     """
 
     state: DesiredState
@@ -69,12 +72,12 @@ class HeartbeatReply:
 
 
 async def heartbeat(store: Store, beat: Heartbeat) -> HeartbeatReply:
-    """Extend the leases that the worker holds, and record that it is alive.
+    """Extend the leases that the worker holds, and record that the worker is alive.
 
-    ``extended`` does not contain jobs that the worker does not hold, and nothing is created for
-    them. As long as one shard answers, it does not contain jobs of unreachable shards, either: the
-    worker must not lose its leases in the other shards. When the worker's record cannot be read,
-    the reply repeats the state that the worker reports.
+    The reply's ``extended`` does not contain jobs that the worker does not hold. If some shards do
+    not answer, it does not contain the jobs of these shards, but the leases in the other shards are
+    extended. If the worker's record cannot be read, the reply repeats the state that the worker
+    reports.
 
     Args:
         store: the store.
@@ -132,9 +135,10 @@ class _LeaseExtension:
     """The leases of one heartbeat while they are extended, shard by shard.
 
     Attributes:
-        single_shard: whether all jobs are in one shard: then no other shard waits for it.
-        now_ms: the clock of a shard that answered, in milliseconds; None while none has.
-        failure: why a shard did not answer.
+        single_shard: whether all jobs are in one shard. Then the heartbeat may wait for this shard
+            for as long as the request may take.
+        now_ms: Unix time in ms by the clock of a shard that has answered; None while none has.
+        failure: the error of a shard that did not answer, None while there is none.
     """
 
     def __init__(self, store: Store, beat: Heartbeat) -> None:
@@ -152,7 +156,7 @@ class _LeaseExtension:
         return HeartbeatReply(desired, extended, now_ms)
 
     async def extend_shard(self, item: tuple[Shard, list[str]]) -> None:
-        """Extend jobs whose ids name a shard, in that shard or where an alias leads.
+        """Extend jobs in the owner shard of their ids, or in the shards to which aliases point.
 
         Args:
             item: the shard and the ids.
@@ -167,15 +171,19 @@ class _LeaseExtension:
                 continue
             if job_id in self._extended or job_id in moved:
                 continue
-            # The lease id names the job's shard. The job's own id does not lead there when a
-            # failover lost the alias, or when the alias cannot be read.
+            # The lease id names the job's shard. This finds the job even if a failover has lost the
+            # alias, or if the alias cannot be read.
             await self._extend(leased_by, [job_id])
             if job_id in self._extended and shard not in self._unreachable:
-                with suppress(OJSError):  # otherwise the janitor restores it
+                with suppress(OJSError):  # after an error the janitor restores the alias
                     await restore_alias(self._store, leased_by, job_id)
 
     async def _extend(self, shard: Shard, ids: list[str]) -> dict[str, Shard]:
-        """Extend jobs in a shard; return the jobs that have only an alias there, and its target."""
+        """Extend jobs in a shard; return the other jobs whose ids have an alias in this shard.
+
+        Returns:
+            By job id, the shard to which the alias points.
+        """
         store = self._store
         timeout_s = inf if self.single_shard else _timeout_s(store, shard)
         try:

@@ -1,15 +1,15 @@
 -- Transition: active -> available | discarded, for jobs of workers that died.
--- Pre:  the lease was last given or extended before its worker's death: a worker that came back keeps
---       the jobs it has fetched since.
--- Post: of the active jobs that the call has walked through, none is held by a dead worker.
+-- Pre:  the lease was granted or last extended before its worker's death. A worker that came back keeps the
+--       jobs that it has fetched or extended since.
+-- Post: no dead worker holds any of the active jobs that this call has read.
 -- Memory: allow-oom; per job 1.5 KiB.
 -- KEYS: 1 active, 2 execution_deadlines, 3 expiring, 4 due, 5 finished, 6 dead, 7 events.
--- ARGV: 1 events kept, 2 cursor ('' to begin), 3 active jobs to walk through, 4 errors kept,
---       5 ms to keep discarded, 6 ms to keep dead letters, 7 dead letters kept per queue,
---       8 the server's on_exhaustion,
---       then per dead worker: id, ms of its death by the clock of its record's master, and how many ms
---       ago that was, '' when unknown. The earlier of the two counts: this master's clock may be behind.
--- Returns: {next cursor or '', effects, then the worker of each job that was recovered}
+-- ARGV: 1 events kept, 2 cursor ('' for the first call), 3 maximum number of active jobs to read, 4 errors kept
+--       per job, 5 retention of discarded jobs (ms), 6 retention of dead letters (ms), 7 maximum number of dead
+--       letters per queue, 8 the server's on_exhaustion, then per dead worker: id, time of its death by the
+--       clock of its record's master (ms), time since its death (ms; '' unknown). The clock of this master may
+--       be behind, so the earlier of the two times counts.
+-- Returns: {next cursor ('' at the end), effects, then per recovered job the id of its worker}
 --@include keys now preflight remove_many read_job change_counters append_event set_deadline
 --@include append_effect make_available finish_job remove_from_queue backoff_delay match_error
 --@include decide_failure cap_dead_letters fail_attempt walk_active

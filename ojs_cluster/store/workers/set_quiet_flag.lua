@@ -1,12 +1,13 @@
--- Sets or removes a worker's quiet flag in this shard. Fetch reads the flag inside its pop.
--- Post: the worker gets no job from this shard until the flag expires, or gets jobs again.
+-- Sets or removes a worker's quiet flag in this shard. The fetch scripts read the flag.
+-- Post: while the flag is set and has not expired, the worker gets no job from this shard.
 -- Memory: allow-oom; adds 300 bytes per quiet worker.
 -- KEYS: 1 quiet_workers.
--- ARGV: 1 worker id, 2 ms for which the flag is valid (0 removes it).
+-- ARGV: 1 worker id, 2 time for which the flag is valid (ms; 0 removes it).
 -- Returns: now
 --@include now
 local QUIET_WORKERS, id, valid_ms = KEYS[1], ARGV[1], ARGV[2]
--- A removed flag is one that has expired, so that a single command removes entries: see preflight.lua.
+-- To remove a flag, its time is set to 0. Then only ZREMRANGEBYSCORE removes entries: after one removal has
+-- emptied the set, a second command on its key could fail (see preflight.lua).
 if valid_ms == '0' then redis.call('ZADD', QUIET_WORKERS, 'XX', 0, id)
 else redis.call('ZADD', QUIET_WORKERS, now + valid_ms, id) end
 redis.call('ZREMRANGEBYSCORE', QUIET_WORKERS, '-inf', now)

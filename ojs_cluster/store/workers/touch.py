@@ -17,14 +17,19 @@ if TYPE_CHECKING:
 log = logging.getLogger("ojs.store")
 
 _RECORDS_PER_SHARD = 10_000
+"""Maximum number of worker records in a shard. If it is exceeded, the oldest record is removed."""
 _MISSED_HEARTBEATS = 3
+"""Number of missed heartbeats after which a worker is presumed dead."""
 _FETCH_TOUCH_INTERVAL_S = 5.0
+"""Minimum time in seconds between two records of fetches of one worker."""
 _TOUCH_TIMEOUT_S = 1.0
+"""Longest time in seconds by which recording a fetch may delay the fetch."""
 _MAX_REMEMBERED = 10_000
+"""Maximum number of workers whose last recorded fetch a process remembers."""
 
 
 class FetchTouches:
-    """Remember which workers' fetches were recorded lately, so that most fetches cost one call."""
+    """Record fetches in workers' records, at most one in a few seconds for each worker."""
 
     def __init__(self) -> None:
         self._next: dict[str, float] = {}
@@ -62,7 +67,7 @@ async def touch_worker(store: Runtime, worker_id: str, source: str, rest: list[A
         store: the runtime.
         worker_id: the worker.
         source: ``heartbeat``, ``fetch`` or ``directive``.
-        rest: the arguments of that source, as the script's head lists them.
+        rest: further arguments, as the head of the script lists them for that source.
     """
     shard = store.keys.shard_of_worker(worker_id)
     min_silence_ms = _MISSED_HEARTBEATS * store.settings.heartbeat_interval_ms

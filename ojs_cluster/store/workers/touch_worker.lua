@@ -1,15 +1,15 @@
 -- Records a heartbeat or a fetch of a worker, or a directive of an operator for it.
 -- Pre:  a directive needs a known worker.
--- Post: the time of the heartbeat or fetch is recorded. A worker with a steady heartbeat is watched, and is
---       dead after three silent intervals, never less than the minimum. A worker that heartbeats once by
---       hand is not watched: its jobs depend on their leases alone. A worker that terminates and reports no
---       active job is not watched either: it may leave.
+-- Post: the time of the heartbeat or fetch is recorded. From its third steady heartbeat on a worker is in
+--       `watched` with the time of its presumed death: three intervals after its last heartbeat, but not before
+--       the minimum silence. A worker that has sent fewer heartbeats is not presumed dead; only its leases
+--       expire. The same holds for a worker that terminates and reports no active job.
 -- Memory: allow-oom; adds 9 KiB per new worker, of which a shard keeps 10 000.
 -- KEYS: 1 worker, 2 workers, 3 watched.
--- ARGV: 1 worker id, 2 'heartbeat' | 'fetch' | 'directive', 3 minimum silence before death in ms,
---       4 records kept per shard, then for heartbeat: 5 state, 6 active count, 7 info JSON;
---       for directive: 5 directive ('' removes it).
--- Returns: {now, directive, state reported, ms at which its quiet flags were set or '0'}
+-- ARGV: 1 worker id, 2 'heartbeat' | 'fetch' | 'directive', 3 minimum silence before death (ms),
+--       4 maximum number of records per shard, then for heartbeat: 5 state, 6 number of active jobs, 7 other
+--       values of the worker as JSON; for directive: 5 directive ('' removes it).
+-- Returns: {now, directive, state reported, time at which its quiet flags were set (ms) or '0'}
 --       or {'missing'} for a directive to an unknown worker
 --@include now preflight remove_many
 local WORKER, WORKERS, WATCHED = KEYS[1], KEYS[2], KEYS[3]
@@ -36,8 +36,8 @@ redis.call('ZADD', WORKERS, now, id)
 local last_heartbeat, active = known[4], known[7]
 local gap, heartbeats = tonumber(known[5] or 0), tonumber(known[6] or 0)
 if source == 'heartbeat' then
-    -- The longest of the recent gaps, which decays slowly: one heartbeat soon after another must not shorten
-    -- the silence that is allowed.
+    -- The gap is the time between two heartbeats. A longer gap counts at once, a shorter gap only by and by:
+    -- one heartbeat soon after another must not shorten the silence that is allowed.
     if last_heartbeat then gap = math.max(now - last_heartbeat, math.floor(gap * 0.75)) end
     if heartbeats == 0 or gap > 60000 then heartbeats = 0 end
     heartbeats = heartbeats + 1
@@ -50,7 +50,7 @@ if state == 'terminate' and active == '0' then
 elseif heartbeats >= 3 then
     redis.call('ZADD', WATCHED, now + math.max(min_silence, 3 * gap), id)
 elseif heartbeats == 1 then
-    remove_member(WATCHED, id) -- it had a steady heartbeat before a long pause
+    remove_member(WATCHED, id) -- the worker has paused for over a minute, so its heartbeat is not steady
 end
 if full then
     remove_member(WORKERS, oldest)

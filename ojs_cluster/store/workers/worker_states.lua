@@ -1,9 +1,9 @@
--- Reads what the workers of one shard last reported, the last seen first. Changes nothing.
+-- Reads the states that the workers of one shard have reported, the worker that was seen last first.
 -- Memory: no-writes.
 -- KEYS: 1 workers.
--- ARGV: 1 limit.
--- Returns: {now, workers known, per worker: ms at which it was last seen, of its last heartbeat or '', the
---           state it reported, its directive or ''}
+-- ARGV: 1 maximum number of workers.
+-- Returns: {now, number of all workers of the shard, per worker: time when it was last seen (ms), time of its
+--           last heartbeat (ms) or '', the state that it has reported, its directive or ''}
 --@include keys now
 local WORKERS, limit = KEYS[1], tonumber(ARGV[1])
 local reply = {now, redis.call('ZCARD', WORKERS)}

@@ -23,14 +23,14 @@ from ojs_cluster.store.workers.touch import touch_worker
 
 DesiredState = Literal["running", "quiet", "terminate"]
 WorkerStatus = Literal["running", "quiet", "terminate", "stale"]
-"""The stricter of the reported state and the directive; ``stale`` after missed heartbeats."""
+"""The stricter of the reported state and the directive; ``stale`` after three missed heartbeats."""
 
 QUIET_FLAG_MS = 60 * 60_000
-"""How long a quiet flag is valid in a shard. A worker that stays quiet renews it."""
+"""Time in ms for which a quiet flag is valid. The heartbeats of a quiet worker renew its flags."""
 _MAX_COUNTED_PER_SHARD = 2000
-"""Workers that a summary reads of each shard. They block the shard's master for 2 ms."""
+"""Maximum number of workers of a shard that a summary reads. It blocks the master for 2 ms."""
 DIRECTIVE_DEADLINE_S = 20.0
-"""After this many seconds a directive to all workers stops and reports how many are left."""
+"""Time limit in seconds for sending a directive to all workers."""
 _MISSED_HEARTBEATS = 3
 _SEVERITY: dict[str, int] = {"running": 0, "quiet": 1, "terminate": 2}
 
@@ -43,9 +43,9 @@ class WorkerInfo:
         id: the worker's id.
         state: the state that it last reported.
         directive: the state that an operator asked for; '' for none.
-        first_seen_ms: when it was first seen, in milliseconds.
-        last_seen_ms: its last heartbeat or recorded fetch, in milliseconds.
-        last_heartbeat_ms: its last heartbeat, in milliseconds; None when it never sent one.
+        first_seen_ms: Unix time in ms of its first heartbeat or fetch.
+        last_seen_ms: Unix time in ms of its last heartbeat or recorded fetch.
+        last_heartbeat_ms: Unix time in ms of its last heartbeat; None when it never sent one.
         active: number of jobs that it reported as running.
         info: the JSON object that it sent about itself.
     """
@@ -60,11 +60,11 @@ class WorkerInfo:
     info: bytes
 
     def stale(self, store: Store, now_ms: int) -> bool:
-        """Return whether it has sent heartbeats and then missed three."""
+        """Return whether the worker has sent heartbeats and then missed three."""
         return _stale(store, self.last_heartbeat_ms, self.last_seen_ms, now_ms)
 
     def status(self, store: Store, now_ms: int) -> WorkerStatus:
-        """Return its status at ``now_ms``."""
+        """Return the worker's status at ``now_ms``, a Unix time in ms."""
         return "stale" if self.stale(store, now_ms) else _stricter(self.state, self.directive)
 
 
@@ -74,11 +74,11 @@ class DeadWorker:
 
     Args:
         id: the worker's id.
-        dead_ms: when it was found dead, in milliseconds by the clock of its record's master.
-        terminated: whether its last heartbeat announced its end. Then only jobs that it still held
-            are a loss.
-        died_s: the same time, or a little before, by this process's monotonic clock in seconds;
-            None when unknown.
+        dead_ms: Unix time in ms when it was found dead, by the clock of its record's master.
+        terminated: whether its last heartbeat announced its end. Then its death is logged only if
+            it still held jobs.
+        died_s: time of ``dead_ms``, or a little before, in seconds of this process's monotonic
+            clock; None when unknown.
     """
 
     id: str
@@ -88,7 +88,7 @@ class DeadWorker:
 
     @property
     def ago_ms(self) -> int | None:
-        """Milliseconds since its death, None when unknown."""
+        """Time since the worker's death in ms, None when unknown."""
         if self.died_s is None:
             return None
         return max(0, round((trio.current_time() - self.died_s) * 1000))
@@ -97,10 +97,10 @@ class DeadWorker:
 async def touch_by_heartbeat(
     store: Store, worker_id: str, *, state: str, active: int, info: bytes
 ) -> tuple[DesiredState, int]:
-    """Record a heartbeat; return the worker's desired state and the server's milliseconds.
+    """Record a heartbeat; return the worker's desired state, and the server's Unix time in ms.
 
-    A worker that must not fetch gets a quiet flag in every shard. Fetch reads the flag inside its
-    pop. The flags are set before this function returns, so the next fetch of any node sees them.
+    A worker that must not fetch gets a quiet flag in every shard, which the fetch scripts read. The
+    flags are set before this function returns, so they apply to the next fetch.
 
     Args:
         store: the store.
@@ -118,7 +118,7 @@ async def touch_by_heartbeat(
 
 
 async def send_directive(store: Store, worker_id: str, directive: DesiredState) -> DesiredState:
-    """Ask a worker to be quiet or to terminate; it learns this from its next heartbeat.
+    """Store a directive for a worker. The reply to its next heartbeat has the directive.
 
     Args:
         store: the store.
@@ -200,7 +200,7 @@ async def list_workers(
 
     Args:
         store: the store.
-        limit: most workers of the page.
+        limit: maximum number of workers of the page.
         offset: how many workers are skipped.
     """
     newest: list[tuple[int, str]] = []
@@ -232,9 +232,10 @@ async def list_workers(
 
 
 async def count_by_status(store: Store) -> tuple[dict[WorkerStatus, int], int]:
-    """Count the workers of each status, and all workers.
+    """Return the number of workers by status, and the number of all workers.
 
-    Only the ``_MAX_COUNTED_PER_SHARD`` last seen of each shard are counted by status.
+    If a shard has more than ``_MAX_COUNTED_PER_SHARD`` workers, only those that were seen last are
+    counted by status.
     """
     counts: dict[WorkerStatus, int] = {"running": 0, "quiet": 0, "terminate": 0, "stale": 0}
     total = 0
@@ -264,12 +265,12 @@ async def find_dead(
     Args:
         store: the store.
         shard: the shard of the workers' records.
-        limit: most workers that are returned.
-        skip: how many of those that died first are left out.
+        limit: maximum number of workers that are returned.
+        skip: how many of the workers that died first are left out.
 
     Returns:
-        The workers, when the next one may be dead (None for never), and the time now. Both times
-        are in milliseconds of the shard's clock.
+        The dead workers, the time when the next worker may be dead (None for never), and the time
+        now. Both are Unix times in ms by the shard's clock.
     """
     began = trio.current_time()
     min_silence_ms = _MISSED_HEARTBEATS * store.settings.heartbeat_interval_ms
@@ -304,11 +305,11 @@ async def recover(
         store: the store.
         shard: the shard to walk through.
         dead: the dead workers.
-        cursor: where to continue; '' begins.
-        limit: active jobs to walk through, of any worker.
+        cursor: '' for the first call, otherwise the cursor that the last call returned.
+        limit: maximum number of active jobs of any worker that the call reads.
 
     Returns:
-        How many jobs of each worker were recovered, and the next cursor, None at the end.
+        The number of recovered jobs by worker id, and the next cursor, None at the end.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.

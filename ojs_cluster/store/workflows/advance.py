@@ -2,18 +2,20 @@
 
 Each handler may run any number of times, in any process, concurrently with others:
 
-* The outcome of a job is recorded once, by a script that returns all that is known.
-* A pure function decides which jobs may start. They are enqueued under ids that creation has
-  fixed, and only when they do not exist, so a second process changes nothing. An enqueue that was
-  decided long ago is refused (``_STORE_WITHIN_MS``), while the jobs are kept for longer.
-* A unique step that its policy refuses is recorded as ended without a job (``unique_steps``):
-  ``reject`` is a failure, ``ignore`` a success without a result.
-* The end of the workflow is one script's compare and set.
+* One script records the outcome of a job, once, and returns the statuses of all jobs.
+* A pure function decides which jobs may start. The ids of all jobs are fixed when the workflow is
+  created, and a job is enqueued only if there is no job under its id. So a second process changes
+  nothing. A stalled process must not enqueue a job that has ended and was removed since. So an
+  enqueue that was decided more than ``_STORE_WITHIN_MS`` ago is refused, and jobs of workflows are
+  kept for longer than that after their end.
+* If its policy refuses a unique step, the step is recorded as ended without a job
+  (``unique_steps``): with ``reject`` it has failed, with ``ignore`` it has succeeded.
+* One script ends or cancels the workflow, by a compare-and-set on the state ``running``.
 
-Cancellation is that compare and set, too. A process that enqueues jobs reads the state afterwards,
-and cancels these jobs when the workflow was cancelled in between. If the process dies first, its
-effect is still in the outbox. A process that repeats an effect of a cancelled workflow cancels all
-jobs that may have been enqueued.
+A process that has enqueued jobs reads the state of the workflow afterwards. If the workflow was
+cancelled in between, the process cancels these jobs. If the process dies first, its effect is still
+in the outbox. A process that repeats an effect of a cancelled workflow cancels all jobs that may
+have been enqueued.
 """
 
 from __future__ import annotations
@@ -55,11 +57,14 @@ from ojs_cluster.store.unique.unique_steps import StepRefused, enqueue_step
 from ojs_cluster.store.workflows.workflows import end, event_data, read_inputs
 
 _STORE_WITHIN_MS = 20_000
-"""An enqueue that was decided longer ago than this is refused. A sixth of the shortest retention of
-a workflow's job (``store/include/jobs/finish_job.lua``), so no job is stored twice."""
+"""Time in ms after the decision to enqueue a job from which on the job is not stored any more. It
+is
+a sixth of the shortest retention of a workflow's job (``store/include/jobs/finish_job.lua``)."""
 _CHUNK = 100
-_MAX_REMEMBERED = 256
-_ERROR_BYTES = 2048
+"""Maximum number of jobs that are enqueued before the state of the workflow is read again."""
+_MAX_CACHED_WORKFLOWS = 256
+_MAX_ERROR_BYTES = 2048
+"""Maximum size of a job's error in the record of its workflow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +72,10 @@ class WorkflowProgress:
     """A workflow's state and node statuses.
 
     Args:
-        workflow_id: the workflow.
-        state: its state.
-        node_statuses: one character per job, by number.
-        now_ms: when they were read, in milliseconds of the shard's clock.
+        workflow_id: id of the workflow.
+        state: state of the workflow.
+        node_statuses: one character per job, in the order of the jobs' numbers (``core.workflow``).
+        now_ms: Unix time in ms of the shard's clock when state and statuses were read.
     """
 
     workflow_id: str
@@ -116,7 +121,7 @@ async def on_cancelled(store: Store, _shard: Shard, payload: bytes) -> None:
 
 
 async def advance(store: Store, progress: WorkflowProgress) -> None:
-    """Enqueue the jobs that may start, a bounded number at a time, or end the workflow.
+    """Enqueue the jobs that may start, up to ``_CHUNK`` at a time, or end the workflow.
 
     Args:
         store: the store.
@@ -153,8 +158,8 @@ async def _enqueue(
 
     async def enqueue_job(number: int) -> None:
         trees, names = inputs(plan, number)
-        # When not all results fit, the nearest steps come first. Scripts move a job as a whole, so
-        # its inputs are limited to the size of one result.
+        # The results that the job gets are limited to the maximum size of one result. If not all
+        # results fit, those of the nearest steps are preferred.
         wanted = list(dict.fromkeys(reversed(list(leaves(trees)))))
         max_bytes = store.settings.result_max_bytes
         definition, results = await read_inputs(
@@ -267,7 +272,8 @@ class JobOutcomeFields:
 
     Args:
         node_status: one of ``ENDED_STATUSES``.
-        times: start and end in milliseconds and the attempt, separated by blanks; 0 for unknown.
+        times: Unix times in ms of start and end, and the attempt, separated by blanks; 0 for
+            unknown.
         result: the result as JSON; empty for none.
         error: the error as JSON; empty for none.
         ran_ms: how long the job ran, in milliseconds.
@@ -283,7 +289,7 @@ class JobOutcomeFields:
 async def write_outcome(
     store: Store, workflow_id: str, number: int, outcome: JobOutcomeFields
 ) -> tuple[WorkflowProgress, bool] | None:
-    """Run ``workflow_record_outcome.lua``; return as ``record_job_outcome``.
+    """Run ``workflow_record_outcome.lua``; return the same values as ``record_job_outcome``.
 
     Args:
         store: the store.
@@ -374,7 +380,7 @@ class ImmutablePart:
 
     Args:
         plan: the plan.
-        event_data: members of the data of all its events.
+        event_data: JSON members that the data of all events of the workflow have.
     """
 
     plan: Plan
@@ -396,7 +402,7 @@ async def read_immutable_part(store: Store, workflow_id: str) -> ImmutablePart |
             return None
         plan = decode_plan(reply[0])
         immutable = ImmutablePart(plan, event_data(workflow_id, reply[1].decode(), plan))
-        if len(_immutable_parts) >= _MAX_REMEMBERED:
+        if len(_immutable_parts) >= _MAX_CACHED_WORKFLOWS:
             _immutable_parts.pop(next(iter(_immutable_parts)))
         _immutable_parts[workflow_id] = immutable
     return immutable
@@ -404,7 +410,7 @@ async def read_immutable_part(store: Store, workflow_id: str) -> ImmutablePart |
 
 def _brief(error: bytes) -> bytes:
     """Return an error without its large members."""
-    if len(error) <= _ERROR_BYTES:
+    if len(error) <= _MAX_ERROR_BYTES:
         return error
     known = orjson.loads(error)
     kept = {name: known[name] for name in ("code", "type", "attempt") if name in known}

@@ -3,14 +3,15 @@
 A workflow's record and its jobs live in different shards. With asynchronous replication a failover
 may lose the recorded outcome of a job in another shard. No effect would record it again, and the
 workflow would run permanently. So each running workflow is listed in its shard
-(``keys.Shard.running_workflows``) by the time of its next check: five minutes after its creation
-and after each job that ended, then when it is twice as old, at most an hour later.
+(``keys.Shard.running_workflows``) by the time of its next check. The first check is five minutes
+after its creation or after its last job that ended. The next is when the workflow is twice as old,
+but at most an hour later. A check reads the jobs:
 
-* A job that has ended is recorded, as its effect would have done.
-* A job that may start and is not known to be enqueued is enqueued under its fixed id.
-* A job that was enqueued and does not exist was lost or deleted. It is missed twice, five minutes
-  apart, because an effect may not be delivered yet. Then a tombstone makes sure that it is never
-  stored, and its step fails with the error ``job_lost``.
+* If a job has ended, its outcome is recorded as its effect would have done.
+* If a job may start and is not known to be enqueued, it is enqueued under its fixed id.
+* If a job was enqueued and does not exist, it was lost or deleted. It must be missing in two
+  checks, five minutes apart, because an effect may not be delivered yet. Then a tombstone makes
+  sure that it is never stored, and its step fails with the error ``job_lost``.
 """
 
 from __future__ import annotations
@@ -44,18 +45,20 @@ _LOST = orjson.dumps(
 
 
 class WorkflowCheck:
-    """Check workflows without progress; remember which of their jobs were missed once."""
+    """Check workflows without progress; remember which jobs were missing in the last check."""
 
     def __init__(self) -> None:
         self._missed: dict[str, set[int]] = {}
 
     async def check(self, store: Store, shard: Shard, limit: int) -> SweepResult:
-        """Check up to ``limit`` workflows of a shard. One that cannot be read stops no other.
+        """Check up to ``limit`` workflows of a shard.
+
+        A workflow that cannot be read does not stop the check of the others.
 
         Args:
             store: the store.
             shard: the shard of the workflows.
-            limit: most workflows.
+            limit: maximum number of workflows.
 
         Raises:
             BackendUnavailable: ``shard`` did not answer in time.
@@ -72,7 +75,7 @@ class WorkflowCheck:
             try:
                 missing = await self._check(impatient, workflow_id, missed_before)
                 soon = bool(missing)
-            except Exception as error:  # also a malformed record must not stop the others
+            except Exception as error:  # a malformed record must not stop the others either
                 log.warning(
                     "workflow %s cannot be checked, will retry", workflow_id, exc_info=error
                 )
@@ -80,7 +83,8 @@ class WorkflowCheck:
             keys = [shard.workflow(workflow_id), shard.running_workflows]
             args = [workflow_id, "1" * soon]
             await store.run(shard, "workflow_schedule_check", keys, args, idempotent=True)
-            # Only after the next check is scheduled: the two misses must lie five minutes apart.
+            # Only after the next check is scheduled: the two checks that find a job missing must be
+            # five minutes apart.
             if missing - missed_before:
                 self._missed[workflow_id] = missing - missed_before
 
@@ -104,7 +108,8 @@ class WorkflowCheck:
                 await _fail_lost_step(store, workflow_id, plan, number)
             missing |= gone
             read |= enqueued
-            # A job that may start now may have run long ago: the next round reads it.
+            # A job that `advance` enqueues may exist and have ended, if its enqueue was not
+            # recorded. The next round of this loop reads it.
             found = await _read_running(store, workflow_id)
             if found is None:
                 return missing

@@ -1,8 +1,8 @@
 """List the workflows that a reader of some queues may see, or those in one state.
 
-A workflow is visible when the queues of all its jobs are, and only its plan names them. Workflows
-are not indexed by queue or state. So a page reads a bounded number of the newest workflows after
-its cursor.
+A workflow is visible when the reader may see the queues of all its jobs. Only the plan of the
+workflow names these queues; there is no index of workflows by queue or state. So a page reads up to
+``MAX_WORKFLOWS_READ`` workflows after its cursor and leaves out those that do not match.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from ojs_cluster.store.fanout import WIDTH, run_concurrently
 from ojs_cluster.store.workflows.workflows import WorkflowRecord, get
 
 MAX_WORKFLOWS_READ: Final = 500
-"""Workflows that one page reads, visible or not."""
+"""Maximum number of workflows that one page reads, visible or not."""
 MAX_BYTES: Final = 8 * 1024 * 1024
-"""Bytes of records after which a page ends."""
+"""Number of bytes of workflow records after which a page ends."""
 
 _Position = tuple[int, str]
-"""Creation in milliseconds and id; the list goes from high to low."""
+"""Unix time of creation in ms, and id. Pages list workflows by descending position."""
 _FIRST: Final[_Position] = (2**53, "")
+"""A position before every workflow: no time in ms reaches 2**53."""
 
 
 async def list_visible(
@@ -43,7 +44,7 @@ async def list_visible(
     Args:
         store: the store.
         within: the queues that the reader may see, None for all.
-        limit: most workflows of the page.
+        limit: maximum number of workflows of the page.
         cursor: the cursor that the page before returned; None for the first page.
         state: the state of the workflows, None for any.
 

@@ -1,12 +1,13 @@
 -- Transition: (nothing) -> running, for one workflow. Its jobs have ids, but do not exist yet.
--- Post: record and definitions are stored, and the effect that starts it is in the outbox. Repetition
---       changes nothing.
+-- Post: record and definitions are stored, and the effect that starts the workflow is in the outbox.
+--       A repetition changes nothing.
 -- Memory: deny-oom.
 -- KEYS: 1 wf:<id>, 2 wd:<id>, 3 workflows, 4 events, 5 outbox_due, 6 outbox, 7 running_workflows,
 --       8 ended_workflows.
 -- ARGV: 1 events kept, 2 id, 3 type, 4 name, 5 plan, 6 node statuses, 7 members of the event's data,
---       8 how many definitions workflow_store_portion has stored, then numbers and values of the others.
--- Returns: {'ok', ms of creation, effects} | {'lost'} when some that were stored are missing
+--       8 how many definitions workflow_store_portion.lua has stored, then number and value of each definition
+--       that it has not stored.
+-- Returns: {'ok', time of creation (ms), effects} | {'lost'} when stored definitions are missing
 --@include keys now read_job append_event set_deadline append_effect stalled_after
 local WORKFLOW, DEFINITIONS, WORKFLOWS = KEYS[1], KEYS[2], KEYS[3]
 local RUNNING, ENDED = KEYS[7], KEYS[8]
@@ -21,7 +22,8 @@ if redis.call('HSETNX', WORKFLOW, 'created', now) == 0 then
     local entry = redis.call('HGET', OUTBOX, number)
     return {'ok', tonumber(redis.call('HGET', WORKFLOW, 'created')), entry and {number, entry} or {}}
 end
-redis.call('HSET', WORKFLOW, 'state', 'running', 'type', kind, 'name', name, 'plan', plan, 'marks', statuses)
+redis.call('HSET', WORKFLOW, 'state', 'running', 'type', kind, 'name', name, 'plan', plan,
+    'node_statuses', statuses)
 call_in_slices('HSET', DEFINITIONS, {unpack(ARGV, 9)})
 redis.call('ZADD', WORKFLOWS, now, id)
 redis.call('ZADD', RUNNING, now + CHECK_MS, id)

@@ -2,8 +2,8 @@
 -- Post: the time of its removal is set. After a cancellation the effect that cancels its jobs is in the outbox.
 -- Memory: allow-oom; adds 600 bytes.
 -- KEYS: 1 wf:<id>, 2 ended_workflows, 3 events, 4 outbox_due, 5 outbox, 6 running_workflows.
--- ARGV: 1 events kept, 2 id, 3 state, 4 ms to keep, 5 members of the event's data.
--- Returns: {'ok', state, effects} | {'conflict', state} when it ended otherwise | {'missing'}
+-- ARGV: 1 events kept, 2 id, 3 state, 4 retention (ms), 5 members of the event's data.
+-- Returns: {'ok', state, effects} | {'conflict', state} when the workflow had ended before | {'missing'}
 --@include keys now read_job append_event set_deadline append_effect
 local WORKFLOW, ENDED, RUNNING = KEYS[1], KEYS[2], KEYS[6]
 local id, new_state, keep_ms, event_data = ARGV[2], ARGV[3], ARGV[4], ARGV[5]

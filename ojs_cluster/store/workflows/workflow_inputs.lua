@@ -1,11 +1,12 @@
 -- Reads the inputs of a workflow's job: its definition, and a portion of the results of jobs before it.
 -- Memory: no-writes.
 -- KEYS: 1 wd:<id>, 2 wr:<id>.
--- ARGV: 1 job's number or '' for no definition, 2 most bytes of all results, 3 most bytes of this reply,
---       unless one value alone is larger, then numbers of the jobs whose results are wanted, the most
+-- ARGV: 1 number of the job ('' for no definition), 2 maximum bytes of all results, 3 maximum bytes of this
+--       reply (one value alone may be larger), then numbers of the jobs whose results are wanted, the most
 --       important first.
--- Returns: {definition or '', bytes that are left of all, per job: its result or ''}; '' also for a result
---          larger than what is left. It ends before the first job whose result is for a later reply.
+-- Returns: {definition or '', maximum bytes of the results of later replies, per job: its result or ''}
+--          A result that exceeds the maximum bytes is left out (''). The reply ends before the first job
+--          whose result does not fit into it.
 local DEFINITIONS, RESULTS = KEYS[1], KEYS[2]
 local job, left, max_reply = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local reply = {job ~= '' and redis.call('HGET', DEFINITIONS, job) or ''}

@@ -1,7 +1,7 @@
 """Store large workflows in portions, so that no script blocks its node for long.
 
-The portions are stored before the workflow itself. They are not read until its record exists. The
-janitor removes them when the process dies in between.
+The portions are stored before the record of the workflow. They are not read until the record
+exists. If the process dies before it stores the record, the janitor removes the portions.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from ojs_cluster.store.portions import PORTION_BYTES, portion_ranges
 from ojs_cluster.store.runtime import Arg
 
 _Pair = tuple[bytes | int, bytes]
+"""Name and value of a field."""
 RESTORE_MS = 24 * 60 * 60_000
-"""How long restored portions wait for their workflow, which is in one of the next lines."""
+"""Time in ms after which the janitor removes portions of an imported workflow without a record."""
 _MAX_FIELDS = 1000
-"""Fields that one script writes at most."""
+"""Maximum number of fields that one script writes."""
 
 
 def is_large(*values: Sequence[bytes]) -> bool:
@@ -45,10 +46,10 @@ async def store_portions(
     Args:
         store: the store.
         owner: the shard of the workflow.
-        workflow_id: its id.
-        key: the hash of the fields: the workflow's record, its definitions or its results.
+        workflow_id: id of the workflow.
+        key: Redis key of the fields' hash: the workflow's record, its definitions or its results.
         pairs: names and values of the fields.
-        wait_ms: how long the fields wait for their workflow, in milliseconds.
+        wait_ms: time in ms after which the janitor removes the fields if there is no workflow.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.

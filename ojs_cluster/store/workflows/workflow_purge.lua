@@ -1,9 +1,9 @@
 -- Transition: ended -> (nothing), for up to `limit` workflows of one shard whose retention is over.
--- Post: no key of such a workflow remains; its jobs have a retention of their own.
+-- Post: no key of these workflows remains. Their jobs have a retention of their own.
 -- Memory: allow-oom; adds nothing.
 -- KEYS: 1 ended_workflows, 2 workflows.
--- ARGV: 1 limit.
--- Returns: {workflows removed, now, ms of the next removal or -1}
+-- ARGV: 1 maximum number of workflows.
+-- Returns: {number of workflows removed, now, time of the next removal (ms) or -1}
 --@include keys now long_lists
 local ENDED, WORKFLOWS, limit = KEYS[1], KEYS[2], ARGV[1]
 local due = redis.call('ZRANGEBYSCORE', ENDED, '-inf', now, 'LIMIT', 0, limit)

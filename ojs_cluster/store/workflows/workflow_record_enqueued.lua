@@ -1,12 +1,13 @@
 -- Transition: unknown -> enqueued, for node statuses of one workflow's jobs. Jobs that have ended stay ended.
--- Post: the jobs' node statuses are 'q', unless they were known. Without jobs it only reads.
+-- Post: node statuses that were '.' (unknown) are 'q' (enqueued); others are unchanged. Without jobs the script
+--       only reads.
 -- Memory: allow-oom; adds nothing.
 -- KEYS: 1 wf:<id>.
--- ARGV: 1.. numbers of the jobs; none to read only.
+-- ARGV: 1.. numbers of the jobs.
 -- Returns: {'ok', state, node statuses, now} | {'missing'}
 --@include now
 local WORKFLOW = KEYS[1]
-local state, statuses = unpack(redis.call('HMGET', WORKFLOW, 'state', 'marks'))
+local state, statuses = unpack(redis.call('HMGET', WORKFLOW, 'state', 'node_statuses'))
 if not state then return {'missing'} end
 for _, number in ipairs(ARGV) do
     local at = tonumber(number) + 1
@@ -14,5 +15,5 @@ for _, number in ipairs(ARGV) do
         statuses = string.sub(statuses, 1, at - 1) .. 'q' .. string.sub(statuses, at + 1)
     end
 end
-if #ARGV > 0 then redis.call('HSET', WORKFLOW, 'marks', statuses) end
+if #ARGV > 0 then redis.call('HSET', WORKFLOW, 'node_statuses', statuses) end
 return {'ok', state, statuses, now}

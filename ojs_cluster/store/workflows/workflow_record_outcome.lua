@@ -2,21 +2,23 @@
 -- Post: the outcome is recorded. The first call decides; repetition changes nothing.
 -- Memory: allow-oom; adds the result or the error of one job.
 -- KEYS: 1 wf:<id>, 2 wr:<id>, 3 events, 4 running_workflows.
--- ARGV: 1 events kept, 2 workflow id, 3 job's number, 4 node status: c | d | x,
---       5 'started finished attempt', 6 result JSON or '', 7 error JSON or '',
---       8 members of the event's data, 9 ms the job ran.
--- Returns: {'ok', state, node statuses, now, 1 when recorded by this call} | {'missing'}
+-- ARGV: 1 events kept, 2 workflow id, 3 number of the job,
+--       4 node status: 'c' completed | 'd' discarded | 'x' cancelled,
+--       5 '<start> <end> <attempt>' (times in ms), 6 result as JSON or '', 7 error as JSON or '',
+--       8 members of the event's data, 9 time for which the job ran (ms).
+-- Returns: {'ok', state, node statuses, now, 1 when this call has recorded the outcome, otherwise 0}
+--          {'missing'}
 --@include keys now read_job append_event stalled_after
 local WORKFLOW, RESULTS, RUNNING = KEYS[1], KEYS[2], KEYS[4]
 local id, number, status, times = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local result, error, event_data, ran_ms = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
-local state, statuses, kind = unpack(redis.call('HMGET', WORKFLOW, 'state', 'marks', 'type'))
+local state, statuses, kind = unpack(redis.call('HMGET', WORKFLOW, 'state', 'node_statuses', 'type'))
 if not state then return {'missing'} end
 local at = tonumber(number) + 1
 local before = string.sub(statuses, at, at)
 if before ~= '.' and before ~= 'q' then return {'ok', state, statuses, now, 0} end
 statuses = string.sub(statuses, 1, at - 1) .. status .. string.sub(statuses, at + 1)
-redis.call('HSET', WORKFLOW, 'marks', statuses, 't' .. number, times)
+redis.call('HSET', WORKFLOW, 'node_statuses', statuses, 't' .. number, times)
 redis.call('ZADD', RUNNING, 'XX', now + CHECK_MS, id)
 if error ~= '' then redis.call('HSET', WORKFLOW, 'e' .. number, error) end
 if result ~= '' then redis.call('HSET', RESULTS, number, result) end

@@ -1,9 +1,9 @@
--- Transition: running -> running, for one workflow whose jobs were read: it gets the time of its next check.
--- Post: an old workflow is checked less often, so one that waits for days costs little.
+-- Transition: running -> running, for one workflow whose jobs were read. Sets the time of its next check.
+-- Post: the older a workflow is, the less often it is checked. So a workflow that runs for days costs little.
 -- Memory: allow-oom; adds nothing.
 -- KEYS: 1 wf:<id>, 2 running_workflows.
--- ARGV: 1 id, 2 '1' for a check soon, else ''.
--- Returns: ms of the next check, or -1 when the workflow does not run any more
+-- ARGV: 1 id, 2 '1' for the shortest time until the check, otherwise ''.
+-- Returns: time of the next check (ms), or -1 when the workflow does not run any more
 --@include now stalled_after
 local WORKFLOW, RUNNING = KEYS[1], KEYS[2]
 local id, soon = ARGV[1], ARGV[2] == '1'

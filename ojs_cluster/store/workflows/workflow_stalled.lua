@@ -1,8 +1,8 @@
--- Reads running workflows of one shard that have made no progress for long. Changes nothing.
+-- Reads running workflows of one shard whose check is due, because they have made no progress for long.
 -- Memory: no-writes.
 -- KEYS: 1 running_workflows.
--- ARGV: 1 limit.
--- Returns: {now, ms of the next check of another or -1, ids...}
+-- ARGV: 1 maximum number of workflows.
+-- Returns: {now, time of the next check that is not due (ms) or -1, ids...}
 --@include now
 local RUNNING, limit = KEYS[1], ARGV[1]
 local reply = {now, -1}

@@ -45,11 +45,11 @@ from ojs_cluster.store.sweeps.sweep_result import SweepResult
 from ojs_cluster.store.workflows.workflow_portions import is_large, store_portions
 
 RESULTS_SHOWN_BYTES = 8 * 1024 * 1024
-"""Most bytes of results in a response that shows a workflow."""
+"""Maximum number of bytes of results in a response that shows a workflow."""
 MAX_PLAN_BYTES = 3 * 1024 * 1024
-"""Most bytes of a workflow's graph. One script stores it."""
+"""Maximum size of a workflow's plan in bytes, because one script stores the whole plan."""
 _WAIT_MS = 10 * 60_000
-"""How long definitions that are stored in portions wait for their workflow, in milliseconds."""
+"""Time in ms after which the janitor removes definitions that were stored without a workflow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +58,11 @@ class JobOutcome:
 
     Args:
         state: waiting, pending, active, completed, failed or cancelled.
-        started_ms: start of its last attempt, in milliseconds.
-        finished_ms: its end, in milliseconds.
-        attempt: its last attempt.
-        result: its result as JSON.
-        error: its error as JSON.
+        started_ms: Unix time in ms when its last attempt started, None when it has not started.
+        finished_ms: Unix time in ms of its end, None while it has not ended.
+        attempt: number of its last attempt.
+        result: result as JSON, None when there is none.
+        error: error as JSON, None when there is none.
     """
 
     state: str
@@ -75,19 +75,19 @@ class JobOutcome:
 
 @dataclass(frozen=True, slots=True)
 class WorkflowRecord:
-    """A stored workflow, and what follows from it.
+    """A stored workflow.
 
     Args:
-        id: its id.
+        id: id of the workflow.
         type: chain, group, batch or dag.
-        name: its name; '' for none.
-        state: its state.
-        created_ms: its creation, in milliseconds.
-        finished_ms: its end, in milliseconds; None while it runs.
+        name: name of the workflow; '' for none.
+        state: state of the workflow.
+        created_ms: Unix time of its creation in ms.
+        finished_ms: Unix time of its end in ms; None while it runs.
         plan: its plan.
-        evaluation: what follows from the node statuses.
+        evaluation: states of all nodes, as they follow from the node statuses.
         fields: the fields of its record.
-        jobs: outcomes by number of the job; empty unless requested.
+        jobs: outcomes of its jobs, in the order of their numbers; empty unless requested.
     """
 
     id: str
@@ -103,7 +103,7 @@ class WorkflowRecord:
 
 
 async def create(store: Store, new: NewWorkflow) -> WorkflowRecord:
-    """Store a workflow and start it; durable when this returns.
+    """Store a workflow and start it. When the function returns, the workflow is durable.
 
     Args:
         store: the store.
@@ -113,7 +113,7 @@ async def create(store: Store, new: NewWorkflow) -> WorkflowRecord:
         QueueFull: the queue of a first step takes no more jobs.
         TooManyQueues: there are as many queues as allowed.
         TooManyRateLimitKeys: there are as many rate limit keys as allowed.
-        PayloadTooLarge: the graph of the steps has more than ``MAX_PLAN_BYTES``.
+        PayloadTooLarge: the plan has more than ``MAX_PLAN_BYTES``.
         BackendUnavailable: Redis did not answer in time.
     """
     for limit_key in new.limit_keys:
@@ -144,11 +144,11 @@ async def create(store: Store, new: NewWorkflow) -> WorkflowRecord:
         store, [(store.keys.shard_of_id(job.job_id), job.queue) for job in first]
     )
     owner = store.keys.shard_of_id(workflow_id)
-    definitions, ahead = list(enumerate(new.definitions)), 0
+    definitions, stored_before = list(enumerate(new.definitions)), 0
     if is_large(new.definitions, [encoded]):
         key = owner.workflow_definitions(workflow_id)
         await store_portions(store, owner, workflow_id, key, definitions, wait_ms=_WAIT_MS)
-        definitions, ahead = [], len(new.definitions)
+        definitions, stored_before = [], len(new.definitions)
     reply = await store.run(
         owner,
         "workflow_create",
@@ -165,7 +165,7 @@ async def create(store: Store, new: NewWorkflow) -> WorkflowRecord:
         ],
         [
             *(store.settings.events_per_shard, workflow_id, new.type, new.name),
-            *(encoded, statuses, event_data(workflow_id, new.name, plan), ahead),
+            *(encoded, statuses, event_data(workflow_id, new.name, plan), stored_before),
             *(part for pair in definitions for part in pair),
         ],
         idempotent=True,
@@ -182,11 +182,12 @@ async def create(store: Store, new: NewWorkflow) -> WorkflowRecord:
             b"name": new.name.encode(),
             b"state": b"running",
             b"created": b"%d" % reply[1],
-            b"marks": statuses.encode(),
+            b"node_statuses": statuses.encode(),
         },
         plan,
     )
-    # Not read back: this is the state at creation, even if a worker has fetched a job since.
+    # The response shows the workflow at its creation, even if a worker has fetched a job since. So
+    # the jobs are not read.
     ready = set(record.evaluation.ready)
     jobs = [JobOutcome("pending" if n in ready else "waiting") for n in range(len(plan.jobs))]
     return replace(record, jobs=jobs)
@@ -280,7 +281,7 @@ async def list_workflows(
 
     Args:
         store: the store.
-        limit: most workflows of the page.
+        limit: maximum number of workflows of the page.
         offset: how many workflows are skipped.
     """
     newest: list[tuple[float, str]] = []
@@ -323,7 +324,7 @@ async def purge_ended(store: Store, shard: Shard, limit: int) -> SweepResult:
     Args:
         store: the store.
         shard: the shard of the workflows.
-        limit: most workflows.
+        limit: maximum number of workflows.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -335,7 +336,9 @@ async def purge_ended(store: Store, shard: Shard, limit: int) -> SweepResult:
 
 
 def event_data(workflow_id: str, name: str, plan: Plan) -> bytes:
-    """Return the members that the data of all its events share (spec: ojs-events 3.5).
+    """Return the JSON members that the data of all events of a workflow have.
+
+    Spec: ojs-events 3.5.
 
     Args:
         workflow_id: the workflow.
@@ -359,13 +362,16 @@ def _record(workflow_id: str, found: Mapping[bytes, bytes], plan: Plan) -> Workf
         created_ms=int(found[b"created"]),
         finished_ms=int(finished) if finished else None,
         plan=plan,
-        evaluation=evaluate(plan, found[b"marks"].decode()),
+        evaluation=evaluate(plan, found[b"node_statuses"].decode()),
         fields=found,
     )
 
 
 async def _outcomes(store: Store, record: WorkflowRecord) -> list[JobOutcome]:
-    """Return the outcomes of all jobs: from the record of ended ones, else from the job itself."""
+    """Return the outcomes of all jobs.
+
+    The workflow's record has the outcomes of ended jobs. The others are read from the jobs.
+    """
     found: dict[int, JobOutcome] = {}
     ended: list[int] = []
     live: list[int] = []
@@ -374,7 +380,7 @@ async def _outcomes(store: Store, record: WorkflowRecord) -> list[JobOutcome]:
         for node, state in zip(record.plan.nodes, record.evaluation.states, strict=True)
         if node.job >= 0
     ]
-    statuses = record.fields[b"marks"].decode()
+    statuses = record.fields[b"node_statuses"].decode()
     for job, state in enumerate(states):
         if statuses[job] == STATUS_ENQUEUED:
             live.append(job)

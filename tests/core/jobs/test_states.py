@@ -33,7 +33,7 @@ def test_only_an_operator_leaves_a_terminal_state() -> None:
         for source in moves
         if source in TERMINAL
     }
-    assert leaving == {(Event.RETRY_KEYS, State.DISCARDED)}
+    assert leaving == {(Event.MANUAL_RETRY, State.DISCARDED)}
 
 
 def test_every_state_can_be_reached_from_an_initial_one() -> None:

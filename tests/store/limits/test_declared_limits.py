@@ -137,7 +137,7 @@ async def test_a_damaged_queue_is_shown(store: Store, db: Any, field: str, parti
 
         assert (await rate_limits.get_queue_limits(store, QUEUE)).usage.active >= 0
         assert (await queues.get_stats(store, QUEUE)).has_live_jobs
-        numbers = await metrics.collect(store, most_queues=9)
+        numbers = await metrics.collect(store, max_queues=9)
         assert numbers.queues[QUEUE].jobs[State.AVAILABLE] == 1
         assert (await retention.retire_queues(store))[1] == ""
 
@@ -147,7 +147,7 @@ async def test_a_malformed_job_hides_no_numbers(store: Store, db: Any) -> None:
     db.hset(shard_of(store).job(job.id), f.CREATED, b"text")
     db.hdel(shard_of(store).job(job.id), f.ENQUEUED)
 
-    numbers = await metrics.collect(store, most_queues=9)
+    numbers = await metrics.collect(store, max_queues=9)
     assert numbers.queues[QUEUE].jobs[State.AVAILABLE] == 1
 
 

@@ -70,7 +70,7 @@ async def test_a_rejected_item_fails_its_batch_and_leaves_nothing(
 
 
 async def test_a_batch_rejects_what_it_holds_itself_twice(store: Store, db: Any) -> None:
-    with pytest.raises(Duplicate, match=r"jobs\[1\] is of the same uniqueness as jobs\[0\]"):
+    with pytest.raises(Duplicate, match=r"jobs\[1\] conflicts with jobs\[0\]"):
         await enqueue_many(store, [new_job(unique={}), new_job(unique={})])
     assert await take(store) == []
     assert locks_left(store, db) == 0

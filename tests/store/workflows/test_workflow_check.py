@@ -195,7 +195,7 @@ async def test_an_unreachable_shard_delays_no_other_workflow(
     assert await state_of(store, stuck) == "completed"
 
 
-@pytest.mark.parametrize("damage", [{"plan": "x"}, {"marks": ""}, {"created": "x"}])
+@pytest.mark.parametrize("damage", [{"plan": "x"}, {"node_statuses": ""}, {"created": "x"}])
 async def test_a_malformed_workflow_delays_no_other(
     store: Store, db: Any, damage: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

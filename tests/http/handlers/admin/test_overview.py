@@ -82,7 +82,7 @@ async def test_the_sums_follow_what_happens(api: Api) -> None:
 async def test_the_number_of_counted_queues_is_shown_if_there_are_too_many(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_overview, "MOST_QUEUES", 2)
+    monkeypatch.setattr(store_overview, "MAX_QUEUES", 2)
     for name in ("a", "b", "c"):
         await api.enqueue(options={"queue": name})
     stats = (await api.get(STATS)).json
