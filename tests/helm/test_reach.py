@@ -143,7 +143,7 @@ def test_the_notes_warn_about_trial_settings(chart: Chart) -> None:
     notes = chart.notes(values, sets={"auth.apiKey": "", "auth.allowInsecure": True})
     assert "WARNING: auth.allowInsecure" in notes
     assert "WARNING: the bundled Valkey is for trials" in notes
-    assert "jobs are lost when a master and its replicas restart at once" in notes
+    assert "jobs are lost when a master and its replicas restart at the same time" in notes
     assert "get secret" not in notes
 
 
