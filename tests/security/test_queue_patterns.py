@@ -129,6 +129,9 @@ def bodies(template: str, found: Victims) -> list[Any]:
         "/workers/nack": [{"job_id": i, "error": {"message": "x"}} for i in ids] + [{"id": active}],
         "/workers/ack/batch": [{"acks": [{"job_id": job_id} for job_id in ids]}],
         "/workers/nack/batch": [{"nacks": [{"id": job_id} for job_id in ids]}],
+        "/workers/progress": [
+            {"job_id": job_id, "worker_id": "w", "percentage": 50} for job_id in ids
+        ],
         "/workers/heartbeat": [
             {"worker_id": "w", "active_jobs": ids, "visibility_timeout_ms": 3_600_000}
         ],
