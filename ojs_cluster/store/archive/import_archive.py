@@ -60,7 +60,11 @@ _CLAIM_MS = 30_000
 """Time in ms within which the job of a claimed alias must be stored."""
 _TRIES = 3
 """Attempts to store a job; an attempt fails when the claim of its alias expires."""
-_LEASE_FIELDS = (f.WORKER, f.LEASE, f.DEADLINE, f.LEASE_MS, f.EXTENDED)
+_LEASE_FIELDS = (
+    *(f.WORKER, f.LEASE, f.DEADLINE, f.LEASE_MS, f.EXTENDED),
+    # The next attempt has the same number, and must not begin with the progress of this one.
+    *(f.PROGRESS, f.PROGRESS_DATA),
+)
 _INDEXES = ("due", "expiring", "pending", "finished", "dead")
 """Indexes of a shard in the order of KEYS of ``restore_job.lua``."""
 _RESERVED = "the id %s is reserved by an unfinished write: run the import again"

@@ -277,6 +277,8 @@ async def test_progress_survives_an_export_and_an_import(backend: Embedded, stor
     job = await active(store)
     await report(store, job, 0.5, "half", data=b'{"a":[1]}')
     done = await ack(store, job)
+    held = await active(store)
+    await report(store, held, 0.9)
     text = await export_text(store)
     for node in backend.masters():
         with node.client() as client:
@@ -284,3 +286,7 @@ async def test_progress_survives_an_export_and_an_import(backend: Embedded, stor
     tally, messages = await import_text(store, text)
     assert (messages, tally.refused) == ([], 0)
     assert envelope(await read_jobs.get(store, job.id)) == envelope(done)
+    [again] = await take(store)
+    assert (again.id, again.attempt, again.progress) == (held.id, 1, None)
+    await report(store, again, 0.1)
+    assert await number_of(store, again) == b"0.1"
