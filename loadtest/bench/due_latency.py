@@ -41,7 +41,7 @@ import trio
 from ojs_cluster.core.jobs.envelope import parse_job
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.settings import ClientSettings
-from ojs_cluster.server.embedded.servers import Embedded, Node, find_server
+from ojs_cluster.server.embedded.servers import Embedded, EmbeddedNode, find_server
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.enqueue import enqueue_many
 from ojs_cluster.store.jobs import fields as f
@@ -62,7 +62,7 @@ PERIOD_S = 0.004
 class Observer:
     """Watches the shards of one master from its own thread."""
 
-    node: Node
+    node: EmbeddedNode
     shards: Sequence[Shard]
     samples: list[tuple[float, int]] = field(default_factory=list)
     """(Redis time in ms, jobs that are still in `due`)."""

@@ -30,7 +30,7 @@ import redis
 from loadtest.bench._table import print_setting, print_table
 from loadtest.bench._target import Target, start_api
 from ojs_cluster.keys import Keyspace
-from ojs_cluster.server.embedded.servers import Embedded, Node, find_server
+from ojs_cluster.server.embedded.servers import Embedded, EmbeddedNode, find_server
 
 CONNECTIONS = 24
 BESIDE = 32
@@ -87,7 +87,7 @@ def _median(values: Sequence[float]) -> float:
 
 def _one_round(
     target: Target,
-    third: Node,
+    third: EmbeddedNode,
     state: str,
     others: Sequence[str],
     its: Sequence[str],
@@ -135,7 +135,7 @@ def _stopped(pid: int, state: str) -> Iterator[None]:
             thread.join()
 
 
-def _queues(third: Node) -> tuple[list[str], list[str]]:
+def _queues(third: EmbeddedNode) -> tuple[list[str], list[str]]:
     """Return queues of the first two masters, and queues of the third."""
     keys = Keyspace(64)
     others: list[str] = []

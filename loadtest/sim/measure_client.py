@@ -19,14 +19,14 @@ from ojs_cluster.redis import ClientSettings, open_client
 from ojs_cluster.redis.client import Client
 from ojs_cluster.redis.settings import Address
 from ojs_cluster.redis.topology import parse_cluster_slots
-from ojs_cluster.server.embedded.node import Node
+from ojs_cluster.server.embedded.node import EmbeddedNode
 from ojs_cluster.server.embedded.servers import Embedded
 
 _STRIDE = 27
 """Coprime to the number of shards, so that consecutive callers use different masters."""
 
 
-def reads(nodes: Sequence[Node]) -> int:
+def reads(nodes: Sequence[EmbeddedNode]) -> int:
     """Return how often these servers have read from a connection."""
     total = 0
     for node in nodes:

@@ -20,7 +20,7 @@ import redis
 from loadtest.bench._jobs import at_once, new_job
 from loadtest.bench._processes import cpu_s
 from ojs_cluster.redis.settings import ClientSettings
-from ojs_cluster.server.embedded.node import Node
+from ojs_cluster.server.embedded.node import EmbeddedNode
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.enqueue import enqueue
@@ -36,7 +36,7 @@ TURN_US, READ_US = 5.5, 7.2
 """As in ``costs.toml``. A tenth of each belongs to a call here, so they need not be exact."""
 
 
-def connect(node: Node, count: int) -> list[socket.socket]:
+def connect(node: EmbeddedNode, count: int) -> list[socket.socket]:
     """Open plain connections to a server."""
     sockets = [socket.create_connection(("127.0.0.1", node.port)) for _ in range(count)]
     for each in sockets:
@@ -54,7 +54,9 @@ def halted(pid: int) -> Iterator[None]:
         kill(pid, signal.SIGCONT)
 
 
-def burst_us(node: Node, connections: Sequence[socket.socket], commands: int, turns: int) -> float:
+def burst_us(
+    node: EmbeddedNode, connections: Sequence[socket.socket], commands: int, turns: int
+) -> float:
     """Return the median cost of a turn in which every connection has this many GET commands."""
     assert node.pid is not None
     payload, answer = GET * commands, len(b"$-1\r\n") * commands
@@ -76,7 +78,7 @@ def _read(connection: socket.socket, size: int) -> None:
         size -= len(connection.recv(min(size, 65_536)))
 
 
-def turn_costs(node: Node, turns: int) -> tuple[float, float, float]:
+def turn_costs(node: EmbeddedNode, turns: int) -> tuple[float, float, float]:
     """Return the cost of a turn, of reading a connection in it, and of a plain command."""
     connections = connect(node, 32)
     try:
@@ -101,7 +103,7 @@ async def script_costs(embedded: Embedded, jobs: int) -> dict[str, float]:
     return found
 
 
-async def _lifecycle(store: Store, node: Node, jobs: int) -> dict[str, float]:
+async def _lifecycle(store: Store, node: EmbeddedNode, jobs: int) -> dict[str, float]:
     held: list[JobRecord] = []
     queues = [f"sim-{number}" for number in range(CALLERS)]
     turn = 0
@@ -125,7 +127,7 @@ async def _lifecycle(store: Store, node: Node, jobs: int) -> dict[str, float]:
     return {verb: await _inside(node, jobs, call) for verb, call in zip(VERBS, calls, strict=True)}
 
 
-async def _inside(node: Node, jobs: int, call: Callable[[], Awaitable[object]]) -> float:
+async def _inside(node: EmbeddedNode, jobs: int, call: Callable[[], Awaitable[object]]) -> float:
     """Return the cost of a call without turns and reads, by the server's counters."""
     assert node.pid is not None
     before, cycles, reads = cpu_s([node.pid]), *_counted(node)
@@ -135,14 +137,14 @@ async def _inside(node: Node, jobs: int, call: Callable[[], Awaitable[object]]) 
     return (used - (more_cycles - cycles) * TURN_US - (more_reads - reads) * READ_US) / jobs
 
 
-def _counted(node: Node) -> tuple[int, int]:
+def _counted(node: EmbeddedNode) -> tuple[int, int]:
     """Return the turns of the server's event loop, and its reads from connections."""
     with redis.Redis(port=node.port) as client:
         stats: dict[str, int] = client.info("stats")
     return stats["eventloop_cycles"], stats["total_reads_processed"]
 
 
-def single_us(node: Node, commands: int) -> float:
+def single_us(node: EmbeddedNode, commands: int) -> float:
     """Return the cost of a command that arrives alone, with its turn."""
     assert node.pid is not None
     (connection,) = connect(node, 1)
@@ -154,7 +156,7 @@ def single_us(node: Node, commands: int) -> float:
         return (cpu_s([node.pid]) - before) / commands * 1e6
 
 
-def message_us(node: Node, subscribers: int, messages: int) -> float:
+def message_us(node: EmbeddedNode, subscribers: int, messages: int) -> float:
     """Return the cost of a sharded message with this many subscribers, each a connection."""
     assert node.pid is not None
     connections = connect(node, subscribers)

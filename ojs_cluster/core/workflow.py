@@ -53,7 +53,7 @@ Tree = int | list["Tree"]
 """A result: the number of the job that has it, or the list of the results of a group's children."""
 
 
-class Node(msgspec.Struct, frozen=True, array_like=True):
+class WorkflowNode(msgspec.Struct, frozen=True, array_like=True):
     """One node of the tree; the root has number 0.
 
     Args:
@@ -89,11 +89,11 @@ class Plan:
         nodes: all nodes by number.
     """
 
-    nodes: Sequence[Node]
+    nodes: Sequence[WorkflowNode]
     children: Mapping[int, Sequence[int]] = field(init=False)
     order: Mapping[int, Sequence[int]] = field(init=False)
     """The children of each inner node, each after those it waits for."""
-    jobs: Sequence[Node] = field(init=False)
+    jobs: Sequence[WorkflowNode] = field(init=False)
 
     def __post_init__(self) -> None:
         children: dict[int, list[int]] = {}
@@ -126,7 +126,7 @@ class Cycle(ValueError):
         self.numbers = numbers
 
 
-_decode = msgspec.json.Decoder(list[Node]).decode
+_decode = msgspec.json.Decoder(list[WorkflowNode]).decode
 
 
 def decode_plan(raw: bytes) -> Plan:
@@ -278,7 +278,7 @@ def _value(plan: Plan, number: int) -> Tree:
     return values[-1] if node.kind == "chain" else values
 
 
-def _sorted(nodes: Sequence[Node], siblings: Sequence[int]) -> list[int]:
+def _sorted(nodes: Sequence[WorkflowNode], siblings: Sequence[int]) -> list[int]:
     """Return siblings in an order in which each comes after those it waits for.
 
     Raises:

@@ -28,7 +28,7 @@ from ojs_cluster.core.raw_json import (
     show,
     string,
 )
-from ojs_cluster.core.workflow import CALLBACK_STEPS, TRIGGERS, Cycle, Node, Plan
+from ojs_cluster.core.workflow import CALLBACK_STEPS, TRIGGERS, Cycle, Plan, WorkflowNode
 
 MAX_LEVELS: Final = 5
 """Maximum number of levels of nested workflows. The outermost workflow is the first level."""
@@ -102,7 +102,7 @@ class _Item:
 class _Reader:
     limits: PayloadLimits
     defaults: Mapping[str, Raw]
-    nodes: list[Node] = field(default_factory=list)
+    nodes: list[WorkflowNode] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     definitions: list[bytes] = field(default_factory=list)
     limiting: set[int] = field(default_factory=set)
@@ -133,7 +133,7 @@ class _Reader:
             )
         if not any(not item.callback for item in items):
             raise InvalidRequest("a workflow needs a step that is no callback", field=path or None)
-        number = self._add(Node(kind, parent), path)
+        number = self._add(WorkflowNode(kind, parent), path)
         added = [self._child(item, number, level) for item in items]
         self._link(kind, items, added)
         jobs = tuple(n for n, item in zip(added, items, strict=True) if not item.callback)
@@ -191,7 +191,9 @@ class _Reader:
             error.message = f"{path}: {error.message}"
             error.args = (error.message,)
             raise
-        node = Node("job", parent, type=job.type, queue=job.queue, job=len(self.definitions))
+        node = WorkflowNode(
+            "job", parent, type=job.type, queue=job.queue, job=len(self.definitions)
+        )
         if job.rate_limit is not None and job.rate_limit.max_per_second is not None:
             self.limiting.add(node.job)
         if job.rate_limit is not None and job.rate_limit.key:
@@ -227,7 +229,7 @@ class _Reader:
             previous = number
             self._change(number, deps=tuple(deps))
 
-    def _add(self, node: Node, path: str) -> int:
+    def _add(self, node: WorkflowNode, path: str) -> int:
         self.nodes.append(node)
         self.paths.append(path)
         return len(self.nodes) - 1

@@ -15,7 +15,7 @@ import redis
 import trio
 
 from ojs_cluster.keys import Keyspace
-from ojs_cluster.server.embedded.servers import EmbeddedError, Node
+from ojs_cluster.server.embedded.servers import EmbeddedError, EmbeddedNode
 from tests.chaos.history import History
 from tests.chaos.installation import Installation
 from tests.chaos.schedule import Fault
@@ -257,7 +257,7 @@ class FaultInjector:
 
     # -- lookups --------------------------------------------------------------------------------
 
-    async def _master(self, fault: Fault) -> Node:
+    async def _master(self, fault: Fault) -> EmbeddedNode:
         return _choose(await _thread(self._installation.backend.masters), fault)
 
     async def _api_process(self, fault: Fault) -> int:
@@ -273,11 +273,11 @@ class FaultInjector:
         return _choose(found, fault)
 
     @asynccontextmanager
-    async def _stopped(self, node: Node) -> AsyncIterator[None]:
+    async def _stopped(self, node: EmbeddedNode) -> AsyncIterator[None]:
         async with _stopped([node.pid]):
             yield
 
-    def _is_replaced(self, master: Node) -> bool:
+    def _is_replaced(self, master: EmbeddedNode) -> bool:
         """Ask another node, as the master may be stopped."""
         others = [node for node in self._installation.backend.nodes if node is not master]
         with contextlib.suppress(redis.RedisError), others[0].client() as client:
@@ -365,17 +365,17 @@ async def _thread(function: Callable[..., T], *args: Any) -> T:
     return await trio.to_thread.run_sync(lambda: function(*args))
 
 
-def _command(node: Node, *words: str | int) -> None:
+def _command(node: EmbeddedNode, *words: str | int) -> None:
     """Send a command that may get no response: its node may be stopped or out of memory."""
     with contextlib.suppress(redis.RedisError), node.client() as client:
         client.execute_command(*words)  # type: ignore[no-untyped-call]
 
 
-def _limit_memory(node: Node, size: int) -> None:
+def _limit_memory(node: EmbeddedNode, size: int) -> None:
     _command(node, "CONFIG", "SET", "maxmemory", size)
 
 
-def _id_of(node: Node) -> str:
+def _id_of(node: EmbeddedNode) -> str:
     with node.client() as client:
         return str(cluster_command(client, "MYID").decode())
 
@@ -384,13 +384,13 @@ def _shard_slots() -> list[int]:
     return [shard.slot for shard in Keyspace(64)]
 
 
-def _owns(node: Node, slot: int) -> bool:
+def _owns(node: EmbeddedNode, slot: int) -> bool:
     with node.client() as client:
         rows = cluster_command(client, "SLOTS")
     return any(row[0] <= slot <= row[1] and row[2][1] == node.port for row in rows)
 
 
-def _is_well(node: Node) -> bool:
+def _is_well(node: EmbeddedNode) -> bool:
     with node.client() as client:
         if b"cluster_state:ok" not in cluster_command(client, "INFO"):
             return False

@@ -22,7 +22,7 @@ from typing import Any
 import redis
 
 from ojs_cluster.server.embedded.ports import PortReservation, reserve_any
-from ojs_cluster.server.embedded.servers import Embedded, Node, ServerBinary
+from ojs_cluster.server.embedded.servers import Embedded, EmbeddedNode, ServerBinary
 from ojs_cluster.server.processes.process_spawner import spawn
 from tests.helm.chart import Rendering
 from tests.support.servers import wait_until
@@ -44,7 +44,7 @@ class Pod:
     """The name of the StatefulSet's pod and Service, by which the others find it."""
 
     @property
-    def node(self) -> Node:
+    def node(self) -> EmbeddedNode:
         return self.server.nodes[0]
 
     @property
@@ -121,7 +121,7 @@ class Pods:
     _sidecars: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
-    def nodes(self) -> list[Node]:
+    def nodes(self) -> list[EmbeddedNode]:
         return [pod.node for pod in self.all]
 
     def add(self, count: int, hosts: str = "") -> None:

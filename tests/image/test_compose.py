@@ -18,7 +18,7 @@ from ruamel.yaml import YAML
 from ojs_cluster.core.access.client_address import TrustedProxies
 from ojs_cluster.server.config.all_variables import VARIABLES
 from ojs_cluster.server.config.parsers import networks
-from ojs_cluster.server.embedded.servers import Embedded, Node
+from ojs_cluster.server.embedded.servers import Embedded, EmbeddedNode
 from tests.helm.test_pods import failover_s, longest_poll_s
 from tests.image.dockerfile import read_stages
 from tests.support.servers import own_server, wait_until
@@ -166,7 +166,7 @@ class Joined:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def own(self, node: Node) -> list[str]:
+    def own(self, node: EmbeddedNode) -> list[str]:
         """What a node says of itself: its id, role, master and slots."""
         with node.client() as client:
             reply: bytes = client.execute_command("CLUSTER", "NODES")  # type: ignore[no-untyped-call]
@@ -198,7 +198,7 @@ def six(tmp_path: Path) -> Iterator[Joined]:
         yield Joined(servers, env)
 
 
-def command(node: Node, *words: str | int) -> None:
+def command(node: EmbeddedNode, *words: str | int) -> None:
     with node.client() as client:
         client.execute_command("CLUSTER", *words)  # type: ignore[no-untyped-call]
 
@@ -233,7 +233,7 @@ def test_a_join_that_ended_half_way_is_completed(six: Joined, done: tuple[str, .
     assert six.run() == ""
 
 
-def knows(node: Node, id_: str) -> bool:
+def knows(node: EmbeddedNode, id_: str) -> bool:
     with node.client() as client:
         return id_ in str(client.cluster("nodes"))
 

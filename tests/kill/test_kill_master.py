@@ -20,7 +20,7 @@ import pytest
 import trio
 
 from ojs_cluster.keys import Keyspace, Shard
-from ojs_cluster.server.embedded.servers import Embedded, Node
+from ojs_cluster.server.embedded.servers import Embedded, EmbeddedNode
 from tests.kill.mixed import Mixed
 from tests.support.deployment import Deployment
 from tests.support.invariants import InvariantReport, await_invariants, lost
@@ -152,7 +152,7 @@ def _age_limits(redis: Any, shard: Shard) -> None:
         redis.zadd(shard.token_grants, {job_id: 1}, xx=True)
 
 
-def _await_failover(backend: Embedded, victim: Node) -> None:
+def _await_failover(backend: Embedded, victim: EmbeddedNode) -> None:
     def promoted() -> bool:
         masters = backend.masters()
         return len(masters) == 3 and victim not in masters

@@ -17,7 +17,7 @@ import pytest
 import trio
 
 from ojs_cluster.keys import Keyspace
-from ojs_cluster.server.embedded.servers import Node
+from ojs_cluster.server.embedded.servers import EmbeddedNode
 from tests.support.deployment import Deployment
 from tests.support.load import eventually
 from tests.support.servers import observer, wait_until
@@ -114,12 +114,12 @@ class Clients:
         return {"type": "t", "args": [], "options": {"queue": queue, "retry": retry, **options}}
 
 
-def owners(deployment: Deployment) -> dict[int, Node]:
+def owners(deployment: Deployment) -> dict[int, EmbeddedNode]:
     """Return the master of each shard, with the meta tag under -1."""
     with observer(deployment.backend) as redis:
         nodes = {node.port: node for node in deployment.backend.nodes}
 
-        def owner(slot: int) -> Node:
+        def owner(slot: int) -> EmbeddedNode:
             found = redis.nodes_manager.get_node_from_slot(slot)  # type: ignore[union-attr]
             return nodes[found.port]
 
@@ -127,7 +127,7 @@ def owners(deployment: Deployment) -> dict[int, Node]:
         return {index: owner(slot) for index, slot in tags.items()}
 
 
-def names(prefix: str, served: dict[int, Node], away: Node) -> Iterator[str]:
+def names(prefix: str, served: dict[int, EmbeddedNode], away: EmbeddedNode) -> Iterator[str]:
     """Return names of queues whose shard is on another master."""
     number = 0
     while True:
@@ -137,14 +137,14 @@ def names(prefix: str, served: dict[int, Node], away: Node) -> Iterator[str]:
         number += 1
 
 
-def masters_in_turn(deployment: Deployment) -> list[Node]:
+def masters_in_turn(deployment: Deployment) -> list[EmbeddedNode]:
     """Return the masters, that of the meta tag first."""
     meta = owners(deployment)[-1]
     return [meta, *(node for node in deployment.backend.masters() if node is not meta)]
 
 
 async def outage(
-    deployment: Deployment, away: Node, fault: Fault, *, seconds: float = 0.0
+    deployment: Deployment, away: EmbeddedNode, fault: Fault, *, seconds: float = 0.0
 ) -> Clients:
     """Take a master away under load for at least some seconds, and restore it."""
     backend = deployment.backend

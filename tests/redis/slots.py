@@ -7,7 +7,7 @@ from typing import Any
 
 import redis
 
-from ojs_cluster.server.embedded.servers import Embedded, Node
+from ojs_cluster.server.embedded.servers import Embedded, EmbeddedNode
 from tests.support.servers import wait_until
 
 
@@ -16,7 +16,7 @@ def cluster_command(client: redis.Redis, *args: Any) -> Any:
     return client.execute_command("CLUSTER", *args)  # type: ignore[no-untyped-call]
 
 
-def node_id(node: Node) -> str:
+def node_id(node: EmbeddedNode) -> str:
     """The node's 40 character id."""
     with node.client() as client:
         return str(cluster_command(client, "MYID").decode())
@@ -29,7 +29,7 @@ class Mover:
         self.masters = embedded.nodes[: embedded.master_count]
         self.ids = {node.index: node_id(node) for node in self.masters}
 
-    def begin(self, slot: int, source: Node, target: Node) -> None:
+    def begin(self, slot: int, source: EmbeddedNode, target: EmbeddedNode) -> None:
         """Mark the slot: from now on both nodes redirect for keys they do not hold."""
         with target.client() as client:
             cluster_command(client, "SETSLOT", slot, "IMPORTING", self.ids[source.index])
@@ -39,8 +39,8 @@ class Mover:
     def move_keys(
         self,
         slot: int,
-        source: Node,
-        target: Node,
+        source: EmbeddedNode,
+        target: EmbeddedNode,
         *,
         limit: int = 10**9,
         pause: Callable[[], None] = lambda: None,
@@ -57,12 +57,12 @@ class Mover:
                 pause()
         return moved
 
-    def move_key(self, key: bytes, source: Node, target: Node) -> None:
+    def move_key(self, key: bytes, source: EmbeddedNode, target: EmbeddedNode) -> None:
         """Move one key."""
         with source.client() as client:
             client.migrate("127.0.0.1", target.port, [key], 0, 5000)
 
-    def finish(self, slot: int, target: Node) -> None:
+    def finish(self, slot: int, target: EmbeddedNode) -> None:
         """Give the slot to the target; every master hears of it, the target first."""
         others = [node for node in self.masters if node is not target]
         for node in [target, *others]:
@@ -70,7 +70,12 @@ class Mover:
                 cluster_command(client, "SETSLOT", slot, "NODE", self.ids[target.index])
 
     def move(
-        self, slot: int, source: Node, target: Node, *, pause: Callable[[], None] = lambda: None
+        self,
+        slot: int,
+        source: EmbeddedNode,
+        target: EmbeddedNode,
+        *,
+        pause: Callable[[], None] = lambda: None,
     ) -> int:
         """The whole move; returns the number of keys that went over."""
         self.begin(slot, source, target)
@@ -87,7 +92,7 @@ class Mover:
                 part for part in cluster_command(client, "HELP") if isinstance(part, bytes)
             )
 
-    def move_atomically(self, slots: list[int], source: Node, target: Node) -> None:
+    def move_atomically(self, slots: list[int], source: EmbeddedNode, target: EmbeddedNode) -> None:
         """Move slots as a whole and wait until the target owns them."""
         ranges = [part for slot in slots for part in (slot, slot)]
         move = ("MIGRATESLOTS", "SLOTSRANGE", *ranges, "NODE", self.ids[target.index])

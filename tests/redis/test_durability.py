@@ -15,7 +15,7 @@ import trio
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis import Client, Script
 from ojs_cluster.redis.durability import Durability, require_durability
-from ojs_cluster.server.embedded.servers import Embedded, Node
+from ojs_cluster.server.embedded.servers import Embedded, EmbeddedNode
 from tests.redis.helpers import client_of, key_on, slot_of
 from tests.redis.slots import Mover
 from tests.support.servers import own_server, wait_until
@@ -32,18 +32,18 @@ HASTY = {"durability_timeout_s": 0.3}
 """For what is expected not to be."""
 
 
-def pause(node: Node) -> None:
+def pause(node: EmbeddedNode) -> None:
     assert node.pid is not None
     os.kill(node.pid, signal.SIGSTOP)
 
 
-def resume(node: Node) -> None:
+def resume(node: EmbeddedNode) -> None:
     assert node.pid is not None
     os.kill(node.pid, signal.SIGCONT)
 
 
 @contextmanager
-def paused(node: Node) -> Iterator[None]:
+def paused(node: EmbeddedNode) -> Iterator[None]:
     """The node holds its connections and does nothing."""
     pause(node)
     try:
@@ -63,7 +63,7 @@ def replicated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
 
 
 @pytest.fixture
-def replica(replicated: Embedded) -> Node:
+def replica(replicated: Embedded) -> EmbeddedNode:
     """The replica of the first master, in sync."""
     key = key_on(replicated, 0, b"in-sync")
 
@@ -99,7 +99,7 @@ async def outcome_of(client: Client, key: bytes, script: Script = PUT) -> str:
     return "confirmed"
 
 
-async def test_what_a_replica_has_is_confirmed(replicated: Embedded, replica: Node) -> None:
+async def test_what_a_replica_has_is_confirmed(replicated: Embedded, replica: EmbeddedNode) -> None:
     key = key_on(replicated, 0, b"confirmed")
     async with durable_client(replicated) as client:
         assert await put(client, key, b"7") == b"OK"
@@ -109,7 +109,7 @@ async def test_what_a_replica_has_is_confirmed(replicated: Embedded, replica: No
 
 
 async def test_at_maxmemory_what_redis_lets_pass_is_confirmed(
-    replicated: Embedded, replica: Node
+    replicated: Embedded, replica: EmbeddedNode
 ) -> None:
     key = key_on(replicated, 0, b"full")
     async with durable_client(replicated) as client:
@@ -126,7 +126,7 @@ async def test_at_maxmemory_what_redis_lets_pass_is_confirmed(
 
 
 async def test_without_its_replica_a_write_is_stored_and_unconfirmed(
-    replicated: Embedded, replica: Node
+    replicated: Embedded, replica: EmbeddedNode
 ) -> None:
     key, elsewhere = (key_on(replicated, index, b"alone") for index in (0, 1))
     async with durable_client(replicated, **HASTY) as hasty, durable_client(replicated) as client:
@@ -139,7 +139,7 @@ async def test_without_its_replica_a_write_is_stored_and_unconfirmed(
 
 
 async def test_finding_an_unconfirmed_write_again_does_not_confirm_it(
-    replicated: Embedded, replica: Node
+    replicated: Embedded, replica: EmbeddedNode
 ) -> None:
     """A retry that finds everything in place writes nothing; Redis alone would call that sure."""
     key = key_on(replicated, 0, b"found")
@@ -156,7 +156,7 @@ async def test_finding_an_unconfirmed_write_again_does_not_confirm_it(
 
 
 async def test_replica_durability_without_replicas_is_not_confirmed(
-    replicated: Embedded, replica: Node
+    replicated: Embedded, replica: EmbeddedNode
 ) -> None:
     key = key_on(replicated, 0, b"none")
     plain = {"durability": Durability.ASYNC, "durability_replicas": 0}
@@ -166,7 +166,7 @@ async def test_replica_durability_without_replicas_is_not_confirmed(
         assert request.unconfirmed is not None
 
 
-async def test_those_who_want_less_do_not_wait(replicated: Embedded, replica: Node) -> None:
+async def test_those_who_want_less_do_not_wait(replicated: Embedded, replica: EmbeddedNode) -> None:
     key = key_on(replicated, 0, b"hasty")
     async with (
         durable_client(replicated) as sure,
@@ -185,7 +185,7 @@ async def test_those_who_want_less_do_not_wait(replicated: Embedded, replica: No
 
 
 async def test_a_request_may_ask_for_more_and_not_for_less(
-    replicated: Embedded, replica: Node
+    replicated: Embedded, replica: EmbeddedNode
 ) -> None:
     key = key_on(replicated, 0, b"asked")
     async with (
@@ -202,7 +202,9 @@ async def test_a_request_may_ask_for_more_and_not_for_less(
         assert less.unconfirmed is not None
 
 
-async def test_many_callers_share_a_confirmation(replicated: Embedded, replica: Node) -> None:
+async def test_many_callers_share_a_confirmation(
+    replicated: Embedded, replica: EmbeddedNode
+) -> None:
     keys = [key_on(replicated, 0, b"group%d" % number) for number in range(20)]
     calls = 0
 
@@ -224,7 +226,7 @@ async def test_many_callers_share_a_confirmation(replicated: Embedded, replica: 
 
 
 async def test_cancelled_callers_leave_the_rest_of_their_group_alone(
-    replicated: Embedded, replica: Node
+    replicated: Embedded, replica: EmbeddedNode
 ) -> None:
     keys = [key_on(replicated, 0, b"cancel%d" % number) for number in range(10)]
     outcomes: list[str] = []
@@ -248,7 +250,9 @@ async def test_cancelled_callers_leave_the_rest_of_their_group_alone(
         assert outcomes == ["confirmed"] * 5
 
 
-async def test_a_lost_connection_leaves_nobody_asleep(replicated: Embedded, replica: Node) -> None:
+async def test_a_lost_connection_leaves_nobody_asleep(
+    replicated: Embedded, replica: EmbeddedNode
+) -> None:
     """Killed while the group waits: it is carried out, and Redis said so, but not how surely."""
     key = key_on(replicated, 0, b"cut")
     outcomes: list[str] = []
@@ -272,7 +276,7 @@ async def test_a_lost_connection_leaves_nobody_asleep(replicated: Embedded, repl
 
 
 async def test_a_slot_that_moves_away_with_its_mark_is_no_obstacle(
-    replicated: Embedded, replica: Node
+    replicated: Embedded, replica: EmbeddedNode
 ) -> None:
     """The mark is then refused by its old node; another mark of that node serves."""
     source, target = replicated.nodes[0], replicated.nodes[1]
@@ -293,7 +297,7 @@ async def test_a_slot_that_moves_away_with_its_mark_is_no_obstacle(
 
 
 async def test_a_group_that_wrote_nothing_is_not_confirmed_when_its_probe_is_refused(
-    replicated: Embedded, replica: Node
+    replicated: Embedded, replica: EmbeddedNode
 ) -> None:
     """WAIT would confirm it at once: its connection has written nothing."""
     source, target = replicated.nodes[0], replicated.nodes[1]

@@ -13,7 +13,7 @@ from redis.retry import Retry
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis import Client, ClientSettings, open_client
-from ojs_cluster.server.embedded.servers import Embedded, Node
+from ojs_cluster.server.embedded.servers import Embedded, EmbeddedNode
 from tests.redis.helpers import client_of, eventually, in_thread, key_on, slot_of
 from tests.support.servers import own_server, wait_until
 
@@ -33,7 +33,7 @@ def replicated(tmp_path: Path) -> Iterator[Embedded]:
         yield servers
 
 
-async def cluster_recovered(survivors: list[Node], lost: Node) -> None:
+async def cluster_recovered(survivors: list[EmbeddedNode], lost: EmbeddedNode) -> None:
     """Wait until every survivor says ok and names another owner."""
 
     def recovered() -> bool:
@@ -175,7 +175,7 @@ async def test_whole_cluster_restart_is_survived(tmp_path: Path) -> None:
             await eventually(lambda: client.healthy)
 
 
-def is_loading(node: Node) -> bool:
+def is_loading(node: EmbeddedNode) -> bool:
     """Whether the node answers, and says that it is still reading its data."""
     # redis-py would retry both errors for longer than the loading takes.
     with redis.Redis(port=node.port, retry=Retry(NoBackoff(), 0)) as observer:
@@ -188,7 +188,7 @@ def is_loading(node: Node) -> bool:
         return False
 
 
-def hurry(node: Node) -> None:
+def hurry(node: EmbeddedNode) -> None:
     """Let a loading node read the rest of its data without pauses."""
     with node.client() as observer:
         observer.config_set("key-load-delay", "0")

@@ -17,7 +17,7 @@ import trio
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis import Client, Script, open_client
 from ojs_cluster.redis.durability import Durability
-from ojs_cluster.server.embedded.servers import Embedded, Node
+from ojs_cluster.server.embedded.servers import Embedded, EmbeddedNode
 from tests.redis.helpers import Proxy, eventually, in_thread, proxied, settings_for
 from tests.support.nodes import ApiNode
 from tests.support.servers import own_server, wait_until
@@ -30,8 +30,8 @@ CHANNEL = b"ojs:{0}:wake"
 class Pair:
     """A master and its replica."""
 
-    master: Node
-    replica: Node
+    master: EmbeddedNode
+    replica: EmbeddedNode
 
     def swap(self) -> None:
         """Promote the replica; the old master follows it and keeps its connections."""
@@ -44,7 +44,7 @@ class Pair:
         self.master, self.replica = self.replica, self.master
 
 
-def follow(replica: Node, master: Node) -> None:
+def follow(replica: EmbeddedNode, master: EmbeddedNode) -> None:
     with replica.client() as admin:
         admin.replicaof("127.0.0.1", str(master.port))
 

@@ -15,7 +15,7 @@ import trio
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import META, Keyspace
-from ojs_cluster.server.embedded.servers import Embedded, Node
+from ojs_cluster.server.embedded.servers import Embedded, EmbeddedNode
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fetch.fetch import fetch
 from ojs_cluster.store.jobs.ack import ack
@@ -124,7 +124,7 @@ async def test_no_job_is_lost_or_run_twice_when_the_leader_is_killed(cluster: Em
     assert runs == Counter(served)
 
 
-def _owner(server: Embedded, key: str) -> Node:
+def _owner(server: Embedded, key: str) -> EmbeddedNode:
     with observer(server) as redis:
         port = redis.get_node_from_key(key).port  # type: ignore[union-attr]  # a cluster's client
     return next(node for node in server.nodes if node.port == port)

@@ -22,7 +22,7 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.deadline import start_deadline
 from ojs_cluster.redis.settings import ClientSettings
-from ojs_cluster.server.embedded.servers import Embedded, Node
+from ojs_cluster.server.embedded.servers import Embedded, EmbeddedNode
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.enqueue import enqueue
 from ojs_cluster.store.fetch.fetch import fetch
@@ -74,7 +74,7 @@ def open_at(
     return open_store(client, settings, prelude=PRELUDE)
 
 
-def owner(server: Embedded, store: Store, slot: int) -> Node:
+def owner(server: Embedded, store: Store, slot: int) -> EmbeddedNode:
     """The master of a slot."""
     address = store.redis.topology.owner(slot)
     assert address is not None
@@ -82,7 +82,7 @@ def owner(server: Embedded, store: Store, slot: int) -> Node:
 
 
 def names_on(
-    server: Embedded, store: Store, node: Node, prefix: str = "q", *, here: bool = True
+    server: Embedded, store: Store, node: EmbeddedNode, prefix: str = "q", *, here: bool = True
 ) -> Iterator[str]:
     """Queue names whose shard lives on ``node``, or not on it."""
     for number in range(1000):

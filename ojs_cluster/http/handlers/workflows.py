@@ -15,7 +15,7 @@ from ojs_cluster.core.workflow import (
     ENDED,
     FAILED,
     RUNNING,
-    Node,
+    WorkflowNode,
 )
 from ojs_cluster.core.workflow_request import parse_workflow
 from ojs_cluster.http import query, replies
@@ -288,7 +288,7 @@ def _counts(found: WorkflowRecord) -> dict[str, int]:
     }
 
 
-def _job(node: Node, found: WorkflowRecord, *, result: bool = True) -> bytes:
+def _job(node: WorkflowNode, found: WorkflowRecord, *, result: bool = True) -> bytes:
     outcome = found.jobs[node.job]
     nodes = found.plan.nodes
     value: dict[str, Any] = {
@@ -317,11 +317,11 @@ def _job(node: Node, found: WorkflowRecord, *, result: bool = True) -> bytes:
     return body + b"}"
 
 
-def _label(node: Node, number: int) -> str:
+def _label(node: WorkflowNode, number: int) -> str:
     return node.label or (f"step-{node.job}" if node.job >= 0 else f"{node.kind}-{number}")
 
 
-def _error(node: Node, outcome: JobOutcome) -> bytes:
+def _error(node: WorkflowNode, outcome: JobOutcome) -> bytes:
     job = b'"job_id":"%b"' % node.job_id.encode()
     if outcome.error is None:
         return b'{%b,"code":"discarded","message":"","attempt":%d}' % (job, outcome.attempt)

@@ -29,7 +29,7 @@ from ojs_cluster.server.config.load import ConfigError, Settings, load
 from ojs_cluster.server.embedded.servers import (
     Embedded,
     EmbeddedError,
-    Node,
+    EmbeddedNode,
     ServerNotFound,
     find_server,
 )
@@ -224,7 +224,9 @@ async def _run(
     return code
 
 
-async def restart_node_when_dead(embedded: Embedded, node: Node, closing: threading.Event) -> None:
+async def restart_node_when_dead(
+    embedded: Embedded, node: EmbeddedNode, closing: threading.Event
+) -> None:
     """Restart a node of the embedded cluster when it has died, with growing delays.
 
     Run until cancelled. Set ``closing`` first, to end a thread that waits for the node.

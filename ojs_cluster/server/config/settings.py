@@ -20,7 +20,7 @@ _MIB = 1024 * 1024
 _TIMEOUT = seconds(least=0.05, most=600)
 
 STRONG_KEY = 32
-"""Minimum length, in characters, of an API key that nobody can guess."""
+"""Minimum length of an API key, in characters. Shorter keys can be guessed."""
 NEEDS_AUTH = (
     "OJS_API_KEY is not set: set it to the key that clients must send as `Authorization: Bearer "
     "<key>`, or set OJS_ALLOW_INSECURE_NO_AUTH=true to serve every client that can connect"

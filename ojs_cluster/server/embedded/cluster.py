@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import redis
 
-from ojs_cluster.server.embedded.node import HOST, EmbeddedError, Node
+from ojs_cluster.server.embedded.node import HOST, EmbeddedError, EmbeddedNode
 
 SLOTS = 16_384
 
@@ -30,7 +30,7 @@ class ClusterNodeRow:
         master_id: of the master it replicates, or ``-``.
     """
 
-    node: Node
+    node: EmbeddedNode
     myself: bool
     is_master: bool
     has_slots: bool
@@ -39,7 +39,7 @@ class ClusterNodeRow:
     master_id: str
 
 
-def form(nodes: Sequence[Node], master_count: int, wait: Await) -> None:
+def form(nodes: Sequence[EmbeddedNode], master_count: int, wait: Await) -> None:
     """Assign slots to new masters, let all nodes meet, attach new replicas.
 
     Raises:
@@ -65,7 +65,7 @@ def form(nodes: Sequence[Node], master_count: int, wait: Await) -> None:
     wait(lambda: _all_agree(nodes), "every node knows who replicates whom")
 
 
-def view(nodes: Sequence[Node]) -> dict[str, ClusterNodeRow]:
+def view(nodes: Sequence[EmbeddedNode]) -> dict[str, ClusterNodeRow]:
     """Return the rows by node id, as the first running node reports them.
 
     Raises:
@@ -83,7 +83,7 @@ def _is_fresh(client: redis.Redis) -> bool:
     return info["cluster_slots_assigned"] == "0" and info["cluster_known_nodes"] == "1"
 
 
-def _attach(node: Node, master: Node, nodes: Sequence[Node]) -> None:
+def _attach(node: EmbeddedNode, master: EmbeddedNode, nodes: Sequence[EmbeddedNode]) -> None:
     """Make a new node a replica; a failover may have made an older one a master."""
     with node.client() as client:
         (own,) = (row for row in _rows(client, nodes).values() if row.myself)
@@ -93,7 +93,7 @@ def _attach(node: Node, master: Node, nodes: Sequence[Node]) -> None:
             _command(client, "REPLICATE", master_id)
 
 
-def _all_known(nodes: Sequence[Node]) -> bool:
+def _all_known(nodes: Sequence[EmbeddedNode]) -> bool:
     """Return whether every node knows every node by its current address."""
     for node in nodes:
         with node.client() as client:
@@ -103,7 +103,7 @@ def _all_known(nodes: Sequence[Node]) -> bool:
     return True
 
 
-def _all_ok(nodes: Sequence[Node]) -> bool:
+def _all_ok(nodes: Sequence[EmbeddedNode]) -> bool:
     for node in nodes:
         with node.client() as client:
             info = _info(client)
@@ -115,7 +115,7 @@ def _all_ok(nodes: Sequence[Node]) -> bool:
     return True
 
 
-def _all_agree(nodes: Sequence[Node]) -> bool:
+def _all_agree(nodes: Sequence[EmbeddedNode]) -> bool:
     """Return whether all nodes agree on the replicas, which they learn about by gossip."""
     views = []
     for node in nodes:
@@ -124,7 +124,7 @@ def _all_agree(nodes: Sequence[Node]) -> bool:
     return all(found == views[0] for found in views)
 
 
-def _rows(client: redis.Redis, nodes: Sequence[Node]) -> dict[str, ClusterNodeRow]:
+def _rows(client: redis.Redis, nodes: Sequence[EmbeddedNode]) -> dict[str, ClusterNodeRow]:
     by_port = {node.port: node for node in nodes}
     rows: dict[str, ClusterNodeRow] = {}
     for line in _command(client, "NODES").decode().splitlines():

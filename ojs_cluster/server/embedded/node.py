@@ -20,7 +20,7 @@ class EmbeddedError(Exception):
 
 
 @dataclass(slots=True)
-class Node:
+class EmbeddedNode:
     """One server process.
 
     Attributes:

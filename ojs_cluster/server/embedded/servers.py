@@ -31,7 +31,7 @@ from ojs_cluster.server.embedded.binaries import (
     ServerNotFound,
     find_server,
 )
-from ojs_cluster.server.embedded.node import HOST, EmbeddedError, Node
+from ojs_cluster.server.embedded.node import HOST, EmbeddedError, EmbeddedNode
 from ojs_cluster.server.embedded.ports import reserve, reserve_any
 from ojs_cluster.server.private_files import open_private
 from ojs_cluster.server.processes.process_spawner import spawn
@@ -40,7 +40,7 @@ __all__ = [
     "CHOICES",
     "Embedded",
     "EmbeddedError",
-    "Node",
+    "EmbeddedNode",
     "ServerBinary",
     "ServerNotFound",
     "find_server",
@@ -94,7 +94,7 @@ class Embedded:
         self.password = password
         self.start_timeout_s = start_timeout_s
         self.nodes = [
-            Node(index, self.directory / f"node-{index}", password=password)
+            EmbeddedNode(index, self.directory / f"node-{index}", password=password)
             for index in range(masters * (1 + replicas))
         ]
 
@@ -157,14 +157,14 @@ class Embedded:
 
     # -- faults that tests cause --------------------------------------------------------------
 
-    def kill(self, node: Node) -> None:
+    def kill(self, node: EmbeddedNode) -> None:
         """Send SIGKILL to a node; its ports stay reserved for ``restart``."""
         if node.is_alive():
             assert node._process is not None  # noqa: S101 - for mypy: is_alive() says so
             node._process.kill()
         self._reap(node, timeout_s=10)
 
-    def restart(self, node: Node, give_up: threading.Event | None = None) -> None:
+    def restart(self, node: EmbeddedNode, give_up: threading.Event | None = None) -> None:
         """Start a node that was killed, on the same port, and wait until it answers PING.
 
         Args:
@@ -178,15 +178,15 @@ class Embedded:
         self._spawn(node)
         self._await_serving(node, time.monotonic() + self.start_timeout_s, give_up)
 
-    def pause(self, node: Node) -> None:
+    def pause(self, node: EmbeddedNode) -> None:
         """Send SIGSTOP: the node keeps its connections and answers nothing."""
         self._signal(node, signal.SIGSTOP)
 
-    def resume(self, node: Node) -> None:
+    def resume(self, node: EmbeddedNode) -> None:
         """Send SIGCONT after ``pause``."""
         self._signal(node, signal.SIGCONT)
 
-    def _signal(self, node: Node, number: signal.Signals) -> None:
+    def _signal(self, node: EmbeddedNode, number: signal.Signals) -> None:
         if node._process is None:
             raise EmbeddedError(f"node {node.index} is not running")
         node._process.send_signal(number)
@@ -199,14 +199,14 @@ class Embedded:
         credentials = f":{quote(self.password, safe='')}@" if self.password else ""
         return f"redis://{credentials}" + ",".join(node.address for node in self.nodes)
 
-    def masters(self) -> list[Node]:
+    def masters(self) -> list[EmbeddedNode]:
         """Return the nodes that are masters with slots, as the first running node reports them."""
         if not self.cluster:
             return list(self.nodes)
         rows = embedded_cluster.view(self.nodes).values()
         return [row.node for row in rows if row.is_master and row.has_slots and not row.failed]
 
-    def replica_of(self, master: Node) -> list[Node]:
+    def replica_of(self, master: EmbeddedNode) -> list[EmbeddedNode]:
         """Return the nodes that replicate this master and are not marked as failed."""
         view = embedded_cluster.view(self.nodes)
         ids = {row_id for row_id, row in view.items() if row.node is master}
@@ -214,7 +214,7 @@ class Embedded:
 
     # -- processes ----------------------------------------------------------------------------
 
-    def _spawn(self, node: Node) -> None:
+    def _spawn(self, node: EmbeddedNode) -> None:
         """Start the process; a new node takes other ports when one is in use."""
         if node.is_alive():
             raise EmbeddedError(f"node {node.index} is running")
@@ -232,10 +232,10 @@ class Embedded:
             [str(self.binary.path), str(config)], output=node.directory / "server.log"
         )
 
-    def _recorded_ports(self, node: Node) -> list[int]:
+    def _recorded_ports(self, node: EmbeddedNode) -> list[int]:
         return [node.port, node.bus_port] if self.cluster else [node.port]
 
-    def _configuration(self, node: Node) -> str:
+    def _configuration(self, node: EmbeddedNode) -> str:
         directives = {
             "bind": HOST,
             "port": str(node.port),
@@ -271,7 +271,7 @@ class Embedded:
         return "".join(f"{name} {value}\n" for name, value in directives.items())
 
     def _await_serving(
-        self, node: Node, deadline: float, give_up: threading.Event | None = None
+        self, node: EmbeddedNode, deadline: float, give_up: threading.Event | None = None
     ) -> None:
         def answers() -> bool:
             if give_up is not None and give_up.is_set():
@@ -291,7 +291,7 @@ class Embedded:
                 raise EmbeddedError(f"not reached in {self.start_timeout_s} s: {what}\n{logs}")
             time.sleep(_POLL_S)
 
-    def _reap(self, node: Node, timeout_s: float) -> None:
+    def _reap(self, node: EmbeddedNode, timeout_s: float) -> None:
         if node._process is None:
             return
         try:

@@ -12,7 +12,7 @@ import trio
 
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis import Client
-from ojs_cluster.server.embedded.servers import Embedded, Node
+from ojs_cluster.server.embedded.servers import Embedded, EmbeddedNode
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import WIDTH
 from ojs_cluster.store.jobs import ack as acks
@@ -60,7 +60,7 @@ async def store(servers: Embedded, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
 
 
 @pytest.fixture
-def victim(store: Store, servers: Embedded) -> Iterator[Node]:
+def victim(store: Store, servers: Embedded) -> Iterator[EmbeddedNode]:
     """A master without the shard of the queue, and what else the tests need."""
     needed = {
         node_of(store, store.keys.shard_of_queue(QUEUE)),
@@ -82,7 +82,9 @@ def port_of(store: Store, slot: int) -> int:
     return address.port
 
 
-async def holding(store: Store, node: Node, worker: str = "w1", **options: Any) -> JobRecord:
+async def holding(
+    store: Store, node: EmbeddedNode, worker: str = "w1", **options: Any
+) -> JobRecord:
     """An active job whose unique lock lives on ``node``."""
     for number in range(1000):
         job_type = f"type.n{number}"
@@ -126,7 +128,7 @@ End = Callable[[Store, JobRecord, Any], Awaitable[None]]
 
 @pytest.mark.parametrize("end", [acked, acked_with_others, discarded, cancelled, reaped, recovered])
 async def test_a_job_ends_at_once_though_its_lock_lives_on_a_stopped_master(
-    store: Store, servers: Embedded, victim: Node, end: End
+    store: Store, servers: Embedded, victim: EmbeddedNode, end: End
 ) -> None:
     job = await holding(store, victim, max_attempts=1)
     shard = store.keys.shard_of_queue(QUEUE)
@@ -139,7 +141,7 @@ async def test_a_job_ends_at_once_though_its_lock_lives_on_a_stopped_master(
 
 
 async def test_effects_for_a_stopped_master_block_no_other(
-    store: Store, servers: Embedded, victim: Node
+    store: Store, servers: Embedded, victim: EmbeddedNode
 ) -> None:
     shard = store.keys.shard_of_queue(QUEUE)
     away_shards = [one for one in store.keys if node_of(store, one) == victim.port]
@@ -179,7 +181,7 @@ async def test_effects_for_a_stopped_master_block_no_other(
 
 
 async def test_one_entry_at_a_time_probes_a_master_that_stays_unreachable(
-    store: Store, servers: Embedded, victim: Node
+    store: Store, servers: Embedded, victim: EmbeddedNode
 ) -> None:
     shard = store.keys.shard_of_queue(QUEUE)
     target = next(one for one in store.keys if node_of(store, one) == victim.port)
