@@ -106,8 +106,8 @@ def scan(raw: bytes, *, depth: int, digits: int) -> None:
             if len(match[0]) > digits and len(match[0].translate(None, b"-+.eE")) > digits:
                 raise LongNumber
         # A number may continue in the next piece. `rest` is the end of this piece that may belong
-        # to it. (Refused: a regular expression for this end. It would start again at each byte of a
-        # run of digits, which takes quadratic time.)
+        # to it. A regular expression is not used to find this end, because it would start again at
+        # each byte of a run of digits, which takes quadratic time.
         end = joined[-(2 * digits + 16) :]
         rest = end[len(end.rstrip(_OF_NUMBERS)) :]
 

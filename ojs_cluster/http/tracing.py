@@ -37,7 +37,10 @@ class OtelTracing:
         self._tracer = tracer
 
     def begin(self, request: Request, request_id: str, route: Route | None) -> OtelRequestSpan:
-        """Begin the span of a request whose head is read; ``route`` is None if it was refused."""
+        """Begin the span of a request whose head was read.
+
+        ``route`` is None if the request was refused before a route was found.
+        """
         method = request.method if request.method in _METHODS else "_OTHER"
         name = "HTTP" if method == "_OTHER" else method
         attributes: dict[str, str] = {

@@ -82,6 +82,8 @@ def body_of(route: Route, job_id: str) -> dict[str, Any]:
         return {"name": "other", "cron": "0 4 * * *", "job_template": DEFINITION}
     if "rate-limit" in route.template:
         return {"concurrency": 3}
+    if "progress" in route.template:
+        return {**job, "progress": 0.5}
     if "retry" in route.template:
         return {"all": True} if "outbox" in route.template else {"confirm": True}
     return bodies.get(route.template, {**job, "confirm": True})

@@ -49,7 +49,8 @@ class FastLane:
         self.stop = stop
         self.drained = False
         self.idle_connections = IdleConnections()
-        """Serves connections without TLS while its ``run`` runs. Otherwise their tasks do."""
+        """Serves the connections without TLS while its ``run`` is running. At other times the task
+        of each connection serves it."""
         self._idle_timeout_s = idle_timeout_s
         self._head_timeout_s = head_timeout_s
         self._app: App | None = None

@@ -1,9 +1,9 @@
-"""Lease ids: what each fetch names its leases, and which shard a lease belongs to.
+"""Lease ids: how a fetch makes them, and how to find the shard of a lease.
 
-A lease id is ``lease_``, three hex digits of the shard's index, fifteen by chance, ``_`` and the
-number of the job in the fetch. The shard is in it because a job with an id of the client's is found
-by an alias in another shard. A failover may lose that alias, and the job's holder must still be
-able to end its attempt (``by_id``).
+A lease id is ``lease_``, the shard's index as three hex digits, fifteen random hex digits, ``_``
+and the job's position in the fetch. It contains the shard because a job whose id the client chose
+is found through an alias in another shard. If a failover loses that alias, the worker can still end
+its attempt: the lease id names the shard (see ``store/jobs/by_id.py``).
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ from typing import Final
 
 ENVELOPE: Final = b"e"
 """The immutable part of the envelope that no other field has: JSON members without braces. An
-imported job with a different head has the whole object, from the opening brace on."""
+imported job whose first members differ from those that this server writes has the whole JSON object
+here; its first byte is the brace."""
 STATE: Final = b"s"
 TYPE: Final = b"t"
 QUEUE: Final = b"q"
@@ -23,20 +24,25 @@ VISIBILITY: Final = b"v"
 TIMEOUT: Final = b"to"
 EXPIRES: Final = b"xp"
 SCHEDULED_SHOWN: Final = b"sa"
-"""Time of a relative schedule; the envelope has an absolute one as it was sent."""
+"""``scheduled_at`` as responses show it, computed from a relative time. If the client sent an
+absolute time, the envelope keeps it as sent, and this field is absent."""
 EXPIRES_SHOWN: Final = b"xa"
+"""``expires_at`` as responses show it; see ``SCHEDULED_SHOWN``."""
 ATTEMPT: Final = b"a"
 ENQUEUED: Final = b"n"
 STARTED: Final = b"st"
 FINISHED: Final = b"f"
 DUE: Final = b"da"
 DELAY: Final = b"dd"
+"""Backoff before the next attempt, in milliseconds."""
 WORKER: Final = b"w"
 LEASE: Final = b"l"
 DEADLINE: Final = b"d"
+"""Visibility deadline: when the lease ends unless a heartbeat extends it."""
 LEASE_MS: Final = b"lv"
 EXTENDED: Final = b"le"
-"""When a heartbeat last extended a lease; older than STARTED for an earlier lease."""
+"""When a heartbeat last extended a lease of the job. A value before STARTED belongs to an earlier
+lease."""
 RESULT: Final = b"rs"
 ERRORS: Final = b"hn"
 """Number of errors so far; entry n is in slot n modulo the number kept."""
@@ -54,25 +60,28 @@ PARENTS: Final = b"pr"
 PARENT_NAMES: Final = b"pn"
 """JSON array: the names of those steps, '' for a step without one; absent when none has one."""
 UNIQUE: Final = b"uq"
-"""Fingerprint whose lock the job holds until it ends; a + after it keeps the lock then."""
+"""Fingerprint whose unique lock the job holds. With a trailing + the lock stays after the job has
+ended; otherwise it is released then."""
 TRANSACTION: Final = b"@t"
 """In an alias that points to its own shard: the transaction that has reserved the id. In a job: the
 transaction that has prepared it and will publish it."""
 MAX_PER_SECOND: Final = b"ps"
 """The max_per_second that the job declared for its queue."""
 TOMBSTONE: Final = b"@f"
-"""In a tombstone, an alias that points to its own shard: the token that a producer must pass to
-store its job in place of the tombstone."""
+"""In a tombstone, an alias that points to its own shard: the random text that a
+producer must pass to store its job in place of the tombstone."""
 FIXED: Final = b"fx"
-"""Set when the job is kept for some time after its end, whatever its retention is: a stalled
-process may try to store it again (see ``store/include/jobs/finish_job.lua``)."""
+"""Set when the job's id was fixed in advance. The job is kept for some time after its end, whatever
+its retention is: a stalled process may try to store it again (see
+``store/include/jobs/finish_job.lua``)."""
 CANCELLED_KEEP_MS: Final = b"sp"
 """Set when the job's workflow was cancelled while the job was active. The job is cancelled instead
 of running again. The value is how long it is then kept, in milliseconds."""
 LIMIT: Final = b"rl"
 """The job's rate limit: key, packed limits, what to do at the limit (w, r or d)."""
 TOKEN: Final = b"rt"
-"""Number of the granted token request: the job may start, or has. With a w where starts count."""
+"""Number of the token request that was granted: the job may start, or has started. The suffix w
+means that the rate limit counts starts per window."""
 OPEN_TOKEN_REQUEST: Final = b"ra"
 """Number of the token request that is not answered yet."""
 TOKEN_REQUEST_COUNT: Final = b"rn"

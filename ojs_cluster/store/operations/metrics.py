@@ -72,7 +72,8 @@ class ClusterMetrics:
     """Metrics of the whole cluster.
 
     Args:
-        queues: metrics by queue name; the first queues by name when there are too many.
+        queues: queue name -> metrics; only the first ``max_queues`` queues in the order of
+            their names.
         registered: number of all queues, None while the list of queues is unreachable.
         outbox_entries: number of effects that are not delivered yet.
         outbox_dead_letters: number of effects that failed too often.

@@ -31,7 +31,7 @@ completed jobs have run and have waited, in milliseconds."""
 _MAX_PURGED = 500
 _MAX_NAMES = 5000
 _REGISTRY_S = 0.5
-"""Longest wait in seconds for the registry of names where the queue's own shard can answer."""
+"""Seconds to wait for the registry of queue names, before the queue's own shards are asked."""
 PURGE_S = 20.0
 """Time in seconds after which a purge stops and returns; the caller repeats it."""
 
@@ -147,7 +147,7 @@ async def list_queues(
 
     Args:
         store: the store.
-        limit: most queues of the page.
+        limit: maximum number of queues on the page.
         offset: queues to skip.
         within: the queues that the reader may access, None for all.
     """
@@ -221,8 +221,9 @@ async def pause_or_resume(store: Store, queue: str, action: Literal["pause", "re
     """Pause or resume a queue; return the server's time in Unix milliseconds.
 
     Repeating it changes nothing. Jobs can be enqueued while a queue is paused (spec:
-    ojs-admin-api). The script that pops jobs reads the flag. The flag of partition 0 decides. Those
-    of the other partitions follow before this returns (``pauses``).
+    ojs-admin-api). Each partition has a pause flag, which the script that fetches jobs reads. The
+    flag of partition 0 is authoritative. This function copies it to the other partitions before it
+    returns (see ``store/queues/pauses.py``).
 
     Raises:
         TooManyQueues: an unknown queue would be one too many.
@@ -289,7 +290,9 @@ async def _purge_partition(
 
 
 async def _purge_listed(store: Store, shard: Shard, job_ids: Sequence[str]) -> int:
-    """Cancel and remove the jobs that the script has only listed; return how many were cancelled.
+    """Cancel and remove the jobs that ``purge_queue`` only listed; return how many were cancelled.
+
+    Their end concerns other shards: an alias, a workflow or a unique lock.
 
     They are cancelled first, so that no worker gets them. A job whose id was fixed in advance, such
     as a workflow's, stays cancelled for a while (see ``removal_time`` in
@@ -310,9 +313,9 @@ async def _purge_listed(store: Store, shard: Shard, job_ids: Sequence[str]) -> i
 
 
 def sum_stats(parts: Sequence[QueueStats]) -> QueueStats:
-    """Return the sum of several numbers: of a queue's partitions, or of queues.
+    """Add up the stats of a queue's partitions, or of several queues.
 
-    The first one decides whether the sum is paused.
+    Name, pause flag and time are those of the first part.
     """
     first = parts[0]
     completed = sum(part.completed_last_hour for part in parts)
