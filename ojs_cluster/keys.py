@@ -1,4 +1,4 @@
-"""Shards, hash tags and key names: the only module that spells a key.
+"""Shards, hash tags and names of Redis keys: the only Python module that spells a Redis key.
 
 Every key is ``ojs:{tag}:...``. A shard owns one tag, so all keys that a script touches are in one
 cluster slot. The tags are chosen so that the slot of shard i is in the i-th of N equal slot ranges.
@@ -22,22 +22,24 @@ from functools import lru_cache
 from ojs_cluster.core.jobs.ids import shard_of
 
 _SLOTS = 16384
-"""Slots of a cluster (Redis Cluster specification, key distribution model)."""
+"""Number of hash slots of a cluster (Redis Cluster specification, key distribution model)."""
 META_TAG = "meta"
+"""The hash tag of data that belongs to no shard."""
 META = -1
 """Stands for the meta tag in place of a shard's index. No shard has this index."""
+_GOLDEN_SECTION = 0.6180339887498949
 MAX_SHARDS = 1024
-"""The 12 ``rand_a`` bits of a UUIDv7 name the shard. Two of them stay random."""
+"""Maximum number of shards. The 12 ``rand_a`` bits of a job id name the shard; two stay random."""
 MAX_PARTITIONS = 64
-"""Most partitions of one queue. A fetch that finds nothing has searched each of them."""
+"""Maximum number of partitions of one queue. A fetch that finds no job has searched all of them."""
 
 
 KEYS_OF_JOBS = b"ojs:{*}:j:*"
-"""Pattern of the hashes of jobs and aliases, for ``export``, which scans all keys."""
+"""Pattern that the keys of jobs and aliases match. The command ``export`` scans for it."""
 
 
 def job_of_key(key: bytes) -> tuple[str, str]:
-    """Return the hash tag and the job id of a key that ``KEYS_OF_JOBS`` matches."""
+    """Return the hash tag and the job id in the key of a job or an alias."""
     tag, _, job_id = key.decode().removeprefix("ojs:{").partition("}:j:")
     return tag, job_id
 
@@ -57,13 +59,15 @@ class Shard:
     slot: int
     prefix: bytes = field(init=False)
     due: bytes = field(init=False)
-    """Scheduled and retryable jobs by the ms at which they become available."""
+    """Sorted set: scheduled and retryable jobs by the ms at which they become available.
+
+    The other keys are sorted sets too, unless their text says otherwise."""
     active: bytes = field(init=False)
     """Active jobs by visibility deadline (ms)."""
     execution_deadlines: bytes = field(init=False)
     """Active jobs with an execution timeout, by that deadline (ms)."""
     expiring: bytes = field(init=False)
-    """Waiting jobs with expires_at, by that time (ms)."""
+    """Waiting jobs with ``expires_at``, by that time (ms)."""
     pending: bytes = field(init=False)
     """Pending jobs by creation time (ms)."""
     finished: bytes = field(init=False)
@@ -71,7 +75,7 @@ class Shard:
     dead: bytes = field(init=False)
     """Dead letters by the ms at which they were discarded."""
     events: bytes = field(init=False)
-    """Event stream, bounded by MAXLEN."""
+    """Stream: events of the shard's last transitions, bounded by MAXLEN."""
     workers: bytes = field(init=False)
     """Workers whose record is in this shard, by the ms of their last heartbeat or fetch."""
     watched: bytes = field(init=False)
@@ -79,15 +83,16 @@ class Shard:
     lost_workers: bytes = field(init=False)
     """Dead workers whose jobs have to be recovered, by the ms at which they were found dead."""
     last_worker_check: bytes = field(init=False)
-    """Time of the last check for dead workers (ms)."""
+    """String: time of the last check for dead workers (ms)."""
     quiet_workers: bytes = field(init=False)
     """Workers that may not fetch, by the ms at which the quiet flag expires."""
     alias_claims: bytes = field(init=False)
     """Claims of client-supplied ids whose job is not known to be stored, by claim time (ms)."""
     references: bytes = field(init=False)
-    """Jobs with an alias or a lock in another shard, by the ms of their storing or removal."""
+    """Jobs with an alias or a lock in another shard, by the ms at which they were stored, removed
+    or retried by an operator."""
     outbox: bytes = field(init=False)
-    """Effects for other shards: entry number to kind, attempts and payload."""
+    """Hash: effects for other shards, entry number to kind, attempts and payload."""
     outbox_due: bytes = field(init=False)
     """Outbox entries by the ms of their next attempt."""
     outbox_blocked_shards: bytes = field(init=False)
@@ -105,26 +110,27 @@ class Shard:
     aborted_transactions: bytes = field(init=False)
     """Cross-shard transactions that must not be committed, by the ms of their abort."""
     applied_transactions: bytes = field(init=False)
-    """Cross-shard transactions whose part in this shard is applied, by the ms of that."""
+    """Cross-shard transactions whose writes in this shard are applied, by the ms of that."""
     exhausted_queues: bytes = field(init=False)
-    """Queues whose limits are used up, by the ms at which time makes room again."""
+    """Queues whose limits allow no further start, by the ms at which they allow one again."""
     quarantine: bytes = field(init=False)
     """Quarantined jobs by the ms of the next check."""
     token_grants: bytes = field(init=False)
     """Available jobs with a granted token, by the ms at which they lose it; and jobs with a pending
     token request, by the ms at which it is sent again."""
     rate_limits: bytes = field(init=False)
-    """Rate limit keys whose state is in this shard, with score 0, so in name order."""
+    """Rate limit keys whose state is in this shard, in name order: all scores are 0."""
     rate_limit_checks: bytes = field(init=False)
-    """The same keys by the ms at which the scheduler checks them."""
+    """Rate limit keys whose state is in this shard, by the ms of the scheduler's next check."""
     wake_channel: bytes = field(init=False)
     """Channel: the name of a queue that stopped being empty."""
     schedule_channel: bytes = field(init=False)
     """Channel: the ms of a new earliest deadline."""
     schema: bytes = field(init=False)
-    """Copy of the data layout, for a process that starts while the meta tag's master is away."""
+    """Hash: copy of ``Meta.schema``, for a process that starts while the meta tag's master does not
+    answer."""
     wal_probe: bytes = field(init=False)
-    """Written only to confirm earlier writes (see ``committer``), and never read."""
+    """String: written only to confirm earlier writes (see ``committer``), and never read."""
 
     def __post_init__(self) -> None:
         prefix = f"ojs:{{{self.tag}}}:".encode()
@@ -134,7 +140,7 @@ class Shard:
             put(self, name, prefix + name.encode())
 
     def __hash__(self) -> int:
-        # The hash of a dataclass would cover all keys each time that a shard is a dictionary key.
+        # The generated method would hash all Redis keys at each look-up in a dictionary of shards.
         return self.slot
 
     def job(self, job_id: str) -> bytes:
@@ -146,11 +152,11 @@ class Shard:
         return b"%bq:%b" % (self.prefix, queue.encode())
 
     def queue_blocked(self, queue: str) -> bytes:
-        """Return the key of a sorted set: a queue's blocked jobs by their place in it."""
+        """Return the key of a sorted set: a queue's blocked jobs by their score in the queue."""
         return b"%bh:%b" % (self.prefix, queue.encode())
 
     def token_demand(self, queue: str) -> bytes:
-        """Return the key of a sorted set: rate limit keys by the place of their best job."""
+        """Return the key of a sorted set: rate limit keys by their first job's score."""
         return b"%bhq:%b" % (self.prefix, queue.encode())
 
     def token_unrequested(self, queue: str, key: str) -> bytes:
@@ -166,11 +172,11 @@ class Shard:
         return b"%bl:%b" % (self.prefix, key.encode())
 
     def token_holders(self, key: str) -> bytes:
-        """Return the key of a sorted set: granted tokens of ``key``, 0 granted, 1 started."""
+        """Return the key of a sorted set: tokens of ``key``, 0 for granted, 1 for started jobs."""
         return b"%blh:%b" % (self.prefix, key.encode())
 
     def token_requesters(self, key: str) -> bytes:
-        """Return the key of a sorted set: requested tokens of ``key`` in order."""
+        """Return the key of a sorted set: open token requests of ``key``, oldest first."""
         return b"%bla:%b" % (self.prefix, key.encode())
 
     def queue_counters(self, queue: str) -> bytes:
@@ -178,11 +184,11 @@ class Shard:
         return b"%bc:%b" % (self.prefix, queue.encode())
 
     def queue_minutes(self, queue: str) -> bytes:
-        """Return the key of the hash of a queue's last 60 minutes, a ring of totals per minute."""
+        """Return the key of a hash: a queue's totals at the start of each of 60 minutes."""
         return b"%bm:%b" % (self.prefix, queue.encode())
 
     def queue_dead(self, queue: str) -> bytes:
-        """Return the key of a sorted set: a queue's dead letters by the ms of their end."""
+        """Return the key of a sorted set: dead letters by the ms they were discarded."""
         return b"%bd:%b" % (self.prefix, queue.encode())
 
     def worker(self, worker_id: str) -> bytes:
@@ -262,7 +268,7 @@ SHARD_KEYS = (
     "schema",
     "wal_probe",
 )
-"""Keys that each shard has once. A key has the name of its attribute."""
+"""Attributes of ``Shard`` that are keys of the whole shard. The key ends in the same name."""
 
 
 def slot_of_tag(tag: str) -> int:
@@ -278,23 +284,23 @@ class Meta:
     schema: bytes = b"ojs:{meta}:schema"
     """Hash: schema version and number of shards of the data."""
     queues: bytes = b"ojs:{meta}:queues"
-    """Sorted set of queue names with score 0, so in the order of the names."""
+    """Sorted set of queue names in name order: all scores are 0."""
     partitions: bytes = b"ojs:{meta}:partitions"
-    """The partition table, a hash: queue ('' for all others) to its layout; '#' is the version."""
+    """Hash: the partition table, queue to layout. The field '' is the default, '#' the version."""
     crons: bytes = b"ojs:{meta}:crons"
     """Sorted set of cron jobs by the ms at which the scheduler must check them."""
     cron_names: bytes = b"ojs:{meta}:cron_names"
     """Sorted set of cron jobs in name order: score 0 enabled, 1 disabled."""
     events: bytes = b"ojs:{meta}:events"
-    """Event stream of what belongs to no shard, bounded by MAXLEN."""
+    """Stream: events of cron jobs and workers, which belong to no shard, bounded by MAXLEN."""
     schedule_channel: bytes = b"ojs:{meta}:schedule_channel"
-    """Channel: the ms of a new earliest deadline. Each shard has one too."""
+    """Channel: the ms of a new earliest deadline of a cron job."""
     wal_probe: bytes = b"ojs:{meta}:wal_probe"
-    """As the key of the same name in each shard."""
+    """String: written only to confirm earlier writes to this tag's master, and never read."""
     audit: bytes = b"ojs:{meta}:audit"
-    """Stream of administrative changes and key reloads, bounded by count and by time."""
+    """Stream: administrative changes and reloads of API keys, bounded by count and by age."""
     audit_refused: bytes = b"ojs:{meta}:audit:refused"
-    """Stream of refused requests. Its own bounds keep them from evicting changes."""
+    """Stream: refused requests. They have a stream of their own so that they evict no changes."""
     index: int = META
 
     def cron(self, name: str) -> bytes:
@@ -310,11 +316,11 @@ class Meta:
         return b"ojs:{meta}:leader:%b" % group.encode()
 
     def fencing_counter(self, group: str) -> bytes:
-        """Return the key of the same name as in each shard."""
+        """Return the key of the counter of a scheduler group's fencing tokens."""
         return b"ojs:{meta}:fencing_counter:%b" % group.encode()
 
     def candidates(self, group: str) -> bytes:
-        """Return the key of the same name as in each shard."""
+        """Return the key of a sorted set: a scheduler group's processes by their last call (ms)."""
         return b"ojs:{meta}:candidates:%b" % group.encode()
 
 
@@ -357,7 +363,7 @@ class Keyspace:
         return self._shards[index]
 
     def index_of_slot(self, slot: int) -> int | None:
-        """Return the index of the shard in ``slot``; ``META`` for the meta tag, else None."""
+        """Return the index of the shard in ``slot``, ``META`` for the meta tag, or None."""
         return self._index_of_slot.get(slot)
 
     def slot_of_index(self, index: int) -> int:
@@ -374,14 +380,14 @@ class Keyspace:
 
     @property
     def max_partitions(self) -> int:
-        """Most partitions of a queue. No two of them share a shard."""
+        """Maximum number of partitions of a queue. No two partitions of a queue share a shard."""
         return min(MAX_PARTITIONS, len(self._shards))
 
     def partitions(self, queue: str, count: int) -> list[Shard]:
         """Return the shards of the first ``count`` partitions of ``queue``.
 
-        Partition i is ``i`` strides after partition 0 for any count, so a change of the count moves
-        nothing.
+        Partition i is ``i`` strides after partition 0 for any ``count``. So a change of ``count``
+        moves no job.
         """
         base, shards = zlib.crc32(queue.encode()), len(self._shards)
         if count == 1:
@@ -411,15 +417,17 @@ class Keyspace:
 
 
 def _stride(shards: int) -> int:
-    """Return the number coprime to ``shards`` that is next to its golden section.
+    """Return the distance in shards between two successive partitions of a queue.
 
-    It is coprime so that the partitions of a queue reach every shard before one twice. It is near
-    the golden section because masters own neighbouring shards, and steps of that size place any
-    number of points evenly around a circle. It is part of the data layout and never changes.
+    The distance is the number nearest to the golden section of ``shards`` that is coprime to
+    ``shards``. Because it is coprime, no shard gets a second partition before every shard has one.
+    Because it is near the golden section, any number of partitions is spread evenly over the
+    shards, and so over the masters, which own neighbouring shards. The distance is part of the data
+    layout and never changes.
     """
-    golden = shards * 0.6180339887498949
-    fitting = (step for step in range(1, shards + 1) if math.gcd(step, shards) == 1)
-    return min(fitting, key=lambda step: (abs(step - golden), step))
+    golden = shards * _GOLDEN_SECTION
+    coprime = (step for step in range(1, shards + 1) if math.gcd(step, shards) == 1)
+    return min(coprime, key=lambda step: (abs(step - golden), step))
 
 
 @lru_cache(maxsize=8)

@@ -1,18 +1,18 @@
 """The store: the only part of the server that reads and writes jobs in Redis.
 
-One function is one transition, and one transition is one Lua script on one shard. A script lies
-beside the module that calls it. Work that spans shards consists of such steps, and any process can
-finish what a crashed one began. The rooms:
+One function is one transition, and one transition is one Lua script on one shard. A script is in
+the folder of the module that calls it. An operation over several shards is a sequence of
+transitions. If its process crashes, another process finishes it. The folders:
 
 * ``enqueue``, ``fetch``, ``jobs``: the lifecycle of a job.
-* ``queues``, ``limits``, ``dead_letters``, ``workers``: what jobs belong to.
+* ``queues``, ``limits``, ``dead_letters``, ``workers``: the state of queues, limits and workers.
 * ``workflows``, ``cron``, ``unique``: features built on the lifecycle.
 * ``transactions``, ``outbox``: writes that reach more than one shard.
-* ``sweeps``: what time causes (promotion, reaping, retention).
+* ``sweeps``: what time alone causes (promotion, reaping, end of retention).
 * ``operations``, ``archive``: what operators need.
 * ``include``: pieces of Lua that several scripts share.
 
-``open`` connects and returns a store; ``runtime`` and ``context`` are what every function takes.
-Import functions from their modules. A list of re-exports here would load every feature in every
-process, and would make an import cycle of each module that imports another room.
+``open`` connects and returns a store. Functions take a ``Store`` (``context``) or a ``Runtime``
+(``runtime``). Import functions from their modules. This file re-exports none, because it would then
+load every feature in every process, and each import between two folders would be a cycle.
 """

@@ -1,9 +1,9 @@
 """Tasks that a request starts and waits for only briefly.
 
-Some calls prepare a request without being part of it: the renewal of a queue's name, a read of the
-partition table, a subscription. Their shard may be unreachable while the request's own shard works.
-Such a call runs as a task of the store's nursery, one at a time for each purpose. Every request
-that needs the result waits for a bounded time.
+Some calls prepare a request but do not belong to it: the renewal of a queue's name, a read of the
+partition table, a subscription. The shard of such a call may be unreachable while the shard of the
+request answers. So the call runs as a task of the store's nursery, one at a time for each purpose,
+and every request that needs the result waits for a bounded time.
 """
 
 from __future__ import annotations
@@ -25,12 +25,18 @@ log = logging.getLogger("ojs.store")
 T = TypeVar("T")
 
 _MAX_TASKS = 1000
+"""Maximum number of concurrent tasks. Further calls run inside their callers."""
 _INLINE_S = 1.0
-"""Longest wait in seconds when the call runs inside its caller, because there is no nursery."""
+"""Maximum time in seconds for a call that runs inside its caller."""
 
 
 class _BackgroundTask:
-    """One task: its result, None until it has one, and the event of its end."""
+    """One task.
+
+    Attributes:
+        result: the result of the call, None until the task has ended.
+        ended: set when the task has ended.
+    """
 
     __slots__ = ("ended", "result")
 
@@ -55,18 +61,18 @@ class Background:
     ) -> T | None:
         """Run ``work`` unless a task of the same purpose runs, and wait for its result.
 
-        A failure is logged and not raised: the task may outlive all its callers.
+        A failure is logged and not raised, because the task may end after all its callers.
 
         Args:
             purpose: key under which at most one task runs.
             work: the call.
-            wait_s: longest wait in seconds; 0 only starts the task.
+            wait_s: maximum time in seconds to wait for the result; 0 only starts the task.
 
         Returns:
             The result; None when the task failed or has not ended in time.
         """
-        # A driven coroutine starts a background task without a trio task of its own. A task per
-        # request would be waste for work that is due only now and then.
+        # A caller that only starts a background task stays a driven coroutine. Otherwise each
+        # request would need a trio task for work that is rarely due.
         if wait_s > 0 or self._nursery is None or len(self._running) >= _MAX_TASKS:
             await ensure_task()
         running = self._running.get(purpose)
@@ -91,8 +97,8 @@ class Background:
     ) -> None:
         start_deadline()  # the deadline of the request does not apply to the task
         try:
-            # The durability that the request asks for does not apply either: an unconfirmed write
-            # here is not about its jobs.
+            # The durability that the request requires does not apply to the task either, because
+            # the task does not write the jobs of the request.
             with require_durability(Durability.ASYNC):
                 running.result = await _result_of(purpose, work)
         finally:
@@ -106,6 +112,6 @@ async def _result_of(purpose: Hashable, work: Callable[[], Awaitable[T]]) -> T |
     except (BackendUnavailable, RedisReplyError) as error:
         log.debug("background call %s failed: %r", purpose, error)
         return None
-    except Exception:  # it would end the process if it reached the nursery
+    except Exception:  # an exception in the nursery would end the process
         log.exception("background call %s failed", purpose)
         return None

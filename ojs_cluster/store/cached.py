@@ -1,4 +1,4 @@
-"""An expensive value, computed once for all callers that need it at about the same time."""
+"""Cache an expensive value, so that concurrent callers share one computation."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ T = TypeVar("T")
 
 
 class Cached(Generic[T]):
-    """Computes a value on demand and keeps it for a while.
+    """Computes a value when a caller needs it, and keeps the value for some time.
 
     Args:
         compute: computes the value.
-        kept_s: how long to keep a value, in seconds, given how many seconds its computation took.
+        kept_s: returns for how many seconds a value is kept, given how many seconds its
+            computation took.
     """
 
     def __init__(
@@ -27,30 +28,31 @@ class Cached(Generic[T]):
         self._compute = compute
         self._kept_s = kept_s
         self._lock = trio.Lock()
-        self._found: tuple[T, float] | None = None
-        self._failed: tuple[Exception, float] | None = None
+        self._cached: tuple[T, float] | None = None  # the value, and until when it is kept
+        self._failed: tuple[Exception, float] | None = None  # the last failure and its time
 
     async def get(self) -> T:
         """Return the value, computed again unless the last one is still kept.
 
         Raises:
-            Exception: what ``compute`` raises. Waiting callers raise it too: if each of them tried
-                again, the last would wait for all attempts. Later callers compute again.
+            Exception: what ``compute`` raises. Callers that have waited for the computation raise
+                the same exception: if each of them computed again, the last one would wait for all
+                computations. Later callers compute again.
         """
         await ensure_task()
         called_at = trio.current_time()
-        async with self._lock:  # waiting callers share one computation
+        async with self._lock:  # callers that wait for the lock share the result
             began = trio.current_time()
             if self._failed is not None and called_at < self._failed[1]:
                 raise self._failed[0]
-            if self._found is None or began >= self._found[1]:
+            if self._cached is None or began >= self._cached[1]:
                 try:
                     value = await self._compute()
                 except OutOfTime:
-                    raise  # a waiting caller may have more time
+                    raise  # a waiting caller may have more time left, so it computes again
                 except Exception as error:
                     self._failed = (error, trio.current_time())
                     raise
                 ended = trio.current_time()
-                self._found = (value, ended + self._kept_s(ended - began))
-            return self._found[0]
+                self._cached = (value, ended + self._kept_s(ended - began))
+            return self._cached[0]

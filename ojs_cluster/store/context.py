@@ -1,4 +1,4 @@
-"""The store: the access to Redis, and the caches of this process."""
+"""The store: the Redis client with all that functions of the store need, and the caches."""
 
 from __future__ import annotations
 
@@ -20,21 +20,25 @@ from ojs_cluster.store.runtime import Runtime
 from ojs_cluster.store.workers.touch import FetchTouches
 
 Effect = Callable[["Store", Shard, bytes], Awaitable[None]]
-"""Deliver one outbox effect of a shard, given its payload.
+"""Handler of an outbox effect: takes the store, the shard of the outbox and the effect's payload.
 
-Idempotent: after an exception the outbox tries again later (see ``outbox``)."""
+A handler is idempotent: after an exception the outbox calls it again later (see ``outbox``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Store(Runtime):
-    """The one entry point to the database. ``open.open_store`` creates it."""
+    """What functions of the store take as their first argument. ``open.open_store`` creates it.
+
+    Args:
+        effects: the handler of each kind of outbox effect.
+        finish_transaction: applies a committed cross-shard transaction. A transaction cancels jobs
+            by id, and a look-up by id may have to finish a transaction first, so an import would be
+            a cycle.
+        ids: creates job ids.
+    """
 
     effects: Mapping[str, Effect]
     finish_transaction: Effect
-    """Applies a committed cross-shard transaction.
-
-    The store holds it to avoid an import cycle: a transaction cancels jobs by id, and a lookup by
-    id may have to finish a transaction first."""
     ids: OrderedIds
     queues: QueueRegistry = field(default_factory=QueueRegistry)
     fetch_touches: FetchTouches = field(default_factory=FetchTouches)
@@ -51,8 +55,8 @@ class Store(Runtime):
         """Return the store as one outbox effect uses it, and its client.
 
         Args:
-            patient: as of ``EffectClient``.
-            probed: as of ``EffectClient``.
+            patient: see ``EffectClient``.
+            probed: see ``EffectClient``.
         """
         client = EffectClient(self.redis, self.unreachable_shards, patient=patient, probed=probed)
         return replace(self, redis=cast("Client", client)), client

@@ -1,4 +1,4 @@
-"""Opaque cursors: the end of a page, as text that clients return for the next page."""
+"""Encode positions of a listing as opaque cursors, which clients return to get the next page."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ def encode(position: Any) -> str:
     return base64.urlsafe_b64encode(orjson.dumps(position)).rstrip(b"=").decode()
 
 
-def are_numbers(values: Sequence[object], most: int = 2**53) -> bool:
-    """Return whether all ``values`` of a decoded position are integers from 0 to below ``most``."""
-    # `type is`, because a JSON true would pass as the integer 1
-    return all(type(value) is int and 0 <= value < most for value in values)
+_END = 2**53  # larger numbers are not exact as a score in Redis
+
+
+def are_numbers(values: Sequence[object], end: int = _END) -> bool:
+    """Return whether all ``values`` of a decoded position are integers from 0 to below ``end``."""
+    # ``isinstance`` would accept a JSON true, because bool is a subclass of int.
+    return all(type(value) is int and 0 <= value < end for value in values)
 
 
 def decode(text: str, *, field: str = "cursor") -> Any:

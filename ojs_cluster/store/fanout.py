@@ -1,4 +1,4 @@
-"""The same call for many shards or jobs, a bounded number at a time."""
+"""Make the same call for many shards or jobs, with a bounded number of concurrent calls."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from ojs_cluster.redis.driven_coroutines import ensure_task
 T = TypeVar("T")
 
 WIDTH = 16
-"""Concurrent calls: enough to hide the round trip, few enough to leave capacity for others."""
+"""Maximum number of concurrent calls. It is large enough to hide the round trip, and small enough
+to leave capacity for other requests."""
 
 
 async def run_concurrently(items: Iterable[T], call: Callable[[T], Awaitable[None]]) -> None:
     """Await ``call(item)`` for every item, up to ``WIDTH`` at a time.
 
     Args:
-        items: what to call for.
-        call: the call.
+        items: the arguments of the calls.
+        call: makes the call for one item.
 
     Raises:
         Exception: the first failure, as it was raised; the other calls are cancelled.
     """
     calls = list(items)
     if len(calls) < 2:
-        # Nearly every enqueue comes here without items. Tasks would cost it more than the rest of
-        # its work.
+        # Nearly every enqueue calls this with no item, and a nursery would cost more than the rest
+        # of the enqueue.
         for item in calls:
             await call(item)
         return

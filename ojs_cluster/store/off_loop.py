@@ -18,11 +18,11 @@ _reading: Final = trio.CapacityLimiter(1)
 
 
 async def off_loop(read: Callable[[], T], size: int) -> T:
-    """Call ``read``, in a thread when it parses much JSON.
+    """Call ``read``, in a thread when the JSON is larger than ``LARGE``.
 
     Args:
-        read: parses the JSON in steps of a few milliseconds (``core.json_scan``): Python switches
-            to the event loop only between such steps.
+        read: parses the JSON in steps of a few milliseconds (``core.json_scan``). Python cannot
+            switch to the thread of the event loop during a step.
         size: size of the JSON in bytes.
 
     Returns:

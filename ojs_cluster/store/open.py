@@ -1,4 +1,4 @@
-"""Open the store: connect, check that the data can be used, and put the parts together."""
+"""Open the store: connect to Redis, check that the data can be used, and create a ``Store``."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ from ojs_cluster.store.transactions import transactions
 log = logging.getLogger("ojs.store")
 
 _POLL_S = 0.01
+"""Interval in seconds at which a starting process checks for replies."""
 _OPENING_S = 2.0
-"""Longest wait in seconds of a starting process for a master that does not answer."""
+"""Maximum time in seconds that a starting process waits for a master that does not answer."""
 
 
 @asynccontextmanager
@@ -45,33 +46,33 @@ async def open_store(
 ) -> AsyncIterator[Store]:
     """Connect, check that the data can be used, and yield the store.
 
-    Unreachable masters delay each check by at most ``_OPENING_S``; the store serves the shards of
-    the others. At least one master must tell the number of shards of the data.
+    Each check waits at most ``_OPENING_S`` for unreachable masters. The store then serves the
+    shards of the other masters. At least one master must answer with the schema of the data.
 
     Args:
         redis: the settings of the client.
         settings: the settings of the store, None for the defaults.
-        shards: number of logical shards; must match the data that is there.
-        prelude: Lua put before every script, for tests.
+        shards: number of shards; existing data must have the same number.
+        prelude: Lua code put before every script, for tests.
 
     Raises:
-        UnusableBackend: another shard count or schema version, or an eviction policy that loses
-            jobs.
+        UnusableBackend: the data has another number of shards or another schema version, or an
+            eviction policy may lose jobs.
         MissingRights: the Redis user lacks rights that this server needs.
         BackendUnavailable: Redis did not answer in time.
     """
     settings = settings or StoreSettings()
     keys = Keyspace(shards)
-    # Before the client starts: loading takes a second of CPU time, in which its coarse clock would
-    # stand still.
+    # The scripts are loaded before the client starts. Loading takes a second of CPU time, in which
+    # the client could not update its clock.
     scripts = load_scripts(prelude)
     failure: Exception | None = None
     async with (
         open_client(replace(redis, probe_keys=keys.wal_probes)) as client,
         trio.open_nursery() as nursery,
     ):
-        # The exception of the block is raised outside of the nursery, which would wrap it in an
-        # exception group.
+        # The nursery would wrap an exception in an exception group. So the exception is kept, and
+        # raised after the nursery has ended.
         try:
             store = Store(
                 redis=client,
@@ -105,7 +106,7 @@ async def open_store(
 
 
 def _note_idle_masters(store: Store) -> None:
-    """Warn when masters serve no shard: too few shards, or slots are distributed unevenly."""
+    """Warn when a master serves no shard: there are few shards, or slots are spread unevenly."""
     slots = sorted(shard.slot for shard in store.keys)
     topology = store.redis.topology
     masters = topology.masters
@@ -122,7 +123,7 @@ def _note_idle_masters(store: Store) -> None:
 
 
 async def check_eviction(store: Store) -> list[Address]:
-    """Check every master's eviction policy; log one that the operator allows.
+    """Check every master's eviction policy. Log a policy that loses jobs and is allowed.
 
     Returns:
         The masters that did not answer in time.
@@ -149,7 +150,7 @@ async def check_eviction(store: Store) -> list[Address]:
         with trio.move_on_after(_OPENING_S):
             while len(replies) < len(masters):  # noqa: ASYNC110 - some may never answer
                 await trio.sleep(_POLL_S)
-        while nursery.child_tasks and not replies:  # noqa: ASYNC110 - as above
+        while nursery.child_tasks and not replies:  # noqa: ASYNC110 - some may never answer
             await trio.sleep(_POLL_S)
         nursery.cancel_scope.cancel()
     if not replies:
@@ -172,5 +173,5 @@ async def check_eviction(store: Store) -> list[Address]:
 
 @lru_cache(maxsize=64)
 def _note_unchecked(why: str) -> None:
-    """Log once that a policy cannot be read; the scheduler tries every minute."""
+    """Log once for each reason that a policy cannot be read; the scheduler reads it each minute."""
     log.info("cannot check maxmemory-policy: %s", why)

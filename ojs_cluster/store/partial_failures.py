@@ -1,4 +1,8 @@
-"""Correct the outcome that an error reports when an operation has several steps."""
+"""Correct the outcome that an error reports when an operation has several steps.
+
+``BackendUnavailable.outcome`` is ``not_applied`` when the failed step has surely written nothing,
+and ``unknown`` when it may have written. The caller needs the outcome of the whole operation.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,9 @@ from ojs_cluster.core.errors import BackendUnavailable
 
 
 class before_first_write:
-    """Mark the steps before the first write of an operation: if one fails, nothing was written.
+    """Mark the steps before the first write of an operation.
 
-    After a lost reply the step reports ``unknown``. The operation as a whole was not applied.
+    A step whose reply is lost reports ``unknown``, although no step has written anything.
 
     Raises:
         BackendUnavailable: with outcome ``not_applied`` where the step reports ``unknown``.
@@ -34,15 +38,15 @@ class before_first_write:
 
 
 class after_first_write:
-    """Mark steps that follow a write: if one fails, the operation may have been applied.
+    """Mark the steps of an operation that follow its first write.
 
-    A step reports ``not_applied`` for itself alone. The caller of the whole operation would
-    conclude that nothing was written, and repeat the operation.
+    A failed step reports ``not_applied`` because it has written nothing itself. The caller of the
+    operation would conclude that no step has written anything, and repeat the operation.
 
-    This is a class, because every enqueue enters it and a generator costs four times as much.
+    A context manager from a generator would cost four times as much, and every enqueue uses this.
 
     Args:
-        when: False if nothing was written before.
+        when: whether an earlier step has written; if False, outcomes are not changed.
 
     Raises:
         BackendUnavailable: with outcome ``unknown`` where the step reports ``not_applied``.

@@ -1,30 +1,30 @@
-"""Split a long list into portions that one script may process, by count and by bytes."""
+"""Split a long list into portions that are small enough for one script, by count and by bytes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 PORTION_BYTES = 2 * 1024 * 1024
-"""Most bytes of a portion, unless one item alone is larger: about 4 ms of the script's node."""
+"""Maximum bytes of a portion, unless one item is larger. A script takes about 4 ms for them."""
 PORTION_KEYS = 400
-"""Most small hashes or locks that one script visits."""
+"""Maximum number of small hashes or locks that one script reads."""
 
 
 def portion_ranges(
-    sizes: Sequence[int], most: int, most_bytes: int = PORTION_BYTES
+    sizes: Sequence[int], max_items: int, max_bytes: int = PORTION_BYTES
 ) -> Iterator[tuple[int, int]]:
-    """Yield start and end of each portion of a list.
+    """Yield the index of the first item of each portion, and the index after its last item.
 
     Args:
         sizes: size of each item in bytes.
-        most: most items of a portion.
-        most_bytes: most bytes of a portion, unless one item alone is larger.
+        max_items: maximum number of items of a portion.
+        max_bytes: maximum size of a portion in bytes, unless one item is larger.
     """
-    start = bytes_ = 0
+    start = portion_bytes = 0
     for end, size in enumerate(sizes):
-        if end > start and (end - start == most or bytes_ + size > most_bytes):
+        if end > start and (end - start == max_items or portion_bytes + size > max_bytes):
             yield start, end
-            start, bytes_ = end, 0
-        bytes_ += size
+            start, portion_bytes = end, 0
+        portion_bytes += size
     if sizes:
         yield start, len(sizes)

@@ -1,4 +1,4 @@
-"""The stateless part of the store: what a function needs to call Redis."""
+"""The stateless part of the store: what a function needs to run a script in Redis."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Arg = bytes | str | int | float
 class Runtime:
     """A Redis client, the key layout, the scripts, the settings and the background tasks.
 
-    The parts of a ``Store`` take this and not the store itself, so no part depends on another. They
-    take it with each call and do not keep it: an outbox effect calls them with a client that waits
-    for a shorter time (``Store.for_effect``).
+    The caches of a ``Store`` take a ``Runtime`` and not the whole store, so no cache depends on
+    another one. They take it with each call and do not keep it, because an outbox effect passes
+    another client, which waits for a shorter time (``Store.for_effect``).
     """
 
     redis: Client
@@ -42,17 +42,17 @@ class Runtime:
         """Run one transition on one shard.
 
         Args:
-            shard: where the script runs.
+            shard: the shard where the script runs.
             name: file name of the script, without ``.lua``.
-            keys: KEYS as in the head of the script.
-            args: ARGV as in the head of the script.
-            idempotent: whether a second run changes nothing more, so that the client may repeat
-                the call after a lost reply.
+            keys: KEYS as the comment at the top of the script lists them.
+            args: ARGV as the same comment lists them.
+            idempotent: whether a second run changes nothing, so that the client may repeat the call
+                after a lost reply.
 
         Raises:
             BackendUnavailable: Redis did not answer in time.
         """
-        # Not a coroutine of its own: every script would pay for one more.
+        # This is not a coroutine function: a further coroutine would make every script slower.
         return self.redis.script(shard.slot, self.scripts[name], keys, args, idempotent=idempotent)
 
     async def run_meta(

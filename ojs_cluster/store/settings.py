@@ -10,57 +10,62 @@ from ojs_cluster.core.config.variable import variable
 _MIB = 1024 * 1024
 _DAY_MS = 86_400_000
 _YEAR_MS = 366 * _DAY_MS
+_EXACT_IN_LUA = 2**52
+"""Lua counts with doubles. They are exact up to this number, even after a sum of two of them."""
 _COUNT = integer(least=1, most=10_000_000)
 _RETENTION = milliseconds(least=1000, most=10 * _YEAR_MS)
 
 
 @dataclass(frozen=True, slots=True)
 class StoreSettings:
-    """The settings of jobs, queues and workers. Times in milliseconds, sizes in bytes.
+    """The settings of jobs, queues and workers. Times are in milliseconds, sizes in bytes.
 
     Args:
-        visibility_timeout_ms: lease of a job when the job and its fetch set none.
+        visibility_timeout_ms: length of a lease when neither the job nor its fetch sets one.
         retention_completed_ms, retention_discarded_ms, retention_cancelled_ms, retention_dead_ms:
             how long finished jobs are kept (spec: ojs-queue-config, ojs-dead-letter).
         on_exhaustion: what becomes of a job after its last attempt, ``discard`` or ``dead_letter``,
             unless the job or its queue decides.
         retention_workflow_ms: how long an ended workflow's record is kept.
-        dead_letter_max: dead letters kept per queue; beyond it the oldest is removed.
+        dead_letter_max: maximum number of dead letters of a queue, or of each of its partitions; a
+            further one removes the oldest.
         worker_retention_ms: how long the record of a worker without heartbeats is kept.
-        heartbeat_interval_ms: a watched worker is dead after three missed intervals, not earlier.
-        errors_kept: newest entries kept of a job's error history.
-        result_max_bytes: largest result of an ack.
-        events_per_shard: entries of each shard's event stream; 0 switches events off.
-        max_queues: most queues; their names come from clients.
-        max_crons: most cron jobs.
-        max_queue_depth: most waiting jobs of a queue without a bound of its own, 0 for no bound.
-        queue_partitions: partitions of each queue without a number of its own.
-        allow_eviction: serve although Redis may evict keys.
+        heartbeat_interval_ms: expected time between two heartbeats. A worker that sends heartbeats
+            counts as dead after three intervals without one.
+        errors_kept: number of newest errors that a job keeps.
+        result_max_bytes: maximum size of the result of an ack.
+        events_per_shard: number of entries of each shard's event stream; 0 switches events off.
+        max_queues: maximum number of queues, whose names clients choose.
+        max_crons: maximum number of cron jobs.
+        max_queue_depth: maximum number of waiting jobs of a queue for which no operator has set a
+            depth bound; 0 for no bound.
+        queue_partitions: number of partitions of each queue for which no operator has set one.
+        allow_eviction: whether to serve although Redis may evict keys.
     """
 
     visibility_timeout_ms: int = variable(
         "OJS_VISIBILITY_TIMEOUT_MS",
         integer(least=1, most=_DAY_MS),
         "120000",
-        "Default lease of a fetched job.",
+        "Length of the lease of a fetched job, unless the job or the fetch sets another.",
     )
     retention_completed_ms: int = variable(
         "OJS_RETENTION_COMPLETED",
         _RETENTION,
         "7d",
-        "How long completed jobs are kept; 3 times OJS_REDIS_CALL_TIMEOUT at least.",
+        "How long completed jobs are kept, at least 3 times OJS_REDIS_CALL_TIMEOUT.",
     )
     retention_discarded_ms: int = variable(
         "OJS_RETENTION_DISCARDED",
         _RETENTION,
         "30d",
-        "How long discarded jobs are kept; 3 times OJS_REDIS_CALL_TIMEOUT at least.",
+        "How long discarded jobs are kept, at least 3 times OJS_REDIS_CALL_TIMEOUT.",
     )
     retention_cancelled_ms: int = variable(
         "OJS_RETENTION_CANCELLED",
         _RETENTION,
         "7d",
-        "How long cancelled jobs are kept; 3 times OJS_REDIS_CALL_TIMEOUT at least.",
+        "How long cancelled jobs are kept, at least 3 times OJS_REDIS_CALL_TIMEOUT.",
     )
     retention_dead_ms: int = variable(
         "OJS_RETENTION_DEAD",
@@ -72,7 +77,8 @@ class StoreSettings:
         "OJS_DEAD_LETTER_MAX",
         _COUNT,
         "10000",
-        "Dead letters kept per queue, or partition of a queue; the oldest go first.",
+        "Maximum number of dead letters of a queue, or of each of its partitions; a further one "
+        "removes the oldest.",
     )
     on_exhaustion: str = variable(
         "OJS_ON_EXHAUSTION",
@@ -97,54 +103,60 @@ class StoreSettings:
         "OJS_HEARTBEAT_INTERVAL_MS",
         integer(least=100, most=3_600_000),
         "10000",
-        "Expected time between heartbeats; three missed ones mean a dead worker.",
+        "Expected time between two heartbeats of a worker; after three intervals without a "
+        "heartbeat the worker counts as dead.",
     )
     errors_kept: int = variable(
         "OJS_ERRORS_KEPT",
-        integer(least=1, most=100),  # each up to 64 KiB, read together with the job
+        integer(least=1, most=100),  # an error has up to 64 KiB, and is read with its job
         "10",
-        "Entries in a job's error history.",
+        "Number of newest errors that a job keeps.",
     )
     result_max_bytes: int = variable(
         "OJS_RESULT_MAX_BYTES",
-        integer(least=1024, most=16 * _MIB),  # as for a job's envelope
+        integer(least=1024, most=16 * _MIB),  # a job's envelope has the same maximum
         "1048576",
-        "Largest result of an ack, and of all results together that a workflow step gets.",
+        "Maximum size in bytes of the result of an ack, and of all results together that a "
+        "workflow step gets.",
     )
     events_per_shard: int = variable(
         "OJS_EVENTS_PER_SHARD",
         integer(least=0, most=10_000_000),
         "1000",
-        "Events kept per shard; 0 switches events off.",
+        "Number of newest events that each shard keeps; 0 switches events off.",
     )
     max_queues: int = variable(
         "OJS_MAX_QUEUES",
         _COUNT,
         "100000",
-        "Queues that may exist; guards against a client that invents names. While the registry's "
-        "master is away, each process may exceed it by as many as were free.",
+        "Maximum number of queues, because clients choose their names. While the Redis master with "
+        "the queue names does not answer, each process may still admit as many new names as "
+        "were free.",
     )
     max_crons: int = variable(
         "OJS_MAX_CRONS",
         _COUNT,
         "10000",
-        "Cron jobs that may be registered.",
+        "Maximum number of cron jobs.",
     )
     max_queue_depth: int = variable(
         "OJS_MAX_QUEUE_DEPTH",
-        integer(least=0, most=2**52),
+        integer(least=0, most=_EXACT_IN_LUA),
         "0",
-        "Jobs that may wait in a queue, unless set for the queue; then 429. 0 for any number.",
+        "Maximum number of waiting jobs of a queue, unless an operator has set another for the "
+        "queue; further jobs are refused with status 429. 0 allows any number.",
     )
     queue_partitions: int = variable(
         "OJS_QUEUE_PARTITIONS",
         integer(least=1, most=64),
         "1",
-        "Shards each queue is spread over, unless set for the queue; order holds within each.",
+        "Number of partitions of each queue, unless an operator has set another for the queue. "
+        "Jobs are in order within a partition only.",
     )
     allow_eviction: bool = variable(
         "OJS_ALLOW_EVICTION",
         boolean,
         "false",
-        "Start although Redis's maxmemory-policy is not noeviction: it may then drop jobs.",
+        "Whether to start although the maxmemory-policy of Redis is not noeviction. Redis may then "
+        "delete jobs when its memory is full.",
     )
