@@ -3,7 +3,7 @@
 -- written to every replica and to the AOF.
 --
 -- Four fields only grow: `acked` (completed jobs), `failed` (failed attempts), `run_ms` and `wait_ms` (how
--- long the completed jobs have run and wait_ms, in ms). The first ack of a minute stores these totals in
+-- long the completed jobs have run and waited, in ms). The first ack of a minute stores these totals in
 -- queue_minutes, which has one field for each of 60 minutes. The sums of the last hour are the growth since
 -- the oldest of these records.
 --@include long_lists
