@@ -101,6 +101,24 @@ def test_padded_data_is_paid_for_what_it_carries_however_it_is_cut() -> None:
             assert all(budget.spend(piece, 0.0) for piece in pieces) == allowed
 
 
+def test_what_h2_keeps_of_a_header_block_is_counted_until_its_last_frame_is_complete() -> None:
+    first = frame(HEADERS, 0, 1, b"x" * 16_384)
+    last = frame(CONTINUATION, END_HEADERS, 1, b"x" * 100)
+    for size in (1, 7, 100_000):
+        budget = FrameBudget(0.0)
+
+        def receive(data: bytes, budget: FrameBudget = budget, size: int = size) -> int:
+            pieces = [data[at : at + size] for at in range(0, len(data), size)]
+            assert all(budget.spend(piece, 0.0) for piece in pieces)
+            return budget.buffered
+
+        assert receive(PREFACE + first[:109]) == 100, "of a partial frame, what has come"
+        assert receive(first[109:]) == 16_384
+        assert receive(last[:10]) == 16_385, "the payload of the last frame is withheld"
+        assert receive(last[10:]) == 0
+        assert receive(frame(HEADERS, END_HEADERS, 3, b"x")) == 0
+
+
 async def test_priorities_of_streams_are_ignored(
     port: int, caplog: pytest.LogCaptureFixture
 ) -> None:
