@@ -125,7 +125,7 @@ async def first_shards(
             elif await _is_partition(store, job, claim.target):
                 await store.partitions.ensure_open(store, claim.target, [job.queue])
                 shards[claim.job_id] = claim.target
-            elif not await _may_claim_again(store, claim, len(jobs), deadline):
+            elif not await _should_claim_again(store, claim, len(jobs), deadline):
                 raise BackendUnavailable(
                     f"an earlier request for another queue has the id '{claim.job_id}'",
                     outcome="not_applied",
@@ -189,8 +189,13 @@ async def wait_for_transaction(
     await transactions.resolve_and_release(store, shard, transaction_id, job_ids)
 
 
-async def _may_claim_again(store: Store, claim: ForeignAlias, total: int, deadline: float) -> bool:
-    """Wait for the request that has claimed an id; return whether the id may be claimed again.
+async def _should_claim_again(
+    store: Store, claim: ForeignAlias, total: int, deadline: float
+) -> bool:
+    """Wait for the request that has claimed an id; return whether to try to claim it again.
+
+    The answer is also yes when a transaction has reserved the id in the meantime. The next claim
+    then waits for that transaction.
 
     Raises:
         Duplicate: the job of that request is stored.
@@ -225,7 +230,7 @@ async def _reserved_by(store: Store, claim: ForeignAlias, total: int) -> str | N
         None when no transaction has reserved the id.
 
     Raises:
-        Duplicate: there is a job, or a tombstone that must not be replaced.
+        Duplicate: there is a job, or a final tombstone, which must not be replaced.
     """
     shard, job_id = claim.target, claim.job_id
     found: Any = await store.redis.call(
@@ -242,10 +247,12 @@ async def _reserved_by(store: Store, claim: ForeignAlias, total: int) -> str | N
         ),
         idempotent=True,
     )
-    transaction, alias, token, *job = found
+    transaction, alias, tombstone, *job = found
     if transaction is not None:
         return str(transaction.decode())
-    is_final_tombstone = alias is not None and int(alias) == shard.index and token is None
+    # An alias that points to its own shard is a tombstone. Without the field ``TOMBSTONE`` no later
+    # request may replace it: a workflow step was refused under this id.
+    is_final_tombstone = alias is not None and int(alias) == shard.index and tombstone is None
     if any(job) or is_final_tombstone:  # a malformed job may lack one of its fields
         raise duplicate_id(job_id, claim.index, total)
     return None
