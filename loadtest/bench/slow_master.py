@@ -4,10 +4,10 @@
 
 One API process runs over three masters. 24 connections run lifecycles in queues of two masters. A
 second load generator enqueues 200 jobs per second in queues of the third master, in an open loop.
-The third master is in turn *well*; *blocked*, which is stopped for the whole round; and *slow*,
+The third master is in turn *healthy*; *blocked*, which is stopped for the whole round; and *slow*,
 which is stopped for 45 of each 50 ms. A stopped process keeps its connections open, does not
 answer, and uses no processor time. The ratio compares the requests per second of the 24 connections
-with the round before, in which the master was well.
+with the round before, in which the master was healthy.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ BESIDE = 32
 RATE = 200.0
 STOPPED_S, RUNNING_S = 0.045, 0.005
 GOAL = 0.9
-STATES = ("well", "blocked", "well", "slow")
+STATES = ("healthy", "blocked", "healthy", "slow")
 
 
 def main() -> None:
@@ -62,13 +62,13 @@ def main() -> None:
         others, its = _queues(third)
         _lifecycles(target, others, options.seconds)  # warms up
         for _ in range(options.rounds):
-            well = 0.0
+            healthy = 0.0
             for state in STATES:
                 rate = _one_round(target, third, state, others, its, options.seconds)
-                well = rate if state == "well" else well
+                healthy = rate if state == "healthy" else healthy
                 rates[state].append(rate)
-                ratios[state].append(rate / well)
-                time.sleep(1.0)  # what waited for the third master is answered
+                ratios[state].append(rate / healthy)
+                time.sleep(1.0)  # calls that waited for the third master end before the next state
     print_setting(binary, f"medians of {options.rounds} rounds of {options.seconds:g} s")
     print_table(
         ["third master", "requests/s of the others", "ratio"],
@@ -98,7 +98,7 @@ def _one_round(
     command[command.index("--kind") + 1] = "enqueue"
     beside = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
-        time.sleep(0.3)
+        time.sleep(0.3)  # the load on the third master has begun before it stops
         with _stopped(third.pid, state):
             return _lifecycles(target, others, seconds)
     finally:
@@ -125,13 +125,13 @@ def _stopped(pid: int, state: str) -> Iterator[None]:
             ended.wait(RUNNING_S)
 
     thread = threading.Thread(target=stop_and_go)
-    if state != "well":
+    if state != "healthy":
         thread.start()
     try:
         yield
     finally:
         ended.set()
-        if state != "well":
+        if state != "healthy":
             thread.join()
 
 

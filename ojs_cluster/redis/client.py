@@ -155,10 +155,10 @@ class Client:
         ``idempotent``; otherwise the call raises ``BackendUnavailable`` with the outcome
         ``unknown``.
 
-        Unless the script is ``volatile``, the reply waits for the durability of the settings or of
-        the current request, whichever is higher. If the durability is not reached in time, the
-        current work (``durability.current_work``) becomes unconfirmed. A call outside of any work
-        then raises ``BackendUnavailable`` with the outcome ``stored_unconfirmed``.
+        Unless the script is ``volatile``, the reply waits for the higher of two durabilities: the
+        one in the settings and the one of the current request. If the durability is not reached in
+        time, the current work (``durability.current_work``) becomes unconfirmed. A call outside of
+        any work then raises ``BackendUnavailable`` with the outcome ``stored_unconfirmed``.
 
         Args:
             slot: the hash slot of every key.

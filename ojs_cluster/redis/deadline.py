@@ -1,9 +1,9 @@
 """The deadline of a request, which limits the time of all its calls to Redis together.
 
 ``call_timeout_s`` limits the time of one call. A request makes several calls in a row, and each of
-them may be slow. So the dispatcher gives each request one deadline. A call ends after
-``call_timeout_s`` or at the deadline of its request, whichever is earlier. Background work has no
-deadline.
+them may be slow. So the dispatcher gives each request one deadline. A call ends at the
+earlier of two times: after ``call_timeout_s``, or at the deadline of its request. Background work
+has no deadline.
 """
 
 from __future__ import annotations

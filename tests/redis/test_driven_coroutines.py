@@ -165,7 +165,7 @@ async def test_the_end_of_the_connection_holds_up_no_command_for_another() -> No
 
         assert DrivenCoroutine(go_on).step(first.send, None) is WAITING_FOR_REDIS
         driver_state.flush()
-        ending.transport.say(b"+1\r\n+nobody asked\r\n")
+        ending.transport.say(b"+1\r\n+unrequested\r\n")
         await wait_all_tasks_blocked()
         assert not ending.connection.open
         assert other.transport.sent == [pack((b"ECHO", 2))]

@@ -166,10 +166,10 @@ async def test_fetch_takes_no_more_than_count_over_all_queues(
 async def test_fetch_of_an_unknown_queue_is_empty_and_creates_nothing(
     store: Store, db: Any
 ) -> None:
-    assert await take(store, "nobody-knows") == []
-    shard = shard_of(store, "nobody-knows")
-    assert not db.exists(shard.queue_counters("nobody-knows"))
-    assert not await queues.exists(store, "nobody-knows")
+    assert await take(store, "unknown-queue") == []
+    shard = shard_of(store, "unknown-queue")
+    assert not db.exists(shard.queue_counters("unknown-queue"))
+    assert not await queues.exists(store, "unknown-queue")
 
 
 async def test_concurrent_fetches_never_get_the_same_job(

@@ -235,7 +235,7 @@ async def furnish(store: Store, shard: Shard, queue: str) -> None:
     await ack(store, await active(store, queue))
     await nack(store, await active(store, queue, **LAST_CHANCE))
     await active(store, queue, timeout_ms=HOUR, visibility_timeout_ms=HOUR)
-    await store.run(shard, "set_quiet_flag", [shard.quiet_workers], ["somebody", DAY])
+    await store.run(shard, "set_quiet_flag", [shard.quiet_workers], ["w1", DAY])
     for _ in range(5):
         await put(store, queue, priority=-100)
 

@@ -211,7 +211,7 @@ async def test_a_purge_leaves_a_job_to_the_worker_that_fetched_it_meanwhile(
     store: Store, other_store: Store, consistent: Check
 ) -> None:
     job = await put(store, id=foreign_id(store))
-    await queues.purge(store, "nobody")  # fills the caches of this process
+    await queues.purge(store, "unused")  # fills the caches of this process
     fetched: list[JobRecord] = []
 
     async def fetch() -> None:

@@ -49,8 +49,8 @@ _decoder = msgspec.json.Decoder(DirectiveBody)
 async def list_workers(app: App, request: Request) -> Response:
     """List workers, latest contact first.
 
-    ``state`` is ``stale`` for a stale worker. For any other worker it is the state that the worker
-    reports or the directive that it got, whichever is stricter.
+    ``state`` is ``stale`` for a stale worker. For any other worker it is the stricter of two: the
+    state that the worker reports and the directive that it got.
 
     ``GET /ojs/v1/admin/workers?page&per_page`` (spec: ojs-admin-api 9)
     """
