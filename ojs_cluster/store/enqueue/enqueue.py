@@ -238,6 +238,7 @@ async def _enqueue_in_shard(
     tokens: set[str] = set()
     claims = AliasClaims(store)
     failure = unique.contention_error()
+    uncertain = False
     for _ in range(_TRIES):
         writer = _PartWriter(store, shard, placed, jobs, claims, options.ignore_depth_bound)
         store_before_ms = options.store_before_ms
@@ -250,13 +251,12 @@ async def _enqueue_in_shard(
                 raise
             # The claims have expired, and this try has stored nothing, so the loop claims the ids
             # again. But an earlier try without a reply may have stored jobs that are removed since.
-            failure = BackendUnavailable(
-                "the claims of the ids expired before the jobs could be stored; repeat the request",
-                outcome="unknown" if writer.uncertain else "not_applied",
-            )
-            if writer.uncertain:
+            uncertain = uncertain or writer.uncertain
+            failure = _expired_claims(uncertain)
+            if uncertain:
                 raise failure from None
         except _Tombstoned as conflict:
+            uncertain = uncertain or writer.uncertain
             tokens.add(conflict.token)
         except ClaimedElsewhere as conflict:
             if len(jobs) > 1:
@@ -264,6 +264,18 @@ async def _enqueue_in_shard(
             shard = await claimed_ids.first_shard(store, claims, jobs[0], conflict, shard)
     await claims.release()
     raise failure
+
+
+def _expired_claims(uncertain: bool) -> BackendUnavailable:
+    """Return the error of claims that expired before the jobs were stored.
+
+    Args:
+        uncertain: whether an earlier try without a reply may have stored jobs.
+    """
+    return BackendUnavailable(
+        "the claims of the ids expired before the jobs could be stored; repeat the request",
+        outcome="unknown" if uncertain else "not_applied",
+    )
 
 
 async def _enqueue_unique(
@@ -277,6 +289,7 @@ async def _enqueue_unique(
     await ensure_task()
     tokens: set[str] = set()
     claims = AliasClaims(store)
+    uncertain = False
     for _ in range(_TRIES):
         [placed] = _place(store, shard, [job], options)
         try:
@@ -295,10 +308,11 @@ async def _enqueue_unique(
                 store, job, policy, placed.job_id, claim.existing, claims, options
             )
         expires_at_ms = earliest(options.store_before_ms, expires_at_ms, claim.expires_at_ms)
+        writer = _PartWriter(store, shard, [placed], [job], claims, options.ignore_depth_bound)
         try:
-            writer = _PartWriter(store, shard, [placed], [job], claims, options.ignore_depth_bound)
             return (await writer.write(expires_at_ms, tokens))[0]
         except _Tombstoned as conflict:
+            uncertain = uncertain or writer.uncertain
             # Another job may have held the lock since the tombstone was written.
             await unique.release_lock(store, request, claim)
             tokens.add(conflict.token)
@@ -306,6 +320,9 @@ async def _enqueue_unique(
             await unique.release_lock(store, request, claim)
             shard = await claimed_ids.first_shard(store, claims, job, conflict, shard)
         except Conflict:
+            if uncertain or writer.uncertain:
+                # A try without a reply may have stored the job. The janitor settles the lock.
+                raise _expired_claims(uncertain=True) from None
             # The claim has expired, so another job may hold the lock.
             await unique.release_lock(store, request, claim)
         except QueueFull:

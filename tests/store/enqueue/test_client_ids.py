@@ -429,13 +429,14 @@ async def test_a_request_whose_claim_expired_claims_its_id_again(
     assert consistent().count() == {"available": 1}
 
 
+@pytest.mark.parametrize("options", [{}, {"unique": {"keys": ["type", "queue"]}}])
 async def test_an_expired_claim_after_a_lost_reply_has_an_unknown_outcome(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: Store, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
     monkeypatch.setattr("ojs_cluster.store.enqueue.enqueue.CLAIM_MS", -1000)
     lossy_store, _ = lossy(store, "enqueue", times=1)
     with pytest.raises(BackendUnavailable) as failure:
-        await put(lossy_store, id=foreign_id(store))
+        await put(lossy_store, id=foreign_id(store), **options)
 
     assert failure.value.outcome == "unknown"
 
