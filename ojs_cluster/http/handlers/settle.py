@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import msgspec
 
 from ojs_cluster.core.errors import InvalidRequest
@@ -153,18 +155,20 @@ async def _ack(app: App, job_id: str, body: AckBody) -> Response:
 
 async def _nack(app: App, request: Request, job_id: str, body: NackBody) -> Response:
     requeue = body.requeue is True
-    if request.names_version and _reports_refusal(job_id, raw_or_none(body.error)):
-        job = await read_jobs.get(app.store, job_id)
-        ignored = b'{"ignored":true,"attempt":%d,"max_attempts":%d,'
-        return Response(200, ignored % (job.attempt, job.max_attempts) + _job_members(job))
-    job = await store_nack.nack(
+    error = raw_or_none(body.error)
+    nack = partial(
+        store_nack.nack,
         app.store,
         job_id,
         worker_id=fields.worker_id(body.worker_id),
         lease_id=lease_of(app, body.lease_id),
-        failure=parse_failure(raw_or_none(body.error), max_bytes=app.settings.limits.failure_bytes),
+        failure=parse_failure(error, max_bytes=app.settings.limits.failure_bytes),
         requeue=requeue,
     )
+    # A worker that names its lease gets the usual response: the lease decides.
+    if request.names_version and not (requeue or body.lease_id) and _reports_refusal(job_id, error):
+        return _ignored(await read_jobs.get(app.store, job_id))
+    job = await nack()
     extra = b'"attempt":%d,"max_attempts":%d,' % (job.attempt, job.max_attempts)
     if job.state is State.RETRYABLE:
         extra += b'"retry_delay_ms":%d,"next_attempt_at":"%b",' % (
@@ -187,6 +191,19 @@ def _reports_refusal(job_id: str, error: bytes | None) -> bool:
         return is_refusal(job_id, _refusal_decoder.decode(error).message)
     except msgspec.DecodeError:
         return False
+
+
+def _ignored(job: JobRecord) -> Response:
+    """Return the response to a nack that reports a refused ack.
+
+    It has the state and nothing else of the job: the caller does not hold it.
+    """
+    job_id = job.id.encode()
+    return Response(
+        200,
+        b'{"ignored":true,"attempt":%d,"max_attempts":%d,"id":"%b","job_id":"%b","state":"%b"}'
+        % (job.attempt, job.max_attempts, job_id, job_id, job.fields[STATE]),
+    )
 
 
 def _job_members(job: JobRecord) -> bytes:

@@ -137,7 +137,9 @@ def refusal(job_id: str, reply: Sequence[Any], shard: Shard) -> OJSError:
 def is_refusal(job_id: str, message: str) -> bool:
     """Return whether ``message`` is that of a ``Conflict`` by ``refusal`` for this job."""
     start = _refusal_start(job_id)
-    return message.startswith(start) and message[len(start) :] in {_NOT_HOLDER, *State}
+    # An ack is never refused because the job is active: that text comes from other operations.
+    states = set(State) - {State.ACTIVE}
+    return message.startswith(start) and message[len(start) :] in {_NOT_HOLDER, *states}
 
 
 _NOT_HOLDER = "held by another lease"
