@@ -64,6 +64,7 @@ SYSTEM_FIELDS: Final = frozenset(
         "parent_results",
         "parent_results_by_id",
         "progress",
+        "progress_data",
         "replay_count",
         "result",
         "retry_delay_ms",

@@ -19,6 +19,7 @@ for i, value in ipairs(redis.call('HMGET', key, unpack(names))) do job[names[i]]
 if job[F.alias] then return {'moved', job[F.alias]} end
 if job[F.transaction] then return {'prepared', job[F.transaction]} end
 if not job[F.state] then return {redis.call('EXISTS', key) == 1 and 'malformed' or 'missing'} end
+if not is_state(job[F.state]) then return {'malformed'} end
 
 if job[F.state] == 'active' then
     if not is_holder(job, worker, lease) then return {'not_holder'} end

@@ -17,6 +17,8 @@ from ojs_cluster.store.jobs import fields as f
 
 _PACKED = re.compile(rb"(\d{1,15}) (\d{1,15}) (\d{1,15}) (\d(?:\.\d{1,20})?(?:e-\d{1,3})?|)")
 _COMPLETE = b"1.0"
+_MAX_MS = 253_402_300_800_000
+"""Year 10000, in milliseconds since the epoch: no response can show a later time."""
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -42,7 +44,9 @@ def parse_progress(packed: bytes) -> tuple[bytes, int, bytes] | None:
         None when the field is damaged.
     """
     match = _PACKED.fullmatch(packed)
-    return None if match is None else (match[1], int(match[2]), match[4])
+    if match is None or int(match[2]) >= _MAX_MS or (match[4] and float(match[4]) > 1):
+        return None
+    return match[1], int(match[2]), match[4]
 
 
 def read_progress(fields: Mapping[bytes, bytes]) -> Progress | None:
@@ -56,7 +60,10 @@ def read_progress(fields: Mapping[bytes, bytes]) -> Progress | None:
         return None
     _, updated_ms, value = parsed
     if fields.get(f.STATE) == b"completed":
-        value, updated_ms = _COMPLETE, int(fields.get(f.FINISHED) or updated_ms)
+        value = _COMPLETE
+        finished = fields.get(f.FINISHED) or b""
+        if finished.isdigit() and int(finished) < _MAX_MS:
+            updated_ms = int(finished)
     members = None
     if fields.get(f.PROGRESS_DATA):
         with suppress(msgspec.DecodeError):  # omit damaged data

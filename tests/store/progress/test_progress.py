@@ -141,6 +141,16 @@ async def test_a_requeued_job_starts_without_progress(store: Store) -> None:
     assert await number_of(store, job) == b"0.7"
 
 
+async def test_a_released_job_starts_without_progress(store: Store) -> None:
+    job = await active(store)
+    await report(store, job, 0.9, data=b'{"a":1}')
+    await release(store, [job])  # as if no worker had received it
+    [again] = await take(store)
+    assert (again.attempt, again.progress) == (job.attempt, None)
+    await report(store, again, 0.1)
+    assert await number_of(store, again) == b"0.1"
+
+
 async def test_a_job_retried_from_the_dead_letters_has_no_progress(store: Store, db: Any) -> None:
     job = await active(store, max_attempts=1, retry={"on_exhaustion": "dead_letter"})
     await report(store, job, 0.7, data=b'{"a":1}')
@@ -268,9 +278,38 @@ async def test_a_malformed_job_takes_no_report(store: Store, db: Any) -> None:
     db.hdel(key, f.ATTEMPT)
     with pytest.raises(MalformedJob):
         await report(store, job, 0.5)
+    db.hset(key, f.STATE, b"unknown")
+    with pytest.raises(MalformedJob):
+        await report(store, job, 0.5)
     db.hdel(key, f.STATE)
     with pytest.raises(MalformedJob):
         await report(store, job, 0.5)
+
+
+@pytest.mark.parametrize("packed", [b"1 999999999999999 1 0.5", b"1 5 5 9.9"])
+async def test_progress_that_no_response_can_show_is_left_out(
+    store: Store, db: Any, packed: bytes
+) -> None:
+    job = await active(store)
+    db.hset(shard_of(store).job(job.id), f.PROGRESS, packed)
+    assert await progress_of(store, job) is None
+
+
+async def test_a_completed_job_with_a_damaged_end_shows_its_last_report(
+    store: Store, db: Any
+) -> None:
+    job = await active(store)
+    await report(store, job, 0.5)
+    await ack(store, job)
+    db.hset(shard_of(store).job(job.id), f.FINISHED, b"1.5")
+    assert (await report(store, job, 0.6)) is not None
+
+
+async def test_a_producer_cannot_set_progress_data(store: Store) -> None:
+    await put(store, progress_data=7)
+    [job] = await take(store)
+    await report(store, job, 0.5, data=b'{"a":1}')
+    assert (await read_jobs.get(store, job.id)).json().count(b'"progress_data"') == 1
 
 
 async def test_progress_survives_an_export_and_an_import(backend: Embedded, store: Store) -> None:

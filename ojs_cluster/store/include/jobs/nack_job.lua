@@ -60,6 +60,10 @@ local function end_attempt(id, key, job, nack, errors_kept, limits)
         return {'ok', job.field_list}
     end
     if nack[ACTION] == 'release' then
+        -- The next attempt gets this number again, and must not begin with the progress of this one.
+        if string.match(job[F.progress] or '', '^%d+') == job[F.attempt] then
+            drop_fields(key, job, F.progress, F.progress_data)
+        end
         save_job(key, job, F.state, 'available', F.attempt, job[F.attempt] - 1)
         if job[F.attempt] == '0' then drop_fields(key, job, F.started) end
     else
