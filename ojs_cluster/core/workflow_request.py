@@ -269,19 +269,22 @@ def _find_callback_steps(items: Sequence[_Item]) -> None:
     The Go SDK sends a batch without a type. Its jobs wait for nothing, and its callbacks are steps
     that wait for all jobs.
     """
-    jobs: list[str] = []
+    jobs: list[_Item] = []
     callbacks: list[_Item] = []
     for item in items:
-        label = item.labels[0] if item.labels else ""
-        if item.callback or not label:
+        if item.callback or not item.labels:
             return
-        if label in CALLBACK_STEPS:
+        if item.labels[0] in CALLBACK_STEPS:
             callbacks.append(item)
         elif item.waits_for:
             return
         else:
-            jobs.append(label)
-    if jobs and all(item.waits_for == jobs for item in callbacks):
+            jobs.append(item)
+    numbers = {label: number for number, item in enumerate(jobs) for label in item.labels}
+    all_jobs = set(range(len(jobs)))
+    if jobs and all(
+        {numbers.get(label) for label in item.waits_for or ()} == all_jobs for item in callbacks
+    ):
         for item in callbacks:
             item.callback = CALLBACK_STEPS[item.labels[0]]
 

@@ -107,6 +107,12 @@ def test_other_steps_with_the_ids_of_callbacks_are_steps(steps: list[dict[str, A
     assert not any(node.callback for node in parse(steps=steps).plan.jobs)
 
 
+@pytest.mark.parametrize("awaited", [["b", "a"], ["b", "first"], ["a", "b", "first"]])
+def test_callback_steps_may_name_the_other_steps_in_any_order(awaited: list[str]) -> None:
+    steps = [job(id="a", name="first"), job(id="b"), job(id="on-failure", depends_on=awaited)]
+    assert [node.callback for node in parse(steps=steps).plan.jobs] == ["", "", "on_failure"]
+
+
 def test_a_workflow_with_a_type_has_no_callbacks_by_id() -> None:
     steps = [job(id="a"), job(id="on-failure", depends_on=["a"])]
     plan = parse(type="dag", steps=steps).plan
