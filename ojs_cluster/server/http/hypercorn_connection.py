@@ -400,8 +400,10 @@ class _Http2(H2Protocol):
         headers = dict(request.headers or [])
         path = bytes(headers.get(b":path", b""))
         authorization = headers.get(b"authorization")
-        is_options = headers.get(b":method") == b"OPTIONS"
-        origin = bytes(headers.get(b"origin", b"")) if is_options else b""
+        is_preflight = (
+            headers.get(b":method") == b"OPTIONS" and b"access-control-request-method" in headers
+        )
+        origin = bytes(headers.get(b"origin", b"")) if is_preflight else b""
         if self.has_key:
             return False
         given = None if authorization is None else bytes(authorization)
