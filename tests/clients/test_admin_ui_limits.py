@@ -67,6 +67,9 @@ async def test_workflows_are_filtered_by_state(wire: Wire) -> None:
         assert (listed, pages["total"], pages["has_more"]) == ([], 0, False)
     first = await send(wire, "GET", "/ojs/v1/workflows?state=active&page=1&per_page=2")
     second = await send(wire, "GET", "/ojs/v1/workflows?state=active&page=2&per_page=2")
+    assert (first["pagination"]["total"], first["pagination"]["has_more"]) == (3, True)
+    exact = (await send(wire, "GET", "/ojs/v1/workflows?state=active&per_page=3"))["pagination"]
+    assert (exact["total"], exact["has_more"]) == (3, False), "the cancelled one does not count"
     found = [workflow["id"] for workflow in first["items"] + second["items"]]
     assert sorted(found) == sorted(ids[1:])
     assert (await call(wire, "GET", "/ojs/v1/workflows?state=odd")).status == 400

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from tests.clients.test_admin_ui import call
 from tests.clients.wire import Wire
 
@@ -83,3 +85,13 @@ async def test_events_without_a_page_have_a_pagination_too(wire: Wire) -> None:
 async def test_numbered_pages_end(wire: Wire) -> None:
     answer = await call(wire, "GET", "/ojs/v1/events?page=1000&per_page=50")
     assert (answer.status, answer.json["error"]["details"]["field"]) == (400, "page")
+
+
+async def test_no_page_is_announced_after_the_last_numbered_one(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(6):
+        await send(wire, "POST", "/ojs/v1/jobs", {"type": "t", "args": []})
+    monkeypatch.setattr("ojs_cluster.http.handlers.events.MOST_NUMBERED", 4)
+    pages = (await send(wire, "GET", "/ojs/v1/events?page=2&per_page=2"))["pagination"]
+    assert (pages["total"], pages["has_more"]) == (4, False)

@@ -23,7 +23,7 @@ from tests.support.nodes import ApiNode
 from tests.support.servers import own_server, wait_until
 
 ADD = Script("add", b"return redis.call('INCR', KEYS[1])")
-CHANNEL = b"ojs:{0}:wake"
+CHANNEL = b"ojs:{0}:wake_channel"
 
 
 @dataclass(slots=True)

@@ -63,7 +63,8 @@ async def _numbered_page(app: App, wanted: EventFilter, given: Mapping[str, str]
         raise InvalidRequest(
             f"pages end at event {MOST_NUMBERED}: use the cursor for others", field="page"
         )
-    events, total = await read_newest(app.store, wanted, limit=page.limit, offset=page.offset)
+    events, found = await read_newest(app.store, wanted, limit=page.limit, offset=page.offset)
+    total = min(found, MOST_NUMBERED)  # a client computes its pages from it
     shown = replies.array(events)
     pages = replies.pagination(limit=page.limit, shown=len(events), offset=page.offset, total=total)
     has_more = replies.dumps(pages["has_more"])

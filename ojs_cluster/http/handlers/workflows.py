@@ -159,11 +159,18 @@ async def _list_in_state(app: App, given: Mapping[str, str], state: str) -> Resp
         if cursor is None or len(found) >= offset + page.limit:
             break
     shown = found[offset:]
+    following: list[WorkflowRecord] = []
+    if cursor is not None:
+        following, further = await list_visible(
+            app.store, None, limit=1, cursor=cursor, state=state
+        )
+        if not following and further is None:
+            cursor = None
     pages = replies.pagination(
         limit=page.limit,
         shown=len(shown),
         offset=offset,
-        total=None if first else len(found) + (cursor is not None),
+        total=None if first else len(found) + len(following),
         cursor=cursor,
     )
     pages["has_more"] = cursor is not None
@@ -178,13 +185,14 @@ async def _list_in_state(app: App, given: Mapping[str, str], state: str) -> Resp
 async def _list_within(
     app: App, given: Mapping[str, str], queues: QueuePatterns, state: str | None
 ) -> Response:
-    limit = query.integer(given, "limit", 50, low=1, high=200)
     cursor = given.get("cursor") or None
-    if not cursor and query.integer(given, "offset", 0, low=0, high=1):
+    page = query.numbered_page({**given, "cursor": ""}, default=50, max_limit=200)
+    if not cursor and page.offset:
         raise InvalidRequest(
             "the API key may access some queues only, so this list has no offsets: use the cursor",
-            field="offset",
+            field="page" if given.get("page") else "offset",
         )
+    limit = page.limit
     found, next_cursor = await list_visible(
         app.store, queues, limit=limit, cursor=cursor, state=state
     )

@@ -24,6 +24,9 @@ from ojs_cluster.store.fanout import run_concurrently
 
 _SOURCE = b"ojs://ojs-cluster/api"
 _CHUNK = 1000
+_NEWEST_CHUNK = 200
+"""Entries of one read of a numbered page. An entry may stand for 16 events, and the events of one
+reply are decoded without a pause."""
 MOST_NUMBERED = 10_000
 """How many of the newest events numbered pages cover."""
 _EMPTY = "0-0"
@@ -154,20 +157,26 @@ async def read_newest(
         end = "+"
         while found < MOST_NUMBERED:
             entries: Any = await store.redis.call(
-                shard.slot, *("XREVRANGE", shard.events, end, "-", "COUNT", _CHUNK), idempotent=True
+                shard.slot,
+                *("XREVRANGE", shard.events, end, "-", "COUNT", _NEWEST_CHUNK),
+                idempotent=True,
             )
+            # Older events cannot be in the page. Other streams are not read while this loop runs.
+            oldest = newest[kept - 1][:3] if len(newest) >= kept else None
             for raw_id, flat in entries:
                 items = iter(flat)
                 fields = dict(zip(items, items, strict=True))
                 for ms, sequence, number in _events_of(raw_id, fields, None):
-                    if wanted.admits(fields):
-                        found += 1
-                        order = (ms, sequence), shard.index, number or _AFTER_ALL
-                        newest.append((*order, dict(fields)))
-            # At most one chunk per stream that is being read is kept beside the page.
+                    if not wanted.admits(fields):
+                        continue
+                    found += 1
+                    order = (ms, sequence), shard.index, number or _AFTER_ALL
+                    if oldest is not None and order < oldest:
+                        continue
+                    newest.append((*order, dict(fields)))
             newest.sort(key=lambda item: item[:3], reverse=True)
             del newest[kept:]
-            if len(entries) < _CHUNK:
+            if len(entries) < _NEWEST_CHUNK:
                 break
             end = f"({entries[-1][0].decode()}"
         total += found

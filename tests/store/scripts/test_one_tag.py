@@ -90,7 +90,7 @@ ALL = set(load_scripts())
         ("return redis.call('get', 'x')", ["ojs:{a}:x"]),
         ("return redis.call('DEL', KEYS[1], 'ojs:{b}:x')", ["ojs:{a}:x"]),
         ("return redis.call('EXISTS', KEYS[1], 'ojs:{b}:x')", ["ojs:{a}:x"]),
-        ("return redis.call('SPUBLISH', 'ojs:{b}:wake', 'q')", ["ojs:{a}:x"]),
+        ("return redis.call('SPUBLISH', 'ojs:{b}:wake_channel', 'q')", ["ojs:{a}:x"]),
         ("return redis.pcall('GET', 'ojs:{b}:x')", ["ojs:{a}:x"]),
         ("return 1", ["ojs:{a}:x", "ojs:{b}:x"]),
         ("return 1", ["nobrace"]),
