@@ -39,7 +39,7 @@ cluster-test: $(VENV)/.dev ## test the chart on a kind cluster made for it (need
 	PYTEST=$(BIN)/pytest tests/cluster/kind.sh
 
 soak: $(VENV)/.dev ## run the long variants of the tests
-	OJS_KILL_ROUNDS=20 OJS_CHAOS_SECONDS=7200 $(BIN)/pytest -m soak
+	OJS_KILL_ROUNDS=20 OJS_CHAOS_SECONDS=7200 $(BIN)/pytest -m soak -o faulthandler_timeout=0
 	$(BIN)/python -m tests.mutants -j $(JOBS)
 
 mutants: $(VENV)/.dev ## insert bugs, one at a time, and check that tests fail (AREAS="lua redis" for a part)

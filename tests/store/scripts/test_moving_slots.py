@@ -235,7 +235,7 @@ async def furnish(store: Store, shard: Shard, queue: str) -> None:
     await ack(store, await active(store, queue))
     await nack(store, await active(store, queue, **LAST_CHANCE))
     await active(store, queue, timeout_ms=HOUR, visibility_timeout_ms=HOUR)
-    await store.run(shard, "set_quiet_flag", [shard.quiet_workers], ["w1", DAY])
+    await store.run(shard, "set_quiet_flag", [shard.quiet_workers], ["other", DAY])
     for _ in range(5):
         await put(store, queue, priority=-100)
 
@@ -252,10 +252,12 @@ def refusals(servers: Embedded) -> int:
 def keep_moving(servers: Embedded, slots: list[int], enough: Callable[[], bool]) -> None:
     """Each slot around all masters and so back home, twice and as often again as is needed."""
     mover = Mover(servers)
+    # Jobs that no worker ends make each round slower than the one before, so time is the limit.
+    last_start = time.monotonic() + 120
     rounds = 0
     while rounds < 2 or not enough():
         rounds += 1
-        assert rounds < 60, "the moves met too little"
+        assert time.monotonic() < last_start, "the moves met too little"
         for turn, slot in itertools.product(range(3), slots):
             is_owner_shard = slot * 3 // 16384
             source, target = (mover.masters[(is_owner_shard + turn + step) % 3] for step in (0, 1))
