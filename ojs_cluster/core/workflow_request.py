@@ -17,7 +17,8 @@ from typing import Final
 import msgspec
 
 from ojs_cluster.core.errors import InvalidRequest, OJSError, PayloadTooLarge
-from ojs_cluster.core.jobs.envelope import parse_job
+from ojs_cluster.core.jobs.envelope import NewJob, parse_job
+from ojs_cluster.core.jobs.trace_context import TRACE_MEMBERS, add_trace
 from ojs_cluster.core.payload_limits import DEFAULT_LIMITS, PayloadLimits
 from ojs_cluster.core.raw_json import (
     Raw,
@@ -62,19 +63,23 @@ class NewWorkflow:
     limit_keys: Collection[str] = ()
 
 
-def parse_workflow(raw: bytes, *, limits: PayloadLimits = DEFAULT_LIMITS) -> NewWorkflow:
+def parse_workflow(
+    raw: bytes, *, limits: PayloadLimits = DEFAULT_LIMITS, trace: bytes = b""
+) -> NewWorkflow:
     """Parse a workflow from the body of a request.
 
     Args:
         raw: the body.
         limits: limits of the jobs.
+        trace: members that ``trace_context`` has returned. They become part of the meta of each job
+            that has no trace context.
 
     Raises:
         OJSError: the workflow is invalid; ``details.field`` names the field.
     """
     attributes = members(raw, limits, around=2 * MAX_LEVELS)
     name = _text(attributes.get("name"), "name")
-    reader = _Reader(limits, _object(attributes.get("options"), "options"))
+    reader = _Reader(limits, _object(attributes.get("options"), "options"), trace)
     reader.composite(attributes, -1, "", 1)
     try:
         plan = Plan(reader.nodes)
@@ -102,12 +107,13 @@ class _Item:
 class _Reader:
     limits: PayloadLimits
     defaults: Mapping[str, Raw]
+    trace: bytes = b""
     nodes: list[WorkflowNode] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     definitions: list[bytes] = field(default_factory=list)
     limiting: set[int] = field(default_factory=set)
     limit_keys: set[str] = field(default_factory=set)
-    bytes: int = 0
+    total_bytes: int = 0
 
     def composite(self, attributes: dict[str, Raw], parent: int, path: str, level: int) -> int:
         """Add a chain, group, batch or graph with its children; return its number.
@@ -175,8 +181,9 @@ class _Reader:
         if options or under:
             attributes["options"] = Raw(b"{%b}" % join({**under, **options}))
         definition = b"{%b}" % join(attributes)
-        self.bytes += len(definition)
-        if self.bytes > _MAX_ENVELOPES * self.limits.envelope_bytes:
+        # The trace context of the request counts too, so that it cannot exceed the limit.
+        self.total_bytes += len(definition) + len(self.trace)
+        if self.total_bytes > _MAX_ENVELOPES * self.limits.envelope_bytes:
             raise PayloadTooLarge(
                 "the steps, each with the workflow's options, are more than "
                 f"{_MAX_ENVELOPES} times as large as a job may be",
@@ -198,8 +205,32 @@ class _Reader:
             self.limiting.add(node.job)
         if job.rate_limit is not None and job.rate_limit.key:
             self.limit_keys.add(job.rate_limit.key)
+        if self.trace:
+            definition = self._with_trace(attributes, definition, job)
         self.definitions.append(definition)
         return self._add(node, path)
+
+    def _with_trace(self, attributes: dict[str, Raw], definition: bytes, job: NewJob) -> bytes:
+        """Return a job's definition with the trace context of the request.
+
+        Returns:
+            ``definition`` unchanged if the job has a trace context, in ``meta`` or in the option
+            ``metadata``, or if its fingerprint would change.
+
+        Args:
+            attributes: members of the definition.
+            definition: the definition.
+            job: the job that ``definition`` describes.
+        """
+        if job.unique is not None and not TRACE_MEMBERS.isdisjoint(job.unique.meta_keys):
+            return definition
+        options = _object(attributes.get("options"), "options")
+        metadata = object_members(options.get("metadata", _NULL)) or {}
+        if not TRACE_MEMBERS.isdisjoint(metadata):
+            return definition
+        meta = bytes(attributes.get("meta", _NULL))
+        traced = add_trace(b"{}" if meta == b"null" else meta, self.trace, self.limits.meta_bytes)
+        return b"{%b}" % join({**attributes, "meta": Raw(traced)})
 
     def _link(self, kind: str, items: Sequence[_Item], added: Sequence[int]) -> None:
         """What each child waits for: what it names, and what its kind implies."""

@@ -1,4 +1,4 @@
-"""Validate ids, names and times that several handlers read from a path or a body."""
+"""Read ids, names, times and trace contexts that several handlers get from their requests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Final
 from ojs_cluster.core.errors import InvalidRequest, NotFound
 from ojs_cluster.core.jobs.ids import is_job_id
 from ojs_cluster.core.jobs.options import check_queue
+from ojs_cluster.core.jobs.trace_context import trace_context
 from ojs_cluster.core.timestamps import parse_timestamp
+from ojs_cluster.http.app import App
+from ojs_cluster.http.messages import Request
 
 MAX_WORKER_ID: Final = 255
 """Maximum number of characters of a worker id."""
@@ -82,3 +85,13 @@ def visibility_timeout_ms(value: int | None, *, field: str = "visibility_timeout
     if not 0 < value <= MAX_VISIBILITY_TIMEOUT_MS:
         raise InvalidRequest(f"must be between 0 and {MAX_VISIBILITY_TIMEOUT_MS} ms", field=field)
     return value
+
+
+def trace(app: App, request: Request) -> bytes:
+    """Return the trace context for the meta of the request's jobs; empty bytes for none.
+
+    A request without the header costs one lookup.
+    """
+    if "traceparent" not in request.headers or not app.settings.trace_inject:
+        return b""
+    return trace_context(request.headers)

@@ -35,6 +35,7 @@ class HttpSettings:
         cors_origins: the origins of the pages whose browsers may use the API (``cors``).
         metrics_open: whether ``/metrics`` needs no API key.
         metrics_queues: maximum number of queues that ``/metrics`` shows.
+        trace_inject: whether jobs get the trace context of the request that enqueues them.
         version: the version of the server.
     """
 
@@ -97,5 +98,12 @@ class HttpSettings:
         "1000",
         "Maximum number of queues for which /metrics has metrics of their own: the first ones in "
         "the order of their names.",
+    )
+    trace_inject: bool = variable(
+        "OJS_TRACE_INJECT",
+        boolean,
+        "true",
+        "Store the headers traceparent and tracestate of an enqueue request in the meta of its "
+        "jobs, unless a job's meta has its own.",
     )
     version: str = __version__

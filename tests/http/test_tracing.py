@@ -102,6 +102,19 @@ async def test_a_failed_operation_says_why(traced: Api, seen: Seen) -> None:
     }
 
 
+async def test_spans_link_to_the_trace_of_the_enqueue_request(traced: Api, seen: Seen) -> None:
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    body = {"type": "t", "args": []}
+    await traced.post("/ojs/v1/jobs", body, headers={**KEY, "traceparent": parent})
+    fetch = {"queues": ["default"], "worker_id": "w"}
+    reply = await traced.post("/ojs/v1/workers/fetch", fetch, headers=KEY)
+    assert reply.json["jobs"][0]["meta"] == {"traceparent": parent}
+
+    span, _ = seen.one("default fetch")
+    (link,) = span.links
+    assert format(link.context.span_id, "016x") == "b7ad6b7169203331"
+
+
 async def test_many_jobs_are_counted_and_listed(traced: Api, seen: Seen) -> None:
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     jobs = [

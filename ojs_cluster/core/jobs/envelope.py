@@ -23,6 +23,7 @@ from ojs_cluster.core.fingerprint import fingerprint
 from ojs_cluster.core.jobs.ids import is_job_id
 from ojs_cluster.core.jobs.options import DEFAULT_OPTIONS, TOP_LEVEL, parse_options
 from ojs_cluster.core.jobs.retry import RetryPolicy
+from ojs_cluster.core.jobs.trace_context import add_trace
 from ojs_cluster.core.json_scan import has_more_items
 from ojs_cluster.core.payload_limits import DEFAULT_LIMITS, PayloadLimits
 from ojs_cluster.core.rate_limit import RateLimitPolicy
@@ -129,12 +130,14 @@ def envelope_head(
     )
 
 
-def parse_job(raw: bytes, *, limits: PayloadLimits = DEFAULT_LIMITS) -> NewJob:
+def parse_job(raw: bytes, *, limits: PayloadLimits = DEFAULT_LIMITS, trace: bytes = b"") -> NewJob:
     """Parse one job from the body of an enqueue request. All errors have ``details.field``.
 
     Args:
         raw: the body.
         limits: size limits.
+        trace: members that ``trace_context`` has returned. They become part of the job's meta if it
+            has no trace context.
 
     Raises:
         InvalidPayload: the body is not strict JSON.
@@ -144,15 +147,18 @@ def parse_job(raw: bytes, *, limits: PayloadLimits = DEFAULT_LIMITS) -> NewJob:
         PayloadTooLarge: the envelope or a part of it is larger than its limit.
     """
     _check_size(raw, limits)
-    return _job(members(raw, limits), limits)
+    return _job(members(raw, limits), limits, trace)
 
 
-def parse_batch(raw: bytes, *, limits: PayloadLimits = DEFAULT_LIMITS) -> list[NewJob]:
+def parse_batch(
+    raw: bytes, *, limits: PayloadLimits = DEFAULT_LIMITS, trace: bytes = b""
+) -> list[NewJob]:
     """Parse all jobs of a batch request ``{"jobs": [...]}``. The caller checks the body's size.
 
     Args:
         raw: the body.
         limits: size limits.
+        trace: see ``parse_job``.
 
     Raises:
         Duplicate: two jobs have the same id.
@@ -171,7 +177,7 @@ def parse_batch(raw: bytes, *, limits: PayloadLimits = DEFAULT_LIMITS) -> list[N
     parsed: list[NewJob] = []
     for index, item in enumerate(items):
         try:
-            job = _item(item, limits)
+            job = _item(item, limits, trace)
             if job.id is not None and seen.setdefault(job.id, index) != index:
                 raise Duplicate(
                     f"the id is also that of jobs[{seen[job.id]}]", field="id", id=job.id
@@ -187,12 +193,12 @@ def parse_batch(raw: bytes, *, limits: PayloadLimits = DEFAULT_LIMITS) -> list[N
     return parsed
 
 
-def _item(item: Raw, limits: PayloadLimits) -> NewJob:
+def _item(item: Raw, limits: PayloadLimits, trace: bytes) -> NewJob:
     _check_size(bytes(item), limits)
     attributes = object_members(item)
     if attributes is None:
         raise InvalidRequest("a job must be an object", field="body")
-    return _job(attributes, limits)
+    return _job(attributes, limits, trace)
 
 
 def _check_size(raw: bytes, limits: PayloadLimits) -> None:
@@ -204,7 +210,7 @@ def _check_size(raw: bytes, limits: PayloadLimits) -> None:
         )
 
 
-def _job(attributes: dict[str, Raw], limits: PayloadLimits) -> NewJob:
+def _job(attributes: dict[str, Raw], limits: PayloadLimits, trace: bytes) -> NewJob:
     """Build a job from its attributes. Removes members from ``attributes``."""
     job_type = _type(attributes.pop("type", None))
     args = _args(attributes.pop("args", None))
@@ -223,7 +229,9 @@ def _job(attributes: dict[str, Raw], limits: PayloadLimits) -> NewJob:
     else:
         settings = parse_options(options, top_level)
     merged = _meta(meta, settings.metadata, limits)
-    body = b'"args":%b,"meta":%b' % (args, merged)
+    # The fingerprint is that of the client's meta. Otherwise no two requests would be duplicates.
+    stored_meta = add_trace(merged, trace, limits.meta_bytes) if trace else merged
+    body = b'"args":%b,"meta":%b' % (args, stored_meta)
     if settings.members:
         body += b"," + settings.members
     if attributes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from ojs_cluster.core.jobs.envelope import parse_batch
-from ojs_cluster.http import replies
+from ojs_cluster.http import fields, replies
 from ojs_cluster.http.access.queue_scope import check_new_job
 from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import require_json
@@ -22,7 +22,8 @@ async def enqueue_many(app: App, request: Request) -> Response:
     """
     if request.body:
         require_json(request)
-    parse = partial(parse_batch, request.body, limits=app.settings.limits)
+    trace = fields.trace(app, request)
+    parse = partial(parse_batch, request.body, limits=app.settings.limits, trace=trace)
     new_jobs = await off_loop(parse, len(request.body))
     if request.queues is not None:
         for new_job in new_jobs:

@@ -40,10 +40,11 @@ async def enqueue(app: App, request: Request) -> Response:
     """
     if request.body:
         require_json(request)
+    trace = fields.trace(app, request)
     if len(request.body) <= LARGE:
-        new_job = parse_job(request.body, limits=app.settings.limits)
+        new_job = parse_job(request.body, limits=app.settings.limits, trace=trace)
     else:
-        parse = partial(parse_job, request.body, limits=app.settings.limits)
+        parse = partial(parse_job, request.body, limits=app.settings.limits, trace=trace)
         new_job = await off_loop(parse, len(request.body))
     check_new_job(request.queues, new_job)
     if app.settings.test_hooks:

@@ -18,7 +18,7 @@ from ojs_cluster.core.workflow import (
     WorkflowNode,
 )
 from ojs_cluster.core.workflow_request import parse_workflow
-from ojs_cluster.http import query, replies
+from ojs_cluster.http import fields, query, replies
 from ojs_cluster.http.access.queue_scope import check_new_workflow
 from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import require_json
@@ -48,7 +48,8 @@ async def create(app: App, request: Request) -> Response:
     """
     if request.body:
         require_json(request)
-    parse = partial(parse_workflow, request.body, limits=app.settings.limits)
+    trace = fields.trace(app, request)
+    parse = partial(parse_workflow, request.body, limits=app.settings.limits, trace=trace)
     new = await off_loop(parse, len(request.body))
     check_new_workflow(request.queues, new, app.settings.limits)
     created = await store_workflows.create(app.store, new)
