@@ -168,7 +168,7 @@ async def test_behind_a_trusted_proxy_only_what_it_has_appended_counts(
 async def test_connections_of_a_trusted_proxy_are_not_those_of_one_client() -> None:
     """Their clients are not known when they are accepted; together they have a bound."""
     for proxies, may in ((TrustedProxies(), False), (LOCAL, True)):
-        connections = Connections(ConnectionLimits(most_per_client=1, proxies=proxies))
+        connections = Connections(ConnectionLimits(max_per_client=1, proxies=proxies))
         listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
         async with listener, await trio.testing.open_stream_to_socket_listener(listener):
             accepted = await listener.accept()

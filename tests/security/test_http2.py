@@ -16,7 +16,7 @@ from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.server.http.connections import (
     ConnectionLimits,
     Connections,
-    affordable_connections,
+    max_connections_possible,
 )
 from ojs_cluster.server.http.frame_budget import PREFACE, FrameBudget
 from tests.http.api import Stream, dial, entry_points, open_app, serving
@@ -519,7 +519,7 @@ async def test_a_drain_does_not_wait_for_a_connection_without_a_stream(
 
 async def test_every_listener_continues_when_connections_are_free_again() -> None:
     """Only the last of two waiting listeners was woken once."""
-    connections = Connections(ConnectionLimits(most=1))
+    connections = Connections(ConnectionLimits(max_connections=1))
     accepted: list[trio.SocketStream] = []
     first, second, third = [
         (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0] for _ in range(3)
@@ -548,14 +548,14 @@ def test_as_many_connections_as_files_allow() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 600), hard))
-        assert affordable_connections(100) == 100
-        assert affordable_connections(10_000) == min(soft, 600) - 256
+        assert max_connections_possible(100) == 100
+        assert max_connections_possible(10_000) == min(soft, 600) - 256
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_addresses_are_counted_and_forgotten() -> None:
-    connections = Connections(ConnectionLimits(most_per_client=1))
+    connections = Connections(ConnectionLimits(max_per_client=1))
     listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
     async with listener, await trio.testing.open_stream_to_socket_listener(listener):
         accepted = await listener.accept()
@@ -563,5 +563,5 @@ async def test_addresses_are_counted_and_forgotten() -> None:
             assert (first, second) == (True, False)
         with connections.admit(accepted) as third:
             assert third
-        assert not connections._by_client
+        assert not connections._counts_by_client
         await accepted.aclose()

@@ -18,7 +18,7 @@ from hypercorn.typing import ConnectionState
 from hypercorn.utils import wrap_app
 
 from ojs_cluster.server.config.load import load
-from ojs_cluster.server.http.http_server import ResumedStream, ResumedTlsStream
+from ojs_cluster.server.http.resumed_streams import ResumedStream, ResumedTlsStream
 from ojs_cluster.server.tls import make_context
 from tests.server.test_send_timeouts import requests
 from tests.support.certificates import Certificates
@@ -80,7 +80,7 @@ async def test_the_stream_is_used_as_we_think() -> None:
 
 
 async def test_a_stream_with_tls_is_used_as_we_think(certificates: Certificates) -> None:
-    """Its `do_handshake` tells that it has TLS; `http_server.ResumedTlsStream` has what is used."""
+    """Hypercorn detects TLS by `do_handshake`, and uses only what `ResumedTlsStream` has."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         assert (scope["scheme"], scope["path"]) == ("https", "/a")

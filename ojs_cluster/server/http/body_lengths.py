@@ -1,9 +1,9 @@
 """Check of HTTP/2 bodies against their Content-Length.
 
-A request whose body is longer or shorter is malformed, and so is one with a Content-Length that is
-no number, or with two that differ (RFC 9113, section 8.1.1). h2 would end the whole connection,
-with the requests of other clients behind a proxy. So h2 does not check lengths, and only the stream
-is reset for a problem that this class finds.
+A request is malformed if its body is longer or shorter than its Content-Length. It is also
+malformed if its Content-Length is not a number, or if it has two different ones (RFC 9113, section
+8.1.1). For such a request h2 would close the whole connection, with the requests of other clients
+behind a proxy. So ``BodyLengths`` replaces h2's check, and the caller resets only the stream.
 """
 
 from __future__ import annotations
@@ -14,30 +14,32 @@ from typing import Any, Final
 from h2.connection import H2Connection
 from h2.events import RequestReceived
 
-_MOST_DIGITS: Final = 18
-"""Of a length in bytes. Longer ones are refused: no server takes such a body."""
+_MAX_DIGITS: Final = 18
+"""Maximum number of digits of a Content-Length. A longer number is refused without conversion."""
 
 
 class BodyLengths:
-    """The remaining body lengths of the requests of one connection.
+    """The number of body bytes that the requests of one connection have announced and not sent.
 
-    An entry is removed when its stream ends or is reset, so there are at most as many as streams.
+    The entry of a stream is removed when the stream ends or is reset. So there are never more
+    entries than streams.
     """
 
     def __init__(self, connection: H2Connection) -> None:
-        """Take the check over from ``connection``."""
-        self._left: dict[int, int] = {}
+        """Replace the check of ``connection``."""
+        self._remaining: dict[int, int] = {}
         begin = connection._begin_new_stream
 
-        def begin_new_stream(*args: Any, **named: Any) -> Any:  # named by an upgrade
-            stream = begin(*args, **named)
-            stream._initialize_content_length = _leave_alone  # type: ignore[assignment,method-assign]
+        # An upgrade from HTTP/1.1 calls it with keyword arguments, all other callers without.
+        def begin_new_stream(*args: Any, **keywords: Any) -> Any:
+            stream = begin(*args, **keywords)
+            stream._initialize_content_length = _do_not_check  # type: ignore[assignment,method-assign]
             return stream
 
         connection._begin_new_stream = begin_new_stream  # type: ignore[method-assign]
 
     def begin(self, request: RequestReceived) -> bool:
-        """Note the length of a request. Return whether it can be true."""
+        """Remember the Content-Length of a request; return whether the header is valid."""
         try:
             length = _content_length(request.headers or ())
         except ValueError:
@@ -46,40 +48,39 @@ class BodyLengths:
             return True
         if request.stream_ended is not None:
             return length == 0
-        self._left[request.stream_id] = length
+        self._remaining[request.stream_id] = length
         return True
 
     def receive(self, stream_id: int, size: int) -> bool:
-        """Count ``size`` bytes of a body. Return whether it may be so long."""
-        left = self._left.get(stream_id)
-        if left is None:
+        """Count ``size`` received bytes; return whether the body is within its Content-Length."""
+        remaining = self._remaining.get(stream_id)
+        if remaining is None:
             return True
-        self._left[stream_id] = left - size
-        return left >= size
+        self._remaining[stream_id] = remaining - size
+        return remaining >= size
 
     def end(self, stream_id: int) -> bool:
-        """Forget a request whose body has ended. Return whether it was as long as announced."""
-        return not self._left.pop(stream_id, 0)
+        """Forget a stream that has ended; return whether its whole body has arrived."""
+        return not self._remaining.pop(stream_id, 0)
 
 
 def _content_length(headers: Iterable[Any]) -> int | None:
     """Return the Content-Length of the headers, or None.
 
     Raises:
-        ValueError: it is not a number, or two differ.
+        ValueError: a Content-Length is not a number, or there are two different ones.
     """
-    found: int | None = None
+    length: int | None = None
     for name, value in headers:
         if name != b"content-length":
             continue
-        if not value.isdigit() or len(value) > _MOST_DIGITS:
+        if not value.isdigit() or len(value) > _MAX_DIGITS:
+            raise ValueError(value)
+        if length not in (None, int(value)):
             raise ValueError(value)
         length = int(value)
-        if found not in (None, length):
-            raise ValueError(value)
-        found = length
-    return found
+    return length
 
 
-def _leave_alone(_headers: object) -> None:
-    """Replace h2's check of Content-Length."""
+def _do_not_check(_headers: object) -> None:
+    """Replace the h2 function that stores the Content-Length to check the body against."""

@@ -1,8 +1,8 @@
 """The connections of one process: their number, their clients, and their idle time.
 
-hypercorn's own idle timer ignores connections that never begin a request: an HTTP/2 connection
-without a stream would stay open permanently. So one task checks hypercorn's connections, as one of
-the fast lane checks its own.
+hypercorn's idle timer starts with the first request. An HTTP/2 connection without a stream would
+stay open permanently. So ``Connections.close_idle`` checks hypercorn's connections. The fast lane
+checks its own connections (``FastLane.close_idle``).
 """
 
 from __future__ import annotations
@@ -25,27 +25,30 @@ from ojs_cluster.server.http.hypercorn_connection import BoundedServer
 log = logging.getLogger("ojs.http")
 
 _CHECKS_PER_TIMEOUT: Final = 8
-_LONGEST_CHECK_S: Final = 1.0
-_OTHER_DESCRIPTORS: Final = 256
-"""Descriptors for connections to Redis, logs and other files of the process."""
-_SHORT_OF: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-_SHORT_PAUSE_S: Final = 0.1
+_MAX_CHECK_INTERVAL_S: Final = 1.0
+_RESERVED_DESCRIPTORS: Final = 256
+"""Number of file descriptors kept for connections to Redis, logs and other files of the process."""
+_OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""Errors of accept(2) that end when other connections close or memory is freed."""
+_RETRY_ACCEPT_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """Bounds on the connections of one process.
+    """Limits on the connections of one process.
 
     Attributes:
-        most: connections at a time; 0 for no bound.
-        most_per_client: of one peer's address; 0 for no bound.
-        proxies: peers that stand for many clients, and have no bound of their own.
-        idle_s: seconds without a request.
-        head_s: seconds for a head to arrive, from its first byte.
+        max_connections: maximum number of simultaneous connections; 0 for no maximum.
+        max_per_client: maximum number of simultaneous connections from one peer address; 0 for no
+            maximum.
+        proxies: peers that carry the connections of many clients. ``max_per_client`` does not
+            apply to them.
+        idle_s: seconds after which a connection without a request is closed.
+        head_s: maximum number of seconds from the first byte of a request to the end of its head.
     """
 
-    most: int = 0
-    most_per_client: int = 0
+    max_connections: int = 0
+    max_per_client: int = 0
     proxies: TrustedProxies = field(default_factory=TrustedProxies)
     idle_s: float = 120.0
     head_s: float = 10.0
@@ -55,94 +58,104 @@ class Connections:
     """The current connections of this process."""
 
     def __init__(self, limits: ConnectionLimits) -> None:
-        """Begin with none."""
+        """Start without connections."""
         self.limits = limits
         self._count = 0
-        self._by_client: Counter[str] = Counter()
-        self._left = trio.Event()
+        self._counts_by_client: Counter[str] = Counter()
+        self._connection_ended = trio.Event()
         self._draining = False
-        self._served: dict[BoundedServer, trio.CancelScope] = {}
+        self._servers: dict[BoundedServer, trio.CancelScope] = {}
 
     async def accept(self, listener: trio.SocketListener) -> trio.SocketStream:
-        """Accept the next connection once there is room for it.
+        """Accept the next connection, as soon as the number of connections is below the maximum.
 
-        While there is none, connections wait in the kernel's queue, where another process of the
-        node may accept them. To accept and close them here would prevent that. Listeners that wait
-        at the same time may each accept one when there is room for only one.
+        At the maximum, new connections wait in the kernel's queue, from which another process of
+        the node may accept them. (Refused: to accept and close them. The client would have to
+        reconnect although another process is free.) If several listeners wait when one connection
+        ends, each of them may accept one connection.
         """
+        max_connections = self.limits.max_connections
         while True:
-            while self.limits.most and self._count >= self.limits.most:
-                await self._left.wait()
+            while max_connections and self._count >= max_connections:
+                await self._connection_ended.wait()
             try:
                 accepted = await listener.accept()
             except OSError as error:
-                if error.errno not in _SHORT_OF:
+                if error.errno not in _OUT_OF_RESOURCES:
                     raise
-                log.warning("no connection can be accepted: %s", error.strerror)
-                await trio.sleep(_SHORT_PAUSE_S)
+                log.warning("cannot accept connections, trying again: %s", error.strerror)
+                await trio.sleep(_RETRY_ACCEPT_S)
             else:
-                self._count += 1  # before this one is served, the next may be accepted
+                # Counted here and not in `serve`, which may run only after the next accept.
+                self._count += 1
                 return accepted
 
     def ended(self) -> None:
-        """Note that an accepted connection has ended."""
+        """Count the end of a connection that ``accept`` returned."""
         self._count -= 1
-        self._left.set()  # wakes every listener that waits
-        self._left = trio.Event()
+        self._connection_ended.set()  # wakes all listeners that wait in `accept`
+        self._connection_ended = trio.Event()
 
     @contextmanager
     def admit(self, stream: trio.SocketStream) -> Iterator[bool]:
-        """Count a connection while the block runs; yield whether its client may have it.
+        """Count a connection of its client during the block; yield whether the client may have it.
 
-        The client is the peer of the socket. The clients behind a proxy are known only with their
-        requests.
+        The client is the peer of the socket. Behind a proxy, clients can be told apart only by the
+        headers of their requests, so no limit per client applies to a trusted proxy.
         """
         client = self.limits.proxies.client_of(peer_of(stream), None)
-        most = self.limits.most_per_client
-        admitted = not most or self._by_client[client] < most or self.limits.proxies.trusts(client)
-        self._by_client[client] += 1
+        maximum = self.limits.max_per_client
+        admitted = (
+            not maximum
+            or self._counts_by_client[client] < maximum
+            or self.limits.proxies.trusts(client)
+        )
+        self._counts_by_client[client] += 1
         try:
             yield admitted
         finally:
-            self._by_client[client] -= 1
-            if not self._by_client[client]:
-                del self._by_client[client]
+            self._counts_by_client[client] -= 1
+            if not self._counts_by_client[client]:
+                del self._counts_by_client[client]
 
     async def serve(self, server: BoundedServer) -> None:
-        """Run hypercorn for a connection until it ends, or is idle or incomplete for too long."""
+        """Run hypercorn for a connection until it ends or ``close_idle`` closes it."""
         with trio.CancelScope() as scope:
-            self._served[server] = scope
+            self._servers[server] = scope
             try:
                 await server
             finally:
-                del self._served[server]
+                del self._servers[server]
 
     async def close_idle(self) -> None:
-        """Close connections that are idle or send a head too slowly; run until cancelled.
+        """Close connections that are idle, or send a head too slowly, until cancelled.
 
-        A close may be late by an eighth of the timeout, at most a second.
+        A connection may be closed late, by at most an eighth of the timeout and at most a second.
         """
         shortest_s = min(self.limits.idle_s, self.limits.head_s)
-        interval_s = min(_LONGEST_CHECK_S, shortest_s / _CHECKS_PER_TIMEOUT)
+        interval_s = min(_MAX_CHECK_INTERVAL_S, shortest_s / _CHECKS_PER_TIMEOUT)
         while True:
             await trio.sleep(interval_s)
             self._close_overdue(trio.current_time())
 
     def drain(self) -> None:
-        """Close HTTP/2 connections as soon as they are idle; hypercorn closes all others."""
+        """Close each HTTP/2 connection as soon as it is idle; hypercorn closes HTTP/1 connections.
+
+        Connections that are not idle now are closed by ``close_idle``.
+        """
         self._draining = True
         self._close_overdue(trio.current_time())
 
     def _close_overdue(self, now: float) -> None:
-        for server, scope in self._served.items():
+        for server, scope in self._servers.items():
             idle_s = 0.0 if self._draining and server.is_http2 else self.limits.idle_s
             if server.idle_since <= now - idle_s or server.head_since <= now - self.limits.head_s:
                 scope.cancel()
 
 
-def affordable_connections(wanted: int) -> int:
-    """Return how many connections this process can hold: ``wanted``, or fewer by its file limit."""
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if files == resource.RLIM_INFINITY:
-        return wanted
-    return max(1, min(wanted, files - _OTHER_DESCRIPTORS))
+def max_connections_possible(configured: int) -> int:
+    """Return the maximum number of connections: ``configured``, or what the file limit allows."""
+    file_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if file_limit == resource.RLIM_INFINITY:
+        return configured
+    return max(1, min(configured, file_limit - _RESERVED_DESCRIPTORS))

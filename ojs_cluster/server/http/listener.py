@@ -1,4 +1,7 @@
-"""The listening socket. A separate module, because a supervisor opens it without any HTTP code."""
+"""Open listening sockets.
+
+A separate module, because the supervisor needs it and must not import any HTTP code.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +10,29 @@ import socket
 
 from ojs_cluster.redis.keepalive import keep_alive
 
-EVERYWHERE = "::"
-"""Every address of both families."""
-_EVERYWHERE_IPV4 = "0.0.0.0"  # noqa: S104 - only what `EVERYWHERE` is without IPv6
-_NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+ALL_ADDRESSES = "::"
+"""The host that stands for all addresses, IPv6 and IPv4."""
+_ALL_IPV4_ADDRESSES = "0.0.0.0"  # noqa: S104 - used only if the host is ALL_ADDRESSES
+_NO_IPV6_ERRORS = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 
 def open_listener(host: str, port: int, backlog: int, write_timeout_s: float) -> socket.socket:
     """Open the listening socket that all API processes share.
 
-    One socket with one queue, so an idle process accepts the next connection. With one socket per
-    process (SO_REUSEPORT) the kernel hashes each connection to the queue of one process. In the
-    queue of a dead or busy process it would be reset or late. Hashing does not balance better: of
-    64 connections opened at once, 2 processes got 29 to 35 each in most runs and 22 and 42 in the
-    worst, 4 processes 9 to 23.
+    All processes accept from one queue, so an idle process accepts the next connection. (Refused:
+    one socket per process with SO_REUSEPORT. The kernel then assigns each connection to a process
+    by a hash. A connection in the queue of a dead process is reset, and one in the queue of a busy
+    process waits. Hashing also does not balance better: of 64 simultaneous connections, each of 2
+    processes got 29 to 35 in most runs, 22 and 42 in the worst run, and each of 4 processes got 9
+    to 23.)
 
     Args:
-        host: address or name; ``::`` takes IPv4 too, and IPv4 alone on a kernel without IPv6.
-        port: 0 for any.
-        backlog: connections that wait to be accepted.
-        write_timeout_s: a peer that acknowledges nothing for this long is dropped (Linux).
+        host: address or name. ``::`` listens on IPv6 and IPv4, or only on IPv4 if the kernel has no
+            IPv6.
+        port: port number; 0 for any free port.
+        backlog: maximum number of connections that wait to be accepted.
+        write_timeout_s: after this number of seconds without an acknowledgement from the peer, the
+            kernel closes a connection that has unacknowledged data (Linux only).
 
     Raises:
         OSError: the address cannot be bound.
@@ -34,9 +40,9 @@ def open_listener(host: str, port: int, backlog: int, write_timeout_s: float) ->
     try:
         return _open(host, port, backlog, write_timeout_s)
     except OSError as error:
-        if host != EVERYWHERE or error.errno not in _NO_IPV6:
+        if host != ALL_ADDRESSES or error.errno not in _NO_IPV6_ERRORS:
             raise
-        return _open(_EVERYWHERE_IPV4, port, backlog, write_timeout_s)
+        return _open(_ALL_IPV4_ADDRESSES, port, backlog, write_timeout_s)
 
 
 def _open(host: str, port: int, backlog: int, write_timeout_s: float) -> socket.socket:
@@ -48,9 +54,9 @@ def _open(host: str, port: int, backlog: int, write_timeout_s: float) -> socket.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        # Accepted sockets inherit these. Keep-alive detects peers that vanished during a long poll.
-        # The user timeout ends clients that stop reading and would keep their response in memory:
-        # only the kernel sees whether bytes are acknowledged.
+        # Accepted sockets inherit these options. TCP keep-alive detects peers that vanish during a
+        # long poll. TCP_USER_TIMEOUT disconnects clients that stop reading and so keep a response
+        # in memory. Only the kernel sees whether the client acknowledges bytes.
         keep_alive(listener, unacknowledged_s=write_timeout_s)
         listener.bind(address)
         listener.listen(backlog)

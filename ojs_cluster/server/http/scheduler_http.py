@@ -1,12 +1,12 @@
 """The HTTP service of a scheduler: liveness, readiness and metrics.
 
-Orchestrators probe with HTTP and Prometheus scrapes with it; nothing else is served here. A
-scheduler that leads no shard is as ready as one that leads all.
+A scheduler is ready while Redis answers, whether it leads shards or not.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -30,15 +30,16 @@ from ojs_cluster.server.processes.child_process import StartRefused
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.operations import health
 from ojs_cluster.store.operations.metrics import CachedMetrics
-from scheduler.stats import Stats
+from scheduler.stats import ElectionStats, LoopStats, Stats
 
 _TIMEOUT_S = 2.0
-_METRICS = next(route for route in ROUTES if route.metrics)
-_TIMES = DrainTimes(delay_s=0.0, grace_s=1.0)
+_METRICS_ROUTE = next(route for route in ROUTES if route.metrics)
+_DRAIN_TIMES = DrainTimes(delay_s=0.0, grace_s=1.0)
+_WEBSOCKET_TRY_AGAIN_LATER = 1013
 
 
 class SchedulerEntryPoint:
-    """The HTTP service of a scheduler; it serves nothing without a port."""
+    """The HTTP service of a scheduler; it does not listen if ``scheduler_port`` is 0."""
 
     def __init__(
         self,
@@ -53,9 +54,9 @@ class SchedulerEntryPoint:
         Args:
             settings: the settings of the process.
             stats: the counters of the scheduler.
-            access: the API keys that may read metrics.
-            audit: the audit that records refused requests.
-            traffic: the counters of audit entries.
+            access: the check of API keys for requests of metrics.
+            audit: the audit, which records refused requests.
+            traffic: the counters of the entries that the audit has written and dropped.
         """
         self._settings = settings
         self._audit = audit
@@ -66,7 +67,7 @@ class SchedulerEntryPoint:
         self._collected: CachedMetrics | None = None
 
     def open(self, store: Store) -> None:
-        """Note the open store: from now on the scheduler is ready while Redis answers."""
+        """Use the open store; from now on the scheduler is ready while Redis answers."""
         self._collected = CachedMetrics(store, self._settings.http.metrics_queues)
         self._store = store
 
@@ -94,7 +95,7 @@ class SchedulerEntryPoint:
             hypercorn_config(listen),
             [listener],
             stop=stop,
-            times=_TIMES,
+            times=_DRAIN_TIMES,
             write_timeout_s=listen.write_timeout_s,
             task_status=task_status,
         )
@@ -102,16 +103,16 @@ class SchedulerEntryPoint:
     async def _answer(self, scope: Any, _receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             if scope["type"] == "websocket":
-                await send({"type": "websocket.close", "code": 1013})
+                await send({"type": "websocket.close", "code": _WEBSOCKET_TRY_AGAIN_LATER})
             return
-        request, began = read_head(scope), time.perf_counter()
+        request, started_at = read_head(scope), time.perf_counter()
         request_id = request_id_for(request.headers.get("x-request-id"))
         try:
             response = await self._respond(request)
         except OJSError as error:
             response = error_response(error, request_id)
             self._audit.record_refusal(request, request_id, error, response.status)
-        await send_response(add_common_headers(request, response, request_id, began), send)
+        await send_response(add_common_headers(request, response, request_id, started_at), send)
 
     async def _respond(self, request: Request) -> Response:
         if request.path in ("/health", "/live", "/healthz"):
@@ -121,7 +122,7 @@ class SchedulerEntryPoint:
             return _json(200 if ready else 503, {"status": "ready" if ready else "unavailable"})
         if not self._settings.http.metrics_open:
             principal = self._access.authenticate(request.headers.get("authorization"))
-            self._access.authorize(principal, _METRICS)
+            self._access.authorize(principal, _METRICS_ROUTE)
         if request.path == "/metrics":
             return exposition.exposition(request, await self._families())
         raise NotFound("endpoint", request.path[:200])
@@ -146,66 +147,83 @@ class SchedulerEntryPoint:
 
 
 def scheduler_families(stats: Stats) -> Families:
-    """Return the metrics of this scheduler process."""
-    election = stats.election
-    loops = sorted(stats.loops.items())
+    """Return the metrics of this scheduler process: its elections and its loops over shards."""
+    return [*_election_families(stats.election), *_loop_families(stats.loops)]
 
-    def of_loops(what: str) -> list[tuple[str, float]]:
-        return [(name, getattr(loop, what)) for name, loop in loops]
 
-    terms = (
-        *(("gained", election.terms), ("lost", election.lost)),
+def _election_families(election: ElectionStats) -> Families:
+    lease_events = (
+        ("gained", election.terms),
+        ("lost", election.lost),
         ("handed_over", election.handed_over),
     )
-    led, shards = len(election.led_shards), election.shards
-    away = len(election.unreachable)
     return [
         exposition.plain_gauge(
-            "ojs_scheduler_shards_led", "Number of shards that this scheduler process leads", led
+            "ojs_scheduler_shards_led",
+            "Number of shards that this scheduler process leads",
+            len(election.led_shards),
         ),
-        exposition.plain_gauge("ojs_scheduler_shards", "Shards to lead, with the meta tag", shards),
-        exposition.plain_gauge("ojs_scheduler_shards_away", "Shards whose lease calls fail", away),
+        exposition.plain_gauge(
+            "ojs_scheduler_shards",
+            "Number of shards that all scheduler processes together lead, with the meta tag",
+            election.shards,
+        ),
+        exposition.plain_gauge(
+            "ojs_scheduler_shards_unreachable",
+            "Number of shards whose lease this scheduler process could not renew or request",
+            len(election.unreachable),
+        ),
         counter(
             "ojs_scheduler_leases",
             "Number of shard leases that this scheduler process gained, lost or handed over",
             "event",
-            terms,
+            lease_events,
         ),
+    ]
+
+
+def _loop_families(loops: Mapping[str, LoopStats]) -> Families:
+    sorted_loops = sorted(loops.items())
+
+    def by_loop(attribute: str) -> list[tuple[str, float]]:
+        return [(name, getattr(loop, attribute)) for name, loop in sorted_loops]
+
+    return [
         counter(
             "ojs_scheduler_steps",
             "Number of times that a scheduler loop handled a shard",
             "loop",
-            of_loops("steps"),
+            by_loop("steps"),
         ),
         counter(
             "ojs_scheduler_done",
             "Number of jobs or records that a scheduler loop changed",
             "loop",
-            of_loops("done"),
+            by_loop("done"),
         ),
         counter(
             "ojs_scheduler_failures",
             "Number of times that a scheduler loop failed to handle a shard",
             "loop",
-            of_loops("failures"),
+            by_loop("failures"),
         ),
         counter(
             "ojs_scheduler_stalled",
             "Number of times that a scheduler loop had work in a shard and changed nothing",
             "loop",
-            of_loops("stalled"),
+            by_loop("stalled"),
         ),
         counter(
             "ojs_scheduler_quarantined",
             "Number of malformed jobs that a scheduler loop quarantined",
             "loop",
-            of_loops("quarantined"),
+            by_loop("quarantined"),
         ),
         gauge(
             "ojs_scheduler_failing_shards",
             "Number of shards that a scheduler loop fails to handle now",
             "loop",
-            [(name, len(loop.failing)) for name, loop in loops],
+            [(name, len(loop.failing)) for name, loop in sorted_loops],
         ),
     ]
 

@@ -1,14 +1,19 @@
 """Timeouts for clients that do not read what is sent to them.
 
-hypercorn sends without a deadline, and shields its sends from cancellation. Two things delay a
-response. First, the kernel's buffer is full: ``send_all`` waits, and on Linux the kernel ends the
-connection after a time (``open_listener``). Second, HTTP/2's flow control: a client whose window is
-zero acknowledges in time. Without a key it could keep a connection, its tasks and their responses
-permanently. So both sides of hypercorn have a timeout: the stream that it writes to, and the
-``send`` that it gives the application.
+hypercorn sends without a deadline, and shields its sends from cancellation. A client can delay a
+response in two ways:
 
-A timeout closes the stream. hypercorn then sees a disconnected client. Handlers that run for it are
-not cancelled; what they send is discarded. hypercorn's idle timer ends its last task.
+* It does not read, so the kernel's send buffer becomes full and ``send_all`` waits. On Linux the
+  kernel closes the connection after a timeout (``open_listener``), on other systems it does not.
+* Over HTTP/2 it sets its flow-control window to zero. The kernel's timeout does not apply, because
+  the client acknowledges all TCP segments. It could keep the connection, its tasks and their
+  responses in memory permanently, even without an API key.
+
+So there are two timeouts: one on the stream to which hypercorn writes, and one on the ``send`` that
+hypercorn passes to the application.
+
+A timeout closes the stream. hypercorn then sees a disconnected client. Handlers of that connection
+are not cancelled, and what they send is discarded. hypercorn's idle timer ends its last task.
 """
 
 from __future__ import annotations
@@ -22,9 +27,9 @@ from typing import Any, Final
 import trio
 from hypercorn.typing import AppWrapper
 
-_PIECE: Final = 65_536
-_SLOWEST: Final = 16_384  # bytes per second
-_FLOWING: Final = frozenset(
+_CHUNK_BYTES: Final = 65_536
+_MIN_BYTES_PER_S: Final = 16_384
+_FLOW_CONTROLLED: Final = frozenset(
     {
         "http.response.body",
         "websocket.send",
@@ -40,18 +45,18 @@ class ClientTooSlow(trio.ClosedResourceError):
 
 
 class SendTimeouts:
-    """How long the clients of one process may read nothing."""
+    """The timeouts of all sends of one process, which a drain can shorten."""
 
     def __init__(self, timeout_s: float) -> None:
-        """Wait for ``timeout_s`` seconds each time."""
+        """Limit each send to ``timeout_s`` seconds."""
         self.timeout_s = timeout_s
-        self._end = inf
+        self._end_at = inf
         self._scopes: set[trio.CancelScope] = set()
 
     @contextmanager
     def limit(self, seconds: float) -> Iterator[trio.CancelScope]:
         """Yield a scope that is cancelled after ``seconds``, or at the deadline of ``end``."""
-        scope = trio.CancelScope(deadline=min(trio.current_time() + seconds, self._end))
+        scope = trio.CancelScope(deadline=min(trio.current_time() + seconds, self._end_at))
         self._scopes.add(scope)
         try:
             with scope:
@@ -59,44 +64,45 @@ class SendTimeouts:
         finally:
             self._scopes.discard(scope)
 
-    def end(self, moment: float) -> None:
-        """Cancel every send, also a present one, at ``moment`` in seconds of trio's clock."""
-        self._end = moment
+    def end(self, deadline: float) -> None:
+        """Cancel all current and future sends at ``deadline``, in seconds of trio's clock."""
+        self._end_at = deadline
         for scope in self._scopes:
-            scope.deadline = min(scope.deadline, moment)
+            scope.deadline = min(scope.deadline, deadline)
 
 
 class TimedConnection:
     """One connection whose sends have a timeout."""
 
-    def __init__(self, stream: trio.abc.Stream, patience: SendTimeouts) -> None:
+    def __init__(self, stream: trio.abc.Stream, timeouts: SendTimeouts) -> None:
         """Close ``stream`` when its client reads nothing for too long."""
         self._stream = stream
-        self._patience = patience
+        self._timeouts = timeouts
         self._waiting: set[trio.CancelScope] = set()
         self._ended = False
 
     async def send_all(self, data: bytes) -> None:
-        """Send piece by piece; each piece has the full timeout.
+        """Send ``data`` in chunks; the timeout applies to each chunk.
 
         Raises:
             trio.BrokenResourceError: the stream is broken, or the client read nothing.
         """
-        for start in range(0, len(data), _PIECE):
-            piece = data if len(data) <= _PIECE else memoryview(data)[start : start + _PIECE]
-            with self._patience.limit(self._patience.timeout_s) as scope:
-                await self._stream.send_all(piece)
+        for start in range(0, len(data), _CHUNK_BYTES):
+            is_small = len(data) <= _CHUNK_BYTES
+            chunk = data if is_small else memoryview(data)[start : start + _CHUNK_BYTES]
+            with self._timeouts.limit(self._timeouts.timeout_s) as scope:
+                await self._stream.send_all(chunk)
             if scope.cancelled_caught:
                 await self._end()
-                raise trio.BrokenResourceError("the client took nothing for too long")
+                raise trio.BrokenResourceError("the client has read nothing for too long")
 
-    def serves(self, app: AppWrapper) -> AppWrapper:
-        """Return the application for this connection, whose sends have a timeout."""
+    def wrap(self, app: AppWrapper) -> AppWrapper:
+        """Return ``app`` with timeouts on its sends."""
 
-        async def bounded(
+        async def app_with_timeouts(
             scope: Any, receive: Any, send: Any, sync_spawn: Any, call_soon: Any
         ) -> None:
-            # HTTP/1.1 has no flow control of its own: only `send_all` waits.
+            # HTTP/1.1 has no flow control of its own, so the timeout of `send_all` is enough.
             if scope.get("http_version") == "2":
                 send = partial(self._send, send)
             try:
@@ -104,22 +110,22 @@ class TimedConnection:
             except* ClientTooSlow:
                 pass
 
-        return bounded
+        return app_with_timeouts
 
     async def _send(self, send: Any, message: Any) -> None:
         """Send a message over HTTP/2.
 
-        ``send`` returns when flow control has passed the whole message, and does not report parts.
-        So a large message has more time.
+        ``send`` returns after the client's window has allowed the whole message, and reports no
+        progress before. So the timeout grows with the size of the message.
         """
-        if message["type"] not in _FLOWING:
-            # Sent even after the end: hypercorn would answer 500 for an application that has sent
-            # nothing, and wait permanently until the client reads it.
+        if message["type"] not in _FLOW_CONTROLLED:
+            # Also after a timeout, the start of a response is sent. For an application that has
+            # sent nothing, hypercorn would send 500 and wait permanently until the client reads it.
             await send(message)
             return
         size = len(message.get("body") or message.get("bytes") or message.get("text") or b"")
         if not self._ended:
-            with self._patience.limit(self._patience.timeout_s + size / _SLOWEST) as scope:
+            with self._timeouts.limit(self._timeouts.timeout_s + size / _MIN_BYTES_PER_S) as scope:
                 self._waiting.add(scope)
                 try:
                     await send(message)
@@ -128,10 +134,11 @@ class TimedConnection:
             if not scope.cancelled_caught:
                 return
             await self._end()
-        raise ClientTooSlow("the client did not take what was sent")
+        raise ClientTooSlow("the client did not read what was sent")
 
     async def _end(self) -> None:
         self._ended = True
         for scope in self._waiting:
-            scope.cancel()  # hypercorn leaves them waiting
+            # hypercorn does not wake sends that wait for flow control when the stream closes.
+            scope.cancel()
         await trio.aclose_forcefully(self._stream)

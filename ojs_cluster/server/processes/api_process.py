@@ -35,7 +35,7 @@ from ojs_cluster.server.api_keys import ApiKeys
 from ojs_cluster.server.audit import make_audit
 from ojs_cluster.server.config.load import Settings
 from ojs_cluster.server.config.settings import ListenSettings
-from ojs_cluster.server.http.connections import ConnectionLimits, affordable_connections
+from ojs_cluster.server.http.connections import ConnectionLimits, max_connections_possible
 from ojs_cluster.server.http.http_server import drain_times, hypercorn_config, lifespan, serve
 from ojs_cluster.server.processes.child_process import ChildProcess, run_child_process
 from ojs_cluster.server.processes.store_opening import open_store_when_ready
@@ -178,7 +178,7 @@ def fast_lane(listen: ListenSettings, stop: trio.Event) -> FastLane | None:
 
 def connection_limits(listen: ListenSettings) -> ConnectionLimits:
     """Return the limits on connections, reduced to what the limit on open files allows."""
-    possible = affordable_connections(listen.max_connections)
+    possible = max_connections_possible(listen.max_connections)
     if possible < listen.max_connections:
         log.warning(
             "OJS_MAX_CONNECTIONS is %d; the limit on open files allows %d",
@@ -186,8 +186,8 @@ def connection_limits(listen: ListenSettings) -> ConnectionLimits:
             possible,
         )
     return ConnectionLimits(
-        most=possible,
-        most_per_client=listen.max_connections_per_client,
+        max_connections=possible,
+        max_per_client=listen.max_connections_per_client,
         proxies=TrustedProxies(listen.trusted_proxies),
         idle_s=listen.idle_timeout_s,
         head_s=listen.head_timeout_s,
