@@ -2,9 +2,10 @@
 
 Each step is one call of a regular expression or of ``bytes.translate`` on at most ``_CHUNK`` bytes.
 Python switches threads only between such calls. So a thread that scans 16 MB blocks the event loop
-for a few milliseconds at a time. A single call on the whole text would block it for a second.
+for only a few milliseconds at a time. (Refused: one call on the whole text, which would block the
+event loop for a second.)
 
-The scan accepts text that is not JSON; the decoder refuses it later.
+The scan also accepts text that is not JSON. The JSON decoder refuses such text later.
 """
 
 from __future__ import annotations
@@ -15,23 +16,25 @@ from itertools import accumulate
 from typing import Final
 
 _CHUNK: Final = 32_768
-# Possessive quantifiers never backtrack, so each match takes linear time. A unit is text without
-# quotes, or a whole string.
-_UNITS: Final = re.compile(rb'(?:[^"]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")*+', re.DOTALL)
+"""Maximum number of bytes that one step scans."""
+# The quantifiers are possessive and never backtrack, so each match takes linear time.
 _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
-_INSIDE: Final = re.compile(rb"(?:[^\"\\]++|\\.)*+", re.DOTALL)
+_WHOLE_STRINGS: Final = re.compile(rb'(?:[^"]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")*+', re.DOTALL)
+"""Matches any text that does not end inside a string."""
+_STRING_CONTENT: Final = re.compile(rb"(?:[^\"\\]++|\\.)*+", re.DOTALL)
 _COLON: Final = re.compile(rb"[ \t\r\n]*+:")
-_OF_NUMBERS: Final = b"-+.0123456789eE"
+_NUMBER_CHARACTERS: Final = b"-+.0123456789eE"
 _NUMBER: Final = re.compile(rb"[-+.0-9eE]++")
-# Opening brackets become +1, closing ones -1 and commas 0, read as signed bytes.
-_STEPS: Final = bytes.maketrans(b"[]{},", b"\x01\xff\x01\xff\x00")
-_NO_STEPS: Final = bytes(set(range(256)) - set(b"[]{},"))
-_NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
-LONGEST_KEY: Final = _CHUNK - 2
+_LEVEL_CHANGES: Final = bytes.maketrans(b"[]{},", b"\x01\xff\x01\xff\x00")
+"""Translates a byte to its change of the nesting level, as a signed byte: 1 for an opening bracket,
+-1 for a closing bracket, 0 for a comma."""
+_NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
+_NOT_BRACKETS_OR_COMMAS: Final = bytes(set(range(256)) - set(b"[]{},"))
+MAX_KEY_BYTES: Final = _CHUNK - 2
 """Maximum length of an object's key, in bytes as sent.
 
 JSON parsers of workers limit the length of keys, the strictest of them to 50 000 characters. The
-limit here is lower, so that every key fits into one chunk with its quotes.
+limit of this server is lower, so that every allowed key with its quotes fits into one chunk.
 """
 
 
@@ -44,39 +47,45 @@ class LongNumber(Exception):
 
 
 class LongKey(Exception):
-    """A key is longer than ``LONGEST_KEY``."""
+    """A key is longer than ``MAX_KEY_BYTES``."""
 
 
-def _outside(raw: bytes) -> Iterator[bytes]:
-    """Yield the text outside of strings in chunks, with a blank for each string.
+def _chunks_without_strings(raw: bytes) -> Iterator[bytes]:
+    """Yield the text in chunks, with a space in place of each string.
 
     Raises:
         LongKey: a key is too long.
     """
-    at = 0
-    while at < len(raw):
-        match = _UNITS.match(raw, at, at + _CHUNK)
-        end = at if match is None else match.end()
-        if end > at:
-            yield _STRING.sub(b" ", raw[at:end])
-            at = end
-        else:
-            at = _end_of_string(raw, at)
+    position = 0
+    while position < len(raw):
+        match = _WHOLE_STRINGS.match(raw, position, position + _CHUNK)
+        end = position if match is None else match.end()
+        if end > position:
+            yield _STRING.sub(b" ", raw[position:end])
+            position = end
+        else:  # a string that is longer than a chunk begins here
+            position = _end_of_string(raw, position)
             yield b" "
 
 
 def _end_of_string(raw: bytes, start: int) -> int:
-    """Return the end of the string that begins at ``start``, or the end of the text."""
-    at = start + 1
-    while at < len(raw):
-        match = _INSIDE.match(raw, at, at + _CHUNK)
-        end = at if match is None else match.end()
+    """Return the position after the string that begins at ``start``, at most the end of the text.
+
+    Raises:
+        LongKey: the string is a key, and too long.
+    """
+    position = start + 1
+    while position < len(raw):
+        match = _STRING_CONTENT.match(raw, position, position + _CHUNK)
+        end = position if match is None else match.end()
         if raw[end : end + 1] == b'"':
-            if end - start - 1 > LONGEST_KEY and _COLON.match(raw, end + 1):
+            if end - start - 1 > MAX_KEY_BYTES and _COLON.match(raw, end + 1):
                 raise LongKey
             return end + 1
-        # If a chunk ends after a backslash, the next chunk begins with it.
-        at = max(end, at + 1)
+        # A match stops before a backslash that is the last byte of its chunk, so that the next
+        # chunk begins with this backslash. `position + 1` is used only at a backslash that ends
+        # the text; without it the loop would not end.
+        position = max(end, position + 1)
     return len(raw)
 
 
@@ -91,37 +100,42 @@ def scan(raw: bytes, *, depth: int, digits: int) -> None:
     Raises:
         TooDeep: the text has more than ``depth`` levels.
         LongNumber: a number has more than ``digits`` digits.
-        LongKey: a key is longer than ``LONGEST_KEY``.
+        LongKey: a key is longer than ``MAX_KEY_BYTES``.
     """
-    level, rest = 0, b""
-    for piece in _outside(raw):
-        steps = memoryview(piece.translate(_STEPS, _NO_BRACKETS)).cast("b")
-        if len(steps):
-            levels = list(accumulate(steps, initial=level))
+    level, unfinished_number = 0, b""
+    for chunk in _chunks_without_strings(raw):
+        changes = memoryview(chunk.translate(_LEVEL_CHANGES, _NOT_BRACKETS)).cast("b")
+        if len(changes):
+            levels = list(accumulate(changes, initial=level))
             if max(levels) > depth:
                 raise TooDeep
             level = levels[-1]
-        joined = rest + piece
+        joined = unfinished_number + chunk
         for match in _NUMBER.finditer(joined):
             if len(match[0]) > digits and len(match[0].translate(None, b"-+.eE")) > digits:
                 raise LongNumber
-        # A number may continue in the next piece. `rest` is the end of this piece that may belong
-        # to it. A regular expression is not used to find this end, because it would start again at
-        # each byte of a run of digits, which takes quadratic time.
+        # A number may continue in the next chunk, so the end of this chunk is kept if it looks like
+        # a number. It is cut to a length that still exceeds `digits`. (Refused: a regular
+        # expression that is anchored at the end. The search would start again at each byte of a run
+        # of digits, which takes quadratic time.)
         end = joined[-(2 * digits + 16) :]
-        rest = end[len(end.rstrip(_OF_NUMBERS)) :]
+        unfinished_number = end[len(end.rstrip(_NUMBER_CHARACTERS)) :]
 
 
-def has_more_items(raw: bytes, most: int) -> bool:
-    """Return whether an array has more than ``most`` items, without decoding it."""
-    if raw.count(b",") < most:
+def has_more_items(raw: bytes, max_items: int) -> bool:
+    """Return whether an array has more than ``max_items`` items, without decoding it.
+
+    ``max_items`` must be at least 1, because an array of one item has no comma to count.
+    """
+    if raw.count(b",") < max_items:
         return False
     level = commas = 0
-    for piece in _outside(raw):
-        for step in memoryview(piece.translate(_STEPS, _NO_STEPS)).cast("b"):
-            level += step
-            if step == 0 and level == 1:
+    for chunk in _chunks_without_strings(raw):
+        changes = chunk.translate(_LEVEL_CHANGES, _NOT_BRACKETS_OR_COMMAS)
+        for change in memoryview(changes).cast("b"):
+            level += change
+            if change == 0 and level == 1:
                 commas += 1
-                if commas >= most:
+                if commas >= max_items:
                     return True
     return False

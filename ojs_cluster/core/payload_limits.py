@@ -8,12 +8,12 @@ from ojs_cluster.core.config.parsers import integer
 from ojs_cluster.core.config.variable import variable
 
 _MIB = 1024 * 1024
-_MOST_JOB_BYTES = 16 * _MIB
+_MAX_JOB_BYTES = 16 * _MIB
 """Maximum value of ``OJS_MAX_JOB_BYTES``. A job with its result and errors must fit into one Redis
 reply of at most 64 MiB."""
 
-MOST_BATCH_JOBS = 10_000
-"""Largest batch size that can be configured."""
+MAX_BATCH_JOBS = 10_000
+"""Maximum value of ``OJS_MAX_BATCH``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,45 +31,47 @@ class PayloadLimits:
             response because of one number that is too long.
 
     Raises:
-        ValueError: ``depth`` is above 500, where decoding would reach Python's own recursion limit.
+        ValueError: ``depth`` is above 500. The decoder would reach Python's recursion limit.
     """
 
     envelope_bytes: int = variable(
         "OJS_MAX_JOB_BYTES",
-        integer(least=1024, most=_MOST_JOB_BYTES),
+        integer(least=1024, most=_MAX_JOB_BYTES),
         "1048576",
-        "Largest envelope of one job.",
+        "Maximum size of the envelope of one job, in bytes.",
     )
     meta_bytes: int = variable(
         "OJS_MAX_META_BYTES",
         integer(least=1024, most=64 * _MIB),
         "65536",
-        "Largest `meta` of one job.",
+        "Maximum size of the `meta` of one job, in bytes.",
     )
     batch_jobs: int = variable(
         "OJS_MAX_BATCH",
-        integer(least=1, most=MOST_BATCH_JOBS),
+        integer(least=1, most=MAX_BATCH_JOBS),
         "1000",
-        "Jobs in one batch; 10000 at most.",
+        "Maximum number of jobs in one batch; at most 10000.",
     )
     depth: int = variable(
         "OJS_MAX_JSON_DEPTH",
         integer(least=4, most=512),
         "64",
-        "Nesting of a job's JSON.",
+        "Maximum number of nested arrays and objects in the JSON of a request.",
     )
     failure_bytes: int = 64 * 1024
     fingerprint_bytes: int = variable(
         "OJS_MAX_FINGERPRINT_BYTES",
         integer(least=1024, most=_MIB),
         "65536",
-        "Data that identifies a unique job: its args, chosen meta or key.",
+        "Maximum size of the data that identifies a unique job (its args, chosen meta or key), in "
+        "bytes.",
     )
     number_digits: int = variable(
         "OJS_MAX_NUMBER_DIGITS",
         integer(least=20, most=4300),
         "1000",
-        "Digits of one number in a request; longer ones make a page unreadable for many clients.",
+        "Maximum number of digits of one number in a request. Many clients cannot read a response "
+        "with a longer number.",
     )
 
     def __post_init__(self) -> None:
@@ -85,4 +87,4 @@ STORED_LIMITS = PayloadLimits(
     fingerprint_bytes=1 << 30,
     number_digits=1 << 30,
 )
-"""Limits for stored data. They are so high that no job is refused that was accepted before."""
+"""Limits for data from Redis or an archive, high enough for every job that was ever accepted."""

@@ -77,7 +77,7 @@ def parse_workflow(
     Raises:
         OJSError: the workflow is invalid; ``details.field`` names the field.
     """
-    attributes = members(raw, limits, around=2 * MAX_LEVELS)
+    attributes = members(raw, limits, outer_levels=2 * MAX_LEVELS)
     name = _text(attributes.get("name"), "name")
     reader = _Reader(limits, _object(attributes.get("options"), "options"), trace)
     reader.composite(attributes, -1, "", 1)

@@ -59,7 +59,7 @@ async def decode_large(
     limits: PayloadLimits,
     *,
     optional: bool = False,
-    around: int = 0,
+    outer_levels: int = 0,
 ) -> T:
     """Decode a body that may be large, which ``decode`` refuses.
 
@@ -70,16 +70,16 @@ async def decode_large(
         request: the request.
         limits: limits of the JSON text.
         optional: whether a request without a body counts as ``{}``.
-        around: how many outer levels of the body the limit on nesting does not count. It is 2 if
-            each item of an array in the body may be nested as deeply as the limit allows.
+        outer_levels: number of outer levels of the body that the limit on nesting does not count.
+            It is 2 if each item of an array in the body may use the whole limit.
 
     Raises:
         InvalidPayload: as ``decode`` raises it.
         InvalidRequest: as ``decode`` raises it.
     """
     if len(request.body) <= LARGE:
-        return _decode(decoder, request, limits, optional=optional, around=around)
-    read = partial(_decode, decoder, request, limits, optional=optional, around=around)
+        return _decode(decoder, request, limits, optional=optional, outer_levels=outer_levels)
+    read = partial(_decode, decoder, request, limits, optional=optional, outer_levels=outer_levels)
     return await off_loop(read, len(request.body))
 
 
@@ -107,7 +107,7 @@ def decode(
         raise PayloadTooLarge(
             f"the body of this request may have at most {LARGE} bytes", field="body", limit=LARGE
         )
-    return _decode(decoder, request, limits, optional=optional, around=0)
+    return _decode(decoder, request, limits, optional=optional, outer_levels=0)
 
 
 def _decode(
@@ -116,7 +116,7 @@ def _decode(
     limits: PayloadLimits,
     *,
     optional: bool,
-    around: int,
+    outer_levels: int,
 ) -> T:
     body = request.body
     if not body.strip():
@@ -125,7 +125,7 @@ def _decode(
         body = b"{}"
     else:
         require_json(request)
-        check_text(body, limits, around=around)
+        check_text(body, limits, outer_levels=outer_levels)
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ojs_cluster.core.access.key_file import MAX_BYTES, KeyFileError, parse_key_file
-from ojs_cluster.core.access.scopes import Keyring, principals_of_variables
+from ojs_cluster.core.access.scopes import Keyring, principals_from_variables
 from ojs_cluster.server.config.settings import STRONG_KEY, AccessSettings
 from ojs_cluster.server.logs import mask_secrets
 
@@ -24,7 +24,7 @@ def read_keys(settings: AccessSettings, environ: Mapping[str, str]) -> Keyring:
     Raises:
         KeyFileError: the file cannot be used.
     """
-    named = principals_of_variables(settings.api_key, settings.api_keys)
+    named = principals_from_variables(settings.api_key, settings.api_keys)
     if not settings.keys_file:
         return Keyring(named, {})
     try:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ojs_cluster.core import json_scan
 from ojs_cluster.core.errors import InvalidPayload, OJSError, ValidationFailed
 from ojs_cluster.core.json_scan import (
-    LONGEST_KEY,
+    MAX_KEY_BYTES,
     LongKey,
     LongNumber,
     TooDeep,
@@ -55,7 +55,7 @@ def test_nesting_is_found_wherever_a_step_cuts_it(before: int) -> None:
 def test_long_keys_are_found_and_long_strings_are_not(
     letter: bytes, before: int, space: bytes
 ) -> None:
-    fits = letter * (LONGEST_KEY // len(letter))
+    fits = letter * (MAX_KEY_BYTES // len(letter))
     text = b'{"a":' + b" " * before + b'"%b"' + space + b',"o":{"%b"' + space + b":1}}"
     assert judged(text % (letter * EDGE * 2, fits)) == ""
     assert judged(text % (letter * EDGE * 2, fits + letter + letter)) == "LongKey"
@@ -94,7 +94,7 @@ def test_small_steps_judge_as_one_look_does(value: Any, depth: int, digits: int,
     expected = outcome(raw, limits)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_scan, "_CHUNK", step)
-        patch.setattr("ojs_cluster.core.raw_json.SMALL", 0)
+        patch.setattr("ojs_cluster.core.raw_json.MAX_SMALL_BYTES", 0)
         found = outcome(raw, limits)
     # A text may break both rules: which one is told first is no matter.
     assert (found is None) == (expected is None)

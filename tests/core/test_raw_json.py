@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ojs_cluster.core.errors import InvalidPayload, ValidationFailed
-from ojs_cluster.core.json_scan import LONGEST_KEY
+from ojs_cluster.core.json_scan import MAX_KEY_BYTES
 from ojs_cluster.core.payload_limits import PayloadLimits
 from ojs_cluster.core.raw_json import join, key, members, show, string, value
 from tests.core import json_texts
@@ -253,10 +253,10 @@ def test_digits_in_strings_and_of_several_numbers_are_no_long_number() -> None:
 @pytest.mark.parametrize("space", [b"", b" ", b"\t\n "])
 @pytest.mark.parametrize(("letter", "counts"), [(b"k", 1), (b'\\"', 2), ("é".encode(), 2)])
 def test_keys_have_a_bounded_length(letter: bytes, counts: int, space: bytes) -> None:
-    times = LONGEST_KEY // counts
+    times = MAX_KEY_BYTES // counts
 
     def body(letters: bytes) -> bytes:
-        return b'{"a":["%b","x"],"o":[{"%b"%b:1}]}' % (letter * 2 * LONGEST_KEY, letters, space)
+        return b'{"a":["%b","x"],"o":[{"%b"%b:1}]}' % (letter * 2 * MAX_KEY_BYTES, letters, space)
 
     assert members(body(letter * times))
     with pytest.raises(ValidationFailed, match="a key of an object has at most"):
@@ -264,6 +264,6 @@ def test_keys_have_a_bounded_length(letter: bytes, counts: int, space: bytes) ->
 
 
 def test_a_key_that_begins_with_a_colon_and_a_string_that_does_not_end_are_no_long_keys() -> None:
-    assert members(b'{"a":[%b],":k":1}' % b",".join([b"1"] * LONGEST_KEY))
+    assert members(b'{"a":[%b],":k":1}' % b",".join([b"1"] * MAX_KEY_BYTES))
     with pytest.raises(InvalidPayload, match="not valid JSON"):
-        members(b'{"a":"%b' % (b"x" * 2 * LONGEST_KEY))
+        members(b'{"a":"%b' % (b"x" * 2 * MAX_KEY_BYTES))

@@ -36,7 +36,7 @@ from ojs_cluster.http.routes import ROUTES
 from ojs_cluster.store.off_loop import LARGE
 
 TIMES = 8
-SMALL = raw_json.SMALL - 512
+SMALL = raw_json.MAX_SMALL_BYTES - 512
 """Bytes of JSON that is read in one piece; what is larger is read in steps, at another price."""
 _MOST_PER_BYTE = 3
 _LEAST_S = 0.0005

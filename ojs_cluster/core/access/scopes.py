@@ -168,8 +168,8 @@ def _by_name(keyring: Keyring) -> dict[str, set[tuple[bytes | str, Principal]]]:
     return found
 
 
-def principals_of_variables(api_key: str, api_keys: Iterable[str]) -> dict[bytes, Principal]:
-    """Return the principals of ``OJS_API_KEY`` and ``OJS_API_KEYS``, which have all scopes."""
+def principals_from_variables(api_key: str, api_keys: Iterable[str]) -> dict[bytes, Principal]:
+    """Return the principals of ``OJS_API_KEY`` and ``OJS_API_KEYS``. They have all scopes."""
     named = {"OJS_API_KEY": api_key} if api_key else {}
     named |= {f"OJS_API_KEYS (key {number})": key for number, key in enumerate(api_keys, 1)}
     found: dict[bytes, Principal] = {}

@@ -165,7 +165,7 @@ def parse_batch(
         OJSError: a job is invalid. The error is that of ``parse_job`` for the first invalid job,
             with the position of the job in ``details.index``.
     """
-    jobs = members(raw, limits, around=2).get("jobs")
+    jobs = members(raw, limits, outer_levels=2).get("jobs")
     if jobs is not None and has_more_items(bytes(jobs), limits.batch_jobs):
         raise PayloadTooLarge(
             f"a batch holds at most {limits.batch_jobs} jobs", field="jobs", limit=limits.batch_jobs

@@ -12,7 +12,7 @@ from ojs_cluster.core.access.scopes import (
     Keyring,
     Principal,
     digest,
-    principals_of_variables,
+    principals_from_variables,
 )
 from ojs_cluster.core.errors import PermissionDenied, RateLimited, Unauthenticated
 from ojs_cluster.http.router import QueueAccess, Route
@@ -57,7 +57,7 @@ class AccessControl:
         Raises:
             ValueError: the same cases as in the constructor.
         """
-        keyring = Keyring(principals_of_variables("", keys), {})
+        keyring = Keyring(principals_from_variables("", keys), {})
         return cls(keyring, allow_insecure=allow_insecure)
 
     @property

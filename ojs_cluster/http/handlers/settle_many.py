@@ -80,7 +80,9 @@ async def ack_many(app: App, request: Request) -> Response:
 
     ``POST /ojs/v1/workers/ack/batch``
     """
-    body = await decode_large(_acks_decoder, request, app.settings.limits, around=_OUTER_LEVELS)
+    body = await decode_large(
+        _acks_decoder, request, app.settings.limits, outer_levels=_OUTER_LEVELS
+    )
     pieces = await _split_items(app, "acks", body.acks)
     worker_id = fields.worker_id(body.worker_id)
 
@@ -97,7 +99,9 @@ async def nack_many(app: App, request: Request) -> Response:
 
     ``POST /ojs/v1/workers/nack/batch``
     """
-    body = await decode_large(_nacks_decoder, request, app.settings.limits, around=_OUTER_LEVELS)
+    body = await decode_large(
+        _nacks_decoder, request, app.settings.limits, outer_levels=_OUTER_LEVELS
+    )
     pieces = await _split_items(app, "nacks", body.nacks)
     worker_id = fields.worker_id(body.worker_id)
     max_bytes = app.settings.limits.failure_bytes

@@ -83,7 +83,7 @@ def parse(raw: bytes) -> ArchiveLine:
         InvalidLine: the line has another form, or values that no export writes.
     """
     try:
-        whole = raw_json.members(raw, STORED_LIMITS, around=100)
+        whole = raw_json.members(raw, STORED_LIMITS, outer_levels=100)
     except InvalidPayload as error:
         raise InvalidLine(error.message.replace("the body", "the line")) from None
     if len(whole) != 1:

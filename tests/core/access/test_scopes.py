@@ -19,7 +19,7 @@ from ojs_cluster.core.access.scopes import (
     Scope,
     digest,
     is_queue_pattern,
-    principals_of_variables,
+    principals_from_variables,
 )
 
 SECRET = "a-secret-that-must-not-be-shown-anywhere"
@@ -151,7 +151,7 @@ def test_a_key_may_be_for_a_certificate_alone() -> None:
 
 
 def test_keys_of_variables_have_all_scopes_and_stay_beside_the_file() -> None:
-    known = principals_of_variables("first", ["second", "first"])
+    known = principals_from_variables("first", ["second", "first"])
     assert {principal.name for principal in known.values()} == {
         "OJS_API_KEY",
         "OJS_API_KEYS (key 1)",

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import pytest
 
-from ojs_cluster.core.payload_limits import MOST_BATCH_JOBS
+from ojs_cluster.core.payload_limits import MAX_BATCH_JOBS
 from ojs_cluster.keys import Shard
 from ojs_cluster.server.embedded.servers import Embedded, ServerNotFound, find_server
 from ojs_cluster.store.context import Store
@@ -83,23 +83,23 @@ KINDS: dict[str, dict[str, Any]] = {
 async def test_the_largest_batch_of_one_shard_is_stored_whole(
     store: Store, consistent: Callable[[], None], kind: str
 ) -> None:
-    stored = await enqueue_many(store, [new_job(**KINDS[kind]) for _ in range(MOST_BATCH_JOBS)])
+    stored = await enqueue_many(store, [new_job(**KINDS[kind]) for _ in range(MAX_BATCH_JOBS)])
 
-    assert len({job.id for job in stored}) == MOST_BATCH_JOBS
+    assert len({job.id for job in stored}) == MAX_BATCH_JOBS
     consistent()
 
 
 async def test_the_largest_batch_is_fetched_extended_and_purged(
     store: Store, db: Any, consistent: Callable[[], None]
 ) -> None:
-    await enqueue_many(store, [new_job() for _ in range(MOST_BATCH_JOBS)])
+    await enqueue_many(store, [new_job() for _ in range(MAX_BATCH_JOBS)])
     taken = await take(store, count=LARGEST_STEP)
     beat = await heartbeat(store, Heartbeat("w1", tuple(job.id for job in taken)))
     assert len(beat.extended) == len(taken) == LARGEST_STEP
     consistent()
 
     removed, left = await queues.purge(store, QUEUE)
-    assert (removed, left) == (MOST_BATCH_JOBS - LARGEST_STEP, 0)
+    assert (removed, left) == (MAX_BATCH_JOBS - LARGEST_STEP, 0)
     for job in taken:
         db.zadd(shard_of(store).active, {job.id: 1})
         db.hset(shard_of(store).job(job.id), "d", 1)
@@ -141,11 +141,11 @@ async def test_as_many_ids_as_a_batch_has_are_reserved_and_given_back(
     store: Store, db: Any, consistent: Callable[[], None]
 ) -> None:
     shard = shard_of(store)
-    ids = [home_id(store) for _ in range(MOST_BATCH_JOBS)]
+    ids = [home_id(store) for _ in range(MAX_BATCH_JOBS)]
     keys = [shard.alias_claims, *(shard.job(job_id) for job_id in ids)]
     reply = await store.run(shard, "reserve_ids", keys, [ids[0], shard.index, "  ", *ids])
     assert reply[0] == b"ok"
-    assert db.zcard(shard.alias_claims) == MOST_BATCH_JOBS
+    assert db.zcard(shard.alias_claims) == MAX_BATCH_JOBS
 
     await transactions.release_ids(store, shard, ids[0], ids)
 
@@ -157,7 +157,7 @@ async def test_a_batch_over_reserved_ids_releases_them_all(
     store: Store, consistent: Callable[[], None]
 ) -> None:
     # A second shard makes it a transaction, which reserves the ids of the first.
-    batch = [new_job(id=home_id(store)) for _ in range(MOST_BATCH_JOBS - 1)]
+    batch = [new_job(id=home_id(store)) for _ in range(MAX_BATCH_JOBS - 1)]
     other = next(
         name
         for name in (f"other{number}" for number in itertools.count())
@@ -166,7 +166,7 @@ async def test_a_batch_over_reserved_ids_releases_them_all(
 
     stored = await enqueue_many(store, [*batch, new_job(other)])
 
-    assert len(stored) == MOST_BATCH_JOBS
+    assert len(stored) == MAX_BATCH_JOBS
     consistent()
 
 
@@ -176,10 +176,10 @@ async def test_as_many_locks_as_a_batch_has_are_claimed_and_freed_in_one_shard(
     shard = store.keys.shard_of_fingerprint("00000000")
     wants = [
         LockRequest(f"00000000{number:056x}", home_id(store), shard.index)
-        for number in range(MOST_BATCH_JOBS)
+        for number in range(MAX_BATCH_JOBS)
     ]
     fates: dict[Literal["later", "keep", "drop"], int]
-    fates = {"later": MOST_BATCH_JOBS, "keep": MOST_BATCH_JOBS, "drop": 0}
+    fates = {"later": MAX_BATCH_JOBS, "keep": MAX_BATCH_JOBS, "drop": 0}
     for how, left in fates.items():
         assert isinstance(await locks.try_claim(store, shard, wants), int)
         await locks.settle(store, how, wants)
