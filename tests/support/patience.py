@@ -34,7 +34,7 @@ _TIMES: Final = (
     (outbox, "DELIVER_S"),
     (partition_fetch, "PEEK_S"),
     (partitions, "_MAX_WAIT_S"),
-    (queues, "_REGISTRY_S"),
+    (queues, "_MAX_REGISTRY_WAIT_S"),
     (metrics, "PATIENCE_S"),
     (registry, "MAX_WAIT_S"),
     (router, "SILENT_S"),

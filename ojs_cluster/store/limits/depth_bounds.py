@@ -1,15 +1,15 @@
 """Depth bounds: how many jobs may wait in a queue (spec: ojs-backpressure).
 
-The bound of a queue is a field of its hash. So the script that stores a job compares the bound with
-the depth in the same step. A queue without a bound has that of ``OJS_MAX_QUEUE_DEPTH``.
+The bound of a queue is a field of the queue's hash. So the script that stores a job compares the
+bound with the depth in the same step. ``OJS_MAX_QUEUE_DEPTH`` is the bound of a queue without one.
 
-Each partition takes its part of the bound, rounded up. So a queue of P partitions holds at most
-P - 1 jobs more than its bound. It refuses a job when the randomly chosen partition is full.
+Each of P partitions may hold 1/P of the bound, rounded up. So the queue holds at most P - 1 jobs
+more than its bound. A job is refused when the partition that was chosen for the job is full.
 
 A write in several steps (a batch over shards, a workflow) is checked before anything is committed.
-Other requests may enqueue between the check and the write. So such writes may exceed the bound by
-what is under way at once. Accepted jobs are never refused later: this holds for retries,
-promotions, later steps of a workflow, and jobs that run again.
+Other requests may enqueue between the check and the write. So the queue may exceed its bound by the
+jobs of all such writes that run at the same time. Accepted jobs are never refused later: this holds
+for retries, promotions, later steps of a workflow, and jobs that run again.
 """
 
 from __future__ import annotations
@@ -36,14 +36,20 @@ def bound_arguments(store: Store, new: Mapping[str, int]) -> str:
 
     Args:
         store: the store.
-        new: the number of new jobs of each queue, in the order of the script's queues.
+        new: the number of new jobs of each queue, in the order in which the script's KEYS name the
+            queues.
     """
-    bound, count_of = store.settings.max_queue_depth, store.partitions.producer_count
-    return " ".join(f"{bound}/{count_of(queue)}/{jobs}" for queue, jobs in new.items())
+    bound, partition_count = store.settings.max_queue_depth, store.partitions.producer_count
+    return " ".join(f"{bound}/{partition_count(queue)}/{jobs}" for queue, jobs in new.items())
 
 
 def queue_full_error(queues: Iterable[str], reply: Sequence[Any]) -> QueueFull:
-    """Return the error for a script's reply ``{'full', position, depth, bound}``."""
+    """Return the error for a script's reply ``{'full', position, depth, bound}``.
+
+    Args:
+        queues: the queues of the script, in the order of its KEYS.
+        reply: the reply; its position counts from 1.
+    """
     queue = list(queues)[int(reply[1]) - 1]
     depth, bound = int(reply[2]), int(reply[3])
     return QueueFull(
@@ -91,11 +97,11 @@ async def set_bound(store: Store, queue: str, bound: int | None) -> None:
 
     Args:
         store: the store.
-        queue: its name.
-        bound: jobs that may wait; 0 for any number, None for ``OJS_MAX_QUEUE_DEPTH``.
+        queue: the queue's name.
+        bound: maximum number of waiting jobs; 0 for any number, None for ``OJS_MAX_QUEUE_DEPTH``.
 
     Raises:
-        TooManyQueues: an unknown queue would be one too many.
+        TooManyQueues: the queue is new, and the registry of queue names is full.
         BackendUnavailable: Redis did not answer in time.
     """
     await store.queues.ensure(store, [queue])
@@ -108,7 +114,7 @@ async def set_bound(store: Store, queue: str, bound: int | None) -> None:
 
 
 async def get_bound(store: Store, queue: str) -> int | None:
-    """Return the bound of a queue that an operator has set, None for none.
+    """Return the bound that an operator has set for a queue, None when none is set.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.

@@ -1,23 +1,27 @@
--- Takes back tokens of a key, and cancels requests for tokens. Repeating it changes nothing.
--- Post: free tokens are granted to other jobs; a start that was not reported is counted.
+-- Takes back tokens of a rate limit key, and cancels requests for tokens. Running it again changes nothing.
+-- Post: the tokens are granted to other jobs. If a job started and no token_start effect has reported that,
+--       its start is counted now.
 -- Memory: allow-oom; adds 300 bytes.
 -- KEYS: 1 rate_limit, 2 token_holders, 3 token_requesters, 4 rate_limits, 5 rate_limit_checks, 6 outbox,
 --       7 outbox_due, 8 events.
--- ARGV: 1 events kept, 2 key, 3 shard of the jobs, 4 'u' not started | 's' started, with the ms until which
---       no job of the key may start, if any, 5.. requests: id/number.
+-- ARGV: 1 events kept, 2 rate limit key, 3 shard of the jobs, 4 whether the jobs have started:
+--         'u'     not started
+--         's'     started
+--         's<ms>' started, and no job of the key may start before this Unix time in ms
+--       5.. tokens: <job id>/<request number>.
 -- Returns: effects
 --@include keys now read_job append_event set_deadline append_effect create_limiters count_starts
 --@include rate_limit_state answer_token_requests close_rate_limit
-local holders_key, requesters_key, key, shard, how = KEYS[2], KEYS[3], ARGV[2], ARGV[3], ARGV[4]
+local holders_key, requesters_key, key, shard, start_state = KEYS[2], KEYS[3], ARGV[2], ARGV[3], ARGV[4]
 local limit = load_rate_limit(key)
 if not limit.fields.used_at then return effects end
-local started, hold_until = string.sub(how, 1, 1) == 's', tonumber(string.sub(how, 2))
+local started, hold_until = string.sub(start_state, 1, 1) == 's', tonumber(string.sub(start_state, 2))
 for i = 5, #ARGV do
     local token = shard .. '/' .. ARGV[i]
-    local score = redis.call('ZSCORE', holders_key, token)
-    if score then
-        if score == '0' and started then count_starts(limit, 1)
-        elseif score == '0' then limit.granted = limit.granted - 1 end
+    local start_counted = redis.call('ZSCORE', holders_key, token) -- '0' no, '1' yes
+    if start_counted then
+        if start_counted == '0' and started then count_starts(limit, 1)
+        elseif start_counted == '0' then limit.granted = limit.granted - 1 end
         limit.holders = limit.holders - 1
         table.insert(limit.returned, token)
     elseif redis.call('ZSCORE', requesters_key, token) then

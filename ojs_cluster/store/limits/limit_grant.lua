@@ -1,19 +1,28 @@
 -- Transition: available (blocked) -> available (may start) | scheduled | discarded.
--- Pre:  the job has this request pending. A token for any other request is returned, unless the job has it.
--- Post: granted: the job has its old place in its queue and GRANT_MS to be fetched, if a fetch had demand in
---       that queue lately. If not, the job cancels its request, and so do up to 200 others of the key there.
---       refused: scheduled for later, or discarded, as its policy says.
+-- Pre:  the job has this request pending. A token for any other request is returned, unless the job already
+--       has this token.
+-- Post: granted, and a fetch has found blocked jobs in the queue in the last DEMAND_MS: the job has its old
+--       place in its queue, and GRANT_MS to be fetched.
+--       granted, and no such fetch: the token is returned. The requests of the job and of up to MAX_OTHERS
+--       other jobs of the key in this queue are canceled.
+--       refused: the job is scheduled for later, or discarded, as the on_limit of its limit says.
 -- Memory: allow-oom; per job 300 bytes.
 -- KEYS: 1 due, 2 expiring, 3 finished, 4 events, 5 outbox, 6 outbox_due.
--- ARGV: 1 events kept, 2 answer: '+' granted | '+w' granted, and its start counts | 'r<ms>' scheduled in that
---       time | 'd<ms>' discarded, 3 ms to keep discarded jobs, 4 key, 5.. requests: id/number.
+-- ARGV: 1 events kept, 2 answer:
+--         '+'     granted
+--         '+w'    granted, and the start must be reported with a token_start effect
+--         'r<ms>' refused: scheduled in that many ms
+--         'd<ms>' refused: discarded
+--       3 ms to keep discarded jobs, 4 rate limit key, 5.. requests: <job id>/<request number>.
 -- Returns: effects
 --@include keys now preflight remove_many load_jobs change_counters append_event set_deadline
 --@include append_effect make_available finish_job remove_from_queue
 local GRANT_MS, DEMAND_MS, MAX_OTHERS = 2000, 7000, 200
 local answer, keep_ms, key = ARGV[2], ARGV[3], ARGV[4]
 local verb, delay = string.match(answer, '^(.)w?(%d*)$')
-local granted, others_left = verb == '+', MAX_OTHERS
+local granted, others_to_read = verb == '+', MAX_OTHERS
+-- queues: by name {others: pairs of id and job whose requests are canceled too, has_demand}.
+-- answered: pairs of id and job. unused: tokens and requests to return, each after a blank.
 local queues, answered, unused = {}, {}, ''
 for i = 5, #ARGV do
     local id, number = string.match(ARGV[i], '^(.*)/(%d+)$')
@@ -31,11 +40,11 @@ end
 for queue, state in pairs(queues) do
     local demand_at = redis.call('HGET', queue_counters_key(queue), 'demand_at')
     state.has_demand = demand_at and now - demand_at < DEMAND_MS
-    if granted and not state.has_demand and others_left > 0 then
-        for _, id in ipairs(redis.call('ZRANGE', token_requested_key(queue, key), 0, others_left - 1)) do
+    if granted and not state.has_demand and others_to_read > 0 then
+        for _, id in ipairs(redis.call('ZRANGE', token_requested_key(queue, key), 0, others_to_read - 1)) do
             state.others[#state.others + 1] = {id, load_small_fields(job_key(id)) or nil}
         end
-        others_left = others_left - #state.others
+        others_to_read = others_to_read - #state.others
     end
 end
 run_preflight()
@@ -75,6 +84,7 @@ for _, pair in ipairs(answered) do
             finish(id, job_key(id), job, 'discarded', keep_ms)
             emit('rate_limit.dropped', id, job, 'k', key)
             emit('job.discarded', id, job, 'a', job[F.attempt] or 0, 'e',
+                -- store/operations/events.py adds the closing brace.
                 '{"code":"rate_limited","message":"the limit of its key was reached"')
         else
             save_job(job_key(id), job, F.state, 'scheduled', F.due, now + delay)

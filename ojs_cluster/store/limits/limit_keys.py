@@ -1,12 +1,12 @@
-"""The number of rate limit keys of each shard, which is bounded because clients name the keys.
+"""Limit the number of rate limit keys of each shard, because clients choose the keys.
 
-A key's state is kept for a day after its last use, or for a minute where the shard has nearly as
-many keys as it may (``store/include/limits/rate_limit_state.lua``). A job that names one more key
-is refused.
+A key's state is kept for a day after its last use, or for a minute when the shard has nearly
+``MAX_KEYS`` keys (``store/include/limits/rate_limit_state.lua``). A job with a further key is
+refused.
 
-Each process reads the number of a shard's keys every two seconds at most. So a shard may exceed the
-bound by the keys that arrive in that time, or while the shard does not answer. A declaration of
-such a key stores nothing.
+Each process reads the number of a shard's keys every two seconds at most. So a job with a further
+key may be accepted in that time, or while the shard does not answer. The limits that such a job
+declares are not stored (``store/limits/limit_set.lua``).
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ if TYPE_CHECKING:
     from ojs_cluster.store.runtime import Runtime
 
 MAX_KEYS: Final = 10_000
-"""Most keys of one shard. Twin of ``store/include/limits/rate_limit_state.lua``."""
+"""Maximum number of keys of one shard. Twin of ``store/include/limits/rate_limit_state.lua``."""
 _MAX_AGE_S: Final = 2.0
-"""Age in seconds above which a number is read again."""
+"""Age in seconds above which the number of keys is read again."""
 _MAX_WAIT_S: Final = 0.5
-"""Longest time in seconds that a job waits for a number.
+"""Longest time in seconds that an enqueue waits for the number of keys.
 
-So while one master is away, jobs of other masters are still stored."""
+The wait is short, so that jobs for other masters are stored while the master of a key is away."""
 
 
 class RateLimitKeyCounts:
-    """This process's copy of the number of keys of each shard."""
+    """This process's copy of the number of rate limit keys of each shard."""
 
     def __init__(self) -> None:
         """Start with an empty copy."""
         self._counts: dict[int, tuple[float, int]] = {}
 
     async def check_jobs(self, store: Runtime, jobs: Iterable[NewJob]) -> None:
-        """Check that the keys of jobs exist or may be added.
+        """Check that the rate limit keys of jobs exist or may be added.
 
         Raises:
-            TooManyRateLimitKeys: the shard of a key has as many keys as it may.
+            TooManyRateLimitKeys: a key is new, and its shard has ``MAX_KEYS`` keys.
             BackendUnavailable: Redis did not answer in time.
         """
         for job in jobs:
@@ -54,20 +54,20 @@ class RateLimitKeyCounts:
                 await self.check_key(store, job.rate_limit.key)
 
     async def check_key(self, store: Runtime, key: str) -> None:
-        """Check that one key exists or may be added.
+        """Check that one rate limit key exists or may be added.
 
         Raises:
-            TooManyRateLimitKeys: its shard has as many keys as it may.
+            TooManyRateLimitKeys: the key is new, and its shard has ``MAX_KEYS`` keys.
             BackendUnavailable: Redis did not answer in time.
         """
         shard = store.keys.shard_of_limit(key)
         if await self._count(store, shard) < MAX_KEYS:
             return
         with before_first_write():
-            known = await store.redis.call(
+            exists = await store.redis.call(
                 shard.slot, "EXISTS", shard.rate_limit(key), idempotent=True
             )
-        if not known:
+        if not exists:
             raise TooManyRateLimitKeys(
                 f"rate limit key '{key[:100]}' would be one more than the {MAX_KEYS} allowed in "
                 "its shard: use fewer keys, or wait until some have been unused for a minute",
@@ -75,7 +75,7 @@ class RateLimitKeyCounts:
             )
 
     async def _count(self, store: Runtime, shard: Shard) -> int:
-        """Return the number of keys in the shard's last answer; 0 before its first."""
+        """Return the number of keys that the shard answered last, 0 before its first answer."""
         read_at, count = self._counts.get(shard.index, (float("-inf"), 0))
         if trio.current_time() - read_at >= _MAX_AGE_S:
             work = partial(self._read_count, store, shard)

@@ -1,16 +1,18 @@
 -- Sets a queue's limits in one of its partitions, or removes them. Jobs are not changed.
--- Post: the next fetch obeys, and the starts that were counted still count; waiting workers fetch again.
---       Nothing changes if the partition has other limits than expected. The name of a new queue is sent to
---       the registry.
+-- Post: the next fetch obeys the new limits. Starts counted under old limits still count. Waiting workers
+--       fetch again. Nothing changes if the partition has other limits than expected. The name of a new queue
+--       is sent to the registry of queue names.
 -- Memory: allow-oom; adds 700 bytes per queue.
 -- KEYS: 1 queue_counters.
--- ARGV: 1 queue, 2 this partition's quota, packed, '' for none, 3 the limits of the whole queue in the first of
---       several partitions, else '', 4 expected limits of the whole queue, '' for none, '*' for any.
+-- ARGV: 1 queue, 2 packed quota of this partition ('' for none), 3 packed limits of the whole queue; only
+--       partition 0 of several partitions keeps them, elsewhere '', 4 expected limits of the whole queue:
+--         ''  the queue has no limits
+--         '*' any limits
 -- Returns: effects
 --@include keys now preflight set_deadline append_effect
 local counters_key, queue, quota, queue_limits, expected = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local found = redis.call('HMGET', counters_key, 'limits', 'queue_limits')
-if expected ~= '*' and (found[2] or found[1] or '') ~= expected then return {} end
+local old_quota, old_limits = unpack(redis.call('HMGET', counters_key, 'limits', 'queue_limits'))
+if expected ~= '*' and (old_limits or old_quota or '') ~= expected then return {} end
 preflight_key(OUTBOX)
 preflight_key(OUTBOX_DUE)
 run_preflight()

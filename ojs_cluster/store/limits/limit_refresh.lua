@@ -1,9 +1,10 @@
--- Grants tokens of a key that time has freed, and removes an unused key. Every LIMIT_CHECK_MS it sends granted
--- tokens again: a token whose job was lost in a failover is returned then.
+-- Grants the tokens of a rate limit key that are free because time has passed, and removes an unused key.
+-- Every LIMIT_CHECK_MS it sends the granted tokens again. A shard that has lost the job in a failover then
+-- returns its token.
 -- Memory: allow-oom; adds 300 bytes.
 -- KEYS: 1 rate_limit, 2 token_holders, 3 token_requesters, 4 rate_limits, 5 rate_limit_checks, 6 outbox,
 --       7 outbox_due, 8 events.
--- ARGV: 1 events kept, 2 key.
+-- ARGV: 1 events kept, 2 rate limit key.
 -- Returns: effects
 --@include keys now read_job append_event set_deadline append_effect create_limiters count_starts
 --@include rate_limit_state answer_token_requests close_rate_limit
@@ -11,8 +12,9 @@ local hash_key, holders_key, requesters_key = KEYS[1], KEYS[2], KEYS[3]
 local rate_limits_key, checks_key = KEYS[4], KEYS[5]
 local key = ARGV[2]
 local limit = load_rate_limit(key)
+-- MAX_CHECKED: tokens of one run. MAX_SENT: tokens of one effect.
 local fields, MAX_CHECKED, MAX_SENT, PAUSE_MS = limit.fields, 500, 100, 1000
--- Starts may count for longer than an unused key is kept otherwise.
+-- A key with a rate is kept for a whole period, because its last starts count for that time.
 local period = tonumber(string.match(fields.limits or '', ',%d+:(%d+),') or 0)
 local unused = limit.holders == 0 and redis.call('ZCARD', requesters_key) == 0 and not override_is_active(limit)
     and now - (fields.used_at or 0) >= math.max(retention_ms(), period)
@@ -30,12 +32,12 @@ if limit.holders > 0 and now - (fields.checked_at or now) >= LIMIT_CHECK_MS then
     for from = 1, #tokens, MAX_SENT do
         send_tokens(limit, {unpack(tokens, from, math.min(from + MAX_SENT - 1, #tokens))})
     end
-    -- Many tokens take several checks, PAUSE_MS apart.
+    -- With more tokens than MAX_CHECKED the next run continues after PAUSE_MS.
     local unfinished = #tokens == MAX_CHECKED
     set_limit_field(limit, 'check_offset', unfinished and offset + MAX_CHECKED or 0)
     set_limit_field(limit, 'checked_at', unfinished and now - LIMIT_CHECK_MS + PAUSE_MS or now)
 end
 grant_tokens(limit)
 close_rate_limit(limit)
-set_limit_field(limit, 'used_at', used_at or now)
+set_limit_field(limit, 'used_at', used_at or now) -- this check is no use of the key
 return effects

@@ -1,11 +1,15 @@
--- Jobs of one shard request tokens of a key. A repeated request keeps its place, or is answered again: a
--- failover may have lost the answer.
--- Post: each job has its token or waits in order; a job that does not wait is refused.
+-- Takes token requests of jobs of one shard for a rate limit key. A repeated request keeps its place among the
+-- requests. If its token was granted, the answer is sent again, because a failover may have lost the answer.
+-- Post: each job has its token, or its request waits in order. A job whose on_limit is not 'wait' is refused.
 -- Memory: allow-oom; adds 200 bytes per request, of which a queue and key have 100 in each shard.
 -- KEYS: 1 rate_limit, 2 token_holders, 3 token_requesters, 4 rate_limits, 5 rate_limit_checks, 6 outbox,
 --       7 outbox_due, 8 events.
--- ARGV: 1 events kept, 2 key, 3 packed limits, which hold if the key has none, 4 'w' wait |
---       'r' reschedule | 'd' drop, 5 shard of the jobs, 6.. requests: id/number.
+-- ARGV: 1 events kept, 2 rate limit key, 3 packed limits of the jobs, which hold if the key has none,
+--       4 on_limit of the jobs:
+--         'w' wait
+--         'r' reschedule
+--         'd' drop
+--       5 shard of the jobs, 6.. requests: <job id>/<request number>.
 -- Returns: effects
 --@include keys now read_job append_event set_deadline append_effect create_limiters count_starts
 --@include rate_limit_state answer_token_requests close_rate_limit
@@ -13,6 +17,7 @@ local holders_key, requesters_key = KEYS[2], KEYS[3]
 local key, packed, on_limit, shard = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local limit = load_rate_limit(key)
 if not limit.fields.limits then set_limit_field(limit, 'limits', packed) end
+-- `new`: list of the new requests, and also their entry of ARGV by token.
 local new, granted_before, last_request = {}, {}, tonumber(limit.fields.last_request or 0)
 for i = 6, #ARGV do
     local token = shard .. '/' .. ARGV[i]

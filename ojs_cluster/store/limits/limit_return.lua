@@ -1,13 +1,13 @@
 -- Transition: available (may start) -> available (blocked), for jobs that were not fetched in time.
--- Post: their tokens are returned; a fetch of the queue requests tokens again. Requests that were not answered
---       for long are sent again, since a failover may lose them.
+-- Post: the tokens of these jobs are returned; a fetch of the queue requests tokens again. A request without
+--       an answer for REQUEST_AGAIN_MS is sent again, because a failover may have lost it.
 -- Memory: allow-oom; per job 300 bytes.
--- KEYS: 1 token_grants, 2 outbox, 3 outbox_due.  ARGV: 1 most jobs.
--- Returns: {jobs, now, ms of the next due job or -1, effects}
+-- KEYS: 1 token_grants, 2 outbox, 3 outbox_due.  ARGV: 1 maximum number of jobs.
+-- Returns: {number of jobs, now, ms at which the next job is due or -1, effects}
 --@include keys now preflight remove_many lowest_remaining load_jobs set_deadline append_effect
 --@include finish_job remove_from_queue
-local most_jobs = ARGV[1]
-local ids = redis.call('ZRANGEBYSCORE', TOKEN_GRANTS, '-inf', now, 'LIMIT', 0, most_jobs)
+local max_jobs = ARGV[1]
+local ids = redis.call('ZRANGEBYSCORE', TOKEN_GRANTS, '-inf', now, 'LIMIT', 0, max_jobs)
 local jobs = {}
 for _, id in ipairs(ids) do
     local job = load_small_fields(job_key(id))

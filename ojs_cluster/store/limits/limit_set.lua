@@ -1,12 +1,13 @@
--- Changes the limits of a key: a job declares them, or an operator overrides them.
--- Post: the declaration of the newest job holds; a limit that an override names holds instead of it. An
---       expired override changes nothing. A declaration of a new key changes nothing in a full shard; the
---       jobs of the key bring the limits again with their token requests.
+-- Changes the limits of a rate limit key: a job declares them, or an operator overrides them.
+-- Post: the limits that the newest job declared hold, except those that the override replaces. An override
+--       that has already ended changes nothing. A declaration of a new key changes nothing when the shard has
+--       MAX_KEYS keys; the token requests of the jobs carry the limits again.
 -- Memory: allow-oom; adds 1 KiB per key.
 -- KEYS: 1 rate_limit, 2 token_holders, 3 token_requesters, 4 rate_limits, 5 rate_limit_checks, 6 outbox,
 --       7 outbox_due, 8 events.
--- ARGV: 1 events kept, 2 key, 3 'declare' | 'override', 4 packed limits ('' removes the override),
---       5 declare: ms of the job's creation; override: ms of its end, '' for none.
+-- ARGV: 1 events kept, 2 rate limit key, 3 action:
+--         'declare'  4 packed limits of a job, 5 ms at which the job was created
+--         'override' 4 packed limits ('' removes the override), 5 ms at which the override ends ('' never)
 -- Returns: effects
 --@include keys now read_job append_event set_deadline append_effect create_limiters count_starts
 --@include rate_limit_state answer_token_requests close_rate_limit

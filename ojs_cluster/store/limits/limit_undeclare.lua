@@ -1,5 +1,5 @@
--- Removes what jobs declared for their queue (max_per_second), in one of its partitions.
--- Post: existing jobs do not declare it again, later ones may; waiting workers fetch again.
+-- Removes the max_per_second that jobs declared for their queue, in one partition of the queue.
+-- Post: only jobs created after this can declare max_per_second again; waiting workers fetch again.
 -- Memory: allow-oom; adds nothing.
 -- KEYS: 1 queue_counters.
 -- ARGV: 1 queue.

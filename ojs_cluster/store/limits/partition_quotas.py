@@ -1,15 +1,17 @@
 """Partition quotas: the part of a queue's rate limits that each of its partitions may use.
 
 Fetch counts starts in the script that pops jobs, in the shard of the jobs. So each partition has
-limits of its own, its quota, and the quotas add up to the operator's limits. Partition 0 keeps the
-operator's limits too. A process that changes them updates the quotas of all partitions. It is done
-only when it has seen that all quotas agree with limits and partitions that did not change while it
-wrote. If it dies first, the janitor finishes.
+limits of its own, its quota, and the quotas add up to the operator's limits. Partition 0 stores the
+operator's limits as well.
 
-With the same partitions, no quota grows while another shrinks: higher limits raise each quota or
-leave it. So the order of the writes does not matter. That is why the number of partitions of a
-queue with limits cannot change: jobs that run in the old partitions would have to end before others
-may start in the new ones.
+A process that changes the limits writes the quotas of all partitions. It repeats this until all
+quotas agree with limits and partitions that did not change while it wrote. If the
+process dies first, the janitor finishes.
+
+With the same partitions, no quota grows while another shrinks. So the order of the writes does not
+matter. With another number of partitions it would matter: jobs that run in the old partitions would
+have to end before jobs may start in the new ones. So the number of partitions of a queue with
+limits cannot change.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from ojs_cluster.store.context import Store
 
 _ANY = b"*"
-"""Stands for any limits that a partition may have (see ``limit_queue.lua``)."""
+"""The expected limits when a write replaces any limits (see ``limit_queue.lua``)."""
 
 
 async def set_limits(store: Store, queue: str, limits: RateLimits) -> None:
@@ -48,7 +50,7 @@ async def set_limits(store: Store, queue: str, limits: RateLimits) -> None:
     await store.partitions.try_read(store)
     layout = store.partitions.layout(queue)
     if limits != RateLimits():
-        _check(queue, limits, layout)
+        _check_divisible(queue, limits, layout)
     packed = limits.packed().encode() if limits != RateLimits() else b""
     first = store.keys.shard_of_queue(queue)
     await _write_quota(store, first, queue, packed, 0, layout.open_count)
@@ -95,21 +97,27 @@ async def update_quotas(store: Store, queue: str) -> None:
     )
 
 
-def _check(queue: str, limits: RateLimits, layout: PartitionLayout) -> None:
+def _check_divisible(queue: str, limits: RateLimits, layout: PartitionLayout) -> None:
+    """Check that limits can be divided among the partitions of a queue.
+
+    Raises:
+        ValidationFailed: a partition would have no quota, or the partitions are being changed.
+    """
     if layout.open_count > layout.count:
         raise ValidationFailed(
             f"queue '{queue}' still has jobs in {layout.open_count} partitions instead of "
             f"{layout.count}: set its limits when 'draining' is 0"
         )
     for name, limit in (
-        ("concurrency", limits.concurrency or layout.count),  # 0 is 0 in each
+        # None and 0 need no division: a concurrency of 0 is a quota of 0 in each partition.
+        ("concurrency", limits.concurrency or layout.count),
         ("rate", limits.rate.limit if limits.rate else layout.count),
         ("throttle", limits.throttle.limit if limits.throttle else layout.count),
     ):
         if limit < layout.count:
             raise ValidationFailed(
                 f"{name} {limit} cannot be divided among the {layout.count} partitions of queue "
-                f"'{queue}': each needs 1 at least",
+                f"'{queue}': each partition needs at least 1",
                 field=name,
             )
 
@@ -123,11 +131,14 @@ def _packed_quota(limits: bytes, number: int, count: int) -> bytes:
 
 
 async def _read_quota(store: Store, shard: Shard, queue: str) -> tuple[bytes, bytes | None]:
-    """Return a partition's quota, and the limits of the whole queue if the partition keeps them."""
-    found: Any = await store.redis.call(
+    """Return a partition's packed quota, and the packed limits of the whole queue.
+
+    Only partition 0 of several partitions has the latter; elsewhere they are None.
+    """
+    reply: Any = await store.redis.call(
         shard.slot, "HMGET", shard.queue_counters(queue), "limits", "queue_limits", idempotent=True
     )
-    quota, queue_limits = found
+    quota, queue_limits = reply
     return quota or b"", queue_limits
 
 
@@ -140,15 +151,21 @@ async def _read_queue_limits(store: Store, first: Shard, queue: str) -> bytes:
 async def _outdated_partitions(
     store: Store, shards: Sequence[Shard], queue: str, limits: bytes, count: int
 ) -> list[int]:
-    """Return the numbers of the partitions whose quota does not follow from the limits."""
+    """Return the numbers of the partitions whose quota does not follow from the limits.
+
+    Args:
+        store: the store.
+        shards: the shards of the partitions.
+        queue: the queue's name.
+        limits: the packed limits of the whole queue, empty for none.
+        count: the number of partitions that have a quota.
+    """
     outdated: list[int] = []
 
     async def check(number: int) -> None:
-        kept = (limits or None) if number == 0 and count > 1 else None
-        if await _read_quota(store, shards[number], queue) != (
-            _packed_quota(limits, number, count),
-            kept,
-        ):
+        queue_limits = (limits or None) if number == 0 and count > 1 else None
+        wanted = (_packed_quota(limits, number, count), queue_limits)
+        if await _read_quota(store, shards[number], queue) != wanted:
             outdated.append(number)
 
     await run_concurrently(range(len(shards)), check)
@@ -174,14 +191,14 @@ async def _write_quota(
         limits: the packed limits of the whole queue, empty for none.
         number: the partition's number.
         count: the number of partitions that have a quota.
-        expected: changes nothing where the partition has other limits (see ``limit_queue.lua``).
+        expected: packed limits of the whole queue. If the partition has others, nothing changes.
     """
-    kept = limits if number == 0 and count > 1 else b""
+    queue_limits = limits if number == 0 and count > 1 else b""
     effects = await store.run(
         shard,
         "limit_queue",
         [shard.queue_counters(queue)],
-        [queue, _packed_quota(limits, number, count), kept, expected],
+        [queue, _packed_quota(limits, number, count), queue_limits, expected],
         idempotent=True,
     )
     await deliver(store, shard, effects)

@@ -1,8 +1,11 @@
-"""Rate limits as operators read and set them (spec: ojs-rate-limiting 7.2 and 10).
+"""Read and set the rate limits of queues and keys, for operators.
 
-Limits of a queue are fields of its hash. The script that pops jobs reads and counts them
-(``store/include/queues/queue_limits.lua``), so no fetch acts on a limit that another fetch has used
-up. The limits of a key live in the key's own shard, which grants tokens (``rate_tokens``).
+Spec: ojs-rate-limiting 7.2 and 10. A "key" in this module is a rate limit key.
+
+The limits of a queue are fields of the queue's hash. The script that pops jobs reads the limits and
+counts the starts (``store/include/queues/queue_limits.lua``). So two fetches cannot use the same
+free start. The limits of a key are in the shard of the key, which grants tokens
+(``rate_tokens.py``).
 """
 
 from __future__ import annotations
@@ -25,9 +28,11 @@ from ojs_cluster.store.partial_failures import after_first_write
 from ojs_cluster.store.sweeps.sweep_result import SweepResult
 
 _DECLARED_MS = 3_600_000
-"""How long a queue's ``max_per_second`` outlives the last job that declares it."""
+"""Time in milliseconds for which a ``max_per_second`` holds after a job declared it last.
+
+Twin of ``store/include/queues/queue_limits.lua``."""
 _MAX_KEYS_REFRESHED = 50
-"""Most keys refreshed in one step: each needs a script of its own."""
+"""Maximum number of keys refreshed in one sweep: each needs a script of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +41,12 @@ class RateLimitUsage:
 
     Args:
         limits: the limits that hold.
-        active: jobs that the concurrency counts.
-        started: starts in the window that ends now.
-        resets_ms: when the oldest of these starts leaves the window, in Unix milliseconds.
-        next_ms: when a throttle lets the next job start, in Unix milliseconds.
+        active: number of jobs that count against the concurrency limit.
+        started: number of starts in the rate's period that ends now.
+        resets_ms: time at which the oldest of these starts leaves the period, in Unix milliseconds;
+            None without starts.
+        next_ms: time at which the throttle lets the next job start, in Unix milliseconds; None
+            without a throttle.
     """
 
     limits: RateLimits
@@ -56,10 +63,10 @@ class RateLimitKeyStatus:
     Args:
         key: the rate limit key.
         usage: the limits, and how far they are used.
-        override: what an operator has set over what jobs declare, None for nothing.
-        override_until_ms: end of the override in Unix milliseconds, None for none.
+        override: the operator's limits, which replace those that jobs declare; None for none.
+        override_until_ms: end of the override in Unix milliseconds, None for no end.
         hold_until_ms: time in Unix milliseconds until which no job may start, because a worker has
-            asked for that; None when it did not.
+            requested that; None when jobs may start.
         waiting: jobs that wait for a token and whose queue has requested one.
         now_ms: time of the reading in Unix milliseconds.
     """
@@ -87,20 +94,27 @@ class QueueRateLimits:
 
 
 def _usage(fields: dict[bytes, bytes], limits: RateLimits, active: int, now: int) -> RateLimitUsage:
-    """Return the usage from the fields that ``store/include/limits/count_starts.lua`` keeps."""
-    started, resets = 0, None
+    """Return how far limits are used.
+
+    Args:
+        fields: the hash with the fields that ``store/include/limits/create_limiters.lua`` writes.
+        limits: the limits.
+        active: number of jobs that count against the concurrency limit.
+        now: the server's time in Unix milliseconds.
+    """
+    started, resets_ms = 0, None
     if limits.rate is not None:
         for entry in fields.get(b"starts", b"").split():
-            at, n = (read_number(part) for part in entry.partition(b":")[::2])
-            if at + limits.rate.period_ms > now:
-                started += n
-                resets = resets or at + limits.rate.period_ms
+            started_ms, count = (read_number(part) for part in entry.partition(b":")[::2])
+            if started_ms + limits.rate.period_ms > now:
+                started += count
+                resets_ms = resets_ms or started_ms + limits.rate.period_ms
     next_ms = read_number(fields.get(b"next_start")) if limits.throttle is not None else None
-    return RateLimitUsage(limits, active, started, resets, next_ms)
+    return RateLimitUsage(limits, active, started, resets_ms, next_ms)
 
 
 async def set_queue_limits(store: Store, queue: str, limits: RateLimits) -> QueueRateLimits:
-    """Set a queue's limits, which hold from the next fetch on.
+    """Set a queue's limits. They hold from the next fetch on.
 
     Args:
         store: the store.
@@ -112,7 +126,7 @@ async def set_queue_limits(store: Store, queue: str, limits: RateLimits) -> Queu
 
     Raises:
         ValidationFailed: a partition would have no quota, or the partitions are being changed.
-        TooManyQueues: an unknown queue would be one too many.
+        TooManyQueues: the queue is new, and the registry of queue names is full.
         BackendUnavailable: Redis did not answer in time.
     """
     await store.queues.ensure(store, [queue])
@@ -138,13 +152,13 @@ async def clear_declared_limit(store: Store, queue: str) -> None:
 
 
 async def clear_queue_limits(store: Store, queue: str) -> QueueRateLimits:
-    """Remove all limits of a queue: the operator's, and what its jobs declared.
+    """Remove all limits of a queue: the operator's, and those that its jobs declared.
 
     Returns:
-        The limits that hold now. Jobs may have declared a new one.
+        The limits that hold now. They are not empty if jobs have declared a limit since.
 
     Raises:
-        TooManyQueues: an unknown queue would be one too many.
+        TooManyQueues: the queue is new, and the registry of queue names is full.
         BackendUnavailable: Redis did not answer in time.
     """
     await set_queue_limits(store, queue, RateLimits())
@@ -156,56 +170,58 @@ async def clear_queue_limits(store: Store, queue: str) -> QueueRateLimits:
 async def _declared_limit(
     store: Store, shard: Shard, now_ms: int, fields: dict[bytes, bytes]
 ) -> int | None:
-    """Return the ``max_per_second`` that holds in a partition.
+    """Return the ``max_per_second`` that holds in a partition, None when none holds.
 
-    Decides as ``store/include/queues/queue_limits.lua`` does.
+    The rules are those of ``load_queue_limits`` in ``store/include/queues/queue_limits.lua``.
     """
-    most, at = fields.get(b"max_per_second", b""), fields.get(b"declared_at", b"")
-    if not most.isdigit() or not int(most):  # the next fetch removes a damaged one
-        return None
-    if now_ms - int(at if at.isdigit() else 0) >= _DECLARED_MS:
+    max_per_second = fields.get(b"max_per_second", b"")
+    if not max_per_second.isdigit() or not int(max_per_second):
+        return None  # the next fetch removes a damaged value
+    declared_ms = fields.get(b"declared_at", b"")
+    if now_ms - int(declared_ms if declared_ms.isdigit() else 0) >= _DECLARED_MS:
         key = shard.job(fields.get(b"declared_by", b"").decode(errors="replace"))
         state: Any = await store.redis.call(shard.slot, "HGET", key, f.STATE, idempotent=True)
         if state is None or state.decode() in TERMINAL:
             return None
-    return int(most)
+    return int(max_per_second)
 
 
 async def get_queue_limits(store: Store, queue: str) -> QueueRateLimits:
-    """Return a queue's limits, and how far all its partitions use them.
+    """Return a queue's limits, and how far all its partitions together use them.
 
     A queue that does not exist has no limits.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    found: dict[int, tuple[int, dict[bytes, bytes]]] = {}
+    # By partition number: the time of the reading in Unix milliseconds, and the fields.
+    readings: dict[int, tuple[int, dict[bytes, bytes]]] = {}
     shards = await store.partitions.occupied_shards(store, queue)
 
     async def read(number: int) -> None:
         shard = shards[number]
-        now, flat = await store.run(
+        now, field_list = await store.run(
             shard, "read_hash", [shard.queue_counters(queue)], idempotent=True
         )
-        items = iter(flat)
-        found[number] = now, dict(zip(items, items, strict=True))
+        items = iter(field_list)
+        readings[number] = now, dict(zip(items, items, strict=True))
 
     await run_concurrently(range(len(shards)), read)
-    now_ms, first = found[0]
-    packed = first.get(b"queue_limits", first.get(b"limits"))
+    now_ms, first_fields = readings[0]
+    packed = first_fields.get(b"queue_limits", first_fields.get(b"limits"))
     limits = unpack_limits(packed.decode(errors="replace")) if packed else RateLimits()
-    parts = [
+    usages = [
         _usage(fields, limits, read_number(fields.get(b"active")), now)
-        for now, fields in found.values()
+        for now, fields in readings.values()
     ]
     total = RateLimitUsage(
         limits,
-        sum(part.active for part in parts),
-        sum(part.started for part in parts),
-        min((part.resets_ms for part in parts if part.resets_ms is not None), default=None),
-        min((part.next_ms for part in parts if part.next_ms is not None), default=None),
+        sum(usage.active for usage in usages),
+        sum(usage.started for usage in usages),
+        min((usage.resets_ms for usage in usages if usage.resets_ms is not None), default=None),
+        min((usage.next_ms for usage in usages if usage.next_ms is not None), default=None),
     )
-    return QueueRateLimits(total, await _declared_limit(store, shards[0], now_ms, first))
+    return QueueRateLimits(total, await _declared_limit(store, shards[0], now_ms, first_fields))
 
 
 async def get_key(store: Store, key: str) -> RateLimitKeyStatus:
@@ -216,28 +232,28 @@ async def get_key(store: Store, key: str) -> RateLimitKeyStatus:
         BackendUnavailable: Redis did not answer in time.
     """
     shard = store.keys.shard_of_limit(key)
-    now, holders, requested, flat = await store.run(
+    now, granted, requested, field_list = await store.run(
         shard,
         "limit_state",
         [shard.rate_limit(key), shard.token_holders(key), shard.token_requesters(key)],
         idempotent=True,
     )
-    if not flat:
+    if not field_list:
         raise NotFound("rate limit", key)
-    items = iter(flat)
+    items = iter(field_list)
     fields: dict[bytes, bytes] = dict(zip(items, items, strict=True))
     limits = unpack_limits(fields.get(b"limits", b"").decode(errors="replace"))
-    override, until = None, read_number(fields.get(b"override_until")) or None
-    if b"override" in fields and (until is None or until > now):
+    override, override_until_ms = None, read_number(fields.get(b"override_until")) or None
+    if b"override" in fields and (override_until_ms is None or override_until_ms > now):
         override = unpack_limits(fields[b"override"].decode(errors="replace"))
         limits = override.overriding(limits)
-    hold = read_number(fields.get(b"hold_until"))
+    hold_until_ms = read_number(fields.get(b"hold_until"))
     return RateLimitKeyStatus(
         key,
-        _usage(fields, limits, holders, now),
+        _usage(fields, limits, granted, now),
         override,
-        until if override is not None else None,
-        hold if hold > now else None,
+        override_until_ms if override is not None else None,
+        hold_until_ms if hold_until_ms > now else None,
         requested,
         now,
     )
@@ -248,48 +264,48 @@ async def list_keys(
 ) -> tuple[list[RateLimitKeyStatus], int]:
     """Return a page of keys, and how many keys there are.
 
-    Keys are ordered by shard, then by name.
+    Keys are in the order of their shards, and within a shard in the order of their names.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    sizes: dict[Shard, int] = {}
+    counts: dict[Shard, int] = {}
 
-    async def count(shard: Shard) -> None:
-        size: Any = await store.redis.call(shard.slot, "ZCARD", shard.rate_limits, idempotent=True)
-        sizes[shard] = size
+    async def count_keys(shard: Shard) -> None:
+        count: Any = await store.redis.call(shard.slot, "ZCARD", shard.rate_limits, idempotent=True)
+        counts[shard] = count
 
-    await run_concurrently(store.keys, count)
-    found: list[RateLimitKeyStatus] = []
+    await run_concurrently(store.keys, count_keys)
+    page: list[RateLimitKeyStatus] = []
     skip = offset
     for shard in store.keys:
-        if sizes[shard] > skip and len(found) < limit:
+        if counts[shard] > skip and len(page) < limit:
             names: Any = await store.redis.call(
                 shard.slot,
-                *("ZRANGE", shard.rate_limits, skip, skip + limit - len(found) - 1),
+                *("ZRANGE", shard.rate_limits, skip, skip + limit - len(page) - 1),
                 idempotent=True,
             )
             for name in names:
-                with suppress(NotFound):  # removed since the page was read
-                    found.append(await get_key(store, name.decode()))
-        skip = max(0, skip - sizes[shard])
-    return found, sum(sizes.values())
+                with suppress(NotFound):  # removed since the names were read
+                    page.append(await get_key(store, name.decode()))
+        skip = max(0, skip - counts[shard])
+    return page, sum(counts.values())
 
 
 async def override_key(
     store: Store, key: str, limits: RateLimits, until_ms: int | None
 ) -> RateLimitKeyStatus:
-    """Set limits over those that jobs declare.
+    """Override the limits that jobs declare for a key.
 
     Args:
         store: the store.
         key: the rate limit key.
         limits: the new limits; empty ones remove the override.
-        until_ms: end of the override in Unix milliseconds, None for none.
+        until_ms: end of the override in Unix milliseconds, None for no end.
 
     Raises:
         InvalidRequest: ``until_ms`` is in the past.
-        TooManyRateLimitKeys: the key is new, and its shard has as many keys as it may.
+        TooManyRateLimitKeys: the key is new, and its shard has the maximum number of keys.
         NotFound: there is no override to remove.
         BackendUnavailable: Redis did not answer in time.
     """
@@ -297,27 +313,28 @@ async def override_key(
     if packed:
         await store.limit_keys.check_key(store, key)
     await run_key_script(store, "limit_set", key, ["override", packed, until_ms or ""])
-    past = InvalidRequest("expires_at must be in the future", field="expires_at")
+    # The script changes nothing when the override has already ended by the server's clock.
+    already_ended = InvalidRequest("expires_at must be in the future", field="expires_at")
     try:
         with after_first_write():
-            found = await get_key(store, key)
+            status = await get_key(store, key)
     except NotFound:
-        raise past if packed else NotFound("rate limit", key) from None
-    if until_ms is not None and found.override_until_ms != until_ms:
-        raise past
-    return found
+        raise already_ended if packed else NotFound("rate limit", key) from None
+    if until_ms is not None and status.override_until_ms != until_ms:
+        raise already_ended
+    return status
 
 
 async def sweep_rate_limits(store: Store, shard: Shard, limit: int) -> SweepResult:
-    """Do the work that time causes for the rate limits of a shard.
+    """Do the work on the rate limits of a shard that is due.
 
-    Wakes fetches that wait for queues whose limits have room again. Returns tokens whose jobs were
-    not fetched in time. Grants tokens of keys that have room again. Removes unused keys.
+    Wakes fetches that wait for queues whose limits allow starts again. Returns tokens whose jobs
+    were not fetched in time. Grants tokens that are free again. Removes unused keys.
 
     Args:
         store: the store.
         shard: the shard.
-        limit: most queues, and most tokens, of one call.
+        limit: maximum number of queues, and of tokens, that one call handles.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -330,13 +347,13 @@ async def sweep_rate_limits(store: Store, shard: Shard, limit: int) -> SweepResu
         idempotent=True,
     )
     woken, now, next_due, grants_due, keys = reply
-    due = [next_due] if next_due >= 0 else []
+    next_times = [next_due] if next_due >= 0 else []
     done, more = woken, woken >= limit or len(keys) >= _MAX_KEYS_REFRESHED
     if grants_due:
         returned = await return_unused_tokens(store, shard, limit)
         done, more = done + returned.done, more or returned.more
-        due += [returned.next_ms] if returned.next_ms is not None else []
+        next_times += [returned.next_ms] if returned.next_ms is not None else []
     await run_concurrently(
         keys, lambda key: run_key_script(store, "limit_refresh", key.decode(), [])
     )
-    return SweepResult(done + len(keys), min(due, default=None), now, more)
+    return SweepResult(done + len(keys), min(next_times, default=None), now, more)

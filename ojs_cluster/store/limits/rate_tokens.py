@@ -1,8 +1,10 @@
 """Tokens of rate limit keys: the protocol between a job's shard and the key's shard (docs/adr/011).
 
-Each step is an effect in an outbox, and each script is idempotent: a repeated request counts once,
-a token that is granted twice is taken once, and a token that no job can use is returned. So a
-process may die, or a reply be lost, between any two steps.
+A "key" in this module is a rate limit key. Each step is an effect in an outbox, and each script is
+idempotent: a repeated request counts once, a token that is granted twice is taken once, and a token
+that no job can use is returned. So a process may die, or a reply be lost, between any two steps.
+
+A token is requested as ``id/number``: the job's id and the number of the job's request.
 """
 
 from __future__ import annotations
@@ -16,19 +18,20 @@ from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.runtime import Arg
 from ojs_cluster.store.sweeps.sweep_result import SweepResult
 
-_MAX_NESTED = 8
-"""Effects of effects that one call delivers itself; the drainer delivers the others."""
+_MAX_DEPTH = 8
+"""Maximum nesting depth of effects that one call delivers (see ``_deliver_effects``)."""
 _MAX_ANSWERED = 100
 """Token requests that one script applies answers to, at about 20 commands each."""
 _MAX_RETURNED = 150
 """Tokens that one script returns, at about 15 commands each."""
 _depth: ContextVar[int] = ContextVar("depth", default=0)
+"""Nesting depth of the effects that the current task delivers."""
 
 
 async def handle_request(store: Store, shard: Shard, payload: bytes) -> None:
     """Handle the effect ``token_request``: jobs of ``shard`` request tokens.
 
-    The payload is ``key limits on_limit id/number...``.
+    The payload is ``key limits on_limit id/number...`` (see ``limit_request.lua``).
     """
     key, limits, on_limit, *requests = payload.decode().split(" ")
     await run_key_script(store, "limit_request", key, [limits, on_limit, shard.index, *requests])
@@ -37,7 +40,8 @@ async def handle_request(store: Store, shard: Shard, payload: bytes) -> None:
 async def handle_answer(store: Store, _shard: Shard, payload: bytes) -> None:
     """Handle the effect ``token_answer``: the key's shard grants or refuses tokens.
 
-    The payload is ``shard key answer id/number...``.
+    The payload is ``shard key answer id/number...``, with the shard of the jobs (see
+    ``limit_grant.lua``).
     """
     index, key, answer, *requests = payload.decode().split(" ")
     shard = store.keys.shard(int(index))
@@ -66,14 +70,14 @@ async def _apply_answer(
 async def handle_return(store: Store, shard: Shard, payload: bytes) -> None:
     """Handle the effect ``token_return``: tokens are returned, or requests are canceled.
 
-    The payload is ``key how id/number...``.
+    The payload is ``key start_state id/number...`` (see ``limit_free.lua``).
     """
-    key, how, *requests = payload.decode().split(" ")
-    await run_key_script(store, "limit_free", key, [shard.index, how, *requests])
+    key, start_state, *requests = payload.decode().split(" ")
+    await run_key_script(store, "limit_free", key, [shard.index, start_state, *requests])
 
 
 async def handle_start(store: Store, shard: Shard, payload: bytes) -> None:
-    """Handle the effect ``token_start``: a job has started, and its start counts from now on.
+    """Handle the effect ``token_start``: a job has started, so its start must be counted.
 
     The payload is ``key id/number``.
     """
@@ -84,7 +88,8 @@ async def handle_start(store: Store, shard: Shard, payload: bytes) -> None:
 async def handle_declaration(store: Store, _shard: Shard, payload: bytes) -> None:
     """Handle the effect ``limit_declaration``: a new job declares the limits of its key.
 
-    The payload is ``key limits on_limit ms``, with the job's creation time in Unix milliseconds.
+    The payload is ``key limits on_limit created_ms``, with the job's creation time in Unix
+    milliseconds.
     """
     key, limits, _, created_ms = payload.decode().split(" ")
     await run_key_script(store, "limit_set", key, ["declare", limits, created_ms])
@@ -92,6 +97,12 @@ async def handle_declaration(store: Store, _shard: Shard, payload: bytes) -> Non
 
 async def run_key_script(store: Store, name: str, key: str, args: Sequence[Arg]) -> None:
     """Run a script over the state of a rate limit key, and deliver its effects.
+
+    Args:
+        store: the store.
+        name: the script's name.
+        key: the rate limit key.
+        args: the script's ARGV from the third one on.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -112,23 +123,29 @@ async def run_key_script(store: Store, name: str, key: str, args: Sequence[Arg])
 
 
 async def _deliver_effects(store: Store, shard: Shard, effects: Sequence[bytes]) -> None:
-    """Deliver the effects of a script, up to a nesting depth.
+    """Deliver the effects of a script, up to a nesting depth of ``_MAX_DEPTH``.
 
-    A returned token is granted to the next job, which may return it as well. So one caller could
-    wait for many steps. Beyond the depth the drainer delivers the effects.
+    Delivering an effect runs a script that may have effects again: a returned token is granted to
+    the next job, which may return it as well. So one caller could wait for many steps. Beyond the
+    maximum depth the effects stay in the outbox, and the outbox drainer delivers them.
     """
     depth = _depth.get()
-    if not effects or depth >= _MAX_NESTED:
+    if not effects or depth >= _MAX_DEPTH:
         return
-    before = _depth.set(depth + 1)
+    reset_token = _depth.set(depth + 1)
     try:
         await deliver(store, shard, effects)
     finally:
-        _depth.reset(before)
+        _depth.reset(reset_token)
 
 
 async def return_unused_tokens(store: Store, shard: Shard, limit: int) -> SweepResult:
     """Return tokens whose jobs were not fetched in time.
+
+    Args:
+        store: the store.
+        shard: the shard of the jobs.
+        limit: maximum number of tokens.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.

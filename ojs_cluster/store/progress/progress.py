@@ -13,17 +13,19 @@ from ojs_cluster.store.jobs.by_id import run_on_job
 from ojs_cluster.store.jobs.record import JobRecord
 
 MAX_BYTES: Final = 16 * 1024
-"""Most bytes of the message and the data of a report. The specification recommends 4 KiB."""
+"""Maximum size in bytes of a report's message and data together. The spec recommends 4 KiB."""
 _MAX_EVENT_MESSAGE: Final = 200
-"""Most characters of a message in an event: streams are bounded in entries, not in bytes."""
+"""Maximum number of characters of a message in an event.
+
+The event stream is bounded by its number of entries, so long messages would use much memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One report.
+    """A worker's report about the progress of a job.
 
     Args:
-        value: the number, which is clamped to 0..1; None to keep the number of the last report.
+        value: the progress from 0 to 1, values outside are clamped; None keeps the last value.
         message: a text for people, '' for none.
         data: a JSON object, empty for none.
     """
@@ -38,8 +40,8 @@ async def report_progress(
 ) -> JobRecord:
     """Store the progress of an active job, and extend its lease like a heartbeat.
 
-    A report about a job in another state changes nothing. Within an attempt the number does not
-    fall: a report with a lower number only extends the lease.
+    A report about a job in another state changes nothing. Within an attempt the progress does not
+    fall: a report with a lower value only extends the lease.
 
     Args:
         store: the store.
@@ -49,12 +51,12 @@ async def report_progress(
         lease_id: the caller's lease id, None when it names none.
 
     Returns:
-        A record with the state and the progress of the job only.
+        A record that has only the state and the progress of the job.
 
     Raises:
         NotFound: no such job.
         Conflict: the job is held by another lease.
-        PayloadTooLarge: the message and the data are over the limit.
+        PayloadTooLarge: the message and the data have more than ``MAX_BYTES`` bytes.
         MalformedJob: the job's stored fields are malformed.
         BackendUnavailable: Redis did not answer in time.
     """

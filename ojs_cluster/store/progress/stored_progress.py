@@ -1,7 +1,7 @@
 """Read the progress of a job from the fields of its hash.
 
-The progress names its attempt. So a further attempt starts without progress, although
-no fetch removes that of the attempt before.
+The stored progress contains the number of its attempt. Progress of an earlier attempt is ignored,
+so a fetch need not remove it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ojs_cluster.core.raw_json import object_members
 from ojs_cluster.store.jobs import fields as f
 
 _PACKED = re.compile(rb"(\d{1,15}) (\d{1,15}) (\d{1,15}) (\d(?:\.\d{1,20})?(?:e-\d{1,3})?|)")
-_COMPLETE = b"1.0"
+_COMPLETED_VALUE = b"1.0"
 _MAX_MS = 253_402_300_800_000
 """Year 10000, in milliseconds since the epoch: no response can show a later time."""
 
@@ -26,7 +26,8 @@ class Progress(msgspec.Struct, frozen=True):
 
     Args:
         value: a JSON number from 0 to 1, empty when only data was reported.
-        updated_ms: when it was reported; for a completed job, when it was completed.
+        updated_ms: time of the last report, or of the completion of a completed job, in Unix
+            milliseconds.
         message: the JSON string of the last report, empty for none.
         data: the JSON object of the last report, empty for none.
     """
@@ -38,10 +39,11 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 def parse_progress(packed: bytes) -> tuple[bytes, int, bytes] | None:
-    """Return the attempt, the time of the last report, and the number.
+    """Parse the field ``progress`` of a job, which ``progress.lua`` writes.
 
     Returns:
-        None when the field is damaged.
+        The attempt, the time of the last report in Unix milliseconds, and the number (empty for
+        none). None when the field is damaged.
     """
     match = _PACKED.fullmatch(packed)
     if match is None or int(match[2]) >= _MAX_MS or (match[4] and float(match[4]) > 1):
@@ -53,14 +55,15 @@ def read_progress(fields: Mapping[bytes, bytes]) -> Progress | None:
     """Return the progress of a job's last attempt, None if that attempt has reported none.
 
     Args:
-        fields: the fields of the job, at least its state, attempt, end and progress.
+        fields: the fields of the job, at least state, attempt, finished, progress and
+            progress_data.
     """
     parsed = parse_progress(fields.get(f.PROGRESS) or b"")
     if parsed is None or parsed[0] != fields.get(f.ATTEMPT):
         return None
     _, updated_ms, value = parsed
     if fields.get(f.STATE) == b"completed":
-        value = _COMPLETE
+        value = _COMPLETED_VALUE
         finished = fields.get(f.FINISHED) or b""
         if finished.isdigit() and int(finished) < _MAX_MS:
             updated_ms = int(finished)

@@ -1,10 +1,13 @@
-"""Mirrored fields: fields of a queue's hash that each partition has, because its scripts read them.
+"""Copy fields of a queue's hash from partition 0 to the other partitions.
 
-Partition 0 holds the wanted value. A process that changes it, or the number of partitions, copies
-it to the others. It is done only when all partitions agree with a value that did not change while
-it copied. So two processes that do this at once leave the later value. If the process dies first,
-the janitor finishes within three seconds of a change. Producers use a new partition only ten
-seconds after it.
+These fields are the pause flag, the depth bound and ``on_exhaustion``. The scripts of a partition
+can read only the queue's hash in their own shard, so each partition has a copy.
+
+Partition 0 holds the wanted value. A process that changes the value, or the number of partitions,
+writes the copies. It repeats this until all copies agree with a value that did not change during
+the pass. So when two processes change the value at once, all copies get the later one. If the
+process dies first, the janitor finishes within three seconds. Producers use a new partition only
+ten seconds after the change of the number.
 """
 
 from __future__ import annotations
@@ -28,13 +31,13 @@ async def mirror_field(
     read: Callable[[Shard], Awaitable[T]],
     write: Callable[[Shard, T], Awaitable[None]],
 ) -> None:
-    """Make all partitions agree with partition 0.
+    """Make one field of all partitions agree with partition 0.
 
     Args:
         store: the store.
         queue: the queue's name.
-        read: returns the value of a partition.
-        write: sets the value of a partition.
+        read: returns the field's value in the shard of a partition.
+        write: sets the field's value in the shard of a partition.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -73,7 +76,7 @@ async def correct_until_stable(
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    before: tuple[T, PartitionLayout] | None = None
+    last_pass: tuple[T, PartitionLayout] | None = None
     while True:
         await store.partitions.try_read(store)
         layout = store.partitions.layout(queue)
@@ -82,6 +85,6 @@ async def correct_until_stable(
         shards = store.keys.partitions(queue, layout.occupied_count)
         wanted = await read_wanted(shards[0])
         corrected = await correct(shards, wanted, layout)
-        if not corrected and (wanted, layout) == before:
+        if not corrected and (wanted, layout) == last_pass:
             return
-        before = (wanted, layout)
+        last_pass = (wanted, layout)

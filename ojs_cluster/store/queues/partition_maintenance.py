@@ -1,4 +1,7 @@
-"""Changes of the number of partitions of a queue, and the janitor's work for them."""
+"""Change the number of partitions of a queue, and finish such changes later (the janitor).
+
+In a round, the janitor maintains each registered queue once (``store/sweeps/retention.py``).
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,11 @@ from ojs_cluster.store.queues.partitions import DEFAULT, NO_ENTRY_LIMIT
 from ojs_cluster.store.queues.queues import get_partition_stats
 
 UNUSED_MS: Final = 86_400_000
-"""Time in milliseconds for which the table keeps an entry of a queue that does not exist."""
+"""Time in milliseconds for which the partition table keeps the entry of an unregistered queue."""
 UNUSED_CROWDED_MS: Final = 3_600_000
-"""The same while the table is nearly full."""
+"""The same time while the table is crowded."""
 _CROWDED: Final = 0.9
-"""The part of the table's entries above which it is nearly full."""
+"""The table is crowded above this fraction of ``MAX_ENTRIES``."""
 
 
 async def set_partitions(store: Store, queue: str, count: int) -> PartitionLayout:
@@ -37,30 +40,32 @@ async def set_partitions(store: Store, queue: str, count: int) -> PartitionLayou
         count: the new number of partitions.
 
     Raises:
-        InvalidRequest: ``count`` is out of range, or too many queues have a number of their own.
+        InvalidRequest: ``count`` is out of range, or the partition table is full.
         ValidationFailed: the queue has rate limits, which are divided among its partitions.
         BackendUnavailable: Redis did not answer in time.
     """
-    most = store.keys.max_partitions
-    if not 1 <= count <= most:
+    max_count = store.keys.max_partitions
+    if not 1 <= count <= max_count:
         raise InvalidRequest(
-            f"partitions must be from 1 to {most}, not {count}", field="partitions"
+            f"partitions must be from 1 to {max_count}, not {count}", field="partitions"
         )
-    before = (await get_partitions(store, queue)).count
-    if count != before and await _has_limits(store, queue):
-        raise _has_quotas(queue, before)
+    old_count = (await get_partitions(store, queue)).count
+    if count != old_count and await _has_limits(store, queue):
+        raise _has_limits_error(queue, old_count)
 
     def resized(old: PartitionLayout, now_ms: int) -> PartitionLayout:
-        nonlocal before
-        before = old.count
+        nonlocal old_count
+        old_count = old.count
         return old.resized(count, now_ms)
 
     layout = await store.partitions.update(store, queue, resized)
     # Another request may have set limits since the check above.
-    if count != before and await _has_limits(store, queue):
-        await store.partitions.update(store, queue, lambda old, now_ms: old.resized(before, now_ms))
+    if count != old_count and await _has_limits(store, queue):
+        await store.partitions.update(
+            store, queue, lambda old, now_ms: old.resized(old_count, now_ms)
+        )
         await partition_quotas.update_quotas(store, queue)
-        raise _has_quotas(queue, before)
+        raise _has_limits_error(queue, old_count)
     await pauses.mirror_pause_flag(store, queue)
     await depth_bounds.mirror_bound(store, queue)
     await exhaustion.mirror_on_exhaustion(store, queue)
@@ -68,7 +73,7 @@ async def set_partitions(store: Store, queue: str, count: int) -> PartitionLayou
 
 
 async def get_partitions(store: Store, queue: str) -> PartitionLayout:
-    """Read the table; return a queue's partitions.
+    """Read the partition table now, and return a queue's layout.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -78,12 +83,15 @@ async def get_partitions(store: Store, queue: str) -> PartitionLayout:
 
 
 async def advance_changes(store: Store) -> int:
-    """Move each change of a number of partitions on; return how many changes are under way.
+    """Do the next step of each change of a number of partitions.
 
     New partitions get the mirrored fields. Old partitions are closed when they are empty. A closed
-    partition that got a late job is opened again. Two leaders cannot disturb each other here: each
-    compares the entry with what it has read. Partitions of the default are closed by the round over
-    all queues (``end_round``).
+    partition that got a late job is opened again. Two leaders may do this at the same time, because
+    an entry is written only if it is still the one that was read. The old partitions of queues
+    without an entry of their own are closed by ``end_round``.
+
+    Returns:
+        The number of changes that are not complete yet.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -103,10 +111,12 @@ async def advance_changes(store: Store) -> int:
 async def remove_unused_entries(store: Store) -> int:
     """Remove the entries of queues that do not exist; return how many were changed or removed.
 
-    Any client with a queue name can add an entry, the table is bounded, and every process has it in
-    memory. An entry is removed like any other change: the number becomes the default, then the
-    partitions beyond it are closed, then, after the same time again, the entry is removed. So the
-    job of a producer that was suspended since it read the old number is found.
+    A request can add an entry for any queue name. But the table has a maximum size, because every
+    process has all of it in memory.
+
+    An entry is removed in steps: its number of partitions becomes the default number, then the
+    partitions above that number are closed, and after the same time again the entry is removed. So
+    workers still find a job that a producer with an old copy of the table has put into one of them.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -125,26 +135,37 @@ async def remove_unused_entries(store: Store) -> int:
     known: Any = await store.redis.call(meta.slot, "ZMSCORE", meta.queues, *old, idempotent=True)
     unused = [queue for queue, score in zip(old, known, strict=True) if score is None]
     for queue in unused:
-        seen = entries[queue]
+        checked = entries[queue]
         await store.partitions.update(
-            store, queue, partial(_next_removal_step, seen, store.partitions.default.count)
+            store, queue, partial(_next_removal_step, checked, store.partitions.default.count)
         )
     return len(unused)
 
 
 def _next_removal_step(
-    seen: PartitionLayout, parts: int, old: PartitionLayout, now_ms: int
+    checked: PartitionLayout, default_count: int, current: PartitionLayout, now_ms: int
 ) -> PartitionLayout:
-    """Return the next step towards no entry, from the layout that was read."""
-    if old != seen:
-        return old
-    if old.count != parts:
-        return old.resized(parts, now_ms)
-    return replace(old, occupied_count=old.open_count) if old.open_count == old.count else old
+    """Return the layout after the next step of an entry's removal.
+
+    Args:
+        checked: the layout of the queue when it was found to be unused.
+        default_count: the number of partitions of queues without an entry.
+        current: the layout now; another one than ``checked`` stays.
+        now_ms: the time in Unix milliseconds.
+    """
+    if current != checked:
+        return current
+    if current.count != default_count:
+        return current.resized(default_count, now_ms)
+    if current.open_count == current.count:
+        return replace(current, occupied_count=current.open_count)
+    return current
 
 
 async def maintain_queue(store: Store, queue: str) -> None:
-    """Make the mirrored fields of a queue agree; close empty partitions, open those with late jobs.
+    """Correct the mirrored fields of a queue, close its empty old partitions, open others.
+
+    A closed partition is opened if a late job is in it.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -153,33 +174,33 @@ async def maintain_queue(store: Store, queue: str) -> None:
     await partition_quotas.update_quotas(store, queue)
     await depth_bounds.mirror_bound(store, queue)
     await exhaustion.mirror_on_exhaustion(store, queue)
-    seen = store.partitions.layout(queue)
-    if seen.occupied_count == seen.count:
+    checked = store.partitions.layout(queue)
+    if checked.occupied_count == checked.count:
         return
-    shards = store.keys.partitions(queue, seen.occupied_count)
-    live_count = 0
+    shards = store.keys.partitions(queue, checked.occupied_count)
+    live_count = 0  # 1 + the number of the last old partition with a live job
 
     async def check(number: int) -> None:
         nonlocal live_count
         if await _has_live_jobs(store, shards[number], queue):
             live_count = max(live_count, number + 1)
 
-    await run_concurrently(range(seen.count, seen.occupied_count), check)
+    await run_concurrently(range(checked.count, checked.occupied_count), check)
     has_entry = queue in store.partitions.entries()
 
-    def closed(old: PartitionLayout, now_ms: int) -> PartitionLayout:
-        # The check was made for the layout that was read, and is valid for no other.
-        if old != seen:
-            return old
-        if not has_entry and live_count > old.count and old.can_shrink(now_ms):
-            return old.as_own_entry(live_count, now_ms)
-        return old.after_live_check(live_count, now_ms)
+    def closed(current: PartitionLayout, now_ms: int) -> PartitionLayout:
+        # Another layout may have partitions that were not checked.
+        if current != checked:
+            return current
+        if not has_entry and live_count > current.count and current.can_shrink(now_ms):
+            return current.as_own_entry(live_count, now_ms)
+        return current.after_live_check(live_count, now_ms)
 
     await store.partitions.update(store, queue, closed, max_entries=NO_ENTRY_LIMIT)
 
 
 async def begin_round(store: Store) -> None:
-    """Note whether the default can shrink, before a round maintains each queue once.
+    """Record whether the default layout can shrink, before a round maintains each queue once.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -190,30 +211,30 @@ async def begin_round(store: Store) -> None:
 
 
 async def end_round(store: Store) -> None:
-    """Close old partitions of the default after a round has maintained each queue once.
+    """Close the old partitions of the default layout, after a round has maintained each queue once.
 
-    By then each queue with jobs in these partitions has an entry of its own.
+    The round has given an entry of its own to each queue with jobs in these partitions.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    seen, store.partitions.draining = store.partitions.draining, None
-    if seen is not None:
+    checked, store.partitions.draining = store.partitions.draining, None
+    if checked is not None:
         await store.partitions.update(
             store,
             DEFAULT,
-            lambda old, now_ms: old.after_live_check(0, now_ms) if old == seen else old,
+            lambda old, now_ms: old.after_live_check(0, now_ms) if old == checked else old,
         )
 
 
-async def forget_queue(store: Store, queue: str) -> None:
-    """Note that a queue was retired: its closed partitions hold nothing of it any more."""
+async def forget_closed_partitions(store: Store, queue: str) -> None:
+    """Record that the closed partitions of a retired queue hold nothing of the queue any more."""
     await store.partitions.update(
         store, queue, lambda old, _: replace(old, occupied_count=old.open_count)
     )
 
 
-def _has_quotas(queue: str, count: int) -> ValidationFailed:
+def _has_limits_error(queue: str, count: int) -> ValidationFailed:
     return ValidationFailed(
         f"queue '{queue}' has rate limits, which are divided among its {count} partitions: "
         "delete the limits, change the number, and set them again",

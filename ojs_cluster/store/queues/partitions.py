@@ -1,14 +1,15 @@
-"""The partition table: which shards a queue is spread over, as this process knows it.
+"""This process's copy of the partition table: the shards that each queue is spread over.
 
-The table has the queues that differ from the default. It is small and lies under the meta tag. Each
-process keeps a copy of all of it and asks every two seconds whether it has changed. So a queue of
-one partition costs nothing. A background task asks. Requests wait for it only when the copy is
-older than four seconds and the master of the meta tag answers.
+The table lies under the meta tag. It has one entry for the default layout, and one for each queue
+with another layout. The table is small, so each process keeps a copy of all of it. A background
+task checks every two seconds whether the table has changed. Requests wait for this task only if the
+copy is older than four seconds and the master of the meta tag answers.
 
-While that master is away, requests use the copy that was read last. It is still valid, unless the
-master is away for this process only. Then a job may arrive late in a partition that has been
-closed. The janitor finds such a job in its next round over all queues (see ``retire_queues``). The
-first job of a shard is found at once.
+While that master does not answer, requests use the last copy. The copy may be outdated if only this
+process cannot reach the master. Then this process may put a job into a partition that has been
+closed. If the queue is new in that shard, the script announces the queue, and workers search the
+partition again. Otherwise the janitor finds the job in its next round over all queues (see
+``retire_queues``).
 
 ``core/partitions.py`` describes how the number of partitions changes.
 """
@@ -36,19 +37,21 @@ if TYPE_CHECKING:
 log = logging.getLogger("ojs.store")
 
 DEFAULT = ""
-"""Stands for all queues without an entry of their own. No queue can have this name."""
+"""Name of the entry for all queues without an entry of their own. No queue can have this name."""
 REFRESH_S = 2.0
 """Time in seconds between two reads of the table."""
 MAX_AGE_S = 4.0
 """Age in seconds above which a request waits for a new copy."""
 _MAX_WAIT_S = 1.0
 """Longest time in seconds that a request waits for a new copy."""
-_NEIGHBOURS = 100
-"""Jobs of one queue in a batch that stay together: one script is cheaper than a transaction."""
+_MIN_GROUP = 100
+"""Jobs of a batch and one queue that go to the same partition.
+
+A batch for one shard needs one script, but a batch over shards needs a cross-shard transaction."""
 MAX_ENTRIES = 1000
-"""Queues that may be given a number of partitions of their own."""
+"""Maximum number of queues with a layout of their own."""
 NO_ENTRY_LIMIT = 2**53
-"""For changes that are needed whether or not the table is full."""
+"""Maximum number of entries for changes that must succeed even when the table is full."""
 _ONE_PARTITION = PartitionLayout.of_count(1)
 
 
@@ -61,23 +64,25 @@ class PartitionTable:
         self._version = b""
         self._clock_ahead_ms = 0.0
         self._read_at = self._next_read_at = self._replaced_at = float("-inf")
-        self._publishes = self._published = self._unreadable = False
+        self._is_publisher = self._published = self._unreadable = False
         self.draining: PartitionLayout | None = None
-        """The default at the start of a round over all queues, if it can shrink then."""
+        """The default layout at the start of a round over all queues, None if it could not shrink.
+
+        ``partition_maintenance.begin_round`` sets it."""
 
     async def publish_default(self, store: Runtime) -> None:
-        """Make the default that this process was configured with the default of all processes.
+        """Write this process's configured number of partitions to the table, as the default.
 
-        While the master of the meta tag is away, the next successful read does it.
+        If the master of the meta tag does not answer, the next successful read does it.
         """
-        self._publishes = True
+        self._is_publisher = True
         self._next_read_at = float("-inf")
         if store.redis.is_responsive(store.keys.meta.slot):
             work = partial(self._refresh, store)
             await store.background.once("partitions", work, _MAX_WAIT_S)
 
     async def refresh_if_stale(self, store: Runtime) -> None:
-        """Read the table again if that is due.
+        """Read the table again if the last read is ``REFRESH_S`` old.
 
         Never raises: when the read fails, the last copy stays in use.
         """
@@ -90,9 +95,9 @@ class PartitionTable:
         await store.background.once("partitions", work, _MAX_WAIT_S if wait else 0)
 
     async def try_read(self, store: Runtime) -> None:
-        """Read the table now; while the master of the meta tag is silent, keep the last copy.
+        """Read the table now; keep the last copy if the master of the meta tag does not answer.
 
-        For changes of a queue that need its partitions and no other part of the meta tag.
+        For changes of a queue that must work without that master.
         """
         if store.redis.is_responsive(store.keys.meta.slot):
             with trio.move_on_after(_MAX_WAIT_S), suppress(BackendUnavailable):
@@ -103,7 +108,7 @@ class PartitionTable:
         try:
             await self.read(store)
             default_lost = DEFAULT not in self._entries and store.settings.queue_partitions > 1
-            if self._publishes and (default_lost or not self._published):
+            if self._is_publisher and (default_lost or not self._published):
                 await self._publish_default_now(store)
                 self._published = True
         except BackendUnavailable as error:
@@ -122,19 +127,20 @@ class PartitionTable:
             BackendUnavailable: Redis did not answer in time.
         """
         began = trio.current_time()
-        now_ms, version, *flat = await store.run_meta(
+        now_ms, version, *changed = await store.run_meta(
             "read_partitions", [store.keys.meta.partitions], [self._version]
         )
-        # Rounds down, so that this process uses new partitions late rather than early.
+        # The time of the reply is subtracted, so ``now_ms`` may be late but never early. Producers
+        # must not use a new partition before workers search it.
         self._clock_ahead_ms = now_ms - trio.current_time() * 1000
         self._read_at = max(self._read_at, began)
         self._next_read_at = max(self._next_read_at, began + REFRESH_S)
-        # An older version is a late reply, unless it was requested after the newer one arrived.
-        # Then a failover has lost the newer one for all processes.
-        older = version and self._version and int(version) < int(self._version)
-        late_reply = older and began < self._replaced_at
-        if flat and not late_reply:
-            items = iter(flat[0])
+        # A reply with an older version is late if its request began before the newer version
+        # arrived. Otherwise a failover has lost the newer version, and the older one holds.
+        is_older = version and self._version and int(version) < int(self._version)
+        is_late_reply = is_older and began < self._replaced_at
+        if changed and not is_late_reply:
+            items = iter(changed[0])
             self._entries = {
                 queue.decode(): PartitionLayout.parse(text)
                 for queue, text in zip(items, items, strict=True)
@@ -166,22 +172,22 @@ class PartitionTable:
         return store.keys.partitions(queue, self.layout(queue).open_count)
 
     async def occupied_shards(self, store: Runtime, queue: str) -> list[Shard]:
-        """Return the shards that may hold anything of the queue; the first is partition 0."""
+        """Return the shards that may hold keys of the queue; the first is partition 0."""
         await self.refresh_if_stale(store)
         return store.keys.partitions(queue, self.layout(queue).occupied_count)
 
     def choose_shard(
         self, store: Runtime, queue: str, seed: str | None = None, *, declares_limit: bool = False
     ) -> Shard:
-        """Return the shard for a new job, by the last copy of the table.
+        """Return the shard for a new job, from the last copy of the table.
 
         Args:
             store: the store.
             queue: the job's queue.
-            seed: a text that decides the partition, so that a repeated call chooses the same one.
-                Without it the choice is random.
-            declares_limit: whether the job declares a limit of the queue. Such jobs belong in
-                partition 0.
+            seed: a text that decides the partition, so that a repeated call chooses the same
+                partition. None for a random partition.
+            declares_limit: whether the job declares a limit of its queue. Such jobs go to partition
+                0, which counts their starts.
         """
         shards = self._producer_shards(store, queue)
         if len(shards) == 1 or declares_limit:
@@ -191,13 +197,13 @@ class PartitionTable:
         return shards[crc32(seed.encode()) % len(shards)]
 
     def choose_shards(self, store: Runtime, jobs: Sequence[NewJob]) -> list[Shard]:
-        """Return the shard of each new job, by the last copy of the table.
+        """Return the shard of each new job, from the last copy of the table.
 
-        A queue's jobs go in groups of neighbours to random partitions.
+        Consecutive jobs of a queue form groups, and each group goes to one partition.
 
-        A job with a client's id goes to the shard that the id's bits name, if that is one of the
-        queue's partitions, and so needs no alias. Jobs that declare a rate limit stay in partition
-        0, where their starts are counted together.
+        A job with a client's id goes to the owner shard of the id, if that is one of the queue's
+        partitions. Then the job needs no alias. Jobs that declare a limit of their queue go to
+        partition 0, which counts their starts.
         """
         if len(jobs) == 1:
             shards = self._producer_shards(store, jobs[0].queue)
@@ -206,24 +212,24 @@ class PartitionTable:
         by_queue: dict[str, list[int]] = {}
         for index, job in enumerate(jobs):
             by_queue.setdefault(job.queue, []).append(index)
-        found: dict[int, Shard] = {}
+        chosen: dict[int, Shard] = {}
         for queue, indexes in by_queue.items():
             shards = self._producer_shards(store, queue)
-            size = max(_NEIGHBOURS, -(-len(indexes) // len(shards)))
+            group_size = max(_MIN_GROUP, -(-len(indexes) // len(shards)))  # rounded up
             first = random.randrange(len(shards))  # noqa: S311 - to spread, nothing secret
-            for place, index in enumerate(indexes):
-                found[index] = shards[(first + place // size) % len(shards)]
+            for position, index in enumerate(indexes):
+                chosen[index] = shards[(first + position // group_size) % len(shards)]
                 job = jobs[index]
                 if job.rate_limit is not None and job.rate_limit.max_per_second is not None:
-                    found[index] = shards[0]
+                    chosen[index] = shards[0]
                 elif job.id is not None and len(shards) > 1:
                     owner = store.keys.shard_of_id(job.id)
                     by_id = shards[crc32(job.id.encode()) % len(shards)]
-                    found[index] = owner if owner in shards else by_id
-        return [found[index] for index in range(len(jobs))]
+                    chosen[index] = owner if owner in shards else by_id
+        return [chosen[index] for index in range(len(jobs))]
 
     def producer_count(self, queue: str) -> int:
-        """Return how many partitions of the queue get new jobs, by the last copy of the table."""
+        """Return how many partitions of the queue get new jobs, from the last copy of the table."""
         layout = self.layout(queue)
         if layout.count == layout.previous_count:  # the usual case, which needs no clock
             return layout.count
@@ -235,24 +241,25 @@ class PartitionTable:
     async def ensure_open(self, store: Runtime, shard: Shard, queues: Iterable[str]) -> None:
         """Make sure that workers search ``shard`` for jobs of ``queues``.
 
-        Needed before jobs are put into a shard that was chosen earlier.
+        Call it before jobs are put into a shard that was chosen earlier. The partition may have
+        been closed since.
 
         Raises:
-            BackendUnavailable: Redis did not answer in time, and workers may not search it.
+            BackendUnavailable: Redis did not answer in time. Workers may not search the shard.
         """
         await self.refresh_if_stale(store)
         for queue in queues:
             number = store.keys.partition_of(queue, shard)
             if number >= self.layout(queue).open_count:
                 await self.update(
-                    store, queue, partial(_with_open, number + 1), max_entries=NO_ENTRY_LIMIT
+                    store, queue, partial(_with_open_count, number + 1), max_entries=NO_ENTRY_LIMIT
                 )
 
     async def update(
         self,
         store: Runtime,
         queue: str,
-        how: Callable[[PartitionLayout, int], PartitionLayout],
+        change: Callable[[PartitionLayout, int], PartitionLayout],
         *,
         max_entries: int | None = None,
     ) -> PartitionLayout:
@@ -261,20 +268,21 @@ class PartitionTable:
         Args:
             store: the store.
             queue: the queue's name, ``DEFAULT`` for the default.
-            how: returns the new layout for the old one and the time in Unix milliseconds. Called
-                again when another process has changed the entry in between.
-            max_entries: queues that may have an entry; None for ``MAX_ENTRIES``.
+            change: returns the new layout for the old one and the time in Unix milliseconds. It is
+                called again when another process has changed the entry in between.
+            max_entries: maximum number of queues with an entry; None for ``MAX_ENTRIES``.
 
         Raises:
-            InvalidRequest: too many queues have an entry.
+            InvalidRequest: the table has ``max_entries`` entries.
             BackendUnavailable: Redis did not answer in time.
         """
         max_entries = MAX_ENTRIES if max_entries is None else max_entries
         while True:
             await self.read(store)
             entry, old = self.entries().get(queue), self.layout(queue)
-            new = how(old, self.now_ms())
-            # Each process has all entries in memory, so redundant ones are not kept.
+            new = change(old, self.now_ms())
+            # Each process has all entries in memory. So an entry that agrees with the default is
+            # removed.
             redundant = queue != DEFAULT and new.is_implied_by(self.default)
             if (entry is None) if redundant else (new == old):
                 return old
@@ -296,10 +304,10 @@ class PartitionTable:
                 return new
 
     async def _publish_default_now(self, store: Runtime) -> None:
-        """Make the default that this process was configured with the default of all processes.
+        """Write this process's configured number of partitions to the table, as the default.
 
-        API processes do this once. Where their configuration differs, the process that started last
-        decides. As long as only 1 was configured, nothing is written.
+        API processes do this once. If their configuration differs, the process that started last
+        decides. While the table has no default and the number is 1, nothing is written.
 
         Raises:
             BackendUnavailable: Redis did not answer in time.
@@ -309,17 +317,18 @@ class PartitionTable:
         await self.read(store)
         if self.default.count == wanted:
             return
-        unused = DEFAULT not in self.entries() and not await store.redis.call(
+        # Without any queue, the new number can take effect at once.
+        has_no_queue = DEFAULT not in self.entries() and not await store.redis.call(
             meta.slot, "ZCARD", meta.queues, idempotent=True
         )
         await self.update(
             store,
             DEFAULT,
             lambda old, now_ms: (
-                PartitionLayout.of_count(wanted) if unused else old.resized(wanted, now_ms)
+                PartitionLayout.of_count(wanted) if has_no_queue else old.resized(wanted, now_ms)
             ),
         )
 
 
-def _with_open(number: int, layout: PartitionLayout, now_ms: int) -> PartitionLayout:
-    return layout.with_open(number, now_ms)
+def _with_open_count(open_count: int, layout: PartitionLayout, now_ms: int) -> PartitionLayout:
+    return layout.with_open(open_count, now_ms)

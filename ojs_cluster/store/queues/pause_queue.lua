@@ -1,9 +1,9 @@
 -- Transition of a queue: active <-> paused. Jobs are not changed.
--- Post: the pause flag that the fetch script reads is set or gone; a resume wakes waiting workers. The name
---       of a new queue is sent to the registry.
+-- Post: the pause flag that the fetch script reads is set or removed; a resume wakes waiting workers. The name
+--       of a new queue is sent to the registry of queue names.
 -- Memory: allow-oom; adds 600 bytes.
 -- KEYS: 1 queue_counters, 2 queue_available, 3 events.
--- ARGV: 1 events kept, 2 queue, 3 'pause' | 'resume'.
+-- ARGV: 1 events kept, 2 queue, 3 action: 'pause' | 'resume'.
 -- Returns: {now, effects}
 --@include keys now preflight read_job append_event set_deadline append_effect
 local counters_key, available_key, name, action = KEYS[1], KEYS[2], ARGV[2], ARGV[3]

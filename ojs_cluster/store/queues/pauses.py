@@ -1,7 +1,7 @@
-"""The pause flag of a queue that has several partitions.
+"""The pause flag of a queue with several partitions.
 
-Fetch reads the flag in the script that pops jobs, in the shard of the jobs. So each partition has a
-flag. Partition 0 holds the wanted one, and the others follow (``mirrored_fields``).
+The fetch script can read the flag only in the shard of the jobs. So each partition has a flag. The
+flags of the other partitions are copies of the flag of partition 0 (``mirrored_fields.py``).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ async def mirror_pause_flag(store: Store, queue: str) -> None:
         return flag is not None
 
     async def write(shard: Shard, paused: bool) -> None:
-        # Keeps no events: the queue is paused once, not once for each partition.
+        # 0 switches events off: only the write to partition 0 adds an event.
         await store.run(
             shard,
             "pause_queue",

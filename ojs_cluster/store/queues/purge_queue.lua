@@ -1,12 +1,12 @@
--- Transition: available -> removed, for up to `limit` jobs of one queue, lowest score first. Removes fewer when
--- they are large.
--- Post: as purge.lua. Some jobs are only listed: malformed ones, and those whose end concerns other keys
---       (their id names another shard or was fixed in advance, or they have a workflow, a unique lock or a
---       rate limit key).
+-- Transition: available -> removed, for up to `limit` jobs of one queue, lowest score first. The jobs of one
+--             call have about MAX_FREED_BYTES at most.
+-- Post: each removed job is gone from all its sets. Other jobs are unchanged, and their ids are returned: the
+--       malformed ones, and those whose removal needs an effect or another shard (their id maps to another
+--       shard or was fixed in advance, or they have a workflow, a unique lock or a rate limit key).
 -- Memory: allow-oom; adds nothing.
 -- KEYS: 1 queue_available, 2 queue_counters, 3 finished, 4 dead, 5 expiring, 6 queue_blocked.
 -- ARGV: 1 limit, 2 this shard's index, 3 number of shards.
--- Returns: {jobs removed, ids only listed, jobs left}
+-- Returns: {number of jobs removed, ids of the jobs that were not removed, number of jobs left in the queue}
 --@include keys preflight remove_many read_job change_counters delete_job
 local available_key, blocked_key = KEYS[1], KEYS[6]
 local limit, shard, shards = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -19,11 +19,13 @@ end
 for _, id in ipairs(ids) do
     if bytes >= MAX_FREED_BYTES then break end
     local key = job_key(id)
-    local here = tonumber(string.sub(id, 16, 18), 16) % shards == shard
+    -- The owner shard is in these hexadecimal digits of the id (see Keys.shard_of_id in ojs_cluster/keys.py).
+    local is_owner_shard = tonumber(string.sub(id, 16, 18), 16) % shards == shard
     local job, reply = load_index_fields(key)
-    local found = redis.call('HMGET', key, F.workflow, F.unique, F.limit, F.fixed)
-    local concerns_others = found[1] or found[2] or found[3] or found[4]
-    if here and not concerns_others and not is_malformed(reply) then
+    local workflow, unique, limit_, fixed = unpack(redis.call('HMGET', key, F.workflow, F.unique, F.limit,
+        F.fixed))
+    local needs_effects = workflow or unique or limit_ or fixed
+    if is_owner_shard and not needs_effects and not is_malformed(reply) then
         removed[#removed + 1], jobs[id] = id, job or false
         if job then
             preflight_delete(job)

@@ -29,29 +29,31 @@ _TOTALS = (b"acked", b"failed", b"run_ms", b"wait_ms")
 """Fields of a queue's counters that only grow: completed jobs, failed attempts, and how long the
 completed jobs have run and have waited, in milliseconds."""
 _MAX_PURGED = 500
+"""Jobs that one script purges."""
 _MAX_NAMES = 5000
-_REGISTRY_S = 0.5
-"""Seconds to wait for the registry of queue names, before the queue's own shards are asked."""
+"""Names that one command reads from the registry of queue names."""
+_MAX_REGISTRY_WAIT_S = 0.5
+"""Time in seconds after which the queue's shards are read instead of the registry."""
 PURGE_S = 20.0
 """Time in seconds after which a purge stops and returns; the caller repeats it."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueueStats:
-    """A queue at one moment.
+    """The state and the numbers of a queue at one time.
 
     Args:
         name: the queue's name.
         counts: number of jobs in each state.
-        acked: number of jobs ever completed.
+        acked: number of jobs completed since the queue was created.
         dead: number of dead letters.
         created_ms: creation time in Unix milliseconds, None for a queue that does not exist.
         paused_ms: time of the pause in Unix milliseconds, None when the queue is not paused.
         now_ms: time of the reading in Unix milliseconds.
-        completed_last_hour: acks in the last 60 minutes.
-        failed_last_hour: failed attempts in the last 60 minutes.
+        completed_last_hour: number of jobs completed in the last 60 minutes.
+        failed_last_hour: number of attempts that failed in the last 60 minutes.
         avg_duration_ms: average run time in milliseconds of the jobs completed in the last 60
-            minutes, 0 without any.
+            minutes, 0 if there are none.
         avg_wait_ms: average waiting time in milliseconds of the same jobs.
     """
 
@@ -90,9 +92,9 @@ class QueueStats:
 
 
 async def get_stats(store: Store, queue: str) -> QueueStats:
-    """Return a queue's numbers. A queue that does not exist has only zeros.
+    """Return a queue's numbers. All numbers of a queue that does not exist are 0.
 
-    The numbers of one partition are read in one step, and several partitions at the same time.
+    One script reads all numbers of a partition. Several partitions are read concurrently.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -100,18 +102,18 @@ async def get_stats(store: Store, queue: str) -> QueueStats:
     shards = await store.partitions.occupied_shards(store, queue)
     if len(shards) == 1:
         return await get_partition_stats(store, shards[0], queue)
-    found: dict[int, QueueStats] = {}
+    stats: dict[int, QueueStats] = {}
 
     async def read(number: int) -> None:
-        found[number] = await get_partition_stats(store, shards[number], queue)
+        stats[number] = await get_partition_stats(store, shards[number], queue)
 
     await run_concurrently(range(len(shards)), read)
-    return sum_stats([found[number] for number in range(len(shards))])
+    return sum_stats([stats[number] for number in range(len(shards))])
 
 
 async def get_partition_stats(store: Store, shard: Shard, queue: str) -> QueueStats:
-    """Return a queue's numbers in one of its shards, read in one step."""
-    now, available, dead, flat, minutes = await store.run(
+    """Return a queue's numbers in one of its shards, all read by one script."""
+    now, available, dead, field_list, minute_list = await store.run(
         shard,
         "queue_stats",
         [
@@ -120,8 +122,10 @@ async def get_partition_stats(store: Store, shard: Shard, queue: str) -> QueueSt
         ],
         idempotent=True,
     )
-    fields = _pairs(flat)
-    completed, failed, run_ms, wait_ms = _last_hour(fields, _pairs(minutes), now // 60_000)
+    fields = _to_dict(field_list)
+    completed, failed, run_ms, wait_ms = _growth_in_last_hour(
+        fields, _to_dict(minute_list), now // 60_000
+    )
     return QueueStats(
         name=queue,
         counts={
@@ -130,8 +134,8 @@ async def get_partition_stats(store: Store, shard: Shard, queue: str) -> QueueSt
         },
         acked=read_number(fields.get(b"acked")),
         dead=dead,
-        created_ms=_optional(fields.get(b"created")),
-        paused_ms=_optional(fields.get(b"paused")),
+        created_ms=_number_or_none(fields.get(b"created")),
+        paused_ms=_number_or_none(fields.get(b"paused")),
         now_ms=now,
         completed_last_hour=completed,
         failed_last_hour=failed,
@@ -143,13 +147,13 @@ async def get_partition_stats(store: Store, shard: Shard, queue: str) -> QueueSt
 async def list_queues(
     store: Store, *, limit: int, offset: int = 0, within: QueuePatterns | None = None
 ) -> tuple[list[QueueStats], int]:
-    """Return a page of queues in the order of their names, and how many queues there are.
+    """Return a page of queues in the order of their names, and the number of all queues.
 
     Args:
         store: the store.
         limit: maximum number of queues on the page.
-        offset: queues to skip.
-        within: the queues that the reader may access, None for all.
+        offset: number of queues before the page.
+        within: patterns of the queues that the API key may access, None for all queues.
     """
     meta = store.keys.meta
     total: Any
@@ -162,59 +166,60 @@ async def list_queues(
     else:
         accessible = await list_names_within(store, within)
         total, names = len(accessible), accessible[offset : offset + limit]
-    found: dict[str, QueueStats] = {}
+    stats: dict[str, QueueStats] = {}
 
     async def read(name: str) -> None:
-        found[name] = await get_stats(store, name)
+        stats[name] = await get_stats(store, name)
 
     await run_concurrently([name.decode() for name in names], read)
-    return [found[name.decode()] for name in names], total
+    return [stats[name.decode()] for name in names], total
 
 
 async def list_names_within(store: Store, within: QueuePatterns) -> list[bytes]:
-    """Return the names of registered queues that the reader may access, in order.
+    """Return the names of the registered queues that the patterns admit, in order.
 
-    Reads all names, a part at a time.
+    Reads the whole registry, ``_MAX_NAMES`` names at a time.
     """
     meta = store.keys.meta
-    found: list[bytes] = []
+    admitted: list[bytes] = []
     for begin in itertools.count(0, _MAX_NAMES):
         names: Any = await store.redis.call(
             meta.slot, "ZRANGE", meta.queues, begin, begin + _MAX_NAMES - 1, idempotent=True
         )
-        found += [name for name in names if within.admits(name.decode())]
+        admitted += [name for name in names if within.admits(name.decode())]
         if len(names) < _MAX_NAMES:
             break
-    return found
+    return admitted
 
 
 async def exists(store: Store, queue: str) -> bool:
-    """Return whether the queue is registered: a job was enqueued to it, or it was paused.
+    """Return whether a queue is registered.
 
-    While the registry is away, the queue's own shards decide.
+    A queue is registered when a job is enqueued to it, or when an operator changes a setting of it.
+    While the registry does not answer, the queue exists if one of its shards has its hash.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
     meta = store.keys.meta
     if store.redis.is_responsive(meta.slot):
-        with trio.move_on_after(_REGISTRY_S), suppress(BackendUnavailable):
+        with trio.move_on_after(_MAX_REGISTRY_WAIT_S), suppress(BackendUnavailable):
             return (
                 await store.redis.call(meta.slot, "ZSCORE", meta.queues, queue, idempotent=True)
                 is not None
             )
-    found = False
+    has_hash = False
 
     async def check(shard: Shard) -> None:
-        nonlocal found
-        found = found or bool(
+        nonlocal has_hash
+        has_hash = has_hash or bool(
             await store.redis.call(
                 shard.slot, "EXISTS", shard.queue_counters(queue), idempotent=True
             )
         )
 
     await run_concurrently(await store.partitions.occupied_shards(store, queue), check)
-    return found
+    return has_hash
 
 
 async def pause_or_resume(store: Store, queue: str, action: Literal["pause", "resume"]) -> int:
@@ -226,7 +231,7 @@ async def pause_or_resume(store: Store, queue: str, action: Literal["pause", "re
     returns (see ``store/queues/pauses.py``).
 
     Raises:
-        TooManyQueues: an unknown queue would be one too many.
+        TooManyQueues: the queue is new, and the registry of queue names is full.
         BackendUnavailable: Redis did not answer in time.
     """
     await store.queues.ensure(store, [queue])
@@ -245,34 +250,45 @@ async def pause_or_resume(store: Store, queue: str, action: Literal["pause", "re
 
 
 async def purge(store: Store, queue: str) -> tuple[int, int]:
-    """Remove a queue's available jobs; return how many were removed and how many are left.
+    """Remove a queue's available jobs; return how many were removed and how many remain.
 
     Raises:
         BackendUnavailable: Redis did not answer in time; some jobs may have been removed.
     """
-    removed = left = 0
+    removed = remaining = 0
     extend_deadline(PURGE_S)
     deadline = trio.current_time() + PURGE_S
 
     async def purge_one(shard: Shard) -> None:
-        nonlocal removed, left
-        purged, rest = await _purge_partition(store, shard, queue, deadline)
-        removed, left = removed + purged, left + rest
+        nonlocal removed, remaining
+        removed_here, remaining_here = await _purge_partition(store, shard, queue, deadline)
+        removed, remaining = removed + removed_here, remaining + remaining_here
 
     shards = await store.partitions.occupied_shards(store, queue)
     # When one partition fails, jobs of others may have been removed.
     with after_first_write(when=len(shards) > 1):
         await run_concurrently(shards, purge_one)
-    return removed, left
+    return removed, remaining
 
 
 async def _purge_partition(
     store: Store, shard: Shard, queue: str, deadline: float
 ) -> tuple[int, int]:
-    removed = left = 0
+    """Remove a queue's available jobs from one shard until none is left or time is up.
+
+    Args:
+        store: the store.
+        shard: the shard.
+        queue: the queue's name.
+        deadline: the end of the purge, in seconds of trio's clock.
+
+    Returns:
+        How many jobs were removed, and how many remain.
+    """
+    removed = remaining = 0
     while True:
         with after_first_write(when=removed > 0):
-            purged, listed, left = await store.run(
+            purged, not_removed, remaining = await store.run(
                 shard,
                 "purge_queue",
                 [
@@ -283,20 +299,20 @@ async def _purge_partition(
                 idempotent=True,
             )
         with after_first_write():
-            purged += await _purge_listed(store, shard, [job_id.decode() for job_id in listed])
+            purged += await _cancel_and_remove(store, shard, [i.decode() for i in not_removed])
         removed += purged
         if not purged or trio.current_time() >= deadline:
-            return removed, left
+            return removed, remaining
 
 
-async def _purge_listed(store: Store, shard: Shard, job_ids: Sequence[str]) -> int:
-    """Cancel and remove the jobs that ``purge_queue`` only listed; return how many were cancelled.
+async def _cancel_and_remove(store: Store, shard: Shard, job_ids: Sequence[str]) -> int:
+    """Cancel and remove jobs that ``purge_queue.lua`` cannot remove; return how many it cancelled.
 
-    Their end concerns other shards: an alias, a workflow or a unique lock.
+    The removal of such a job also changes other shards: its alias, workflow, lock or token.
 
-    They are cancelled first, so that no worker gets them. A job whose id was fixed in advance, such
-    as a workflow's, stays cancelled for a while (see ``removal_time`` in
-    ``store/include/jobs/finish_job.lua``).
+    The jobs are cancelled first, so that no worker gets them. A job whose id was fixed in advance,
+    such as a workflow's step, stays cancelled for a while before it is removed (see
+    ``removal_time`` in ``store/include/jobs/finish_job.lua``).
     """
     cancelled: list[str] = []
 
@@ -315,21 +331,26 @@ async def _purge_listed(store: Store, shard: Shard, job_ids: Sequence[str]) -> i
 def sum_stats(parts: Sequence[QueueStats]) -> QueueStats:
     """Add up the stats of a queue's partitions, or of several queues.
 
-    Name, pause flag and time are those of the first part.
+    The name, the time of the pause and the time of the reading are those of the first part.
+
+    Args:
+        parts: the stats to add up; at least one.
     """
     first = parts[0]
     completed = sum(part.completed_last_hour for part in parts)
 
-    def average(of: Callable[[QueueStats], int]) -> int:
-        weighted = sum(of(part) * part.completed_last_hour for part in parts)
-        return weighted // completed if completed else 0
+    def average(value_of: Callable[[QueueStats], int]) -> int:
+        total = sum(value_of(part) * part.completed_last_hour for part in parts)
+        return total // completed if completed else 0
 
     return replace(
         first,
         counts={state: sum(part.counts[state] for part in parts) for state in State},
         acked=sum(part.acked for part in parts),
         dead=sum(part.dead for part in parts),
-        created_ms=min((p.created_ms for p in parts if p.created_ms is not None), default=None),
+        created_ms=min(
+            (part.created_ms for part in parts if part.created_ms is not None), default=None
+        ),
         completed_last_hour=completed,
         failed_last_hour=sum(part.failed_last_hour for part in parts),
         avg_duration_ms=average(lambda part: part.avg_duration_ms),
@@ -337,16 +358,17 @@ def sum_stats(parts: Sequence[QueueStats]) -> QueueStats:
     )
 
 
-def _pairs(flat: list[bytes]) -> dict[bytes, bytes]:
-    items = iter(flat)
+def _to_dict(field_list: list[bytes]) -> dict[bytes, bytes]:
+    """Return a dict from a list of alternating names and values, as HGETALL returns it."""
+    items = iter(field_list)
     return dict(zip(items, items, strict=True))
 
 
-def _optional(value: bytes | None) -> int | None:
+def _number_or_none(value: bytes | None) -> int | None:
     return None if value is None else read_number(value)
 
 
-def _last_hour(
+def _growth_in_last_hour(
     fields: Mapping[bytes, bytes], records: Mapping[bytes, bytes], minute: int
 ) -> list[int]:
     """Return by how much each of ``_TOTALS`` has grown in the last 60 minutes.

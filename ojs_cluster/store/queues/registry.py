@@ -1,4 +1,4 @@
-"""The registry of queue names, and this process's record of the names it has registered."""
+"""The registry of queue names, and this process's record of the names that it has registered."""
 
 from __future__ import annotations
 
@@ -23,40 +23,43 @@ MAX_WAIT_S = 0.5
 _RETRY_S = 2.0
 """Time in seconds until a name that could not be registered is tried again."""
 _MAX_REMEMBERED = 20_000
+"""Maximum number of names in this process's record."""
 NO_NAME_LIMIT = 2**53
-"""For names that must be registered although the registry is full."""
+"""Maximum number of names for a name that must be registered even when the registry is full."""
 
 
 class QueueRegistry:
     """Registers queues before their first job, and remembers the names that it has registered.
 
-    The registry lies under another tag than the queue, so the two cannot change in one step. A
-    name is registered first. The script that creates the queue's hash also writes an outbox effect
-    that registers the name. So no crash and no outage of the registry's master leaves jobs in a
-    queue that no list shows.
+    The registry is a set of names under the meta tag, with at most ``OJS_MAX_QUEUES`` names. A
+    queue is under another hash tag, so one script cannot write both. The name is registered first.
+    In addition, the script that creates the queue's hash writes an outbox effect that registers the
+    name. So every queue with jobs is listed, at the latest when its effect is delivered.
 
-    A background task registers a name that is in use again, which restores what a failover of the
-    registry's master has lost. No request waits for it. A failover loses the last writes, so the
-    first repetition comes after a minute, and each pause is twice as long as the one before. The
-    refused alternative is once a minute for as long as the queue is in use. All processes do it for
-    all queues, and at 100 masters that takes most of the registry's master (docs/scaling.md).
+    A failover of the registry's master can lose names. So a background task registers each name in
+    use again, and no request waits for the task. A failover loses only the last writes. So the
+    first repetition comes after a minute, and each pause is twice as long as the one before. A
+    repetition every minute was refused: all processes repeat the names of all queues, and at 100
+    masters that would use most of the time of the registry's master (docs/scaling.md).
 
-    While the registry's master does not answer, a new name is admitted without it. Each process
-    admits as many as were free when the registry answered last, so with P processes the registry
-    may exceed its limit by P times the names that were free.
+    While the registry's master does not answer, new names are admitted without registration. Each
+    process admits as many names as were free when the registry answered last. So P processes may
+    admit up to P times the number of free names.
 
     Args:
-        first_renewal_s: time in seconds after which a name is registered again the first time.
+        first_renewal_s: time in seconds after which a name is registered again for the first time.
     """
 
     def __init__(self, first_renewal_s: float = FIRST_RENEWAL_S) -> None:
         self._first_renewal_s = first_renewal_s
-        self._known: dict[str, float] = {}
-        self._pauses: dict[str, float] = {}
+        self._renewal_times: dict[str, float] = {}
+        self._pauses_s: dict[str, float] = {}
         self._free: int | None = None
 
     async def ensure(self, store: Runtime, queues: Iterable[str]) -> None:
-        """Make sure that ``queues`` are registered, or will be.
+        """Register ``queues``, unless this process has registered them before.
+
+        A queue may stay unregistered while the registry does not answer (see the class).
 
         Raises:
             TooManyQueues: the registry is full.
@@ -64,19 +67,18 @@ class QueueRegistry:
         """
         now = trio.current_time()
         for queue in queues:
-            renew_at = self._known.get(queue)
+            renew_at = self._renewal_times.get(queue)
             if renew_at is None:
                 await self._admit(store, queue)
             elif renew_at <= now:
-                self._known[queue] = now + _RETRY_S
-                # Without the limit, because an admitted name is in use by now.
+                self._renewal_times[queue] = now + _RETRY_S
                 work = partial(self._renew, store, queue)
                 await store.background.once(("queue", queue), work, 0)
 
     async def register(self, store: Runtime, queue: str) -> None:
         """Register an existing queue, even beyond the limit.
 
-        The queue holds a job or an operator's setting.
+        For a queue that holds a job or an operator's setting.
 
         Raises:
             BackendUnavailable: the registry does not answer.
@@ -86,7 +88,7 @@ class QueueRegistry:
     async def _admit(self, store: Runtime, queue: str) -> None:
         """Register a name that is new to this process.
 
-        While the registry does not answer, the name is admitted unregistered if one was free.
+        If the registry does not answer, admit the name without it while ``_free`` is above 0.
         """
         limit = store.settings.max_queues
         registered = None
@@ -109,8 +111,8 @@ class QueueRegistry:
             self._remember(queue, trio.current_time() + _RETRY_S)
 
     async def _renew(self, store: Runtime, queue: str) -> int:
-        """Register a known name again, and double the pause until the next time."""
-        pause_s = min(2 * self._pauses.get(queue, self._first_renewal_s), LONGEST_RENEWAL_S)
+        """Register a known name again, even beyond the limit, and double the pause after it."""
+        pause_s = min(2 * self._pauses_s.get(queue, self._first_renewal_s), LONGEST_RENEWAL_S)
         return await self._register(store, queue, NO_NAME_LIMIT, pause_s)
 
     async def _register(
@@ -121,7 +123,7 @@ class QueueRegistry:
         Args:
             store: the store.
             queue: the name.
-            limit: most names of the registry.
+            limit: maximum number of names in the registry.
             pause_s: time in seconds until it is registered again; None for the current pause.
 
         Returns:
@@ -133,16 +135,16 @@ class QueueRegistry:
         registered = int(await store.run_meta(script, [store.keys.meta.queues], [queue, limit]))
         if registered:
             self._free = max(0, store.settings.max_queues - registered)
-            pause_s = pause_s or self._pauses.get(queue, self._first_renewal_s)
+            pause_s = pause_s or self._pauses_s.get(queue, self._first_renewal_s)
             self._remember(queue, began + pause_s * random.uniform(0.75, 1))  # noqa: S311 - jitter
-            self._pauses[queue] = pause_s
+            self._pauses_s[queue] = pause_s
         else:
             self._free = 0
         return registered
 
     def _remember(self, queue: str, renew_at: float) -> None:
-        if queue not in self._known and len(self._known) >= _MAX_REMEMBERED:
-            oldest = next(iter(self._known))
-            del self._known[oldest]
-            self._pauses.pop(oldest, None)
-        self._known[queue] = renew_at
+        if queue not in self._renewal_times and len(self._renewal_times) >= _MAX_REMEMBERED:
+            oldest = next(iter(self._renewal_times))
+            del self._renewal_times[oldest]
+            self._pauses_s.pop(oldest, None)
+        self._renewal_times[queue] = renew_at

@@ -1,10 +1,12 @@
--- Removes a queue that has no job of any state, is not paused, has no limits, bound or on_exhaustion of an
--- operator, and is older than a given age. With its last partition, an effect removes its name from the
--- registry.
+-- Removes a queue from one of its partitions.
+-- Pre:  the queue has no job of any state here, is not paused, is older than a given age, and an operator has
+--       set neither limits nor a bound nor on_exhaustion.
+-- Post: the keys of the queue are gone here. For the last partition, an effect removes the queue's name from
+--       the registry of queue names.
 -- Memory: allow-oom; adds 300 bytes until the name is removed.
 -- KEYS: 1 queue_counters, 2 queue_available, 3 queue_minutes, 4 queue_blocked, 5 token_demand.
--- ARGV: 1 age ms, 2 the queue in its last partition, else ''.
--- Returns: {1, effects} when removed (or never there), {0, {}} when in use
+-- ARGV: 1 age ms, 2 the queue's name for its last partition, else ''.
+-- Returns: {1, effects} when the queue was removed or did not exist, {0, {}} when it is in use
 --@include keys now preflight set_deadline append_effect
 local counters_key, available_key, minutes_key = KEYS[1], KEYS[2], KEYS[3]
 local blocked_key, demand_key = KEYS[4], KEYS[5]
@@ -12,7 +14,8 @@ local age_ms, queue = tonumber(ARGV[1]), ARGV[2]
 preflight_key(OUTBOX)
 preflight_key(OUTBOX_DUE)
 run_preflight()
--- Fields that do not keep a queue. Totals are among them, because they never shrink: see metrics.lua.
+-- Fields that an unused queue may have with any value. The totals of change_counters.lua are among them,
+-- because they never return to 0.
 local IDLE = {created = true, open = true, seq = true, acked = true, max_per_second = true,
     declared_starts = true, declared_at = true, declared_by = true, undeclared_at = true,
     minute = true, demand_at = true, enqueued = true, failed = true, run_ms = true, wait_ms = true}

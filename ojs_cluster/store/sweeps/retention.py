@@ -175,4 +175,4 @@ async def unregister_queue(store: Store, _shard: Shard, payload: bytes) -> None:
             await store.run_meta("register_again", [meta.queues], [queue, NO_NAME_LIMIT])
             return
     if len(shards) > 1:
-        await partition_maintenance.forget_queue(store, queue)
+        await partition_maintenance.forget_closed_partitions(store, queue)

@@ -348,7 +348,7 @@ async def test_whatever_is_damaged_the_others_are_served_and_nothing_is_half_don
     names = sorted(db.hkeys(shard_of(store).job(probe.id)))
     for field, value in itertools.product(names, DAMAGES):
         db.flushall()
-        store.queues._known.clear()
+        store.queues._renewal_times.clear()
         bad, well = await make(store, db), await make(store, db)
         spoilt = Spoilt(field, value)
         damage(db, shard_of(store).job(bad.id), field, value)

@@ -146,4 +146,4 @@ async def test_a_queue_is_as_old_as_its_oldest_partition(store: Store) -> None:
 def test_the_last_hour_is_counted_from_its_oldest_note() -> None:
     sums = {b"acked": b"9", b"failed": b"4", b"run_ms": b"90", b"wait_ms": b"40"}
     notes = {b"1": b"100,2,1,20,10", b"2": b"101,5,3,50,30", b"3": b"60,0,0,0,0"}
-    assert queues._last_hour(sums, notes, 130) == [7, 3, 70, 30]
+    assert queues._growth_in_last_hour(sums, notes, 130) == [7, 3, 70, 30]

@@ -15,7 +15,7 @@ local function load_blocked(queue, id)
     if not found[1] or found[2] or found[3] or found[5] and not is_number(found[5]) then return end
     local job = {[F.limit] = found[1], [F.token_request_count] = found[5] or nil, [F.queue] = queue.name}
     local limit = load_local_limit(job)
-    if limit and limit.left > 0 then return end
+    if limit and limit.untaken > 0 then return end
     local group = queue.name .. ':' .. limit_of(job)
     if not passed_groups[group] then preflight_limit(job) end
     passed_groups[group] = true

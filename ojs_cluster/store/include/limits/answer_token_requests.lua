@@ -1,42 +1,46 @@
 -- Answers to token requests of a rate limit key.
 
--- Sends granted tokens to the shards that requested them. A repeated answer changes nothing for a job that has
--- the token. A shard that does not know the request returns the token.
+-- Sends granted tokens to the shards that requested them. The answer is '+w' when starts must be reported (see
+-- limit_grant.lua). A repeated answer changes nothing for a job that has the token. A shard that does not know
+-- the request returns the token.
 local function send_tokens(limit, tokens)
-    local answer, shards = '+', {}
+    local answer, shards, requests_of = '+', {}, {}
     for _, limiter in ipairs(limiters_of(limit)) do if limiter.timed then answer = '+w' end end
     for _, token in ipairs(tokens) do
         local shard, request = string.match(token, '^(%d+)/(.*)$')
-        if not shards[shard] then table.insert(shards, shard) end
-        shards[shard] = (shards[shard] or '') .. ' ' .. request
+        if not requests_of[shard] then table.insert(shards, shard) end
+        requests_of[shard] = (requests_of[shard] or '') .. ' ' .. request
     end
     for _, shard in ipairs(shards) do
-        append_effect('token_answer', shard .. ' ' .. limit.key .. ' ' .. answer .. shards[shard])
+        append_effect('token_answer', shard .. ' ' .. limit.key .. ' ' .. answer .. requests_of[shard])
     end
 end
 
--- Adds an event about the key. The job may be in another shard, so the event has only its id.
+-- Adds an event about the key. `token`: names the job that caused the event, or ''. The job may be in another
+-- shard, so the event has its id but neither its type nor its queue.
 local function emit_limit_event(limit, kind, token, ...)
     local id = string.match(token, '^%d+/(.*)/%d+$') or ''
     emit(kind, id, {[F.type] = '', [F.queue] = ''}, 'k', limit.key, ...)
 end
 
+-- Adds the event rate_limit.exceeded for the first limit that has no free start.
 local function emit_exceeded(limit, token)
     for _, limiter in ipairs(limiters_of(limit)) do
-        local left = limiter.free() - (limiter.timed and limit.granted or 0)
-        if left <= 0 then
+        local free = limiter.free() - (limiter.timed and limit.granted or 0)
+        if free <= 0 then
             set_limit_field(limit, 'strategy', limiter.name)
             emit_limit_event(limit, 'rate_limit.exceeded', token, 's', limiter.name, 'l', limiter.limit,
-                'u', string.format('%.0f', limiter.limit - left))
+                'u', string.format('%.0f', limiter.limit - free))
             return
         end
     end
 end
 
--- Grants tokens to the oldest requests, as many as are free. Returns the granted tokens.
--- `new`: the requests of this script.
+-- Grants the free tokens to the oldest requests. Returns the granted tokens, as a list and as a set.
+-- `new`: set of the requests that this script has added. A token for an older request adds an event.
 local function grant_tokens(limit, new)
     local free, granted = free_tokens(limit), {}
+    -- Answered requests are still in the set until close_rate_limit.
     local requests = free > 0
         and redis.call('ZRANGE', limit.requesters_key, 0, free + #limit.answered - 1) or {}
     for _, token in ipairs(requests) do

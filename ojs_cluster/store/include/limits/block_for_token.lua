@@ -1,8 +1,10 @@
--- Jobs that need a token of their rate limit key before they may start (docs/adr/011): fetch blocks them, keeps
--- their place in the queue, and requests tokens from the shard of the key.
-local MAX_OPEN_REQUESTS, MAX_KEYS_PER_FETCH = 100, 16
+-- Jobs that need a token of their rate limit key before they may start (docs/adr/011). A fetch moves such a job
+-- to the blocked jobs under its old score, and requests a token from the shard of the key.
+local MAX_OPEN_REQUESTS, MAX_KEYS_PER_FETCH = 100, 16 -- requests of one key in a queue; keys of one fetch
 local REQUEST_AGAIN_MS = 300 * 1000 -- a failover may lose a request: see limit_return.lua
-local blocked_jobs = {} -- queue -> key -> the blocked jobs of the key that this fetch knows
+-- queue -> key -> {jobs: its blocked jobs that this fetch knows, read: they were read from Redis, idle: the key
+-- had no pending request}.
+local blocked_jobs = {}
 local additions = {} -- sorted set -> scores and members to add
 
 local function add_later(zset, score, id)
@@ -16,35 +18,43 @@ local function flush_additions()
     additions = {}
 end
 
--- Returns how many tokens may be requested: `most` in all, `each` for one key, for the first `keys` keys.
--- `width` 0: for the best jobs. Else: for as many keys as `width`, a few jobs each. Keys with a pending request
--- are left out then: such a key is full, or will answer soon.
-local function request_budget(width, most)
-    if width == 0 then return {most = most, each = most, keys = MAX_KEYS_PER_FETCH, full = true} end
-    return {most = math.max(most, width), each = math.max(1, math.floor(most / width)), keys = width}
+-- Returns how many tokens one queue may request: `max_requests` in all, `per_key` for one key, for the first
+-- `max_keys` keys of its demand.
+-- `width` 0: for the best jobs of any key. Otherwise for `width` keys without a pending request, because a key
+-- with one has no free token, or will answer soon.
+local function request_budget(width, wanted)
+    if width == 0 then
+        return {max_requests = wanted, per_key = wanted, max_keys = MAX_KEYS_PER_FETCH, any_key = true}
+    end
+    return {max_requests = math.max(wanted, width), per_key = math.max(1, math.floor(wanted / width)),
+        max_keys = width}
 end
 
--- Reads, before the first write, the best blocked jobs of a queue: for each key one more than may request.
+-- Reads, before the first write, the best blocked jobs of a queue. For each key it reads one job more than may
+-- request a token, because the first job without a request decides the key's place in the demand.
 local function preflight_blocked_jobs(queue, budget)
-    local keys, most = {}, budget.most
+    local keys, requests_left = {}, budget.max_requests
     blocked_jobs[queue.name] = keys
-    local rows = redis.call('ZRANGE', queue.demand, 0, budget.keys - 1, 'WITHSCORES')
+    local rows = redis.call('ZRANGE', queue.demand, 0, budget.max_keys - 1, 'WITHSCORES')
     for i = 1, #rows, 2 do
+        -- Keys without a pending request have negative scores (see update_token_demand).
         local key, idle = rows[i], tonumber(rows[i + 1]) < 0
-        if most <= 0 or not idle and not budget.full then break end
-        local unrequested = token_unrequested_key(queue.name, key)
-        local best, jobs = redis.call('ZRANGE', unrequested, 0, math.min(most, budget.each), 'WITHSCORES'), {}
+        if requests_left <= 0 or not idle and not budget.any_key then break end
+        local unrequested, jobs = token_unrequested_key(queue.name, key), {}
+        local last = math.min(requests_left, budget.per_key)
+        local best = redis.call('ZRANGE', unrequested, 0, last, 'WITHSCORES')
         for j = 1, #best, 2 do
-            local found = redis.call('HMGET', job_key(best[j]), F.limit, F.token_request_count)
-            if found[1] then
-                table.insert(jobs, {id = best[j], score = tonumber(best[j + 1]), limit = found[1],
-                    requests = tonumber(found[2]) or 0, old = true})
+            local limit, requests =
+                unpack(redis.call('HMGET', job_key(best[j]), F.limit, F.token_request_count))
+            if limit then
+                table.insert(jobs, {id = best[j], score = tonumber(best[j + 1]), limit = limit,
+                    requests = tonumber(requests) or 0, is_unrequested = true})
             else
                 preflight_key(job_key(best[j]))
             end
         end
         keys[key] = {jobs = jobs, read = true, idle = idle}
-        most = most - math.min(#jobs, budget.each)
+        requests_left = requests_left - math.min(#jobs, budget.per_key)
         local requested = token_requested_key(queue.name, key)
         for _, name in ipairs({unrequested, requested, TOKEN_GRANTS, OUTBOX, OUTBOX_DUE}) do
             preflight_key(name)
@@ -52,7 +62,7 @@ local function preflight_blocked_jobs(queue, budget)
     end
 end
 
--- Moves an available job to the blocked ones.
+-- Moves a job from the available jobs of its queue to the blocked jobs.
 local function block_job(queue, id, job, score)
     local key, keys = limit_of(job), blocked_jobs[queue.name]
     keys[key] = keys[key] or {jobs = {}}

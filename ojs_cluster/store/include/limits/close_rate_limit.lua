@@ -1,9 +1,10 @@
--- When a rate limit key has free tokens again, and the end of every script over a key.
+-- The end of every script that changes the state of a rate limit key.
 
--- Returns the ms at which time alone frees a token, or nil. `all`: supposes that all granted jobs have started.
-local function tokens_free_at(limit, all)
+-- Returns the ms at which passing time frees a token. Returns nil if only the end of a job frees one.
+-- `count_granted`: counts the granted jobs as if they had all started.
+local function tokens_free_at(limit, count_granted)
     local limiters, hold_until = limiters_of(limit), tonumber(limit.fields.hold_until or 0)
-    if all and limit.granted > 0 then record_starts(limiters, limit.granted) end
+    if count_granted and limit.granted > 0 then record_starts(limiters, limit.granted) end
     local at = opens_at(limiters)
     if hold_until > now then at = math.max(at or 0, hold_until) end
     local until_ = limit.fields.override_until
@@ -13,8 +14,9 @@ local function tokens_free_at(limit, all)
     return at
 end
 
--- Removes answered requests and returned tokens, and plans the scheduler's next check. It runs last and removes
--- at once, because an empty set disappears (see preflight.lua).
+-- Removes answered requests and returned tokens, and sets the time of the scheduler's next check. It must be
+-- the last write of a script: Redis deletes a set that becomes empty, and the script must not need a deleted
+-- key again (see preflight.lua).
 local function close_rate_limit(limit)
     local at = now + retention_ms()
     if limit.holders > 0 then

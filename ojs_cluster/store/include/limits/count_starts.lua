@@ -1,25 +1,33 @@
--- How many jobs may start now under a list of limiters (create_limiters.lua), all of which must have room.
+-- How many jobs may start now under a list of limiters (create_limiters.lua). A job may start when every
+-- limiter of the list allows one more start.
 
--- Adds the limiters of packed limits (see core/rate_limit.py). Damaged limits add none.
+-- Adds the limiters of packed limits '<concurrency>,<rate>,<throttle>' (see core/rate_limit.py). Damaged limits
+-- add none.
+-- `active`: number of active jobs. `starts`, `next_start`: what the limiters have recorded.
 local function add_limiters(limiters, packed, active, starts, next_start)
-    local most, rate, throttle = string.match(packed or '-,-,-', '^([^,]+),([^,]+),([^,]+)$')
-    if not most then return end
-    if is_number(most) then table.insert(limiters, concurrency_limiter(tonumber(most), active)) end
+    local concurrency, rate, throttle = string.match(packed or '-,-,-', '^([^,]+),([^,]+),([^,]+)$')
+    if not concurrency then return end
+    if is_number(concurrency) then
+        table.insert(limiters, concurrency_limiter(tonumber(concurrency), active))
+    end
     local n, ms = string.match(rate, '(%d+):(%d+)')
     if n then table.insert(limiters, rate_limiter(tonumber(n), tonumber(ms), starts, 'starts')) end
     n, ms = string.match(throttle, '(%d+):(%d+)')
     if n then table.insert(limiters, throttle_limiter(tonumber(n), tonumber(ms), next_start, 'next_start')) end
 end
 
--- Returns how many jobs may start now, at most `most`. `granted` jobs may start at any time.
-local function free_starts(limiters, most, granted)
+-- Returns how many more jobs may start now, at most `wanted`.
+-- `granted`: number of jobs that have a token and may start at any time. A concurrency limit already counts
+-- them as active.
+local function free_starts(limiters, wanted, granted)
+    local free = wanted
     for _, limiter in ipairs(limiters) do
-        most = math.min(most, limiter.free() - (limiter.timed and granted or 0))
+        free = math.min(free, limiter.free() - (limiter.timed and granted or 0))
     end
-    return math.max(most, 0)
+    return math.max(free, 0)
 end
 
--- Counts `n` starts. Returns the names and values of the fields to write.
+-- Counts `n` starts. Returns the hash fields to write, as a list of names and values.
 local function record_starts(limiters, n)
     local fields = {}
     for _, limiter in ipairs(limiters) do
@@ -29,7 +37,8 @@ local function record_starts(limiters, n)
     return fields
 end
 
--- Returns the ms at which time alone frees a start. Nil when one is free, or when a job must end first.
+-- Returns the ms at which passing time allows a start again. Returns nil when a start is allowed now, or when a
+-- job must end first.
 local function opens_at(limiters)
     local at
     for _, limiter in ipairs(limiters) do

@@ -1,12 +1,14 @@
--- Limiters: one for each limit. `free()` returns how many more jobs may start. `record_starts(n)` counts
--- starts and returns the name and value of the field to write. `opens_at()` returns the ms at which time
--- frees a start.
--- A rate keeps a log 'ms:count ms:count ...'. Starts within a 64th of the period share an entry under the
--- latest of their times. So any window of the period holds at most its limit, and the log has at most 65
+-- Limiters: one object for each limit, with these functions:
+--   free()           returns how many more jobs may start now.
+--   record_starts(n) counts `n` starts, and returns the name and value of the hash field to write.
+--   opens_at()       returns the ms at which passing time allows a start again.
+-- `timed` is true if the limiter counts starts over time. `period` is in ms.
+-- A rate keeps a log 'ms:count ms:count ...'. Starts within a 64th of the period share an entry under the time
+-- of the latest one. So no window of one period holds more starts than the limit, and the log has at most 65
 -- entries.
--- A throttle keeps the ms of the next start. With less than EVEN_MS between two starts it lets several start
--- at once, so that occasional fetches still reach its rate.
-local EVEN_MS = 100
+-- A throttle keeps the ms of the next start. If its starts are less than BURST_MS apart, the jobs of BURST_MS
+-- may start at once. So a worker that fetches every BURST_MS still reaches the rate of the throttle.
+local BURST_MS = 100
 
 local function rate_limiter(limit, period, text, field)
     local log, sum = {}, 0
@@ -32,10 +34,10 @@ local function rate_limiter(limit, period, text, field)
         return field, table.concat(entries, ' ')
     end
     function limiter.opens_at()
-        local left = sum
+        local counted = sum
         for _, entry in ipairs(log) do
-            left = left - entry[2]
-            if left < limit then return entry[1] + period end
+            counted = counted - entry[2]
+            if counted < limit then return entry[1] + period end
         end
     end
     return limiter
@@ -43,7 +45,7 @@ end
 
 local function throttle_limiter(limit, period, text, field)
     local gap = period / limit
-    local burst = math.max(0, EVEN_MS - gap)
+    local burst = math.max(0, BURST_MS - gap)
     -- The next start is at most one gap away, even when the server's clock was set back.
     local at = math.min(is_number(text) and tonumber(text) or 0, now + burst + gap)
     local limiter = {name = 'throttle', limit = limit, timed = true}

@@ -1,18 +1,21 @@
--- The state of one rate limit key, in the shard of the key: the rate_limit hash, token_holders (tokens by 0
--- granted, 1 started) and token_requesters (requested tokens, in order). A token's name is 'shard/job/number'.
--- Fields of the hash: limits, declared_at (creation time of the job that declared them last), override and
--- override_until (of an operator), hold_until (ms until which no job may start), starts, next_start (see
--- create_limiters.lua), last_request (number of requests so far), used_at, checked_at (ms of the last check of
--- the holders), check_offset (position of that check), strategy (the limit that was reached last).
-local KEEP_MS = 24 * 3600 * 1000
+-- The state of one rate limit key, in the shard of the key:
+--   token_holders    granted tokens, with score 0, or 1 when the start of the job is counted.
+--   token_requesters requested tokens, in the order of the requests.
+--   rate_limit       hash: limits (packed, see core/rate_limit.py), declared_at (ms at which the job that
+--     declared them was created), override and override_until (of an operator), hold_until (ms until which no
+--     job may start), starts and next_start (see create_limiters.lua), last_request (number of requests so
+--     far), used_at (ms), checked_at (ms of the last check of the holders), check_offset (position in
+--     token_holders at which the next check continues), strategy (name of the limit that was reached last).
+-- A token is named '<shard of the job>/<job id>/<request number>'.
+local KEEP_MS = 24 * 3600 * 1000 -- how long the state of an unused key is kept
 local MAX_KEYS = 10000 -- of one shard: twin of store/limits/limit_keys.py
-local CROWDED_KEYS, CROWDED_MS = 9000, 60 * 1000
-local LIMIT_CHECK_MS = 600 * 1000
-local LATER_MS = 5000 -- for a refused job when only the end of another job makes room
+local CROWDED_KEYS, CROWDED_KEEP_MS = 9000, 60 * 1000 -- a shard with more keys keeps unused ones this long
+local LIMIT_CHECK_MS = 600 * 1000 -- time between two checks of the holders: see limit_refresh.lua
+local LATER_MS = 5000 -- delay of a refused job when only the end of another job frees a token
 
--- Returns how long the state of an unused key is kept. A shard with nearly MAX_KEYS keys keeps it shorter.
+-- Returns for how many ms the state of an unused key is kept.
 local function retention_ms()
-    return redis.call('ZCARD', RATE_LIMITS) > CROWDED_KEYS and CROWDED_MS or KEEP_MS
+    return redis.call('ZCARD', RATE_LIMITS) > CROWDED_KEYS and CROWDED_KEEP_MS or KEEP_MS
 end
 
 local function load_rate_limit(key)
@@ -31,17 +34,18 @@ local function set_limit_field(limit, name, value)
 end
 
 local function override_is_active(limit)
-    local until_ = limit.fields.override_until
-    return limit.fields.override and (until_ == '' or tonumber(until_) > now)
+    local ends_at = limit.fields.override_until -- '' for no end
+    return limit.fields.override and (ends_at == '' or tonumber(ends_at) > now)
 end
 
+-- Returns the limiters of a key. Where an override names a limit, it replaces the declared limit.
 local function limiters_of(limit)
     local limiters, packed = {}, limit.fields.limits or '-,-,-'
     if override_is_active(limit) then
         local override = string.gmatch(limit.fields.override, '[^,]+')
-        packed = string.gsub(packed, '[^,]+', function(own)
+        packed = string.gsub(packed, '[^,]+', function(declared)
             local value = override()
-            return value == '-' and own or value
+            return value == '-' and declared or value
         end)
     end
     add_limiters(limiters, packed, limit.holders, limit.fields.starts, limit.fields.next_start)
@@ -54,14 +58,14 @@ local function free_tokens(limit)
     return free_starts(limiters_of(limit), 1000, limit.granted)
 end
 
--- Counts the starts of `n` jobs whose tokens were granted.
+-- Counts the starts of `n` jobs that hold granted tokens.
 local function count_starts(limit, n)
     limit.granted = limit.granted - n
     local fields = record_starts(limiters_of(limit), n)
     for i = 1, #fields, 2 do set_limit_field(limit, fields[i], fields[i + 1]) end
 end
 
--- Notes that a request is answered. save_rate_limit removes it at the end of the script.
+-- Marks a request as answered. close_rate_limit removes it at the end of the script.
 local function remove_request(limit, token)
     limit.answered[token] = true
     table.insert(limit.answered, token)

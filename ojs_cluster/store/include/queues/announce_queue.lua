@@ -1,10 +1,10 @@
--- Announces a queue that a job enters other than by an enqueue. The queue may have been retired, and its
--- partition here closed. The effect registers the name and makes workers search here again
--- (store/queues/registry.py). `listed`: announce only when the queue's hash was gone.
+-- Announces a queue when a job enters it without an enqueue. retire_queue.lua may have removed the queue, and
+-- its partition in this shard may be closed. The effect registers the queue's name and makes workers search
+-- this shard again (store/queues/registry.py). `only_if_removed`: announce only a queue whose hash was removed.
 local announced_queues = {}
-local function announce_queue(queue, listed)
-    local gone = redis.call('HSETNX', queue_counters_key(queue), 'created', now) == 1
-    if announced_queues[queue] or listed and not gone then return end
+local function announce_queue(queue, only_if_removed)
+    local was_removed = redis.call('HSETNX', queue_counters_key(queue), 'created', now) == 1
+    if announced_queues[queue] or only_if_removed and not was_removed then return end
     announced_queues[queue] = true
     append_effect('queue', queue)
 end

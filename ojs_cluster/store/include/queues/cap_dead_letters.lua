@@ -1,17 +1,19 @@
--- Caps the dead letters of a queue: when a job joins them, the oldest leave the list at once. The janitor
--- removes the jobs themselves, because it can also remove an alias in another shard. More than one leaves
--- only after the cap was lowered, and then a limited number with each new dead letter.
-local dead_letter_lists = {}
+-- Limits the number of dead letters of a queue: when a job becomes a dead letter, the oldest ones leave the
+-- list. The janitor removes the jobs themselves, because only it can remove an alias in another shard. After
+-- the maximum number was lowered, several leave with each new dead letter.
+local dead_letter_lists = {} -- queue -> the dead letters that may leave (see preflight_dead_letters)
 
--- Reads the dead letters that may have to leave when up to `coming` jobs join them.
-local function preflight_dead_letters(queue, coming, most)
+-- Reads the oldest dead letters, which may have to leave when up to `added` jobs become dead letters.
+-- `max_size`: maximum number of dead letters of a queue.
+local function preflight_dead_letters(queue, added, max_size)
     local key = queue_dead_key(queue)
     preflight_key(key)
     run_preflight()
     local size = redis.call('ZCARD', key)
-    local over, oldest, jobs = size + coming - most, {}, {}
-    if over > 0 then
-        oldest = redis.call('ZRANGE', key, 0, math.min(over, coming + 100) - 1)
+    local excess, oldest, jobs = size + added - max_size, {}, {}
+    if excess > 0 then
+        local MAX_FURTHER = 100 -- bounds the time of this script after max_size was lowered
+        oldest = redis.call('ZRANGE', key, 0, math.min(excess, added + MAX_FURTHER) - 1)
         for _, id in ipairs(oldest) do
             local found = redis.call('HMGET', job_key(id), F.workflow, F.fixed, F.finished)
             jobs[id] = {[F.workflow] = found[1], [F.fixed] = found[2], [F.finished] = found[3]}
@@ -19,19 +21,20 @@ local function preflight_dead_letters(queue, coming, most)
         end
         run_preflight()
     end
-    dead_letter_lists[queue] = {size = size, oldest = oldest, jobs = jobs, all = #oldest == size,
+    -- `oldest`: ids, of which those from index `next` on have not left. `has_all`: `oldest` is the whole list.
+    dead_letter_lists[queue] = {size = size, oldest = oldest, jobs = jobs, has_all = #oldest == size,
         next = 1}
 end
 
--- Adds a job that has just been discarded.
-local function add_dead_letter(id, job, most)
+-- Adds a job that has just been discarded, and removes the oldest dead letters above `max_size`.
+local function add_dead_letter(id, job, max_size)
     local key, list = queue_dead_key(job[F.queue]), dead_letter_lists[job[F.queue]]
     redis.call('ZADD', DEAD, now, id)
     redis.call('ZADD', key, now, id)
     list.size = list.size + 1
-    if list.all then table.insert(list.oldest, id) end
+    if list.has_all then table.insert(list.oldest, id) end
     list.jobs[id] = job
-    while list.size > most and list.oldest[list.next] do
+    while list.size > max_size and list.oldest[list.next] do
         local old = list.oldest[list.next]
         list.next, list.size = list.next + 1, list.size - 1
         remove_member(DEAD, old)
@@ -41,8 +44,9 @@ local function add_dead_letter(id, job, most)
     end
 end
 
--- Reads what failed attempts may touch. `failures`: pairs of a job and the decision about it.
-local function preflight_failures(failures, most)
+-- Reads the keys that failed attempts may write. `failures`: pairs of a job and the decision about it (see
+-- decide_failure.lua).
+local function preflight_failures(failures, max_dead_letters)
     local dead_by_queue = {}
     for _, pair in ipairs(failures) do
         local queue = pair[1][F.queue]
@@ -51,5 +55,5 @@ local function preflight_failures(failures, most)
         if pair[2] == 'dead_letter' then dead_by_queue[queue] = (dead_by_queue[queue] or 0) + 1 end
     end
     run_preflight()
-    for queue, coming in pairs(dead_by_queue) do preflight_dead_letters(queue, coming, most) end
+    for queue, added in pairs(dead_by_queue) do preflight_dead_letters(queue, added, max_dead_letters) end
 end

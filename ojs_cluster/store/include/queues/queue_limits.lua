@@ -1,8 +1,8 @@
--- The limits of a queue: whether it is paused, and how many of its jobs may start now. `limits` are the
--- operator's. `max_per_second` is what its jobs declared last. Both hold.
--- A declaration ends an hour after a job that declares it was last enqueued or started (`declared_at`), but not
--- before the job that declared it last (`declared_by`) has ended. An operator may also end it, for all jobs
--- created before `undeclared_at`.
+-- The limits of a queue: whether it is paused, and how many of its jobs may start now. `limits` are those of
+-- the operator. `max_per_second` is the limit that the queue's jobs declared last. Both hold together.
+-- A declared limit ends DECLARED_MS after a job with a max_per_second was last enqueued or started
+-- (`declared_at`), but not before the job that declared the limit (`declared_by`) has ended. An operator can
+-- remove a declared limit; jobs created before that time (`undeclared_at`) do not declare it again.
 local DECLARED_MS = 3600 * 1000
 
 local function has_ended(id)
@@ -10,26 +10,27 @@ local function has_ended(id)
     return not state or state == 'completed' or state == 'cancelled' or state == 'discarded'
 end
 
+local function number_or_0(value) return is_number(value) and tonumber(value) or 0 end
+
+-- Reads the limits of a queue. `key`: its queue_counters.
 local function load_queue_limits(key)
-    local found = redis.call('HMGET', key, 'paused', 'active', 'limits', 'starts', 'next_start',
-        'max_per_second', 'declared_starts', 'declared_at', 'declared_by', 'undeclared_at')
+    local paused, active, limits, starts, next_start, max_per_second, declared_starts, declared_at, declared_by,
+        undeclared_at = unpack(redis.call('HMGET', key, 'paused', 'active', 'limits', 'starts', 'next_start',
+        'max_per_second', 'declared_starts', 'declared_at', 'declared_by', 'undeclared_at'))
     local limiters = {}
-    local function number(i) return is_number(found[i]) and tonumber(found[i]) or 0 end
-    -- A damaged declaration ends now, because it must not block every fetch of its queue.
-    local expired = found[6] and (number(6) < 1
-        or now - number(8) >= DECLARED_MS and has_ended(found[9]))
-    if expired then found[6] = false end
-    if found[3] then
-        add_limiters(limiters, found[3], number(2), found[4], found[5])
+    -- A damaged limit ends now, because it must not block every fetch of its queue.
+    local expired = max_per_second and (number_or_0(max_per_second) < 1
+        or now - number_or_0(declared_at) >= DECLARED_MS and has_ended(declared_by))
+    if expired then max_per_second = false end
+    if limits then add_limiters(limiters, limits, number_or_0(active), starts, next_start) end
+    if max_per_second then
+        table.insert(limiters, rate_limiter(tonumber(max_per_second), 1000, declared_starts, 'declared_starts'))
     end
-    if found[6] then
-        table.insert(limiters, rate_limiter(tonumber(found[6]), 1000, found[7], 'declared_starts'))
-    end
-    return {paused = found[1], limiters = limiters, expired = expired, max_per_second = found[6],
-        undeclared_at = number(10)}
+    return {paused = paused, limiters = limiters, expired = expired, max_per_second = max_per_second,
+        undeclared_at = number_or_0(undeclared_at)}
 end
 
--- Returns the fields to write when a job starts that declares a limit.
+-- Returns the fields to write when jobs have started of which one declares a limit (`limits.declaring_job`).
 local function declaration_fields(limits)
     local job = limits.declaring_job
     if not job then return {} end
@@ -38,8 +39,8 @@ local function declaration_fields(limits)
     return {'max_per_second', job[F.max_per_second], 'declared_at', now, 'declared_by', job.id}
 end
 
--- Counts `n` starts of the queue. If no more may start, limits_due.lua wakes its fetches when time has made
--- room again. release_from_worker makes room when a job ends.
+-- Counts `n` starts of the queue. If no more jobs may start until some time has passed, limits_due.lua wakes
+-- the waiting fetches at that time. If a job must end first, flush_counters wakes them.
 local function count_queue_starts(key, queue, limits, n)
     if limits.expired then
         redis.call('HDEL', key, 'max_per_second', 'declared_starts', 'declared_at', 'declared_by')

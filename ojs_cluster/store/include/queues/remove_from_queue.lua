@@ -1,7 +1,8 @@
--- Removes a job from its queue or its worker, and returns its token to the jobs that wait for one.
+-- Removes a job from its queue or its worker, and returns the job's token to its rate limit key.
 
--- Lists a key in the demand of a queue, by its best blocked job without a request. Keys without a pending
--- request (`idle`) come first. Every place in a queue is below 2^53.
+-- Puts a rate limit key into the demand of a queue, with the score of the key's best blocked job that has not
+-- requested a token. Keys without a pending request (`idle`) come first: UNREQUESTED_FIRST, 2^53, is above
+-- every score of a job in a queue, so the scores of these keys are negative.
 local UNREQUESTED_FIRST = 9007199254740992
 local function update_token_demand(queue, key, idle)
     local best = redis.call('ZRANGE', token_unrequested_key(queue, key), 0, 0, 'WITHSCORES')
@@ -18,7 +19,7 @@ local function remove_from_queue(id, job)
         update_token_demand(queue, key, remaining_members(token_requested_key(queue, key)) == 1)
         remove_member(token_requested_key(queue, key), id)
         redis.call('SPUBLISH', WAKE_CHANNEL, queue)
-    else -- a fetch may not have blocked it yet
+    else -- no fetch may have blocked the job yet, so it is in either set
         remove_member(queue_available_key(queue), id)
         remove_member(queue_blocked_key(queue), id)
         remove_member(token_unrequested_key(queue, key), id)
@@ -29,10 +30,11 @@ local function remove_from_queue(id, job)
     end
 end
 
--- Removes an active job from its worker. `hold`: ms until which no job of its key may start.
-local function release_from_worker(id, job, hold)
+-- Removes an active job from its worker. `hold_until`: ms before which no job of its rate limit key may start,
+-- or nil.
+local function release_from_worker(id, job, hold_until)
     remove_member(ACTIVE, id)
     if job[F.timeout] then remove_member(EXECUTION_DEADLINES, id) end
     count(job[F.queue], 'active', -1)
-    if job[F.token] then return_token(id, job, 's' .. (hold or '')) end
+    if job[F.token] then return_token(id, job, 's' .. (hold_until or '')) end
 end
