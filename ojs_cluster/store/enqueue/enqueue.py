@@ -224,7 +224,7 @@ async def _enqueue_plain(
             store.depth_cache.mark_filled(store.keys, shard, (job.queue,))
             return stored_records((placed,), reply)[0]
         if reply[0] == b"bounded":
-            store.bounded_queues.note(shard, [job.queue])
+            store.bounded_queues.add(shard, [job.queue])
         fast_path = reply[0] not in (b"full_path", b"bounded")
     writer = _PartWriter(store, shard, [placed], [job], AliasClaims(store), ignore_depth_bound)
     return (await writer.write(fast_path=fast_path))[0]
@@ -417,7 +417,7 @@ def _fits_fast_path(store: Store, shard: Shard, part: Sequence[PlacedJob]) -> bo
     """
     if len(part) > 1 or store.settings.max_queue_depth:
         return False
-    return part[0].plain and not store.bounded_queues.among(shard, [part[0].queue])
+    return part[0].plain and not store.bounded_queues.contains(shard, [part[0].queue])
 
 
 class _PartWriter:
@@ -488,7 +488,7 @@ class _PartWriter:
                     continue
                 if reply[0] in (b"full_path", b"bounded"):
                     if reply[0] == b"bounded":
-                        store.bounded_queues.note(shard, [part[0].queue])
+                        store.bounded_queues.add(shard, [part[0].queue])
                     name, (keys, args) = "enqueue", self._full_path()
                     continue
                 if reply[0] == b"ok":

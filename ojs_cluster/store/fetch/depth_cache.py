@@ -1,7 +1,7 @@
 """Remember, per process, which partitions had jobs and which queues had limits.
 
-The cache only decides which shard a fetch calls first, and with which script. A wrong entry costs a
-call and never a job.
+The cache only decides which shard a fetch calls first, and with which script. So a wrong entry
+costs one more call, but no job is missed.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ import trio
 from ojs_cluster.keys import Keyspace, Shard
 
 FRESH_S = 1.0
-"""Age in seconds at which depths are read again, so that no partition stays forgotten."""
+"""Age in seconds at which the depths of all partitions are read again."""
 UNREACHABLE_S = 5.0
-"""How long, in seconds, fetches skip a partition after a failed call."""
+"""Time in seconds for which fetches skip a partition after a failed call."""
 LIMITED_S = 10.0
-"""How long, in seconds, fetches of queues with limits start with the full-path script."""
+"""Time in seconds for which fetches run the full-path script at once after a call met limits."""
 _ROUND_ROBIN_EVERY = 4
+"""Every fourth choice of a partition is round-robin."""
 _MAX_ENTRIES = 10_000
+"""Maximum number of entries of each cache; a full cache is emptied."""
 
 
 class QueueDepths:
@@ -31,11 +33,11 @@ class QueueDepths:
     """
 
     __slots__ = (
-        "_begun",
         "_depths",
-        "_done",
         "_fresh_until",
-        "_picks",
+        "_last_read_begun",
+        "_last_read_done",
+        "_pick_count",
         "_refreshing",
         "_unreachable_until",
     )
@@ -44,8 +46,8 @@ class QueueDepths:
         self._depths = [0] * count
         self._unreachable_until = [float("-inf")] * count
         self._fresh_until = float("-inf")
-        self._picks = 0
-        self._begun = self._done = 0
+        self._pick_count = 0
+        self._last_read_begun = self._last_read_done = 0
         self._refreshing: trio.Event | None = None
 
     def __len__(self) -> int:
@@ -63,16 +65,17 @@ class QueueDepths:
         A caller waits for a read that begins after its call. An earlier read may have missed jobs
         that the caller knows of.
         """
-        needed = self._begun + 1
-        while self._done < needed:
+        needed_read = self._last_read_begun + 1
+        while self._last_read_done < needed_read:
             if self._refreshing is not None:
                 await self._refreshing.wait()
                 continue
-            self._begun += 1
-            number, self._refreshing = self._begun, trio.Event()
+            self._last_read_begun += 1
+            this_read, self._refreshing = self._last_read_begun, trio.Event()
             try:
                 await read_all()
-                self._done, self._fresh_until = number, trio.current_time() + FRESH_S
+                self._last_read_done = this_read
+                self._fresh_until = trio.current_time() + FRESH_S
             finally:
                 self._refreshing.set()
                 self._refreshing = None
@@ -82,7 +85,7 @@ class QueueDepths:
         self._depths[number] = depth
 
     def mark_filled(self, number: int) -> None:
-        """Note that partition ``number`` is not empty."""
+        """Record that partition ``number`` is not empty."""
         if number < len(self._depths):
             self._depths[number] = max(1, self._depths[number])
 
@@ -96,25 +99,25 @@ class QueueDepths:
         return [number for number, until in enumerate(self._unreachable_until) if until <= now]
 
     def pick(self, count: int, excluded: Collection[int], open_partitions: int) -> int | None:
-        """Return a partition that should have jobs, or None.
+        """Return a partition that had jobs when it was last read, or None.
 
-        The choice is the fuller one of two random partitions: the fullest of all would be the same
-        for every process. Every fourth choice is round-robin, so that a partition beside fuller
-        ones is still served. ``count`` jobs are subtracted from the depth at once, so that
-        concurrent fetches choose other partitions.
+        The choice is the fuller one of two random partitions. The fullest of all was refused,
+        because all processes would choose the same one. Every fourth choice is round-robin, so that
+        a partition with few jobs is served too. ``count`` is subtracted from the depth at once, so
+        that concurrent fetches choose other partitions.
 
         Args:
-            count: jobs that the caller wants.
+            count: number of jobs that the caller wants.
             excluded: partitions that must not be returned.
             open_partitions: partitions from this number on are closing. They get no new jobs and
-                hold the oldest ones, so they come first.
+                hold the oldest ones, so they are chosen first.
         """
         candidates = [n for n in self.reachable() if self._depths[n] > 0 and n not in excluded]
         candidates = [n for n in candidates if n >= open_partitions] or candidates
         if not candidates:
             return None
-        self._picks += 1
-        turn, use_random = divmod(self._picks, _ROUND_ROBIN_EVERY)
+        self._pick_count += 1
+        turn, use_random = divmod(self._pick_count, _ROUND_ROBIN_EVERY)
         if use_random:
             choices = random.sample(candidates, min(2, len(candidates)))
         else:
@@ -132,35 +135,39 @@ class QueueDepthCache:
 
     def of(self, queue: str, count: int) -> QueueDepths:
         """Return the depths of a queue that has ``count`` partitions."""
-        found = self._queues.get(queue)
-        if found is None or len(found) != count:
+        depths = self._queues.get(queue)
+        if depths is None or len(depths) != count:
             if len(self._queues) >= _MAX_ENTRIES:
                 self._queues.clear()
-            found = self._queues[queue] = QueueDepths(count)
-        return found
+            depths = self._queues[queue] = QueueDepths(count)
+        return depths
 
     def mark_filled(self, keys: Keyspace, shard: Shard, queues: Iterable[str]) -> None:
-        """Note that ``shard`` has a job of each of ``queues``."""
+        """Record that ``shard`` has a job of each of ``queues``."""
         for queue in queues:
-            found = self._queues.get(queue)
-            if found is not None:
-                found.mark_filled(keys.partition_of(queue, shard))
+            depths = self._queues.get(queue)
+            if depths is not None:
+                depths.mark_filled(keys.partition_of(queue, shard))
 
 
 class LimitedQueues:
-    """The queues, by shard, for which a call has met limits in the last seconds."""
+    """The shards and lists of queues for which a fast-path script was useless recently.
+
+    The queues, or their jobs, have limits that only the full-path script handles. Fetches and
+    enqueues have an object of their own.
+    """
 
     def __init__(self) -> None:
         self._until: dict[tuple[int, ...], float] = {}
 
-    def note(self, shard: Shard, queues: Sequence[str]) -> None:
-        """Remember that some of ``queues``, or of their jobs, have limits."""
+    def add(self, shard: Shard, queues: Sequence[str]) -> None:
+        """Record that some of ``queues``, or of their jobs, have limits."""
         if len(self._until) >= _MAX_ENTRIES:
             self._until.clear()
         self._until[_entry(shard, queues)] = trio.current_time() + LIMITED_S
 
-    def among(self, shard: Shard, queues: Sequence[str]) -> bool:
-        """Return whether a call for the same queues has met limits recently."""
+    def contains(self, shard: Shard, queues: Sequence[str]) -> bool:
+        """Return whether a call for the same queues met limits less than ``LIMITED_S`` ago."""
         return bool(self._until) and (
             self._until.get(_entry(shard, queues), 0.0) > trio.current_time()
         )

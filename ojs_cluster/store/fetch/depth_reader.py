@@ -1,8 +1,8 @@
 """Read how many jobs queues have, for fetches that name queues of many shards.
 
-Reads of one shard are shared: one call at a time reads for all callers that came before it began.
-Calls to one shard begin ``READ_EVERY_S`` apart. So a process reads each shard at most
-``1 / READ_EVERY_S`` times a second, however many fetches wait or arrive.
+Concurrent callers share reads: one read of a shard serves all callers that asked before it began.
+Reads of one shard begin ``READ_INTERVAL_S`` apart. So a process reads each shard at most
+``1 / READ_INTERVAL_S`` times a second, even when many fetches wait or arrive.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import trio
 from ojs_cluster.core.errors import BackendUnavailable, OJSError, OutOfTime
 from ojs_cluster.keys import Shard
 
-READ_EVERY_S: Final = 0.01
-"""Least time between the beginnings of two reads of one shard, in seconds."""
+READ_INTERVAL_S: Final = 0.01
+"""Minimum time in seconds between the beginnings of two reads of one shard."""
 UNREACHABLE_S: Final = 5.0
-"""How long, in seconds, fetches skip a shard that did not answer."""
+"""Time in seconds for which fetches skip a shard that did not answer."""
 BLOCKED: Final = -1
 """Depth of a queue that has only blocked jobs."""
 
 Read = Callable[[Shard, Sequence[str]], Awaitable[Mapping[str, int]]]
-"""Read the depths of some queues of a shard."""
+"""Function that reads the depths of some queues of a shard."""
 
 
 class _Batch:
@@ -70,7 +70,7 @@ class DepthReader:
         async with reads.reading:
             if not batch.done:
                 await trio.sleep_until(reads.begin_at)
-                reads.begin_at = trio.current_time() + READ_EVERY_S
+                reads.begin_at = trio.current_time() + READ_INTERVAL_S
                 if reads.next is batch:
                     reads.next = _Batch()
                 if shard in self._unreachable_until:
@@ -79,7 +79,7 @@ class DepthReader:
                 try:
                     batch.depths = await read(shard, list(batch.queues))
                 except OutOfTime:
-                    raise  # the next caller reads for the others
+                    raise  # only this caller's time is over: the next caller repeats the read
                 except OJSError:
                     self.mark_unreachable(shard)
                 else:
@@ -100,7 +100,7 @@ class DepthReader:
         )
 
     def reachable(self, shards: Sequence[Shard]) -> list[Shard]:
-        """Return the shards that are not skipped now; all of them when that leaves none."""
+        """Return the shards that are not skipped now; all of them if all would be skipped."""
         now = trio.current_time()
-        found = [shard for shard in shards if self._unreachable_until.get(shard, now) <= now]
-        return found or list(shards)
+        reachable = [shard for shard in shards if self._unreachable_until.get(shard, now) <= now]
+        return reachable or list(shards)

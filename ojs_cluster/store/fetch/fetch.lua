@@ -1,20 +1,25 @@
 -- Transition: available -> active, for up to `count` jobs of some queues of one shard; the fast path.
--- Pre:  the worker is not quiet, and the queues are not paused. The script changes nothing and refers to
---       fetch_full.lua when a job of the shard is due, a queue has limits, or a job is gone, malformed,
---       expired or needs a token. The pieces of fetch_full.lua cost more to load than this script to run.
--- Post: each job returned has a new lease: worker, attempt + 1, deadline, lease id. The reply ends with
---       the job that fills it, so fewer large jobs may be returned than there are.
+-- Pre:  the worker is not quiet, and the queues are not paused. If a job of the shard is due, if a queue has
+--       limits, or if a job is missing, malformed, expired or needs a token, the script changes nothing and
+--       returns 'limited' or 'full_path': the caller then runs fetch_full.lua. Loading the includes of
+--       fetch_full.lua takes longer than this whole script.
+-- Post: each job returned has a new lease: worker, attempt + 1, deadline, lease id. The reply ends after the
+--       job with which it reaches MAX_REPLY_BYTES, so fewer than `count` large jobs may be returned.
 -- Memory: allow-oom; per job a lease, 1 KiB at most.
 -- KEYS: 1 due, 2 active, 3 execution_deadlines, 4 expiring, 5 finished, 6 events, 7 quiet_workers, then per
 --       queue: queue_counters, queue_available, queue_blocked, token_demand.
 -- ARGV: 1 events kept, 2 count, 3 worker id ('' anonymous), 4 lease id prefix,
 --       5 requested visibility timeout ms ('' the job's own), 6 default visibility timeout ms,
 --       7 ms to keep discarded jobs, 8 this shard, 9 see fetch_full.lua, then the queue names in order.
---       fetch_full.lua takes the same KEYS and ARGV. KEYS[5], token_demand and ARGV[7] on serve it alone.
--- Returns: {now, {}, 0, jobs that the first queue had, per job: id, fields as before, attempt, deadline,
---           lease in ms} | {now, 'quiet'} | {now, 'limited'} for limits | {now, 'full_path'} for the rest
--- The common case has no functions, because Redis would create them at each call. Shared pieces are
--- included in the branches that need them.
+--       fetch_full.lua takes the same KEYS and ARGV. Only it uses KEYS[5], token_demand and ARGV[7] to the
+--       end.
+-- Returns: {now, {}, 0, number of available jobs that the first queue had before, per job: id, fields before
+--           the fetch, attempt, deadline, lease in ms}
+--          {now, 'quiet'} the worker has a quiet flag
+--          {now, 'limited'} a queue or a job has limits; the next fetches should run fetch_full.lua at once
+--          {now, 'full_path'} for any other reason to run fetch_full.lua
+-- Code of the common case defines no functions, because Redis would create them at each call. Includes are in
+-- the branches that need them.
 --@include keys now fields priority_base
 local wanted, worker = tonumber(ARGV[2]), ARGV[3]
 if worker ~= '' then
@@ -24,14 +29,15 @@ end
 if redis.call('ZCOUNT', KEYS[1], '-inf', now) > 0 then return {now, 'full_path'} end
 
 local found, bytes, taken = {}, 0, {}
-for at = 8, #KEYS, 4 do
-    local queue = redis.call('HMGET', KEYS[at], 'paused', 'limits', 'max_per_second', 'active')
-    if queue[2] or queue[3] or redis.call('ZCARD', KEYS[at + 2]) > 0 then return {now, 'limited'} end
+for q = 8, #KEYS, 4 do -- index of the queue's first key
+    local queue = redis.call('HMGET', KEYS[q], 'paused', 'limits', 'max_per_second', 'active')
+    if queue[2] or queue[3] or redis.call('ZCARD', KEYS[q + 2]) > 0 then return {now, 'limited'} end
     local ids, before, active = {}, #found, tonumber(queue[4] or 0)
+    -- A damaged counter takes the full path: above BAND, 2^45, a number may not be exact.
     if not (active and active % 1 == 0 and active < BAND and active > -BAND) then return {now, 'full_path'} end
     if not queue[1] and before < wanted then
-        ids = redis.call('ZRANGE', KEYS[at + 1], 0, wanted - before - 1)
-        -- Lua's stack may not hold more.
+        ids = redis.call('ZRANGE', KEYS[q + 1], 0, wanted - before - 1)
+        -- More ids may not fit on Lua's stack when `unpack` passes them to ZREM.
         if #ids > 1000 then return {now, 'full_path'} end
     end
     for i = 1, #ids do
@@ -54,18 +60,18 @@ for at = 8, #KEYS, 4 do
         end
         found[#found + 1] = job
     end
-    local more = #found - before
-    if more > 0 then taken[#taken + 1] = {at = at, ids = ids, more = more, active = active + more} end
+    local count = #found - before
+    if count > 0 then taken[#taken + 1] = {q = q, ids = ids, count = count, active = active + count} end
     if #found >= wanted or bytes >= MAX_REPLY_BYTES then break end
 end
 
 local reply, expiring = {now, {}, 0, redis.call('ZCARD', KEYS[9])}, {}
-for given = 1, #found do
-    local job, at = found[given], 5 * given
+for n = 1, #found do
+    local job, at = found[n], 5 * n -- `at`: index in the reply of the job's first value
     local lease_ms = ARGV[5] ~= '' and ARGV[5] or job[F.visibility] or ARGV[6]
     local deadline, attempt = now + lease_ms, (job[F.attempt] or 0) + 1
     redis.call('HSET', job.key, F.state, 'active', F.attempt, attempt, F.worker, worker,
-        F.lease, ARGV[4] .. given, F.lease_ms, lease_ms, F.deadline, deadline, F.started, now)
+        F.lease, ARGV[4] .. n, F.lease_ms, lease_ms, F.deadline, deadline, F.started, now)
     if job[F.timeout] or deadline - now < NEAR_MS then
 --@include set_deadline
         set_deadline(KEYS[2], job.id, deadline)
@@ -86,10 +92,11 @@ elseif found[1] and ARGV[1] ~= '0' then
     redis.call('XADD', KEYS[6], 'MAXLEN', '~', ARGV[1], '*', 't', 'job.started', 'j', found[1].id,
         'y', found[1][F.type], 'q', found[1][F.queue], 'a', reply[7], 'w', worker)
 end
-for i = 1, #taken do redis.call('HSET', KEYS[taken[i].at], 'active', taken[i].active) end
+for i = 1, #taken do redis.call('HSET', KEYS[taken[i].q], 'active', taken[i].active) end
 if expiring[1] then redis.call('ZREM', KEYS[4], unpack(expiring)) end
--- Last, with one command per set: Redis deletes a set that becomes empty (see preflight.lua).
+-- The removals come last, with one command per set: Redis deletes a set that becomes empty, and a script must
+-- not use a deleted key again (see preflight.lua).
 for i = 1, #taken do
-    redis.call('ZREM', KEYS[taken[i].at + 1], unpack(taken[i].ids, 1, taken[i].more))
+    redis.call('ZREM', KEYS[taken[i].q + 1], unpack(taken[i].ids, 1, taken[i].count))
 end
 return reply

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
-from typing import Any, Final, NamedTuple
 
 import trio
 
@@ -13,86 +11,51 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.redis.deadline import share_remaining_time
 from ojs_cluster.redis.driven_coroutines import ShieldedBlock, driver_state, ensure_task
 from ojs_cluster.redis.errors import ReplyTooLarge
-from ojs_cluster.redis.packed_calls import PackedKeys
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.fetch.fetch_script import FetchReply, fetch_keys
 from ojs_cluster.store.fetch.lease_ids import new_prefix, shard_of_lease
 from ojs_cluster.store.fetch.partition_fetch import fetch_from_partitions
 from ojs_cluster.store.fetch.ranked_fetch import fetch_in_order
-from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.nack import release as release_one
-from ojs_cluster.store.jobs.record import JobRecord, record
+from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.outbox.outbox import deliver, parse_entries
 from ojs_cluster.store.runtime import Arg
 
 RELEASE_S = 5.0
-"""Longest time in seconds to release the jobs of a cancelled caller; then their leases expire."""
+"""Longest time in seconds to release the jobs of a cancelled caller.
+
+``unanswered_fetches`` releases the others."""
 _MAX_BYTES = 8 * 1024 * 1024
-"""Size in bytes of the jobs of one fetch; the fetch takes no more jobs beyond it."""
-_REPLY_BYTES = 2 * 1024 * 1024
-"""A reply with jobs of this many bytes may have left others in the queue
-(``store/include/base/reply_size.lua``)."""
-_MAX_ROUNDS = 4
-"""How often one fetch calls one shard while tokens or blocked jobs are in its way."""
+"""Size in bytes of the jobs of one fetch. A fetch with jobs of this size calls no more shards."""
+_FULL_REPLY_BYTES = 2 * 1024 * 1024
+"""Size in bytes of the jobs of a reply from which on the reply is full.
+
+A full reply may have left further jobs in the queue (``store/include/base/reply_size.lua``)."""
+_MAX_CALLS = 4
+"""How often one fetch calls one shard again because jobs wait for tokens or are blocked."""
 PASSING_S = 2.0
-"""How long, in seconds, a fetch without jobs continues while it passes blocked jobs or requests
-tokens. Blocked jobs and exhausted keys are passed once by all fetches together, so the jobs behind
-them are reached."""
-_FIRST_WIDTH, _MAX_WIDTH = 8, 128
+"""Time in seconds for which a fetch without jobs calls a shard again, beyond ``_MAX_CALLS``.
+
+It continues while the calls pass blocked jobs or request tokens. Only the first fetch passes a
+blocked job or requests tokens for an exhausted key, so the following jobs are reached after some
+calls."""
+_FIRST_IDLE_KEYS, _MAX_IDLE_KEYS = 8, 128
 """Number of rate limit keys for which one call requests tokens when the best jobs had none.
-It grows by a factor of four: few tokens are requested in vain, and a thousand exhausted keys take
-ten calls."""
+
+An idle key is one without a pending token request. The number grows by a factor of four with each
+call: few requested tokens stay unused, and a thousand exhausted keys take ten calls."""
 
 
-_MAX_PACKED_QUEUES = 4
-"""Keys are cached for lists of at most this many queues: a megabyte in all."""
 _MAX_SEQUENTIAL = 3
-"""At most this many stages are called one after the other; of more the depths are read at once."""
+"""Up to this number of stages, they are called one after the other.
+
+With more stages, the depths of all are read at once."""
 _Stage = tuple[list[Shard], list[str]]
-"""Shards, and the queues that one call to each of them names."""
+"""A step of a fetch: shards, and the queues that a call to each of these shards names."""
 
 
 class WorkerIsQuiet(Exception):
     """The worker has a quiet flag, so it may not fetch."""
-
-
-_REPLY_HEAD: Final = 4
-_JOB_FIELDS: Final = 5
-
-
-class _LeasedJob(NamedTuple):
-    """One job of a reply of ``fetch.lua`` and ``fetch_full.lua``."""
-
-    job_id: bytes
-    flat: list[bytes]
-    attempt: int
-    deadline: int
-    lease_ms: bytes
-
-
-class _Reply(NamedTuple):
-    """A reply of ``fetch.lua`` or ``fetch_full.lua`` that leased jobs.
-
-    Args:
-        now: the shard's time in milliseconds.
-        effects: outbox entries to deliver.
-        more: whether blocked jobs or unrequested tokens were left out.
-        depth: jobs that the first queue had before the fetch.
-    """
-
-    now: int
-    effects: list[bytes]
-    more: bool
-    depth: int
-    jobs: list[_LeasedJob]
-
-    @classmethod
-    def parse(cls, reply: Sequence[Any]) -> _Reply:
-        now, effects, more, depth = reply[:_REPLY_HEAD]
-        jobs = [
-            _LeasedJob(*reply[at : at + _JOB_FIELDS])
-            for at in range(_REPLY_HEAD, len(reply), _JOB_FIELDS)
-        ]
-        return cls(now, effects, bool(more), int(depth), jobs)
 
 
 async def fetch(
@@ -105,18 +68,22 @@ async def fetch(
 ) -> list[JobRecord]:
     """Lease up to ``count`` available jobs, from the queues in the order given.
 
-    When the caller is cancelled, the jobs are released. A fetch takes about 8 MiB of large jobs,
-    whatever ``count`` is. A fetch that calls many shards at once may exceed that by one reply of
-    each of the 16 concurrent calls.
+    When the caller is cancelled, the jobs are released. A fetch returns jobs of about 8 MiB at
+    most, even when ``count`` is larger. A fetch that calls many shards at once may exceed that by
+    one reply of each of the 16 concurrent calls.
 
     Args:
-        queues: strict order; a later queue is used only when the earlier ones are empty.
+        store: the store.
+        queues: the queues in strict order: jobs of a later queue are fetched only when the earlier
+            queues have no job that can start.
+        count: maximum number of jobs.
         worker_id: the holder of the leases, '' for an anonymous worker.
-        visibility_timeout_ms: lease length in milliseconds that overrides each job's own.
+        visibility_timeout_ms: length of the leases in milliseconds; None for the visibility timeout
+            of each job.
 
     Raises:
-        BackendUnavailable: Redis did not answer in time, and no job was found before. Jobs whose
-            reply was lost are released as soon as their shard answers again (see
+        BackendUnavailable: Redis did not answer in time, and no job was found before. If a reply
+            was lost, the jobs in it are released as soon as their shard answers again (see
             ``unanswered_fetches``).
     """
     try:
@@ -150,7 +117,7 @@ async def fetch_unless_quiet(
     if failure is not None and not operation.jobs:
         raise failure
     if len(stages) > 1:
-        rank = {queue: place for place, queue in enumerate(dict.fromkeys(queues))}
+        rank = {queue: position for position, queue in enumerate(dict.fromkeys(queues))}
         operation.jobs.sort(key=lambda job: rank[job.queue])
     return operation.jobs
 
@@ -160,11 +127,11 @@ async def _run_stages(
 ) -> Exception | None:
     """Fetch from the stages in order until there are enough jobs.
 
-    The first stage is called at once: on a busy queue that is the only call. When it returns too
-    few jobs, and many stages follow, the depths of all others are read together.
+    The first stage is called at once. If the queue is busy, that is the only call. If it returns
+    too few jobs, and many stages follow, the depths of all other stages are read together.
 
     Returns:
-        Why some stages could not be served; None when all were.
+        The first error of a stage, or ``WorkerIsQuiet``; None when all stages were called.
     """
     if len(stages) == 1 and len(stages[0][0]) == 1:
         return await _run_stage(store, *stages[0], operation)
@@ -172,20 +139,20 @@ async def _run_stages(
     sequential = len(stages) if len(stages) <= _MAX_SEQUENTIAL else 1
     if len(stages) > 1 and any(store.depth_reader.any_unreachable(shards) for shards, _ in stages):
         sequential = 0  # waiting for an unreachable shard would delay the jobs of the others
-    for place, (shards, names) in enumerate(stages[:sequential]):
+    for index, (shards, names) in enumerate(stages[:sequential]):
         if operation.full:
             return failure
-        # A shard that stops answering now must leave time for the later stages.
-        with share_remaining_time(len(stages) - place):
-            stopped = await _run_stage(store, shards, names, operation)
-        if isinstance(stopped, WorkerIsQuiet):
-            return stopped
-        failure = failure or stopped
-        if isinstance(stopped, OutOfTime) or not operation.wanted:
+        # If a shard stops answering now, time must remain for the later stages.
+        with share_remaining_time(len(stages) - index):
+            error = await _run_stage(store, shards, names, operation)
+        if isinstance(error, WorkerIsQuiet):
+            return error
+        failure = failure or error
+        if isinstance(error, OutOfTime) or not operation.wanted:
             return failure
     if sequential < len(stages) and not operation.full:
-        later = await fetch_in_order(store, stages[sequential:], operation)
-        failure = failure or later
+        later_failure = await fetch_in_order(store, stages[sequential:], operation)
+        failure = failure or later_failure
     return failure
 
 
@@ -195,7 +162,7 @@ async def _run_stage(
     """Fetch from one stage.
 
     Returns:
-        Why the stage could not be served, or that the worker is quiet; otherwise None.
+        The error that prevented the fetch, or ``WorkerIsQuiet``; otherwise None.
     """
     try:
         if len(shards) == 1:
@@ -220,20 +187,20 @@ async def release(store: Store, jobs: Iterable[JobRecord]) -> None:
 
     Never raises: ``unanswered_fetches`` releases the jobs that cannot be released in time.
     """
-    left = list(jobs)
-    if not left:
+    unreleased = list(jobs)
+    if not unreleased:
         return
     await ensure_task()
     with trio.move_on_after(RELEASE_S, shield=True):
-        while left:
+        while unreleased:
             try:
-                await release_one(store, left[-1])
+                await release_one(store, unreleased[-1])
             except BackendUnavailable:
                 break
             except OJSError:
-                pass  # the lease is over
-            left.pop()
-    for job in left:
+                pass  # the lease has ended
+            unreleased.pop()
+    for job in unreleased:
         if job.lease_id is not None:
             shard = shard_of_lease(store.keys, job.lease_id)
             if shard is not None:
@@ -241,10 +208,10 @@ async def release(store: Store, jobs: Iterable[JobRecord]) -> None:
 
 
 def _stages(store: Store, queues: Sequence[str]) -> list[_Stage]:
-    """Group the queues into stages, in order.
+    """Group the queues into stages, in the order of the queues.
 
-    Neighbours in the list that share a shard share a call. A queue of several partitions is a stage
-    of its own. The order stays strict.
+    Consecutive queues of the same shard form one stage, which takes one call. A queue of several
+    partitions is a stage of its own.
     """
     stages: list[_Stage] = []
     for queue in dict.fromkeys(queues):
@@ -256,34 +223,15 @@ def _stages(store: Store, queues: Sequence[str]) -> list[_Stage]:
     return stages
 
 
-def _keys(shard: Shard, queues: Iterable[str]) -> Sequence[bytes]:
-    """Return KEYS of the scripts that fetch from some queues of a shard."""
-    keys = [
-        shard.due,
-        shard.active,
-        shard.execution_deadlines,
-        shard.expiring,
-        shard.finished,
-        shard.events,
-    ]
-    keys.append(shard.quiet_workers)
-    for queue in queues:
-        keys += (shard.queue_counters(queue), shard.queue_available(queue))
-        keys += (shard.queue_blocked(queue), shard.token_demand(queue))
-    return keys
-
-
-@lru_cache(maxsize=1024)
-def _packed_keys(shard: Shard, queues: tuple[str, ...]) -> PackedKeys:
-    """Return ``_keys`` packed, for lists of queues that are fetched repeatedly."""
-    return PackedKeys(_keys(shard, queues))
-
-
 class _Fetch:
-    """One fetch: the jobs that it has, and the calls that fetch more.
+    """One fetch: its jobs so far, and the calls that fetch more.
 
     Args:
-        parent: the fetch that this one is a part of, when it calls several shards at once.
+        store: the store.
+        count: maximum number of jobs.
+        worker_id: the holder of the leases, '' for an anonymous worker.
+        visibility_timeout_ms: length of the leases in milliseconds; None for that of each job.
+        parent: the fetch that calls several shards at once, if this one is its call to one of them.
     """
 
     def __init__(
@@ -312,15 +260,15 @@ class _Fetch:
         """Whether the jobs of the whole fetch have reached its size limit."""
         return (self._parent or self)._bytes >= _MAX_BYTES
 
-    async def take(self, shard: Shard, queues: Sequence[str], most: int) -> int:
-        """Take up to ``most`` jobs of a shard; return how many jobs were taken.
+    async def take(self, shard: Shard, queues: Sequence[str], max_jobs: int) -> int:
+        """Fetch up to ``max_jobs`` jobs of a shard; return how many jobs were fetched.
 
         Raises:
             WorkerIsQuiet, BackendUnavailable: as ``fetch_unless_quiet``.
         """
-        part = _Fetch(self._store, most, self._worker_id, self._visibility_timeout_ms, self)
+        part = _Fetch(self._store, max_jobs, self._worker_id, self._visibility_timeout_ms, self)
         try:
-            # Concurrent parts may have filled the fetch before this one started.
+            # Concurrent calls may have fetched ``_MAX_BYTES`` before this call starts.
             if not part.full:
                 await part.fetch_from(shard, queues)
         finally:
@@ -328,70 +276,54 @@ class _Fetch:
         return len(part.jobs)
 
     async def fetch_from(self, shard: Shard, queues: Sequence[str]) -> int:
-        """Fetch jobs of some queues of a shard; return how many the first queue has left.
+        """Fetch jobs of some queues of a shard; return how many remain in the first queue.
 
         Raises:
             WorkerIsQuiet, BackendUnavailable: as ``fetch_unless_quiet``.
         """
-        left, rounds, width, began = 0, 0, 0, trio.current_time()
+        remaining, calls, idle_keys, began = 0, 0, 0, trio.current_time()
         while True:
-            # Shielded: only the reply tells which jobs have a lease now. The Redis client limits
-            # the time of the call.
+            # Shielded from cancellation: without the reply, this process would not know which jobs
+            # have a lease now. The Redis client limits the time of the call.
             with ShieldedBlock():
-                before = len(self.jobs)
-                requested, more, left = await self._call(shard, queues, width)
+                count_before = len(self.jobs)
+                requested, more, remaining = await self._call(shard, queues, idle_keys)
             if driver_state.driven is None:
                 await trio.lowlevel.checkpoint_if_cancelled()
-            found = self.jobs[before:]
-            if self.wanted and sum(job.size for job in found) >= _REPLY_BYTES and not self.full:
+            reply_bytes = sum(job.size for job in self.jobs[count_before:])
+            if self.wanted and reply_bytes >= _FULL_REPLY_BYTES and not self.full:
                 continue
-            rounds += 1
+            calls += 1
             passing = not self.jobs and trio.current_time() - began < PASSING_S
-            if (
-                not (requested or more)
-                or not self.wanted
-                or (rounds >= _MAX_ROUNDS and not passing)
-            ):
-                return left
-            width = min(max(_FIRST_WIDTH, width * 4), _MAX_WIDTH)
+            if not (requested or more) or not self.wanted or (calls >= _MAX_CALLS and not passing):
+                return remaining
+            idle_keys = min(max(_FIRST_IDLE_KEYS, idle_keys * 4), _MAX_IDLE_KEYS)
 
     async def _call(
-        self, shard: Shard, queues: Sequence[str], width: int
+        self, shard: Shard, queues: Sequence[str], idle_keys: int
     ) -> tuple[bool, bool, int]:
         """Fetch from one shard with one call.
 
         Args:
-            width: number of rate limit keys without a token request for which tokens are
+            shard: the shard.
+            queues: the queues in order.
+            idle_keys: number of rate limit keys without a pending request for which tokens are
                 requested; 0 requests tokens for the best jobs.
 
         Returns:
-            Whether tokens were requested, which may be granted by now; whether there may be jobs
-            behind those that were read, or keys to request tokens for; and how many jobs the first
-            queue has left.
+            Whether tokens were requested, which may be granted by now; whether another call may
+            find more jobs or request more tokens; and how many jobs remain in the first queue.
         """
         store = self._store
-        settings, asked_ms = store.settings, self._visibility_timeout_ms
-        cached = len(queues) <= _MAX_PACKED_QUEUES
-        keys = _packed_keys(shard, tuple(queues)) if cached else _keys(shard, queues)
+        keys = fetch_keys(shard, queues)
         prefix = new_prefix(shard)
-        args: list[Arg] = [
-            settings.events_per_shard,
-            self.wanted,
-            self._worker_id,
-            prefix,
-            asked_ms if asked_ms is not None else "",
-            settings.visibility_timeout_ms,
-            settings.retention_discarded_ms,
-            shard.index,
-            width,
-            *queues,
-        ]
-        limited = store.limited_queues.among(shard, queues)
+        args = self._args(shard, queues, prefix, idle_keys)
+        limited = store.limited_queues.contains(shard, queues)
         try:
             reply = await store.run(shard, "fetch_full" if limited else "fetch", keys, args)
             if reply[1] in (b"full_path", b"limited"):
                 if reply[1] == b"limited":
-                    store.limited_queues.note(shard, queues)
+                    store.limited_queues.add(shard, queues)
                 reply = await store.run(shard, "fetch_full", keys, args)
         except (BackendUnavailable, ReplyTooLarge) as error:
             if isinstance(error, ReplyTooLarge) or error.outcome != "not_applied":
@@ -399,28 +331,31 @@ class _Fetch:
             raise
         if reply[1] == b"quiet":
             raise WorkerIsQuiet
-        parsed = _Reply.parse(reply)
-        found = self._leased(parsed, prefix)
-        self.jobs += found  # before any step that may fail: the caller releases these jobs
-        (self._parent or self)._bytes += sum([job.size for job in found])
+        parsed = FetchReply.parse(reply)
+        fetched = parsed.records(self._worker_id, prefix)
+        self.jobs += fetched  # before any step that may fail: the caller releases these jobs
+        (self._parent or self)._bytes += sum([job.size for job in fetched])
         effects = parsed.effects
         await deliver(store, shard, effects)
         requested = bool(effects) and any(
             entry.kind == "token_request" for entry in parse_entries(shard, effects)
         )
-        return requested, parsed.more, parsed.depth - len(found)
+        return requested, parsed.more, parsed.depth - len(fetched)
 
-    def _leased(self, reply: _Reply, prefix: bytes) -> list[JobRecord]:
-        """Return the jobs of a reply with the fields of their leases.
-
-        The reply omits the fields that this process knows, to stay short.
-        """
-        started, worker = b"%d" % reply.now, self._worker_id.encode()
-        found: list[JobRecord] = []
-        for number, job in enumerate(reply.jobs, 1):
-            flat = job.flat
-            flat += (f.STATE, b"active", f.WORKER, worker, f.STARTED, started)
-            flat += (f.LEASE, b"%b%d" % (prefix, number), f.LEASE_MS, b"%d" % int(job.lease_ms))
-            flat += (f.ATTEMPT, b"%d" % job.attempt, f.DEADLINE, b"%d" % job.deadline)
-            found.append(record(job.job_id.decode(), flat))
-        return found
+    def _args(
+        self, shard: Shard, queues: Sequence[str], prefix: bytes, idle_keys: int
+    ) -> list[Arg]:
+        """Return ARGV of ``fetch.lua`` and ``fetch_full.lua``."""
+        settings, lease_ms = self._store.settings, self._visibility_timeout_ms
+        return [
+            settings.events_per_shard,
+            self.wanted,
+            self._worker_id,
+            prefix,
+            lease_ms if lease_ms is not None else "",
+            settings.visibility_timeout_ms,
+            settings.retention_discarded_ms,
+            shard.index,
+            idle_keys,
+            *queues,
+        ]

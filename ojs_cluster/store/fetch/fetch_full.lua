@@ -1,21 +1,26 @@
 -- Transition: available -> active, for up to `count` jobs of some queues of one shard; the full path of
 -- fetch.lua.
--- Pre:  the worker is not quiet; a queue is not paused, and its limits allow a start. A job that needs a
---       rate limit token has one, or this shard owns the key and can grant one.
--- Post: each job returned has a new lease: worker, attempt + 1, deadline, lease id. It is counted by the
---       limits of its queue and its key. A job without its token is blocked, a token is requested, and
---       later jobs are served. Due jobs of the shard are promoted first. Expired jobs are discarded,
---       malformed ones quarantined; the reaper reports them. The reply ends with the job that fills it,
---       so fewer large jobs may be returned than there are.
+-- Pre:  the worker is not quiet. Jobs are taken only from queues that are not paused and whose limits allow a
+--       start. A job that needs a rate limit token is taken if it has one, or if this shard owns the rate
+--       limit key and can grant one.
+-- Post: each job returned has a new lease: worker, attempt + 1, deadline, lease id. Its start is counted by
+--       the limits of its queue and of its rate limit key. A job without its token is blocked, a token is
+--       requested, and later jobs are served. Due jobs of the shard are promoted first. Expired jobs are
+--       discarded. Malformed jobs are quarantined; the reaper reports them. The reply ends after the job with
+--       which it reaches MAX_REPLY_BYTES, so fewer than `count` large jobs may be returned.
 -- Memory: allow-oom; as fetch; per job that is blocked or requests a token 600 bytes.
 -- KEYS: 1 due, 2 active, 3 execution_deadlines, 4 expiring, 5 finished, 6 events, 7 quiet_workers, then per
 --       queue: queue_counters, queue_available, queue_blocked, token_demand.
 -- ARGV: 1 events kept, 2 count, 3 worker id ('' anonymous), 4 lease id prefix,
 --       5 requested visibility timeout ms ('' the job's own), 6 default visibility timeout ms,
---       7 ms to keep discarded jobs, 8 this shard, 9 number of keys without a token request for which
---       tokens are requested, 0 for the best jobs; then the queue names in order.
--- Returns: {now, effects, 1 when jobs or token requests are left for another call, jobs that the first
---           queue had, per job: id, fields as before, attempt, deadline, lease in ms} | {now, 'quiet'}
+--       7 ms to keep discarded jobs, 8 this shard, 9 for which jobs tokens are requested:
+--         0      the best jobs of any rate limit key
+--         else   jobs of this many rate limit keys that have no pending request
+--       then the queue names in order.
+-- Returns: {now, effects, 1 when another call may find more jobs or request more tokens, number of available
+--           jobs that the first queue had before, per job: id, fields before the fetch, attempt, deadline,
+--           lease in ms}
+--          {now, 'quiet'} the worker has a quiet flag
 --@include keys now preflight remove_many read_job change_counters append_event set_deadline
 --@include append_effect make_available finish_job remove_from_queue promote_jobs lease_job create_limiters
 --@include count_starts queue_limits
@@ -32,10 +37,10 @@ for _, id in ipairs(due) do
     if jobs[id] and jobs[id][F.limit] then load_local_limit(jobs[id]) end
 end
 local queues = {}
-for q = 10, #ARGV do
-    local at = 8 + 4 * (q - 10)
-    local queue = {name = ARGV[q], counts = KEYS[at], available = KEYS[at + 1],
-        blocked = KEYS[at + 2], demand = KEYS[at + 3], limits = load_queue_limits(KEYS[at]), started = 0}
+for i = 10, #ARGV do
+    local q = 8 + 4 * (i - 10) -- index of the queue's first key
+    local queue = {name = ARGV[i], counters = KEYS[q], available = KEYS[q + 1],
+        blocked = KEYS[q + 2], demand = KEYS[q + 3], limits = load_queue_limits(KEYS[q]), started = 0}
     table.insert(queues, queue)
     if #queue.limits.limiters > 0 then preflight_key(EXHAUSTED_QUEUES) end
 end
@@ -52,12 +57,13 @@ if #due > 0 then
     promote_due(due, jobs, ARGV[7])
     found, more = scan(queues, jobs, wanted, 0, true)
 end
+-- When the scan has found enough jobs, only blocked jobs before the last of these request tokens.
 for _, queue in ipairs(queues) do
     queue.max_score = queue.last and tonumber(redis.call('ZSCORE', queue.available, queue.last))
         or math.huge
 end
 
-local reply, given = {now, effects, more and 1 or 0, redis.call('ZCARD', KEYS[9])}, 0
+local reply, leased = {now, effects, more and 1 or 0, redis.call('ZCARD', KEYS[9])}, 0
 for _, item in ipairs(found) do
     local id, queue, job, key = item.id, item.queue, item.job, job_key(item.id)
     if not job then
@@ -70,7 +76,7 @@ for _, item in ipairs(found) do
     elseif not item.starts then
         block_job(queue, id, job, item.score)
     else
-        given, queue.started = given + 1, queue.started + 1
+        leased, queue.started = leased + 1, queue.started + 1
         remove_member(queue.available, id)
         if job[F.token] then use_token(id, job)
         elseif job[F.limit] then take_local_token(id, key, job, ARGV[8]) end
@@ -82,17 +88,19 @@ for _, item in ipairs(found) do
         local at = #reply
         reply[at + 1], reply[at + 2] = id, job.field_list
         reply[at + 3], reply[at + 4], reply[at + 5] =
-            lease(id, job, worker, ARGV[4] .. given, ARGV[5], ARGV[6])
+            lease(id, job, worker, ARGV[4] .. leased, ARGV[5], ARGV[6])
     end
 end
 close_local_limits()
 for _, queue in ipairs(queues) do
-    count_queue_starts(queue.counts, queue.name, queue.limits, queue.started)
+    count_queue_starts(queue.counters, queue.name, queue.limits, queue.started)
     if queue.visited then
         local starts = free_starts(queue.limits.limiters, wanted)
-        local left = request_tokens(queue, queue.budget, starts, queue.max_score)
-        if left and queue.max_score == math.huge and given < wanted then reply[3] = 1 end
-        if redis.call('ZCARD', queue.blocked) > 0 then redis.call('HSET', queue.counts, 'demand_at', now) end
+        local can_request_more = request_tokens(queue, queue.budget, starts, queue.max_score)
+        if can_request_more and queue.max_score == math.huge and leased < wanted then reply[3] = 1 end
+        if redis.call('ZCARD', queue.blocked) > 0 then
+            redis.call('HSET', queue.counters, 'demand_at', now)
+        end
     end
 end
 flush_events()

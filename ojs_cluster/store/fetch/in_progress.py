@@ -1,4 +1,7 @@
-"""The view that the strategies of a fetch have of the fetch in progress."""
+"""The interface of a fetch for the modules that choose its shards.
+
+``fetch.py`` implements it, and imports these modules (``partition_fetch``, ``ranked_fetch``).
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,13 @@ class FetchInProgress(Protocol):
 
     @property
     def full(self) -> bool:
-        """Whether the jobs found are as large as a reply may be."""
+        """Whether the fetched jobs have reached the maximum size of a response."""
         ...
 
     async def fetch_from(self, shard: Shard, queues: Sequence[str]) -> int:
-        """Fetch from one shard; return how many jobs the first queue has left there."""
+        """Fetch from one shard; return how many jobs remain in the first queue there."""
         ...
 
-    async def take(self, shard: Shard, queues: Sequence[str], most: int) -> int:
-        """Take up to ``most`` jobs of a shard; return how many jobs were taken."""
+    async def take(self, shard: Shard, queues: Sequence[str], max_jobs: int) -> int:
+        """Fetch up to ``max_jobs`` jobs of a shard; return how many jobs were fetched."""
         ...

@@ -1,9 +1,9 @@
 """Long poll: fetches that wait for a job, woken by pub/sub (spec: ojs-worker-protocol, FETCH).
 
-A transition publishes a queue's name only when the queue stops being empty. Each process then wakes
-one waiter. A waiter that got a job wakes the next one, so a burst of jobs reaches all waiters one
-after the other. An idle queue costs nothing, and a busy one publishes nothing. If every waiter were
-woken, a thousand waiters would fetch for one job.
+A waiter is a fetch that found no job and waits. A transition publishes a queue's name only when the
+queue stops being empty, so an idle or a busy queue publishes nothing. Each process then wakes one
+waiter. A waiter that got a job wakes the next one, so many new jobs reach all waiters one after the
+other. Waking all waiters at once was refused: a thousand waiters would fetch for one job.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ from ojs_cluster.store.fetch.ranked_fetch import read_depths
 from ojs_cluster.store.jobs.record import JobRecord
 
 CHECK_EVERY_S = 5.0
-"""Interval in seconds at which the depth of each awaited queue is read. It bounds the delay that a
-lost message causes. One waiter of a process reads it for all waiters of the queue."""
+"""Time in seconds between two reads of the depth of a queue that has waiters.
+
+It is the longest delay that a lost message causes. One waiter reads the depth for all waiters of
+the queue in its process."""
 SUBSCRIBE_S = 1.0
-"""Longest wait in seconds for subscriptions to shards that answer."""
+"""Longest time in seconds that a waiter waits for its subscriptions."""
 
 
 class _Waiter:
@@ -51,7 +53,7 @@ class _Waiter:
 
 
 class Waiters:
-    """The waiting fetches of this process."""
+    """The waiters of this process."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, dict[_Waiter, None]] = {}
@@ -60,7 +62,7 @@ class Waiters:
         self._draining = trio.Event()
 
     def drain(self) -> None:
-        """End every wait without a job; later fetches do not wait."""
+        """End all waits without a job. Later fetches do not wait."""
         self._draining.set()
         self._wake_all()
 
@@ -70,19 +72,19 @@ class Waiters:
         return self._draining.is_set()
 
     async def drained(self) -> None:
-        """Wait until ``drain``."""
+        """Wait until ``drain`` is called."""
         await self._draining.wait()
 
     def __len__(self) -> int:
-        """Return the number of awaited queues."""
+        """Return the number of queues that have a waiter."""
         return len(self._waiting)
 
     async def subscribe(self, store: Store, queues: Iterable[str]) -> None:
         """Subscribe to the wake channels of the shards of ``queues``.
 
-        There is one channel per shard. A subscription that fails is tried again by the next call;
-        until then ``check_queues`` finds the jobs of that shard. No waiter waits for a shard that
-        does not answer.
+        There is one channel per shard. The next call tries a failed subscription again. Until then
+        ``check_queues`` finds the jobs of that shard. The call does not wait for a shard that does
+        not answer.
         """
         shards = {
             shard for queue in queues for shard in await store.partitions.open_shards(store, queue)
@@ -115,7 +117,7 @@ class Waiters:
         return waiter
 
     def remove(self, waiter: _Waiter, queues: Iterable[str]) -> None:
-        """Unregister a fetch; the last one of a queue ends the queue's check."""
+        """Unregister a fetch. A queue without a waiter is not checked any more."""
         for queue in queues:
             waiting = self._waiting.get(queue)
             if waiting is not None:
@@ -125,7 +127,7 @@ class Waiters:
                     self._checked_at.pop(queue, None)
 
     def wake_next(self, queues: Iterable[str]) -> None:
-        """Wake the first waiter of each of ``queues``, which may have more jobs."""
+        """Wake the first waiter of each of ``queues``."""
         for queue in queues:
             waiting = self._waiting.get(queue)
             if waiting:
@@ -134,38 +136,44 @@ class Waiters:
     async def check_queues(self, store: Store, waiter: _Waiter, queues: Iterable[str]) -> None:
         """Wake a waiter of each queue that has jobs, unless the queue was checked recently.
 
-        A shard that does not answer wakes ``waiter``: its fetch then raises the error.
+        If a shard does not answer, ``waiter`` is woken: its fetch then raises the error.
+
+        Args:
+            store: the store.
+            waiter: the waiter that makes the check.
+            queues: the queues of this waiter.
         """
         now = trio.current_time()
-        due: dict[Shard, list[str]] = {}
-        before = {queue: self._checked_at.get(queue, now) for queue in queues}
-        claimed = {queue: at for queue, at in before.items() if at <= now - CHECK_EVERY_S}
+        queues_of: dict[Shard, list[str]] = {}
+        checked_at = {queue: self._checked_at.get(queue, now) for queue in queues}
+        claimed = {queue: at for queue, at in checked_at.items() if at <= now - CHECK_EVERY_S}
+        # Set before the check, so that no other waiter checks these queues too.
         self._checked_at.update(dict.fromkeys(claimed, now))
 
         async def check(shard: Shard) -> None:
             try:
                 depths = await store.depth_reader.read(
-                    shard, due[shard], partial(read_depths, store)
+                    shard, queues_of[shard], partial(read_depths, store)
                 )
             except BackendUnavailable:
-                waiter.wake(due[shard][0])
+                waiter.wake(queues_of[shard][0])
                 return
-            filled = [queue for queue in due[shard] if depths[queue]]
+            filled = [queue for queue in queues_of[shard] if depths[queue]]
             store.depth_cache.mark_filled(store.keys, shard, filled)
             self.wake_next(filled)
 
         try:
             for queue in claimed:
                 for shard in await store.partitions.open_shards(store, queue):
-                    due.setdefault(shard, []).append(queue)
-            await run_concurrently(due, check)
-        except BaseException:  # cancelled: other waiters check these queues instead
+                    queues_of.setdefault(shard, []).append(queue)
+            await run_concurrently(queues_of, check)
+        except BaseException:  # a cancelled check counts as not made: another waiter makes it
             for queue in claimed.keys() & self._checked_at.keys():
                 self._checked_at[queue] = claimed[queue]
             raise
 
     def next_check_at(self, queues: Iterable[str]) -> float:
-        """Return when the next of the queues is due for a check, in trio's time."""
+        """Return the time of the next check of any of the queues, in seconds of trio's clock."""
         return CHECK_EVERY_S + min(self._checked_at[queue] for queue in queues)
 
     def _on_message(self, store: Store, shard: Shard, payload: bytes) -> None:
@@ -193,6 +201,12 @@ async def fetch_or_wait(
     """Fetch as ``fetch`` does; when there is no job, wait up to ``wait_ms`` for the first one.
 
     Args:
+        store: the store.
+        waiters: the waiters of this process.
+        queues: the queues in order, as for ``fetch``.
+        count: maximum number of jobs.
+        worker_id: the holder of the leases, '' for an anonymous worker.
+        visibility_timeout_ms: length of the leases in milliseconds; None for that of each job.
         wait_ms: longest wait in milliseconds.
         on_wait: called when the wait begins.
 
@@ -213,8 +227,8 @@ async def fetch_or_wait(
         )
         return await _wait(store, waiters, queues, worker_id, fetch_once, deadline)
     except WorkerIsQuiet:
-        # A quiet worker is no waiter: it would consume wake-ups that other workers need. It still
-        # waits, because a worker that gets an empty reply at once would fetch again at once.
+        # A quiet worker does not become a waiter: it would take wake-ups that other workers need.
+        # It still waits, because after an immediate empty response it would fetch again at once.
         await ensure_task()
         on_wait()
         with trio.move_on_at(deadline):
@@ -235,10 +249,11 @@ async def _wait(
     unused: set[str] = set()
     try:
         while not jobs:
-            await waiters.subscribe(store, queues)  # the queue may have more partitions now
+            await waiters.subscribe(store, queues)  # a queue may have more partitions now
             waiter.reset()
+            # If the fetch raises, these wake-ups stay unused, and another waiter gets them.
             unused, waiter.woken = waiter.woken, set()
-            jobs = await fetch_once()  # an exception leaves the wake-ups unused
+            jobs = await fetch_once()
             if jobs:
                 unused |= {job.queue for job in jobs}
                 break
@@ -262,7 +277,7 @@ async def _until_woken(
     worker_id: str,
     deadline: float,
 ) -> None:
-    """Wait until there may be a job, or until ``deadline`` in trio's time."""
+    """Wait until there may be a job, or until ``deadline`` in seconds of trio's clock."""
     while not waiter.woken and not waiters.draining and trio.current_time() < deadline:
         with trio.move_on_at(min(deadline, waiters.next_check_at(queues))):
             await waiter.wait()

@@ -1,10 +1,10 @@
 """Fetch from a queue that has several partitions.
 
-A call to every partition each time would cost as much as partitions save. So a fetch first calls a
-partition that had jobs less than a second ago (``depth_cache``): on a busy queue that is one call.
-When that yields nothing, or nothing is known, the fetch reads the depths of all partitions at once
-with a read-only script. It then calls the partitions that have jobs. So an empty result means that
-every partition was checked.
+Calling every partition in each fetch was refused: it would cost more than partitions save. A fetch
+first calls a partition that had jobs less than a second ago (``depth_cache``). On a busy queue that
+is the only call. If this returns no job, or if no depths are known, the fetch reads the depths of
+all partitions at once with a read-only script. Then it calls the partitions that have jobs. So a
+fetch returns no job only after it has checked every partition.
 """
 
 from __future__ import annotations
@@ -22,20 +22,23 @@ from ojs_cluster.store.fetch.depth_cache import QueueDepths
 from ojs_cluster.store.fetch.in_progress import FetchInProgress
 
 PEEK_S = 1.0
-"""Longest time in seconds to read the depth of one partition; a slower one is then skipped."""
+"""Longest time in seconds to read the depth of one partition; a slower partition is skipped."""
 _MAX_MISSES = 2
-"""Calls without a job after which the cached depths are read again."""
+"""Number of calls without a job after which the depths are read again."""
 
 
 async def fetch_from_partitions(
     store: Store, queue: str, shards: list[Shard], fetch: FetchInProgress
 ) -> None:
-    """Fetch from partitions of a queue until the fetch is complete or all partitions are empty.
+    """Fetch from partitions of a queue until the fetch has its jobs or all partitions are empty.
 
-    A partition that does not answer does not withhold the jobs of the others.
+    If a partition does not answer, the jobs of the others are still fetched.
 
     Args:
+        store: the store.
+        queue: the queue's name.
         shards: the shard of each partition.
+        fetch: the fetch that wants the jobs.
 
     Raises:
         BackendUnavailable: some partitions did not answer, and the others had too few jobs.
@@ -54,9 +57,9 @@ async def fetch_from_partitions(
             number = depths.pick(fetch.wanted, empty, open_partitions)
             if number is None:
                 return
-            before = fetch.wanted
+            wanted_before = fetch.wanted
             try:
-                left = await fetch.fetch_from(shards[number], [queue])
+                remaining = await fetch.fetch_from(shards[number], [queue])
             except OJSError as error:
                 failure = failure or error
                 if isinstance(error, OutOfTime):
@@ -66,11 +69,12 @@ async def fetch_from_partitions(
             except BaseException:
                 depths.mark_filled(number)  # a cancelled fetch has taken nothing
                 raise
-            misses += fetch.wanted == before
+            missed = fetch.wanted == wanted_before
+            misses += missed
             if fetch.wanted:
                 empty.add(number)
-            # Jobs that are left but were not returned cannot start at present.
-            depths.set_depth(number, 0 if fetch.wanted == before else left)
+            # If the call returned no job, the remaining jobs cannot start at present.
+            depths.set_depth(number, 0 if missed else remaining)
 
     if depths.fresh:
         await fetch_likely(_MAX_MISSES)

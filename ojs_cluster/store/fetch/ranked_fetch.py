@@ -1,13 +1,13 @@
-"""Fetch from queues of many shards: one read of each shard, then the first jobs in order.
+"""Fetch from queues of many shards: read all depths, then fetch the first jobs in order.
 
-Calling one shard after the other, until there are enough jobs, would cost as many sequential calls
-as there are shards before the first job. So a read-only script reads the depths of all queues at
-once. They tell which queues hold the first jobs in order. The fetch calls these shards at the same
-time, each for as many jobs as it has among the first ones.
+Calling one shard after the other was refused: with many empty queues, the first job would come only
+after many sequential calls. Instead, a read-only script reads the depths of all queues of a shard,
+in all shards at once. From the depths follows how many jobs to fetch from which queue, in the order
+of the queues. The fetch then calls these shards concurrently.
 
-The order is kept: a queue is used only when all jobs of the earlier queues are requested. When a
-shard returns fewer jobs than it had, because other fetches were faster, the following queues
-supply the rest.
+The order is kept: jobs of a queue are fetched only after all jobs of the earlier queues. When a
+shard returns fewer jobs than it had, because other fetches were faster, the next round fetches the
+rest from the following queues.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from ojs_cluster.store.fetch.in_progress import FetchInProgress
 from ojs_cluster.store.sweeps.deadlines import promote
 
 READ_S = 1.0
-"""Longest time in seconds to read the depths of one shard; a slower one is then skipped."""
+"""Longest time in seconds to read the depths of one shard; a slower shard is skipped."""
 _MAX_BLOCKED_QUEUES = 16
-"""How many queues with only blocked jobs one fetch calls, chosen at random."""
+"""Maximum number of queues with only blocked jobs that one fetch calls, chosen at random."""
 _QUEUES_PER_READ = 256
-"""Queues that one call reads: about 0.5 ms."""
-_PROMOTED = 16
-"""Due jobs that a read promotes first."""
+"""Queues that one call reads, which takes about 0.5 ms."""
+_MAX_PROMOTED = 16
+"""Due jobs of a shard that are promoted before its depths are read."""
 
 
 @dataclass(slots=True)
-class _Place:
-    """A queue, or one partition of it, and its expected number of jobs."""
+class _QueueInShard:
+    """A queue in one of its shards, and the number of jobs that it should still have there."""
 
     shard: Shard
     queue: str
@@ -49,26 +49,35 @@ class _Place:
 
 @dataclass(slots=True)
 class _ShardPlan:
-    """The jobs to take from one shard in a round."""
+    """The jobs to fetch from one shard in a round.
 
-    places: list[_Place]
+    Args:
+        queues: the queues to fetch from, in order.
+        count: number of jobs to fetch.
+        fetched: number of jobs that the call has fetched.
+        failure: the error of the call.
+    """
+
+    queues: list[_QueueInShard]
     count: int = 0
-    taken: int = 0
+    fetched: int = 0
     failure: Exception | None = None
 
 
 async def fetch_in_order(
     store: Store, stages: Sequence[tuple[list[Shard], list[str]]], fetch: FetchInProgress
 ) -> Exception | None:
-    """Take the jobs that a fetch still wants from queues in the order given.
+    """Fetch the jobs that a fetch still wants, from queues in the order given.
 
-    A shard that does not answer withholds only its own jobs.
+    If a shard does not answer, the jobs of the other shards are still fetched.
 
     Args:
-        stages: the queues in order, each with its shards.
+        store: the store.
+        stages: shards, and the queues to fetch from each of them, in order.
+        fetch: the fetch that wants the jobs.
 
     Returns:
-        The first failure of a shard, or that the worker is quiet; None when all answered.
+        The first failure of a shard, or ``WorkerIsQuiet``; None when all shards answered.
     """
     await ensure_task()
     queues: dict[Shard, list[str]] = {}
@@ -76,12 +85,12 @@ async def fetch_in_order(
         for shard in shards:
             queues.setdefault(shard, []).extend(names)
     depths, failure = await _read_all(store, queues)
-    places = _limit_blocked(_places(store, stages, depths))
+    candidates = _limit_blocked(_filled_queues(store, stages, depths))
     while fetch.wanted and not fetch.full:
-        plans = _plan(places, fetch.wanted)
+        plans = _plan(candidates, fetch.wanted)
         if not plans:
             break
-        await run_concurrently(plans.values(), partial(_take, fetch))
+        await run_concurrently(plans.values(), partial(_carry_out, fetch))
         for plan in plans.values():
             if plan.failure is not None:
                 if not isinstance(plan.failure, OJSError):
@@ -89,18 +98,23 @@ async def fetch_in_order(
                 if isinstance(plan.failure, BackendUnavailable) and not isinstance(
                     plan.failure, OutOfTime
                 ):
-                    store.depth_reader.mark_unreachable(plan.places[0].shard)
+                    store.depth_reader.mark_unreachable(plan.queues[0].shard)
                 failure = _more_severe(failure, plan.failure)
-            if plan.taken < plan.count:
-                for place in plan.places:
-                    place.depth = 0
+            if plan.fetched < plan.count:
+                for candidate in plan.queues:
+                    candidate.depth = 0
     return failure
 
 
 async def read_depths(store: Store, shard: Shard, queues: Sequence[str]) -> Mapping[str, int]:
     """Read how many jobs a worker could get from queues of one shard.
 
-    Due jobs become available first, as in a fetch.
+    Due jobs are promoted first, as in a fetch.
+
+    Args:
+        store: the store.
+        shard: the shard.
+        queues: the names of the queues.
 
     Returns:
         The depth of each queue; ``BLOCKED`` for a queue that has only blocked jobs.
@@ -118,11 +132,11 @@ async def read_depths(store: Store, shard: Shard, queues: Sequence[str]) -> Mapp
                 shard.queue_counters(queue),
                 shard.queue_blocked(queue),
             )
-        due, *found = await store.run(shard, "depths", keys, idempotent=True)
+        due, *numbers = await store.run(shard, "depths", keys, idempotent=True)
         if due:
-            await promote(store, shard, _PROMOTED)
-            _, *found = await store.run(shard, "depths", keys, idempotent=True)
-        depths.update(zip(names, found, strict=True))
+            await promote(store, shard, _MAX_PROMOTED)
+            _, *numbers = await store.run(shard, "depths", keys, idempotent=True)
+        depths.update(zip(names, numbers, strict=True))
     return depths
 
 
@@ -151,78 +165,83 @@ async def _read_all(
     await run_concurrently(reachable, read)
     if len(reachable) < len(queues) and failure is None:
         failure = BackendUnavailable(
-            f"{len(queues) - len(reachable)} of {len(queues)} shards did not answer lately",
+            f"{len(queues) - len(reachable)} of {len(queues)} shards did not answer recently",
             outcome="not_applied",
         )
     return depths, failure
 
 
-def _places(
+def _filled_queues(
     store: Store,
     stages: Sequence[tuple[list[Shard], list[str]]],
     depths: Mapping[Shard, Mapping[str, int]],
-) -> list[_Place]:
-    """Return the queues that have jobs, in order; fuller partitions tend to come first."""
-    places: list[_Place] = []
+) -> list[_QueueInShard]:
+    """Return the queues that have jobs, in order; partitions of one queue are in random order."""
+    filled: list[_QueueInShard] = []
     for shards, names in stages:
         for queue in names:
-            found = [
-                _Place(shard, queue, depths[shard][queue])
+            partitions = [
+                _QueueInShard(shard, queue, depths[shard][queue])
                 for shard in shards
                 if shard in depths and depths[shard][queue]
             ]
-            if len(found) > 1:
-                found = _shuffled(found, shards[store.partitions.layout(queue).count :])
-            places += found
-    return places
+            if len(partitions) > 1:
+                closing = shards[store.partitions.layout(queue).count :]
+                partitions = _shuffled(partitions, closing)
+            filled += partitions
+    return filled
 
 
-def _shuffled(partitions: list[_Place], closing: Sequence[Shard]) -> list[_Place]:
-    """Return the partitions in random order, weighted by depth.
+def _shuffled(partitions: list[_QueueInShard], closing: Sequence[Shard]) -> list[_QueueInShard]:
+    """Return the partitions in random order, in which fuller ones tend to come first.
 
-    Closing partitions hold the oldest jobs, so they come first (as in ``depth_cache``).
+    Closing partitions hold the oldest jobs, so they come before all others (as in ``depth_cache``).
     """
-    drawn = [
-        (place.shard in closing, random.random() ** (1 / abs(place.depth)), number)  # noqa: S311 - it spreads load
-        for number, place in enumerate(partitions)
+    keyed = [
+        (part.shard in closing, random.random() ** (1 / abs(part.depth)), number)  # noqa: S311 - it spreads load
+        for number, part in enumerate(partitions)
     ]
-    return [partitions[number] for _, _, number in sorted(drawn, reverse=True)]
+    return [partitions[number] for _, _, number in sorted(keyed, reverse=True)]
 
 
-def _limit_blocked(places: list[_Place]) -> list[_Place]:
-    """Drop random places that have only blocked jobs, down to ``_MAX_BLOCKED_QUEUES`` of them."""
-    blocked = [place for place in places if place.depth == BLOCKED]
+def _limit_blocked(queues: list[_QueueInShard]) -> list[_QueueInShard]:
+    """Keep at most ``_MAX_BLOCKED_QUEUES`` of the queues with only blocked jobs, at random."""
+    blocked = [queue for queue in queues if queue.depth == BLOCKED]
     excess = max(0, len(blocked) - _MAX_BLOCKED_QUEUES)
-    dropped = {id(place) for place in random.sample(blocked, excess)}
-    return [place for place in places if id(place) not in dropped]
+    dropped = {id(queue) for queue in random.sample(blocked, excess)}
+    return [queue for queue in queues if id(queue) not in dropped]
 
 
-def _plan(places: Sequence[_Place], wanted: int) -> dict[Shard, _ShardPlan]:
-    """Plan how many of the first ``wanted`` jobs each shard supplies, and from which queues."""
+def _plan(candidates: Sequence[_QueueInShard], wanted: int) -> dict[Shard, _ShardPlan]:
+    """Plan how many of the first ``wanted`` jobs to fetch from each shard, and from which queues.
+
+    The planned jobs are subtracted from the depths of the candidates.
+    """
     plans: dict[Shard, _ShardPlan] = {}
-    for place in places:
+    for candidate in candidates:
         if not wanted:
             break
-        count = min(abs(place.depth), wanted)
+        # A queue with only blocked jobs (depth -1) counts as one job.
+        count = min(abs(candidate.depth), wanted)
         if count:
-            plan = plans.setdefault(place.shard, _ShardPlan([]))
-            plan.places.append(place)
+            plan = plans.setdefault(candidate.shard, _ShardPlan([]))
+            plan.queues.append(candidate)
             plan.count += count
             wanted -= count
-            place.depth = 0 if place.depth == BLOCKED else place.depth - count
+            candidate.depth = 0 if candidate.depth == BLOCKED else candidate.depth - count
     return plans
 
 
-async def _take(fetch: FetchInProgress, plan: _ShardPlan) -> None:
-    queues = list(dict.fromkeys(place.queue for place in plan.places))
+async def _carry_out(fetch: FetchInProgress, plan: _ShardPlan) -> None:
+    names = list(dict.fromkeys(queue.queue for queue in plan.queues))
     try:
-        plan.taken = await fetch.take(plan.places[0].shard, queues, plan.count)
-    except Exception as error:  # handled when all shards have answered
+        plan.fetched = await fetch.take(plan.queues[0].shard, names, plan.count)
+    except Exception as error:  # ``fetch_in_order`` handles it when all shards have answered
         plan.failure = error
 
 
 def _more_severe(one: Exception | None, other: Exception) -> Exception:
-    """Return the failure whose call may have been applied, otherwise the first one."""
+    """Return the second failure if its call may have been applied, otherwise the first."""
     if isinstance(other, BackendUnavailable) and other.outcome != "not_applied":
         return other
     return one or other

@@ -1,13 +1,14 @@
-"""Release the jobs of fetches whose outcome is unknown.
+"""Release the jobs of fetches whose replies were lost.
 
-A fetch whose reply is lost may have leased jobs that no worker knows of. Left alone, their leases
-expire, and each counts an attempt: a job on its last attempt would be discarded although no worker
-ever had it. This process knows the prefix of the lease ids that it sent. It releases the jobs by
-that prefix as soon as the shard answers again, as if they had not been fetched.
+Such a fetch may have leased jobs that no worker knows of. Without a release, the leases would
+expire, and each would count as an attempt: a job on its last attempt would be discarded although no
+worker ever had it. This process knows the prefix of the lease ids that it sent. As soon as the
+shard answers again, it finds the jobs by that prefix and releases them, as if they had not been
+fetched.
 
-The release walks the active jobs of the shard (``store/include/jobs/walk_active.lua``), one walk at
-a time for all prefixes of a shard. A walk that finds nothing is repeated a few times. A server that
-was stopped or unreachable may run a fetch after the connection that sent it was abandoned.
+The release walks the active jobs of the shard (``store/include/jobs/walk_active.lua``). One walk
+handles all prefixes of the shard. A walk that finds nothing is repeated a few times, because a
+Redis server that was stopped or unreachable may run the fetch later.
 """
 
 from __future__ import annotations
@@ -26,23 +27,25 @@ from ojs_cluster.store.fetch.lease_ids import PREFIX_BYTES
 log = logging.getLogger("ojs.store")
 
 MAX_PENDING: Final = 1000
-"""Most pending releases of a process. The leases of further fetches expire by themselves."""
+"""Maximum number of pending releases of a process. The leases of further fetches expire."""
 GIVE_UP_S: Final = 600.0
-"""Time in seconds after which a release is abandoned; the leases then expire by themselves."""
+"""Time in seconds after which a release is abandoned; the leases then expire."""
 WALK_DELAYS_S: Final = (0.0, 1.0, 5.0, 30.0)
-"""Pause in seconds before each walk. The first walk that finds jobs of a fetch is its last."""
+"""Pause in seconds before each walk. After a walk that found jobs of a fetch, its release ends."""
 RETRY_S: Final = 1.0
 """Pause in seconds after a walk that failed."""
 SHUTDOWN_S = 1.0
 """Longest time in seconds that a stopping process tries to release jobs."""
 
 Release = Callable[[Shard, Sequence[bytes]], Awaitable[list[bytes]]]
-"""Undo the fetches of one shard with these prefixes; return the prefix of each released job."""
+"""Function that undoes the fetches of one shard with these prefixes of lease ids.
+
+It returns the prefix of each released job."""
 
 
 @dataclass(slots=True)
 class _UnansweredFetch:
-    """One fetch of unknown outcome. Times are trio's."""
+    """One fetch without a reply. Times are seconds of trio's clock."""
 
     prefix: bytes
     give_up_at: float
@@ -51,11 +54,11 @@ class _UnansweredFetch:
 
 
 class UnansweredFetches:
-    """The fetches of this process whose outcome is unknown, by shard."""
+    """The fetches of this process whose replies were lost, by shard."""
 
     def __init__(self) -> None:
         self._pending: dict[Shard, list[_UnansweredFetch]] = {}
-        self._served: set[Shard] = set()
+        self._shards_with_task: set[Shard] = set()
         self._added = trio.Event()
 
     def __len__(self) -> int:
@@ -74,8 +77,8 @@ class UnansweredFetches:
             return
         if len(self) >= MAX_PENDING:
             log.warning(
-                "more than %d fetches without a reply: the leases of further ones are not released "
-                "but expire",
+                "more than %d fetches got no reply from Redis: the jobs of further fetches stay "
+                "active until their leases expire",
                 MAX_PENDING,
             )
             return
@@ -86,18 +89,18 @@ class UnansweredFetches:
     async def run(self, release: Release) -> None:
         """Release the jobs of added fetches, until cancelled.
 
-        Each shard has a task of its own, so a shard that does not answer delays no other.
+        Each shard has a task of its own, so a shard that does not answer delays no other shard.
         """
         async with trio.open_nursery() as nursery:
             while True:
                 await self._added.wait()
                 self._added = trio.Event()
-                for shard in self._pending.keys() - self._served:
-                    self._served.add(shard)
-                    nursery.start_soon(self._serve, release, shard)
+                for shard in self._pending.keys() - self._shards_with_task:
+                    self._shards_with_task.add(shard)
+                    nursery.start_soon(self._release_pending, release, shard)
 
     async def finish(self, release: Release) -> None:
-        """Try every pending release once more, within ``SHUTDOWN_S``; for a stopping process."""
+        """Try every pending release once more, within ``SHUTDOWN_S``, before the process stops."""
         if not len(self):
             return
         with trio.move_on_after(SHUTDOWN_S, shield=True):
@@ -105,13 +108,14 @@ class UnansweredFetches:
                 for shard in list(self._pending):
                     nursery.start_soon(self._release, release, shard, self._pending[shard])
 
-    async def _serve(self, release: Release, shard: Shard) -> None:
+    async def _release_pending(self, release: Release, shard: Shard) -> None:
+        """Release the jobs of one shard's fetches until none is pending."""
         while True:
             now = trio.current_time()
             pending = [fetch for fetch in self._pending.get(shard, ()) if fetch.give_up_at > now]
             if not pending:
                 self._pending.pop(shard, None)
-                self._served.discard(shard)
+                self._shards_with_task.discard(shard)
                 return
             self._pending[shard] = pending
             next_walk_at = min(fetch.next_walk_at for fetch in pending)
@@ -127,10 +131,11 @@ class UnansweredFetches:
     ) -> None:
         try:
             released = await release(shard, [fetch.prefix for fetch in fetches])
-        except Exception as error:  # an exception would end this task, and with it the process
+        except Exception as error:  # a raised exception would end the nursery and the process
             if not isinstance(error, OJSError):
                 log.exception(
-                    "cannot release unanswered fetches of shard %d: trying again", shard.index
+                    "cannot release the jobs of fetches without a reply in shard %d: trying again",
+                    shard.index,
                 )
             for fetch in fetches:
                 fetch.next_walk_at = trio.current_time() + RETRY_S
@@ -140,10 +145,10 @@ class UnansweredFetches:
                 "released jobs of fetches without a reply",
                 extra={"shard": shard.index, "jobs": len(released)},
             )
-        done = set(released)
+        released_prefixes = set(released)
         for fetch in fetches:
             fetch.walks += 1
-            if fetch.prefix in done or fetch.walks == len(WALK_DELAYS_S):
-                fetch.give_up_at = float("-inf")
+            if fetch.prefix in released_prefixes or fetch.walks == len(WALK_DELAYS_S):
+                fetch.give_up_at = float("-inf")  # ``_release_pending`` then drops it
             else:
                 fetch.next_walk_at = trio.current_time() + WALK_DELAYS_S[fetch.walks]

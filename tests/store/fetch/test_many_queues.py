@@ -426,7 +426,7 @@ async def test_reads_of_a_shard_are_shared_and_begin_apart(
 
     assert len(begun) <= 3
     times = [at for at, _ in begun]
-    assert all(b - a >= depth_reader.READ_EVERY_S for a, b in itertools.pairwise(times))
+    assert all(b - a >= depth_reader.READ_INTERVAL_S for a, b in itertools.pairwise(times))
     assert all(len(names) == len(set(names)) for _, names in begun)
 
 

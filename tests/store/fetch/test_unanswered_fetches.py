@@ -191,7 +191,9 @@ async def test_a_process_that_stops_releases_what_is_pending(
     """Best effort: within a second, when the shard answers."""
     async with open_store(patient_client(backend)) as stopping:
         job = await active(stopping)
-        stopping.unanswered_fetches._served.add(shard_of(store))  # its own task is not there yet
+        stopping.unanswered_fetches._shards_with_task.add(
+            shard_of(store)
+        )  # its own task is not there yet
         assert job.lease_id is not None
         stopping.unanswered_fetches.add(shard_of(store), job.lease_id.encode())
 

@@ -20,14 +20,14 @@ end
 
 -- Returns how many tokens one queue may request: `max_requests` in all, `per_key` for one key, for the first
 -- `max_keys` keys of its demand.
--- `width` 0: for the best jobs of any key. Otherwise for `width` keys without a pending request, because a key
--- with one has no free token, or will answer soon.
-local function request_budget(width, wanted)
-    if width == 0 then
+-- `idle_keys` 0: for the best jobs of any key. Otherwise for `idle_keys` keys without a pending request,
+-- because a key with one has no free token, or will answer soon.
+local function request_budget(idle_keys, wanted)
+    if idle_keys == 0 then
         return {max_requests = wanted, per_key = wanted, max_keys = MAX_KEYS_PER_FETCH, any_key = true}
     end
-    return {max_requests = math.max(wanted, width), per_key = math.max(1, math.floor(wanted / width)),
-        max_keys = width}
+    return {max_requests = math.max(wanted, idle_keys), per_key = math.max(1, math.floor(wanted / idle_keys)),
+        max_keys = idle_keys}
 end
 
 -- Reads, before the first write, the best blocked jobs of a queue. For each key it reads one job more than may

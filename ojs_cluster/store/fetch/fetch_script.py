@@ -1,0 +1,114 @@
+"""KEYS, ARGV and replies of ``fetch.lua`` and ``fetch_full.lua``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
+
+from ojs_cluster.keys import Shard
+from ojs_cluster.redis.packed_calls import PackedKeys
+from ojs_cluster.store.jobs import fields as f
+from ojs_cluster.store.jobs.record import JobRecord, record
+
+_MAX_PACKED_QUEUES: Final = 4
+"""Packed keys are cached for lists of up to this many queues. The cache has about 1 MB."""
+_REPLY_HEAD: Final = 4
+"""Number of values in a reply before the first job (see ``fetch.lua``)."""
+_VALUES_PER_JOB: Final = 5
+"""Number of values of each job in a reply."""
+
+
+class _LeasedJob(NamedTuple):
+    """One job of a reply of ``fetch.lua`` or ``fetch_full.lua``.
+
+    Args:
+        job_id: the job's id.
+        field_list: names and values of the job's fields before the fetch.
+        attempt: number of the new attempt.
+        deadline: end of the lease in Unix milliseconds.
+        lease_ms: length of the lease in milliseconds.
+    """
+
+    job_id: bytes
+    field_list: list[bytes]
+    attempt: int
+    deadline: int
+    lease_ms: bytes
+
+
+class FetchReply(NamedTuple):
+    """A reply of ``fetch.lua`` or ``fetch_full.lua`` that leased jobs.
+
+    Args:
+        now: the shard's time in Unix milliseconds.
+        effects: outbox entries to deliver.
+        more: whether another call may find more jobs or request more tokens.
+        depth: number of available jobs that the first queue had before the fetch.
+        jobs: the leased jobs.
+    """
+
+    now: int
+    effects: list[bytes]
+    more: bool
+    depth: int
+    jobs: list[_LeasedJob]
+
+    @classmethod
+    def parse(cls, reply: Sequence[Any]) -> FetchReply:
+        """Return a parsed reply."""
+        now, effects, more, depth = reply[:_REPLY_HEAD]
+        jobs = [
+            _LeasedJob(*reply[index : index + _VALUES_PER_JOB])
+            for index in range(_REPLY_HEAD, len(reply), _VALUES_PER_JOB)
+        ]
+        return cls(now, effects, bool(more), int(depth), jobs)
+
+    def records(self, worker_id: str, prefix: bytes) -> list[JobRecord]:
+        """Return the leased jobs, with the fields of their leases.
+
+        The reply is short: it omits the fields whose values this process knows.
+
+        Args:
+            worker_id: the holder of the leases.
+            prefix: the prefix of the lease ids that the script got.
+        """
+        started, worker = b"%d" % self.now, worker_id.encode()
+        records: list[JobRecord] = []
+        for number, job in enumerate(self.jobs, 1):
+            fields = job.field_list
+            fields += (f.STATE, b"active", f.WORKER, worker, f.STARTED, started)
+            fields += (f.LEASE, b"%b%d" % (prefix, number), f.LEASE_MS, b"%d" % int(job.lease_ms))
+            fields += (f.ATTEMPT, b"%d" % job.attempt, f.DEADLINE, b"%d" % job.deadline)
+            records.append(record(job.job_id.decode(), fields))
+        return records
+
+
+def _keys(shard: Shard, queues: Iterable[str]) -> Sequence[bytes]:
+    """Return KEYS of ``fetch.lua`` and ``fetch_full.lua`` for some queues of a shard."""
+    keys = [
+        shard.due,
+        shard.active,
+        shard.execution_deadlines,
+        shard.expiring,
+        shard.finished,
+        shard.events,
+        shard.quiet_workers,
+    ]
+    for queue in queues:
+        keys += (shard.queue_counters(queue), shard.queue_available(queue))
+        keys += (shard.queue_blocked(queue), shard.token_demand(queue))
+    return keys
+
+
+@lru_cache(maxsize=1024)
+def _packed_keys(shard: Shard, queues: tuple[str, ...]) -> PackedKeys:
+    """Return KEYS in packed form, for a list of queues that is fetched repeatedly."""
+    return PackedKeys(_keys(shard, queues))
+
+
+def fetch_keys(shard: Shard, queues: Sequence[str]) -> Sequence[bytes]:
+    """Return KEYS for some queues of a shard, from a cache for short lists of queues."""
+    if len(queues) <= _MAX_PACKED_QUEUES:
+        return _packed_keys(shard, tuple(queues))
+    return _keys(shard, queues)
