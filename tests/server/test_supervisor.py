@@ -18,7 +18,7 @@ from trio.testing import MockClock
 
 from ojs_cluster.server.http.http_server import report
 from ojs_cluster.server.processes import supervisor
-from ojs_cluster.server.processes.supervisor import STEADY_S, ChildSpec, Supervisor
+from ojs_cluster.server.processes.supervisor import STABLE_AFTER_S, ChildSpec, Supervisor
 from tests.server.echo_child import BIG
 from tests.server.programs import Program, clean_environment, get, pid_exists, program
 from tests.support.servers import wait_until
@@ -63,7 +63,7 @@ def test_killed_worker_is_replaced_and_the_port_stays_open() -> None:
 async def test_child_that_keeps_dying_is_restarted_later_and_later(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lives_s = [*[1.0] * 9, STEADY_S, 1.0, 1.0]
+    lives_s = [*[1.0] * 9, STABLE_AFTER_S, 1.0, 1.0]
     supervisor = Supervisor([ChildSpec("c", "no.module", {})], stop_timeout_s=1)
     starts: list[float] = []
 
@@ -180,8 +180,9 @@ def test_worker_that_only_waits_is_left_alone(tmp_path: Path) -> None:
 async def test_a_child_that_hangs_before_its_first_beat_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(supervisor, "STARTING_WATCHDOGS", 1)  # others start while ten seconds pass
-    monkeypatch.setattr(supervisor, "STARTING_S", 1.0)
+    # With the usual factor this test would wait for a minute.
+    monkeypatch.setattr(supervisor, "STARTING_WATCHDOG_FACTOR", 1)
+    monkeypatch.setattr(supervisor, "STARTING_WATCHDOG_MIN_S", 1.0)
     env = clean_environment({"MUTE_FILE": str(tmp_path / "first"), **_OPEN})
     spec = ChildSpec("child", "tests.server.mute_child", env)
     watched = Supervisor([spec], stop_timeout_s=60, watchdog_s=10)

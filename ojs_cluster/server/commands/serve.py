@@ -111,7 +111,7 @@ def api_specs(
             args=(
                 "--listen-fd",
                 str(fd),
-                "--slot",
+                "--index",
                 str(index),
                 "--shared-fd",
                 str(counters),

@@ -1,9 +1,9 @@
 """One API process: opens the store, serves HTTP on inherited sockets, drains at a stop signal.
 
-It accepts connections when the store is open, or after some seconds without Redis: liveness must
-not depend on Redis. Until the store is open, ``Gate`` answers liveness probes and refuses all other
-requests. It does not accept at once, because another process on the same sockets may serve already,
-and clients would be refused for no reason.
+The process accepts connections when the store is open, but at the latest after ``_OPENING_S``,
+because liveness must not depend on Redis. Until the store is open, ``Gate`` answers liveness probes
+and refuses all other requests. (Refused: to accept connections at once. Another process may serve
+the same sockets already, so clients would be refused for no reason.)
 """
 
 from __future__ import annotations
@@ -41,51 +41,54 @@ from ojs_cluster.server.processes.child_process import ChildProcess, run_child_p
 from ojs_cluster.server.processes.store_opening import open_store_when_ready
 from ojs_cluster.server.telemetry import tracing
 from ojs_cluster.server.tls import Tls
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.fetch.long_poll import Waiters
 
 log = logging.getLogger("ojs.http")
 
 _OPENING_S = 2.0
-"""Seconds for which connections wait in the sockets' queues; less than a probe's usual timeout."""
+"""Maximum time in seconds for which new connections wait until the store is open. It is shorter
+than the usual timeout of a liveness probe."""
+_WEBSOCKET_TRY_AGAIN_LATER = 1013
 
 
 class Gate:
-    """An ASGI application that answers for another one until that one is ready.
+    """An ASGI application that answers requests until the real application is ready.
 
-    While the process drains, it announces to HTTP/1.1 clients that their connection closes. So no
-    client sends its next request into a connection that is about to end.
+    While the process drains, the gate adds ``Connection: close`` to HTTP/1.1 responses. So no
+    client sends its next request on a connection that is about to close.
     """
 
     def __init__(self, stop: trio.Event) -> None:
         self._stop = stop
-        self._target: ASGIFramework | None = None
+        self._app: ASGIFramework | None = None
         self.opened = trio.Event()
 
     @property
     def is_open(self) -> bool:
         """Whether requests reach the application."""
-        return self._target is not None
+        return self._app is not None
 
-    def open(self, target: ASGIFramework) -> None:
-        """Pass every further request to the application."""
-        self._target = target
+    def open(self, app: ASGIFramework) -> None:
+        """Pass every further request to ``app``."""
+        self._app = app
         self.opened.set()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one ASGI scope."""
         if scope["type"] == "http" and scope["http_version"] == "1.1":
             send = partial(self._send, send)
-        if self._target is not None:
-            await self._target(scope, receive, send)
+        if self._app is not None:
+            await self._app(scope, receive, send)
         elif scope["type"] == "http":
             await send_response(starting_response(read_head(scope)), send)
         elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1013})
+            await send({"type": "websocket.close", "code": _WEBSOCKET_TRY_AGAIN_LATER})
 
     async def _send(self, send: Any, message: Any) -> None:
-        # Checked when the response starts, not the request: a long poll may begin long before the
-        # drain. A client that reused the connection would lose its request, and hypercorn would
-        # wait for it until the grace period ends.
+        # The drain may begin while a request runs, such as a long poll. So `stop` is checked when
+        # the response starts. Without the header, the client could send its next request on a
+        # connection that closes, and hypercorn would wait for it until the grace period ends.
         if message["type"] == "http.response.start" and self._stop.is_set():
             message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
         await send(message)
@@ -97,74 +100,102 @@ async def work(child: ChildProcess) -> None:
     Raises:
         StartRefused: the data in Redis cannot be used as configured.
     """
-    settings = child.settings
-    config = hypercorn_config(settings.listen)
-    counters = child.shared_memory(Traffic.size(ROUTES, settings.listen.workers))
-    traffic = Traffic(ROUTES, counters, child.slot)
-    audit = make_audit(settings, child.name, traffic)
-    keys = ApiKeys(settings.access, os.environ, audit)
-    await keys.load(child.stop)
-    http = http_settings(settings)
-    body_memory = body_memory_budget_for(http)
-    gate = Gate(child.stop)
-    lane = fast_lane(settings.listen, child.stop)
-    tls = Tls(settings.listen) if settings.listen.tls_cert else None
-    sockets = [socket.socket(fileno=fd) for fd in child.listen_fds]
-    times = drain_times(settings.listen)
-    served = trio.Event()
+    await _ApiProcess(child).run()
 
-    async with trio.open_nursery() as nursery:
 
-        async def serve_all() -> None:
-            with trio.move_on_after(_OPENING_S):
-                await _first_of(gate.opened, child.stop)
-            await serve(
-                gate,
-                config,
-                sockets,
-                stop=child.stop,
-                times=times,
-                lane=lane,
-                tls=tls,
-                write_timeout_s=settings.listen.write_timeout_s,
-                limits=connection_limits(settings.listen),
-                h2c=settings.listen.h2c,
-                admits=partial(passes_api_key_check, http, keys.access),
-                body_memory=body_memory,
-            )
-            served.set()
-            if not gate.is_open:
-                nursery.cancel_scope.cancel()  # without connections the store is not needed
+class _ApiProcess:
+    """The objects of one API process: its HTTP service and, once Redis answers, its application."""
 
-        nursery.start_soon(keys.watch)
-        nursery.start_soon(serve_all)
-        async with contextlib.AsyncExitStack() as stack:
-            store = await open_store_when_ready(stack, settings)
-            await store.partitions.publish_default(store)
-            spans = await stack.enter_async_context(tracing(child))
-            app = App(
-                store=store,
-                waiters=Waiters(),
-                settings=http,
-                shared_body_memory=body_memory,
-                access=keys.access,
-                traffic=traffic,
-                audit=audit,
-                tracing=spans,
-            )
-            quart = create_quart_app(app)
-            await stack.enter_async_context(lifespan(quart, config))
-            gate.open(quart)
-            if lane is not None:
-                lane.open(app)
-            # Objects that exist now live as long as the process: the collector can skip them.
-            gc.freeze()
-            nursery.start_soon(_drain, child.stop, app)
-            nursery.start_soon(audit.run, store)
-            child.ready()
-            await served.wait()
-            await audit.finish(store)
-        nursery.cancel_scope.cancel()
+    def __init__(self, child: ChildProcess) -> None:
+        settings = child.settings
+        self._child = child
+        self._config = hypercorn_config(settings.listen)
+        counters = child.shared_memory(Traffic.size(ROUTES, settings.listen.workers))
+        self._traffic = Traffic(ROUTES, counters, child.index)
+        self._audit = make_audit(settings, child.name, self._traffic)
+        self._api_keys = ApiKeys(settings.access, os.environ, self._audit)
+        self._http = http_settings(settings)
+        self._body_memory = body_memory_budget_for(self._http)
+        self._gate = Gate(child.stop)
+        self._lane = fast_lane(settings.listen, child.stop)
+        self._drained = trio.Event()
+
+    async def run(self) -> None:
+        """Serve until the stop event of the child process is set and the drain has ended."""
+        child = self._child
+        await self._api_keys.load(child.stop)
+        tls = Tls(child.settings.listen) if child.settings.listen.tls_cert else None
+        sockets = [socket.socket(fileno=fd) for fd in child.listen_fds]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._api_keys.watch)
+            nursery.start_soon(self._serve, sockets, tls, nursery.cancel_scope)
+            async with contextlib.AsyncExitStack() as stack:
+                store = await open_store_when_ready(stack, child.settings)
+                await store.partitions.publish_default(store)
+                app = await self._start_app(stack, store)
+                nursery.start_soon(_drain, child.stop, app)
+                nursery.start_soon(self._audit.run, store)
+                child.ready()
+                await self._drained.wait()
+                await self._audit.finish(store)
+            nursery.cancel_scope.cancel()
+
+    async def _serve(
+        self, sockets: list[socket.socket], tls: Tls | None, process_scope: trio.CancelScope
+    ) -> None:
+        """Serve HTTP until the drain has ended.
+
+        Args:
+            sockets: listening sockets.
+            tls: the TLS handshakes; None to serve without TLS.
+            process_scope: cancelled after a drain that began before the store was open. The
+                process has no connections any more and does not need the store.
+        """
+        child, listen = self._child, self._child.settings.listen
+        with trio.move_on_after(_OPENING_S):
+            await _first_of(self._gate.opened, child.stop)
+        await serve(
+            self._gate,
+            self._config,
+            sockets,
+            stop=child.stop,
+            times=drain_times(listen),
+            lane=self._lane,
+            tls=tls,
+            write_timeout_s=listen.write_timeout_s,
+            limits=connection_limits(listen),
+            h2c=listen.h2c,
+            admits=partial(passes_api_key_check, self._http, self._api_keys.access),
+            body_memory=self._body_memory,
+        )
+        self._drained.set()
+        if not self._gate.is_open:
+            process_scope.cancel()
+
+    async def _start_app(self, stack: contextlib.AsyncExitStack, store: Store) -> App:
+        """Start the application on the open store and pass requests to it.
+
+        The end of ``stack`` stops the application.
+        """
+        app = App(
+            store=store,
+            waiters=Waiters(),
+            settings=self._http,
+            shared_body_memory=self._body_memory,
+            access=self._api_keys.access,
+            traffic=self._traffic,
+            audit=self._audit,
+            tracing=await stack.enter_async_context(tracing(self._child)),
+        )
+        quart = create_quart_app(app)
+        await stack.enter_async_context(lifespan(quart, self._config))
+        self._gate.open(quart)
+        if self._lane is not None:
+            self._lane.open(app)
+        # The objects that exist now live until the process ends, so the garbage collector need
+        # not check them.
+        gc.freeze()
+        return app
 
 
 def fast_lane(listen: ListenSettings, stop: trio.Event) -> FastLane | None:
@@ -177,7 +208,7 @@ def fast_lane(listen: ListenSettings, stop: trio.Event) -> FastLane | None:
 
 
 def connection_limits(listen: ListenSettings) -> ConnectionLimits:
-    """Return the limits on connections, reduced to what the limit on open files allows."""
+    """Return the limits on connections; the limit on open files may reduce their number."""
     possible = max_connections_possible(listen.max_connections)
     if possible < listen.max_connections:
         log.warning(
@@ -195,7 +226,7 @@ def connection_limits(listen: ListenSettings) -> ConnectionLimits:
 
 
 def http_settings(settings: Settings) -> HttpSettings:
-    """Return the settings of the HTTP layer, with those that it shares with other sections."""
+    """Return the settings of the HTTP layer, with values from ``limits`` and ``listen``."""
     return replace(
         settings.http,
         limits=settings.limits,
@@ -205,6 +236,8 @@ def http_settings(settings: Settings) -> HttpSettings:
 
 
 async def _first_of(*events: trio.Event) -> None:
+    """Wait until any of the events is set."""
+
     async def wait(event: trio.Event) -> None:
         await event.wait()
         nursery.cancel_scope.cancel()
@@ -215,6 +248,7 @@ async def _first_of(*events: trio.Event) -> None:
 
 
 async def _drain(stop: trio.Event, app: App) -> None:
+    """Drain ``app`` when ``stop`` is set: its readiness becomes false and its long polls end."""
     await stop.wait()
     app.drain()
 

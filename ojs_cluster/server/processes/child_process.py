@@ -29,16 +29,17 @@ class StartRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ChildProcess:
-    """The environment of a child process's work.
+    """What a child process knows about itself.
 
     Attributes:
-        name: such as ``api-0``.
+        name: name of the process, such as ``api-0``.
         settings: the configuration.
-        listen_fds: inherited listening sockets.
-        slot: the number of this process among those of its kind.
-        shared_fd: descriptor of the memory that they share, or None.
-        stop: set when the work has to end.
-        ready: reports to the supervisor that the process works.
+        listen_fds: descriptors of the inherited listening sockets.
+        stop: set when the process has to stop.
+        ready: function that reports to the supervisor that the process works.
+        index: number of this process among the API processes of its supervisor, from 0.
+        shared_fd: descriptor of the memory that the API processes share; None for a process that
+            shares none.
     """
 
     name: str
@@ -46,14 +47,15 @@ class ChildProcess:
     listen_fds: tuple[int, ...]
     stop: trio.Event
     ready: Callable[[], None]
-    slot: int = 0
+    index: int = 0
     shared_fd: int | None = None
 
     def shared_memory(self, size: int) -> mmap.mmap | None:
-        """Map ``size`` bytes that the processes of this kind share; they are zero at first.
+        """Map ``size`` bytes of the memory that the API processes share; None without it.
 
-        The child processes decide the size: the supervisor would have to import the routes for it.
-        The memory never shrinks, because another process may have mapped all of it.
+        The bytes are zero when the supervisor starts. The child processes choose the size, because
+        the supervisor does not import the routes, on which the size depends. The memory never
+        shrinks, because another process may have mapped all of it.
         """
         if self.shared_fd is None:
             return None
@@ -63,15 +65,15 @@ class ChildProcess:
 
 
 def run_child_process(work: Callable[[ChildProcess], Awaitable[None]]) -> int:
-    """Read arguments and environment, run the work until it stops; return the exit code."""
+    """Read arguments and environment, run ``work`` until it ends; return the exit code."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--name", required=True)
     parser.add_argument("--control-fd", type=int, required=True)
     parser.add_argument("--listen-fd", type=int, action="append", default=[])
-    parser.add_argument("--slot", type=int, default=0)
+    parser.add_argument("--index", type=int, default=0)
     parser.add_argument("--shared-fd", type=int)
     args = parser.parse_args()
-    # Before trio's handlers exist, a stop signal must not print a traceback.
+    # A stop signal before trio handles signals must not print a traceback.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os._exit(0))
     try:
@@ -79,8 +81,9 @@ def run_child_process(work: Callable[[ChildProcess], Awaitable[None]]) -> int:
     except ConfigError as problem:
         print(problem, file=sys.stderr)
         return EXIT_CONFIG
-    log_as = settings.log
-    configure_logging(log_as.level, log_as.format, process=args.name, secrets=settings.secrets)
+    configure_logging(
+        settings.log.level, settings.log.format, process=args.name, secrets=settings.secrets
+    )
     raise_file_limit()
     ignore_hangup_until_keys_watch(settings)
     link = SupervisorLink(args.control_fd)
@@ -92,7 +95,7 @@ def run_child_process(work: Callable[[ChildProcess], Awaitable[None]]) -> int:
             log.exception("ended by an unexpected error")
             return 1
         for refusal in refusals:
-            log.error("%s", refusal)  # noqa: TRY400 - a traceback would say nothing more
+            log.error("%s", refusal)  # noqa: TRY400 - the message is enough for the operator
         return EXIT_CONFIG
     return 0
 
@@ -103,29 +106,36 @@ async def _supervised(
     args: argparse.Namespace,
     link: SupervisorLink,
 ) -> None:
+    """Run ``work`` and send heartbeats; set its stop event when the supervisor ends."""
     stop = trio.Event()
     token = trio.lowlevel.current_trio_token()
 
-    def on_gone() -> None:
+    def on_supervisor_end() -> None:
         log.warning("the supervisor has ended: draining")
         with contextlib.suppress(trio.RunFinishedError):
             token.run_sync_soon(stop.set)
 
     listen = settings.listen
-    link.watch(on_gone, exit_after_s=listen.shutdown_delay_s + listen.shutdown_timeout_s)
+    link.watch(on_supervisor_end, exit_after_s=listen.shutdown_delay_s + listen.shutdown_timeout_s)
     async with trio.open_nursery() as nursery:
         await nursery.start(set_at_stop_signal, stop)
-        nursery.start_soon(_beat, link)
-        fds = tuple(args.listen_fd)
-        await work(
-            ChildProcess(args.name, settings, fds, stop, link.ready, args.slot, args.shared_fd)
+        nursery.start_soon(_send_heartbeats, link)
+        child = ChildProcess(
+            name=args.name,
+            settings=settings,
+            listen_fds=tuple(args.listen_fd),
+            stop=stop,
+            ready=link.ready,
+            index=args.index,
+            shared_fd=args.shared_fd,
         )
+        await work(child)
         nursery.cancel_scope.cancel()
 
 
-async def _beat(link: SupervisorLink) -> None:
+async def _send_heartbeats(link: SupervisorLink) -> None:
     while True:
-        link.beat()
+        link.send_heartbeat()
         await trio.sleep(HEARTBEAT_S)
 
 
@@ -140,27 +150,27 @@ async def set_at_stop_signal(
 
 
 def ignore_hangup_until_keys_watch(settings: Settings) -> None:
-    """Ignore SIGHUP until the process watches its file of API keys, if one is configured.
+    """Ignore SIGHUP until ``ApiKeys.watch`` handles it, if a file of API keys is configured.
 
-    An ignored SIGHUP is not a stop signal either (``stop_signals``).
+    While SIGHUP is ignored, ``stop_signals`` does not count it as a stop signal.
     """
     if settings.access.keys_file:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def raise_file_limit() -> None:
-    """Raise the soft limit on open files to the hard limit: each connection needs a descriptor."""
+    """Raise the soft limit on open files to the hard limit; each connection needs a descriptor."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
-        # macOS reports an unlimited hard limit and then refuses it.
+        # macOS reports an unlimited hard limit, but refuses it as a soft limit.
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def leaf_exceptions(error: BaseException) -> Iterator[BaseException]:
-    """Yield the exceptions inside a group, or the exception itself."""
+    """Yield all exceptions of a group and of the groups in it, or a single exception itself."""
     if isinstance(error, BaseExceptionGroup):
-        for part in error.exceptions:
-            yield from leaf_exceptions(part)
+        for member in error.exceptions:
+            yield from leaf_exceptions(member)
     else:
         yield error

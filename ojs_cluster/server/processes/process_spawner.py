@@ -1,18 +1,18 @@
-"""ChildProcess processes that cannot outlive the process that started them.
+"""Start programs that cannot outlive the process that started them.
 
-A test run or a ``dev`` session that is killed with SIGKILL runs no clean-up code, so the kernel has
-to do it: on Linux the child asks for SIGKILL at its parent's death (``PR_SET_PDEATHSIG``).
+A test run or a ``dev`` session that is killed with SIGKILL runs no clean-up code. So on Linux each
+child asks the kernel to send it SIGKILL when its parent dies (``prctl`` with
+``PR_SET_PDEATHSIG``). Two details matter:
 
-There are two traps:
+- The kernel sends the signal when the *thread* that started the child ends, not the process. If a
+  short-lived thread started a child, the child would be killed with this thread. trio's worker
+  threads end after ten idle seconds. So one thread that lives as long as the process starts all
+  children.
+- ``preexec_fn`` runs Python between fork and exec, which may deadlock if the process has other
+  threads. So a small launcher program calls ``prctl`` and then executes the real program. That
+  takes about 30 ms, less than the start of a Redis server.
 
-- The kernel sends the signal when the *thread* that started the child ends, not the process. A
-  call from a short-lived thread (trio's worker threads end after ten idle seconds) would end the
-  server. So one thread that lives as long as the process starts every child.
-- ``preexec_fn`` runs Python between fork and exec, which may deadlock when other threads exist. So
-  a small launcher calls ``prctl`` after its own exec and then executes the program. That takes
-  about 30 ms, less than a server's own start.
-
-Other systems have no such signal: there a child ends only at the normal exit.
+Other systems have no such signal. There, children continue to run if the parent is killed.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ import ctypes, os, signal, sys
 PR_SET_PDEATHSIG = 1
 ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 if os.getppid() != int(sys.argv[1]):
-    sys.exit(1)  # the parent died before the request: the kernel would send no signal
+    sys.exit(1)  # the parent died before prctl, so the kernel would never send the signal
 os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
 @cache
 def _spawner() -> ThreadPoolExecutor:
-    """Return the thread that starts all children; it ends with the interpreter."""
+    """Return an executor whose only thread starts all children; it ends with the interpreter."""
     return ThreadPoolExecutor(max_workers=1, thread_name_prefix="ojs-spawner")
 
 
@@ -55,7 +55,7 @@ def spawn(
 
     Args:
         argv: absolute path of the program, then its arguments.
-        output: file that stdout and stderr are appended to; None leaves them as they are.
+        output: file to which stdout and stderr are appended; None inherits those of this process.
         env: the whole environment of the child; None inherits it.
         pass_fds: file descriptors that the child keeps under the same numbers.
 
@@ -74,17 +74,17 @@ def _start(
     env: Mapping[str, str] | None,
     pass_fds: tuple[int, ...],
 ) -> subprocess.Popen[bytes]:
-    out = None if output is None else output.open("ab")
+    output_file = None if output is None else output.open("ab")
     try:
         return subprocess.Popen(  # noqa: S603 - an argument list, no shell
             command,
             stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=None if out is None else subprocess.STDOUT,
+            stdout=output_file,
+            stderr=None if output_file is None else subprocess.STDOUT,
             env=env,
             pass_fds=pass_fds,
             start_new_session=True,
         )
     finally:
-        if out is not None:
-            out.close()
+        if output_file is not None:
+            output_file.close()

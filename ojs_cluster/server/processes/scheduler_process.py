@@ -41,39 +41,39 @@ async def schedule(settings: Settings, stop: trio.Event) -> None:
     audit = make_audit(settings, "scheduler", traffic)
     keys = ApiKeys(settings.access, os.environ, audit)
     entry_point = SchedulerEntryPoint(settings, stats, keys.access, audit, traffic)
-    leading = trio.CancelScope()
-    opened = False
+    scheduler_scope = trio.CancelScope()
+    store_is_open = False
 
     async def cancel_on_stop() -> None:
-        # The Redis client's tasks run in the nursery. Cancelled together with the scheduler, they
-        # could not release its leases, and the next leader would wait until they expire.
+        # With an open store, only the scheduler is cancelled. It needs the Redis client to release
+        # its leases, which would otherwise block the next leader until they expire.
         await stop.wait()
-        (leading if opened else nursery.cancel_scope).cancel()
+        (scheduler_scope if store_is_open else nursery.cancel_scope).cancel()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(cancel_on_stop)
         if settings.listen.scheduler_port:
-            nursery.start_soon(_keep_keys, keys, stop)
+            nursery.start_soon(_load_and_watch, keys, stop)
         await nursery.start(entry_point.serve, stop)
         async with contextlib.AsyncExitStack() as stack:
             store = await open_store_when_ready(stack, settings)
-            opened = True
+            store_is_open = True
             entry_point.open(store)
             if settings.listen.scheduler_port:
                 nursery.start_soon(audit.run, store)
-            with leading:
+            with scheduler_scope:
                 await run_scheduler(store, settings.scheduler, stats=stats)
             await audit.finish(store)
         nursery.cancel_scope.cancel()
 
 
-async def _keep_keys(keys: ApiKeys, stop: trio.Event) -> None:
+async def _load_and_watch(keys: ApiKeys, stop: trio.Event) -> None:
     await keys.load(stop)
     await keys.watch()
 
 
 async def work(child: ChildProcess) -> None:
-    """Do the work of a child process."""
+    """Run a scheduler as a child process of ``dev``. It reports at once that it works."""
     child.ready()
     await schedule(child.settings, child.stop)
 
@@ -84,18 +84,18 @@ def run_scheduler_command(settings: Settings) -> int:
     ignore_hangup_until_keys_watch(settings)
     log_warnings(settings)
     try:
-        trio.run(_alone, settings)
+        trio.run(_schedule_until_signal, settings)
     except (Exception, BaseExceptionGroup) as error:
         refusals = [leaf for leaf in leaf_exceptions(error) if isinstance(leaf, StartRefused)]
         for refusal in refusals:
-            log.error("%s", refusal)  # noqa: TRY400 - a traceback would say nothing more
+            log.error("%s", refusal)  # noqa: TRY400 - the message is enough for the operator
         if not refusals:
             raise
         return EXIT_CONFIG
     return 0
 
 
-async def _alone(settings: Settings) -> None:
+async def _schedule_until_signal(settings: Settings) -> None:
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
         await nursery.start(set_at_stop_signal, stop)

@@ -8,9 +8,9 @@ import signal
 def stop_signals() -> tuple[signal.Signals, ...]:
     """Return SIGTERM, SIGINT and, unless it is ignored, SIGHUP.
 
-    ``nohup`` ignores SIGHUP for the program it starts; to
-    handle it anyway would end a server with its terminal. An ignored SIGINT means less: shells
-    ignore it for every program that they start in the background.
+    ``nohup`` starts a program with SIGHUP ignored. If the program handled SIGHUP anyway, it would
+    stop when its terminal closes. SIGINT is returned even if it is ignored, because shells ignore
+    it for every program that they start in the background.
     """
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         return (signal.SIGTERM, signal.SIGINT)

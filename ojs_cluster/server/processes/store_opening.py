@@ -1,4 +1,4 @@
-"""Open the store at a process's start, when Redis may not be available yet."""
+"""Open the store when a process starts. Redis may not be available yet."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ from ojs_cluster.store.operations.schema import UnusableBackend
 log = logging.getLogger("ojs.process")
 
 _RETRY_MIN_S, _RETRY_MAX_S = 0.2, 5.0
-# A refused password may be in the middle of its rotation: changed on the server and not here yet,
-# or the other way round. So the process lives, is not ready, and logs the reason.
 _TEMPORARY_ERRORS = (BackendUnavailable, RedisReplyError, AuthenticationFailed, MissingRights)
+"""Errors after which the process tries again. A refused password is one of them, because a password
+is not changed in Redis and in the configuration at the same moment."""
 
 
 async def open_store_when_ready(stack: contextlib.AsyncExitStack, settings: Settings) -> Store:
-    """Open the store into ``stack`` as soon as Redis allows it; try until cancelled.
+    """Open the store as soon as Redis can be used; try until cancelled. ``stack`` closes the store.
 
-    If the process ended instead, its supervisor would restart it more slowly and count a crash.
+    (Refused: to end the process after an error. Its supervisor would restart it with growing delays
+    and report crashes.)
 
     Raises:
-        StartRefused: Redis answers, but its data or configuration is unusable, or it has no
-            database of the configured number.
+        StartRefused: Redis answers, but its data or configuration cannot be used, or it does not
+            have the database number of ``REDIS_URL``.
     """
     delay = _RETRY_MIN_S
     while True:
