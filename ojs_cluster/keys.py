@@ -147,6 +147,10 @@ class Shard:
         """Return the key of the hash of a job, or of the alias for a client's id."""
         return b"%bj:%b" % (self.prefix, job_id.encode())
 
+    def checkpoint(self, job_id: str) -> bytes:
+        """Return the key of the hash of a job's checkpoint."""
+        return b"%bcp:%b" % (self.prefix, job_id.encode())
+
     def queue_available(self, queue: str) -> bytes:
         """Return the key of a sorted set: a queue's available jobs, by priority, then FIFO."""
         return b"%bq:%b" % (self.prefix, queue.encode())

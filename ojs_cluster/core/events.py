@@ -16,6 +16,7 @@ JOB_RETRYING: Final = "job.retrying"
 JOB_CANCELLED: Final = "job.cancelled"
 JOB_HEARTBEAT: Final = "job.heartbeat"
 JOB_PROGRESS: Final = "job.progress"
+JOB_CHECKPOINTED: Final = "job.checkpointed"
 JOB_SCHEDULED: Final = "job.scheduled"
 JOB_EXPIRED: Final = "job.expired"
 WORKFLOW_STARTED: Final = "workflow.started"
@@ -42,6 +43,7 @@ NAMES: Final = frozenset(
         JOB_CANCELLED,
         JOB_HEARTBEAT,
         JOB_PROGRESS,
+        JOB_CHECKPOINTED,
         JOB_SCHEDULED,
         JOB_EXPIRED,
         WORKFLOW_STARTED,

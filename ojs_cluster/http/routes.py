@@ -7,6 +7,7 @@ from functools import cache
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.http.handlers import (
     batch,
+    checkpoints,
     cron,
     dead_letters,
     events,
@@ -69,6 +70,30 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", f"{V1}/jobs/{{id}}/cancel", jobs.cancel, Scope.DATA_WRITE, QueueAccess.JOB),
     Route("POST", f"{V1}/jobs/{{id}}/activate", jobs.activate, Scope.DATA_WRITE, QueueAccess.JOB),
     Route("GET", f"{V1}/jobs/{{id}}/result", result.get, Scope.DATA_READ, QueueAccess.JOB),
+    Route("GET", f"{V1}/jobs/{{id}}/checkpoint", checkpoints.get, Scope.DATA_READ, QueueAccess.JOB),
+    *(
+        Route(method, f"{V1}/{path}/{{id}}{end}", handler, Scope.WORKER, QueueAccess.JOB)
+        for path, end, method, handler in (
+            ("jobs", "/checkpoint", "PUT", checkpoints.save),
+            ("jobs", "/checkpoint", "POST", checkpoints.save),
+            ("jobs", "/checkpoint", "DELETE", checkpoints.delete),
+            ("checkpoints", "", "POST", checkpoints.save),
+            ("checkpoints", "", "DELETE", checkpoints.delete),
+            # The Python and JS SDKs send the base path twice.
+            ("ojs/v1/checkpoints", "", "POST", checkpoints.save),
+            ("ojs/v1/checkpoints", "", "DELETE", checkpoints.delete),
+        )
+    ),
+    *(
+        Route(
+            "GET",
+            f"{V1}/{path}checkpoints/{{id}}/resume",
+            checkpoints.resume,
+            Scope.DATA_READ,
+            QueueAccess.JOB,
+        )
+        for path in ("", "ojs/v1/")
+    ),
     Route("GET", f"{V1}/jobs/{{id}}/progress", progress.get, Scope.DATA_READ, QueueAccess.JOB),
     Route(
         "PUT",

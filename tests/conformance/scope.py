@@ -18,6 +18,7 @@ DEFAULT_FOLDERS: Final = (
     "level-4-advanced",
     "ext-admin-api",
     "ext-dead-letter",
+    "ext-durable-execution",
     "ext-progress",
 )
 

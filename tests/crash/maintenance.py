@@ -12,6 +12,7 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import dead_letters
 from ojs_cluster.store.jobs import read_jobs as jobs
+from ojs_cluster.store.progress import checkpoints
 from ojs_cluster.store.queues import queues
 from ojs_cluster.store.sweeps.retention import purge_due
 from ojs_cluster.store.workers import workers
@@ -36,6 +37,7 @@ class Removal:
         job_id = foreign_id(store, queue)
         retry = {"max_attempts": 1, "on_exhaustion": "dead_letter"}
         await put(store, queue, id=job_id, retry=retry)
+        await checkpoints.save(store, job_id, b"1", worker_id=None, lease_id=None)
         await world.recover(HOUR)  # a claim of late would be left alone for a while
         if self.how == "purge":
             return job_id

@@ -84,6 +84,8 @@ def body_of(route: Route, job_id: str) -> dict[str, Any]:
         return {"concurrency": 3}
     if "progress" in route.template:
         return {**job, "progress": 0.5}
+    if "checkpoint" in route.template:
+        return {"state": {"row": 1}}
     if "retry" in route.template:
         return {"all": True} if "outbox" in route.template else {"confirm": True}
     return bodies.get(route.template, {**job, "confirm": True})

@@ -158,6 +158,8 @@ def bodies(template: str, found: Victims) -> list[Any]:
         "/admin/outbox/retry": [{"all": True}],
         "/rate-limits/{key}": [{"concurrency": 1}],
     }
+    for path in ("/jobs/{id}/checkpoint", "/checkpoints/{id}", "/ojs/v1/checkpoints/{id}"):
+        each[path] = [{"state": MARK}]
     each["/workers/fetch"] = each["/jobs/fetch"]
     each["/workers/beat"] = each["/workers/heartbeat"]
     each["/crons"] = each["/cron"]

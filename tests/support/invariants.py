@@ -10,6 +10,7 @@
 - A committed cross-shard transaction has an outbox entry, and an aborted one is in the index of
   those to forget. A prepared job names a committed transaction, is in no index, and is listed as
   a claim.
+- A job says that it has a checkpoint if it has one, and no checkpoint remains without its job.
 - An alias points to the shard that stores a job with its id.
 - A running workflow is in the index of workflows to check.
 - The audit streams are bounded in number and time.
@@ -69,6 +70,7 @@ class _Keys:
     """All keys of one tag."""
 
     jobs: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
+    checkpoints: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
     queues: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
     indexes: dict[str, Index] = field(default_factory=dict)
     crons: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
@@ -110,6 +112,7 @@ def check_invariants(
         _check_partitions(report, keyspace, shard, content[shard.tag], layouts)
         _check_transactions(report, keyspace, shard, content[shard.tag])
         _check_outbox(report, shard, content[shard.tag])
+        _check_checkpoints(report, content[shard.tag])
         _check_workflows(report, shard, content[shard.tag])
         _check_prepared(report, keyspace, shard, content)
     _check_pauses(report, keyspace, layouts)
@@ -173,6 +176,8 @@ def _file(keys: _Keys, name: str, value: object) -> None:
         keys.indexes[name] = {member.decode(): score for member, score in value}
     elif isinstance(value, dict) and kind == "j":
         keys.jobs[rest] = value
+    elif isinstance(value, dict) and kind == "cp":
+        keys.checkpoints[rest] = value
     elif isinstance(value, dict) and kind == "c":
         keys.queues[rest] = value
     elif isinstance(value, dict) and kind == "cron":
@@ -187,6 +192,12 @@ def _file(keys: _Keys, name: str, value: object) -> None:
         keys.outbox = value
     elif isinstance(value, dict) and name == "partitions":
         keys.partitions = value
+
+
+def _check_checkpoints(report: InvariantReport, keys: _Keys) -> None:
+    declared = {id_ for id_, job in keys.jobs.items() if f.CHECKPOINT in job}
+    for id_ in declared ^ keys.checkpoints.keys():
+        report.problems.append(f"job {id_} and its checkpoint disagree about it")
 
 
 def _check_audit(report: InvariantReport, keyspace: Keyspace, keys: _Keys) -> None:

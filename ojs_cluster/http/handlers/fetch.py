@@ -16,7 +16,9 @@ from ojs_cluster.http.bodies import decode
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.store.fetch.fetch import release
 from ojs_cluster.store.fetch.long_poll import fetch_or_wait
+from ojs_cluster.store.jobs.fields import CHECKPOINT
 from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.progress.checkpoints import read_of_fetched
 
 log = logging.getLogger("ojs.http")
 
@@ -77,12 +79,39 @@ async def fetch(app: App, request: Request) -> Response:
     )
     if not jobs:
         return _EMPTY
+    if any(CHECKPOINT in job.fields for job in jobs):
+        return await _with_checkpoints(app, jobs)
     try:
         envelopes = [job.json(lease=True) for job in jobs]
     except MalformedJob:
         envelopes = list(_well_formed(jobs))
         if not envelopes:
             return _EMPTY
+    return _response(app, jobs, envelopes)
+
+
+async def _with_checkpoints(app: App, jobs: list[JobRecord]) -> Response:
+    """Return leased jobs with the checkpoints of those that have one."""
+    try:
+        found = await read_of_fetched(app.store, jobs)
+    except BaseException:
+        await release(app.store, jobs)
+        raise
+    envelopes = []
+    for job in jobs:
+        for envelope in _well_formed([job]):
+            checkpoint = found.get(job.id)
+            envelopes.append(
+                envelope
+                if checkpoint is None
+                else b'%b,"checkpoint":{%b}}' % (envelope[:-1], checkpoint.members())
+            )
+    if not envelopes:
+        return _EMPTY
+    return _response(app, jobs, envelopes)
+
+
+def _response(app: App, jobs: list[JobRecord], envelopes: list[bytes]) -> Response:
     return Response(
         200,
         b'{"jobs":[%b],"job":%b}' % (b",".join(envelopes), envelopes[0]),

@@ -31,7 +31,7 @@ CAPABILITIES = {
     "visibility_timeout": True,
     "events": True,
     "progress": True,
-    "checkpoints": False,
+    "checkpoints": True,
     "backpressure": False,
 }
 

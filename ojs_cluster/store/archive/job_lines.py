@@ -78,9 +78,11 @@ _JSON = {
     f.PARENT_NAMES: "parent_names",
     f.PROGRESS_DATA: "progress_data",
 }
-_NOT_EXPORTED = {f.TOKEN, f.OPEN_TOKEN_REQUEST, f.TOKEN_REQUEST_COUNT, f.HIDDEN}
-"""Fields of leases and token requests, which end with an export, and the flag of hidden jobs, which
-are not exported."""
+_NOT_EXPORTED = {
+    *(f.TOKEN, f.OPEN_TOKEN_REQUEST, f.TOKEN_REQUEST_COUNT, f.HIDDEN, f.CHECKPOINT),
+}
+"""Fields of leases and token requests, which end with an export, the flag of hidden jobs, which are
+not exported, and the field that describes a checkpoint, which an export leaves out."""
 _BY_NAME = {
     name: (field, table) for table in (_TEXT, _NUMBERS, _JSON) for field, name in table.items()
 }

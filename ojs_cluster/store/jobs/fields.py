@@ -93,3 +93,6 @@ PROGRESS: Final = b"pg"
 number, which is empty when only data was reported."""
 PROGRESS_DATA: Final = b"pd"
 """JSON object with ``message`` and ``data`` of the last progress report, if it had them."""
+CHECKPOINT: Final = b"ck"
+"""Set while the job has a checkpoint, which is in a key of its own: sequence, bytes, and time of
+the last event."""

@@ -18,7 +18,7 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.raw_json import array_items, join
 from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.progress.stored_progress import Progress, read_progress
+from ojs_cluster.store.progress.stored_progress import Progress, checkpoint_bytes, read_progress
 
 
 class JobRecord(msgspec.Struct, frozen=True):
@@ -115,8 +115,11 @@ class JobRecord(msgspec.Struct, frozen=True):
 
     @property
     def size(self) -> int:
-        """Size in bytes, of which nearly all come from the client and the worker."""
-        return sum(map(len, self.fields.values()))
+        """Size in bytes with the checkpoint; nearly all come from the client and the worker."""
+        size = sum(map(len, self.fields.values()))
+        if f.CHECKPOINT in self.fields:
+            size += checkpoint_bytes(self.fields[f.CHECKPOINT])
+        return size
 
     @property
     def dead(self) -> bool:

@@ -25,6 +25,7 @@ local number = string.match(job[F.token] or job[F.open_token_request] or '', '^%
 preflight_key(OUTBOX)
 preflight_key(OUTBOX_DUE)
 preflight_key(TOKEN_GRANTS)
+if job[F.checkpoint] then preflight_key(checkpoint_key(id)) end
 if queue then
     local keys = {queue_counters_key(queue), queue_minutes_key(queue), queue_available_key(queue),
         queue_blocked_key(queue), queue_dead_key(queue)}
@@ -54,5 +55,6 @@ if queue then
     end
 end
 redis.call('UNLINK', key)
+if job[F.checkpoint] then redis.call('UNLINK', checkpoint_key(id)) end
 flush_counters()
 return {'ok', field_list, effects}

@@ -396,6 +396,11 @@ _MEMBERS: dict[bytes, dict[bytes, Callable[[bytes], bytes]]] = {
         b"p": _number(b"progress_percent"),
         b"g": _text(b"progress_message"),
     },
+    b"job.checkpointed": {
+        b"w": _text(b"worker_id"),
+        b"a": _number(b"attempt"),
+        b"n": _number(b"sequence"),
+    },
     b"job.expired": {b"c": _time(b"created_at"), b"x": _time(b"expired_at")},
 }
 """Per event type: the stream fields that become members of ``data``, with their writers."""

@@ -1,4 +1,4 @@
-"""Read the progress of a job from the fields of its hash.
+"""Read the progress of a job, and the size of its checkpoint, from the fields of its hash.
 
 The stored progress contains the number of its attempt. Progress of an earlier attempt is ignored,
 so a fetch need not remove it.
@@ -17,6 +17,7 @@ from ojs_cluster.store.jobs import fields as f
 
 _PACKED = re.compile(rb"(\d{1,15}) (\d{1,15}) (\d{1,15}) (\d(?:\.\d{1,20})?(?:e-\d{1,3})?|)")
 _COMPLETED_VALUE = b"1.0"
+_CHECKPOINT = re.compile(rb"\d{1,15} (\d{1,15}) \d{1,15}")
 _MAX_MS = 253_402_300_800_000
 """Year 10000, in milliseconds since the epoch: no response can show a later time."""
 
@@ -75,3 +76,13 @@ def read_progress(fields: Mapping[bytes, bytes]) -> Progress | None:
     return Progress(
         value, updated_ms, bytes(members.get("message", b"")), bytes(members.get("data", b""))
     )
+
+
+def checkpoint_bytes(packed: bytes) -> int:
+    """Return the size of a job's checkpoint in bytes, 0 for none.
+
+    Args:
+        packed: the field of the job that says whether it has one.
+    """
+    match = _CHECKPOINT.fullmatch(packed)
+    return 0 if match is None else int(match[1])

@@ -29,7 +29,7 @@ for _, id in ipairs(ids) do
         removed[#removed + 1], jobs[id] = id, job or false
         if job then
             preflight_delete(job)
-            bytes = bytes + freed_bytes(key)
+            bytes = bytes + freed_bytes(key, job)
         end
     else
         listed[#listed + 1] = id

@@ -24,7 +24,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', FINISHED, '-inf', now, 'LIMIT', 
         table.insert(here and gone or foreign, id)
         if job then
             preflight_delete(job)
-            bytes = bytes + (here and freed_bytes(key) or 0)
+            bytes = bytes + (here and freed_bytes(key, job) or 0)
         end
     end
 end

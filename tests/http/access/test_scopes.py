@@ -70,7 +70,8 @@ def test_scopes_follow_the_admin_specification() -> None:
             assert route.scope in (Scope.DATA_READ, Scope.ADMIN_READ), route
     workers = {r.template for r in ROUTES if r.scope is Scope.WORKER}
     assert {re.sub(r".*/", "", template) for template in workers} == {
-        *("fetch", "ack", "nack", "batch", "heartbeat", "beat", "progress")
+        *("fetch", "ack", "nack", "batch", "heartbeat", "beat", "progress"),
+        *("checkpoint", "{id}"),  # /checkpoints/{id}, a path of the SDKs
     }
     assert "/ojs/v1/jobs/batch" not in workers
 

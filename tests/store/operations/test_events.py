@@ -19,6 +19,7 @@ from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.nack import Nack, nack_many
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.operations.events import EventFilter, read_events
+from ojs_cluster.store.progress import checkpoints
 from ojs_cluster.store.progress.progress import Report, report_progress
 from ojs_cluster.store.queues import queues
 from ojs_cluster.store.workers import workers
@@ -57,6 +58,7 @@ async def one_of_each(store: Store, db: Any) -> None:
     done = await active(store)
     await heartbeat(store, Heartbeat("w1", (done.id,)))
     await report_progress(store, done.id, Report(0.5, "half"), worker_id="w1", lease_id=None)
+    await checkpoints.save(store, done.id, b"{}", worker_id="w1", lease_id=None)
     await ack(store, done)
     await nack(store, await active(store), {"code": "E"})
     await nack(store, await active(store, max_attempts=1), {"code": "E"})
@@ -104,6 +106,7 @@ async def test_an_event_describes_its_transition(store: Store, db: Any) -> None:
     assert data["job.retrying"]["next_retry_at"].endswith("Z")
     assert data["job.progress"]["progress_percent"] == 50
     assert data["job.progress"]["progress_message"] == "half"
+    assert data["job.checkpointed"]["sequence"] == 1
     assert data["job.heartbeat"]["visible_until"].endswith("Z")
     assert data["job.scheduled"]["scheduled_at"].endswith("Z")
     assert data["job.expired"]["expired_at"].endswith("Z")

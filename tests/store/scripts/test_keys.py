@@ -34,6 +34,7 @@ def built_keys(shard: Shard) -> dict[str, bytes]:
     for builder in (
         *(
             shard.job,
+            shard.checkpoint,
             shard.queue_available,
             shard.queue_counters,
             shard.queue_minutes,
@@ -130,6 +131,7 @@ def test_lua_spells_keys_as_python_does(lua: Any) -> None:
     shard = Keyspace(64).shard(63)
     builders = {
         "job_key('x')": shard.job("x"),
+        "checkpoint_key('x')": shard.checkpoint("x"),
         "queue_available_key('x')": shard.queue_available("x"),
         "queue_counters_key('x')": shard.queue_counters("x"),
         "queue_minutes_key('x')": shard.queue_minutes("x"),

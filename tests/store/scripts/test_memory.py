@@ -45,6 +45,7 @@ def test_what_adds_jobs_is_refused_and_nothing_else() -> None:
     refused = {name for name, script in SCRIPTS.items() if not flags(script)}
     assert refused == {
         *(
+            "checkpoint_save",
             "enqueue",
             "enqueue_one",
             "claim_alias",

@@ -39,6 +39,7 @@ from ojs_cluster.store.operations.events import EventFilter, read_events
 from ojs_cluster.store.operations.leader import RedisLeaderLock
 from ojs_cluster.store.outbox import outbox_dead_letters
 from ojs_cluster.store.outbox.outbox import drain
+from ojs_cluster.store.progress.checkpoints import MAX_BYTES, delete, read_checkpoint, save
 from ojs_cluster.store.progress.progress import Report, report_progress
 from ojs_cluster.store.queues import queues
 from ojs_cluster.store.scripts import load_scripts
@@ -228,6 +229,11 @@ async def every_end_of_an_attempt(store: Store, db: Any) -> None:
     done = await active(store)
     await heartbeat(store, Heartbeat("w1", (done.id,)))
     await report_progress(store, done.id, Report(0.5, "half"), worker_id="w1", lease_id=None)
+    state = b'"%b"' % (b"x" * (MAX_BYTES - 2))
+    await save(store, done.id, state, worker_id="w1", lease_id=None)
+    assert await read_checkpoint(store, done.id)
+    await delete(store, done.id)
+    await save(store, done.id, state, worker_id=None, lease_id=done.lease_id)
     await ack(store, done, result=b"[]")
     many = [await active(store) for _ in range(2)]
     await ack_many(store, [Ack(many[0].id, None, b"1")], worker_id="w1")

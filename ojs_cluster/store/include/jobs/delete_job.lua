@@ -5,27 +5,31 @@ local MAX_FREED_BYTES = 32 * 1024 * 1024 -- large fields that one script frees
 -- Returns the job with the fields that a deletion needs. If there is no job, or its state or queue is missing
 -- or unknown, returns nil and the reply, as load_job does.
 local function load_index_fields(key)
-    local found = redis.call('HMGET', key, F.state, F.queue, F.dead, F.expires, F.alias, F.transaction)
+    local found = redis.call('HMGET', key, F.state, F.queue, F.dead, F.expires, F.alias, F.transaction,
+        F.checkpoint)
     if found[5] then return nil, {'moved', found[5]} end
     if found[6] then return nil, {'prepared', found[6]} end
     if found[1] and found[2] and is_state(found[1]) then
         return {[F.state] = found[1], [F.queue] = found[2], [F.dead] = found[3] or nil,
-            [F.expires] = found[4] or nil}
+            [F.expires] = found[4] or nil, [F.checkpoint] = found[7] or nil,
+            checkpoint_key = found[7] and checkpoint_key(job_id_of(key))}
     end
     if key ~= KEYS[1] then redis.call('EXISTS', KEYS[1], key) end
     return nil, {redis.call('EXISTS', key) == 1 and 'malformed' or 'missing'}
 end
 
 -- Returns the size of the job's large fields in bytes.
-local function freed_bytes(key)
+local function freed_bytes(key, job)
+    local checkpoint = tonumber(string.match(job[F.checkpoint] or '', '^%d+ (%d+) ')) or 0
     return redis.call('HSTRLEN', key, F.envelope) + redis.call('HSTRLEN', key, F.result)
-        + redis.call('HSTRLEN', key, F.parents)
+        + redis.call('HSTRLEN', key, F.parents) + checkpoint
 end
 
 local function preflight_delete(job)
     if job[F.state] == 'available' then preflight_key(queue_available_key(job[F.queue]))
     else preflight_key(queue_counters_key(job[F.queue])) end
     if job[F.dead] then preflight_key(queue_dead_key(job[F.queue])) end
+    if job.checkpoint_key then preflight_key(job.checkpoint_key) end
 end
 
 local function delete_job(id, key, job)
@@ -41,5 +45,6 @@ local function delete_job(id, key, job)
     end
     remove_member(FINISHED, id)
     if job[F.expires] then remove_member(EXPIRING, id) end
-    redis.call('UNLINK', key)
+    if job.checkpoint_key then redis.call('UNLINK', key, job.checkpoint_key)
+    else redis.call('UNLINK', key) end
 end

@@ -1,0 +1,167 @@
+"""Checkpoints: what a further attempt of a job continues from (spec: ojs-durable-execution).
+
+A checkpoint is in a key of its own, beside its job. A field of the job says that there is one. So
+jobs without a checkpoint cost a fetch, an ack and a removal no command.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from ojs_cluster.core.errors import NotFound, PayloadTooLarge
+from ojs_cluster.core.timestamps import format_ms
+from ojs_cluster.keys import Shard
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.fanout import run_concurrently
+from ojs_cluster.store.fetch.lease_ids import shard_of_lease
+from ojs_cluster.store.jobs import fields as f
+from ojs_cluster.store.jobs.by_id import run_for_reply
+from ojs_cluster.store.jobs.record import JobRecord
+
+MAX_BYTES: Final = 1024 * 1024
+"""Most bytes of a checkpoint (spec: ojs-durable-execution 9.1)."""
+_NUMBER = re.compile(rb"\d{1,14}")
+"""A stored number in a form that a response can show; any other is damaged."""
+
+
+class Checkpoint(msgspec.Struct, frozen=True):
+    """A stored checkpoint.
+
+    Args:
+        job_id: the job.
+        state: JSON as the worker sent it; empty in the result of a save.
+        sequence: the number of this checkpoint of the job, from 1.
+        created_ms: when it was stored.
+        more: further JSON members as the worker sent them, without braces.
+    """
+
+    job_id: str
+    state: bytes
+    sequence: int
+    created_ms: int
+    more: bytes = b""
+
+    def members(self) -> bytes:
+        """Return its members as JSON, without braces."""
+        members = b'"job_id":"%b","sequence":%d,"created_at":"%b"' % (
+            self.job_id.encode(),
+            self.sequence,
+            format_ms(self.created_ms),
+        )
+        if self.state:
+            members += b',"state":' + self.state
+        return members + b"," + self.more if self.more else members
+
+
+async def save(
+    store: Store,
+    job_id: str,
+    state: bytes,
+    *,
+    more: bytes = b"",
+    worker_id: str | None,
+    lease_id: str | None,
+) -> Checkpoint:
+    """Store a checkpoint in place of the one before.
+
+    Args:
+        store: the store.
+        job_id: the job, which is available, active or retryable.
+        state: any JSON value.
+        more: further JSON members, without braces.
+        worker_id: the caller's worker id, None when it names none.
+        lease_id: the caller's lease id, None when it names none.
+
+    Returns:
+        The checkpoint without its state.
+
+    Raises:
+        NotFound: no such job.
+        Conflict: the job's state allows no checkpoint, or another lease holds it.
+        PayloadTooLarge: the checkpoint is over the limit.
+        MalformedJob: the job's stored fields are malformed.
+        BackendUnavailable: Redis did not answer in time, or is full.
+    """
+    size = len(state) + len(more)
+    if size > MAX_BYTES:
+        raise PayloadTooLarge(
+            f"the checkpoint has {size} bytes, the limit is {MAX_BYTES} bytes",
+            field="state",
+            limit=MAX_BYTES,
+        )
+    reply = await run_for_reply(
+        store,
+        "checkpoint_save",
+        job_id,
+        ("events",),
+        [store.settings.events_per_shard, worker_id or "", lease_id or "", state, more],
+        lease_id=lease_id,
+    )
+    sequence, created_ms = reply[1]
+    return Checkpoint(job_id, b"", int(sequence), int(created_ms), more)
+
+
+async def read_checkpoint(store: Store, job_id: str) -> Checkpoint | None:
+    """Return the checkpoint of a job, None if the job has none.
+
+    Raises:
+        NotFound: no such job.
+        MalformedJob: the job's stored fields are malformed.
+        BackendUnavailable: Redis did not answer in time.
+    """
+    reply = await run_for_reply(store, "checkpoint_read", job_id, (), [], idempotent=True)
+    return _parse(job_id, reply[1])
+
+
+async def delete(store: Store, job_id: str) -> None:
+    """Delete the checkpoint of a job, if it has one.
+
+    Raises:
+        NotFound: no such job.
+        MalformedJob: the job's stored fields are malformed.
+        BackendUnavailable: Redis did not answer in time.
+    """
+    await run_for_reply(store, "checkpoint_delete", job_id, (), [], idempotent=True)
+
+
+async def read_of_fetched(store: Store, jobs: Iterable[JobRecord]) -> dict[str, Checkpoint]:
+    """Return the checkpoints of jobs that a fetch has leased, by job id.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    found: dict[str, Checkpoint] = {}
+
+    async def read(item: tuple[Shard, str]) -> None:
+        shard, job_id = item
+        reply = await store.run(shard, "checkpoint_read", [shard.job(job_id)], [], idempotent=True)
+        checkpoint = _parse(job_id, reply[1]) if reply[0] == b"ok" else None
+        if checkpoint is not None:
+            found[job_id] = checkpoint
+
+    marked: list[tuple[Shard, str]] = []
+    for job in jobs:
+        shard = shard_of_lease(store.keys, job.lease_id)
+        if shard is not None and job.fields.get(f.CHECKPOINT):
+            marked.append((shard, job.id))
+    await run_concurrently(marked, read)
+    return found
+
+
+def _parse(job_id: str, stored: list[bytes]) -> Checkpoint | None:
+    """Return a stored checkpoint, None if there is none or its numbers are damaged."""
+    if not stored:
+        return None
+    state, more, sequence, created = stored
+    if not (_NUMBER.fullmatch(sequence) and _NUMBER.fullmatch(created)):
+        return None
+    return Checkpoint(job_id, state, int(sequence), int(created), more)
+
+
+def missing(job_id: str) -> NotFound:
+    """Return the error for a job without a checkpoint."""
+    return NotFound("checkpoint", job_id, f"job '{job_id}' has no checkpoint")
