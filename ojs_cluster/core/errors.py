@@ -109,6 +109,14 @@ class RateLimited(OJSError):
         self.retry_after_s = retry_after_s
 
 
+class StreamRefused(OJSError):
+    """This process opens no further event stream. ``retry_after_s`` is in seconds."""
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0, **details: Any) -> None:
+        super().__init__(message, **details)
+        self.retry_after_s = retry_after_s
+
+
 class QueueFull(OJSError):
     """The queue has reached its depth bound.
 

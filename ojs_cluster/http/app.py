@@ -14,6 +14,7 @@ from ojs_cluster.http.access.audit import Audit
 from ojs_cluster.http.access.authentication import AccessControl
 from ojs_cluster.http.body_memory import BodyMemoryBudget
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.push.state import PushState
 from ojs_cluster.http.router import Route
 from ojs_cluster.http.settings import HttpSettings
 from ojs_cluster.http.traffic import Traffic
@@ -79,11 +80,14 @@ class App:
     overview: Cached[Overview] = field(init=False)
     health: Cached[Health | None] = field(init=False)
     """Its value is None while Redis does not answer within ``health_timeout_s``."""
+    push: PushState = field(init=False)
+    """The event streams of the process."""
     shared_body_memory: InitVar[BodyMemoryBudget | None] = None
     """The budget that this app shares with hypercorn's connections; None creates a budget."""
     body_memory: BodyMemoryBudget = field(init=False)
 
     def __post_init__(self, shared_body_memory: BodyMemoryBudget | None) -> None:
+        object.__setattr__(self, "push", PushState(self.settings))
         cached_metrics = CachedMetrics(self.store, self.settings.metrics_queues)
         object.__setattr__(self, "cached_metrics", cached_metrics)
         # An overview is reused for nine times as long as it took to compute. So computing overviews
@@ -101,9 +105,10 @@ class App:
         return None
 
     def drain(self) -> None:
-        """Begin to shut down: report not ready, and end all waits for jobs and results.
+        """Begin to shut down: report not ready, and end all waits for jobs, results and events.
 
         Without this, a shutdown would last as long as the longest poll.
         """
         self.draining.set()
         self.waiters.drain()
+        self.push.hub.wake()

@@ -312,7 +312,7 @@ def add_common_headers(
         body = b""
     elif response.status == 204:
         headers = headers[1:]
-    return Response(response.status, body, headers, response.undo)
+    return Response(response.status, body, headers, response.undo, stream=response.stream)
 
 
 def passes_api_key_check(

@@ -221,6 +221,14 @@ TABLE: Final[Mapping[type[errors.OJSError], ErrorEntry]] = MappingProxyType(
             "'stored_unconfirmed' it is stored, but a failure now might still undo it.",
             retryable=True,
         ),
+        errors.StreamRefused: ErrorEntry(
+            503,
+            "stream_refused",
+            "OJS-6000",
+            "RATE_LIMITED",
+            "Connect again after Retry-After: another API process may have room.",
+            retryable=True,
+        ),
         # A repetition fails as well: the job is malformed until an operator repairs or removes it.
         errors.MalformedJob: ErrorEntry(
             500,
@@ -250,7 +258,7 @@ def error_response(error: errors.OJSError, request_id: str) -> Response:
     if entry is INTERNAL:
         return internal_error_response(request_id)
     headers: Headers = ()
-    if isinstance(error, errors.BackendUnavailable | errors.RateLimited):
+    if isinstance(error, errors.BackendUnavailable | errors.RateLimited | errors.StreamRefused):
         headers = (("Retry-After", str(max(1, math.ceil(error.retry_after_s)))),)
     elif isinstance(error, errors.QueueFull):
         headers = (

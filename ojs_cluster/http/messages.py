@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -62,6 +62,20 @@ class Request(msgspec.Struct, frozen=True):
         return "ojs-version" in self.headers
 
 
+class BodyStream(Protocol):
+    """A body without a known end, such as a stream of events."""
+
+    async def run(self, send: Callable[[bytes], Awaitable[None]]) -> None:
+        """Send the body piece by piece; return at its end. Cancelled when the client disconnects.
+
+        Args:
+            send: sends a piece, and waits while the client reads too slowly.
+        """
+
+    def close(self) -> None:
+        """Release what the stream holds. May be called repeatedly."""
+
+
 class Response(msgspec.Struct, frozen=True):
     """One HTTP response.
 
@@ -76,6 +90,7 @@ class Response(msgspec.Struct, frozen=True):
             replaces this response has these ids in its details.
         code: the error code; empty for success.
         audit_object: the name of the changed object for the audit, if the path does not name it.
+        stream: sends the body; None if ``body`` is the body. The entry point closes it.
     """
 
     status: int
@@ -85,6 +100,7 @@ class Response(msgspec.Struct, frozen=True):
     object_ids: Callable[[], Mapping[str, Any]] | None = None
     code: str = ""
     audit_object: str = ""
+    stream: BodyStream | None = None
 
 
 def join_headers(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from ojs_cluster.http.handlers import (
     checkpoints,
     cron,
     dead_letters,
+    event_streams,
     events,
     fetch,
     heartbeat,
@@ -96,6 +97,13 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route("GET", f"{V1}/jobs/{{id}}/progress", progress.get, Scope.DATA_READ, QueueAccess.JOB),
     Route(
+        "GET",
+        f"{V1}/jobs/{{id}}/events",
+        event_streams.stream_job,
+        event_streams.SCOPE,
+        QueueAccess.JOB,
+    ),
+    Route(
         "PUT",
         f"{V1}/jobs/{{id}}/progress",
         progress.report_by_path,
@@ -168,6 +176,13 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", f"{V1}/workers/{{id}}/health", workers.health, Scope.DATA_READ),
     Route("GET", f"{V1}/queues", queues.list_queues, Scope.DATA_READ, QueueAccess.HANDLER),
     Route("GET", f"{V1}/queues/{{name}}", queues.get, Scope.DATA_READ, QueueAccess.QUEUE),
+    Route(
+        "GET",
+        f"{V1}/queues/{{name}}/events",
+        event_streams.stream_queue,
+        event_streams.SCOPE,
+        QueueAccess.QUEUE,
+    ),
     Route("GET", f"{V1}/queues/{{name}}/stats", queues.stats, Scope.DATA_READ, QueueAccess.QUEUE),
     Route(
         "POST",
@@ -256,6 +271,13 @@ ROUTES: tuple[Route, ...] = (
     Route("PATCH", f"{V1}/crons/{{name}}", cron.change, Scope.DATA_WRITE, QueueAccess.CRON),
     Route("DELETE", f"{V1}/crons/{{name}}", cron.drop, Scope.DATA_WRITE, QueueAccess.CRON),
     Route("GET", f"{V1}/events", events.list_events, Scope.DATA_READ, QueueAccess.HANDLER),
+    Route(
+        "GET",
+        f"{V1}/events/stream",
+        event_streams.stream_events,
+        event_streams.SCOPE,
+        QueueAccess.HANDLER,
+    ),
     Route("GET", f"{V1}/rate-limits", rate_limits.list_keys, Scope.ADMIN_READ),
     Route("GET", f"{V1}/rate-limits/{{key}}", rate_limits.get_key, Scope.ADMIN_READ),
     Route(

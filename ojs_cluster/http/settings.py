@@ -33,6 +33,10 @@ class HttpSettings:
         max_result_wait_s: maximum time that a request waits for the result of a job.
         max_fetch_count: maximum number of jobs that one fetch returns.
         cors_origins: the origins of the pages whose browsers may use the API (``cors``).
+        push_subscribers: maximum number of event streams of the process.
+        push_per_client: maximum number of event streams of one API key or one address.
+        push_buffer_events: maximum number of events that wait for one client.
+        push_buffer_bytes: maximum size of the events that wait for all clients.
         metrics_open: whether ``/metrics`` needs no API key.
         metrics_queues: maximum number of queues that ``/metrics`` shows.
         trace_inject: whether jobs get the trace context of the request that enqueues them.
@@ -85,6 +89,33 @@ class HttpSettings:
         "",
         "Origins of web pages whose browsers may use the API, comma separated; empty for none.",
         empty=(),
+    )
+    push_subscribers: int = variable(
+        "OJS_PUSH_SUBSCRIBERS",
+        integer(least=0, most=100_000),
+        "2000",
+        "Maximum number of event streams of an API process; a further one gets 503.",
+    )
+    push_per_client: int = variable(
+        "OJS_PUSH_SUBSCRIBERS_PER_CLIENT",
+        integer(least=1, most=100_000),
+        "100",
+        "Maximum number of event streams of an API process that use one API key, or that come from "
+        "one address if there are no API keys; a further one gets 429.",
+    )
+    push_buffer_events: int = variable(
+        "OJS_PUSH_BUFFER_EVENTS",
+        integer(least=1, most=100_000),
+        "1000",
+        "Maximum number of events that wait for one client to read them; the oldest ones beyond it "
+        "are dropped, and the client gets system.events_dropped.",
+    )
+    push_buffer_bytes: int = variable(
+        "OJS_PUSH_BUFFER_BYTES",
+        integer(least=1_048_576, most=16 * 1024 * _MIB),
+        "67108864",
+        "Memory, in bytes, that the events that wait for all clients of an API process may use "
+        "together.",
     )
     metrics_open: bool = variable(
         "OJS_METRICS_OPEN",

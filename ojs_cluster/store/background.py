@@ -92,6 +92,21 @@ class Background:
         result: T | None = running.result
         return result
 
+    def start(self, purpose: Hashable, work: Callable[[], Awaitable[None]]) -> None:
+        """Run ``work`` until it returns or the store closes.
+
+        Args:
+            purpose: names the work in the log.
+            work: must not raise exceptions; one that it raises is logged.
+        """
+        if self._nursery is None:
+            raise RuntimeError("this store has no background tasks")
+        self._nursery.start_soon(self._run_alone, purpose, work)
+
+    async def _run_alone(self, purpose: Hashable, work: Callable[[], Awaitable[None]]) -> None:
+        start_deadline()
+        await _result_of(purpose, work)
+
     async def _run(
         self, purpose: Hashable, work: Callable[[], Awaitable[T]], running: _BackgroundTask
     ) -> None:

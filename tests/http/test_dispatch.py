@@ -264,7 +264,7 @@ async def test_the_manifest_declares_only_what_is_implemented(api: Api) -> None:
     assert "http" in manifest["protocols"]
     assert manifest["endpoints"]["health"] == "/ojs/v1/health"
     capabilities = manifest["capabilities"]
-    assert len(capabilities) == 18
+    assert len(capabilities) == 19
     routed = {route.template for route in ROUTES}
     for capability, template in (
         ("batch_enqueue", "/ojs/v1/jobs/batch"),
@@ -273,6 +273,7 @@ async def test_the_manifest_declares_only_what_is_implemented(api: Api) -> None:
         ("workflows", "/ojs/v1/workflows"),
         ("dead_letter", "/ojs/v1/dead-letter"),
         ("events", "/ojs/v1/events"),
+        ("realtime", "/ojs/v1/events/stream"),
         ("pause_resume", "/ojs/v1/queues/{name}/pause"),
         ("progress", "/ojs/v1/jobs/{id}/progress"),
         ("checkpoints", "/ojs/v1/jobs/{id}/checkpoint"),

@@ -98,6 +98,8 @@ async def test_an_invalid_request_is_never_a_server_error(api: Api, route: Any) 
         assert reply.status < 500, (target, body, reply.body)
         if reply.headers["content-type"].startswith(OJS_TYPE):  # /metrics speaks to Prometheus
             assert isinstance(reply.json, dict)
+        elif reply.response.stream is not None:
+            reply.response.stream.close()
         else:
             assert route.template == "/metrics"
     for job_id in known:

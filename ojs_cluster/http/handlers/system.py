@@ -30,6 +30,7 @@ CAPABILITIES = {
     "retry_policies": True,
     "visibility_timeout": True,
     "events": True,
+    "realtime": True,  # server-sent events (spec: ojs-realtime 2)
     "progress": True,
     "checkpoints": True,
     "backpressure": False,

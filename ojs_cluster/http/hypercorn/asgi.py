@@ -47,12 +47,13 @@ async def send_response(response: Response, send: ASGISendCallable) -> None:
 
 
 async def send_start(response: Response, send: ASGISendCallable) -> None:
-    """Send the status and the headers, with the length of the body."""
+    """Send the status and the headers, with the length of the body if it is known."""
     headers = [
         (name.lower().encode("latin-1"), value.encode("latin-1"))
         for name, value in response.headers
     ]
-    if response.status != 204 and not any(name == b"content-length" for name, _ in headers):
+    known = response.stream is None and response.status != 204
+    if known and not any(name == b"content-length" for name, _ in headers):
         headers.append((b"content-length", b"%d" % len(response.body)))
     await send(
         {

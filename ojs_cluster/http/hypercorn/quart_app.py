@@ -15,6 +15,7 @@ only its sending side.
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from typing import Any, cast
 
 import trio
@@ -40,7 +41,7 @@ from ojs_cluster.http.dispatch import (
     undo_undelivered,
 )
 from ojs_cluster.http.hypercorn.asgi import read_head, send_body, send_response, send_start
-from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.messages import BodyStream, Request, Response
 
 
 def create_quart_app(app: App) -> OJSQuart:
@@ -82,6 +83,7 @@ class _QuartConnection(TrioASGIHTTPConnection):
         """Set when the last byte of the body has arrived."""
         self._listening = trio.CancelScope()
         self._answering = trio.CancelScope()
+        self._streaming = trio.CancelScope()
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         refusal = self._prepared.refusal
@@ -95,7 +97,9 @@ class _QuartConnection(TrioASGIHTTPConnection):
             response: Response | None = None
             with self._answering, self._reservation:
                 response = await self._answer()
-            if response is not None:
+            if response is not None and response.stream is not None:
+                await self._send_stream(response, response.stream, send)
+            elif response is not None:
                 await self._send(response, receive, send)
             nursery.cancel_scope.cancel()
 
@@ -107,6 +111,7 @@ class _QuartConnection(TrioASGIHTTPConnection):
                 if message["type"] == "http.disconnect":
                     if self._may_cancel():
                         self._answering.cancel()
+                    self._streaming.cancel()
                     return
                 more = message.get("more_body", False)
                 self._collect(message.get("body", b""), more=more)
@@ -156,6 +161,26 @@ class _QuartConnection(TrioASGIHTTPConnection):
             else:
                 self._listening.cancel()
                 await _deliver(response, receive, send)
+
+    async def _send_stream(
+        self, response: Response, stream: BodyStream, send: ASGISendCallable
+    ) -> None:
+        """Send a body without a known end, until it ends or the client disconnects.
+
+        ``http.disconnect`` comes before the end of the response only if the client has
+        disconnected. So it may cancel the stream, unlike the sending of other responses.
+        """
+        if self.scope["http_version"] != "2":
+            # The end of the stream is often the end of the process, which serves no next request.
+            headers = (*response.headers, ("Connection", "close"))
+            response = structs.replace(response, headers=headers)
+        try:
+            with self._streaming, suppress(trio.BusyResourceError, trio.ClosedResourceError):
+                await send_start(response, send)
+                await stream.run(partial(send_body, send=send, more=True))
+                await send_body(b"", send, more=False)
+        finally:
+            stream.close()
 
     async def _answer(self) -> Response:
         prepared, head = self._prepared, self._head

@@ -7,12 +7,9 @@ would skip events, because the clocks of the masters differ.)
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
-
-import orjson
 
 from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.core.errors import InvalidRequest
@@ -20,6 +17,16 @@ from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.keys import META, Meta, Shard
 from ojs_cluster.store import cursor as cursors
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.events.content import content_of
+from ojs_cluster.store.events.entries import (
+    Position,
+    events_of,
+    is_position,
+    position_of,
+    range_start,
+    start_position,
+    text_of,
+)
 from ojs_cluster.store.fanout import run_concurrently
 
 _SOURCE = b"ojs://ojs-cluster/api"
@@ -29,16 +36,8 @@ _NEWEST_CHUNK = 200
 reply are decoded without a pause."""
 MOST_NUMBERED = 10_000
 """How many of the newest events numbered pages cover."""
-_EMPTY = "0-0"
-"""The position before the first entry of a stream."""
 _AFTER_ALL = 1 << 30
 """Orders the last event of an entry after the others of that entry."""
-# Nineteen digits fit into the 64 bits that Redis has for each number of an entry's id.
-_is_position = re.compile(r"[0-9]{1,19}-[0-9]{1,19}(-[0-9]{1,6})?").fullmatch
-
-_Position = tuple[int, int, int | None]
-"""Position of an event: both numbers of its entry's id, and the 1-based number of the event within
-the entry. The last event of an entry has None as its number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +104,14 @@ async def read_events(
     """
     positions = _positions(after, len(store.keys))
     shards = await _streams(store, wanted)
-    found: list[tuple[_Position, int, bytes]] = []
+    found: list[tuple[Position, int, bytes]] = []
     ends: dict[int, str] = {}
     more = gap = False
 
     async def read(shard: Shard | Meta) -> None:
         nonlocal more, gap
         after = positions.get(shard.index)
-        begin, dropped = await _start_position(store, shard, after)
+        begin, dropped = await start_position(store, shard, after)
         positions[shard.index] = begin
         admitted, end, more_here = await _read_shard(store, shard, begin, wanted, limit)
         found.extend((position, shard.index, event) for position, event in admitted)
@@ -126,7 +125,7 @@ async def read_events(
     for index, end in ends.items():
         if any(shard == index for _, shard, _ in rest):
             returned = [position for position, shard, _ in page if shard == index]
-            end = _text_of(returned[-1]) if returned else positions[index]
+            end = text_of(returned[-1]) if returned else positions[index]
         positions[index] = end
     return EventPage([event for _, _, event in page], _cursor(positions), bool(rest) or more, gap)
 
@@ -166,7 +165,7 @@ async def read_newest(
             for raw_id, flat in entries:
                 items = iter(flat)
                 fields = dict(zip(items, items, strict=True))
-                for ms, sequence, number in _events_of(raw_id, fields, None):
+                for ms, sequence, number in events_of(raw_id, fields, None):
                     if not wanted.admits(fields):
                         continue
                     found += 1
@@ -201,47 +200,24 @@ async def _streams(store: Store, wanted: EventFilter) -> list[Shard | Meta]:
     return [*(sorted(selected, key=lambda shard: shard.index) or store.keys), store.keys.meta]
 
 
-async def _start_position(store: Store, shard: Shard | Meta, after: str | None) -> tuple[str, bool]:
-    """Return the position after which to read a stream, and whether unread entries were dropped.
-
-    A stream drops its oldest entries first. So while it still has the last read entry, no unread
-    entry was dropped. If no entry was read because the stream was empty, a stream that has its full
-    length by now may have dropped entries.
-    """
-    reached = _position_of(after or "")
-    first = "-" if reached is None else f"{reached[0]}-{reached[1]}"
-    entries: Any = await store.redis.call(
-        shard.slot, *("XRANGE", shard.events, first, "+", "COUNT", 1), idempotent=True
-    )
-    begin = f"{entries[0][0].decode()}-0" if entries else _EMPTY
-    if after is None:
-        return begin, False
-    if after == _EMPTY:
-        length: Any = await store.redis.call(shard.slot, "XLEN", shard.events, idempotent=True)
-        return begin, bool(entries) and length >= store.settings.events_per_shard
-    if begin.startswith(f"{first}-"):
-        return after, False
-    return begin, True
-
-
 async def _read_shard(
     store: Store, shard: Shard | Meta, after: str, wanted: EventFilter, limit: int
-) -> tuple[list[tuple[_Position, bytes]], str, bool]:
+) -> tuple[list[tuple[Position, bytes]], str, bool]:
     """Return admitted events, the position after them, and whether the stream has more."""
-    admitted: list[tuple[_Position, bytes]] = []
+    admitted: list[tuple[Position, bytes]] = []
     end = after
     while len(admitted) < limit:
-        reached = _position_of(end)
+        reached = position_of(end)
         entries: Any = await store.redis.call(
             shard.slot,
-            *("XRANGE", shard.events, _range_start(reached), "+", "COUNT", _CHUNK),
+            *("XRANGE", shard.events, range_start(reached), "+", "COUNT", _CHUNK),
             idempotent=True,
         )
         for raw_id, flat in entries:
             items = iter(flat)
             fields = dict(zip(items, items, strict=True))
-            for position in _events_of(raw_id, fields, reached):
-                end = _text_of(position)
+            for position in events_of(raw_id, fields, reached):
+                end = text_of(position)
                 if wanted.admits(fields):
                     admitted.append((position, _render(position, shard.index, fields)))
                     if len(admitted) >= limit:
@@ -251,159 +227,15 @@ async def _read_shard(
     return admitted, end, False
 
 
-def _range_start(reached: _Position | None) -> str:
-    """Return the start of the next XRANGE. It repeats an entry that may hold more events."""
-    if reached is None:
-        return "-"
-    ms, sequence, number = reached
-    return f"({ms}-{sequence}" if number is None else f"{ms}-{sequence}"
-
-
-def _events_of(
-    raw_id: bytes, fields: dict[bytes, bytes], reached: _Position | None
-) -> Iterator[_Position]:
-    """Yield the positions of an entry's events after ``reached``; update ``fields`` for each.
-
-    Events of one script that differ only in their job share an entry, with the job ids separated by
-    blanks (``store/include/base/append_event.lua``).
-    """
-    ms, _, sequence = raw_id.decode().partition("-")
-    ids = fields.get(b"j", b"").split(b" ")
-    skipped = 0
-    if reached is not None and reached[:2] == (int(ms), int(sequence)):
-        skipped = reached[2] or 0
-    for number, job_id in enumerate(ids[skipped:], skipped + 1):
-        if len(ids) > 1:
-            fields[b"j"] = job_id
-        yield int(ms), int(sequence), number if number < len(ids) else None
-
-
-def _text_of(position: _Position) -> str:
-    return "-".join(str(part) for part in position if part is not None)
-
-
-def _position_of(text: str) -> _Position | None:
-    if not text:
-        return None
-    ms, sequence, *number = (int(part) for part in text.split("-"))
-    return ms, sequence, number[0] if number else None
-
-
-def _render(position: _Position, shard: int, fields: dict[bytes, bytes]) -> bytes:
+def _render(position: Position, shard: int, fields: dict[bytes, bytes]) -> bytes:
     kind = fields[b"t"]
-    queue = b'"queue":' + orjson.dumps(fields[b"q"].decode())
-    if kind.startswith(b"queue."):
-        subject, data = fields[b"q"], queue
-    elif kind.startswith(b"cron."):
-        subject, data = fields[b"c"], _cron_data(position[0], fields)
-    elif kind.startswith(b"rate_limit."):
-        subject, data = fields[b"k"], _limit_data(fields)
-    elif kind.startswith(b"workflow."):
-        subject, data = fields[b"j"], fields[b"D"]
-    else:
-        subject = fields[b"j"]
-        data = b'"job_id":"%b","job_type":%b,%b' % (
-            subject,
-            orjson.dumps(fields[b"y"].decode()),
-            queue,
-        )
-        for name, member in _MEMBERS.get(kind, {}).items():
-            value = fields.get(name)
-            if value is not None:
-                data += b"," + member(value)
+    subject, data = content_of(position[0], fields)
     when = format_ms(position[0])
     return (
         b'{"specversion":"1.0","id":"evt_%b-%d","type":"%b","event":"%b","source":"%b",'
         b'"time":"%b","timestamp":"%b","subject":"%b","datacontenttype":"application/json",'
         b'"data":{%b}}'
-    ) % (_text_of(position).encode(), shard, kind, kind, _SOURCE, when, when, subject, data)
-
-
-def _limit_data(fields: dict[bytes, bytes]) -> bytes:
-    """Return the data of a rate limit event. The shard of the key knows only the id of a job."""
-    members = [_text(b"key")(fields[b"k"])]
-    if b"n" in fields:
-        members += [_time(b"until")(fields[b"n"]), b'"reason":"rate_limit_until"']
-    for name, member in (
-        (b"j", _text(b"job_id")),
-        (b"y", _text(b"job_type")),
-        (b"q", _text(b"queue")),
-        (b"s", _text(b"strategy")),
-        (b"l", _number(b"limit")),
-        (b"u", _number(b"current")),
-    ):
-        if fields.get(name):
-            members.append(member(fields[name]))
-    return b",".join(members)
-
-
-def _cron_data(fired_ms: int, fields: dict[bytes, bytes]) -> bytes:
-    members: list[tuple[bytes, bytes | None]] = [
-        (b"cron_name", fields[b"c"]),
-        (b"cron_expression", fields[b"x"]),
-        (b"timezone", fields[b"z"]),
-        (b"queue", fields[b"q"]),
-        (b"job_type", fields[b"y"]),
-        (b"reason", fields.get(b"w")),
-        (b"active_job_id" if b"w" in fields else b"job_id", fields[b"j"] or None),
-        (b"scheduled_time", format_ms(int(fields[b"s"]))),
-        (b"actual_time", format_ms(fired_ms)),
-    ]
-    text = b",".join(
-        b'"%b":%b' % (label, orjson.dumps(value.decode()))
-        for label, value in members
-        if value is not None
-    )
-    return text + b',"run_count":' + fields[b"r"] if b"r" in fields else text
-
-
-def _number(label: bytes) -> Callable[[bytes], bytes]:
-    return lambda value: b'"%b":%b' % (label, value)
-
-
-def _time(label: bytes) -> Callable[[bytes], bytes]:
-    return lambda value: b'"%b":"%b"' % (label, format_ms(int(float(value))))
-
-
-def _text(label: bytes) -> Callable[[bytes], bytes]:
-    return lambda value: b'"%b":%b' % (label, orjson.dumps(value.decode()))
-
-
-def _error(label: bytes) -> Callable[[bytes], bytes]:
-    return lambda value: b'"%b":%b}' % (label, value)
-
-
-_MEMBERS: dict[bytes, dict[bytes, Callable[[bytes], bytes]]] = {
-    b"job.scheduled": {b"n": _time(b"scheduled_at")},
-    b"job.started": {b"w": _text(b"worker_id"), b"a": _number(b"attempt")},
-    b"job.completed": {b"a": _number(b"attempt"), b"d": _number(b"duration_ms")},
-    b"job.failed": {b"a": _number(b"attempt"), b"e": _error(b"error")},
-    b"job.discarded": {b"a": _number(b"total_attempts"), b"e": _error(b"last_error")},
-    b"job.retrying": {
-        b"a": _number(b"attempt"),
-        b"m": _number(b"max_attempts"),
-        b"n": _time(b"next_retry_at"),
-        b"e": _error(b"error"),
-    },
-    b"job.heartbeat": {
-        b"w": _text(b"worker_id"),
-        b"a": _number(b"attempt"),
-        b"n": _time(b"visible_until"),
-    },
-    b"job.progress": {
-        b"w": _text(b"worker_id"),
-        b"a": _number(b"attempt"),
-        b"p": _number(b"progress_percent"),
-        b"g": _text(b"progress_message"),
-    },
-    b"job.checkpointed": {
-        b"w": _text(b"worker_id"),
-        b"a": _number(b"attempt"),
-        b"n": _number(b"sequence"),
-    },
-    b"job.expired": {b"c": _time(b"created_at"), b"x": _time(b"expired_at")},
-}
-"""Per event type: the stream fields that become members of ``data``, with their writers."""
+    ) % (text_of(position).encode(), shard, kind, kind, _SOURCE, when, when, subject, data)
 
 
 def _positions(after: str | None, shards: int) -> dict[int, str]:
@@ -411,7 +243,7 @@ def _positions(after: str | None, shards: int) -> dict[int, str]:
         return {}
     decoded = cursors.decode(after, field="after")
     if isinstance(decoded, dict) and all(
-        isinstance(end, str) and _is_position(end) for end in decoded.values()
+        isinstance(end, str) and is_position(end) for end in decoded.values()
     ):
         known = {str(index): index for index in (META, *range(shards))}
         if decoded.keys() <= known.keys():

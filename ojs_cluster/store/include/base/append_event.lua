@@ -4,7 +4,7 @@
 --
 -- A script over many jobs calls `batch_events` first and `flush_events` at its end. Events of one kind, queue
 -- and type with the same further fields then share an entry, whose `j` holds the job ids separated by blanks
--- (store/operations/events.py splits it). One entry per event would double the cost of a job's promotion. An
+-- (store/events/entries.py splits it). One entry per event would double the cost of a job's promotion. An
 -- event of another kind closes the open entries, so that the events of one job keep their order.
 local EVENTS_KEPT, IDS_PER_ENTRY = tonumber(ARGV[1]), 16
 local batching, open_kind, open_entries, ordered_entries

@@ -1,0 +1,131 @@
+"""Stream new events to clients as server-sent events (spec: ojs-realtime 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from ojs_cluster.core.access.scopes import Scope
+from ojs_cluster.core.errors import StreamRefused
+from ojs_cluster.core.jobs.options import check_queue
+from ojs_cluster.http import fields, query
+from ojs_cluster.http.access.queue_scope import check_queues
+from ojs_cluster.http.app import App
+from ojs_cluster.http.messages import Headers, Request, Response
+from ojs_cluster.http.push.access import StreamAccess
+from ojs_cluster.http.push.channels import (
+    ALL,
+    check_access,
+    check_queue_exists,
+    parse_channel,
+    shards_of,
+    types_of,
+)
+from ojs_cluster.http.push.sse import EventStream, has_ended, initial_parts
+from ojs_cluster.store.events.positions import EventId, decode_id
+from ojs_cluster.store.events.subscriber import Channel, Subscription
+from ojs_cluster.store.jobs import read_jobs as store_jobs
+
+SCOPE: Final = Scope.DATA_READ
+_HEADERS: Final[Headers] = (
+    ("Content-Type", "text/event-stream"),
+    ("Cache-Control", "no-cache"),
+    ("X-Accel-Buffering", "no"),  # nginx would hold events back
+)
+
+
+async def stream_events(app: App, request: Request) -> Response:
+    """Stream the events of a job, of a queue or of the cluster.
+
+    ``GET /ojs/v1/events/stream?channel&types&queue``; ``channel`` is ``job:ID``, ``queue:NAME`` or
+    ``all``, the default. A queue need not exist yet.
+    """
+    given = query.parameters(request.query)
+    channel = parse_channel(given["channel"]) if given.get("channel") else ALL
+    queues = tuple(check_queue(name, field="queue") for name in query.names(given, "queue"))
+    check_queues(request.queues, queues)
+    if channel is ALL and len(queues) == 1:
+        channel, queues = Channel(f"queue:{queues[0]}", "queue", queues[0]), ()
+    await check_access(app, request, channel)
+    return await _open(app, request, channel, given, queues)
+
+
+async def stream_job(app: App, request: Request, job_id: str) -> Response:
+    """Stream the events of a job; the stream ends when the job has ended.
+
+    ``GET /ojs/v1/jobs/{id}/events?types`` (spec: ojs-realtime 2.1)
+    """
+    channel = Channel(f"job:{job_id}", "job", fields.job_id(job_id))
+    await check_access(app, request, channel)
+    return await _open(app, request, channel, query.parameters(request.query))
+
+
+async def stream_queue(app: App, request: Request, name: str) -> Response:
+    """Stream the events of a queue that exists.
+
+    ``GET /ojs/v1/queues/{name}/events?types`` (spec: ojs-realtime 2.2)
+    """
+    channel = Channel(f"queue:{name}", "queue", check_queue(name, field="name"))
+    await check_queue_exists(app, name)
+    return await _open(app, request, channel, query.parameters(request.query))
+
+
+async def _open(
+    app: App,
+    request: Request,
+    channel: Channel,
+    given: Mapping[str, str],
+    queues: tuple[str, ...] = (),
+) -> Response:
+    """Return a response whose body is the stream of a channel.
+
+    The subscription is registered before the response begins. So a client that has got the head
+    gets all events that follow.
+    """
+    types = types_of(given)
+    if request.method == "HEAD":
+        return Response(200, b"", _HEADERS)
+    if app.draining.is_set():
+        raise StreamRefused("this process shuts down")
+    access = StreamAccess(app, request, SCOPE)
+    last_id = request.headers.get("last-event-id", "")
+    event_id = decode_id(last_id, len(app.store.keys))
+    client = access.client
+    app.push.open(client)
+    stream: EventStream | None = None
+    try:
+        readers = await app.push.hub.acquire(app.store, await shards_of(app.store, channel))
+        subscriber = app.push.hub.join()
+        subscription = Subscription(subscriber, channel, types, queues, request.queues)
+        indexes = [shard.index for shard in readers.shards]
+        starts = None if event_id is None else event_id.starts_of(indexes)
+        subscriber.reached = initial_parts(readers, starts)
+        if starts is None:
+            readers.register(subscription)
+        lost = bool(last_id) and starts is None
+        stream = EventStream(access, subscription, readers, starts=starts, gap=lost, client=client)
+        if channel.kind == "job" and await _job_is_over(app, channel, stream, event_id):
+            stream.close()
+            return Response(204, b"")
+    except BaseException:
+        if stream is None:
+            app.push.close(client)
+        else:
+            stream.close()
+        raise
+    return Response(200, b"", _HEADERS, stream=stream)
+
+
+async def _job_is_over(
+    app: App, channel: Channel, stream: EventStream, event_id: EventId | None
+) -> bool:
+    """Return whether the client has read the last event of the job already.
+
+    The job is read after its subscription is registered: an end that happens later is an event. A
+    browser reconnects after the end of a stream, and stops when it gets 204.
+    """
+    job = await store_jobs.get(app.store, channel.value)
+    if not has_ended(job):
+        return False
+    stream.end_with(job)
+    return event_id is not None and event_id.ended

@@ -1,0 +1,1 @@
+"""Push new events to clients (spec: ojs-realtime)."""

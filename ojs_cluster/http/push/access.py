@@ -1,0 +1,51 @@
+"""Check the API key of an open stream again.
+
+A stream may outlive its API key. So each stream checks every few seconds that its key still exists,
+has not expired, and gives the same access as when the stream was opened.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ojs_cluster.core.access.scopes import ANONYMOUS, Scope
+from ojs_cluster.core.errors import OJSError
+from ojs_cluster.http.app import App
+from ojs_cluster.http.messages import Request
+
+
+@dataclass(frozen=True, slots=True)
+class StreamAccess:
+    """The access of the client of one stream.
+
+    Args:
+        app: the process.
+        request: the request that has opened the stream, with the queues that its key may access.
+        scope: the scope of the route.
+    """
+
+    app: App
+    request: Request
+    scope: Scope
+
+    @property
+    def client(self) -> str:
+        """The name of the API key, or the address of the client if there is no API key."""
+        request = self.request
+        principal = self.app.access.authenticate(
+            request.headers.get("authorization"), request.tls_subject
+        )
+        if principal is ANONYMOUS:
+            return f"address {self.app.audit.client_of(request)}"
+        return f"key {principal.name}"
+
+    def is_valid(self) -> bool:
+        """Return whether the client may still get the events of its stream."""
+        request = self.request
+        try:
+            principal = self.app.access.authenticate(
+                request.headers.get("authorization"), request.tls_subject
+            )
+        except OJSError:
+            return False
+        return self.scope in principal.scopes and principal.queues == request.queues

@@ -1,0 +1,104 @@
+"""Find the channel that a client subscribes to, and the shards that have its events."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from ojs_cluster.core.errors import InvalidRequest, NotFound
+from ojs_cluster.core.jobs.options import check_queue
+from ojs_cluster.http import fields
+from ojs_cluster.http.access.queue_scope import check_job, check_queues
+from ojs_cluster.http.app import App
+from ojs_cluster.http.messages import Request
+from ojs_cluster.http.query import names
+from ojs_cluster.keys import Meta, Shard
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.events.subscriber import Channel
+from ojs_cluster.store.jobs import read_jobs as store_jobs
+from ojs_cluster.store.queues import queues as store_queues
+
+ALL: Final = Channel("all", "all")
+_MOST_TYPES: Final = 50
+
+
+def parse_channel(text: str, *, field: str = "channel") -> Channel:
+    """Return the channel ``job:{id}``, ``queue:{name}`` or ``all``.
+
+    Raises:
+        InvalidRequest: it is none of these.
+    """
+    kind, _, value = text.partition(":")
+    if kind == "job" and value:
+        return Channel(text, "job", fields.job_id(value))
+    if kind == "queue" and value:
+        return Channel(text, "queue", check_queue(value, field=field))
+    if text == "all":
+        return ALL
+    raise InvalidRequest(f"{field} must be job:ID, queue:NAME or all", field=field)
+
+
+def types_of(given: Mapping[str, str]) -> frozenset[str]:
+    """Return the event types that the query admits; none for all types.
+
+    ``types`` is the parameter of ojs-cli, ``event_types`` that of the spec (ojs-realtime 5.6.1).
+    """
+    for name in ("types", "event_types", "type"):
+        found = names(given, name)
+        if found:
+            return check_types(found, field=name)
+    return frozenset()
+
+
+def check_types(types: Any, *, field: str) -> frozenset[str]:
+    """Return event types as a set.
+
+    Raises:
+        InvalidRequest: there are too many.
+    """
+    if len(types) > _MOST_TYPES:
+        raise InvalidRequest(f"{field} may have {_MOST_TYPES} event types", field=field)
+    return frozenset(types)
+
+
+async def check_access(app: App, request: Request, channel: Channel) -> None:
+    """Check that the client may access the queue or the job of a channel, and that the job exists.
+
+    Raises:
+        PermissionDenied: the client may not access the queue.
+        NotFound: the job does not exist, or the client may not access its queue.
+        MalformedJob: the fields of the job are damaged.
+        BackendUnavailable: Redis did not answer in time.
+    """
+    if channel.kind == "queue":
+        check_queues(request.queues, [channel.value])
+    elif channel.kind == "job":
+        if request.queues is None:
+            await store_jobs.get(app.store, channel.value)
+        await check_job(app, request.queues, channel.value)
+
+
+async def check_queue_exists(app: App, name: str) -> None:
+    """Check that a queue exists.
+
+    Raises:
+        NotFound: it does not.
+    """
+    if not await store_queues.exists(app.store, name):
+        raise NotFound("queue", name)
+
+
+async def shards_of(store: Store, channel: Channel) -> list[Shard | Meta]:
+    """Return the shards that have events of a channel, and the meta tag if it may have some.
+
+    Raises:
+        NotFound: the job does not exist any more.
+        BackendUnavailable: Redis did not answer in time.
+    """
+    if channel.kind == "all":
+        return [*store.keys, store.keys.meta]
+    if channel.kind == "queue":
+        found = await store.partitions.occupied_shards(store, channel.value)
+        return [*sorted(found, key=lambda shard: shard.index), store.keys.meta]
+    job = await store_jobs.get(store, channel.value)
+    return [await store_jobs.shard_of(store, job.queue, job.id)]

@@ -1,0 +1,203 @@
+"""One stream of server-sent events (spec: ojs-realtime 2)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+import trio
+
+from ojs_cluster.core.errors import OJSError
+from ojs_cluster.core.jobs.states import TERMINAL, State
+from ojs_cluster.core.timestamps import format_ms
+from ojs_cluster.http.app import App
+from ojs_cluster.http.push.access import StreamAccess
+from ojs_cluster.http.push.channels import shards_of
+from ojs_cluster.http.push.frames import HEARTBEAT, RETRY, SHUTDOWN, FrameEncoder
+from ojs_cluster.store.events.hub import Readers
+from ojs_cluster.store.events.new_event import STATE_CHANGED, Gap
+from ojs_cluster.store.events.positions import Start, part_of
+from ojs_cluster.store.events.replay import replay
+from ojs_cluster.store.events.subscriber import Item, Subscription
+from ojs_cluster.store.jobs.record import JobRecord
+
+Send = Callable[[bytes], Awaitable[None]]
+
+HEARTBEAT_S: Final = 10.0
+"""Seconds without a byte after which a heartbeat is sent; the spec allows 15."""
+CHECK_S: Final = 5.0
+"""Interval in seconds at which the API key and the partitions of the queue are checked. A new
+partition gets no job in its first ten seconds."""
+GRACE_S: Final = 1.0
+"""How long a stream goes on after ``server.shutdown``, in seconds."""
+_GATHER_S: Final = 0.02
+"""Pause in seconds after events were sent, so that the following ones share a write."""
+_PIECE: Final = 32 * 1024
+
+
+class EventStream:
+    """The body of a response: the events of one channel, until the client disconnects."""
+
+    def __init__(
+        self,
+        access: StreamAccess,
+        subscription: Subscription,
+        readers: Readers,
+        *,
+        starts: Mapping[int, Start] | None,
+        gap: bool = False,
+        client: str,
+    ) -> None:
+        """Take over the subscription and its readers, which ``close`` releases.
+
+        Args:
+            access: the access of the client.
+            subscription: its subscription. It is registered unless there are ``starts``.
+            readers: of the shards of the channel.
+            starts: where the client goes on; None for the present.
+            gap: whether the client may have missed events that cannot be found.
+            client: under which name the stream is counted.
+        """
+        self._app: App = access.app
+        self._access = access
+        self._subscription = subscription
+        self._subscriber = subscription.subscriber
+        self._readers = readers
+        self._starts = starts
+        self._gap = gap
+        self._client: str | None = client
+        self._encoder = FrameEncoder(self._subscriber)
+        self._ended_job: JobRecord | None = None
+        self._written_at = 0.0
+
+    def end_with(self, job: JobRecord) -> None:
+        """Say that the job of the channel has ended before the subscription was registered."""
+        self._ended_job = job
+
+    def close(self) -> None:
+        """Release the readers and the place of this stream. May be called repeatedly."""
+        client, self._client = self._client, None
+        if client is not None:
+            self._readers.release()
+            self._app.push.hub.part(self._subscriber)
+            self._app.push.close(client)
+
+    async def run(self, send: Send) -> None:
+        """Send events until the job of the channel ends, the process stops or the key ends."""
+        try:
+            await self._write(send, RETRY + self._encoder.position())
+            await self._begin(send)
+            if self._ended_job is not None and not self._encoder.ended:
+                self._encoder.ended = True
+                await self._write(send, self._encoder.event(STATE_CHANGED, _ended(self._ended_job)))
+            if not self._encoder.ended:
+                await self._follow(send)
+        except OJSError:
+            return  # Redis does not answer; the client reconnects and goes on where it was
+        finally:
+            self.close()
+
+    async def _begin(self, send: Send) -> None:
+        """Tell a gap, or send the events since the position of the client."""
+        subscription = self._subscription
+        if self._gap:
+            now_ms = _now_ms()
+            shard = self._readers.shards[0].index
+            position = self._readers.reader(shard).position
+            gap = Gap(shard, position, now_ms, now_ms)
+            await self._write(send, self._encoder.items([(subscription, gap)]))
+        if self._starts is None:
+            return
+
+        async def deliver(items: list[Item]) -> None:
+            for first in range(0, len(items), _REPLAYED):
+                some = [(subscription, item) for item in items[first : first + _REPLAYED]]
+                await self._write(send, self._encoder.items(some))
+
+        await replay(self._app.store, self._readers, subscription, self._starts, deliver)
+
+    async def _follow(self, send: Send) -> None:
+        """Send new events, and heartbeats while there are none."""
+        subscriber, app = self._subscriber, self._app
+        check_at = trio.current_time() + CHECK_S
+        end_at = float("inf")
+        while not self._encoder.ended:
+            now = trio.current_time()
+            if app.draining.is_set() and end_at == float("inf"):
+                end_at = now + GRACE_S
+                await self._write(send, self._encoder.event(SHUTDOWN, shutdown_data()))
+            if now >= end_at:
+                return
+            if now >= check_at:
+                check_at = now + CHECK_S
+                if not await self._check():
+                    return
+            if not subscriber.is_empty:
+                dropped, items = subscriber.take(_PIECE)
+                await self._write(
+                    send, self._encoder.dropped(dropped, _now_ms()) + self._encoder.items(items)
+                )
+                await trio.sleep(_GATHER_S)
+            elif now >= self._written_at + HEARTBEAT_S:
+                subscriber.reached = self._readers.parts  # all events before it were sent
+                await self._write(send, HEARTBEAT + self._encoder.position())
+            else:
+                await subscriber.wait(min(self._written_at + HEARTBEAT_S, check_at, end_at) - now)
+
+    async def _check(self) -> bool:
+        """Read further partitions of the queue. Return whether the stream may go on."""
+        channel = self._subscription.channel
+        if channel.kind == "queue":
+            shards = await shards_of(self._app.store, channel)
+            if await self._readers.extend(self._app.store, shards):
+                self._subscriber.reached = {**self._readers.parts, **self._subscriber.reached}
+        return self._access.is_valid()
+
+    async def _write(self, send: Send, data: bytes) -> None:
+        if data:
+            await send(data)
+            self._written_at = trio.current_time()
+
+
+_REPLAYED: Final = 50
+"""Events of a replay that are sent at once."""
+
+
+def initial_parts(readers: Readers, starts: Mapping[int, Start] | None) -> dict[int, bytes]:
+    """Return the parts of the position at which a stream begins."""
+    if starts is None:
+        return readers.parts
+    return {
+        index: part_of(index, start.position, half=start.half) for index, start in starts.items()
+    }
+
+
+def shutdown_data() -> dict[str, object]:
+    """Return the data of ``server.shutdown`` (spec: ojs-realtime 4.6)."""
+    return {"reason": "shutdown", "grace_period_ms": int(GRACE_S * 1000)}
+
+
+def _ended(job: JobRecord) -> dict[str, object]:
+    """Return the change of state of a job that has ended earlier (spec: ojs-realtime 2.1)."""
+    ended_ms = job.finished_ms or _now_ms()
+    return {
+        "event": STATE_CHANGED,
+        "type": job.type,
+        "timestamp": format_ms(ended_ms).decode(),
+        "job_id": job.id,
+        "job_type": job.type,
+        "queue": job.queue,
+        # Of other terminal states the state before is not stored.
+        "from": "active" if job.state is State.COMPLETED else None,
+        "to": job.state.value,
+    }
+
+
+def has_ended(job: JobRecord) -> bool:
+    """Return whether a job is in a terminal state."""
+    return job.state in TERMINAL
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

@@ -1,0 +1,1 @@
+"""The event streams of the shards: entries, content, and subscribers to new events."""

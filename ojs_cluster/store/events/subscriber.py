@@ -1,0 +1,182 @@
+"""Subscribers to new events, and their bounded buffers.
+
+A subscriber that reads slowly loses its oldest events, and is told how many
+(spec: ojs-realtime 5.4). So it costs bounded memory, and delays no other subscriber.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+import trio
+
+from ojs_cluster.core.access.scopes import QueuePatterns
+from ojs_cluster.store.events.new_event import STATE_CHANGED, Gap, NewEvent
+
+_LEAST_SHARE: Final = 16 * 1024
+_MOST_SHARE: Final = 1024 * 1024
+
+Item = NewEvent | Gap
+
+
+class BufferBudget:
+    """The memory that the buffers of all subscribers of a process may use together.
+
+    Each subscriber may use an equal part. A buffer always has room for one event.
+    """
+
+    def __init__(self, most_bytes: int, most_events: int) -> None:
+        """Begin without subscribers.
+
+        Args:
+            most_bytes: bytes of all buffers together.
+            most_events: number of events of each buffer.
+        """
+        self._most_bytes = most_bytes
+        self.most_events = most_events
+        self.subscribers = 0
+
+    @property
+    def share(self) -> int:
+        """The bytes that each buffer may hold now."""
+        share = self._most_bytes // max(1, self.subscribers)
+        return max(_LEAST_SHARE, min(_MOST_SHARE, share))
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """What a subscription is about.
+
+    Attributes:
+        name: its name, such as ``queue:emails``.
+        kind: the part of the name before the colon.
+        value: the part after the colon: a job id or the name of a queue.
+    """
+
+    name: str
+    kind: Literal["job", "queue", "all"]
+    value: str = ""
+
+
+@dataclass(slots=True, eq=False)
+class Subscription:
+    """The events of one channel that a subscriber wants.
+
+    Attributes:
+        subscriber: who gets them.
+        channel: the channel.
+        types: types of events; ``job.*`` stands for all types that begin with ``job.``. An empty
+            collection admits all.
+        queues: names of queues; an empty collection admits all.
+        within: the queues that the client may access, None for all.
+    """
+
+    subscriber: Subscriber
+    channel: Channel
+    types: Collection[str] = ()
+    queues: Collection[str] = ()
+    within: QueuePatterns | None = None
+
+    @property
+    def wants_states(self) -> bool:
+        """Whether it wants ``job.state_changed``."""
+        return not self.types or STATE_CHANGED in self.types or "job.*" in self.types
+
+    def wants_type(self, kind: str) -> bool:
+        """Return whether it wants events of this type as such."""
+        types = self.types
+        return not types or kind in types or f"{kind.partition('.')[0]}.*" in types
+
+    def admits_queue(self, queue: str) -> bool:
+        """Return whether it wants events of this queue, and its client may access them."""
+        return (self.within is None or self.within.admits(queue)) and (
+            not self.queues or queue in self.queues
+        )
+
+    def offer(self, item: Item) -> None:
+        """Add an event to the buffer of the subscriber, if it wants events of this type."""
+        if isinstance(item, NewEvent) and not (
+            self.wants_type(item.kind) or (item.changes_state and self.wants_states)
+        ):
+            return
+        self.subscriber.add(self, item)
+
+
+@dataclass(slots=True)
+class Dropped:
+    """The events of a channel that a subscriber has lost, because it read too slowly."""
+
+    channel: str
+    oldest: bytes
+    newest: bytes
+    count: int = 1
+
+
+@dataclass(slots=True, eq=False)
+class Subscriber:
+    """One client that waits for events. Not thread-safe.
+
+    Attributes:
+        budget: bounds its buffer.
+        reached: the part of the position of each stream, by shard; see ``positions``.
+    """
+
+    budget: BufferBudget
+    reached: dict[int, bytes] = field(default_factory=dict)
+    _buffer: deque[tuple[Subscription, Item]] = field(default_factory=deque)
+    _bytes: int = 0
+    _dropped: dict[str, Dropped] = field(default_factory=dict)
+    _added: trio.Event = field(default_factory=trio.Event)
+
+    def add(self, subscription: Subscription, item: Item) -> None:
+        """Add an event; drop the oldest ones if the buffer is full."""
+        self._buffer.append((subscription, item))
+        self._bytes += item.size
+        while len(self._buffer) > self.budget.most_events or (
+            self._bytes > self.budget.share and len(self._buffer) > 1
+        ):
+            self._drop_oldest()
+        self._added.set()
+
+    def _drop_oldest(self) -> None:
+        subscription, item = self._buffer.popleft()
+        self._bytes -= item.size
+        event_id = item.event_id if isinstance(item, NewEvent) else b""
+        dropped = self._dropped.get(subscription.channel.name)
+        if dropped is None:
+            name = subscription.channel.name
+            self._dropped[name] = Dropped(name, event_id, event_id)
+        else:
+            dropped.count += 1
+            dropped.newest = event_id or dropped.newest
+
+    def take(self, most_bytes: int) -> tuple[list[Dropped], list[tuple[Subscription, Item]]]:
+        """Take what was dropped, and at least one event, up to ``most_bytes`` of the oldest."""
+        dropped = list(self._dropped.values())
+        self._dropped.clear()
+        items: list[tuple[Subscription, Item]] = []
+        while self._buffer and (not items or most_bytes > 0):
+            taken = self._buffer.popleft()
+            self._bytes -= taken[1].size
+            most_bytes -= taken[1].size
+            items.append(taken)
+        return dropped, items
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to take."""
+        return not self._buffer and not self._dropped
+
+    def wake(self) -> None:
+        """End the present ``wait``."""
+        self._added.set()
+
+    async def wait(self, seconds: float) -> None:
+        """Wait until there is something to take or ``wake``, but no longer than ``seconds``."""
+        if self.is_empty:
+            self._added = trio.Event()
+            with trio.move_on_after(seconds):
+                await self._added.wait()
