@@ -1,8 +1,8 @@
-"""The API keys of a process: those of variables, and those of ``OJS_API_KEYS_FILE``.
+"""The API keys of a process, from variables and from the file ``OJS_API_KEYS_FILE``.
 
-A process reads the file at its start, after a change, and at SIGHUP. A change applies from the next
-request. While the changed file is invalid, the previous keys stay accepted: a mistake in the file
-must not lock out every client.
+A process reads the file when it starts, when the file has changed, and at SIGHUP. The new API keys
+apply from the next request on. While the changed file is invalid, the previous API keys stay
+accepted, because a mistake in the file must not lock out every client.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ from ojs_cluster.server.tls import file_version
 log = logging.getLogger("ojs.http")
 
 CHECK_S: Final = 3.0
-"""How often a process checks whether the file has changed."""
+"""Time in seconds between two checks whether the file has changed."""
 
 
 class ApiKeys:
-    """The keys that one process accepts; they follow the file."""
+    """The API keys that one process accepts."""
 
     def __init__(
         self, settings: AccessSettings, environ: Mapping[str, str], audit: Audit | None = None
     ) -> None:
-        """Accept no key yet, unless no file is configured.
+        """Accept the API keys of variables; with a file, accept no API key before ``load``.
 
         Args:
-            settings: names the file, and has the keys of variables.
-            environ: the variables that the file's ``secret_env`` name.
-            audit: where reloads are recorded, but not the first load.
+            settings: the path of the file, and the API keys of variables.
+            environ: the environment, with the variables that ``secret_env`` in the file names.
+            audit: the audit that records each reload, but not the first load.
         """
         self._settings = settings
         self._audit = audit
-        self._present: Keyring | None = None
+        self._loaded: Keyring | None = None
         self._environ = dict(environ)
-        self._seen = file_version(settings.keys_file)
+        self._read_version = file_version(settings.keys_file)
         keyring = Keyring({}, {}) if settings.keys_file else read_keys(settings, environ)
         self.access = AccessControl(
             keyring, allow_insecure=self._is_open, refuse_all=keyring.is_empty
         )
-        """What requests are checked against."""
+        """The check of API keys for requests."""
 
     @property
     def _is_open(self) -> bool:
@@ -59,9 +59,9 @@ class ApiKeys:
         return settings.allow_insecure and not settings.keys and not settings.keys_file
 
     async def load(self, stop: trio.Event) -> None:
-        """Read the file; wait until it can be used, or until ``stop`` is set.
+        """Read the file; while it is invalid, read it again until ``stop`` is set.
 
-        A process that starts while the file is invalid has no previous keys.
+        A process that starts with an invalid file has no previous API keys to accept, so it waits.
         """
         while self._settings.keys_file and not await self._reload() and not stop.is_set():
             with trio.move_on_after(CHECK_S):
@@ -75,7 +75,7 @@ class ApiKeys:
             nursery.start_soon(self._reload_at_hangup)
             while True:
                 await trio.sleep(CHECK_S)
-                if file_version(self._settings.keys_file) != self._seen:
+                if file_version(self._settings.keys_file) != self._read_version:
                     await self._reload()
 
     async def _reload_at_hangup(self) -> None:
@@ -84,14 +84,14 @@ class ApiKeys:
                 await self._reload()
 
     async def _reload(self) -> bool:
-        """Accept the keys of the file; return whether it could be used."""
-        self._seen = file_version(self._settings.keys_file)
+        """Read the file and accept its API keys; return whether the file is valid."""
+        self._read_version = file_version(self._settings.keys_file)
         try:
-            # In a thread: thousands of keys take longer than a request may wait.
+            # In a thread, because thousands of API keys would block the event loop for too long.
             read = partial(read_keys, self._settings, self._environ)
             keyring = await trio.to_thread.run_sync(read)
         except KeyFileError as error:
-            log.error(  # noqa: TRY400 - a traceback would say nothing more
+            log.error(  # noqa: TRY400 - the message is enough for the operator
                 "OJS_API_KEYS_FILE=%r cannot be used, so the previous API keys stay valid: %s",
                 self._settings.keys_file,
                 error,
@@ -100,11 +100,11 @@ class ApiKeys:
             return False
         self.access.replace(keyring)
         log.info("API keys loaded", extra={"keys": len(keyring.principals)})
-        if self._present is not None:
-            self._record("ok", changed_names(self._present, keyring))
-        self._present = keyring
+        if self._loaded is not None:
+            self._record("ok", changed_names(self._loaded, keyring))
+        self._loaded = keyring
         return True
 
     def _record(self, outcome: str, changes: Mapping[str, list[str]]) -> None:
-        if self._audit is not None and self._present is not None:
+        if self._audit is not None and self._loaded is not None:
             self._audit.record_reload(outcome, changes)

@@ -1,4 +1,4 @@
-"""Make the audit of a process from its configuration."""
+"""Create the audit of a process from its configuration."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ from ojs_cluster.server.config.load import Settings
 
 
 def make_audit(settings: Settings, name: str, traffic: Traffic) -> Audit:
-    """Return the audit of the process with this name; ``traffic`` counts its entries."""
+    """Return the audit of the process ``name``; ``traffic`` counts the entries of the audit."""
     proxies = TrustedProxies(settings.listen.trusted_proxies)
     return Audit(proxies, traffic, process=f"{socket.gethostname()}/{name}")

@@ -1,7 +1,7 @@
 """Logs: one JSON object per line (or text for people), on stderr, without secrets.
 
-Standard logging with our own formatter: a logging library would be a dependency for a dozen fields.
-Each item of ``extra``, such as ``request_id``, becomes a field.
+The formatters are for Python's ``logging``. (Refused: a logging library, which would be one more
+dependency for a dozen fields.) Each item of ``extra``, such as ``request_id``, becomes a field.
 """
 
 from __future__ import annotations
@@ -16,14 +16,22 @@ from typing import Any, Literal, TextIO
 
 import orjson
 
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-_SHORTEST_SECRET = 4  # masking a one-letter password would make every line unreadable
+_STANDARD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {
+    "message",
+    "asctime",
+    "taskName",
+}
+"""Attributes of every log record; all others come from ``extra``."""
+_MIN_SECRET_LENGTH = 4
+"""Minimum length of a secret that is masked, in characters. A secret of one letter would mask this
+letter in all words."""
 
 
-class _Masking(logging.Formatter):
-    """Lines in which secrets are replaced by ``***``.
+class _MaskingFormatter(logging.Formatter):
+    """A formatter that replaces secrets with ``***``.
 
-    No code logs a secret; this masks those in exceptions, for example in a quoted URL.
+    No code of the server logs a secret. But the message of an exception may contain one, for
+    example in a URL.
     """
 
     def __init__(self, process: str, secrets: Iterable[str]) -> None:
@@ -33,14 +41,14 @@ class _Masking(logging.Formatter):
         self.mask(secrets)
 
     def mask(self, secrets: Iterable[str]) -> None:
-        """Mask these secrets too from now on. Thread-safe."""
-        forms = set(self._secrets)
+        """Add secrets to mask. Thread-safe."""
+        texts = set(self._secrets)
         for secret in secrets:
-            if len(secret) >= _SHORTEST_SECRET:
-                # As is, and as it looks inside a JSON text.
-                forms |= {secret, orjson.dumps(secret).decode()[1:-1]}
-        # Longest first: one secret may contain another.
-        self._secrets = sorted(forms, key=len, reverse=True)
+            if len(secret) >= _MIN_SECRET_LENGTH:
+                escaped = orjson.dumps(secret).decode()[1:-1]
+                texts |= {secret, escaped}
+        # The longest text is replaced first, because a secret may contain another secret.
+        self._secrets = sorted(texts, key=len, reverse=True)
 
     def format(self, record: logging.LogRecord) -> str:
         line = self.line(record)
@@ -53,7 +61,7 @@ class _Masking(logging.Formatter):
         raise NotImplementedError
 
 
-class JsonFormatter(_Masking):
+class JsonFormatter(_MaskingFormatter):
     """``{"ts", "level", "logger", "msg", "process", "pid", ...extra, "exc"}`` on one line."""
 
     def line(self, record: logging.LogRecord) -> str:
@@ -72,40 +80,43 @@ class JsonFormatter(_Masking):
         return orjson.dumps(fields, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()
 
 
-_has_an_end = re.compile(r"[^\s,=()\"]*").fullmatch
+_needs_no_quotes = re.compile(r"[^\s,=()\"]*").fullmatch
 
 
-def _shown(value: object) -> str:
-    """Return a value of the text form, in quotes where it could be taken for more than one."""
-    if isinstance(value, str) and not _has_an_end(value):
+def _quoted_if_needed(value: object) -> str:
+    """Return ``value`` for a text line, in quotes if it has characters that separate fields."""
+    if isinstance(value, str) and not _needs_no_quotes(value):
         return orjson.dumps(value, default=repr).decode()
     return str(value)
 
 
-class TextFormatter(_Masking):
+class TextFormatter(_MaskingFormatter):
     """``12:00:00.123 INFO  api-0 message (field=value)`` for a terminal."""
 
     def line(self, record: logging.LogRecord) -> str:
         """Return the record as one line, before secrets are masked."""
         extra = _extra(record)
-        shown = ", ".join(f"{name}={_shown(value)}" for name, value in extra.items())
-        tail = f" ({shown})" if extra else ""
-        clock = _timestamp(record.created)[11:-1]
-        text = f"{clock} {record.levelname:<7} {self._process} {record.getMessage()}{tail}"
+        fields = ", ".join(f"{name}={_quoted_if_needed(value)}" for name, value in extra.items())
+        suffix = f" ({fields})" if extra else ""
+        time_of_day = _timestamp(record.created)[11:-1]
+        text = f"{time_of_day} {record.levelname:<7} {self._process} {record.getMessage()}{suffix}"
         if record.exc_info:
             text += "\n" + "".join(traceback.format_exception(*record.exc_info)).rstrip()
         return text
 
 
 _later_secrets: set[str] = set()
-"""Secrets that were read after the configuration, such as those of the key file."""
+"""Secrets of ``mask_secrets``, which are kept for the next ``configure_logging``."""
 
 
 def mask_secrets(secrets: Iterable[str]) -> None:
-    """Mask these secrets in every line from now on, also after ``configure_logging``."""
+    """Mask secrets that are not part of the settings, such as those of the file of API keys.
+
+    They stay masked after a later ``configure_logging``.
+    """
     _later_secrets.update(secrets)
     for handler in logging.getLogger().handlers:
-        if isinstance(handler.formatter, _Masking):
+        if isinstance(handler.formatter, _MaskingFormatter):
             handler.formatter.mask(_later_secrets)
 
 
@@ -117,13 +128,14 @@ def configure_logging(
     secrets: Iterable[str] = (),
     stream: TextIO | None = None,
 ) -> None:
-    """Send every logger's lines to stderr in this form; a second call replaces the first.
+    """Write the lines of all loggers to stderr; a second call replaces the first configuration.
 
     Args:
-        level: DEBUG, INFO, WARNING or ERROR.
+        level: minimum level: DEBUG, INFO, WARNING or ERROR.
+        form: format of the lines.
         process: name of this process, such as ``api-0``.
         secrets: texts to mask.
-        stream: for tests; None is stderr.
+        stream: stream to write to instead of stderr, for tests.
     """
     formatter: logging.Formatter = (JsonFormatter if form == "json" else TextFormatter)(
         process, {*secrets, *_later_secrets}
@@ -135,18 +147,18 @@ def configure_logging(
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level)
-    # Whatever the level: the audit's lines are its full record.
+    # Audit entries are logged at any level, because Redis keeps only the newest ones.
     logging.getLogger("ojs.audit").setLevel(logging.INFO)
-    # Libraries log per connection at INFO and DEBUG, which a job server does not need.
-    for noisy in ("hypercorn.error", "quart", "redis"):
-        logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(level)))
+    # At INFO and DEBUG these libraries log each connection.
+    for library in ("hypercorn.error", "quart", "redis"):
+        logging.getLogger(library).setLevel(max(logging.WARNING, logging.getLevelName(level)))
     logging.captureWarnings(True)
 
 
 def _timestamp(created: float) -> str:
-    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(created))
-    return f"{whole}.{int(created % 1 * 1000):03d}Z"
+    seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(created))
+    return f"{seconds}.{int(created % 1 * 1000):03d}Z"
 
 
 def _extra(record: logging.LogRecord) -> dict[str, Any]:
-    return {name: value for name, value in vars(record).items() if name not in _STANDARD}
+    return {name: value for name, value in vars(record).items() if name not in _STANDARD_ATTRIBUTES}

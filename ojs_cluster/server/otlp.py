@@ -1,10 +1,11 @@
 """Send traces by OTLP, with OpenTelemetry's SDK and exporters.
 
-Spans wait in a bounded queue for the SDK's thread, which sends them in batches: a request never
-waits for the collector. While it is unreachable, spans are lost; the log reports it once a minute.
+Requests put their spans into a bounded queue. A thread of the SDK sends them in batches, so no
+request waits for the collector. While the collector is unreachable, spans are lost, and the log
+reports the number of lost spans at most once a minute.
 
-All further variables of OpenTelemetry (sampling, headers, certificates, batches, the resource) are
-read by the SDK itself.
+The SDK itself reads the other variables of OpenTelemetry (sampling, headers, certificates, batches,
+resource attributes).
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from collections.abc import Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
-# gRPC writes its own lines to stderr about errors that the exporter reports too. Must be set before
-# its import.
+# gRPC writes lines to stderr about errors that the exporter also reports. The variable only has an
+# effect if it is set before gRPC is imported.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
@@ -31,18 +32,18 @@ from ojs_cluster.server.config.settings import TelemetrySettings
 
 log = logging.getLogger("ojs.traces")
 
-_QUIET_S: Final = 60.0
-_PATH: Final = "/v1/traces"
+_WARNING_INTERVAL_S: Final = 60.0
+_TRACES_PATH: Final = "/v1/traces"
 
 
-class Exporting:
-    """The exporter of one process, with its thread."""
+class TraceExport:
+    """The export of traces of one process, with the SDK's thread."""
 
     def __init__(self, telemetry: TelemetrySettings, *, instance: str) -> None:
         """Start the exporter.
 
         Args:
-            telemetry: where traces go, and how.
+            telemetry: endpoint and protocol.
             instance: name of this process, such as ``api-0``.
 
         Raises:
@@ -51,8 +52,9 @@ class Exporting:
         last_warning = _LastWarning()
         library = logging.getLogger("opentelemetry")
         library.addHandler(last_warning)
-        library.propagate = False  # a line for each failed attempt, and each for 512 spans at most
-        ours = Resource(
+        # The SDK logs every failed attempt. `_ReportingExporter` logs a summary instead.
+        library.propagate = False
+        defaults = Resource(
             {
                 "service.name": "ojs-cluster",
                 "service.version": __version__,
@@ -60,31 +62,40 @@ class Exporting:
             }
         )
         self._provider = TracerProvider(
-            resource=ours.merge(OTELResourceDetector().detect()),
-            shutdown_on_exit=False,  # would wait for a collector that is away, at the very end
+            resource=defaults.merge(OTELResourceDetector().detect()),
+            # `close` shuts the provider down within a timeout. The SDK's exit handler would wait
+            # for an unreachable collector.
+            shutdown_on_exit=False,
         )
-        exporter = _Reporting(_exporter(telemetry), last_warning)
+        exporter = _ReportingExporter(_exporter(telemetry), last_warning)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self.tracing = OtelTracing(self._provider.get_tracer("ojs-cluster", __version__))
 
     def close(self) -> None:
-        """Send the remaining spans and end. Call it in a thread: a slow collector blocks it."""
+        """Send the remaining spans and stop the thread.
+
+        Call this in a thread, because a slow collector blocks it.
+        """
         self._provider.shutdown()
 
 
 def _exporter(telemetry: TelemetrySettings) -> SpanExporter:
     if telemetry.protocol == "grpc":
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as ByGrpc
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import (
+            OTLPSpanExporter as GrpcExporter,
+        )
 
-        return ByGrpc(endpoint=_with_port(telemetry.endpoint) or None)
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as ByHttp
+        return GrpcExporter(endpoint=_with_port(telemetry.endpoint) or None)
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import (
+        OTLPSpanExporter as HttpExporter,
+    )
 
-    base = telemetry.endpoint.rstrip("/")
-    return ByHttp(endpoint=f"{base.removesuffix(_PATH)}{_PATH}" if base else None)
+    base = telemetry.endpoint.rstrip("/").removesuffix(_TRACES_PATH)
+    return HttpExporter(endpoint=f"{base}{_TRACES_PATH}" if telemetry.endpoint else None)
 
 
 def _with_port(url: str) -> str:
-    """Return the URL with its scheme's port if it has none: gRPC would use 443 for http too."""
+    """Return the URL with a port: 443 for https, 80 for http. gRPC would use 443 for both."""
     parts = urlsplit(url)
     if not url or parts.port is not None:
         return url
@@ -92,7 +103,7 @@ def _with_port(url: str) -> str:
 
 
 class _LastWarning(logging.Handler):
-    """Keeps the last warning of the SDK."""
+    """A log handler that keeps only the last warning of the SDK."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -102,31 +113,33 @@ class _LastWarning(logging.Handler):
         self.last = record.getMessage()
 
 
-class _Reporting(SpanExporter):
-    """An exporter that logs its failures at most once a minute."""
+class _ReportingExporter(SpanExporter):
+    """An exporter that logs the failures of another exporter at most once a minute."""
 
-    def __init__(self, inner: SpanExporter, last_warning: _LastWarning) -> None:
-        self._inner = inner
+    def __init__(self, exporter: SpanExporter, last_warning: _LastWarning) -> None:
+        self._exporter = exporter
         self._last_warning = last_warning
-        self._lost = 0
-        self._next_line = time.monotonic()
+        self._lost_spans = 0
+        self._next_warning_at = time.monotonic()
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         try:
-            result = self._inner.export(spans)
+            result = self._exporter.export(spans)
         except Exception as error:
             result = SpanExportResult.FAILURE
             self._last_warning.last = repr(error)
         if result is not SpanExportResult.SUCCESS:
-            self._lost += len(spans)
-            if time.monotonic() >= self._next_line:
-                self._next_line = time.monotonic() + _QUIET_S
-                log.warning("%d spans could not be sent: %s", self._lost, self._last_warning.last)
-                self._lost = 0
+            self._lost_spans += len(spans)
+            if time.monotonic() >= self._next_warning_at:
+                self._next_warning_at = time.monotonic() + _WARNING_INTERVAL_S
+                log.warning(
+                    "%d spans could not be sent: %s", self._lost_spans, self._last_warning.last
+                )
+                self._lost_spans = 0
         return result
 
     def shutdown(self) -> None:
-        self._inner.shutdown()
+        self._exporter.shutdown()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        return self._inner.force_flush(timeout_millis)
+        return self._exporter.force_flush(timeout_millis)

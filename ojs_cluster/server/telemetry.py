@@ -1,6 +1,7 @@
-"""Start the sending of traces, and flush them within the shutdown time.
+"""Start the export of traces, and send the last traces within the shutdown time.
 
-Only ``otlp`` imports OpenTelemetry, and only when traces are switched on.
+Only ``otlp`` imports OpenTelemetry. This module imports ``otlp`` only when traces are switched on,
+because OpenTelemetry may not be installed.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("ojs.traces")
 
 _PACKAGES: Final = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto")
-_LONGEST_FLUSH_S: Final = 5.0
+_MAX_FLUSH_S: Final = 5.0
 
 
 def problem(telemetry: TelemetrySettings) -> str | None:
-    """Return why the configured traces cannot be sent, or None."""
+    """Return why traces cannot be sent although they are switched on; None otherwise."""
     if not telemetry.enabled or all(map(_is_installed, _PACKAGES)):
         return None
     return (
@@ -39,56 +39,58 @@ def problem(telemetry: TelemetrySettings) -> str | None:
 def _is_installed(module: str) -> bool:
     try:
         return find_spec(module) is not None
-    except ImportError:  # its parent is missing too
+    except ImportError:  # the parent package is not installed either
         return False
 
 
 @asynccontextmanager
 async def tracing(child: ChildProcess) -> AsyncIterator[OtelTracing | None]:
-    """Yield what makes spans, None when traces are off; send the remaining spans at the end.
+    """Yield the object that creates spans, or None if traces are off.
+
+    At the end, send the remaining spans within the shutdown time.
 
     Raises:
-        StartRefused: OpenTelemetry does not accept a variable of its own.
+        StartRefused: OpenTelemetry refuses the value of one of its variables.
     """
     telemetry = child.settings.telemetry
     if not telemetry.enabled:
         yield None
         return
-    from ojs_cluster.server.otlp import Exporting
+    from ojs_cluster.server.otlp import TraceExport
 
     try:
-        exporting = Exporting(telemetry, instance=child.name)
+        trace_export = TraceExport(telemetry, instance=child.name)
     except Exception as error:
         raise StartRefused(f"OpenTelemetry cannot be set up: {error}") from error
-    ending = _ShutdownTime(child.settings.listen)
+    shutdown = _ShutdownDeadline(child.settings.listen)
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(ending.watch, child.stop)
-            yield exporting.tracing
+            nursery.start_soon(shutdown.start_at, child.stop)
+            yield trace_export.tracing
             nursery.cancel_scope.cancel()
     finally:
-        with trio.move_on_after(ending.left_s(), shield=True) as flush:
-            close = partial(trio.to_thread.run_sync, exporting.close, abandon_on_cancel=True)
-            await close()
+        with trio.move_on_after(shutdown.flush_timeout_s(), shield=True) as flush:
+            await trio.to_thread.run_sync(trace_export.close, abandon_on_cancel=True)
         if flush.cancelled_caught:
             log.warning("the last traces could not be sent in time")
 
 
-class _ShutdownTime:
-    """The remaining time of the shutdown."""
+class _ShutdownDeadline:
+    """The time by which the last traces must be sent."""
 
     def __init__(self, listen: ListenSettings) -> None:
-        # The supervisor kills the process at the end of the timeout; it must close Redis before.
+        # At the end of the shutdown timeout the supervisor kills the process. The last twentieth
+        # of the timeout is kept to close the connections to Redis.
         self._allowed_s = listen.shutdown_delay_s + listen.shutdown_timeout_s * 0.95
-        self._by: float | None = None
+        self._deadline: float | None = None
 
-    async def watch(self, stop: trio.Event) -> None:
-        """Note when the end begins."""
+    async def start_at(self, stop: trio.Event) -> None:
+        """Start the time when ``stop`` is set."""
         await stop.wait()
-        self._by = trio.current_time() + self._allowed_s
+        self._deadline = trio.current_time() + self._allowed_s
 
-    def left_s(self) -> float:
-        """Return the seconds that sending may take."""
-        if self._by is None:  # no stop signal: an error ends the process
+    def flush_timeout_s(self) -> float:
+        """Return the maximum time for sending the last traces, in seconds."""
+        if self._deadline is None:  # no stop signal, so an error ends the process
             return 1.0
-        return min(max(self._by - trio.current_time(), 0.0), _LONGEST_FLUSH_S)
+        return min(max(self._deadline - trio.current_time(), 0.0), _MAX_FLUSH_S)

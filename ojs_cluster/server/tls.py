@@ -1,7 +1,8 @@
-"""TLS for the API: the certificate's files, and the handshakes of new connections.
+"""TLS for the API: the files of the certificate, and the handshakes of new connections.
 
-It uses trio's ``SSLStream``, which hypercorn can take over. A process checks its files
-periodically, so new connections get a renewed certificate without a restart.
+The streams are trio's ``SSLStream``, which hypercorn can serve after the handshake. A process
+checks periodically whether its files have changed, so new connections use a renewed certificate
+without a restart.
 """
 
 from __future__ import annotations
@@ -20,30 +21,30 @@ log = logging.getLogger("ojs.http")
 TlsStream = trio.SSLStream[trio.SocketStream]
 
 CHECK_FILES_S: Final = 10.0
-"""Shortest time between two checks of the files."""
+"""Minimum time in seconds between two checks of the files."""
 
 
 class TlsFilesError(Exception):
-    """The files cannot be used; the message says which and why."""
+    """The files cannot be used; the message names the file and the reason."""
 
 
 def make_context(listen: ListenSettings) -> ssl.SSLContext:
     """Return an SSL context with the files of ``listen``.
 
     Raises:
-        TlsFilesError: they cannot be used.
+        TlsFilesError: the files cannot be used.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # TLS 1.2 renegotiation costs CPU time without a request.
+    # With TLS 1.2 renegotiation a client could use much CPU time without sending a request.
     context.options |= ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["h2", "http/1.1"])
     cert, key = listen.tls_cert, listen.tls_key
     _check_readable("OJS_TLS_CERT", cert)
     _check_readable("OJS_TLS_KEY", key)
     try:
-        # Without a password callback OpenSSL would prompt at the terminal.
-        context.load_cert_chain(cert, key, password=_no_passphrase)
+        # Without this callback OpenSSL would ask for the passphrase at the terminal.
+        context.load_cert_chain(cert, key, password=_refuse_passphrase)
     except (ssl.SSLError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         raise TlsFilesError(
@@ -69,31 +70,32 @@ class Tls:
         """Read the files.
 
         Raises:
-            TlsFilesError: they cannot be used.
+            TlsFilesError: the files cannot be used.
         """
         self._listen = listen
-        self._seen = _versions(listen)
+        self._loaded_versions = _versions(listen)
         self._context = make_context(listen)
         self._next_check_at = trio.current_time() + CHECK_FILES_S
         self._handshakes: set[trio.CancelScope] = set()
         self._drained = False
 
     async def secure(self, stream: trio.SocketStream) -> TlsStream | None:
-        """Return the stream after its handshake, or close it and return None.
+        """Return the TLS stream after a handshake within the read timeout.
 
-        The handshake has to end within the read timeout.
+        If the handshake fails, close ``stream`` and return None.
         """
         self._reload_changed_files()
-        # Clients close connections without close_notify; HTTP itself marks the end of a body.
-        secured = trio.SSLStream(stream, self._context, server_side=True, https_compatible=True)
+        # HTTPS clients close connections without close_notify. https_compatible accepts that. It is
+        # safe, because HTTP itself marks the end of a body.
+        tls_stream = trio.SSLStream(stream, self._context, server_side=True, https_compatible=True)
         with trio.move_on_after(self._listen.read_timeout_s) as scope:
             self._handshakes.add(scope)
             try:
                 if not self._drained:
-                    await secured.do_handshake()
-                    return secured
+                    await tls_stream.do_handshake()
+                    return tls_stream
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                # Plain HTTP, port scans and disconnects: a line for each would fill the log.
+                # Not a warning, because port scans and clients without TLS would fill the log.
                 log.debug("no TLS handshake: %s", error.__cause__ or error)
             finally:
                 self._handshakes.discard(scope)
@@ -101,26 +103,29 @@ class Tls:
         return None
 
     def drain(self) -> None:
-        """Close connections without a completed handshake: they carry no request yet."""
+        """Close all connections whose handshake is not complete; they carry no request yet."""
         self._drained = True
         for scope in self._handshakes:
             scope.cancel()
 
     def _reload_changed_files(self) -> None:
-        """Use files that have changed; keep the old certificate while they cannot be used."""
+        """Load files that have changed; if they cannot be used, keep the previous certificate."""
         if trio.current_time() < self._next_check_at:
             return
         self._next_check_at = trio.current_time() + CHECK_FILES_S
-        seen = _versions(self._listen)
-        if seen == self._seen:
+        versions = _versions(self._listen)
+        if versions == self._loaded_versions:
             return
         try:
             self._context = make_context(self._listen)
-        except TlsFilesError as error:  # perhaps only one of them has been replaced yet
-            log.warning("the new certificate cannot be used, the old one stays: %s", error)
+        except TlsFilesError as error:
+            # Perhaps only one file has been replaced so far. The next check tries again.
+            log.warning(
+                "the new certificate cannot be used, so the previous one stays in use: %s", error
+            )
             return
-        self._seen = seen
-        log.info("certificate renewed")
+        self._loaded_versions = versions
+        log.info("the TLS certificate was reloaded")
 
 
 def _check_readable(name: str, path: str) -> None:
@@ -131,12 +136,12 @@ def _check_readable(name: str, path: str) -> None:
         raise TlsFilesError(f"{name}={path!r}: cannot be read ({error.strerror})") from error
 
 
-def _no_passphrase() -> str:
-    raise ValueError("the key has a passphrase")
+def _refuse_passphrase() -> str:
+    raise ValueError("the private key has a passphrase")
 
 
 def _versions(listen: ListenSettings) -> list[tuple[int, int, int] | None]:
-    """Return values that change when a file is written or replaced."""
+    """Return the ``file_version`` of each configured file."""
     paths = (listen.tls_cert, listen.tls_key, listen.tls_client_ca)
     return [file_version(path) for path in paths if path]
 
@@ -144,7 +149,7 @@ def _versions(listen: ListenSettings) -> list[tuple[int, int, int] | None]:
 def file_version(path: str) -> tuple[int, int, int] | None:
     """Return a value that changes when the file is written or replaced; None if it is missing."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
+    return status.st_ino, status.st_mtime_ns, status.st_size

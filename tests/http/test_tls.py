@@ -250,7 +250,7 @@ async def test_a_renewed_certificate_is_shown_without_a_restart(
         # The certificate first: until its key is there, the old pair holds.
         shutil.copy(later.files / "server.crt", now.files)
         assert await health(before) == 200
-        assert "the old one stays" in caplog.text
+        assert "the previous one stays" in caplog.text
         shutil.copy(later.files / "server.key", now.files)
         assert await health(later) == 200
         with pytest.raises(httpx.ConnectError):

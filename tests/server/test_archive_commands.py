@@ -61,8 +61,8 @@ def test_a_file_moves_jobs_to_another_installation(
     assert (out.returncode, out.stdout) == (0, b"")
     assert b"exported 50 jobs, 7 queues" in out.stderr
     assert back.returncode == again.returncode == 0
-    assert b"50 jobs created, 0 there already" in back.stderr
-    assert b"0 jobs created, 50 there already" in again.stderr
+    assert b"50 jobs created, 0 existed already" in back.stderr
+    assert b"0 jobs created, 50 existed already" in again.stderr
     assert sum(b"}:j:" in key for key in all_keys(standalone)) >= 50
 
 
@@ -125,7 +125,7 @@ def test_data_of_another_layout_is_refused(busy: Embedded) -> None:
 def test_a_line_that_does_not_end_is_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archive, "MOST_LINE_BYTES", 8)
+    monkeypatch.setattr(archive, "MAX_LINE_BYTES", 8)
     file = tmp_path / "lines"
     file.write_bytes(b"1234\n" + b"x" * 20 + b"\n5678\n")
     with file.open("rb") as lines:

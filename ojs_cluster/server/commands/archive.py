@@ -41,13 +41,14 @@ from ojs_cluster.store.open import open_store
 from ojs_cluster.store.operations.rights import MissingRights
 from ojs_cluster.store.operations.schema import UnusableBackend
 
-MOST_LINE_BYTES = 64 * 1024 * 1024
+MAX_LINE_BYTES = 64 * 1024 * 1024
 _WINDOW_LINES, _WINDOW_BYTES = 256, 8 * 1024 * 1024
-"""Size of the parts that are read and then stored; the line that fills a window ends it."""
+"""Size of a window: the lines that are read together and then stored concurrently. A window ends
+after the line with which it reaches one of these sizes."""
 
 
-class Unusable(Exception):
-    """The file is not an archive; nothing was stored."""
+class NotAnArchive(Exception):
+    """The file is not an archive that this program can read; nothing was stored."""
 
 
 _EXPECTED_ERRORS = (
@@ -58,7 +59,7 @@ _EXPECTED_ERRORS = (
     NoSuchDatabase,
     MissingRights,
     ClusterChanged,
-    Unusable,
+    NotAnArchive,
     OSError,
 )
 """Errors that are reported in one line, without a traceback."""
@@ -66,27 +67,37 @@ _EXPECTED_ERRORS = (
 
 @dataclass(slots=True)
 class ImportCounts:
-    """The outcome of an import: how many lines of each kind were created or existed already."""
+    """The outcome of an import.
+
+    Attributes:
+        created: number of objects that were created, by their kind, such as ``jobs``.
+        existing: number of objects that existed before, by their kind.
+        refused: number of lines that could not be used.
+        complete: whether the last line of the archive was read.
+    """
 
     created: Counter[str] = field(default_factory=Counter)
-    there: Counter[str] = field(default_factory=Counter)
+    existing: Counter[str] = field(default_factory=Counter)
     refused: int = 0
     complete: bool = False
 
     def text(self) -> str:
-        """Return one line about what was imported."""
-        kinds = sorted(self.created.keys() | self.there.keys())
-        parts = [f"{self.created[k]} {k} created, {self.there[k]} there already" for k in kinds]
-        return "; ".join(parts or ["nothing in it"])
+        """Return one line with the number of created and existing objects."""
+        kinds = sorted(self.created.keys() | self.existing.keys())
+        counts = [
+            f"{self.created[kind]} {kind} created, {self.existing[kind]} existed already"
+            for kind in kinds
+        ]
+        return "; ".join(counts or ["the archive is empty"])
 
 
 def run_export(settings: Settings, output: Path | None) -> int:
-    """Write everything to a file, or to standard output; return the exit code."""
+    """Write all data to a file, or to standard output; return the exit code."""
     return _run(settings, lambda store: _export(store, output))
 
 
 def run_import(settings: Settings, source: Path | None) -> int:
-    """Store the jobs of a file, or of standard input; return the exit code."""
+    """Store the data of a file, or of standard input; return the exit code."""
     return _run(settings, lambda store: _import(store, source))
 
 
@@ -126,18 +137,22 @@ async def _export(store: Store, output: Path | None) -> int:
 
 @contextlib.contextmanager
 def _opened(output: Path | None) -> Iterator[BinaryIO]:
-    """Yield the file to write to. Only its owner may read it; a complete file gets its name."""
+    """Yield the file to write to. Only its owner may read the file.
+
+    The file has the name ``output`` only after it is complete; before, its name ends with
+    ``.part``.
+    """
     if output is None:
         yield sys.stdout.buffer
         return
-    part = output.with_name(f"{output.name}.part")
-    part.unlink(missing_ok=True)
-    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(handle, "wb") as file:
+    unfinished = output.with_name(f"{output.name}.part")
+    unfinished.unlink(missing_ok=True)
+    fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(fd, "wb") as file:
         yield file
         file.flush()
         os.fsync(file.fileno())
-    part.replace(output)
+    unfinished.replace(output)
 
 
 async def _import(store: Store, source: Path | None) -> int:
@@ -147,7 +162,9 @@ async def _import(store: Store, source: Path | None) -> int:
         try:
             await import_lines(store, file, counts, _print_status)
         except BackendUnavailable:
-            _print_status(f"so far: {counts.text()}; run it again, existing data is skipped")
+            _print_status(
+                f"interrupted: {counts.text()}; run the import again, it skips existing data"
+            )
             raise
     _print_status(counts.text())
     if counts.refused:
@@ -163,11 +180,11 @@ async def import_lines(
     """Store every line of ``file``; report each line that cannot be used.
 
     Raises:
-        Unusable: the file does not begin like an archive.
+        NotAnArchive: the first line is not the header of an archive that this program can read.
         BackendUnavailable: Redis did not answer in time; ``counts`` has the counts so far.
     """
     lines = _numbered(file)
-    await _check_head(lines)
+    await _check_header(lines)
 
     def refuse(number: int, error: Exception) -> None:
         counts.refused += 1
@@ -185,10 +202,11 @@ async def import_lines(
         except (InvalidLine, OJSError) as error:
             refuse(number, error)
             return
-        (counts.created if outcome == "created" else counts.there)[kind] += 1
+        (counts.created if outcome == "created" else counts.existing)[kind] += 1
 
-    while window := await trio.to_thread.run_sync(_window, lines):
-        # One kind after the other: workflows need their jobs, cron jobs need their runs.
+    while window := await trio.to_thread.run_sync(_read_window, lines):
+        # Lines of one kind are stored concurrently, but kinds one after the other: workflows and
+        # cron jobs need jobs that earlier lines contain.
         for kind, group in groupby(window, key=lambda item: type(item[1])):
             if kind is ArchiveFooter:
                 counts.complete = True
@@ -196,29 +214,35 @@ async def import_lines(
                 await run_concurrently(group, store_line)
 
 
-async def _check_head(lines: Iterator[tuple[int, bytes]]) -> None:
+async def _check_header(lines: Iterator[tuple[int, bytes]]) -> None:
     _, raw = await trio.to_thread.run_sync(lambda: next(lines, (0, b"")))
     try:
-        head = parse(raw)
+        header = parse(raw)
     except InvalidLine as error:
-        raise Unusable(f"this is not the file of an export: line 1: {error}") from None
-    if not isinstance(head, ArchiveHeader):
-        raise Unusable("this is not the file of an export: its first line is another one's")
-    if head.version != VERSION:
-        raise Unusable(f"the file has version {head.version}, this program reads {VERSION}")
+        raise NotAnArchive(f"this is not the file of an export: line 1: {error}") from None
+    if not isinstance(header, ArchiveHeader):
+        raise NotAnArchive("this is not the file of an export: its first line is not a header")
+    if header.version != VERSION:
+        raise NotAnArchive(f"the file has version {header.version}, this program reads {VERSION}")
 
 
 def _numbered(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines with their numbers; of a line that is too long, only the beginning."""
+    """Yield the lines with their numbers, from 1.
+
+    Of a line with more than ``MAX_LINE_BYTES``, only the beginning is yielded. It cannot be parsed,
+    so the import refuses the line.
+    """
     number = 0
-    while raw := file.readline(MOST_LINE_BYTES):
+    while raw := file.readline(MAX_LINE_BYTES):
         number += 1
         yield number, raw
-        while len(raw) == MOST_LINE_BYTES and not raw.endswith(b"\n"):
-            raw = file.readline(MOST_LINE_BYTES)
+        while len(raw) == MAX_LINE_BYTES and not raw.endswith(b"\n"):
+            raw = file.readline(MAX_LINE_BYTES)
 
 
-def _window(lines: Iterator[tuple[int, bytes]]) -> list[tuple[int, ArchiveLine | InvalidLine]]:
+def _read_window(
+    lines: Iterator[tuple[int, bytes]],
+) -> list[tuple[int, ArchiveLine | InvalidLine]]:
     window: list[tuple[int, ArchiveLine | InvalidLine]] = []
     size = 0
     for number, raw in lines:
@@ -250,7 +274,7 @@ async def _store(store: Store, line: ArchiveLine) -> tuple[str, import_archive.R
         case CronLine():
             return "cron jobs", await import_archive.restore_cron(store, line)
         case _:
-            raise InvalidLine("a head or an end in the middle of the file")
+            raise InvalidLine("a header in the middle of the file")
 
 
 def _print_status(text: str) -> None:

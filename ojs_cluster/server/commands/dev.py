@@ -46,17 +46,19 @@ from ojs_cluster.server.processes.supervisor import ChildSpec, Supervisor
 log = logging.getLogger("ojs.dev")
 
 _LOOPBACK = "127.0.0.1"
-_PORTS_TRIED = 100
+_MAX_PORTS_TRIED = 100
 PASSWORD_FILE = "password"  # noqa: S105 - the name of the file
 """Name of the file in the data folder that holds the embedded servers' password."""
-_WATCH_S, _WATCH_MAX_S = 1.0, 30.0
+_NODE_CHECK_S = 1.0
+_NODE_BACKOFF_MIN_S, _NODE_BACKOFF_MAX_S = 1.0, 30.0
 _DEFAULTS = {
     "OJS_HOST": _LOOPBACK,
     "OJS_WORKERS": "2",
     "OJS_LOG_FORMAT": "text",
-    # A developer does not wait for a long drain.
+    # Short, because a developer waits for the end of the drain at the terminal.
     "OJS_SHUTDOWN_TIMEOUT": "5s",
 }
+"""Values for variables that are not set; they differ from the defaults of ``serve``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +66,9 @@ class DevOptions:
     """The options of ``dev``.
 
     Attributes:
-        server: a choice of ``find_server``.
-        data: folder that keeps the embedded cluster.
-        masters: its size.
+        server: the server program: one of ``binaries.CHOICES``, or a path.
+        data: folder with the data of the embedded cluster.
+        masters: number of masters of the embedded cluster.
     """
 
     server: str
@@ -74,8 +76,8 @@ class DevOptions:
     masters: int
 
 
-class _Failure(Exception):
-    """``dev`` cannot run; the message goes to the terminal."""
+class _DevError(Exception):
+    """``dev`` cannot run; the message is for the developer."""
 
 
 def run_dev(options: DevOptions, environ: Mapping[str, str]) -> int:
@@ -85,16 +87,17 @@ def run_dev(options: DevOptions, environ: Mapping[str, str]) -> int:
         ConfigError: a variable has a wrong value.
     """
     merged = _with_defaults(environ)
-    settings = load(merged)  # every mistake is reported before anything starts
+    # Before anything is started, so that a mistake in a variable stops nothing that runs.
+    settings = load(merged)
     check_serving(settings, merged)
-    # Until trio handles signals, they raise KeyboardInterrupt, so the clean-up below runs.
+    # Before trio handles signals, they raise KeyboardInterrupt, so that the ExitStack is closed.
     for number in stop_signals():
         signal.signal(number, signal.default_int_handler)
     try:
         with contextlib.ExitStack() as stack:
             embedded: Embedded | None = None
             if not merged.get("REDIS_URL"):
-                embedded = stack.enter_context(_cluster(options))
+                embedded = stack.enter_context(_embedded_cluster(options))
                 merged["REDIS_URL"] = embedded.url
             listener = stack.enter_context(_listener(settings, bool(environ.get("OJS_PORT"))))
             merged["OJS_PORT"] = str(listener.getsockname()[1])
@@ -102,7 +105,7 @@ def run_dev(options: DevOptions, environ: Mapping[str, str]) -> int:
             start_logging(settings, "dev")
             log_warnings(settings)
             return trio.run(_run, settings, merged, listener, embedded)
-    except (_Failure, EmbeddedError, NotPrivate, ServerNotFound) as error:
+    except (_DevError, EmbeddedError, NotPrivate, ServerNotFound) as error:
         print(f"ojs-cluster dev: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -110,6 +113,13 @@ def run_dev(options: DevOptions, environ: Mapping[str, str]) -> int:
 
 
 def _with_defaults(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment with the defaults of ``dev``.
+
+    Without API keys, serve all clients of this machine.
+
+    Raises:
+        ConfigError: no API key is set, and other machines could connect.
+    """
     merged = dict(environ)
     for name, value in _DEFAULTS.items():
         if not merged.get(name):
@@ -119,8 +129,8 @@ def _with_defaults(environ: Mapping[str, str]) -> dict[str, str]:
         if merged["OJS_HOST"] not in (_LOOPBACK, "localhost", "::1", "[::1]"):
             raise ConfigError(
                 [
-                    f"OJS_HOST={merged['OJS_HOST']}: other machines could connect without a key: "
-                    "set OJS_API_KEY, or OJS_ALLOW_INSECURE_NO_AUTH=true if that is meant"
+                    f"OJS_HOST={merged['OJS_HOST']}: other machines could connect without an API "
+                    "key: set OJS_API_KEY, or set OJS_ALLOW_INSECURE_NO_AUTH=true to allow this"
                 ]
             )
         merged["OJS_ALLOW_INSECURE_NO_AUTH"] = "true"
@@ -128,10 +138,10 @@ def _with_defaults(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _cluster(options: DevOptions) -> Iterator[Embedded]:
-    """Start the embedded cluster in its folder, locked against other runs."""
+def _embedded_cluster(options: DevOptions) -> Iterator[Embedded]:
+    """Run the embedded cluster during the block, with a lock on its folder."""
     directory = options.data.absolute()
-    with _only_one(directory):
+    with _locked(directory):
         binary = find_server(options.server)
         print(
             f"Starting {options.masters} {binary.kind} {binary.version} masters in {directory} ...",
@@ -140,7 +150,7 @@ def _cluster(options: DevOptions) -> Iterator[Embedded]:
         try:
             password = stored_password(directory / PASSWORD_FILE)
         except OSError as error:
-            raise _Failure(f"cannot use {directory / PASSWORD_FILE}: {error.strerror}") from error
+            raise _DevError(f"cannot use {directory / PASSWORD_FILE}: {error.strerror}") from error
         with Embedded(
             directory, binary=binary, masters=options.masters, password=password
         ) as embedded:
@@ -148,27 +158,27 @@ def _cluster(options: DevOptions) -> Iterator[Embedded]:
 
 
 @contextlib.contextmanager
-def _only_one(directory: Path) -> Iterator[None]:
-    """Lock the folder during the block.
+def _locked(directory: Path) -> Iterator[None]:
+    """Lock the folder during the block; create it if it is missing.
 
     Raises:
-        _Failure: another process holds the lock; the message names it.
+        _DevError: another process holds the lock, or the folder cannot be used.
     """
     try:
         private_folder(directory)
         fd = open_private(str(directory / "lock"), os.O_RDWR | os.O_CREAT)
     except NotPrivate as error:
-        raise _Failure(f"{error}: give this run a folder of its own with --data DIR") from None
+        raise _DevError(f"{error}: choose another folder with --data DIR") from None
     except OSError as error:
-        raise _Failure(f"cannot use {directory}: {error.strerror}") from error
+        raise _DevError(f"cannot use {directory}: {error.strerror}") from error
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.read(fd, 32).decode(errors="replace").strip() or "unknown"
-            raise _Failure(
+            raise _DevError(
                 f"another `ojs-cluster dev` (process {holder}) uses {directory}; stop it, or "
-                "give this one a folder of its own with --data DIR"
+                "choose another folder with --data DIR"
             ) from None
         os.truncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
@@ -179,25 +189,30 @@ def _only_one(directory: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _listener(settings: Settings, port_is_given: bool) -> Iterator[socket.socket]:
-    """Listen on the given port, or else on the first free port after the default.
+    """Listen on the configured port, or on the first free port from the default port on.
+
+    Args:
+        settings: the configuration.
+        port_is_given: whether ``OJS_PORT`` is set. Then no other port is tried.
 
     Raises:
-        _Failure: the given port, or every port tried, is taken.
+        _DevError: the process cannot listen on any of these ports.
     """
     listen = settings.listen
-    tries = range(listen.port, min(listen.port + (1 if port_is_given else _PORTS_TRIED), 65_536))
-    problem: OSError | None = None
-    for port in tries:
+    count = 1 if port_is_given else _MAX_PORTS_TRIED
+    ports = range(listen.port, min(listen.port + count, 65_536))
+    last_error: OSError | None = None
+    for port in ports:
         try:
             sock = open_listener(listen.host, port, listen.backlog, listen.write_timeout_s)
         except OSError as error:
-            problem = error
+            last_error = error
             continue
         with sock:
             yield sock
         return
-    where = f"{listen.host} port {tries[0]}" + ("" if port_is_given else f" to {tries[-1]}")
-    raise _Failure(f"cannot listen on {where}: {problem}") from problem
+    tried = f"{listen.host} port {ports[0]}" + ("" if port_is_given else f" to {ports[-1]}")
+    raise _DevError(f"cannot listen on {tried}: {last_error}") from last_error
 
 
 async def _run(
@@ -218,7 +233,7 @@ async def _run(
         try:
             code = await supervisor.run()
         finally:
-            closing.set()  # threads that wait for a node cannot be cancelled
+            closing.set()  # ends threads that wait for a node, which trio cannot cancel
         nursery.cancel_scope.cancel()
     print("Stopped.", flush=True)
     return code
@@ -227,13 +242,16 @@ async def _run(
 async def restart_node_when_dead(
     embedded: Embedded, node: EmbeddedNode, closing: threading.Event
 ) -> None:
-    """Restart a node of the embedded cluster when it has died, with growing delays.
+    """Restart a node of the embedded cluster each time it has ended; run until cancelled.
 
-    Run until cancelled. Set ``closing`` first, to end a thread that waits for the node.
+    Args:
+        embedded: the cluster.
+        node: the node.
+        closing: ends a thread that waits for the node. It must be set before the cancellation.
     """
-    backoff = Backoff(_WATCH_S, _WATCH_MAX_S)
+    backoff = Backoff(_NODE_BACKOFF_MIN_S, _NODE_BACKOFF_MAX_S)
     while True:
-        await trio.sleep(_WATCH_S)
+        await trio.sleep(_NODE_CHECK_S)
         if node.is_alive():
             continue
         log.warning("server %s died; starting it again", node.address)
@@ -261,7 +279,7 @@ def banner(settings: Settings, embedded: Embedded | None) -> str:
     url = f"{'https' if listen.tls_cert else 'http'}://{host}:{listen.port}"
     access = settings.access
     keys = access.keys or access.keys_file
-    auth = '  -H "Authorization: Bearer $OJS_API_KEY" \\\n' if keys else ""
+    auth_line = '  -H "Authorization: Bearer $OJS_API_KEY" \\\n' if keys else ""
     redis = ", ".join(node.address for node in embedded.nodes) if embedded else "from REDIS_URL"
     data = (
         f"\n  Password   of Redis: in {embedded.directory / PASSWORD_FILE}"
@@ -269,13 +287,13 @@ def banner(settings: Settings, embedded: Embedded | None) -> str:
         if embedded
         else ""
     )
-    security = "with the key in OJS_API_KEY" if keys else "no key needed, this machine only"
+    needed_key = "with the key in OJS_API_KEY" if keys else "no key needed, this machine only"
     if access.keys_file:
-        security = "with a key of OJS_API_KEYS_FILE"
+        needed_key = "with a key of OJS_API_KEYS_FILE"
     return f"""
   ojs-cluster is running: {listen.workers} API processes, 1 scheduler.
 
-  API        {url}/ojs/v1  ({security})
+  API        {url}/ojs/v1  ({needed_key})
   Health     {url}/ojs/v1/health
   Manifest   {url}/ojs/manifest
   Redis      {redis}{data}
@@ -283,7 +301,7 @@ def banner(settings: Settings, embedded: Embedded | None) -> str:
   Try it:
 
   curl -s {url}/ojs/v1/jobs \\
-{auth}  -H 'Content-Type: application/json' \\
+{auth_line}  -H 'Content-Type: application/json' \\
   -d '{{"type": "email.send", "args": ["user@example.com", "Welcome!"]}}'
 
   Ctrl-C stops everything.

@@ -11,19 +11,19 @@ from typing import Final
 from ojs_cluster.core.access.key_file import KeyFileError, parse_key_file
 from ojs_cluster.core.access.scopes import digest
 
-EXIT_WRONG: Final = 2
+EXIT_INVALID_OPTIONS: Final = 2
 _SECRET_BYTES: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """A new key.
+    """The options of a new API key.
 
     Attributes:
-        name: of the key.
-        preset: of scopes.
-        queues: patterns of queues; empty for every queue.
-        expires_at: a time with its time zone; empty for no expiry.
+        name: name of the API key.
+        preset: name of the set of scopes that the API key has.
+        queues: patterns of the names of queues that the API key may use; empty for every queue.
+        expires_at: time at which the API key expires, with a time zone; empty for no expiry.
     """
 
     name: str
@@ -32,23 +32,23 @@ class NewKey:
     expires_at: str = ""
 
     def entry(self, secret: str) -> str:
-        """Return the TOML table of this key."""
+        """Return the TOML table of this API key for the file of API keys."""
         lines = [
             "[[key]]",
-            f"name = {_text(self.name)}",
+            f"name = {_toml_string(self.name)}",
             f'sha256 = "{digest(secret).hex()}"',
-            f"preset = {_text(self.preset)}",
+            f"preset = {_toml_string(self.preset)}",
         ]
         if self.queues:
-            lines.append(f"queues = [{', '.join(map(_text, self.queues))}]")
+            lines.append(f"queues = [{', '.join(map(_toml_string, self.queues))}]")
         if self.expires_at:
-            lines.append(f"expires_at = {_text(self.expires_at)}")
+            lines.append(f"expires_at = {_toml_string(self.expires_at)}")
         return "".join(f"{line}\n" for line in lines)
 
 
 def run_key_new(key: NewKey) -> int:
-    """Print a new secret and its entry; return the exit code."""
-    # The prefix lets scanners of source code find a secret that was committed by mistake.
+    """Print a new secret and its entry for the file of API keys; return the exit code."""
+    # By the prefix, secret scanners find an API key that was committed to a repository by mistake.
     secret = f"ojs_{secrets.token_urlsafe(_SECRET_BYTES)}"
     entry = key.entry(secret)
     try:
@@ -56,14 +56,14 @@ def run_key_new(key: NewKey) -> int:
     except KeyFileError as error:
         for problem in error.problems:
             print(f"ojs-cluster: {problem}", file=sys.stderr)
-        return EXIT_WRONG
-    print("# The secret, for the client. It is not stored anywhere and not shown again:")
+        return EXIT_INVALID_OPTIONS
+    print("# The secret for the client. It is stored nowhere and will not be shown again:")
     print(f"# {secret}")
-    print("# Its entry for the file that OJS_API_KEYS_FILE names:")
+    print("# The entry of this API key for the file that OJS_API_KEYS_FILE names:")
     print(entry, end="")
     return 0
 
 
-def _text(value: str) -> str:
-    # A JSON string is a TOML string too, except for surrogates, which no command line contains.
+def _toml_string(value: str) -> str:
+    # A JSON string is a valid TOML string unless it has surrogates, which a valid name never has.
     return json.dumps(value)

@@ -15,9 +15,9 @@ import trio
 
 from ojs_cluster.server import telemetry
 from ojs_cluster.server.config.load import ConfigError, Settings
-from ojs_cluster.server.config.settings import STRONG_KEY
+from ojs_cluster.server.config.settings import MIN_STRONG_KEY_LENGTH
 from ojs_cluster.server.http.listener import open_listener
-from ojs_cluster.server.interpreter import COST, runs_on_slow_build
+from ojs_cluster.server.interpreter import SLOW_BUILD_COST, runs_on_slow_build
 from ojs_cluster.server.logs import configure_logging
 from ojs_cluster.server.processes.supervisor import ChildSpec, Supervisor
 from ojs_cluster.server.read_api_keys import key_file_problems
@@ -34,7 +34,7 @@ def run_serve(settings: Settings, environ: Mapping[str, str]) -> int:
 
     Args:
         settings: the configuration.
-        environ: what it was read from; the API processes read it again.
+        environ: the environment of ``settings``; the API processes read their settings from it.
 
     Raises:
         ConfigError: the API must not or cannot be served as configured.
@@ -70,14 +70,15 @@ def check_serving(settings: Settings, environ: Mapping[str, str] = os.environ) -
 
     Args:
         settings: the configuration.
-        environ: where the file of API keys finds secrets.
+        environ: the environment, with the secrets that the file of API keys names.
 
     Raises:
-        ConfigError: no key is set and serving without one is not allowed, a file of certificates or
-            API keys is invalid, or OpenTelemetry is not installed although traces are on.
+        ConfigError: no API key is set and serving without one is not allowed, a file of
+            certificates or API keys is invalid, or OpenTelemetry is not installed although traces
+            are switched on.
     """
-    found = (settings.access.problem, telemetry.problem(settings.telemetry))
-    problems = [each for each in found if each is not None]
+    candidates = (settings.access.problem, telemetry.problem(settings.telemetry))
+    problems = [problem for problem in candidates if problem is not None]
     problems += key_file_problems(settings.access, environ)
     if settings.listen.tls_cert:
         try:
@@ -100,9 +101,12 @@ async def _announce(supervisor: Supervisor, settings: Settings) -> None:
 def api_specs(
     settings: Settings, environ: Mapping[str, str], listener: socket.socket
 ) -> list[ChildSpec]:
-    """Return the API processes to start: they share the listening socket and the counters."""
-    fd = listener.fileno()
-    counters = shared_memory()
+    """Return the API processes to start.
+
+    They inherit the listening socket, and shared memory for the counters of requests.
+    """
+    listen_fd = listener.fileno()
+    shared_fd = create_shared_memory()
     return [
         ChildSpec(
             name=f"api-{index}",
@@ -110,21 +114,23 @@ def api_specs(
             env=environ,
             args=(
                 "--listen-fd",
-                str(fd),
+                str(listen_fd),
                 "--index",
                 str(index),
                 "--shared-fd",
-                str(counters),
+                str(shared_fd),
             ),
-            pass_fds=(fd, counters),
+            pass_fds=(listen_fd, shared_fd),
         )
         for index in range(settings.listen.workers)
     ]
 
 
-def shared_memory() -> int:
-    """Return a descriptor of shared memory, which the children size and map."""
-    if hasattr(os, "memfd_create"):  # a container's file system may be read-only
+def create_shared_memory() -> int:
+    """Return a descriptor of empty memory; the child processes set its size and map it."""
+    # Without memfd_create (macOS) a temporary file takes its place. It would not work in a
+    # container with a read-only file system.
+    if hasattr(os, "memfd_create"):
         fd = os.memfd_create("ojs-counters")
     else:
         fd, path = tempfile.mkstemp()
@@ -141,7 +147,8 @@ def make_supervisor(
 ) -> Supervisor:
     """Return the supervisor of these children, with the configured timeouts.
 
-    With ``forward_hangup``, it passes SIGHUP to the children, which reload their API keys.
+    With ``forward_hangup``, the supervisor passes SIGHUP to the children, so they reload their API
+    keys.
     """
     listen = settings.listen
     return Supervisor(
@@ -154,40 +161,41 @@ def make_supervisor(
 
 
 def start_logging(settings: Settings, process: str) -> None:
-    """Configure this process's log."""
+    """Configure the log of this process."""
     configure_logging(
         settings.log.level, settings.log.format, process=process, secrets=settings.secrets
     )
 
 
 def log_unusual_settings(settings: Settings) -> None:
-    """Log risky settings, once and not in every process."""
+    """Log a warning for each risky setting.
+
+    Only the parent process calls this, so each warning is logged once.
+    """
     access = settings.access
     if access.allow_insecure and not access.keys and not access.keys_file:
-        log.warning(
-            "serving WITHOUT AUTHENTICATION: every client that can connect can do everything"
-        )
+        log.warning("serving WITHOUT AUTHENTICATION: every client that can connect has all rights")
     if access.weak_keys:
         log.warning(
-            "%s: shorter than %d characters, so it may be guessed; `openssl rand -hex 32` makes a "
-            "good one (OJS_REQUIRE_STRONG_KEYS=1 refuses weak ones)",
+            "%s: the API key is shorter than %d characters and may be guessed; create an API key "
+            "with `openssl rand -hex 32` (OJS_REQUIRE_STRONG_KEYS=1 refuses weak API keys)",
             access.weak_keys,
-            STRONG_KEY,
+            MIN_STRONG_KEY_LENGTH,
         )
     if settings.http.test_hooks:
-        log.warning("OJS_TEST_HOOKS is on: every client with a key can delete all data")
+        log.warning("OJS_TEST_HOOKS is on: every client with an API key can delete all data")
     log_warnings(settings)
 
 
 def log_warnings(settings: Settings) -> None:
-    """Log variables without effect, and whether this Python was built without optimization."""
+    """Log variables that have no effect, and whether this Python was built without optimization."""
     for line in settings.warnings:
         log.warning("%s", line)
     if runs_on_slow_build():
         log.info(
             "this Python %s was built without profile-guided optimization: a request costs at "
-            "least %s times as much (%s)",
+            "least %s times as much CPU time (%s)",
             platform.python_version(),
-            COST,
+            SLOW_BUILD_COST,
             sys.executable,
         )

@@ -29,9 +29,9 @@ class Section:
     """The variables of one settings class.
 
     Attributes:
-        name: the field of ``Settings`` that holds an instance.
-        heading: in docs/configuration.md; sections with the same heading share a table.
-        settings: the class.
+        name: name of the field of ``Settings`` that holds an instance of the class.
+        heading: heading in docs/configuration.md. Sections with the same heading share a table.
+        settings: the settings class.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Section:
 
     @property
     def variables(self) -> dict[str, Variable]:
-        """The variables by the field that each fills."""
+        """The variables, by the name of the field that each variable fills."""
         return variables_of(self.settings)
 
 

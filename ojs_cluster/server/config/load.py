@@ -32,17 +32,18 @@ from scheduler.settings import SchedulerSettings
 EXIT_CONFIG = 2
 """Exit code of every command that refuses its configuration."""
 
-_BY_NAME = {variable.name: variable for variable in VARIABLES}
+_NAMES = frozenset(variable.name for variable in VARIABLES)
 _HIDDEN = "(hidden)"
-_CALLS_KEPT = 3
-"""How many call timeouts an ended job is kept at least: one call, the client's pause, a retry."""
+_MIN_RETENTION_CALLS = 3
+"""Minimum retention of an ended job, as a multiple of the call timeout. A client whose ack was not
+answered in time pauses and repeats the ack, and the job must still exist then."""
 
 
 class ConfigError(Exception):
     """The environment holds wrong values.
 
     Attributes:
-        problems: one line for each.
+        problems: one line for each wrong value.
     """
 
     def __init__(self, problems: list[str]) -> None:
@@ -79,7 +80,7 @@ class Settings:
     def secrets(self) -> frozenset[str]:
         """Texts that must not appear in any log line.
 
-        Includes the URL's secrets even where another variable wins over the URL.
+        The secrets of ``REDIS_URL`` are among them, even if other variables have priority.
         """
         candidates = {*self.access.keys, self.redis.password, *secrets_in(self.redis.url)}
         return frozenset(text for text in candidates if text)
@@ -89,7 +90,8 @@ def load(environ: Mapping[str, str]) -> Settings:
     """Read every variable.
 
     Raises:
-        ConfigError: with all problems, not only the first.
+        ConfigError: a variable has a wrong value, or values contradict each other. The error lists
+            all of them. Contradictions are checked only if every single value is valid.
     """
     values: dict[str, dict[str, Any]] = {}
     problems: list[str] = []
@@ -144,28 +146,28 @@ def _contradictions(settings: Settings) -> Iterator[str]:
 
 def _short_retentions(store: StoreSettings, call_timeout_s: float) -> Iterator[str]:
     """Return a line for each retention that ends before a client can repeat a lost request."""
-    least_s = _CALLS_KEPT * call_timeout_s
+    min_s = _MIN_RETENTION_CALLS * call_timeout_s
     retentions = {
         "OJS_RETENTION_COMPLETED": store.retention_completed_ms,
         "OJS_RETENTION_DISCARDED": store.retention_discarded_ms,
         "OJS_RETENTION_CANCELLED": store.retention_cancelled_ms,
     }
-    for name, kept_ms in retentions.items():
-        if kept_ms < least_s * 1000:
+    for name, retention_ms in retentions.items():
+        if retention_ms < min_s * 1000:
             yield (
-                f"{name}: at least {least_s:g}s, which is {_CALLS_KEPT} times "
+                f"{name}: at least {min_s:g}s, which is {_MIN_RETENTION_CALLS} times "
                 "OJS_REDIS_CALL_TIMEOUT: a repeated ack must find its job"
             )
 
 
 def _mistyped(environ: Mapping[str, str]) -> Iterator[str]:
-    """Return a warning for each variable that resembles one of ours and is none."""
+    """Return a warning for each unknown variable whose name is similar to a known one."""
     for name in sorted(environ):
-        if not name.startswith("OJS_") or name in _BY_NAME:
+        if not name.startswith("OJS_") or name in _NAMES:
             continue
-        # Near misses only: SDKs and tools have OJS_ variables of their own, such as OJS_URL.
-        for close in difflib.get_close_matches(name, _BY_NAME, n=1, cutoff=0.85):
-            yield f"{name} is set and means nothing here; did you mean {close}?"
+        # The cutoff is high, because SDKs and tools have OJS_ variables of their own (OJS_URL).
+        for known_name in difflib.get_close_matches(name, _NAMES, n=1, cutoff=0.85):
+            yield f"{name} is set, but the server has no such variable; did you mean {known_name}?"
 
 
 def report(environ: Mapping[str, str]) -> str:

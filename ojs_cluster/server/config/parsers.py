@@ -1,4 +1,4 @@
-"""Parsers of environment variables that only the server has, as in ``core.config.parsers``."""
+"""Parsers for environment variables of the server; ``core.config.parsers`` has the common ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from ojs_cluster.core.config.parsers import integer, words
 from ojs_cluster.redis.url import parse_redis_url
 
 AUTO_WORKERS_MAX = 16
-_MOST_NETWORKS = 100
+"""Maximum number of API processes that ``auto`` stands for."""
+_MAX_NETWORKS = 100
 
 
 def networks(text: str) -> tuple[Network, ...]:
@@ -21,28 +22,28 @@ def networks(text: str) -> tuple[Network, ...]:
         found = tuple(parse_network(word) for word in words(text))
     except ValueError:
         found = ()
-    if not 0 < len(found) <= _MOST_NETWORKS:
+    if not 0 < len(found) <= _MAX_NETWORKS:
         raise ValueError(
-            f"at most {_MOST_NETWORKS} addresses or networks such as 10.0.0.0/8, 192.0.2.7 or "
+            f"at most {_MAX_NETWORKS} addresses or networks such as 10.0.0.0/8, 192.0.2.7 or "
             "fd00::/8, none of which contains every address"
         )
     return found
 
 
 def api_key(text: str) -> str:
-    """Accept visible ASCII without spaces, which an Authorization header can carry."""
+    """Accept visible ASCII characters without spaces, which an Authorization header can carry."""
     if not re.fullmatch(r"[!-~]+", text):
-        raise ValueError("a key of visible ASCII characters without spaces")
+        raise ValueError("an API key of visible ASCII characters without spaces")
     return text
 
 
 def api_keys(text: str) -> tuple[str, ...]:
-    """Accept comma separated keys."""
+    """Accept comma separated API keys."""
     return tuple(api_key(word) for word in words(text))
 
 
 def workers(text: str) -> int:
-    """Accept a number of processes, or ``auto`` for as many as there are usable CPUs."""
+    """Accept a number of processes, or ``auto`` for one process per usable CPU."""
     if text.lower() == "auto":
         return min(usable_cpus(), AUTO_WORKERS_MAX)
     try:
@@ -53,17 +54,20 @@ def workers(text: str) -> int:
 
 
 def usable_cpus(quota_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """Return the number of usable CPUs: the affinity, bounded by the container's CPU quota."""
+    """Return the number of CPUs that this process may use, at least 1.
+
+    It is the smaller of the CPU affinity and the CPU quota of the container.
+    """
     if hasattr(os, "sched_getaffinity"):
         count = len(os.sched_getaffinity(0))
     else:
         count = os.cpu_count() or 1
     try:
         quota, period = quota_file.read_text().split()
-        # "max" means no limit; half a CPU still needs one process.
+        # Rounded up, so that half a CPU counts as one.
         count = min(count, -(-int(quota) // int(period)))
     except (OSError, ValueError):
-        pass
+        pass  # no such file outside of cgroups; the quota "max" means no limit
     return max(count, 1)
 
 
@@ -83,9 +87,9 @@ def readable_file(text: str) -> str:
 
 
 def http_url(text: str) -> str:
-    """Accept an http or https URL with a host (``host:port`` alone is taken as http).
+    """Accept an http or https URL with a host; ``host:port`` becomes ``http://host:port``.
 
-    It may appear in logs and tables, so it must not contain a password.
+    The URL must not contain a password, because it may appear in logs and tables.
     """
     url = text if "://" in text else f"http://{text}"
     try:

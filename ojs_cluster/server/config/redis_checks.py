@@ -11,17 +11,17 @@ from ojs_cluster.server.config.settings import RedisSettings
 
 
 def problems(redis: RedisSettings) -> Iterator[str]:
-    """Return one line for each value that cannot work, alone or with the others."""
+    """Return one line for each value, or combination of values, that cannot work."""
     if redis.durability == "replica" and redis.durability_replicas == 0:
-        # WAIT 0 returns at once: every write would count as replicated.
+        # WAIT 0 returns at once, so every write would count as replicated.
         yield "OJS_DURABILITY_REPLICAS: at least 1 with OJS_DURABILITY=replica"
     tls = redis.client().tls
     if tls is not None:
-        yield from _authorities(redis, tls)
-        yield from _own_certificate(redis, tls)
+        yield from _ca_problems(redis, tls)
+        yield from _client_certificate_problems(redis, tls)
 
 
-def _authorities(redis: RedisSettings, tls: TlsSettings) -> Iterator[str]:
+def _ca_problems(redis: RedisSettings, tls: TlsSettings) -> Iterator[str]:
     if tls.ca_file is not None:
         name = "OJS_REDIS_TLS_CA" if redis.tls_ca else "REDIS_URL (ssl_ca_certs)"
         try:
@@ -32,7 +32,7 @@ def _authorities(redis: RedisSettings, tls: TlsSettings) -> Iterator[str]:
         yield "REDIS_URL (ssl_ca_path): expected a folder of CA certificates"
 
 
-def _own_certificate(redis: RedisSettings, tls: TlsSettings) -> Iterator[str]:
+def _client_certificate_problems(redis: RedisSettings, tls: TlsSettings) -> Iterator[str]:
     if tls.cert_file is None:
         return
     names = "REDIS_URL (ssl_certfile, ssl_keyfile)"
@@ -45,5 +45,5 @@ def _own_certificate(redis: RedisSettings, tls: TlsSettings) -> Iterator[str]:
 
 
 def _reason(error: OSError) -> str:
-    """Return the system's message. It does not name the file, whose path may be in a URL."""
+    """Return the system's message, without the path of the file, which may be part of a URL."""
     return error.strerror or type(error).__name__

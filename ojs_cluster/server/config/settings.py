@@ -1,7 +1,7 @@
 """The settings of the server itself, and the environment variables that fill them.
 
 The settings of other layers are beside their code: ``http.settings``, ``store.settings``,
-``core.limits`` and ``scheduler.settings``.
+``core.payload_limits`` and ``scheduler.settings``.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from ojs_cluster.server.config import parsers
 _MIB = 1024 * 1024
 _TIMEOUT = seconds(least=0.05, most=600)
 
-STRONG_KEY = 32
-"""Minimum length of an API key, in characters. Shorter keys can be guessed."""
+MIN_STRONG_KEY_LENGTH = 32
+"""Minimum length of a strong API key, in characters. A shorter API key may be guessed."""
 NEEDS_AUTH = (
     "OJS_API_KEY is not set: set it to the key that clients must send as `Authorization: Bearer "
     "<key>`, or set OJS_ALLOW_INSECURE_NO_AUTH=true to serve every client that can connect"
@@ -40,7 +40,8 @@ class ListenSettings:
         "OJS_HOST",
         parsers.host,
         "::",  # the only useful default in a container; `dev` differs
-        "Address to listen on. `::` is every address, IPv4 too, and also where there is no IPv6.",
+        "Address to listen on. `::` is every address, IPv6 and IPv4; without IPv6 it is every IPv4 "
+        "address.",
     )
     port: int = variable(
         "OJS_PORT",
@@ -53,14 +54,15 @@ class ListenSettings:
         "OJS_WORKERS",
         parsers.workers,
         "auto",
-        "API processes; `auto` is one per usable CPU, at most 16 (`dev`: 2).",
+        "Number of API processes; `auto` is one per usable CPU, at most 16 (`dev`: 2).",
         lazy_default=True,
     )
     backlog: int = variable(
         "OJS_BACKLOG",
         integer(least=1, most=65_535),
         "4096",
-        "Connections that may wait to be accepted; the kernel may lower it (net.core.somaxconn).",
+        "Maximum number of connections that wait to be accepted; the kernel may lower it "
+        "(net.core.somaxconn).",
     )
     read_timeout_s: float = variable(
         "OJS_READ_TIMEOUT",
@@ -74,7 +76,8 @@ class ListenSettings:
         seconds(least=0.1, most=3600),
         "30s",
         "A client that reads nothing of its response for this long is disconnected (in the fast "
-        "lane: on Linux). Over HTTP/2 it must read all in this time and a second per 16 KiB.",
+        "lane: only on Linux). Over HTTP/2 it must read each part of a response within this time "
+        "plus one second per 16 KiB.",
         reference=True,
     )
     idle_timeout_s: float = variable(
@@ -126,19 +129,20 @@ class ListenSettings:
         "OJS_TLS_CERT",
         non_empty,
         "",
-        "Certificate chain (PEM) of the API, which is then served over TLS alone.",
+        "File with the certificate chain of the API (PEM). The API is then served only over TLS.",
     )
     tls_key: str = variable(
         "OJS_TLS_KEY",
         non_empty,
         "",
-        "Private key of the certificate in OJS_TLS_CERT (PEM, without a passphrase).",
+        "File with the private key of the certificate in OJS_TLS_CERT (PEM, without a passphrase).",
     )
     tls_client_ca: str = variable(
         "OJS_TLS_CLIENT_CA",
         non_empty,
         "",
-        "CA certificates (PEM); every client, probes too, must then show one that they signed.",
+        "File with CA certificates (PEM). Every client, also a probe, must then have a certificate "
+        "that one of them signed.",
     )
     head_timeout_s: float = variable(
         "OJS_HEAD_TIMEOUT",
@@ -170,7 +174,8 @@ class ListenSettings:
         "OJS_WATCHDOG",
         seconds(least=0, most=3600),
         "10s",
-        "A process whose event loop is blocked for this long is replaced; 0 for never.",
+        "An API process whose event loop is blocked for this long is killed and restarted; 0 for "
+        "never.",
     )
 
 
@@ -216,31 +221,33 @@ class AccessSettings:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Every key that variables set, without duplicates; a file may name more."""
-        named = (self.api_key, *self.api_keys) if self.api_key else self.api_keys
-        return tuple(dict.fromkeys(named))
+        """The API keys of variables, without duplicates. ``keys_file`` may define more API keys."""
+        keys = (self.api_key, *self.api_keys) if self.api_key else self.api_keys
+        return tuple(dict.fromkeys(keys))
 
     @property
     def weak_keys(self) -> str:
-        """The variables whose keys are short enough to guess; empty for none. Shows no key."""
-        places = [("OJS_API_KEY", self.api_key)] if self.api_key else []
-        places += [(f"OJS_API_KEYS (key {n})", key) for n, key in enumerate(self.api_keys, 1)]
-        return ", ".join(place for place, key in places if len(key) < STRONG_KEY)
+        """The names of variables with an API key that is not strong, for a message; '' for none."""
+        named = [("OJS_API_KEY", self.api_key)] if self.api_key else []
+        named += [
+            (f"OJS_API_KEYS (key {number})", key) for number, key in enumerate(self.api_keys, 1)
+        ]
+        return ", ".join(name for name, key in named if len(key) < MIN_STRONG_KEY_LENGTH)
 
     @property
     def problem(self) -> str | None:
         """Why an API process must not start, or None."""
         if self.require_strong_keys and self.weak_keys:
             return (
-                f"{self.weak_keys}: shorter than {STRONG_KEY} characters, and "
-                "OJS_REQUIRE_STRONG_KEYS is set: `openssl rand -hex 32` makes a good one"
+                f"{self.weak_keys}: shorter than {MIN_STRONG_KEY_LENGTH} characters, and "
+                "OJS_REQUIRE_STRONG_KEYS is set: create an API key with `openssl rand -hex 32`"
             )
         return None if self.keys or self.keys_file or self.allow_insecure else NEEDS_AUTH
 
 
 @dataclass(frozen=True, slots=True)
 class RedisSettings:
-    """How to reach Redis, as the variables say it."""
+    """How to connect to Redis. The variables may override parts of the URL (``client``)."""
 
     url: str = variable(
         "REDIS_URL",
@@ -267,19 +274,19 @@ class RedisSettings:
         "OJS_REDIS_TLS_CA",
         parsers.readable_file,
         "",
-        "CA certificates that sign the certificates of the Redis servers (rediss:// only).",
+        "File with the CA certificates that sign those of the Redis servers (rediss:// only).",
     )
     tls_cert: str = variable(
         "OJS_REDIS_TLS_CERT",
         parsers.readable_file,
         "",
-        "Client certificate for Redis (rediss:// only).",
+        "File with the client certificate for Redis (rediss:// only).",
     )
     tls_key: str = variable(
         "OJS_REDIS_TLS_KEY",
         parsers.readable_file,
         "",
-        "Private key of the certificate in OJS_REDIS_TLS_CERT.",
+        "File with the private key of the certificate in OJS_REDIS_TLS_CERT.",
     )
     connect_timeout_s: float = variable(
         "OJS_REDIS_CONNECT_TIMEOUT",
@@ -388,39 +395,40 @@ class ShardSettings:
 
 @dataclass(frozen=True, slots=True)
 class TelemetrySettings:
-    """OpenTelemetry, by the variables of the reference server and of OpenTelemetry itself."""
+    """The settings of traces. The reference server and OpenTelemetry have the same variables."""
 
     enabled_flag: bool = variable(
         "OJS_OTEL_ENABLED",
         boolean,
         "false",
-        "Send traces (OpenTelemetry); naming an endpoint switches it on as well.",
+        "Send traces with OpenTelemetry. An endpoint also switches traces on.",
         reference=True,
     )
     ojs_endpoint: str = variable(
         "OJS_OTEL_ENDPOINT",
         parsers.http_url,
         "",
-        "Where traces go; wins over OTEL_EXPORTER_OTLP_ENDPOINT.",
+        "URL to which traces are sent; has priority over OTEL_EXPORTER_OTLP_ENDPOINT.",
         reference=True,
     )
     otlp_endpoint: str = variable(
         "OTEL_EXPORTER_OTLP_ENDPOINT",
         parsers.http_url,
         "",
-        "Where traces go: `http://collector:4317`.",
+        "URL to which traces are sent, such as `http://collector:4317`.",
         reference=True,
     )
     protocol: str = variable(
         "OTEL_EXPORTER_OTLP_PROTOCOL",
         one_of("grpc", "http/protobuf"),
         "grpc",
-        "Protocol of the traces; a collector takes http/protobuf at port 4318.",
+        "Protocol of the traces. Collectors usually receive grpc on port 4317 and http/protobuf on "
+        "port 4318.",
     )
 
     @property
     def endpoint(self) -> str:
-        """Where traces go; empty for OpenTelemetry's own default."""
+        """URL to which traces are sent; empty for OpenTelemetry's own default."""
         return self.ojs_endpoint or self.otlp_endpoint
 
     @property

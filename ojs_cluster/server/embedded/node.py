@@ -16,7 +16,7 @@ HOST = "127.0.0.1"
 
 
 class EmbeddedError(Exception):
-    """A server did not start, or the cluster did not form; the message ends with the log."""
+    """A server does not run, did not start, or the cluster did not form."""
 
 
 @dataclass(slots=True)
@@ -24,10 +24,11 @@ class EmbeddedNode:
     """One server process.
 
     Attributes:
-        index: 0-based; masters come before replicas.
-        directory: its configuration, log, AOF and cluster state.
-        port: where clients connect, 0 before the first start.
-        password: of the server, empty for none.
+        index: position among the nodes of the installation, from 0; masters come before replicas.
+        directory: folder with the configuration, log, AOF and cluster state of the node.
+        port: port for clients; 0 before the first start.
+        bus_port: port of the cluster bus; 0 before the first start, and for a standalone server.
+        password: password of the server; empty for none.
     """
 
     index: int
@@ -74,7 +75,7 @@ class EmbeddedNode:
             connection.close()
 
     def log_tail(self, lines: int = 15) -> str:
-        """Return the end of the server's log."""
+        """Return the last lines of the server's log."""
         try:
             text = (self.directory / "server.log").read_text(errors="replace")
         except FileNotFoundError:

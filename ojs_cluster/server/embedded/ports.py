@@ -1,9 +1,9 @@
 """TCP ports that stay reserved while a server is down.
 
-Binding port 0 and closing it again is not enough. Several test runs start and restart servers at
-the same time, and a killed node needs the same port when it restarts. So each port is also reserved
-by a locked file, which every process of this project respects. Ports are below Linux's ephemeral
-range, so no outgoing connection uses them.
+Several test runs start and restart servers at the same time, and a killed node needs the same port
+when it restarts. So each port is reserved by a lock on a file, which every process of this project
+respects. (Refused: to let the kernel choose a port. Another process could take the port while the
+node is down.) The ports are below Linux's ephemeral range, so no outgoing connection uses them.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from pathlib import Path
 
 from ojs_cluster.server.private_files import open_private, private_folder
 
-_LOWEST, _HIGHEST = 10_000, 32_000
-_ATTEMPTS = 500
+_MIN_PORT, _MAX_PORT = 10_000, 32_000
+_MAX_ATTEMPTS = 500
 
 
 class PortReservation:
-    """A port that no other process of this project takes until ``release``."""
+    """A port that no other process of this project uses until ``release``."""
 
     __slots__ = ("_fd", "port")
 
@@ -39,10 +39,10 @@ class PortReservation:
 
 
 def reserve(port: int) -> PortReservation | None:
-    """Reserve this port, or return None when another process uses it.
+    """Reserve ``port``; return None if another process uses it.
 
     Raises:
-        NotPrivate: another user owns the folder of the reservations.
+        NotPrivate: another user owns the folder of the lock files.
     """
     lock = _lock_directory() / f"{port}.lock"
     fd = open_private(str(lock), os.O_RDWR | os.O_CREAT)
@@ -63,16 +63,17 @@ def reserve_any() -> PortReservation:
     Raises:
         OSError: no free port was found.
     """
-    chooser = random.SystemRandom()
-    for _ in range(_ATTEMPTS):
-        reservation = reserve(chooser.randrange(_LOWEST, _HIGHEST))
+    # Not the global generator, which tests may seed. Parallel runs would try the same ports.
+    generator = random.SystemRandom()
+    for _ in range(_MAX_ATTEMPTS):
+        reservation = reserve(generator.randrange(_MIN_PORT, _MAX_PORT))
         if reservation is not None:
             return reservation
-    raise OSError(errno.EADDRINUSE, f"no free port between {_LOWEST} and {_HIGHEST}")
+    raise OSError(errno.EADDRINUSE, f"no free port between {_MIN_PORT} and {_MAX_PORT}")
 
 
 def can_bind(host: str, port: int) -> bool:
-    """Return whether a listening socket can be opened there now."""
+    """Return whether a process can listen on ``port`` of ``host`` now."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,11 +1,12 @@
 """A Valkey or Redis server, or a whole cluster of them, as children of this process.
 
-``ojs-cluster dev`` runs one in a folder; the tests start many. Everything here is synchronous and
-built on subprocesses, so that tests can use it from fixtures and from any thread.
+``ojs-cluster dev`` runs one cluster in a folder, and the tests start many servers. This module is
+synchronous, so that tests can use it in fixtures and in any thread.
 
-A directory is one installation: it records its shape and ports. The next start in it runs the same
-nodes with the same slots and data. When another process uses a recorded port, the node takes
-another port and meets the others again (CLUSTER MEET); ids and slots stay.
+An installation is a directory with a file that records its shape (number of masters and replicas)
+and its ports. The next start in this directory runs the same nodes with the same slots and data. If
+another process uses a recorded port, the node gets another port and joins the cluster again with
+CLUSTER MEET. It keeps its node id and slots.
 """
 
 from __future__ import annotations
@@ -70,16 +71,19 @@ class Embedded:
         """Describe the installation; nothing is started or written yet.
 
         Args:
-            directory: created when missing; holds one folder per node.
-            binary: the program, from ``find_server``.
-            masters: at least 3 in a cluster (a smaller one cannot elect); 1 otherwise.
-            replicas: per master.
-            cluster: False for a standalone server.
-            append_only: keep an append-only file, so that data survives a restart.
-            node_timeout_ms: after this time a silent node counts as dead.
-            config: more server directives, for example {"maxmemory": "100mb"}.
-            password: what clients and replicas must send; empty for none.
-            start_timeout_s: for all nodes together to accept commands and form the cluster.
+            directory: folder of the installation, with one folder per node; created if it is
+                missing.
+            binary: the server program, from ``find_server``.
+            masters: number of masters. A cluster needs at least 3 to elect a new master. A
+                standalone server has always 1.
+            replicas: number of replicas per master; a standalone server has none.
+            cluster: whether to form a cluster; False for a standalone server.
+            append_only: whether to keep an append-only file, so that data survives a restart.
+            node_timeout_ms: time in milliseconds after which a silent node counts as failed.
+            config: further directives of the server, such as {"maxmemory": "100mb"}.
+            password: password for clients and replicas; empty for none.
+            start_timeout_s: maximum time in seconds until all nodes accept commands and have
+                formed the cluster.
         """
         if not cluster and (masters, replicas) != (1, 0):
             masters, replicas = 1, 0
@@ -113,12 +117,12 @@ class Embedded:
             for node in self.nodes:
                 self._spawn(node)
             for node in self.nodes:
-                self._await_serving(node, deadline)
+                self._wait_until_serving(node, deadline)
             if self.cluster:
                 embedded_cluster.form(
                     self.nodes,
                     self.master_count,
-                    lambda condition, what: self._await(condition, deadline, what),
+                    lambda condition, what: self._wait_until(condition, deadline, what),
                 )
             self._save_shape()
         except BaseException:
@@ -129,14 +133,15 @@ class Embedded:
         """End every node and release its ports; a second call does nothing.
 
         Args:
-            graceful: ask with SIGTERM first, so that the AOF is synced to disk; SIGKILL after 10 s.
+            graceful: whether to send SIGTERM, so that the server syncs its AOF to disk, and SIGKILL
+                only after 10 seconds; otherwise SIGKILL is sent at once.
         """
         for node in self.nodes:
             if node.is_alive():
                 node_process = node._process
                 assert node_process is not None  # noqa: S101 - for mypy: is_alive() says so
                 node_process.send_signal(signal.SIGTERM if graceful else signal.SIGKILL)
-                node_process.send_signal(signal.SIGCONT)
+                node_process.send_signal(signal.SIGCONT)  # after `pause` a node handles no SIGTERM
         for node in self.nodes:
             self._reap(node, timeout_s=10)
             for reservation in node._reservations:
@@ -172,11 +177,11 @@ class Embedded:
             give_up: ends the wait when another thread sets it.
 
         Raises:
-            EmbeddedError: it ended, did not answer in time, or was given up.
-            OSError: it could not be started.
+            EmbeddedError: the node ended or did not answer in time, or ``give_up`` was set.
+            OSError: the process could not be started.
         """
         self._spawn(node)
-        self._await_serving(node, time.monotonic() + self.start_timeout_s, give_up)
+        self._wait_until_serving(node, time.monotonic() + self.start_timeout_s, give_up)
 
     def pause(self, node: EmbeddedNode) -> None:
         """Send SIGSTOP: the node keeps its connections and answers nothing."""
@@ -203,25 +208,28 @@ class Embedded:
         """Return the nodes that are masters with slots, as the first running node reports them."""
         if not self.cluster:
             return list(self.nodes)
-        rows = embedded_cluster.view(self.nodes).values()
+        rows = embedded_cluster.cluster_nodes(self.nodes).values()
         return [row.node for row in rows if row.is_master and row.has_slots and not row.failed]
 
     def replica_of(self, master: EmbeddedNode) -> list[EmbeddedNode]:
         """Return the nodes that replicate this master and are not marked as failed."""
-        view = embedded_cluster.view(self.nodes)
-        ids = {row_id for row_id, row in view.items() if row.node is master}
-        return [row.node for row in view.values() if row.master_id in ids and not row.failed]
+        rows = embedded_cluster.cluster_nodes(self.nodes)
+        ids = {node_id for node_id, row in rows.items() if row.node is master}
+        return [row.node for row in rows.values() if row.master_id in ids and not row.failed]
 
     # -- processes ----------------------------------------------------------------------------
 
     def _spawn(self, node: EmbeddedNode) -> None:
-        """Start the process; a new node takes other ports when one is in use."""
+        """Start the process on its recorded ports; replace a recorded port that is in use.
+
+        A node that was killed still has its reservations and keeps its ports.
+        """
         if node.is_alive():
             raise EmbeddedError(f"node {node.index} is running")
         node.directory.mkdir(parents=True, exist_ok=True)
         if not node._reservations:
             reservations = [reserve(port) if port else None for port in self._recorded_ports(node)]
-            node._reservations = [taken or reserve_any() for taken in reservations]
+            node._reservations = [reservation or reserve_any() for reservation in reservations]
         node.port = node._reservations[0].port
         if self.cluster:
             node.bus_port = node._reservations[1].port
@@ -255,7 +263,8 @@ class Embedded:
                 "masterauth": _quoted(self.password),
             }
         if self.binary.jemalloc:
-            # A job of this size is one allocation, with which libc's malloc is slow (ADR 14).
+            # A job with larger values than the default of 64 bytes still fits into a listpack. That
+            # is one allocation of up to a few KiB, which only jemalloc handles quickly (ADR 14).
             directives["hash-max-listpack-value"] = "1024"
         if self.cluster:
             directives |= {
@@ -264,30 +273,40 @@ class Embedded:
                 "cluster-config-file": "nodes.conf",
                 "cluster-node-timeout": str(self.node_timeout_ms),
                 "cluster-allow-replica-migration": "no",
-                # Otherwise one lost master stops all shards.
+                # Otherwise the whole cluster refuses commands when one master is lost.
                 "cluster-require-full-coverage": "no",
             }
         directives |= self.config
         return "".join(f"{name} {value}\n" for name, value in directives.items())
 
-    def _await_serving(
+    def _wait_until_serving(
         self, node: EmbeddedNode, deadline: float, give_up: threading.Event | None = None
     ) -> None:
         def answers() -> bool:
             if give_up is not None and give_up.is_set():
-                raise EmbeddedError(f"node {node.index} was given up before it answered")
+                raise EmbeddedError(f"node {node.index} did not answer before the wait was ended")
             if not node.is_alive():
                 raise EmbeddedError(f"node {node.index} ended at its start:\n{node.log_tail()}")
             with contextlib.suppress(redis.RedisError), node.client(timeout_s=2) as client:
                 return bool(client.ping())
             return False
 
-        self._await(answers, deadline, f"node {node.index} answers PING")
+        self._wait_until(answers, deadline, f"node {node.index} answers PING")
 
-    def _await(self, condition: Callable[[], bool], deadline: float, what: str) -> None:
+    def _wait_until(self, condition: Callable[[], bool], deadline: float, what: str) -> None:
+        """Wait until ``condition`` returns true.
+
+        Args:
+            condition: the condition.
+            deadline: end of the wait, in seconds of the monotonic clock.
+            what: description of the condition, for the error message.
+
+        Raises:
+            EmbeddedError: the condition was still false at the deadline.
+        """
         while not condition():
             if time.monotonic() > deadline:
-                logs = "\n".join(f"node {n.index}:\n{n.log_tail(5)}" for n in self.nodes)
+                logs = "\n".join(f"node {node.index}:\n{node.log_tail(5)}" for node in self.nodes)
                 raise EmbeddedError(f"not reached in {self.start_timeout_s} s: {what}\n{logs}")
             time.sleep(_POLL_S)
 
@@ -314,11 +333,11 @@ class Embedded:
             record = json.loads((self.directory / _SHAPE_FILE).read_bytes())
         except FileNotFoundError:
             return
-        known = {name: record[name] for name in self._shape()}
-        if known != self._shape():
+        recorded_shape = {name: record[name] for name in self._shape()}
+        if recorded_shape != self._shape():
             raise EmbeddedError(
-                f"{self.directory} holds an installation of another shape "
-                f"({known}, asked for {self._shape()}): use another folder, or delete this one"
+                f"{self.directory} holds an installation of another shape ({recorded_shape}, "
+                f"requested: {self._shape()}): use another folder, or delete this folder"
             )
         for node, (port, bus_port) in zip(self.nodes, record["ports"], strict=True):
             if not node._reservations:

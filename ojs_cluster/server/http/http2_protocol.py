@@ -135,7 +135,7 @@ class Http2Protocol(H2Protocol):
         self._body_lengths.end(stream_id)
         with suppress(ProtocolError):  # the client has already reset the stream
             self.connection.reset_stream(stream_id, code)
-        # A handler may wait for the rest of the body. This event tells it that the stream ended.
+        # With this event hypercorn ends a handler's wait for the rest of the body.
         reset = StreamReset(stream_id=stream_id, remote_reset=False)
         await super()._handle_events([reset])
 
@@ -166,8 +166,8 @@ class Http2Protocol(H2Protocol):
         origin = bytes(headers.get(b"origin", b"")) if is_preflight else b""
         if self.has_key:
             return False
-        given = None if authorization is None else bytes(authorization)
-        if self._admits(path, given, origin or None):
+        api_key = None if authorization is None else bytes(authorization)
+        if self._admits(path, api_key, origin or None):
             # A path that needs no API key, and a preflight, are admitted with any header. Such a
             # request does not prove that the client has a key.
             self.has_key = not self._admits(path, None, origin or None)

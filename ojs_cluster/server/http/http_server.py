@@ -163,36 +163,24 @@ async def serve(
         admits=admits,
         body_memory=body_memory or BodyMemoryBudget(_BODY_MEMORY_BYTES),
     )
-    async with AsyncExitStack() as stack, trio.open_nursery() as maintenance:
-        for sock in sockets:
-            stack.enter_context(sock)
-        maintenance.start_soon(service.connections.close_idle)
-        if lane is not None:
-            maintenance.start_soon(lane.idle_connections.run)
-        async with trio.open_nursery() as serving:
-            async with trio.open_nursery() as accepting:
-                service.start_accepting(sockets, accepting, serving)
-                task_status.started()
-                await stop.wait()
-                await trio.sleep(times.delay_s)
-                accepting.cancel_scope.cancel()
-            serving.cancel_scope.deadline = trio.current_time() + times.grace_s
-            await service.drain(sockets, serving)
-        maintenance.cancel_scope.cancel()
-    if serving.cancel_scope.cancelled_caught:
-        log.warning(
-            "connections with unfinished requests were closed at the end of the grace period"
-        )
+    await service.run(sockets, stop, times, task_status)
 
 
 @dataclass(frozen=True, slots=True)
 class _Service:
-    """The objects that all connections of one ``serve`` call share, named as its arguments.
+    """One call of ``serve``: the objects that its connections share.
 
     Attributes:
+        app: the application.
+        config: see ``serve``.
         context: hypercorn's state; its event ``terminated`` ends idle HTTP/1 connections.
         send_timeouts: the timeouts for clients that do not read.
+        lane: see ``serve``.
+        tls: see ``serve``.
         connections: the current connections.
+        h2c: see ``serve``.
+        admits: see ``serve``.
+        body_memory: see ``serve``.
     """
 
     app: AppWrapper
@@ -206,7 +194,36 @@ class _Service:
     admits: AdmitsRequest
     body_memory: BodyMemoryBudget
 
-    def start_accepting(
+    async def run(
+        self,
+        sockets: Sequence[socket.socket],
+        stop: trio.Event,
+        times: DrainTimes,
+        task_status: trio.TaskStatus[None],
+    ) -> None:
+        """Accept and serve connections until the drain has ended; see ``serve``."""
+        async with AsyncExitStack() as stack, trio.open_nursery() as maintenance:
+            for sock in sockets:
+                stack.enter_context(sock)
+            maintenance.start_soon(self.connections.close_idle)
+            if self.lane is not None:
+                maintenance.start_soon(self.lane.idle_connections.run)
+            async with trio.open_nursery() as serving:
+                async with trio.open_nursery() as accepting:
+                    self._start_accepting(sockets, accepting, serving)
+                    task_status.started()
+                    await stop.wait()
+                    await trio.sleep(times.delay_s)
+                    accepting.cancel_scope.cancel()
+                serving.cancel_scope.deadline = trio.current_time() + times.grace_s
+                await self._drain(sockets, serving)
+            maintenance.cancel_scope.cancel()
+        if serving.cancel_scope.cancelled_caught:
+            log.warning(
+                "connections with unfinished requests were closed at the end of the grace period"
+            )
+
+    def _start_accepting(
         self, sockets: Sequence[socket.socket], accepting: trio.Nursery, serving: trio.Nursery
     ) -> None:
         """Start the tasks that accept connections.
@@ -235,7 +252,7 @@ class _Service:
             while True:
                 serving.start_soon(serve_counted, await self.connections.accept(listener))
 
-    async def drain(self, sockets: Sequence[socket.socket], serving: trio.Nursery) -> None:
+    async def _drain(self, sockets: Sequence[socket.socket], serving: trio.Nursery) -> None:
         """Close the port and idle connections; other connections close after their response.
 
         Args:
@@ -317,8 +334,8 @@ def _accept_waiting_and_close(listener: socket.socket) -> list[trio.SocketStream
 def report(group: BaseExceptionGroup[Exception]) -> None:
     """Log the errors that ended a connection; other connections continue."""
     for error in leaf_exceptions(group):
-        # The message is left out, because hypercorn's exceptions quote the client's data with its
-        # API key. Two stack frames are enough; a client that sends invalid data must not fill the
+        # Not the message, because hypercorn's exceptions quote the client's data with its API key.
+        # Only the last two stack frames, because a client that sends invalid data must not fill the
         # log.
         log.warning(
             "connection ended by an unexpected %s",

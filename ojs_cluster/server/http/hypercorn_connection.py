@@ -174,7 +174,8 @@ class _BoundedProtocol:
         if isinstance(wrapper.protocol, H2Protocol):
             wrapper.protocol = self._make_http2_protocol()
         elif not h2c:
-            # Without this check hypercorn ignores `Upgrade: h2c` and serves HTTP/1.1.
+            # `_check_protocol` starts HTTP/2 at `Upgrade: h2c` or at the preface of HTTP/2. Without
+            # it hypercorn serves HTTP/1.1.
             wrapper.protocol._check_protocol = _do_nothing  # type: ignore[assignment,method-assign]
 
     @property
@@ -310,4 +311,4 @@ class _BoundedProtocol:
 
 
 async def _do_nothing(_event: object) -> None:
-    """Replace hypercorn's check for ``Upgrade: h2c``."""
+    """Replace hypercorn's ``_check_protocol``."""

@@ -18,7 +18,7 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.redis import Client
 from ojs_cluster.redis.settings import Address
-from ojs_cluster.server.commands.archive import Unusable
+from ojs_cluster.server.commands.archive import NotAnArchive
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.archive import export_archive, import_archive
 from ojs_cluster.store.archive.archive import encode, parse
@@ -79,7 +79,7 @@ async def test_an_import_restores_what_was_exported(
         again = await export_text(target)
 
     assert (messages, tally.refused, tally.complete) == ([], 0, True)
-    assert not tally.there
+    assert not tally.existing
     assert check_invariants(backend, shards=after).problems == []
     restored = content(again)
     if before != after:
@@ -112,7 +112,7 @@ async def test_an_import_run_again_changes_nothing(backend: Embedded, store: Sto
 
     assert not tally.created
     assert messages == []
-    assert tally.there == {"jobs": 29, "queues": 16, "workflows": 2, "cron jobs": 2}
+    assert tally.existing == {"jobs": 29, "queues": 16, "workflows": 2, "cron jobs": 2}
     assert content(await export_text(store)) == before
 
 
@@ -314,7 +314,7 @@ async def test_an_import_does_not_change_an_existing_job(store: Store) -> None:
 
     tally, _ = await import_text(store, text)
 
-    assert tally.there["jobs"] == 1
+    assert tally.existing["jobs"] == 1
     assert (await read_jobs.get(store, job.id)).state is State.COMPLETED
 
 
@@ -418,7 +418,7 @@ async def test_a_truncated_file_is_detected(backend: Embedded, store: Store) -> 
 
 @pytest.mark.parametrize("text", [b"", b"{}\n", b'{"job":{}}\n', b'{"export":{"version":2}}\n'])
 async def test_a_file_that_is_no_archive_is_refused(store: Store, text: bytes) -> None:
-    with pytest.raises(Unusable):
+    with pytest.raises(NotAnArchive):
         await import_text(store, text)
 
 

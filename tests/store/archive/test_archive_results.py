@@ -56,7 +56,7 @@ def kinds(text: bytes) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def short_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive, "MOST_LINE_BYTES", LINE)
+    monkeypatch.setattr(archive, "MAX_LINE_BYTES", LINE)
 
 
 async def test_results_larger_than_a_reply_are_restored(backend: Embedded, store: Store) -> None:
@@ -128,7 +128,7 @@ async def test_results_do_not_change_an_existing_workflow(store: Store) -> None:
 
     tally, _ = await import_text(store, head + b"".join(changed))
 
-    assert (tally.there["parts of results"], tally.created.total()) == (5, 0)
+    assert (tally.existing["parts of results"], tally.created.total()) == (5, 0)
     again = (await export_text(store, portion_bytes=PORTION)).splitlines(keepends=True)
     assert _of(again, "results") == _of(rest, "results") != changed
     assert await state_of(store, made.id) == "running"
