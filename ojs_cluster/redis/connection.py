@@ -65,7 +65,7 @@ class NodeConnection(Protocol):
 
     @property
     def full(self) -> bool:
-        """Whether callers have to call ``wait_for_room`` before they send a command."""
+        """Whether callers have to call ``wait_until_not_full`` before they send a command."""
         ...
 
     @property
@@ -86,7 +86,7 @@ class NodeConnection(Protocol):
         """Do as ``execute``, with ASKING directly before the command."""
         ...
 
-    async def wait_for_room(self) -> None:
+    async def wait_until_not_full(self) -> None:
         """Sleep until ``full`` may have changed."""
         ...
 
@@ -115,7 +115,7 @@ class RedisConnection:
         self.full = False
         self._transport = transport
         self._clock = clock
-        self._limit = max_in_flight
+        self._max_pending = max_in_flight
         self._max_reply_bytes = max_reply_bytes
         self._parser = hiredis.Reader(replyError=RedisReplyError, notEnoughData=_MORE)
         self._queue: list[ReplyWaiter] = []
@@ -126,7 +126,7 @@ class RedisConnection:
         self._unsent_bytes = b""
         """Bytes of commands in flight that are not sent yet; the writer sends them first."""
         self._sending = False
-        self._room = trio.lowlevel.ParkingLot()
+        self._waiting_callers = trio.lowlevel.ParkingLot()
         self._last_progress = clock.now
         self._end: str | None = None
 
@@ -157,7 +157,7 @@ class RedisConnection:
             self._payloads.append(payload)
             if len(self._payloads) >= self._burst_size:
                 self._send_queued()
-            if len(self._queue) + len(self._in_flight) >= self._limit:
+            if len(self._queue) + len(self._in_flight) >= self._max_pending:
                 self.full = True
             answer = await park()
             return await queued.wait_in_task() if answer is ADOPTED else answer
@@ -170,7 +170,7 @@ class RedisConnection:
             reschedule(writer)
         elif len(self._payloads) >= self._burst_size:
             self._send_queued()
-        if len(self._queue) + len(self._in_flight) >= self._limit:
+        if len(self._queue) + len(self._in_flight) >= self._max_pending:
             self.full = True
         return await wait_task_rescheduled(waiter.abort)  # type: ignore[no-any-return]
 
@@ -198,9 +198,9 @@ class RedisConnection:
         self._wake_writer()
         return kept
 
-    async def wait_for_room(self) -> None:
+    async def wait_until_not_full(self) -> None:
         """Sleep until commands have been answered, or the connection has ended."""
-        await self._room.park()
+        await self._waiting_callers.park()
 
     async def run(self) -> str:
         """Read and write until the connection ends; then wake all waiters and return the reason."""
@@ -230,7 +230,7 @@ class RedisConnection:
         self._queue.clear()
         self._payloads.clear()
         self._unsent_bytes = b""
-        self._room.unpark_all()
+        self._waiting_callers.unpark_all()
         # The coroutines that ``wake`` has continued may have queued commands for other nodes.
         driver_state.flush()
 
@@ -243,9 +243,9 @@ class RedisConnection:
         if self.silent_s > reply_timeout_s:
             self.close(f"no reply for {reply_timeout_s:g} s")
             return
-        # A caller that ``_make_room`` has woken may have been cancelled before it sent a command.
-        # Other callers may then be waiting although there is room.
-        self._make_room()
+        # A caller that was woken may have been cancelled before it sent a command. Then other
+        # callers may be waiting although the connection is not full.
+        self._wake_waiting_callers()
         oldest = now - call_timeout_s
         for waiter in self._in_flight:
             if waiter.queued_at > oldest:
@@ -256,12 +256,12 @@ class RedisConnection:
                 return
             waiter.wake(CommandNotSent(f"not sent to {self.name} within {call_timeout_s:g} s"))
 
-    def _make_room(self) -> None:
-        """Wake callers in ``wait_for_room``, oldest first, as many as may send a command now."""
-        free = self._limit - self.pending
+    def _wake_waiting_callers(self) -> None:
+        """Wake the oldest callers in ``wait_until_not_full``, as many as may send a command now."""
+        free = self._max_pending - self.pending
         if free > 0 and self.open:
             self.full = False
-            self._room.unpark(count=free)
+            self._waiting_callers.unpark(count=free)
 
     def _wake_writer(self) -> None:
         writer = self._idle_writer
@@ -290,8 +290,8 @@ class RedisConnection:
                 self._sending = True
                 await self._transport.send(data)
                 self._sending = False
-            if self.full or self._room:
-                self._make_room()  # ``_take_queue`` may have dropped commands
+            if self.full or self._waiting_callers:
+                self._wake_waiting_callers()  # ``_take_queue`` may have dropped commands
         return "closed"
 
     def _take_queue(self) -> bytes:
@@ -328,8 +328,8 @@ class RedisConnection:
                 self._send_queued()
             if self._payloads or self._unsent_bytes:
                 self._wake_writer()
-            elif self.full or self._room:
-                self._make_room()
+            elif self.full or self._waiting_callers:
+                self._wake_waiting_callers()
 
     def _abort_writer(self, _raise_cancel: object) -> Abort:
         self._idle_writer = None
@@ -377,8 +377,8 @@ class RedisConnection:
                 partial = parser.len()
             elif partial > self._max_reply_bytes:
                 return self._refuse_reply()
-            if self.full or self._room:
-                self._make_room()
+            if self.full or self._waiting_callers:
+                self._wake_waiting_callers()
 
     def _refuse_reply(self) -> str:
         reason = f"a reply of more than {self._max_reply_bytes} bytes"

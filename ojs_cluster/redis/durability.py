@@ -52,16 +52,16 @@ def current_work() -> DurableWork | None:
     return _work.get()
 
 
-def required_durability(least: Durability) -> Durability:
-    """Return the level that a script waits for: ``least``, or that of the current work if higher.
+def required_durability(minimum: Durability) -> Durability:
+    """Return the level that a script waits for: ``minimum``, or that of the current work if higher.
 
     Once a write of the work is unconfirmed, the result is ``ASYNC``, because other confirmations
     cannot make the whole work durable.
     """
     work = _work.get()
     if work is None:
-        return least
-    return Durability.ASYNC if work.unconfirmed is not None else max(work.durability, least)
+        return minimum
+    return Durability.ASYNC if work.unconfirmed is not None else max(work.durability, minimum)
 
 
 def has_unconfirmed_writes() -> bool:

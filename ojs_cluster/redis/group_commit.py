@@ -131,11 +131,11 @@ class GroupCommitConnection:
     def __init__(self, connection: RedisConnection, plan: CommitPlan, max_waiting: int) -> None:
         self._connection = connection
         self._plan = plan
-        self._limit = max_waiting
+        self._max_waiting = max_waiting
         self._waiting_group: list[_GroupedCommand] = []
         self._sent_group: list[_GroupedCommand] = []
-        self._wanted = trio.Event()
-        self._room = trio.lowlevel.ParkingLot()
+        self._group_requested = trio.Event()
+        self._waiting_callers = trio.lowlevel.ParkingLot()
 
     @property
     def open(self) -> bool:
@@ -145,7 +145,7 @@ class GroupCommitConnection:
     @property
     def full(self) -> bool:
         """Whether the next group can take no more commands, or the connection has ended."""
-        return len(self._waiting_group) >= self._limit or not self._connection.open
+        return len(self._waiting_group) >= self._max_waiting or not self._connection.open
 
     @property
     def pending(self) -> int:
@@ -165,9 +165,9 @@ class GroupCommitConnection:
         """Do as ``execute``, with ASKING directly before the command."""
         return await self._join(_GroupedCommand(payload, asking=True))
 
-    async def wait_for_room(self) -> None:
+    async def wait_until_not_full(self) -> None:
         """Sleep until a group has been sent, or the connection has ended."""
-        await self._room.park()
+        await self._waiting_callers.park()
 
     def check(self, reply_timeout_s: float, call_timeout_s: float) -> None:
         """See ``RedisConnection.check``."""
@@ -177,8 +177,8 @@ class GroupCommitConnection:
         """Confirm one group after the other until the connection ends; then wake every caller."""
         try:
             while self._connection.open:
-                await self._wanted.wait()
-                self._wanted = trio.Event()
+                await self._group_requested.wait()
+                self._group_requested = trio.Event()
                 await self._confirm_group()
         finally:
             self._connection.close("the client was closed")
@@ -187,19 +187,19 @@ class GroupCommitConnection:
             for member in self._waiting_group:
                 member.resume_caller(None)
             self._sent_group, self._waiting_group = [], []
-            self._room.unpark_all()
+            self._waiting_callers.unpark_all()
 
     async def _join(self, member: _GroupedCommand) -> Answer:
         if not self._connection.open:
             return CommandNotSent("the connection ended")
         self._waiting_group.append(member)
-        self._wanted.set()
+        self._group_requested.set()
         return await wait_task_rescheduled(member.abort)  # type: ignore[no-any-return]
 
     async def _confirm_group(self) -> None:
         group = [member for member in self._waiting_group if member.task is not None]
         self._waiting_group = []
-        self._room.unpark_all()
+        self._waiting_callers.unpark_all()
         if not group or not self._connection.open:
             self._waiting_group = group  # ``run`` wakes their callers
             return

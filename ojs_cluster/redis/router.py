@@ -31,7 +31,7 @@ from ojs_cluster.redis.reply_waiters import Answer, CoarseClock
 from ojs_cluster.redis.settings import Address, ClientSettings
 from ojs_cluster.redis.topology import (
     CLUSTER_SLOTS,
-    NOWHERE,
+    NO_MASTERS,
     ROLE,
     SLOTS,
     Topology,
@@ -73,7 +73,7 @@ class SlotRouter:
         self.settings = settings
         self.tls = tls
         self.clock = CoarseClock()
-        self.topology = NOWHERE
+        self.topology = NO_MASTERS
         self.routes: list[NodeLink | None] = [None] * SLOTS
         self.listeners: list[Callable[[], None]] = []
         self.reconnect_listeners: list[Callable[[Address], None]] = []
@@ -157,7 +157,7 @@ class SlotRouter:
             await self._changed.park()
             return None
         if connection.full:
-            await connection.wait_for_room()
+            await connection.wait_until_not_full()
             return None
         return connection
 

@@ -65,7 +65,7 @@ class Topology:
         return None
 
 
-NOWHERE = Topology(clustered=False, ranges=(), nodes=())
+NO_MASTERS = Topology(clustered=False, ranges=(), nodes=())
 
 
 def standalone(address: Address) -> Topology:

@@ -272,7 +272,7 @@ async def test_full_connection_lets_in_as_many_as_were_answered() -> None:
         let_in: list[int] = []
 
         async def wait(number: int) -> None:
-            await rig.connection.wait_for_room()
+            await rig.connection.wait_until_not_full()
             let_in.append(number)
 
         for number in range(5):
