@@ -54,6 +54,11 @@ def cors_headers(origins: tuple[str, ...], request: Request) -> Headers:
 
 
 async def _answer_preflight(_app: App, request: Request) -> Response:
+    return preflight_response(request)
+
+
+def preflight_response(request: Request) -> Response:
+    """Return the response to a preflight, without the headers that every response has."""
     wanted = request.headers.get("access-control-request-headers", "")
     names = wanted if _HEADER_NAMES.fullmatch(wanted) else _REQUEST_HEADERS
     return Response(

@@ -277,6 +277,7 @@ def add_common_headers(
     began: float,
     app: App | None = None,
     principal: str | None = None,
+    cors_origins: tuple[str, ...] = (),
 ) -> Response:
     """Return the response with the headers that every response has, adapted to HEAD and 204.
 
@@ -289,6 +290,7 @@ def add_common_headers(
         began: when the request began, in seconds of the performance counter.
         app: the process; without it the log line has the address of the peer.
         principal: the name of the client's API key, for the log line.
+        cors_origins: the allowed origins of pages, for responses without ``app``.
     """
     if log.isEnabledFor(logging.DEBUG):
         extra = {
@@ -304,8 +306,9 @@ def add_common_headers(
     if response.headers and response.headers[0][0] == "Content-Type":
         common = common[1:]
     headers: Headers = (*common, ("X-Request-Id", request_id), *response.headers)
-    if app is not None and app.settings.cors_origins:
-        headers = (*headers, *cors_headers(app.settings.cors_origins, request))
+    origins = cors_origins if app is None else app.settings.cors_origins
+    if origins:
+        headers = (*headers, *cors_headers(origins, request))
     body = response.body
     if request.method == "HEAD":
         headers = (*headers, ("Content-Length", str(len(body))))

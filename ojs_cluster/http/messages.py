@@ -61,6 +61,22 @@ class Request(msgspec.Struct, frozen=True):
         """
         return "ojs-version" in self.headers
 
+    @property
+    def from_cli(self) -> bool:
+        """Whether ojs-cli sent this GET. It sends no version, but a content type without a body.
+
+        Suites and browsers send no such content type. The command line client expects some members
+        in a form of its own.
+        """
+        given = self.headers
+        return (
+            "content-type" in given
+            and "ojs-version" not in given
+            and not self.body
+            and self.method == "GET"
+            and given.get("user-agent", "").startswith("Go-http-client/")
+        )
+
 
 class BodyStream(Protocol):
     """A body without a known end, such as a stream of events."""

@@ -79,9 +79,14 @@ def array(items: Iterable[bytes]) -> bytes:
     return b"[%b]" % b",".join(items)
 
 
-def jobs_array(jobs: Iterable[JobRecord]) -> bytes:
-    """Return a JSON array of complete job envelopes."""
-    return b"[%b]" % b",".join([job.json() for job in jobs])
+def jobs_array(jobs: Iterable[JobRecord], *, error_text: bool = False) -> bytes:
+    """Return a JSON array of complete job envelopes.
+
+    Args:
+        jobs: the jobs.
+        error_text: as of ``JobRecord.json``.
+    """
+    return b"[%b]" % b",".join([job.json(error_text=error_text) for job in jobs])
 
 
 def pagination(

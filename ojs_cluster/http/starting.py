@@ -11,17 +11,26 @@ import orjson
 
 from ojs_cluster import __version__
 from ojs_cluster.core.errors import BackendUnavailable
+from ojs_cluster.http.cors import is_preflight, preflight_response
 from ojs_cluster.http.dispatch import add_common_headers, request_id_for
 from ojs_cluster.http.errors import error_response
 from ojs_cluster.http.messages import Request, Response
 
 
-def starting_response(request: Request) -> Response:
-    """Return 200 for a liveness probe and for ``/health``, otherwise 503."""
+def starting_response(request: Request, cors_origins: tuple[str, ...] = ()) -> Response:
+    """Return 200 for a liveness probe and for ``/health``, otherwise 503.
+
+    Args:
+        request: the request.
+        cors_origins: the origins whose pages may read the response (``cors``). Their preflights
+            are allowed, so that the page can read the 503 of its request.
+    """
     request_id = request_id_for(request.headers.get("x-request-id"))
     backend = {"type": "redis", "status": "unhealthy"}
     path = request.path
-    if path in ("/health", "/ojs/v1/health"):
+    if cors_origins and is_preflight(cors_origins, request):
+        response = preflight_response(request)
+    elif path in ("/health", "/ojs/v1/health"):
         health = {"status": "degraded", "version": __version__, "backend": backend}
         response = Response(200 if path == "/health" else 503, orjson.dumps(health))
     elif path in ("/live", "/healthz"):
@@ -31,4 +40,6 @@ def starting_response(request: Request) -> Response:
     else:
         error = BackendUnavailable("the server has not reached Redis yet", outcome="not_applied")
         response = error_response(error, request_id)
-    return add_common_headers(request, response, request_id, time.perf_counter())
+    return add_common_headers(
+        request, response, request_id, time.perf_counter(), cors_origins=cors_origins
+    )

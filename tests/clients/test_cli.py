@@ -96,5 +96,51 @@ async def test_the_statistics_have_whole_numbers(wire: Wire) -> None:
     assert found["jobs"]["available"] == 1
     throughput = found["throughput"]
     assert type(throughput["completed_per_min"]) is type(throughput["failed_per_min"]) is int
-    # The admin document and the admin UI read numbers here.
-    assert (type(found["queues"]), type(found["workers"])) == (int, int)
+
+
+# ojs-cli, cmd/ojs/commands/stats.go:48 (Queues, Workers). The admin document, the suites and the
+# admin UI read numbers there.
+async def test_the_statistics_count_queues_and_workers_by_state(wire: Wire) -> None:
+    for queue in ("a", "b"):
+        await call(wire, "POST", "/jobs", {"type": "t", "args": [], "options": {"queue": queue}})
+    await call(wire, "POST", "/queues/b/pause")
+    await call(wire, "POST", "/workers/fetch", {"queues": ["a"], "worker_id": "w1"})
+    found = await call(wire, "GET", "/admin/stats")
+    assert found["queues"] == {"total": 2, "active": 1, "paused": 1}
+    workers = found["workers"]
+    assert (workers["total"], workers["running"], workers["quiet"]) == (1, 1, 0)
+    assert workers["stale"] == 0
+    found = await call(wire, "GET", "/admin/stats?queue=b")
+    assert found["queues"] == {"total": 1, "active": 0, "paused": 1}
+    other = await wire.send("GET", "/ojs/v1/admin/stats", {"Accept": _TYPE})
+    assert (type(other.json["queues"]), type(other.json["workers"])) == (int, int)
+
+
+async def test_the_detail_of_one_queue_names_no_other(wire: Wire) -> None:
+    for queue in ("a", "b"):
+        await call(wire, "POST", "/jobs", {"type": "t", "args": [], "options": {"queue": queue}})
+    found = await call(wire, "GET", "/admin/stats?queue=b&detail=true")
+    assert [(queue["name"], queue["depth"]) for queue in found["queues"]] == [("b", 1)]
+
+
+# ojs-cli, cmd/ojs/commands/queues.go:116 (stats): Queue is a string. The suites read an object.
+async def test_the_statistics_of_a_queue_name_it(wire: Wire) -> None:
+    found = await call(wire, "GET", "/queues/default/stats")
+    assert (found["queue"], found["status"]) == ("default", "active")
+    other = await wire.send("GET", "/ojs/v1/queues/default/stats", {"Accept": _TYPE})
+    assert other.json["queue"]["name"] == "default"
+
+
+# ojs-cli, cmd/ojs/commands/debug.go:354 (failures): Error is a string. The spec has an object.
+async def test_failures_show_the_message_of_the_last_error(wire: Wire) -> None:
+    job = {"type": "t", "args": [], "options": {"max_attempts": 1}}
+    job_id = (await call(wire, "POST", "/jobs", job))["job"]["id"]
+    await call(wire, "POST", "/workers/fetch", {"queues": ["default"]})
+    error = {"type": "SmtpError", "message": 'no "such" host'}
+    await call(wire, "POST", "/workers/nack", {"job_id": job_id, "error": error})
+    path = "/jobs?state=discarded&limit=20"
+    [shown] = (await call(wire, "GET", path))["jobs"]
+    assert (shown["id"], shown["error"]) == (job_id, 'no "such" host')
+    assert shown["errors"][0]["type"] == "SmtpError"
+    other = await wire.send("GET", "/ojs/v1" + path, {"Accept": _TYPE})
+    assert other.json["jobs"][0]["error"]["type"] == "SmtpError"

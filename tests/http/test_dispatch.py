@@ -395,6 +395,21 @@ def test_probes_are_answered_before_redis_is_reached(path: str, status: int, sta
     assert ("Content-Type", OJS_TYPE) in response.headers
 
 
+def test_pages_of_allowed_origins_can_read_responses_before_redis_is_reached() -> None:
+    origins, headers = ("https://ui.example.com",), {"origin": "https://ui.example.com"}
+    response = starting_response(Request("GET", "/ojs/v1/jobs", headers=headers), origins)
+    assert response.status == 503
+    assert ("Access-Control-Allow-Origin", origins[0]) in response.headers
+    asked = {**headers, "access-control-request-method": "POST"}
+    preflight = Request("OPTIONS", "/ojs/v1/jobs", headers=asked)
+    assert starting_response(preflight, origins).status == 204
+    assert starting_response(preflight).status == 503
+    other = Request("OPTIONS", "/ojs/v1/jobs", headers={**asked, "origin": "https://evil.example"})
+    response = starting_response(other, origins)
+    assert response.status == 503
+    assert "Access-Control-Allow-Origin" not in dict(response.headers)
+
+
 def test_requests_have_to_wait_before_redis_is_reached() -> None:
     response = starting_response(Request("POST", "/ojs/v1/jobs", headers={"x-request-id": "me"}))
     error = json.loads(response.body)["error"]

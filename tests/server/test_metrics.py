@@ -46,10 +46,17 @@ def test_a_scheduler_answers_probes_and_scrapes_with_the_key(standalone: Embedde
         "OJS_HOST": "127.0.0.1",
         "OJS_SCHEDULER_PORT": str(port),
         "OJS_API_KEY": KEY,
+        "OJS_CORS_ORIGINS": "https://ui.example.com",
         "REDIS_URL": standalone.url,
     }
     with program([*CLI, "scheduler"], env=env) as running:
         running.wait_line("scheduler started")
+        origin = {"Origin": "https://ui.example.com"}
+        shown = httpx.get(f"http://127.0.0.1:{port}/live", headers=origin, timeout=60)
+        assert shown.headers["access-control-allow-origin"] == "https://ui.example.com"
+        asked = {**origin, "Access-Control-Request-Method": "GET"}
+        preflight = httpx.request("OPTIONS", shown.url.join("/metrics"), headers=asked, timeout=60)
+        assert preflight.status_code == 204
         wait_until(lambda: get(port, "/ready").status_code == 200, timeout_s=60)
         assert get(port, "/health").json() == {"status": "ok"}
         assert get(port, "/live").status_code == 200

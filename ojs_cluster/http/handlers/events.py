@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ojs_cluster.core.errors import InvalidRequest
-from ojs_cluster.http import query, replies
+from ojs_cluster.http import fields, query, replies
 from ojs_cluster.http.access.queue_scope import check_queues
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
@@ -20,8 +20,9 @@ from ojs_cluster.store.operations.events import (
 async def list_events(app: App, request: Request) -> Response:
     """List events: oldest first from a cursor, or newest first by the number of the page.
 
-    ``GET /ojs/v1/events?types&queues&job_types&after&limit``, or ``?page&per_page`` with the same
-    filters. ``type`` is an alias of ``types`` (spec: ojs-events 6.4).
+    ``GET /ojs/v1/events?types&queues&job_types&since&after&limit``, or ``?page&per_page`` with the
+    same filters. ``type`` is an alias of ``types``. Without a cursor, the first page starts at the
+    time ``since`` (spec: ojs-events 6.4).
     """
     given = query.parameters(request.query)
     queues = query.names(given, "queues")
@@ -31,6 +32,7 @@ async def list_events(app: App, request: Request) -> Response:
         queues=queues,
         within=request.queues,
         job_types=query.names(given, "job_types"),
+        since_ms=fields.absolute_time_ms(given.get("since") or None, field="since"),
     )
     if given.get("page") or given.get("per_page"):
         return await _numbered_page(app, wanted, given)

@@ -92,11 +92,18 @@ async def list_jobs(app: App, request: Request) -> Response:
     ``GET /ojs/v1/jobs?state&queue&type&limit&cursor&offset`` (spec: ojs-http-binding 17)
     """
     given = query.parameters(request.query)
-    return await list_matching(app, filter_of(given, request.queues), given)
+    return await list_matching(
+        app, filter_of(given, request.queues), given, error_text=request.from_cli
+    )
 
 
 async def list_matching(
-    app: App, wanted: JobFilter, given: Mapping[str, str], *, max_limit: int = 200
+    app: App,
+    wanted: JobFilter,
+    given: Mapping[str, str],
+    *,
+    max_limit: int = 200,
+    error_text: bool = False,
 ) -> Response:
     """Return the page of jobs that the parameters ``limit``, ``cursor`` and ``offset`` ask for.
 
@@ -105,6 +112,7 @@ async def list_matching(
         wanted: the filter that the jobs match.
         given: the parameters of the query string.
         max_limit: the maximum number of jobs of a page.
+        error_text: whether ``error`` of a job is a text, as the command line client reads it.
 
     Raises:
         InvalidRequest: a parameter is invalid.
@@ -122,7 +130,11 @@ async def list_matching(
     return Response(
         200,
         b'{"jobs":%b,%b"pagination":%b}'
-        % (replies.jobs_array(page.jobs), total_member, replies.dumps(pagination)),
+        % (
+            replies.jobs_array(page.jobs, error_text=error_text),
+            total_member,
+            replies.dumps(pagination),
+        ),
     )
 
 

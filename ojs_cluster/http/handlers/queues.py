@@ -65,12 +65,12 @@ async def stats(app: App, request: Request, name: str) -> Response:
 
     The member ``queue`` is an object in the OpenAPI document and in the conformance suites, and the
     name of the queue in the schema and in the SDKs. So a client that sends ``OJS-Version``, as SDKs
-    do, gets the name, and other clients get the object.
+    do, gets the name, like the command line client, and other clients get the object.
 
     ``GET /ojs/v1/queues/{name}/stats`` (spec: ojs-http-binding 11.2)
     """
     members = _stats(await store_queues.get_stats(app.store, check_queue(name, field="name")))
-    if request.names_version:
+    if request.names_version or request.from_cli:
         members["queue"] = name
     return replies.json_response(200, members)
 

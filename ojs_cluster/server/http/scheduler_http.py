@@ -16,6 +16,7 @@ from ojs_cluster.core.errors import NotFound, OJSError
 from ojs_cluster.http import exposition
 from ojs_cluster.http.access.audit import Audit
 from ojs_cluster.http.access.authentication import AccessControl
+from ojs_cluster.http.cors import is_preflight, preflight_response
 from ojs_cluster.http.dispatch import add_common_headers, request_id_for
 from ojs_cluster.http.errors import error_response
 from ojs_cluster.http.exposition import Families, counter, gauge
@@ -112,9 +113,14 @@ class SchedulerEntryPoint:
         except OJSError as error:
             response = error_response(error, request_id)
             self._audit.record_refusal(request, request_id, error, response.status)
-        await send_response(add_common_headers(request, response, request_id, started_at), send)
+        origins = self._settings.http.cors_origins
+        shown = add_common_headers(request, response, request_id, started_at, cors_origins=origins)
+        await send_response(shown, send)
 
     async def _respond(self, request: Request) -> Response:
+        origins = self._settings.http.cors_origins
+        if origins and is_preflight(origins, request):
+            return preflight_response(request)
         if request.path in ("/health", "/live", "/healthz"):
             return _json(200, {"status": "ok"})
         if request.path in ("/ready", "/readyz"):

@@ -59,8 +59,9 @@ class Gate:
     client sends its next request on a connection that is about to close.
     """
 
-    def __init__(self, stop: trio.Event) -> None:
+    def __init__(self, stop: trio.Event, cors_origins: tuple[str, ...] = ()) -> None:
         self._stop = stop
+        self._cors_origins = cors_origins
         self._app: ASGIFramework | None = None
         self.opened = trio.Event()
 
@@ -81,7 +82,8 @@ class Gate:
         if self._app is not None:
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
-            await send_response(starting_response(read_head(scope)), send)
+            response = starting_response(read_head(scope), self._cors_origins)
+            await send_response(response, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": _WEBSOCKET_TRY_AGAIN_LATER})
 
@@ -116,7 +118,7 @@ class _ApiProcess:
         self._api_keys = ApiKeys(settings.access, os.environ, self._audit)
         self._http = http_settings(settings)
         self._body_memory = body_memory_budget_for(self._http)
-        self._gate = Gate(child.stop)
+        self._gate = Gate(child.stop, self._http.cors_origins)
         self._lane = fast_lane(settings.listen, child.stop)
         self._drained = trio.Event()
 

@@ -7,6 +7,7 @@ without a decision has that of ``OJS_ON_EXHAUSTION``.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 from ojs_cluster.keys import Shard
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ojs_cluster.store.context import Store
 
 _FIELD: Final = "on_exhaustion"
+_DECISION: Final = re.compile(rb"discard|dead_letter")
 
 
 async def set_on_exhaustion(store: Store, queue: str, decision: str | None) -> None:
@@ -54,7 +56,7 @@ async def mirror_on_exhaustion(store: Store, queue: str) -> None:
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    await mirrored_fields.mirror_field(
+    await mirrored_fields.mirror_text(
         store,
         queue,
         lambda shard: _read(store, shard, queue),
@@ -62,10 +64,8 @@ async def mirror_on_exhaustion(store: Store, queue: str) -> None:
     )
 
 
-async def _read(store: Store, shard: Shard, queue: str) -> str:
-    key = shard.queue_counters(queue)
-    found = await store.redis.call(shard.slot, "HGET", key, _FIELD, idempotent=True)
-    return found.decode() if isinstance(found, bytes) else ""
+async def _read(store: Store, shard: Shard, queue: str) -> str | None:
+    return await mirrored_fields.read_text(store, shard, queue, _FIELD, _DECISION)
 
 
 async def _write(store: Store, shard: Shard, queue: str, decision: str) -> None:

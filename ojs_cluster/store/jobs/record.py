@@ -155,17 +155,18 @@ class JobRecord(msgspec.Struct, frozen=True):
         """Return the kept errors as JSON objects, oldest first."""
         return [entry for _, entry in sorted(self._errors(), key=lambda item: item[0])]
 
-    def json(self, *, lease: bool = False) -> bytes:
+    def json(self, *, lease: bool = False, error_text: bool = False) -> bytes:
         """Return the envelope as JSON.
 
         Args:
             lease: whether to include ``lease_id``; only the fetch that created a lease does.
+            error_text: whether ``error`` is the message of the last error instead of an object.
 
         Raises:
             MalformedJob: a field is missing or invalid.
         """
         try:
-            return b"".join(self._parts(lease))
+            return b"".join(self._parts(lease, error_text))
         except (KeyError, ValueError, OverflowError) as error:
             raise MalformedJob(self.id, f"its envelope cannot be written ({error!r})") from error
 
@@ -184,7 +185,7 @@ class JobRecord(msgspec.Struct, frozen=True):
                     entry = b'%b,"attempt":%d,"occurred_at":"%b"}' % (body, int(attempt), when)
                     yield (int(at), int(attempt), int(name[1:])), entry
 
-    def _parts(self, lease: bool) -> list[bytes]:
+    def _parts(self, lease: bool, error_text: bool) -> list[bytes]:
         fields = self.fields
         get = fields.get
         state = fields[f.STATE]
@@ -223,7 +224,8 @@ class JobRecord(msgspec.Struct, frozen=True):
         if get(f.ERRORS):
             errors = self.errors()
             if errors and state != b"completed":
-                parts.append(b',"error":' + errors[-1])
+                shown = _message_of(errors[-1]) if error_text else errors[-1]
+                parts.append(b',"error":' + shown)
             parts.append(b',"errors":[%b]' % b",".join(errors))
         if get(f.WORKFLOW):
             parts += self._workflow()
@@ -268,6 +270,15 @@ class JobRecord(msgspec.Struct, frozen=True):
             yield b',"discarded_at":"%b"' % at
             if not self.fields.get(f.EXPIRED):
                 yield b',"completed_at":"%b"' % at
+
+
+def _message_of(error: bytes) -> bytes:
+    """Return the message of an error object as a JSON string."""
+    with suppress(orjson.JSONDecodeError):
+        message = orjson.loads(error).get("message")
+        if isinstance(message, str):
+            return orjson.dumps(message)
+    return b'""'
 
 
 def record(job_id: str, flat: Iterable[bytes]) -> JobRecord:

@@ -14,6 +14,7 @@ for retries, promotions, later steps of a workflow, and jobs that run again.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from ojs_cluster.store.context import Store
 
 _FIELD = "bound"
+_BOUND = re.compile(rb"\d{1,15}")
 
 
 def bound_arguments(store: Store, new: Mapping[str, int]) -> str:
@@ -120,7 +122,7 @@ async def get_bound(store: Store, queue: str) -> int | None:
         BackendUnavailable: Redis did not answer in time.
     """
     found = await _read_bound(store, store.keys.shard_of_queue(queue), queue)
-    return int(found) if found.isdigit() else None
+    return int(found) if found else None
 
 
 async def mirror_bound(store: Store, queue: str) -> None:
@@ -129,7 +131,7 @@ async def mirror_bound(store: Store, queue: str) -> None:
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    await mirrored_fields.mirror_field(
+    await mirrored_fields.mirror_text(
         store,
         queue,
         lambda shard: _read_bound(store, shard, queue),
@@ -137,11 +139,8 @@ async def mirror_bound(store: Store, queue: str) -> None:
     )
 
 
-async def _read_bound(store: Store, shard: Shard, queue: str) -> str:
-    found = await store.redis.call(
-        shard.slot, "HGET", shard.queue_counters(queue), _FIELD, idempotent=True
-    )
-    return found.decode() if isinstance(found, bytes) else ""
+async def _read_bound(store: Store, shard: Shard, queue: str) -> str | None:
+    return await mirrored_fields.read_text(store, shard, queue, _FIELD, _BOUND)
 
 
 async def _write_bound(store: Store, shard: Shard, queue: str, bound: str) -> None:

@@ -50,6 +50,7 @@ class EventFilter:
         job_types: types of jobs.
         job_id: the id of one job.
         within: the queues that the caller may see, None for all.
+        since_ms: the time of the oldest event in Unix milliseconds, None for any.
     """
 
     types: Collection[str] = ()
@@ -57,6 +58,7 @@ class EventFilter:
     job_types: Collection[str] = ()
     job_id: str | None = None
     within: QueuePatterns | None = None
+    since_ms: int | None = None
 
     def admits(self, fields: dict[bytes, bytes]) -> bool:
         """Return whether a page contains the event with these stream fields."""
@@ -111,7 +113,10 @@ async def read_events(
     async def read(shard: Shard | Meta) -> None:
         nonlocal more, gap
         after = positions.get(shard.index)
-        begin, dropped = await start_position(store, shard, after)
+        if after is None and wanted.since_ms is not None:
+            begin, dropped = await _position_at(store, shard, max(1, wanted.since_ms)), False
+        else:
+            begin, dropped = await start_position(store, shard, after)
         positions[shard.index] = begin
         admitted, end, more_here = await _read_shard(store, shard, begin, wanted, limit)
         found.extend((position, shard.index, event) for position, event in admitted)
@@ -146,7 +151,7 @@ async def read_newest(
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    kept = offset + limit
+    kept, oldest_id = offset + limit, f"{max(0, wanted.since_ms or 0)}-0"
     newest: list[tuple[tuple[int, int], int, int, dict[bytes, bytes]]] = []
     total = 0
 
@@ -157,7 +162,7 @@ async def read_newest(
         while found < MOST_NUMBERED:
             entries: Any = await store.redis.call(
                 shard.slot,
-                *("XREVRANGE", shard.events, end, "-", "COUNT", _NEWEST_CHUNK),
+                *("XREVRANGE", shard.events, end, oldest_id, "COUNT", _NEWEST_CHUNK),
                 idempotent=True,
             )
             # Older events cannot be in the page. Other streams are not read while this loop runs.
@@ -200,6 +205,23 @@ async def _streams(store: Store, wanted: EventFilter) -> list[Shard | Meta]:
     return [*(sorted(selected, key=lambda shard: shard.index) or store.keys), store.keys.meta]
 
 
+async def _position_at(store: Store, shard: Shard | Meta, since_ms: int) -> str:
+    """Return the position after the last event of a stream before ``since_ms``.
+
+    It is the position of an entry, so that the next page can tell whether entries were dropped.
+    """
+    before: Any = await store.redis.call(
+        shard.slot,
+        *("XREVRANGE", shard.events, f"({since_ms}-0", "-", "COUNT", 1),
+        idempotent=True,
+    )
+    if before:
+        text: str = before[0][0].decode()
+        return text
+    begin, _ = await start_position(store, shard, None)
+    return begin
+
+
 async def _read_shard(
     store: Store, shard: Shard | Meta, after: str, wanted: EventFilter, limit: int
 ) -> tuple[list[tuple[Position, bytes]], str, bool]:
@@ -218,7 +240,7 @@ async def _read_shard(
             fields = dict(zip(items, items, strict=True))
             for position in events_of(raw_id, fields, reached):
                 end = text_of(position)
-                if wanted.admits(fields):
+                if (wanted.since_ms or 0) <= position[0] and wanted.admits(fields):
                     admitted.append((position, _render(position, shard.index, fields)))
                     if len(admitted) >= limit:
                         return admitted, end, True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ojs_cluster.core.access.scopes import QueuePatterns
@@ -10,6 +11,7 @@ from ojs_cluster.redis.deadline import extend_deadline
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.queues.queues import QueueStats, list_queues, sum_stats
 from ojs_cluster.store.workers import workers
+from ojs_cluster.store.workers.workers import WorkerStatus
 
 MAX_QUEUES = 10_000
 """Maximum number of queues in the sums, the first by name."""
@@ -42,12 +44,16 @@ class Overview:
         counted: number of queues that ``stats`` sums.
         stats: the sums.
         workers: number of all workers.
+        paused: number of the summed queues that are paused.
+        worker_states: number of workers by status.
     """
 
     queues: int
     counted: int
     stats: QueueStats
     workers: int
+    paused: int
+    worker_states: Mapping[WorkerStatus, int]
 
 
 async def overview(store: Store) -> Overview:
@@ -57,26 +63,29 @@ async def overview(store: Store) -> Overview:
         BackendUnavailable: Redis did not answer in time.
     """
     extend_deadline(OVERVIEW_S)
-    counted, stats = 0, _NO_QUEUES
+    counted, paused, stats = 0, 0, _NO_QUEUES
     while True:
         limit = min(_PAGE, MAX_QUEUES - counted)
         found, queues = await list_queues(store, limit=limit, offset=counted)
         counted += len(found)
+        paused += sum(queue.paused for queue in found)
         stats = sum_stats([stats, *found])
         if len(found) < limit or counted >= MAX_QUEUES:
             break
-    _, known = await workers.count_by_status(store)
-    return Overview(queues, counted, stats, known)
+    states, known = await workers.count_by_status(store)
+    return Overview(queues, counted, stats, known, paused, states)
 
 
-async def sum_within(store: Store, within: QueuePatterns) -> tuple[QueueStats, int, int]:
+async def sum_within(store: Store, within: QueuePatterns) -> tuple[QueueStats, int, int, int]:
     """Return sums over the queues that ``within`` admits.
 
     Returns:
-        The sums, the number of queues that ``within`` admits, and how many of them are summed.
+        The sums, the number of queues that ``within`` admits, how many of them are summed, and how
+        many of these are paused.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
     found, queues = await list_queues(store, limit=MAX_QUEUES_WITHIN, within=within)
-    return sum_stats([_NO_QUEUES, *found]), queues, len(found)
+    paused = sum(queue.paused for queue in found)
+    return sum_stats([_NO_QUEUES, *found]), queues, len(found), paused

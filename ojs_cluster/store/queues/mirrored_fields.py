@@ -12,6 +12,7 @@ ten seconds after the change of the number.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -23,6 +24,58 @@ if TYPE_CHECKING:
     from ojs_cluster.store.context import Store
 
 T = TypeVar("T")
+
+
+async def read_text(
+    store: Store, shard: Shard, queue: str, field: str, valid: re.Pattern[bytes]
+) -> str | None:
+    """Return a field of a queue's hash in one partition.
+
+    Args:
+        store: the store.
+        shard: the shard of the partition.
+        queue: the queue's name.
+        field: the field.
+        valid: what the field may hold, as ASCII.
+
+    Returns:
+        The value, "" if there is none, None if it is damaged.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    key = shard.queue_counters(queue)
+    found = await store.redis.call(shard.slot, "HGET", key, field, idempotent=True)
+    if not isinstance(found, bytes):
+        return ""
+    return found.decode() if valid.fullmatch(found) else None
+
+
+async def mirror_text(
+    store: Store,
+    queue: str,
+    read: Callable[[Shard], Awaitable[str | None]],
+    write: Callable[[Shard, str], Awaitable[None]],
+) -> None:
+    """Make all partitions agree with partition 0, and remove damaged values.
+
+    Args:
+        store: the store.
+        queue: the queue's name.
+        read: returns the value of a partition, as ``read_text`` does.
+        write: sets the value of a partition, and removes it for "".
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+
+    async def read_or_remove(shard: Shard) -> str:
+        found = await read(shard)
+        if found is None:
+            await write(shard, "")
+        return found or ""
+
+    await mirror_field(store, queue, read_or_remove, write)
 
 
 async def mirror_field(

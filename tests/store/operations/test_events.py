@@ -18,7 +18,7 @@ from ojs_cluster.store.enqueue.enqueue import enqueue_many
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.nack import Nack, nack_many
 from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.operations.events import EventFilter, read_events
+from ojs_cluster.store.operations.events import EventFilter, read_events, read_newest
 from ojs_cluster.store.progress import checkpoints
 from ojs_cluster.store.progress.progress import Report, report_progress
 from ojs_cluster.store.queues import queues
@@ -331,3 +331,34 @@ async def test_a_cursor_of_another_form_is_refused(store: Store, places: Any) ->
 async def test_a_cursor_of_another_server_is_refused(store: Store, cursor: str) -> None:
     with pytest.raises(InvalidRequest, match="after"):
         await read_events(store, EventFilter(), after=cursor)
+
+
+async def test_events_start_at_a_time_and_go_on_from_the_cursor(store: Store, db: Any) -> None:
+    def add(shard: int, ms: int) -> None:
+        fields = {"t": "job.enqueued", "j": f"job-{ms}", "y": "t", "q": "q"}
+        db.xadd(store.keys.shard(shard).events, fields, id=f"{ms}-3")
+
+    def ids(events: list[bytes]) -> list[str]:
+        return [json.loads(event)["subject"] for event in events]
+
+    for shard, ms in ((0, 1000), (0, 2000), (0, 3000), (5, 1500), (5, 2500), (7, 900)):
+        add(shard, ms)
+    since = EventFilter(since_ms=2000)
+
+    page = await read_events(store, since)
+    assert ids(page.events) == ["job-2000", "job-2500", "job-3000"]
+    for shard in (7, 9):
+        add(shard, 4000 + shard)
+    page = await read_events(store, since, after=page.cursor)
+    assert (ids(page.events), page.gap) == (["job-4007", "job-4009"], False)
+    first = await read_events(store, since, limit=1)
+    assert (ids(first.events), first.has_more) == (["job-2000"], True)
+    rest = await read_events(store, since, after=first.cursor)
+    assert ids(rest.events) == ["job-2500", "job-3000", "job-4007", "job-4009"]
+    newest, found = await read_newest(store, since, limit=2)
+    assert (ids(newest), found) == (["job-4009", "job-4007"], 5)
+    for early in (-5, 0):
+        page = await read_events(store, EventFilter(since_ms=early))
+        assert len(page.events) == 8
+        assert (await read_newest(store, EventFilter(since_ms=early), limit=1))[1] == 8
+    assert (await read_events(store, EventFilter(since_ms=253402300799999))).events == []

@@ -32,30 +32,38 @@ async def stats(app: App, request: Request) -> Response:
     the API key is restricted to some queues, the sums cover only these queues, and the number of
     workers is absent, because workers serve other queues as well.
 
-    With ``detail=true``, ``queues`` lists the queues whose jobs run longest.
+    With ``detail=true``, ``queues`` lists the queues whose jobs run longest, or the queue that the
+    request names. The command line client expects objects as ``queues`` and ``workers``, and gets
+    them.
 
     ``GET /ojs/v1/admin/stats?queue&detail&limit`` (spec: ojs-admin-api 10.1)
     """
     given = query.parameters(request.query)
     name = given.get("queue")
-    workers: dict[str, int] = {}
+    workers: dict[str, Any] = {}
     if request.queues is None:
         found = await app.overview.get()
-        shown, queues, counted = found.stats, found.queues, found.counted
+        shown, queues, counted, paused = found.stats, found.queues, found.counted, found.paused
         workers = {"workers": found.workers}
+        if request.from_cli:
+            workers = {"workers": {"total": found.workers, **found.worker_states}}
     elif not name:
-        shown, queues, counted = await sum_within(app.store, request.queues)
+        shown, queues, counted, paused = await sum_within(app.store, request.queues)
     if name:
         check_queues(request.queues, [name])
         shown = await _existing(app, name)
         queues = counted = 1
-    slowest: list[dict[str, Any]] | None = None
+        paused = int(shown.paused)
+    summary: Any = queues
     if query.boolean(given, "detail"):
-        slowest = await _slowest(app, request, query.integer(given, "limit", 10, low=1, high=100))
+        limit = query.integer(given, "limit", 10, low=1, high=100)
+        summary = [_durations(shown)] if name else await _slowest(app, request, limit)
+    elif request.from_cli:
+        summary = {"total": queues, "active": counted - paused, "paused": paused}
     return replies.json_response(
         200,
         {
-            "queues": queues if slowest is None else slowest,
+            "queues": summary,
             "queues_counted": counted,
             **workers,
             "jobs": counts(shown),
@@ -72,18 +80,17 @@ async def _slowest(app: App, request: Request, limit: int) -> list[dict[str, Any
         app.store, limit=_MOST_COMPARED, offset=0, within=request.queues
     )
     found = sorted(found, key=lambda queue: queue.avg_duration_ms, reverse=True)
-    return [
-        {
-            "name": queue.name,
-            "depth": queue.depth,
-            "avg_duration_ms": queue.avg_duration_ms,
-            "error_rate": round(
-                queue.failed_last_hour / max(1, queue.failed_last_hour + queue.completed_last_hour),
-                4,
-            ),
-        }
-        for queue in found[:limit]
-    ]
+    return [_durations(queue) for queue in found[:limit]]
+
+
+def _durations(queue: QueueStats) -> dict[str, Any]:
+    ended = queue.failed_last_hour + queue.completed_last_hour
+    return {
+        "name": queue.name,
+        "depth": queue.depth,
+        "avg_duration_ms": queue.avg_duration_ms,
+        "error_rate": round(queue.failed_last_hour / max(1, ended), 4),
+    }
 
 
 async def list_queues(app: App, request: Request) -> Response:
