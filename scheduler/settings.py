@@ -78,7 +78,7 @@ class SchedulerSettings:
     )
     lease_ttl_ms: int = variable(
         "OJS_SCHEDULER_LEASE",
-        milliseconds(least=500, most=300_000),
+        milliseconds(minimum=500, maximum=300_000),
         "5s",
         "After a leader dies, another leads its shards within this time.",
     )

@@ -36,39 +36,39 @@ class PayloadLimits:
 
     envelope_bytes: int = variable(
         "OJS_MAX_JOB_BYTES",
-        integer(least=1024, most=_MAX_JOB_BYTES),
+        integer(minimum=1024, maximum=_MAX_JOB_BYTES),
         "1048576",
         "Maximum size of the envelope of one job, in bytes.",
     )
     meta_bytes: int = variable(
         "OJS_MAX_META_BYTES",
-        integer(least=1024, most=64 * _MIB),
+        integer(minimum=1024, maximum=64 * _MIB),
         "65536",
         "Maximum size of the `meta` of one job, in bytes.",
     )
     batch_jobs: int = variable(
         "OJS_MAX_BATCH",
-        integer(least=1, most=MAX_BATCH_JOBS),
+        integer(minimum=1, maximum=MAX_BATCH_JOBS),
         "1000",
         "Maximum number of jobs in one batch; at most 10000.",
     )
     depth: int = variable(
         "OJS_MAX_JSON_DEPTH",
-        integer(least=4, most=512),
+        integer(minimum=4, maximum=512),
         "64",
         "Maximum number of nested arrays and objects in the JSON of a request.",
     )
     failure_bytes: int = 64 * 1024
     fingerprint_bytes: int = variable(
         "OJS_MAX_FINGERPRINT_BYTES",
-        integer(least=1024, most=_MIB),
+        integer(minimum=1024, maximum=_MIB),
         "65536",
         "Maximum size of the data that identifies a unique job (its args, chosen meta or key), in "
         "bytes.",
     )
     number_digits: int = variable(
         "OJS_MAX_NUMBER_DIGITS",
-        integer(least=20, most=4300),
+        integer(minimum=20, maximum=4300),
         "1000",
         "Maximum number of digits of one number in a request. Many clients cannot read a response "
         "with a longer number.",

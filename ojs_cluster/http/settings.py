@@ -59,20 +59,20 @@ class HttpSettings:
     max_head: int = 64 * 1024
     max_body: int = variable(
         "OJS_MAX_BODY_BYTES",
-        integer(least=1024, most=256 * _MIB),
+        integer(minimum=1024, maximum=256 * _MIB),
         "2097152",
         "Maximum size of a request body in bytes, unless the body is a batch. A job envelope may "
         "have at most 1 MiB.",
     )
     max_batch_body: int = variable(
         "OJS_MAX_BATCH_BODY_BYTES",
-        integer(least=1024, most=1024 * _MIB),
+        integer(minimum=1024, maximum=1024 * _MIB),
         "16777216",
         "Maximum size of the body of a batch request in bytes.",
     )
     max_bodies: int = variable(
         "OJS_MAX_BODIES_BYTES",
-        integer(least=1024, most=16 * 1024 * _MIB),
+        integer(minimum=1024, maximum=16 * 1024 * _MIB),
         "67108864",
         "Memory, in bytes, that all request bodies above 64 KiB may use together in one process. "
         "Incomplete smaller requests may use the same amount. A request beyond that gets 503.",
@@ -92,27 +92,27 @@ class HttpSettings:
     )
     push_subscribers: int = variable(
         "OJS_PUSH_SUBSCRIBERS",
-        integer(least=0, most=100_000),
+        integer(minimum=0, maximum=100_000),
         "2000",
         "Maximum number of event streams of an API process; a further one gets 503.",
     )
     push_per_client: int = variable(
         "OJS_PUSH_SUBSCRIBERS_PER_CLIENT",
-        integer(least=1, most=100_000),
+        integer(minimum=1, maximum=100_000),
         "100",
         "Maximum number of event streams of an API process that use one API key, or that come from "
         "one address if there are no API keys; a further one gets 429.",
     )
     push_buffer_events: int = variable(
         "OJS_PUSH_BUFFER_EVENTS",
-        integer(least=1, most=100_000),
+        integer(minimum=1, maximum=100_000),
         "1000",
         "Maximum number of events that wait for one client to read them; the oldest ones beyond it "
         "are dropped, and the client gets system.events_dropped.",
     )
     push_buffer_bytes: int = variable(
         "OJS_PUSH_BUFFER_BYTES",
-        integer(least=1_048_576, most=16 * 1024 * _MIB),
+        integer(minimum=1_048_576, maximum=16 * 1024 * _MIB),
         "67108864",
         "Memory, in bytes, that the events that wait for all clients of an API process may use "
         "together.",
@@ -125,7 +125,7 @@ class HttpSettings:
     )
     metrics_queues: int = variable(
         "OJS_METRICS_QUEUES",
-        integer(least=0, most=10_000),
+        integer(minimum=0, maximum=10_000),
         "1000",
         "Maximum number of queues for which /metrics has metrics of their own: the first ones in "
         "the order of their names.",

@@ -12,8 +12,8 @@ _DAY_MS = 86_400_000
 _YEAR_MS = 366 * _DAY_MS
 _EXACT_IN_LUA = 2**52
 """Lua counts with doubles. They are exact up to this number, even after a sum of two of them."""
-_COUNT = integer(least=1, most=10_000_000)
-_RETENTION = milliseconds(least=1000, most=10 * _YEAR_MS)
+_COUNT = integer(minimum=1, maximum=10_000_000)
+_RETENTION = milliseconds(minimum=1000, maximum=10 * _YEAR_MS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class StoreSettings:
 
     visibility_timeout_ms: int = variable(
         "OJS_VISIBILITY_TIMEOUT_MS",
-        integer(least=1, most=_DAY_MS),
+        integer(minimum=1, maximum=_DAY_MS),
         "120000",
         "Length of the lease of a fetched job, unless the job or the fetch sets another.",
     )
@@ -101,27 +101,27 @@ class StoreSettings:
     )
     heartbeat_interval_ms: int = variable(
         "OJS_HEARTBEAT_INTERVAL_MS",
-        integer(least=100, most=3_600_000),
+        integer(minimum=100, maximum=3_600_000),
         "10000",
         "Expected time between two heartbeats of a worker; after three intervals without a "
         "heartbeat the worker counts as dead.",
     )
     errors_kept: int = variable(
         "OJS_ERRORS_KEPT",
-        integer(least=1, most=100),  # an error has up to 64 KiB, and is read with its job
+        integer(minimum=1, maximum=100),  # an error has up to 64 KiB, and is read with its job
         "10",
         "Number of newest errors that a job keeps.",
     )
     result_max_bytes: int = variable(
         "OJS_RESULT_MAX_BYTES",
-        integer(least=1024, most=16 * _MIB),  # a job's envelope has the same maximum
+        integer(minimum=1024, maximum=16 * _MIB),  # a job's envelope has the same maximum
         "1048576",
         "Maximum size in bytes of the result of an ack, and of all results together that a "
         "workflow step gets.",
     )
     events_per_shard: int = variable(
         "OJS_EVENTS_PER_SHARD",
-        integer(least=0, most=10_000_000),
+        integer(minimum=0, maximum=10_000_000),
         "1000",
         "Number of newest events that each shard keeps; 0 switches events off.",
     )
@@ -141,14 +141,14 @@ class StoreSettings:
     )
     max_queue_depth: int = variable(
         "OJS_MAX_QUEUE_DEPTH",
-        integer(least=0, most=_EXACT_IN_LUA),
+        integer(minimum=0, maximum=_EXACT_IN_LUA),
         "0",
         "Maximum number of waiting jobs of a queue, unless an operator has set another for the "
         "queue; further jobs are refused with status 429. 0 allows any number.",
     )
     queue_partitions: int = variable(
         "OJS_QUEUE_PARTITIONS",
-        integer(least=1, most=64),
+        integer(minimum=1, maximum=64),
         "1",
         "Number of partitions of each queue, unless an operator has set another for the queue. "
         "Jobs are in order within a partition only.",

@@ -312,7 +312,7 @@ def test_other_durations_are_refused(text: str) -> None:
 @pytest.mark.parametrize("text", ["1_000", " 5", "\u0665", "5.0", "", "99999999999999999999"])
 def test_numbers_are_plain(text: str) -> None:
     with pytest.raises(ValueError, match="whole number"):
-        parsers.integer(least=0, most=10**6)(text)
+        parsers.integer(minimum=0, maximum=10**6)(text)
 
 
 def test_auto_workers_respect_the_container_quota(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ _UNITS_NS = {
     "s": 1_000_000_000,
     "m": 60_000_000_000,
     "h": 3_600_000_000_000,
-    # Go stops at hours; retention is more readable in days.
+    # Go has no unit above hours. Days make a long retention readable.
     "d": 86_400_000_000_000,
 }
 _DURATION = re.compile(r"(?:\d+(?:\.\d*)?|\.\d+)(?:ns|us|µs|μs|ms|s|m|h|d)")
@@ -28,7 +28,7 @@ _TRUE, _FALSE = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
 
 
 def go_duration_ns(text: str) -> int:
-    """Return the nanoseconds of a Go duration: ``30s``, ``1m30s``, ``500ms``, ``1.5h``, or ``7d``.
+    """Return the nanoseconds of a Go duration such as ``1m30s`` or ``1.5h``, or of ``7d``.
 
     Raises:
         ValueError: any other text, also one with a sign.
@@ -45,37 +45,39 @@ def go_duration_ns(text: str) -> int:
     return round(total)
 
 
-def seconds(*, least: float, most: float) -> Parser:
+def seconds(*, minimum: float, maximum: float) -> Parser:
     """Accept a duration between two numbers of seconds; the value is a float in seconds."""
 
     def parse(text: str) -> float:
         value = go_duration_ns(text) / 1e9
-        if not least <= value <= most:
-            raise ValueError(f"a duration from {least:g}s to {most:g}s such as 30s or 1m30s")
+        if not minimum <= value <= maximum:
+            raise ValueError(f"a duration from {minimum:g}s to {maximum:g}s such as 30s or 1m30s")
         return value
 
     return parse
 
 
-def milliseconds(*, least: int, most: int) -> Parser:
+def milliseconds(*, minimum: int, maximum: int) -> Parser:
     """Accept a duration between two numbers of milliseconds; the value is an integer."""
 
     def parse(text: str) -> int:
         value = go_duration_ns(text) // 1_000_000
-        if not least <= value <= most:
-            raise ValueError(f"a duration from {least}ms to {most // 1000}s such as 90s, 24h or 7d")
+        if not minimum <= value <= maximum:
+            raise ValueError(
+                f"a duration from {minimum}ms to {maximum // 1000}s such as 90s, 24h or 7d"
+            )
         return value
 
     return parse
 
 
-def integer(*, least: int, most: int) -> Parser:
-    """Accept a whole number from ``least`` to ``most``."""
+def integer(*, minimum: int, maximum: int) -> Parser:
+    """Accept a whole number from ``minimum`` to ``maximum``."""
 
     def parse(text: str) -> int:
-        # int() also accepts "1_000", " 5" and other alphabets' digits.
-        if not re.fullmatch(r"-?[0-9]{1,18}", text) or not least <= int(text) <= most:
-            raise ValueError(f"a whole number from {least} to {most}")
+        # Not int() alone, which also accepts "1_000", " 5" and digits of other alphabets.
+        if not re.fullmatch(r"-?[0-9]{1,18}", text) or not minimum <= int(text) <= maximum:
+            raise ValueError(f"a whole number from {minimum} to {maximum}")
         return int(text)
 
     return parse

@@ -58,7 +58,7 @@ _DEFAULTS = {
     # Short, because a developer waits for the end of the drain at the terminal.
     "OJS_SHUTDOWN_TIMEOUT": "5s",
 }
-"""Values for variables that are not set; they differ from the defaults of ``serve``."""
+"""Values for variables that are not set. They replace the defaults of ``serve``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +87,11 @@ def run_dev(options: DevOptions, environ: Mapping[str, str]) -> int:
         ConfigError: a variable has a wrong value.
     """
     merged = _with_defaults(environ)
-    # Before anything is started, so that a mistake in a variable stops nothing that runs.
+    # Checked before the embedded cluster starts, so that a wrong value is reported at once.
     settings = load(merged)
     check_serving(settings, merged)
-    # Before trio handles signals, they raise KeyboardInterrupt, so that the ExitStack is closed.
+    # Until trio handles signals, a stop signal raises KeyboardInterrupt. Then the ExitStack stops
+    # the embedded cluster.
     for number in stop_signals():
         signal.signal(number, signal.default_int_handler)
     try:

@@ -47,7 +47,7 @@ def workers(text: str) -> int:
     if text.lower() == "auto":
         return min(usable_cpus(), AUTO_WORKERS_MAX)
     try:
-        value: int = integer(least=1, most=256)(text)
+        value: int = integer(minimum=1, maximum=256)(text)
     except ValueError:
         raise ValueError("a whole number from 1 to 256, or auto") from None
     return value

@@ -17,7 +17,7 @@ from ojs_cluster.redis.settings import ClientSettings, TlsSettings
 from ojs_cluster.server.config import parsers
 
 _MIB = 1024 * 1024
-_TIMEOUT = seconds(least=0.05, most=600)
+_TIMEOUT = seconds(minimum=0.05, maximum=600)
 
 MIN_STRONG_KEY_LENGTH = 32
 """Minimum length of a strong API key, in characters. A shorter API key may be guessed."""
@@ -45,7 +45,7 @@ class ListenSettings:
     )
     port: int = variable(
         "OJS_PORT",
-        integer(least=1, most=65_535),
+        integer(minimum=1, maximum=65_535),
         "8080",
         "Port to listen on.",
         reference=True,
@@ -59,21 +59,21 @@ class ListenSettings:
     )
     backlog: int = variable(
         "OJS_BACKLOG",
-        integer(least=1, most=65_535),
+        integer(minimum=1, maximum=65_535),
         "4096",
         "Maximum number of connections that wait to be accepted; the kernel may lower it "
         "(net.core.somaxconn).",
     )
     read_timeout_s: float = variable(
         "OJS_READ_TIMEOUT",
-        seconds(least=0.1, most=3600),
+        seconds(minimum=0.1, maximum=3600),
         "30s",
         "Maximum time to receive a request body, and maximum time of a TLS handshake.",
         reference=True,
     )
     write_timeout_s: float = variable(
         "OJS_WRITE_TIMEOUT",
-        seconds(least=0.1, most=3600),
+        seconds(minimum=0.1, maximum=3600),
         "30s",
         "A client that reads nothing of its response for this long is disconnected (in the fast "
         "lane: only on Linux). Over HTTP/2 it must read each part of a response within this time "
@@ -82,33 +82,33 @@ class ListenSettings:
     )
     idle_timeout_s: float = variable(
         "OJS_IDLE_TIMEOUT",
-        seconds(least=0.1, most=86_400),
+        seconds(minimum=0.1, maximum=86_400),
         "120s",
         "Keep-alive connections without a request are closed after this time.",
         reference=True,
     )
     shutdown_timeout_s: float = variable(
         "OJS_SHUTDOWN_TIMEOUT",
-        seconds(least=0.1, most=3600),
+        seconds(minimum=0.1, maximum=3600),
         "30s",
         "Time for requests in flight to finish after SIGTERM; then all processes are killed.",
         reference=True,
     )
     shutdown_delay_s: float = variable(
         "OJS_SHUTDOWN_DELAY",
-        seconds(least=0, most=600),
+        seconds(minimum=0, maximum=600),
         "0s",
         "Time to accept connections after SIGTERM while /ready answers 503, for load balancers.",
     )
     max_header_bytes: int = variable(
         "OJS_MAX_HEADER_BYTES",
-        integer(least=1024, most=_MIB),
+        integer(minimum=1024, maximum=_MIB),
         "65536",
         "Maximum size of request line and headers together, in bytes.",
     )
     scheduler_port: int = variable(
         "OJS_SCHEDULER_PORT",
-        integer(least=0, most=65_535),
+        integer(minimum=0, maximum=65_535),
         "0",
         "Port of a scheduler's /health, /ready and /metrics, on OJS_HOST; 0 for none.",
     )
@@ -146,20 +146,20 @@ class ListenSettings:
     )
     head_timeout_s: float = variable(
         "OJS_HEAD_TIMEOUT",
-        seconds(least=0.1, most=3600),
+        seconds(minimum=0.1, maximum=3600),
         "10s",
         "Maximum time to receive the head of a request, from its first byte.",
     )
     max_connections: int = variable(
         "OJS_MAX_CONNECTIONS",
-        integer(least=1, most=1_000_000),
+        integer(minimum=1, maximum=1_000_000),
         "10000",
         "Maximum number of connections of an API process; others wait to be accepted. The limit on "
         "open files may lower it.",
     )
     max_connections_per_client: int = variable(
         "OJS_MAX_CONNECTIONS_PER_CLIENT",
-        integer(least=0, most=1_000_000),
+        integer(minimum=0, maximum=1_000_000),
         "0",
         "Maximum number of connections of an API process from one address; others are closed. 0 "
         "for no maximum. It does not apply to OJS_TRUSTED_PROXIES.",
@@ -172,7 +172,7 @@ class ListenSettings:
     )
     watchdog_s: float = variable(
         "OJS_WATCHDOG",
-        seconds(least=0, most=3600),
+        seconds(minimum=0, maximum=3600),
         "10s",
         "An API process whose event loop is blocked for this long is killed and restarted; 0 for "
         "never.",
@@ -309,7 +309,7 @@ class RedisSettings:
     )
     max_in_flight: int = variable(
         "OJS_REDIS_MAX_IN_FLIGHT",
-        integer(least=1, most=1_000_000),
+        integer(minimum=1, maximum=1_000_000),
         "1024",
         "Maximum number of unanswered commands per Redis node and process; others wait.",
     )
@@ -329,7 +329,7 @@ class RedisSettings:
     )
     durability_replicas: int = variable(
         "OJS_DURABILITY_REPLICAS",
-        integer(least=0, most=5),
+        integer(minimum=0, maximum=5),
         "1",
         "Number of replicas of a master that must have a write; `fsync` on a standalone server "
         "needs none.",
@@ -387,7 +387,7 @@ class ShardSettings:
 
     shards: int = variable(
         "OJS_SHARDS",
-        integer(least=1, most=1024),
+        integer(minimum=1, maximum=1024),
         "64",
         "Number of logical shards; it cannot change after the cluster is first used.",
     )
