@@ -122,6 +122,8 @@ class Shard:
     """Rate limit keys whose state is in this shard, in name order: all scores are 0."""
     rate_limit_checks: bytes = field(init=False)
     """Rate limit keys whose state is in this shard, by the ms of the scheduler's next check."""
+    history_totals: bytes = field(init=False)
+    """Hash: sums of the totals of all queues of the shard, also of those that are gone."""
     wake_channel: bytes = field(init=False)
     """Channel: the name of a queue that stopped being empty."""
     schedule_channel: bytes = field(init=False)
@@ -190,6 +192,10 @@ class Shard:
     def queue_minutes(self, queue: str) -> bytes:
         """Return the key of a hash: a queue's totals at the start of each of 60 minutes."""
         return b"%bm:%b" % (self.prefix, queue.encode())
+
+    def queue_history(self, queue: str) -> bytes:
+        """Return the key of a hash: a queue's last sample, and its growth in each minute."""
+        return b"%bs:%b" % (self.prefix, queue.encode())
 
     def queue_dead(self, queue: str) -> bytes:
         """Return the key of a sorted set: dead letters by the ms they were discarded."""
@@ -267,6 +273,7 @@ SHARD_KEYS = (
     "token_grants",
     "rate_limits",
     "rate_limit_checks",
+    "history_totals",
     "wake_channel",
     "schedule_channel",
     "schema",
@@ -305,6 +312,10 @@ class Meta:
     """Stream: administrative changes and reloads of API keys, bounded by count and by age."""
     audit_refused: bytes = b"ojs:{meta}:audit:refused"
     """Stream: refused requests. They have a stream of their own so that they evict no changes."""
+    history_minutes: bytes = b"ojs:{meta}:history_minutes"
+    """Hash: the totals of the cluster at the start of each minute, for a fixed number of them."""
+    history_hours: bytes = b"ojs:{meta}:history_hours"
+    """Hash: the same at the start of each hour."""
     index: int = META
 
     def cron(self, name: str) -> bytes:

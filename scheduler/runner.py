@@ -16,7 +16,16 @@ import trio
 from ojs_cluster.keys import META
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.operations.leader import LeaderLease
-from scheduler.loops import cron, dead_workers, janitor, outbox, promote, rate_limits, reap
+from scheduler.loops import (
+    cron,
+    dead_workers,
+    history,
+    janitor,
+    outbox,
+    promote,
+    rate_limits,
+    reap,
+)
 from scheduler.pacing import Pace, ShardLoop, Step, StepLimiter
 from scheduler.settings import SchedulerSettings
 from scheduler.stats import Stats
@@ -87,6 +96,7 @@ class LeaderWork:
             crons,
             loop("retire", janitor.retire_step(store), slowest, 1),
             loop("partitions", janitor.partitions_step(store), unlimited, 1),
+            loop("history", history.step(store), slow, 1),
         )
         self._eviction = loop("eviction", janitor.eviction_step(store), slow, 1)
 

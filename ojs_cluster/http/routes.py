@@ -29,6 +29,7 @@ from ojs_cluster.http.handlers import (
 from ojs_cluster.http.handlers.admin import audit, outbox, queue_config
 from ojs_cluster.http.handlers.admin import bulk_retry as admin_bulk_retry
 from ojs_cluster.http.handlers.admin import dead_letters as admin_dead_letters
+from ojs_cluster.http.handlers.admin import history as admin_history
 from ojs_cluster.http.handlers.admin import jobs as admin_jobs
 from ojs_cluster.http.handlers.admin import overview as admin_overview
 from ojs_cluster.http.handlers.admin import test_hooks as admin_test_hooks
@@ -302,6 +303,13 @@ ROUTES: tuple[Route, ...] = (
         action="rate_limit.end_override",
     ),
     Route("GET", f"{V1}/admin/stats", admin_overview.stats, Scope.ADMIN_READ, QueueAccess.HANDLER),
+    Route(
+        "GET",
+        f"{V1}/admin/stats/history",
+        admin_history.get,
+        Scope.ADMIN_READ,
+        QueueAccess.HANDLER,
+    ),
     Route(
         "GET",
         f"{V1}/admin/queues",

@@ -144,3 +144,10 @@ async def test_failures_show_the_message_of_the_last_error(wire: Wire) -> None:
     assert shown["errors"][0]["type"] == "SmtpError"
     other = await wire.send("GET", "/ojs/v1" + path, {"Accept": _TYPE})
     assert other.json["jobs"][0]["error"]["type"] == "SmtpError"
+
+
+# ojs-cli, cmd/ojs/commands/stats.go:122 (statsHistory): it reads data_points.
+async def test_the_history_has_data_points(wire: Wire) -> None:
+    await call(wire, "POST", "/jobs", {"type": "t", "args": []})
+    found = await call(wire, "GET", "/admin/stats/history?period=1h&since=24h")
+    assert (found["period"], found["data_points"]) == ("1h", [])

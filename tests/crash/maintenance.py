@@ -11,6 +11,8 @@ from ojs_cluster.core.errors import NotFound
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import dead_letters
+from ojs_cluster.store.history.records import MINUTES, parse_record
+from ojs_cluster.store.history.samples import Sampler
 from ojs_cluster.store.jobs import read_jobs as jobs
 from ojs_cluster.store.progress import checkpoints
 from ojs_cluster.store.queues import queues
@@ -122,3 +124,43 @@ class DeadWorker:
 
     async def finish(self, world: World, scene: Lost) -> None:
         """All ends with the jobs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """A minute to record, and the number of jobs ever enqueued that its record must have."""
+
+    minute: int
+    enqueued: int
+
+
+class History:
+    """The leader samples all queues: a job is counted once, and once only."""
+
+    least = 4
+
+    async def prepare(self, world: World) -> Sampled:
+        store, minute = world.store, 2 * next(_serial)
+        await Sampler(store).record(minute)
+        names = queues_in_other_shards(store, 3)
+        for name in names:
+            await put(store, name)
+        return Sampled(minute + 1, _enqueued(world, minute) + len(names))
+
+    async def act(self, store: Store, scene: Sampled) -> None:
+        assert await Sampler(store).record(scene.minute)
+
+    async def happened(self, world: World, scene: Sampled) -> bool:
+        """The record has all jobs, whatever a process that died has sampled."""
+        return _enqueued(world, scene.minute) == scene.enqueued
+
+    async def finish(self, world: World, scene: Sampled) -> None:
+        """A later leader adds nothing."""
+        await self.act(world.store, scene)
+        assert await self.happened(world, scene)
+
+
+def _enqueued(world: World, minute: int) -> int:
+    key, slot = world.store.keys.meta.history_minutes, minute % MINUTES
+    record = parse_record(world.db.hget(key, slot))
+    return record.totals[0] if record is not None and record.minute == minute else -1

@@ -6,7 +6,7 @@ import pytest
 
 from ojs_cluster.core.rate_limit import RateLimits
 from tests.crash.harness import Operation, World, failing_at_every_command
-from tests.crash.maintenance import DeadWorker, Removal
+from tests.crash.maintenance import DeadWorker, History, Removal
 from tests.crash.partitions import Bounded, Closing, Exhausted, Growth, Limited, Unused
 from tests.crash.retries import Retry
 from tests.support.failing_process import MODES, Mode
@@ -19,6 +19,7 @@ OPERATIONS: dict[str, Operation] = {
     "retry of one whose lock is not free yet": Retry("unlocking"),
     "retry of one while another job holds the lock": Retry("held"),
     "dead worker": DeadWorker(),
+    "samples of all queues": History(),
     "more partitions": Growth(paused=False),
     "more partitions of a paused queue": Growth(paused=True),
     "fewer partitions": Closing(),

@@ -388,6 +388,10 @@ async def test_sums_count_only_accessible_queues(clients: tuple[Client, Client])
         assert "workers" not in sums
     assert (await mail.call("GET", f"/ojs/v1/admin/stats?queue={OTHER}")).status == 403
     assert (await root.get("/admin/stats"))["workers"] >= 1
+    history = "/ojs/v1/admin/stats/history"
+    assert (await mail.get(f"/admin/stats/history?queue={OWN}"))["queue"] == OWN
+    assert (await mail.call("GET", history)).status == 400
+    assert (await mail.call("GET", f"{history}?queue={OTHER}")).status == 403
 
 
 async def test_a_bulk_retry_skips_inaccessible_jobs(clients: tuple[Client, Client]) -> None:

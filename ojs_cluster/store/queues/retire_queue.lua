@@ -4,12 +4,13 @@
 -- Post: the keys of the queue are gone here. For the last partition, an effect removes the queue's name from
 --       the registry of queue names.
 -- Memory: allow-oom; adds 300 bytes until the name is removed.
--- KEYS: 1 queue_counters, 2 queue_available, 3 queue_minutes, 4 queue_blocked, 5 token_demand.
+-- KEYS: 1 queue_counters, 2 queue_available, 3 queue_minutes, 4 queue_blocked, 5 token_demand,
+--       6 queue_history, 7 history_totals, which keep what the queue has counted since its last sample.
 -- ARGV: 1 age ms, 2 the queue's name for its last partition, else ''.
 -- Returns: {1, effects} when the queue was removed or did not exist, {0, {}} when it is in use
---@include keys now preflight set_deadline append_effect
+--@include keys now preflight set_deadline append_effect sample_queue
 local counters_key, available_key, minutes_key = KEYS[1], KEYS[2], KEYS[3]
-local blocked_key, demand_key = KEYS[4], KEYS[5]
+local blocked_key, demand_key, history_key, totals_key = KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local age_ms, queue = tonumber(ARGV[1]), ARGV[2]
 preflight_key(OUTBOX)
 preflight_key(OUTBOX_DUE)
@@ -18,7 +19,8 @@ run_preflight()
 -- because they never return to 0.
 local IDLE = {created = true, open = true, seq = true, acked = true, max_per_second = true,
     declared_starts = true, declared_at = true, declared_by = true, undeclared_at = true,
-    minute = true, demand_at = true, enqueued = true, failed = true, run_ms = true, wait_ms = true}
+    minute = true, demand_at = true}
+for _, name in ipairs(TOTALS) do IDLE[name] = true end
 local field_list = redis.call('HGETALL', counters_key)
 for i = 1, #field_list, 2 do
     local name, value = field_list[i], field_list[i + 1]
@@ -27,6 +29,12 @@ for i = 1, #field_list, 2 do
     if not IDLE[name] and value ~= '0' then return {0, {}} end
 end
 if redis.call('EXISTS', available_key, blocked_key) > 0 then return {0, {}} end
+local sample, totals = sample_queue(counters_key, available_key, blocked_key), read_totals(totals_key)
+if sample then
+    local growth = growth_since(redis.call('HGET', history_key, 'last'), sample)
+    for i = 1, #TOTALS do totals[i] = totals[i] + growth[i] end
+    write_totals(totals_key, totals)
+end
 if queue ~= '' then append_effect('unregister_queue', queue) end
-redis.call('DEL', counters_key, minutes_key, demand_key)
+redis.call('DEL', counters_key, minutes_key, demand_key, history_key)
 return {1, effects}

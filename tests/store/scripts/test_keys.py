@@ -38,6 +38,7 @@ def built_keys(shard: Shard) -> dict[str, bytes]:
             shard.queue_available,
             shard.queue_counters,
             shard.queue_minutes,
+            shard.queue_history,
             shard.queue_dead,
         ),
         *(
@@ -111,6 +112,7 @@ def test_keys_of_the_whole_cluster_carry_one_tag_of_their_own() -> None:
         ),
         *(meta.crons, meta.cron_names, meta.cron("x"), meta.cron_history("x")),
         *(meta.events, meta.schedule_channel, meta.audit, meta.audit_refused),
+        *(meta.history_minutes, meta.history_hours),
     ):
         assert key.startswith(b"ojs:{meta}:")
         assert key_slot(key) == meta.slot
@@ -135,6 +137,7 @@ def test_lua_spells_keys_as_python_does(lua: Any) -> None:
         "queue_available_key('x')": shard.queue_available("x"),
         "queue_counters_key('x')": shard.queue_counters("x"),
         "queue_minutes_key('x')": shard.queue_minutes("x"),
+        "queue_history_key('x')": shard.queue_history("x"),
         "queue_dead_key('x')": shard.queue_dead("x"),
         "worker_key('x')": shard.worker("x"),
         "{workflow_keys('x')}": [

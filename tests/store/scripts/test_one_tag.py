@@ -28,6 +28,7 @@ from ojs_cluster.store.enqueue import batch
 from ojs_cluster.store.enqueue.aliases import check_old_claims
 from ojs_cluster.store.enqueue.enqueue import enqueue_many
 from ojs_cluster.store.fetch.fetch import release
+from ojs_cluster.store.history.samples import Sampler
 from ojs_cluster.store.jobs.ack import Ack, ack_many
 from ojs_cluster.store.jobs.activate import activate
 from ojs_cluster.store.jobs.cancel import cancel
@@ -415,6 +416,7 @@ async def reads(store: Store) -> None:
     await rights.check(store)
     await queues.get_stats(store, QUEUE)
     await metrics.collect(store, 1000)
+    assert await Sampler(store).record(1)
     await outbox_dead_letters.list_dead_letters(store, limit=1)
     with trio.fail_after(60):
         page = await list_jobs(store, JobFilter(), limit=1000)

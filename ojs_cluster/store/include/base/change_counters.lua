@@ -2,10 +2,11 @@
 -- and writes each queue's hash once. An ack changes five fields. One command for each field would also be
 -- written to every replica and to the AOF.
 --
--- Four fields only grow: `acked` (completed jobs), `failed` (failed attempts), `run_ms` and `wait_ms` (how
--- long the completed jobs have run and waited, in ms). The first ack of a minute stores these totals in
--- queue_minutes, which has one field for each of 60 minutes. The sums of the last hour are the growth since
--- the oldest of these records.
+-- Some fields only grow: `enqueued`, `acked` (completed jobs), `failed` (failed attempts), `retried_total`,
+-- `discarded_total`, `cancelled_total`, `expired_total`, `run_ms` and `wait_ms` (how long the completed jobs
+-- have run and waited, in ms). sample_queue.lua reads them for the history of statistics. The first ack of a
+-- minute stores four of them in queue_minutes, which has one field for each of 60 minutes. The sums of the last
+-- hour are the growth since the oldest of these records.
 --@include long_lists
 local counter_changes = {} -- queue -> field -> number to add
 local function count(queue, field, by)

@@ -8,6 +8,7 @@ local function checkpoint_key(id) return PREFIX .. 'cp:' .. id end
 local function queue_available_key(queue) return PREFIX .. 'q:' .. queue end
 local function queue_counters_key(queue) return PREFIX .. 'c:' .. queue end
 local function queue_minutes_key(queue) return PREFIX .. 'm:' .. queue end
+local function queue_history_key(queue) return PREFIX .. 's:' .. queue end
 local function queue_blocked_key(queue) return PREFIX .. 'h:' .. queue end
 local function token_demand_key(queue) return PREFIX .. 'hq:' .. queue end
 local function token_unrequested_key(queue, key) return PREFIX .. 'hk:' .. queue .. ':' .. key end
@@ -37,4 +38,5 @@ local ALIAS_CLAIMS = PREFIX .. 'alias_claims'
 local REFERENCES = PREFIX .. 'references'
 local EXHAUSTED_QUEUES, TOKEN_GRANTS = PREFIX .. 'exhausted_queues', PREFIX .. 'token_grants'
 local RATE_LIMITS, RATE_LIMIT_CHECKS = PREFIX .. 'rate_limits', PREFIX .. 'rate_limit_checks'
+local HISTORY_TOTALS = PREFIX .. 'history_totals'
 local WAKE_CHANNEL, SCHEDULE_CHANNEL = PREFIX .. 'wake_channel', PREFIX .. 'schedule_channel'

@@ -14,8 +14,7 @@ local function record_error(key, job, error, errors_kept)
     end
 end
 
--- Returns the error for an event: a large one only with its code and type. The stream is bounded by the number
--- of its entries and not by bytes, so large events would use too much memory.
+-- Returns the error for an event: a large one only with its code and type. The stream is not bounded by bytes.
 local function shorten_error(error)
     if #error <= 2048 then return error end
     return (string.match(error, '^{"code":"[^"\\]*","type":"[^"\\]*"') or '{"code":"large_error"')
@@ -49,6 +48,7 @@ local function fail(id, key, job, error, decision, random_number, errors_kept, l
     if job[F.cancelled_keep_ms] then return finish_cancel_requested(id, key, job) end
     local delay = backoff(job[F.retry], tonumber(job[F.attempt]), random_number)
     count(job[F.queue], 'retryable', 1)
+    count(job[F.queue], 'retried_total', 1)
     save_job(key, job, F.state, 'retryable', F.delay, delay, F.due, now + delay)
     set_deadline(DUE, id, now + delay)
     if job[F.expires] then set_deadline(EXPIRING, id, tonumber(job[F.expires])) end
@@ -68,11 +68,11 @@ local function record_lost_lease(id, key, job, error, errors_kept)
     emit('job.failed', id, job, 'a', job[F.attempt], 'e', shorten_error(error))
 end
 
--- Makes the job available at once, or ends the job after its last attempt. A lost lease uses up an attempt,
--- because a job that crashes its workers must not run again without limit.
+-- Makes the job available at once, or ends it after its last attempt: a job may crash its workers.
 local function requeue_after_lost_lease(id, key, job, error, decision, limits)
     if decision ~= 'retry' then return exhaust(id, key, job, error, decision, limits) end
     if job[F.cancelled_keep_ms] then return finish_cancel_requested(id, key, job) end
+    count(job[F.queue], 'retried_total', 1)
     save_job(key, job, F.state, 'available', F.enqueued, now)
     make_available(id, job)
     emit('job.enqueued', id, job)

@@ -12,6 +12,7 @@ end
 -- Ends a job that has left its index. `...`: names and values of further fields.
 local function finish(id, key, job, state, keep_ms, ...)
     count(job[F.queue], state, 1)
+    if state ~= 'completed' then count(job[F.queue], state .. '_total', 1) end
     redis.call('ZADD', FINISHED, removal_time(job, keep_ms), id)
     save_job(key, job, F.state, state, F.finished, now, ...)
     -- Every transition to a terminal state calls this function, so none omits these effects.
@@ -25,6 +26,7 @@ end
 
 -- Discards a job that expired before it started. Its envelope has no completed_at.
 local function expire(id, key, job, keep_ms)
+    count(job[F.queue], 'expired_total', 1)
     finish(id, key, job, 'discarded', keep_ms, F.expired, 1)
     emit('job.expired', id, job, 'c', job[F.created], 'x', job[F.expires])
 end

@@ -1,0 +1,105 @@
+"""Return statistics over time (spec: ojs-admin-api 10.2)."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+from ojs_cluster.core.errors import InvalidRequest, NotFound
+from ojs_cluster.core.jobs.options import check_queue
+from ojs_cluster.core.timestamps import parse_timestamp
+from ojs_cluster.http import query, replies
+from ojs_cluster.http.access.queue_scope import check_queues
+from ojs_cluster.http.app import App
+from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.store.history.series import Periods, Point, cluster_series, queue_series
+from ojs_cluster.store.queues import queues as store_queues
+
+_PERIODS: Final = {"1m": 1, "5m": 5, "1h": 60, "1d": 1440}
+"""Lengths of the periods in minutes."""
+_DEFAULT_SPAN: Final = {"1m": 60, "5m": 60, "1h": 1440, "1d": 30 * 1440}
+"""Minutes of a series whose start the request does not name. The specification's hour is used for
+periods that are shorter than an hour."""
+_UNITS_MS: Final = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_is_age: Final = re.compile(r"([0-9]{1,6})([smhd])").fullmatch
+
+
+async def get(app: App, request: Request) -> Response:
+    """Return a series of periods, of the cluster or of one queue.
+
+    The records of the cluster cover 24 hours by the minute and 30 days by the hour; those of a
+    queue cover two hours. The command line client reads ``data_points`` instead of ``data``.
+
+    ``GET /ojs/v1/admin/stats/history?period&since&until&queue`` (spec: ojs-admin-api 10.2)
+    """
+    given = query.parameters(request.query)
+    name = given.get("queue") or None
+    if name is not None:
+        check_queue(name, field="queue")
+        check_queues(request.queues, [name])
+    elif request.queues is not None:
+        raise InvalidRequest(
+            "the API key may access some queues only: name one of them", field="queue"
+        )
+    period = given.get("period") or "5m"
+    if period not in _PERIODS:
+        raise InvalidRequest(f"period must be one of {', '.join(_PERIODS)}", field="period")
+    periods = _periods(given, period)
+    if name is None:
+        points = await cluster_series(app.store, periods)
+    elif await store_queues.exists(app.store, name):
+        points = await queue_series(app.store, name, periods)
+    else:
+        raise NotFound("queue", name)
+    data = [_point(point) for point in points]
+    queue = {} if name is None else {"queue": name}
+    return replies.json_response(
+        200, {"period": period, **queue, "data": data, "data_points": data}
+    )
+
+
+def _periods(given: Mapping[str, str], period: str) -> Periods:
+    now_ms = time.time_ns() // 1_000_000
+    until_ms = min(_time(given, "until", now_ms, now_ms), now_ms)
+    since_ms = _time(given, "since", until_ms - _DEFAULT_SPAN[period] * 60_000, now_ms)
+    if since_ms > until_ms:
+        raise InvalidRequest("since must not be later than until", field="since")
+    return Periods.between(since_ms, until_ms, _PERIODS[period])
+
+
+def _time(given: Mapping[str, str], name: str, default_ms: int, now_ms: int) -> int:
+    """Return a time in Unix milliseconds, sent as RFC 3339 or as an age such as ``24h``."""
+    text = given.get(name, "")
+    if not text:
+        return default_ms
+    age = _is_age(text)
+    if age is not None:
+        return max(0, now_ms - int(age[1]) * _UNITS_MS[age[2]])
+    try:
+        point = parse_timestamp(text.replace(" ", "+"))  # an unescaped plus sign arrives as a space
+    except ValueError as error:
+        raise InvalidRequest(f"{name} {error}", field=name) from None
+    if point.relative:
+        raise InvalidRequest(f"{name} must be a time or an age such as '24h'", field=name)
+    return max(0, point.ms)
+
+
+def _point(point: Point) -> dict[str, Any]:
+    totals = point.totals
+    return {
+        "timestamp": replies.iso(point.start_ms),
+        "complete": point.complete,
+        "enqueued": totals["enqueued"],
+        "processed": totals["acked"],
+        "completed": totals["acked"],
+        "failed": totals["failed"],
+        "retried": totals["retried_total"],
+        "discarded": totals["discarded_total"],
+        "cancelled": totals["cancelled_total"],
+        "expired": totals["expired_total"],
+        "avg_latency_ms": point.avg_wait_ms,
+        "avg_duration_ms": point.avg_run_ms,
+        "depth": {state.value: count for state, count in point.depths.items()},
+    }

@@ -1,0 +1,147 @@
+"""Record the numbers of all queues once per minute, for statistics over time.
+
+The transitions count in each queue's hash. Once per minute the leader of the meta tag samples all
+queues, a bounded number with each script. ``sample_queues.lua`` adds the growth since the last
+sample to totals of the shard, in the same step in which it stores the sample. So every change is
+counted once, whatever process dies, and a queue may be removed. The sums over all shards are then
+stored as the record of the minute. A missed minute loses no number, because the records are totals:
+the next record has the growth of both minutes.
+
+Counting per minute in the transitions was refused: each of them would have one more key to write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+import trio
+
+from ojs_cluster.core.errors import BackendUnavailable
+from ojs_cluster.keys import Shard
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.fanout import run_concurrently
+from ojs_cluster.store.history.records import HOURS, MINUTES, QUEUE_MINUTES, STATES
+from ojs_cluster.store.jobs.validate_job import read_number
+
+_PAGE: Final = 1000
+"""Number of queue names that are read at once."""
+_PAGE_PAUSE_S: Final = 0.05
+"""Pause after each page, in seconds. So 100 000 queues cause no burst of load."""
+_CHUNK: Final = 50
+"""Number of queues that one script samples. It takes about 10 µs for each."""
+
+
+class Sampler:
+    """Takes the samples of one process, and remembers the last numbers of each shard.
+
+    If a shard does not answer, the record has its last known totals: they are a lower bound.
+    """
+
+    def __init__(self, store: Store) -> None:
+        """Create a sampler that knows no numbers yet."""
+        self._store = store
+        self._totals: dict[Shard, list[int]] = {}
+        self._depths: dict[Shard, list[int]] = {}
+
+    async def minute_to_record(self) -> tuple[int | None, int]:
+        """Return the minute that has no record yet, and how long it will last.
+
+        Returns:
+            The present minute in Unix minutes by the clock of Redis, None if it has a record; and
+            the number of milliseconds until the next minute.
+
+        Raises:
+            BackendUnavailable: Redis did not answer in time.
+        """
+        redis, meta = self._store.redis, self._store.keys.meta
+        time: Any = await redis.call(meta.slot, "TIME", idempotent=True)
+        now_ms = int(time[0]) * 1000 + int(time[1]) // 1000
+        minute = now_ms // 60_000
+        slot = minute % MINUTES
+        stored: Any = await redis.call(
+            meta.slot, "HGET", meta.history_minutes, slot, idempotent=True
+        )
+        is_recorded = (stored or b"").startswith(b"%d," % minute)
+        return (None if is_recorded else minute), 60_000 - now_ms % 60_000
+
+    async def record(self, minute: int) -> bool:
+        """Sample all queues and store the record of a minute. A repetition counts nothing twice.
+
+        Args:
+            minute: the minute at whose start the samples count as taken, in Unix minutes.
+
+        Returns:
+            Whether a record was stored: not while a shard does not answer whose numbers this
+            process has never read.
+
+        Raises:
+            BackendUnavailable: the meta tag's master did not answer in time.
+        """
+        store, meta = self._store, self._store.keys.meta
+        await store.partitions.refresh_if_stale(store)
+        found: dict[Shard, list[int]] = {}
+        after = ""
+        while True:
+            names: Any = await store.redis.call(
+                meta.slot,
+                *("ZRANGEBYLEX", meta.queues, f"({after}" if after else "-", "+", "LIMIT", 0),
+                _PAGE,
+                idempotent=True,
+            )
+            await self._sample_page([name.decode() for name in names], minute, found)
+            if len(names) < _PAGE:
+                break
+            after = names[-1].decode()
+            await trio.sleep(_PAGE_PAUSE_S)
+        self._depths.update(found)
+        if len(self._totals) < len(store.keys):
+            return False
+        sums = [sum(column) for column in zip(*self._totals.values(), strict=True)]
+        depths = [sum(column) for column in zip(*self._depths.values(), strict=True)]
+        await store.run_meta(
+            "record_minute",
+            [meta.history_minutes, meta.history_hours],
+            [minute, MINUTES, HOURS, ",".join(map(str, [*sums, *depths]))],
+        )
+        return True
+
+    async def _sample_page(
+        self, names: Sequence[str], minute: int, found: dict[Shard, list[int]]
+    ) -> None:
+        """Sample some queues, and add the numbers of their jobs to those of their shards.
+
+        A shard without any of these queues is read as well, if it was not before.
+        """
+        store = self._store
+        queues_of: dict[Shard, list[str]] = {
+            shard: [] for shard in store.keys if shard not in found
+        }
+        for name in names:
+            count = store.partitions.layout(name).occupied_count
+            for shard in store.keys.partitions(name, count):
+                queues_of.setdefault(shard, []).append(name)
+
+        async def sample_shard(shard: Shard) -> None:
+            if not store.redis.is_responsive(shard.slot):
+                return
+            with suppress(BackendUnavailable):
+                await self._sample_shard(shard, queues_of[shard], minute, found)
+
+        await run_concurrently(queues_of, sample_shard)
+
+    async def _sample_shard(
+        self, shard: Shard, names: Sequence[str], minute: int, found: dict[Shard, list[int]]
+    ) -> None:
+        for start in range(0, max(1, len(names)), _CHUNK):
+            keys = [shard.history_totals]
+            for name in names[start : start + _CHUNK]:
+                keys += (shard.queue_counters(name), shard.queue_available(name))
+                keys += (shard.queue_blocked(name), shard.queue_history(name))
+            totals, depths = await self._store.run(
+                shard, "sample_queues", keys, [minute, QUEUE_MINUTES], idempotent=True
+            )
+            self._totals[shard] = [read_number(total) for total in totals]
+            before = found.setdefault(shard, [0] * len(STATES))
+            found[shard] = [old + int(new) for old, new in zip(before, depths, strict=True)]

@@ -1,0 +1,255 @@
+"""Read statistics over time: a series of periods, of the whole cluster or of one queue."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ojs_cluster.core.jobs.states import State
+from ojs_cluster.keys import Shard
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.fanout import run_concurrently
+from ojs_cluster.store.history.records import (
+    HOURS,
+    MINUTES,
+    QUEUE_MINUTES,
+    STATES,
+    TOTALS,
+    Record,
+    parse_numbers,
+    parse_record,
+)
+
+MAX_POINTS: Final = 1500
+"""Maximum number of periods of a series."""
+_HOUR: Final = 60
+_LIVE_MINUTES: Final = 2 * _HOUR
+"""Records of minutes that complete a series of hours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """The statistics of one period.
+
+    Attributes:
+        start_ms: when the period starts, in Unix milliseconds.
+        complete: whether the period has ended.
+        totals: by how much each of ``TOTALS`` has grown in the period.
+        depths: number of jobs by state at the end of the period.
+    """
+
+    start_ms: int
+    complete: bool
+    totals: Mapping[str, int]
+    depths: Mapping[State, int]
+
+    @property
+    def avg_wait_ms(self) -> float:
+        """Average wait of the jobs completed in the period, in milliseconds; 0 without any."""
+        return self._average("wait_ms")
+
+    @property
+    def avg_run_ms(self) -> float:
+        """Average run time of the same jobs, in milliseconds."""
+        return self._average("run_ms")
+
+    def _average(self, name: str) -> float:
+        completed = self.totals["acked"]
+        return round(self.totals[name] / completed, 2) if completed else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Periods:
+    """The periods of a series, in Unix minutes.
+
+    Attributes:
+        first: start of the first period.
+        length: length of a period.
+        count: number of periods.
+    """
+
+    first: int
+    length: int
+    count: int
+
+    @classmethod
+    def between(cls, since_ms: int, until_ms: int, length: int) -> Periods:
+        """Return the periods that overlap with a time, the last ``MAX_POINTS`` at most.
+
+        Args:
+            since_ms: start of the time, in Unix milliseconds.
+            until_ms: end of the time.
+            length: length of a period in minutes.
+        """
+        last = -(-until_ms // (length * 60_000))
+        first = max(since_ms // (length * 60_000), last - MAX_POINTS)
+        return cls(first * length, length, max(0, last - first))
+
+    @property
+    def end(self) -> int:
+        """The end of the last period."""
+        return self.first + self.count * self.length
+
+
+async def cluster_series(store: Store, periods: Periods) -> list[Point]:
+    """Return the statistics of the whole cluster.
+
+    Periods before the first record and after the last one are left out. Between two records that
+    are further apart, the growth counts as even.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    records = await _cluster_records(store, periods)
+    if not records:
+        return []
+    minutes = [record.minute for record in records]
+
+    def totals_at(minute: int) -> Sequence[int]:
+        at = bisect_left(minutes, minute)
+        if at == len(records) or at == 0 or minutes[at] == minute:
+            return records[min(at, len(records) - 1)].totals
+        before, after = records[at - 1], records[at]
+        return [
+            old + (new - old) * (minute - before.minute) // (after.minute - before.minute)
+            for old, new in zip(before.totals, after.totals, strict=True)
+        ]
+
+    def growth(begin: int, end: int) -> list[int]:
+        # Totals shrink only if data was lost.
+        pairs = zip(totals_at(begin), totals_at(end), strict=True)
+        return [max(0, after - before) for before, after in pairs]
+
+    def depths_at(minute: int) -> Sequence[int]:
+        return records[max(0, bisect_right(minutes, minute) - 1)].depths
+
+    return _points(periods, minutes[0], minutes[-1], growth, depths_at)
+
+
+async def queue_series(store: Store, queue: str, periods: Periods) -> list[Point]:
+    """Return the statistics of one queue, which begin two hours ago.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    newest = await _newest_minute(store)
+    if newest is None:
+        return []
+    parts: list[list[Record]] = []
+
+    async def read(shard: Shard) -> None:
+        flat: Any = await store.redis.call(
+            shard.slot, "HGETALL", shard.queue_history(queue), idempotent=True
+        )
+        items = iter(flat)
+        texts = dict(zip(items, items, strict=True))
+        last = parse_numbers(texts.pop(b"last", b""))
+        found = [record for text in texts.values() if (record := parse_record(text)) is not None]
+        if not found and len(last) == len(TOTALS) + len(STATES):
+            found.append(Record(0, (0,) * len(TOTALS), tuple(last[len(TOTALS) :])))
+        parts.append(sorted(found, key=lambda record: record.minute))
+
+    await run_concurrently(await store.partitions.occupied_shards(store, queue), read)
+
+    def growth(begin: int, end: int) -> list[int]:
+        sums = [0] * len(TOTALS)
+        for records in parts:
+            for record in records:
+                if begin < record.minute <= end:
+                    sums = [total + more for total, more in zip(sums, record.totals, strict=True)]
+        return sums
+
+    def depths_at(minute: int) -> list[int]:
+        sums = [0] * len(STATES)
+        for records in parts:
+            at = bisect_right(records, minute, key=lambda record: record.minute)
+            if at:
+                sums = [n + more for n, more in zip(sums, records[at - 1].depths, strict=True)]
+        return sums
+
+    return _points(periods, newest - QUEUE_MINUTES + 1, newest, growth, depths_at)
+
+
+def _points(
+    periods: Periods,
+    oldest: int,
+    newest: int,
+    growth: Callable[[int, int], Sequence[int]],
+    depths_at: Callable[[int], Sequence[int]],
+) -> list[Point]:
+    """Return the points of the periods that overlap with the minutes ``oldest`` to ``newest``.
+
+    Of periods shorter than an hour, the last one is left out until it is complete. Otherwise each
+    chart would end in a fall.
+    """
+    points: list[Point] = []
+    for number in range(periods.count):
+        begin = periods.first + number * periods.length
+        end = begin + periods.length
+        complete = end <= newest
+        if end <= oldest or begin >= newest or not (complete or periods.length >= _HOUR):
+            continue
+        totals = growth(max(begin, oldest), min(end, newest))
+        points.append(
+            Point(
+                begin * 60_000,
+                complete,
+                dict(zip(TOTALS, totals, strict=True)),
+                dict(zip(STATES, depths_at(min(end, newest)), strict=True)),
+            )
+        )
+    return points
+
+
+async def _cluster_records(store: Store, periods: Periods) -> list[Record]:
+    """Return the records that a series needs, the oldest first.
+
+    Records of hours serve periods of hours; those of minutes serve shorter periods, and the last
+    hours of longer ones.
+    """
+    meta = store.keys.meta
+    newest = await _newest_minute(store)
+    if newest is None:
+        return []
+    oldest_minute = newest - MINUTES + 1
+    if periods.length >= _HOUR:
+        oldest_minute = newest - _LIVE_MINUTES
+    # One record before the first period, from which its growth is counted.
+    begin, end = max(periods.first - 1, oldest_minute), min(periods.end, newest)
+    wanted = range(begin, end + 1)
+    found = await _read(store, meta.history_minutes, [minute % MINUTES for minute in wanted])
+    records = {record.minute: record for record in found if record.minute in wanted}
+    if periods.length >= _HOUR:
+        hours = range(
+            max(periods.first // _HOUR - 1, newest // _HOUR - HOURS + 1), end // _HOUR + 1
+        )
+        for record in await _read(store, meta.history_hours, [hour % HOURS for hour in hours]):
+            if record.minute // _HOUR in hours:
+                records[record.minute] = record
+    return [records[minute] for minute in sorted(records)]
+
+
+async def _read(store: Store, key: bytes, slots: Sequence[int]) -> list[Record]:
+    if not slots:
+        return []
+    texts: Any = await store.redis.call(store.keys.meta.slot, "HMGET", key, *slots, idempotent=True)
+    return [record for text in texts if (record := parse_record(text)) is not None]
+
+
+async def _newest_minute(store: Store) -> int | None:
+    """Return the minute of the newest record of the cluster, None without any."""
+    meta = store.keys.meta
+    time: Any = await store.redis.call(meta.slot, "TIME", idempotent=True)
+    minute = int(time[0]) // 60
+    # A scheduler that was away for long leaves old records only.
+    for start in (minute, minute - 10):
+        span = (
+            range(start - 9, start + 1) if start == minute else range(minute - MINUTES + 1, start)
+        )
+        found = await _read(store, meta.history_minutes, [each % MINUTES for each in span])
+        newest = max((record.minute for record in found if record.minute in span), default=None)
+        if newest is not None:
+            return newest
+    return None

@@ -1,0 +1,100 @@
+"""Statistics over time in the admin API."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from ojs_cluster.core.timestamps import format_ms
+from ojs_cluster.store.history.samples import Sampler
+from tests.http.api import Api
+
+HISTORY = "/ojs/v1/admin/stats/history"
+
+
+async def recorded(api: Api) -> int:
+    """Record three minutes with jobs; return the last of them."""
+    now = int(time.time()) // 60
+    sampler = Sampler(api.app.store)
+    await sampler.record(now - 2)
+    for queue in ("mail", "other"):
+        job = await api.active(queue)
+        await api.post("/ojs/v1/workers/ack", {"job_id": job["id"]})
+    await sampler.record(now - 1)
+    await api.enqueue(options={"queue": "mail"})
+    await sampler.record(now)
+    return now
+
+
+async def points(api: Api, query: str) -> list[dict[str, Any]]:
+    reply = await api.get(f"{HISTORY}?{query}")
+    assert reply.status == 200, reply.body
+    assert reply.json["data"] == reply.json["data_points"]
+    found: list[dict[str, Any]] = reply.json["data"]
+    return found
+
+
+async def test_the_series_has_the_growth_of_each_minute(any_api: Api) -> None:
+    now = await recorded(any_api)
+    first, second = await points(any_api, "period=1m")
+    assert first["timestamp"] == format_ms((now - 2) * 60_000).decode()
+    assert (first["enqueued"], first["processed"], first["completed"]) == (2, 2, 2)
+    assert (second["enqueued"], second["processed"], second["failed"]) == (1, 0, 0)
+    assert second["depth"]["available"] == 1
+    assert second["complete"] is True
+
+
+async def test_one_queue_has_a_series(any_api: Api) -> None:
+    await recorded(any_api)
+    found = await points(any_api, "period=1m&queue=other&since=3m")
+    assert [point["enqueued"] for point in found][-2:] == [1, 0]
+    assert (await any_api.get(f"{HISTORY}?queue=unknown")).status == 404
+    assert (await any_api.get(f"{HISTORY}?queue=A+B")).status == 400
+
+
+async def test_longer_periods_have_their_sums(api: Api) -> None:
+    await recorded(api)
+    for period in ("1h", "1d"):
+        reply = await api.get(f"{HISTORY}?period={period}")
+        assert reply.json["period"] == period
+        assert sum(point["enqueued"] for point in reply.json["data"]) == 3
+        assert reply.json["data"][-1]["complete"] is False
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "period=2m",
+        "since=yesterday",
+        "since=%2BPT1H",
+        "until=1",
+        "since=1h&until=2h",
+        "since=2026-01-01",
+    ],
+)
+async def test_invalid_parameters_are_refused(api: Api, query: str) -> None:
+    assert (await api.get(f"{HISTORY}?{query}")).status == 400
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "since=0001-01-01T00:00:00Z",
+        "since=999999d",
+        "until=9999-12-31T23:59:59Z&since=2099-01-01T00:00:00Z",
+        "since=2026-01-01T00:00:00+01:00&until=2026-01-02T00:00:00Z",
+        "until=0001-01-01T00:00:00Z&since=0001-01-01T00:00:00Z",
+    ],
+)
+async def test_any_time_is_answered_in_bounded_space(api: Api, query: str) -> None:
+    await recorded(api)
+    for period in ("1m", "1d"):
+        reply = await api.get(f"{HISTORY}?period={period}&{query}")
+        assert reply.status == 200 or "2099" in query
+        assert len(reply.json.get("data", [])) <= 1500
+
+
+async def test_nothing_recorded_is_no_data(api: Api) -> None:
+    assert await points(api, "") == []
