@@ -316,7 +316,15 @@ class Meta:
     """Hash: the totals of the cluster at the start of each minute, for a fixed number of them."""
     history_hours: bytes = b"ojs:{meta}:history_hours"
     """Hash: the same at the start of each hour."""
+    bulk_running: bytes = b"ojs:{meta}:bulk_running"
+    """Sorted set: bulk operations that are not over, by the ms at which the scheduler continues."""
+    bulk_ended: bytes = b"ojs:{meta}:bulk_ended"
+    """Sorted set: ended bulk operations by the ms at which their retention ends."""
     index: int = META
+
+    def bulk(self, operation_id: str) -> bytes:
+        """Return the key of the hash of a bulk operation."""
+        return b"ojs:{meta}:bulk:%b" % operation_id.encode()
 
     def cron(self, name: str) -> bytes:
         """Return the key of the hash of a cron job."""

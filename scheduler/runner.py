@@ -17,6 +17,7 @@ from ojs_cluster.keys import META
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.operations.leader import LeaderLease
 from scheduler.loops import (
+    bulk,
     cron,
     dead_workers,
     history,
@@ -83,7 +84,8 @@ class LeaderWork:
             ),
         )
         crons = loop("cron", cron.step(store, settings.cron_batch), unlimited)
-        self.announced_loops = (*announced, crons)
+        bulks = loop("bulk", bulk.step(store), unlimited, 1)
+        self.announced_loops = (*announced, crons, bulks)
         self._shard_loops = (
             *announced,
             blocked,
@@ -94,6 +96,7 @@ class LeaderWork:
         )
         self._meta_loops = (
             crons,
+            bulks,
             loop("retire", janitor.retire_step(store), slowest, 1),
             loop("partitions", janitor.partitions_step(store), unlimited, 1),
             loop("history", history.step(store), slow, 1),

@@ -34,6 +34,7 @@ from ojs_cluster.http.handlers.admin import jobs as admin_jobs
 from ojs_cluster.http.handlers.admin import overview as admin_overview
 from ojs_cluster.http.handlers.admin import test_hooks as admin_test_hooks
 from ojs_cluster.http.handlers.admin import workers as admin_workers
+from ojs_cluster.http.handlers.bulk import operations as bulk_operations
 from ojs_cluster.http.router import HttpRouter, QueueAccess, Route
 
 V1 = "/ojs/v1"
@@ -447,6 +448,36 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", f"{V1}/admin/outbox", outbox.list_dead_letters, Scope.ADMIN_READ),
     Route(
         "POST", f"{V1}/admin/outbox/retry", outbox.retry, Scope.ADMIN_WRITE, action="outbox.retry"
+    ),
+    Route(
+        "GET",
+        f"{V1}/admin/bulk",
+        bulk_operations.list_operations,
+        Scope.ADMIN_READ,
+        QueueAccess.HANDLER,
+    ),
+    Route(
+        "POST",
+        f"{V1}/admin/bulk",
+        bulk_operations.create,
+        Scope.ADMIN_WRITE,
+        QueueAccess.HANDLER,
+        action="bulk.create",
+    ),
+    Route(
+        "GET",
+        f"{V1}/admin/bulk/{{id}}",
+        bulk_operations.get,
+        Scope.ADMIN_READ,
+        QueueAccess.HANDLER,
+    ),
+    Route(
+        "POST",
+        f"{V1}/admin/bulk/{{id}}/stop",
+        bulk_operations.stop,
+        Scope.ADMIN_WRITE,
+        QueueAccess.HANDLER,
+        action="bulk.stop",
     ),
     Route(
         "GET",

@@ -27,6 +27,7 @@ class StoreSettings:
         on_exhaustion: what becomes of a job after its last attempt, ``discard`` or ``dead_letter``,
             unless the job or its queue decides.
         retention_workflow_ms: how long an ended workflow's record is kept.
+        retention_bulk_ms: how long the record of an ended bulk operation is kept.
         dead_letter_max: maximum number of dead letters of a queue, or of each of its partitions; a
             further one removes the oldest.
         worker_retention_ms: how long the record of a worker without heartbeats is kept.
@@ -92,6 +93,12 @@ class StoreSettings:
         _RETENTION,
         "7d",
         "How long an ended workflow and its results are kept.",
+    )
+    retention_bulk_ms: int = variable(
+        "OJS_RETENTION_BULK",
+        _RETENTION,
+        "7d",
+        "How long an ended bulk operation and its counts are kept.",
     )
     worker_retention_ms: int = variable(
         "OJS_RETENTION_WORKER",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from ojs_cluster.core.bulk.selection import BulkAction
 from ojs_cluster.core.rate_limit import RateLimits
+from tests.crash.bulks import Bulk
 from tests.crash.harness import Operation, World, failing_at_every_command
 from tests.crash.maintenance import DeadWorker, History, Removal
 from tests.crash.partitions import Bounded, Closing, Exhausted, Growth, Limited, Unused
@@ -20,6 +22,9 @@ OPERATIONS: dict[str, Operation] = {
     "retry of one while another job holds the lock": Retry("held"),
     "dead worker": DeadWorker(),
     "samples of all queues": History(),
+    "bulk cancel": Bulk(BulkAction.CANCEL),
+    "bulk retry": Bulk(BulkAction.RETRY),
+    "bulk delete": Bulk(BulkAction.DELETE),
     "more partitions": Growth(paused=False),
     "more partitions of a paused queue": Growth(paused=True),
     "fewer partitions": Closing(),

@@ -76,6 +76,8 @@ def body_of(route: Route, job_id: str) -> dict[str, Any]:
         "/ojs/v1/admin/workers/directive": {"directive": "quiet"},
         "/ojs/v1/admin/queues/{name}/config": {"partitions": 2},
     }
+    if route.template.endswith("/admin/bulk"):
+        return {"action": "cancel", "filter": {}, "confirm": True}
     if "fetch" in route.template:
         return {"queues": ["q"], "worker_id": "w1"}
     if "cron" in route.template:

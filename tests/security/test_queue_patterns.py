@@ -152,6 +152,12 @@ def bodies(template: str, found: Victims) -> list[Any]:
         "/queues/{name}/purge": [{"confirm": True}],
         "/admin/jobs/bulk/retry": [{"confirm": True}, {"confirm": True, "queue": OTHER}],
         "/admin/dead-letter/retry": [{"confirm": True}, {"confirm": True, "queue": OTHER}],
+        "/admin/bulk": [
+            {"action": action, "filter": given, "confirm": True}
+            for action in ("cancel", "retry", "delete")
+            for given in ({}, {"queue": OTHER})
+        ]
+        + [{"action": "cancel", "filter": {"state": "active"}, "ids": ids, "confirm": True}],
         "/admin/workers/directive": [{"directive": "quiet", "worker_ids": ["w"]}],
         "/admin/queues/{name}/rate-limit": [{"concurrency": 1}],
         "/admin/queues/{name}/config": [{"partitions": 2}],
@@ -160,6 +166,7 @@ def bodies(template: str, found: Victims) -> list[Any]:
     }
     for path in ("/jobs/{id}/checkpoint", "/checkpoints/{id}", "/ojs/v1/checkpoints/{id}"):
         each[path] = [{"state": MARK}]
+    each["/admin/bulk/{id}/stop"] = [{}]
     each["/workers/fetch"] = each["/jobs/fetch"]
     each["/workers/beat"] = each["/workers/heartbeat"]
     each["/crons"] = each["/cron"]

@@ -230,26 +230,43 @@ async def retry(store: Store, job_id: str) -> JobRecord:
         raise NotFound("dead letter", job_id) from None
 
 
-async def retry_discarded(store: Store, job_id: str) -> JobRecord:
+async def retry_discarded(
+    store: Store, job_id: str, *, expected_replays: int | None = None
+) -> JobRecord:
     """Make a discarded job available again, whether or not it is a dead letter.
+
+    Args:
+        store: the store.
+        job_id: the job.
+        expected_replays: how often an operator has retried the job before, None for any number.
+            With it a repeated call retries the job once.
 
     Raises:
         NotFound: no such job, or its retention is over.
-        Conflict: the job is not discarded.
+        Conflict: the job is not discarded, or was retried since.
         Duplicate: the job is unique, and another job with its fingerprint has not ended.
     """
-    return await _retry_by_id(store, job_id, "discarded")
+    return await _retry_by_id(store, job_id, "discarded", expected_replays)
 
 
-async def _retry_by_id(store: Store, job_id: str, must_be: str) -> JobRecord:
-    if f.UNIQUE in (await read_jobs.get(store, job_id)).fields:
+async def _retry_by_id(
+    store: Store, job_id: str, must_be: str, expected_replays: int | None = None
+) -> JobRecord:
+    found = await read_jobs.get(store, job_id)
+    if expected_replays is not None and found.replays != expected_replays:
+        raise Conflict(f"job '{job_id}' was retried since", job_id=job_id, state=found.state)
+    if f.UNIQUE in found.fields:
         return await unique_retry.retry_unique_job(store, job_id, must_be)
     job = await run_on_job(
         store,
         "retry_dead",
         job_id,
         transactions.RETRY_KEYS,
-        [store.settings.events_per_shard, must_be, ""],
+        [
+            store.settings.events_per_shard,
+            must_be,
+            "" if expected_replays is None else expected_replays,
+        ],
     )
     with after_first_write():
         shard = await read_jobs.shard_of(store, job.queue, job_id)

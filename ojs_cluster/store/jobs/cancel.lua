@@ -4,8 +4,8 @@
 -- Memory: allow-oom; adds 600 bytes.
 -- KEYS: 1 job, 2 due, 3 active, 4 execution_deadlines, 5 expiring, 6 pending, 7 finished, 8 events.
 -- ARGV: 1 events kept, 2 ms to keep cancelled jobs, 3 '' for any state; 'available' when any other state
---       is a conflict; 'inactive' when an active job is a conflict too: it then gets a cancel request,
---       may finish this attempt, and is cancelled before a further one.
+--       is a conflict; 'waiting' when an active job is a conflict; 'inactive' when it is a conflict too, but
+--       gets a cancel request: it may finish this attempt, and is cancelled before a further one.
 -- Returns: {'ok', fields, effects} | {'missing'} | {'moved', shard} | {'prepared', transaction}
 --          {'conflict', state}
 --@include keys now preflight remove_one read_job change_counters append_event set_deadline
@@ -18,8 +18,8 @@ local state = job[F.state]
 if is_terminal(state) or only == 'available' and state ~= 'available' then
     return {'conflict', state}
 end
-if state == 'active' and only == 'inactive' then
-    redis.call('HSET', key, F.cancelled_keep_ms, keep_ms)
+if state == 'active' and (only == 'inactive' or only == 'waiting') then
+    if only == 'inactive' then redis.call('HSET', key, F.cancelled_keep_ms, keep_ms) end
     return {'conflict', state}
 end
 preflight_cancel(job)

@@ -19,7 +19,7 @@ async def cancel(
     job_id: str,
     *,
     keep_ms: int | None = None,
-    only: Literal["", "inactive", "available"] = "",
+    only: Literal["", "inactive", "waiting", "available"] = "",
     repeatable: bool = False,
 ) -> JobRecord:
     """Cancel a job that is not terminal. The ack of a worker that still runs it gets a conflict.
@@ -30,8 +30,9 @@ async def cancel(
         job_id: the job.
         keep_ms: how long the cancelled job is kept in milliseconds; None for the configured
             retention.
-        only: with ``available`` a job in any other state is a conflict. With ``inactive`` an active
-            job is one too: it gets a cancel request, finishes its attempt and has no other.
+        only: with ``available`` a job in any other state is a conflict, with ``waiting`` an active
+            job. With ``inactive`` an active job is a conflict too, but gets a cancel request: it
+            finishes its attempt and has no other.
         repeatable: repeat the call after a lost reply; a job that the first call has cancelled is
             then a conflict.
 

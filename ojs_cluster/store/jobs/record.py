@@ -82,6 +82,11 @@ class JobRecord(msgspec.Struct, frozen=True):
         return self._ms(f.FINISHED)
 
     @property
+    def replays(self) -> int:
+        """How often an operator has retried the job."""
+        return int(self.fields.get(f.REPLAYS) or 0)
+
+    @property
     def due_ms(self) -> int | None:
         """When a scheduled or retryable job becomes available."""
         return self._ms(f.DUE)

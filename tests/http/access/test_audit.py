@@ -13,16 +13,20 @@ import pytest
 import trio
 
 from ojs_cluster.core.access.scopes import Scope
+from ojs_cluster.core.bulk.selection import BulkAction, Selection
+from ojs_cluster.core.jobs.states import State
 from ojs_cluster.http.access import audit as http_audit
 from ojs_cluster.http.access.audit import Audit
 from ojs_cluster.http.access.authentication import AccessControl
 from ojs_cluster.http.app import App
+from ojs_cluster.http.handlers.bulk.operations import new_operation_id
 from ojs_cluster.http.router import Route
 from ojs_cluster.http.routes import ROUTES
 from ojs_cluster.http.traffic import Traffic
 from ojs_cluster.server.api_keys import ApiKeys
 from ojs_cluster.server.config.settings import AccessSettings
 from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.store.bulk import operations as bulks
 from ojs_cluster.store.operations import audit as store_audit
 from ojs_cluster.store.operations.audit import AuditStream
 from tests.http.api import Api, open_app, serving, until
@@ -44,6 +48,7 @@ BODIES: dict[str, Any] = {
     "queue.limit": {"concurrency": 1},
     "outbox.retry": {"all": True},
     "queue.configure": {"partitions": 1},
+    "bulk.create": {"action": "retry", "filter": {"queue": "none", "type": "t"}, "confirm": True},
 }
 ABOUT = {
     "job.retry_many": "queue=none type=t",
@@ -51,6 +56,7 @@ ABOUT = {
     "worker.direct": "quiet: w",
     "outbox.retry": "all",
     "data.reset": "",
+    "bulk.create": "retry queue=none type=t",
 }
 
 
@@ -77,6 +83,11 @@ async def subject_of(api: Api, route: Route) -> str:
     if "/workers/" in route.template:
         await api.post("/ojs/v1/workers/heartbeat", {"worker_id": "w"}, headers=ROOT)
         return "w"
+    if "/bulk/{id}" in route.template:
+        operation_id = new_operation_id(api.app)
+        selection = Selection((State.DISCARDED,))
+        await bulks.create(api.app.store, operation_id, BulkAction.RETRY, selection)
+        return operation_id
     if route.action == "job.cancel":
         return str((await api.enqueue())["id"])
     retry = {"max_attempts": 1, "on_exhaustion": "dead_letter"}

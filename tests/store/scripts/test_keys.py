@@ -113,6 +113,7 @@ def test_keys_of_the_whole_cluster_carry_one_tag_of_their_own() -> None:
         *(meta.crons, meta.cron_names, meta.cron("x"), meta.cron_history("x")),
         *(meta.events, meta.schedule_channel, meta.audit, meta.audit_refused),
         *(meta.history_minutes, meta.history_hours),
+        *(meta.bulk_running, meta.bulk_ended, meta.bulk("x")),
     ):
         assert key.startswith(b"ojs:{meta}:")
         assert key_slot(key) == meta.slot
@@ -165,6 +166,8 @@ def test_lua_spells_keys_as_python_does(lua: Any) -> None:
     meta = Keyspace(64).meta
     code = f"{INCLUDES['keys']}\nreturn cron_key('x')"
     assert lua(code, 1, meta.crons) == meta.cron("x")
+    code = f"{INCLUDES['keys']}\nreturn bulk_key('x')"
+    assert lua(code, 1, meta.bulk_running) == meta.bulk("x")
 
 
 @pytest.mark.parametrize("name", sorted({*SCRIPTS, *INCLUDES} - {"keys"}))

@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from ojs_cluster.core.access.scopes import QueuePatterns
+from ojs_cluster.core.bulk.selection import DEFAULT_STATES, BulkAction, Selection
 from ojs_cluster.core.cron_job import parse_cron
 from ojs_cluster.core.errors import Duplicate
 from ojs_cluster.core.jobs.failure import parse_failure
@@ -18,6 +19,8 @@ from ojs_cluster.core.rate_limit import Rate, RateLimits
 from ojs_cluster.keys import META
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.store.bulk import execution
+from ojs_cluster.store.bulk import operations as bulks
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.cron import cron
 from ojs_cluster.store.cron.cron_store import RedisCronStore
@@ -208,6 +211,7 @@ async def one_life_without_backup(store: Store, db: Any) -> None:
     await a_cron_job(store)
     await limited_jobs(store, db)
     await unique_jobs_and_batches(store, db)
+    await bulk_operations(store, db)
     await leadership(store)
     await an_audit(store)
     await reads(store)
@@ -394,6 +398,24 @@ async def limited_jobs(store: Store, db: Any) -> None:
         await rate_limits.override_key(store, key, RateLimits(concurrency=0), None)
         await age_key(store, db, key, DAY)
         await queues.purge(store, QUEUE)
+
+
+async def bulk_operations(store: Store, db: Any) -> None:
+    meta, name = store.keys.meta, "bulk"
+    retry = {"max_attempts": 1, "on_exhaustion": "dead_letter"}
+    await nack(store, await active(store, name, id=foreign_id(store, name), retry=retry))
+    for action in (BulkAction.RETRY, BulkAction.CANCEL, BulkAction.DELETE):
+        operation_id = home_id(store)
+        selection = Selection(DEFAULT_STATES[action], queue=name)
+        await bulks.create(store, operation_id, action, selection)
+        await bulks.stop(store, operation_id)
+        db.hset(meta.bulk(operation_id), "state", "running")
+        while not (operation := await bulks.get(store, operation_id)).ended:
+            await execution.run_due(store)
+        assert (operation.succeeded, operation.failed) == (1, 0), operation
+    db.zadd(meta.bulk_ended, {operation_id: 1})
+    await execution.run_due(store)
+    await execution._postpone(store, operation_id, 0)
 
 
 async def leadership(store: Store) -> None:

@@ -22,6 +22,7 @@ local function workflow_keys(id) return PREFIX .. 'wf:' .. id, PREFIX .. 'wd:' .
 local function outbox_waiting_key(shard) return PREFIX .. 'out:' .. shard end
 local function transaction_key(id) return PREFIX .. 'tx:' .. id end
 local function cron_key(name) return PREFIX .. 'cron:' .. name end
+local function bulk_key(id) return PREFIX .. 'bulk:' .. id end
 local DUE = PREFIX .. 'due'
 local ACTIVE = PREFIX .. 'active'
 local EXECUTION_DEADLINES = PREFIX .. 'execution_deadlines'

@@ -1,0 +1,1 @@
+"""Bulk operations: what they do, and which jobs they choose."""

@@ -1,0 +1,161 @@
+"""Which jobs a bulk operation changes, as pure values (spec: ojs-bulk-operations 6).
+
+A filter compares small fields of a job, so no JSON of a client is parsed. A search may later admit
+further conditions here: the rest of a bulk operation only calls ``Selection.admits``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, Final
+
+from ojs_cluster.core.access.scopes import QueuePatterns
+from ojs_cluster.core.jobs.states import TERMINAL, State
+
+
+class BulkAction(StrEnum):
+    """What a bulk operation does to each job. The value is the name in the API and in Redis."""
+
+    CANCEL = "cancel"
+    RETRY = "retry"
+    DELETE = "delete"
+
+
+_WAITING: Final = (State.PENDING, State.AVAILABLE, State.SCHEDULED, State.RETRYABLE)
+ALLOWED_STATES: Final[Mapping[BulkAction, frozenset[State]]] = MappingProxyType(
+    {
+        BulkAction.CANCEL: frozenset({*_WAITING, State.ACTIVE}),
+        BulkAction.RETRY: frozenset({State.DISCARDED}),
+        BulkAction.DELETE: TERMINAL,
+    }
+)
+"""The states in which a job can be changed by each action."""
+DEFAULT_STATES: Final[Mapping[BulkAction, tuple[State, ...]]] = MappingProxyType(
+    {
+        BulkAction.CANCEL: _WAITING,
+        BulkAction.RETRY: (State.DISCARDED,),
+        BulkAction.DELETE: tuple(state for state in State if state in TERMINAL),
+    }
+)
+"""The states of a filter that names none. Active jobs are cancelled only if the filter says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobSummary:
+    """The small fields of a stored job that a filter compares. Times are Unix milliseconds.
+
+    Args:
+        id: the job's id.
+        state: the state.
+        queue: the queue.
+        type: the job type.
+        created_ms: when the job was created.
+        finished_ms: when it reached its terminal state, None before.
+        priority: the priority.
+        dead: whether it is a dead letter.
+        hidden: whether it was deleted and only reserves its id.
+        replays: how often an operator has retried it.
+    """
+
+    id: str
+    state: State
+    queue: str
+    type: str
+    created_ms: int
+    finished_ms: int | None = None
+    priority: int = 0
+    dead: bool = False
+    hidden: bool = False
+    replays: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The jobs that a bulk operation chooses; a field of None admits all. Times are milliseconds.
+
+    Args:
+        states: the states, at least one.
+        queue: the queue.
+        type: a job type, or a prefix followed by ``*``.
+        since_ms: earliest creation; of dead letters, earliest end.
+        until_ms: the time before which the job was created; of dead letters, has ended.
+        older_than_ms: the time before which the job has ended, or, if it has not, was created.
+        priority: the priority.
+        dead: only dead letters.
+        within: patterns of the queues that the operator may access.
+    """
+
+    states: tuple[State, ...]
+    queue: str | None = None
+    type: str | None = None
+    since_ms: int | None = None
+    until_ms: int | None = None
+    older_than_ms: int | None = None
+    priority: int | None = None
+    dead: bool = False
+    within: tuple[str, ...] | None = None
+
+    def admits(self, job: JobSummary) -> bool:
+        """Return whether the selection has this job."""
+        return (
+            not job.hidden
+            and job.state in self.states
+            and (self.queue is None or job.queue == self.queue)
+            and (self.type is None or _is_of_type(job.type, self.type))
+            and (self.priority is None or job.priority == self.priority)
+            and (job.dead or not self.dead)
+            and (self.within is None or QueuePatterns(self.within).admits(job.queue))
+            and self._admits_times(job)
+        )
+
+    def _admits_times(self, job: JobSummary) -> bool:
+        at = job.created_ms if not self.dead else job.finished_ms or 0
+        ended = job.created_ms if job.finished_ms is None else job.finished_ms
+        return (
+            (self.since_ms is None or self.since_ms <= at)
+            and (self.until_ms is None or at < self.until_ms)
+            and (self.older_than_ms is None or ended < self.older_than_ms)
+        )
+
+    def members(self) -> dict[str, Any]:
+        """Return the members that are set, as JSON values; ``of_members`` reads them."""
+        return {name: value for name, value in asdict(self).items() if value not in (None, False)}
+
+    @classmethod
+    def of_members(cls, members: Any) -> Selection:
+        """Return the selection that ``members`` has written.
+
+        Raises:
+            ValueError: the members are damaged.
+        """
+        try:
+            within = members.get("within")
+            read = cls(
+                **{
+                    **members,
+                    "states": tuple(State(state) for state in members["states"]),
+                    "within": None if within is None else tuple(str(text) for text in within),
+                }
+            )
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"the filter is damaged: {error}") from None
+        if not _is_sound(read):
+            raise ValueError("the filter is damaged")
+        return read
+
+
+def _is_sound(read: Selection) -> bool:
+    """Return whether a selection that was read from Redis has values of the right types."""
+    texts, numbers = (read.queue, read.type), (read.since_ms, read.until_ms, read.older_than_ms)
+    return (
+        bool(read.states)
+        and all(text is None or isinstance(text, str) for text in texts)
+        and all(value is None or type(value) is int for value in (*numbers, read.priority))
+    )
+
+
+def _is_of_type(name: str, wanted: str) -> bool:
+    return name.startswith(wanted[:-1]) if wanted.endswith("*") else name == wanted

@@ -1,0 +1,1 @@
+"""Bulk operations: the object, and the endpoints of the specification as views of it."""

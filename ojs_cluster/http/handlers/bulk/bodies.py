@@ -1,0 +1,193 @@
+"""Read the filters and the ids of requests about many jobs.
+
+An unknown member of a filter is an error, because the client may mean it as a condition. A filter
+may name one state (``state``) or several (``states``, or a list as ``state``).
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from ojs_cluster.core.access.scopes import Principal, QueuePatterns, Scope
+from ojs_cluster.core.bulk.selection import ALLOWED_STATES, DEFAULT_STATES, BulkAction, Selection
+from ojs_cluster.core.durations import MAX_DURATION_MS, parse_duration_ms
+from ojs_cluster.core.errors import InvalidRequest, PayloadTooLarge, PermissionDenied
+from ojs_cluster.core.jobs.ids import is_job_id
+from ojs_cluster.core.jobs.options import check_queue
+from ojs_cluster.core.jobs.states import State
+from ojs_cluster.http import fields
+from ojs_cluster.http.access.queue_scope import check_queues
+from ojs_cluster.http.app import App
+from ojs_cluster.http.handlers.jobs import state_of
+from ojs_cluster.http.messages import Request
+from ojs_cluster.store.bulk.operations import MAX_IDS
+
+_SHORT_AGE: Final = re.compile(r"([0-9]{1,9})(ms|s|m|h|d|w)")
+_UNIT_MS: Final = {
+    "ms": 1,
+    "s": 1000,
+    "m": 60_000,
+    "h": 3_600_000,
+    "d": 86_400_000,
+    "w": 7 * 86_400_000,
+}
+_MAX_TYPE: Final = 255  # characters
+
+
+class FilterBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The filter of a request. A member that is absent admits all jobs."""
+
+    queue: str | None = None
+    state: str | list[str] | None = None
+    states: list[str] | None = None
+    type: str | None = None
+    priority: int | None = None
+    older_than: str | None = None
+    since: str | None = None
+    until: str | None = None
+    enqueued_after: str | None = None
+    enqueued_before: str | None = None
+    dead: bool = False
+
+
+def selection_of(
+    action: BulkAction, given: FilterBody, queues: QueuePatterns | None, field: str = "filter"
+) -> Selection:
+    """Return the jobs that a filter chooses for an action.
+
+    Args:
+        action: the action, which allows some states.
+        given: the filter.
+        queues: the queues that the API key may access, None for all.
+        field: path of the filter in the body, for errors.
+
+    Raises:
+        InvalidRequest: a member is invalid, or the action is not possible in a state.
+        PermissionDenied: the API key may not access the queue.
+    """
+    queue = None
+    if given.queue is not None:
+        queue = check_queue(given.queue, field=f"{field}.queue")
+        check_queues(queues, [queue])
+    if given.type is not None and not 0 < len(given.type) <= _MAX_TYPE:
+        raise InvalidRequest("must be a job type", field=f"{field}.type")
+    return Selection(
+        states=_states(action, given, field),
+        queue=queue,
+        type=given.type,
+        since_ms=_one_time(given.since, given.enqueued_after, f"{field}.since"),
+        until_ms=_one_time(given.until, given.enqueued_before, f"{field}.until"),
+        older_than_ms=older_than_ms(given.older_than, field=f"{field}.older_than"),
+        priority=given.priority,
+        dead=given.dead,
+        within=None if queues is None or queue is not None else queues.patterns,
+    )
+
+
+def _states(action: BulkAction, given: FilterBody, field: str) -> tuple[State, ...]:
+    names = given.states if given.states is not None else given.state
+    if isinstance(names, str):
+        names = [names]
+    if given.dead:
+        if action not in (BulkAction.RETRY, BulkAction.DELETE):
+            raise InvalidRequest("dead letters can be retried or deleted", field=f"{field}.dead")
+        names = names or [State.DISCARDED.value]
+    if not names:
+        return DEFAULT_STATES[action]
+    found = tuple(dict.fromkeys(state for name in names if (state := state_of(name))))
+    refused = [state for state in found if state not in ALLOWED_STATES[action]]
+    if refused or not found:
+        allowed = ", ".join(state for state in State if state in ALLOWED_STATES[action])
+        raise InvalidRequest(
+            f"'{action}' is possible for jobs in these states: {allowed}", field=f"{field}.state"
+        )
+    return found
+
+
+def _one_time(text: str | None, alias: str | None, field: str) -> int | None:
+    return fields.absolute_time_ms(text if text is not None else alias, field=field)
+
+
+def older_than_ms(text: str | None, *, field: str) -> int | None:
+    """Return the Unix time in ms that is the end of an age: ``7d``, ``PT24H``, or a time.
+
+    Raises:
+        InvalidRequest: the text is none of these.
+    """
+    if text is None:
+        return None
+    short = _SHORT_AGE.fullmatch(text)
+    try:
+        if short is not None:
+            age = int(short[1]) * _UNIT_MS[short[2]]
+            if age > MAX_DURATION_MS:
+                raise InvalidRequest("must be at most ten years", field=field)
+        elif text.startswith("P"):
+            age = parse_duration_ms(text)
+        else:
+            return fields.absolute_time_ms(text, field=field)
+    except ValueError as error:
+        raise InvalidRequest(f"{field} {error}", field=field) from None
+    return int(time.time() * 1000) - age
+
+
+def job_ids_of(*given: Sequence[str] | None, field: str = "job_ids") -> list[str] | None:
+    """Return the ids that one of the members of a body lists, without repetitions; None for none.
+
+    Raises:
+        InvalidRequest: the list is empty, or one of the ids has not the form of an id.
+        PayloadTooLarge: there are more than ``MAX_IDS``.
+    """
+    named = next((ids for ids in given if ids is not None), None)
+    if named is None:
+        return None
+    if not named:
+        raise InvalidRequest("name at least one job", field=field)
+    if len(named) > MAX_IDS:
+        raise PayloadTooLarge(
+            f"a request may name at most {MAX_IDS} jobs, not {len(named)}",
+            field=field,
+            max_batch_size=MAX_IDS,
+        )
+    for index, job_id in enumerate(named):
+        if not is_job_id(job_id):
+            raise InvalidRequest("is not the id of a job", field=f"{field}[{index}]")
+    return list(dict.fromkeys(named))
+
+
+def require_confirmation(confirm: Any, what: str) -> None:
+    """Check the member ``confirm`` of a body (spec: ojs-admin-api 4).
+
+    Raises:
+        InvalidRequest: it is not true.
+    """
+    if confirm is not True:
+        raise InvalidRequest(f"{what}: confirm that by confirm: true", field="confirm")
+
+
+def principal_of(app: App, request: Request) -> Principal:
+    """Return the owner of the request's API key.
+
+    The dispatcher has authenticated the request, but does not pass its result to handlers: that
+    would cost every request time.
+    """
+    return app.access.authenticate(request.headers.get("authorization"), request.tls_subject)
+
+
+def check_may_delete(principal: Principal) -> None:
+    """Check that an API key may delete many jobs (spec: ojs-admin-api 13.1).
+
+    Raises:
+        PermissionDenied: it lacks the scope.
+    """
+    if Scope.ADMIN_PURGE not in principal.scopes:
+        raise PermissionDenied(
+            f"the API key '{principal.name}' lacks the scope {Scope.ADMIN_PURGE.value}",
+            required_scope=Scope.ADMIN_PURGE.value,
+            principal=principal.name,
+        )

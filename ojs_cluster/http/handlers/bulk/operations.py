@@ -1,0 +1,207 @@
+"""Bulk operations as objects: create, read, list and stop.
+
+The scheduler carries an operation out, so the request that creates one answers at once. Clients
+follow ``state`` and the counts.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+
+from ojs_cluster.core.access.scopes import QueuePatterns
+from ojs_cluster.core.bulk.selection import BulkAction, Selection
+from ojs_cluster.core.errors import InvalidRequest, NotFound
+from ojs_cluster.core.jobs.ids import new_job_id
+from ojs_cluster.http import query, replies
+from ojs_cluster.http.app import App
+from ojs_cluster.http.bodies import decode
+from ojs_cluster.http.handlers.bulk.bodies import (
+    FilterBody,
+    check_may_delete,
+    job_ids_of,
+    principal_of,
+    require_confirmation,
+    selection_of,
+)
+from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.store.bulk import operations as store_bulk
+from ojs_cluster.store.bulk.operation import BulkOperation
+
+_PATH = "/ojs/v1/admin/bulk"
+
+
+class OperationBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of a new operation: an action, and a filter or ids. ``job_ids`` is ``ids``."""
+
+    action: str
+    filter: FilterBody | None = None
+    ids: list[str] | None = None
+    job_ids: list[str] | None = None
+    dry_run: bool = False
+    confirm: Any = None
+
+
+_decoder = msgspec.json.Decoder(OperationBody)
+
+
+async def create(app: App, request: Request) -> Response:
+    """Create a bulk operation, which the scheduler carries out.
+
+    ``POST /ojs/v1/admin/bulk``
+    """
+    body = decode(_decoder, request, app.settings.limits)
+    action = action_of(body.action)
+    principal = principal_of(app, request)
+    if action is BulkAction.DELETE and not body.dry_run:
+        check_may_delete(principal)
+    ids = job_ids_of(body.ids, body.job_ids, field="ids")
+    if ids is None and body.filter is None:
+        raise InvalidRequest("name the jobs by 'filter' or by 'ids'", field="filter")
+    selection = selection_of(action, body.filter or FilterBody(), request.queues)
+    if not body.dry_run:
+        require_confirmation(body.confirm, f"this request is to {action} all jobs that it chooses")
+    operation = await store_bulk.create(
+        app.store,
+        new_operation_id(app),
+        action,
+        selection,
+        ids=ids,
+        dry_run=body.dry_run,
+        principal=principal.name,
+    )
+    return replies.json_response(
+        202,
+        members(operation),
+        (("Location", f"{_PATH}/{operation.id}"),),
+        audit_object=audit_text(operation),
+    )
+
+
+async def get(app: App, request: Request, operation_id: str) -> Response:
+    """Return a bulk operation.
+
+    ``GET /ojs/v1/admin/bulk/{id}``
+    """
+    return replies.json_response(200, members(await _visible(app, request, operation_id)))
+
+
+async def list_operations(app: App, request: Request) -> Response:
+    """List bulk operations: first those that are not over, then ended ones; the newest first.
+
+    ``GET /ojs/v1/admin/bulk?page&per_page&limit&offset``
+    """
+    page = query.numbered_page(query.parameters(request.query))
+    found, total = await store_bulk.list_operations(app.store, limit=page.limit, offset=page.offset)
+    shown = [members(operation) for operation in found if is_visible(operation, request.queues)]
+    pages = query.pagination(page, len(found), total)
+    return replies.json_response(200, {"items": shown, "pagination": pages})
+
+
+async def stop(app: App, request: Request, operation_id: str) -> Response:
+    """Let a bulk operation end after its current slice. The request body is ignored.
+
+    ``POST /ojs/v1/admin/bulk/{id}/stop``
+    """
+    await _visible(app, request, operation_id)
+    return replies.json_response(200, members(await store_bulk.stop(app.store, operation_id)))
+
+
+async def _visible(app: App, request: Request, operation_id: str) -> BulkOperation:
+    operation = await store_bulk.get(app.store, operation_id)
+    if not is_visible(operation, request.queues):
+        raise NotFound("bulk operation", operation_id)
+    return operation
+
+
+def is_visible(operation: BulkOperation, queues: QueuePatterns | None) -> bool:
+    """Return whether an API key that may access ``queues`` may see an operation.
+
+    It may if the operation concerns one accessible queue, or was created with the same patterns.
+    """
+    if queues is None:
+        return True
+    selection = operation.selection
+    if selection.queue is not None:
+        return queues.admits(selection.queue)
+    return selection.within == queues.patterns
+
+
+def new_operation_id(app: App) -> str:
+    """Return an id for an operation. Ids sort by the time of their creation."""
+    return new_job_id(0, len(app.store.keys), time.time_ns() // 1_000_000)
+
+
+def action_of(text: str) -> BulkAction:
+    """Return the action with this name.
+
+    Raises:
+        InvalidRequest: there is no such action.
+    """
+    try:
+        return BulkAction(text)
+    except ValueError:
+        known = ", ".join(BulkAction)
+        raise InvalidRequest(f"action must be one of {known}", field="action") from None
+
+
+def members(operation: BulkOperation) -> dict[str, Any]:
+    """Return an operation as JSON members."""
+    shown: dict[str, Any] = {
+        "id": operation.id,
+        "action": operation.action.value,
+        "state": operation.state.value,
+        "dry_run": operation.dry_run,
+        "filter": _filter_members(operation.selection),
+        "examined": operation.examined,
+        "matched": operation.matched,
+        "succeeded": operation.succeeded,
+        "failed": operation.failed,
+        "failures": [{"job_id": job_id, "error": why} for job_id, why in operation.failures],
+        "created_by": operation.principal,
+        "created_at": replies.iso(operation.created_ms),
+    }
+    if operation.ids is not None:
+        shown["ids"] = len(operation.ids)
+    if operation.ended_ms is not None:
+        shown["ended_at"] = replies.iso(operation.ended_ms)
+    if operation.reason:
+        shown["reason"] = operation.reason
+    return shown
+
+
+def _filter_members(selection: Selection) -> dict[str, Any]:
+    times = {
+        "since": selection.since_ms,
+        "until": selection.until_ms,
+        "older_than": selection.older_than_ms,
+    }
+    shown: dict[str, Any] = {
+        "states": [state.value for state in selection.states],
+        "queue": selection.queue,
+        "type": selection.type,
+        "priority": selection.priority,
+        "dead": selection.dead or None,
+        "queues": selection.within,
+        **{name: None if ms is None else replies.iso(ms) for name, ms in times.items()},
+    }
+    return {name: value for name, value in shown.items() if value is not None}
+
+
+def audit_text(operation: BulkOperation) -> str:
+    """Return how the audit names what an operation is about."""
+    selection = operation.selection
+    text = operation.action.value
+    if operation.dry_run:
+        text = f"count {text}"
+    if operation.ids is not None:
+        text += f" {len(operation.ids)} ids"
+    if selection.queue is not None:
+        text += f" queue={selection.queue}"
+    elif selection.within is not None:
+        text += " all accessible queues"
+    if selection.type is not None:
+        text += f" type={selection.type}"
+    return text

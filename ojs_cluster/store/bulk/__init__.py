@@ -1,0 +1,1 @@
+"""Bulk operations: change many jobs in bounded slices, and continue after a crash."""

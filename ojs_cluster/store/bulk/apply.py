@@ -1,0 +1,63 @@
+"""Change one job of a bulk operation, by the same transition as a request about that job.
+
+Each function may be called again for a job that an earlier process has changed before it crashed.
+"""
+
+from __future__ import annotations
+
+from ojs_cluster.core.bulk.selection import BulkAction
+from ojs_cluster.core.errors import Conflict, Duplicate, MalformedJob, NotFound, OJSError
+from ojs_cluster.core.jobs.states import State
+from ojs_cluster.store.bulk.operation import BulkOperation, Target
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.dead_letters import dead_letters
+from ojs_cluster.store.jobs import read_jobs
+from ojs_cluster.store.jobs.cancel import cancel
+from ojs_cluster.store.jobs.delete_finished import delete_finished
+
+
+async def apply(store: Store, operation: BulkOperation, target: Target) -> str | None:
+    """Change one job.
+
+    Returns:
+        None when the job has the wanted state, or why it could not be changed.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    try:
+        await _change(store, operation, target)
+    except (Conflict, Duplicate, MalformedJob, NotFound) as error:
+        # An earlier process, or an earlier call whose reply was lost, may have changed the job.
+        if await _is_changed(store, operation.action, target, error):
+            return None
+        return error.message
+    return None
+
+
+async def _change(store: Store, operation: BulkOperation, target: Target) -> None:
+    match operation.action:
+        case BulkAction.CANCEL:
+            active = State.ACTIVE in operation.selection.states
+            await cancel(store, target.job_id, only="" if active else "waiting", repeatable=True)
+        case BulkAction.RETRY:
+            await dead_letters.retry_discarded(
+                store, target.job_id, expected_replays=target.replays
+            )
+        case BulkAction.DELETE:
+            await delete_finished(store, target.job_id)
+
+
+async def _is_changed(store: Store, action: BulkAction, target: Target, error: OJSError) -> bool:
+    """Return whether a refusal shows that the job has the wanted state, or had it since."""
+    match action, error:
+        case BulkAction.DELETE, NotFound():
+            return True
+        case BulkAction.CANCEL, Conflict():
+            return error.details.get("state") == State.CANCELLED
+        case BulkAction.RETRY, Conflict() if target.replays is not None:
+            try:
+                return (await read_jobs.get(store, target.job_id)).replays > target.replays
+            except (NotFound, MalformedJob):
+                return False
+    return False

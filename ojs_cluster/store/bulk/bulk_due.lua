@@ -1,0 +1,26 @@
+-- Transition: ended -> deleted, for up to 100 bulk operations whose retention is over.
+-- Post: the ids of running operations whose next slice is due are returned, the one that waits longest first.
+--       An id without an operation has left its index.
+-- Memory: allow-oom; adds nothing.
+-- KEYS: 1 bulk_running, 2 bulk_ended.
+-- ARGV: 1 maximum number of ids.
+-- Returns: {now, ms of the next slice or removal that is not due, or -1, removed operations, then ids}
+--@include keys now preflight long_lists
+local RUNNING, ENDED, limit = KEYS[1], KEYS[2], ARGV[1]
+local old = redis.call('ZRANGEBYSCORE', ENDED, '-inf', now, 'LIMIT', 0, 100)
+local due = redis.call('ZRANGEBYSCORE', RUNNING, '-inf', now, 'LIMIT', 0, limit)
+for _, id in ipairs(old) do preflight_key(bulk_key(id)) end
+run_preflight()
+local reply, gone = {now, -1, #old}, {}
+for _, id in ipairs(due) do
+    table.insert(redis.call('EXISTS', RUNNING, bulk_key(id)) == 2 and reply or gone, id)
+end
+for _, zset in ipairs({RUNNING, ENDED}) do
+    local after = redis.call('ZRANGEBYSCORE', zset, '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
+    if after and (reply[2] < 0 or tonumber(after) < reply[2]) then reply[2] = tonumber(after) end
+end
+for _, id in ipairs(old) do redis.call('UNLINK', bulk_key(id)) end
+-- Last: a set that becomes empty is deleted (see preflight.lua).
+call_in_slices('ZREM', ENDED, old)
+call_in_slices('ZREM', RUNNING, gone)
+return reply

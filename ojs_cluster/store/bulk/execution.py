@@ -1,0 +1,283 @@
+"""Carry out bulk operations, slice by slice.
+
+A slice is at most one page of an index. Its jobs are stored with the operation before the first of
+them is changed, so that a process which continues after a crash changes the rest, and counts every
+job once. Each update compares the version of the operation. Of two processes that carry out the
+same operation one stores its progress, and the other one stops.
+
+Jobs that were created, or have ended, after the operation are not chosen. So a retried job that
+fails again is not retried again, and a walk ends although new jobs arrive.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any, Final
+
+import orjson
+import trio
+
+from ojs_cluster.core.bulk.selection import JobSummary
+from ojs_cluster.core.errors import BackendUnavailable, MalformedJob, NotFound
+from ojs_cluster.redis.errors import RedisReplyError
+from ojs_cluster.store.bulk import operations
+from ojs_cluster.store.bulk.apply import apply
+from ojs_cluster.store.bulk.candidates import PAGE, Page, read_page
+from ojs_cluster.store.bulk.operation import (
+    BulkOperation,
+    BulkState,
+    DamagedOperation,
+    Position,
+    Slice,
+    Target,
+    read_operation,
+)
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.fanout import run_concurrently
+from ojs_cluster.store.jobs import read_jobs
+from ojs_cluster.store.runtime import Arg
+from ojs_cluster.store.sweeps.sweep_result import SweepResult
+
+log = logging.getLogger("ojs.store")
+
+_MAX_PAGES: Final = 25
+"""Pages without a chosen job that one slice reads, 5000 entries."""
+_OPERATIONS_AT_ONCE: Final = 4
+"""Operations that one step of the scheduler continues, by one slice each."""
+_PAUSE_MS: Final = 5000
+"""Milliseconds until an operation continues after Redis has not answered."""
+_NEXT_SLICE_MS: Final = 1
+"""Milliseconds until the scheduler's next slice. Not 0, which would wake the scheduler again."""
+REQUEST_LEASE_MS: Final = 15_000
+"""Milliseconds for which the scheduler leaves an operation to the request that has created it."""
+
+
+class Superseded(Exception):
+    """Another process has continued the operation, or ended it."""
+
+
+async def run_due(store: Store) -> SweepResult:
+    """Continue the operations that are due, by one slice each; remove old ones.
+
+    An operation whose shard does not answer is postponed, and delays no other.
+
+    Raises:
+        BackendUnavailable: the master of the meta tag did not answer in time.
+    """
+    meta = store.keys.meta
+    now, following, removed, *names = await store.run_meta(
+        "bulk_due", [meta.bulk_running, meta.bulk_ended], [_OPERATIONS_AT_ONCE]
+    )
+    done = int(removed)
+    more = False
+    for name in names:
+        operation_id = name.decode()
+        try:
+            operation = await _continue(store, operation_id, _NEXT_SLICE_MS)
+        except Superseded:
+            continue
+        except (BackendUnavailable, RedisReplyError) as error:
+            log.warning("bulk operation %s is postponed: %s", operation_id, error)
+            await _postpone(store, operation_id, now + _PAUSE_MS)
+            following = min(following, now + _PAUSE_MS) if following >= 0 else now + _PAUSE_MS
+            continue
+        done += 1
+        more = more or not operation.ended
+    return SweepResult(done, None if following < 0 else following, now, more)
+
+
+async def _postpone(store: Store, operation_id: str, at_ms: int) -> None:
+    meta = store.keys.meta
+    await store.run_meta("postpone_removal", [meta.bulk_running], [at_ms, operation_id])
+
+
+async def run_for(store: Store, operation: BulkOperation, seconds: float) -> BulkOperation:
+    """Carry out an operation for at most ``seconds``, then leave the rest to the scheduler.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time. The scheduler continues the operation.
+    """
+    deadline = trio.current_time() + seconds
+    try:
+        while not operation.ended and trio.current_time() < deadline:
+            operation = await advance(store, operation, REQUEST_LEASE_MS)
+        if not operation.ended:
+            operation = await _update(store, operation, 0)
+    except Superseded:
+        operation = await operations.get(store, operation.id)
+    return operation
+
+
+async def _continue(store: Store, operation_id: str, delay_ms: int) -> BulkOperation:
+    meta = store.keys.meta
+    flat: Any = await store.redis.call(
+        meta.slot, "HGETALL", meta.bulk(operation_id), idempotent=True
+    )
+    if not flat:
+        raise Superseded
+    try:
+        operation = read_operation(operation_id, flat)
+        if operation.ended:
+            raise Superseded
+        return await advance(store, operation, delay_ms)
+    except DamagedOperation as error:
+        # It ends, because nothing tells which jobs it was about.
+        log.error("bulk operation %s has failed: %s", operation_id, error)  # noqa: TRY400
+        await _end_damaged(store, operation_id, str(error))
+        raise Superseded from None
+
+
+async def advance(store: Store, operation: BulkOperation, delay_ms: int) -> BulkOperation:
+    """Carry out one slice of an operation that is not over; return the operation after it.
+
+    Args:
+        store: the store.
+        operation: the operation as it was read.
+        delay_ms: milliseconds until the scheduler continues it, unless it ends.
+
+    Raises:
+        Superseded: another process has updated the operation.
+        DamagedOperation: its position is damaged.
+        BackendUnavailable: Redis did not answer in time. Nothing is lost.
+    """
+    if operation.slice is not None:
+        return await _finish_slice(store, operation, operation.slice, delay_ms)
+    if operation.state is BulkState.STOPPING or operation.position is None:
+        return await _end(store, operation)
+    operation, chosen = await _choose(store, operation, operation.position)
+    if chosen is None:
+        if operation.position is None:
+            return await _end(store, operation)
+        return await _update(store, operation, delay_ms)
+    operation = await _update(store, replace(operation, slice=chosen), delay_ms)
+    return await _finish_slice(store, operation, chosen, delay_ms)
+
+
+async def _choose(
+    store: Store, operation: BulkOperation, position: Position
+) -> tuple[BulkOperation, Slice | None]:
+    """Read pages until one has jobs to change; return the new counts and position, and these jobs.
+
+    The jobs of a dry run are only counted.
+    """
+    following: Position | None = position
+    examined, matched = operation.examined, operation.matched
+    targets: list[Target] = []
+    for _ in range(_MAX_PAGES):
+        if following is None or targets:
+            break
+        page = await _read(store, operation, following)
+        following = page.following
+        chosen = [job for job in page.jobs if _is_chosen(operation, job)]
+        examined += len(page.jobs)
+        matched += len(chosen)
+        if not operation.dry_run:
+            targets = [Target(job.id, job.replays) for job in chosen]
+    operation = replace(operation, examined=examined, matched=matched)
+    if targets:
+        return operation, Slice(targets, following)
+    return replace(operation, position=following), None
+
+
+def _is_chosen(operation: BulkOperation, job: JobSummary) -> bool:
+    since = job.created_ms if job.finished_ms is None else job.finished_ms
+    return since <= operation.created_ms and operation.selection.admits(job)
+
+
+async def _read(store: Store, operation: BulkOperation, position: Position) -> Page:
+    if operation.ids is None:
+        return await read_page(store, operation.selection, position)
+    taken = operation.ids[position.ids : position.ids + PAGE]
+    found: dict[str, JobSummary] = {}
+
+    async def one(job_id: str) -> None:
+        try:
+            job = await read_jobs.get(store, job_id)
+        except (NotFound, MalformedJob):
+            return
+        found[job_id] = JobSummary(
+            *(job_id, job.state, job.queue, job.type, job.created_ms, job.finished_ms),
+            *(job.priority, job.dead, job.hidden, job.replays),
+        )
+
+    await run_concurrently(taken, one)
+    end = position.ids + len(taken)
+    jobs = [found[job_id] for job_id in taken if job_id in found]
+    return Page(jobs, Position(ids=end) if end < len(operation.ids) else None)
+
+
+async def _finish_slice(
+    store: Store, operation: BulkOperation, current: Slice, delay_ms: int
+) -> BulkOperation:
+    failures: dict[str, str] = {}
+
+    async def one(target: Target) -> None:
+        reason = await apply(store, operation, target)
+        if reason is not None:
+            failures[target.job_id] = reason
+
+    await run_concurrently(current.targets, one)
+    found = [(t.job_id, failures[t.job_id]) for t in current.targets if t.job_id in failures]
+    operation = replace(
+        operation,
+        slice=None,
+        position=current.following,
+        succeeded=operation.succeeded + len(current.targets) - len(found),
+        failed=operation.failed + len(found),
+        failures=operation.with_failures(found),
+    )
+    if operation.position is None or operation.state is BulkState.STOPPING:
+        return await _end(store, operation)
+    return await _update(store, operation, delay_ms)
+
+
+async def _end(store: Store, operation: BulkOperation) -> BulkOperation:
+    stopped = operation.position is not None
+    state = BulkState.STOPPED if stopped else BulkState.COMPLETED
+    return await _update(store, replace(operation, state=state), None)
+
+
+async def _update(store: Store, operation: BulkOperation, delay_ms: int | None) -> BulkOperation:
+    """Store the progress of an operation; with a delay of None, its end.
+
+    Raises:
+        Superseded: another process has updated the operation.
+    """
+    position = None if operation.position is None else operation.position.members()
+    fields: list[Arg] = [
+        *("position", orjson.dumps(position)),
+        *("slice", b"" if operation.slice is None else operation.slice.text()),
+        *("examined", operation.examined, "matched", operation.matched),
+        *("succeeded", operation.succeeded, "failed", operation.failed),
+        *("failures", orjson.dumps(operation.failures)),
+    ]
+    if delay_ms is None:
+        fields += ["state", operation.state.value]
+    reply = await _store_fields(store, operation.id, operation.version, delay_ms, fields)
+    if reply[0] != b"ok":
+        raise Superseded
+    ended = None if delay_ms is not None else int(reply[2])
+    return replace(operation, version=reply[1].decode(), ended_ms=ended)
+
+
+async def _end_damaged(store: Store, operation_id: str, reason: str) -> None:
+    fields: list[Arg] = ["state", BulkState.FAILED.value, "reason", reason[:300]]
+    await _store_fields(store, operation_id, "", None, fields)
+
+
+async def _store_fields(
+    store: Store, operation_id: str, version: str, delay_ms: int | None, fields: list[Arg]
+) -> Any:
+    meta = store.keys.meta
+    # Not idempotent: a repetition would find the version that it has written, and report that
+    # another process has continued the operation. The outcome of a lost reply is read again.
+    return await store.run_meta(
+        "bulk_update",
+        [meta.bulk(operation_id), meta.bulk_running, meta.bulk_ended],
+        [
+            *(operation_id, version, "" if delay_ms is None else delay_ms),
+            *(store.settings.retention_bulk_ms, *fields),
+        ],
+        idempotent=False,
+    )

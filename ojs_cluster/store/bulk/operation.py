@@ -1,0 +1,214 @@
+"""A bulk operation as it is stored: what it does, how far it has come, and what it has counted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+
+import orjson
+
+from ojs_cluster.core.bulk.selection import BulkAction, Selection
+
+MAX_FAILURES: Final = 20
+"""Failures that an operation keeps. Their number is counted beyond that."""
+_MAX_REASON: Final = 300  # characters
+_COUNTS: Final = ("examined", "matched", "succeeded", "failed")
+
+
+class BulkState(StrEnum):
+    """The states of a bulk operation. The value is the name in the API and in Redis."""
+
+    RUNNING = "running"
+    STOPPING = "stopping"
+    COMPLETED = "completed"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+class DamagedOperation(Exception):
+    """The stored fields of a bulk operation cannot be read; the message says what is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far the walk over the indexes has come, or over the ids of the operation.
+
+    Args:
+        index: number of the index.
+        queue: name of the queue whose index is walked, '' before the first and for other indexes.
+        shard: index of the shard.
+        score: score of the last entry as Redis spells it, '' at the beginning of an index.
+        member: the last entry.
+        ids: ids of the operation that were taken.
+    """
+
+    index: int = 0
+    queue: str = ""
+    shard: int = 0
+    score: str = ""
+    member: str = ""
+    ids: int = 0
+
+    def members(self) -> list[Any]:
+        """Return the position as JSON values; ``of_members`` reads them."""
+        return [self.index, self.queue, self.shard, self.score, self.member, self.ids]
+
+    @classmethod
+    def of_members(cls, members: Any) -> Position:
+        """Return the position that ``members`` has written.
+
+        Raises:
+            DamagedOperation: the members are damaged.
+        """
+        match members:
+            case [int(index), str(queue), int(shard), str(score), str(member), int(ids)] if (
+                index >= 0 and shard >= 0 and ids >= 0
+            ):
+                return cls(index, queue, shard, score, member, ids)
+        raise DamagedOperation("its position is damaged")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A job that a slice changes.
+
+    Args:
+        job_id: the job.
+        replays: how often an operator had retried it when it was chosen; None if not known.
+    """
+
+    job_id: str
+    replays: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """The jobs that are being changed, and where the walk continues afterwards.
+
+    It is stored before its first job is changed. So a process that continues after a crash knows
+    which jobs the operation has chosen, and counts each of them once.
+    """
+
+    targets: Sequence[Target]
+    following: Position | None
+
+    def text(self) -> bytes:
+        """Return the slice as stored."""
+        position = None if self.following is None else self.following.members()
+        return orjson.dumps([[[t.job_id, t.replays] for t in self.targets], position])
+
+
+@dataclass(frozen=True, slots=True)
+class BulkOperation:
+    """A bulk operation.
+
+    Args:
+        id: its id, a UUIDv7.
+        action: what is done to each job.
+        state: its state.
+        version: number of updates, which an update compares.
+        created_ms: when it was created, in Unix milliseconds.
+        ended_ms: when it has ended, None before.
+        selection: which jobs it chooses. An operation on ids compares them with it, too.
+        ids: the ids of its jobs; None for all jobs that the selection admits.
+        dry_run: whether it only counts.
+        principal: name of the API key that has created it.
+        position: where the walk continues, None at its end.
+        slice: the jobs that are being changed, None between two slices.
+        examined: number of jobs that were compared.
+        matched: number of jobs that were chosen.
+        succeeded: number of jobs that were changed.
+        failed: number of jobs that could not be changed.
+        failures: ids and reasons of the first jobs that could not be changed.
+        reason: why it has failed, '' unless it has.
+    """
+
+    id: str
+    action: BulkAction
+    state: BulkState
+    version: str
+    created_ms: int
+    selection: Selection
+    ended_ms: int | None = None
+    ids: Sequence[str] | None = None
+    dry_run: bool = False
+    principal: str = ""
+    position: Position | None = field(default_factory=Position)
+    slice: Slice | None = None
+    examined: int = 0
+    matched: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    failures: Sequence[tuple[str, str]] = ()
+    reason: str = ""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the operation is over."""
+        return self.ended_ms is not None
+
+    def with_failures(self, found: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+        """Return the kept failures and as many of ``found`` as fit, with shortened reasons."""
+        cut = [(job_id, reason[:_MAX_REASON]) for job_id, reason in found]
+        return (*self.failures, *cut)[:MAX_FAILURES]
+
+
+def read_operation(operation_id: str, flat: Sequence[bytes]) -> BulkOperation:
+    """Return the operation that a hash holds.
+
+    Args:
+        operation_id: id of the operation.
+        flat: names and values of the fields.
+
+    Raises:
+        DamagedOperation: the fields are damaged.
+    """
+    items = iter(flat)
+    fields = dict(zip(items, items, strict=False))
+    try:
+        ids = _json(fields, b"ids")
+        failures = _json(fields, b"failures") or []
+        return BulkOperation(
+            id=operation_id,
+            action=BulkAction(fields[b"action"].decode()),
+            state=BulkState(fields[b"state"].decode()),
+            version=str(int(fields[b"version"])),
+            created_ms=int(fields[b"created"]),
+            selection=Selection.of_members(_json(fields, b"filter")),
+            ended_ms=int(fields[b"ended"]) if b"ended" in fields else None,
+            ids=None if ids is None else [str(job_id) for job_id in ids],
+            dry_run=fields.get(b"dry_run") == b"1",
+            principal=fields.get(b"principal", b"").decode(),
+            position=_position(fields),
+            slice=_slice(fields),
+            failures=tuple((str(job_id), str(reason)) for job_id, reason in failures),
+            reason=fields.get(b"reason", b"").decode(),
+            **{name: int(fields.get(name.encode(), 0)) for name in _COUNTS},
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise DamagedOperation(f"its stored fields are damaged: {error!r}") from None
+
+
+def _json(fields: Mapping[bytes, bytes], name: bytes) -> Any:
+    text = fields.get(name)
+    return None if text is None else orjson.loads(text)
+
+
+def _position(fields: Mapping[bytes, bytes]) -> Position | None:
+    members = _json(fields, b"position")
+    if members is None:
+        return Position() if b"position" not in fields else None
+    return Position.of_members(members)
+
+
+def _slice(fields: Mapping[bytes, bytes]) -> Slice | None:
+    text = fields.get(b"slice")
+    if not text:
+        return None
+    targets, position = orjson.loads(text)
+    return Slice(
+        [Target(str(job_id), replays) for job_id, replays in targets],
+        None if position is None else Position.of_members(position),
+    )

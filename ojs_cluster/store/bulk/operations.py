@@ -1,0 +1,153 @@
+"""Create, read, list and stop bulk operations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import orjson
+
+from ojs_cluster.core.bulk.selection import BulkAction, Selection
+from ojs_cluster.core.errors import Conflict, NotFound, RateLimited
+from ojs_cluster.core.jobs.ids import is_job_id
+from ojs_cluster.store.bulk.operation import BulkOperation, DamagedOperation, read_operation
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.fanout import run_concurrently
+from ojs_cluster.store.runtime import Arg
+
+MAX_IDS: Final = 1000
+"""Maximum number of ids of one operation (spec: ojs-bulk-operations 9.1)."""
+MAX_RUNNING: Final = 100
+"""Maximum number of operations that are not over."""
+MAX_OPERATIONS: Final = 1000
+"""Maximum number of operations. A further one removes the oldest ended one."""
+_FULL_RETRY_S: Final = 10.0
+"""Seconds after which a client may try again when ``MAX_RUNNING`` operations are not over."""
+
+
+async def create(
+    store: Store,
+    operation_id: str,
+    action: BulkAction,
+    selection: Selection,
+    *,
+    ids: Sequence[str] | None = None,
+    dry_run: bool = False,
+    principal: str = "",
+    delay_ms: int = 0,
+) -> BulkOperation:
+    """Store a bulk operation. Until its first slice, no job is changed.
+
+    Args:
+        store: the store.
+        operation_id: a new id. A repetition with the same id changes nothing.
+        action: what is done to each job.
+        selection: which jobs are chosen.
+        ids: the ids of the jobs, None for all jobs that ``selection`` admits.
+        dry_run: only count the jobs.
+        principal: name of the API key.
+        delay_ms: milliseconds after which the scheduler continues the operation.
+
+    Raises:
+        RateLimited: ``MAX_RUNNING`` operations are not over.
+        BackendUnavailable: Redis did not answer in time.
+    """
+    meta = store.keys.meta
+    fields: list[Arg] = [
+        *("action", action.value, "filter", orjson.dumps(selection.members())),
+        *("dry_run", int(dry_run), "principal", principal),
+    ]
+    if ids is not None:
+        fields += ["ids", orjson.dumps(list(ids))]
+    reply = await store.run_meta(
+        "bulk_create",
+        [meta.bulk(operation_id), meta.bulk_running, meta.bulk_ended],
+        [operation_id, MAX_RUNNING, MAX_OPERATIONS, delay_ms, *fields],
+    )
+    if reply[0] == b"full":
+        raise RateLimited(
+            f"{MAX_RUNNING} bulk operations are not over: wait for one, or stop one",
+            retry_after_s=_FULL_RETRY_S,
+        )
+    return read_operation(operation_id, reply[1])
+
+
+async def get(store: Store, operation_id: str) -> BulkOperation:
+    """Return a bulk operation.
+
+    Raises:
+        NotFound: there is no such operation, or its record is damaged.
+        BackendUnavailable: Redis did not answer in time.
+    """
+    if is_job_id(operation_id):
+        found = await read(store, operation_id)
+        if found is not None:
+            return found
+    raise _not_found(operation_id)
+
+
+async def read(store: Store, operation_id: str) -> BulkOperation | None:
+    """Return an operation, None if there is none or its record is damaged."""
+    meta = store.keys.meta
+    flat: Any = await store.redis.call(
+        meta.slot, "HGETALL", meta.bulk(operation_id), idempotent=True
+    )
+    if not flat:
+        return None
+    try:
+        return read_operation(operation_id, flat)
+    except DamagedOperation:
+        return None
+
+
+async def list_operations(
+    store: Store, *, limit: int, offset: int = 0
+) -> tuple[list[BulkOperation], int]:
+    """Return a page of operations, the newest first, and how many there are.
+
+    Operations that are not over come first. Damaged ones are left out.
+    """
+    meta = store.keys.meta
+    names: list[bytes] = []
+    for key in (meta.bulk_running, meta.bulk_ended):
+        part: Any = await store.redis.call(meta.slot, "ZREVRANGE", key, 0, -1, idempotent=True)
+        # Ids are UUIDv7, so they sort by the time of creation.
+        names += sorted(part, reverse=True)
+    found: dict[str, BulkOperation | None] = {}
+
+    async def one(name: bytes) -> None:
+        found[name.decode()] = await read(store, name.decode())
+
+    page = names[offset : offset + limit]
+    await run_concurrently(page, one)
+    listed = [found[name.decode()] for name in page]
+    return [operation for operation in listed if operation is not None], len(names)
+
+
+async def stop(store: Store, operation_id: str) -> BulkOperation:
+    """Let an operation end after its current slice; return it. A repetition changes nothing.
+
+    Raises:
+        NotFound: there is no such operation.
+        Conflict: it has ended.
+        BackendUnavailable: Redis did not answer in time.
+    """
+    if not is_job_id(operation_id):
+        raise _not_found(operation_id)
+    meta = store.keys.meta
+    reply = await store.run_meta(
+        "bulk_stop", [meta.bulk(operation_id), meta.bulk_running], [operation_id]
+    )
+    if reply[0] == b"missing":
+        raise _not_found(operation_id)
+    if reply[0] == b"conflict":
+        state = reply[1].decode(errors="replace")
+        raise Conflict(f"bulk operation '{operation_id}' is {state}", state=state)
+    try:
+        return read_operation(operation_id, reply[1])
+    except DamagedOperation:  # the scheduler ends it
+        raise _not_found(operation_id) from None
+
+
+def _not_found(operation_id: str) -> NotFound:
+    return NotFound("bulk operation", operation_id[:100])

@@ -1,0 +1,26 @@
+-- Transition: terminal -> terminal job whose retention is over, requested by an operator.
+-- Pre:  the job is terminal.
+-- Post: the job is on no list of dead letters and due for removal by the caller or the janitor. A job whose id
+--       stays reserved for a while (see finish_job.lua) is hidden from readers.
+-- Memory: allow-oom; adds 100 bytes.
+-- KEYS: 1 job, 2 finished, 3 dead.
+-- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'prepared', transaction}
+--          {'conflict', state}
+--@include keys now preflight remove_one read_job finish_job remove_from_queue
+local key = KEYS[1]
+local job, reply = load_job(key)
+if not job then return reply end
+local id = job_id_of(key)
+if job[F.hidden] then return {'missing'} end
+if not is_terminal(job[F.state]) then return {'conflict', job[F.state]} end
+if job[F.dead] then preflight_key(queue_dead_key(job[F.queue])) end
+run_preflight()
+if job[F.dead] then
+    remove_member(DEAD, id)
+    remove_member(queue_dead_key(job[F.queue]), id)
+    drop_fields(key, job, F.dead)
+end
+local removal_at = removal_time(job, 0)
+redis.call('ZADD', FINISHED, removal_at, id)
+if removal_at > now then save_job(key, job, F.hidden, 1) end
+return {'ok', job.field_list}

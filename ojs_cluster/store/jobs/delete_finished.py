@@ -1,0 +1,39 @@
+"""Delete a terminal job before the end of its retention (spec: ojs-bulk-operations 8)."""
+
+from __future__ import annotations
+
+from ojs_cluster.core.errors import MalformedJob
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.enqueue.aliases import remove_expired_jobs
+from ojs_cluster.store.jobs import read_jobs
+from ojs_cluster.store.jobs.by_id import run_on_job
+from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.jobs.remove_malformed import remove_malformed
+from ojs_cluster.store.partial_failures import after_first_write
+
+
+async def delete_finished(store: Store, job_id: str) -> JobRecord:
+    """Remove a terminal job permanently; return the job as it was.
+
+    A job whose id was fixed in advance (by a workflow or a cron job) is only hidden at first. The
+    rest of it reserves the id until two minutes after its end. A malformed job is removed whatever
+    its state is.
+
+    Raises:
+        NotFound: no such job, or it was deleted.
+        Conflict: the job is not terminal; nothing changed.
+        BackendUnavailable: Redis did not answer in time. The janitor removes the job.
+    """
+    try:
+        job = await run_on_job(
+            store, "delete_finished", job_id, ("finished", "dead"), [], idempotent=True
+        )
+    except MalformedJob as malformed:
+        return await remove_malformed(store, malformed)
+    if not job.hidden:
+        with after_first_write():
+            shard = await read_jobs.shard_of(store, job.queue, job_id)
+            removal = await remove_expired_jobs(store, shard, [job_id])
+            if removal.error is not None:
+                raise removal.error
+    return job

@@ -1,0 +1,173 @@
+"""Bulk operations through the API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+
+from ojs_cluster.core.access.scopes import Keyring, Principal, QueuePatterns, Scope, digest
+from ojs_cluster.core.jobs.ids import new_job_id
+from ojs_cluster.http.access.authentication import AccessControl
+from ojs_cluster.keys import Meta
+from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.store.bulk.execution import run_due
+from tests.http.api import Api, Reply, open_app
+
+META = Meta()
+BULK = "/ojs/v1/admin/bulk"
+CANCEL = {"action": "cancel", "filter": {"queue": "mail"}, "confirm": True}
+ADMIN = frozenset({Scope.ADMIN_READ, Scope.ADMIN_WRITE, Scope.DATA_WRITE})
+PRINCIPALS = {
+    "root-key": Principal("root"),
+    "operator-key": Principal("operator", ADMIN),
+    "mail-key": Principal("mail", ADMIN, queues=QueuePatterns(["mail*"])),
+    "news-key": Principal("news", ADMIN, queues=QueuePatterns(["news"])),
+}
+
+
+async def enqueue(api: Api, queue: str = "mail", **options: Any) -> str:
+    body = {"type": "t", "args": [], "options": {"queue": queue, **options}}
+    headers = {"Authorization": "Bearer root-key"}
+    reply = await api.post("/ojs/v1/jobs", body, headers=headers)
+    assert reply.status == 201, reply.body
+    return str(reply.json["job"]["id"])
+
+
+async def carry_out(api: Api) -> None:
+    with trio.fail_after(60):
+        while await api.app.store.redis.call(META.slot, "ZCARD", META.bulk_running):
+            await run_due(api.app.store)
+
+
+async def test_an_operation_is_created_followed_and_listed(any_api: Api) -> None:
+    ids = [await enqueue(any_api) for _ in range(3)]
+    other = await enqueue(any_api, "news")
+
+    made = await any_api.post(BULK, CANCEL)
+    operation_id = made.json["id"]
+    assert made.status == 202
+    assert made.headers["location"] == f"{BULK}/{operation_id}"
+    assert (made.json["state"], made.json["matched"]) == ("running", 0)
+    await carry_out(any_api)
+    found = (await any_api.get(f"{BULK}/{operation_id}")).json
+
+    assert found["filter"] == {
+        "states": ["pending", "available", "scheduled", "retryable"],
+        "queue": "mail",
+    }
+    assert (found["state"], found["matched"], found["succeeded"]) == ("completed", 3, 3)
+    assert (found["failed"], found["failures"], found["dry_run"]) == (0, [], False)
+    assert found["ended_at"] >= found["created_at"]
+    for job_id in ids:
+        assert (await any_api.get(f"/ojs/v1/jobs/{job_id}")).json["state"] == "cancelled"
+    assert (await any_api.get(f"/ojs/v1/jobs/{other}")).json["state"] == "available"
+    second = (await any_api.post(BULK, {**CANCEL, "dry_run": True})).json["id"]
+    listed = (await any_api.get(f"{BULK}?per_page=1")).json
+    assert [item["id"] for item in listed["items"]] == [second]
+    assert listed["pagination"]["total"] == 2
+    listed = (await any_api.get(f"{BULK}?per_page=1&page=2")).json
+    assert [item["id"] for item in listed["items"]] == [operation_id]
+
+
+async def test_a_dry_run_needs_no_confirmation(api: Api) -> None:
+    job_id = await enqueue(api)
+    body = {"action": "cancel", "filter": {"queue": "mail"}, "dry_run": True}
+    operation_id = (await api.post(BULK, body)).json["id"]
+    await carry_out(api)
+    found = (await api.get(f"{BULK}/{operation_id}")).json
+    assert (found["dry_run"], found["matched"], found["succeeded"]) == (True, 1, 0)
+    assert (await api.get(f"/ojs/v1/jobs/{job_id}")).json["state"] == "available"
+
+
+async def test_an_operation_is_stopped_once(api: Api) -> None:
+    operation_id = (await api.post(BULK, CANCEL)).json["id"]
+    for _ in range(2):
+        stopped = await api.post(f"{BULK}/{operation_id}/stop")
+        assert (stopped.status, stopped.json["state"]) == (200, "stopping")
+    await carry_out(api)
+    assert (await api.get(f"{BULK}/{operation_id}")).json["state"] == "stopped"
+    assert (await api.post(f"{BULK}/{operation_id}/stop")).error["code"] == "conflict"
+
+
+async def test_an_unknown_operation_is_not_found(api: Api) -> None:
+    for name in ("x", new_job_id(0, 8, 1_700_000_000_000)):
+        for reply in (await api.get(f"{BULK}/{name}"), await api.post(f"{BULK}/{name}/stop")):
+            assert (reply.status, reply.error["details"]["resource"]) == (404, "bulk operation")
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "field"),
+    [
+        ({**CANCEL, "action": "burn"}, 400, "action"),
+        ({**CANCEL, "confirm": False}, 400, "confirm"),
+        ({"action": "cancel", "confirm": True}, 400, "filter"),
+        ({**CANCEL, "filter": {"colour": "red"}}, 400, "filter"),
+        ({**CANCEL, "filter": {"state": "completed"}}, 400, "filter.state"),
+        ({**CANCEL, "filter": {"state": "gone"}}, 400, "state"),
+        ({**CANCEL, "filter": {"states": [""]}}, 400, "filter.state"),
+        ({**CANCEL, "filter": {"dead": True}}, 400, "filter.dead"),
+        ({**CANCEL, "filter": {"queue": "No!"}}, 400, "filter.queue"),
+        ({**CANCEL, "filter": {"type": ""}}, 400, "filter.type"),
+        ({**CANCEL, "filter": {"older_than": "soon"}}, 400, "filter.older_than"),
+        ({**CANCEL, "filter": {"older_than": "999999999w"}}, 400, "filter.older_than"),
+        ({**CANCEL, "filter": {"since": "+PT1H"}}, 400, "filter.since"),
+        ({**CANCEL, "ids": []}, 400, "ids"),
+        ({**CANCEL, "ids": ["x"]}, 400, "ids[0]"),
+        ({**CANCEL, "ids": ["x"] * 1001}, 413, "ids"),
+        ({**CANCEL, "more": 1}, 400, "more"),
+    ],
+)
+async def test_an_invalid_request_creates_no_operation(
+    api: Api, body: dict[str, Any], status: int, field: str
+) -> None:
+    reply = await api.post(BULK, body)
+    assert (reply.status, reply.error["details"]["field"]) == (status, field)
+    assert (await api.get(BULK)).json["items"] == []
+
+
+async def test_a_filter_takes_ages_and_times(api: Api) -> None:
+    shown = []
+    for given in ("7d", "P7D", "2020-01-01T00:00:00Z"):
+        body = {"action": "delete", "filter": {"older_than": given, "dead": True}, "confirm": True}
+        shown.append((await api.post(BULK, body)).json["filter"])
+    assert [each["states"] for each in shown] == [["discarded"]] * 3
+    assert shown[2]["older_than"] == "2020-01-01T00:00:00.000Z"
+    assert shown[0]["older_than"][:10] == shown[1]["older_than"][:10]
+
+
+async def test_keys_see_and_change_only_their_queues(standalone: Embedded) -> None:
+    access = AccessControl(Keyring({digest(key): who for key, who in PRINCIPALS.items()}, {}))
+    async with open_app(standalone, access=access) as app:
+        api = Api(app)
+        mail, news = await enqueue(api), await enqueue(api, "news")
+
+        async def post(key: str, path: str, body: Any = None) -> Reply:
+            return await api.post(path, body, headers={"Authorization": f"Bearer {key}"})
+
+        async def get(key: str, path: str) -> Reply:
+            return await api.get(path, headers={"Authorization": f"Bearer {key}"})
+
+        everything = {"action": "cancel", "filter": {}, "confirm": True}
+        made = await post("mail-key", BULK, everything)
+        assert made.json["filter"]["queues"] == ["mail*"]
+        assert made.json["created_by"] == "mail"
+        path = f"{BULK}/{made.json['id']}"
+        assert (await get("mail-key", path)).status == 200
+        assert (await get("news-key", path)).status == 404
+        assert (await post("news-key", f"{path}/stop")).status == 404
+        assert (await get("news-key", BULK)).json["items"] == []
+        of_news = {**everything, "filter": {"queue": "news"}}
+        assert (await post("mail-key", BULK, of_news)).status == 403
+        deletion = {"action": "delete", "filter": {}, "confirm": True}
+        for key in ("operator-key", "mail-key"):
+            refused = await post(key, BULK, deletion)
+            assert (refused.status, refused.error["details"]["required_scope"]) == (
+                403,
+                "ojs:admin:purge",
+            )
+        assert (await post("root-key", BULK, deletion)).status == 202
+        await carry_out(api)
+        found = [(await get("root-key", f"/ojs/v1/jobs/{one}")).json for one in (mail, news)]
+        assert [job["state"] for job in found] == ["cancelled", "available"]

@@ -1,0 +1,58 @@
+"""Bulk operations over real processes: leaders are killed in the middle of one."""
+
+from __future__ import annotations
+
+import time
+
+from ojs_cluster.core.bulk.selection import BulkAction, Selection
+from ojs_cluster.core.jobs.ids import new_job_id
+from ojs_cluster.core.jobs.states import State
+from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.store.bulk import operations
+from ojs_cluster.store.bulk.operation import BulkState
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.queues.queues import get_stats
+from tests.scheduler.running import eventually, leader_of, schedulers, store_at
+from tests.store.shortcuts import new_job
+
+JOBS = 6000
+
+
+async def changed(store: Store, operation_id: str) -> int:
+    return (await operations.get(store, operation_id)).succeeded
+
+
+async def test_every_job_is_changed_and_counted_once_while_leaders_are_killed(
+    backend: Embedded,
+) -> None:
+    operation_id = new_job_id(0, 64, time.time_ns() // 1_000_000)
+    async with store_at(backend.url) as store:
+        for _ in range(JOBS // 500):
+            await enqueue_many(store, [new_job(f"q{number % 10}") for number in range(500)])
+        states = (State.AVAILABLE, State.SCHEDULED)
+        async with schedulers(backend.url, 3, lease_ttl_ms=1500) as running:
+            await operations.create(store, operation_id, BulkAction.CANCEL, Selection(states))
+            alive = list(running)
+            for _ in range(2):
+                first = await leader_of(alive)
+                seen = await changed(store, operation_id)
+
+                async def went_on(seen: int = seen) -> bool:
+                    return await changed(store, operation_id) > seen
+
+                await eventually(went_on, what="a slice under this leader")
+                alive.remove(first)
+                first.kill()
+            assert await changed(store, operation_id) < JOBS  # killed in the middle
+
+            async def over() -> bool:
+                return (await operations.get(store, operation_id)).ended
+
+            await eventually(over, what="the end under the last leader")
+        ended = await operations.get(store, operation_id)
+        counts = [(await get_stats(store, f"q{number}")).counts for number in range(10)]
+
+    assert (ended.state, ended.matched) == (BulkState.COMPLETED, JOBS)
+    assert (ended.succeeded, ended.failed) == (JOBS, 0)
+    assert sum(count[State.CANCELLED] for count in counts) == JOBS
