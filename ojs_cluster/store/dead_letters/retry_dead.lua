@@ -47,6 +47,6 @@ if job[F.expires] and tonumber(job[F.expires]) <= now then drop_fields(key, job,
 save_job(key, job, F.state, 'available', F.enqueued, now, F.replays, (job[F.replays] or 0) + 1)
 make_available(id, job)
 if job[F.unique] then redis.call('ZADD', references_key, now, id) end
-emit('job.enqueued', id, job)
+emit('job.enqueued', id, job, 'f', 'discarded')
 flush_counters()
 return {'ok', job.field_list}

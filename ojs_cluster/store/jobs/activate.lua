@@ -23,11 +23,11 @@ if due > now then
     count(job[F.queue], 'scheduled', 1)
     save_job(key, job, F.state, 'scheduled')
     set_deadline(DUE, id, due)
-    emit('job.scheduled', id, job, 'n', job[F.due])
+    emit('job.scheduled', id, job, 'f', 'pending', 'n', job[F.due])
 else
     save_job(key, job, F.state, 'available', F.enqueued, now)
     make_available(id, job)
-    emit('job.enqueued', id, job)
+    emit('job.enqueued', id, job, 'f', 'pending')
 end
 flush_counters()
 return {'ok', job.field_list}

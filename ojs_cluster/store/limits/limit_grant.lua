@@ -83,14 +83,14 @@ for _, pair in ipairs(answered) do
             if job[F.expires] then remove_member(EXPIRING, id) end
             finish(id, job_key(id), job, 'discarded', keep_ms)
             emit('rate_limit.dropped', id, job, 'k', key)
-            emit('job.discarded', id, job, 'a', job[F.attempt] or 0, 'e',
-                -- store/operations/events.py adds the closing brace.
+            emit('job.discarded', id, job, 'f', 'available', 'a', job[F.attempt] or 0, 'e',
+                -- store/events/content.py adds the closing brace.
                 '{"code":"rate_limited","message":"the limit of its key was reached"')
         else
             save_job(job_key(id), job, F.state, 'scheduled', F.due, now + delay)
             count(queue, 'scheduled', 1)
             set_deadline(DUE, id, now + delay)
-            emit('job.scheduled', id, job, 'n', job[F.due])
+            emit('job.scheduled', id, job, 'f', 'available', 'n', job[F.due])
         end
     end
 end

@@ -1,6 +1,7 @@
 -- Appends to the shard's bounded event stream. ARGV[1] of every script that includes this file is the length
 -- of the stream; 0 switches events off.
--- Fields of an entry: t kind of the event, j job ids, y job type, q queue, and further ones by kind.
+-- Fields of an entry: t kind of the event, j job ids, y job type, q queue, and further ones by kind. f is the
+-- state before the event, where the kind does not decide it; an entry without it is about a new job.
 --
 -- A script over many jobs calls `batch_events` first and `flush_events` at its end. Events of one kind, queue
 -- and type with the same further fields then share an entry, whose `j` holds the job ids separated by blanks

@@ -16,5 +16,5 @@ local function cancel(id, key, job, keep_ms)
     end
     if job[F.expires] then remove_member(EXPIRING, id) end
     finish(id, key, job, 'cancelled', keep_ms)
-    emit('job.cancelled', id, job)
+    emit('job.cancelled', id, job, 'f', state)
 end

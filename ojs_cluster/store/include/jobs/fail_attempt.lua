@@ -75,5 +75,5 @@ local function requeue_after_lost_lease(id, key, job, error, decision, limits)
     count(job[F.queue], 'retried_total', 1)
     save_job(key, job, F.state, 'available', F.enqueued, now)
     make_available(id, job)
-    emit('job.enqueued', id, job)
+    emit('job.enqueued', id, job, 'f', 'active')
 end

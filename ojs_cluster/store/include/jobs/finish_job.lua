@@ -27,14 +27,15 @@ end
 -- Discards a job that expired before it started. Its envelope has no completed_at.
 local function expire(id, key, job, keep_ms)
     count(job[F.queue], 'expired_total', 1)
+    local before = job[F.state]
     finish(id, key, job, 'discarded', keep_ms, F.expired, 1)
-    emit('job.expired', id, job, 'c', job[F.created], 'x', job[F.expires])
+    emit('job.expired', id, job, 'f', before, 'c', job[F.created], 'x', job[F.expires])
 end
 
 -- Cancels a job that has a cancel request, instead of running it again.
 local function finish_cancel_requested(id, key, job)
     finish(id, key, job, 'cancelled', job[F.cancelled_keep_ms])
-    emit('job.cancelled', id, job)
+    emit('job.cancelled', id, job, 'f', 'active')
 end
 
 -- Returns the job's token to the shard of its key, or cancels the job's token request. `outcome`: 'u' when the

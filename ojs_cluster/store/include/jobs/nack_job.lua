@@ -70,6 +70,6 @@ local function end_attempt(id, key, job, nack, errors_kept, limits)
         save_job(key, job, F.state, 'available', F.enqueued, now)
     end
     make_available(id, job, nack[ACTION] == 'release')
-    if nack[ACTION] == 'requeue' then emit('job.enqueued', id, job) end
+    if nack[ACTION] == 'requeue' then emit('job.enqueued', id, job, 'f', 'active') end
     return {'ok', job.field_list}
 end

@@ -51,10 +51,11 @@ local function promote_due(ids, jobs, keep_discarded_ms)
                 remove_member(EXPIRING, id)
                 expire(id, key, job, keep_discarded_ms)
             else
+                local before = job[F.state]
                 add_arrival(id, job)
                 if job.field_list then save_job(key, job, F.state, 'available', F.enqueued, now)
                 else redis.call('HSET', key, F.state, 'available', F.enqueued, now) end
-                emit('job.enqueued', id, job)
+                emit('job.enqueued', id, job, 'f', before)
             end
         end
     end
