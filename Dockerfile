@@ -19,10 +19,12 @@ RUN python -m venv /opt/build \
 COPY pyproject.toml README.md LICENSE ./
 COPY ojs_cluster/ ojs_cluster/
 COPY scheduler/ scheduler/
+COPY clients/python/ clients/python/
 # Compiled now and not checked at run time, because the file system is read-only then.
-RUN /opt/build/bin/python -m pip wheel --no-deps --no-build-isolation --wheel-dir /opt/wheels . \
+RUN /opt/build/bin/python -m pip wheel --no-deps --no-build-isolation --wheel-dir /opt/wheels \
+        . ./clients/python \
     && python -m pip --python /opt/ojs/bin/python install --no-compile \
-        --no-deps --no-index --find-links /opt/wheels ojs-cluster \
+        --no-deps --no-index --find-links /opt/wheels ojs-cluster ojs-client \
     && /opt/ojs/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/ojs/lib
 
 # Built with --enable-optimizations and --with-lto. Another base may need a fifth more processor time

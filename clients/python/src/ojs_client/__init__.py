@@ -1,0 +1,61 @@
+"""Enqueue and run OpenJobSpec jobs, with asyncio or trio."""
+
+from ojs_client._version import __version__
+from ojs_client.client import Client
+from ojs_client.cron import CronJobs
+from ojs_client.errors import (
+    ApiError,
+    Conflict,
+    ConnectionFailed,
+    Discard,
+    JobFailed,
+    LeaseLost,
+    NotFound,
+    OJSError,
+    RateLimited,
+    ResultPending,
+    Retry,
+    Unavailable,
+)
+from ojs_client.jobs import Cron, Job, Workflow, WorkflowStep
+from ojs_client.options import JobOptions, NewJob, RetryPolicy, Unique, new_job
+from ojs_client.worker.handlers import Middleware, Next
+from ojs_client.worker.running import BlockingJob, RunningJob
+from ojs_client.worker.worker import Worker
+from ojs_client.workflows import NewWorkflow, batch, chain, group
+
+__all__ = [
+    "ApiError",
+    "BlockingJob",
+    "Client",
+    "Conflict",
+    "ConnectionFailed",
+    "Cron",
+    "CronJobs",
+    "Discard",
+    "Job",
+    "JobFailed",
+    "JobOptions",
+    "LeaseLost",
+    "Middleware",
+    "NewJob",
+    "NewWorkflow",
+    "Next",
+    "NotFound",
+    "OJSError",
+    "RateLimited",
+    "ResultPending",
+    "Retry",
+    "RetryPolicy",
+    "RunningJob",
+    "Unavailable",
+    "Unique",
+    "Worker",
+    "Workflow",
+    "WorkflowStep",
+    "__version__",
+    "batch",
+    "chain",
+    "group",
+    "new_job",
+]

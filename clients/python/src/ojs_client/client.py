@@ -1,0 +1,237 @@
+"""The client of producers: jobs, results, workflows and cron jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Final, Self, Unpack
+from urllib.parse import quote
+
+import anyio
+
+from ojs_client.cron import CronJobs
+from ojs_client.errors import Conflict, JobFailed, ResultPending
+from ojs_client.jobs import Job, Workflow
+from ojs_client.options import JSON, Duration, JobOptions, NewJob, new_job
+from ojs_client.transport import Repeat, Transport
+from ojs_client.workflows import NewWorkflow
+
+_V1: Final = "/ojs/v1"
+_WAIT_STEP_S: Final = 20.0
+"""Longest wait of one request for a result in seconds, so that no proxy closes it as idle."""
+_WORKFLOW_PAUSE_S: Final = 0.5
+
+
+class Client:
+    """A client of an OJS server. Use it with ``async with``, on asyncio or trio.
+
+    A request that certainly had no effect is repeated for ``retry_for_s`` seconds, as is one whose
+    repetition is harmless. An enqueue with a ``job_id`` of yours is such a request; without one, a
+    lost response raises ConnectionFailed, and the job may exist.
+
+    Args:
+        url: the address of the server; None for ``OJS_URL``, or port 8080 of this machine.
+        api_key: the API key; None for ``OJS_API_KEY``.
+        timeout_s: how long a request may take, in seconds.
+        retry_for_s: for how many seconds a failed request is repeated.
+        headers: more headers of each request.
+        transport: how httpx2 reaches the server, for tests and special networks.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 30.0,
+        retry_for_s: float = 10.0,
+        headers: Mapping[str, str] | None = None,
+        transport: Any = None,
+    ) -> None:
+        self._transport = Transport(
+            url,
+            api_key=api_key,
+            timeout_s=timeout_s,
+            retry_for_s=retry_for_s,
+            headers=headers,
+            transport=transport,
+        )
+        self.cron = CronJobs(self._transport)
+
+    @classmethod
+    def over(cls, transport: Transport) -> Client:
+        """Return a client that shares the connections of a worker."""
+        client = cls.__new__(cls)
+        client._transport = transport
+        client.cron = CronJobs(transport)
+        return client
+
+    @property
+    def url(self) -> str:
+        """The address of the server."""
+        return self._transport.url
+
+    async def __aenter__(self) -> Self:
+        """Open the client."""
+        await self._transport.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the client's connections."""
+        await self._transport.__aexit__(kind, error, trace)
+
+    # -- jobs
+
+    async def enqueue(self, type: str, /, *args: JSON, **options: Unpack[JobOptions]) -> Job:
+        """Enqueue a job and return it.
+
+        With ``unique`` and ``on_conflict="ignore"`` the result may be an earlier job, which
+        ``deduplicated`` tells.
+
+        Args:
+            type: the type of the job, which chooses its handler.
+            *args: the arguments.
+            **options: see ``JobOptions``.
+
+        Raises:
+            Conflict: a unique job like this one exists.
+            ApiError: the server refused the job.
+            ConnectionFailed: the server did not answer.
+        """
+        job_id = options.get("job_id")
+        body = new_job(type, *args, **options).json()
+        repeat = Repeat.UNLESS_APPLIED if job_id is None else Repeat.ALWAYS
+        try:
+            reply = await self._transport.request("POST", f"{_V1}/jobs", body, repeat=repeat)
+        except Conflict as error:
+            # The first try of a repeated request has created it.
+            if job_id is None or error.code != "duplicate":
+                raise
+            return await self._same_job(job_id, body, error)
+        return Job.from_json(reply["job"], deduplicated=bool(reply.get("deduplicated")))
+
+    async def _same_job(self, job_id: str, body: Mapping[str, JSON], error: Conflict) -> Job:
+        """Return the job that has this id if it is the one that the request describes."""
+        job = await self.get(job_id)
+        if job.type != body["type"] or job.args != body["args"]:
+            raise error
+        return job
+
+    async def enqueue_many(self, jobs: Iterable[NewJob]) -> list[Job]:
+        """Enqueue several jobs, all of them or none, and return them in the same order.
+
+        Raises:
+            ApiError: the server refused the jobs.
+            ConnectionFailed: the server did not answer.
+        """
+        body = {"jobs": [job.json() for job in jobs]}
+        if not body["jobs"]:
+            return []
+        reply = await self._transport.request("POST", f"{_V1}/jobs/batch", body)
+        return [Job.from_json(job) for job in reply["jobs"]]
+
+    async def get(self, job_id: str) -> Job:
+        """Return a job.
+
+        Raises:
+            NotFound: there is no such job.
+        """
+        reply = await self._get(f"/jobs/{quote(job_id, safe='')}")
+        return Job.from_json(reply["job"])
+
+    async def cancel(self, job_id: str) -> Job:
+        """Cancel a job. If a worker holds it, the worker loses its lease.
+
+        Raises:
+            NotFound: there is no such job.
+            Conflict: the job has ended.
+        """
+        reply = await self._transport.request("DELETE", f"{_V1}/jobs/{quote(job_id, safe='')}")
+        return Job.from_json(reply["job"])
+
+    async def result(self, job_id: str, *, wait: Duration = 0) -> JSON:
+        """Return the result of a job, and wait for it if it is not finished.
+
+        Args:
+            job_id: the job.
+            wait: how long to wait at most.
+
+        Raises:
+            NotFound: there is no such job, or its result has been removed.
+            ResultPending: the job is not finished at the end of the wait.
+            JobFailed: the job is discarded or cancelled.
+        """
+        seconds = wait.total_seconds() if isinstance(wait, timedelta) else wait
+        deadline = anyio.current_time() + seconds
+        path = f"/jobs/{quote(job_id, safe='')}/result"
+        while True:
+            step_s = min(_WAIT_STEP_S, max(0.0, deadline - anyio.current_time()))
+            # The server counts whole seconds.
+            params = {"wait": "true", "timeout": str(int(step_s))}
+            try:
+                reply = await self._get(path, params)
+            except ResultPending:
+                if deadline - anyio.current_time() < 1:
+                    raise
+                continue
+            if reply["state"] != "completed":
+                raise JobFailed(job_id, reply["state"], reply.get("error"))
+            return reply["result"]
+
+    # -- workflows
+
+    async def start(self, workflow: NewWorkflow) -> Workflow:
+        """Start a workflow, which ``chain``, ``group`` or ``batch`` has built.
+
+        Raises:
+            ApiError: the server refused the workflow.
+            ConnectionFailed: the server did not answer.
+        """
+        reply = await self._transport.request("POST", f"{_V1}/workflows", workflow.json())
+        return Workflow.from_json(reply["workflow"])
+
+    async def workflow(self, workflow_id: str, *, wait: Duration = 0) -> Workflow:
+        """Return a workflow.
+
+        Args:
+            workflow_id: the workflow.
+            wait: how long to wait for its end; then it is returned as it is.
+
+        Raises:
+            NotFound: there is no such workflow.
+        """
+        seconds = wait.total_seconds() if isinstance(wait, timedelta) else wait
+        deadline = anyio.current_time() + seconds
+        while True:
+            reply = await self._get(f"/workflows/{quote(workflow_id, safe='')}")
+            found = Workflow.from_json(reply["workflow"])
+            left_s = deadline - anyio.current_time()
+            if found.finished or left_s <= 0:
+                return found
+            await anyio.sleep(min(_WORKFLOW_PAUSE_S, left_s))
+
+    async def cancel_workflow(self, workflow_id: str) -> Workflow:
+        """Cancel a workflow: no further step starts.
+
+        Raises:
+            NotFound: there is no such workflow.
+            Conflict: the workflow has ended.
+        """
+        path = f"{_V1}/workflows/{quote(workflow_id, safe='')}"
+        reply = await self._transport.request("DELETE", path)
+        return Workflow.from_json(reply["workflow"])
+
+    async def _get(self, path: str, params: Mapping[str, str] | None = None) -> Any:
+        return await self._transport.request(
+            "GET",
+            _V1 + path,
+            repeat=Repeat.ALWAYS,
+            params=params,
+            timeout_s=self._transport.timeout_s + (_WAIT_STEP_S if params else 0),
+        )

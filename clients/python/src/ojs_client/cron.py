@@ -1,0 +1,130 @@
+"""Cron jobs (spec: ojs-cron)."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+from urllib.parse import quote
+
+from ojs_client.jobs import Cron, Job
+from ojs_client.options import JSON, NewJob
+from ojs_client.transport import Repeat, Transport
+
+Overlap = Literal["skip", "allow", "cancel_previous", "enqueue"]
+_PATH: Final = "/ojs/v1/cron"
+
+
+class CronJobs:
+    """The cron jobs of a server; ``Client.cron`` is one."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    async def register(
+        self,
+        name: str,
+        expression: str,
+        job: NewJob,
+        *,
+        timezone: str = "UTC",
+        overlap: Overlap = "skip",
+        enabled: bool = True,
+        description: str | None = None,
+    ) -> Cron:
+        """Store a cron job, in place of one of the same name. A deployment may repeat it.
+
+        Args:
+            name: its name: a-z, 0-9, ``-`` and ``.``.
+            expression: when it is due, such as ``0 9 * * *``, ``@daily`` or ``@every 5m``.
+            job: the job of each occurrence.
+            timezone: an IANA name, such as ``Europe/Berlin``.
+            overlap: what happens while the job of the previous occurrence is unfinished.
+            enabled: whether it fires.
+            description: a text for people.
+        """
+        body: dict[str, JSON] = {
+            "name": name,
+            "expression": expression,
+            "timezone": timezone,
+            "overlap_policy": overlap,
+            "enabled": enabled,
+            "job_template": job.json(trace=False),
+        }
+        if description is not None:
+            body["description"] = description
+        reply = await self._transport.request("POST", _PATH, body, repeat=Repeat.ALWAYS)
+        return Cron.from_json(reply["cron"])
+
+    async def get(self, name: str) -> Cron:
+        """Return a cron job.
+
+        Raises:
+            NotFound: there is no such cron job.
+        """
+        return Cron.from_json((await self._call("GET", name))["cron"])
+
+    async def list_all(self) -> list[Cron]:
+        """Return all cron jobs."""
+        found: list[Cron] = []
+        while True:
+            params = {"limit": "100", "offset": str(len(found))}
+            reply = await self._transport.request("GET", _PATH, repeat=Repeat.ALWAYS, params=params)
+            page = [Cron.from_json(cron) for cron in reply["crons"]]
+            found += page
+            if not page or len(found) >= reply["total"]:
+                return found
+
+    async def change(self, name: str, **members: JSON) -> Cron:
+        """Change members of a cron job, such as ``expression`` or ``enabled``.
+
+        Raises:
+            NotFound: there is no such cron job.
+        """
+        return Cron.from_json((await self._call("PATCH", name, members))["cron"])
+
+    async def pause(self, name: str) -> Cron:
+        """Stop a cron job from firing.
+
+        Raises:
+            NotFound: there is no such cron job.
+        """
+        return Cron.from_json((await self._call("POST", name, suffix="/pause"))["cron"])
+
+    async def resume(self, name: str) -> Cron:
+        """Let a cron job fire again.
+
+        Raises:
+            NotFound: there is no such cron job.
+        """
+        return Cron.from_json((await self._call("POST", name, suffix="/resume"))["cron"])
+
+    async def trigger(self, name: str) -> Job:
+        """Enqueue the job of a cron job now, and return it.
+
+        Raises:
+            NotFound: there is no such cron job.
+        """
+        reply = await self._transport.request("POST", f"{_PATH}/{quote(name, safe='')}/trigger")
+        return Job.from_json(reply["job"])
+
+    async def history(self, name: str) -> list[dict[str, JSON]]:
+        """Return the latest occurrences of a cron job.
+
+        Raises:
+            NotFound: there is no such cron job.
+        """
+        history: list[dict[str, JSON]] = (await self._call("GET", name, suffix="/history"))[
+            "history"
+        ]
+        return history
+
+    async def delete(self, name: str) -> None:
+        """Delete a cron job. Its jobs stay.
+
+        Raises:
+            NotFound: there is no such cron job.
+        """
+        await self._transport.request("DELETE", f"{_PATH}/{quote(name, safe='')}")
+
+    async def _call(self, method: str, name: str, body: JSON = None, *, suffix: str = "") -> Any:
+        path = f"{_PATH}/{quote(name, safe='')}{suffix}"
+        return await self._transport.request(method, path, body, repeat=Repeat.ALWAYS)

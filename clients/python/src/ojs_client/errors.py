@@ -1,0 +1,169 @@
+"""The errors of this library, and the decisions that a handler can raise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class OJSError(Exception):
+    """The base class of all errors of this library."""
+
+
+class ConnectionFailed(OJSError):
+    """The server could not be reached, or it did not answer in time.
+
+    Args:
+        message: what happened.
+        applied: False if the server has certainly not applied the request, None if it may have.
+    """
+
+    def __init__(self, message: str, *, applied: bool | None) -> None:
+        super().__init__(message)
+        self.applied = applied
+
+
+class ApiError(OJSError):
+    """The server answered with an error (spec: ojs-http-binding, Error Responses).
+
+    Args:
+        status: the HTTP status.
+        code: the error code, such as ``not_found``.
+        message: the server's message.
+        retryable: whether the same request may succeed later.
+        details: further members, such as ``field`` for an invalid value.
+        request_id: the id of the request in the server's log.
+        retry_after_s: the value of the header ``Retry-After`` in seconds; None without one.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        retryable: bool = False,
+        details: Mapping[str, Any] | None = None,
+        request_id: str = "",
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(f"{status} {code}: {message}")
+        self.status = status
+        self.code = code
+        self.message = message
+        self.retryable = retryable
+        self.details: Mapping[str, Any] = details or {}
+        self.request_id = request_id
+        self.retry_after_s = retry_after_s
+
+    @property
+    def applied(self) -> bool | None:
+        """Whether the server applied the request; None if the server does not know."""
+        return None if self.details.get("outcome") == "unknown" or self.status >= 502 else False
+
+
+class NotFound(ApiError):
+    """The job, workflow or cron job does not exist (404, or 410 after its retention)."""
+
+
+class Conflict(ApiError):
+    """The state of the object does not allow the request (409)."""
+
+
+class ResultPending(ApiError):
+    """The job is not finished at the end of the wait (408)."""
+
+
+class Unavailable(ApiError):
+    """The server cannot answer now (503)."""
+
+
+class RateLimited(ApiError):
+    """The queue is full, or the client sends too much (429)."""
+
+
+class JobFailed(OJSError):
+    """A job whose result was requested has not completed.
+
+    Args:
+        job_id: the job.
+        state: ``discarded`` or ``cancelled``.
+        error: the error of its last attempt; None if it has none.
+    """
+
+    def __init__(self, job_id: str, state: str, error: Mapping[str, Any] | None) -> None:
+        reason = f": {error.get('message')}" if error else ""
+        super().__init__(f"job {job_id} is {state}{reason}")
+        self.job_id = job_id
+        self.state = state
+        self.error = error
+
+
+class LeaseLost(OJSError):
+    """The worker does not hold the job any more, so the handler must end."""
+
+
+class Retry(OJSError):
+    """Raise it in a handler to fail the attempt; the job's retry policy decides when it runs again.
+
+    An ordinary exception does the same. ``Retry`` sends the reason without a backtrace.
+
+    Args:
+        reason: the message of the error.
+        code: the code of the error, which ``non_retryable_errors`` of a policy can name.
+    """
+
+    def __init__(self, reason: str, *, code: str = "retry") -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+class Discard(OJSError):
+    """Raise it in a handler to end the job without further attempts.
+
+    Args:
+        reason: the message of the error.
+        code: the code of the error.
+        dead_letter: whether the job becomes a dead letter, which an operator can retry.
+    """
+
+    def __init__(self, reason: str, *, code: str = "discard", dead_letter: bool = False) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.dead_letter = dead_letter
+
+
+_BY_STATUS: Mapping[int, type[ApiError]] = {
+    404: NotFound,
+    408: ResultPending,
+    409: Conflict,
+    410: NotFound,
+    429: RateLimited,
+    503: Unavailable,
+}
+
+
+def api_error(
+    status: int, body: Any, *, retry_after: str | None = None, request_id: str = ""
+) -> ApiError:
+    """Return the error of a response.
+
+    Args:
+        status: the HTTP status.
+        body: the decoded body; None if it is not JSON, as from a proxy.
+        retry_after: the header ``Retry-After``.
+        request_id: the header ``X-Request-Id``.
+    """
+    error = body.get("error") if isinstance(body, dict) else None
+    members: dict[str, Any] = error if isinstance(error, dict) else {}
+    details = members.get("details")
+    kind = _BY_STATUS.get(status, ApiError)
+    return kind(
+        status,
+        str(members.get("code") or "http_error"),
+        str(members.get("message") or f"the server answered {status} without an error"),
+        retryable=bool(members.get("retryable", status in (429, 502, 503, 504))),
+        details=details if isinstance(details, dict) else None,
+        request_id=str(members.get("request_id") or request_id),
+        retry_after_s=float(retry_after) if retry_after and retry_after.isdigit() else None,
+    )

@@ -1,0 +1,216 @@
+"""What a producer can say about a job, and its form on the wire (spec: ojs-http-binding 9.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal, TypeAlias, TypedDict, Unpack
+
+from ojs_client.tracing import with_trace
+
+JSON: TypeAlias = Any
+"""A JSON value: None, bool, int, float, str, or a list or dict of them."""
+
+Duration: TypeAlias = timedelta | float
+"""A timedelta, or a number of seconds."""
+
+_MAX_INTERVAL_S: Final = 300.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """How failed attempts are repeated (spec: ojs-retry).
+
+    Args:
+        max_attempts: number of all attempts, the first one included.
+        initial_interval: the delay before the second attempt.
+        backoff_coefficient: the factor between two delays.
+        max_interval: the longest delay; None for five minutes, or ``initial_interval`` if that is
+            longer.
+        jitter: whether delays are random, so that failed jobs do not run all at once.
+        strategy: how the delay grows.
+        non_retryable_errors: names of errors that end the job at once; ``*`` at the end matches any
+            rest.
+        on_exhaustion: what happens after the last attempt; None for the queue's setting.
+    """
+
+    max_attempts: int = 3
+    initial_interval: Duration = 1.0
+    backoff_coefficient: float = 2.0
+    max_interval: Duration | None = None
+    jitter: bool = True
+    strategy: Literal["exponential", "linear", "polynomial", "constant"] = "exponential"
+    non_retryable_errors: Sequence[str] = ()
+    on_exhaustion: Literal["discard", "dead_letter"] | None = None
+
+    def json(self) -> dict[str, JSON]:
+        """Return the policy as the server reads it."""
+        longest = self.max_interval
+        if longest is None:
+            longest = max(_MAX_INTERVAL_S, milliseconds(self.initial_interval) / 1000)
+        policy: dict[str, JSON] = {
+            "max_attempts": self.max_attempts,
+            "initial_interval": iso_duration(self.initial_interval),
+            "backoff_coefficient": self.backoff_coefficient,
+            "max_interval": iso_duration(longest),
+            "jitter": self.jitter,
+            "backoff_strategy": self.strategy,
+        }
+        if self.non_retryable_errors:
+            policy["non_retryable_errors"] = list(self.non_retryable_errors)
+        if self.on_exhaustion is not None:
+            policy["on_exhaustion"] = self.on_exhaustion
+        return policy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unique:
+    """Which jobs count as the same, and what happens to the second one (spec: ojs-unique-jobs).
+
+    Args:
+        keys: what is compared: some of ``type``, ``queue``, ``args``, ``meta``.
+        args_keys: members of the arguments that are compared; empty for all.
+        meta_keys: members of ``meta`` that are compared.
+        period: the age from which on an earlier job does not count; None for no such age.
+        states: states in which an earlier job counts; empty for all that are not finished.
+        on_conflict: ``reject`` raises Conflict, ``ignore`` returns the earlier job, ``replace``
+            replaces it.
+    """
+
+    keys: Sequence[Literal["type", "queue", "args", "meta"]] = ("type", "args")
+    args_keys: Sequence[str] = ()
+    meta_keys: Sequence[str] = ()
+    period: Duration | None = None
+    states: Sequence[str] = ()
+    on_conflict: Literal["reject", "ignore", "replace", "replace_except_schedule"] = "reject"
+
+    def json(self) -> dict[str, JSON]:
+        """Return the policy as the server reads it."""
+        policy: dict[str, JSON] = {"keys": list(self.keys), "on_conflict": self.on_conflict}
+        for name in ("args_keys", "meta_keys", "states"):
+            if value := getattr(self, name):
+                policy[name] = list(value)
+        if self.period is not None:
+            policy["period"] = iso_duration(self.period)
+        return policy
+
+
+class JobOptions(TypedDict, total=False):
+    """The keywords of ``Client.enqueue`` and ``new_job``. Each of them is optional.
+
+    ``delay`` and ``scheduled_at`` exclude each other. The server adds ``delay``, and ``expires`` if
+    it is a duration, to its own time, so a wrong clock of the producer does not matter.
+    """
+
+    queue: str
+    priority: int
+    delay: Duration
+    scheduled_at: datetime
+    expires: Duration | datetime
+    timeout: Duration
+    retry: RetryPolicy
+    unique: Unique
+    rate_limit: Mapping[str, JSON]
+    tags: Sequence[str]
+    meta: Mapping[str, JSON]
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job that is not enqueued yet. ``new_job`` creates it."""
+
+    type: str
+    args: tuple[JSON, ...] = ()
+    options: JobOptions = field(default_factory=lambda: JobOptions())
+
+    def json(self, *, trace: bool = True) -> dict[str, JSON]:
+        """Return the enqueue request.
+
+        Args:
+            trace: whether the job belongs to the current trace. The jobs of a cron job do not.
+
+        Raises:
+            ValueError: options contradict each other, or a time has no time zone.
+        """
+        given = self.options
+        options: dict[str, JSON] = {}
+        for name in ("queue", "priority", "rate_limit"):
+            if name in given:
+                options[name] = given[name]
+        if "tags" in given:
+            options["tags"] = list(given["tags"])
+        if "timeout" in given:
+            options["timeout_ms"] = milliseconds(given["timeout"])
+        if "retry" in given:
+            options["retry"] = given["retry"].json()
+        if "unique" in given:
+            options["unique"] = given["unique"].json()
+        options |= _times(given)
+        body: dict[str, JSON] = {"type": self.type, "args": list(self.args)}
+        if options:
+            body["options"] = options
+        meta = with_trace(given.get("meta")) if trace else dict(given.get("meta") or {})
+        if meta:
+            body["meta"] = meta
+        if "job_id" in given:
+            body["id"] = given["job_id"]
+        return body
+
+
+def new_job(type: str, /, *args: JSON, **options: Unpack[JobOptions]) -> NewJob:
+    """Return a job for ``enqueue_many``, a workflow or a cron job.
+
+    Args:
+        type: the type of the job, which chooses its handler.
+        *args: the arguments.
+        **options: see ``JobOptions``.
+    """
+    return NewJob(type, args, options)
+
+
+def _times(given: JobOptions) -> dict[str, str]:
+    times: dict[str, str] = {}
+    if "delay" in given and "scheduled_at" in given:
+        raise ValueError("give either delay or scheduled_at")
+    if "delay" in given:
+        times["scheduled_at"] = f"+{iso_duration(given['delay'])}"
+    if "scheduled_at" in given:
+        times["scheduled_at"] = iso_time(given["scheduled_at"])
+    if "expires" in given:
+        expires = given["expires"]
+        times["expires_at"] = (
+            iso_time(expires) if isinstance(expires, datetime) else f"+{iso_duration(expires)}"
+        )
+    return times
+
+
+def iso_time(time: datetime) -> str:
+    """Return a time as RFC 3339.
+
+    Raises:
+        ValueError: the time has no time zone.
+    """
+    if time.tzinfo is None:
+        raise ValueError(f"{time} has no time zone: use datetime.now(timezone.utc), for example")
+    return time.isoformat(timespec="milliseconds")
+
+
+def milliseconds(duration: Duration) -> int:
+    """Return a duration in whole milliseconds."""
+    seconds = duration.total_seconds() if isinstance(duration, timedelta) else duration
+    return round(seconds * 1000)
+
+
+def iso_duration(duration: Duration) -> str:
+    """Return a duration as ISO 8601, such as ``PT1.5S``.
+
+    Raises:
+        ValueError: the duration is negative.
+    """
+    ms = milliseconds(duration)
+    if ms < 0:
+        raise ValueError(f"a duration must not be negative: {duration}")
+    seconds, rest = divmod(ms, 1000)
+    return f"PT{seconds}.{rest:03}S" if rest else f"PT{seconds}S"

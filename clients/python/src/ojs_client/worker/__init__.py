@@ -1,0 +1,1 @@
+"""The worker, and what its handlers and middleware get."""

@@ -1,0 +1,163 @@
+"""Runs the handlers of fetched jobs, and decides between ack and nack."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import anyio.to_thread
+from anyio.abc import TaskGroup
+
+from ojs_client.options import JSON
+from ojs_client.tracing import trace_of
+from ojs_client.worker.handlers import (
+    Handler,
+    Middleware,
+    error_of,
+    expired_error,
+    no_handler,
+    timeout_error,
+    wrap,
+)
+from ojs_client.worker.leases import HeldJob, Leases
+from ojs_client.worker.running import BlockingJob, RunningJob, WorkerContext
+from ojs_client.worker.settling import Settlement, Settler, ack, nack
+
+log = logging.getLogger("ojs_client.worker")
+
+
+class Runner:
+    """The handlers of a worker, and those that run.
+
+    Args:
+        context: what running jobs need of the worker.
+        leases: the held jobs.
+        settler: gets the acks and nacks.
+        middleware: functions around each handler.
+        concurrency: maximum number of threads of sync handlers.
+        on_end: called when a handler has ended.
+
+    Attributes:
+        running: number of handlers that run.
+        threads: the jobs whose threads run, abandoned ones included.
+    """
+
+    def __init__(
+        self,
+        context: WorkerContext,
+        leases: Leases,
+        settler: Settler,
+        middleware: tuple[Middleware, ...],
+        concurrency: int,
+        on_end: Callable[[], None],
+    ) -> None:
+        self._context = context
+        self._leases = leases
+        self._settler = settler
+        self._middleware = middleware
+        self._concurrency = concurrency
+        self._limiter: anyio.CapacityLimiter | None = None
+        self._on_end = on_end
+        self._handlers: dict[str, Handler] = {}
+        self.running = 0
+        self.threads: set[str] = set()
+
+    def register(self, type: str, function: Callable[..., Any], timeout_s: float | None) -> None:
+        """Register the handler of a type.
+
+        Raises:
+            ValueError: the type has a handler already, or a sync handler has a timeout.
+        """
+        if type in self._handlers:
+            raise ValueError(f"type '{type}' has a handler already")
+        self._handlers[type] = Handler.of(function, timeout_s)
+
+    def start(self, job: HeldJob, group: TaskGroup) -> None:
+        """Start the handler of a job in a task of ``group``."""
+        type = job.members["type"]
+        handler = self._handlers.get(type) or self._handlers.get("*")
+        if handler is None:
+            log.error("job %s: no handler for type '%s'", job.id, type)
+            self._settler.add(nack(job, no_handler(type)))
+            return
+        self.running += 1
+        job.in_thread = not handler.is_async
+        group.start_soon(self._run, job, handler)
+
+    def cancel_all(self) -> None:
+        """Cancel all handlers and abandon all threads; their jobs go back to their queues."""
+        for job in self._leases:
+            if not job.ended:
+                job.scope.cancel()
+
+    async def _run(self, job: HeldJob, handler: Handler) -> None:
+        settlement: Settlement | None = nack(job, None)  # if the task is cancelled
+        try:
+            settlement = await self._outcome(job, handler)
+        finally:
+            self.running -= 1
+            job.ended = True
+            if settlement is None:
+                self._leases.remove(job)
+            else:
+                self._settler.add(settlement)
+            self._settler.handler_ended()
+            self._on_end()
+
+    async def _outcome(self, job: HeldJob, handler: Handler) -> Settlement | None:
+        """Run the handler; return the ack or nack of its end, None if the lease is lost."""
+        limit_s = handler.timeout_s or (job.members.get("timeout_ms") or math.inf) / 1000
+        error: dict[str, JSON] | None = None
+        result: JSON = None
+        completed = False
+        with job.scope, anyio.move_on_after(math.inf if job.in_thread else limit_s) as timer:
+            try:
+                result = await self._call(job, handler)
+                completed = True
+            except Exception as raised:
+                # The server gets the error with the nack, and operators read it there.
+                log.info("job %s: attempt failed: %r", job.id, raised)
+                error = error_of(raised)
+        if job.lost == "server":
+            return None
+        if completed:
+            return _ack(job, result)
+        if error is None and timer.cancelled_caught:
+            error = timeout_error(limit_s)
+        elif error is None and job.lost == "expired":
+            error = expired_error()
+        return nack(job, error)  # without an error, the drain has cancelled the handler
+
+    async def _call(self, job: HeldJob, handler: Handler) -> JSON:
+        running = RunningJob(job, self._context)
+
+        async def run() -> JSON:
+            if handler.is_async:
+                return await handler.function(running)
+            limiter = self._limiter = self._limiter or anyio.CapacityLimiter(self._concurrency)
+            blocking = BlockingJob(job, self._context)
+            self.threads.add(job.id)
+
+            def in_thread() -> JSON:
+                try:
+                    return handler.function(blocking)
+                finally:
+                    self.threads.discard(job.id)
+
+            return await anyio.to_thread.run_sync(
+                in_thread, abandon_on_cancel=True, limiter=limiter
+            )
+
+        with trace_of(running.meta):
+            return await wrap(self._middleware, running, run)()
+
+
+def _ack(job: HeldJob, result: JSON) -> Settlement:
+    try:
+        return ack(job, result)
+    except (TypeError, ValueError) as error:
+        message = f"the result of the handler has no JSON form: {error}"
+        return nack(job, {"code": "invalid_result", "message": message, "retryable": False})

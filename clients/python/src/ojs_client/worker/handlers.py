@@ -1,0 +1,117 @@
+"""Handlers and middleware, and what their end means for the job."""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias, TypeVar
+
+from ojs_client.errors import Discard, Retry
+from ojs_client.options import JSON
+from ojs_client.worker.running import BlockingJob, RunningJob
+
+AsyncHandler: TypeAlias = Callable[[RunningJob], Awaitable[JSON]]
+SyncHandler: TypeAlias = Callable[[BlockingJob], JSON]
+Next: TypeAlias = Callable[[], Awaitable[JSON]]
+Middleware: TypeAlias = Callable[[RunningJob, Next], Awaitable[JSON]]
+"""Called around each handler. It awaits the second argument, which runs the handler, and returns
+the result. For a sync handler it runs in the event loop, too."""
+
+HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
+
+_MAX_FRAMES: Final = 50
+_MAX_MESSAGE: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """A registered handler.
+
+    Args:
+        function: the function.
+        is_async: whether it is a coroutine function; otherwise it runs in a thread.
+        timeout_s: how long it may run, in seconds; None for the job's own timeout.
+    """
+
+    function: Callable[..., Any]
+    is_async: bool
+    timeout_s: float | None
+
+    @classmethod
+    def of(cls, function: Callable[..., Any], timeout_s: float | None) -> Handler:
+        """Return the handler of a function, or of an object that can be called.
+
+        Raises:
+            ValueError: a sync handler has a timeout.
+        """
+        is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+            getattr(function, "__call__", None)  # noqa: B004 - asks whether the method is async
+        )
+        if timeout_s is not None and not is_async:
+            raise ValueError(
+                "only an async handler can have a timeout: threads cannot be cancelled"
+            )
+        return cls(function, is_async, timeout_s)
+
+
+def wrap(middleware: tuple[Middleware, ...], job: RunningJob, run: Next) -> Next:
+    """Return ``run`` with all middleware around it; the first one is the outermost."""
+    for function in reversed(middleware):
+        run = _around(function, job, run)
+    return run
+
+
+def _around(function: Middleware, job: RunningJob, inner: Next) -> Next:
+    async def run() -> JSON:
+        return await function(job, inner)
+
+    return run
+
+
+def error_of(error: BaseException) -> dict[str, JSON]:
+    """Return the error of a nack (spec: ojs-errors): a decision, or an exception with its trace."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]  # the task group of a handler wraps its error
+    message = str(error)[:_MAX_MESSAGE]
+    if isinstance(error, Discard):
+        action = "DEAD_LETTER" if error.dead_letter else "DISCARD"
+        return {"code": error.code, "message": message, "retryable": False, "action": action}
+    if isinstance(error, Retry):
+        return {"code": error.code, "message": message, "retryable": True}
+    frames = traceback.extract_tb(error.__traceback__)[-_MAX_FRAMES:]
+    return {
+        "code": "handler_error",
+        "type": type(error).__qualname__,
+        "message": message,
+        "retryable": True,
+        "backtrace": [f"{f.filename}:{f.lineno} in {f.name}" for f in frames],
+    }
+
+
+def timeout_error(limit_s: float) -> dict[str, JSON]:
+    """Return the error of a handler that ran too long."""
+    return {
+        "code": "timeout",
+        "type": "timeout",
+        "message": f"the handler did not end within {limit_s:g} s",
+        "retryable": True,
+        "details": {"timeout_kind": "execution", "limit_seconds": limit_s},
+    }
+
+
+def expired_error() -> dict[str, JSON]:
+    """Return the error of a handler that was cancelled because no heartbeat was answered.
+
+    The server refuses the nack if it has given the job to another worker. Otherwise the job need
+    not wait until the server notices the end of the lease.
+    """
+    message = "the worker got no answer to its heartbeats"
+    return {"code": "lease_expired", "message": message, "retryable": True}
+
+
+def no_handler(type: str) -> dict[str, JSON]:
+    """Return the error of a job whose type has no handler. Another worker may have one."""
+    message = f"this worker has no handler for jobs of type '{type}'"
+    return {"code": "handler_not_found", "message": message, "retryable": True}

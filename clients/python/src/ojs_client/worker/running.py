@@ -1,0 +1,165 @@
+"""What a handler gets: the job that it runs, and the requests about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import quote
+
+import anyio.from_thread
+
+from ojs_client.client import Client
+from ojs_client.errors import Conflict, LeaseLost
+from ojs_client.jobs import Job
+from ojs_client.options import JSON
+from ojs_client.transport import Repeat, Transport
+from ojs_client.worker.leases import HeldJob
+
+_V1: Final = "/ojs/v1"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerContext:
+    """The parts of a worker that a running job needs."""
+
+    transport: Transport
+    client: Client
+    worker_id: str
+    lease_s: float
+
+
+class JobInfo:
+    """The job that a handler runs.
+
+    Attributes:
+        id: its id.
+        type: its type.
+        queue: its queue.
+        args: its arguments.
+        meta: its metadata.
+        tags: its tags.
+        attempt: the number of this attempt, from 1.
+        max_attempts: number of attempts that its retry policy allows.
+        parent_results: results of the earlier steps, if it is a step of a chain.
+        checkpoint: the state that an earlier attempt has saved; None if there is none.
+        job: the whole job.
+    """
+
+    def __init__(self, held: HeldJob, context: WorkerContext) -> None:
+        self._held = held
+        self._context = context
+        self.job = Job.from_json(held.members)
+        self.id: str = self.job.id
+        self.type: str = self.job.type
+        self.queue: str = self.job.queue
+        self.args: list[JSON] = self.job.args
+        self.meta: dict[str, JSON] = self.job.meta
+        self.tags: list[str] = list(held.members.get("tags") or ())
+        self.attempt: int = self.job.attempt
+        self.max_attempts: int = self.job.max_attempts
+        self.parent_results: list[JSON] = list(held.members.get("parent_results") or ())
+        self.checkpoint: JSON = (held.members.get("checkpoint") or {}).get("state")
+
+    @property
+    def lease_lost(self) -> bool:
+        """Whether the worker has lost the job. A sync handler should check it and return."""
+        return self._held.lost is not None
+
+
+class RunningJob(JobInfo):
+    """The job that an async handler runs. The handler is cancelled if the lease is lost."""
+
+    @property
+    def client(self) -> Client:
+        """A client that shares the worker's connections, for jobs that the handler enqueues."""
+        return self._context.client
+
+    async def progress(
+        self,
+        progress: float,
+        message: str | None = None,
+        *,
+        data: Mapping[str, JSON] | None = None,
+    ) -> None:
+        """Report how far the job is. The report extends the lease, as a heartbeat does.
+
+        Args:
+            progress: a number from 0 to 1.
+            message: a text for people.
+            data: a JSON object for programs.
+
+        Raises:
+            LeaseLost: the worker does not hold the job any more.
+        """
+        body: dict[str, JSON] = {"progress": progress}
+        if message is not None:
+            body["message"] = message
+        if data is not None:
+            body["data"] = dict(data)
+        sent_at = anyio.current_time()
+        reply = await self._call("POST", "/workers/progress", body)
+        # The server ignores a report about a job that has ended.
+        if reply["state"] != "active":
+            self._held.lose("server")
+            raise LeaseLost(f"job {self.id} is {reply['state']}")
+        self._held.expires_at = max(self._held.expires_at, sent_at + self._context.lease_s)
+
+    async def save_checkpoint(self, state: JSON) -> None:
+        """Store a state from which a later attempt can continue (spec: ojs-durable-execution 4.1).
+
+        Args:
+            state: any JSON value; it replaces the earlier one.
+
+        Raises:
+            LeaseLost: the worker does not hold the job any more.
+        """
+        path = f"/jobs/{quote(self.id, safe='')}/checkpoint"
+        await self._call("POST", path, {"state": state})
+
+    async def _call(self, method: str, path: str, body: dict[str, JSON]) -> Any:
+        if self.lease_lost:
+            raise LeaseLost(f"the lease of job {self.id} is lost")
+        body = {
+            "job_id": self.id,
+            "worker_id": self._context.worker_id,
+            "lease_id": self._held.lease_id,
+            **body,
+        }
+        try:
+            return await self._context.transport.request(
+                method, _V1 + path, body, repeat=Repeat.ALWAYS
+            )
+        except Conflict as error:
+            self._held.lose("server")
+            raise LeaseLost(f"the lease of job {self.id} is lost: {error.message}") from error
+
+
+class BlockingJob(JobInfo):
+    """The job that a sync handler runs, in a thread.
+
+    A thread cannot be cancelled. A long handler checks ``lease_lost``, or reports progress, which
+    raises LeaseLost.
+    """
+
+    def __init__(self, held: HeldJob, context: WorkerContext) -> None:
+        super().__init__(held, context)
+        self._async = RunningJob(held, context)
+
+    def progress(
+        self,
+        progress: float,
+        message: str | None = None,
+        *,
+        data: Mapping[str, JSON] | None = None,
+    ) -> None:
+        """Report how far the job is, as ``RunningJob.progress`` does."""
+
+        async def report() -> None:
+            await self._async.progress(progress, message, data=data)
+
+        anyio.from_thread.run(report)
+
+    def save_checkpoint(self, state: JSON) -> None:
+        """Store a state from which a later attempt can continue."""
+        anyio.from_thread.run(self._async.save_checkpoint, state)

@@ -1,0 +1,345 @@
+"""The worker: fetches jobs until it is stopped, and then drains (spec: ojs-worker-protocol)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, Final, Literal
+
+import anyio
+from anyio.abc import TaskGroup
+
+from ojs_client._version import __version__
+from ojs_client.backoff import Backoff
+from ojs_client.client import Client
+from ojs_client.errors import ApiError, ConnectionFailed
+from ojs_client.options import JSON, Duration, milliseconds
+from ojs_client.transport import Repeat, Transport
+from ojs_client.worker.execution import Runner
+from ojs_client.worker.handlers import HandlerT, Middleware
+from ojs_client.worker.leases import Directive, HeldJob, Leases
+from ojs_client.worker.running import WorkerContext
+from ojs_client.worker.settling import Settler, nack
+from ojs_client.worker.signal import Signal
+
+log = logging.getLogger("ojs_client.worker")
+
+_FETCH_COUNT: Final = 100
+_MAX_UNSETTLED: Final = 1000
+"""With this number of acks that the server does not have yet, the worker fetches no more jobs."""
+_POLL_MARGIN_S: Final = 10.0
+_POLL_END_S: Final = 1.0
+_POLL_MIN_END_S: Final = 0.1
+"""How long a drain waits for the response of a fetch, in seconds. The server does not give a quiet
+worker any job, so a response that still has jobs is on its way. Jobs of a response that is not read
+stay leased until their leases expire."""
+_FLUSH_S: Final = 10.0
+"""How long a drain waits for the last acks, in seconds."""
+_GOODBYE_S: Final = 2.0
+
+
+class Worker:
+    """Runs jobs of some queues.
+
+    Register handlers with ``handler``, then call ``run``, or await ``serve`` in your own program.
+
+    Args:
+        url: the address of the server; None for ``OJS_URL``, or port 8080 of this machine.
+        queues: the queues, in the order in which they are looked at.
+        concurrency: maximum number of handlers that run at the same time.
+        api_key: the API key; None for ``OJS_API_KEY``.
+        worker_id: the name of this worker; None for one with the name of the host and a random end.
+        lease: how long a job stays with a worker that sends no heartbeats.
+        heartbeat: time between two heartbeats.
+        poll: how long one fetch waits for jobs.
+        grace: how long handlers may go on after SIGTERM. Then they are cancelled.
+        middleware: functions around each handler; the first one is the outermost.
+        labels: labels that operators see in the list of workers.
+        transport: how httpx2 reaches the server, for tests and special networks.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        queues: Sequence[str] = ("default",),
+        concurrency: int = 10,
+        api_key: str | None = None,
+        worker_id: str | None = None,
+        lease: Duration = 30.0,
+        heartbeat: Duration = 5.0,
+        poll: Duration = 10.0,
+        grace: Duration = 25.0,
+        middleware: Sequence[Middleware] = (),
+        labels: Sequence[str] = (),
+        transport: Any = None,
+    ) -> None:
+        if concurrency < 1:
+            raise ValueError("concurrency must be at least 1")
+        if milliseconds(heartbeat) * 2 > milliseconds(lease):
+            raise ValueError("a lease must be at least twice as long as the heartbeat interval")
+        self.worker_id = worker_id or f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}"
+        self.queues = tuple(queues)
+        self.concurrency = concurrency
+        self._poll_ms = milliseconds(poll)
+        self._lease_s = milliseconds(lease) / 1000
+        self._grace_s = milliseconds(grace) / 1000
+        self._labels = list(labels)
+        self._transport = Transport(
+            url, api_key=api_key, max_connections=100, transport=transport, retry_for_s=10.0
+        )
+        self._leases = Leases(
+            self._transport,
+            self.worker_id,
+            self._lease_s,
+            milliseconds(heartbeat) / 1000,
+            self._describe,
+            self._obey,
+        )
+        self._settler = Settler(
+            self._transport, self._leases, self.worker_id, self._is_idle, self._wake
+        )
+        context = WorkerContext(
+            self._transport, Client.over(self._transport), self.worker_id, self._lease_s
+        )
+        self._runner = Runner(
+            context, self._leases, self._settler, tuple(middleware), concurrency, self._wake
+        )
+        self._quiet = False
+        self._directive: Directive = "running"
+        self._stopping = Signal()
+        self._aborting = Signal()
+        self._changed = Signal()
+        self._poll: anyio.CancelScope | None = None
+        self._refused: ApiError | None = None
+
+    # -- for the user
+
+    def handler(
+        self, type: str, *, timeout: Duration | None = None
+    ) -> Callable[[HandlerT], HandlerT]:
+        """Return a decorator that registers the handler of a job type.
+
+        A coroutine function gets a RunningJob and runs in the event loop. Any other function gets a
+        BlockingJob and runs in a thread. What it returns becomes the job's result.
+
+        Args:
+            type: the type; ``*`` for all types without a handler.
+            timeout: how long the handler may run; None for the job's own timeout.
+        """
+
+        def register(function: HandlerT) -> HandlerT:
+            limit_s = None if timeout is None else milliseconds(timeout) / 1000
+            self._runner.register(type, function, limit_s)
+            return function
+
+        return register
+
+    def run(self, backend: Literal["asyncio", "trio"] = "asyncio") -> None:
+        """Run until SIGTERM or SIGINT, and then drain. A second signal ends the handlers at once.
+
+        Args:
+            backend: the library whose event loop runs the async handlers.
+        """
+        anyio.run(partial(self.serve, signals=True), backend=backend)
+        if self._runner.threads:
+            # A handler thread ignored the end of the grace period. Its job is with another worker,
+            # and Python would wait for the thread.
+            log.error("%d sync handlers did not end: exits without them", len(self._runner.threads))
+            logging.shutdown()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(1)
+
+    async def serve(self, *, signals: bool = False) -> None:
+        """Run until ``stop`` is called, the server says so, or the task is cancelled.
+
+        Args:
+            signals: whether SIGTERM and SIGINT stop the worker. Only in the main thread.
+
+        Raises:
+            ApiError: the server refused a fetch for good, as with a wrong API key.
+        """
+        async with self._transport, anyio.create_task_group() as background:
+            # Shielded: if the caller cancels this task, the last acks still have to be sent.
+            scopes = []
+            for function in (self._leases.run, self._leases.watch, self._settler.run):
+                scopes.append(anyio.CancelScope(shield=True))
+                background.start_soon(_run_in, scopes[-1], function)
+            background.start_soon(self._end_poll)
+            if signals:
+                background.start_soon(self._watch_signals)
+            try:
+                await self._work()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await self._finish()
+                for scope in scopes:
+                    scope.cancel()
+                background.cancel_scope.cancel()
+        if self._refused is not None:
+            raise self._refused
+
+    def quiet(self) -> None:
+        """Stop fetching; the handlers go on. Call it in the event loop."""
+        self._quiet = True
+        self._wake()
+        self._leases.beat_now()
+
+    def resume(self) -> None:
+        """Fetch again after ``quiet``. Call it in the event loop."""
+        self._quiet = False
+        self._wake()
+        self._leases.beat_now()
+
+    def stop(self) -> None:
+        """Drain: stop fetching, let handlers end, send the last acks. Call it in the event loop.
+
+        A second call cancels the handlers at once.
+        """
+        if self._stopping.is_set():
+            self._aborting.set()
+        self._stopping.set()
+        self._wake()
+        self._leases.beat_now()
+
+    @property
+    def paused(self) -> bool:
+        """Whether the worker does not fetch, because the program or the server wants it so."""
+        return self._quiet or self._directive != "running"
+
+    # -- state
+
+    def _is_idle(self) -> bool:
+        return self._runner.running == 0
+
+    def _wake(self) -> None:
+        self._changed.set()
+
+    def _describe(self) -> dict[str, JSON]:
+        # A directive is not reported back: the server would keep it after its end.
+        quiet = self._quiet or self._stopping.is_set()
+        return {
+            "state": "quiet" if quiet else "running",
+            "hostname": socket.gethostname(),
+            "pid": os.getpid(),
+            "queues": self.queues,
+            "concurrency": self.concurrency,
+            "labels": self._labels,
+            "language": "python",
+            "sdk": "ojs-client",
+            "version": __version__,
+        }
+
+    def _obey(self, directive: Directive) -> None:
+        if directive == self._directive or self._stopping.is_set():
+            return
+        log.info("the server wants this worker to be %s", directive)
+        self._directive = directive
+        self._wake()
+        if directive == "terminate":
+            self.stop()
+
+    async def _watch_signals(self) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+            async for number in received:
+                log.info("%s: drains", signal.Signals(number).name)
+                self.stop()
+
+    # -- fetching
+
+    async def _work(self) -> None:
+        async with anyio.create_task_group() as handlers:
+            await self._fetch_until_stopped(handlers)
+            with anyio.move_on_after(self._grace_s):
+                while self._runner.running and not self._aborting.is_set():
+                    self._changed.clear()
+                    await self._changed.wait()
+            self._runner.cancel_all()
+
+    async def _fetch_until_stopped(self, handlers: TaskGroup) -> None:
+        backoff = Backoff()
+        while not self._stopping.is_set():
+            self._changed.clear()
+            free = min(self.concurrency - self._runner.running, _FETCH_COUNT)
+            if self.paused or free < 1 or self._settler.pending >= _MAX_UNSETTLED:
+                await self._changed.wait()
+                continue
+            try:
+                jobs = await self._fetch(free)
+            except (ApiError, ConnectionFailed) as error:
+                if isinstance(error, ApiError) and not error.retryable:
+                    self._refused = error
+                    self.stop()
+                    return
+                wait_s = backoff.next_s(getattr(error, "retry_after_s", None))
+                log.warning("fetch failed, repeats it in %.1f s: %s", wait_s, error)
+                with anyio.move_on_after(wait_s):
+                    await self._stopping.wait()
+                continue
+            backoff.reset()
+            for job in jobs:
+                if self._stopping.is_set():
+                    self._settler.add(nack(job, None))
+                else:
+                    self._runner.start(job, handlers)
+
+    async def _fetch(self, count: int) -> list[HeldJob]:
+        """Return jobs that the server has leased to this worker; none after ``stop``."""
+        body = {
+            "queues": self.queues,
+            "worker_id": self.worker_id,
+            "count": count,
+            "visibility_timeout_ms": round(self._lease_s * 1000),
+            "wait_ms": self._poll_ms,
+        }
+        reply: Any = None
+        with anyio.CancelScope() as self._poll:
+            reply = await self._transport.request(
+                "POST",
+                "/ojs/v1/workers/fetch",
+                body,
+                repeat=Repeat.NEVER,
+                timeout_s=self._poll_ms / 1000 + _POLL_MARGIN_S,
+            )
+        self._poll = None
+        return [self._leases.add(job) for job in reply["jobs"]] if reply else []
+
+    async def _end_poll(self) -> None:
+        """After ``stop``, end a fetch that waits for jobs, without losing a response that has some.
+
+        The heartbeat tells the server that the worker is quiet, so it gets no further jobs.
+        """
+        await self._stopping.wait()
+        sent_at = anyio.current_time()
+        with anyio.move_on_after(_POLL_END_S):
+            try:
+                await self._leases.beat()
+            except (ApiError, ConnectionFailed) as error:
+                log.warning("heartbeat failed: %s", error)
+        # A response that has jobs has left the server, and it takes no longer than this one did.
+        await anyio.sleep(max(_POLL_MIN_END_S, anyio.current_time() - sent_at))
+        if self._poll is not None:
+            self._poll.cancel()
+
+    async def _finish(self) -> None:
+        with anyio.move_on_after(_FLUSH_S):
+            await self._settler.flush()
+        if self._settler.pending:
+            log.error("%d acks are lost: their jobs will run again", self._settler.pending)
+        with anyio.move_on_after(_GOODBYE_S):
+            try:
+                await self._leases.beat("terminate")
+            except (ApiError, ConnectionFailed) as error:
+                log.warning("heartbeat failed: %s", error)
+
+
+async def _run_in(scope: anyio.CancelScope, function: Callable[[], Awaitable[None]]) -> None:
+    with scope:
+        await function()

@@ -1,0 +1,202 @@
+"""The client of producers, against a real server."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import anyio
+import httpx2
+import pytest
+
+from ojs_client import (
+    ApiError,
+    Client,
+    Conflict,
+    ConnectionFailed,
+    NotFound,
+    ResultPending,
+    RetryPolicy,
+    Unique,
+    batch,
+    chain,
+    group,
+    new_job,
+)
+from tests.client_library.conftest import Server
+from tests.client_library.faults import Watched
+
+ID = "019461a8-1a2b-7c3d-8e4f-5a6b7c8d9e0f"
+
+
+async def test_every_option_reaches_the_job(server: Server) -> None:
+    async def scenario(client: Client) -> Any:
+        job = await client.enqueue(
+            "mail.send",
+            {"to": "a"},
+            2**70,
+            queue="mail",
+            priority=7,
+            delay=timedelta(hours=1),
+            expires=datetime(2099, 1, 1, tzinfo=UTC),
+            timeout=1.5,
+            retry=RetryPolicy(
+                max_attempts=5, initial_interval=0.25, non_retryable_errors=["bad.*"]
+            ),
+            unique=Unique(keys=["type", "args"], period=60),
+            tags=["a", "b"],
+            meta={"tenant": "x"},
+            job_id=ID,
+        )
+        assert await client.get(job.id) == job
+        return job
+
+    job = await server.run(scenario)
+    assert (job.id, job.type, job.queue, job.priority) == (ID, "mail.send", "mail", 7)
+    assert (job.state, job.args, job.meta) == ("scheduled", [{"to": "a"}, 2**70], {"tenant": "x"})
+    assert job.max_attempts == 5
+    members = job.members
+    assert members["timeout_ms"] == 1500
+    assert members["tags"] == ["a", "b"]
+    assert members["retry"]["initial_interval"] == "PT0.25S"
+    assert members["retry"]["non_retryable_errors"] == ["bad.*"]
+    assert members["unique"]["period"] == "PT1M"
+    due = datetime.fromisoformat(members["scheduled_at"]) - job.created_at
+    assert due == timedelta(hours=1)
+    assert members["expires_at"].startswith("2099-01-01T00:00:00")
+
+
+async def test_a_batch_is_returned_in_its_order(server: Server) -> None:
+    async def scenario(client: Client) -> Any:
+        assert await client.enqueue_many([]) == []
+        return await client.enqueue_many(new_job("t.n", n, queue=f"q{n}") for n in range(20))
+
+    assert [job.args for job in await server.run(scenario)] == [[n] for n in range(20)]
+
+
+async def test_errors_have_types_and_name_the_request(server: Server) -> None:
+    async def scenario(client: Client) -> None:
+        with pytest.raises(NotFound):
+            await client.get(ID)
+        job = await client.enqueue("t.once", unique=Unique(keys=["type"]))
+        with pytest.raises(Conflict):
+            await client.enqueue("t.once", unique=Unique(keys=["type"]))
+        same = await client.enqueue("t.once", unique=Unique(keys=["type"], on_conflict="ignore"))
+        assert (same.id, same.deduplicated, job.deduplicated) == (job.id, True, False)
+        assert (await client.cancel(job.id)).state == "cancelled"
+        with pytest.raises(Conflict):
+            await client.cancel(job.id)
+        with pytest.raises(ApiError, match="UPPER") as refused:
+            await client.enqueue("UPPER")
+        assert (refused.value.status, refused.value.retryable) == (400, False)
+        assert refused.value.request_id
+        waiting = await client.enqueue("t.waits")
+        with pytest.raises(ResultPending):
+            await client.result(waiting.id)
+
+    await server.run(scenario)
+
+
+async def test_workflows_start_nest_and_are_cancelled(server: Server) -> None:
+    async def scenario(client: Client) -> None:
+        nested = chain(new_job("t.a"), group(new_job("t.b"), new_job("t.c")), name="nested")
+        started = await client.start(nested)
+        assert (started.type, started.name, started.state) == ("chain", "nested", "running")
+        assert not (await client.workflow(started.id)).finished
+        assert (await client.cancel_workflow(started.id)).state == "cancelled"
+        done = new_job("t.done")
+        called = await client.start(batch(new_job("t.a"), new_job("t.b"), on_complete=done))
+        assert [step.type for step in called.steps] == ["t.a", "t.b"]
+        assert called.members["callbacks"]["on_complete"]["type"] == "t.done"
+
+    await server.run(scenario)
+
+
+async def test_cron_jobs_are_stored_changed_and_fired(server: Server) -> None:
+    async def scenario(client: Client) -> None:
+        job = new_job("t.report", 1, queue="reports")
+        for _ in range(2):
+            cron = await client.cron.register("daily", "0 9 * * *", job, timezone="Asia/Tokyo")
+        assert (cron.name, cron.expression, cron.enabled) == ("daily", "0 9 * * *", True)
+        assert cron.next_run_at is not None
+        assert (await client.cron.change("daily", expression="@hourly")).expression == "@hourly"
+        assert not (await client.cron.pause("daily")).enabled
+        assert (await client.cron.resume("daily")).enabled
+        fired = await client.cron.trigger("daily")
+        assert (fired.type, fired.queue, fired.args) == ("t.report", "reports", [1])
+        assert len(await client.cron.history("daily")) == 1
+        assert [each.name for each in await client.cron.list_all()] == ["daily"]
+        assert (await client.cron.get("daily")).timezone == "Asia/Tokyo"
+        await client.cron.delete("daily")
+        with pytest.raises(NotFound):
+            await client.cron.get("daily")
+
+    await server.run(scenario)
+
+
+async def test_an_enqueue_with_an_id_survives_a_lost_response(server: Server) -> None:
+    async def lose_the_first(path: str, body: Any) -> None:
+        if wire.counts["jobs"] == 1:
+            raise httpx2.ReadError("the response is lost")
+
+    wire = Watched(after=lose_the_first)
+
+    async def scenario(_: Client) -> None:
+        async with Client(server.url, transport=wire) as client:
+            assert (await client.enqueue("t.a", 1, job_id=ID)).id == ID
+            with pytest.raises(Conflict):
+                await client.enqueue("t.a", 2, job_id=ID)
+
+    await server.run(scenario)
+    assert wire.counts["jobs"] == 3
+
+
+async def test_an_enqueue_whose_response_is_lost_is_not_repeated(server: Server) -> None:
+    async def lose(path: str, body: Any) -> None:
+        raise httpx2.ReadError("the response is lost")
+
+    wire = Watched(after=lose)
+
+    async def scenario(_: Client) -> None:
+        async with Client(server.url, transport=wire) as client:
+            with pytest.raises(ConnectionFailed) as failed:
+                await client.enqueue("t.a")
+            assert failed.value.applied is None
+
+    await server.run(scenario)
+    assert wire.counts["jobs"] == 1
+
+
+async def test_a_request_that_was_not_sent_is_repeated(server: Server) -> None:
+    async def refuse_twice(path: str, body: Any) -> None:
+        if wire.counts["jobs"] < 3:
+            raise httpx2.ConnectError("refused")
+
+    wire = Watched(before=refuse_twice)
+
+    async def scenario(_: Client) -> None:
+        async with Client(server.url, transport=wire) as client:
+            await client.enqueue("t.a")
+
+    await server.run(scenario)
+    assert wire.counts["jobs"] == 3
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+def test_a_server_that_is_away_is_reported(loop: str) -> None:
+    async def scenario() -> None:
+        async with Client("http://127.0.0.1:1", retry_for_s=0) as client:
+            with pytest.raises(ConnectionFailed, match=r"127\.0\.0\.1:1") as failed:
+                await client.get(ID)
+            assert failed.value.applied is False
+
+    anyio.run(scenario, backend=loop)
+
+
+def test_contradicting_options_are_refused() -> None:
+    with pytest.raises(ValueError, match="either"):
+        new_job("t.a", delay=1, scheduled_at=datetime.now(UTC)).json()
+    with pytest.raises(ValueError, match="time zone"):
+        new_job("t.a", scheduled_at=datetime(2030, 1, 1)).json()
+    with pytest.raises(ValueError, match="negative"):
+        new_job("t.a", delay=-1).json()

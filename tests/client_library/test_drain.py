@@ -1,0 +1,163 @@
+"""A worker obeys the server, and it drains without leaving anything half done."""
+
+from __future__ import annotations
+
+import threading
+
+import anyio
+import httpx2
+import pytest
+
+from ojs_client import BlockingJob, Client, RunningJob, Worker, new_job
+from tests.client_library.conftest import Server
+from tests.client_library.faults import Watched
+from tests.client_library.workers import QUEUE, new_worker, serving_jobs, until
+
+
+async def direct(client: Client, worker: Worker, directive: str) -> None:
+    """Send a directive to a worker, as an operator does."""
+    body = {"worker_ids": [worker.worker_id], "directive": directive}
+    async with httpx2.AsyncClient(base_url=client.url) as http:
+        (await http.post("/ojs/v1/admin/workers/directive", json=body)).raise_for_status()
+
+
+async def test_handlers_end_and_their_acks_are_in_before_the_worker_ends(server: Server) -> None:
+    async def scenario(client: Client) -> None:
+        worker = new_worker(client, concurrency=5)
+        go, running = anyio.Event(), 0
+
+        @worker.handler("t.async")
+        async def handle(job: RunningJob) -> None:
+            nonlocal running
+            running += 1
+            await go.wait()
+
+        jobs = await client.enqueue_many(new_job("t.async", queue=QUEUE) for _ in range(9))
+        async with anyio.create_task_group() as group:
+            group.start_soon(worker.serve)
+            await until(lambda: running == 5)
+            worker.stop()
+            go.set()
+        states = [(await client.get(job.id)).state for job in jobs]
+        assert sorted(states) == ["available"] * 4 + ["completed"] * 5
+
+    await server.run(scenario)
+
+
+@pytest.mark.parametrize("how", ["grace", "second-stop"])
+async def test_handlers_that_do_not_end_are_cancelled_and_their_jobs_given_back(
+    server: Server, how: str
+) -> None:
+    async def scenario(client: Client) -> None:
+        worker = new_worker(client, grace=0.1 if how == "grace" else 600)
+        started, stay = anyio.Event(), threading.Event()
+        in_thread = threading.Event()
+
+        @worker.handler("t.async")
+        async def handle(job: RunningJob) -> None:
+            started.set()
+            await anyio.sleep_forever()
+
+        @worker.handler("t.sync")
+        def block(job: BlockingJob) -> None:
+            in_thread.set()
+            stay.wait(60)
+
+        jobs = await client.enqueue_many(
+            [new_job("t.async", queue=QUEUE), new_job("t.sync", queue=QUEUE)]
+        )
+        async with anyio.create_task_group() as group:
+            group.start_soon(worker.serve)
+            await started.wait()
+            await anyio.to_thread.run_sync(in_thread.wait, 60)
+            worker.stop()
+            if how == "second-stop":
+                worker.stop()
+        for job in jobs:
+            found = await client.get(job.id)
+            assert (found.state, found.error) == ("available", None)
+        stay.set()
+
+    await server.run(scenario)
+
+
+async def test_an_operator_quiets_and_resumes_a_worker(server: Server) -> None:
+    async def scenario(client: Client) -> None:
+        worker = new_worker(client, heartbeat=0.1)
+
+        @worker.handler("t.short")
+        async def short(job: RunningJob) -> None: ...
+
+        async with serving_jobs(worker):
+            first = await client.enqueue("t.short", queue=QUEUE)
+            await client.result(first.id, wait=60)
+            await direct(client, worker, "quiet")
+            await until(lambda: worker.paused)
+            second = await client.enqueue("t.short", queue=QUEUE)
+            await direct(client, worker, "resume")
+            assert (await client.get(second.id)).state == "available"
+            await client.result(second.id, wait=60)
+            assert not worker.paused
+
+    await server.run(scenario)
+
+
+async def test_a_program_quiets_and_resumes_its_worker(server: Server) -> None:
+    async def scenario(client: Client) -> None:
+        worker = new_worker(client, heartbeat=0.1)
+
+        @worker.handler("t.short")
+        async def short(job: RunningJob) -> None: ...
+
+        worker.quiet()
+        async with serving_jobs(worker):
+            job = await client.enqueue("t.short", queue=QUEUE)
+            assert (await client.get(job.id)).state == "available"
+            worker.resume()
+            await client.result(job.id, wait=60)
+
+    await server.run(scenario)
+
+
+async def test_an_operator_terminates_a_worker(server: Server) -> None:
+    async def scenario(client: Client) -> None:
+        worker = new_worker(client, heartbeat=0.1)
+        started, go = anyio.Event(), anyio.Event()
+
+        @worker.handler("t.async")
+        async def handle(job: RunningJob) -> None:
+            started.set()
+            await go.wait()
+
+        job = await client.enqueue("t.async", queue=QUEUE)
+        async with anyio.create_task_group() as group:
+            group.start_soon(worker.serve)
+            await started.wait()
+            await direct(client, worker, "terminate")
+            await until(lambda: worker.paused)
+            go.set()
+        assert (await client.get(job.id)).state == "completed"
+
+    await server.run(scenario)
+
+
+async def test_jobs_that_arrive_during_a_drain_stay_available(server: Server) -> None:
+    """The long poll of the worker is open when the drain begins."""
+    wire = Watched()
+
+    async def scenario(client: Client) -> None:
+        worker = new_worker(client, poll=20, transport=wire, concurrency=3)
+
+        @worker.handler("t.async")
+        async def handle(job: RunningJob) -> None: ...
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(worker.serve)
+            await until(lambda: wire.counts["workers/fetch"])
+            worker.stop()
+            jobs = [await client.enqueue("t.async", queue=QUEUE) for _ in range(5)]
+        for job in jobs:
+            state = (await client.get(job.id)).state
+            assert state in ("available", "completed")
+
+    await server.run(scenario)

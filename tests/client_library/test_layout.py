@@ -1,0 +1,55 @@
+"""The library stands alone: a worker's application gets no web server with it."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import sys
+from pathlib import Path
+
+import ojs_client
+
+ROOT = Path(ojs_client.__file__).parent
+ALLOWED = {"anyio", "httpx2", "ojs_client"}
+
+
+def modules() -> dict[str, Path]:
+    """The modules of the library by name."""
+    paths = sorted(ROOT.rglob("*.py"))
+    return {_name(path): path for path in paths}
+
+
+def _name(path: Path) -> str:
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
+
+
+def _imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, path
+            found.add(str(node.module))
+    return found
+
+
+def test_it_imports_its_dependencies_and_nothing_else() -> None:
+    for name, path in modules().items():
+        packages = {target.partition(".")[0] for target in _imports(path)}
+        assert packages - sys.stdlib_module_names <= ALLOWED, name
+
+
+def test_it_has_no_import_cycle() -> None:
+    known = modules()
+    graph = {name: (_imports(path) & set(known)) - {name} for name, path in known.items()}
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+def test_it_is_typed() -> None:
+    assert (ROOT / "py.typed").is_file()
+
+
+def test_its_modules_are_short() -> None:
+    assert [n for n, path in modules().items() if len(path.read_text().splitlines()) > 400] == []

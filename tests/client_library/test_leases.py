@@ -1,0 +1,232 @@
+"""A worker keeps its leases, and a handler whose lease is lost ends."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import anyio
+import httpx2
+import pytest
+
+from ojs_client import BlockingJob, Client, LeaseLost, RetryPolicy, RunningJob, new_job
+from tests.client_library.conftest import Server
+from tests.client_library.faults import Watched
+from tests.client_library.workers import QUEUE, error_of, job_in, new_worker, serving_jobs, until
+
+
+async def test_a_handler_whose_job_is_cancelled_is_cancelled(server: Server) -> None:
+    wire = Watched()
+
+    async def scenario(client: Client) -> None:
+        worker = new_worker(client, transport=wire, heartbeat=0.2)
+        started, cancelled = anyio.Event(), anyio.Event()
+
+        @worker.handler("t.long")
+        async def long(job: RunningJob) -> None:
+            started.set()
+            try:
+                await anyio.sleep_forever()
+            finally:
+                assert job.lease_lost
+                cancelled.set()
+
+        async with serving_jobs(worker):
+            job = await client.enqueue("t.long", queue=QUEUE)
+            await started.wait()
+            await client.cancel(job.id)
+            await cancelled.wait()
+        assert (await client.get(job.id)).state == "cancelled"
+
+    await server.run(scenario)
+    assert wire.counts["workers/ack/batch"] == wire.counts["workers/nack/batch"] == 0
+
+
+async def test_a_sync_handler_learns_that_its_lease_is_lost(server: Server) -> None:
+    async def scenario(client: Client) -> None:
+        worker = new_worker(client, heartbeat=0.2)
+        started, ended = threading.Event(), threading.Event()
+
+        @worker.handler("t.long")
+        def long(job: BlockingJob) -> None:
+            started.set()
+            pause = threading.Event()
+            while not job.lease_lost:
+                pause.wait(0.01)
+            with pytest.raises(LeaseLost):
+                job.progress(0.5)
+            ended.set()
+
+        async with serving_jobs(worker):
+            job = await client.enqueue("t.long", queue=QUEUE)
+            await anyio.to_thread.run_sync(started.wait, 60)
+            await client.cancel(job.id)
+            assert await anyio.to_thread.run_sync(ended.wait, 60)
+        assert (await client.get(job.id)).state == "cancelled"
+
+    await server.run(scenario)
+
+
+async def test_progress_of_a_lost_job_ends_its_handler(server: Server) -> None:
+    async def scenario(client: Client) -> None:
+        worker = new_worker(client, heartbeat=10)
+        lost = anyio.Event()
+
+        @worker.handler("t.long")
+        async def long(job: RunningJob) -> None:
+            await client.cancel(job.id)
+            try:
+                await job.progress(0.5)
+            except LeaseLost:
+                lost.set()
+                raise
+
+        async with serving_jobs(worker):
+            await client.enqueue("t.long", queue=QUEUE)
+            await lost.wait()
+
+    await server.run(scenario)
+
+
+async def test_a_handler_ends_when_no_heartbeat_is_answered_during_its_lease(
+    server: Server,
+) -> None:
+    """The server may have given the job to another worker. If it has not, the job is retried."""
+    cut = False
+
+    async def fail(path: str, body: Any) -> None:
+        if cut and path.endswith("heartbeat"):
+            raise httpx2.ConnectError("the network is cut")
+
+    async def scenario(client: Client) -> None:
+        nonlocal cut
+        wire = Watched(before=fail)
+        worker = new_worker(client, transport=wire, lease=2, heartbeat=0.2)
+        cancelled = anyio.Event()
+
+        @worker.handler("t.long")
+        async def long(job: RunningJob) -> None:
+            nonlocal cut
+            cut = True
+            try:
+                await anyio.sleep_forever()
+            finally:
+                cancelled.set()
+
+        async with serving_jobs(worker):
+            later = RetryPolicy(initial_interval=600)
+            job = await client.enqueue("t.long", queue=QUEUE, retry=later)
+            await cancelled.wait()
+            # The scheduler does not run, so the server has not ended the lease.
+            assert (await error_of(client, job.id))["code"] == "lease_expired"
+            cut = False
+
+    await server.run(scenario)
+
+
+async def test_heartbeats_name_a_job_until_its_ack_is_in(server: Server) -> None:
+    beats: list[Any] = []
+    hold = True
+
+    async def lose_acks(path: str, body: Any) -> None:
+        if path.endswith("heartbeat"):
+            beats.append(body)
+        elif hold and path.endswith("ack/batch"):
+            raise httpx2.ConnectError("refused")
+
+    async def scenario(client: Client) -> None:
+        nonlocal hold
+        worker = new_worker(client, transport=Watched(before=lose_acks), heartbeat=0.1)
+        ended = anyio.Event()
+
+        @worker.handler("t.short")
+        async def short(job: RunningJob) -> str:
+            ended.set()
+            return "kept"
+
+        async with serving_jobs(worker):
+            job = await client.enqueue("t.short", queue=QUEUE)
+            await ended.wait()
+            count = len(beats)
+            await until(lambda: len(beats) >= count + 3)
+            assert all(beat["active_jobs"] == [job.id] for beat in beats[-2:])
+            assert all(set(beat["leases"]) == {job.id} for beat in beats[-2:])
+            hold = False
+            assert await client.result(job.id, wait=60) == "kept"
+            await until(lambda: not beats[-1]["active_jobs"])
+
+    await server.run(scenario)
+
+
+async def test_an_ack_whose_response_is_lost_is_repeated(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    lost = 0
+
+    async def lose_two(path: str, body: Any) -> None:
+        nonlocal lost
+        if path.endswith("ack/batch") and lost < 2:
+            lost += 1
+            raise httpx2.ReadError("the response is lost")
+
+    async def scenario(client: Client) -> None:
+        worker = new_worker(client, transport=Watched(after=lose_two))
+
+        @worker.handler("t.short")
+        async def short(job: RunningJob) -> int:
+            return int(job.args[0])
+
+        async with serving_jobs(worker):
+            jobs = await client.enqueue_many(new_job("t.short", n, queue=QUEUE) for n in range(5))
+            for number, job in enumerate(jobs):
+                assert await client.result(job.id, wait=60) == number
+
+    await server.run(scenario)
+    assert lost == 2
+    assert "refused the ack" not in caplog.text
+
+
+async def test_a_worker_goes_on_after_the_server_was_away(server: Server) -> None:
+    away = True
+
+    async def refuse(path: str, body: Any) -> None:
+        if away:
+            raise httpx2.ConnectError("refused")
+
+    async def scenario(client: Client) -> None:
+        nonlocal away
+        wire = Watched(before=refuse)
+        worker = new_worker(client, transport=wire)
+
+        @worker.handler("t.short")
+        async def short(job: RunningJob) -> None: ...
+
+        async with serving_jobs(worker):
+            job = await client.enqueue("t.short", queue=QUEUE)
+            await until(lambda: wire.counts["workers/fetch"] >= 3)
+            away = False
+            await client.result(job.id, wait=60)
+
+    await server.run(scenario)
+
+
+async def test_a_job_that_the_worker_gets_twice_has_two_leases(server: Server) -> None:
+    """A nack gives the job back, and the same worker runs it again."""
+
+    async def scenario(client: Client) -> None:
+        worker = new_worker(client, concurrency=1)
+        attempts: list[int] = []
+
+        @worker.handler("t.twice")
+        async def twice(job: RunningJob) -> None:
+            attempts.append(job.attempt)
+            if job.attempt == 1:
+                raise RuntimeError("once")
+
+        async with serving_jobs(worker):
+            soon = RetryPolicy(initial_interval=0.01, jitter=False)
+            job = await client.enqueue("t.twice", queue=QUEUE, retry=soon)
+            await job_in(client, job.id, "completed")
+        assert attempts == [1, 2]
+
+    await server.run(scenario)

@@ -1,0 +1,409 @@
+"""The worker runs handlers and tells the server how they ended."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any
+
+import anyio
+import pytest
+
+from ojs_client import (
+    ApiError,
+    BlockingJob,
+    Client,
+    Discard,
+    JobFailed,
+    Next,
+    Retry,
+    RetryPolicy,
+    RunningJob,
+    Worker,
+    chain,
+    new_job,
+)
+from tests.client_library.conftest import Server
+from tests.client_library.faults import Watched
+from tests.client_library.workers import QUEUE, error_of, job_in, new_worker, serving_jobs
+
+ONCE = RetryPolicy(max_attempts=1)
+
+
+async def test_results_of_async_and_sync_handlers_are_stored(server: Server) -> None:
+    async def scenario(client: Client) -> None:
+        worker = new_worker(client)
+        threads: list[int] = []
+
+        @worker.handler("t.async")
+        async def double(job: RunningJob) -> Any:
+            return {"doubled": job.args[0] * 2}
+
+        @worker.handler("t.sync")
+        def triple(job: BlockingJob) -> Any:
+            threads.append(threading.get_ident())
+            return job.args[0] * 3
+
+        async with serving_jobs(worker):
+            first = await client.enqueue("t.async", 2**70, queue=QUEUE)
+            second = await client.enqueue("t.sync", 5, queue=QUEUE)
+            assert await client.result(first.id, wait=60) == {"doubled": 2**71}
+            assert await client.result(second.id, wait=60) == 15
+        assert threading.get_ident() not in threads
+
+    await server.run(scenario)
+
+
+async def test_steps_of_a_chain_get_the_results_before_them(server: Server) -> None:
+    async def scenario(client: Client) -> None:
+        worker = new_worker(client)
+
+        @worker.handler("t.add")
+        async def add(job: RunningJob) -> int:
+            return sum(job.parent_results) + int(job.args[0])
+
+        async with serving_jobs(worker):
+            steps = [new_job("t.add", number, queue=QUEUE) for number in (1, 10, 100)]
+            started = await client.start(chain(*steps))
+            ended = await client.workflow(started.id, wait=60)
+        assert ended.state == "completed"
+        assert [step.result for step in ended.steps] == [1, 11, 112]
+
+    await server.run(scenario)
+
+
+async def test_the_end_of_a_handler_decides_about_the_job(server: Server) -> None:
+    async def scenario(client: Client) -> None:
+        worker = new_worker(client)
+
+        @worker.handler("t.ends")
+        async def end(job: RunningJob) -> Any:
+            match job.args[0]:
+                case "retry":
+                    raise Retry("not yet", code="busy")
+                case "discard":
+                    raise Discard("never", code="gone")
+                case "dead":
+                    raise Discard("look at it", dead_letter=True)
+                case "grouped":
+                    async with anyio.create_task_group() as group:
+                        group.start_soon(fail)
+                case "no-json":
+                    return object()
+            return [].pop()
+
+        async def fail() -> None:
+            raise Discard("in a task")
+
+        async def ended(what: str, state: str) -> Any:
+            later = RetryPolicy(initial_interval=600, jitter=False)
+            job = await client.enqueue("t.ends", what, queue=QUEUE, retry=later)
+            return (await job_in(client, job.id, state)).error
+
+        async with serving_jobs(worker):
+            error = await ended("retry", "retryable")
+            assert (error["code"], error["message"]) == ("busy", "not yet")
+            error = await ended("discard", "discarded")
+            assert (error["code"], error["message"]) == ("gone", "never")
+            assert (await ended("dead", "discarded"))["message"] == "look at it"
+            assert (await ended("grouped", "discarded"))["message"] == "in a task"
+            assert (await ended("no-json", "discarded"))["code"] == "invalid_result"
+            error = await ended("raises", "retryable")
+            assert (error["code"], error["type"]) == ("handler_error", "IndexError")
+            assert "in end" in error["backtrace"][-1]
+
+    await server.run(scenario)
+
+
+async def test_a_job_without_a_handler_is_left_to_other_workers(server: Server) -> None:
+    async def scenario(client: Client) -> None:
+        async with serving_jobs(new_worker(client)):
+            job = await client.enqueue("t.unknown", queue=QUEUE)
+            assert (await error_of(client, job.id))["code"] == "handler_not_found"
+
+    await server.run(scenario)
+
+
+async def test_a_handler_for_all_types_gets_the_rest(server: Server) -> None:
+    async def scenario(client: Client) -> None:
+        worker = new_worker(client)
+
+        @worker.handler("*")
+        async def anything(job: RunningJob) -> str:
+            return job.type
+
+        async with serving_jobs(worker):
+            job = await client.enqueue("t.unknown", queue=QUEUE)
+            assert await client.result(job.id, wait=60) == "t.unknown"
+
+    await server.run(scenario)
+
+
+async def test_a_handler_that_runs_too_long_is_cancelled(server: Server) -> None:
+    async def scenario(client: Client) -> None:
+        worker = new_worker(client)
+
+        @worker.handler("t.slow", timeout=0.2)
+        async def slow(job: RunningJob) -> None:
+            await anyio.sleep_forever()
+
+        async with serving_jobs(worker):
+            job = await client.enqueue("t.slow", queue=QUEUE, retry=ONCE)
+            with pytest.raises(JobFailed, match=r"within 0\.2 s") as failed:
+                await client.result(job.id, wait=60)
+        assert failed.value.error is not None
+        assert failed.value.error["code"] == "timeout"
+
+    await server.run(scenario)
+
+
+async def test_progress_is_reported_by_both_kinds_of_handlers(server: Server) -> None:
+    async def scenario(client: Client) -> None:
+        worker = new_worker(client)
+        seen: list[Any] = []
+
+        @worker.handler("t.async")
+        async def first(job: RunningJob) -> None:
+            await job.progress(0.25, "a quarter", data={"rows": 5})
+            seen.append((await client.get(job.id)).members["progress_data"])
+
+        @worker.handler("t.sync")
+        def second(job: BlockingJob) -> None:
+            job.progress(0.5, "half")
+
+        async with serving_jobs(worker):
+            for type in ("t.async", "t.sync"):
+                job = await client.enqueue(type, queue=QUEUE)
+                await client.result(job.id, wait=60)
+                assert (await client.get(job.id)).members["progress"] == 1
+        assert seen == [{"rows": 5}]
+
+    await server.run(scenario)
+
+
+async def test_an_attempt_continues_from_the_checkpoint_of_the_one_before(server: Server) -> None:
+    async def scenario(client: Client) -> None:
+        worker = new_worker(client)
+
+        @worker.handler("t.async")
+        async def first(job: RunningJob) -> Any:
+            if job.checkpoint is None:
+                await job.save_checkpoint({"row": 7})
+                raise Retry("again")
+            return job.checkpoint
+
+        @worker.handler("t.sync")
+        def second(job: BlockingJob) -> Any:
+            if job.checkpoint is None:
+                job.save_checkpoint([1, 2])
+                raise Retry("again")
+            return job.checkpoint
+
+        async with serving_jobs(worker):
+            soon = RetryPolicy(initial_interval=0.01, jitter=False)
+            for type, state in (("t.async", {"row": 7}), ("t.sync", [1, 2])):
+                job = await client.enqueue(type, queue=QUEUE, retry=soon)
+                assert await client.result(job.id, wait=60) == state
+
+    await server.run(scenario)
+
+
+async def test_middleware_is_called_around_handlers_in_order(server: Server) -> None:
+    async def scenario(client: Client) -> None:
+        calls: list[str] = []
+
+        async def outer(job: RunningJob, call: Next) -> Any:
+            calls.append(f"outer {job.type}")
+            try:
+                return {"wrapped": await call()}
+            finally:
+                calls.append("outer ends")
+
+        async def inner(job: RunningJob, call: Next) -> Any:
+            calls.append("inner")
+            return await call()
+
+        worker = new_worker(client, middleware=[outer, inner], concurrency=1)
+
+        @worker.handler("t.sync")
+        def handle(job: BlockingJob) -> str:
+            calls.append("handler")
+            return "done"
+
+        async with serving_jobs(worker):
+            job = await client.enqueue("t.sync", queue=QUEUE)
+            assert await client.result(job.id, wait=60) == {"wrapped": "done"}
+        assert calls == ["outer t.sync", "inner", "handler", "outer ends"]
+
+    await server.run(scenario)
+
+
+async def test_jobs_that_a_handler_enqueues_belong_to_its_trace(server: Server) -> None:
+    trace = f"00-{'ab' * 16}-{'cd' * 8}-01"
+
+    async def scenario(client: Client) -> None:
+        worker = new_worker(client)
+        children: list[str] = []
+
+        @worker.handler("t.async")
+        async def parent(job: RunningJob) -> None:
+            children.append((await job.client.enqueue("t.child", queue="other")).id)
+
+        async with serving_jobs(worker):
+            meta = {"traceparent": trace, "tracestate": "x=1", "tenant": "a"}
+            job = await client.enqueue("t.async", queue=QUEUE, meta=meta)
+            await client.result(job.id, wait=60)
+        child = (await client.get(children[0])).meta
+        assert child["traceparent"].split("-")[1] == "ab" * 16
+        assert child["tracestate"] == "x=1"
+        assert "tenant" not in child
+
+    await server.run(scenario)
+
+
+async def test_each_job_runs_once_on_two_workers(server: Server) -> None:
+    async def scenario(client: Client) -> None:
+        runs: list[str] = []
+
+        async def handle(job: RunningJob) -> None:
+            runs.append(job.id)
+
+        workers = [new_worker(client, concurrency=7) for _ in range(2)]
+        for worker in workers:
+            worker.handler("t.async")(handle)
+        jobs = await client.enqueue_many(new_job("t.async", n, queue=QUEUE) for n in range(300))
+        async with serving_jobs(workers[0]), serving_jobs(workers[1]):
+            for job in jobs:
+                await client.result(job.id, wait=60)
+        assert sorted(runs) == sorted(job.id for job in jobs)
+
+    await server.run(scenario)
+
+
+async def test_no_more_handlers_run_at_once_than_allowed(server: Server) -> None:
+    async def scenario(client: Client) -> None:
+        worker = new_worker(client, concurrency=3)
+        running = 0
+        most = 0
+
+        @worker.handler("t.async")
+        async def handle(job: RunningJob) -> None:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            await anyio.sleep(0.01)
+            running -= 1
+
+        jobs = await client.enqueue_many(new_job("t.async", queue=QUEUE) for _ in range(20))
+        async with serving_jobs(worker):
+            for job in jobs:
+                await client.result(job.id, wait=60)
+        assert most == 3
+
+    await server.run(scenario)
+
+
+async def test_acks_of_handlers_that_end_together_share_requests(server: Server) -> None:
+    wire = Watched()
+
+    async def scenario(client: Client) -> None:
+        worker = new_worker(client, concurrency=100, transport=wire)
+        go = anyio.Event()
+        running = 0
+
+        @worker.handler("t.async")
+        async def handle(job: RunningJob) -> None:
+            nonlocal running
+            running += 1
+            if running == 100:
+                go.set()
+            await go.wait()
+
+        jobs = await client.enqueue_many(new_job("t.async", queue=QUEUE) for _ in range(100))
+        async with serving_jobs(worker):
+            for job in jobs:
+                await client.result(job.id, wait=60)
+
+    await server.run(scenario)
+    assert wire.counts["workers/ack/batch"] <= 3
+
+
+async def test_a_result_that_the_server_refuses_ends_the_job(server: Server) -> None:
+    async def scenario(client: Client) -> None:
+        worker = new_worker(client)
+
+        @worker.handler("t.large")
+        async def large(job: RunningJob) -> str:
+            return "x" * (2**20 + 1)
+
+        async with serving_jobs(worker):
+            job = await client.enqueue("t.large", queue=QUEUE)
+            with pytest.raises(JobFailed) as failed:
+                await client.result(job.id, wait=60)
+        assert failed.value.error is not None
+        assert failed.value.error["code"] == "result_refused"
+
+    await server.run(scenario)
+
+
+async def test_a_worker_whose_fetch_is_refused_ends_with_the_error(server: Server) -> None:
+    async def scenario(client: Client) -> None:
+        with pytest.raises(ApiError) as refused:
+            await new_worker(client, queues=["NO SUCH NAME"]).serve()
+        assert refused.value.status == 400
+
+    await server.run(scenario)
+
+
+def test_what_cannot_work_is_refused_at_once() -> None:
+    worker = Worker()
+
+    @worker.handler("t.a")
+    async def handle(job: RunningJob) -> None: ...
+
+    with pytest.raises(ValueError, match="has a handler"):
+        worker.handler("t.a")(handle)
+    with pytest.raises(ValueError, match="timeout"):
+        worker.handler("t.b", timeout=1)(print)
+    with pytest.raises(ValueError, match="concurrency"):
+        Worker(concurrency=0)
+    with pytest.raises(ValueError, match="lease"):
+        Worker(lease=5, heartbeat=4)
+
+
+async def test_a_program_can_run_a_worker_beside_its_own_tasks(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Cancelling ``serve`` gives the jobs back, and the acks of ended handlers are sent."""
+    caplog.set_level(logging.ERROR)
+
+    async def scenario(client: Client) -> tuple[str, str]:
+        worker = new_worker(client)
+        started = anyio.Event()
+
+        @worker.handler("t.ends")
+        async def ends(job: RunningJob) -> None: ...
+
+        @worker.handler("t.stays")
+        async def stays(job: RunningJob) -> None:
+            started.set()
+            await anyio.sleep_forever()
+
+        stayed = await client.enqueue("t.stays", queue=QUEUE)
+        async with anyio.create_task_group() as group:
+            group.start_soon(worker.serve)
+            await started.wait()
+            ended = await client.enqueue("t.ends", queue=QUEUE)
+            await client.result(ended.id, wait=60)
+            group.cancel_scope.cancel()
+        return stayed.id, ended.id
+
+    stayed, ended = await server.run(scenario)
+
+    async def check(client: Client) -> None:
+        job = await client.get(stayed)
+        assert (job.state, job.error) == ("available", None)
+        assert (await client.get(ended)).state == "completed"
+
+    await server.run(check)
+    assert caplog.records == []
