@@ -12,8 +12,8 @@ from ojs_cluster.core.errors import Duplicate
 from ojs_cluster.core.jobs.envelope import NewJob, parse_job
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue import batch
 from ojs_cluster.store.enqueue.aliases import AliasClaims
+from ojs_cluster.store.enqueue.batch_attempt import BatchAttempt
 from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many
 from ojs_cluster.store.jobs import read_jobs as jobs
 from ojs_cluster.store.jobs.record import JobRecord
@@ -258,7 +258,7 @@ class Finishing(_Enqueue):
         old = await once(store, third)
         unique = {"on_conflict": "replace"}
         wanted = [new_job(one, unique=unique), new_job(other, unique={}, type="other")]
-        attempt = batch._BatchAttempt(store, wanted)
+        attempt = BatchAttempt(store, wanted)
         await attempt.reserve()
         transaction = attempt.transaction()
         assert await transactions.commit(store, transaction, attempt.commit_before_ms) is not None

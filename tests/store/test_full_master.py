@@ -14,7 +14,8 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.redis import Client, Script
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.batch import _BatchAttempt, enqueue_all
+from ojs_cluster.store.enqueue.batch import enqueue_all
+from ojs_cluster.store.enqueue.batch_attempt import BatchAttempt
 from ojs_cluster.store.enqueue.enqueue import enqueue
 from ojs_cluster.store.open import open_store
 from ojs_cluster.store.transactions import transactions
@@ -90,7 +91,7 @@ async def test_what_was_decided_is_written_though_memory_has_run_out(
 ) -> None:
     open_, shut = other_than_meta(store)
     queues = [queue_on(store, master) for master in (open_, shut)]
-    attempt = _BatchAttempt(store, [new_job(queue) for queue in queues])
+    attempt = BatchAttempt(store, [new_job(queue) for queue in queues])
     await attempt.reserve()
     now = await transactions.commit(store, attempt.transaction(), attempt.commit_before_ms)
     assert now is not None

@@ -124,10 +124,7 @@ class AliasClaims:
 
         async def claim_one(item: tuple[str, int]) -> None:
             job_id, index = item
-            owner = self._store.keys.shard_of_id(job_id)
-            keys = [owner.job(job_id), owner.alias_claims]
-            args: list[Arg] = [job_id, shard.index, valid_ms, self._name]
-            reply = await self._store.run(owner, "claim_alias", keys, args, idempotent=True)
+            reply = await self._run_claim(shard, job_id, valid_ms)
             if reply[0] == b"ok":
                 expiries.append(int(reply[1]))
                 self._mine.add(job_id)
@@ -149,6 +146,13 @@ class AliasClaims:
             index, job_id = min(taken)
             raise duplicate_id(job_id, index, total)
         return earliest(*expiries)
+
+    async def _run_claim(self, shard: Shard, job_id: str, valid_ms: int) -> Any:
+        """Run ``claim_alias.lua`` for one id, and return its reply."""
+        owner = self._store.keys.shard_of_id(job_id)
+        keys = [owner.job(job_id), owner.alias_claims]
+        args: list[Arg] = [job_id, shard.index, valid_ms, self._name]
+        return await self._store.run(owner, "claim_alias", keys, args, idempotent=True)
 
     def keep(self, job_id: str) -> None:
         """Never release ``job_id``: a job is stored, or may be stored, where its alias points."""

@@ -1,4 +1,4 @@
-"""Handle an id of a request that another request has claimed first.
+"""Handle client-chosen ids that another request has claimed first.
 
 The alias of an id points to the shard where the first request stores its job. It does not prove
 that the job exists: the first request may still be running, or its process may have died. If this
@@ -44,6 +44,9 @@ from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.transactions import transactions
 from ojs_cluster.store.unique import unique
+
+# After ``unique.GRACE_MS`` without progress, the process of another request is presumed dead. So
+# this is the longest time that a request waits for another request or for a transaction.
 
 RETRY_S = 10.0
 """Value of the Retry-After header, in seconds, while an earlier request has claimed the id for
@@ -113,24 +116,16 @@ async def first_shards(
     await ensure_task()
     deadline = trio.current_time() + unique.GRACE_MS / 1000
     shards: dict[str, Shard] = {}
-    refused: dict[int, OJSError] = {}
-    reserved: dict[tuple[Shard, str], list[str]] = {}
+    refused: dict[int, OJSError] = {}  # by position of the job in the request
+    reserved: dict[tuple[Shard, str], list[str]] = {}  # ids by shard and transaction
 
     async def check(claim: ForeignAlias) -> None:
-        job = jobs[claim.index]
         try:
             transaction = await _reserved_by(store, claim, len(jobs))
             if transaction is not None:
                 reserved.setdefault((claim.target, transaction), []).append(claim.job_id)
-            elif await _is_partition(store, job, claim.target):
-                await store.partitions.ensure_open(store, claim.target, [job.queue])
+            elif await _can_store_in_target(store, jobs, claim, deadline):
                 shards[claim.job_id] = claim.target
-            elif not await _should_claim_again(store, claim, len(jobs), deadline):
-                raise BackendUnavailable(
-                    f"an earlier request for another queue has the id '{claim.job_id}'",
-                    outcome="not_applied",
-                    retry_after_s=RETRY_S,
-                )
         except OJSError as error:
             refused[claim.index] = error
 
@@ -144,6 +139,34 @@ async def first_shards(
         await claims.release()
         raise
     return shards
+
+
+async def _can_store_in_target(
+    store: Store, jobs: Sequence[NewJob], claim: ForeignAlias, deadline: float
+) -> bool:
+    """Return whether to store a job where its alias points; otherwise its id may be claimed again.
+
+    Args:
+        store: the store.
+        jobs: all jobs of the request.
+        claim: the alias of the job's id.
+        deadline: end of the wait for the first request, in seconds of trio's clock.
+
+    Raises:
+        BackendUnavailable: the first request has claimed the id for another queue, and may still
+            store its job.
+    """
+    job = jobs[claim.index]
+    if await _is_partition(store, job, claim.target):
+        await store.partitions.ensure_open(store, claim.target, [job.queue])
+        return True
+    if not await _should_claim_again(store, claim, len(jobs), deadline):
+        raise BackendUnavailable(
+            f"an earlier request for another queue has the id '{claim.job_id}'",
+            outcome="not_applied",
+            retry_after_s=RETRY_S,
+        )
+    return False
 
 
 async def first_shard(

@@ -82,7 +82,7 @@ for i = 1, jobs do
     if outcome == 'prepared' then set(F.transaction, transaction)
     elseif outcome == 'superseded' then set(F.finished, now) end
     -- The job must outlive the stalled producer that the tombstone kept out: see finish_job.lua.
-    if reserved[i] == 'tombstone' then set(F.fixed, 1) end
+    if reserved[i] == 'tombstone' then set(F.fixed_id, 1) end
     redis.call('HSET', key, unpack(write))
     record_references(id, job, tonumber(ARGV[8]), tonumber(ARGV[9]))
     if reserved[i] then

@@ -14,7 +14,7 @@ job in place of the tombstone.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -40,48 +40,29 @@ from ojs_cluster.store.enqueue.aliases import (
     CLAIM_MS,
     AliasClaims,
     ClaimedElsewhere,
-    ForeignAlias,
     duplicate_id,
     earliest,
     is_owner_shard,
 )
+from ojs_cluster.store.enqueue.part_writer import PartWriter, Tombstoned, fits_fast_path
 from ojs_cluster.store.enqueue.placement import (
     PORTION_JOBS,
     PlacedJob,
     deliver_effects,
     enqueue_command,
     enqueue_one_command,
-    is_same_job,
     place,
-    read_back,
     stored_records,
 )
 from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs.read_jobs import read_many
-from ojs_cluster.store.jobs.record import JobRecord, record
-from ojs_cluster.store.limits import depth_bounds
-from ojs_cluster.store.partial_failures import after_first_write
+from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.portions import PORTION_BYTES
-from ojs_cluster.store.runtime import Arg
 from ojs_cluster.store.unique import unique
 from ojs_cluster.store.unique.locks import LockRequest
 
 _TRIES = 5
 """Attempts to store a job before the request is answered 503. An attempt fails when a claim
 expires, or when it finds a tombstone or the alias of another request."""
-
-
-class _Tombstoned(Exception):
-    """A tombstone prevents the job from being stored.
-
-    Args:
-        token: the tombstone's token. A producer that claims alias and lock again and then passes
-            the token may store the job.
-    """
-
-    def __init__(self, token: str) -> None:
-        super().__init__(token)
-        self.token = token
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +198,7 @@ async def _enqueue_plain(
     """Store a job that needs no claim, by the fast path where possible."""
     placed = place(store.ids.new(shard.index, time.time_ns() // 1_000_000), job)
     fast_path = True
-    if _fits_fast_path(store, shard, [placed]):
+    if fits_fast_path(store, shard, [placed]):
         keys, args = enqueue_one_command(store, shard, placed)
         reply = await store.run(shard, "enqueue_one", keys, args, idempotent=True)
         if reply[0] == b"ok":
@@ -226,7 +207,7 @@ async def _enqueue_plain(
         if reply[0] == b"bounded":
             store.bounded_queues.add(shard, [job.queue])
         fast_path = reply[0] not in (b"full_path", b"bounded")
-    writer = _PartWriter(store, shard, [placed], [job], AliasClaims(store), ignore_depth_bound)
+    writer = PartWriter(store, shard, [placed], [job], AliasClaims(store), ignore_depth_bound)
     return (await writer.write(fast_path=fast_path))[0]
 
 
@@ -240,7 +221,7 @@ async def _enqueue_in_shard(
     failure = unique.contention_error()
     uncertain = False
     for _ in range(_TRIES):
-        writer = _PartWriter(store, shard, placed, jobs, claims, options.ignore_depth_bound)
+        writer = PartWriter(store, shard, placed, jobs, claims, options.ignore_depth_bound)
         store_before_ms = options.store_before_ms
         try:
             expires_at_ms = await _claim_aliases(claims, store, shard, jobs)
@@ -255,7 +236,7 @@ async def _enqueue_in_shard(
             failure = _expired_claims(uncertain)
             if uncertain:
                 raise failure from None
-        except _Tombstoned as conflict:
+        except Tombstoned as conflict:
             uncertain = uncertain or writer.uncertain
             tokens.add(conflict.token)
         except ClaimedElsewhere as conflict:
@@ -308,10 +289,10 @@ async def _enqueue_unique(
                 store, job, policy, placed.job_id, claim.existing, claims, options
             )
         expires_at_ms = earliest(options.store_before_ms, expires_at_ms, claim.expires_at_ms)
-        writer = _PartWriter(store, shard, [placed], [job], claims, options.ignore_depth_bound)
+        writer = PartWriter(store, shard, [placed], [job], claims, options.ignore_depth_bound)
         try:
             return (await writer.write(expires_at_ms, tokens))[0]
-        except _Tombstoned as conflict:
+        except Tombstoned as conflict:
             uncertain = uncertain or writer.uncertain
             # Another job may have held the lock since the tombstone was written.
             await unique.release_lock(store, request, claim)
@@ -408,183 +389,3 @@ async def _claim_aliases(
         if job.id is not None and not is_owner_shard(store, shard, job.id)
     ]
     return await claims.claim(shard, foreign, CLAIM_MS, total=len(jobs))
-
-
-def _fits_fast_path(store: Store, shard: Shard, part: Sequence[PlacedJob]) -> bool:
-    """Return whether ``enqueue_one.lua`` can store ``part``.
-
-    It can store one plain job of a queue without a depth bound.
-    """
-    if len(part) > 1 or store.settings.max_queue_depth:
-        return False
-    return part[0].plain and not store.bounded_queues.contains(shard, [part[0].queue])
-
-
-class _PartWriter:
-    """Stores jobs of one shard, and interprets the replies of the script.
-
-    Args:
-        store: the store.
-        shard: the shard of all jobs.
-        part: the jobs.
-        jobs: the same jobs as the client has sent them.
-        claims: alias claims of the request. They are released when the jobs cannot be stored.
-        ignore_depth_bound: whether the jobs are stored even in full queues.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        shard: Shard,
-        part: Sequence[PlacedJob],
-        jobs: Sequence[NewJob],
-        claims: AliasClaims,
-        ignore_depth_bound: bool,
-    ) -> None:
-        self._store = store
-        self._shard = shard
-        self._part = part
-        self._claims = claims
-        self._ignore_depth_bound = ignore_depth_bound
-        # A generated id is unique: a job with that id was stored by an earlier try of this call.
-        self._generated_ids = all(job.id is None for job in jobs)
-        # Whether a try may have been applied although its reply was lost.
-        self.uncertain = False
-
-    async def write(
-        self,
-        store_before_ms: int = 0,
-        tombstone_tokens: Iterable[str] = (),
-        *,
-        fast_path: bool = True,
-    ) -> list[JobRecord]:
-        """Store the jobs.
-
-        Args:
-            store_before_ms: Unix time in ms from which on the script stores nothing, 0 for never.
-            tombstone_tokens: tokens of the tombstones that may be replaced.
-            fast_path: whether ``enqueue_one.lua`` may be used.
-
-        Raises:
-            _Tombstoned: a tombstone with another token prevents a job from being stored.
-            ClaimedElsewhere: the alias of an id points to another shard.
-            Duplicate: another job has one of the ids.
-            Conflict: the time ``store_before_ms`` has passed.
-            QueueFull: the depth bound of a queue is reached.
-            BackendUnavailable: Redis did not answer in time.
-        """
-        store, shard, part = self._store, self._shard, self._part
-        name = "enqueue"
-        if fast_path and not store_before_ms and not tombstone_tokens:
-            name = "enqueue_one" if _fits_fast_path(store, shard, part) else name
-        if name == "enqueue_one":
-            keys, args = enqueue_one_command(store, shard, part[0])
-        else:
-            keys, args = self._full_path(store_before_ms, tombstone_tokens)
-        while True:
-            with after_first_write(when=self.uncertain):
-                reply = await self._run(name, keys, args)
-                if reply is None:
-                    continue
-                if reply[0] in (b"full_path", b"bounded"):
-                    if reply[0] == b"bounded":
-                        store.bounded_queues.add(shard, [part[0].queue])
-                    name, (keys, args) = "enqueue", self._full_path()
-                    continue
-                if reply[0] == b"ok":
-                    await deliver_effects(store, shard, reply)
-                    store.depth_cache.mark_filled(store.keys, shard, {job.queue for job in part})
-                    return stored_records(part, reply)
-                if reply[0] == b"too_late":
-                    await self._release_claims()
-                    raise Conflict("it is too late to store the job: its claim has expired")
-                if reply[0] == b"full":
-                    await self._release_claims()
-                    raise depth_bounds.queue_full_error(
-                        dict.fromkeys(job.queue for job in part), reply
-                    )
-                stored = await self._resolve_existing(int(reply[1]) - 1, reply[2])
-                if stored is not None:
-                    return stored
-
-    def _full_path(
-        self, store_before_ms: int = 0, tombstone_tokens: Iterable[str] = ()
-    ) -> tuple[list[bytes], list[Arg]]:
-        return enqueue_command(
-            self._store,
-            self._shard,
-            self._part,
-            store_before_ms=store_before_ms,
-            tombstone_tokens=tombstone_tokens,
-            ignore_depth_bound=self._ignore_depth_bound,
-        )
-
-    async def _run(self, name: str, keys: list[bytes], args: list[Arg]) -> Any:
-        """Run the script; return None when the reply was lost and the script must run again."""
-        try:
-            return await self._store.run(
-                self._shard, name, keys, args, idempotent=self._generated_ids
-            )
-        except BackendUnavailable as error:
-            if error.outcome != "unknown" or self._generated_ids or self.uncertain:
-                if isinstance(error, WritesRefused) and not self.uncertain:
-                    await self._claims.release()
-                raise
-            # The first try may have stored the jobs. The reply of the second try tells.
-            self.uncertain = True
-            return None
-
-    async def _release_claims(self) -> None:
-        """Release the claims, unless a try without a reply may still store the jobs."""
-        if not (self._generated_ids or self.uncertain):
-            await self._claims.release()
-
-    async def _resolve_existing(
-        self, position: int, flat: Sequence[bytes]
-    ) -> list[JobRecord] | None:
-        """Handle a reply that says that the id of a job is in use.
-
-        Args:
-            position: position of the job in the part.
-            flat: names and values of the fields that are stored under the id.
-
-        Returns:
-            The jobs when an earlier try has stored them, None when the script must run again.
-        """
-        store, shard, job = self._store, self._shard, self._part[position]
-        existing = record(job.job_id, flat).fields
-        repeated = self._generated_ids or self.uncertain
-        if f.TOMBSTONE in existing:
-            raise _Tombstoned(existing[f.TOMBSTONE].decode())
-        if f.TRANSACTION in existing:
-            transaction = existing[f.TRANSACTION].decode()
-            await claimed_ids.wait_for_transaction(store, shard, [job.job_id], transaction)
-            return None
-        target = claimed_ids.foreign_target(store, shard, existing)
-        if target is not None:
-            # The first try may have stored the job, and another process may have removed the job
-            # since, so it is unknown whether the request was applied.
-            if repeated:
-                raise BackendUnavailable(
-                    f"another request has claimed the id '{job.job_id}'", outcome="unknown"
-                )
-            raise ClaimedElsewhere([ForeignAlias(job.job_id, position, target)])
-        if repeated and (self._generated_ids or await self._all_stored()):
-            with after_first_write():
-                return await read_back(store, shard, self._part)
-        self._claims.keep(job.job_id)
-        await self._release_claims()
-        raise duplicate_id(job.job_id, position, len(self._part))
-
-    async def _all_stored(self) -> bool:
-        """Return whether every job of the part is stored as it was sent.
-
-        One stored job proves nothing about the others, because an earlier request may have stored
-        it.
-        """
-        ids = [job.job_id for job in self._part]
-        stored = {job.id: job for job in await read_many(self._store, self._shard, ids)}
-        return all(
-            job.job_id in stored and is_same_job(job, stored[job.job_id].fields)
-            for job in self._part
-        )

@@ -196,15 +196,9 @@ async def commit(store: Store, transaction: Transaction, commit_before_ms: int) 
             store, owner, transaction.id, portions
         )
         if committed:
-            keys = [
-                owner.transaction(transaction.id),
-                owner.outbox_due,
-                owner.outbox,
-                owner.applied_transactions,
-                owner.aborted_transactions,
-            ]
             args: list[Arg] = [commit_before_ms, transaction.id, encode(plan)]
             args += (len(portions) - len(rest), *rest)
+            keys = _commit_keys(owner, transaction.id)
             reply = await store.run(owner, "transaction_commit", keys, args, idempotent=True)
             committed = reply[0] == b"ok"
     except BackendUnavailable as error:
@@ -216,6 +210,17 @@ async def commit(store: Store, transaction: Transaction, commit_before_ms: int) 
     if stored_before:
         await _abort(store, owner, transaction.id)
     return None
+
+
+def _commit_keys(owner: Shard, transaction_id: str) -> list[bytes]:
+    """Return KEYS of ``transaction_commit.lua``."""
+    return [
+        owner.transaction(transaction_id),
+        owner.outbox_due,
+        owner.outbox,
+        owner.applied_transactions,
+        owner.aborted_transactions,
+    ]
 
 
 async def _store_portions(

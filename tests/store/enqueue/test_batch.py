@@ -14,7 +14,7 @@ from ojs_cluster.core.errors import BackendUnavailable, Duplicate
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.redis.durability import Durability, require_durability
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue import batch
+from ojs_cluster.store.enqueue.batch_attempt import BatchAttempt
 from ojs_cluster.store.enqueue.enqueue import enqueue_many
 from ojs_cluster.store.enqueue.placement import enqueue_command
 from ojs_cluster.store.jobs import read_jobs
@@ -166,7 +166,7 @@ async def test_several_processes_may_apply_a_batch_at_once(
     names = queues_in_other_shards(store, 3)
     old = await once(store, names[0])
     wanted = [new_job(names[0], unique={"on_conflict": "replace"}), *map(new_job, names)]
-    attempt = batch._BatchAttempt(store, wanted)
+    attempt = BatchAttempt(store, wanted)
     await attempt.reserve()
     transaction = attempt.transaction()
     await transactions.commit(store, transaction, attempt.commit_before_ms)
@@ -230,7 +230,7 @@ async def test_a_transaction_applied_again_much_later_changes_nothing(
 ) -> None:
     names = queues_in_other_shards(store, 2)
     old = await once(store, names[0])
-    attempt = batch._BatchAttempt(
+    attempt = BatchAttempt(
         store, [new_job(names[1], unique={"on_conflict": "replace"}), new_job(names[0])]
     )
     await attempt.reserve()
@@ -254,7 +254,7 @@ async def _half_written(store: Store, one: str, other: str) -> tuple[transaction
 
     The record lies in the shard of the other.
     """
-    attempt = batch._BatchAttempt(store, [new_job(other), new_job(one)])
+    attempt = BatchAttempt(store, [new_job(other), new_job(one)])
     await attempt.reserve()
     transaction = attempt.transaction()
     now = await transactions.commit(store, transaction, attempt.commit_before_ms)
@@ -338,7 +338,7 @@ async def test_a_process_that_stalls_while_another_applies_the_transaction_write
 
 async def test_an_aborted_transaction_cannot_be_committed(store: Store, db: Any) -> None:
     names = queues_in_other_shards(store, 2)
-    attempt = batch._BatchAttempt(store, [new_job(name, id=home_id(store, name)) for name in names])
+    attempt = BatchAttempt(store, [new_job(name, id=home_id(store, name)) for name in names])
     await attempt.reserve()
     transaction = attempt.transaction()
 

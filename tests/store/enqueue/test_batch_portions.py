@@ -12,7 +12,7 @@ from ojs_cluster.core.errors import BackendUnavailable, Duplicate
 from ojs_cluster.core.jobs.envelope import NewJob, parse_job
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue import batch
+from ojs_cluster.store.enqueue.batch_attempt import BatchAttempt
 from ojs_cluster.store.enqueue.enqueue import enqueue_many
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.record import JobRecord
@@ -91,7 +91,7 @@ async def test_an_aborted_large_batch_leaves_no_record(
     body = b'{"type":"t",%b,"options":{"queue":"mail"},"id":"%b"}'
     wanted = [parse_job(body % (LARGE, home_id(in_portions).encode())) for _ in range(5)]
     for late in (False, True):
-        attempt = batch._BatchAttempt(in_portions, wanted)
+        attempt = BatchAttempt(in_portions, wanted)
         await attempt.reserve()
         transaction = attempt.transaction()
         if not late:
@@ -121,7 +121,7 @@ async def test_a_large_record_of_a_dead_process_is_removed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     wanted = [parse_job(b'{"type":"t",%b,"options":{"queue":"mail"}}' % LARGE) for _ in range(5)]
-    attempt = batch._BatchAttempt(in_portions, wanted)
+    attempt = BatchAttempt(in_portions, wanted)
     transaction = attempt.transaction()
     home = shard_of(in_portions)
     for dies in (False, True):

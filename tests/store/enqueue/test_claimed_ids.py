@@ -254,7 +254,7 @@ async def test_a_late_request_stores_nothing_when_its_id_was_taken_over(
         job, taken = msgspec.structs.replace(late, queue=QUEUE), False
 
         def good_for(ms: int) -> None:
-            for module in ("enqueue", "batch"):
+            for module in ("enqueue", "batch_attempt"):
                 monkeypatch.setattr(f"ojs_cluster.store.enqueue.{module}.CLAIM_MS", ms)
 
         async def drop_if_unused() -> None:

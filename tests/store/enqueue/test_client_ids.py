@@ -14,7 +14,8 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import dead_letters
-from ojs_cluster.store.enqueue import aliases, batch
+from ojs_cluster.store.enqueue import aliases
+from ojs_cluster.store.enqueue.batch_attempt import BatchAttempt
 from ojs_cluster.store.enqueue.enqueue import enqueue_many
 from ojs_cluster.store.enqueue.placement import enqueue_command, place
 from ojs_cluster.store.jobs import fields as f
@@ -266,7 +267,7 @@ async def test_an_id_that_was_reserved_by_a_batch_that_died_becomes_free(
     """The janitor may check the alias while its target is still a reservation."""
     queue, other = middle_queue(store), "other"
     job_id = foreign_id(store, queue, step=step)
-    await batch._BatchAttempt(store, [new_job(queue, id=job_id), new_job(other)]).reserve()
+    await BatchAttempt(store, [new_job(queue, id=job_id), new_job(other)]).reserve()
 
     for _ in range(2):
         await recover(store, db, HOUR)
@@ -298,7 +299,7 @@ async def test_an_alias_stays_listed_while_its_target_is_undecided(store: Store,
     queue = middle_queue(store)
     job_id = foreign_id(store, queue)
     home = store.keys.shard_of_id(job_id)
-    await batch._BatchAttempt(store, [new_job(queue, id=job_id), new_job("other")]).reserve()
+    await BatchAttempt(store, [new_job(queue, id=job_id), new_job("other")]).reserve()
     age_claim(db, home, job_id, HOUR)
 
     assert await aliases.check_old_claims(store, home, 10) == 1

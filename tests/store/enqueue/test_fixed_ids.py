@@ -43,7 +43,7 @@ async def a_step(store: Store) -> str:
 async def a_run(store: Store) -> str:
     """As cron enqueues it."""
     new = new_job(id=home_id(store), retry=POLICY)
-    return (await enqueue(store, new, fields=[f.FIXED, b"1"])).id
+    return (await enqueue(store, new, fields=[f.FIXED_ID, b"1"])).id
 
 
 async def dies(store: Store, make: Make) -> JobRecord:

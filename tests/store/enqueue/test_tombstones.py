@@ -13,7 +13,7 @@ from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue import batch
+from ojs_cluster.store.enqueue.batch_attempt import BatchAttempt
 from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many, enqueue_with_id
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.record import JobRecord
@@ -122,9 +122,7 @@ async def test_a_refused_batch_restores_the_tombstone(store: Store, db: Any) -> 
         await enqueue_many(store, [new_job(id=job.id, type="plain"), new_job(id=taken.id)])
     with pytest.raises(Duplicate, match=taken.id):
         await in_a_batch(store, new_job(id=taken.id))
-    attempt = batch._BatchAttempt(
-        store, [new_job(id=job.id, type="plain"), new_job("q0", type="other")]
-    )
+    attempt = BatchAttempt(store, [new_job(id=job.id, type="plain"), new_job("q0", type="other")])
     await attempt.reserve()
     await attempt.release()
 

@@ -27,8 +27,8 @@ from ojs_cluster.store.cron.cron_store import RedisCronStore
 from ojs_cluster.store.cron.firing import fire_due
 from ojs_cluster.store.dead_letters import dead_letters as dead_letter
 from ojs_cluster.store.dead_letters import exhaustion
-from ojs_cluster.store.enqueue import batch
 from ojs_cluster.store.enqueue.aliases import check_old_claims
+from ojs_cluster.store.enqueue.batch_attempt import BatchAttempt
 from ojs_cluster.store.enqueue.enqueue import enqueue_many
 from ojs_cluster.store.fetch.fetch import release
 from ojs_cluster.store.history.samples import Sampler
@@ -372,7 +372,7 @@ async def unique_jobs_and_batches(store: Store, db: Any) -> None:
     await once(store, "once", on_conflict="ignore", id=foreign_id(store, "once"))
     wanted = [new_job("once", id=home_id(store, "once")), new_job("twice", unique={}, type="x")]
     for decided in (False, True):
-        attempt = batch._BatchAttempt(store, wanted)
+        attempt = BatchAttempt(store, wanted)
         await attempt.reserve()
         if decided:
             await transactions.commit(store, attempt.transaction(), attempt.commit_before_ms)
