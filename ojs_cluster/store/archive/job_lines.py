@@ -68,7 +68,7 @@ _NUMBERS = {
     f.DEADLINE: "lease_ends_ms",
     f.EXTENDED: "lease_extended_ms",
     f.MAX_PER_SECOND: "max_per_second",
-    f.FIXED: "fixed_id",
+    f.FIXED_ID: "fixed_id",
     f.CANCELLED_KEEP_MS: "cancel_requested_ms",
 }
 _JSON = {

@@ -114,7 +114,7 @@ class RedisCronStore:
         The field ``fixed`` keeps the job for two minutes after its end at least, so that a late
         delivery cannot store it again (``include/jobs/finish_job.lua``).
         """
-        fields = [f.FIXED, b"1"]
+        fields = [f.FIXED_ID, b"1"]
         stored = await enqueue(
             self.store,
             job,

@@ -24,23 +24,29 @@ from ojs_cluster.store.transactions import transactions
 from ojs_cluster.store.unique import unique_retry
 
 MAX_OFFSET = 10_000
-"""Last entry of a page over several shards. A queue with one partition has no such bound."""
+"""Maximum offset of the last entry of a page over several shards.
+
+A page of a queue with one partition has no such limit."""
 _MAX_QUEUES = 1000
+"""Maximum number of queues in the statistics."""
 MAX_TYPED = 10_000
-"""Dead letters whose type the statistics read: as many as one queue may have."""
+"""Maximum number of dead letters whose types the statistics read.
+
+By default, one queue may have this number of dead letters."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterStats:
-    """Dead letters at one moment.
+    """Numbers of dead letters.
 
     Args:
-        total: their number.
-        by_queue: their number in each of the first 1000 queues by name.
-        by_type: their number by job type. With more than ``MAX_TYPED`` it covers that many: of
-            each shard a proportional part, newest first.
-        oldest_ms: discard time of the oldest one in Unix milliseconds, None without any.
-        newest_ms: discard time of the newest one in Unix milliseconds, None without any.
+        total: number of all dead letters.
+        by_queue: number of dead letters in each of the first 1000 queues by name.
+        by_type: number of dead letters of each job type. If there are more than ``MAX_TYPED`` dead
+            letters, only ``MAX_TYPED`` of them are counted: the newest ones of each shard, in
+            proportion to the number in that shard.
+        oldest_ms: discard time of the oldest dead letter in Unix milliseconds, None for none.
+        newest_ms: discard time of the newest dead letter in Unix milliseconds, None for none.
     """
 
     total: int
@@ -53,18 +59,18 @@ class DeadLetterStats:
 async def list_dead_letters(
     store: Store, *, queue: str | None = None, limit: int, offset: int = 0
 ) -> tuple[list[JobRecord], int]:
-    """Return a page of dead letters, newest first, and how many there are.
+    """Return a page of dead letters, newest first, and the number of all dead letters.
 
-    The page has fewer than ``limit`` when the jobs are large.
+    The page has fewer than ``limit`` dead letters when the jobs are large.
 
     Args:
         store: the store.
-        queue: only the dead letters of this queue; None for all.
-        limit: most dead letters of the page.
-        offset: dead letters to skip.
+        queue: the queue whose dead letters are listed; None for all queues.
+        limit: maximum number of dead letters on the page.
+        offset: number of dead letters before the page.
 
     Raises:
-        InvalidRequest: the page of several shards ends after ``MAX_OFFSET``.
+        InvalidRequest: the page covers several shards and ends after ``MAX_OFFSET``.
         BackendUnavailable: Redis did not answer in time.
     """
     shards = store.keys if queue is None else await store.partitions.occupied_shards(store, queue)
@@ -74,24 +80,24 @@ async def list_dead_letters(
         return await _read(store, [(shard, job_id) for _, job_id in ids]), total
     if offset + limit > MAX_OFFSET:
         raise InvalidRequest(
-            f"a page over several shards ends at entry {MAX_OFFSET}: ask for one queue that has "
-            "one partition",
+            f"a page over several shards ends at entry {MAX_OFFSET}: list one queue that has one "
+            "partition",
             field="offset",
         )
     merged: list[tuple[float, str, Shard]] = []
-    count = 0
+    total = 0
 
     async def read(shard: Shard) -> None:
-        nonlocal count
+        nonlocal total
         key = shard.dead if queue is None else shard.queue_dead(queue)
-        ids, total = await _newest(store, shard, key, 0, offset + limit)
-        count += total
+        ids, total_here = await _newest(store, shard, key, 0, offset + limit)
+        total += total_here
         merged.extend((score, job_id, shard) for score, job_id in ids)
 
     await run_concurrently(shards, read)
     merged.sort(key=lambda item: item[:2], reverse=True)
     page = merged[offset : offset + limit]
-    return await _read(store, [(shard, job_id) for _, job_id, shard in page]), count
+    return await _read(store, [(shard, job_id) for _, job_id, shard in page]), total
 
 
 _DeadSet = tuple[Shard, bytes]
@@ -99,12 +105,12 @@ _DeadSet = tuple[Shard, bytes]
 
 
 async def get_stats(store: Store, within: QueuePatterns | None = None) -> DeadLetterStats:
-    """Return how many dead letters there are, in which queues, and their age.
+    """Return how many dead letters there are, in which queues and of which types, and their age.
 
     Args:
         store: the store.
-        within: the queues that the reader may access, None for all. With it, all numbers cover only
-            the first 1000 of these queues by name.
+        within: patterns of the queues that the API key may access, None for all queues. With
+            patterns, all numbers cover only the first 1000 of these queues by name.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -115,22 +121,24 @@ async def get_stats(store: Store, within: QueuePatterns | None = None) -> DeadLe
     else:
         names = (await list_names_within(store, within))[:_MAX_QUEUES]
         sizes_by_set = {}
-    of_queues: dict[str, dict[_DeadSet, int]] = {}
+    sizes_by_queue: dict[str, dict[_DeadSet, int]] = {}
 
     async def read_queue(name: bytes) -> None:
         queue = name.decode()
         shards = await store.partitions.occupied_shards(store, queue)
-        of_queues[queue] = await _sizes(
+        sizes_by_queue[queue] = await _sizes(
             store, [(shard, shard.queue_dead(queue)) for shard in shards]
         )
 
     await run_concurrently(names, read_queue)
     if within is not None:
-        sizes_by_set = {key: count for sizes in of_queues.values() for key, count in sizes.items()}
-    oldest, newest = await _ends(store, list(sizes_by_set))
+        sizes_by_set = {
+            dead_set: size for sizes in sizes_by_queue.values() for dead_set, size in sizes.items()
+        }
+    oldest, newest = await _discard_times(store, list(sizes_by_set))
     return DeadLetterStats(
         sum(sizes_by_set.values()),
-        {queue: sum(sizes.values()) for queue, sizes in sorted(of_queues.items()) if sizes},
+        {queue: sum(sizes.values()) for queue, sizes in sorted(sizes_by_queue.items()) if sizes},
         await _by_type(store, sizes_by_set),
         min(oldest, default=None),
         max(newest, default=None),
@@ -147,42 +155,52 @@ async def _queue_names(store: Store) -> Sequence[bytes]:
 
 async def _sizes(store: Store, dead_sets: Sequence[_DeadSet]) -> dict[_DeadSet, int]:
     """Return the size of each set, without the empty ones."""
-    found: dict[_DeadSet, int] = {}
+    sizes: dict[_DeadSet, int] = {}
 
     async def read(dead_set: _DeadSet) -> None:
         shard, key = dead_set
-        count = int(await _call(store, shard, "ZCARD", key))
-        if count:
-            found[dead_set] = count
+        size = int(await _call(store, shard, "ZCARD", key))
+        if size:
+            sizes[dead_set] = size
 
     await run_concurrently(dead_sets, read)
-    return found
+    return sizes
 
 
-async def _ends(store: Store, dead_sets: Sequence[_DeadSet]) -> tuple[list[int], list[int]]:
-    """Return the discard times of the oldest and the newest dead letter of each set, in ms."""
+async def _discard_times(
+    store: Store, dead_sets: Sequence[_DeadSet]
+) -> tuple[list[int], list[int]]:
+    """Return the discard times of the oldest and the newest dead letter of each set.
+
+    Returns:
+        The oldest times and the newest times, in Unix milliseconds.
+    """
     oldest: list[int] = []
     newest: list[int] = []
 
     async def read(dead_set: _DeadSet) -> None:
         shard, key = dead_set
-        for command, ends in (("ZRANGE", oldest), ("ZREVRANGE", newest)):
-            flat = await _call(store, shard, command, key, 0, 0, "WITHSCORES")
-            if flat:
-                ends.append(int(float(flat[1])))
+        for command, times in (("ZRANGE", oldest), ("ZREVRANGE", newest)):
+            id_and_score = await _call(store, shard, command, key, 0, 0, "WITHSCORES")
+            if id_and_score:
+                times.append(int(float(id_and_score[1])))
 
     await run_concurrently(dead_sets, read)
     return oldest, newest
 
 
 async def _by_type(store: Store, sizes_by_set: Mapping[_DeadSet, int]) -> dict[str, int]:
-    """Return how many dead letters each type has, for the sets and their sizes.
+    """Return how many dead letters each job type has, from up to ``MAX_TYPED`` dead letters.
 
-    The refused alternative is a counter for each type. It would be exact for any number, but would
-    cost every dead letter, retry and removal a write. So the jobs are read, up to a bound.
+    A counter for each type was refused: each dead letter, retry and removal would cost one more
+    write.
+
+    Args:
+        store: the store.
+        sizes_by_set: the sets of dead letters, and the size of each.
     """
     total = sum(sizes_by_set.values())
-    places: list[tuple[Shard, bytes]] = []
+    counted: list[tuple[Shard, bytes]] = []
 
     async def list_ids(dead_set: _DeadSet) -> None:
         shard, key = dead_set
@@ -190,18 +208,18 @@ async def _by_type(store: Store, sizes_by_set: Mapping[_DeadSet, int]) -> dict[s
         count = size if total <= MAX_TYPED else size * MAX_TYPED // total
         if count:
             ids = await _call(store, shard, "ZREVRANGE", key, 0, count - 1)
-            places.extend((shard, job_id) for job_id in ids)
+            counted.extend((shard, job_id) for job_id in ids)
 
     types: Counter[str] = Counter()
 
-    async def read_type(found: tuple[Shard, bytes]) -> None:
-        shard, job_id = found
+    async def read_type(shard_and_id: tuple[Shard, bytes]) -> None:
+        shard, job_id = shard_and_id
         name = await _call(store, shard, "HGET", shard.job(job_id.decode()), f.TYPE)
-        if name is not None:  # else removed since it was listed
+        if name is not None:  # None: the job was removed since its id was read
             types[name.decode()] += 1
 
     await run_concurrently(sizes_by_set, list_ids)
-    await run_concurrently(places, read_type)
+    await run_concurrently(counted, read_type)
     return dict(sorted(types.items()))
 
 
@@ -209,7 +227,7 @@ async def get(store: Store, job_id: str) -> JobRecord:
     """Return one dead letter.
 
     Raises:
-        NotFound: no such job, or it is not a dead letter.
+        NotFound: there is no such job, or the job is not a dead letter.
     """
     job = await read_jobs.get(store, job_id)
     if not job.dead:
@@ -218,7 +236,7 @@ async def get(store: Store, job_id: str) -> JobRecord:
 
 
 async def retry(store: Store, job_id: str) -> JobRecord:
-    """Make a dead letter available again, with the same id, attempt 0 and without its errors.
+    """Make a dead letter available again: it keeps its id, has attempt 0 and no errors.
 
     Raises:
         NotFound: the job is not a dead letter, or has already been retried.
@@ -242,7 +260,7 @@ async def retry_discarded(
             With it a repeated call retries the job once.
 
     Raises:
-        NotFound: no such job, or its retention is over.
+        NotFound: there is no such job, or its retention is over.
         Conflict: the job is not discarded, or was retried since.
         Duplicate: the job is unique, and another job with its fingerprint has not ended.
     """
@@ -252,6 +270,7 @@ async def retry_discarded(
 async def _retry_by_id(
     store: Store, job_id: str, must_be: str, expected_replays: int | None = None
 ) -> JobRecord:
+    """Retry a job. ``retry_dead.lua`` lists the values of ``must_be``."""
     found = await read_jobs.get(store, job_id)
     if expected_replays is not None and found.replays != expected_replays:
         raise Conflict(f"job '{job_id}' was retried since", job_id=job_id, state=found.state)
@@ -275,10 +294,10 @@ async def _retry_by_id(
 
 
 async def delete(store: Store, job_id: str) -> JobRecord:
-    """Remove a dead letter and its job permanently; return the job as it was.
+    """Remove a dead letter and its job permanently; return the job as it was before.
 
-    A job whose id was fixed in advance (by a workflow or a cron job) is only hidden at first. The
-    rest of it reserves the id until two minutes after the job was discarded.
+    A job whose id was fixed in advance (by a workflow or a cron job) is only hidden at first. It is
+    removed two minutes after the job was discarded, so that its id stays reserved until then.
 
     Raises:
         NotFound: the job is not a dead letter.
@@ -298,21 +317,24 @@ async def delete(store: Store, job_id: str) -> JobRecord:
     return job
 
 
-async def _read(store: Store, places: Sequence[tuple[Shard, str]]) -> list[JobRecord]:
-    return [job for job in await read_jobs.read_some(store, places) if job is not None and job.dead]
+async def _read(store: Store, ids: Sequence[tuple[Shard, str]]) -> list[JobRecord]:
+    """Read dead letters, without jobs that are no dead letters any more."""
+    return [job for job in await read_jobs.read_some(store, ids) if job is not None and job.dead]
 
 
 async def _newest(
     store: Store, shard: Shard, key: bytes, offset: int, limit: int
 ) -> tuple[list[tuple[float, str]], int]:
-    total = int(await _call(store, shard, "ZCARD", key))
-    flat = (
+    """Return the newest dead letters of a set, as pairs of discard time and id, and its size."""
+    size = int(await _call(store, shard, "ZCARD", key))
+    ids_and_scores = (
         await _call(store, shard, "ZREVRANGE", key, offset, offset + limit - 1, "WITHSCORES")
-        if total and limit
+        if size and limit
         else []
     )
-    items = iter(flat)
-    return [(float(score), name.decode()) for name, score in zip(items, items, strict=True)], total
+    items = iter(ids_and_scores)
+    newest = [(float(score), job_id.decode()) for job_id, score in zip(items, items, strict=True)]
+    return newest, size
 
 
 async def _call(store: Store, shard: Shard, *args: bytes | str | int) -> Any:

@@ -1,7 +1,8 @@
 -- Transition: dead letter -> terminal job whose retention is over.
 -- Pre:  the job is a dead letter.
--- Post: the job is on no list of dead letters and due for removal by the caller or the janitor. A job whose id
---       stays reserved for a while (see finish_job.lua) is hidden from readers.
+-- Post: the job is in no list of dead letters, and the caller or the janitor may remove it. If its id must stay
+--       reserved for some time (see removal_time in finish_job.lua), the job is kept for that time, but hidden
+--       from reads.
 -- Memory: allow-oom; adds 100 bytes.
 -- KEYS: 1 job, 2 finished, 3 dead.
 -- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'prepared', transaction}

@@ -1,8 +1,8 @@
-"""What becomes of a queue's jobs after their last attempt, as an operator has set it.
+"""``on_exhaustion`` of a queue: what happens to its jobs after their last attempt.
 
-The decision is a field of the queue's hash, in each partition. So the script that fails the last
-attempt reads it in the same step. A retry policy with ``on_exhaustion`` has priority, and a queue
-without a decision has that of ``OJS_ON_EXHAUSTION``.
+An operator sets it. It is a field of the queue's hash, in each partition, because the script that
+ends the last attempt must read it in the same step. The ``on_exhaustion`` of a job's retry policy
+overrides it. ``OJS_ON_EXHAUSTION`` holds for jobs and queues without a setting.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ _DECISION: Final = re.compile(rb"discard|dead_letter")
 
 
 async def set_on_exhaustion(store: Store, queue: str, decision: str | None) -> None:
-    """Set what becomes of a queue's jobs after their last attempt. The queue need not exist.
+    """Set ``on_exhaustion`` of a queue, in all its partitions. The queue need not exist.
 
     Args:
         store: the store.
-        queue: its name.
-        decision: ``discard`` or ``dead_letter``; None for ``OJS_ON_EXHAUSTION``.
+        queue: the queue's name.
+        decision: ``discard`` or ``dead_letter``; None to use ``OJS_ON_EXHAUSTION``.
 
     Raises:
-        TooManyQueues: an unknown queue would be one too many.
+        TooManyQueues: the queue is new, and the registry of queue names is full.
         BackendUnavailable: Redis did not answer in time.
     """
     await store.queues.ensure(store, [queue])
@@ -42,7 +42,7 @@ async def set_on_exhaustion(store: Store, queue: str, decision: str | None) -> N
 
 
 async def get_on_exhaustion(store: Store, queue: str) -> str | None:
-    """Return what an operator has set, None for nothing.
+    """Return the ``on_exhaustion`` that an operator has set for a queue, None for none.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -51,7 +51,7 @@ async def get_on_exhaustion(store: Store, queue: str) -> str | None:
 
 
 async def mirror_on_exhaustion(store: Store, queue: str) -> None:
-    """Make all partitions agree with partition 0.
+    """Make ``on_exhaustion`` of all partitions agree with partition 0.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.

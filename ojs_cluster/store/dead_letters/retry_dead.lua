@@ -1,11 +1,15 @@
 -- Transition: discarded -> available, requested by an operator.
--- Pre:  the job is a dead letter. With 'discarded' any discarded job whose retention is not over will do. The
---       lock of a unique job is claimed for the retry with this number.
--- Post: attempt 0, without errors and times of earlier runs, replays + 1, at the end of its queue. A unique
---       job is listed, so that the janitor checks its lock (see store/enqueue/references.py).
+-- Pre:  the job is as ARGV[2] says. For a unique job, the caller has claimed the lock for the job with its next
+--       number of manual retries.
+-- Post: the job is at the end of its queue, with attempt 0 and without the errors and times of earlier
+--       attempts; replays + 1. A unique job is in `references`, so that the janitor checks its lock (see
+--       store/enqueue/references.py).
 -- Memory: allow-oom; adds 400 bytes.
 -- KEYS: 1 job, 2 finished, 3 dead, 4 expiring, 5 events, 6 references.
--- ARGV: 1 events kept, 2 'dead' | 'discarded' (what the job must be), 3 expected replays, '' for any.
+-- ARGV: 1 events kept, 2 what the job must be:
+--         'dead'      a dead letter
+--         'discarded' a dead letter, or a discarded job whose retention is not over
+--       3 expected number of manual retries so far, '' for any.
 -- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'prepared', transaction}
 --          {'conflict', state}
 --@include keys now preflight remove_one read_job change_counters append_event set_deadline
@@ -20,7 +24,7 @@ if expected_replays ~= '' and (job[F.replays] or '0') ~= expected_replays then
 end
 if not job[F.dead] then
     if must_be == 'dead' or job[F.state] ~= 'discarded' then return {'conflict', job[F.state]} end
-    -- The janitor may have removed its alias already (see purge.lua).
+    -- After its retention, the janitor may have removed the job's alias already (see purge.lua).
     local due = redis.call('ZSCORE', FINISHED, id)
     if due and tonumber(due) <= now then return {'missing'} end
 else
@@ -35,14 +39,14 @@ if job[F.dead] then
 end
 remove_member(FINISHED, id)
 count(job[F.queue], 'discarded', -1)
-local past = {F.attempt, F.errors, F.dead, F.expired, F.finished, F.started, F.worker, F.lease,
+local past_fields = {F.attempt, F.errors, F.dead, F.expired, F.finished, F.started, F.worker, F.lease,
     F.deadline, F.lease_ms, F.extended, F.delay, F.cancelled_keep_ms,
     F.progress, F.progress_data}
 for name in pairs(job) do
-    if string.match(name, '^' .. F.error_slot .. '%d+$') then past[#past + 1] = name end
+    if string.match(name, '^' .. F.error_slot .. '%d+$') then past_fields[#past_fields + 1] = name end
 end
-drop_fields(key, job, unpack(past))
--- A past expiry would discard the job again at once, but the operator wants it to run.
+drop_fields(key, job, unpack(past_fields))
+-- An expiry in the past is removed. It would discard the job again at once.
 if job[F.expires] and tonumber(job[F.expires]) <= now then drop_fields(key, job, F.expires) end
 save_job(key, job, F.state, 'available', F.enqueued, now, F.replays, (job[F.replays] or 0) + 1)
 make_available(id, job)

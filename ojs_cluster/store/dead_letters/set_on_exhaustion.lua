@@ -1,8 +1,11 @@
--- Sets what becomes of a queue's jobs after their last attempt, in one of its partitions, or removes it. The
--- next failure obeys, of jobs that are stored already too. A job's own policy has priority.
--- Post: the name of a new queue is sent to the registry.
+-- Sets the on_exhaustion of a queue in one of its partitions, or removes it: what happens to the queue's jobs
+-- after their last attempt.
+-- Post: the setting holds for all failures from now on, also of jobs that are already stored. A retry policy
+--       with on_exhaustion overrides it. The name of a new queue is sent to the registry of queue names.
 -- Memory: allow-oom; adds 600 bytes per queue.
--- KEYS: 1 queue_counters.  ARGV: 1 queue, 2 'discard' | 'dead_letter', '' for the server's.
+-- KEYS: 1 queue_counters.
+-- ARGV: 1 queue, 2 on_exhaustion: 'discard' | 'dead_letter' | '' (the queue has no setting, so that
+--       OJS_ON_EXHAUSTION holds).
 -- Returns: effects
 --@include keys now preflight set_deadline append_effect
 local counters_key, queue, decision = KEYS[1], ARGV[1], ARGV[2]

@@ -1,15 +1,15 @@
 -- Transition: active -> completed, of a job without effects; the fast path.
--- Pre:  the job is active, and the caller holds its lease or names no holder. The script
---       changes nothing and refers to ack_full.lua for any other or malformed job, for a job with a
---       workflow, a lock or a rate limit key, and for the first ack of a minute in the queue. The pieces
---       of ack_full.lua cost more to load than this script to run.
--- Post: result stored, lease gone, last error cleared, retention set.
+-- Pre:  the job is active, and the caller holds its lease or names no holder. For any other job, for a
+--       malformed job, for a job with a workflow, a lock or a rate limit key, and for the first ack of a
+--       minute in the queue, the script changes nothing and returns 'full_path': the caller then runs
+--       ack_full.lua. Loading the includes of ack_full.lua takes longer than this whole script.
+-- Post: the result is stored, the job has no lease and no backoff, and the time of its removal is set.
 -- Memory: allow-oom; adds the result (OJS_RESULT_MAX_BYTES) and 1 KiB.
 -- KEYS: 1 job, 2 active, 3 execution_deadlines, 4 finished, 5 events.
 -- ARGV: 1 events kept, 2 worker id or '', 3 lease id or '', 4 result JSON or '',
 --       5 ms to keep completed jobs.
 -- Returns: {'ok', fields} | {'full_path'}
--- Without functions, for the reason in fetch.lua.
+-- Code of the common case defines no functions, because Redis would create them at each call.
 --@include keys now fields
 local field_list, job = redis.call('HGETALL', KEYS[1]), {}
 local length = #field_list
@@ -29,7 +29,8 @@ if not (sum and sum > -LATEST_MS and sum < 5 * LATEST_MS and job[F.queue] and jo
     if not has_valid_fields(job) then return {'full_path'} end
 end
 
--- The recorded minute proves that the slot's counters are on this node (see preflight.lua).
+-- While the slot moves, the counters may be on another node. Then `minute` cannot be read, and the full path
+-- makes the preflight (see preflight.lua).
 local id, counters = job_id_of(KEYS[1]), queue_counters_key(job[F.queue])
 local minute, limits, active, completed, acked, run_ms, wait_ms = unpack(redis.call('HMGET', counters,
     'minute', 'limits', 'active', 'completed', 'acked', 'run_ms', 'wait_ms'))
@@ -37,7 +38,7 @@ if tonumber(minute) ~= (now - now % 60000) / 60000 then return {'full_path'} end
 active = tonumber(active) or 0
 
 local removal = now + ARGV[5]
-if job[F.fixed] then
+if job[F.fixed_id] then
 --@include finish_job
     removal = removal_time(job, ARGV[5])
 end

@@ -26,28 +26,30 @@ async def ack(
 ) -> JobRecord:
     """Complete an active job.
 
-    A holder that repeats an ack after a lost reply gets the stored job. So a caller that names its
-    worker or lease may repeat the call safely, and an anonymous one may not.
+    A caller that names its worker or lease may repeat the ack after a lost reply: it gets the
+    completed job. An anonymous caller gets a conflict then.
 
     Args:
+        store: the store.
         job_id: the job.
         worker_id: the caller's worker id, None when it names none.
         lease_id: the caller's lease id, None when it names none.
-        result: JSON, stored and returned unchanged.
+        result: the job's result as JSON, None for none.
 
     Returns:
         The completed job.
 
     Raises:
         NotFound: no such job.
-        Conflict: not active, or held by another lease.
-        PayloadTooLarge: the result is over the limit; the job stays active.
+        Conflict: the job is not active, or another lease holds it.
+        PayloadTooLarge: the result is larger than ``OJS_RESULT_MAX_BYTES``; the job stays active.
         BackendUnavailable: Redis did not answer in time.
     """
     refusal = _check_size(store, result)
     if refusal is not None:
         raise refusal
-    # The reply of the fast path would also wait for a confirmation, before the full path runs.
+    # With required durability each reply waits for a confirmation. So the fast path is omitted,
+    # because its reply may be that the full path must run.
     name = "ack_full" if required_durability(store.redis.durability) else "ack"
     return await run_on_job(
         store,
@@ -68,7 +70,7 @@ async def ack(
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """One ack of many, with the arguments of ``ack``."""
+    """One ack of ``ack_many``, with the arguments of ``ack``."""
 
     job_id: str
     lease_id: str | None
@@ -76,7 +78,13 @@ class Ack:
 
 
 async def ack_many(store: Store, acks: Sequence[Ack], *, worker_id: str | None) -> list[JobOutcome]:
-    """Complete many active jobs independently; return the outcomes in the order given."""
+    """Complete many active jobs, each independently; return the outcomes in the order of ``acks``.
+
+    Args:
+        store: the store.
+        acks: the acks.
+        worker_id: the caller's worker id, None when it names none.
+    """
     transitions = [
         JobTransition(
             one.job_id,

@@ -1,16 +1,16 @@
 -- Transition: active -> completed, for jobs of one shard, each independently of the others.
--- Pre:  as ack.
--- Post: as ack; a job that cannot be completed does not affect the others. A job that is named twice is
---       completed once.
+-- Pre:  as ack_full.lua, for each job.
+-- Post: as ack_full.lua, for each job; a job that cannot be completed does not affect the others. A job that
+--       is named twice is completed once.
 -- Memory: allow-oom; per job as ack_full.
 -- KEYS: 1 active, 2 execution_deadlines, 3 finished, 4 events, then the jobs.
 -- ARGV: 1 events kept, 2 ms to keep completed jobs, then per job: worker id or '', lease id or '',
 --       result JSON or ''.
--- Returns: {effects, per job: {'ok', state} | as ack}
+-- Returns: {effects, per job: {'ok', state} or a reply of ack_full.lua other than 'ok'}
 --@include keys now preflight remove_many load_jobs change_counters append_event set_deadline
 --@include append_effect finish_job remove_from_queue check_holder complete_job
 batch_events()
-local jobs, replies = {}, {effects}
+local keep_ms, jobs, replies = ARGV[2], {}, {effects}
 for i = 5, #KEYS do
     local key = KEYS[i]
     if jobs[key] == nil then
@@ -21,12 +21,13 @@ for i = 5, #KEYS do
 end
 run_preflight()
 for i = 5, #KEYS do
-    local key, at = KEYS[i], 3 + 3 * (i - 5)
-    local job = jobs[key]
+    local key, first_arg = KEYS[i], 3 + 3 * (i - 5)
+    local worker, lease, result = unpack(ARGV, first_arg, first_arg + 2)
+    local job = jobs[key] -- or the reply for a job that cannot be loaded
     local reply = job
     if job.field_list then
-        reply = early_ack_reply(job, ARGV[at], ARGV[at + 1])
-            or complete(job_id_of(key), key, job, ARGV[at + 2], ARGV[2])
+        reply = early_ack_reply(job, worker, lease)
+            or complete(job_id_of(key), key, job, result, keep_ms)
         if reply[1] == 'ok' then reply = {'ok', job[F.state]} end
     end
     replies[#replies + 1] = reply

@@ -1,4 +1,4 @@
--- Transition: pending -> available, or scheduled when the job is also due later.
+-- Transition: pending -> available, or pending -> scheduled for a job whose scheduled time is in the future.
 -- Pre:  the job is pending.
 -- Post: the job is in its queue, or in the index of due jobs.
 -- Memory: allow-oom; adds 300 bytes.

@@ -8,7 +8,7 @@ from ojs_cluster.store.jobs.record import JobRecord
 
 
 async def activate(store: Store, job_id: str) -> JobRecord:
-    """Make a pending job available, or scheduled when it is due later.
+    """Make a pending job available, or scheduled if its scheduled time is in the future.
 
     Raises:
         NotFound: no such job.

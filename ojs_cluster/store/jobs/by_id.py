@@ -1,11 +1,11 @@
-"""Transitions of one job, found by its id.
+"""Run a transition of one job, which is found by its id.
 
-The id names its owner shard. A job whose id a client chose may be stored elsewhere: the owner
-shard then has an alias, and the call is repeated in the shard that the alias names. A prepared job
-(see ``transactions``) is published or superseded first.
+The owner shard of the id is called first. A job whose id a client chose may be stored in another
+shard. Then the owner shard has an alias, and the call is repeated in the shard that the alias
+names. If the job is prepared, its transaction is finished first (see ``transactions``).
 
-A failover may have lost the alias. A caller that names its lease is still served, because the lease
-id names the shard of the job. The alias is then written again.
+A failover may have lost the alias. If the caller names its lease, the job is still found, because
+the lease id names the shard of the job. The alias is then written again.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ from ojs_cluster.store.jobs.record import JobRecord, record
 from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.runtime import Arg
 
+_MAX_CALLS = 6
+"""Calls of a transition: owner shard, shard of the alias, shard of the lease, each perhaps after a
+full path or a transaction."""
+
 
 async def run_on_job(
     store: Store,
@@ -35,17 +39,18 @@ async def run_on_job(
     idempotent: bool = False,
     lease_id: str | None = None,
 ) -> JobRecord:
-    """Run a transition of one job where the job lives.
+    """Run a transition of one job in the shard that stores the job.
 
     Args:
-        name: the script. A fast path answers ``full_path`` for jobs that it cannot serve; the
-            script ``name`` with the suffix ``_full`` serves them.
+        store: the store.
+        name: the script. The script of a fast path replies ``full_path`` when it cannot handle the
+            job; then the script ``name`` with the suffix ``_full`` is run.
         job_id: the job.
-        shard_keys: the shard's keys that follow the job in KEYS, as attributes of ``keys.Shard``.
+        shard_keys: the attributes of ``keys.Shard`` whose keys follow the job in KEYS.
         args: ARGV.
-        idempotent: as of ``Runtime.run``.
-        lease_id: the caller's lease, if it names one. Its shard is called when the id leads to no
-            job of that lease.
+        idempotent: whether the call may be repeated after a lost reply, as of ``Runtime.run``.
+        lease_id: the caller's lease id, None when it names none. If no job with this lease is found
+            by the id, the shard that the lease id names is called.
 
     Returns:
         The job after the transition.
@@ -76,8 +81,8 @@ async def run_for_reply(
     if not is_job_id(job_id):
         raise NotFound("job", job_id)
     shard = store.keys.shard_of_id(job_id)
-    refused: list[Any] | None = None
-    for _ in range(6):
+    refused: list[Any] | None = None  # the reply of the shard that the id led to
+    for _ in range(_MAX_CALLS):
         keys = [shard.job(job_id), *[getattr(shard, key) for key in shard_keys]]
         reply: list[Any] = await store.run(shard, name, keys, args, idempotent=idempotent)
         status = reply[0]
@@ -85,7 +90,7 @@ async def run_for_reply(
             if len(reply) > 2 and reply[2]:
                 await deliver(store, shard, reply[2])
             if refused is not None:
-                with suppress(OJSError):  # otherwise the janitor restores it
+                with suppress(OJSError):  # if this fails, the janitor restores the alias
                     await restore_alias(store, shard, job_id)
             return reply
         if status == b"full_path":
@@ -97,11 +102,11 @@ async def run_for_reply(
         if status == b"prepared":
             await store.finish_transaction(store, shard, reply[1])
             continue
-        leased_by = shard_of_lease(store.keys, lease_id)
-        if refused is not None or leased_by is None or leased_by is shard:
-            known = reply if refused is None or status != b"missing" else refused
-            raise refusal(job_id, known, shard)
-        refused, shard = reply, leased_by
+        lease_shard = shard_of_lease(store.keys, lease_id)
+        if refused is not None or lease_shard is None or lease_shard is shard:
+            final_reply = reply if refused is None or status != b"missing" else refused
+            raise refusal(job_id, final_reply, shard)
+        refused, shard = reply, lease_shard
     raise NotFound("job", job_id)
 
 
@@ -123,7 +128,13 @@ async def restore_alias(store: Store, shard: Shard, job_id: str) -> bool:
 
 
 def refusal(job_id: str, reply: Sequence[Any], shard: Shard) -> OJSError:
-    """Return the error for a reply of a script that did not make the transition."""
+    """Return the error for the reply of a script that refused its transition.
+
+    Args:
+        job_id: the job.
+        reply: the script's reply.
+        shard: the shard that ran the script.
+    """
     if reply[0] == b"conflict":
         state = reply[1].decode()
         return Conflict(_refusal_start(job_id) + state, job_id=job_id, state=state)
@@ -135,9 +146,9 @@ def refusal(job_id: str, reply: Sequence[Any], shard: Shard) -> OJSError:
 
 
 def is_refusal(job_id: str, message: str) -> bool:
-    """Return whether ``message`` is that of a ``Conflict`` by ``refusal`` for this job."""
+    """Return whether ``message`` is the message of a ``Conflict`` that ``refusal`` returns."""
     start = _refusal_start(job_id)
-    # An ack is never refused because the job is active: that text comes from other operations.
+    # No ack is refused because its job is active. A message with that state has another origin.
     states = set(State) - {State.ACTIVE}
     return message.startswith(start) and message[len(start) :] in {_NOT_HOLDER, *states}
 

@@ -1,7 +1,7 @@
-"""Transitions of many jobs in one request: one script per shard, each job independently.
+"""Run a transition of many jobs in one request: one script per shard, each job independently.
 
-Unlike a batch of new jobs this is no transaction. A worker reports the outcome of each job. A job
-whose lease was lost must not affect the others.
+This is no transaction, unlike a batch of new jobs. A worker reports how each of its jobs ended, and
+a job whose lease was lost must not affect the others.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from ojs_cluster.store.portions import portion_ranges
 from ojs_cluster.store.runtime import Arg
 
 PORTION = 100
-"""Most jobs per script, fewer when their results or errors are large."""
+"""Maximum number of jobs per script; fewer when their results or errors are large."""
 _MAX_PORTION_BYTES = 512 * 1024
-"""Bytes of results or errors per script, unless one alone is larger. A script copies each of them
-several times, so 2 MiB of errors take 20 ms."""
+"""Maximum size in bytes of the results or errors of a script with several jobs.
+
+A script copies each result or error several times, so 2 MiB of errors take 20 ms."""
 
 JobOutcome = State | OJSError
 """The state of one job after its transition, or the error that prevented the transition."""
@@ -39,10 +40,10 @@ class JobTransition:
     Args:
         job_id: the job.
         args: the script's arguments for this job.
-        run_alone: the same transition of this job only, for a job that is stored in another shard
-            than its id names, or that is only prepared.
-        refused: the outcome of a job that must not be tried.
-        lease_id: the caller's lease, which names the shard of the job when its id does not.
+        run_alone: runs the same transition of this job alone. It is called for a job that is
+            prepared, or that is stored in another shard than the owner shard of its id.
+        refused: the error of a transition that must not run; None to run it.
+        lease_id: the caller's lease id, None when it names none.
     """
 
     job_id: str
@@ -64,26 +65,27 @@ async def run_on_jobs(
     """Run a transition of many jobs.
 
     Args:
-        name: the script. KEYS are the shard's keys and then the jobs; ARGV are ``args`` and then
-            those of each job.
-        shard_keys: the shard's keys as attributes of ``keys.Shard``.
+        store: the store.
+        name: the script. Its KEYS are the shard's keys and then the jobs. Its ARGV are ``args`` and
+            then the arguments of each job.
+        shard_keys: the attributes of ``keys.Shard`` whose keys come first in KEYS.
         args: the arguments for all jobs.
         transitions: the jobs.
-        idempotent: as of ``Runtime.run``.
+        idempotent: whether a call may be repeated after a lost reply, as of ``Runtime.run``.
 
     Returns:
         The outcomes, in the order of ``transitions``.
     """
     outcomes: list[JobOutcome] = [
-        part.refused or NotFound("job", part.job_id) for part in transitions
+        transition.refused or NotFound("job", transition.job_id) for transition in transitions
     ]
-    of_shard: dict[Shard, list[int]] = {}
-    for index, part in enumerate(transitions):
-        if part.refused is None and is_job_id(part.job_id):
-            of_shard.setdefault(store.keys.shard_of_id(part.job_id), []).append(index)
+    by_shard: dict[Shard, list[int]] = {}
+    for index, transition in enumerate(transitions):
+        if transition.refused is None and is_job_id(transition.job_id):
+            by_shard.setdefault(store.keys.shard_of_id(transition.job_id), []).append(index)
 
     async def run_on_shard(shard: Shard) -> None:
-        indexes = of_shard[shard]
+        indexes = by_shard[shard]
         sizes = [_size(transitions[index]) for index in indexes]
         for start, end in portion_ranges(sizes, PORTION, _MAX_PORTION_BYTES):
             await run_portion(shard, indexes[start:end])
@@ -100,31 +102,33 @@ async def run_on_jobs(
             return
         if reply[0]:
             await deliver(store, shard, reply[0])
-        for index, answer in zip(portion, reply[1:], strict=True):
-            one = transitions[index]
-            if answer[0] == b"ok":
-                outcomes[index] = State(answer[1].decode())
-            elif answer[0] in (b"moved", b"prepared") or _leased_elsewhere(store, shard, one):
-                outcomes[index] = await _run_alone(one)
+        for index, job_reply in zip(portion, reply[1:], strict=True):
+            transition = transitions[index]
+            if job_reply[0] == b"ok":
+                outcomes[index] = State(job_reply[1].decode())
+            elif job_reply[0] in (b"moved", b"prepared") or _leased_elsewhere(
+                store, shard, transition
+            ):
+                outcomes[index] = await _run_alone(transition)
             else:
-                outcomes[index] = refusal(one.job_id, answer, shard)
+                outcomes[index] = refusal(transition.job_id, job_reply, shard)
 
-    await run_concurrently(of_shard, run_on_shard)
+    await run_concurrently(by_shard, run_on_shard)
     return outcomes
 
 
-def _size(part: JobTransition) -> int:
-    return sum(len(arg) for arg in part.args if isinstance(arg, bytes | str))
+def _size(transition: JobTransition) -> int:
+    return sum(len(arg) for arg in transition.args if isinstance(arg, bytes | str))
 
 
-def _leased_elsewhere(store: Store, shard: Shard, part: JobTransition) -> bool:
-    """Return whether another shard than the one that refused the lease has granted it."""
-    leased_by = shard_of_lease(store.keys, part.lease_id)
-    return leased_by is not None and leased_by is not shard
+def _leased_elsewhere(store: Store, shard: Shard, transition: JobTransition) -> bool:
+    """Return whether the lease id names another shard than ``shard``."""
+    lease_shard = shard_of_lease(store.keys, transition.lease_id)
+    return lease_shard is not None and lease_shard is not shard
 
 
-async def _run_alone(part: JobTransition) -> JobOutcome:
+async def _run_alone(transition: JobTransition) -> JobOutcome:
     try:
-        return (await part.run_alone()).state
+        return (await transition.run_alone()).state
     except OJSError as error:
         return error

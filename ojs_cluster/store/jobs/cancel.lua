@@ -1,11 +1,14 @@
 -- Transition: scheduled | available | pending | active | retryable -> cancelled.
 -- Pre:  the job is not terminal.
--- Post: the job is in no queue and has no deadline; attempt and started_at are kept; no completed_at.
+-- Post: the job is in no queue and has no deadline. It keeps attempt and started_at.
 -- Memory: allow-oom; adds 600 bytes.
 -- KEYS: 1 job, 2 due, 3 active, 4 execution_deadlines, 5 expiring, 6 pending, 7 finished, 8 events.
--- ARGV: 1 events kept, 2 ms to keep cancelled jobs, 3 '' for any state; 'available' when any other state
---       is a conflict; 'waiting' when an active job is a conflict; 'inactive' when it is a conflict too, but
---       gets a cancel request: it may finish this attempt, and is cancelled before a further one.
+-- ARGV: 1 events kept, 2 ms to keep cancelled jobs, 3 which jobs may be cancelled:
+--         ''          a job in any state that is not terminal
+--         'available' an available job; any other state is a conflict
+--         'waiting'   a job that is not active; an active job is a conflict
+--         'inactive'  a job that is not active. An active job is a conflict, but gets a cancel request: it
+--                     may finish this attempt, and is cancelled instead of running again.
 -- Returns: {'ok', fields, effects} | {'missing'} | {'moved', shard} | {'prepared', transaction}
 --          {'conflict', state}
 --@include keys now preflight remove_one read_job change_counters append_event set_deadline

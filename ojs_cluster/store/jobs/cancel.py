@@ -22,26 +22,29 @@ async def cancel(
     only: Literal["", "inactive", "waiting", "available"] = "",
     repeatable: bool = False,
 ) -> JobRecord:
-    """Cancel a job that is not terminal. The ack of a worker that still runs it gets a conflict.
+    """Cancel a job that is not terminal.
 
-    A malformed job is removed whatever its state is; its readable fields are returned.
+    If a worker still runs the job, its ack gets a conflict later. A malformed job in any state is
+    removed, and its readable fields are returned.
 
     Args:
+        store: the store.
         job_id: the job.
-        keep_ms: how long the cancelled job is kept in milliseconds; None for the configured
+        keep_ms: time in milliseconds for which the cancelled job is kept; None for the configured
             retention.
-        only: with ``available`` a job in any other state is a conflict, with ``waiting`` an active
-            job. With ``inactive`` an active job is a conflict too, but gets a cancel request: it
-            finishes its attempt and has no other.
-        repeatable: repeat the call after a lost reply; a job that the first call has cancelled is
-            then a conflict.
+        only: which jobs may be cancelled. ``available``: a job in any other state is a conflict.
+            ``waiting``: an active job is a conflict. ``inactive``: an active job is a conflict, but
+            it is cancelled instead of running again after this attempt. Empty: any job that is not
+            terminal.
+        repeatable: whether to repeat the call after a lost reply. If the first call has cancelled
+            the job, the second raises ``Conflict``.
 
     Returns:
         The cancelled job.
 
     Raises:
         NotFound: no such job.
-        Conflict: already terminal; the record is unchanged.
+        Conflict: the job's state does not allow it, for instance because the job is terminal.
         BackendUnavailable: Redis did not answer in time.
     """
     settings = store.settings

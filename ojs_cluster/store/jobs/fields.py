@@ -1,6 +1,7 @@
 """Names of a job hash's fields: the Python twin of the table in ``store/include/base/fields.lua``.
 
-They are short because every stored job repeats them. A test compares the two tables.
+The names are short because every stored job repeats them. A test compares the two tables. Times are
+Unix milliseconds, and durations are milliseconds.
 """
 
 from __future__ import annotations
@@ -8,9 +9,10 @@ from __future__ import annotations
 from typing import Final
 
 ENVELOPE: Final = b"e"
-"""The immutable part of the envelope that no other field has: JSON members without braces. An
-imported job whose first members differ from those that this server writes has the whole JSON object
-here; its first byte is the brace."""
+"""The immutable members of the envelope that have no field of their own: JSON without braces.
+
+An imported job whose envelope begins in another way than those of this server has the whole JSON
+object here. It can be told by its opening brace."""
 STATE: Final = b"s"
 TYPE: Final = b"t"
 QUEUE: Final = b"q"
@@ -45,43 +47,60 @@ EXTENDED: Final = b"le"
 lease."""
 RESULT: Final = b"rs"
 ERRORS: Final = b"hn"
-"""Number of errors so far; entry n is in slot n modulo the number kept."""
+"""Number of errors so far. Error n is in field ``h<n modulo the number of errors kept>``."""
 ERROR_SLOT: Final = b"h"
+"""Prefix of the fields with the last errors; see ``ERRORS``."""
 DEAD: Final = b"dl"
+"""Set when the job is a dead letter."""
 EXPIRED: Final = b"ex"
+"""Set when the job was discarded because it expired before it started."""
 REPLAYS: Final = b"rc"
+"""Number of manual retries after the job was discarded."""
 ALIAS: Final = b"@"
+"""In an alias: the number of the shard that stores the job. A job has no such field."""
 WORKFLOW: Final = b"wf"
-"""Id of the workflow the job is a step of."""
+"""Id of the workflow that the job belongs to."""
 STEP: Final = b"ws"
-"""The job's position among the workflow's nodes."""
+"""Number of the job's step among the steps of the workflow, from 0."""
 PARENTS: Final = b"pr"
-"""JSON array: the results of the earlier steps."""
+"""JSON array: the results of the earlier steps that the job's step depends on."""
 PARENT_NAMES: Final = b"pn"
-"""JSON array: the names of those steps, '' for a step without one; absent when none has one."""
+"""JSON array: the names of the steps in PARENTS, '' for a step without a name.
+
+Absent when no step has a name."""
 UNIQUE: Final = b"uq"
-"""Fingerprint whose unique lock the job holds. With a trailing + the lock stays after the job has
-ended; otherwise it is released then."""
+"""Fingerprint of the unique lock that the job holds.
+
+The lock is released when the job ends. With the suffix + it stays until its period is over."""
 TRANSACTION: Final = b"@t"
-"""In an alias that points to its own shard: the transaction that has reserved the id. In a job: the
-transaction that has prepared it and will publish it."""
+"""Id of a cross-shard transaction.
+
+In a prepared job: the transaction that will publish the job. In an alias that names its own shard:
+the transaction that has reserved the id."""
 MAX_PER_SECOND: Final = b"ps"
 """The max_per_second that the job declared for its queue."""
 TOMBSTONE: Final = b"@f"
-"""In a tombstone, an alias that points to its own shard: the random text that a
-producer must pass to store its job in place of the tombstone."""
-FIXED: Final = b"fx"
-"""Set when the job's id was fixed in advance. The job is kept for some time after its end, whatever
-its retention is: a stalled process may try to store it again (see
-``store/include/jobs/finish_job.lua``)."""
+"""In a tombstone: a random text, which a producer must pass to replace the tombstone by its job.
+
+A tombstone is an alias that names its own shard."""
+FIXED_ID: Final = b"fx"
+"""Set when the server chose the job's id before it stored the job (for a workflow or a cron job).
+
+Such a job is kept for at least ``FIXED_KEEP_MS`` after its end, because a stalled process may try
+to store it again (see ``store/include/jobs/finish_job.lua``)."""
 CANCELLED_KEEP_MS: Final = b"sp"
-"""Set when the job's workflow was cancelled while the job was active. The job is cancelled instead
-of running again. The value is how long it is then kept, in milliseconds."""
+"""Set when the job's workflow was cancelled while the job was active.
+
+The job is then cancelled instead of running again. The value is the time for which the cancelled
+job is kept, in milliseconds."""
 LIMIT: Final = b"rl"
-"""The job's rate limit: key, packed limits, what to do at the limit (w, r or d)."""
+"""The job's rate limit: ``<key> <packed limits> <on_limit>``.
+
+on_limit is w (wait), r (reschedule) or d (drop)."""
 TOKEN: Final = b"rt"
-"""Number of the token request that was granted: the job may start, or has started. The suffix w
-means that the rate limit counts starts per window."""
+"""Number of the token request that was granted: the job may start, or has started.
+
+With the suffix w, the start must be reported to the shard of the rate limit key."""
 OPEN_TOKEN_REQUEST: Final = b"ra"
 """Number of the token request that is not answered yet."""
 TOKEN_REQUEST_COUNT: Final = b"rn"

@@ -1,9 +1,9 @@
-"""List jobs, page by page, with a bound on the work of each page (spec: ojs-admin-api).
+"""List jobs, page by page, with a maximum amount of work for each page (spec: ojs-admin-api).
 
-There is no index of all jobs: it would cost memory for every job, and listings are rare. A listing
-walks the indexes that the lifecycle needs anyway, shard after shard. A cursor stores the position.
-Jobs that move during a listing may be missed or listed twice. Finished jobs come in order of their
-removal time, latest first. Failed jobs are kept longest, so they come first.
+An index of all jobs was refused: it would cost memory for every job, and listings are rare. A
+listing walks the indexes that the lifecycle needs, shard after shard. A cursor stores the position
+of the walk. A job that changes its state during a listing may be missed or listed twice. Finished
+jobs are listed in the order of their removal times, the latest first.
 """
 
 from __future__ import annotations
@@ -24,20 +24,24 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.jobs.read_jobs import PAGE_BYTES, read_some
 from ojs_cluster.store.jobs.record import JobRecord
 
-# As Redis spells the scores that scripts write.
+# The formats in which Redis returns scores.
 _is_score = re.compile(r"-inf|-?[0-9]{1,17}(?:\.[0-9]{1,17})?(?:e[+-]?[0-9]{1,2})?").fullmatch
 SCAN_BUDGET = 2000
-"""Most jobs that one page reads, whatever the filter admits; of large jobs ``PAGE_BYTES``."""
-_CHUNK = 100
+"""Maximum number of jobs that one page reads, including those that the filter does not admit.
 
-_BY_QUEUE = ("queue_available", "queue_blocked")
+A page also ends after ``PAGE_BYTES`` of jobs."""
+_CHUNK = 100
+"""Number of ids that one command reads from an index."""
+
+# The indexes, as attributes of ``keys.Shard``.
+_WAITING_OF_QUEUE = ("queue_available", "queue_blocked")
 _DEAD_OF_QUEUE = ("queue_dead",)
-_OF_A_QUEUE = (*_BY_QUEUE, *_DEAD_OF_QUEUE)
+_INDEXES_OF_QUEUE = (*_WAITING_OF_QUEUE, *_DEAD_OF_QUEUE)
 _DEAD = ("dead",)
 _NEWEST_FIRST = ("finished", *_DEAD, *_DEAD_OF_QUEUE)
 _INDEX: dict[State, tuple[str, ...]] = {
     State.PENDING: ("pending",),
-    State.AVAILABLE: _BY_QUEUE,
+    State.AVAILABLE: _WAITING_OF_QUEUE,
     State.SCHEDULED: ("due",),
     State.RETRYABLE: ("due",),
     State.ACTIVE: ("active",),
@@ -45,23 +49,25 @@ _INDEX: dict[State, tuple[str, ...]] = {
     State.CANCELLED: ("finished",),
     State.DISCARDED: ("finished",),
 }
-"""Indexes of the jobs of each state. Blocked jobs have an index of their own."""
+"""Indexes of the jobs of each state. Available jobs that are blocked have an index of their own."""
 _INDEXES = ("pending", "queue_available", "queue_blocked", "due", "active", "finished")
 
 
 @dataclass(frozen=True, slots=True)
 class JobFilter:
-    """The jobs that a listing returns; a field of None admits all.
+    """The jobs that a listing returns. A field that is None admits all jobs.
 
     Args:
-        state: the state.
-        queue: the queue.
+        state: the job's state.
+        queue: the job's queue.
         type: a job type, or a prefix followed by ``*``.
-        worker: worker id of the holder; the job is then active.
-        since_ms: earliest creation time in milliseconds; of dead letters, of their end.
-        until_ms: the time before which the job was created; of dead letters, has ended.
-        dead: only dead letters.
-        within: the queues that the reader may access.
+        worker: worker id of the job's holder. Only active jobs are admitted then.
+        since_ms: minimum creation time in Unix milliseconds. With ``dead`` the minimum time of the
+            job's end.
+        until_ms: Unix milliseconds before which the job was created. With ``dead`` the time before
+            which the job has ended.
+        dead: whether to admit only dead letters.
+        within: patterns of the queues that the API key may access.
     """
 
     state: State | None = None
@@ -74,7 +80,7 @@ class JobFilter:
     within: QueuePatterns | None = None
 
     def admits(self, job: JobRecord) -> bool:
-        """Return whether the filter lets the job through."""
+        """Return whether the filter admits the job."""
         return (
             not job.hidden
             and (self.state is None or job.state == self.state)
@@ -83,12 +89,12 @@ class JobFilter:
             and (self.type is None or _is_of_type(job.type, self.type))
             and (self.worker is None or (job.worker_id, job.state) == (self.worker, State.ACTIVE))
             and (job.dead or not self.dead)
-            and self._admits_moment(job)
+            and self._admits_time(job)
         )
 
     @property
     def counted(self) -> bool:
-        """Whether the counters of queues give the number of admitted jobs."""
+        """Whether the number of admitted jobs can be read from the counters of queues."""
         return self == JobFilter(state=self.state, queue=self.queue)
 
     @property
@@ -98,11 +104,11 @@ class JobFilter:
             return _DEAD if self.queue is None else _DEAD_OF_QUEUE
         return _INDEXES if self.state is None else _INDEX[self.state]
 
-    def _admits_moment(self, job: JobRecord) -> bool:
+    def _admits_time(self, job: JobRecord) -> bool:
         if self.since_ms is None and self.until_ms is None:
             return True
-        at = job.created_ms if not self.dead else job.finished_ms or 0
-        return (self.since_ms or at) <= at and (self.until_ms is None or at < self.until_ms)
+        ms = job.created_ms if not self.dead else job.finished_ms or 0
+        return (self.since_ms or ms) <= ms and (self.until_ms is None or ms < self.until_ms)
 
 
 def _is_of_type(name: str, wanted: str) -> bool:
@@ -111,7 +117,12 @@ def _is_of_type(name: str, wanted: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class JobPage:
-    """One page. It may hold fewer jobs than asked for and still have a ``next_cursor``."""
+    """One page. It may have fewer jobs than the limit although further pages follow.
+
+    Args:
+        jobs: the jobs.
+        next_cursor: where the next page begins; None after the last page.
+    """
 
     jobs: list[JobRecord]
     next_cursor: str | None
@@ -119,14 +130,14 @@ class JobPage:
 
 @dataclass(frozen=True, slots=True)
 class ListingPosition:
-    """A position of a listing.
+    """A position of a listing: after the last listed entry of an index.
 
     Args:
-        index: number of the index.
+        index: number of the index among the indexes of the listing.
         shard: number of the shard, or of the partition in a listing of one queue.
-        queue: queue of available jobs.
-        score: score of the last entry, ``-inf`` at the beginning.
-        skip: entries of that score that were already listed.
+        queue: the queue whose index is listed; empty for an index of a whole shard.
+        score: score of the last listed entry, ``-inf`` at the beginning.
+        skip: number of entries with this score that were already listed.
     """
 
     index: int = 0
@@ -139,18 +150,27 @@ class ListingPosition:
         """Return the position as an opaque cursor."""
         return cursors.encode([self.index, self.shard, self.queue, self.score, self.skip])
 
-    def without(self, gone: Sequence[ListingPosition]) -> ListingPosition:
-        """Return the position after the entries at the positions ``gone`` have left the index."""
-        left = sum(
-            (place.index, place.shard, place.queue, place.score)
+    def without(self, removed: Sequence[ListingPosition]) -> ListingPosition:
+        """Return the same position after the entries at the positions ``removed`` were removed."""
+        removed_here = sum(
+            (position.index, position.shard, position.queue, position.score)
             == (self.index, self.shard, self.queue, self.score)
-            for place in gone
+            for position in removed
         )
-        return replace(self, skip=self.skip - left)
+        return replace(self, skip=self.skip - removed_here)
 
     @classmethod
     def parse(cls, text: str, indexes: int, shards: int) -> ListingPosition:
-        """Read a cursor; it must name one of ``indexes`` and one of ``shards``."""
+        """Parse a cursor.
+
+        Args:
+            text: the cursor.
+            indexes: number of the listing's indexes.
+            shards: number of shards.
+
+        Raises:
+            InvalidRequest: this server did not create the cursor.
+        """
         match cursors.decode(text):
             case [int(index), int(shard), str(queue), str(score), int(skip)] if (
                 cursors.are_numbers((index, shard, skip))
@@ -168,107 +188,122 @@ async def list_jobs(
     """Return the jobs that ``wanted`` admits after ``cursor``.
 
     Args:
+        store: the store.
         wanted: the filter.
-        limit: most jobs of the page.
+        limit: maximum number of jobs on the page.
         cursor: where the last page ended, None for the first page.
 
     Raises:
-        InvalidRequest: the cursor is not one of this server.
+        InvalidRequest: this server did not create the cursor.
         BackendUnavailable: Redis did not answer in time.
     """
     jobs: list[JobRecord] = []
-    budget, left = SCAN_BUDGET, PAGE_BYTES
-    async with aclosing(walk(store, wanted, wanted.indexes, cursor)) as passed:
-        async for place, job in passed:
-            budget -= 1  # an empty index costs a call too
+    budget, free_bytes = SCAN_BUDGET, PAGE_BYTES
+    async with aclosing(walk(store, wanted, wanted.indexes, cursor)) as entries:
+        async for position, job in entries:
+            budget -= 1  # also at the end of an index: reading an empty index costs a call
             if job is not None:
-                left -= job.size
+                free_bytes -= job.size
                 if wanted.admits(job):
                     jobs.append(job)
-            if len(jobs) >= limit or budget <= 0 or left <= 0:
-                return JobPage(jobs, place.text())
+            if len(jobs) >= limit or budget <= 0 or free_bytes <= 0:
+                return JobPage(jobs, position.text())
     return JobPage(jobs, None)
 
 
 async def walk(
     store: Store, wanted: JobFilter, indexes: tuple[str, ...], cursor: str | None
 ) -> AsyncGenerator[tuple[ListingPosition, JobRecord | None], None]:
-    """Yield every job of the indexes with the position after it; None after the end of each index.
+    """Yield each job of the indexes, with the position after it.
 
-    The caller closes the generator. Of ``wanted`` only the queue is used.
+    At the end of each index of a shard, yield None with the position of the next index. The caller
+    must close the generator.
+
+    Args:
+        store: the store.
+        wanted: the filter, of which only the queue is used.
+        indexes: the indexes, as attributes of ``keys.Shard``.
+        cursor: where to begin, None for the beginning.
 
     Raises:
-        InvalidRequest: the cursor is not one of this server.
+        InvalidRequest: this server did not create the cursor.
     """
-    place = (
+    position = (
         ListingPosition.parse(cursor, len(indexes), len(store.keys))
         if cursor
         else ListingPosition()
     )
-    while place.index < len(indexes):
-        index = indexes[place.index]
-        # Available jobs have an index per queue; the walk follows the order of queue names.
-        by_queue = index in _OF_A_QUEUE and wanted.queue is None
-        queue = wanted.queue or (place.queue if by_queue else "")
+    while position.index < len(indexes):
+        index = indexes[position.index]
+        # Each queue has its own index of available jobs. The queues are walked in name order.
+        by_queue = index in _INDEXES_OF_QUEUE and wanted.queue is None
+        queue = wanted.queue or (position.queue if by_queue else "")
         shards = await store.partitions.occupied_shards(store, queue) if queue else list(store.keys)
-        if place.shard < len(shards) and (queue or not by_queue):
-            shard = shards[place.shard]
+        if position.shard < len(shards) and (queue or not by_queue):
+            shard = shards[position.shard]
             key = getattr(shard, index)
-            if index in _OF_A_QUEUE:
+            if index in _INDEXES_OF_QUEUE:
                 key = key(queue)
             while True:
-                ids, place = await _next_ids(store, shard, key, place, index in _NEWEST_FIRST)
-                rest = ids
-                while rest:
-                    some = await _some(store, shard, rest)
-                    for passed, job in some:
-                        yield passed, job
-                    rest = rest[len(some) :]
+                ids, position = await _next_ids(store, shard, key, position, index in _NEWEST_FIRST)
+                unread = ids
+                while unread:
+                    jobs = await _read_first(store, shard, unread)
+                    for position_after, job in jobs:
+                        yield position_after, job
+                    unread = unread[len(jobs) :]
                 if len(ids) < _CHUNK:
                     break
-        following: str | None = None
-        if (queue or not by_queue) and place.shard + 1 < len(shards):
-            place = ListingPosition(place.index, place.shard + 1, place.queue)
-        elif by_queue and (following := await _queue_after(store, queue)) is not None:
-            place = ListingPosition(place.index, 0, following)
+        next_queue: str | None = None
+        if (queue or not by_queue) and position.shard + 1 < len(shards):
+            position = ListingPosition(position.index, position.shard + 1, position.queue)
+        elif by_queue and (next_queue := await _queue_after(store, queue)) is not None:
+            position = ListingPosition(position.index, 0, next_queue)
         else:
-            place = ListingPosition(place.index + 1)
-        if place.index < len(indexes):
-            yield place, None
+            position = ListingPosition(position.index + 1)
+        if position.index < len(indexes):
+            yield position, None
 
 
 async def _next_ids(
-    store: Store, shard: Shard, key: bytes, place: ListingPosition, newest_first: bool
+    store: Store, shard: Shard, key: bytes, position: ListingPosition, newest_first: bool
 ) -> tuple[list[tuple[ListingPosition, str]], ListingPosition]:
-    way: tuple[str, ...] = (place.score, "+inf", "BYSCORE")
+    """Return up to ``_CHUNK`` ids after a position of an index.
+
+    Returns:
+        Each id with the position after it, and the position after the last id.
+    """
+    score_range: tuple[str, ...] = (position.score, "+inf", "BYSCORE")
     if newest_first:
-        way = ("+inf" if place.score == "-inf" else place.score, "-inf", "BYSCORE", "REV")
-    flat: Any = await store.redis.call(
+        first_score = "+inf" if position.score == "-inf" else position.score
+        score_range = (first_score, "-inf", "BYSCORE", "REV")
+    ids_and_scores: Any = await store.redis.call(
         shard.slot,
         *("ZRANGE", key),
-        *way,
-        *("LIMIT", place.skip, _CHUNK, "WITHSCORES"),
+        *score_range,
+        *("LIMIT", position.skip, _CHUNK, "WITHSCORES"),
         idempotent=True,
     )
     ids: list[tuple[ListingPosition, str]] = []
-    items = iter(flat)
-    for member, raw in zip(items, items, strict=True):
-        score = raw.decode()
-        skip = place.skip + 1 if score == place.score else 1
-        place = replace(place, score=score, skip=skip)
-        ids.append((place, member.decode()))
-    return ids, place
+    items = iter(ids_and_scores)
+    for job_id, raw_score in zip(items, items, strict=True):
+        score = raw_score.decode()
+        skip = position.skip + 1 if score == position.score else 1
+        position = replace(position, score=score, skip=skip)
+        ids.append((position, job_id.decode()))
+    return ids, position
 
 
-async def _some(
+async def _read_first(
     store: Store, shard: Shard, ids: list[tuple[ListingPosition, str]]
 ) -> list[tuple[ListingPosition, JobRecord | None]]:
-    """Return the first of these jobs, at least one, with the positions after them."""
-    found = await read_some(store, [(shard, job_id) for _, job_id in ids])
-    return [(place, job) for (place, _), job in zip(ids, found, strict=False)]
+    """Read the first of these jobs, at least one, as many as fit into ``PAGE_BYTES``."""
+    jobs = await read_some(store, [(shard, job_id) for _, job_id in ids])
+    return [(position, job) for (position, _), job in zip(ids, jobs, strict=False)]
 
 
 async def _queue_after(store: Store, queue: str) -> str | None:
+    """Return the first registered queue whose name is after ``queue``, None for none."""
     meta = store.keys.meta
     names: Any = await store.redis.call(
         meta.slot,

@@ -1,17 +1,19 @@
 -- Transition: active -> retryable | discarded | available (requeue, release) | cancelled (after a
 --             cancel request).
--- Pre:  as ack. A nack that repeats an accepted one of the same lease changes nothing.
+-- Pre:  the job is active, and the caller holds its lease or names no holder. A nack that repeats an accepted
+--       nack of the same lease changes nothing.
 -- Post: fail: the error is recorded, then the job is retried later, discarded or dead-lettered.
---       requeue: the job is available behind others of its priority, keeps its attempt count, and no
+--       requeue: the job is available behind the others of its priority and keeps its attempt count. No
 --       failure is recorded.
---       release (the client of the fetch has disconnected): as requeue, but the attempt does not count,
---       and the job goes to the front of its queue.
+--       release (the client of the fetch has disconnected): the job is available at the front of its queue,
+--       and the attempt does not count.
 -- Memory: allow-oom; adds the error (64 KiB; a job keeps OJS_ERRORS_KEPT of them) and 1.5 KiB.
 -- KEYS: 1 job, 2 due, 3 active, 4 execution_deadlines, 5 expiring, 6 finished, 7 dead, 8 events.
 -- ARGV: 1 events kept, 2 errors kept, 3 ms to keep discarded, 4 ms to keep dead letters, 5 dead
 --       letters kept per queue, 6 the server's on_exhaustion, 7 the nack (see include/jobs/nack_job.lua)
 --       as msgpack.
--- Returns: as ack.
+-- Returns: {'ok', fields, effects} | {'missing'} | {'moved', shard} | {'prepared', transaction}
+--          {'conflict', state} | {'not_holder'}
 --@include keys now preflight remove_one read_job change_counters append_event set_deadline
 --@include append_effect make_available finish_job remove_from_queue backoff_delay match_error
 --@include decide_failure cap_dead_letters fail_attempt check_holder nack_job

@@ -22,7 +22,7 @@ from ojs_cluster.store.runtime import Arg
 _KEYS = ("due", "active", "execution_deadlines", "expiring", "finished", "dead", "events")
 
 JOBS_PER_WALK = 500
-"""Active jobs that one call walks: about one ms."""
+"""Active jobs that one script walks in ``release_unanswered``, which takes about 1 ms."""
 
 _Action = Literal["fail", "requeue", "release"]
 
@@ -36,29 +36,32 @@ async def nack(
     failure: Failure,
     requeue: bool = False,
 ) -> JobRecord:
-    """Fail the current attempt: retryable with backoff, discarded, or dead-lettered.
+    """End the current attempt as failed, or requeue the job.
 
-    A holder that repeats a nack after a lost reply gets the stored job.
+    After a failed attempt the job is retryable with backoff, discarded or dead-lettered. A caller
+    that names its lease may repeat the nack after a lost reply: it gets the stored job.
 
     Args:
+        store: the store.
         job_id: the job.
         worker_id: the caller's worker id, None when it names none.
         lease_id: the caller's lease id, None when it names none.
         failure: the error.
-        requeue: record no failure; make the job available at once with its attempt count.
+        requeue: whether to make the job available at once instead, with its attempt count and
+            without recording a failure.
 
     Returns:
         The job after the transition.
 
     Raises:
         NotFound: no such job.
-        Conflict: not active, or held by another lease.
+        Conflict: the job is not active, or another lease holds it.
         BackendUnavailable: Redis did not answer in time.
     """
-    how: _Action = "requeue" if requeue else "fail"
+    action: _Action = "requeue" if requeue else "fail"
     return await run_on_job(
         *(store, "nack", job_id, _KEYS),
-        [*_limits(store), _packed(how, worker_id, lease_id, failure)],
+        [*_settings_args(store), _packed(action, worker_id, lease_id, failure)],
         idempotent=lease_id is not None,
         lease_id=lease_id,
     )
@@ -66,7 +69,7 @@ async def nack(
 
 @dataclass(frozen=True, slots=True)
 class Nack:
-    """One nack of many, with the arguments of ``nack``."""
+    """One nack of ``nack_many``, with the arguments of ``nack``."""
 
     job_id: str
     lease_id: str | None
@@ -77,7 +80,16 @@ class Nack:
 async def nack_many(
     store: Store, nacks: Sequence[Nack], *, worker_id: str | None
 ) -> list[JobOutcome]:
-    """End the attempts of many active jobs independently; return outcomes in the order given."""
+    """End the attempts of many active jobs, each independently.
+
+    Args:
+        store: the store.
+        nacks: the nacks.
+        worker_id: the caller's worker id, None when it names none.
+
+    Returns:
+        The outcomes, in the order of ``nacks``.
+    """
     transitions = [
         JobTransition(
             one.job_id,
@@ -96,7 +108,7 @@ async def nack_many(
         for one in nacks
     ]
     return await run_on_jobs(
-        *(store, "nack_many", _KEYS, _limits(store), transitions),
+        *(store, "nack_many", _KEYS, _settings_args(store), transitions),
         idempotent=all(one.lease_id for one in nacks),
     )
 
@@ -110,7 +122,7 @@ async def release(store: Store, job: JobRecord) -> None:
     """
     await run_on_job(
         *(store, "nack", job.id, _KEYS),
-        [*_limits(store), _packed("release", None, job.lease_id)],
+        [*_settings_args(store), _packed("release", None, job.lease_id)],
         idempotent=True,
         lease_id=job.lease_id,
     )
@@ -140,7 +152,7 @@ async def release_unanswered(store: Store, shard: Shard, prefixes: Sequence[byte
     released: list[bytes] = []
     cursor = b""
     while True:
-        cursor, effects, *found = await store.run(
+        cursor, effects, *prefixes_here = await store.run(
             shard,
             "release_unanswered",
             keys,
@@ -148,7 +160,7 @@ async def release_unanswered(store: Store, shard: Shard, prefixes: Sequence[byte
             idempotent=True,
         )
         await deliver(store, shard, effects)
-        released += found
+        released += prefixes_here
         if not cursor:
             return released
 
@@ -156,9 +168,9 @@ async def release_unanswered(store: Store, shard: Shard, prefixes: Sequence[byte
 def _packed(
     action: _Action, worker_id: str | None, lease_id: str | None, failure: Failure | None = None
 ) -> bytes:
-    """Return a nack as ``store/include/jobs/nack_job.lua`` reads it.
+    """Return a nack in msgpack, with the positions of ``store/include/jobs/nack_job.lua``.
 
-    The values are text, because Redis does not read the binary types of msgpack.
+    Texts are str and not bytes, because Redis cannot read msgpack's binary type.
     """
     random_number = random.random()  # noqa: S311 - jitter spreads retries, it guards nothing
     head = (worker_id or "", lease_id or "", action)
@@ -172,7 +184,8 @@ def _packed(
     )
 
 
-def _limits(store: Store) -> list[Arg]:
+def _settings_args(store: Store) -> list[Arg]:
+    """Return ARGV 1 to 6 of ``nack.lua`` and ``nack_many.lua``."""
     settings = store.settings
     return [
         settings.events_per_shard,

@@ -1,12 +1,12 @@
 -- Transition: active -> retryable | discarded | available, for jobs of one shard, each independently of
 --             the others.
--- Pre:  as nack.
--- Post: as nack; a job whose attempt cannot be ended does not affect the others. The second of two nacks
---       of one job counts as a repetition or is refused.
+-- Pre:  as nack.lua, for each job.
+-- Post: as nack.lua, for each job; a job whose attempt cannot be ended does not affect the others. The second
+--       of two nacks of one job is treated as a repetition, or refused.
 -- Memory: allow-oom; per job as nack.
 -- KEYS: 1 due, 2 active, 3 execution_deadlines, 4 expiring, 5 finished, 6 dead, 7 events, then the jobs.
--- ARGV: 1..6 as nack, then per job its nack as msgpack.
--- Returns: {effects, per job: {'ok', state} | as ack}
+-- ARGV: 1 to 6 as nack.lua, then per job its nack (see include/jobs/nack_job.lua) as msgpack.
+-- Returns: {effects, per job: {'ok', state} or a reply of nack.lua other than 'ok'}
 --@include keys now preflight remove_many load_jobs change_counters append_event set_deadline
 --@include append_effect make_available finish_job remove_from_queue backoff_delay match_error
 --@include decide_failure cap_dead_letters fail_attempt check_holder nack_job
@@ -28,7 +28,7 @@ preflight_nacks(ending, limits[3])
 batch_events()
 for i = 8, #KEYS do
     local key, nack = KEYS[i], nacks[i]
-    local job = jobs[key]
+    local job = jobs[key] -- or the reply for a job that cannot be loaded
     local reply = job
     if job.field_list then
         reply = early_nack_reply(job, nack)

@@ -14,20 +14,22 @@ from ojs_cluster.store.jobs import validate_job
 from ojs_cluster.store.jobs.record import JobRecord, record
 
 PAGE_BYTES = 8 * 1024 * 1024
-"""Bytes of jobs that are read for one response, about as for a fetch."""
+"""Size in bytes of the jobs that are read for one response. A fetch has the same limit."""
 
 
 async def get(store: Store, job_id: str) -> JobRecord:
-    """Return one job. A read changes nothing, except that it finishes an undecided replacement.
+    """Return one job.
+
+    If a transaction has prepared the job, the transaction is finished first.
 
     Raises:
-        NotFound: no such job, or its retention is over, or it was deleted.
-        MalformedJob: its stored fields are malformed.
+        NotFound: there is no such job, its retention is over, or it was deleted.
+        MalformedJob: the job's stored fields are malformed.
         BackendUnavailable: Redis did not answer in time.
     """
     if is_job_id(job_id):
         shard = store.keys.shard_of_id(job_id)
-        for _ in range(3):
+        for _ in range(3):  # owner shard, shard of the alias, and once more after a transaction
             job = await read(store, shard, job_id)
             if job is None or job.hidden:
                 break
@@ -43,60 +45,65 @@ async def get(store: Store, job_id: str) -> JobRecord:
 
 
 async def read(store: Store, shard: Shard, job_id: str) -> JobRecord | None:
-    """What ``shard`` has under ``job_id``: a job, perhaps prepared, an alias, or nothing."""
-    flat = await store.redis.call(shard.slot, "HGETALL", shard.job(job_id), idempotent=True)
-    return record(job_id, flat) if isinstance(flat, list) and flat else None
+    """Return the hash that ``shard`` has under ``job_id``, None for none.
+
+    The hash is a job, a prepared job or an alias.
+    """
+    field_list = await store.redis.call(shard.slot, "HGETALL", shard.job(job_id), idempotent=True)
+    return record(job_id, field_list) if isinstance(field_list, list) and field_list else None
 
 
 async def read_many(store: Store, shard: Shard, job_ids: Sequence[str]) -> list[JobRecord]:
-    """Return jobs of one shard in the order given, without missing and malformed ones."""
-    found: dict[str, JobRecord] = {}
+    """Return jobs of one shard in the order of ``job_ids``, without missing and malformed jobs."""
+    jobs: dict[str, JobRecord] = {}
 
-    async def one(job_id: str) -> None:
+    async def read_one(job_id: str) -> None:
         job = await read(store, shard, job_id)
         if job is not None and validate_job.find_fault(job.fields) is None:
-            found[job_id] = job
+            jobs[job_id] = job
 
-    await run_concurrently(job_ids, one)
-    return [found[job_id] for job_id in job_ids if job_id in found]
+    await run_concurrently(job_ids, read_one)
+    return [jobs[job_id] for job_id in job_ids if job_id in jobs]
 
 
 async def read_some(
-    store: Store, places: Sequence[tuple[Shard, str]], *, most: int = PAGE_BYTES
+    store: Store, ids: Sequence[tuple[Shard, str]], *, max_bytes: int = PAGE_BYTES
 ) -> list[JobRecord | None]:
-    """Return the first of these jobs, within ``most`` bytes but at least one.
+    """Return the first of these jobs, as many as fit into ``max_bytes`` but at least one.
 
-    A few more large jobs may be read than are returned: the concurrent reads.
+    Jobs are read concurrently, so a few more large jobs may be read than are returned.
 
     Args:
-        places: the shard and id of each job.
-        most: bytes of all jobs.
+        store: the store.
+        ids: the shard and id of each job.
+        max_bytes: maximum size in bytes of all returned jobs.
 
     Returns:
-        The jobs in order; None for a missing or malformed one.
+        The jobs in order; None for a missing or malformed job.
     """
     jobs: dict[int, JobRecord | None] = {}
-    left = most
+    unread_bytes = max_bytes
 
-    async def one(index: int) -> None:
-        nonlocal left
-        if left <= 0:
+    async def read_one(index: int) -> None:
+        nonlocal unread_bytes
+        if unread_bytes <= 0:
             return
-        job = await read(store, *places[index])
+        job = await read(store, *ids[index])
         jobs[index] = (
             None if job is None or validate_job.find_fault(job.fields) is not None else job
         )
-        left -= 0 if job is None else job.size
+        unread_bytes -= 0 if job is None else job.size
 
-    await run_concurrently(range(len(places)), one)
-    some: list[JobRecord | None] = []
+    await run_concurrently(range(len(ids)), read_one)
+    page: list[JobRecord | None] = []
+    free_bytes = max_bytes
     for index in range(len(jobs)):
-        if most <= 0:
+        if free_bytes <= 0:
             break
         job = jobs[index]
-        some.append(job)
-        most -= 0 if job is None else job.size
-    return some
+        page.append(job)
+        free_bytes -= 0 if job is None else job.size
+    return page
 
 
 async def shard_of(store: Store, queue: str, job_id: str) -> Shard:

@@ -1,7 +1,8 @@
 """A stored job as read from its hash, and its envelope as bytes (spec: ojs-core, "Job Envelope").
 
-An envelope consists of a head of small fields, the client's bytes as spliced at enqueue, the
-mutable fields and a closing brace. User JSON (args, meta, result, errors) is copied, never parsed.
+An envelope is built from four parts: the members that have fields of their own (``envelope_head``),
+the other members as the enqueue stored them, the members that change during the lifecycle, and a
+closing brace. The client's JSON (args, meta, result, errors) is copied and never parsed.
 """
 
 from __future__ import annotations
@@ -22,14 +23,13 @@ from ojs_cluster.store.progress.stored_progress import Progress, checkpoint_byte
 
 
 class JobRecord(msgspec.Struct, frozen=True):
-    """One job, as read by the transition that returned it.
+    """One job, with the fields that a read or a transition returned.
 
     Args:
         id: the job's UUIDv7.
-        fields: the hash. An empty value means absent (see ``drop_fields`` in
-            ``store/include/jobs/read_job.lua``).
-        deduplicated: whether the job existed before and is the result of the enqueue of a
-            duplicate.
+        fields: the fields of the hash. An empty value means that the field is absent (see
+            ``drop_fields`` in ``store/include/jobs/read_job.lua``).
+        deduplicated: whether an enqueue of a duplicate returned this job, which existed before.
     """
 
     id: str
@@ -63,22 +63,22 @@ class JobRecord(msgspec.Struct, frozen=True):
 
     @property
     def priority(self) -> int:
-        """The priority; higher runs first."""
+        """The priority; jobs with a higher priority are fetched first."""
         return int(self.fields.get(f.PRIORITY) or 0)
 
     @property
     def created_ms(self) -> int:
-        """When the job was created, in ms since the epoch."""
+        """When the job was created, in Unix milliseconds."""
         return int(self.fields[f.CREATED])
 
     @property
     def started_ms(self) -> int | None:
-        """When the current or last attempt started, in ms since the epoch."""
+        """When the current or last attempt started, in Unix milliseconds."""
         return self._ms(f.STARTED)
 
     @property
     def finished_ms(self) -> int | None:
-        """When the job reached its terminal state."""
+        """When the job reached its terminal state, in Unix milliseconds."""
         return self._ms(f.FINISHED)
 
     @property
@@ -88,12 +88,12 @@ class JobRecord(msgspec.Struct, frozen=True):
 
     @property
     def due_ms(self) -> int | None:
-        """When a scheduled or retryable job becomes available."""
+        """When a scheduled or retryable job becomes available, in Unix milliseconds."""
         return self._ms(f.DUE)
 
     @property
     def retry_delay_ms(self) -> int | None:
-        """The backoff before the next attempt, in ms."""
+        """The backoff before the next attempt, in milliseconds."""
         return self._ms(f.DELAY)
 
     @property
@@ -115,12 +115,12 @@ class JobRecord(msgspec.Struct, frozen=True):
 
     @property
     def progress(self) -> Progress | None:
-        """What the last attempt has reported; 1.0 once the job is completed."""
+        """The progress of the last attempt; its value is 1.0 once the job is completed."""
         return read_progress(self.fields)
 
     @property
     def size(self) -> int:
-        """Size in bytes with the checkpoint; nearly all come from the client and the worker."""
+        """Size in bytes of the field values and of the checkpoint, which has a key of its own."""
         size = sum(map(len, self.fields.values()))
         if f.CHECKPOINT in self.fields:
             size += checkpoint_bytes(self.fields[f.CHECKPOINT])
@@ -145,7 +145,7 @@ class JobRecord(msgspec.Struct, frozen=True):
         """Return the immutable part of the envelope, without its closing brace."""
         fields = self.fields
         stored = fields[f.ENVELOPE]
-        # A complete object comes from an archive whose head is spelled differently.
+        # An imported job may have a complete object here (see ``fields.ENVELOPE``).
         if stored[:1] == b"{":
             return stored
         priority = fields.get(f.PRIORITY) or b"0"
@@ -180,32 +180,33 @@ class JobRecord(msgspec.Struct, frozen=True):
         return int(value) if value else None
 
     def _errors(self) -> Iterator[tuple[tuple[int, int, int], bytes]]:
-        # Slots are a ring: the newest entry lies in slot (n - 1) % kept. How many are kept is a
-        # setting that may have changed, so order comes from what each entry says of itself.
+        # The fields are a ring buffer whose length is a setting. The setting may have changed, so
+        # the entries are ordered by their times and attempts.
         for name, value in self.fields.items():
             if name[:1] == f.ERROR_SLOT and name[1:].isdigit() and value:
                 with suppress(ValueError, OverflowError):  # omit a damaged entry
-                    attempt, at, body = value.split(b",", 2)
-                    when = format_ms(int(at))
-                    entry = b'%b,"attempt":%d,"occurred_at":"%b"}' % (body, int(attempt), when)
-                    yield (int(at), int(attempt), int(name[1:])), entry
+                    attempt, ms, body = value.split(b",", 2)
+                    time = format_ms(int(ms))
+                    entry = b'%b,"attempt":%d,"occurred_at":"%b"}' % (body, int(attempt), time)
+                    yield (int(ms), int(attempt), int(name[1:])), entry
 
     def _parts(self, lease: bool, error_text: bool) -> list[bytes]:
         fields = self.fields
         get = fields.get
         state = fields[f.STATE]
         created = fields[f.CREATED]
-        at = format_ms(int(created))
+        created_at = format_ms(int(created))
         enqueued = get(f.ENQUEUED)
         parts = [
             self.envelope(),
             b',"state":"%b","attempt":%b,"created_at":"%b","enqueued_at":"%b"'
             % (
-                *(state, get(f.ATTEMPT) or b"0", at),
-                at if not enqueued or enqueued == created else format_ms(int(enqueued)),
+                *(state, get(f.ATTEMPT) or b"0", created_at),
+                created_at if not enqueued or enqueued == created else format_ms(int(enqueued)),
             ),
         ]
-        # Absolute times are in the envelope as the client sent them; these are the relative ones.
+        # If the client sent an absolute time, the envelope has it. These are computed from relative
+        # times.
         if get(f.SCHEDULED_SHOWN):
             parts.append(b',"scheduled_at":"%b"' % format_ms(int(fields[f.SCHEDULED_SHOWN])))
         if get(f.EXPIRES_SHOWN):
@@ -286,7 +287,7 @@ def _message_of(error: bytes) -> bytes:
     return b'""'
 
 
-def record(job_id: str, flat: Iterable[bytes]) -> JobRecord:
-    """Return a record of the flat field list of a script's reply; later values win."""
-    items = iter(flat)
+def record(job_id: str, field_list: Iterable[bytes]) -> JobRecord:
+    """Return a record from alternating names and values; the last value of a name holds."""
+    items = iter(field_list)
     return JobRecord(job_id, dict(zip(items, items, strict=True)))

@@ -1,12 +1,13 @@
 -- Transition: malformed -> deleted, for one job that is cancelled or deleted by its id.
 -- Pre:  the job is malformed (validate_job.lua).
--- Post: the job and its index entries are gone. The effects of its end are in the outbox, as far
---       as its fields tell them. The counter of its queue is correct if its state or an index tells it.
---       The check for a leftover alias is planned.
+-- Post: the job and its index entries are removed. If the needed fields are readable, the effects for its
+--       workflow, lock and rate limit are in the outbox. If its state is known from a field or an index, the
+--       counter of its queue is correct. If its id maps to another shard, the janitor checks later whether an
+--       alias is left there.
 -- Memory: allow-oom; adds 100 bytes, less than it removes.
 -- KEYS: 1 job, 2 due, 3 active, 4 execution_deadlines, 5 expiring, 6 pending, 7 finished, 8 dead,
 --       9 quarantine, 10 references.
--- ARGV: 1 '1' when the id names another shard.
+-- ARGV: 1 '1' when the id maps to another shard, else ''.
 -- Returns: {'ok', fields, effects} | {'valid'} | {'missing'} | {'moved', shard} | {'prepared', transaction}
 --@include keys now preflight remove_one read_job change_counters set_deadline append_effect
 local key, id = KEYS[1], job_id_of(KEYS[1])
@@ -20,8 +21,8 @@ if not is_state(state or '') then state = nil end
 for index, zset in pairs({active = ACTIVE, pending = PENDING, scheduled = DUE}) do
     if not state and redis.call('ZSCORE', zset, id) then state = index end
 end
-local limited = job[F.limit] and limit_of(job)
-local number = string.match(job[F.token] or job[F.open_token_request] or '', '^%d+')
+local limit_key = job[F.limit] and limit_of(job)
+local request_number = string.match(job[F.token] or job[F.open_token_request] or '', '^%d+')
 preflight_key(OUTBOX)
 preflight_key(OUTBOX_DUE)
 preflight_key(TOKEN_GRANTS)
@@ -30,9 +31,9 @@ if queue then
     local keys = {queue_counters_key(queue), queue_minutes_key(queue), queue_available_key(queue),
         queue_blocked_key(queue), queue_dead_key(queue)}
     for _, name in ipairs(keys) do preflight_key(name) end
-    if limited then
-        preflight_key(token_unrequested_key(queue, limited))
-        preflight_key(token_requested_key(queue, limited))
+    if limit_key then
+        preflight_key(token_unrequested_key(queue, limit_key))
+        preflight_key(token_requested_key(queue, limit_key))
     end
 end
 run_preflight()
@@ -41,17 +42,19 @@ if job[F.workflow] and job[F.step] and not is_terminal(state or '') then
     append_effect('workflow', job[F.workflow] .. ' ' .. job[F.step] .. ' ' .. id .. ' cancelled')
 end
 if job[F.unique] then append_effect('unlock', job[F.unique] .. ' ' .. id .. ' ' .. (job[F.replays] or '0')) end
-if limited and number then append_effect('token_return', limited .. ' u ' .. id .. '/' .. number) end
+if limit_key and request_number then
+    append_effect('token_return', limit_key .. ' u ' .. id .. '/' .. request_number)
+end
 if ARGV[1] == '1' then redis.call('ZADD', KEYS[10], now, id) end
-for i = 2, 9 do remove_member(KEYS[i], id) end
+for i = 2, 9 do remove_member(KEYS[i], id) end -- all indexes, due to quarantine
 remove_member(TOKEN_GRANTS, id)
 if queue then
     for _, zset in ipairs({queue_available_key(queue), queue_blocked_key(queue), queue_dead_key(queue)}) do
         remove_member(zset, id)
     end
-    if limited then
-        remove_member(token_unrequested_key(queue, limited), id)
-        remove_member(token_requested_key(queue, limited), id)
+    if limit_key then
+        remove_member(token_unrequested_key(queue, limit_key), id)
+        remove_member(token_requested_key(queue, limit_key), id)
     end
 end
 redis.call('UNLINK', key)

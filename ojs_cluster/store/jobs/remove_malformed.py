@@ -12,7 +12,9 @@ from ojs_cluster.store.jobs.validate_job import readable_fields
 from ojs_cluster.store.outbox.outbox import deliver
 
 _IN_FLIGHT_MS = 60_000
-"""As in ``aliases``, which cannot be imported here: it depends on ``cancel``."""
+"""Age in milliseconds below which a claim is not removed, because its job may be on its way.
+
+The same value is in ``aliases.py``, which cannot be imported here: it depends on ``cancel.py``."""
 _INDEXES = (
     "due",
     "active",
@@ -23,20 +25,24 @@ _INDEXES = (
     "dead",
     "quarantine",
 )
-"""Indexes of all jobs of a shard."""
+"""The indexes of a shard that may contain the job, as attributes of ``keys.Shard``."""
 
 
 async def remove_malformed(store: Store, malformed: MalformedJob) -> JobRecord:
     """Remove a malformed job, then its alias in another shard.
 
-    The alias is removed last: without it no id would lead to the job, and a crash would leave the
-    job permanently. The janitor removes a leftover alias (``references``).
+    The alias is removed last. Otherwise a crash between the two removals would leave a job that no
+    id leads to. The janitor removes a leftover alias (``references.py``).
+
+    Args:
+        store: the store.
+        malformed: the error of an operation that found the job malformed.
 
     Returns:
         The readable fields of the job, as a cancelled job.
 
     Raises:
-        NotFound: the job is gone.
+        NotFound: the job has been removed since.
         Conflict: the job is not malformed any more, or a transaction has prepared it.
         BackendUnavailable: Redis did not answer in time.
     """
@@ -62,9 +68,9 @@ async def remove_malformed(store: Store, malformed: MalformedJob) -> JobRecord:
 
 
 async def _drop_alias(store: Store, owner: Shard, job_id: str, shard: Shard) -> None:
-    """Remove the alias of a removed job, if Redis answers."""
+    """Remove the alias of a removed job. If Redis does not answer, the janitor does it later."""
     with suppress(BackendUnavailable):
-        # A recent claim stays; the janitor removes it when it finds no job.
+        # A recent claim is kept; the janitor removes the claim when it finds no job.
         await store.run(
             owner,
             "settle_alias",

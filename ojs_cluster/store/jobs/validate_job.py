@@ -1,8 +1,8 @@
 """Detect malformed jobs: the Python twin of ``store/include/jobs/validate_job.lua``.
 
-The server writes no malformed job. An operator, a faulty disk or another program may. Scripts
-refuse it before their first write and quarantine it. Here a read by id raises an error, lists leave
-it out, and a cancel or delete removes it.
+The server writes no malformed job, but an operator, a faulty disk or another program may damage a
+job. Scripts check a job before their first write, and quarantine a malformed one. In Python, a read
+by id raises an error, a list omits the job, and a cancel or delete removes the job.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.jobs import fields as f
 
 _LATEST_MS = 253_402_300_800_000
-"""The year 10000 in milliseconds: all numbers and times are smaller."""
-_EXACT = 2**53
-"""Larger numbers are not exact in Lua, and the server writes none."""
+"""The year 10000 in Unix milliseconds. All times and numbers of a valid job are smaller."""
+_MAX_EXACT = 2**53
+"""Integers above this are not exact in Lua. The server writes none."""
 _REQUIRED = (f.STATE, f.QUEUE, f.TYPE, f.ENVELOPE, f.CREATED, f.MAX_ATTEMPTS)
 _NUMBERS = (
     *(f.CREATED, f.MAX_ATTEMPTS, f.PRIORITY, f.EXPIRES, f.ATTEMPT, f.ENQUEUED, f.STARTED),
@@ -42,7 +42,8 @@ def find_fault(fields: Mapping[bytes, bytes]) -> str | None:
     """Return the first fault that makes a job malformed; None for a valid job.
 
     Args:
-        fields: the hash itself. In a script's reply an empty value would mean absent.
+        fields: the hash as HGETALL returns it. The fields of a script's reply are not suitable,
+            because there an empty value means that the field is absent.
     """
     for name in _REQUIRED:
         if name not in fields:
@@ -61,16 +62,25 @@ def find_fault(fields: Mapping[bytes, bytes]) -> str | None:
 
 
 def read_number(value: bytes | None) -> int:
-    """Return a number of a hash that is no job, rounded down; 0 when it is absent or damaged."""
+    """Return a number from a hash other than a job, without its decimals; 0 if absent or damaged.
+
+    Args:
+        value: the field's value.
+    """
     try:
-        found = float(value or 0)
+        number = float(value or 0)
     except ValueError:
         return 0
-    return int(found) if abs(found) < _EXACT else 0
+    return int(number) if abs(number) < _MAX_EXACT else 0
 
 
 def raise_if_malformed(job_id: str, fields: Mapping[bytes, bytes], shard: int) -> None:
-    """Raise for a malformed job of the shard with this index.
+    """Check that a job is valid.
+
+    Args:
+        job_id: the job.
+        fields: the hash as HGETALL returns it.
+        shard: index of the shard that stores the job.
 
     Raises:
         MalformedJob: a field is missing or invalid.
@@ -81,13 +91,16 @@ def raise_if_malformed(job_id: str, fields: Mapping[bytes, bytes], shard: int) -
 
 
 def readable_fields(job_id: str, fields: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
-    """Return the valid fields of a removed malformed job, as those of a cancelled job."""
-    kept = {name: fields[name] for name in (f.TYPE, f.QUEUE, f.ENVELOPE) if fields.get(name)}
+    """Return the fields of a removed malformed job as those of a valid, cancelled job.
+
+    Missing and invalid fields get default values.
+    """
+    valid = {name: fields[name] for name in (f.TYPE, f.QUEUE, f.ENVELOPE) if fields.get(name)}
     for name in (f.MAX_ATTEMPTS, f.PRIORITY, f.CREATED, f.ATTEMPT):
         value = fields.get(name, b"")
         if _is_number(value) and abs(int(value)) < _LATEST_MS:
-            kept[name] = value
-    # A UUIDv7 begins with its time.
+            valid[name] = value
+    # The first 12 hexadecimal digits of a UUIDv7 are its creation time in Unix milliseconds.
     created = b"%d" % int(job_id.replace("-", "")[:12], 16)
     return {
         f.TYPE: b"unknown",
@@ -95,6 +108,6 @@ def readable_fields(job_id: str, fields: Mapping[bytes, bytes]) -> dict[bytes, b
         f.ENVELOPE: b'"args":[]',
         f.MAX_ATTEMPTS: b"1",
         f.CREATED: created,
-        **kept,
+        **valid,
         f.STATE: b"cancelled",
     }

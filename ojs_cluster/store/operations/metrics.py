@@ -24,9 +24,9 @@ from ojs_cluster.store.jobs.validate_job import read_number
 CACHED_S = 5.0
 """Maximum age in seconds of the metrics that a process reports without reading Redis again."""
 PATIENCE_S = 0.5
-"""Longest time in seconds to wait for one shard."""
+"""Longest time in seconds to wait for the reply of one shard."""
 _CHUNK = 50
-"""Queues per script call, so that one call blocks its node for a fraction of a millisecond."""
+"""Queues per script call, so that one call blocks its Redis server for less than a millisecond."""
 _STATES = tuple(state for state in State if state is not State.AVAILABLE)
 _TOTALS = ("acked", "enqueued", "failed", "run_ms", "wait_ms")
 # In the order of FIELDS in store/operations/metrics.lua.
@@ -138,11 +138,12 @@ async def collect(store: Store, max_queues: int) -> ClusterMetrics:
                 keys += (shard.queue_counters(name), shard.queue_available(name))
                 keys += (shard.queue_dead(name), shard.queue_blocked(name))
             reply = await store.run(shard, "metrics", keys, idempotent=True)
-            of_shard, of_queues = reply[:_SHARD_NUMBERS], reply[_SHARD_NUMBERS:]
+            shard_reply, queue_replies = reply[:_SHARD_NUMBERS], reply[_SHARD_NUMBERS:]
+            now_ms = shard_reply[0]
             if start == 0:
-                _add_shard(cluster, of_shard)
-            for name, of_queue in zip(chunk, of_queues, strict=True):
-                _add_queue(cluster.queues[name], of_shard[0], of_queue)
+                _add_shard(cluster, shard_reply)
+            for name, queue_reply in zip(chunk, queue_replies, strict=True):
+                _add_queue(cluster.queues[name], now_ms, queue_reply)
 
     await run_concurrently(store.keys, read_in_time)
     if len(unreachable) == len(store.keys):
@@ -185,17 +186,20 @@ class CachedMetrics(Cached[ClusterMetrics]):
 
 
 def _shards_of(store: Store, queue: str) -> Sequence[Shard]:
+    """Return the shards of all partitions of a queue that may have jobs, closing ones included."""
     return store.keys.partitions(queue, store.partitions.layout(queue).occupied_count)
 
 
 def _add_shard(cluster: ClusterMetrics, reply: Sequence[Any]) -> None:
     """Add the metrics of one shard from a reply of ``metrics.lua``."""
-    now, outbox_entries, first_try, outbox_dead_letters, first_due, first_lease = reply
+    now, outbox_entries, delivery_ms, outbox_dead_letters, due_ms, lease_end_ms = reply
     cluster.outbox_entries += outbox_entries
     cluster.outbox_dead_letters += outbox_dead_letters
-    for loop, first in (("outbox", first_try), ("promote", first_due), ("reap", first_lease)):
-        if first >= 0:
-            cluster.late_ms[loop] = max(cluster.late_ms[loop], now - first)
+    # The time from which on each scheduler loop has work, -1 when it has none.
+    work_since = {"outbox": delivery_ms, "promote": due_ms, "reap": lease_end_ms}
+    for loop, since_ms in work_since.items():
+        if since_ms >= 0:
+            cluster.late_ms[loop] = max(cluster.late_ms[loop], now - since_ms)
 
 
 def _add_queue(queue: QueueMetrics, now: int, reply: Sequence[Any]) -> None:

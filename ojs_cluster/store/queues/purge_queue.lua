@@ -23,7 +23,7 @@ for _, id in ipairs(ids) do
     local is_owner_shard = tonumber(string.sub(id, 16, 18), 16) % shards == shard
     local job, reply = load_index_fields(key)
     local workflow, unique, limit_, fixed = unpack(redis.call('HMGET', key, F.workflow, F.unique, F.limit,
-        F.fixed))
+        F.fixed_id))
     local needs_effects = workflow or unique or limit_ or fixed
     if is_owner_shard and not needs_effects and not is_malformed(reply) then
         removed[#removed + 1], jobs[id] = id, job or false

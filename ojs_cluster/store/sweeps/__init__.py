@@ -1,1 +1,1 @@
-"""What time alone causes: promotion, reaping, retention."""
+"""The sweeps of a shard: promote, reap and purge, and the other work of the janitor."""

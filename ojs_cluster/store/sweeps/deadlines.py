@@ -17,10 +17,15 @@ log = logging.getLogger("ojs.store")
 async def promote(store: Store, shard: Shard, limit: int) -> SweepResult:
     """Make due scheduled and retryable jobs available (spec: ojs-core, ojs-retry).
 
+    Args:
+        store: the store.
+        shard: the shard.
+        limit: maximum number of jobs.
+
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    done, now, following, effects, malformed = await store.run(
+    done, now, next_ms, effects, malformed = await store.run(
         shard,
         "promote",
         [shard.due, shard.expiring, shard.finished, shard.events],
@@ -30,17 +35,24 @@ async def promote(store: Store, shard: Shard, limit: int) -> SweepResult:
     await deliver(store, shard, effects)
     log_malformed(shard, malformed)
     done += len(malformed)
-    return SweepResult(done, _due_ms(following), now, done >= limit, len(malformed))
+    return SweepResult(done, _none_if_negative(next_ms), now, done >= limit, len(malformed))
 
 
 async def reap(store: Store, shard: Shard, limit: int) -> SweepResult:
-    """End lost leases, execution timeouts and expired jobs (spec: ojs-timeouts, ojs-retry 9).
+    """End attempts whose lease or execution time has ended, and discard expired jobs.
+
+    Spec: ojs-timeouts, ojs-retry 9.
+
+    Args:
+        store: the store.
+        shard: the shard.
+        limit: maximum number of jobs of each kind.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
     settings = store.settings
-    lost, timeouts, expired, now, following, effects, malformed = await store.run(
+    lost, timeouts, expired, now, next_ms, effects, malformed = await store.run(
         shard,
         "reap",
         [
@@ -58,7 +70,7 @@ async def reap(store: Store, shard: Shard, limit: int) -> SweepResult:
     log_malformed(shard, malformed)
     return SweepResult(
         lost + timeouts + expired + len(malformed),
-        _due_ms(following),
+        _none_if_negative(next_ms),
         now,
         max(lost, timeouts, expired) + len(malformed) >= limit,
         len(malformed),
@@ -66,7 +78,7 @@ async def reap(store: Store, shard: Shard, limit: int) -> SweepResult:
 
 
 def log_malformed(shard: Shard, job_ids: Sequence[bytes]) -> None:
-    """Log the jobs that a script has found malformed."""
+    """Log the ids of jobs that a script has quarantined."""
     for job_id in dict.fromkeys(job_ids):
         log.error(
             "quarantined malformed job %s of shard %d for an hour: fields are missing or not "
@@ -76,5 +88,5 @@ def log_malformed(shard: Shard, job_ids: Sequence[bytes]) -> None:
         )
 
 
-def _due_ms(value: int) -> int | None:
+def _none_if_negative(value: int) -> int | None:
     return None if value < 0 else value

@@ -1,10 +1,10 @@
 -- Transition: terminal -> deleted, for jobs of one shard whose retention is over.
--- Post: no key of such a job remains in the shard. A job whose retention was extended stays. The check
---       for a leftover alias is planned.
+-- Post: no key of such a job remains in the shard. A job whose retention was extended stays. If the ids map to
+--       other shards, the janitor checks later whether an alias is left there (see references.py).
 -- Memory: allow-oom; per job 100 bytes, less than it removes.
 -- KEYS: 1 finished, 2 dead, 3 expiring, 4 references, then the jobs.
--- ARGV: 1 '1' when the ids name other shards.
--- Returns: number of deleted or missing jobs
+-- ARGV: 1 '1' when the ids map to other shards, else ''.
+-- Returns: number of jobs that were deleted or missing
 --@include keys now preflight remove_many read_job change_counters delete_job
 local foreign_ids = ARGV[1] == '1'
 local expired, missing = {}, {}

@@ -1,4 +1,4 @@
--- Postpones the removal of finished jobs that cannot be removed now, so that others come first.
+-- Postpones the removal of finished jobs that cannot be removed now, so that other jobs are removed first.
 -- Memory: allow-oom; adds nothing.
 -- KEYS: 1 finished.
 -- ARGV: 1 time of the next try in ms, then the ids of the jobs.

@@ -1,4 +1,4 @@
--- Transitions of one shard that time alone causes, up to `limit` of each kind:
+-- Transitions of one shard whose time has come, up to `limit` of each kind:
 --   execution timeout passed:   active -> retryable | discarded
 --   visibility deadline passed: active -> available | discarded (no attempt left)
 --   expires_at passed:          available | scheduled | retryable | pending -> discarded
@@ -6,30 +6,33 @@
 -- Memory: allow-oom; per job 1.5 KiB.
 -- KEYS: 1 active, 2 execution_deadlines, 3 expiring, 4 due, 5 pending, 6 finished, 7 dead, 8 events,
 --       9 quarantine.
--- ARGV: 1 events kept, 2 limit, 3 random number for the jitter, 4 errors kept, 5 ms to keep discarded,
---       6 ms to keep dead letters, 7 dead letters kept per queue, 8 the server's on_exhaustion.
--- Returns: {leases lost, timeouts, expired, now, ms of the next deadline or -1, effects, jobs quarantined}
+-- ARGV: 1 events kept, 2 limit, 3 random number in [0, 1) for the jitter, 4 errors kept, 5 ms to keep discarded
+--       jobs, 6 ms to keep dead letters, 7 dead letters kept per queue, 8 OJS_ON_EXHAUSTION.
+-- Returns: {number of lost leases, number of timeouts, number of expired jobs, now, ms of the next deadline or
+--           -1, effects, ids of quarantined jobs}
 --@include keys now preflight remove_many lowest_remaining load_jobs change_counters append_event set_deadline
 --@include append_effect make_available announce_queue finish_job remove_from_queue backoff_delay match_error
 --@include decide_failure cap_dead_letters fail_attempt
 local limit, random_number, errors_kept = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local limits, jobs, quarantined, malformed = {ARGV[5], ARGV[6], tonumber(ARGV[7])}, {}, {}, {}
 server_exhaustion = ARGV[8]
-local function overdue(zset, known)
+-- Returns the ids of an index whose time has passed, and loads their jobs. Malformed jobs are added to
+-- `quarantined` instead. `only_loaded`: loads no job, because a write has been made.
+local function overdue(zset, only_loaded)
     local ids = {}
     for _, id in ipairs(redis.call('ZRANGEBYSCORE', zset, '-inf', now, 'LIMIT', 0, limit)) do
-        if jobs[id] == nil and not known then
+        if jobs[id] == nil and not only_loaded then
             local job, reply = load_within_budget(job_key(id))
             jobs[id], malformed[id] = job or false, is_malformed(reply)
         end
-        if malformed[id] and not known then quarantined[#quarantined + 1] = {zset, id}
+        if malformed[id] and not only_loaded then quarantined[#quarantined + 1] = {zset, id}
         elseif jobs[id] ~= nil then ids[#ids + 1] = id end
     end
     return ids
 end
 
 local timeouts, lost, expired = overdue(EXECUTION_DEADLINES), overdue(ACTIVE), overdue(EXPIRING)
-local repaired = overdue(QUARANTINE)
+local repaired = overdue(QUARANTINE) -- these jobs are valid again
 if #repaired > 0 then preflight_key(OUTBOX) preflight_key(OUTBOX_DUE) end
 for _, job in pairs(jobs) do
     if job then
@@ -37,7 +40,7 @@ for _, job in pairs(jobs) do
         preflight_key(queue_available_key(job[F.queue]))
     end
 end
-local decisions, ends = {}, {}
+local decisions, ends = {}, {} -- ends: pairs of a job and its decision
 local function decide_losses(ids, kind)
     for _, id in ipairs(ids) do
         local job = jobs[id]
@@ -62,10 +65,9 @@ for i, id in ipairs(timeouts) do
     local key, job = job_key(id), jobs[id]
     if job and job[F.state] == 'active' then
         release_from_worker(id, job)
-        drop_fields(key, job, F.delay, F.lease) -- for the reason in record_lost_lease
+        drop_fields(key, job, F.delay, F.lease) -- see record_lost_lease for the reason
         local limit_ms = job[F.timeout] or 0
-        local error = server_error('timeout',
-            string.format('execution timeout of %s ms exceeded', limit_ms),
+        local error = server_error('timeout', string.format('execution timeout of %s ms exceeded', limit_ms),
             string.format(',"details":{"timeout_kind":"execution","limit_seconds":%.3f,'
                 .. '"elapsed_seconds":%.3f}', limit_ms / 1000, (now - job[F.started]) / 1000))
         fail(id, key, job, error, decisions[id], (random_number * i) % 1, errors_kept, limits)
@@ -85,7 +87,7 @@ for _, id in ipairs(leases) do
     requeue_after_lost_lease(id, job_key(id), jobs[id], error, decisions[id], limits)
 end
 
--- A job that returned to its queue above may have expired too. Jobs that were not read must wait.
+-- A job that has returned to its queue above may have expired. Jobs that are not loaded wait for the next call.
 if #ends > 0 then expired = overdue(EXPIRING, true) end
 for _, id in ipairs(expired) do
     remove_member(EXPIRING, id)
@@ -96,9 +98,7 @@ for _, id in ipairs(expired) do
     elseif state == 'scheduled' or state == 'retryable' or state == 'pending' then
         count(job[F.queue], state, -1)
         remove_member(state == 'pending' and PENDING or DUE, id)
-    else
-        job = nil
-    end
+    else job = nil end
     if job then expire(id, job_key(id), job, ARGV[5]) end
 end
 
@@ -108,12 +108,12 @@ for _, id in ipairs(repaired) do
     if job and job[F.state] == 'available' then announce_queue(job[F.queue]) make_available(id, job, true) end
 end
 
-local following = -1
+local next_deadline = -1
 for _, zset in ipairs({ACTIVE, EXECUTION_DEADLINES, EXPIRING, QUARANTINE}) do
     local first = lowest_remaining(zset)
-    if first and (following < 0 or first < following) then following = first end
+    if first and (next_deadline < 0 or first < next_deadline) then next_deadline = first end
 end
 flush_events()
 flush_removals()
 flush_counters()
-return {#leases, #timeouts, #expired, now, following, effects, quarantined}
+return {#leases, #timeouts, #expired, now, next_deadline, effects, quarantined}

@@ -1,9 +1,9 @@
--- Removes up to `limit` records of workers without a heartbeat for longer than the retention, and the
--- expired quiet flags of one shard.
+-- Removes up to `limit` records of workers that have sent no heartbeat for the retention time, and all expired
+-- quiet flags of one shard.
 -- Memory: allow-oom; adds nothing.
 -- KEYS: 1 workers, 2 watched, 3 quiet_workers.
 -- ARGV: 1 limit, 2 worker retention ms.
--- Returns: records removed
+-- Returns: number of records removed
 --@include keys now preflight remove_many
 local workers, watched, quiet_workers = KEYS[1], KEYS[2], KEYS[3]
 local limit, retention_ms = ARGV[1], ARGV[2]

@@ -1,4 +1,4 @@
-"""Remove what has reached the end of its retention: finished jobs, worker records, idle queues."""
+"""Remove finished jobs, worker records and idle queues after their retention (the janitor)."""
 
 from __future__ import annotations
 
@@ -24,20 +24,25 @@ from ojs_cluster.store.unique import unique
 log = logging.getLogger("ojs.store")
 
 _POSTPONE_MS = 60_000
-"""Pause in milliseconds before the next removal of a job whose owner shard does not answer."""
+"""Time in milliseconds until the removal of a job is tried again after its owner shard failed."""
 IDLE_QUEUE_MS = 60 * 60_000
-"""Age in milliseconds below which a queue is not retired."""
+"""Age in milliseconds from which on an idle queue is retired."""
 
 
 async def purge_due(store: Store, shard: Shard, limit: int) -> SweepResult:
     """Remove up to ``limit`` jobs of a shard whose retention is over.
 
-    A job whose owner shard does not answer is postponed for a minute.
+    The removal of a job whose owner shard does not answer is postponed for a minute.
+
+    Args:
+        store: the store.
+        shard: the shard.
+        limit: maximum number of jobs.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    removed, foreign, now, following, malformed = await store.run(
+    removed, foreign_ids, now, next_ms, malformed = await store.run(
         shard,
         "purge",
         [shard.finished, shard.dead, shard.expiring],
@@ -46,20 +51,21 @@ async def purge_due(store: Store, shard: Shard, limit: int) -> SweepResult:
     )
     log_malformed(shard, malformed)
     postponed = 0
-    if foreign:
-        removal = await remove_expired_jobs(store, shard, [job_id.decode() for job_id in foreign])
+    if foreign_ids:
+        job_ids = [job_id.decode() for job_id in foreign_ids]
+        removal = await remove_expired_jobs(store, shard, job_ids)
         removed += removal.removed
         if removal.kept_ids:
             await _postpone(store, shard, removal.kept_ids, now)
             postponed = len(removal.kept_ids)
     quarantined = len(malformed)
     more = removed + postponed + quarantined >= limit
-    following = None if following < 0 else following
-    return SweepResult(removed + quarantined, following, now, more, quarantined)
+    next_ms = None if next_ms < 0 else next_ms
+    return SweepResult(removed + quarantined, next_ms, now, more, quarantined)
 
 
 async def _postpone(store: Store, shard: Shard, job_ids: Sequence[str], now_ms: int) -> None:
-    """Move jobs that cannot be removed now behind others."""
+    """Postpone the removal of jobs, so that other jobs are removed first."""
     args: list[Arg] = [now_ms + _POSTPONE_MS, *job_ids]
     await store.run(shard, "postpone_removal", [shard.finished], args, idempotent=True)
 
@@ -67,8 +73,13 @@ async def _postpone(store: Store, shard: Shard, job_ids: Sequence[str], now_ms: 
 async def remove_leftovers(store: Store, shard: Shard, limit: int = 500) -> int:
     """Remove old worker records, quiet flags, locks, transactions and aliases without a job.
 
+    Args:
+        store: the store.
+        shard: the shard.
+        limit: maximum number of entries of each kind.
+
     Returns:
-        Number of checked entries; a full page means that there may be more.
+        Number of checked entries. ``limit`` or more means that further entries may be due.
     """
     records = await store.run(
         shard,
@@ -84,22 +95,24 @@ async def remove_leftovers(store: Store, shard: Shard, limit: int = 500) -> int:
 
 
 async def retire_queues(store: Store, after: str = "", limit: int = 100) -> tuple[int, str]:
-    """Remove idle queues among the ``limit`` names after ``after``.
+    """Remove the idle ones of the next ``limit`` queues, and maintain the partitions of the others.
 
-    The queue's own keys are removed first. A crash then leaves a name, which the next round
-    handles, and no keys without a name. The script that removes the last key appends the effect
-    that removes the name.
+    A round is a series of calls that handles each registered queue once.
 
-    A complete round also maintains each queue's partitions. A queue with an unreachable shard is
-    left to the next round, together with the partitions that a smaller default has closed.
+    The keys of a queue are removed first, and the script that removes the last of them appends the
+    effect that removes the name. So a crash may leave a name without keys, which the next round
+    removes, but no keys without a name.
+
+    A queue with an unreachable shard is left to the next round. Then the old partitions of the
+    default layout also stay open until a later round (see ``partition_maintenance.end_round``).
 
     Args:
         store: the store.
         after: the name that the last call returned, '' at the beginning of a round.
-        limit: most names.
+        limit: maximum number of queues.
 
     Returns:
-        Number of removed queues, and the name to continue after, '' at the end of the round.
+        Number of removed queues, and the last handled name, '' at the end of the round.
     """
     if not after:
         await partition_maintenance.begin_round(store)
@@ -114,7 +127,8 @@ async def retire_queues(store: Store, after: str = "", limit: int = 100) -> tupl
         try:
             retired += await _retire(store, raw.decode())
         except BackendUnavailable as error:
-            store.partitions.draining = None  # not every queue was maintained
+            # This round does not maintain each queue, so ``end_round`` must not close partitions.
+            store.partitions.draining = None
             log.info(
                 "cannot retire queue '%s', trying again in the next round: %s", raw.decode(), error
             )
@@ -125,6 +139,11 @@ async def retire_queues(store: Store, after: str = "", limit: int = 100) -> tupl
 
 
 async def _retire(store: Store, queue: str) -> bool:
+    """Remove a queue if it is idle, otherwise maintain its partitions; return whether removed.
+
+    Raises:
+        BackendUnavailable: a shard of the queue does not answer.
+    """
     shards = await store.partitions.occupied_shards(store, queue)
     if not all(store.redis.is_responsive(shard.slot) for shard in shards):
         raise BackendUnavailable("a shard of the queue does not answer", outcome="not_applied")
@@ -134,7 +153,7 @@ async def _retire(store: Store, queue: str) -> bool:
         if (await get_stats(store, queue)).in_use:
             return False
     for shard in shards:
-        gone, effects = await store.run(
+        removed, effects = await store.run(
             shard,
             "retire_queue",
             [
@@ -149,24 +168,26 @@ async def _retire(store: Store, queue: str) -> bool:
             [IDLE_QUEUE_MS, queue if shard is shards[-1] else ""],
             idempotent=True,
         )
-        if not gone:
+        if not removed:
             return False
         await deliver(store, shard, effects)
-    return not await exists(store, queue)  # it may be in use again
+    return not await exists(store, queue)  # the queue may be in use again
 
 
 async def unregister_queue(store: Store, _shard: Shard, payload: bytes) -> None:
-    """Remove a retired queue's name from the registry, unless the queue is in use again.
+    """Handle the effect ``unregister_queue``: remove a retired queue's name from the registry.
 
-    The effect of ``retire_queue.lua``. A new job may have registered the name before its removal.
-    The check comes last, so that a repetition after a crash restores the name.
+    A new job may have registered the name again before it is removed here. So the function then
+    checks whether the queue has keys, and registers the name of such a queue again. If the process
+    dies before the check, the effect is delivered again.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
     queue, meta = payload.decode(), store.keys.meta
     await store.redis.call(meta.slot, "ZREM", meta.queues, queue, idempotent=True)
-    # Read after the removal: a late producer may have opened a closed partition again before it.
+    # The table is read after the removal, because a producer may just have opened a closed
+    # partition again.
     await store.partitions.read(store)
     shards = await store.partitions.occupied_shards(store, queue)
     for shard in shards:

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class SweepResult:
-    """What one sweep did. Times are milliseconds of the shard's own clock.
+    """What one sweep did. Times are Unix milliseconds of the shard's clock.
 
     Args:
-        done: jobs or records that changed.
-        next_ms: when the shard's next work is due, None when none is planned.
-        now_ms: when the sweep ran.
-        more: whether work was left over because of the limit.
-        quarantined: of the changed jobs, those that are malformed.
+        done: number of jobs or records that changed.
+        next_ms: time at which the next work of the sweep is due, None if no work is planned.
+        now_ms: time of the sweep.
+        more: whether the sweep reached its limit, so that more work may be due now.
+        quarantined: number of the changed jobs that are malformed.
     """
 
     done: int

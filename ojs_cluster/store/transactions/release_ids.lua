@@ -11,9 +11,9 @@ for i = 2, #KEYS do
 end
 local freed = {}
 for _, i in ipairs(reserved) do
-    if redis.call('HEXISTS', KEYS[i], F.fixed) == 1 then
+    if redis.call('HEXISTS', KEYS[i], F.fixed_id) == 1 then
         redis.call('HSET', KEYS[i], F.tombstone, transaction)
-        redis.call('HDEL', KEYS[i], F.transaction, F.fixed)
+        redis.call('HDEL', KEYS[i], F.transaction, F.fixed_id)
     else
         redis.call('DEL', KEYS[i])
         freed[#freed + 1] = ARGV[i]

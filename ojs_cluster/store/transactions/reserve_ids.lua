@@ -22,7 +22,7 @@ for i = 2, #KEYS do
         redis.call('HSET', KEYS[i], F.alias, shard, F.transaction, transaction)
         -- The new job must keep the stalled producer out, as the tombstone did. So it gets the field `fixed`
         -- and stays for two minutes after its end at least (finish_job.lua).
-        if redis.call('HDEL', KEYS[i], F.tombstone) == 1 then redis.call('HSET', KEYS[i], F.fixed, 1) end
+        if redis.call('HDEL', KEYS[i], F.tombstone) == 1 then redis.call('HSET', KEYS[i], F.fixed_id, 1) end
         redis.call('ZADD', alias_claims, now, ARGV[i + 2]) -- ARGV[4] is the id of KEYS[2]
     end
 end

@@ -201,7 +201,7 @@ async def test_the_fast_ack_wakes_a_waiter_below_the_limit(
 async def test_the_fast_ack_keeps_an_id_that_was_fixed_in_advance(store: Store, db: Any) -> None:
     await ack(store, await active(store))
     soon = replace(store, settings=replace(store.settings, retention_completed_ms=1))
-    await enqueue(store, new_job(), fields=[f.FIXED, b"1"])
+    await enqueue(store, new_job(), fields=[f.FIXED_ID, b"1"])
     [run] = await take(store)
     done = await ack(soon, run)
     assert done.finished_ms is not None

@@ -7,7 +7,7 @@ local F = {
     worker = 'w', lease = 'l', deadline = 'd', lease_ms = 'lv', extended = 'le',
     result = 'rs', errors = 'hn', error_slot = 'h', dead = 'dl', expired = 'ex', replays = 'rc',
     alias = '@', workflow = 'wf', step = 'ws', parents = 'pr', parent_names = 'pn', unique = 'uq',
-    transaction = '@t', max_per_second = 'ps', tombstone = '@f', fixed = 'fx', cancelled_keep_ms = 'sp',
+    transaction = '@t', max_per_second = 'ps', tombstone = '@f', fixed_id = 'fx', cancelled_keep_ms = 'sp',
     limit = 'rl', token = 'rt', open_token_request = 'ra', token_request_count = 'rn', hidden = 'hd',
     progress = 'pg', progress_data = 'pd', checkpoint = 'ck',
 }

@@ -15,8 +15,8 @@ local function preflight_dead_letters(queue, added, max_size)
         local MAX_FURTHER = 100 -- bounds the time of this script after max_size was lowered
         oldest = redis.call('ZRANGE', key, 0, math.min(excess, added + MAX_FURTHER) - 1)
         for _, id in ipairs(oldest) do
-            local found = redis.call('HMGET', job_key(id), F.workflow, F.fixed, F.finished)
-            jobs[id] = {[F.workflow] = found[1], [F.fixed] = found[2], [F.finished] = found[3]}
+            local found = redis.call('HMGET', job_key(id), F.workflow, F.fixed_id, F.finished)
+            jobs[id] = {[F.workflow] = found[1], [F.fixed_id] = found[2], [F.finished] = found[3]}
             preflight_key(job_key(id))
         end
         run_preflight()
