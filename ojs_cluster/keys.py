@@ -320,6 +320,8 @@ class Meta:
     """Sorted set: bulk operations that are not over, by the ms at which the scheduler continues."""
     bulk_ended: bytes = b"ojs:{meta}:bulk_ended"
     """Sorted set: ended bulk operations by the ms at which their retention ends."""
+    webhooks: bytes = b"ojs:{meta}:webhooks"
+    """Hash: webhook subscriptions by id, as JSON. The field '#' is the version."""
     index: int = META
 
     def bulk(self, operation_id: str) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from dataclasses import InitVar, dataclass, field
+from functools import partial
 from typing import Protocol
 
 import trio
@@ -24,6 +25,7 @@ from ojs_cluster.store.fetch.long_poll import Waiters
 from ojs_cluster.store.operations.health import Health, check
 from ojs_cluster.store.operations.metrics import CachedMetrics
 from ojs_cluster.store.operations.overview import Overview, overview
+from ojs_cluster.webhooks.client import WebhookClient
 
 _HEALTH_CACHED_S = 0.25
 """How long the result of a health check is reused, in seconds.
@@ -31,6 +33,8 @@ _HEALTH_CACHED_S = 0.25
 Health checks need no API key. So this limits the load that clients can cause: a process sends Redis
 at most four health checks per second.
 """
+_WEBHOOK_TESTS = 8
+"""Maximum number of concurrent test deliveries of a process."""
 
 
 def body_memory_budget_for(settings: HttpSettings) -> BodyMemoryBudget:
@@ -82,6 +86,11 @@ class App:
     """Its value is None while Redis does not answer within ``health_timeout_s``."""
     push: PushState = field(init=False)
     """The event streams of the process."""
+    webhook_client: WebhookClient = field(init=False)
+    """Sends test deliveries; the scheduler sends the others."""
+    webhook_tests: trio.CapacityLimiter = field(
+        default_factory=partial(trio.CapacityLimiter, _WEBHOOK_TESTS)
+    )
     shared_body_memory: InitVar[BodyMemoryBudget | None] = None
     """The budget that this app shares with hypercorn's connections; None creates a budget."""
     body_memory: BodyMemoryBudget = field(init=False)
@@ -94,6 +103,8 @@ class App:
         # takes at most a tenth of the process's time.
         cached_overview = Cached(lambda: overview(self.store), lambda took_s: 9 * took_s)
         object.__setattr__(self, "overview", cached_overview)
+        client = WebhookClient(self.store.settings.webhooks)
+        object.__setattr__(self, "webhook_client", client)
         object.__setattr__(self, "health", Cached(self._check_redis, lambda _: _HEALTH_CACHED_S))
         object.__setattr__(
             self, "body_memory", shared_body_memory or body_memory_budget_for(self.settings)

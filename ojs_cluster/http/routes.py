@@ -23,6 +23,7 @@ from ojs_cluster.http.handlers import (
     settle,
     settle_many,
     system,
+    webhooks,
     workers,
     workflows,
 )
@@ -302,6 +303,46 @@ ROUTES: tuple[Route, ...] = (
         rate_limits.drop_override,
         Scope.ADMIN_WRITE,
         action="rate_limit.end_override",
+    ),
+    Route("GET", f"{V1}/webhooks/subscriptions", webhooks.list_subscriptions, Scope.ADMIN_READ),
+    Route(
+        "POST",
+        f"{V1}/webhooks/subscriptions",
+        webhooks.create,
+        Scope.ADMIN_WRITE,
+        action="webhook.create",
+    ),
+    Route("GET", f"{V1}/webhooks/subscriptions/{{id}}", webhooks.get, Scope.ADMIN_READ),
+    *(
+        Route(
+            method,
+            f"{V1}/webhooks/subscriptions/{{id}}",
+            webhooks.change,
+            Scope.ADMIN_WRITE,
+            action="webhook.change",
+        )
+        for method in ("PATCH", "PUT")
+    ),
+    Route(
+        "DELETE",
+        f"{V1}/webhooks/subscriptions/{{id}}",
+        webhooks.drop,
+        Scope.ADMIN_WRITE,
+        action="webhook.delete",
+    ),
+    Route(
+        "POST",
+        f"{V1}/webhooks/subscriptions/{{id}}/test",
+        webhooks.test,
+        Scope.ADMIN_WRITE,
+        action="webhook.test",
+    ),
+    Route(
+        "POST",
+        f"{V1}/webhooks/subscriptions/{{id}}/rotate-secret",
+        webhooks.rotate_secret,
+        Scope.ADMIN_WRITE,
+        action="webhook.rotate_secret",
     ),
     Route("GET", f"{V1}/admin/stats", admin_overview.stats, Scope.ADMIN_READ, QueueAccess.HANDLER),
     Route(

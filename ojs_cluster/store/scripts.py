@@ -39,6 +39,7 @@ VOLATILE = frozenset(
             "outbox_reschedule_shard",
             "outbox_block_entries",
         ),
+        "webhook_read",
         *("rights", "worker_states", "workflow_schedule_check", "workflow_stalled"),
     }
 )

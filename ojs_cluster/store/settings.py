@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ojs_cluster.core.config.parsers import boolean, integer, milliseconds, one_of
 from ojs_cluster.core.config.variable import variable
+from ojs_cluster.webhooks.settings import WebhookSettings
 
 _MIB = 1024 * 1024
 _DAY_MS = 86_400_000
@@ -42,6 +43,7 @@ class StoreSettings:
             depth bound; 0 for no bound.
         queue_partitions: number of partitions of each queue for which no operator has set one.
         allow_eviction: whether to serve although Redis may evict keys.
+        webhooks: the settings of webhook deliveries.
     """
 
     visibility_timeout_ms: int = variable(
@@ -167,3 +169,4 @@ class StoreSettings:
         "Whether to start although the maxmemory-policy of Redis is not noeviction. Redis may then "
         "delete jobs when its memory is full.",
     )
+    webhooks: WebhookSettings = field(default_factory=WebhookSettings)

@@ -20,6 +20,7 @@ DEFAULT_FOLDERS: Final = (
     "ext-dead-letter",
     "ext-durable-execution",
     "ext-progress",
+    "ext-webhooks",
 )
 
 IMPOSSIBLE: Final[Mapping[str, str]] = {

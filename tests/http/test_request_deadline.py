@@ -88,6 +88,8 @@ def body_of(route: Route, job_id: str) -> dict[str, Any]:
         return {**job, "progress": 0.5}
     if "checkpoint" in route.template:
         return {"state": {"row": 1}}
+    if "webhooks" in route.template:
+        return {"url": "https://a.example/", "events": ["job.completed"]}
     if "retry" in route.template:
         return {"all": True} if "outbox" in route.template else {"confirm": True}
     return bodies.get(route.template, {**job, "confirm": True})

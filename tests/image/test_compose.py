@@ -16,8 +16,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from ojs_cluster.core.access.client_address import TrustedProxies
+from ojs_cluster.core.config.parsers import networks
 from ojs_cluster.server.config.all_variables import VARIABLES
-from ojs_cluster.server.config.parsers import networks
 from ojs_cluster.server.embedded.servers import Embedded, EmbeddedNode
 from tests.helm.test_pods import failover_s, longest_poll_s
 from tests.image.dockerfile import read_stages

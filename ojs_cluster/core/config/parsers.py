@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 
+from ojs_cluster.core.access.client_address import Network, parse_network
 from ojs_cluster.core.config.variable import Parser
 
+_MAX_NETWORKS = 100
 _UNITS_NS = {
     "ns": 1,
     "us": 1_000,
@@ -113,6 +115,20 @@ def origins(text: str) -> tuple[str, ...]:
     found = words(text)
     if not all(_ORIGIN.fullmatch(word) for word in found):
         raise ValueError("origins such as https://admin.example.com, separated by commas")
+    return found
+
+
+def networks(text: str) -> tuple[Network, ...]:
+    """Accept comma separated addresses and CIDR blocks."""
+    try:
+        found = tuple(parse_network(word) for word in words(text))
+    except ValueError:
+        found = ()
+    if not 0 < len(found) <= _MAX_NETWORKS:
+        raise ValueError(
+            f"at most {_MAX_NETWORKS} addresses or networks such as 10.0.0.0/8, 192.0.2.7 or "
+            "fd00::/8, none of which contains every address"
+        )
     return found
 
 

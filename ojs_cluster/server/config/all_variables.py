@@ -21,6 +21,7 @@ from ojs_cluster.server.config.settings import (
     TelemetrySettings,
 )
 from ojs_cluster.store.settings import StoreSettings
+from ojs_cluster.webhooks.settings import WebhookSettings
 from scheduler.settings import SchedulerSettings
 
 
@@ -52,6 +53,7 @@ SECTIONS: Final = (
     Section("redis", "Redis", RedisSettings),
     Section("layout", "Jobs", ShardSettings),
     Section("store", "Jobs", StoreSettings),
+    Section("webhooks", "Webhooks", WebhookSettings),
     Section("scheduler", "Scheduler", SchedulerSettings),
     Section("log", "Logs and traces", LogSettings),
     Section("telemetry", "Logs and traces", TelemetrySettings),

@@ -27,6 +27,7 @@ from ojs_cluster.server.config.settings import (
     TelemetrySettings,
 )
 from ojs_cluster.store.settings import StoreSettings
+from ojs_cluster.webhooks.settings import WebhookSettings
 from scheduler.settings import SchedulerSettings
 
 EXIT_CONFIG = 2
@@ -66,6 +67,7 @@ class Settings:
     redis: RedisSettings
     layout: ShardSettings
     store: StoreSettings
+    webhooks: WebhookSettings
     scheduler: SchedulerSettings
     log: LogSettings
     telemetry: TelemetrySettings

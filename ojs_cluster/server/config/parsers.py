@@ -7,27 +7,11 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ojs_cluster.core.access.client_address import Network, parse_network
 from ojs_cluster.core.config.parsers import integer, words
 from ojs_cluster.redis.url import parse_redis_url
 
 AUTO_WORKERS_MAX = 16
 """Maximum number of API processes that ``auto`` stands for."""
-_MAX_NETWORKS = 100
-
-
-def networks(text: str) -> tuple[Network, ...]:
-    """Accept comma separated addresses and CIDR blocks."""
-    try:
-        found = tuple(parse_network(word) for word in words(text))
-    except ValueError:
-        found = ()
-    if not 0 < len(found) <= _MAX_NETWORKS:
-        raise ValueError(
-            f"at most {_MAX_NETWORKS} addresses or networks such as 10.0.0.0/8, 192.0.2.7 or "
-            "fd00::/8, none of which contains every address"
-        )
-    return found
 
 
 def api_key(text: str) -> str:

@@ -10,7 +10,14 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ojs_cluster.core.access.client_address import Network
-from ojs_cluster.core.config.parsers import boolean, integer, non_empty, one_of, seconds
+from ojs_cluster.core.config.parsers import (
+    boolean,
+    integer,
+    networks,
+    non_empty,
+    one_of,
+    seconds,
+)
 from ojs_cluster.core.config.variable import variable
 from ojs_cluster.redis.durability import Durability
 from ojs_cluster.redis.settings import ClientSettings, TlsSettings
@@ -114,7 +121,7 @@ class ListenSettings:
     )
     trusted_proxies: tuple[Network, ...] = variable(
         "OJS_TRUSTED_PROXIES",
-        parsers.networks,
+        networks,
         "",
         "Addresses and networks of the proxies whose header X-Forwarded-For names the client.",
         empty=(),

@@ -78,6 +78,7 @@ from tests.store.shortcuts import (
     take,
 )
 from tests.store.unique_jobs import drain_waiting_now, once, recover
+from tests.store.webhook_jobs import one_life_of_a_webhook
 from tests.store.workflow_jobs import chain, drain_all, run_one, step
 from tests.support.lossy import without
 from tests.support.prelude import EMPTIED, MARK, NOT_READ, PRELUDE
@@ -214,6 +215,7 @@ async def one_life_without_backup(store: Store, db: Any) -> None:
     await bulk_operations(store, db)
     await leadership(store)
     await an_audit(store)
+    await one_life_of_a_webhook(store)
     await reads(store)
 
 

@@ -1,0 +1,265 @@
+"""Manage webhook subscriptions (spec: ojs-webhooks 6)."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Any, Final
+
+import msgspec
+import orjson
+
+from ojs_cluster.core import webhooks as core
+from ojs_cluster.core.errors import InvalidRequest, RateLimited
+from ojs_cluster.core.timestamps import format_ms
+from ojs_cluster.core.webhooks import Secret, Subscription
+from ojs_cluster.http import query, replies
+from ojs_cluster.http.app import App
+from ojs_cluster.http.bodies import decode
+from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.store.webhooks import subscriptions
+from ojs_cluster.webhooks.addresses import check_literal, parse_url
+from ojs_cluster.webhooks.signatures import signed_headers
+
+_TEST_S: Final = 10.0
+"""Maximum time of a test delivery in seconds, if ``OJS_WEBHOOK_TIMEOUT`` is not shorter."""
+_SHOWN: Final = 1000
+"""Maximum number of bytes of a receiver's response that a test shows."""
+
+
+class FilterBody(msgspec.Struct, frozen=True):
+    """Which jobs' events are wanted, besides their types."""
+
+    queues: list[str] | None = None
+    job_types: list[str] | None = None
+
+
+class SubscriptionBody(msgspec.Struct, frozen=True):
+    """The members of a subscription that a client may set."""
+
+    url: str | None = None
+    events: list[str] | None = None
+    active: bool | None = None
+    secret: str | None = None
+    filter: FilterBody | msgspec.UnsetType | None = msgspec.UNSET
+    metadata: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class RotationBody(msgspec.Struct, frozen=True):
+    """The new secret; without it the server makes one."""
+
+    secret: str | None = None
+
+
+_decoder = msgspec.json.Decoder(SubscriptionBody)
+_rotation_decoder = msgspec.json.Decoder(RotationBody)
+
+
+async def create(app: App, request: Request) -> Response:
+    """Create a subscription. Only this response and that of a rotation show the secret.
+
+    ``POST /ojs/v1/webhooks/subscriptions`` (spec: ojs-webhooks 6.1)
+    """
+    body = decode(_decoder, request, app.settings.limits)
+    for field, given in (("url", body.url), ("events", body.events)):
+        if given is None:
+            raise InvalidRequest(f"'{field}' is required", field=field)
+    secret = core.new_secret() if body.secret is None else core.check_secret(body.secret)
+
+    def make(subscription_id: str, now_ms: int) -> Subscription:
+        empty = Subscription(
+            id=subscription_id,
+            url="",
+            events=(),
+            secrets=(Secret(secret),),
+            created_ms=now_ms,
+            updated_ms=now_ms,
+        )
+        return _changed(app, empty, body)
+
+    made = await subscriptions.create(app.store, make)
+    headers = (("Location", f"/ojs/v1/webhooks/subscriptions/{made.id}"),)
+    members = {**_members(made), "secret": secret}
+    value = {**members, "subscription": members}
+    return replies.json_response(201, value, headers, audit_object=made.id)
+
+
+async def list_subscriptions(app: App, request: Request) -> Response:
+    """List subscriptions, oldest first.
+
+    ``GET /ojs/v1/webhooks/subscriptions`` (spec: ojs-webhooks 6.2)
+    """
+    page = query.numbered_page(query.parameters(request.query), default=50, max_limit=200)
+    found = (await subscriptions.read_all(app.store)).subscriptions()
+    shown = [_members(each) for each in found[page.offset : page.offset + page.limit]]
+    return replies.json_response(
+        200,
+        {
+            "subscriptions": shown,
+            "items": shown,
+            "total": len(found),
+            "pagination": query.pagination(page, len(shown), len(found)),
+        },
+    )
+
+
+async def get(app: App, _request: Request, subscription_id: str) -> Response:
+    """Return a subscription without its secret.
+
+    ``GET /ojs/v1/webhooks/subscriptions/{id}`` (spec: ojs-webhooks 6.3)
+    """
+    return _response(await subscriptions.get(app.store, subscription_id))
+
+
+async def change(app: App, request: Request, subscription_id: str) -> Response:
+    """Replace the members that the body has. ``active: true`` also ends a deactivation by 410.
+
+    ``PATCH /ojs/v1/webhooks/subscriptions/{id}`` (spec: ojs-webhooks 6.4), alias ``PUT``
+    """
+    body = decode(_decoder, request, app.settings.limits)
+    if body.secret is not None:
+        raise InvalidRequest("rotate-secret replaces the secret", field="secret")
+    changed = await subscriptions.change(
+        app.store, subscription_id, lambda old: _changed(app, old, body)
+    )
+    return _response(changed)
+
+
+async def drop(app: App, _request: Request, subscription_id: str) -> Response:
+    """Delete a subscription.
+
+    ``DELETE /ojs/v1/webhooks/subscriptions/{id}`` (spec: ojs-webhooks 6.5)
+    """
+    await subscriptions.delete(app.store, subscription_id)
+    return replies.json_response(200, {"deleted": True, "id": subscription_id})
+
+
+async def rotate_secret(app: App, request: Request, subscription_id: str) -> Response:
+    """Replace the secret. The replaced one signs too for a day.
+
+    ``POST /ojs/v1/webhooks/subscriptions/{id}/rotate-secret`` (spec: ojs-webhooks 8.3)
+    """
+    body = decode(_rotation_decoder, request, app.settings.limits, optional=True)
+    secret = core.new_secret() if body.secret is None else core.check_secret(body.secret)
+    rotated = await subscriptions.rotate(app.store, subscription_id, secret)
+    members = _members(rotated)
+    old = [each for each in rotated.secrets[1:] if each.until_ms is not None]
+    return replies.json_response(
+        200,
+        {
+            **members,
+            "subscription": members,
+            "secret": secret,
+            "new_secret": secret,
+            "previous_secret_expires_at": replies.iso(old[0].until_ms or 0) if old else None,
+        },
+    )
+
+
+async def test(app: App, _request: Request, subscription_id: str) -> Response:
+    """Send an event ``webhook.test`` now, and return what the receiver answered.
+
+    ``POST /ojs/v1/webhooks/subscriptions/{id}/test`` (spec: ojs-webhooks 6.6)
+    """
+    settings = app.store.settings.webhooks
+    subscription = await subscriptions.get(app.store, subscription_id)
+    url = parse_url(subscription.url, allow_http=settings.allow_http)
+    now_s = int(time.time())
+    number = uuid.uuid4()
+    when = format_ms(now_s * 1000).decode()
+    event = {
+        "specversion": "1.0",
+        "id": f"evt_{number}",
+        "type": "webhook.test",
+        "event": "webhook.test",
+        "source": "ojs://ojs-cluster/api",
+        "time": when,
+        "timestamp": when,
+        "subject": subscription.id,
+        "datacontenttype": "application/json",
+        "data": {"subscription_id": subscription.id},
+    }
+    body = orjson.dumps(event)
+    headers = signed_headers(
+        subscription.signing_keys(now_s * 1000),
+        body,
+        kind="webhook.test",
+        delivery_id=f"del_{number}",
+        subscription_id=subscription.id,
+        now_s=now_s,
+    )
+    if app.webhook_tests.available_tokens < 1:
+        raise RateLimited("too many test deliveries wait for their receivers")
+    async with app.webhook_tests:
+        timeout_s = min(_TEST_S, settings.timeout_s)
+        answer = await app.webhook_client.post(url, headers, body, timeout_s=timeout_s)
+    value: dict[str, Any] = {
+        "success": answer.delivered,
+        "status_code": answer.status,
+        "status": answer.status,
+        "response_time_ms": answer.elapsed_ms,
+        "response_body": answer.body[:_SHOWN].decode(errors="replace"),
+        "delivery_id": f"del_{number}",
+    }
+    if answer.error:
+        value["error"] = answer.error
+    return replies.json_response(200, value)
+
+
+def _changed(app: App, old: Subscription, body: SubscriptionBody) -> Subscription:
+    """Return a subscription with the members that a body has, which are checked."""
+    settings = app.store.settings.webhooks
+    new: dict[str, Any] = {}
+    if body.url is not None:
+        url = parse_url(body.url, allow_http=settings.allow_http)
+        check_literal(url, settings.allow_cidrs)
+        new["url"] = body.url
+    if body.events is not None:
+        new["events"] = core.check_events(body.events)
+    if body.active is not None:
+        new.update(active=body.active, disabled_reason="")
+    if body.filter is not msgspec.UNSET:
+        wanted = body.filter or FilterBody()
+        queues, types = wanted.queues or [], wanted.job_types or []
+        core.check_filter(queues, types)
+        new["queues"] = tuple(dict.fromkeys(queues))
+        new["job_types"] = tuple(dict.fromkeys(types))
+    if body.metadata is not msgspec.UNSET:
+        new["metadata"] = _metadata(body.metadata)
+    return msgspec.structs.replace(old, **new)
+
+
+def _metadata(raw: msgspec.Raw) -> msgspec.Raw:
+    text = bytes(raw)
+    if text == b"null":
+        text = b"{}"
+    if text[:1] != b"{":
+        raise InvalidRequest("'metadata' must be an object", field="metadata")
+    if len(text) > core.MAX_METADATA:
+        raise InvalidRequest(f"'metadata' may have {core.MAX_METADATA} bytes", field="metadata")
+    return msgspec.Raw(text)
+
+
+def _response(subscription: Subscription) -> Response:
+    members = _members(subscription)
+    return replies.json_response(200, {**members, "subscription": members})
+
+
+def _members(subscription: Subscription) -> dict[str, Any]:
+    """Return the members of a subscription that every response has. There is no secret."""
+    members: dict[str, Any] = {
+        "id": subscription.id,
+        "url": subscription.url,
+        "events": list(subscription.events),
+        "active": subscription.active,
+        "metadata": orjson.Fragment(bytes(subscription.metadata) or b"{}"),
+        "created_at": replies.iso(subscription.created_ms),
+        "updated_at": replies.iso(subscription.updated_ms),
+    }
+    queues, job_types = core.filters(subscription)
+    chosen = {"queues": list(queues), "job_types": list(job_types)}
+    if queues or job_types:
+        members["filter"] = {name: names for name, names in chosen.items() if names}
+    if subscription.disabled_reason:
+        members["disabled_reason"] = subscription.disabled_reason
+    return members

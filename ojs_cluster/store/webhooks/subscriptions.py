@@ -1,0 +1,187 @@
+"""Store webhook subscriptions under the meta tag.
+
+There are at most ``MAX_SUBSCRIPTIONS``, so one hash has all of them. Each change is a
+compare-and-set of one record.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from ojs_cluster.core.errors import Conflict, InvalidRequest, NotFound
+from ojs_cluster.core.webhooks import MAX_PACKED, Secret, Subscription, decode, encode, pack
+from ojs_cluster.store.runtime import Runtime
+
+log = logging.getLogger("ojs.store")
+
+MAX_SUBSCRIPTIONS: Final = 100
+ROTATION_MS: Final = 24 * 3_600_000
+"""How long a replaced secret still signs, in ms (spec: ojs-webhooks 8.3)."""
+_MAX_SECRETS: Final = 4
+"""Maximum number of secrets that sign at a time."""
+_VERSION: Final = b"#"
+
+Change = Callable[[Subscription], Subscription]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All subscriptions at one time.
+
+    Attributes:
+        now_ms: Unix time in ms, by the clock of Redis.
+        version: version of the records; empty while none was ever stored.
+        records: the stored records by id.
+    """
+
+    now_ms: int
+    version: bytes
+    records: dict[str, bytes]
+
+    def subscriptions(self) -> list[Subscription]:
+        """Return the subscriptions, oldest first. Damaged records are left out, and logged."""
+        found = []
+        for subscription_id, record in self.records.items():
+            try:
+                found.append(decode(record))
+            except ValueError as error:
+                log.warning("webhook subscription %s is damaged: %s", subscription_id, error)
+        return sorted(found, key=lambda each: (each.created_ms, each.id))
+
+
+async def read_all(store: Runtime) -> Snapshot:
+    """Return all subscriptions.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    now_ms, version, *flat = await store.run_meta("webhook_read", [store.keys.meta.webhooks], [""])
+    items = iter(flat[0] if flat else ())
+    return Snapshot(
+        now_ms,
+        version,
+        {
+            name.decode(errors="replace"): record
+            for name, record in zip(items, items, strict=True)
+            if name != _VERSION
+        },
+    )
+
+
+async def get(store: Runtime, subscription_id: str) -> Subscription:
+    """Return one subscription.
+
+    Raises:
+        NotFound: there is no such subscription.
+        BackendUnavailable: Redis did not answer in time.
+    """
+    return _find(await read_all(store), subscription_id)
+
+
+async def create(store: Runtime, make: Callable[[str, int], Subscription]) -> Subscription:
+    """Store a new subscription.
+
+    Args:
+        store: the store.
+        make: returns it for its id and its creation time in Unix ms.
+
+    Raises:
+        InvalidRequest: there are too many subscriptions, or they select too many names.
+        BackendUnavailable: Redis did not answer in time.
+    """
+    snapshot = await read_all(store)
+    new = make(f"sub_{uuid.uuid4()}", snapshot.now_ms)
+    _check_size([*snapshot.subscriptions(), new])
+    if await _write(store, new.id, b"", encode(new)) == b"full":
+        raise InvalidRequest(f"at most {MAX_SUBSCRIPTIONS} webhook subscriptions may exist")
+    return new
+
+
+async def change(store: Runtime, subscription_id: str, how: Change) -> Subscription:
+    """Replace a subscription by what ``how`` makes of it; return the new one.
+
+    Raises:
+        NotFound: there is no such subscription.
+        InvalidRequest: the subscriptions would select too many names.
+        BackendUnavailable: Redis did not answer in time.
+    """
+    while True:
+        snapshot = await read_all(store)
+        old = _find(snapshot, subscription_id)
+        now_ms = max(snapshot.now_ms, old.updated_ms)
+        new = msgspec.structs.replace(how(old), id=old.id, updated_ms=now_ms)
+        others = [each for each in snapshot.subscriptions() if each.id != old.id]
+        _check_size([*others, new])
+        expected = snapshot.records[subscription_id]
+        if await _write(store, old.id, expected, encode(new)) == b"ok":
+            return new
+
+
+async def rotate(store: Runtime, subscription_id: str, secret: str) -> Subscription:
+    """Give a subscription a new secret. The replaced one signs too for ``ROTATION_MS``.
+
+    Raises:
+        NotFound: there is no such subscription.
+        Conflict: the secret was replaced too often within ``ROTATION_MS``.
+        BackendUnavailable: Redis did not answer in time.
+    """
+    snapshot = await read_all(store)
+    until_ms = snapshot.now_ms + ROTATION_MS
+
+    def replace_secret(old: Subscription) -> Subscription:
+        kept = [
+            Secret(each.text, min(each.until_ms or until_ms, until_ms))
+            for each in old.secrets
+            if each.until_ms is None or each.until_ms > snapshot.now_ms
+        ]
+        if len(kept) >= _MAX_SECRETS:
+            raise Conflict(f"{_MAX_SECRETS} secrets sign already; the oldest end within a day")
+        return msgspec.structs.replace(old, secrets=(Secret(secret), *kept))
+
+    return await change(store, subscription_id, replace_secret)
+
+
+async def delete(store: Runtime, subscription_id: str) -> None:
+    """Delete a subscription.
+
+    Raises:
+        NotFound: there is no such subscription.
+        BackendUnavailable: Redis did not answer in time.
+    """
+    while True:
+        record = (await read_all(store)).records.get(subscription_id)
+        if record is None:
+            raise NotFound("webhook subscription", subscription_id[:100])
+        if await _write(store, subscription_id, record, b"") == b"ok":
+            return
+
+
+def _find(snapshot: Snapshot, subscription_id: str) -> Subscription:
+    for each in snapshot.subscriptions():
+        if each.id == subscription_id:
+            return each
+    raise NotFound("webhook subscription", subscription_id[:100])
+
+
+def _check_size(subscriptions: Iterable[Subscription]) -> None:
+    if len(pack(subscriptions)) > MAX_PACKED:
+        raise InvalidRequest(
+            f"all subscriptions together may select {MAX_PACKED} bytes of event types, queues and "
+            "job types: select fewer names, or more of them by a pattern",
+            field="events",
+        )
+
+
+async def _write(store: Runtime, subscription_id: str, expected: bytes, wanted: bytes) -> bytes:
+    reply: bytes = await store.run_meta(
+        "webhook_write",
+        [store.keys.meta.webhooks],
+        [subscription_id, expected, wanted, MAX_SUBSCRIPTIONS],
+    )
+    return reply
