@@ -440,7 +440,7 @@ async def _workflow(workflow_id: str, store: Store) -> workflows.WorkflowRecord:
 async def _holder(kind: str, store: Store) -> str | None:
     fingerprint = unique_job(QUEUES[0], kind, "reject").fingerprint
     shard = store.keys.shard_of_fingerprint(fingerprint)
-    found = await store.redis.call(shard.slot, "HGET", shard.lock(fingerprint), "h")
+    found = await store.redis.call(shard.slot, "HGET", shard.lock(fingerprint), "holder")
     return found.decode() if isinstance(found, bytes) else None
 
 

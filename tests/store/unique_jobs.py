@@ -53,7 +53,7 @@ def lock_of(store: Store, db: Any) -> str:
 def age_lock(db: Any, store: Store, fingerprint: str, ms: int) -> None:
     """Make a lock ``ms`` older."""
     shard = store.keys.shard_of_fingerprint(fingerprint)
-    db.hincrby(shard.lock(fingerprint), "a", -ms)
+    db.hincrby(shard.lock(fingerprint), "claimed_at", -ms)
     db.zincrby(shard.locks, -ms, fingerprint)
 
 

@@ -244,7 +244,7 @@ def _check_transactions(
     for name in keys.locks.keys() ^ keys.index("locks").keys():
         complain(f"unique lock {name} and the index of locks disagree")
     for name, lock in keys.locks.items():
-        if keyspace.shard_of_fingerprint(name) is not shard or b"h" not in lock:
+        if keyspace.shard_of_fingerprint(name) is not shard or b"holder" not in lock:
             complain(f"unique lock {name} lies in the wrong shard, or has no holder")
     aborted = {
         transaction for transaction, record in keys.transactions.items() if b"plan" not in record

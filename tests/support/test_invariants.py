@@ -87,7 +87,9 @@ def test_each_kind_of_damage_is_named(db: redis.Redis, standalone: Embedded) -> 
     put_available(db, FOREIGN)
     damage("no alias leads to the job")
 
-    db.hset(KEYS.shard_of_fingerprint("0" * 64).lock("0" * 64), mapping={"h": HERE, "s": 1})
+    db.hset(
+        KEYS.shard_of_fingerprint("0" * 64).lock("0" * 64), mapping={"holder": HERE, "shard": 1}
+    )
     damage("the index of locks disagree")
 
     db.hset(SHARD.transaction(HERE), mapping={"plan": "x", "owed": 7})

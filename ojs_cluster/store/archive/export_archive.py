@@ -210,7 +210,7 @@ async def _job(store: Store, shard: Shard, job_id: str) -> JobLine | None:
     if fingerprint:
         owner = store.keys.shard_of_fingerprint(fingerprint)
         holder = await store.redis.call(
-            owner.slot, "HGET", owner.lock(fingerprint), "h", idempotent=True
+            owner.slot, "HGET", owner.lock(fingerprint), "holder", idempotent=True
         )
         holds_lock = holder == job_id.encode()
     return JobLine(

@@ -117,7 +117,7 @@ async def _check(store: Store, shard: Shard, job_id: str, fields: Sequence[Any])
     request = LockRequest(fingerprint, job_id, shard.index, int(replays or 0))
     owner = store.keys.shard_of_fingerprint(fingerprint)
     reply = await locks.try_claim(store, owner, [request])
-    has_undecided_transaction = isinstance(reply, locks.LockHeld) and b"t" in reply.lock
+    has_undecided_transaction = isinstance(reply, locks.LockHeld) and b"transaction" in reply.lock
     return "later" if has_undecided_transaction else "done"
 
 

@@ -5,9 +5,9 @@
 -- If another job holds a lock, the locks before that lock stay claimed, and the caller claims the rest later.
 -- A repetition by the holder renews the claim. If another producer with the same job id has claimed the lock
 -- before, neither producer may drop the lock, so the name of the new claim ends with '+'.
--- Fields of a lock: h id of the holder, s index of the holder's shard, a time of the claim (ms), c name of the
--- last claim, n how often the holder had been retried by hand (absent for 0), t transaction that is undecided
--- about the holder; p, ps, pa, pc, pn the fields h, s, a, c, n of the previous holder.
+-- Fields of a lock: holder (job id), shard (index of the holder's shard), claimed_at (ms), claim (name of the
+-- last claim), retries (how often the holder had been retried by hand, absent for 0), transaction (undecided
+-- about the holder), and with the prefix previous_ the same fields of the previous holder, without transaction.
 -- A job that was retried by hand counts as another holder: id and number of retries together name a holder.
 -- Memory: deny-oom.
 -- KEYS: 1 locks, then per lock its hash.
@@ -22,10 +22,10 @@ for i = 1, #KEYS - 1 do
     local _, job, _, retries, expected, expected_retries = unpack(ARGV, 7 * i - 3, 7 * i + 2)
     local field_list, lock = redis.call('HGETALL', KEYS[i + 1]), {}
     for j = 1, #field_list, 2 do lock[field_list[j]] = field_list[j + 1] end
-    lock.n = lock.n or '0'
-    lock.mine = lock.h == job and lock.n == retries and (lock.t or '') == transaction
-    local is_expected = lock.h == expected and lock.n == expected_retries
-    if not lock.mine and lock.h and (lock.t or not is_expected) then
+    lock.retries = lock.retries or '0'
+    lock.is_own = lock.holder == job and lock.retries == retries and (lock.transaction or '') == transaction
+    local is_expected = lock.holder == expected and lock.retries == expected_retries
+    if not lock.is_own and lock.holder and (lock.transaction or not is_expected) then
         reply = {'held', i, now, field_list}
         break
     end
@@ -34,20 +34,24 @@ end
 for i, lock in ipairs(locks) do
     local key = KEYS[i + 1]
     local fingerprint, job, shard, retries, _, _, remember = unpack(ARGV, 7 * i - 3, 7 * i + 3)
-    if lock.mine then
+    if lock.is_own then
         -- A caller that has read the earlier claim must not take this one for it.
-        redis.call('HSET', key, 'a', now, 'c', lock.c == name and name or name .. '+')
+        redis.call('HSET', key, 'claimed_at', now, 'claim', lock.claim == name and name or name .. '+')
     else
         -- New fields are written before old ones are removed, so the hash never becomes empty.
-        redis.call('HSET', key, 'h', job, 's', shard, 'a', now, 'c', name)
-        if retries ~= '0' then redis.call('HSET', key, 'n', retries) else redis.call('HDEL', key, 'n') end
-        if lock.h and remember == '1' then
-            redis.call('HSET', key, 'p', lock.h, 'ps', lock.s, 'pa', lock.a, 'pc', lock.c or '', 'pn', lock.n)
+        redis.call('HSET', key, 'holder', job, 'shard', shard, 'claimed_at', now, 'claim', name)
+        if retries ~= '0' then redis.call('HSET', key, 'retries', retries)
+        else redis.call('HDEL', key, 'retries') end
+        if lock.holder and remember == '1' then
+            redis.call('HSET', key, 'previous_holder', lock.holder, 'previous_shard', lock.shard,
+                'previous_claimed_at', lock.claimed_at, 'previous_claim', lock.claim or '',
+                'previous_retries', lock.retries)
         else
-            redis.call('HDEL', key, 'p', 'ps', 'pa', 'pc', 'pn')
+            redis.call('HDEL', key, 'previous_holder', 'previous_shard', 'previous_claimed_at',
+                'previous_claim', 'previous_retries')
         end
-        if transaction ~= '' then redis.call('HSET', key, 't', transaction)
-        else redis.call('HDEL', key, 't') end
+        if transaction ~= '' then redis.call('HSET', key, 'transaction', transaction)
+        else redis.call('HDEL', key, 'transaction') end
         redis.call('ZADD', index, now + check_ms, fingerprint)
     end
 end

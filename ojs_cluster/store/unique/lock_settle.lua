@@ -14,7 +14,8 @@
 --@include now long_lists
 local index, action, transaction, check_ms, found = KEYS[1], ARGV[1], ARGV[2], ARGV[3], {}
 for i = 1, #KEYS - 1 do
-    local lock = redis.call('HMGET', KEYS[i + 1], 'h', 't', 'p', 'ps', 'pa', 'a', 'n', 'pn', 'c', 'pc')
+    local lock = redis.call('HMGET', KEYS[i + 1], 'holder', 'transaction', 'previous_holder', 'previous_shard',
+        'previous_claimed_at', 'claimed_at', 'retries', 'previous_retries', 'claim', 'previous_claim')
     local fingerprint, job, retries, claim = unpack(ARGV, 4 * i, 3 + 4 * i)
     local holder, undecided, held_retries, last_claim = lock[1] or '', lock[2] or '', lock[7] or '0', lock[9]
     local matches = undecided == transaction
@@ -24,18 +25,20 @@ for i = 1, #KEYS - 1 do
     end
 end
 local freed = {}
+local FORMER_FIELDS = {'transaction', 'previous_holder', 'previous_shard', 'previous_claimed_at',
+    'previous_claim', 'previous_retries'}
 for _, entry in ipairs(found) do
     local key, fingerprint, lock = entry[1], entry[2], entry[3]
     local _, _, previous, shard, claimed, since, _, retries, _, claim = unpack(lock, 1, 10)
     if action == 'later' then
         redis.call('ZADD', index, now + math.max(check_ms, now - since), fingerprint)
     elseif action == 'keep' then
-        redis.call('HDEL', key, 't', 'p', 'ps', 'pa', 'pc', 'pn')
+        redis.call('HDEL', key, unpack(FORMER_FIELDS))
     elseif previous then
-        redis.call('HSET', key, 'h', previous, 's', shard, 'a', claimed, 'c', claim or '')
-        if (retries or '0') ~= '0' then redis.call('HSET', key, 'n', retries)
-        else redis.call('HDEL', key, 'n') end
-        redis.call('HDEL', key, 't', 'p', 'ps', 'pa', 'pc', 'pn')
+        redis.call('HSET', key, 'holder', previous, 'shard', shard, 'claimed_at', claimed, 'claim', claim or '')
+        if (retries or '0') ~= '0' then redis.call('HSET', key, 'retries', retries)
+        else redis.call('HDEL', key, 'retries') end
+        redis.call('HDEL', key, unpack(FORMER_FIELDS))
     else
         redis.call('DEL', key)
         freed[#freed + 1] = fingerprint

@@ -190,9 +190,9 @@ async def resolve_holder(store: Store, fingerprint: str, held: LockHeld) -> Lock
         None when the lock was freed or its holder is not known yet. The caller then claims the lock
         again.
     """
-    lock, age_ms = held.lock, held.now_ms - int(held.lock[b"a"])
-    holder = LockRequest(fingerprint, lock[b"h"].decode(), int(lock[b"s"]))
-    transaction = lock.get(b"t", b"").decode()
+    lock, age_ms = held.lock, held.now_ms - int(held.lock[b"claimed_at"])
+    holder = LockRequest(fingerprint, lock[b"holder"].decode(), int(lock[b"shard"]))
+    transaction = lock.get(b"transaction", b"").decode()
     if transaction:
         if age_ms < GRACE_MS:
             await pause()
@@ -206,13 +206,13 @@ async def resolve_holder(store: Store, fingerprint: str, held: LockHeld) -> Lock
         shard = await alias_target(store, holder.job_id, shard)
         found = await find_job(store, shard, holder.job_id)
     if found is not None:
-        return replace(found, retries=int(lock.get(b"n", 0)))
+        return replace(found, retries=int(lock.get(b"retries", 0)))
     if age_ms < GRACE_MS:
         await pause()
     elif await write_tombstone(store, shard, holder.job_id):
         # A producer that has read the tombstone may have claimed the lock again since. So only the
         # claim that was read is dropped. Claims that an earlier version has stored have no name.
-        await settle(store, "drop", [replace(holder, claim=lock.get(b"c", b"").decode())])
+        await settle(store, "drop", [replace(holder, claim=lock.get(b"claim", b"").decode())])
     return None
 
 

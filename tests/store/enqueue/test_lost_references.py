@@ -231,7 +231,7 @@ async def test_a_lock_that_another_job_has_taken_since_stays_with_it(store: Stor
     second = await once(store, on_conflict="reject")
     await sweep(store, db)
 
-    assert db.hget(home.lock(fingerprint), "h") == second.id.encode()
+    assert db.hget(home.lock(fingerprint), "holder") == second.id.encode()
     assert not db.exists(shard_of(store).references)
 
 
@@ -274,7 +274,7 @@ async def test_a_replacement_is_checked_when_its_transaction_is_applied(
     await sweep(store, db)
 
     assert (await read_jobs.get(store, job.id)).state is State.AVAILABLE
-    assert db.hget(home.lock(fingerprint), "h") == job.id.encode()
+    assert db.hget(home.lock(fingerprint), "holder") == job.id.encode()
     assert job.queue == QUEUE
     consistent()
 

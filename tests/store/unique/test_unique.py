@@ -227,7 +227,7 @@ async def test_the_janitor_checks_a_lock_in_use_less_and_less_often(store: Store
     assert await unique.check_old_locks(store, shard, 10) == 1
 
     assert await unique.check_old_locks(store, shard, 10) == 0
-    now = int(db.hget(shard.lock(lock), "a")) + HOUR
+    now = int(db.hget(shard.lock(lock), "claimed_at")) + HOUR
     assert db.zscore(shard.locks, lock) >= now + 0.9 * HOUR
     with pytest.raises(Duplicate):
         await once(store)
@@ -262,7 +262,7 @@ async def test_a_lock_that_an_earlier_version_claimed_is_taken_over(store: Store
     lock = store.keys.shard_of_fingerprint(late.fingerprint).lock(late.fingerprint)
     db.hdel(lock, "c")
     second = await put(store, unique={})
-    assert db.hget(lock, "h").decode() == second.id
+    assert db.hget(lock, "holder").decode() == second.id
 
 
 async def test_a_producer_that_lost_its_lock_meanwhile_tries_again(store: Store, db: Any) -> None:
@@ -287,7 +287,7 @@ async def test_a_producer_that_lost_its_lock_meanwhile_tries_again(store: Store,
 
 def lock_holder(db: Any, store: Store) -> str:
     lock = lock_of(store, db)
-    holder: bytes = db.hget(store.keys.shard_of_fingerprint(lock).lock(lock), "h")
+    holder: bytes = db.hget(store.keys.shard_of_fingerprint(lock).lock(lock), "holder")
     return holder.decode()
 
 

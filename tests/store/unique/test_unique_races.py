@@ -206,10 +206,10 @@ async def test_a_late_producer_does_not_release_the_lock_of_another_with_its_id(
 
     async def enqueue_others(moment: Moment) -> None:
         if moment == Moment("before", "lock_settle", 1):
-            claimed_at = db.hget(lock, "a")
+            claimed_at = db.hget(lock, "claimed_at")
             await enqueue(store, job)
             if same_ms:
-                db.hset(lock, "a", claimed_at)
+                db.hset(lock, "claimed_at", claimed_at)
         if moment == Moment("after", "lock_settle", 1):
             with pytest.raises(Duplicate):
                 await enqueue(store, new_job(unique={}))
