@@ -36,6 +36,7 @@ from ojs_cluster.http.handlers.admin import overview as admin_overview
 from ojs_cluster.http.handlers.admin import test_hooks as admin_test_hooks
 from ojs_cluster.http.handlers.admin import workers as admin_workers
 from ojs_cluster.http.handlers.bulk import operations as bulk_operations
+from ojs_cluster.http.handlers.bulk import views as bulk_views
 from ojs_cluster.http.router import HttpRouter, QueueAccess, Route
 
 V1 = "/ojs/v1"
@@ -68,6 +69,29 @@ ROUTES: tuple[Route, ...] = (
         QueueAccess.HANDLER,
         waits=True,
         fast=True,
+    ),
+    Route(
+        "POST",
+        f"{V1}/jobs/bulk/cancel",
+        bulk_views.cancel_jobs,
+        Scope.DATA_WRITE,
+        QueueAccess.HANDLER,
+    ),
+    Route(
+        "POST",
+        f"{V1}/jobs/bulk/retry",
+        bulk_views.retry_jobs,
+        Scope.ADMIN_WRITE,
+        QueueAccess.HANDLER,
+        action="bulk.retry",
+    ),
+    Route(
+        "POST",
+        f"{V1}/jobs/bulk/delete",
+        bulk_views.delete_jobs,
+        Scope.ADMIN_PURGE,
+        QueueAccess.HANDLER,
+        action="bulk.delete",
     ),
     Route("GET", f"{V1}/jobs/{{id}}", jobs.get, Scope.DATA_READ, QueueAccess.JOB, fast=True),
     Route("DELETE", f"{V1}/jobs/{{id}}", jobs.cancel, Scope.DATA_WRITE, QueueAccess.JOB),
@@ -214,6 +238,38 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", f"{V1}/dead-letter", dead_letters.list_dead, Scope.DATA_READ, QueueAccess.HANDLER),
     Route(
         "GET", f"{V1}/dead-letter/stats", dead_letters.stats, Scope.DATA_READ, QueueAccess.HANDLER
+    ),
+    Route(
+        "POST",
+        f"{V1}/dead-letter/retry",
+        admin_bulk_retry.retry_dead,
+        Scope.ADMIN_WRITE,
+        QueueAccess.HANDLER,
+        action="dead_letter.retry_many",
+    ),
+    Route(
+        "POST",
+        f"{V1}/dead-letter/purge",
+        bulk_views.purge_dead_letters_by_query,
+        Scope.ADMIN_PURGE,
+        QueueAccess.HANDLER,
+        action="dead_letter.purge",
+    ),
+    Route(
+        "DELETE",
+        f"{V1}/dead-letter",
+        bulk_views.purge_dead_letters,
+        Scope.ADMIN_PURGE,
+        QueueAccess.HANDLER,
+        action="dead_letter.purge",
+    ),
+    Route(
+        "DELETE",
+        f"{V1}/admin/dead-letter",
+        bulk_views.purge_dead_letters,
+        Scope.ADMIN_PURGE,
+        QueueAccess.HANDLER,
+        action="dead_letter.purge",
     ),
     Route("GET", f"{V1}/dead-letter/{{id}}", dead_letters.get, Scope.DATA_READ, QueueAccess.JOB),
     Route(
@@ -390,6 +446,30 @@ ROUTES: tuple[Route, ...] = (
         Scope.ADMIN_WRITE,
         QueueAccess.HANDLER,
         action="job.retry_many",
+    ),
+    Route(
+        "POST",
+        f"{V1}/admin/jobs/bulk/cancel",
+        bulk_views.cancel_jobs_as_admin,
+        Scope.ADMIN_WRITE,
+        QueueAccess.HANDLER,
+        action="bulk.cancel",
+    ),
+    Route(
+        "POST",
+        f"{V1}/admin/jobs/bulk/delete",
+        bulk_views.delete_jobs_as_admin,
+        Scope.ADMIN_PURGE,
+        QueueAccess.HANDLER,
+        action="bulk.delete",
+    ),
+    Route(
+        "DELETE",
+        f"{V1}/admin/queues/{{name}}/jobs",
+        bulk_views.purge_queue,
+        Scope.ADMIN_PURGE,
+        QueueAccess.QUEUE,
+        action="queue.purge_states",
     ),
     Route("GET", f"{V1}/admin/jobs/{{id}}", admin_jobs.get, Scope.ADMIN_READ, QueueAccess.JOB),
     Route(

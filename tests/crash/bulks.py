@@ -43,7 +43,7 @@ class Bulk:
             await put(store, names[1], retry=retry),
         ]
         await world.recover(HOUR)
-        if self.action is not BulkAction.CANCEL:
+        if self.action in (BulkAction.RETRY, BulkAction.DELETE):
             for job in await take(store, *names, count=2):
                 await nack(store, job)
         operation_id = new_job_id(0, len(store.keys), time.time_ns() // 1_000_000)
@@ -92,7 +92,7 @@ class Bulk:
         raise BackendUnavailable("postponed", outcome="unknown")
 
     async def _check(self, store: Store, job_id: str) -> None:
-        if self.action is BulkAction.DELETE:
+        if self.action in (BulkAction.DELETE, BulkAction.PURGE):
             try:
                 raise AssertionError(await jobs.get(store, job_id))
             except NotFound:

@@ -25,6 +25,7 @@ OPERATIONS: dict[str, Operation] = {
     "bulk cancel": Bulk(BulkAction.CANCEL),
     "bulk retry": Bulk(BulkAction.RETRY),
     "bulk delete": Bulk(BulkAction.DELETE),
+    "bulk purge": Bulk(BulkAction.PURGE),
     "more partitions": Growth(paused=False),
     "more partitions of a paused queue": Growth(paused=True),
     "fewer partitions": Closing(),

@@ -78,6 +78,12 @@ def body_of(route: Route, job_id: str) -> dict[str, Any]:
     }
     if route.template.endswith("/admin/bulk"):
         return {"action": "cancel", "filter": {}, "confirm": True}
+    if "/bulk/" in route.template and "admin/jobs/bulk/retry" not in route.template:
+        return {"job_ids": [job_id], "confirm": True}
+    if route.template.endswith("/admin/queues/{name}/jobs"):
+        return {"states": ["available"], "confirm": True}
+    if route.template.endswith("/dead-letter"):
+        return {"confirm": True}
     if "fetch" in route.template:
         return {"queues": ["q"], "worker_id": "w1"}
     if "cron" in route.template:
@@ -113,7 +119,8 @@ def path_of(route: Route, ids: dict[str, str]) -> str:
 
 async def ask(port: int, method: str, path: str, body: Any) -> tuple[int, dict[str, Any]]:
     """Send one request on a connection of its own; returns the status and the answer."""
-    content = json.dumps(body).encode() if method in ("POST", "PUT", "PATCH") else b""
+    takes_body = method in ("POST", "PUT", "PATCH") or path.endswith(("/jobs", "/dead-letter"))
+    content = json.dumps(body).encode() if takes_body and method != "GET" else b""
     head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
     if content:
         head += f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n"

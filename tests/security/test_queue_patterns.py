@@ -167,6 +167,21 @@ def bodies(template: str, found: Victims) -> list[Any]:
     for path in ("/jobs/{id}/checkpoint", "/checkpoints/{id}", "/ojs/v1/checkpoints/{id}"):
         each[path] = [{"state": MARK}]
     each["/admin/bulk/{id}/stop"] = [{}]
+    for action in ("cancel", "retry", "delete"):
+        each[f"/jobs/bulk/{action}"] = [
+            {"job_ids": ids},
+            {"filter": {"queue": OTHER}},
+            {"filter": {"type": "*"}},
+            {"filter": {"type": "*", "state": "active"}},
+        ]
+        each[f"/admin/jobs/bulk/{action}"] = each.get(f"/admin/jobs/bulk/{action}") or [
+            {**body, "confirm": True} for body in each[f"/jobs/bulk/{action}"]
+        ]
+    each["/dead-letter/retry"] = each["/admin/dead-letter/retry"]
+    for path in ("/dead-letter", "/admin/dead-letter"):
+        each[path] = [{"confirm": True}, {"confirm": True, "queue": OTHER}]
+    each["/dead-letter/purge"] = [{}]
+    each["/admin/queues/{name}/jobs"] = [{"states": ["available"], "confirm": True}]
     each["/workers/fetch"] = each["/jobs/fetch"]
     each["/workers/beat"] = each["/workers/heartbeat"]
     each["/crons"] = each["/cron"]
@@ -195,7 +210,8 @@ def targets(method: str, template: str, found: Victims) -> list[str]:
 async def walk(client: Client, found: Victims) -> list[tuple[str, Reply]]:
     """Call every route with all paths and bodies that name the victims."""
     replies = []
-    for route in ROUTES:
+    # Those that change many jobs come last, so that the others find the victims.
+    for route in sorted(ROUTES, key=lambda route: "/bulk" in route.template):
         if route.test_hook or route.open:
             continue
         for target in targets(route.method, route.template, found):
@@ -253,6 +269,9 @@ def _tells(reply: Reply, job_id: str) -> bool:
     value = reply.json
     if "error" in value:
         return bool(value["error"]["code"] != "not_found")
+    if "total_matched" in value:  # of many ids
+        told = {each["reason"] for each in value["items"] if each["job_id"] == job_id}
+        return told != {f"job '{job_id}' does not exist"}
     return (
         not all(
             result["status"] == 404

@@ -22,6 +22,8 @@ class BulkAction(StrEnum):
     CANCEL = "cancel"
     RETRY = "retry"
     DELETE = "delete"
+    PURGE = "purge"
+    """Delete jobs in any state but active. Waiting jobs are cancelled first."""
 
 
 _WAITING: Final = (State.PENDING, State.AVAILABLE, State.SCHEDULED, State.RETRYABLE)
@@ -30,6 +32,7 @@ ALLOWED_STATES: Final[Mapping[BulkAction, frozenset[State]]] = MappingProxyType(
         BulkAction.CANCEL: frozenset({*_WAITING, State.ACTIVE}),
         BulkAction.RETRY: frozenset({State.DISCARDED}),
         BulkAction.DELETE: TERMINAL,
+        BulkAction.PURGE: frozenset({*_WAITING, *TERMINAL}),
     }
 )
 """The states in which a job can be changed by each action."""
@@ -38,6 +41,7 @@ DEFAULT_STATES: Final[Mapping[BulkAction, tuple[State, ...]]] = MappingProxyType
         BulkAction.CANCEL: _WAITING,
         BulkAction.RETRY: (State.DISCARDED,),
         BulkAction.DELETE: tuple(state for state in State if state in TERMINAL),
+        BulkAction.PURGE: tuple(state for state in State if state is not State.ACTIVE),
     }
 )
 """The states of a filter that names none. Active jobs are cancelled only if the filter says so."""

@@ -5,10 +5,12 @@ Each function may be called again for a job that an earlier process has changed 
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from ojs_cluster.core.bulk.selection import BulkAction
 from ojs_cluster.core.errors import Conflict, Duplicate, MalformedJob, NotFound, OJSError
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.store.bulk.operation import BulkOperation, Target
+from ojs_cluster.store.bulk.operation import Target
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import dead_letters
 from ojs_cluster.store.jobs import read_jobs
@@ -16,29 +18,34 @@ from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.delete_finished import delete_finished
 
 
-async def apply(store: Store, operation: BulkOperation, target: Target) -> str | None:
+async def apply(
+    store: Store, action: BulkAction, target: Target, *, active: bool = False
+) -> OJSError | None:
     """Change one job.
 
+    Args:
+        store: the store.
+        action: what to do.
+        target: the job.
+        active: whether to cancel the job even if it is active.
+
     Returns:
-        None when the job has the wanted state, or why it could not be changed.
+        None when the job has the wanted state, or the error that tells why it has not.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
     try:
-        await _change(store, operation, target)
+        await _change(store, action, target, active)
     except (Conflict, Duplicate, MalformedJob, NotFound) as error:
         # An earlier process, or an earlier call whose reply was lost, may have changed the job.
-        if await _is_changed(store, operation.action, target, error):
-            return None
-        return error.message
+        return None if await _is_changed(store, action, target, error) else error
     return None
 
 
-async def _change(store: Store, operation: BulkOperation, target: Target) -> None:
-    match operation.action:
+async def _change(store: Store, action: BulkAction, target: Target, active: bool) -> None:
+    match action:
         case BulkAction.CANCEL:
-            active = State.ACTIVE in operation.selection.states
             await cancel(store, target.job_id, only="" if active else "waiting", repeatable=True)
         case BulkAction.RETRY:
             await dead_letters.retry_discarded(
@@ -46,12 +53,17 @@ async def _change(store: Store, operation: BulkOperation, target: Target) -> Non
             )
         case BulkAction.DELETE:
             await delete_finished(store, target.job_id)
+        case BulkAction.PURGE:
+            # The call after the cancellation removes the job; after a crash the janitor does.
+            with suppress(Conflict):
+                await cancel(store, target.job_id, keep_ms=0, only="waiting", repeatable=True)
+            await delete_finished(store, target.job_id)
 
 
 async def _is_changed(store: Store, action: BulkAction, target: Target, error: OJSError) -> bool:
     """Return whether a refusal shows that the job has the wanted state, or had it since."""
     match action, error:
-        case BulkAction.DELETE, NotFound():
+        case BulkAction.DELETE | BulkAction.PURGE, NotFound():
             return True
         case BulkAction.CANCEL, Conflict():
             return error.details.get("state") == State.CANCELLED

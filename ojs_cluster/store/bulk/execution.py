@@ -20,6 +20,7 @@ import trio
 
 from ojs_cluster.core.bulk.selection import JobSummary
 from ojs_cluster.core.errors import BackendUnavailable, MalformedJob, NotFound
+from ojs_cluster.core.jobs.states import State
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.store.bulk import operations
 from ojs_cluster.store.bulk.apply import apply
@@ -211,11 +212,12 @@ async def _finish_slice(
     store: Store, operation: BulkOperation, current: Slice, delay_ms: int
 ) -> BulkOperation:
     failures: dict[str, str] = {}
+    active = State.ACTIVE in operation.selection.states
 
     async def one(target: Target) -> None:
-        reason = await apply(store, operation, target)
-        if reason is not None:
-            failures[target.job_id] = reason
+        error = await apply(store, operation.action, target, active=active)
+        if error is not None:
+            failures[target.job_id] = error.message
 
     await run_concurrently(current.targets, one)
     found = [(t.job_id, failures[t.job_id]) for t in current.targets if t.job_id in failures]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import trio
 
-from ojs_cluster.core.bulk.selection import BulkAction, Selection
-from ojs_cluster.core.errors import Conflict, NotFound, RateLimited
+from ojs_cluster.core.bulk.selection import DEFAULT_STATES, BulkAction, Selection
+from ojs_cluster.core.errors import Conflict, NotFound, OJSError, RateLimited
 from ojs_cluster.core.jobs.ids import new_job_id
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.bulk import candidates, execution, operations
@@ -128,6 +128,25 @@ async def test_discarded_jobs_are_retried_and_deleted(
     consistent()
 
 
+async def test_a_purge_removes_waiting_and_ended_jobs_but_no_active_one(
+    store: Store, consistent: Callable[[], InvariantReport]
+) -> None:
+    running = await active(store)
+    gone = [await dead(store), await put(store), await put(store, scheduled_at="+PT1H")]
+    gone += [await put(store, id=foreign_id(store))]
+
+    ended = await carry_out(
+        store, await begin(store, BulkAction.PURGE, *DEFAULT_STATES[BulkAction.PURGE])
+    )
+
+    assert (ended.matched, ended.succeeded, ended.failed) == (4, 4, 0)
+    for job in gone:
+        with pytest.raises(NotFound):
+            await jobs.get(store, job.id)
+    assert (await jobs.get(store, running.id)).state is State.ACTIVE
+    consistent()
+
+
 async def test_a_dry_run_counts_and_changes_nothing(store: Store) -> None:
     made = [await put(store) for _ in range(5)]
 
@@ -184,17 +203,19 @@ async def test_a_slice_that_a_crash_interrupted_is_finished_and_counted_once(
     begun: list[str] = []
     two_are_changed = trio.Event()
 
-    async def dies(store: Store, operation: BulkOperation, target: Target) -> str | None:
+    async def dies(
+        store: Store, action: BulkAction, target: Target, *, active: bool
+    ) -> OJSError | None:
         begun.append(target.job_id)
         if len(begun) > 2:
             await two_are_changed.wait()
             raise KeyboardInterrupt
-        reason = await apply(store, operation, target)
+        error = await apply(store, action, target, active=active)
         if (await jobs.get(store, begun[0])).replays + (
             await jobs.get(store, begun[1])
         ).replays > 1:
             two_are_changed.set()
-        return reason
+        return error
 
     monkeypatch.setattr(execution, "apply", dies)
     with pytest.raises(BaseException):  # noqa: B017, PT011 - perhaps in a group
@@ -327,10 +348,12 @@ async def test_what_changed_since_it_was_chosen_is_reported(store: Store, monkey
     first, second = await put(store), await put(store)
     operation = await begin(store, BulkAction.CANCEL, *WAITING, queue="mail")
 
-    async def late(store: Store, operation: BulkOperation, target: Target) -> str | None:
+    async def late(
+        store: Store, action: BulkAction, target: Target, *, active: bool
+    ) -> OJSError | None:
         if target.job_id == first.id:
             assert [job.id for job in await take(store)] == [first.id]
-        return await apply(store, operation, target)
+        return await apply(store, action, target, active=active)
 
     monkeypatch.setattr(execution, "apply", late)
     ended = await carry_out(store, operation)

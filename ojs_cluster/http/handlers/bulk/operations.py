@@ -55,7 +55,7 @@ async def create(app: App, request: Request) -> Response:
     body = decode(_decoder, request, app.settings.limits)
     action = action_of(body.action)
     principal = principal_of(app, request)
-    if action is BulkAction.DELETE and not body.dry_run:
+    if action in (BulkAction.DELETE, BulkAction.PURGE) and not body.dry_run:
         check_may_delete(principal)
     ids = job_ids_of(body.ids, body.job_ids, field="ids")
     if ids is None and body.filter is None:

@@ -1,0 +1,286 @@
+"""The endpoints of the specification and of clients for many jobs, as views of bulk operations.
+
+A request with a filter creates a bulk operation and carries it out itself, for up to ten seconds.
+If that is not enough, the response is 202, and the scheduler continues the operation. A request
+with ids changes its jobs at once, and answers for each of them.
+
+The responses have the members of both documents: ojs-bulk-operations and ojs-admin-api.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import msgspec
+
+from ojs_cluster.core.bulk.selection import BulkAction, Selection
+from ojs_cluster.core.errors import Conflict, InvalidRequest, NotFound, OJSError, Unsupported
+from ojs_cluster.core.jobs.states import State
+from ojs_cluster.http import query, replies
+from ojs_cluster.http.access.queue_scope import accessible_jobs
+from ojs_cluster.http.app import App
+from ojs_cluster.http.bodies import decode
+from ojs_cluster.http.handlers.bulk.bodies import (
+    FilterBody,
+    job_ids_of,
+    older_than_ms,
+    principal_of,
+    require_confirmation,
+    selection_of,
+)
+from ojs_cluster.http.handlers.bulk.operations import audit_text, new_operation_id
+from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.redis.deadline import extend_deadline
+from ojs_cluster.store.bulk import operations as store_bulk
+from ojs_cluster.store.bulk.by_ids import change_jobs
+from ojs_cluster.store.bulk.execution import REQUEST_LEASE_MS, run_for
+from ojs_cluster.store.bulk.operation import BulkOperation
+from ojs_cluster.store.partial_failures import after_first_write
+
+_RUN_S: Final = 10.0
+"""Time in seconds after which a request leaves the rest of its operation to the scheduler."""
+_DONE: Final = {
+    BulkAction.CANCEL: "cancelled",
+    BulkAction.RETRY: "retried",
+    BulkAction.DELETE: "deleted",
+    BulkAction.PURGE: "purged",
+}
+"""The member that counts the changed jobs, and the status of each of them."""
+_SPECIFIED_STATES: Final = {BulkAction.CANCEL: [State.AVAILABLE.value, State.SCHEDULED.value]}
+"""States of a filter of the data plane that names none (spec: ojs-bulk-operations 6.1)."""
+
+
+class BulkBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of a request about many jobs: a filter or ids. ``ids`` is ``job_ids``."""
+
+    job_ids: list[str] | None = None
+    ids: list[str] | None = None
+    filter: FilterBody | None = None
+    atomicity: str = "partial"
+    confirm: Any = None
+
+
+class PurgeBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of a request that removes jobs of a queue, or dead letters."""
+
+    states: list[str] | None = None
+    queue: str | None = None
+    type: str | None = None
+    older_than: str | None = None
+    confirm: Any = None
+
+
+_decoder = msgspec.json.Decoder(BulkBody)
+_purge_decoder = msgspec.json.Decoder(PurgeBody)
+
+
+async def cancel_jobs(app: App, request: Request) -> Response:
+    """Cancel the jobs that the body names.
+
+    ``POST /ojs/v1/jobs/bulk/cancel`` (spec: ojs-bulk-operations 6)
+    """
+    return await _change(app, request, BulkAction.CANCEL)
+
+
+async def retry_jobs(app: App, request: Request) -> Response:
+    """Retry the discarded jobs that the body names.
+
+    ``POST /ojs/v1/jobs/bulk/retry`` (spec: ojs-bulk-operations 7)
+    """
+    return await _change(app, request, BulkAction.RETRY)
+
+
+async def delete_jobs(app: App, request: Request) -> Response:
+    """Delete the terminal jobs that the body names.
+
+    ``POST /ojs/v1/jobs/bulk/delete`` (spec: ojs-bulk-operations 8)
+    """
+    return await _change(app, request, BulkAction.DELETE)
+
+
+async def cancel_jobs_as_admin(app: App, request: Request) -> Response:
+    """Cancel the jobs that the body names, if it has ``confirm: true``.
+
+    ``POST /ojs/v1/admin/jobs/bulk/cancel`` (spec: ojs-admin-api 8.2)
+    """
+    return await _change(app, request, BulkAction.CANCEL, admin=True)
+
+
+async def delete_jobs_as_admin(app: App, request: Request) -> Response:
+    """Delete the jobs that the body names, if it has ``confirm: true``.
+
+    ``POST /ojs/v1/admin/jobs/bulk/delete`` (spec: ojs-admin-api 8.3)
+    """
+    return await _change(app, request, BulkAction.DELETE, admin=True)
+
+
+async def purge_queue(app: App, request: Request, name: str) -> Response:
+    """Remove the jobs of a queue in the named states.
+
+    ``DELETE /ojs/v1/admin/queues/{name}/jobs`` (spec: ojs-admin-api 6.5)
+    """
+    body = decode(_purge_decoder, request, app.settings.limits)
+    require_confirmation(body.confirm, "this request removes all jobs of the queue that match")
+    if not body.states:
+        raise InvalidRequest("name the states of the jobs to remove", field="states")
+    if body.queue not in (None, name):
+        raise InvalidRequest("must be the queue in the path", field="queue")
+    given = FilterBody(queue=name, states=body.states, type=body.type, older_than=body.older_than)
+    selection = selection_of(BulkAction.PURGE, given, request.queues, field="body")
+    done = await _run(app, request, BulkAction.PURGE, selection)
+    shown = {"purged_count": done.succeeded, "states": list(selection.states)}
+    return _response(done, shown)
+
+
+async def purge_dead_letters(app: App, request: Request) -> Response:
+    """Delete all dead letters that match, if the body has ``confirm: true``.
+
+    ``DELETE /ojs/v1/admin/dead-letter``, alias ``DELETE /ojs/v1/dead-letter``
+    (spec: ojs-admin-api 11.3)
+    """
+    body = decode(_purge_decoder, request, app.settings.limits)
+    require_confirmation(body.confirm, "this request deletes all dead letters that match")
+    if body.states is not None:
+        raise InvalidRequest("dead letters are discarded", field="states")
+    given = FilterBody(queue=body.queue, type=body.type, older_than=body.older_than, dead=True)
+    selection = selection_of(BulkAction.DELETE, given, request.queues, field="body")
+    done = await _run(app, request, BulkAction.DELETE, selection)
+    return _response(done, {"purged_count": done.succeeded})
+
+
+async def purge_dead_letters_by_query(app: App, request: Request) -> Response:
+    """Delete all dead letters that are older than an age, as ojs-cli asks for it.
+
+    The path says that it purges, so no confirmation is needed, as for a purge of a queue.
+
+    ``POST /ojs/v1/dead-letter/purge?older_than&queue``
+    """
+    given = query.parameters(request.query)
+    wanted = FilterBody(queue=given.get("queue") or None, dead=True)
+    selection = replace(
+        selection_of(BulkAction.DELETE, wanted, request.queues, field="query"),
+        older_than_ms=older_than_ms(given.get("older_than") or None, field="older_than"),
+    )
+    done = await _run(app, request, BulkAction.DELETE, selection)
+    return _response(done, {"purged_count": done.succeeded})
+
+
+async def _change(
+    app: App, request: Request, action: BulkAction, *, admin: bool = False
+) -> Response:
+    body = decode(_decoder, request, app.settings.limits)
+    if body.atomicity != "partial":
+        raise Unsupported(
+            "each job is changed on its own: only the atomicity 'partial' is possible",
+            field="atomicity",
+        )
+    if admin:
+        require_confirmation(body.confirm, f"this request is to {action} many jobs")
+    ids = job_ids_of(body.job_ids, body.ids)
+    if ids is not None and body.filter is not None:
+        raise InvalidRequest("name jobs by 'job_ids' or by 'filter', not by both", field="filter")
+    if ids is not None:
+        return await _change_ids(app, request, action, ids)
+    given = body.filter
+    if given is None or (not admin and given == FilterBody()):
+        raise InvalidRequest("name jobs by 'job_ids' or by a 'filter'", field="filter")
+    if not admin and not (given.state or given.states or given.dead):
+        given = msgspec.structs.replace(given, states=_SPECIFIED_STATES.get(action))
+    done = await _run(app, request, action, selection_of(action, given, request.queues))
+    return _response(done, {})
+
+
+async def _run(
+    app: App, request: Request, action: BulkAction, selection: Selection
+) -> BulkOperation:
+    """Create an operation, and carry it out for some time."""
+    extend_deadline(_RUN_S)
+    operation = await store_bulk.create(
+        app.store,
+        new_operation_id(app),
+        action,
+        selection,
+        principal=principal_of(app, request).name,
+        delay_ms=REQUEST_LEASE_MS,
+    )
+    with after_first_write():
+        return await run_for(app.store, operation, _RUN_S)
+
+
+def _response(done: BulkOperation, more: dict[str, Any]) -> Response:
+    """Return the counts of an operation, 202 if it goes on."""
+    items = [
+        {"index": index, "job_id": job_id, "status": "failed", "error": why, "reason": why}
+        for index, (job_id, why) in enumerate(done.failures)
+    ]
+    members = {
+        "action": done.action.value,
+        "operation_id": done.id,
+        "state": done.state.value,
+        "matched": done.matched,
+        "total_matched": done.matched,
+        "succeeded": done.succeeded,
+        "failed": done.failed,
+        "skipped": 0,
+        _DONE[done.action]: done.succeeded,
+        "errors": [{"job_id": job_id, "error": why} for job_id, why in done.failures],
+        "items": items,
+        "has_more": not done.ended,
+        **more,
+    }
+    if not done.ended:
+        headers = (("Location", f"/ojs/v1/admin/bulk/{done.id}"),)
+        return replies.json_response(202, members, headers, audit_object=audit_text(done))
+    return replies.json_response(200, members, audit_object=audit_text(done))
+
+
+async def _change_ids(
+    app: App, request: Request, action: BulkAction, ids: Sequence[str]
+) -> Response:
+    """Change the jobs, and return an item for each id. Jobs of other queues do not exist."""
+    extend_deadline(_RUN_S)
+    accessible = await accessible_jobs(app, request.queues, ids)
+    outcomes = await change_jobs(app.store, action, list(accessible))
+    items: list[dict[str, Any]] = []
+    for index, job_id in enumerate(ids):
+        error = outcomes.get(job_id, NotFound("job", job_id))
+        items.append(_item(index, job_id, _DONE[action], error))
+    done = sum(item["status"] == _DONE[action] for item in items)
+    skipped = sum(item["status"] == "skipped" for item in items)
+    members = {
+        "action": action.value,
+        "total": len(ids),
+        "matched": len(ids),
+        "total_matched": len(ids),
+        "succeeded": done,
+        "failed": len(ids) - done,
+        "skipped": skipped,
+        _DONE[action]: done,
+        "errors": [
+            {"job_id": item["job_id"], "error": item["reason"]}
+            for item in items
+            if "reason" in item
+        ],
+        "items": items,
+        "has_more": False,
+    }
+    status = 200 if done == len(ids) else 207 if done else 422
+    headers = (("X-OJS-Batch-Size", str(len(ids))),)
+    audit_object = f"{action} {len(ids)} ids"
+    return replies.json_response(status, members, headers, audit_object=audit_object)
+
+
+def _item(index: int, job_id: str, done: str, error: OJSError | None) -> dict[str, Any]:
+    if error is None:
+        return {"index": index, "job_id": job_id, "status": done}
+    # The specification's word for a job whose state does not allow the change.
+    status = "skipped" if isinstance(error, Conflict) else "failed"
+    return {
+        "index": index,
+        "job_id": job_id,
+        "status": status,
+        "reason": error.message,
+        "error": {"message": error.message},
+    }

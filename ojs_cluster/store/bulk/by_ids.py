@@ -1,0 +1,40 @@
+"""Change a bounded list of jobs within one request. No operation is stored for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ojs_cluster.core.bulk.selection import BulkAction
+from ojs_cluster.core.errors import BackendUnavailable, OJSError
+from ojs_cluster.store.bulk.apply import apply
+from ojs_cluster.store.bulk.operation import Target
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.fanout import run_concurrently
+
+
+async def change_jobs(
+    store: Store, action: BulkAction, job_ids: Sequence[str]
+) -> dict[str, OJSError | None]:
+    """Change each job as a request about that job does.
+
+    A shard that does not answer affects only its own jobs.
+
+    Returns:
+        For each id the error, None for a job that has the wanted state.
+
+    Raises:
+        BackendUnavailable: Redis did not answer for any of the jobs.
+    """
+    outcomes: dict[str, OJSError | None] = {}
+
+    async def one(job_id: str) -> None:
+        try:
+            outcomes[job_id] = await apply(store, action, Target(job_id), active=True)
+        except BackendUnavailable as error:
+            outcomes[job_id] = error
+
+    await run_concurrently(job_ids, one)
+    errors = [error for error in outcomes.values() if isinstance(error, BackendUnavailable)]
+    if errors and len(errors) == len(outcomes):
+        raise errors[0]
+    return outcomes
