@@ -193,7 +193,7 @@ def bodies(template: str, found: Victims) -> list[Any]:
 def targets(method: str, template: str, found: Victims) -> list[str]:
     """The paths of a route that name the victims."""
     names = [OTHER] if "queues/" in template else ["secret-cron"]
-    paths = [template]
+    paths, ids = [template], list(found.jobs.values())
     if "{id}" in template:
         ids = [*found.jobs.values(), found.workflow, "w"]
         paths = [template.replace("{id}", job_id) for job_id in ids]
@@ -202,7 +202,10 @@ def targets(method: str, template: str, found: Victims) -> list[str]:
         paths += [
             f"{path}?{query}"
             for path in paths
-            for query in (f"queue={OTHER}", f"queues={OTHER}", f"queues={OWN},{OTHER}", "limit=200")
+            for query in (
+                *(f"queue={OTHER}", f"queues={OTHER}", f"queues={OWN},{OTHER}", "limit=200"),
+                *(f"query=queue:{OTHER}", "query=args.0:*", f"query=id:{','.join(ids)}"),
+            )
         ]
     return paths
 

@@ -28,9 +28,11 @@ from ojs_cluster.store.cron.firing import fire_due
 from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.ack import Ack, ack_many
+from ojs_cluster.store.jobs.listing import JobFilter
 from ojs_cluster.store.jobs.nack import Nack, nack_many
 from ojs_cluster.store.limits import rate_tokens
 from ojs_cluster.store.outbox.outbox import drain
+from ojs_cluster.store.search.lists import list_jobs
 from ojs_cluster.store.sweeps.retention import remove_leftovers
 from ojs_cluster.store.transactions import transactions
 from ojs_cluster.store.workers import workers
@@ -260,6 +262,15 @@ async def a_large_shard_is_tidied(store: Store, db: Any) -> None:
     await remove_leftovers(store, shard, MANY)
 
 
+async def a_search_through_large_jobs(store: Store, db: Any) -> None:
+    await enqueue_many(store, [new_job("small") for _ in range(MANY)])
+    for _ in range(3):
+        job = await enqueue(store, large_job("small"))
+        make_large(db, shard_of(store, "small").job(job.id))
+    wanted = JobFilter(queue="small", type="none")
+    assert (await list_jobs(store, wanted, limit=10)).looked_at == MANY + 3
+
+
 INPUTS: Sequence[Inputs] = (
     a_large_job_that_is_sent_twice,
     a_batch_of_small_jobs,
@@ -272,4 +283,5 @@ INPUTS: Sequence[Inputs] = (
     large_crons,
     a_large_outbox,
     a_large_shard_is_tidied,
+    a_search_through_large_jobs,
 )

@@ -19,6 +19,7 @@ from ojs_cluster.store.fetch import fetch, long_poll, partition_fetch
 from ojs_cluster.store.operations import metrics
 from ojs_cluster.store.outbox import outbox, unreachable_shards
 from ojs_cluster.store.queues import partitions, queues, registry
+from ojs_cluster.store.search import lists
 from ojs_cluster.store.unique import unique
 from ojs_cluster.store.workers import touch
 
@@ -36,6 +37,7 @@ _TIMES: Final = (
     (partitions, "_MAX_WAIT_S"),
     (queues, "_MAX_REGISTRY_WAIT_S"),
     (metrics, "PATIENCE_S"),
+    (lists, "MAX_LOOK_S"),
     (registry, "MAX_WAIT_S"),
     (router, "SILENT_S"),
     (unique, "CLAIM_TIMEOUT_S"),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.jobs.envelope import parse_job
-from ojs_cluster.core.jobs.options import check_queue
+from ojs_cluster.core.jobs.options import check_queue, is_queue
 from ojs_cluster.core.jobs.states import State
+from ojs_cluster.core.search import parse_search
 from ojs_cluster.http import fields, query, replies
 from ojs_cluster.http.access.queue_scope import check_new_job, check_queues
 from ojs_cluster.http.app import App
@@ -20,11 +23,12 @@ from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.store.enqueue import enqueue as store_enqueue
 from ojs_cluster.store.jobs import activate as store_activate
 from ojs_cluster.store.jobs import cancel as store_cancel
-from ojs_cluster.store.jobs import listing
 from ojs_cluster.store.jobs import read_jobs as store_jobs
-from ojs_cluster.store.jobs.listing import JobFilter, JobPage
+from ojs_cluster.store.jobs.listing import JobFilter
 from ojs_cluster.store.off_loop import LARGE, off_loop
 from ojs_cluster.store.queues import queues as store_queues
+from ojs_cluster.store.search import lists
+from ojs_cluster.store.search.lists import JobPage
 
 MAX_OFFSET = 10_000
 """Maximum offset of a page. An offset costs reading all jobs before the page, a cursor does not."""
@@ -84,12 +88,13 @@ async def activate(app: App, _request: Request, job_id: str) -> Response:
 
 
 async def list_jobs(app: App, request: Request) -> Response:
-    """List jobs. The client chooses the page by a cursor or by an offset.
+    """List jobs, newest first. The client chooses the page by a cursor or by an offset.
 
     A page may have fewer jobs than ``limit`` although other pages follow. If other pages follow, it
-    has a ``next_cursor``.
+    has a ``next_cursor``. ``store.search.newest_first`` describes the order. ``query`` is a search
+    (``core.search``). Then ``looked_at`` tells how many entries the page has compared.
 
-    ``GET /ojs/v1/jobs?state&queue&type&limit&cursor&offset`` (spec: ojs-http-binding 17)
+    ``GET /ojs/v1/jobs?state&queue&type&query&limit&cursor&offset`` (spec: ojs-http-binding 17)
     """
     given = query.parameters(request.query)
     return await list_matching(
@@ -125,6 +130,8 @@ async def list_matching(
     pagination = replies.pagination(
         limit=limit, shown=len(page.jobs), offset=skipped, total=total, cursor=page.next_cursor
     )
+    if wanted.search is not None:
+        pagination["looked_at"] = page.looked_at
     # If the total is not known, the member is absent, because clients would read null as 0.
     total_member = b"" if total is None else b'"total":%d,' % total
     return Response(
@@ -139,7 +146,7 @@ async def list_matching(
 
 
 def filter_of(given: Mapping[str, str], queues: QueuePatterns | None) -> JobFilter:
-    """Return the filter that the parameters ``state``, ``queue`` and ``type`` ask for.
+    """Return the filter that the parameters ``state``, ``queue``, ``type`` and ``query`` ask for.
 
     Args:
         given: the parameters of the query string.
@@ -154,12 +161,28 @@ def filter_of(given: Mapping[str, str], queues: QueuePatterns | None) -> JobFilt
     if queue is not None:
         check_queues(queues, [queue])
         queues = None
-    return JobFilter(
+    wanted = JobFilter(
         state=state_of(given.get("state")),
         queue=queue,
         type=given.get("type") or None,
         within=queues,
     )
+    text = given.get("query", "").strip()
+    return with_search(wanted, text) if text else wanted
+
+
+def with_search(wanted: JobFilter, text: str) -> JobFilter:
+    """Return ``wanted`` with a search.
+
+    Raises:
+        InvalidRequest: the text is not a search.
+    """
+    search = parse_search(text, now_ms=time.time_ns() // 1_000_000)
+    # Each queue has indexes of its own. So a search in one queue looks only at its jobs.
+    queues = search.exact("queue") or frozenset()
+    if wanted.queue is None and len(queues) == 1 and is_queue(*queues):
+        wanted = replace(wanted, queue=next(iter(queues)))
+    return replace(wanted, search=search, since_ms=search.since_ms, until_ms=search.until_ms)
 
 
 async def find(
@@ -172,12 +195,14 @@ async def find(
         match. This number is None if counting the jobs would take a scan.
     """
     if cursor:
-        page = await listing.list_jobs(app.store, wanted, limit=limit, cursor=cursor)
+        page = await lists.list_jobs(app.store, wanted, limit=limit, cursor=cursor)
         return page, 0, None
+    if offset and wanted.search is not None:
+        raise InvalidRequest("a search has no offsets and page numbers: use the cursor")
     page = JobPage([], None)
     cursor, skipped = await _skip(app, wanted, offset)
     if cursor or not skipped:
-        page = await listing.list_jobs(app.store, wanted, limit=limit, cursor=cursor)
+        page = await lists.list_jobs(app.store, wanted, limit=limit, cursor=cursor)
     return page, skipped, await _total(app, wanted, skipped, page)
 
 
@@ -192,7 +217,7 @@ async def _skip(app: App, wanted: JobFilter, offset: int) -> tuple[str | None, i
         reads += 1
         if reads > _MAX_SKIP_READS:  # few jobs match, so it takes many reads to skip them
             raise InvalidRequest("too far into this list: use the cursor", field="offset")
-        page = await listing.list_jobs(
+        page = await lists.list_jobs(
             app.store, wanted, limit=min(_SKIPPED_AT_ONCE, offset - skipped), cursor=cursor
         )
         cursor, skipped = page.next_cursor, skipped + len(page.jobs)

@@ -1,4 +1,4 @@
-"""List jobs, page by page, with a maximum amount of work for each page (spec: ojs-admin-api).
+"""Which jobs a list admits, the indexes that hold them, and a walk over these indexes.
 
 An index of all jobs was refused: it would cost memory for every job, and listings are rare. A
 listing walks the indexes that the lifecycle needs, shard after shard. A cursor stores the position
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,25 +17,24 @@ from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.jobs.options import is_queue
 from ojs_cluster.core.jobs.states import State
+from ojs_cluster.core.search import Search
 from ojs_cluster.keys import Shard
 from ojs_cluster.store import cursor as cursors
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.jobs.read_jobs import PAGE_BYTES, read_some
+from ojs_cluster.store.jobs.read_jobs import read_some
 from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.jobs.searched_record import SearchedRecord
 
 # The formats in which Redis returns scores.
 _is_score = re.compile(r"-inf|-?[0-9]{1,17}(?:\.[0-9]{1,17})?(?:e[+-]?[0-9]{1,2})?").fullmatch
-SCAN_BUDGET = 2000
-"""Maximum number of jobs that one page reads, including those that the filter does not admit.
-
-A page also ends after ``PAGE_BYTES`` of jobs."""
 _CHUNK = 100
 """Number of ids that one command reads from an index."""
 
 # The indexes, as attributes of ``keys.Shard``.
 _WAITING_OF_QUEUE = ("queue_available", "queue_blocked")
 _DEAD_OF_QUEUE = ("queue_dead",)
-_INDEXES_OF_QUEUE = (*_WAITING_OF_QUEUE, *_DEAD_OF_QUEUE)
+INDEXES_OF_QUEUE = (*_WAITING_OF_QUEUE, *_DEAD_OF_QUEUE)
+"""The indexes that each queue has."""
 _DEAD = ("dead",)
 _NEWEST_FIRST = ("finished", *_DEAD, *_DEAD_OF_QUEUE)
 _INDEX: dict[State, tuple[str, ...]] = {
@@ -68,6 +66,8 @@ class JobFilter:
             which the job has ended.
         dead: whether to admit only dead letters.
         within: patterns of the queues that the API key may access.
+        search: a search that the jobs match. Its times are not compared: they are to be in
+            ``since_ms`` and ``until_ms``.
     """
 
     state: State | None = None
@@ -78,9 +78,18 @@ class JobFilter:
     until_ms: int | None = None
     dead: bool = False
     within: QueuePatterns | None = None
+    search: Search | None = None
 
     def admits(self, job: JobRecord) -> bool:
         """Return whether the filter admits the job."""
+        return self.admits_fields(job) and (
+            self.search is None
+            or not self.search.needs_content
+            or self.search.admits(SearchedRecord(job))
+        )
+
+    def admits_fields(self, job: JobRecord) -> bool:
+        """Return whether the filter admits the small fields of the job."""
         return (
             not job.hidden
             and (self.state is None or job.state == self.state)
@@ -90,6 +99,7 @@ class JobFilter:
             and (self.worker is None or (job.worker_id, job.state) == (self.worker, State.ACTIVE))
             and (job.dead or not self.dead)
             and self._admits_time(job)
+            and (self.search is None or self.search.admits_fields(SearchedRecord(job)))
         )
 
     @property
@@ -102,7 +112,18 @@ class JobFilter:
         """Indexes that hold the admitted jobs."""
         if self.dead:
             return _DEAD if self.queue is None else _DEAD_OF_QUEUE
-        return _INDEXES if self.state is None else _INDEX[self.state]
+        if self.state is not None:
+            return _INDEX[self.state]
+        if self.search is None:
+            return _INDEXES
+        if self.search.names("worker"):
+            return _INDEX[State.ACTIVE]
+        states = self.search.exact("state")
+        if states is None:
+            return _INDEXES
+        return tuple(
+            index for index in _INDEXES if any(index in _INDEX[State(name)] for name in states)
+        )
 
     def _admits_time(self, job: JobRecord) -> bool:
         if self.since_ms is None and self.until_ms is None:
@@ -113,19 +134,6 @@ class JobFilter:
 
 def _is_of_type(name: str, wanted: str) -> bool:
     return name.startswith(wanted[:-1]) if wanted.endswith("*") else name == wanted
-
-
-@dataclass(frozen=True, slots=True)
-class JobPage:
-    """One page. It may have fewer jobs than the limit although further pages follow.
-
-    Args:
-        jobs: the jobs.
-        next_cursor: where the next page begins; None after the last page.
-    """
-
-    jobs: list[JobRecord]
-    next_cursor: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,35 +190,6 @@ class ListingPosition:
         raise InvalidRequest("cursor is not one that this server issued", field="cursor")
 
 
-async def list_jobs(
-    store: Store, wanted: JobFilter, *, limit: int, cursor: str | None = None
-) -> JobPage:
-    """Return the jobs that ``wanted`` admits after ``cursor``.
-
-    Args:
-        store: the store.
-        wanted: the filter.
-        limit: maximum number of jobs on the page.
-        cursor: where the last page ended, None for the first page.
-
-    Raises:
-        InvalidRequest: this server did not create the cursor.
-        BackendUnavailable: Redis did not answer in time.
-    """
-    jobs: list[JobRecord] = []
-    budget, free_bytes = SCAN_BUDGET, PAGE_BYTES
-    async with aclosing(walk(store, wanted, wanted.indexes, cursor)) as entries:
-        async for position, job in entries:
-            budget -= 1  # also at the end of an index: reading an empty index costs a call
-            if job is not None:
-                free_bytes -= job.size
-                if wanted.admits(job):
-                    jobs.append(job)
-            if len(jobs) >= limit or budget <= 0 or free_bytes <= 0:
-                return JobPage(jobs, position.text())
-    return JobPage(jobs, None)
-
-
 async def walk(
     store: Store, wanted: JobFilter, indexes: tuple[str, ...], cursor: str | None
 ) -> AsyncGenerator[tuple[ListingPosition, JobRecord | None], None]:
@@ -236,13 +215,13 @@ async def walk(
     while position.index < len(indexes):
         index = indexes[position.index]
         # Each queue has its own index of available jobs. The queues are walked in name order.
-        by_queue = index in _INDEXES_OF_QUEUE and wanted.queue is None
+        by_queue = index in INDEXES_OF_QUEUE and wanted.queue is None
         queue = wanted.queue or (position.queue if by_queue else "")
         shards = await store.partitions.occupied_shards(store, queue) if queue else list(store.keys)
         if position.shard < len(shards) and (queue or not by_queue):
             shard = shards[position.shard]
             key = getattr(shard, index)
-            if index in _INDEXES_OF_QUEUE:
+            if index in INDEXES_OF_QUEUE:
                 key = key(queue)
             while True:
                 ids, position = await _next_ids(store, shard, key, position, index in _NEWEST_FIRST)
@@ -257,7 +236,7 @@ async def walk(
         next_queue: str | None = None
         if (queue or not by_queue) and position.shard + 1 < len(shards):
             position = ListingPosition(position.index, position.shard + 1, position.queue)
-        elif by_queue and (next_queue := await _queue_after(store, queue)) is not None:
+        elif by_queue and (next_queue := await queue_after(store, queue)) is not None:
             position = ListingPosition(position.index, 0, next_queue)
         else:
             position = ListingPosition(position.index + 1)
@@ -302,7 +281,7 @@ async def _read_first(
     return [(position, job) for (position, _), job in zip(ids, jobs, strict=False)]
 
 
-async def _queue_after(store: Store, queue: str) -> str | None:
+async def queue_after(store: Store, queue: str) -> str | None:
     """Return the first registered queue whose name is after ``queue``, None for none."""
     meta = store.keys.meta
     names: Any = await store.redis.call(

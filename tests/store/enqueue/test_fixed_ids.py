@@ -17,9 +17,10 @@ from ojs_cluster.store.dead_letters import bulk_retry, dead_letters
 from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_with_id
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.listing import JobFilter, list_jobs
+from ojs_cluster.store.jobs.listing import JobFilter
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.queues import queues
+from ojs_cluster.store.search.lists import list_jobs
 from ojs_cluster.store.sweeps import retention
 from tests.store.archives import counted, export_text
 from tests.store.shortcuts import MINUTE, QUEUE, home_id, nack, new_job, reap_all, shard_of, take

@@ -13,8 +13,9 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.enqueue import enqueue_many
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.jobs.listing import JobFilter, list_jobs
+from ojs_cluster.store.jobs.listing import JobFilter
 from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.search.lists import list_jobs
 from tests.store.shortcuts import (
     HOUR,
     QUEUE,
@@ -148,15 +149,15 @@ async def test_an_empty_server_lists_nothing(store: Store) -> None:
 async def test_a_page_looks_at_a_bounded_number_of_jobs(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ojs_cluster.store.jobs.listing.SCAN_BUDGET", 50)
+    monkeypatch.setattr("ojs_cluster.store.search.lists.SCAN_BUDGET", 50)
+    oldest = await put(store, type="needle.only")
     await enqueue_many(store, [new_job() for _ in range(200)])
-    last = await put(store, type="needle.only")
 
     page = await list_jobs(store, JobFilter(queue=QUEUE, type="needle.only"), limit=10)
     assert page.jobs == []
     assert page.next_cursor is not None
     found = await all_pages(store, 10, queue=QUEUE, type="needle.only")
-    assert [job.id for job in found] == [last.id]
+    assert [job.id for job in found] == [oldest.id]
 
 
 @pytest.mark.parametrize(

@@ -22,12 +22,13 @@ from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.ack import Ack, ack_many
 from ojs_cluster.store.jobs.activate import activate
 from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.jobs.listing import JobFilter, list_jobs
+from ojs_cluster.store.jobs.listing import JobFilter
 from ojs_cluster.store.jobs.nack import Nack, nack_many
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.open import open_store
 from ojs_cluster.store.queues import queues
 from ojs_cluster.store.queues.partition_maintenance import set_partitions
+from ojs_cluster.store.search.lists import list_jobs
 from ojs_cluster.store.sweeps import retention
 from ojs_cluster.store.sweeps.deadlines import reap
 from ojs_cluster.store.workers import workers

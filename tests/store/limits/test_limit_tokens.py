@@ -26,11 +26,12 @@ from ojs_cluster.store.fetch.long_poll import Waiters, fetch_or_wait
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.jobs.listing import JobFilter, list_jobs
+from ojs_cluster.store.jobs.listing import JobFilter
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.limits import rate_limits, rate_tokens
 from ojs_cluster.store.operations.events import EventFilter, read_events
 from ojs_cluster.store.queues import queues
+from ojs_cluster.store.search.lists import list_jobs
 from tests.store.limit_jobs import (
     age_key,
     assert_no_token_left,

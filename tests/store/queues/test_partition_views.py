@@ -16,12 +16,13 @@ from ojs_cluster.store.dead_letters import dead_letters
 from ojs_cluster.store.fetch import long_poll
 from ojs_cluster.store.fetch.long_poll import Waiters
 from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.jobs.listing import JobFilter, list_jobs
+from ojs_cluster.store.jobs.listing import JobFilter
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.operations import metrics
 from ojs_cluster.store.operations.events import EventFilter, read_events
 from ojs_cluster.store.queues import queues
 from ojs_cluster.store.queues.partition_maintenance import set_partitions
+from ojs_cluster.store.search.lists import list_jobs
 from ojs_cluster.store.sweeps.deadlines import reap
 from tests.store.hot_queues import close_empty, put_into, spread
 from tests.store.shortcuts import HOUR, QUEUE, ack, foreign_id, nack, put, take, until

@@ -35,7 +35,7 @@ from ojs_cluster.store.history.samples import Sampler
 from ojs_cluster.store.jobs.ack import Ack, ack_many
 from ojs_cluster.store.jobs.activate import activate
 from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.jobs.listing import JobFilter, list_jobs
+from ojs_cluster.store.jobs.listing import JobFilter
 from ojs_cluster.store.jobs.nack import Nack, nack_many, release_unanswered
 from ojs_cluster.store.limits import depth_bounds, rate_limits
 from ojs_cluster.store.operations import audit, metrics, rights
@@ -47,6 +47,7 @@ from ojs_cluster.store.progress.checkpoints import MAX_BYTES, delete, read_check
 from ojs_cluster.store.progress.progress import Report, report_progress
 from ojs_cluster.store.queues import queues
 from ojs_cluster.store.scripts import load_scripts
+from ojs_cluster.store.search.lists import list_jobs
 from ojs_cluster.store.sweeps import retention
 from ojs_cluster.store.transactions import transactions
 from ojs_cluster.store.unique.locks import write_tombstone
@@ -445,6 +446,7 @@ async def reads(store: Store) -> None:
     with trio.fail_after(60):
         page = await list_jobs(store, JobFilter(), limit=1000)
         assert page.jobs
+        assert (await list_jobs(store, JobFilter(type="*"), limit=1000)).jobs
     assert (await read_events(store, EventFilter(), limit=1000)).events
 
 

@@ -16,10 +16,10 @@ from ojs_cluster.http.handlers import jobs
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.store.dead_letters import dead_letters as store_dead
 from ojs_cluster.store.jobs import cancel as store_cancel
-from ojs_cluster.store.jobs import listing
 from ojs_cluster.store.jobs import read_jobs as store_jobs
 from ojs_cluster.store.jobs.listing import JobFilter
 from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.search import lists
 
 _MORE_READS = 9
 """How many reads may follow the first one to fill a page. Ten reads check at most 20 000 jobs."""
@@ -30,10 +30,11 @@ _FULL_BYTES = 8 * 1024 * 1024
 async def list_jobs(app: App, request: Request) -> Response:
     """List jobs that match a filter.
 
-    ``type`` may end in ``*``. The order of the jobs is that of the index which the search reads.
-    ``sort`` and ``order`` are ignored, because there is no index for other orders (docs/adr/002).
+    ``type`` may end in ``*``. ``query`` is a search (``core.search``). Jobs come newest first, as
+    ``store.search.newest_first`` describes. ``sort`` and ``order`` are ignored, because there is no
+    index for other orders (docs/adr/002).
 
-    ``GET /ojs/v1/admin/jobs?queue&state&type&worker_id&since&until&page&per_page&cursor``
+    ``GET /ojs/v1/admin/jobs?queue&state&type&worker_id&query&since&until&page&per_page&cursor``
     (spec: ojs-admin-api 7.1)
     """
     given = query.parameters(request.query)
@@ -85,13 +86,17 @@ def _shown(job: JobRecord) -> Response:
 def within(given: Mapping[str, str], wanted: JobFilter) -> JobFilter:
     """Return the filter ``wanted`` with the times of the parameters ``since`` and ``until``.
 
+    A search may have such times too. Then both hold.
+
     Raises:
         InvalidRequest: one of the parameters is not an absolute time.
     """
+    since = fields.absolute_time_ms(given.get("since") or None, field="since")
+    until = fields.absolute_time_ms(given.get("until") or None, field="until")
     return replace(
         wanted,
-        since_ms=fields.absolute_time_ms(given.get("since") or None, field="since"),
-        until_ms=fields.absolute_time_ms(given.get("until") or None, field="until"),
+        since_ms=max((ms for ms in (since, wanted.since_ms) if ms is not None), default=None),
+        until_ms=min((ms for ms in (until, wanted.until_ms) if ms is not None), default=None),
     )
 
 
@@ -110,10 +115,11 @@ async def listed(app: App, wanted: JobFilter, given: Mapping[str, str]) -> Respo
     limit, offset = page.limit, 0 if cursor else page.offset
     first, skipped, total = await jobs.find(app, wanted, limit=limit, offset=offset, cursor=cursor)
     found, next_cursor = first.jobs, first.next_cursor
-    for _ in range(_MORE_READS):
+    # A search looks at as many entries in one read as other lists in all.
+    for _ in range(_MORE_READS if wanted.search is None else 0):
         if next_cursor is None or len(found) >= limit or _size(found) >= _FULL_BYTES:
             break
-        more = await listing.list_jobs(
+        more = await lists.list_jobs(
             app.store, wanted, limit=limit - len(found), cursor=next_cursor
         )
         found, next_cursor = [*found, *more.jobs], more.next_cursor
@@ -131,6 +137,8 @@ async def listed(app: App, wanted: JobFilter, given: Mapping[str, str]) -> Respo
     )
     pagination["has_more"] = next_cursor is not None
     pagination["total_exact"] = total is not None
+    if wanted.search is not None:
+        pagination["looked_at"] = first.looked_at
     return Response(
         200,
         b'{"items":%b,"pagination":%b}' % (replies.jobs_array(found), replies.dumps(pagination)),

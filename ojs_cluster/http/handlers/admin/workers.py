@@ -15,9 +15,9 @@ from ojs_cluster.http.bodies import decode
 from ojs_cluster.http.handlers.workers import now_ms, worker_json
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.store.fanout import run_concurrently
-from ojs_cluster.store.jobs import listing
 from ojs_cluster.store.jobs.listing import JobFilter
 from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.search import lists
 from ojs_cluster.store.workers import workers as store_workers
 from ojs_cluster.store.workers.workers import DesiredState, WorkerInfo
 
@@ -75,7 +75,7 @@ async def get(app: App, _request: Request, worker_id: str) -> Response:
     """
     worker = await store_workers.get(app.store, _name(worker_id))
     wanted = JobFilter(state=State.ACTIVE, worker=worker.id)
-    page = await listing.list_jobs(app.store, wanted, limit=_MAX_JOBS)
+    page = await lists.list_jobs(app.store, wanted, limit=_MAX_JOBS)
     body = b'%b,"jobs":%b,"jobs_complete":%b}' % (
         _worker(app, worker)[:-1],
         replies.array(_active_job(job) for job in page.jobs),

@@ -8,7 +8,7 @@ import pytest
 
 from ojs_cluster.http.handlers.admin import jobs as admin_jobs
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store.jobs import listing
+from ojs_cluster.store.search import lists
 from tests.http.api import Api, open_app
 
 JOBS = "/ojs/v1/admin/jobs"
@@ -92,7 +92,7 @@ async def test_a_cursor_continues_where_a_page_ended(any_api: Api) -> None:
 async def test_the_reads_to_fill_a_page_are_bounded(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listing, "SCAN_BUDGET", 10)
+    monkeypatch.setattr(lists, "SCAN_BUDGET", 10)
     wanted = []
     for number in range(60):
         kind = "a.needle" if number in (1, 30, 59) else "some.hay"
@@ -100,9 +100,9 @@ async def test_the_reads_to_fill_a_page_are_bounded(
         if kind == "a.needle":
             wanted.append(job["id"])
     page = (await api.get(f"{JOBS}?type=a.needle&state=available")).json
-    assert [job["id"] for job in page["items"]] == wanted
+    assert [job["id"] for job in page["items"]] == wanted[::-1]
 
-    monkeypatch.setattr(listing, "SCAN_BUDGET", 2)
+    monkeypatch.setattr(lists, "SCAN_BUDGET", 2)
     page = (await api.get(f"{JOBS}?type=a.needle&queue=default&state=available")).json
     assert len(page["items"]) == 1
     assert (page["pagination"]["has_more"], page["pagination"]["total_exact"]) == (True, False)
@@ -111,7 +111,7 @@ async def test_the_reads_to_fill_a_page_are_bounded(
 async def test_a_page_of_large_jobs_is_not_filled_further(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listing, "SCAN_BUDGET", 3)
+    monkeypatch.setattr(lists, "SCAN_BUDGET", 3)
     monkeypatch.setattr(admin_jobs, "_FULL_BYTES", 2000)
     for _ in range(6):
         await api.enqueue(args=["x" * 1000])

@@ -1,0 +1,391 @@
+"""Read a search for jobs, and decide which jobs it finds.
+
+A search is a list of terms, separated by blanks. A job must match all of them::
+
+    queue:mail,bulk type:email.* state:discarded error:"connection reset"* attempt:>3 args.user:42
+
+* ``id queue type state tag worker error`` compare text. A comma separates alternatives. A value is
+  exact, or a prefix that ends in ``*``. A quoted value may hold blanks and commas, and a backslash
+  before a quote or a backslash. An asterisk inside of the quotes has no meaning.
+* ``args.NAME`` and ``meta.NAME`` compare a member with the same values. Dots lead to inner members.
+  ``args.0`` is the first argument; another name is a member of any argument. Numbers compare by
+  their text, so large ones stay exact. Of an array, any item may match.
+* ``priority`` and ``attempt`` compare whole numbers: ``5``, ``>5``, ``>=5``, ``<5``, ``<=5``.
+* ``since`` and ``until`` are RFC 3339 times, or how long ago as ``90s``, ``15m``, ``2h``, ``7d``.
+
+This module neither reads a clock nor knows how jobs are stored. ``SearchedJob`` says what it needs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import msgspec
+
+from ojs_cluster.core.errors import InvalidRequest
+from ojs_cluster.core.jobs.states import State
+from ojs_cluster.core.raw_json import array_items, object_members, string
+from ojs_cluster.core.timestamps import parse_timestamp
+
+MAX_TEXT: Final = 2000
+"""Most characters of a search."""
+MAX_TERMS: Final = 20
+MAX_VALUES: Final = 100
+"""Most values of a term."""
+MAX_PATH: Final = 6
+"""Most names in the path of an argument or a meta value."""
+
+_TEXT_FIELDS: Final = frozenset({"id", "queue", "type", "state", "tag", "worker", "error"})
+_NUMBER_FIELDS: Final = frozenset({"priority", "attempt"})
+_TIME_FIELDS: Final = frozenset({"since", "until"})
+_MEMBER_FIELDS: Final = frozenset({"args", "meta"})
+_CONTENT_FIELDS: Final = frozenset({"tag", "error", *_MEMBER_FIELDS})
+"""Fields that need the content of a job, which may be large."""
+FIELDS: Final = (
+    *("id", "queue", "type", "state", "priority", "tag", "worker", "error", "attempt"),
+    *("args.", "meta.", "since", "until"),
+)
+"""The names of the fields, for completion."""
+
+_NAME: Final = re.compile(r"([a-z]+)((?:\.[^\s:,\"]+)?):")
+_QUOTED: Final = re.compile(r'"((?:[^"\\]|\\.)*+)"(\*?)')
+_BARE: Final = re.compile(r'[^\s,"]+')
+_NUMBER: Final = re.compile(r"(>=|<=|>|<|=|)(-?[0-9]{1,9})")
+_AGO: Final = re.compile(r"([0-9]{1,6})([smhd])")
+_UNIT_MS: Final = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+class SearchedJob(Protocol):
+    """What a search reads of a job. The methods may be costly and are called last."""
+
+    @property
+    def id(self) -> str:
+        """The id."""
+
+    @property
+    def type(self) -> str:
+        """The job type."""
+
+    @property
+    def queue(self) -> str:
+        """The queue."""
+
+    @property
+    def state(self) -> str:
+        """The state."""
+
+    @property
+    def priority(self) -> int:
+        """The priority."""
+
+    @property
+    def attempt(self) -> int:
+        """The number of attempts so far."""
+
+    @property
+    def worker(self) -> str:
+        """The worker that holds the job, empty for none."""
+
+    def args(self) -> bytes:
+        """Return the arguments as a JSON array."""
+
+    def meta(self) -> bytes:
+        """Return ``meta`` as a JSON object, empty for none."""
+
+    def tags(self) -> bytes:
+        """Return the tags as a JSON array, empty for none."""
+
+    def errors(self) -> Iterable[bytes]:
+        """Return the kept errors as JSON objects."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextPattern:
+    """A text, or how a text begins."""
+
+    text: str
+    is_prefix: bool = False
+
+    def admits(self, value: str) -> bool:
+        """Return whether ``value`` matches."""
+        return value.startswith(self.text) if self.is_prefix else value == self.text
+
+
+@dataclass(frozen=True, slots=True)
+class NumberPattern:
+    """A comparison with a whole number."""
+
+    operator: str
+    number: int
+
+    def admits(self, value: int) -> bool:
+        """Return whether ``value`` matches."""
+        match self.operator:
+            case ">":
+                return value > self.number
+            case ">=":
+                return value >= self.number
+            case "<":
+                return value < self.number
+            case "<=":
+                return value <= self.number
+        return value == self.number
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A field with its alternatives.
+
+    Args:
+        name: the field.
+        path: names that lead to the member, for ``args`` and ``meta``.
+        texts: the alternatives of a text field.
+        numbers: the alternatives of a number field.
+    """
+
+    name: str
+    path: tuple[str, ...] = ()
+    texts: tuple[TextPattern, ...] = ()
+    numbers: tuple[NumberPattern, ...] = ()
+
+    @property
+    def needs_content(self) -> bool:
+        """Whether the term reads more than the small fields of a job."""
+        return self.name in _CONTENT_FIELDS
+
+    def admits(self, job: SearchedJob) -> bool:
+        """Return whether ``job`` matches one of the alternatives."""
+        if self.name == "priority":
+            return any(pattern.admits(job.priority) for pattern in self.numbers)
+        if self.name == "attempt":
+            return any(pattern.admits(job.attempt) for pattern in self.numbers)
+        # A job whose stored JSON is damaged has no such value.
+        with suppress(msgspec.DecodeError, ValueError):
+            for value in self._values(job):
+                if any(pattern.admits(value) for pattern in self.texts):
+                    return True
+        return False
+
+    def _values(self, job: SearchedJob) -> Iterable[str]:
+        match self.name:
+            case "args":
+                return _argument_texts(job.args(), self.path)
+            case "meta":
+                return _member_texts(job.meta(), self.path)
+            case "tag":
+                return _scalars(job.tags())
+            case "error":
+                return _error_texts(job.errors())
+        value: str = getattr(job, self.name)
+        return (value,) if value else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """A parsed search.
+
+    Args:
+        terms: the terms; a job must match all.
+        since_ms: the earliest time in Unix milliseconds, None for any.
+        until_ms: the time before which, in Unix milliseconds, None for any.
+    """
+
+    terms: tuple[Term, ...] = ()
+    since_ms: int | None = None
+    until_ms: int | None = None
+
+    @property
+    def needs_content(self) -> bool:
+        """Whether a term reads more than the small fields of a job."""
+        return any(term.needs_content for term in self.terms)
+
+    def admits_fields(self, job: SearchedJob) -> bool:
+        """Return whether the small fields of ``job`` match, without its content."""
+        return all(term.admits(job) for term in self.terms if not term.needs_content)
+
+    def admits(self, job: SearchedJob) -> bool:
+        """Return whether ``job`` matches all terms. The times are the caller's to compare."""
+        return self.admits_fields(job) and all(
+            term.admits(job) for term in self.terms if term.needs_content
+        )
+
+    def names(self, name: str) -> bool:
+        """Return whether a term has the field ``name``."""
+        return any(term.name == name for term in self.terms)
+
+    def exact(self, name: str) -> frozenset[str] | None:
+        """Return the values that the field ``name`` may have, None if they are not known."""
+        found: frozenset[str] | None = None
+        for term in self.terms:
+            if term.name == name and not any(pattern.is_prefix for pattern in term.texts):
+                values = frozenset(pattern.text for pattern in term.texts)
+                found = values if found is None else found & values
+        return found
+
+
+def parse_search(text: str, *, now_ms: int) -> Search:
+    """Parse a search.
+
+    Args:
+        text: the search; an empty one finds every job.
+        now_ms: the time now in Unix milliseconds, for times such as ``2h``.
+
+    Raises:
+        InvalidRequest: the text is not a search; the message says where and why.
+    """
+    if len(text) > MAX_TEXT:
+        raise _rejected(f"has more than {MAX_TEXT} characters")
+    terms: list[Term] = []
+    since: list[int] = []
+    until: list[int] = []
+    position = _skip_blanks(text, 0)
+    while position < len(text):
+        if len(terms) + len(since) + len(until) >= MAX_TERMS:
+            raise _rejected(f"has more than {MAX_TERMS} terms")
+        match = _NAME.match(text, position)
+        if match is None:
+            raise _rejected(f"has no field at {text[position:][:40]!r}: use " + _field_names())
+        name, path = match[1], tuple(match[2][1:].split(".")) if match[2] else ()
+        _check_name(name, path)
+        values, position = _parse_values(text, match.end())
+        if name in _TIME_FIELDS:
+            (since if name == "since" else until).append(_time_of(name, values, now_ms))
+        elif name in _NUMBER_FIELDS:
+            terms.append(Term(name, numbers=tuple(_number_of(name, value) for value in values)))
+        else:
+            terms.append(Term(name, path, tuple(values)))
+        position = _skip_blanks(text, position)
+    for term in terms:
+        if term.name == "state":
+            _check_states(term)
+    return Search(tuple(terms), max(since, default=None), min(until, default=None))
+
+
+def _skip_blanks(text: str, position: int) -> int:
+    while position < len(text) and text[position].isspace():
+        position += 1
+    return position
+
+
+def _parse_values(text: str, position: int) -> tuple[list[TextPattern], int]:
+    """Return the values that begin at ``position``, and the position after them."""
+    values: list[TextPattern] = []
+    while True:
+        quoted = _QUOTED.match(text, position)
+        if quoted is not None:
+            inner = re.sub(r"\\(.)", r"\1", quoted[1], flags=re.DOTALL)
+            values.append(TextPattern(inner, quoted[2] == "*"))
+            position = quoted.end()
+        else:
+            bare = _BARE.match(text, position)
+            if bare is None:
+                raise _rejected(f"has no value, or an open quote, at {text[position:][:40]!r}")
+            prefix = bare[0].endswith("*")
+            values.append(TextPattern(bare[0][:-1] if prefix else bare[0], prefix))
+            position = bare.end()
+        if len(values) > MAX_VALUES:
+            raise _rejected(f"has more than {MAX_VALUES} values of a field")
+        if position == len(text) or text[position].isspace():
+            return values, position
+        if text[position] != ",":
+            raise _rejected(f"needs a blank or a comma before {text[position:][:40]!r}")
+        position += 1
+
+
+def _check_name(name: str, path: tuple[str, ...]) -> None:
+    if name in _MEMBER_FIELDS:
+        if not path or not all(path):
+            raise _rejected(f"needs a name after '{name}.'")
+        if len(path) > MAX_PATH:
+            raise _rejected(f"has more than {MAX_PATH} names in a path")
+    elif path or name not in _TEXT_FIELDS | _NUMBER_FIELDS | _TIME_FIELDS:
+        raise _rejected(
+            f"has the unknown field '{'.'.join((name, *path))[:40]}': use {_field_names()}"
+        )
+
+
+def _check_states(term: Term) -> None:
+    for pattern in term.texts:
+        if not any(pattern.admits(state.value) for state in State):
+            raise _rejected(f"names no state: use {', '.join(State)}")
+
+
+def _number_of(name: str, value: TextPattern) -> NumberPattern:
+    match = None if value.is_prefix else _NUMBER.fullmatch(value.text)
+    if match is None:
+        raise _rejected(f"needs a number after '{name}:', such as 5 or >3")
+    return NumberPattern(match[1] or "=", int(match[2]))
+
+
+def _time_of(name: str, values: list[TextPattern], now_ms: int) -> int:
+    [value] = values if len(values) == 1 else [TextPattern("", True)]
+    if not value.is_prefix:
+        ago = _AGO.fullmatch(value.text)
+        if ago is not None:
+            return now_ms - int(ago[1]) * _UNIT_MS[ago[2]]
+        with suppress(ValueError):
+            time = parse_timestamp(value.text)
+            if not time.relative:
+                return time.ms
+    raise _rejected(f"needs one time after '{name}:', such as 2030-01-01T00:00:00Z, 15m or 7d")
+
+
+def _field_names() -> str:
+    return ", ".join(f"{name}NAME:" if name.endswith(".") else f"{name}:" for name in FIELDS)
+
+
+def _rejected(reason: str) -> InvalidRequest:
+    return InvalidRequest(f"the search {reason}", field="query")
+
+
+def _argument_texts(raw: bytes, path: tuple[str, ...]) -> Iterator[str]:
+    """Yield the texts of an argument by its position, or of members of all arguments."""
+    items = array_items(raw) or []
+    if path[0].isascii() and path[0].isdigit():
+        for item in items[int(path[0]) :][:1]:
+            yield from _member_texts(item, path[1:])
+    for item in items:
+        yield from _member_texts(item, path)
+
+
+def _member_texts(raw: msgspec.Raw | bytes, path: tuple[str, ...]) -> Iterator[str]:
+    """Yield the texts of the members at ``path``. A name may itself contain dots."""
+    if not path:
+        yield from _scalars(raw)
+        return
+    members = object_members(raw) if bytes(raw)[:1] == b"{" else None
+    if members is None:
+        return
+    for end in range(len(path), 0, -1):
+        value = members.get(".".join(path[:end]))
+        if value is not None:
+            yield from _member_texts(value, path[end:])
+
+
+def _scalars(raw: msgspec.Raw | bytes) -> Iterator[str]:
+    """Yield the text of a value, or those of the items of an array."""
+    piece = bytes(raw)
+    if piece[:1] == b"[":
+        for item in array_items(piece) or []:
+            if bytes(item)[:1] not in (b"[", b"{"):
+                yield from _scalars(item)
+    elif piece[:1] == b'"':
+        text = string(piece)
+        if text is not None:
+            yield text
+    elif piece and piece[:1] != b"{":
+        yield piece.decode()
+
+
+def _error_texts(errors: Iterable[bytes]) -> Iterator[str]:
+    """Yield type, code and message of each error."""
+    for error in errors:
+        members = object_members(error) or {}
+        for name in ("type", "code", "message"):
+            text = string(members[name]) if name in members else None
+            if text is not None:
+                yield text

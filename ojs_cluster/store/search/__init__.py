@@ -1,0 +1,1 @@
+"""List and search jobs, newest first, with a bound on the work of each page."""

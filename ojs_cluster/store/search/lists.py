@@ -1,0 +1,200 @@
+"""List the jobs that a filter or a search admits, page by page, newest first.
+
+A page looks at a bounded number of entries. It first compares the small fields of many jobs, which
+one script reads per shard, and reads only the jobs that may match as a whole. Jobs that move during
+a listing may be missed or listed twice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ojs_cluster.core.errors import MalformedJob, NotFound
+from ojs_cluster.core.jobs.states import State
+from ojs_cluster.keys import Shard
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.fanout import run_concurrently
+from ojs_cluster.store.jobs import fields as f
+from ojs_cluster.store.jobs.listing import JobFilter, ListingPosition
+from ojs_cluster.store.jobs.read_jobs import PAGE_BYTES, get, read_some
+from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.search.newest_first import IndexEntry, walk_newest_first
+
+SCAN_BUDGET: Final = 2000
+"""Most entries that a page of a plain list looks at; of large jobs ``PAGE_BYTES``."""
+SEARCH_BUDGET: Final = 20_000
+"""Most entries that a page of a search looks at."""
+SEARCH_BYTES: Final = 32 * 1024 * 1024
+"""Most bytes of jobs that a page of a search reads."""
+MAX_LOOK_S: Final = 2.0
+"""Seconds after which a page looks no further, so that a slow server returns what it has found."""
+_INDEX_COST: Final = 5
+"""What the end of an index, or of a queue's index, takes of the budget: it costs calls too."""
+_BATCH: Final = 100
+"""Jobs whose small fields are read together."""
+_SMALL: Final = (
+    *(f.STATE, f.TYPE, f.QUEUE, f.PRIORITY, f.ATTEMPT, f.WORKER, f.CREATED, f.FINISHED),
+    *(f.DEAD, f.HIDDEN),
+)
+"""The fields in the order of ``search_fields.lua``."""
+_OWN_INDEX: Final = frozenset({None, State.AVAILABLE, State.ACTIVE, State.PENDING})
+"""States whose index holds no jobs of other states; None for all states."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobPage:
+    """One page. It may hold fewer jobs than asked for and still have a ``next_cursor``.
+
+    Args:
+        jobs: the jobs.
+        next_cursor: where the next page starts, None after the last page.
+        looked_at: number of index entries that were compared for this page.
+    """
+
+    jobs: list[JobRecord]
+    next_cursor: str | None
+    looked_at: int = 0
+
+
+async def list_jobs(
+    store: Store, wanted: JobFilter, *, limit: int, cursor: str | None = None
+) -> JobPage:
+    """Return the jobs that ``wanted`` admits after ``cursor``.
+
+    Args:
+        store: the store.
+        wanted: the filter.
+        limit: most jobs of the page.
+        cursor: where the last page ended, None for the first page.
+
+    Raises:
+        InvalidRequest: the cursor is not one of this server.
+        BackendUnavailable: Redis did not answer in time.
+    """
+    ids = None if wanted.search is None else wanted.search.exact("id")
+    if ids is not None:
+        return await _by_id(store, wanted, ids, limit)
+    page = _Page(store, wanted, limit)
+    batch: list[IndexEntry] = []
+    async with aclosing(walk_newest_first(store, wanted, cursor)) as passed:
+        async for item in passed:
+            at_end = isinstance(item, ListingPosition)
+            if isinstance(item, ListingPosition):
+                page.budget -= _INDEX_COST
+            else:
+                page.budget -= 1
+                batch.append(item)
+            if not (at_end or len(batch) >= page.batch_size or page.budget <= 0):
+                continue
+            stopped_at = await page.take(batch)
+            batch = []
+            if stopped_at is not None:
+                return page.ended(stopped_at)
+            if page.is_over:
+                return page.ended(item if isinstance(item, ListingPosition) else item.place)
+    stopped_at = await page.take(batch)
+    return page.ended(stopped_at)
+
+
+class _Page:
+    """A page that is being filled."""
+
+    def __init__(self, store: Store, wanted: JobFilter, limit: int) -> None:
+        self._store = store
+        self._wanted = wanted
+        self._limit = limit
+        self._jobs: list[JobRecord] = []
+        self._looked_at = 0
+        self._compares_fields = wanted != JobFilter(
+            state=wanted.state if wanted.state in _OWN_INDEX else None,
+            queue=wanted.queue,
+            dead=wanted.dead,
+        )
+        searches = wanted.search is not None
+        self.budget = SEARCH_BUDGET if searches else SCAN_BUDGET
+        self._bytes_left = SEARCH_BYTES if searches else PAGE_BYTES
+        self._shown_left = PAGE_BYTES
+        self._end = time.monotonic() + MAX_LOOK_S
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the page has looked at enough entries, or for long enough."""
+        return self.budget <= 0 or time.monotonic() >= self._end
+
+    @property
+    def batch_size(self) -> int:
+        """Number of entries that ``take`` should get at once."""
+        return _BATCH if self._compares_fields else min(_BATCH, self._limit - len(self._jobs))
+
+    async def take(self, entries: Sequence[IndexEntry]) -> ListingPosition | None:
+        """Add the admitted jobs; return where the page is full, None if it is not."""
+        rest = list(entries)
+        if self._compares_fields and rest:
+            possible = await self._possible(rest)
+            passed = [entry for entry in rest if entry.job_id not in possible]
+            self._looked_at += len(passed)
+            rest = [entry for entry in rest if entry.job_id in possible]
+        while rest:
+            # At most as many as the page can still show, unless their content decides.
+            some = rest[: max(1, self._limit - len(self._jobs))]
+            found = await read_some(self._store, [(entry.shard, entry.job_id) for entry in some])
+            for entry, job in zip(rest, found, strict=False):
+                self._looked_at += 1
+                if job is not None:
+                    self._bytes_left -= job.size
+                    if self._wanted.admits(job):
+                        self._jobs.append(job)
+                        self._shown_left -= job.size
+                full = len(self._jobs) >= self._limit
+                if full or self._bytes_left <= 0 or self._shown_left <= 0:
+                    return entry.place
+            rest = rest[len(found) :]
+        return None
+
+    async def _possible(self, entries: Sequence[IndexEntry]) -> set[str]:
+        """Return the ids of the jobs whose small fields the filter admits."""
+        by_shard: dict[Shard, list[str]] = {}
+        for entry in entries:
+            by_shard.setdefault(entry.shard, []).append(entry.job_id)
+        possible: set[str] = set()
+
+        async def compare(shard: Shard) -> None:
+            ids = by_shard[shard]
+            reply: Any = await self._store.run(
+                shard, "search_fields", [shard.finished], ids, idempotent=True
+            )
+            for job_id, values in zip(ids, reply, strict=True):
+                job = JobRecord(job_id, _fields(values))
+                with suppress(KeyError, ValueError):  # a malformed job is in no list
+                    if values and self._wanted.admits_fields(job):
+                        possible.add(job_id)
+
+        await run_concurrently(by_shard, compare)
+        return possible
+
+    def ended(self, place: ListingPosition | None) -> JobPage:
+        """Return the page; the next one starts at ``place``, None for no further page."""
+        return JobPage(self._jobs, None if place is None else place.text(), self._looked_at)
+
+
+def _fields(values: Sequence[bytes | None]) -> Mapping[bytes, bytes]:
+    return {name: value for name, value in zip(_SMALL, values, strict=False) if value is not None}
+
+
+async def _by_id(store: Store, wanted: JobFilter, ids: frozenset[str], limit: int) -> JobPage:
+    """Return the jobs with these ids; they need no index."""
+    found: dict[str, JobRecord] = {}
+
+    async def read(job_id: str) -> None:
+        with suppress(NotFound, MalformedJob):
+            job = await get(store, job_id)
+            if wanted.admits(job):
+                found[job_id] = job
+
+    await run_concurrently(sorted(ids), read)
+    jobs = sorted(found.values(), key=lambda job: job.created_ms, reverse=True)
+    return JobPage(jobs[:limit], None, len(ids))
