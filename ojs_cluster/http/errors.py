@@ -31,6 +31,10 @@ class AmbiguousLength(errors.OJSError):
     """
 
 
+class UpgradeRequired(errors.OJSError):
+    """The path serves WebSockets only."""
+
+
 @dataclass(frozen=True, slots=True)
 class ErrorEntry:
     """One row of the table.
@@ -204,6 +208,13 @@ TABLE: Final[Mapping[type[errors.OJSError], ErrorEntry]] = MappingProxyType(
             "REQUEST_TIMEOUT",
             "Send the whole body without pausing.",
         ),
+        UpgradeRequired: ErrorEntry(
+            426,
+            "upgrade_required",
+            "OJS-1000",
+            "INVALID_PAYLOAD",
+            "Open a WebSocket, or read /ojs/v1/events/stream.",
+        ),
         errors.ResultExpired: ErrorEntry(
             410,
             "result_expired",
@@ -270,6 +281,8 @@ def error_response(error: errors.OJSError, request_id: str) -> Response:
         headers = (("WWW-Authenticate", 'Bearer realm="ojs"'),)
     elif isinstance(error, errors.MethodNotAllowed):
         headers = (("Allow", ", ".join(error.details.get("allowed", ()))),)
+    elif isinstance(error, UpgradeRequired):
+        headers = (("Upgrade", "websocket"),)
     elif isinstance(error, AmbiguousLength):
         # The next bytes on this connection may be another client's request, or no request at all.
         headers = (("Connection", "close"),)

@@ -285,7 +285,7 @@ def _text(value: bytes | str) -> str:
 async def test_an_unknown_websocket_gets_an_ojs_error(port: int) -> None:
     sent = request(
         "GET",
-        "/ojs/v1/ws",
+        "/ojs/v1/unknown",
         None,
         "Connection: Upgrade",
         "Upgrade: websocket",

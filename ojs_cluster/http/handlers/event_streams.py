@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.core.errors import StreamRefused
 from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.http import fields, query
 from ojs_cluster.http.access.queue_scope import check_queues
 from ojs_cluster.http.app import App
+from ojs_cluster.http.errors import UpgradeRequired
 from ojs_cluster.http.messages import Headers, Request, Response
-from ojs_cluster.http.push.access import StreamAccess
+from ojs_cluster.http.push.access import SCOPE, StreamAccess
 from ojs_cluster.http.push.channels import (
     ALL,
     check_access,
@@ -26,7 +26,6 @@ from ojs_cluster.store.events.positions import EventId, decode_id
 from ojs_cluster.store.events.subscriber import Channel, Subscription
 from ojs_cluster.store.jobs import read_jobs as store_jobs
 
-SCOPE: Final = Scope.DATA_READ
 _HEADERS: Final[Headers] = (
     ("Content-Type", "text/event-stream"),
     ("Cache-Control", "no-cache"),
@@ -68,6 +67,14 @@ async def stream_queue(app: App, request: Request, name: str) -> Response:
     channel = Channel(f"queue:{name}", "queue", check_queue(name, field="name"))
     await check_queue_exists(app, name)
     return await _open(app, request, channel, query.parameters(request.query))
+
+
+async def upgrade(_app: App, _request: Request) -> Response:
+    """Refuse a request that does not open a WebSocket; ``push.websocket`` serves the others.
+
+    ``GET /ojs/v1/ws`` (spec: ojs-realtime 3.1)
+    """
+    raise UpgradeRequired("open a WebSocket to this path")
 
 
 async def _open(

@@ -30,7 +30,7 @@ CAPABILITIES = {
     "retry_policies": True,
     "visibility_timeout": True,
     "events": True,
-    "realtime": True,  # server-sent events (spec: ojs-realtime 2)
+    "realtime": True,  # server-sent events and WebSockets (spec: ojs-realtime)
     "progress": True,
     "checkpoints": True,
     "backpressure": False,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypercorn.typing import ASGISendCallable, HTTPScope
+from hypercorn.typing import ASGISendCallable, HTTPScope, WebsocketScope
 
 from ojs_cluster.http.messages import Request, Response, join_headers
 
@@ -10,7 +10,7 @@ TLS_SUBJECT = "ojs.tls_subject"
 """Key of an ASGI scope whose value is the subject of the client's verified certificate."""
 
 
-def read_head(scope: HTTPScope) -> Request:
+def read_head(scope: HTTPScope | WebsocketScope) -> Request:
     """Return the request of an HTTP or WebSocket scope, without its body."""
     headers = join_headers(
         [
@@ -21,7 +21,7 @@ def read_head(scope: HTTPScope) -> Request:
     path = scope["raw_path"].decode("latin-1")
     if not path.startswith("/"):
         path = _origin_form(path)
-    method = scope.get("method", "GET")  # a WebSocket's scope has none
+    method = str(scope.get("method", "GET"))  # a WebSocket's scope has none
     query, subject = scope["query_string"].decode("latin-1"), dict(scope).get(TLS_SUBJECT, "")
     client = scope.get("client")
     peer = client[0] if client else ""

@@ -19,13 +19,13 @@ from functools import partial
 from typing import Any, cast
 
 import trio
-from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, HTTPScope
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, HTTPScope, WebsocketScope
 from msgspec import structs
 from quart import current_app, has_request_context
 from quart import request as quart_request
 from quart import websocket as quart_websocket
 from quart_trio import QuartTrio
-from quart_trio.asgi import TrioASGIHTTPConnection
+from quart_trio.asgi import TrioASGIHTTPConnection, TrioASGIWebsocketConnection
 from quart_trio.wrappers import TrioResponse
 from werkzeug.exceptions import HTTPException
 
@@ -42,6 +42,7 @@ from ojs_cluster.http.dispatch import (
 )
 from ojs_cluster.http.hypercorn.asgi import read_head, send_body, send_response, send_start
 from ojs_cluster.http.messages import BodyStream, Request, Response
+from ojs_cluster.http.push import websocket
 
 
 def create_quart_app(app: App) -> OJSQuart:
@@ -221,8 +222,26 @@ class _QuartConnection(TrioASGIHTTPConnection):
         return body
 
 
+class _QuartWebSocket(TrioASGIWebsocketConnection):
+    """One WebSocket. Quart gets those whose path is not ours."""
+
+    app: OJSQuart
+
+    def __init__(self, app: OJSQuart, scope: WebsocketScope) -> None:
+        super().__init__(app, scope)
+        self._head = read_head(scope)
+
+    async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        if self._head.path != websocket.PATH:
+            await super().__call__(receive, send)
+            return
+        prepared = prepare(self.app.ojs, self._head)
+        await websocket.serve(prepared, self._head, self.scope, receive, send)
+
+
 # The base class declares another type of ``app``, but Quart always passes an OJSQuart.
 OJSQuart.asgi_http_class = _QuartConnection  # type: ignore[assignment]
+OJSQuart.asgi_websocket_class = _QuartWebSocket  # type: ignore[assignment]
 
 
 async def _deliver(

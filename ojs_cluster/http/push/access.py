@@ -7,11 +7,15 @@ has not expired, and gives the same access as when the stream was opened.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from ojs_cluster.core.access.scopes import ANONYMOUS, Scope
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request
+
+SCOPE: Final = Scope.DATA_READ
+"""The scope that clients of streams need."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 import trio
 
 from ojs_cluster.core.errors import OJSError
-from ojs_cluster.core.jobs.states import TERMINAL, State
-from ojs_cluster.core.timestamps import format_ms
+from ojs_cluster.core.jobs.states import TERMINAL
 from ojs_cluster.http.app import App
 from ojs_cluster.http.push.access import StreamAccess
+from ojs_cluster.http.push.announcements import (
+    GRACE_S,
+    SHUTDOWN,
+    ended_data,
+    now_ms,
+    shutdown_data,
+)
 from ojs_cluster.http.push.channels import shards_of
-from ojs_cluster.http.push.frames import HEARTBEAT, RETRY, SHUTDOWN, FrameEncoder
+from ojs_cluster.http.push.frames import HEARTBEAT, RETRY, FrameEncoder
 from ojs_cluster.store.events.hub import Readers
 from ojs_cluster.store.events.new_event import STATE_CHANGED, Gap
 from ojs_cluster.store.events.positions import Start, part_of
-from ojs_cluster.store.events.replay import replay
-from ojs_cluster.store.events.subscriber import Item, Subscription
+from ojs_cluster.store.events.replay import Found, replay
+from ojs_cluster.store.events.subscriber import Subscription
 from ojs_cluster.store.jobs.record import JobRecord
 
 Send = Callable[[bytes], Awaitable[None]]
@@ -29,11 +34,9 @@ HEARTBEAT_S: Final = 10.0
 CHECK_S: Final = 5.0
 """Interval in seconds at which the API key and the partitions of the queue are checked. A new
 partition gets no job in its first ten seconds."""
-GRACE_S: Final = 1.0
-"""How long a stream goes on after ``server.shutdown``, in seconds."""
-_GATHER_S: Final = 0.02
+GATHER_S: Final = 0.02
 """Pause in seconds after events were sent, so that the following ones share a write."""
-_PIECE: Final = 32 * 1024
+PIECE: Final = 32 * 1024
 
 
 class EventStream:
@@ -90,7 +93,9 @@ class EventStream:
             await self._begin(send)
             if self._ended_job is not None and not self._encoder.ended:
                 self._encoder.ended = True
-                await self._write(send, self._encoder.event(STATE_CHANGED, _ended(self._ended_job)))
+                await self._write(
+                    send, self._encoder.event(STATE_CHANGED, ended_data(self._ended_job))
+                )
             if not self._encoder.ended:
                 await self._follow(send)
         except OJSError:
@@ -102,20 +107,19 @@ class EventStream:
         """Tell a gap, or send the events since the position of the client."""
         subscription = self._subscription
         if self._gap:
-            now_ms = _now_ms()
+            at_ms = now_ms()
             shard = self._readers.shards[0].index
             position = self._readers.reader(shard).position
-            gap = Gap(shard, position, now_ms, now_ms)
+            gap = Gap(shard, position, at_ms, at_ms)
             await self._write(send, self._encoder.items([(subscription, gap)]))
         if self._starts is None:
             return
 
-        async def deliver(items: list[Item]) -> None:
+        async def deliver(items: list[Found]) -> None:
             for first in range(0, len(items), _REPLAYED):
-                some = [(subscription, item) for item in items[first : first + _REPLAYED]]
-                await self._write(send, self._encoder.items(some))
+                await self._write(send, self._encoder.items(items[first : first + _REPLAYED]))
 
-        await replay(self._app.store, self._readers, subscription, self._starts, deliver)
+        await replay(self._app.store, self._readers, [subscription], self._starts, deliver)
 
     async def _follow(self, send: Send) -> None:
         """Send new events, and heartbeats while there are none."""
@@ -134,11 +138,11 @@ class EventStream:
                 if not await self._check():
                     return
             if not subscriber.is_empty:
-                dropped, items = subscriber.take(_PIECE)
+                dropped, items = subscriber.take(PIECE)
                 await self._write(
-                    send, self._encoder.dropped(dropped, _now_ms()) + self._encoder.items(items)
+                    send, self._encoder.dropped(dropped, now_ms()) + self._encoder.items(items)
                 )
-                await trio.sleep(_GATHER_S)
+                await trio.sleep(GATHER_S)
             elif now >= self._written_at + HEARTBEAT_S:
                 subscriber.reached = self._readers.parts  # all events before it were sent
                 await self._write(send, HEARTBEAT + self._encoder.position())
@@ -173,31 +177,6 @@ def initial_parts(readers: Readers, starts: Mapping[int, Start] | None) -> dict[
     }
 
 
-def shutdown_data() -> dict[str, object]:
-    """Return the data of ``server.shutdown`` (spec: ojs-realtime 4.6)."""
-    return {"reason": "shutdown", "grace_period_ms": int(GRACE_S * 1000)}
-
-
-def _ended(job: JobRecord) -> dict[str, object]:
-    """Return the change of state of a job that has ended earlier (spec: ojs-realtime 2.1)."""
-    ended_ms = job.finished_ms or _now_ms()
-    return {
-        "event": STATE_CHANGED,
-        "type": job.type,
-        "timestamp": format_ms(ended_ms).decode(),
-        "job_id": job.id,
-        "job_type": job.type,
-        "queue": job.queue,
-        # Of other terminal states the state before is not stored.
-        "from": "active" if job.state is State.COMPLETED else None,
-        "to": job.state.value,
-    }
-
-
 def has_ended(job: JobRecord) -> bool:
     """Return whether a job is in a terminal state."""
     return job.state in TERMINAL
-
-
-def _now_ms() -> int:
-    return int(time.time() * 1000)

@@ -39,6 +39,10 @@ from ojs_cluster.server.tls import Tls, TlsStream
 log = logging.getLogger("ojs.http")
 
 _LIFESPAN_SHUTDOWN_S = 5.0
+MOST_MESSAGE_BYTES = 16 * 1024
+"""Of one message of a WebSocket client."""
+_PING_S = 20.0
+"""Seconds between two pings of a WebSocket; the spec allows 30."""
 _BODY_MEMORY_BYTES = 64 * 1024 * 1024
 _LAST_REQUESTS_S = 0.1
 """Time in seconds for which idle connections stay open after the port is closed. Clients may have
@@ -87,6 +91,8 @@ def hypercorn_config(listen: ListenSettings) -> Config:
     config.h2_max_header_list_size = MAX_HEADERS_BYTES
     config.h2_max_concurrent_streams = MAX_STREAMS
     config.include_server_header = False
+    config.websocket_max_message_size = MOST_MESSAGE_BYTES
+    config.websocket_ping_interval = _PING_S
     return config
 
 

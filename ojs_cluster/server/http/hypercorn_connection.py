@@ -29,6 +29,7 @@ from hypercorn.events import Closed, Event, RawData
 from hypercorn.protocol import ProtocolWrapper
 from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.h11 import H2CProtocolRequiredError, H2ProtocolAssumedError, H11Protocol
+from hypercorn.protocol.ws_stream import WSStream
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState
@@ -138,6 +139,8 @@ class BoundedServer(TCPServer):
             assert bounded is not None  # noqa: S101 - the protocol calls the application
             if scope.get("http_version") == "2":
                 send = partial(bounded.send, send)
+            if scope["type"] == "websocket":
+                bounded.refuse_compression()
             with bounded.count_request():
                 await app(scope, receive, send, sync_spawn, call_soon)
 
@@ -199,6 +202,22 @@ class _BoundedProtocol:
         finally:
             self._running_requests -= 1
             self._became_idle_at = trio.current_time()
+
+    def refuse_compression(self) -> None:
+        """Accept no permessage-deflate for WebSockets whose handshake is not complete.
+
+        hypercorn accepts it from every client. Its state takes 300 KB per connection, and a small
+        message may decompress to any size before hypercorn checks its length.
+        """
+        protocol = self._wrapper.protocol
+        streams: list[Any] = []
+        if isinstance(protocol, H2Protocol):
+            streams += protocol.streams.values()
+        else:
+            streams.append(protocol.stream)
+        for stream in streams:
+            if isinstance(stream, WSStream) and not stream.handshake.accepted:
+                stream.handshake.extensions = None
 
     async def initiate(self) -> None:
         await self._wrapper.initiate()

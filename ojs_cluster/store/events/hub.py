@@ -59,7 +59,7 @@ class EventHub:
         Raises:
             BackendUnavailable: the position in one of the streams could not be read in time.
         """
-        readers = Readers(self, {})
+        readers = Readers(self)
         try:
             await readers.extend(store, shards)
         except BaseException:
@@ -87,10 +87,10 @@ class EventHub:
 class Readers:
     """The readers that one subscriber uses, and the subscriptions that it registered with them."""
 
-    def __init__(self, hub: EventHub, readers: dict[int, ShardReader]) -> None:
-        """Begin with these readers, by the index of their shard."""
+    def __init__(self, hub: EventHub) -> None:
+        """Begin without readers."""
         self._hub = hub
-        self._readers = readers
+        self._readers: dict[int, ShardReader] = {}
         self._subscriptions: dict[Subscription, None] = {}
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -24,7 +24,8 @@ from ojs_cluster.store.events.positions import Start
 from ojs_cluster.store.events.shard_reader import BEGIN, BUSY_S, CHUNK, ShardReader
 from ojs_cluster.store.events.subscriber import Item, Subscription
 
-Deliver = Callable[[list[Item]], Awaitable[None]]
+Found = tuple[Subscription, Item]
+Deliver = Callable[[list[Found]], Awaitable[None]]
 
 _ROUNDS: Final = 5
 """How often at most the streams are read before new events enter the buffer."""
@@ -37,19 +38,19 @@ _CATCH_UP_S: Final = 2.0
 async def replay(
     store: Store,
     readers: Readers,
-    subscription: Subscription,
+    subscriptions: Sequence[Subscription],
     starts: Mapping[int, Start],
     deliver: Deliver,
 ) -> None:
-    """Deliver the events after ``starts``, and register the subscription for the following ones.
+    """Deliver the events after ``starts``, and register the subscriptions for the following ones.
 
     No event is left out and none comes twice: the last round ends at the positions at which the
-    readers were when the subscription was registered. The order of events is that of each stream.
+    readers were when the subscriptions were registered. The order of events is that of each stream.
 
     Args:
         store: the store.
-        readers: the readers of all shards of the channel.
-        subscription: what to deliver. It is registered before the last round.
+        readers: the readers of all shards of the channels.
+        subscriptions: what to deliver. They are registered before the last round.
         starts: the position of the client in each stream.
         deliver: takes the next events.
 
@@ -61,14 +62,15 @@ async def replay(
     for number in range(_ROUNDS + 1):
         last = number == _ROUNDS or (number > 0 and found < _FEW)
         if last:
-            readers.register(subscription)
+            for subscription in subscriptions:
+                readers.register(subscription)
         found = 0
         for shard in readers.shards:
             reader, start = readers.reader(shard.index), begin[shard.index]
             if not number:
                 await _catch_up(reader, start.position)
             end = reader.position
-            found += await _between(store, shard, start, end, subscription, deliver)
+            found += await _between(store, shard, start, end, subscriptions, deliver)
             begin[shard.index] = Start(end)
         if last:
             return
@@ -95,13 +97,14 @@ async def _between(
     shard: Shard | Meta,
     start: Start,
     end: Position,
-    subscription: Subscription,
+    subscriptions: Sequence[Subscription],
     deliver: Deliver,
 ) -> int:
     """Deliver the events of one stream after ``start`` up to ``end``; return their number."""
     position = start.position
     if _order(position) > _order(end):  # the stream has lost its last entries in a failover
-        await deliver([Gap(shard.index, end, end[0], max(end[0], position[0]))])
+        gap = Gap(shard.index, end, end[0], max(end[0], position[0]))
+        await deliver([(subscription, gap) for subscription in subscriptions])
     if _order(position) >= _order(end):
         return 0
     if not start.approximate:
@@ -109,7 +112,8 @@ async def _between(
         if dropped:
             position = position_of(text) or BEGIN
             end_ms = max(start.position[0], position[0])
-            await deliver([Gap(shard.index, position, start.position[0] or end_ms, end_ms)])
+            gap = Gap(shard.index, position, start.position[0] or end_ms, end_ms)
+            await deliver([(subscription, gap) for subscription in subscriptions])
             start = Start(position)
     half, count = start.half, 0
     while True:
@@ -119,12 +123,12 @@ async def _between(
             *("COUNT", CHUNK),
             idempotent=True,
         )
-        items: list[Item] = []
+        items: list[Found] = []
         for raw_id, flat in entries:
-            found, position = _events(raw_id, flat, position, end, shard.index, subscription)
+            found, position = _events(raw_id, flat, position, end, shard.index, subscriptions)
             items += found
         if half and items:
-            items[0] = _without_state(items[0], start.position)
+            items = [_without_state(item, start.position) for item in items]
             half = False
         count += len(items)
         await deliver(items)
@@ -138,10 +142,10 @@ def _events(
     reached: Position,
     end: Position,
     shard: int,
-    subscription: Subscription,
-) -> tuple[list[Item], Position]:
+    subscriptions: Sequence[Subscription],
+) -> tuple[list[Found], Position]:
     """Return the wanted events of an entry, and the position after the entry or at ``end``."""
-    items: list[Item] = []
+    items: list[Found] = []
     pairs = iter(flat)
     try:
         fields = dict(zip(pairs, pairs, strict=True))
@@ -150,8 +154,10 @@ def _events(
                 break
             before = (position[0], position[1], _number_before(position, reached))
             reached = position
-            if _concerns(subscription, fields):
-                items.append(new_event(shard, before, position, fields))
+            wanted = [one for one in subscriptions if _concerns(one, fields)]
+            if wanted:
+                event = new_event(shard, before, position, fields)
+                items += [(subscription, event) for subscription in wanted]
     except (KeyError, ValueError):
         pass  # a damaged entry, which its shard reader logs
     ms, _, sequence = raw_id.decode().partition("-")
@@ -175,8 +181,9 @@ def _concerns(subscription: Subscription, fields: Mapping[bytes, bytes]) -> bool
     return subscription.admits_queue(queue)
 
 
-def _without_state(item: Item, start: Position) -> Item:
-    """Return the first event without its change of state, which the client has read already."""
+def _without_state(found: Found, start: Position) -> Found:
+    """Return the event at ``start`` without its change of state, which the client has read."""
+    subscription, item = found
     if isinstance(item, Gap) or _order(item.before) != _order(start):
-        return item
-    return replace(item, changes_state=False)
+        return found
+    return subscription, replace(item, changes_state=False)

@@ -97,9 +97,14 @@ class Subscription:
         )
 
     def offer(self, item: Item) -> None:
-        """Add an event to the buffer of the subscriber, if it wants events of this type."""
+        """Add an event to the buffer of the subscriber, if it wants events of this type.
+
+        The last event of a job is added for its channel in any case, because it ends the stream.
+        """
         if isinstance(item, NewEvent) and not (
-            self.wants_type(item.kind) or (item.changes_state and self.wants_states)
+            self.wants_type(item.kind)
+            or (item.changes_state and self.wants_states)
+            or (item.ends_job and self.channel.kind == "job")
         ):
             return
         self.subscriber.add(self, item)
@@ -164,6 +169,12 @@ class Subscriber:
             most_bytes -= taken[1].size
             items.append(taken)
         return dropped, items
+
+    def clear(self) -> None:
+        """Forget everything in the buffer."""
+        self._buffer.clear()
+        self._dropped.clear()
+        self._bytes = 0
 
     @property
     def is_empty(self) -> bool:

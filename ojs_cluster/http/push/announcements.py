@@ -1,0 +1,106 @@
+"""What a client is told about events, in both transports (spec: ojs-realtime 4)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+import orjson
+
+from ojs_cluster.core.jobs.states import State
+from ojs_cluster.core.timestamps import format_ms
+from ojs_cluster.store.events.new_event import STATE_CHANGED, Gap
+from ojs_cluster.store.events.positions import part_of
+from ojs_cluster.store.events.subscriber import Dropped, Item, Subscription
+from ojs_cluster.store.jobs.record import JobRecord
+
+GRACE_S: Final = 1.0
+"""How long a stream goes on after ``server.shutdown``, in seconds."""
+SHUTDOWN: Final = "server.shutdown"
+GAP: Final = "system.gap"
+DROPPED: Final = "system.events_dropped"
+
+
+class Announcement(NamedTuple):
+    """One event as a client gets it.
+
+    Attributes:
+        kind: its type.
+        data: a JSON object.
+        at_ms: when it happened, in Unix milliseconds.
+        last: whether it is the last announcement of its event.
+    """
+
+    kind: str
+    data: bytes
+    at_ms: int
+    last: bool = True
+
+
+def announce(subscription: Subscription, item: Item) -> Iterator[Announcement]:
+    """Yield what a subscription gets for an event.
+
+    Before each announcement ``reached`` of its subscriber becomes the position after it.
+    """
+    reached = subscription.subscriber.reached
+    if isinstance(item, Gap):
+        reached[item.shard] = part_of(item.shard, item.after)
+        data = orjson.dumps(_gap_data(subscription.channel.name, item))
+        yield Announcement(GAP, data, item.end_ms)
+        return
+    own = subscription.wants_type(item.kind)
+    states = item.changes_state and subscription.wants_states
+    at_ms = item.after[0]
+    if states and own:
+        # The client may disconnect between the two. Its id then says that it lacks the second.
+        reached[item.shard] = part_of(item.shard, item.before, half=True)
+        yield Announcement(STATE_CHANGED, item.data, at_ms, last=False)
+    reached[item.shard] = part_of(item.shard, item.after)
+    if own or states:
+        yield Announcement(item.kind if own else STATE_CHANGED, item.data, at_ms)
+
+
+def _gap_data(channel: str, gap: Gap) -> dict[str, object]:
+    """Return the data of ``system.gap`` (spec: ojs-realtime 4.5)."""
+    return {
+        "channel": channel,
+        "gap_start": format_ms(gap.start_ms).decode(),
+        "gap_end": format_ms(gap.end_ms).decode(),
+    }
+
+
+def dropped_data(dropped: Dropped, at_ms: int) -> dict[str, object]:
+    """Return the data of ``system.events_dropped`` (spec: ojs-realtime 4.4)."""
+    return {
+        "channel": dropped.channel,
+        "dropped_count": dropped.count,
+        "oldest_dropped_id": dropped.oldest.decode(),
+        "newest_dropped_id": dropped.newest.decode(),
+        "timestamp": format_ms(at_ms).decode(),
+    }
+
+
+def shutdown_data() -> dict[str, object]:
+    """Return the data of ``server.shutdown`` (spec: ojs-realtime 4.6)."""
+    return {"reason": "shutdown", "grace_period_ms": int(GRACE_S * 1000)}
+
+
+def ended_data(job: JobRecord) -> dict[str, object]:
+    """Return the change of state of a job that has ended earlier (spec: ojs-realtime 2.1)."""
+    return {
+        "event": STATE_CHANGED,
+        "type": job.type,
+        "timestamp": format_ms(job.finished_ms or now_ms()).decode(),
+        "job_id": job.id,
+        "job_type": job.type,
+        "queue": job.queue,
+        # Of other terminal states the state before is not stored.
+        "from": State.ACTIVE.value if job.state is State.COMPLETED else None,
+        "to": job.state.value,
+    }
+
+
+def now_ms() -> int:
+    """Return the time of this process in Unix milliseconds."""
+    return int(time.time() * 1000)

@@ -1,0 +1,128 @@
+"""Accept WebSocket connections (spec: ojs-realtime 3.1).
+
+A refused connection gets an HTTP response with an error, like any other request.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from msgspec import structs
+
+from ojs_cluster.core.errors import OJSError, PermissionDenied, StreamRefused
+from ojs_cluster.http.app import App
+from ojs_cluster.http.dispatch import PreparedRequest, refusal_response
+from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.push.access import SCOPE, StreamAccess
+from ojs_cluster.http.push.ws_session import WebSocketSession
+from ojs_cluster.http.router import Route
+from ojs_cluster.redis.deadline import start_deadline
+
+PATH: Final = "/ojs/v1/ws"
+SUBPROTOCOL: Final = "ojs.v1"
+_SWITCHING: Final = 101
+
+
+async def serve(
+    prepared: PreparedRequest, request: Request, scope: Any, receive: Any, send: Any
+) -> None:
+    """Serve a WebSocket connection to ``PATH``.
+
+    Args:
+        prepared: what ``prepare`` returned for its request.
+        request: the request.
+        scope: its ASGI scope.
+        receive: returns the next ASGI message.
+        send: sends an ASGI message.
+    """
+    app = prepared.app
+    start_deadline()  # each call has its own time
+    await receive()  # websocket.connect
+    response = prepared.refusal
+    session: WebSocketSession | None = None
+    if response is None and prepared.route is not None:
+        request = structs.replace(request, queues=prepared.principal.queues)
+        try:
+            session = _open(app, prepared, prepared.route, request)
+        except OJSError as error:
+            response = refusal_response(request, prepared, error)
+    if session is None:
+        if response is not None:
+            await _refuse(response, send)
+        return
+    try:
+        chosen = SUBPROTOCOL if SUBPROTOCOL in scope["subprotocols"] else None
+        await send({"type": "websocket.accept", "subprotocol": chosen, "headers": []})
+        app.traffic.count(prepared.route, _SWITCHING, time.perf_counter() - prepared.began)
+        if prepared.span is not None:
+            prepared.span.end(_SWITCHING)
+        code = await session.run(receive, partial(_send_text, send))
+        await send({"type": "websocket.close", "code": code, "reason": ""})
+    finally:
+        session.close()
+
+
+def _open(app: App, prepared: PreparedRequest, route: Route, request: Request) -> WebSocketSession:
+    """Return a session for a request.
+
+    Raises:
+        PermissionDenied: a page of another origin has opened the connection.
+        StreamRefused: the process shuts down, or has as many streams as it may have.
+        RateLimited: the client has.
+    """
+    check_origin(app.settings.cors_origins, request)
+    if app.draining.is_set():
+        raise StreamRefused("this process shuts down")
+    access = StreamAccess(app, request, SCOPE)
+    client = access.client
+    app.push.open(client)
+    count = partial(app.access.authorize, prepared.principal, route)
+    return WebSocketSession(access, client, count)
+
+
+def check_origin(allowed: tuple[str, ...], request: Request) -> None:
+    """Check that the page that opens a connection may use the API (spec: ojs-realtime 6).
+
+    Browsers let a page of any origin open a WebSocket, and send its origin. Other clients send
+    none. A proxy may end TLS, so the scheme of the same origin is not compared.
+
+    Raises:
+        PermissionDenied: the page has another origin, which ``OJS_CORS_ORIGINS`` does not name.
+    """
+    origin = request.headers.get("origin")
+    if origin is None or origin in allowed:
+        return
+    host = request.headers.get("host", "")
+    if not host or _netloc(origin) != host.lower():
+        raise PermissionDenied("pages of this origin may not open WebSockets", field="origin")
+
+
+def _netloc(origin: str) -> str:
+    """Return host and port of an origin; empty if it is none."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
+
+
+async def _refuse(response: Response, send: Any) -> None:
+    headers = [
+        (name.lower().encode("latin-1"), value.encode("latin-1"))
+        for name, value in response.headers
+    ]
+    headers.append((b"content-length", b"%d" % len(response.body)))
+    await send(
+        {
+            "type": "websocket.http.response.start",
+            "status": response.status,
+            "headers": headers,
+        }
+    )
+    await send({"type": "websocket.http.response.body", "body": response.body, "more_body": False})
+
+
+async def _send_text(send: Any, text: str) -> None:
+    await send({"type": "websocket.send", "bytes": None, "text": text})

@@ -1,0 +1,284 @@
+"""One WebSocket connection: its channels, and the events that it gets (spec: ojs-realtime 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from math import inf
+from typing import Any, Final
+
+import orjson
+import trio
+
+from ojs_cluster.core.errors import InvalidRequest, OJSError
+from ojs_cluster.core.jobs.states import TERMINAL
+from ojs_cluster.http.app import App
+from ojs_cluster.http.push.access import StreamAccess
+from ojs_cluster.http.push.announcements import (
+    DROPPED,
+    GRACE_S,
+    SHUTDOWN,
+    Announcement,
+    announce,
+    dropped_data,
+    ended_data,
+    now_ms,
+    shutdown_data,
+)
+from ojs_cluster.http.push.channels import (
+    check_access,
+    check_queue_exists,
+    check_types,
+    parse_channel,
+    shards_of,
+)
+from ojs_cluster.http.push.sse import CHECK_S, GATHER_S, PIECE, initial_parts
+from ojs_cluster.http.push.ws_messages import (
+    MAX_CHANNELS,
+    ClientMessage,
+    EventMessages,
+    confirmation,
+    decode_resumed,
+    error_message,
+    read_message,
+    unknown_event_id,
+    warning,
+)
+from ojs_cluster.store.events.hub import Readers
+from ojs_cluster.store.events.new_event import STATE_CHANGED
+from ojs_cluster.store.events.replay import Found, replay
+from ojs_cluster.store.events.subscriber import Channel, Subscription
+from ojs_cluster.store.jobs import read_jobs as store_jobs
+
+SendText = Callable[[str], Awaitable[None]]
+Receive = Callable[[], Awaitable[Any]]
+
+GOING_AWAY: Final = 1001
+POLICY: Final = 1008
+TRY_AGAIN: Final = 1013
+
+
+class WebSocketSession:
+    """The state of one connection. Two tasks use it: one reads messages, one sends events."""
+
+    def __init__(
+        self, access: StreamAccess, client: str, count_message: Callable[[], None]
+    ) -> None:
+        """Begin without channels.
+
+        Args:
+            access: the access of the client.
+            client: under which name the connection is counted; ``close`` forgets it.
+            count_message: counts a message against the request rate of the API key, and raises
+                ``RateLimited``.
+        """
+        self._app: App = access.app
+        self._access = access
+        self._client: str | None = client
+        self._count_message = count_message
+        self._subscriber = self._app.push.hub.join()
+        self._readers = Readers(self._app.push.hub)
+        self._subscriptions: dict[str, Subscription] = {}
+        self._messages = EventMessages(self._subscriber)
+        self._sending = trio.Lock()
+        """Held while a channel changes: its confirmation comes before its first event."""
+
+    def close(self) -> None:
+        """Release the readers and the place of this connection. May be called repeatedly."""
+        client, self._client = self._client, None
+        if client is not None:
+            self._readers.release()
+            self._app.push.hub.part(self._subscriber)
+            self._app.push.close(client)
+
+    async def run(self, receive: Receive, send: SendText) -> int:
+        """Serve until the client disconnects, the process stops or the key ends.
+
+        Returns:
+            The code with which the server closes the connection.
+        """
+        code = GOING_AWAY
+
+        async def send_events() -> None:
+            nonlocal code
+            code = await self._send_events(send)
+            nursery.cancel_scope.cancel()
+
+        async def read_messages() -> None:
+            nonlocal code
+            if not await self._read_messages(receive, send):
+                code = TRY_AGAIN
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send_events)
+            nursery.start_soon(read_messages)
+        return code
+
+    async def _read_messages(self, receive: Receive, send: SendText) -> bool:
+        """Obey messages; return False if the connection cannot go on, True at its end."""
+        while True:
+            received = await receive()
+            if received["type"] == "websocket.disconnect":
+                return True
+            channel = ""
+            try:
+                self._count_message()
+                message = read_message(received.get("text"))
+                channel = message.channel
+                async with self._sending:
+                    if not await self._obey(message, send):
+                        return False
+            except OJSError as error:
+                await send(error_message(error, channel))
+
+    async def _obey(self, message: ClientMessage, send: SendText) -> bool:
+        """Do what a message asks for. Return whether the connection may go on."""
+        action = message.action or message.type
+        if action == "subscribe":
+            await self._subscribe(message, send)
+        elif action == "unsubscribe":
+            self._unsubscribe(message.channel)
+            await send(confirmation("unsubscribed", message.channel, None))
+        elif action == "resume":
+            return await self._resume(message.last_event_id, send)
+        elif action == "ping":
+            await send('{"type":"pong"}')
+        else:
+            raise InvalidRequest(
+                "action must be subscribe, unsubscribe, resume or ping", field="action"
+            )
+        return True
+
+    async def _subscribe(self, message: ClientMessage, send: SendText) -> None:
+        types = check_types(message.event_types or (), field="event_types")
+        subscription = await self._find(message.channel, types)
+        self._readers.register(subscription)
+        await send(confirmation("subscribed", message.channel, types))
+        channel = subscription.channel
+        if channel.kind == "job":
+            # Read after the subscription is registered: an end that happens later is an event.
+            job = await store_jobs.get(self._app.store, channel.value)
+            if job.state in TERMINAL and subscription.wants_states:
+                data = orjson.dumps(ended_data(job))
+                await send(
+                    self._messages.event(channel.name, Announcement(STATE_CHANGED, data, now_ms()))
+                )
+
+    async def _find(self, name: str, types: frozenset[str]) -> Subscription:
+        """Return the subscription of a channel with these types; it may not be registered."""
+        known = self._subscriptions.get(name)
+        if known is None:
+            channel = parse_channel(name)
+            await self._check(channel)
+            if len(self._subscriptions) >= MAX_CHANNELS:
+                raise InvalidRequest(
+                    f"a connection may have {MAX_CHANNELS} channels", field="channel"
+                )
+            await self._read_shards(channel)
+            within = self._access.request.queues
+            known = Subscription(self._subscriber, channel, types, within=within)
+            self._subscriptions[name] = known
+        known.types = types
+        self._messages.name_channels(self._subscriptions)
+        return known
+
+    async def _check(self, channel: Channel) -> None:
+        await check_access(self._app, self._access.request, channel)
+        if channel.kind == "queue":
+            await check_queue_exists(self._app, channel.value)
+
+    async def _read_shards(self, channel: Channel) -> None:
+        store = self._app.store
+        if await self._readers.extend(store, await shards_of(store, channel)):
+            reached = self._subscriber.reached
+            for index, part in self._readers.parts.items():
+                reached.setdefault(index, part)
+
+    def _unsubscribe(self, name: str) -> None:
+        subscription = self._subscriptions.pop(name, None)
+        if subscription is not None:
+            self._readers.unregister(subscription)
+            self._messages.name_channels(self._subscriptions)
+
+    async def _resume(self, last_event_id: str, send: SendText) -> bool:
+        """Subscribe to the channels of an earlier connection, and send the events since then."""
+        resumed = decode_resumed(last_event_id, len(self._app.store.keys))
+        if resumed is None:
+            await send(unknown_event_id())
+            return True
+        event_id, channels = resumed
+        for name, types in channels:
+            try:
+                await self._find(name, check_types(types, field="event_types"))
+            except OJSError as error:
+                await send(error_message(error, name))
+        starts = event_id.starts_of([shard.index for shard in self._readers.shards])
+        if starts is None:
+            await send(unknown_event_id())
+            return True
+        subscriptions = list(self._subscriptions.values())
+        for subscription in subscriptions:
+            self._readers.unregister(subscription)
+            await send(confirmation("subscribed", subscription.channel.name, subscription.types))
+        self._subscriber.clear()
+        self._subscriber.reached = initial_parts(self._readers, starts)
+
+        async def deliver(found: list[Found]) -> None:
+            await self._send_items(found, send)
+
+        try:
+            await replay(self._app.store, self._readers, subscriptions, starts, deliver)
+        except OJSError:
+            return False  # the channels are not registered; the client connects again
+        return True
+
+    async def _send_events(self, send: SendText) -> int:
+        """Send events until the process stops or the key ends; return the code of the close."""
+        subscriber, app = self._subscriber, self._app
+        check_at, end_at = trio.current_time() + CHECK_S, inf
+        while True:
+            now = trio.current_time()
+            if app.draining.is_set() and end_at == inf:
+                end_at = now + GRACE_S
+                data = orjson.dumps(shutdown_data())
+                await send(self._messages.event(None, Announcement(SHUTDOWN, data, now_ms())))
+            if now >= end_at:
+                return GOING_AWAY
+            if now >= check_at:
+                check_at = now + CHECK_S
+                if not await self._check_again():
+                    return POLICY
+            if subscriber.is_empty:
+                await subscriber.wait(min(check_at, end_at) - now)
+                continue
+            async with self._sending:
+                await self._send_buffer(send)
+            await trio.sleep(GATHER_S)
+
+    async def _send_buffer(self, send: SendText) -> None:
+        dropped, items = self._subscriber.take(PIECE)
+        for one in dropped:
+            await send(warning(one))
+            data = orjson.dumps(dropped_data(one, now_ms()))
+            await send(self._messages.event(one.channel, Announcement(DROPPED, data, now_ms())))
+        await self._send_items(items, send)
+
+    async def _send_items(self, items: list[Found], send: SendText) -> None:
+        for subscription, item in items:
+            name = subscription.channel.name
+            if self._subscriptions.get(name) is subscription:  # it may have unsubscribed
+                for announcement in announce(subscription, item):
+                    await send(self._messages.event(name, announcement))
+
+    async def _check_again(self) -> bool:
+        """Read further partitions of the queues. Return whether the connection may go on."""
+        if not self._access.is_valid():
+            return False
+        async with self._sending:
+            for subscription in self._subscriptions.values():
+                if subscription.channel.kind == "queue":
+                    try:
+                        await self._read_shards(subscription.channel)
+                    except OJSError:
+                        return False
+        return True
