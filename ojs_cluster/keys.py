@@ -197,6 +197,13 @@ class Shard:
         """Return the key of a hash: a queue's last sample, and its growth in each minute."""
         return b"%bs:%b" % (self.prefix, queue.encode())
 
+    def queue_times(self, queue: str) -> bytes:
+        """Return the key of a hash: how long a queue's jobs waited and ran, in buckets.
+
+        It lies in the shard of the queue's first partition.
+        """
+        return b"%bt:%b" % (self.prefix, queue.encode())
+
     def queue_dead(self, queue: str) -> bytes:
         """Return the key of a sorted set: dead letters by the ms they were discarded."""
         return b"%bd:%b" % (self.prefix, queue.encode())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 
 import trio
@@ -13,14 +13,15 @@ from prometheus_client.metrics_core import (
     GaugeMetricFamily,
     HistogramMetricFamily,
     Metric,
-    SummaryMetricFamily,
 )
 
 from ojs_cluster import __version__
 from ojs_cluster.core.errors import OJSError
+from ojs_cluster.core.histograms import RUN_BOUNDS_MS, WAIT_BOUNDS_MS
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.traffic import BOUNDS_S, Traffic
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.history.job_times import RUN_BUCKETS, WAIT_BUCKETS
 from ojs_cluster.store.operations.metrics import CachedMetrics, ClusterMetrics, QueueMetrics
 
 Families = list[Metric]
@@ -160,21 +161,27 @@ def _queue_families(numbers: ClusterMetrics) -> Families:
         "Number of jobs in a queue by state; a finished job counts until its retention ends",
         labels=["queue", "state"],
     )
-    durations = SummaryMetricFamily(
-        "ojs_job_duration_seconds",
-        "Execution time of the last attempt of completed jobs",
-        labels=["queue"],
+    durations = HistogramMetricFamily(
+        "ojs_job_duration_seconds", "Execution time of completed jobs", labels=["queue"]
     )
-    queue_times = SummaryMetricFamily(
+    queue_times = HistogramMetricFamily(
         "ojs_job_queue_time_seconds",
-        "Time that completed jobs were available before their last attempt",
+        "Time that jobs were available before their first attempt",
         labels=["queue"],
     )
     for name, queue in queues.items():
         for state, count in queue.jobs.items():
             jobs.add_metric([name, state.value], count)
-        durations.add_metric([name], queue.completed, queue.run_ms / 1000)
-        queue_times.add_metric([name], queue.completed, queue.wait_ms / 1000)
+        waits, runs = queue.times[WAIT_BUCKETS], queue.times[RUN_BUCKETS]
+        wait_ms, run_ms = queue.times[-2:]
+        queue_times.add_metric([name], _buckets(WAIT_BOUNDS_MS, waits), wait_ms / 1000)
+        durations.add_metric([name], _buckets(RUN_BOUNDS_MS, runs), run_ms / 1000)
+    ends = [
+        ("failed", "were discarded", lambda queue: queue.discarded),
+        ("retried", "get another attempt after a failed one", lambda queue: queue.retried),
+        ("cancelled", "were cancelled", lambda queue: queue.cancelled),
+        ("expired", "expired before they started", lambda queue: queue.expired),
+    ]
     return [
         counter(
             "ojs_job_enqueued",
@@ -188,11 +195,15 @@ def _queue_families(numbers: ClusterMetrics) -> Families:
             "queue",
             by_queue(lambda queue: queue.completed),
         ),
+        *(
+            counter(f"ojs_job_{name}", f"Number of jobs that {text}", "queue", by_queue(read))
+            for name, text, read in ends
+        ),
         counter(
-            "ojs_job_failed",
+            "ojs_job_failed_attempts",
             "Number of attempts that failed",
             "queue",
-            by_queue(lambda queue: queue.failed),
+            by_queue(lambda queue: queue.failed_attempts),
         ),
         durations,
         queue_times,
@@ -222,6 +233,12 @@ def _queue_families(numbers: ClusterMetrics) -> Families:
             by_queue(lambda queue: queue.dead_letters),
         ),
     ]
+
+
+def _buckets(bounds_ms: Sequence[int], counts: Sequence[int]) -> list[tuple[str, float]]:
+    """Return the cumulative buckets of a histogram in seconds."""
+    bounds = [*(f"{bound / 1000:g}" for bound in bounds_ms), "+Inf"]
+    return list(zip(bounds, accumulate(counts), strict=True))
 
 
 def _depth(queue: QueueMetrics) -> int:

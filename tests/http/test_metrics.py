@@ -25,6 +25,9 @@ from tests.support.servers import observer
 from tests.test_docs import ROOT, rows
 
 KEY = "k" * 32
+WAIT_BUCKET = "ojs_job_queue_time_seconds_bucket"
+OBS_005 = "0.01 0.05 0.1 0.5 1 5 10 30 60 300 600 1800 3600"
+"""The bounds that ojs-observability 8.2 recommends for this histogram."""
 
 
 class Scrape:
@@ -53,6 +56,22 @@ async def scrape(api: Api) -> Scrape:
     return Scrape(await Api(fresh).get("/metrics"))
 
 
+async def test_failed_jobs_are_those_that_were_discarded(any_api: Api) -> None:
+    """The meaning of ojs-observability 8.1. Failed attempts have a metric of their own."""
+    api = any_api
+    for _ in range(2):
+        job = await api.active("mail", options={"retry": {"max_attempts": 1}})
+        await api.post("/ojs/v1/workers/nack", {"job_id": job["id"], "error": {"message": "no"}})
+    stopped = await api.enqueue(options={"queue": "mail"})
+    await api.delete(f"/ojs/v1/jobs/{stopped['id']}")
+    seen = await scrape(api)
+    assert seen("ojs_job_failed_total", queue="mail") == 2
+    assert seen("ojs_job_failed_attempts_total", queue="mail") == 2
+    assert seen("ojs_job_retried_total", queue="mail") == 0
+    assert seen("ojs_job_cancelled_total", queue="mail") == 1
+    assert seen("ojs_job_expired_total", queue="mail") == 0
+
+
 @pytest.fixture
 def counted(any_api: Api) -> Api:
     return Api(replace(any_api.app, traffic=Traffic(ROUTES)))
@@ -67,15 +86,21 @@ async def test_jobs_are_counted_through_their_lives(any_api: Api) -> None:
     first, second = await api.fetch("mail", count=2)
     await api.post("/ojs/v1/workers/ack", {"job_id": first["id"]})
     await api.post("/ojs/v1/workers/nack", {"job_id": second["id"], "error": {"message": "no"}})
+    await api.app.store.job_times.flush(api.app.store)
 
     seen = await scrape(api)
 
     assert seen("ojs_job_enqueued_total", queue="mail") == 4
     assert seen("ojs_job_completed_total", queue="mail") == 1
-    assert seen("ojs_job_failed_total", queue="mail") == 1
+    assert seen("ojs_job_failed_attempts_total", queue="mail") == 1
+    assert seen("ojs_job_retried_total", queue="mail") == 1
+    assert seen("ojs_job_failed_total", queue="mail") == 0
     assert seen("ojs_job_duration_seconds_count", queue="mail") == 1
     assert seen("ojs_job_duration_seconds_sum", queue="mail") >= 0
-    assert seen("ojs_job_queue_time_seconds_count", queue="mail") == 1
+    assert seen("ojs_job_duration_seconds_bucket", queue="mail", le="+Inf") == 1
+    assert seen("ojs_job_queue_time_seconds_count", queue="mail") == 2
+    bounds = {dict(labels)["le"] for name, labels in seen.samples if name == WAIT_BUCKET}
+    assert bounds == {*OBS_005.split(), "+Inf"}
     assert seen("ojs_queue_depth", queue="mail") == 3
     assert seen("ojs_queue_jobs", queue="mail", state="available") == 2
     assert seen("ojs_queue_jobs", queue="mail", state="retryable") == 1

@@ -335,6 +335,9 @@ class _Fetch:
         fetched = parsed.records(self._worker_id, prefix)
         self.jobs += fetched  # before any step that may fail: the caller releases these jobs
         (self._parent or self)._bytes += sum([job.size for job in fetched])
+        for job in fetched:
+            if job.attempt == 1:
+                store.job_times.count_start(job.fields, parsed.now)
         effects = parsed.effects
         await deliver(store, shard, effects)
         requested = bool(effects) and any(

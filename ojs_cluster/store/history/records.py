@@ -1,9 +1,9 @@
 """The records of the history of statistics, as they are stored in Redis.
 
 A record is a text of whole numbers, separated by commas: the minute at whose start it was taken,
-the totals, and the numbers of jobs by state. The records of the cluster hold the totals themselves,
-those of a queue their growth since the queue's record before. ``sample_queue.lua`` has the same
-names in the same order.
+the totals, the times, and the numbers of jobs by state. Zeros may be left out between the commas.
+The records of the cluster hold the totals themselves, those of a queue their growth since the
+queue's record before. ``sample_queue.lua`` has the same names in the same order.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ojs_cluster.core.jobs.states import State
+from ojs_cluster.store.history.job_times import TIMES
 
 TOTALS: Final = (
     "enqueued",
@@ -34,6 +35,8 @@ STATES: Final = (
     State.AVAILABLE,
 )
 """The states whose jobs are counted."""
+GROWING: Final = len(TOTALS) + len(TIMES)
+"""How many numbers of a record only grow."""
 MINUTES: Final = 25 * 60
 """Number of minutes for which the cluster has records. An hour more than a day, so that a day is
 complete also while its first minute is replaced."""
@@ -50,7 +53,7 @@ class Record:
 
     Attributes:
         minute: when it was taken, in Unix minutes.
-        totals: the totals, or their growth, in the order of ``TOTALS``.
+        totals: the totals and times, or their growth, in the order of ``TOTALS`` and ``TIMES``.
         depths: numbers of jobs in the order of ``STATES``.
     """
 
@@ -62,17 +65,15 @@ class Record:
 def parse_record(text: bytes | None) -> Record | None:
     """Return the record in ``text``; None if it is absent or damaged."""
     numbers = parse_numbers(text)
-    if len(numbers) != 1 + len(TOTALS) + len(STATES):
+    if len(numbers) != 1 + GROWING + len(STATES):
         return None
-    return Record(
-        numbers[0], tuple(numbers[1 : 1 + len(TOTALS)]), tuple(numbers[1 + len(TOTALS) :])
-    )
+    return Record(numbers[0], tuple(numbers[1 : 1 + GROWING]), tuple(numbers[1 + GROWING :]))
 
 
 def parse_numbers(text: bytes | None) -> list[int]:
     """Return the numbers of a text; none if one of them is damaged."""
     try:
-        numbers = [int(number) for number in (text or b"").split(b",")]
+        numbers = [int(number or 0) for number in (text or b"x").split(b",")]
     except ValueError:
         return []
     return numbers if all(0 <= number < _EXACT for number in numbers) else []

@@ -3,24 +3,25 @@
 -- Pre:  any. A queue that does not exist, or has not changed, is left out.
 -- Post: the last sample of each queue is its present one, so a second run adds nothing.
 -- Memory: allow-oom; adds 300 bytes per queue and minute, for 120 minutes.
--- KEYS: 1 history_totals, then per queue: queue_counters, queue_available, queue_blocked, queue_history.
+-- KEYS: 1 history_totals, then per queue: queue_counters, queue_available, queue_blocked, queue_history,
+--       queue_times.
 -- ARGV: 1 the minute at whose start the samples are taken, in Unix minutes, 2 minutes kept per queue.
 -- Returns: {totals of the shard, numbers of jobs of these queues by state}, in the order of sample_queue.lua
 --@include sample_queue
 local minute, kept = tonumber(ARGV[1]), tonumber(ARGV[2])
 local totals, depths, samples = read_totals(KEYS[1]), {0, 0, 0, 0, 0}, {}
-for i = 2, #KEYS, 4 do
-    local sample = sample_queue(KEYS[i], KEYS[i + 1], KEYS[i + 2])
+for i = 2, #KEYS, 5 do
+    local sample = sample_queue(KEYS[i], KEYS[i + 1], KEYS[i + 2], KEYS[i + 4])
     if sample then
         local last, text = redis.call('HGET', KEYS[i + 3], 'last'), join_numbers(sample)
         local numbers = {}
         for state = 1, #depths do
-            numbers[state] = sample[#TOTALS + state]
+            numbers[state] = sample[#TOTALS + #TIMES + state]
             depths[state] = depths[state] + numbers[state]
         end
         if last ~= text then
             local growth = growth_since(last, sample)
-            for total = 1, #TOTALS do totals[total] = totals[total] + growth[total] end
+            for total = 1, #totals do totals[total] = totals[total] + growth[total] end
             samples[#samples + 1] = {key = KEYS[i + 3], text = text, record = string.format('%.0f', minute)
                 .. ',' .. join_numbers(growth) .. ',' .. join_numbers(numbers)}
         end
@@ -31,5 +32,5 @@ for _, sample in ipairs(samples) do
 end
 if samples[1] then write_totals(KEYS[1], totals) end
 local reply = {{}, depths}
-for i = 1, #TOTALS do reply[1][i] = string.format('%.0f', totals[i]) end
+for i = 1, #totals do reply[1][i] = string.format('%.0f', totals[i]) end
 return reply

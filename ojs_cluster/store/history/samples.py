@@ -139,6 +139,7 @@ class Sampler:
             for name in names[start : start + _CHUNK]:
                 keys += (shard.queue_counters(name), shard.queue_available(name))
                 keys += (shard.queue_blocked(name), shard.queue_history(name))
+                keys.append(shard.queue_times(name))
             totals, depths = await self._store.run(
                 shard, "sample_queues", keys, [minute, QUEUE_MINUTES], idempotent=True
             )

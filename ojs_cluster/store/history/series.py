@@ -7,11 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from ojs_cluster.core.histograms import RUN_BOUNDS_MS, WAIT_BOUNDS_MS, quantile
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
+from ojs_cluster.store.history.job_times import RUN_BUCKETS, WAIT_BUCKETS
 from ojs_cluster.store.history.records import (
+    GROWING,
     HOURS,
     MINUTES,
     QUEUE_MINUTES,
@@ -38,12 +41,14 @@ class Point:
         complete: whether the period has ended.
         totals: by how much each of ``TOTALS`` has grown in the period.
         depths: number of jobs by state at the end of the period.
+        times: by how much each of ``TIMES`` has grown.
     """
 
     start_ms: int
     complete: bool
     totals: Mapping[str, int]
     depths: Mapping[State, int]
+    times: Sequence[int]
 
     @property
     def avg_wait_ms(self) -> float:
@@ -54,6 +59,14 @@ class Point:
     def avg_run_ms(self) -> float:
         """Average run time of the same jobs, in milliseconds."""
         return self._average("run_ms")
+
+    def wait_ms(self, share: float) -> float:
+        """Return a quantile of the waits of the jobs that started, in milliseconds."""
+        return quantile(self.times[WAIT_BUCKETS], WAIT_BOUNDS_MS, share)
+
+    def run_ms(self, share: float) -> float:
+        """Return a quantile of the run times of the completed jobs, in milliseconds."""
+        return quantile(self.times[RUN_BUCKETS], RUN_BOUNDS_MS, share)
 
     def _average(self, name: str) -> float:
         completed = self.totals["acked"]
@@ -147,14 +160,14 @@ async def queue_series(store: Store, queue: str, periods: Periods) -> list[Point
         texts = dict(zip(items, items, strict=True))
         last = parse_numbers(texts.pop(b"last", b""))
         found = [record for text in texts.values() if (record := parse_record(text)) is not None]
-        if not found and len(last) == len(TOTALS) + len(STATES):
-            found.append(Record(0, (0,) * len(TOTALS), tuple(last[len(TOTALS) :])))
+        if not found and len(last) == GROWING + len(STATES):
+            found.append(Record(0, (0,) * GROWING, tuple(last[GROWING:])))
         parts.append(sorted(found, key=lambda record: record.minute))
 
     await run_concurrently(await store.partitions.occupied_shards(store, queue), read)
 
     def growth(begin: int, end: int) -> list[int]:
-        sums = [0] * len(TOTALS)
+        sums = [0] * GROWING
         for records in parts:
             for record in records:
                 if begin < record.minute <= end:
@@ -196,8 +209,9 @@ def _points(
             Point(
                 begin * 60_000,
                 complete,
-                dict(zip(TOTALS, totals, strict=True)),
+                dict(zip(TOTALS, totals[: len(TOTALS)], strict=True)),
                 dict(zip(STATES, depths_at(min(end, newest)), strict=True)),
+                totals[len(TOTALS) :],
             )
         )
     return points

@@ -9,9 +9,9 @@ from functools import partial
 from ojs_cluster.core.errors import PayloadTooLarge
 from ojs_cluster.redis.durability import required_durability
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.jobs.by_id import run_on_job
+from ojs_cluster.store.jobs.by_id import run_for_reply
 from ojs_cluster.store.jobs.by_ids import JobOutcome, JobTransition, run_on_jobs
-from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.jobs.record import JobRecord, record
 
 _KEYS = ("active", "execution_deadlines", "finished", "events")
 
@@ -51,7 +51,7 @@ async def ack(
     # With required durability each reply waits for a confirmation. So the fast path is omitted,
     # because its reply may be that the full path must run.
     name = "ack_full" if required_durability(store.redis.durability) else "ack"
-    return await run_on_job(
+    reply = await run_for_reply(
         store,
         name,
         job_id,
@@ -66,6 +66,12 @@ async def ack(
         idempotent=bool(worker_id or lease_id),
         lease_id=lease_id,
     )
+    completed = record(job_id, reply[1])
+    # The reply of this transition begins with the fields of the active job. That of a repeated ack,
+    # which must not count again, has only those of the completed one.
+    if b"active" in reply[1]:
+        store.job_times.count_completed(completed.fields)
+    return completed
 
 
 @dataclass(frozen=True, slots=True)

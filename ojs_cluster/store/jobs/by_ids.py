@@ -106,6 +106,8 @@ async def run_on_jobs(
             transition = transitions[index]
             if job_reply[0] == b"ok":
                 outcomes[index] = State(job_reply[1].decode())
+                if len(job_reply) > 2:
+                    store.job_times.count_run(job_reply[2], job_reply[3])
             elif job_reply[0] in (b"moved", b"prepared") or _leased_elsewhere(
                 store, shard, transition
             ):

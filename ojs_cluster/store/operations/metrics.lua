@@ -1,14 +1,16 @@
 -- Read the metrics of one shard and of some of its queues.
 -- Memory: no-writes.
 -- KEYS: 1 outbox_due, 2 outbox_dead_letters, 3 due, 4 active, 5 outbox_blocked_shards;
---       then per queue: queue_counters, queue_available, queue_dead, queue_blocked.
+--       then per queue: queue_counters, queue_available, queue_dead, queue_blocked,
+--       queue_times.
 -- Returns: {now, number of outbox entries (blocked entries included), time of the next attempt (ms or -1),
 --           number of outbox dead letters, time when the first job is due (ms or -1), time when the first
 --           lease ends (ms or -1), then per queue: {number of available jobs, time since when the oldest is
---           available (ms or -1), number of dead letters, counters in the order of FIELDS}}
---@include keys now read_job make_available
+--           available (ms or -1), number of dead letters, counters in the order of FIELDS, times in the
+--           order of TIMES}}
+--@include keys now read_job make_available sample_queue
 local FIELDS = {'scheduled', 'pending', 'active', 'retryable', 'completed', 'cancelled', 'discarded',
-    'acked', 'enqueued', 'failed', 'run_ms', 'wait_ms', 'paused'}
+    'acked', 'enqueued', 'failed', 'retried_total', 'discarded_total', 'cancelled_total', 'expired_total', 'paused'}
 local outbox_due, outbox_dead_letters, due, active, blocked_shards = unpack(KEYS, 1, 5)
 
 local function first_score(zset)
@@ -40,13 +42,14 @@ for _, shard in ipairs(redis.call('ZRANGE', blocked_shards, 0, -1)) do
 end
 local reply = {now, outbox_entries, first_score(outbox_due), redis.call('ZCARD', outbox_dead_letters),
     first_score(due), first_score(active)}
-for i = 6, #KEYS, 4 do
-    local counters, available, dead, blocked = unpack(KEYS, i, i + 3)
+for i = 6, #KEYS, 5 do
+    local counters, available, dead, blocked, times = unpack(KEYS, i, i + 4)
     reply[#reply + 1] = {
         redis.call('ZCARD', available) + redis.call('ZCARD', blocked),
         earlier(oldest_available(available), oldest_available(blocked)),
         redis.call('ZCARD', dead),
         redis.call('HMGET', counters, unpack(FIELDS)),
+        redis.call('HMGET', times, unpack(TIMES)),
     }
 end
 return reply

@@ -19,6 +19,7 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.store.cached import Cached
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
+from ojs_cluster.store.history.job_times import TIMES
 from ojs_cluster.store.jobs.validate_job import read_number
 
 CACHED_S = 5.0
@@ -28,7 +29,10 @@ PATIENCE_S = 0.5
 _CHUNK = 50
 """Queues per script call, so that one call blocks its Redis server for less than a millisecond."""
 _STATES = tuple(state for state in State if state is not State.AVAILABLE)
-_TOTALS = ("acked", "enqueued", "failed", "run_ms", "wait_ms")
+_TOTALS = (
+    *("acked", "enqueued", "failed"),
+    *("retried_total", "discarded_total", "cancelled_total", "expired_total"),
+)
 # In the order of FIELDS in store/operations/metrics.lua.
 _FIELDS = (
     *("scheduled", "pending", "active", "retryable", "completed", "cancelled", "discarded"),
@@ -49,10 +53,11 @@ class QueueMetrics:
         oldest_ms: time in ms since the oldest available job became available; 0 when no job is
             available.
         enqueued: number of jobs enqueued since the queue exists.
-        completed: number of jobs completed since the queue exists.
-        failed: number of attempts that have failed since the queue exists.
-        run_ms: total run time of the completed jobs, in milliseconds.
-        wait_ms: total wait of the completed jobs before their last attempt, in milliseconds.
+        completed, discarded, cancelled, expired: number of jobs that have ended so since the queue
+            exists. Expired jobs are discarded ones, too.
+        failed_attempts: number of attempts that have failed since the queue exists.
+        retried: how many of them were followed by another attempt.
+        times: how long jobs waited and ran, in the order of ``TIMES``.
         paused: whether the queue is paused.
     """
 
@@ -61,9 +66,12 @@ class QueueMetrics:
     oldest_ms: int = 0
     enqueued: int = 0
     completed: int = 0
-    failed: int = 0
-    run_ms: int = 0
-    wait_ms: int = 0
+    failed_attempts: int = 0
+    retried: int = 0
+    discarded: int = 0
+    cancelled: int = 0
+    expired: int = 0
+    times: list[int] = field(default_factory=lambda: [0] * len(TIMES))
     paused: bool = False
 
 
@@ -137,6 +145,7 @@ async def collect(store: Store, max_queues: int) -> ClusterMetrics:
             for name in chunk:
                 keys += (shard.queue_counters(name), shard.queue_available(name))
                 keys += (shard.queue_dead(name), shard.queue_blocked(name))
+                keys.append(shard.queue_times(name))
             reply = await store.run(shard, "metrics", keys, idempotent=True)
             shard_reply, queue_replies = reply[:_SHARD_NUMBERS], reply[_SHARD_NUMBERS:]
             now_ms = shard_reply[0]
@@ -204,7 +213,7 @@ def _add_shard(cluster: ClusterMetrics, reply: Sequence[Any]) -> None:
 
 def _add_queue(queue: QueueMetrics, now: int, reply: Sequence[Any]) -> None:
     """Add the metrics of one queue from a reply of ``metrics.lua``."""
-    available, available_since, dead_letters, values = reply
+    available, available_since, dead_letters, values, times = reply
     counters = {name: value or b"0" for name, value in zip(_FIELDS, values, strict=True)}
     queue.jobs[State.AVAILABLE] += available
     for state in _STATES:
@@ -212,10 +221,15 @@ def _add_queue(queue: QueueMetrics, now: int, reply: Sequence[Any]) -> None:
     if available_since >= 0:
         queue.oldest_ms = max(queue.oldest_ms, now - available_since)
     queue.dead_letters += dead_letters
-    completed, enqueued, failed, run_ms, wait_ms = (read_number(counters[name]) for name in _TOTALS)
-    queue.completed += completed
+    acked, enqueued, failed, retried, discarded, cancelled, expired = (
+        read_number(counters[name]) for name in _TOTALS
+    )
+    queue.completed += acked
     queue.enqueued += enqueued
-    queue.failed += failed
-    queue.run_ms += run_ms
-    queue.wait_ms += wait_ms
+    queue.failed_attempts += failed
+    queue.retried += retried
+    queue.discarded += discarded
+    queue.cancelled += cancelled
+    queue.expired += expired
+    queue.times = [old + read_number(new) for old, new in zip(queue.times, times, strict=True)]
     queue.paused = queue.paused or counters["paused"] != b"0"

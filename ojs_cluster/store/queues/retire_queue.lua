@@ -5,7 +5,8 @@
 --       the registry of queue names.
 -- Memory: allow-oom; adds 300 bytes until the name is removed.
 -- KEYS: 1 queue_counters, 2 queue_available, 3 queue_minutes, 4 queue_blocked, 5 token_demand,
---       6 queue_history, 7 history_totals, which keep what the queue has counted since its last sample.
+--       6 queue_history, 7 history_totals, which keep what the queue has counted since its last sample,
+--       8 queue_times.
 -- ARGV: 1 age ms, 2 the queue's name for its last partition, else ''.
 -- Returns: {1, effects} when the queue was removed or did not exist, {0, {}} when it is in use
 --@include keys now preflight set_deadline append_effect sample_queue
@@ -29,12 +30,12 @@ for i = 1, #field_list, 2 do
     if not IDLE[name] and value ~= '0' then return {0, {}} end
 end
 if redis.call('EXISTS', available_key, blocked_key) > 0 then return {0, {}} end
-local sample, totals = sample_queue(counters_key, available_key, blocked_key), read_totals(totals_key)
+local sample, totals = sample_queue(counters_key, available_key, blocked_key, KEYS[8]), read_totals(totals_key)
 if sample then
     local growth = growth_since(redis.call('HGET', history_key, 'last'), sample)
-    for i = 1, #TOTALS do totals[i] = totals[i] + growth[i] end
+    for i = 1, #totals do totals[i] = totals[i] + growth[i] end
     write_totals(totals_key, totals)
 end
 if queue ~= '' then append_effect('unregister_queue', queue) end
-redis.call('DEL', counters_key, minutes_key, demand_key, history_key)
+redis.call('DEL', counters_key, minutes_key, demand_key, history_key, KEYS[8])
 return {1, effects}

@@ -163,7 +163,7 @@ async def _retire(store: Store, queue: str) -> bool:
                     shard.queue_minutes(queue),
                 ),
                 *(shard.queue_blocked(queue), shard.token_demand(queue)),
-                *(shard.queue_history(queue), shard.history_totals),
+                *(shard.queue_history(queue), shard.history_totals, shard.queue_times(queue)),
             ],
             [IDLE_QUEUE_MS, queue if shard is shards[-1] else ""],
             idempotent=True,

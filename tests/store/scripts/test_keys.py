@@ -39,6 +39,7 @@ def built_keys(shard: Shard) -> dict[str, bytes]:
             shard.queue_counters,
             shard.queue_minutes,
             shard.queue_history,
+            shard.queue_times,
             shard.queue_dead,
         ),
         *(
@@ -139,6 +140,7 @@ def test_lua_spells_keys_as_python_does(lua: Any) -> None:
         "queue_counters_key('x')": shard.queue_counters("x"),
         "queue_minutes_key('x')": shard.queue_minutes("x"),
         "queue_history_key('x')": shard.queue_history("x"),
+        "queue_times_key('x')": shard.queue_times("x"),
         "queue_dead_key('x')": shard.queue_dead("x"),
         "worker_key('x')": shard.worker("x"),
         "{workflow_keys('x')}": [

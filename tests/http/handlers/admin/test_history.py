@@ -46,6 +46,20 @@ async def test_the_series_has_the_growth_of_each_minute(any_api: Api) -> None:
     assert second["complete"] is True
 
 
+async def test_the_series_has_quantiles(any_api: Api) -> None:
+    store, now = any_api.app.store, int(time.time()) // 60
+    sampler = Sampler(store)
+    await sampler.record(now - 1)
+    await any_api.active()
+    for _ in range(3):
+        store.job_times.count_run(b"default", 40)
+    await store.job_times.flush(store)
+    await sampler.record(now)
+    [point] = await points(any_api, "period=1m")
+    assert (point["duration_p50_ms"], point["duration_p95_ms"]) == (37.5, 48.75)
+    assert 0 < point["latency_p50_ms"] <= point["latency_p95_ms"] <= point["latency_p99_ms"]
+
+
 async def test_one_queue_has_a_series(any_api: Api) -> None:
     await recorded(any_api)
     found = await points(any_api, "period=1m&queue=other&since=3m")

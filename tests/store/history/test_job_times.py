@@ -1,0 +1,148 @@
+"""How long jobs waited and ran: counted by processes, stored per queue, read as quantiles."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ojs_cluster.core.errors import BackendUnavailable
+from ojs_cluster.core.histograms import RUN_BOUNDS_MS, WAIT_BOUNDS_MS, quantile
+from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.history.job_times import KEPT_MS, MAX_QUEUES, TIMES, JobTimes
+from ojs_cluster.store.history.samples import Sampler
+from ojs_cluster.store.jobs import fields as f
+from ojs_cluster.store.jobs.ack import Ack, ack_many
+from ojs_cluster.store.open import open_store
+from tests.store.history.test_history import minute_of, series
+from tests.store.hot_queues import spread
+from tests.store.shortcuts import QUEUE, ack, active, nack, promote_all, put, shard_of, take
+from tests.support.patience import patient_client
+
+
+def stored(store: Store, db: Any, queue: str = QUEUE) -> dict[str, int]:
+    """The numbers of a queue that are not zero, without its sums."""
+    found = db.hgetall(shard_of(store, queue).queue_times(queue))
+    return {name.decode(): int(value) for name, value in found.items() if not name.endswith(b"_ms")}
+
+
+async def test_waits_and_runs_are_counted_by_bucket(store: Store, db: Any) -> None:
+    shard = shard_of(store)
+    for wait_ms, run_ms in ((40, 7), (40, 700), (4_000_000, 400_000)):
+        job = await put(store)
+        created = int(db.hget(shard.job(job.id), f.CREATED)) - wait_ms
+        db.hset(shard.job(job.id), f.CREATED, created)
+        [fetched] = await take(store)
+        started = int(db.hget(shard.job(job.id), f.STARTED)) - run_ms
+        db.hset(shard.job(job.id), f.STARTED, started)
+        await ack(store, fetched)
+
+    await store.job_times.flush(store)
+
+    found = stored(store, db)
+    # A slow machine waits and runs longer, so only the open buckets are exact.
+    assert (found["w14"], found["r16"]) == (1, 1)
+    assert sum(found.values()) == 6
+    assert db.hget(shard.queue_times(QUEUE), "first_wait_ms") > b"4000000"
+    assert 0 < db.pttl(shard.queue_times(QUEUE)) <= KEPT_MS
+
+
+async def test_batches_of_acks_are_counted(store: Store, db: Any) -> None:
+    for _ in range(3):
+        await put(store)
+    jobs = await take(store, count=3)
+    acks = [Ack(job.id, job.lease_id, None) for job in (*jobs, jobs[0])]
+    for _ in range(2):
+        await ack_many(store, acks, worker_id="w1")
+    await store.job_times.flush(store)
+    runs = sum(count for name, count in stored(store, db).items() if name[0] == "r")
+    assert runs == 3
+
+
+async def test_a_job_counts_once(store: Store, db: Any) -> None:
+    job = await active(store)
+    for _ in range(2):
+        await ack(store, job, worker_id="w1")
+    again = await active(store)
+    await nack(store, again)
+    db.zadd(shard_of(store).due, {again.id: 1})
+    db.hset(shard_of(store).job(again.id), f.DUE, 1)
+    await promote_all(store)
+    [second] = await take(store)
+    assert second.attempt == 2
+    await store.job_times.flush(store)
+    found = stored(store, db)
+    assert sum(count for name, count in found.items() if name[0] == "r") == 1
+    assert sum(count for name, count in found.items() if name[0] == "w") == 2
+
+
+async def test_the_history_has_their_quantiles(store: Store, db: Any) -> None:
+    now = await minute_of(store)
+    await spread(store, db, 4, QUEUE)
+    await Sampler(store).record(now - 2)
+    await put(store)
+    store.job_times.count_run(QUEUE.encode(), 700)
+    store.job_times.count_start({f.QUEUE: QUEUE.encode(), f.CREATED: b"1000"}, 1_300)
+    await store.job_times.flush(store)
+    await Sampler(store).record(now - 1)
+    await Sampler(store).record(now)
+
+    for queue in (None, QUEUE):
+        first, second = (await series(store, now, queue=queue))[-2:]
+        assert (first.run_ms(0.5), first.run_ms(1)) == (750, 1_000)
+        assert (first.wait_ms(0.5), first.wait_ms(1)) == (300, 500)
+        assert (second.run_ms(0.5), second.wait_ms(0.95)) == (0, 0)
+
+
+@pytest.mark.parametrize(("outcome", "kept"), [("not_applied", 1), ("unknown", 0)])
+async def test_counts_that_were_surely_not_written_are_kept(
+    store: Store, monkeypatch: pytest.MonkeyPatch, outcome: Any, kept: int
+) -> None:
+    times = JobTimes()
+    times.count_run(b"q", 5)
+
+    async def fail(*_: Any, **__: Any) -> None:
+        raise BackendUnavailable("away", outcome=outcome)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "run", fail)
+        await times.flush(store)
+    assert sum(count for row in times._rows.values() for count in row[:-2]) == kept
+
+
+async def test_a_stopping_process_writes_its_last_counts(backend: Embedded, db: Any) -> None:
+    async with open_store(patient_client(backend)) as opened:
+        opened.job_times.count_run(QUEUE.encode(), 5)
+    assert stored(opened, db) == {"r1": 1}
+
+
+async def test_damaged_numbers_are_replaced(store: Store, db: Any) -> None:
+    key = shard_of(store).queue_times(QUEUE)
+    for damage in (b"", b"x", b"1.5", b"-3", b"9" * 40):
+        db.hset(key, "r1", damage)
+        store.job_times.count_run(QUEUE.encode(), 1)
+        await store.job_times.flush(store)
+        assert db.hget(key, "r1") == b"1"
+    times = JobTimes()
+    times.count_start({f.QUEUE: b"q", f.CREATED: b"x"}, 1)
+    times.count_completed({f.QUEUE: b"q", f.FINISHED: b"x", f.STARTED: b"1"})
+    assert not times._rows
+
+
+def test_a_process_counts_a_bounded_number_of_queues() -> None:
+    times = JobTimes()
+    for number in range(MAX_QUEUES + 10):
+        times.count_run(b"q%d" % number, 1)
+    assert len(times._rows) == MAX_QUEUES
+
+
+def test_quantiles_are_those_of_prometheus() -> None:
+    runs = [0] * (len(RUN_BOUNDS_MS) + 1)
+    assert quantile(runs, RUN_BOUNDS_MS, 0.5) == 0
+    runs[1], runs[2] = 10, 10
+    assert quantile(runs, RUN_BOUNDS_MS, 0.5) == 10
+    assert quantile(runs, RUN_BOUNDS_MS, 0.75) == 17.5
+    runs[-1] = 1000
+    assert quantile(runs, RUN_BOUNDS_MS, 0.95) == RUN_BOUNDS_MS[-1]
+    assert len(TIMES) == len(RUN_BOUNDS_MS) + len(WAIT_BOUNDS_MS) + 4
