@@ -89,6 +89,11 @@ class Leases:
         """Iterate over a copy of the held jobs."""
         return iter(list(self._held.values()))
 
+    @property
+    def _timeout_s(self) -> float:
+        """How long a heartbeat may take, in seconds: two can fail before a lease expires."""
+        return max(self.interval_s, self.lease_s / 3)
+
     def add(self, members: Mapping[str, JSON]) -> HeldJob:
         """Add a job that a fetch has returned just now.
 
@@ -171,7 +176,7 @@ class Leases:
         if state is not None:
             body["state"] = state
         return await self.transport.request(
-            "POST", _PATH, body, repeat=Repeat.NEVER, timeout_s=self.interval_s
+            "POST", _PATH, body, repeat=Repeat.NEVER, timeout_s=self._timeout_s
         )
 
     def _extend(self, jobs: list[HeldJob], reply: Any, sent_at: float) -> None:
@@ -204,7 +209,7 @@ class Leases:
                 }
                 try:
                     reply = await self.transport.request(
-                        "POST", _PATH, body, repeat=Repeat.NEVER, timeout_s=self.interval_s
+                        "POST", _PATH, body, repeat=Repeat.NEVER, timeout_s=self._timeout_s
                     )
                 except NotFound:
                     reply = {}

@@ -34,11 +34,12 @@ _FETCH_COUNT: Final = 100
 _MAX_UNSETTLED: Final = 1000
 """With this number of acks that the server does not have yet, the worker fetches no more jobs."""
 _POLL_MARGIN_S: Final = 10.0
-_POLL_END_S: Final = 1.0
-_POLL_MIN_END_S: Final = 0.1
-"""How long a drain waits for the response of a fetch, in seconds. The server does not give a quiet
-worker any job, so a response that still has jobs is on its way. Jobs of a response that is not read
-stay leased until their leases expire."""
+_BEAT_END_S: Final = 1.0
+_NEW_POLL_S: Final = 1.0
+_POLL_END_S: Final = 0.1
+"""How long a drain waits for the response of a fetch, in seconds, if the fetch was sent a second
+ago or earlier; otherwise it waits until then. Jobs of a response that is not read stay leased until
+their leases expire."""
 _FLUSH_S: Final = 10.0
 """How long a drain waits for the last acks, in seconds."""
 _GOODBYE_S: Final = 2.0
@@ -117,6 +118,7 @@ class Worker:
         self._aborting = Signal()
         self._changed = Signal()
         self._poll: anyio.CancelScope | None = None
+        self._polled_at = 0.0
         self._refused: ApiError | None = None
 
     # -- for the user
@@ -300,6 +302,7 @@ class Worker:
             "wait_ms": self._poll_ms,
         }
         reply: Any = None
+        self._polled_at = anyio.current_time()
         with anyio.CancelScope() as self._poll:
             reply = await self._transport.request(
                 "POST",
@@ -318,13 +321,15 @@ class Worker:
         """
         await self._stopping.wait()
         sent_at = anyio.current_time()
-        with anyio.move_on_after(_POLL_END_S):
+        with anyio.move_on_after(_BEAT_END_S):
             try:
                 await self._leases.beat()
             except (ApiError, ConnectionFailed) as error:
                 log.warning("heartbeat failed: %s", error)
-        # A response that has jobs has left the server, and it takes no longer than this one did.
-        await anyio.sleep(max(_POLL_MIN_END_S, anyio.current_time() - sent_at))
+        now = anyio.current_time()
+        # A response that has jobs has left the server, and takes no longer than that of the
+        # heartbeat. A fetch that was just sent may be slower, if the machine is busy.
+        await anyio.sleep(max(_POLL_END_S, now - sent_at, self._polled_at + _NEW_POLL_S - now))
         if self._poll is not None:
             self._poll.cancel()
 
