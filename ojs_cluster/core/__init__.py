@@ -1,4 +1,4 @@
-"""The domain: envelope, states, retry policy, durations, ids, errors, event names.
+"""The rules of OpenJobSpec, and of this server's own API, without I/O.
 
-Nothing here does I/O, reads a clock or knows a framework. Time comes in as Unix milliseconds.
+No module here reads a clock or knows a framework. Callers pass the time as Unix milliseconds.
 """

@@ -7,7 +7,8 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Final
 
-MAX_DURATION_MS: Final = 3_650 * 86_400_000  # ten years: far from 2**53 when added to a clock
+MAX_DURATION_MS: Final = 3_650 * 86_400_000
+"""Ten years. Lua's floats represent the current Unix time plus this duration exactly."""
 
 # [0-9] and not the digit class, which includes the digits of other scripts.
 _DURATION: Final = re.compile(
@@ -23,7 +24,7 @@ _UNIT_MS: Final = {
     "minutes": 60_000,
     "seconds": 1000,
 }
-_LONGEST_TEXT: Final = 64
+_MAX_CHARACTERS: Final = 64
 
 
 @lru_cache(maxsize=1024)
@@ -44,7 +45,7 @@ def parse_duration_ms(text: str) -> int:
             depends on the calendar; or it is shorter than a millisecond or longer than ten years.
             The caller puts the name of the field before the message.
     """
-    match = _DURATION.fullmatch(text) if len(text) <= _LONGEST_TEXT else None
+    match = _DURATION.fullmatch(text) if len(text) <= _MAX_CHARACTERS else None
     if match is None:
         raise ValueError(f"must be an ISO 8601 duration such as 'PT30S', not {text[:80]!r}")
     if match["years"] or match["months"]:

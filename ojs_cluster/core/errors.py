@@ -74,7 +74,7 @@ class Conflict(OJSError):
 
 
 class Duplicate(OJSError):
-    """A job with this id, or with this uniqueness, already exists."""
+    """Another job has this id, or conflicts with the uniqueness policy of this job."""
 
 
 class PayloadTooLarge(OJSError):
@@ -118,10 +118,10 @@ class StreamRefused(OJSError):
 
 
 class QueueFull(OJSError):
-    """The queue has reached its depth bound.
+    """The queue holds its maximum number of jobs.
 
-    ``details`` have ``queue``, ``depth``, ``bound`` and ``strategy``. ``retry_after_s`` is in
-    seconds.
+    ``details`` have the ``queue``, its ``depth``, the maximum as ``bound``, and the queue's
+    ``strategy`` for further jobs. ``retry_after_s`` is in seconds.
     """
 
     def __init__(self, message: str, *, retry_after_s: float = 5.0, **details: Any) -> None:
@@ -178,7 +178,7 @@ class MalformedJob(OJSError):
 
 
 class OutOfTime(BackendUnavailable):
-    """The request had no time left for a call. This does not mean that the shard is unavailable."""
+    """The request's deadline left no time to call Redis. Redis itself may be available."""
 
 
 class WritesRefused(BackendUnavailable):

@@ -20,7 +20,7 @@ _CHUNK: Final = 32_768
 # The quantifiers are possessive and never backtrack, so each match takes linear time.
 _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _WHOLE_STRINGS: Final = re.compile(rb'(?:[^"]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")*+', re.DOTALL)
-"""Matches any text that does not end inside a string."""
+"""Matches as much of a text as possible without stopping inside a string."""
 _STRING_CONTENT: Final = re.compile(rb"(?:[^\"\\]++|\\.)*+", re.DOTALL)
 _COLON: Final = re.compile(rb"[ \t\r\n]*+:")
 _NUMBER_CHARACTERS: Final = b"-+.0123456789eE"
@@ -82,9 +82,9 @@ def _end_of_string(raw: bytes, start: int) -> int:
             if end - start - 1 > MAX_KEY_BYTES and _COLON.match(raw, end + 1):
                 raise LongKey
             return end + 1
-        # A match stops before a backslash that is the last byte of its chunk, so that the next
-        # chunk begins with this backslash. `position + 1` is used only at a backslash that ends
-        # the text; without it the loop would not end.
+        # A chunk that ends with the backslash of an escape matches without this backslash, and the
+        # next chunk begins with it. At a single backslash that ends the whole text, the match is
+        # empty, and `position + 1` ends the loop.
         position = max(end, position + 1)
     return len(raw)
 
@@ -114,10 +114,10 @@ def scan(raw: bytes, *, depth: int, digits: int) -> None:
         for match in _NUMBER.finditer(joined):
             if len(match[0]) > digits and len(match[0].translate(None, b"-+.eE")) > digits:
                 raise LongNumber
-        # A number may continue in the next chunk, so the end of this chunk is kept if it looks like
-        # a number. It is cut to a length that still exceeds `digits`. (Refused: a regular
-        # expression that is anchored at the end. The search would start again at each byte of a run
-        # of digits, which takes quadratic time.)
+        # A number may continue in the next chunk, so the scan keeps its last characters. A run of
+        # more than `2 * digits + 16` characters that has passed the check above is mostly signs,
+        # which the JSON decoder refuses. (Refused: a regular expression that is anchored at the
+        # end. It takes quadratic time for a run of digits.)
         end = joined[-(2 * digits + 16) :]
         unfinished_number = end[len(end.rstrip(_NUMBER_CHARACTERS)) :]
 
@@ -125,7 +125,8 @@ def scan(raw: bytes, *, depth: int, digits: int) -> None:
 def has_more_items(raw: bytes, max_items: int) -> bool:
     """Return whether an array has more than ``max_items`` items, without decoding it.
 
-    ``max_items`` must be at least 1, because an array of one item has no comma to count.
+    The function counts commas, so it cannot tell an empty array from an array of one item:
+    ``max_items`` must be at least 1.
     """
     if raw.count(b",") < max_items:
         return False

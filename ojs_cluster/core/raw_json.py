@@ -26,6 +26,7 @@ from ojs_cluster.core.errors import InvalidPayload, ValidationFailed
 from ojs_cluster.core.payload_limits import DEFAULT_LIMITS, PayloadLimits
 
 Raw = msgspec.Raw
+"""The bytes of one JSON value. Variables of this type are often called ``piece``."""
 
 # The quantifiers are possessive and never backtrack. An unterminated string matches to the end of
 # the text. So the search never starts again inside of a string, which would take quadratic time.
@@ -34,8 +35,8 @@ _LEVEL_CHANGES: Final = bytes.maketrans(b"[]{}", b"\x01\xff\x01\xff")
 """Translates a bracket to its change of the nesting level, as a signed byte: 1 or -1."""
 _NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 MAX_SMALL_BYTES: Final = json_scan.MAX_KEY_BYTES
-"""Maximum size of a text that is checked at once and not in the small steps of ``json_scan``. Such
-a text is too small for a key that is too long."""
+"""Maximum size of a text that is checked at once and not in the small steps of ``json_scan``. No
+key in such a text can exceed ``MAX_KEY_BYTES``."""
 _KEY_WITHOUT_ESCAPES: Final = re.compile(r"[ !#-\[\]-~]*")
 
 _decode_object: Final = msgspec.json.Decoder(dict[str, Raw]).decode
@@ -169,7 +170,7 @@ def value(raw: Raw | bytes) -> Any:
     """Return a checked value as a Python value.
 
     Raises:
-        OverflowError: the value has a number outside of float64. It is valid JSON nevertheless.
+        OverflowError: a number does not fit into float64, which JSON itself allows.
     """
     try:
         return _decode_any(raw)
@@ -189,7 +190,7 @@ def string(raw: Raw | bytes) -> str | None:
 
 
 def show(value: object) -> str:
-    """Return a text of at most 80 characters that stands for ``value`` in an error message."""
+    """Return ``value`` for an error message, in at most 80 characters."""
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "an array"
     if isinstance(value, int) and value.bit_length() > 64:
@@ -212,6 +213,6 @@ def key(name: str) -> bytes:
     return orjson.dumps(name)
 
 
-def join(pieces: dict[str, Raw]) -> bytes:
+def join(members: dict[str, Raw]) -> bytes:
     """Return members joined by commas, without braces, with unchanged values."""
-    return b",".join([b"%b:%b" % (key(name), bytes(piece)) for name, piece in pieces.items()])
+    return b",".join([b"%b:%b" % (key(name), bytes(piece)) for name, piece in members.items()])

@@ -15,9 +15,9 @@ from typing import Final
 from ojs_cluster.core.durations import parse_duration_ms
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_FIRST_S: Final = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // timedelta(seconds=1)
-_LAST_S: Final = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(seconds=1)
-"""The range that RFC 3339, with four digits of a year, can express in UTC."""
+_MIN_S: Final = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // timedelta(seconds=1)
+_MAX_S: Final = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(seconds=1)
+"""The first and last Unix time in seconds that a year of four digits can express."""
 _MILLIS: Final = tuple(b".%03dZ" % ms for ms in range(1000))
 _RFC3339: Final = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt]([0-9]{2}:[0-9]{2}):([0-9]{2})(?:\.([0-9]{1,18}))?"
@@ -61,18 +61,18 @@ def parse_timestamp(text: str) -> TimePoint:
             "must be an RFC 3339 time with an offset, such as '2026-03-01T09:00:00Z', "
             f"or a delay such as '+PT5S', not {text[:80]!r}"
         )
-    date, minute, second, fraction, sign, hours, minutes = match.groups()
+    date, hour_minute, second, fraction, sign, offset_hours, offset_minutes = match.groups()
     # RFC 3339 allows a leap second. Unix time has no such second, so it becomes the next one.
     leap = second == "60"
     try:
-        moment = datetime.fromisoformat(f"{date}T{minute}:{'59' if leap else second}+00:00")
+        moment = datetime.fromisoformat(f"{date}T{hour_minute}:{'59' if leap else second}+00:00")
     except ValueError as error:
         raise ValueError(f"is not a time that exists ({error}): {text!r}") from None
     seconds = (moment - _EPOCH) // timedelta(seconds=1) + leap
     if sign:
-        offset = int(hours) * 3600 + int(minutes) * 60
+        offset = int(offset_hours) * 3600 + int(offset_minutes) * 60
         seconds += offset if sign == "-" else -offset
-    if not _FIRST_S <= seconds <= _LAST_S:
+    if not _MIN_S <= seconds <= _MAX_S:
         raise ValueError(f"must be in one of the years 1 to 9999 in UTC, not {text!r}")
     return TimePoint(seconds * 1000 + int((fraction or "0")[:3].ljust(3, "0")), False, text)
 
@@ -89,13 +89,13 @@ def format_ms(ms: int) -> bytes:
     A time before year 1 or after year 9999 becomes the first or last second of these years: one
     invalid stored number must not make a whole response fail.
 
-    Times without their milliseconds are cached, because most timestamps of concurrent responses are
-    of the same second.
+    The text of each second is cached, because concurrent responses mostly have times of the same
+    few seconds.
 
     Args:
         ms: Unix time in milliseconds.
     """
     second, rest = divmod(ms, 1000)
-    if not _FIRST_S <= second <= _LAST_S:
-        second = _FIRST_S if second < _FIRST_S else _LAST_S
+    if not _MIN_S <= second <= _MAX_S:
+        second = _MIN_S if second < _MIN_S else _MAX_S
     return _format_second(second) + _MILLIS[rest]

@@ -122,7 +122,7 @@ def envelope_head(
 ) -> bytes:
     """Return the beginning of an envelope; the job's ``body`` follows it.
 
-    Validation admits no character that JSON escapes in these values.
+    Valid types and queue names have no characters that JSON must escape.
     """
     return (
         b'{"specversion":"1.0","id":"%b","type":"%b","queue":"%b","priority":%b,"max_attempts":%b,'
@@ -225,40 +225,39 @@ def _job(attributes: dict[str, Raw], limits: PayloadLimits, trace: bytes) -> New
             name: attributes[name] for name in attributes if name not in _KNOWN_ATTRIBUTES
         }
     if options is None and not top_level:
-        settings = DEFAULT_OPTIONS
+        parsed = DEFAULT_OPTIONS
     else:
-        settings = parse_options(options, top_level)
-    merged = _meta(meta, settings.metadata, limits)
-    # The fingerprint is that of the client's meta. Otherwise no two requests would be duplicates.
-    stored_meta = add_trace(merged, trace, limits.meta_bytes) if trace else merged
+        parsed = parse_options(options, top_level)
+    client_meta = _meta(meta, parsed.metadata, limits)
+    stored_meta = add_trace(client_meta, trace, limits.meta_bytes) if trace else client_meta
     body = b'"args":%b,"meta":%b' % (args, stored_meta)
-    if settings.members:
-        body += b"," + settings.members
+    if parsed.members:
+        body += b"," + parsed.members
     if attributes:
         body += b"," + join(attributes)
     return NewJob(
         id=job_id,
         type=job_type,
-        queue=settings.queue,
-        priority=settings.priority,
-        retry=settings.retry,
-        timeout_ms=settings.timeout_ms,
-        visibility_timeout_ms=settings.visibility_timeout_ms,
-        scheduled=settings.scheduled,
-        expires=settings.expires,
-        pending=settings.pending,
+        queue=parsed.queue,
+        priority=parsed.priority,
+        retry=parsed.retry,
+        timeout_ms=parsed.timeout_ms,
+        visibility_timeout_ms=parsed.visibility_timeout_ms,
+        scheduled=parsed.scheduled,
+        expires=parsed.expires,
+        pending=parsed.pending,
         body=body,
-        unique=settings.unique,
-        rate_limit=settings.rate_limit,
+        unique=parsed.unique,
+        rate_limit=parsed.rate_limit,
         fingerprint=(
             ""
-            if settings.unique is None
+            if parsed.unique is None
             else fingerprint(
-                settings.unique,
+                parsed.unique,
                 job_type=job_type,
-                queue=settings.queue,
+                queue=parsed.queue,
                 args=args,
-                meta=merged,
+                meta=client_meta,  # each request has its own trace context
                 max_bytes=limits.fingerprint_bytes,
             )
         ),
@@ -270,7 +269,7 @@ def _type(piece: Raw | None) -> str:
         raise InvalidRequest("a job needs a type", field="type")
     text = string(piece)
     if text is None or len(text) > MAX_TYPE_LENGTH or not _is_type(text):
-        given = "it" if text is None else show(text)
+        given = "the given value" if text is None else show(text)
         raise InvalidRequest(
             "type must be lower-case words of a-z, 0-9, '_' and '-', joined by dots, each "
             f"starting with a letter, {MAX_TYPE_LENGTH} characters at most; {given} is not",
@@ -315,7 +314,7 @@ def _meta(piece: Raw | None, metadata: bytes | None, limits: PayloadLimits) -> b
     if not meta.startswith(b"{"):
         raise InvalidRequest("meta must be an object", field="meta")
     if metadata is not None:
-        meta = _merge(metadata, meta)
+        meta = _merge(defaults=metadata, members=meta)
     if len(meta) > limits.meta_bytes:
         raise PayloadTooLarge(
             f"meta has at most {limits.meta_bytes} bytes, not {len(meta)}",
@@ -325,6 +324,7 @@ def _meta(piece: Raw | None, metadata: bytes | None, limits: PayloadLimits) -> b
     return meta
 
 
-def _merge(under: bytes, over: bytes) -> bytes:
-    pieces = {**(object_members(under) or {}), **(object_members(over) or {})}
-    return b"{%b}" % join(pieces)
+def _merge(*, defaults: bytes, members: bytes) -> bytes:
+    """Return a JSON object with the members of both objects; those of ``members`` win."""
+    merged = {**(object_members(defaults) or {}), **(object_members(members) or {})}
+    return b"{%b}" % join(merged)

@@ -13,13 +13,15 @@ from ojs_cluster.core.raw_json import Raw, join, object_members, string
 from ojs_cluster.core.timestamps import parse_timestamp
 
 DEFAULT_CODE: Final = "handler_error"
-_NAME_LENGTH: Final = 255
-_MAX_MESSAGE: Final = 4096
+_MAX_NAME_CHARACTERS: Final = 255
+_MAX_MESSAGE_CHARACTERS: Final = 4096
+"""Length of the message in an error that is shortened."""
 
 # The server sets these members when it records the error.
 _SERVER_MEMBERS: Final = frozenset({"attempt", "occurred_at"})
 
-# The handler's own decision. FAIL and DISCARD differ in intent only.
+# The handler codes of the spec, which workers send as ``action`` or as ``code``. The spec also has
+# RETRY, which changes nothing.
 _ACTIONS: Final = {"DISCARD": "discard", "FAIL": "discard", "DEAD_LETTER": "dead_letter"}
 
 
@@ -79,16 +81,16 @@ def parse_failure(
     action = _ACTIONS.get(_name(attributes.get("action")) or code or "")
     code = code or DEFAULT_CODE
     error_type = error_type or code
-    pieces = _pieces(code, error_type, message, attributes)
-    json = b"{" + join(pieces)
+    members = _members(code, error_type, message, attributes)
+    json = b"{" + join(members)
     if len(json) > max_bytes:
-        json = b"{" + join(_shortened(pieces))
+        json = b"{" + join(_shortened(members))
     names = tuple(dict.fromkeys(filter(None, (error_type, code, error_class))))
-    hold = _hold_until(attributes.get("rate_limit_until"))
-    return Failure(json, names, retryable and action is None, action, hold)
+    hold_until_ms = _hold_until_ms(attributes.get("rate_limit_until"))
+    return Failure(json, names, retryable and action is None, action, hold_until_ms)
 
 
-def _hold_until(piece: Raw | None) -> int | None:
+def _hold_until_ms(piece: Raw | None) -> int | None:
     """Return the absolute time that a worker names, as Unix time in ms; None if invalid."""
     text = None if piece is None else string(piece)
     if not text:
@@ -100,10 +102,11 @@ def _hold_until(piece: Raw | None) -> int | None:
     return None if point.relative else point.ms
 
 
-def _pieces(
+def _members(
     code: str, error_type: str, message: Raw | None, attributes: dict[str, Raw]
 ) -> dict[str, Raw]:
-    pieces: dict[str, Raw] = {
+    """Return the members of a normalised error."""
+    members: dict[str, Raw] = {
         "code": Raw(orjson.dumps(code)),
         "type": Raw(orjson.dumps(error_type)),
         "message": _message(message),
@@ -113,20 +116,20 @@ def _pieces(
             name == "retryable" and bytes(piece) not in (b"true", b"false")
         ):
             continue
-        pieces[name] = piece
-    return pieces
+        members[name] = piece
+    return members
 
 
-def _shortened(pieces: dict[str, Raw]) -> dict[str, Raw]:
-    """Return the names, the decision and the start of the message of an error that is too large."""
+def _shortened(members: dict[str, Raw]) -> dict[str, Raw]:
+    """Return the members to keep of an error that is too large, with a shorter message."""
     kept: dict[str, Raw] = {
-        name: pieces[name] for name in ("code", "type", "message") if name in pieces
+        name: members[name] for name in ("code", "type", "message") if name in members
     }
-    if "retryable" in pieces:
-        kept["retryable"] = pieces["retryable"]
-    message = string(pieces["message"]) or ""
-    if len(message) > _MAX_MESSAGE:
-        kept["message"] = Raw(orjson.dumps(message[:_MAX_MESSAGE]))
+    if "retryable" in members:
+        kept["retryable"] = members["retryable"]
+    message = string(members["message"]) or ""
+    if len(message) > _MAX_MESSAGE_CHARACTERS:
+        kept["message"] = Raw(orjson.dumps(message[:_MAX_MESSAGE_CHARACTERS]))
     kept["truncated"] = Raw(b"true")
     return kept
 
@@ -143,9 +146,9 @@ def _name(piece: Raw | None) -> str | None:
         return None
     text = string(piece)
     if text is None:
-        written = bytes(piece)
-        text = written.decode() if written[:1] in b"-0123456789" else ""
-    return text[:_NAME_LENGTH] or None
+        raw = bytes(piece)
+        text = raw.decode() if raw[:1] in b"-0123456789" else ""
+    return text[:_MAX_NAME_CHARACTERS] or None
 
 
 def _error_class(details: Raw | None) -> str | None:

@@ -17,8 +17,8 @@ MAX_SHARDS: Final = 4096  # rand_a is 12 bits wide
 _JOB_ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _full_match: Final = _JOB_ID.fullmatch
 _MASK_62: Final = (1 << 62) - 1  # rand_b is 62 bits wide
-_MASK_48: Final = (1 << 48) - 1  # the bits of rand_b that stay random beside an order
-_ORDERS: Final = 1 << 14  # the first 14 bits of rand_b are the order
+_MASK_48: Final = (1 << 48) - 1  # the random bits of rand_b in an id with an order
+_ORDER_COUNT: Final = 1 << 14  # the order takes the first 14 bits of rand_b
 
 
 def is_job_id(text: str) -> bool:
@@ -62,12 +62,13 @@ def new_job_id(
     if not 0 <= shard < shards <= MAX_SHARDS:
         raise ValueError(f"shard {shard} of {shards} does not fit in {MAX_SHARDS}")
     bits = int.from_bytes(os.urandom(10) if random is None else random)
-    choices = MAX_SHARDS // shards
+    # Several values of rand_a name the same shard: shard, shard + shards, shard + 2 * shards, ...
+    multiples = MAX_SHARDS // shards
     if order is None:
-        choice, rand_b = bits >> 62, bits & _MASK_62
-    else:  # the choice comes before the order, so it is constant within a millisecond
-        choice, rand_b = now_ms, (order % _ORDERS) << 48 | bits & _MASK_48
-    rand_a = shard + shards * (choice % choices)
+        multiple, rand_b = bits >> 62, bits & _MASK_62
+    else:  # ids sort by rand_a before the order, so rand_a is constant within a millisecond
+        multiple, rand_b = now_ms, (order % _ORDER_COUNT) << 48 | bits & _MASK_48
+    rand_a = shard + shards * (multiple % multiples)
     rand_b |= 1 << 63  # the RFC 4122 variant, binary 10
     return (
         f"{now_ms >> 16 & 0xFFFFFFFF:08x}-{now_ms & 0xFFFF:04x}-7{rand_a:03x}"
@@ -76,7 +77,7 @@ def new_job_id(
 
 
 class OrderedIds:
-    """Generates the ids of one process. Ids of one shard and millisecond sort in creation order.
+    """Generates ids. Those of one shard and millisecond sort in the order of their creation.
 
     The order is lost after 16384 ids in one millisecond, which is more than a process can store.
 

@@ -1,4 +1,4 @@
-"""Parse the options of an enqueue request, in every accepted form, to one ``JobOptions``.
+"""Parse the options of an enqueue request, in every accepted form, into one ``JobOptions``.
 
 Producers often send the same options, so the result is cached by the bytes of the options. This is
 possible because the result does not depend on the clock: a relative time stays relative.
@@ -25,11 +25,12 @@ from ojs_cluster.core.unique import UniquePolicy, parse_unique
 MAX_QUEUE_LENGTH: Final = 128
 MAX_PRIORITY: Final = 100
 _is_queue: Final = re.compile(r"[a-z0-9][a-z0-9.\-]*").fullmatch
-_CACHED_BYTES: Final = 512
+_MAX_CACHED_BYTES: Final = 512
+"""Maximum size of options whose result is cached."""
 _ABSENT: Final = Raw(b"null")
 
-# Options that may also be top-level attributes of a job, as in the envelope of the core spec. They
-# are known, so they are not kept as unknown attributes.
+# Options that a request may also have as attributes of the job itself, as in the envelope of the
+# core spec.
 TOP_LEVEL: Final = frozenset(
     {
         "queue",
@@ -86,7 +87,7 @@ class JobOptions:
         pending: whether the job waits until it is activated.
         unique: uniqueness policy, None for none.
         rate_limit: rate limit policy, None for none.
-        members: options that the envelope repeats, as JSON members without braces.
+        members: the options that become attributes of the job, as JSON members without braces.
         metadata: JSON object to merge into ``meta``, None for none.
     """
 
@@ -147,7 +148,7 @@ def parse_options(raw: Raw | None, top_level: Mapping[str, Raw]) -> JobOptions:
     if raw is None:
         return DEFAULT_OPTIONS if not top_level else _resolve(b"{}", top_level)
     text = bytes(raw)
-    if top_level or len(text) > _CACHED_BYTES:
+    if top_level or len(text) > _MAX_CACHED_BYTES:
         return _resolve(text, top_level)
     return _resolve_cached(text)
 
@@ -162,12 +163,12 @@ def _resolve(text: bytes, top_level: Mapping[str, Raw]) -> JobOptions:
         raise InvalidRequest("options must be an object", field="options")
     try:
         options = _RawOptions() if text == b"null" else _decode_options(text)
-    except msgspec.DecodeError:  # strict JSON was checked before, so a number is outside of float64
+    except msgspec.DecodeError:  # The text is valid JSON, so a number does not fit into float64.
         raise InvalidRequest(
             "a number in options is out of range for float64", field="options"
         ) from None
     source = _OptionSource(options, top_level)
-    members: list[bytes] = []  # filled by the calls below, in their order
+    members: list[bytes] = []  # The calls below append to it.
     return JobOptions(
         queue=_queue(source),
         priority=_priority(source),
@@ -180,7 +181,7 @@ def _resolve(text: bytes, top_level: Mapping[str, Raw]) -> JobOptions:
         metadata=_metadata(source),
         unique=_unique(source, members),
         rate_limit=_rate_limit(source, members),
-        members=_join_members(source, members),
+        members=_add_tags(source, members),
     )
 
 
@@ -245,7 +246,8 @@ def _retry(source: _OptionSource, members: list[bytes]) -> RetryPolicy:
     return retry
 
 
-def _milliseconds(amount: Any, path: str, unit_ms: int = 1) -> int:
+def _in_milliseconds(amount: Any, path: str, unit_ms: int = 1) -> int:
+    """Return a number of milliseconds, or of other units of ``unit_ms``, as milliseconds."""
     name = path.rpartition(".")[2]
     if type(amount) is not int or not 0 <= amount * unit_ms <= MAX_DURATION_MS:
         unit = "milliseconds" if unit_ms == 1 else "seconds"
@@ -261,7 +263,7 @@ def _timeout(source: _OptionSource, members: list[bytes]) -> int | None:
     if amount is None:
         return None
     # `timeout` of the core envelope is in seconds.
-    timeout_ms = _milliseconds(amount, path, 1_000 if path == "timeout" else 1)
+    timeout_ms = _in_milliseconds(amount, path, 1_000 if path == "timeout" else 1)
     members.append(b'"timeout_ms":%d' % timeout_ms)
     return timeout_ms or None  # 0 means no timeout
 
@@ -273,15 +275,15 @@ def _visibility_timeout(source: _OptionSource, members: list[bytes]) -> int | No
     if amount is None:
         return None
     if path == "options.visibility_timeout":
-        timeout_ms = _duration(amount, path)
+        timeout_ms = _duration_ms(amount, path)
     else:
-        timeout_ms = _milliseconds(amount, path)
+        timeout_ms = _in_milliseconds(amount, path)
     members.append(b'"visibility_timeout_ms":%d' % timeout_ms)
     # A lease of 0 ms would expire before the worker has read the response.
     return timeout_ms or None
 
 
-def _duration(text: Any, path: str) -> int:
+def _duration_ms(text: Any, path: str) -> int:
     name = path.rpartition(".")[2]
     if not isinstance(text, str):
         raise ValidationFailed(f"{name} must be an ISO 8601 duration, not {show(text)}", field=path)
@@ -291,7 +293,7 @@ def _duration(text: Any, path: str) -> int:
         raise ValidationFailed(f"{name} {error}", field=path) from None
 
 
-def _moment(text: Any, path: str) -> TimePoint:
+def _time_point(text: Any, path: str) -> TimePoint:
     name = path.rpartition(".")[2]
     if not isinstance(text, str):
         raise InvalidRequest(f"{name} must be a time as text, not {show(text)}", field=path)
@@ -301,8 +303,9 @@ def _moment(text: Any, path: str) -> TimePoint:
         raise InvalidRequest(f"{name} {error}", field=path) from None
 
 
-def _repeat_time(members: list[bytes], name: bytes, point: TimePoint) -> None:
-    if point.verbatim is not None:  # has only digits and separators, so needs no escapes
+def _add_time(members: list[bytes], name: bytes, point: TimePoint) -> None:
+    """Add an absolute time. The store adds the absolute time of a relative one."""
+    if point.verbatim is not None:  # It has only digits and separators, so it needs no escapes.
         members.append(b'"%b":"%b"' % (name, point.verbatim.encode()))
 
 
@@ -310,26 +313,27 @@ def _scheduled(source: _OptionSource, members: list[bytes]) -> TimePoint | None:
     text, path = source.first("scheduled_at", "delay_until", top_level=("scheduled_at",))
     if text is None:
         return None
-    point = _moment(text, path)
-    _repeat_time(members, b"scheduled_at", point)
+    point = _time_point(text, path)
+    _add_time(members, b"scheduled_at", point)
     return point
 
 
 def _expires(source: _OptionSource, members: list[bytes]) -> TimePoint | None:
     text, path = source.first("expires_at", top_level=("expires_at",))
     if text is not None:
-        point = _moment(text, path)
-        _repeat_time(members, b"expires_at", point)
+        point = _time_point(text, path)
+        _add_time(members, b"expires_at", point)
         return point
     amount, path = source.first("ttl", "enqueue_ttl", top_level=("enqueue_ttl",))
     if amount is None:
         return None
-    # A number is in seconds (spec); a duration has its own unit, with or without a leading plus.
+    # The spec allows a number of seconds or an ISO 8601 duration. Some producers put a plus before
+    # the duration, as for a relative time.
     if isinstance(amount, str):
-        ttl_ms = _duration(amount.removeprefix("+"), path)
+        ttl_ms = _duration_ms(amount.removeprefix("+"), path)
     else:
-        ttl_ms = _milliseconds(amount, path, 1_000)
-    return TimePoint(ttl_ms, True, None)
+        ttl_ms = _in_milliseconds(amount, path, 1_000)
+    return TimePoint(ttl_ms, relative=True, verbatim=None)
 
 
 def _pending(source: _OptionSource) -> bool:
@@ -372,8 +376,8 @@ def _rate_limit(source: _OptionSource, members: list[bytes]) -> RateLimitPolicy 
     return policy
 
 
-def _join_members(source: _OptionSource, members: list[bytes]) -> bytes:
-    """Add the options that the envelope only repeats; return all members."""
+def _add_tags(source: _OptionSource, members: list[bytes]) -> bytes:
+    """Append the tags to ``members``, and return all members joined."""
     tags, path = bytes(source.options.tags), "options.tags"
     if tags == b"null" and "tags" in source.top_level:
         tags, path = bytes(source.top_level["tags"]), "tags"

@@ -13,7 +13,9 @@ from ojs_cluster.core.durations import MAX_DURATION_MS, format_duration, parse_d
 from ojs_cluster.core.errors import ValidationFailed
 from ojs_cluster.core.raw_json import show
 
-MAX_ATTEMPTS: Final = 2**31 - 1  # producers send it for "without limit"
+MAX_ATTEMPTS: Final = (
+    2**31 - 1
+)  # the largest 32-bit integer, which some producers send as "no limit"
 MAX_COEFFICIENT: Final = 1e6
 MAX_PATTERNS: Final = 100
 MAX_PATTERN_LENGTH: Final = 255
@@ -28,15 +30,24 @@ STRATEGIES: Final[Mapping[str, str]] = {
     "none": "constant",
     "polynomial": "polynomial",
 }
-EXHAUSTION: Final = ("discard", "dead_letter")
+"""Each accepted backoff strategy, and the one that the Lua scripts implement for it."""
+ON_EXHAUSTION_VALUES: Final = ("discard", "dead_letter")
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """What happens after a failed attempt. Durations in milliseconds, attempts count all runs.
+    """What happens after a failed attempt.
 
-    Without ``on_exhaustion`` the queue's configuration decides at the end of the last attempt, and
-    without one ``OJS_ON_EXHAUSTION``.
+    Args:
+        max_attempts: maximum number of attempts, with the first one.
+        initial_ms: backoff before the second attempt, in milliseconds.
+        coefficient: factor (exponential) or exponent (polynomial) of the backoff's growth.
+        max_ms: maximum backoff in milliseconds.
+        jitter: whether the backoff has a random part.
+        strategy: how the backoff grows, one of the values of ``STRATEGIES``.
+        on_exhaustion: what happens when the last attempt fails, one of ``ON_EXHAUSTION_VALUES``.
+            None: the queue's setting applies, or ``OJS_ON_EXHAUSTION`` if the queue has none.
+        non_retryable: patterns of errors that end the job at once.
     """
 
     max_attempts: int = 3
@@ -83,7 +94,7 @@ class RetryPolicy:
         }
         if self.on_exhaustion is not None:
             policy["on_exhaustion"] = self.on_exhaustion
-        if self.strategy != "exponential":  # an extension of the spec's policy: only when needed
+        if self.strategy != "exponential":  # not part of the spec, so it is left out by default
             policy["backoff_strategy"] = self.strategy
         return orjson.dumps(policy)
 
@@ -116,14 +127,15 @@ def parse_retry(
 ) -> RetryPolicy:
     """Return the policy of decoded JSON; missing fields have their defaults (spec: ojs-retry).
 
-    Each field has a canonical name and the other spellings of contract and SDKs; the canonical one
-    wins. A null field counts as absent. Unknown fields are ignored.
+    Besides its name in the spec, a field may have the names that SDKs send. If a request uses
+    several names of a field, that of the spec wins. A null field counts as absent. Unknown fields
+    are ignored.
 
     Args:
         values: the policy object, None for the default policy.
         path: path of the policy in the request, for errors.
-        max_attempts: the value outside of the policy; the one inside wins.
-        max_attempts_path: path of that value in the request, for errors.
+        max_attempts: the option ``max_attempts`` beside the policy. A value in the policy wins.
+        max_attempts_path: path of that option in the request, for errors.
 
     Raises:
         ValidationFailed: a field is invalid; its name is in the message and in ``details.field``.
@@ -135,11 +147,13 @@ def parse_retry(
         attempts = _attempts(values["max_attempts"], f"{path}.max_attempts")
     policy = RetryPolicy(
         max_attempts=attempts,
-        initial_ms=fields.interval(
-            "initial_interval", "initial_interval_ms", "initial_delay_ms", DEFAULT_RETRY.initial_ms
+        initial_ms=fields.interval_ms(
+            "initial_interval",
+            ("initial_interval_ms", "initial_delay_ms"),
+            DEFAULT_RETRY.initial_ms,
         ),
         coefficient=fields.coefficient(),
-        max_ms=fields.interval("max_interval", "max_interval_ms", None, DEFAULT_RETRY.max_ms),
+        max_ms=fields.interval_ms("max_interval", ("max_interval_ms",), DEFAULT_RETRY.max_ms),
         jitter=fields.jitter(),
         strategy=fields.strategy(),
         on_exhaustion=fields.on_exhaustion(),
@@ -182,11 +196,12 @@ class _Fields:
                 return name, value
         return names[0], None
 
-    def interval(self, iso: str, in_ms: str, also_ms: str | None, default: int) -> int:
-        name, value = self._first(iso, in_ms, *((also_ms,) if also_ms else ()))
+    def interval_ms(self, iso_name: str, ms_names: tuple[str, ...], default_ms: int) -> int:
+        """Return an interval in ms, from an ISO 8601 duration or a number of milliseconds."""
+        name, value = self._first(iso_name, *ms_names)
         if value is None:
-            return default
-        if name == iso:
+            return default_ms
+        if name == iso_name:
             if not isinstance(value, str):
                 raise self._rejected(name, f"must be an ISO 8601 duration, not {show(value)}")
             try:
@@ -203,7 +218,7 @@ class _Fields:
         value = self.values.get("backoff_coefficient")
         if value is None:
             return DEFAULT_RETRY.coefficient
-        # `type is`, because a JSON true would pass as the integer 1
+        # Not isinstance: a JSON true would pass as the integer 1.
         if type(value) not in (int, float) or not 1 <= value <= MAX_COEFFICIENT:
             raise self._rejected(
                 "backoff_coefficient", f"must be a number from 1.0 to 1000000, not {show(value)}"
@@ -231,7 +246,7 @@ class _Fields:
         value = self.values.get("on_exhaustion")
         if value is None:
             return None
-        if value not in EXHAUSTION:
+        if value not in ON_EXHAUSTION_VALUES:
             raise self._rejected(
                 "on_exhaustion", f"must be 'discard' or 'dead_letter', not {show(value)}"
             )

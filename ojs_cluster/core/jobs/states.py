@@ -1,6 +1,6 @@
 """The state machine of a job as one table (spec: ojs-core, "Job Lifecycle").
 
-The Lua scripts implement these transitions. Documents, tests and admin code use the table.
+The Lua scripts implement these transitions. Admin code and tests read the table.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class State(StrEnum):
 
 
 class Event(StrEnum):
-    """The events that change the state of a stored job, not those that clients can read."""
+    """What can change the state of a stored job. Clients see the names of ``core/events.py``."""
 
     PROMOTE = "promote"  # a schedule or a backoff delay is over
     ACTIVATE = "activate"  # the producer makes a pending job available

@@ -15,13 +15,13 @@ import msgspec
 
 from ojs_cluster.core.raw_json import object_members
 
-# Version 00 of W3C Trace Context, section 3.2. Other versions may have any form after these parts,
-# so their headers are ignored, like invalid ones.
+# Version 00 of W3C Trace Context, section 3.2. Headers of later versions are ignored, because they
+# may have more parts, whose form is unknown.
 _is_traceparent: Final = re.compile(
     r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 ).fullmatch
-# Section 3.3: at most 32 members and 512 characters. Only the characters are checked, because
-# readers have to check the members again.
+# Section 3.3 allows 512 characters and 32 members. The server leaves the members to the tracing
+# library of the worker, which must check them anyway.
 _is_tracestate: Final = re.compile(r"[\t -~]{1,512}").fullmatch
 TRACE_MEMBERS: Final = frozenset({"traceparent", "tracestate"})
 """The members of meta that hold a trace context."""
@@ -30,11 +30,11 @@ TRACE_MEMBERS: Final = frozenset({"traceparent", "tracestate"})
 def trace_context(headers: Mapping[str, str]) -> bytes:
     """Return the trace context of a request as JSON members, without braces.
 
-    Returns:
-        Empty bytes if the header is absent, repeated or invalid.
-
     Args:
         headers: the headers of the request by lower-case name.
+
+    Returns:
+        The members; empty if the header is absent, repeated or invalid.
     """
     parent = headers.get("traceparent")
     if parent is None or not _is_traceparent(parent):
@@ -49,14 +49,14 @@ def trace_context(headers: Mapping[str, str]) -> bytes:
 def add_trace(meta: bytes, trace: bytes, max_bytes: int) -> bytes:
     """Return a job's meta with a trace context.
 
-    Returns:
-        ``meta`` unchanged if it has a trace context of its own, or if it would exceed
-        ``max_bytes``: a header never causes the refusal of a job.
-
     Args:
         meta: the job's meta, a checked JSON object.
         trace: the members that ``trace_context`` has returned.
         max_bytes: maximum size of the result.
+
+    Returns:
+        The new meta. ``meta`` unchanged if it has its own trace context, or if the result would
+        exceed ``max_bytes``: a header never causes the refusal of a job.
     """
     present = object_members(meta) or {}
     if not TRACE_MEMBERS.isdisjoint(present) or len(meta) + len(trace) + 1 > max_bytes:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from ojs_cluster.core import raw_json
 from ojs_cluster.core.errors import InvalidPayload
 from ojs_cluster.core.jobs.ids import is_job_id
-from ojs_cluster.core.jobs.retry import EXHAUSTION
+from ojs_cluster.core.jobs.retry import ON_EXHAUSTION_VALUES
 from ojs_cluster.core.payload_limits import STORED_LIMITS
 from ojs_cluster.core.rate_limit import RateLimits, unpack_limits
 from ojs_cluster.core.raw_json import Raw
@@ -215,7 +215,7 @@ def _queue(members: Mapping[str, Raw]) -> QueueLine:
     fields = {field: text(members, name) for field, name in QUEUE_FIELDS.items() if name in members}
     for field, value in fields.items():
         if field == b"on_exhaustion":
-            if value not in EXHAUSTION:
+            if value not in ON_EXHAUSTION_VALUES:
                 raise InvalidLine("'on_exhaustion' must be 'discard' or 'dead_letter'")
         elif field != b"limits" and not is_number(value.encode()):
             raise InvalidLine(f"'{QUEUE_FIELDS[field]}' must be a number")

@@ -11,7 +11,7 @@ import msgspec
 
 from ojs_cluster.core.errors import InvalidRequest, Unsupported
 from ojs_cluster.core.jobs.options import check_queue
-from ojs_cluster.core.jobs.retry import EXHAUSTION
+from ojs_cluster.core.jobs.retry import ON_EXHAUSTION_VALUES
 from ojs_cluster.core.partitions import PartitionLayout
 from ojs_cluster.http import replies
 from ojs_cluster.http.app import App
@@ -104,7 +104,7 @@ async def put(app: App, request: Request, name: str) -> Response:
             "name what to change: 'partitions', 'backpressure' or 'on_exhaustion'",
             field="partitions",
         )
-    if decision not in (None, msgspec.UNSET, *EXHAUSTION):
+    if decision not in (None, msgspec.UNSET, *ON_EXHAUSTION_VALUES):
         raise InvalidRequest(
             "on_exhaustion must be 'discard' or 'dead_letter'", field="on_exhaustion"
         )
