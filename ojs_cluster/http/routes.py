@@ -16,10 +16,12 @@ from ojs_cluster.http.handlers import (
     heartbeat,
     jobs,
     metrics,
+    priority,
     progress,
     queues,
     rate_limits,
     result,
+    retries,
     settle,
     settle_many,
     system,
@@ -50,6 +52,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/healthz", system.live, open=True, fast=True),
     Route("GET", "/readyz", system.ready, open=True, fast=True),
     Route("GET", "/metrics", metrics.scrape, Scope.ADMIN_READ, metrics=True),
+    Route("GET", f"{V1}/metrics", metrics.summary, Scope.ADMIN_READ),
     Route("POST", f"{V1}/jobs", jobs.enqueue, Scope.DATA_WRITE, QueueAccess.HANDLER, fast=True),
     Route("GET", f"{V1}/jobs", jobs.list_jobs, Scope.DATA_READ, QueueAccess.HANDLER),
     Route(
@@ -94,9 +97,13 @@ ROUTES: tuple[Route, ...] = (
         action="bulk.delete",
     ),
     Route("GET", f"{V1}/jobs/{{id}}", jobs.get, Scope.DATA_READ, QueueAccess.JOB, fast=True),
+    Route("PATCH", f"{V1}/jobs/{{id}}", priority.change, Scope.DATA_WRITE, QueueAccess.JOB),
     Route("DELETE", f"{V1}/jobs/{{id}}", jobs.cancel, Scope.DATA_WRITE, QueueAccess.JOB),
     Route("POST", f"{V1}/jobs/{{id}}/cancel", jobs.cancel, Scope.DATA_WRITE, QueueAccess.JOB),
     Route("POST", f"{V1}/jobs/{{id}}/activate", jobs.activate, Scope.DATA_WRITE, QueueAccess.JOB),
+    Route(
+        "GET", f"{V1}/jobs/{{id}}/retries", retries.list_retries, Scope.DATA_READ, QueueAccess.JOB
+    ),
     Route("GET", f"{V1}/jobs/{{id}}/result", result.get, Scope.DATA_READ, QueueAccess.JOB),
     Route("GET", f"{V1}/jobs/{{id}}/checkpoint", checkpoints.get, Scope.DATA_READ, QueueAccess.JOB),
     *(
@@ -474,6 +481,14 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route("GET", f"{V1}/admin/jobs/{{id}}", admin_jobs.get, Scope.ADMIN_READ, QueueAccess.JOB),
     Route(
+        "PATCH",
+        f"{V1}/admin/jobs/{{id}}",
+        priority.change_as_admin,
+        Scope.ADMIN_WRITE,
+        QueueAccess.JOB,
+        action="job.prioritize",
+    ),
+    Route(
         "POST",
         f"{V1}/admin/jobs/{{id}}/retry",
         admin_jobs.retry,
@@ -498,6 +513,13 @@ ROUTES: tuple[Route, ...] = (
         action="worker.direct",
     ),
     Route("GET", f"{V1}/admin/workers/{{id}}", admin_workers.get, Scope.ADMIN_READ),
+    Route(
+        "DELETE",
+        f"{V1}/admin/workers/{{id}}",
+        admin_workers.deregister,
+        Scope.ADMIN_WRITE,
+        action="worker.deregister",
+    ),
     Route(
         "POST",
         f"{V1}/admin/workers/{{id}}/quiet",

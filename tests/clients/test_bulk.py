@@ -90,3 +90,40 @@ async def test_the_admin_ui_cancels_by_a_filter(wire: Wire) -> None:
     found = answer.json
     assert (found["action"], found["errors"]) == ("cancel", [])
     assert numbers(found, "matched", "succeeded", "failed") == [1, 1, 0]
+
+
+# ojs-cli, cmd/ojs/commands/priority.go:34: the server's priorities end at 100.
+async def test_the_cli_changes_a_priority(wire: Wire) -> None:
+    job_id = await enqueue(wire)
+    await test_cli.call(wire, "PATCH", f"/jobs/{job_id}", {"priority": 10})
+    assert (await test_cli.call(wire, "GET", f"/jobs/{job_id}"))["priority"] == 10
+
+
+# ojs-admin-ui, src/api/client.ts:271 (updateJobPriority).
+async def test_the_admin_ui_changes_a_priority(wire: Wire) -> None:
+    job_id = await enqueue(wire)
+    path = f"/ojs/v1/admin/jobs/{job_id}"
+    answer = await test_admin_ui.call(wire, "PATCH", path, b'{"priority":7}')
+    assert (answer.status, answer.json["priority"]) == (200, 7)
+
+
+# ojs-cli, cmd/ojs/commands/retries.go:19 and :30 (its struct): all members are text but attempt.
+async def test_the_cli_lists_retries(wire: Wire) -> None:
+    job_id = await dead(wire)
+    found = await test_cli.call(wire, "GET", f"/jobs/{job_id}/retries")
+    [retry] = found["retries"]
+    assert type(retry["attempt"]) is int
+    for name in ("state", "error", "started_at", "failed_at"):
+        assert isinstance(retry[name], str)
+    assert type(found["policy"]["max_attempts"]) is int
+    assert isinstance(found["policy"]["initial_interval"], str)
+
+
+# ojs-cli, cmd/ojs/commands/metrics.go:29 and :40 (its struct).
+async def test_the_cli_reads_metrics(wire: Wire) -> None:
+    await enqueue(wire)
+    found = await test_cli.call(wire, "GET", "/metrics")
+    numbers(found, "jobs_enqueued_total", "jobs_completed_total", "jobs_failed_total")
+    numbers(found, "jobs_active", "queues_active", "workers_active")
+    for name in ("uptime_seconds", "avg_latency_ms", "throughput_per_second"):
+        assert isinstance(found[name], int | float)

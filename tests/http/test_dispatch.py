@@ -94,7 +94,7 @@ async def test_unknown_methods_are_json_405_with_the_allowed_methods(api: Api, m
 async def test_options_lists_the_allowed_methods(api: Api) -> None:
     reply = await api.call("OPTIONS", "/ojs/v1/jobs/some-id")
     assert (reply.status, reply.body) == (204, b"")
-    assert reply.headers["allow"] == "DELETE, GET, HEAD, OPTIONS"
+    assert reply.headers["allow"] == "DELETE, GET, HEAD, OPTIONS, PATCH"
     assert "content-type" not in reply.headers
     assert (await api.call("OPTIONS", "/nowhere")).status == 404
 

@@ -167,6 +167,7 @@ def bodies(template: str, found: Victims) -> list[Any]:
     for path in ("/jobs/{id}/checkpoint", "/checkpoints/{id}", "/ojs/v1/checkpoints/{id}"):
         each[path] = [{"state": MARK}]
     each["/admin/bulk/{id}/stop"] = [{}]
+    each["/jobs/{id}"] = each["/admin/jobs/{id}"] = [{"priority": 9}]
     for action in ("cancel", "retry", "delete"):
         each[f"/jobs/bulk/{action}"] = [
             {"job_ids": ids},

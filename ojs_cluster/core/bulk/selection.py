@@ -24,6 +24,8 @@ class BulkAction(StrEnum):
     DELETE = "delete"
     PURGE = "purge"
     """Delete jobs in any state but active. Waiting jobs are cancelled first."""
+    PRIORITY = "priority"
+    """Change the priority of waiting jobs."""
 
 
 _WAITING: Final = (State.PENDING, State.AVAILABLE, State.SCHEDULED, State.RETRYABLE)
@@ -33,6 +35,7 @@ ALLOWED_STATES: Final[Mapping[BulkAction, frozenset[State]]] = MappingProxyType(
         BulkAction.RETRY: frozenset({State.DISCARDED}),
         BulkAction.DELETE: TERMINAL,
         BulkAction.PURGE: frozenset({*_WAITING, *TERMINAL}),
+        BulkAction.PRIORITY: frozenset(_WAITING),
     }
 )
 """The states in which a job can be changed by each action."""
@@ -42,6 +45,7 @@ DEFAULT_STATES: Final[Mapping[BulkAction, tuple[State, ...]]] = MappingProxyType
         BulkAction.RETRY: (State.DISCARDED,),
         BulkAction.DELETE: tuple(state for state in State if state in TERMINAL),
         BulkAction.PURGE: tuple(state for state in State if state is not State.ACTIVE),
+        BulkAction.PRIORITY: _WAITING,
     }
 )
 """The states of a filter that names none. Active jobs are cancelled only if the filter says so."""

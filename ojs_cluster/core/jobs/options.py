@@ -224,12 +224,21 @@ def _priority(source: _OptionSource) -> int:
     priority, path = source.first("priority", top_level=("priority",))
     if priority is None:
         return DEFAULT_OPTIONS.priority
+    return check_priority(priority, field=path)
+
+
+def check_priority(priority: object, *, field: str) -> int:
+    """Return ``priority`` if it is a valid priority.
+
+    Raises:
+        InvalidRequest: it is not an integer from ``-MAX_PRIORITY`` to ``MAX_PRIORITY``.
+    """
     # Not isinstance: a JSON true would pass as the integer 1.
     if type(priority) is not int or not -MAX_PRIORITY <= priority <= MAX_PRIORITY:
         raise InvalidRequest(
             f"priority must be an integer from -{MAX_PRIORITY} to {MAX_PRIORITY}, "
             f"not {show(priority)}",
-            field=path,
+            field=field,
         )
     return priority
 

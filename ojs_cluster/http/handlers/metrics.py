@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from ojs_cluster.http import exposition
+import time
+
+from ojs_cluster.core.jobs.states import State
+from ojs_cluster.http import exposition, query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
 
@@ -16,3 +19,34 @@ async def scrape(app: App, request: Request) -> Response:
         app.store, app.cached_metrics, app.settings.health_timeout_s
     )
     return exposition.exposition(request, [*cluster, *exposition.traffic_families(app.traffic)])
+
+
+async def summary(app: App, request: Request) -> Response:
+    """Return the most important numbers of the cluster as JSON.
+
+    With ``format=prometheus`` the response is that of ``/metrics``. The counters sum the queues
+    that ``/metrics`` shows.
+
+    ``GET /ojs/v1/metrics?format``
+    """
+    if query.parameters(request.query).get("format") == "prometheus":
+        return await scrape(app, request)
+    found = await app.overview.get()
+    queues = (await app.cached_metrics.get()).queues.values()
+    stats = found.stats
+    return replies.json_response(
+        200,
+        {
+            "uptime_seconds": int(time.monotonic() - app.started),
+            "jobs_enqueued_total": sum(queue.enqueued for queue in queues),
+            "jobs_completed_total": sum(queue.completed for queue in queues),
+            "jobs_failed_total": sum(queue.discarded for queue in queues),
+            "jobs_active": stats.counts[State.ACTIVE],
+            "jobs_available": stats.counts[State.AVAILABLE],
+            "queues_active": found.counted - found.paused,
+            "workers_active": found.workers - found.worker_states.get("stale", 0),
+            "avg_latency_ms": stats.avg_wait_ms,
+            "avg_duration_ms": stats.avg_duration_ms,
+            "throughput_per_second": round(stats.completed_last_hour / 3600, 3),
+        },
+    )

@@ -15,11 +15,17 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import dead_letters
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.cancel import cancel
+from ojs_cluster.store.jobs.change_priority import change_priority
 from ojs_cluster.store.jobs.delete_finished import delete_finished
 
 
 async def apply(
-    store: Store, action: BulkAction, target: Target, *, active: bool = False
+    store: Store,
+    action: BulkAction,
+    target: Target,
+    *,
+    active: bool = False,
+    priority: int = 0,
 ) -> OJSError | None:
     """Change one job.
 
@@ -28,6 +34,7 @@ async def apply(
         action: what to do.
         target: the job.
         active: whether to cancel the job even if it is active.
+        priority: the priority that the job gets.
 
     Returns:
         None when the job has the wanted state, or the error that tells why it has not.
@@ -36,7 +43,10 @@ async def apply(
         BackendUnavailable: Redis did not answer in time.
     """
     try:
-        await _change(store, action, target, active)
+        if action is BulkAction.PRIORITY:
+            await change_priority(store, target.job_id, priority)
+        else:
+            await _change(store, action, target, active)
     except (Conflict, Duplicate, MalformedJob, NotFound) as error:
         # An earlier process, or an earlier call whose reply was lost, may have changed the job.
         return None if await _is_changed(store, action, target, error) else error

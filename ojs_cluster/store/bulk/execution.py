@@ -215,7 +215,9 @@ async def _finish_slice(
     active = State.ACTIVE in operation.selection.states
 
     async def one(target: Target) -> None:
-        error = await apply(store, operation.action, target, active=active)
+        error = await apply(
+            store, operation.action, target, active=active, priority=operation.priority
+        )
         if error is not None:
             failures[target.job_id] = error.message
 

@@ -114,6 +114,7 @@ class BulkOperation:
         selection: which jobs it chooses. An operation on ids compares them with it, too.
         ids: the ids of its jobs; None for all jobs that the selection admits.
         dry_run: whether it only counts.
+        priority: the priority that the action ``priority`` gives to each job.
         principal: name of the API key that has created it.
         position: where the walk continues, None at its end.
         slice: the jobs that are being changed, None between two slices.
@@ -134,6 +135,7 @@ class BulkOperation:
     ended_ms: int | None = None
     ids: Sequence[str] | None = None
     dry_run: bool = False
+    priority: int = 0
     principal: str = ""
     position: Position | None = field(default_factory=Position)
     slice: Slice | None = None
@@ -180,6 +182,7 @@ def read_operation(operation_id: str, flat: Sequence[bytes]) -> BulkOperation:
             ended_ms=int(fields[b"ended"]) if b"ended" in fields else None,
             ids=None if ids is None else [str(job_id) for job_id in ids],
             dry_run=fields.get(b"dry_run") == b"1",
+            priority=int(fields.get(b"priority", 0)),
             principal=fields.get(b"principal", b"").decode(),
             position=_position(fields),
             slice=_slice(fields),

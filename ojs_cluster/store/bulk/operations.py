@@ -33,6 +33,7 @@ async def create(
     *,
     ids: Sequence[str] | None = None,
     dry_run: bool = False,
+    priority: int = 0,
     principal: str = "",
     delay_ms: int = 0,
 ) -> BulkOperation:
@@ -45,6 +46,7 @@ async def create(
         selection: which jobs are chosen.
         ids: the ids of the jobs, None for all jobs that ``selection`` admits.
         dry_run: only count the jobs.
+        priority: the priority that the action ``priority`` gives to each job.
         principal: name of the API key.
         delay_ms: milliseconds after which the scheduler continues the operation.
 
@@ -55,7 +57,7 @@ async def create(
     meta = store.keys.meta
     fields: list[Arg] = [
         *("action", action.value, "filter", orjson.dumps(selection.members())),
-        *("dry_run", int(dry_run), "principal", principal),
+        *("dry_run", int(dry_run), "priority", priority, "principal", principal),
     ]
     if ids is not None:
         fields += ["ids", orjson.dumps(list(ids))]

@@ -31,7 +31,8 @@ _MAX_COUNTED_PER_SHARD = 2000
 """Maximum number of workers of a shard that a summary reads. It blocks the master for 2 ms."""
 DIRECTIVE_DEADLINE_S = 20.0
 """Time limit in seconds for sending a directive to all workers."""
-_MISSED_HEARTBEATS = 3
+MISSED_HEARTBEATS = 3
+"""Intervals without a heartbeat after which a worker counts as stale."""
 _SEVERITY: dict[str, int] = {"running": 0, "quiet": 1, "terminate": 2}
 
 
@@ -273,7 +274,7 @@ async def find_dead(
         now. Both are Unix times in ms by the shard's clock.
     """
     began = trio.current_time()
-    min_silence_ms = _MISSED_HEARTBEATS * store.settings.heartbeat_interval_ms
+    min_silence_ms = MISSED_HEARTBEATS * store.settings.heartbeat_interval_ms
     keys = [shard.watched, shard.lost_workers, shard.last_worker_check]
     reply = await store.run(
         shard, "find_dead", keys, [limit, min_silence_ms, skip], idempotent=True
@@ -378,7 +379,7 @@ def _stale(store: Store, last_heartbeat_ms: int | None, last_seen_ms: int, now_m
     if last_heartbeat_ms is None:
         return False
     silent_ms = now_ms - max(last_heartbeat_ms, last_seen_ms)
-    return silent_ms > _MISSED_HEARTBEATS * store.settings.heartbeat_interval_ms
+    return silent_ms > MISSED_HEARTBEATS * store.settings.heartbeat_interval_ms
 
 
 def _optional(ms: bytes | None) -> int | None:

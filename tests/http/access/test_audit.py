@@ -51,6 +51,7 @@ BODIES: dict[str, Any] = {
     "queue.limit": {"concurrency": 1},
     "outbox.retry": {"all": True},
     "queue.configure": {"partitions": 1},
+    "job.prioritize": {"priority": 7},
     "bulk.retry": {"filter": {"queue": "none", "type": "t"}},
     "bulk.delete": {"filter": {"queue": "none"}, "confirm": True},
     "bulk.cancel": {"filter": {"queue": "none"}, "confirm": True},
@@ -96,6 +97,11 @@ async def subject_of(api: Api, route: Route) -> str:
             headers = {**ROOT, "X-Request-Id": "set-up"}
             await api.call("PUT", "/ojs/v1/rate-limits/k", {"concurrency": 1}, headers=headers)
         return "k"
+    if route.action == "worker.deregister":
+        shard = api.app.store.keys.shard_of_worker("silent")
+        key = shard.worker("silent")
+        await api.app.store.redis.call(shard.slot, "HSET", key, "last_seen", 1)
+        return "silent"
     if "/workers/" in route.template:
         await api.post("/ojs/v1/workers/heartbeat", {"worker_id": "w"}, headers=ROOT)
         return "w"
@@ -106,7 +112,7 @@ async def subject_of(api: Api, route: Route) -> str:
         return operation_id
     if "/webhooks/" in route.template:
         return (await subscriptions.create(api.app.store, subscription)).id
-    if route.action == "job.cancel":
+    if route.action in ("job.cancel", "job.prioritize"):
         return str((await api.enqueue())["id"])
     retry = {"max_attempts": 1, "on_exhaustion": "dead_letter"}
     await api.enqueue(options={"queue": "dying", "retry": retry})

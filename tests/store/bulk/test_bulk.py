@@ -39,7 +39,11 @@ WAITING = (State.PENDING, State.AVAILABLE, State.SCHEDULED, State.RETRYABLE)
 
 async def begin(store: Store, action: BulkAction, *states: State, **given: Any) -> BulkOperation:
     """Create an operation that the scheduler is to carry out."""
-    options = {name: given.pop(name) for name in ("ids", "dry_run") if name in given}
+    options: dict[str, Any] = {
+        name: given.pop(name) for name in ("ids", "dry_run") if name in given
+    }
+    if "new_priority" in given:
+        options["priority"] = given.pop("new_priority")
     operation_id = new_job_id(0, len(store.keys), time.time_ns() // 1_000_000)
     return await operations.create(
         store, operation_id, action, Selection(states, **given), **options
@@ -147,6 +151,13 @@ async def test_a_purge_removes_waiting_and_ended_jobs_but_no_active_one(
     consistent()
 
 
+async def test_waiting_jobs_get_another_priority(store: Store) -> None:
+    early, late = await put(store), await put(store, type="urgent")
+    operation = await begin(store, BulkAction.PRIORITY, *WAITING, type="urgent", new_priority=50)
+    assert (await carry_out(store, operation)).succeeded == 1
+    assert [job.id for job in await take(store, count=2)] == [late.id, early.id]
+
+
 async def test_a_dry_run_counts_and_changes_nothing(store: Store) -> None:
     made = [await put(store) for _ in range(5)]
 
@@ -203,14 +214,12 @@ async def test_a_slice_that_a_crash_interrupted_is_finished_and_counted_once(
     begun: list[str] = []
     two_are_changed = trio.Event()
 
-    async def dies(
-        store: Store, action: BulkAction, target: Target, *, active: bool
-    ) -> OJSError | None:
+    async def dies(store: Store, action: BulkAction, target: Target, **how: Any) -> OJSError | None:
         begun.append(target.job_id)
         if len(begun) > 2:
             await two_are_changed.wait()
             raise KeyboardInterrupt
-        error = await apply(store, action, target, active=active)
+        error = await apply(store, action, target, **how)
         if (await jobs.get(store, begun[0])).replays + (
             await jobs.get(store, begun[1])
         ).replays > 1:
@@ -348,12 +357,10 @@ async def test_what_changed_since_it_was_chosen_is_reported(store: Store, monkey
     first, second = await put(store), await put(store)
     operation = await begin(store, BulkAction.CANCEL, *WAITING, queue="mail")
 
-    async def late(
-        store: Store, action: BulkAction, target: Target, *, active: bool
-    ) -> OJSError | None:
+    async def late(store: Store, action: BulkAction, target: Target, **how: Any) -> OJSError | None:
         if target.job_id == first.id:
             assert [job.id for job in await take(store)] == [first.id]
-        return await apply(store, action, target, active=active)
+        return await apply(store, action, target, **how)
 
     monkeypatch.setattr(execution, "apply", late)
     ended = await carry_out(store, operation)

@@ -35,6 +35,7 @@ from ojs_cluster.store.history.samples import Sampler
 from ojs_cluster.store.jobs.ack import Ack, ack_many
 from ojs_cluster.store.jobs.activate import activate
 from ojs_cluster.store.jobs.cancel import cancel
+from ojs_cluster.store.jobs.change_priority import change_priority
 from ojs_cluster.store.jobs.listing import JobFilter
 from ojs_cluster.store.jobs.nack import Nack, nack_many, release_unanswered
 from ojs_cluster.store.limits import depth_bounds, rate_limits
@@ -52,6 +53,7 @@ from ojs_cluster.store.sweeps import retention
 from ojs_cluster.store.transactions import transactions
 from ojs_cluster.store.unique.locks import write_tombstone
 from ojs_cluster.store.workers import workers
+from ojs_cluster.store.workers.deregister import deregister
 from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from ojs_cluster.store.workflows import workflows
 from ojs_cluster.store.workflows.progress_check import WorkflowCheck
@@ -407,6 +409,12 @@ async def bulk_operations(store: Store, db: Any) -> None:
     meta, name = store.keys.meta, "bulk"
     retry = {"max_attempts": 1, "on_exhaustion": "dead_letter"}
     await nack(store, await active(store, name, id=foreign_id(store, name), retry=retry))
+    limited = await put(store, name, rate_limit={"key": "k", "concurrency": 0})
+    await change_priority(store, limited.id, 5)
+    await cancel(store, limited.id)
+    worker = store.keys.shard_of_worker("silent")
+    db.hset(worker.worker("silent"), "last_seen", 1)
+    await deregister(store, "silent")
     for action in (BulkAction.RETRY, BulkAction.CANCEL, BulkAction.DELETE):
         operation_id = home_id(store)
         selection = Selection(DEFAULT_STATES[action], queue=name)
@@ -415,7 +423,7 @@ async def bulk_operations(store: Store, db: Any) -> None:
         db.hset(meta.bulk(operation_id), "state", "running")
         while not (operation := await bulks.get(store, operation_id)).ended:
             await execution.run_due(store)
-        assert (operation.succeeded, operation.failed) == (1, 0), operation
+        assert (operation.succeeded > 0, operation.failed) == (True, 0), operation
     db.zadd(meta.bulk_ended, {operation_id: 1})
     await execution.run_due(store)
     await execution._postpone(store, operation_id, 0)

@@ -19,6 +19,7 @@ from ojs_cluster.store.jobs.listing import JobFilter
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.search import lists
 from ojs_cluster.store.workers import workers as store_workers
+from ojs_cluster.store.workers.deregister import deregister as store_deregister
 from ojs_cluster.store.workers.workers import DesiredState, WorkerInfo
 
 _MAX_JOBS = 100
@@ -97,6 +98,16 @@ async def quiet(app: App, _request: Request, worker_id: str) -> Response:
     return replies.json_response(
         200, {"id": name, "worker_id": name, "state": state, "directive": "quiet"}
     )
+
+
+async def deregister(app: App, _request: Request, worker_id: str) -> Response:
+    """Remove a worker that has missed its heartbeats. Its active jobs become available again.
+
+    ``DELETE /ojs/v1/admin/workers/{id}`` (spec: ojs-admin-api 9.4)
+    """
+    name = _name(worker_id)
+    await store_deregister(app.store, name)
+    return replies.json_response(200, {"id": name, "worker_id": name, "deregistered": True})
 
 
 async def direct(app: App, request: Request) -> Response:

@@ -94,7 +94,7 @@ def _states(action: BulkAction, given: FilterBody, field: str) -> tuple[State, .
     if isinstance(names, str):
         names = [names]
     if given.dead:
-        if action is BulkAction.CANCEL:
+        if action in (BulkAction.CANCEL, BulkAction.PRIORITY):
             raise InvalidRequest("dead letters can be retried or deleted", field=f"{field}.dead")
         names = names or [State.DISCARDED.value]
     if not names:

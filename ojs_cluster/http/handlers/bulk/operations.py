@@ -15,6 +15,7 @@ from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.core.bulk.selection import BulkAction, Selection
 from ojs_cluster.core.errors import InvalidRequest, NotFound
 from ojs_cluster.core.jobs.ids import new_job_id
+from ojs_cluster.core.jobs.options import check_priority
 from ojs_cluster.http import query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import decode
@@ -34,12 +35,16 @@ _PATH = "/ojs/v1/admin/bulk"
 
 
 class OperationBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The body of a new operation: an action, and a filter or ids. ``job_ids`` is ``ids``."""
+    """The body of a new operation: an action, and a filter or ids.
+
+    ``job_ids`` is ``ids``. ``priority`` is the new priority of the action of this name.
+    """
 
     action: str
     filter: FilterBody | None = None
     ids: list[str] | None = None
     job_ids: list[str] | None = None
+    priority: Any = None
     dry_run: bool = False
     confirm: Any = None
 
@@ -54,6 +59,11 @@ async def create(app: App, request: Request) -> Response:
     """
     body = decode(_decoder, request, app.settings.limits)
     action = action_of(body.action)
+    priority = 0
+    if action is BulkAction.PRIORITY:
+        priority = check_priority(body.priority, field="priority")
+    elif body.priority is not None:
+        raise InvalidRequest("only the action 'priority' has a priority", field="priority")
     principal = principal_of(app, request)
     if action in (BulkAction.DELETE, BulkAction.PURGE) and not body.dry_run:
         check_may_delete(principal)
@@ -70,6 +80,7 @@ async def create(app: App, request: Request) -> Response:
         selection,
         ids=ids,
         dry_run=body.dry_run,
+        priority=priority,
         principal=principal.name,
     )
     return replies.json_response(
@@ -163,6 +174,8 @@ def members(operation: BulkOperation) -> dict[str, Any]:
         "created_by": operation.principal,
         "created_at": replies.iso(operation.created_ms),
     }
+    if operation.action is BulkAction.PRIORITY:
+        shown["priority"] = operation.priority
     if operation.ids is not None:
         shown["ids"] = len(operation.ids)
     if operation.ended_ms is not None:

@@ -1,0 +1,19 @@
+-- Transition: silent -> lost, for a worker whose record an operator removes.
+-- Pre:  the worker has been silent for three of its intervals, and for the minimum silence.
+-- Post: its record is gone. lost_workers has it, so the scheduler recovers its jobs.
+-- Memory: allow-oom; adds 100 bytes, less than it removes.
+-- KEYS: 1 worker, 2 workers, 3 watched, 4 lost_workers.
+-- ARGV: 1 worker id, 2 minimum silence (ms).
+-- Returns: {'ok'} | {'missing'} | {'alive', ms since the last heartbeat or fetch}
+--@include now
+local WORKER, WORKERS, WATCHED, LOST_WORKERS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local id, min_silence = ARGV[1], tonumber(ARGV[2])
+if redis.call('EXISTS', WORKER) == 0 then return {'missing'} end
+local seen, gap = unpack(redis.call('HMGET', WORKER, 'last_seen', 'heartbeat_gap'))
+local silence = now - (tonumber(seen) or 0)
+if silence < math.max(min_silence, 3 * (tonumber(gap) or 0)) then return {'alive', silence} end
+redis.call('UNLINK', WORKER)
+redis.call('ZADD', LOST_WORKERS, now, id)
+redis.call('ZREM', WORKERS, id)
+redis.call('ZREM', WATCHED, id)
+return {'ok'}
