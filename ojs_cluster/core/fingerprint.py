@@ -8,7 +8,7 @@ repeated, its last value counts, as everywhere in this server.
 
 Fingerprints are computed on the event loop, so the time for one is limited. The chosen values have
 at most ``PayloadLimits.fingerprint_bytes`` bytes. Their text must be stream-safe (UAX #15, section
-13), because the normalisation of a long run of combining marks takes quadratic time.
+13), because the normalisation of a long run of combining characters takes quadratic time.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ from ojs_cluster.core.unique import UniquePolicy
 
 _MAX_EXACT: Final = 2**53 - 1
 _NUMBER_PREFIX: Final = "\x00number:"
-_MAX_MARKS: Final = 30
+"""Marks a text that stands for a number. ``_text`` makes sure that no client's text starts so."""
+_MAX_COMBINING: Final = 30
 """Longest run of combining characters in stream-safe text (UAX #15, UAX15-D3)."""
-_MAX_EXPONENT_LENGTH: Final = 1000
+_MAX_EXPONENT_DIGITS: Final = 1000
 """Maximum number of digits of an exponent that is parsed. Python parses at most 4300 digits."""
 _NUMBER_PARTS: Final = re.compile(r"(-?)([0-9]+)(?:\.([0-9]+))?(?:[eE]([-+]?[0-9]+))?")
 
@@ -73,7 +74,7 @@ def fingerprint(
             _args(policy.args_keys, args, budget) if policy.args_keys else _value(args, budget)
         )
     if "meta" in policy.keys:
-        parts["meta"] = _chosen(policy.meta_keys, object_members(meta) or {}, budget)
+        parts["meta"] = _meta(policy.meta_keys, object_members(meta) or {}, budget)
     return hashlib.sha256(rfc8785.dumps(parts)).hexdigest()
 
 
@@ -96,7 +97,7 @@ class _Budget:
 
 
 def _args(names: tuple[str, ...], args: bytes, budget: _Budget) -> dict[str, Any]:
-    """Return the named values.
+    """Return the values of args that a policy names.
 
     A name is a key of the first object in args that has it, or a position in args.
     """
@@ -119,28 +120,30 @@ def _args(names: tuple[str, ...], args: bytes, budget: _Budget) -> dict[str, Any
     return chosen
 
 
-def _chosen(names: Iterable[str], members: dict[str, Raw], budget: _Budget) -> dict[str, Any]:
+def _meta(names: Iterable[str], members: dict[str, Raw], budget: _Budget) -> dict[str, Any]:
+    """Return the values of meta that a policy names. Missing ones are left out."""
     return {_text(name): _value(bytes(members[name]), budget) for name in names if name in members}
 
 
 def _value(raw: bytes, budget: _Budget) -> Any:
+    """Return the canonical form of a JSON value."""
     budget.take(raw)
-    return _normal(json.loads(raw, parse_int=_integer, parse_float=_real))
+    return _with_canonical_texts(json.loads(raw, parse_int=_integer, parse_float=_real))
 
 
 class _Number(str):
-    """A number in the form of ``_exact_number``."""
+    """A number as text, in the form of ``_exact_number``."""
 
     __slots__ = ()
 
 
-def _normal(value: Any) -> Any:
+def _with_canonical_texts(value: Any) -> Any:
     if isinstance(value, str) and not isinstance(value, _Number):
         return _text(value)
     if isinstance(value, list):
-        return [_normal(item) for item in value]
+        return [_with_canonical_texts(item) for item in value]
     if isinstance(value, dict):
-        return {_text(key): _normal(item) for key, item in value.items()}
+        return {_text(key): _with_canonical_texts(item) for key, item in value.items()}
     return value
 
 
@@ -151,7 +154,7 @@ def _text(text: str) -> str:
         ValidationFailed: it is not stream-safe.
     """
     if text.startswith("\x00"):
-        text = "\x00" + text  # so no text equals a number of `_exact_number`
+        text = "\x00" + text  # see _NUMBER_PREFIX
     if text.isascii():
         return text
     run = 0
@@ -159,10 +162,10 @@ def _text(text: str) -> str:
         # A character may decompose into several, some of which are combining marks.
         for part in unicodedata.normalize("NFKD", character):
             run = run + 1 if unicodedata.combining(part) else 0
-            if run > _MAX_MARKS:
+            if run > _MAX_COMBINING:
                 raise ValidationFailed(
-                    f"a unique job's values have at most {_MAX_MARKS} combining characters in a "
-                    "row (UAX #15, stream-safe text)",
+                    f"a unique job's values have at most {_MAX_COMBINING} combining characters "
+                    "in a row (UAX #15, stream-safe text)",
                     field="options.unique",
                 )
     return unicodedata.normalize("NFC", text)
@@ -181,22 +184,23 @@ def _real(text: str) -> Any:
     if math.isinf(number):
         return _exact_number(text)
     if number == 0:
-        exact = _exact_number(text)
-        return 0 if exact == _NUMBER_PREFIX + "0" else exact  # 1e-400 is not zero
+        exact = _exact_number(text)  # float() also rounds numbers such as 1e-400 to 0
+        return 0 if exact == _NUMBER_PREFIX + "0" else exact
     if abs(number) > _MAX_EXACT:
         return _exact_number(repr(number))
     return number
 
 
 def _exact_number(number: str) -> _Number:
-    """Return a number by its significant digits and exponent, so 2e16 equals 20000000000000000.
+    """Return one text for all spellings of a number: its significant digits and its exponent.
 
-    The digits are never written out, because ``1e308`` would take 300 of them.
+    Both 2e16 and 20000000000000000 become ``2e16``. The number is not written out, because
+    ``1e308`` would take 309 digits.
     """
     match = _NUMBER_PARTS.fullmatch(number)
-    assert match is not None  # noqa: S101 - JSON and repr() spell all numbers so
+    assert match is not None  # noqa: S101 - JSON and repr() have no other form
     sign, whole, fraction, exponent = match[1], match[2], match[3] or "", match[4] or "0"
-    if len(exponent) > _MAX_EXPONENT_LENGTH:
+    if len(exponent) > _MAX_EXPONENT_DIGITS:
         return _Number(_NUMBER_PREFIX + number.lower())
     digits = (whole + fraction).lstrip("0")
     kept = digits.rstrip("0")

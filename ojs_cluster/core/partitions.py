@@ -1,12 +1,12 @@
 """The number of partitions of a queue, and how it changes safely.
 
-Processes learn of a change at different times. So a change has stages, and a process that knows the
-present stage works correctly with a process that knows only the stage before:
+Processes read a change from the partition table at different times. So a change has two stages, and
+processes that know different stages work together correctly:
 
-* Workers fetch from a new partition at once. Producers use it only after ``PROPAGATION_MS``, when
-  every worker has read the change.
-* Producers stop using an old partition at once. Workers fetch from it until it is empty, and for at
-  least ``DRAIN_MS``. After that time no producer uses it any more.
+* More partitions: workers fetch from the new ones at once. Producers use them only after
+  ``PROPAGATION_MS``, when every worker has read the change.
+* Fewer partitions: producers stop using the old ones at once. Workers fetch from them until they
+  are empty, and for at least ``DRAIN_MS``, when every producer has read the change.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 PROPAGATION_MS = 10_000
-"""Time in ms after which every worker uses a change. It is longer than a process uses its last read
-of the partition table (4 s) plus one round of a waiting fetch (5 s)."""
+"""Time in ms after which every worker uses a change. A process uses its copy of the partition table
+for up to 4 s, and a waiting fetch reads the copy every 5 s."""
 DRAIN_MS = 30_000
-"""Time in ms after which no producer uses the numbers before a change. It is longer than a process
-uses its last read of the partition table (4 s) plus one call to Redis (10 s)."""
+"""Time in ms after which no producer uses the old partitions. A process uses its copy of the
+partition table for up to 4 s, and a call to Redis takes up to 10 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +26,12 @@ class PartitionLayout:
     """The partitions of a queue.
 
     Args:
-        count: number of partitions that the queue will have after the change.
+        count: number of partitions that the queue has once its last change is complete.
         previous_count: number of partitions that producers used before the last change.
-        open_count: number of partitions from which workers fetch.
-        occupied_count: number of partitions that may hold data of the queue: also finished jobs,
-            dead letters, counters, the pause flag.
+        open_count: number of partitions from which workers fetch. It is above ``count`` while old
+            partitions drain.
+        occupied_count: number of partitions that may hold data of the queue: jobs in any state,
+            counters, the pause flag.
         changed_at_ms: Unix time of the last change in ms, by the clock of the meta tag's master.
     """
 
@@ -42,7 +43,7 @@ class PartitionLayout:
 
     @classmethod
     def of_count(cls, count: int) -> PartitionLayout:
-        """Return the layout of a queue that has had ``count`` partitions from the beginning."""
+        """Return the layout of a queue whose number of partitions has never changed."""
         return cls(count, count, count, count, 0)
 
     @classmethod
@@ -69,30 +70,26 @@ class PartitionLayout:
         return now_ms - self.changed_at_ms >= PROPAGATION_MS
 
     def resized(self, count: int, now_ms: int) -> PartitionLayout:
-        """Return the layout with another number of partitions.
-
-        If the number is the same, the layout is unchanged.
-        """
+        """Return the layout with another number of partitions."""
         if count == self.count:
             return self
-        return self._grown_to(count, now_ms, count)
+        return self._changed(count=count, min_open=count, now_ms=now_ms)
 
-    def with_open(self, number: int, now_ms: int) -> PartitionLayout:
-        """Return the layout with at least ``number`` open partitions.
+    def with_open(self, min_open: int, now_ms: int) -> PartitionLayout:
+        """Return the layout with at least ``min_open`` open partitions.
 
-        This must happen before a job is stored in a partition that may be closed.
+        The store must write it before it stores a job in a partition that may be closed.
         """
-        return self._grown_to(number, now_ms, self.count)
+        return self._changed(count=self.count, min_open=min_open, now_ms=now_ms)
 
     def after_live_check(self, live_count: int, now_ms: int) -> PartitionLayout:
-        """Return the layout after a check of all occupied partitions for live jobs.
+        """Return the layout after a check of all old partitions for waiting or active jobs.
 
-        A partition is closed when it is empty and ``DRAIN_MS`` have passed. Partitions are opened
-        when there are live jobs beyond the open ones: a producer that was suspended for long may
-        have used a partition that was closed in between.
+        Empty partitions close when ``DRAIN_MS`` have passed. A closed partition with such a job
+        opens again: a producer that was suspended for long may have used it after it had closed.
 
         Args:
-            live_count: no partition from this number on has a waiting or active job.
+            live_count: number of the last old partition with such a job, plus 1; 0 if none has one.
             now_ms: the time in Unix milliseconds.
         """
         if live_count > self.open_count:
@@ -100,41 +97,39 @@ class PartitionLayout:
         open_count = max(self.count, live_count)
         if open_count == self.open_count or now_ms - self.changed_at_ms < DRAIN_MS:
             return self
-        # With the new time, `needs_check` stays true for another 2 * DRAIN_MS, because late jobs
-        # may still arrive.
         return replace(self, previous_count=self.count, open_count=open_count, changed_at_ms=now_ms)
 
     def needs_check(self, now_ms: int) -> bool:
-        """Return whether old partitions may have become empty.
+        """Return whether old partitions must be checked for waiting or active jobs.
 
-        True also for a while after partitions were closed, because late jobs may still arrive.
+        These are open partitions, which may have become empty, and partitions that have closed in
+        the last ``2 * DRAIN_MS``, in which a late producer may have stored a job.
         """
         return self.open_count > self.count or (
             self.occupied_count > self.open_count and now_ms - self.changed_at_ms < 2 * DRAIN_MS
         )
 
-    def is_implied_by(self, default: PartitionLayout) -> bool:
-        """Return whether a queue without an entry of its own is treated the same.
+    def equals_default(self, default: PartitionLayout) -> bool:
+        """Return whether the queue needs no entry, because the table's default has the same effect.
 
-        That includes a queue that will be treated the same once the default is drained. A queue
-        with more open partitions needs its own entry, both before that and after.
+        While old partitions of the default drain, the workers of such a queue also search them.
         """
         return (
             self.count == self.previous_count == self.open_count == default.count
             and self.occupied_count <= default.occupied_count
         )
 
-    def can_shrink(self, now_ms: int) -> bool:
-        """Return whether partitions are open only until they are empty, and may be closed now."""
+    def can_close_partitions(self, now_ms: int) -> bool:
+        """Return whether old partitions are open that may close as soon as they are empty."""
         return self.open_count > self.count and now_ms - self.changed_at_ms >= DRAIN_MS
 
-    def as_own_entry(self, live_count: int, now_ms: int) -> PartitionLayout:
-        """Return the layout as an entry of its own, taken from a default that is being drained.
+    def separated_from_default(self, live_count: int, now_ms: int) -> PartitionLayout:
+        """Return a new entry for a queue that has used the default, with its old partitions open.
 
-        The default then does not have to wait for this queue.
+        The old partitions of the default can then close although this queue has jobs in them.
 
         Args:
-            live_count: no partition from this number on has a waiting or active job.
+            live_count: see ``after_live_check``.
             now_ms: the time in Unix milliseconds.
         """
         return replace(
@@ -144,11 +139,11 @@ class PartitionLayout:
             changed_at_ms=now_ms,
         )
 
-    def _grown_to(self, number: int, now_ms: int, count: int) -> PartitionLayout:
+    def _changed(self, *, count: int, min_open: int, now_ms: int) -> PartitionLayout:
         return PartitionLayout(
-            count,
-            self.producer_count(now_ms),
-            max(self.open_count, number),
-            max(self.occupied_count, number),
-            now_ms,
+            count=count,
+            previous_count=self.producer_count(now_ms),
+            open_count=max(self.open_count, min_open),
+            occupied_count=max(self.occupied_count, min_open),
+            changed_at_ms=now_ms,
         )

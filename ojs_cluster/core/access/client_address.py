@@ -38,7 +38,7 @@ class TrustedProxies:
     def trusts(self, address: str) -> bool:
         """Return whether this is the address of a trusted proxy."""
         found = _parse_address(address.partition("%")[0])
-        return found is not None and self._contain(found)
+        return found is not None and self._is_trusted(found)
 
     def client_of(self, peer: str, forwarded_for: str | None) -> str:
         """Return the address of the client of a request, in its shortest spelling.
@@ -54,7 +54,7 @@ class TrustedProxies:
         client = _parse_address(peer.partition("%")[0])  # without the zone of a link-local address
         if client is None:
             return ""
-        if forwarded_for is None or not self._contain(client):
+        if forwarded_for is None or not self._is_trusted(client):
             return str(client)
         hops = forwarded_for.rsplit(",", MAX_HOPS)[-MAX_HOPS:]
         for hop in reversed(hops):
@@ -65,11 +65,11 @@ class TrustedProxies:
             if found is None:
                 break
             client = found
-            if not self._contain(client):
+            if not self._is_trusted(client):
                 break
         return str(client)
 
-    def _contain(self, address: Address) -> bool:
+    def _is_trusted(self, address: Address) -> bool:
         return any(address in network for network in self._networks)
 
 
@@ -102,7 +102,7 @@ def _parse_address(text: str) -> Address | None:
 
 
 def _parse_hop(text: str) -> Address | None:
-    """Return the address of an entry, which some proxies write with a port or in brackets."""
+    """Return the address of an entry. Some proxies add a port or write brackets."""
     if len(text) > _MAX_HOP_LENGTH or "%" in text:  # a zone may contain any text
         return None
     found = _WITH_PORT.fullmatch(text)

@@ -132,15 +132,15 @@ class _KeyTableReader:
         where = f"key {number} ({name!r})" if valid else f"key {number}"
         before = len(self.problems)
         self.problems += [f"{where}: {problem}" for problem in self._find_problems(table)]
-        secret, problem = self._digest(table)
+        secret_digest, problem = self._digest(table)
         if problem:
             self.problems.append(f"{where}: {problem}")
         if len(self.problems) > before:
             return
         principal = _principal(table)
         self._names.add(principal.name)
-        if secret is not None:
-            other = self.by_digest.setdefault(secret, principal)
+        if secret_digest is not None:
+            other = self.by_digest.setdefault(secret_digest, principal)
             if other is not principal:
                 self.problems.append(f"{where}: has the same secret as {other.name!r}")
         subject = table.get("tls_subject")
@@ -159,7 +159,7 @@ class _KeyTableReader:
         elif name in self._names:
             yield "name: another key has the same name"
         elif name.startswith("OJS_API_KEY"):
-            yield "name: this is the name of a variable's key"
+            yield "name: names that start with OJS_API_KEY are those of keys from the environment"
         yield from _find_scope_problems(table)
         if "queues" in table:
             yield from _find_queue_problems(table["queues"])

@@ -1,8 +1,8 @@
 """Define API keys, their scopes, and the queues that they may access.
 
 A ``Principal`` is the owner of an API key. A ``Keyring`` finds it by the SHA-256 of the token that
-a client sends. So a lookup costs the same for one API key and for thousands. Its duration tells a
-client nothing about API keys, because the client cannot choose tokens by the digits of their hash.
+a client sends. So a lookup takes the same time for one API key and for thousands. This time tells
+an attacker nothing: it depends on the hash, and the attacker cannot guess a hash digit by digit.
 
 Scopes are those of ojs-admin-api 13.1. ``ojs:worker`` is separate from ``ojs:data:write``, so that
 a producer cannot take jobs away from workers.
@@ -156,7 +156,7 @@ def changed_names(before: Keyring, after: Keyring) -> dict[str, list[str]]:
         "removed": old.keys() - new.keys(),
         "changed": {name for name in old.keys() & new.keys() if old[name] != new[name]},
     }
-    return {how: sorted(names)[:_MAX_CHANGED] for how, names in changes.items() if names}
+    return {kind: sorted(names)[:_MAX_CHANGED] for kind, names in changes.items() if names}
 
 
 def _by_name(keyring: Keyring) -> dict[str, set[tuple[bytes | str, Principal]]]:

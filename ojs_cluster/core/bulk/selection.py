@@ -1,8 +1,4 @@
-"""Which jobs a bulk operation changes, as pure values (spec: ojs-bulk-operations 6).
-
-A filter compares small fields of a job, so no JSON of a client is parsed. A search may later admit
-further conditions here: the rest of a bulk operation only calls ``Selection.admits``.
-"""
+"""Choose the jobs that a bulk operation changes (spec: ojs-bulk-operations 6)."""
 
 from __future__ import annotations
 
@@ -65,7 +61,7 @@ class JobSummary:
         priority: the priority.
         dead: whether it is a dead letter.
         hidden: whether it was deleted and only reserves its id.
-        replays: how often an operator has retried it.
+        replays: how often an operator has retried it, the ``replay_count`` of the spec.
     """
 
     id: str
@@ -88,12 +84,12 @@ class Selection:
         states: the states, at least one.
         queue: the queue.
         type: a job type, or a prefix followed by ``*``.
-        since_ms: earliest creation; of dead letters, earliest end.
-        until_ms: the time before which the job was created; of dead letters, has ended.
-        older_than_ms: the time before which the job has ended, or, if it has not, was created.
+        since_ms: jobs created at this time or later. With ``dead``, jobs that ended then.
+        until_ms: jobs created before this time. With ``dead``, jobs that ended before it.
+        older_than_ms: ended jobs that ended before this time, and other jobs created before it.
         priority: the priority.
         dead: only dead letters.
-        within: patterns of the queues that the operator may access.
+        within: patterns of the queues that the API key may access.
     """
 
     states: tuple[State, ...]
@@ -120,28 +116,28 @@ class Selection:
         )
 
     def _admits_times(self, job: JobSummary) -> bool:
-        at = job.created_ms if not self.dead else job.finished_ms or 0
-        ended = job.created_ms if job.finished_ms is None else job.finished_ms
+        dated_ms = job.created_ms if not self.dead else job.finished_ms or 0
+        last_change_ms = job.created_ms if job.finished_ms is None else job.finished_ms
         return (
-            (self.since_ms is None or self.since_ms <= at)
-            and (self.until_ms is None or at < self.until_ms)
-            and (self.older_than_ms is None or ended < self.older_than_ms)
+            (self.since_ms is None or self.since_ms <= dated_ms)
+            and (self.until_ms is None or dated_ms < self.until_ms)
+            and (self.older_than_ms is None or last_change_ms < self.older_than_ms)
         )
 
     def members(self) -> dict[str, Any]:
-        """Return the members that are set, as JSON values; ``of_members`` reads them."""
+        """Return the fields that are set, as members of a JSON object."""
         return {name: value for name, value in asdict(self).items() if value not in (None, False)}
 
     @classmethod
     def of_members(cls, members: Any) -> Selection:
-        """Return the selection that ``members`` has written.
+        """Return the selection whose ``members`` were stored.
 
         Raises:
-            ValueError: the members are damaged.
+            ValueError: a member is missing or has a wrong type.
         """
         try:
             within = members.get("within")
-            read = cls(
+            selection = cls(
                 **{
                     **members,
                     "states": tuple(State(state) for state in members["states"]),
@@ -150,19 +146,18 @@ class Selection:
             )
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"the filter is damaged: {error}") from None
-        if not _is_sound(read):
+        if not selection._has_valid_types():
             raise ValueError("the filter is damaged")
-        return read
+        return selection
 
-
-def _is_sound(read: Selection) -> bool:
-    """Return whether a selection that was read from Redis has values of the right types."""
-    texts, numbers = (read.queue, read.type), (read.since_ms, read.until_ms, read.older_than_ms)
-    return (
-        bool(read.states)
-        and all(text is None or isinstance(text, str) for text in texts)
-        and all(value is None or type(value) is int for value in (*numbers, read.priority))
-    )
+    def _has_valid_types(self) -> bool:
+        texts = (self.queue, self.type)
+        numbers = (self.since_ms, self.until_ms, self.older_than_ms, self.priority)
+        return (
+            bool(self.states)
+            and all(text is None or isinstance(text, str) for text in texts)
+            and all(number is None or type(number) is int for number in numbers)
+        )
 
 
 def _is_of_type(name: str, wanted: str) -> bool:

@@ -17,8 +17,8 @@ from typing import Any, Final
 Parser = Callable[[str], Any]
 """Converts a text to a value; raises ValueError with what it accepts."""
 
-_KEY: Final = "variable"
-"""Name under which the metadata of a dataclass field has its ``Variable``."""
+_METADATA_KEY: Final = "variable"
+"""Key of the ``Variable`` in the metadata of a dataclass field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def variable(
         lazy_default: the default depends on the machine, so it is parsed when it is needed.
     """
     declared = Variable(name, parse, default, summary, empty, reference, secret)
-    metadata = {_KEY: declared}
+    metadata = {_METADATA_KEY: declared}
     if lazy_default:
         factory = partial(declared.value, "")
         return field(default_factory=factory, repr=not secret, metadata=metadata)
@@ -86,4 +86,8 @@ def variable(
 
 def variables_of(settings: type) -> dict[str, Variable]:
     """Return the variables of a settings dataclass, by the field that each fills."""
-    return {each.name: each.metadata[_KEY] for each in fields(settings) if _KEY in each.metadata}
+    return {
+        each.name: each.metadata[_METADATA_KEY]
+        for each in fields(settings)
+        if _METADATA_KEY in each.metadata
+    }

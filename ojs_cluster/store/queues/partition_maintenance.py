@@ -192,22 +192,24 @@ async def maintain_queue(store: Store, queue: str) -> None:
         # Another layout may have partitions that were not checked.
         if current != checked:
             return current
-        if not has_entry and live_count > current.count and current.can_shrink(now_ms):
-            return current.as_own_entry(live_count, now_ms)
+        if not has_entry and live_count > current.count and current.can_close_partitions(now_ms):
+            return current.separated_from_default(live_count, now_ms)
         return current.after_live_check(live_count, now_ms)
 
     await store.partitions.update(store, queue, closed, max_entries=NO_ENTRY_LIMIT)
 
 
 async def begin_round(store: Store) -> None:
-    """Record whether the default layout can shrink, before a round maintains each queue once.
+    """Record before a round whether old partitions of the default may close.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
     await store.partitions.read(store)
     default = store.partitions.default
-    store.partitions.draining = default if default.can_shrink(store.partitions.now_ms()) else None
+    store.partitions.draining = (
+        default if default.can_close_partitions(store.partitions.now_ms()) else None
+    )
 
 
 async def end_round(store: Store) -> None:

@@ -283,7 +283,7 @@ class PartitionTable:
             new = change(old, self.now_ms())
             # Each process has all entries in memory. So an entry that agrees with the default is
             # removed.
-            redundant = queue != DEFAULT and new.is_implied_by(self.default)
+            redundant = queue != DEFAULT and new.equals_default(self.default)
             if (entry is None) if redundant else (new == old):
                 return old
             [status] = await store.run_meta(

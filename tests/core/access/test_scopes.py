@@ -168,7 +168,10 @@ def test_keys_of_variables_have_all_scopes_and_stay_beside_the_file() -> None:
     [
         ({"name": ""}, "key 1: name: expected 1 to 64 letters"),
         ({"name": '"a b"'}, "key 1: name: expected 1 to 64 letters"),
-        ({"name": '"OJS_API_KEY"'}, "name: this is the name of a variable's key"),
+        (
+            {"name": '"OJS_API_KEY"'},
+            "name: names that start with OJS_API_KEY are those of keys from the environment",
+        ),
         ({"sha256": f'"{SECRET}"'}, "sha256: expected the 64 hexadecimal digits"),
         ({"sha256": "5"}, "sha256: expected the 64 hexadecimal digits"),
         ({"sha256": ""}, "sha256, secret_env or tls_subject is required"),
