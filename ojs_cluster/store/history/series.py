@@ -258,7 +258,7 @@ async def _newest_minute(store: Store) -> int | None:
     time: Any = await store.redis.call(meta.slot, "TIME", idempotent=True)
     minute = int(time[0]) // 60
     # A scheduler that was away for long leaves old records only.
-    for start in (minute, minute - 10):
+    for start in (minute, minute - 9):
         span = (
             range(start - 9, start + 1) if start == minute else range(minute - MINUTES + 1, start)
         )

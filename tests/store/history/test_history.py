@@ -197,6 +197,15 @@ async def test_the_present_hour_is_shown_as_incomplete(store: Store) -> None:
     assert await cluster_series(store, replace(periods, length=5)) == []
 
 
+@pytest.mark.parametrize("age", [1, 9, 10, 11, 60])
+async def test_the_newest_record_is_found_at_any_age(store: Store, age: int) -> None:
+    sampler, newest = Sampler(store), await minute_of(store) - age
+    await sampler.record(newest - 1)
+    await put(store)
+    await sampler.record(newest)
+    assert column(await series(store, newest, count=1), "enqueued") == [1]
+
+
 async def test_records_have_fixed_numbers_of_slots(store: Store, db: Any) -> None:
     sampler, meta = Sampler(store), store.keys.meta
     await put(store)
