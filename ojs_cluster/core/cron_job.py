@@ -35,14 +35,15 @@ _OVERLAP: Final = {
     "cancel_previous": "cancel_previous",
     "enqueue": "enqueue",
 }
-_OWN: Final = frozenset(
+_CRON_MEMBERS: Final = frozenset(
     {*EXPRESSION_KEYS, "name", "timezone", "overlap_policy", "enabled", "description"}
     | {"job_template"}
 )
-# Written by the server; a client's value is dropped, as it is in a job.
-_SYSTEM: Final = frozenset(
+"""Members of a definition that configure the cron job. The other members describe the job."""
+_SERVER_MEMBERS: Final = frozenset(
     {"id", "status", "last_run_at", "next_run_at", "run_count", "created_at", "updated_at"}
 )
+"""Members that the server writes. A client that sends them back changes nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,9 @@ def is_cron_name(text: str) -> bool:
 
 
 def parse_cron(raw: bytes, *, limits: PayloadLimits = DEFAULT_LIMITS) -> CronDefinition:
-    """Return the definition of a registration's body, in any of its spellings.
+    """Return the definition that the body of a registration describes.
+
+    The names of members may be those of the spec or those of an SDK, such as ``EXPRESSION_KEYS``.
 
     Args:
         raw: the body.
@@ -133,15 +136,15 @@ def job_of_tick(
     """
     members = raw_json.object_members(job) or {}
     options = raw_json.object_members(members.get("options", Raw(b"{}"))) or {}
-    own: dict[str, Raw] = {}
+    job_meta: dict[str, Raw] = {}
     # The cron spec has a job's meta inside of its options, all other specs have it beside the
     # options.
     for meta in (options.get("meta"), members.get("meta")):
         if meta is not None:
-            own |= raw_json.object_members(meta) or {}
-    own["cron_name"] = Raw(orjson.dumps(name))
-    own["cron_triggered_at"] = Raw(b'"%b"' % format_ms(tick_ms))
-    members["meta"] = Raw(b"{%b}" % raw_json.join(own))
+            job_meta |= raw_json.object_members(meta) or {}
+    job_meta["cron_name"] = Raw(orjson.dumps(name))
+    job_meta["cron_triggered_at"] = Raw(b'"%b"' % format_ms(tick_ms))
+    members["meta"] = Raw(b"{%b}" % raw_json.join(job_meta))
     return parse_job(b"{%b}" % raw_json.join(members), limits=limits)
 
 
@@ -180,7 +183,7 @@ def _definition(given: dict[str, Raw], limits: PayloadLimits) -> CronDefinition:
         )
     members = _job_members(given)
     job = b"{%b}" % raw_json.join(members)
-    fired = job_of_tick(job, name, 0, limits=limits)
+    checked_job = job_of_tick(job, name, 0, limits=limits)  # raises an error now, not at each tick
     return CronDefinition(
         name=name,
         schedule=schedule,
@@ -188,20 +191,24 @@ def _definition(given: dict[str, Raw], limits: PayloadLimits) -> CronDefinition:
         enabled=_enabled(given.get("enabled")),
         description=_description(given),
         job=job,
-        type=fired.type,
-        queue=fired.queue,
+        type=checked_job.type,
+        queue=checked_job.queue,
     )
 
 
 def _job_members(given: Mapping[str, Raw]) -> dict[str, Raw]:
     template = given.get("job_template")
     if template is None or bytes(template) == b"null":
-        members = {k: v for k, v in given.items() if k not in _OWN and k not in _SYSTEM}
+        members = {
+            key: value
+            for key, value in given.items()
+            if key not in _CRON_MEMBERS and key not in _SERVER_MEMBERS
+        }
     else:
         found = raw_json.object_members(template)
         if found is None:
             raise InvalidRequest("job_template must be an object", field="job_template")
-        # The jobs of all ticks would have the same id.
+        # The job's id is left out, because the jobs of all ticks would have the same id.
         members = {key: value for key, value in found.items() if key != "id"}
     members.setdefault("args", Raw(b"[]"))
     meta = members.get("meta")

@@ -1,8 +1,9 @@
 """Rate limits: validation and the canonical JSON form (spec: ojs-rate-limiting sections 5 and 6).
 
-A limit belongs to a queue (``max_per_second``, or set by an operator) or to a rate limit key, which
-jobs of any queues share. Three strategies may be combined: a number of active jobs, a number of
-starts in any window of a given length, and evenly spaced starts.
+The limit of a queue is the ``max_per_second`` that its jobs declare, or limits that an operator has
+set. A rate limit key also has limits, which the jobs with this key share across all queues. Three
+kinds of limit may be combined: a number of active jobs, a number of starts in any window of a given
+length, and evenly spaced starts.
 """
 
 from __future__ import annotations
@@ -71,11 +72,13 @@ class RateLimits:
         """Return the partition quota: the part of these limits that one partition may use.
 
         The quotas of all partitions add up to the limit, if the limit is at least ``count``. A
-        closed partition may get a late job. Its quota is 1, so that the job can start.
+        closed partition may get a late job. The quota of a closed partition is 1, so that such a
+        job can start.
 
         Args:
-            number: number of the partition, from 0. Partitions from ``count`` on are closed.
-            count: number of open partitions.
+            number: number of the partition, from 0.
+            count: number of partitions that producers use. Partitions from this number on are
+                closed to producers.
         """
 
         def part(limit: int) -> int:
@@ -95,9 +98,7 @@ class RateLimits:
     def packed(self) -> str:
         """Return the form that scripts read: ``concurrency,limit:period,limit:period``.
 
-        A limit that is not set is ``-``.
-
-        Twin of ``store/include/limits/count_starts.lua``.
+        A limit that is not set is ``-``. ``store/include/limits/count_starts.lua`` reads this form.
         """
         pairs = [f"{r.limit}:{r.period_ms}" if r else "-" for r in (self.rate, self.throttle)]
         concurrency = "-" if self.concurrency is None else str(self.concurrency)
@@ -186,13 +187,13 @@ def parse_rate_limit(
     Raises:
         ValidationFailed: a member is not valid; ``details.field`` names it.
     """
-    most = values.get("max_per_second")
-    if most is not None:
+    max_per_second = values.get("max_per_second")
+    if max_per_second is not None:
         if values.get("key") is not None:
             raise _rejected(
                 path, "max_per_second", "limits the queue and cannot be combined with a key"
             )
-        return RateLimitPolicy(_whole_number(most, path, "max_per_second", low=1))
+        return RateLimitPolicy(_whole_number(max_per_second, path, "max_per_second", low=1))
     key = check_key(values.get("key"), field=f"{path}.key")
     on_limit = values.get("on_limit")
     if on_limit is None:
@@ -204,7 +205,7 @@ def parse_rate_limit(
     limits = parse_limits(values, path=path)
     if limits == RateLimits():
         raise _rejected(
-            path, "concurrency", "or rate or throttle must be given together with a key"
+            path, "concurrency", "is missing: a key needs concurrency, rate or throttle"
         )
     return RateLimitPolicy(key=key, limits=limits, on_limit=on_limit)
 
@@ -237,9 +238,10 @@ def _whole_number(value: object, path: str, name: str, *, low: int) -> int:
 
 
 def _rate(values: Mapping[str, Any], path: str, name: str) -> Rate | None:
-    """Return a rate, given as an object or as a number.
+    """Return the rate that the member ``name`` of ``values`` sets; None if there is none.
 
-    The object is ``{"limit": N, "period": P}``. A number has its ``period`` beside it.
+    The member is an object ``{"limit": N, "period": P}``, or a number N. The period of a number is
+    the member ``period`` of ``values``.
     """
     value = values.get(name)
     if value is None:

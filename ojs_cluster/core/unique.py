@@ -43,8 +43,10 @@ class UniquePolicy:
         keys: dimensions of the fingerprint, some of ``DIMENSIONS``.
         args_keys: members of args that are compared, () for all.
         meta_keys: members of meta that are compared.
-        custom_key: uniqueness key that the producer chose, which replaces args; None for none.
-        period_ms: age in ms from which on a job does not conflict any more, None for no such age.
+        custom_key: key that the producer chose, None if it chose none. The fingerprint contains the
+            key instead of args.
+        period_ms: a job that was created at least this long ago, in ms, does not conflict. None if
+            jobs of any age conflict.
         states: states in which a job conflicts.
         on_conflict: what happens to the new job, a value of ``ON_CONFLICT``.
     """
@@ -62,7 +64,7 @@ class UniquePolicy:
         return state in self.states and (self.period_ms is None or age_ms < self.period_ms)
 
     @property
-    def outlives_end(self) -> bool:
+    def conflicts_after_end(self) -> bool:
         """Whether a job may conflict after its end."""
         return not TERMINAL.isdisjoint(self.states)
 
@@ -102,7 +104,7 @@ def parse_unique(values: Mapping[str, Any], *, path: str = "options.unique") -> 
         custom, keys = keys, None
     elif keys_name == "key" and keys is not None:
         # The JavaScript and Go SDKs document ``key`` as names of arguments, the Python SDK as
-        # dimensions. A name that is no dimension is an argument's.
+        # dimensions. So a name that is no dimension counts as the name of an argument.
         names = _names(values, path, "key")
         keys = [name for name in names if name in DIMENSIONS] or None
         args_keys = tuple(dict.fromkeys((*args_keys, *(n for n in names if n not in DIMENSIONS))))
@@ -177,7 +179,7 @@ def _period(values: Mapping[str, Any], path: str) -> int | None:
 
 
 def _go_duration_ms(text: str) -> int | None:
-    """Parse a Go duration such as ``1h30m``; return its length in ms, None for another text.
+    """Return the length in ms of a Go duration such as ``1h30m``; None if ``text`` is none.
 
     The OJS command line client sends ``within`` in this form.
     """

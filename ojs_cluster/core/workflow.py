@@ -47,10 +47,12 @@ TRIGGERS: Final[Mapping[str, str]] = {
 }
 
 CALLBACK_STEPS: Final[Mapping[str, str]] = {name.replace("_", "-"): name for name in TRIGGERS}
-"""The callbacks of a batch by the ids that the Go SDK gives them: it sends them as steps."""
+"""Callbacks by step id. The Go SDK sends the callbacks of a batch as steps with these ids."""
 
-Tree = int | list["Tree"]
-"""A result: the number of the job that has it, or the list of the results of a group's children."""
+ResultTree = int | list["ResultTree"]
+"""The result of a node. The result of a job is the number of the job, and stands for the JSON that
+the job has returned. The result of a group is the list of the results of its children, and the
+result of a chain is the result of its last child."""
 
 
 class WorkflowNode(msgspec.Struct, frozen=True, array_like=True):
@@ -92,7 +94,7 @@ class Plan:
     nodes: Sequence[WorkflowNode]
     children: Mapping[int, Sequence[int]] = field(init=False)
     order: Mapping[int, Sequence[int]] = field(init=False)
-    """The children of each inner node, each after those it waits for."""
+    """The children of each inner node, in an order in which no child waits for a later child."""
     jobs: Sequence[WorkflowNode] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -106,7 +108,7 @@ class Plan:
 
     @property
     def steps(self) -> Sequence[int]:
-        """The outermost nodes without callbacks, which clients count."""
+        """The children of the root without callbacks: the steps whose number clients see."""
         return [n for n in self.children[0] if not self.nodes[n].callback]
 
     def encode(self) -> bytes:
@@ -157,7 +159,12 @@ class WorkflowEvaluation:
 
 
 def evaluate(plan: Plan, node_statuses: str) -> WorkflowEvaluation:
-    """Return what follows from the node statuses of all jobs, by number of the job."""
+    """Return what follows from the node statuses.
+
+    Args:
+        plan: the plan.
+        node_statuses: one character per job; the index is the number of the job.
+    """
     states = [WAITING] * len(plan.nodes)
     ready: list[int] = []
     _TreeVisit(plan, node_statuses, states, ready).visit(0, started=True)
@@ -192,14 +199,14 @@ class _TreeVisit:
     def _may_start(self, number: int) -> bool | None:
         """Return whether the node may start: False for never, None for not yet."""
         node = self.plan.nodes[number]
-        before = [self.states[dep] for dep in node.deps]
+        dep_states = [self.states[dep] for dep in node.deps]
         if node.trigger == "success":
-            if any(state in ENDED and state != COMPLETED for state in before):
+            if any(state in ENDED and state != COMPLETED for state in dep_states):
                 return False
-            return True if all(state == COMPLETED for state in before) else None
-        if any(state not in ENDED for state in before):
+            return True if all(state == COMPLETED for state in dep_states) else None
+        if any(state not in ENDED for state in dep_states):
             return None
-        return node.trigger == "complete" or any(state != COMPLETED for state in before)
+        return node.trigger == "complete" or any(state != COMPLETED for state in dep_states)
 
     def _skip(self, number: int) -> None:
         self.states[number] = SKIPPED
@@ -218,7 +225,7 @@ class _TreeVisit:
         return COMPLETED
 
 
-def inputs(plan: Plan, job: int) -> tuple[list[Tree], list[str]]:
+def inputs(plan: Plan, job: int) -> tuple[list[ResultTree], list[str]]:
     """Return the results that a job gets as inputs, and the labels of the steps they come from.
 
     A step of a chain gets the results of all steps before it, in their order. A callback gets the
@@ -231,18 +238,18 @@ def inputs(plan: Plan, job: int) -> tuple[list[Tree], list[str]]:
     """
     number = next(n for n, node in enumerate(plan.nodes) if node.job == job)
     while number > 0:
-        before = _before(plan, number)
-        if before:
+        sources = _input_sources(plan, number)
+        if sources:
             return (
-                [_value(plan, upstream) for upstream in before],
-                [plan.nodes[upstream].label for upstream in before],
+                [_result_tree(plan, source) for source in sources],
+                [plan.nodes[source].label for source in sources],
             )
         number = plan.nodes[number].parent
     return [], []
 
 
-def leaves(trees: Sequence[Tree]) -> Iterator[int]:
-    """Yield the numbers of all jobs in these values."""
+def leaves(trees: Sequence[ResultTree]) -> Iterator[int]:
+    """Yield the numbers of all jobs in these results."""
     for tree in trees:
         if isinstance(tree, int):
             yield tree
@@ -250,19 +257,20 @@ def leaves(trees: Sequence[Tree]) -> Iterator[int]:
             yield from leaves(tree)
 
 
-def render(tree: Tree, results: Mapping[int, bytes]) -> bytes:
-    """Return a value as JSON. A job without a result is null.
+def render(tree: ResultTree, results: Mapping[int, bytes]) -> bytes:
+    """Return the result of a node as JSON. A job without a result is null.
 
     Args:
-        tree: the value.
-        results: results by number of the job.
+        tree: the result.
+        results: the JSON that each job has returned, by number of the job.
     """
     if isinstance(tree, int):
         return results.get(tree) or b"null"
     return b"[%b]" % b",".join([render(part, results) for part in tree])
 
 
-def _before(plan: Plan, number: int) -> Sequence[int]:
+def _input_sources(plan: Plan, number: int) -> Sequence[int]:
+    """Return the numbers of the siblings whose results a node gets as inputs."""
     node = plan.nodes[number]
     if plan.nodes[node.parent].kind != "chain" or node.callback:
         return node.deps
@@ -270,16 +278,16 @@ def _before(plan: Plan, number: int) -> Sequence[int]:
     return [n for n in siblings[: siblings.index(number)] if not plan.nodes[n].callback]
 
 
-def _value(plan: Plan, number: int) -> Tree:
+def _result_tree(plan: Plan, number: int) -> ResultTree:
     node = plan.nodes[number]
     if node.job >= 0:
         return node.job
-    values = [_value(plan, n) for n in plan.children[number] if not plan.nodes[n].callback]
-    return values[-1] if node.kind == "chain" else values
+    results = [_result_tree(plan, n) for n in plan.children[number] if not plan.nodes[n].callback]
+    return results[-1] if node.kind == "chain" else results
 
 
 def _sorted(nodes: Sequence[WorkflowNode], siblings: Sequence[int]) -> list[int]:
-    """Return siblings in an order in which each comes after those it waits for.
+    """Return siblings in an order in which no sibling waits for a later sibling.
 
     Raises:
         Cycle: there is no such order.

@@ -32,7 +32,7 @@ def call_handler(
     """
     header = request.headers.get(HEADER)
     requested = Durability.ASYNC if header is None else _parse(header)
-    if (header is None and not app.store.redis.durability) or route.waits:
+    if (header is None and not app.store.redis.durability) or route.waits_for_jobs:
         # This function is no coroutine, because one more coroutine costs time for every request.
         return route.handler(app, request, *params)
     return _confirmed(app, route, request, params, requested)
@@ -47,16 +47,17 @@ async def _confirmed(
         try:
             response = await route.handler(app, request, *params)
         except (Conflict, Duplicate) as error:
-            # The conflict may be with a job that Redis can still lose. Then it is not certain.
-            if work.unconfirmed is None:
+            # The job that causes the conflict may be unconfirmed. If Redis loses that job, there is
+            # no conflict, so the client must not take the conflict as final.
+            if work.unconfirmed_reason is None:
                 raise
-            raise _unconfirmed(work.unconfirmed) from error
-    if work.unconfirmed is not None:
-        raise _unconfirmed(work.unconfirmed, response)
+            raise _unconfirmed_error(work.unconfirmed_reason) from error
+    if work.unconfirmed_reason is not None:
+        raise _unconfirmed_error(work.unconfirmed_reason, response)
     return response
 
 
-def _unconfirmed(reason: str, response: Response | None = None) -> BackendUnavailable:
+def _unconfirmed_error(reason: str, response: Response | None = None) -> BackendUnavailable:
     error = BackendUnavailable(f"done, but {reason}", outcome="stored_unconfirmed")
     if response is not None and response.object_ids is not None:
         error.details |= response.object_ids()

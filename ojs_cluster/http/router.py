@@ -58,8 +58,8 @@ class Route:
         queue_access: what the route accesses, for API keys that are restricted to some queues.
         open: whether the route needs no API key.
         batch: whether the body may be as large as ``HttpSettings.max_batch_body``.
-        waits: whether the handler waits for jobs. Such a handler is cancelled when its client
-            disconnects, as every handler of a GET request is.
+        waits_for_jobs: whether the route is a fetch, which may wait for jobs. If the client of a
+            fetch or of a GET request disconnects, the handler is cancelled.
         metrics: whether the route needs no API key if ``HttpSettings.metrics_open`` is set.
         test_hook: whether the route exists only with test hooks.
         fast: whether the fast lane serves the route. It serves those that workers and producers use
@@ -74,7 +74,7 @@ class Route:
     queue_access: QueueAccess = QueueAccess.CLUSTER
     open: bool = False
     batch: bool = False
-    waits: bool = False
+    waits_for_jobs: bool = False
     metrics: bool = False
     test_hook: bool = False
     fast: bool = False

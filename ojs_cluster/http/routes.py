@@ -70,7 +70,7 @@ ROUTES: tuple[Route, ...] = (
         fetch.fetch,
         Scope.WORKER,
         QueueAccess.HANDLER,
-        waits=True,
+        waits_for_jobs=True,
         fast=True,
     ),
     Route(
@@ -166,7 +166,7 @@ ROUTES: tuple[Route, ...] = (
         fetch.fetch,
         Scope.WORKER,
         QueueAccess.HANDLER,
-        waits=True,
+        waits_for_jobs=True,
         fast=True,
     ),
     Route("POST", f"{V1}/workers/ack", settle.ack, Scope.WORKER, QueueAccess.HANDLER, fast=True),

@@ -65,7 +65,7 @@ class CallRetry:
         work = current_work()
         if work is None:
             raise BackendUnavailable(f"done, but {failure}", outcome="stored_unconfirmed")
-        work.unconfirmed = str(failure)
+        work.unconfirmed_reason = str(failure)
         return failure.reply
 
     def after_interrupted_script(self, error: Exception) -> None:

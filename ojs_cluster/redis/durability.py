@@ -34,12 +34,12 @@ class DurableWork:
 
     Attributes:
         durability: the minimum level that the work requires.
-        unconfirmed: why the loss of a node might still undo something that the work has written or
-            read. None while every write is confirmed.
+        unconfirmed_reason: why the loss of a node might still undo something that the work has
+            written or read. None while every write is confirmed.
     """
 
     durability: Durability
-    unconfirmed: str | None = None
+    unconfirmed_reason: str | None = None
 
 
 # The work is a context variable, because an argument would have to pass through every function of
@@ -61,7 +61,9 @@ def required_durability(minimum: Durability) -> Durability:
     work = _work.get()
     if work is None:
         return minimum
-    return Durability.ASYNC if work.unconfirmed is not None else max(work.durability, minimum)
+    if work.unconfirmed_reason is not None:
+        return Durability.ASYNC
+    return max(work.durability, minimum)
 
 
 def has_unconfirmed_writes() -> bool:
@@ -71,16 +73,16 @@ def has_unconfirmed_writes() -> bool:
     another node is done. If that step is unconfirmed, the node may still lose it.
     """
     work = _work.get()
-    return work is not None and work.unconfirmed is not None
+    return work is not None and work.unconfirmed_reason is not None
 
 
 @contextmanager
 def require_durability(durability: Durability) -> Iterator[DurableWork]:
     """Require at least this durability of every script in the block.
 
-    A script that is not confirmed raises no error in the block. It sets ``unconfirmed``, which the
-    caller checks before it acknowledges the work. An error would stop work of several steps in the
-    middle.
+    A script that is not confirmed raises no error in the block. It sets ``unconfirmed_reason``,
+    which the caller checks before it acknowledges the work. An error would stop work of several
+    steps in the middle.
     """
     work = DurableWork(durability)
     token = _work.set(work)

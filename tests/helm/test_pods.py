@@ -426,7 +426,7 @@ def test_requests_in_flight_do_not_count_waiting_fetches(chart: Chart) -> None:
     query = rendering.one("ScaledObject", "-api")["spec"]["triggers"][1]["metadata"]["query"]
     (pattern,) = re.findall(r'route!~"([^"]*)"', query)
     assert {route.template for route in ROUTES if re.fullmatch(pattern, route.template)} == {
-        route.template for route in ROUTES if route.waits
+        route.template for route in ROUTES if route.waits_for_jobs
     }
 
 

@@ -128,7 +128,7 @@ async def test_the_registration_of_a_queue_waits_for_no_confirmation(standalone:
             db.config_resetstat()
             await app.store.queues.ensure(app.store, ["new"])
             assert "cmdstat_wait" not in db.info("commandstats")
-            assert work.unconfirmed is None
+            assert work.unconfirmed_reason is None
 
 
 async def test_an_ack_that_is_not_confirmed_may_be_repeated(backend: Embedded) -> None:

@@ -163,7 +163,7 @@ async def test_replica_durability_without_replicas_is_not_confirmed(
     async with durable_client(replicated, **plain, **HASTY) as client:
         with paused(replica), require_durability(Durability.REPLICA) as request:
             assert await put(client, key) == b"OK"
-        assert request.unconfirmed is not None
+        assert request.unconfirmed_reason is not None
 
 
 async def test_those_who_want_less_do_not_wait(replicated: Embedded, replica: EmbeddedNode) -> None:
@@ -198,8 +198,8 @@ async def test_a_request_may_ask_for_more_and_not_for_less(
                 assert await put(server_async, key) == b"OK"
             with require_durability(Durability.ASYNC) as less:
                 assert await put(server_replica, key) == b"OK"
-        assert more.unconfirmed is not None
-        assert less.unconfirmed is not None
+        assert more.unconfirmed_reason is not None
+        assert less.unconfirmed_reason is not None
 
 
 async def test_many_callers_share_a_confirmation(

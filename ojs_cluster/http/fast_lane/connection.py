@@ -89,7 +89,7 @@ class LaneConnection:
         return self._lane.stop.is_set()
 
     async def run(self) -> bytes | None:
-        """Serve the connection and return the same as ``FastLane.serve``; do not close it."""
+        """Serve the connection, but do not close it; return what ``FastLane.serve`` returns."""
         try:
             with self.scope:
                 async with trio.open_nursery() as self._nursery:

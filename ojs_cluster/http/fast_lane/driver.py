@@ -53,7 +53,8 @@ class TaskHandoff(msgspec.Struct, frozen=True):
 
     Attributes:
         coroutine: the coroutine of a request in progress, which the task runs to its end.
-        value: the value that the task sends into the coroutine first.
+        value: the value that the task sends into the coroutine first. ``ADOPTED`` means that the
+            coroutine still waits for a reply of Redis, and that the task must wait for the reply.
         response: the response to the request.
         data: the response as bytes, if some of these bytes are sent already.
         sent: the number of bytes of ``data`` that are sent.
@@ -75,7 +76,18 @@ _YIELD: Final = TaskHandoff(yields=True)
 
 
 class DrivenConnection(Protocol):
-    """The part of a connection that its driver reads and changes."""
+    """The part of a connection that its driver reads and changes.
+
+    Attributes:
+        app: the state of the process.
+        heads: cache of parsed request heads.
+        data: bytes that are read and belong to no request yet.
+        deadline: the deadline of the request in progress.
+        idle_since: when the connection began to wait for a complete head, on trio's clock; infinite
+            while a request is in progress.
+        head_since: when the first bytes of an incomplete head were read, on trio's clock; infinite
+            if there is no incomplete head. The server closes connections whose head is late.
+    """
 
     app: App
     heads: HeadCache
@@ -126,7 +138,7 @@ class Driver:
         self._handoff = None
         if self._connection.data:
             self._serve_buffered()
-            driver_state.flush()
+            driver_state.flush()  # send the Redis commands that the requests have queued
         if self._handoff is None and not self._registered:
             self._register()
         if self._handoff is None:
@@ -169,7 +181,8 @@ class Driver:
         """Continue the request with the reply of Redis, then serve the next requests."""
         handoff = self._handoff
         if handoff is not None and handoff.value is ADOPTED:
-            # The task has been woken to wait for this reply, and has not run yet.
+            # ``_abort`` has woken the task, which has not run yet. The reply replaces ``ADOPTED``,
+            # so that the task does not wait for a reply that is here already.
             self._handoff = TaskHandoff(coroutine=handoff.coroutine, value=reply)
             return
         try:
@@ -217,7 +230,8 @@ class Driver:
             head is None
             or len(data) < (end := head.size + head.length)
             or head.closes
-            # A head with an admission has a fast route, because this check was made before.
+            # An admission (``dispatch.Admission``) is the cached route and principal of the head.
+            # A head has an admission only if its route was found to be fast before.
             or (head.admission is None and not is_fast(head.method, head.path))
         ):
             self._hand_over(_TO_TASK)
@@ -233,7 +247,11 @@ class Driver:
         return self._drive(None)
 
     def _drive(self, value: object) -> bool:
-        """Send ``value`` into the request's coroutine; return the same as ``_begin``."""
+        """Send ``value`` into the request's coroutine.
+
+        Returns:
+            Whether the request is answered and the next request may begin.
+        """
         coroutine, step = self._coroutine, self._driven.step
         if coroutine is None:  # a cancellation has handed the coroutine over to the task
             return False

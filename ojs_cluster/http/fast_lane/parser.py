@@ -144,7 +144,7 @@ class HeadCache:
         self._heads: dict[bytes, RequestHead] = {}
 
     def read(self, data: bytes) -> RequestHead | None:
-        """Return the same as ``read_head``, from the cache if possible."""
+        """Return what ``read_head`` returns, from the cache if possible."""
         # A plain head ends at its first empty line. So ``raw`` is the whole head, if it is not too
         # long for the cache.
         raw = data[: data.find(_HEAD_END, 0, _MAX_CACHED_BYTES) + len(_HEAD_END)]

@@ -147,7 +147,7 @@ class _QuartConnection(TrioASGIHTTPConnection):
         """
         route = self._prepared.route
         begun = self._body_ended.is_set()
-        return not begun or route is None or route.waits or route.method == "GET"
+        return not begun or route is None or route.waits_for_jobs or route.method == "GET"
 
     async def _send(
         self, response: Response, receive: ASGIReceiveCallable, send: ASGISendCallable

@@ -46,13 +46,13 @@ class EmbeddedNode:
 
     @property
     def pid(self) -> int:
-        """Process id.
+        """Id of the process that was started last; the process may have ended.
 
         Raises:
             EmbeddedError: the node was never started.
         """
         if self._process is None:
-            raise EmbeddedError(f"node {self.index} is not running")
+            raise EmbeddedError(f"node {self.index} was never started")
         return self._process.pid
 
     def is_alive(self) -> bool:

@@ -35,7 +35,7 @@ for i, lock in ipairs(locks) do
     local key = KEYS[i + 1]
     local fingerprint, job, shard, retries, _, _, remember = unpack(ARGV, 7 * i - 3, 7 * i + 3)
     if lock.is_own then
-        -- A caller that has read the earlier claim must not take this one for it.
+        -- The name changes, so that a caller that has read the earlier claim does not drop this claim.
         redis.call('HSET', key, 'claimed_at', now, 'claim', lock.claim == name and name or name .. '+')
     else
         -- New fields are written before old ones are removed, so the hash never becomes empty.

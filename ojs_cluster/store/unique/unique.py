@@ -51,12 +51,12 @@ from ojs_cluster.store.unique.locks import (
 log = logging.getLogger("ojs.store")
 
 CLAIM_MS = 120_000
-"""Time in ms after which the job of a claimed lock must not be stored any more. A tombstone also
+"""Time in ms within which the job of a claimed lock must be stored. A tombstone also
 prevents a late job, but only until the janitor removes the tombstone."""
 CLAIM_TIMEOUT_S = 10.0
 """Time in seconds for which a producer waits for others that enqueue the same job."""
 GRACE_MS = 1_500
-"""Age in ms of an unused claim from which on its producer is presumed dead."""
+"""A producer is presumed dead if its claim is unused for longer than this time in ms."""
 _PAUSE_S = (0.005, 0.04)
 """Shortest and longest time in seconds between two attempts to claim a lock."""
 
@@ -67,7 +67,7 @@ class LockClaim:
 
     Args:
         existing: the conflicting job, None when the lock is claimed.
-        expires_at_ms: Unix time in ms from which on the job must not be stored any more.
+        expires_at_ms: Unix time in ms before which the job must be stored.
         name: name of the claim.
     """
 
@@ -81,7 +81,7 @@ def lock_fields(job: NewJob) -> list[bytes]:
     if job.unique is None:
         return []
     # The suffix "+" means that the lock stays after the end of the job.
-    suffix = "+" if job.unique.outlives_end else ""
+    suffix = "+" if job.unique.conflicts_after_end else ""
     return [f.UNIQUE, f"{job.fingerprint}{suffix}".encode()]
 
 
@@ -169,7 +169,7 @@ async def claim_for_retry(store: Store, request: LockRequest, transaction: str) 
         # counts ended jobs.
         request = replace(
             with_expected_holder(request, holder),
-            remember=is_same_job and _outlives_end(holder.job),
+            remember=is_same_job and _conflicts_after_end(holder.job),
         )
     raise contention_error()
 
@@ -216,14 +216,14 @@ async def resolve_holder(store: Store, fingerprint: str, held: LockHeld) -> Lock
     return None
 
 
-def _outlives_end(job: JobRecord) -> bool:
+def _conflicts_after_end(job: JobRecord) -> bool:
     return job.fields.get(f.UNIQUE, b"").endswith(b"+")
 
 
 async def release_lock(store: Store, request: LockRequest, claim: LockClaim) -> None:
     """Release a lock whose job will not be stored.
 
-    The lock stays if another producer with the same job id has claimed it, too.
+    The lock stays if another producer with the same job id has also claimed it.
     """
     with cleaning_up():
         await settle(store, "drop", [replace(request, claim=claim.name)])
@@ -283,7 +283,7 @@ async def check_old_locks(store: Store, shard: Shard, limit: int) -> int:
             return
         if holder is None:
             return
-        is_unused = holder.job.state in TERMINAL and not _outlives_end(holder.job)
+        is_unused = holder.job.state in TERMINAL and not _conflicts_after_end(holder.job)
         request = LockRequest(fingerprint, holder.job.id, 0, holder.retries)
         await settle(store, "unlock" if is_unused else "later", [request])
 

@@ -45,8 +45,7 @@ async def enqueue_step(
         job_id: id of the job.
         job: the job.
         fields: names and values of further fields of the job's hash.
-        store_before_ms: Unix time in ms from which on the job must not be stored any more, 0 for
-            never.
+        store_before_ms: Unix time in ms before which the job must be stored; 0 for no limit.
 
     Returns:
         None when the job is stored.
@@ -58,7 +57,7 @@ async def enqueue_step(
         NotFound: another process is about to store the job; the caller may try again.
     """
     try:
-        found = await enqueue(
+        stored = await enqueue(
             store,
             replace(job, id=job_id),
             fields=fields,
@@ -68,7 +67,7 @@ async def enqueue_step(
     except Duplicate as error:
         existing = str(error.details.get("existing_job_id", ""))
     else:
-        existing = found.id
+        existing = stored.id
         if existing == job_id:
             return None
     # Another process may have stored the job since, so the tombstone below may come too late.

@@ -98,7 +98,7 @@ async def test_an_unconfirmed_run_keeps_its_firing_until_it_is_delivered_again(
         else:
             await fire(store)
 
-    assert request.unconfirmed is not None
+    assert request.unconfirmed_reason is not None
     pending = (await cron.get(store, "daily")).firing
     assert pending is not None
     assert (await read_jobs.get(store, pending.job_id)).state is State.AVAILABLE

@@ -416,7 +416,7 @@ async def test_an_unconfirmed_transaction_stays_in_the_outbox_until_it_is_applie
     with require_durability(Durability.REPLICA) as request:
         await write(store)
 
-    assert request.unconfirmed is not None
+    assert request.unconfirmed_reason is not None
     kinds = [
         entry.split()[0]
         for shard in store.keys

@@ -85,7 +85,7 @@ async def test_many_unconfirmed_effects_do_not_each_wait(store: Store, db: Any) 
         nonlocal done
         done += 1
         await trio.lowlevel.checkpoint()
-        work.unconfirmed = "no replica has it"
+        work.unconfirmed_reason = "no replica has it"
 
     entries = append_effects(db, shard, *["unsure"] * 200)
     with require_durability(Durability.ASYNC) as work:

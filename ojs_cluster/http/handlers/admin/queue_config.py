@@ -68,7 +68,8 @@ class QueueConfigBody(msgspec.Struct, frozen=True):
 
 _MEMBERS: Final = frozenset(QueueConfigBody.__struct_fields__)
 _LARGEST_MAX_DEPTH: Final = 2**52
-"""Lua computes with doubles, which are exact for sums of such numbers."""
+"""Maximum number for ``max_depth``. Lua computes with doubles, which are exact up to 2**53. So a
+comparison of this number with a depth is exact."""
 _decoder = msgspec.json.Decoder(QueueConfigBody)
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -80,12 +81,16 @@ async def get(app: App, _request: Request, name: str) -> Response:
     """
     check_queue(name, field="name")
     layout = await get_partitions(app.store, name)
-    bound = await depth_bounds.get_bound(app.store, name)
-    return _config(app, name, layout, bound, await exhaustion.get_on_exhaustion(app.store, name))
+    max_depth = await depth_bounds.get_bound(app.store, name)
+    on_exhaustion = await exhaustion.get_on_exhaustion(app.store, name)
+    return _config(app, name, layout, max_depth, on_exhaustion)
 
 
 async def put(app: App, request: Request, name: str) -> Response:
     """Change the configuration of a queue, which need not exist yet.
+
+    The settings are written one after the other. If a write fails after an earlier write,
+    ``after_first_write`` reports the outcome ``unknown`` to the client.
 
     ``PUT /ojs/v1/admin/queues/{name}/config`` (spec: ojs-admin-api 6.6)
     """
@@ -98,68 +103,84 @@ async def put(app: App, request: Request, name: str) -> Response:
             raise InvalidRequest(
                 f"'{member[:100]}' is not a member of a queue's configuration", field=member[:100]
             )
-    bound, decision = body.backpressure, body.on_exhaustion
-    if body.partitions is None and bound is msgspec.UNSET and decision is msgspec.UNSET:
+    backpressure, on_exhaustion = body.backpressure, body.on_exhaustion
+    sets_backpressure = backpressure is not msgspec.UNSET
+    if body.partitions is None and not sets_backpressure and on_exhaustion is msgspec.UNSET:
         raise InvalidRequest(
             "name what to change: 'partitions', 'backpressure' or 'on_exhaustion'",
             field="partitions",
         )
-    if decision not in (None, msgspec.UNSET, *ON_EXHAUSTION_VALUES):
+    if on_exhaustion not in (None, msgspec.UNSET, *ON_EXHAUSTION_VALUES):
         raise InvalidRequest(
             "on_exhaustion must be 'discard' or 'dead_letter'", field="on_exhaustion"
         )
-    max_depth = None if bound is None or bound is msgspec.UNSET else _max_depth(bound)
+    max_depth = _max_depth(backpressure) if isinstance(backpressure, BackpressureBody) else None
     if body.partitions is not None:
         await set_partitions(app.store, name, body.partitions)
     with after_first_write(when=body.partitions is not None):
-        if bound is not msgspec.UNSET:
+        if sets_backpressure:
             await depth_bounds.set_bound(app.store, name, max_depth)
-    with after_first_write(when=body.partitions is not None or bound is not msgspec.UNSET):
-        if decision is not msgspec.UNSET:
-            await exhaustion.set_on_exhaustion(app.store, name, decision)
+    with after_first_write(when=body.partitions is not None or sets_backpressure):
+        if on_exhaustion is not msgspec.UNSET:
+            await exhaustion.set_on_exhaustion(app.store, name, on_exhaustion)
     with after_first_write():
         return await get(app, request, name)
 
 
-def _max_depth(bound: BackpressureBody) -> int:
+def _max_depth(backpressure: BackpressureBody) -> int:
     """Return the maximum depth that a body sets.
 
     Raises:
         Unsupported: the body sets another kind of limit.
         InvalidRequest: a number is out of range.
     """
-    if bound.strategy != "reject":
+    if backpressure.strategy != "reject":
         raise Unsupported(
             "the only supported strategy is 'reject': a full queue refuses jobs",
             field="backpressure.strategy",
         )
-    if bound.max_size_bytes:
+    if backpressure.max_size_bytes:
         raise Unsupported(
             "a queue can be limited by the number of its jobs only, not by their size",
             field="backpressure.max_size_bytes",
         )
-    if not 0 <= bound.max_depth <= _LARGEST_MAX_DEPTH:
+    if not 0 <= backpressure.max_depth <= _LARGEST_MAX_DEPTH:
         raise InvalidRequest(
             f"max_depth must be from 0 to {_LARGEST_MAX_DEPTH}", field="backpressure.max_depth"
         )
-    if not 0 <= bound.warning_threshold <= 1:
+    if not 0 <= backpressure.warning_threshold <= 1:
         raise InvalidRequest(
             "warning_threshold must be from 0 to 1", field="backpressure.warning_threshold"
         )
-    return bound.max_depth
+    return backpressure.max_depth
 
 
 def _config(
-    app: App, name: str, layout: PartitionLayout, bound: int | None, decision: str | None
+    app: App,
+    name: str,
+    layout: PartitionLayout,
+    max_depth: int | None,
+    on_exhaustion: str | None,
 ) -> Response:
+    """Return the configuration as a response.
+
+    Args:
+        app: the state of the process.
+        name: the queue's name.
+        layout: the queue's partitions.
+        max_depth: the queue's own ``max_depth``; None if it has none.
+        on_exhaustion: the queue's own ``on_exhaustion``; None if it has none.
+    """
     config: dict[str, Any] = {
         "partitions": layout.count,
-        "on_exhaustion": decision or app.store.settings.on_exhaustion,
+        "on_exhaustion": on_exhaustion or app.store.settings.on_exhaustion,
     }
-    max_depth = app.store.settings.max_queue_depth if bound is None else bound
+    if max_depth is None:
+        max_depth = app.store.settings.max_queue_depth
     if max_depth:
         config["backpressure"] = {"max_depth": max_depth, "strategy": "reject"}
+    # Producers do not use these partitions any more. Workers empty them.
+    draining = layout.open_count - layout.count
     return replies.json_response(
-        200,
-        {"queue": name, "config": config, **config, "draining": layout.open_count - layout.count},
+        200, {"queue": name, "config": config, **config, "draining": draining}
     )
