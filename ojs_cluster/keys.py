@@ -65,9 +65,9 @@ class Shard:
     active: bytes = field(init=False)
     """Active jobs by visibility deadline (ms)."""
     execution_deadlines: bytes = field(init=False)
-    """Active jobs with an execution timeout, by that deadline (ms)."""
+    """Active jobs with an execution timeout, by the time when it ends (ms)."""
     expiring: bytes = field(init=False)
-    """Waiting jobs with ``expires_at``, by that time (ms)."""
+    """Waiting jobs with ``expires_at``, by ``expires_at`` (ms)."""
     pending: bytes = field(init=False)
     """Pending jobs by creation time (ms)."""
     finished: bytes = field(init=False)
@@ -110,20 +110,21 @@ class Shard:
     aborted_transactions: bytes = field(init=False)
     """Cross-shard transactions that must not be committed, by the ms of their abort."""
     applied_transactions: bytes = field(init=False)
-    """Cross-shard transactions whose writes in this shard are applied, by the ms of that."""
+    """Cross-shard transactions whose writes in this shard are applied, by the ms when they
+    were applied."""
     exhausted_queues: bytes = field(init=False)
     """Queues whose limits allow no further start, by the ms at which they allow one again."""
     quarantine: bytes = field(init=False)
     """Quarantined jobs by the ms of the next check."""
     token_grants: bytes = field(init=False)
-    """Available jobs with a granted token, by the ms at which they lose it; and jobs with a pending
-    token request, by the ms at which it is sent again."""
+    """Available jobs with a granted token, by the ms at which they lose the token. Also jobs with a
+    pending token request, by the ms at which the request is sent again."""
     rate_limits: bytes = field(init=False)
     """Rate limit keys whose state is in this shard, in name order: all scores are 0."""
     rate_limit_checks: bytes = field(init=False)
     """Rate limit keys whose state is in this shard, by the ms of the scheduler's next check."""
     history_totals: bytes = field(init=False)
-    """Hash: sums of the totals of all queues of the shard, also of those that are gone."""
+    """Hash: sums of the totals of all queues of the shard, removed queues included."""
     wake_channel: bytes = field(init=False)
     """Channel: the name of a queue that stopped being empty."""
     schedule_channel: bytes = field(init=False)
@@ -320,9 +321,9 @@ class Meta:
     audit_refused: bytes = b"ojs:{meta}:audit:refused"
     """Stream: refused requests. They have a stream of their own so that they evict no changes."""
     history_minutes: bytes = b"ojs:{meta}:history_minutes"
-    """Hash: the totals of the cluster at the start of each minute, for a fixed number of them."""
+    """Hash: the totals of the cluster at the start of each minute of the last 25 hours."""
     history_hours: bytes = b"ojs:{meta}:history_hours"
-    """Hash: the same at the start of each hour."""
+    """Hash: the totals of the cluster at the start of each hour of the last 31 days."""
     bulk_running: bytes = b"ojs:{meta}:bulk_running"
     """Sorted set: bulk operations that are not over, by the ms at which the scheduler continues."""
     bulk_ended: bytes = b"ojs:{meta}:bulk_ended"

@@ -222,7 +222,7 @@ class ShardTimer:
         """Sleep until the next deadline of the step, or an earlier announced deadline.
 
         Args:
-            next_ms: the step's next deadline in milliseconds of Redis time, None for none.
+            next_ms: the step's next deadline in milliseconds of Redis time; None if it has none.
             max_sleep_s: longest sleep in seconds.
         """
         now = trio.current_time()

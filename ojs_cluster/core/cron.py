@@ -314,7 +314,7 @@ def _days_of_month(field: str) -> tuple[list[str], list[int | None]]:
 
 
 def _days_of_week(field: str) -> tuple[list[str], list[str]]:
-    """Return the plain items, and the items with ``#`` or ``L`` in croniter's spelling."""
+    """Return the plain items, and the items with ``#`` or ``L`` as croniter writes them."""
     plain: list[str] = []
     special: list[str] = []
     if field in _UNRESTRICTED:
@@ -348,9 +348,9 @@ def _plain(item: str) -> str:
     return "-".join(numbers) + slash + step
 
 
-def _check_step(item: str, most: int, name: str) -> None:
+def _check_step(item: str, max_step: int, name: str) -> None:
     step = item.partition("/")[2]
-    if step and not 1 <= int(step) <= most:
+    if step and not 1 <= int(step) <= max_step:
         raise ValueError(f"its {name} cannot have the step '{step}'")
 
 
@@ -362,7 +362,8 @@ def _next(wanted: _Calendar, zone: ZoneInfo, after_ms: int) -> Occurrence | None
     after = datetime.fromtimestamp(after_ms // 1000, UTC).astimezone(zone)
     local = after.replace(tzinfo=None, fold=0)
     if after.fold:
-        # The second pass through repeated time: all of it was due in the first.
+        # The local time is repeated, and this is its second pass. All occurrences in the repeated
+        # hour were due in the first pass.
         change = _change(zone, _utc(local, zone, 0), _utc(local, zone, 1))
         local += _change_end(change, local, zone)
     gap: int | None = None

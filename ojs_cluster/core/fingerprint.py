@@ -102,7 +102,7 @@ def _args(names: tuple[str, ...], args: bytes, budget: _Budget) -> dict[str, Any
     A name is a key of the first object in args that has it, or a position in args.
     """
     items = array_items(args) or []
-    # One pass for any number of names. Reversed, so that the first object wins.
+    # One pass for any number of names. It is in reverse, so that the first object has priority.
     found: dict[str, Raw] = {}
     for item in reversed(items):
         found.update(object_members(item) or {})

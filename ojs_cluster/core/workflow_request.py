@@ -176,12 +176,13 @@ class _Reader:
         attributes.setdefault("args", Raw(b"[]"))
         options = dict(_object(attributes.get("options"), f"{path}.options"))
         options.pop("callback_type", None)
-        # A step's own option wins over the default of the workflow, wherever the step has it.
-        under = {k: v for k, v in self.defaults.items() if k not in attributes}
-        if options or under:
-            attributes["options"] = Raw(b"{%b}" % join({**under, **options}))
+        # An option of the step has priority over the workflow's default, whether the step has it in
+        # ``options`` or outside.
+        defaults = {k: v for k, v in self.defaults.items() if k not in attributes}
+        if options or defaults:
+            attributes["options"] = Raw(b"{%b}" % join({**defaults, **options}))
         definition = b"{%b}" % join(attributes)
-        # The trace context of the request counts too, so that it cannot exceed the limit.
+        # Each job also gets the trace context of the request, so its bytes count.
         self.total_bytes += len(definition) + len(self.trace)
         if self.total_bytes > _MAX_ENVELOPES * self.limits.envelope_bytes:
             raise PayloadTooLarge(
@@ -269,8 +270,10 @@ class _Reader:
         self.nodes[number] = msgspec.structs.replace(self.nodes[number], **changes)
 
     def _too_many(self, path: str) -> PayloadTooLarge:
-        most = self.limits.batch_jobs
-        return PayloadTooLarge(f"a workflow has at most {most} jobs", field=path, limit=most)
+        max_jobs = self.limits.batch_jobs
+        return PayloadTooLarge(
+            f"a workflow has at most {max_jobs} jobs", field=path, limit=max_jobs
+        )
 
 
 def _item(piece: Raw, path: str) -> _Item:

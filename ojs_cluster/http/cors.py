@@ -31,8 +31,8 @@ _VARY: Final[Headers] = (("Vary", "Origin"),)
 def is_preflight(origins: tuple[str, ...], request: Request) -> bool:
     """Return whether a browser asks if a page of one of ``origins`` may send a request.
 
-    Browsers send no key with this question, so it is answered without one, and alike for every
-    path.
+    Browsers send no API key with a preflight request. So the server answers it without an API key,
+    and with the same response for every path.
     """
     return (
         request.method == "OPTIONS"

@@ -335,7 +335,7 @@ def passes_api_key_check(
         settings: the settings of the process.
         access: the API keys of the process.
         path: the raw path with its query.
-        authorization: the header of this name; None for none.
+        authorization: the header ``Authorization``; None if the request has none.
         tls_subject: the subject of the client's certificate; empty for none.
         preflight_origin: the origin of a request that may be a preflight; None for others.
     """

@@ -37,7 +37,7 @@ def quoted(text: str) -> bytes:
 
 
 def flat_job(job: JobRecord) -> bytes:
-    """Return members of a job, without braces, that some clients read beside ``job``.
+    """Return members of a job, without braces, that some clients read at the top level.
 
     Ids, types and queue names need no escapes, because they have no characters that JSON escapes.
     """
@@ -53,13 +53,13 @@ def flat_job(job: JobRecord) -> bytes:
 
 
 def job_response(status: int, job: JobRecord, headers: Headers = ()) -> Response:
-    """Return a response with ``{"job": {…}}`` and the members of ``flat_job`` beside it."""
+    """Return a response with ``job`` and, at the top level, the members of ``flat_job``."""
     body = b'{"job":%b,%b}' % (job.json(), flat_job(job))
     return Response(status, body, headers, object_ids=lambda: {"job_id": job.id})
 
 
 def whole_job_response(job: JobRecord) -> Response:
-    """Return a response with ``{"job": {…}}`` and all members of the job beside it.
+    """Return a response with ``job`` and, at the top level, all members of the job.
 
     ``job`` comes last, because a client may have stored a member of that name in its job, and
     parsers use the last one.

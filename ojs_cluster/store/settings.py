@@ -12,7 +12,8 @@ _MIB = 1024 * 1024
 _DAY_MS = 86_400_000
 _YEAR_MS = 366 * _DAY_MS
 _EXACT_IN_LUA = 2**52
-"""Lua counts with doubles. They are exact up to this number, even after a sum of two of them."""
+"""Lua counts with doubles, which are exact up to 2**53. So the sum of two numbers is exact if both
+are at most this number."""
 _COUNT = integer(minimum=1, maximum=10_000_000)
 _RETENTION = milliseconds(minimum=1000, maximum=10 * _YEAR_MS)
 
@@ -25,8 +26,8 @@ class StoreSettings:
         visibility_timeout_ms: length of a lease when neither the job nor its fetch sets one.
         retention_completed_ms, retention_discarded_ms, retention_cancelled_ms, retention_dead_ms:
             how long finished jobs are kept (spec: ojs-queue-config, ojs-dead-letter).
-        on_exhaustion: what becomes of a job after its last attempt, ``discard`` or ``dead_letter``,
-            unless the job or its queue decides.
+        on_exhaustion: whether a job is discarded (``discard``) or becomes a dead letter
+            (``dead_letter``) after its last attempt, unless the job or its queue sets it.
         retention_workflow_ms: how long an ended workflow's record is kept.
         retention_bulk_ms: how long the record of an ended bulk operation is kept.
         dead_letter_max: maximum number of dead letters of a queue, or of each of its partitions; a

@@ -92,6 +92,6 @@ async def test_no_page_is_announced_after_the_last_numbered_one(
 ) -> None:
     for _ in range(6):
         await send(wire, "POST", "/ojs/v1/jobs", {"type": "t", "args": []})
-    monkeypatch.setattr("ojs_cluster.http.handlers.events.MOST_NUMBERED", 4)
+    monkeypatch.setattr("ojs_cluster.http.handlers.events.MAX_NUMBERED", 4)
     pages = (await send(wire, "GET", "/ojs/v1/events?page=2&per_page=2"))["pagination"]
     assert (pages["total"], pages["has_more"]) == (4, False)

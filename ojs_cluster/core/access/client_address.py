@@ -4,7 +4,7 @@ Every proxy appends the address of its own client to ``X-Forwarded-For``. The se
 may have written the leftmost entries, so they prove nothing. The search begins with the peer of the
 connection and continues with the entries from right to left. While an address belongs to a trusted
 proxy, the next entry is trustworthy. The first address that belongs to no trusted proxy is the
-client's.
+address of the client.
 """
 
 from __future__ import annotations

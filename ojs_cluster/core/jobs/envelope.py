@@ -84,7 +84,7 @@ class NewJob(msgspec.Struct, frozen=True):
     """A valid job without a shard and, unless the client chose one, without an id.
 
     Args:
-        id: id that the client chose, None for none.
+        id: id that the client chose; None if it chose none.
         type: job type.
         queue: queue name.
         priority: from -100 to 100.
@@ -98,7 +98,7 @@ class NewJob(msgspec.Struct, frozen=True):
             braces. A relative time is left out, because the store adds the absolute time.
         unique: uniqueness policy, None for a job that is not unique.
         fingerprint: fingerprint of a unique job. Jobs with the same fingerprint count as the same.
-        rate_limit: rate limit policy, None for none.
+        rate_limit: rate limit policy; None if the job has none.
     """
 
     id: str | None
@@ -307,7 +307,7 @@ def _check_specversion(piece: Raw | None) -> None:
 
 
 def _meta(piece: Raw | None, metadata: bytes | None, limits: PayloadLimits) -> bytes:
-    """Return the job's meta, merged with the option ``metadata``. Members of ``meta`` win."""
+    """Return the job's meta, merged with the option ``metadata``; ``meta`` has priority."""
     meta = b"{}" if piece is None else bytes(piece)
     if meta == b"null":
         meta = b"{}"

@@ -37,7 +37,7 @@ class Failure:
         action: the handler's decision, which overrides the job's policy: ``discard``,
             ``dead_letter`` or None.
         hold_until_ms: Unix time in ms before which no job of the same rate limit key may start
-            (spec: ojs-rate-limiting 9.1); None for no such time.
+            (spec: ojs-rate-limiting 9.1); None if the error names none.
     """
 
     json: bytes

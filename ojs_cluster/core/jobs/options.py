@@ -85,10 +85,10 @@ class JobOptions:
         scheduled: when the job is due, None for now.
         expires: when the job expires, None for never.
         pending: whether the job waits until it is activated.
-        unique: uniqueness policy, None for none.
-        rate_limit: rate limit policy, None for none.
+        unique: uniqueness policy; None if the job is not unique.
+        rate_limit: rate limit policy; None if the job has none.
         members: the options that become attributes of the job, as JSON members without braces.
-        metadata: JSON object to merge into ``meta``, None for none.
+        metadata: JSON object to merge into ``meta``; None if there is none.
     """
 
     queue: str = "default"
@@ -138,7 +138,7 @@ def parse_options(raw: Raw | None, top_level: Mapping[str, Raw]) -> JobOptions:
     """Parse the options of a job. All errors have ``details.field``.
 
     Args:
-        raw: the undecoded object ``options``, None when absent. Its members win.
+        raw: the undecoded object ``options``, None when absent. Its members have priority.
         top_level: options that are top-level attributes of the job.
 
     Raises:

@@ -83,7 +83,7 @@ class RetryPolicy:
         return "\n".join(self.non_retryable).encode()
 
     def json(self) -> bytes:
-        """Return the policy as a JSON object in the canonical spelling."""
+        """Return the policy as a JSON object in canonical form."""
         policy: dict[str, Any] = {
             "max_attempts": self.max_attempts,
             "initial_interval": format_duration(self.initial_ms),
@@ -128,13 +128,14 @@ def parse_retry(
     """Return the policy of decoded JSON; missing fields have their defaults (spec: ojs-retry).
 
     Besides its name in the spec, a field may have the names that SDKs send. If a request uses
-    several names of a field, that of the spec wins. A null field counts as absent. Unknown fields
-    are ignored.
+    several names of a field, the name in the spec has priority. A null field
+    counts as absent. Unknown fields are ignored.
 
     Args:
         values: the policy object, None for the default policy.
         path: path of the policy in the request, for errors.
-        max_attempts: the option ``max_attempts`` beside the policy. A value in the policy wins.
+        max_attempts: the option ``max_attempts`` outside of the policy. A value in the policy has
+            priority.
         max_attempts_path: path of that option in the request, for errors.
 
     Raises:

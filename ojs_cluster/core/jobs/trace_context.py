@@ -2,7 +2,8 @@
 
 A producer without an instrumented SDK often has an instrumented HTTP client. Its header
 ``traceparent`` then becomes a member of the meta of each job that the request enqueues, so workers
-can link their spans to the producer's. SDKs that write ``meta.traceparent`` themselves win.
+can link their spans to the span of the producer. A ``meta.traceparent`` that an SDK has written
+has priority over the header.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from ojs_cluster.store.progress import checkpoints
 
 
 class CheckpointBody(msgspec.Struct, frozen=True):
-    """The body of a save. SDKs store ``step_index`` and ``metadata`` beside the state."""
+    """The body of a save. SDKs store ``step_index`` and ``metadata`` with the state."""
 
     worker_id: str | None = None
     lease_id: str | None = None

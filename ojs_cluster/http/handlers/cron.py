@@ -42,15 +42,15 @@ async def list_crons(app: App, request: Request) -> Response:
     given = query.parameters(request.query)
     page = query.page(given)
     enabled = query.boolean(given, "enabled") if given.get("enabled") else None
-    found, total = await store_cron.list_crons(
+    records, total = await store_cron.list_crons(
         app.store, limit=page.limit, offset=page.offset, enabled=enabled, within=request.queues
     )
-    crons = replies.array(_json(cron) for cron in found)
-    pagination = query.pagination(page, len(found), total)
+    crons = replies.array(_json(cron) for cron in records)
+    pagination = query.pagination(page, len(records), total)
     return Response(
         200,
         b'{"crons":%b,"cron_jobs":%b,"items":%b,"entries":%b,"count":%d,"total":%d,"pagination":%b}'
-        % (crons, crons, crons, crons, len(found), total, replies.dumps(pagination)),
+        % (crons, crons, crons, crons, len(records), total, replies.dumps(pagination)),
     )
 
 

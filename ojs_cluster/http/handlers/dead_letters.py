@@ -53,14 +53,14 @@ async def stats(app: App, request: Request) -> Response:
 
     ``GET /ojs/v1/dead-letter/stats`` (spec: ojs-dead-letter 10.1)
     """
-    found = await store_dead.get_stats(app.store, request.queues)
+    totals = await store_dead.get_stats(app.store, request.queues)
     value: dict[str, Any] = {
-        "total": found.total,
-        "by_queue": dict(found.by_queue),
-        "by_type": dict(found.by_type),
-        "by_type_counted": sum(found.by_type.values()),
+        "total": totals.total,
+        "by_queue": dict(totals.by_queue),
+        "by_type": dict(totals.by_type),
+        "by_type_counted": sum(totals.by_type.values()),
     }
-    for name, time_ms in (("oldest", found.oldest_ms), ("newest", found.newest_ms)):
+    for name, time_ms in (("oldest", totals.oldest_ms), ("newest", totals.newest_ms)):
         if time_ms is not None:
             value[name] = replies.iso(time_ms)
     return replies.json_response(200, value)

@@ -10,7 +10,7 @@ from ojs_cluster.http.access.queue_scope import check_queues
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.store.operations.events import (
-    MOST_NUMBERED,
+    MAX_NUMBERED,
     EventFilter,
     read_events,
     read_newest,
@@ -61,12 +61,12 @@ async def list_events(app: App, request: Request) -> Response:
 async def _numbered_page(app: App, wanted: EventFilter, given: Mapping[str, str]) -> Response:
     """Return a numbered page. It has no cursor, because new events move the pages."""
     page = query.numbered_page(given, default=50, max_limit=1000)
-    if page.offset + page.limit > MOST_NUMBERED:
+    if page.offset + page.limit > MAX_NUMBERED:
         raise InvalidRequest(
-            f"pages end at event {MOST_NUMBERED}: use the cursor for others", field="page"
+            f"pages end at event {MAX_NUMBERED}: use the cursor for others", field="page"
         )
-    events, found = await read_newest(app.store, wanted, limit=page.limit, offset=page.offset)
-    total = min(found, MOST_NUMBERED)  # a client computes its pages from it
+    events, count = await read_newest(app.store, wanted, limit=page.limit, offset=page.offset)
+    total = min(count, MAX_NUMBERED)  # a client computes its pages from it
     shown = replies.array(events)
     pages = replies.pagination(limit=page.limit, shown=len(events), offset=page.offset, total=total)
     has_more = replies.dumps(pages["has_more"])

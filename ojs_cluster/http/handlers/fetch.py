@@ -93,14 +93,14 @@ async def fetch(app: App, request: Request) -> Response:
 async def _with_checkpoints(app: App, jobs: list[JobRecord]) -> Response:
     """Return leased jobs with the checkpoints of those that have one."""
     try:
-        found = await read_of_fetched(app.store, jobs)
+        checkpoints = await read_of_fetched(app.store, jobs)
     except BaseException:
         await release(app.store, jobs)
         raise
     envelopes = []
     for job in jobs:
         for envelope in _well_formed([job]):
-            checkpoint = found.get(job.id)
+            checkpoint = checkpoints.get(job.id)
             envelopes.append(
                 envelope
                 if checkpoint is None

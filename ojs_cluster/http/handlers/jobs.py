@@ -61,7 +61,10 @@ async def enqueue(app: App, request: Request) -> Response:
 
 
 async def get(app: App, _request: Request, job_id: str) -> Response:
-    """Return a job. The Ruby SDK and the command line client read its members beside ``job``.
+    """Return a job.
+
+    The job is the member ``job`` of the response. Its members are also repeated at the top level,
+    where the Ruby SDK and the command line client read them.
 
     ``GET /ojs/v1/jobs/{id}`` (spec: ojs-http-binding 9.3)
     """

@@ -33,10 +33,10 @@ async def list_queues(app: App, request: Request) -> Response:
     ``GET /ojs/v1/queues?limit&offset`` (spec: ojs-http-binding 11.1)
     """
     page = query.page(query.parameters(request.query))
-    found, total = await store_queues.list_queues(
+    listed, total = await store_queues.list_queues(
         app.store, limit=page.limit, offset=page.offset, within=request.queues
     )
-    queues = [_summary(queue) for queue in found]
+    queues = [_summary(queue) for queue in listed]
     return replies.json_response(
         200,
         {
@@ -55,8 +55,8 @@ async def get(app: App, _request: Request, name: str) -> Response:
     check_queue(name, field="name")
     if not await store_queues.exists(app.store, name):
         raise NotFound("queue", name)
-    found = await store_queues.get_stats(app.store, name)
-    summary = {**_summary(found), "depth": found.depth, "running": found.counts[State.ACTIVE]}
+    queue = await store_queues.get_stats(app.store, name)
+    summary = {**_summary(queue), "depth": queue.depth, "running": queue.counts[State.ACTIVE]}
     return replies.json_response(200, {"queue": summary, **summary})
 
 
@@ -114,9 +114,9 @@ async def purge(app: App, request: Request, name: str) -> Response:
             "jobs are removed when their retention ends",
             field="states",
         )
-    purged, left = await store_queues.purge(app.store, name)
+    purged, remaining = await store_queues.purge(app.store, name)
     return replies.json_response(
-        200, {"queue": name, "purged": purged, "deleted": purged, "left": left}
+        200, {"queue": name, "purged": purged, "deleted": purged, "left": remaining}
     )
 
 
@@ -157,28 +157,28 @@ def _pause_response(name: str, paused: bool, time_name: str, at_ms: int) -> Resp
     return replies.json_response(200, {"queue": members, **members})
 
 
-def _stats(found: QueueStats) -> dict[str, Any]:
-    jobs = counts(found)
-    identity = {"name": found.name, "paused": found.paused, "status": status(found.paused)}
+def _stats(queue: QueueStats) -> dict[str, Any]:
+    jobs = counts(queue)
+    identity = {"name": queue.name, "paused": queue.paused, "status": status(queue.paused)}
     shown: dict[str, Any] = {
         "queue": {**identity, **jobs},
         "stats": {
-            "queue": found.name,
-            "depth": found.depth,
+            "queue": queue.name,
+            "depth": queue.depth,
             **jobs,
-            "dead": found.dead,
-            "completed_last_hour": found.completed_last_hour,
-            "failed_last_hour": found.failed_last_hour,
-            "avg_duration_ms": found.avg_duration_ms,
-            "avg_wait_ms": found.avg_wait_ms,
-            "throughput_per_second": round(found.completed_last_hour / 3600, 3),
+            "dead": queue.dead,
+            "completed_last_hour": queue.completed_last_hour,
+            "failed_last_hour": queue.failed_last_hour,
+            "avg_duration_ms": queue.avg_duration_ms,
+            "avg_wait_ms": queue.avg_wait_ms,
+            "throughput_per_second": round(queue.completed_last_hour / 3600, 3),
         },
         **identity,
-        "depth": found.depth,
-        "dead_letter": found.dead,
+        "depth": queue.depth,
+        "dead_letter": queue.dead,
         **jobs,
-        "computed_at": replies.iso(found.now_ms),
+        "computed_at": replies.iso(queue.now_ms),
     }
-    if found.created_ms is not None:
-        shown["created_at"] = replies.iso(found.created_ms)
+    if queue.created_ms is not None:
+        shown["created_at"] = replies.iso(queue.created_ms)
     return shown

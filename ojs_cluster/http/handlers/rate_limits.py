@@ -32,9 +32,10 @@ class LimitsBody(msgspec.Struct, frozen=True):
 
 
 class OverrideBody(LimitsBody, frozen=True):
-    """Limits that override those of a rate limit key until ``expires_at``.
+    """Limits that override the limits of a rate limit key until ``expires_at``.
 
-    ``limit`` with a ``period`` is another spelling of ``rate``, and without one of ``concurrency``.
+    ``limit`` with a ``period`` has the same meaning as ``rate``. ``limit`` without a ``period`` has
+    the same meaning as ``concurrency``.
     """
 
     expires_at: str | None = None
@@ -70,8 +71,8 @@ async def list_keys(app: App, request: Request) -> Response:
     """
     given = query.parameters(request.query)
     page = query.numbered_page(given, default=50, max_limit=200)
-    found, total = await store_limits.list_keys(app.store, limit=page.limit, offset=page.offset)
-    keys = [_key(key) for key in found]
+    listed, total = await store_limits.list_keys(app.store, limit=page.limit, offset=page.offset)
+    keys = [_key(key) for key in listed]
     return replies.json_response(
         200,
         {
@@ -87,8 +88,8 @@ async def get_key(app: App, _request: Request, key: str) -> Response:
 
     ``GET /ojs/v1/rate-limits/{key}`` (spec: ojs-rate-limiting 10)
     """
-    found = await store_limits.get_key(app.store, check_key(key))
-    return replies.json_response(200, _key(found))
+    key_status = await store_limits.get_key(app.store, check_key(key))
+    return replies.json_response(200, _key(key_status))
 
 
 async def override_key(app: App, request: Request, key: str) -> Response:
@@ -108,8 +109,8 @@ async def override_key(app: App, request: Request, key: str) -> Response:
             field="concurrency",
         )
     until = fields.absolute_time_ms(body.expires_at, field="expires_at")
-    found = await store_limits.override_key(app.store, key, limits, until)
-    return replies.json_response(200, _key(found))
+    key_status = await store_limits.override_key(app.store, key, limits, until)
+    return replies.json_response(200, _key(key_status))
 
 
 async def drop_override(app: App, _request: Request, key: str) -> Response:
@@ -117,8 +118,8 @@ async def drop_override(app: App, _request: Request, key: str) -> Response:
 
     ``DELETE /ojs/v1/rate-limits/{key}/override`` (spec: ojs-rate-limiting 10)
     """
-    found = await store_limits.override_key(app.store, check_key(key), RateLimits(), None)
-    return replies.json_response(200, _key(found))
+    key_status = await store_limits.override_key(app.store, check_key(key), RateLimits(), None)
+    return replies.json_response(200, _key(key_status))
 
 
 async def headers_of(app: App, job: NewJob) -> Headers:
@@ -129,12 +130,12 @@ async def headers_of(app: App, job: NewJob) -> Headers:
     """
     if job.rate_limit is None or job.rate_limit.key is None:
         return ()
-    found = None
+    key_status = None
     with suppress(OJSError):
-        found = await store_limits.get_key(app.store, job.rate_limit.key)
-    if found is None:
+        key_status = await store_limits.get_key(app.store, job.rate_limit.key)
+    if key_status is None:
         return ()
-    usage, reset_ms = found.usage, found.now_ms
+    usage, reset_ms = key_status.usage, key_status.now_ms
     if usage.limits.rate is not None:
         limit, remaining = usage.limits.rate.limit, usage.limits.rate.limit - usage.started
         reset_ms = usage.resets_ms or reset_ms
@@ -142,7 +143,7 @@ async def headers_of(app: App, job: NewJob) -> Headers:
         limit, remaining = usage.limits.concurrency, usage.limits.concurrency - usage.active
     elif usage.limits.throttle is not None:
         reset_ms = max(reset_ms, usage.next_ms or 0)
-        limit, remaining = usage.limits.throttle.limit, int(reset_ms == found.now_ms)
+        limit, remaining = usage.limits.throttle.limit, int(reset_ms == key_status.now_ms)
     else:
         return ()
     return (
@@ -189,28 +190,31 @@ def _limits(app: App, request: Request) -> RateLimits:
     return parse_limits(msgspec.structs.asdict(body), path="")
 
 
-def _key(found: RateLimitKeyStatus) -> dict[str, Any]:
+def _key(key_status: RateLimitKeyStatus) -> dict[str, Any]:
     members: dict[str, Any] = {
-        "key": found.key,
-        "active": found.usage.active,
-        **_limit_and_period(found.usage.limits),
-        **_usage(found.usage),
-        "waiting": found.waiting,
-        "waiting_count": found.waiting,
+        "key": key_status.key,
+        "active": key_status.usage.active,
+        **_limit_and_period(key_status.usage.limits),
+        **_usage(key_status.usage),
+        "waiting": key_status.waiting,
+        "waiting_count": key_status.waiting,
     }
-    if found.override is not None:
-        members["override"] = {**_limit_and_period(found.override), **found.override.json()}
-        if found.override_until_ms is not None:
-            members["override"]["expires_at"] = replies.iso(found.override_until_ms)
-    if found.hold_until_ms is not None:
-        members["held_until"] = replies.iso(found.hold_until_ms)
+    if key_status.override is not None:
+        members["override"] = {
+            **_limit_and_period(key_status.override),
+            **key_status.override.json(),
+        }
+        if key_status.override_until_ms is not None:
+            members["override"]["expires_at"] = replies.iso(key_status.override_until_ms)
+    if key_status.hold_until_ms is not None:
+        members["held_until"] = replies.iso(key_status.hold_until_ms)
     return members
 
 
-def _queue(name: str, found: QueueRateLimits) -> Response:
-    members: dict[str, Any] = {"queue": name, "name": name, **_usage(found.usage)}
-    if found.max_per_second is not None:
-        members["max_per_second"] = found.max_per_second
+def _queue(name: str, limits: QueueRateLimits) -> Response:
+    members: dict[str, Any] = {"queue": name, "name": name, **_usage(limits.usage)}
+    if limits.max_per_second is not None:
+        members["max_per_second"] = limits.max_per_second
     return replies.json_response(200, members)
 
 

@@ -36,9 +36,9 @@ _STATES: Final = {
     FAILED: FAILED,
     CANCELLED: CANCELLED,
 }
-"""What a filter may name -> the state. No workflow of this server is ever pending."""
-_MOST_READS: Final = 4
-"""Reads of ``list_visible`` that may fill a page."""
+"""Workflow states by the name that a filter may use. No workflow of this server is ever pending."""
+_MAX_READS: Final = 4
+"""Maximum number of calls of ``list_visible`` for one page."""
 
 
 async def create(app: App, request: Request) -> Response:
@@ -70,8 +70,10 @@ async def cancel(app: App, _request: Request, workflow_id: str) -> Response:
     ``DELETE /ojs/v1/workflows/{id}``, alias ``POST /ojs/v1/workflows/{id}/cancel``
     (spec: ojs-http-binding 14.3)
     """
-    found = await store_workflows.cancel(app.store, workflow_id)
-    return _response(200, found, cancelled_steps=sum(job.state == CANCELLED for job in found.jobs))
+    workflow = await store_workflows.cancel(app.store, workflow_id)
+    return _response(
+        200, workflow, cancelled_steps=sum(job.state == CANCELLED for job in workflow.jobs)
+    )
 
 
 async def progress(app: App, _request: Request, workflow_id: str) -> Response:
@@ -79,21 +81,21 @@ async def progress(app: App, _request: Request, workflow_id: str) -> Response:
 
     ``GET /ojs/v1/workflows/{id}/progress`` (spec: ojs-workflows 11)
     """
-    found = await store_workflows.get(app.store, workflow_id, jobs=False)
-    counts = _counts(found)
+    workflow = await store_workflows.get(app.store, workflow_id, jobs=False)
+    counts = _counts(workflow)
     total = counts["job_count"]
     ended = counts["completed_count"] + counts["failed_count"]
     value = {
-        "workflow_id": found.id,
-        "id": found.id,
-        "state": found.state,
-        "progress": 1.0 if found.state == COMPLETED else round(ended / total, 4),
-        "percentage": 100.0 if found.state == COMPLETED else round(100 * ended / total, 2),
+        "workflow_id": workflow.id,
+        "id": workflow.id,
+        "state": workflow.state,
+        "progress": 1.0 if workflow.state == COMPLETED else round(ended / total, 4),
+        "percentage": 100.0 if workflow.state == COMPLETED else round(100 * ended / total, 2),
         "total": total,
         "completed": counts["completed_count"],
         "failed": counts["failed_count"],
         **counts,
-        **_steps(found),
+        **_steps(workflow),
     }
     return replies.json_response(200, value)
 
@@ -115,11 +117,11 @@ async def list_workflows(app: App, request: Request) -> Response:
     if state is not None:
         return await _list_in_state(app, given, state)
     page = query.numbered_page(given, default=50, max_limit=200)
-    found, total = await store_workflows.list_workflows(
+    workflows, total = await store_workflows.list_workflows(
         app.store, limit=page.limit, offset=page.offset
     )
-    pages = query.pagination(page, len(found), total)
-    listed = replies.array(replies.dumps(_summary(workflow)) for workflow in found)
+    pages = query.pagination(page, len(workflows), total)
+    listed = replies.array(replies.dumps(_summary(workflow)) for workflow in workflows)
     return Response(
         200,
         b'{"workflows":%b,"items":%b,"total":%d,"pagination":%b}'
@@ -149,17 +151,17 @@ async def _list_in_state(app: App, given: Mapping[str, str], state: str) -> Resp
     page = query.numbered_page({**given, "cursor": ""}, default=50, max_limit=200)
     first = given.get("cursor") or None
     offset = 0 if first else page.offset
-    found: list[WorkflowRecord] = []
+    workflows: list[WorkflowRecord] = []
     cursor = first
-    for _ in range(_MOST_READS):
-        missing = offset + page.limit - len(found)
+    for _ in range(_MAX_READS):
+        missing = offset + page.limit - len(workflows)
         more, cursor = await list_visible(
             app.store, None, limit=missing, cursor=cursor, state=state
         )
-        found += more
-        if cursor is None or len(found) >= offset + page.limit:
+        workflows += more
+        if cursor is None or len(workflows) >= offset + page.limit:
             break
-    shown = found[offset:]
+    shown = workflows[offset:]
     following: list[WorkflowRecord] = []
     if cursor is not None:
         following, further = await list_visible(
@@ -171,7 +173,7 @@ async def _list_in_state(app: App, given: Mapping[str, str], state: str) -> Resp
         limit=page.limit,
         shown=len(shown),
         offset=offset,
-        total=None if first else len(found) + len(following),
+        total=None if first else len(workflows) + len(following),
         cursor=cursor,
     )
     pages["has_more"] = cursor is not None
@@ -194,11 +196,11 @@ async def _list_within(
             field="page" if given.get("page") else "offset",
         )
     limit = page.limit
-    found, next_cursor = await list_visible(
+    workflows, next_cursor = await list_visible(
         app.store, queues, limit=limit, cursor=cursor, state=state
     )
-    pages = replies.pagination(limit=limit, shown=len(found), cursor=next_cursor)
-    listed = replies.array(replies.dumps(_summary(workflow)) for workflow in found)
+    pages = replies.pagination(limit=limit, shown=len(workflows), cursor=next_cursor)
+    listed = replies.array(replies.dumps(_summary(workflow)) for workflow in workflows)
     return Response(
         200,
         b'{"workflows":%b,"items":%b,"pagination":%b}' % (listed, listed, replies.dumps(pages)),
@@ -207,7 +209,7 @@ async def _list_within(
 
 def _response(
     status: int,
-    found: WorkflowRecord,
+    workflow: WorkflowRecord,
     headers: tuple[tuple[str, str], ...] = (),
     **more: int,
 ) -> Response:
@@ -218,29 +220,29 @@ def _response(
 
     Args:
         status: the status.
-        found: the workflow.
+        workflow: the workflow.
         headers: response headers.
         **more: other members of the workflow.
     """
-    summary = replies.dumps(_summary(found))[1:-1]
+    summary = replies.dumps(_summary(workflow))[1:-1]
     # The callbacks of a nested batch are listed as steps, because several nested batches may have
     # callbacks with the same name. The Go SDK sends callbacks as steps and reads only steps, so its
     # callbacks are listed as steps, too.
-    callbacks = [node for node in found.plan.jobs if node.callback and node.parent == 0]
+    callbacks = [node for node in workflow.plan.jobs if node.callback and node.parent == 0]
     listed = [
-        node for node in found.plan.jobs if node not in callbacks or node.label in CALLBACK_STEPS
+        node for node in workflow.plan.jobs if node not in callbacks or node.label in CALLBACK_STEPS
     ]
-    steps = replies.array(_job(node, found) for node in listed)
-    jobs = replies.array(_job(node, found, result=False) for node in listed)
+    steps = replies.array(_job(node, workflow) for node in listed)
+    jobs = replies.array(_job(node, workflow, result=False) for node in listed)
     body = b'%b,"steps":%b,"jobs":%b' % (summary, steps, jobs)
     if callbacks:
-        by_name = {node.callback: _job(node, found) for node in callbacks}
+        by_name = {node.callback: _job(node, workflow) for node in callbacks}
         pairs = b",".join(b'"%b":%b' % (name.encode(), job) for name, job in by_name.items())
         body += b',"callbacks":{%b}' % pairs
     failed = [
-        (node, found.jobs[node.job])
-        for node in found.plan.jobs
-        if found.jobs[node.job].state == FAILED
+        (node, workflow.jobs[node.job])
+        for node in workflow.plan.jobs
+        if workflow.jobs[node.job].state == FAILED
     ]
     if failed:
         body += b',"failed_step_index":%d,"failed_job_ids":%b,"errors":%b' % (
@@ -248,36 +250,36 @@ def _response(
             replies.dumps([node.job_id for node, _ in failed]),
             replies.array(_error(node, outcome) for node, outcome in failed),
         )
-    start_times = [outcome.started_ms for outcome in found.jobs if outcome.started_ms]
+    start_times = [outcome.started_ms for outcome in workflow.jobs if outcome.started_ms]
     if start_times:
         body += b',"started_at":"%b"' % replies.iso(min(start_times)).encode()
     body += b"".join(b',"%b":%d' % (name.encode(), value) for name, value in more.items())
     body = b'{"workflow":{%b},%b}' % (body, body)
-    return Response(status, body, headers, object_ids=lambda: {"workflow_id": found.id})
+    return Response(status, body, headers, object_ids=lambda: {"workflow_id": workflow.id})
 
 
-def _summary(found: WorkflowRecord) -> dict[str, Any]:
-    times = {"created_at": replies.iso(found.created_ms)}
-    if found.finished_ms is not None:
-        finished_at = replies.iso(found.finished_ms)
+def _summary(workflow: WorkflowRecord) -> dict[str, Any]:
+    times = {"created_at": replies.iso(workflow.created_ms)}
+    if workflow.finished_ms is not None:
+        finished_at = replies.iso(workflow.finished_ms)
         times["completed_at"] = finished_at
-        if found.state == CANCELLED:
+        if workflow.state == CANCELLED:
             times["cancelled_at"] = finished_at
     return {
-        "id": found.id,
-        "type": found.type,
-        "name": found.name,
-        "state": found.state,
-        **_steps(found),
+        "id": workflow.id,
+        "type": workflow.type,
+        "name": workflow.name,
+        "state": workflow.state,
+        **_steps(workflow),
         **times,
-        "metadata": {**times, **_counts(found)},
+        "metadata": {**times, **_counts(workflow)},
     }
 
 
-def _steps(found: WorkflowRecord) -> dict[str, int]:
+def _steps(workflow: WorkflowRecord) -> dict[str, int]:
     """Return the counts of the outermost steps. A nested workflow counts as one step."""
-    steps = found.plan.steps
-    completed = sum(found.evaluation.states[number] == COMPLETED for number in steps)
+    steps = workflow.plan.steps
+    completed = sum(workflow.evaluation.states[number] == COMPLETED for number in steps)
     return {
         "step_count": len(steps),
         "steps_total": len(steps),
@@ -287,8 +289,8 @@ def _steps(found: WorkflowRecord) -> dict[str, int]:
     }
 
 
-def _counts(found: WorkflowRecord) -> dict[str, int]:
-    evaluation, plan = found.evaluation, found.plan
+def _counts(workflow: WorkflowRecord) -> dict[str, int]:
+    evaluation, plan = workflow.evaluation, workflow.plan
     return {
         "job_count": len(plan.jobs),
         "completed_count": evaluation.count(plan, COMPLETED),
@@ -297,9 +299,9 @@ def _counts(found: WorkflowRecord) -> dict[str, int]:
     }
 
 
-def _job(node: WorkflowNode, found: WorkflowRecord, *, result: bool = True) -> bytes:
-    outcome = found.jobs[node.job]
-    nodes = found.plan.nodes
+def _job(node: WorkflowNode, workflow: WorkflowRecord, *, result: bool = True) -> bytes:
+    outcome = workflow.jobs[node.job]
+    nodes = workflow.plan.nodes
     value: dict[str, Any] = {
         "index": node.job,
         "id": node.label or f"step-{node.job}",

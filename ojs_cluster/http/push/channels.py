@@ -19,14 +19,14 @@ from ojs_cluster.store.jobs import read_jobs as store_jobs
 from ojs_cluster.store.queues import queues as store_queues
 
 ALL: Final = Channel("all", "all")
-_MOST_TYPES: Final = 50
+_MAX_TYPES: Final = 50
 
 
 def parse_channel(text: str, *, field: str = "channel") -> Channel:
     """Return the channel ``job:{id}``, ``queue:{name}`` or ``all``.
 
     Raises:
-        InvalidRequest: it is none of these.
+        InvalidRequest: ``text`` has none of these forms.
     """
     kind, _, value = text.partition(":")
     if kind == "job" and value:
@@ -39,14 +39,14 @@ def parse_channel(text: str, *, field: str = "channel") -> Channel:
 
 
 def types_of(given: Mapping[str, str]) -> frozenset[str]:
-    """Return the event types that the query admits; none for all types.
+    """Return the event types that the query admits; the empty set admits all types.
 
-    ``types`` is the parameter of ojs-cli, ``event_types`` that of the spec (ojs-realtime 5.6.1).
+    ojs-cli sends the parameter ``types``. The spec calls it ``event_types`` (ojs-realtime 5.6.1).
     """
     for name in ("types", "event_types", "type"):
-        found = names(given, name)
-        if found:
-            return check_types(found, field=name)
+        types = names(given, name)
+        if types:
+            return check_types(types, field=name)
     return frozenset()
 
 
@@ -54,10 +54,10 @@ def check_types(types: Any, *, field: str) -> frozenset[str]:
     """Return event types as a set.
 
     Raises:
-        InvalidRequest: there are too many.
+        InvalidRequest: there are more types than one request may name.
     """
-    if len(types) > _MOST_TYPES:
-        raise InvalidRequest(f"{field} may have {_MOST_TYPES} event types", field=field)
+    if len(types) > _MAX_TYPES:
+        raise InvalidRequest(f"{field} may have at most {_MAX_TYPES} event types", field=field)
     return frozenset(types)
 
 
@@ -98,7 +98,7 @@ async def shards_of(store: Store, channel: Channel) -> list[Shard | Meta]:
     if channel.kind == "all":
         return [*store.keys, store.keys.meta]
     if channel.kind == "queue":
-        found = await store.partitions.occupied_shards(store, channel.value)
-        return [*sorted(found, key=lambda shard: shard.index), store.keys.meta]
+        shards = await store.partitions.occupied_shards(store, channel.value)
+        return [*sorted(shards, key=lambda shard: shard.index), store.keys.meta]
     job = await store_jobs.get(store, channel.value)
     return [await store_jobs.shard_of(store, job.queue, job.id)]

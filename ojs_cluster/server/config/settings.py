@@ -281,7 +281,8 @@ class RedisSettings:
         "OJS_REDIS_TLS_CA",
         parsers.readable_file,
         "",
-        "File with the CA certificates that sign those of the Redis servers (rediss:// only).",
+        "File with the certificates of the CAs that sign the certificates of the Redis servers "
+        "(rediss:// only).",
     )
     tls_cert: str = variable(
         "OJS_REDIS_TLS_CERT",

@@ -145,11 +145,14 @@ class SchedulerEntryPoint:
         return False
 
     async def _families(self) -> Families:
-        own = [*scheduler_families(self._stats), exposition.audit_family(self._traffic)]
+        process_families = [
+            *scheduler_families(self._stats),
+            exposition.audit_family(self._traffic),
+        ]
         if self._store is None or self._collected is None:
-            return [exposition.build_info(), *own]
+            return [exposition.build_info(), *process_families]
         cluster = await exposition.cluster_families(self._store, self._collected, _TIMEOUT_S)
-        return [*cluster, *own]
+        return [*cluster, *process_families]
 
 
 def scheduler_families(stats: Stats) -> Families:

@@ -143,8 +143,8 @@ async def _queues(store: Store, put: Callable[[str, ArchiveLine], None]) -> None
                     shard.slot, "HGET", shard.queue_counters(name), "acked", idempotent=True
                 )
                 fields[b"acked"] = b"%d" % (int(fields.get(b"acked", 0)) + int(acked or 0))
-            own = store.partitions.entries().get(name)
-            put("queues", QueueLine(name, fields, 0 if own is None else own.count))
+            partitions = store.partitions.entries().get(name)
+            put("queues", QueueLine(name, fields, 0 if partitions is None else partitions.count))
 
 
 async def _jobs(store: Store, put: Callable[[str, ArchiveLine], None]) -> None:

@@ -54,8 +54,9 @@ class JobLine:
         id: the id of the job.
         fields: the fields of its hash, without the errors.
         errors: attempt, time in milliseconds, and JSON object of each error, oldest first.
-        position: position among the available jobs of its queue and priority, None without one.
-        removed_ms: when its retention ends (ms of Unix time), None while it has not ended.
+        position: position among the available jobs of its queue and priority; None if the job is
+            not available.
+        removed_ms: when its retention ends (ms of Unix time), None while the job has not ended.
         holds_lock: whether the job holds its unique lock.
     """
 

@@ -115,11 +115,11 @@ async def get(store: Store, name: str) -> CronRecord:
         meta = store.keys.meta
         now_ms, flat = await store.run_meta("read_hash", [meta.cron(name)], [])
         if flat:
-            found = parse_cron_record(name, flat, now_ms)
-            if not found.deleted:
-                if found.fault is not None:
-                    raise Internal(f"cron job '{name}' is malformed in Redis: {found.fault}")
-                return found
+            record = parse_cron_record(name, flat, now_ms)
+            if not record.deleted:
+                if record.fault is not None:
+                    raise Internal(f"cron job '{name}' is malformed in Redis: {record.fault}")
+                return record
     raise NotFound("cron job", name[:255])
 
 
@@ -270,7 +270,7 @@ async def trigger(store: Store, name: str) -> tuple[CronRecord, JobRecord]:
             with after_first_write():
                 job = await read_jobs.get(store, run.job_id)
                 cron = await get(store, name)
-            return cron, msgspec.structs.replace(job, deduplicated=not run.own)
+            return cron, msgspec.structs.replace(job, deduplicated=not run.is_new)
     raise _changed_by_others(name)
 
 

@@ -23,7 +23,7 @@ from ojs_cluster.store.unique import locks
 
 HISTORY_KEPT = 100
 DELIVERY_MS = 2000
-"""Time in ms after the claim of a firing from which on another process may deliver the firing."""
+"""Another process may deliver a firing when its claim is older than this time in ms."""
 FIRST_PAUSE_MS = 500
 LONGEST_PAUSE_MS = 60_000
 

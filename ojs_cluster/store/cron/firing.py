@@ -47,15 +47,15 @@ log = logging.getLogger("ojs.store")
 MAX_WAITING_RUNS = 100
 """Maximum number of unfinished runs under the policy ``enqueue``. Further ticks are skipped."""
 _MANY_WAITING_RUNS = 2
-"""Number of unfinished runs from which on each further run logs a warning."""
+"""If at least this number of runs are unfinished, each further run logs a warning."""
 QUEUE_FULL: Final = "queue_full"
 """First word of the reason in the history when a full queue has refused the job of a tick."""
 _CHECK_TIMEOUT_S = 2.0
 """Time limit in seconds for the check of one cron job. After that the cron job is postponed."""
 _STORE_WITHIN_MS = 20_000
-"""Time in ms after the claim from which on the job of a firing is not stored any more. It is a
-sixth
-of the shortest retention of such a job (``store/include/jobs/finish_job.lua``)."""
+"""Maximum time in ms from the claim of a firing until its job is stored; a later attempt is
+refused. The time is a sixth of the shortest retention of such a job
+(``store/include/jobs/finish_job.lua``)."""
 
 FiringOutcome = Literal["delivered", "refused", "failed", "unreadable", "checked"]
 """Outcomes that ``cron_record_outcome.lua`` describes."""
@@ -71,9 +71,9 @@ class TickDecision:
             skipped.
         refusal: why no job can be made; '' when a job can be made.
         tick_ms: Unix time of the tick in ms; None for a manual run, which keeps the next tick.
-        next_ms: Unix time of the following tick in ms; None for none.
+        next_ms: Unix time of the following tick in ms; None if there is none.
         gap_ms: Unix time in ms of a clock change that skips an occurrence before the following
-            tick; None for none.
+            tick; None if there is no such change.
         held: whether the job is stored as pending, until the runs before it have ended.
         cancels: ids of earlier runs to cancel before the job is stored.
         ended: ids of earlier runs that have ended.
@@ -159,7 +159,7 @@ class CronStore(Protocol):
 
         Args:
             job: the job.
-            store_before_ms: Unix time in ms from which on the job must not be stored.
+            store_before_ms: Unix time in ms before which the job must be stored.
             ignore_depth_bound: whether the job is stored even in a full queue.
 
         Returns:
@@ -251,12 +251,12 @@ class ManualRun:
 
     Args:
         job_id: id of the run.
-        own: whether the run is a new job. False when an existing job with the same fingerprint
+        is_new: whether the run is a new job. False when an existing job with the same fingerprint
             takes its place.
     """
 
     job_id: str
-    own: bool
+    is_new: bool
 
 
 async def run_manually(cron_store: CronStore, cron: CronRecord) -> ManualRun | None:
@@ -318,8 +318,8 @@ async def deliver(cron_store: CronStore, cron: CronRecord) -> str:
     stored, refusal = firing.job_id, None
     try:
         job = await make_job(cron.name, firing.job, firing.tick_ms)
-    except UnusableDefinition as found:
-        await _record_refusal(cron_store, cron.name, firing.job_id, found.reason)
+    except UnusableDefinition as unusable:
+        await _record_refusal(cron_store, cron.name, firing.job_id, unusable.reason)
         raise
     for job_id in firing.cancels:
         with suppress(Conflict, NotFound):
@@ -370,9 +370,9 @@ async def _check_cron(cron_store: CronStore, cron: CronRecord, now_ms: int) -> N
     try:
         # Before the claim: a firing whose job cannot be read could never be delivered.
         await make_job(cron.name, cron.job, cron.next_ms)
-    except UnusableDefinition as found:
-        _log_refusal(cron, found)
-        refusal = TickDecision(fire=False, job_id="", refusal=found.reason)
+    except UnusableDefinition as unusable:
+        _log_refusal(cron, unusable)
+        refusal = TickDecision(fire=False, job_id="", refusal=unusable.reason)
         await cron_store.claim(cron, _with_next_tick(cron, refusal, cron.next_ms, now_ms))
         return
     decision = await _decide(cron_store, cron, cron.next_ms, now_ms)
@@ -388,16 +388,16 @@ async def _deliver_tick(cron_store: CronStore, cron: CronRecord) -> None:
             await deliver(cron_store, cron)
     except QueueFull as full:
         log.warning("cron job '%s': this tick is skipped: %s", cron.name, full.message)
-    except UnusableDefinition as found:
-        _log_refusal(cron, found)
+    except UnusableDefinition as unusable:
+        _log_refusal(cron, unusable)
 
 
-def _log_refusal(cron: CronRecord, found: UnusableDefinition) -> None:
+def _log_refusal(cron: CronRecord, unusable: UnusableDefinition) -> None:
     log.error(
         "cron job '%s': no job can be made from its definition, so this tick is skipped: %s. "
         "Register it again with a usable definition",
         cron.name,
-        found.reason,
+        unusable.reason,
     )
 
 
@@ -429,8 +429,8 @@ def _with_next_tick(
     cron: CronRecord, decision: TickDecision, tick_ms: int, now_ms: int
 ) -> TickDecision:
     """Add the following tick to the decision about a tick."""
-    # All ticks that were missed without a leader fire once, as the earliest of them. The clock of a
-    # new master may be behind, so the following tick is computed from the later of the two times.
+    # If ticks were missed while there was no leader, only the earliest of them fires. The clock of
+    # a new master may be behind, so the following tick is computed from the later of the two times.
     following = cron.schedule.following(max(now_ms, tick_ms), cron.anchor_ms)
     return replace(
         decision,

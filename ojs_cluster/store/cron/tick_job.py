@@ -56,7 +56,7 @@ async def make_job(name: str, job: bytes, tick_ms: int) -> NewJob:
             return UnusableDefinition(error)
 
     # An error of off_loop itself, such as a lack of threads, may not happen at the next attempt.
-    made = await off_loop(make, len(job))
-    if isinstance(made, UnusableDefinition):
-        raise made from made.error
-    return made
+    result = await off_loop(make, len(job))
+    if isinstance(result, UnusableDefinition):
+        raise result from result.error
+    return result

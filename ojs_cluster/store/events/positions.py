@@ -53,10 +53,11 @@ class EventId:
     ended: bool = False
 
     def starts_of(self, shards: Iterable[int]) -> dict[int, Start] | None:
-        """Return where to go on in each of these streams; None if the id has none of them.
+        """Return the position from which each stream is read; None if the id has none of them.
 
-        The id lacks a stream if the queue has got a partition since. Such a stream is read from
-        shortly before the newest position of the id. So events may come twice, but none is missed.
+        If the queue has got a new partition since, the id lacks the stream of that partition. Such
+        a stream is read from shortly before the newest position of the id. So events may come
+        twice, but none is missed.
         """
         known = [self.starts[index] for index in shards if index in self.starts]
         if not known:

@@ -1,6 +1,6 @@
 """Subscribers to new events, and their bounded buffers.
 
-A subscriber that reads slowly loses its oldest events, and is told how many
+A subscriber that reads slowly loses its oldest events, and learns how many
 (spec: ojs-realtime 5.4). So it costs bounded memory, and delays no other subscriber.
 """
 
@@ -16,8 +16,8 @@ import trio
 from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.store.events.new_event import STATE_CHANGED, Gap, NewEvent
 
-_LEAST_SHARE: Final = 16 * 1024
-_MOST_SHARE: Final = 1024 * 1024
+_MIN_BUFFER_BYTES: Final = 16 * 1024
+_MAX_BUFFER_BYTES: Final = 1024 * 1024
 
 Item = NewEvent | Gap
 
@@ -28,22 +28,22 @@ class BufferBudget:
     Each subscriber may use an equal part. A buffer always has room for one event.
     """
 
-    def __init__(self, most_bytes: int, most_events: int) -> None:
+    def __init__(self, max_bytes: int, max_events: int) -> None:
         """Begin without subscribers.
 
         Args:
-            most_bytes: bytes of all buffers together.
-            most_events: number of events of each buffer.
+            max_bytes: maximum size in bytes of all buffers together.
+            max_events: maximum number of events in each buffer.
         """
-        self._most_bytes = most_bytes
-        self.most_events = most_events
+        self._max_bytes = max_bytes
+        self.max_events = max_events
         self.subscribers = 0
 
     @property
-    def share(self) -> int:
-        """The bytes that each buffer may hold now."""
-        share = self._most_bytes // max(1, self.subscribers)
-        return max(_LEAST_SHARE, min(_MOST_SHARE, share))
+    def bytes_per_buffer(self) -> int:
+        """Maximum size in bytes of each buffer now."""
+        share = self._max_bytes // max(1, self.subscribers)
+        return max(_MIN_BUFFER_BYTES, min(_MAX_BUFFER_BYTES, share))
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +140,8 @@ class Subscriber:
         """Add an event; drop the oldest ones if the buffer is full."""
         self._buffer.append((subscription, item))
         self._bytes += item.size
-        while len(self._buffer) > self.budget.most_events or (
-            self._bytes > self.budget.share and len(self._buffer) > 1
+        while len(self._buffer) > self.budget.max_events or (
+            self._bytes > self.budget.bytes_per_buffer and len(self._buffer) > 1
         ):
             self._drop_oldest()
         self._added.set()
@@ -158,15 +158,15 @@ class Subscriber:
             dropped.count += 1
             dropped.newest = event_id or dropped.newest
 
-    def take(self, most_bytes: int) -> tuple[list[Dropped], list[tuple[Subscription, Item]]]:
-        """Take what was dropped, and at least one event, up to ``most_bytes`` of the oldest."""
+    def take(self, max_bytes: int) -> tuple[list[Dropped], list[tuple[Subscription, Item]]]:
+        """Take what was dropped, and at least one event, up to ``max_bytes`` of the oldest."""
         dropped = list(self._dropped.values())
         self._dropped.clear()
         items: list[tuple[Subscription, Item]] = []
-        while self._buffer and (not items or most_bytes > 0):
+        while self._buffer and (not items or max_bytes > 0):
             taken = self._buffer.popleft()
             self._bytes -= taken[1].size
-            most_bytes -= taken[1].size
+            max_bytes -= taken[1].size
             items.append(taken)
         return dropped, items
 

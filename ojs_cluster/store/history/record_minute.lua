@@ -1,4 +1,4 @@
--- Stores the sums of the cluster at the start of a minute, and the first ones of each hour also as those of
+-- Stores the record of the cluster for a minute. The first record of an hour is also stored as the record of
 -- the hour.
 -- Post: the records have a fixed number of slots, so a new record replaces an old one.
 -- Memory: allow-oom; a record has up to 1 KiB, and there are as many as ARGV[2] and ARGV[3] together.

@@ -2,8 +2,9 @@
 
 A record is a text of whole numbers, separated by commas: the minute at whose start it was taken,
 the totals, the times, and the numbers of jobs by state. Zeros may be left out between the commas.
-The records of the cluster hold the totals themselves, those of a queue their growth since the
-queue's record before. ``sample_queue.lua`` has the same names in the same order.
+A record of the cluster holds the totals themselves. A record of a queue holds the growth of the
+totals since the previous record of the queue. ``sample_queue.lua`` has the same names in the same
+order.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ TOTALS: Final = (
     "run_ms",
     "wait_ms",
 )
-"""Counters of a queue that only grow. ``acked`` counts completed jobs, ``failed`` failed attempts,
-and the last two are the sums over completed jobs of their run and their wait, in milliseconds."""
+"""Counters of a queue that only grow. ``acked`` counts completed jobs, and ``failed`` counts failed
+attempts. ``run_ms`` and ``wait_ms`` are the sums, over completed jobs, of the time in milliseconds
+that the job ran, and that it waited."""
 STATES: Final = (
     State.SCHEDULED,
     State.PENDING,
@@ -38,21 +40,21 @@ STATES: Final = (
 GROWING: Final = len(TOTALS) + len(TIMES)
 """How many numbers of a record only grow."""
 MINUTES: Final = 25 * 60
-"""Number of minutes for which the cluster has records. An hour more than a day, so that a day is
-complete also while its first minute is replaced."""
+"""Number of minutes for which the cluster has records: a day and an hour. So a request for the last
+day gets all of its minutes, although new records replace old ones."""
 HOURS: Final = 31 * 24
 """Number of hours for which the cluster has records."""
 QUEUE_MINUTES: Final = 120
 """Number of minutes for which a queue has records."""
-_EXACT: Final = 2**53
+_EXACT: Final = 2**53  # Lua's doubles are exact below this number
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record.
+    """The numbers of the cluster or of a queue at the start of one minute.
 
     Attributes:
-        minute: when it was taken, in Unix minutes.
+        minute: when the numbers were read, in Unix minutes.
         totals: the totals and times, or their growth, in the order of ``TOTALS`` and ``TIMES``.
         depths: numbers of jobs in the order of ``STATES``.
     """

@@ -1,5 +1,5 @@
--- Samples some queues of a shard: adds the growth of their totals to the totals of the shard, and records it
--- with the numbers of jobs in the history of each queue that has changed.
+-- Samples some queues of a shard: adds the growth of their totals to the totals of the shard. The history of
+-- each queue that has changed gets a record with this growth and the numbers of jobs.
 -- Pre:  any. A queue that does not exist, or has not changed, is left out.
 -- Post: the last sample of each queue is its present one, so a second run adds nothing.
 -- Memory: allow-oom; adds 300 bytes per queue and minute, for 120 minutes.

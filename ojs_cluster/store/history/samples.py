@@ -7,7 +7,8 @@ counted once, whatever process dies, and a queue may be removed. The sums over a
 stored as the record of the minute. A missed minute loses no number, because the records are totals:
 the next record has the growth of both minutes.
 
-Counting per minute in the transitions was refused: each of them would have one more key to write.
+The transitions do not count per minute themselves, because each of them would have to write one
+more key.
 """
 
 from __future__ import annotations
@@ -30,13 +31,14 @@ _PAGE: Final = 1000
 _PAGE_PAUSE_S: Final = 0.05
 """Pause after each page, in seconds. So 100 000 queues cause no burst of load."""
 _CHUNK: Final = 50
-"""Number of queues that one script samples. It takes about 10 µs for each."""
+"""Number of queues that one script samples. The script takes about 10 µs per queue."""
 
 
 class Sampler:
     """Takes the samples of one process, and remembers the last numbers of each shard.
 
-    If a shard does not answer, the record has its last known totals: they are a lower bound.
+    If a shard does not answer, the record contains the totals that the shard returned last, which
+    are a lower bound.
     """
 
     def __init__(self, store: Store) -> None:
@@ -67,21 +69,21 @@ class Sampler:
         return (None if is_recorded else minute), 60_000 - now_ms % 60_000
 
     async def record(self, minute: int) -> bool:
-        """Sample all queues and store the record of a minute. A repetition counts nothing twice.
+        """Sample all queues and store the record of a minute. A second call counts nothing twice.
 
         Args:
             minute: the minute at whose start the samples count as taken, in Unix minutes.
 
         Returns:
-            Whether a record was stored: not while a shard does not answer whose numbers this
-            process has never read.
+            Whether a record was stored. None is stored until this process has read the totals of
+            every shard at least once.
 
         Raises:
             BackendUnavailable: the meta tag's master did not answer in time.
         """
         store, meta = self._store, self._store.keys.meta
         await store.partitions.refresh_if_stale(store)
-        found: dict[Shard, list[int]] = {}
+        depths_of: dict[Shard, list[int]] = {}
         after = ""
         while True:
             names: Any = await store.redis.call(
@@ -90,12 +92,12 @@ class Sampler:
                 _PAGE,
                 idempotent=True,
             )
-            await self._sample_page([name.decode() for name in names], minute, found)
+            await self._sample_page([name.decode() for name in names], minute, depths_of)
             if len(names) < _PAGE:
                 break
             after = names[-1].decode()
             await trio.sleep(_PAGE_PAUSE_S)
-        self._depths.update(found)
+        self._depths.update(depths_of)
         if len(self._totals) < len(store.keys):
             return False
         sums = [sum(column) for column in zip(*self._totals.values(), strict=True)]
@@ -108,15 +110,15 @@ class Sampler:
         return True
 
     async def _sample_page(
-        self, names: Sequence[str], minute: int, found: dict[Shard, list[int]]
+        self, names: Sequence[str], minute: int, depths_of: dict[Shard, list[int]]
     ) -> None:
-        """Sample some queues, and add the numbers of their jobs to those of their shards.
+        """Sample some queues, and add the numbers of their jobs to ``depths_of``, by shard.
 
-        A shard without any of these queues is read as well, if it was not before.
+        Shards that are not in ``depths_of`` yet are read even if they have none of these queues.
         """
         store = self._store
         queues_of: dict[Shard, list[str]] = {
-            shard: [] for shard in store.keys if shard not in found
+            shard: [] for shard in store.keys if shard not in depths_of
         }
         for name in names:
             count = store.partitions.layout(name).occupied_count
@@ -127,12 +129,12 @@ class Sampler:
             if not store.redis.is_responsive(shard.slot):
                 return
             with suppress(BackendUnavailable):
-                await self._sample_shard(shard, queues_of[shard], minute, found)
+                await self._sample_shard(shard, queues_of[shard], minute, depths_of)
 
         await run_concurrently(queues_of, sample_shard)
 
     async def _sample_shard(
-        self, shard: Shard, names: Sequence[str], minute: int, found: dict[Shard, list[int]]
+        self, shard: Shard, names: Sequence[str], minute: int, depths_of: dict[Shard, list[int]]
     ) -> None:
         for start in range(0, max(1, len(names)), _CHUNK):
             keys = [shard.history_totals]
@@ -144,5 +146,5 @@ class Sampler:
                 shard, "sample_queues", keys, [minute, QUEUE_MINUTES], idempotent=True
             )
             self._totals[shard] = [read_number(total) for total in totals]
-            before = found.setdefault(shard, [0] * len(STATES))
-            found[shard] = [old + int(new) for old, new in zip(before, depths, strict=True)]
+            sums = depths_of.get(shard, [0] * len(STATES))
+            depths_of[shard] = [total + int(n) for total, n in zip(sums, depths, strict=True)]

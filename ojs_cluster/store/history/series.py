@@ -29,7 +29,8 @@ MAX_POINTS: Final = 1500
 """Maximum number of periods of a series."""
 _HOUR: Final = 60
 _LIVE_MINUTES: Final = 2 * _HOUR
-"""Records of minutes that complete a series of hours."""
+"""Number of the newest records by minute that a series of hours or days uses for its last hours,
+because the record of an hour shows only the start of the hour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class Point:
 
     @property
     def avg_run_ms(self) -> float:
-        """Average run time of the same jobs, in milliseconds."""
+        """Average run time of the jobs completed in the period, in milliseconds; 0 without any."""
         return self._average("run_ms")
 
     def wait_ms(self, share: float) -> float:
@@ -79,7 +80,7 @@ class Periods:
 
     Attributes:
         first: start of the first period.
-        length: length of a period.
+        length: length of a period in minutes.
         count: number of periods.
     """
 
@@ -89,14 +90,14 @@ class Periods:
 
     @classmethod
     def between(cls, since_ms: int, until_ms: int, length: int) -> Periods:
-        """Return the periods that overlap with a time, the last ``MAX_POINTS`` at most.
+        """Return the periods that overlap with a time span, but only the last ``MAX_POINTS``.
 
         Args:
-            since_ms: start of the time, in Unix milliseconds.
-            until_ms: end of the time.
+            since_ms: start of the span, in Unix milliseconds.
+            until_ms: end of the span, in Unix milliseconds.
             length: length of a period in minutes.
         """
-        last = -(-until_ms // (length * 60_000))
+        last = -(-until_ms // (length * 60_000))  # rounded up
         first = max(since_ms // (length * 60_000), last - MAX_POINTS)
         return cls(first * length, length, max(0, last - first))
 
@@ -109,8 +110,8 @@ class Periods:
 async def cluster_series(store: Store, periods: Periods) -> list[Point]:
     """Return the statistics of the whole cluster.
 
-    Periods before the first record and after the last one are left out. Between two records that
-    are further apart, the growth counts as even.
+    Periods before the first record and after the last record are left out. If records of some
+    minutes are missing, the growth is spread evenly over these minutes.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -121,10 +122,10 @@ async def cluster_series(store: Store, periods: Periods) -> list[Point]:
     minutes = [record.minute for record in records]
 
     def totals_at(minute: int) -> Sequence[int]:
-        at = bisect_left(minutes, minute)
-        if at == len(records) or at == 0 or minutes[at] == minute:
-            return records[min(at, len(records) - 1)].totals
-        before, after = records[at - 1], records[at]
+        index = bisect_left(minutes, minute)
+        if index == len(records) or index == 0 or minutes[index] == minute:
+            return records[min(index, len(records) - 1)].totals
+        before, after = records[index - 1], records[index]
         return [
             old + (new - old) * (minute - before.minute) // (after.minute - before.minute)
             for old, new in zip(before.totals, after.totals, strict=True)
@@ -142,7 +143,7 @@ async def cluster_series(store: Store, periods: Periods) -> list[Point]:
 
 
 async def queue_series(store: Store, queue: str, periods: Periods) -> list[Point]:
-    """Return the statistics of one queue, which begin two hours ago.
+    """Return the statistics of one queue, for at most the last two hours.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -150,7 +151,7 @@ async def queue_series(store: Store, queue: str, periods: Periods) -> list[Point
     newest = await _newest_minute(store)
     if newest is None:
         return []
-    parts: list[list[Record]] = []
+    records_of_partitions: list[list[Record]] = []
 
     async def read(shard: Shard) -> None:
         flat: Any = await store.redis.call(
@@ -159,16 +160,17 @@ async def queue_series(store: Store, queue: str, periods: Periods) -> list[Point
         items = iter(flat)
         texts = dict(zip(items, items, strict=True))
         last = parse_numbers(texts.pop(b"last", b""))
-        found = [record for text in texts.values() if (record := parse_record(text)) is not None]
-        if not found and len(last) == GROWING + len(STATES):
-            found.append(Record(0, (0,) * GROWING, tuple(last[GROWING:])))
-        parts.append(sorted(found, key=lambda record: record.minute))
+        records = [record for text in texts.values() if (record := parse_record(text)) is not None]
+        if not records and len(last) == GROWING + len(STATES):
+            # A queue that has not changed for two hours has no records, but the depths of ``last``.
+            records.append(Record(0, (0,) * GROWING, tuple(last[GROWING:])))
+        records_of_partitions.append(sorted(records, key=lambda record: record.minute))
 
     await run_concurrently(await store.partitions.occupied_shards(store, queue), read)
 
     def growth(begin: int, end: int) -> list[int]:
         sums = [0] * GROWING
-        for records in parts:
+        for records in records_of_partitions:
             for record in records:
                 if begin < record.minute <= end:
                     sums = [total + more for total, more in zip(sums, record.totals, strict=True)]
@@ -176,10 +178,10 @@ async def queue_series(store: Store, queue: str, periods: Periods) -> list[Point
 
     def depths_at(minute: int) -> list[int]:
         sums = [0] * len(STATES)
-        for records in parts:
-            at = bisect_right(records, minute, key=lambda record: record.minute)
-            if at:
-                sums = [n + more for n, more in zip(sums, records[at - 1].depths, strict=True)]
+        for records in records_of_partitions:
+            count = bisect_right(records, minute, key=lambda record: record.minute)
+            if count:
+                sums = [n + more for n, more in zip(sums, records[count - 1].depths, strict=True)]
         return sums
 
     return _points(periods, newest - QUEUE_MINUTES + 1, newest, growth, depths_at)
@@ -194,8 +196,8 @@ def _points(
 ) -> list[Point]:
     """Return the points of the periods that overlap with the minutes ``oldest`` to ``newest``.
 
-    Of periods shorter than an hour, the last one is left out until it is complete. Otherwise each
-    chart would end in a fall.
+    If periods are shorter than an hour, an incomplete last period is left out. Its small numbers
+    would look like a drop at the end of a chart.
     """
     points: list[Point] = []
     for number in range(periods.count):
@@ -220,8 +222,8 @@ def _points(
 async def _cluster_records(store: Store, periods: Periods) -> list[Record]:
     """Return the records that a series needs, the oldest first.
 
-    Records of hours serve periods of hours; those of minutes serve shorter periods, and the last
-    hours of longer ones.
+    Periods shorter than an hour use the records by minute. Longer periods use the records by hour,
+    and for the last ``_LIVE_MINUTES`` the records by minute.
     """
     meta = store.keys.meta
     newest = await _newest_minute(store)
@@ -233,8 +235,8 @@ async def _cluster_records(store: Store, periods: Periods) -> list[Record]:
     # One record before the first period, from which its growth is counted.
     begin, end = max(periods.first - 1, oldest_minute), min(periods.end, newest)
     wanted = range(begin, end + 1)
-    found = await _read(store, meta.history_minutes, [minute % MINUTES for minute in wanted])
-    records = {record.minute: record for record in found if record.minute in wanted}
+    by_minute = await _read(store, meta.history_minutes, [minute % MINUTES for minute in wanted])
+    records = {record.minute: record for record in by_minute if record.minute in wanted}
     if periods.length >= _HOUR:
         hours = range(
             max(periods.first // _HOUR - 1, newest // _HOUR - HOURS + 1), end // _HOUR + 1
@@ -253,17 +255,16 @@ async def _read(store: Store, key: bytes, slots: Sequence[int]) -> list[Record]:
 
 
 async def _newest_minute(store: Store) -> int | None:
-    """Return the minute of the newest record of the cluster, None without any."""
+    """Return the minute of the newest record of the cluster; None if there is no record."""
     meta = store.keys.meta
     time: Any = await store.redis.call(meta.slot, "TIME", idempotent=True)
     minute = int(time[0]) // 60
-    # A scheduler that was away for long leaves old records only.
-    for start in (minute, minute - 9):
-        span = (
-            range(start - 9, start + 1) if start == minute else range(minute - MINUTES + 1, start)
-        )
-        found = await _read(store, meta.history_minutes, [each % MINUTES for each in span])
-        newest = max((record.minute for record in found if record.minute in span), default=None)
+    # The newest record is nearly always one of the last minutes. If no scheduler has run for long,
+    # all other minutes are read as well.
+    last_minutes = range(minute - 9, minute + 1)
+    for span in (last_minutes, range(minute - MINUTES + 1, last_minutes.start)):
+        records = await _read(store, meta.history_minutes, [n % MINUTES for n in span])
+        newest = max((record.minute for record in records if record.minute in span), default=None)
         if newest is not None:
             return newest
     return None

@@ -9,14 +9,14 @@
 --@include now
 -- Number of newest entries among which an earlier try of the batch is searched.
 local SEARCHED = 500
-local stream, most_entries, retention_ms, batch, is_retry = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local stream, max_entries, retention_ms, batch, is_retry = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 if is_retry == '1' then
     for _, entry in ipairs(redis.call('XREVRANGE', stream, '+', '-', 'COUNT', SEARCHED)) do
         if entry[2][2] == batch then return 0 end
     end
 end
 for i = 5, #ARGV do
-    redis.call('XADD', stream, 'MAXLEN', most_entries, '*', 'b', batch, 'e', ARGV[i])
+    redis.call('XADD', stream, 'MAXLEN', max_entries, '*', 'b', batch, 'e', ARGV[i])
 end
 redis.call('XTRIM', stream, 'MINID', string.format('%d', now - retention_ms))
 redis.call('PEXPIRE', stream, retention_ms)

@@ -32,12 +32,12 @@ from ojs_cluster.store.fanout import run_concurrently
 _SOURCE = b"ojs://ojs-cluster/api"
 _CHUNK = 1000
 _NEWEST_CHUNK = 200
-"""Entries of one read of a numbered page. An entry may stand for 16 events, and the events of one
-reply are decoded without a pause."""
-MOST_NUMBERED = 10_000
-"""How many of the newest events numbered pages cover."""
+"""Number of entries that one read for a numbered page returns. An entry has up to 16 events, which
+are decoded without a pause."""
+MAX_NUMBERED = 10_000
+"""Maximum number of events on all numbered pages together. Only the cursor reaches older events."""
 _AFTER_ALL = 1 << 30
-"""Orders the last event of an entry after the others of that entry."""
+"""Sorts the last event of an entry after the other events of this entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,13 +140,13 @@ async def read_newest(
 ) -> tuple[list[bytes], int]:
     """Return the events that ``wanted`` admits, newest first, and how many of them were found.
 
-    The number is exact up to ``MOST_NUMBERED`` per stream, and a lower bound above it.
+    The number is exact up to ``MAX_NUMBERED`` per stream, and a lower bound above it.
 
     Args:
         store: the store.
         wanted: which events to return.
         limit: most events in the page.
-        offset: how many newer events are skipped; with ``limit`` at most ``MOST_NUMBERED``.
+        offset: how many newer events are skipped; with ``limit`` at most ``MAX_NUMBERED``.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -159,7 +159,7 @@ async def read_newest(
         nonlocal total
         found = 0
         end = "+"
-        while found < MOST_NUMBERED:
+        while found < MAX_NUMBERED:
             entries: Any = await store.redis.call(
                 shard.slot,
                 *("XREVRANGE", shard.events, end, oldest_id, "COUNT", _NEWEST_CHUNK),

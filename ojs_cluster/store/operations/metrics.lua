@@ -5,9 +5,9 @@
 --       queue_times.
 -- Returns: {now, number of outbox entries (blocked entries included), time of the next attempt (ms or -1),
 --           number of outbox dead letters, time when the first job is due (ms or -1), time when the first
---           lease ends (ms or -1), then per queue: {number of available jobs, time since when the oldest is
---           available (ms or -1), number of dead letters, counters in the order of FIELDS, times in the
---           order of TIMES}}
+--           lease ends (ms or -1), then per queue: {number of available jobs, time when the oldest of
+--           them became available (ms or -1), number of dead letters, counters in the order of FIELDS,
+--           times in the order of TIMES}}
 --@include keys now read_job make_available sample_queue
 local FIELDS = {'scheduled', 'pending', 'active', 'retryable', 'completed', 'cancelled', 'discarded',
     'acked', 'enqueued', 'failed', 'retried_total', 'discarded_total', 'cancelled_total', 'expired_total', 'paused'}

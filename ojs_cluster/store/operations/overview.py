@@ -66,11 +66,11 @@ async def overview(store: Store) -> Overview:
     counted, paused, stats = 0, 0, _NO_QUEUES
     while True:
         limit = min(_PAGE, MAX_QUEUES - counted)
-        found, queues = await list_queues(store, limit=limit, offset=counted)
-        counted += len(found)
-        paused += sum(queue.paused for queue in found)
-        stats = sum_stats([stats, *found])
-        if len(found) < limit or counted >= MAX_QUEUES:
+        page, queues = await list_queues(store, limit=limit, offset=counted)
+        counted += len(page)
+        paused += sum(queue.paused for queue in page)
+        stats = sum_stats([stats, *page])
+        if len(page) < limit or counted >= MAX_QUEUES:
             break
     states, known = await workers.count_by_status(store)
     return Overview(queues, counted, stats, known, paused, states)
@@ -86,6 +86,6 @@ async def sum_within(store: Store, within: QueuePatterns) -> tuple[QueueStats, i
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    found, queues = await list_queues(store, limit=MAX_QUEUES_WITHIN, within=within)
-    paused = sum(queue.paused for queue in found)
-    return sum_stats([_NO_QUEUES, *found]), queues, len(found), paused
+    visible, queues = await list_queues(store, limit=MAX_QUEUES_WITHIN, within=within)
+    paused = sum(queue.paused for queue in visible)
+    return sum_stats([_NO_QUEUES, *visible]), queues, len(visible), paused

@@ -111,11 +111,11 @@ def parse_entries(shard: Shard, flat: Sequence[bytes]) -> list[OutboxEntry]:
         flat: number and encoded entry of each entry, alternating.
     """
     items = iter(flat)
-    found = []
+    entries = []
     for number, raw in zip(items, items, strict=True):
         kind, attempts, payload = raw.split(b" ", 2)
-        found.append(OutboxEntry(shard, number.decode(), kind.decode(), int(attempts), payload))
-    return found
+        entries.append(OutboxEntry(shard, number.decode(), kind.decode(), int(attempts), payload))
+    return entries
 
 
 async def deliver(store: Store, shard: Shard, flat: Sequence[bytes]) -> None:
@@ -163,14 +163,14 @@ async def drain(
     reply = await store.run(
         shard, "outbox_due", [shard.outbox_due, shard.outbox], [limit], idempotent=True
     )
-    found = parse_entries(shard, reply[2:])
-    blocked = await _attempt_all(store, shard.outbox_due, found, patient=False)
+    entries = parse_entries(shard, reply[2:])
+    blocked = await _attempt_all(store, shard.outbox_due, entries, patient=False)
     for blocker, numbers in blocked.items():
         at_ms = await _block_entries(store, shard, shard.outbox_due, blocker, numbers)
         if at_ms is not None and on_blocked is not None:
             on_blocked(shard.index, at_ms)
     return SweepResult(
-        len(found), None if reply[1] < 0 else reply[1], reply[0], len(found) >= limit
+        len(entries), None if reply[1] < 0 else reply[1], reply[0], len(entries) >= limit
     )
 
 
@@ -222,8 +222,8 @@ async def _try_blocked_shard(
             reply = await store.run(
                 shard, "outbox_due", [waiting, shard.outbox], [limit], idempotent=True
             )
-            found = parse_entries(shard, reply[2:])
-            more, remaining = len(found) >= limit or reply[1] == reply[0], iter(found)
+            entries = parse_entries(shard, reply[2:])
+            more, remaining = len(entries) >= limit or reply[1] == reply[0], iter(entries)
             for entry in remaining:
                 failed = await _attempt_all(store, waiting, [entry], patient=True, probed=slot)
                 for other, numbers in failed.items():
@@ -289,7 +289,7 @@ async def _block_entries(
 async def _attempt_all(
     store: Store,
     index: bytes,
-    found: Sequence[OutboxEntry],
+    entries: Sequence[OutboxEntry],
     *,
     patient: bool,
     probed: int | None = None,
@@ -302,17 +302,17 @@ async def _attempt_all(
         if result.outcome == "unreachable":
             blocked.setdefault(result.blocker, []).append(entry.number)
 
-    await _for_each(found, attempt)
+    await _for_each(entries, attempt)
     return blocked
 
 
 async def _for_each(
-    found: Sequence[OutboxEntry], action: Callable[[OutboxEntry], Awaitable[None]]
+    entries: Sequence[OutboxEntry], action: Callable[[OutboxEntry], Awaitable[None]]
 ) -> None:
-    if len(found) == 1:
-        await action(found[0])  # the usual case needs no nursery
-    elif found:
-        await run_concurrently(found, action)
+    if len(entries) == 1:
+        await action(entries[0])  # the usual case needs no nursery
+    elif entries:
+        await run_concurrently(entries, action)
 
 
 async def _attempt(

@@ -4,7 +4,7 @@
 -- Repeated, it changes nothing.
 -- Memory: deny-oom.
 -- KEYS: 1 transaction, 2 outbox_due, 3 outbox, 4 applied_transactions, 5 aborted_transactions.
--- ARGV: 1 time (ms) from which on the commit is too late (0 never), 2 transaction id, 3 plan, 4 number of
+-- ARGV: 1 time (ms) before which the commit must happen (0 no limit), 2 transaction id, 3 plan, 4 number of
 --       portions that transaction_record.lua has stored, then the portions that it has not stored.
 -- Returns: {'ok', now} | {'aborted'}
 --@include keys now set_deadline append_effect

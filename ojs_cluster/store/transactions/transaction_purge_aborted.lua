@@ -2,7 +2,7 @@
 -- owner shards of those transactions whether the notes may be removed (transaction_purge_applied.lua).
 -- Memory: allow-oom; adds nothing.
 -- KEYS: 1 aborted_transactions, 2 applied_transactions.
--- ARGV: 1 age (ms) from which on an entry is old, 2 maximum number of entries of each kind.
+-- ARGV: 1 minimum age (ms) of an old entry, 2 maximum number of entries of each kind.
 -- Returns: {number of transactions removed, old notes of stored portions}
 --@include keys now long_lists
 local aborted_transactions, applied_transactions, age, limit = KEYS[1], KEYS[2], ARGV[1], ARGV[2]

@@ -148,7 +148,7 @@ async def send_directive_to_all(store: Store, directive: DesiredState) -> tuple[
 
     Args:
         store: the store.
-        directive: as for ``send_directive``.
+        directive: the state that each worker must reach, as in ``send_directive``.
 
     Returns:
         How many workers have the directive, and how many were not reached before the deadline.
@@ -156,14 +156,14 @@ async def send_directive_to_all(store: Store, directive: DesiredState) -> tuple[
     Raises:
         BackendUnavailable: Redis did not answer in time. Some workers may have the directive.
     """
-    sent = left = 0
+    sent = not_reached = 0
     extend_deadline(DIRECTIVE_DEADLINE_S)
     deadline = trio.current_time() + DIRECTIVE_DEADLINE_S
 
     async def send(name: bytes) -> None:
-        nonlocal sent, left
+        nonlocal sent, not_reached
         if trio.current_time() >= deadline:
-            left += 1
+            not_reached += 1
             return
         with suppress(NotFound):
             await send_directive(store, name.decode(), directive)
@@ -176,7 +176,7 @@ async def send_directive_to_all(store: Store, directive: DesiredState) -> tuple[
             )
             with after_first_write(when=len(names) > 1):
                 await run_concurrently(names, send)
-    return sent, left
+    return sent, not_reached
 
 
 async def get(store: Store, worker_id: str) -> WorkerInfo:

@@ -57,9 +57,9 @@ from ojs_cluster.store.unique.unique_steps import StepRefused, enqueue_step
 from ojs_cluster.store.workflows.workflows import end, event_data, read_inputs
 
 _STORE_WITHIN_MS = 20_000
-"""Time in ms after the decision to enqueue a job from which on the job is not stored any more. It
-is
-a sixth of the shortest retention of a workflow's job (``store/include/jobs/finish_job.lua``)."""
+"""Maximum time in ms from the decision to enqueue a job until the job is stored; a later attempt is
+refused. The time is a sixth of the shortest retention of a workflow's job
+(``store/include/jobs/finish_job.lua``)."""
 _CHUNK = 100
 """Maximum number of jobs that are enqueued before the state of the workflow is read again."""
 _MAX_CACHED_WORKFLOWS = 256
@@ -252,13 +252,13 @@ async def _record_refused_step(
     """Record that a unique step has ended without a job."""
     state, error = "completed", b""
     if not refused.ignored:
-        there = f": '{refused.existing}'" if refused.existing else ""
+        existing_job = f": '{refused.existing}'" if refused.existing else ""
         state = "discarded"
         error = orjson.dumps(
             {
                 "code": "duplicate",
                 "type": "duplicate",
-                "message": f"a job of the same uniqueness exists{there}",
+                "message": f"a job of the same uniqueness exists{existing_job}",
                 "details": {"existing_job_id": refused.existing or None},
             }
         )
@@ -391,7 +391,7 @@ _immutable_parts: dict[str, ImmutablePart] = {}
 
 
 async def read_immutable_part(store: Store, workflow_id: str) -> ImmutablePart | None:
-    """Return the workflow's immutable part, None when there is no such workflow any more."""
+    """Return the workflow's immutable part; None if the workflow has been deleted."""
     immutable = _immutable_parts.get(workflow_id)
     if immutable is None:
         owner = store.keys.shard_of_id(workflow_id)

@@ -97,26 +97,26 @@ class WorkflowCheck:
         missing: set[int] = set()
         read: set[int] = set()
         while True:
-            found = await _read_running(store, workflow_id)
-            if found is None:
+            running = await _read_running(store, workflow_id)
+            if running is None:
                 return missing
-            progress, plan = found
+            progress, plan = running
             statuses = progress.node_statuses
             enqueued = {n for n, status in enumerate(statuses) if status == STATUS_ENQUEUED} - read
-            gone = await _record_ended_jobs(store, workflow_id, plan, enqueued)
-            for number in gone & missed_before:
+            not_found = await _record_ended_jobs(store, workflow_id, plan, enqueued)
+            for number in not_found & missed_before:
                 await _fail_lost_step(store, workflow_id, plan, number)
-            missing |= gone
+            missing |= not_found
             read |= enqueued
             # A job that `advance` enqueues may exist and have ended, if its enqueue was not
             # recorded. The next round of this loop reads it.
-            found = await _read_running(store, workflow_id)
-            if found is None:
+            running = await _read_running(store, workflow_id)
+            if running is None:
                 return missing
-            before = found[0].node_statuses
-            await advance.advance(store, found[0])
-            found = await _read_running(store, workflow_id)
-            if found is None or found[0].node_statuses == before:
+            statuses_before = running[0].node_statuses
+            await advance.advance(store, running[0])
+            running = await _read_running(store, workflow_id)
+            if running is None or running[0].node_statuses == statuses_before:
                 return missing
 
 
@@ -135,14 +135,14 @@ async def _record_ended_jobs(
     store: Store, workflow_id: str, plan: Plan, numbers: Iterable[int]
 ) -> set[int]:
     """Record outcomes of jobs that have ended; return the numbers of those that do not exist."""
-    gone: set[int] = set()
+    missing: set[int] = set()
 
     async def record(number: int) -> None:
         if not await _record_if_ended(store, workflow_id, plan, number):
-            gone.add(number)
+            missing.add(number)
 
     await run_concurrently(numbers, record)
-    return gone
+    return missing
 
 
 async def _record_if_ended(store: Store, workflow_id: str, plan: Plan, number: int) -> bool:
@@ -150,17 +150,19 @@ async def _record_if_ended(store: Store, workflow_id: str, plan: Plan, number: i
     job_id = plan.jobs[number].job_id
     shard = store.keys.shard_of_id(job_id)
     for _ in range(2):
-        found: Any = await store.redis.call(
+        values: Any = await store.redis.call(
             shard.slot, "HMGET", shard.job(job_id), f.STATE, f.ALIAS, idempotent=True
         )
-        if found[0] is not None:
-            if found[0].decode() in TERMINAL:
+        if values[0] is not None:
+            if values[0].decode() in TERMINAL:
                 job = await read_jobs.read(store, shard, job_id)
-                await advance.record_job_outcome(store, workflow_id, number, found[0].decode(), job)
+                await advance.record_job_outcome(
+                    store, workflow_id, number, values[0].decode(), job
+                )
             return True
-        if found[1] is None:
+        if values[1] is None:
             return False
-        shard = store.keys.shard(int(found[1]))  # an import may have stored it in another shard
+        shard = store.keys.shard(int(values[1]))  # an import may have stored it in another shard
     return False
 
 

@@ -212,10 +212,10 @@ async def get(store: Store, workflow_id: str, *, jobs: bool = True) -> WorkflowR
         owner.slot, "HGETALL", owner.workflow(workflow_id), idempotent=True
     )
     items = iter(flat)
-    found = dict(zip(items, items, strict=True))
-    if b"state" not in found:  # also while an import stores it in portions
+    fields = dict(zip(items, items, strict=True))
+    if b"state" not in fields:  # also while an import stores it in portions
         raise NotFound("workflow", workflow_id)
-    record = _record(workflow_id, found, decode_plan(found[b"plan"]))
+    record = _record(workflow_id, fields, decode_plan(fields[b"plan"]))
     return replace(record, jobs=await _outcomes(store, record)) if jobs else record
 
 
@@ -352,18 +352,18 @@ def event_data(workflow_id: str, name: str, plan: Plan) -> bytes:
     )
 
 
-def _record(workflow_id: str, found: Mapping[bytes, bytes], plan: Plan) -> WorkflowRecord:
-    finished = found.get(b"finished")
+def _record(workflow_id: str, fields: Mapping[bytes, bytes], plan: Plan) -> WorkflowRecord:
+    finished = fields.get(b"finished")
     return WorkflowRecord(
         id=workflow_id,
-        type=found[b"type"].decode(),
-        name=found[b"name"].decode(),
-        state=found[b"state"].decode(),
-        created_ms=int(found[b"created"]),
+        type=fields[b"type"].decode(),
+        name=fields[b"name"].decode(),
+        state=fields[b"state"].decode(),
+        created_ms=int(fields[b"created"]),
         finished_ms=int(finished) if finished else None,
         plan=plan,
-        evaluation=evaluate(plan, found[b"node_statuses"].decode()),
-        fields=found,
+        evaluation=evaluate(plan, fields[b"node_statuses"].decode()),
+        fields=fields,
     )
 
 

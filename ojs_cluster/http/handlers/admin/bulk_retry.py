@@ -38,7 +38,7 @@ class BulkRetryFilter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class BulkRetryBody(BulkRetryFilter, frozen=True, forbid_unknown_fields=True):
-    """The body. The filter is in ``filter``, or beside ``confirm`` as in the OpenAPI document."""
+    """The body. Filters are in ``filter``, or at the top level as in the OpenAPI document."""
 
     filter: BulkRetryFilter | None = None
     confirm: Any = None

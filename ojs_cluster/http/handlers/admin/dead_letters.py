@@ -36,12 +36,13 @@ async def list_dead(app: App, request: Request) -> Response:
     if wanted != JobFilter(queue=wanted.queue, dead=True):
         return await listed(app, wanted, given)
     page = query.numbered_page(given)
-    found, total = await store_dead.list_dead_letters(
+    dead_letters, total = await store_dead.list_dead_letters(
         app.store, queue=wanted.queue, limit=page.limit, offset=page.offset
     )
-    pages = query.pagination(page, len(found), total)
+    pages = query.pagination(page, len(dead_letters), total)
     return Response(
-        200, b'{"items":%b,"pagination":%b}' % (replies.jobs_array(found), replies.dumps(pages))
+        200,
+        b'{"items":%b,"pagination":%b}' % (replies.jobs_array(dead_letters), replies.dumps(pages)),
     )
 
 

@@ -20,8 +20,8 @@ from ojs_cluster.store.queues import queues as store_queues
 _PERIODS: Final = {"1m": 1, "5m": 5, "1h": 60, "1d": 1440}
 """Lengths of the periods in minutes."""
 _DEFAULT_SPAN: Final = {"1m": 60, "5m": 60, "1h": 1440, "1d": 30 * 1440}
-"""Minutes of a series whose start the request does not name. The specification's hour is used for
-periods that are shorter than an hour."""
+"""Length in minutes of a series, by period, if the request has no ``since``. The specification's
+default is an hour, which is too short for periods of an hour or a day."""
 _UNITS_MS: Final = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _is_age: Final = re.compile(r"([0-9]{1,6})([smhd])").fullmatch
 
@@ -29,8 +29,8 @@ _is_age: Final = re.compile(r"([0-9]{1,6})([smhd])").fullmatch
 async def get(app: App, request: Request) -> Response:
     """Return a series of periods, of the cluster or of one queue.
 
-    The records of the cluster cover 24 hours by the minute and 30 days by the hour; those of a
-    queue cover two hours. The command line client reads ``data_points`` instead of ``data``.
+    The records of the cluster cover 24 hours by the minute and 30 days by the hour. The records of
+    a queue cover two hours. The command line client reads ``data_points`` instead of ``data``.
 
     ``GET /ojs/v1/admin/stats/history?period&since&until&queue`` (spec: ojs-admin-api 10.2)
     """

@@ -114,23 +114,23 @@ async def listed(app: App, wanted: JobFilter, given: Mapping[str, str]) -> Respo
         raise InvalidRequest("too far into this list: use the cursor", field="page")
     limit, offset = page.limit, 0 if cursor else page.offset
     first, skipped, total = await jobs.find(app, wanted, limit=limit, offset=offset, cursor=cursor)
-    found, next_cursor = first.jobs, first.next_cursor
+    shown_jobs, next_cursor = first.jobs, first.next_cursor
     # A search looks at as many entries in one read as other lists in all.
     for _ in range(_MORE_READS if wanted.search is None else 0):
-        if next_cursor is None or len(found) >= limit or _size(found) >= _FULL_BYTES:
+        if next_cursor is None or len(shown_jobs) >= limit or _size(shown_jobs) >= _FULL_BYTES:
             break
         more = await lists.list_jobs(
-            app.store, wanted, limit=limit - len(found), cursor=next_cursor
+            app.store, wanted, limit=limit - len(shown_jobs), cursor=next_cursor
         )
-        found, next_cursor = [*found, *more.jobs], more.next_cursor
+        shown_jobs, next_cursor = [*shown_jobs, *more.jobs], more.next_cursor
     if total is None:
         total = await _total(app, wanted)
-    lower_bound = skipped + len(found) + (next_cursor is not None)
+    lower_bound = skipped + len(shown_jobs) + (next_cursor is not None)
     if next_cursor is None and not cursor:
-        total = skipped + len(found)
+        total = skipped + len(shown_jobs)
     pagination = replies.pagination(
         limit=limit,
-        shown=len(found),
+        shown=len(shown_jobs),
         offset=offset,
         total=lower_bound if total is None else total,
         cursor=next_cursor,
@@ -141,12 +141,13 @@ async def listed(app: App, wanted: JobFilter, given: Mapping[str, str]) -> Respo
         pagination["looked_at"] = first.looked_at
     return Response(
         200,
-        b'{"items":%b,"pagination":%b}' % (replies.jobs_array(found), replies.dumps(pagination)),
+        b'{"items":%b,"pagination":%b}'
+        % (replies.jobs_array(shown_jobs), replies.dumps(pagination)),
     )
 
 
-def _size(found: Sequence[JobRecord]) -> int:
-    return sum(len(value) for job in found for value in job.fields.values())
+def _size(jobs: Sequence[JobRecord]) -> int:
+    return sum(len(value) for job in jobs for value in job.fields.values())
 
 
 async def _total(app: App, wanted: JobFilter) -> int | None:

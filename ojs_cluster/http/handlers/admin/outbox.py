@@ -36,13 +36,13 @@ async def list_dead_letters(app: App, request: Request) -> Response:
     """
     given = query.parameters(request.query)
     limit = query.integer(given, "limit", 50, low=1, high=200)
-    found, cursor = await outbox_dead_letters.list_dead_letters(
+    dead_letters, cursor = await outbox_dead_letters.list_dead_letters(
         app.store, limit=limit, cursor=given.get("cursor") or None
     )
     total = await outbox_dead_letters.count(app.store)
-    pages = replies.pagination(limit=limit, shown=len(found), total=total, cursor=cursor)
+    pages = replies.pagination(limit=limit, shown=len(dead_letters), total=total, cursor=cursor)
     pages["has_more"] = cursor is not None
-    entries = [_entry(dead_letter) for dead_letter in found]
+    entries = [_entry(dead_letter) for dead_letter in dead_letters]
     return replies.json_response(200, {"entries": entries, "total": total, "pagination": pages})
 
 
@@ -58,8 +58,10 @@ async def retry(app: App, request: Request) -> Response:
             field="ids",
         )
     if body.ids is None:
-        retried, left = await outbox_dead_letters.retry_all(app.store)
-        return replies.json_response(200, {"retried": retried, "left": left}, audit_object="all")
+        retried, remaining = await outbox_dead_letters.retry_all(app.store)
+        return replies.json_response(
+            200, {"retried": retried, "left": remaining}, audit_object="all"
+        )
     if len(body.ids) > MAX_RETRIED:
         raise InvalidRequest(f"at most {MAX_RETRIED} entries at once", field="ids")
     retried, unknown = await outbox_dead_letters.retry(app.store, body.ids)

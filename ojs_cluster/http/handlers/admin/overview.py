@@ -21,8 +21,8 @@ from ojs_cluster.store.queues import queues as store_queues
 from ojs_cluster.store.queues.partition_maintenance import get_partitions
 from ojs_cluster.store.queues.queues import QueueStats
 
-_MOST_COMPARED = 200
-"""Queues among which the slowest are found."""
+_MAX_COMPARED = 200
+"""Maximum number of queues that are compared to find the slowest queues."""
 
 
 async def stats(app: App, request: Request) -> Response:
@@ -42,11 +42,16 @@ async def stats(app: App, request: Request) -> Response:
     name = given.get("queue")
     workers: dict[str, Any] = {}
     if request.queues is None:
-        found = await app.overview.get()
-        shown, queues, counted, paused = found.stats, found.queues, found.counted, found.paused
-        workers = {"workers": found.workers}
+        overview = await app.overview.get()
+        shown, queues, counted, paused = (
+            overview.stats,
+            overview.queues,
+            overview.counted,
+            overview.paused,
+        )
+        workers = {"workers": overview.workers}
         if request.from_cli:
-            workers = {"workers": {"total": found.workers, **found.worker_states}}
+            workers = {"workers": {"total": overview.workers, **overview.worker_states}}
     elif not name:
         shown, queues, counted, paused = await sum_within(app.store, request.queues)
     if name:
@@ -76,11 +81,11 @@ async def stats(app: App, request: Request) -> Response:
 
 async def _slowest(app: App, request: Request, limit: int) -> list[dict[str, Any]]:
     """Return the queues whose jobs ran longest in the last hour, among the first by name."""
-    found, _ = await store_queues.list_queues(
-        app.store, limit=_MOST_COMPARED, offset=0, within=request.queues
+    queues, _ = await store_queues.list_queues(
+        app.store, limit=_MAX_COMPARED, offset=0, within=request.queues
     )
-    found = sorted(found, key=lambda queue: queue.avg_duration_ms, reverse=True)
-    return [_durations(queue) for queue in found[:limit]]
+    queues = sorted(queues, key=lambda queue: queue.avg_duration_ms, reverse=True)
+    return [_durations(queue) for queue in queues[:limit]]
 
 
 def _durations(queue: QueueStats) -> dict[str, Any]:
@@ -99,14 +104,14 @@ async def list_queues(app: App, request: Request) -> Response:
     ``GET /ojs/v1/admin/queues?page&per_page`` (spec: ojs-admin-api 6.1)
     """
     page = query.numbered_page(query.parameters(request.query))
-    found, total = await store_queues.list_queues(
+    queues, total = await store_queues.list_queues(
         app.store, limit=page.limit, offset=page.offset, within=request.queues
     )
     return replies.json_response(
         200,
         {
-            "items": [_queue(queue) for queue in found],
-            "pagination": query.pagination(page, len(found), total),
+            "items": [_queue(queue) for queue in queues],
+            "pagination": query.pagination(page, len(queues), total),
         },
     )
 
@@ -116,13 +121,13 @@ async def get_queue(app: App, _request: Request, name: str) -> Response:
 
     ``GET /ojs/v1/admin/queues/{name}`` (spec: ojs-admin-api 6.2)
     """
-    found = await _existing(app, name)
+    queue = await _existing(app, name)
     limits = (await store_limits.get_queue_limits(app.store, name)).usage.limits.json()
     if "rate" in limits:
         limits["rate_limit"] = limits["rate"]  # the name in the admin document
     partitions = (await get_partitions(app.store, name)).count
     configuration = {"partitions": partitions, **limits}
-    return replies.json_response(200, {**_queue(found), "configuration": configuration})
+    return replies.json_response(200, {**_queue(queue), "configuration": configuration})
 
 
 async def _existing(app: App, name: str) -> QueueStats:
@@ -132,30 +137,30 @@ async def _existing(app: App, name: str) -> QueueStats:
     return await store_queues.get_stats(app.store, name)
 
 
-def _queue(found: QueueStats) -> dict[str, Any]:
+def _queue(queue: QueueStats) -> dict[str, Any]:
     shown: dict[str, Any] = {
-        "name": found.name,
-        "state": status(found.paused),
-        "paused": found.paused,
-        "counts": counts(found),
-        "depth": found.depth,
-        "dead_letters": found.dead,
-        "throughput": _throughput(found),
-        "avg_wait_ms": found.avg_wait_ms,
-        "avg_duration_ms": found.avg_duration_ms,
+        "name": queue.name,
+        "state": status(queue.paused),
+        "paused": queue.paused,
+        "counts": counts(queue),
+        "depth": queue.depth,
+        "dead_letters": queue.dead,
+        "throughput": _throughput(queue),
+        "avg_wait_ms": queue.avg_wait_ms,
+        "avg_duration_ms": queue.avg_duration_ms,
     }
-    for name, time_ms in (("created_at", found.created_ms), ("paused_at", found.paused_ms)):
+    for name, time_ms in (("created_at", queue.created_ms), ("paused_at", queue.paused_ms)):
         if time_ms is not None:
             shown[name] = replies.iso(time_ms)
     return shown
 
 
-def _throughput(found: QueueStats) -> dict[str, float]:
+def _throughput(queue: QueueStats) -> dict[str, float]:
     """Return the throughput, also in the whole numbers that the command line client reads."""
     return {
-        "completed_per_min": round(found.completed_last_hour / 60),
-        "failed_per_min": round(found.failed_last_hour / 60),
-        "avg_latency_ms": found.avg_wait_ms,
-        "processed_per_minute": round(found.completed_last_hour / 60, 3),
-        "failed_per_minute": round(found.failed_last_hour / 60, 3),
+        "completed_per_min": round(queue.completed_last_hour / 60),
+        "failed_per_min": round(queue.failed_last_hour / 60),
+        "avg_latency_ms": queue.avg_wait_ms,
+        "processed_per_minute": round(queue.completed_last_hour / 60, 3),
+        "failed_per_minute": round(queue.failed_last_hour / 60, 3),
     }

@@ -56,12 +56,12 @@ async def list_workers(app: App, request: Request) -> Response:
     ``GET /ojs/v1/admin/workers?page&per_page`` (spec: ojs-admin-api 9)
     """
     page = query.numbered_page(query.parameters(request.query))
-    found, _ = await store_workers.list_workers(app.store, limit=page.limit, offset=page.offset)
+    workers, _ = await store_workers.list_workers(app.store, limit=page.limit, offset=page.offset)
     counts, total = await store_workers.count_by_status(app.store)
     body = b'{"items":%b,"summary":%b,"pagination":%b}' % (
-        replies.array(_worker(app, worker) for worker in found),
+        replies.array(_worker(app, worker) for worker in workers),
         replies.dumps({"total": total, **counts}),
-        replies.dumps(query.pagination(page, len(found), total)),
+        replies.dumps(query.pagination(page, len(workers), total)),
     )
     return Response(200, body)
 
@@ -130,8 +130,8 @@ async def direct(app: App, request: Request) -> Response:
                 "confirm: true",
                 field="confirm",
             )
-        affected, left = await store_workers.send_directive_to_all(app.store, directive)
-        return _directive_response(body.directive, "all workers", affected, left=left)
+        affected, not_reached = await store_workers.send_directive_to_all(app.store, directive)
+        return _directive_response(body.directive, "all workers", affected, left=not_reached)
     if len(body.worker_ids) > _MAX_NAMED:
         raise InvalidRequest(f"name at most {_MAX_NAMED} workers", field="worker_ids")
     unknown: list[str] = []
