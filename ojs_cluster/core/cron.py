@@ -7,9 +7,9 @@ croniter computes the calendar, and this module does the rest:
   only the first of two equal local times counts.
 * This module accepts only what the spec allows: no years, no hashed or random fields.
 * Each kind of day (a plain list, ``15W``, ``5#3``, ``5L``) becomes a separate calendar, and the
-  earliest time of all calendars counts. croniter does not allow these kinds in one list. It does
-  not join ``W`` and a day of the week by "or", as the spec demands for two restricted day fields.
-  It also moves ``31W`` into the next month when a month has fewer days.
+  earliest time of all calendars counts. croniter does not allow these kinds in one list. The spec
+  joins two restricted day fields by "or", but croniter does not do so for ``W``.
+* croniter reads ``31W`` as the last weekday of a shorter month. This module skips such months.
 
 An expression comes from a client, so the search for an occurrence must end. If there is none within
 fifty years, the schedule has no occurrence. This is the limit of croniter, and more than the forty
@@ -32,12 +32,12 @@ from croniter import croniter
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.raw_json import show
 
-MAX_EXPRESSION: Final = 255
-_SHORTEST_INTERVAL_MS: Final = 1000  # "not more often than once per second", section 7.3
-_LONGEST_INTERVAL_MS: Final = 366 * 24 * 3_600_000
+MAX_EXPRESSION_CHARACTERS: Final = 255
+_MIN_INTERVAL_MS: Final = 1000  # "not more often than once per second", section 7.3
+_MAX_INTERVAL_MS: Final = 366 * 24 * 3_600_000
 _SECOND: Final = timedelta(seconds=1)
-_EPOCH: Final = datetime(2000, 1, 1)
-_YEARS: Final = 50
+_YEAR_2000: Final = datetime(2000, 1, 1)
+_SEARCH_YEARS: Final = 50
 _NAMED: Final = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
@@ -62,9 +62,9 @@ _near_weekday: Final = re.compile(r"(\d{1,2})w").fullmatch
 _every: Final = re.compile(r"@every\s+((?:\d{1,9}(?:\.\d{1,3})?(?:ms|s|m|h))+)").fullmatch
 _part: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _UNIT_MS: Final = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
-_NUMBERS: Final = {
-    **{name: str(at) for at, name in enumerate(_DAYS.split("|"))},
-    **{name: str(at) for at, name in enumerate(_MONTHS.split("|"), 1)},
+_NUMBER_OF_NAME: Final = {
+    **{name: str(number) for number, name in enumerate(_DAYS.split("|"))},
+    **{name: str(number) for number, name in enumerate(_MONTHS.split("|"), 1)},
 }
 _UNRESTRICTED: Final = frozenset({"*", "?", "*/1"})
 
@@ -75,8 +75,8 @@ class Occurrence:
 
     Args:
         ms: Unix time in milliseconds.
-        gap_ms: Unix time in ms of a clock change, when an occurrence before this one was skipped
-            because its local time does not exist; None for no skipped occurrence.
+        gap_ms: Unix time in ms of a clock change that has skipped an earlier occurrence: its local
+            time does not exist. None if none was skipped.
     """
 
     ms: int
@@ -138,13 +138,12 @@ def parse_schedule(
 
 
 def _check_expression(expression: str) -> None:
-    # Without a zone every local time exists: an expression without an occurrence here has none.
-    if _interval(expression) is None and _calendar(expression).after(_EPOCH) is None:
+    if _interval(expression) is None and _calendar(expression).after(_YEAR_2000) is None:
         raise ValueError("no such date ever comes")
 
 
 def _check_zone(name: str) -> None:
-    # Abbreviations (EST, CET) and offsets are refused by the spec; all others have an area.
+    # The spec refuses abbreviations (EST, CET) and offsets. All other names have a slash.
     if name != "UTC" and ("/" not in name or name not in _zones()):
         raise InvalidRequest(
             "timezone must be an IANA name with an area, such as 'Europe/Berlin', or 'UTC', "
@@ -180,7 +179,7 @@ def _interval(expression: str) -> int | None:
     if match is None:
         raise ValueError("@every needs a duration such as 90s, 5m or 1h30m")
     ms = round(sum(float(n) * _UNIT_MS[unit] for n, unit in _part.findall(match[1])))
-    if not _SHORTEST_INTERVAL_MS <= ms <= _LONGEST_INTERVAL_MS:
+    if not _MIN_INTERVAL_MS <= ms <= _MAX_INTERVAL_MS:
         raise ValueError("@every needs between 1 s and 366 days")
     return ms
 
@@ -189,40 +188,42 @@ def _interval(expression: str) -> int | None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Branch:
+class _KindCalendar:
     """The calendar of one kind of day.
 
     Args:
         cron: croniter's calendar for this kind.
-        must_have: number of a day that the month must have, such as 31 for ``31W``; 0 for any
-            month.
+        min_month_days: number of days that a month must have at least, such as 31 for ``31W``.
     """
 
     cron: croniter
-    must_have: int = 0
+    min_month_days: int = 0
 
     def after(self, start: datetime) -> datetime | None:
+        """Return the first local time later than ``start``, in whole seconds; None for none."""
         found = start
-        while found.year <= start.year + _YEARS:
+        while found.year <= start.year + _SEARCH_YEARS:
             try:
                 found = self.cron.get_next(datetime, start_time=found)
             except ValueError:  # CroniterBadDateError: not within fifty years
                 return None
-            length = calendar.monthrange(found.year, found.month)[1]
-            if self.must_have <= length:
+            month_days = calendar.monthrange(found.year, found.month)[1]
+            if self.min_month_days <= month_days:
                 return found
-            # No day of this month counts. Skip it, as a day may have a tick for each second.
-            found = found.replace(day=length, hour=23, minute=59, second=59)
+            # Skip the whole month: one day may have an occurrence in every second.
+            found = found.replace(day=month_days, hour=23, minute=59, second=59)
         return None
 
 
 @dataclass(frozen=True, slots=True)
 class _Calendar:
-    branches: Sequence[_Branch]
+    """The occurrences of an expression in local time."""
+
+    kinds: Sequence[_KindCalendar]
 
     def after(self, start: datetime) -> datetime | None:
-        """Return the first local time later than ``start``, a whole second."""
-        found = [at for branch in self.branches if (at := branch.after(start)) is not None]
+        """Return the first local time later than ``start``, in whole seconds; None for none."""
+        found = [time for kind in self.kinds if (time := kind.after(start)) is not None]
         return min(found, default=None)
 
 
@@ -233,8 +234,8 @@ def _calendar(expression: str) -> _Calendar:
     Raises:
         ValueError: the expression is invalid. The client gets the message.
     """
-    if len(expression) > MAX_EXPRESSION or not expression.isascii():
-        raise ValueError(f"it must be at most {MAX_EXPRESSION} ASCII characters")
+    if len(expression) > MAX_EXPRESSION_CHARACTERS or not expression.isascii():
+        raise ValueError(f"it must be at most {MAX_EXPRESSION_CHARACTERS} ASCII characters")
     text = expression.strip().lower()
     if text.startswith("@"):
         if text not in _NAMED:
@@ -246,7 +247,7 @@ def _calendar(expression: str) -> _Calendar:
     if len(fields) != 6:
         raise ValueError(f"it has {len(fields)} fields")
     *clock, dom, month, dow = fields
-    for name, items, is_item, most in (
+    for name, items, is_item, max_step in (
         ("second", clock[0], _is_number_item, 59),
         ("minute", clock[1], _is_number_item, 59),
         ("hour", clock[2], _is_number_item, 23),
@@ -255,46 +256,53 @@ def _calendar(expression: str) -> _Calendar:
         for item in items.split(","):
             if not is_item(item):
                 raise ValueError(f"its {name} cannot be '{item}'")
-            _check_step(item, most, name)
+            _check_step(item, max_step, name)
     plain = [",".join(map(_plain, items.split(","))) for items in (*clock, month)]
-    branches = _branches(" ".join(plain[:3]), dom, plain[3], dow)
-    longest = _longest(plain[3])
-    return _Calendar(tuple(branch for branch in branches if branch.must_have <= longest))
+    kinds = _calendars_by_kind(" ".join(plain[:3]), dom, plain[3], dow)
+    month_days = _max_days(plain[3])
+    return _Calendar(tuple(kind for kind in kinds if kind.min_month_days <= month_days))
 
 
-def _longest(months: str) -> int:
+def _max_days(months: str) -> int:
     """Return the number of days of the longest of these months, in a leap year."""
     listed = croniter(f"0 0 1 {months} *").expanded[3]
     return max(31 if month == "*" else calendar.monthrange(2000, int(month))[1] for month in listed)
 
 
-def _branches(clock: str, dom: str, month: str, dow: str) -> list[_Branch]:
-    def branch(day: str, weekday: str, must_have: int = 0) -> _Branch:
-        return _Branch(
-            croniter(f"{clock} {day} {month} {weekday}", second_at_beginning=True), must_have
-        )
+def _calendars_by_kind(clock: str, dom: str, month: str, dow: str) -> list[_KindCalendar]:
+    """Return a calendar for each kind of day in the fields day of month and day of week.
+
+    The spec joins the two fields by "or" if both are restricted, so no calendar combines them.
+    """
+
+    def kind(day: str, weekday: str, min_month_days: int = 0) -> _KindCalendar:
+        cron = croniter(f"{clock} {day} {month} {weekday}", second_at_beginning=True)
+        return _KindCalendar(cron, min_month_days)
 
     days, near = _days_of_month(dom)
     weekdays, special = _days_of_week(dow)
+    # For croniter, 31w is the last weekday of any month.
     found = [
-        branch("31w", "*") if day is None else branch(f"{day}w", "*", day)
+        kind("31w", "*") if day is None else kind(f"{day}w", "*", day)
         for day in dict.fromkeys(near)
     ]
     if special:
-        found.append(branch("*", ",".join(special)))
+        found.append(kind("*", ",".join(special)))
     any_day, any_weekday = dom in _UNRESTRICTED, dow in _UNRESTRICTED
     if any_day and any_weekday:
-        return [branch("*", "*")]
-    # Two restricted fields are joined by "or": each has branches of its own.
+        return [kind("*", "*")]
     if days and not any_day:
-        found.append(branch(",".join(days), "*"))
+        found.append(kind(",".join(days), "*"))
     if weekdays and not any_weekday:
-        found.append(branch("*", ",".join(weekdays)))
+        found.append(kind("*", ",".join(weekdays)))
     return found
 
 
 def _days_of_month(field: str) -> tuple[list[str], list[int | None]]:
-    """Return the plain items, and the days of the items with ``W`` (None for ``LW``)."""
+    """Return the plain items, and the days of the items with ``W``.
+
+    The day is None for ``LW``, the last weekday of a month.
+    """
     plain: list[str] = []
     near: list[int | None] = []
     if field in _UNRESTRICTED:
@@ -342,7 +350,7 @@ def _plain(item: str) -> str:
     A range such as ``5-5`` becomes ``5``, because croniter reads it as the full range.
     """
     bounds, slash, step = item.partition("/")
-    numbers = [_NUMBERS.get(bound, bound) for bound in bounds.split("-")]
+    numbers = [_NUMBER_OF_NAME.get(bound, bound) for bound in bounds.split("-")]
     if len(numbers) == 2 and int(numbers[0]) == int(numbers[1]):
         return numbers[0]
     return "-".join(numbers) + slash + step
@@ -358,34 +366,31 @@ def _check_step(item: str, max_step: int, name: str) -> None:
 
 
 def _next(wanted: _Calendar, zone: ZoneInfo, after_ms: int) -> Occurrence | None:
-    """Return the first time after ``after_ms`` whose local time matches, as the module says."""
+    """Return the first time after ``after_ms`` whose local time is in the calendar.
+
+    Skips local times that do not exist, and the second of two equal local times.
+    """
     after = datetime.fromtimestamp(after_ms // 1000, UTC).astimezone(zone)
     local = after.replace(tzinfo=None, fold=0)
     if after.fold:
-        # The local time is repeated, and this is its second pass. All occurrences in the repeated
-        # hour were due in the first pass.
+        # The clock shows this time again, and its occurrences were due the first time. Continue
+        # from the last second that is shown twice, the one before the clock was put back.
         change = _change(zone, _utc(local, zone, 0), _utc(local, zone, 1))
-        local += _change_end(change, local, zone)
+        local = (change - _SECOND).astimezone(zone).replace(tzinfo=None, fold=0)
     gap: int | None = None
-    last = local.year + _YEARS
+    last_year = local.year + _SEARCH_YEARS
     while True:
         found = wanted.after(local)
-        # Every match may be a time that does not exist, and each year has another one.
-        if found is None or found.year > last:
+        # The limit also ends the search of an expression whose local times never exist.
+        if found is None or found.year > last_year:
             return None
-        moment = _utc(found, zone, 0)
-        if moment.astimezone(zone).replace(tzinfo=None, fold=0) == found:
-            return Occurrence(int(moment.timestamp()) * 1000, gap)
-        # It does not exist: continue from the last second that does not.
-        change = _change(zone, _utc(found, zone, 1), moment)
+        utc = _utc(found, zone, 0)
+        if utc.astimezone(zone).replace(tzinfo=None, fold=0) == found:
+            return Occurrence(int(utc.timestamp()) * 1000, gap)
+        # This local time does not exist. Continue from the last second that the clock skips.
+        change = _change(zone, _utc(found, zone, 1), utc)
         gap = gap or int(change.timestamp()) * 1000
         local = change.astimezone(zone).replace(tzinfo=None, fold=0) - _SECOND
-
-
-def _change_end(change: datetime, local: datetime, zone: ZoneInfo) -> timedelta:
-    """Return the time from ``local`` to the last second that the clock shows twice."""
-    before = (change - _SECOND).astimezone(zone).replace(tzinfo=None, fold=0)
-    return before - local
 
 
 def _utc(local: datetime, zone: ZoneInfo, fold: int) -> datetime:
@@ -393,7 +398,7 @@ def _utc(local: datetime, zone: ZoneInfo, fold: int) -> datetime:
 
 
 def _change(zone: ZoneInfo, low: datetime, high: datetime) -> datetime:
-    """Return the second at which the zone's offset changes, after ``low`` and until ``high``."""
+    """Return the UTC second after ``low``, at most ``high``, at which the zone's offset changes."""
     old = low.astimezone(zone).utcoffset()
     while high - low > _SECOND:
         middle = low + (high - low) // 2

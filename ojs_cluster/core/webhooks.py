@@ -1,7 +1,7 @@
 """Webhook subscriptions: which events go to which URL (spec: ojs-webhooks 5).
 
-Patterns of events are expanded to the names of events here. So a script that appends an event only
-looks its name up.
+A subscription selects events by patterns. ``pack`` replaces them by the names of events, so that a
+script can find an event's name in a map.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.jobs.options import check_queue
 
 MAX_PATTERNS: Final = 50
-"""Maximum number of event patterns, of queues and of job types of one subscription."""
+"""Maximum number of event patterns of one subscription, and also of its queues and job types."""
 MAX_METADATA: Final = 4096
 """Maximum size of the metadata of a subscription in bytes."""
 MAX_PACKED: Final = 16 * 1024
-"""Maximum size in bytes of what all subscriptions together select. Each call of a script that
-appends events carries it."""
-_MAX_NAME: Final = 255
-_MIN_SECRET, _MAX_SECRET = 16, 255
-_SECRET_BYTES: Final = 32
-_PREFIX: Final = "whsec_"
+"""Maximum size in bytes of the result of ``pack``. Each call of a script that appends events has it
+as an argument."""
+_MAX_JOB_TYPE_CHARACTERS: Final = 255
+_MIN_SECRET_CHARACTERS, _MAX_SECRET_CHARACTERS = 16, 255
+_NEW_SECRET_BYTES: Final = 32
+_STANDARD_PREFIX: Final = "whsec_"
 _is_pattern = re.compile(r"\*|(?=.{1,64}\Z)[a-z][a-z_]*(\.[a-z][a-z_]*)*(\.\*)?").fullmatch
 
 
@@ -69,7 +69,7 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     created_ms: int
     updated_ms: int
 
-    def kinds(self) -> frozenset[str]:
+    def selected_names(self) -> frozenset[str]:
         """Return the names of the events that this server emits and the subscription selects."""
         return frozenset(name for name in events.NAMES if _selects(self.events, name))
 
@@ -103,16 +103,16 @@ def pack(subscriptions: Iterable[Subscription]) -> bytes:
     """Return what active subscriptions select, as MessagePack for scripts that append events.
 
     Returns:
-        An array with, per subscription: id, event names, queues, job types. Each of the last three
-        is a map whose keys are the selected names, or false for every name. Empty bytes when no
-        event is selected.
+        An array with one row per subscription: id, event names, queues, job types. Each of the last
+        three is a map whose keys are the selected names, or false for every name. Empty bytes when
+        no event is selected.
     """
     rows: list[list[Any]] = []
     for each in subscriptions:
-        kinds = each.kinds()
-        if each.active and kinds:
-            every = kinds == events.NAMES
-            rows.append([each.id, False if every else _keys(kinds), *map(_keys, filters(each))])
+        names = each.selected_names()
+        if each.active and names:
+            name_map = False if names == events.NAMES else _as_map(names)
+            rows.append([each.id, name_map, *map(_as_map, filters(each))])
     return msgspec.msgpack.encode(rows) if rows else b""
 
 
@@ -121,7 +121,8 @@ def filters(subscription: Subscription) -> tuple[Sequence[str], Sequence[str]]:
     return subscription.queues, subscription.job_types
 
 
-def _keys(names: Iterable[str]) -> Any:
+def _as_map(names: Iterable[str]) -> Any:
+    """Return a map with these keys, or False if there are none."""
     return dict.fromkeys(sorted(names), True) or False
 
 
@@ -162,11 +163,13 @@ def check_filter(queues: Sequence[str], job_types: Sequence[str]) -> None:
         if len(names) > MAX_PATTERNS:
             raise InvalidRequest(f"give at most {MAX_PATTERNS} names", field=f"filter.{field}")
         for index, name in enumerate(names):
-            at = f"filter.{field}[{index}]"
+            path = f"filter.{field}[{index}]"
             if field == "queues":
-                check_queue(name, field=at)
-            elif not 1 <= len(name) <= _MAX_NAME:
-                raise InvalidRequest(f"must have 1 to {_MAX_NAME} characters", field=at)
+                check_queue(name, field=path)
+            elif not 1 <= len(name) <= _MAX_JOB_TYPE_CHARACTERS:
+                raise InvalidRequest(
+                    f"must have 1 to {_MAX_JOB_TYPE_CHARACTERS} characters", field=path
+                )
 
 
 def check_secret(text: str) -> str:
@@ -175,26 +178,29 @@ def check_secret(text: str) -> str:
     Raises:
         InvalidRequest: it is too short, too long, or has characters that are not printable ASCII.
     """
-    if not (_MIN_SECRET <= len(text) <= _MAX_SECRET and text.isascii() and text.isprintable()):
+    has_valid_length = _MIN_SECRET_CHARACTERS <= len(text) <= _MAX_SECRET_CHARACTERS
+    if not (has_valid_length and text.isascii() and text.isprintable()):
         raise InvalidRequest(
-            f"must have {_MIN_SECRET} to {_MAX_SECRET} printable ASCII characters", field="secret"
+            f"must have {_MIN_SECRET_CHARACTERS} to {_MAX_SECRET_CHARACTERS} printable ASCII "
+            "characters",
+            field="secret",
         )
     return text
 
 
 def new_secret() -> str:
     """Return a new signing secret in the form of Standard Webhooks: ``whsec_`` and base64."""
-    return _PREFIX + base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode()
+    return _STANDARD_PREFIX + base64.b64encode(secrets.token_bytes(_NEW_SECRET_BYTES)).decode()
 
 
 def standard_key(secret: str) -> bytes:
     """Return the key with which Standard Webhooks signs: the decoded base64 after ``whsec_``.
 
-    A secret that a client has chosen may have another form. Its UTF-8 bytes are the key.
+    A secret that a client has chosen may have another form. The key is then its UTF-8 bytes.
     """
-    if secret.startswith(_PREFIX):
+    if secret.startswith(_STANDARD_PREFIX):
         try:
-            return base64.b64decode(secret[len(_PREFIX) :], validate=True)
+            return base64.b64decode(secret[len(_STANDARD_PREFIX) :], validate=True)
         except binascii.Error:
             pass
     return secret.encode()

@@ -1,10 +1,12 @@
 """Parse a workflow request into its plan (spec: ojs-workflows 3 to 6 and 10).
 
-Clients spell a workflow differently: the spec has ``type`` with ``steps`` or ``jobs`` and
-``callbacks``; the Python SDK sends no type but ``depends_on`` and ``options.callback_type``; the
-JavaScript SDK nests workflows; a step may lack ``args`` or have its ``queue`` beside its type. All
-become the tree of ``workflow``. A step's definition stays the client's bytes. ``parse_job``
-validates them now and parses them again when the step is enqueued.
+Clients spell a workflow differently. The spec has ``type`` with ``steps`` or ``jobs`` and
+``callbacks``. The Python SDK sends no type but ``depends_on`` and ``options.callback_type``. The
+JavaScript SDK nests workflows. A step may lack ``args`` or have its ``queue`` beside its type. This
+module turns all of them into the nodes of a ``Plan``.
+
+The definition of a step is an enqueue request in the client's bytes. ``parse_job`` validates it
+now, and parses it again when the step is enqueued.
 """
 
 from __future__ import annotations
@@ -33,11 +35,11 @@ from ojs_cluster.core.workflow import CALLBACK_STEPS, TRIGGERS, Cycle, Plan, Wor
 
 MAX_LEVELS: Final = 5
 """Maximum number of levels of nested workflows. The outermost workflow is the first level."""
-_MAX_ENVELOPES: Final = 16
-"""Maximum size of all definitions of a workflow, in multiples of the maximum size of one job. Each
-definition repeats the workflow's options, so the definitions of a small request could be a thousand
-times as large as the request."""
-_NAME_LENGTH: Final = 255
+_MAX_TOTAL_JOBS: Final = 16
+"""All definitions of a workflow together may be as large as this number of jobs of maximum size.
+Each definition repeats the workflow's options, so the definitions of a small request could be a
+thousand times as large as the request."""
+_MAX_NAME_CHARACTERS: Final = 255
 _NULL: Final = Raw(b"null")
 _KINDS: Final = frozenset({"chain", "group", "batch", "dag"})
 
@@ -51,7 +53,7 @@ class NewWorkflow:
         name: name of the workflow; '' for none.
         plan: plan of the workflow, without job ids.
         definitions: one enqueue request per job of the plan, as JSON.
-        limiting: numbers of the jobs that declare a rate limit for their queue.
+        declares_limit: numbers of the jobs that declare a rate limit for their queue.
         limit_keys: rate limit keys that jobs name.
     """
 
@@ -59,7 +61,7 @@ class NewWorkflow:
     name: str
     plan: Plan
     definitions: Sequence[bytes]
-    limiting: Collection[int] = ()
+    declares_limit: Collection[int] = ()
     limit_keys: Collection[str] = ()
 
 
@@ -80,7 +82,7 @@ def parse_workflow(
     attributes = members(raw, limits, outer_levels=2 * MAX_LEVELS)
     name = _text(attributes.get("name"), "name")
     reader = _Reader(limits, _object(attributes.get("options"), "options"), trace)
-    reader.composite(attributes, -1, "", 1)
+    reader.composite(attributes, parent=-1, path="", level=1)
     try:
         plan = Plan(reader.nodes)
     except Cycle as cycle:
@@ -89,12 +91,20 @@ def parse_workflow(
             "the step waits for itself, directly or through others", field=f"{path}.depends_on"
         ) from None
     kind, definitions = reader.nodes[0].kind, reader.definitions
-    return NewWorkflow(kind, name, plan, definitions, reader.limiting, reader.limit_keys)
+    return NewWorkflow(kind, name, plan, definitions, reader.declares_limit, reader.limit_keys)
 
 
 @dataclass(slots=True)
 class _Item:
-    """A child as it was sent, before siblings are known."""
+    """A step of a request, before the ids in its ``depends_on`` are resolved.
+
+    Args:
+        attributes: the members of the step.
+        path: the field that errors name.
+        labels: the step's id and name; other steps may use either in ``depends_on``.
+        waits_for: labels of the steps that it waits for.
+        callback: on_complete, on_success or on_failure; '' for a step that is no callback.
+    """
 
     attributes: dict[str, Raw]
     path: str
@@ -105,13 +115,18 @@ class _Item:
 
 @dataclass(slots=True)
 class _Reader:
+    """Collects the nodes and definitions of a workflow while it reads the request.
+
+    A node's number is its index in ``nodes``, and ``paths`` has its field for errors.
+    """
+
     limits: PayloadLimits
     defaults: Mapping[str, Raw]
     trace: bytes = b""
     nodes: list[WorkflowNode] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     definitions: list[bytes] = field(default_factory=list)
-    limiting: set[int] = field(default_factory=set)
+    declares_limit: set[int] = field(default_factory=set)
     limit_keys: set[str] = field(default_factory=set)
     total_bytes: int = 0
 
@@ -126,16 +141,16 @@ class _Reader:
         """
         if level > MAX_LEVELS:
             raise InvalidRequest(f"workflows nest {MAX_LEVELS} levels at most", field=path)
-        dot = f"{path}." if path else ""
-        items = self._items(attributes, dot)
+        prefix = f"{path}." if path else ""
+        items = self._items(attributes, prefix)
         if "type" not in attributes:
             _find_callback_steps(items)
-        callbacks = _callbacks(attributes.get("callbacks"), f"{dot}callbacks")
-        kind = _kind(attributes.get("type"), items, bool(callbacks), dot)
+        callbacks = _callbacks(attributes.get("callbacks"), f"{prefix}callbacks")
+        kind = _kind(attributes.get("type"), items, bool(callbacks), prefix)
         if kind == "batch" and not callbacks and not any(item.callback for item in items):
             raise InvalidRequest(
                 "a batch needs at least one of on_complete, on_success and on_failure",
-                field=f"{dot}callbacks",
+                field=f"{prefix}callbacks",
             )
         if not any(not item.callback for item in items):
             raise InvalidRequest("a workflow needs a step that is no callback", field=path or None)
@@ -148,21 +163,22 @@ class _Reader:
             self._change(child, deps=jobs, trigger=TRIGGERS[name], callback=name)
         return number
 
-    def _items(self, attributes: dict[str, Raw], dot: str) -> list[_Item]:
+    def _items(self, attributes: dict[str, Raw], prefix: str) -> list[_Item]:
+        # Clients send "jobs" or "steps" for every type. Without both, errors name that of the spec.
         parallel = string(attributes.get("type", _NULL)) in ("group", "batch")
         key = (
             "jobs" if "jobs" in attributes or (parallel and "steps" not in attributes) else "steps"
         )
         listed = array_items(attributes[key]) if key in attributes else None
         if not listed:
-            raise InvalidRequest(f"{key} must be a non-empty array", field=f"{dot}{key}")
+            raise InvalidRequest(f"{key} must be a non-empty array", field=f"{prefix}{key}")
         if len(self.nodes) + len(listed) > 2 * self.limits.batch_jobs:
-            raise self._too_many(f"{dot}{key}")
-        return [_item(piece, f"{dot}{key}[{i}]") for i, piece in enumerate(listed)]
+            raise self._too_many(f"{prefix}{key}")
+        return [_item(piece, f"{prefix}{key}[{i}]") for i, piece in enumerate(listed)]
 
     def _child(self, item: _Item, parent: int, level: int) -> int:
         attributes = item.attributes
-        # By its members, not by its type: a job's type may be "chain".
+        # The type does not tell a nested workflow from a job, because a job's type may be "chain".
         if "steps" in attributes or "jobs" in attributes:
             number = self.composite(attributes, parent, item.path, level + 1)
         else:
@@ -176,20 +192,19 @@ class _Reader:
         attributes.setdefault("args", Raw(b"[]"))
         options = dict(_object(attributes.get("options"), f"{path}.options"))
         options.pop("callback_type", None)
-        # An option of the step has priority over the workflow's default, whether the step has it in
-        # ``options`` or outside.
+        # An option of the step wins over that of the workflow, also if it is a top-level attribute.
         defaults = {k: v for k, v in self.defaults.items() if k not in attributes}
         if options or defaults:
             attributes["options"] = Raw(b"{%b}" % join({**defaults, **options}))
         definition = b"{%b}" % join(attributes)
-        # Each job also gets the trace context of the request, so its bytes count.
+        # `_with_trace` adds the trace context of the request below, so its bytes count.
         self.total_bytes += len(definition) + len(self.trace)
-        if self.total_bytes > _MAX_ENVELOPES * self.limits.envelope_bytes:
+        if self.total_bytes > _MAX_TOTAL_JOBS * self.limits.envelope_bytes:
             raise PayloadTooLarge(
                 "the steps, each with the workflow's options, are more than "
-                f"{_MAX_ENVELOPES} times as large as a job may be",
+                f"{_MAX_TOTAL_JOBS} times as large as a job may be",
                 field=path,
-                limit=_MAX_ENVELOPES * self.limits.envelope_bytes,
+                limit=_MAX_TOTAL_JOBS * self.limits.envelope_bytes,
             )
         try:
             job = parse_job(definition, limits=self.limits)
@@ -203,7 +218,7 @@ class _Reader:
             "job", parent, type=job.type, queue=job.queue, job=len(self.definitions)
         )
         if job.rate_limit is not None and job.rate_limit.max_per_second is not None:
-            self.limiting.add(node.job)
+            self.declares_limit.add(node.job)
         if job.rate_limit is not None and job.rate_limit.key:
             self.limit_keys.add(job.rate_limit.key)
         if self.trace:
@@ -214,14 +229,14 @@ class _Reader:
     def _with_trace(self, attributes: dict[str, Raw], definition: bytes, job: NewJob) -> bytes:
         """Return a job's definition with the trace context of the request.
 
-        Returns:
-            ``definition`` unchanged if the job has a trace context, in ``meta`` or in the option
-            ``metadata``, or if its fingerprint would change.
-
         Args:
             attributes: members of the definition.
             definition: the definition.
             job: the job that ``definition`` describes.
+
+        Returns:
+            The new definition. ``definition`` unchanged if the job has its own trace context, in
+            ``meta`` or in the option ``metadata``, or if its fingerprint covers the trace context.
         """
         if job.unique is not None and not TRACE_MEMBERS.isdisjoint(job.unique.meta_keys):
             return definition
@@ -234,25 +249,34 @@ class _Reader:
         return b"{%b}" % join({**attributes, "meta": Raw(traced)})
 
     def _link(self, kind: str, items: Sequence[_Item], added: Sequence[int]) -> None:
-        """What each child waits for: what it names, and what its kind implies."""
-        named: dict[str, int] = {}
+        """Set the dependencies of each child.
+
+        A child waits for the steps in its ``depends_on``. A step of a chain also waits for the step
+        before it, and a callback without ``depends_on`` waits for all other steps.
+
+        Args:
+            kind: kind of the parent.
+            items: the children.
+            added: their numbers.
+        """
+        number_of: dict[str, int] = {}
         for item, number in zip(items, added, strict=True):
             for label in item.labels:
-                if label in named and named[label] != number:
+                if label in number_of and number_of[label] != number:
                     raise InvalidRequest(f"two steps are called {show(label)}", field=item.path)
-                named[label] = number
-        plain = [n for n, item in zip(added, items, strict=True) if not item.callback]
+                number_of[label] = number
+        no_callbacks = [n for n, item in zip(added, items, strict=True) if not item.callback]
         previous: int | None = None
         for item, number in zip(items, added, strict=True):
             deps: dict[int, None] = {}
-            for at, label in enumerate(item.waits_for):
-                if label not in named:
+            for index, label in enumerate(item.waits_for):
+                if label not in number_of:
                     raise InvalidRequest(
-                        f"there is no step {show(label)}", field=f"{item.path}.depends_on[{at}]"
+                        f"there is no step {show(label)}", field=f"{item.path}.depends_on[{index}]"
                     )
-                deps[named[label]] = None
+                deps[number_of[label]] = None
             if item.callback:
-                deps = deps or dict.fromkeys(plain)
+                deps = deps or dict.fromkeys(no_callbacks)
                 trigger = TRIGGERS[item.callback]
                 self._change(number, deps=tuple(deps), trigger=trigger, callback=item.callback)
                 continue
@@ -270,10 +294,8 @@ class _Reader:
         self.nodes[number] = msgspec.structs.replace(self.nodes[number], **changes)
 
     def _too_many(self, path: str) -> PayloadTooLarge:
-        max_jobs = self.limits.batch_jobs
-        return PayloadTooLarge(
-            f"a workflow has at most {max_jobs} jobs", field=path, limit=max_jobs
-        )
+        limit = self.limits.batch_jobs
+        return PayloadTooLarge(f"a workflow has at most {limit} jobs", field=path, limit=limit)
 
 
 def _item(piece: Raw, path: str) -> _Item:
@@ -298,10 +320,10 @@ def _item(piece: Raw, path: str) -> _Item:
 
 
 def _find_callback_steps(items: Sequence[_Item]) -> None:
-    """Make the steps callbacks that have the ids of callbacks and wait for all other steps.
+    """Mark the callbacks in a batch of the Go SDK, which sends no type.
 
-    The Go SDK sends a batch without a type. Its jobs wait for nothing, and its callbacks are steps
-    that wait for all jobs.
+    Its jobs wait for nothing. Its callbacks are steps with known ids (``CALLBACK_STEPS``) that wait
+    for all jobs.
     """
     jobs: list[_Item] = []
     callbacks: list[_Item] = []
@@ -338,19 +360,20 @@ def _callbacks(piece: Raw | None, path: str) -> list[tuple[str, _Item]]:
     return found
 
 
-def _kind(piece: Raw | None, items: Sequence[_Item], callbacks: bool, dot: str) -> str:
+def _kind(piece: Raw | None, items: Sequence[_Item], callbacks: bool, prefix: str) -> str:
+    """Return the type of a workflow, or else the kind that its dependencies imply."""
     if piece is not None and bytes(piece) != b"null":
         kind = string(piece)
         if kind not in _KINDS:
             raise InvalidRequest(
-                f"type must be chain, group, batch or dag, not {show(kind)}", field=f"{dot}type"
+                f"type must be chain, group, batch or dag, not {show(kind)}", field=f"{prefix}type"
             )
         return kind
     steps = [item for item in items if not item.callback]
-    edges = any(item.waits_for for item in steps)
+    has_dependencies = any(item.waits_for for item in steps)
     if callbacks or len(steps) < len(items):
-        return "dag" if edges else "batch"
-    if not edges:
+        return "dag" if has_dependencies else "batch"
+    if not has_dependencies:
         return "group"
     linear = not steps[0].waits_for and all(
         len(item.waits_for) == 1 and item.waits_for[0] in before.labels
@@ -379,10 +402,12 @@ def _object(piece: Raw | None, path: str) -> Mapping[str, Raw]:
 
 
 def _text(piece: Raw | None, path: str) -> str:
-    """Return a text, '' when absent."""
+    """Return an optional text, '' when absent."""
     if piece is None or bytes(piece) == b"null":
         return ""
     text = string(piece)
-    if text is None or len(text) > _NAME_LENGTH:
-        raise InvalidRequest(f"must be text of at most {_NAME_LENGTH} characters", field=path)
+    if text is None or len(text) > _MAX_NAME_CHARACTERS:
+        raise InvalidRequest(
+            f"must be text of at most {_MAX_NAME_CHARACTERS} characters", field=path
+        )
     return text

@@ -127,7 +127,7 @@ async def create(store: Store, new: NewWorkflow) -> WorkflowRecord:
     for node in new.plan.nodes:
         if node.job >= 0:
             shard = store.partitions.choose_shard(
-                store, node.queue, declares_limit=node.job in new.limiting
+                store, node.queue, declares_limit=node.job in new.declares_limit
             )
             job_id = new_job_id(shard.index, shards, now_ms)
             node = msgspec.structs.replace(node, job_id=job_id)
