@@ -346,6 +346,40 @@ async def test_a_result_that_the_server_refuses_ends_the_job(server: Server) -> 
     await server.run(scenario)
 
 
+async def test_a_result_or_error_without_a_json_form_affects_no_other_job(server: Server) -> None:
+    class Unprintable(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    async def scenario(client: Client) -> None:
+        worker = new_worker(client, concurrency=100)
+        deep: list[Any] = []
+        for _ in range(600):
+            deep = [deep]
+        results = {"nan": float("nan"), "half": "\ud800", "deep": deep, "object": object()}
+
+        @worker.handler("t.odd")
+        async def odd(job: RunningJob) -> Any:
+            what = job.args[0]
+            if what == "raises":
+                raise Unprintable
+            if what == "half-error":
+                raise OSError("\udcff")
+            return results.get(what, "good")
+
+        kinds = [*results, "raises", "half-error"]
+        new = [new_job("t.odd", kind, queue=QUEUE, retry=ONCE) for kind in kinds]
+        fine = [new_job("t.odd", "good", queue=QUEUE) for _ in range(50)]
+        jobs = await client.enqueue_many([*new, *fine])
+        async with serving_jobs(worker):
+            for job in jobs[: len(kinds)]:
+                await job_in(client, job.id, "discarded")
+            for job in jobs[len(kinds) :]:
+                assert await client.result(job.id, wait=60) == "good"
+
+    await server.run(scenario)
+
+
 async def test_a_worker_whose_fetch_is_refused_ends_with_the_error(server: Server) -> None:
     async def scenario(client: Client) -> None:
         with pytest.raises(ApiError) as refused:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from loadtest.bench import batch, latency, memory, redis_client, retention
+from loadtest.bench import batch, latency, memory, redis_client, retention, workers
 
 
 def table(out: str) -> dict[str, list[str]]:
@@ -56,6 +56,14 @@ def test_retention_removes_jobs_in_both_ways(
 ) -> None:
     found = printed(retention.main, "--jobs 400 --rounds 1", monkeypatch, capsys)
     assert retention.WAYS.keys() <= found.keys()
+
+
+def test_workers_run_with_every_concurrency_on_both_loops(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = printed(workers.main, "--jobs 40 --rounds 1", monkeypatch, capsys)
+    names = {f"{loop}, {count}" for loop in workers.LOOPS for count in workers.CONCURRENCIES}
+    assert names <= found.keys()
 
 
 def test_the_redis_clients_table_ends_with_whether_its_share_was_kept(

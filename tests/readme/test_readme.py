@@ -84,7 +84,8 @@ def test_a_newcomer_gets_from_make_run_through_every_example(fresh_copy: Path) -
     for name, program in PROGRAMS:
         (fresh_copy / name).write_text(program.replace(":8080", f":{port}"))
     with run_make(fresh_copy, port):
-        shell(".venv/bin/python -W error timing.py", fresh_copy)
+        for program in ("timing.py", "enqueue.py"):
+            shell(f".venv/bin/python -W error {program}", fresh_copy)
         for block in USE:
             shell(block.replace(":8080", f":{port}"), fresh_copy)
         kept = get(port, "/ojs/v1/jobs?limit=50")["jobs"]

@@ -19,6 +19,7 @@ from ojs_client.errors import (
 )
 from ojs_client.jobs import Cron, Job, Workflow, WorkflowStep
 from ojs_client.options import JobOptions, NewJob, RetryPolicy, Unique, new_job
+from ojs_client.sync import SyncClient, SyncCronJobs
 from ojs_client.worker.handlers import Middleware, Next
 from ojs_client.worker.running import BlockingJob, RunningJob
 from ojs_client.worker.worker import Worker
@@ -48,6 +49,8 @@ __all__ = [
     "Retry",
     "RetryPolicy",
     "RunningJob",
+    "SyncClient",
+    "SyncCronJobs",
     "Unavailable",
     "Unique",
     "Worker",

@@ -27,7 +27,7 @@ log = logging.getLogger("ojs_client")
 DEFAULT_URL: Final = "http://localhost:8080"
 _TYPE: Final = "application/openjobspec+json"
 _NOT_SENT: Final = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
-_encode: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+_encode: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
 
 class Repeat(Enum):
@@ -46,6 +46,8 @@ def encode(value: JSON) -> bytes:
 
     Raises:
         TypeError: the value has no JSON form.
+        ValueError: the value has no JSON form, such as NaN or half of a surrogate pair.
+        RecursionError: the value is nested too deeply.
     """
     return _encode(value).encode()
 
@@ -126,7 +128,7 @@ class Transport:
             params: the query.
 
         Returns:
-            The decoded body; None without a body.
+            The decoded body, an object.
 
         Raises:
             ApiError: the server refused the request.
@@ -168,6 +170,8 @@ class Transport:
         except ValueError:
             decoded = None
         if status < 300:
+            if not isinstance(decoded, dict):
+                raise ConnectionFailed(f"the response from {self.url} is not JSON", applied=None)
             return decoded
         raise api_error(
             status,

@@ -158,6 +158,6 @@ class Runner:
 def _ack(job: HeldJob, result: JSON) -> Settlement:
     try:
         return ack(job, result)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         message = f"the result of the handler has no JSON form: {error}"
         return nack(job, {"code": "invalid_result", "message": message, "retryable": False})

@@ -74,7 +74,7 @@ def error_of(error: BaseException) -> dict[str, JSON]:
     """Return the error of a nack (spec: ojs-errors): a decision, or an exception with its trace."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]  # the task group of a handler wraps its error
-    message = str(error)[:_MAX_MESSAGE]
+    message = _text(error)
     if isinstance(error, Discard):
         action = "DEAD_LETTER" if error.dead_letter else "DISCARD"
         return {"code": error.code, "message": message, "retryable": False, "action": action}
@@ -86,8 +86,21 @@ def error_of(error: BaseException) -> dict[str, JSON]:
         "type": type(error).__qualname__,
         "message": message,
         "retryable": True,
-        "backtrace": [f"{f.filename}:{f.lineno} in {f.name}" for f in frames],
+        "backtrace": [_valid(f"{f.filename}:{f.lineno} in {f.name}") for f in frames],
     }
+
+
+def _text(error: BaseException) -> str:
+    """Return the message of an error. The ``__str__`` of an error may fail, too."""
+    try:
+        return _valid(str(error)[:_MAX_MESSAGE])
+    except Exception as failure:
+        return f"{type(error).__qualname__}, whose message raises {type(failure).__qualname__}"
+
+
+def _valid(text: str) -> str:
+    """Return a text without halves of surrogate pairs, which names of files may have."""
+    return text.encode(errors="replace").decode()
 
 
 def timeout_error(limit_s: float) -> dict[str, JSON]:

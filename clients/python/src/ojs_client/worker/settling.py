@@ -25,6 +25,8 @@ BATCH_S: Final = 0.010
 """How long the first ack of a batch waits for others, in seconds."""
 _BATCH_BYTES: Final = 512 * 1024
 _SENDERS: Final = 4
+_REFUSED: Final = (400, 413, 422)
+"""Statuses of a batch that the server cannot accept. It may accept the halves of the batch."""
 _REPEAT_LEASES: Final = 3
 """After how many lengths of a lease without an answer an ack is given up."""
 
@@ -46,6 +48,7 @@ def ack(job: HeldJob, result: JSON) -> Settlement:
     Raises:
         TypeError: the result has no JSON form.
         ValueError: the result has no JSON form.
+        RecursionError: the result is nested too deeply.
     """
     item = {"job_id": job.id, "lease_id": job.lease_id, "result": result}
     return Settlement("ack", job, encode(item))
@@ -166,8 +169,8 @@ class Settler:
                 ]
                 wait_s = backoff.next_s()
             except (ApiError, ConnectionFailed) as error:
-                if isinstance(error, ApiError) and not error.retryable:
-                    batch = self._split_refused(batch, error)
+                if isinstance(error, ApiError) and error.status in _REFUSED:
+                    batch = self._without_refused(batch, error)
                     continue
                 log.warning("%d %ss are repeated: %s", len(batch), kind, error)
                 wait_s = backoff.next_s(getattr(error, "retry_after_s", None))
@@ -194,27 +197,40 @@ class Settler:
         error = result.get("error") or {}
         if error.get("retryable") and status != 409:
             return False
-        message = error.get("message", "")
         if item.kind == "ack" and status not in (404, 409):
-            # Such as a result that is too large. Without a nack the job would run again and again.
-            log.error("job %s: the server refused its result: %s", item.job.id, message)
-            refused = {"code": "result_refused", "message": message, "retryable": False}
-            self.add(nack(item.job, refused))
+            self._refuse(item, error.get("message", ""))
             return True
-        log.warning("job %s: the server refused the %s: %s", item.job.id, item.kind, message)
+        log.warning(
+            "job %s: the server refused the %s: %s", item.job.id, item.kind, error.get("message")
+        )
         self.leases.remove(item.job)
         return True
 
-    def _split_refused(self, batch: list[Settlement], error: OJSError) -> list[Settlement]:
-        """Return the items to send again after the server refused a whole batch."""
-        if len(batch) == 1 or getattr(error, "status", 0) != 413:
+    def _refuse(self, ack: Settlement, message: str) -> None:
+        """Discard a job whose result the server refuses, such as one that is too large.
+
+        Without the nack the job would run again and again.
+        """
+        log.error("job %s: the server refused its result: %s", ack.job.id, message)
+        refused = {"code": "result_refused", "message": message, "retryable": False}
+        self.add(nack(ack.job, refused))
+
+    def _without_refused(self, batch: list[Settlement], error: ApiError) -> list[Settlement]:
+        """Return the items to send again after the server refused a whole batch.
+
+        The batch is halved until the item that causes the refusal is alone.
+        """
+        if len(batch) > 1:
+            for item in batch[len(batch) // 2 :]:
+                self._waiting[item.kind].append(item)
+            self._added.set()
+            self._batch_ready.set()
+            return batch[: len(batch) // 2]
+        if batch[0].kind == "ack":
+            self._refuse(batch[0], error.message)
+        else:
             self._give_up(batch, error)
-            return []
-        for item in batch[len(batch) // 2 :]:
-            self._waiting[item.kind].append(item)
-        self._added.set()
-        self._batch_ready.set()
-        return batch[: len(batch) // 2]
+        return []
 
     def _give_up(self, batch: Sequence[Settlement], error: OJSError | None) -> None:
         reason = error or "no answer in time"

@@ -216,6 +216,11 @@ class Worker:
         """Whether the worker does not fetch, because the program or the server wants it so."""
         return self._quiet or self._directive != "running"
 
+    @property
+    def held(self) -> int:
+        """Number of jobs that the worker holds. A job is held until its ack or nack is in."""
+        return len(self._leases)
+
     # -- state
 
     def _is_idle(self) -> bool:

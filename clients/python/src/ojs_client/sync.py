@@ -1,0 +1,173 @@
+"""The client for programs without an event loop, such as Django or Flask applications."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import ExitStack
+from functools import partial
+from types import TracebackType
+from typing import ParamSpec, Protocol, Self, TypeVar, Unpack
+
+from anyio.from_thread import start_blocking_portal
+
+from ojs_client.client import Client
+from ojs_client.cron import CronJobs, Overlap
+from ojs_client.jobs import Cron, Job, Workflow
+from ojs_client.options import JSON, Duration, JobOptions, NewJob
+from ojs_client.workflows import NewWorkflow
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class _Call(Protocol):
+    """Runs an async function and returns its result."""
+
+    def __call__(
+        self, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R: ...
+
+
+class SyncClient:
+    """A ``Client`` whose methods block. Use it with ``with``.
+
+    An event loop in a thread of its own sends the requests. Any number of threads may share one
+    client. The methods are those of ``Client``, which describes them.
+
+    Args:
+        url: the address of the server; None for ``OJS_URL``, or port 8080 of this machine.
+        api_key: the API key; None for ``OJS_API_KEY``.
+        timeout_s: how long a request may take, in seconds.
+        retry_for_s: for how many seconds a failed request is repeated.
+        headers: more headers of each request.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 30.0,
+        retry_for_s: float = 10.0,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self._client = Client(
+            url, api_key=api_key, timeout_s=timeout_s, retry_for_s=retry_for_s, headers=headers
+        )
+        self._open = ExitStack()
+        self.cron = SyncCronJobs(self._client.cron, self._call)
+
+    def __enter__(self) -> Self:
+        """Start the thread."""
+        with ExitStack() as stack:
+            self._loop = stack.enter_context(start_blocking_portal("asyncio"))
+            stack.enter_context(self._loop.wrap_async_context_manager(self._client))
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the connections and end the thread."""
+        self._open.close()
+
+    def enqueue(self, type: str, /, *args: JSON, **options: Unpack[JobOptions]) -> Job:
+        """Enqueue a job and return it."""
+        return self._call(self._client.enqueue, type, *args, **options)
+
+    def enqueue_many(self, jobs: Iterable[NewJob]) -> list[Job]:
+        """Enqueue several jobs, all of them or none."""
+        return self._call(self._client.enqueue_many, list(jobs))
+
+    def get(self, job_id: str) -> Job:
+        """Return a job."""
+        return self._call(self._client.get, job_id)
+
+    def cancel(self, job_id: str) -> Job:
+        """Cancel a job."""
+        return self._call(self._client.cancel, job_id)
+
+    def result(self, job_id: str, *, wait: Duration = 0) -> JSON:
+        """Return the result of a job, and wait for it if it is not finished."""
+        return self._call(self._client.result, job_id, wait=wait)
+
+    def start(self, workflow: NewWorkflow) -> Workflow:
+        """Start a workflow."""
+        return self._call(self._client.start, workflow)
+
+    def workflow(self, workflow_id: str, *, wait: Duration = 0) -> Workflow:
+        """Return a workflow."""
+        return self._call(self._client.workflow, workflow_id, wait=wait)
+
+    def cancel_workflow(self, workflow_id: str) -> Workflow:
+        """Cancel a workflow."""
+        return self._call(self._client.cancel_workflow, workflow_id)
+
+    def _call(self, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self._loop.call(partial(function, *args, **kwargs))
+
+
+class SyncCronJobs:
+    """The cron jobs of a server; ``SyncClient.cron`` is one. ``CronJobs`` describes the methods."""
+
+    def __init__(self, crons: CronJobs, call: _Call) -> None:
+        self._crons = crons
+        self._call = call
+
+    def register(
+        self,
+        name: str,
+        expression: str,
+        job: NewJob,
+        *,
+        timezone: str = "UTC",
+        overlap: Overlap = "skip",
+        enabled: bool = True,
+        description: str | None = None,
+    ) -> Cron:
+        """Store a cron job, in place of one of the same name."""
+        return self._call(
+            self._crons.register,
+            name,
+            expression,
+            job,
+            timezone=timezone,
+            overlap=overlap,
+            enabled=enabled,
+            description=description,
+        )
+
+    def get(self, name: str) -> Cron:
+        """Return a cron job."""
+        return self._call(self._crons.get, name)
+
+    def list_all(self) -> list[Cron]:
+        """Return all cron jobs."""
+        return self._call(self._crons.list_all)
+
+    def change(self, name: str, **members: JSON) -> Cron:
+        """Change members of a cron job."""
+        return self._call(self._crons.change, name, **members)
+
+    def pause(self, name: str) -> Cron:
+        """Stop a cron job from firing."""
+        return self._call(self._crons.pause, name)
+
+    def resume(self, name: str) -> Cron:
+        """Let a cron job fire again."""
+        return self._call(self._crons.resume, name)
+
+    def trigger(self, name: str) -> Job:
+        """Enqueue the job of a cron job now."""
+        return self._call(self._crons.trigger, name)
+
+    def history(self, name: str) -> list[dict[str, JSON]]:
+        """Return the latest occurrences of a cron job."""
+        return self._call(self._crons.history, name)
+
+    def delete(self, name: str) -> None:
+        """Delete a cron job."""
+        self._call(self._crons.delete, name)

@@ -1,0 +1,52 @@
+"""The blocking client, used from threads."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import trio
+
+from ojs_client import NotFound, SyncClient, chain, new_job
+from ojs_cluster.server.embedded.servers import Embedded
+from tests.http.api import open_app, serving
+
+
+@pytest.fixture
+async def url(backend: Embedded) -> AsyncIterator[str]:
+    async with open_app(backend) as app, serving(app, lane=True) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+async def test_every_method_blocks_until_its_response(url: str) -> None:
+    def scenario() -> None:
+        with SyncClient(url) as client:
+            job = client.enqueue("t.a", 1, priority=3)
+            assert client.get(job.id) == job
+            assert len(client.enqueue_many(new_job("t.a", n) for n in range(3))) == 3
+            assert client.cancel(job.id).state == "cancelled"
+            started = client.start(chain(new_job("t.a"), new_job("t.b")))
+            assert client.workflow(started.id).state == "running"
+            assert client.cancel_workflow(started.id).state == "cancelled"
+            client.cron.register("daily", "@daily", new_job("t.a"), timezone="Europe/Berlin")
+            assert not client.cron.pause("daily").enabled
+            assert client.cron.resume("daily").enabled
+            assert client.cron.change("daily", expression="@hourly").expression == "@hourly"
+            assert client.cron.trigger("daily").type == "t.a"
+            assert len(client.cron.history("daily")) == 1
+            assert client.cron.get("daily") in client.cron.list_all()
+            client.cron.delete("daily")
+            with pytest.raises(NotFound):
+                client.result("019461a8-1a2b-7c3d-8e4f-5a6b7c8d9e0f", wait=1)
+
+    await trio.to_thread.run_sync(scenario)
+
+
+async def test_threads_share_a_client(url: str) -> None:
+    def scenario() -> None:
+        with SyncClient(url) as client, ThreadPoolExecutor(8) as threads:
+            jobs = list(threads.map(lambda n: client.enqueue("t.a", n), range(40)))
+        assert [job.args for job in jobs] == [[n] for n in range(40)]
+
+    await trio.to_thread.run_sync(scenario)
