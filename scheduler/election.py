@@ -36,13 +36,13 @@ from scheduler.stats import ElectionStats
 
 log = logging.getLogger("ojs.scheduler")
 
-# Longest time for which the release of a lease may delay a stop, in seconds.
-_RELEASE_S = 1.0
-# A follower tries to acquire a lease after it would end, later by up to this fraction of the TTL,
-# so that followers do not try at the same time.
+_MAX_RELEASE_S = 1.0
+"""Longest time in seconds for which the release of a lease may delay a stop."""
 _JITTER = 0.02
+"""A follower tries to acquire a lease when it expires, plus a random time of up to this fraction of
+the TTL. So the followers do not try at the same time."""
 
-TermEnd = Literal["lost", "wanted", "resigned"]
+TermEnd = Literal["lost", "not_preferred", "resigned"]
 """Why a term ended: the lease was lost, another candidate is preferred, or the work returned."""
 
 
@@ -69,7 +69,7 @@ class LeaseReply(Protocol[L_co]):
 
     @property
     def ends_in_ms(self) -> int:
-        """Time in ms until the lease of another process would end; 0 when the lease is free."""
+        """Time in ms until the lease of another process expires; 0 when the lease is free."""
         ...
 
 
@@ -80,8 +80,8 @@ class LeaderLock(Protocol[L]):
         """Try to acquire the lease; with ``insist`` even when another candidate is preferred."""
         ...
 
-    async def renew(self, lease: L) -> Literal["kept", "wanted", "lost"]:
-        """Renew the lease for its whole TTL; ``wanted`` when another candidate is preferred."""
+    async def renew(self, lease: L) -> Literal["kept", "not_preferred", "lost"]:
+        """Renew the lease for its whole TTL, also when another candidate is preferred."""
         ...
 
     async def release(self, lease: L) -> object:
@@ -145,16 +145,16 @@ async def campaign(
             insist = False
             if reply is not None:
                 if reply.lease is not None:
-                    if await candidate.lead(reply.lease, sent, work) == "wanted":
-                        # Within this time the preferred candidate acquires the lease, even when it
-                        # misses the message that the lease is free.
+                    if await candidate.lead(reply.lease, sent, work) == "not_preferred":
+                        # Leave the lease to the preferred candidate. Even if it misses the message
+                        # that the lease is free, it tries when the old lease would have expired.
                         wait_s = times.key_ttl_s * random.uniform(1 + _JITTER, 1 + 2 * _JITTER)
                 elif reply.ends_in_ms > 0:
                     wait_s = reply.ends_in_ms / 1000 + times.key_ttl_s * random.uniform(0, _JITTER)
                 else:
                     insist = True
             if await lease_freed.wait(wait_s):
-                insist = False  # the preferred candidate has got the signal, too, and tries now
+                insist = False  # the preferred candidate gets the same signal and tries now
     finally:
         await candidate.withdraw()
 
@@ -224,13 +224,13 @@ class _Candidate(Generic[L]):
         if end == "lost":
             self._stats.lost += 1
             log.warning("leadership lost", extra={"shard": self._shard, "token": lease.token})
-        elif end == "wanted":
+        elif end == "not_preferred":
             self._stats.handed_over += 1
         return end
 
     async def _renew(
         self, lease: L, term: trio.CancelScope, sent: float
-    ) -> Literal["wanted", "lost"]:
+    ) -> Literal["not_preferred", "lost"]:
         """Move the term's deadline with each granted renewal; return why the term has to end."""
         wake = sent + self._times.renew_s
         while True:
@@ -239,7 +239,7 @@ class _Candidate(Generic[L]):
             try:
                 with trio.fail_after(self._times.renew_s):
                     renewal = await self._lock.renew(lease)
-            except Exception as error:  # the deadline decides, not the kind of error
+            except Exception as error:  # any error is retried until the term's deadline
                 self._record_failure("renew", error)
                 wake = trio.current_time() + self._retry_s()
                 continue
@@ -251,7 +251,7 @@ class _Candidate(Generic[L]):
 
     async def withdraw(self) -> None:
         """End the candidacy, and also the lease. An unresponsive Redis delays this only briefly."""
-        with trio.move_on_after(min(self._times.poll_s, _RELEASE_S), shield=True):
+        with trio.move_on_after(min(self._times.poll_s, _MAX_RELEASE_S), shield=True):
             try:
                 await self._lock.withdraw()
             except Exception as error:
@@ -259,7 +259,7 @@ class _Candidate(Generic[L]):
 
     async def _release(self, lease: L) -> None:
         """Release the lease. An unresponsive Redis delays a stop only briefly."""
-        with trio.move_on_after(min(self._times.poll_s, _RELEASE_S), shield=True):
+        with trio.move_on_after(min(self._times.poll_s, _MAX_RELEASE_S), shield=True):
             try:
                 await self._lock.release(lease)
             except Exception as error:  # the lease then expires

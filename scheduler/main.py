@@ -21,9 +21,9 @@ from scheduler.wakeups import Wakeups
 
 log = logging.getLogger("ojs.scheduler")
 
-# Time between two checks of how many shards are led, in seconds. An election that concerns many
-# shards makes one log line, not one per shard.
 _REPORT_S = 1.0
+"""Time in seconds between two checks of how many shards are led. Only their number is logged, so an
+election makes one log line and not one per shard."""
 
 
 async def run_scheduler(
@@ -56,7 +56,10 @@ async def run_scheduler(
             store, shard, settings.group, identity, round(times.key_ttl_s * 1000)
         )
         await campaign(
-            *(shard, lock, times, work.lead),
+            shard,
+            lock,
+            times,
+            work.lead,
             stats=stats.election,
             random=random,
             lease_freed=signals[shard],

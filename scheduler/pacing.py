@@ -6,10 +6,10 @@ most ``max_sleep_s``. So an idle shard costs one small script every ten seconds,
 handled when it is due. (Refused: one round over all shards. It costs 64 scripts per round, and a
 job would be late by half a round on average.)
 
-The clocks of Redis and of this process may differ. A step's result has the time of Redis at which
-the step ran, and the task knows the local time at which it sent the request. It maps the one to the
-other, although the step ran a little later. So a task wakes early, by at most one network delay,
-and never late. The step that ran too early returns the remaining time.
+The clocks of Redis and of this process may differ. So the task takes the Redis time in a step's
+result as equal to the local time at which it sent the request. The step ran a little later than
+that. So a task wakes too early, by at most one network delay, and never too late. A step that runs
+too early returns the remaining time.
 
 When a step fails, its shard is called *failing*. The loop pauses on this shard, longer after each
 failure, while it continues on all other shards.
@@ -31,14 +31,14 @@ from scheduler.stats import LoopStats
 
 log = logging.getLogger("ojs.scheduler")
 
-# Maximum number of steps in a row that report more work and change no job. (They may have removed
-# stale entries.) After that the shard is paused as if a step had failed.
 _MAX_IDLE_STEPS = 50
-# Maximum number of concurrent steps of failing shards. They have a limiter of their own: steps that
-# wait for a dead node must not delay steps of healthy shards.
+"""Maximum number of steps in a row that report more work and change nothing. After that the shard
+is paused as if a step had failed."""
 _MAX_FAILING_STEPS = 2
-# Minimum time in seconds between two steps, when a task has woken early by a network delay.
-_SHORTEST_SLEEP_S = 0.001
+"""Maximum number of concurrent steps of failing shards. They have their own limiter, because steps
+that wait for a dead node must not delay steps of healthy shards."""
+_MIN_SLEEP_S = 0.001
+"""Minimum sleep in seconds. A task that has woken too early would otherwise run many steps."""
 
 
 class StepResult(Protocol):
@@ -95,7 +95,7 @@ class _Waiter:
 
     Attributes:
         granted: set when the task may run its step.
-        wait_scope: cancel scope of the task's wait. At its deadline the task checks for late steps.
+        wait_scope: cancel scope of the wait. Its deadline is the time to look for late steps.
     """
 
     __slots__ = ("granted", "wait_scope")
@@ -113,9 +113,9 @@ class StepLimiter:
     another task waits, a late step is no longer counted. Otherwise the shards of one dead node
     would block all other shards.
 
-    The first task of the queue wakes when the oldest running step becomes late, and stays the
-    first. (Refused: trio.CapacityLimiter with a timeout. A task that stops waiting would have to
-    queue again at the end, and among many slow shards some would never run.)
+    The first task of the queue wakes when the oldest running step becomes late. If it still gets no
+    turn, it keeps its place. (Refused: trio.CapacityLimiter with a timeout. A task that stops
+    waiting would have to queue again at the end, and among many slow shards some would never run.)
 
     Args:
         size: maximum number of concurrent steps.
@@ -126,8 +126,9 @@ class StepLimiter:
         self._size = size
         self._patience_s = patience_s
         self._queue: deque[_Waiter] = deque()
-        # Tasks whose steps count, with the time at which each step becomes late; the oldest first.
-        self._counts_until: dict[_Waiter, float] = {}
+        # The tasks whose steps are counted, and the time at which each step becomes late. The
+        # oldest step is the first.
+        self._late_at: dict[_Waiter, float] = {}
 
     @asynccontextmanager
     async def hold(self) -> AsyncIterator[None]:
@@ -145,15 +146,15 @@ class StepLimiter:
                     self._discount_late_steps()
             yield
         finally:
-            self._counts_until.pop(waiter, None)
+            self._late_at.pop(waiter, None)
             if not waiter.granted.is_set():
                 self._queue.remove(waiter)
             self._grant()
 
     def _discount_late_steps(self) -> None:
         now = trio.current_time()
-        for waiter in [waiter for waiter, until in self._counts_until.items() if until <= now]:
-            del self._counts_until[waiter]
+        for waiter in [waiter for waiter, late_at in self._late_at.items() if late_at <= now]:
+            del self._late_at[waiter]
         self._grant()
 
     def _grant(self) -> None:
@@ -161,12 +162,12 @@ class StepLimiter:
 
         Then set the time at which the first waiting task checks for late steps.
         """
-        while self._queue and len(self._counts_until) < self._size:
+        while self._queue and len(self._late_at) < self._size:
             waiter = self._queue.popleft()
-            self._counts_until[waiter] = trio.current_time() + self._patience_s
+            self._late_at[waiter] = trio.current_time() + self._patience_s
             waiter.granted.set()
         if self._queue:
-            self._queue[0].wait_scope.deadline = next(iter(self._counts_until.values()))
+            self._queue[0].wait_scope.deadline = next(iter(self._late_at.values()))
 
 
 class ShardTimer:
@@ -230,7 +231,7 @@ class ShardTimer:
         for due_ms in (next_ms, self._announced_ms):
             if due_ms is not None:
                 until = min(until, self._to_local_s(due_ms))
-        await self._sleep_until(now if self._woken else max(until, now + _SHORTEST_SLEEP_S))
+        await self._sleep_until(now if self._woken else max(until, now + _MIN_SLEEP_S))
 
     async def pause(self, seconds: float) -> None:
         """Pause after a failure.
@@ -325,12 +326,14 @@ class ShardLoop:
                 continue
             failures = 0
             self._record_success(shard, result)
-            behind = result.more or (result.next_ms is not None and result.next_ms <= result.now_ms)
-            idle_steps = idle_steps + 1 if behind and not result.done else 0
-            excess = idle_steps - (_MAX_IDLE_STEPS if result.more else 0)
-            if excess > 0:
+            is_due = result.more or (result.next_ms is not None and result.next_ms <= result.now_ms)
+            idle_steps = idle_steps + 1 if is_due and not result.done else 0
+            # Work that stays due but cannot be done must not keep the loop busy. A full batch may
+            # have removed stale entries, so it is repeated for a while.
+            excess_steps = idle_steps - (_MAX_IDLE_STEPS if result.more else 0)
+            if excess_steps > 0:
                 self._stats.stalled += 1
-                await timer.pause(self._backoff_s(excess))
+                await timer.pause(self._backoff_s(excess_steps))
             elif not result.more:
                 await timer.sleep(result.next_ms, self._pace.max_sleep_s)
 
@@ -345,10 +348,10 @@ class ShardLoop:
         return result
 
     def _backoff_s(self, failures: int) -> float:
-        longest: float = min(
+        max_s: float = min(
             self._pace.backoff_max_s, self._pace.backoff_min_s * 2.0 ** min(failures - 1, 30)
         )
-        return longest * self._random.uniform(0.5, 1.0)
+        return max_s * self._random.uniform(0.5, 1.0)
 
     def _record_failure(self, shard: int, error: Exception) -> None:
         self._stats.failures += 1

@@ -74,29 +74,32 @@ class LeaderWork:
                 random=random,
             )
 
-        blocked = loop("waiting", outbox.blocked_step(store, settings.outbox_batch), slow)
+        outbox_blocked = loop(
+            "outbox_blocked", outbox.blocked_step(store, settings.outbox_batch), slow
+        )
+        # When the outbox step finds an unreachable shard, it announces the next attempt to the loop
+        # of blocked entries.
+        on_blocked = outbox_blocked.on_deadline
         announced = (
             loop("promote", promote.step(store, settings.promote_batch), pace),
             loop("reap", reap.step(store, settings.reap_batch), pace),
             loop("rate_limits", rate_limits.step(store, settings.promote_batch), unlimited),
-            loop(
-                "outbox", outbox.step(store, settings.outbox_batch, blocked.on_deadline), unlimited
-            ),
+            loop("outbox", outbox.step(store, settings.outbox_batch, on_blocked), unlimited),
         )
-        crons = loop("cron", cron.step(store, settings.cron_batch), unlimited)
-        bulks = loop("bulk", bulk.step(store), unlimited, 1)
-        self.announced_loops = (*announced, crons, bulks)
+        cron_loop = loop("cron", cron.step(store, settings.cron_batch), unlimited)
+        bulk_loop = loop("bulk", bulk.step(store), unlimited, 1)
+        self.announced_loops = (*announced, cron_loop, bulk_loop)
         self._shard_loops = (
             *announced,
-            blocked,
+            outbox_blocked,
             loop("dead_workers", recover, unlimited),
             loop("purge", janitor.purge_step(store, settings.janitor_batch), slow, 1),
             loop("workflows", janitor.workflows_step(store, settings.janitor_batch), slow, 1),
             loop("tidy", janitor.tidy_step(store, settings.janitor_batch), slowest, 1),
         )
         self._meta_loops = (
-            crons,
-            bulks,
+            cron_loop,
+            bulk_loop,
             loop("retire", janitor.retire_step(store), slowest, 1),
             loop("partitions", janitor.partitions_step(store), unlimited, 1),
             loop("history", history.step(store), slow, 1),
@@ -106,8 +109,8 @@ class LeaderWork:
     async def lead(self, lease: LeaderLease) -> None:
         """Run every loop on the lease's shard until cancelled.
 
-        A failed step ends no loop. The fencing token of the lease is not used: a step changes
-        nothing wrongly even when the same step runs in a second leader.
+        A failed step ends no loop. Steps do not check the fencing token of the lease: they are safe
+        even if a second leader runs the same steps.
 
         Args:
             lease: the lease of the shard.

@@ -13,12 +13,12 @@ from ojs_cluster.core.config.variable import variable
 _KEY_FRACTION = 0.75
 _POLL_FRACTION = 0.10
 _MARGIN_FRACTION = 0.075
-_SHORTEST_LEASE_MS = 500
+_MIN_LEASE_MS = 500
 # A script blocks its node for about 30 us per job, so for 30 ms with the largest batch.
-_LARGEST_BATCH = 1000
+_MAX_BATCH = 1000
 # Processes announce only deadlines that are less than 20 s away. So a loop must check each shard
 # more often than every 20 s.
-_LONGEST_SLEEP_MS = 15_000
+_MAX_SLEEP_MS = 15_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,16 +104,16 @@ class SchedulerSettings:
         """
         if not self.group:
             raise ValueError("group must not be empty")
-        if self.lease_ttl_ms < _SHORTEST_LEASE_MS:
-            raise ValueError(f"lease_ttl_ms must be at least {_SHORTEST_LEASE_MS}")
+        if self.lease_ttl_ms < _MIN_LEASE_MS:
+            raise ValueError(f"lease_ttl_ms must be at least {_MIN_LEASE_MS}")
         for name in self.__dataclass_fields__:
             value = getattr(self, name)
             if isinstance(value, int) and value < 1:
                 raise ValueError(f"{name} must be at least 1")
-            if name.endswith("_batch") and value > _LARGEST_BATCH:
-                raise ValueError(f"{name} must be at most {_LARGEST_BATCH}")
-        if self.max_sleep_ms > _LONGEST_SLEEP_MS:
-            raise ValueError(f"max_sleep_ms must be at most {_LONGEST_SLEEP_MS}")
+            if name.endswith("_batch") and value > _MAX_BATCH:
+                raise ValueError(f"{name} must be at most {_MAX_BATCH}")
+        if self.max_sleep_ms > _MAX_SLEEP_MS:
+            raise ValueError(f"max_sleep_ms must be at most {_MAX_SLEEP_MS}")
         if self.backoff_max_ms < self.backoff_min_ms:
             raise ValueError("backoff_max_ms must not be below backoff_min_ms")
 

@@ -37,8 +37,8 @@ class LoopStats:
         done: how many jobs or records the steps have changed.
         wakeups: how many deadlines other processes have announced.
         failures: how many steps have failed.
-        stalled: how many pauses followed many steps in a row that reported work and changed
-            nothing.
+        stalled: how often the loop has paused because many steps in a row reported more work but
+            changed nothing.
         quarantined: how many malformed jobs were quarantined.
         failing: indexes of the shards whose last step failed.
     """

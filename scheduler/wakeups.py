@@ -174,8 +174,8 @@ class Wakeups:
         try:
             due_ms = int(message)
         except ValueError:
-            # A newer version may have sent an unknown message. The loops check the shard, which is
-            # never wrong.
+            # Perhaps a newer version sent this unknown message. An extra check of the shard is
+            # harmless.
             self._on_gap(shard)
             return
         for listener in self._listeners:

@@ -69,13 +69,18 @@ class WorkerStore(Protocol):
     """The functions of the store that recovery calls."""
 
     async def find(self, shard: int, skip: int) -> DeadWorkers:
-        """Record which workers of ``shard`` are dead; return them without the first ``skip``."""
+        """Record which workers of ``shard`` are dead, and return a page of them.
+
+        Args:
+            shard: index of the shard.
+            skip: number of dead workers on earlier pages.
+        """
         ...
 
     async def recover(
         self, shard: int, dead: Sequence[DeadWorker], cursor: str
     ) -> tuple[Counter[str], str | None]:
-        """Make jobs of dead workers available again, in a bounded number of active jobs.
+        """Make jobs of dead workers available again. Each call reads a part of the active jobs.
 
         Args:
             shard: index of the shard.
@@ -131,17 +136,17 @@ def step(
     Args:
         worker_store: access to the workers in Redis.
         shards: indexes of all shards.
-        limiter: limits the number of concurrent recovery scripts. It must not be the limiter of the
-            loop: the step holds that one while it waits for this one.
+        limiter: limits the number of concurrent recovery scripts. The loop needs a limiter of its
+            own: with a common one, steps could hold all turns while they wait for their scripts.
         call_timeout_s: time limit of each script in seconds. The whole step has no time limit.
     """
     walks = [_ShardWalks(worker_store, shard, limiter, call_timeout_s) for shard in shards]
-    known: dict[int, dict[DeadWorker, _Recovery]] = {}
+    unfinished: dict[int, dict[DeadWorker, _Recovery]] = {}
 
     async def recover_shard(shard: int) -> StepResult:
-        # A worker that is not found any more is forgotten: another leader finished its recovery.
-        recoveries, found = await _find_all(worker_store, shard, known.get(shard, {}))
-        known[shard] = recoveries
+        # Recoveries that another leader has finished are not found again, and so are dropped.
+        recoveries, found = await _find_all(worker_store, shard, unfinished.get(shard, {}))
+        unfinished[shard] = recoveries
         if recoveries:
             async with trio.open_nursery() as nursery:
                 for walk in walks:
@@ -165,10 +170,15 @@ def step(
 async def _find_all(
     worker_store: WorkerStore, shard: int, before: Mapping[DeadWorker, _Recovery]
 ) -> tuple[dict[DeadWorker, _Recovery], DeadWorkers]:
-    """Find dead workers of a shard: all in recovery, and about ``MAX_WORKERS`` new dead workers.
+    """Return the recoveries of a shard's dead workers, and the last page of workers.
 
-    While a shard is unreachable, no recovery ends. The recoveries in progress must not prevent new
-    recoveries.
+    Old recoveries do not count against the limit ``MAX_WORKERS``: while any shard is unreachable,
+    no recovery finishes, and the jobs of further dead workers must still be recovered.
+
+    Args:
+        worker_store: access to the workers in Redis.
+        shard: index of the shard.
+        before: the recoveries that the last step has not finished.
     """
     recoveries: dict[DeadWorker, _Recovery] = {}
     new, skip = 0, 0
@@ -199,8 +209,8 @@ class _Recovery:
         self.walked: set[int] = set()  # indexes of the shards that were walked
 
 
-class _Batch:
-    """The recoveries that the next walk of a shard serves."""
+class _WalkRequest:
+    """The recoveries for which a shard is to be walked."""
 
     def __init__(self) -> None:
         self.recoveries: dict[_Recovery, None] = {}
@@ -218,8 +228,8 @@ class _ShardWalks:
         self._limiter = limiter
         self._call_timeout_s = call_timeout_s
         self._walking = trio.Lock()
-        self._next = _Batch()
-        self._begin_at = float("-inf")
+        self._next_request = _WalkRequest()
+        self._next_walk_at = float("-inf")
         self._paused_until = float("-inf")
 
     async def cover(self, recoveries: Sequence[_Recovery]) -> None:
@@ -228,22 +238,24 @@ class _ShardWalks:
         After a successful walk, the shard is in ``walked`` of each recovery. After a failed walk,
         or while the shard is paused after a failure, it is not.
         """
-        wanted = [recovery for recovery in recoveries if self.shard not in recovery.walked]
-        if not wanted:
+        to_walk = [recovery for recovery in recoveries if self.shard not in recovery.walked]
+        if not to_walk:
             return
-        batch = self._next
-        batch.recoveries.update(dict.fromkeys(wanted))
+        request = self._next_request
+        request.recoveries.update(dict.fromkeys(to_walk))
         async with self._walking:
-            if batch.done or trio.current_time() < self._paused_until:
+            # Another step may have walked the shard for the same request.
+            if request.done or trio.current_time() < self._paused_until:
                 return
-            await trio.sleep_until(self._begin_at)
-            self._begin_at = trio.current_time() + WALK_INTERVAL_S
-            if self._next is batch:
-                self._next = _Batch()  # this walk may miss jobs of workers that are found later
-            waiting = list(batch.recoveries)
+            await trio.sleep_until(self._next_walk_at)
+            self._next_walk_at = trio.current_time() + WALK_INTERVAL_S
+            if self._next_request is request:
+                # Workers that are found during this walk need another one.
+                self._next_request = _WalkRequest()
+            waiting = list(request.recoveries)
             for first in range(0, len(waiting), MAX_WORKERS):
                 await self._walk(waiting[first : first + MAX_WORKERS])
-            batch.done = True
+            request.done = True
 
     async def _walk(self, recoveries: Sequence[_Recovery]) -> None:
         dead = [recovery.worker for recovery in recoveries]

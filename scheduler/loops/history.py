@@ -12,18 +12,14 @@ _RETRY_MS = 5_000
 
 
 def step(store: Store) -> Step:
-    """Return the step that stores the record of the present minute, unless there is one.
-
-    The step knows no Redis time: ``next_ms`` is the pause until the next minute.
-    """
+    """Return the step that stores the record of the present minute, unless there is one."""
     sampler = Sampler(store)
 
     async def record(_: int) -> StepResult:
         minute, left_ms = await sampler.minute_to_record()
         if minute is None:
-            return SweepResult(0, next_ms=left_ms, now_ms=0, more=False)
+            return SweepResult.with_pause(0, left_ms)
         stored = await sampler.record(minute)
-        pause_ms = left_ms if stored else min(left_ms, _RETRY_MS)
-        return SweepResult(int(stored), next_ms=pause_ms, now_ms=0, more=False)
+        return SweepResult.with_pause(int(stored), left_ms if stored else min(left_ms, _RETRY_MS))
 
     return record

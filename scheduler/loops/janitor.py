@@ -1,8 +1,6 @@
 """The janitor: remove finished jobs after their retention, and other records that are not needed.
 
-The purge steps run when the next record is due for removal, a Unix time in ms. The other steps know
-no such time. They return ``now_ms`` 0, so their ``next_ms`` is the pause in ms until the next step.
-Without ``next_ms`` the next step follows after the longest sleep of its loop.
+The purge steps run when the next record is due for removal. The other steps run at intervals.
 """
 
 from __future__ import annotations
@@ -64,7 +62,7 @@ def tidy_step(store: Store, batch: int) -> Step:
 
     async def tidy_shard(shard: int) -> StepResult:
         removed = await remove_leftovers(store, store.keys.shard(shard), batch)
-        return SweepResult(removed, next_ms=None, now_ms=0, more=removed >= batch)
+        return SweepResult.with_pause(removed, None, more=removed >= batch)
 
     return tidy_shard
 
@@ -76,9 +74,7 @@ def retire_step(store: Store) -> Step:
     async def retire_page(_: int) -> StepResult:
         nonlocal cursor
         retired, cursor = await retire_queues(store, cursor, _PAGE_QUEUES)
-        return SweepResult(
-            retired, next_ms=_PAGE_PAUSE_MS if cursor else None, now_ms=0, more=False
-        )
+        return SweepResult.with_pause(retired, _PAGE_PAUSE_MS if cursor else None)
 
     return retire_page
 
@@ -88,7 +84,7 @@ def partitions_step(store: Store) -> Step:
 
     async def advance(_: int) -> StepResult:
         done = await advance_changes(store)
-        return SweepResult(done, next_ms=_PARTITION_CHANGES_MS, now_ms=0, more=False)
+        return SweepResult.with_pause(done, _PARTITION_CHANGES_MS)
 
     return advance
 
@@ -107,6 +103,6 @@ def eviction_step(store: Store) -> Step:
             unreachable = await check_eviction(store)
             if unreachable:
                 raise BackendUnavailable(f"{unreachable[0]} does not answer", outcome="not_applied")
-        return SweepResult(0, next_ms=None, now_ms=0, more=False)
+        return SweepResult.with_pause(0, None)
 
     return check_policies

@@ -66,13 +66,13 @@ class LeaseServer:
         self.expires = self.now() + self.ttl_s
         return Reply(self.holder)
 
-    def renew(self, grant: Grant) -> Literal["kept", "wanted", "lost"]:
+    def renew(self, grant: Grant) -> Literal["kept", "not_preferred", "lost"]:
         preferred = self._note(grant.holder)
         if self.held() != grant:
             return "lost"
         self.expires = self.now() + self.ttl_s
         lately = self.now() - self.candidates[preferred] <= self.ttl_s / 2
-        return "wanted" if preferred != grant.holder and lately else "kept"
+        return "not_preferred" if preferred != grant.holder and lately else "kept"
 
     def release(self, grant: Grant) -> None:
         if self.held() == grant:
@@ -126,7 +126,7 @@ class Network:
         await self._leg(trip.back)
         return reply
 
-    async def renew(self, lease: Grant) -> Literal["kept", "wanted", "lost"]:
+    async def renew(self, lease: Grant) -> Literal["kept", "not_preferred", "lost"]:
         trip = await self._send("renew")
         kept = self.server.renew(lease)
         await self._leg(trip.back)

@@ -11,10 +11,10 @@ from typing import Literal
 
 from ojs_cluster.store.context import Store
 
-Renewal = Literal["kept", "wanted", "lost"]
+Renewal = Literal["kept", "not_preferred", "lost"]
 """The outcome of a renewal.
 
-``kept``: the lease has its full TTL again. ``wanted``: the lease has its full TTL again, but
+``kept``: the lease has its full TTL again. ``not_preferred``: the lease has its full TTL again, but
 another candidate is preferred, so the leader should release the lease. ``lost``: the lease has
 ended, and another process may hold it.
 """
@@ -98,7 +98,7 @@ class RedisLeaderLock:
         token, _, other_preferred = await self._run("renew", lease.token)
         if not token:
             return "lost"
-        return "wanted" if other_preferred else "kept"
+        return "not_preferred" if other_preferred else "kept"
 
     async def release(self, lease: LeaderLease) -> bool:
         """End a lease so that another candidate can lead at once; return False when it had ended.

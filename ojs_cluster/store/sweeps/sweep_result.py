@@ -22,3 +22,15 @@ class SweepResult:
     now_ms: int
     more: bool
     quarantined: int = 0
+
+    @classmethod
+    def with_pause(cls, done: int, pause_ms: int | None, *, more: bool = False) -> SweepResult:
+        """Return the result of a sweep that reads no time from Redis.
+
+        Args:
+            done: number of jobs or records that changed.
+            pause_ms: time until the next sweep in milliseconds, None for the longest sleep of its
+                loop.
+            more: whether more work may be due now.
+        """
+        return cls(done, next_ms=pause_ms, now_ms=0, more=more)

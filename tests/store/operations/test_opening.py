@@ -221,7 +221,7 @@ async def test_a_leader_learns_that_another_candidate_is_preferred(store: Store,
     assert await lock_of(store, b).renew(b) == "kept"
     refused = await RedisLeaderLock(store, 0, "g", "a", 60_000).acquire()
     assert refused.lease is None
-    assert await lock_of(store, b).renew(b) == "wanted"
+    assert await lock_of(store, b).renew(b) == "not_preferred"
     # One that has not called for half a life may be dead: nothing is handed over to it.
     db.zincrby(store.keys.shard(0).candidates("g"), -31_000, "a")
     assert await lock_of(store, b).renew(b) == "kept"
