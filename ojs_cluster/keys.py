@@ -324,6 +324,8 @@ class Meta:
     """Hash: the totals of the cluster at the start of each minute of the last 25 hours."""
     history_hours: bytes = b"ojs:{meta}:history_hours"
     """Hash: the totals of the cluster at the start of each hour of the last 31 days."""
+    maintenance: bytes = b"ojs:{meta}:maintenance"
+    """Hash: maintenance mode while it is on: the refused classes of requests, reason, times."""
     bulk_running: bytes = b"ojs:{meta}:bulk_running"
     """Sorted set: bulk operations that are not over, by the ms at which the scheduler continues."""
     bulk_ended: bytes = b"ojs:{meta}:bulk_ended"

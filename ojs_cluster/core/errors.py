@@ -129,6 +129,14 @@ class QueueFull(OJSError):
         self.retry_after_s = retry_after_s
 
 
+class UnderMaintenance(OJSError):
+    """An operator has switched on maintenance mode. ``retry_after_s`` is in seconds."""
+
+    def __init__(self, message: str, *, retry_after_s: float = 10.0, **details: Any) -> None:
+        super().__init__(message, outcome="not_applied", **details)
+        self.retry_after_s = retry_after_s
+
+
 class MethodNotAllowed(OJSError):
     """The path exists, but not with this method."""
 

@@ -14,6 +14,7 @@ from ojs_cluster.core.errors import OJSError
 from ojs_cluster.http.access.audit import Audit
 from ojs_cluster.http.access.authentication import AccessControl
 from ojs_cluster.http.body_memory import BodyMemoryBudget
+from ojs_cluster.http.maintenance import MaintenanceFlag
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.push.state import PushState
 from ojs_cluster.http.router import Route
@@ -78,6 +79,7 @@ class App:
     """When the process started, in seconds of the monotonic clock."""
     traffic: Traffic = field(default_factory=Traffic)
     audit: Audit = field(default_factory=Audit)
+    maintenance: MaintenanceFlag = field(default_factory=MaintenanceFlag)
     tracing: Tracing | None = None
     """None unless traces are sent; then the process does not load OpenTelemetry."""
     cached_metrics: CachedMetrics = field(init=False)

@@ -206,6 +206,9 @@ async def run(
         if queues is not None:
             await check_path_access(app, prepared.route, queues, prepared.params)
             request = msgspec.structs.replace(request, queues=queues)
+        # Empty unless maintenance mode is on, so this costs other requests next to nothing.
+        if app.maintenance.refused:
+            app.maintenance.check(prepared.route.work)
         response = await durability.call_handler(app, prepared.route, request, prepared.params)
     except OJSError as error:
         response = error_response(error, prepared.request_id)

@@ -180,6 +180,14 @@ TABLE: Final[Mapping[type[errors.OJSError], ErrorEntry]] = MappingProxyType(
             "applied.",
             retryable=True,
         ),
+        errors.UnderMaintenance: ErrorEntry(
+            503,
+            "maintenance",
+            "OJS-2002",
+            "SERVICE_UNAVAILABLE",
+            "Repeat the request after Retry-After. It has not been applied.",
+            retryable=True,
+        ),
         errors.MethodNotAllowed: ErrorEntry(
             405,
             "method_not_allowed",
@@ -269,7 +277,13 @@ def error_response(error: errors.OJSError, request_id: str) -> Response:
     if entry is INTERNAL:
         return internal_error_response(request_id)
     headers: Headers = ()
-    if isinstance(error, errors.BackendUnavailable | errors.RateLimited | errors.StreamRefused):
+    if isinstance(
+        error,
+        errors.BackendUnavailable
+        | errors.RateLimited
+        | errors.StreamRefused
+        | errors.UnderMaintenance,
+    ):
         headers = (("Retry-After", str(max(1, math.ceil(error.retry_after_s)))),)
     elif isinstance(error, errors.QueueFull):
         headers = (

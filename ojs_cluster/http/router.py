@@ -64,6 +64,8 @@ class Route:
         test_hook: whether the route exists only with test hooks.
         fast: whether the fast lane serves the route. It serves those that workers and producers use
             most.
+        work: the class of requests that maintenance mode may refuse (``store/maintenance``); empty
+            for a request that it never refuses.
         action: the name of an administrative change in the audit; empty if there is none.
     """
 
@@ -78,6 +80,7 @@ class Route:
     metrics: bool = False
     test_hook: bool = False
     fast: bool = False
+    work: str = ""
     action: str = ""
 
 

@@ -34,6 +34,7 @@ from ojs_cluster.http.handlers.admin import bulk_retry as admin_bulk_retry
 from ojs_cluster.http.handlers.admin import dead_letters as admin_dead_letters
 from ojs_cluster.http.handlers.admin import history as admin_history
 from ojs_cluster.http.handlers.admin import jobs as admin_jobs
+from ojs_cluster.http.handlers.admin import maintenance as admin_maintenance
 from ojs_cluster.http.handlers.admin import overview as admin_overview
 from ojs_cluster.http.handlers.admin import test_hooks as admin_test_hooks
 from ojs_cluster.http.handlers.admin import workers as admin_workers
@@ -53,7 +54,15 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/readyz", system.ready, open=True, fast=True),
     Route("GET", "/metrics", metrics.scrape, Scope.ADMIN_READ, metrics=True),
     Route("GET", f"{V1}/metrics", metrics.summary, Scope.ADMIN_READ),
-    Route("POST", f"{V1}/jobs", jobs.enqueue, Scope.DATA_WRITE, QueueAccess.HANDLER, fast=True),
+    Route(
+        "POST",
+        f"{V1}/jobs",
+        jobs.enqueue,
+        Scope.DATA_WRITE,
+        QueueAccess.HANDLER,
+        fast=True,
+        work="enqueue",
+    ),
     Route("GET", f"{V1}/jobs", jobs.list_jobs, Scope.DATA_READ, QueueAccess.HANDLER),
     Route(
         "POST",
@@ -63,6 +72,7 @@ ROUTES: tuple[Route, ...] = (
         QueueAccess.HANDLER,
         batch=True,
         fast=True,
+        work="enqueue",
     ),
     Route(
         "POST",
@@ -72,6 +82,7 @@ ROUTES: tuple[Route, ...] = (
         QueueAccess.HANDLER,
         waits_for_jobs=True,
         fast=True,
+        work="fetch",
     ),
     Route(
         "POST",
@@ -168,6 +179,7 @@ ROUTES: tuple[Route, ...] = (
         QueueAccess.HANDLER,
         waits_for_jobs=True,
         fast=True,
+        work="fetch",
     ),
     Route("POST", f"{V1}/workers/ack", settle.ack, Scope.WORKER, QueueAccess.HANDLER, fast=True),
     Route("POST", f"{V1}/workers/nack", settle.nack, Scope.WORKER, QueueAccess.HANDLER, fast=True),
@@ -302,6 +314,7 @@ ROUTES: tuple[Route, ...] = (
         Scope.DATA_WRITE,
         QueueAccess.HANDLER,
         batch=True,
+        work="enqueue",
     ),
     Route("GET", f"{V1}/workflows", workflows.list_workflows, Scope.DATA_READ, QueueAccess.HANDLER),
     Route("GET", f"{V1}/workflows/{{id}}", workflows.get, Scope.DATA_READ, QueueAccess.WORKFLOW),
@@ -327,7 +340,14 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", f"{V1}/cron/{{name}}", cron.get, Scope.DATA_READ, QueueAccess.CRON),
     Route("PATCH", f"{V1}/cron/{{name}}", cron.change, Scope.DATA_WRITE, QueueAccess.CRON),
     Route("DELETE", f"{V1}/cron/{{name}}", cron.drop, Scope.DATA_WRITE, QueueAccess.CRON),
-    Route("POST", f"{V1}/cron/{{name}}/trigger", cron.trigger, Scope.DATA_WRITE, QueueAccess.CRON),
+    Route(
+        "POST",
+        f"{V1}/cron/{{name}}/trigger",
+        cron.trigger,
+        Scope.DATA_WRITE,
+        QueueAccess.CRON,
+        work="enqueue",
+    ),
     Route("POST", f"{V1}/cron/{{name}}/pause", cron.pause, Scope.DATA_WRITE, QueueAccess.CRON),
     Route("POST", f"{V1}/cron/{{name}}/resume", cron.resume, Scope.DATA_WRITE, QueueAccess.CRON),
     Route("GET", f"{V1}/cron/{{name}}/history", cron.history, Scope.DATA_READ, QueueAccess.CRON),
@@ -592,6 +612,22 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", f"{V1}/admin/outbox", outbox.list_dead_letters, Scope.ADMIN_READ),
     Route(
         "POST", f"{V1}/admin/outbox/retry", outbox.retry, Scope.ADMIN_WRITE, action="outbox.retry"
+    ),
+    Route("GET", f"{V1}/admin/system/maintenance", admin_maintenance.get, Scope.ADMIN_READ),
+    Route(
+        "POST",
+        f"{V1}/admin/system/maintenance",
+        admin_maintenance.put,
+        Scope.ADMIN_WRITE,
+        action="system.maintenance",
+    ),
+    Route("GET", f"{V1}/admin/maintenance", admin_maintenance.get, Scope.ADMIN_READ),
+    Route(
+        "POST",
+        f"{V1}/admin/maintenance",
+        admin_maintenance.put,
+        Scope.ADMIN_WRITE,
+        action="system.maintenance",
     ),
     Route(
         "GET",

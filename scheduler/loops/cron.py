@@ -9,7 +9,13 @@ from __future__ import annotations
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.cron.cron_store import RedisCronStore
 from ojs_cluster.store.cron.firing import fire_due
+from ojs_cluster.store.maintenance.maintenance import read_maintenance
+from ojs_cluster.store.sweeps.sweep_result import SweepResult
 from scheduler.pacing import Step, StepResult
+
+# Time in ms after which the loop reads again whether maintenance mode is on. Occurrences that are
+# missed meanwhile result in one late run.
+_MAINTENANCE_PAUSE_MS = 2000
 
 
 def step(store: Store, batch: int) -> Step:
@@ -22,6 +28,8 @@ def step(store: Store, batch: int) -> Step:
     cron_store = RedisCronStore(store)
 
     async def fire(_: int) -> StepResult:
+        if await read_maintenance(store) is not None:
+            return SweepResult(0, next_ms=_MAINTENANCE_PAUSE_MS, now_ms=0, more=False)
         return await fire_due(cron_store, batch)
 
     return fire

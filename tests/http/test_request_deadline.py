@@ -78,6 +78,8 @@ def body_of(route: Route, job_id: str) -> dict[str, Any]:
     }
     if route.template.endswith("/admin/bulk"):
         return {"action": "cancel", "filter": {}, "confirm": True}
+    if "maintenance" in route.template:
+        return {"enabled": False}
     if route.method == "PATCH" and "/jobs/" in route.template:
         return {"priority": 5}
     if "/bulk/" in route.template and "admin/jobs/bulk/retry" not in route.template:

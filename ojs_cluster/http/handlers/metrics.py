@@ -18,7 +18,8 @@ async def scrape(app: App, request: Request) -> Response:
     cluster = await exposition.cluster_families(
         app.store, app.cached_metrics, app.settings.health_timeout_s
     )
-    return exposition.exposition(request, [*cluster, *exposition.traffic_families(app.traffic)])
+    node = [*exposition.traffic_families(app.traffic), app.maintenance.family()]
+    return exposition.exposition(request, [*cluster, *node])
 
 
 async def summary(app: App, request: Request) -> Response:

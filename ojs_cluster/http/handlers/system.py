@@ -77,6 +77,7 @@ async def manifest(app: App, request: Request) -> Response:
                 "manifest": "/ojs/manifest",
                 "health": "/ojs/v1/health",
             },
+            **_maintenance(app),
         },
     )
 
@@ -141,12 +142,17 @@ async def _backend(app: App) -> tuple[dict[str, Any], bool]:
 
 
 def _health(app: App, backend: dict[str, Any], usable: bool, status: int) -> Response:
-    return replies.json_response(
-        status,
-        {
-            "status": "ok" if usable and backend["status"] == "ok" else "degraded",
-            "version": app.settings.version,
-            "uptime_seconds": int(time.monotonic() - app.started),
-            "backend": backend,
-        },
-    )
+    members = {
+        "status": "ok" if usable and backend["status"] == "ok" else "degraded",
+        "version": app.settings.version,
+        "uptime_seconds": int(time.monotonic() - app.started),
+        "backend": backend,
+    }
+    return replies.json_response(status, members | _maintenance(app))
+
+
+def _maintenance(app: App) -> dict[str, Any]:
+    """Return the member ``maintenance`` while maintenance mode is on."""
+    current = app.maintenance.current
+    # The reason is for operators. Health needs no API key.
+    return {} if current is None else {"maintenance": {"refused": sorted(current.refused)}}

@@ -137,6 +137,7 @@ class _ApiProcess:
                 app = await self._start_app(stack, store)
                 nursery.start_soon(_drain, child.stop, app)
                 nursery.start_soon(self._audit.run, store)
+                nursery.start_soon(app.maintenance.run, store)
                 child.ready()
                 await self._drained.wait()
                 await self._audit.finish(store)

@@ -39,6 +39,7 @@ from ojs_cluster.store.jobs.change_priority import change_priority
 from ojs_cluster.store.jobs.listing import JobFilter
 from ojs_cluster.store.jobs.nack import Nack, nack_many, release_unanswered
 from ojs_cluster.store.limits import depth_bounds, rate_limits
+from ojs_cluster.store.maintenance.maintenance import set_maintenance
 from ojs_cluster.store.operations import audit, metrics, rights
 from ojs_cluster.store.operations.events import EventFilter, read_events
 from ojs_cluster.store.operations.leader import RedisLeaderLock
@@ -411,6 +412,8 @@ async def bulk_operations(store: Store, db: Any) -> None:
     await nack(store, await active(store, name, id=foreign_id(store, name), retry=retry))
     limited = await put(store, name, rate_limit={"key": "k", "concurrency": 0})
     await change_priority(store, limited.id, 5)
+    for refused in (["fetch"], []):
+        await set_maintenance(store, refused)
     await cancel(store, limited.id)
     worker = store.keys.shard_of_worker("silent")
     db.hset(worker.worker("silent"), "last_seen", 1)

@@ -75,6 +75,7 @@ async def stats(app: App, request: Request) -> Response:
             "dead_letters": shown.dead,
             "throughput": _throughput(shown),
             "uptime_seconds": int(time.monotonic() - app.started),
+            "maintenance": app.maintenance.members(),
         },
     )
 

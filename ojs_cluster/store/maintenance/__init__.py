@@ -1,0 +1,1 @@
+"""Maintenance mode: an operator stops enqueues, fetches or both."""
