@@ -125,6 +125,17 @@ class Shard:
     """Rate limit keys whose state is in this shard, by the ms of the scheduler's next check."""
     history_totals: bytes = field(init=False)
     """Hash: sums of the totals of all queues of the shard, removed queues included."""
+    webhook_deliveries: bytes = field(init=False)
+    """Hash: webhook deliveries by number, and ``a<number>`` for their attempts. ``seq`` is the last
+    number."""
+    webhook_due: bytes = field(init=False)
+    """Webhook subscriptions with pending deliveries, by the ms of the next attempt."""
+    webhook_delivered: bytes = field(init=False)
+    """The newest delivered webhook deliveries by the ms of their end."""
+    webhook_dead: bytes = field(init=False)
+    """The newest dead webhook deliveries by the ms of their end."""
+    webhook_counts: bytes = field(init=False)
+    """Hash: per webhook subscription its attempts by outcome, and the last one."""
     wake_channel: bytes = field(init=False)
     """Channel: the name of a queue that stopped being empty."""
     schedule_channel: bytes = field(init=False)
@@ -229,6 +240,10 @@ class Shard:
         """Return the key of a sorted set: outbox entries that wait for ``shard`` or ``META``."""
         return b"%bout:%d" % (self.prefix, shard)
 
+    def webhook_pending(self, subscription: str) -> bytes:
+        """Return the key of a sorted set: pending deliveries by the ms of the next attempt."""
+        return b"%bwebhook_pending:%b" % (self.prefix, subscription.encode())
+
     def transaction(self, transaction_id: str) -> bytes:
         """Return the key of the hash of a committed or aborted cross-shard transaction."""
         return b"%btx:%b" % (self.prefix, transaction_id.encode())
@@ -282,6 +297,11 @@ SHARD_KEYS = (
     "rate_limits",
     "rate_limit_checks",
     "history_totals",
+    "webhook_deliveries",
+    "webhook_due",
+    "webhook_delivered",
+    "webhook_dead",
+    "webhook_counts",
     "wake_channel",
     "schedule_channel",
     "schema",
@@ -332,6 +352,8 @@ class Meta:
     """Sorted set: ended bulk operations by the ms at which their retention ends."""
     webhooks: bytes = b"ojs:{meta}:webhooks"
     """Hash: webhook subscriptions by id, as JSON. The field '#' is the version."""
+    webhook_channel: bytes = b"ojs:{meta}:webhook_channel"
+    """Channel: the version of changed webhook subscriptions."""
     index: int = META
 
     def bulk(self, operation_id: str) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from random import Random
 
 import trio
@@ -27,6 +28,7 @@ from scheduler.loops import (
     rate_limits,
     reap,
 )
+from scheduler.loops.webhooks import WebhookLoop, WebhookSender
 from scheduler.pacing import Pace, ShardLoop, Step, StepLimiter
 from scheduler.settings import SchedulerSettings
 from scheduler.stats import Stats
@@ -88,9 +90,12 @@ class LeaderWork:
         )
         cron_loop = loop("cron", cron.step(store, settings.cron_batch), unlimited)
         bulk_loop = loop("bulk", bulk.step(store), unlimited, 1)
-        self.announced_loops = (*announced, cron_loop, bulk_loop)
+        sender = WebhookSender(store, store.settings.webhooks)
+        webhook_loop = WebhookLoop(sender, partial(loop, "webhooks", pace=unlimited))
+        self.announced_loops = (*announced, cron_loop, bulk_loop, webhook_loop.shards)
         self._shard_loops = (
             *announced,
+            webhook_loop,
             outbox_blocked,
             loop("dead_workers", recover, unlimited),
             loop("purge", janitor.purge_step(store, settings.janitor_batch), slow, 1),

@@ -25,6 +25,7 @@ from ojs_cluster.http.handlers import (
     settle,
     settle_many,
     system,
+    webhook_deliveries,
     webhooks,
     workers,
     workflows,
@@ -413,6 +414,15 @@ ROUTES: tuple[Route, ...] = (
         webhooks.drop,
         Scope.ADMIN_WRITE,
         action="webhook.delete",
+    ),
+    Route("GET", f"{V1}/webhooks/deliveries", webhook_deliveries.list_newest, Scope.ADMIN_READ),
+    Route("GET", f"{V1}/webhooks/deliveries/{{id}}", webhook_deliveries.get, Scope.ADMIN_READ),
+    Route(
+        "POST",
+        f"{V1}/webhooks/deliveries/{{id}}/retry",
+        webhook_deliveries.retry,
+        Scope.ADMIN_WRITE,
+        action="webhook.retry_delivery",
     ),
     Route(
         "POST",

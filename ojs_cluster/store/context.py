@@ -17,7 +17,8 @@ from ojs_cluster.store.limits.limit_keys import RateLimitKeyCounts
 from ojs_cluster.store.outbox.unreachable_shards import EffectClient, UnreachableShards
 from ojs_cluster.store.queues.partitions import PartitionTable
 from ojs_cluster.store.queues.registry import QueueRegistry
-from ojs_cluster.store.runtime import Runtime
+from ojs_cluster.store.runtime import Arg, Runtime
+from ojs_cluster.store.webhooks.webhook_table import WebhookTable
 from ojs_cluster.store.workers.touch import FetchTouches
 
 Effect = Callable[["Store", Shard, bytes], Awaitable[None]]
@@ -52,6 +53,20 @@ class Store(Runtime):
     job_times: JobTimes = field(default_factory=JobTimes)
     unanswered_fetches: UnansweredFetches = field(default_factory=UnansweredFetches)
     unreachable_shards: UnreachableShards = field(default_factory=UnreachableShards)
+    webhooks: WebhookTable = field(default_factory=WebhookTable)
+
+    @property
+    def events_arg(self) -> Arg:
+        """ARGV[1] of scripts that append events (``store/include/base/append_event.lua``).
+
+        Scripts of fast paths take ``settings.events_per_shard`` instead. They must not run when a
+        webhook subscription selects their event.
+        """
+        packed = self.webhooks.packed
+        if not packed:
+            return self.settings.events_per_shard
+        most = self.settings.webhooks.max_pending
+        return b"%d %d %b" % (self.settings.events_per_shard, most, packed)
 
     def for_effect(self, *, patient: bool, probed: int | None = None) -> tuple[Store, EffectClient]:
         """Return the store as one outbox effect uses it, and its client.

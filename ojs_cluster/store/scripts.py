@@ -39,7 +39,7 @@ VOLATILE = frozenset(
             "outbox_reschedule_shard",
             "outbox_block_entries",
         ),
-        "webhook_read",
+        *("webhook_read", "webhook_due", "webhook_take", "webhook_list", "webhook_purge"),
         *("rights", "worker_states", "workflow_schedule_check", "workflow_stalled"),
     }
 )

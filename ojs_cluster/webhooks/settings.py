@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ojs_cluster.core.access.client_address import Network
-from ojs_cluster.core.config.parsers import boolean, networks, seconds
+from ojs_cluster.core.config.parsers import boolean, durations, integer, networks, seconds
 from ojs_cluster.core.config.variable import variable
 
 
@@ -18,6 +18,8 @@ class WebhookSettings:
         allow_http: whether URLs may begin with ``http://``.
         timeout_s: maximum time of one attempt in seconds, from the look-up of the name to the
             response.
+        retry_delays_s: pauses between the attempts of a delivery, in seconds.
+        max_pending: maximum number of pending deliveries of one subscription in one shard.
     """
 
     allow_cidrs: tuple[Network, ...] = variable(
@@ -39,4 +41,18 @@ class WebhookSettings:
         seconds(minimum=1, maximum=60),
         "30s",
         "Maximum time of one attempt to deliver a webhook.",
+    )
+    retry_delays_s: tuple[float, ...] = variable(
+        "OJS_WEBHOOK_RETRY_DELAYS",
+        durations(minimum=0.01, maximum=7 * 86_400, count=20),
+        "30s,2m,10m,1h,4h,12h,24h",
+        "Pauses between the attempts to deliver a webhook, comma separated. A delivery that fails "
+        "once more is dead.",
+    )
+    max_pending: int = variable(
+        "OJS_WEBHOOK_MAX_PENDING",
+        integer(minimum=1, maximum=10_000_000),
+        "100000",
+        "Maximum number of pending deliveries of one webhook subscription in one shard. Further "
+        "events are not delivered to it. A delivery takes about 500 bytes.",
     )

@@ -264,7 +264,7 @@ async def test_the_manifest_declares_only_what_is_implemented(api: Api) -> None:
     assert "http" in manifest["protocols"]
     assert manifest["endpoints"]["health"] == "/ojs/v1/health"
     capabilities = manifest["capabilities"]
-    assert len(capabilities) == 19
+    assert len(capabilities) == 20
     routed = {route.template for route in ROUTES}
     for capability, template in (
         ("batch_enqueue", "/ojs/v1/jobs/batch"),
@@ -276,6 +276,7 @@ async def test_the_manifest_declares_only_what_is_implemented(api: Api) -> None:
         ("realtime", "/ojs/v1/events/stream"),
         ("pause_resume", "/ojs/v1/queues/{name}/pause"),
         ("progress", "/ojs/v1/jobs/{id}/progress"),
+        ("webhooks", "/ojs/v1/webhooks/deliveries"),
         ("checkpoints", "/ojs/v1/jobs/{id}/checkpoint"),
     ):
         assert capabilities[capability] is (template in routed)

@@ -6,7 +6,8 @@ from typing import Any
 
 from ojs_cluster.core.webhooks import Secret, Subscription
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.webhooks import subscriptions
+from ojs_cluster.store.webhooks import deliveries, subscriptions
+from tests.store.shortcuts import ack, active, shard_of
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
@@ -30,5 +31,21 @@ async def subscribe(store: Store, *events: str, **members: Any) -> Subscription:
 async def one_life_of_a_webhook(store: Store) -> None:
     """Run every script of webhooks at least once."""
     made = await subscribe(store)
+    await store.webhooks.read(store)
+    job = await active(store, "hooks")
+    await ack(store, job)
+    shard = shard_of(store, "hooks")
+    _, _, due = await deliveries.read_due(store, shard)
+    assert due == [made.id]
+    batch = await deliveries.take(store, shard, made.id, 10)
+    first, second, third = (each.number for each in batch.deliveries)
+    await deliveries.record(store, shard, made.id, first, "delivered", status=200)
+    await deliveries.record(store, shard, made.id, second, "dead", status=400)
+    await deliveries.record(store, shard, made.id, third, "failed", wait_ms=60_000)
+    assert (await deliveries.take(store, shard, made.id, 10)).deliveries == []
+    await deliveries.retry(store, f"del_{second}-{shard.index}")
+    assert len(await deliveries.list_newest(store, limit=10)) == 3
     await subscriptions.rotate(store, made.id, SECRET)
     await subscriptions.delete(store, made.id)
+    await deliveries.purge(store, shard, made.id)
+    await store.webhooks.read(store)

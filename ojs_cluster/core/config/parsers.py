@@ -132,6 +132,19 @@ def networks(text: str) -> tuple[Network, ...]:
     return found
 
 
+def durations(*, minimum: float, maximum: float, count: int) -> Parser:
+    """Accept up to ``count`` durations separated by commas; the value is a tuple in seconds."""
+    one = seconds(minimum=minimum, maximum=maximum)
+
+    def parse(text: str) -> tuple[float, ...]:
+        found = words(text)
+        if not 1 <= len(found) <= count:
+            raise ValueError(f"1 to {count} durations such as 30s,2m,10m")
+        return tuple(one(word) for word in found)
+
+    return parse
+
+
 def non_empty(text: str) -> str:
     """Accept any text."""
     return text

@@ -32,6 +32,7 @@ CAPABILITIES = {
     "events": True,
     "realtime": True,  # server-sent events and WebSockets (spec: ojs-realtime)
     "progress": True,
+    "webhooks": True,
     "checkpoints": True,
     "backpressure": False,
 }

@@ -18,6 +18,7 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import decode
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.store.webhooks import subscriptions
+from ojs_cluster.store.webhooks.counts import DeliveryCounts, read_counts
 from ojs_cluster.webhooks.addresses import check_literal, parse_url
 from ojs_cluster.webhooks.signatures import signed_headers
 
@@ -78,8 +79,9 @@ async def create(app: App, request: Request) -> Response:
         return _changed(app, empty, body)
 
     made = await subscriptions.create(app.store, make)
+    await app.store.webhooks.try_read(app.store)
     headers = (("Location", f"/ojs/v1/webhooks/subscriptions/{made.id}"),)
-    members = {**_members(made), "secret": secret}
+    members = {**_members(made), **_counted(None), "secret": secret}
     value = {**members, "subscription": members}
     return replies.json_response(201, value, headers, audit_object=made.id)
 
@@ -91,7 +93,11 @@ async def list_subscriptions(app: App, request: Request) -> Response:
     """
     page = query.numbered_page(query.parameters(request.query), default=50, max_limit=200)
     found = (await subscriptions.read_all(app.store)).subscriptions()
-    shown = [_members(each) for each in found[page.offset : page.offset + page.limit]]
+    counts = await read_counts(app.store)
+    shown = [
+        {**_members(each), **_counted(counts.get(each.id))}
+        for each in found[page.offset : page.offset + page.limit]
+    ]
     return replies.json_response(
         200,
         {
@@ -108,7 +114,9 @@ async def get(app: App, _request: Request, subscription_id: str) -> Response:
 
     ``GET /ojs/v1/webhooks/subscriptions/{id}`` (spec: ojs-webhooks 6.3)
     """
-    return _response(await subscriptions.get(app.store, subscription_id))
+    found = await subscriptions.get(app.store, subscription_id)
+    counts = await read_counts(app.store)
+    return _response({**_members(found), **_counted(counts.get(found.id))})
 
 
 async def change(app: App, request: Request, subscription_id: str) -> Response:
@@ -122,7 +130,8 @@ async def change(app: App, request: Request, subscription_id: str) -> Response:
     changed = await subscriptions.change(
         app.store, subscription_id, lambda old: _changed(app, old, body)
     )
-    return _response(changed)
+    await app.store.webhooks.try_read(app.store)
+    return _response(_members(changed))
 
 
 async def drop(app: App, _request: Request, subscription_id: str) -> Response:
@@ -131,6 +140,7 @@ async def drop(app: App, _request: Request, subscription_id: str) -> Response:
     ``DELETE /ojs/v1/webhooks/subscriptions/{id}`` (spec: ojs-webhooks 6.5)
     """
     await subscriptions.delete(app.store, subscription_id)
+    await app.store.webhooks.try_read(app.store)
     return replies.json_response(200, {"deleted": True, "id": subscription_id})
 
 
@@ -142,6 +152,7 @@ async def rotate_secret(app: App, request: Request, subscription_id: str) -> Res
     body = decode(_rotation_decoder, request, app.settings.limits, optional=True)
     secret = core.new_secret() if body.secret is None else core.check_secret(body.secret)
     rotated = await subscriptions.rotate(app.store, subscription_id, secret)
+    await app.store.webhooks.try_read(app.store)
     members = _members(rotated)
     old = [each for each in rotated.secrets[1:] if each.until_ms is not None]
     return replies.json_response(
@@ -240,8 +251,7 @@ def _metadata(raw: msgspec.Raw) -> msgspec.Raw:
     return msgspec.Raw(text)
 
 
-def _response(subscription: Subscription) -> Response:
-    members = _members(subscription)
+def _response(members: dict[str, Any]) -> Response:
     return replies.json_response(200, {**members, "subscription": members})
 
 
@@ -262,4 +272,19 @@ def _members(subscription: Subscription) -> dict[str, Any]:
         members["filter"] = {name: names for name, names in chosen.items() if names}
     if subscription.disabled_reason:
         members["disabled_reason"] = subscription.disabled_reason
+    return members
+
+
+def _counted(counts: DeliveryCounts | None) -> dict[str, Any]:
+    """Return the members that tell what became of a subscription's deliveries."""
+    counts = counts or DeliveryCounts()
+    members: dict[str, Any] = {
+        "success_count": counts.numbers["delivered"],
+        "failure_count": counts.failed,
+        "dead_count": counts.numbers["dead"],
+        "dropped_count": counts.numbers["full"],
+    }
+    if counts.last_ms:
+        members["last_delivery_at"] = replies.iso(counts.last_ms)
+        members["last_delivery_status"] = counts.last_status
     return members

@@ -282,7 +282,7 @@ async def _retry_by_id(
         job_id,
         transactions.RETRY_KEYS,
         [
-            store.settings.events_per_shard,
+            store.events_arg,
             must_be,
             "" if expected_replays is None else expected_replays,
         ],

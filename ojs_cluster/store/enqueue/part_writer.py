@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ojs_cluster.core.errors import BackendUnavailable, Conflict, WritesRefused
+from ojs_cluster.core.events import JOB_ENQUEUED
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
@@ -53,9 +54,9 @@ class Tombstoned(Exception):
 def fits_fast_path(store: Store, shard: Shard, part: Sequence[PlacedJob]) -> bool:
     """Return whether ``enqueue_one.lua`` can store ``part``.
 
-    It can store one plain job of a queue without a depth bound.
+    It can store one plain job of a queue without a depth bound, whose event no webhook selects.
     """
-    if len(part) > 1 or store.settings.max_queue_depth:
+    if len(part) > 1 or store.settings.max_queue_depth or store.webhooks.selects(JOB_ENQUEUED):
         return False
     return part[0].plain and not store.bounded_queues.contains(shard, [part[0].queue])
 

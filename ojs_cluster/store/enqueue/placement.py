@@ -109,7 +109,7 @@ def enqueue_command(
     keys += (shard.alias_claims, shard.applied_transactions, shard.references)
     for queue in queues:
         keys += (shard.queue_counters(queue), shard.queue_available(queue))
-    args: list[Arg] = [store.settings.events_per_shard, len(queues), len(part)]
+    args: list[Arg] = [store.events_arg, len(queues), len(part)]
     args += (store_before_ms, transaction)
     args += (store.settings.retention_cancelled_ms, token_list(tombstone_tokens))
     note = f"{transaction}.{portion}" if portion else transaction

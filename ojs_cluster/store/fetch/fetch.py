@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable, OJSError, OutOfTime
+from ojs_cluster.core.events import JOB_STARTED
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.deadline import share_remaining_time
 from ojs_cluster.redis.driven_coroutines import ShieldedBlock, driver_state, ensure_task
@@ -320,10 +321,14 @@ class _Fetch:
         args = self._args(shard, queues, prefix, idle_keys)
         limited = store.limited_queues.contains(shard, queues)
         try:
-            reply = await store.run(shard, "fetch_full" if limited else "fetch", keys, args)
+            full = limited or store.webhooks.selects(JOB_STARTED)
+            if full:
+                args[0] = store.events_arg
+            reply = await store.run(shard, "fetch_full" if full else "fetch", keys, args)
             if reply[1] in (b"full_path", b"limited"):
                 if reply[1] == b"limited":
                     store.limited_queues.add(shard, queues)
+                args[0] = store.events_arg  # the full path appends further events
                 reply = await store.run(shard, "fetch_full", keys, args)
         except (BackendUnavailable, ReplyTooLarge) as error:
             if isinstance(error, ReplyTooLarge) or error.outcome != "not_applied":

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from ojs_cluster.core.errors import PayloadTooLarge
+from ojs_cluster.core.events import JOB_COMPLETED
 from ojs_cluster.redis.durability import required_durability
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.jobs.by_id import run_for_reply
@@ -49,15 +50,16 @@ async def ack(
     if refusal is not None:
         raise refusal
     # With required durability each reply waits for a confirmation. So the fast path is omitted,
-    # because its reply may be that the full path must run.
-    name = "ack_full" if required_durability(store.redis.durability) else "ack"
+    # because its reply may be that the full path must run. It does not serve webhooks either.
+    full = required_durability(store.redis.durability) or store.webhooks.selects(JOB_COMPLETED)
+    name = "ack_full" if full else "ack"
     reply = await run_for_reply(
         store,
         name,
         job_id,
         _KEYS,
         [
-            store.settings.events_per_shard,
+            store.events_arg if full else store.settings.events_per_shard,
             worker_id or "",
             lease_id or "",
             result or b"",
@@ -111,7 +113,7 @@ async def ack_many(store: Store, acks: Sequence[Ack], *, worker_id: str | None) 
     settings = store.settings
     return await run_on_jobs(
         *(store, "ack_many", _KEYS),
-        [settings.events_per_shard, settings.retention_completed_ms],
+        [store.events_arg, settings.retention_completed_ms],
         transitions,
         idempotent=bool(worker_id) or all(one.lease_id for one in acks),
     )

@@ -20,5 +20,5 @@ async def activate(store: Store, job_id: str) -> JobRecord:
         "activate",
         job_id,
         ("due", "expiring", "pending", "events"),
-        [store.settings.events_per_shard],
+        [store.events_arg],
     )

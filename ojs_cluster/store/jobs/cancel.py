@@ -49,7 +49,7 @@ async def cancel(
     """
     settings = store.settings
     keep = settings.retention_cancelled_ms if keep_ms is None else keep_ms
-    args: list[Arg] = [settings.events_per_shard, keep, only]
+    args: list[Arg] = [store.events_arg, keep, only]
     idempotent = repeatable or only == "inactive"
     try:
         return await run_on_job(store, "cancel", job_id, _KEYS, args, idempotent=idempotent)

@@ -156,7 +156,7 @@ async def release_unanswered(store: Store, shard: Shard, prefixes: Sequence[byte
             shard,
             "release_unanswered",
             keys,
-            [store.settings.events_per_shard, cursor, JOBS_PER_WALK, *prefixes],
+            [store.events_arg, cursor, JOBS_PER_WALK, *prefixes],
             idempotent=True,
         )
         await deliver(store, shard, effects)
@@ -188,7 +188,7 @@ def _settings_args(store: Store) -> list[Arg]:
     """Return ARGV 1 to 6 of ``nack.lua`` and ``nack_many.lua``."""
     settings = store.settings
     return [
-        settings.events_per_shard,
+        store.events_arg,
         settings.errors_kept,
         settings.retention_discarded_ms,
         settings.retention_dead_ms,

@@ -61,7 +61,7 @@ async def _apply_answer(
             *(shard.due, shard.expiring, shard.finished, shard.events),
             *(shard.outbox, shard.outbox_due),
         ],
-        [settings.events_per_shard, answer, settings.retention_discarded_ms, key, *requests],
+        [store.events_arg, answer, settings.retention_discarded_ms, key, *requests],
         idempotent=True,
     )
     await _deliver_effects(store, shard, effects)
@@ -116,7 +116,7 @@ async def run_key_script(store: Store, name: str, key: str, args: Sequence[Arg])
             *(shard.rate_limits, shard.rate_limit_checks),
             *(shard.outbox, shard.outbox_due, shard.events),
         ],
-        [store.settings.events_per_shard, key, *args],
+        [store.events_arg, key, *args],
         idempotent=True,
     )
     await _deliver_effects(store, shard, effects)

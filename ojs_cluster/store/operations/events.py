@@ -189,7 +189,7 @@ async def read_newest(
     events = []
     for (ms, sequence), index, number, fields in newest[offset:]:
         position = ms, sequence, None if number == _AFTER_ALL else number
-        events.append(_render(position, index, fields))
+        events.append(render(position, index, fields))
     return events, total
 
 
@@ -241,7 +241,7 @@ async def _read_shard(
             for position in events_of(raw_id, fields, reached):
                 end = text_of(position)
                 if (wanted.since_ms or 0) <= position[0] and wanted.admits(fields):
-                    admitted.append((position, _render(position, shard.index, fields)))
+                    admitted.append((position, render(position, shard.index, fields)))
                     if len(admitted) >= limit:
                         return admitted, end, True
         if len(entries) < _CHUNK:
@@ -249,7 +249,14 @@ async def _read_shard(
     return admitted, end, False
 
 
-def _render(position: Position, shard: int, fields: dict[bytes, bytes]) -> bytes:
+def render(position: Position, shard: int, fields: dict[bytes, bytes]) -> bytes:
+    """Return an event as JSON.
+
+    Args:
+        position: the position of the event in its stream.
+        shard: index of the shard of the stream.
+        fields: the fields of the entry, with the id of the one job in ``j``.
+    """
     kind = fields[b"t"]
     subject, data = content_of(position[0], fields)
     when = format_ms(position[0])

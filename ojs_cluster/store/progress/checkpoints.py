@@ -98,7 +98,7 @@ async def save(
         "checkpoint_save",
         job_id,
         ("events",),
-        [store.settings.events_per_shard, worker_id or "", lease_id or "", state, more],
+        [store.events_arg, worker_id or "", lease_id or "", state, more],
         lease_id=lease_id,
     )
     sequence, created_ms = reply[1]

@@ -79,7 +79,7 @@ async def report_progress(
         job_id,
         ("active", "events"),
         [
-            store.settings.events_per_shard,
+            store.events_arg,
             worker_id or "",
             lease_id or "",
             value,

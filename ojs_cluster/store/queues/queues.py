@@ -240,7 +240,7 @@ async def pause_or_resume(store: Store, queue: str, action: Literal["pause", "re
         shard,
         "pause_queue",
         [shard.queue_counters(queue), shard.queue_available(queue), shard.events],
-        [store.settings.events_per_shard, queue, action],
+        [store.events_arg, queue, action],
         idempotent=True,
     )
     await deliver(store, shard, effects)

@@ -29,7 +29,7 @@ async def promote(store: Store, shard: Shard, limit: int) -> SweepResult:
         shard,
         "promote",
         [shard.due, shard.expiring, shard.finished, shard.events],
-        [store.settings.events_per_shard, limit, store.settings.retention_discarded_ms],
+        [store.events_arg, limit, store.settings.retention_discarded_ms],
         idempotent=True,
     )
     await deliver(store, shard, effects)
@@ -60,7 +60,7 @@ async def reap(store: Store, shard: Shard, limit: int) -> SweepResult:
             *(shard.pending, shard.finished, shard.dead, shard.events, shard.quarantine),
         ],
         [
-            *(settings.events_per_shard, limit, random.random()),  # noqa: S311 - jitter
+            *(store.events_arg, limit, random.random()),  # noqa: S311 - jitter
             *(settings.errors_kept, settings.retention_discarded_ms),
             *(settings.retention_dead_ms, settings.dead_letter_max, settings.on_exhaustion),
         ],

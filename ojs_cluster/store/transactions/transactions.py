@@ -332,7 +332,7 @@ class _Application:
         keys = [shard.job(replacement.new_id), *(getattr(shard, name) for name in _PUBLISH_KEYS)]
         if same_shard:
             keys.append(shard.job(replacement.old_id))
-        args: list[Arg] = [store.settings.events_per_shard, self.transaction.id]
+        args: list[Arg] = [store.events_arg, self.transaction.id]
         args.append(store.settings.retention_cancelled_ms)
         reply = await store.run(shard, "publish_job", keys, args, idempotent=True)
         if reply[0]:
@@ -347,7 +347,7 @@ class _Application:
             shard,
             "retry_dead",
             [shard.job(retry.job_id), *(getattr(shard, name) for name in RETRY_KEYS)],
-            [store.settings.events_per_shard, retry.must_be, retry.retries],
+            [store.events_arg, retry.must_be, retry.retries],
             idempotent=True,
         )
         if reply[0] == b"ok":  # any other reply: it was retried before, or the job was removed

@@ -1,7 +1,7 @@
 """Store webhook subscriptions under the meta tag.
 
-There are at most ``MAX_SUBSCRIPTIONS``, so one hash has all of them. Each change is a
-compare-and-set of one record.
+There are at most ``MAX_SUBSCRIPTIONS``, so one hash has all of them, and every process keeps a copy
+(``webhook_table``). Each change is a compare-and-set of one record.
 """
 
 from __future__ import annotations
@@ -61,7 +61,21 @@ async def read_all(store: Runtime) -> Snapshot:
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    now_ms, version, *flat = await store.run_meta("webhook_read", [store.keys.meta.webhooks], [""])
+    found = await read_changed(store, b"")
+    return found or Snapshot(0, b"", {})
+
+
+async def read_changed(store: Runtime, known: bytes) -> Snapshot | None:
+    """Return all subscriptions, or None if ``known`` is their version.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    now_ms, version, *flat = await store.run_meta(
+        "webhook_read", [store.keys.meta.webhooks], [known]
+    )
+    if not flat and known:
+        return None
     items = iter(flat[0] if flat else ())
     return Snapshot(
         now_ms,
@@ -179,9 +193,10 @@ def _check_size(subscriptions: Iterable[Subscription]) -> None:
 
 
 async def _write(store: Runtime, subscription_id: str, expected: bytes, wanted: bytes) -> bytes:
+    meta = store.keys.meta
     reply: bytes = await store.run_meta(
         "webhook_write",
-        [store.keys.meta.webhooks],
-        [subscription_id, expected, wanted, MAX_SUBSCRIPTIONS],
+        [meta.webhooks],
+        [subscription_id, expected, wanted, MAX_SUBSCRIPTIONS, meta.webhook_channel],
     )
     return reply

@@ -1,8 +1,8 @@
--- Compares and sets one webhook subscription.
+-- Compares and sets one webhook subscription, and tells every process to read the subscriptions again.
 -- Pre:  the record is as expected, or already as wanted.
 -- Memory: allow-oom; adds 32 KiB per subscription, of which there are at most 100.
 -- KEYS: 1 meta webhooks.
--- ARGV: 1 id, 2 expected record ('' none), 3 wanted record ('' none), 4 most subscriptions.
+-- ARGV: 1 id, 2 expected record ('' none), 3 wanted record ('' none), 4 most subscriptions, 5 channel.
 -- Returns: 'ok' | 'changed' | 'full'
 --@include now
 local webhooks_key, id, expected, wanted, most = KEYS[1], ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
@@ -15,4 +15,5 @@ local version = string.format('%.0f', math.max(now, (tonumber(redis.call('HGET',
 redis.call('HSET', webhooks_key, '#', version)
 if wanted == '' then redis.call('HDEL', webhooks_key, id)
 else redis.call('HSET', webhooks_key, id, wanted) end
+redis.call('SPUBLISH', ARGV[5], version)
 return 'ok'

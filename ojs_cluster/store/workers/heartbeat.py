@@ -214,7 +214,7 @@ def _timeout_s(store: Store, shard: Shard) -> float:
 
 def _args(store: Store, beat: Heartbeat, ids: Sequence[str]) -> list[Arg]:
     args: list[Arg] = [
-        store.settings.events_per_shard,
+        store.events_arg,
         beat.worker_id,
         beat.visibility_timeout_ms if beat.visibility_timeout_ms is not None else "",
     ]

@@ -324,7 +324,7 @@ async def recover(
             *(shard.finished, shard.dead, shard.events),
         ],
         [
-            *(settings.events_per_shard, cursor, limit),
+            *(store.events_arg, cursor, limit),
             *(settings.errors_kept, settings.retention_discarded_ms),
             *(settings.retention_dead_ms, settings.dead_letter_max, settings.on_exhaustion),
             *(arg for worker in dead for arg in _death(worker)),

@@ -317,7 +317,7 @@ async def write_outcome(
             owner.running_workflows,
         ],
         [
-            *(store.settings.events_per_shard, workflow_id, number),
+            *(store.events_arg, workflow_id, number),
             *(outcome.node_status, outcome.times, outcome.result, outcome.error),
             *(data, outcome.ran_ms),
         ],

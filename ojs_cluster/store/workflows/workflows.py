@@ -164,7 +164,7 @@ async def create(store: Store, new: NewWorkflow) -> WorkflowRecord:
             ),
         ],
         [
-            *(store.settings.events_per_shard, workflow_id, new.type, new.name),
+            *(store.events_arg, workflow_id, new.type, new.name),
             *(encoded, statuses, event_data(workflow_id, new.name, plan), stored_before),
             *(part for pair in definitions for part in pair),
         ],
@@ -265,7 +265,7 @@ async def end(store: Store, workflow_id: str, state: str, data: bytes) -> list[A
             *(owner.workflow(workflow_id), owner.ended_workflows, owner.events),
             *(owner.outbox_due, owner.outbox, owner.running_workflows),
         ],
-        [settings.events_per_shard, workflow_id, state, settings.retention_workflow_ms, data],
+        [store.events_arg, workflow_id, state, settings.retention_workflow_ms, data],
         # Only one client may learn that it cancelled the workflow, so this is not repeated.
         idempotent=state != CANCELLED,
     )

@@ -31,7 +31,7 @@ from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.bulk import operations as bulks
 from ojs_cluster.store.operations import audit as store_audit
 from ojs_cluster.store.operations.audit import AuditStream
-from ojs_cluster.store.webhooks import subscriptions
+from ojs_cluster.store.webhooks import deliveries, subscriptions
 from tests.http.api import Api, open_app, serving, until
 from tests.http.audits import access, await_entries, capture_audit_lines, entries, lines_of, send
 from tests.http.test_metrics import scrape
@@ -112,6 +112,8 @@ async def subject_of(api: Api, route: Route) -> str:
         selection = Selection((State.DISCARDED,))
         await bulks.create(api.app.store, operation_id, BulkAction.RETRY, selection)
         return operation_id
+    if route.action == "webhook.retry_delivery":
+        return await dead_delivery(api)
     if "/webhooks/" in route.template:
         return (await subscriptions.create(api.app.store, subscription)).id
     if route.action in ("job.cancel", "job.prioritize"):
@@ -129,11 +131,24 @@ def subscription(subscription_id: str, now_ms: int) -> Subscription:
     return Subscription(
         id=subscription_id,
         url="https://localhost:1/",
-        events=("job.completed",),
+        events=("job.enqueued",),
         secrets=(Secret("x" * 16),),
         created_ms=now_ms,
         updated_ms=now_ms,
     )
+
+
+async def dead_delivery(api: Api) -> str:
+    """Make a delivery of a webhook that has failed for good; return its id."""
+    store = api.app.store
+    made = await subscriptions.create(store, subscription)
+    await store.webhooks.read(store)
+    await api.enqueue(options={"queue": "hooks"})
+    shard = store.keys.partitions("hooks", 1)[0]
+    found = await deliveries.take(store, shard, made.id, 1)
+    [first] = found.deliveries
+    await deliveries.record(store, shard, made.id, first.number, "dead")
+    return first.id
 
 
 class Keyed(Api):

@@ -14,6 +14,7 @@ from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.core.webhooks import MAX_METADATA
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.settings import StoreSettings
+from ojs_cluster.store.webhooks import deliveries
 from ojs_cluster.store.webhooks.subscriptions import MAX_SUBSCRIPTIONS
 from ojs_cluster.webhooks.settings import WebhookSettings
 from tests.http.access.test_scopes import access_of, bearer
@@ -271,3 +272,46 @@ async def test_no_secret_reaches_the_audit(api: Api) -> None:
     assert new["secret"] not in json.dumps(entries)
     assert "z" * 40 not in json.dumps(entries)
     assert all(new["id"] in json.dumps(each) for each in entries)
+
+
+async def test_deliveries_are_listed_shown_and_retried(any_api: Api) -> None:
+    api = any_api
+    new = await made(api, url="https://hooks.example/", events=["job.enqueued"])
+    other = await made(api, events=["job.enqueued"])
+    job = await api.enqueue()
+    store = api.app.store
+    [shard] = store.keys.partitions("default", 1)
+    path = "/ojs/v1/webhooks/deliveries"
+    listed = (await api.get(path)).json
+    assert listed["items"] == listed["deliveries"]
+    assert {each["subscription_id"] for each in listed["items"]} == {new["id"], other["id"]}
+    assert {each["status"] for each in listed["items"]} == {"pending"}
+
+    [one] = (await api.get(f"{path}?subscription_id={new['id']}")).json["items"]
+    assert (one["event_type"], one["attempts"], one["status_code"]) == ("job.enqueued", 0, None)
+    assert one["last_attempt_at"] is None
+    number = one["id"].removeprefix("del_").partition("-")[0]
+    reply = await api.post(f"{path}/{one['id']}/retry")
+    assert (reply.status, reply.error["code"]) == (409, "conflict")
+    await deliveries.record(store, shard, new["id"], number, "dead", status=400)
+
+    shown = (await api.get(f"{path}/{one['id']}")).json
+    assert shown["event"]["data"]["job_id"] == job["id"]
+    assert (shown["delivery"]["status"], shown["delivery"]["status_code"]) == ("dead", 400)
+    assert [each["id"] for each in (await api.get(f"{path}?status=dead")).json["items"]] == [
+        one["id"]
+    ]
+    for each in (
+        (await api.get(f"{PATH}/{new['id']}")).json,
+        (await api.get(PATH)).json["items"][0],
+    ):
+        assert (each["failure_count"], each["dead_count"], each["success_count"]) == (1, 1, 0)
+        assert each["last_delivery_status"] == 400
+        assert each["last_delivery_at"].endswith("Z")
+
+    assert (await api.post(f"{path}/{one['id']}/retry")).json["status"] == "pending"
+    assert (await api.get(f"{path}?status=dead")).json["items"] == []
+    assert (await api.get(f"{path}?status=lost")).error["details"]["field"] == "status"
+    for unknown in ("x", "del_1-0", "del_1-99999"):
+        assert (await api.get(f"{path}/{unknown}")).status == 404
+        assert (await api.post(f"{path}/{unknown}/retry")).status == 404

@@ -48,6 +48,7 @@ def built_keys(shard: Shard) -> dict[str, bytes]:
             shard.workflow_results,
             shard.lock,
             shard.transaction,
+            shard.webhook_pending,
         ),
         *(
             shard.queue_blocked,
@@ -149,6 +150,7 @@ def test_lua_spells_keys_as_python_does(lua: Any) -> None:
             shard.workflow_definitions("x"),
             shard.workflow_results("x"),
         ],
+        "webhook_pending_key('x')": shard.webhook_pending("x"),
         "transaction_key('x')": shard.transaction("x"),
         "outbox_waiting_key('63')": shard.outbox_waiting(63),
         "queue_blocked_key('x')": shard.queue_blocked("x"),

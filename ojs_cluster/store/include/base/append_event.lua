@@ -1,5 +1,5 @@
--- Appends to the shard's bounded event stream. ARGV[1] of every script that includes this file is the length
--- of the stream; 0 switches events off.
+-- Appends to the shard's bounded event stream, and to the deliveries of webhooks. ARGV[1] of every script that
+-- includes this file is the length of the stream; 0 switches it off. See also deliver_event.lua.
 -- Fields of an entry: t kind of the event, j job ids, y job type, q queue, and further ones by kind. f is the
 -- state before the event, where the kind does not decide it; an entry without it is about a new job.
 --
@@ -7,29 +7,34 @@
 -- and type with the same further fields then share an entry, whose `j` holds the job ids separated by blanks
 -- (store/events/entries.py splits it). One entry per event would double the cost of a job's promotion. An
 -- event of another kind closes the open entries, so that the events of one job keep their order.
-local EVENTS_KEPT, IDS_PER_ENTRY = tonumber(ARGV[1]), 16
+--@include deliver_event
+local EVENTS_KEPT, IDS_PER_ENTRY = tonumber(ARGV[1]) or tonumber(string.match(ARGV[1], '^%d+')), 16
 local batching, open_kind, open_entries, ordered_entries
 
 local function batch_events() batching, open_entries, ordered_entries = true, {}, {} end
 
-local function add_event(kind, ids, job, more)
-    redis.call('XADD', EVENTS, 'MAXLEN', '~', EVENTS_KEPT, '*',
-        't', kind, 'j', ids, 'y', job[F.type], 'q', job[F.queue], unpack(more))
+local function add_event(kind, ids, job_type, queue, more)
+    local position = ''
+    if EVENTS_KEPT > 0 then
+        position = redis.call('XADD', EVENTS, 'MAXLEN', '~', EVENTS_KEPT, '*',
+            't', kind, 'j', ids, 'y', job_type, 'q', queue, unpack(more))
+    end
+    if deliver_event then deliver_event(position, kind, ids, job_type, queue, more) end
 end
 
 local function flush_events()
     if not batching then return end
     for _, entry in ipairs(ordered_entries) do
         if #entry.ids > 0 then
-            add_event(open_kind, table.concat(entry.ids, ' '), entry.job, entry.more)
+            add_event(open_kind, table.concat(entry.ids, ' '), entry.type, entry.queue, entry.more)
         end
     end
     open_entries, ordered_entries = {}, {}
 end
 
 local function emit(kind, id, job, ...)
-    if EVENTS_KEPT == 0 then return end
-    if not batching then return add_event(kind, id, job, {...}) end
+    if EVENTS_KEPT == 0 and not deliver_event then return end
+    if not batching then return add_event(kind, id, job[F.type], job[F.queue], {...}) end
     if kind ~= open_kind then
         flush_events()
         open_kind = kind
@@ -38,13 +43,13 @@ local function emit(kind, id, job, ...)
     if ... then group = group .. '\n' .. table.concat({...}, '\n') end
     local entry = open_entries[group]
     if not entry then
-        entry = {ids = {}, job = {[F.type] = job[F.type], [F.queue] = job[F.queue]}, more = {...}}
+        entry = {ids = {}, type = job[F.type], queue = job[F.queue], more = {...}}
         open_entries[group] = entry
         ordered_entries[#ordered_entries + 1] = entry
     end
     entry.ids[#entry.ids + 1] = id
     if #entry.ids == IDS_PER_ENTRY then
-        add_event(kind, table.concat(entry.ids, ' '), entry.job, entry.more)
+        add_event(kind, table.concat(entry.ids, ' '), entry.type, entry.queue, entry.more)
         entry.ids = {}
     end
 end

@@ -21,6 +21,7 @@ local function queue_dead_key(queue) return PREFIX .. 'd:' .. queue end
 local function worker_key(id) return PREFIX .. 'w:' .. id end
 local function workflow_keys(id) return PREFIX .. 'wf:' .. id, PREFIX .. 'wd:' .. id, PREFIX .. 'wr:' .. id end
 local function outbox_waiting_key(shard) return PREFIX .. 'out:' .. shard end
+local function webhook_pending_key(subscription) return PREFIX .. 'webhook_pending:' .. subscription end
 local function transaction_key(id) return PREFIX .. 'tx:' .. id end
 local function cron_key(name) return PREFIX .. 'cron:' .. name end
 local function bulk_key(id) return PREFIX .. 'bulk:' .. id end
@@ -41,4 +42,6 @@ local REFERENCES = PREFIX .. 'references'
 local EXHAUSTED_QUEUES, TOKEN_GRANTS = PREFIX .. 'exhausted_queues', PREFIX .. 'token_grants'
 local RATE_LIMITS, RATE_LIMIT_CHECKS = PREFIX .. 'rate_limits', PREFIX .. 'rate_limit_checks'
 local HISTORY_TOTALS = PREFIX .. 'history_totals'
+local WEBHOOK_DELIVERIES, WEBHOOK_DUE = PREFIX .. 'webhook_deliveries', PREFIX .. 'webhook_due'
+local WEBHOOK_COUNTS = PREFIX .. 'webhook_counts'
 local WAKE_CHANNEL, SCHEDULE_CHANNEL = PREFIX .. 'wake_channel', PREFIX .. 'schedule_channel'

@@ -1,0 +1,68 @@
+"""List and retry the deliveries of webhooks (spec: ojs-webhooks 10)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ojs_cluster.core.errors import InvalidRequest
+from ojs_cluster.http import query, replies
+from ojs_cluster.http.app import App
+from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.store.webhooks import deliveries
+from ojs_cluster.store.webhooks.deliveries import STATES, Delivery
+
+
+async def list_newest(app: App, request: Request) -> Response:
+    """List the newest deliveries, newest first.
+
+    ``GET /ojs/v1/webhooks/deliveries?subscription_id&status&limit`` (spec: ojs-webhooks 10)
+    """
+    given = query.parameters(request.query)
+    limit = query.integer(given, "limit", 50, low=1, high=200)
+    states = [state for state in STATES if given.get("status", state) == state]
+    if not states:
+        raise InvalidRequest(f"status must be one of {', '.join(STATES)}", field="status")
+    found = await deliveries.list_newest(
+        app.store,
+        limit=limit,
+        states=states,
+        subscription_id=given.get("subscription_id") or None,
+    )
+    shown = [_members(each) for each in found]
+    return replies.json_response(200, {"deliveries": shown, "items": shown})
+
+
+async def get(app: App, _request: Request, delivery_id: str) -> Response:
+    """Return a delivery with its event.
+
+    ``GET /ojs/v1/webhooks/deliveries/{id}`` (spec: ojs-webhooks 10)
+    """
+    found = await deliveries.get(app.store, delivery_id)
+    members = replies.dumps(_members(found))
+    return Response(200, b'{"delivery":%b,"event":%b}' % (members, found.body()))
+
+
+async def retry(app: App, _request: Request, delivery_id: str) -> Response:
+    """Give a dead delivery all its attempts again.
+
+    ``POST /ojs/v1/webhooks/deliveries/{id}/retry`` (spec: ojs-webhooks 10)
+    """
+    found = await deliveries.retry(app.store, delivery_id)
+    members = _members(found)
+    return replies.json_response(200, {**members, "delivery": members})
+
+
+def _members(delivery: Delivery) -> dict[str, Any]:
+    members: dict[str, Any] = {
+        "id": delivery.id,
+        "subscription_id": delivery.subscription_id,
+        "event_type": delivery.kind,
+        "status": delivery.state,
+        "attempts": delivery.attempts,
+        "status_code": delivery.status or None,
+        "created_at": replies.iso(delivery.created_ms),
+        "last_attempt_at": replies.iso(delivery.tried_ms) if delivery.tried_ms else None,
+    }
+    if delivery.error:
+        members["error"] = delivery.error
+    return members

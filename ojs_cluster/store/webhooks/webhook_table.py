@@ -1,0 +1,117 @@
+"""This process's copy of the webhook subscriptions.
+
+Every transition that appends events must know which subscriptions select them, and it must cost
+nothing while there is none. So the scripts do not read the subscriptions. Each process keeps a copy
+and passes it to them (docs/adr/045). A change is announced on a channel, and each process also asks
+every two seconds whether there was one, in case the message was lost.
+
+While the master of the meta tag is away, the last copy stays in use.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from ojs_cluster.core.errors import OJSError
+from ojs_cluster.core.webhooks import Subscription, pack
+from ojs_cluster.redis.errors import RedisReplyError
+from ojs_cluster.store.webhooks.subscriptions import Snapshot, read_changed
+
+if TYPE_CHECKING:
+    from ojs_cluster.store.runtime import Runtime
+
+log = logging.getLogger("ojs.store")
+
+REFRESH_S: Final = 2.0
+"""Time in seconds between two reads without an announcement."""
+
+
+class WebhookTable:
+    """This process's copy of the webhook subscriptions."""
+
+    def __init__(self) -> None:
+        """Start with an empty copy; ``run`` reads the subscriptions."""
+        self._subscriptions: dict[str, Subscription] = {}
+        self._kinds: frozenset[str] = frozenset()
+        self._version = b""
+        self._began = float("-inf")
+        self._changed = trio.Event()
+        self._unreadable = False
+        self.packed = b""
+        """What the active subscriptions select (``core.webhooks.pack``); empty for nothing."""
+
+    def selects(self, kind: str) -> bool:
+        """Return whether a subscription selects events of this type."""
+        return kind in self._kinds
+
+    def get(self, subscription_id: str) -> Subscription | None:
+        """Return a subscription of the last copy."""
+        return self._subscriptions.get(subscription_id)
+
+    def ids(self) -> list[str]:
+        """Return the ids of the last copy."""
+        return list(self._subscriptions)
+
+    async def run(self, store: Runtime) -> None:
+        """Keep the copy current until cancelled. Never raises."""
+        subscribed = False
+        while True:
+            if not subscribed:
+                subscribed = await self._subscribe(store, self._announce)
+            self._changed = trio.Event()
+            await self.try_read(store)
+            with trio.move_on_after(REFRESH_S):
+                await self._changed.wait()
+
+    async def _subscribe(self, store: Runtime, on_change: Callable[[], None]) -> bool:
+        meta = store.keys.meta
+        try:
+            await store.redis.subscribe(
+                meta.webhook_channel, meta.slot, lambda _: on_change(), on_change
+            )
+        except (OJSError, RedisReplyError) as error:
+            log.debug("cannot subscribe to changes of webhook subscriptions: %r", error)
+            return False
+        return True
+
+    def _announce(self) -> None:
+        self._changed.set()
+
+    async def try_read(self, store: Runtime) -> None:
+        """Read the subscriptions now; if that fails, keep the last copy."""
+        if not store.redis.is_responsive(store.keys.meta.slot):
+            return
+        try:
+            await self.read(store)
+        except (OJSError, RedisReplyError) as error:
+            if not self._unreadable:
+                log.warning("cannot read webhook subscriptions; the last copy is used: %s", error)
+            self._unreadable = True
+        else:
+            self._unreadable = False
+
+    async def read(self, store: Runtime) -> None:
+        """Read the subscriptions now.
+
+        Raises:
+            BackendUnavailable: Redis did not answer in time.
+        """
+        began = trio.current_time()
+        snapshot = await read_changed(store, self._version)
+        if snapshot is None or began < self._began:
+            return  # nothing has changed, or a later read has overtaken this one
+        self._began = began
+        self.replace(snapshot)
+
+    def replace(self, snapshot: Snapshot) -> None:
+        """Replace the copy."""
+        found = snapshot.subscriptions()
+        self._subscriptions = {each.id: each for each in found}
+        self._version = snapshot.version
+        active = [each for each in found if each.active]
+        self._kinds = frozenset().union(*(each.selected_names() for each in active))
+        self.packed = pack(active)

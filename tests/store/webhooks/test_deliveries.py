@@ -1,0 +1,261 @@
+"""Which events become deliveries, and what becomes of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import trio
+
+from ojs_cluster.core.errors import Conflict, NotFound
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.jobs.ack import Ack, ack_many
+from ojs_cluster.store.operations.events import EventFilter, read_events
+from ojs_cluster.store.queues import queues
+from ojs_cluster.store.webhooks import deliveries, subscriptions
+from ojs_cluster.store.webhooks.deliveries import Delivery
+from tests.store.shortcuts import (
+    DAY,
+    QUEUE,
+    ack,
+    active,
+    nack,
+    new_job,
+    promote_all,
+    put,
+    reap_all,
+    shard_of,
+    take,
+)
+from tests.store.webhook_jobs import subscribe
+from tests.store.workflow_jobs import chain, drain_all, run_one, step
+from tests.support.timeshift import age_job
+
+
+async def pending(store: Store, subscription_id: str) -> list[Delivery]:
+    """Return the pending deliveries of a subscription, oldest first."""
+    found = await deliveries.list_newest(
+        store, limit=1000, states=("pending",), subscription_id=subscription_id
+    )
+    return found[::-1]
+
+
+async def kinds(store: Store, subscription_id: str) -> list[str]:
+    return [each.kind for each in await pending(store, subscription_id)]
+
+
+async def test_every_event_of_a_life_becomes_a_delivery(store: Store) -> None:
+    made = await subscribe(store)
+    await store.webhooks.read(store)
+    await nack(store, await active(store, retry={"max_attempts": 2}))
+    scheduled = await put(store, scheduled_at="+PT1H")
+    await queues.pause_or_resume(store, QUEUE, "pause")
+    await queues.pause_or_resume(store, QUEUE, "resume")
+    jobs = await enqueue_many(store, [new_job("many") for _ in range(40)])
+    taken = await take(store, "many", count=40)
+    await ack_many(store, [Ack(job.id, None, None) for job in taken], worker_id="w1")
+
+    events = await read_events(store, EventFilter(), limit=1000)
+    wanted = {json.loads(each)["id"]: json.loads(each) for each in events.events}
+    found = await pending(store, made.id)
+    bodies = {each.body(): each for each in found}
+    got = {json.loads(body)["id"]: json.loads(body) for body in bodies}
+    assert got == {
+        name: event for name, event in wanted.items() if not event["type"].startswith("cron.")
+    }
+    assert len(got) == len(found) >= 120
+    assert {each.id for each in found if each.attempts} == set()
+    assert len({each.id for each in found}) == len(found)
+    assert scheduled.id in {event["subject"] for event in got.values()}
+    assert {job.id for job in jobs} <= {event["subject"] for event in got.values()}
+
+
+async def test_only_selected_events_become_deliveries(store: Store) -> None:
+    by_type = await subscribe(store, "job.completed", "job.started")
+    by_queue = await subscribe(store, "job.*", queues=("payments",))
+    by_job_type = await subscribe(store, "*", job_types=("other.type",))
+    paused = await subscribe(store, "*", active=False)
+    await store.webhooks.read(store)
+    for queue in ("payments", "mail"):
+        await ack(store, await active(store, queue))
+    assert await kinds(store, by_type.id) == ["job.started", "job.completed"] * 2
+    assert await kinds(store, by_queue.id) == ["job.enqueued", "job.started", "job.completed"]
+    assert await kinds(store, by_job_type.id) == []
+    assert await kinds(store, paused.id) == []
+
+
+@pytest.mark.parametrize("event", ["job.enqueued", "job.started", "job.completed"])
+async def test_the_event_of_a_fast_path_becomes_a_delivery(store: Store, event: str) -> None:
+    await ack(store, await active(store))  # the queue exists, so that fast paths can be taken
+    made = await subscribe(store, event)
+    await store.webhooks.read(store)
+    await ack(store, await active(store))
+    [found] = await pending(store, made.id)
+    assert found.kind == event
+
+
+async def test_without_subscriptions_nothing_is_written(store: Store, db: Any) -> None:
+    await store.webhooks.read(store)
+    await ack(store, await active(store))
+    shard = shard_of(store)
+    assert not db.exists(shard.webhook_deliveries, shard.webhook_due, shard.webhook_counts)
+    assert store.events_arg == store.settings.events_per_shard
+
+
+async def test_events_that_time_causes_become_deliveries(store: Store, db: Any) -> None:
+    made = await subscribe(store, "job.failed", "job.expired", "job.enqueued")
+    lost = await active(store)
+    late = await put(store, expires_at="+PT1S")
+    later = await put(store, "later", scheduled_at="+PT1S")
+    await store.webhooks.read(store)
+    for queue, job in ((QUEUE, lost), (QUEUE, late), ("later", later)):
+        age_job(db, shard_of(store, queue), job.id, DAY)
+    await reap_all(store)
+    await promote_all(store)
+    assert set(await kinds(store, made.id)) >= {"job.expired", "job.enqueued"}
+
+
+async def test_workflow_events_become_deliveries(store: Store, db: Any) -> None:
+    made = await subscribe(store, "workflow.*")
+    await store.webhooks.read(store)
+    await chain(store, step("a"), step("b"))
+    for _ in range(2):
+        await run_one(store)
+        await drain_all(store, db)
+    assert set(await kinds(store, made.id)) == {
+        *("workflow.started", "workflow.step_completed", "workflow.completed")
+    }
+
+
+async def test_without_a_stream_events_are_delivered_all_the_same(store: Store) -> None:
+    settings = replace(store.settings, events_per_shard=0)
+    store = replace(store, settings=settings)
+    made = await subscribe(store, "job.*")
+    await store.webhooks.read(store)
+    await ack(store, await active(store))
+    found = await pending(store, made.id)
+    assert [each.kind for each in found] == ["job.enqueued", "job.started", "job.completed"]
+    assert len({json.loads(each.body())["id"] for each in found}) == 3
+    assert (await read_events(store, EventFilter(), limit=10)).events == []
+
+
+async def test_the_backlog_of_a_subscription_is_bounded_and_told(store: Store, db: Any) -> None:
+    hooks = replace(store.settings.webhooks, max_pending=5)
+    store = replace(store, settings=replace(store.settings, webhooks=hooks))
+    made = await subscribe(store, "job.enqueued")
+    await store.webhooks.read(store)
+    await enqueue_many(store, [new_job() for _ in range(20)])
+    assert len(await pending(store, made.id)) == 5
+    shard = shard_of(store)
+    assert db.hget(shard.webhook_counts, f"full:{made.id}") == b"15"
+    assert db.zcard(shard.queue_available(QUEUE)) == 20
+
+
+async def test_ended_deliveries_are_kept_up_to_a_number(
+    store: Store, db: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliveries, "MOST_DELIVERED", 2)
+    monkeypatch.setattr(deliveries, "MOST_DEAD", 3)
+    made = await subscribe(store, "job.enqueued")
+    await store.webhooks.read(store)
+    await enqueue_many(store, [new_job() for _ in range(10)])
+    shard = shard_of(store)
+    for number, each in enumerate((await deliveries.take(store, shard, made.id, 10)).deliveries):
+        outcome: Any = "dead" if number % 2 else "delivered"
+        assert await deliveries.record(store, shard, made.id, each.number, outcome, status=200)
+        assert not await deliveries.record(store, shard, made.id, each.number, "failed")
+    assert (db.zcard(shard.webhook_delivered), db.zcard(shard.webhook_dead)) == (2, 3)
+    assert db.hlen(shard.webhook_deliveries) == 2 * 5 + 1
+    assert not db.exists(shard.webhook_pending(made.id))
+    assert db.hget(shard.webhook_counts, f"delivered:{made.id}") == b"5"
+
+
+async def test_a_failed_attempt_waits_and_is_counted(store: Store) -> None:
+    made = await subscribe(store, "job.enqueued")
+    await store.webhooks.read(store)
+    await put(store)
+    shard = shard_of(store)
+    [first] = (await deliveries.take(store, shard, made.id, 10)).deliveries
+    await deliveries.record(
+        store, shard, made.id, first.number, "failed", wait_ms=60_000, error="down: é"
+    )
+    assert (await deliveries.take(store, shard, made.id, 10)).deliveries == []
+    now_ms, next_ms, due = await deliveries.read_due(store, shard)
+    assert due == []
+    assert next_ms is not None
+    assert 50_000 < next_ms - now_ms <= 60_000
+    found = await deliveries.get(store, first.id)
+    assert (found.attempts, found.status, found.error, found.state) == (1, 0, "down: é", "pending")
+    assert found.body() == first.body()
+
+
+async def test_a_dead_delivery_can_be_retried(store: Store) -> None:
+    made = await subscribe(store, "job.enqueued")
+    await store.webhooks.read(store)
+    await put(store)
+    shard = shard_of(store)
+    [first] = (await deliveries.take(store, shard, made.id, 10)).deliveries
+    with pytest.raises(Conflict):
+        await deliveries.retry(store, first.id)
+    await deliveries.record(store, shard, made.id, first.number, "dead", status=400)
+    assert (await deliveries.take(store, shard, made.id, 10)).deliveries == []
+    assert (await deliveries.get(store, first.id)).state == "dead"
+    again = await deliveries.retry(store, first.id)
+    assert (again.state, again.attempts) == ("pending", 0)
+    [taken] = (await deliveries.take(store, shard, made.id, 10)).deliveries
+    assert taken.body() == first.body()
+    for unknown in ("x", "del_1-0", f"del_1-{len(store.keys)}", "del_1--1", "del_seq-0"):
+        with pytest.raises(NotFound):
+            await deliveries.retry(store, unknown)
+
+
+async def test_damaged_deliveries_are_told_apart(store: Store, db: Any) -> None:
+    made = await subscribe(store, "job.enqueued")
+    await store.webhooks.read(store)
+    await put(store)
+    shard = shard_of(store)
+    damaged = (b"", b"x", b"9:x", b"3:sub0:1:t", b"3:sub1:x", b"\xff")
+    for number, stored in enumerate(damaged, 1):
+        db.hset(shard.webhook_deliveries, str(number), stored)
+        db.zadd(shard.webhook_pending(made.id), {str(number): number})
+    db.zadd(shard.webhook_pending(made.id), {"77": 77})  # without a delivery
+    batch = await deliveries.take(store, shard, made.id, 10)
+    assert (len(batch.deliveries), len(batch.damaged)) == (1, len(damaged))
+    assert not db.zscore(shard.webhook_pending(made.id), "77")
+    db.hset(shard.webhook_deliveries, "seq", "nonsense")
+    db.hset(shard.webhook_counts, f"full:{made.id}", "nonsense")
+    await put(store)
+    assert len(await deliveries.list_newest(store, limit=10)) == 2
+
+
+async def test_a_deleted_subscription_leaves_nothing_pending(
+    store: Store, db: Any, consistent: Callable[[], Any]
+) -> None:
+    made = await subscribe(store)
+    await store.webhooks.read(store)
+    await enqueue_many(store, [new_job() for _ in range(1200)])
+    await subscriptions.delete(store, made.id)
+    shard = shard_of(store)
+    await deliveries.purge(store, shard, made.id)
+    assert not db.exists(shard.webhook_pending(made.id))
+    assert db.hgetall(shard.webhook_deliveries).keys() == {b"seq"}
+    assert made.id.encode() not in {name for name, _ in db.zscan_iter(shard.webhook_due)}
+
+
+async def test_another_process_learns_of_a_change_at_once(store: Store, other_store: Store) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(other_store.webhooks.run, other_store)
+        made = await subscribe(store, "job.enqueued")
+        with trio.fail_after(60):
+            while not other_store.webhooks.selects("job.enqueued"):  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        await subscriptions.delete(store, made.id)
+        with trio.fail_after(60):
+            while other_store.webhooks.get(made.id) is not None:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        assert other_store.webhooks.packed == b""
+        nursery.cancel_scope.cancel()
