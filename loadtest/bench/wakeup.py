@@ -44,6 +44,10 @@ class Connection:
         self._socket = socket.create_connection((target.host, target.port))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
+    def close(self) -> None:
+        """Close the connection."""
+        self._socket.close()
+
     def ask(self, request: bytes, status: bytes) -> Any:
         """Return the body of the response."""
         self._socket.sendall(request)

@@ -144,6 +144,13 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", f"{V1}/jobs/{{id}}/progress", progress.get, Scope.DATA_READ, QueueAccess.JOB),
     Route(
         "GET",
+        f"{V1}/jobs/{{id}}/progress/stream",
+        event_streams.stream_progress,
+        Scope.DATA_READ,
+        QueueAccess.JOB,
+    ),
+    Route(
+        "GET",
         f"{V1}/jobs/{{id}}/events",
         event_streams.stream_job,
         Scope.DATA_READ,

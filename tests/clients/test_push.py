@@ -129,3 +129,18 @@ async def test_the_admin_ui_finds_the_members_that_it_shows(wire: Wire) -> None:
         assert data["timestamp"].endswith("Z")
     assert found[1].data["attempt"] == 1
     assert json.loads(found[0].raw) == found[0].data
+
+
+# ojs-admin-ui, components/jobs/JobDetail.tsx:57: it listens to events without a name.
+async def test_the_admin_ui_shows_progress(wire: Wire) -> None:
+    job_id = await enqueue(wire)
+    fetch = {"queues": ["default"], "worker_id": "w"}
+    await send(wire, JS, "POST", "/ojs/v1/workers/fetch", fetch)
+    target = f"/ojs/v1/jobs/{job_id}/progress"
+    headers = {"Accept": "text/event-stream", "User-Agent": "Mozilla/5.0"}
+    async with events(wire.port, f"{target}/stream", headers) as stream:
+        await send(wire, JS, "PUT", target, {"progress": 0.75, "data": {"phase": "load"}})
+        found = await stream.until("message")
+    data = found[-1].data
+    assert (data["job_id"], data["progress"], data["data"]) == (job_id, 0.75, {"phase": "load"})
+    assert data["updated_at"].endswith("Z")

@@ -149,7 +149,7 @@ async def ask(port: int, method: str, path: str, body: Any) -> tuple[int, dict[s
 
 def is_honest(route: Route, status: int, answer: dict[str, Any]) -> bool:
     """Whether an answer says what happened: it was done, or 503 with what is known of it."""
-    if route.open or status < 400:
+    if route.open or status < 400 or status == 426:  # a WebSocket's path needs no Redis for that
         return True
     outcome = answer.get("error", {}).get("details", {}).get("outcome")
     return status == 503 and outcome in ("not_applied", "unknown")

@@ -22,6 +22,8 @@ from tests.http import test_entry_points
 from tests.http.api import Api, entry_points, open_app, serving, until
 from tests.http.fast_lane import test_server
 from tests.http.fast_lane.test_server import ENQUEUE, MANIFEST, connected, read_responses
+from tests.http.push import test_sse
+from tests.http.push import test_websocket as test_websockets
 from tests.http.test_entry_points import request
 from tests.http.test_same_answers import CORPUS, PLAIN, check
 from tests.http.two_entry_points import LAST, End, TwoEntryPoints, ends_in, two_entry_points
@@ -71,6 +73,8 @@ test_unwritable = test_entry_points.test_jobs_that_cannot_be_sent_are_released
 test_hanging_up = test_entry_points.test_clients_that_disconnect_after_the_response_keep_their_jobs
 test_waiting_in_vain = test_entry_points.test_a_wait_in_vain_ends_empty
 test_speaking_while_waiting = test_server.test_the_next_request_may_come_while_a_fetch_waits
+test_event_stream = test_sse.test_a_client_that_leaves_is_noticed
+test_end_of_a_websocket = test_websockets.test_a_shutdown_closes_the_connection
 test_a_fetch_in_vain = test_server.test_an_empty_fetch_keeps_the_connection_alive
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from loadtest.bench import batch, latency, memory, redis_client, retention, workers
+from loadtest.bench import batch, latency, memory, push, redis_client, retention, workers
 
 
 def table(out: str) -> dict[str, list[str]]:
@@ -35,6 +35,16 @@ def test_a_job_takes_less_memory_with_the_setting(
     by_default, small = (found[f"hash-max-listpack-value {value}"] for value in ("64", "1024"))
     assert all(int(less) < int(more) for less, more in zip(small, by_default, strict=True))
     assert {str(size) for size in memory.SIZES} <= found.keys()
+
+
+def test_every_subscriber_reads_every_event(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("OJS_PUSH_SUBSCRIBERS", "OJS_PUSH_SUBSCRIBERS_PER_CLIENT"):
+        monkeypatch.setenv(name, "100")  # the benchmark sets what is not set
+    options = "--jobs 5 --rounds 1 --subscribers 1 3"
+    found = printed(push.main, options, monkeypatch, capsys)
+    assert {"0", "1", "3"} <= found.keys()
 
 
 def test_batches_and_single_jobs_go_all_the_way(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Final
 
 from ojs_cluster.core.errors import StreamRefused
+from ojs_cluster.core.events import JOB_PROGRESS
 from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.http import fields, query
 from ojs_cluster.http.access.queue_scope import check_queues
 from ojs_cluster.http.app import App
 from ojs_cluster.http.errors import UpgradeRequired
+from ojs_cluster.http.handlers import progress
 from ojs_cluster.http.messages import Headers, Request, Response
 from ojs_cluster.http.push.access import SCOPE, StreamAccess
 from ojs_cluster.http.push.channels import (
@@ -21,11 +24,13 @@ from ojs_cluster.http.push.channels import (
     shards_of,
     types_of,
 )
+from ojs_cluster.http.push.progress_stream import ProgressStream
 from ojs_cluster.http.push.sse import EventStream, has_ended, initial_parts
 from ojs_cluster.store.events.positions import EventId, decode_id
 from ojs_cluster.store.events.subscriber import Channel, Subscription
 from ojs_cluster.store.jobs import read_jobs as store_jobs
 
+_PROGRESS: Final = frozenset({JOB_PROGRESS})
 _HEADERS: Final[Headers] = (
     ("Content-Type", "text/event-stream"),
     ("Cache-Control", "no-cache"),
@@ -77,6 +82,24 @@ async def upgrade(_app: App, _request: Request) -> Response:
     raise UpgradeRequired("open a WebSocket to this path")
 
 
+async def stream_progress(app: App, request: Request, job_id: str) -> Response:
+    """Stream the progress of a job; the stream ends when the job has ended.
+
+    ``GET /ojs/v1/jobs/{id}/progress/stream`` (spec: ojs-progress 7.2)
+    """
+    channel = Channel(f"job:{job_id}", "job", fields.job_id(job_id))
+    await check_access(app, request, channel)
+    if request.method == "HEAD":
+        return Response(200, b"", _HEADERS)
+    access = StreamAccess(app, request, SCOPE)
+    with _counted(access) as client:
+        readers = await app.push.hub.acquire(app.store, await shards_of(app.store, channel))
+        subscription = Subscription(app.push.hub.join(), channel, _PROGRESS, (), request.queues)
+        readers.register(subscription)
+        stream = ProgressStream(access, subscription, readers, progress.body_of, client)
+    return Response(200, b"", _HEADERS, stream=stream)
+
+
 async def _open(
     app: App,
     request: Request,
@@ -92,15 +115,10 @@ async def _open(
     types = types_of(given)
     if request.method == "HEAD":
         return Response(200, b"", _HEADERS)
-    if app.draining.is_set():
-        raise StreamRefused("this process shuts down")
     access = StreamAccess(app, request, SCOPE)
     last_id = request.headers.get("last-event-id", "")
     event_id = decode_id(last_id, len(app.store.keys))
-    client = access.client
-    app.push.open(client)
-    stream: EventStream | None = None
-    try:
+    with _counted(access) as client:
         readers = await app.push.hub.acquire(app.store, await shards_of(app.store, channel))
         subscriber = app.push.hub.join()
         subscription = Subscription(subscriber, channel, types, queues, request.queues)
@@ -111,16 +129,37 @@ async def _open(
             readers.register(subscription)
         lost = bool(last_id) and starts is None
         stream = EventStream(access, subscription, readers, starts=starts, gap=lost, client=client)
+    try:
         if channel.kind == "job" and await _job_is_over(app, channel, stream, event_id):
             stream.close()
             return Response(204, b"")
     except BaseException:
-        if stream is None:
-            app.push.close(client)
-        else:
-            stream.close()
+        stream.close()
         raise
     return Response(200, b"", _HEADERS, stream=stream)
+
+
+@contextmanager
+def _counted(access: StreamAccess) -> Iterator[str]:
+    """Count a stream, and forget it if the block raises an exception.
+
+    Yields:
+        Under which name it is counted.
+
+    Raises:
+        StreamRefused: the process shuts down, or has as many streams as it may have.
+        RateLimited: the client has.
+    """
+    app = access.app
+    if app.draining.is_set():
+        raise StreamRefused("this process shuts down")
+    client = access.client
+    app.push.open(client)
+    try:
+        yield client
+    except BaseException:
+        app.push.close(client)
+        raise
 
 
 async def _job_is_over(

@@ -64,7 +64,7 @@ async def get(app: App, _request: Request, job_id: str) -> Response:
     ``GET /ojs/v1/jobs/{id}/progress`` (spec: ojs-progress 7.1)
     """
     job = await store_jobs.get(app.store, fields.job_id(job_id))
-    return Response(200, _body(job), _headers(job))
+    return Response(200, body_of(job), _headers(job))
 
 
 async def _report(app: App, job_id: str, body: ProgressBody) -> Response:
@@ -85,10 +85,11 @@ async def _report(app: App, job_id: str, body: ProgressBody) -> Response:
         worker_id=fields.worker_id(body.worker_id),
         lease_id=lease_of(app, body.lease_id),
     )
-    return Response(200, _body(job))
+    return Response(200, body_of(job))
 
 
-def _body(job: JobRecord) -> bytes:
+def body_of(job: JobRecord) -> bytes:
+    """Return the progress of a job as JSON."""
     progress = job.progress
     value = message = data = updated = b"null"
     if progress is not None:

@@ -35,8 +35,9 @@ CHECK_S: Final = 5.0
 """Interval in seconds at which the API key and the partitions of the queue are checked. A new
 partition gets no job in its first ten seconds."""
 GATHER_S: Final = 0.02
-"""Pause in seconds after events were sent, so that the following ones share a write."""
-PIECE: Final = 32 * 1024
+"""Pause in seconds after the last event was sent, so that the following ones share a write."""
+PIECE: Final = 8 * 1024
+"""Bytes of events that are encoded at once. A client that reads slowly keeps a piece in memory."""
 
 
 class EventStream:
@@ -142,7 +143,8 @@ class EventStream:
                 await self._write(
                     send, self._encoder.dropped(dropped, now_ms()) + self._encoder.items(items)
                 )
-                await trio.sleep(GATHER_S)
+                if subscriber.is_empty:
+                    await trio.sleep(GATHER_S)
             elif now >= self._written_at + HEARTBEAT_S:
                 subscriber.reached = self._readers.parts  # all events before it were sent
                 await self._write(send, HEARTBEAT + self._encoder.position())

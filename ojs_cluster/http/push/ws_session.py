@@ -253,7 +253,8 @@ class WebSocketSession:
                 continue
             async with self._sending:
                 await self._send_buffer(send)
-            await trio.sleep(GATHER_S)
+            if subscriber.is_empty:
+                await trio.sleep(GATHER_S)
 
     async def _send_buffer(self, send: SendText) -> None:
         dropped, items = self._subscriber.take(PIECE)

@@ -13,6 +13,7 @@ import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.keys import Meta, Shard
+from ojs_cluster.redis.deadline import current_deadline
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.events.positions import part_of
 from ojs_cluster.store.events.shard_reader import ShardReader
@@ -117,7 +118,8 @@ class Readers:
         added = [shard for shard in shards if shard.index not in self._readers]
         for shard in added:
             self._readers[shard.index] = self._hub.use(store, shard)
-        with trio.move_on_after(_READY_S):
+        until = min(trio.current_time() + _READY_S, current_deadline().at)
+        with trio.move_on_at(until):
             for shard in added:
                 await self._readers[shard.index].ready.wait()
         for shard in added:

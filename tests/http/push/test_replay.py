@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import random
 
+import pytest
+import trio
+
+from ojs_cluster.http.push import sse
 from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.store.events.shard_reader import ShardReader
 from ojs_cluster.store.settings import StoreSettings
-from tests.http.api import Api, open_app, serving
+from tests.http.api import Api, open_app, serving, until
 from tests.http.push.reading import Event, events
 
 
@@ -92,3 +97,104 @@ async def test_an_unknown_position_is_a_gap_and_no_error(backend: Embedded) -> N
                 assert (await stream.take(1))[0].kind == "system.gap"
                 await api.enqueue(options={"queue": "q"})
                 assert (await stream.take(1))[0].kind == "job.enqueued"
+
+
+async def test_a_client_that_has_read_the_change_of_state_gets_the_event(
+    backend: Embedded,
+) -> None:
+    """A change of state and its event are two events with an id of their own."""
+    async with open_app(backend) as app, serving(app) as port:
+        api = Api(app)
+        async with events(port, "/ojs/v1/events/stream") as stream:
+            await api.enqueue()
+            await api.fetch()
+            found = await stream.take(3)
+        assert [event.kind for event in found] == [
+            *("job.enqueued", "job.state_changed", "job.started")
+        ]
+        for number, event in enumerate(found[:-1]):
+            headers = {"Last-Event-ID": event.id}
+            async with events(port, "/ojs/v1/events/stream", headers) as stream:
+                assert await stream.take(len(found) - number - 1) == found[number + 1 :]
+
+
+async def test_a_process_that_lags_repeats_nothing(
+    standalone: Embedded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, release = trio.Event(), trio.Event()
+    read = ShardReader._read
+
+    async def hold(reader: ShardReader) -> int:
+        if reader._store is two.store:
+            held.set()
+            await release.wait()
+        return await read(reader)
+
+    async with (
+        open_app(standalone) as one,
+        open_app(standalone) as two,
+        serving(one) as first,
+        serving(two) as second,
+        events(first, "/ojs/v1/events/stream?channel=queue:q") as stream,
+    ):
+        api = Api(one)
+        monkeypatch.setattr(ShardReader, "_read", hold)
+        async with events(second, "/ojs/v1/events/stream?channel=queue:q"):
+            await held.wait()
+            await api.enqueue(options={"queue": "q"})
+            headers = {"Last-Event-ID": (await stream.take(1))[0].id}
+            target = "/ojs/v1/events/stream?channel=queue:q"
+            async with events(second, target, headers) as later:
+                release.set()
+                job = await api.enqueue(options={"queue": "q"})
+                [event] = await later.take(1)
+    assert (event.kind, event.data["job_id"]) == ("job.enqueued", job["id"])
+
+
+async def test_a_damaged_entry_stops_no_stream(backend: Embedded) -> None:
+    async with open_app(backend) as app, serving(app) as port:
+        api = Api(app)
+        shard = app.store.keys.shard_of_queue("q")
+        target = "/ojs/v1/events/stream?channel=queue:q"
+
+        async def damage() -> None:
+            for fields in (
+                *(("x", "y"), ("t", "job.started", "q", "q", "j", "\xff")),
+                ("t", "job.retrying", "j", "j", "y", "y", "q", "q", "n", "x"),
+                ("t", "job.enqueued", "j", "j", "y", b"\xff", "q", "q"),
+            ):
+                await app.store.redis.call(shard.slot, "XADD", shard.events, "*", *fields)
+
+        async with events(port, target) as stream:
+            await damage()
+            await api.enqueue(options={"queue": "q"})
+            [event] = await stream.take(1)
+            assert event.kind == "job.enqueued"
+        await damage()
+        async with events(port, target, {"Last-Event-ID": event.id}) as stream:
+            job = await api.enqueue(options={"queue": "q"})
+            [event] = await stream.take(1)
+            assert event.data["job_id"] == job["id"]
+
+
+async def test_new_partitions_are_read(backend: Embedded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "CHECK_S", 0.05)
+    async with open_app(backend) as app, serving(app) as port:
+        api = Api(app)
+        await api.enqueue(options={"queue": "q"})
+        async with events(port, "/ojs/v1/queues/q/events") as stream:
+            assert app.push.hub.reading == 2
+            changed = await api.call("PUT", "/ojs/v1/admin/queues/q/config", {"partitions": 4})
+            assert changed.status == 200
+
+            async def read() -> bool:
+                return app.push.hub.reading == 5
+
+            await until(read)
+            # Producers use a new partition later.
+            shard = app.store.keys.partitions("q", 4)[3]
+            entry = ("t", "job.enqueued", "j", "01962222-bbbb-7ccc-8ddd-eeeeeeeeeeee", "y", "t")
+            call = app.store.redis.call
+            await call(shard.slot, "XADD", shard.events, "*", *entry, "q", "q")
+            [event] = await stream.take(1)
+        assert len(event.id.split("_")) == 5

@@ -288,5 +288,18 @@ async def test_a_stream_ends_with_its_key(
             assert await stream.rest() == []
 
 
+async def test_a_stream_ends_when_its_key_is_restricted(
+    standalone: Embedded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sse, "CHECK_S", 0.05)
+    access = AccessControl.from_secrets(["one"])
+    async with open_app(standalone, access=access) as app, serving(app) as port:
+        headers = {"Authorization": "Bearer one"}
+        async with events(port, "/ojs/v1/events/stream", headers) as stream:
+            queues = QueuePatterns(["mail.*"])
+            access.replace(Keyring({digest("one"): Principal("one", ALL_SCOPES, queues)}, {}))
+            assert await stream.rest() == []
+
+
 def principals(*secrets: str) -> Keyring:
     return Keyring({digest(secret): Principal(secret) for secret in secrets}, {})

@@ -1,0 +1,103 @@
+"""The progress of one job as server-sent events (spec: ojs-progress 7.2).
+
+The events of a job only say that its progress has changed. The stream then reads the job, and sends
+the progress as ``GET /ojs/v1/jobs/{id}/progress`` returns it. So a client that reads slowly misses
+old numbers, and always gets the last one.
+
+Each progress is sent twice: as the event ``progress`` of the spec, and without a name for the admin
+UI, which listens to ``onmessage``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import orjson
+import trio
+
+from ojs_cluster.core.errors import OJSError
+from ojs_cluster.core.jobs.states import State
+from ojs_cluster.http.push.access import StreamAccess
+from ojs_cluster.http.push.announcements import SHUTDOWN, shutdown_data
+from ojs_cluster.http.push.frames import HEARTBEAT, RETRY
+from ojs_cluster.http.push.sse import CHECK_S
+from ojs_cluster.store.events.hub import Readers
+from ojs_cluster.store.events.subscriber import Subscription
+from ojs_cluster.store.jobs import read_jobs as store_jobs
+from ojs_cluster.store.jobs.record import JobRecord
+
+_LAST_EVENTS: Final = {
+    State.COMPLETED: b"completed",
+    State.CANCELLED: b"cancelled",
+    State.DISCARDED: b"failed",
+}
+
+
+class ProgressStream:
+    """The body of a response: the progress of a job, until the job has ended."""
+
+    def __init__(
+        self,
+        access: StreamAccess,
+        subscription: Subscription,
+        readers: Readers,
+        body_of: Callable[[JobRecord], bytes],
+        client: str,
+    ) -> None:
+        """Take over the subscription and its readers, which ``close`` releases.
+
+        Args:
+            access: the access of the client.
+            subscription: its subscription to the job, registered.
+            readers: of the shard of the job.
+            body_of: returns the progress of a job as JSON.
+            client: under which name the stream is counted.
+        """
+        self._access = access
+        self._subscription = subscription
+        self._readers = readers
+        self._body_of = body_of
+        self._client: str | None = client
+
+    def close(self) -> None:
+        """Release the reader and the place of this stream. May be called repeatedly."""
+        client, self._client = self._client, None
+        if client is not None:
+            push = self._access.app.push
+            self._readers.release()
+            push.hub.part(self._subscription.subscriber)
+            push.close(client)
+
+    async def run(self, send: Callable[[bytes], Awaitable[None]]) -> None:
+        """Send the progress until the job, the process or the key ends."""
+        try:
+            await send(RETRY + b"\n")
+            await self._follow(send)
+        except OJSError:
+            return  # the job was removed, or Redis does not answer
+        finally:
+            self.close()
+
+    async def _follow(self, send: Callable[[bytes], Awaitable[None]]) -> None:
+        app, subscriber = self._access.app, self._subscription.subscriber
+        sent = b""
+        while not app.draining.is_set():
+            if not self._access.is_valid():
+                return
+            subscriber.clear()
+            job = await store_jobs.get(app.store, self._subscription.channel.value)
+            body = self._body_of(job)
+            last_event = _LAST_EVENTS.get(job.state)
+            if last_event is not None:
+                await send(b"event: %b\ndata: %b\n\ndata: %b\n\n" % (last_event, body, body))
+                return
+            if job.progress is not None and body != sent:
+                sent = body
+                await send(b"event: progress\ndata: %b\n\ndata: %b\n\n" % (body, body))
+            before = trio.current_time()
+            await subscriber.wait(CHECK_S)
+            if trio.current_time() >= before + CHECK_S:
+                await send(HEARTBEAT + b"\n")
+        data = orjson.dumps(shutdown_data())
+        await send(b"event: %b\ndata: %b\n\n" % (SHUTDOWN.encode(), data))

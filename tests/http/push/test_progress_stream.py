@@ -1,0 +1,66 @@
+"""The progress of a job as a stream (spec: ojs-progress 7.2)."""
+
+from __future__ import annotations
+
+import pytest
+
+from ojs_cluster.http.push import progress_stream
+from ojs_cluster.server.embedded.servers import Embedded
+from tests.http.api import Api, open_app, serving
+from tests.http.push.reading import events
+from tests.http.push.test_sse import complete
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read the job often: a second report within a second makes no event."""
+    monkeypatch.setattr(progress_stream, "CHECK_S", 0.2)
+
+
+async def test_progress_is_told_until_the_job_is_completed(backend: Embedded) -> None:
+    async with open_app(backend) as app, serving(app) as port:
+        api = Api(app)
+        job = await api.active()
+        target = f"/ojs/v1/jobs/{job['id']}/progress"
+        async with events(port, f"{target}/stream") as stream:
+            for value in (0.25, 0.5):
+                await api.call("PUT", target, {"progress": value, "data": {"n": value}})
+                found = await stream.take(2)
+                assert [event.kind for event in found] == ["progress", "message"]
+                for event in found:
+                    assert event.data == (await api.get(target)).json
+                    assert (event.data["progress"], event.data["data"]) == (value, {"n": value})
+            await complete(api, job)
+            found = await stream.rest()
+        assert [event.kind for event in found] == ["completed", "message"]
+        assert (found[0].data["progress"], found[0].data["state"]) == (1.0, "completed")
+        assert (app.push.count, app.push.hub.reading) == (0, 0)
+
+
+@pytest.mark.parametrize(("path", "last"), [("cancel", "cancelled"), ("nack", "failed")])
+async def test_other_ends_have_their_own_event(standalone: Embedded, path: str, last: str) -> None:
+    async with open_app(standalone) as app, serving(app) as port:
+        api = Api(app)
+        job = await api.active(options={"retry": {"max_attempts": 1}})
+        async with events(port, f"/ojs/v1/jobs/{job['id']}/progress/stream") as stream:
+            reply = await api.post(f"/ojs/v1/jobs/{job['id']}/{path}", {"error": {"message": "x"}})
+            assert reply.status == 200
+            assert [event.kind for event in await stream.rest()] == [last, "message"]
+
+
+async def test_a_shutdown_ends_the_stream(standalone: Embedded) -> None:
+    async with open_app(standalone) as app, serving(app, grace_s=20.0) as port:
+        api = Api(app)
+        job = await api.active()
+        async with events(port, f"/ojs/v1/jobs/{job['id']}/progress/stream") as stream:
+            app.drain()
+            assert [event.kind for event in await stream.rest()] == ["server.shutdown"]
+
+
+async def test_an_unknown_job_is_an_error(api: Api) -> None:
+    unknown = "01962222-bbbb-7ccc-8ddd-eeeeeeeeeeee"
+    assert (await api.get(f"/ojs/v1/jobs/{unknown}/progress/stream")).status == 404
+    job = await api.enqueue()
+    reply = await api.call("HEAD", f"/ojs/v1/jobs/{job['id']}/progress/stream")
+    assert (reply.status, reply.headers["content-type"]) == (200, "text/event-stream")
+    assert api.app.push.count == 0
