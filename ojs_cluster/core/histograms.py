@@ -14,7 +14,7 @@ RUN_BOUNDS_MS: Final = (
     *(5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000),
     *(120_000, 300_000),
 )
-"""The same of run times."""
+"""Upper bounds of the buckets of run times, in milliseconds, like those of waits."""
 
 
 def quantile(buckets: Sequence[int], bounds_ms: Sequence[int], share: float) -> float:
@@ -26,15 +26,16 @@ def quantile(buckets: Sequence[int], bounds_ms: Sequence[int], share: float) -> 
     Args:
         buckets: numbers of values, one for each bound and one for the values above all bounds.
         bounds_ms: upper bounds of the buckets, in milliseconds.
-        share: which quantile, such as 0.95.
+        share: the part of the values that are at most as large as the quantile, such as 0.95.
 
     Returns:
         Milliseconds; 0 without any value.
     """
-    wanted = share * sum(buckets)
-    below, lower = 0, 0
+    rank = share * sum(buckets)
+    count_below, lower_bound = 0, 0
     for count, bound in zip(buckets, bounds_ms, strict=False):
-        if count and below + count >= wanted:
-            return round(lower + (bound - lower) * max(0.0, wanted - below) / count, 3)
-        below, lower = below + count, bound
-    return float(lower) if sum(buckets) else 0.0
+        if count and count_below + count >= rank:
+            part = max(0.0, rank - count_below) / count
+            return round(lower_bound + (bound - lower_bound) * part, 3)
+        count_below, lower_bound = count_below + count, bound
+    return float(lower_bound) if sum(buckets) else 0.0

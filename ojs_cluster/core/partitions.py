@@ -102,8 +102,8 @@ class PartitionLayout:
     def needs_check(self, now_ms: int) -> bool:
         """Return whether old partitions must be checked for waiting or active jobs.
 
-        These are open partitions, which may have become empty, and partitions that have closed in
-        the last ``2 * DRAIN_MS``, in which a late producer may have stored a job.
+        Old partitions that are still open may have become empty. A late producer may have stored a
+        job in partitions that closed in the last ``2 * DRAIN_MS``.
         """
         return self.open_count > self.count or (
             self.occupied_count > self.open_count and now_ms - self.changed_at_ms < 2 * DRAIN_MS

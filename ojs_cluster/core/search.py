@@ -5,11 +5,11 @@ A search is a list of terms, separated by blanks. A job must match all of them::
     queue:mail,bulk type:email.* state:discarded error:"connection reset"* attempt:>3 args.user:42
 
 * ``id queue type state tag worker error`` compare text. A comma separates alternatives. A value is
-  exact, or a prefix that ends in ``*``. A quoted value may hold blanks and commas, and a backslash
-  before a quote or a backslash. An asterisk inside of the quotes has no meaning.
-* ``args.NAME`` and ``meta.NAME`` compare a member with the same values. Dots lead to inner members.
+  exact, or a prefix that ends in ``*``. A quoted value may hold blanks and commas; a backslash
+  escapes a quote or a backslash in it. An asterisk inside the quotes is an ordinary character.
+* ``args.NAME`` and ``meta.NAME`` compare a member in the same way. Dots lead to inner members.
   ``args.0`` is the first argument; another name is a member of any argument. Numbers compare by
-  their text, so large ones stay exact. Of an array, any item may match.
+  their text, so large ones stay exact. An array matches if one of its items does.
 * ``priority`` and ``attempt`` compare whole numbers: ``5``, ``>5``, ``>=5``, ``<5``, ``<=5``.
 * ``since`` and ``until`` are RFC 3339 times, or how long ago as ``90s``, ``15m``, ``2h``, ``7d``.
 
@@ -31,20 +31,22 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.raw_json import array_items, object_members, string
 from ojs_cluster.core.timestamps import parse_timestamp
 
-MAX_TEXT: Final = 2000
-"""Most characters of a search."""
+MAX_CHARACTERS: Final = 2000
+"""Maximum length of a search."""
 MAX_TERMS: Final = 20
+"""Maximum number of terms of a search."""
 MAX_VALUES: Final = 100
-"""Most values of a term."""
-MAX_PATH: Final = 6
-"""Most names in the path of an argument or a meta value."""
+"""Maximum number of values of a term."""
+MAX_PATH_NAMES: Final = 6
+"""Maximum number of names in the path of an argument or a meta value."""
 
 _TEXT_FIELDS: Final = frozenset({"id", "queue", "type", "state", "tag", "worker", "error"})
 _NUMBER_FIELDS: Final = frozenset({"priority", "attempt"})
 _TIME_FIELDS: Final = frozenset({"since", "until"})
 _MEMBER_FIELDS: Final = frozenset({"args", "meta"})
 _CONTENT_FIELDS: Final = frozenset({"tag", "error", *_MEMBER_FIELDS})
-"""Fields that need the content of a job, which may be large."""
+"""Fields for which a search reads the content of a job: args, meta, tags and errors. The content
+may be large, so the other fields are compared first."""
 FIELDS: Final = (
     *("id", "queue", "type", "state", "priority", "tag", "worker", "error", "attempt"),
     *("args.", "meta.", "since", "until"),
@@ -60,7 +62,7 @@ _UNIT_MS: Final = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
 class SearchedJob(Protocol):
-    """What a search reads of a job. The methods may be costly and are called last."""
+    """What a search reads of a job: its properties, and by the methods its content."""
 
     @property
     def id(self) -> str:
@@ -105,7 +107,7 @@ class SearchedJob(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TextPattern:
-    """A text, or how a text begins."""
+    """An exact text, or the prefix of a text."""
 
     text: str
     is_prefix: bool = False
@@ -154,7 +156,7 @@ class Term:
 
     @property
     def needs_content(self) -> bool:
-        """Whether the term reads more than the small fields of a job."""
+        """Whether the term reads the content of a job."""
         return self.name in _CONTENT_FIELDS
 
     def admits(self, job: SearchedJob) -> bool:
@@ -190,8 +192,8 @@ class Search:
 
     Args:
         terms: the terms; a job must match all.
-        since_ms: the earliest time in Unix milliseconds, None for any.
-        until_ms: the time before which, in Unix milliseconds, None for any.
+        since_ms: Unix time in ms, None for any. The caller finds only jobs of this time or later.
+        until_ms: Unix time in ms, None for any. The caller finds only jobs before this time.
     """
 
     terms: tuple[Term, ...] = ()
@@ -200,25 +202,29 @@ class Search:
 
     @property
     def needs_content(self) -> bool:
-        """Whether a term reads more than the small fields of a job."""
+        """Whether a term reads the content of a job."""
         return any(term.needs_content for term in self.terms)
 
-    def admits_fields(self, job: SearchedJob) -> bool:
-        """Return whether the small fields of ``job`` match, without its content."""
+    def admits_without_content(self, job: SearchedJob) -> bool:
+        """Return whether ``job`` matches all terms that do not read its content."""
         return all(term.admits(job) for term in self.terms if not term.needs_content)
 
     def admits(self, job: SearchedJob) -> bool:
-        """Return whether ``job`` matches all terms. The times are the caller's to compare."""
-        return self.admits_fields(job) and all(
+        """Return whether ``job`` matches all terms. The caller compares the times."""
+        return self.admits_without_content(job) and all(
             term.admits(job) for term in self.terms if term.needs_content
         )
 
-    def names(self, name: str) -> bool:
+    def has_field(self, name: str) -> bool:
         """Return whether a term has the field ``name``."""
         return any(term.name == name for term in self.terms)
 
-    def exact(self, name: str) -> frozenset[str] | None:
-        """Return the values that the field ``name`` may have, None if they are not known."""
+    def exact_values(self, name: str) -> frozenset[str] | None:
+        """Return all values that field ``name`` may have in a matching job.
+
+        Returns:
+            The values; None if the terms do not list them.
+        """
         found: frozenset[str] | None = None
         for term in self.terms:
             if term.name == name and not any(pattern.is_prefix for pattern in term.texts):
@@ -237,8 +243,8 @@ def parse_search(text: str, *, now_ms: int) -> Search:
     Raises:
         InvalidRequest: the text is not a search; the message says where and why.
     """
-    if len(text) > MAX_TEXT:
-        raise _rejected(f"has more than {MAX_TEXT} characters")
+    if len(text) > MAX_CHARACTERS:
+        raise _rejected(f"has more than {MAX_CHARACTERS} characters")
     terms: list[Term] = []
     since: list[int] = []
     until: list[int] = []
@@ -300,8 +306,8 @@ def _check_name(name: str, path: tuple[str, ...]) -> None:
     if name in _MEMBER_FIELDS:
         if not path or not all(path):
             raise _rejected(f"needs a name after '{name}.'")
-        if len(path) > MAX_PATH:
-            raise _rejected(f"has more than {MAX_PATH} names in a path")
+        if len(path) > MAX_PATH_NAMES:
+            raise _rejected(f"has more than {MAX_PATH_NAMES} names in a path")
     elif path or name not in _TEXT_FIELDS | _NUMBER_FIELDS | _TIME_FIELDS:
         raise _rejected(
             f"has the unknown field '{'.'.join((name, *path))[:40]}': use {_field_names()}"
@@ -322,13 +328,13 @@ def _number_of(name: str, value: TextPattern) -> NumberPattern:
 
 
 def _time_of(name: str, values: list[TextPattern], now_ms: int) -> int:
-    [value] = values if len(values) == 1 else [TextPattern("", True)]
-    if not value.is_prefix:
-        ago = _AGO.fullmatch(value.text)
+    if len(values) == 1 and not values[0].is_prefix:
+        text = values[0].text
+        ago = _AGO.fullmatch(text)
         if ago is not None:
             return now_ms - int(ago[1]) * _UNIT_MS[ago[2]]
         with suppress(ValueError):
-            time = parse_timestamp(value.text)
+            time = parse_timestamp(text)
             if not time.relative:
                 return time.ms
     raise _rejected(f"needs one time after '{name}:', such as 2030-01-01T00:00:00Z, 15m or 7d")

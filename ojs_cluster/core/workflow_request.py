@@ -164,7 +164,7 @@ class _Reader:
         return number
 
     def _items(self, attributes: dict[str, Raw], prefix: str) -> list[_Item]:
-        # Clients send "jobs" or "steps" for every type. Without both, errors name that of the spec.
+        # Clients send "jobs" or "steps" for every type. Without both, the error names one.
         parallel = string(attributes.get("type", _NULL)) in ("group", "batch")
         key = (
             "jobs" if "jobs" in attributes or (parallel and "steps" not in attributes) else "steps"
@@ -192,7 +192,7 @@ class _Reader:
         attributes.setdefault("args", Raw(b"[]"))
         options = dict(_object(attributes.get("options"), f"{path}.options"))
         options.pop("callback_type", None)
-        # An option of the step wins over that of the workflow, also if it is a top-level attribute.
+        # An option of the step has priority over that of the workflow, also outside of `options`.
         defaults = {k: v for k, v in self.defaults.items() if k not in attributes}
         if options or defaults:
             attributes["options"] = Raw(b"{%b}" % join({**defaults, **options}))
@@ -265,7 +265,7 @@ class _Reader:
                 if label in number_of and number_of[label] != number:
                     raise InvalidRequest(f"two steps are called {show(label)}", field=item.path)
                 number_of[label] = number
-        no_callbacks = [n for n, item in zip(added, items, strict=True) if not item.callback]
+        steps = [n for n, item in zip(added, items, strict=True) if not item.callback]
         previous: int | None = None
         for item, number in zip(items, added, strict=True):
             deps: dict[int, None] = {}
@@ -276,7 +276,7 @@ class _Reader:
                     )
                 deps[number_of[label]] = None
             if item.callback:
-                deps = deps or dict.fromkeys(no_callbacks)
+                deps = deps or dict.fromkeys(steps)
                 trigger = TRIGGERS[item.callback]
                 self._change(number, deps=tuple(deps), trigger=trigger, callback=item.callback)
                 continue

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.search import (
+    MAX_CHARACTERS,
     MAX_TERMS,
-    MAX_TEXT,
     MAX_VALUES,
     Search,
     SearchedJob,
@@ -98,7 +98,7 @@ def admits(text: str, **raw: bytes) -> bool:
 def test_terms_compare_the_small_fields(text: str, expected: bool) -> None:
     assert admits(text) is expected
     assert parse(text).needs_content is False
-    assert parse(text).admits_fields(Job()) is expected
+    assert parse(text).admits_without_content(Job()) is expected
 
 
 def test_a_job_without_a_worker_has_no_worker_value() -> None:
@@ -135,7 +135,7 @@ ARGS = (
 def test_arguments_are_found_by_name_and_by_position(text: str, expected: bool) -> None:
     assert admits(text, args=ARGS) is expected
     assert parse(text).needs_content is True
-    assert parse(text).admits_fields(Job()) is True
+    assert parse(text).admits_without_content(Job()) is True
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_times_are_absolute_or_ago_and_the_narrowest_hold() -> None:
         ("QUEUE:a", "has no field"),
         ("queue:a " * (MAX_TERMS + 1), "terms"),
         ("queue:" + ",".join("a" for _ in range(MAX_VALUES + 1)), "values"),
-        ("queue:" + "a" * MAX_TEXT, "characters"),
+        ("queue:" + "a" * MAX_CHARACTERS, "characters"),
     ],
 )
 def test_what_is_no_search_is_refused_with_the_reason(text: str, reason: str) -> None:
@@ -222,13 +222,13 @@ def test_what_is_no_search_is_refused_with_the_reason(text: str, reason: str) ->
 
 
 def test_exact_values_are_those_that_all_terms_of_a_field_allow() -> None:
-    assert parse("queue:a,b queue:b,c").exact("queue") == frozenset("b")
-    assert parse("queue:a queue:b").exact("queue") == frozenset()
-    assert parse("queue:a*").exact("queue") is None
-    assert parse("queue:a* queue:ab").exact("queue") == frozenset({"ab"})
-    assert parse("type:a").exact("queue") is None
-    assert parse("worker:w").names("worker")
-    assert not parse("worker:w").names("queue")
+    assert parse("queue:a,b queue:b,c").exact_values("queue") == frozenset("b")
+    assert parse("queue:a queue:b").exact_values("queue") == frozenset()
+    assert parse("queue:a*").exact_values("queue") is None
+    assert parse("queue:a* queue:ab").exact_values("queue") == frozenset({"ab"})
+    assert parse("type:a").exact_values("queue") is None
+    assert parse("worker:w").has_field("worker")
+    assert not parse("worker:w").has_field("queue")
 
 
 @given(st.text(max_size=60))

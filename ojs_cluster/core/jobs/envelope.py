@@ -257,7 +257,7 @@ def _job(attributes: dict[str, Raw], limits: PayloadLimits, trace: bytes) -> New
                 job_type=job_type,
                 queue=parsed.queue,
                 args=args,
-                meta=client_meta,  # each request has its own trace context
+                meta=client_meta,  # without the trace context, which each request has for itself
                 max_bytes=limits.fingerprint_bytes,
             )
         ),
@@ -325,6 +325,6 @@ def _meta(piece: Raw | None, metadata: bytes | None, limits: PayloadLimits) -> b
 
 
 def _merge(*, defaults: bytes, members: bytes) -> bytes:
-    """Return a JSON object with the members of both objects; those of ``members`` win."""
+    """Return a JSON object with the members of both objects; ``members`` has priority."""
     merged = {**(object_members(defaults) or {}), **(object_members(members) or {})}
     return b"{%b}" % join(merged)

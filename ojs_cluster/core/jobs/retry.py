@@ -13,9 +13,8 @@ from ojs_cluster.core.durations import MAX_DURATION_MS, format_duration, parse_d
 from ojs_cluster.core.errors import ValidationFailed
 from ojs_cluster.core.raw_json import show
 
-MAX_ATTEMPTS: Final = (
-    2**31 - 1
-)  # the largest 32-bit integer, which some producers send as "no limit"
+MAX_ATTEMPTS: Final = 2**31 - 1
+"""The largest 32-bit integer. Some producers send it for "no limit"."""
 MAX_COEFFICIENT: Final = 1e6
 MAX_PATTERNS: Final = 100
 MAX_PATTERN_LENGTH: Final = 255
@@ -128,8 +127,8 @@ def parse_retry(
     """Return the policy of decoded JSON; missing fields have their defaults (spec: ojs-retry).
 
     Besides its name in the spec, a field may have the names that SDKs send. If a request uses
-    several names of a field, the name in the spec has priority. A null field
-    counts as absent. Unknown fields are ignored.
+    several names of a field, the name in the spec has priority. A null field counts as absent.
+    Unknown fields are ignored.
 
     Args:
         values: the policy object, None for the default policy.

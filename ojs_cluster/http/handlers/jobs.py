@@ -182,7 +182,7 @@ def with_search(wanted: JobFilter, text: str) -> JobFilter:
     """
     search = parse_search(text, now_ms=time.time_ns() // 1_000_000)
     # Each queue has indexes of its own. So a search in one queue looks only at its jobs.
-    queues = search.exact("queue") or frozenset()
+    queues = search.exact_values("queue") or frozenset()
     if wanted.queue is None and len(queues) == 1 and is_queue(*queues):
         wanted = replace(wanted, queue=next(iter(queues)))
     return replace(wanted, search=search, since_ms=search.since_ms, until_ms=search.until_ms)

@@ -82,13 +82,13 @@ class JobFilter:
 
     def admits(self, job: JobRecord) -> bool:
         """Return whether the filter admits the job."""
-        return self.admits_fields(job) and (
+        return self.admits_without_content(job) and (
             self.search is None
             or not self.search.needs_content
             or self.search.admits(SearchedRecord(job))
         )
 
-    def admits_fields(self, job: JobRecord) -> bool:
+    def admits_without_content(self, job: JobRecord) -> bool:
         """Return whether the filter admits the small fields of the job."""
         return (
             not job.hidden
@@ -99,7 +99,7 @@ class JobFilter:
             and (self.worker is None or (job.worker_id, job.state) == (self.worker, State.ACTIVE))
             and (job.dead or not self.dead)
             and self._admits_time(job)
-            and (self.search is None or self.search.admits_fields(SearchedRecord(job)))
+            and (self.search is None or self.search.admits_without_content(SearchedRecord(job)))
         )
 
     @property
@@ -116,9 +116,9 @@ class JobFilter:
             return _INDEX[self.state]
         if self.search is None:
             return _INDEXES
-        if self.search.names("worker"):
+        if self.search.has_field("worker"):
             return _INDEX[State.ACTIVE]
-        states = self.search.exact("state")
+        states = self.search.exact_values("state")
         if states is None:
             return _INDEXES
         return tuple(

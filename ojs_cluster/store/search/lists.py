@@ -75,7 +75,7 @@ async def list_jobs(
         InvalidRequest: the cursor is not one of this server.
         BackendUnavailable: Redis did not answer in time.
     """
-    ids = None if wanted.search is None else wanted.search.exact("id")
+    ids = None if wanted.search is None else wanted.search.exact_values("id")
     if ids is not None:
         return await _by_id(store, wanted, ids, limit)
     page = _Page(store, wanted, limit)
@@ -170,7 +170,7 @@ class _Page:
             for job_id, values in zip(ids, reply, strict=True):
                 job = JobRecord(job_id, _fields(values))
                 with suppress(KeyError, ValueError):  # a malformed job is in no list
-                    if values and self._wanted.admits_fields(job):
+                    if values and self._wanted.admits_without_content(job):
                         possible.add(job_id)
 
         await run_concurrently(by_shard, compare)
