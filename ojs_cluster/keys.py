@@ -347,7 +347,7 @@ class Meta:
     maintenance: bytes = b"ojs:{meta}:maintenance"
     """Hash: maintenance mode while it is on: the refused classes of requests, reason, times."""
     bulk_running: bytes = b"ojs:{meta}:bulk_running"
-    """Sorted set: bulk operations that are not over, by the ms at which the scheduler continues."""
+    """Sorted set: bulk operations that have not ended, by the ms of their next slice."""
     bulk_ended: bytes = b"ojs:{meta}:bulk_ended"
     """Sorted set: ended bulk operations by the ms at which their retention ends."""
     webhooks: bytes = b"ojs:{meta}:webhooks"

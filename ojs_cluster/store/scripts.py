@@ -40,7 +40,7 @@ VOLATILE = frozenset(
             "outbox_block_entries",
         ),
         *("webhook_read", "webhook_due", "webhook_take", "webhook_list", "webhook_purge"),
-        *("rights", "worker_states", "workflow_schedule_check", "workflow_stalled"),
+        *("rights", "worker_states", "workflow_due_checks", "workflow_schedule_check"),
     }
 )
 """Scripts whose writes need no confirmation by a replica or a disk. They write leases and

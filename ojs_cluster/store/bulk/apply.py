@@ -1,6 +1,6 @@
-"""Change one job of a bulk operation, by the same transition as a request about that job.
+"""Change one job of a bulk operation, by the same transition as a request for that single job.
 
-Each function may be called again for a job that an earlier process has changed before it crashed.
+``apply`` may be called again for a job that another process changed before it crashed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ async def apply(
         priority: the priority that the job gets.
 
     Returns:
-        None when the job has the wanted state, or the error that tells why it has not.
+        None when the job was changed, now or before; otherwise the error that tells why not.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -64,14 +64,15 @@ async def _change(store: Store, action: BulkAction, target: Target, active: bool
         case BulkAction.DELETE:
             await delete_finished(store, target.job_id)
         case BulkAction.PURGE:
-            # The call after the cancellation removes the job; after a crash the janitor does.
+            # ``delete_finished`` removes the cancelled job. If the process dies before it, the
+            # janitor removes the job.
             with suppress(Conflict):
                 await cancel(store, target.job_id, keep_ms=0, only="waiting", repeatable=True)
             await delete_finished(store, target.job_id)
 
 
 async def _is_changed(store: Store, action: BulkAction, target: Target, error: OJSError) -> bool:
-    """Return whether a refusal shows that the job has the wanted state, or had it since."""
+    """Return whether ``error`` shows that the job has been changed before."""
     match action, error:
         case BulkAction.DELETE | BulkAction.PURGE, NotFound():
             return True

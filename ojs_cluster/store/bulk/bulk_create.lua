@@ -1,7 +1,7 @@
 -- Transition: (nothing) -> running, for a bulk operation.
--- Pre:  there is room for a further running operation.
--- Post: the operation is stored, and the scheduler continues it at the given time. If there are too many
---       operations, the ended one that would be removed first is gone.
+-- Pre:  fewer operations than the maximum are running.
+-- Post: the operation is stored, and the scheduler continues it after the given time. If there are too many
+--       operations, the script has removed the ended operation whose retention ends first.
 -- Memory: allow-oom; adds 50 KiB.
 -- KEYS: 1 bulk:<id>, 2 bulk_running, 3 bulk_ended.
 -- ARGV: 1 id, 2 maximum number of running operations, 3 maximum number of operations, 4 ms until the scheduler
@@ -9,7 +9,8 @@
 -- Returns: {'ok', fields} | {'full', running operations}
 --@include keys now preflight remove_one set_deadline
 local operation_key, RUNNING, ENDED = KEYS[1], KEYS[2], KEYS[3]
-local id, max_running, max_operations, delay_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local id, max_running, max_operations = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local delay_ms = tonumber(ARGV[4])
 -- A repetition after a lost reply finds the operation, and changes nothing.
 if redis.call('EXISTS', operation_key) == 1 then return {'ok', redis.call('HGETALL', operation_key)} end
 local running = redis.call('ZCARD', RUNNING)

@@ -1,10 +1,11 @@
 -- Transition: ended -> deleted, for up to 100 bulk operations whose retention is over.
--- Post: the ids of running operations whose next slice is due are returned, the one that waits longest first.
---       An id without an operation has left its index.
+-- Post: the reply has the ids of the running operations whose next slice is due. Ids whose operation does not
+--       exist any more are removed from bulk_running.
 -- Memory: allow-oom; adds nothing.
 -- KEYS: 1 bulk_running, 2 bulk_ended.
 -- ARGV: 1 maximum number of ids.
--- Returns: {now, ms of the next slice or removal that is not due, or -1, removed operations, then ids}
+-- Returns: {now, ms of the next slice or removal that is not due, or -1, number of removed
+--          operations, then ids, the one that is due longest first}
 --@include keys now preflight long_lists
 local RUNNING, ENDED, limit = KEYS[1], KEYS[2], ARGV[1]
 local old = redis.call('ZRANGEBYSCORE', ENDED, '-inf', now, 'LIMIT', 0, 100)
@@ -13,7 +14,9 @@ for _, id in ipairs(old) do preflight_key(bulk_key(id)) end
 run_preflight()
 local reply, gone = {now, -1, #old}, {}
 for _, id in ipairs(due) do
-    table.insert(redis.call('EXISTS', RUNNING, bulk_key(id)) == 2 and reply or gone, id)
+    -- RUNNING makes the command touch an existing key of this slot (see preflight.lua).
+    local exists = redis.call('EXISTS', RUNNING, bulk_key(id)) == 2
+    table.insert(exists and reply or gone, id)
 end
 for _, zset in ipairs({RUNNING, ENDED}) do
     local after = redis.call('ZRANGEBYSCORE', zset, '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]

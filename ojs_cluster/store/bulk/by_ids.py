@@ -15,7 +15,7 @@ from ojs_cluster.store.fanout import run_concurrently
 async def change_jobs(
     store: Store, action: BulkAction, job_ids: Sequence[str]
 ) -> dict[str, OJSError | None]:
-    """Change each job as a request about that job does.
+    """Change each job by the same transition as a request for that single job.
 
     A shard that does not answer affects only its own jobs.
 
@@ -27,13 +27,13 @@ async def change_jobs(
     """
     outcomes: dict[str, OJSError | None] = {}
 
-    async def one(job_id: str) -> None:
+    async def change_one(job_id: str) -> None:
         try:
             outcomes[job_id] = await apply(store, action, Target(job_id), active=True)
         except BackendUnavailable as error:
             outcomes[job_id] = error
 
-    await run_concurrently(job_ids, one)
+    await run_concurrently(job_ids, change_one)
     errors = [error for error in outcomes.values() if isinstance(error, BackendUnavailable)]
     if errors and len(errors) == len(outcomes):
         raise errors[0]

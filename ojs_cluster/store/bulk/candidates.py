@@ -1,7 +1,7 @@
 """Walk the indexes that hold the jobs of a selection, one page of one index in one shard at a time.
 
-A position names the last entry of a page. Jobs that enter or leave an index in the meantime do not
-move it, so a job that stays is neither missed nor read twice.
+A position names the last entry of a page by its score and its id. So a job that stays in its index
+is read exactly once, even if other jobs enter or leave the index between two pages.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from ojs_cluster.store.bulk.operation import Position
 from ojs_cluster.store.context import Store
 
 PAGE: Final = 200
-"""Entries that one script reads, in about a millisecond."""
+"""Maximum number of entries that one script reads. It takes about a millisecond."""
 _FIELDS: Final = 9
-"""Values of each job in the reply of ``bulk_page.lua``, without the id."""
+"""Number of values of each job in the reply of ``bulk_page.lua``, without the id."""
 _INDEXES: Final[Mapping[State, tuple[str, ...]]] = {
     State.PENDING: ("pending",),
     State.AVAILABLE: ("queue_available", "queue_blocked"),
@@ -31,7 +31,8 @@ _INDEXES: Final[Mapping[State, tuple[str, ...]]] = {
     State.DISCARDED: ("finished",),
 }
 """Indexes of the jobs of each state. Dead letters are also in ``finished``."""
-_OF_A_QUEUE: Final = frozenset({"queue_available", "queue_blocked", "queue_dead"})
+_INDEXES_OF_QUEUE: Final = frozenset({"queue_available", "queue_blocked", "queue_dead"})
+"""The indexes that each queue has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +62,18 @@ async def read_page(store: Store, selection: Selection, position: Position) -> P
         return Page((), None)
     name = indexes[position.index]
     queue = selection.queue or position.queue
-    if name in _OF_A_QUEUE and not queue:
+    if name in _INDEXES_OF_QUEUE and not queue:
         following = await _next_queue(store, position)
         return Page((), following if following is not None else _next_index(position, indexes))
     shard = store.keys.shard(min(position.shard, len(store.keys) - 1))
     if queue and shard not in await store.partitions.occupied_shards(store, queue):
         return Page((), await _next_shard(store, selection, position, indexes))
     key = getattr(shard, name)
-    jobs, score, last, full = await _read(
-        store, shard, key(queue) if name in _OF_A_QUEUE else key, position
+    jobs, score, last_id, full = await _read(
+        store, shard, key(queue) if name in _INDEXES_OF_QUEUE else key, position
     )
     if full:
-        return Page(jobs, replace(position, score=score, member=last))
+        return Page(jobs, replace(position, score=score, member=last_id))
     return Page(jobs, await _next_shard(store, selection, position, indexes))
 
 
@@ -85,11 +86,11 @@ async def _next_shard(
     if queue:  # a queue has few shards
         occupied = await store.partitions.occupied_shards(store, queue)
         shards_of_queue = {shard.index for shard in occupied}
-        following = next((index for index in shards if index in shards_of_queue), None)
+        shard = next((index for index in shards if index in shards_of_queue), None)
     else:
-        following = next(iter(shards), None)
-    if following is not None:
-        return Position(position.index, position.queue, following)
+        shard = next(iter(shards), None)
+    if shard is not None:
+        return Position(position.index, position.queue, shard)
     if position.queue:
         after = await _next_queue(store, position)
         if after is not None:
@@ -117,7 +118,11 @@ async def _next_queue(store: Store, position: Position) -> Position | None:
 async def _read(
     store: Store, shard: Shard, key: bytes, position: Position
 ) -> tuple[list[JobSummary], str, str, bool]:
-    """Return the jobs of a page, score and id of its last entry, and whether the page is full."""
+    """Read a page of an index.
+
+    Returns:
+        The jobs, score and id of the last entry, and whether the page is full.
+    """
     flat: Any = await store.run(
         shard, "bulk_page", [key], [position.score, position.member, PAGE], idempotent=True
     )
@@ -128,8 +133,8 @@ async def _read(
         if job is not None:
             jobs.append(job)
     count = len(rows) // (_FIELDS + 1)
-    last = rows[-(_FIELDS + 1)].decode() if rows else ""
-    return jobs, score, last, count == PAGE
+    last_id = rows[-(_FIELDS + 1)].decode() if rows else ""
+    return jobs, score, last_id, count == PAGE
 
 
 def _summary(job_id: str, values: Sequence[bytes]) -> JobSummary | None:

@@ -1,12 +1,12 @@
 """Carry out bulk operations, slice by slice.
 
 A slice is at most one page of an index. Its jobs are stored with the operation before the first of
-them is changed, so that a process which continues after a crash changes the rest, and counts every
-job once. Each update compares the version of the operation. Of two processes that carry out the
-same operation one stores its progress, and the other one stops.
+them is changed. So a process that continues after a crash changes the rest, and counts every job
+once. Each update compares the version of the operation. If two processes carry out the same
+operation, one of them stores its progress, and the other one stops.
 
-Jobs that were created, or have ended, after the operation are not chosen. So a retried job that
-fails again is not retried again, and a walk ends although new jobs arrive.
+An operation leaves out jobs that were created, or have ended, after its own creation. So it does
+not retry a job again that it has retried, and its walk ends although new jobs arrive.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ from ojs_cluster.store.sweeps.sweep_result import SweepResult
 log = logging.getLogger("ojs.store")
 
 _MAX_PAGES: Final = 25
-"""Pages without a chosen job that one slice reads, 5000 entries."""
+"""Maximum number of pages that one slice reads to find jobs: 5000 entries."""
 _OPERATIONS_AT_ONCE: Final = 4
-"""Operations that one step of the scheduler continues, by one slice each."""
+"""Maximum number of operations that one sweep continues, by one slice each."""
 _PAUSE_MS: Final = 5000
 """Milliseconds until an operation continues after Redis has not answered."""
 _NEXT_SLICE_MS: Final = 1
@@ -90,7 +90,7 @@ async def run_due(store: Store) -> SweepResult:
 
 async def _postpone(store: Store, operation_id: str, at_ms: int) -> None:
     meta = store.keys.meta
-    await store.run_meta("postpone_removal", [meta.bulk_running], [at_ms, operation_id])
+    await store.run_meta("postpone_members", [meta.bulk_running], [at_ms, operation_id])
 
 
 async def run_for(store: Store, operation: BulkOperation, seconds: float) -> BulkOperation:
@@ -123,7 +123,7 @@ async def _continue(store: Store, operation_id: str, delay_ms: int) -> BulkOpera
             raise Superseded
         return await advance(store, operation, delay_ms)
     except DamagedOperation as error:
-        # It ends, because nothing tells which jobs it was about.
+        # No process can read which jobs it would change.
         log.error("bulk operation %s has failed: %s", operation_id, error)  # noqa: TRY400
         await _end_damaged(store, operation_id, str(error))
         raise Superseded from None
@@ -140,7 +140,7 @@ async def advance(store: Store, operation: BulkOperation, delay_ms: int) -> Bulk
     Raises:
         Superseded: another process has updated the operation.
         DamagedOperation: its position is damaged.
-        BackendUnavailable: Redis did not answer in time. Nothing is lost.
+        BackendUnavailable: Redis did not answer in time. The scheduler continues the operation.
     """
     if operation.slice is not None:
         return await _finish_slice(store, operation, operation.slice, delay_ms)
@@ -158,9 +158,12 @@ async def advance(store: Store, operation: BulkOperation, delay_ms: int) -> Bulk
 async def _choose(
     store: Store, operation: BulkOperation, position: Position
 ) -> tuple[BulkOperation, Slice | None]:
-    """Read pages until one has jobs to change; return the new counts and position, and these jobs.
+    """Read pages until one has jobs to change.
 
     The jobs of a dry run are only counted.
+
+    Returns:
+        The operation with new counts and a new position, and the jobs to change, None for none.
     """
     following: Position | None = position
     examined, matched = operation.examined, operation.matched
@@ -182,17 +185,17 @@ async def _choose(
 
 
 def _is_chosen(operation: BulkOperation, job: JobSummary) -> bool:
-    since = job.created_ms if job.finished_ms is None else job.finished_ms
-    return since <= operation.created_ms and operation.selection.admits(job)
+    last_change_ms = job.created_ms if job.finished_ms is None else job.finished_ms
+    return last_change_ms <= operation.created_ms and operation.selection.admits(job)
 
 
 async def _read(store: Store, operation: BulkOperation, position: Position) -> Page:
     if operation.ids is None:
         return await read_page(store, operation.selection, position)
-    taken = operation.ids[position.ids : position.ids + PAGE]
+    ids = operation.ids[position.ids : position.ids + PAGE]
     found: dict[str, JobSummary] = {}
 
-    async def one(job_id: str) -> None:
+    async def read_one(job_id: str) -> None:
         try:
             job = await read_jobs.get(store, job_id)
         except (NotFound, MalformedJob):
@@ -202,9 +205,9 @@ async def _read(store: Store, operation: BulkOperation, position: Position) -> P
             *(job.priority, job.dead, job.hidden, job.replays),
         )
 
-    await run_concurrently(taken, one)
-    end = position.ids + len(taken)
-    jobs = [found[job_id] for job_id in taken if job_id in found]
+    await run_concurrently(ids, read_one)
+    end = position.ids + len(ids)
+    jobs = [found[job_id] for job_id in ids if job_id in found]
     return Page(jobs, Position(ids=end) if end < len(operation.ids) else None)
 
 
@@ -214,14 +217,14 @@ async def _finish_slice(
     failures: dict[str, str] = {}
     active = State.ACTIVE in operation.selection.states
 
-    async def one(target: Target) -> None:
+    async def change(target: Target) -> None:
         error = await apply(
             store, operation.action, target, active=active, priority=operation.priority
         )
         if error is not None:
             failures[target.job_id] = error.message
 
-    await run_concurrently(current.targets, one)
+    await run_concurrently(current.targets, change)
     found = [(t.job_id, failures[t.job_id]) for t in current.targets if t.job_id in failures]
     operation = replace(
         operation,
@@ -251,7 +254,7 @@ async def _update(store: Store, operation: BulkOperation, delay_ms: int | None) 
     position = None if operation.position is None else operation.position.members()
     fields: list[Arg] = [
         *("position", orjson.dumps(position)),
-        *("slice", b"" if operation.slice is None else operation.slice.text()),
+        *("slice", b"" if operation.slice is None else operation.slice.encode()),
         *("examined", operation.examined, "matched", operation.matched),
         *("succeeded", operation.succeeded, "failed", operation.failed),
         *("failures", orjson.dumps(operation.failures)),

@@ -12,8 +12,9 @@ import orjson
 from ojs_cluster.core.bulk.selection import BulkAction, Selection
 
 MAX_FAILURES: Final = 20
-"""Failures that an operation keeps. Their number is counted beyond that."""
-_MAX_REASON: Final = 300  # characters
+"""Maximum number of failures that an operation keeps. It counts all failures."""
+_MAX_REASON: Final = 300
+"""Maximum number of characters of a reason."""
 _COUNTS: Final = ("examined", "matched", "succeeded", "failed")
 
 
@@ -33,7 +34,7 @@ class DamagedOperation(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """How far the walk over the indexes has come, or over the ids of the operation.
+    """How far the walk over the indexes, or over the ids of the operation, has come.
 
     Args:
         index: number of the index.
@@ -41,7 +42,7 @@ class Position:
         shard: index of the shard.
         score: score of the last entry as Redis spells it, '' at the beginning of an index.
         member: the last entry.
-        ids: ids of the operation that were taken.
+        ids: number of the operation's ids that were processed.
     """
 
     index: int = 0
@@ -85,16 +86,20 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """The jobs that are being changed, and where the walk continues afterwards.
+    """The chosen jobs that an operation changes next.
 
-    It is stored before its first job is changed. So a process that continues after a crash knows
-    which jobs the operation has chosen, and counts each of them once.
+    The slice is stored before its first job is changed. So a process that continues after a crash
+    knows the chosen jobs, and counts each of them once.
+
+    Args:
+        targets: the jobs.
+        following: where the walk continues after these jobs, None at its end.
     """
 
     targets: Sequence[Target]
     following: Position | None
 
-    def text(self) -> bytes:
+    def encode(self) -> bytes:
         """Return the slice as stored."""
         position = None if self.following is None else self.following.members()
         return orjson.dumps([[[t.job_id, t.replays] for t in self.targets], position])
@@ -108,17 +113,17 @@ class BulkOperation:
         id: its id, a UUIDv7.
         action: what is done to each job.
         state: its state.
-        version: number of updates, which an update compares.
+        version: number of updates. An update is refused if another process has made one since.
         created_ms: when it was created, in Unix milliseconds.
-        ended_ms: when it has ended, None before.
-        selection: which jobs it chooses. An operation on ids compares them with it, too.
+        ended_ms: when it ended, in Unix milliseconds; None while it has not ended.
+        selection: which jobs it chooses. It also applies to an operation on ids.
         ids: the ids of its jobs; None for all jobs that the selection admits.
         dry_run: whether it only counts.
         priority: the priority that the action ``priority`` gives to each job.
         principal: name of the API key that has created it.
         position: where the walk continues, None at its end.
         slice: the jobs that are being changed, None between two slices.
-        examined: number of jobs that were compared.
+        examined: number of jobs that were compared with the selection.
         matched: number of jobs that were chosen.
         succeeded: number of jobs that were changed.
         failed: number of jobs that could not be changed.
@@ -148,13 +153,13 @@ class BulkOperation:
 
     @property
     def ended(self) -> bool:
-        """Whether the operation is over."""
+        """Whether the operation has ended."""
         return self.ended_ms is not None
 
     def with_failures(self, found: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
         """Return the kept failures and as many of ``found`` as fit, with shortened reasons."""
-        cut = [(job_id, reason[:_MAX_REASON]) for job_id, reason in found]
-        return (*self.failures, *cut)[:MAX_FAILURES]
+        shortened = [(job_id, reason[:_MAX_REASON]) for job_id, reason in found]
+        return (*self.failures, *shortened)[:MAX_FAILURES]
 
 
 def read_operation(operation_id: str, flat: Sequence[bytes]) -> BulkOperation:

@@ -18,11 +18,11 @@ from ojs_cluster.store.runtime import Arg
 MAX_IDS: Final = 1000
 """Maximum number of ids of one operation (spec: ojs-bulk-operations 9.1)."""
 MAX_RUNNING: Final = 100
-"""Maximum number of operations that are not over."""
+"""Maximum number of operations that run or are stopping."""
 MAX_OPERATIONS: Final = 1000
-"""Maximum number of operations. A further one removes the oldest ended one."""
+"""Maximum number of operations. If there are more, the oldest ended operation is removed."""
 _FULL_RETRY_S: Final = 10.0
-"""Seconds after which a client may try again when ``MAX_RUNNING`` operations are not over."""
+"""Seconds after which a client may try again when ``MAX_RUNNING`` operations have not ended."""
 
 
 async def create(
@@ -47,11 +47,11 @@ async def create(
         ids: the ids of the jobs, None for all jobs that ``selection`` admits.
         dry_run: only count the jobs.
         priority: the priority that the action ``priority`` gives to each job.
-        principal: name of the API key.
+        principal: name of the API key that creates the operation.
         delay_ms: milliseconds after which the scheduler continues the operation.
 
     Raises:
-        RateLimited: ``MAX_RUNNING`` operations are not over.
+        RateLimited: ``MAX_RUNNING`` operations have not ended.
         BackendUnavailable: Redis did not answer in time.
     """
     meta = store.keys.meta
@@ -68,7 +68,7 @@ async def create(
     )
     if reply[0] == b"full":
         raise RateLimited(
-            f"{MAX_RUNNING} bulk operations are not over: wait for one, or stop one",
+            f"{MAX_RUNNING} bulk operations have not ended: wait for one, or stop one",
             retry_after_s=_FULL_RETRY_S,
         )
     return read_operation(operation_id, reply[1])
@@ -105,29 +105,32 @@ async def read(store: Store, operation_id: str) -> BulkOperation | None:
 async def list_operations(
     store: Store, *, limit: int, offset: int = 0
 ) -> tuple[list[BulkOperation], int]:
-    """Return a page of operations, the newest first, and how many there are.
+    """Return a page of operations, the newest first, and the number of all.
 
-    Operations that are not over come first. Damaged ones are left out.
+    Operations that have not ended come first. Damaged operations are left out.
     """
     meta = store.keys.meta
     names: list[bytes] = []
     for key in (meta.bulk_running, meta.bulk_ended):
-        part: Any = await store.redis.call(meta.slot, "ZREVRANGE", key, 0, -1, idempotent=True)
+        ids: Any = await store.redis.call(meta.slot, "ZREVRANGE", key, 0, -1, idempotent=True)
         # Ids are UUIDv7, so they sort by the time of creation.
-        names += sorted(part, reverse=True)
+        names += sorted(ids, reverse=True)
     found: dict[str, BulkOperation | None] = {}
 
-    async def one(name: bytes) -> None:
+    async def read_one(name: bytes) -> None:
         found[name.decode()] = await read(store, name.decode())
 
     page = names[offset : offset + limit]
-    await run_concurrently(page, one)
+    await run_concurrently(page, read_one)
     listed = [found[name.decode()] for name in page]
     return [operation for operation in listed if operation is not None], len(names)
 
 
 async def stop(store: Store, operation_id: str) -> BulkOperation:
-    """Let an operation end after its current slice; return it. A repetition changes nothing.
+    """Request that an operation ends after its current slice. A repetition changes nothing.
+
+    Returns:
+        The operation, which is stopping.
 
     Raises:
         NotFound: there is no such operation.

@@ -67,7 +67,7 @@ async def purge_due(store: Store, shard: Shard, limit: int) -> SweepResult:
 async def _postpone(store: Store, shard: Shard, job_ids: Sequence[str], now_ms: int) -> None:
     """Postpone the removal of jobs, so that other jobs are removed first."""
     args: list[Arg] = [now_ms + _POSTPONE_MS, *job_ids]
-    await store.run(shard, "postpone_removal", [shard.finished], args, idempotent=True)
+    await store.run(shard, "postpone_members", [shard.finished], args, idempotent=True)
 
 
 async def remove_leftovers(store: Store, shard: Shard, limit: int = 500) -> int:

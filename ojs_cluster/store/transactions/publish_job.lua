@@ -11,7 +11,7 @@
 --@include keys now preflight remove_many load_jobs change_counters append_event set_deadline
 --@include append_effect make_available announce_queue finish_job remove_from_queue cancel_job index_job
 local key, old_key, transaction, retention = KEYS[1], KEYS[10], ARGV[2], ARGV[3]
-local job = load_job(key, transaction)
+local job = load_job(key, transaction) -- without the transaction id a prepared job cannot be loaded
 if not job or not job[F.transaction] then return {job and job.field_list or {}, effects} end
 local id = job_id_of(key)
 local old = old_key and load_small_fields(old_key)
@@ -23,7 +23,7 @@ preflight_key(OUTBOX_DUE)
 if old then preflight_cancel(old) end
 run_preflight()
 if old then cancel(job_id_of(old_key), old_key, old, retention) end
-drop_fields(key, job, F.transaction)
+drop_fields(key, job, F.transaction) -- from now on the job is not prepared any more
 remove_member(ALIAS_CLAIMS, id)
 local due = tonumber(job[F.due] or 0)
 if job[F.state] == 'scheduled' and due <= now then

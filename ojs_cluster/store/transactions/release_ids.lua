@@ -5,19 +5,19 @@
 -- Returns: number of ids released
 --@include read_job long_lists
 local alias_claims, transaction = KEYS[1], ARGV[1]
-local reserved = {}
+local positions = {}
 for i = 2, #KEYS do
-    if redis.call('HGET', KEYS[i], F.transaction) == transaction then reserved[#reserved + 1] = i end
+    if redis.call('HGET', KEYS[i], F.transaction) == transaction then positions[#positions + 1] = i end
 end
-local freed = {}
-for _, i in ipairs(reserved) do
+local freed_ids = {}
+for _, i in ipairs(positions) do
     if redis.call('HEXISTS', KEYS[i], F.fixed_id) == 1 then
         redis.call('HSET', KEYS[i], F.tombstone, transaction)
         redis.call('HDEL', KEYS[i], F.transaction, F.fixed_id)
     else
         redis.call('DEL', KEYS[i])
-        freed[#freed + 1] = ARGV[i]
+        freed_ids[#freed_ids + 1] = ARGV[i]
     end
 end
-call_in_slices('ZREM', alias_claims, freed)
-return #reserved
+call_in_slices('ZREM', alias_claims, freed_ids)
+return #positions

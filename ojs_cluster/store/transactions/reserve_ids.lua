@@ -1,11 +1,11 @@
 -- Reserves client-chosen ids for a transaction, in the shard where their jobs will live: all ids or none.
--- Pre:  nothing is stored under any of the ids, except tombstones with one of the given tokens.
+-- Pre:  nothing is stored under any of the ids, except tombstones that the caller may replace.
 -- Post: no other job can be stored under the ids until the transaction is applied or aborted. A reservation
 --       is an alias that points to its own shard, and alias_claims lists it for the janitor.
 -- Memory: deny-oom.
 -- KEYS: 1 alias_claims, then per id its job hash.
--- ARGV: 1 transaction id, 2 index of this shard, 3 tokens of tombstones that may be replaced, each between
---       blanks, then the ids.
+-- ARGV: 1 transaction id, 2 index of this shard, 3 tombstone tokens of the caller, each between blanks: it
+--       may replace a tombstone with one of them, then the ids.
 -- Returns: {'ok', now} | {'exists', position of the id (1-based), fields as returned by read_existing.lua}
 --@include now read_job read_existing
 local alias_claims, transaction, shard, tokens = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
@@ -20,8 +20,8 @@ for i = 2, #KEYS do
     -- A late repetition may find that the transaction has already stored the job: it changes nothing.
     if redis.call('HEXISTS', KEYS[i], F.state) == 0 then
         redis.call('HSET', KEYS[i], F.alias, shard, F.transaction, transaction)
-        -- The new job must keep the stalled producer out, as the tombstone did. So it gets the field `fixed`
-        -- and stays for two minutes after its end at least (finish_job.lua).
+        -- The new job must keep the stalled producer out, as the tombstone did. The field fixed_id keeps the
+        -- job for at least two minutes after its end (finish_job.lua).
         if redis.call('HDEL', KEYS[i], F.tombstone) == 1 then redis.call('HSET', KEYS[i], F.fixed_id, 1) end
         redis.call('ZADD', alias_claims, now, ARGV[i + 2]) -- ARGV[4] is the id of KEYS[2]
     end

@@ -7,11 +7,11 @@
 local record, aborted_transactions, applied_transactions, id = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
 if redis.call('HEXISTS', record, 'plan') == 1 then return 'committed' end
 if redis.call('ZSCORE', applied_transactions, id) then return 'committed' end
-local old_fields = redis.call('HKEYS', record)
+local old_fields = {}
+for _, name in ipairs(redis.call('HKEYS', record)) do
+    if name ~= 'aborted' then old_fields[#old_fields + 1] = name end
+end
 redis.call('HSET', record, 'aborted', now)
 redis.call('ZADD', aborted_transactions, now, id)
-for i = #old_fields, 1, -1 do
-    if old_fields[i] == 'aborted' then table.remove(old_fields, i) end
-end
 call_in_slices('HDEL', record, old_fields)
 return 'aborted'

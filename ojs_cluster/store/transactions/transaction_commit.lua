@@ -21,6 +21,6 @@ redis.call('HSET', record, 'plan', plan)
 for i = 5, #ARGV do redis.call('HSET', record, stored_portions + i - 5, ARGV[i]) end
 append_effect('transaction', id)
 redis.call('HSET', record, 'outbox_entry', effects[1])
--- transaction_record.lua has listed the transaction there, so that the janitor would remove its portions.
+-- transaction_record.lua has added the id, so that the janitor would remove an uncommitted record.
 if stored_portions > 0 then redis.call('ZREM', aborted_transactions, id) end
 return {'ok', now}

@@ -10,10 +10,10 @@
 local applied_transactions, age = KEYS[1], ARGV[1]
 local old = {}
 for i = 2, #ARGV, 2 do
-    local entry, keep = ARGV[i], ARGV[i + 1]
+    local entry, renew = ARGV[i], ARGV[i + 1]
     local renewed_at = redis.call('ZSCORE', applied_transactions, entry)
     if renewed_at and tonumber(renewed_at) <= now - age then
-        if keep == '1' then redis.call('ZADD', applied_transactions, now, entry)
+        if renew == '1' then redis.call('ZADD', applied_transactions, now, entry)
         else old[#old + 1] = entry end
     end
 end

@@ -57,8 +57,8 @@ from ojs_cluster.store.unique import locks
 from ojs_cluster.store.unique.locks import LockRequest
 
 _APPLY_MS = 300_000
-"""Time in ms after which a process stores no jobs of a transaction that it has read. It is half of
-``_KEEP_NOTES_MS``, so the note that prevents a second store still exists at that time."""
+"""Time limit in ms for storing jobs, from the moment a process has read their transaction. It is
+half of ``_KEEP_NOTES_MS``, so no process stores a portion after the note of the portion is gone."""
 _KEEP_NOTES_MS = 600_000
 """Time in ms for which a shard keeps the notes of stored portions and of aborted transactions."""
 # Properties of ``Shard``: the keys that a script takes after the keys of jobs, in this order.
@@ -90,7 +90,7 @@ class Replacement(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ManualRetry(msgspec.Struct, frozen=True, array_like=True):
-    """A job that has ended and runs again.
+    """An ended job that an operator retries.
 
     Args:
         job_id: id of the job.
@@ -117,7 +117,7 @@ class _Plan(msgspec.Struct, frozen=True, array_like=True):
         replacements: jobs that are replaced.
         locks: pairs of a fingerprint and the id of the job that will hold its lock.
         shards: index of the shard of each portion of the record.
-        retries: jobs that run again.
+        retries: ended jobs that operators retry.
     """
 
     replacements: list[Replacement]
@@ -135,7 +135,7 @@ class Transaction:
         parts: per shard, the jobs to store there, split into the portions that one script stores.
         replacements: jobs that are replaced by some of ``parts``.
         locks: pairs of a fingerprint and the id of the job that will hold its lock.
-        retries: jobs that run again.
+        retries: ended jobs that operators retry.
     """
 
     id: str
@@ -154,7 +154,7 @@ class Transaction:
         """Yield shard and queue of each job that increases the depth of its queue."""
         for shard, portion in self.portions():
             for job in portion:
-                if not job.outcome:
+                if not job.outcome:  # prepared and superseded jobs leave the depth unchanged
                     yield shard, job.queue
 
 
@@ -189,26 +189,24 @@ async def commit(store: Store, transaction: Transaction, commit_before_ms: int) 
     )
     encode = msgspec.msgpack.encode
     portions = [encode(list(portion)) for _, portion in transaction.portions()]
-    stored_before = sum(map(len, portions)) > PORTION_BYTES
-    rest = [] if stored_before else portions
+    large = sum(map(len, portions)) > PORTION_BYTES
+    in_commit = [] if large else portions
     try:
-        committed = not stored_before or await _store_portions(
-            store, owner, transaction.id, portions
-        )
+        committed = not large or await _store_portions(store, owner, transaction.id, portions)
         if committed:
             args: list[Arg] = [commit_before_ms, transaction.id, encode(plan)]
-            args += (len(portions) - len(rest), *rest)
+            args += (len(portions) - len(in_commit), *in_commit)
             keys = _commit_keys(owner, transaction.id)
             reply = await store.run(owner, "transaction_commit", keys, args, idempotent=True)
             committed = reply[0] == b"ok"
     except BackendUnavailable as error:
-        if stored_before and error.outcome == "not_applied":
-            await _abort(store, owner, transaction.id)
+        if large and error.outcome == "not_applied":
+            await _remove_uncommitted_record(store, owner, transaction.id)
         raise
     if committed:
         return int(reply[1])
-    if stored_before:
-        await _abort(store, owner, transaction.id)
+    if large:
+        await _remove_uncommitted_record(store, owner, transaction.id)
     return None
 
 
@@ -239,7 +237,7 @@ async def _store_portions(
     return True
 
 
-async def _abort(store: Store, owner: Shard, transaction_id: str) -> None:
+async def _remove_uncommitted_record(store: Store, owner: Shard, transaction_id: str) -> None:
     """Remove a large record that was not committed. If this fails, the janitor removes it."""
     with suppress(OJSError), cleaning_up():
         await _abort_unless_committed(store, owner, transaction_id)
@@ -340,7 +338,7 @@ class _Application:
         await deliver(store, shard, reply[1])
 
     async def retry(self, retry: ManualRetry) -> None:
-        """Run a job again that has ended."""
+        """Retry an ended job."""
         store, shard = self.store, self.store.keys.shard(retry.shard)
         await store.partitions.ensure_open(store, shard, [retry.queue])
         reply = await store.run(
@@ -476,10 +474,10 @@ async def purge_old(store: Store, shard: Shard, limit: int) -> int:
     if notes:
         # A note is the id of the transaction, followed by "." and the position of the portion if
         # that is not 0 (see ``placement.enqueue_command``).
-        ids = {note.decode(): note.decode().partition(".")[0] for note in notes}
-        unapplied = await _unapplied(store, dict.fromkeys(ids.values()))
+        id_by_note = {note.decode(): note.decode().partition(".")[0] for note in notes}
+        unapplied = await _unapplied(store, dict.fromkeys(id_by_note.values()))
         args: list[Arg] = [_KEEP_NOTES_MS]
-        for note, transaction_id in ids.items():
+        for note, transaction_id in id_by_note.items():
             args += (note, "1" if transaction_id in unapplied else "")
         await store.run(
             shard,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ojs_cluster.core.errors import Conflict, NotFound
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.workers.workers import MISSED_HEARTBEATS
+from ojs_cluster.store.workers.touch import MISSED_HEARTBEATS
 
 
 async def deregister(store: Store, worker_id: str) -> None:
@@ -16,7 +16,7 @@ async def deregister(store: Store, worker_id: str) -> None:
         BackendUnavailable: Redis did not answer in time. The worker may be gone.
     """
     shard = store.keys.shard_of_worker(worker_id)
-    status, *silence_ms = await store.run(
+    status, *silences_ms = await store.run(
         shard,
         "deregister_worker",
         [shard.worker(worker_id), shard.workers, shard.watched, shard.lost_workers],
@@ -26,7 +26,7 @@ async def deregister(store: Store, worker_id: str) -> None:
         raise NotFound("worker", worker_id)
     if status == b"alive":
         raise Conflict(
-            f"worker '{worker_id}' was seen {silence_ms[0]} ms ago: only a worker that has missed "
+            f"worker '{worker_id}' was seen {silences_ms[0]} ms ago: only a worker that has missed "
             "three heartbeats can be removed",
             worker_id=worker_id,
         )

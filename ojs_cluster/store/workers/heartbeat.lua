@@ -1,8 +1,8 @@
 -- Transition: none; active jobs that the worker holds get a later visibility deadline.
 -- Pre:  per job: the job is active and not malformed. This worker holds it, or it was fetched without a worker
 --       id. If a lease id is given, the job has this lease.
--- Post: the visibility deadline is now + the given visibility timeout, or + the one of the fetch. Other jobs
---       are unchanged, and not in the reply. The execution timeout is unchanged.
+-- Post: the visibility deadline is now + the given visibility timeout. Without one, the timeout of the fetch
+--       counts. Other jobs are unchanged, and not in the reply. The execution timeout is unchanged.
 -- Memory: allow-oom; per job 100 bytes.
 -- KEYS: 1 active, 2 events, then the job hashes.
 -- ARGV: 1 events kept, 2 worker id, 3 visibility timeout (ms) or '', then per job: id, lease id or ''.

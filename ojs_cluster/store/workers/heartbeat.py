@@ -25,7 +25,7 @@ from ojs_cluster.store.workers.workers import DesiredState, touch_by_heartbeat
 log = logging.getLogger("ojs.store")
 
 UNREACHABLE_TIMEOUT_S: Final = 1.0
-"""How long a heartbeat for jobs of several shards waits for an unreachable shard, in seconds."""
+"""How long a heartbeat of several shards waits for an unreachable one, in seconds."""
 
 WorkerState = Literal["running", "quiet", "terminate"]
 
@@ -121,7 +121,7 @@ async def heartbeat(store: Store, beat: Heartbeat) -> HeartbeatReply:
 
 
 async def _update_record(store: Store, beat: Heartbeat) -> tuple[DesiredState, int]:
-    """Update the worker's record; return its desired state and the server's milliseconds."""
+    """Update the worker's record; return its desired state and the server's Unix time in ms."""
     return await touch_by_heartbeat(
         store,
         beat.worker_id,
@@ -179,10 +179,10 @@ class _LeaseExtension:
                     await restore_alias(self._store, leased_by, job_id)
 
     async def _extend(self, shard: Shard, ids: list[str]) -> dict[str, Shard]:
-        """Extend jobs in a shard; return the other jobs whose ids have an alias in this shard.
+        """Extend the leases of jobs in one shard.
 
         Returns:
-            By job id, the shard to which the alias points.
+            For each id with an alias in this shard, the shard to which the alias points.
         """
         store = self._store
         timeout_s = inf if self.single_shard else _timeout_s(store, shard)
@@ -208,7 +208,7 @@ class _LeaseExtension:
 
 
 def _timeout_s(store: Store, shard: Shard) -> float:
-    """Return how long jobs of other shards wait for this one, in seconds."""
+    """Return how long a heartbeat waits for one of several shards, in seconds."""
     return inf if store.redis.is_responsive(shard.slot) else UNREACHABLE_TIMEOUT_S
 
 

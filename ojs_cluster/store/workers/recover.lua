@@ -7,8 +7,8 @@
 -- ARGV: 1 events kept, 2 cursor ('' for the first call), 3 maximum number of active jobs to read, 4 errors kept
 --       per job, 5 retention of discarded jobs (ms), 6 retention of dead letters (ms), 7 maximum number of dead
 --       letters per queue, 8 the server's on_exhaustion, then per dead worker: id, time of its death by the
---       clock of its record's master (ms), time since its death (ms; '' unknown). The clock of this master may
---       be behind, so the earlier of the two times counts.
+--       clock of its record's master (ms), time since its death (ms), or '' when unknown. By the clock of this
+--       master the first time may be in the future, so the earlier of the two times of death counts.
 -- Returns: {next cursor ('' at the end), effects, then per recovered job the id of its worker}
 --@include keys now preflight remove_many read_job change_counters append_event set_deadline
 --@include append_effect make_available finish_job remove_from_queue backoff_delay match_error
@@ -17,20 +17,20 @@ local cursor, limit, errors_kept = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local limits, died = {ARGV[5], ARGV[6], tonumber(ARGV[7])}, {}
 server_exhaustion = ARGV[8]
 for i = 9, #ARGV, 3 do
-    local id, at_ms, ago_ms = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]) or 0
-    died[id] = math.min(at_ms, now - ago_ms)
+    local id, dead_ms, dead_for_ms = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]) or 0
+    died[id] = math.min(dead_ms, now - dead_for_ms)
 end
 local names = {F.started, F.worker, F.extended}
 local lost, next_cursor = walk_active(cursor, limit, names, function(found)
     local started, worker, extended = tonumber(found[1]) or 0, found[2], tonumber(found[3]) or 0
     return died[worker] and math.max(started, extended) <= died[worker]
 end)
-local ends = {}
+local decisions = {}
 for i, item in ipairs(lost) do
-    ends[i] = {item.job, decide_lost_lease(item.job, 'worker_lost')}
+    decisions[i] = {item.job, decide_lost_lease(item.job, 'worker_lost')}
     preflight_key(queue_available_key(item.job[F.queue]))
 end
-preflight_failures(ends, limits[3])
+preflight_failures(decisions, limits[3])
 
 local error = server_error('worker_lost', 'the worker stopped sending heartbeats')
 local reply = {next_cursor, effects}
@@ -40,7 +40,7 @@ for _, item in ipairs(lost) do
     record_lost_lease(item.id, job_key(item.id), item.job, error, errors_kept)
 end
 for i, item in ipairs(lost) do
-    requeue_after_lost_lease(item.id, job_key(item.id), item.job, error, ends[i][2], limits)
+    requeue_after_lost_lease(item.id, job_key(item.id), item.job, error, decisions[i][2], limits)
 end
 flush_events()
 flush_removals()

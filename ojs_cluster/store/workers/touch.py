@@ -18,10 +18,10 @@ log = logging.getLogger("ojs.store")
 
 _RECORDS_PER_SHARD = 10_000
 """Maximum number of worker records in a shard. If it is exceeded, the oldest record is removed."""
-_MISSED_HEARTBEATS = 3
-"""Number of missed heartbeats after which a worker is presumed dead."""
+MISSED_HEARTBEATS = 3
+"""Number of missed heartbeats after which a worker is stale and may be presumed dead."""
 _FETCH_TOUCH_INTERVAL_S = 5.0
-"""Minimum time in seconds between two records of fetches of one worker."""
+"""Minimum time in seconds between two recorded fetches of one worker."""
 _TOUCH_TIMEOUT_S = 1.0
 """Longest time in seconds by which recording a fetch may delay the fetch."""
 _MAX_REMEMBERED = 10_000
@@ -29,13 +29,13 @@ _MAX_REMEMBERED = 10_000
 
 
 class FetchTouches:
-    """Record fetches in workers' records, at most one in a few seconds for each worker."""
+    """Record in a worker's record that the worker fetches, at most once in five seconds."""
 
     def __init__(self) -> None:
-        self._next: dict[str, float] = {}
+        self._next_touch: dict[str, float] = {}
 
     async def touch(self, store: Runtime, worker_id: str) -> None:
-        """Record that a worker fetches, at most every few seconds.
+        """Record that a worker fetches, unless that was recorded less than five seconds ago.
 
         The worker's record lives in one shard and the jobs in others, so a failure here must not
         fail the fetch. A record that cannot be written within a second is left to a later fetch.
@@ -46,11 +46,11 @@ class FetchTouches:
             worker_id: '' for an anonymous fetch, which is not recorded.
         """
         now = trio.current_time()
-        if not worker_id or self._next.get(worker_id, 0.0) > now:
+        if not worker_id or self._next_touch.get(worker_id, 0.0) > now:
             return
-        if len(self._next) >= _MAX_REMEMBERED:
-            self._next.clear()
-        self._next[worker_id] = now + _FETCH_TOUCH_INTERVAL_S
+        if len(self._next_touch) >= _MAX_REMEMBERED:
+            self._next_touch.clear()
+        self._next_touch[worker_id] = now + _FETCH_TOUCH_INTERVAL_S
         if not store.redis.is_responsive(store.keys.shard_of_worker(worker_id).slot):
             return
         await ensure_task()
@@ -70,7 +70,7 @@ async def touch_worker(store: Runtime, worker_id: str, source: str, rest: list[A
         rest: further arguments, as the head of the script lists them for that source.
     """
     shard = store.keys.shard_of_worker(worker_id)
-    min_silence_ms = _MISSED_HEARTBEATS * store.settings.heartbeat_interval_ms
+    min_silence_ms = MISSED_HEARTBEATS * store.settings.heartbeat_interval_ms
     reply: list[Any] = await store.run(
         shard,
         "touch_worker",

@@ -1,9 +1,9 @@
 -- Records a heartbeat or a fetch of a worker, or a directive of an operator for it.
 -- Pre:  a directive needs a known worker.
--- Post: the time of the heartbeat or fetch is recorded. From its third steady heartbeat on a worker is in
---       `watched` with the time of its presumed death: three intervals after its last heartbeat, but not before
---       the minimum silence. A worker that has sent fewer heartbeats is not presumed dead; only its leases
---       expire. The same holds for a worker that terminates and reports no active job.
+-- Post: the time of the heartbeat or fetch is recorded. A worker that has sent three heartbeats at
+--       most a minute apart is in `watched` with the time of its presumed death: three intervals after its last
+--       heartbeat, but not before the minimum silence. A worker that has sent fewer heartbeats is not presumed
+--       dead; only its leases expire. The same holds for a worker that terminates and reports no active job.
 -- Memory: allow-oom; adds 9 KiB per new worker, of which a shard keeps 10 000.
 -- KEYS: 1 worker, 2 workers, 3 watched.
 -- ARGV: 1 worker id, 2 'heartbeat' | 'fetch' | 'directive', 3 minimum silence before death (ms),
@@ -14,9 +14,11 @@
 --@include now preflight remove_many
 local WORKER, WORKERS, WATCHED = KEYS[1], KEYS[2], KEYS[3]
 local id, source, min_silence, max_records = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local known = redis.call('HMGET', WORKER, 'state', 'directive', 'quiet_flag_at', 'last_heartbeat',
+local record = redis.call('HMGET', WORKER, 'state', 'directive', 'quiet_flag_at', 'last_heartbeat',
     'heartbeat_gap', 'heartbeats', 'active')
-local state, directive, quiet_flag_at = known[1] or 'running', known[2] or '', known[3] or '0'
+local state, directive, quiet_flag_at = record[1] or 'running', record[2] or '', record[3] or '0'
+local last_heartbeat, active = record[4], record[7]
+local gap, heartbeats = tonumber(record[5] or 0), tonumber(record[6] or 0)
 if source == 'directive' then
     if redis.call('EXISTS', WORKER) == 0 then return {'missing'} end
     redis.call('HSET', WORKER, 'directive', ARGV[5])
@@ -33,14 +35,11 @@ end
 redis.call('HSETNX', WORKER, 'first_seen', now)
 redis.call('HSET', WORKER, 'last_seen', now)
 redis.call('ZADD', WORKERS, now, id)
-local last_heartbeat, active = known[4], known[7]
-local gap, heartbeats = tonumber(known[5] or 0), tonumber(known[6] or 0)
 if source == 'heartbeat' then
-    -- The gap is the time between two heartbeats. A longer gap counts at once, a shorter gap only by and by:
+    -- The gap is the time between two heartbeats. It grows at once, and shrinks by a quarter per heartbeat:
     -- one heartbeat soon after another must not shorten the silence that is allowed.
     if last_heartbeat then gap = math.max(now - last_heartbeat, math.floor(gap * 0.75)) end
-    if heartbeats == 0 or gap > 60000 then heartbeats = 0 end
-    heartbeats = heartbeats + 1
+    heartbeats = gap > 60000 and 1 or heartbeats + 1
     state, active = ARGV[5] ~= '' and ARGV[5] or 'running', ARGV[6]
     redis.call('HSET', WORKER, 'last_heartbeat', now, 'heartbeat_gap', gap, 'heartbeats', heartbeats,
         'state', state, 'active', active, 'info', ARGV[7])
@@ -50,7 +49,7 @@ if state == 'terminate' and active == '0' then
 elseif heartbeats >= 3 then
     redis.call('ZADD', WATCHED, now + math.max(min_silence, 3 * gap), id)
 elseif heartbeats == 1 then
-    remove_member(WATCHED, id) -- the worker has paused for over a minute, so its heartbeat is not steady
+    remove_member(WATCHED, id) -- the gap is longer than a minute
 end
 if full then
     remove_member(WORKERS, oldest)

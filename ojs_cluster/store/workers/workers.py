@@ -19,7 +19,7 @@ from ojs_cluster.store.jobs.nack import JOBS_PER_WALK
 from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.partial_failures import after_first_write
 from ojs_cluster.store.runtime import Arg
-from ojs_cluster.store.workers.touch import touch_worker
+from ojs_cluster.store.workers.touch import MISSED_HEARTBEATS, touch_worker
 
 DesiredState = Literal["running", "quiet", "terminate"]
 WorkerStatus = Literal["running", "quiet", "terminate", "stale"]
@@ -28,11 +28,10 @@ WorkerStatus = Literal["running", "quiet", "terminate", "stale"]
 QUIET_FLAG_MS = 60 * 60_000
 """Time in ms for which a quiet flag is valid. The heartbeats of a quiet worker renew its flags."""
 _MAX_COUNTED_PER_SHARD = 2000
-"""Maximum number of workers of a shard that a summary reads. It blocks the master for 2 ms."""
+"""Maximum number of workers of a shard that a summary reads. Reading so many blocks the
+master for 2 ms."""
 DIRECTIVE_DEADLINE_S = 20.0
 """Time limit in seconds for sending a directive to all workers."""
-MISSED_HEARTBEATS = 3
-"""Intervals without a heartbeat after which a worker counts as stale."""
 _SEVERITY: dict[str, int] = {"running": 0, "quiet": 1, "terminate": 2}
 
 
@@ -78,21 +77,21 @@ class DeadWorker:
         dead_ms: Unix time in ms when it was found dead, by the clock of its record's master.
         terminated: whether its last heartbeat announced its end. Then its death is logged only if
             it still held jobs.
-        died_s: time of ``dead_ms``, or a little before, in seconds of this process's monotonic
-            clock; None when unknown.
+        dead_s: ``dead_ms`` as seconds of this process's monotonic clock, too early by up to the
+            duration of the call that found the worker; None when unknown.
     """
 
     id: str
     dead_ms: int
     terminated: bool = False
-    died_s: float | None = field(default=None, compare=False)
+    dead_s: float | None = field(default=None, compare=False)
 
     @property
-    def ago_ms(self) -> int | None:
+    def dead_for_ms(self) -> int | None:
         """Time since the worker's death in ms, None when unknown."""
-        if self.died_s is None:
+        if self.dead_s is None:
             return None
-        return max(0, round((trio.current_time() - self.died_s) * 1000))
+        return max(0, round((trio.current_time() - self.dead_s) * 1000))
 
 
 async def touch_by_heartbeat(
@@ -110,11 +109,11 @@ async def touch_by_heartbeat(
         active: number of jobs that it reports as running.
         info: the JSON object that it sent about itself.
     """
-    now, directive, _, flag_ms = await touch_worker(
+    now, directive, _, flags_set_ms = await touch_worker(
         store, worker_id, "heartbeat", [state, active, info]
     )
     desired = _stricter(state, directive.decode())
-    await _update_quiet_flags(store, worker_id, desired, int(flag_ms), int(now))
+    await _update_quiet_flags(store, worker_id, desired, int(flags_set_ms), int(now))
     return desired, int(now)
 
 
@@ -249,7 +248,7 @@ async def count_by_status(store: Store) -> tuple[dict[WorkerStatus, int], int]:
         total += known
         items = iter(states)
         for seen, last_heartbeat, state, directive in zip(items, items, items, items, strict=True):
-            if _stale(store, _optional(last_heartbeat), int(seen), now):
+            if _stale(store, _int_or_none(last_heartbeat), int(seen), now):
                 counts["stale"] += 1
             else:
                 counts[_stricter(state.decode(), directive.decode())] += 1
@@ -267,7 +266,7 @@ async def find_dead(
         store: the store.
         shard: the shard of the workers' records.
         limit: maximum number of workers that are returned.
-        skip: how many of the workers that died first are left out.
+        skip: number of dead workers to skip, those that died first.
 
     Returns:
         The dead workers, the time when the next worker may be dead (None for never), and the time
@@ -307,7 +306,8 @@ async def recover(
         shard: the shard to walk through.
         dead: the dead workers.
         cursor: '' for the first call, otherwise the cursor that the last call returned.
-        limit: maximum number of active jobs of any worker that the call reads.
+        limit: maximum number of active jobs that the call reads, whether their workers are dead
+            or not.
 
     Returns:
         The number of recovered jobs by worker id, and the next cursor, None at the end.
@@ -327,7 +327,7 @@ async def recover(
             *(store.events_arg, cursor, limit),
             *(settings.errors_kept, settings.retention_discarded_ms),
             *(settings.retention_dead_ms, settings.dead_letter_max, settings.on_exhaustion),
-            *(arg for worker in dead for arg in _death(worker)),
+            *(arg for worker in dead for arg in _death_args(worker)),
         ],
         idempotent=True,
     )
@@ -335,9 +335,9 @@ async def recover(
     return Counter(name.decode() for name in recovered), next_cursor.decode() or None
 
 
-def _death(worker: DeadWorker) -> tuple[Arg, Arg, Arg]:
-    ago = worker.ago_ms
-    return worker.id, worker.dead_ms, "" if ago is None else ago
+def _death_args(worker: DeadWorker) -> tuple[Arg, Arg, Arg]:
+    dead_for_ms = worker.dead_for_ms
+    return worker.id, worker.dead_ms, "" if dead_for_ms is None else dead_for_ms
 
 
 async def finish_recovery(store: Store, shard: Shard, worker: DeadWorker) -> None:
@@ -348,13 +348,13 @@ async def finish_recovery(store: Store, shard: Shard, worker: DeadWorker) -> Non
 
 
 async def _update_quiet_flags(
-    store: Store, worker_id: str, desired: DesiredState, flag_ms: int, now_ms: int
+    store: Store, worker_id: str, desired: DesiredState, flags_set_ms: int, now_ms: int
 ) -> None:
     """Set, renew or remove the quiet flags of all shards, unless they are as desired."""
     wanted = desired != "running"
     # A flag must not outlive the worker's record: without the record no heartbeat removes it.
     valid_ms = min(QUIET_FLAG_MS, store.settings.worker_retention_ms)
-    if wanted == bool(flag_ms) and not (wanted and now_ms - flag_ms > valid_ms // 3):
+    if wanted == bool(flags_set_ms) and not (wanted and now_ms - flags_set_ms > valid_ms // 3):
         return
 
     async def update(shard: Shard) -> None:
@@ -382,7 +382,7 @@ def _stale(store: Store, last_heartbeat_ms: int | None, last_seen_ms: int, now_m
     return silent_ms > MISSED_HEARTBEATS * store.settings.heartbeat_interval_ms
 
 
-def _optional(ms: bytes | None) -> int | None:
+def _int_or_none(ms: bytes | None) -> int | None:
     return int(ms) if ms else None
 
 
@@ -395,7 +395,7 @@ def _info(worker_id: str, flat: list[Any]) -> WorkerInfo:
         directive=fields.get(b"directive", b"").decode(),
         first_seen_ms=int(fields.get(b"first_seen", 0)),
         last_seen_ms=int(fields.get(b"last_seen", 0)),
-        last_heartbeat_ms=_optional(fields.get(b"last_heartbeat")),
+        last_heartbeat_ms=_int_or_none(fields.get(b"last_heartbeat")),
         active=int(fields.get(b"active", 0)),
         info=fields.get(b"info", b"{}"),
     )

@@ -5,10 +5,11 @@ Each handler may run any number of times, in any process, concurrently with othe
 * One script records the outcome of a job, once, and returns the statuses of all jobs.
 * A pure function decides which jobs may start. The ids of all jobs are fixed when the workflow is
   created, and a job is enqueued only if there is no job under its id. So a second process changes
-  nothing. A stalled process must not enqueue a job that has ended and was removed since. So an
-  enqueue that was decided more than ``_STORE_WITHIN_MS`` ago is refused, and jobs of workflows are
-  kept for longer than that after their end.
-* If its policy refuses a unique step, the step is recorded as ended without a job
+  nothing.
+* A stalled process must not enqueue a job again that has ended and was removed. Redis refuses an
+  enqueue that was decided more than ``_STORE_WITHIN_MS`` ago, and keeps the ended jobs of workflows
+  for longer than that.
+* If the uniqueness policy of a step refuses its job, the step is recorded as ended without a job
   (``unique_steps``): with ``reject`` it has failed, with ``ignore`` it has succeeded.
 * One script ends or cancels the workflow, by a compare-and-set on the state ``running``.
 
@@ -63,6 +64,7 @@ refused. The time is a sixth of the shortest retention of a workflow's job
 _CHUNK = 100
 """Maximum number of jobs that are enqueued before the state of the workflow is read again."""
 _MAX_CACHED_WORKFLOWS = 256
+"""Maximum number of workflows whose immutable part a process caches."""
 _MAX_ERROR_BYTES = 2048
 """Maximum size of a job's error in the record of its workflow."""
 
@@ -97,8 +99,8 @@ async def on_job_ended(store: Store, shard: Shard, payload: bytes) -> None:
     recorded = await record_job_outcome(store, workflow_id, int(number), state, job)
     if recorded is None:
         return  # the workflow's own retention is over
-    progress, first = recorded
-    if progress.state == CANCELLED and not first:
+    progress, newly_recorded = recorded
+    if progress.state == CANCELLED and not newly_recorded:
         await _cancel_enqueued(store, progress)
     await advance(store, progress)
 
@@ -139,7 +141,7 @@ async def advance(store: Store, progress: WorkflowProgress) -> None:
         if not chunk:
             return
         await _enqueue(store, progress, immutable.plan, chunk)
-        after = await read_progress(store, progress.workflow_id, chunk)
+        after = await _record_enqueued(store, progress.workflow_id, chunk)
         if after is None:
             return
         if after.state == CANCELLED:
@@ -170,8 +172,8 @@ async def _enqueue(
             fields += (f.PARENTS, render(list(trees), results))
         if any(names):
             fields += (f.PARENT_NAMES, orjson.dumps(names))
-        read = partial(parse_job, definition, limits=STORED_LIMITS)
-        job = await off_loop(read, len(definition))
+        parse = partial(parse_job, definition, limits=STORED_LIMITS)
+        job = await off_loop(parse, len(definition))
         job_id = plan.jobs[number].job_id
         if job.unique is None:
             await enqueue_with_id(store, job_id, job, fields, store_before_ms=store_before_ms)
@@ -347,22 +349,21 @@ async def _end(
     await end(store, progress.workflow_id, state, data)
 
 
-async def read_progress(
-    store: Store, workflow_id: str, enqueued: Iterable[int] = ()
-) -> WorkflowProgress | None:
-    """Record that jobs were enqueued, and return the workflow's progress.
+async def read_progress(store: Store, workflow_id: str) -> WorkflowProgress | None:
+    """Return the workflow's progress; None when the workflow does not exist."""
+    return await _record_enqueued(store, workflow_id, ())  # without jobs the script only reads
 
-    Args:
-        store: the store.
-        workflow_id: the workflow.
-        enqueued: numbers of jobs that were enqueued; none to read only.
-    """
+
+async def _record_enqueued(
+    store: Store, workflow_id: str, numbers: Iterable[int]
+) -> WorkflowProgress | None:
+    """Record that jobs were enqueued, and return the workflow's progress afterwards."""
     owner = store.keys.shard_of_id(workflow_id)
     reply = await store.run(
         owner,
         "workflow_record_enqueued",
         [owner.workflow(workflow_id)],
-        list(enqueued),
+        list(numbers),
         idempotent=True,
     )
     return _progress(workflow_id, reply)

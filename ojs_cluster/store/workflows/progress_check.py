@@ -64,16 +64,17 @@ class WorkflowCheck:
             BackendUnavailable: ``shard`` did not answer in time.
         """
         now, following, *due = await store.run(
-            shard, "workflow_stalled", [shard.running_workflows], [limit], idempotent=True
+            shard, "workflow_due_checks", [shard.running_workflows], [limit], idempotent=True
         )
 
         async def check_one(raw: bytes) -> None:
             workflow_id = raw.decode()
-            impatient, _ = store.for_effect(patient=False)  # wait for an unreachable shard once
+            # The checks of one run wait only once for an unreachable shard.
+            checking_store, _ = store.for_effect(patient=False)
             missed_before = self._missed.pop(workflow_id, set())
             missing: set[int] = set()
             try:
-                missing = await self._check(impatient, workflow_id, missed_before)
+                missing = await self._check(checking_store, workflow_id, missed_before)
                 soon = bool(missing)
             except Exception as error:  # a malformed record must not stop the others either
                 log.warning(
@@ -81,7 +82,7 @@ class WorkflowCheck:
                 )
                 soon = True
             keys = [shard.workflow(workflow_id), shard.running_workflows]
-            args = [workflow_id, "1" * soon]
+            args = [workflow_id, "1" if soon else ""]
             await store.run(shard, "workflow_schedule_check", keys, args, idempotent=True)
             # Only after the next check is scheduled: the two checks that find a job missing must be
             # five minutes apart.
@@ -97,10 +98,10 @@ class WorkflowCheck:
         missing: set[int] = set()
         read: set[int] = set()
         while True:
-            running = await _read_running(store, workflow_id)
-            if running is None:
+            workflow = await _read_running(store, workflow_id)
+            if workflow is None:
                 return missing
-            progress, plan = running
+            progress, plan = workflow
             statuses = progress.node_statuses
             enqueued = {n for n, status in enumerate(statuses) if status == STATUS_ENQUEUED} - read
             not_found = await _record_ended_jobs(store, workflow_id, plan, enqueued)
@@ -110,20 +111,20 @@ class WorkflowCheck:
             read |= enqueued
             # A job that `advance` enqueues may exist and have ended, if its enqueue was not
             # recorded. The next round of this loop reads it.
-            running = await _read_running(store, workflow_id)
-            if running is None:
+            workflow = await _read_running(store, workflow_id)
+            if workflow is None:
                 return missing
-            statuses_before = running[0].node_statuses
-            await advance.advance(store, running[0])
-            running = await _read_running(store, workflow_id)
-            if running is None or running[0].node_statuses == statuses_before:
+            progress, _ = workflow
+            await advance.advance(store, progress)
+            workflow = await _read_running(store, workflow_id)
+            if workflow is None or workflow[0].node_statuses == progress.node_statuses:
                 return missing
 
 
 async def _read_running(
     store: Store, workflow_id: str
 ) -> tuple[advance.WorkflowProgress, Plan] | None:
-    """Return a running workflow, None when it has ended or does not exist."""
+    """Return progress and plan of a running workflow; None when it has ended or does not exist."""
     progress = await advance.read_progress(store, workflow_id)
     immutable = await advance.read_immutable_part(store, workflow_id)
     if progress is None or immutable is None or progress.state != RUNNING:
@@ -167,7 +168,7 @@ async def _record_if_ended(store: Store, workflow_id: str, plan: Plan, number: i
 
 
 async def _fail_lost_step(store: Store, workflow_id: str, plan: Plan, number: int) -> None:
-    """End a step whose job does not exist, after a tombstone forbids that it is stored."""
+    """Write a tombstone for the id of a lost job, so that it is never stored; fail its step."""
     job_id = plan.jobs[number].job_id
     if await write_tombstone(store, store.keys.shard_of_id(job_id), job_id, overridable=False):
         log.error(

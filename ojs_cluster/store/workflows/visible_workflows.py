@@ -56,11 +56,11 @@ async def list_visible(
     found: list[WorkflowRecord] = []
     read = size = 0
     while True:
-        newest = await _after(store, position, WIDTH)
-        records = await _read(store, newest)
-        for candidate in newest:
-            position, read = candidate, read + 1
-            record = records.get(candidate[1])
+        newest = await _read_positions(store, position, WIDTH)
+        records = await _read_records(store, newest)
+        for position in newest:
+            read += 1
+            record = records.get(position[1])
             if record is not None:
                 size += len(record.fields.get(b"plan", b""))
                 visible = within is None or all(
@@ -74,25 +74,29 @@ async def list_visible(
             return found, None
 
 
-async def _after(store: Store, position: _Position, limit: int) -> list[_Position]:
-    """Return the next workflows of all shards after ``position``."""
+async def _read_positions(store: Store, position: _Position, limit: int) -> list[_Position]:
+    """Return the positions of the next workflows of all shards after ``position``."""
     newest: list[_Position] = []
 
     async def read(shard: Shard) -> None:
-        newest.extend(await _after_in_shard(store, shard, position, limit))
+        newest.extend(await _read_positions_of_shard(store, shard, position, limit))
 
     await run_concurrently(store.keys, read)
     newest.sort(reverse=True)
     return newest[:limit]
 
 
-async def _after_in_shard(
+async def _read_positions_of_shard(
     store: Store, shard: Shard, position: _Position, limit: int
 ) -> list[_Position]:
-    """Return the next workflows of one shard, reading past others of the same millisecond."""
-    found: list[_Position] = []
+    """Return the positions of the next workflows of one shard after ``position``.
+
+    Redis can start at a time, but not at an id. So this reads also the workflows that were created
+    in the same millisecond as ``position`` and were on an earlier page.
+    """
+    positions: list[_Position] = []
     skip = 0
-    while len(found) < limit:
+    while len(positions) < limit:
         flat: Any = await store.redis.call(
             shard.slot,
             *("ZRANGE", shard.workflows, position[0], "-inf", "BYSCORE", "REV"),
@@ -101,16 +105,16 @@ async def _after_in_shard(
         )
         items = iter(flat)
         for name, score in zip(items, items, strict=True):
-            candidate = int(float(score)), name.decode()
-            if candidate < position:
-                found.append(candidate)
+            listed = int(float(score)), name.decode()
+            if listed < position:
+                positions.append(listed)
         skip += limit
         if len(flat) < 2 * limit:
             break
-    return found[:limit]
+    return positions[:limit]
 
 
-async def _read(store: Store, positions: list[_Position]) -> dict[str, WorkflowRecord]:
+async def _read_records(store: Store, positions: list[_Position]) -> dict[str, WorkflowRecord]:
     found: dict[str, WorkflowRecord] = {}
 
     async def read(position: _Position) -> None:

@@ -25,7 +25,7 @@ _MAX_FIELDS = 1000
 
 
 def is_large(*values: Sequence[bytes]) -> bool:
-    """Return whether these are too many values, or too many bytes, for one script."""
+    """Return whether one script cannot write the values, because of their number or their bytes."""
     return (
         sum(map(len, values)) > _MAX_FIELDS
         or sum(len(value) for part in values for value in part) > PORTION_BYTES
@@ -64,11 +64,15 @@ async def store_portions(
 
 
 async def restore_portions(store: Store, line: WorkflowLine) -> WorkflowLine | None:
-    """Store the large parts of a workflow; return the rest, None when the workflow exists.
+    """Store a large workflow of an archive in portions, except the record that makes it visible.
 
     Args:
         store: the store.
         line: the workflow's line in an archive.
+
+    Returns:
+        The line without the stored parts, for the script that stores the record; None when the
+        workflow exists.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.

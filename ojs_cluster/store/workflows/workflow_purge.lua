@@ -7,6 +7,7 @@
 --@include keys now long_lists
 local ENDED, WORKFLOWS, limit = KEYS[1], KEYS[2], ARGV[1]
 local due = redis.call('ZRANGEBYSCORE', ENDED, '-inf', now, 'LIMIT', 0, limit)
+-- Preflight: a moving slot stops the script here.
 for _, id in ipairs(due) do
     redis.call('EXISTS', ENDED, workflow_keys(id))
 end

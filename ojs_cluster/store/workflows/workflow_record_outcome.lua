@@ -5,7 +5,7 @@
 -- ARGV: 1 events kept, 2 workflow id, 3 number of the job,
 --       4 node status: 'c' completed | 'd' discarded | 'x' cancelled,
 --       5 '<start> <end> <attempt>' (times in ms), 6 result as JSON or '', 7 error as JSON or '',
---       8 members of the event's data, 9 time for which the job ran (ms).
+--       8 members of the event's data as JSON without braces, 9 time for which the job ran (ms).
 -- Returns: {'ok', state, node statuses, now, 1 when this call has recorded the outcome, otherwise 0}
 --          {'missing'}
 --@include keys now read_job append_event stalled_after

@@ -1,8 +1,8 @@
--- Transition: running -> running, for one workflow whose jobs were read. Sets the time of its next check.
+-- Sets the time of a workflow's next check, after a check has read its jobs.
 -- Post: the older a workflow is, the less often it is checked. So a workflow that runs for days costs little.
 -- Memory: allow-oom; adds nothing.
 -- KEYS: 1 wf:<id>, 2 running_workflows.
--- ARGV: 1 id, 2 '1' for the shortest time until the check, otherwise ''.
+-- ARGV: 1 id, 2 '1' to check the workflow again after CHECK_MS, '' for a time that depends on its age.
 -- Returns: time of the next check (ms), or -1 when the workflow does not run any more
 --@include now stalled_after
 local WORKFLOW, RUNNING = KEYS[1], KEYS[2]

@@ -48,7 +48,7 @@ RESULTS_SHOWN_BYTES = 8 * 1024 * 1024
 """Maximum number of bytes of results in a response that shows a workflow."""
 MAX_PLAN_BYTES = 3 * 1024 * 1024
 """Maximum size of a workflow's plan in bytes, because one script stores the whole plan."""
-_WAIT_MS = 10 * 60_000
+_RECORD_WITHIN_MS = 10 * 60_000
 """Time in ms after which the janitor removes definitions that were stored without a workflow."""
 
 
@@ -144,11 +144,11 @@ async def create(store: Store, new: NewWorkflow) -> WorkflowRecord:
         store, [(store.keys.shard_of_id(job.job_id), job.queue) for job in first]
     )
     owner = store.keys.shard_of_id(workflow_id)
-    definitions, stored_before = list(enumerate(new.definitions)), 0
+    definitions, definitions_stored = list(enumerate(new.definitions)), 0
     if is_large(new.definitions, [encoded]):
         key = owner.workflow_definitions(workflow_id)
-        await store_portions(store, owner, workflow_id, key, definitions, wait_ms=_WAIT_MS)
-        definitions, stored_before = [], len(new.definitions)
+        await store_portions(store, owner, workflow_id, key, definitions, wait_ms=_RECORD_WITHIN_MS)
+        definitions, definitions_stored = [], len(new.definitions)
     reply = await store.run(
         owner,
         "workflow_create",
@@ -165,7 +165,7 @@ async def create(store: Store, new: NewWorkflow) -> WorkflowRecord:
         ],
         [
             *(store.events_arg, workflow_id, new.type, new.name),
-            *(encoded, statuses, event_data(workflow_id, new.name, plan), stored_before),
+            *(encoded, statuses, event_data(workflow_id, new.name, plan), definitions_stored),
             *(part for pair in definitions for part in pair),
         ],
         idempotent=True,
@@ -415,9 +415,9 @@ async def _live_outcome(store: Store, job_id: str) -> JobOutcome:
         job = await get_job(store, job_id)  # a restored job may be in another shard
     except NotFound:
         return JobOutcome(CANCELLED)
-    words = {State.ACTIVE: "active", State.COMPLETED: COMPLETED}
-    words |= {State.CANCELLED: CANCELLED, State.DISCARDED: "failed"}
-    return JobOutcome(words.get(job.state, "pending"), job.started_ms, None, job.attempt)
+    names = {State.ACTIVE: "active", State.COMPLETED: COMPLETED}
+    names |= {State.CANCELLED: CANCELLED, State.DISCARDED: "failed"}
+    return JobOutcome(names.get(job.state, "pending"), job.started_ms, None, job.attempt)
 
 
 async def read_results(store: Store, workflow_id: str, jobs: Sequence[int]) -> dict[int, bytes]:
@@ -429,7 +429,7 @@ async def read_inputs(
     store: Store,
     workflow_id: str,
     job: int | None,
-    before: Sequence[int],
+    result_jobs: Sequence[int],
     *,
     max_bytes: int = RESULTS_SHOWN_BYTES,
 ) -> tuple[bytes, dict[int, bytes]]:
@@ -441,17 +441,19 @@ async def read_inputs(
         store: the store.
         workflow_id: the workflow.
         job: the number of the job; None for no definition.
-        before: numbers of the jobs whose results are read, the most important first.
-        max_bytes: results beyond this size are left out.
+        result_jobs: numbers of the jobs whose results are read, the most important first.
+        max_bytes: maximum number of bytes of all results. Results that do not fit are left out.
     """
     owner = store.keys.shard_of_id(workflow_id)
     keys = [owner.workflow_definitions(workflow_id), owner.workflow_results(workflow_id)]
     found: dict[int, bytes] = {}
-    definition, left, read = b"", max_bytes, 0
-    while job is not None or read < len(before):
-        args: list[Arg] = ["" if job is None else job, left, PORTION_BYTES, *before[read:]]
-        own, left, *values = await store.run(owner, "workflow_inputs", keys, args, idempotent=True)
-        definition, job = definition or own, None
-        found.update(zip(before[read:], values, strict=False))
+    definition, remaining, read = b"", max_bytes, 0
+    while job is not None or read < len(result_jobs):
+        args: list[Arg] = ["" if job is None else job, remaining, PORTION_BYTES]
+        args += result_jobs[read:]
+        reply = await store.run(owner, "workflow_inputs", keys, args, idempotent=True)
+        remaining, values = reply[1], reply[2:]
+        definition, job = definition or reply[0], None
+        found.update(zip(result_jobs[read:], values, strict=False))
         read += len(values)
     return definition, {number: value for number, value in found.items() if value}

@@ -100,7 +100,7 @@ async def get(app: App, request: Request, operation_id: str) -> Response:
 
 
 async def list_operations(app: App, request: Request) -> Response:
-    """List bulk operations: first those that are not over, then ended ones; the newest first.
+    """List bulk operations: first those that have not ended, then ended ones; the newest first.
 
     ``GET /ojs/v1/admin/bulk?page&per_page&limit&offset``
     """

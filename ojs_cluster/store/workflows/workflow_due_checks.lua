@@ -1,8 +1,8 @@
--- Reads running workflows of one shard whose check is due, because they have made no progress for long.
+-- Reads the running workflows of one shard whose next check is due.
 -- Memory: no-writes.
 -- KEYS: 1 running_workflows.
 -- ARGV: 1 maximum number of workflows.
--- Returns: {now, time of the next check that is not due (ms) or -1, ids...}
+-- Returns: {now, time of the first check in the future (ms) or -1, ids...}
 --@include now
 local RUNNING, limit = KEYS[1], ARGV[1]
 local reply = {now, -1}
