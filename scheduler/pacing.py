@@ -56,7 +56,7 @@ class StepResult(Protocol):
 
     @property
     def now_ms(self) -> int:
-        """Redis time at which the step ran, in ms."""
+        """Redis time of the step in ms. 0 if the step read none; ``next_ms`` is then a pause."""
         ...
 
     @property

@@ -150,7 +150,7 @@ def step(
         if recoveries:
             async with trio.open_nursery() as nursery:
                 for walk in walks:
-                    nursery.start_soon(walk.cover, list(recoveries.values()))
+                    nursery.start_soon(walk.walk_for, list(recoveries.values()))
         done, incomplete = 0, []
         for recovery in recoveries.values():
             missing = [walk.shard for walk in walks if walk.shard not in recovery.walked]
@@ -159,7 +159,7 @@ def step(
                 continue
             _log_recovery(recovery)
             await worker_store.finish_recovery(shard, recovery.worker)
-            done += recovery.jobs + 1
+            done += recovery.recovered_jobs + 1
         if incomplete:
             raise RecoveryIncomplete("; ".join(incomplete))
         return SweepResult(done, found.next_ms, found.now_ms, more=bool(recoveries))
@@ -168,7 +168,7 @@ def step(
 
 
 async def _find_all(
-    worker_store: WorkerStore, shard: int, before: Mapping[DeadWorker, _Recovery]
+    worker_store: WorkerStore, shard: int, unfinished: Mapping[DeadWorker, _Recovery]
 ) -> tuple[dict[DeadWorker, _Recovery], DeadWorkers]:
     """Return the recoveries of a shard's dead workers, and the last page of workers.
 
@@ -178,25 +178,25 @@ async def _find_all(
     Args:
         worker_store: access to the workers in Redis.
         shard: index of the shard.
-        before: the recoveries that the last step has not finished.
+        unfinished: the recoveries that the last step has not finished.
     """
     recoveries: dict[DeadWorker, _Recovery] = {}
     new, skip = 0, 0
     while True:
         found = await worker_store.find(shard, skip)
         for worker in found.workers:
-            new += worker not in before
-            recoveries[worker] = before.get(worker) or _Recovery(worker)
+            new += worker not in unfinished
+            recoveries[worker] = unfinished.get(worker) or _Recovery(worker)
         skip += len(found.workers)
         if not found.more or new >= MAX_WORKERS:
             return recoveries, found
 
 
 def _log_recovery(recovery: _Recovery) -> None:
-    if recovery.jobs or not recovery.worker.terminated:
+    if recovery.recovered_jobs or not recovery.worker.terminated:
         log.warning(
             "worker lost",
-            extra={"worker_id": recovery.worker.id, "jobs_recovered": recovery.jobs},
+            extra={"worker_id": recovery.worker.id, "jobs_recovered": recovery.recovered_jobs},
         )
 
 
@@ -205,7 +205,7 @@ class _Recovery:
 
     def __init__(self, worker: DeadWorker) -> None:
         self.worker = worker
-        self.jobs = 0  # jobs that were recovered
+        self.recovered_jobs = 0
         self.walked: set[int] = set()  # indexes of the shards that were walked
 
 
@@ -214,7 +214,7 @@ class _WalkRequest:
 
     def __init__(self) -> None:
         self.recoveries: dict[_Recovery, None] = {}
-        self.done = False
+        self.ended = False  # true also after a failed walk
 
 
 class _ShardWalks:
@@ -232,7 +232,7 @@ class _ShardWalks:
         self._next_walk_at = float("-inf")
         self._paused_until = float("-inf")
 
-    async def cover(self, recoveries: Sequence[_Recovery]) -> None:
+    async def walk_for(self, recoveries: Sequence[_Recovery]) -> None:
         """Walk the shard for all recoveries that have not walked it.
 
         After a successful walk, the shard is in ``walked`` of each recovery. After a failed walk,
@@ -245,7 +245,7 @@ class _ShardWalks:
         request.recoveries.update(dict.fromkeys(to_walk))
         async with self._walking:
             # Another step may have walked the shard for the same request.
-            if request.done or trio.current_time() < self._paused_until:
+            if request.ended or trio.current_time() < self._paused_until:
                 return
             await trio.sleep_until(self._next_walk_at)
             self._next_walk_at = trio.current_time() + WALK_INTERVAL_S
@@ -255,7 +255,7 @@ class _ShardWalks:
             waiting = list(request.recoveries)
             for first in range(0, len(waiting), MAX_WORKERS):
                 await self._walk(waiting[first : first + MAX_WORKERS])
-            request.done = True
+            request.ended = True
 
     async def _walk(self, recoveries: Sequence[_Recovery]) -> None:
         dead = [recovery.worker for recovery in recoveries]
@@ -266,7 +266,7 @@ class _ShardWalks:
                     with trio.fail_after(self._call_timeout_s):
                         found, cursor = await self._worker_store.recover(self.shard, dead, cursor)
                 for recovery in recoveries:
-                    recovery.jobs += found[recovery.worker.id]
+                    recovery.recovered_jobs += found[recovery.worker.id]
         except Exception as error:  # a shard that fails must not stop the others
             self._paused_until = trio.current_time() + FAILED_SHARD_PAUSE_S
             log.warning(

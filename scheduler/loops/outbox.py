@@ -26,7 +26,7 @@ def step(store: Store, limit: int, on_blocked: OnBlocked) -> Step:
 def blocked_step(store: Store, limit: int) -> Step:
     """Return the step that tries to deliver the entries of one shard to unreachable shards.
 
-    The step has a loop of its own, because it waits for shards that may not answer.
+    The step has its own loop, because it waits for shards that may not answer.
 
     Args:
         store: an open store.

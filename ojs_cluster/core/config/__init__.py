@@ -1,1 +1,1 @@
-"""Declarations of environment variables, beside the settings that they fill."""
+"""Declare the environment variables that fill settings, and parse their values."""

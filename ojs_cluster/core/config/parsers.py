@@ -94,7 +94,7 @@ def boolean(text: str) -> bool:
 
 
 def one_of(*choices: str) -> Parser:
-    """Accept one of ``choices``, in any case; the value is the choice in its own spelling."""
+    """Accept one of ``choices``, in any case; the value is written as in ``choices``."""
 
     def parse(text: str) -> str:
         for choice in choices:
