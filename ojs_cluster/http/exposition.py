@@ -256,6 +256,9 @@ def _store_families(numbers: ClusterMetrics) -> Families:
     if numbers.registered is not None:
         text = "Number of all queues, including queues without metrics of their own"
         queues.append(plain_gauge("ojs_queues", text, numbers.registered))
+    if numbers.bulk_operations is not None:
+        text = "Number of bulk operations that are not over"
+        queues.append(plain_gauge("ojs_bulk_operations", text, numbers.bulk_operations))
     return [
         *queues,
         plain_gauge(

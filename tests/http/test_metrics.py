@@ -107,6 +107,7 @@ async def test_jobs_are_counted_through_their_lives(any_api: Api) -> None:
     assert seen("ojs_queue_jobs", queue="mail", state="completed") == 1
     assert seen("ojs_job_enqueued_total", queue="b") == 1
     assert seen("ojs_queues") == 2
+    assert seen("ojs_bulk_operations") == 0
     assert seen("ojs_redis_up") == seen("ojs_redis_covered") == 1
 
 

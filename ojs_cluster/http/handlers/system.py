@@ -31,6 +31,8 @@ CAPABILITIES = {
     "visibility_timeout": True,
     "events": True,
     "realtime": True,  # server-sent events and WebSockets (spec: ojs-realtime)
+    "bulk_actions": True,  # cancel, retry, delete, purge, priority; not the bulk enqueue
+    "maintenance_mode": True,
     "progress": True,
     "webhooks": True,
     "checkpoints": True,

@@ -90,6 +90,8 @@ class ClusterMetrics:
         unreachable: number of shards that did not answer, the meta tag included. Queues with a
             partition in such a shard are left out: a sum without one partition would look like a
             counter that was reset.
+        bulk_operations: number of bulk operations that are not over, None while the list is
+            unreachable.
     """
 
     queues: dict[str, QueueMetrics]
@@ -100,6 +102,7 @@ class ClusterMetrics:
         default_factory=lambda: dict.fromkeys(("outbox", "promote", "reap"), 0)
     )
     unreachable: int = 0
+    bulk_operations: int | None = None
 
 
 async def collect(store: Store, max_queues: int) -> ClusterMetrics:
@@ -155,12 +158,24 @@ async def collect(store: Store, max_queues: int) -> ClusterMetrics:
                 _add_queue(cluster.queues[name], now_ms, queue_reply)
 
     await run_concurrently(store.keys, read_in_time)
+    if names is not None:
+        cluster.bulk_operations = await _bulk_operations(store)
     if len(unreachable) == len(store.keys):
         raise BackendUnavailable("no shard answers", outcome="not_applied")
     for name in names or ():
         if unreachable.intersection(_shards_of(store, name)):
             del cluster.queues[name]
     return cluster
+
+
+async def _bulk_operations(store: Store) -> int | None:
+    meta = store.keys.meta
+    with trio.move_on_after(PATIENCE_S), suppress(BackendUnavailable):
+        running: Any = await store.redis.call(
+            meta.slot, "ZCARD", meta.bulk_running, idempotent=True
+        )
+        return int(running)
+    return None
 
 
 async def _queue_names(store: Store, max_queues: int) -> tuple[list[str] | None, int | None]:
