@@ -246,8 +246,9 @@ class WebSocketSession:
                 return GOING_AWAY
             if now >= check_at:
                 check_at = now + CHECK_S
-                if not await self._check_again():
-                    return POLICY
+                code = await self._check_again()
+                if code is not None:
+                    return code
             if subscriber.is_empty:
                 await subscriber.wait(min(check_at, end_at) - now)
                 continue
@@ -271,15 +272,19 @@ class WebSocketSession:
                 for announcement in announce(subscription, item):
                     await send(self._messages.event(name, announcement))
 
-    async def _check_again(self) -> bool:
-        """Read further partitions of the queues. Return whether the connection may go on."""
+    async def _check_again(self) -> int | None:
+        """Read further partitions of the queues. Return the code of the close; None to go on.
+
+        If a partition cannot be read, the client has to connect again: its id then finds the events
+        that happen in the meantime.
+        """
         if not self._access.is_valid():
-            return False
+            return POLICY
         async with self._sending:
             for subscription in self._subscriptions.values():
                 if subscription.channel.kind == "queue":
                     try:
                         await self._read_shards(subscription.channel)
                     except OJSError:
-                        return False
-        return True
+                        return TRY_AGAIN
+        return None

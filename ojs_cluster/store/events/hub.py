@@ -112,22 +112,31 @@ class Readers:
         """Use the readers of further shards. Return whether there were any.
 
         Raises:
-            BackendUnavailable: the position in one of the streams could not be read in time. The
-                caller still has to release.
+            BackendUnavailable: the position in one of the streams could not be read in time. No
+                reader is added.
         """
-        added = [shard for shard in shards if shard.index not in self._readers]
-        for shard in added:
-            self._readers[shard.index] = self._hub.use(store, shard)
-        until = min(trio.current_time() + _READY_S, current_deadline().at)
-        with trio.move_on_at(until):
-            for shard in added:
-                await self._readers[shard.index].ready.wait()
-        for shard in added:
-            reader = self._readers[shard.index]
-            if not reader.ready.is_set():
-                raise BackendUnavailable(
-                    "the events of a shard cannot be read now", outcome="not_applied"
-                )
+        added = {
+            shard.index: self._hub.use(store, shard)
+            for shard in shards
+            if shard.index not in self._readers
+        }
+        ready = False
+        try:
+            until = min(trio.current_time() + _READY_S, current_deadline().at)
+            with trio.move_on_at(until):
+                for reader in added.values():
+                    await reader.ready.wait()
+            ready = all(reader.ready.is_set() for reader in added.values())
+        finally:
+            if not ready:
+                for reader in added.values():
+                    self._hub.leave(reader)
+        if not ready:
+            raise BackendUnavailable(
+                "the events of a shard cannot be read now", outcome="not_applied"
+            )
+        self._readers |= added
+        for reader in added.values():
             for subscription in self._subscriptions:
                 reader.register(subscription)
         return bool(added)
