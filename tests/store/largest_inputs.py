@@ -268,7 +268,7 @@ async def a_search_through_large_jobs(store: Store, db: Any) -> None:
         job = await enqueue(store, large_job("small"))
         make_large(db, shard_of(store, "small").job(job.id))
     wanted = JobFilter(queue="small", type="none")
-    assert (await list_jobs(store, wanted, limit=10)).looked_at == MANY + 3
+    assert (await list_jobs(store, wanted, limit=10)).examined == MANY + 3
 
 
 INPUTS: Sequence[Inputs] = (

@@ -37,7 +37,7 @@ _TIMES: Final = (
     (partitions, "_MAX_WAIT_S"),
     (queues, "_MAX_REGISTRY_WAIT_S"),
     (metrics, "PATIENCE_S"),
-    (lists, "MAX_LOOK_S"),
+    (lists, "MAX_PAGE_S"),
     (registry, "MAX_WAIT_S"),
     (router, "SILENT_S"),
     (unique, "CLAIM_TIMEOUT_S"),

@@ -95,7 +95,7 @@ async def list_jobs(app: App, request: Request) -> Response:
 
     A page may have fewer jobs than ``limit`` although other pages follow. If other pages follow, it
     has a ``next_cursor``. ``store.search.newest_first`` describes the order. ``query`` is a search
-    (``core.search``). Then ``looked_at`` tells how many entries the page has compared.
+    (``core.search``). Then ``examined`` is the number of entries that the page has examined.
 
     ``GET /ojs/v1/jobs?state&queue&type&query&limit&cursor&offset`` (spec: ojs-http-binding 17)
     """
@@ -134,7 +134,7 @@ async def list_matching(
         limit=limit, shown=len(page.jobs), offset=skipped, total=total, cursor=page.next_cursor
     )
     if wanted.search is not None:
-        pagination["looked_at"] = page.looked_at
+        pagination["examined"] = page.examined
     # If the total is not known, the member is absent, because clients would read null as 0.
     total_member = b"" if total is None else b'"total":%d,' % total
     return Response(
@@ -181,7 +181,7 @@ def with_search(wanted: JobFilter, text: str) -> JobFilter:
         InvalidRequest: the text is not a search.
     """
     search = parse_search(text, now_ms=time.time_ns() // 1_000_000)
-    # Each queue has indexes of its own. So a search in one queue looks only at its jobs.
+    # Each queue has indexes of its own. So a search in one queue examines only its jobs.
     queues = search.exact_values("queue") or frozenset()
     if wanted.queue is None and len(queues) == 1 and is_queue(*queues):
         wanted = replace(wanted, queue=next(iter(queues)))

@@ -1,1 +1,1 @@
-"""Statistics over time: totals of the cluster and of each queue, minute by minute and hourly."""
+"""Statistics over time: of the cluster by minute and by hour, of each queue by minute."""

@@ -1,10 +1,11 @@
 """Count how long jobs waited and ran, in the process that fetches and acknowledges them.
 
-The buckets are counted in memory and added to Redis every few seconds, with one script per queue.
-Counting them in the transitions would cost Redis 2 to 3 µs per job; here it costs 0.3 µs of an API
-process (docs/adr/039). A process that is killed loses the counts of the last seconds.
+A queue has a histogram of waits and one of run times. A process counts in memory, and adds its
+counts to Redis every five seconds with one script per queue. The transitions do not count, because
+that would cost Redis 2 to 3 µs per job. An API process needs 0.3 µs (docs/adr/039). A process that
+is killed loses the counts of the last seconds.
 
-A wait is counted when the first attempt of a job starts, a run when a job is completed.
+The wait of a job is counted when its first attempt starts, and its run when it is completed.
 """
 
 from __future__ import annotations
@@ -34,19 +35,21 @@ TIMES: Final = (
 """Fields of a queue's hash of times: the buckets of waits, those of runs, and the sums of both in
 milliseconds. ``sample_queue.lua`` has the same names in the same order."""
 WAIT_BUCKETS: Final = slice(0, len(WAIT_BOUNDS_MS) + 1)
+"""Positions in ``TIMES`` of the buckets of waits."""
 RUN_BUCKETS: Final = slice(len(WAIT_BOUNDS_MS) + 1, len(TIMES) - 2)
-"""Positions in ``TIMES``."""
+"""Positions in ``TIMES`` of the buckets of run times."""
 FLUSH_S: Final = 5.0
 """Seconds between two writes of a process."""
 KEPT_MS: Final = 7 * 86_400_000
-"""How long the times of a queue are kept after the last job was counted, in milliseconds."""
+"""Time in ms after which Redis deletes the times of a queue that has counted no further job."""
 MAX_QUEUES: Final = 10_000
-"""Number of queues that a process counts between two writes. Jobs of further ones are left out."""
+"""Maximum number of queues that a process counts between two writes. Jobs of further queues are not
+counted."""
 _FIRST_RUN: Final = RUN_BUCKETS.start
 _WAIT_SUM: Final = len(TIMES) - 2
 _RUN_SUM: Final = len(TIMES) - 1
-_FINISH_S: Final = 1.0
-"""Longest time in seconds of the last write of a process that stops."""
+_LAST_FLUSH_TIMEOUT_S: Final = 1.0
+"""Time limit in seconds for the last write of a process that stops."""
 
 
 class JobTimes:
@@ -94,7 +97,7 @@ class JobTimes:
 
     async def finish(self, runtime: Runtime) -> None:
         """Write the last counts of a process that stops, within a second."""
-        with trio.move_on_after(_FINISH_S, shield=True):
+        with trio.move_on_after(_LAST_FLUSH_TIMEOUT_S, shield=True):
             await self.flush(runtime)
 
     async def flush(self, runtime: Runtime) -> None:
@@ -106,9 +109,9 @@ class JobTimes:
                 await _add(runtime, queue, rows[queue])
             except BackendUnavailable as error:
                 if error.outcome == "not_applied":
-                    mine = self._row(queue)
-                    for place, count in enumerate(rows[queue]):
-                        mine[place] += count
+                    row = self._row(queue)
+                    for position, count in enumerate(rows[queue]):
+                        row[position] += count
             except (RedisReplyError, UnicodeDecodeError) as error:
                 log.warning("cannot write the times of queue %r: %s", queue, error)
 

@@ -1,7 +1,8 @@
-"""The records of the history of statistics, as they are stored in Redis.
+"""The records of statistics over time, as they are stored in Redis.
 
 A record is a text of whole numbers, separated by commas: the minute at whose start it was taken,
-the totals, the times, and the numbers of jobs by state. Zeros may be left out between the commas.
+the totals, the numbers of jobs by waiting time and by run time (``job_times.TIMES``), and the
+numbers of jobs by state. Zeros may be left out between the commas.
 A record of the cluster holds the totals themselves. A record of a queue holds the growth of the
 totals since the previous record of the queue. ``sample_queue.lua`` has the same names in the same
 order.
@@ -38,7 +39,7 @@ STATES: Final = (
 )
 """The states whose jobs are counted."""
 GROWING: Final = len(TOTALS) + len(TIMES)
-"""How many numbers of a record only grow."""
+"""Number of the numbers of a record that only grow."""
 MINUTES: Final = 25 * 60
 """Number of minutes for which the cluster has records: a day and an hour. So a request for the last
 day gets all of its minutes, although new records replace old ones."""
@@ -73,9 +74,11 @@ def parse_record(text: bytes | None) -> Record | None:
 
 
 def parse_numbers(text: bytes | None) -> list[int]:
-    """Return the numbers of a text; none if one of them is damaged."""
+    """Return the numbers of a text; none if there is no text, or if one of them is damaged."""
+    if not text:
+        return []
     try:
-        numbers = [int(number or 0) for number in (text or b"x").split(b",")]
+        numbers = [int(number or 0) for number in text.split(b",")]
     except ValueError:
         return []
     return numbers if all(0 <= number < _EXACT for number in numbers) else []

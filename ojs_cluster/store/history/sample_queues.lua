@@ -1,7 +1,7 @@
 -- Samples some queues of a shard: adds the growth of their totals to the totals of the shard. The history of
 -- each queue that has changed gets a record with this growth and the numbers of jobs.
--- Pre:  any. A queue that does not exist, or has not changed, is left out.
--- Post: the last sample of each queue is its present one, so a second run adds nothing.
+-- Pre:  none. A queue that does not exist, or has not changed, is left out.
+-- Post: each queue's history has this sample in the field `last`, so a repetition adds nothing.
 -- Memory: allow-oom; adds 300 bytes per queue and minute, for 120 minutes.
 -- KEYS: 1 history_totals, then per queue: queue_counters, queue_available, queue_blocked, queue_history,
 --       queue_times.
@@ -21,7 +21,7 @@ for i = 2, #KEYS, 5 do
         end
         if last ~= text then
             local growth = growth_since(last, sample)
-            for total = 1, #totals do totals[total] = totals[total] + growth[total] end
+            for n = 1, #totals do totals[n] = totals[n] + growth[n] end
             samples[#samples + 1] = {key = KEYS[i + 3], text = text, record = string.format('%.0f', minute)
                 .. ',' .. join_numbers(growth) .. ',' .. join_numbers(numbers)}
         end

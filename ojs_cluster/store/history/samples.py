@@ -2,10 +2,10 @@
 
 The transitions count in each queue's hash. Once per minute the leader of the meta tag samples all
 queues, a bounded number with each script. ``sample_queues.lua`` adds the growth since the last
-sample to totals of the shard, in the same step in which it stores the sample. So every change is
-counted once, whatever process dies, and a queue may be removed. The sums over all shards are then
-stored as the record of the minute. A missed minute loses no number, because the records are totals:
-the next record has the growth of both minutes.
+sample to totals of the shard, and atomically stores the new sample. So every change is counted
+once, even if the leader dies, and the totals remain when a queue is removed. The sums over all
+shards are then stored as the record of the minute. If a minute is missed, no number is lost:
+records are totals, so the next record contains the growth of both minutes.
 
 The transitions do not count per minute themselves, because each of them would have to write one
 more key.
@@ -48,7 +48,7 @@ class Sampler:
         self._depths: dict[Shard, list[int]] = {}
 
     async def minute_to_record(self) -> tuple[int | None, int]:
-        """Return the minute that has no record yet, and how long it will last.
+        """Return the present minute if it has no record yet, and the time until the next minute.
 
         Returns:
             The present minute in Unix minutes by the clock of Redis, None if it has a record; and
@@ -69,7 +69,7 @@ class Sampler:
         return (None if is_recorded else minute), 60_000 - now_ms % 60_000
 
     async def record(self, minute: int) -> bool:
-        """Sample all queues and store the record of a minute. A second call counts nothing twice.
+        """Sample all queues and store the record of a minute. A repetition counts nothing again.
 
         Args:
             minute: the minute at whose start the samples count as taken, in Unix minutes.
@@ -114,7 +114,8 @@ class Sampler:
     ) -> None:
         """Sample some queues, and add the numbers of their jobs to ``depths_of``, by shard.
 
-        Shards that are not in ``depths_of`` yet are read even if they have none of these queues.
+        Shards that are not in ``depths_of`` yet are read even if they have none of these queues,
+        because a record needs the totals of every shard.
         """
         store = self._store
         queues_of: dict[Shard, list[str]] = {

@@ -28,9 +28,9 @@ from ojs_cluster.store.history.records import (
 MAX_POINTS: Final = 1500
 """Maximum number of periods of a series."""
 _HOUR: Final = 60
-_LIVE_MINUTES: Final = 2 * _HOUR
-"""Number of the newest records by minute that a series of hours or days uses for its last hours,
-because the record of an hour shows only the start of the hour."""
+_NEWEST_MINUTES: Final = 2 * _HOUR
+"""Number of minutes whose records a series of hours or days also uses. The record of an hour shows
+only the start of the hour, so the records by minute complete the last hours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +61,16 @@ class Point:
         """Average run time of the jobs completed in the period, in milliseconds; 0 without any."""
         return self._average("run_ms")
 
-    def wait_ms(self, share: float) -> float:
+    def wait_ms(self, probability: float) -> float:
         """Return a quantile of the waits of the jobs that started, in milliseconds."""
-        return quantile(self.times[WAIT_BUCKETS], WAIT_BOUNDS_MS, share)
+        return quantile(self.times[WAIT_BUCKETS], WAIT_BOUNDS_MS, probability)
 
-    def run_ms(self, share: float) -> float:
+    def run_ms(self, probability: float) -> float:
         """Return a quantile of the run times of the completed jobs, in milliseconds."""
-        return quantile(self.times[RUN_BUCKETS], RUN_BOUNDS_MS, share)
+        return quantile(self.times[RUN_BUCKETS], RUN_BOUNDS_MS, probability)
 
     def _average(self, name: str) -> float:
-        completed = self.totals["acked"]
+        completed = self.totals["acked"]  # the counter of completed jobs
         return round(self.totals[name] / completed, 2) if completed else 0.0
 
 
@@ -173,7 +173,7 @@ async def queue_series(store: Store, queue: str, periods: Periods) -> list[Point
         for records in records_of_partitions:
             for record in records:
                 if begin < record.minute <= end:
-                    sums = [total + more for total, more in zip(sums, record.totals, strict=True)]
+                    sums = [a + b for a, b in zip(sums, record.totals, strict=True)]
         return sums
 
     def depths_at(minute: int) -> list[int]:
@@ -181,7 +181,7 @@ async def queue_series(store: Store, queue: str, periods: Periods) -> list[Point
         for records in records_of_partitions:
             count = bisect_right(records, minute, key=lambda record: record.minute)
             if count:
-                sums = [n + more for n, more in zip(sums, records[count - 1].depths, strict=True)]
+                sums = [a + b for a, b in zip(sums, records[count - 1].depths, strict=True)]
         return sums
 
     return _points(periods, newest - QUEUE_MINUTES + 1, newest, growth, depths_at)
@@ -223,7 +223,7 @@ async def _cluster_records(store: Store, periods: Periods) -> list[Record]:
     """Return the records that a series needs, the oldest first.
 
     Periods shorter than an hour use the records by minute. Longer periods use the records by hour,
-    and for the last ``_LIVE_MINUTES`` the records by minute.
+    and for the last ``_NEWEST_MINUTES`` the records by minute.
     """
     meta = store.keys.meta
     newest = await _newest_minute(store)
@@ -231,7 +231,7 @@ async def _cluster_records(store: Store, periods: Periods) -> list[Record]:
         return []
     oldest_minute = newest - MINUTES + 1
     if periods.length >= _HOUR:
-        oldest_minute = newest - _LIVE_MINUTES
+        oldest_minute = newest - _NEWEST_MINUTES
     # One record before the first period, from which its growth is counted.
     begin, end = max(periods.first - 1, oldest_minute), min(periods.end, newest)
     wanted = range(begin, end + 1)

@@ -1,8 +1,8 @@
 """List the jobs that a filter or a search admits, page by page, newest first.
 
-A page looks at a bounded number of entries. It first compares the small fields of many jobs, which
-one script reads per shard, and reads only the jobs that may match as a whole. Jobs that move during
-a listing may be missed or listed twice.
+A page examines a bounded number of index entries. One script per shard reads the small fields of
+many jobs. The page then reads the whole job only if its small fields match. A listing may miss jobs
+that change their state meanwhile, or list them twice.
 """
 
 from __future__ import annotations
@@ -25,39 +25,40 @@ from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.search.newest_first import IndexEntry, walk_newest_first
 
 SCAN_BUDGET: Final = 2000
-"""Most entries that a page of a plain list looks at; of large jobs ``PAGE_BYTES``."""
+"""Maximum number of entries that a page of a plain list examines. ``PAGE_BYTES`` limits the bytes
+of the jobs that it reads."""
 SEARCH_BUDGET: Final = 20_000
-"""Most entries that a page of a search looks at."""
+"""Maximum number of entries that a page of a search examines."""
 SEARCH_BYTES: Final = 32 * 1024 * 1024
-"""Most bytes of jobs that a page of a search reads."""
-MAX_LOOK_S: Final = 2.0
-"""Seconds after which a page looks no further, so that a slow server returns what it has found."""
+"""Maximum number of bytes of jobs that a page of a search reads."""
+MAX_PAGE_S: Final = 2.0
+"""Time in seconds after which a page ends, so that a slow server returns what it has found."""
 _INDEX_COST: Final = 5
-"""What the end of an index, or of a queue's index, takes of the budget: it costs calls too."""
+"""Number of entries that the end of an index counts as, because the next index costs calls."""
 _BATCH: Final = 100
-"""Jobs whose small fields are read together."""
+"""Maximum number of jobs whose small fields are read together."""
 _SMALL: Final = (
     *(f.STATE, f.TYPE, f.QUEUE, f.PRIORITY, f.ATTEMPT, f.WORKER, f.CREATED, f.FINISHED),
     *(f.DEAD, f.HIDDEN),
 )
 """The fields in the order of ``search_fields.lua``."""
-_OWN_INDEX: Final = frozenset({None, State.AVAILABLE, State.ACTIVE, State.PENDING})
-"""States whose index holds no jobs of other states; None for all states."""
+_EXACT_INDEXES: Final = frozenset({None, State.AVAILABLE, State.ACTIVE, State.PENDING})
+"""Values of a filter's state for which the indexes hold no other jobs. None admits all states."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobPage:
-    """One page. It may hold fewer jobs than asked for and still have a ``next_cursor``.
+    """One page. It may hold fewer jobs than requested and still have a ``next_cursor``.
 
     Args:
         jobs: the jobs.
         next_cursor: where the next page starts, None after the last page.
-        looked_at: number of index entries that were compared for this page.
+        examined: number of index entries that the page has examined.
     """
 
     jobs: list[JobRecord]
     next_cursor: str | None
-    looked_at: int = 0
+    examined: int = 0
 
 
 async def list_jobs(
@@ -68,11 +69,11 @@ async def list_jobs(
     Args:
         store: the store.
         wanted: the filter.
-        limit: most jobs of the page.
+        limit: maximum number of jobs of the page.
         cursor: where the last page ended, None for the first page.
 
     Raises:
-        InvalidRequest: the cursor is not one of this server.
+        InvalidRequest: this server did not create the cursor.
         BackendUnavailable: Redis did not answer in time.
     """
     ids = None if wanted.search is None else wanted.search.exact_values("id")
@@ -80,8 +81,8 @@ async def list_jobs(
         return await _by_id(store, wanted, ids, limit)
     page = _Page(store, wanted, limit)
     batch: list[IndexEntry] = []
-    async with aclosing(walk_newest_first(store, wanted, cursor)) as passed:
-        async for item in passed:
+    async with aclosing(walk_newest_first(store, wanted, cursor)) as items:
+        async for item in items:
             at_end = isinstance(item, ListingPosition)
             if isinstance(item, ListingPosition):
                 page.budget -= _INDEX_COST
@@ -95,7 +96,7 @@ async def list_jobs(
             if stopped_at is not None:
                 return page.ended(stopped_at)
             if page.is_over:
-                return page.ended(item if isinstance(item, ListingPosition) else item.place)
+                return page.ended(item if isinstance(item, ListingPosition) else item.position)
     stopped_at = await page.take(batch)
     return page.ended(stopped_at)
 
@@ -108,59 +109,58 @@ class _Page:
         self._wanted = wanted
         self._limit = limit
         self._jobs: list[JobRecord] = []
-        self._looked_at = 0
+        self._examined = 0
         self._compares_fields = wanted != JobFilter(
-            state=wanted.state if wanted.state in _OWN_INDEX else None,
+            state=wanted.state if wanted.state in _EXACT_INDEXES else None,
             queue=wanted.queue,
             dead=wanted.dead,
         )
         searches = wanted.search is not None
         self.budget = SEARCH_BUDGET if searches else SCAN_BUDGET
         self._bytes_left = SEARCH_BYTES if searches else PAGE_BYTES
-        self._shown_left = PAGE_BYTES
-        self._end = time.monotonic() + MAX_LOOK_S
+        self._shown_bytes_left = PAGE_BYTES
+        self._end = time.monotonic() + MAX_PAGE_S
 
     @property
     def is_over(self) -> bool:
-        """Whether the page has looked at enough entries, or for long enough."""
+        """Whether the page has used its budget of entries, or its time."""
         return self.budget <= 0 or time.monotonic() >= self._end
 
     @property
     def batch_size(self) -> int:
-        """Number of entries that ``take`` should get at once."""
+        """Number of entries to pass to ``take`` together."""
         return _BATCH if self._compares_fields else min(_BATCH, self._limit - len(self._jobs))
 
     async def take(self, entries: Sequence[IndexEntry]) -> ListingPosition | None:
         """Add the admitted jobs; return where the page is full, None if it is not."""
         rest = list(entries)
         if self._compares_fields and rest:
-            possible = await self._possible(rest)
-            passed = [entry for entry in rest if entry.job_id not in possible]
-            self._looked_at += len(passed)
-            rest = [entry for entry in rest if entry.job_id in possible]
+            matching = await self._ids_with_matching_fields(rest)
+            self._examined += sum(entry.job_id not in matching for entry in rest)
+            rest = [entry for entry in rest if entry.job_id in matching]
         while rest:
-            # At most as many as the page can still show, unless their content decides.
+            # No more jobs than the page can still show: most of these jobs match.
             some = rest[: max(1, self._limit - len(self._jobs))]
             found = await read_some(self._store, [(entry.shard, entry.job_id) for entry in some])
             for entry, job in zip(rest, found, strict=False):
-                self._looked_at += 1
+                self._examined += 1
                 if job is not None:
                     self._bytes_left -= job.size
                     if self._wanted.admits(job):
                         self._jobs.append(job)
-                        self._shown_left -= job.size
+                        self._shown_bytes_left -= job.size
                 full = len(self._jobs) >= self._limit
-                if full or self._bytes_left <= 0 or self._shown_left <= 0:
-                    return entry.place
+                if full or self._bytes_left <= 0 or self._shown_bytes_left <= 0:
+                    return entry.position
             rest = rest[len(found) :]
         return None
 
-    async def _possible(self, entries: Sequence[IndexEntry]) -> set[str]:
+    async def _ids_with_matching_fields(self, entries: Sequence[IndexEntry]) -> set[str]:
         """Return the ids of the jobs whose small fields the filter admits."""
         by_shard: dict[Shard, list[str]] = {}
         for entry in entries:
             by_shard.setdefault(entry.shard, []).append(entry.job_id)
-        possible: set[str] = set()
+        matching: set[str] = set()
 
         async def compare(shard: Shard) -> None:
             ids = by_shard[shard]
@@ -171,14 +171,14 @@ class _Page:
                 job = JobRecord(job_id, _fields(values))
                 with suppress(KeyError, ValueError):  # a malformed job is in no list
                     if values and self._wanted.admits_without_content(job):
-                        possible.add(job_id)
+                        matching.add(job_id)
 
         await run_concurrently(by_shard, compare)
-        return possible
+        return matching
 
-    def ended(self, place: ListingPosition | None) -> JobPage:
-        """Return the page; the next one starts at ``place``, None for no further page."""
-        return JobPage(self._jobs, None if place is None else place.text(), self._looked_at)
+    def ended(self, position: ListingPosition | None) -> JobPage:
+        """Return the page. The next page starts at ``position``; None if there is no next page."""
+        return JobPage(self._jobs, None if position is None else position.text(), self._examined)
 
 
 def _fields(values: Sequence[bytes | None]) -> Mapping[bytes, bytes]:
@@ -186,7 +186,7 @@ def _fields(values: Sequence[bytes | None]) -> Mapping[bytes, bytes]:
 
 
 async def _by_id(store: Store, wanted: JobFilter, ids: frozenset[str], limit: int) -> JobPage:
-    """Return the jobs with these ids; they need no index."""
+    """Return the admitted jobs with these ids, without a walk over indexes."""
     found: dict[str, JobRecord] = {}
 
     async def read(job_id: str) -> None:

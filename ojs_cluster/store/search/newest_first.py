@@ -1,10 +1,10 @@
 """Walk the indexes of jobs, newest first, over all shards at once.
 
 The indexes are those that the lifecycle needs (docs/adr/002). Within an index the entries of all
-shards are merged by score. So finished jobs and dead letters come by the time of their end, active
-jobs by their deadline, and pending jobs by the time of their creation, each latest first. Scheduled
-and retryable jobs come by the time at which they are due, next first. Available jobs have an index
-per queue, so they come queue by queue: those first that a fetch would return last.
+shards are merged by score, the latest first: finished jobs and dead letters by the time of their
+end, active jobs by their deadline, pending jobs by the time of their creation. Scheduled and
+retryable jobs are in the order in which they are due. Available jobs have an index per queue, so
+they come queue by queue. In a queue they are in the reverse order of fetches.
 
 A cursor holds the score of the last entry and its shard. All shards continue from this score, so a
 cursor has the same size for any number of shards.
@@ -30,11 +30,13 @@ from ojs_cluster.store.jobs.listing import (
 )
 
 _CHUNK: Final = 100
-"""Entries of one read of an index."""
+"""Maximum number of entries of one read of an index."""
 _FIRST_CHUNK: Final = 200
-"""Entries of the first read of an index, of all shards together."""
+"""Maximum number of entries of the first reads of an index, of all shards together."""
 _MIN_CHUNK: Final = 5
-_OLDEST_FIRST: Final = frozenset({"due"})
+"""Minimum number of entries of the first read of an index in one shard."""
+_ASCENDING: Final = frozenset({"due"})
+"""Indexes that are walked by ascending score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,29 +44,31 @@ class IndexEntry:
     """An entry of an index.
 
     Args:
-        place: the position after the entry.
+        position: the position after the entry.
         shard: the shard of the job.
         job_id: its id.
     """
 
-    place: ListingPosition
+    position: ListingPosition
     shard: Shard
     job_id: str
 
 
 @dataclass(slots=True)
-class _Stream:
-    """The index of one shard.
+class _IndexWalk:
+    """The walk over an index in one shard.
 
     Args:
         number: the number of the shard, or of the partition in the index of a queue.
         shard: the shard.
         key: the key of the index.
-        score: the score where the next read starts, "" at the beginning; "(" excludes it.
+        score: the score where the next read starts, '' at the beginning. With "(" in front of it
+            the read starts after this score.
         skip: entries of that score that the next read skips.
         entries: entries that were read and not yielded yet, as score and id.
         ended: whether the index has no further entries.
-        last: score of the last entry that was yielded, and the number of such entries.
+        last_score: score of the last yielded entry.
+        last_count: number of yielded entries with ``last_score``.
     """
 
     number: int
@@ -74,7 +78,8 @@ class _Stream:
     skip: int = 0
     entries: deque[tuple[str, str]] = field(default_factory=deque)
     ended: bool = False
-    last: tuple[str, int] = ("", 0)
+    last_score: str = ""
+    last_count: int = 0
 
 
 async def walk_newest_first(
@@ -90,97 +95,97 @@ async def walk_newest_first(
         cursor: where the last page ended, None for the first page.
 
     Raises:
-        InvalidRequest: the cursor is not one of this server.
+        InvalidRequest: this server did not create the cursor.
         BackendUnavailable: Redis did not answer in time.
     """
     indexes = wanted.indexes
-    place = ListingPosition()
+    position = ListingPosition()
     if cursor:
-        place = ListingPosition.parse(cursor, len(indexes), len(store.keys))
-    while place.index < len(indexes):
-        index = indexes[place.index]
-        by_queue = index in INDEXES_OF_QUEUE and wanted.queue is None
-        queue = wanted.queue or (place.queue if by_queue else "")
-        if queue or not by_queue:
+        position = ListingPosition.parse(cursor, len(indexes), len(store.keys))
+    while position.index < len(indexes):
+        index = indexes[position.index]
+        # Each queue has its own index of available jobs. The queues are walked in name order.
+        all_queues = index in INDEXES_OF_QUEUE and wanted.queue is None
+        queue = wanted.queue or (position.queue if all_queues else "")
+        if queue or not all_queues:
             shards = await store.partitions.occupied_shards(store, queue) if queue else store.keys
-            streams = [
-                _stream(index, queue, number, shard, place) for number, shard in enumerate(shards)
+            walks = [
+                _start_walk(index, queue, number, shard, position)
+                for number, shard in enumerate(shards)
             ]
-            newest = index not in _OLDEST_FIRST
-            async with aclosing(_merge(store, streams, place, newest=newest)) as merged:
+            newest = index not in _ASCENDING
+            async with aclosing(_merge(store, walks, position, newest=newest)) as merged:
                 async for entry in merged:
                     yield entry
-        following = await queue_after(store, queue) if by_queue else None
+        following = await queue_after(store, queue) if all_queues else None
         if following is not None:
-            place = ListingPosition(place.index, 0, following)
+            position = ListingPosition(position.index, 0, following)
         else:
-            place = ListingPosition(place.index + 1)
-        if place.index < len(indexes):
-            yield place
+            position = ListingPosition(position.index + 1)
+        if position.index < len(indexes):
+            yield position
 
 
-def _stream(index: str, queue: str, number: int, shard: Shard, place: ListingPosition) -> _Stream:
-    """Return the index of a shard from ``place`` on."""
+def _start_walk(
+    index: str, queue: str, number: int, shard: Shard, position: ListingPosition
+) -> _IndexWalk:
+    """Return a walk over the index of a shard, from ``position`` on."""
     key = getattr(shard, index)
-    stream = _Stream(number, shard, key(queue) if index in INDEXES_OF_QUEUE else key)
-    if place.score != "-inf":
+    walk = _IndexWalk(number, shard, key(queue) if index in INDEXES_OF_QUEUE else key)
+    if position.score != "-inf":
         # Entries of one score come in the order of their shards.
-        if number < place.shard:
-            stream.score = f"({place.score}"
-        elif number == place.shard:
-            stream.score, stream.skip = place.score, place.skip
-            stream.last = (place.score, place.skip)
+        if number < position.shard:
+            walk.score = f"({position.score}"
+        elif number == position.shard:
+            walk.score, walk.skip = position.score, position.skip
+            walk.last_score, walk.last_count = position.score, position.skip
         else:
-            stream.score = place.score
-    return stream
+            walk.score = position.score
+    return walk
 
 
 async def _merge(
-    store: Store, streams: Sequence[_Stream], place: ListingPosition, *, newest: bool
+    store: Store, walks: Sequence[_IndexWalk], position: ListingPosition, *, newest: bool
 ) -> AsyncGenerator[IndexEntry]:
-    first = max(_MIN_CHUNK, min(_CHUNK, _FIRST_CHUNK // max(1, len(streams))))
-    await run_concurrently(streams, lambda stream: _read(store, stream, first, newest=newest))
+    first = max(_MIN_CHUNK, min(_CHUNK, _FIRST_CHUNK // max(1, len(walks))))
+    await run_concurrently(walks, lambda walk: _read(store, walk, first, newest=newest))
     sign = -1 if newest else 1
-    heap = [
-        (sign * float(stream.entries[0][0]), stream.number, stream)
-        for stream in streams
-        if stream.entries
-    ]
+    heap = [(sign * float(walk.entries[0][0]), walk.number, walk) for walk in walks if walk.entries]
     heapq.heapify(heap)
     while heap:
-        stream = heap[0][2]
-        score, job_id = stream.entries.popleft()
-        known, count = stream.last
-        stream.last = (score, count + 1 if score == known else 1)
+        walk = heap[0][2]
+        score, job_id = walk.entries.popleft()
+        walk.last_count = walk.last_count + 1 if score == walk.last_score else 1
+        walk.last_score = score
         yield IndexEntry(
-            ListingPosition(place.index, stream.number, place.queue, *stream.last),
-            stream.shard,
+            ListingPosition(position.index, walk.number, position.queue, score, walk.last_count),
+            walk.shard,
             job_id,
         )
-        if not stream.entries and not stream.ended:
-            await _read(store, stream, _CHUNK, newest=newest)
-        if stream.entries:
-            heapq.heapreplace(heap, (sign * float(stream.entries[0][0]), stream.number, stream))
+        if not walk.entries and not walk.ended:
+            await _read(store, walk, _CHUNK, newest=newest)
+        if walk.entries:
+            heapq.heapreplace(heap, (sign * float(walk.entries[0][0]), walk.number, walk))
         else:
             heapq.heappop(heap)
 
 
-async def _read(store: Store, stream: _Stream, count: int, *, newest: bool) -> None:
+async def _read(store: Store, walk: _IndexWalk, count: int, *, newest: bool) -> None:
     """Read the next entries of an index."""
-    way: tuple[str, ...] = (stream.score or "-inf", "+inf", "BYSCORE")
+    score_range: tuple[str, ...] = (walk.score or "-inf", "+inf", "BYSCORE")
     if newest:
-        way = (stream.score or "+inf", "-inf", "BYSCORE", "REV")
+        score_range = (walk.score or "+inf", "-inf", "BYSCORE", "REV")
     flat: Any = await store.redis.call(
-        stream.shard.slot,
-        *("ZRANGE", stream.key),
-        *way,
-        *("LIMIT", stream.skip, count, "WITHSCORES"),
+        walk.shard.slot,
+        *("ZRANGE", walk.key),
+        *score_range,
+        *("LIMIT", walk.skip, count, "WITHSCORES"),
         idempotent=True,
     )
     items = iter(flat)
     for member, raw in zip(items, items, strict=True):
         score = raw.decode()
-        stream.skip = stream.skip + 1 if score == stream.score else 1
-        stream.score = score
-        stream.entries.append((score, member.decode()))
-    stream.ended = len(flat) < 2 * count
+        walk.skip = walk.skip + 1 if score == walk.score else 1
+        walk.score = score
+        walk.entries.append((score, member.decode()))
+    walk.ended = len(flat) < 2 * count

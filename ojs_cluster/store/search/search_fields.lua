@@ -1,9 +1,9 @@
--- Reads the small fields of jobs that a list compares, so that it reads only the jobs that match as a whole.
+-- Reads the small fields of jobs. A list then reads all fields only of those jobs whose small fields match.
 -- Memory: no-writes.
 -- KEYS: 1 any key of the shard.
 -- ARGV: 1.. ids of jobs.
--- Returns: per id {state, type, queue, priority, attempt, worker, created, finished, dead, hidden}, each of them
---          nil when absent; an empty list for an alias, a prepared job and a missing one
+-- Returns: per id {state, type, queue, priority, attempt, worker, created, finished, dead, hidden}, each
+--          nil when absent; an empty list for an alias, a prepared job or a missing job
 --@include keys fields
 local reply = {}
 for i, id in ipairs(ARGV) do

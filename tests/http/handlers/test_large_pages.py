@@ -50,7 +50,7 @@ async def test_a_page_of_large_jobs_is_cut_short(any_api: Api, filters: str) -> 
 async def test_a_filter_reads_no_large_job_whose_small_fields_do_not_match(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lists, "MAX_LOOK_S", LONG_S)
+    monkeypatch.setattr(lists, "MAX_PAGE_S", LONG_S)
     await enqueue_large(api)
     found = await pages(api, "/ojs/v1/jobs?type=of.another&limit=200")
     assert not any(page["jobs"] for page in found)
@@ -65,7 +65,7 @@ async def test_a_search_that_lets_few_through_does_not_read_all_for_one_page(
     found = await pages(api, "/ojs/v1/jobs?query=meta.none:*&limit=200")
     assert not any(page["jobs"] for page in found)
     assert len(found) > COUNT // 9
-    assert sum(page["pagination"]["looked_at"] for page in found) == COUNT
+    assert sum(page["pagination"]["examined"] for page in found) == COUNT
 
 
 @pytest.mark.parametrize("filters", ["limit=1000", "queue=large-1&limit=1000"])

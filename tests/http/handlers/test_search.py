@@ -17,11 +17,11 @@ ADMIN = "/ojs/v1/admin/jobs"
 @pytest.fixture(autouse=True)
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """No page ends early because the machine is slow."""
-    monkeypatch.setattr(lists, "MAX_LOOK_S", LONG_S)
+    monkeypatch.setattr(lists, "MAX_PAGE_S", LONG_S)
 
 
 @pytest.mark.parametrize("path", [JOBS, ADMIN])
-async def test_a_search_finds_jobs_and_tells_how_many_it_has_looked_at(
+async def test_a_search_finds_jobs_and_tells_how_many_it_has_examined(
     any_api: Api, path: str
 ) -> None:
     mail = [
@@ -42,10 +42,10 @@ async def test_a_search_finds_jobs_and_tells_how_many_it_has_looked_at(
         found = [job["id"] for job in page.get("jobs", page.get("items"))]
         if expected is None:
             assert len(found) == 3
-            assert "looked_at" not in page["pagination"]
+            assert "examined" not in page["pagination"]
             continue
         assert found == expected, query
-        assert len(expected) <= page["pagination"]["looked_at"] <= 3
+        assert len(expected) <= page["pagination"]["examined"] <= 3
         assert page["pagination"]["has_more"] is False
 
 
@@ -55,15 +55,15 @@ async def test_a_search_goes_on_from_its_cursor(api: Api, monkeypatch: pytest.Mo
         await api.enqueue(type="hay")
     monkeypatch.setattr(lists, "SEARCH_BUDGET", 5)
     for path in (JOBS, ADMIN):
-        found, looked_at, cursor = [], 0, ""
+        found, examined, cursor = [], 0, ""
         for _ in range(20):
             page = (await api.get(f"{path}?query=type:needle+state:available&cursor={cursor}")).json
             found += [job["id"] for job in page.get("jobs", page.get("items"))]
-            looked_at += page["pagination"]["looked_at"]
+            examined += page["pagination"]["examined"]
             cursor = page["pagination"].get("next_cursor") or ""
             if not cursor:
                 break
-        assert (found, looked_at, cursor) == ([needle["id"]], 8, "")
+        assert (found, examined, cursor) == ([needle["id"]], 8, "")
 
 
 async def test_dead_letters_are_searched(any_api: Api) -> None:
@@ -75,7 +75,7 @@ async def test_dead_letters_are_searched(any_api: Api) -> None:
         await any_api.post("/ojs/v1/workers/nack", {"job_id": job["id"], "error": error})
     page = (await any_api.get("/ojs/v1/admin/dead-letter?query=error:a.two.*")).json
     assert [job["type"] for job in page["items"]] == ["a.two"]
-    assert page["pagination"]["looked_at"] == 2
+    assert page["pagination"]["examined"] == 2
 
 
 @pytest.mark.parametrize("path", [JOBS, ADMIN, "/ojs/v1/admin/dead-letter"])

@@ -148,7 +148,7 @@ async def test_a_search_by_id_finds_jobs_under_an_alias_and_no_others(store: Sto
     job = await put(store, id=foreign_id(store))
     page = await list_jobs(store, wanted_by(f"id:{job.id},0192-unknown"), limit=10)
     assert ([found.id for found in page.jobs], page.next_cursor) == ([job.id], None)
-    assert page.looked_at == 2
+    assert page.examined == 2
 
 
 async def test_the_times_of_a_search_hold(store: Store, db: Any) -> None:
@@ -160,7 +160,7 @@ async def test_the_times_of_a_search_hold(store: Store, db: Any) -> None:
     assert await found_by(store, "attempt:0", until_ms=since) == {old.id}
 
 
-async def test_a_page_tells_how_many_it_has_looked_at_and_goes_on(
+async def test_a_page_tells_how_many_it_has_examined_and_goes_on(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lists, "SEARCH_BUDGET", 100)
@@ -173,34 +173,34 @@ async def test_a_page_tells_how_many_it_has_looked_at_and_goes_on(
         found.append(await list_jobs(store, wanted, limit=10, cursor=cursor))
         cursor = found[-1].next_cursor
     assert [job.id for page in found for job in page.jobs] == [needle.id]
-    assert sum(page.looked_at for page in found) == 251
-    assert max(page.looked_at for page in found) == 100
+    assert sum(page.examined for page in found) == 251
+    assert max(page.examined for page in found) == 100
 
 
 async def test_a_page_that_takes_long_ends_and_the_next_one_goes_on(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lists, "MAX_LOOK_S", 0.0)
+    monkeypatch.setattr(lists, "MAX_PAGE_S", 0.0)
     needle = await put(store, type="needle")
     await enqueue_many(store, [new_job() for _ in range(250)])
     first = await list_jobs(store, wanted_by("type:needle", queue=QUEUE), limit=10)
-    assert (first.jobs, first.looked_at) == ([], 0)  # of pending jobs, which come first
+    assert (first.jobs, first.examined) == ([], 0)  # of pending jobs, which come first
     assert first.next_cursor is not None
     assert await found_by(store, "type:needle", queue=QUEUE) == {needle.id}
     assert len(await pages(store, JobFilter(queue=QUEUE), 30)) == 251
 
 
-async def test_a_page_that_is_full_has_looked_at_no_more_than_it_shows(store: Store) -> None:
+async def test_a_page_that_is_full_has_examined_no_more_than_it_shows(store: Store) -> None:
     await enqueue_many(store, [new_job() for _ in range(150)])
     page = await list_jobs(store, JobFilter(queue=QUEUE), limit=20)
-    assert (len(page.jobs), page.looked_at) == (20, 20)
+    assert (len(page.jobs), page.examined) == (20, 20)
 
 
 async def test_small_fields_of_many_jobs_are_one_call(store: Store) -> None:
     await enqueue_many(store, [new_job(type="hay") for _ in range(400)])
     process, client = lossy(store)
     page = await list_jobs(process, wanted_by("type:needle", queue=QUEUE), limit=10)
-    assert (page.jobs, page.looked_at, page.next_cursor) == ([], 400, None)
+    assert (page.jobs, page.examined, page.next_cursor) == ([], 400, None)
     assert client.calls["search_fields"] == 4
 
 

@@ -115,7 +115,7 @@ async def listed(app: App, wanted: JobFilter, given: Mapping[str, str]) -> Respo
     limit, offset = page.limit, 0 if cursor else page.offset
     first, skipped, total = await jobs.find(app, wanted, limit=limit, offset=offset, cursor=cursor)
     shown_jobs, next_cursor = first.jobs, first.next_cursor
-    # A search looks at as many entries in one read as other lists in all.
+    # A search examines as many entries in one read as other lists in all reads.
     for _ in range(_MORE_READS if wanted.search is None else 0):
         if next_cursor is None or len(shown_jobs) >= limit or _size(shown_jobs) >= _FULL_BYTES:
             break
@@ -138,7 +138,7 @@ async def listed(app: App, wanted: JobFilter, given: Mapping[str, str]) -> Respo
     pagination["has_more"] = next_cursor is not None
     pagination["total_exact"] = total is not None
     if wanted.search is not None:
-        pagination["looked_at"] = first.looked_at
+        pagination["examined"] = first.examined
     return Response(
         200,
         b'{"items":%b,"pagination":%b}'
