@@ -276,6 +276,21 @@ def _store_families(numbers: ClusterMetrics) -> Families:
             "Number of effects that failed too often and wait for an operator",
             numbers.outbox_dead_letters,
         ),
+        counter(
+            "ojs_webhook_deliveries",
+            "Number of attempts to deliver webhooks, and of events that were dropped, by status",
+            "status",
+            [
+                ("dropped" if status == "full" else status, number)
+                for status, number in numbers.webhooks.items()
+                if status != "pending"
+            ],
+        ),
+        plain_gauge(
+            "ojs_webhook_pending",
+            "Number of webhook deliveries that have not ended",
+            numbers.webhooks["pending"],
+        ),
         gauge(
             "ojs_scheduler_late_seconds",
             "How long the oldest work of a scheduler loop has been due without being done",

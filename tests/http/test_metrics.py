@@ -19,8 +19,10 @@ from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.server.http.scheduler_http import scheduler_families
 from ojs_cluster.store.operations import metrics
 from ojs_cluster.store.outbox.outbox import ATTEMPTS
+from ojs_cluster.store.webhooks import deliveries
 from scheduler.stats import Stats
 from tests.http.api import Api, Reply, open_app
+from tests.store.webhook_jobs import subscribe
 from tests.support.servers import observer
 from tests.test_docs import ROOT, rows
 
@@ -293,3 +295,23 @@ async def test_the_document_lists_what_is_served_with_its_labels(counted: Api) -
         for name, labels, *_ in rows((ROOT / "docs" / "metrics.md").read_text())
     }
     assert served == listed
+
+
+async def test_deliveries_of_webhooks_are_counted_by_their_status(any_api: Api) -> None:
+    store = any_api.app.store
+    made = await subscribe(store, "job.enqueued")
+    await store.webhooks.read(store)
+    for _ in range(5):
+        await any_api.enqueue()
+    [shard] = store.keys.partitions("default", 1)
+    batch = await deliveries.take(store, shard, made.id, 4)
+    outcomes: tuple[Any, ...] = ("delivered", "delivered", "failed", "dead")
+    for each, outcome in zip(batch.deliveries, outcomes, strict=True):
+        await deliveries.record(store, shard, made.id, each.number, outcome, wait_ms=60_000)
+    seen = await scrape(any_api)
+    found = {
+        status: seen("ojs_webhook_deliveries_total", status=status)
+        for status in ("delivered", "failed", "dead", "dropped")
+    }
+    assert found == {"delivered": 2, "failed": 1, "dead": 1, "dropped": 0}
+    assert seen("ojs_webhook_pending") == 2

@@ -1,17 +1,19 @@
 -- Read the metrics of one shard and of some of its queues.
 -- Memory: no-writes.
--- KEYS: 1 outbox_due, 2 outbox_dead_letters, 3 due, 4 active, 5 outbox_blocked_shards;
---       then per queue: queue_counters, queue_available, queue_dead, queue_blocked,
+-- KEYS: 1 outbox_due, 2 outbox_dead_letters, 3 due, 4 active, 5 outbox_blocked_shards, 6 webhook_counts,
+--       7 webhook_due; then per queue: queue_counters, queue_available, queue_dead, queue_blocked,
 --       queue_times.
 -- Returns: {now, number of outbox entries (blocked entries included), time of the next attempt (ms or -1),
 --           number of outbox dead letters, time when the first job is due (ms or -1), time when the first
---           lease ends (ms or -1), then per queue: {number of available jobs, time when the oldest of
+--           lease ends (ms or -1), {webhook deliveries by outcome in the order of OUTCOMES, pending ones}, then
+--           per queue: {number of available jobs, time when the oldest of
 --           them became available (ms or -1), number of dead letters, counters in the order of FIELDS,
 --           times in the order of TIMES}}
 --@include keys now read_job make_available sample_queue
 local FIELDS = {'scheduled', 'pending', 'active', 'retryable', 'completed', 'cancelled', 'discarded',
     'acked', 'enqueued', 'failed', 'retried_total', 'discarded_total', 'cancelled_total', 'expired_total', 'paused'}
-local outbox_due, outbox_dead_letters, due, active, blocked_shards = unpack(KEYS, 1, 5)
+local OUTCOMES = {'delivered:', 'failed:', 'dead:', 'full:'}
+local outbox_due, outbox_dead_letters, due, active, blocked_shards, webhook_counts, webhook_due = unpack(KEYS, 1, 7)
 
 local function first_score(zset)
     return tonumber(redis.call('ZRANGE', zset, 0, 0, 'WITHSCORES')[2] or -1)
@@ -40,9 +42,14 @@ local outbox_entries = redis.call('ZCARD', outbox_due)
 for _, shard in ipairs(redis.call('ZRANGE', blocked_shards, 0, -1)) do
     outbox_entries = outbox_entries + redis.call('ZCARD', outbox_waiting_key(shard))
 end
+local webhooks = redis.call('HMGET', webhook_counts, unpack(OUTCOMES))
+webhooks[5] = 0
+for _, id in ipairs(redis.call('ZRANGE', webhook_due, 0, 999)) do
+    webhooks[5] = webhooks[5] + redis.call('ZCARD', webhook_pending_key(id))
+end
 local reply = {now, outbox_entries, first_score(outbox_due), redis.call('ZCARD', outbox_dead_letters),
-    first_score(due), first_score(active)}
-for i = 6, #KEYS, 5 do
+    first_score(due), first_score(active), webhooks}
+for i = 8, #KEYS, 5 do
     local counters, available, dead, blocked, times = unpack(KEYS, i, i + 4)
     reply[#reply + 1] = {
         redis.call('ZCARD', available) + redis.call('ZCARD', blocked),

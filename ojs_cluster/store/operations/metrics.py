@@ -26,6 +26,11 @@ CACHED_S = 5.0
 """Maximum age in seconds of the metrics that a process reports without reading Redis again."""
 PATIENCE_S = 0.5
 """Longest time in seconds to wait for the reply of one shard."""
+WEBHOOK_OUTCOMES = ("delivered", "failed", "dead", "full", "pending")
+"""In the order of OUTCOMES in store/operations/metrics.lua: attempts that succeeded, that are
+repeated, that were the last; events dropped because too many deliveries were pending. Then the
+number of pending deliveries."""
+
 _CHUNK = 50
 """Queues per script call, so that one call blocks its Redis server for less than a millisecond."""
 _STATES = tuple(state for state in State if state is not State.AVAILABLE)
@@ -39,7 +44,7 @@ _FIELDS = (
     *_TOTALS,
     "paused",
 )
-_SHARD_NUMBERS = 6
+_SHARD_NUMBERS = 7
 """Elements of a reply of ``metrics.lua`` before its first queue."""
 
 
@@ -85,6 +90,7 @@ class ClusterMetrics:
         registered: number of all queues, None while the list of queues is unreachable.
         outbox_entries: number of effects that are not delivered yet.
         outbox_dead_letters: number of effects that failed too often.
+        webhooks: attempts to deliver webhooks by outcome, and the deliveries that are pending.
         late_ms: per scheduler loop, time in ms for which the first effect, due job or ended lease
             has waited for a scheduler; 0 when none is late.
         unreachable: number of shards that did not answer, the meta tag included. Queues with a
@@ -98,6 +104,7 @@ class ClusterMetrics:
     registered: int | None
     outbox_entries: int = 0
     outbox_dead_letters: int = 0
+    webhooks: dict[str, int] = field(default_factory=lambda: dict.fromkeys(WEBHOOK_OUTCOMES, 0))
     late_ms: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(("outbox", "promote", "reap"), 0)
     )
@@ -144,6 +151,8 @@ async def collect(store: Store, max_queues: int) -> ClusterMetrics:
                 shard.due,
                 shard.active,
                 shard.outbox_blocked_shards,
+                shard.webhook_counts,
+                shard.webhook_due,
             ]
             for name in chunk:
                 keys += (shard.queue_counters(name), shard.queue_available(name))
@@ -216,7 +225,9 @@ def _shards_of(store: Store, queue: str) -> Sequence[Shard]:
 
 def _add_shard(cluster: ClusterMetrics, reply: Sequence[Any]) -> None:
     """Add the metrics of one shard from a reply of ``metrics.lua``."""
-    now, outbox_entries, delivery_ms, outbox_dead_letters, due_ms, lease_end_ms = reply
+    now, outbox_entries, delivery_ms, outbox_dead_letters, due_ms, lease_end_ms, webhooks = reply
+    for outcome, number in zip(WEBHOOK_OUTCOMES, webhooks, strict=True):
+        cluster.webhooks[outcome] += read_number(number)
     cluster.outbox_entries += outbox_entries
     cluster.outbox_dead_letters += outbox_dead_letters
     # The time from which on each scheduler loop has work, -1 when it has none.

@@ -38,6 +38,7 @@ end
 local attempts = tonumber(string.match(redis.call('HGET', DELIVERIES, state) or '', '^(%d+) ')) or 0
 redis.call('HSET', DELIVERIES, state, string.format('%.0f %.0f %s %s %s', attempts + 1, now, outcome, status, ARGV[6]))
 increment(COUNTS, outcome .. ':' .. id, 1)
+increment(COUNTS, outcome .. ':', 1) -- of all subscriptions, deleted ones included
 redis.call('HSET', COUNTS, 'last:' .. id, string.format('%.0f %s', now, status))
 if outcome == 'failed' then
     redis.call('ZADD', PENDING_DELIVERIES, now + wait_ms, number)

@@ -30,6 +30,7 @@ if not tonumber(ARGV[1]) then
         local pending = webhook_pending_key(id)
         if redis.call('ZCARD', pending) >= tonumber(most) then
             redis.pcall('HINCRBY', WEBHOOK_COUNTS, 'full:' .. id, 1)
+            redis.pcall('HINCRBY', WEBHOOK_COUNTS, 'full:', 1)
             return
         end
         texts = {}
