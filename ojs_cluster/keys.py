@@ -116,6 +116,10 @@ class Shard:
     """Queues whose limits allow no further start, by the ms at which they allow one again."""
     quarantine: bytes = field(init=False)
     """Quarantined jobs by the ms of the next check."""
+    error_groups: bytes = field(init=False)
+    """Hash: per group of errors the number of failures, times of the first and last, and a job."""
+    error_group_times: bytes = field(init=False)
+    """Groups of errors by the ms of the last failure."""
     token_grants: bytes = field(init=False)
     """Available jobs with a granted token, by the ms at which they lose the token. Also jobs with a
     pending token request, by the ms at which the request is sent again."""
@@ -293,6 +297,8 @@ SHARD_KEYS = (
     "applied_transactions",
     "exhausted_queues",
     "quarantine",
+    "error_groups",
+    "error_group_times",
     "token_grants",
     "rate_limits",
     "rate_limit_checks",

@@ -33,6 +33,7 @@ from ojs_cluster.http.handlers import (
 from ojs_cluster.http.handlers.admin import audit, outbox, queue_config
 from ojs_cluster.http.handlers.admin import bulk_retry as admin_bulk_retry
 from ojs_cluster.http.handlers.admin import dead_letters as admin_dead_letters
+from ojs_cluster.http.handlers.admin import errors as admin_errors
 from ojs_cluster.http.handlers.admin import history as admin_history
 from ojs_cluster.http.handlers.admin import jobs as admin_jobs
 from ojs_cluster.http.handlers.admin import maintenance as admin_maintenance
@@ -482,6 +483,13 @@ ROUTES: tuple[Route, ...] = (
         Scope.ADMIN_WRITE,
         QueueAccess.QUEUE,
         action="queue.resume",
+    ),
+    Route(
+        "GET",
+        f"{V1}/admin/errors",
+        admin_errors.list_errors,
+        Scope.ADMIN_READ,
+        QueueAccess.HANDLER,
     ),
     Route("GET", f"{V1}/admin/jobs", admin_jobs.list_jobs, Scope.ADMIN_READ, QueueAccess.HANDLER),
     Route(

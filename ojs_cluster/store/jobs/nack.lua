@@ -16,7 +16,7 @@
 --          {'conflict', state} | {'not_holder'}
 --@include keys now preflight remove_one read_job change_counters append_event set_deadline
 --@include append_effect make_available finish_job remove_from_queue backoff_delay match_error
---@include decide_failure cap_dead_letters fail_attempt check_holder nack_job
+--@include decide_failure cap_dead_letters error_groups fail_attempt check_holder nack_job
 local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end
@@ -28,6 +28,7 @@ if not reply then
     preflight_nacks({{job, nack}}, limits[3])
     reply = end_attempt(job_id_of(key), key, job, nack, errors_kept, limits)
     flush_counters()
+    flush_error_groups()
 end
 reply[3] = effects
 return reply

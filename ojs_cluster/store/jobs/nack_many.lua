@@ -9,7 +9,7 @@
 -- Returns: {effects, per job: {'ok', state} or a reply of nack.lua other than 'ok'}
 --@include keys now preflight remove_many load_jobs change_counters append_event set_deadline
 --@include append_effect make_available finish_job remove_from_queue backoff_delay match_error
---@include decide_failure cap_dead_letters fail_attempt check_holder nack_job
+--@include decide_failure cap_dead_letters error_groups fail_attempt check_holder nack_job
 local jobs, replies, ending = {}, {effects}, {}
 local errors_kept, limits = tonumber(ARGV[2]), {ARGV[3], ARGV[4], tonumber(ARGV[5])}
 server_exhaustion = ARGV[6]
@@ -40,4 +40,5 @@ end
 flush_events()
 flush_removals()
 flush_counters()
+flush_error_groups()
 return replies

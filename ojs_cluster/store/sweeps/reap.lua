@@ -12,7 +12,7 @@
 --           -1, effects, ids of quarantined jobs}
 --@include keys now preflight remove_many lowest_remaining load_jobs change_counters append_event set_deadline
 --@include append_effect make_available announce_queue finish_job remove_from_queue backoff_delay match_error
---@include decide_failure cap_dead_letters fail_attempt
+--@include decide_failure cap_dead_letters error_groups fail_attempt
 local limit, random_number, errors_kept = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local limits, jobs, quarantined, malformed = {ARGV[5], ARGV[6], tonumber(ARGV[7])}, {}, {}, {}
 server_exhaustion = ARGV[8]
@@ -114,6 +114,6 @@ for _, zset in ipairs({ACTIVE, EXECUTION_DEADLINES, EXPIRING, QUARANTINE}) do
     if first and (next_deadline < 0 or first < next_deadline) then next_deadline = first end
 end
 flush_events()
-flush_removals()
+flush_removals() flush_error_groups()
 flush_counters()
 return {#leases, #timeouts, #expired, now, next_deadline, effects, quarantined}

@@ -11,6 +11,7 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import references
 from ojs_cluster.store.enqueue.aliases import check_old_claims, remove_expired_jobs
+from ojs_cluster.store.error_groups.error_groups import purge_error_groups
 from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.queues import partition_maintenance
 from ojs_cluster.store.queues.queues import exists, get_stats
@@ -71,7 +72,7 @@ async def _postpone(store: Store, shard: Shard, job_ids: Sequence[str], now_ms: 
 
 
 async def remove_leftovers(store: Store, shard: Shard, limit: int = 500) -> int:
-    """Remove old worker records, quiet flags, locks, transactions and aliases without a job.
+    """Remove old worker records, quiet flags, locks, transactions, errors, aliases without a job.
 
     Args:
         store: the store.
@@ -91,6 +92,7 @@ async def remove_leftovers(store: Store, shard: Shard, limit: int = 500) -> int:
     removed = int(records) + await check_old_claims(store, shard, limit)
     checked = await unique.check_old_locks(store, shard, limit)
     checked += await references.check_references(store, shard, limit)
+    removed += await purge_error_groups(store, shard, limit)
     return removed + checked + await transactions.purge_old(store, shard, limit)
 
 

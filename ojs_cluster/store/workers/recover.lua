@@ -12,7 +12,7 @@
 -- Returns: {next cursor ('' at the end), effects, then per recovered job the id of its worker}
 --@include keys now preflight remove_many read_job change_counters append_event set_deadline
 --@include append_effect make_available finish_job remove_from_queue backoff_delay match_error
---@include decide_failure cap_dead_letters fail_attempt walk_active
+--@include decide_failure cap_dead_letters error_groups fail_attempt walk_active
 local cursor, limit, errors_kept = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local limits, died = {ARGV[5], ARGV[6], tonumber(ARGV[7])}, {}
 server_exhaustion = ARGV[8]
@@ -45,4 +45,5 @@ end
 flush_events()
 flush_removals()
 flush_counters()
+flush_error_groups()
 return reply

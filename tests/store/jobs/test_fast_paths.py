@@ -141,9 +141,11 @@ async def test_plain_jobs_end_the_same_on_the_fast_and_the_full_path(
 def _of(value: Any, queue: str, other: str) -> Any:
     """The same as if it had been said of another queue."""
     if isinstance(value, dict):
-        return {name: _of(each, queue, other) for name, each in value.items()}
-    if isinstance(value, list):
-        return [_of(each, queue, other) for each in value]
+        return {_of(name, queue, other): _of(each, queue, other) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_of(each, queue, other) for each in value)
+    if isinstance(value, str) and value.startswith(f"{queue}\n"):  # a group of errors
+        return other + value[len(queue) :]
     return other if value == queue else value
 
 

@@ -2,6 +2,7 @@
 -- error: a JSON object without its closing brace. Attempt and time are stored in front of the error, and
 -- store/jobs/record.py appends them to the object. So no script decodes the user's JSON.
 local function record_error(key, job, error, errors_kept)
+    count_error(key, job, error)
     local earlier = tonumber(job[F.errors] or 0)
     save_job(key, job, F.errors, earlier + 1, F.error_slot .. (earlier % errors_kept),
         string.format('%s,%.0f,%s', job[F.attempt], now, error))
@@ -14,7 +15,7 @@ local function record_error(key, job, error, errors_kept)
     end
 end
 
--- Returns the error for an event: a large one only with its code and type. The stream is not bounded by bytes.
+-- Returns the error for an event. The stream is bounded by entries and not by bytes, so a large one is cut.
 local function shorten_error(error)
     if #error <= 2048 then return error end
     return (string.match(error, '^{"code":"[^"\\]*","type":"[^"\\]*"') or '{"code":"large_error"')
@@ -38,8 +39,7 @@ local function exhaust(id, key, job, error, decision, limits)
     emit('job.discarded', id, job, 'a', job[F.attempt], 'e', shorten_error(error))
 end
 
--- Ends the attempt of a job that has left its worker. decision: see decide_failure.lua. random_number: see
--- backoff_delay.lua. limits: see exhaust.
+-- Ends the attempt of a job that has left its worker. decision: decide_failure.lua, random_number: backoff_delay.lua.
 local function fail(id, key, job, error, decision, random_number, errors_kept, limits)
     record_error(key, job, error, errors_kept)
     count_attempt(job, 'failed')

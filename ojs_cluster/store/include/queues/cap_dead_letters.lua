@@ -48,6 +48,7 @@ end
 -- decide_failure.lua).
 local function preflight_failures(failures, max_dead_letters)
     local dead_by_queue = {}
+    if #failures > 0 then preflight_key(ERROR_GROUPS) preflight_key(ERROR_GROUP_TIMES) end
     for _, pair in ipairs(failures) do
         local queue = pair[1][F.queue]
         preflight_key(queue_counters_key(queue))

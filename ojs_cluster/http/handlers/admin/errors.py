@@ -1,0 +1,51 @@
+"""Return the errors of failed attempts in groups."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ojs_cluster.core.jobs.options import check_queue
+from ojs_cluster.http import query, replies
+from ojs_cluster.http.access.queue_scope import check_queues
+from ojs_cluster.http.app import App
+from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.store.error_groups import error_groups
+from ojs_cluster.store.error_groups.error_groups import ErrorGroup
+
+_MAX_QUEUES = 20
+"""Queues that are shown of a group, those with most failures."""
+
+
+async def list_errors(app: App, request: Request) -> Response:
+    """List groups of errors by type and normalised message, those that failed last first.
+
+    ``GET /ojs/v1/admin/errors?queue&limit&offset``
+    """
+    given = query.parameters(request.query)
+    queue = check_queue(given["queue"], field="queue") if given.get("queue") else None
+    if queue is not None:
+        check_queues(request.queues, [queue])
+    page = query.page(given)
+    found = await error_groups.read_error_groups(app.store, queue=queue, within=request.queues)
+    shown = found[page.offset : page.offset + page.limit]
+    return replies.json_response(
+        200,
+        {
+            "items": [_shown(group) for group in shown],
+            "total": len(found),
+            "pagination": query.pagination(page, len(shown), len(found)),
+        },
+    )
+
+
+def _shown(group: ErrorGroup) -> dict[str, Any]:
+    queues = sorted(group.queues.items(), key=lambda item: (-item[1], item[0]))
+    return {
+        "type": group.type,
+        "message": group.message,
+        "count": group.count,
+        "first_at": replies.iso(group.first_ms),
+        "last_at": replies.iso(group.last_ms),
+        "job_id": group.job_id,
+        "queues": [{"name": name, "count": count} for name, count in queues[:_MAX_QUEUES]],
+    }
