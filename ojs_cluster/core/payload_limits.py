@@ -12,6 +12,9 @@ _MAX_JOB_BYTES = 16 * _MIB
 """Maximum value of ``OJS_MAX_JOB_BYTES``. A job with its result and errors must fit into one Redis
 reply of at most 64 MiB."""
 
+MAX_DEPTH = 500
+"""Maximum value of ``OJS_MAX_JSON_DEPTH``, below Python's recursion limit."""
+
 MAX_BATCH_JOBS = 10_000
 """Maximum value of ``OJS_MAX_BATCH``."""
 
@@ -31,7 +34,7 @@ class PayloadLimits:
             response because of one number that is too long.
 
     Raises:
-        ValueError: ``depth`` is above 500. The decoder would reach Python's recursion limit.
+        ValueError: ``depth`` is below 1 or above ``MAX_DEPTH``.
     """
 
     envelope_bytes: int = variable(
@@ -54,7 +57,7 @@ class PayloadLimits:
     )
     depth: int = variable(
         "OJS_MAX_JSON_DEPTH",
-        integer(minimum=4, maximum=512),
+        integer(minimum=4, maximum=MAX_DEPTH),
         "64",
         "Maximum number of nested arrays and objects in the JSON of a request.",
     )
@@ -75,15 +78,15 @@ class PayloadLimits:
     )
 
     def __post_init__(self) -> None:
-        if not 1 <= self.depth <= 500:
-            raise ValueError(f"depth must be from 1 to 500, not {self.depth}")
+        if not 1 <= self.depth <= MAX_DEPTH:
+            raise ValueError(f"depth must be from 1 to {MAX_DEPTH}, not {self.depth}")
 
 
 DEFAULT_LIMITS = PayloadLimits()
 STORED_LIMITS = PayloadLimits(
     envelope_bytes=1 << 30,
     meta_bytes=1 << 30,
-    depth=500,
+    depth=MAX_DEPTH,
     fingerprint_bytes=1 << 30,
     number_digits=1 << 30,
 )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from ojs_cluster.core.config import parsers
+from ojs_cluster.core.config.variable import Variable
 from ojs_cluster.core.payload_limits import PayloadLimits
 from ojs_cluster.http.settings import HttpSettings
 from ojs_cluster.server.config.all_variables import SECTIONS, VARIABLES
@@ -52,6 +55,32 @@ def test_every_variable_is_declared_once_and_every_section_is_a_field_of_the_set
     assert len(names) == len(set(names))
     fields = {field.name for field in dataclasses.fields(Settings)}
     assert fields == {section.name for section in SECTIONS} | {"warnings"}
+
+
+def limits_of(variable: Variable) -> tuple[str, ...]:
+    """The lowest and the highest value that a variable accepts, by its own messages."""
+    for wrong in ("?", "99999999h"):
+        try:
+            variable.parse(wrong)
+        except ValueError as refusal:
+            limits = re.search(r" from (-?[\d.]+(?:ms|s)?) to (-?[\d.]+(?:ms|s)?)", str(refusal))
+            if limits:
+                return limits.groups()
+    return ()
+
+
+@pytest.mark.parametrize("variable", VARIABLES, ids=lambda variable: str(variable.name))
+def test_a_value_at_a_limit_is_accepted_or_refused_in_one_line(variable: Variable) -> None:
+    for text in limits_of(variable):
+        # Any other exception would be a traceback at the start.
+        with suppress(ConfigError):
+            load({variable.name: text})
+
+
+def test_limits_are_found_in_messages() -> None:
+    found = {variable.name: limits_of(variable) for variable in VARIABLES}
+    assert found["OJS_MAX_JSON_DEPTH"] == ("4", "500")
+    assert len([name for name, limits in found.items() if limits]) > 55
 
 
 def test_all_wrong_values_are_reported_each_with_what_is_accepted() -> None:
