@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import anyio
 import httpx2
@@ -22,8 +23,14 @@ async def direct(client: Client, worker: Worker, directive: str) -> None:
 
 
 async def test_handlers_end_and_their_acks_are_in_before_the_worker_ends(server: Server) -> None:
+    reported: list[str] = []
+
+    async def note(path: str, body: Any) -> None:
+        if path.endswith("heartbeat"):
+            reported.append(body["state"])
+
     async def scenario(client: Client) -> None:
-        worker = new_worker(client, concurrency=5)
+        worker = new_worker(client, concurrency=5, transport=Watched(after=note))
         go, running = anyio.Event(), 0
 
         @worker.handler("t.async")
@@ -37,6 +44,7 @@ async def test_handlers_end_and_their_acks_are_in_before_the_worker_ends(server:
             group.start_soon(worker.serve)
             await until(lambda: running == 5)
             worker.stop()
+            await until(lambda: "quiet" in reported)
             go.set()
         states = [(await client.get(job.id)).state for job in jobs]
         assert sorted(states) == ["available"] * 4 + ["completed"] * 5

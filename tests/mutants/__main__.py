@@ -120,10 +120,14 @@ class Copy:
 
     def _env(self) -> dict[str, str]:
         # The editable install leads to the working tree, but comes after PYTHONPATH.
-        return {**os.environ, "PYTHONPATH": str(self.root)}
+        places = (self.root, self.root / "clients" / "python" / "src")
+        return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, places))}
 
     def _check_imports(self) -> None:
-        code = "import ojs_cluster, scheduler; print(ojs_cluster.__file__, scheduler.__file__)"
+        code = (
+            "import ojs_client, ojs_cluster, scheduler\n"
+            "print(ojs_client.__file__, ojs_cluster.__file__, scheduler.__file__)"
+        )
         found = subprocess.run(
             [sys.executable, "-c", code],
             cwd=self.root,
