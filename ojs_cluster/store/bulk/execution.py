@@ -50,6 +50,7 @@ _PAUSE_MS: Final = 5000
 """Milliseconds until an operation continues after Redis has not answered."""
 _NEXT_SLICE_MS: Final = 1
 """Milliseconds until the scheduler's next slice. Not 0, which would wake the scheduler again."""
+_UNKNOWN: Final = "some of the last slice's jobs may have been changed and are not counted"
 REQUEST_LEASE_MS: Final = 15_000
 """Milliseconds for which the scheduler leaves an operation to the request that has created it."""
 
@@ -143,7 +144,13 @@ async def advance(store: Store, operation: BulkOperation, delay_ms: int) -> Bulk
         BackendUnavailable: Redis did not answer in time. The scheduler continues the operation.
     """
     if operation.slice is not None:
-        return await _finish_slice(store, operation, operation.slice, delay_ms)
+        try:
+            return await _finish_slice(store, operation, operation.slice, delay_ms)
+        except BackendUnavailable as error:
+            if operation.state is not BulkState.STOPPING:
+                raise
+            # An operator who stops an operation need not wait for a master that is away.
+            return await _end(store, replace(operation, reason=f"{_UNKNOWN}: {error.message}"))
     if operation.state is BulkState.STOPPING or operation.position is None:
         return await _end(store, operation)
     operation, chosen = await _choose(store, operation, operation.position)
@@ -260,7 +267,7 @@ async def _update(store: Store, operation: BulkOperation, delay_ms: int | None) 
         *("failures", orjson.dumps(operation.failures)),
     ]
     if delay_ms is None:
-        fields += ["state", operation.state.value]
+        fields += ["state", operation.state.value, "reason", operation.reason]
     reply = await _store_fields(store, operation.id, operation.version, delay_ms, fields)
     if reply[0] != b"ok":
         raise Superseded

@@ -128,7 +128,7 @@ class BulkOperation:
         succeeded: number of jobs that were changed.
         failed: number of jobs that could not be changed.
         failures: ids and reasons of the first jobs that could not be changed.
-        reason: why it has failed, '' unless it has.
+        reason: why it has failed, or has not counted all jobs; otherwise ''.
     """
 
     id: str

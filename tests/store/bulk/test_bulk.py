@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from ojs_cluster.core.bulk.selection import DEFAULT_STATES, BulkAction, Selection
-from ojs_cluster.core.errors import Conflict, NotFound, OJSError, RateLimited
+from ojs_cluster.core.errors import BackendUnavailable, Conflict, NotFound, OJSError, RateLimited
 from ojs_cluster.core.jobs.ids import new_job_id
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.bulk import candidates, execution, operations
@@ -33,6 +33,7 @@ from tests.store.shortcuts import (
     take,
 )
 from tests.support.invariants import InvariantReport
+from tests.support.lossy import without
 
 WAITING = (State.PENDING, State.AVAILABLE, State.SCHEDULED, State.RETRYABLE)
 
@@ -351,6 +352,46 @@ async def test_a_damaged_operation_ends_and_delays_no_other(
     listed, total = await operations.list_operations(store, limit=10)
     assert total == 2
     assert sound.id in {operation.id for operation in listed}
+
+
+async def test_an_operation_of_an_unreachable_shard_delays_no_other(store: Store, db: Any) -> None:
+    first, second = queues_in_other_shards(store, 2)
+    stuck, free = await put(store, first), await put(store, second)
+    held = await begin(store, BulkAction.CANCEL, *WAITING, queue=first)
+    other = await begin(store, BulkAction.CANCEL, *WAITING, queue=second)
+    away = without(store, store.keys.shard_of_queue(first))
+
+    ended = await carry_out(away, other)
+
+    assert (ended.state, ended.succeeded) == (BulkState.COMPLETED, 1)
+    assert (await jobs.get(store, free.id)).state is State.CANCELLED
+    assert (await operations.get(store, held.id)).state is BulkState.RUNNING
+    meta = store.keys.meta
+    assert db.zscore(meta.bulk_running, held.id) > held.created_ms + 4000  # postponed
+    db.zadd(meta.bulk_running, {held.id: 1})
+    assert (await carry_out(store, held)).succeeded == 1
+    assert (await jobs.get(store, stuck.id)).state is State.CANCELLED
+
+
+async def test_an_operation_is_stopped_although_a_shard_is_unreachable(
+    store: Store, monkeypatch: Any
+) -> None:
+    job = await put(store)
+    operation = await begin(store, BulkAction.CANCEL, *WAITING, queue="mail")
+
+    async def unavailable(*_args: Any, **_how: Any) -> None:
+        raise BackendUnavailable("no answer", outcome="unknown")
+
+    monkeypatch.setattr(execution, "apply", unavailable)
+    await execution.run_due(store)
+    assert (await operations.get(store, operation.id)).slice is not None
+    await operations.stop(store, operation.id)
+
+    ended = await carry_out(store, operation)
+
+    assert (ended.state, ended.matched, ended.succeeded) == (BulkState.STOPPED, 1, 0)
+    assert ended.reason.endswith("no answer")
+    assert (await jobs.get(store, job.id)).state is State.AVAILABLE
 
 
 async def test_what_changed_since_it_was_chosen_is_reported(store: Store, monkeypatch: Any) -> None:
