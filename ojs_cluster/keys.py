@@ -220,6 +220,10 @@ class Shard:
         """
         return b"%bt:%b" % (self.prefix, queue.encode())
 
+    def queue_types(self, queue: str) -> bytes:
+        """Return the key of a hash: a queue's jobs by type. It lies beside ``queue_times``."""
+        return b"%bty:%b" % (self.prefix, queue.encode())
+
     def queue_dead(self, queue: str) -> bytes:
         """Return the key of a sorted set: dead letters by the ms they were discarded."""
         return b"%bd:%b" % (self.prefix, queue.encode())

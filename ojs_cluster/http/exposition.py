@@ -21,7 +21,7 @@ from ojs_cluster.core.histograms import RUN_BOUNDS_MS, WAIT_BOUNDS_MS
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.traffic import BOUNDS_S, Traffic
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.history.job_times import RUN_BUCKETS, WAIT_BUCKETS
+from ojs_cluster.store.history.job_counts import RUN_BUCKETS, WAIT_BUCKETS
 from ojs_cluster.store.operations.metrics import CachedMetrics, ClusterMetrics, QueueMetrics
 
 Families = list[Metric]
@@ -205,6 +205,7 @@ def _queue_families(numbers: ClusterMetrics) -> Families:
             "queue",
             by_queue(lambda queue: queue.failed_attempts),
         ),
+        *_type_families(numbers),
         durations,
         queue_times,
         gauge(
@@ -233,6 +234,23 @@ def _queue_families(numbers: ClusterMetrics) -> Families:
             by_queue(lambda queue: queue.dead_letters),
         ),
     ]
+
+
+def _type_families(numbers: ClusterMetrics) -> Families:
+    families: Families = []
+    for event, (name, text) in enumerate(
+        [("enqueued", "enqueued"), ("completed", "completed"), ("failed", "discarded")]
+    ):
+        family = CounterMetricFamily(
+            f"ojs_job_type_{name}",
+            f"Number of jobs that API processes have {text}, by type",
+            labels=["queue", "type"],
+        )
+        for queue, found in numbers.queues.items():
+            for job_type, counts in sorted(found.types.items()):
+                family.add_metric([queue, job_type], counts[event])
+        families.append(family)
+    return families
 
 
 def _buckets(bounds_ms: Sequence[int], counts: Sequence[int]) -> list[tuple[str, float]]:

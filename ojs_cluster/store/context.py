@@ -12,7 +12,7 @@ from ojs_cluster.redis.client import Client
 from ojs_cluster.store.fetch.depth_cache import LimitedQueues, QueueDepthCache
 from ojs_cluster.store.fetch.depth_reader import DepthReader
 from ojs_cluster.store.fetch.unanswered_fetches import UnansweredFetches
-from ojs_cluster.store.history.job_times import JobTimes
+from ojs_cluster.store.history.job_counts import JobCounts
 from ojs_cluster.store.limits.limit_keys import RateLimitKeyCounts
 from ojs_cluster.store.outbox.unreachable_shards import EffectClient, UnreachableShards
 from ojs_cluster.store.queues.partitions import PartitionTable
@@ -50,7 +50,7 @@ class Store(Runtime):
     limit_keys: RateLimitKeyCounts = field(default_factory=RateLimitKeyCounts)
     bounded_queues: LimitedQueues = field(default_factory=LimitedQueues)
     depth_reader: DepthReader = field(default_factory=DepthReader)
-    job_times: JobTimes = field(default_factory=JobTimes)
+    job_counts: JobCounts = field(default_factory=JobCounts)
     unanswered_fetches: UnansweredFetches = field(default_factory=UnansweredFetches)
     unreachable_shards: UnreachableShards = field(default_factory=UnreachableShards)
     webhooks: WebhookTable = field(default_factory=WebhookTable)

@@ -96,9 +96,9 @@ async def open_store(
                     await store.partitions.read(store)
             release = partial(release_unanswered, store)
             nursery.start_soon(store.unanswered_fetches.run, release)
-            nursery.start_soon(store.job_times.run, store)
+            nursery.start_soon(store.job_counts.run, store)
             yield store
-            await store.job_times.finish(store)
+            await store.job_counts.finish(store)
             await store.unanswered_fetches.finish(release)
         except Exception as error:
             failure = error

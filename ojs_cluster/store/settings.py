@@ -43,6 +43,7 @@ class StoreSettings:
         max_queue_depth: maximum number of waiting jobs of a queue for which no operator has set a
             depth bound; 0 for no bound.
         queue_partitions: number of partitions of each queue for which no operator has set one.
+        metrics_types: maximum number of job types that are counted in each queue, 0 for none.
         allow_eviction: whether to serve although Redis may evict keys.
         webhooks: the settings of webhook deliveries.
     """
@@ -162,6 +163,13 @@ class StoreSettings:
         "1",
         "Number of partitions of each queue, unless an operator has set another for the queue. "
         "Jobs are in order within a partition only.",
+    )
+    metrics_types: int = variable(
+        "OJS_METRICS_TYPES",
+        integer(minimum=0, maximum=1000),
+        "20",
+        "Maximum number of job types of a queue that /metrics shows; further ones are shown as the "
+        "type other. 0 counts no types.",
     )
     allow_eviction: bool = variable(
         "OJS_ALLOW_EVICTION",

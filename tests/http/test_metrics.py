@@ -88,7 +88,7 @@ async def test_jobs_are_counted_through_their_lives(any_api: Api) -> None:
     first, second = await api.fetch("mail", count=2)
     await api.post("/ojs/v1/workers/ack", {"job_id": first["id"]})
     await api.post("/ojs/v1/workers/nack", {"job_id": second["id"], "error": {"message": "no"}})
-    await api.app.store.job_times.flush(api.app.store)
+    await api.app.store.job_counts.flush(api.app.store)
 
     seen = await scrape(api)
 
@@ -97,6 +97,8 @@ async def test_jobs_are_counted_through_their_lives(any_api: Api) -> None:
     assert seen("ojs_job_failed_attempts_total", queue="mail") == 1
     assert seen("ojs_job_retried_total", queue="mail") == 1
     assert seen("ojs_job_failed_total", queue="mail") == 0
+    assert seen("ojs_job_type_enqueued_total", queue="mail", type="test.echo") == 3
+    assert seen("ojs_job_type_completed_total", queue="mail", type="test.echo") == 1
     assert seen("ojs_job_duration_seconds_count", queue="mail") == 1
     assert seen("ojs_job_duration_seconds_sum", queue="mail") >= 0
     assert seen("ojs_job_duration_seconds_bucket", queue="mail", le="+Inf") == 1
@@ -279,6 +281,7 @@ def test_processes_are_summed_and_a_replacement_continues_the_counters() -> None
 
 async def test_the_document_lists_what_is_served_with_its_labels(counted: Api) -> None:
     await counted.enqueue()
+    await counted.app.store.job_counts.flush(counted.app.store)
     await counted.get("/ojs/v1/queues")
     text = (await counted.get("/metrics")).body.decode()
     stats = Stats()

@@ -27,6 +27,7 @@ from ojs_cluster.store.enqueue.aliases import (
     duplicate_id,
 )
 from ojs_cluster.store.enqueue.batch_attempt import BatchAttempt
+from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.limits import depth_bounds
 from ojs_cluster.store.transactions import transactions
@@ -111,7 +112,11 @@ async def _commit(
             outcome=transactions.outcome_of(error),
         ) from error
     await attempt.release_unused()
-    return attempt.results(records)
+    results = attempt.results(records)
+    for job in results:
+        if not job.deduplicated:
+            store.job_counts.count_enqueued(job.queue, job.fields[f.TYPE])
+    return results
 
 
 def refuse_repeated_ids(jobs: Sequence[NewJob]) -> None:

@@ -48,6 +48,7 @@ from ojs_cluster.store.enqueue.part_writer import PartWriter, Tombstoned, fits_f
 from ojs_cluster.store.enqueue.placement import (
     PORTION_JOBS,
     PlacedJob,
+    count_types,
     deliver_effects,
     enqueue_command,
     enqueue_one_command,
@@ -189,6 +190,7 @@ async def enqueue_with_id(
         raise Conflict(f"it is too late to store job '{job_id}'", job_id=job_id)
     if reply[0] == b"ok":
         await deliver_effects(store, shard, reply)
+        count_types(store, part)
     return bool(reply[0] == b"ok")
 
 
@@ -203,6 +205,7 @@ async def _enqueue_plain(
         reply = await store.run(shard, "enqueue_one", keys, args, idempotent=True)
         if reply[0] == b"ok":
             store.depth_cache.mark_filled(store.keys, shard, (job.queue,))
+            count_types(store, (placed,))
             return stored_records((placed,), reply)[0]
         if reply[0] == b"bounded":
             store.bounded_queues.add(shard, [job.queue])

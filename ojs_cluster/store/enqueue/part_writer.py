@@ -23,6 +23,7 @@ from ojs_cluster.store.enqueue.aliases import (
 )
 from ojs_cluster.store.enqueue.placement import (
     PlacedJob,
+    count_types,
     deliver_effects,
     enqueue_command,
     enqueue_one_command,
@@ -135,6 +136,7 @@ class PartWriter:
                 if reply[0] == b"ok":
                     await deliver_effects(store, shard, reply)
                     store.depth_cache.mark_filled(store.keys, shard, {job.queue for job in part})
+                    count_types(store, part)
                     return stored_records(part, reply)
                 if reply[0] == b"too_late":
                     await self._release_claims()

@@ -213,6 +213,13 @@ async def read_back(store: Store, shard: Shard, part: Sequence[PlacedJob]) -> li
     return records
 
 
+def count_types(store: Store, jobs: Iterable[PlacedJob]) -> None:
+    """Count stored jobs by their types, for the metrics."""
+    for job in jobs:
+        # The second field is the type; see ``_fields``.
+        store.job_counts.count_enqueued(job.queue, job.fields[3])
+
+
 def _fields(job: NewJob) -> list[bytes]:
     """Return names and values of those fields of a job's hash that follow from the request."""
     retry = job.retry

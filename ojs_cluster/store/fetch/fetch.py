@@ -17,6 +17,7 @@ from ojs_cluster.store.fetch.fetch_script import FetchReply, fetch_keys
 from ojs_cluster.store.fetch.lease_ids import new_prefix, shard_of_lease
 from ojs_cluster.store.fetch.partition_fetch import fetch_from_partitions
 from ojs_cluster.store.fetch.ranked_fetch import fetch_in_order
+from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.nack import release as release_one
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.outbox.outbox import deliver, parse_entries
@@ -341,8 +342,8 @@ class _Fetch:
         self.jobs += fetched  # before any step that may fail: the caller releases these jobs
         (self._parent or self)._bytes += sum([job.size for job in fetched])
         for job in fetched:
-            if job.attempt == 1:
-                store.job_times.count_start(job.fields, parsed.now)
+            if job.fields[f.ATTEMPT] == b"1":
+                store.job_counts.count_start(job.fields, parsed.now)
         effects = parsed.effects
         await deliver(store, shard, effects)
         requested = bool(effects) and any(

@@ -1,7 +1,7 @@
 """The records of statistics over time, as they are stored in Redis.
 
 A record is a text of whole numbers, separated by commas: the minute at whose start it was taken,
-the totals, the numbers of jobs by waiting time and by run time (``job_times.TIMES``), and the
+the totals, the numbers of jobs by waiting time and by run time (``job_counts.TIMES``), and the
 numbers of jobs by state. Zeros may be left out between the commas.
 A record of the cluster holds the totals themselves. A record of a queue holds the growth of the
 totals since the previous record of the queue. ``sample_queue.lua`` has the same names in the same
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.store.history.job_times import TIMES
+from ojs_cluster.store.history.job_counts import TIMES
 
 TOTALS: Final = (
     "enqueued",

@@ -12,7 +12,7 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
-from ojs_cluster.store.history.job_times import RUN_BUCKETS, WAIT_BUCKETS
+from ojs_cluster.store.history.job_counts import RUN_BUCKETS, WAIT_BUCKETS
 from ojs_cluster.store.history.records import (
     GROWING,
     HOURS,

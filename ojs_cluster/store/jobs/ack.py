@@ -72,7 +72,7 @@ async def ack(
     # The reply of this transition begins with the fields of the active job. That of a repeated ack,
     # which must not count again, has only those of the completed one.
     if b"active" in reply[1]:
-        store.job_times.count_completed(completed.fields)
+        store.job_counts.count_completed_job(completed.fields)
     return completed
 
 

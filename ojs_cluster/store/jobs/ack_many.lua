@@ -6,7 +6,7 @@
 -- KEYS: 1 active, 2 execution_deadlines, 3 finished, 4 events, then the jobs.
 -- ARGV: 1 events kept, 2 ms to keep completed jobs, then per job: worker id or '', lease id or '',
 --       result JSON or ''.
--- Returns: {effects, per job: {'ok', state, and unless it was completed before its queue and the ms of its run}
+-- Returns: {effects, per job: {'ok', state, and unless it was completed before its queue, type and the ms of its run}
 --          or a reply of ack_full.lua other than 'ok'}
 --@include keys now preflight remove_many load_jobs change_counters append_event set_deadline
 --@include append_effect finish_job remove_from_queue check_holder complete_job
@@ -30,7 +30,7 @@ for i = 5, #KEYS do
         reply = early_ack_reply(job, worker, lease)
         if not reply then
             complete(job_id_of(key), key, job, result, keep_ms)
-            reply = {'ok', job[F.state], job[F.queue], now - job[F.started]}
+            reply = {'ok', job[F.state], job[F.queue], job[F.type], now - job[F.started]}
         elseif reply[1] == 'ok' then reply = {'ok', job[F.state]} end
     end
     replies[#replies + 1] = reply

@@ -106,8 +106,7 @@ async def run_on_jobs(
             transition = transitions[index]
             if job_reply[0] == b"ok":
                 outcomes[index] = State(job_reply[1].decode())
-                if len(job_reply) > 2:
-                    store.job_times.count_run(job_reply[2], job_reply[3])
+                _count(store, *job_reply[2:])
             elif job_reply[0] in (b"moved", b"prepared") or _leased_elsewhere(
                 store, shard, transition
             ):
@@ -134,3 +133,18 @@ async def _run_alone(transition: JobTransition) -> JobOutcome:
         return (await transition.run_alone()).state
     except OJSError as error:
         return error
+
+
+def _count(
+    store: Store, queue: bytes = b"", job_type: bytes = b"", run_ms: int | None = None
+) -> None:
+    """Count a job that has ended: completed if it has a run, otherwise discarded.
+
+    Without a queue the job has not ended, or it had ended before.
+    """
+    if not queue:
+        return
+    if run_ms is None:
+        store.job_counts.count_discarded(queue, job_type)
+    else:
+        store.job_counts.count_completed(queue, job_type, run_ms)

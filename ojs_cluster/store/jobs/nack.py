@@ -11,11 +11,13 @@ from typing import Literal
 import msgspec
 
 from ojs_cluster.core.jobs.failure import Failure
+from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.jobs.by_id import run_on_job
+from ojs_cluster.store.jobs import fields as f
+from ojs_cluster.store.jobs.by_id import run_for_reply, run_on_job
 from ojs_cluster.store.jobs.by_ids import JobOutcome, JobTransition, run_on_jobs
-from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.jobs.record import JobRecord, record
 from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.runtime import Arg
 
@@ -59,12 +61,17 @@ async def nack(
         BackendUnavailable: Redis did not answer in time.
     """
     action: _Action = "requeue" if requeue else "fail"
-    return await run_on_job(
+    reply = await run_for_reply(
         *(store, "nack", job_id, _KEYS),
         [*_settings_args(store), _packed(action, worker_id, lease_id, failure)],
         idempotent=lease_id is not None,
         lease_id=lease_id,
     )
+    job = record(job_id, reply[1])
+    # Without the fields of the active job, the reply is that of a repeated nack.
+    if job.state is State.DISCARDED and b"active" in reply[1]:
+        store.job_counts.count_discarded(job.fields[f.QUEUE], job.fields[f.TYPE])
+    return job
 
 
 @dataclass(frozen=True, slots=True)

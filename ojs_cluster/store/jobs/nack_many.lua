@@ -32,8 +32,12 @@ for i = 8, #KEYS do
     local reply = job
     if job.field_list then
         reply = early_nack_reply(job, nack)
-            or end_attempt(job_id_of(key), key, job, nack, errors_kept, limits)
-        if reply[1] == 'ok' then reply = {'ok', job[F.state]} end
+        local repeated = reply
+        reply = reply or end_attempt(job_id_of(key), key, job, nack, errors_kept, limits)
+        if reply[1] == 'ok' then
+            reply = {'ok', job[F.state]}
+            if not repeated and job[F.state] == 'discarded' then reply[3], reply[4] = job[F.queue], job[F.type] end
+        end
     end
     replies[#replies + 1] = reply
 end

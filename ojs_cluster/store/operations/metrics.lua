@@ -2,13 +2,13 @@
 -- Memory: no-writes.
 -- KEYS: 1 outbox_due, 2 outbox_dead_letters, 3 due, 4 active, 5 outbox_blocked_shards, 6 webhook_counts,
 --       7 webhook_due; then per queue: queue_counters, queue_available, queue_dead, queue_blocked,
---       queue_times.
+--       queue_times, queue_types.
 -- Returns: {now, number of outbox entries (blocked entries included), time of the next attempt (ms or -1),
 --           number of outbox dead letters, time when the first job is due (ms or -1), time when the first
 --           lease ends (ms or -1), {webhook deliveries by outcome in the order of OUTCOMES, pending ones}, then
 --           per queue: {number of available jobs, time when the oldest of
 --           them became available (ms or -1), number of dead letters, counters in the order of FIELDS,
---           times in the order of TIMES}}
+--           times in the order of TIMES, fields of queue_types}}
 --@include keys now read_job make_available sample_queue
 local FIELDS = {'scheduled', 'pending', 'active', 'retryable', 'completed', 'cancelled', 'discarded',
     'acked', 'enqueued', 'failed', 'retried_total', 'discarded_total', 'cancelled_total', 'expired_total', 'paused'}
@@ -49,14 +49,15 @@ for _, id in ipairs(redis.call('ZRANGE', webhook_due, 0, 999)) do
 end
 local reply = {now, outbox_entries, first_score(outbox_due), redis.call('ZCARD', outbox_dead_letters),
     first_score(due), first_score(active), webhooks}
-for i = 8, #KEYS, 5 do
-    local counters, available, dead, blocked, times = unpack(KEYS, i, i + 4)
+for i = 8, #KEYS, 6 do
+    local counters, available, dead, blocked, times, types = unpack(KEYS, i, i + 5)
     reply[#reply + 1] = {
         redis.call('ZCARD', available) + redis.call('ZCARD', blocked),
         earlier(oldest_available(available), oldest_available(blocked)),
         redis.call('ZCARD', dead),
         redis.call('HMGET', counters, unpack(FIELDS)),
         redis.call('HMGET', times, unpack(TIMES)),
+        redis.call('HGETALL', types),
     }
 end
 return reply

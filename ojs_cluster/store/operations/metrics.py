@@ -19,7 +19,7 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.store.cached import Cached
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
-from ojs_cluster.store.history.job_times import TIMES
+from ojs_cluster.store.history.job_counts import TIMES, read_types
 from ojs_cluster.store.jobs.validate_job import read_number
 
 CACHED_S = 5.0
@@ -63,6 +63,7 @@ class QueueMetrics:
         failed_attempts: number of attempts that have failed since the queue exists.
         retried: how many of them were followed by another attempt.
         times: how long jobs waited and ran, in the order of ``TIMES``.
+        types: jobs enqueued, completed and discarded, by type.
         paused: whether the queue is paused.
     """
 
@@ -77,6 +78,7 @@ class QueueMetrics:
     cancelled: int = 0
     expired: int = 0
     times: list[int] = field(default_factory=lambda: [0] * len(TIMES))
+    types: dict[str, list[int]] = field(default_factory=dict)
     paused: bool = False
 
 
@@ -157,7 +159,7 @@ async def collect(store: Store, max_queues: int) -> ClusterMetrics:
             for name in chunk:
                 keys += (shard.queue_counters(name), shard.queue_available(name))
                 keys += (shard.queue_dead(name), shard.queue_blocked(name))
-                keys.append(shard.queue_times(name))
+                keys += (shard.queue_times(name), shard.queue_types(name))
             reply = await store.run(shard, "metrics", keys, idempotent=True)
             shard_reply, queue_replies = reply[:_SHARD_NUMBERS], reply[_SHARD_NUMBERS:]
             now_ms = shard_reply[0]
@@ -239,7 +241,7 @@ def _add_shard(cluster: ClusterMetrics, reply: Sequence[Any]) -> None:
 
 def _add_queue(queue: QueueMetrics, now: int, reply: Sequence[Any]) -> None:
     """Add the metrics of one queue from a reply of ``metrics.lua``."""
-    available, available_since, dead_letters, values, times = reply
+    available, available_since, dead_letters, values, times, types = reply
     counters = {name: value or b"0" for name, value in zip(_FIELDS, values, strict=True)}
     queue.jobs[State.AVAILABLE] += available
     for state in _STATES:
@@ -258,4 +260,6 @@ def _add_queue(queue: QueueMetrics, now: int, reply: Sequence[Any]) -> None:
     queue.cancelled += cancelled
     queue.expired += expired
     queue.times = [old + read_number(new) for old, new in zip(queue.times, times, strict=True)]
+    for job_type, numbers in read_types(types).items():
+        queue.types[job_type] = numbers
     queue.paused = queue.paused or counters["paused"] != b"0"

@@ -6,7 +6,7 @@
 -- Memory: allow-oom; adds 300 bytes until the name is removed.
 -- KEYS: 1 queue_counters, 2 queue_available, 3 queue_minutes, 4 queue_blocked, 5 token_demand,
 --       6 queue_history, 7 history_totals, which keep what the queue has counted since its last sample,
---       8 queue_times.
+--       8 queue_times, 9 queue_types.
 -- ARGV: 1 age ms, 2 the queue's name for its last partition, else ''.
 -- Returns: {1, effects} when the queue was removed or did not exist, {0, {}} when it is in use
 --@include keys now preflight set_deadline append_effect sample_queue
@@ -37,5 +37,5 @@ if sample then
     write_totals(totals_key, totals)
 end
 if queue ~= '' then append_effect('unregister_queue', queue) end
-redis.call('DEL', counters_key, minutes_key, demand_key, history_key, KEYS[8])
+redis.call('DEL', counters_key, minutes_key, demand_key, history_key, KEYS[8], KEYS[9])
 return {1, effects}

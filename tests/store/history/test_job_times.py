@@ -10,7 +10,7 @@ from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.core.histograms import RUN_BOUNDS_MS, WAIT_BOUNDS_MS, quantile
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.history.job_times import KEPT_MS, MAX_QUEUES, TIMES, JobTimes
+from ojs_cluster.store.history.job_counts import KEPT_MS, MAX_ROWS, TIMES, JobCounts
 from ojs_cluster.store.history.samples import Sampler
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.ack import Ack, ack_many
@@ -38,7 +38,7 @@ async def test_waits_and_runs_are_counted_by_bucket(store: Store, db: Any) -> No
         db.hset(shard.job(job.id), f.STARTED, started)
         await ack(store, fetched)
 
-    await store.job_times.flush(store)
+    await store.job_counts.flush(store)
 
     found = stored(store, db)
     # A slow machine waits and runs longer, so only the open buckets are exact.
@@ -55,7 +55,7 @@ async def test_batches_of_acks_are_counted(store: Store, db: Any) -> None:
     acks = [Ack(job.id, job.lease_id, None) for job in (*jobs, jobs[0])]
     for _ in range(2):
         await ack_many(store, acks, worker_id="w1")
-    await store.job_times.flush(store)
+    await store.job_counts.flush(store)
     runs = sum(count for name, count in stored(store, db).items() if name[0] == "r")
     assert runs == 3
 
@@ -71,7 +71,7 @@ async def test_a_job_counts_once(store: Store, db: Any) -> None:
     await promote_all(store)
     [second] = await take(store)
     assert second.attempt == 2
-    await store.job_times.flush(store)
+    await store.job_counts.flush(store)
     found = stored(store, db)
     assert sum(count for name, count in found.items() if name[0] == "r") == 1
     assert sum(count for name, count in found.items() if name[0] == "w") == 2
@@ -82,9 +82,9 @@ async def test_the_history_has_their_quantiles(store: Store, db: Any) -> None:
     await spread(store, db, 4, QUEUE)
     await Sampler(store).record(now - 2)
     await put(store)
-    store.job_times.count_run(QUEUE.encode(), 700)
-    store.job_times.count_start({f.QUEUE: QUEUE.encode(), f.CREATED: b"1000"}, 1_300)
-    await store.job_times.flush(store)
+    store.job_counts.count_completed(QUEUE.encode(), b"t", 700)
+    store.job_counts.count_start({f.QUEUE: QUEUE.encode(), f.TYPE: b"t", f.CREATED: b"1000"}, 1_300)
+    await store.job_counts.flush(store)
     await Sampler(store).record(now - 1)
     await Sampler(store).record(now)
 
@@ -99,8 +99,8 @@ async def test_the_history_has_their_quantiles(store: Store, db: Any) -> None:
 async def test_counts_that_were_surely_not_written_are_kept(
     store: Store, monkeypatch: pytest.MonkeyPatch, outcome: Any, kept: int
 ) -> None:
-    times = JobTimes()
-    times.count_run(b"q", 5)
+    times = JobCounts()
+    times.count_completed(b"q", b"t", 5)
 
     async def fail(*_: Any, **__: Any) -> None:
         raise BackendUnavailable("away", outcome=outcome)
@@ -108,12 +108,12 @@ async def test_counts_that_were_surely_not_written_are_kept(
     with monkeypatch.context() as patched:
         patched.setattr(Store, "run", fail)
         await times.flush(store)
-    assert sum(count for row in times._rows.values() for count in row[:-2]) == kept
+    assert sum(count for row in times._rows.values() for count in row[:30]) == kept
 
 
 async def test_a_stopping_process_writes_its_last_counts(backend: Embedded, db: Any) -> None:
     async with open_store(patient_client(backend)) as opened:
-        opened.job_times.count_run(QUEUE.encode(), 5)
+        opened.job_counts.count_completed(QUEUE.encode(), b"t", 5)
     assert stored(opened, db) == {"r1": 1}
 
 
@@ -121,20 +121,20 @@ async def test_damaged_numbers_are_replaced(store: Store, db: Any) -> None:
     key = shard_of(store).queue_times(QUEUE)
     for damage in (b"", b"x", b"1.5", b"-3", b"9" * 40):
         db.hset(key, "r1", damage)
-        store.job_times.count_run(QUEUE.encode(), 1)
-        await store.job_times.flush(store)
+        store.job_counts.count_completed(QUEUE.encode(), b"t", 1)
+        await store.job_counts.flush(store)
         assert db.hget(key, "r1") == b"1"
-    times = JobTimes()
+    times = JobCounts()
     times.count_start({f.QUEUE: b"q", f.CREATED: b"x"}, 1)
-    times.count_completed({f.QUEUE: b"q", f.FINISHED: b"x", f.STARTED: b"1"})
+    times.count_completed_job({f.QUEUE: b"q", f.FINISHED: b"x", f.STARTED: b"1"})
     assert not times._rows
 
 
 def test_a_process_counts_a_bounded_number_of_queues() -> None:
-    times = JobTimes()
-    for number in range(MAX_QUEUES + 10):
-        times.count_run(b"q%d" % number, 1)
-    assert len(times._rows) == MAX_QUEUES
+    times = JobCounts()
+    for number in range(MAX_ROWS + 10):
+        times.count_completed(b"q%d" % number, b"t", 1)
+    assert len(times._rows) == MAX_ROWS
 
 
 def test_quantiles_are_those_of_prometheus() -> None:

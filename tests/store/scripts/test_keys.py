@@ -40,6 +40,7 @@ def built_keys(shard: Shard) -> dict[str, bytes]:
             shard.queue_minutes,
             shard.queue_history,
             shard.queue_times,
+            shard.queue_types,
             shard.queue_dead,
         ),
         *(
@@ -143,6 +144,7 @@ def test_lua_spells_keys_as_python_does(lua: Any) -> None:
         "queue_minutes_key('x')": shard.queue_minutes("x"),
         "queue_history_key('x')": shard.queue_history("x"),
         "queue_times_key('x')": shard.queue_times("x"),
+        "queue_types_key('x')": shard.queue_types("x"),
         "queue_dead_key('x')": shard.queue_dead("x"),
         "worker_key('x')": shard.worker("x"),
         "{workflow_keys('x')}": [

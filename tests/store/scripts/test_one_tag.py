@@ -452,8 +452,8 @@ async def reads(store: Store) -> None:
     await rights.check(store)
     await queues.get_stats(store, QUEUE)
     await metrics.collect(store, 1000)
-    store.job_times.count_run(QUEUE.encode(), 1)
-    await store.job_times.flush(store)
+    store.job_counts.count_completed(QUEUE.encode(), b"t", 1)
+    await store.job_counts.flush(store)
     assert await Sampler(store).record(1)
     await outbox_dead_letters.list_dead_letters(store, limit=1)
     with trio.fail_after(60):

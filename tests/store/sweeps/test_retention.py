@@ -263,6 +263,7 @@ async def test_an_idle_queue_is_forgotten_with_all_its_keys(
             shard.queue_minutes(name),
             shard.queue_history(name),
             shard.queue_times(name),
+            shard.queue_types(name),
             shard.queue_dead(name),
         }
         assert not mine & all_keys(backend)

@@ -9,6 +9,7 @@ local function queue_available_key(queue) return PREFIX .. 'q:' .. queue end
 local function queue_counters_key(queue) return PREFIX .. 'c:' .. queue end
 local function queue_minutes_key(queue) return PREFIX .. 'm:' .. queue end
 local function queue_times_key(queue) return PREFIX .. 't:' .. queue end
+local function queue_types_key(queue) return PREFIX .. 'ty:' .. queue end
 local function queue_history_key(queue) return PREFIX .. 's:' .. queue end
 local function queue_blocked_key(queue) return PREFIX .. 'h:' .. queue end
 local function token_demand_key(queue) return PREFIX .. 'hq:' .. queue end

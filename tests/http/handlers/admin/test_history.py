@@ -52,8 +52,8 @@ async def test_the_series_has_quantiles(any_api: Api) -> None:
     await sampler.record(now - 1)
     await any_api.active()
     for _ in range(3):
-        store.job_times.count_run(b"default", 40)
-    await store.job_times.flush(store)
+        store.job_counts.count_completed(b"default", b"t", 40)
+    await store.job_counts.flush(store)
     await sampler.record(now)
     [point] = await points(any_api, "period=1m")
     assert (point["duration_p50_ms"], point["duration_p95_ms"]) == (37.5, 48.75)

@@ -1,0 +1,51 @@
+-- Adds what a process has counted about the jobs of a queue: waits and runs, and jobs by type.
+-- Post: the queue has at most ARGV[2] types and ARGV[3], under which further types are counted. The counts end
+--       with the queue, and ARGV[1] after the last addition at the latest.
+-- Memory: allow-oom; 32 numbers, and up to 400 bytes per type.
+-- KEYS: 1 queue_times, 2 queue_types.
+-- ARGV: 1 ms for which the counts are kept, 2 most types, 3 the type for further ones, 4 number of times, then
+--       per time: field, what to add; then per type: type, jobs enqueued, completed, discarded.
+-- Returns: 1
+local first_type = 5 + 2 * tonumber(ARGV[4])
+
+-- Returns a stored number, 0 for a damaged one, or one that is too large to add to.
+local function stored_number(text)
+    local number = tonumber(text) or 0
+    return number % 1 == 0 and number >= 0 and number < 2 ^ 52 and number or 0
+end
+
+local names, times = {}, {}
+for i = 5, first_type - 1, 2 do names[#names + 1] = ARGV[i] end
+for i, value in ipairs(names[1] and redis.call('HMGET', KEYS[1], unpack(names)) or {}) do
+    times[2 * i - 1] = names[i]
+    times[2 * i] = string.format('%.0f', stored_number(value) + tonumber(ARGV[4 + 2 * i]))
+end
+
+-- A type that is new to a full queue is counted under another name.
+local types, sums, free = {ARGV[3]}, {}, tonumber(ARGV[2]) - redis.call('HLEN', KEYS[2])
+for i = first_type, #ARGV, 4 do types[#types + 1] = ARGV[i] end
+local stored, write = redis.call('HMGET', KEYS[2], unpack(types)), {}
+for i = 2, #types do
+    local place = i
+    if types[i] == types[1] then place = 1
+    elseif not stored[i] then
+        if free <= 0 then place = 1 end
+        free = free - 1
+    end
+    local sum = sums[place] or {string.match(stored[place] or '', '^(%d+),(%d+),(%d+)$')}
+    for event = 1, 3 do
+        sum[event] = stored_number(sum[event]) + tonumber(ARGV[first_type + 4 * (i - 2) + event])
+    end
+    sums[place] = sum
+end
+for place, sum in pairs(sums) do
+    write[#write + 1] = types[place]
+    write[#write + 1] = string.format('%.0f,%.0f,%.0f', sum[1], sum[2], sum[3])
+end
+for i, pairs_ in ipairs({times, write}) do
+    if pairs_[1] then
+        redis.call('HSET', KEYS[i], unpack(pairs_))
+        redis.call('PEXPIRE', KEYS[i], ARGV[1])
+    end
+end
+return 1
