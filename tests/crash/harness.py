@@ -45,10 +45,11 @@ of times.
 YEAR = 366 * 24 * HOUR
 
 _KEPT = re.compile(
-    rb"ojs:\{meta\}:(schema|queues|events|partitions|history_minutes|history_hours)"
+    rb"ojs:\{meta\}:(schema|queues|events|partitions|history_minutes|history_hours|webhooks)"
     rb"|ojs:\{[0-9.]+\}:(events|outbox|schema|workers|last_worker_check|c:.*|m:.*|w:.*|l:.*)"
     rb"|ojs:\{[0-9.]+\}:(rate_limits|rate_limit_checks|history_totals|s:.*|t:.*|ty:.*)"
     rb"|ojs:\{[0-9.]+\}:(error_groups|error_group_times)"
+    rb"|ojs:\{[0-9.]+\}:webhook_(deliveries|delivered|counts)"
 )
 """Keys that stay for a bounded time: streams, outbox counters, and records of queues, their
 partitions, workers, rate limit keys and errors.
