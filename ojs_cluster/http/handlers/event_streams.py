@@ -15,7 +15,7 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.errors import UpgradeRequired
 from ojs_cluster.http.handlers import progress
 from ojs_cluster.http.messages import Headers, Request, Response
-from ojs_cluster.http.push.access import SCOPE, StreamAccess
+from ojs_cluster.http.push.access import STREAM_SCOPE, StreamAccess
 from ojs_cluster.http.push.channels import (
     ALL,
     check_access,
@@ -91,10 +91,12 @@ async def stream_progress(app: App, request: Request, job_id: str) -> Response:
     await check_access(app, request, channel)
     if request.method == "HEAD":
         return Response(200, b"", _HEADERS)
-    access = StreamAccess(app, request, SCOPE)
+    access = StreamAccess(app, request, STREAM_SCOPE)
     with _counted(access) as client:
         readers = await app.push.hub.acquire(app.store, await shards_of(app.store, channel))
-        subscription = Subscription(app.push.hub.join(), channel, _PROGRESS, (), request.queues)
+        subscription = Subscription(
+            app.push.hub.add_subscriber(), channel, _PROGRESS, (), request.queues
+        )
         readers.register(subscription)
         stream = ProgressStream(access, subscription, readers, progress.body_of, client)
     return Response(200, b"", _HEADERS, stream=stream)
@@ -115,12 +117,12 @@ async def _open(
     types = types_of(given)
     if request.method == "HEAD":
         return Response(200, b"", _HEADERS)
-    access = StreamAccess(app, request, SCOPE)
+    access = StreamAccess(app, request, STREAM_SCOPE)
     last_id = request.headers.get("last-event-id", "")
     event_id = decode_id(last_id, len(app.store.keys))
     with _counted(access) as client:
         readers = await app.push.hub.acquire(app.store, await shards_of(app.store, channel))
-        subscriber = app.push.hub.join()
+        subscriber = app.push.hub.add_subscriber()
         subscription = Subscription(subscriber, channel, types, queues, request.queues)
         indexes = [shard.index for shard in readers.shards]
         starts = None if event_id is None else event_id.starts_of(indexes)
@@ -144,16 +146,16 @@ def _counted(access: StreamAccess) -> Iterator[str]:
     """Count a stream, and forget it if the block raises an exception.
 
     Yields:
-        Under which name it is counted.
+        The name under which the stream is counted.
 
     Raises:
         StreamRefused: the process shuts down, or has as many streams as it may have.
-        RateLimited: the client has.
+        RateLimited: the client has as many streams as it may have.
     """
     app = access.app
     if app.draining.is_set():
         raise StreamRefused("this process shuts down")
-    client = access.client
+    client = access.client_name
     app.push.open(client)
     try:
         yield client
@@ -173,5 +175,5 @@ async def _job_is_over(
     job = await store_jobs.get(app.store, channel.value)
     if not has_ended(job):
         return False
-    stream.end_with(job)
+    stream.report_ended(job)
     return event_id is not None and event_id.ended

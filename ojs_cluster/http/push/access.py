@@ -14,8 +14,8 @@ from ojs_cluster.core.errors import OJSError
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request
 
-SCOPE: Final = Scope.DATA_READ
-"""The scope that clients of streams need."""
+STREAM_SCOPE: Final = Scope.DATA_READ
+"""The scope that a client needs to open a stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class StreamAccess:
     Args:
         app: the process.
         request: the request that has opened the stream, with the queues that its key may access.
-        scope: the scope of the route.
+        scope: the scope that the API key must keep.
     """
 
     app: App
@@ -33,8 +33,8 @@ class StreamAccess:
     scope: Scope
 
     @property
-    def client(self) -> str:
-        """The name of the API key, or the address of the client if there is no API key."""
+    def client_name(self) -> str:
+        """``key NAME`` with the name of the API key, or ``address ADDRESS`` without an API key."""
         request = self.request
         principal = self.app.access.authenticate(
             request.headers.get("authorization"), request.tls_subject

@@ -1,4 +1,4 @@
-"""What a client is told about events, in both transports (spec: ojs-realtime 4)."""
+"""The events that clients get, over SSE and over WebSockets (spec: ojs-realtime 4)."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from ojs_cluster.store.events.subscriber import Dropped, Item, Subscription
 from ojs_cluster.store.jobs.record import JobRecord
 
 GRACE_S: Final = 1.0
-"""How long a stream goes on after ``server.shutdown``, in seconds."""
+"""Time in seconds from ``server.shutdown`` to the end of a stream."""
 SHUTDOWN: Final = "server.shutdown"
 GAP: Final = "system.gap"
 DROPPED: Final = "system.events_dropped"
 
 
 class Announcement(NamedTuple):
-    """One event as a client gets it.
+    """One event as the server sends it. An event of a job may have two announcements.
 
     Attributes:
         kind: its type.
         data: a JSON object.
         at_ms: when it happened, in Unix milliseconds.
-        last: whether it is the last announcement of its event.
+        last: whether its event has no further announcement.
     """
 
     kind: str
@@ -39,9 +39,10 @@ class Announcement(NamedTuple):
 
 
 def announce(subscription: Subscription, item: Item) -> Iterator[Announcement]:
-    """Yield what a subscription gets for an event.
+    """Yield the announcements of an event to a subscription.
 
-    Before each announcement ``reached`` of its subscriber becomes the position after it.
+    Before it yields an announcement, this sets ``reached`` of the subscriber to the position after
+    the announcement. So the id of the announcement names that position.
     """
     reached = subscription.subscriber.reached
     if isinstance(item, Gap):
@@ -49,16 +50,16 @@ def announce(subscription: Subscription, item: Item) -> Iterator[Announcement]:
         data = orjson.dumps(_gap_data(subscription.channel.name, item))
         yield Announcement(GAP, data, item.end_ms)
         return
-    own = subscription.wants_type(item.kind)
-    states = item.changes_state and subscription.wants_states
+    wants_event = subscription.wants_type(item.kind)
+    wants_change = item.changes_state and subscription.wants_states
     at_ms = item.after[0]
-    if states and own:
-        # The client may disconnect between the two. Its id then says that it lacks the second.
+    if wants_change and wants_event:
+        # If the client disconnects between the two announcements, it resumes with the second.
         reached[item.shard] = part_of(item.shard, item.before, half=True)
         yield Announcement(STATE_CHANGED, item.data, at_ms, last=False)
     reached[item.shard] = part_of(item.shard, item.after)
-    if own or states:
-        yield Announcement(item.kind if own else STATE_CHANGED, item.data, at_ms)
+    if wants_event or wants_change:
+        yield Announcement(item.kind if wants_event else STATE_CHANGED, item.data, at_ms)
 
 
 def _gap_data(channel: str, gap: Gap) -> dict[str, object]:
@@ -87,7 +88,7 @@ def shutdown_data() -> dict[str, object]:
 
 
 def ended_data(job: JobRecord) -> dict[str, object]:
-    """Return the change of state of a job that has ended earlier (spec: ojs-realtime 2.1)."""
+    """Return the data of ``job.state_changed`` for an ended job (spec: ojs-realtime 2.1)."""
     return {
         "event": STATE_CHANGED,
         "type": job.type,
@@ -95,7 +96,7 @@ def ended_data(job: JobRecord) -> dict[str, object]:
         "job_id": job.id,
         "job_type": job.type,
         "queue": job.queue,
-        # Of other terminal states the state before is not stored.
+        # A job does not store from which state it was cancelled or discarded.
         "from": State.ACTIVE.value if job.state is State.COMPLETED else None,
         "to": job.state.value,
     }

@@ -19,7 +19,9 @@ from ojs_cluster.store.jobs import read_jobs as store_jobs
 from ojs_cluster.store.queues import queues as store_queues
 
 ALL: Final = Channel("all", "all")
+"""The channel of all events."""
 _MAX_TYPES: Final = 50
+"""Maximum number of event types of one subscription."""
 
 
 def parse_channel(text: str, *, field: str = "channel") -> Channel:
@@ -38,13 +40,13 @@ def parse_channel(text: str, *, field: str = "channel") -> Channel:
     raise InvalidRequest(f"{field} must be job:ID, queue:NAME or all", field=field)
 
 
-def types_of(given: Mapping[str, str]) -> frozenset[str]:
+def types_of(parameters: Mapping[str, str]) -> frozenset[str]:
     """Return the event types that the query admits; the empty set admits all types.
 
     ojs-cli sends the parameter ``types``. The spec calls it ``event_types`` (ojs-realtime 5.6.1).
     """
     for name in ("types", "event_types", "type"):
-        types = names(given, name)
+        types = names(parameters, name)
         if types:
             return check_types(types, field=name)
     return frozenset()
@@ -82,7 +84,7 @@ async def check_queue_exists(app: App, name: str) -> None:
     """Check that a queue exists.
 
     Raises:
-        NotFound: it does not.
+        NotFound: the queue does not exist.
     """
     if not await store_queues.exists(app.store, name):
         raise NotFound("queue", name)

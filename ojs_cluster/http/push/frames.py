@@ -13,6 +13,7 @@ from ojs_cluster.store.events.positions import id_of
 from ojs_cluster.store.events.subscriber import Dropped, Item, Subscriber, Subscription
 
 RETRY: Final = b"retry: 3000\n"
+"""Tells the client to reconnect 3000 ms after the end of a connection."""
 HEARTBEAT: Final = b":heartbeat\n"
 
 
@@ -20,7 +21,7 @@ class FrameEncoder:
     """Encodes the events of one subscriber, with the ids of its positions.
 
     Attributes:
-        ended: whether the last event was the last one of the job that the channel is about.
+        ended: whether the job of the channel has ended, and its last event is encoded.
     """
 
     def __init__(self, subscriber: Subscriber) -> None:
@@ -38,26 +39,24 @@ class FrameEncoder:
         for subscription, item in items:
             if self.ended:
                 break
-            is_end = isinstance(item, NewEvent) and item.ends_job
-            ends = is_end and subscription.channel.kind == "job"
-            told = False
+            ends_job = isinstance(item, NewEvent) and item.ends_job
+            ends_stream = ends_job and subscription.channel.kind == "job"
             for kind, data, _, last in announce(subscription, item):
-                self.ended = ends and last
+                self.ended = ends_stream and last  # before the frame, whose id contains it
                 pieces.append(self._frame(kind.encode(), data))
-                told = True
-            self.ended = self.ended or (ends and not told)
+            self.ended = ends_stream  # also without an announcement
         return b"".join(pieces)
 
     def event(self, kind: str, data: object) -> bytes:
-        """Encode an event that is in no stream, at the present position."""
+        """Encode an event that the server itself makes. Its id is the present position."""
         return self._frame(kind.encode(), orjson.dumps(data))
 
     def dropped(self, dropped: Iterable[Dropped], at_ms: int) -> bytes:
-        """Encode what the client has lost, because it read too slowly."""
+        """Encode how many events the client has lost, because it read too slowly."""
         pieces = []
-        for one in dropped:
-            pieces.append(b":events-dropped %d\n" % one.count)
-            pieces.append(self.event(DROPPED, dropped_data(one, at_ms)))
+        for lost in dropped:
+            pieces.append(b":events-dropped %d\n" % lost.count)
+            pieces.append(self.event(DROPPED, dropped_data(lost, at_ms)))
         return b"".join(pieces)
 
     def _id(self) -> bytes:

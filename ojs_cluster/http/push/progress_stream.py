@@ -1,11 +1,11 @@
 """The progress of one job as server-sent events (spec: ojs-progress 7.2).
 
 The events of a job only say that its progress has changed. The stream then reads the job, and sends
-the progress as ``GET /ojs/v1/jobs/{id}/progress`` returns it. So a client that reads slowly misses
-old numbers, and always gets the last one.
+the progress as ``GET /ojs/v1/jobs/{id}/progress`` returns it. So a client that reads slowly may
+miss intermediate values, and always gets the last value.
 
-Each progress is sent twice: as the event ``progress`` of the spec, and without a name for the admin
-UI, which listens to ``onmessage``.
+Each value is sent twice: as the event ``progress`` of the spec, and as an event without a name,
+which is the only kind that the admin UI handles (``onmessage``).
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class ProgressStream:
         Args:
             access: the access of the client.
             subscription: its subscription to the job, registered.
-            readers: of the shard of the job.
+            readers: the reader of the shard of the job.
             body_of: returns the progress of a job as JSON.
-            client: under which name the stream is counted.
+            client: the name under which the stream is counted.
         """
         self._access = access
         self._subscription = subscription
@@ -61,16 +61,16 @@ class ProgressStream:
         self._client: str | None = client
 
     def close(self) -> None:
-        """Release the reader and the place of this stream. May be called repeatedly."""
+        """Release the readers, and stop counting this stream. May be called repeatedly."""
         client, self._client = self._client, None
         if client is not None:
             push = self._access.app.push
             self._readers.release()
-            push.hub.part(self._subscription.subscriber)
+            push.hub.remove_subscriber(self._subscription.subscriber)
             push.close(client)
 
     async def run(self, send: Callable[[bytes], Awaitable[None]]) -> None:
-        """Send the progress until the job, the process or the key ends."""
+        """Send progress until the job ends, the process stops or the API key is no longer valid."""
         try:
             await send(RETRY + b"\n")
             await self._follow(send)
@@ -95,9 +95,9 @@ class ProgressStream:
             if job.progress is not None and body != sent:
                 sent = body
                 await send(b"event: progress\ndata: %b\n\ndata: %b\n\n" % (body, body))
-            before = trio.current_time()
+            wait_began = trio.current_time()
             await subscriber.wait(CHECK_S)
-            if trio.current_time() >= before + CHECK_S:
+            if trio.current_time() >= wait_began + CHECK_S:
                 await send(HEARTBEAT + b"\n")
         data = orjson.dumps(shutdown_data())
         await send(b"event: %b\ndata: %b\n\n" % (SHUTDOWN.encode(), data))

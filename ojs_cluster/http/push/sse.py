@@ -35,9 +35,12 @@ CHECK_S: Final = 5.0
 """Interval in seconds at which the API key and the partitions of the queue are checked. A new
 partition gets no job in its first ten seconds."""
 GATHER_S: Final = 0.02
-"""Pause in seconds after the last event was sent, so that the following ones share a write."""
-PIECE: Final = 8 * 1024
-"""Bytes of events that are encoded at once. A client that reads slowly keeps a piece in memory."""
+"""Pause in seconds after the last event was sent, so that one write sends several later events."""
+PIECE_BYTES: Final = 8 * 1024
+"""Maximum number of bytes of events that are encoded at once. A client that reads slowly keeps so
+many bytes in memory."""
+_REPLAY_CHUNK: Final = 50
+"""Maximum number of events of a replay that are sent at once."""
 
 
 class EventStream:
@@ -58,10 +61,10 @@ class EventStream:
         Args:
             access: the access of the client.
             subscription: its subscription. It is registered unless there are ``starts``.
-            readers: of the shards of the channel.
-            starts: where the client goes on; None for the present.
-            gap: whether the client may have missed events that cannot be found.
-            client: under which name the stream is counted.
+            readers: the readers of the shards of the channel.
+            starts: the positions at which a client resumes; None to send new events only.
+            gap: whether the client may have missed events that Redis does not hold any more.
+            client: the name under which the stream is counted.
         """
         self._app: App = access.app
         self._access = access
@@ -75,20 +78,20 @@ class EventStream:
         self._ended_job: JobRecord | None = None
         self._written_at = 0.0
 
-    def end_with(self, job: JobRecord) -> None:
-        """Say that the job of the channel has ended before the subscription was registered."""
+    def report_ended(self, job: JobRecord) -> None:
+        """Send the end of a job that ended before the subscription was registered; then end."""
         self._ended_job = job
 
     def close(self) -> None:
-        """Release the readers and the place of this stream. May be called repeatedly."""
+        """Release the readers, and stop counting this stream. May be called repeatedly."""
         client, self._client = self._client, None
         if client is not None:
             self._readers.release()
-            self._app.push.hub.part(self._subscriber)
+            self._app.push.hub.remove_subscriber(self._subscriber)
             self._app.push.close(client)
 
     async def run(self, send: Send) -> None:
-        """Send events until the job of the channel ends, the process stops or the key ends."""
+        """Send events until the job ends, the process stops or the API key is no longer valid."""
         try:
             await self._write(send, RETRY + self._encoder.position())
             await self._begin(send)
@@ -100,12 +103,12 @@ class EventStream:
             if not self._encoder.ended:
                 await self._follow(send)
         except OJSError:
-            return  # Redis does not answer; the client reconnects and goes on where it was
+            return  # Redis does not answer; the client reconnects and resumes at its position
         finally:
             self.close()
 
     async def _begin(self, send: Send) -> None:
-        """Tell a gap, or send the events since the position of the client."""
+        """Send a gap event, or the events since the position of the client."""
         subscription = self._subscription
         if self._gap:
             at_ms = now_ms()
@@ -117,8 +120,8 @@ class EventStream:
             return
 
         async def deliver(items: list[Found]) -> None:
-            for first in range(0, len(items), _REPLAYED):
-                await self._write(send, self._encoder.items(items[first : first + _REPLAYED]))
+            for first in range(0, len(items), _REPLAY_CHUNK):
+                await self._write(send, self._encoder.items(items[first : first + _REPLAY_CHUNK]))
 
         await replay(self._app.store, self._readers, [subscription], self._starts, deliver)
 
@@ -139,7 +142,7 @@ class EventStream:
                 if not await self._check():
                     return
             if not subscriber.is_empty:
-                dropped, items = subscriber.take(PIECE)
+                dropped, items = subscriber.take(PIECE_BYTES)
                 await self._write(
                     send, self._encoder.dropped(dropped, now_ms()) + self._encoder.items(items)
                 )
@@ -152,7 +155,7 @@ class EventStream:
                 await subscriber.wait(min(self._written_at + HEARTBEAT_S, check_at, end_at) - now)
 
     async def _check(self) -> bool:
-        """Read further partitions of the queue. Return whether the stream may go on."""
+        """Read new partitions of the queue, too. Return whether the stream may continue."""
         channel = self._subscription.channel
         if channel.kind == "queue":
             shards = await shards_of(self._app.store, channel)
@@ -164,10 +167,6 @@ class EventStream:
         if data:
             await send(data)
             self._written_at = trio.current_time()
-
-
-_REPLAYED: Final = 50
-"""Events of a replay that are sent at once."""
 
 
 def initial_parts(readers: Readers, starts: Mapping[int, Start] | None) -> dict[int, bytes]:

@@ -1,4 +1,4 @@
-"""The event streams of one API process, and how many it opens."""
+"""The event streams of one API process, and their maximum number."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from ojs_cluster.store.events.hub import EventHub
 from ojs_cluster.store.events.subscriber import BufferBudget
 
 _RETRY_S: Final = 5.0
+"""Time in seconds after which a refused client may try again."""
 
 
 class PushState:
-    """Counts the streams of a process, and has the hub that feeds them."""
+    """Counts the streams of a process. ``hub`` reads the events for them."""
 
     def __init__(self, settings: HttpSettings) -> None:
         """Begin without streams."""
         budget = BufferBudget(settings.push_buffer_bytes, settings.push_buffer_events)
         self.hub = EventHub(budget)
-        self._most = settings.push_subscribers
-        self._most_per_client = settings.push_per_client
+        self._max_streams = settings.push_subscribers
+        self._max_per_client = settings.push_per_client
         self._by_client: Counter[str] = Counter()
 
     @property
@@ -33,19 +34,20 @@ class PushState:
         """Count a stream.
 
         Args:
-            client: the name of the API key, or an address.
+            client: the name of the client; see ``StreamAccess.client_name``.
 
         Raises:
             StreamRefused: the process has as many streams as it may have.
-            RateLimited: the client has.
+            RateLimited: the client has as many streams as it may have.
         """
-        if self.count >= self._most:
+        if self.count >= self._max_streams:
             raise StreamRefused(
-                f"this process serves {self._most} event streams already", retry_after_s=_RETRY_S
+                f"this process serves {self._max_streams} event streams already",
+                retry_after_s=_RETRY_S,
             )
-        if self._by_client[client] >= self._most_per_client:
+        if self._by_client[client] >= self._max_per_client:
             raise RateLimited(
-                f"the client has {self._most_per_client} event streams already",
+                f"the client has {self._max_per_client} event streams already",
                 retry_after_s=_RETRY_S,
             )
         self._by_client[client] += 1

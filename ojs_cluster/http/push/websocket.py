@@ -16,14 +16,15 @@ from ojs_cluster.core.errors import OJSError, PermissionDenied, StreamRefused
 from ojs_cluster.http.app import App
 from ojs_cluster.http.dispatch import PreparedRequest, refusal_response
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.http.push.access import SCOPE, StreamAccess
+from ojs_cluster.http.push.access import STREAM_SCOPE, StreamAccess
 from ojs_cluster.http.push.ws_session import WebSocketSession
 from ojs_cluster.http.router import Route
 from ojs_cluster.redis.deadline import start_deadline
 
 PATH: Final = "/ojs/v1/ws"
 SUBPROTOCOL: Final = "ojs.v1"
-_SWITCHING: Final = 101
+_SWITCHING_PROTOCOLS: Final = 101
+"""The HTTP status of an accepted connection."""
 
 
 async def serve(
@@ -39,7 +40,7 @@ async def serve(
         send: sends an ASGI message.
     """
     app = prepared.app
-    start_deadline()  # each call has its own time
+    start_deadline()  # each later call to Redis gets a deadline of its own
     await receive()  # websocket.connect
     response = prepared.refusal
     session: WebSocketSession | None = None
@@ -56,9 +57,11 @@ async def serve(
     try:
         chosen = SUBPROTOCOL if SUBPROTOCOL in scope["subprotocols"] else None
         await send({"type": "websocket.accept", "subprotocol": chosen, "headers": []})
-        app.traffic.count(prepared.route, _SWITCHING, time.perf_counter() - prepared.began)
+        app.traffic.count(
+            prepared.route, _SWITCHING_PROTOCOLS, time.perf_counter() - prepared.began
+        )
         if prepared.span is not None:
-            prepared.span.end(_SWITCHING)
+            prepared.span.end(_SWITCHING_PROTOCOLS)
         code = await session.run(receive, partial(_send_text, send))
         await send({"type": "websocket.close", "code": code, "reason": ""})
     finally:
@@ -71,23 +74,24 @@ def _open(app: App, prepared: PreparedRequest, route: Route, request: Request) -
     Raises:
         PermissionDenied: a page of another origin has opened the connection.
         StreamRefused: the process shuts down, or has as many streams as it may have.
-        RateLimited: the client has.
+        RateLimited: the client has as many streams as it may have.
     """
     check_origin(app.settings.cors_origins, request)
     if app.draining.is_set():
         raise StreamRefused("this process shuts down")
-    access = StreamAccess(app, request, SCOPE)
-    client = access.client
+    access = StreamAccess(app, request, STREAM_SCOPE)
+    client = access.client_name
     app.push.open(client)
-    count = partial(app.access.authorize, prepared.principal, route)
-    return WebSocketSession(access, client, count)
+    # Authorizing each message also counts it against the request rate of the API key.
+    count_message = partial(app.access.authorize, prepared.principal, route)
+    return WebSocketSession(access, client, count_message)
 
 
 def check_origin(allowed: tuple[str, ...], request: Request) -> None:
     """Check that the page that opens a connection may use the API (spec: ojs-realtime 6).
 
-    Browsers let a page of any origin open a WebSocket, and send its origin. Other clients send
-    none. A proxy may end TLS, so the scheme of the same origin is not compared.
+    Browsers let a page of any origin open a WebSocket, and send the page's origin. Other clients
+    send no origin. Only host and port are compared with the server's, because a proxy may end TLS.
 
     Raises:
         PermissionDenied: the page has another origin, which ``OJS_CORS_ORIGINS`` does not name.
@@ -101,7 +105,7 @@ def check_origin(allowed: tuple[str, ...], request: Request) -> None:
 
 
 def _netloc(origin: str) -> str:
-    """Return host and port of an origin; empty if it is none."""
+    """Return host and port of an origin; '' for a malformed origin."""
     try:
         return urlsplit(origin).netloc.lower()
     except ValueError:

@@ -19,13 +19,12 @@ from ojs_cluster.store.events.subscriber import Dropped, Subscriber, Subscriptio
 
 MAX_CHANNELS: Final = 100
 """Maximum number of channels of one connection."""
-MAX_EVENT_TYPES: Final = 50
 _MAX_SUFFIX: Final = 2048
-"""Longest list of channels that an id carries, in characters."""
+"""Maximum length of an id's list of channels, in characters."""
 
 
 class ClientMessage(msgspec.Struct, frozen=True):
-    """A message of a client. ``type`` is an alias of ``action``, which the admin UI sends."""
+    """A message of a client. The admin UI sends ``type`` instead of ``action``."""
 
     action: str = ""
     type: str = ""
@@ -38,10 +37,13 @@ _decoder = msgspec.json.Decoder(ClientMessage)
 
 
 def read_message(text: str | None) -> ClientMessage:
-    """Return the message in a text frame; None stands for another frame.
+    """Return the message in a text frame.
+
+    Args:
+        text: the text, None for a binary frame.
 
     Raises:
-        InvalidRequest: it is not a message of the protocol.
+        InvalidRequest: the frame is not a message of the protocol.
     """
     if text is None:
         raise InvalidRequest("send messages as text")
@@ -52,7 +54,7 @@ def read_message(text: str | None) -> ClientMessage:
 
 
 def confirmation(kind: str, channel: str, types: Iterable[str] | None) -> str:
-    """Return ``subscribed`` or ``unsubscribed``."""
+    """Return the message of type ``kind``: ``subscribed`` or ``unsubscribed``."""
     message: dict[str, Any] = {"type": kind, "channel": channel}
     if types:
         message["event_types"] = sorted(types)
@@ -60,7 +62,7 @@ def confirmation(kind: str, channel: str, types: Iterable[str] | None) -> str:
 
 
 def error_message(error: OJSError, channel: str) -> str:
-    """Return the message for an error, with the channel that it is about if there is one."""
+    """Return the message for an error. ``channel`` is its channel, '' for none."""
     message = {"type": "error", "code": entry_for(error).code, "message": error.message}
     if channel:
         message["channel"] = channel[:300]
@@ -90,8 +92,8 @@ def warning(dropped: Dropped) -> str:
 class EventMessages:
     """Writes event messages of one connection, with ids that a later connection resumes from.
 
-    An id names the channels too, unless they are too many. So ``resume`` needs no state on the
-    server.
+    An id also contains the list of channels, unless the list is too long. So ``resume`` needs no
+    state on the server.
     """
 
     def __init__(self, subscriber: Subscriber) -> None:
@@ -100,8 +102,10 @@ class EventMessages:
         self._suffix = ""
 
     def name_channels(self, subscriptions: Mapping[str, Subscription]) -> None:
-        """Name these channels in the following ids."""
-        channels = [[name, sorted(one.types)] for name, one in subscriptions.items()]
+        """Put these channels into the ids of the following messages."""
+        channels = [
+            [name, sorted(subscription.types)] for name, subscription in subscriptions.items()
+        ]
         text = base64.urlsafe_b64encode(orjson.dumps(channels)).rstrip(b"=").decode()
         self._suffix = f";{text}" if len(text) <= _MAX_SUFFIX else ""
 
@@ -128,7 +132,7 @@ def decode_resumed(text: str, shards: int) -> tuple[EventId, list[tuple[str, lis
         shards: the number of shards of this cluster.
 
     Returns:
-        None if this cluster has not made the id.
+        None if this cluster has not created the id.
     """
     position, separator, suffix = text.partition(";")
     event_id = decode_id(position, shards)

@@ -31,7 +31,7 @@ from ojs_cluster.http.push.channels import (
     parse_channel,
     shards_of,
 )
-from ojs_cluster.http.push.sse import CHECK_S, GATHER_S, PIECE, initial_parts
+from ojs_cluster.http.push.sse import CHECK_S, GATHER_S, PIECE_BYTES, initial_parts
 from ojs_cluster.http.push.ws_messages import (
     MAX_CHANNELS,
     ClientMessage,
@@ -52,9 +52,10 @@ from ojs_cluster.store.jobs import read_jobs as store_jobs
 SendText = Callable[[str], Awaitable[None]]
 Receive = Callable[[], Awaitable[Any]]
 
+# WebSocket status codes with which the server closes a connection.
 GOING_AWAY: Final = 1001
-POLICY: Final = 1008
-TRY_AGAIN: Final = 1013
+POLICY_VIOLATION: Final = 1008
+TRY_AGAIN_LATER: Final = 1013
 
 
 class WebSocketSession:
@@ -67,7 +68,7 @@ class WebSocketSession:
 
         Args:
             access: the access of the client.
-            client: under which name the connection is counted; ``close`` forgets it.
+            client: the name under which the connection is counted until ``close``.
             count_message: counts a message against the request rate of the API key, and raises
                 ``RateLimited``.
         """
@@ -75,26 +76,26 @@ class WebSocketSession:
         self._access = access
         self._client: str | None = client
         self._count_message = count_message
-        self._subscriber = self._app.push.hub.join()
+        self._subscriber = self._app.push.hub.add_subscriber()
         self._readers = Readers(self._app.push.hub)
         self._subscriptions: dict[str, Subscription] = {}
         self._messages = EventMessages(self._subscriber)
         self._sending = trio.Lock()
-        """Held while a channel changes: its confirmation comes before its first event."""
+        """Held while a channel is added, so that its first event follows the confirmation."""
 
     def close(self) -> None:
-        """Release the readers and the place of this connection. May be called repeatedly."""
+        """Release the readers, and stop counting this connection. May be called repeatedly."""
         client, self._client = self._client, None
         if client is not None:
             self._readers.release()
-            self._app.push.hub.part(self._subscriber)
+            self._app.push.hub.remove_subscriber(self._subscriber)
             self._app.push.close(client)
 
     async def run(self, receive: Receive, send: SendText) -> int:
-        """Serve until the client disconnects, the process stops or the key ends.
+        """Serve until the client disconnects, the process stops or the API key is no longer valid.
 
         Returns:
-            The code with which the server closes the connection.
+            The status code with which the server closes the connection.
         """
         code = GOING_AWAY
 
@@ -106,7 +107,7 @@ class WebSocketSession:
         async def read_messages() -> None:
             nonlocal code
             if not await self._read_messages(receive, send):
-                code = TRY_AGAIN
+                code = TRY_AGAIN_LATER
             nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:
@@ -115,7 +116,11 @@ class WebSocketSession:
         return code
 
     async def _read_messages(self, receive: Receive, send: SendText) -> bool:
-        """Obey messages; return False if the connection cannot go on, True at its end."""
+        """Handle messages until the client disconnects.
+
+        Returns:
+            False if the server must close the connection before.
+        """
         while True:
             received = await receive()
             if received["type"] == "websocket.disconnect":
@@ -126,13 +131,13 @@ class WebSocketSession:
                 message = read_message(received.get("text"))
                 channel = message.channel
                 async with self._sending:
-                    if not await self._obey(message, send):
+                    if not await self._handle(message, send):
                         return False
             except OJSError as error:
                 await send(error_message(error, channel))
 
-    async def _obey(self, message: ClientMessage, send: SendText) -> bool:
-        """Do what a message asks for. Return whether the connection may go on."""
+    async def _handle(self, message: ClientMessage, send: SendText) -> bool:
+        """Handle one message. Return whether the connection may continue."""
         action = message.action or message.type
         if action == "subscribe":
             await self._subscribe(message, send)
@@ -151,7 +156,7 @@ class WebSocketSession:
 
     async def _subscribe(self, message: ClientMessage, send: SendText) -> None:
         types = check_types(message.event_types or (), field="event_types")
-        subscription = await self._find(message.channel, types)
+        subscription = await self._set_subscription(message.channel, types)
         self._readers.register(subscription)
         await send(confirmation("subscribed", message.channel, types))
         channel = subscription.channel
@@ -164,25 +169,25 @@ class WebSocketSession:
                     self._messages.event(channel.name, Announcement(STATE_CHANGED, data, now_ms()))
                 )
 
-    async def _find(self, name: str, types: frozenset[str]) -> Subscription:
-        """Return the subscription of a channel with these types; it may not be registered."""
-        known = self._subscriptions.get(name)
-        if known is None:
+    async def _set_subscription(self, name: str, types: frozenset[str]) -> Subscription:
+        """Create the subscription of a channel, or change its types. The caller registers it."""
+        subscription = self._subscriptions.get(name)
+        if subscription is None:
             channel = parse_channel(name)
-            await self._check(channel)
+            await self._check_channel(channel)
             if len(self._subscriptions) >= MAX_CHANNELS:
                 raise InvalidRequest(
                     f"a connection may have {MAX_CHANNELS} channels", field="channel"
                 )
             await self._read_shards(channel)
             within = self._access.request.queues
-            known = Subscription(self._subscriber, channel, types, within=within)
-            self._subscriptions[name] = known
-        known.types = types
+            subscription = Subscription(self._subscriber, channel, types, within=within)
+            self._subscriptions[name] = subscription
+        subscription.types = types
         self._messages.name_channels(self._subscriptions)
-        return known
+        return subscription
 
-    async def _check(self, channel: Channel) -> None:
+    async def _check_channel(self, channel: Channel) -> None:
         await check_access(self._app, self._access.request, channel)
         if channel.kind == "queue":
             await check_queue_exists(self._app, channel.value)
@@ -201,7 +206,7 @@ class WebSocketSession:
             self._messages.name_channels(self._subscriptions)
 
     async def _resume(self, last_event_id: str, send: SendText) -> bool:
-        """Subscribe to the channels of an earlier connection, and send the events since then."""
+        """Subscribe to the channels of an earlier connection, and send the events after the id."""
         resumed = decode_resumed(last_event_id, len(self._app.store.keys))
         if resumed is None:
             await send(unknown_event_id())
@@ -209,7 +214,7 @@ class WebSocketSession:
         event_id, channels = resumed
         for name, types in channels:
             try:
-                await self._find(name, check_types(types, field="event_types"))
+                await self._set_subscription(name, check_types(types, field="event_types"))
             except OJSError as error:
                 await send(error_message(error, name))
         starts = event_id.starts_of([shard.index for shard in self._readers.shards])
@@ -229,11 +234,15 @@ class WebSocketSession:
         try:
             await replay(self._app.store, self._readers, subscriptions, starts, deliver)
         except OJSError:
-            return False  # the channels are not registered; the client connects again
+            return False  # the channels get no events, so the client must connect again
         return True
 
     async def _send_events(self, send: SendText) -> int:
-        """Send events until the process stops or the key ends; return the code of the close."""
+        """Send events until the process stops or the API key is no longer valid.
+
+        Returns:
+            The status code with which the server closes the connection.
+        """
         subscriber, app = self._subscriber, self._app
         check_at, end_at = trio.current_time() + CHECK_S, inf
         while True:
@@ -258,33 +267,36 @@ class WebSocketSession:
                 await trio.sleep(GATHER_S)
 
     async def _send_buffer(self, send: SendText) -> None:
-        dropped, items = self._subscriber.take(PIECE)
-        for one in dropped:
-            await send(warning(one))
-            data = orjson.dumps(dropped_data(one, now_ms()))
-            await send(self._messages.event(one.channel, Announcement(DROPPED, data, now_ms())))
+        dropped, items = self._subscriber.take(PIECE_BYTES)
+        for lost in dropped:
+            await send(warning(lost))
+            data = orjson.dumps(dropped_data(lost, now_ms()))
+            await send(self._messages.event(lost.channel, Announcement(DROPPED, data, now_ms())))
         await self._send_items(items, send)
 
     async def _send_items(self, items: list[Found], send: SendText) -> None:
         for subscription, item in items:
             name = subscription.channel.name
-            if self._subscriptions.get(name) is subscription:  # it may have unsubscribed
+            if self._subscriptions.get(name) is subscription:  # otherwise the client unsubscribed
                 for announcement in announce(subscription, item):
                     await send(self._messages.event(name, announcement))
 
     async def _check_again(self) -> int | None:
-        """Read further partitions of the queues. Return the code of the close; None to go on.
+        """Check the API key, and read new partitions of the queues, too.
 
-        If a partition cannot be read, the client has to connect again: its id then finds the events
-        that happen in the meantime.
+        If a partition cannot be read, the client must connect again. Its last id then makes the
+        server send the events that happened meanwhile.
+
+        Returns:
+            The status code with which the server closes the connection; None to continue.
         """
         if not self._access.is_valid():
-            return POLICY
+            return POLICY_VIOLATION
         async with self._sending:
             for subscription in self._subscriptions.values():
                 if subscription.channel.kind == "queue":
                     try:
                         await self._read_shards(subscription.channel)
                     except OJSError:
-                        return TRY_AGAIN
+                        return TRY_AGAIN_LATER
         return None

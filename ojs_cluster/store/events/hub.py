@@ -32,14 +32,14 @@ class EventHub:
         self._readers: dict[int, ShardReader] = {}
         self._subscribers: set[Subscriber] = set()
 
-    def join(self) -> Subscriber:
-        """Return a new subscriber. The caller ends it by ``part``."""
+    def add_subscriber(self) -> Subscriber:
+        """Return a new subscriber. The caller must remove it."""
         subscriber = Subscriber(self.budget)
         self._subscribers.add(subscriber)
         self.budget.subscribers = len(self._subscribers)
         return subscriber
 
-    def part(self, subscriber: Subscriber) -> None:
+    def remove_subscriber(self, subscriber: Subscriber) -> None:
         """Forget a subscriber. May be called repeatedly."""
         self._subscribers.discard(subscriber)
         self.budget.subscribers = len(self._subscribers)

@@ -20,13 +20,13 @@
 local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end
-local errors_kept, limits = tonumber(ARGV[2]), {ARGV[3], ARGV[4], tonumber(ARGV[5])}
+local errors_kept, retention = tonumber(ARGV[2]), {ARGV[3], ARGV[4], tonumber(ARGV[5])}
 local nack = cmsgpack.unpack(ARGV[7])
 server_exhaustion = ARGV[6]
 reply = early_nack_reply(job, nack)
 if not reply then
-    preflight_nacks({{job, nack}}, limits[3])
-    reply = end_attempt(job_id_of(key), key, job, nack, errors_kept, limits)
+    preflight_nacks({{job, nack}}, retention[3])
+    reply = end_attempt(job_id_of(key), key, job, nack, errors_kept, retention)
     flush_counters()
     flush_error_groups()
 end

@@ -11,7 +11,7 @@
 --@include append_effect make_available finish_job remove_from_queue backoff_delay match_error
 --@include decide_failure cap_dead_letters error_groups fail_attempt check_holder nack_job
 local jobs, replies, ending = {}, {effects}, {}
-local errors_kept, limits = tonumber(ARGV[2]), {ARGV[3], ARGV[4], tonumber(ARGV[5])}
+local errors_kept, retention = tonumber(ARGV[2]), {ARGV[3], ARGV[4], tonumber(ARGV[5])}
 server_exhaustion = ARGV[6]
 local nacks = {}
 for i = 8, #KEYS do
@@ -24,7 +24,7 @@ for i = 8, #KEYS do
     local job = jobs[key]
     if job.field_list and not early_nack_reply(job, nacks[i]) then ending[#ending + 1] = {job, nacks[i]} end
 end
-preflight_nacks(ending, limits[3])
+preflight_nacks(ending, retention[3])
 batch_events()
 for i = 8, #KEYS do
     local key, nack = KEYS[i], nacks[i]
@@ -33,10 +33,12 @@ for i = 8, #KEYS do
     if job.field_list then
         reply = early_nack_reply(job, nack)
         local repeated = reply
-        reply = reply or end_attempt(job_id_of(key), key, job, nack, errors_kept, limits)
+        reply = reply or end_attempt(job_id_of(key), key, job, nack, errors_kept, retention)
         if reply[1] == 'ok' then
             reply = {'ok', job[F.state]}
-            if not repeated and job[F.state] == 'discarded' then reply[3], reply[4] = job[F.queue], job[F.type] end
+            if not repeated and job[F.state] == 'discarded' then
+                reply[3], reply[4] = job[F.queue], job[F.type]
+            end
         end
     end
     replies[#replies + 1] = reply

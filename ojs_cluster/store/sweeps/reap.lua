@@ -14,7 +14,7 @@
 --@include append_effect make_available announce_queue finish_job remove_from_queue backoff_delay match_error
 --@include decide_failure cap_dead_letters error_groups fail_attempt
 local limit, random_number, errors_kept = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local limits, jobs, quarantined, malformed = {ARGV[5], ARGV[6], tonumber(ARGV[7])}, {}, {}, {}
+local retention, jobs, quarantined, malformed = {ARGV[5], ARGV[6], tonumber(ARGV[7])}, {}, {}, {}
 server_exhaustion = ARGV[8]
 -- Returns the ids of an index whose time has passed, and loads their jobs. Malformed jobs are added to
 -- `quarantined` instead. `only_loaded`: loads no job, because a write has been made.
@@ -52,7 +52,7 @@ local function decide_losses(ids, kind)
 end
 decide_losses(timeouts, 'timeout')
 decide_losses(lost, 'visibility_timeout')
-preflight_failures(ends, limits[3])
+preflight_failures(ends, retention[3])
 
 for i, entry in ipairs(quarantined) do
     recheck_later(entry[1], entry[2])
@@ -70,7 +70,7 @@ for i, id in ipairs(timeouts) do
         local error = server_error('timeout', string.format('execution timeout of %s ms exceeded', limit_ms),
             string.format(',"details":{"timeout_kind":"execution","limit_seconds":%.3f,'
                 .. '"elapsed_seconds":%.3f}', limit_ms / 1000, (now - job[F.started]) / 1000))
-        fail(id, key, job, error, decisions[id], (random_number * i) % 1, errors_kept, limits)
+        fail(id, key, job, error, decisions[id], (random_number * i) % 1, errors_kept, retention)
     end
 end
 local leases = {}
@@ -84,7 +84,7 @@ for _, id in ipairs(lost) do
     end
 end
 for _, id in ipairs(leases) do
-    requeue_after_lost_lease(id, job_key(id), jobs[id], error, decisions[id], limits)
+    requeue_after_lost_lease(id, job_key(id), jobs[id], error, decisions[id], retention)
 end
 
 -- A job that has returned to its queue above may have expired. Jobs that are not loaded wait for the next call.

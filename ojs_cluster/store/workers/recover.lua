@@ -14,7 +14,7 @@
 --@include append_effect make_available finish_job remove_from_queue backoff_delay match_error
 --@include decide_failure cap_dead_letters error_groups fail_attempt walk_active
 local cursor, limit, errors_kept = ARGV[2], ARGV[3], tonumber(ARGV[4])
-local limits, died = {ARGV[5], ARGV[6], tonumber(ARGV[7])}, {}
+local retention, died = {ARGV[5], ARGV[6], tonumber(ARGV[7])}, {}
 server_exhaustion = ARGV[8]
 for i = 9, #ARGV, 3 do
     local id, dead_ms, dead_for_ms = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]) or 0
@@ -30,7 +30,7 @@ for i, item in ipairs(lost) do
     decisions[i] = {item.job, decide_lost_lease(item.job, 'worker_lost')}
     preflight_key(queue_available_key(item.job[F.queue]))
 end
-preflight_failures(decisions, limits[3])
+preflight_failures(decisions, retention[3])
 
 local error = server_error('worker_lost', 'the worker stopped sending heartbeats')
 local reply = {next_cursor, effects}
@@ -40,7 +40,7 @@ for _, item in ipairs(lost) do
     record_lost_lease(item.id, job_key(item.id), item.job, error, errors_kept)
 end
 for i, item in ipairs(lost) do
-    requeue_after_lost_lease(item.id, job_key(item.id), item.job, error, decisions[i][2], limits)
+    requeue_after_lost_lease(item.id, job_key(item.id), item.job, error, decisions[i][2], retention)
 end
 flush_events()
 flush_removals()

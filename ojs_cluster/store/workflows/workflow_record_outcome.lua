@@ -15,8 +15,8 @@ local result, error, event_data, ran_ms = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local state, statuses, kind = unpack(redis.call('HMGET', WORKFLOW, 'state', 'node_statuses', 'type'))
 if not state then return {'missing'} end
 local at = tonumber(number) + 1
-local before = string.sub(statuses, at, at)
-if before ~= '.' and before ~= 'q' then return {'ok', state, statuses, now, 0} end
+local old_status = string.sub(statuses, at, at)
+if old_status ~= '.' and old_status ~= 'q' then return {'ok', state, statuses, now, 0} end
 statuses = string.sub(statuses, 1, at - 1) .. status .. string.sub(statuses, at + 1)
 redis.call('HSET', WORKFLOW, 'node_statuses', statuses, 't' .. number, times)
 redis.call('ZADD', RUNNING, 'XX', now + CHECK_MS, id)

@@ -28,23 +28,23 @@ local function server_error(kind, message, more)
         message, more or '')
 end
 
--- Ends a job without a further attempt. `limits`: {keep_discarded_ms, keep_dead_ms, dead_letter_max}.
-local function exhaust(id, key, job, error, decision, limits)
+-- Ends a job without a further attempt. `retention`: {keep_discarded_ms, keep_dead_ms, dead_letter_max}.
+local function exhaust(id, key, job, error, decision, retention)
     if decision == 'dead_letter' then
-        finish(id, key, job, 'discarded', limits[2], F.dead, 1)
-        add_dead_letter(id, job, limits[3])
+        finish(id, key, job, 'discarded', retention[2], F.dead, 1)
+        add_dead_letter(id, job, retention[3])
     else
-        finish(id, key, job, 'discarded', limits[1])
+        finish(id, key, job, 'discarded', retention[1])
     end
     emit('job.discarded', id, job, 'a', job[F.attempt], 'e', shorten_error(error))
 end
 
--- Ends the attempt of a job that has left its worker. decision: decide_failure.lua, random_number: backoff_delay.lua.
-local function fail(id, key, job, error, decision, random_number, errors_kept, limits)
+-- Ends the attempt of a job that has left its worker. random_number: see backoff_delay.lua.
+local function fail(id, key, job, error, decision, random_number, errors_kept, retention)
     record_error(key, job, error, errors_kept)
     count_attempt(job, 'failed')
     emit('job.failed', id, job, 'a', job[F.attempt], 'e', shorten_error(error))
-    if decision ~= 'retry' then return exhaust(id, key, job, error, decision, limits) end
+    if decision ~= 'retry' then return exhaust(id, key, job, error, decision, retention) end
     if job[F.cancelled_keep_ms] then return finish_cancel_requested(id, key, job) end
     local delay = backoff(job[F.retry], tonumber(job[F.attempt]), random_number)
     count(job[F.queue], 'retryable', 1)
@@ -69,8 +69,8 @@ local function record_lost_lease(id, key, job, error, errors_kept)
 end
 
 -- Makes the job available at once, or ends it after its last attempt: a job may crash its workers.
-local function requeue_after_lost_lease(id, key, job, error, decision, limits)
-    if decision ~= 'retry' then return exhaust(id, key, job, error, decision, limits) end
+local function requeue_after_lost_lease(id, key, job, error, decision, retention)
+    if decision ~= 'retry' then return exhaust(id, key, job, error, decision, retention) end
     if job[F.cancelled_keep_ms] then return finish_cancel_requested(id, key, job) end
     count(job[F.queue], 'retried_total', 1)
     save_job(key, job, F.state, 'available', F.enqueued, now)

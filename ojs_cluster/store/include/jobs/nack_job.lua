@@ -46,13 +46,13 @@ local function preflight_nacks(ending, dead_letter_max)
     preflight_failures(failures, dead_letter_max)
 end
 
--- Ends the attempt as the nack says, and returns the reply. `limits`: see exhaust in fail_attempt.lua.
-local function end_attempt(id, key, job, nack, errors_kept, limits)
+-- Ends the attempt as the nack says, and returns the reply. `retention`: see exhaust in fail_attempt.lua.
+local function end_attempt(id, key, job, nack, errors_kept, retention)
     release_from_worker(id, job, nack[HOLD_UNTIL])
     if nack[ACTION] == 'fail' then
         if job[F.delay] then drop_fields(key, job, F.delay) end
         local outcome = decide_nack(job, nack)
-        fail(id, key, job, nack[ERROR], outcome, tonumber(nack[RANDOM]), errors_kept, limits)
+        fail(id, key, job, nack[ERROR], outcome, tonumber(nack[RANDOM]), errors_kept, retention)
         return {'ok', job.field_list}
     end
     if job[F.cancelled_keep_ms] then
