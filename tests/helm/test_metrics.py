@@ -139,6 +139,7 @@ def test_nodes_of_the_bundled_cluster_are_scraped_and_watched(observed: Renderin
 def test_thresholds_are_values(chart: Chart) -> None:
     sets = {
         "metrics.prometheusRule.oldestJobSeconds": 77,
+        "metrics.prometheusRule.waitSeconds": 66,
         "metrics.prometheusRule.errorRatio": 0.07,
         "metrics.prometheusRule.failureRatio": 0.77,
         "metrics.prometheusRule.valkeyMemoryRatio": 0.66,
@@ -147,6 +148,7 @@ def test_thresholds_are_values(chart: Chart) -> None:
     rendering = chart.render(CHART / "ci" / "observed-cluster-values.yaml", sets=sets)
     by_name = {rule.get("alert"): rule["expr"] for rule in rules(rendering)}
     assert "> 77)" in by_name["OjsJobsWaitTooLong"]
+    assert by_name["OjsJobsStartLate"].endswith("> 66")
     assert by_name["OjsValkeyMemory"].endswith("> 0.66")
     # Without `valkey.maxmemory` the limit is 0, and any use would be above any share.
     assert "(redis_memory_max_bytes{" in by_name["OjsValkeyMemory"]
