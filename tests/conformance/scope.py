@@ -17,9 +17,14 @@ DEFAULT_FOLDERS: Final = (
     "level-3-workflows",
     "level-4-advanced",
     "ext-admin-api",
+    "ext-backpressure",
     "ext-dead-letter",
     "ext-durable-execution",
+    "ext-encryption",
+    "ext-graceful-shutdown",
+    "ext-observability",
     "ext-progress",
+    "ext-rate-limiting",
     "ext-webhooks",
 )
 
