@@ -1,10 +1,10 @@
 -- Adds what a process has counted about the jobs of a queue: waits and runs, and jobs by type.
--- Post: the queue has at most ARGV[2] types and ARGV[3], under which further types are counted. The counts end
---       with the queue, and ARGV[1] after the last addition at the latest.
+-- Post: the queue has counts of at most ARGV[2] types. Jobs of further types are counted under ARGV[3]. Both
+--       hashes expire ARGV[1] ms from now.
 -- Memory: allow-oom; 32 numbers, and up to 400 bytes per type.
 -- KEYS: 1 queue_times, 2 queue_types.
--- ARGV: 1 ms for which the counts are kept, 2 most types, 3 the type for further ones, 4 number of times, then
---       per time: field, what to add; then per type: type, jobs enqueued, completed, discarded.
+-- ARGV: 1 time until the counts expire (ms), 2 maximum number of types, 3 the name for further types, 4 number
+--       of times, then per time: field, number to add; then per type: type, jobs enqueued, completed, discarded
 -- Returns: 1
 local first_type = 5 + 2 * tonumber(ARGV[4])
 
@@ -21,28 +21,28 @@ for i, value in ipairs(names[1] and redis.call('HMGET', KEYS[1], unpack(names)) 
     times[2 * i] = string.format('%.0f', stored_number(value) + tonumber(ARGV[4 + 2 * i]))
 end
 
--- A type that is new to a full queue is counted under another name.
+-- A new type of a queue that has the maximum number of types is counted under types[1].
 local types, sums, free = {ARGV[3]}, {}, tonumber(ARGV[2]) - redis.call('HLEN', KEYS[2])
 for i = first_type, #ARGV, 4 do types[#types + 1] = ARGV[i] end
-local stored, write = redis.call('HMGET', KEYS[2], unpack(types)), {}
+local stored, type_counts = redis.call('HMGET', KEYS[2], unpack(types)), {}
 for i = 2, #types do
-    local place = i
-    if types[i] == types[1] then place = 1
+    local position = i
+    if types[i] == types[1] then position = 1
     elseif not stored[i] then
-        if free <= 0 then place = 1 end
+        if free <= 0 then position = 1 end
         free = free - 1
     end
-    local sum = sums[place] or {string.match(stored[place] or '', '^(%d+),(%d+),(%d+)$')}
-    for event = 1, 3 do
-        sum[event] = stored_number(sum[event]) + tonumber(ARGV[first_type + 4 * (i - 2) + event])
+    local sum = sums[position] or {string.match(stored[position] or '', '^(%d+),(%d+),(%d+)$')}
+    for n = 1, 3 do
+        sum[n] = stored_number(sum[n]) + tonumber(ARGV[first_type + 4 * (i - 2) + n])
     end
-    sums[place] = sum
+    sums[position] = sum
 end
-for place, sum in pairs(sums) do
-    write[#write + 1] = types[place]
-    write[#write + 1] = string.format('%.0f,%.0f,%.0f', sum[1], sum[2], sum[3])
+for position, sum in pairs(sums) do
+    type_counts[#type_counts + 1] = types[position]
+    type_counts[#type_counts + 1] = string.format('%.0f,%.0f,%.0f', sum[1], sum[2], sum[3])
 end
-for i, pairs_ in ipairs({times, write}) do
+for i, pairs_ in ipairs({times, type_counts}) do
     if pairs_[1] then
         redis.call('HSET', KEYS[i], unpack(pairs_))
         redis.call('PEXPIRE', KEYS[i], ARGV[1])

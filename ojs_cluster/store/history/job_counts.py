@@ -1,12 +1,12 @@
 """Count how long jobs waited and ran, and jobs by type, in the process that handles them.
 
-The numbers are counted in memory and added to Redis every few seconds, with one script per queue.
-Counting them in the transitions would cost Redis 2 to 3 µs per job; here it costs about 1 µs of an
-API process (docs/adr/039). A process that is killed loses the counts of the last seconds.
+A process counts in memory, and adds its counts to Redis every 15 seconds by one script per queue.
+The transitions do not count, because that would cost Redis 2 to 3 µs per job. An API process needs
+about 1 µs (docs/adr/039). A process that is killed loses the counts of the last 15 seconds.
 
-A wait is counted when the first attempt of a job starts, a run when a job is completed. The
-scheduler does not see the types of the jobs that it discards after a lost lease, so these are in
-the counts of their queue only.
+The wait of a job is counted when its first attempt starts, and its run when it is completed. The
+scheduler does not read the types of the jobs that it discards after a lost lease. So only the
+counters of their queue contain these jobs, not the counts by type.
 """
 
 from __future__ import annotations
@@ -35,18 +35,20 @@ TIMES: Final = (
 """Fields of a queue's hash of times: the buckets of waits, those of runs, and the sums of both in
 milliseconds. ``sample_queue.lua`` has the same names in the same order."""
 WAIT_BUCKETS: Final = slice(0, len(WAIT_BOUNDS_MS) + 1)
+"""Positions in ``TIMES`` of the buckets of waits."""
 RUN_BUCKETS: Final = slice(len(WAIT_BOUNDS_MS) + 1, len(TIMES) - 2)
-"""Positions in ``TIMES``."""
+"""Positions in ``TIMES`` of the buckets of run times."""
 FLUSH_S: Final = 15.0
 """Seconds between two writes of a process."""
 KEPT_MS: Final = 7 * 86_400_000
-"""How long the counts of a queue are kept after the last addition, in milliseconds."""
+"""Time in ms after the last addition at which Redis deletes the counts of a queue."""
 MAX_ROWS: Final = 10_000
-"""Number of pairs of queue and type that a process counts between two writes. Jobs of further ones
-are left out."""
+"""Maximum number of pairs of queue and type that a process counts between two writes. It does not
+count jobs of further pairs."""
 OTHER: Final = b"other"
 """The type under which further types of a queue are counted."""
 _TYPES_AT_ONCE: Final = 200
+"""Maximum number of types that one script adds."""
 _FIRST_RUN: Final = RUN_BUCKETS.start
 _WAIT_SUM: Final = len(TIMES) - 2
 _RUN_SUM: Final = len(TIMES) - 1
@@ -54,7 +56,7 @@ _ENQUEUED: Final = len(TIMES)
 _COMPLETED: Final = len(TIMES) + 1
 _DISCARDED: Final = len(TIMES) + 2
 _WIDTH: Final = len(TIMES) + 3
-"""A row has the times and the three numbers of a type."""
+"""Length of a row: the times and the three numbers of a type."""
 _LAST_FLUSH_TIMEOUT_S: Final = 1.0
 """Time limit in seconds for the last write of a process that stops."""
 
@@ -138,12 +140,12 @@ class JobCounts:
         async def write(queue: bytes) -> None:
             keys = keys_of[queue]
             for start in range(0, len(keys), _TYPES_AT_ONCE):
-                part = {key: rows[key] for key in keys[start : start + _TYPES_AT_ONCE]}
+                chunk = {key: rows[key] for key in keys[start : start + _TYPES_AT_ONCE]}
                 try:
-                    await _add(runtime, queue.decode(), part)
+                    await _add(runtime, queue.decode(), chunk)
                 except BackendUnavailable as error:
                     if error.outcome == "not_applied":
-                        self._keep(part)
+                        self._keep(chunk)
                 except (RedisReplyError, UnicodeDecodeError) as error:
                     log.warning("cannot write the counts of queue %r: %s", queue, error)
 
