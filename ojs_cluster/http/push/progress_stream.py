@@ -2,7 +2,8 @@
 
 The events of a job only say that its progress has changed. The stream then reads the job, and sends
 the progress as ``GET /ojs/v1/jobs/{id}/progress`` returns it. So a client that reads slowly may
-miss intermediate values, and always gets the last value.
+miss intermediate values, and always gets the last value. For the same reason a stream pauses
+between two reads, however many events there are.
 
 Each value is sent twice: as the event ``progress`` of the spec, and as an event without a name,
 which is the only kind that the admin UI handles (``onmessage``).
@@ -24,9 +25,11 @@ from ojs_cluster.http.push.frames import HEARTBEAT, RETRY
 from ojs_cluster.http.push.sse import CHECK_S
 from ojs_cluster.store.events.hub import Readers
 from ojs_cluster.store.events.subscriber import Subscription
-from ojs_cluster.store.jobs import read_jobs as store_jobs
 from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.progress.progress_fields import read_progress_fields
 
+READ_EVERY_S: Final = 0.25
+"""Shortest time in seconds between two reads of the job by one stream."""
 _LAST_EVENTS: Final = {
     State.COMPLETED: b"completed",
     State.CANCELLED: b"cancelled",
@@ -81,12 +84,13 @@ class ProgressStream:
 
     async def _follow(self, send: Callable[[bytes], Awaitable[None]]) -> None:
         app, subscriber = self._access.app, self._subscription.subscriber
+        shard, job_id = self._readers.shards[0], self._subscription.channel.value
         sent = b""
         while not app.draining.is_set():
             if not self._access.is_valid():
                 return
             subscriber.clear()
-            job = await store_jobs.get(app.store, self._subscription.channel.value)
+            job = await read_progress_fields(app.store, shard, job_id)
             body = self._body_of(job)
             last_event = _LAST_EVENTS.get(job.state)
             if last_event is not None:
@@ -99,5 +103,6 @@ class ProgressStream:
             await subscriber.wait(CHECK_S)
             if trio.current_time() >= wait_began + CHECK_S:
                 await send(HEARTBEAT + b"\n")
+            await trio.sleep_until(wait_began + READ_EVERY_S)
         data = orjson.dumps(shutdown_data())
         await send(b"event: %b\ndata: %b\n\n" % (SHUTDOWN.encode(), data))

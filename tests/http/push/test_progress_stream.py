@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import Any
+
 import pytest
+import trio
 
 from ojs_cluster.http.push import progress_stream
 from ojs_cluster.server.embedded.servers import Embedded
@@ -55,6 +59,42 @@ async def test_a_shutdown_ends_the_stream(standalone: Embedded) -> None:
         async with events(port, f"/ojs/v1/jobs/{job['id']}/progress/stream") as stream:
             app.drain()
             assert [event.kind for event in await stream.rest()] == ["server.shutdown"]
+
+
+async def test_a_stream_reads_few_fields_and_pauses_between_reads(
+    backend: Embedded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_app(backend) as app, serving(app) as port:
+        job = await Api(app).active(args=["x" * 1000])
+        shard = app.store.keys.shard_of_queue("default")
+        reads: list[tuple[float, Any]] = []
+        call = app.store.redis.call
+
+        async def record(slot: int, command: str, *args: Any, **options: Any) -> Any:
+            reply = await call(slot, command, *args, **options)
+            if command in ("HGETALL", "HMGET") and args[0] == shard.job(job["id"]):
+                reads.append((trio.current_time(), reply))
+            return reply
+
+        async with events(port, f"/ojs/v1/jobs/{job['id']}/progress/stream"):
+            monkeypatch.setattr(app.store.redis, "call", record)
+            entry = ("t", "job.progress", "j", job["id"], "y", "t", "q", "default", "p", "0.5")
+            with trio.fail_after(60):
+                while len(reads) < 4:
+                    await call(shard.slot, "XADD", shard.events, "*", *entry)
+    times = [at for at, _ in reads]
+    pauses = [later - before for before, later in pairwise(times)]
+    assert min(pauses) >= 0.2, pauses
+    assert all(sum(map(len, filter(None, reply))) < 1000 for _, reply in reads)
+
+
+async def test_a_removed_job_ends_its_stream(backend: Embedded) -> None:
+    async with open_app(backend) as app, serving(app) as port:
+        job = await Api(app).active()
+        shard = app.store.keys.shard_of_queue("default")
+        async with events(port, f"/ojs/v1/jobs/{job['id']}/progress/stream") as stream:
+            await app.store.redis.call(shard.slot, "DEL", shard.job(job["id"]))
+            assert await stream.rest() == []
 
 
 async def test_an_unknown_job_is_an_error(api: Api) -> None:
