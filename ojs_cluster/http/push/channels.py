@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+import re
+from collections.abc import Collection, Mapping
+from typing import Final
 
 from ojs_cluster.core.errors import InvalidRequest, NotFound
 from ojs_cluster.core.jobs.options import check_queue
@@ -22,6 +23,8 @@ ALL: Final = Channel("all", "all")
 """The channel of all events."""
 _MAX_TYPES: Final = 50
 """Maximum number of event types of one subscription."""
+_is_type: Final = re.compile(r"[A-Za-z0-9_.*-]{1,64}").fullmatch
+"""Tests the form of an event type. A connection keeps its types, so their length is bounded."""
 
 
 def parse_channel(text: str, *, field: str = "channel") -> Channel:
@@ -52,14 +55,16 @@ def types_of(parameters: Mapping[str, str]) -> frozenset[str]:
     return frozenset()
 
 
-def check_types(types: Any, *, field: str) -> frozenset[str]:
+def check_types(types: Collection[str], *, field: str) -> frozenset[str]:
     """Return event types as a set.
 
     Raises:
-        InvalidRequest: there are more types than one request may name.
+        InvalidRequest: there are more types than one request may name, or one cannot be a type.
     """
     if len(types) > _MAX_TYPES:
         raise InvalidRequest(f"{field} may have at most {_MAX_TYPES} event types", field=field)
+    if not all(map(_is_type, types)):
+        raise InvalidRequest(f"{field} must have types such as job.completed or job.*", field=field)
     return frozenset(types)
 
 

@@ -102,10 +102,18 @@ class EventMessages:
         self._suffix = ""
 
     def name_channels(self, subscriptions: Mapping[str, Subscription]) -> None:
-        """Put these channels into the ids of the following messages."""
-        channels = [
-            [name, sorted(subscription.types)] for name, subscription in subscriptions.items()
-        ]
+        """Put these channels into the ids of the following messages.
+
+        Every subscribe message calls it. So it stops at the first channel after which the list is
+        too long in any case.
+        """
+        channels, length = [], 0
+        self._suffix = ""
+        for name, subscription in subscriptions.items():
+            length += len(name) + sum(map(len, subscription.types))
+            if length > _MAX_SUFFIX:
+                return
+            channels.append([name, sorted(subscription.types)])
         text = base64.urlsafe_b64encode(orjson.dumps(channels)).rstrip(b"=").decode()
         self._suffix = f";{text}" if len(text) <= _MAX_SUFFIX else ""
 

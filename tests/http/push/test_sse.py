@@ -128,6 +128,7 @@ async def test_what_cannot_be_followed_is_an_error(api: Api) -> None:
         ("/ojs/v1/events/stream?channel=queue:", 400),
         ("/ojs/v1/events/stream?queue=" + "x" * 300, 400),
         ("/ojs/v1/events/stream?types=" + ",".join(["a"] * 51), 400),
+        ("/ojs/v1/events/stream?types=job.enqueued," + "a" * 65, 400),
     ):
         reply = await api.get(target)
         assert (reply.status, reply.headers["content-type"]) == (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,7 +11,16 @@ import trio
 
 from ojs_cluster.http.access.authentication import AccessControl
 from ojs_cluster.http.push import ws_session
+from ojs_cluster.http.push.announcements import Announcement
+from ojs_cluster.http.push.channels import ALL
+from ojs_cluster.http.push.ws_messages import MAX_CHANNELS, EventMessages
 from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.store.events.subscriber import (
+    BufferBudget,
+    Channel,
+    Subscriber,
+    Subscription,
+)
 from ojs_cluster.store.settings import StoreSettings
 from tests.http.api import Api, open_app, serving, until
 from tests.http.push.sockets import websocket
@@ -88,6 +98,9 @@ async def test_what_is_wrong_is_told_and_the_connection_goes_on(standalone: Embe
             (subscribe("nothing"), "invalid_request"),
             (subscribe("job:x"), "not_found"),
             (subscribe("all", event_types=["a"] * 51), "invalid_request"),
+            (subscribe("all", event_types=["a" * 65]), "invalid_request"),
+            (subscribe("all", event_types=["job.started", "a b"]), "invalid_request"),
+            (subscribe("all", event_types=[""]), "invalid_request"),
             ({"action": "dance"}, "invalid_request"),
             ({"action": "resume", "last_event_id": "evt_0042"}, "unknown_event_id"),
             ({"action": "resume", "last_event_id": "1.2.3;x"}, "unknown_event_id"),
@@ -101,6 +114,35 @@ async def test_what_is_wrong_is_told_and_the_connection_goes_on(standalone: Embe
             assert reply["message"]
         assert await socket.ask({"type": "ping"}) == {"type": "pong"}
         assert (await socket.ask(subscribe("all")))["type"] == "subscribed"
+
+
+def test_a_long_list_of_channels_is_not_encoded_again_for_each_subscription() -> None:
+    encoded: list[str] = []
+
+    class Types(tuple[str, ...]):
+        """Types that note when they are encoded."""
+
+        def __iter__(self) -> Iterator[str]:
+            encoded.append("x")
+            return super().__iter__()
+
+    subscriber = Subscriber(BufferBudget(1, 1))
+    types = Types(["t" * 60] * 50)
+    channels = {
+        f"queue:q{number}": Subscription(
+            subscriber, Channel(f"queue:q{number}", "queue", f"q{number}"), types
+        )
+        for number in range(MAX_CHANNELS)
+    }
+    messages = EventMessages(subscriber)
+    messages.name_channels(dict(list(channels.items())[:1]))
+    encoded.clear()
+    messages.name_channels(channels)
+    assert len(encoded) == 1
+    assert ";" not in json.loads(messages.event(None, Announcement("t", b"{}", 0)))["id"]
+    types = Types(["job.enqueued"])
+    messages.name_channels({"all": Subscription(subscriber, ALL, types)})
+    assert ";" in json.loads(messages.event(None, Announcement("t", b"{}", 0)))["id"]
 
 
 async def test_a_large_message_ends_the_connection(standalone: Embedded) -> None:
