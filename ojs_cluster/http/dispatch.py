@@ -264,7 +264,7 @@ def _complete(request: Request, response: Response, prepared: PreparedRequest) -
     app.traffic.count(route, response.status, time.perf_counter() - prepared.began)
     if prepared.span is not None:
         prepared.span.end(response.status)
-    if route is not None and route.action:
+    if route is not None and route.action and response.audited:
         app.audit.record_response(
             request, prepared.request_id, route, prepared.params, prepared.principal, response
         )

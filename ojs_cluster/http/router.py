@@ -66,7 +66,8 @@ class Route:
             most.
         work: the class of requests that maintenance mode may refuse (``store/maintenance``); empty
             for a request that it never refuses.
-        action: the name of an administrative change in the audit; empty if there is none.
+        action: the name of an administrative change in the audit; empty if there is none. A
+            response may leave itself out (``Response.audited``).
     """
 
     method: str

@@ -92,6 +92,7 @@ ROUTES: tuple[Route, ...] = (
         bulk_views.cancel_jobs,
         Scope.DATA_WRITE,
         QueueAccess.HANDLER,
+        action="bulk.cancel",
     ),
     Route(
         "POST",

@@ -39,6 +39,7 @@ from tests.server.test_api_keys_file import ONE, TWO, write
 from tests.store.test_master_away import names_on, owner
 from tests.support.servers import observer, own_server
 
+BULK_CANCEL = "/ojs/v1/jobs/bulk/cancel"
 AUDITED = [route for route in ROUTES if route.action]
 OPEN = AccessControl.from_secrets((), allow_insecure=True)
 ROOT = {"Authorization": "Bearer root-key"}
@@ -82,6 +83,7 @@ ABOUT = {
 def test_every_change_by_an_administrator_has_an_action_and_nothing_else_has() -> None:
     for route in ROUTES:
         changes = route.scope in (Scope.ADMIN_WRITE, Scope.ADMIN_PURGE)
+        changes |= route.template == BULK_CANCEL  # a filter may cancel all jobs of a queue
         assert bool(route.action) is changes, route
         assert not (changes and route.method == "GET"), route
         assert not (changes and route.fast), route
@@ -254,6 +256,27 @@ async def test_a_queue_out_of_reach_and_a_used_up_rate_are_refusals(standalone: 
             ("mail", "permission_denied", 1),
             ("slow", "ok", None),
             ("slow", "rate_limited", 1),
+        ]
+
+
+async def test_a_cancellation_by_filter_leaves_an_entry_and_one_by_ids_does_not(
+    standalone: Embedded,
+) -> None:
+    async with open_app(standalone, access=access()) as app:
+        api = Keyed(app)
+        job_id = (await api.enqueue())["id"]
+        bodies: list[dict[str, Any]] = [
+            {"job_ids": [job_id]},
+            {"filter": {"queue": "q", "type": "t"}},
+            {"filter": {"states": []}},
+        ]
+        for body in bodies:
+            await api.post(BULK_CANCEL, body, headers=ROOT)
+        found = await await_entries(app, 2)
+        told = [(each["action"], each["object"], each["status"]) for each in found]
+        assert sorted(told) == [
+            ("bulk.cancel", "", 400),
+            ("bulk.cancel", "cancel queue=q type=t", 200),
         ]
 
 

@@ -55,6 +55,14 @@ class FilterBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dead: bool = False
 
 
+def is_unconditional(given: FilterBody) -> bool:
+    """Return whether a filter has no condition, so that it admits every job an action allows.
+
+    The comparison with an empty filter alone would not do: ``type: "*"`` admits all jobs too.
+    """
+    return given in (FilterBody(), FilterBody(type="*"))
+
+
 def selection_of(
     action: BulkAction, given: FilterBody, queues: QueuePatterns | None, field: str = "filter"
 ) -> Selection:
@@ -90,6 +98,12 @@ def selection_of(
 
 
 def _states(action: BulkAction, given: FilterBody, field: str) -> tuple[State, ...]:
+    for name in ("states", "state"):
+        # An empty list is often a variable that was not filled. It must not mean every state.
+        if getattr(given, name) == []:
+            raise InvalidRequest(
+                "name at least one state, or leave it out", field=f"{field}.{name}"
+            )
     names = given.states if given.states is not None else given.state
     if isinstance(names, str):
         names = [names]

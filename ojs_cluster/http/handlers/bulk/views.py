@@ -24,6 +24,7 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import decode
 from ojs_cluster.http.handlers.bulk.bodies import (
     FilterBody,
+    is_unconditional,
     job_ids_of,
     older_than_ms,
     principal_of,
@@ -182,11 +183,14 @@ async def _change(
     if ids is not None and body.filter is not None:
         raise InvalidRequest("name jobs by 'job_ids' or by 'filter', not by both", field="filter")
     if ids is not None:
-        return await _change_ids(app, request, action, ids)
+        response = await _change_ids(app, request, action, ids)
+        # The client of the data plane may cancel each of these jobs without an entry, too.
+        is_audited = admin or action is not BulkAction.CANCEL
+        return msgspec.structs.replace(response, audited=is_audited)
     given = body.filter
-    if given is None or (not admin and given == FilterBody()):
+    if given is None or (not admin and is_unconditional(given)):
         raise InvalidRequest("name jobs by 'job_ids' or by a 'filter'", field="filter")
-    if not admin and not (given.state or given.states or given.dead):
+    if not admin and given.state is None and given.states is None and not given.dead:
         given = msgspec.structs.replace(given, states=_SPECIFIED_STATES.get(action))
     done = await _run(app, request, action, selection_of(action, given, request.queues))
     return _response(done, {})

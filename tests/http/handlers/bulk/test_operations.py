@@ -107,6 +107,7 @@ async def test_an_unknown_operation_is_not_found(api: Api) -> None:
         ({**CANCEL, "filter": {"state": "completed"}}, 400, "filter.state"),
         ({**CANCEL, "filter": {"state": "gone"}}, 400, "state"),
         ({**CANCEL, "filter": {"states": [""]}}, 400, "filter.state"),
+        ({**CANCEL, "filter": {"states": []}}, 400, "filter.states"),
         ({**CANCEL, "filter": {"dead": True}}, 400, "filter.dead"),
         ({**CANCEL, "filter": {"queue": "No!"}}, 400, "filter.queue"),
         ({**CANCEL, "filter": {"type": ""}}, 400, "filter.type"),

@@ -159,6 +159,10 @@ async def test_dead_letters_are_retried_in_the_data_plane(api: Api) -> None:
         ({"job_ids": [id_in(1)] * 1001}, 413, "job_ids"),
         ({"job_ids": [id_in(1)], "atomicity": "atomic"}, 422, "atomicity"),
         ({"filter": {"state": "completed"}}, 400, "filter.state"),
+        ({"filter": {"states": []}}, 400, "filter.states"),
+        ({"filter": {"state": []}}, 400, "filter.state"),
+        ({"filter": {"queue": "q", "states": ["available"], "state": []}}, 400, "filter.state"),
+        ({"filter": {"type": "*"}}, 400, "filter"),
     ],
 )
 async def test_an_invalid_request_is_refused(
@@ -166,3 +170,12 @@ async def test_an_invalid_request_is_refused(
 ) -> None:
     reply = await api.post(f"{JOBS}/cancel", body)
     assert (reply.status, reply.error["details"]["field"]) == (status, field)
+
+
+@pytest.mark.parametrize("filter_", [{"states": []}, {"state": []}, {"type": "*"}])
+async def test_a_filter_without_a_condition_deletes_nothing(
+    api: Api, filter_: dict[str, Any]
+) -> None:
+    done = await ended(api, "ack")
+    assert (await api.post(f"{JOBS}/delete", {"filter": filter_})).status == 400
+    assert await state(api, done) == "completed"
