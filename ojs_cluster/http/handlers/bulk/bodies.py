@@ -18,7 +18,7 @@ from ojs_cluster.core.bulk.selection import ALLOWED_STATES, DEFAULT_STATES, Bulk
 from ojs_cluster.core.durations import MAX_DURATION_MS, parse_duration_ms
 from ojs_cluster.core.errors import InvalidRequest, PayloadTooLarge, PermissionDenied
 from ojs_cluster.core.jobs.ids import is_job_id
-from ojs_cluster.core.jobs.options import check_queue
+from ojs_cluster.core.jobs.options import check_priority, check_queue
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.http import fields
 from ojs_cluster.http.access.queue_scope import check_queues
@@ -82,6 +82,8 @@ def selection_of(
     if given.queue is not None:
         queue = check_queue(given.queue, field=f"{field}.queue")
         check_queues(queues, [queue])
+    if given.priority is not None:
+        check_priority(given.priority, field=f"{field}.priority")
     if given.type is not None and not 0 < len(given.type) <= _MAX_TYPE:
         raise InvalidRequest("must be a job type", field=f"{field}.type")
     return Selection(

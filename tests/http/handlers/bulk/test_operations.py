@@ -111,6 +111,8 @@ async def test_an_unknown_operation_is_not_found(api: Api) -> None:
         ({**CANCEL, "filter": {"dead": True}}, 400, "filter.dead"),
         ({**CANCEL, "filter": {"queue": "No!"}}, 400, "filter.queue"),
         ({**CANCEL, "filter": {"type": ""}}, 400, "filter.type"),
+        ({**CANCEL, "filter": {"priority": 101}}, 400, "filter.priority"),
+        ({**CANCEL, "filter": {"priority": 10**30}}, 400, "filter.priority"),
         ({**CANCEL, "filter": {"older_than": "soon"}}, 400, "filter.older_than"),
         ({**CANCEL, "filter": {"older_than": "999999999w"}}, 400, "filter.older_than"),
         ({**CANCEL, "filter": {"since": "+PT1H"}}, 400, "filter.since"),
