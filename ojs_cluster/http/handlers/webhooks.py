@@ -28,8 +28,12 @@ _SHOWN: Final = 1000
 """Maximum number of bytes of a receiver's response that a test shows."""
 
 
-class FilterBody(msgspec.Struct, frozen=True):
-    """Which jobs' events are wanted, besides their types."""
+class FilterBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which jobs' events are wanted, besides their types.
+
+    An unknown member is an error. The client may mean it as a condition, and without that condition
+    the receiver would get all events.
+    """
 
     queues: list[str] | None = None
     job_types: list[str] | None = None

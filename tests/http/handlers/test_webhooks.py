@@ -115,6 +115,7 @@ async def test_the_life_of_a_subscription(any_api: Api) -> None:
         ({"events": ["job.completed"] * 51}, "events"),
         ({"filter": {"queues": ["q", "not a queue"]}}, "filter.queues[1]"),
         ({"filter": {"job_types": [""]}}, "filter.job_types[0]"),
+        ({"filter": {"queue": ["q"]}}, "filter"),
         ({"filter": {"queues": ["q"] * 51}}, "filter.queues"),
         *(({"secret": text}, "secret") for text in ("short", "x" * 256, "ä" * 20, "x\n" * 10)),
         *(({"metadata": value}, "metadata") for value in METADATA),
@@ -125,6 +126,14 @@ async def test_a_wrong_value_is_named(api: Api, members: dict[str, Any], field: 
     reply = await api.post(PATH, body)
     assert (reply.status, reply.error["details"]["field"]) == (400, field), reply.body
     assert (await api.get(PATH)).json["total"] == 0
+
+
+async def test_a_misspelt_condition_leaves_the_filter_as_it_is(api: Api) -> None:
+    new = await made(api, filter={"queues": ["payments"]})
+    reply = await api.call("PATCH", f"{PATH}/{new['id']}", {"filter": {"queue": ["payments"]}})
+    assert (reply.status, reply.error["details"]["field"]) == (400, "filter")
+    shown = (await api.get(f"{PATH}/{new['id']}")).json
+    assert shown["filter"] == {"queues": ["payments"]}
 
 
 async def test_the_secret_of_a_client_is_used_and_replaced_only_by_a_rotation(api: Api) -> None:
