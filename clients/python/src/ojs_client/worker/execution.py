@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import anyio
 import anyio.to_thread
@@ -18,6 +18,7 @@ from ojs_client.worker.handlers import (
     Middleware,
     error_of,
     expired_error,
+    failure_of,
     no_handler,
     timeout_error,
     wrap,
@@ -27,6 +28,9 @@ from ojs_client.worker.running import BlockingJob, RunningJob, WorkerContext
 from ojs_client.worker.settling import Settlement, Settler, ack, nack
 
 log = logging.getLogger("ojs_client.worker")
+
+_DECISION: Final = ("retryable", "action")
+"""Members of an error that decide about the job. The library sets them."""
 
 
 class Runner:
@@ -117,19 +121,25 @@ class Runner:
             try:
                 result = await self._call(job, handler)
                 completed = True
-            except Exception as raised:
-                # The server gets the error with the nack, and operators read it there.
-                log.info("job %s: attempt failed: %r", job.id, raised)
-                error = error_of(raised)
+            except (Exception, SystemExit, BaseExceptionGroup, _cancelled_class()) as raised:
+                # The task ends now, so no cancellation has to go on from here.
+                if failure := failure_of(raised, _cancelled_class(), is_cancelled=_is_cancelled()):
+                    # The server gets the error with the nack, and operators read it there.
+                    log.info("job %s: attempt failed: %r", job.id, raised)
+                    error = error_of(failure)
         if job.lost == "server":
             return None
         if completed:
             return _ack(job, result)
-        if error is None and timer.cancelled_caught:
+        if (
+            error is None
+            and timer.cancel_called
+            and not (job.scope.cancel_called or _is_cancelled())
+        ):
             error = timeout_error(limit_s)
         elif error is None and job.lost == "expired":
             error = expired_error()
-        return nack(job, error)  # without an error, the drain has cancelled the handler
+        return _nack(job, error)  # without an error, the drain has cancelled the handler
 
     async def _call(self, job: HeldJob, handler: Handler) -> JSON:
         running = RunningJob(job, self._context)
@@ -161,3 +171,21 @@ def _ack(job: HeldJob, result: JSON) -> Settlement:
     except (TypeError, ValueError, RecursionError) as error:
         message = f"the result of the handler has no JSON form: {error}"
         return nack(job, {"code": "invalid_result", "message": message, "retryable": False})
+
+
+def _nack(job: HeldJob, error: dict[str, JSON] | None) -> Settlement:
+    try:
+        return nack(job, error)
+    except (TypeError, ValueError, RecursionError) as failure:
+        message = f"the error of the handler has no JSON form: {failure}"
+        kept = {name: value for name, value in (error or {}).items() if name in _DECISION}
+        return nack(job, {"code": "invalid_error", "message": message, **kept})
+
+
+def _cancelled_class() -> type[BaseException]:
+    return anyio.get_cancelled_exc_class()
+
+
+def _is_cancelled() -> bool:
+    """Return whether a scope around the current code is cancelled."""
+    return anyio.current_effective_deadline() == -math.inf

@@ -23,6 +23,7 @@ HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
 
 _MAX_FRAMES: Final = 50
 _MAX_MESSAGE: Final = 4096
+_ENDS_PROCESS: Final = (KeyboardInterrupt, GeneratorExit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,28 @@ def _around(function: Middleware, job: RunningJob, inner: Next) -> Next:
         return await function(job, inner)
 
     return run
+
+
+def failure_of(
+    raised: BaseException, cancelled: type[BaseException], *, is_cancelled: bool
+) -> BaseException | None:
+    """Return the failure that a handler has raised; None if it was just cancelled.
+
+    Args:
+        raised: what the handler has raised. ``SystemExit`` is a failure: a handler that parses
+            arguments, for example, must not end the worker and its other jobs.
+        cancelled: the class of cancellations.
+        is_cancelled: whether the worker has cancelled the handler. Otherwise a cancellation is
+            that of a future or task that the handler awaited, and the attempt has failed.
+
+    Raises:
+        BaseException: ``raised``, if it has to end the process, as ``KeyboardInterrupt`` has.
+    """
+    if isinstance(raised, BaseExceptionGroup):
+        if raised.subgroup(_ENDS_PROCESS) is not None:
+            raise raised
+        return raised.split(cancelled)[1] if is_cancelled else raised
+    return None if is_cancelled and isinstance(raised, cancelled) else raised
 
 
 def error_of(error: BaseException) -> dict[str, JSON]:
