@@ -16,21 +16,34 @@ async def nothing(path: str, body: Any) -> None:
     """Do nothing before or after a request."""
 
 
+def from_server(path: str, body: Any) -> None:
+    """Leave the request to the server."""
+
+
 class Watched:
     """Passes requests on to the server.
 
     Args:
         before: called with path and body before a request is sent; it may raise an error of httpx2.
         after: called when the response has arrived; an error loses the response.
+        instead: called with path and body; a response of it is that of a proxy, and the request
+            does not reach the server.
 
     Attributes:
         counts: number of requests by the last part of their path.
     """
 
-    def __init__(self, *, before: Hook = nothing, after: Hook = nothing) -> None:
+    def __init__(
+        self,
+        *,
+        before: Hook = nothing,
+        after: Hook = nothing,
+        instead: Callable[[str, Any], httpx2.Response | None] = from_server,
+    ) -> None:
         self._inner = httpx2.AsyncHTTPTransport(retries=0)
         self._before = before
         self._after = after
+        self._instead = instead
         self.counts: Counter[str] = Counter()
 
     async def handle_async_request(self, request: Any) -> Any:
@@ -38,6 +51,8 @@ class Watched:
         body = json.loads(request.content or b"null")
         self.counts[path.removeprefix("/ojs/v1/")] += 1
         await self._before(path, body)
+        if (proxied := self._instead(path, body)) is not None:
+            return proxied
         response = await self._inner.handle_async_request(request)
         await response.aread()
         await self._after(path, body)

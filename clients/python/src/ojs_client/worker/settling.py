@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,12 @@ BATCH_S: Final = 0.010
 """How long the first ack of a batch waits for others, in seconds."""
 _BATCH_BYTES: Final = 512 * 1024
 _SENDERS: Final = 4
+"""Number of requests at once with items that were not sent before."""
+_RETRY_SENDERS: Final = 2
+"""Number of requests at once with items that have failed. They get no place of new items, since
+one shard that does not answer would stop the acks of all others."""
+_MAX_RETRY_AFTER_S: Final = 3.0
+"""The longest ``Retry-After`` that is obeyed, in seconds. The leases of the jobs go on."""
 _REFUSED: Final = (400, 413, 422)
 """Statuses of a batch that the server cannot accept. It may accept the halves of the batch."""
 _REPEAT_LEASES: Final = 3
@@ -33,13 +40,59 @@ _REPEAT_LEASES: Final = 3
 Kind = Literal["ack", "nack"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Settlement:
-    """An ack or nack of a held job. ``body`` is its item in the request."""
+    """An ack or nack of a held job.
+
+    Attributes:
+        kind: which of both.
+        job: the job.
+        body: its item in the request.
+        failures: number of requests with it that have failed.
+        give_up_at: when it is given up, on the clock of the event loop.
+    """
 
     kind: Kind
     job: HeldJob
     body: bytes
+    failures: int = 0
+    give_up_at: float = math.inf
+
+
+@dataclass(slots=True)
+class _Retries:
+    """Failed items, each batch with the time from which on it is sent again."""
+
+    batches: list[tuple[float, list[Settlement]]] = field(default_factory=list)
+    changed: Signal = field(default_factory=Signal)
+
+    def __len__(self) -> int:
+        return sum(len(batch) for _, batch in self.batches)
+
+    def add(self, batch: list[Settlement], due_at: float) -> None:
+        self.batches.append((due_at, batch))
+        self.changed.set()
+
+    def all_due(self) -> None:
+        """Make all items due now."""
+        self.batches = [(-math.inf, batch) for _, batch in self.batches]
+        self.changed.set()
+
+    def take_due(self) -> dict[Kind, deque[Settlement]]:
+        """Remove and return the items that are due."""
+        now, due = anyio.current_time(), dict[Kind, deque[Settlement]]()
+        for due_at, batch in self.batches:
+            if due_at <= now:
+                due.setdefault(batch[0].kind, deque()).extend(batch)
+        self.batches = [entry for entry in self.batches if entry[0] > now]
+        return due
+
+    async def wait(self) -> None:
+        """Return when items are due, or when items were added."""
+        next_at = min((due_at for due_at, _ in self.batches), default=math.inf)
+        with anyio.move_on_after(next_at - anyio.current_time()):
+            await self.changed.wait()
+        self.changed.clear()
 
 
 def ack(job: HeldJob, result: JSON) -> Settlement:
@@ -66,8 +119,8 @@ class Settler:
     """Collects acks and nacks and sends them.
 
     A batch is sent when it is full, 10 ms after its first item, or when no handler runs that could
-    add to it. The server recognizes a repeated ack by its lease, so batches are repeated after any
-    failure.
+    add to it. The server recognizes a repeated ack by its lease, so items are sent again after any
+    failure. They wait for that apart from new items.
 
     Args:
         transport: sends the batches.
@@ -85,6 +138,7 @@ class Settler:
     _waiting: dict[Kind, deque[Settlement]] = field(
         default_factory=lambda: {"ack": deque(), "nack": deque()}
     )
+    _retries: _Retries = field(default_factory=_Retries)
     _in_flight: int = 0
     _added: Signal = field(default_factory=Signal)
     _batch_ready: Signal = field(default_factory=Signal)
@@ -93,7 +147,7 @@ class Settler:
     @property
     def pending(self) -> int:
         """Number of acks and nacks that the server does not have yet."""
-        return self._in_flight + sum(map(len, self._waiting.values()))
+        return self._in_flight + sum(map(len, self._waiting.values())) + len(self._retries)
 
     def add(self, settlement: Settlement) -> None:
         """Add an ack or nack. It does not wait, so it also works while a task is cancelled."""
@@ -112,6 +166,7 @@ class Settler:
     async def flush(self) -> None:
         """Return when the server has all acks and nacks."""
         self._batch_ready.set()
+        self._retries.all_due()
         if self.pending:
             await self._empty.wait()
 
@@ -119,6 +174,7 @@ class Settler:
         """Send batches until the task is cancelled."""
         senders = anyio.Semaphore(_SENDERS)
         async with anyio.create_task_group() as group:
+            group.start_soon(self._retry, group)
             while True:
                 await self._added.wait()
                 self._added.clear()
@@ -126,29 +182,40 @@ class Settler:
                     with anyio.move_on_after(BATCH_S):
                         await self._batch_ready.wait()
                 self._batch_ready.clear()
-                for kind in ("ack", "nack"):
-                    await self._send_waiting(kind, senders, group)
+                for waiting in self._waiting.values():
+                    await self._send_all(waiting, senders, group)
 
-    async def _send_waiting(self, kind: Kind, senders: anyio.Semaphore, group: TaskGroup) -> None:
-        while self._waiting[kind]:
+    async def _retry(self, group: TaskGroup) -> None:
+        senders = anyio.Semaphore(_RETRY_SENDERS)
+        while True:
+            await senders.acquire()  # so that all items that are due by then share requests
+            senders.release()
+            due = self._retries.take_due()
+            count = sum(map(len, due.values()))
+            self._in_flight += count
+            for items in due.values():
+                await self._send_all(items, senders, group, counted=True)
+            if not due:
+                await self._retries.wait()
+
+    async def _send_all(
+        self,
+        items: deque[Settlement],
+        senders: anyio.Semaphore,
+        group: TaskGroup,
+        *,
+        counted: bool = False,
+    ) -> None:
+        while items:
             await senders.acquire()
-            batch = self._take(kind)
-            self._in_flight += len(batch)
-            group.start_soon(self._settle, kind, batch, senders)
+            batch = _take(items)
+            self._in_flight += 0 if counted else len(batch)
+            group.start_soon(self._settle, batch, senders)
 
-    def _take(self, kind: Kind) -> list[Settlement]:
-        waiting, batch, size = self._waiting[kind], list[Settlement](), 0
-        while waiting and len(batch) < BATCH_ITEMS:
-            size += len(waiting[0].body)
-            if batch and size > _BATCH_BYTES:
-                break
-            batch.append(waiting.popleft())
-        return batch
-
-    async def _settle(self, kind: Kind, batch: list[Settlement], senders: anyio.Semaphore) -> None:
+    async def _settle(self, batch: list[Settlement], senders: anyio.Semaphore) -> None:
         count = len(batch)
         try:
-            await self._repeat(kind, batch)
+            await self._send(batch)
         finally:
             self._in_flight -= count
             senders.release()
@@ -156,29 +223,40 @@ class Settler:
                 self._empty.set()
             self.on_settled()
 
-    async def _repeat(self, kind: Kind, batch: list[Settlement]) -> None:
-        backoff = Backoff(first_s=0.05)
-        give_up_at = anyio.current_time() + _REPEAT_LEASES * self.leases.lease_s
+    async def _send(self, batch: list[Settlement]) -> None:
+        """Send a batch once, and keep the items that have to be sent again."""
+        kind, retry_after_s = batch[0].kind, 0.0
         while batch:
             try:
-                reply = await self._request(kind, batch)
+                results = _results(await self._request(kind, batch), len(batch))
                 batch = [
                     item
-                    for item, result in zip(batch, reply["results"], strict=True)
+                    for item, result in zip(batch, results, strict=True)
                     if not self._done(item, result)
                 ]
-                wait_s = backoff.next_s()
+                break
             except (ApiError, ConnectionFailed) as error:
                 if isinstance(error, ApiError) and error.status in _REFUSED:
                     batch = self._without_refused(batch, error)
                     continue
                 log.warning("%d %ss are repeated: %s", len(batch), kind, error)
-                wait_s = backoff.next_s(getattr(error, "retry_after_s", None))
-            if batch:
-                if anyio.current_time() + wait_s > give_up_at:
-                    self._give_up(batch, None)
-                    return
-                await anyio.sleep(wait_s)
+                retry_after_s = getattr(error, "retry_after_s", None) or 0.0
+                break
+        if batch:
+            self._send_later(batch, retry_after_s)
+
+    def _send_later(self, batch: list[Settlement], retry_after_s: float) -> None:
+        now = anyio.current_time()
+        for item in batch:
+            item.failures += 1
+            item.give_up_at = min(item.give_up_at, now + _REPEAT_LEASES * self.leases.lease_s)
+        self._give_up([item for item in batch if item.give_up_at <= now], None)
+        batch = [item for item in batch if item.give_up_at > now]
+        if batch:
+            backoff = Backoff(first_s=0.05, failures=min(item.failures for item in batch) - 1)
+            wait_s = backoff.next_s(min(retry_after_s, _MAX_RETRY_AFTER_S))
+            last_at = max(item.give_up_at for item in batch)
+            self._retries.add(batch, min(now + wait_s, last_at))
 
     async def _request(self, kind: Kind, batch: Sequence[Settlement]) -> Any:
         items = b",".join(item.body for item in batch)
@@ -194,7 +272,8 @@ class Settler:
         if status == 200:
             self.leases.remove(item.job)
             return True
-        error = result.get("error") or {}
+        error = result.get("error")
+        error = error if isinstance(error, dict) else {}
         if error.get("retryable") and status != 409:
             return False
         if item.kind == "ack" and status not in (404, 409):
@@ -239,3 +318,30 @@ class Settler:
                 "job %s: its %s is lost, it will run again: %s", item.job.id, item.kind, reason
             )
             self.leases.remove(item.job)
+
+
+def _take(items: deque[Settlement]) -> list[Settlement]:
+    """Remove and return the items of one request."""
+    batch, size = list[Settlement](), 0
+    while items and len(batch) < BATCH_ITEMS:
+        size += len(items[0].body)
+        if batch and size > _BATCH_BYTES:
+            break
+        batch.append(items.popleft())
+    return batch
+
+
+def _results(reply: Any, count: int) -> list[dict[str, JSON]]:
+    """Return the results of a batch.
+
+    Raises:
+        ConnectionFailed: the reply has another form, as from a proxy.
+    """
+    results = reply.get("results")
+    if (
+        isinstance(results, list)
+        and len(results) == count
+        and all(isinstance(result, dict) and "status" in result for result in results)
+    ):
+        return results
+    raise ConnectionFailed(f"the reply does not have {count} results", applied=None)
