@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 import anyio
+import httpx2
 import pytest
 
 from ojs_client import (
@@ -23,6 +24,7 @@ from ojs_client import (
     chain,
     new_job,
 )
+from ojs_client.errors import api_error
 from tests.client_library.conftest import Server
 from tests.client_library.faults import Watched
 from tests.client_library.workers import QUEUE, error_of, job_in, new_worker, serving_jobs
@@ -441,3 +443,45 @@ async def test_a_program_can_run_a_worker_beside_its_own_tasks(
 
     await server.run(check)
     assert caplog.records == []
+
+
+def from_proxies() -> list[httpx2.Response]:
+    return [
+        httpx2.Response(404, text="<html>no such backend</html>"),
+        httpx2.Response(500, text=""),
+        httpx2.Response(403, text="<html>blocked</html>"),
+        httpx2.Response(503, headers=[(b"Retry-After", b"\xb2")]),
+        httpx2.Response(200, json={}),
+        httpx2.Response(200, json={"jobs": ["odd"]}),
+    ]
+
+
+async def test_a_worker_goes_on_after_responses_of_a_proxy(server: Server) -> None:
+    proxied = from_proxies()
+
+    def answer(path: str, body: Any) -> httpx2.Response | None:
+        return proxied.pop() if path.endswith("fetch") and proxied else None
+
+    async def scenario(client: Client) -> None:
+        worker = new_worker(client, transport=Watched(instead=answer))
+
+        @worker.handler("t.short")
+        async def short(job: RunningJob) -> str:
+            return "done"
+
+        async with serving_jobs(worker):
+            job = await client.enqueue("t.short", queue=QUEUE)
+            assert await client.result(job.id, wait=60) == "done"
+        assert not proxied
+
+    await server.run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("7", 7.0), ("\u00b2", None), ("\u0664", None), ("9" * 400, None), ("-1", None), ("", None)],
+)
+def test_a_retry_after_is_a_number_of_seconds_or_ignored(
+    header: str, seconds: float | None
+) -> None:
+    assert api_error(503, None, retry_after=header).retry_after_s == seconds

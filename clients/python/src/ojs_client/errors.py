@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 
 class OJSError(Exception):
@@ -133,6 +133,10 @@ class Discard(OJSError):
         self.dead_letter = dead_letter
 
 
+_NO_CODE: Final = "http_error"
+"""The code of an error whose response is not from an OJS server."""
+_MAX_DIGITS: Final = 9
+
 _BY_STATUS: Mapping[int, type[ApiError]] = {
     404: NotFound,
     408: ResultPending,
@@ -160,10 +164,25 @@ def api_error(
     kind = _BY_STATUS.get(status, ApiError)
     return kind(
         status,
-        str(members.get("code") or "http_error"),
+        str(members.get("code") or _NO_CODE),
         str(members.get("message") or f"the server answered {status} without an error"),
         retryable=bool(members.get("retryable", status in (429, 502, 503, 504))),
         details=details if isinstance(details, dict) else None,
         request_id=str(members.get("request_id") or request_id),
-        retry_after_s=float(retry_after) if retry_after and retry_after.isdigit() else None,
+        retry_after_s=_seconds(retry_after),
     )
+
+
+def _seconds(text: str | None) -> float | None:
+    """Return a whole number of seconds; None for a date or anything else."""
+    if text and text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS:
+        return float(text)
+    return None
+
+
+def ends_worker(error: ApiError) -> bool:
+    """Return whether a fetch that fails so will fail for good, as with a wrong API key.
+
+    A proxy answers 404 or 500 of its own during a deployment, so that is no reason to end.
+    """
+    return error.code != _NO_CODE and error.status in (400, 401, 403, 422) and not error.retryable

@@ -18,7 +18,7 @@ from anyio.abc import TaskGroup
 from ojs_client._version import __version__
 from ojs_client.backoff import Backoff
 from ojs_client.client import Client
-from ojs_client.errors import ApiError, ConnectionFailed
+from ojs_client.errors import ApiError, ConnectionFailed, ends_worker
 from ojs_client.options import JSON, Duration, milliseconds
 from ojs_client.transport import Repeat, Transport
 from ojs_client.worker.execution import Runner
@@ -34,6 +34,8 @@ _FETCH_COUNT: Final = 100
 _MAX_UNSETTLED: Final = 1000
 """With this number of acks that the server does not have yet, the worker fetches no more jobs."""
 _POLL_MARGIN_S: Final = 10.0
+_MAX_RETRY_AFTER_S: Final = 60.0
+"""The longest ``Retry-After`` of a fetch that is obeyed, in seconds."""
 _BEAT_END_S: Final = 1.0
 _NEW_POLL_S: Final = 1.0
 _POLL_END_S: Final = 0.1
@@ -281,11 +283,12 @@ class Worker:
             try:
                 jobs = await self._fetch(free)
             except (ApiError, ConnectionFailed) as error:
-                if isinstance(error, ApiError) and not error.retryable:
+                if isinstance(error, ApiError) and ends_worker(error):
                     self._refused = error
                     self.stop()
                     return
-                wait_s = backoff.next_s(getattr(error, "retry_after_s", None))
+                asked_s = getattr(error, "retry_after_s", None) or 0.0
+                wait_s = backoff.next_s(min(asked_s, _MAX_RETRY_AFTER_S))
                 log.warning("fetch failed, repeats it in %.1f s: %s", wait_s, error)
                 with anyio.move_on_after(wait_s):
                     await self._stopping.wait()
@@ -317,7 +320,9 @@ class Worker:
                 timeout_s=self._poll_ms / 1000 + _POLL_MARGIN_S,
             )
         self._poll = None
-        return [self._leases.add(job) for job in reply["jobs"]] if reply else []
+        if reply is None:  # the drain has ended the poll
+            return []
+        return [self._leases.add(job) for job in _jobs(reply)]
 
     async def _end_poll(self) -> None:
         """After ``stop``, end a fetch that waits for jobs, without losing a response that has some.
@@ -353,3 +358,17 @@ class Worker:
 async def _run_in(scope: anyio.CancelScope, function: Callable[[], Awaitable[None]]) -> None:
     with scope:
         await function()
+
+
+def _jobs(reply: Any) -> list[dict[str, JSON]]:
+    """Return the jobs of a fetch.
+
+    Raises:
+        ConnectionFailed: the reply has another form, as from a proxy.
+    """
+    jobs = reply.get("jobs")
+    if isinstance(jobs, list) and all(
+        isinstance(j, dict) and {"id", "type"} <= set(j) for j in jobs
+    ):
+        return jobs
+    raise ConnectionFailed("the reply to a fetch has no jobs", applied=None)
