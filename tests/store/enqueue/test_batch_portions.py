@@ -126,7 +126,7 @@ async def test_a_large_record_of_a_dead_process_is_removed(
     home = shard_of(in_portions)
     for dies in (False, True):
         if dies:
-            monkeypatch.setattr(transactions, "_abort", _die)
+            monkeypatch.setattr(transactions, "_abort_unless_committed", _die)
         transaction = dataclasses.replace(transaction, id=home_id(in_portions))
         with pytest.raises(BackendUnavailable):
             await transactions.commit(Away(in_portions, "transaction_commit").store, transaction, 0)
