@@ -1,4 +1,4 @@
-"""What became of the deliveries of each subscription, counted in every shard."""
+"""Counts of webhook delivery attempts by subscription and outcome, summed over all shards."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
 
 OUTCOMES = ("delivered", "failed", "dead", "full")
-"""Attempts that succeeded, that will be repeated, that were the last; and events that were not
-delivered because too many were pending."""
+"""``delivered``: attempts that succeeded. ``failed``: attempts that failed and will be repeated.
+``dead``: last attempts that failed. ``full``: events that were not added, because too many
+deliveries were pending."""
 
 
 @dataclass(slots=True)
@@ -23,7 +24,7 @@ class DeliveryCounts:
     Attributes:
         numbers: by outcome (``OUTCOMES``).
         last_ms: Unix time of the last attempt in ms; 0 before the first.
-        last_status: status of its response; 0 for none.
+        last_status: status of the response to that attempt; 0 for no response.
     """
 
     numbers: Counter[str] = field(default_factory=Counter)
@@ -37,7 +38,7 @@ class DeliveryCounts:
 
 
 async def read_counts(store: Store) -> dict[str, DeliveryCounts]:
-    """Return the counts of each subscription that has any, by its id.
+    """Return the counts by subscription id. The id '' stands for all subscriptions together.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.

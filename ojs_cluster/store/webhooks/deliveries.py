@@ -1,14 +1,14 @@
 """Deliveries: events on their way to webhook subscriptions (spec: ojs-webhooks 7).
 
-The script of a transition appends a delivery for each subscription that selects its event, to its
-own shard (``store/include/base/append_event.lua``). So an event is delivered if and only if the
-transition happened. The leader of the shard sends it (``scheduler/loops/webhooks.py``) and records
-each attempt here. A delivery ends delivered, or dead after its last attempt. Each shard keeps the
-newest ended ones.
+The script of a transition adds a delivery for each subscription that selects its event
+(``store/include/base/deliver_event.lua``). So an event is delivered if and only if the transition
+happened. The leader of the shard sends it (``scheduler/loops/webhooks.py``) and records each
+attempt here. After a successful attempt the delivery is *delivered*, and after the last failed
+attempt it is *dead*. Each shard keeps the newest delivered and dead deliveries.
 
-A subscription's deliveries of a shard are a sorted set of their own, so that the backlog of one
-receiver is not in the way of another. (Refused: entries of the outbox. Its entries are tried by
-requests and in one order, fail with other pauses, and have no subscription.)
+Each shard has one sorted set of pending deliveries for each subscription, so a slow receiver does
+not delay other receivers. (Refused: outbox entries. Requests deliver them, they are retried after
+other pauses, and they have no subscription.)
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ from ojs_cluster.store.events.entries import Position
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.operations.events import render
 
-MOST_DELIVERED: Final = 100
-"""Number of newest delivered events that a shard keeps."""
-MOST_DEAD: Final = 1000
-"""Number of newest dead deliveries that a shard keeps."""
-_PURGED: Final = 500
-_MAX_ERROR: Final = 200
+MAX_DELIVERED: Final = 100
+"""Maximum number of delivered deliveries that a shard keeps."""
+MAX_DEAD: Final = 1000
+"""Maximum number of dead deliveries that a shard keeps."""
+_MAX_PURGED: Final = 500
+"""Maximum number of deliveries that one script removes."""
+_MAX_ERROR_LENGTH: Final = 200
+"""Maximum number of characters of an error that are stored."""
 _is_id = re.compile(r"del_([0-9]{1,17})-([0-9]{1,4})").fullmatch
 
 Outcome = Literal["delivered", "failed", "dead", "dropped"]
@@ -44,16 +46,18 @@ class Delivery:
 
     Attributes:
         shard: the shard of the event.
-        number: number of the delivery in its shard; about its time in microseconds.
+        number: number of the delivery in its shard: about the Unix time of the event in
+            microseconds.
         subscription_id: the subscription.
-        fields: the fields of the event, as in a stream of events.
-        position: the position of the event in the stream of its shard.
+        fields: the fields of the event, as in the event stream.
+        position: the position of the event in the event stream of its shard.
         attempts: number of attempts.
         state: ``pending``, ``delivered`` or ``dead``.
         tried_ms: Unix time of the last attempt in ms; 0 before the first.
-        status: the status of the last response; 0 for none.
-        error: why there was no response; empty if there was one.
-        at_ms: Unix time in ms of the next attempt if it is pending, otherwise of its end.
+        status: the status of the response to the last attempt; 0 for no response.
+        error: why the last attempt got no response; empty if it got one.
+        at_ms: Unix time in ms of the next attempt of a pending delivery. For other deliveries the
+            time of the last attempt.
     """
 
     shard: Shard
@@ -91,12 +95,19 @@ class Delivery:
 def parse(
     shard: Shard, number: bytes, stored: bytes, attempts: bytes = b"", at_ms: int = 0
 ) -> Delivery:
-    """Return a delivery from what is stored.
+    """Parse a stored delivery.
+
+    Args:
+        shard: the shard.
+        number: number of the delivery.
+        stored: the subscription, the position and the fields (see ``_split_texts``).
+        attempts: the result of the attempts as ``webhook_record.lua`` stores it; empty for none.
+        at_ms: as in ``Delivery``.
 
     Raises:
-        ValueError: it is damaged.
+        ValueError: the delivery is damaged.
     """
-    subscription, position, *flat = _pieces(stored)
+    subscription, position, *flat = _split_texts(stored)
     items = iter(flat)
     fields = dict(zip(items, items, strict=True))
     if b"t" not in fields:
@@ -120,8 +131,8 @@ def parse(
     )
 
 
-def _pieces(stored: bytes) -> list[bytes]:
-    """Return texts that are stored one after the other, each after its length and a colon."""
+def _split_texts(stored: bytes) -> list[bytes]:
+    """Split ``<length>:<text><length>:<text>...`` into its texts."""
     found = []
     at = 0
     while at < len(stored):
@@ -132,7 +143,7 @@ def _pieces(stored: bytes) -> list[bytes]:
 
 
 def _position(text: bytes, number: int) -> Position:
-    """Return where an event is in its stream; a position of its own if events are not kept."""
+    """Parse the position of an event. Without an event stream, ``number`` stands for it."""
     if not text:
         return number // 1000, number % 1000, None
     ms, sequence, *rest = (int(part) for part in text.split(b"-"))
@@ -140,13 +151,13 @@ def _position(text: bytes, number: int) -> Position:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """Deliveries of one subscription and shard that are due.
+class DueDeliveries:
+    """Due deliveries of one subscription in one shard.
 
     Attributes:
         deliveries: the deliveries.
         damaged: numbers of deliveries that cannot be read.
-        pending: how many deliveries are pending, due or not.
+        pending: number of all pending deliveries of the subscription in this shard.
     """
 
     deliveries: list[Delivery]
@@ -155,10 +166,11 @@ class Batch:
 
 
 async def read_due(store: Store, shard: Shard) -> tuple[int, int | None, list[str]]:
-    """Return which subscriptions have a due delivery of a shard.
+    """Return which subscriptions have a due delivery in a shard.
 
     Returns:
-        The Redis time in ms; when the next delivery is due, in ms, None for never; the ids.
+        Redis's Unix time in ms; the Unix time in ms when the next delivery is due, None for never;
+        ids of the subscriptions.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -171,15 +183,15 @@ async def read_due(store: Store, shard: Shard) -> tuple[int, int | None, list[st
 
 async def take(
     store: Store, shard: Shard, subscription_id: str, limit: int, *, wait_ms: int = 0
-) -> Batch:
-    """Return due deliveries of a subscription. They stay due until ``record`` is called.
+) -> DueDeliveries:
+    """Return due deliveries of a subscription. Each stays due until its outcome is recorded.
 
     Args:
         store: the store.
         shard: the shard.
         subscription_id: the subscription.
         limit: maximum number of deliveries.
-        wait_ms: take none, and let the subscription's deliveries wait for so many ms.
+        wait_ms: if it is not 0, return no deliveries, and postpone them for this time in ms.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -195,7 +207,7 @@ async def take(
             found.append(parse(shard, number, stored, attempts))
         except (ValueError, UnicodeDecodeError):
             damaged.append(number.decode(errors="replace"))
-    return Batch(found, damaged, pending)
+    return DueDeliveries(found, damaged, pending)
 
 
 async def record(
@@ -209,7 +221,7 @@ async def record(
     status: int = 0,
     error: str = "",
 ) -> bool:
-    """Record the outcome of an attempt; return whether the delivery was pending.
+    """Record the outcome of an attempt; return False if the delivery is not pending any more.
 
     Args:
         store: the store.
@@ -218,7 +230,7 @@ async def record(
         number: the number of the delivery.
         outcome: the outcome; ``dropped`` removes the delivery.
         wait_ms: after ``failed``, time in ms until the next attempt.
-        status: status of the response, 0 for none.
+        status: status of the response, 0 for no response.
         error: why there was no response.
 
     Raises:
@@ -236,8 +248,8 @@ async def record(
         "webhook_record",
         keys,
         [
-            *(subscription_id, number, outcome, wait_ms, status, error[:_MAX_ERROR]),
-            *(MOST_DELIVERED, MOST_DEAD),
+            *(subscription_id, number, outcome, wait_ms, status, error[:_MAX_ERROR_LENGTH]),
+            *(MAX_DELIVERED, MAX_DEAD),
         ],
         idempotent=outcome != "failed",
     )
@@ -245,7 +257,7 @@ async def record(
 
 
 async def purge(store: Store, shard: Shard, subscription_id: str) -> None:
-    """Remove what a deleted subscription has left in a shard, apart from its ended deliveries.
+    """Remove the pending deliveries and the counts of a deleted subscription from a shard.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -256,10 +268,10 @@ async def purge(store: Store, shard: Shard, subscription_id: str) -> None:
         shard.webhook_due,
         shard.webhook_counts,
     ]
-    left = 1
-    while left:
-        _, _, left = await store.run(
-            shard, "webhook_purge", keys, [subscription_id, _PURGED], idempotent=True
+    remaining = 1
+    while remaining:
+        _, _, remaining = await store.run(
+            shard, "webhook_purge", keys, [subscription_id, _MAX_PURGED], idempotent=True
         )
 
 
@@ -270,7 +282,7 @@ async def list_newest(
     states: Iterable[DeliveryState] = STATES,
     subscription_id: str | None = None,
 ) -> list[Delivery]:
-    """Return the newest deliveries of all shards, at most ``limit``.
+    """Return the newest deliveries of all shards, at most ``limit``, newest first.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -286,10 +298,11 @@ async def list_newest(
             sets.append(shard.webhook_dead)
         if "pending" in states:
             sets += [shard.webhook_pending(each) for each in wanted]
-        # The ended deliveries of a shard are few, and those of other subscriptions are left out.
-        most = limit if subscription_id is None else max(limit, MOST_DEAD)
+        # The sets of delivered and dead deliveries mix all subscriptions. To find the newest of one
+        # subscription, these sets are read completely.
+        per_set = limit if subscription_id is None else max(limit, MAX_DEAD)
         flat = await store.run(
-            shard, "webhook_list", [shard.webhook_deliveries, *sets], [most], idempotent=True
+            shard, "webhook_list", [shard.webhook_deliveries, *sets], [per_set], idempotent=True
         )
         items = iter(flat)
         for _, number, stored, attempts, score in zip(*([items] * 5), strict=True):
@@ -310,14 +323,14 @@ async def get(store: Store, delivery_id: str) -> Delivery:
     """Return one delivery.
 
     Raises:
-        NotFound: there is none, or it has ended and is not kept any more.
+        NotFound: there is no such delivery, or it is not kept any more.
         BackendUnavailable: Redis did not answer in time.
     """
-    named = _is_id(delivery_id)
-    index = int(named[2]) if named else len(store.keys)
-    if named is None or not 0 <= index < len(store.keys):
+    match = _is_id(delivery_id)
+    index = int(match[2]) if match else len(store.keys)
+    if match is None or index >= len(store.keys):
         raise NotFound("webhook delivery", delivery_id[:100])
-    shard, number = store.keys.shard(index), named[1]
+    shard, number = store.keys.shard(index), match[1]
     found: Any = await store.redis.call(
         shard.slot,
         *("HMGET", shard.webhook_deliveries, number, f"a{number}"),
@@ -334,7 +347,7 @@ async def retry(store: Store, delivery_id: str) -> Delivery:
 
     Raises:
         NotFound: there is no such delivery.
-        Conflict: it is not dead.
+        Conflict: the delivery is not dead.
         BackendUnavailable: Redis did not answer in time.
     """
     found = await get(store, delivery_id)

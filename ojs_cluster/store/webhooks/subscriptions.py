@@ -1,7 +1,7 @@
 """Store webhook subscriptions under the meta tag.
 
 There are at most ``MAX_SUBSCRIPTIONS``, so one hash has all of them, and every process keeps a copy
-(``webhook_table``). Each change is a compare-and-set of one record.
+(``webhook_table``). Each change replaces one record, unless another client has changed it since.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from ojs_cluster.store.runtime import Runtime
 log = logging.getLogger("ojs.store")
 
 MAX_SUBSCRIPTIONS: Final = 100
+"""Maximum number of subscriptions of a cluster."""
 ROTATION_MS: Final = 24 * 3_600_000
-"""How long a replaced secret still signs, in ms (spec: ojs-webhooks 8.3)."""
+"""How long a replaced secret is still used to sign, in ms (spec: ojs-webhooks 8.3)."""
 _MAX_SECRETS: Final = 4
-"""Maximum number of secrets that sign at a time."""
+"""Maximum number of secrets that sign each delivery."""
 _VERSION: Final = b"#"
+"""Name of the field that holds the version. All other names are ids."""
 
 Change = Callable[[Subscription], Subscription]
 
@@ -36,7 +38,7 @@ class Snapshot:
 
     Attributes:
         now_ms: Unix time in ms, by the clock of Redis.
-        version: version of the records; empty while none was ever stored.
+        version: version of the records; empty before the first record.
         records: the stored records by id.
     """
 
@@ -45,7 +47,7 @@ class Snapshot:
     records: dict[str, bytes]
 
     def subscriptions(self) -> list[Subscription]:
-        """Return the subscriptions, oldest first. Damaged records are left out, and logged."""
+        """Return the subscriptions, oldest first. A damaged record is logged and left out."""
         found = []
         for subscription_id, record in self.records.items():
             try:
@@ -103,10 +105,11 @@ async def create(store: Runtime, make: Callable[[str, int], Subscription]) -> Su
 
     Args:
         store: the store.
-        make: returns it for its id and its creation time in Unix ms.
+        make: returns the subscription, given its id and its creation time in Unix ms.
 
     Raises:
-        InvalidRequest: there are too many subscriptions, or they select too many names.
+        InvalidRequest: there are too many subscriptions, or together they select too many
+            names.
         BackendUnavailable: Redis did not answer in time.
     """
     snapshot = await read_all(store)
@@ -117,19 +120,25 @@ async def create(store: Runtime, make: Callable[[str, int], Subscription]) -> Su
     return new
 
 
-async def change(store: Runtime, subscription_id: str, how: Change) -> Subscription:
-    """Replace a subscription by what ``how`` makes of it; return the new one.
+async def change(store: Runtime, subscription_id: str, edit: Change) -> Subscription:
+    """Change a subscription; return the new one.
+
+    Args:
+        store: the store.
+        subscription_id: the subscription.
+        edit: returns the new subscription, given the present one. May be called again after a
+            change by another client.
 
     Raises:
         NotFound: there is no such subscription.
-        InvalidRequest: the subscriptions would select too many names.
+        InvalidRequest: the subscriptions would together select too many names.
         BackendUnavailable: Redis did not answer in time.
     """
     while True:
         snapshot = await read_all(store)
         old = _find(snapshot, subscription_id)
         now_ms = max(snapshot.now_ms, old.updated_ms)
-        new = msgspec.structs.replace(how(old), id=old.id, updated_ms=now_ms)
+        new = msgspec.structs.replace(edit(old), id=old.id, updated_ms=now_ms)
         others = [each for each in snapshot.subscriptions() if each.id != old.id]
         _check_size([*others, new])
         expected = snapshot.records[subscription_id]
@@ -138,7 +147,7 @@ async def change(store: Runtime, subscription_id: str, how: Change) -> Subscript
 
 
 async def rotate(store: Runtime, subscription_id: str, secret: str) -> Subscription:
-    """Give a subscription a new secret. The replaced one signs too for ``ROTATION_MS``.
+    """Add a new secret to a subscription. The older secrets are used for ``ROTATION_MS`` more.
 
     Raises:
         NotFound: there is no such subscription.
@@ -149,14 +158,15 @@ async def rotate(store: Runtime, subscription_id: str, secret: str) -> Subscript
     until_ms = snapshot.now_ms + ROTATION_MS
 
     def replace_secret(old: Subscription) -> Subscription:
-        kept = [
+        # A secret that was replaced before keeps its earlier end.
+        older = [
             Secret(each.text, min(each.until_ms or until_ms, until_ms))
             for each in old.secrets
             if each.until_ms is None or each.until_ms > snapshot.now_ms
         ]
-        if len(kept) >= _MAX_SECRETS:
-            raise Conflict(f"{_MAX_SECRETS} secrets sign already; the oldest end within a day")
-        return msgspec.structs.replace(old, secrets=(Secret(secret), *kept))
+        if len(older) >= _MAX_SECRETS:
+            raise Conflict(f"{_MAX_SECRETS} secrets are in use; the oldest end within a day")
+        return msgspec.structs.replace(old, secrets=(Secret(secret), *older))
 
     return await change(store, subscription_id, replace_secret)
 

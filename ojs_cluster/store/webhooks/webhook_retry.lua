@@ -8,7 +8,7 @@
 local PENDING_DELIVERIES, DELIVERIES, DEAD_DELIVERIES, DUE_SUBSCRIPTIONS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local id, number = ARGV[1], ARGV[2]
 if not redis.call('ZSCORE', DEAD_DELIVERIES, number) then return 'not_dead' end
-redis.call('HDEL', DELIVERIES, 'a' .. number)
+redis.call('HDEL', DELIVERIES, 'a' .. number) -- its attempts (webhook_record.lua)
 redis.call('ZADD', PENDING_DELIVERIES, now, number)
 set_deadline(DUE_SUBSCRIPTIONS, id, now)
 redis.call('ZREM', DEAD_DELIVERIES, number)

@@ -1,11 +1,11 @@
 """This process's copy of the webhook subscriptions.
 
-Every transition that appends events must know which subscriptions select them, and it must cost
-nothing while there is none. So the scripts do not read the subscriptions. Each process keeps a copy
-and passes it to them (docs/adr/045). A change is announced on a channel, and each process also asks
-every two seconds whether there was one, in case the message was lost.
+Each script that appends events must know which subscriptions select them. The subscriptions are
+not in the script's shard, so each process keeps a copy and passes it to the scripts (docs/adr/045).
+Without subscriptions this costs nothing. A change is announced on a channel. The message may be
+lost, so each process also reads the version of the subscriptions every two seconds.
 
-While the master of the meta tag is away, the last copy stays in use.
+While the master of the meta tag is unreachable, the last copy stays in use.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("ojs.store")
 
 REFRESH_S: Final = 2.0
-"""Time in seconds between two reads without an announcement."""
+"""Time in seconds between two reads when no change is announced."""
 
 
 class WebhookTable:
@@ -38,22 +38,22 @@ class WebhookTable:
         self._subscriptions: dict[str, Subscription] = {}
         self._kinds: frozenset[str] = frozenset()
         self._version = b""
-        self._began = float("-inf")
+        self._read_began = float("-inf")
         self._changed = trio.Event()
         self._unreadable = False
         self.packed = b""
-        """What the active subscriptions select (``core.webhooks.pack``); empty for nothing."""
+        """What the active subscriptions select (``core.webhooks.pack``); empty if no event."""
 
     def selects(self, kind: str) -> bool:
-        """Return whether a subscription selects events of this type."""
+        """Return whether an active subscription selects events of the type ``kind``."""
         return kind in self._kinds
 
     def get(self, subscription_id: str) -> Subscription | None:
-        """Return a subscription of the last copy."""
+        """Return a subscription of the copy."""
         return self._subscriptions.get(subscription_id)
 
     def ids(self) -> list[str]:
-        """Return the ids of the last copy."""
+        """Return the ids of the subscriptions of the copy."""
         return list(self._subscriptions)
 
     async def run(self, store: Runtime) -> None:
@@ -61,7 +61,7 @@ class WebhookTable:
         subscribed = False
         while True:
             if not subscribed:
-                subscribed = await self._subscribe(store, self._announce)
+                subscribed = await self._subscribe(store, self._on_change)
             self._changed = trio.Event()
             await self.try_read(store)
             with trio.move_on_after(REFRESH_S):
@@ -78,7 +78,7 @@ class WebhookTable:
             return False
         return True
 
-    def _announce(self) -> None:
+    def _on_change(self) -> None:
         self._changed.set()
 
     async def try_read(self, store: Runtime) -> None:
@@ -102,9 +102,9 @@ class WebhookTable:
         """
         began = trio.current_time()
         snapshot = await read_changed(store, self._version)
-        if snapshot is None or began < self._began:
-            return  # nothing has changed, or a later read has overtaken this one
-        self._began = began
+        if snapshot is None or began < self._read_began:
+            return  # nothing has changed, or a read that began later is already done
+        self._read_began = began
         self.replace(snapshot)
 
     def replace(self, snapshot: Snapshot) -> None:

@@ -1,10 +1,11 @@
--- Reads deliveries of one subscription that are due. When none is, notes when the next one is due.
--- Post: no delivery is due, and webhook_due has the time of the subscription's next one, or not the
---       subscription. Or the reply has deliveries, and nothing has changed, but numbers without a delivery.
+-- Reads due deliveries of one webhook subscription, or postpones them.
+-- Post: a reply without deliveries: webhook_due has the time of the subscription's next attempt, or no entry if
+--       no delivery is pending. If numbers without a delivery were found, only these are removed.
 -- Memory: allow-oom; adds nothing.
 -- KEYS: 1 webhook_pending of the subscription, 2 webhook_deliveries, 3 webhook_due.
--- ARGV: 1 subscription, 2 maximum number, 3 ms for which the subscription's deliveries must wait, 0 for none.
--- Returns: {now, number of pending deliveries, per delivery: number, delivery, its attempts or ''}
+-- ARGV: 1 subscription, 2 maximum number, 3 0, or ms for which the deliveries are postponed.
+-- Returns: {now, number of pending deliveries, per delivery: number, delivery, attempts or ''}
+--          attempts: see webhook_record.lua
 --@include now long_lists
 local PENDING_DELIVERIES, DELIVERIES, DUE_SUBSCRIPTIONS = KEYS[1], KEYS[2], KEYS[3]
 local id, limit, wait_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])

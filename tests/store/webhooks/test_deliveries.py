@@ -158,8 +158,8 @@ async def test_the_backlog_of_a_subscription_is_bounded_and_told(store: Store, d
 async def test_ended_deliveries_are_kept_up_to_a_number(
     store: Store, db: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deliveries, "MOST_DELIVERED", 2)
-    monkeypatch.setattr(deliveries, "MOST_DEAD", 3)
+    monkeypatch.setattr(deliveries, "MAX_DELIVERED", 2)
+    monkeypatch.setattr(deliveries, "MAX_DEAD", 3)
     made = await subscribe(store, "job.enqueued")
     await store.webhooks.read(store)
     await enqueue_many(store, [new_job() for _ in range(10)])

@@ -1,7 +1,8 @@
--- Appends to the shard's bounded event stream, and to the deliveries of webhooks. ARGV[1] of every script that
--- includes this file is the length of the stream; 0 switches it off. See also deliver_event.lua.
--- Fields of an entry: t kind of the event, j job ids, y job type, q queue, and further ones by kind. f is the
--- state before the event, where the kind does not decide it; an entry without it is about a new job.
+-- Appends events to the shard's bounded event stream, and to the deliveries of webhooks. ARGV[1] of every
+-- script that includes this file begins with the length of the stream; 0 means that no stream is kept.
+-- deliver_event.lua describes the rest of ARGV[1].
+-- Fields of an entry: t kind of the event, j job ids, y job type, q queue, and further fields by kind. f is the
+-- state before the event, if the kind does not imply it. An entry of such a kind without f is about a new job.
 --
 -- A script over many jobs calls `batch_events` first and `flush_events` at its end. Events of one kind, queue
 -- and type with the same further fields then share an entry, whose `j` holds the job ids separated by blanks

@@ -32,13 +32,13 @@ end
 
 local function this_minute() return string.format('%.0f', math.floor(now / 60000)) end
 
--- Stores the totals of the queue, unless this minute has a record. `had`: the fields before the change.
+-- Stores the totals of the queue, unless this minute has a record. `old`: the fields before the change.
 -- Returns the minute that was recorded, or nil.
-local function record_minute(queue, had)
+local function record_minute(queue, old)
     local minute = this_minute()
-    if had.minute == minute then return end
-    redis.call('HSET', queue_minutes_key(queue), minute % 60, table.concat({minute, had.acked or 0,
-        had.failed or 0, had.run_ms or 0, had.wait_ms or 0}, ','))
+    if old.minute == minute then return end
+    redis.call('HSET', queue_minutes_key(queue), minute % 60, table.concat({minute, old.acked or 0,
+        old.failed or 0, old.run_ms or 0, old.wait_ms or 0}, ','))
     return minute
 end
 
@@ -52,20 +52,20 @@ local function wake_on_free_slot(queue, limits, active_before, change)
 end
 
 local function flush_queue_counters(queue, changes)
-    local key, names, had, write = queue_counters_key(queue), {'limits', 'minute'}, {}, {}
+    local key, names, old, write = queue_counters_key(queue), {'limits', 'minute'}, {}, {}
     for name in pairs(changes) do names[#names + 1] = name end
-    for i, value in ipairs(redis.call('HMGET', key, unpack(names))) do had[names[i]] = value end
+    for i, value in ipairs(redis.call('HMGET', key, unpack(names))) do old[names[i]] = value end
     for name, by in pairs(changes) do
         write[#write + 1] = name
-        write[#write + 1] = (tonumber(had[name]) or 0) + by
+        write[#write + 1] = (tonumber(old[name]) or 0) + by
     end
-    local minute = changes.acked and record_minute(queue, had)
+    local minute = changes.acked and record_minute(queue, old)
     if minute then
         write[#write + 1] = 'minute'
         write[#write + 1] = minute
     end
     redis.call('HSET', key, unpack(write))
-    wake_on_free_slot(queue, had.limits, tonumber(had.active) or 0, changes.active or 0)
+    wake_on_free_slot(queue, old.limits, tonumber(old.active) or 0, changes.active or 0)
 end
 
 -- Writes the collected changes. Where only one counter of a queue changes, and grows, HINCRBY needs no read.

@@ -1,8 +1,10 @@
--- A cron job. KEYS of every script that includes this: 1 cron:<name>, 2 crons (by the ms of the next check).
+-- A cron job. KEYS of every script that includes this: 1 cron:<name>, 2 crons (names by the time of the
+-- next check in ms).
 -- A tick is an occurrence. A run is the job of a tick. A firing is a run that is not stored yet.
 -- Definition: expression, timezone, overlap_policy, description, job (JSON), queue, type, enabled '1' | '0',
 --   created, updated, version, anchor (ms from which @every counts).
--- Schedule: next_tick, gap (the clock change that removed a tick before next_tick), last_run, runs.
+-- Schedule: next_tick, gap (time in ms of a clock change that skips an occurrence before
+--   next_tick), last_run, runs.
 -- Earlier runs: open_runs (ids of runs not known to have ended), held_runs (those open_runs that are pending
 --   until the runs before them end).
 -- The firing: firing (its job id), firing_tick, firing_job (JSON), firing_cancels (ids of runs to cancel
@@ -14,7 +16,7 @@ local CRON, CRONS = KEYS[1], KEYS[2]
 local SMALL_FIELDS = {'expression', 'timezone', 'queue', 'type', 'enabled', 'version', 'next_tick', 'open_runs',
     'held_runs', 'firing', 'next_maintenance', 'not_before', 'deleted', 'gap'}
 
--- Returns the SMALL_FIELDS, or nil when there is no cron job. Jobs and the description may be large.
+-- Returns the SMALL_FIELDS, or nil when there is no cron job. Other fields may be large, so they are not read.
 local function load_cron()
     if redis.call('EXISTS', CRON) == 0 then return nil end
     local cron = {}

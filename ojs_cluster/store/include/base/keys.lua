@@ -2,7 +2,7 @@
 -- so PREFIX, with the shard's hash tag, begins each of its keys.
 local PREFIX = string.match(KEYS[1], '^ojs:{[^}]*}:')
 local function job_key(id) return PREFIX .. 'j:' .. id end
--- Returns the id in the key of a job: it follows PREFIX and the two characters of 'j:'.
+-- Returns the job id that the key of a job contains, after PREFIX and the two characters of 'j:'.
 local function job_id_of(key) return string.sub(key, #PREFIX + 3) end
 local function checkpoint_key(id) return PREFIX .. 'cp:' .. id end
 local function queue_available_key(queue) return PREFIX .. 'q:' .. queue end

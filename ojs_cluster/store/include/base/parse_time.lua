@@ -1,5 +1,6 @@
--- Parses a time: '' for none, 'a<ms>' absolute, or 'r<ms>' relative to now. Returns the absolute time in ms.
--- For a relative time it also returns the time that the envelope shows, since the client has sent none.
+-- Parses a time: '' for none, 'a<ms>' or 's<ms>' for a Unix time, 'r<ms>' for a time from now. Returns the Unix
+-- time in ms. The envelope lacks the times of 's' and 'r'. For these it returns a second value: the time to
+-- show in the envelope.
 local function parse_time(text)
     if text == '' then return nil end
     local at = tonumber(string.sub(text, 2))

@@ -7,7 +7,7 @@ local MAX_REPLY_BYTES = 2 * 1024 * 1024
 
 -- Returns the size of the job's large fields in bytes; of a job with errors the size of all its values.
 local function size_of(job)
-    -- A fetch reads the checkpoint after the script.
+    -- The checkpoint is counted by its stored size, because the fetch reads it only after this script.
     local bytes = job[F.checkpoint] and tonumber(string.match(job[F.checkpoint], '^%d+ (%d+) ')) or 0
     if not job[F.errors] then
         return bytes + #job[F.envelope] + #(job[F.parents] or '') + #(job[F.progress_data] or '')
