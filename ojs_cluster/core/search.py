@@ -9,26 +9,26 @@ A search is a list of terms, separated by blanks. A job must match all of them::
   escapes a quote or a backslash in it. An asterisk inside the quotes is an ordinary character.
 * ``args.NAME`` and ``meta.NAME`` compare a member in the same way. Dots lead to inner members.
   ``args.0`` is the first argument; another name is a member of any argument. Numbers compare by
-  their text, so large ones stay exact. An array matches if one of its items does.
+  their text, so large ones stay exact. An array matches if one of its items does. How much of a
+  large job is compared is limited (``core.searched_content``).
 * ``priority`` and ``attempt`` compare whole numbers: ``5``, ``>5``, ``>=5``, ``<5``, ``<=5``.
 * ``since`` and ``until`` are RFC 3339 times, or how long ago as ``90s``, ``15m``, ``2h``, ``7d``.
 
-This module neither reads a clock nor knows how jobs are stored. ``SearchedJob`` says what it needs.
+This module neither reads a clock nor knows how jobs are stored. ``searched_content.SearchedJob``
+says what it needs.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Final, Protocol
-
-import msgspec
+from dataclasses import dataclass, field
+from typing import Final
 
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.core.raw_json import array_items, object_members, string
+from ojs_cluster.core.searched_content import SearchedContent, SearchedJob
 from ojs_cluster.core.timestamps import parse_timestamp
 
 MAX_CHARACTERS: Final = 2000
@@ -59,50 +59,6 @@ _BARE: Final = re.compile(r'[^\s,"]+')
 _NUMBER: Final = re.compile(r"(>=|<=|>|<|=|)(-?[0-9]{1,9})")
 _AGO: Final = re.compile(r"([0-9]{1,6})([smhd])")
 _UNIT_MS: Final = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-
-
-class SearchedJob(Protocol):
-    """What a search reads of a job: its properties, and by the methods its content."""
-
-    @property
-    def id(self) -> str:
-        """The id."""
-
-    @property
-    def type(self) -> str:
-        """The job type."""
-
-    @property
-    def queue(self) -> str:
-        """The queue."""
-
-    @property
-    def state(self) -> str:
-        """The state."""
-
-    @property
-    def priority(self) -> int:
-        """The priority."""
-
-    @property
-    def attempt(self) -> int:
-        """The number of attempts so far."""
-
-    @property
-    def worker(self) -> str:
-        """The worker that holds the job, empty for none."""
-
-    def args(self) -> bytes:
-        """Return the arguments as a JSON array."""
-
-    def meta(self) -> bytes:
-        """Return ``meta`` as a JSON object, empty for none."""
-
-    def tags(self) -> bytes:
-        """Return the tags as a JSON array, empty for none."""
-
-    def errors(self) -> Iterable[bytes]:
-        """Return the kept errors as JSON objects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +109,15 @@ class Term:
     path: tuple[str, ...] = ()
     texts: tuple[TextPattern, ...] = ()
     numbers: tuple[NumberPattern, ...] = ()
+    _exact: frozenset[str] = field(init=False, repr=False, compare=False)
+    _prefixes: tuple[str, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Sort the texts, so that a value is compared with all of them at once."""
+        exact = frozenset(pattern.text for pattern in self.texts if not pattern.is_prefix)
+        prefixes = tuple(pattern.text for pattern in self.texts if pattern.is_prefix)
+        object.__setattr__(self, "_exact", exact)
+        object.__setattr__(self, "_prefixes", prefixes)
 
     @property
     def needs_content(self) -> bool:
@@ -160,30 +125,23 @@ class Term:
         return self.name in _CONTENT_FIELDS
 
     def admits(self, job: SearchedJob) -> bool:
-        """Return whether ``job`` matches one of the alternatives."""
+        """Return whether a property of ``job`` matches one of the alternatives."""
         if self.name == "priority":
             return any(pattern.admits(job.priority) for pattern in self.numbers)
         if self.name == "attempt":
             return any(pattern.admits(job.attempt) for pattern in self.numbers)
-        # A job whose stored JSON is damaged has no such value.
-        with suppress(msgspec.DecodeError, ValueError):
-            for value in self._values(job):
-                if any(pattern.admits(value) for pattern in self.texts):
-                    return True
-        return False
-
-    def _values(self, job: SearchedJob) -> Iterable[str]:
-        match self.name:
-            case "args":
-                return _argument_texts(job.args(), self.path)
-            case "meta":
-                return _member_texts(job.meta(), self.path)
-            case "tag":
-                return _scalars(job.tags())
-            case "error":
-                return _error_texts(job.errors())
         value: str = getattr(job, self.name)
-        return (value,) if value else ()
+        return bool(value) and self._admits_any((value,))
+
+    def admits_content(self, content: SearchedContent) -> bool:
+        """Return whether the content of a job matches one of the alternatives."""
+        return self._admits_any(content.values(self.name, self.path))
+
+    def _admits_any(self, values: Sequence[str]) -> bool:
+        if not self._exact.isdisjoint(values):
+            return True
+        prefixes = self._prefixes
+        return bool(prefixes) and any(value.startswith(prefixes) for value in values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,9 +169,12 @@ class Search:
 
     def admits(self, job: SearchedJob) -> bool:
         """Return whether ``job`` matches all terms. The caller compares the times."""
-        return self.admits_without_content(job) and all(
-            term.admits(job) for term in self.terms if term.needs_content
-        )
+        return self.admits_without_content(job) and self.admits_content(job)
+
+    def admits_content(self, job: SearchedJob) -> bool:
+        """Return whether ``job`` matches all terms that read its content."""
+        content = SearchedContent(job)
+        return all(term.admits_content(content) for term in self.terms if term.needs_content)
 
     def has_field(self, name: str) -> bool:
         """Return whether a term has the field ``name``."""
@@ -346,52 +307,3 @@ def _field_names() -> str:
 
 def _rejected(reason: str) -> InvalidRequest:
     return InvalidRequest(f"the search {reason}", field="query")
-
-
-def _argument_texts(raw: bytes, path: tuple[str, ...]) -> Iterator[str]:
-    """Yield the texts of an argument by its position, or of members of all arguments."""
-    items = array_items(raw) or []
-    if path[0].isascii() and path[0].isdigit():
-        for item in items[int(path[0]) :][:1]:
-            yield from _member_texts(item, path[1:])
-    for item in items:
-        yield from _member_texts(item, path)
-
-
-def _member_texts(raw: msgspec.Raw | bytes, path: tuple[str, ...]) -> Iterator[str]:
-    """Yield the texts of the members at ``path``. A name may itself contain dots."""
-    if not path:
-        yield from _scalars(raw)
-        return
-    members = object_members(raw) if bytes(raw)[:1] == b"{" else None
-    if members is None:
-        return
-    for end in range(len(path), 0, -1):
-        value = members.get(".".join(path[:end]))
-        if value is not None:
-            yield from _member_texts(value, path[end:])
-
-
-def _scalars(raw: msgspec.Raw | bytes) -> Iterator[str]:
-    """Yield the text of a value, or those of the items of an array."""
-    piece = bytes(raw)
-    if piece[:1] == b"[":
-        for item in array_items(piece) or []:
-            if bytes(item)[:1] not in (b"[", b"{"):
-                yield from _scalars(item)
-    elif piece[:1] == b'"':
-        text = string(piece)
-        if text is not None:
-            yield text
-    elif piece and piece[:1] != b"{":
-        yield piece.decode()
-
-
-def _error_texts(errors: Iterable[bytes]) -> Iterator[str]:
-    """Yield type, code and message of each error."""
-    for error in errors:
-        members = object_members(error) or {}
-        for name in ("type", "code", "message"):
-            text = string(members[name]) if name in members else None
-            if text is not None:
-                yield text

@@ -17,13 +17,14 @@ _reading: Final = trio.CapacityLimiter(1)
 """One thread at a time: more would compete for the interpreter with the event loop."""
 
 
-async def off_loop(read: Callable[[], T], size: int) -> T:
-    """Call ``read``, in a thread when the JSON is larger than ``LARGE``.
+async def off_loop(read: Callable[[], T], size: int, *, large: int = LARGE) -> T:
+    """Call ``read``, in a thread when the JSON is larger than ``large``.
 
     Args:
         read: parses the JSON in steps of a few milliseconds (``core.json_scan``). Python cannot
             switch to the thread of the event loop during a step.
         size: size of the JSON in bytes.
+        large: the size in bytes above which a thread is worth its cost.
 
     Returns:
         The result of ``read``.
@@ -31,7 +32,7 @@ async def off_loop(read: Callable[[], T], size: int) -> T:
     Raises:
         Exception: what ``read`` raises.
     """
-    if size <= LARGE:
+    if size <= large:
         return read()
     await ensure_task()
     return await trio.to_thread.run_sync(read, limiter=_reading)

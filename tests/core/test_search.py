@@ -15,9 +15,9 @@ from ojs_cluster.core.search import (
     MAX_TERMS,
     MAX_VALUES,
     Search,
-    SearchedJob,
     parse_search,
 )
+from ojs_cluster.core.searched_content import MAX_ITEMS, MAX_VALUES_READ, SearchedJob
 
 NOW = 1_900_000_000_000
 
@@ -246,3 +246,49 @@ def test_any_value_can_be_quoted(value: str) -> None:
     assert parse(f'queue:"{quoted}"').admits(Job(queue=value))
     assert not parse(f'queue:"{quoted}"').admits(Job(queue=value + "x"))
     assert parse(f'queue:"{quoted}"*').admits(Job(queue=value + "x"))
+
+
+@dataclass(frozen=True)
+class CountedJob(Job):
+    read: list[str] = field(default_factory=list)
+
+    def args(self) -> bytes:
+        self.read.append("args")
+        return super().args()
+
+    def meta(self) -> bytes:
+        self.read.append("meta")
+        return super().meta()
+
+
+def test_content_is_read_once_for_all_terms() -> None:
+    job = CountedJob(raw={"args": b'[{"a":1,"b":2}]', "meta": b'{"c":3,"d":4}'})
+    assert parse("args.a:1 args.b:2 args.0.a:1 meta.c:3 meta.d:4 queue:mail").admits(job)
+    assert sorted(job.read) == ["args", "meta"]
+
+
+def numbers(count: int) -> bytes:
+    return b"[" + b",".join(b"7" for _ in range(count)) + b"]"
+
+
+def test_arrays_and_objects_are_searched_up_to_a_number_of_items() -> None:
+    most, more = numbers(MAX_ITEMS), numbers(MAX_ITEMS + 1)
+    assert admits("args.0:7", args=most)
+    assert not admits("args.0:7", args=more)
+    for raw, expected in ((most, True), (more, False)):
+        assert admits("args.a:7", args=b'[{"a":%b}]' % raw) is expected
+        assert admits("meta.a:7", meta=b'{"a":%b}' % raw) is expected
+        assert admits("tag:7", tags=raw) is expected
+    for count, expected in ((MAX_ITEMS - 1, True), (MAX_ITEMS, False)):
+        rest = b"".join(b',"m%d":0' % number for number in range(count))
+        assert admits("meta.a:7", meta=b'{"a":7%b}' % rest) is expected
+
+
+def test_a_term_is_compared_with_a_number_of_values() -> None:
+    half = MAX_VALUES_READ // 2
+    first, rest = numbers(half + 1), numbers(half - 2)
+    for text, expected in (('"x"', True), ('7,"x"', False)):
+        second = b"[%b,%b]" % (rest[1:-1], text.encode())
+        args = b'[{"a":%b},{"a":%b}]' % (first, second)
+        assert admits("args.a:7", args=args)
+        assert admits("args.a:x", args=args) is expected

@@ -85,7 +85,7 @@ class JobFilter:
         return self.admits_without_content(job) and (
             self.search is None
             or not self.search.needs_content
-            or self.search.admits(SearchedRecord(job))
+            or self.search.admits_content(SearchedRecord(job))
         )
 
     def admits_without_content(self, job: JobRecord) -> bool:

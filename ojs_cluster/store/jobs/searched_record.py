@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+
+import msgspec
 
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.raw_json import object_members
 from ojs_cluster.store.jobs.record import JobRecord
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SearchedRecord:
     """A job as ``core.search`` reads it. The methods need the whole record."""
 
@@ -69,5 +72,8 @@ class SearchedRecord:
         return self.record.errors()
 
     def _member(self, name: str) -> bytes:
-        members = object_members(self.record.envelope() + b"}") or {}
-        return bytes(members.get(name, b""))
+        return bytes(self._members.get(name, b""))
+
+    @cached_property
+    def _members(self) -> Mapping[str, msgspec.Raw]:
+        return object_members(self.record.envelope() + b"}") or {}

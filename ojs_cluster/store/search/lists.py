@@ -11,17 +11,22 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
+
+import trio
 
 from ojs_cluster.core.errors import MalformedJob, NotFound
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import Shard
+from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.listing import JobFilter, ListingPosition
 from ojs_cluster.store.jobs.read_jobs import PAGE_BYTES, get, read_some
 from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.off_loop import off_loop
 from ojs_cluster.store.search.newest_first import IndexEntry, walk_newest_first
 
 SCAN_BUDGET: Final = 2000
@@ -33,6 +38,11 @@ SEARCH_BYTES: Final = 32 * 1024 * 1024
 """Maximum number of bytes of jobs that a page of a search reads."""
 MAX_PAGE_S: Final = 2.0
 """Time in seconds after which a page ends, so that a slow server returns what it has found."""
+_COMPARE_S: Final = 0.5
+"""Minimum time in seconds to compare the jobs that were read together, so that a slow read is not
+lost."""
+_LARGE: Final = 32 * 1024
+"""Size in bytes above which a job is compared in a thread, because it may take milliseconds."""
 _INDEX_COST: Final = 5
 """Number of entries that the end of an index counts as, because the next index costs calls."""
 _BATCH: Final = 100
@@ -142,15 +152,17 @@ class _Page:
             # No more jobs than the page can still show: most of these jobs match.
             some = rest[: max(1, self._limit - len(self._jobs))]
             found = await read_some(self._store, [(entry.shard, entry.job_id) for entry in some])
+            end = max(self._end, time.monotonic() + _COMPARE_S)
             for entry, job in zip(rest, found, strict=False):
                 self._examined += 1
                 if job is not None:
                     self._bytes_left -= job.size
-                    if self._wanted.admits(job):
+                    if await _admits(self._wanted, job):
                         self._jobs.append(job)
                         self._shown_bytes_left -= job.size
                 full = len(self._jobs) >= self._limit
-                if full or self._bytes_left <= 0 or self._shown_bytes_left <= 0:
+                is_late = time.monotonic() >= end
+                if full or is_late or self._bytes_left <= 0 or self._shown_bytes_left <= 0:
                     return entry.position
             rest = rest[len(found) :]
         return None
@@ -181,6 +193,15 @@ class _Page:
         return JobPage(self._jobs, None if position is None else position.text(), self._examined)
 
 
+async def _admits(wanted: JobFilter, job: JobRecord) -> bool:
+    """Return whether the filter admits a job, without blocking the event loop for long."""
+    if wanted.search is None or not wanted.search.needs_content:
+        return wanted.admits(job)
+    await ensure_task()
+    await trio.lowlevel.checkpoint()
+    return await off_loop(partial(wanted.admits, job), job.size, large=_LARGE)
+
+
 def _fields(values: Sequence[bytes | None]) -> Mapping[bytes, bytes]:
     return {name: value for name, value in zip(_SMALL, values, strict=False) if value is not None}
 
@@ -192,7 +213,7 @@ async def _by_id(store: Store, wanted: JobFilter, ids: frozenset[str], limit: in
     async def read(job_id: str) -> None:
         with suppress(NotFound, MalformedJob):
             job = await get(store, job_id)
-            if wanted.admits(job):
+            if await _admits(wanted, job):
                 found[job_id] = job
 
     await run_concurrently(sorted(ids), read)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -188,6 +189,42 @@ async def test_a_page_that_takes_long_ends_and_the_next_one_goes_on(
     assert first.next_cursor is not None
     assert await found_by(store, "type:needle", queue=QUEUE) == {needle.id}
     assert len(await pages(store, JobFilter(queue=QUEUE), 30)) == 251
+
+
+async def test_a_page_that_takes_long_ends_between_two_jobs(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lists, "MAX_PAGE_S", 0.0)
+    monkeypatch.setattr(lists, "_COMPARE_S", 0.0)
+    made = {await put_body(store, QUEUE, type="t", args=[7]) for _ in range(5)}
+    found: list[JobPage] = []
+    cursor: str | None = None
+    while not found or cursor is not None:
+        assert len(found) < 100
+        wanted = wanted_by("args.0:7", queue=QUEUE, state=State.AVAILABLE)
+        found.append(await list_jobs(store, wanted, limit=10, cursor=cursor))
+        cursor = found[-1].next_cursor
+    assert max(page.examined for page in found) == 1
+    assert sorted(job.id for page in found for job in page.jobs) == sorted(made)
+
+
+@pytest.mark.parametrize("by_id", [False, True])
+async def test_large_jobs_are_compared_in_a_thread(
+    store: Store, monkeypatch: pytest.MonkeyPatch, by_id: bool
+) -> None:
+    large = await put_body(store, QUEUE, type="t", args=["needle", "x" * 100_000])
+    small = await put_body(store, QUEUE, type="t", args=["needle"])
+    threads: dict[str, int] = {}
+    admits = JobFilter.admits
+
+    def spy(wanted: JobFilter, job: JobRecord) -> bool:
+        threads[job.id] = threading.get_ident()
+        return admits(wanted, job)
+
+    monkeypatch.setattr(JobFilter, "admits", spy)
+    text = f"args.0:needle id:{large},{small}" if by_id else "args.0:needle"
+    assert await found_by(store, text) == {large, small}
+    assert threads[small] == threading.get_ident() != threads[large]
 
 
 async def test_a_page_that_is_full_has_examined_no_more_than_it_shows(store: Store) -> None:
