@@ -15,7 +15,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from ojs_cluster.core.access.scopes import QueuePatterns
-from ojs_cluster.core.errors import MalformedJob, NotFound, PermissionDenied
+from ojs_cluster.core.errors import (
+    BackendUnavailable,
+    MalformedJob,
+    NotFound,
+    OJSError,
+    PermissionDenied,
+)
 from ojs_cluster.core.jobs.envelope import NewJob, parse_job
 from ojs_cluster.core.payload_limits import PayloadLimits
 from ojs_cluster.core.workflow_request import NewWorkflow
@@ -120,20 +126,47 @@ async def check_job(app: App, queues: QueuePatterns | None, job_id: str) -> None
 async def accessible_jobs(
     app: App, queues: QueuePatterns | None, job_ids: Collection[str]
 ) -> Collection[str]:
-    """Return the ids of jobs that exist and are accessible; all ids if ``queues`` is None."""
+    """Return the ids of jobs that exist and are accessible; all ids if ``queues`` is None.
+
+    Jobs of shards that do not answer are left out.
+
+    Raises:
+        BackendUnavailable: Redis did not answer for any of the jobs.
+    """
+    errors = await access_errors(app, queues, job_ids)
+    if len(errors) == len(job_ids):
+        for error in errors.values():
+            if isinstance(error, BackendUnavailable):
+                raise error
+    return [job_id for job_id in job_ids if job_id not in errors]
+
+
+async def access_errors(
+    app: App, queues: QueuePatterns | None, job_ids: Collection[str]
+) -> dict[str, OJSError]:
+    """Return why jobs are not accessible, by their ids; nothing if ``queues`` is None.
+
+    Returns:
+        A ``NotFound`` for a job that does not exist, or whose queue is not accessible, and a
+        ``BackendUnavailable`` for a job whose shard did not answer in time.
+    """
     if queues is None:
-        return job_ids
-    accessible: set[str] = set()
+        return {}
+    errors: dict[str, OJSError] = {}
 
     async def check(job_id: str) -> None:
         try:
-            await check_job(app, queues, job_id)
-        except NotFound:
+            if queues.admits(await store_jobs.get_queue(app.store, job_id)):
+                return
+        except BackendUnavailable as error:
+            errors[job_id] = error
             return
-        accessible.add(job_id)
+        except (MalformedJob, NotFound):
+            pass
+        errors[job_id] = NotFound("job", job_id)
 
     await run_concurrently(job_ids, check)
-    return [job_id for job_id in job_ids if job_id in accessible]
+    return errors
 
 
 def check_cron(queues: QueuePatterns, existing: CronRecord) -> None:

@@ -14,12 +14,12 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from ojs_cluster.core.errors import InvalidRequest, NotFound, OJSError
+from ojs_cluster.core.errors import InvalidRequest, OJSError
 from ojs_cluster.core.jobs.failure import parse_failure
 from ojs_cluster.core.json_scan import has_more_items
 from ojs_cluster.core.raw_json import array_items, object_members, string
 from ojs_cluster.http import fields, replies
-from ojs_cluster.http.access.queue_scope import accessible_jobs
+from ojs_cluster.http.access.queue_scope import access_errors
 from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import decode_error, decode_large
 from ojs_cluster.http.errors import entry_for
@@ -129,15 +129,13 @@ async def _settle(
 async def _hide_inaccessible(
     app: App, request: Request, items: list[_SettleItem[Report]]
 ) -> list[_SettleItem[Report]]:
-    """Return the items; an item whose job the API key may not access gets a ``NotFound``."""
-    if request.queues is None:
-        return items
+    """Return the items; an item whose job the API key may not access gets an error."""
     ids = {item.job_id for item in items if item.job_id is not None}
-    accessible = set(await accessible_jobs(app, request.queues, ids))
+    errors = await access_errors(app, request.queues, ids)
     return [
         item
-        if item.job_id is None or item.job_id in accessible
-        else _SettleItem(item.job_id, NotFound("job", item.job_id))
+        if item.job_id is None or item.job_id not in errors
+        else _SettleItem(item.job_id, errors[item.job_id])
         for item in items
     ]
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
-from ojs_cluster.core.errors import NotFound
+from ojs_cluster.core.errors import MalformedJob, NotFound
 from ojs_cluster.core.jobs.ids import is_job_id
+from ojs_cluster.core.jobs.options import is_queue
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
@@ -27,10 +28,41 @@ async def get(store: Store, job_id: str) -> JobRecord:
         MalformedJob: the job's stored fields are malformed.
         BackendUnavailable: Redis did not answer in time.
     """
+    job, shard = await _find(store, job_id, read)
+    validate_job.raise_if_malformed(job_id, job.fields, shard.index)
+    return job
+
+
+async def get_queue(store: Store, job_id: str) -> str:
+    """Return the queue of a job. This reads a few small fields, also of a large job.
+
+    Raises:
+        NotFound: as of ``get``.
+        MalformedJob: the stored queue is not the name of a queue. Other fields are not checked.
+        BackendUnavailable: Redis did not answer in time.
+    """
+    job, shard = await _find(store, job_id, _read_queue)
+    queue = job.fields.get(f.QUEUE, b"").decode(errors="replace")
+    if not is_queue(queue):
+        raise MalformedJob(job_id, f"{f.QUEUE.decode()} is no queue", shard.index)
+    return queue
+
+
+async def _find(
+    store: Store,
+    job_id: str,
+    read_hash: Callable[[Store, Shard, str], Awaitable[JobRecord | None]],
+) -> tuple[JobRecord, Shard]:
+    """Return what ``read_hash`` reads of a job that exists, and its shard.
+
+    Raises:
+        NotFound: as of ``get``.
+        BackendUnavailable: Redis did not answer in time.
+    """
     if is_job_id(job_id):
         shard = store.keys.shard_of_id(job_id)
         for _ in range(3):  # owner shard, shard of the alias, and once more after a transaction
-            job = await read(store, shard, job_id)
+            job = await read_hash(store, shard, job_id)
             if job is None or job.hidden:
                 break
             alias, transaction = job.fields.get(f.ALIAS), job.fields.get(f.TRANSACTION)
@@ -39,9 +71,17 @@ async def get(store: Store, job_id: str) -> JobRecord:
             elif transaction is not None:
                 await store.finish_transaction(store, shard, transaction)
             else:
-                validate_job.raise_if_malformed(job_id, job.fields, shard.index)
-                return job
+                return job, shard
     raise NotFound("job", job_id)
+
+
+async def _read_queue(store: Store, shard: Shard, job_id: str) -> JobRecord | None:
+    names = (f.QUEUE, f.HIDDEN, f.ALIAS, f.TRANSACTION)
+    values = await store.redis.call(shard.slot, "HMGET", shard.job(job_id), *names, idempotent=True)
+    if not isinstance(values, list):
+        return None
+    found = {name: value for name, value in zip(names, values, strict=True) if value is not None}
+    return JobRecord(job_id, found) if found else None
 
 
 async def read(store: Store, shard: Shard, job_id: str) -> JobRecord | None:

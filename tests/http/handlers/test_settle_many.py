@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import pytest
 
+from ojs_cluster.core.access.scopes import Keyring, Principal, QueuePatterns, digest
 from ojs_cluster.core.jobs.ids import new_job_id
+from ojs_cluster.http.access.authentication import AccessControl
+from ojs_cluster.redis import Client
+from ojs_cluster.redis import Reply as RedisReply
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.settings import StoreSettings
-from tests.http.api import Api, open_app
+from tests.http.api import Api, Reply, open_app
+from tests.support.lossy import without
 
 ACK = "/ojs/v1/workers/ack/batch"
 NACK = "/ojs/v1/workers/nack/batch"
 UNKNOWN_ID = "01962222-bbbb-7ccc-8ddd-eeeeeeeeeeee"
 QUEUES = [f"many-{n}" for n in range(12)]
+
+
+class RestrictedApi(Api):
+    """Calls with a key for the queues of this file."""
+
+    async def call(self, *args: Any, **kind: Any) -> Reply:
+        kind["headers"] = {"Authorization": "Bearer many-key", **(kind.get("headers") or {})}
+        return await super().call(*args, **kind)
 
 
 async def active_jobs(api: Api, count: int, **options: Any) -> list[dict[str, Any]]:
@@ -259,3 +273,56 @@ async def test_an_item_may_nest_as_deep_as_a_request_of_its_own(
         item = f'{{"job_id":"{together["id"]}",{nested}}}'
         reply = await any_api.post(path, f'{{"worker_id":"w1","{items}":[{item}]}}'.encode())
         assert reply.status == status, reply.body
+
+
+@dataclass
+class NamedCalls:
+    """A client that notes the names of the commands."""
+
+    client: Client
+    names: list[str] = field(default_factory=list)
+
+    async def call(self, slot: int, name: str, *args: Any, **kind: Any) -> RedisReply:
+        self.names.append(name)
+        return await self.client.call(slot, name, *args, **kind)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.client, name)
+
+
+async def test_with_a_restricted_key_an_unreachable_job_does_not_affect_the_others(
+    standalone: Embedded,
+) -> None:
+    owner = Principal("many", queues=QueuePatterns(["many-*"]))
+    access = AccessControl(Keyring({digest("many-key"): owner}, {}))
+    async with open_app(standalone, access=access) as app:
+        api = RestrictedApi(app)
+        jobs = await active_jobs(api, 12)
+        shards = {job["id"]: app.store.keys.shard_of_id(job["id"]) for job in jobs}
+        away = shards[jobs[0]["id"]]
+        broken = RestrictedApi(replace(app, store=without(app.store, away)))
+        items = [{"job_id": job["id"], "error": {"message": "no"}} for job in jobs]
+        expected = [503 if shard is away else 200 for shard in shards.values()]
+        assert set(expected) == {503, 200}
+        answer = await many(broken, NACK, items)
+        assert [result["status"] for result in answer["results"]] == expected
+        reply = await broken.post("/ojs/v1/jobs/bulk/cancel", {"job_ids": list(shards)})
+        assert reply.status == 207
+        found = ["failed" if status == 503 else "cancelled" for status in expected]
+        assert [item["status"] for item in reply.json["items"]] == found
+        beat = {"worker_id": "w1", "active_jobs": [jobs[0]["id"]]}
+        assert (await broken.post("/ojs/v1/workers/heartbeat", beat)).status == 503
+
+
+async def test_the_queue_of_a_large_job_is_read_without_the_job(standalone: Embedded) -> None:
+    owner = Principal("many", queues=QueuePatterns(["many-*"]))
+    access = AccessControl(Keyring({digest("many-key"): owner}, {}))
+    async with open_app(standalone, access=access) as app:
+        jobs = await active_jobs(RestrictedApi(app), 3)
+        client = NamedCalls(app.store.redis)
+        store = replace(app.store, redis=cast(Client, client))
+        items = [{"job_id": job["id"]} for job in jobs]
+        answer = await many(RestrictedApi(replace(app, store=store)), ACK, items)
+        assert answer["succeeded"] == 3
+        assert client.names.count("HMGET") == 3
+        assert "HGETALL" not in client.names

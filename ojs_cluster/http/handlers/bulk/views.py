@@ -19,7 +19,7 @@ from ojs_cluster.core.bulk.selection import BulkAction, Selection
 from ojs_cluster.core.errors import Conflict, InvalidRequest, NotFound, OJSError, Unsupported
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.http import query, replies
-from ojs_cluster.http.access.queue_scope import accessible_jobs
+from ojs_cluster.http.access.queue_scope import access_errors
 from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import decode
 from ojs_cluster.http.handlers.bulk.bodies import (
@@ -245,8 +245,9 @@ async def _change_ids(
 ) -> Response:
     """Change the jobs, and return an item for each id. Jobs of other queues do not exist."""
     extend_deadline(_RUN_S)
-    accessible = await accessible_jobs(app, request.queues, ids)
-    outcomes = await change_jobs(app.store, action, list(accessible))
+    errors = await access_errors(app, request.queues, ids)
+    accessible = [job_id for job_id in ids if job_id not in errors]
+    outcomes = {**errors, **await change_jobs(app.store, action, accessible)}
     items: list[dict[str, Any]] = []
     for index, job_id in enumerate(ids):
         error = outcomes.get(job_id, NotFound("job", job_id))
