@@ -18,6 +18,10 @@ STREAM_SCOPE: Final = Scope.DATA_READ
 """The scope that a client needs to open a stream."""
 
 
+class ReplayStopped(Exception):
+    """A stream ends while it sends the events that its client has missed."""
+
+
 @dataclass(frozen=True, slots=True)
 class StreamAccess:
     """The access of the client of one stream.
@@ -53,3 +57,12 @@ class StreamAccess:
         except OJSError:
             return False
         return self.scope in principal.scopes and principal.queues == request.queues
+
+    def check_replay(self) -> None:
+        """Check that a replay may send further events. A replay may last for minutes.
+
+        Raises:
+            ReplayStopped: the process stops, or the API key is no longer valid.
+        """
+        if self.app.draining.is_set() or not self.is_valid():
+            raise ReplayStopped

@@ -10,7 +10,7 @@ import trio
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.jobs.states import TERMINAL
 from ojs_cluster.http.app import App
-from ojs_cluster.http.push.access import StreamAccess
+from ojs_cluster.http.push.access import ReplayStopped, StreamAccess
 from ojs_cluster.http.push.announcements import (
     GRACE_S,
     SHUTDOWN,
@@ -39,8 +39,8 @@ GATHER_S: Final = 0.02
 PIECE_BYTES: Final = 8 * 1024
 """Maximum number of bytes of events that are encoded at once. A client that reads slowly keeps so
 many bytes in memory."""
-_REPLAY_CHUNK: Final = 50
-"""Maximum number of events of a replay that are sent at once."""
+REPLAY_CHUNK: Final = 50
+"""Maximum number of events of a replay that are sent before the API key is checked again."""
 
 
 class EventStream:
@@ -94,7 +94,8 @@ class EventStream:
         """Send events until the job ends, the process stops or the API key is no longer valid."""
         try:
             await self._write(send, RETRY + self._encoder.position())
-            await self._begin(send)
+            if not await self._begin(send):
+                return
             if self._ended_job is not None and not self._encoder.ended:
                 self._encoder.ended = True
                 await self._write(
@@ -107,8 +108,12 @@ class EventStream:
         finally:
             self.close()
 
-    async def _begin(self, send: Send) -> None:
-        """Send a gap event, or the events since the position of the client."""
+    async def _begin(self, send: Send) -> bool:
+        """Send a gap event, or the events since the position of the client.
+
+        Returns:
+            Whether the stream may continue.
+        """
         subscription = self._subscription
         if self._gap:
             at_ms = now_ms()
@@ -117,13 +122,21 @@ class EventStream:
             gap = Gap(shard, position, at_ms, at_ms)
             await self._write(send, self._encoder.items([(subscription, gap)]))
         if self._starts is None:
-            return
+            return True
 
         async def deliver(items: list[Found]) -> None:
-            for first in range(0, len(items), _REPLAY_CHUNK):
-                await self._write(send, self._encoder.items(items[first : first + _REPLAY_CHUNK]))
+            self._access.check_replay()  # also while no event is of this channel
+            for first in range(0, len(items), REPLAY_CHUNK):
+                self._access.check_replay()
+                await self._write(send, self._encoder.items(items[first : first + REPLAY_CHUNK]))
 
-        await replay(self._app.store, self._readers, [subscription], self._starts, deliver)
+        try:
+            await replay(self._app.store, self._readers, [subscription], self._starts, deliver)
+        except ReplayStopped:
+            if self._access.is_valid():
+                await self._write(send, self._encoder.event(SHUTDOWN, shutdown_data()))
+            return False
+        return True
 
     async def _follow(self, send: Send) -> None:
         """Send new events, and heartbeats while there are none."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from math import inf
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ import trio
 from ojs_cluster.core.errors import InvalidRequest, OJSError
 from ojs_cluster.core.jobs.states import TERMINAL
 from ojs_cluster.http.app import App
-from ojs_cluster.http.push.access import StreamAccess
+from ojs_cluster.http.push.access import ReplayStopped, StreamAccess
 from ojs_cluster.http.push.announcements import (
     DROPPED,
     GRACE_S,
@@ -31,7 +31,7 @@ from ojs_cluster.http.push.channels import (
     parse_channel,
     shards_of,
 )
-from ojs_cluster.http.push.sse import CHECK_S, GATHER_S, PIECE_BYTES, initial_parts
+from ojs_cluster.http.push.sse import CHECK_S, GATHER_S, PIECE_BYTES, REPLAY_CHUNK, initial_parts
 from ojs_cluster.http.push.ws_messages import (
     MAX_CHANNELS,
     ClientMessage,
@@ -45,6 +45,7 @@ from ojs_cluster.http.push.ws_messages import (
 )
 from ojs_cluster.store.events.hub import Readers
 from ojs_cluster.store.events.new_event import STATE_CHANGED
+from ojs_cluster.store.events.positions import Start
 from ojs_cluster.store.events.replay import Found, replay
 from ojs_cluster.store.events.subscriber import Channel, Subscription
 from ojs_cluster.store.jobs import read_jobs as store_jobs
@@ -80,6 +81,8 @@ class WebSocketSession:
         self._readers = Readers(self._app.push.hub)
         self._subscriptions: dict[str, Subscription] = {}
         self._messages = EventMessages(self._subscriber)
+        self._announcing = trio.Lock()
+        self._has_announced = False
         self._sending = trio.Lock()
         """Held while a channel is added, so that its first event follows the confirmation."""
 
@@ -106,8 +109,7 @@ class WebSocketSession:
 
         async def read_messages() -> None:
             nonlocal code
-            if not await self._read_messages(receive, send):
-                code = TRY_AGAIN_LATER
+            code = await self._read_messages(receive, send)
             nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:
@@ -115,29 +117,34 @@ class WebSocketSession:
             nursery.start_soon(read_messages)
         return code
 
-    async def _read_messages(self, receive: Receive, send: SendText) -> bool:
-        """Handle messages until the client disconnects.
+    async def _read_messages(self, receive: Receive, send: SendText) -> int:
+        """Handle messages until the client disconnects or the server must close the connection.
 
         Returns:
-            False if the server must close the connection before.
+            The status code with which the server closes the connection.
         """
         while True:
             received = await receive()
             if received["type"] == "websocket.disconnect":
-                return True
+                return GOING_AWAY
             channel = ""
             try:
                 self._count_message()
                 message = read_message(received.get("text"))
                 channel = message.channel
                 async with self._sending:
-                    if not await self._handle(message, send):
-                        return False
+                    code = await self._handle(message, send)
+                if code is not None:
+                    return code
             except OJSError as error:
                 await send(error_message(error, channel))
 
-    async def _handle(self, message: ClientMessage, send: SendText) -> bool:
-        """Handle one message. Return whether the connection may continue."""
+    async def _handle(self, message: ClientMessage, send: SendText) -> int | None:
+        """Handle one message.
+
+        Returns:
+            The status code with which the server closes the connection; None to continue.
+        """
         action = message.action or message.type
         if action == "subscribe":
             await self._subscribe(message, send)
@@ -152,7 +159,7 @@ class WebSocketSession:
             raise InvalidRequest(
                 "action must be subscribe, unsubscribe, resume or ping", field="action"
             )
-        return True
+        return None
 
     async def _subscribe(self, message: ClientMessage, send: SendText) -> None:
         types = check_types(message.event_types or (), field="event_types")
@@ -205,12 +212,16 @@ class WebSocketSession:
             self._readers.unregister(subscription)
             self._messages.name_channels(self._subscriptions)
 
-    async def _resume(self, last_event_id: str, send: SendText) -> bool:
-        """Subscribe to the channels of an earlier connection, and send the events after the id."""
+    async def _resume(self, last_event_id: str, send: SendText) -> int | None:
+        """Subscribe to the channels of an earlier connection, and send the events after the id.
+
+        Returns:
+            The status code with which the server closes the connection; None to continue.
+        """
         resumed = decode_resumed(last_event_id, len(self._app.store.keys))
         if resumed is None:
             await send(unknown_event_id())
-            return True
+            return None
         event_id, channels = resumed
         for name, types in channels:
             try:
@@ -220,22 +231,36 @@ class WebSocketSession:
         starts = event_id.starts_of([shard.index for shard in self._readers.shards])
         if starts is None:
             await send(unknown_event_id())
-            return True
+            return None
         subscriptions = list(self._subscriptions.values())
         for subscription in subscriptions:
             self._readers.unregister(subscription)
             await send(confirmation("subscribed", subscription.channel.name, subscription.types))
         self._subscriber.clear()
         self._subscriber.reached = initial_parts(self._readers, starts)
+        return await self._replay(subscriptions, starts, send)
+
+    async def _replay(
+        self, subscriptions: list[Subscription], starts: Mapping[int, Start], send: SendText
+    ) -> int | None:
+        """Send the events after ``starts``. Return as ``_resume``."""
 
         async def deliver(found: list[Found]) -> None:
-            await self._send_items(found, send)
+            self._access.check_replay()  # also while no event is of these channels
+            for first in range(0, len(found), REPLAY_CHUNK):
+                self._access.check_replay()
+                await self._send_items(found[first : first + REPLAY_CHUNK], send)
 
         try:
             await replay(self._app.store, self._readers, subscriptions, starts, deliver)
+        except ReplayStopped:
+            if not self._access.is_valid():
+                return POLICY_VIOLATION
+            await self._send_shutdown(send)
+            return GOING_AWAY
         except OJSError:
-            return False  # the channels get no events, so the client must connect again
-        return True
+            return TRY_AGAIN_LATER  # the channels get no events, so the client must connect again
+        return None
 
     async def _send_events(self, send: SendText) -> int:
         """Send events until the process stops or the API key is no longer valid.
@@ -249,8 +274,7 @@ class WebSocketSession:
             now = trio.current_time()
             if app.draining.is_set() and end_at == inf:
                 end_at = now + GRACE_S
-                data = orjson.dumps(shutdown_data())
-                await send(self._messages.event(None, Announcement(SHUTDOWN, data, now_ms())))
+                await self._send_shutdown(send)
             if now >= end_at:
                 return GOING_AWAY
             if now >= check_at:
@@ -265,6 +289,14 @@ class WebSocketSession:
                 await self._send_buffer(send)
             if subscriber.is_empty:
                 await trio.sleep(GATHER_S)
+
+    async def _send_shutdown(self, send: SendText) -> None:
+        """Announce the shutdown once: a replay and the task that sends events both do it."""
+        async with self._announcing:
+            if not self._has_announced:
+                data = orjson.dumps(shutdown_data())
+                await send(self._messages.event(None, Announcement(SHUTDOWN, data, now_ms())))
+                self._has_announced = True
 
     async def _send_buffer(self, send: SendText) -> None:
         dropped, items = self._subscriber.take(PIECE_BYTES)

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import base64
 import random
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import trio
 
-from ojs_cluster.http.push import sse
+from ojs_cluster.http.access.authentication import AccessControl
+from ojs_cluster.http.push import sse, ws_session
+from ojs_cluster.http.push.frames import FrameEncoder
+from ojs_cluster.http.push.ws_messages import EventMessages
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.events.shard_reader import ShardReader
 from ojs_cluster.store.settings import StoreSettings
 from tests.http.api import Api, open_app, serving, until
 from tests.http.push.reading import Event, events
+from tests.http.push.sockets import websocket
+from tests.http.push.test_sse import principals
 
 
 async def test_another_process_goes_on_exactly(backend: Embedded) -> None:
@@ -149,6 +157,58 @@ async def test_a_process_that_lags_repeats_nothing(
                 job = await api.enqueue(options={"queue": "q"})
                 [event] = await later.take(1)
     assert (event.kind, event.data["job_id"]) == ("job.enqueued", job["id"])
+
+
+@pytest.mark.parametrize("kind", ["sse", "websocket"])
+@pytest.mark.parametrize("revoked", [False, True])
+async def test_a_shutdown_and_the_end_of_the_key_stop_a_replay(
+    standalone: Embedded, monkeypatch: pytest.MonkeyPatch, revoked: bool, kind: str
+) -> None:
+    monkeypatch.setattr(sse, "REPLAY_CHUNK", 1)
+    monkeypatch.setattr(ws_session, "REPLAY_CHUNK", 1)
+    headers = {"Authorization": "Bearer one"}
+    access = AccessControl.from_secrets(["one", "two"])
+    async with open_app(standalone, access=access) as app, serving(app) as port:
+
+        async def enqueue(count: int) -> None:
+            jobs = [{"type": "t", "args": [], "options": {"queue": "q"}}] * count
+            made = await Api(app).post("/ojs/v1/jobs/batch", {"jobs": jobs}, headers=headers)
+            assert made.status == 201
+
+        await enqueue(1)
+        target = "/ojs/v1/events/stream?channel=queue:q"
+        async with events(port, target, headers) as stream:
+            await enqueue(1)
+            last = (await stream.take(1))[0].id
+        await enqueue(30)
+        _after_first_event(
+            monkeypatch, lambda: access.replace(principals("two")) if revoked else app.drain()
+        )
+        if kind == "sse":
+            async with events(port, target, {**headers, "Last-Event-ID": last}) as stream:
+                kinds = [event.kind for event in await stream.rest()]
+        else:
+            async with websocket(port, headers) as socket:
+                channels = base64.urlsafe_b64encode(b'[["queue:q",[]]]').decode().rstrip("=")
+                await socket.send({"action": "resume", "last_event_id": f"{last};{channels}"})
+                found = []
+                while (message := await socket.next()) is not None:
+                    found.append(message)
+                kinds = [message["event"] for message in found[1:]]
+                assert socket.close_code == (1008 if revoked else 1001)
+    assert kinds == ["job.enqueued", *([] if revoked else ["server.shutdown"])]
+
+
+def _after_first_event(patched: pytest.MonkeyPatch, change: Callable[[], None]) -> None:
+    """Call ``change`` when the first event is encoded."""
+    for encoder, name in ((FrameEncoder, "items"), (EventMessages, "event")):
+        encode = getattr(encoder, name)
+
+        def changed(*args: Any, encode: Any = encode) -> Any:
+            change()
+            return encode(*args)
+
+        patched.setattr(encoder, name, changed)
 
 
 async def test_a_damaged_entry_stops_no_stream(backend: Embedded) -> None:
