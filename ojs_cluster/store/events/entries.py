@@ -13,6 +13,8 @@ from typing import Any
 from ojs_cluster.keys import Meta, Shard
 from ojs_cluster.store.context import Store
 
+DAMAGE = KeyError, ValueError, OverflowError
+"""What reading the fields of a damaged entry raises."""
 EMPTY = "0-0"
 """The position before the first entry of a stream."""
 # Nineteen digits fit into the 64 bits that Redis has for each number of an entry's id.

@@ -91,7 +91,7 @@ def new_event(
     """Return the event with the fields of a stream entry.
 
     Raises:
-        KeyError, ValueError: the entry is damaged.
+        KeyError, ValueError, OverflowError: the entry is damaged.
     """
     kind, at_ms = fields[b"t"].decode(), after[0]
     _, content = content_of(at_ms, fields)

@@ -11,6 +11,7 @@ import trio
 from ojs_cluster.keys import Meta, Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.events.entries import (
+    DAMAGE,
     Position,
     events_of,
     position_of,
@@ -158,7 +159,7 @@ def _events(
             if wanted:
                 event = new_event(shard, before, position, fields)
                 items += [(subscription, event) for subscription in wanted]
-    except (KeyError, ValueError):
+    except DAMAGE:
         pass  # a damaged entry, which its shard reader logs
     ms, _, sequence = raw_id.decode().partition("-")
     whole = int(ms), int(sequence), None

@@ -18,7 +18,7 @@ from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.keys import Meta, Shard
 from ojs_cluster.redis.errors import RedisReplyError, ReplyTooLarge
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.events.entries import Position
+from ojs_cluster.store.events.entries import DAMAGE, Position
 from ojs_cluster.store.events.new_event import Gap, new_event
 from ojs_cluster.store.events.subscriber import Subscription
 
@@ -149,7 +149,7 @@ class ShardReader:
             items = iter(flat)
             fields = dict(zip(items, items, strict=True))
             self._offer_events(end, fields)
-        except (KeyError, ValueError) as error:
+        except DAMAGE as error:
             log.warning("a damaged event of shard %d is left out: %r", self.shard.index, error)
         self.position = end
         # Only between entries: a subscription that is registered during the pause gets all later

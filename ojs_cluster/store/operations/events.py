@@ -1,15 +1,18 @@
 """Read events (spec: ojs-events).
 
 Each shard has a stream of limited length to which its transitions append. A page merges the
-streams. Its cursor holds a position in every stream. (Refused: one point in time as the cursor. It
-would skip events, because the clocks of the masters differ.)
+streams, and leaves damaged entries out. Its cursor holds a position in every stream. (Refused: one
+point in time as the cursor. It would skip events, because the clocks of the masters differ.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import logging
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
+
+import orjson
 
 from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.core.errors import InvalidRequest
@@ -19,6 +22,7 @@ from ojs_cluster.store import cursor as cursors
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.events.content import content_of
 from ojs_cluster.store.events.entries import (
+    DAMAGE,
     Position,
     events_of,
     is_position,
@@ -28,6 +32,8 @@ from ojs_cluster.store.events.entries import (
     text_of,
 )
 from ojs_cluster.store.fanout import run_concurrently
+
+log = logging.getLogger("ojs.store")
 
 _SOURCE = b"ojs://ojs-cluster/api"
 _CHUNK = 1000
@@ -61,7 +67,11 @@ class EventFilter:
     since_ms: int | None = None
 
     def admits(self, fields: dict[bytes, bytes]) -> bool:
-        """Return whether a page contains the event with these stream fields."""
+        """Return whether a page contains the event with these stream fields.
+
+        Raises:
+            KeyError, ValueError: the entry is damaged.
+        """
         kind = fields[b"t"].decode()
         return (
             (not self.types or kind in self.types or f"{kind.partition('.')[0]}.*" in self.types)
@@ -140,7 +150,8 @@ async def read_newest(
 ) -> tuple[list[bytes], int]:
     """Return the events that ``wanted`` admits, newest first, and how many of them were found.
 
-    The number is exact up to ``MAX_NUMBERED`` per stream, and a lower bound above it.
+    The number is exact up to ``MAX_NUMBERED`` per stream, and a lower bound above it. It may
+    include damaged events, which pages leave out.
 
     Args:
         store: the store.
@@ -168,11 +179,7 @@ async def read_newest(
             # Older events cannot be in the page. Other streams are not read while this loop runs.
             oldest = newest[kept - 1][:3] if len(newest) >= kept else None
             for raw_id, flat in entries:
-                items = iter(flat)
-                fields = dict(zip(items, items, strict=True))
-                for ms, sequence, number in events_of(raw_id, fields, None):
-                    if not wanted.admits(fields):
-                        continue
+                for (ms, sequence, number), fields in _wanted_events(raw_id, flat, None, wanted):
                     found += 1
                     order = (ms, sequence), shard.index, number or _AFTER_ALL
                     if oldest is not None and order < oldest:
@@ -189,7 +196,9 @@ async def read_newest(
     events = []
     for (ms, sequence), index, number, fields in newest[offset:]:
         position = ms, sequence, None if number == _AFTER_ALL else number
-        events.append(render(position, index, fields))
+        event = _render_undamaged(position, index, fields)
+        if event is not None:
+            events.append(event)
     return events, total
 
 
@@ -236,17 +245,48 @@ async def _read_shard(
             idempotent=True,
         )
         for raw_id, flat in entries:
-            items = iter(flat)
-            fields = dict(zip(items, items, strict=True))
-            for position in events_of(raw_id, fields, reached):
-                end = text_of(position)
-                if (wanted.since_ms or 0) <= position[0] and wanted.admits(fields):
-                    admitted.append((position, render(position, shard.index, fields)))
+            for position, fields in _wanted_events(raw_id, flat, reached, wanted):
+                event = _render_undamaged(position, shard.index, fields)
+                if event is not None:
+                    end = text_of(position)
+                    admitted.append((position, event))
                     if len(admitted) >= limit:
                         return admitted, end, True
+            end = raw_id.decode()
         if len(entries) < _CHUNK:
             break
     return admitted, end, False
+
+
+def _wanted_events(
+    raw_id: bytes, flat: Any, reached: Position | None, wanted: EventFilter
+) -> Iterator[tuple[Position, dict[bytes, bytes]]]:
+    """Yield the admitted events of an entry after ``reached``, up to the first damaged one.
+
+    The yielded fields change with the next event.
+    """
+    items = iter(flat)
+    try:
+        fields = dict(zip(items, items, strict=True))
+        for position in events_of(raw_id, fields, reached):
+            if (wanted.since_ms or 0) <= position[0] and wanted.admits(fields):
+                yield position, fields
+    except DAMAGE as error:
+        log.debug("the damaged event %r is left out: %r", raw_id, error)
+
+
+def _render_undamaged(position: Position, shard: int, fields: dict[bytes, bytes]) -> bytes | None:
+    """Return an event as JSON, None for a damaged one.
+
+    Numbers and errors are copied as they are, so a damaged one would make the page unreadable.
+    """
+    try:
+        event = render(position, shard, fields)
+        orjson.loads(event)
+    except DAMAGE as error:
+        log.debug("a damaged event of shard %d is left out: %r", shard, error)
+        return None
+    return event
 
 
 def render(position: Position, shard: int, fields: dict[bytes, bytes]) -> bytes:
@@ -256,6 +296,9 @@ def render(position: Position, shard: int, fields: dict[bytes, bytes]) -> bytes:
         position: the position of the event in its stream.
         shard: index of the shard of the stream.
         fields: the fields of the entry, with the id of the one job in ``j``.
+
+    Raises:
+        KeyError, ValueError, OverflowError: the entry is damaged.
     """
     kind = fields[b"t"]
     subject, data = content_of(position[0], fields)

@@ -221,6 +221,7 @@ async def test_a_damaged_entry_stops_no_stream(backend: Embedded) -> None:
             for fields in (
                 *(("x", "y"), ("t", "job.started", "q", "q", "j", "\xff")),
                 ("t", "job.retrying", "j", "j", "y", "y", "q", "q", "n", "x"),
+                ("t", "job.retrying", "j", "j", "y", "y", "q", "q", "n", "inf"),
                 ("t", "job.enqueued", "j", "j", "y", b"\xff", "q", "q"),
             ):
                 await app.store.redis.call(shard.slot, "XADD", shard.events, "*", *fields)
@@ -235,6 +236,11 @@ async def test_a_damaged_entry_stops_no_stream(backend: Embedded) -> None:
             job = await api.enqueue(options={"queue": "q"})
             [event] = await stream.take(1)
             assert event.data["job_id"] == job["id"]
+        for target in ("/ojs/v1/events?types=job.*&queues=q", "/ojs/v1/events?page=1"):
+            reply = await api.get(target)
+            assert reply.status == 200, reply.body
+            assert {event["type"] for event in reply.json["events"]} == {"job.enqueued"}
+            assert len(reply.json["events"]) == 2
 
 
 async def test_new_partitions_are_read(backend: Embedded, monkeypatch: pytest.MonkeyPatch) -> None:

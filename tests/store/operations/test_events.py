@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import trio
 
+from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.events import NAMES
 from ojs_cluster.store import cursor as cursors
@@ -297,6 +298,47 @@ async def test_an_event_with_a_malformed_time_does_not_hide_others(store: Store,
 
     assert strange["data"]["scheduled_at"] == "9999-12-31T23:59:59.000Z"
     assert other["data"]["job_id"] == job.id
+
+
+DAMAGED: tuple[dict[str, str | bytes], ...] = (
+    {"x": "y"},
+    {"t": "job.started", "j": "j", "y": "t"},
+    {"t": b"\xff", "j": "j", "y": "t", "q": QUEUE},
+    {"t": "job.started", "j": "j", "y": b"\xff", "q": QUEUE},
+    {"t": "job.started", "j": b"\xff", "y": "t", "q": QUEUE},
+    {"t": "job.started", "j": 'a"b', "y": "t", "q": QUEUE},
+    {"t": "job.started", "j": "j", "y": "t", "q": QUEUE, "a": "x"},
+    {"t": "job.failed", "j": "j", "y": "t", "q": QUEUE, "e": "x"},
+    {"t": "job.scheduled", "j": "j", "y": "t", "q": QUEUE, "n": "x"},
+    {"t": "job.scheduled", "j": "j", "y": "t", "q": QUEUE, "n": "inf"},
+)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 1000])
+async def test_damaged_entries_are_left_out(store: Store, db: Any, limit: int) -> None:
+    jobs = [await put(store)]
+    for fields in DAMAGED:
+        db.xadd(shard_of(store).events, fields)
+    jobs.append(await put(store))
+    db.xadd(shard_of(store).events, {"x": "y"})
+    expected = [job.id for job in jobs]
+    for wanted in (
+        EventFilter(),
+        EventFilter(types=["job.*"]),
+        EventFilter(queues=[QUEUE]),
+        EventFilter(job_types=[jobs[0].type]),
+        EventFilter(within=QueuePatterns([QUEUE])),
+    ):
+        found: list[bytes] = []
+        cursor = None
+        for _ in range(4):
+            page = await read_events(store, wanted, after=cursor, limit=limit)
+            found += page.events
+            cursor = page.cursor
+        assert [event["data"]["job_id"] for event in decoded(found)] == expected
+        assert not page.has_more
+        newest, _ = await read_newest(store, wanted, limit=1000)
+        assert [event["data"]["job_id"] for event in decoded(newest)] == expected[::-1]
 
 
 async def test_events_can_be_switched_off(store: Store, db: Any) -> None:
