@@ -14,6 +14,7 @@ from ojs_cluster.core.jobs.failure import Failure
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.error_groups.error_group_names import error_group_name
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.by_id import run_for_reply, run_on_job
 from ojs_cluster.store.jobs.by_ids import JobOutcome, JobTransition, run_on_jobs
@@ -182,12 +183,13 @@ def _packed(
     random_number = random.random()  # noqa: S311 - jitter spreads retries, it guards nothing
     head = (worker_id or "", lease_id or "", action)
     if failure is None:
-        return msgspec.msgpack.encode((*head, "", "0", random_number, ""))
+        return msgspec.msgpack.encode((*head, "", "0", random_number, "", ""))
     decision = failure.action or str(int(failure.retryable))
     hold_until = "" if failure.hold_until_ms is None else str(failure.hold_until_ms)
     error = failure.json.decode()
+    group = error_group_name(failure.json) if action == "fail" else ""
     return msgspec.msgpack.encode(
-        (*head, error, decision, random_number, hold_until, *failure.names)
+        (*head, error, decision, random_number, hold_until, group, *failure.names)
     )
 
 

@@ -67,20 +67,20 @@ for i, id in ipairs(timeouts) do
         release_from_worker(id, job)
         drop_fields(key, job, F.delay, F.lease) -- see record_lost_lease for the reason
         local limit_ms = job[F.timeout] or 0
-        local error = server_error('timeout', string.format('execution timeout of %s ms exceeded', limit_ms),
+        local error, group = server_error('timeout', 'execution timeout of ' .. limit_ms .. ' ms exceeded',
             string.format(',"details":{"timeout_kind":"execution","limit_seconds":%.3f,'
                 .. '"elapsed_seconds":%.3f}', limit_ms / 1000, (now - job[F.started]) / 1000))
-        fail(id, key, job, error, decisions[id], (random_number * i) % 1, errors_kept, retention)
+        fail(id, key, job, error, group, decisions[id], (random_number * i) % 1, errors_kept, retention)
     end
 end
 local leases = {}
-local error = server_error('visibility_timeout', 'the lease ended without ack, nack or heartbeat')
+local error, group = server_error('visibility_timeout', 'the lease ended without ack, nack or heartbeat')
 for _, id in ipairs(lost) do
     remove_member(ACTIVE, id)
     local job = jobs[id]
     if job and job[F.state] == 'active' then
         leases[#leases + 1] = id
-        record_lost_lease(id, job_key(id), job, error, errors_kept)
+        record_lost_lease(id, job_key(id), job, error, group, errors_kept)
     end
 end
 for _, id in ipairs(leases) do

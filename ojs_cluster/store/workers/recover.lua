@@ -32,12 +32,12 @@ for i, item in ipairs(lost) do
 end
 preflight_failures(decisions, retention[3])
 
-local error = server_error('worker_lost', 'the worker stopped sending heartbeats')
+local error, group = server_error('worker_lost', 'the worker stopped sending heartbeats')
 local reply = {next_cursor, effects}
 batch_events()
 for _, item in ipairs(lost) do
     reply[#reply + 1] = item.job[F.worker]
-    record_lost_lease(item.id, job_key(item.id), item.job, error, errors_kept)
+    record_lost_lease(item.id, job_key(item.id), item.job, error, group, errors_kept)
 end
 for i, item in ipairs(lost) do
     requeue_after_lost_lease(item.id, job_key(item.id), item.job, error, decisions[i][2], retention)

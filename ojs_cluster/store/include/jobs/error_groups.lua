@@ -3,62 +3,40 @@
 -- the longest time ago.
 -- Group: queue, type and message as JSON text without quotes, separated by line feeds. Its value is
 -- '<count> <ms of the first> <ms of the last> <id of the last job>'.
-local MAX_ERROR_GROUPS, MAX_ERROR_MESSAGE = 200, 160
+-- The server names the type and the message (store/error_groups/error_group_names.py). Patterns over a client's
+-- text were refused here: their time grew with the square of its length.
+local MAX_ERROR_GROUPS = 200
 local failed_groups = {} -- group -> {count, id of the last job}
 
--- Returns the JSON text of the string that starts at `from`, behind its quote, cut after a number of bytes.
-local function json_text(json, from)
-    local position, last = from, math.min(#json, from + MAX_ERROR_MESSAGE - 1)
-    while position <= last do
-        local byte = string.byte(json, position)
-        if byte == 34 then break end -- a quote ends the string
-        position = position + (byte == 92 and 2 or 1) -- a backslash escapes the next byte
+-- kind_and_message: type and message of the group.
+local function count_error(key, job, kind_and_message)
+    local group = job[F.queue] .. '\n' .. kind_and_message
+    local known = failed_groups[group]
+    if not known then
+        known = {0}
+        failed_groups[group] = known
     end
-    return (string.gsub(string.sub(json, from, position - 1), '\\u%x?%x?%x?$', ''))
+    known[1], known[2] = known[1] + 1, key
 end
 
--- Replaces the digits of \uXXXX escapes by letters, or back, so that an escape is no word with digits. The mark
--- behind the letters cannot be in JSON text.
-local LETTERS, DIGITS = {}, {}
-for digit = 0, 9 do
-    local letter = string.char(71 + digit) -- from G, which is no hex digit
-    LETTERS[tostring(digit)], DIGITS[letter] = letter, tostring(digit)
-end
-local function hide_escape(hex)
-    return '\\u' .. string.gsub(hex, '%d', LETTERS) .. '\1'
-end
-local function show_escape(hidden)
-    return '\\u' .. string.gsub(hidden, '%u', DIGITS)
-end
-
--- Returns a message without what differs between failures of one kind: words with a digit (numbers, addresses,
--- ids) become '*'.
-local function normalise(message)
-    message = string.gsub(message, '\\u(%x%x%x%x)', hide_escape)
-    message = string.gsub(message, '%x+%-%x+%-%x+%-%x+%-%x+', '*') -- UUIDs
-    message = string.gsub(message, '%w*%d%w*', '*')
-    message = string.gsub(message, '%*[%*%.:]+', '*')
-    return (string.gsub(message, '\\u(%a%a%a%a)\1', show_escape))
-end
-
-local function count_error(key, job, error)
-    local kind = string.match(error, '^{"code":"[^"\\]*","type":"([^"\\]*)"') or 'unknown'
-    local _, start = string.find(error, '"message":"', 1, true)
-    local message = start and normalise(json_text(error, start + 1)) or ''
-    local group = job[F.queue] .. '\n' .. kind .. '\n' .. message
-    local known = failed_groups[group] or {0}
-    failed_groups[group] = {known[1] + 1, job_id_of(key)}
+-- Returns an error that the server itself detects, and its group. `kind`: its code and its type. `more`: further
+-- JSON members.
+local function server_error(kind, message, more)
+    local group = kind .. '\n' .. string.gsub(message, '%d+', '*')
+    return string.format('{"code":"%s","type":"%s","message":"%s","retryable":true%s', kind, kind,
+        message, more or ''), group
 end
 
 -- Writes the collected failures. The caller has read both keys (preflight_failures).
 local function flush_error_groups()
+    local added = 0
     for group, failed in pairs(failed_groups) do
         local count, first = string.match(redis.call('HGET', ERROR_GROUPS, group) or '', '^(%d+) (%d+) ')
         redis.call('HSET', ERROR_GROUPS, group, string.format('%.0f %s %.0f %s',
-            (tonumber(count) or 0) + failed[1], first or string.format('%.0f', now), now, failed[2]))
-        redis.call('ZADD', ERROR_GROUP_TIMES, now, group)
+            (tonumber(count) or 0) + failed[1], first or string.format('%.0f', now), now, job_id_of(failed[2])))
+        added = added + redis.call('ZADD', ERROR_GROUP_TIMES, now, group)
     end
-    if not next(failed_groups) then return end
+    if added == 0 then return end
     local extra = redis.call('ZCARD', ERROR_GROUP_TIMES) - MAX_ERROR_GROUPS
     if extra <= 0 then return end
     for _, group in ipairs(redis.call('ZRANGE', ERROR_GROUP_TIMES, 0, extra - 1)) do

@@ -1,8 +1,9 @@
 -- Ends a failed attempt: the error is recorded, and the job is retried later, discarded or dead-lettered.
 -- error: a JSON object without its closing brace. Attempt and time are stored in front of the error, and
 -- store/jobs/record.py appends them to the object. So no script decodes the user's JSON.
-local function record_error(key, job, error, errors_kept)
-    count_error(key, job, error)
+-- group: type and message of the error's group (see error_groups.lua).
+local function record_error(key, job, error, group, errors_kept)
+    count_error(key, job, group)
     local earlier = tonumber(job[F.errors] or 0)
     save_job(key, job, F.errors, earlier + 1, F.error_slot .. (earlier % errors_kept),
         string.format('%s,%.0f,%s', job[F.attempt], now, error))
@@ -22,12 +23,6 @@ local function shorten_error(error)
         .. ',"message":"the error is too large for an event, see the job"'
 end
 
--- Returns an error that the server itself detects. `kind`: its code and its type. `more`: further JSON members.
-local function server_error(kind, message, more)
-    return string.format('{"code":"%s","type":"%s","message":"%s","retryable":true%s', kind, kind,
-        message, more or '')
-end
-
 -- Ends a job without a further attempt. `retention`: {keep_discarded_ms, keep_dead_ms, dead_letter_max}.
 local function exhaust(id, key, job, error, decision, retention)
     if decision == 'dead_letter' then
@@ -40,8 +35,8 @@ local function exhaust(id, key, job, error, decision, retention)
 end
 
 -- Ends the attempt of a job that has left its worker. random_number: see backoff_delay.lua.
-local function fail(id, key, job, error, decision, random_number, errors_kept, retention)
-    record_error(key, job, error, errors_kept)
+local function fail(id, key, job, error, group, decision, random_number, errors_kept, retention)
+    record_error(key, job, error, group, errors_kept)
     count_attempt(job, 'failed')
     emit('job.failed', id, job, 'a', job[F.attempt], 'e', shorten_error(error))
     if decision ~= 'retry' then return exhaust(id, key, job, error, decision, retention) end
@@ -59,11 +54,11 @@ end
 -- Ends the lease of a job whose worker has stopped, and records the failure. The caller first does this for all
 -- jobs of the script, and then calls requeue_after_lost_lease for each job. So equal events follow each other
 -- and share entries of the stream (see append_event.lua).
-local function record_lost_lease(id, key, job, error, errors_kept)
+local function record_lost_lease(id, key, job, error, group, errors_kept)
     release_from_worker(id, job)
     -- Without the lease id a late nack is a conflict. With it the nack would seem to repeat an accepted one.
     drop_fields(key, job, F.lease)
-    record_error(key, job, error, errors_kept)
+    record_error(key, job, error, group, errors_kept)
     count_attempt(job, 'failed')
     emit('job.failed', id, job, 'a', job[F.attempt], 'e', shorten_error(error))
 end

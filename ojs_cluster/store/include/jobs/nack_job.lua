@@ -9,8 +9,9 @@
 --               'discard' or 'dead_letter': the handler has decided how the job ends
 --   RANDOM      random number for the jitter of the backoff, in [0, 1)
 --   HOLD_UNTIL  ms before which no job of the rate limit key may start, '' for none
+--   GROUP       type and message of the error's group (see error_groups.lua)
 --   NAMES       the first of the error's names, by which a retry policy may refuse a retry (type, code, class)
-local WORKER, LEASE, ACTION, ERROR, DECISION, RANDOM, HOLD_UNTIL, NAMES = 1, 2, 3, 4, 5, 6, 7, 8
+local WORKER, LEASE, ACTION, ERROR, DECISION, RANDOM, HOLD_UNTIL, GROUP, NAMES = 1, 2, 3, 4, 5, 6, 7, 8, 9
 
 -- Returns the reply of a nack that changes nothing, or nil when the attempt can end. When a nack names the
 -- lease of a nack that was accepted before, it repeats that nack and gets the job again.
@@ -52,7 +53,7 @@ local function end_attempt(id, key, job, nack, errors_kept, retention)
     if nack[ACTION] == 'fail' then
         if job[F.delay] then drop_fields(key, job, F.delay) end
         local outcome = decide_nack(job, nack)
-        fail(id, key, job, nack[ERROR], outcome, tonumber(nack[RANDOM]), errors_kept, retention)
+        fail(id, key, job, nack[ERROR], nack[GROUP], outcome, tonumber(nack[RANDOM]), errors_kept, retention)
         return {'ok', job.field_list}
     end
     if job[F.cancelled_keep_ms] then
