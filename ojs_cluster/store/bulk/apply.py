@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from ojs_cluster.core.bulk.selection import BulkAction
 from ojs_cluster.core.errors import Conflict, Duplicate, MalformedJob, NotFound, OJSError
-from ojs_cluster.core.jobs.states import State
+from ojs_cluster.core.jobs.states import TERMINAL, State
 from ojs_cluster.store.bulk.operation import Target
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import dead_letters
@@ -62,13 +62,21 @@ async def _change(store: Store, action: BulkAction, target: Target, active: bool
                 store, target.job_id, expected_replays=target.replays
             )
         case BulkAction.DELETE:
-            await delete_finished(store, target.job_id)
+            await _delete(store, target, target.state)
+        case BulkAction.PURGE if target.state in TERMINAL:
+            await _delete(store, target, target.state)
         case BulkAction.PURGE:
-            # ``delete_finished`` removes the cancelled job. If the process dies before it, the
-            # janitor removes the job.
+            # The cancelled job is deleted. If the process dies before that, the janitor removes
+            # the job. A job that has run and ended since it was chosen is kept.
             with suppress(Conflict):
                 await cancel(store, target.job_id, keep_ms=0, only="waiting", repeatable=True)
-            await delete_finished(store, target.job_id)
+            await _delete(store, target, None if target.state is None else State.CANCELLED)
+
+
+async def _delete(store: Store, target: Target, state: State | None) -> None:
+    await delete_finished(
+        store, target.job_id, expected_state=state, expected_replays=target.replays
+    )
 
 
 async def _is_changed(store: Store, action: BulkAction, target: Target, error: OJSError) -> bool:

@@ -184,7 +184,7 @@ async def _choose(
         examined += len(page.jobs)
         matched += len(chosen)
         if not operation.dry_run:
-            targets = [Target(job.id, job.replays) for job in chosen]
+            targets = [Target(job.id, job.replays, job.state) for job in chosen]
     operation = replace(operation, examined=examined, matched=matched)
     if targets:
         return operation, Slice(targets, following)

@@ -10,6 +10,7 @@ from typing import Any, Final
 import orjson
 
 from ojs_cluster.core.bulk.selection import BulkAction, Selection
+from ojs_cluster.core.jobs.states import State
 
 MAX_FAILURES: Final = 20
 """Maximum number of failures that an operation keeps. It counts all failures."""
@@ -78,10 +79,12 @@ class Target:
     Args:
         job_id: the job.
         replays: how often an operator had retried it when it was chosen; None if not known.
+        state: its state when it was chosen; None if not known.
     """
 
     job_id: str
     replays: int | None = None
+    state: State | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,7 @@ class Slice:
     def encode(self) -> bytes:
         """Return the slice as stored."""
         position = None if self.following is None else self.following.members()
-        return orjson.dumps([[[t.job_id, t.replays] for t in self.targets], position])
+        return orjson.dumps([[[t.job_id, t.replays, t.state] for t in self.targets], position])
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +220,6 @@ def _slice(fields: Mapping[bytes, bytes]) -> Slice | None:
         return None
     targets, position = orjson.loads(text)
     return Slice(
-        [Target(str(job_id), replays) for job_id, replays in targets],
+        [Target(str(job_id), replays, State(state)) for job_id, replays, state in targets],
         None if position is None else Position.of_members(position),
     )

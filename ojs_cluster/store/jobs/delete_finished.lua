@@ -1,9 +1,11 @@
 -- Transition: terminal -> terminal job whose retention is over, requested by an operator.
--- Pre:  the job is terminal.
+-- Pre:  the job is terminal, and as ARGV says.
 -- Post: the job is on no list of dead letters and due for removal by the caller or the janitor. A job whose id
 --       stays reserved for a while (see finish_job.lua) is hidden from readers.
 -- Memory: allow-oom; adds 100 bytes.
 -- KEYS: 1 job, 2 finished, 3 dead.
+-- ARGV: 1 state that the job must have, '' for any terminal state, 2 expected number of manual retries so far, ''
+--       for any.
 -- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'prepared', transaction}
 --          {'conflict', state}
 --@include keys now preflight remove_one read_job finish_job remove_from_queue
@@ -12,7 +14,11 @@ local job, reply = load_job(key)
 if not job then return reply end
 local id = job_id_of(key)
 if job[F.hidden] then return {'missing'} end
-if not is_terminal(job[F.state]) then return {'conflict', job[F.state]} end
+local wanted_state, expected_replays = ARGV[1], ARGV[2]
+if not is_terminal(job[F.state]) or wanted_state ~= '' and job[F.state] ~= wanted_state
+    or expected_replays ~= '' and (job[F.replays] or '0') ~= expected_replays then
+    return {'conflict', job[F.state]}
+end
 if job[F.dead] then preflight_key(queue_dead_key(job[F.queue])) end
 run_preflight()
 if job[F.dead] then

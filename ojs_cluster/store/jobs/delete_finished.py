@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ojs_cluster.core.errors import MalformedJob
+from ojs_cluster.core.errors import Conflict, MalformedJob
+from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.aliases import remove_expired_jobs
 from ojs_cluster.store.jobs import read_jobs
@@ -12,22 +13,44 @@ from ojs_cluster.store.jobs.remove_malformed import remove_malformed
 from ojs_cluster.store.partial_failures import after_first_write
 
 
-async def delete_finished(store: Store, job_id: str) -> JobRecord:
+async def delete_finished(
+    store: Store,
+    job_id: str,
+    *,
+    expected_state: State | None = None,
+    expected_replays: int | None = None,
+) -> JobRecord:
     """Remove a terminal job permanently; return the job as it was.
 
     A job whose id was fixed in advance (by a workflow or a cron job) is only hidden at first. The
     rest of it reserves the id until two minutes after its end. A malformed job is removed whatever
     its state is.
 
+    Args:
+        store: the store.
+        job_id: the job.
+        expected_state: the terminal state that the job must have, None for any.
+        expected_replays: how often an operator has retried the job before, None for any number.
+
     Raises:
         NotFound: no such job, or it was deleted.
-        Conflict: the job is not terminal; nothing changed.
+        Conflict: the job is not terminal, or not as expected; nothing changed.
         BackendUnavailable: Redis did not answer in time. The janitor removes the job.
     """
     try:
         job = await run_on_job(
-            store, "delete_finished", job_id, ("finished", "dead"), [], idempotent=True
+            *(store, "delete_finished", job_id, ("finished", "dead")),
+            [
+                "" if expected_state is None else expected_state.value,
+                "" if expected_replays is None else expected_replays,
+            ],
+            idempotent=True,
         )
+    except Conflict as conflict:
+        if expected_state is not None and conflict.details.get("state") == expected_state:
+            message = f"job '{job_id}' was retried since"
+            raise Conflict(message, job_id=job_id, state=expected_state) from None
+        raise
     except MalformedJob as malformed:
         return await remove_malformed(store, malformed)
     if not job.hidden:

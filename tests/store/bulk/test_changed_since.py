@@ -1,0 +1,72 @@
+"""A bulk operation leaves alone jobs that have changed since it chose them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ojs_cluster.core.bulk.selection import DEFAULT_STATES, BulkAction
+from ojs_cluster.core.errors import Conflict
+from ojs_cluster.core.jobs.states import State
+from ojs_cluster.store.bulk import execution
+from ojs_cluster.store.bulk.apply import apply
+from ojs_cluster.store.bulk.operation import read_operation
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.dead_letters import dead_letters
+from ojs_cluster.store.jobs import read_jobs as jobs
+from tests.store.bulk.test_bulk import begin, dead
+from tests.store.shortcuts import ack, nack, put, take
+
+
+async def changed_late(store: Store, action: BulkAction, change: Any, *states: State) -> str:
+    """Choose the only job, change it, then apply the stored slice; return why that failed."""
+    operation = await begin(store, action, *(states or DEFAULT_STATES[action]))
+    found = None
+    while found is None:
+        assert operation.position is not None
+        operation, found = await execution._choose(store, operation, operation.position)
+    await change()
+    again = read_operation(
+        operation.id,
+        [
+            *(b"action", action.value.encode(), b"state", b"running", b"version", b"1"),
+            *(b"created", b"1", b"filter", b'{"states":["available"]}', b"slice", found.encode()),
+        ],
+    )
+    assert again.slice == found
+    [target] = again.slice.targets
+    assert operation.matched == 1
+    error = await apply(store, action, target)
+    assert isinstance(error, Conflict)
+    return error.message
+
+
+async def test_a_purge_keeps_a_job_that_has_run_since_it_was_chosen(store: Store) -> None:
+    job = await put(store)
+
+    async def run() -> None:
+        [taken] = await take(store)
+        await ack(store, taken)
+
+    await changed_late(store, BulkAction.PURGE, run)
+    assert (await jobs.get(store, job.id)).state is State.COMPLETED
+
+
+@pytest.mark.parametrize("action", [BulkAction.PURGE, BulkAction.DELETE])
+@pytest.mark.parametrize("fails_again", [True, False])
+async def test_a_dead_letter_that_was_retried_since_it_was_chosen_is_kept(
+    store: Store, action: BulkAction, fails_again: bool
+) -> None:
+    job = await dead(store)
+
+    async def retry() -> None:
+        await dead_letters.retry(store, job.id)
+        if fails_again:
+            await nack(store, (await take(store))[0])
+
+    reason = await changed_late(store, action, retry, State.DISCARDED)
+    found = await jobs.get(store, job.id)
+    assert ("was retried since" in reason) is fails_again
+    assert found.state is (State.DISCARDED if fails_again else State.AVAILABLE)
+    assert found.dead is fails_again
