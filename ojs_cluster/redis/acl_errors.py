@@ -6,9 +6,10 @@ import re
 
 from ojs_cluster.redis.errors import RedisReplyError
 
-KEYS = "~ojs:*"
-CHANNELS = "&ojs:*"
-"""The ACL rules for keys and channels that a user needs (docs/operations.md, The Redis user)."""
+KEYS_RULE = "~ojs:*"
+"""The ACL rule for all keys of the server (docs/operations.md, The Redis user)."""
+CHANNELS_RULE = "&ojs:*"
+"""The ACL rule for all channels of the server."""
 
 _COMMAND = re.compile(r"run the '([^']+)' command")
 # Texts of ACL errors inside scripts; the first one is that of Redis 7.2 and later.
@@ -45,7 +46,7 @@ def describe_missing_rules(user: str, where: str, rules: list[str], reply: str =
             f"Redis at {where} refuses user '{user}' a command ({reply}): compare its rules with "
             "docs/operations.md, The Redis user"
         )
-    texts = {KEYS: "the keys ojs:*", CHANNELS: "the channels ojs:*"}
+    texts = {KEYS_RULE: "the keys ojs:*", CHANNELS_RULE: "the channels ojs:*"}
     names = ", ".join(texts.get(rule) or f"the command {rule[1:].upper()}" for rule in rules)
     return (
         f"Redis at {where} refuses user '{user}' {names}: run ACL SETUSER {user} {' '.join(rules)} "
@@ -76,7 +77,7 @@ def missing_rule(text: str, command: str = "") -> str:
     if match is not None:
         return f"+{match[1].lower()}"
     if "channel" in text:
-        return CHANNELS
+        return CHANNELS_RULE
     if "key" in text:
-        return KEYS
+        return KEYS_RULE
     return f"+{command.lower()}" if command else ""

@@ -28,12 +28,12 @@ class CallRetry:
 
     Attributes:
         in_flight: whether the command was sent and is not answered yet.
-        last: the latest failure; None if there was none.
+        latest_failure: the latest failure; None if no attempt has failed.
     """
 
     def __init__(self, idempotent: bool) -> None:
         self.in_flight = False
-        self.last: Exception | None = None
+        self.latest_failure: Exception | None = None
         self._idempotent = idempotent
         self._backoff = Backoff(RETRY_FIRST_S, RETRY_MAX_S)
         self._maybe_applied = False
@@ -57,7 +57,7 @@ class CallRetry:
 
     @staticmethod
     def after_unconfirmed(failure: UnconfirmedReply) -> Reply:
-        """Return the reply to a command, and note in the current work that it is unconfirmed.
+        """Return the reply to a command, and mark the current work as unconfirmed.
 
         Raises:
             BackendUnavailable: there is no current work.
@@ -117,5 +117,5 @@ class CallRetry:
         error = BackendUnavailable(
             "Redis did not answer in time", outcome="unknown" if unknown else "not_applied"
         )
-        error.__cause__ = self.last or node_error
+        error.__cause__ = self.latest_failure or node_error
         return error

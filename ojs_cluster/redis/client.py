@@ -3,8 +3,8 @@
 ``call`` and ``script`` have a fast path and a full path. The fast path looks up the link of the
 slot, packs the command, and sleeps once until the reply. ``_call_with_retries`` is the full path.
 It handles nodes without a connection, redirections, error replies and lost connections, and tries
-again until the time of the call is up. The full path also makes the calls of a request whose
-deadline is nearer than ``call_timeout_s``, because the fast path has no timer.
+again until the time of the call is up. A call takes the full path from the start if the deadline of
+its request is nearer than ``call_timeout_s``, because the fast path has no timer.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from ojs_cluster.redis.topology import Topology, parse_redirect
 
 
 class _NoAnswer:
-    """Stands for the missing answer of a call that has not been sent."""
+    """Stands for the answer while there is none: before each attempt of a call."""
 
 
 NO_ANSWER: Final = _NoAnswer()
@@ -246,7 +246,7 @@ class Client:
         """Return whether the master of ``slot`` is connected and answers its commands.
 
         A master that has not answered for half a second is not responsive. Callers should not wait
-        for such a master. The next call of a responsive master may still fail.
+        for such a master. A call to a responsive master may still fail.
         """
         return self._router.is_responsive(self._routes[slot])
 
@@ -255,7 +255,8 @@ class Client:
 
         The result has no entry for a master that is not responsive or does not answer in time, and
         none for a standalone server that has become a replica. A replica answers PING as well, so
-        its role is checked: an idle process sends no writes that would show it.
+        this method also asks a standalone server for its role. A refused write would show the role
+        too, but an idle process sends no writes.
 
         Args:
             timeout_s: maximum time for each answer, in seconds.
@@ -351,7 +352,7 @@ class Client:
                         continue
                 if not isinstance(call.answer, Exception):
                     return call.answer
-                retry.last = call.answer
+                retry.latest_failure = call.answer
                 if isinstance(call.answer, UnconfirmedReply):
                     return retry.after_unconfirmed(call.answer)
                 if isinstance(call.answer, ReplyFailure):
@@ -376,8 +377,8 @@ class Client:
         except BackendUnavailable as closed:
             raise retry.unavailable(closed.message) from closed
         if connection is None:
-            # The target of an ASK redirection is not connected. The migration of the slot may end
-            # before it is, so the next attempt goes to the master of the slot again.
+            # No connection to the target of an ASK redirection. By now the slot may have moved, so
+            # the next attempt goes to the master of the slot again.
             call.asking = False
             return
         retry.in_flight = True
@@ -419,8 +420,9 @@ class Client:
             where = link.address if link is not None else "an unknown address"
             raise explain_acl_error(error, self.user, str(where))
 
-    def _follow_redirect(self, slot: int, error: RedisReplyError, replied: NodeLink) -> NodeLink:
-        named_slot, address = parse_redirect(error.message, replied.address)
+    def _follow_redirect(self, slot: int, error: RedisReplyError, source: NodeLink) -> NodeLink:
+        """Return the link to the node that a MOVED or ASK reply of ``source`` names."""
+        named_slot, address = parse_redirect(error.message, source.address)
         if named_slot != slot:
             raise ValueError(f"keys of slot {named_slot} were sent as slot {slot}")
         if error.code == "ASK":

@@ -49,8 +49,8 @@ _MORE: Final = object()
 BURST: Final = 10
 """Number of queued commands that a caller sends without the writer.
 
-All callers that can run queue their commands in one turn of the event loop, and the writer runs in
-the next turn. Without bursts Redis would be idle while callers run, and callers would be idle while
+In one turn of the event loop, every caller that is ready queues its command. The writer runs in the
+next turn. Without bursts Redis would be idle while callers run, and callers would be idle while
 Redis runs. Smaller bursts would cost Redis more reads (docs/adr/019).
 """
 
@@ -122,13 +122,13 @@ class RedisConnection:
         self._payloads: list[bytes] = []
         self._in_flight: deque[ReplyWaiter] = deque()
         self._idle_writer: Task | None = None
-        self._burst_size = BURST if transport.immediate else max_in_flight + 1
+        self._burst_size = BURST if transport.can_send_now else max_in_flight + 1
         self._unsent_bytes = b""
         """Bytes of commands in flight that are not sent yet; the writer sends them first."""
         self._sending = False
         self._waiting_callers = trio.lowlevel.ParkingLot()
         self._last_progress = clock.now
-        self._end: str | None = None
+        self._end_reason: str | None = None
 
     def __repr__(self) -> str:
         return f"<RedisConnection {self.name} in_flight={self.pending} open={self.open}>"
@@ -210,7 +210,7 @@ class RedisConnection:
                 nursery.start_soon(self._end_with, self._read, nursery.cancel_scope)
         finally:
             self.close("the client was closed")
-        return self._end or "the client was closed"
+        return self._end_reason or "the client was closed"
 
     def close(self, reason: str) -> None:
         """End the connection and wake every waiter, unless the connection has ended already."""
@@ -218,7 +218,7 @@ class RedisConnection:
             return
         self.open = False
         self.full = True
-        self._end = reason
+        self._end_reason = reason
         self._transport.close()
         lost = ReplyLost(f"connection to {self.name} ended before the reply: {reason}")
         for waiter in self._in_flight:
@@ -324,7 +324,7 @@ class RedisConnection:
     def flush(self) -> None:
         """Send the commands that driven coroutines have queued."""
         if self.open and (self._payloads or self._unsent_bytes):
-            if self._transport.immediate:
+            if self._transport.can_send_now:
                 self._send_queued()
             if self._payloads or self._unsent_bytes:
                 self._wake_writer()
@@ -348,7 +348,7 @@ class RedisConnection:
     async def _read(self) -> str:
         receive, parser, in_flight = self._transport.receive, self._parser, self._in_flight
         gets = parser.gets
-        partial = 0
+        partial_bytes = 0
         while True:
             data = await receive()
             if not data:
@@ -357,10 +357,10 @@ class RedisConnection:
                 return "closed"
             self._last_progress = self._clock.now
             parser.feed(data)
-            partial += len(data)
+            partial_bytes += len(data)
             try:
                 while (answer := gets()) is not _MORE:
-                    partial = 0
+                    partial_bytes = 0
                     waiter = in_flight.popleft()
                     task = waiter.task
                     if task is not None:
@@ -373,9 +373,9 @@ class RedisConnection:
             except (hiredis.ProtocolError, IndexError) as error:
                 # IndexError means a reply without a command, so replies no longer match commands.
                 return f"protocol error: {error}"
-            if partial == 0:
-                partial = parser.len()
-            elif partial > self._max_reply_bytes:
+            if partial_bytes == 0:
+                partial_bytes = parser.len()
+            elif partial_bytes > self._max_reply_bytes:
                 return self._refuse_reply()
             if self.full or self._waiting_callers:
                 self._wake_waiting_callers()

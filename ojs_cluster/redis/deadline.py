@@ -21,19 +21,19 @@ CLEANUP_S: Final = 1.0
 
 
 class Deadline:
-    """The deadline of one request after the other.
+    """The deadline of the current request; requests that run in turn may share one object.
 
     Attributes:
         at: the time at which the calls of the current request end, in seconds of trio's clock;
             infinity while there is no request.
-        cleaning: how many tasks of the request are inside ``cleaning_up`` now.
+        cleanups: how many tasks of the request are inside ``cleaning_up`` now.
     """
 
-    __slots__ = ("at", "cleaning")
+    __slots__ = ("at", "cleanups")
 
     def __init__(self) -> None:
         self.at = inf
-        self.cleaning = 0
+        self.cleanups = 0
 
 
 # The deadline is a context variable, because an argument would have to pass through every function
@@ -53,7 +53,7 @@ def start_deadline() -> Deadline:
 
 
 def extend_deadline(seconds: float) -> None:
-    """Move the deadline of the current request, because its client has asked to wait so long."""
+    """Move the deadline of the current request by the time that its client has asked to wait."""
     current_deadline().at += seconds
 
 
@@ -69,12 +69,12 @@ def share_remaining_time(parts: int) -> Iterator[None]:
     if parts < 2 or remaining_s == inf:
         yield
         return
-    reserved = remaining_s - remaining_s / parts
-    deadline.at -= reserved
+    reserved_s = remaining_s - remaining_s / parts
+    deadline.at -= reserved_s
     try:
         yield
     finally:
-        deadline.at += reserved
+        deadline.at += reserved_s
 
 
 @contextmanager
@@ -85,12 +85,12 @@ def cleaning_up() -> Iterator[None]:
     the same time, the deadline moves once.
     """
     deadline = current_deadline()
-    if not deadline.cleaning:
+    if not deadline.cleanups:
         deadline.at += CLEANUP_S
-    deadline.cleaning += 1
+    deadline.cleanups += 1
     try:
         yield
     finally:
-        deadline.cleaning -= 1
-        if not deadline.cleaning:
+        deadline.cleanups -= 1
+        if not deadline.cleanups:
             deadline.at -= CLEANUP_S

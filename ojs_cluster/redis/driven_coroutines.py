@@ -9,11 +9,12 @@ an event, a nursery or a thread awaits ``ensure_task`` first. The driver then ha
 over to a task, which runs it to its end.
 
 If code forgets ``ensure_task``, the request fails with a RuntimeError, because trio has no current
-task while a coroutine is driven. With a current task, a cancel scope of the request would open in
-the task that reads the replies, and could cancel the work of other requests. trio has no public
-function that removes the current task. So ``DrivenCoroutine.step`` deletes the attribute in which
-trio stores it. ``tests/redis/test_driven_coroutines.py`` fails if a release of trio stores it
-elsewhere (docs/adr/033).
+task while a coroutine is driven. If the current task stayed, it would be the task that reads the
+replies. A cancel scope of the request would then apply to that task, and could cancel the work of
+other requests. trio has no public function that removes the current task. So
+``DrivenCoroutine.step`` deletes the attribute in which trio stores it.
+``tests/redis/test_driven_coroutines.py`` fails if a release of trio stores it elsewhere
+(docs/adr/033).
 """
 
 from __future__ import annotations
@@ -46,12 +47,15 @@ ADOPTED: Final = _DriverMessage("a task runs the coroutine now and waits for the
 
 
 class DrivenCoroutine:
-    """The state of the coroutine that a driver runs; the requests of one connection share it."""
+    """The state of the coroutine that a driver runs.
+
+    A connection has one such object, which it uses for one request after the other.
+    """
 
     __slots__ = ("_context", "resume", "shield")
 
     def __init__(self, resume: Callable[[object], None]) -> None:
-        """Create the state without a coroutine.
+        """Create the state; ``step`` and ``adopt`` get the coroutine.
 
         Args:
             resume: the function that continues the coroutine with the answer of Redis. It must not

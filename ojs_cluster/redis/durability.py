@@ -69,8 +69,9 @@ def required_durability(minimum: Durability) -> Durability:
 def has_unconfirmed_writes() -> bool:
     """Return whether a write of the current work is unconfirmed.
 
-    Callers check this before they delete an outbox entry, or another record, because a step on
-    another node is done. If that step is unconfirmed, the node may still lose it.
+    After a step on another node, a caller may delete the record of that step, such as an outbox
+    entry. It checks this function first. If the step is unconfirmed, the other node may still lose
+    it, so the record must stay.
     """
     work = _work.get()
     return work is not None and work.unconfirmed_reason is not None

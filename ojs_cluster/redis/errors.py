@@ -25,8 +25,8 @@ STALE_TOPOLOGY_CODES: Final = frozenset({"CLUSTERDOWN", "MASTERDOWN", "READONLY"
 REPLICA_CODES: Final = frozenset({"MASTERDOWN", "READONLY"})
 
 # Redis has no memory (OOM), or cannot persist to its disk (MISCONF). The command was not applied. A
-# call fails at once: the state may last for long, and many waiting calls would need memory. A
-# script gets these errors at its first write.
+# script gets these errors at its first write. The client does not repeat such a call: the state may
+# last for hours, and calls that wait use the memory of this process.
 WRITES_REFUSED_CODES: Final = frozenset({"OOM", "MISCONF"})
 # Texts of errors that a script gets while its slot moves to another node, when it touches a key
 # that has been moved or does not exist. Redis stops the script, and the earlier writes of the

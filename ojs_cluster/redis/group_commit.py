@@ -3,8 +3,8 @@
 WAIT and WAITAOF wait for the writes of their own connection, and block this connection. So each
 node has a separate connection for commands that need a confirmation. Commands that arrive while a
 group is being confirmed form the next group. So groups grow with the load, and one WAIT confirms
-all commands of a group. One WAIT for each command was refused, because each command would have to
-wait for a round trip to the replica of its own.
+all commands of a group. One WAIT for each command was refused: it would block the connection for a
+round trip to the replica for each command.
 
 The client sends the commands of a group, a write of a probe key, and WAIT together. The probe is
 needed because a command may write nothing, for example when it repeats an unconfirmed command.
@@ -86,13 +86,13 @@ class UnconfirmedReply(ReplyFailure):
 class _GroupedCommand:
     """A command of a group, and the task that sleeps until the group is confirmed."""
 
-    __slots__ = ("asking", "kept", "payload", "task")
+    __slots__ = ("asking", "payload", "reply", "task")
 
     def __init__(self, payload: bytes, asking: bool) -> None:
         self.payload = payload
         self.asking = asking
         self.task: Task | None = current_task()
-        self.kept: KeptReply | None = None
+        self.reply: KeptReply | None = None
 
     def abort(self, _raise_cancel: object) -> Abort:
         """Forget the task; trio calls this method when the task is cancelled."""
@@ -108,18 +108,18 @@ class _GroupedCommand:
             failure: why the group is not confirmed; None if it is.
         """
         answer: Answer
-        if self.kept is None:
+        if self.reply is None:
             answer = CommandNotSent("the connection ended")
-        elif not self.kept.answered:
+        elif not self.reply.answered:
             answer = (
                 failure
                 if isinstance(failure, CommandNotSent)
                 else ReplyLost(f"no reply: {failure}")
             )
-        elif failure is None or isinstance(self.kept.answer, Exception):
-            answer = self.kept.answer
+        elif failure is None or isinstance(self.reply.answer, Exception):
+            answer = self.reply.answer
         else:
-            answer = UnconfirmedReply(failure, self.kept.answer)
+            answer = UnconfirmedReply(failure, self.reply.answer)
         task, self.task = self.task, None
         if task is not None:
             reschedule(task, Value(answer))
@@ -205,7 +205,7 @@ class GroupCommitConnection:
             return
         self._sent_group = group
         for member in group:
-            member.kept = self._connection.submit(member.payload, asking=member.asking)
+            member.reply = self._connection.submit(member.payload, asking=member.asking)
         failure = await self._confirm()
         self._sent_group = []
         for member in group:
@@ -219,19 +219,23 @@ class GroupCommitConnection:
         """
         at_maxmemory = False
         for key in islice(self._plan.probe_keys(), MAX_PROBE_KEYS):
-            written, answer = await self._write_probe(key, at_maxmemory=at_maxmemory)
-            if not at_maxmemory and isinstance(written, RedisReplyError) and written.code == "OOM":
+            write_answer, wait_answer = await self._write_probe(key, at_maxmemory=at_maxmemory)
+            if (
+                not at_maxmemory
+                and isinstance(write_answer, RedisReplyError)
+                and write_answer.code == "OOM"
+            ):
                 at_maxmemory = True
-                written, answer = await self._write_probe(key, at_maxmemory=True)
-            if isinstance(answer, ReplyFailure):
-                return answer
-            if isinstance(written, RedisReplyError):
+                write_answer, wait_answer = await self._write_probe(key, at_maxmemory=True)
+            if isinstance(wait_answer, ReplyFailure):
+                return wait_answer
+            if isinstance(write_answer, RedisReplyError):
                 continue
-            if self._plan.reached(answer):
+            if self._plan.reached(wait_answer):
                 return None
-            level = self._plan.durability.name.lower()
+            level, timeout_s = self._plan.durability.name.lower(), self._plan.timeout_s
             return NotConfirmed(
-                f"{level} durability was not reached in {self._plan.timeout_s:g} s ({answer!r})"
+                f"{level} durability was not reached in {timeout_s:g} s ({wait_answer!r})"
             )
         return NotConfirmed("no probe key could be written on this node")
 
@@ -248,6 +252,6 @@ class GroupCommitConnection:
         write: tuple[Arg, ...] = (b"SET", key, b"1")
         if at_maxmemory:
             write = (b"EVAL", _PROBE_AT_MAXMEMORY, 1, key)
-        written = self._connection.submit(pack(write))
-        answer = await self._connection.execute(self._plan.command)
-        return written.answer, answer
+        write_reply = self._connection.submit(pack(write))
+        wait_answer = await self._connection.execute(self._plan.command)
+        return write_reply.answer, wait_answer

@@ -43,7 +43,7 @@ Command = tuple[Arg, ...]
 
 
 class Backoff:
-    """Delays that double up to a maximum. Each delay is random between its half and its whole."""
+    """Delays that double up to a maximum, each shortened by a random part of at most half."""
 
     def __init__(self, first_s: float, max_s: float) -> None:
         self._first_s = first_s
@@ -226,11 +226,11 @@ class NodeLink:
             nursery.start_soon(self._drain, self.connection, nursery.cancel_scope)
             self._on_change(self)
 
-    async def _drain(self, channel: NodeConnection, scope: trio.CancelScope) -> None:
+    async def _drain(self, connection: NodeConnection, scope: trio.CancelScope) -> None:
         """End the connection once it is replaced and has no unanswered commands."""
         await self._replaced.wait()
         with trio.move_on_after(self._settings.reply_timeout_s):
-            while channel.pending:  # noqa: ASYNC110 - an event per reply would cost every command
+            while connection.pending:  # noqa: ASYNC110 - an event per reply would cost every command
                 await trio.sleep(_DRAIN_POLL_S)
         scope.cancel()
 

@@ -109,8 +109,10 @@ class PubSub:
             if subscription.state is not SubscriptionState.ACTIVE
         ]
         # If all are active but some were refused, the next check logs that they have recovered.
-        all_active_s = RETRY_S if self._refused else float("inf")
-        return min((max(RETRY_S, time - now) for time in retry_times), default=all_active_s)
+        pause_if_all_active_s = RETRY_S if self._refused else float("inf")
+        return min(
+            (max(RETRY_S, time - now) for time in retry_times), default=pause_if_all_active_s
+        )
 
     def _wake(self) -> None:
         self._check_wanted.set()

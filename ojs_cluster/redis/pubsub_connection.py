@@ -1,8 +1,8 @@
 """The connection to one node for sharded pub/sub.
 
 Subscriptions have a connection of their own, because a RESP2 connection with a subscription accepts
-no other commands. RESP3 would allow it, but was refused: the type of a reply would depend on the
-command.
+no other commands. RESP3 would accept them, but was refused, because it has more types of replies: a
+map instead of a list, for example.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Objects that wait for a reply: for a task, for a driven coroutine, or without a waiting task."""
+"""What the client keeps for each unanswered command: who gets the reply."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class CoarseClock:
 
 
 class ReplyWaiter:
-    """A task that sleeps until its reply arrives.
+    """An unanswered command, and the task that sleeps until its reply arrives.
 
     Attributes:
-        task: the sleeping task; None once no task waits.
+        task: the sleeping task; None if no task waits, or no longer.
         queued_at: when the command was queued, in seconds of the client's clock.
         droppable: whether the command may be removed from the queue when no task waits for it.
     """
@@ -95,7 +95,8 @@ class DrivenReplyWaiter(ReplyWaiter):
     def receive(self, answer: Answer) -> None:
         """Continue the coroutine, unless it was answered or a task has adopted it."""
         driven, self._driven = self._driven, None
-        self.droppable = True  # if the command is still queued, its answer is CommandNotSent
+        # If the command is still queued, its answer was CommandNotSent, so it must not be sent.
+        self.droppable = True
         if driven is not None:
             driven.resume(answer)
 

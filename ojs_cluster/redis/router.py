@@ -47,9 +47,9 @@ WATCH_INTERVAL_S = 0.1
 REFRESH_SPACING_S = 0.05
 """Minimum time between two refreshes of the topology."""
 UNHEALTHY_SPACING_S = 0.1
-"""Minimum time between two refreshes while the router is not healthy."""
+"""Minimum time between two refreshes while the router is not healthy, even on request."""
 UNHEALTHY_REFRESH_S = 0.25
-"""Time between two refreshes without a request while the router is not healthy."""
+"""Time after which an unhealthy router fetches the topology although nothing requested it."""
 TOPOLOGY_TIMEOUT_S = 1.0
 """How long a node may take to report the topology."""
 WATCH_DELAYED_S = 0.5
@@ -99,10 +99,10 @@ class SlotRouter:
         )
 
     async def start(self) -> None:
-        """Fetch the topology within ``call_timeout_s``, then wait shortly for the masters.
+        """Fetch the topology, then wait up to ``connect_timeout_s`` for connections to the masters.
 
         Raises:
-            BackendUnavailable: no node reported a topology in time.
+            BackendUnavailable: no node reported a topology within ``call_timeout_s``.
             AuthenticationFailed: a node refused the credentials, and no other node reported a
                 topology.
             NoSuchDatabase: the server has no database of the configured number.

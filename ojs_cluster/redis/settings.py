@@ -85,8 +85,9 @@ class ClientSettings:
         max_reply_bytes: maximum size of a reply, rounded up to a multiple of 64 KiB.
         durability: the durability that the replies of scripts wait for, unless a request asks for
             more.
-        durability_timeout_s: how long they wait for it. The client uses at most half of
-            ``reply_timeout_s``, because a node that sends nothing for longer counts as dead.
+        durability_timeout_s: how long a reply waits for its durability. The client uses at most
+            half of ``reply_timeout_s``, because a node that sends nothing for longer counts as
+            dead.
         durability_replicas: how many replicas of a master must have a write. It does not apply to
             FSYNC on a standalone server.
         probe_keys: pairs of a slot and a key in this slot that the client may write at any time.

@@ -73,11 +73,11 @@ def standalone(address: Address) -> Topology:
     return Topology(clustered=False, ranges=(SlotRange(0, SLOTS - 1, address),), nodes=(address,))
 
 
-def parse_cluster_slots(reply: Reply, asked: Address) -> Topology:
-    """Parse a CLUSTER SLOTS reply of the node at ``asked``.
+def parse_cluster_slots(reply: Reply, source: Address) -> Topology:
+    """Parse a CLUSTER SLOTS reply of the node at ``source``.
 
     The reply has an empty or NULL host if the node does not know, or does not announce, its own
-    address. In this case the host is that of ``asked``.
+    address. In this case the host is that of ``source``.
 
     Raises:
         TopologyUnknown: the reply is not a list of slot ranges.
@@ -88,29 +88,30 @@ def parse_cluster_slots(reply: Reply, asked: Address) -> Topology:
         if not isinstance(reply, list):
             raise TypeError  # noqa: TRY301 - handled below like other unreadable replies
         for first, last, *members in reply:
-            addresses = [_address(member, asked) for member in members]
+            addresses = [_address(member, source) for member in members]
             nodes.update(dict.fromkeys(addresses))
             ranges.append(SlotRange(int(first), int(last), addresses[0]))
     except (TypeError, ValueError, IndexError):
-        raise TopologyUnknown(f"{asked} sent an unreadable CLUSTER SLOTS reply") from None
+        raise TopologyUnknown(f"{source} sent an unreadable CLUSTER SLOTS reply") from None
     return Topology(clustered=True, ranges=tuple(ranges), nodes=tuple(nodes))
 
 
-def _address(member: list[object], asked: Address) -> Address:
+def _address(member: list[object], source: Address) -> Address:
     host, port = member[0], member[1]
     if not isinstance(port, int):
         raise TypeError
     if not isinstance(host, bytes) or host in (b"", b"?"):
-        return Address(asked.host, port)
+        return Address(source.host, port)
     return Address(host.decode(), port)
 
 
-def parse_redirect(message: str, replied: Address) -> tuple[int, Address]:
+def parse_redirect(message: str, source: Address) -> tuple[int, Address]:
     """Return the slot and the node that a MOVED or ASK reply names.
 
     Args:
         message: the reply without its code, such as ``3999 127.0.0.1:6381``.
-        replied: the node that sent the reply. If the reply names no host, it means this host.
+        source: the node that sent the reply. If the reply names no host, the host is that of
+            ``source``.
 
     Raises:
         ValueError: the message has another form.
@@ -118,4 +119,4 @@ def parse_redirect(message: str, replied: Address) -> tuple[int, Address]:
     slot, _, target = message.partition(" ")
     host, _, port = target.rpartition(":")
     host = host.strip("[]")
-    return int(slot), Address(host if host not in ("", "?") else replied.host, int(port))
+    return int(slot), Address(host if host not in ("", "?") else source.host, int(port))

@@ -18,16 +18,13 @@ from ojs_cluster.redis.settings import Address
 
 RECEIVE_BYTES = 64 * 1024
 UNACKNOWLEDGED_S = 30.0
-"""Seconds without a TCP acknowledgement after which the kernel closes a connection.
-
-Calls time out earlier.
-"""
+"""Seconds without a TCP acknowledgement after which the kernel closes a connection."""
 
 
 class Transport(Protocol):
     """The byte stream of a connection. ``receive`` and ``send`` may raise OSError."""
 
-    immediate: bool
+    can_send_now: bool
     """Whether ``send_now`` can send bytes; if False, it always returns 0."""
 
     async def receive(self) -> bytes:
@@ -49,7 +46,7 @@ class Transport(Protocol):
 class PlainTransport:
     """A TCP socket in non-blocking mode."""
 
-    immediate = True
+    can_send_now = True
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -96,7 +93,7 @@ class PlainTransport:
 class TlsTransport:
     """TLS over TCP. trio's ``SSLStream`` cannot send without waiting."""
 
-    immediate = False
+    can_send_now = False
 
     def __init__(self, stream: trio.SSLStream[trio.SocketStream]) -> None:
         self._stream = stream

@@ -69,11 +69,12 @@ def parse_redis_url(url: str) -> RedisUrl:
     if not re.fullmatch(r"/?\d*", tail.partition("?")[0]):
         raise ValueError("the path of a Redis URL must be a database number")
     for piece in pieces[1:]:
-        more, more_tail = _split_authority(_split_scheme(piece)[1])
-        if "@" in more and more.rpartition("@")[0] != user_info:
+        authority, piece_tail = _split_authority(_split_scheme(piece)[1])
+        if "@" in authority and authority.rpartition("@")[0] != user_info:
             raise ValueError("all nodes of a Redis URL must share one user and password")
-        tail = tail if len(tail) > 1 else more_tail
-        names += more.rpartition("@")[2].split(",")
+        # One of the URLs may have a database number and options, which apply to all nodes.
+        tail = tail if len(tail) > 1 else piece_tail
+        names += authority.rpartition("@")[2].split(",")
     if not all(names):
         raise ValueError("a Redis URL must name at least one host, and no host may be empty")
     parsed = [_parse_one(f"{scheme}://{user_info}{at}{name}{tail}") for name in names]
@@ -141,6 +142,7 @@ def _parse_one(url: str) -> dict[str, Any]:
 
 
 def _combine(parsed: list[dict[str, Any]], *, secure: bool) -> RedisUrl:
+    """Combine the values of all nodes, which differ only in host and port."""
     first = parsed[0]
     unknown = first.keys() - _KNOWN - _TLS_FILES.keys() - {"ssl_check_hostname", "ssl_cert_reqs"}
     if unknown:

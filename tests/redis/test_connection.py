@@ -31,7 +31,7 @@ class MemoryTransport:
     """
 
     def __init__(self, takes: list[int] | None = None) -> None:
-        self.immediate = takes is not None
+        self.can_send_now = takes is not None
         self._takes = list(takes or [])
         self.sent: list[bytes] = []
         self.closed = False
