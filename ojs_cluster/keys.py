@@ -2,9 +2,9 @@
 
 Every key is ``ojs:{tag}:...``. A shard owns one tag, so all keys that a script touches are in one
 cluster slot. The tags are chosen so that the slot of shard i is in the i-th of N equal slot ranges.
-However many masters divide the 16384 slots evenly, each then owns the same number of shards, give
-or take one. The refused alternative is tags whose slots are random: at N = 64 some masters would
-have half the shards of others.
+If the masters divide the 16384 slots evenly, the numbers of shards of two masters differ by at most
+one, for any number of masters. Tags whose slots are random were refused: at N = 64 some masters
+would have half the shards of others.
 
 Lua derives the keys of the jobs it finds from the same names: ``store/include/base/keys.lua`` is
 this module's twin. ``tests/store/scripts/test_keys.py`` compares the two.
@@ -29,9 +29,9 @@ META = -1
 """Stands for the meta tag in place of a shard's index. No shard has this index."""
 _GOLDEN_SECTION = 0.6180339887498949
 MAX_SHARDS = 1024
-"""Maximum number of shards. The 12 ``rand_a`` bits of a job id name the shard; two stay random."""
+"""Maximum number of shards. A job id has 12 bits (``rand_a``) for its shard; 10 would be enough."""
 MAX_PARTITIONS = 64
-"""Maximum number of partitions of one queue. A fetch that finds no job has searched all of them."""
+"""Maximum number of partitions of a queue. A fetch from an empty queue searches all of them."""
 
 
 KEYS_OF_JOBS = b"ojs:{*}:j:*"
@@ -67,7 +67,7 @@ class Shard:
     execution_deadlines: bytes = field(init=False)
     """Active jobs with an execution timeout, by the time when it ends (ms)."""
     expiring: bytes = field(init=False)
-    """Waiting jobs with ``expires_at``, by ``expires_at`` (ms)."""
+    """Jobs with ``expires_at`` that are neither active nor finished, by ``expires_at`` (ms)."""
     pending: bytes = field(init=False)
     """Pending jobs by creation time (ms)."""
     finished: bytes = field(init=False)
@@ -89,8 +89,8 @@ class Shard:
     alias_claims: bytes = field(init=False)
     """Claims of client-supplied ids whose job is not known to be stored, by claim time (ms)."""
     references: bytes = field(init=False)
-    """Jobs with an alias or a lock in another shard, by the ms at which they were stored, removed
-    or retried by an operator."""
+    """Jobs with an alias or a lock in another shard, by the ms of the last of these events: the job
+    was stored, an operator retried it, or it was removed."""
     outbox: bytes = field(init=False)
     """Hash: effects for other shards, entry number to kind, attempts and payload."""
     outbox_due: bytes = field(init=False)
@@ -148,7 +148,7 @@ class Shard:
     """Hash: copy of ``Meta.schema``, for a process that starts while the meta tag's master does not
     answer."""
     wal_probe: bytes = field(init=False)
-    """String: written only to confirm earlier writes (see ``committer``), and never read."""
+    """String: written only to confirm earlier writes (``redis.group_commit``), and never read."""
 
     def __post_init__(self) -> None:
         prefix = f"ojs:{{{self.tag}}}:".encode()
@@ -194,7 +194,7 @@ class Shard:
         return b"%bl:%b" % (self.prefix, key.encode())
 
     def token_holders(self, key: str) -> bytes:
-        """Return the key of a sorted set: tokens of ``key``, 0 for granted, 1 for started jobs."""
+        """Return the key of a sorted set: granted tokens of ``key``; score 1 if the job started."""
         return b"%blh:%b" % (self.prefix, key.encode())
 
     def token_requesters(self, key: str) -> bytes:
@@ -269,7 +269,7 @@ class Shard:
         return b"%bfencing_counter:%b" % (self.prefix, group.encode())
 
     def candidates(self, group: str) -> bytes:
-        """Return the key of a sorted set: a scheduler group's processes by their last call (ms)."""
+        """Return the key of a sorted set: processes of a group by last call of ``lead`` (ms)."""
         return b"%bcandidates:%b" % (self.prefix, group.encode())
 
 
@@ -387,7 +387,7 @@ class Meta:
         return b"ojs:{meta}:fencing_counter:%b" % group.encode()
 
     def candidates(self, group: str) -> bytes:
-        """Return the key of a sorted set: a scheduler group's processes by their last call (ms)."""
+        """Return the key of a sorted set: processes of a group by last call of ``lead`` (ms)."""
         return b"ojs:{meta}:candidates:%b" % group.encode()
 
 
@@ -407,7 +407,7 @@ class Keyspace:
         self.meta = Meta()
         self._shards = tuple(_shards(shards))
         self._stride = _stride(shards)
-        self._inverse = pow(self._stride, -1, shards)
+        self._inverse_stride = pow(self._stride, -1, shards)
         self._index_of_slot = {
             self.meta.slot: META,
             **{shard.slot: shard.index for shard in self._shards},
@@ -464,7 +464,7 @@ class Keyspace:
     def partition_of(self, queue: str, shard: Shard) -> int:
         """Return the number of the partition of ``queue`` that a shard holds."""
         distance = shard.index - zlib.crc32(queue.encode())
-        return distance * self._inverse % len(self._shards)
+        return distance * self._inverse_stride % len(self._shards)
 
     def shard_of_id(self, job_id: str) -> Shard:
         """Return the shard that a job id names by its ``rand_a`` bits."""

@@ -234,7 +234,7 @@ async def _run(
         try:
             code = await supervisor.run()
         finally:
-            closing.set()  # ends threads that wait for a node, which trio cannot cancel
+            closing.set()  # trio cannot cancel the threads that wait for a node
         nursery.cancel_scope.cancel()
     print("Stopped.", flush=True)
     return code
@@ -283,7 +283,7 @@ def banner(settings: Settings, embedded: Embedded | None) -> str:
     auth_line = '  -H "Authorization: Bearer $OJS_API_KEY" \\\n' if keys else ""
     redis = ", ".join(node.address for node in embedded.nodes) if embedded else "from REDIS_URL"
     data = (
-        f"\n  Password   of Redis: in {embedded.directory / PASSWORD_FILE}"
+        f"\n  Password   in {embedded.directory / PASSWORD_FILE}, for Redis"
         f"\n  Data       {embedded.directory} (kept; delete it to start over)"
         if embedded
         else ""

@@ -35,7 +35,7 @@ EXIT_CONFIG = 2
 
 _NAMES = frozenset(variable.name for variable in VARIABLES)
 _HIDDEN = "(hidden)"
-_MIN_RETENTION_CALLS = 3
+_MIN_RETENTION_CALL_TIMEOUTS = 3
 """Minimum retention of an ended job, as a multiple of the call timeout. A client whose ack was not
 answered in time pauses and repeats the ack, and the job must still exist then."""
 
@@ -122,7 +122,7 @@ def _is_secret(variable: Variable, text: str) -> bool:
 
 
 def _contradictions(settings: Settings) -> Iterator[str]:
-    """Return a line for each combination of valid values that cannot work."""
+    """Yield a line for each combination of valid values that cannot work."""
     redis, listen = settings.redis, settings.listen
     if settings.store.queue_partitions > settings.shards:
         yield f"OJS_QUEUE_PARTITIONS: at most OJS_SHARDS, which is {settings.shards}"
@@ -147,8 +147,8 @@ def _contradictions(settings: Settings) -> Iterator[str]:
 
 
 def _short_retentions(store: StoreSettings, call_timeout_s: float) -> Iterator[str]:
-    """Return a line for each retention that ends before a client can repeat a lost request."""
-    min_s = _MIN_RETENTION_CALLS * call_timeout_s
+    """Yield a line for each retention that ends before a client can repeat a lost request."""
+    min_s = _MIN_RETENTION_CALL_TIMEOUTS * call_timeout_s
     retentions = {
         "OJS_RETENTION_COMPLETED": store.retention_completed_ms,
         "OJS_RETENTION_DISCARDED": store.retention_discarded_ms,
@@ -157,13 +157,13 @@ def _short_retentions(store: StoreSettings, call_timeout_s: float) -> Iterator[s
     for name, retention_ms in retentions.items():
         if retention_ms < min_s * 1000:
             yield (
-                f"{name}: at least {min_s:g}s, which is {_MIN_RETENTION_CALLS} times "
+                f"{name}: at least {min_s:g}s, which is {_MIN_RETENTION_CALL_TIMEOUTS} times "
                 "OJS_REDIS_CALL_TIMEOUT: a repeated ack must find its job"
             )
 
 
 def _mistyped(environ: Mapping[str, str]) -> Iterator[str]:
-    """Return a warning for each unknown variable whose name is similar to a known one."""
+    """Yield a warning for each unknown variable whose name is similar to a known one."""
     for name in sorted(environ):
         if not name.startswith("OJS_") or name in _NAMES:
             continue

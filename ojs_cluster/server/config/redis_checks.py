@@ -11,7 +11,7 @@ from ojs_cluster.server.config.settings import RedisSettings
 
 
 def problems(redis: RedisSettings) -> Iterator[str]:
-    """Return one line for each value, or combination of values, that cannot work."""
+    """Yield one line for each value, or combination of values, that cannot work."""
     if redis.durability == "replica" and redis.durability_replicas == 0:
         # WAIT 0 returns at once, so every write would count as replicated.
         yield "OJS_DURABILITY_REPLICAS: at least 1 with OJS_DURABILITY=replica"

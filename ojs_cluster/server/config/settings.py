@@ -325,8 +325,9 @@ class RedisSettings:
         "OJS_DURABILITY",
         one_of("async", "replica", "fsync"),
         "async",
-        "What a write waits for before it is acknowledged: nothing more than Redis itself, "
-        "replicas, or disks. A request may ask for more in `OJS-Durability`.",
+        "What a write waits for before it is acknowledged: `async` for its master alone, "
+        "`replica` for replicas, `fsync` for disks. A request may ask for more in "
+        "`OJS-Durability`.",
     )
     durability_timeout_s: float = variable(
         "OJS_DURABILITY_TIMEOUT",

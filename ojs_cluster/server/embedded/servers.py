@@ -141,7 +141,7 @@ class Embedded:
                 node_process = node._process
                 assert node_process is not None  # noqa: S101 - for mypy: is_alive() says so
                 node_process.send_signal(signal.SIGTERM if graceful else signal.SIGKILL)
-                node_process.send_signal(signal.SIGCONT)  # after `pause` a node handles no SIGTERM
+                node_process.send_signal(signal.SIGCONT)  # a paused node would not handle SIGTERM
         for node in self.nodes:
             self._reap(node, timeout_s=10)
             for reservation in node._reservations:
@@ -169,19 +169,19 @@ class Embedded:
             node._process.kill()
         self._reap(node, timeout_s=10)
 
-    def restart(self, node: EmbeddedNode, give_up: threading.Event | None = None) -> None:
+    def restart(self, node: EmbeddedNode, closing: threading.Event | None = None) -> None:
         """Start a node that was killed, on the same port, and wait until it answers PING.
 
         Args:
             node: the node.
-            give_up: ends the wait when another thread sets it.
+            closing: ends the wait when another thread sets it.
 
         Raises:
-            EmbeddedError: the node ended or did not answer in time, or ``give_up`` was set.
+            EmbeddedError: the node ended or did not answer in time, or ``closing`` was set.
             OSError: the process could not be started.
         """
         self._spawn(node)
-        self._wait_until_serving(node, time.monotonic() + self.start_timeout_s, give_up)
+        self._wait_until_serving(node, time.monotonic() + self.start_timeout_s, closing)
 
     def pause(self, node: EmbeddedNode) -> None:
         """Send SIGSTOP: the node keeps its connections and answers nothing."""
@@ -193,7 +193,7 @@ class Embedded:
 
     def _signal(self, node: EmbeddedNode, number: signal.Signals) -> None:
         if node._process is None:
-            raise EmbeddedError(f"node {node.index} is not running")
+            raise EmbeddedError(f"node {node.index} was never started")
         node._process.send_signal(number)
 
     # -- the current shape --------------------------------------------------------------------
@@ -280,10 +280,10 @@ class Embedded:
         return "".join(f"{name} {value}\n" for name, value in directives.items())
 
     def _wait_until_serving(
-        self, node: EmbeddedNode, deadline: float, give_up: threading.Event | None = None
+        self, node: EmbeddedNode, deadline: float, closing: threading.Event | None = None
     ) -> None:
         def answers() -> bool:
-            if give_up is not None and give_up.is_set():
+            if closing is not None and closing.is_set():
                 raise EmbeddedError(f"node {node.index} did not answer before the wait was ended")
             if not node.is_alive():
                 raise EmbeddedError(f"node {node.index} ended at its start:\n{node.log_tail()}")
