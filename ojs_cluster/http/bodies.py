@@ -61,17 +61,17 @@ async def decode_large(
     optional: bool = False,
     outer_levels: int = 0,
 ) -> T:
-    """Decode a body that may be large, which ``decode`` refuses.
+    """Decode a body that may have more than ``LARGE`` bytes, which is the limit of ``decode``.
 
-    A large body is decoded in a thread, so it does not block the event loop.
+    A body above ``LARGE`` is decoded in a thread, so that it does not block the event loop.
 
     Args:
         decoder: the decoder of the struct.
         request: the request.
         limits: limits of the JSON text.
         optional: whether a request without a body counts as ``{}``.
-        outer_levels: number of outer levels of the body that the limit on nesting does not count.
-            It is 2 if each item of an array in the body may use the whole limit.
+        outer_levels: number of outer levels of the body that the limit on nesting does not count,
+            such as 2 for an object that contains an array of jobs.
 
     Raises:
         InvalidPayload: as ``decode`` raises it.

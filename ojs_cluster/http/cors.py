@@ -2,10 +2,10 @@
 
 A browser sends a page's request to another origin only if that origin allows it, and lets the page
 read the response only if the response names the page's origin. ``OJS_CORS_ORIGINS`` names the
-origins. Without it no response has these headers.
+origins. Without this variable no response has CORS headers.
 
-Responses never allow credentials: a key is a header, not a cookie. A wildcard is not accepted,
-because the spec forbids it for endpoints that need a key.
+Responses never allow credentials, because clients send their API key in a header, not in a cookie.
+A wildcard is not accepted, because the spec forbids it for endpoints that need an API key.
 """
 
 from __future__ import annotations

@@ -108,8 +108,8 @@ class PreparedRequest(msgspec.Struct, frozen=True):
         app: the state of the process, which counts and audits the response.
         span: the span of the request; None if traces are not sent.
         principal: the client's API key.
-        admission: the argument ``cached`` for ``prepare`` with the next request that has the same
-            head; None if the request is refused.
+        admission: the admission of the request, which the entry point may pass to ``prepare`` with
+            the next request that has the same head; None if the request is refused.
     """
 
     request_id: str
@@ -208,12 +208,12 @@ async def run(
             request = msgspec.structs.replace(request, queues=queues)
         # Empty unless maintenance mode is on, so this costs other requests next to nothing.
         if app.maintenance.refused:
-            app.maintenance.check(prepared.route.work)
+            app.maintenance.check(prepared.route.request_class)
         response = await durability.call_handler(app, prepared.route, request, prepared.params)
     except OJSError as error:
         response = error_response(error, prepared.request_id)
     except Exception as error:
-        response = _unexpected(error, request, prepared.request_id)
+        response = _response_to_exception(error, request, prepared.request_id)
     except BaseException:
         if span is not None:
             span.interrupt()
@@ -235,7 +235,7 @@ async def dispatch(app: App, request: Request) -> Response:
 
 
 def refusal_response(request: Request, prepared: PreparedRequest, error: OJSError) -> Response:
-    """Return the complete response for an error that an entry point found while it read."""
+    """Return the complete response to a request that fails before its handler is called."""
     return _complete(request, error_response(error, prepared.request_id), prepared)
 
 
@@ -288,7 +288,7 @@ def add_common_headers(
 
     Args:
         request: the request.
-        response: its response. A content type of its own is the first of its headers.
+        response: its response. If its first header is Content-Type, it replaces the common one.
         request_id: the request's id.
         began: when the request began, in seconds of the performance counter.
         app: the process; without it the log line has the address of the peer.
@@ -366,8 +366,9 @@ def _open_paths(settings: HttpSettings) -> frozenset[str]:
 def _admit(app: App, request: Request) -> Admission:
     settings, keyring = app.settings, app.access.keyring
     if "transfer-encoding" in request.headers and "content-length" in request.headers:
-        # RFC 9112 6.3 allows to use Transfer-Encoding or to reject. Request smuggling needs a proxy
-        # that uses the other header. So the request is rejected before its API key is checked.
+        # A proxy may have used one header to find the end of the request, and this server would use
+        # the other (request smuggling). RFC 9112 6.3 allows to reject such a request. The server
+        # does so before it checks the API key.
         raise AmbiguousLength(
             "the request has both Content-Length and Transfer-Encoding",
             field="headers.transfer-encoding",
@@ -433,7 +434,7 @@ def _audit_refusal(app: App, request: Request, request_id: str, error: OJSError)
     )
 
 
-def _unexpected(error: Exception, request: Request, request_id: str) -> Response:
+def _response_to_exception(error: Exception, request: Request, request_id: str) -> Response:
     if isinstance(error, ExceptionGroup):
         known, unknown = error.split(OJSError)
         if known is not None and unknown is None:

@@ -53,7 +53,7 @@ def exposition(request: Request, families: Families) -> Response:
     return Response(200, encode(registry), headers)
 
 
-async def cluster_families(store: Store, collected: CachedMetrics, timeout_s: float) -> Families:
+async def cluster_families(store: Store, cached: CachedMetrics, timeout_s: float) -> Families:
     """Return the metrics whose numbers are in Redis, and metrics about the connection to Redis.
 
     If Redis does not respond within ``timeout_s`` seconds, ``ojs_redis_up`` is 0, and the metrics
@@ -62,7 +62,7 @@ async def cluster_families(store: Store, collected: CachedMetrics, timeout_s: fl
     numbers: ClusterMetrics | None = None
     with trio.move_on_after(timeout_s):
         try:
-            numbers = await collected.get()
+            numbers = await cached.get()
         except OJSError:
             numbers = None
     redis, is_up = store.redis, numbers is not None
@@ -109,12 +109,12 @@ def traffic_families(traffic: Traffic) -> Families:
         labels=["method", "route"],
     )
     for row in traffic.rows():
-        names = [row.method or "other", row.template or "other"]
+        labels = [row.method or "other", row.template or "other"]
         for status, count in row.statuses.items():
-            requests.add_metric([*names, status], count)
+            requests.add_metric([*labels, status], count)
         bounds = [*(f"{bound:g}" for bound in BOUNDS_S), "+Inf"]
         buckets = list(zip(bounds, accumulate(row.buckets), strict=True))
-        seconds.add_metric(names, buckets, row.seconds)
+        seconds.add_metric(labels, buckets, row.seconds)
     return [requests, seconds, audit_family(traffic)]
 
 
@@ -176,7 +176,7 @@ def _queue_families(numbers: ClusterMetrics) -> Families:
         wait_ms, run_ms = queue.times[-2:]
         queue_times.add_metric([name], _buckets(WAIT_BOUNDS_MS, waits), wait_ms / 1000)
         durations.add_metric([name], _buckets(RUN_BOUNDS_MS, runs), run_ms / 1000)
-    ends = [
+    counters = [
         ("failed", "were discarded", lambda queue: queue.discarded),
         ("retried", "get another attempt after a failed one", lambda queue: queue.retried),
         ("cancelled", "were cancelled", lambda queue: queue.cancelled),
@@ -197,7 +197,7 @@ def _queue_families(numbers: ClusterMetrics) -> Families:
         ),
         *(
             counter(f"ojs_job_{name}", f"Number of jobs that {text}", "queue", by_queue(read))
-            for name, text, read in ends
+            for name, text, read in counters
         ),
         counter(
             "ojs_job_failed_attempts",
@@ -299,6 +299,7 @@ def _store_families(numbers: ClusterMetrics) -> Families:
             "Number of attempts to deliver webhooks, and of events that were dropped, by status",
             "status",
             [
+                # "full" counts events that were dropped because too many deliveries were pending.
                 ("dropped" if status == "full" else status, number)
                 for status, number in numbers.webhooks.items()
                 if status != "pending"

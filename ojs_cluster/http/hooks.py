@@ -20,7 +20,7 @@ _DIRECTIVES: Final = frozenset({"quiet", "terminate"})
 
 
 def validate_if_marked(job: NewJob) -> None:
-    """Check that a job with ``meta.ojs_validate`` true has args, as a middleware could check it.
+    """Check that a job has args if its ``meta.ojs_validate`` is true.
 
     Raises:
         ValidationFailed: the job has no args.

@@ -26,7 +26,7 @@ from ojs_cluster.store.maintenance.maintenance import (
 log = logging.getLogger("ojs.http")
 
 REFRESH_S: Final = 2.0
-"""Time in seconds after which a process knows of a change that another process has made."""
+"""Maximum time, in seconds, after which a process knows of a change by another process."""
 RETRY_AFTER_S: Final = 10.0
 """Seconds after which a refused client may try again."""
 
@@ -69,13 +69,13 @@ class MaintenanceFlag:
                 log.debug("maintenance mode cannot be read: %r", error)
             await trio.sleep(REFRESH_S)
 
-    def check(self, work: str) -> None:
-        """Check that requests of the class ``work`` are served.
+    def check(self, request_class: str) -> None:
+        """Check that requests of the class ``request_class`` are served.
 
         Raises:
             UnderMaintenance: they are refused.
         """
-        if work not in self.refused:
+        if request_class not in self.refused:
             return
         current = self.current
         reason = "" if current is None or not current.reason else f": {current.reason}"
@@ -89,7 +89,7 @@ class MaintenanceFlag:
             "ojs_maintenance",
             "1 while this process refuses a class of requests because of maintenance mode",
             "refused",
-            [(work, float(work in self.refused)) for work in REFUSABLE],
+            [(name, float(name in self.refused)) for name in REFUSABLE],
         )
 
     def members(self) -> dict[str, Any]:

@@ -63,10 +63,10 @@ class Request(msgspec.Struct, frozen=True):
 
     @property
     def from_cli(self) -> bool:
-        """Whether ojs-cli sent this GET. It sends no version, but a content type without a body.
+        """Whether ojs-cli sent this GET request. It expects some members in a form of its own.
 
-        Suites and browsers send no such content type. The command line client expects some members
-        in a form of its own.
+        ojs-cli sends no OJS version, but a Content-Type, although a GET request has no body.
+        Conformance suites and browsers send no such Content-Type.
         """
         given = self.headers
         return (

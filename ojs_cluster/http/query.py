@@ -79,8 +79,8 @@ def page(query: Mapping[str, str], *, default: int = 50, max_limit: int = 200) -
     """Return the page that the parameters ``limit`` and ``offset`` ask for.
 
     The parameter ``cursor``, which an earlier page returned, has priority over ``offset``. A cursor
-    contains an offset. A position that survives concurrent deletes was refused: these lists are
-    short (queues, dead letters).
+    contains an offset, so a page may skip entries if others are deleted between two requests. A
+    cursor without this flaw was refused, because these lists are short (queues, dead letters).
 
     Raises:
         InvalidRequest: a parameter is invalid, or the cursor belongs to another list.
@@ -89,7 +89,7 @@ def page(query: Mapping[str, str], *, default: int = 50, max_limit: int = 200) -
     cursor = query.get("cursor")
     if cursor:
         if not cursor.startswith("o"):
-            raise InvalidRequest("this cursor was not made by this list", field="cursor")
+            raise InvalidRequest("this cursor belongs to another list", field="cursor")
         offset = integer({"cursor": cursor[1:]}, "cursor", 0, low=0, high=MAX_OFFSET)
     else:
         offset = integer(query, "offset", 0, low=0, high=MAX_OFFSET)

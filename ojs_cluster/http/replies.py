@@ -97,7 +97,7 @@ def pagination(
     total: int | None = None,
     cursor: str | None = None,
 ) -> dict[str, Any]:
-    """Return the ``pagination`` object with the keys of the binding, OpenAPI and admin documents.
+    """Return the ``pagination`` object, with the keys that the HTTP binding and the admin API name.
 
     Args:
         limit: the maximum number of entries of a page.

@@ -60,12 +60,13 @@ class Route:
         batch: whether the body may be as large as ``HttpSettings.max_batch_body``.
         waits_for_jobs: whether the route is a fetch, which may wait for jobs. If the client of a
             fetch or of a GET request disconnects, the handler is cancelled.
-        metrics: whether the route needs no API key if ``HttpSettings.metrics_open`` is set.
+        metrics: whether the route is the scrape of metrics, which needs no API key if
+            ``HttpSettings.metrics_open`` is set.
         test_hook: whether the route exists only with test hooks.
         fast: whether the fast lane serves the route. It serves those that workers and producers use
             most.
-        work: the class of requests that maintenance mode may refuse (``store/maintenance``); empty
-            for a request that it never refuses.
+        request_class: the class of requests that maintenance mode may refuse
+            (``store/maintenance``); empty for a request that it never refuses.
         action: the name of an administrative change in the audit; empty if there is none. A
             response may leave itself out (``Response.audited``).
     """
@@ -81,7 +82,7 @@ class Route:
     metrics: bool = False
     test_hook: bool = False
     fast: bool = False
-    work: str = ""
+    request_class: str = ""
     action: str = ""
 
 

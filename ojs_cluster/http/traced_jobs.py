@@ -122,33 +122,33 @@ _request_decoder: Final = msgspec.json.Decoder(_RequestBody)
 
 def describe_jobs(operation: Operation, request: Request, response: Response) -> JobSpan:
     """Return the content of the span about the jobs of a request and its response."""
-    sent = _read(_request_decoder, request.body, _RequestBody())
-    received = _read(_response_decoder, response.body, _ResponseBody())
-    jobs = received.jobs or ([] if received.job is None else [received.job])
+    request_body = _read(_request_decoder, request.body, _RequestBody())
+    response_body = _read(_response_decoder, response.body, _ResponseBody())
+    jobs = response_body.jobs or ([] if response_body.job is None else [response_body.job])
     attributes: Attributes = {
         "messaging.system": "ojs",
         "messaging.operation.name": operation.name,
         "messaging.operation.type": operation.type,
     }
     span = JobSpan(operation.name, attributes)
-    queue = _single_queue({job.queue for job in jobs} or _requested_queues(operation, sent))
+    queue = _single_queue({job.queue for job in jobs} or _requested_queues(operation, request_body))
     if queue is not None:
         span.name = f"{queue} {operation.name}"
         attributes["messaging.destination.name"] = queue
-    if sent.worker_id:
-        attributes["ojs.worker.id"] = sent.worker_id[:_MAX_TEXT]
+    if request_body.worker_id:
+        attributes["ojs.worker.id"] = request_body.worker_id[:_MAX_TEXT]
     if operation.many:
-        attributes["messaging.batch.message_count"] = len(received.results or jobs)
+        attributes["messaging.batch.message_count"] = len(response_body.results or jobs)
     elif operation.name == "enqueue":
         attributes["messaging.message.body.size"] = len(request.body)
     if len(jobs) == 1:
         attributes.update(_job_attributes(jobs[0]))
-    elif sent.job_id or sent.id:
-        attributes["ojs.job.id"] = (sent.job_id or sent.id or "")[:_MAX_TEXT]
+    elif request_body.job_id or request_body.id:
+        attributes["ojs.job.id"] = (request_body.job_id or request_body.id or "")[:_MAX_TEXT]
     if len(jobs) > 1:
         span.events = [_job_attributes(job) for job in jobs[:_MAX_JOBS]]
     span.links = [link for job in jobs[:_MAX_JOBS] if (link := _link(job)) is not None]
-    _add_error(span, received, response.status)
+    _add_error(span, response_body, response.status)
     return span
 
 
@@ -159,13 +159,13 @@ def _read(decoder: msgspec.json.Decoder[T], body: bytes, default: T) -> T:
         return default  # there is no body, or the handler rejected it
 
 
-def _requested_queues(operation: Operation, sent: _RequestBody) -> set[str]:
+def _requested_queues(operation: Operation, body: _RequestBody) -> set[str]:
     """Return the queues that a request names; used when its response contains no job."""
     if operation.name == "fetch":
-        return set(sent.queues)
+        return set(body.queues)
     if operation.name != "enqueue" or operation.many:
         return set()
-    return {(sent.options and sent.options.queue) or "default"}
+    return {(body.options and body.options.queue) or "default"}
 
 
 def _single_queue(queues: set[str]) -> str | None:
@@ -207,14 +207,14 @@ def _link(job: _JobMembers) -> Link | None:
     return Link(context, {"ojs.job.id": job.id}) if context.is_valid else None
 
 
-def _add_error(span: JobSpan, received: _ResponseBody, status: int) -> None:
-    if received.error is not None:
-        span.error = received.error.message[:_MAX_TEXT]
-        span.attributes["error.type"] = received.error.code
+def _add_error(span: JobSpan, body: _ResponseBody, status: int) -> None:
+    if body.error is not None:
+        span.error = body.error.message[:_MAX_TEXT]
+        span.attributes["error.type"] = body.error.code
         span.attributes["error.message"] = span.error
     elif status >= 400:
         span.error = str(status)
         span.attributes["error.type"] = span.error
-    elif received.failed:
-        span.error = f"{received.failed} refused"
+    elif body.failed:
+        span.error = f"{body.failed} refused"
         span.attributes["error.type"] = "refused"

@@ -63,7 +63,8 @@ class OtelTracing:
 class OtelRequestSpan:
     """The span of one request; see ``app.RequestSpan``.
 
-    The span of a request that gets no response is never ended, and so it is never sent.
+    If the client disconnects before its request is complete, the span is never ended. OpenTelemetry
+    does not send such a span.
     """
 
     def __init__(self, tracer: trace.Tracer, span: Span, operation: Operation | None) -> None:
