@@ -32,7 +32,6 @@ from ojs_cluster.store.bulk.operation import (
     Position,
     Slice,
     Target,
-    read_operation,
 )
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
@@ -97,7 +96,11 @@ async def _postpone(store: Store, operation_id: str, at_ms: int) -> None:
 async def run_for(store: Store, operation: BulkOperation, seconds: float) -> BulkOperation:
     """Carry out an operation for at most ``seconds``, then leave the rest to the scheduler.
 
+    Returns:
+        The operation as it is then. It has failed if its record is damaged.
+
     Raises:
+        NotFound: its record is gone.
         BackendUnavailable: Redis did not answer in time. The scheduler continues the operation.
     """
     deadline = trio.current_time() + seconds
@@ -106,27 +109,38 @@ async def run_for(store: Store, operation: BulkOperation, seconds: float) -> Bul
             operation = await advance(store, operation, REQUEST_LEASE_MS)
         if not operation.ended:
             operation = await _update(store, operation, 0)
+    except DamagedOperation as error:
+        return await _fail(store, operation, error)
     except Superseded:
-        operation = await operations.get(store, operation.id)
+        return await _read_again(store, operation)
     return operation
 
 
-async def _continue(store: Store, operation_id: str, delay_ms: int) -> BulkOperation:
-    meta = store.keys.meta
-    flat: Any = await store.redis.call(
-        meta.slot, "HGETALL", meta.bulk(operation_id), idempotent=True
-    )
-    if not flat:
-        raise Superseded
+async def _read_again(store: Store, operation: BulkOperation) -> BulkOperation:
     try:
-        operation = read_operation(operation_id, flat)
-        if operation.ended:
+        found = await operations.read_stored(store, operation.id)
+    except DamagedOperation as error:
+        return await _fail(store, operation, error)
+    if found is None:
+        raise NotFound("bulk operation", operation.id)
+    return found
+
+
+async def _fail(store: Store, operation: BulkOperation, error: DamagedOperation) -> BulkOperation:
+    """End a damaged operation; return it with the counts that the caller knows."""
+    ended_ms = await _end_damaged(store, operation.id, error)
+    reason = str(error)[:300]
+    return replace(operation, state=BulkState.FAILED, reason=reason, slice=None, ended_ms=ended_ms)
+
+
+async def _continue(store: Store, operation_id: str, delay_ms: int) -> BulkOperation:
+    try:
+        operation = await operations.read_stored(store, operation_id)
+        if operation is None or operation.ended:
             raise Superseded
         return await advance(store, operation, delay_ms)
     except DamagedOperation as error:
-        # No process can read which jobs it would change.
-        log.error("bulk operation %s has failed: %s", operation_id, error)  # noqa: TRY400
-        await _end_damaged(store, operation_id, str(error))
+        await _end_damaged(store, operation_id, error)
         raise Superseded from None
 
 
@@ -275,9 +289,16 @@ async def _update(store: Store, operation: BulkOperation, delay_ms: int | None) 
     return replace(operation, version=reply[1].decode(), ended_ms=ended)
 
 
-async def _end_damaged(store: Store, operation_id: str, reason: str) -> None:
-    fields: list[Arg] = ["state", BulkState.FAILED.value, "reason", reason[:300]]
-    await _store_fields(store, operation_id, "", None, fields)
+async def _end_damaged(store: Store, operation_id: str, error: DamagedOperation) -> int:
+    """End an operation of which no process can read which jobs it would change.
+
+    Returns:
+        When it ended, in Unix milliseconds; 0 if it had ended before.
+    """
+    log.error("bulk operation %s has failed: %s", operation_id, error)
+    fields: list[Arg] = ["state", BulkState.FAILED.value, "reason", str(error)[:300]]
+    reply = await _store_fields(store, operation_id, "", None, fields)
+    return int(reply[2]) if reply[0] == b"ok" else 0
 
 
 async def _store_fields(

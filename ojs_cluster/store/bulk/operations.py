@@ -90,16 +90,24 @@ async def get(store: Store, operation_id: str) -> BulkOperation:
 
 async def read(store: Store, operation_id: str) -> BulkOperation | None:
     """Return an operation, None if there is none or its record is damaged."""
+    try:
+        return await read_stored(store, operation_id)
+    except DamagedOperation:
+        return None
+
+
+async def read_stored(store: Store, operation_id: str) -> BulkOperation | None:
+    """Return an operation, None if there is none.
+
+    Raises:
+        DamagedOperation: its record is damaged.
+        BackendUnavailable: Redis did not answer in time.
+    """
     meta = store.keys.meta
     flat: Any = await store.redis.call(
         meta.slot, "HGETALL", meta.bulk(operation_id), idempotent=True
     )
-    if not flat:
-        return None
-    try:
-        return read_operation(operation_id, flat)
-    except DamagedOperation:
-        return None
+    return read_operation(operation_id, flat) if flat else None
 
 
 async def list_operations(
