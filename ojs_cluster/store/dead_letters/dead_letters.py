@@ -275,7 +275,7 @@ async def _retry_by_id(
     if expected_replays is not None and found.replays != expected_replays:
         raise Conflict(f"job '{job_id}' was retried since", job_id=job_id, state=found.state)
     if f.UNIQUE in found.fields:
-        return await unique_retry.retry_unique_job(store, job_id, must_be)
+        return await unique_retry.retry_unique_job(store, job_id, must_be, expected_replays)
     job = await run_on_job(
         store,
         "retry_dead",

@@ -27,17 +27,20 @@ _TRIES = 3
 """Attempts to commit before the request is answered 503."""
 
 
-async def retry_unique_job(store: Store, job_id: str, must_be: str) -> JobRecord:
+async def retry_unique_job(
+    store: Store, job_id: str, must_be: str, expected_replays: int | None = None
+) -> JobRecord:
     """Run a discarded unique job again.
 
     Args:
         store: the store.
         job_id: id of the job.
         must_be: the state that the job must have; ``retry_dead.lua`` lists the values.
+        expected_replays: how often an operator has retried the job before, None for any number.
 
     Raises:
         NotFound: there is no such job.
-        Conflict: the job is in another state.
+        Conflict: the job is in another state, or was retried since.
         Duplicate: another job with the same fingerprint has not ended.
         BackendUnavailable: Redis did not answer in time, or other requests kept the lock undecided.
     """
@@ -48,6 +51,8 @@ async def retry_unique_job(store: Store, job_id: str, must_be: str) -> JobRecord
         job = found.job
         if not job.dead and (must_be == "dead" or job.state is not State.DISCARDED):
             raise Conflict(f"job '{job_id}' is {job.state}", job_id=job_id, state=job.state)
+        if expected_replays is not None and job.replays != expected_replays:
+            raise Conflict(f"job '{job_id}' was retried since", job_id=job_id, state=job.state)
         fingerprint = job.fields[f.UNIQUE].decode().removesuffix("+")
         retries = int(job.fields.get(f.REPLAYS, 0))
         request = LockRequest(fingerprint, job_id, found.shard, retries + 1)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ojs_cluster.core.errors import InvalidRequest
+from ojs_cluster.core.errors import Conflict, InvalidRequest
 from ojs_cluster.core.jobs.failure import parse_failure
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
@@ -197,6 +197,28 @@ async def test_a_job_retried_by_another_call_is_counted_as_failed(
     assert failed == one.id
     assert "dead letter" in reason
     assert (await read_jobs.get(store, two.id)).state is State.AVAILABLE
+
+
+async def test_a_unique_job_that_was_retried_since_it_was_read_is_not_retried_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch, consistent: Check
+) -> None:
+    job = await discard(store, dead=True, unique={"keys": ["type"], "period": "PT1H"})
+    original = read_jobs.get
+
+    async def late(found: Store, job_id: str) -> JobRecord:
+        job = await original(found, job_id)
+        monkeypatch.setattr(read_jobs, "get", original)
+        await dead_letters.retry(store, job_id)
+        await nack(store, (await take(store))[0])
+        return job
+
+    monkeypatch.setattr(read_jobs, "get", late)
+    with pytest.raises(Conflict, match="retried since"):
+        await dead_letters.retry_discarded(store, job.id, expected_replays=0)
+
+    found = await read_jobs.get(store, job.id)
+    assert (found.state, found.replays) == (State.DISCARDED, 1)
+    consistent()
 
 
 async def test_a_cursor_of_another_server_is_refused(store: Store) -> None:
