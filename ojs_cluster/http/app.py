@@ -99,6 +99,7 @@ class App:
 
     def __post_init__(self, shared_body_memory: BodyMemoryBudget | None) -> None:
         object.__setattr__(self, "push", PushState(self.settings))
+        self.maintenance.on_fetches_refused = self.waiters.wake_all
         cached_metrics = CachedMetrics(self.store, self.settings.metrics_queues)
         object.__setattr__(self, "cached_metrics", cached_metrics)
         # An overview is reused for nine times as long as it took to compute. So computing overviews

@@ -7,6 +7,7 @@ requests pay nothing while the mode is off. If Redis does not answer, the last k
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any, Final
 
 import trio
@@ -37,20 +38,24 @@ class MaintenanceFlag:
     Attributes:
         refused: the classes of requests that are refused; empty while the mode is off.
         current: the mode, None while it is off.
+        on_fetches_refused: called when fetches are refused from now on.
     """
 
-    __slots__ = ("current", "refused")
+    __slots__ = ("current", "on_fetches_refused", "refused")
 
     def __init__(self) -> None:
         self.current: Maintenance | None = None
         self.refused: frozenset[str] = frozenset()
+        self.on_fetches_refused: Callable[[], None] = lambda: None
 
     def set(self, current: Maintenance | None) -> None:
         """Note the mode."""
         if (current is None) != (self.current is None):
             log.warning("maintenance mode is %s", "off" if current is None else "on")
         self.current = current
-        self.refused = frozenset() if current is None else current.refused
+        before, self.refused = self.refused, frozenset() if current is None else current.refused
+        if "fetch" in self.refused - before:
+            self.on_fetches_refused()
 
     async def refresh(self, store: Store) -> None:
         """Read the mode from Redis.
@@ -82,6 +87,11 @@ class MaintenanceFlag:
         raise UnderMaintenance(
             f"the server is under maintenance{reason}", retry_after_s=RETRY_AFTER_S
         )
+
+    def check_fetch(self) -> None:
+        """Check that fetches are served, as ``check`` does."""
+        if self.refused:
+            self.check("fetch")
 
     def family(self) -> Metric:
         """Return the metric of maintenance mode."""

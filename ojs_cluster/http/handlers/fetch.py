@@ -76,6 +76,7 @@ async def fetch(app: App, request: Request) -> Response:
         visibility_timeout_ms=visibility_timeout_ms,
         wait_ms=min(body.wait_ms or 0, app.settings.max_wait_ms),
         on_wait=request.on_wait,
+        check=app.maintenance.check_fetch,
     )
     if not jobs:
         return _EMPTY

@@ -64,7 +64,7 @@ class Waiters:
     def drain(self) -> None:
         """End all waits without a job. Later fetches do not wait."""
         self._draining.set()
-        self._wake_all()
+        self.wake_all()
 
     @property
     def draining(self) -> bool:
@@ -105,7 +105,7 @@ class Waiters:
     async def _subscribe(self, store: Store, shard: Shard) -> None:
         if shard not in self._subscribed:
             on_message = partial(self._on_message, store, shard)
-            await store.redis.subscribe(shard.wake_channel, shard.slot, on_message, self._wake_all)
+            await store.redis.subscribe(shard.wake_channel, shard.slot, on_message, self.wake_all)
             self._subscribed.add(shard)
 
     def add(self, queues: Iterable[str]) -> _Waiter:
@@ -181,7 +181,8 @@ class Waiters:
         store.depth_cache.mark_filled(store.keys, shard, [queue])
         self.wake_next([queue])
 
-    def _wake_all(self) -> None:
+    def wake_all(self) -> None:
+        """Make each waiter fetch again, after it has called its ``check``."""
         for queue, waiting in self._waiting.items():
             for waiter in waiting:
                 waiter.wake(queue)
@@ -197,6 +198,7 @@ async def fetch_or_wait(
     visibility_timeout_ms: int | None = None,
     wait_ms: int = 0,
     on_wait: Callable[[], None] = lambda: None,
+    check: Callable[[], None] = lambda: None,
 ) -> list[JobRecord]:
     """Fetch as ``fetch`` does; when there is no job, wait up to ``wait_ms`` for the first one.
 
@@ -209,9 +211,11 @@ async def fetch_or_wait(
         visibility_timeout_ms: length of the leases in milliseconds; None for that of each job.
         wait_ms: longest wait in milliseconds.
         on_wait: called when the wait begins.
+        check: called before each fetch during the wait. It raises ``OJSError`` to end the wait.
 
     Raises:
         BackendUnavailable: as ``fetch``.
+        OJSError: ``check`` has raised it.
     """
     deadline = trio.current_time() + wait_ms / 1000
     if wait_ms > 0:
@@ -225,7 +229,7 @@ async def fetch_or_wait(
         fetch_once = partial(
             fetch_unless_quiet, store, queues, count, worker_id, visibility_timeout_ms
         )
-        return await _wait(store, waiters, queues, worker_id, fetch_once, deadline)
+        return await _wait(store, waiters, queues, worker_id, fetch_once, check, deadline)
     except WorkerIsQuiet:
         # A quiet worker does not become a waiter: it would take wake-ups that other workers need.
         # It still waits, because after an immediate empty response it would fetch again at once.
@@ -242,6 +246,7 @@ async def _wait(
     queues: Sequence[str],
     worker_id: str,
     fetch_once: Callable[[], Awaitable[list[JobRecord]]],
+    check: Callable[[], None],
     deadline: float,
 ) -> list[JobRecord]:
     jobs: list[JobRecord] = []
@@ -251,6 +256,7 @@ async def _wait(
         while not jobs:
             await waiters.subscribe(store, queues)  # a queue may have more partitions now
             waiter.reset()
+            check()
             # If the fetch raises, these wake-ups stay unused, and another waiter gets them.
             unused, waiter.woken = waiter.woken, set()
             jobs = await fetch_once()

@@ -15,7 +15,7 @@ from ojs_cluster.keys import Meta
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.cron import cron
 from scheduler.loops import cron as cron_loop
-from tests.http.api import Api, open_app, until
+from tests.http.api import Api, Reply, open_app, until
 from tests.http.handlers.bulk.test_operations import enqueue
 from tests.support.servers import observer
 from tests.support.timeshift import age_cron
@@ -55,6 +55,35 @@ async def test_fetches_are_refused_and_everything_else_is_served(any_api: Api) -
 
     reply = await any_api.post(MODE, {"enabled": False})
     assert (reply.status, reply.json["enabled"]) == (200, False)
+    assert (await any_api.post("/ojs/v1/workers/fetch", FETCH)).json["jobs"]
+
+
+async def test_fetches_that_wait_already_are_refused(any_api: Api) -> None:
+    replies: list[Reply] = []
+
+    async def fetch() -> None:
+        body = {**FETCH, "wait_ms": 30_000}
+        replies.append(await any_api.post("/ojs/v1/workers/fetch", body))
+
+    async def all_wait() -> bool:
+        waiting = any_api.app.waiters._waiting.get("mail", {})
+        return sum(one._event.statistics().tasks_waiting for one in waiting) == 3
+
+    with trio.fail_after(25):
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(fetch)
+            await until(all_wait)
+            await any_api.post(MODE, {"enabled": True, "refuse": ["enqueue"]})
+            assert replies == []
+            await any_api.post(MODE, {"enabled": True, "reason": "move"})
+            job_id = await enqueue(any_api)
+    assert [(one.status, one.error["code"]) for one in replies] == [(503, "maintenance")] * 3
+    assert replies[0].headers["retry-after"] == "10"
+    job = (await any_api.get(f"/ojs/v1/jobs/{job_id}")).json["job"]
+    assert job["state"] == "available"
+    assert len(any_api.app.waiters) == 0
+    await any_api.post(MODE, {"enabled": False})
     assert (await any_api.post("/ojs/v1/workers/fetch", FETCH)).json["jobs"]
 
 
