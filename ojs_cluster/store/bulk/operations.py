@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import orjson
@@ -111,11 +112,21 @@ async def read_stored(store: Store, operation_id: str) -> BulkOperation | None:
 
 
 async def list_operations(
-    store: Store, *, limit: int, offset: int = 0
+    store: Store,
+    *,
+    limit: int,
+    offset: int = 0,
+    wanted: Callable[[Selection], bool] | None = None,
 ) -> tuple[list[BulkOperation], int]:
     """Return a page of operations, the newest first, and the number of all.
 
     Operations that have not ended come first. Damaged operations are left out.
+
+    Args:
+        store: the store.
+        limit: maximum number of operations of the page.
+        offset: number of operations before the page.
+        wanted: returns whether to list and count the operation of a selection; None for all.
     """
     meta = store.keys.meta
     names: list[bytes] = []
@@ -123,6 +134,8 @@ async def list_operations(
         ids: Any = await store.redis.call(meta.slot, "ZREVRANGE", key, 0, -1, idempotent=True)
         # Ids are UUIDv7, so they sort by the time of creation.
         names += sorted(ids, reverse=True)
+    if wanted is not None:
+        names = await _with_selection(store, names, wanted)
     found: dict[str, BulkOperation | None] = {}
 
     async def read_one(name: bytes) -> None:
@@ -132,6 +145,24 @@ async def list_operations(
     await run_concurrently(page, read_one)
     listed = [found[name.decode()] for name in page]
     return [operation for operation in listed if operation is not None], len(names)
+
+
+async def _with_selection(
+    store: Store, names: Sequence[bytes], wanted: Callable[[Selection], bool]
+) -> list[bytes]:
+    """Return the ids, of ``MAX_OPERATIONS`` at most, whose selections are wanted."""
+    meta = store.keys.meta
+    kept: set[bytes] = set()
+
+    async def read_one(name: bytes) -> None:
+        key = meta.bulk(name.decode())
+        raw: Any = await store.redis.call(meta.slot, "HGET", key, "filter", idempotent=True)
+        with suppress(ValueError):  # a damaged operation is in no list
+            if raw is not None and wanted(Selection.of_members(orjson.loads(raw))):
+                kept.add(name)
+
+    await run_concurrently(names, read_one)
+    return [name for name in names if name in kept]
 
 
 async def stop(store: Store, operation_id: str) -> BulkOperation:

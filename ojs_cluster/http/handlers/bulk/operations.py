@@ -7,6 +7,7 @@ follow ``state`` and the counts.
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -105,8 +106,14 @@ async def list_operations(app: App, request: Request) -> Response:
     ``GET /ojs/v1/admin/bulk?page&per_page&limit&offset``
     """
     page = query.numbered_page(query.parameters(request.query))
-    found, total = await store_bulk.list_operations(app.store, limit=page.limit, offset=page.offset)
-    shown = [members(operation) for operation in found if is_visible(operation, request.queues)]
+    queues = request.queues
+    found, total = await store_bulk.list_operations(
+        app.store,
+        limit=page.limit,
+        offset=page.offset,
+        wanted=None if queues is None else partial(is_visible, queues=queues),
+    )
+    shown = [members(operation) for operation in found]
     pages = query.pagination(page, len(found), total)
     return replies.json_response(200, {"items": shown, "pagination": pages})
 
@@ -122,19 +129,18 @@ async def stop(app: App, request: Request, operation_id: str) -> Response:
 
 async def _visible(app: App, request: Request, operation_id: str) -> BulkOperation:
     operation = await store_bulk.get(app.store, operation_id)
-    if not is_visible(operation, request.queues):
+    if not is_visible(operation.selection, request.queues):
         raise NotFound("bulk operation", operation_id)
     return operation
 
 
-def is_visible(operation: BulkOperation, queues: QueuePatterns | None) -> bool:
-    """Return whether an API key that may access ``queues`` may see an operation.
+def is_visible(selection: Selection, queues: QueuePatterns | None) -> bool:
+    """Return whether an API key that may access ``queues`` may see the operation of a selection.
 
     It may if the operation concerns one accessible queue, or was created with the same patterns.
     """
     if queues is None:
         return True
-    selection = operation.selection
     if selection.queue is not None:
         return queues.admits(selection.queue)
     return selection.within == queues.patterns

@@ -161,6 +161,17 @@ async def test_keys_see_and_change_only_their_queues(standalone: Embedded) -> No
         assert (await get("news-key", path)).status == 404
         assert (await post("news-key", f"{path}/stop")).status == 404
         assert (await get("news-key", BULK)).json["items"] == []
+        listed = (await get("news-key", BULK)).json
+        assert (listed["pagination"]["total"], listed["pagination"]["has_more"]) == (0, False)
+        dry = {"action": "cancel", "filter": {"queue": "news"}, "dry_run": True}
+        newer = [(await post("news-key", BULK, dry)).json["id"] for _ in range(2)]
+        listed = (await get("mail-key", f"{BULK}?per_page=1")).json
+        assert [item["id"] for item in listed["items"]] == [made.json["id"]]
+        assert listed["pagination"]["total"] == 1
+        paged = [(await get("news-key", f"{BULK}?per_page=1&page={page}")).json for page in (1, 2)]
+        found = [item["id"] for listed in paged for item in listed["items"]]
+        assert sorted(found) == sorted(newer)  # those of one millisecond come in any order
+        assert (await get("root-key", BULK)).json["pagination"]["total"] == 3
         of_news = {**everything, "filter": {"queue": "news"}}
         assert (await post("mail-key", BULK, of_news)).status == 403
         deletion = {"action": "delete", "filter": {}, "confirm": True}
@@ -172,5 +183,5 @@ async def test_keys_see_and_change_only_their_queues(standalone: Embedded) -> No
             )
         assert (await post("root-key", BULK, deletion)).status == 202
         await carry_out(api)
-        found = [(await get("root-key", f"/ojs/v1/jobs/{one}")).json for one in (mail, news)]
-        assert [job["state"] for job in found] == ["cancelled", "available"]
+        jobs = [(await get("root-key", f"/ojs/v1/jobs/{one}")).json for one in (mail, news)]
+        assert [job["state"] for job in jobs] == ["cancelled", "available"]
