@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
+from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.core.bulk.selection import BulkAction, Selection
 from ojs_cluster.core.errors import Conflict, InvalidRequest, NotFound, OJSError, Unsupported
 from ojs_cluster.core.jobs.states import State
@@ -132,7 +133,7 @@ async def purge_queue(app: App, request: Request, name: str) -> Response:
     selection = selection_of(BulkAction.PURGE, given, request.queues, field="body")
     done = await _run(app, request, BulkAction.PURGE, selection)
     shown = {"purged_count": done.succeeded, "states": list(selection.states)}
-    return _response(done, shown)
+    return _response(app, request, done, shown)
 
 
 async def purge_dead_letters(app: App, request: Request) -> Response:
@@ -148,7 +149,7 @@ async def purge_dead_letters(app: App, request: Request) -> Response:
     given = FilterBody(queue=body.queue, type=body.type, older_than=body.older_than, dead=True)
     selection = selection_of(BulkAction.DELETE, given, request.queues, field="body")
     done = await _run(app, request, BulkAction.DELETE, selection)
-    return _response(done, {"purged_count": done.succeeded})
+    return _response(app, request, done, {"purged_count": done.succeeded})
 
 
 async def purge_dead_letters_by_query(app: App, request: Request) -> Response:
@@ -165,7 +166,7 @@ async def purge_dead_letters_by_query(app: App, request: Request) -> Response:
         older_than_ms=older_than_ms(given.get("older_than") or None, field="older_than"),
     )
     done = await _run(app, request, BulkAction.DELETE, selection)
-    return _response(done, {"purged_count": done.succeeded})
+    return _response(app, request, done, {"purged_count": done.succeeded})
 
 
 async def _change(
@@ -193,7 +194,7 @@ async def _change(
     if not admin and given.state is None and given.states is None and not given.dead:
         given = msgspec.structs.replace(given, states=_SPECIFIED_STATES.get(action))
     done = await _run(app, request, action, selection_of(action, given, request.queues))
-    return _response(done, {})
+    return _response(app, request, done, {})
 
 
 async def _run(
@@ -213,8 +214,11 @@ async def _run(
         return await run_for(app.store, operation, _RUN_S)
 
 
-def _response(done: BulkOperation, more: dict[str, Any]) -> Response:
-    """Return the counts of an operation, 202 if it goes on."""
+def _response(app: App, request: Request, done: BulkOperation, more: dict[str, Any]) -> Response:
+    """Return the counts of an operation, 202 if it goes on.
+
+    Only a key that may read the operation is told where it is.
+    """
     items = [
         {"index": index, "job_id": job_id, "status": "failed", "error": why, "reason": why}
         for index, (job_id, why) in enumerate(done.failures)
@@ -235,7 +239,8 @@ def _response(done: BulkOperation, more: dict[str, Any]) -> Response:
         **more,
     }
     if not done.ended:
-        headers = (("Location", f"/ojs/v1/admin/bulk/{done.id}"),)
+        may_read = Scope.ADMIN_READ in principal_of(app, request).scopes
+        headers = (("Location", f"/ojs/v1/admin/bulk/{done.id}"),) if may_read else ()
         return replies.json_response(202, members, headers, audit_object=audit_text(done))
     return replies.json_response(200, members, audit_object=audit_text(done))
 

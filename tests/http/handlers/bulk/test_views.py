@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 
+from ojs_cluster.core.access.scopes import Keyring, Principal, Scope, digest
+from ojs_cluster.http.access.authentication import AccessControl
 from ojs_cluster.http.handlers.bulk import views
-from tests.http.api import Api
+from ojs_cluster.server.embedded.servers import Embedded
+from tests.http.api import Api, open_app
 from tests.http.handlers.bulk.test_operations import carry_out, enqueue
 from tests.store.shortcuts import id_in
 
@@ -105,6 +108,27 @@ async def test_what_takes_longer_is_left_to_the_scheduler(
     await carry_out(api)
     assert (await api.get(reply.headers["location"])).json["succeeded"] == 1
     assert await state(api, job_id) == "cancelled"
+
+
+async def test_only_a_key_that_may_read_an_operation_is_told_where_it_is(
+    standalone: Embedded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(views, "_RUN_S", 0.0)
+    principals = {
+        "producer-key": Principal("producer", frozenset({Scope.DATA_WRITE})),
+        "reader-key": Principal("reader", frozenset({Scope.DATA_WRITE, Scope.ADMIN_READ})),
+    }
+    access = AccessControl(Keyring({digest(key): who for key, who in principals.items()}, {}))
+    async with open_app(standalone, access=access) as app:
+        api = Api(app)
+        for key, told in (("producer-key", False), ("reader-key", True)):
+            headers = {"Authorization": f"Bearer {key}"}
+            body = {"filter": {"queue": "mail"}}
+            reply = await api.post(f"{JOBS}/cancel", body, headers=headers)
+            assert (reply.status, "location" in reply.headers) == (202, told)
+            path = f"/ojs/v1/admin/bulk/{reply.json['operation_id']}"
+            status = (await api.get(path, headers=headers)).status
+            assert status == (200 if told else 403)
 
 
 async def test_jobs_of_a_queue_are_removed_by_state(api: Api) -> None:
