@@ -106,7 +106,7 @@ class Response(msgspec.Struct, frozen=True):
             replaces this response has these ids in its details.
         code: the error code; empty for success.
         audit_object: the name of the changed object for the audit, if the path does not name it.
-        audited: whether the audit records it, if its route has an action.
+        audited: whether the audit records the response if its route has an ``action``.
         stream: sends the body; None if ``body`` is the body. The entry point closes it.
     """
 

@@ -67,8 +67,8 @@ class Route:
             most.
         request_class: the class of requests that maintenance mode may refuse
             (``store/maintenance``); empty for a request that it never refuses.
-        action: the name of an administrative change in the audit; empty if there is none. A
-            response may leave itself out (``Response.audited``).
+        action: the name of an administrative change in the audit; empty if there is none. Responses
+            with ``audited=False`` are not recorded.
     """
 
     method: str
