@@ -18,7 +18,7 @@ from typing import Any, Final
 import orjson
 import trio
 
-from ojs_cluster.core.bulk.selection import JobSummary
+from ojs_cluster.core.bulk.selection import BulkAction, JobSummary
 from ojs_cluster.core.errors import BackendUnavailable, MalformedJob, NotFound
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.redis.errors import RedisReplyError
@@ -206,6 +206,9 @@ async def _choose(
 
 
 def _is_chosen(operation: BulkOperation, job: JobSummary) -> bool:
+    # A job whose priority is lowered may move ahead of the walk, which then reads it again.
+    if operation.action is BulkAction.PRIORITY and job.priority == operation.priority:
+        return False
     last_change_ms = job.created_ms if job.finished_ms is None else job.finished_ms
     return last_change_ms <= operation.created_ms and operation.selection.admits(job)
 

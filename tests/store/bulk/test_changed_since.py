@@ -1,4 +1,4 @@
-"""A bulk operation leaves alone jobs that have changed since it chose them."""
+"""A bulk operation leaves alone jobs that have changed since it chose them, also by itself."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import pytest
 from ojs_cluster.core.bulk.selection import DEFAULT_STATES, BulkAction
 from ojs_cluster.core.errors import Conflict
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.store.bulk import execution
+from ojs_cluster.store.bulk import candidates, execution
 from ojs_cluster.store.bulk.apply import apply
 from ojs_cluster.store.bulk.operation import read_operation
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import dead_letters
 from ojs_cluster.store.jobs import read_jobs as jobs
-from tests.store.bulk.test_bulk import begin, dead
+from tests.store.bulk.test_bulk import WAITING, begin, carry_out, dead
 from tests.store.shortcuts import ack, nack, put, take
 
 
@@ -70,3 +70,21 @@ async def test_a_dead_letter_that_was_retried_since_it_was_chosen_is_kept(
     assert ("was retried since" in reason) is fails_again
     assert found.state is (State.DISCARDED if fails_again else State.AVAILABLE)
     assert found.dead is fails_again
+
+
+@pytest.mark.parametrize("priority", [1, 90])
+async def test_a_new_priority_counts_each_job_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch, priority: int
+) -> None:
+    monkeypatch.setattr(candidates, "PAGE", 2)
+    made = [await put(store, priority=50) for _ in range(5)]
+    same = await put(store, priority=priority)
+
+    operation = await begin(
+        store, BulkAction.PRIORITY, *WAITING, queue="mail", new_priority=priority
+    )
+    ended = await carry_out(store, operation)
+
+    assert (ended.matched, ended.succeeded, ended.failed) == (5, 5, 0)
+    for job in (*made, same):
+        assert (await jobs.get(store, job.id)).priority == priority
