@@ -79,7 +79,7 @@ async def register(
     Raises:
         InvalidRequest: the schedule has no occurrence in its time zone.
         ValidationFailed: the server has the maximum number of cron jobs.
-        Conflict: other clients kept changing the cron job. Not without ``check_present``.
+        Conflict: other clients kept changing the cron job. Raised only with ``check_present``.
         BackendUnavailable: Redis did not answer in time.
     """
     if check_present is None:
@@ -315,13 +315,13 @@ async def _put(
     following = definition.schedule.following(now_ms, now_ms)
     if following is None:
         raise InvalidRequest("the expression has no occurrence in its timezone", field="expression")
-    plan: list[Arg] = ["", now_ms, ""]
+    tick_args: list[Arg] = ["", now_ms, ""]  # next tick, start of ``@every``, clock change
     if definition.enabled:
-        plan = [following.ms, now_ms, "" if following.gap_ms is None else following.gap_ms]
+        tick_args = [following.ms, now_ms, "" if following.gap_ms is None else following.gap_ms]
     reply = await store.run_meta(
         "cron_register",
         [meta.cron(definition.name), meta.crons, meta.cron_names],
-        [definition.name, store.settings.max_crons, version, *plan, *_fields(definition)],
+        [definition.name, store.settings.max_crons, version, *tick_args, *_fields(definition)],
     )
     if reply[0] == b"full":
         raise ValidationFailed(

@@ -16,7 +16,7 @@
 local MAX_OPEN_RUNS = 100
 local HISTORY = KEYS[3]
 local name, version, tick, next_tick, gap = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
-local decision, subject, held, cancels, ended = ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11]
+local decision, id_or_reason, held, cancels, ended = ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11]
 local history_kept, delivery_ms = tonumber(ARGV[12]), tonumber(ARGV[13])
 local cron = load_cron()
 if not cron or cron.deleted then return {'missing'} end
@@ -35,28 +35,29 @@ if not manual then
 end
 local open_runs = list_without(cron.open_runs, ended)
 if decision == 'fire' then
-    open_runs[#open_runs + 1] = subject
+    open_runs[#open_runs + 1] = id_or_reason
     -- The oldest run is forgotten, but never one that is still held back.
     for i = 1, #open_runs do
         if #open_runs <= MAX_OPEN_RUNS then break end
         if #list_without(open_runs[i], cron.held_runs or '') == 1 then table.remove(open_runs, i) break end
     end
     local runs = increment(CRON, 'runs', 1)
-    redis.call('HSET', CRON, 'last_run', now, 'firing', subject, 'firing_tick', tick,
+    redis.call('HSET', CRON, 'last_run', now, 'firing', id_or_reason, 'firing_tick', tick,
         'firing_job', redis.call('HGET', CRON, 'job') or '', 'firing_cancels', cancels, 'firing_held', held,
         'next_maintenance', now + delivery_ms)
     if held == '1' then
-        redis.call('HSET', CRON, 'held_runs', cron.held_runs and cron.held_runs .. ' ' .. subject or subject)
+        redis.call('HSET', CRON, 'held_runs',
+            cron.held_runs and cron.held_runs .. ' ' .. id_or_reason or id_or_reason)
     end
-    emit_cron('cron.triggered', cron, subject, name, tick, 'r', runs)
+    emit_cron('cron.triggered', cron, id_or_reason, name, tick, 'r', runs)
 else
     local refused = decision == 'refuse'
-    emit_cron('cron.skipped', cron, refused and '' or subject, name, tick, 'w',
+    emit_cron('cron.skipped', cron, refused and '' or id_or_reason, name, tick, 'w',
         refused and 'unusable_job' or 'overlap_skip')
 end
 redis.call('HSET', CRON, 'open_runs', table.concat(open_runs, ' '))
 local OUTCOMES = {skip = 'skip', refuse = 'error', fire = manual and 'hand' or 'fire'}
-redis.call('LPUSH', HISTORY, table.concat({OUTCOMES[decision], tick, format_ms(now), subject}, ' '))
+redis.call('LPUSH', HISTORY, table.concat({OUTCOMES[decision], tick, format_ms(now), id_or_reason}, ' '))
 redis.call('LTRIM', HISTORY, 0, history_kept - 1)
 schedule_check(name)
 return {'ok', redis.call('HGETALL', CRON), now}

@@ -22,10 +22,13 @@ from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.unique import locks
 
 HISTORY_KEPT = 100
+"""Maximum number of entries in the history of a cron job."""
 DELIVERY_MS = 2000
 """Another process may deliver a firing when its claim is older than this time in ms."""
 FIRST_PAUSE_MS = 500
+"""Time in ms until the next check after a failed check. Each further pause is twice as long."""
 LONGEST_PAUSE_MS = 60_000
+"""Longest time in ms between two checks after failures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,7 @@ class RedisCronStore:
     async def enqueue(self, job: NewJob, store_before_ms: int, *, ignore_depth_bound: bool) -> str:
         """Store a job, as ``CronStore.enqueue``.
 
-        The field ``fixed`` keeps the job for two minutes after its end at least, so that a late
+        The field ``FIXED_ID`` keeps the job for two minutes after its end at least, so that a late
         delivery cannot store it again (``include/jobs/finish_job.lua``).
         """
         fields = [f.FIXED_ID, b"1"]

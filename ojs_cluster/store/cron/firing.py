@@ -47,7 +47,7 @@ log = logging.getLogger("ojs.store")
 MAX_WAITING_RUNS = 100
 """Maximum number of unfinished runs under the policy ``enqueue``. Further ticks are skipped."""
 _MANY_WAITING_RUNS = 2
-"""If at least this number of runs are unfinished, each further run logs a warning."""
+"""If more than this number of runs are unfinished, each further run logs a warning."""
 QUEUE_FULL: Final = "queue_full"
 """First word of the reason in the history when a full queue has refused the job of a tick."""
 _CHECK_TIMEOUT_S = 2.0
@@ -282,7 +282,7 @@ async def run_manually(cron_store: CronStore, cron: CronRecord) -> ManualRun | N
         return None
     await make_job(cron.name, cron.job, cron.read_ms)
     runs = await _earlier_runs(cron_store, cron)
-    claimed = await cron_store.claim(cron, _fire(cron_store, cron, runs))
+    claimed = await cron_store.claim(cron, _decide_to_fire(cron_store, cron, runs))
     if claimed is None or claimed.firing is None:
         return None
     try:
@@ -450,11 +450,11 @@ async def _decide(
     if limit is not None and len(runs.unfinished) >= limit:
         decision = TickDecision(fire=False, job_id=runs.unfinished[0], ended=runs.ended)
     else:
-        decision = _fire(cron_store, cron, runs, tick_ms)
+        decision = _decide_to_fire(cron_store, cron, runs, tick_ms)
     return _with_next_tick(cron, decision, tick_ms, now_ms)
 
 
-def _fire(
+def _decide_to_fire(
     cron_store: CronStore, cron: CronRecord, runs: _EarlierRuns, tick_ms: int | None = None
 ) -> TickDecision:
     held = cron.overlap == "enqueue" and bool(runs.unfinished)

@@ -36,7 +36,10 @@ class UnusableDefinition(Exception):
 
 
 async def make_job(name: str, job: bytes, tick_ms: int) -> NewJob:
-    """Make the job of a tick, under limits that a changed setting does not tighten.
+    """Make the job of a tick.
+
+    The limits of requests do not apply, because the definition may be older than the present
+    settings.
 
     Args:
         name: name of the cron job.

@@ -1,7 +1,8 @@
 """Read and remove groups of errors.
 
-The script that fails an attempt counts its error (``store/include/jobs/error_groups.lua``). A shard
-keeps a bounded number of groups, those that failed last. So a job that never fails costs nothing.
+The script that records a failed attempt counts its error (``store/include/jobs/error_groups.lua``),
+so jobs that never fail cost nothing. A shard keeps a bounded number of groups: those with the most
+recent failures.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from ojs_cluster.store.fanout import run_concurrently
 KEPT_MS: Final = 7 * 86_400_000
 """How long a group is kept after its last failure, in milliseconds."""
 _VALUE: Final = re.compile(rb"(\d{1,15}) (\d{1,14}) (\d{1,14}) ([0-9a-f-]{36})")
+"""A stored group: count, Unix times of the first and the last failure in ms, id of the last job."""
 _OPEN_ESCAPE: Final = re.compile(r"(?<!\\)(?:\\\\)*\\(?:u[0-9a-fA-F]{0,3})?\Z")
+"""An incomplete JSON escape at the end of a text that was cut off."""
 
 
 @dataclass(slots=True)

@@ -149,13 +149,13 @@ async def deliver(store: Store, shard: Shard, flat: Sequence[bytes]) -> None:
 async def drain(
     store: Store, shard: Shard, limit: int, on_blocked: OnBlocked | None = None
 ) -> SweepResult:
-    """Deliver up to ``limit`` due entries of a shard that wait for no unreachable shard.
+    """Deliver up to ``limit`` due entries of a shard, except the blocked entries.
 
     Args:
         store: the store.
         shard: the shard of the outbox.
         limit: maximum number of entries.
-        on_blocked: called for each unreachable shard that entries wait for from now on.
+        on_blocked: called for each unreachable shard that has blocked entries in this call.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -197,7 +197,7 @@ async def drain_blocked(store: Store, shard: Shard, limit: int) -> SweepResult:
         nonlocal more
         result = await _try_blocked_shard(store, shard, int(raw), limit)
         more |= result.more
-        # A result that was not recorded leaves the shard due, and it must not be tried in a row.
+        # If recording failed, the shard is still due. The pause prevents attempts without a break.
         times_ms.extend(max(at_ms, now + FIRST_PAUSE_MS) for at_ms in result.next_ms)
 
     await run_concurrently(due, try_shard)
@@ -223,6 +223,7 @@ async def _try_blocked_shard(
                 shard, "outbox_due", [waiting, shard.outbox], [limit], idempotent=True
             )
             entries = parse_entries(shard, reply[2:])
+            # The script returns its own time as the next time when its reply was full.
             more, remaining = len(entries) >= limit or reply[1] == reply[0], iter(entries)
             for entry in remaining:
                 failed = await _attempt_all(store, waiting, [entry], patient=True, probed=slot)
@@ -294,7 +295,15 @@ async def _attempt_all(
     patient: bool,
     probed: int | None = None,
 ) -> dict[int | None, list[str]]:
-    """Deliver entries; return the numbers of blocked entries by the shard that did not answer."""
+    """Deliver entries; return the numbers of blocked entries by the shard that did not answer.
+
+    Args:
+        store: the store.
+        index: the sorted set that has the entries.
+        entries: the entries.
+        patient: as in ``EffectClient``.
+        probed: as in ``EffectClient``.
+    """
     blocked: dict[int | None, list[str]] = {}
 
     async def attempt(entry: OutboxEntry) -> None:

@@ -70,6 +70,8 @@ async def list_dead_letters(
         InvalidRequest: this server did not issue the cursor.
         BackendUnavailable: Redis did not answer in time.
     """
+    # A cursor has the index of a shard, the score of the last entry (the time of its last attempt),
+    # and how many entries with this score were returned already.
     index, score, skip = _parse_cursor(cursor, len(store.keys)) if cursor else (0, 0, 0)
     found: list[OutboxDeadLetter] = []
     while index < len(store.keys):
@@ -79,7 +81,7 @@ async def list_dead_letters(
         found += page
         if len(found) >= limit:
             return found, cursors.encode([index, score, skip])
-        if not page:  # a page that is not full may have reached its limit of bytes
+        if not page:  # a page with few entries may have reached its limit of bytes
             index, score, skip = index + 1, 0, 0
     return found, None
 

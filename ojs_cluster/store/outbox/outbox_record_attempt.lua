@@ -1,5 +1,5 @@
--- Transition: waiting -> (nothing) | waiting | dead letter, for one outbox entry after an attempt;
---       dead letter -> waiting, for 'retry'.
+-- Transition: undelivered -> (nothing) | undelivered | dead letter, for one outbox entry after an attempt;
+--       dead letter -> undelivered, for 'retry'.
 -- Post: 'done':        the entry is removed.
 --       'failed':      the attempt is counted, and the next attempt is scheduled. After the maximum number of
 --                      attempts the entry is a dead letter.

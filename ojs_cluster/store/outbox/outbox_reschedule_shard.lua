@@ -1,4 +1,4 @@
--- Transition: blocked shard -> blocked | (nothing), after an attempt to reach that shard.
+-- Schedules the next attempt to reach an unreachable shard that outbox entries wait for.
 -- Post: the shard is tried again after the pause, but not before the first of its waiting entries is due. If no
 --       entry waits for the shard, it is not tried again.
 -- Memory: allow-oom; adds 100 bytes.

@@ -1,4 +1,4 @@
-"""Remember unreachable shards, and give effects a client that does not wait for them.
+"""Remember unreachable shards, so that effects fail at once instead of waiting for a reply.
 
 Effects (see ``outbox``) reach other shards than the shard of the request or loop that delivers
 them. An unreachable shard must not delay that request, or effects for healthy shards. So
@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     from ojs_cluster.redis import Arg, Client, Reply, Script
 
 ANSWER_S: Final = 1.0
-"""How long an effect waits for one reply, in seconds. The scheduler repeats the effect with a
-longer
-time limit (``outbox.drain_blocked``)."""
+"""How long an effect waits for one reply, in seconds. The scheduler repeats the effect
+with a longer time limit (``outbox.drain_blocked``)."""
 PAUSE_S = 5.0
 """Time in seconds after a failed call during which further calls to the shard fail at once."""
 
@@ -56,9 +55,11 @@ class UnreachableShards:
         self._until.pop(slot, None)
 
     def begin_probe(self, slot: int) -> bool:
-        """Return whether the caller may probe ``slot``; it must then call ``end_probe`` afterwards.
+        """Begin a probe of ``slot``, which the caller ends with ``end_probe``.
 
-        The caller may not while another probe of the slot runs, or if a call has failed lately.
+        Returns:
+            False when another probe of the slot runs, or when a call has failed during the last
+            ``PAUSE_S`` seconds. The caller must not call the slot then.
         """
         if slot in self._probed or slot in self:
             return False
@@ -128,8 +129,8 @@ class EffectClient:
             with trio.move_on_after(float("inf") if self._patient else ANSWER_S) as scope:
                 reply = await call
         except trio.Cancelled:
-            # The caller ran out of time. The shard counts as unreachable if it took most of that
-            # time.
+            # The time limit of the caller is over. The shard counts as unreachable if it has used
+            # most of that time.
             if not self._patient and trio.current_time() - began >= ANSWER_S / 2:
                 self._unreachable.add(slot)
             raise
