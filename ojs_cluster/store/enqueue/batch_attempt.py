@@ -252,7 +252,7 @@ class BatchAttempt:
             parts.setdefault(self._shards[index], []).append(replace(placed, outcome=outcome))
         return Transaction(
             self._transaction_id,
-            {shard: portions(part) for shard, part in parts.items()},
+            {shard: portions(self._store, part) for shard, part in parts.items()},
             replacements=list(prepared.values()),
             locks=[
                 (name, self._ids[decision.last])

@@ -144,7 +144,8 @@ async def enqueue_many(store: Store, jobs: Sequence[NewJob]) -> list[JobRecord]:
     await store.limit_keys.check_jobs(store, jobs)
     await store.partitions.refresh_if_stale(store)
     shards = set(store.partitions.choose_shards(store, jobs))
-    is_large = len(jobs) > PORTION_JOBS or sum(len(job.body) for job in jobs) > PORTION_BYTES
+    most = store.webhooks.jobs_per_script("enqueue", PORTION_JOBS)
+    is_large = len(jobs) > most or sum(len(job.body) for job in jobs) > PORTION_BYTES
     if is_large or len(shards) > 1 or any(job.unique is not None for job in jobs):
         return await batch.enqueue_all(store, jobs)
     [shard] = shards

@@ -131,10 +131,11 @@ def enqueue_command(
     return keys, args
 
 
-def portions(part: Sequence[PlacedJob]) -> list[Sequence[PlacedJob]]:
+def portions(store: Store, part: Sequence[PlacedJob]) -> list[Sequence[PlacedJob]]:
     """Split jobs into portions that one script may store, in their order."""
     sizes = [sum(map(len, job.fields)) for job in part]
-    return [part[start:end] for start, end in portion_ranges(sizes, PORTION_JOBS)]
+    most = store.webhooks.jobs_per_script("enqueue", PORTION_JOBS)
+    return [part[start:end] for start, end in portion_ranges(sizes, most)]
 
 
 def enqueue_one_command(

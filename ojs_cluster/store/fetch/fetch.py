@@ -289,11 +289,14 @@ class _Fetch:
             # have a lease now. The Redis client limits the time of the call.
             with ShieldedBlock():
                 count_before = len(self.jobs)
+                most = self._store.webhooks.jobs_per_script("fetch_full", self.wanted)
                 requested, more, remaining = await self._call(shard, queues, idle_keys)
             if driver_state.driven is None:
                 await trio.lowlevel.checkpoint_if_cancelled()
             reply_bytes = sum(job.size for job in self.jobs[count_before:])
-            if self.wanted and reply_bytes >= _FULL_REPLY_BYTES and not self.full:
+            is_large = reply_bytes >= _FULL_REPLY_BYTES
+            is_large = is_large or (self.wanted > 0 and len(self.jobs) - count_before >= most)
+            if self.wanted and is_large and not self.full:
                 continue
             calls += 1
             passing = not self.jobs and trio.current_time() - began < PASSING_S
@@ -325,11 +328,13 @@ class _Fetch:
             full = limited or store.webhooks.selects(JOB_STARTED)
             if full:
                 args[0] = store.events_arg
+                args[1] = store.webhooks.jobs_per_script("fetch_full", self.wanted)
             reply = await store.run(shard, "fetch_full" if full else "fetch", keys, args)
             if reply[1] in (b"full_path", b"limited"):
                 if reply[1] == b"limited":
                     store.limited_queues.add(shard, queues)
                 args[0] = store.events_arg  # the full path appends further events
+                args[1] = store.webhooks.jobs_per_script("fetch_full", self.wanted)
                 reply = await store.run(shard, "fetch_full", keys, args)
         except (BackendUnavailable, ReplyTooLarge) as error:
             if isinstance(error, ReplyTooLarge) or error.outcome != "not_applied":

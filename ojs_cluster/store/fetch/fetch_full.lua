@@ -32,7 +32,7 @@ if worker ~= '' then
     local until_ = redis.call('ZSCORE', KEYS[7], worker)
     if until_ and tonumber(until_) > now then return {now, 'quiet'} end
 end
-local due, jobs, _, due_bytes = load_due_jobs(16, true)
+local due, jobs, _, due_bytes = load_due_jobs(deliver_event and 4 or 16, true) -- each may have 100 deliveries
 for _, id in ipairs(due) do
     if jobs[id] and jobs[id][F.limit] then load_local_limit(jobs[id]) end
 end

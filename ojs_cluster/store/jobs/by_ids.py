@@ -23,7 +23,8 @@ from ojs_cluster.store.portions import portion_ranges
 from ojs_cluster.store.runtime import Arg
 
 PORTION = 100
-"""Maximum number of jobs per script; fewer when their results or errors are large."""
+"""Maximum number of jobs per script; fewer when their results or errors are large, or when
+webhooks select their events."""
 _MAX_PORTION_BYTES = 512 * 1024
 """Maximum size in bytes of the results or errors of a script with several jobs.
 
@@ -87,7 +88,8 @@ async def run_on_jobs(
     async def run_on_shard(shard: Shard) -> None:
         indexes = by_shard[shard]
         sizes = [_size(transitions[index]) for index in indexes]
-        for start, end in portion_ranges(sizes, PORTION, _MAX_PORTION_BYTES):
+        most = store.webhooks.jobs_per_script(name, PORTION)
+        for start, end in portion_ranges(sizes, most, _MAX_PORTION_BYTES):
             await run_portion(shard, indexes[start:end])
 
     async def run_portion(shard: Shard, portion: Sequence[int]) -> None:

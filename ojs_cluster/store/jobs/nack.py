@@ -157,6 +157,7 @@ async def release_unanswered(store: Store, shard: Shard, prefixes: Sequence[byte
         shard.events,
         shard.due,
     ]
+    most = store.webhooks.jobs_per_script("release_unanswered", JOBS_PER_WALK)
     released: list[bytes] = []
     cursor = b""
     while True:
@@ -164,7 +165,7 @@ async def release_unanswered(store: Store, shard: Shard, prefixes: Sequence[byte
             shard,
             "release_unanswered",
             keys,
-            [store.events_arg, cursor, JOBS_PER_WALK, *prefixes],
+            [store.events_arg, cursor, most, *prefixes],
             idempotent=True,
         )
         await deliver(store, shard, effects)

@@ -45,8 +45,9 @@ async def handle_answer(store: Store, _shard: Shard, payload: bytes) -> None:
     """
     index, key, answer, *requests = payload.decode().split(" ")
     shard = store.keys.shard(int(index))
-    for start in range(0, len(requests), _MAX_ANSWERED):
-        portion = requests[start : start + _MAX_ANSWERED]
+    most = store.webhooks.jobs_per_script("limit_grant", _MAX_ANSWERED)
+    for start in range(0, len(requests), most):
+        portion = requests[start : start + most]
         await _apply_answer(store, shard, key, answer, portion)
 
 

@@ -25,6 +25,7 @@ async def promote(store: Store, shard: Shard, limit: int) -> SweepResult:
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
+    limit = store.webhooks.jobs_per_script("promote", limit)
     done, now, next_ms, effects, malformed = await store.run(
         shard,
         "promote",
@@ -52,6 +53,7 @@ async def reap(store: Store, shard: Shard, limit: int) -> SweepResult:
         BackendUnavailable: Redis did not answer in time.
     """
     settings = store.settings
+    limit = store.webhooks.jobs_per_script("reap", limit)
     lost, timeouts, expired, now, next_ms, effects, malformed = await store.run(
         shard,
         "reap",

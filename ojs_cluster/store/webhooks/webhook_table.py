@@ -11,6 +11,7 @@ While the master of the meta tag is unreachable, the last copy stays in use.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +20,7 @@ import trio
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.webhooks import Subscription, pack
 from ojs_cluster.redis.errors import RedisReplyError
+from ojs_cluster.store.webhooks import fan_out
 from ojs_cluster.store.webhooks.subscriptions import Snapshot, read_changed
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ class WebhookTable:
     def __init__(self) -> None:
         """Start with an empty copy; ``run`` reads the subscriptions."""
         self._subscriptions: dict[str, Subscription] = {}
-        self._kinds: frozenset[str] = frozenset()
+        self._selecting: Counter[str] = Counter()
         self._version = b""
         self._read_began = float("-inf")
         self._changed = trio.Event()
@@ -46,7 +48,11 @@ class WebhookTable:
 
     def selects(self, kind: str) -> bool:
         """Return whether an active subscription selects events of the type ``kind``."""
-        return kind in self._kinds
+        return kind in self._selecting
+
+    def jobs_per_script(self, script: str, most: int) -> int:
+        """Return how many jobs one call of a script may change, ``most`` without webhooks."""
+        return fan_out.jobs_per_script(script, most, self._selecting) if self.packed else most
 
     def get(self, subscription_id: str) -> Subscription | None:
         """Return a subscription of the copy."""
@@ -113,5 +119,5 @@ class WebhookTable:
         self._subscriptions = {each.id: each for each in found}
         self._version = snapshot.version
         active = [each for each in found if each.active]
-        self._kinds = frozenset().union(*(each.selected_names() for each in active))
+        self._selecting = Counter(name for each in active for name in each.selected_names())
         self.packed = pack(active)

@@ -184,6 +184,13 @@ class _LeaseExtension:
         Returns:
             For each id with an alias in this shard, the shard to which the alias points.
         """
+        moved: dict[str, Shard] = {}
+        most = self._store.webhooks.jobs_per_script("heartbeat", len(ids))
+        for start in range(0, len(ids), most):
+            moved |= await self._extend_portion(shard, ids[start : start + most])
+        return moved
+
+    async def _extend_portion(self, shard: Shard, ids: list[str]) -> dict[str, Shard]:
         store = self._store
         timeout_s = inf if self.single_shard else _timeout_s(store, shard)
         try:

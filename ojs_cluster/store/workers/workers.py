@@ -316,6 +316,7 @@ async def recover(
         BackendUnavailable: Redis did not answer in time.
     """
     settings = store.settings
+    limit = store.webhooks.jobs_per_script("recover", limit)
     next_cursor, effects, *recovered = await store.run(
         shard,
         "recover",

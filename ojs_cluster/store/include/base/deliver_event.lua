@@ -2,65 +2,76 @@
 -- ARGV[1] is only the length of the event stream. Otherwise ARGV[1] has three parts, separated by blanks: that
 -- length, the maximum number of pending deliveries of a subscription in this shard, and the result of `pack`
 -- (core/webhooks.py). Redis creates all functions of a script at each call. So this file creates its functions
--- only when there are subscriptions.
+-- only when there are subscriptions. Callers limit the number of jobs (WebhookTable.jobs_per_script).
 local deliver_event
 if not tonumber(ARGV[1]) then
     local max_pending, packed = string.match(ARGV[1], '^%d+ (%d+) (.*)$')
-    local subscriptions, last, texts = cmsgpack.unpack(packed), nil, nil
-    -- The preflight of the keys that add_delivery writes (see preflight.lua).
-    local keys = {WEBHOOK_DELIVERIES, WEBHOOK_DUE, WEBHOOK_COUNTS}
-    for _, each in ipairs(subscriptions) do keys[#keys + 1] = webhook_pending_key(each[1]) end
-    redis.call('EXISTS', KEYS[1], unpack(keys))
+    local subscriptions, last, announced, free = cmsgpack.unpack(packed), nil, {}, {}
+    local derived = {WEBHOOK_DELIVERIES, WEBHOOK_DUE, WEBHOOK_COUNTS}
+    for _, each in ipairs(subscriptions) do derived[#derived + 1] = webhook_pending_key(each[1]) end
+    redis.call('EXISTS', KEYS[1], unpack(derived)) -- before the first write: see preflight.lua
 
-    -- Adds texts as `<length>:<text>` (store/webhooks/deliveries.py splits them).
-    local function add_texts(...)
+    -- Joins texts, each after its length and a colon (store/webhooks/deliveries.py splits them).
+    local function join(...)
+        local texts = {}
         for _, value in ipairs({...}) do
             if type(value) == 'number' then value = string.format('%.17g', value) end
             texts[#texts + 1] = #value .. ':' .. value
         end
+        return table.concat(texts)
     end
 
-    -- Returns the number of a new delivery. A failover may lose the last numbers. The lower bound by the clock
-    -- prevents that such a number is used again.
+    -- A failover may lose the last numbers. The lower bound by the clock prevents that one is used again.
     local function next_number()
         last = last or tonumber(redis.call('HGET', WEBHOOK_DELIVERIES, 'seq')) or 0
-        if not (last < 2 ^ 52) then last = 0 end -- malformed: doubles above 2^53 cannot count by ones
-        last = math.max(last + 1, now * 1000)
+        last = math.max((last < 2 ^ 52 and last or 0) + 1, now * 1000) -- doubles above 2^53 cannot count by ones
         return string.format('%.0f', last)
     end
 
-    local function add_delivery(id, position, kind, job_id, job_type, queue, more)
+    -- `texts` has per event its position and its job id; `before` and `behind` are the same for all of them.
+    local function add_deliveries(id, texts, before, behind)
         local pending = webhook_pending_key(id)
-        if redis.call('ZCARD', pending) >= tonumber(max_pending) then
-            redis.pcall('HINCRBY', WEBHOOK_COUNTS, 'full:' .. id, 1)
-            redis.pcall('HINCRBY', WEBHOOK_COUNTS, 'full:', 1)
-            return
+        if not free[id] then free[id] = tonumber(max_pending) - redis.call('ZCARD', pending) end
+        local added = math.max(0, math.min(#texts, free[id]))
+        for _, name in ipairs(added < #texts and {'full:' .. id, 'full:'} or {}) do
+            redis.pcall('HINCRBY', WEBHOOK_COUNTS, name, #texts - added)
         end
-        texts = {}
-        add_texts(id, position, 't', kind, 'j', job_id, 'y', job_type, 'q', queue, unpack(more))
-        local number = next_number()
-        redis.call('HSET', WEBHOOK_DELIVERIES, number, table.concat(texts), 'seq', number)
-        redis.call('ZADD', pending, now, number)
-        if redis.call('ZADD', WEBHOOK_DUE, 'LT', 'CH', now, id) == 1 then
+        free[id] = free[id] - added
+        if added == 0 then return end
+        local stored, members, subscription = {}, {}, join(id)
+        for i = 1, added do
+            local number = next_number()
+            members[2 * i - 1], members[2 * i], stored[2 * i - 1] = now, number, number
+            stored[2 * i] = subscription .. texts[i][1] .. before .. texts[i][2] .. behind
+        end
+        stored[#stored + 1], stored[#stored + 2] = 'seq', members[#members]
+        redis.call('HSET', WEBHOOK_DELIVERIES, unpack(stored))
+        redis.call('ZADD', pending, unpack(members))
+        if not announced[id] and redis.call('ZADD', WEBHOOK_DUE, 'LT', 'CH', now, id) == 1 then
             redis.call('SPUBLISH', SCHEDULE_CHANNEL, string.format('%.0f', now))
         end
+        announced[id] = true
+    end
+
+    -- Returns the position and the job id of each event of an entry, as they are stored.
+    local function split(position, ids)
+        if not string.find(ids, ' ', 1, true) then return {{join(position), join('j', ids)}} end
+        local texts = {}
+        for id in string.gmatch(ids, '%S+') do
+            local at = position ~= '' and position .. '-' .. #texts + 1 or ''
+            texts[#texts + 1] = {join(at), join('j', id)}
+        end
+        texts[#texts][1] = join(position) -- the last event of an entry has no number
+        return texts
     end
 
     deliver_event = function(position, kind, ids, job_type, queue, more)
-        for _, subscription in ipairs(subscriptions) do
-            local id, kinds, queues, types = unpack(subscription, 1, 4)
-            if (not kinds or kinds[kind]) and (not queues or queues[queue])
-                and (not types or types[job_type]) then
-                -- A position that several jobs share gets the number of the job as a suffix.
-                local job_number, remaining_ids = 0, ids
-                repeat
-                    local first, others = string.match(remaining_ids, '^(%S+) (.+)$')
-                    job_number = job_number + 1
-                    local job_position = position
-                    if first and position ~= '' then job_position = position .. '-' .. job_number end
-                    add_delivery(id, job_position, kind, first or remaining_ids, job_type, queue, more)
-                    remaining_ids = others
-                until not remaining_ids
+        local texts, behind
+        for _, each in ipairs(subscriptions) do
+            local kinds, queues, types = each[2], each[3], each[4]
+            if (not kinds or kinds[kind]) and (not queues or queues[queue]) and (not types or types[job_type]) then
+                texts, behind = texts or split(position, ids), behind or join('y', job_type, 'q', queue, unpack(more))
+                add_deliveries(each[1], texts, join('t', kind), behind)
             end
         end
     end
