@@ -264,7 +264,7 @@ async def test_the_manifest_declares_only_what_is_implemented(api: Api) -> None:
     assert "http" in manifest["protocols"]
     assert manifest["endpoints"]["health"] == "/ojs/v1/health"
     capabilities = manifest["capabilities"]
-    assert len(capabilities) == 20
+    assert len(capabilities) == 22
     routed = {route.template for route in ROUTES}
     for capability, template in (
         ("batch_enqueue", "/ojs/v1/jobs/batch"),
@@ -278,6 +278,8 @@ async def test_the_manifest_declares_only_what_is_implemented(api: Api) -> None:
         ("progress", "/ojs/v1/jobs/{id}/progress"),
         ("webhooks", "/ojs/v1/webhooks/deliveries"),
         ("checkpoints", "/ojs/v1/jobs/{id}/checkpoint"),
+        ("bulk_actions", "/ojs/v1/admin/bulk"),
+        ("maintenance_mode", "/ojs/v1/admin/maintenance"),
     ):
         assert capabilities[capability] is (template in routed)
     [extension] = manifest["extensions"]["official"]

@@ -112,6 +112,8 @@ def path_of(route: Route, ids: dict[str, str]) -> str:
         template, kind = route.template, match[1]
         if kind == "id" and "workflows" in template:
             return ids["flow"]
+        if kind == "id" and "deliveries" in template:
+            return "del_1-0"
         if kind == "id":
             return NAMES["worker"] if "workers" in template else ids["job"]
         if kind == "name":
