@@ -13,6 +13,7 @@ other pauses, and they have no subscription.)
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.events.entries import Position
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.operations.events import render
+
+log = logging.getLogger("ojs.store")
 
 MAX_DELIVERED: Final = 100
 """Maximum number of delivered deliveries that a shard keeps."""
@@ -131,6 +134,20 @@ def parse(
     )
 
 
+def _parse_completely(shard: Shard, number: bytes, stored: bytes, attempts: bytes) -> Delivery:
+    """Return a delivery whose ``kind`` and ``body`` are known to succeed.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    found = parse(shard, number, stored, attempts)
+    try:
+        found.kind, found.body()
+    except (LookupError, ArithmeticError, OSError) as error:
+        raise ValueError(f"the event is damaged: {error!r}") from error
+    return found
+
+
 def _split_texts(stored: bytes) -> list[bytes]:
     """Split ``<length>:<text><length>:<text>...`` into its texts."""
     found = []
@@ -156,12 +173,12 @@ class DueDeliveries:
 
     Attributes:
         deliveries: the deliveries.
-        damaged: numbers of deliveries that cannot be read.
+        damaged: numbers of deliveries that cannot be read, as they are stored.
         pending: number of all pending deliveries of the subscription in this shard.
     """
 
     deliveries: list[Delivery]
-    damaged: list[str]
+    damaged: list[bytes]
     pending: int
 
 
@@ -178,7 +195,16 @@ async def read_due(store: Store, shard: Shard) -> tuple[int, int | None, list[st
     now_ms, next_ms, *ids = await store.run(
         shard, "webhook_due", [shard.webhook_due], idempotent=True
     )
-    return now_ms, None if next_ms < 0 else int(next_ms), [each.decode() for each in ids]
+    found = []
+    for each in ids:
+        try:
+            found.append(each.decode())
+        except UnicodeDecodeError:
+            log.warning("removed damaged member %r of %s", each, shard.webhook_due.decode())
+            keys = [shard.webhook_pending("") + each, shard.webhook_deliveries]
+            keys += [shard.webhook_due, shard.webhook_counts]
+            await store.run(shard, "webhook_purge", keys, [each, _MAX_PURGED], idempotent=True)
+    return now_ms, None if next_ms < 0 else int(next_ms), found
 
 
 async def take(
@@ -200,13 +226,14 @@ async def take(
     _, pending, *flat = await store.run(
         shard, "webhook_take", keys, [subscription_id, limit, wait_ms], idempotent=True
     )
-    found, damaged = [], []
+    found: list[Delivery] = []
+    damaged: list[bytes] = []
     items = iter(flat)
     for number, stored, attempts in zip(items, items, items, strict=True):
         try:
-            found.append(parse(shard, number, stored, attempts))
-        except (ValueError, UnicodeDecodeError):
-            damaged.append(number.decode(errors="replace"))
+            found.append(_parse_completely(shard, number, stored, attempts))
+        except ValueError:
+            damaged.append(number)
     return DueDeliveries(found, damaged, pending)
 
 
@@ -214,7 +241,7 @@ async def record(
     store: Store,
     shard: Shard,
     subscription_id: str,
-    number: str,
+    number: str | bytes,
     outcome: Outcome,
     *,
     wait_ms: int = 0,
@@ -227,7 +254,7 @@ async def record(
         store: the store.
         shard: the shard.
         subscription_id: the subscription.
-        number: the number of the delivery.
+        number: the number of the delivery; bytes if it is damaged.
         outcome: the outcome; ``dropped`` removes the delivery.
         wait_ms: after ``failed``, time in ms until the next attempt.
         status: status of the response, 0 for no response.
@@ -337,7 +364,7 @@ async def get(store: Store, delivery_id: str) -> Delivery:
         idempotent=True,
     )
     try:
-        return parse(shard, number.encode(), found[0] or b"", found[1] or b"")
+        return _parse_completely(shard, number.encode(), found[0] or b"", found[1] or b"")
     except ValueError:
         raise NotFound("webhook delivery", delivery_id[:100]) from None
 

@@ -232,6 +232,36 @@ async def test_damaged_deliveries_are_told_apart(store: Store, db: Any) -> None:
     assert len(await deliveries.list_newest(store, limit=10)) == 2
 
 
+async def test_damaged_events_and_members_stop_no_other(store: Store, db: Any) -> None:
+    made = await subscribe(store, "job.enqueued")
+    await store.webhooks.read(store)
+    await put(store)
+    shard = shard_of(store)
+    subscription = b"%d:%b" % (len(made.id), made.id.encode())
+    no_type = b"0:1:t12:job.enqueued1:j1:x1:q1:x"
+    not_text = b"0:1:t12:job.enqueued1:j1:x1:y1:\xff1:q1:x"
+    infinite = b"0:1:t13:job.scheduled1:j1:x1:y1:x1:q1:x1:n3:inf"
+    damaged = {b"1": no_type, b"2": not_text, b"3": infinite, b"\xff": no_type}
+    for number, stored in damaged.items():
+        db.hset(shard.webhook_deliveries, number, subscription + stored)
+        db.zadd(shard.webhook_pending(made.id), {number: 1})
+    db.zadd(shard.webhook_due, {b"\xff": 1})
+
+    _, _, due = await deliveries.read_due(store, shard)
+    batch = await deliveries.take(store, shard, made.id, 10)
+
+    assert due == [made.id]
+    assert db.zscore(shard.webhook_due, b"\xff") is None
+    assert len(batch.deliveries) == 1
+    assert set(batch.damaged) == set(damaged)
+    for each in batch.damaged:
+        assert await deliveries.record(store, shard, made.id, each, "dropped")
+    assert (await deliveries.take(store, shard, made.id, 10)).damaged == []
+    db.hset(shard.webhook_deliveries, "1", subscription + no_type)
+    with pytest.raises(NotFound):
+        await deliveries.get(store, f"del_1-{shard.index}")
+
+
 async def test_a_deleted_subscription_leaves_nothing_pending(
     store: Store, db: Any, consistent: Callable[[], Any]
 ) -> None:
