@@ -142,14 +142,27 @@ class WebhookSender:
             BackendUnavailable: Redis did not answer in time.
         """
         shard = self._store.keys.shard(index)
-        now_ms, next_ms, ids = await deliveries.read_due(self._store, shard)
+        now_ms, first_ms, ids = await deliveries.read_due(self._store, shard)
+        next_ms: float | None = first_ms
         started = 0
         for subscription_id in ids:
-            if (index, subscription_id) not in self._busy:
+            wait_ms = self._wait_ms(subscription_id)
+            if wait_ms:
+                # Without a call of Redis: each new event makes the subscription due again.
+                next_ms = min(next_ms or math.inf, now_ms + wait_ms)
+            elif (index, subscription_id) not in self._busy:
                 self._busy.add((index, subscription_id))
                 started += 1
                 nursery.start_soon(self._send_all, shard, subscription_id, wake)
-        return SweepResult(started, next_ms, now_ms, False)
+        return SweepResult(started, None if next_ms is None else int(next_ms), now_ms, False)
+
+    def _wait_ms(self, subscription_id: str) -> int:
+        """Return how long an active subscription's receiver must wait, in ms; 0 to send now."""
+        receiver = self._receivers.get(subscription_id)
+        subscription = self._store.webhooks.get(subscription_id)
+        if receiver is None or subscription is None or not subscription.active:
+            return 0
+        return math.ceil(max(0.0, receiver.wait_until_s - trio.current_time()) * 1000)
 
     async def _send_all(self, shard: Shard, subscription_id: str, wake: Wake) -> None:
         """Send a subscription's due deliveries of one shard until none is due."""
@@ -180,6 +193,9 @@ class WebhookSender:
         """
         store = self._store
         subscription = await self._find(subscription_id)
+        if subscription is None and store.webhooks.is_damaged(subscription_id):
+            await self._wait(shard, subscription_id, _INACTIVE_CHECK_S)
+            return False
         if subscription is None:
             await deliveries.purge(store, shard, subscription_id)
             self._receivers.pop(subscription_id, None)
@@ -190,17 +206,27 @@ class WebhookSender:
             return False
         batch = await deliveries.take(store, shard, subscription_id, _BATCH)
         for number in batch.damaged:
-            log.error("webhook delivery %s of shard %d is damaged", number, shard.index)
+            log.error("webhook delivery %r of shard %d is damaged", number, shard.index)
             await deliveries.record(store, shard, subscription_id, number, "dropped")
         if not subscription.active:
             return await self._keep_for_inactive(shard, subscription_id, batch.deliveries)
+        failures: list[Exception] = []
+
+        async def send(delivery: Delivery) -> None:
+            try:
+                await self._send(subscription, receiver, delivery)
+            except Exception as error:  # must not cancel the other requests
+                failures.append(error)
+
         async with trio.open_nursery() as nursery:
             for each in batch.deliveries:
-                nursery.start_soon(self._send, subscription, receiver, each)
+                nursery.start_soon(send, each)
+        if failures:
+            raise failures[0]
         return bool(batch.deliveries or batch.damaged)
 
     async def _find(self, subscription_id: str) -> Subscription | None:
-        """Return a subscription; None if it does not exist any more."""
+        """Return a subscription; None if it does not exist any more, or its record is damaged."""
         found = self._store.webhooks.get(subscription_id)
         if found is None:
             # It may be newer than the copy of this process.

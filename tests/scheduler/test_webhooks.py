@@ -8,19 +8,21 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from ipaddress import ip_network
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
 import trio
 
+from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.settings import StoreSettings
+from ojs_cluster.store.sweeps.sweep_result import SweepResult
 from ojs_cluster.store.webhooks import deliveries, subscriptions
-from ojs_cluster.webhooks.client import Answer
+from ojs_cluster.webhooks.client import Answer, WebhookClient
 from ojs_cluster.webhooks.settings import WebhookSettings
 from scheduler.loops import webhooks
 from scheduler.loops.webhooks import decide
@@ -332,6 +334,100 @@ async def test_a_scheduler_killed_during_a_delivery_loses_none(
             await process.wait()
             stuck.set()
     assert cut <= {each.headers["webhook-id"] for each in receiver.received}
+
+
+@dataclass
+class Answering:
+    """Stands for the HTTP client; ``act`` makes each answer."""
+
+    act: Callable[[], Awaitable[Answer]]
+    calls: int = 0
+
+    async def post(self, *_: Any, **__: Any) -> Answer:
+        self.calls += 1
+        return await self.act()
+
+
+async def step(sender: webhooks.WebhookSender, store: Store) -> list[SweepResult]:
+    """Send what is due in all shards; return what the loop knows of each shard."""
+    async with trio.open_nursery() as nursery:
+        return [
+            await sender.start_due(shard.index, nursery, lambda _: None) for shard in store.keys
+        ]
+
+
+async def test_new_events_for_a_receiver_that_must_wait_start_nothing(backend: Embedded) -> None:
+    async def busy() -> Answer:
+        await trio.lowlevel.checkpoint()
+        return Answer(429, "", b"", 1, 3600.0)
+
+    async with store_at(backend.url, using(HOOKS)) as store:
+        await subscribed(store, "job.enqueued", url="https://hooks.example/")
+        client = Answering(busy)
+        sender = webhooks.WebhookSender(store, HOOKS, cast(WebhookClient, client))
+        await put(store, 1)
+        await step(sender, store)
+        calls = client.calls
+        for _ in range(3):
+            await put(store, 1)
+            results = await step(sender, store)
+            assert sum(each.done for each in results) == 0
+        waits = [each.next_ms - each.now_ms for each in results if each.next_ms is not None]
+        assert waits
+        assert all(3_000_000 < wait_ms <= 3_600_000 for wait_ms in waits)
+        assert client.calls == calls == 1
+
+
+async def test_an_attempt_that_cannot_be_recorded_cancels_no_other(
+    backend: Embedded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhooks, "_FAILURE_PAUSE_S", 0.0)
+    record, failed = deliveries.record, False
+    all_sent = trio.Event()
+
+    async def failing(*args: Any, **members: Any) -> bool:
+        nonlocal failed
+        if not failed:
+            failed = True
+            all_sent.set()
+            raise BackendUnavailable("away", outcome="unknown")
+        return await record(*args, **members)
+
+    async with store_at(backend.url, using(HOOKS)) as store:
+        made = await subscribed(store, "job.enqueued", url="https://hooks.example/")
+        client = Answering(lambda: wait_unless_first())
+
+        async def wait_unless_first() -> Answer:
+            if client.calls > 1:
+                with trio.fail_after(60):
+                    await all_sent.wait()
+            await trio.lowlevel.checkpoint()
+            return Answer(200, "", b"", 1)
+
+        await put(store, 5, "one")
+        monkeypatch.setattr(deliveries, "record", failing)
+        sender = webhooks.WebhookSender(store, HOOKS, cast(WebhookClient, client))
+        await step(sender, store)
+        found = await deliveries.list_newest(store, limit=9, subscription_id=made)
+        states = sorted(each.state for each in found)
+        assert states == ["delivered"] * 4 + ["pending"]
+        assert client.calls == 5
+
+
+async def test_a_damaged_subscription_keeps_what_is_pending(backend: Embedded) -> None:
+    async with store_at(backend.url, using(HOOKS)) as store:
+        made = await subscribed(store, "job.enqueued", url="https://hooks.example/")
+        await put(store, 3)
+        key = store.keys.meta.webhooks
+        with observer(backend) as db:
+            record = cast(bytes, db.hget(key, made))
+            db.hset(key, mapping={made: b"damaged", "#": b"1"})
+            await store.webhooks.read(store)
+            sender = webhooks.WebhookSender(store, HOOKS)
+            await step(sender, store)
+            db.hset(key, mapping={made: record, "#": b"2"})
+        await store.webhooks.read(store)
+        assert len(await deliveries.list_newest(store, limit=9, subscription_id=made)) == 3
 
 
 @pytest.mark.parametrize(

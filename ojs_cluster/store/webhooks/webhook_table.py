@@ -39,6 +39,7 @@ class WebhookTable:
         """Start with an empty copy; ``run`` reads the subscriptions."""
         self._subscriptions: dict[str, Subscription] = {}
         self._selecting: Counter[str] = Counter()
+        self._damaged: frozenset[str] = frozenset()
         self._version = b""
         self._read_began = float("-inf")
         self._changed = trio.Event()
@@ -57,6 +58,10 @@ class WebhookTable:
     def get(self, subscription_id: str) -> Subscription | None:
         """Return a subscription of the copy."""
         return self._subscriptions.get(subscription_id)
+
+    def is_damaged(self, subscription_id: str) -> bool:
+        """Return whether a subscription exists, but its record cannot be read."""
+        return subscription_id in self._damaged
 
     def ids(self) -> list[str]:
         """Return the ids of the subscriptions of the copy."""
@@ -117,6 +122,7 @@ class WebhookTable:
         """Replace the copy."""
         found = snapshot.subscriptions()
         self._subscriptions = {each.id: each for each in found}
+        self._damaged = frozenset(snapshot.records.keys() - self._subscriptions.keys())
         self._version = snapshot.version
         active = [each for each in found if each.active]
         self._selecting = Counter(name for each in active for name in each.selected_names())
