@@ -119,7 +119,7 @@ class AliasClaims:
             return 0
         self._name = self._name or os.urandom(8).hex()
         expiries: list[int] = []
-        taken: list[tuple[int, str]] = []
+        stored: list[tuple[int, str]] = []
         elsewhere: list[ForeignAlias] = []
 
         async def claim_one(item: tuple[str, int]) -> None:
@@ -132,18 +132,18 @@ class AliasClaims:
                 target = self._store.keys.shard(int(reply[1]))
                 elsewhere.append(ForeignAlias(job_id, index, target))
             else:
-                taken.append((index, job_id))
+                stored.append((index, job_id))
 
         try:
             await run_concurrently(ids, claim_one)
         except WritesRefused:
             await self.release()
             raise
-        if elsewhere and (not taken or min(alias.index for alias in elsewhere) < min(taken)[0]):
+        if elsewhere and (not stored or min(alias.index for alias in elsewhere) < min(stored)[0]):
             raise ClaimedElsewhere(elsewhere)
-        if taken:
+        if stored:
             await self.release()
-            index, job_id = min(taken)
+            index, job_id = min(stored)
             raise duplicate_id(job_id, index, total)
         return earliest(*expiries)
 
@@ -233,7 +233,7 @@ async def remove_expired_jobs(store: Store, shard: Shard, job_ids: Sequence[str]
     kept_ids = set(unanswered_ids)
     keys = [shard.finished, shard.dead, shard.expiring, shard.references]
     removed = 0
-    for foreign in (True, False):
+    for foreign in (True, False):  # the script has one flag for all jobs of a call
         ids = [
             job_id
             for job_id in job_ids

@@ -1,6 +1,7 @@
 """One attempt to store a batch: reserve ids and locks, then build the transaction.
 
-Every attempt visits shards in the order of their indexes, so two batches never wait for each other.
+Every attempt visits shards in the order of their indexes, so two batches never block each other in
+a circle.
 """
 
 from __future__ import annotations
@@ -103,8 +104,8 @@ class BatchAttempt:
     def _choose_owner(self) -> Shard:
         """Return the shard that will have the transaction's record.
 
-        If possible it also has a reservation. Then the clock that limits the time of the commit is
-        the clock by which the reservation expires.
+        If possible, it is a shard where this attempt reserves an id or a lock. Then one clock
+        decides when the commit comes too late and when the reservation expires.
         """
         if self._chosen:
             return min(self._chosen, key=lambda shard: shard.index)
@@ -232,7 +233,7 @@ class BatchAttempt:
         not_stored = self._not_stored()
         superseded = {index for decision in decisions for index in decision.superseded}
         due = {index: ms for decision in decisions for index, ms in decision.due.items()}
-        prepared = {
+        replacements = {
             decision.last: Replacement(holder.job.id, holder.shard, self._ids[decision.last])
             for name, holder in self._holders.items()
             if holder is not None
@@ -247,13 +248,13 @@ class BatchAttempt:
             outcome: EnqueueOutcome = ""
             if index in superseded:
                 outcome = "superseded"
-            elif index in prepared:
+            elif index in replacements:
                 outcome = "prepared"
             parts.setdefault(self._shards[index], []).append(replace(placed, outcome=outcome))
         return Transaction(
             self._transaction_id,
             {shard: portions(self._store, part) for shard, part in parts.items()},
-            replacements=list(prepared.values()),
+            replacements=list(replacements.values()),
             locks=[
                 (name, self._ids[decision.last])
                 for name, decision in self._decisions.items()

@@ -6,8 +6,8 @@ request were answered ``duplicate`` although no job exists, the client would bel
 stored. So a request that finds an alias to another shard checks that shard:
 
 * The shard has a job with the id: the request is answered ``duplicate``.
-* A transaction has reserved the id there: the request waits for the transaction, resolves it when
-  that takes too long, and checks the shard again.
+* A transaction has reserved the id there: the request waits for the transaction for
+  ``unique.GRACE_MS``, then resolves it, and checks the shard again.
 * The shard has no such job, and holds a partition of the job's queue: the request stores its job in
   the same shard. Both requests then write the same Redis key, and one of them is refused. This also
   happens when two processes know different numbers of partitions.
@@ -44,9 +44,6 @@ from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.transactions import transactions
 from ojs_cluster.store.unique import unique
-
-# After ``unique.GRACE_MS`` without progress, the process of another request is presumed dead. So
-# this is the longest time that a request waits for another request or for a transaction.
 
 RETRY_S = 10.0
 """Value of the Retry-After header, in seconds, while an earlier request has claimed the id for

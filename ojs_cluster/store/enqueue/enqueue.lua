@@ -5,17 +5,17 @@
 -- Post: all jobs exist, or none does. Counters, indexes and events agree with them. A portion of a transaction
 --       is stored once. A prepared job is in no index or counter, names its transaction until publish_job.lua,
 --       and alias_claims lists it. Effects: declared limits of rate limit keys, names of new queues.
--- Memory: deny-oom; as enqueue_part, what a transaction has committed, allow-oom.
+-- Memory: deny-oom; as enqueue_part, for jobs of a committed transaction, allow-oom.
 -- KEYS: 1 due, 2 expiring, 3 pending, 4 finished, 5 events, 6 alias_claims, 7 applied_transactions,
 --       8 references; then per queue queue_counters and queue_available; then per job its hash.
--- ARGV: 1 events kept, 2 number of queues, 3 number of jobs, 4 time (ms) from which on it is too late (0 none),
+-- ARGV: 1 events kept, 2 number of queues, 3 number of jobs, 4 time (ms) before which it must run (0 none),
 --       5 transaction id ('' none), 6 retention of cancelled jobs (ms), 7 tokens of tombstones that may be
 --       replaced, each between blanks, 8 index of this shard, 9 number of shards, 10 note of the portion in
 --       applied_transactions ('' none), 11 depth bounds (check_depth_bound.lua), then the queue names, then
 --       per job: id, position of its queue (1-based), priority, 'pending' or '', outcome, due, expires, number
 --       of field names and values, those names and values.
 --       outcome: '' | 'prepared' | 'superseded' by a later job of the request
---       due, expires: '' | 'a<ms>' at a time | 's<ms>' the same, in the envelope | 'r<ms>' from now, in it, too
+--       due, expires: see parse_time.lua
 -- Returns: {'ok', now, effects, per job: state, due (ms) or '', expires (ms) or ''} | {'too_late'}
 --          {'already'} when the portion was stored before
 --          {'exists', position of the job (1-based), fields as returned by read_existing.lua}

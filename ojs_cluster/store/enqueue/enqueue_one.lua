@@ -16,17 +16,17 @@ if redis.call('EXISTS', KEYS[4]) == 1 then
 --@include read_existing
     return {'exists', 1, read_existing(KEYS[4])}
 end
-local sums = redis.call('HMGET', KEYS[2], 'open', 'enqueued', 'seq')
-local enqueued, place = tonumber(sums[2] or 0), tonumber(sums[3] or 0)
+local counters = redis.call('HMGET', KEYS[2], 'open', 'enqueued', 'seq')
+local enqueued, seq = tonumber(counters[2] or 0), tonumber(counters[3] or 0)
 -- Counters that are no integers, or too large for a score, take the full path: enqueue.lua replaces them.
-if not (sums[1] and enqueued and enqueued % 1 == 0 and enqueued < BAND and enqueued > -BAND and
-    place and place % 1 == 0 and place < BAND and place > -BAND) then
+if not (counters[1] and enqueued and enqueued % 1 == 0 and enqueued < BAND and enqueued > -BAND and
+    seq and seq % 1 == 0 and seq < BAND and seq > -BAND) then
     return {redis.call('HEXISTS', KEYS[2], 'bound') == 1 and 'bounded' or 'full_path'}
 end
 --@include now priority_base
 redis.call('HSET', KEYS[4], F.state, 'available', F.queue, ARGV[3], F.created, now, unpack(ARGV, 5))
-redis.call('HSET', KEYS[2], 'enqueued', enqueued + 1, 'seq', place + 1)
-redis.call('ZADD', KEYS[3], band_of(ARGV[4]) + place + 1, ARGV[2])
+redis.call('HSET', KEYS[2], 'enqueued', enqueued + 1, 'seq', seq + 1)
+redis.call('ZADD', KEYS[3], band_of(ARGV[4]) + seq + 1, ARGV[2])
 if redis.call('ZCARD', KEYS[3]) == 1 then redis.call('SPUBLISH', WAKE_CHANNEL, ARGV[3]) end
 if ARGV[1] ~= '0' then
     redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*',

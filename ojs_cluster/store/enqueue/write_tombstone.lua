@@ -15,6 +15,7 @@ if alias and alias ~= shard then return {'moved', alias} end
 -- A transaction has reserved the id. It needs no tombstone: no other request can store a job under the id.
 if transaction then return {'ok'} end
 redis.call('HSET', key, F.alias, shard)
+-- A tombstone without a token stays as it is: its id must never be used.
 if token == '' then redis.call('HDEL', key, F.tombstone)
 elseif not alias or old_token then redis.call('HSET', key, F.tombstone, token) end
 redis.call('ZADD', alias_claims, now, id)

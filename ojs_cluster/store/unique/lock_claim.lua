@@ -3,11 +3,12 @@
 --       transaction is undecided about it.
 -- Post: the job holds the lock. The previous holder is remembered when it may get the lock back.
 -- If another job holds a lock, the locks before that lock stay claimed, and the caller claims the rest later.
--- A repetition by the holder renews the claim. If another producer with the same job id has claimed the lock
--- before, neither producer may drop the lock, so the name of the new claim ends with '+'.
+-- A repetition by the holder renews the claim. Two producers may claim a lock for the same job id. Then neither
+-- of them may drop the lock. So the name of the second claim gets the suffix '+', and matches neither producer.
 -- Fields of a lock: holder (job id), shard (index of the holder's shard), claimed_at (ms), claim (name of the
--- last claim), retries (how often the holder had been retried by hand, absent for 0), transaction (undecided
--- about the holder), and with the prefix previous_ the same fields of the previous holder, without transaction.
+-- last claim), retries (how often the holder had been retried by hand, absent for 0), transaction (id of the
+-- undecided transaction that claimed the lock). The fields previous_holder, previous_shard and so on describe
+-- the previous holder.
 -- A job that was retried by hand counts as another holder: id and number of retries together name a holder.
 -- Memory: deny-oom.
 -- KEYS: 1 locks, then per lock its hash.
@@ -18,7 +19,7 @@
 --@include now
 local index, transaction, check_ms, name = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
 local reply, locks = {'ok', now}, {}
-for i = 1, #KEYS - 1 do
+for i = 1, #KEYS - 1 do -- the arguments of lock i begin at ARGV[7 * i - 3]
     local _, job, _, retries, expected, expected_retries = unpack(ARGV, 7 * i - 3, 7 * i + 2)
     local field_list, lock = redis.call('HGETALL', KEYS[i + 1]), {}
     for j = 1, #field_list, 2 do lock[field_list[j]] = field_list[j + 1] end

@@ -29,13 +29,15 @@ local FORMER_FIELDS = {'transaction', 'previous_holder', 'previous_shard', 'prev
     'previous_claim', 'previous_retries'}
 for _, entry in ipairs(found) do
     local key, fingerprint, lock = entry[1], entry[2], entry[3]
-    local _, _, previous, shard, claimed, since, _, retries, _, claim = unpack(lock, 1, 10)
+    local claimed_at = lock[6]
+    local previous, shard, previous_claimed_at, retries, claim = lock[3], lock[4], lock[5], lock[8], lock[10]
     if action == 'later' then
-        redis.call('ZADD', index, now + math.max(check_ms, now - since), fingerprint)
+        redis.call('ZADD', index, now + math.max(check_ms, now - claimed_at), fingerprint)
     elseif action == 'keep' then
         redis.call('HDEL', key, unpack(FORMER_FIELDS))
     elseif previous then
-        redis.call('HSET', key, 'holder', previous, 'shard', shard, 'claimed_at', claimed, 'claim', claim or '')
+        redis.call('HSET', key, 'holder', previous, 'shard', shard, 'claimed_at', previous_claimed_at,
+            'claim', claim or '')
         if (retries or '0') ~= '0' then redis.call('HSET', key, 'retries', retries)
         else redis.call('HDEL', key, 'retries') end
         redis.call('HDEL', key, unpack(FORMER_FIELDS))

@@ -118,7 +118,10 @@ async def claim_lock(store: Store, request: LockRequest, policy: UniquePolicy) -
 
 
 def with_expected_holder(request: LockRequest, holder: LockHolder | None) -> LockRequest:
-    """Return ``request`` for a lock whose holder does not conflict, or will be cancelled."""
+    """Return the request that takes the lock from ``holder``; None means that the lock is free.
+
+    The caller has checked that the holder does not conflict, or will cancel the holder.
+    """
     if holder is None:
         return replace(request, expected="", expected_retries=0, remember=False)
     return replace(
@@ -139,7 +142,7 @@ def contention_error() -> BackendUnavailable:
 async def claim_for_retry(store: Store, request: LockRequest, transaction: str) -> int:
     """Claim the lock for an ended job that ``transaction`` will run again.
 
-    Only a job that has not ended conflicts. The states that the policies count do not matter.
+    Only a job that has not ended conflicts, in whatever states the uniqueness policy counts jobs.
 
     Returns:
         Unix time in ms, by the clock of the lock's shard, at which the claim expires.

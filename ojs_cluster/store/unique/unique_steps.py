@@ -73,7 +73,8 @@ async def enqueue_step(
     # Another process may have stored the job since, so the tombstone below may come too late.
     assert job.unique is not None  # noqa: S101 - by contract
     if job.unique.on_conflict not in ("reject", "ignore"):
-        await read_jobs.get(store, job_id)  # a policy that replaces is never refused
+        # A policy that replaces the conflicting job never refuses the step.
+        await read_jobs.get(store, job_id)
         return None
     shard = store.keys.shard_of_id(job_id)
     if not await write_tombstone(store, shard, job_id, overridable=False):
