@@ -1,7 +1,7 @@
 """This process's copy of the webhook subscriptions.
 
 Each script that appends events must know which subscriptions select them. The subscriptions are
-not in the script's shard, so each process keeps a copy and passes it to the scripts (docs/adr/045).
+not in the script's shard, so each process keeps a copy and passes it to the scripts (docs/adr/041).
 Without subscriptions this costs nothing. A change is announced on a channel. The message may be
 lost, so each process also reads the version of the subscriptions every two seconds.
 
