@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
+from functools import partial
 from typing import Any
 
 import anyio
@@ -167,5 +170,117 @@ async def test_jobs_that_arrive_during_a_drain_stay_available(server: Server) ->
         for job in jobs:
             state = (await client.get(job.id)).state
             assert state in ("available", "completed")
+
+    await server.run(scenario)
+
+
+@pytest.mark.parametrize("how", ["returns", "raises"])
+async def test_a_sync_handler_learns_of_the_end_before_its_job_is_given_back(
+    server: Server, how: str
+) -> None:
+    wire = Watched()
+
+    async def scenario(client: Client) -> None:
+        worker = new_worker(client, grace=0.1, transport=wire)
+        started = threading.Event()
+        nacks: list[int] = []
+
+        @worker.handler("t.sync")
+        def loop(job: BlockingJob) -> None:
+            started.set()
+            pause = threading.Event()
+            for _ in range(800):
+                pause.wait(0.01)
+                if job.lease_lost:
+                    nacks.append(wire.counts["workers/nack/batch"])
+                    if how == "raises":
+                        raise RuntimeError("half done")
+                    return
+
+        job = await client.enqueue("t.sync", queue=QUEUE)
+        async with serving_jobs(worker):
+            assert await anyio.to_thread.run_sync(started.wait, 60)
+        assert nacks == [0]
+        found = await client.get(job.id)
+        assert (found.state, found.error) == ("available", None)
+
+    await server.run(scenario)
+    assert wire.counts["workers/ack/batch"] == 0
+
+
+async def test_a_sync_handler_that_ends_after_the_grace_period_is_acknowledged(
+    server: Server,
+) -> None:
+    """It has not read that its job is given back, so it has done its work."""
+
+    async def scenario(client: Client) -> None:
+        worker = new_worker(client, grace=0.1)
+        started, go = threading.Event(), threading.Event()
+
+        @worker.handler("t.sync")
+        def work(job: BlockingJob) -> str:
+            started.set()
+            while not job._held.given_back:
+                go.wait(0.005)
+            return "done"
+
+        job = await client.enqueue("t.sync", queue=QUEUE)
+        async with serving_jobs(worker):
+            assert await anyio.to_thread.run_sync(started.wait, 60)
+        assert (await client.get(job.id)).state == "completed"
+
+    await server.run(scenario)
+
+
+async def test_a_sync_handler_learns_that_the_task_of_its_worker_is_cancelled(
+    server: Server,
+) -> None:
+    learned = threading.Event()
+
+    async def scenario(client: Client) -> None:
+        worker = new_worker(client)
+        started = threading.Event()
+
+        @worker.handler("t.sync")
+        def loop(job: BlockingJob) -> None:
+            started.set()
+            pause = threading.Event()
+            for _ in range(800):
+                pause.wait(0.01)
+                if job.lease_lost:
+                    learned.set()
+                    return
+
+        job = await client.enqueue("t.sync", queue=QUEUE)
+        async with anyio.create_task_group() as group:
+            group.start_soon(worker.serve)
+            assert await anyio.to_thread.run_sync(started.wait, 60)
+            group.cancel_scope.cancel()
+        found = await client.get(job.id)
+        assert (found.state, found.error) == ("available", None)
+        assert await anyio.to_thread.run_sync(learned.wait, 60)
+
+    await server.run(scenario)
+
+
+@pytest.mark.parametrize("how", ["refused", "shielded"])
+async def test_a_process_ends_although_a_handler_does_not(server: Server, how: str) -> None:
+    async def scenario(client: Client) -> None:
+        job = await client.enqueue(f"t.{how}", queue=QUEUE)
+        command = [sys.executable, "-m", "tests.client_library.exiting"]
+        ended = await anyio.to_thread.run_sync(
+            partial(
+                subprocess.run,
+                [*command, client.url, server.loop, how],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+        )
+        assert ended.returncode == 1, ended.stderr
+        assert ("no key" if how == "refused" else "does not end") in ended.stderr
+        found = await client.get(job.id)
+        assert (found.state, found.error) == ("available", None)
 
     await server.run(scenario)

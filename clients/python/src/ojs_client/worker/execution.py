@@ -92,10 +92,25 @@ class Runner:
         group.start_soon(self._run, job, handler)
 
     def cancel_all(self) -> None:
-        """Cancel all handlers and abandon all threads; their jobs go back to their queues."""
+        """Cancel all async handlers, and let sync handlers learn that they have to end."""
+        for job in self._leases:
+            if job.in_thread:
+                job.given_back = True
+            elif not job.ended:
+                job.scope.cancel()
+
+    def abandon_threads(self) -> None:
+        """Give the jobs back whose threads still run."""
+        for job in self._leases:
+            if job.in_thread and not job.ended:
+                job.scope.cancel()
+
+    def give_back_stuck(self) -> None:
+        """Give the jobs back whose handlers ignore that they are cancelled."""
         for job in self._leases:
             if not job.ended:
-                job.scope.cancel()
+                log.error("job %s: its handler does not end; another worker gets the job", job.id)
+                self._settler.add(nack(job, None))
 
     async def _run(self, job: HeldJob, handler: Handler) -> None:
         settlement: Settlement | None = nack(job, None)  # if the task is cancelled
@@ -103,10 +118,11 @@ class Runner:
             settlement = await self._outcome(job, handler)
         finally:
             self.running -= 1
-            job.ended = True
+            job.given_back = job.in_thread  # an abandoned thread learns it
             if settlement is None:
+                job.ended = True
                 self._leases.remove(job)
-            else:
+            elif not job.ended:
                 self._settler.add(settlement)
             self._settler.handler_ended()
             self._on_end()
@@ -129,6 +145,8 @@ class Runner:
                     error = error_of(failure)
         if job.lost == "server":
             return None
+        if job.told:
+            completed, error = False, None
         if completed:
             return _ack(job, result)
         if (

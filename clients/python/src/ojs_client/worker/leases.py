@@ -38,7 +38,10 @@ class HeldJob:
             was answered in time; None while the worker holds the job.
         scope: the scope of the handler.
         in_thread: whether the handler is a sync one. Its thread cannot be cancelled.
-        ended: whether the handler has ended.
+        ended: whether the handler has ended, or its job was given back.
+        given_back: whether a drain gives the job back while its thread may still run.
+        told: whether the handler has learned that the job is lost or given back. What it returns
+            or raises then is no outcome of the job.
     """
 
     id: str
@@ -49,6 +52,8 @@ class HeldJob:
     scope: anyio.CancelScope = field(default_factory=lambda: anyio.CancelScope())
     in_thread: bool = False
     ended: bool = False
+    given_back: bool = False
+    told: bool = False
 
     def lose(self, why: Literal["server", "expired"]) -> None:
         """Record that the lease is lost, and cancel the handler unless it runs in a thread."""
@@ -224,3 +229,17 @@ class Leases:
         async with anyio.create_task_group() as group:
             for job in jobs:
                 group.start_soon(check, job)
+
+
+def jobs_of(reply: Any) -> list[dict[str, JSON]]:
+    """Return the jobs of a fetch.
+
+    Raises:
+        ConnectionFailed: the reply has another form, as from a proxy.
+    """
+    jobs = reply.get("jobs")
+    if isinstance(jobs, list) and all(
+        isinstance(j, dict) and {"id", "type"} <= set(j) for j in jobs
+    ):
+        return jobs
+    raise ConnectionFailed("the reply to a fetch has no jobs", applied=None)

@@ -63,8 +63,15 @@ class JobInfo:
 
     @property
     def lease_lost(self) -> bool:
-        """Whether the worker has lost the job. A sync handler should check it and return."""
-        return self._held.lost is not None
+        """Whether the worker has lost the job, or gives it back at the end of a drain.
+
+        A sync handler should check it and return. The result of a handler that has read True does
+        not count.
+        """
+        if self._held.lost is None and not self._held.given_back:
+            return False
+        self._held.told = True
+        return True
 
 
 class RunningJob(JobInfo):

@@ -10,7 +10,7 @@ import sys
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NoReturn
 
 import anyio
 from anyio.abc import TaskGroup
@@ -23,7 +23,7 @@ from ojs_client.options import JSON, Duration, milliseconds
 from ojs_client.transport import Repeat, Transport
 from ojs_client.worker.execution import Runner
 from ojs_client.worker.handlers import HandlerT, Middleware
-from ojs_client.worker.leases import Directive, HeldJob, Leases
+from ojs_client.worker.leases import Directive, HeldJob, Leases, jobs_of
 from ojs_client.worker.running import WorkerContext
 from ojs_client.worker.settling import Settler, nack
 from ojs_client.worker.signal import Signal
@@ -42,6 +42,11 @@ _POLL_END_S: Final = 0.1
 """How long a drain waits for the response of a fetch, in seconds, if the fetch was sent a second
 ago or earlier; otherwise it waits until then. Jobs of a response that is not read stay leased until
 their leases expire."""
+_THREADS_END_S: Final = 1.0
+"""How long sync handlers may take to return after the grace period, in seconds, before others get
+their jobs."""
+_CANCELLED_S: Final = 3.0
+"""How long cancelled handlers may take to clean up, in seconds, before others get their jobs."""
 _FLUSH_S: Final = 10.0
 """How long a drain waits for the last acks, in seconds."""
 _GOODBYE_S: Final = 2.0
@@ -122,6 +127,7 @@ class Worker:
         self._poll: anyio.CancelScope | None = None
         self._polled_at = 0.0
         self._refused: ApiError | None = None
+        self._exits = False
 
     # -- for the user
 
@@ -151,15 +157,19 @@ class Worker:
         Args:
             backend: the library whose event loop runs the async handlers.
         """
-        anyio.run(partial(self.serve, signals=True), backend=backend)
-        if self._runner.threads:
-            # A handler thread ignored the end of the grace period. Its job is with another worker,
-            # and Python would wait for the thread.
-            log.error("%d sync handlers did not end: exits without them", len(self._runner.threads))
-            logging.shutdown()
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(1)
+        self._exits = True
+        try:
+            anyio.run(partial(self.serve, signals=True), backend=backend)
+        finally:
+            if self._runner.threads:
+                # A handler thread ignored the end of the grace period. Its job is with another
+                # worker, and Python would wait for the thread.
+                log.error(
+                    "%d sync handlers did not end: exits without them",
+                    len(self._runner.threads),
+                    exc_info=sys.exception() is not None,
+                )
+                _exit()
 
     async def serve(self, *, signals: bool = False) -> None:
         """Run until ``stop`` is called, the server says so, or the task is cancelled.
@@ -266,11 +276,23 @@ class Worker:
     async def _work(self) -> None:
         async with anyio.create_task_group() as handlers:
             await self._fetch_until_stopped(handlers)
-            with anyio.move_on_after(self._grace_s):
-                while self._runner.running and not self._aborting.is_set():
-                    self._changed.clear()
-                    await self._changed.wait()
+            await self._handlers_end(self._grace_s, unless=self._aborting)
             self._runner.cancel_all()
+            await self._handlers_end(_THREADS_END_S)
+            self._runner.abandon_threads()
+            await self._handlers_end(_CANCELLED_S)
+            if self._runner.running:
+                self._runner.give_back_stuck()
+                if self._exits:
+                    await self._finish()
+                    _exit()
+
+    async def _handlers_end(self, limit_s: float, *, unless: Signal | None = None) -> None:
+        """Return when no handler runs, after some seconds, or when a signal is set."""
+        with anyio.move_on_after(limit_s):
+            while self._runner.running and not (unless and unless.is_set()):
+                self._changed.clear()
+                await self._changed.wait()
 
     async def _fetch_until_stopped(self, handlers: TaskGroup) -> None:
         backoff = Backoff()
@@ -322,7 +344,7 @@ class Worker:
         self._poll = None
         if reply is None:  # the drain has ended the poll
             return []
-        return [self._leases.add(job) for job in _jobs(reply)]
+        return [self._leases.add(job) for job in jobs_of(reply)]
 
     async def _end_poll(self) -> None:
         """After ``stop``, end a fetch that waits for jobs, without losing a response that has some.
@@ -360,15 +382,9 @@ async def _run_in(scope: anyio.CancelScope, function: Callable[[], Awaitable[Non
         await function()
 
 
-def _jobs(reply: Any) -> list[dict[str, JSON]]:
-    """Return the jobs of a fetch.
-
-    Raises:
-        ConnectionFailed: the reply has another form, as from a proxy.
-    """
-    jobs = reply.get("jobs")
-    if isinstance(jobs, list) and all(
-        isinstance(j, dict) and {"id", "type"} <= set(j) for j in jobs
-    ):
-        return jobs
-    raise ConnectionFailed("the reply to a fetch has no jobs", applied=None)
+def _exit() -> NoReturn:
+    """End the process without waiting for its threads and tasks."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
