@@ -31,8 +31,8 @@ _MAX_CHARACTERS: Final = 64
 def parse_duration_ms(text: str) -> int:
     """Return the length of an ISO 8601 duration such as ``PT1M30.5S`` or ``P1D``.
 
-    (Refused: the durations of ``msgspec``. They allow signs and lower case, and neither a decimal
-    comma nor weeks.)
+    The parser of ``msgspec`` is not used, because it accepts signs and lower case, and neither a
+    decimal comma nor weeks.
 
     Args:
         text: the duration.

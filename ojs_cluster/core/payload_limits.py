@@ -1,4 +1,4 @@
-"""Limits on the size and the nesting depth of requests."""
+"""Limits on the size and the nesting depth of jobs. ``http.settings`` limits request bodies."""
 
 from __future__ import annotations
 

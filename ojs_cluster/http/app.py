@@ -50,7 +50,7 @@ class RequestSpan(Protocol):
         """Mark the start of the handler."""
 
     def record_jobs(self, request: Request, response: Response) -> None:
-        """Add what the request did to jobs."""
+        """Record on the span what the request did to jobs."""
 
     def interrupt(self) -> None:
         """End the span of a request that was cancelled."""
@@ -81,7 +81,7 @@ class App:
     audit: Audit = field(default_factory=Audit)
     maintenance: MaintenanceFlag = field(default_factory=MaintenanceFlag)
     tracing: Tracing | None = None
-    """None unless traces are sent; then the process does not load OpenTelemetry."""
+    """None if no traces are sent. The process then does not load OpenTelemetry."""
     cached_metrics: CachedMetrics = field(init=False)
     overview: Cached[Overview] = field(init=False)
     health: Cached[Health | None] = field(init=False)

@@ -63,7 +63,7 @@ _FOR_SDKS: Final[Headers] = (
 COMMON_HEADERS: Final[Headers] = (*_BARE, *_FOR_SDKS)
 """The headers of nearly every response, in both variants."""
 _UNDO_TIMEOUT_S: Final = 10.0
-"""How long it may take to undo a response that was not delivered, in seconds."""
+"""Maximum time in seconds to undo what a request did, if its response was not delivered."""
 _HEADER_OVERHEAD: Final = 4  # colon, space and line end, in bytes
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,198}[\x21-\x7e])?")
 _MAX_OPEN_BODY: Final = 1024
@@ -143,9 +143,9 @@ def prepare(
     Args:
         app: the state of the process.
         request: the request; its body is not used.
-        tentative: whether the fast lane calls, which leaves a refused request to the hypercorn
-            entry. The refusal is then not counted and not logged, and the result has no route and
-            no refusal.
+        tentative: whether the fast lane asks before the body has arrived. It leaves a refused
+            request to the hypercorn entry. So the refusal is not counted and not logged here, and
+            the result has no route and no refusal.
         cached: the admission of an earlier request with the same head.
     """
     began = time.perf_counter()
@@ -252,7 +252,7 @@ def body_timeout(timeout_s: float) -> BodyTimeout:
 
 
 async def undo_undelivered(response: Response) -> None:
-    """Undo a response that its client did not get, even while the connection is cancelled."""
+    """Undo what a request did whose client did not get the response, even during cancellation."""
     if response.undo is not None:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNDO_TIMEOUT_S):
             await response.undo()

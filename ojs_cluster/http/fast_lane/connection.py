@@ -43,7 +43,14 @@ AnyResponse = TypeVar("AnyResponse", Response, Response | None)
 
 
 class Lane(Protocol):
-    """The part of the fast lane that a connection uses."""
+    """The part of the fast lane that a connection uses.
+
+    Attributes:
+        stop: set when the process shuts down; connections that wait for a request then end.
+        drained: whether a drain has begun. A connection then ends after the requests that have
+            arrived.
+        idle_connections: the connections that wait for a request.
+    """
 
     stop: trio.Event
     drained: bool
@@ -190,9 +197,9 @@ class LaneConnection:
         Args:
             end: the number of bytes.
             timeout_s: how long to read, in seconds.
-            small: whether the body has at most ``MAX_SMALL_BODY`` bytes. Such a body reserves the
-                bytes that have arrived, but at most ``MAX_SMALL_BODY``. A larger body has reserved
-                its memory already.
+            small: whether the body has at most ``MAX_SMALL_BODY`` bytes. The caller has reserved
+                the memory of a larger body. For a small one, this method reserves what ``data``
+                has, up to ``MAX_SMALL_BODY``, because ``data`` may also contain later requests.
 
         Returns:
             Whether ``data`` has that many bytes.
