@@ -8,11 +8,15 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Backoff:
-    """Pauses that double. Each of them is random, so that clients do not retry all at once.
+    """Pauses whose limit doubles after each failure.
+
+    A pause is random, between half of the limit and the limit, so that clients do not retry all at
+    once.
 
     Args:
-        first_s: the longest first pause in seconds.
-        max_s: the longest pause in seconds.
+        first_s: the first limit in seconds.
+        max_s: the highest limit in seconds.
+        failures: number of failures so far.
     """
 
     first_s: float = 0.1
@@ -23,11 +27,11 @@ class Backoff:
         """Return the length of the next pause in seconds.
 
         Args:
-            at_least_s: the shortest pause, as a server asks for by ``Retry-After``.
+            at_least_s: the minimum pause in seconds, such as that of the header ``Retry-After``.
         """
         limit = min(self.max_s, self.first_s * 2 ** min(self.failures, 30))
         self.failures += 1
-        # Half of the limit at least: a pause near zero would repeat a request into the same fault.
+        # A pause near zero would repeat the request before the server has recovered.
         return (at_least_s or 0) + random.uniform(limit / 2, limit)  # noqa: S311 - no secret
 
     def reset(self) -> None:

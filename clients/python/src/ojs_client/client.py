@@ -26,9 +26,10 @@ _WORKFLOW_PAUSE_S: Final = 0.5
 class Client:
     """A client of an OJS server. Use it with ``async with``, on asyncio or trio.
 
-    A request that certainly had no effect is repeated for ``retry_for_s`` seconds, as is one whose
-    repetition is harmless. An enqueue with a ``job_id`` of yours is such a request; without one, a
-    lost response raises ConnectionFailed, and the job may exist.
+    The client repeats a failed request for ``retry_for_s`` seconds if the request certainly had no
+    effect, or if a repetition is harmless. A repeated enqueue is harmless if you choose its
+    ``job_id``. Without a ``job_id``, a lost response raises ConnectionFailed, and the job may
+    exist.
 
     Args:
         url: the address of the server; None for ``OJS_URL``, or port 8080 of this machine.
@@ -91,8 +92,8 @@ class Client:
     async def enqueue(self, type: str, /, *args: JSON, **options: Unpack[JobOptions]) -> Job:
         """Enqueue a job and return it.
 
-        With ``unique`` and ``on_conflict="ignore"`` the result may be an earlier job, which
-        ``deduplicated`` tells.
+        With ``unique`` and ``on_conflict="ignore"`` the result may be an earlier job. Then
+        ``deduplicated`` is True.
 
         Args:
             type: the type of the job, which chooses its handler.
@@ -110,7 +111,7 @@ class Client:
         try:
             reply = await self._transport.request("POST", f"{_V1}/jobs", body, repeat=repeat)
         except Conflict as error:
-            # The first try of a repeated request has created it.
+            # An earlier try of this request may have created the job.
             if job_id is None or error.code != "duplicate":
                 raise
             return await self._same_job(job_id, body, error)
@@ -160,7 +161,7 @@ class Client:
 
         Args:
             job_id: the job.
-            wait: how long to wait at most.
+            wait: maximum time to wait.
 
         Raises:
             NotFound: there is no such job, or its result has been removed.
@@ -201,7 +202,7 @@ class Client:
 
         Args:
             workflow_id: the workflow.
-            wait: how long to wait for its end; then it is returned as it is.
+            wait: maximum time to wait for its end. After that, the unfinished workflow is returned.
 
         Raises:
             NotFound: there is no such workflow.

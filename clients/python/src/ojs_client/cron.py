@@ -30,7 +30,9 @@ class CronJobs:
         enabled: bool = True,
         description: str | None = None,
     ) -> Cron:
-        """Store a cron job, in place of one of the same name. A deployment may repeat it.
+        """Store a cron job, and replace the cron job that has the same name.
+
+        The call may be repeated, for example at each deployment.
 
         Args:
             name: its name: a-z, 0-9, ``-`` and ``.``.
@@ -74,7 +76,11 @@ class CronJobs:
                 return found
 
     async def change(self, name: str, **members: JSON) -> Cron:
-        """Change members of a cron job, such as ``expression`` or ``enabled``.
+        """Change a cron job.
+
+        Args:
+            name: its name.
+            **members: the members to change, such as ``expression`` or ``enabled``.
 
         Raises:
             NotFound: there is no such cron job.

@@ -58,7 +58,7 @@ class ApiError(OJSError):
 
     @property
     def applied(self) -> bool | None:
-        """Whether the server applied the request; None if the server does not know."""
+        """False if the server has not applied the request, None if it may have."""
         return None if self.details.get("outcome") == "unknown" or self.status >= 502 else False
 
 
@@ -134,7 +134,7 @@ class Discard(OJSError):
 
 
 _NO_CODE: Final = "http_error"
-"""The code of an error whose response is not from an OJS server."""
+"""The code of an error response that has none, such as a response of a proxy."""
 _MAX_DIGITS: Final = 9
 
 _BY_STATUS: Mapping[int, type[ApiError]] = {
@@ -181,8 +181,9 @@ def _seconds(text: str | None) -> float | None:
 
 
 def ends_worker(error: ApiError) -> bool:
-    """Return whether a fetch that fails so will fail for good, as with a wrong API key.
+    """Return whether a worker that gets this error for a fetch must end.
 
-    A proxy answers 404 or 500 of its own during a deployment, so that is no reason to end.
+    It must end if every later fetch would fail too, as with a wrong API key. An error of a proxy is
+    temporary: a proxy may answer 404 or 500 during a deployment.
     """
     return error.code != _NO_CODE and error.status in (400, 401, 403, 422) and not error.retryable

@@ -30,7 +30,7 @@ class Job:
         max_attempts: number of attempts that its retry policy allows.
         created_at: when it was created.
         error: the error of its last failed attempt; None if it has none.
-        deduplicated: whether an enqueue found this earlier job instead of creating one.
+        deduplicated: whether an enqueue returned this earlier job and created no job.
         members: all members that the server sent.
     """
 
@@ -50,7 +50,7 @@ class Job:
 
     @classmethod
     def from_json(cls, members: Mapping[str, JSON], *, deduplicated: bool = False) -> Job:
-        """Return the job of an envelope."""
+        """Return the job that the server sent as ``members``."""
         return cls(
             id=members["id"],
             type=members["type"],

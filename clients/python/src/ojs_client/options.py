@@ -30,8 +30,8 @@ class RetryPolicy:
             longer.
         jitter: whether delays are random, so that failed jobs do not run all at once.
         strategy: how the delay grows.
-        non_retryable_errors: names of errors that end the job at once; ``*`` at the end matches any
-            rest.
+        non_retryable_errors: names of errors that end the job at once. A name that ends with ``*``
+            stands for all names that begin with the part before it.
         on_exhaustion: what happens after the last attempt; None for the queue's setting.
     """
 
@@ -72,7 +72,7 @@ class Unique:
         keys: what is compared: some of ``type``, ``queue``, ``args``, ``meta``.
         args_keys: members of the arguments that are compared; empty for all.
         meta_keys: members of ``meta`` that are compared.
-        period: the age from which on an earlier job does not count; None for no such age.
+        period: an earlier job of this age or older does not count; None if the age does not matter.
         states: states in which an earlier job counts; empty for all that are not finished.
         on_conflict: ``reject`` raises Conflict, ``ignore`` returns the earlier job, ``replace``
             replaces it.
@@ -129,7 +129,8 @@ class NewJob:
         """Return the enqueue request.
 
         Args:
-            trace: whether the job belongs to the current trace. The jobs of a cron job do not.
+            trace: whether to store the current trace context in ``meta``. It is False for the job
+                of a cron job, because occurrences do not belong to the current trace.
 
         Raises:
             ValueError: options contradict each other, or a time has no time zone.

@@ -11,7 +11,7 @@ from ojs_client.options import JSON, NewJob
 
 @dataclass(frozen=True, slots=True)
 class NewWorkflow:
-    """A workflow that is not started yet; a step of another one may be one, too."""
+    """A workflow that is not started yet. It may be a step of another workflow."""
 
     type: Literal["chain", "group", "batch"]
     steps: tuple[NewJob | NewWorkflow, ...]

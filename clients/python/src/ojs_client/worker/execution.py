@@ -30,11 +30,12 @@ from ojs_client.worker.settling import Settlement, Settler, ack, nack
 log = logging.getLogger("ojs_client.worker")
 
 _DECISION: Final = ("retryable", "action")
-"""Members of an error that decide about the job. The library sets them."""
+"""Members of an error that decide whether the job runs again. The library sets their values, so
+they always have a JSON form."""
 
 
 class Runner:
-    """The handlers of a worker, and those that run.
+    """Runs the registered handlers of a worker.
 
     Args:
         context: what running jobs need of the worker.
@@ -46,7 +47,7 @@ class Runner:
 
     Attributes:
         running: number of handlers that run.
-        threads: the jobs whose threads run, abandoned ones included.
+        threads: ids of the jobs whose sync handlers run, even if the job was requeued.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class Runner:
         group.start_soon(self._run, job, handler)
 
     def cancel_all(self) -> None:
-        """Cancel all async handlers, and let sync handlers learn that they have to end."""
+        """Cancel all async handlers; ``lease_lost`` becomes True for all sync handlers."""
         for job in self._leases:
             if job.in_thread:
                 job.given_back = True
@@ -100,25 +101,26 @@ class Runner:
                 job.scope.cancel()
 
     def abandon_threads(self) -> None:
-        """Give the jobs back whose threads still run."""
+        """Requeue the jobs of running sync handlers. Their threads continue."""
         for job in self._leases:
             if job.in_thread and not job.ended:
                 job.scope.cancel()
 
     def give_back_stuck(self) -> None:
-        """Give the jobs back whose handlers ignore that they are cancelled."""
+        """Requeue the jobs of handlers that ignore their cancellation."""
         for job in self._leases:
             if not job.ended:
                 log.error("job %s: its handler does not end; another worker gets the job", job.id)
                 self._settler.add(nack(job, None))
 
     async def _run(self, job: HeldJob, handler: Handler) -> None:
-        settlement: Settlement | None = nack(job, None)  # if the task is cancelled
+        # Sent only if `_outcome` raises, as when the task is cancelled.
+        settlement: Settlement | None = nack(job, None)
         try:
             settlement = await self._outcome(job, handler)
         finally:
             self.running -= 1
-            job.given_back = job.in_thread  # an abandoned thread learns it
+            job.given_back = job.in_thread  # a thread that still runs reads it from `lease_lost`
             if settlement is None:
                 job.ended = True
                 self._leases.remove(job)
@@ -128,7 +130,7 @@ class Runner:
             self._on_end()
 
     async def _outcome(self, job: HeldJob, handler: Handler) -> Settlement | None:
-        """Run the handler; return the ack or nack of its end, None if the lease is lost."""
+        """Run the handler; return its ack or nack, or None if the server says the lease is lost."""
         limit_s = handler.timeout_s or (job.members.get("timeout_ms") or math.inf) / 1000
         error: dict[str, JSON] | None = None
         result: JSON = None
@@ -138,7 +140,7 @@ class Runner:
                 result = await self._call(job, handler)
                 completed = True
             except (Exception, SystemExit, BaseExceptionGroup, _cancelled_class()) as raised:
-                # The task ends now, so no cancellation has to go on from here.
+                # A cancellation is not raised again, because this task ends after this block.
                 if failure := failure_of(raised, _cancelled_class(), is_cancelled=_is_cancelled()):
                     # The server gets the error with the nack, and operators read it there.
                     log.info("job %s: attempt failed: %r", job.id, raised)
@@ -157,7 +159,8 @@ class Runner:
             error = timeout_error(limit_s)
         elif error is None and job.lost == "expired":
             error = expired_error()
-        return _nack(job, error)  # without an error, the drain has cancelled the handler
+        # Without an error, the nack requeues the job, as after a drain that cancels the handler.
+        return _nack(job, error)
 
     async def _call(self, job: HeldJob, handler: Handler) -> JSON:
         running = RunningJob(job, self._context)

@@ -1,4 +1,4 @@
-"""Handlers and middleware, and what their end means for the job."""
+"""Handlers and middleware, and the errors that the worker reports for failed handlers."""
 
 from __future__ import annotations
 
@@ -74,17 +74,17 @@ def _around(function: Middleware, job: RunningJob, inner: Next) -> Next:
 def failure_of(
     raised: BaseException, cancelled: type[BaseException], *, is_cancelled: bool
 ) -> BaseException | None:
-    """Return the failure that a handler has raised; None if it was just cancelled.
+    """Return the failure that a handler has raised; None if the worker has cancelled it.
 
     Args:
         raised: what the handler has raised. ``SystemExit`` is a failure: a handler that parses
             arguments, for example, must not end the worker and its other jobs.
         cancelled: the class of cancellations.
-        is_cancelled: whether the worker has cancelled the handler. Otherwise a cancellation is
-            that of a future or task that the handler awaited, and the attempt has failed.
+        is_cancelled: whether the worker has cancelled the handler. If not, the handler awaited a
+            future or task that was cancelled, so the attempt has failed.
 
     Raises:
-        BaseException: ``raised``, if it has to end the process, as ``KeyboardInterrupt`` has.
+        BaseException: ``raised``, if it must end the process, such as ``KeyboardInterrupt``.
     """
     if isinstance(raised, BaseExceptionGroup):
         if raised.subgroup(_ENDS_PROCESS) is not None:
@@ -122,7 +122,7 @@ def _text(error: BaseException) -> str:
 
 
 def _valid(text: str) -> str:
-    """Return a text without halves of surrogate pairs, which names of files may have."""
+    """Return a text without lone surrogates, which file names may contain."""
     return text.encode(errors="replace").decode()
 
 
@@ -140,8 +140,8 @@ def timeout_error(limit_s: float) -> dict[str, JSON]:
 def expired_error() -> dict[str, JSON]:
     """Return the error of a handler that was cancelled because no heartbeat was answered.
 
-    The server refuses the nack if it has given the job to another worker. Otherwise the job need
-    not wait until the server notices the end of the lease.
+    The server refuses the nack if another worker has the job. If no other worker has it, the nack
+    frees the job before the server reaps the lease.
     """
     message = "the worker got no answer to its heartbeats"
     return {"code": "lease_expired", "message": message, "retryable": True}

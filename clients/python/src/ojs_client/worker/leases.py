@@ -26,7 +26,7 @@ Directive = Literal["running", "quiet", "terminate"]
 
 @dataclass(slots=True, eq=False)
 class HeldJob:
-    """A job that the worker has fetched, until its ack or nack is in.
+    """A job that the worker has fetched, until the server has its ack or nack.
 
     Attributes:
         id: the job.
@@ -38,10 +38,10 @@ class HeldJob:
             was answered in time; None while the worker holds the job.
         scope: the scope of the handler.
         in_thread: whether the handler is a sync one. Its thread cannot be cancelled.
-        ended: whether the handler has ended, or its job was given back.
-        given_back: whether a drain gives the job back while its thread may still run.
-        told: whether the handler has learned that the job is lost or given back. What it returns
-            or raises then is no outcome of the job.
+        ended: whether the ack or nack is decided, or none will be sent. The handler may still run.
+        given_back: whether a sync handler must end, because the worker requeues its job.
+        told: whether the handler has read from ``lease_lost`` that the job is lost or given back.
+            Its result or exception is then ignored.
     """
 
     id: str
@@ -96,14 +96,17 @@ class Leases:
 
     @property
     def _timeout_s(self) -> float:
-        """How long a heartbeat may take, in seconds: two can fail before a lease expires."""
+        """Maximum time of a heartbeat in seconds.
+
+        At a third of the lease, two heartbeats can fail before a lease expires.
+        """
         return max(self.interval_s, self.lease_s / 3)
 
     def add(self, members: Mapping[str, JSON]) -> HeldJob:
         """Add a job that a fetch has returned just now.
 
-        The lease began a little earlier. If that was long ago, as after a pause of this process,
-        the next heartbeat finds the lease lost.
+        The lease began when the server sent the response. If this process was suspended since then,
+        the lease may be lost, which the next heartbeat finds.
         """
         expires_at = anyio.current_time() + self.lease_s
         job = HeldJob(members["id"], members.get("lease_id") or "", members, expires_at)
@@ -112,7 +115,7 @@ class Leases:
         return job
 
     def remove(self, job: HeldJob) -> None:
-        """Remove a job whose ack or nack is in, or that is lost."""
+        """Remove a job that is lost, or whose ack or nack the server has."""
         # The worker may have fetched the same job again, with another lease.
         if self._held.get(job.id) is job:
             del self._held[job.id]
@@ -197,8 +200,8 @@ class Leases:
     async def _check(self, jobs: list[HeldJob]) -> None:
         """Find out which of these jobs are lost.
 
-        A heartbeat leaves out the jobs of a shard that does not answer, as it does lost jobs. A
-        heartbeat for one job fails in the first case, so it tells them apart.
+        The response to a heartbeat for many jobs omits both lost jobs and the jobs of a shard that
+        does not answer. A heartbeat for a single job fails if the shard does not answer.
         """
         limiter = anyio.CapacityLimiter(_CHECKS_AT_ONCE)
 

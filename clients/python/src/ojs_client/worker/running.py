@@ -1,4 +1,4 @@
-"""What a handler gets: the job that it runs, and the requests about it."""
+"""The argument of a handler: its job, with methods that report progress and save checkpoints."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class JobInfo:
         attempt: the number of this attempt, from 1.
         max_attempts: number of attempts that its retry policy allows.
         parent_results: results of the earlier steps, if it is a step of a chain.
-        checkpoint: the state that an earlier attempt has saved; None if there is none.
+        checkpoint: the last state that an earlier attempt has saved; None if there is none.
         job: the whole job.
     """
 
@@ -63,10 +63,9 @@ class JobInfo:
 
     @property
     def lease_lost(self) -> bool:
-        """Whether the worker has lost the job, or gives it back at the end of a drain.
+        """Whether the worker has lost the job, or requeues it at the end of a drain.
 
-        A sync handler should check it and return. The result of a handler that has read True does
-        not count.
+        A sync handler should return when it reads True. Its result is then ignored.
         """
         if self._held.lost is None and not self._held.given_back:
             return False

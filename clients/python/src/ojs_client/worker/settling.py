@@ -26,16 +26,18 @@ BATCH_S: Final = 0.010
 """How long the first ack of a batch waits for others, in seconds."""
 _BATCH_BYTES: Final = 512 * 1024
 _SENDERS: Final = 4
-"""Number of requests at once with items that were not sent before."""
+"""Maximum number of concurrent requests with new acks or nacks."""
 _RETRY_SENDERS: Final = 2
-"""Number of requests at once with items that have failed. They get no place of new items, since
-one shard that does not answer would stop the acks of all others."""
+"""Maximum number of concurrent requests with repeated acks or nacks. It is separate from
+``_SENDERS``, because one shard that does not answer would otherwise delay the acks of all other
+shards."""
 _MAX_RETRY_AFTER_S: Final = 3.0
-"""The longest ``Retry-After`` that is obeyed, in seconds. The leases of the jobs go on."""
+"""Maximum ``Retry-After`` that is obeyed, in seconds. With longer pauses an ack would be given up
+after fewer tries."""
 _REFUSED: Final = (400, 413, 422)
 """Statuses of a batch that the server cannot accept. It may accept the halves of the batch."""
 _REPEAT_LEASES: Final = 3
-"""After how many lengths of a lease without an answer an ack is given up."""
+"""An ack or nack is given up this many lease lengths after its first failure."""
 
 Kind = Literal["ack", "nack"]
 
@@ -45,10 +47,10 @@ class Settlement:
     """An ack or nack of a held job.
 
     Attributes:
-        kind: which of both.
+        kind: whether it is an ack or a nack.
         job: the job.
-        body: its item in the request.
-        failures: number of requests with it that have failed.
+        body: its JSON in the list of a batch request.
+        failures: number of requests that contained it and failed.
         give_up_at: when it is given up, on the clock of the event loop.
     """
 
@@ -61,7 +63,7 @@ class Settlement:
 
 @dataclass(slots=True)
 class _Retries:
-    """Failed items, each batch with the time from which on it is sent again."""
+    """Batches of acks or nacks that failed, each with the time from which it is sent again."""
 
     batches: list[tuple[float, list[Settlement]]] = field(default_factory=list)
     changed: Signal = field(default_factory=Signal)
@@ -118,13 +120,13 @@ def nack(job: HeldJob, error: dict[str, JSON] | None) -> Settlement:
 class Settler:
     """Collects acks and nacks and sends them.
 
-    A batch is sent when it is full, 10 ms after its first item, or when no handler runs that could
-    add to it. The server recognizes a repeated ack by its lease, so items are sent again after any
-    failure. They wait for that apart from new items.
+    The items of a batch are acks or nacks. A batch is sent when it is full, 10 ms after its first
+    item, or when no handler runs, because then no further item comes. The server recognizes a
+    repeated item by its lease, so items are sent again after any failure.
 
     Args:
         transport: sends the batches.
-        leases: the held jobs; a job is removed when its ack or nack is in.
+        leases: the held jobs; a job is removed when the server has its ack or nack.
         worker_id: the worker.
         is_idle: whether no handler runs.
         on_settled: called after each batch.
@@ -159,7 +161,7 @@ class Settler:
             self._batch_ready.set()
 
     def handler_ended(self) -> None:
-        """Send the waiting items if no handler runs that could add to them."""
+        """Send the waiting items at once if no handler runs."""
         if self.is_idle():
             self._batch_ready.set()
 
@@ -188,7 +190,8 @@ class Settler:
     async def _retry(self, group: TaskGroup) -> None:
         senders = anyio.Semaphore(_RETRY_SENDERS)
         while True:
-            await senders.acquire()  # so that all items that are due by then share requests
+            # Take items only when one can be sent. All items that are due by then share requests.
+            await senders.acquire()
             senders.release()
             due = self._retries.take_due()
             count = sum(map(len, due.values()))
@@ -224,7 +227,7 @@ class Settler:
             self.on_settled()
 
     async def _send(self, batch: list[Settlement]) -> None:
-        """Send a batch once, and keep the items that have to be sent again."""
+        """Send a batch once, and schedule the items that have to be sent again."""
         kind, retry_after_s = batch[0].kind, 0.0
         while batch:
             try:
@@ -286,9 +289,9 @@ class Settler:
         return True
 
     def _refuse(self, ack: Settlement, message: str) -> None:
-        """Discard a job whose result the server refuses, such as one that is too large.
+        """Discard a job whose result the server refuses, for example because it is too large.
 
-        Without the nack the job would run again and again.
+        Without this nack, the lease would expire and the job would run again.
         """
         log.error("job %s: the server refused its result: %s", ack.job.id, message)
         refused = {"code": "result_refused", "message": message, "retryable": False}

@@ -33,7 +33,7 @@ class Signal:
         return self._is_set
 
     async def wait(self) -> None:
-        """Return when the flag has been set; at once if it is set."""
+        """Wait until the flag is set."""
         if self._is_set:
             return
         if self._event is None:

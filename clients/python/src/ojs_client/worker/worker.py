@@ -32,24 +32,27 @@ log = logging.getLogger("ojs_client.worker")
 
 _FETCH_COUNT: Final = 100
 _MAX_UNSETTLED: Final = 1000
-"""With this number of acks that the server does not have yet, the worker fetches no more jobs."""
+"""The worker stops fetching when this many acks and nacks have not reached the server."""
 _POLL_MARGIN_S: Final = 10.0
+"""Time in seconds that a fetch may take longer than its wait for jobs."""
 _MAX_RETRY_AFTER_S: Final = 60.0
-"""The longest ``Retry-After`` of a fetch that is obeyed, in seconds."""
+"""Maximum ``Retry-After`` of a fetch that is obeyed, in seconds."""
 _BEAT_END_S: Final = 1.0
+"""Maximum time of the heartbeat at the start of a drain, in seconds."""
 _NEW_POLL_S: Final = 1.0
+"""Minimum age in seconds of a fetch that a drain cancels."""
 _POLL_END_S: Final = 0.1
-"""How long a drain waits for the response of a fetch, in seconds, if the fetch was sent a second
-ago or earlier; otherwise it waits until then. Jobs of a response that is not read stay leased until
-their leases expire."""
+"""Minimum time in seconds from the heartbeat to the cancellation of a fetch. Jobs of a response
+that is not read stay leased until their leases expire."""
 _THREADS_END_S: Final = 1.0
-"""How long sync handlers may take to return after the grace period, in seconds, before others get
-their jobs."""
+"""Time in seconds that sync handlers have to return after the grace period. Then the worker
+requeues their jobs."""
 _CANCELLED_S: Final = 3.0
-"""How long cancelled handlers may take to clean up, in seconds, before others get their jobs."""
+"""Time in seconds that cancelled handlers have to clean up. Then the worker requeues their jobs."""
 _FLUSH_S: Final = 10.0
-"""How long a drain waits for the last acks, in seconds."""
+"""Maximum time in seconds that a drain waits until the server has all acks and nacks."""
 _GOODBYE_S: Final = 2.0
+"""Maximum time of the last heartbeat, in seconds."""
 
 
 class Worker:
@@ -59,14 +62,14 @@ class Worker:
 
     Args:
         url: the address of the server; None for ``OJS_URL``, or port 8080 of this machine.
-        queues: the queues, in the order in which they are looked at.
+        queues: the queues; a fetch takes the jobs of earlier queues first.
         concurrency: maximum number of handlers that run at the same time.
         api_key: the API key; None for ``OJS_API_KEY``.
-        worker_id: the name of this worker; None for one with the name of the host and a random end.
-        lease: how long a job stays with a worker that sends no heartbeats.
+        worker_id: the id of this worker; None for the host name and a random suffix.
+        lease: time after the last heartbeat until the server gives the jobs to other workers.
         heartbeat: time between two heartbeats.
-        poll: how long one fetch waits for jobs.
-        grace: how long handlers may go on after SIGTERM. Then they are cancelled.
+        poll: maximum time that one fetch waits for jobs.
+        grace: time after SIGTERM or ``stop`` until running handlers are cancelled.
         middleware: functions around each handler; the first one is the outermost.
         labels: labels that operators see in the list of workers.
         transport: how httpx2 reaches the server, for tests and special networks.
@@ -141,7 +144,7 @@ class Worker:
 
         Args:
             type: the type; ``*`` for all types without a handler.
-            timeout: how long the handler may run; None for the job's own timeout.
+            timeout: maximum time that the handler may run; None for the timeout of the job.
         """
 
         def register(function: HandlerT) -> HandlerT:
@@ -162,8 +165,7 @@ class Worker:
             anyio.run(partial(self.serve, signals=True), backend=backend)
         finally:
             if self._runner.threads:
-                # A handler thread ignored the end of the grace period. Its job is with another
-                # worker, and Python would wait for the thread.
+                # Python would wait for these threads. Their jobs are requeued already.
                 log.error(
                     "%d sync handlers did not end: exits without them",
                     len(self._runner.threads),
@@ -172,16 +174,16 @@ class Worker:
                 _exit()
 
     async def serve(self, *, signals: bool = False) -> None:
-        """Run until ``stop`` is called, the server says so, or the task is cancelled.
+        """Run until ``stop`` is called, the server ends the worker, or the task is cancelled.
 
         Args:
-            signals: whether SIGTERM and SIGINT stop the worker. Only in the main thread.
+            signals: whether SIGTERM and SIGINT stop the worker. True works only in the main thread.
 
         Raises:
-            ApiError: the server refused a fetch for good, as with a wrong API key.
+            ApiError: the server refuses all fetches, for example because the API key is wrong.
         """
         async with self._transport, anyio.create_task_group() as background:
-            # Shielded: if the caller cancels this task, the last acks still have to be sent.
+            # Shielded, because a cancelled worker still sends its last acks.
             scopes = []
             for function in (self._leases.run, self._leases.watch, self._settler.run):
                 scopes.append(anyio.CancelScope(shield=True))
@@ -201,7 +203,7 @@ class Worker:
             raise self._refused
 
     def quiet(self) -> None:
-        """Stop fetching; the handlers go on. Call it in the event loop."""
+        """Stop fetching; running handlers continue. Call it in the event loop."""
         self._quiet = True
         self._wake()
         self._leases.beat_now()
@@ -225,12 +227,12 @@ class Worker:
 
     @property
     def paused(self) -> bool:
-        """Whether the worker does not fetch, because the program or the server wants it so."""
+        """Whether the worker does not fetch, after ``quiet`` or a directive of the server."""
         return self._quiet or self._directive != "running"
 
     @property
     def held(self) -> int:
-        """Number of jobs that the worker holds. A job is held until its ack or nack is in."""
+        """Number of fetched jobs whose ack or nack the server does not have yet."""
         return len(self._leases)
 
     # -- state
@@ -242,7 +244,8 @@ class Worker:
         self._changed.set()
 
     def _describe(self) -> dict[str, JSON]:
-        # A directive is not reported back: the server would keep it after its end.
+        # A directive does not change the reported state. Otherwise the server would keep the state
+        # after the directive has ended.
         quiet = self._quiet or self._stopping.is_set()
         return {
             "state": "quiet" if quiet else "running",
@@ -342,14 +345,14 @@ class Worker:
                 timeout_s=self._poll_ms / 1000 + _POLL_MARGIN_S,
             )
         self._poll = None
-        if reply is None:  # the drain has ended the poll
+        if reply is None:  # the drain has cancelled the fetch
             return []
         return [self._leases.add(job) for job in jobs_of(reply)]
 
     async def _end_poll(self) -> None:
-        """After ``stop``, end a fetch that waits for jobs, without losing a response that has some.
+        """After ``stop``, cancel the fetch that waits for jobs, without losing jobs of a response.
 
-        The heartbeat tells the server that the worker is quiet, so it gets no further jobs.
+        The heartbeat reports that the worker is quiet, so the server sends no further jobs.
         """
         await self._stopping.wait()
         sent_at = anyio.current_time()
@@ -359,8 +362,8 @@ class Worker:
             except (ApiError, ConnectionFailed) as error:
                 log.warning("heartbeat failed: %s", error)
         now = anyio.current_time()
-        # A response that has jobs has left the server, and takes no longer than that of the
-        # heartbeat. A fetch that was just sent may be slower, if the machine is busy.
+        # The server sent any response with jobs before that of the heartbeat. So it arrives within
+        # the time that the heartbeat took. A fetch that was just sent may be slower.
         await anyio.sleep(max(_POLL_END_S, now - sent_at, self._polled_at + _NEW_POLL_S - now))
         if self._poll is not None:
             self._poll.cancel()
