@@ -35,7 +35,7 @@ class ApiKeys:
     def __init__(
         self, settings: AccessSettings, environ: Mapping[str, str], audit: Audit | None = None
     ) -> None:
-        """Accept the API keys of variables; with a file, accept no API key before ``load``.
+        """Accept the API keys of variables. If there is a file, accept no API key before ``load``.
 
         Args:
             settings: the path of the file, and the API keys of variables.

@@ -1,7 +1,7 @@
 """Logs: one JSON object per line (or text for people), on stderr, without secrets.
 
-The formatters are for Python's ``logging``. (Refused: a logging library, which would be one more
-dependency for a dozen fields.) Each item of ``extra``, such as ``request_id``, becomes a field.
+Each item of ``extra``, such as ``request_id``, becomes a field. (Refused: a logging library, which
+would be one more dependency for a dozen fields.)
 """
 
 from __future__ import annotations

@@ -91,6 +91,6 @@ class _ShutdownDeadline:
 
     def flush_timeout_s(self) -> float:
         """Return the maximum time for sending the last traces, in seconds."""
-        if self._deadline is None:  # no stop signal, so an error ends the process
+        if self._deadline is None:  # an error, not a stop signal, ends the process
             return 1.0
         return min(max(self._deadline - trio.current_time(), 0.0), _MAX_FLUSH_S)

@@ -3,8 +3,9 @@
 A client chooses the URL of a webhook, and the server sends the request from inside the operator's
 network. So a webhook must not reach the metadata service of a cloud, Redis, or the operator's other
 services. A name is resolved once for each attempt. If one of its addresses is not public, the
-attempt fails. The connection goes to an address that was checked. So a name that changes between
-check and connection (DNS rebinding) gains nothing. Redirects are not followed for the same reason.
+attempt fails. The connection goes to a checked address, so a name whose address changes after the
+check (DNS rebinding) is harmless. Redirects are not followed, because they could lead to any
+address.
 """
 
 from __future__ import annotations
@@ -31,11 +32,12 @@ _NOT_PUBLIC_4: Final = tuple(
     )
 )
 _PUBLIC_6: Final = ip_network("2000::/3")
-"""The only IPv6 addresses that are given to hosts of the Internet."""
+"""The only IPv6 addresses that IANA has allocated for global unicast."""
 _NOT_PUBLIC_6: Final = tuple(
     ip_network(text) for text in ("2001::/23", "2001:db8::/32", "3fff::/20", "5f00::/16")
 )
-"""Exceptions inside ``_PUBLIC_6``. 2001::/23 contains Teredo, whose server is in the address."""
+"""Networks in ``_PUBLIC_6`` that are not public. 2001::/23 includes Teredo (RFC 4380), whose
+addresses contain IPv4 addresses."""
 _EMBEDDING: Final = tuple(
     (ip_network(network), shift)
     for network, shift in (
@@ -46,7 +48,7 @@ _EMBEDDING: Final = tuple(
         ("::/96", 0),  # compatible, deprecated
     )
 )
-"""IPv6 networks whose addresses contain an IPv4 address, and the bits to the right of it."""
+"""IPv6 networks whose addresses contain an IPv4 address, and the number of bits after it."""
 
 
 class RefusedAddress(OSError):
@@ -83,31 +85,31 @@ def parse_url(text: str, *, allow_http: bool) -> WebhookUrl:
         InvalidRequest: it is not a URL to which webhooks are sent.
     """
 
-    def refuse(why: str) -> InvalidRequest:
+    def refusal(why: str) -> InvalidRequest:
         return InvalidRequest(f"url {why}", field="url")
 
     if not 1 <= len(text) <= _MAX_URL:
-        raise refuse(f"must have 1 to {_MAX_URL} characters")
+        raise refusal(f"must have 1 to {_MAX_URL} characters")
     if not text.isascii() or not text.isprintable() or any(c in text for c in ' "<>\\^`{|}'):
-        raise refuse("has characters that must be percent-encoded, or a name without punycode")
+        raise refusal("has characters that must be percent-encoded, or a name without punycode")
     try:
         parts = urlsplit(text)
         host, port = parts.hostname, parts.port
     except ValueError:
-        raise refuse("is not a URL") from None
+        raise refusal("is not a URL") from None
     if parts.scheme not in ("https", "http"):
-        raise refuse("must begin with https://")
+        raise refusal("must begin with https://")
     if parts.scheme == "http" and not allow_http:
-        raise refuse("must begin with https://; OJS_WEBHOOK_ALLOW_HTTP=true also accepts http://")
+        raise refusal("must begin with https://; OJS_WEBHOOK_ALLOW_HTTP=true also accepts http://")
     if not host or port == 0:
-        raise refuse("has no host, or port 0")
+        raise refusal("has no host, or port 0")
     if "@" in parts.netloc:
-        raise refuse("must not contain a user name or a password")
+        raise refusal("must not contain a user name or a password")
     if "%" in host:
-        raise refuse("must not contain a zone of an address")
+        raise refusal("must not contain a zone of an address")
     secure = parts.scheme == "https"
-    shown = f"[{host}]" if ":" in host else host
-    authority = shown if port is None else f"{shown}:{port}"
+    bracketed = f"[{host}]" if ":" in host else host
+    authority = bracketed if port is None else f"{bracketed}:{port}"
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return WebhookUrl(secure, host, port or (443 if secure else 80), authority, target)
 
@@ -115,7 +117,8 @@ def parse_url(text: str, *, allow_http: bool) -> WebhookUrl:
 def check_literal(url: WebhookUrl, allowed: Iterable[Network]) -> None:
     """Check a host that is an address. A name is checked at each delivery instead.
 
-    Every spelling that the resolver of the machine accepts counts, such as ``127.1``.
+    Every spelling of an address that the resolver of the machine accepts is checked, such as
+    ``127.1``.
 
     Raises:
         InvalidRequest: webhooks must not reach the address.
@@ -136,8 +139,8 @@ def check_addresses(addresses: Sequence[str], allowed: Iterable[Network]) -> Non
     """Check all addresses of a host.
 
     Raises:
-        RefusedAddress: webhooks must not reach one of them. Its text does not contain the address,
-            so that a client cannot explore the names of the operator's network.
+        RefusedAddress: webhooks must not reach one of them. The message does not contain the
+            address, because clients must not learn addresses of the operator's network.
     """
     allowed = tuple(allowed)
     for text in addresses:
@@ -149,7 +152,7 @@ def check_addresses(addresses: Sequence[str], allowed: Iterable[Network]) -> Non
 
 
 def is_public(address: Address) -> bool:
-    """Return whether an address, which embeds no other, belongs to a host of the Internet."""
+    """Return whether an address is public. It must not contain another address."""
     if isinstance(address, IPv4Address):
         return not any(address in network for network in _NOT_PUBLIC_4)
     return address in _PUBLIC_6 and not any(address in network for network in _NOT_PUBLIC_6)
@@ -165,7 +168,7 @@ def _plain(text: str) -> Address | None:
         if address.scope_id is not None:
             return None
         for network, shift in _EMBEDDING:
-            # ``::`` and ``::1`` are addresses of their own.
+            # ``::`` and ``::1`` are in ``::/96``, but contain no IPv4 address.
             if address in network and int(address) > 1:
                 return IPv4Address(int(address) >> shift & 0xFFFFFFFF)
     return address

@@ -1,12 +1,12 @@
 """The HTTP client of webhooks: one POST on a connection of its own, to a checked address.
 
-The client is small because most of what HTTP clients do would be wrong here: proxies of the
-environment, redirects, cookies, retries, decompression. h11, which hypercorn uses too, reads the
-response. (Refused: httpx and httpcore. They resolve the name themselves, unless a network backend
-replaces most of their connection, and they would be two more dependencies of the image.)
+Most features of HTTP clients would be wrong here: proxies of the environment, redirects, cookies,
+retries, decompression. h11, which hypercorn uses too, reads the response. (Refused: httpx and
+httpcore. They resolve the name themselves, so the connection may go to an unchecked address. They
+would also be two more dependencies of the image.)
 
-An attempt reads at most ``MAX_RESPONSE`` bytes of the body, and ends after ``timeout_s`` in all. So
-a receiver that is slow, or that never stops sending, costs a bounded time and memory.
+An attempt reads at most ``MAX_RESPONSE`` bytes of the body and takes at most ``timeout_s``. So a
+receiver that is slow, or that never stops sending, uses limited time and memory.
 """
 
 from __future__ import annotations
@@ -35,11 +35,12 @@ MAX_RESPONSE: Final = 4096
 _MAX_HEAD: Final = 16 * 1024
 _READ: Final = 4096
 _BODY_S: Final = 2.0
-"""Maximum time in seconds that a response's body may take. The status decides without it."""
+"""Maximum time in seconds to read the response's body. Only the status decides whether the attempt
+succeeded."""
 _CONNECT_S: Final = 10.0
 """Maximum time in seconds to connect to one of several addresses."""
 _LOOKUPS: Final = 4
-"""Maximum number of threads that look up names of one receiver."""
+"""Maximum number of threads that look up names at the same time."""
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """Returns the addresses of a host; raises OSError."""
@@ -51,10 +52,10 @@ class Answer:
 
     Attributes:
         status: the status of the response; 0 if there was none.
-        error: why there was none; empty if there was one.
+        error: why there was no response; empty if there was one.
         body: the beginning of the response's body.
         elapsed_ms: how long the attempt took, in ms.
-        retry_after_s: what ``Retry-After`` asks for, in seconds; None without it.
+        retry_after_s: the time of the header ``Retry-After`` in seconds; None without one.
     """
 
     status: int
@@ -107,10 +108,10 @@ class WebhookClient:
         *,
         timeout_s: float | None = None,
     ) -> Answer:
-        """Send one request. Never raises for what the receiver or the network does.
+        """Send one request. Errors of the receiver or the network are in the result, not raised.
 
         Args:
-            url: where to.
+            url: the URL.
             headers: the headers without ``Host``, ``Connection`` and ``Content-Length``.
             body: the body.
             timeout_s: maximum time in seconds; None for ``settings.timeout_s``.
@@ -151,7 +152,7 @@ class WebhookClient:
                 )
             return await _converse(stream, url, headers, body)
         finally:
-            # A polite end of TLS would wait for the receiver.
+            # Closing TLS normally would wait for the receiver.
             await trio.aclose_forcefully(stream)
 
 
@@ -164,7 +165,7 @@ async def _connect(addresses: Sequence[str], port: int) -> trio.abc.Stream:
         except trio.TooSlowError:
             failure = TimeoutError(errno.ETIMEDOUT, "timed out")
         except OSError as error:
-            # open_tcp_stream names the address in its own text; the cause has the reason.
+            # The error of open_tcp_stream has no errno; its cause has.
             cause = error.__cause__
             while isinstance(cause, BaseExceptionGroup):
                 cause = cause.exceptions[0]
@@ -178,7 +179,7 @@ async def _converse(
     headers: Sequence[tuple[str, str]],
     body: bytes,
 ) -> tuple[h11.Response, bytes]:
-    """Send the request and read the response, its body up to ``MAX_RESPONSE`` bytes."""
+    """Send the request; return the head of the response and at most ``MAX_RESPONSE`` body bytes."""
     connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD)
     request = h11.Request(
         method="POST",
@@ -217,7 +218,7 @@ async def _next_event(connection: h11.Connection, stream: trio.abc.Stream) -> ob
 
 
 def _reason(failure: BaseException) -> str:
-    """Return why a connection failed, without its address, which the client need not know."""
+    """Return why a connection failed, without its address, which clients must not learn."""
     cause = failure.__cause__ if isinstance(failure, trio.BrokenResourceError) else failure
     if isinstance(cause, ssl.SSLError):
         return f"TLS: {cause.reason or 'failed'}"
@@ -243,5 +244,5 @@ def _retry_after_s(head: h11.Response) -> float | None:
 
 @lru_cache(maxsize=1)
 def _tls_context() -> ssl.SSLContext:
-    """Return the context of the machine's certificate authorities, or of ``SSL_CERT_FILE``."""
+    """Return a context that trusts the authorities of the machine, or of ``SSL_CERT_FILE``."""
     return ssl.create_default_context()

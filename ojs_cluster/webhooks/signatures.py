@@ -1,7 +1,7 @@
-"""Sign webhook requests: as the OJS specification and as Standard Webhooks say.
+"""Sign webhook requests in two ways: for OJS, and for Standard Webhooks.
 
-Spec: ojs-webhooks 5.3 and 8.1; https://www.standardwebhooks.com. A receiver verifies the style that
-it knows.
+Spec: ojs-webhooks 5.3 and 8.1; https://www.standardwebhooks.com. Each request has both signatures,
+and the receiver verifies one of them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def signed_headers(
     """Return the headers of a webhook request.
 
     Args:
-        secrets: the secrets that sign; more than one while a secret is being replaced.
+        secrets: the secrets; more than one while a secret is being replaced.
         body: the body.
         kind: the type of the event.
         delivery_id: the id of the delivery, the same in each attempt.
@@ -37,10 +37,10 @@ def signed_headers(
         now_s: Unix time in seconds.
     """
     timestamp = str(now_s)
-    plain = f"{timestamp}.".encode() + body
-    named = f"{delivery_id}.{timestamp}.".encode() + body
-    ours = [hmac.new(secret.encode(), plain, sha256).hexdigest() for secret in secrets]
-    standard = [hmac.digest(standard_key(secret), named, "sha256") for secret in secrets]
+    ojs_text = f"{timestamp}.".encode() + body
+    standard_text = f"{delivery_id}.{timestamp}.".encode() + body
+    ojs = [hmac.new(secret.encode(), ojs_text, sha256).hexdigest() for secret in secrets]
+    standard = [hmac.digest(standard_key(secret), standard_text, "sha256") for secret in secrets]
     return [
         ("Content-Type", "application/json"),
         ("User-Agent", USER_AGENT),
@@ -48,7 +48,7 @@ def signed_headers(
         ("X-OJS-Delivery-ID", delivery_id),
         ("X-OJS-Subscription-ID", subscription_id),
         ("X-OJS-Timestamp", timestamp),
-        ("X-OJS-Signature", ",".join(f"sha256={digest}" for digest in ours)),
+        ("X-OJS-Signature", ",".join(f"sha256={digest}" for digest in ojs)),
         ("webhook-id", delivery_id),
         ("webhook-timestamp", timestamp),
         (

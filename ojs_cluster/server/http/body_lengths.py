@@ -30,7 +30,7 @@ class BodyLengths:
         self._remaining: dict[int, int] = {}
         begin = connection._begin_new_stream
 
-        # An upgrade from HTTP/1.1 calls it with keyword arguments, all other callers without.
+        # h2 passes keyword arguments for an upgrade from HTTP/1.1, positional ones otherwise.
         def begin_new_stream(*args: Any, **keywords: Any) -> Any:
             stream = begin(*args, **keywords)
             stream._initialize_content_length = _do_not_check  # type: ignore[assignment,method-assign]

@@ -98,7 +98,7 @@ class Connections:
 
     @contextmanager
     def admit(self, stream: trio.SocketStream) -> Iterator[bool]:
-        """Count a connection of its client during the block; yield whether the client may have it.
+        """Count a connection during the block; yield whether its client is within its limit.
 
         The client is the peer of the socket. Behind a proxy, clients can be told apart only by the
         headers of their requests, so no limit per client applies to a trusted proxy.

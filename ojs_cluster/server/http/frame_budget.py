@@ -21,8 +21,8 @@ _DATA, _HEADERS, _SETTINGS, _CONTINUATION = 0x0, 0x1, 0x4, 0x9
 _PADDED: Final = 0x8
 _END_HEADERS: Final = 0x4
 _MIN_FREE_DATA_BYTES: Final = 64
-"""A DATA frame with at least this many bytes without padding is free. A smaller DATA frame costs as
-much as an empty one."""
+"""A DATA frame with at least this many bytes, padding excluded, costs nothing. A smaller DATA frame
+costs as much as an empty one."""
 _MAX_PAYLOAD_BYTES: Final = 16_384
 """Maximum payload of one frame: the default of SETTINGS_MAX_FRAME_SIZE (RFC 9113, section 6.5.2),
 which this server does not change."""
@@ -107,7 +107,7 @@ class FrameBudget:
     def _begin_frame(self, head: bytes) -> bool:
         """Count a frame by its head; return whether it is allowed."""
         self._payload_size = size = int.from_bytes(head[:3])
-        # Behind the head of a padded DATA frame, `head` holds the first byte of the payload.
+        # For a padded DATA frame, `head` also contains the first payload byte, the padding length.
         self._payload_remaining = size - (len(head) - _HEAD_SIZE)
         in_block = head[3] in (_HEADERS, _CONTINUATION)
         self._in_open_block = in_block and not head[4] & _END_HEADERS

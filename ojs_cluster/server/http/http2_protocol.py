@@ -36,9 +36,9 @@ the length of its name, the length of its value, and 32 bytes."""
 MAX_STREAMS: Final = 100
 """Maximum number of simultaneous streams of one HTTP/2 connection."""
 _MAX_REFUSED_REQUESTS: Final = 8
-"""Maximum number of requests without a valid API key on one HTTP/2 connection. The limit ends with
-the first request that has a valid key. A proxy sends the requests of many clients on one
-connection, so one of them must not be able to close it."""
+"""Maximum number of requests without a valid API key on one HTTP/2 connection, until its first
+request with a valid key. After that there is no maximum: the connection may belong to a proxy, and
+one client without a key must not close it for all others."""
 _MAX_STREAMS_WITHOUT_KEY: Final = 8
 """Maximum number of simultaneous streams of an HTTP/2 connection before its first request with a
 valid API key. Each stream keeps its headers in memory until its body has arrived and its response
@@ -156,7 +156,7 @@ class Http2Protocol(H2Protocol):
                 self.connection.remote_settings.pop(code, None)
 
     def _exceeds_refused_requests(self, request: RequestReceived) -> bool:
-        """Check the API key; return whether the connection has sent too many invalid ones."""
+        """Check the API key; return whether the connection has too many refused requests."""
         headers = dict(request.headers or [])
         path = bytes(headers.get(b":path", b""))
         authorization = headers.get(b"authorization")

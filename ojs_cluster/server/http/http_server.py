@@ -40,9 +40,9 @@ log = logging.getLogger("ojs.http")
 
 _LIFESPAN_SHUTDOWN_S = 5.0
 MOST_MESSAGE_BYTES = 16 * 1024
-"""Of one message of a WebSocket client."""
+"""Maximum size of a message from a WebSocket client."""
 _PING_S = 20.0
-"""Seconds between two pings of a WebSocket; the spec allows 30."""
+"""Time in seconds between two pings of a WebSocket. The OJS specification allows at most 30."""
 _BODY_MEMORY_BYTES = 64 * 1024 * 1024
 _LAST_REQUESTS_S = 0.1
 """Time in seconds for which idle connections stay open after the port is closed. Clients may have
@@ -275,8 +275,8 @@ class _Service:
             self.tls.drain()
         if self.lane is not None:
             self.lane.drain()
-            # The lane may pass connections to hypercorn that it reads now. hypercorn must accept
-            # their requests, which it refuses after `terminated`.
+            # The lane may still pass connections to hypercorn, which refuses their requests after
+            # `terminated`. So that event is set later.
             await trio.sleep(_LAST_REQUESTS_S)
         await self.context.terminated.set()
         self.connections.drain()

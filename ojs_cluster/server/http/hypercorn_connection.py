@@ -6,8 +6,8 @@ hypercorn creates its protocol objects itself. ``BoundedServer`` wraps each of t
 * HTTP/2 is served only if TLS negotiated it, or if the operator allows it without TLS
   (``OJS_H2C``). Otherwise ``Upgrade: h2c`` is ignored, as RFC 9110, section 7.8, permits.
 * The size of a request's HTTP/2 headers is limited while HPACK decodes them. h2 applies its own
-  limit only after the client has acknowledged it, and an attacker does not acknowledge it. 57 bytes
-  that repeat a long value would then decode to 58 KB.
+  limit only after the client has acknowledged it, and an attacker does not acknowledge it. Without
+  a limit, 57 bytes that repeat a long value decode to 58 KB.
 * Frames that carry no work have a budget (``frame_budget``). A connection is closed after too many
   requests that were refused because they had no valid API key.
 * A malformed request ends only its own stream. Other requests of the connection continue.
@@ -148,11 +148,11 @@ class BoundedServer(TCPServer):
 
 
 class _BoundedProtocol:
-    """The protocol of one connection: HTTP/2 from the start, or HTTP/1.1, which may change to it.
+    """The protocol of one connection: HTTP/2, or HTTP/1.1 that may be upgraded to HTTP/2.
 
     Args:
         wrapper: hypercorn's object for the connection. Its ``protocol`` is replaced when the
-            connection changes to HTTP/2.
+            connection is upgraded to HTTP/2.
         h2c: whether to allow HTTP/2 without TLS.
         admits: the check of API keys.
         reservation: the part of the body memory budget that counts incomplete heads.

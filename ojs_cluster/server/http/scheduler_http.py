@@ -34,6 +34,7 @@ from ojs_cluster.store.operations.metrics import CachedMetrics
 from scheduler.stats import ElectionStats, LoopStats, Stats
 
 _TIMEOUT_S = 2.0
+"""Maximum time in seconds to wait for Redis in a readiness or metrics request."""
 _METRICS_ROUTE = next(route for route in ROUTES if route.metrics)
 _DRAIN_TIMES = DrainTimes(delay_s=0.0, grace_s=1.0)
 _WEBSOCKET_TRY_AGAIN_LATER = 1013
@@ -114,8 +115,10 @@ class SchedulerEntryPoint:
             response = error_response(error, request_id)
             self._audit.record_refusal(request, request_id, error, response.status)
         origins = self._settings.http.cors_origins
-        shown = add_common_headers(request, response, request_id, started_at, cors_origins=origins)
-        await send_response(shown, send)
+        complete = add_common_headers(
+            request, response, request_id, started_at, cors_origins=origins
+        )
+        await send_response(complete, send)
 
     async def _respond(self, request: Request) -> Response:
         origins = self._settings.http.cors_origins

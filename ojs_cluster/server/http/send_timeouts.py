@@ -119,8 +119,8 @@ class TimedConnection:
         progress before. So the timeout grows with the size of the message.
         """
         if message["type"] not in _FLOW_CONTROLLED:
-            # Also after a timeout, the start of a response is sent. For an application that has
-            # sent nothing, hypercorn would send 500 and wait permanently until the client reads it.
+            # The start of a response is sent even after a timeout. Without it, hypercorn would send
+            # 500 and wait permanently until the client reads it.
             await send(message)
             return
         size = len(message.get("body") or message.get("bytes") or message.get("text") or b"")

@@ -1,9 +1,10 @@
 """One API process: opens the store, serves HTTP on inherited sockets, drains at a stop signal.
 
-The process accepts connections when the store is open, but at the latest after ``_OPENING_S``,
-because liveness must not depend on Redis. Until the store is open, ``Gate`` answers liveness probes
-and refuses all other requests. (Refused: to accept connections at once. Another process may serve
-the same sockets already, so clients would be refused for no reason.)
+The process accepts connections as soon as the store is open. If that takes longer than
+``_OPENING_S``, the process accepts connections anyway, because liveness must not depend on Redis.
+Until the store is open, ``Gate`` answers liveness probes and refuses all other requests. (Refused:
+to accept connections at once. Another process may serve the same sockets already, so clients would
+be refused for no reason.)
 """
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ class _ApiProcess:
         self._drained = trio.Event()
 
     async def run(self) -> None:
-        """Serve until the stop event of the child process is set and the drain has ended."""
+        """Serve until the child process has to stop, then drain."""
         child = self._child
         await self._api_keys.load(child.stop)
         tls = Tls(child.settings.listen) if child.settings.listen.tls_cert else None

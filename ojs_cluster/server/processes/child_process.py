@@ -73,7 +73,7 @@ def run_child_process(work: Callable[[ChildProcess], Awaitable[None]]) -> int:
     parser.add_argument("--index", type=int, default=0)
     parser.add_argument("--shared-fd", type=int)
     args = parser.parse_args()
-    # A stop signal before trio handles signals must not print a traceback.
+    # Until trio handles signals, a stop signal ends the process without a traceback.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os._exit(0))
     try:

@@ -36,11 +36,11 @@ async def open_store_when_ready(stack: contextlib.AsyncExitStack, settings: Sett
             have the database number of ``REDIS_URL``.
     """
     delay = _RETRY_MIN_S
-    stored = replace(settings.store, webhooks=settings.webhooks)
+    store_settings = replace(settings.store, webhooks=settings.webhooks)
     while True:
         try:
             return await stack.enter_async_context(
-                open_store(settings.redis.client(), stored, shards=settings.shards)
+                open_store(settings.redis.client(), store_settings, shards=settings.shards)
             )
         except (Exception, BaseExceptionGroup) as error:
             causes = list(leaf_exceptions(error))

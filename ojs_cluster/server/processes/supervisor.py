@@ -228,8 +228,9 @@ class Supervisor:
         """Read what the child sends; kill the child if it sends nothing for the watchdog time.
 
         The time is divided into intervals, because the supervisor itself may be suspended for
-        longer than the watchdog time. Then only one interval times out, and the next one reads the
-        heartbeats that the child has sent, or gives it time if it was suspended too.
+        longer than the watchdog time. Then only one interval times out. In the remaining intervals
+        the supervisor reads heartbeats that were already sent, and a child that was suspended too
+        can send one.
         """
         message, ready, silent_intervals = b"", False, 0
         while True:
