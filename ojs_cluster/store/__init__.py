@@ -4,15 +4,17 @@ One function is one transition, and one transition is one Lua script on one shar
 the folder of the module that calls it. An operation over several shards is a sequence of
 transitions. If its process crashes, another process finishes it. The folders:
 
-* ``enqueue``, ``fetch``, ``jobs``: the lifecycle of a job.
+* ``enqueue``, ``fetch``, ``jobs``, ``progress``: the lifecycle of a job.
 * ``queues``, ``limits``, ``dead_letters``, ``workers``: the state of queues, limits and workers.
-* ``workflows``, ``cron``, ``unique``: features built on the lifecycle.
+* ``workflows``, ``cron``, ``unique``, ``bulk``: features built on the lifecycle.
+* ``events``, ``webhooks``: what clients learn about transitions.
+* ``search``, ``history``, ``error_groups``: lists of jobs, statistics and failures.
 * ``transactions``, ``outbox``: writes that reach more than one shard.
 * ``sweeps``: what time alone causes (promotion, reaping, end of retention).
-* ``operations``, ``archive``: what operators need.
+* ``operations``, ``maintenance``, ``archive``: what operators need.
 * ``include``: pieces of Lua that several scripts share.
 
 ``open`` connects and returns a store. Functions take a ``Store`` (``context``) or a ``Runtime``
-(``runtime``). Import functions from their modules. This file re-exports none, because it would then
-load every feature in every process, and each import between two folders would be a cycle.
+(``runtime``). Import functions from their modules. This file re-exports none: each process
+would then load every feature, and imports between the folders would be cycles.
 """

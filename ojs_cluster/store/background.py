@@ -1,4 +1,4 @@
-"""Tasks that a request starts and waits for only briefly.
+"""Tasks of the store that outlive the request that starts them.
 
 Some calls prepare a request but do not belong to it: the renewal of a queue's name, a read of the
 partition table, a subscription. The shard of such a call may be unreachable while the shard of the
@@ -27,7 +27,7 @@ T = TypeVar("T")
 _MAX_TASKS = 1000
 """Maximum number of concurrent tasks. Further calls run inside their callers."""
 _INLINE_S = 1.0
-"""Maximum time in seconds for a call that runs inside its caller."""
+"""Time in seconds that a call inside its caller may take, even if the caller waits for less."""
 
 
 class _BackgroundTask:
@@ -49,7 +49,7 @@ class Background:
     """The tasks of one store.
 
     Args:
-        nursery: where tasks run; None runs each call inside its first caller.
+        nursery: where tasks run; None runs each call inside its caller.
     """
 
     def __init__(self, nursery: trio.Nursery | None = None) -> None:

@@ -18,8 +18,8 @@ class Cached(Generic[T]):
 
     Args:
         compute: computes the value.
-        kept_s: returns for how many seconds a value is kept, given how many seconds its
-            computation took.
+        kept_s: takes the duration of a computation in seconds, and returns how long its value is
+            kept, in seconds.
     """
 
     def __init__(

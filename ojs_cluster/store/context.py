@@ -37,6 +37,10 @@ class Store(Runtime):
             by id, and a look-up by id may have to finish a transaction first, so an import would be
             a cycle.
         ids: creates job ids.
+        limited_queues: queues whose fetches need the full path.
+        bounded_queues: queues whose enqueues need the full path.
+
+    The other attributes are caches, described by their classes.
     """
 
     effects: Mapping[str, Effect]
@@ -65,8 +69,8 @@ class Store(Runtime):
         packed = self.webhooks.packed
         if not packed:
             return self.settings.events_per_shard
-        most = self.settings.webhooks.max_pending
-        return b"%d %d %b" % (self.settings.events_per_shard, most, packed)
+        max_pending = self.settings.webhooks.max_pending
+        return b"%d %d %b" % (self.settings.events_per_shard, max_pending, packed)
 
     def for_effect(self, *, patient: bool, probed: int | None = None) -> tuple[Store, EffectClient]:
         """Return the store as one outbox effect uses it, and its client.

@@ -125,7 +125,9 @@ def _note_idle_masters(store: Store) -> None:
 
 
 async def check_eviction(store: Store) -> list[Address]:
-    """Check every master's eviction policy. Log a policy that loses jobs and is allowed.
+    """Check every master's eviction policy.
+
+    If the settings allow eviction, log a warning for a policy that may evict jobs.
 
     Returns:
         The masters that did not answer in time.
@@ -175,5 +177,5 @@ async def check_eviction(store: Store) -> list[Address]:
 
 @lru_cache(maxsize=64)
 def _note_unchecked(why: str) -> None:
-    """Log once for each reason that a policy cannot be read; the scheduler reads it each minute."""
+    """Log why a policy cannot be read. The cache prevents a repetition in each check."""
     log.info("cannot check maxmemory-policy: %s", why)

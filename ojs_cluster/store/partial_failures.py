@@ -14,7 +14,8 @@ from ojs_cluster.core.errors import BackendUnavailable
 class before_first_write:
     """Mark the steps before the first write of an operation.
 
-    A step whose reply is lost reports ``unknown``, although no step has written anything.
+    A step reports ``unknown`` when its reply is lost. No step has written anything, so the outcome
+    is ``not_applied``.
 
     Raises:
         BackendUnavailable: with outcome ``not_applied`` where the step reports ``unknown``.

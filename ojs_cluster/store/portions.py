@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 PORTION_BYTES = 2 * 1024 * 1024
-"""Maximum bytes of a portion, unless one item is larger. A script takes about 4 ms for them."""
+"""Maximum bytes of a portion, unless one item is larger. It takes a script about 4 ms."""
 PORTION_KEYS = 400
 """Maximum number of small hashes or locks that one script reads."""
 

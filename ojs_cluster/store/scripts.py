@@ -1,9 +1,9 @@
 """Load the Lua transitions: one file each, joined with the shared pieces that they include.
 
-A line ``--@include keys now read_job`` is replaced by those files of ``include/``, each once per
-script and after its own includes. Functions that the script does not use are left out. Joining at
-load time keeps every transition one self-contained script. It runs on any Redis or Valkey since
-7.0, and a reader can follow it from top to bottom. Redis functions and ``require`` offer neither.
+A line ``--@include keys now read_job`` is replaced by those files of ``include/``. A file is joined
+only once, after the files that it includes itself. Functions that the script does not use are left
+out. So every transition is one self-contained script, which runs on any Redis or Valkey since 7.0,
+and which a reader can follow from top to bottom. Redis functions and ``require`` offer neither.
 """
 
 from __future__ import annotations
@@ -43,12 +43,14 @@ VOLATILE = frozenset(
         *("rights", "worker_states", "workflow_due_checks", "workflow_schedule_check"),
     }
 )
-"""Scripts whose writes need no confirmation by a replica or a disk. They write leases and
-heartbeats, which a failover may lose like a worker, or what a later check writes again. Or they
-only read what other scripts have confirmed."""
+"""Scripts whose writes need no confirmation by a replica or a disk.
+
+Some write leases and heartbeats. If a failover loses these, the job is retried, as after the loss
+of a worker. Some write what a later check writes again. The others write nothing."""
 
 _ROOMS = Path(__file__).parent
 _INCLUDES = _ROOMS / "include"
+# ``; as NAME, CONDITION, FLAG`` loads the script a second time, under NAME and with FLAG.
 _MEMORY = re.compile(
     r"^-- Memory: (no-writes|allow-oom|deny-oom)(?:; as (\w+), [^,\n]+, (allow-oom))?[;.]",
     re.MULTILINE,
@@ -65,15 +67,15 @@ _INCLUDE = re.compile(r"^--@include (.+)$", re.MULTILINE)
 _FIELDS = re.compile(r"^local F = \{(.*?)^\}\n", re.MULTILINE | re.DOTALL)
 _FIELD = re.compile(r"(\w+) = '([^']+)'")
 _USE = re.compile(r"\bF\.(\w+)")
-# All Lua files keep to this form: a comment has its own lines, and a definition at the left margin
-# ends there or on its line.
+# The patterns rely on the form of all Lua files: a comment has its own lines. A definition that
+# begins at the left margin ends on the same line, or with an ``end`` at the left margin.
 _COMMENT = re.compile(r"^ *--.*\n", re.MULTILINE)
 _KEYS = re.compile(
     r"^local ([A-Z_]+(?:, [A-Z_]+)*) = (PREFIX \.\. '\w+'(?:, PREFIX \.\. '\w+')*)\n", re.MULTILINE
 )
 _NAME = re.compile(r"\b[A-Z][A-Z_]*\b")
 _WORD = re.compile(r"\w+")
-# Faster than globals, which the interpreter looks up by name.
+# Locals are faster than globals, which the interpreter looks up by name.
 _LOCALS = "local redis_call, KEYS, ARGV = redis.call, KEYS, ARGV\n"
 _CONSTANT = re.compile(r"^local ([A-Z_]+) = ([\d *]*\d|'[^'\n]*')(?: --[^\n]*)?\n", re.MULTILINE)
 _PREFIX = re.compile(r"^local PREFIX = (.*)\n", re.MULTILINE)
@@ -90,8 +92,8 @@ def load_scripts(prelude: str = "") -> Mapping[str, Script]:
     """Return all transitions by name.
 
     The line ``-- Memory:`` of each header says what happens while Redis is at ``maxmemory``:
-    ``no-writes`` and ``allow-oom`` scripts run, ``deny-oom`` scripts are refused. A script may also
-    be loaded a second time, under another name and with another flag.
+    ``no-writes`` and ``allow-oom`` scripts run, ``deny-oom`` scripts are refused. The line may load
+    the script a second time, under another name and with another flag.
 
     Args:
         prelude: Lua put before every script. Tests pass one that wraps ``redis.call`` and refuses
@@ -104,7 +106,7 @@ def load_scripts(prelude: str = "") -> Mapping[str, Script]:
 
 
 def read_transitions() -> dict[str, str]:
-    """Return the text of each transition's file in the rooms of ``store/``, by its name."""
+    """Return the text of each transition's file in the folders of ``store/``, by its name."""
     files = sorted(_ROOMS.rglob("*.lua"))
     return {file.stem: file.read_text() for file in files if _INCLUDES not in file.parents}
 
@@ -137,15 +139,21 @@ def _shebangs(name: str, text: str) -> dict[str, str]:
     found = _MEMORY.search(text)
     if found is None:
         raise ValueError(f"the header of {name}.lua has no line '-- Memory: ...'")
-    flag, other, its_flag = found.groups()
+    flag, second_name, second_flag = found.groups()
     names = {name: _SHEBANGS[flag]}
-    if other is not None:
-        names[other] = _SHEBANGS[its_flag]
+    if second_name is not None:
+        names[second_name] = _SHEBANGS[second_flag]
     return names
 
 
 def _expanded(text: str, includes: Mapping[str, str], seen: set[str]) -> str:
-    """Return ``text`` with its includes in place, except those in ``seen``; extend ``seen``."""
+    """Return ``text`` with its includes in place.
+
+    Args:
+        text: the text of a script or of an include.
+        includes: the text of each include, by its name.
+        seen: names of includes that are in the script already; the function adds to it.
+    """
 
     def expand(match: re.Match[str]) -> str:
         pieces = []
@@ -159,13 +167,12 @@ def _expanded(text: str, includes: Mapping[str, str], seen: set[str]) -> str:
 
 
 def _trimmed(script: str) -> str:
-    """Return a script without the parts that each of its calls would set up needlessly.
+    """Return a script with fewer definitions, because Redis runs all of them at each call.
 
-    Redis runs a script from its first line at each call. The names of fifty fields, the keys of a
-    shard and the functions of all pieces took two thirds of the time of a small script. So the
-    values of fields, keys and constants are inlined, and so are functions of one parameter that
-    only return an expression. Unused functions are left out. A piece may be included in a branch
-    although its constants are used before that branch.
+    The definitions of fifty fields, of the keys of a shard and of all functions took two thirds of
+    the time of a small script. So the values of fields, keys and constants are inlined, and so are
+    functions of one parameter that only return an expression. Unused functions are left out. A
+    script may therefore use a constant before the line that includes its definition.
 
     Raises:
         KeyError: the table has no such field.

@@ -42,6 +42,7 @@ from ojs_cluster.store.archive.line_values import (
 VERSION = 1
 """Version of the format of an archive."""
 _is_job_number = re.compile(r"[0-9]{1,4}").fullmatch
+# Start and end of a job in ms, and its number of attempts (workflow_record_outcome.lua).
 _are_times = re.compile(r"\d+ \d+ \d+").fullmatch
 
 
@@ -102,6 +103,7 @@ def _workflow_pieces(line: WorkflowLine) -> dict[str, Raw]:
     errors: dict[str, Raw] = {}
     pieces = {"id": dump(line.id)}
     for field, value in line.fields.items():
+        # The fields t<number> and e<number> are the times and the error of a job of the workflow.
         match field[:1], field[1:].isdigit():
             case b"t", True:
                 times[field[1:].decode()] = value.decode()

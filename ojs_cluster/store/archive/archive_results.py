@@ -2,7 +2,7 @@
 
 A workflow may have a thousand results of the maximum size, which is more than a reply of Redis or a
 line of the file can hold. The last portion is part of the workflow's line. Each other portion is a
-line before it. So an imported workflow has all its results before its own line is restored.
+line before it. So an import has stored all other results when it restores the workflow itself.
 """
 
 from __future__ import annotations

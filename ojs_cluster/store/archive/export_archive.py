@@ -54,7 +54,7 @@ _PAGE = 1000
 
 
 class ClusterChanged(Exception):
-    """Nodes or slots changed while the export ran: jobs may be missing. Run it again."""
+    """Nodes or slots changed while the export ran, so jobs may be missing in the file."""
 
 
 async def export(
@@ -112,7 +112,7 @@ async def _shape(store: Store) -> dict[Address, tuple[bytes, ...]]:
         return shape
     for address, reply in (await store.redis.call_masters("CLUSTER", "NODES")).items():
         for line in reply.splitlines() if isinstance(reply, bytes) else ():
-            words = line.split()
+            words = line.split()  # flags are in column 2, slots from column 8 on
             if b"myself" in words[2]:
                 slots = tuple(words[8:])
                 if any(word.startswith(b"[") for word in slots):
@@ -289,6 +289,7 @@ async def _crons(
     async for name, cron in _cron_records(store):
         fields = dict(cron.fields)
         version, tick = occurrences.get(name, ("", 0))
+        # The record keeps its own next occurrence if that is earlier, or has another definition.
         if version == cron.version and tick and (cron.next_ms or tick) >= tick:
             fields[b"next_tick"] = b"%d" % tick
         put("crons", CronLine(cron.name, fields))
@@ -319,7 +320,8 @@ async def _members(store: Store, slot: int, key: bytes) -> AsyncIterator[Sequenc
         if not flat:
             return
         last = flat[-1]
-        same = sum(1 for value in flat[1::2] if value == last)
-        skip = skip + same if last == score else same
+        # The next page begins at the last score, after its members that were read already.
+        read_of_last = sum(1 for value in flat[1::2] if value == last)
+        skip = skip + read_of_last if last == score else read_of_last
         score = last
         yield flat[::2]

@@ -379,7 +379,7 @@ async def _restore_references(
         await rate_tokens.handle_declaration(store, shard, payload)
     if line.holds_lock and f.UNIQUE in line.fields:
         fingerprint = line.fields[f.UNIQUE].decode().removesuffix("+")
-        # The id of an existing job may point to another shard (see ``locks.find_job``).
+        # An existing job may be in any shard. The owner shard of its id has the job or an alias.
         stored_in = shard if outcome == "created" else store.keys.shard_of_id(line.id)
         retries = int(line.fields.get(f.REPLAYS, 0))
         request = locks.LockRequest(fingerprint, line.id, stored_in.index, retries)
@@ -412,6 +412,7 @@ async def _plan(store: Store, line: WorkflowLine) -> tuple[Plan, str]:
             continue
         if await _state(store, node.job_id) is not None:
             continue
+        # The status unknown makes the workflow enqueue the step.
         statuses = f"{statuses[: node.job]}.{statuses[node.job + 1 :]}"
         shard = await _shard(store, node.queue, node.job_id)
         if ids[node.job_id] is not shard:

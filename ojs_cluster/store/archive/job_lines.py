@@ -81,8 +81,9 @@ _JSON = {
 _NOT_EXPORTED = {
     *(f.TOKEN, f.OPEN_TOKEN_REQUEST, f.TOKEN_REQUEST_COUNT, f.HIDDEN, f.CHECKPOINT),
 }
-"""Fields of leases and token requests, which end with an export, the flag of hidden jobs, which are
-not exported, and the field that describes a checkpoint, which an export leaves out."""
+"""Fields that a line leaves out.
+
+A restored job has no token and no token request. Hidden jobs and checkpoints are not exported."""
 _BY_NAME = {
     name: (field, table) for table in (_TEXT, _NUMBERS, _JSON) for field, name in table.items()
 }
@@ -114,6 +115,7 @@ def split_errors(
         if _is_error_slot(field):
             with suppress(ValueError):  # skips a malformed entry
                 attempt, at_ms, body = value.split(b",", 2)
+                # The number of the slot orders errors with equal times and attempts.
                 errors.append((int(at_ms), int(attempt), int(field[1:]), body + b"}"))
         else:
             fields[field] = value
@@ -173,6 +175,7 @@ def parse_job_line(members: Mapping[str, Raw]) -> JobLine:
         elif table is _JSON:
             fields[field] = bytes(piece)
     for name, value in (texts(members["other"]) if "other" in members else {}).items():
+        # Fields that begin with @ mark aliases, prepared jobs and tombstones.
         if name.encode() in _NAMED or name.startswith("@") or _is_error_slot(name.encode()):
             raise InvalidLine(f"'other' must not contain {raw_json.show(name)}")
         fields[name.encode()] = value.encode()
@@ -189,8 +192,8 @@ def parse_job_line(members: Mapping[str, Raw]) -> JobLine:
         if field in fields and not is_valid(fields[field]):
             raise InvalidLine(f"'{_TEXT[field]}' is not valid")
     _check_workflow(fields)
-    # An enqueue stores the envelope without the members that JobRecord can write. If the envelope
-    # begins otherwise, all of it is stored.
+    # Like an enqueue, store the envelope without its first members if ``JobRecord.envelope`` can
+    # write them from other fields.
     prefix = JobRecord(job_id, {**fields, f.ENVELOPE: b""}).envelope()
     fields[f.ENVELOPE] = envelope.removeprefix(prefix)
     return JobLine(

@@ -21,6 +21,7 @@ QUEUE_FIELDS = {
     b"bound": "max_depth",
     b"on_exhaustion": "on_exhaustion",
 }
+"""Fields of a queue's hash, with the names of their members in a line."""
 POSITIONS = 1 << 45
 """Number of positions within one priority of a queue."""
 _MAX_NUMBER = 2**53

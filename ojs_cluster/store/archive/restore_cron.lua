@@ -16,6 +16,7 @@ redis.call('HSET', CRON, 'version', format_ms(now))
 if redis.call('HEXISTS', CRON, 'held_runs') == 1 then
     redis.call('HSET', CRON, 'next_maintenance', format_ms(math.floor(now / 1000) * 1000 + 1000))
 end
+-- The score in cron_names: 0 for enabled, 1 for disabled cron jobs.
 redis.call('ZADD', cron_names, redis.call('HGET', CRON, 'enabled') == '1' and 0 or 1, name)
 schedule_check(name)
 return 'ok'

@@ -9,7 +9,7 @@
 --       9 queue_dead, 10 references.
 -- ARGV: 1 id, 2 queue, 3 state, 4 priority, 5 expiry of the claim (ms, 0 without a claim), 6 position ('' for
 --       the end of the queue), 7 score in the index of the state: due, created or removal time (ms, '' when
---       available), 8 expires (ms or ''), 9 time of death (ms, '' unless a dead letter), 10 '1' when another
+--       available), 8 expires (ms or ''), 9 discard time (ms, '' unless a dead letter), 10 '1' when another
 --       shard has an alias or a lock of the job, 11.. names and values of the fields.
 -- Returns: {'ok', effects} | {'exists', shard of the alias or ''} | {'claim_expired'}
 --@include keys now preflight read_job change_counters set_deadline append_effect make_available

@@ -105,7 +105,7 @@ async def _choose(store: Store, wanted: JobFilter, cursor: str | None) -> _Choic
             examined += 1
             if job is not None and wanted.admits(job):
                 choice.removed_positions.append(position)
-                # The index of finished jobs contains the dead letters again.
+                # A dead letter is also in the index of finished jobs, and is skipped there.
                 if job.dead == (indexes[position.index] in dead_indexes):
                     choice.job_ids.append(job.id)
             if (

@@ -261,7 +261,7 @@ async def retry_discarded(
 
     Raises:
         NotFound: there is no such job, or its retention is over.
-        Conflict: the job is not discarded, or was retried since.
+        Conflict: the job is not discarded, or its number of retries is not ``expected_replays``.
         Duplicate: the job is unique, and another job with its fingerprint has not ended.
     """
     return await _retry_by_id(store, job_id, "discarded", expected_replays)
@@ -270,7 +270,7 @@ async def retry_discarded(
 async def _retry_by_id(
     store: Store, job_id: str, must_be: str, expected_replays: int | None = None
 ) -> JobRecord:
-    """Retry a job. ``retry_dead.lua`` lists the values of ``must_be``."""
+    """Retry a job that is what ``must_be`` says (see ``retry_dead.lua``)."""
     found = await read_jobs.get(store, job_id)
     if expected_replays is not None and found.replays != expected_replays:
         raise Conflict(f"job '{job_id}' was retried since", job_id=job_id, state=found.state)

@@ -1,5 +1,5 @@
--- Sets the on_exhaustion of a queue in one of its partitions, or removes it: what happens to the queue's jobs
--- after their last attempt.
+-- Sets or removes the on_exhaustion of a queue in one of its partitions. It decides what happens to the queue's
+-- jobs after their last attempt.
 -- Post: the setting holds for all failures from now on, also of jobs that are already stored. A retry policy
 --       with on_exhaustion overrides it. The name of a new queue is sent to the registry of queue names.
 -- Memory: allow-oom; adds 600 bytes per queue.

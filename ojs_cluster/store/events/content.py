@@ -41,7 +41,10 @@ def content_of(at_ms: int, fields: Mapping[bytes, bytes]) -> tuple[bytes, bytes]
 
 
 def _limit_data(fields: Mapping[bytes, bytes]) -> bytes:
-    """Return the data of a rate limit event. The shard of the key knows only the id of a job."""
+    """Return the data of a rate limit event.
+
+    An event from the shard of the key has the id of a job, but neither its type nor its queue.
+    """
     members = [_text(b"key")(fields[b"k"])]
     if b"n" in fields:
         members += [_time(b"until")(fields[b"n"]), b'"reason":"rate_limit_until"']
@@ -91,6 +94,7 @@ def _text(label: bytes) -> Callable[[bytes], bytes]:
 
 
 def _error(label: bytes) -> Callable[[bytes], bytes]:
+    # An entry holds the JSON object of an error without its closing brace.
     return lambda value: b'"%b":%b}' % (label, value)
 
 

@@ -14,7 +14,7 @@ from ojs_cluster.keys import Meta, Shard
 from ojs_cluster.store.context import Store
 
 DAMAGE = KeyError, ValueError, OverflowError
-"""What reading the fields of a damaged entry raises."""
+"""The exceptions that a damaged entry causes when its fields are read."""
 EMPTY = "0-0"
 """The position before the first entry of a stream."""
 # Nineteen digits fit into the 64 bits that Redis has for each number of an entry's id.
@@ -29,9 +29,9 @@ event of the entry."""
 async def start_position(store: Store, shard: Shard | Meta, after: str | None) -> tuple[str, bool]:
     """Return the position after which to read a stream, and whether unread entries were dropped.
 
-    A stream drops its oldest entries first. So while it still has the last read entry, no unread
-    entry was dropped. If no entry was read because the stream was empty, a stream that has its full
-    length by now may have dropped entries.
+    A stream drops its oldest entries first. So while it still has the entry at ``after``, no later
+    entry was dropped. If the stream was empty at ``after``, it may have dropped entries only when
+    it has reached its maximum length.
     """
     reached = position_of(after or "")
     first = "-" if reached is None else f"{reached[0]}-{reached[1]}"
@@ -65,7 +65,8 @@ def events_of(
     Args:
         raw_id: the id of the entry.
         fields: its fields; ``j`` becomes the id of the job of each event.
-        reached: the position of an event of this entry or of another one; None for no position.
+        reached: the position of the last event that was read, in this entry or before it; None if
+            none was read.
     """
     ms, _, sequence = raw_id.decode().partition("-")
     ids = fields.get(b"j", b"").split(b" ")

@@ -101,7 +101,7 @@ class Readers:
 
     @property
     def parts(self) -> dict[int, bytes]:
-        """The parts of an id that names the present positions of all readers."""
+        """The present position of each reader, as a part of an event id, by index of the shard."""
         return {index: part_of(index, reader.position) for index, reader in self._readers.items()}
 
     def reader(self, index: int) -> ShardReader:

@@ -29,8 +29,8 @@ _NEW_STATES: Final[Mapping[str, tuple[State | None, State]]] = MappingProxyType(
         events.JOB_CANCELLED: (None, State.CANCELLED),
     }
 )
-"""Per event: the state before and after it. The state before is None if the entry's field ``f``
-names it. A new job has none."""
+"""Per event: the states before and after it. If the state before is None here, it is in the
+entry's field ``f``; an entry without ``f`` is about a new job."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,17 +95,17 @@ def new_event(
     """
     kind, at_ms = fields[b"t"].decode(), after[0]
     _, content = content_of(at_ms, fields)
-    known, to = _NEW_STATES.get(kind, (None, None))
-    from_state = fields.get(b"f", b"").decode() or known
-    changes_state = to is not None and from_state is not None
-    named = fields.get(b"y") if kind.startswith(("job.", "cron.")) else None
+    implied, to_state = _NEW_STATES.get(kind, (None, None))
+    from_state = fields.get(b"f", b"").decode() or implied
+    changes_state = to_state is not None and from_state is not None
+    job_type = fields.get(b"y") if kind.startswith(("job.", "cron.")) else None
     members = [
         b'"event":"%b","type":%b,"timestamp":"%b"'
-        % (fields[b"t"], orjson.dumps((named or fields[b"t"]).decode()), format_ms(at_ms)),
+        % (fields[b"t"], orjson.dumps((job_type or fields[b"t"]).decode()), format_ms(at_ms)),
         content,
     ]
     if changes_state:
-        members.append(b'"from":%b,"to":"%b"' % (orjson.dumps(from_state), str(to).encode()))
+        members.append(b'"from":%b,"to":"%b"' % (orjson.dumps(from_state), str(to_state).encode()))
     if kind == events.JOB_PROGRESS:
         members.append(b'"progress":%b' % fields.get(b"p", b"null"))
         if b"g" in fields:
@@ -113,4 +113,5 @@ def new_event(
     number = b"" if after[2] is None else b"-%d" % after[2]
     event_id = b"evt_%d-%d%b-%d" % (*after[:2], number, shard)
     data = b"{%b}" % b",".join(members)
-    return NewEvent(kind, shard, before, after, event_id, data, changes_state, to in TERMINAL)
+    ends_job = to_state in TERMINAL
+    return NewEvent(kind, shard, before, after, event_id, data, changes_state, ends_job)

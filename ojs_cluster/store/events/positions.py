@@ -30,9 +30,10 @@ class Start:
 
     Attributes:
         position: the last position that the client has read.
-        half: whether the client has read the change of state of the next event, but not the event
-            itself.
-        approximate: whether no entry has this position, because the client has not read the stream.
+        half: whether the client has got the ``job.state_changed`` of the next event, but not the
+            event itself.
+        approximate: whether the position is only a time, because the client has not read the
+            stream.
     """
 
     position: Position

@@ -29,11 +29,12 @@ Found = tuple[Subscription, Item]
 Deliver = Callable[[list[Found]], Awaitable[None]]
 
 _ROUNDS: Final = 5
-"""How often at most the streams are read before new events enter the buffer."""
+"""Maximum number of rounds over all streams before the last round."""
 _FEW: Final = 100
-"""Events of a round after which the rest is read while new events enter the buffer."""
-
+"""A round with fewer events than this is followed by the last round. During the last round, new
+events enter the buffers of the subscribers, so it must be short."""
 _CATCH_UP_S: Final = 2.0
+"""Maximum time in seconds to wait for a reader that is behind the client."""
 
 
 async def replay(
@@ -68,7 +69,7 @@ async def replay(
         found = 0
         for shard in readers.shards:
             reader, start = readers.reader(shard.index), begin[shard.index]
-            if not number:
+            if not number:  # the first round
                 await _catch_up(reader, start.position)
             end = reader.position
             found += await _between(store, shard, start, end, subscriptions, deliver)
@@ -101,7 +102,7 @@ async def _between(
     subscriptions: Sequence[Subscription],
     deliver: Deliver,
 ) -> int:
-    """Deliver the events of one stream after ``start`` up to ``end``; return their number."""
+    """Deliver the events of one stream after ``start`` and up to ``end``; return their number."""
     position = start.position
     if _order(position) > _order(end):  # the stream has lost its last entries in a failover
         gap = Gap(shard.index, end, end[0], max(end[0], position[0]))

@@ -3,8 +3,8 @@
 The reader polls the shard's stream: every 50 ms while there are events, up to every 250 ms while
 there are none. (Refused: XREAD BLOCK, which takes a connection for each shard and process; and a
 message by each transition, which costs time when there is no subscriber.) The server that replaces
-a failed master may lack the last events. The reader notices that the last entry that it has read is
-gone, and tells it as a gap.
+a failed master may lack the last events. The reader then does not find the last entry that it has
+read, and offers a ``Gap`` to the subscriptions.
 """
 
 from __future__ import annotations
@@ -25,13 +25,17 @@ from ojs_cluster.store.events.subscriber import Subscription
 log = logging.getLogger("ojs.store")
 
 CHUNK: Final = 200
-"""Entries of one read. An entry may stand for 16 events."""
+"""Maximum number of entries of one read. An entry has up to 16 events."""
 BUSY_S: Final = 0.05
+"""Pause in seconds after a read that found entries."""
 IDLE_S: Final = 0.25
+"""Maximum pause in seconds after a read that found no entry."""
 _SLOWER: Final = 1.5
+"""Factor by which the pause grows after each read that found no entry."""
 _RETRY_S: Final = 0.5
+"""Pause in seconds after a failed read."""
 _OFFERS: Final = 1000
-"""Events that are offered to subscribers without a pause."""
+"""Number of events, and of their offers, after which other tasks may run."""
 BEGIN: Final[Position] = (0, 0, None)
 """The position before the first entry of a stream."""
 

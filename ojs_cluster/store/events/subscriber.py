@@ -86,7 +86,7 @@ class Subscription:
         return not self.types or STATE_CHANGED in self.types or "job.*" in self.types
 
     def wants_type(self, kind: str) -> bool:
-        """Return whether it wants events of this type as such."""
+        """Return whether it wants events of this type, apart from ``job.state_changed``."""
         types = self.types
         return not types or kind in types or f"{kind.partition('.')[0]}.*" in types
 
@@ -99,7 +99,7 @@ class Subscription:
     def offer(self, item: Item) -> None:
         """Add an event to the buffer of the subscriber, if it wants events of this type.
 
-        The last event of a job is added for its channel in any case, because it ends the stream.
+        A channel of kind ``job`` always gets the last event of its job, because it ends the stream.
         """
         if isinstance(item, NewEvent) and not (
             self.wants_type(item.kind)
@@ -126,7 +126,8 @@ class Subscriber:
 
     Attributes:
         budget: bounds its buffer.
-        reached: the part of the position of each stream, by shard; see ``positions``.
+        reached: the position of the client in each stream, as a part of an event id (see
+            ``positions``), by index of the shard.
     """
 
     budget: BufferBudget
@@ -159,7 +160,11 @@ class Subscriber:
             dropped.newest = event_id or dropped.newest
 
     def take(self, max_bytes: int) -> tuple[list[Dropped], list[tuple[Subscription, Item]]]:
-        """Take what was dropped, and at least one event, up to ``max_bytes`` of the oldest."""
+        """Take the records of dropped events, and the oldest events in the buffer.
+
+        Args:
+            max_bytes: maximum size of the events in bytes; the last one may exceed it.
+        """
         dropped = list(self._dropped.values())
         self._dropped.clear()
         items: list[tuple[Subscription, Item]] = []
@@ -186,7 +191,7 @@ class Subscriber:
         self._added.set()
 
     async def wait(self, seconds: float) -> None:
-        """Wait until there is something to take or ``wake``, but no longer than ``seconds``."""
+        """Wait until ``take`` would return something, ``wake`` is called or ``seconds`` pass."""
         if self.is_empty:
             self._added = trio.Event()
             with trio.move_on_after(seconds):

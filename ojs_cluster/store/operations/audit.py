@@ -128,12 +128,13 @@ async def read_entries(
         heads = [(head, reader) for reader in readers if (head := await reader.peek()) is not None]
         if not heads:
             break
-        (entry_id, raw), newest = max(heads, key=lambda each: each[0][0])
-        newest.skip()
+        # The streams are merged by entry id.
+        (entry_id, raw), reader = max(heads, key=lambda head_and_reader: head_and_reader[0][0])
+        reader.skip()
         seen += 1
         entry = orjson.loads(raw)
         if wanted.admits(entry):
-            found.append({"id": _public_id(newest.stream, entry_id), **entry})
+            found.append({"id": _public_id(reader.stream, entry_id), **entry})
     positions = {reader.stream: await reader.position() for reader in readers}
     at_end = all(position == _END for position in positions.values())
     return AuditPage(found, None if at_end else cursors.encode([*positions.values()]))
@@ -163,6 +164,7 @@ class _StreamReader:
             self._ended = len(reply) < _CHUNK
             for raw_id, fields in reply:
                 ms, _, sequence = raw_id.decode().partition("-")
+                # The fields are b, the batch, and e, the entry (audit_append.lua).
                 self._ahead.append(((int(ms), int(sequence)), fields[3]))
                 self._next = f"({ms}-{sequence}"
         return self._ahead[0] if self._ahead else None

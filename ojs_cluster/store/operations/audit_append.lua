@@ -1,6 +1,6 @@
 -- Append the audit entries of one process to one of the two audit streams.
 -- Post: the entries are the newest of the stream, in their order, unless the batch was stored before.
---       The stream is trimmed to its maximum length and age, and expires when nothing is appended.
+--       The stream is trimmed to its maximum length and age, and expires after the retention without an append.
 -- Memory: allow-oom; a stream of 10 000 entries of 2 KiB at most.
 -- KEYS: 1 audit or audit_refused.
 -- ARGV: 1 maximum length of the stream, 2 retention (ms), 3 name of the batch, 4 '1' when an earlier try of

@@ -38,10 +38,10 @@ log = logging.getLogger("ojs.store")
 _SOURCE = b"ojs://ojs-cluster/api"
 _CHUNK = 1000
 _NEWEST_CHUNK = 200
-"""Number of entries that one read for a numbered page returns. An entry has up to 16 events, which
-are decoded without a pause."""
+"""Number of entries that one read for a page of ``read_newest`` returns. An entry has up to 16
+events, which are decoded without a pause."""
 MAX_NUMBERED = 10_000
-"""Maximum number of events on all numbered pages together. Only the cursor reaches older events."""
+"""Maximum number of events on all pages of ``read_newest`` together. Older events need a cursor."""
 _AFTER_ALL = 1 << 30
 """Sorts the last event of an entry after the other events of this entry."""
 
@@ -156,7 +156,7 @@ async def read_newest(
     Args:
         store: the store.
         wanted: which events to return.
-        limit: most events in the page.
+        limit: maximum number of events in the page.
         offset: how many newer events are skipped; with ``limit`` at most ``MAX_NUMBERED``.
 
     Raises:
@@ -210,7 +210,8 @@ async def _streams(store: Store, wanted: EventFilter) -> list[Shard | Meta]:
         for shard in await store.partitions.occupied_shards(store, queue)
     }
     if wanted.job_id is not None:
-        selected = set()  # an id chosen by a client does not name the shard of its queue
+        # A client-chosen id does not name the shard of its job, so all shards are read.
+        selected = set()
     return [*(sorted(selected, key=lambda shard: shard.index) or store.keys), store.keys.meta]
 
 

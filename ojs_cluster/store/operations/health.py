@@ -8,7 +8,8 @@ from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.store.context import Store
 
 PATIENCE_S = 0.5
-"""Longest time in seconds to wait for one master. A probe waits one second for the response."""
+"""Longest time in seconds to wait for one master. By default, a Kubernetes probe fails after one
+second without a response."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@
 --       4 TTL (ms), 5 index of the shard, 6 'insist' | ''.
 -- Returns: {token when this identity holds or has released the lock, otherwise 0;
 --          time until the lock ends (ms), 0 when it is free;
---          1 when another candidate is preferred and has called during the last half of the TTL, otherwise 0}
+--          1 when another candidate is preferred and its last call is at most TTL / 2 ago, otherwise 0}
 --          A holder that repeats acquire after a lost reply gets the token that it already has.
 --@include keys now
 local MAX_CANDIDATES = 64

@@ -44,6 +44,7 @@ for _, shard in ipairs(redis.call('ZRANGE', blocked_shards, 0, -1)) do
 end
 local webhooks = redis.call('HMGET', webhook_counts, unpack(OUTCOMES))
 webhooks[5] = 0
+-- The limit of 1000 subscriptions bounds the time of the script.
 for _, id in ipairs(redis.call('ZRANGE', webhook_due, 0, 999)) do
     webhooks[5] = webhooks[5] + redis.call('ZCARD', webhook_pending_key(id))
 end

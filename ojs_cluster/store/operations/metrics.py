@@ -27,9 +27,11 @@ CACHED_S = 5.0
 PATIENCE_S = 0.5
 """Longest time in seconds to wait for the reply of one shard."""
 WEBHOOK_OUTCOMES = ("delivered", "failed", "dead", "full", "pending")
-"""In the order of OUTCOMES in store/operations/metrics.lua: attempts that succeeded, that are
-repeated, that were the last; events dropped because too many deliveries were pending. Then the
-number of pending deliveries."""
+"""Numbers in the order of OUTCOMES in store/operations/metrics.lua, then pending deliveries.
+
+``delivered``: successful attempts. ``failed``: failed attempts that are repeated. ``dead``: failed
+attempts that were the last of their delivery. ``full``: events that were dropped because too many
+deliveries were pending."""
 
 _CHUNK = 50
 """Queues per script call, so that one call blocks its Redis server for less than a millisecond."""
@@ -57,11 +59,11 @@ class QueueMetrics:
         dead_letters: number of dead letters.
         oldest_ms: time in ms since the oldest available job became available; 0 when no job is
             available.
-        enqueued: number of jobs enqueued since the queue exists.
-        completed, discarded, cancelled, expired: number of jobs that have ended so since the queue
-            exists. Expired jobs are discarded ones, too.
-        failed_attempts: number of attempts that have failed since the queue exists.
-        retried: how many of them were followed by another attempt.
+        enqueued: number of jobs enqueued since the queue was created.
+        completed, discarded, cancelled, expired: number of jobs with this outcome since the queue
+            was created. Expired jobs also count as discarded.
+        failed_attempts: number of failed attempts since the queue was created.
+        retried: number of failed attempts after which the job was retried.
         times: how long jobs waited and ran, in the order of ``TIMES``.
         types: jobs enqueued, completed and discarded, by type.
         paused: whether the queue is paused.
@@ -98,8 +100,7 @@ class ClusterMetrics:
         unreachable: number of shards that did not answer, the meta tag included. Queues with a
             partition in such a shard are left out: a sum without one partition would look like a
             counter that was reset.
-        bulk_operations: number of bulk operations that are not over, None while the list is
-            unreachable.
+        bulk_operations: number of running bulk operations, None while their list is unreachable.
     """
 
     queues: dict[str, QueueMetrics]

@@ -72,8 +72,8 @@ async def overview(store: Store) -> Overview:
         stats = sum_stats([stats, *page])
         if len(page) < limit or counted >= MAX_QUEUES:
             break
-    states, known = await workers.count_by_status(store)
-    return Overview(queues, counted, stats, known, paused, states)
+    states, worker_count = await workers.count_by_status(store)
+    return Overview(queues, counted, stats, worker_count, paused, states)
 
 
 async def sum_within(store: Store, within: QueuePatterns) -> tuple[QueueStats, int, int, int]:

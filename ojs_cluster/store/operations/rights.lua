@@ -1,6 +1,5 @@
--- Find the commands that the Redis user may not run in scripts. The script is declared read-only, so Redis
--- refuses every write. Redis checks the user's right before that, so the script can try commands without
--- effect.
+-- Find the commands that the Redis user may not run in scripts. The script tries each command. It is declared
+-- read-only, so Redis refuses every write, but only after it has checked the user's right.
 -- Memory: no-writes.
 -- KEYS: 1 any key of the shard.
 -- ARGV: 1.. names of commands.
@@ -12,6 +11,7 @@ for i = 1, #ARGV do
     local name = ARGV[i]
     local args = name ~= 'TIME' and {key} or {}
     local reply
+    -- Redis checks the number of arguments before the right. So arguments are added until it is correct.
     for _ = 1, MAX_ARGUMENTS do
         reply = redis.pcall(name, unpack(args))
         if type(reply) ~= 'table' or not string.find(reply.err or '', 'umber of arg') then break end

@@ -133,8 +133,8 @@ async def _subscribe(store: Runtime, shard: Shard) -> None:
 
 
 def _ignore(_message: bytes) -> None:
-    """Drop what a subscription reports: it only tests the right."""
+    """Drop a message: the subscription only tests the right."""
 
 
 def _no_gap() -> None:
-    """Drop what a subscription reports: it only tests the right."""
+    """Ignore that messages may have been lost: the subscription only tests the right."""

@@ -1,10 +1,10 @@
-"""The layout of the data, which is schema version and number of shards.
+"""The layout of the data: its schema version and its number of shards.
 
 The first process that uses a Redis records the layout. Every later process compares its own layout
 with the record at its start.
 
 The record is stored under the meta tag. Each shard keeps a copy, so that a process can start while
-the master of the meta tag is away.
+the master of the meta tag is unreachable.
 """
 
 from __future__ import annotations

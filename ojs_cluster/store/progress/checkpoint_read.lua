@@ -1,7 +1,7 @@
 -- Read the checkpoint of a job.
 -- Memory: no-writes.
 -- KEYS: 1 job.
--- Returns: {'ok', {state, further members, sequence, ms of its storing}} | {'ok', {}} | {'missing'}
+-- Returns: {'ok', {state, further members, sequence, time of its save (ms)}} | {'ok', {}} | {'missing'}
 --          {'moved', shard} | {'prepared', transaction} | {'malformed'}
 --@include keys fields
 local key = KEYS[1]

@@ -1,7 +1,7 @@
 -- Transition: none; stores a checkpoint of a job in place of the one before.
--- Pre:  the job is available, active or retryable. An active job is held by the caller, if the caller names
---       a holder; any other job has none.
--- Post: the sequence is one more than that of the checkpoint before, 1 for the first. At most one event per
+-- Pre:  the job is available, active or retryable. If the caller names a worker or a lease, the job is active,
+--       and they hold it.
+-- Post: the sequence is one more than that of the last checkpoint, 1 for the first. At most one event per
 --       second and job.
 -- Memory: deny-oom; adds the checkpoint (store/progress/checkpoints.py) and 500 bytes.
 -- KEYS: 1 job, 2 events.

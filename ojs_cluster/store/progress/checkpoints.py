@@ -1,7 +1,7 @@
 """Checkpoints: what a further attempt of a job continues from (spec: ojs-durable-execution).
 
-A checkpoint is in a key of its own, beside its job. A field of the job says that there is one. So
-jobs without a checkpoint cost a fetch, an ack and a removal no command.
+A checkpoint has a key of its own in the shard of its job. A field of the job says that there is
+one. So a fetch, an ack or a removal of a job without a checkpoint needs no further command.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from ojs_cluster.store.jobs.by_id import run_for_reply
 from ojs_cluster.store.jobs.record import JobRecord
 
 MAX_BYTES: Final = 1024 * 1024
-"""Most bytes of a checkpoint (spec: ojs-durable-execution 9.1)."""
+"""Maximum size of a checkpoint in bytes (spec: ojs-durable-execution 9.1)."""
 _NUMBER = re.compile(rb"\d{1,14}")
-"""A stored number in a form that a response can show; any other is damaged."""
+"""A stored sequence or time; a value of another form is damaged."""
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -35,7 +35,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
         job_id: the job.
         state: JSON as the worker sent it; empty in the result of a save.
         sequence: the number of this checkpoint of the job, from 1.
-        created_ms: when it was stored.
+        created_ms: when it was stored, in Unix milliseconds.
         more: further JSON members as the worker sent them, without braces.
     """
 
@@ -143,12 +143,12 @@ async def read_of_fetched(store: Store, jobs: Iterable[JobRecord]) -> dict[str, 
         if checkpoint is not None:
             found[job_id] = checkpoint
 
-    marked: list[tuple[Shard, str]] = []
+    with_checkpoint: list[tuple[Shard, str]] = []
     for job in jobs:
         shard = shard_of_lease(store.keys, job.lease_id)
         if shard is not None and job.fields.get(f.CHECKPOINT):
-            marked.append((shard, job.id))
-    await run_concurrently(marked, read)
+            with_checkpoint.append((shard, job.id))
+    await run_concurrently(with_checkpoint, read)
     return found
 
 

@@ -1,6 +1,7 @@
 """Read only those fields of a job that its progress needs (spec: ojs-progress 7.2).
 
-A stream of progress reads its job again and again. A whole job may have a megabyte of arguments.
+A request that streams the progress of a job reads the job repeatedly. A whole job may have a
+megabyte of arguments.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ojs_cluster.store.jobs.record import JobRecord
 _FIELDS: Final = (f.STATE, f.ATTEMPT, f.FINISHED, f.PROGRESS, f.PROGRESS_DATA)
 _STATES: Final = frozenset(state.value.encode() for state in State)
 _ELSEWHERE: Final = (f.ALIAS, f.TRANSACTION, f.HIDDEN)
-"""Fields of hashes that are not a visible job: only ``read_jobs.get`` handles these."""
+"""Fields of an alias, of a prepared job and of a hidden job, which ``read_jobs.get`` handles."""
 
 
 async def read_progress_fields(store: Store, shard: Shard | Meta, job_id: str) -> JobRecord:

@@ -15,6 +15,7 @@ import msgspec
 from ojs_cluster.core.raw_json import object_members
 from ojs_cluster.store.jobs import fields as f
 
+# The patterns describe the values that progress.lua and checkpoint_save.lua write.
 _PACKED = re.compile(rb"(\d{1,15}) (\d{1,15}) (\d{1,15}) (\d(?:\.\d{1,20})?(?:e-\d{1,3})?|)")
 _COMPLETED_VALUE = b"1.0"
 _CHECKPOINT = re.compile(rb"\d{1,15} (\d{1,15}) \d{1,15}")
@@ -82,7 +83,7 @@ def checkpoint_bytes(packed: bytes) -> int:
     """Return the size of a job's checkpoint in bytes, 0 for none.
 
     Args:
-        packed: the field of the job that says whether it has one.
+        packed: the field ``checkpoint`` of the job, empty when the job has no checkpoint.
     """
     match = _CHECKPOINT.fullmatch(packed)
     return 0 if match is None else int(match[1])

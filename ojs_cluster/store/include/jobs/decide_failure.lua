@@ -1,5 +1,5 @@
--- The server's decision about a job without a further attempt, 'discard' or 'dead_letter'. It holds when
--- neither the job's policy nor an operator has decided for the queue. A script that knows the setting sets it.
+-- The server's decision about a job without a further attempt, 'discard' or 'dead_letter'. The job's policy and
+-- an operator's decision for the queue override it. A script that knows OJS_ON_EXHAUSTION sets it.
 local server_exhaustion = 'discard'
 local queue_exhaustion = {} -- queue -> the decision that holds for its jobs
 

@@ -14,7 +14,7 @@ local function load_index_fields(key)
             [F.expires] = found[4] or nil, [F.checkpoint] = found[7] or nil,
             checkpoint_key = found[7] and checkpoint_key(job_id_of(key))}
     end
-    if key ~= KEYS[1] then redis.call('EXISTS', KEYS[1], key) end
+    if key ~= KEYS[1] then redis.call('EXISTS', KEYS[1], key) end -- detects a moved key: see preflight.lua
     return nil, {redis.call('EXISTS', key) == 1 and 'malformed' or 'missing'}
 end
 

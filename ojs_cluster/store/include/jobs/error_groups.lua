@@ -1,12 +1,12 @@
 -- Counts failed attempts by queue, type of the error and normalised message. A script collects its failures, so
--- equal ones are one write. The groups of a shard are bounded: a new group replaces the one that failed last
--- the longest time ago.
+-- equal ones are one write. The groups of a shard are bounded: a new group replaces the group whose last
+-- failure is the oldest.
 -- Group: queue, type and message as JSON text without quotes, separated by line feeds. Its value is
 -- '<count> <ms of the first> <ms of the last> <id of the last job>'.
 -- The server names the type and the message (store/error_groups/error_group_names.py). Patterns over a client's
 -- text were refused here: their time grew with the square of its length.
 local MAX_ERROR_GROUPS = 200
-local failed_groups = {} -- group -> {count, id of the last job}
+local failed_groups = {} -- group -> {count, key of the last job}
 
 -- kind_and_message: type and message of the group.
 local function count_error(key, job, kind_and_message)

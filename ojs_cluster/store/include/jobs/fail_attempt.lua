@@ -7,7 +7,7 @@ local function record_error(key, job, error, group, errors_kept)
     local earlier = tonumber(job[F.errors] or 0)
     save_job(key, job, F.errors, earlier + 1, F.error_slot .. (earlier % errors_kept),
         string.format('%s,%.0f,%s', job[F.attempt], now, error))
-    -- If OJS_ERRORS_KEPT was larger before, slots beyond it are left, which no error would overwrite.
+    -- If OJS_ERRORS_KEPT was larger before, the job has slots that no further error would overwrite.
     local extra_slot = errors_kept
     while earlier > extra_slot and (job[F.error_slot .. extra_slot]
         or job.partial and redis.call('HEXISTS', key, F.error_slot .. extra_slot) == 1) do
@@ -63,7 +63,7 @@ local function record_lost_lease(id, key, job, error, group, errors_kept)
     emit('job.failed', id, job, 'a', job[F.attempt], 'e', shorten_error(error))
 end
 
--- Makes the job available at once, or ends it after its last attempt: a job may crash its workers.
+-- Makes the job available at once. A job may have crashed its worker, so its last attempt ends it.
 local function requeue_after_lost_lease(id, key, job, error, decision, retention)
     if decision ~= 'retry' then return exhaust(id, key, job, error, decision, retention) end
     if job[F.cancelled_keep_ms] then return finish_cancel_requested(id, key, job) end

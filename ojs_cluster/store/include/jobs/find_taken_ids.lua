@@ -2,9 +2,9 @@
 -- `job_count`.
 -- transaction: the id of the caller's transaction, '' for none. tokens: tombstone tokens that the caller has,
 -- each with a blank before and after it.
--- Sets reserved[i] to 'transaction' when the transaction has reserved the id, and to 'tombstone' when the id
--- has a tombstone with one of the tokens. Both ids are free for the caller.
--- Returns the script's reply for the first id that is not free, otherwise nil.
+-- The caller may use two kinds of ids that are not free: its transaction has reserved the id, or the id has a
+-- tombstone with one of the tokens. Sets reserved[i] to 'transaction' or 'tombstone' for them.
+-- Returns the script's reply for the first id that the caller may not use, otherwise nil.
 local function find_taken(job_count, after, transaction, tokens, reserved)
     for i = 1, job_count do
         if redis.call('EXISTS', KEYS[after + i]) == 1 then

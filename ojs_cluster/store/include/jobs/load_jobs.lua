@@ -1,5 +1,5 @@
--- Loads many jobs. A script that reads a MiB takes more than a ms, so only small fields are read of the jobs
--- after the first MAX_WHOLE_BYTES.
+-- Loads many jobs. A script that reads a MiB takes more than a ms. So a script that has read MAX_WHOLE_BYTES
+-- reads only the small fields of further jobs.
 --@include read_job reply_size
 local MAX_WHOLE_BYTES, bytes_loaded = 1024 * 1024, 0
 local SMALL_JOB_FIELDS = {F.state, F.type, F.queue, F.priority, F.created, F.max_attempts, F.retry,

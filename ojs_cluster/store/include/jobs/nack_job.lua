@@ -13,8 +13,8 @@
 --   NAMES       the first of the error's names, by which a retry policy may refuse a retry (type, code, class)
 local WORKER, LEASE, ACTION, ERROR, DECISION, RANDOM, HOLD_UNTIL, GROUP, NAMES = 1, 2, 3, 4, 5, 6, 7, 8, 9
 
--- Returns the reply of a nack that changes nothing, or nil when the attempt can end. When a nack names the
--- lease of a nack that was accepted before, it repeats that nack and gets the job again.
+-- Returns the reply of a nack that changes nothing, or nil when the attempt can end. An accepted nack ends a
+-- lease. A later nack that names the same lease is a repetition, and gets the job again.
 local function early_nack_reply(job, nack)
     if job[F.state] ~= 'active' then
         local repeated = nack[LEASE] ~= '' and nack[LEASE] == job[F.lease]

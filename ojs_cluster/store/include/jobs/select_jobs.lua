@@ -1,8 +1,8 @@
 -- Selects the jobs that a fetch takes. fetch_full.lua explains `queues` and `jobs`.
 --@include load_jobs
--- Blocked jobs that one call passes, at 10 us each. A job that leaves its queue costs as much as eight of them.
+-- Jobs that cannot start, which one call passes at 10 us each. A job that leaves its queue counts as eight.
 local MAX_PASSED_JOBS, LEAVING_JOB_COST = 400, 8
-local passing = false -- whether a job was found that cannot start
+local passing = false -- whether a job that cannot start was found: then more may follow, so rows are read ahead
 local passed_groups = {} -- 'queue:rate limit key' -> true when the preflight of its keys is done
 local malformed = {} -- id -> true for a malformed job
 
@@ -41,10 +41,11 @@ local function load_candidate(queue, id)
 end
 
 -- Reads the first jobs of the queues, in order, until `wanted` jobs can start. `bytes_read`: bytes of jobs that
--- were read before. fetch_full.lua scans again after the promotion of due jobs: that scan ends at a job which
--- the first one has not read, because its preflight is not possible after a write.
+-- were read before. fetch_full.lua scans again after the promotion of due jobs. The second scan ends at the
+-- first job that was not read before that write, because a job's preflight is not possible after a write.
 -- Returns the jobs that were read, and whether the budget of passed jobs was used up before enough could start.
 local function scan(queues, jobs, wanted, bytes_read, is_second_scan)
+    -- live: jobs that can start. alive: the job has not expired.
     local scanned, live, bytes, budget = {}, 0, bytes_read, wanted + MAX_PASSED_JOBS
     reset_local_tokens()
     for _, queue in ipairs(queues) do

@@ -4,6 +4,7 @@
 -- Searches are rare. So a search walks all active jobs, and reads only the fields that it compares
 -- (docs/adr/025). A cursor is the lower end of a ZRANGEBYSCORE over the deadlines: '' starts the walk, and the
 -- cursor '' that is returned ends it.
+-- MAX_TAKEN_JOBS, MAX_TAKEN_BYTES: maximum number and bytes of the jobs that one call returns.
 local MAX_TAKEN_JOBS, MAX_TAKEN_BYTES = 50, 1024 * 1024
 
 local function job_bytes(job)

@@ -16,8 +16,8 @@ local function send_tokens(limit, tokens)
     end
 end
 
--- Adds an event about the key. `token`: names the job that caused the event, or ''. The job may be in another
--- shard, so the event has its id but neither its type nor its queue.
+-- Adds an event about the key. `token`: that of the job that caused the event, or ''. The job may be in another
+-- shard, so the event has its id but neither its type nor its queue. content.py names the fields ('k', ...).
 local function emit_limit_event(limit, kind, token, ...)
     local id = string.match(token, '^%d+/(.*)/%d+$') or ''
     emit(kind, id, {[F.type] = '', [F.queue] = ''}, 'k', limit.key, ...)
@@ -37,7 +37,7 @@ local function emit_exceeded(limit, token)
 end
 
 -- Grants the free tokens to the oldest requests. Returns the granted tokens, as a list and as a set.
--- `new`: set of the requests that this script has added. A token for an older request adds an event.
+-- `new`: set of the requests that this script has added. Tokens for other requests add rate_limit.released.
 local function grant_tokens(limit, new)
     local free, granted = free_tokens(limit), {}
     -- Answered requests are still in the set until close_rate_limit.

@@ -1,6 +1,7 @@
 -- Jobs that need a token of their rate limit key before they may start (docs/adr/011). A fetch moves such a job
 -- to the blocked jobs under its old score, and requests a token from the shard of the key.
-local MAX_OPEN_REQUESTS, MAX_KEYS_PER_FETCH = 100, 16 -- requests of one key in a queue; keys of one fetch
+-- MAX_OPEN_REQUESTS: maximum number of unanswered requests for one key in one queue.
+local MAX_OPEN_REQUESTS, MAX_KEYS_PER_FETCH = 100, 16
 local REQUEST_AGAIN_MS = 300 * 1000 -- a failover may lose a request: see limit_return.lua
 -- queue -> key -> {jobs: its blocked jobs that this fetch knows, read: they were read from Redis, idle: the key
 -- had no pending request}.
@@ -20,8 +21,8 @@ end
 
 -- Returns how many tokens one queue may request: `max_requests` in all, `per_key` for one key, for the first
 -- `max_keys` keys of its demand.
--- `idle_keys` 0: for the best jobs of any key. Otherwise for `idle_keys` keys without a pending request,
--- because a key with one has no free token, or will answer soon.
+-- `idle_keys`: number of keys without a pending request that may request tokens. Other keys have no free token,
+-- or will answer soon. 0: every key may request tokens.
 local function request_budget(idle_keys, wanted)
     if idle_keys == 0 then
         return {max_requests = wanted, per_key = wanted, max_keys = MAX_KEYS_PER_FETCH, any_key = true}

@@ -1,22 +1,22 @@
 -- The end of every script that changes the state of a rate limit key.
 
--- Returns the ms at which passing time frees a token. Returns nil if only the end of a job frees one.
+-- Returns the time in ms at which a token becomes free without the end of a job, nil if there is none.
 -- `count_granted`: counts the granted jobs as if they had all started.
 local function tokens_free_at(limit, count_granted)
     local limiters, hold_until = limiters_of(limit), tonumber(limit.fields.hold_until or 0)
     if count_granted and limit.granted > 0 then record_starts(limiters, limit.granted) end
     local at = opens_at(limiters)
     if hold_until > now then at = math.max(at or 0, hold_until) end
-    local until_ = limit.fields.override_until
-    if override_is_active(limit) and until_ ~= '' then
-        at = math.min(at or math.huge, tonumber(until_))
+    local override_ends_at = limit.fields.override_until
+    if override_is_active(limit) and override_ends_at ~= '' then
+        at = math.min(at or math.huge, tonumber(override_ends_at))
     end
     return at
 end
 
 -- Removes answered requests and returned tokens, and sets the time of the scheduler's next check. It must be
--- the last write of a script: Redis deletes a set that becomes empty, and the script must not need a deleted
--- key again (see preflight.lua).
+-- the last write of a script: it may remove the last member of a set, and no script may touch the set after
+-- that (see preflight.lua).
 local function close_rate_limit(limit)
     local at = now + retention_ms()
     if limit.holders > 0 then

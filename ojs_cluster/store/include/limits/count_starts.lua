@@ -37,7 +37,7 @@ local function record_starts(limiters, n)
     return fields
 end
 
--- Returns the ms at which passing time allows a start again. Returns nil when a start is allowed now, or when a
+-- Returns the time in ms from which on a start is allowed. Returns nil when a start is allowed now, or when a
 -- job must end first.
 local function opens_at(limiters)
     local at

@@ -1,13 +1,13 @@
 -- Limiters: one object for each limit, with these functions:
 --   free()           returns how many more jobs may start now.
 --   record_starts(n) counts `n` starts, and returns the name and value of the hash field to write.
---   opens_at()       returns the ms at which passing time allows a start again.
+--   opens_at()       returns the time in ms from which on a start is allowed, nil if a job must end first.
 -- `timed` is true if the limiter counts starts over time. `period` is in ms.
 -- A rate keeps a log 'ms:count ms:count ...'. Starts within a 64th of the period share an entry under the time
 -- of the latest one. So no window of one period holds more starts than the limit, and the log has at most 65
 -- entries.
--- A throttle keeps the ms of the next start. If its starts are less than BURST_MS apart, the jobs of BURST_MS
--- may start at once. So a worker that fetches every BURST_MS still reaches the rate of the throttle.
+-- A throttle keeps the time in ms of the next start. If its starts are less than BURST_MS apart, all starts of
+-- the next BURST_MS are allowed now. So a worker that fetches every BURST_MS reaches the rate of the throttle.
 local BURST_MS = 100
 
 local function rate_limiter(limit, period, text, field)
@@ -22,8 +22,8 @@ local function rate_limiter(limit, period, text, field)
     local limiter = {name = 'rate', limit = limit, timed = true}
     function limiter.free() return limit - sum end
     function limiter.record_starts(n)
-        local last, slice = log[#log], period / 64
-        if last and math.floor(last[1] / slice) == math.floor(now / slice) then
+        local last, slice_ms = log[#log], period / 64
+        if last and math.floor(last[1] / slice_ms) == math.floor(now / slice_ms) then
             last[1], last[2] = now, last[2] + n
         else
             log[#log + 1] = {now, n}
@@ -46,9 +46,10 @@ end
 local function throttle_limiter(limit, period, text, field)
     local gap = period / limit
     local burst = math.max(0, BURST_MS - gap)
-    -- The next start is at most one gap away, even when the server's clock was set back.
+    -- The next start is at most burst + gap away, even when the server's clock was set back.
     local at = math.min(is_number(text) and tonumber(text) or 0, now + burst + gap)
     local limiter = {name = 'throttle', limit = limit, timed = true}
+    -- 1e-9 makes up for the rounding of the division.
     function limiter.free() return math.floor((now + burst - math.max(at, now)) / gap + 1e-9) + 1 end
     function limiter.record_starts(n)
         at = math.max(at, now) + n * gap

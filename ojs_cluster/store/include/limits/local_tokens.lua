@@ -10,9 +10,9 @@ local function load_local_limit(job)
     local_limits[key] = false
     if redis.call('EXISTS', rate_limit_key(key)) == 0 then return end
     local limit = load_rate_limit(key)
-    if not limit.fields.used_at then return end
+    if not limit.fields.used_at then return end -- a damaged state: close_rate_limit sets used_at
     local_limits[key] = limit
-    -- Jobs that requested a token earlier come first, so the fetch takes none then.
+    -- While other jobs wait for a token of this key, the fetch takes none: earlier requests come first.
     limit.free = redis.call('ZCARD', limit.requesters_key) == 0 and free_tokens(limit) or 0
     limit.untaken = limit.free
     for _, name in ipairs({limit.hash_key, limit.holders_key, limit.requesters_key, RATE_LIMITS,
@@ -41,8 +41,8 @@ end
 local function take_local_token(id, key, job, shard)
     local limit = local_limits[limit_of(job)]
     local number = string.format('%.0f', (job[F.token_request_count] or 0) + 1)
-    local started = 1
-    redis.call('ZADD', limit.holders_key, started, shard .. '/' .. id .. '/' .. number)
+    local start_is_counted = 1 -- score in token_holders
+    redis.call('ZADD', limit.holders_key, start_is_counted, shard .. '/' .. id .. '/' .. number)
     limit.holders, limit.granted = limit.holders + 1, limit.granted + 1
     limit.started = (limit.started or 0) + 1
     save_job(key, job, F.token_request_count, number, F.token, number)

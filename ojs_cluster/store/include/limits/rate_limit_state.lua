@@ -11,7 +11,7 @@ local KEEP_MS = 24 * 3600 * 1000 -- how long the state of an unused key is kept
 local MAX_KEYS = 10000 -- of one shard: twin of store/limits/limit_keys.py
 local CROWDED_KEYS, CROWDED_KEEP_MS = 9000, 60 * 1000 -- a shard with more keys keeps unused ones this long
 local LIMIT_CHECK_MS = 600 * 1000 -- time between two checks of the holders: see limit_refresh.lua
-local LATER_MS = 5000 -- delay of a refused job when only the end of another job frees a token
+local LATER_MS = 5000 -- delay of a job whose request was refused, when only the end of a job frees a token
 
 -- Returns for how many ms the state of an unused key is kept.
 local function retention_ms()
@@ -52,7 +52,7 @@ local function limiters_of(limit)
     return limiters
 end
 
--- Returns how many tokens may be granted now.
+-- Returns how many tokens may be granted now, at most 1000 to bound the time of a script.
 local function free_tokens(limit)
     if tonumber(limit.fields.hold_until or 0) > now then return 0 end
     return free_starts(limiters_of(limit), 1000, limit.granted)

@@ -29,8 +29,8 @@ end
 -- start. Returns whether blocked jobs remain under a key without a pending request.
 local function request_tokens(queue, budget, starts, max_score)
     local order, emptied = keys_in_order(queue)
-    -- Requests by packed limit: the limits are in the list part, their jobs under the limit's name.
-    local requests = {}
+    local requests = {} -- list of packed limits; also packed limit -> its requests as text
+    -- When jobs of any key may request, or the queue may start none, its starts bound the requests.
     local requests_left = (budget.any_key or starts == 0) and starts or budget.max_requests
     for _, state in ipairs(order) do
         local unrequested = token_unrequested_key(queue.name, state.key)
@@ -66,6 +66,7 @@ local function request_tokens(queue, budget, starts, max_score)
     end
     flush_additions()
     for _, limit in ipairs(requests) do append_effect('token_request', limit .. requests[limit]) end
-    -- Keys without a pending request have negative scores. Emptied keys are removed after this line.
+    -- Keys without a pending request have negative scores. ZCOUNT still counts the emptied ones, because
+    -- remove_member (remove_many.lua) removes them at the end of the script.
     return starts > 0 and redis.call('ZCOUNT', queue.demand, '-inf', '(0') > emptied
 end

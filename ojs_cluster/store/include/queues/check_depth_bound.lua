@@ -8,11 +8,12 @@ local function depth_of(queue, available_key, counters)
     return depth
 end
 
--- Runs before the first write. `names`: the queues. `bounds`: for each queue
--- '<OJS_MAX_QUEUE_DEPTH>/<partitions>/<new jobs>', separated by blanks; '' checks nothing. `from`: index in
--- KEYS of the first queue_counters; each queue_counters is followed by the queue_available of the same queue.
+-- Runs before the first write.
+-- names:  the queues.
+-- from:   index in KEYS of the first queue_counters. KEYS has queue_counters and queue_available of each queue.
+-- bounds: '<OJS_MAX_QUEUE_DEPTH>/<partitions>/<new jobs>' of each queue, separated by blanks; '' for no check.
 -- Returns {'full', position in `names`, depth, bound of this partition} for the first queue that would exceed
--- its bound, else nil.
+-- its bound, otherwise nil.
 local function refuse_full(names, from, bounds)
     local i = 0
     for server_bound, partitions, new in string.gmatch(bounds, '(%d+)/(%d+)/(%d+)') do

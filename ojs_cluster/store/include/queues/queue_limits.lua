@@ -1,7 +1,7 @@
 -- The limits of a queue: whether it is paused, and how many of its jobs may start now. `limits` are those of
--- the operator. `max_per_second` is the limit that the queue's jobs declared last. Both hold together.
--- A declared limit ends DECLARED_MS after a job with a max_per_second was last enqueued or started
--- (`declared_at`), but not before the job that declared the limit (`declared_by`) has ended. An operator can
+-- the operator. `max_per_second` is the limit that the queue's jobs declared last. A start must satisfy both.
+-- A declared limit ends when two conditions hold: no job with a max_per_second was enqueued or started for
+-- DECLARED_MS (`declared_at`), and the job that declared the limit (`declared_by`) has ended. An operator can
 -- remove a declared limit; jobs created before that time (`undeclared_at`) do not declare it again.
 local DECLARED_MS = 3600 * 1000
 
@@ -30,7 +30,7 @@ local function load_queue_limits(key)
         undeclared_at = number_or_0(undeclared_at)}
 end
 
--- Returns the fields to write when jobs have started of which one declares a limit (`limits.declaring_job`).
+-- Returns the fields to write when a job that declares a limit has started (`limits.declaring_job`).
 local function declaration_fields(limits)
     local job = limits.declaring_job
     if not job then return {} end

@@ -16,10 +16,11 @@ local function remove_from_queue(id, job)
     if not key or job[F.token] then remove_member(queue_available_key(queue), id)
     elseif job[F.open_token_request] then
         remove_member(queue_blocked_key(queue), id)
+        -- If the key's only request is that of this job, the key has no pending request after the removal.
         update_token_demand(queue, key, remaining_members(token_requested_key(queue, key)) == 1)
         remove_member(token_requested_key(queue, key), id)
         redis.call('SPUBLISH', WAKE_CHANNEL, queue)
-    else -- no fetch may have blocked the job yet, so it is in either set
+    else -- a fetch may have blocked the job or not, so it is in one of these sets
         remove_member(queue_available_key(queue), id)
         remove_member(queue_blocked_key(queue), id)
         remove_member(token_unrequested_key(queue, key), id)

@@ -4,7 +4,7 @@
 -- never shrink: they outlive the queue. store/history/records.py has the same names in the same order.
 local TOTALS = {'enqueued', 'acked', 'failed', 'retried_total', 'discarded_total', 'cancelled_total',
     'expired_total', 'run_ms', 'wait_ms'}
-local TIMES = {}
+local TIMES = {} -- buckets of waits and of run times, then the sums in ms (see store/history/job_counts.py)
 for i = 1, 14 do TIMES[i] = 'w' .. i end
 for i = 1, 16 do TIMES[14 + i] = 'r' .. i end
 TIMES[31], TIMES[32] = 'first_wait_ms', 'completed_run_ms'
