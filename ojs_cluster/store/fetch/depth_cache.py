@@ -109,8 +109,8 @@ class QueueDepths:
         Args:
             count: number of jobs that the caller wants.
             excluded: partitions that must not be returned.
-            open_partitions: partitions from this number on are closing. They get no new jobs and
-                hold the oldest ones, so they are chosen first.
+            open_partitions: number of partitions that stay open. The partitions after them are
+                closing: they hold the oldest jobs, so they are chosen first.
         """
         candidates = [n for n in self.reachable() if self._depths[n] > 0 and n not in excluded]
         candidates = [n for n in candidates if n >= open_partitions] or candidates
@@ -151,10 +151,10 @@ class QueueDepthCache:
 
 
 class LimitedQueues:
-    """The shards and lists of queues for which a fast-path script was useless recently.
+    """The calls, by shard and queues, that need the full-path script because of limits.
 
-    The queues, or their jobs, have limits that only the full-path script handles. Fetches and
-    enqueues have an object of their own.
+    The fast-path script is not tried again for ``LIMITED_S`` seconds. Fetches use one object of
+    this class, and enqueues use another.
     """
 
     def __init__(self) -> None:

@@ -74,7 +74,7 @@ class DepthReader:
                 if reads.next is batch:
                     reads.next = _Batch()
                 if shard in self._unreachable_until:
-                    # One fetch tries the shard again; the others continue without it.
+                    # This fetch tries the shard again. Until it answers, others still skip it.
                     self.mark_unreachable(shard)
                 try:
                     batch.depths = await read(shard, list(batch.queues))

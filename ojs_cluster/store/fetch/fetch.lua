@@ -33,7 +33,7 @@ for q = 8, #KEYS, 4 do -- index of the queue's first key
     local queue = redis.call('HMGET', KEYS[q], 'paused', 'limits', 'max_per_second', 'active')
     if queue[2] or queue[3] or redis.call('ZCARD', KEYS[q + 2]) > 0 then return {now, 'limited'} end
     local ids, before, active = {}, #found, tonumber(queue[4] or 0)
-    -- A damaged counter takes the full path: above BAND, 2^45, a number may not be exact.
+    -- The full path handles a damaged counter: no number, or one too large to be exact in Lua.
     if not (active and active % 1 == 0 and active < BAND and active > -BAND) then return {now, 'full_path'} end
     if not queue[1] and before < wanted then
         ids = redis.call('ZRANGE', KEYS[q + 1], 0, wanted - before - 1)
@@ -42,7 +42,7 @@ for q = 8, #KEYS, 4 do -- index of the queue's first key
     end
     for i = 1, #ids do
         if bytes >= MAX_REPLY_BYTES then break end
-        local key, job = job_key(ids[i]), {id = '', key = '', field_list = ''}
+        local key, job = job_key(ids[i]), {id = '', key = '', field_list = ''} -- set below
         local field_list = redis.call('HGETALL', key)
         for j = 1, #field_list, 2 do job[field_list[j]] = field_list[j + 1] end
         job.id, job.key, job.field_list = ids[i], key, field_list

@@ -24,36 +24,34 @@ from ojs_cluster.store.outbox.outbox import deliver, parse_entries
 from ojs_cluster.store.runtime import Arg
 
 RELEASE_S = 5.0
-"""Longest time in seconds to release the jobs of a cancelled caller.
+"""Longest time in seconds that a cancelled fetch spends on releasing its jobs.
 
-``unanswered_fetches`` releases the others."""
+``unanswered_fetches`` releases the jobs that remain."""
 _MAX_BYTES = 8 * 1024 * 1024
 """Size in bytes of the jobs of one fetch. A fetch with jobs of this size calls no more shards."""
 _FULL_REPLY_BYTES = 2 * 1024 * 1024
-"""Size in bytes of the jobs of a reply from which on the reply is full.
+"""Minimum size in bytes of a full reply, which may have left further jobs in the queue.
 
-A full reply may have left further jobs in the queue (``store/include/base/reply_size.lua``)."""
+See ``store/include/base/reply_size.lua``."""
 _MAX_CALLS = 4
 """How often one fetch calls one shard again because jobs wait for tokens or are blocked."""
 PASSING_S = 2.0
-"""Time in seconds for which a fetch without jobs calls a shard again, beyond ``_MAX_CALLS``.
+"""Time in seconds in which a fetch without jobs may exceed ``_MAX_CALLS``.
 
-It continues while the calls pass blocked jobs or request tokens. Only the first fetch passes a
-blocked job or requests tokens for an exhausted key, so the following jobs are reached after some
-calls."""
+Each call passes some of the blocked jobs before the first job that can start. A blocked job is
+passed only once, so a later call begins after it."""
 _FIRST_IDLE_KEYS, _MAX_IDLE_KEYS = 8, 128
-"""Number of rate limit keys for which one call requests tokens when the best jobs had none.
+"""Numbers of idle rate limit keys for which a call requests tokens: the first and the largest.
 
-An idle key is one without a pending token request. The number grows by a factor of four with each
-call: few requested tokens stay unused, and a thousand exhausted keys take ten calls."""
-
-
+An idle key has no pending token request. The first call requests tokens for the best jobs instead.
+Then the number of keys grows by a factor of four with each call. So few granted tokens stay unused,
+and a thousand exhausted keys take ten calls."""
 _MAX_SEQUENTIAL = 3
-"""Up to this number of stages, they are called one after the other.
+"""Maximum number of stages that a fetch calls one after the other.
 
-With more stages, the depths of all are read at once."""
+If there are more, it reads the depths of all stages after the first at once."""
 _Stage = tuple[list[Shard], list[str]]
-"""A step of a fetch: shards, and the queues that a call to each of these shards names."""
+"""One stage of a fetch: some shards, and the queues to fetch from in each of them."""
 
 
 class WorkerIsQuiet(Exception):
@@ -129,8 +127,8 @@ async def _run_stages(
 ) -> Exception | None:
     """Fetch from the stages in order until there are enough jobs.
 
-    The first stage is called at once. If the queue is busy, that is the only call. If it returns
-    too few jobs, and many stages follow, the depths of all other stages are read together.
+    The first stage is called at once. If it has enough jobs, that is the only call. If it has too
+    few, and many stages follow, the depths of all other stages are read together.
 
     Returns:
         The first error of a stage, or ``WorkerIsQuiet``; None when all stages were called.
@@ -233,7 +231,7 @@ class _Fetch:
         count: maximum number of jobs.
         worker_id: the holder of the leases, '' for an anonymous worker.
         visibility_timeout_ms: length of the leases in milliseconds; None for that of each job.
-        parent: the fetch that calls several shards at once, if this one is its call to one of them.
+        parent: for one of several concurrent calls, the fetch that these calls belong to.
     """
 
     def __init__(
@@ -289,14 +287,16 @@ class _Fetch:
             # have a lease now. The Redis client limits the time of the call.
             with ShieldedBlock():
                 count_before = len(self.jobs)
-                most = self._store.webhooks.jobs_per_script("fetch_full", self.wanted)
+                max_jobs = self._store.webhooks.jobs_per_script("fetch_full", self.wanted)
                 requested, more, remaining = await self._call(shard, queues, idle_keys)
             if driver_state.driven is None:
                 await trio.lowlevel.checkpoint_if_cancelled()
             reply_bytes = sum(job.size for job in self.jobs[count_before:])
-            is_large = reply_bytes >= _FULL_REPLY_BYTES
-            is_large = is_large or (self.wanted > 0 and len(self.jobs) - count_before >= most)
-            if self.wanted and is_large and not self.full:
+            is_full_reply = reply_bytes >= _FULL_REPLY_BYTES
+            is_full_reply = is_full_reply or (
+                self.wanted > 0 and len(self.jobs) - count_before >= max_jobs
+            )
+            if self.wanted and is_full_reply and not self.full:
                 continue
             calls += 1
             passing = not self.jobs and trio.current_time() - began < PASSING_S

@@ -57,7 +57,7 @@ if #due > 0 then
     promote_due(due, jobs, ARGV[7])
     found, more = scan(queues, jobs, wanted, 0, true)
 end
--- When the scan has found enough jobs, only blocked jobs before the last of these request tokens.
+-- If the scan has found enough jobs, blocked jobs behind the last job found request no tokens.
 for _, queue in ipairs(queues) do
     queue.max_score = queue.last and tonumber(redis.call('ZSCORE', queue.available, queue.last))
         or math.huge

@@ -1,6 +1,6 @@
-"""The interface of a fetch for the modules that choose its shards.
+"""The interface of a fetch that ``partition_fetch`` and ``ranked_fetch`` use.
 
-``fetch.py`` implements it, and imports these modules (``partition_fetch``, ``ranked_fetch``).
+``fetch.py`` implements it. Those modules cannot import ``fetch.py``, which imports them.
 """
 
 from __future__ import annotations

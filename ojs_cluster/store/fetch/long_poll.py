@@ -182,7 +182,7 @@ class Waiters:
         self.wake_next([queue])
 
     def wake_all(self) -> None:
-        """Make each waiter fetch again, after it has called its ``check``."""
+        """Make each waiter call its ``check`` and fetch again."""
         for queue, waiting in self._waiting.items():
             for waiter in waiting:
                 waiter.wake(queue)
@@ -251,28 +251,28 @@ async def _wait(
 ) -> list[JobRecord]:
     jobs: list[JobRecord] = []
     waiter = waiters.add(queues)
-    unused: set[str] = set()
+    queues_to_wake: set[str] = set()
     try:
         while not jobs:
             await waiters.subscribe(store, queues)  # a queue may have more partitions now
             waiter.reset()
             check()
-            # If the fetch raises, these wake-ups stay unused, and another waiter gets them.
-            unused, waiter.woken = waiter.woken, set()
+            # If the fetch raises, another waiter is woken for these queues.
+            queues_to_wake, waiter.woken = waiter.woken, set()
             jobs = await fetch_once()
             if jobs:
-                unused |= {job.queue for job in jobs}
+                queues_to_wake |= {job.queue for job in jobs}
                 break
-            unused = set()
+            queues_to_wake = set()
             now = trio.current_time()
             if now >= deadline or waiters.draining:
                 break
             await _until_woken(store, waiters, waiter, queues, worker_id, deadline)
         return jobs
     finally:
-        # Also when cancelled: another waiter gets the wake-ups that this one did not use.
+        # Also when cancelled: the queues may have jobs for another waiter.
         waiters.remove(waiter, queues)
-        waiters.wake_next(unused | waiter.woken)
+        waiters.wake_next(queues_to_wake | waiter.woken)
 
 
 async def _until_woken(

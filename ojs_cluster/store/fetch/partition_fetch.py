@@ -67,7 +67,7 @@ async def fetch_from_partitions(
                 depths.mark_unreachable(number)
                 continue
             except BaseException:
-                depths.mark_filled(number)  # a cancelled fetch has taken nothing
+                depths.mark_filled(number)  # ``pick`` has subtracted jobs that were not fetched
                 raise
             missed = fetch.wanted == wanted_before
             misses += missed

@@ -2,8 +2,8 @@
 
 Calling one shard after the other was refused: with many empty queues, the first job would come only
 after many sequential calls. Instead, a read-only script reads the depths of all queues of a shard,
-in all shards at once. From the depths follows how many jobs to fetch from which queue, in the order
-of the queues. The fetch then calls these shards concurrently.
+in all shards at once. The fetch then plans how many jobs to fetch from each queue, in the order of
+the queues, and calls the shards concurrently.
 
 The order is kept: jobs of a queue are fetched only after all jobs of the earlier queues. When a
 shard returns fewer jobs than it had, because other fetches were faster, the next round fetches the
@@ -40,7 +40,7 @@ _MAX_PROMOTED = 16
 
 @dataclass(slots=True)
 class _QueueInShard:
-    """A queue in one of its shards, and the number of jobs that it should still have there."""
+    """A queue in one of its shards, and its depth there without the jobs already planned."""
 
     shard: Shard
     queue: str
@@ -241,7 +241,7 @@ async def _carry_out(fetch: FetchInProgress, plan: _ShardPlan) -> None:
 
 
 def _more_severe(one: Exception | None, other: Exception) -> Exception:
-    """Return the second failure if its call may have been applied, otherwise the first."""
+    """Return ``other`` if its call may have been applied; otherwise ``one``, if there is one."""
     if isinstance(other, BackendUnavailable) and other.outcome != "not_applied":
         return other
     return one or other

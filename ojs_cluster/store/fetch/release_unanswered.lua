@@ -14,17 +14,17 @@
 local cursor, max_walked, prefix_length = ARGV[2], ARGV[3], #ARGV[4]
 local prefixes = {}
 for i = 4, #ARGV do prefixes[ARGV[i]] = true end
-local taken, next_cursor = walk_active(cursor, max_walked, {F.lease}, function(values)
+local matching, next_cursor = walk_active(cursor, max_walked, {F.lease}, function(values)
     return prefixes[string.sub(values[1], 1, prefix_length)]
 end)
 local nack, nacks = {[ACTION] = 'release'}, {}
-for i, item in ipairs(taken) do nacks[i] = {item.job, nack} end
-local NO_DEAD_LETTERS, NO_ERRORS = 0, 0 -- a release makes neither
+for i, item in ipairs(matching) do nacks[i] = {item.job, nack} end
+local NO_DEAD_LETTERS, NO_ERRORS = 0, 0 -- numbers to keep: a release creates none
 preflight_nacks(nacks, NO_DEAD_LETTERS)
 
 batch_events()
 local reply = {next_cursor, effects}
-for _, item in ipairs(taken) do
+for _, item in ipairs(matching) do
     reply[#reply + 1] = string.sub(item.job[F.lease], 1, prefix_length)
     end_attempt(item.id, job_key(item.id), item.job, nack, NO_ERRORS)
 end

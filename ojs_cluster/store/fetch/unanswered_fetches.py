@@ -31,7 +31,7 @@ MAX_PENDING: Final = 1000
 GIVE_UP_S: Final = 600.0
 """Time in seconds after which a release is abandoned; the leases then expire."""
 WALK_DELAYS_S: Final = (0.0, 1.0, 5.0, 30.0)
-"""Pause in seconds before each walk. After a walk that found jobs of a fetch, its release ends."""
+"""Pauses in seconds before the walks for one fetch. The walks end when one has found its jobs."""
 RETRY_S: Final = 1.0
 """Pause in seconds after a walk that failed."""
 SHUTDOWN_S = 1.0

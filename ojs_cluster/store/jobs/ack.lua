@@ -17,7 +17,7 @@ for i = 1, length, 2 do job[field_list[i]] = field_list[i + 1] end
 if job[F.state] ~= 'active' or ARGV[3] ~= '' and ARGV[3] ~= job[F.lease]
     or ARGV[2] ~= '' and ARGV[2] ~= (job[F.worker] or '') or job[F.transaction] or job[F.workflow]
     or job[F.unique] or job[F.limit] then return {'full_path'} end
--- A job with only the twelve fields of every active job has no other numbers to check.
+-- A job with only the twelve fields of every active job (24 names and values) has no other numbers to check.
 local created, attempts = tonumber(job[F.created]), tonumber(job[F.max_attempts])
 local attempt, began = tonumber(job[F.attempt]), tonumber(job[F.started])
 local deadline, lease_ms = tonumber(job[F.deadline]), tonumber(job[F.lease_ms])
@@ -29,8 +29,8 @@ if not (sum and sum > -LATEST_MS and sum < 5 * LATEST_MS and job[F.queue] and jo
     if not has_valid_fields(job) then return {'full_path'} end
 end
 
--- While the slot moves, the counters may be on another node. Then `minute` cannot be read, and the full path
--- makes the preflight (see preflight.lua).
+-- While the slot moves, the counters may be on another node. Then Redis stops the script here, before its first
+-- write, or `minute` is absent and the full path makes the preflight (see preflight.lua).
 local id, counters = job_id_of(KEYS[1]), queue_counters_key(job[F.queue])
 local minute, limits, active, completed, acked, run_ms, wait_ms = unpack(redis.call('HMGET', counters,
     'minute', 'limits', 'active', 'completed', 'acked', 'run_ms', 'wait_ms'))

@@ -49,8 +49,8 @@ async def ack(
     refusal = _check_size(store, result)
     if refusal is not None:
         raise refusal
-    # With required durability each reply waits for a confirmation. So the fast path is omitted,
-    # because its reply may be that the full path must run. It does not serve webhooks either.
+    # The fast path is not used with required durability: each reply waits for a confirmation, and a
+    # job that needs the full path would wait twice. Webhooks need the full path as well.
     full = required_durability(store.redis.durability) or store.webhooks.selects(JOB_COMPLETED)
     name = "ack_full" if full else "ack"
     reply = await run_for_reply(
@@ -69,8 +69,8 @@ async def ack(
         lease_id=lease_id,
     )
     completed = record(job_id, reply[1])
-    # The reply of this transition begins with the fields of the active job. That of a repeated ack,
-    # which must not count again, has only those of the completed one.
+    # A repeated ack must not count the job again. Only the first ack of a job finds it active, and
+    # then the old state is in the reply, before the new one.
     if b"active" in reply[1]:
         store.job_counts.count_completed_job(completed.fields)
     return completed

@@ -6,8 +6,9 @@
 -- KEYS: 1 active, 2 execution_deadlines, 3 finished, 4 events, then the jobs.
 -- ARGV: 1 events kept, 2 ms to keep completed jobs, then per job: worker id or '', lease id or '',
 --       result JSON or ''.
--- Returns: {effects, per job: {'ok', state, and unless it was completed before its queue, type and the ms of its run}
---          or a reply of ack_full.lua other than 'ok'}
+-- Returns: {effects, per job: {'ok', state, queue, type, ms of its run}
+--                            {'ok', state} for a repeated ack
+--                            or a reply of ack_full.lua other than 'ok'}
 --@include keys now preflight remove_many load_jobs change_counters append_event set_deadline
 --@include append_effect finish_job remove_from_queue check_holder complete_job
 batch_events()

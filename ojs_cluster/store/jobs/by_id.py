@@ -25,8 +25,11 @@ from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.runtime import Arg
 
 _MAX_CALLS = 6
-"""Calls of a transition: owner shard, shard of the alias, shard of the lease, each perhaps after a
-full path or a transaction."""
+"""Maximum number of calls for one transition.
+
+The owner shard, the shard of the alias and the shard of the lease are called. Each may be called
+twice: the full path follows the fast path, and a prepared job is tried again after its
+transaction."""
 
 
 async def run_on_job(
@@ -104,6 +107,7 @@ async def run_for_reply(
             continue
         lease_shard = shard_of_lease(store.keys, lease_id)
         if refused is not None or lease_shard is None or lease_shard is shard:
+            # If the shard of the lease has no such job, the first shard's reason is reported.
             final_reply = reply if refused is None or status != b"missing" else refused
             raise refusal(job_id, final_reply, shard)
         refused, shard = reply, lease_shard
@@ -148,7 +152,7 @@ def refusal(job_id: str, reply: Sequence[Any], shard: Shard) -> OJSError:
 def is_refusal(job_id: str, message: str) -> bool:
     """Return whether ``message`` is the message of a ``Conflict`` that ``refusal`` returns."""
     start = _refusal_start(job_id)
-    # No ack is refused because its job is active. A message with that state has another origin.
+    # An ack of an active job is never refused for its state, so no refusal names that state.
     states = set(State) - {State.ACTIVE}
     return message.startswith(start) and message[len(start) :] in {_NOT_HOLDER, *states}
 

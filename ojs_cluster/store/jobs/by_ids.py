@@ -88,8 +88,8 @@ async def run_on_jobs(
     async def run_on_shard(shard: Shard) -> None:
         indexes = by_shard[shard]
         sizes = [_size(transitions[index]) for index in indexes]
-        most = store.webhooks.jobs_per_script(name, PORTION)
-        for start, end in portion_ranges(sizes, most, _MAX_PORTION_BYTES):
+        max_jobs = store.webhooks.jobs_per_script(name, PORTION)
+        for start, end in portion_ranges(sizes, max_jobs, _MAX_PORTION_BYTES):
             await run_portion(shard, indexes[start:end])
 
     async def run_portion(shard: Shard, portion: Sequence[int]) -> None:
@@ -140,9 +140,13 @@ async def _run_alone(transition: JobTransition) -> JobOutcome:
 def _count(
     store: Store, queue: bytes = b"", job_type: bytes = b"", run_ms: int | None = None
 ) -> None:
-    """Count a job that has ended: completed if it has a run, otherwise discarded.
+    """Count a job that this call has completed or discarded.
 
-    Without a queue the job has not ended, or it had ended before.
+    Args:
+        store: the store.
+        queue: the job's queue; empty for a job that this call has neither completed nor discarded.
+        job_type: the job type.
+        run_ms: run time of a completed job in milliseconds, None for a discarded job.
     """
     if not queue:
         return

@@ -1,7 +1,7 @@
 -- Gives a waiting job another priority.
 -- Pre:  the job is pending, scheduled, available or retryable.
--- Post: an available job is among the jobs of its new priority at the place of its arrival. The same holds for
---       a blocked job among the jobs of its rate limit key.
+-- Post: an available job keeps its order of arrival among the jobs of its new priority. So does a blocked job
+--       among the jobs of its rate limit key.
 -- Memory: allow-oom; adds 100 bytes.
 -- KEYS: 1 job.
 -- ARGV: 1 priority.
@@ -21,7 +21,7 @@ if limited then
 end
 for _, zset in ipairs(zsets) do preflight_key(zset) end
 run_preflight()
--- Each of these sets orders the job by its place in the queue.
+-- In each of these sets, the job has the same score: its priority's band plus its order of arrival.
 local shift = band_of(priority) - band_of(job[F.priority] or 0)
 if state == 'available' and shift ~= 0 then
     for _, zset in ipairs(zsets) do

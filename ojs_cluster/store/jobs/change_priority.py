@@ -8,7 +8,7 @@ from ojs_cluster.store.jobs.record import JobRecord
 
 
 async def change_priority(store: Store, job_id: str, priority: int) -> JobRecord:
-    """Give a job that waits another priority; return it. A repetition changes nothing.
+    """Change the priority of a waiting job; return the job. Repeating it changes nothing.
 
     Args:
         store: the store.

@@ -1,11 +1,11 @@
 -- Transition: terminal -> terminal job whose retention is over, requested by an operator.
 -- Pre:  the job is terminal, and as ARGV says.
--- Post: the job is on no list of dead letters and due for removal by the caller or the janitor. A job whose id
---       stays reserved for a while (see finish_job.lua) is hidden from readers.
+-- Post: the job is no dead letter, and the caller or the janitor may remove it. A job whose id stays reserved
+--       for a while (see finish_job.lua) is hidden from readers until then.
 -- Memory: allow-oom; adds 100 bytes.
 -- KEYS: 1 job, 2 finished, 3 dead.
--- ARGV: 1 state that the job must have, '' for any terminal state, 2 expected number of manual retries so far, ''
---       for any.
+-- ARGV: 1 state that the job must have, '' for any terminal state, 2 expected number of manual retries so far,
+--       '' for any.
 -- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'prepared', transaction}
 --          {'conflict', state}
 --@include keys now preflight remove_one read_job finish_job remove_from_queue

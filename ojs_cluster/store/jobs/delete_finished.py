@@ -22,9 +22,8 @@ async def delete_finished(
 ) -> JobRecord:
     """Remove a terminal job permanently; return the job as it was.
 
-    A job whose id was fixed in advance (by a workflow or a cron job) is only hidden at first. The
-    rest of it reserves the id until two minutes after its end. A malformed job is removed whatever
-    its state is.
+    A job whose id was fixed in advance (by a workflow or a cron job) is only hidden at first: it
+    reserves the id for two minutes after it finished. A malformed job is removed in any state.
 
     Args:
         store: the store.

@@ -11,8 +11,8 @@ from typing import Final
 ENVELOPE: Final = b"e"
 """The immutable members of the envelope that have no field of their own: JSON without braces.
 
-An imported job whose envelope begins in another way than those of this server has the whole JSON
-object here. It can be told by its opening brace."""
+If the envelope of an imported job does not begin as those of this server do, the whole JSON object
+is here. Only such a value begins with a brace."""
 STATE: Final = b"s"
 TYPE: Final = b"t"
 QUEUE: Final = b"q"

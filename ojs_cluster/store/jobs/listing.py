@@ -66,8 +66,8 @@ class JobFilter:
             which the job has ended.
         dead: whether to admit only dead letters.
         within: patterns of the queues that the API key may access.
-        search: a search that the jobs match. Its times are not compared: they are to be in
-            ``since_ms`` and ``until_ms``.
+        search: a search that the jobs match. The caller copies its times to ``since_ms`` and
+            ``until_ms``, because the search itself does not compare them.
     """
 
     state: State | None = None
@@ -159,7 +159,7 @@ class ListingPosition:
         return cursors.encode([self.index, self.shard, self.queue, self.score, self.skip])
 
     def without(self, removed: Sequence[ListingPosition]) -> ListingPosition:
-        """Return the same position after the entries at the positions ``removed`` were removed."""
+        """Return this position after the removal of the entries at the positions ``removed``."""
         removed_here = sum(
             (position.index, position.shard, position.queue, position.score)
             == (self.index, self.shard, self.queue, self.score)

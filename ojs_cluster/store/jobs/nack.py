@@ -69,7 +69,8 @@ async def nack(
         lease_id=lease_id,
     )
     job = record(job_id, reply[1])
-    # Without the fields of the active job, the reply is that of a repeated nack.
+    # A repeated nack must not count the job again. Only the first nack finds the job active, and
+    # then the old state is in the reply, before the new one.
     if job.state is State.DISCARDED and b"active" in reply[1]:
         store.job_counts.count_discarded(job.fields[f.QUEUE], job.fields[f.TYPE])
     return job
@@ -157,7 +158,7 @@ async def release_unanswered(store: Store, shard: Shard, prefixes: Sequence[byte
         shard.events,
         shard.due,
     ]
-    most = store.webhooks.jobs_per_script("release_unanswered", JOBS_PER_WALK)
+    max_walked = store.webhooks.jobs_per_script("release_unanswered", JOBS_PER_WALK)
     released: list[bytes] = []
     cursor = b""
     while True:
@@ -165,7 +166,7 @@ async def release_unanswered(store: Store, shard: Shard, prefixes: Sequence[byte
             shard,
             "release_unanswered",
             keys,
-            [store.events_arg, cursor, most, *prefixes],
+            [store.events_arg, cursor, max_walked, *prefixes],
             idempotent=True,
         )
         await deliver(store, shard, effects)

@@ -34,7 +34,7 @@ async def get(store: Store, job_id: str) -> JobRecord:
 
 
 async def get_queue(store: Store, job_id: str) -> str:
-    """Return the queue of a job. This reads a few small fields, also of a large job.
+    """Return the queue of a job. Only a few small fields are read.
 
     Raises:
         NotFound: as of ``get``.
@@ -53,7 +53,7 @@ async def _find(
     job_id: str,
     read_hash: Callable[[Store, Shard, str], Awaitable[JobRecord | None]],
 ) -> tuple[JobRecord, Shard]:
-    """Return what ``read_hash`` reads of a job that exists, and its shard.
+    """Find the shard of a job; return the job as ``read_hash`` reads it there, and the shard.
 
     Raises:
         NotFound: as of ``get``.

@@ -29,7 +29,7 @@ class JobRecord(msgspec.Struct, frozen=True):
         id: the job's UUIDv7.
         fields: the fields of the hash. An empty value means that the field is absent (see
             ``drop_fields`` in ``store/include/jobs/read_job.lua``).
-        deduplicated: whether an enqueue of a duplicate returned this job, which existed before.
+        deduplicated: whether an enqueue stored no new job, but returned this existing one.
     """
 
     id: str
@@ -205,8 +205,8 @@ class JobRecord(msgspec.Struct, frozen=True):
                 created_at if not enqueued or enqueued == created else format_ms(int(enqueued)),
             ),
         ]
-        # If the client sent an absolute time, the envelope has it. These are computed from relative
-        # times.
+        # These two fields are times that the server computed from relative ones. An absolute time
+        # that the client sent is in the envelope.
         if get(f.SCHEDULED_SHOWN):
             parts.append(b',"scheduled_at":"%b"' % format_ms(int(fields[f.SCHEDULED_SHOWN])))
         if get(f.EXPIRES_SHOWN):
@@ -288,6 +288,6 @@ def _message_of(error: bytes) -> bytes:
 
 
 def record(job_id: str, field_list: Iterable[bytes]) -> JobRecord:
-    """Return a record from alternating names and values; the last value of a name holds."""
+    """Return a record from alternating names and values. A later value replaces an earlier one."""
     items = iter(field_list)
     return JobRecord(job_id, dict(zip(items, items, strict=True)))

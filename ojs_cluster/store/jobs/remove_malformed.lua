@@ -18,8 +18,8 @@ if valid then return {'valid'} end
 if not is_malformed(reply) then return reply end
 local queue, state = job[F.queue], job[F.state]
 if not is_state(state or '') then state = nil end
-for index, zset in pairs({active = ACTIVE, pending = PENDING, scheduled = DUE}) do
-    if not state and redis.call('ZSCORE', zset, id) then state = index end
+for indexed_state, zset in pairs({active = ACTIVE, pending = PENDING, scheduled = DUE}) do
+    if not state and redis.call('ZSCORE', zset, id) then state = indexed_state end
 end
 local limit_key = job[F.limit] and limit_of(job)
 local request_number = string.match(job[F.token] or job[F.open_token_request] or '', '^%d+')
@@ -37,6 +37,7 @@ if queue then
     end
 end
 run_preflight()
+-- Available jobs have no counter: the size of their set is their number.
 if queue and state and state ~= 'available' then count(queue, state, -1) end
 if job[F.workflow] and job[F.step] and not is_terminal(state or '') then
     append_effect('workflow', job[F.workflow] .. ' ' .. job[F.step] .. ' ' .. id .. ' cancelled')

@@ -31,8 +31,8 @@ _INDEXES = (
 async def remove_malformed(store: Store, malformed: MalformedJob) -> JobRecord:
     """Remove a malformed job, then its alias in another shard.
 
-    The alias is removed last. Otherwise a crash between the two removals would leave a job that no
-    id leads to. The janitor removes a leftover alias (``references.py``).
+    The alias is removed last. Otherwise a crash between the two removals would leave a job that
+    cannot be found by its id. The janitor removes a leftover alias (``references.py``).
 
     Args:
         store: the store.

@@ -15,7 +15,10 @@ from ojs_cluster.store.jobs.record import JobRecord
 
 @dataclass(frozen=True)
 class SearchedRecord:
-    """A job as ``core.search`` reads it. The methods need the whole record."""
+    """A job as ``core.search`` reads it.
+
+    The properties need only the small fields of the record, the methods need all fields.
+    """
 
     record: JobRecord
 

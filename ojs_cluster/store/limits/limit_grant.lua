@@ -19,10 +19,11 @@
 --@include append_effect make_available finish_job remove_from_queue
 local GRANT_MS, DEMAND_MS, MAX_OTHERS = 2000, 7000, 200
 local answer, keep_ms, key = ARGV[2], ARGV[3], ARGV[4]
-local verb, delay = string.match(answer, '^(.)w?(%d*)$')
-local granted, others_to_read = verb == '+', MAX_OTHERS
--- queues: by name {others: pairs of id and job whose requests are canceled too, has_demand}.
--- answered: pairs of id and job. unused: tokens and requests to return, each after a blank.
+local decision, delay = string.match(answer, '^(.)w?(%d*)$')
+local granted, others_to_read = decision == '+', MAX_OTHERS
+-- queues: by name. has_demand: whether a fetch has found blocked jobs in the queue in the last DEMAND_MS.
+-- others: pairs of id and job; the requests of these jobs are canceled too if the queue has no demand.
+-- answered: pairs of id and job. unused: text ' <id>/<number>' for each token or request to return.
 local queues, answered, unused = {}, {}, ''
 for i = 5, #ARGV do
     local id, number = string.match(ARGV[i], '^(.*)/(%d+)$')
@@ -79,7 +80,7 @@ for _, pair in ipairs(answered) do
         remove_member(token_requested_key(queue, key), id)
         remove_member(TOKEN_GRANTS, id)
         drop_fields(job_key(id), job, F.open_token_request)
-        if verb == 'd' then
+        if decision == 'd' then
             if job[F.expires] then remove_member(EXPIRING, id) end
             finish(id, job_key(id), job, 'discarded', keep_ms)
             emit('rate_limit.dropped', id, job, 'k', key)

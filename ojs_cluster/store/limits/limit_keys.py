@@ -1,12 +1,12 @@
 """Limit the number of rate limit keys of each shard, because clients choose the keys.
 
 A key's state is kept for a day after its last use, or for a minute when the shard has nearly
-``MAX_KEYS`` keys (``store/include/limits/rate_limit_state.lua``). A job with a further key is
-refused.
+``MAX_KEYS`` keys (``store/include/limits/rate_limit_state.lua``). When the shard has ``MAX_KEYS``
+keys, a job with a new key is refused.
 
-Each process reads the number of a shard's keys every two seconds at most. So a job with a further
-key may be accepted in that time, or while the shard does not answer. The limits that such a job
-declares are not stored (``store/limits/limit_set.lua``).
+The number of keys that a process knows may be two seconds old, or older while the shard does not
+answer. So a job with a new key may be accepted although the shard is full. The limits that such a
+job declares are not stored (``store/limits/limit_set.lua``).
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 -- Sets a queue's limits in one of its partitions, or removes them. Jobs are not changed.
 -- Post: the next fetch obeys the new limits. Starts counted under old limits still count. Waiting workers
---       fetch again. Nothing changes if the partition has other limits than expected. The name of a new queue
---       is sent to the registry of queue names.
+--       fetch again. Nothing changes if the limits stored here are not the expected ones. The name of a new
+--       queue is sent to the registry of queue names.
 -- Memory: allow-oom; adds 700 bytes per queue.
 -- KEYS: 1 queue_counters.
--- ARGV: 1 queue, 2 packed quota of this partition ('' for none), 3 packed limits of the whole queue; only
---       partition 0 of several partitions keeps them, elsewhere '', 4 expected limits of the whole queue:
+-- ARGV: 1 queue, 2 packed quota of this partition ('' for none), 3 packed limits of the whole queue, for
+--       partition 0 of a queue with several partitions, else '', 4 expected packed limits of the whole queue:
 --         ''  the queue has no limits
 --         '*' any limits
 -- Returns: effects

@@ -12,7 +12,7 @@ local hash_key, holders_key, requesters_key = KEYS[1], KEYS[2], KEYS[3]
 local rate_limits_key, checks_key = KEYS[4], KEYS[5]
 local key = ARGV[2]
 local limit = load_rate_limit(key)
--- MAX_CHECKED: tokens of one run. MAX_SENT: tokens of one effect.
+-- MAX_CHECKED: tokens that one run sends again. MAX_SENT: tokens in one effect.
 local fields, MAX_CHECKED, MAX_SENT, PAUSE_MS = limit.fields, 500, 100, 1000
 -- A key with a rate is kept for a whole period, because its last starts count for that time.
 local period = tonumber(string.match(fields.limits or '', ',%d+:(%d+),') or 0)
@@ -39,5 +39,5 @@ if limit.holders > 0 and now - (fields.checked_at or now) >= LIMIT_CHECK_MS then
 end
 grant_tokens(limit)
 close_rate_limit(limit)
-set_limit_field(limit, 'used_at', used_at or now) -- this check is no use of the key
+set_limit_field(limit, 'used_at', used_at or now) -- a refresh does not count as a use
 return effects

@@ -1,7 +1,7 @@
 -- Takes token requests of jobs of one shard for a rate limit key. A repeated request keeps its place among the
 -- requests. If its token was granted, the answer is sent again, because a failover may have lost the answer.
 -- Post: each job has its token, or its request waits in order. A job whose on_limit is not 'wait' is refused.
--- Memory: allow-oom; adds 200 bytes per request, of which a queue and key have 100 in each shard.
+-- Memory: allow-oom; adds 200 bytes per request; each shard has at most 100 open ones per queue and key.
 -- KEYS: 1 rate_limit, 2 token_holders, 3 token_requesters, 4 rate_limits, 5 rate_limit_checks, 6 outbox,
 --       7 outbox_due, 8 events.
 -- ARGV: 1 events kept, 2 rate limit key, 3 packed limits of the jobs, which hold if the key has none,
@@ -17,7 +17,7 @@ local holders_key, requesters_key = KEYS[2], KEYS[3]
 local key, packed, on_limit, shard = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local limit = load_rate_limit(key)
 if not limit.fields.limits then set_limit_field(limit, 'limits', packed) end
--- `new`: list of the new requests, and also their entry of ARGV by token.
+-- `new` has the tokens of the new requests as a list, and by token the request as it is in ARGV.
 local new, granted_before, last_request = {}, {}, tonumber(limit.fields.last_request or 0)
 for i = 6, #ARGV do
     local token = shard .. '/' .. ARGV[i]

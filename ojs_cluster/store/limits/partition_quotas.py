@@ -4,14 +4,14 @@ Fetch counts starts in the script that pops jobs, in the shard of the jobs. So e
 limits of its own, its quota, and the quotas add up to the operator's limits. Partition 0 stores the
 operator's limits as well.
 
-A process that changes the limits writes the quotas of all partitions. It repeats this until all
-quotas agree with limits and partitions that did not change while it wrote. If the
-process dies first, the janitor finishes.
+A process that changes the limits writes the quotas of all partitions. It repeats this until a pass
+finds all quotas right, and the limits and the layout unchanged. If the process dies first, the
+janitor finishes.
 
-With the same partitions, no quota grows while another shrinks. So the order of the writes does not
-matter. With another number of partitions it would matter: jobs that run in the old partitions would
-have to end before jobs may start in the new ones. So the number of partitions of a queue with
-limits cannot change.
+When one of the limits is raised, no partition's part of it shrinks; when it is lowered, no part
+grows. So the order of the writes does not matter. After a change of the number of partitions it
+would matter: jobs that run in the old partitions would have to end before jobs may start in the new
+ones. So the number of partitions of a queue with limits cannot change.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ojs_cluster.store.context import Store
 
 _ANY = b"*"
-"""The expected limits when a write replaces any limits (see ``limit_queue.lua``)."""
+"""Value of ``expected`` for a write that replaces any limits (see ``limit_queue.lua``)."""
 
 
 async def set_limits(store: Store, queue: str, limits: RateLimits) -> None:

@@ -3,9 +3,8 @@
 Spec: ojs-rate-limiting 7.2 and 10. A "key" in this module is a rate limit key.
 
 The limits of a queue are fields of the queue's hash. The script that pops jobs reads the limits and
-counts the starts (``store/include/queues/queue_limits.lua``). So two fetches cannot use the same
-free start. The limits of a key are in the shard of the key, which grants tokens
-(``rate_tokens.py``).
+counts the starts (``store/include/queues/queue_limits.lua``). So concurrent fetches cannot exceed a
+limit. The limits of a key are in the shard of the key, which grants tokens (``rate_tokens.py``).
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ class RateLimitKeyStatus:
         override_until_ms: end of the override in Unix milliseconds, None for no end.
         hold_until_ms: time in Unix milliseconds until which no job may start, because a worker has
             requested that; None when jobs may start.
-        waiting: jobs that wait for a token and whose queue has requested one.
+        waiting: number of requested tokens that are not granted yet.
         now_ms: time of the reading in Unix milliseconds.
     """
 

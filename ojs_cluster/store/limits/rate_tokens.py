@@ -21,9 +21,9 @@ from ojs_cluster.store.sweeps.sweep_result import SweepResult
 _MAX_DEPTH = 8
 """Maximum nesting depth of effects that one call delivers (see ``_deliver_effects``)."""
 _MAX_ANSWERED = 100
-"""Token requests that one script applies answers to, at about 20 commands each."""
+"""Token requests that one run of ``limit_grant`` handles, at about 20 commands each."""
 _MAX_RETURNED = 150
-"""Tokens that one script returns, at about 15 commands each."""
+"""Tokens that one run of ``limit_return`` returns, at about 15 commands each."""
 _depth: ContextVar[int] = ContextVar("depth", default=0)
 """Nesting depth of the effects that the current task delivers."""
 
@@ -45,9 +45,9 @@ async def handle_answer(store: Store, _shard: Shard, payload: bytes) -> None:
     """
     index, key, answer, *requests = payload.decode().split(" ")
     shard = store.keys.shard(int(index))
-    most = store.webhooks.jobs_per_script("limit_grant", _MAX_ANSWERED)
-    for start in range(0, len(requests), most):
-        portion = requests[start : start + most]
+    max_answered = store.webhooks.jobs_per_script("limit_grant", _MAX_ANSWERED)
+    for start in range(0, len(requests), max_answered):
+        portion = requests[start : start + max_answered]
         await _apply_answer(store, shard, key, answer, portion)
 
 

@@ -1,6 +1,6 @@
 -- Compares and sets one queue's entry in the partition table.
 -- Pre:  the entry is as expected, or already as wanted.
--- Memory: allow-oom; adds 400 bytes per queue, of which the table has 1000.
+-- Memory: allow-oom; adds 400 bytes per queue; the table has at most 1000 queues.
 -- KEYS: 1 meta partitions.
 -- ARGV: 1 queue ('' the entry for all queues without their own), 2 expected entry ('' none), 3 wanted entry
 --       ('' none), 4 maximum number of entries.

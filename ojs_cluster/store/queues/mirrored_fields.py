@@ -6,8 +6,8 @@ can read only the queue's hash in their own shard, so each partition has a copy.
 Partition 0 holds the wanted value. A process that changes the value, or the number of partitions,
 writes the copies. It repeats this until all copies agree with a value that did not change during
 the pass. So when two processes change the value at once, all copies get the later one. If the
-process dies first, the janitor finishes within three seconds. Producers use a new partition only
-ten seconds after the change of the number.
+process dies first, the janitor finishes within three seconds. A new partition gets its copies in
+time: producers use it only ten seconds after the number of partitions has changed.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from ojs_cluster.store.queues.queues import get_partition_stats
 UNUSED_MS: Final = 86_400_000
 """Time in milliseconds for which the partition table keeps the entry of an unregistered queue."""
 UNUSED_CROWDED_MS: Final = 3_600_000
-"""The same time while the table is crowded."""
+"""As ``UNUSED_MS``, while the table is crowded."""
 _CROWDED: Final = 0.9
 """The table is crowded above this fraction of ``MAX_ENTRIES``."""
 
@@ -86,9 +86,9 @@ async def advance_changes(store: Store) -> int:
     """Do the next step of each change of a number of partitions.
 
     New partitions get the mirrored fields. Old partitions are closed when they are empty. A closed
-    partition that got a late job is opened again. Two leaders may do this at the same time, because
-    an entry is written only if it is still the one that was read. The old partitions of queues
-    without an entry of their own are closed by ``end_round``.
+    partition that got a late job is opened again. Two leaders may do this at the same time: a write
+    is refused if another process has changed the entry since it was read. ``end_round`` closes the
+    old partitions of queues without an entry of their own.
 
     Returns:
         The number of changes that are not complete yet.
@@ -114,9 +114,10 @@ async def remove_unused_entries(store: Store) -> int:
     A request can add an entry for any queue name. But the table has a maximum size, because every
     process has all of it in memory.
 
-    An entry is removed in steps: its number of partitions becomes the default number, then the
-    partitions above that number are closed, and after the same time again the entry is removed. So
-    workers still find a job that a producer with an old copy of the table has put into one of them.
+    An entry is removed in steps. First its number of partitions becomes the default number. Then
+    the partitions above that number are closed. After another ``UNUSED_MS``, less while the table
+    is crowded, the entry is removed. A producer with an old copy of the table may put a job into a
+    partition that is being closed, and workers still find that job.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -150,7 +151,7 @@ def _next_removal_step(
     Args:
         checked: the layout of the queue when it was found to be unused.
         default_count: the number of partitions of queues without an entry.
-        current: the layout now; another one than ``checked`` stays.
+        current: the layout now. If it is not ``checked``, it is returned unchanged.
         now_ms: the time in Unix milliseconds.
     """
     if current != checked:
@@ -163,9 +164,9 @@ def _next_removal_step(
 
 
 async def maintain_queue(store: Store, queue: str) -> None:
-    """Correct the mirrored fields of a queue, close its empty old partitions, open others.
+    """Correct the mirrored fields of a queue, and open or close its old partitions.
 
-    A closed partition is opened if a late job is in it.
+    An empty partition is closed. A closed partition is opened again if a late job is in it.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.

@@ -45,7 +45,7 @@ MAX_AGE_S = 4.0
 _MAX_WAIT_S = 1.0
 """Longest time in seconds that a request waits for a new copy."""
 _MIN_GROUP = 100
-"""Jobs of a batch and one queue that go to the same partition.
+"""Minimum size of the groups in which a batch is spread over the partitions of a queue.
 
 A batch for one shard needs one script, but a batch over shards needs a cross-shard transaction."""
 MAX_ENTRIES = 1000
@@ -66,8 +66,9 @@ class PartitionTable:
         self._read_at = self._next_read_at = self._replaced_at = float("-inf")
         self._is_publisher = self._published = self._unreadable = False
         self.draining: PartitionLayout | None = None
-        """The default layout at the start of a round over all queues, None if it could not shrink.
+        """During a round over all queues: the default layout at its start.
 
+        None if no partition of the default may close in this round.
         ``partition_maintenance.begin_round`` sets it."""
 
     async def publish_default(self, store: Runtime) -> None:
@@ -130,8 +131,9 @@ class PartitionTable:
         now_ms, version, *changed = await store.run_meta(
             "read_partitions", [store.keys.meta.partitions], [self._version]
         )
-        # The time of the reply is subtracted, so ``now_ms`` may be late but never early. Producers
-        # must not use a new partition before workers search it.
+        # The request was answered before the reply arrived here. So ``now_ms()`` may be behind the
+        # master's clock, but never ahead of it: producers must not use a new partition before
+        # workers search it.
         self._clock_ahead_ms = now_ms - trio.current_time() * 1000
         self._read_at = max(self._read_at, began)
         self._next_read_at = max(self._next_read_at, began + REFRESH_S)

@@ -1,8 +1,8 @@
 -- Transition: available -> removed, for up to `limit` jobs of one queue, lowest score first. The jobs of one
 --             call have about MAX_FREED_BYTES at most.
--- Post: each removed job is gone from all its sets. Other jobs are unchanged, and their ids are returned: the
---       malformed ones, and those whose removal needs an effect or another shard (their id maps to another
---       shard or was fixed in advance, or they have a workflow, a unique lock or a rate limit key).
+-- Post: each removed job is gone from all its sets. The script does not remove malformed jobs, nor jobs whose
+--       removal needs an effect or another shard: their id maps to another shard or was fixed in advance, or
+--       they have a workflow, a unique lock or a rate limit key. It returns the ids of these jobs.
 -- Memory: allow-oom; adds nothing.
 -- KEYS: 1 queue_available, 2 queue_counters, 3 finished, 4 dead, 5 expiring, 6 queue_blocked.
 -- ARGV: 1 limit, 2 this shard's index, 3 number of shards.
@@ -10,7 +10,7 @@
 --@include keys preflight remove_many read_job change_counters delete_job
 local available_key, blocked_key = KEYS[1], KEYS[6]
 local limit, shard, shards = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local listed, removed, jobs, bytes = {}, {}, {}, 0
+local not_removed, removed, jobs, bytes = {}, {}, {}, 0
 local ids = redis.call('ZRANGE', available_key, 0, limit - 1)
 if #ids < limit then
     local blocked = redis.call('ZRANGE', blocked_key, 0, limit - 1 - #ids)
@@ -19,7 +19,7 @@ end
 for _, id in ipairs(ids) do
     if bytes >= MAX_FREED_BYTES then break end
     local key = job_key(id)
-    -- The owner shard is in these hexadecimal digits of the id (see Keys.shard_of_id in ojs_cluster/keys.py).
+    -- The owner shard is in these hexadecimal digits of the id (see Keyspace.shard_of_id in keys.py).
     local is_owner_shard = tonumber(string.sub(id, 16, 18), 16) % shards == shard
     local job, reply = load_index_fields(key)
     local workflow, unique, limit_, fixed = unpack(redis.call('HMGET', key, F.workflow, F.unique, F.limit,
@@ -32,7 +32,7 @@ for _, id in ipairs(ids) do
             bytes = bytes + freed_bytes(key, job)
         end
     else
-        listed[#listed + 1] = id
+        not_removed[#not_removed + 1] = id
     end
 end
 run_preflight()
@@ -43,4 +43,4 @@ end
 local left = remaining_members(available_key) + redis.call('ZCARD', blocked_key)
 flush_removals()
 flush_counters()
-return {#removed, listed, left}
+return {#removed, not_removed, left}

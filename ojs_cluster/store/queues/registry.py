@@ -25,7 +25,7 @@ _RETRY_S = 2.0
 _MAX_REMEMBERED = 20_000
 """Maximum number of names in this process's record."""
 NO_NAME_LIMIT = 2**53
-"""Maximum number of names for a name that must be registered even when the registry is full."""
+"""Passed as maximum number of names when a name must be registered in any case."""
 
 
 class QueueRegistry:
@@ -76,9 +76,7 @@ class QueueRegistry:
                 await store.background.once(("queue", queue), work, 0)
 
     async def register(self, store: Runtime, queue: str) -> None:
-        """Register an existing queue, even beyond the limit.
-
-        For a queue that holds a job or an operator's setting.
+        """Register a queue that holds a job or an operator's setting, even beyond the limit.
 
         Raises:
             BackendUnavailable: the registry does not answer.

@@ -5,8 +5,7 @@
 --       the registry of queue names.
 -- Memory: allow-oom; adds 300 bytes until the name is removed.
 -- KEYS: 1 queue_counters, 2 queue_available, 3 queue_minutes, 4 queue_blocked, 5 token_demand,
---       6 queue_history, 7 history_totals, which keep what the queue has counted since its last sample,
---       8 queue_times, 9 queue_types.
+--       6 queue_history, 7 history_totals, 8 queue_times, 9 queue_types.
 -- ARGV: 1 age ms, 2 the queue's name for its last partition, else ''.
 -- Returns: {1, effects} when the queue was removed or did not exist, {0, {}} when it is in use
 --@include keys now preflight set_deadline append_effect sample_queue
@@ -31,7 +30,7 @@ for i = 1, #field_list, 2 do
 end
 if redis.call('EXISTS', available_key, blocked_key) > 0 then return {0, {}} end
 local sample, totals = sample_queue(counters_key, available_key, blocked_key, KEYS[8]), read_totals(totals_key)
-if sample then
+if sample then -- the shard's totals keep what the queue has counted since its last sample
     local growth = growth_since(redis.call('HGET', history_key, 'last'), sample)
     for i = 1, #totals do totals[i] = totals[i] + growth[i] end
     write_totals(totals_key, totals)

@@ -1,8 +1,8 @@
 -- Transition: terminal -> deleted, for up to `limit` jobs of one shard whose retention is over. The jobs of one
 --             call have about MAX_FREED_BYTES at most.
--- Post: no key of such a job remains in the shard. A job whose id maps to another shard is not deleted. Its id
---       is returned, and the job is no dead letter any more. The caller removes its alias there and then runs
---       delete_jobs.lua. If the caller crashes between the two, the next purge returns the id again. A
+-- Post: no key of such a job remains in the shard. A job whose id maps to another shard is not deleted, but is
+--       no dead letter any more. Its id is returned. The caller removes the alias in the other shard and then
+--       runs delete_jobs.lua. If the caller crashes between the two, the next purge returns the id again. A
 --       malformed job is checked again later.
 -- Memory: allow-oom; adds nothing.
 -- KEYS: 1 finished, 2 dead, 3 expiring.
@@ -20,7 +20,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', FINISHED, '-inf', now, 'LIMIT', 
         malformed[#malformed + 1] = id
     else
         jobs[id] = job or false
-        -- The owner shard is in these hexadecimal digits of the id (see Keys.shard_of_id in keys.py).
+        -- The owner shard is in these hexadecimal digits of the id (see Keyspace.shard_of_id in keys.py).
         local is_own = tonumber(string.sub(id, 16, 18), 16) % shards == this_shard
         table.insert(is_own and own_ids or foreign_ids, id)
         if job then

@@ -17,7 +17,7 @@ local limit, random_number, errors_kept = tonumber(ARGV[2]), tonumber(ARGV[3]), 
 local retention, jobs, quarantined, malformed = {ARGV[5], ARGV[6], tonumber(ARGV[7])}, {}, {}, {}
 server_exhaustion = ARGV[8]
 -- Returns the ids of an index whose time has passed, and loads their jobs. Malformed jobs are added to
--- `quarantined` instead. `only_loaded`: loads no job, because a write has been made.
+-- `quarantined` instead. `only_loaded`: omits jobs that are not loaded: after a write, no job may be loaded.
 local function overdue(zset, only_loaded)
     local ids = {}
     for _, id in ipairs(redis.call('ZRANGEBYSCORE', zset, '-inf', now, 'LIMIT', 0, limit)) do
@@ -73,17 +73,17 @@ for i, id in ipairs(timeouts) do
         fail(id, key, job, error, group, decisions[id], (random_number * i) % 1, errors_kept, retention)
     end
 end
-local leases = {}
+local lost_ids = {}
 local error, group = server_error('visibility_timeout', 'the lease ended without ack, nack or heartbeat')
 for _, id in ipairs(lost) do
     remove_member(ACTIVE, id)
     local job = jobs[id]
     if job and job[F.state] == 'active' then
-        leases[#leases + 1] = id
+        lost_ids[#lost_ids + 1] = id
         record_lost_lease(id, job_key(id), job, error, group, errors_kept)
     end
 end
-for _, id in ipairs(leases) do
+for _, id in ipairs(lost_ids) do
     requeue_after_lost_lease(id, job_key(id), jobs[id], error, decisions[id], retention)
 end
 
@@ -116,4 +116,4 @@ end
 flush_events()
 flush_removals() flush_error_groups()
 flush_counters()
-return {#leases, #timeouts, #expired, now, next_deadline, effects, quarantined}
+return {#lost_ids, #timeouts, #expired, now, next_deadline, effects, quarantined}

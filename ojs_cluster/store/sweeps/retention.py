@@ -27,7 +27,7 @@ log = logging.getLogger("ojs.store")
 _POSTPONE_MS = 60_000
 """Time in milliseconds until the removal of a job is tried again after its owner shard failed."""
 IDLE_QUEUE_MS = 60 * 60_000
-"""Age in milliseconds from which on an idle queue is retired."""
+"""Minimum age in milliseconds of a queue that is retired when it has no jobs."""
 
 
 async def purge_due(store: Store, shard: Shard, limit: int) -> SweepResult:
@@ -72,7 +72,10 @@ async def _postpone(store: Store, shard: Shard, job_ids: Sequence[str], now_ms: 
 
 
 async def remove_leftovers(store: Store, shard: Shard, limit: int = 500) -> int:
-    """Remove old worker records, quiet flags, locks, transactions, errors, aliases without a job.
+    """Remove expired records of a shard other than jobs.
+
+    These are worker records, quiet flags, aliases without a job, locks, error groups and
+    transactions.
 
     Args:
         store: the store.
@@ -97,7 +100,7 @@ async def remove_leftovers(store: Store, shard: Shard, limit: int = 500) -> int:
 
 
 async def retire_queues(store: Store, after: str = "", limit: int = 100) -> tuple[int, str]:
-    """Remove the idle ones of the next ``limit`` queues, and maintain the partitions of the others.
+    """Handle the next ``limit`` queues: remove idle ones, maintain the partitions of the others.
 
     A round is a series of calls that handles each registered queue once.
 
@@ -129,7 +132,7 @@ async def retire_queues(store: Store, after: str = "", limit: int = 100) -> tupl
         try:
             retired += await _retire(store, raw.decode())
         except BackendUnavailable as error:
-            # This round does not maintain each queue, so ``end_round`` must not close partitions.
+            # This round misses a queue, so ``end_round`` must not close partitions of the default.
             store.partitions.draining = None
             log.info(
                 "cannot retire queue '%s', trying again in the next round: %s", raw.decode(), error

@@ -29,8 +29,8 @@ class SweepResult:
 
         Args:
             done: number of jobs or records that changed.
-            pause_ms: time until the next sweep in milliseconds, None for the longest sleep of its
-                loop.
+            pause_ms: time until the next sweep in milliseconds; None for the longest pause of the
+                loop that runs the sweep.
             more: whether more work may be due now.
         """
         return cls(done, next_ms=pause_ms, now_ms=0, more=more)
