@@ -23,7 +23,7 @@ log = logging.getLogger("ojs_client.worker")
 
 BATCH_ITEMS: Final = 100
 BATCH_S: Final = 0.010
-"""How long the first ack of a batch waits for others, in seconds."""
+"""Maximum time in seconds that the first item of a batch waits for others."""
 _BATCH_BYTES: Final = 512 * 1024
 _SENDERS: Final = 4
 """Maximum number of concurrent requests with new acks or nacks."""
@@ -35,7 +35,7 @@ _MAX_RETRY_AFTER_S: Final = 3.0
 """Maximum ``Retry-After`` that is obeyed, in seconds. With longer pauses an ack would be given up
 after fewer tries."""
 _REFUSED: Final = (400, 413, 422)
-"""Statuses of a batch that the server cannot accept. It may accept the halves of the batch."""
+"""Statuses of a batch that the server refuses as a whole. It may accept a half of the batch."""
 _REPEAT_LEASES: Final = 3
 """An ack or nack is given up this many lease lengths after its first failure."""
 
@@ -256,10 +256,11 @@ class Settler:
         self._give_up([item for item in batch if item.give_up_at <= now], None)
         batch = [item for item in batch if item.give_up_at > now]
         if batch:
+            # The pause is that of the item with the fewest failures.
             backoff = Backoff(first_s=0.05, failures=min(item.failures for item in batch) - 1)
             wait_s = backoff.next_s(min(retry_after_s, _MAX_RETRY_AFTER_S))
-            last_at = max(item.give_up_at for item in batch)
-            self._retries.add(batch, min(now + wait_s, last_at))
+            latest_give_up_at = max(item.give_up_at for item in batch)
+            self._retries.add(batch, min(now + wait_s, latest_give_up_at))
 
     async def _request(self, kind: Kind, batch: Sequence[Settlement]) -> Any:
         items = b",".join(item.body for item in batch)

@@ -124,13 +124,18 @@ class Worker:
         )
         self._quiet = False
         self._directive: Directive = "running"
+        """The last state that the server asked for."""
         self._stopping = Signal()
         self._aborting = Signal()
         self._changed = Signal()
         self._poll: anyio.CancelScope | None = None
+        """The scope of the current fetch."""
         self._polled_at = 0.0
+        """When the last fetch was sent, on the clock of the event loop."""
         self._refused: ApiError | None = None
+        """The error of a fetch that has ended the worker."""
         self._exits = False
+        """Whether the worker may end the process, because ``run`` was called."""
 
     # -- for the user
 
@@ -312,8 +317,8 @@ class Worker:
                     self._refused = error
                     self.stop()
                     return
-                asked_s = getattr(error, "retry_after_s", None) or 0.0
-                wait_s = backoff.next_s(min(asked_s, _MAX_RETRY_AFTER_S))
+                retry_after_s = getattr(error, "retry_after_s", None) or 0.0
+                wait_s = backoff.next_s(min(retry_after_s, _MAX_RETRY_AFTER_S))
                 log.warning("fetch failed, repeats it in %.1f s: %s", wait_s, error)
                 with anyio.move_on_after(wait_s):
                     await self._stopping.wait()
