@@ -6,8 +6,8 @@ process writes the queue a few times per second. So no request waits for the aud
 of the stream gets a bounded number of calls. If that master is unavailable for long, the queue
 fills. Further entries are then counted as dropped, but the log still has their lines.
 
-Entries name jobs, queues, workers and API keys, whether the path or the body of the request names
-them. Entries contain no other part of a body, no header except the request's id, and no secret.
+Entries name the jobs, queues, workers and API keys of a request. Entries contain no other part of a
+body, no header except the request's id, and no secret.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Audit:
         principal: Principal,
         response: Response,
     ) -> None:
-        """Record the response to a request whose route has an action."""
+        """Record the response to an administrative change, whose route has an ``action``."""
         outcome = response.code or ("ok" if response.status < 400 else "error")
         fields = {
             "action": route.action,
@@ -244,6 +244,7 @@ class Audit:
 
     async def _write(self, store: Store) -> bool:
         """Write a batch to each stream; return whether Redis has responded to all writes."""
+        # The list is complete before ``all`` reads it, so a failed write does not skip the others.
         async with self._write_lock:
             return all([await self._write_one(store, *each) for each in self._queues.items()])
 
@@ -281,7 +282,7 @@ class _EntryQueue:
         self.batch = ""
         """The id of the batch that was sent last."""
         self.unconfirmed = 0
-        """How many of the oldest entries were sent with this id but are not confirmed by Redis."""
+        """How many of the oldest entries were sent as this batch but are not confirmed by Redis."""
 
 
 def _shortened(text: str) -> str:

@@ -49,6 +49,7 @@ def peer_of(stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]) -> st
 
 
 def _relative_name(pairs: tuple[tuple[str, str], ...]) -> str:
+    """Return one relative distinguished name, with its attributes in the order of ``openssl``."""
     return "+".join(
         f"{_SHORT_NAMES.get(name, name)}={_escaped(value)}" for name, value in reversed(pairs)
     )

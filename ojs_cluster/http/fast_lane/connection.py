@@ -166,7 +166,7 @@ class LaneConnection:
         """Return the next request's head.
 
         Returns:
-            None when the client closed its side between two requests, or when a drain has begun.
+            The head; None if the client closed its side between two requests, or a drain has begun.
 
         Raises:
             UnsupportedRequest: hypercorn has to read the request, because it is not plain, it does

@@ -72,7 +72,9 @@ class TaskHandoff(msgspec.Struct, frozen=True):
 
 
 _TO_TASK: Final = TaskHandoff()
+"""Makes the task read the next request itself."""
 _YIELD: Final = TaskHandoff(yields=True)
+"""Makes the task let other connections run first."""
 
 
 class DrivenConnection(Protocol):

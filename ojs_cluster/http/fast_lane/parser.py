@@ -5,6 +5,7 @@ This module does no I/O: it turns bytes into a ``RequestHead``. A request is pla
 * GET or POST, a target that begins with "/", and HTTP/1.1;
 * lines of printable ASCII that end in CRLF, none of them folded;
 * one Host, and at most one Content-Length, of digits;
+* at most one Connection, which is ``keep-alive`` or ``close``;
 * no Transfer-Encoding, Expect or Upgrade.
 
 Every other request raises ``UnsupportedRequest``, and hypercorn parses the same bytes. So only
@@ -108,15 +109,15 @@ def read_head(data: bytes) -> RequestHead | None:
         if _may_become_plain(data):
             return None
         raise UnsupportedRequest
-    lines = _HeaderCollector()
+    collector = _HeaderCollector()
     try:
-        HttpRequestParser(lines).feed_data(match[0])
+        HttpRequestParser(collector).feed_data(match[0])
     except (HttpParserError, HttpParserUpgrade):
         raise UnsupportedRequest from None
-    if not lines.ended:
+    if not collector.ended:
         raise UnsupportedRequest
-    headers = join_headers(lines.pairs)
-    if len(headers) != len(lines.pairs) and _repeats(lines.pairs):
+    headers = join_headers(collector.pairs)
+    if len(headers) != len(collector.pairs) and _repeats(collector.pairs):
         raise UnsupportedRequest
     if "host" not in headers or not _UNSUPPORTED_HEADERS.isdisjoint(headers):
         raise UnsupportedRequest

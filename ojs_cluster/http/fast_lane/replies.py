@@ -31,7 +31,7 @@ def encode(response: Response, *, draining: bool, asked_to_close: bool) -> bytes
     """
     status, body = response.status, response.body
     lines = [f"HTTP/1.1 {status} \r\n"]
-    has_length = status == 204
+    has_length = status == 204  # a response with status 204 must not have a content-length
     for pair in response.headers:
         line = _COMMON.get(pair)
         if line is None:

@@ -188,7 +188,7 @@ class TlsLaneTransport:
 
     async def wait_for_input(self) -> bool:
         """Implement ``LaneTransport.wait_for_input``."""
-        # If this call is cancelled before it begins, another task may be reading already.
+        # Raise a cancellation before the read: the task that cancelled this call may be reading.
         await trio.lowlevel.checkpoint_if_cancelled()
         self._watch_ended = trio.Event()
         try:
@@ -203,6 +203,7 @@ class TlsLaneTransport:
     async def send(self, data: bytes, *, hold_last_byte: bool = False, sent: int = 0) -> None:
         """Implement ``LaneTransport.send``."""
         data = data[sent:]
+        # The content of one record needs one write only, so no check is needed.
         if hold_last_byte and len(data) > _RECORD_BYTES:
             await self._write(data[:-1])
             if await self.disconnected():

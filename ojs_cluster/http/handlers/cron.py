@@ -28,7 +28,9 @@ _OUTCOMES = {
     "hand": ("triggered", "manual"),
     "error": ("failed", "unusable_job"),
 }
+"""Outcome and reason in a response, by the stored outcome of an occurrence."""
 _DETAIL_NAMES = {"triggered": "job_id", "skipped": "active_job_id", "failed": "error"}
+"""Name of the member with the job id or the error of an occurrence, by its outcome."""
 
 
 async def list_crons(app: App, request: Request) -> Response:
@@ -134,8 +136,8 @@ async def drop(app: App, _request: Request, name: str) -> Response:
 async def trigger(app: App, request: Request, name: str) -> Response:
     """Enqueue the job of a cron job now, whatever its schedule. The request body is ignored.
 
-    If the job is unique and such a job exists already, the status is 200 and the response has the
-    existing job.
+    If the job would duplicate a unique job, the status is 200 and the response has the existing
+    job.
 
     ``POST /ojs/v1/cron/{name}/trigger`` (spec: ojs-cron 8)
     """

@@ -129,6 +129,7 @@ async def _open(
         subscriber.reached = initial_parts(readers, starts)
         if starts is None:
             readers.register(subscription)
+        # Without a known position the client may have missed events.
         lost = bool(last_id) and starts is None
         stream = EventStream(access, subscription, readers, starts=starts, gap=lost, client=client)
     try:
@@ -167,10 +168,11 @@ def _counted(access: StreamAccess) -> Iterator[str]:
 async def _job_is_over(
     app: App, channel: Channel, stream: EventStream, event_id: EventId | None
 ) -> bool:
-    """Return whether the client has read the last event of the job already.
+    """Return whether the job has ended and the client has read its last event already.
 
-    The job is read after its subscription is registered: an end that happens later is an event. A
-    browser reconnects after the end of a stream, and stops when it gets 204.
+    If the job has ended, the stream sends its end and closes. The function reads the job after the
+    subscription is registered, so the subscription gets an end that happens later. A browser
+    reconnects after the end of a stream, and stops when it gets 204.
     """
     job = await store_jobs.get(app.store, channel.value)
     if not has_ended(job):

@@ -59,14 +59,14 @@ async def list_events(app: App, request: Request) -> Response:
 
 
 async def _numbered_page(app: App, wanted: EventFilter, given: Mapping[str, str]) -> Response:
-    """Return a numbered page. It has no cursor, because new events move the pages."""
+    """Return a numbered page without a cursor, because new events shift the pages."""
     page = query.numbered_page(given, default=50, max_limit=1000)
     if page.offset + page.limit > MAX_NUMBERED:
         raise InvalidRequest(
             f"pages end at event {MAX_NUMBERED}: use the cursor for others", field="page"
         )
     events, count = await read_newest(app.store, wanted, limit=page.limit, offset=page.offset)
-    total = min(count, MAX_NUMBERED)  # a client computes its pages from it
+    total = min(count, MAX_NUMBERED)  # clients compute the number of pages from it
     shown = replies.array(events)
     pages = replies.pagination(limit=page.limit, shown=len(events), offset=page.offset, total=total)
     has_more = replies.dumps(pages["has_more"])

@@ -43,8 +43,8 @@ class HeartbeatBody(msgspec.Struct, frozen=True):
     """The body of a heartbeat, with the members that the specifications and the SDKs define.
 
     ``active_jobs`` is a list of job ids, or the number of active jobs. ``leases`` maps job ids to
-    lease ids. The lease of a job in ``leases`` is extended only if it has that id. The members of
-    type ``OptionalRaw`` describe the worker in the list of workers.
+    lease ids. The lease of such a job is extended only if its lease id is still the same. The
+    members of type ``OptionalRaw`` describe the worker in the list of workers.
     """
 
     worker_id: str
@@ -144,6 +144,7 @@ def _check_leases(body: HeartbeatBody, job_ids: Sequence[str]) -> None:
 
 
 def _state(body: HeartbeatBody) -> WorkerState | Literal[""]:
+    """Return the state to store; empty if the worker reports none."""
     if body.shutdown:
         return "quiet"
     # An unknown state counts as running. If it caused an error, the leases would not be extended.

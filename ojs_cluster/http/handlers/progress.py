@@ -23,7 +23,11 @@ _NO_CACHE: Final = ("Cache-Control", "no-cache")
 
 
 class ProgressBody(msgspec.Struct, frozen=True):
-    """The body of a report. ``percentage`` is 100 times ``progress``; ``id`` is ``job_id``."""
+    """The body of a report.
+
+    ``progress`` is from 0 to 1. ``percentage`` may replace it, from 0 to 100. ``id`` is an alias of
+    ``job_id``.
+    """
 
     job_id: str | None = None
     id: str | None = None

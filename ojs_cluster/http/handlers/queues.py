@@ -63,9 +63,8 @@ async def get(app: App, _request: Request, name: str) -> Response:
 async def stats(app: App, request: Request, name: str) -> Response:
     """Return the statistics of a queue. For an unknown queue all numbers are 0.
 
-    The member ``queue`` is an object in the OpenAPI document and in the conformance suites, and the
-    name of the queue in the schema and in the SDKs. So a client that sends ``OJS-Version``, as SDKs
-    do, gets the name, like the command line client, and other clients get the object.
+    The SDKs, which send ``OJS-Version``, and the command line client get the name of the queue as
+    ``queue``. Other clients get an object, as in the OpenAPI document and the conformance suites.
 
     ``GET /ojs/v1/queues/{name}/stats`` (spec: ojs-http-binding 11.2)
     """

@@ -143,6 +143,7 @@ async def headers_of(app: App, job: NewJob) -> Headers:
         limit, remaining = usage.limits.concurrency, usage.limits.concurrency - usage.active
     elif usage.limits.throttle is not None:
         reset_ms = max(reset_ms, usage.next_ms or 0)
+        # A throttle spaces the starts evenly, so at most one job can start now.
         limit, remaining = usage.limits.throttle.limit, int(reset_ms == key_status.now_ms)
     else:
         return ()
@@ -219,7 +220,7 @@ def _queue(name: str, limits: QueueRateLimits) -> Response:
 
 
 def _limit_and_period(limits: RateLimits) -> dict[str, Any]:
-    """Return one limit as the admin UI shows it. A concurrency has an empty period."""
+    """Return one limit as the admin UI shows it. A concurrency limit has an empty period."""
     rate = limits.rate or limits.throttle
     if rate is not None:
         return {"limit": rate.limit, "period": rate.json()["period"]}

@@ -58,8 +58,8 @@ async def get(app: App, request: Request, job_id: str) -> Response:
 async def _wait_until_finished(app: App, job_id: str, timeout_s: float) -> JobRecord:
     """Return the job when it is finished, the timeout has passed, or the process drains.
 
-    The job is read again after growing pauses. Acks that publish a message were refused: every ack
-    would publish a message, although clients wait for few results.
+    The job is read again after growing pauses. A published message for each ack was refused,
+    because clients wait for few results.
     """
     job = await store_jobs.get(app.store, job_id)
     pause_s = _FIRST_PAUSE_S

@@ -59,12 +59,13 @@ def _retry(error: bytes) -> dict[str, Any]:
 
 
 def _policy(job: JobRecord) -> dict[str, Any]:
-    """Return the retry policy. A malformed one counts as the default, as for the scripts."""
+    """Return the retry policy of a job. The scripts also use the default for a malformed policy."""
     strategy, initial_ms, max_ms = (
         DEFAULT_RETRY.strategy,
         DEFAULT_RETRY.initial_ms,
         DEFAULT_RETRY.max_ms,
     )
+    # The parts are strategy, initial interval (ms), coefficient, maximum interval (ms), jitter.
     parts = job.fields.get(f.RETRY, b"").decode(errors="replace").split(":")
     if len(parts) == 5 and parts[1].isdecimal() and parts[3].isdecimal():
         strategy, initial_ms, max_ms = parts[0], int(parts[1]), int(parts[3])

@@ -24,7 +24,7 @@ from ojs_cluster.store.jobs.record import JobRecord
 
 
 class AckBody(msgspec.Struct, frozen=True):
-    """The body of an ack. ``id`` is an alias of ``job_id``. Both are ignored if the path has it."""
+    """The body of an ack. ``id`` is an alias of ``job_id``. An id in the path replaces both."""
 
     job_id: str | None = None
     id: str | None = None
@@ -82,9 +82,10 @@ async def ack_by_path(app: App, request: Request, job_id: str) -> Response:
 async def nack(app: App, request: Request) -> Response:
     """Fail the attempt of the job that the body names.
 
-    A client that names its version and reports the refusal of its own ack as the error gets 200 and
-    the job as it is, with ``ignored``. The worker of the JavaScript SDK nacks a job whose ack was
-    refused, and a second 409 would end its process.
+    The worker of the JavaScript SDK nacks a job whose ack was refused. The error of this nack is
+    the message of the refusal. A 409 for the nack would end the worker's process. So the server
+    ignores the nack, and returns 200 with ``ignored``, if the client sends ``OJS-Version`` and no
+    lease id.
 
     ``POST /ojs/v1/workers/nack`` (spec: ojs-http-binding 10.3)
     """
@@ -156,7 +157,8 @@ async def _ack(app: App, job_id: str, body: AckBody) -> Response:
 async def _nack(app: App, request: Request, job_id: str, body: NackBody) -> Response:
     requeue = body.requeue is True
     error = raw_or_none(body.error)
-    nack = partial(
+    # The members of the body are checked here, even if the nack is ignored.
+    send_nack = partial(
         store_nack.nack,
         app.store,
         job_id,
@@ -165,10 +167,10 @@ async def _nack(app: App, request: Request, job_id: str, body: NackBody) -> Resp
         failure=parse_failure(error, max_bytes=app.settings.limits.failure_bytes),
         requeue=requeue,
     )
-    # A worker that names its lease gets the usual response: the lease decides.
+    # A nack with a lease id is not ignored, because the lease id shows whether it is valid.
     if request.names_version and not (requeue or body.lease_id) and _reports_refusal(job_id, error):
         return _ignored(await read_jobs.get(app.store, job_id))
-    job = await nack()
+    job = await send_nack()
     extra = b'"attempt":%d,"max_attempts":%d,' % (job.attempt, job.max_attempts)
     if job.state is State.RETRYABLE:
         extra += b'"retry_delay_ms":%d,"next_attempt_at":"%b",' % (
@@ -184,7 +186,7 @@ async def _nack(app: App, request: Request, job_id: str, body: NackBody) -> Resp
 
 
 def _reports_refusal(job_id: str, error: bytes | None) -> bool:
-    """Return whether the error is that the server refused an ack of this job."""
+    """Return whether the error is the message of a refused ack of this job."""
     if error is None or job_id.encode() not in error:
         return False
     try:
@@ -196,7 +198,7 @@ def _reports_refusal(job_id: str, error: bytes | None) -> bool:
 def _ignored(job: JobRecord) -> Response:
     """Return the response to a nack that reports a refused ack.
 
-    It has the state and nothing else of the job: the caller does not hold it.
+    It does not contain the whole job, because the client does not hold the lease.
     """
     job_id = job.id.encode()
     return Response(

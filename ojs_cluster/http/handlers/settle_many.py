@@ -32,7 +32,7 @@ from ojs_cluster.store.off_loop import off_loop
 
 
 class AcksBody(msgspec.Struct, frozen=True):
-    """The body of many acks. Its ``worker_id`` applies to all items; that of an item is ignored."""
+    """The body of many acks. Its ``worker_id`` applies to all items; an item's is ignored."""
 
     acks: msgspec.Raw
     worker_id: str | None = None

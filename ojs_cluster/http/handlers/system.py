@@ -157,5 +157,5 @@ def _health(app: App, backend: dict[str, Any], usable: bool, status: int) -> Res
 def _maintenance(app: App) -> dict[str, Any]:
     """Return the member ``maintenance`` while maintenance mode is on."""
     current = app.maintenance.current
-    # The reason is for operators. Health needs no API key.
+    # The reason is for operators only, and these responses need no API key. So it is left out.
     return {} if current is None else {"maintenance": {"refused": sorted(current.refused)}}

@@ -43,7 +43,7 @@ async def get(app: App, _request: Request, delivery_id: str) -> Response:
 
 
 async def retry(app: App, _request: Request, delivery_id: str) -> Response:
-    """Give a dead delivery all its attempts again.
+    """Retry a dead delivery, which gets all its attempts again.
 
     ``POST /ojs/v1/webhooks/deliveries/{id}/retry`` (spec: ojs-webhooks 10)
     """

@@ -29,7 +29,7 @@ _SHOWN: Final = 1000
 
 
 class FilterBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which jobs' events are wanted, besides their types.
+    """The queues and job types whose events the receiver gets.
 
     An unknown member is an error. The client may mean it as a condition, and without that condition
     the receiver would get all events.
@@ -124,7 +124,9 @@ async def get(app: App, _request: Request, subscription_id: str) -> Response:
 
 
 async def change(app: App, request: Request, subscription_id: str) -> Response:
-    """Replace the members that the body has. ``active: true`` also ends a deactivation by 410.
+    """Replace the members of a subscription that the body has.
+
+    If the server has deactivated the subscription, ``active: true`` activates it again.
 
     ``PATCH /ojs/v1/webhooks/subscriptions/{id}`` (spec: ojs-webhooks 6.4), alias ``PUT``
     """
@@ -149,7 +151,7 @@ async def drop(app: App, _request: Request, subscription_id: str) -> Response:
 
 
 async def rotate_secret(app: App, request: Request, subscription_id: str) -> Response:
-    """Replace the secret. The replaced one signs too for a day.
+    """Replace the secret. For a day, deliveries are signed with the previous secret as well.
 
     ``POST /ojs/v1/webhooks/subscriptions/{id}/rotate-secret`` (spec: ojs-webhooks 8.3)
     """
@@ -181,15 +183,15 @@ async def test(app: App, _request: Request, subscription_id: str) -> Response:
     url = parse_url(subscription.url, allow_http=settings.allow_http)
     now_s = int(time.time())
     number = uuid.uuid4()
-    when = format_ms(now_s * 1000).decode()
+    timestamp = format_ms(now_s * 1000).decode()
     event = {
         "specversion": "1.0",
         "id": f"evt_{number}",
         "type": "webhook.test",
         "event": "webhook.test",
         "source": "ojs://ojs-cluster/api",
-        "time": when,
-        "timestamp": when,
+        "time": timestamp,
+        "timestamp": timestamp,
         "subject": subscription.id,
         "datacontenttype": "application/json",
         "data": {"subscription_id": subscription.id},
@@ -222,7 +224,7 @@ async def test(app: App, _request: Request, subscription_id: str) -> Response:
 
 
 def _changed(app: App, old: Subscription, body: SubscriptionBody) -> Subscription:
-    """Return a subscription with the members that a body has, which are checked."""
+    """Check the members of a body, and return the subscription with these members replaced."""
     settings = app.store.settings.webhooks
     new: dict[str, Any] = {}
     if body.url is not None:
@@ -280,7 +282,7 @@ def _members(subscription: Subscription) -> dict[str, Any]:
 
 
 def _counted(counts: DeliveryCounts | None) -> dict[str, Any]:
-    """Return the members that tell what became of a subscription's deliveries."""
+    """Return the numbers of a subscription's deliveries by outcome, and the last delivery."""
     counts = counts or DeliveryCounts()
     members: dict[str, Any] = {
         "success_count": counts.numbers["delivered"],

@@ -15,7 +15,7 @@ from ojs_cluster.store.workers import workers as store_workers
 
 
 async def list_workers(app: App, request: Request) -> Response:
-    """List workers, latest contact first.
+    """List workers, the most recently seen first.
 
     ``GET /ojs/v1/workers?limit&offset``
     """

@@ -149,10 +149,10 @@ async def _list_in_state(app: App, given: Mapping[str, str], state: str) -> Resp
     were searched, ``total`` is a lower bound, and ``next_cursor`` continues where the search ended.
     """
     page = query.numbered_page({**given, "cursor": ""}, default=50, max_limit=200)
-    first = given.get("cursor") or None
-    offset = 0 if first else page.offset
+    given_cursor = given.get("cursor") or None
+    offset = 0 if given_cursor else page.offset
     workflows: list[WorkflowRecord] = []
-    cursor = first
+    cursor = given_cursor
     for _ in range(_MAX_READS):
         missing = offset + page.limit - len(workflows)
         more, cursor = await list_visible(
@@ -164,6 +164,7 @@ async def _list_in_state(app: App, given: Mapping[str, str], state: str) -> Resp
     shown = workflows[offset:]
     following: list[WorkflowRecord] = []
     if cursor is not None:
+        # A cursor at the end of the list would lead to an empty page, so one more entry is read.
         following, further = await list_visible(
             app.store, None, limit=1, cursor=cursor, state=state
         )
@@ -173,11 +174,11 @@ async def _list_in_state(app: App, given: Mapping[str, str], state: str) -> Resp
         limit=page.limit,
         shown=len(shown),
         offset=offset,
-        total=None if first else len(workflows) + len(following),
+        total=None if given_cursor else len(workflows) + len(following),
         cursor=cursor,
     )
     pages["has_more"] = cursor is not None
-    pages["total_exact"] = cursor is None and first is None
+    pages["total_exact"] = cursor is None and given_cursor is None
     listed = replies.array(replies.dumps(_summary(workflow)) for workflow in shown)
     return Response(
         200,
@@ -225,9 +226,8 @@ def _response(
         **more: other members of the workflow.
     """
     summary = replies.dumps(_summary(workflow))[1:-1]
-    # The callbacks of a nested batch are listed as steps, because several nested batches may have
-    # callbacks with the same name. The Go SDK sends callbacks as steps and reads only steps, so its
-    # callbacks are listed as steps, too.
+    # Callbacks of nested batches are listed as steps, because their names may repeat. Callbacks of
+    # the Go SDK are listed as steps, because it sends callbacks as steps and reads only steps.
     callbacks = [node for node in workflow.plan.jobs if node.callback and node.parent == 0]
     listed = [
         node for node in workflow.plan.jobs if node not in callbacks or node.label in CALLBACK_STEPS
@@ -329,6 +329,7 @@ def _job(node: WorkflowNode, workflow: WorkflowRecord, *, result: bool = True) -
 
 
 def _label(node: WorkflowNode, number: int) -> str:
+    """Return the label of a node that others depend on. An inner node has no job (-1)."""
     return node.label or (f"step-{node.job}" if node.job >= 0 else f"{node.kind}-{number}")
 
 

@@ -9,7 +9,7 @@ WebSockets that are registered with it.
 
 When a client disconnects, hypercorn sends ``http.disconnect``, and ``_QuartConnection._listen``
 cancels a handler that only reads or waits. hypercorn sends the same message when a client closes
-only its sending side.
+only its sending side, so such a client counts as disconnected, too.
 """
 
 from __future__ import annotations
@@ -169,10 +169,10 @@ class _QuartConnection(TrioASGIHTTPConnection):
         """Send a body without a known end, until it ends or the client disconnects.
 
         ``http.disconnect`` comes before the end of the response only if the client has
-        disconnected. So it may cancel the stream, unlike the sending of other responses.
+        disconnected. So this message cancels the sending of a stream, but not of other responses.
         """
         if self.scope["http_version"] != "2":
-            # The end of the stream is often the end of the process, which serves no next request.
+            # A stream often ends because the process shuts down. So the connection closes after it.
             headers = (*response.headers, ("Connection", "close"))
             response = structs.replace(response, headers=headers)
         try:
@@ -196,7 +196,7 @@ class _QuartConnection(TrioASGIHTTPConnection):
                 return await run(self.app.ojs, prepared, request)
         # A response that is sent before the body has arrived closes the connection, and many
         # clients then report a broken pipe instead of the error. So the server first reads the rest
-        # of the body for ``linger_s``. HTTP/2 needs no such wait, because only the stream ends.
+        # of the body for ``linger_s``. An HTTP/2 connection stays open, so it needs no such wait.
         if not self._body_ended.is_set() and self.scope["http_version"] != "2":
             with trio.move_on_after(self.app.ojs.settings.linger_s):
                 await self._body_ended.wait()
@@ -223,7 +223,7 @@ class _QuartConnection(TrioASGIHTTPConnection):
 
 
 class _QuartWebSocket(TrioASGIWebsocketConnection):
-    """One WebSocket. Quart gets those whose path is not ours."""
+    """One WebSocket. Quart serves those whose path is not ``websocket.PATH``."""
 
     app: OJSQuart
 

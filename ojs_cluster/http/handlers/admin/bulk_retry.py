@@ -77,7 +77,7 @@ async def _retry(app: App, request: Request, *, dead: bool) -> Response:
     elif request.queues is not None:
         wanted = replace(wanted, within=request.queues)
     done = await retry_matching(app.store, wanted, body.cursor or None)
-    body_members: dict[str, Any] = {
+    response_members: dict[str, Any] = {
         "action": "retry",
         "matched": done.matched,
         "retried": done.retried,
@@ -90,13 +90,13 @@ async def _retry(app: App, request: Request, *, dead: bool) -> Response:
         "has_more": done.next_cursor is not None,
     }
     if done.next_cursor is not None:
-        body_members["next_cursor"] = done.next_cursor
+        response_members["next_cursor"] = done.next_cursor
     audit_object = "all queues" if wanted.within is None else "all accessible queues"
     if wanted.queue is not None:
         audit_object = f"queue={wanted.queue}"
     if wanted.type is not None:
         audit_object += f" type={wanted.type}"
-    return replies.json_response(200, body_members, audit_object=audit_object)
+    return replies.json_response(200, response_members, audit_object=audit_object)
 
 
 def _wanted(body: BulkRetryBody, dead: bool) -> JobFilter:

@@ -22,8 +22,8 @@ from ojs_cluster.store.jobs.listing import JobFilter
 async def list_dead(app: App, request: Request) -> Response:
     """List dead letters, newest first.
 
-    If the request filters by anything but the queue, the dead letters of one shard follow those of
-    another, and the order is newest first within each shard.
+    With a filter other than ``queue``, the dead letters are listed shard by shard, and the newest
+    come first within each shard.
 
     ``GET /ojs/v1/admin/dead-letter?queue&type&since&until&page&per_page&cursor``
     (spec: ojs-admin-api 11.1)

@@ -13,11 +13,11 @@ from ojs_cluster.store.error_groups import error_groups
 from ojs_cluster.store.error_groups.error_groups import ErrorGroup
 
 _MAX_QUEUES = 20
-"""Queues that are shown of a group, those with most failures."""
+"""Maximum number of queues in the response for a group: those with the most failures."""
 
 
 async def list_errors(app: App, request: Request) -> Response:
-    """List groups of errors by type and normalised message, those that failed last first.
+    """List groups of errors by type and normalised message, latest failure first.
 
     ``GET /ojs/v1/admin/errors?queue&limit&offset``
     """

@@ -86,7 +86,7 @@ def _shown(job: JobRecord) -> Response:
 def within(given: Mapping[str, str], wanted: JobFilter) -> JobFilter:
     """Return the filter ``wanted`` with the times of the parameters ``since`` and ``until``.
 
-    A search may have such times too. Then both hold.
+    If the search in ``wanted`` has such times too, a job must match both.
 
     Raises:
         InvalidRequest: one of the parameters is not an absolute time.
@@ -105,8 +105,8 @@ async def listed(app: App, wanted: JobFilter, given: Mapping[str, str]) -> Respo
 
     If counting the jobs would take a scan, ``total`` is a lower bound of their number, and
     ``total_exact`` is false. The number of reads is limited, so a page may have fewer entries than
-    its size although other pages follow. It then has a ``next_cursor``, which continues where the
-    search has ended. The next page number would skip jobs.
+    its size although other pages follow. It then has a ``next_cursor``, which continues after the
+    last read entry. The next page number would skip jobs.
     """
     cursor = given.get("cursor") or None
     page = query.numbered_page({**given, "cursor": ""})
@@ -115,7 +115,7 @@ async def listed(app: App, wanted: JobFilter, given: Mapping[str, str]) -> Respo
     limit, offset = page.limit, 0 if cursor else page.offset
     first, skipped, total = await jobs.find(app, wanted, limit=limit, offset=offset, cursor=cursor)
     shown_jobs, next_cursor = first.jobs, first.next_cursor
-    # A search examines as many entries in one read as other lists in all reads.
+    # A search has one read only, which examines as many entries as all reads of another list.
     for _ in range(_MORE_READS if wanted.search is None else 0):
         if next_cursor is None or len(shown_jobs) >= limit or _size(shown_jobs) >= _FULL_BYTES:
             break

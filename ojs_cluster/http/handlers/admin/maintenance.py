@@ -25,7 +25,10 @@ _MAX_REASON: Final = 500  # characters
 
 
 class MaintenanceBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The body. ``duration`` is ``estimated_duration``, which says when the mode may end."""
+    """The body.
+
+    ``estimated_duration`` tells clients when the mode may end. ``duration`` is its alias.
+    """
 
     enabled: bool
     reason: str | None = None

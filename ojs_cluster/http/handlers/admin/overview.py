@@ -33,8 +33,7 @@ async def stats(app: App, request: Request) -> Response:
     workers is absent, because workers serve other queues as well.
 
     With ``detail=true``, ``queues`` lists the queues whose jobs run longest, or the queue that the
-    request names. The command line client expects objects as ``queues`` and ``workers``, and gets
-    them.
+    request names. For the command line client ``queues`` and ``workers`` are objects.
 
     ``GET /ojs/v1/admin/stats?queue&detail&limit`` (spec: ojs-admin-api 10.1)
     """
@@ -81,7 +80,7 @@ async def stats(app: App, request: Request) -> Response:
 
 
 async def _slowest(app: App, request: Request, limit: int) -> list[dict[str, Any]]:
-    """Return the queues whose jobs ran longest in the last hour, among the first by name."""
+    """Return the queues whose jobs ran longest, among the first ``_MAX_COMPARED`` by name."""
     queues, _ = await store_queues.list_queues(
         app.store, limit=_MAX_COMPARED, offset=0, within=request.queues
     )

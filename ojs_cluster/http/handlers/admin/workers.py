@@ -48,7 +48,7 @@ _decoder = msgspec.json.Decoder(DirectiveBody)
 
 
 async def list_workers(app: App, request: Request) -> Response:
-    """List workers, latest contact first.
+    """List workers, the most recently seen first.
 
     ``state`` is ``stale`` for a stale worker. For any other worker it is the stricter of two: the
     state that the worker reports and the directive that it got.

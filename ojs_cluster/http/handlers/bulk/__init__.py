@@ -1,1 +1,1 @@
-"""Bulk operations: the object, and the endpoints of the specification as views of it."""
+"""Handlers for bulk operations, and for requests of the specification about many jobs."""

@@ -58,7 +58,7 @@ class FilterBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def is_unconditional(given: FilterBody) -> bool:
     """Return whether a filter has no condition, so that it admits every job an action allows.
 
-    The comparison with an empty filter alone would not do: ``type: "*"`` admits all jobs too.
+    The type ``*`` admits all jobs, so it is no condition.
     """
     return given in (FilterBody(), FilterBody(type="*"))
 
@@ -130,7 +130,10 @@ def _one_time(text: str | None, alias: str | None, field: str) -> int | None:
 
 
 def older_than_ms(text: str | None, *, field: str) -> int | None:
-    """Return the Unix time in ms that is the end of an age: ``7d``, ``PT24H``, or a time.
+    """Return the Unix time in ms before which a job was created if it is older than ``text``.
+
+    ``text`` is an age such as ``7d`` or ``PT24H``, or a time. The result is None if it is
+    None.
 
     Raises:
         InvalidRequest: the text is none of these.
@@ -153,10 +156,17 @@ def older_than_ms(text: str | None, *, field: str) -> int | None:
 
 
 def job_ids_of(*given: Sequence[str] | None, field: str = "job_ids") -> list[str] | None:
-    """Return the ids that one of the members of a body lists, without repetitions; None for none.
+    """Return the first of the lists that is not None, without repeated ids.
+
+    Args:
+        *given: the lists of ids of a body, which has one under each of several names.
+        field: name of the member, for errors.
+
+    Returns:
+        The ids; None if all lists are None.
 
     Raises:
-        InvalidRequest: the list is empty, or one of the ids has not the form of an id.
+        InvalidRequest: the list is empty, or a text in it does not have the form of an id.
         PayloadTooLarge: there are more than ``MAX_IDS``.
     """
     named = next((ids for ids in given if ids is not None), None)
@@ -187,10 +197,10 @@ def require_confirmation(confirm: Any, what: str) -> None:
 
 
 def principal_of(app: App, request: Request) -> Principal:
-    """Return the owner of the request's API key.
+    """Return the principal of a request.
 
-    The dispatcher has authenticated the request, but does not pass its result to handlers: that
-    would cost every request time.
+    The dispatcher has authenticated the request already. It does not pass the principal to
+    handlers, because that would take time for every request.
     """
     return app.access.authenticate(request.headers.get("authorization"), request.tls_subject)
 

@@ -38,7 +38,7 @@ _PATH = "/ojs/v1/admin/bulk"
 class OperationBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The body of a new operation: an action, and a filter or ids.
 
-    ``job_ids`` is ``ids``. ``priority`` is the new priority of the action of this name.
+    ``job_ids`` is an alias of ``ids``. The action ``priority`` gives the jobs this ``priority``.
     """
 
     action: str
@@ -101,7 +101,7 @@ async def get(app: App, request: Request, operation_id: str) -> Response:
 
 
 async def list_operations(app: App, request: Request) -> Response:
-    """List bulk operations: first those that have not ended, then ended ones; the newest first.
+    """List bulk operations: unfinished operations, then finished ones, each newest first.
 
     ``GET /ojs/v1/admin/bulk?page&per_page&limit&offset``
     """
@@ -119,7 +119,7 @@ async def list_operations(app: App, request: Request) -> Response:
 
 
 async def stop(app: App, request: Request, operation_id: str) -> Response:
-    """Let a bulk operation end after its current slice. The request body is ignored.
+    """Stop a bulk operation after the jobs that it is changing now. The request body is ignored.
 
     ``POST /ojs/v1/admin/bulk/{id}/stop``
     """
@@ -135,9 +135,13 @@ async def _visible(app: App, request: Request, operation_id: str) -> BulkOperati
 
 
 def is_visible(selection: Selection, queues: QueuePatterns | None) -> bool:
-    """Return whether an API key that may access ``queues`` may see the operation of a selection.
+    """Return whether an API key may see the bulk operation that has this selection.
 
-    It may if the operation concerns one accessible queue, or was created with the same patterns.
+    It may if the operation is limited to one accessible queue, or to the same queue patterns.
+
+    Args:
+        selection: the jobs of the operation.
+        queues: the queues that the API key may access; None for all queues.
     """
     if queues is None:
         return True
@@ -210,7 +214,7 @@ def _filter_members(selection: Selection) -> dict[str, Any]:
 
 
 def audit_text(operation: BulkOperation) -> str:
-    """Return how the audit names what an operation is about."""
+    """Return the description of an operation in the audit."""
     selection = operation.selection
     text = operation.action.value
     if operation.dry_run:

@@ -1,8 +1,9 @@
-"""The endpoints of the specification and of clients for many jobs, as views of bulk operations.
+"""Cancel, retry, delete or purge many jobs in one request.
 
-A request with a filter creates a bulk operation and carries it out itself, for up to ten seconds.
+The specification and the clients define these endpoints.
+A request with a filter creates a bulk operation and runs it for up to ten seconds.
 If that is not enough, the response is 202, and the scheduler continues the operation. A request
-with ids changes its jobs at once, and answers for each of them.
+with ids changes its jobs at once, and returns a result for each of them.
 
 The responses have the members of both documents: ojs-bulk-operations and ojs-admin-api.
 """
@@ -49,13 +50,13 @@ _DONE: Final = {
     BulkAction.DELETE: "deleted",
     BulkAction.PURGE: "purged",
 }
-"""The member that counts the changed jobs, and the status of each of them."""
+"""Name of the member that counts the changed jobs, which is also the status of a changed job."""
 _SPECIFIED_STATES: Final = {BulkAction.CANCEL: [State.AVAILABLE.value, State.SCHEDULED.value]}
-"""States of a filter of the data plane that names none (spec: ojs-bulk-operations 6.1)."""
+"""States of a filter that names no state, outside the admin API (spec: ojs-bulk-operations 6.1)."""
 
 
 class BulkBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The body of a request about many jobs: a filter or ids. ``ids`` is ``job_ids``."""
+    """The body of a request about many jobs: a filter or ids. ``ids`` means ``job_ids``."""
 
     job_ids: list[str] | None = None
     ids: list[str] | None = None
@@ -153,9 +154,9 @@ async def purge_dead_letters(app: App, request: Request) -> Response:
 
 
 async def purge_dead_letters_by_query(app: App, request: Request) -> Response:
-    """Delete all dead letters that are older than an age, as ojs-cli asks for it.
+    """Delete all dead letters that are older than an age.
 
-    The path says that it purges, so no confirmation is needed, as for a purge of a queue.
+    ojs-cli uses this endpoint and sends no confirmation, so none is required.
 
     ``POST /ojs/v1/dead-letter/purge?older_than&queue``
     """
@@ -185,7 +186,7 @@ async def _change(
         raise InvalidRequest("name jobs by 'job_ids' or by 'filter', not by both", field="filter")
     if ids is not None:
         response = await _change_ids(app, request, action, ids)
-        # The client of the data plane may cancel each of these jobs without an entry, too.
+        # The audit has no entries for the cancellation of single jobs outside the admin API.
         is_audited = admin or action is not BulkAction.CANCEL
         return msgspec.structs.replace(response, audited=is_audited)
     given = body.filter
@@ -200,7 +201,7 @@ async def _change(
 async def _run(
     app: App, request: Request, action: BulkAction, selection: Selection
 ) -> BulkOperation:
-    """Create an operation, and carry it out for some time."""
+    """Create a bulk operation, and run it for at most ``_RUN_S`` seconds."""
     extend_deadline(_RUN_S)
     operation = await store_bulk.create(
         app.store,
@@ -215,9 +216,9 @@ async def _run(
 
 
 def _response(app: App, request: Request, done: BulkOperation, more: dict[str, Any]) -> Response:
-    """Return the counts of an operation, 202 if it goes on.
+    """Return the counts of an operation, with status 202 if the scheduler continues it.
 
-    Only a key that may read the operation is told where it is.
+    The response has a ``Location`` only if the API key may read the operation.
     """
     items = [
         {"index": index, "job_id": job_id, "status": "failed", "error": why, "reason": why}
@@ -248,7 +249,7 @@ def _response(app: App, request: Request, done: BulkOperation, more: dict[str, A
 async def _change_ids(
     app: App, request: Request, action: BulkAction, ids: Sequence[str]
 ) -> Response:
-    """Change the jobs, and return an item for each id. Jobs of other queues do not exist."""
+    """Change the jobs, and return an item for each id. An inaccessible job counts as not found."""
     extend_deadline(_RUN_S)
     errors = await access_errors(app, request.queues, ids)
     accessible = [job_id for job_id in ids if job_id not in errors]
@@ -257,17 +258,17 @@ async def _change_ids(
     for index, job_id in enumerate(ids):
         error = outcomes.get(job_id, NotFound("job", job_id))
         items.append(_item(index, job_id, _DONE[action], error))
-    done = sum(item["status"] == _DONE[action] for item in items)
+    changed = sum(item["status"] == _DONE[action] for item in items)
     skipped = sum(item["status"] == "skipped" for item in items)
     members = {
         "action": action.value,
         "total": len(ids),
         "matched": len(ids),
         "total_matched": len(ids),
-        "succeeded": done,
-        "failed": len(ids) - done,
+        "succeeded": changed,
+        "failed": len(ids) - changed,
         "skipped": skipped,
-        _DONE[action]: done,
+        _DONE[action]: changed,
         "errors": [
             {"job_id": item["job_id"], "error": item["reason"]}
             for item in items
@@ -276,7 +277,7 @@ async def _change_ids(
         "items": items,
         "has_more": False,
     }
-    status = 200 if done == len(ids) else 207 if done else 422
+    status = 200 if changed == len(ids) else 207 if changed else 422
     headers = (("X-OJS-Batch-Size", str(len(ids))),)
     audit_object = f"{action} {len(ids)} ids"
     return replies.json_response(status, members, headers, audit_object=audit_object)
