@@ -68,7 +68,7 @@ _FIELDS = re.compile(r"^local F = \{(.*?)^\}\n", re.MULTILINE | re.DOTALL)
 _FIELD = re.compile(r"(\w+) = '([^']+)'")
 _USE = re.compile(r"\bF\.(\w+)")
 # The patterns rely on the form of all Lua files: a comment has its own lines. A definition that
-# begins at the left margin ends on the same line, or with an ``end`` at the left margin.
+# begins at the left margin ends on the same line, or with the next line at the left margin.
 _COMMENT = re.compile(r"^ *--.*\n", re.MULTILINE)
 _KEYS = re.compile(
     r"^local ([A-Z_]+(?:, [A-Z_]+)*) = (PREFIX \.\. '\w+'(?:, PREFIX \.\. '\w+')*)\n", re.MULTILINE

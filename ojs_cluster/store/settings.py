@@ -42,7 +42,7 @@ class StoreSettings:
         max_crons: maximum number of cron jobs.
         max_queue_depth: maximum number of waiting jobs of a queue for which no operator has set a
             depth bound; 0 for no bound.
-        queue_partitions: number of partitions of each queue for which no operator has set one.
+        queue_partitions: number of partitions of a queue, unless an operator has set a number.
         metrics_types: maximum number of job types that are counted in each queue, 0 for none.
         allow_eviction: whether to serve although Redis may evict keys.
         webhooks: the settings of webhook deliveries.

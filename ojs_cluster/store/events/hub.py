@@ -69,7 +69,7 @@ class EventHub:
         return readers
 
     def use(self, store: Store, shard: Shard | Meta) -> ShardReader:
-        """Return the reader of a shard and count a user."""
+        """Return the reader of a shard, and add a user to it."""
         reader = self._readers.get(shard.index)
         if reader is None:
             reader = self._readers[shard.index] = ShardReader(store, shard)
@@ -78,7 +78,7 @@ class EventHub:
         return reader
 
     def leave(self, reader: ShardReader) -> None:
-        """Count a user less, and end a reader that has none."""
+        """Remove a user from a reader; end the reader if it was the last user."""
         reader.users -= 1
         if not reader.users:
             reader.ending.cancel()
@@ -109,7 +109,7 @@ class Readers:
         return self._readers[index]
 
     async def extend(self, store: Store, shards: Collection[Shard | Meta]) -> bool:
-        """Use the readers of further shards. Return whether there were any.
+        """Add the readers of those shards that are not read yet; return whether there were any.
 
         Raises:
             BackendUnavailable: the position in one of the streams could not be read in time. No

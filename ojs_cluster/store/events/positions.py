@@ -64,8 +64,8 @@ class EventId:
         if not known:
             return None
         newest_ms = max(start.position[0] for start in known)
-        other = Start((max(0, newest_ms - _CLOCK_SKEW_MS), 0, None), approximate=True)
-        return {index: self.starts.get(index, other) for index in shards}
+        unread = Start((max(0, newest_ms - _CLOCK_SKEW_MS), 0, None), approximate=True)
+        return {index: self.starts.get(index, unread) for index in shards}
 
 
 def part_of(shard: int, position: Position, *, half: bool = False) -> bytes:

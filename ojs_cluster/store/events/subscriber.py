@@ -66,7 +66,7 @@ class Subscription:
     """The events of one channel that a subscriber wants.
 
     Attributes:
-        subscriber: who gets them.
+        subscriber: the subscriber that gets them.
         channel: the channel.
         types: types of events; ``job.*`` stands for all types that begin with ``job.``. An empty
             collection admits all.

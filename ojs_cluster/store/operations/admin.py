@@ -11,11 +11,10 @@ _CHUNK = 1000
 
 
 async def reset(store: Store) -> int:
-    """Delete every key of this server except the schema and leadership; return their number.
+    """Delete the keys of this server, except schema and leader locks; return how many it deleted.
 
-    No other function that serves requests uses SCAN, which reads all keys; only test hooks call
-    this function. It keeps leader locks: without them, schedulers would elect new leaders in the
-    middle of a test.
+    Only test hooks may call this function, because SCAN visits all keys. Without the leader locks,
+    schedulers would elect new leaders in the middle of a test.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.

@@ -1,9 +1,9 @@
 """The audit streams: administrative changes, and refused requests.
 
-Two streams lie under the meta tag: one of changes and reloads of API keys, one of refused requests.
-Each stream has its own maximum length, because a client without an API key can cause refused
-requests, which must not displace changes. Entries are JSON objects. They contain the ids of jobs,
-but no other data of jobs. A page merges both streams, newest first.
+Two streams lie under the meta tag. One has administrative changes and reloads of the API keys, the
+other has refused requests. Each stream has its own maximum length, because a client without an API
+key can cause refused requests, which must not displace changes. Entries are JSON objects. They
+contain the ids of jobs, but no other data of jobs. A page merges both streams, newest first.
 """
 
 from __future__ import annotations

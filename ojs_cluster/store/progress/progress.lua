@@ -1,8 +1,8 @@
 -- Transition: none; stores the progress of an active job and extends its lease.
 -- Pre:  the job is active, and the caller holds its lease or names no holder. A job in another state does not
 --       change.
--- Post: deadline = now + the length of the lease. The number never falls during an attempt: a report with a
---       lower number only extends the lease. At most one event per EVENT_INTERVAL_MS and job.
+-- Post: deadline = now + the length of the lease. The progress never falls during an attempt: a report with
+--       a lower progress only extends the lease. At most one event per EVENT_INTERVAL_MS and job.
 -- Memory: allow-oom; adds the message and the data (store/progress/progress.py) and 500 bytes.
 -- KEYS: 1 job, 2 active, 3 events.
 -- ARGV: 1 events kept, 2 worker id or '', 3 lease id or '', 4 progress from 0 to 1 or '', 5 JSON object

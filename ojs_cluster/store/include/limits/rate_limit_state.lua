@@ -8,7 +8,7 @@
 --     token_holders at which the next check continues), strategy (name of the limit that was reached last).
 -- A token is named '<shard of the job>/<job id>/<request number>'.
 local KEEP_MS = 24 * 3600 * 1000 -- how long the state of an unused key is kept
-local MAX_KEYS = 10000 -- of one shard: twin of store/limits/limit_keys.py
+local MAX_KEYS = 10000 -- maximum number of keys in one shard: the same as in store/limits/limit_keys.py
 local CROWDED_KEYS, CROWDED_KEEP_MS = 9000, 60 * 1000 -- a shard with more keys keeps unused ones this long
 local LIMIT_CHECK_MS = 600 * 1000 -- time between two checks of the holders: see limit_refresh.lua
 local LATER_MS = 5000 -- delay of a job whose request was refused, when only the end of a job frees a token
