@@ -12,7 +12,7 @@ from ojs_cluster.store.jobs.validate_job import readable_fields
 from ojs_cluster.store.outbox.outbox import deliver
 
 _IN_FLIGHT_MS = 60_000
-"""Age in milliseconds below which a claim is not removed, because its job may be on its way.
+"""Age in milliseconds below which a claim is not removed, because its job may be stored soon.
 
 The same value is in ``aliases.py``, which cannot be imported here: it depends on ``cancel.py``."""
 _INDEXES = (

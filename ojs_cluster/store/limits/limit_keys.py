@@ -26,13 +26,14 @@ if TYPE_CHECKING:
     from ojs_cluster.store.runtime import Runtime
 
 MAX_KEYS: Final = 10_000
-"""Maximum number of keys of one shard. Twin of ``store/include/limits/rate_limit_state.lua``."""
+"""Maximum number of keys of one shard, as in ``store/include/limits/rate_limit_state.lua``."""
 _MAX_AGE_S: Final = 2.0
 """Age in seconds above which the number of keys is read again."""
 _MAX_WAIT_S: Final = 0.5
 """Longest time in seconds that an enqueue waits for the number of keys.
 
-The wait is short, so that jobs for other masters are stored while the master of a key is away."""
+The wait is short, so that jobs in other shards are stored while the master of a key does not
+answer."""
 
 
 class RateLimitKeyCounts:

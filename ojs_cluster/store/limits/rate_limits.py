@@ -29,14 +29,14 @@ from ojs_cluster.store.sweeps.sweep_result import SweepResult
 _DECLARED_MS = 3_600_000
 """Time in milliseconds for which a ``max_per_second`` holds after a job declared it last.
 
-Twin of ``store/include/queues/queue_limits.lua``."""
+The same value is in ``store/include/queues/queue_limits.lua``."""
 _MAX_KEYS_REFRESHED = 50
 """Maximum number of keys refreshed in one sweep: each needs a script of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class RateLimitUsage:
-    """Limits and how far they are used at one moment.
+    """Limits, and how far they are used at one time.
 
     Args:
         limits: the limits that hold.

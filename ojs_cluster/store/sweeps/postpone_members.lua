@@ -1,4 +1,4 @@
--- Postpones what cannot be done now, for instance the removal of a job, so that it delays nothing else.
+-- Postpones members of an index that cannot be handled now, so that they do not delay the other members.
 -- Memory: allow-oom; adds nothing.
 -- KEYS: 1 an index by the time at which each member is due.
 -- ARGV: 1 time of the next try in ms, then the members.
