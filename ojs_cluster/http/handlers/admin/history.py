@@ -78,12 +78,12 @@ def _time(given: Mapping[str, str], name: str, default_ms: int, now_ms: int) -> 
     if age is not None:
         return max(0, now_ms - int(age[1]) * _UNITS_MS[age[2]])
     try:
-        point = parse_timestamp(text.replace(" ", "+"))  # an unescaped plus sign arrives as a space
+        parsed = parse_timestamp(text.replace(" ", "+"))  # an unescaped "+" arrives as a space
     except ValueError as error:
         raise InvalidRequest(f"{name} {error}", field=name) from None
-    if point.relative:
+    if parsed.relative:
         raise InvalidRequest(f"{name} must be a time or an age such as '24h'", field=name)
-    return max(0, point.ms)
+    return max(0, parsed.ms)
 
 
 def _point(point: Point) -> dict[str, Any]:

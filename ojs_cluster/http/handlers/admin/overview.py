@@ -42,7 +42,7 @@ async def stats(app: App, request: Request) -> Response:
     workers: dict[str, Any] = {}
     if request.queues is None:
         overview = await app.overview.get()
-        shown, queues, counted, paused = (
+        totals, queues, counted, paused = (
             overview.stats,
             overview.queues,
             overview.counted,
@@ -52,27 +52,27 @@ async def stats(app: App, request: Request) -> Response:
         if request.from_cli:
             workers = {"workers": {"total": overview.workers, **overview.worker_states}}
     elif not name:
-        shown, queues, counted, paused = await sum_within(app.store, request.queues)
+        totals, queues, counted, paused = await sum_within(app.store, request.queues)
     if name:
         check_queues(request.queues, [name])
-        shown = await _existing(app, name)
+        totals = await _existing(app, name)
         queues = counted = 1
-        paused = int(shown.paused)
-    summary: Any = queues
+        paused = int(totals.paused)
+    queues_member: Any = queues
     if query.boolean(given, "detail"):
         limit = query.integer(given, "limit", 10, low=1, high=100)
-        summary = [_durations(shown)] if name else await _slowest(app, request, limit)
+        queues_member = [_durations(totals)] if name else await _slowest(app, request, limit)
     elif request.from_cli:
-        summary = {"total": queues, "active": counted - paused, "paused": paused}
+        queues_member = {"total": queues, "active": counted - paused, "paused": paused}
     return replies.json_response(
         200,
         {
-            "queues": summary,
+            "queues": queues_member,
             "queues_counted": counted,
             **workers,
-            "jobs": counts(shown),
-            "dead_letters": shown.dead,
-            "throughput": _throughput(shown),
+            "jobs": counts(totals),
+            "dead_letters": totals.dead,
+            "throughput": _throughput(totals),
             "uptime_seconds": int(time.monotonic() - app.started),
             "maintenance": app.maintenance.members(),
         },

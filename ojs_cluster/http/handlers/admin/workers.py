@@ -93,10 +93,10 @@ async def quiet(app: App, _request: Request, worker_id: str) -> Response:
 
     ``POST /ojs/v1/admin/workers/{id}/quiet`` (spec: ojs-admin-api 9)
     """
-    name = _name(worker_id)
-    state = await store_workers.send_directive(app.store, name, "quiet")
+    checked_id = _name(worker_id)
+    state = await store_workers.send_directive(app.store, checked_id, "quiet")
     return replies.json_response(
-        200, {"id": name, "worker_id": name, "state": state, "directive": "quiet"}
+        200, {"id": checked_id, "worker_id": checked_id, "state": state, "directive": "quiet"}
     )
 
 
@@ -105,9 +105,11 @@ async def deregister(app: App, _request: Request, worker_id: str) -> Response:
 
     ``DELETE /ojs/v1/admin/workers/{id}`` (spec: ojs-admin-api 9.4)
     """
-    name = _name(worker_id)
-    await store_deregister(app.store, name)
-    return replies.json_response(200, {"id": name, "worker_id": name, "deregistered": True})
+    checked_id = _name(worker_id)
+    await store_deregister(app.store, checked_id)
+    return replies.json_response(
+        200, {"id": checked_id, "worker_id": checked_id, "deregistered": True}
+    )
 
 
 async def direct(app: App, request: Request) -> Response:
