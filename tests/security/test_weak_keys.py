@@ -19,7 +19,7 @@ def test_a_weak_key_is_warned_of_at_the_start(caplog: pytest.LogCaptureFixture) 
     with caplog.at_level(logging.WARNING):
         log_unusual_settings(settings)
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line.startswith("OJS_API_KEY, OJS_API_KEYS (key 2): shorter than 32 characters")
+    assert line.startswith("OJS_API_KEY, OJS_API_KEYS (key 2): the API key is shorter than 32")
     assert WEAK[:-1] not in line
 
 
@@ -34,6 +34,6 @@ def test_weak_keys_can_be_refused() -> None:
     with pytest.raises(ConfigError) as refused:
         check_serving(load(given))
     (problem,) = refused.value.problems
-    assert problem.startswith("OJS_API_KEYS (key 2): shorter than 32 characters")
+    assert problem.startswith("OJS_API_KEYS (key 2): the API key is shorter than 32")
     assert WEAK not in problem
     check_serving(load({**given, "OJS_API_KEYS": STRONG}))
