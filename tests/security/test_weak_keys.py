@@ -34,6 +34,6 @@ def test_weak_keys_can_be_refused() -> None:
     with pytest.raises(ConfigError) as refused:
         check_serving(load(given))
     (problem,) = refused.value.problems
-    assert problem.startswith("OJS_API_KEYS (key 2): the API key is shorter than 32")
+    assert problem.startswith("OJS_API_KEYS (key 2): shorter than 32 characters")
     assert WEAK not in problem
     check_serving(load({**given, "OJS_API_KEYS": STRONG}))
