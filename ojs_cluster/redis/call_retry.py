@@ -24,7 +24,7 @@ FREE_REDIRECTS = 5
 
 
 class CallRetry:
-    """The attempts of one call on the full path.
+    """The attempts of one call that is repeated after failures.
 
     Attributes:
         in_flight: whether the command was sent and is not answered yet.
@@ -57,10 +57,11 @@ class CallRetry:
 
     @staticmethod
     def after_unconfirmed(failure: UnconfirmedReply) -> Reply:
-        """Return the reply to a command, and mark the current work as unconfirmed.
+        """Return the reply to a command, and mark the request's durable work as unconfirmed.
 
         Raises:
-            BackendUnavailable: there is no current work.
+            BackendUnavailable: the call is not inside ``require_durability``, so nobody would
+                report that the write is unconfirmed.
         """
         work = current_work()
         if work is None:

@@ -95,7 +95,7 @@ class DrivenReplyWaiter(ReplyWaiter):
     def receive(self, answer: Answer) -> None:
         """Continue the coroutine, unless it was answered or a task has adopted it."""
         driven, self._driven = self._driven, None
-        # If the command is still queued, its answer was CommandNotSent, so it must not be sent.
+        # A command that is still queued now has failed with CommandNotSent, so it must not be sent.
         self.droppable = True
         if driven is not None:
             driven.resume(answer)

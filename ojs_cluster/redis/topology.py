@@ -9,7 +9,7 @@ from ojs_cluster.redis.reply_waiters import Reply
 from ojs_cluster.redis.settings import Address
 
 SLOTS = 16384
-# CLUSTER SHARDS was refused. Only CLUSTER SLOTS returns the ports and host names that fit the
+# CLUSTER SHARDS is not used. Only CLUSTER SLOTS returns the ports and host names that fit the
 # connection (TLS port, preferred endpoint), and its reply is easier to parse.
 CLUSTER_SLOTS = pack((b"CLUSTER", b"SLOTS"))
 ROLE = pack((b"ROLE",))

@@ -12,8 +12,8 @@ with the number of active jobs. So one walk of a shard serves all workers that w
 before it began, and two walks of one shard begin at least ``WALK_INTERVAL_S`` apart. The cost does
 not grow with the number of dead workers.
 
-A shard that does not answer delays the recovery from no other shard. A retry walks only the shards
-whose walk has failed.
+A shard that does not answer does not delay the recovery from other shards. A retry walks only the
+shards whose walk has failed.
 
 A worker that announced its end and held no job is not logged.
 """
@@ -136,8 +136,8 @@ def step(
     Args:
         worker_store: access to the workers in Redis.
         shards: indexes of all shards.
-        limiter: limits the number of concurrent recovery scripts. The loop needs a limiter of its
-            own: with a common one, steps could hold all turns while they wait for their scripts.
+        limiter: limits the number of concurrent recovery scripts. It must not be the limiter of the
+            steps. Steps could then hold all its places while they wait for a place for a script.
         call_timeout_s: time limit of each script in seconds. The whole step has no time limit.
     """
     walks = [_ShardWalks(worker_store, shard, limiter, call_timeout_s) for shard in shards]

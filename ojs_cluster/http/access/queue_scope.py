@@ -131,7 +131,7 @@ async def accessible_jobs(
     Jobs of shards that do not answer are left out.
 
     Raises:
-        BackendUnavailable: Redis did not answer for any of the jobs.
+        BackendUnavailable: no job is accessible, and for at least one Redis did not answer.
     """
     errors = await access_errors(app, queues, job_ids)
     if len(errors) == len(job_ids):

@@ -19,12 +19,11 @@ _NO_IPV6_ERRORS = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 def open_listener(host: str, port: int, backlog: int, write_timeout_s: float) -> socket.socket:
     """Open the listening socket that all API processes share.
 
-    All processes accept from one queue, so an idle process accepts the next connection. (Refused:
-    one socket per process with SO_REUSEPORT. The kernel then assigns each connection to a process
-    by a hash. A connection in the queue of a dead process is reset, and one in the queue of a busy
-    process waits. Hashing also does not balance better: of 64 simultaneous connections, each of 2
-    processes got 29 to 35 in most runs, 22 and 42 in the worst run, and each of 4 processes got 9
-    to 23.)
+    All processes accept from one queue, so an idle process accepts the next connection. One socket
+    per process with SO_REUSEPORT is not used, because the kernel then assigns each connection to a
+    process by a hash. A connection in the queue of a dead process is reset, and one in the queue of
+    a busy process waits. With hashing, each of 4 processes got 9 to 23 of 64 simultaneous
+    connections, so it does not balance better.
 
     Args:
         host: address or name. ``::`` listens on IPv6 and IPv4, or only on IPv4 if the kernel has no

@@ -4,7 +4,7 @@
 -- Memory: allow-oom; adds nothing.
 -- KEYS: 1 bulk_running, 2 bulk_ended.
 -- ARGV: 1 maximum number of ids.
--- Returns: {now, ms of the next slice or removal that is not due, or -1, number of removed
+-- Returns: {now, Unix time in ms at which the next slice or removal becomes due, or -1, number of removed
 --          operations, then ids, the one that is due longest first}
 --@include keys now preflight long_lists
 local RUNNING, ENDED, limit = KEYS[1], KEYS[2], ARGV[1]
@@ -14,7 +14,8 @@ for _, id in ipairs(old) do preflight_key(bulk_key(id)) end
 run_preflight()
 local reply, gone = {now, -1, #old}, {}
 for _, id in ipairs(due) do
-    -- RUNNING makes the command touch an existing key of this slot (see preflight.lua).
+    -- On a slot that is moving, an absent key may be on the other master. The existing key RUNNING makes the
+    -- command fail then, instead of answering "absent" (see preflight.lua).
     local exists = redis.call('EXISTS', RUNNING, bulk_key(id)) == 2
     table.insert(exists and reply or gone, id)
 end
@@ -23,7 +24,7 @@ for _, zset in ipairs({RUNNING, ENDED}) do
     if after and (reply[2] < 0 or tonumber(after) < reply[2]) then reply[2] = tonumber(after) end
 end
 for _, id in ipairs(old) do redis.call('UNLINK', bulk_key(id)) end
--- Last: a set that becomes empty is deleted (see preflight.lua).
+-- These writes come last: when they empty a set, no later command may use its key (see preflight.lua).
 call_in_slices('ZREM', ENDED, old)
 call_in_slices('ZREM', RUNNING, gone)
 return reply

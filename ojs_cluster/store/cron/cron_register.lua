@@ -5,9 +5,9 @@
 -- Memory: deny-oom.
 -- KEYS: 1 cron:<name>, 2 crons, 3 cron_names.
 -- ARGV: 1 name, 2 maximum number of cron jobs, 3 expected version ('' any, '-' the cron job must not exist),
---       4 next tick (ms; '' none), 5 start of the first interval of @every (ms), 6 time of a clock change that
---       skips an occurrence before the next tick (ms; '' none), then names and values of the definition's
---       fields.
+--       4 next tick (ms; '' none), 5 start of the first interval of @every (ms), 6 time of the clock change if
+--       one skips an occurrence that would be before the next tick (ms; '' none), then names and values of the
+--       definition's fields.
 -- Returns: {'ok', 1 for a new cron job or 0, fields, now} | {'full'} | {'stale'} for another version
 --@include keys now set_deadline cron_record
 local NAMES = KEYS[3]

@@ -1,5 +1,5 @@
 -- Removes an alias that a producer has claimed and will not use.
--- Pre:  the producer was the first to claim the id, and no other producer has claimed the id since.
+-- Pre:  the producer is the only one that has claimed the id. Field `@c` then has its name (claim_alias.lua).
 -- Memory: allow-oom; adds nothing.
 -- KEYS: 1 job hash of the id, 2 alias_claims.  ARGV: 1 id, 2 name of the claimer.
 -- Returns: 1 when the alias was removed, otherwise 0

@@ -13,8 +13,8 @@
 --       7 ms to keep discarded jobs, 8 this shard, 9 see fetch_full.lua, then the queue names in order.
 --       fetch_full.lua takes the same KEYS and ARGV. Only it uses KEYS[5], token_demand and ARGV[7] to the
 --       end.
--- Returns: {now, {}, 0, number of available jobs that the first queue had before, per job: id, fields before
---           the fetch, attempt, deadline, lease in ms}
+-- Returns: {now, {}, 0 (as fetch_full.lua without effects and without more work), number of available jobs that
+--           the first queue had before, per job: id, fields before the fetch, attempt, deadline, lease in ms}
 --          {now, 'quiet'} the worker has a quiet flag
 --          {now, 'limited'} a queue or a job has limits; the next fetches should run fetch_full.lua at once
 --          {now, 'full_path'} for any other reason to run fetch_full.lua
@@ -33,7 +33,7 @@ for q = 8, #KEYS, 4 do -- index of the queue's first key
     local queue = redis.call('HMGET', KEYS[q], 'paused', 'limits', 'max_per_second', 'active')
     if queue[2] or queue[3] or redis.call('ZCARD', KEYS[q + 2]) > 0 then return {now, 'limited'} end
     local ids, before, active = {}, #found, tonumber(queue[4] or 0)
-    -- The full path handles a damaged counter: no number, or one too large to be exact in Lua.
+    -- The full path handles a damaged counter: not a number, or far too large (any bound below 2^53 would do).
     if not (active and active % 1 == 0 and active < BAND and active > -BAND) then return {now, 'full_path'} end
     if not queue[1] and before < wanted then
         ids = redis.call('ZRANGE', KEYS[q + 1], 0, wanted - before - 1)
@@ -46,7 +46,8 @@ for q = 8, #KEYS, 4 do -- index of the queue's first key
         local field_list = redis.call('HGETALL', key)
         for j = 1, #field_list, 2 do job[field_list[j]] = field_list[j + 1] end
         job.id, job.key, job.field_list = ids[i], key, field_list
-        -- A job with only the six fields of every job needs no further checks.
+        -- A valid job with only the six fields of every job needs no call of validate_job.lua, which also
+        -- explains the sum.
         local created, attempts = tonumber(job[F.created]), tonumber(job[F.max_attempts])
         local sum = #field_list == 12 and created and attempts and created + attempts
         if sum and sum > -LATEST_MS and sum < 5 * LATEST_MS and job[F.state] == 'available'

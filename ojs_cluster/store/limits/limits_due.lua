@@ -1,5 +1,5 @@
--- Wakes the workers that wait for queues whose limits allow starts again. Reports which token grants and
--- rate limit keys are due, but does not handle them.
+-- Wakes the workers that wait for queues whose limits allow jobs to start again. Reports whether token grants
+-- and which rate limit keys are due, but does not handle them.
 -- Memory: allow-oom; adds nothing.
 -- KEYS: 1 exhausted_queues, 2 token_grants, 3 rate_limit_checks.
 -- ARGV: 1 maximum number of queues, 2 maximum number of rate limit keys.

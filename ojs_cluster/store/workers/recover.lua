@@ -7,8 +7,7 @@
 -- ARGV: 1 events kept, 2 cursor ('' for the first call), 3 maximum number of active jobs to read, 4 errors kept
 --       per job, 5 retention of discarded jobs (ms), 6 retention of dead letters (ms), 7 maximum number of dead
 --       letters per queue, 8 the server's on_exhaustion, then per dead worker: id, time of its death by the
---       clock of its record's master (ms), time since its death (ms), or '' when unknown. By the clock of this
---       master the first time may be in the future, so the earlier of the two times of death counts.
+--       clock of its record's master (ms), time since its death (ms), or '' when unknown.
 -- Returns: {next cursor ('' at the end), effects, then per recovered job the id of its worker}
 --@include keys now preflight remove_many read_job change_counters append_event set_deadline
 --@include append_effect make_available finish_job remove_from_queue backoff_delay match_error
@@ -18,6 +17,7 @@ local retention, died = {ARGV[5], ARGV[6], tonumber(ARGV[7])}, {}
 server_exhaustion = ARGV[8]
 for i = 9, #ARGV, 3 do
     local id, dead_ms, dead_for_ms = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]) or 0
+    -- `dead_ms` may be in the future by the clock of this master.
     died[id] = math.min(dead_ms, now - dead_for_ms)
 end
 local names = {F.started, F.worker, F.extended}

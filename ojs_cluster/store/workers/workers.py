@@ -77,8 +77,8 @@ class DeadWorker:
         dead_ms: Unix time in ms when it was found dead, by the clock of its record's master.
         terminated: whether its last heartbeat announced its end. Then its death is logged only if
             it still held jobs.
-        dead_s: ``dead_ms`` as seconds of this process's monotonic clock, too early by up to the
-            duration of the call that found the worker; None when unknown.
+        dead_s: the same time in seconds of this process's monotonic clock; None when unknown. It is
+            too early by at most the duration of the call that found the worker.
     """
 
     id: str

@@ -21,8 +21,8 @@ end
 
 -- Returns how many tokens one queue may request: `max_requests` in all, `per_key` for one key, for the first
 -- `max_keys` keys of its demand.
--- `idle_keys`: number of keys without a pending request that may request tokens. Other keys have no free token,
--- or will answer soon. 0: every key may request tokens.
+-- `idle_keys`: number of keys without a pending request that may request tokens. If there are such keys, only
+-- they request tokens, because the requests of the others are answered soon. If it is 0, every key may.
 local function request_budget(idle_keys, wanted)
     if idle_keys == 0 then
         return {max_requests = wanted, per_key = wanted, max_keys = MAX_KEYS_PER_FETCH, any_key = true}
@@ -31,8 +31,8 @@ local function request_budget(idle_keys, wanted)
         max_keys = idle_keys}
 end
 
--- Reads, before the first write, the best blocked jobs of a queue. For each key it reads one job more than may
--- request a token, because the first job without a request decides the key's place in the demand.
+-- Reads, before the first write, the best blocked jobs of a queue. For each key it reads the jobs that may
+-- request a token and the next one, which afterwards decides the key's place in the demand.
 local function preflight_blocked_jobs(queue, budget)
     local keys, requests_left = {}, budget.max_requests
     blocked_jobs[queue.name] = keys
