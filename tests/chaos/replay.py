@@ -210,7 +210,8 @@ def unique(history: History) -> Iterator[Violation]:
         for (begin, end), id_ in spans:
             if begin < latest[0] and id_ != latest[1]:
                 text = f"{id_} began at {begin:.0f}, {latest[1]} ended at {latest[0]:.0f}"
-                yield Violation("unique", fingerprint, text, _forgotten(history))
+                excused = _forgotten(history) or _lost_lock(history, {id_, latest[1]})
+                yield Violation("unique", fingerprint, text, excused)
             latest = max(latest, (end, id_))
 
 
@@ -257,6 +258,21 @@ def peak(spans: Sequence[Interval]) -> tuple[int, float]:
         if now > most:
             most, when = now, at
     return most, when
+
+
+def _lost_lock(history: History, ids: set[str]) -> str:
+    """Excuse jobs whose enqueue was not confirmed when a master was lost.
+
+    The lock is in another shard than the job, so the job may survive it.
+    """
+    for enqueue in history.enqueues:
+        answer = enqueue.answer
+        confirmed = answer.outcome not in ("unconfirmed", "unknown")
+        if confirmed or not history.lossy(answer.sent, answer.answered):
+            continue
+        if any(job.id in ids for job in enqueue.jobs):
+            return "a master lost a lock that was not confirmed"
+    return ""
 
 
 def _forgotten(history: History) -> str:

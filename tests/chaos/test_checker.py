@@ -341,6 +341,25 @@ def test_two_live_jobs_of_one_fingerprint_are_found() -> None:
     assert rules(of_two("new due stop", "pass new stop")) == set()
 
 
+@pytest.mark.parametrize(
+    ("outcome", "loss", "found"),
+    [
+        ("unconfirmed", (0, 1), set()),
+        ("unknown", (0, 1), set()),
+        ("done", (0, 1), {"unique"}),
+        ("unconfirmed", (5, 6), {"unique"}),
+    ],
+)
+def test_an_unconfirmed_lock_may_be_lost_with_its_master(
+    outcome: Outcome, loss: tuple[float, float], found: set[str]
+) -> None:
+    history = of_two("new due stop", "pass new stop", fingerprint="f")
+    first = history.enqueues[0]
+    history.enqueues[0] = replace(first, answer=answer(0, outcome))
+    history.losses.append(loss)
+    assert rules(history) & {"unique"} == found
+
+
 def test_a_job_that_lives_again_beside_another_of_its_fingerprint_is_found() -> None:
     history = of_two("new late new stop", "pass new due late", fingerprint="f")
     history.final = Final({"one": "cancelled", "two": "discarded"})
