@@ -64,3 +64,8 @@ def test_a_script_that_counts_writes_its_counts_at_the_end(name: str) -> None:
     text = load_scripts()[name].source.decode()
     counts = "local function count(" in text
     assert counts == bool(re.search(r"^(?: {4})?flush_counters\(\)$", text, re.MULTILINE))
+
+
+def test_a_script_is_loaded_under_each_of_its_names() -> None:
+    """The names come from lines of the scripts' heads, which look like prose."""
+    assert load_scripts().keys() - read_transitions().keys() == {"enqueue_part", "register_again"}
