@@ -210,7 +210,7 @@ def unique(history: History) -> Iterator[Violation]:
         for (begin, end), id_ in spans:
             if begin < latest[0] and id_ != latest[1]:
                 text = f"{id_} began at {begin:.0f}, {latest[1]} ended at {latest[0]:.0f}"
-                excused = _forgotten(history) or _lost_lock(history, {id_, latest[1]})
+                excused = _forgotten(history) or _lost_lock(history, latest[1])
                 yield Violation("unique", fingerprint, text, excused)
             latest = max(latest, (end, id_))
 
@@ -260,17 +260,18 @@ def peak(spans: Sequence[Interval]) -> tuple[int, float]:
     return most, when
 
 
-def _lost_lock(history: History, ids: set[str]) -> str:
-    """Excuse jobs whose enqueue was not confirmed when a master was lost.
+def _lost_lock(history: History, holder: str) -> str:
+    """Excuse a second job if the first one's enqueue was not confirmed when a master was lost.
 
-    The lock is in another shard than the job, so the job may survive it.
+    The lock is in another shard than its holder, so the holder may survive it (docs/guarantees.md).
+    A confirmed holder, and one whose master was lost at another time, is not excused.
     """
     for enqueue in history.enqueues:
         answer = enqueue.answer
         confirmed = answer.outcome not in ("unconfirmed", "unknown")
         if confirmed or not history.lossy(answer.sent, answer.answered):
             continue
-        if any(job.id in ids for job in enqueue.jobs):
+        if any(job.id == holder for job in enqueue.jobs):
             return "a master lost a lock that was not confirmed"
     return ""
 

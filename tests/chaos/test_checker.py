@@ -342,20 +342,20 @@ def test_two_live_jobs_of_one_fingerprint_are_found() -> None:
 
 
 @pytest.mark.parametrize(
-    ("outcome", "loss", "found"),
+    ("index", "outcome", "loss", "found"),
     [
-        ("unconfirmed", (0, 1), set()),
-        ("unknown", (0, 1), set()),
-        ("done", (0, 1), {"unique"}),
-        ("unconfirmed", (5, 6), {"unique"}),
+        (0, "unconfirmed", (0, 1), set()),
+        (0, "unknown", (0, 1), set()),
+        (0, "done", (0, 1), {"unique"}),
+        (0, "unconfirmed", (5, 6), {"unique"}),
+        (1, "unconfirmed", (0, 1), {"unique"}),
     ],
 )
 def test_an_unconfirmed_lock_may_be_lost_with_its_master(
-    outcome: Outcome, loss: tuple[float, float], found: set[str]
+    index: int, outcome: Outcome, loss: tuple[float, float], found: set[str]
 ) -> None:
     history = of_two("new due stop", "pass new stop", fingerprint="f")
-    first = history.enqueues[0]
-    history.enqueues[0] = replace(first, answer=answer(0, outcome))
+    history.enqueues[index] = replace(history.enqueues[index], answer=answer(0, outcome))
     history.losses.append(loss)
     assert rules(history) & {"unique"} == found
 
