@@ -7,17 +7,20 @@ is read exactly once, even if other jobs enter or leave the index between two pa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from ojs_cluster.core.bulk.selection import JobSummary, Selection
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import Shard
-from ojs_cluster.store.bulk.operation import Position
+from ojs_cluster.store.bulk.operation import MEMBER_ENCODING, Position
 from ojs_cluster.store.context import Store
 
 PAGE: Final = 200
 """Maximum number of entries that one script reads. It takes about a millisecond."""
+_NAMES_AT_ONCE: Final = 100
+"""Number of queue names that one command reads. All but the first are used only after damage."""
 _FIELDS: Final = 9
 """Number of values of each job in the reply of ``bulk_page.lua``, without the id."""
 _INDEXES: Final[Mapping[State, tuple[str, ...]]] = {
@@ -69,11 +72,11 @@ async def read_page(store: Store, selection: Selection, position: Position) -> P
     if queue and shard not in await store.partitions.occupied_shards(store, queue):
         return Page((), await _next_shard(store, selection, position, indexes))
     key = getattr(shard, name)
-    jobs, score, last_id, full = await _read(
+    jobs, score, last_member, full = await _read(
         store, shard, key(queue) if name in _INDEXES_OF_QUEUE else key, position
     )
     if full:
-        return Page(jobs, replace(position, score=score, member=last_id))
+        return Page(jobs, replace(position, score=score, member=last_member))
     return Page(jobs, await _next_shard(store, selection, position, indexes))
 
 
@@ -104,15 +107,24 @@ def _next_index(position: Position, indexes: Sequence[str]) -> Position | None:
 
 
 async def _next_queue(store: Store, position: Position) -> Position | None:
-    """Return the position at the beginning of the next queue by name, None after the last one."""
+    """Return the position at the beginning of the next queue by name, None after the last one.
+
+    A registered name that is not UTF-8 belongs to no queue, so it is left out.
+    """
     meta = store.keys.meta
-    begin = f"({position.queue}" if position.queue else "-"
-    names: Any = await store.redis.call(
-        meta.slot,
-        *("ZRANGEBYLEX", meta.queues, begin, "+", "LIMIT", 0, 1),
-        idempotent=True,
-    )
-    return Position(position.index, names[0].decode()) if names else None
+    begin = f"({position.queue}".encode() if position.queue else b"-"
+    while True:
+        names: Any = await store.redis.call(
+            meta.slot,
+            *("ZRANGEBYLEX", meta.queues, begin, "+", "LIMIT", 0, _NAMES_AT_ONCE),
+            idempotent=True,
+        )
+        for name in names:
+            with suppress(UnicodeDecodeError):
+                return Position(position.index, name.decode())
+        if not names:
+            return None
+        begin = b"(" + names[-1]
 
 
 async def _read(
@@ -121,28 +133,30 @@ async def _read(
     """Read a page of an index.
 
     Returns:
-        The jobs, score and id of the last entry, and whether the page is full.
+        The jobs, score and member of the last entry, and whether the page is full.
     """
     flat: Any = await store.run(
-        shard, "bulk_page", [key], [position.score, position.member, PAGE], idempotent=True
+        *(shard, "bulk_page", [key]),
+        [position.score, position.member.encode(MEMBER_ENCODING), PAGE],
+        idempotent=True,
     )
     score, rows = flat[0].decode(), flat[1:]
     jobs = []
     for start in range(0, len(rows), _FIELDS + 1):
-        job = _summary(rows[start].decode(), rows[start + 1 : start + 1 + _FIELDS])
+        job = _summary(rows[start], rows[start + 1 : start + 1 + _FIELDS])
         if job is not None:
             jobs.append(job)
     count = len(rows) // (_FIELDS + 1)
-    last_id = rows[-(_FIELDS + 1)].decode() if rows else ""
-    return jobs, score, last_id, count == PAGE
+    last_member = rows[-(_FIELDS + 1)].decode(MEMBER_ENCODING) if rows else ""
+    return jobs, score, last_member, count == PAGE
 
 
-def _summary(job_id: str, values: Sequence[bytes]) -> JobSummary | None:
+def _summary(raw_id: bytes, values: Sequence[bytes]) -> JobSummary | None:
     """Return the summary of a job, None for one that is gone or malformed."""
     state, queue, kind, created, finished, priority, dead, hidden, replays = values
     try:
         return JobSummary(
-            job_id,
+            raw_id.decode(),
             State(state.decode()),
             queue.decode(),
             kind.decode(),

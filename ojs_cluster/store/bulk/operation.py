@@ -14,6 +14,8 @@ from ojs_cluster.core.jobs.states import State
 
 MAX_FAILURES: Final = 20
 """Maximum number of failures that an operation keeps. It counts all failures."""
+MEMBER_ENCODING: Final = "latin-1"
+"""Encoding of the last entry in a position. An entry may be damaged, and this keeps all bytes."""
 _MAX_REASON: Final = 300
 """Maximum number of characters of a reason."""
 _COUNTS: Final = ("examined", "matched", "succeeded", "failed")
@@ -42,7 +44,7 @@ class Position:
         queue: name of the queue whose index is walked, '' before the first and for other indexes.
         shard: index of the shard.
         score: score of the last entry as Redis spells it, '' at the beginning of an index.
-        member: the last entry.
+        member: the last entry, decoded by ``MEMBER_ENCODING``.
         ids: number of the operation's ids that were processed.
     """
 
@@ -65,9 +67,9 @@ class Position:
             DamagedOperation: the members are damaged.
         """
         match members:
-            case [int(index), str(queue), int(shard), str(score), str(member), int(ids)] if (
-                index >= 0 and shard >= 0 and ids >= 0
-            ):
+            case [int(index), str(queue), int(shard), str(score), str(member), int(ids)] if min(
+                index, shard, ids
+            ) >= 0 and all(char <= "\xff" for char in member):
                 return cls(index, queue, shard, score, member, ids)
         raise DamagedOperation("its position is damaged")
 

@@ -1,4 +1,4 @@
-"""A request whose operation is damaged while it runs gets the failed operation."""
+"""Damaged operations end as failed, and damaged entries of an index are left out."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import pytest
 
 from ojs_cluster.core.bulk.selection import BulkAction
 from ojs_cluster.core.errors import NotFound
-from ojs_cluster.store.bulk import execution
+from ojs_cluster.core.jobs.states import State
+from ojs_cluster.store.bulk import candidates, execution
 from ojs_cluster.store.bulk.operation import BulkState, DamagedOperation
 from ojs_cluster.store.context import Store
-from tests.store.bulk.test_bulk import WAITING, begin
+from ojs_cluster.store.jobs import read_jobs
+from tests.store.bulk.test_bulk import WAITING, begin, carry_out
 from tests.store.shortcuts import put
 
 
@@ -52,3 +54,29 @@ async def test_an_operation_that_is_gone_is_not_found(store: Store, db: Any) -> 
     db.delete(store.keys.meta.bulk(operation.id))
     with pytest.raises(NotFound):
         await execution.run_for(store, operation, 60)
+
+
+@pytest.mark.parametrize("page", [1, 200])
+async def test_entries_that_are_not_utf_8_are_left_out(
+    store: Store, db: Any, monkeypatch: pytest.MonkeyPatch, page: int
+) -> None:
+    monkeypatch.setattr(candidates, "PAGE", page)
+    jobs = [await put(store, "mail", scheduled_at="+PT1H"), await put(store, "a"), await put(store)]
+    db.zadd(store.keys.shard_of_queue("mail").due, {b"\xff\xfe": 1, "\u00e9": 1})
+    db.zadd(store.keys.meta.queues, {b"\xff\xfe": 0, b"b\xff": 0})
+
+    done = await execution.run_for(store, await begin(store, BulkAction.CANCEL, *WAITING), 60)
+
+    assert (done.state, done.succeeded) == (BulkState.COMPLETED, len(jobs))
+
+
+async def test_an_entry_that_is_not_utf_8_does_not_stop_the_scheduler(
+    store: Store, db: Any
+) -> None:
+    job = await put(store, scheduled_at="+PT1H")
+    db.zadd(store.keys.shard_of_queue("mail").due, {b"\xff": 1})
+    for queue in ("mail", "other"):
+        operation = await begin(store, BulkAction.CANCEL, *WAITING, queue=queue)
+
+    assert (await carry_out(store, operation)).state is BulkState.COMPLETED
+    assert (await read_jobs.get(store, job.id)).state is State.CANCELLED
