@@ -61,6 +61,26 @@ must be cheap, because it runs before all other work for a request.
 """
 
 
+class _ConnectionContext(WorkerContext):
+    """hypercorn's state of the process, with a ``sleep`` that ends with its connection.
+
+    Between two pings of a WebSocket, hypercorn sleeps, and then checks whether the connection still
+    exists. A closed connection would count against the limits, and delay a drain, until then.
+    """
+
+    def __init__(self, shared: WorkerContext) -> None:
+        super().__init__(shared.max_requests)
+        self.terminate, self.terminated = shared.terminate, shared.terminated
+        self.closed = trio.Event()
+
+    async def sleep(self, wait: float) -> None:  # type: ignore[override]
+        if self.closed.is_set():  # the caller does not check, so do not let it run in a loop
+            await trio.sleep(wait)
+            return
+        with trio.move_on_after(wait):
+            await self.closed.wait()
+
+
 class BoundedServer(TCPServer):
     """hypercorn's server of one connection, with ``_BoundedProtocol`` around its protocol."""
 
@@ -90,7 +110,8 @@ class BoundedServer(TCPServer):
             tls_subject: the subject of the client's verified certificate; empty without one.
         """
         self._tls_subject = tls_subject
-        super().__init__(self._counting(app), config, context, ConnectionState({}), stream)
+        self._context = _ConnectionContext(context)
+        super().__init__(self._counting(app), config, self._context, ConnectionState({}), stream)
         self._h2c = h2c
         self._admits = admits
         self._reservation = reservation
@@ -104,7 +125,11 @@ class BoundedServer(TCPServer):
     @protocol.setter
     def protocol(self, wrapper: ProtocolWrapper) -> None:
         self._bounded = _BoundedProtocol(
-            wrapper, h2c=self._h2c, admits=self._admits_headers, reservation=self._reservation
+            wrapper,
+            h2c=self._h2c,
+            admits=self._admits_headers,
+            reservation=self._reservation,
+            closed=self._context.closed,
         )
 
     def _admits_headers(
@@ -156,6 +181,7 @@ class _BoundedProtocol:
         h2c: whether to allow HTTP/2 without TLS.
         admits: the check of API keys.
         reservation: the part of the body memory budget that counts incomplete heads.
+        closed: is set when the connection is closed and its streams know it.
     """
 
     def __init__(
@@ -165,10 +191,12 @@ class _BoundedProtocol:
         h2c: bool,
         admits: AdmitsHeaders,
         reservation: BodyReservation,
+        closed: trio.Event,
     ) -> None:
         self._wrapper = wrapper
         self._admits = admits
         self._reservation = reservation
+        self._closed = closed
         self._head_bytes = 0
         self._frame_budget = FrameBudget(trio.current_time())
         self._became_idle_at = trio.current_time()
@@ -226,6 +254,8 @@ class _BoundedProtocol:
         was_idle = self._is_idle()
         if not isinstance(event, RawData) or not event.data:
             await self._wrapper.handle(event)
+            if isinstance(event, Closed):
+                self._closed.set()
         elif isinstance(self._wrapper.protocol, H2Protocol):
             await self._handle_http2(event.data)
         else:

@@ -15,6 +15,7 @@ from ojs_cluster.http.push.announcements import Announcement
 from ojs_cluster.http.push.channels import ALL
 from ojs_cluster.http.push.ws_messages import MAX_CHANNELS, EventMessages
 from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.server.http import http_server
 from ojs_cluster.store.events.subscriber import (
     BufferBudget,
     Channel,
@@ -23,7 +24,7 @@ from ojs_cluster.store.events.subscriber import (
 )
 from ojs_cluster.store.settings import StoreSettings
 from tests.http.api import Api, open_app, serving, until
-from tests.http.push.sockets import websocket
+from tests.http.push.sockets import DEADLINE_S, websocket
 from tests.http.push.test_sse import complete, principals
 
 UNKNOWN = "01962222-bbbb-7ccc-8ddd-eeeeeeeeeeee"
@@ -234,6 +235,18 @@ async def test_a_shutdown_closes_the_connection(standalone: Embedded) -> None:
             assert socket.close_code == 1001
         async with websocket(port) as socket:
             assert socket.status == 503
+
+
+async def test_a_drain_does_not_wait_for_a_client_that_has_vanished(
+    standalone: Embedded, lane: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task that sends pings would otherwise run until the next ping."""
+    monkeypatch.setattr(http_server, "_PING_S", 3600.0)
+    with trio.fail_after(DEADLINE_S):
+        async with open_app(standalone) as app, serving(app, lane=lane, grace_s=3600.0) as port:
+            async with websocket(port) as socket:
+                await socket.ask(subscribe("all"))
+            await until(lambda: _async(app.push.count == 0))
 
 
 async def test_origins_are_checked(standalone: Embedded) -> None:
