@@ -7,6 +7,7 @@ from typing import Any
 from ojs_cluster.core.webhooks import Secret, Subscription
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.webhooks import deliveries, subscriptions
+from ojs_cluster.store.webhooks.counts import remove_old_counts
 from tests.store.shortcuts import ack, active, shard_of
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -47,5 +48,6 @@ async def one_life_of_a_webhook(store: Store) -> None:
     assert len(await deliveries.list_newest(store, limit=10)) == 3
     await subscriptions.rotate(store, made.id, SECRET)
     await subscriptions.delete(store, made.id)
+    await remove_old_counts(store, shard)
     await deliveries.purge(store, shard, made.id)
     await store.webhooks.read(store)

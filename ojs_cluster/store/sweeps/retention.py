@@ -21,6 +21,7 @@ from ojs_cluster.store.sweeps.deadlines import log_malformed
 from ojs_cluster.store.sweeps.sweep_result import SweepResult
 from ojs_cluster.store.transactions import transactions
 from ojs_cluster.store.unique import unique
+from ojs_cluster.store.webhooks.counts import remove_old_counts
 
 log = logging.getLogger("ojs.store")
 
@@ -74,8 +75,8 @@ async def _postpone(store: Store, shard: Shard, job_ids: Sequence[str], now_ms: 
 async def remove_leftovers(store: Store, shard: Shard, limit: int = 500) -> int:
     """Remove expired records of a shard other than jobs.
 
-    These are worker records, quiet flags, aliases without a job, locks, error groups and
-    transactions.
+    These are worker records, quiet flags, aliases without a job, locks, error groups,
+    transactions, and counts of deleted webhook subscriptions.
 
     Args:
         store: the store.
@@ -96,7 +97,11 @@ async def remove_leftovers(store: Store, shard: Shard, limit: int = 500) -> int:
     checked = await unique.check_old_locks(store, shard, limit)
     checked += await references.check_references(store, shard, limit)
     removed += await purge_error_groups(store, shard, limit)
-    return removed + checked + await transactions.purge_old(store, shard, limit)
+    removed += checked + await transactions.purge_old(store, shard, limit)
+    # The master of the meta tag may be away. The next call then removes the counts.
+    if store.redis.is_responsive(store.keys.meta.slot):
+        await remove_old_counts(store, shard)
+    return removed
 
 
 async def retire_queues(store: Store, after: str = "", limit: int = 100) -> tuple[int, str]:

@@ -15,6 +15,8 @@ OUTCOMES = ("delivered", "failed", "dead", "full")
 """``delivered``: attempts that succeeded. ``failed``: attempts that failed and will be repeated.
 ``dead``: last attempts that failed. ``full``: events that were not added, because too many
 deliveries were pending."""
+_MAX_REMOVED = 500
+"""Maximum number of fields that one script removes."""
 
 
 @dataclass(slots=True)
@@ -35,6 +37,28 @@ class DeliveryCounts:
     def failed(self) -> int:
         """Number of attempts that have failed."""
         return self.numbers["failed"] + self.numbers["dead"]
+
+
+async def remove_old_counts(store: Store, shard: Shard) -> None:
+    """Remove the counts of deleted subscriptions from a shard.
+
+    A shard where nothing is pending for a subscription does not notice its deletion otherwise. And
+    a process that does not know of the deletion yet may count once more after
+    ``webhook_purge.lua``.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    fields: Any = await store.redis.call(shard.slot, "HKEYS", shard.webhook_counts, idempotent=True)
+    ids = {name: _split(name)[1] for name in fields}
+    if not any(ids.values()):
+        return
+    # Read after the fields, and ids are not reused: an absent subscription was deleted.
+    await store.webhooks.read(store)
+    old = [name for name, each in ids.items() if each and not store.webhooks.exists(each)]
+    for at in range(0, len(old), _MAX_REMOVED):
+        portion = old[at : at + _MAX_REMOVED]
+        await store.run(shard, "webhook_forget", [shard.webhook_counts], portion, idempotent=True)
 
 
 async def read_counts(store: Store) -> dict[str, DeliveryCounts]:
@@ -64,7 +88,13 @@ def _parse(flat: list[bytes]) -> Iterator[tuple[str, str, list[int]]]:
     """Yield the name, the subscription and the numbers of each field that is not damaged."""
     items = iter(flat)
     for field_name, value in zip(items, items, strict=True):
-        name, _, subscription_id = field_name.decode(errors="replace").partition(":")
+        name, subscription_id = _split(field_name)
         numbers = value.split(b" ")
         if all(each.isdigit() and len(each) < 19 for each in numbers):
             yield name, subscription_id, [int(each) for each in numbers]
+
+
+def _split(field_name: bytes) -> tuple[str, str]:
+    """Return the name and the subscription of a field; '' for all subscriptions together."""
+    name, _, subscription_id = field_name.decode(errors="replace").partition(":")
+    return name, subscription_id

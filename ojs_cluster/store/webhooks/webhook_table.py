@@ -59,6 +59,10 @@ class WebhookTable:
         """Return a subscription of the copy."""
         return self._subscriptions.get(subscription_id)
 
+    def exists(self, subscription_id: str) -> bool:
+        """Return whether the copy has a subscription, also one whose record cannot be read."""
+        return subscription_id in self._subscriptions or subscription_id in self._damaged
+
     def is_damaged(self, subscription_id: str) -> bool:
         """Return whether a subscription exists, but its record cannot be read."""
         return subscription_id in self._damaged

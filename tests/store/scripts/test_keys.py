@@ -228,7 +228,7 @@ def test_a_piece_is_small_and_says_what_it_is(name: str) -> None:
 READS = {
     *("CLUSTER", "NODES"),  # of CLUSTER NODES
     *("CONFIG", "GET"),  # of CONFIG GET
-    *("EXISTS", "HGET", "HGETALL", "HMGET", "INFO", "LRANGE", "PING", "SCAN", "TIME"),
+    *("EXISTS", "HGET", "HGETALL", "HKEYS", "HMGET", "INFO", "LRANGE", "PING", "SCAN", "TIME"),
     *("XLEN", "ZMSCORE"),
     *(
         "XRANGE",

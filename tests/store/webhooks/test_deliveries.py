@@ -16,6 +16,7 @@ from ojs_cluster.store.enqueue.enqueue import enqueue_many
 from ojs_cluster.store.jobs.ack import Ack, ack_many
 from ojs_cluster.store.operations.events import EventFilter, read_events
 from ojs_cluster.store.queues import queues
+from ojs_cluster.store.sweeps import retention
 from ojs_cluster.store.webhooks import deliveries, subscriptions
 from ojs_cluster.store.webhooks.deliveries import Delivery
 from tests.store.shortcuts import (
@@ -274,6 +275,27 @@ async def test_a_deleted_subscription_leaves_nothing_pending(
     assert not db.exists(shard.webhook_pending(made.id))
     assert db.hgetall(shard.webhook_deliveries).keys() == {b"seq"}
     assert made.id.encode() not in {name for name, _ in db.zscan_iter(shard.webhook_due)}
+
+
+async def test_the_counts_of_a_deleted_subscription_end(store: Store, db: Any) -> None:
+    kept, made = await subscribe(store, "job.enqueued"), await subscribe(store, "job.enqueued")
+    await store.webhooks.read(store)
+    await put(store)
+    shard = shard_of(store)
+    for each in (kept, made):
+        [taken] = (await deliveries.take(store, shard, each.id, 10)).deliveries
+        await deliveries.record(store, shard, each.id, taken.number, "delivered", status=200)
+    await subscriptions.delete(store, made.id)
+    new = await subscribe(store, "job.enqueued")  # this process's copy does not have it yet
+    names = [f"{name}:{made.id}" for name in ("failed", "dead", "full")]
+    db.hset(shard.webhook_counts, mapping=dict.fromkeys([*names, f"full:{new.id}"], 1))
+
+    await retention.remove_leftovers(store, shard)
+
+    assert set(db.hkeys(shard.webhook_counts)) == {
+        *(b"delivered:", b"delivered:%b" % kept.id.encode(), b"last:%b" % kept.id.encode()),
+        b"full:%b" % new.id.encode(),
+    }
 
 
 async def test_another_process_learns_of_a_change_at_once(store: Store, other_store: Store) -> None:
