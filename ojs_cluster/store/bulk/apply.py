@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import Literal
 
 from ojs_cluster.core.bulk.selection import BulkAction
 from ojs_cluster.core.errors import Conflict, Duplicate, MalformedJob, NotFound, OJSError
@@ -56,7 +57,8 @@ async def apply(
 async def _change(store: Store, action: BulkAction, target: Target, active: bool) -> None:
     match action:
         case BulkAction.CANCEL:
-            await cancel(store, target.job_id, only="" if active else "waiting", repeatable=True)
+            only: Literal["", "waiting"] = "" if active else "waiting"
+            await _cancel(store, target, only=only)
         case BulkAction.RETRY:
             await dead_letters.retry_discarded(
                 store, target.job_id, expected_replays=target.replays
@@ -69,13 +71,30 @@ async def _change(store: Store, action: BulkAction, target: Target, active: bool
             # The cancelled job is deleted. If the process dies before that, the janitor removes
             # the job. A job that has run and ended since it was chosen is kept.
             with suppress(Conflict):
-                await cancel(store, target.job_id, keep_ms=0, only="waiting", repeatable=True)
+                await _cancel(store, target, only="waiting", keep_ms=0)
             await _delete(store, target, None if target.state is None else State.CANCELLED)
+
+
+async def _cancel(
+    store: Store, target: Target, *, only: Literal["", "waiting"], keep_ms: int | None = None
+) -> None:
+    await cancel(
+        store,
+        target.job_id,
+        keep_ms=keep_ms,
+        only=only,
+        repeatable=True,
+        created_ms=target.created_ms,
+    )
 
 
 async def _delete(store: Store, target: Target, state: State | None) -> None:
     await delete_finished(
-        store, target.job_id, expected_state=state, expected_replays=target.replays
+        store,
+        target.job_id,
+        expected_state=state,
+        expected_replays=target.replays,
+        created_ms=target.created_ms,
     )
 
 

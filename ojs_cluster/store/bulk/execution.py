@@ -198,7 +198,7 @@ async def _choose(
         examined += len(page.jobs)
         matched += len(chosen)
         if not operation.dry_run:
-            targets = [Target(job.id, job.replays, job.state) for job in chosen]
+            targets = [Target(job.id, job.replays, job.state, job.created_ms) for job in chosen]
     operation = replace(operation, examined=examined, matched=matched)
     if targets:
         return operation, Slice(targets, following)

@@ -18,6 +18,7 @@ MEMBER_ENCODING: Final = "latin-1"
 """Encoding of the last entry in a position. An entry may be damaged, and this keeps all bytes."""
 _MAX_REASON: Final = 300
 """Maximum number of characters of a reason."""
+_STATES: Final = frozenset(State)
 _COUNTS: Final = ("examined", "matched", "succeeded", "failed")
 
 
@@ -82,11 +83,30 @@ class Target:
         job_id: the job.
         replays: how often an operator had retried it when it was chosen; None if not known.
         state: its state when it was chosen; None if not known.
+        created_ms: when it was created, in Unix milliseconds; None if not known. A later job with
+            the same id is another job, which is not cancelled or deleted.
     """
 
     job_id: str
     replays: int | None = None
     state: State | None = None
+    created_ms: int | None = None
+
+    def members(self) -> list[Any]:
+        """Return the job as JSON values; ``of_members`` reads them."""
+        return [self.job_id, self.replays, self.state, self.created_ms]
+
+    @classmethod
+    def of_members(cls, members: Any) -> Target:
+        """Return the job that ``members`` has written.
+
+        Raises:
+            DamagedOperation: the members are damaged.
+        """
+        match members:
+            case [str(job_id), int(replays), str(state), int(created_ms)] if state in _STATES:
+                return cls(job_id, replays, State(state), created_ms)
+        raise DamagedOperation("its slice is damaged")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +127,7 @@ class Slice:
     def encode(self) -> bytes:
         """Return the slice as stored."""
         position = None if self.following is None else self.following.members()
-        return orjson.dumps([[[t.job_id, t.replays, t.state] for t in self.targets], position])
+        return orjson.dumps([[target.members() for target in self.targets], position])
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +242,6 @@ def _slice(fields: Mapping[bytes, bytes]) -> Slice | None:
         return None
     targets, position = orjson.loads(text)
     return Slice(
-        [Target(str(job_id), replays, State(state)) for job_id, replays, state in targets],
+        [Target.of_members(members) for members in targets],
         None if position is None else Position.of_members(position),
     )

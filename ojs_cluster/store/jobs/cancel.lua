@@ -9,6 +9,7 @@
 --         'waiting'   a job that is not active; an active job is a conflict
 --         'inactive'  a job that is not active. An active job is a conflict, but gets a cancel request: it
 --                     may finish this attempt, and is cancelled instead of running again.
+--       4 when the job was created (Unix time in ms), '' for any time. Another job that has its id is 'missing'.
 -- Returns: {'ok', fields, effects} | {'missing'} | {'moved', shard} | {'prepared', transaction}
 --          {'conflict', state}
 --@include keys now preflight remove_one read_job change_counters append_event set_deadline
@@ -16,6 +17,7 @@
 local key, keep_ms, only = KEYS[1], ARGV[2], ARGV[3]
 local job, reply = load_job(key)
 if not job then return reply end
+if ARGV[4] ~= '' and job[F.created] ~= ARGV[4] then return {'missing'} end
 local id = job_id_of(key)
 local state = job[F.state]
 if is_terminal(state) or only == 'available' and state ~= 'available' then

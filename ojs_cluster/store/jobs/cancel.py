@@ -21,6 +21,7 @@ async def cancel(
     keep_ms: int | None = None,
     only: Literal["", "inactive", "waiting", "available"] = "",
     repeatable: bool = False,
+    created_ms: int | None = None,
 ) -> JobRecord:
     """Cancel a job that is not terminal.
 
@@ -38,6 +39,8 @@ async def cancel(
             terminal.
         repeatable: whether to repeat the call after a lost reply. If the first call has cancelled
             the job, the second raises ``Conflict``.
+        created_ms: when the job was created, in Unix milliseconds; None for any time. A client may
+            reuse the id of a deleted job, and the new job is not cancelled.
 
     Returns:
         The cancelled job.
@@ -49,7 +52,7 @@ async def cancel(
     """
     settings = store.settings
     keep = settings.retention_cancelled_ms if keep_ms is None else keep_ms
-    args: list[Arg] = [store.events_arg, keep, only]
+    args: list[Arg] = [store.events_arg, keep, only, "" if created_ms is None else created_ms]
     idempotent = repeatable or only == "inactive"
     try:
         return await run_on_job(store, "cancel", job_id, _KEYS, args, idempotent=idempotent)

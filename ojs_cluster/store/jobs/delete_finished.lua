@@ -5,7 +5,8 @@
 -- Memory: allow-oom; adds 100 bytes.
 -- KEYS: 1 job, 2 finished, 3 dead.
 -- ARGV: 1 state that the job must have, '' for any terminal state, 2 expected number of manual retries so far,
---       '' for any.
+--       '' for any, 3 when the job was created (Unix time in ms), '' for any time. Another job that has its id
+--       is 'missing'.
 -- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'prepared', transaction}
 --          {'conflict', state}
 --@include keys now preflight remove_one read_job finish_job remove_from_queue
@@ -13,7 +14,7 @@ local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end
 local id = job_id_of(key)
-if job[F.hidden] then return {'missing'} end
+if job[F.hidden] or ARGV[3] ~= '' and job[F.created] ~= ARGV[3] then return {'missing'} end
 local wanted_state, expected_replays = ARGV[1], ARGV[2]
 if not is_terminal(job[F.state]) or wanted_state ~= '' and job[F.state] ~= wanted_state
     or expected_replays ~= '' and (job[F.replays] or '0') ~= expected_replays then

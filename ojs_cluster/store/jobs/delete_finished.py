@@ -19,6 +19,7 @@ async def delete_finished(
     *,
     expected_state: State | None = None,
     expected_replays: int | None = None,
+    created_ms: int | None = None,
 ) -> JobRecord:
     """Remove a terminal job permanently; return the job as it was.
 
@@ -30,6 +31,8 @@ async def delete_finished(
         job_id: the job.
         expected_state: the terminal state that the job must have, None for any.
         expected_replays: how often an operator has retried the job before, None for any number.
+        created_ms: when the job was created, in Unix milliseconds; None for any time. A client may
+            reuse the id of a deleted job, and the new job is not deleted.
 
     Raises:
         NotFound: no such job, or it was deleted.
@@ -42,6 +45,7 @@ async def delete_finished(
             [
                 "" if expected_state is None else expected_state.value,
                 "" if expected_replays is None else expected_replays,
+                "" if created_ms is None else created_ms,
             ],
             idempotent=True,
         )

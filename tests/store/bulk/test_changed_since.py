@@ -11,12 +11,14 @@ from ojs_cluster.core.errors import Conflict
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.bulk import candidates, execution
 from ojs_cluster.store.bulk.apply import apply
-from ojs_cluster.store.bulk.operation import read_operation
+from ojs_cluster.store.bulk.operation import Target, read_operation
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import dead_letters
+from ojs_cluster.store.jobs import fields
 from ojs_cluster.store.jobs import read_jobs as jobs
+from ojs_cluster.store.jobs.delete_finished import delete_finished
 from tests.store.bulk.test_bulk import WAITING, begin, carry_out, dead
-from tests.store.shortcuts import ack, nack, put, take
+from tests.store.shortcuts import ack, foreign_id, home_id, nack, put, shard_of, take
 
 
 async def changed_late(store: Store, action: BulkAction, change: Any, *states: State) -> str:
@@ -70,6 +72,32 @@ async def test_a_dead_letter_that_was_retried_since_it_was_chosen_is_kept(
     assert ("was retried since" in reason) is fails_again
     assert found.state is (State.DISCARDED if fails_again else State.AVAILABLE)
     assert found.dead is fails_again
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+@pytest.mark.parametrize("action", [BulkAction.PURGE, BulkAction.CANCEL, BulkAction.DELETE])
+async def test_a_slice_that_is_applied_again_keeps_a_new_job_with_the_same_id(
+    store: Store, db: Any, action: BulkAction, foreign: bool
+) -> None:
+    job_id = (foreign_id if foreign else home_id)(store)
+    state = State.DISCARDED if action is BulkAction.DELETE else State.AVAILABLE
+    retry = {"max_attempts": 1}
+    created_ms = (await put(store, id=job_id, retry=retry)).created_ms - 1000
+    db.hset(shard_of(store).job(job_id), fields.CREATED.decode(), created_ms)
+    if action is BulkAction.DELETE:
+        await nack(store, (await take(store))[0])
+    target = Target(job_id, 0, state, created_ms)
+    assert await apply(store, action, target) is None
+    if action is BulkAction.CANCEL:
+        await delete_finished(store, job_id)
+    await put(store, id=job_id, retry=retry)
+    if action is BulkAction.DELETE:
+        await nack(store, (await take(store))[0])
+
+    error = await apply(store, action, target)
+
+    assert (error is None) is (action is not BulkAction.CANCEL)
+    assert (await jobs.get(store, job_id)).state is state
 
 
 @pytest.mark.parametrize("priority", [1, 90])
