@@ -13,18 +13,22 @@ more key.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.keys import Shard
+from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.history.records import HOURS, MINUTES, QUEUE_MINUTES, STATES
 from ojs_cluster.store.jobs.validate_job import read_number
+
+log = logging.getLogger("ojs.store")
 
 _PAGE: Final = 1000
 """Number of queue names that are read at once."""
@@ -34,11 +38,26 @@ _CHUNK: Final = 50
 """Number of queues that one script samples. The script takes about 10 µs per queue."""
 
 
+@dataclass(slots=True)
+class _Round:
+    """What the samples of one minute have read so far.
+
+    Attributes:
+        minute: the minute, in Unix minutes.
+        depths: numbers of jobs of the queues read so far, by shard.
+        failed: shards that have failed. They are not read again in this minute.
+    """
+
+    minute: int
+    depths: dict[Shard, list[int]] = field(default_factory=dict)
+    failed: set[Shard] = field(default_factory=set)
+
+
 class Sampler:
     """Takes the samples of one process, and remembers the last numbers of each shard.
 
-    If a shard does not answer, the record contains the totals that the shard returned last, which
-    are a lower bound.
+    If a shard does not answer, or answers with an error, the record contains the totals that the
+    shard returned last, which are a lower bound.
     """
 
     def __init__(self, store: Store) -> None:
@@ -75,7 +94,7 @@ class Sampler:
             minute: the minute at whose start the samples count as taken, in Unix minutes.
 
         Returns:
-            Whether a record was stored. None is stored until this process has read the totals of
+            Whether a record was stored. None is stored until this process has read all queues of
             every shard at least once.
 
         Raises:
@@ -83,7 +102,7 @@ class Sampler:
         """
         store, meta = self._store, self._store.keys.meta
         await store.partitions.refresh_if_stale(store)
-        depths_of: dict[Shard, list[int]] = {}
+        current = _Round(minute)
         after = ""
         while True:
             names: Any = await store.redis.call(
@@ -92,13 +111,14 @@ class Sampler:
                 _PAGE,
                 idempotent=True,
             )
-            await self._sample_page([name.decode() for name in names], minute, depths_of)
+            await self._sample_page([name.decode() for name in names], current)
             if len(names) < _PAGE:
                 break
             after = names[-1].decode()
             await trio.sleep(_PAGE_PAUSE_S)
-        self._depths.update(depths_of)
-        if len(self._totals) < len(store.keys):
+        # Of a shard that has failed, only some queues may have been read.
+        self._depths.update({s: d for s, d in current.depths.items() if s not in current.failed})
+        if len(self._depths) < len(store.keys):
             return False
         sums = [sum(column) for column in zip(*self._totals.values(), strict=True)]
         depths = [sum(column) for column in zip(*self._depths.values(), strict=True)]
@@ -109,17 +129,15 @@ class Sampler:
         )
         return True
 
-    async def _sample_page(
-        self, names: Sequence[str], minute: int, depths_of: dict[Shard, list[int]]
-    ) -> None:
-        """Sample some queues, and add the numbers of their jobs to ``depths_of``, by shard.
+    async def _sample_page(self, names: Sequence[str], current: _Round) -> None:
+        """Sample some queues.
 
-        Shards that are not in ``depths_of`` yet are read even if they have none of these queues,
-        because a record needs the totals of every shard.
+        Shards that were not read yet are read even if they have none of these queues, because a
+        record needs the totals of every shard.
         """
         store = self._store
         queues_of: dict[Shard, list[str]] = {
-            shard: [] for shard in store.keys if shard not in depths_of
+            shard: [] for shard in store.keys if shard not in current.depths
         }
         for name in names:
             count = store.partitions.layout(name).occupied_count
@@ -127,25 +145,33 @@ class Sampler:
                 queues_of.setdefault(shard, []).append(name)
 
         async def sample_shard(shard: Shard) -> None:
-            if not store.redis.is_responsive(shard.slot):
+            if shard in current.failed:
                 return
-            with suppress(BackendUnavailable):
-                await self._sample_shard(shard, queues_of[shard], minute, depths_of)
+            if not store.redis.is_responsive(shard.slot):
+                current.failed.add(shard)
+                return
+            try:
+                await self._sample_shard(shard, queues_of[shard], current)
+            except (BackendUnavailable, RedisReplyError) as error:
+                current.failed.add(shard)
+                log.warning("cannot sample the queues of shard %d: %s", shard.index, error)
 
         await run_concurrently(queues_of, sample_shard)
 
-    async def _sample_shard(
-        self, shard: Shard, names: Sequence[str], minute: int, depths_of: dict[Shard, list[int]]
-    ) -> None:
+    async def _sample_shard(self, shard: Shard, names: Sequence[str], current: _Round) -> None:
         for start in range(0, max(1, len(names)), _CHUNK):
+            chunk = names[start : start + _CHUNK]
             keys = [shard.history_totals]
-            for name in names[start : start + _CHUNK]:
+            for name in chunk:
                 keys += (shard.queue_counters(name), shard.queue_available(name))
                 keys += (shard.queue_blocked(name), shard.queue_history(name))
                 keys.append(shard.queue_times(name))
-            totals, depths = await self._store.run(
-                shard, "sample_queues", keys, [minute, QUEUE_MINUTES], idempotent=True
+            totals, depths, damaged = await self._store.run(
+                shard, "sample_queues", keys, [current.minute, QUEUE_MINUTES], idempotent=True
             )
+            if damaged:
+                damaged_names = [chunk[position - 1] for position in damaged]
+                log.warning("cannot sample queues of shard %d: %s", shard.index, damaged_names)
             self._totals[shard] = [read_number(total) for total in totals]
-            sums = depths_of.get(shard, [0] * len(STATES))
-            depths_of[shard] = [total + int(n) for total, n in zip(sums, depths, strict=True)]
+            sums = current.depths.get(shard, [0] * len(STATES))
+            current.depths[shard] = [total + int(n) for total, n in zip(sums, depths, strict=True)]

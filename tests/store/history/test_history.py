@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ojs_cluster.core.jobs.states import State
+from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.history.records import HOURS, MINUTES, QUEUE_MINUTES
@@ -257,6 +258,55 @@ async def test_no_record_is_stored_without_the_numbers_of_a_shard(
         patched.setattr(type(store.redis), "is_responsive", lambda _, slot: slot != away.slot)
         assert await sampler.record(now)  # with the numbers that the process knows
     assert column(await series(store, now), "enqueued") == [0]
+
+
+@pytest.mark.parametrize("name", ["counters", "available", "blocked", "history", "times"])
+async def test_a_queue_with_a_damaged_key_does_not_end_the_statistics(
+    store: Store, db: Any, name: str
+) -> None:
+    sampler, now = Sampler(store), await minute_of(store)
+    shard = shard_of(store)
+    await put(store)
+    await sampler.record(now - 1)
+    key = getattr(shard, f"queue_{name}")(QUEUE)
+    db.delete(key)
+    db.set(key, "damaged")
+    await put(store, "other")
+    assert await sampler.record(now)
+
+    [point] = await series(store, now, count=1)
+    assert point.totals["enqueued"] == 1
+
+
+async def test_a_shard_that_fails_keeps_its_last_numbers(
+    store: Store, db: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ojs_cluster.store.history.samples._CHUNK", 1)
+    sampler, now = Sampler(store), await minute_of(store)
+    shard = shard_of(store)
+    near = [name for name in (f"near{n}" for n in range(1000)) if shard_of(store, name) is shard]
+    far = queues_in_other_shards(store, 1)[0]
+    for queue in (near[0], QUEUE, far):
+        await put(store, queue)
+    await sampler.record(now - 2)
+    await put(store, far)
+    run = Store.run
+
+    async def fail_second(
+        self: Store, at: Any, script: str, keys: Any, *args: Any, **kw: Any
+    ) -> Any:
+        if at is shard and shard.queue_counters(max(near[0], QUEUE)) in keys:
+            raise RedisReplyError("ERR the script fails")
+        return await run(self, at, script, keys, *args, **kw)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "run", fail_second)
+        assert await sampler.record(now - 1)
+        # A new process does not know all numbers.
+        assert not await Sampler(store).record(now - 1)
+    points = await series(store, now - 1, count=1)
+    assert column(points, "enqueued") == [1]
+    assert points[0].depths[State.AVAILABLE] == 4
 
 
 async def test_a_minute_is_recorded_once(store: Store) -> None:
