@@ -401,6 +401,35 @@ async def test_a_heartbeat_extends_the_jobs_of_the_shards_that_answer(
     assert await beat(*names) == [held[name].id for name in names]
 
 
+async def test_the_counts_of_other_masters_are_written(server: Embedded, store: Store) -> None:
+    node = owner(server, store, store.keys.shard_of_queue("q0").slot)
+    silent = list(names_on(server, store, node))[:40]
+    near = next(names_on(server, store, node, here=False))
+    for name in (*silent, near):
+        store.job_counts.count_enqueued(name, b"t")
+
+    async def counted(queue: str) -> bool:
+        shard = store.keys.shard_of_queue(queue)
+        key = shard.queue_types(queue)
+        return await store.redis.call(shard.slot, "HGET", key, "t", idempotent=True) == b"1,0,0"
+
+    server.pause(node)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_ask, store, store.keys.shard_of_queue("q0"))
+        with trio.fail_after(SOON_S):
+            await eventually(
+                lambda: not store.redis.is_responsive(store.keys.shard_of_queue("q0").slot)
+            )
+            await store.job_counts.flush(store)
+            assert await counted(near)
+        nursery.cancel_scope.cancel()
+    server.resume(node)
+    await eventually(lambda: store.redis.is_responsive(store.keys.shard_of_queue("q0").slot))
+    await store.job_counts.flush(store)
+    for name in silent:
+        assert await counted(name)
+
+
 async def _ask(store: Store, shard: Shard) -> None:
     await store.redis.call(shard.slot, "PING", idempotent=True)
 

@@ -20,6 +20,7 @@ import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.core.histograms import RUN_BOUNDS_MS, WAIT_BOUNDS_MS
+from ojs_cluster.keys import Shard
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs import fields as f
@@ -43,8 +44,8 @@ FLUSH_S: Final = 15.0
 KEPT_MS: Final = 7 * 86_400_000
 """Time in ms after the last addition at which Redis deletes the counts of a queue."""
 MAX_ROWS: Final = 10_000
-"""Maximum number of pairs of queue and type that a process counts between two writes. It does not
-count jobs of further pairs."""
+"""Maximum number of pairs of queue and type that a process counts between two writes. Jobs of
+further pairs are counted under the type ``OTHER``, in up to ``MAX_ROWS`` further queues."""
 OTHER: Final = b"other"
 """The type under which further types of a queue are counted."""
 _TYPES_AT_ONCE: Final = 200
@@ -142,7 +143,12 @@ class JobCounts:
             for start in range(0, len(keys), _TYPES_AT_ONCE):
                 chunk = {key: rows[key] for key in keys[start : start + _TYPES_AT_ONCE]}
                 try:
-                    await _add(runtime, queue.decode(), chunk)
+                    shard = runtime.keys.shard_of_queue(queue.decode())
+                    if runtime.redis.is_responsive(shard.slot):
+                        await _add(runtime, shard, queue.decode(), chunk)
+                    else:
+                        # Calls to this master would delay the counts of the others.
+                        self._keep(chunk)
                 except BackendUnavailable as error:
                     if error.outcome == "not_applied":
                         self._keep(chunk)
@@ -158,13 +164,18 @@ class JobCounts:
                 row[position] += count
 
     def _new_row(self, key: _Key) -> list[int]:
-        row = [0] * _WIDTH
-        if len(self._rows) < MAX_ROWS:
+        """Return the row of a pair that has none yet."""
+        limit = MAX_ROWS
+        if len(self._rows) >= MAX_ROWS:
+            # A client that invents types must not end the counts of other queues.
+            key, limit = (key[0], OTHER), 2 * MAX_ROWS
+        row = self._rows.get(key) or [0] * _WIDTH
+        if len(self._rows) < limit:
             self._rows[key] = row
         return row
 
 
-async def _add(runtime: Runtime, queue: str, rows: Mapping[_Key, list[int]]) -> None:
+async def _add(runtime: Runtime, shard: Shard, queue: str, rows: Mapping[_Key, list[int]]) -> None:
     """Add the rows of one queue."""
     times = [sum(column) for column in zip(*rows.values(), strict=True)][: len(TIMES)]
     counted = [(name, count) for name, count in zip(TIMES, times, strict=True) if count]
@@ -174,7 +185,6 @@ async def _add(runtime: Runtime, queue: str, rows: Mapping[_Key, list[int]]) -> 
     if runtime.settings.metrics_types:
         for (_, job_type), row in rows.items():
             args += (job_type, *row[len(TIMES) :])
-    shard = runtime.keys.shard_of_queue(queue)
     await runtime.run(
         shard, "add_counts", [shard.queue_times(queue), shard.queue_types(queue)], args
     )

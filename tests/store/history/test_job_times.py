@@ -132,9 +132,24 @@ async def test_damaged_numbers_are_replaced(store: Store, db: Any) -> None:
 
 def test_a_process_counts_a_bounded_number_of_queues() -> None:
     times = JobCounts()
-    for number in range(MAX_ROWS + 10):
+    for number in range(2 * MAX_ROWS + 10):
         times.count_completed(b"q%d" % number, b"t", 1)
-    assert len(times._rows) == MAX_ROWS
+    assert len(times._rows) == 2 * MAX_ROWS
+
+
+async def test_many_types_of_one_queue_do_not_end_the_counts_of_another(
+    store: Store, db: Any
+) -> None:
+    for number in range(MAX_ROWS + 10):
+        store.job_counts.count_enqueued("invented", b"t%d" % number)
+    for _ in range(2):
+        store.job_counts.count_completed(QUEUE.encode(), b"t", 1)
+    assert len(store.job_counts._rows) == MAX_ROWS + 2
+    await store.job_counts.flush(store)
+    assert stored(store, db) == {"r1": 2}
+    assert db.hgetall(shard_of(store).queue_types(QUEUE)) == {b"other": b"0,2,0"}
+    types = db.hgetall(shard_of(store, "invented").queue_types("invented"))
+    assert sum(int(text.split(b",")[0]) for text in types.values()) == MAX_ROWS + 10
 
 
 def test_quantiles_are_those_of_prometheus() -> None:
