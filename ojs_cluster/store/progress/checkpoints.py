@@ -6,6 +6,7 @@ one. So a fetch, an ack or a removal of a job without a checkpoint needs no furt
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable
 from typing import Final
@@ -15,12 +16,15 @@ import msgspec
 from ojs_cluster.core.errors import NotFound, PayloadTooLarge
 from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.keys import Shard
+from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.fetch.lease_ids import shard_of_lease
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.by_id import run_for_reply
 from ojs_cluster.store.jobs.record import JobRecord
+
+log = logging.getLogger("ojs.store")
 
 MAX_BYTES: Final = 1024 * 1024
 """Maximum size of a checkpoint in bytes (spec: ojs-durable-execution 9.1)."""
@@ -131,6 +135,9 @@ async def delete(store: Store, job_id: str) -> None:
 async def read_of_fetched(store: Store, jobs: Iterable[JobRecord]) -> dict[str, Checkpoint]:
     """Return the checkpoints of jobs that a fetch has leased, by job id.
 
+    A checkpoint whose key has a wrong type is left out, as one with damaged numbers. Otherwise the
+    job would stay first in its queue, and no fetch of the queue would succeed.
+
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
@@ -138,7 +145,14 @@ async def read_of_fetched(store: Store, jobs: Iterable[JobRecord]) -> dict[str, 
 
     async def read(item: tuple[Shard, str]) -> None:
         shard, job_id = item
-        reply = await store.run(shard, "checkpoint_read", [shard.job(job_id)], [], idempotent=True)
+        keys = [shard.job(job_id)]
+        try:
+            reply = await store.run(shard, "checkpoint_read", keys, [], idempotent=True)
+        except RedisReplyError as error:
+            if error.code != "WRONGTYPE":
+                raise
+            log.warning("the checkpoint of job %s is damaged: %s", job_id, error)
+            return
         checkpoint = _parse(job_id, reply[1]) if reply[0] == b"ok" else None
         if checkpoint is not None:
             found[job_id] = checkpoint

@@ -242,6 +242,24 @@ async def test_a_checkpoint_with_damaged_numbers_is_left_out(
     assert await checkpoints.read_of_fetched(store, [again]) == {}
 
 
+async def test_a_checkpoint_of_a_wrong_type_stops_no_fetch(store: Store, db: Any) -> None:
+    job = await active(store)
+    await save(store, job)
+    key = shard_of(store).checkpoint(job.id)
+    db.delete(key)
+    db.set(key, "damaged")
+    await nack(store, job, requeue=True)
+    sound = await put(store)
+    await save(store, sound, b"2")
+    jobs = await take(store, count=2)
+    assert {each.id for each in jobs} == {job.id, sound.id}
+    assert set(await checkpoints.read_of_fetched(store, jobs)) == {sound.id}
+    await checkpoints.delete(store, job.id)  # a client can repair it
+    assert not db.exists(key)
+    held = next(each for each in jobs if each.id == job.id)
+    assert (await save(store, held)).sequence == 1
+
+
 async def test_events_of_checkpoints_are_at_most_one_per_second(store: Store, db: Any) -> None:
     job = await active(store)
     for _ in range(20):
