@@ -24,3 +24,17 @@ async def test_more_than_a_page_of_idle_queues_is_retired_page_by_page(backend: 
             assert not db.exists(meta.queues)
             db.zadd(meta.queues, {"idle": 0})
             assert (await step(0)).done == 1
+
+
+async def test_a_queue_with_a_damaged_key_does_not_keep_the_others(backend: Embedded) -> None:
+    keys = Keyspace(64)
+    async with store_at(backend.url) as store:
+        with observer(backend) as db:
+            db.zadd(keys.meta.queues, {f"idle{number:03}": 0 for number in range(150)})
+            damaged = keys.shard_of_queue("idle007").queue_counters("idle007")
+            db.set(damaged, "damaged")
+            step = retire_step(store)
+            assert [(await step(0)).done for _ in range(2)] == [99, 50]
+            assert db.zrange(keys.meta.queues, 0, -1) == [b"idle007"]
+            db.delete(damaged)
+            assert (await step(0)).done == 1

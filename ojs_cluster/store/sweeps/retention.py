@@ -8,6 +8,7 @@ from typing import Any
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.keys import Shard
+from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import references
 from ojs_cluster.store.enqueue.aliases import check_old_claims, remove_expired_jobs
@@ -113,8 +114,9 @@ async def retire_queues(store: Store, after: str = "", limit: int = 100) -> tupl
     effect that removes the name. So a crash may leave a name without keys, which the next round
     removes, but no keys without a name.
 
-    A queue with an unreachable shard is left to the next round. Then the old partitions of the
-    default layout also stay open until a later round (see ``partition_maintenance.end_round``).
+    A queue with an unreachable shard, or with a key of a wrong type, is left to the next round.
+    Then the old partitions of the default layout also stay open until a later round (see
+    ``partition_maintenance.end_round``).
 
     Args:
         store: the store.
@@ -136,12 +138,12 @@ async def retire_queues(store: Store, after: str = "", limit: int = 100) -> tupl
     for raw in names:
         try:
             retired += await _retire(store, raw.decode())
-        except BackendUnavailable as error:
+        except (BackendUnavailable, RedisReplyError) as error:
             # This round misses a queue, so ``end_round`` must not close partitions of the default.
             store.partitions.draining = None
-            log.info(
-                "cannot retire queue '%s', trying again in the next round: %s", raw.decode(), error
-            )
+            level = logging.INFO if isinstance(error, BackendUnavailable) else logging.WARNING
+            text = "cannot retire queue '%s', trying again in the next round: %s"
+            log.log(level, text, raw.decode(), error)
     if len(names) == limit:
         return retired, names[-1].decode()
     await partition_maintenance.end_round(store)
