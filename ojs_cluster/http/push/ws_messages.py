@@ -19,6 +19,9 @@ from ojs_cluster.store.events.subscriber import Dropped, Subscriber, Subscriptio
 
 MAX_CHANNELS: Final = 100
 """Maximum number of channels of one connection."""
+MAX_TYPES: Final = 500
+"""Maximum number of event types of all channels of one connection together. The connection keeps
+them outside its buffer, so this bounds its memory: 50 types on each of 100 channels took 1 MB."""
 _MAX_SUFFIX: Final = 2048
 """Maximum length of an id's list of channels, in characters."""
 

@@ -34,6 +34,7 @@ from ojs_cluster.http.push.channels import (
 from ojs_cluster.http.push.sse import CHECK_S, GATHER_S, PIECE_BYTES, REPLAY_CHUNK, initial_parts
 from ojs_cluster.http.push.ws_messages import (
     MAX_CHANNELS,
+    MAX_TYPES,
     ClientMessage,
     EventMessages,
     confirmation,
@@ -179,6 +180,7 @@ class WebSocketSession:
     async def _set_subscription(self, name: str, types: frozenset[str]) -> Subscription:
         """Create the subscription of a channel, or change its types. The caller registers it."""
         subscription = self._subscriptions.get(name)
+        self._check_number_of_types(name, types)
         if subscription is None:
             channel = parse_channel(name)
             await self._check_channel(channel)
@@ -193,6 +195,19 @@ class WebSocketSession:
         subscription.types = types
         self._messages.name_channels(self._subscriptions)
         return subscription
+
+    def _check_number_of_types(self, name: str, types: frozenset[str]) -> None:
+        """Check that all channels together have at most ``MAX_TYPES`` types.
+
+        Raises:
+            InvalidRequest: they would have more, if the channel ``name`` had ``types``.
+        """
+        others = (held for other, held in self._subscriptions.items() if other != name)
+        if types and len(types) + sum(len(held.types) for held in others) > MAX_TYPES:
+            raise InvalidRequest(
+                f"a connection may have {MAX_TYPES} event types in all its channels",
+                field="event_types",
+            )
 
     async def _check_channel(self, channel: Channel) -> None:
         await check_access(self._app, self._access.request, channel)

@@ -13,7 +13,7 @@ from ojs_cluster.http.access.authentication import AccessControl
 from ojs_cluster.http.push import ws_session
 from ojs_cluster.http.push.announcements import Announcement
 from ojs_cluster.http.push.channels import ALL
-from ojs_cluster.http.push.ws_messages import MAX_CHANNELS, EventMessages
+from ojs_cluster.http.push.ws_messages import MAX_CHANNELS, MAX_TYPES, EventMessages
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.server.http import http_server
 from ojs_cluster.store.events.subscriber import (
@@ -115,6 +115,26 @@ async def test_what_is_wrong_is_told_and_the_connection_goes_on(standalone: Embe
             assert reply["message"]
         assert await socket.ask({"type": "ping"}) == {"type": "pong"}
         assert (await socket.ask(subscribe("all")))["type"] == "subscribed"
+
+
+async def test_the_event_types_of_a_connection_are_bounded(standalone: Embedded) -> None:
+    async with open_app(standalone) as app, serving(app) as port, websocket(port) as socket:
+        api = Api(app)
+        channels = [f"queue:q{number}" for number in range(MAX_TYPES // 50)]
+        for channel in channels:
+            await api.enqueue(options={"queue": channel.removeprefix("queue:")})
+            types = [f"{number:02}{'t' * 62}" for number in range(50)]
+            reply = await socket.ask(subscribe(channel, event_types=types))
+            assert reply["type"] == "subscribed"
+        one = subscribe("all", event_types=["job.started"])
+        refused = await socket.ask(one)
+        assert (refused["type"], refused["code"]) == ("error", "invalid_request")
+        assert (await socket.ask(subscribe("all")))["type"] == "subscribed"
+        # A new filter of a channel replaces its types.
+        for channel in channels[:2]:
+            reply = await socket.ask(subscribe(channel, event_types=types[1:]))
+            assert reply["type"] == "subscribed"
+        assert (await socket.ask(one))["type"] == "subscribed"
 
 
 def test_a_long_list_of_channels_is_not_encoded_again_for_each_subscription() -> None:
