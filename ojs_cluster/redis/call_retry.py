@@ -60,8 +60,8 @@ class CallRetry:
         """Return the reply to a command, and mark the request's durable work as unconfirmed.
 
         Raises:
-            BackendUnavailable: the call is not inside ``require_durability``, so nobody would
-                report that the write is unconfirmed.
+            BackendUnavailable: the call is not inside ``require_durability``, so no caller would
+                report to the client that the write is unconfirmed.
         """
         work = current_work()
         if work is None:
