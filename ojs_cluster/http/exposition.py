@@ -78,6 +78,11 @@ async def cluster_families(store: Store, cached: CachedMetrics, timeout_s: float
             "1 if every hash slot of Redis has a master, otherwise 0",
             int(redis.healthy),
         ),
+        CounterMetricFamily(
+            "ojs_webhooks_unread_seconds",
+            "Time for which this process has worked without having read the webhook subscriptions",
+            value=store.webhooks.unread_s,
+        ),
         build_info(),
     ]
     if numbers is None:

@@ -135,8 +135,7 @@ class _ApiProcess:
             async with contextlib.AsyncExitStack() as stack:
                 store = await open_store_when_ready(stack, child.settings)
                 await store.partitions.publish_default(store)
-                await store.webhooks.try_read(store)
-                nursery.start_soon(store.webhooks.run, store)
+                await store.webhooks.start(store, nursery)
                 app = await self._start_app(stack, store)
                 nursery.start_soon(_drain, child.stop, app)
                 nursery.start_soon(self._audit.run, store)

@@ -58,12 +58,11 @@ async def schedule(settings: Settings, stop: trio.Event) -> None:
         async with contextlib.AsyncExitStack() as stack:
             store = await open_store_when_ready(stack, settings)
             store_is_open = True
-            await store.webhooks.try_read(store)
-            nursery.start_soon(store.webhooks.run, store)
-            entry_point.open(store)
             if settings.listen.scheduler_port:
                 nursery.start_soon(audit.run, store)
             with scheduler_scope:
+                await store.webhooks.start(store, nursery)
+                entry_point.open(store)
                 await run_scheduler(store, settings.scheduler, stats=stats)
             await audit.finish(store)
         nursery.cancel_scope.cancel()

@@ -5,7 +5,9 @@ not in the script's shard, so each process keeps a copy and passes it to the scr
 Without subscriptions this costs nothing. A change is announced on a channel. The message may be
 lost, so each process also reads the version of the subscriptions every two seconds.
 
-While the master of the meta tag is unreachable, the last copy stays in use.
+While the master of the meta tag is unreachable, the last copy stays in use. A process that starts
+in that time has no copy, and the events of its scripts reach no webhook. So it waits for its first
+read, for a limited time: the shards of other masters must be served.
 """
 
 from __future__ import annotations
@@ -30,13 +32,17 @@ log = logging.getLogger("ojs.store")
 
 REFRESH_S: Final = 2.0
 """Time in seconds between two reads when no change is announced."""
+FIRST_READ_S: Final = 10.0
+"""Maximum time in seconds for which a process waits for its first read: a failover is over then."""
+_FIRST_PAUSE_S: Final = 0.2
+"""Time in seconds between two attempts of the first read."""
 
 
 class WebhookTable:
     """This process's copy of the webhook subscriptions."""
 
     def __init__(self) -> None:
-        """Start with an empty copy; ``run`` reads the subscriptions."""
+        """Start with an empty copy; ``start`` or ``run`` reads the subscriptions."""
         self._subscriptions: dict[str, Subscription] = {}
         self._selecting: Counter[str] = Counter()
         self._damaged: frozenset[str] = frozenset()
@@ -44,6 +50,9 @@ class WebhookTable:
         self._read_began = float("-inf")
         self._changed = trio.Event()
         self._unreadable = False
+        self._was_read = False
+        self._unread_since_s: float | None = None
+        self._unread_s = 0.0
         self.packed = b""
         """What the active subscriptions select (``core.webhooks.pack``); empty if no event."""
 
@@ -71,11 +80,38 @@ class WebhookTable:
         """Return the ids of the subscriptions of the copy."""
         return list(self._subscriptions)
 
+    @property
+    def unread_s(self) -> float:
+        """For how many seconds this process has worked without a copy (see ``start``)."""
+        if self._unread_since_s is None:
+            return self._unread_s
+        return trio.current_time() - self._unread_since_s
+
+    async def start(self, store: Runtime, nursery: trio.Nursery) -> None:
+        """Read the subscriptions, then keep the copy current in ``nursery``.
+
+        Call it before the process serves requests or leads shards. It returns after
+        ``FIRST_READ_S`` at the latest, also without a copy. ``unread_s`` then counts the time until
+        the first read.
+        """
+        with trio.move_on_after(FIRST_READ_S):
+            while not self._was_read:
+                await self.try_read(store)
+                if not self._was_read:
+                    await trio.sleep(_FIRST_PAUSE_S)
+        if not self._was_read:
+            self._unread_since_s = trio.current_time()
+            log.warning(
+                "cannot read webhook subscriptions: until the master of the meta tag answers, "
+                "events of this process are not delivered to webhooks"
+            )
+        nursery.start_soon(self.run, store)
+
     async def run(self, store: Runtime) -> None:
         """Keep the copy current until cancelled. Never raises."""
         subscribed = False
         while True:
-            if not subscribed:
+            if not subscribed and store.redis.is_responsive(store.keys.meta.slot):
                 subscribed = await self._subscribe(store, self._on_change)
             self._changed = trio.Event()
             await self.try_read(store)
@@ -103,7 +139,7 @@ class WebhookTable:
         try:
             await self.read(store)
         except (OJSError, RedisReplyError) as error:
-            if not self._unreadable:
+            if self._was_read and not self._unreadable:
                 log.warning("cannot read webhook subscriptions; the last copy is used: %s", error)
             self._unreadable = True
         else:
@@ -124,6 +160,7 @@ class WebhookTable:
 
     def replace(self, snapshot: Snapshot) -> None:
         """Replace the copy."""
+        self._unread_s, self._unread_since_s, self._was_read = self.unread_s, None, True
         found = snapshot.subscriptions()
         self._subscriptions = {each.id: each for each in found}
         self._damaged = frozenset(snapshot.records.keys() - self._subscriptions.keys())
