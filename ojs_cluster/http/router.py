@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import partial
+from typing import Final
 from urllib.parse import unquote
 
 from ojs_cluster.core.access.scopes import Scope
@@ -24,6 +25,8 @@ from ojs_cluster.http.messages import Request, Response
 # signature.
 Handler = Callable[..., Awaitable[Response]]
 
+V1: Final = "/ojs/v1"
+"""The prefix of the paths of the API."""
 _SHOWN_PATH = 200  # characters of an unknown path that the error repeats
 
 
@@ -84,6 +87,16 @@ class Route:
     fast: bool = False
     request_class: str = ""
     action: str = ""
+
+
+def with_aliases(route: Route, *templates: str) -> tuple[Route, ...]:
+    """Return a route, and the same route on further paths.
+
+    Args:
+        route: the route.
+        templates: the further paths.
+    """
+    return (route, *(replace(route, template=template) for template in templates))
 
 
 @dataclass(slots=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import json
 import logging
 import os
+import pkgutil
 import re
 import signal
 from pathlib import Path
@@ -16,6 +18,7 @@ import pytest
 import trio
 
 from ojs_cluster.core import errors as e
+from ojs_cluster.http import route_tables
 from ojs_cluster.http.access.authentication import AccessControl
 from ojs_cluster.http.dispatch import dispatch, request_id_for
 from ojs_cluster.http.errors import TABLE, error_response
@@ -516,6 +519,13 @@ async def test_an_error_from_a_nursery_reaches_the_client(
 def test_a_handler_takes_the_parameters_of_its_path(route: Route) -> None:
     handler = inspect.signature(route.handler)
     handler.bind("app", "request", *(["x"] * route.template.count("{")))
+
+
+def test_the_route_table_has_the_rows_of_every_module() -> None:
+    names = [module.name for module in pkgutil.iter_modules(route_tables.__path__)]
+    modules = [importlib.import_module(f"{route_tables.__name__}.{name}") for name in names]
+    rows = [route for module in modules for route in module.ROUTES]
+    assert {id(route) for route in rows} == {id(route) for route in ROUTES}
 
 
 def test_two_handlers_for_one_route_are_refused() -> None:

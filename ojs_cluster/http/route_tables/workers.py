@@ -1,0 +1,56 @@
+"""The routes of workers."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ojs_cluster.core.access.scopes import Scope
+from ojs_cluster.http.handlers import fetch, heartbeat, progress, settle, settle_many, workers
+from ojs_cluster.http.router import V1, QueueAccess, Route, with_aliases
+
+ROUTES: Final[tuple[Route, ...]] = (
+    Route(
+        "POST",
+        f"{V1}/workers/fetch",
+        fetch.fetch,
+        Scope.WORKER,
+        QueueAccess.HANDLER,
+        waits_for_jobs=True,
+        fast=True,
+        request_class="fetch",
+    ),
+    Route("POST", f"{V1}/workers/ack", settle.ack, Scope.WORKER, QueueAccess.HANDLER, fast=True),
+    Route("POST", f"{V1}/workers/nack", settle.nack, Scope.WORKER, QueueAccess.HANDLER, fast=True),
+    Route(
+        "POST",
+        f"{V1}/workers/ack/batch",
+        settle_many.ack_many,
+        Scope.WORKER,
+        QueueAccess.HANDLER,
+        batch=True,
+        fast=True,
+    ),
+    Route(
+        "POST",
+        f"{V1}/workers/nack/batch",
+        settle_many.nack_many,
+        Scope.WORKER,
+        QueueAccess.HANDLER,
+        batch=True,
+        fast=True,
+    ),
+    *with_aliases(
+        Route(
+            "POST",
+            f"{V1}/workers/heartbeat",
+            heartbeat.receive,
+            Scope.WORKER,
+            QueueAccess.HANDLER,
+            fast=True,
+        ),
+        f"{V1}/workers/beat",
+    ),
+    Route("POST", f"{V1}/workers/progress", progress.report, Scope.WORKER, QueueAccess.HANDLER),
+    Route("GET", f"{V1}/workers", workers.list_workers, Scope.DATA_READ),
+    Route("GET", f"{V1}/workers/{{id}}/health", workers.health, Scope.DATA_READ),
+)
