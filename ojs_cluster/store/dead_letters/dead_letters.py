@@ -11,11 +11,11 @@ from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.core.errors import Conflict, InvalidRequest, MalformedJob, NotFound
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.aliases import remove_expired_jobs
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.by_id import run_on_job
+from ojs_cluster.store.jobs.delete_finished import remove_deleted
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.jobs.remove_malformed import remove_malformed
 from ojs_cluster.store.partial_failures import after_first_write
@@ -308,12 +308,7 @@ async def delete(store: Store, job_id: str) -> JobRecord:
         raise NotFound("dead letter", job_id) from None
     except MalformedJob as malformed:
         return await remove_malformed(store, malformed)
-    if not job.hidden:
-        with after_first_write():
-            shard = await read_jobs.shard_of(store, job.queue, job_id)
-            removal = await remove_expired_jobs(store, shard, [job_id])
-            if removal.error is not None:
-                raise removal.error
+    await remove_deleted(store, job)
     return job
 
 

@@ -56,10 +56,20 @@ async def delete_finished(
         raise
     except MalformedJob as malformed:
         return await remove_malformed(store, malformed)
-    if not job.hidden:
-        with after_first_write():
-            shard = await read_jobs.shard_of(store, job.queue, job_id)
-            removal = await remove_expired_jobs(store, shard, [job_id])
-            if removal.error is not None:
-                raise removal.error
+    await remove_deleted(store, job)
     return job
+
+
+async def remove_deleted(store: Store, job: JobRecord) -> None:
+    """Remove a job that a script has deleted, with its alias, unless it reserves its id.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time. The janitor removes the job.
+    """
+    if job.hidden:
+        return
+    with after_first_write():
+        shard = await read_jobs.shard_of(store, job.queue, job.id)
+        removal = await remove_expired_jobs(store, shard, [job.id])
+        if removal.error is not None:
+            raise removal.error
