@@ -29,7 +29,10 @@ async def list_newest(app: App, request: Request) -> Response:
         subscription_id=given.get("subscription_id") or None,
     )
     shown = [_members(each) for each in found]
-    return replies.json_response(200, {"deliveries": shown, "items": shown})
+    value: dict[str, Any] = {"deliveries": shown, "items": shown}
+    if found.truncated:
+        value["truncated"] = True
+    return replies.json_response(200, value)
 
 
 async def get(app: App, _request: Request, delivery_id: str) -> Response:

@@ -25,6 +25,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.events.entries import Position
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.operations.events import render
+from ojs_cluster.store.runtime import Arg
 
 log = logging.getLogger("ojs.store")
 
@@ -302,20 +303,31 @@ async def purge(store: Store, shard: Shard, subscription_id: str) -> None:
         )
 
 
+class Listing(list[Delivery]):
+    """Deliveries, newest first.
+
+    ``truncated`` is whether large deliveries made a shard leave out older ones.
+    """
+
+    truncated = False
+
+
 async def list_newest(
     store: Store,
     *,
     limit: int,
     states: Iterable[DeliveryState] = STATES,
     subscription_id: str | None = None,
-) -> list[Delivery]:
-    """Return the newest deliveries of all shards, at most ``limit``, newest first.
+) -> Listing:
+    """Return at most ``limit`` deliveries of all shards, newest first.
+
+    Each shard chooses those with the latest next attempt or end.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
     wanted = [subscription_id] if subscription_id is not None else store.webhooks.ids()
-    found: list[Delivery] = []
+    found = Listing()
 
     async def read(shard: Shard) -> None:
         sets: list[bytes] = []
@@ -325,20 +337,16 @@ async def list_newest(
             sets.append(shard.webhook_dead)
         if "pending" in states:
             sets += [shard.webhook_pending(each) for each in wanted]
-        # The sets of delivered and dead deliveries mix all subscriptions. To find the newest of one
-        # subscription, these sets are read completely.
-        per_set = limit if subscription_id is None else max(limit, MAX_DEAD)
-        flat = await store.run(
-            shard, "webhook_list", [shard.webhook_deliveries, *sets], [per_set], idempotent=True
-        )
+        keys = [shard.webhook_deliveries, *sets]
+        args: list[Arg] = [limit, subscription_id or ""]
+        truncated, *flat = await store.run(shard, "webhook_list", keys, args, idempotent=True)
+        found.truncated = found.truncated or bool(truncated)
         items = iter(flat)
-        for _, number, stored, attempts, score in zip(*([items] * 5), strict=True):
+        for number, stored, attempts, score in zip(*([items] * 4), strict=True):
             try:
-                each = parse(shard, number, stored, attempts, int(float(score)))
+                found.append(parse(shard, number, stored, attempts, int(float(score))))
             except ValueError:
                 continue
-            if subscription_id in (None, each.subscription_id):
-                found.append(each)
         found.sort(key=lambda each: int(each.number), reverse=True)
         del found[limit:]
 

@@ -18,7 +18,7 @@ from ojs_cluster.store.operations.events import EventFilter, read_events
 from ojs_cluster.store.queues import queues
 from ojs_cluster.store.sweeps import retention
 from ojs_cluster.store.webhooks import deliveries, subscriptions
-from ojs_cluster.store.webhooks.deliveries import Delivery
+from ojs_cluster.store.webhooks.deliveries import Delivery, DeliveryState
 from tests.store.shortcuts import (
     DAY,
     QUEUE,
@@ -212,6 +212,38 @@ async def test_a_dead_delivery_can_be_retried(store: Store) -> None:
     for unknown in ("x", "del_1-0", f"del_1-{len(store.keys)}", "del_1--1", "del_seq-0"):
         with pytest.raises(NotFound):
             await deliveries.retry(store, unknown)
+
+
+async def test_the_list_shares_its_size_between_subscriptions_and_tells_where_it_ends(
+    store: Store, db: Any
+) -> None:
+    loud, quiet = await subscribe(store, "job.enqueued"), await subscribe(store, "job.enqueued")
+    await store.webhooks.read(store)
+    await put(store)
+    shard = shard_of(store)
+    large = b"%d:%b0:1:t12:job.enqueued1:j1:x1:y1:x1:q1:x1:z40000:%b"
+    for number in range(1, 101):
+        stored = large % (len(loud.id), loud.id.encode(), b"z" * 40_000)
+        db.hset(shard.webhook_deliveries, number, stored)
+        db.zadd(shard.webhook_dead, {str(number): number})
+    [taken] = (await deliveries.take(store, shard, quiet.id, 10)).deliveries
+    await deliveries.record(store, shard, quiet.id, taken.number, "dead", status=400)
+    db.zadd(shard.webhook_dead, {taken.number: 0})
+
+    wanted: list[tuple[str, DeliveryState]] = [(quiet.id, "dead"), (loud.id, "pending")]
+    for subscription_id, state in wanted:
+        found = await deliveries.list_newest(
+            store, limit=200, states=(state,), subscription_id=subscription_id
+        )
+        assert [each.subscription_id for each in found] == [subscription_id]
+        assert not found.truncated
+    found = await deliveries.list_newest(store, limit=200)
+    assert 5 < len(found) < 20
+    assert found[0].state == "pending"  # the newest one, whose set is read last
+    assert found.truncated
+    found = await deliveries.list_newest(store, limit=3)
+    assert [each.number for each in found[1:]] == ["100", "99"]
+    assert not found.truncated
 
 
 async def test_damaged_deliveries_are_told_apart(store: Store, db: Any) -> None:
