@@ -73,14 +73,17 @@ async def run_due(store: Store) -> SweepResult:
     done = int(removed)
     more = False
     for name in names:
-        operation_id = name.decode()
+        operation_id = name.decode(errors="replace")
         try:
+            if operation_id.encode() != name:
+                await _end_damaged(store, name, DamagedOperation("its id is damaged"))
+                continue
             operation = await _continue(store, operation_id, _NEXT_SLICE_MS)
         except Superseded:
             continue
         except (BackendUnavailable, RedisReplyError) as error:
             log.warning("bulk operation %s is postponed: %s", operation_id, error)
-            await _postpone(store, operation_id, now + _PAUSE_MS)
+            await _postpone(store, name, now + _PAUSE_MS)
             following = min(following, now + _PAUSE_MS) if following >= 0 else now + _PAUSE_MS
             continue
         done += 1
@@ -88,9 +91,9 @@ async def run_due(store: Store) -> SweepResult:
     return SweepResult(done, None if following < 0 else following, now, more)
 
 
-async def _postpone(store: Store, operation_id: str, at_ms: int) -> None:
+async def _postpone(store: Store, name: bytes, at_ms: int) -> None:
     meta = store.keys.meta
-    await store.run_meta("postpone_members", [meta.bulk_running], [at_ms, operation_id])
+    await store.run_meta("postpone_members", [meta.bulk_running], [at_ms, name])
 
 
 async def run_for(store: Store, operation: BulkOperation, seconds: float) -> BulkOperation:
@@ -128,7 +131,7 @@ async def _read_again(store: Store, operation: BulkOperation) -> BulkOperation:
 
 async def _fail(store: Store, operation: BulkOperation, error: DamagedOperation) -> BulkOperation:
     """End a damaged operation; return it with the counts that the caller knows."""
-    ended_ms = await _end_damaged(store, operation.id, error)
+    ended_ms = await _end_damaged(store, operation.id.encode(), error)
     reason = str(error)[:300]
     return replace(operation, state=BulkState.FAILED, reason=reason, slice=None, ended_ms=ended_ms)
 
@@ -140,7 +143,7 @@ async def _continue(store: Store, operation_id: str, delay_ms: int) -> BulkOpera
             raise Superseded
         return await advance(store, operation, delay_ms)
     except DamagedOperation as error:
-        await _end_damaged(store, operation_id, error)
+        await _end_damaged(store, operation_id.encode(), error)
         raise Superseded from None
 
 
@@ -285,36 +288,42 @@ async def _update(store: Store, operation: BulkOperation, delay_ms: int | None) 
     ]
     if delay_ms is None:
         fields += ["state", operation.state.value, "reason", operation.reason]
-    reply = await _store_fields(store, operation.id, operation.version, delay_ms, fields)
+    name = operation.id.encode()
+    reply = await _store_fields(store, name, operation.version, delay_ms, fields)
     if reply[0] != b"ok":
         raise Superseded
     ended = None if delay_ms is not None else int(reply[2])
     return replace(operation, version=reply[1].decode(), ended_ms=ended)
 
 
-async def _end_damaged(store: Store, operation_id: str, error: DamagedOperation) -> int:
+async def _end_damaged(store: Store, name: bytes, error: DamagedOperation) -> int:
     """End an operation of which no process can read which jobs it would change.
+
+    Args:
+        store: the store.
+        name: its id as stored, which may be damaged.
+        error: what is damaged.
 
     Returns:
         When it ended, in Unix milliseconds; 0 if it had ended before.
     """
-    log.error("bulk operation %s has failed: %s", operation_id, error)
+    log.error("bulk operation %s has failed: %s", name.decode(errors="replace"), error)
     fields: list[Arg] = ["state", BulkState.FAILED.value, "reason", str(error)[:300]]
-    reply = await _store_fields(store, operation_id, "", None, fields)
+    reply = await _store_fields(store, name, "", None, fields)
     return int(reply[2]) if reply[0] == b"ok" else 0
 
 
 async def _store_fields(
-    store: Store, operation_id: str, version: str, delay_ms: int | None, fields: list[Arg]
+    store: Store, name: bytes, version: str, delay_ms: int | None, fields: list[Arg]
 ) -> Any:
     meta = store.keys.meta
     # Not idempotent: a repetition would find the version that it has written, and report that
     # another process has continued the operation. The outcome of a lost reply is read again.
     return await store.run_meta(
         "bulk_update",
-        [meta.bulk(operation_id), meta.bulk_running, meta.bulk_ended],
+        [meta.bulk("") + name, meta.bulk_running, meta.bulk_ended],
         [
-            *(operation_id, version, "" if delay_ms is None else delay_ms),
+            *(name, version, "" if delay_ms is None else delay_ms),
             *(store.settings.retention_bulk_ms, *fields),
         ],
         idempotent=False,

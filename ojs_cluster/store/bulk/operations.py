@@ -129,34 +129,36 @@ async def list_operations(
         wanted: returns whether to list and count the operation of a selection; None for all.
     """
     meta = store.keys.meta
-    names: list[bytes] = []
+    names: list[str] = []
     for key in (meta.bulk_running, meta.bulk_ended):
-        ids: Any = await store.redis.call(meta.slot, "ZREVRANGE", key, 0, -1, idempotent=True)
-        # Ids are UUIDv7, so they sort by the time of creation.
-        names += sorted(ids, reverse=True)
+        raw_ids: Any = await store.redis.call(meta.slot, "ZREVRANGE", key, 0, -1, idempotent=True)
+        ids = (raw_id.decode(errors="replace") for raw_id in raw_ids)
+        # Ids are UUIDv7, so they sort by the time of creation. Other members are damaged.
+        names += sorted(filter(is_job_id, ids), reverse=True)
     if wanted is not None:
         names = await _with_selection(store, names, wanted)
     found: dict[str, BulkOperation | None] = {}
 
-    async def read_one(name: bytes) -> None:
-        found[name.decode()] = await read(store, name.decode())
+    async def read_one(name: str) -> None:
+        found[name] = await read(store, name)
 
     page = names[offset : offset + limit]
     await run_concurrently(page, read_one)
-    listed = [found[name.decode()] for name in page]
+    listed = [found[name] for name in page]
     return [operation for operation in listed if operation is not None], len(names)
 
 
 async def _with_selection(
-    store: Store, names: Sequence[bytes], wanted: Callable[[Selection], bool]
-) -> list[bytes]:
+    store: Store, names: Sequence[str], wanted: Callable[[Selection], bool]
+) -> list[str]:
     """Return the ids, of ``MAX_OPERATIONS`` at most, whose selections are wanted."""
     meta = store.keys.meta
-    kept: set[bytes] = set()
+    kept: set[str] = set()
 
-    async def read_one(name: bytes) -> None:
-        key = meta.bulk(name.decode())
-        raw: Any = await store.redis.call(meta.slot, "HGET", key, "filter", idempotent=True)
+    async def read_one(name: str) -> None:
+        raw: Any = await store.redis.call(
+            meta.slot, "HGET", meta.bulk(name), "filter", idempotent=True
+        )
         with suppress(ValueError):  # a damaged operation is in no list
             if raw is not None and wanted(Selection.of_members(orjson.loads(raw))):
                 kept.add(name)

@@ -9,7 +9,7 @@ import pytest
 from ojs_cluster.core.bulk.selection import BulkAction
 from ojs_cluster.core.errors import NotFound
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.store.bulk import candidates, execution
+from ojs_cluster.store.bulk import candidates, execution, operations
 from ojs_cluster.store.bulk.operation import BulkState, DamagedOperation
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.jobs import read_jobs
@@ -80,3 +80,22 @@ async def test_an_entry_that_is_not_utf_8_does_not_stop_the_scheduler(
 
     assert (await carry_out(store, operation)).state is BulkState.COMPLETED
     assert (await read_jobs.get(store, job.id)).state is State.CANCELLED
+
+
+async def test_a_damaged_id_stops_neither_the_scheduler_nor_the_list(store: Store, db: Any) -> None:
+    meta = store.keys.meta
+    await put(store)
+    operation = await begin(store, BulkAction.CANCEL, *WAITING, queue="mail")
+    for name in (b"\xff", b"no-id"):
+        db.hset(meta.bulk("") + name, mapping={"state": "running", "version": 0})
+        db.zadd(meta.bulk_running, {name: 0})
+    db.zadd(meta.bulk_ended, {b"\xfe": 2**50})
+
+    listed, total = await operations.list_operations(store, limit=10)
+    done = await carry_out(store, operation)
+
+    assert ([found.id for found in listed], total) == ([operation.id], 1)
+    assert (done.state, done.succeeded) == (BulkState.COMPLETED, 1)
+    await execution.run_due(store)
+    assert db.zcard(meta.bulk_running) == 0
+    assert db.zscore(meta.bulk_ended, b"\xff") > 0

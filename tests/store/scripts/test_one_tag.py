@@ -429,7 +429,7 @@ async def bulk_operations(store: Store, db: Any) -> None:
         assert (operation.succeeded > 0, operation.failed) == (True, 0), operation
     db.zadd(meta.bulk_ended, {operation_id: 1})
     await execution.run_due(store)
-    await execution._postpone(store, operation_id, 0)
+    await execution._postpone(store, operation_id.encode(), 0)
 
 
 async def leadership(store: Store) -> None:
