@@ -1,8 +1,8 @@
-"""Cron jobs: the registered definition, and the job of each tick (spec: ojs-cron 2, 6).
+"""Cron jobs: the registered definition, and the job of each occurrence (spec: ojs-cron 2, 6).
 
-A *tick* is one occurrence of a cron job. A definition keeps the job to enqueue as the bytes that
-the client has sent. At each tick ``parse_job`` parses these bytes like an enqueue request, so every
-option has the same meaning in a cron job and in an enqueue request.
+An *occurrence* is one time at which a cron job is due. A definition keeps the job to enqueue as the
+bytes that the client has sent. At each occurrence ``parse_job`` parses these bytes like an enqueue
+request, so every option has the same meaning in a cron job and in an enqueue request.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class CronDefinition:
         name: name of the cron job.
         schedule: cron expression and time zone.
         overlap: overlap policy: skip, allow, cancel_previous or enqueue.
-        enabled: whether the cron job fires at its ticks.
+        enabled: whether the cron job fires at its occurrences.
         description: a JSON string, or ``null``.
         job: the members of the enqueue request as a JSON object; its values byte for byte as sent.
         type: the type of the job.
@@ -120,15 +120,15 @@ def patch_cron(
     return _definition({**merged, **changes}, limits)
 
 
-def job_of_tick(
-    job: bytes, name: str, tick_ms: int, *, limits: PayloadLimits = DEFAULT_LIMITS
+def job_of_occurrence(
+    job: bytes, name: str, occurrence_ms: int, *, limits: PayloadLimits = DEFAULT_LIMITS
 ) -> NewJob:
-    """Return the job of a tick: the job of the definition, with name and tick in its meta.
+    """Return the job of an occurrence: that of the definition, with cron name and time in its meta.
 
     Args:
         job: the members of the enqueue request.
         name: name of the cron job.
-        tick_ms: Unix time of the tick in ms.
+        occurrence_ms: Unix time of the occurrence in ms.
         limits: size limits of the job.
 
     Raises:
@@ -143,22 +143,22 @@ def job_of_tick(
         if meta is not None:
             job_meta |= raw_json.object_members(meta) or {}
     job_meta["cron_name"] = Raw(orjson.dumps(name))
-    job_meta["cron_triggered_at"] = Raw(b'"%b"' % format_ms(tick_ms))
+    job_meta["cron_triggered_at"] = Raw(b'"%b"' % format_ms(occurrence_ms))
     members["meta"] = Raw(b"{%b}" % raw_json.join(job_meta))
     return parse_job(b"{%b}" % raw_json.join(members), limits=limits)
 
 
-def tick_job_id(name: str, tick_ms: int, shard: int, shards: int) -> str:
-    """Return the id of a tick's job, which is the same in every process.
+def occurrence_job_id(name: str, occurrence_ms: int, shard: int, shards: int) -> str:
+    """Return the id of an occurrence's job, which is the same in every process.
 
     Args:
         name: the cron job's name.
-        tick_ms: the tick, in milliseconds.
+        occurrence_ms: the occurrence, in milliseconds.
         shard: index of the shard of the job's queue.
         shards: number of shards.
     """
-    digest = sha256(b"%d %b" % (tick_ms, name.encode())).digest()
-    return new_job_id(shard, shards, tick_ms, digest[:10])
+    digest = sha256(b"%d %b" % (occurrence_ms, name.encode())).digest()
+    return new_job_id(shard, shards, occurrence_ms, digest[:10])
 
 
 def _definition(given: dict[str, Raw], limits: PayloadLimits) -> CronDefinition:
@@ -183,7 +183,8 @@ def _definition(given: dict[str, Raw], limits: PayloadLimits) -> CronDefinition:
         )
     members = _job_members(given)
     job = b"{%b}" % raw_json.join(members)
-    checked_job = job_of_tick(job, name, 0, limits=limits)  # raises an error now, not at each tick
+    # An error is raised now, and not at each occurrence.
+    checked_job = job_of_occurrence(job, name, 0, limits=limits)
     return CronDefinition(
         name=name,
         schedule=schedule,
@@ -208,7 +209,7 @@ def _job_members(given: Mapping[str, Raw]) -> dict[str, Raw]:
         found = raw_json.object_members(template)
         if found is None:
             raise InvalidRequest("job_template must be an object", field="job_template")
-        # The job's id is left out, because the jobs of all ticks would have the same id.
+        # The job's id is left out, because the jobs of all occurrences would have the same id.
         members = {key: value for key, value in found.items() if key != "id"}
     members.setdefault("args", Raw(b"[]"))
     meta = members.get("meta")

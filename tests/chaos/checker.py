@@ -259,8 +259,8 @@ def once(history: History) -> Iterator[Violation]:
     for lease in history.leases:
         if lease.step:
             jobs["step", lease.step].add(lease.job)
-        if lease.tick:
-            jobs["tick", lease.tick].add(lease.job)
+        if lease.occurrence:
+            jobs["occurrence", lease.occurrence].add(lease.job)
     for (kind, name), ids in jobs.items():
         if len(ids) > 1:
             yield Violation(f"{kind} once", " ".join(name), f"it became {len(ids)} jobs")

@@ -57,7 +57,7 @@ class Enqueue:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A job of a fetch. ``step``: (workflow tag, step). ``tick``: (cron, occurrence)."""
+    """A job of a fetch. ``step``: (workflow tag, step). ``occurrence``: (cron, time)."""
 
     job: str
     lease: str
@@ -69,7 +69,7 @@ class Lease:
     priority: int = 0
     key: str = ""
     step: tuple[str, str] | None = None
-    tick: tuple[str, str] | None = None
+    occurrence: tuple[str, str] | None = None
     beats: bool = False
 
     @property

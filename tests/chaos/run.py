@@ -169,7 +169,7 @@ def history_of(history: History, subject: str) -> list[str]:
     about: list[tuple[float, object]] = []
     for records, names in (
         (history.enqueues, lambda it: {name for job in it.jobs for name in _names(job)}),
-        (history.leases, lambda it: {it.job, *(it.step or ())[:1], *(it.tick or ())[:1]}),
+        (history.leases, lambda it: {it.job, *(it.step or ())[:1], *(it.occurrence or ())[:1]}),
         (history.settles, lambda it: {it.job}),
         (history.commands, lambda it: {it.subject}),
         (history.seen, lambda it: {it.job}),

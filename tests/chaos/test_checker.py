@@ -432,10 +432,10 @@ def test_a_step_that_is_two_jobs_is_found() -> None:
 
 
 def test_an_occurrence_that_is_two_jobs_is_found() -> None:
-    tick = ("cron", "2026-01-01T00:00:00Z")
-    first, second = leased(1, tick=tick), leased(1, job="other", tick=tick)
-    assert rules(History(leases=[first, second])) == {"tick once"}
-    assert rules(History(leases=[first, replace(second, tick=("cron", "later"))])) == set()
+    occurrence = ("cron", "2026-01-01T00:00:00Z")
+    first, second = leased(1, occurrence=occurrence), leased(1, job="other", occurrence=occurrence)
+    assert rules(History(leases=[first, second])) == {"occurrence once"}
+    assert rules(History(leases=[first, replace(second, occurrence=("cron", "later"))])) == set()
 
 
 STUCK: list[tuple[str, Final]] = [

@@ -117,7 +117,7 @@ class Worker:
     def _lease(self, job: JSON, answer: Answer) -> Lease:
         options, meta = job.get("rate_limit") or {}, job.get("meta") or {}
         key = options.get("key", "")
-        tick = (meta["cron_name"], meta["cron_triggered_at"]) if "cron_name" in meta else None
+        occurrence = (meta["cron_name"], meta["cron_triggered_at"]) if "cron_name" in meta else None
         return Lease(
             job=job["id"],
             lease=job["lease_id"],
@@ -129,7 +129,7 @@ class Worker:
             priority=job.get("priority", 0),
             key=key if key in KEYS else "",
             step=(job["args"][0], job["args"][1]) if job["type"] == "chaos.step" else None,
-            tick=tick,
+            occurrence=occurrence,
             beats=self.beats,
         )
 

@@ -270,7 +270,7 @@ def test_no_expression_keeps_the_server_busy(
 
 
 def _hostile() -> st.SearchStrategy[str]:
-    """Expressions of rare days, and of many ticks on each."""
+    """Expressions of rare days, and of many occurrences on each."""
     clock = st.sampled_from(["*", "0", "59", "*/7", "0-59", "2", "1-3"])
     days = ["31W", "30W", "29W", "28W", "1W", "LW", "L", "31", "30", "29", "*", "1-31/30"]
     month = st.sampled_from(["2", "2", "2", "3", "4", "6", "9", "10", "11", "12"])
@@ -320,7 +320,7 @@ def test_every_counts_from_its_anchor() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32), zone=st.sampled_from(ZONES), start=st.integers(0, 400))
-def test_no_tick_is_missed_or_invented(seed: int, zone: str, start: int) -> None:
+def test_no_occurrence_is_missed_or_invented(seed: int, zone: str, start: int) -> None:
     """Against brute force, over stretches that hold every kind of change of the clock."""
     named = random_expression(Random(seed))
     begin = utc("2026-01-01") + timedelta(days=start)
@@ -329,16 +329,16 @@ def test_no_tick_is_missed_or_invented(seed: int, zone: str, start: int) -> None
         schedule = parse_schedule(named.text, zone)
     except InvalidRequest as refused:
         assert "no such date" in refused.message  # noqa: PT017 - both outcomes are right
-        assert list(named.ticks("UTC", begin, begin + timedelta(days=800))) == []
+        assert list(named.occurrences("UTC", begin, begin + timedelta(days=800))) == []
         return
 
-    expected = list(named.ticks(zone, begin, end))
+    expected = list(named.occurrences(zone, begin, end))
     at = int(begin.timestamp() * 1000) - 1
-    for tick in expected[:400]:
+    for expected_ms in expected[:400]:
         occurrence = schedule.following(at, 0)
         assert occurrence is not None, named.text
-        assert occurrence.ms == tick, named.text
-        at = tick
+        assert occurrence.ms == expected_ms, named.text
+        at = expected_ms
     if len(expected) <= 400:
         occurrence = schedule.following(at, 0)
         assert occurrence is None or occurrence.ms >= int(end.timestamp() * 1000), named.text

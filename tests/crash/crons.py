@@ -14,7 +14,7 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.cron import cron
 from ojs_cluster.store.cron.cron_store import RedisCronStore
-from ojs_cluster.store.cron.firing import TickDecision, fire_due
+from ojs_cluster.store.cron.firing import OccurrenceDecision, fire_due
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.record import JobRecord
 from tests.crash.harness import World
@@ -26,13 +26,13 @@ _serial = itertools.count(1)
 
 
 def definition(name: str, **members: Any) -> CronDefinition:
-    # An interval, so that no tick is due by itself while the test runs.
+    # An interval, so that no occurrence is due by itself while the test runs.
     body = {"name": name, "cron": "@every 24h", "type": "make", "options": {"queue": QUEUE}}
     return parse_cron(json.dumps({**body, **members}).encode())
 
 
 async def come(world: World, name: str) -> None:
-    """Make the next tick due; a serial number keeps ticks, and so their jobs' ids, distinct."""
+    """Make the next occurrence due; a serial number keeps the jobs' ids distinct."""
     age_cron(world.db, world.store.keys.meta, name, DAY + next(_serial))
 
 
@@ -54,7 +54,7 @@ class _Cron:
 
 @dataclass(frozen=True, slots=True)
 class Firing(_Cron):
-    """A tick comes while the first run is active."""
+    """An occurrence comes while the first run is active."""
 
     policy: Literal["allow", "skip", "cancel_previous", "enqueue"]
 
@@ -71,7 +71,7 @@ class Firing(_Cron):
         await fire_due(RedisCronStore(store), 10)
 
     async def happened(self, world: World, scene: Scene) -> bool:
-        """Return whether the next leader has fired the tick: none is ever missed."""
+        """Return whether the next leader has fired the occurrence: none is ever missed."""
         assert scene.first is not None
         record = await cron.get(world.store, scene.name)
         new = world.live() - {scene.first.id}
@@ -89,7 +89,7 @@ class Firing(_Cron):
 
 @dataclass(frozen=True, slots=True)
 class Refusing(_Cron):
-    """No job can be made from the definition when a tick is due, or is already claimed."""
+    """No job can be made from the definition when an occurrence is due, or is already claimed."""
 
     claimed: bool
     least = 1
@@ -102,7 +102,9 @@ class Refusing(_Cron):
         if self.claimed:
             book = RedisCronStore(world.store)
             record = await cron.get(world.store, name)
-            claim = TickDecision(True, book.job_id(record, record.next_ms), "", record.next_ms)
+            claim = OccurrenceDecision(
+                True, book.job_id(record, record.next_ms), "", record.next_ms
+            )
             assert await book.claim(record, claim) is not None
             age_cron(world.db, world.store.keys.meta, name, 3000)
         world.db.hset(key, "firing_job" if self.claimed else "job", "{}")
@@ -114,7 +116,7 @@ class Refusing(_Cron):
     async def happened(self, world: World, scene: Scene) -> bool:
         record = await cron.get(world.store, scene.name)
         past = await cron.history(world.store, scene.name, 9)
-        assert [tick.outcome for tick in past] == ["error"]
+        assert [occurrence.outcome for occurrence in past] == ["error"]
         assert (record.runs, record.firing, record.open_runs) == (0, None, ())
         assert not world.live()
         return True

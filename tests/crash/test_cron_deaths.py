@@ -24,7 +24,7 @@ OPERATIONS: dict[str, Operation] = {
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
-async def test_a_tick_is_one_job_whichever_process_dies(
+async def test_an_occurrence_is_one_job_whichever_process_dies(
     world: World, operation: Operation, mode: Mode
 ) -> None:
     await failing_at_every_command(world, operation, mode)

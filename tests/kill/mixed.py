@@ -62,15 +62,16 @@ class Mixed:
             answer, repeated = await call(self.load.client, self.load.ledger, "/ojs/v1/cron", body)
             assert answer.status_code == 201 or (repeated and answer.status_code == 409)
 
-    async def ticked(self, timeout_s: float = 120.0) -> None:
+    async def fired_again(self, timeout_s: float = 120.0) -> None:
         """Wait until workers had runs of later occurrences of each cron job."""
-        last = max((at for _, at in self.load.ledger.ticks), default="")
+        fired = self.load.ledger.occurrences
+        last = max((at for _, at in fired), default="")
 
         for name in CRONS:
             await eventually(
-                lambda: any(of == name and at > last for of, at in self.load.ledger.ticks),  # noqa: B023 - awaited here
+                lambda: any(of == name and at > last for of, at in fired),  # noqa: B023 - awaited here
                 timeout_s=timeout_s,
-                what=f"{name} ticked after {last}",
+                what=f"{name} fired after {last}",
             )
 
     async def unschedule(self, timeout_s: float = 120.0) -> None:
@@ -85,9 +86,13 @@ class Mixed:
                     await trio.sleep(0.2)
 
     @property
-    def repeated_ticks(self) -> dict[tuple[str, str], set[str]]:
+    def repeated_occurrences(self) -> dict[tuple[str, str], set[str]]:
         """Return occurrences that became several jobs."""
-        return {tick: ids for tick, ids in self.load.ledger.ticks.items() if len(ids) > 1}
+        return {
+            occurrence: ids
+            for occurrence, ids in self.load.ledger.occurrences.items()
+            if len(ids) > 1
+        }
 
     async def jobs_ended(self, timeout_s: float = 180.0) -> None:
         """Wait until every such job, and every run of a cron job, has ended."""
@@ -103,7 +108,7 @@ class Mixed:
                 await trio.sleep(0.5)
 
     def _known(self) -> set[str]:
-        return self.jobs.union(*self.load.ledger.ticks.values())
+        return self.jobs.union(*self.load.ledger.occurrences.values())
 
     async def ended(self, timeout_s: float = 180.0) -> Counter[str]:
         """Wait until every workflow has ended; return its state, or 'lost'."""

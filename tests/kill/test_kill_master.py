@@ -64,7 +64,7 @@ class _Aftermath:
             f"{len(ledger.acknowledged)} jobs acknowledged, {len(self.missing)} of them lost, "
             f"{len(ledger.violations)} runs repeated, {len(ledger.retried)} calls retried, "
             f"workflows: {dict(self.workflows)}, {len(self.others)} unique or limited jobs lost, "
-            f"{len(ledger.ticks)} ticks"
+            f"{len(ledger.occurrences)} occurrences"
         )
 
 
@@ -90,7 +90,7 @@ async def _kill_under_load(deployment: Deployment) -> _Aftermath:
         await trio.to_thread.run_sync(backend.restart, victim)
         # Jobs of all shards are processed again, so also those of the promoted replica.
         await load.progress(200)
-        await mixed.ticked()
+        await mixed.fired_again()
         mixed.stop()
         load.stop_producing()
         await mixed.unschedule()
@@ -110,7 +110,7 @@ async def _kill_under_load(deployment: Deployment) -> _Aftermath:
     # the replica took over is not lost, not fetched twice, and not refused to its worker.
     assert missing <= known
     assert [it for it in load.ledger.violations if it.partition(":")[0] not in known] == []
-    assert mixed.repeated_ticks == {}
+    assert mixed.repeated_occurrences == {}
     finished = load.ledger.acknowledged - missing
     assert {report.states[id_] for id_ in finished} == {"completed"}
     return _Aftermath(load, report, missing, workflows, lost(report, mixed.jobs))

@@ -14,12 +14,12 @@ from random import Random
 
 import trio
 
-from ojs_cluster.core.cron_job import CronDefinition, tick_job_id
+from ojs_cluster.core.cron_job import CronDefinition, occurrence_job_id
 from ojs_cluster.core.errors import Conflict, Duplicate, NotFound
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.jobs.states import TERMINAL, State
 from ojs_cluster.store.cron.cron_record import CronRecord
-from ojs_cluster.store.cron.firing import DueCrons, FiringOutcome, TickDecision
+from ojs_cluster.store.cron.firing import DueCrons, FiringOutcome, OccurrenceDecision
 
 _serial = itertools.count()
 
@@ -55,14 +55,14 @@ class Redis:
             b"queue": definition.queue.encode(),
             b"version": b"1",
             b"anchor": b"%d" % now,
-            b"next_tick": b"%d" % following.ms,
+            b"next_occurrence": b"%d" % following.ms,
         }
 
     def check_ms(self, fields: dict[bytes, bytes]) -> int | None:
         maintenance = fields.get(b"next_maintenance")
         if b"firing" in fields:
             return int(maintenance or 0)
-        times = [int(value) for value in (fields.get(b"next_tick"), maintenance) if value]
+        times = [int(value) for value in (fields.get(b"next_occurrence"), maintenance) if value]
         return min(times, default=None)
 
 
@@ -89,23 +89,25 @@ class InMemoryCronStore:
         await self._trip()
         return CronRecord(name, dict(self.redis.crons[name]), self.redis.now_ms())
 
-    async def claim(self, cron: CronRecord, decision: TickDecision) -> CronRecord | None:
+    async def claim(self, cron: CronRecord, decision: OccurrenceDecision) -> CronRecord | None:
         await self._trip()
         fields = self.redis.crons[cron.name]
-        if b"firing" in fields or fields.get(b"next_tick") != b"%d" % (decision.tick_ms or -1):
+        if b"firing" in fields or fields.get(b"next_occurrence") != b"%d" % (
+            decision.occurrence_ms or -1
+        ):
             return None
-        del fields[b"next_tick"]
+        del fields[b"next_occurrence"]
         if decision.next_ms is not None:
-            fields[b"next_tick"] = b"%d" % decision.next_ms
+            fields[b"next_occurrence"] = b"%d" % decision.next_ms
         now = self.redis.now_ms()
         open_ = [job_id for job_id in cron.open_runs if job_id not in decision.ended]
         if decision.fire:
             open_.append(decision.job_id)
-            assert decision.tick_ms is not None
-            self.redis.fired.append((cron.name, decision.tick_ms, now))
+            assert decision.occurrence_ms is not None
+            self.redis.fired.append((cron.name, decision.occurrence_ms, now))
             fields |= {
                 b"firing": decision.job_id.encode(),
-                b"firing_tick": b"%d" % decision.tick_ms,
+                b"firing_occurrence": b"%d" % decision.occurrence_ms,
                 b"firing_job": fields[b"job"],
                 b"firing_cancels": " ".join(decision.cancels).encode(),
                 b"firing_held": b"1" if decision.held else b"",
@@ -133,7 +135,7 @@ class InMemoryCronStore:
         if outcome == "delivered" and fields.get(b"firing") == firing_id.encode():
             for key in (
                 b"firing",
-                b"firing_tick",
+                b"firing_occurrence",
                 b"firing_job",
                 b"firing_cancels",
                 b"firing_held",
@@ -147,9 +149,9 @@ class InMemoryCronStore:
             fields[b"next_maintenance"] = b"%d" % (self.redis.now_ms() + 1000) if held else b""
         await self._trip()
 
-    def job_id(self, cron: CronRecord, tick_ms: int | None) -> str:
-        assert tick_ms is not None
-        return tick_job_id(cron.name, tick_ms, 0, 64)
+    def job_id(self, cron: CronRecord, occurrence_ms: int | None) -> str:
+        assert occurrence_ms is not None
+        return occurrence_job_id(cron.name, occurrence_ms, 0, 64)
 
     async def state(self, job_id: str) -> State | None:
         await self._trip()

@@ -79,7 +79,9 @@ def some_crons(random: Random, count: int) -> list[tuple[Named, str]]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_no_tick_of_a_year_is_missed_or_doubled(autojump_clock: MockClock, seed: int) -> None:
+async def test_no_occurrence_of_a_year_is_missed_or_doubled(
+    autojump_clock: MockClock, seed: int
+) -> None:
     random = Random(seed)
     redis = Redis(EPOCH_MS)
     crons = some_crons(random, 4)
@@ -91,12 +93,12 @@ async def test_no_tick_of_a_year_is_missed_or_doubled(autojump_clock: MockClock,
 
     end = utc("2027-01-01 00:00:30")
     for at, (named, zone) in enumerate(crons):
-        expected = list(named.ticks(zone, utc("2026-01-01 00:01"), end))
-        fired = [tick for name, tick, _ in redis.fired if name == f"c{at}"]
+        expected = list(named.occurrences(zone, utc("2026-01-01 00:01"), end))
+        fired = [at_ms for name, at_ms, _ in redis.fired if name == f"c{at}"]
         assert fired == expected, (named.text, zone)
     assert all(count == 1 for count in redis.stored.values())
     assert len(redis.stored) == len(redis.fired) > 0
-    late = [now - tick for _, tick, now in redis.fired]
+    late = [now - at_ms for _, at_ms, now in redis.fired]
     assert max(late) < 40_000  # at most 30 s without a leader; a firing comes first
     assert not any(b"firing" in fields for fields in redis.crons.values())
 
@@ -114,7 +116,7 @@ async def test_runs_of_one_cron_job_wait_for_each_other_under_any_leader(
         await lead_in_turn(redis, random, 2 * 3600)
         nursery.cancel_scope.cancel()
 
-    assert [tick for _, tick, _ in redis.fired] == [
+    assert [at_ms for _, at_ms, _ in redis.fired] == [
         EPOCH_MS - 30_000 + minutes * 60_000 for minutes in range(10, 2 * 60 + 1, 10)
     ]
     assert len(redis.stored) == 12

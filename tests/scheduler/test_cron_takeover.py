@@ -1,4 +1,4 @@
-"""Cron over real processes: leaders are killed while ticks come every second."""
+"""Cron over real processes: leaders are killed while occurrences come every second."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def runs(store: Store) -> int:
     return (await cron.get(store, "ticker")).runs
 
 
-async def test_no_tick_fires_twice_while_leaders_are_killed(backend: Embedded) -> None:
+async def test_no_occurrence_fires_twice_while_leaders_are_killed(backend: Embedded) -> None:
     async with store_at(backend.url) as store:
         async with schedulers(backend.url, 3, lease_ttl_ms=1500) as running:
             await cron.register(store, parse_cron(json.dumps(BODY).encode()))
@@ -37,23 +37,23 @@ async def test_no_tick_fires_twice_while_leaders_are_killed(backend: Embedded) -
                 async def went_on(seen: int = seen) -> bool:
                     return await runs(store) >= seen + 3
 
-                await eventually(went_on, what="ticks under this leader")
+                await eventually(went_on, what="occurrences under this leader")
                 alive.remove(first)
                 first.kill()
         history = await cron.history(store, "ticker", 100)
         jobs = await fetch(store, ["ticks"], count=1000, worker_id="w", visibility_timeout_ms=None)
 
-    record_ticks = [past.tick_ms for past in reversed(history)]
-    assert record_ticks == sorted(set(record_ticks))
-    assert all(tick % 1000 == 0 for tick in record_ticks)
+    recorded_ms = [past.occurrence_ms for past in reversed(history)]
+    assert recorded_ms == sorted(set(recorded_ms))
+    assert all(at_ms % 1000 == 0 for at_ms in recorded_ms)
     triggered = [json.loads(job.json())["meta"]["cron_triggered_at"] for job in jobs]
     fired = sorted(round(datetime.fromisoformat(text).timestamp() * 1000) for text in triggered)
     assert fired == sorted(set(fired))
     assert len(fired) >= 8
     # The history keeps the last hundred, which a slow machine may exceed.
-    kept = [tick for tick in fired if tick >= record_ticks[0]]
+    kept = [at_ms for at_ms in fired if at_ms >= recorded_ms[0]]
     # The last leader may have been killed between claim and delivery: that firing remains.
-    assert kept in (record_ticks, record_ticks[:-1])
+    assert kept in (recorded_ms, recorded_ms[:-1])
 
 
 async def test_a_cron_job_registered_while_the_scheduler_sleeps_is_on_time(
@@ -69,7 +69,7 @@ async def test_a_cron_job_registered_while_the_scheduler_sleeps_is_on_time(
         async def fired() -> bool:
             return await runs(store) > 0
 
-        await eventually(fired, what="the first tick")
+        await eventually(fired, what="the first occurrence")
         [first] = (await cron.history(store, "ticker", 100))[-1:]
     # Without the announcement the idle loop would check after fifteen seconds.
-    assert first.at_ms - first.tick_ms < 12_000
+    assert first.at_ms - first.occurrence_ms < 12_000

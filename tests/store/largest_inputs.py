@@ -227,7 +227,7 @@ async def large_crons(store: Store, db: Any) -> None:
         body = f'{{"name":"{name}","cron":"@daily","type":"t","args":{args}}}'
         await cron.register(store, parse_cron(body.encode()))
         await cron.register(store, parse_cron(body.encode()))
-        db.hset(meta.cron(name), "next_tick", 1000)
+        db.hset(meta.cron(name), "next_occurrence", 1000)
         db.zadd(meta.crons, {name: 1})
     await fire_due(RedisCronStore(store), 10)
     for name in ("large-1", "large-2"):

@@ -42,7 +42,7 @@ class Named:
     months: frozenset[int]
     on_day: OnDay
 
-    def ticks(self, zone: str, start: datetime, end: datetime) -> Iterator[int]:
+    def occurrences(self, zone: str, start: datetime, end: datetime) -> Iterator[int]:
         """Yield all occurrences in [start, end) in milliseconds; both ends are UTC and on the
         minute.
         """

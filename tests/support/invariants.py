@@ -223,7 +223,9 @@ def _check_crons(report: InvariantReport, keys: _Keys) -> None:
             complain(f"cron job {name} is deleted and still there")
         if waits != (b"next_maintenance" in cron):
             complain(f"cron job {name} has maintenance without a time, or a time for none")
-        times = [float(cron[key]) for key in (b"next_tick", b"next_maintenance") if key in cron]
+        times = [
+            float(cron[key]) for key in (b"next_occurrence", b"next_maintenance") if key in cron
+        ]
         at = (
             float(cron.get(b"next_maintenance", 0))
             if b"firing" in cron

@@ -50,7 +50,7 @@ class Ledger:
     retried: list[str] = field(default_factory=list)
     """Repeated calls, each with the reason."""
     attempts: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
-    ticks: dict[tuple[str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
+    occurrences: dict[tuple[str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
     """Per occurrence of each cron job, the ids of the jobs that were fetched."""
 
     def take(self, job: JSON, worker: str, until: float) -> None:
@@ -61,7 +61,7 @@ class Ledger:
         self.attempts[id_].add(job["attempt"])
         meta = job.get("meta") or {}
         if "cron_name" in meta:
-            self.ticks[meta["cron_name"], meta["cron_triggered_at"]].add(id_)
+            self.occurrences[meta["cron_name"], meta["cron_triggered_at"]].add(id_)
         now = trio.current_time()
         if now >= until:
             return  # so late a response may be older than the lease of another worker

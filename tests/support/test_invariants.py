@@ -110,7 +110,7 @@ def test_damage_to_a_cron_job_is_named(db: redis.Redis, standalone: Embedded) ->
 
     def put(**fields: str) -> None:
         db.flushall()
-        db.hset(meta.cron("c"), "next_tick", "500")
+        db.hset(meta.cron("c"), "next_occurrence", "500")
         for name, value in fields.items():
             db.hset(meta.cron("c"), name, value)
         db.zadd(meta.crons, {"c": 500})

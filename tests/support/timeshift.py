@@ -77,7 +77,7 @@ def _age(db: Any, index: bytes, member: str, ms: int) -> None:
 
 def age_cron(db: Any, meta: Meta, name: str, ms: int) -> None:
     """Bring the next occurrence and the maintenance of a cron job ``ms`` nearer."""
-    for field in ("next_tick", "next_maintenance", "not_before", "anchor"):
+    for field in ("next_occurrence", "next_maintenance", "not_before", "anchor"):
         value = db.hget(meta.cron(name), field)
         if value is not None:
             db.hset(meta.cron(name), field, int(value) - ms)

@@ -25,7 +25,7 @@ from ojs_cluster.store.off_loop import off_loop
 
 _OUTCOMES = {
     "fire": ("triggered", "schedule"),
-    "hand": ("triggered", "manual"),
+    "manual": ("triggered", "manual"),
     "error": ("failed", "unusable_job"),
 }
 """Outcome and reason in a response, by the stored outcome of an occurrence."""
@@ -163,20 +163,20 @@ async def history(app: App, request: Request, name: str) -> Response:
     """
     limit = query.integer(query.parameters(request.query), "limit", 50, low=1, high=HISTORY_KEPT)
     items = []
-    for tick in await store_cron.history(app.store, name, limit):
-        outcome, cause = _OUTCOMES.get(tick.outcome, ("skipped", "overlap_skip"))
-        if (tick.error or "").startswith(QUEUE_FULL):
+    for occurrence in await store_cron.history(app.store, name, limit):
+        outcome, cause = _OUTCOMES.get(occurrence.outcome, ("skipped", "overlap_skip"))
+        if (occurrence.error or "").startswith(QUEUE_FULL):
             cause = QUEUE_FULL
         items.append(
             {
                 "outcome": outcome,
                 "reason": cause,
-                "scheduled_time": replies.iso(tick.tick_ms),
-                "actual_time": replies.iso(tick.at_ms),
+                "scheduled_time": replies.iso(occurrence.occurrence_ms),
+                "actual_time": replies.iso(occurrence.at_ms),
                 "state": outcome,
-                "scheduled_at": replies.iso(tick.tick_ms),
-                **({"started_at": replies.iso(tick.at_ms)} if outcome == "triggered" else {}),
-                _DETAIL_NAMES[outcome]: tick.error or tick.job_id,
+                "scheduled_at": replies.iso(occurrence.occurrence_ms),
+                **({"started_at": replies.iso(occurrence.at_ms)} if outcome == "triggered" else {}),
+                _DETAIL_NAMES[outcome]: occurrence.error or occurrence.job_id,
             }
         )
     return replies.json_response(

@@ -177,7 +177,7 @@ _CRON = {
     b"type": "type",
     b"created": "created",
     b"updated": "updated",
-    b"next_tick": "next",
+    b"next_occurrence": "next",
     b"anchor": "anchor",
     b"gap": "gap",
     b"last_run": "last",
@@ -185,7 +185,7 @@ _CRON = {
     b"open_runs": "open",
     b"held_runs": "held",
 }
-_CRON_OPTIONAL = {b"next_tick", b"gap", b"last_run", b"runs", b"open_runs", b"held_runs"}
+_CRON_OPTIONAL = {b"next_occurrence", b"gap", b"last_run", b"runs", b"open_runs", b"held_runs"}
 _CRON_JSON = {b"job": "job", b"description": "description"}
 
 

@@ -272,14 +272,14 @@ async def _occurrences(store: Store) -> dict[bytes, tuple[str, int]]:
     """Return per cron job its version and the first occurrence without a stored job."""
     occurrences: dict[bytes, tuple[str, int]] = {}
     async for name, cron in _cron_records(store):
-        tick = cron.next_ms
+        occurrence = cron.next_ms
         firing = cron.firing
         if firing is not None and firing.job_id == RedisCronStore(store).job_id(
-            cron, firing.tick_ms
+            cron, firing.occurrence_ms
         ):
-            tick = firing.tick_ms  # a manual run has another id: it is no tick
-        if tick is not None:
-            occurrences[name] = (cron.version, tick)
+            occurrence = firing.occurrence_ms  # a manual run has another id: it is no occurrence
+        if occurrence is not None:
+            occurrences[name] = (cron.version, occurrence)
     return occurrences
 
 
@@ -288,10 +288,10 @@ async def _crons(
 ) -> None:
     async for name, cron in _cron_records(store):
         fields = dict(cron.fields)
-        version, tick = occurrences.get(name, ("", 0))
+        version, occurrence = occurrences.get(name, ("", 0))
         # The record keeps its own next occurrence if that is earlier, or has another definition.
-        if version == cron.version and tick and (cron.next_ms or tick) >= tick:
-            fields[b"next_tick"] = b"%d" % tick
+        if version == cron.version and occurrence and (cron.next_ms or occurrence) >= occurrence:
+            fields[b"next_occurrence"] = b"%d" % occurrence
         put("crons", CronLine(cron.name, fields))
 
 

@@ -22,7 +22,7 @@ from zlib import crc32
 import msgspec
 
 from ojs_cluster.core.cron import Schedule
-from ojs_cluster.core.cron_job import is_cron_name, job_of_tick
+from ojs_cluster.core.cron_job import is_cron_name, job_of_occurrence
 from ojs_cluster.core.errors import NotFound, OJSError
 from ojs_cluster.core.jobs.envelope import parse_job
 from ojs_cluster.core.jobs.ids import MAX_SHARDS
@@ -238,7 +238,7 @@ async def restore_cron(store: Store, line: CronLine) -> RestoreOutcome:
         schedule = Schedule(fields[b"expression"].decode(), fields[b"timezone"].decode())
         created = int(fields[b"created"])
         is_valid = is_cron_name(line.name) and schedule.following(created, created) is not None
-        job = job_of_tick(fields[b"job"], line.name, created, limits=STORED_LIMITS)
+        job = job_of_occurrence(fields[b"job"], line.name, created, limits=STORED_LIMITS)
         if not is_valid or (job.queue, job.type) != (
             fields[b"queue"].decode(),
             fields[b"type"].decode(),

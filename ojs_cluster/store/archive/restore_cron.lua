@@ -1,7 +1,7 @@
 -- Transition: (nothing) -> registered, for one cron job of an archive.
 -- Pre:  no cron job has this name, and the number of cron jobs is below its maximum.
--- Post: the cron job has the archived fields, and also the archived next tick. If that is in the past, the cron
---       job fires once for all ticks that were missed.
+-- Post: the cron job has the archived fields, and also the archived next occurrence. If that is in the past, the cron
+--       job fires once for all occurrences that were missed.
 -- Memory: deny-oom.
 -- KEYS: 1 cron, 2 crons, 3 cron_names.
 -- ARGV: 1 name, 2 maximum number of cron jobs, 3.. names and values of the fields.

@@ -24,7 +24,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.cron.cron_record import CronRecord, parse_cron_record
 from ojs_cluster.store.cron.cron_store import RedisCronStore
 from ojs_cluster.store.cron.firing import run_manually
-from ojs_cluster.store.cron.tick_job import UnusableDefinition
+from ojs_cluster.store.cron.occurrence_job import UnusableDefinition
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.record import JobRecord
@@ -41,20 +41,20 @@ _MAX_CHANGE_ATTEMPTS = 20
 
 
 @dataclass(frozen=True, slots=True)
-class PastTick:
+class PastOccurrence:
     """An entry of a cron job's history.
 
     Args:
-        outcome: ``fire``, ``skip``, ``hand`` for a manual run, or ``error`` when no job could be
+        outcome: ``fire``, ``skip``, ``manual`` for a manual run, or ``error`` when no job could be
             made.
-        tick_ms: Unix time of the tick in ms; for a manual run the time of the request.
-        at_ms: Unix time in ms when the tick was decided.
+        occurrence_ms: Unix time of the occurrence in ms; for a manual run the time of the request.
+        at_ms: Unix time in ms when the occurrence was decided.
         job_id: id of the job, or for ``skip`` of the unfinished run; '' for ``error``.
         error: why no job could be made.
     """
 
     outcome: str
-    tick_ms: int
+    occurrence_ms: int
     at_ms: int
     job_id: str
     error: str = ""
@@ -243,7 +243,9 @@ async def delete(store: Store, name: str) -> CronRecord:
 
 
 async def trigger(store: Store, name: str) -> tuple[CronRecord, JobRecord]:
-    """Enqueue the job of a cron job now, whether it is enabled or not. Its next tick is unchanged.
+    """Enqueue the job of a cron job now, whether it is enabled or not.
+
+    Its next occurrence stays.
 
     Args:
         store: the store.
@@ -274,8 +276,8 @@ async def trigger(store: Store, name: str) -> tuple[CronRecord, JobRecord]:
     raise _changed_by_others(name)
 
 
-async def history(store: Store, name: str, limit: int) -> list[PastTick]:
-    """Return the last ticks and manual runs, newest first.
+async def history(store: Store, name: str, limit: int) -> list[PastOccurrence]:
+    """Return the last occurrences and manual runs, newest first.
 
     Args:
         store: the store.
@@ -293,9 +295,9 @@ async def history(store: Store, name: str, limit: int) -> list[PastTick]:
     )
     found = []
     for line in lines:
-        outcome, tick, at, rest = line.decode().split(" ", 3)
+        outcome, occurrence, at, rest = line.decode().split(" ", 3)
         job_id, error = ("", rest) if outcome == "error" else (rest, "")
-        found.append(PastTick(outcome, int(tick), int(at), job_id, error))
+        found.append(PastOccurrence(outcome, int(occurrence), int(at), job_id, error))
     return found
 
 
@@ -315,13 +317,14 @@ async def _put(
     following = definition.schedule.following(now_ms, now_ms)
     if following is None:
         raise InvalidRequest("the expression has no occurrence in its timezone", field="expression")
-    tick_args: list[Arg] = ["", now_ms, ""]  # next tick, start of ``@every``, clock change
+    # The next occurrence, the start of ``@every``, and a clock change.
+    schedule: list[Arg] = ["", now_ms, ""]
     if definition.enabled:
-        tick_args = [following.ms, now_ms, "" if following.gap_ms is None else following.gap_ms]
+        schedule = [following.ms, now_ms, "" if following.gap_ms is None else following.gap_ms]
     reply = await store.run_meta(
         "cron_register",
         [meta.cron(definition.name), meta.crons, meta.cron_names],
-        [definition.name, store.settings.max_crons, version, *tick_args, *_fields(definition)],
+        [definition.name, store.settings.max_crons, version, *schedule, *_fields(definition)],
     )
     if reply[0] == b"full":
         raise ValidationFailed(

@@ -1,5 +1,5 @@
 -- Transition: registered -> (nothing).
--- Post: no further tick fires, and no list shows the cron job. If a firing is undelivered or runs are held
+-- Post: no further occurrence fires, and no list shows the cron job. If a firing is undelivered or runs are held
 --       back, the hash stays until the scheduler has finished them (cron_record_outcome.lua).
 -- Memory: allow-oom; adds nothing.
 -- KEYS: 1 cron:<name>, 2 crons, 3 cron_names, 4 cron_history:<name>.
@@ -14,7 +14,7 @@ redis.call('ZREM', NAMES, name)
 redis.call('DEL', HISTORY)
 if cron.firing or cron.held_runs then
     redis.call('HSET', CRON, 'deleted', 1)
-    redis.call('HDEL', CRON, 'next_tick', 'gap')
+    redis.call('HDEL', CRON, 'next_occurrence', 'gap')
     schedule_check(name)
 else
     redis.call('DEL', CRON)

@@ -11,11 +11,11 @@ from ojs_cluster.core.cron_job import CronDefinition
 
 @dataclass(frozen=True, slots=True)
 class Firing:
-    """A firing: a tick or manual run that is claimed, and whose job may not be stored yet.
+    """A firing: an occurrence or manual run that is claimed, and whose job may not be stored yet.
 
     Args:
         job_id: id of the job.
-        tick_ms: Unix time of the tick in ms; for a manual run the time of the request.
+        occurrence_ms: Unix time of the occurrence in ms; for a manual run the time of the request.
         job: the members of the enqueue request as JSON, from the definition at the time of the
             claim.
         cancels: ids of earlier runs to cancel before the job is stored.
@@ -23,7 +23,7 @@ class Firing:
     """
 
     job_id: str
-    tick_ms: int
+    occurrence_ms: int
     job: bytes
     cancels: tuple[str, ...]
     held: bool
@@ -73,7 +73,7 @@ class CronRecord:
 
     @property
     def enabled(self) -> bool:
-        """Whether the cron job fires at its ticks."""
+        """Whether the cron job fires at its occurrences."""
         return self.fields[b"enabled"] == b"1"
 
     @property
@@ -108,8 +108,8 @@ class CronRecord:
 
     @property
     def next_ms(self) -> int | None:
-        """The next tick, None when there is none or the cron job is disabled."""
-        return self._ms(b"next_tick")
+        """The next occurrence, None when there is none or the cron job is disabled."""
+        return self._ms(b"next_occurrence")
 
     @property
     def last_ms(self) -> int | None:
@@ -144,7 +144,7 @@ class CronRecord:
             return None
         return Firing(
             fields[b"firing"].decode(),
-            int(fields[b"firing_tick"]),
+            int(fields[b"firing_occurrence"]),
             fields[b"firing_job"],
             _ids(fields[b"firing_cancels"]),
             fields[b"firing_held"] == b"1",

@@ -1,7 +1,7 @@
 -- Transition: firing claimed -> delivered | refused | claimed, and held runs -> released, for one cron job.
 -- Post: 'delivered':  the firing's job is stored, and the firing is removed.
 --       'refused':    no job can be made. The firing is removed, and its history entry says why.
---       'failed':     the job could not be stored, or the tick could not be decided. Unless the cron job has
+--       'failed':     the job could not be stored, or the occurrence could not be decided. Unless the cron job has
 --                     another firing by now, the next check follows after a pause.
 --       'unreadable': the cron job could not be read. The next check follows after a pause.
 --       'checked':    the given runs have ended, and the given held runs were released.
@@ -29,7 +29,7 @@ if (outcome == 'delivered' or outcome == 'refused') and cron.firing == firing th
         end
         increment(CRON, 'runs', -1)
     end
-    redis.call('HDEL', CRON, 'firing', 'firing_tick', 'firing_job', 'firing_cancels', 'firing_held',
+    redis.call('HDEL', CRON, 'firing', 'firing_occurrence', 'firing_job', 'firing_cancels', 'firing_held',
         'next_maintenance', 'failures', 'not_before')
     cron.firing = nil
 elseif outcome == 'unreadable' or outcome == 'failed' and (cron.firing or '') == firing then
@@ -41,7 +41,7 @@ local held_runs = list_without(cron.held_runs, ended .. ' ' .. released)
 redis.call('HSET', CRON, 'open_runs', table.concat(list_without(cron.open_runs, ended), ' '))
 if #held_runs > 0 then
     redis.call('HSET', CRON, 'held_runs', table.concat(held_runs, ' '))
-    -- Held runs are checked once a second. The time is a whole second, so that a due tick is handled at the
+    -- Held runs are checked once a second. The time is a whole second, so that a due occurrence is handled at the
     -- same check.
     if not cron.firing then
         redis.call('HSET', CRON, 'next_maintenance', format_ms(math.floor(now / 1000) * 1000 + 1000))

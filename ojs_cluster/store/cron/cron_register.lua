@@ -1,18 +1,18 @@
 -- Transition: (nothing) | registered -> registered with a new definition.
 -- Pre:  a new cron job does not exceed the maximum number. The cron job has the expected version.
 -- Post: the new definition is stored. Earlier runs are kept. If schedule and `enabled` are unchanged, the next
---       tick is kept, so an application that registers its cron jobs at each start delays no tick.
+--       occurrence is kept, so an application that registers its cron jobs at each start delays no occurrence.
 -- Memory: deny-oom.
 -- KEYS: 1 cron:<name>, 2 crons, 3 cron_names.
 -- ARGV: 1 name, 2 maximum number of cron jobs, 3 expected version ('' any, '-' the cron job must not exist),
---       4 next tick (ms; '' none), 5 start of the first interval of @every (ms), 6 time of the clock change if
---       one skips an occurrence that would be before the next tick (ms; '' none), then names and values of the
+--       4 next occurrence (ms; '' none), 5 start of the first interval of @every (ms), 6 time of the clock change if
+--       one skips an occurrence that would be before the next occurrence (ms; '' none), then names and values of the
 --       definition's fields.
 -- Returns: {'ok', 1 for a new cron job or 0, fields, now} | {'full'} | {'stale'} for another version
 --@include keys now set_deadline cron_record
 local NAMES = KEYS[3]
 local name, max_crons, expected = ARGV[1], tonumber(ARGV[2]), ARGV[3]
-local next_tick, anchor, gap = ARGV[4], ARGV[5], ARGV[6]
+local next_occurrence, anchor, gap = ARGV[4], ARGV[5], ARGV[6]
 local cron = load_cron()
 local new = not cron or cron.deleted ~= nil
 local version = new and '-' or cron.version
@@ -33,9 +33,9 @@ if new then
 end
 if new or cron.expression ~= sent.expression or cron.timezone ~= sent.timezone
     or cron.enabled ~= sent.enabled then
-    redis.call('HDEL', CRON, 'next_tick', 'gap', 'not_before', 'failures')
+    redis.call('HDEL', CRON, 'next_occurrence', 'gap', 'not_before', 'failures')
     redis.call('HSET', CRON, 'anchor', anchor)
-    if next_tick ~= '' then redis.call('HSET', CRON, 'next_tick', next_tick) end
+    if next_occurrence ~= '' then redis.call('HSET', CRON, 'next_occurrence', next_occurrence) end
     if gap ~= '' then redis.call('HSET', CRON, 'gap', gap) end
 end
 redis.call('ZADD', NAMES, sent.enabled == '1' and 0 or 1, name)

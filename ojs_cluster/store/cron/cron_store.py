@@ -6,14 +6,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ojs_cluster.core.cron_job import tick_job_id
+from ojs_cluster.core.cron_job import occurrence_job_id
 from ojs_cluster.core.errors import MalformedJob, NotFound
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.jobs.ids import new_job_id
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.cron.cron_record import CronRecord, parse_cron_record
-from ojs_cluster.store.cron.firing import DueCrons, FiringOutcome, TickDecision
+from ojs_cluster.store.cron.firing import DueCrons, FiringOutcome, OccurrenceDecision
 from ojs_cluster.store.enqueue.enqueue import enqueue
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
@@ -55,18 +55,18 @@ class RedisCronStore:
         now_ms, flat = await self.store.run_meta("read_hash", [self.store.keys.meta.cron(name)], [])
         return parse_cron_record(name, flat, now_ms) if flat else None
 
-    async def claim(self, cron: CronRecord, decision: TickDecision) -> CronRecord | None:
+    async def claim(self, cron: CronRecord, decision: OccurrenceDecision) -> CronRecord | None:
         """Write a decision, as ``CronStore.claim``.
 
         The call is not repeated after a lost reply. The next check finds the firing.
         """
         meta = self.store.keys.meta
         reply = await self.store.run_meta(
-            "cron_claim_tick",
+            "cron_claim_occurrence",
             [meta.cron(cron.name), meta.crons, meta.cron_history(cron.name), meta.events],
             [
                 *(self.store.settings.events_per_shard, cron.name, cron.version),
-                *(_ms(decision.tick_ms), _ms(decision.next_ms), _ms(decision.gap_ms)),
+                *(_ms(decision.occurrence_ms), _ms(decision.next_ms), _ms(decision.gap_ms)),
                 *(_decision_name(decision), decision.refusal or decision.job_id),
                 *("1" if decision.held else "", " ".join(decision.cancels)),
                 *(" ".join(decision.ended), HISTORY_KEPT, DELIVERY_MS),
@@ -95,14 +95,14 @@ class RedisCronStore:
             ],
         )
 
-    def job_id(self, cron: CronRecord, tick_ms: int | None) -> str:
-        """Return the id of a tick's job, in the shard of its queue."""
+    def job_id(self, cron: CronRecord, occurrence_ms: int | None) -> str:
+        """Return the id of an occurrence's job, in the shard of its queue."""
         keys, place = self.store.keys, self.store.partitions.choose_shard
-        if tick_ms is None:
+        if occurrence_ms is None:
             shard = place(self.store, cron.queue)
             return new_job_id(shard.index, len(keys), time.time_ns() // 1_000_000)
-        shard = place(self.store, cron.queue, f"{cron.name} {tick_ms}")
-        return tick_job_id(cron.name, tick_ms, shard.index, len(keys))
+        shard = place(self.store, cron.queue, f"{cron.name} {occurrence_ms}")
+        return occurrence_job_id(cron.name, occurrence_ms, shard.index, len(keys))
 
     async def state(self, job_id: str) -> State | None:
         """Return a job's state; None when the job does not exist or is malformed."""
@@ -141,7 +141,7 @@ class RedisCronStore:
         await activate(self.store, job_id)
 
 
-def _decision_name(decision: TickDecision) -> str:
+def _decision_name(decision: OccurrenceDecision) -> str:
     if decision.refusal:
         return "refuse"
     return "fire" if decision.fire else "skip"

@@ -1,13 +1,13 @@
 """Fire cron jobs that are due (spec: ojs-cron 6 and 7).
 
-A *tick* is one occurrence of a cron job. A *run* is the job that it enqueues.
+An *occurrence* is one time at which a cron job is due. A *run* is the job that it enqueues.
 
 The cron job lives under the meta tag, and its runs in the shards of their queues, so no script can
-write both. So a tick fires in three idempotent steps:
+write both. So an occurrence fires in three idempotent steps:
 
-1. *claim*: one script sets the next tick and stores the *firing*: the run's job, its id, and the
-   earlier runs to cancel. The script refuses a tick that was claimed before. So if two leaders
-   check the same tick, only one of them fires it.
+1. *claim*: one script sets the next occurrence and stores the *firing*: the run's job, its id,
+   and the earlier runs to cancel. The script refuses an occurrence that was claimed before. So if
+   two leaders check the same occurrence, only one of them fires it.
 2. *deliver*: cancel those runs, then store the job under its id. If the job exists, this changes
    nothing. A stalled process must not store the job again after the job has ended and was removed.
    So a delivery that was decided more than ``_STORE_WITHIN_MS`` ago is refused, and the job is kept
@@ -15,11 +15,12 @@ write both. So a tick fires in three idempotent steps:
 3. *record*: remove the firing.
 
 After a crash between two steps the firing remains, and the next check delivers it. While a firing
-is not delivered, no other tick is claimed. So if a shard is away for ten minutes, a cron job with a
-tick per minute enqueues one late job, not ten.
+is not delivered, no other occurrence is claimed. So if a shard is away for ten minutes, a cron job
+with an occurrence per minute enqueues one late job, not ten.
 
-If no job can be made from the definition, the history records the tick as an error, because every
-attempt would fail again. The next tick is tried as usual. Any other failure postpones the cron job.
+If no job can be made from the definition, the history records the occurrence as an error, because
+every attempt would fail again. The next occurrence is tried as usual. Any other failure postpones
+the cron job.
 """
 
 from __future__ import annotations
@@ -38,18 +39,18 @@ from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.jobs.states import TERMINAL, State
 from ojs_cluster.redis.durability import has_unconfirmed_writes
 from ojs_cluster.store.cron.cron_record import CronRecord
-from ojs_cluster.store.cron.tick_job import UnusableDefinition, make_job
+from ojs_cluster.store.cron.occurrence_job import UnusableDefinition, make_job
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.sweeps.sweep_result import SweepResult
 
 log = logging.getLogger("ojs.store")
 
 MAX_WAITING_RUNS = 100
-"""Maximum number of unfinished runs under the policy ``enqueue``. Further ticks are skipped."""
+"""Maximum number of unfinished runs under the policy ``enqueue``; then occurrences are skipped."""
 _MANY_WAITING_RUNS = 2
 """If more than this number of runs are unfinished, each further run logs a warning."""
 QUEUE_FULL: Final = "queue_full"
-"""First word of the reason in the history when a full queue has refused the job of a tick."""
+"""First word of the reason in the history when a full queue has refused the job."""
 _CHECK_TIMEOUT_S = 2.0
 """Time limit in seconds for the check of one cron job. After that the cron job is postponed."""
 _STORE_WITHIN_MS = 20_000
@@ -62,18 +63,19 @@ FiringOutcome = Literal["delivered", "refused", "failed", "unreadable", "checked
 
 
 @dataclass(frozen=True, slots=True)
-class TickDecision:
-    """The decision about a tick.
+class OccurrenceDecision:
+    """The decision about an occurrence.
 
     Args:
         fire: whether a job is stored.
-        job_id: id of the job to store, or the id of the unfinished run because of which the tick is
-            skipped.
+        job_id: id of the job to store, or the id of the unfinished run because of which the
+            occurrence is skipped.
         refusal: why no job can be made; '' when a job can be made.
-        tick_ms: Unix time of the tick in ms; None for a manual run, which keeps the next tick.
-        next_ms: Unix time of the following tick in ms; None if there is none.
+        occurrence_ms: Unix time of the occurrence in ms; None for a manual run, which keeps the
+            next occurrence.
+        next_ms: Unix time of the following occurrence in ms; None if there is none.
         gap_ms: Unix time in ms of a clock change that skips an occurrence before the following
-            tick; None if there is no such change.
+            occurrence; None if there is no such change.
         held: whether the job is stored as pending, until the runs before it have ended.
         cancels: ids of earlier runs to cancel before the job is stored.
         ended: ids of earlier runs that have ended.
@@ -82,7 +84,7 @@ class TickDecision:
     fire: bool
     job_id: str
     refusal: str = ""
-    tick_ms: int | None = None
+    occurrence_ms: int | None = None
     next_ms: int | None = None
     gap_ms: int | None = None
     held: bool = False
@@ -116,7 +118,7 @@ class CronStore(Protocol):
         """Return a cron job; None when it does not exist."""
         ...
 
-    async def claim(self, cron: CronRecord, decision: TickDecision) -> CronRecord | None:
+    async def claim(self, cron: CronRecord, decision: OccurrenceDecision) -> CronRecord | None:
         """Write a decision.
 
         Returns:
@@ -146,8 +148,8 @@ class CronStore(Protocol):
         """
         ...
 
-    def job_id(self, cron: CronRecord, tick_ms: int | None) -> str:
-        """Return the id of a tick's job: always the same for a tick, a new id for a manual run."""
+    def job_id(self, cron: CronRecord, occurrence_ms: int | None) -> str:
+        """Return the id of a run: the same for each call of an occurrence, new for a manual run."""
         ...
 
     async def state(self, job_id: str) -> State | None:
@@ -317,7 +319,7 @@ async def deliver(cron_store: CronStore, cron: CronRecord) -> str:
         raise ValueError("the cron job has no firing")
     stored, refusal = firing.job_id, None
     try:
-        job = await make_job(cron.name, firing.job, firing.tick_ms)
+        job = await make_job(cron.name, firing.job, firing.occurrence_ms)
     except UnusableDefinition as unusable:
         await _record_refusal(cron_store, cron.name, firing.job_id, unusable.reason)
         raise
@@ -336,13 +338,13 @@ async def deliver(cron_store: CronStore, cron: CronRecord) -> str:
             refusal = error
         elif not job.pending:
             # An earlier delivery has stored the job. It may have stored the job as held: a failover
-            # can lose the first claim of a tick, and the second claim may find that no run must be
-            # waited for. So the job is made available.
+            # can lose the first claim of an occurrence, and the second claim may find that no run
+            # must be waited for. So the job is made available.
             with suppress(Conflict, NotFound):
                 await cron_store.activate(firing.job_id)
     except QueueFull as full:
-        # The tick is not tried again, because the next tick will come. The tombstone stops another
-        # process that delivers the same firing later, when the queue has room.
+        # The occurrence is not tried again, because the next occurrence will come. The tombstone
+        # stops another process that delivers the same firing later, when the queue has room.
         if await cron_store.forbid_id(firing.job_id):
             reason = f"{QUEUE_FULL}: {full.message}"
             await _record_refusal(cron_store, cron.name, firing.job_id, reason)
@@ -361,7 +363,7 @@ async def _record_refusal(cron_store: CronStore, name: str, job_id: str, reason:
 
 async def _check_cron(cron_store: CronStore, cron: CronRecord, now_ms: int) -> None:
     if cron.firing is not None:
-        await _deliver_tick(cron_store, cron)
+        await _deliver_occurrence(cron_store, cron)
         return
     if cron.held_runs:
         await _release_held_run(cron_store, cron)
@@ -372,29 +374,29 @@ async def _check_cron(cron_store: CronStore, cron: CronRecord, now_ms: int) -> N
         await make_job(cron.name, cron.job, cron.next_ms)
     except UnusableDefinition as unusable:
         _log_refusal(cron, unusable)
-        refusal = TickDecision(fire=False, job_id="", refusal=unusable.reason)
-        await cron_store.claim(cron, _with_next_tick(cron, refusal, cron.next_ms, now_ms))
+        refusal = OccurrenceDecision(fire=False, job_id="", refusal=unusable.reason)
+        await cron_store.claim(cron, _with_next_occurrence(cron, refusal, cron.next_ms, now_ms))
         return
     decision = await _decide(cron_store, cron, cron.next_ms, now_ms)
     claimed = await cron_store.claim(cron, decision)
     if claimed is not None and claimed.firing is not None:
-        await _deliver_tick(cron_store, claimed)
+        await _deliver_occurrence(cron_store, claimed)
 
 
-async def _deliver_tick(cron_store: CronStore, cron: CronRecord) -> None:
-    """Deliver a tick's firing. If its job cannot be stored, log the reason for operators."""
+async def _deliver_occurrence(cron_store: CronStore, cron: CronRecord) -> None:
+    """Deliver an occurrence's firing. If its job cannot be stored, log the reason for operators."""
     try:
         with suppress(Duplicate):
             await deliver(cron_store, cron)
     except QueueFull as full:
-        log.warning("cron job '%s': this tick is skipped: %s", cron.name, full.message)
+        log.warning("cron job '%s': this occurrence is skipped: %s", cron.name, full.message)
     except UnusableDefinition as unusable:
         _log_refusal(cron, unusable)
 
 
 def _log_refusal(cron: CronRecord, unusable: UnusableDefinition) -> None:
     log.error(
-        "cron job '%s': no job can be made from its definition, so this tick is skipped: %s. "
+        "cron job '%s': no job can be made from its definition, so this occurrence is skipped: %s. "
         "Register it again with a usable definition",
         cron.name,
         unusable.reason,
@@ -425,44 +427,45 @@ async def _earlier_runs(cron_store: CronStore, cron: CronRecord) -> _EarlierRuns
     )
 
 
-def _with_next_tick(
-    cron: CronRecord, decision: TickDecision, tick_ms: int, now_ms: int
-) -> TickDecision:
-    """Add the following tick to the decision about a tick."""
-    # If ticks were missed while there was no leader, only the earliest of them fires. The clock of
-    # a new master may be behind, so the following tick is computed from the later of the two times.
-    following = cron.schedule.following(max(now_ms, tick_ms), cron.anchor_ms)
+def _with_next_occurrence(
+    cron: CronRecord, decision: OccurrenceDecision, occurrence_ms: int, now_ms: int
+) -> OccurrenceDecision:
+    """Add the following occurrence to the decision about an occurrence."""
+    # If occurrences were missed while there was no leader, only the earliest of them fires. The
+    # clock of a new master may be behind, so the following occurrence is computed from the later of
+    # the two times.
+    following = cron.schedule.following(max(now_ms, occurrence_ms), cron.anchor_ms)
     return replace(
         decision,
-        tick_ms=tick_ms,
+        occurrence_ms=occurrence_ms,
         next_ms=None if following is None else following.ms,
         gap_ms=None if following is None else following.gap_ms,
     )
 
 
 async def _decide(
-    cron_store: CronStore, cron: CronRecord, tick_ms: int, now_ms: int
-) -> TickDecision:
+    cron_store: CronStore, cron: CronRecord, occurrence_ms: int, now_ms: int
+) -> OccurrenceDecision:
     runs = await _earlier_runs(cron_store, cron)
     # A run that waits for a worker or for its next attempt counts as unfinished, like an active
-    # one: otherwise a queue without workers would collect a job per tick.
+    # one: otherwise a queue without workers would collect a job per occurrence.
     limit = {"skip": 1, "enqueue": MAX_WAITING_RUNS}.get(cron.overlap)
     if limit is not None and len(runs.unfinished) >= limit:
-        decision = TickDecision(fire=False, job_id=runs.unfinished[0], ended=runs.ended)
+        decision = OccurrenceDecision(fire=False, job_id=runs.unfinished[0], ended=runs.ended)
     else:
-        decision = _decide_to_fire(cron_store, cron, runs, tick_ms)
-    return _with_next_tick(cron, decision, tick_ms, now_ms)
+        decision = _decide_to_fire(cron_store, cron, runs, occurrence_ms)
+    return _with_next_occurrence(cron, decision, occurrence_ms, now_ms)
 
 
 def _decide_to_fire(
-    cron_store: CronStore, cron: CronRecord, runs: _EarlierRuns, tick_ms: int | None = None
-) -> TickDecision:
+    cron_store: CronStore, cron: CronRecord, runs: _EarlierRuns, occurrence_ms: int | None = None
+) -> OccurrenceDecision:
     held = cron.overlap == "enqueue" and bool(runs.unfinished)
     if held and len(runs.unfinished) > _MANY_WAITING_RUNS:
         log.warning("cron job '%s': %d runs are unfinished", cron.name, len(runs.unfinished))
-    return TickDecision(
+    return OccurrenceDecision(
         fire=True,
-        job_id=cron_store.job_id(cron, tick_ms),
+        job_id=cron_store.job_id(cron, occurrence_ms),
         held=held,
         cancels=runs.unfinished if cron.overlap == "cancel_previous" else (),
         ended=runs.ended,

@@ -1,10 +1,10 @@
-"""Make the job of a cron tick from the stored definition."""
+"""Make the job of a cron occurrence from the stored definition."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from ojs_cluster.core.cron_job import job_of_tick
+from ojs_cluster.core.cron_job import job_of_occurrence
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.payload_limits import STORED_LIMITS
@@ -35,8 +35,8 @@ class UnusableDefinition(Exception):
         return line.encode(errors="replace").decode() or type(error).__name__
 
 
-async def make_job(name: str, job: bytes, tick_ms: int) -> NewJob:
-    """Make the job of a tick.
+async def make_job(name: str, job: bytes, occurrence_ms: int) -> NewJob:
+    """Make the job of an occurrence.
 
     The limits of requests do not apply, because the definition may be older than the present
     settings.
@@ -44,7 +44,7 @@ async def make_job(name: str, job: bytes, tick_ms: int) -> NewJob:
     Args:
         name: name of the cron job.
         job: the members of the enqueue request, as the definition has them.
-        tick_ms: Unix time of the tick in ms.
+        occurrence_ms: Unix time of the occurrence in ms.
 
     Raises:
         UnusableDefinition: no job can be made, now or later, because ``job`` is unusable.
@@ -52,7 +52,7 @@ async def make_job(name: str, job: bytes, tick_ms: int) -> NewJob:
 
     def make() -> NewJob | UnusableDefinition:
         try:
-            return job_of_tick(job, name, tick_ms, limits=STORED_LIMITS)
+            return job_of_occurrence(job, name, occurrence_ms, limits=STORED_LIMITS)
         except MemoryError:
             raise
         except Exception as error:  # any error: each attempt would raise it again

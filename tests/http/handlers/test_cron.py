@@ -10,7 +10,7 @@ import pytest
 
 from ojs_cluster.store.cron import cron
 from ojs_cluster.store.cron.cron_store import RedisCronStore
-from ojs_cluster.store.cron.firing import TickDecision
+from ojs_cluster.store.cron.firing import OccurrenceDecision
 from tests.http.api import Api
 
 CRON = "/ojs/v1/cron"
@@ -228,7 +228,7 @@ async def test_history_has_the_reason_of_a_failed_occurrence(any_api: Api) -> No
     await register(any_api)
     store = any_api.app.store
     record = await cron.get(store, "daily-report")
-    claim = TickDecision(False, "", "args must be an array", tick_ms=record.next_ms)
+    claim = OccurrenceDecision(False, "", "args must be an array", occurrence_ms=record.next_ms)
     assert await RedisCronStore(store).claim(record, claim) is not None
 
     [past] = (await any_api.get(f"{CRON}/daily-report/history")).json["history"]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import trio
 
-from ojs_cluster.core.cron_job import CronDefinition, parse_cron, tick_job_id
+from ojs_cluster.core.cron_job import CronDefinition, occurrence_job_id, parse_cron
 from ojs_cluster.core.errors import BackendUnavailable, InvalidRequest, NotFound, ValidationFailed
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.jobs.states import State
@@ -50,7 +50,7 @@ def everything_agrees(consistent: Callable[[], InvariantReport]) -> Iterator[Non
     """The indexes agree with the cron jobs after each test of this module.
 
     It must not ask for the store: pytest-trio never runs a fixture that needs one of trio's unless
-    a test names it. All ticks come at full hours, of which none may pass between two steps.
+    a test names it. All occurrences come at full hours, of which none may pass between two steps.
     """
     left_s = 3600 - time.time() % 3600
     if left_s < 30:
@@ -65,10 +65,10 @@ async def registered(store: Store, *args: Any, **members: Any) -> CronRecord:
 
 
 async def fire(store: Store, db: Any, name: str = "daily", ms: int = DAY) -> SweepResult:
-    """Let the next tick come, and do what the scheduler does until nothing is due.
+    """Let the next occurrence come, and do what the scheduler does until nothing is due.
 
-    The calendar is not shifted with it, so each shift differs: a tick that came twice would be the
-    same job.
+    The calendar is not shifted with it, so each shift differs: an occurrence that came twice would
+    be the same job.
     """
     age_cron(db, store.keys.meta, name, ms + next(_serial))
     return await look(store)
@@ -77,16 +77,18 @@ async def fire(store: Store, db: Any, name: str = "daily", ms: int = DAY) -> Swe
 async def look(store: Store) -> SweepResult:
     with trio.fail_after(60):
         while True:
-            tick = await fire_due(RedisCronStore(store), 100)
-            if not tick.done:
-                return tick
+            result = await fire_due(RedisCronStore(store), 100)
+            if not result.done:
+                return result
 
 
 async def waiting(store: Store) -> list[JobRecord]:
     return await take(store, QUEUE, count=100)
 
 
-async def test_a_tick_enqueues_the_job_with_its_origin_in_its_meta(store: Store, db: Any) -> None:
+async def test_an_occurrence_enqueues_the_job_with_its_origin_in_its_meta(
+    store: Store, db: Any
+) -> None:
     await registered(store, args=[{"a": 1.0}], meta={"team": "x"}, priority=7)
 
     await fire(store, db)
@@ -99,7 +101,7 @@ async def test_a_tick_enqueues_the_job_with_its_origin_in_its_meta(store: Store,
     assert seen["meta"]["team"] == "x"
     assert seen["meta"]["cron_name"] == "daily"
     [past] = await cron.history(store, "daily", 10)
-    assert seen["meta"]["cron_triggered_at"] == format_ms(past.tick_ms).decode()
+    assert seen["meta"]["cron_triggered_at"] == format_ms(past.occurrence_ms).decode()
     assert (past.outcome, past.job_id) == ("fire", job.id)
     record = await cron.get(store, "daily")
     assert (record.runs, record.firing) == (1, None)
@@ -111,13 +113,13 @@ async def test_a_tick_enqueues_the_job_with_its_origin_in_its_meta(store: Store,
 async def test_nothing_fires_before_its_time(store: Store) -> None:
     record = await registered(store)
 
-    tick = await look(store)
+    result = await look(store)
 
-    assert tick.next_ms == record.next_ms
+    assert result.next_ms == record.next_ms
     assert await waiting(store) == []
 
 
-async def test_ticks_that_were_missed_fire_once(store: Store, db: Any) -> None:
+async def test_occurrences_that_were_missed_fire_once(store: Store, db: Any) -> None:
     await registered(store, expression="@every 1h", overlap_policy="allow")
 
     await fire(store, db, ms=3 * DAY)
@@ -128,7 +130,7 @@ async def test_ticks_that_were_missed_fire_once(store: Store, db: Any) -> None:
     assert 0 < record.next_ms - (record.last_ms or 0) <= HOUR
 
 
-async def test_two_leaders_at_once_fire_a_tick_once(
+async def test_two_leaders_at_once_fire_an_occurrence_once(
     store: Store, other_store: Store, db: Any
 ) -> None:
     names = [f"c{number}" for number in range(20)]
@@ -146,14 +148,14 @@ async def test_two_leaders_at_once_fire_a_tick_once(
         assert (await cron.get(store, name)).runs == 1
 
 
-async def test_a_disabled_cron_job_has_no_next_tick_and_does_not_fire(
+async def test_a_disabled_cron_job_has_no_next_occurrence_and_does_not_fire(
     store: Store, db: Any
 ) -> None:
     await registered(store)
     record = await cron.change(store, "daily", lambda old: replace(old, enabled=False))
     assert record.next_ms is None
-    tick = await fire_due(RedisCronStore(store), 10)
-    assert (tick.done, tick.next_ms) == (0, None)
+    result = await fire_due(RedisCronStore(store), 10)
+    assert (result.done, result.next_ms) == (0, None)
 
     record = await cron.change(store, "daily", lambda old: replace(old, enabled=True))
 
@@ -162,7 +164,7 @@ async def test_a_disabled_cron_job_has_no_next_tick_and_does_not_fire(
     assert len(await waiting(store)) == 1
 
 
-async def test_registering_again_replaces_the_definition_and_keeps_the_tick(
+async def test_registering_again_replaces_the_definition_and_keeps_the_occurrence(
     store: Store, db: Any
 ) -> None:
     first = await registered(store, expression="@every 1h")
@@ -219,7 +221,7 @@ async def test_lists_are_in_name_order_and_can_be_of_the_enabled_only(store: Sto
     assert await names(limit=1, offset=1) == (["c"], 3)
 
 
-async def test_deleting_ends_the_ticks_and_leaves_no_key(store: Store, db: Any) -> None:
+async def test_deleting_ends_the_occurrences_and_leaves_no_key(store: Store, db: Any) -> None:
     await registered(store)
     await fire(store, db)
 
@@ -240,7 +242,7 @@ async def test_deleting_ends_the_ticks_and_leaves_no_key(store: Store, db: Any) 
 # -- overlap --------------------------------------------------------------------------------------
 
 
-async def test_skip_skips_ticks_while_a_run_is_unfinished(store: Store, db: Any) -> None:
+async def test_skip_skips_occurrences_while_a_run_is_unfinished(store: Store, db: Any) -> None:
     await registered(store)
     await fire(store, db)
     [job] = await waiting(store)
@@ -321,7 +323,7 @@ async def test_enqueue_keeps_every_run_and_runs_one_at_a_time(store: Store, db: 
     assert (await cron.get(store, "daily")).held_runs == ()
 
 
-async def test_a_held_run_is_released_though_a_failover_has_lost_its_tick(
+async def test_a_held_run_is_released_though_a_failover_has_lost_its_occurrence(
     store: Store, db: Any
 ) -> None:
     meta = store.keys.meta
@@ -331,7 +333,7 @@ async def test_a_held_run_is_released_though_a_failover_has_lost_its_tick(
     before, due = db.hgetall(meta.cron("daily")), db.zscore(meta.crons, "daily")
     await look(store)
     [held] = (await cron.get(store, "daily")).held_runs
-    db.delete(meta.cron("daily"))  # the claim of the second tick is forgotten
+    db.delete(meta.cron("daily"))  # the claim of the second occurrence is forgotten
     db.hset(meta.cron("daily"), mapping=before)
     db.zadd(meta.crons, {"daily": due})
     [first] = await waiting(store)
@@ -360,7 +362,7 @@ async def test_held_runs_outlive_their_cron_job(store: Store, db: Any) -> None:
     assert db.zcard(store.keys.meta.crons) == 0
 
 
-async def test_a_manual_run_does_not_move_the_tick(store: Store) -> None:
+async def test_a_manual_run_does_not_move_the_occurrence(store: Store) -> None:
     before = await registered(store, enabled=True)
 
     after, job = await cron.trigger(store, "daily")
@@ -368,7 +370,7 @@ async def test_a_manual_run_does_not_move_the_tick(store: Store) -> None:
 
     assert after.next_ms == before.next_ms
     assert {job.id, second.id} == {one.id for one in await waiting(store)}
-    assert [past.outcome for past in await cron.history(store, "daily", 10)] == ["hand", "hand"]
+    assert [past.outcome for past in await cron.history(store, "daily", 10)] == ["manual", "manual"]
 
 
 # -- crashes --------------------------------------------------------------------------------------
@@ -452,7 +454,7 @@ async def test_a_firing_may_be_delivered_any_number_of_times(store: Store, db: A
     assert len(await waiting(store)) == 1
 
 
-async def test_a_tick_waits_while_the_firing_before_it_is_undelivered(
+async def test_an_occurrence_waits_while_the_firing_before_it_is_undelivered(
     store: Store, db: Any
 ) -> None:
     await registered(store, expression="@every 1h", overlap_policy="allow")
@@ -464,7 +466,8 @@ async def test_a_tick_waits_while_the_firing_before_it_is_undelivered(
 
     await fire(store, db, ms=HOUR)
 
-    assert len(await waiting(store)) == 2  # the firing, and one run for all ticks missed since
+    # The firing, and one run for all occurrences missed since.
+    assert len(await waiting(store)) == 2
 
 
 async def test_a_cron_job_that_fails_does_not_stop_others(store: Store, db: Any) -> None:
@@ -479,13 +482,13 @@ async def test_a_cron_job_that_fails_does_not_stop_others(store: Store, db: Any)
     assert [envelope(job)["meta"]["cron_name"] for job in await waiting(store)] == ["sound"]
 
 
-async def test_a_tick_has_the_same_job_id_in_every_process(store: Store) -> None:
+async def test_an_occurrence_has_the_same_job_id_in_every_process(store: Store) -> None:
     record = await registered(store)
     shard = store.keys.shard_of_queue(QUEUE)
 
     ids = {RedisCronStore(store).job_id(record, 1_700_000_000_000) for _ in range(3)}
 
-    assert ids == {tick_job_id("daily", 1_700_000_000_000, shard.index, len(store.keys))}
+    assert ids == {occurrence_job_id("daily", 1_700_000_000_000, shard.index, len(store.keys))}
     assert store.keys.shard_of_id(ids.pop()) is shard
 
 
@@ -523,7 +526,7 @@ async def test_firing_and_skipping_emit_events(store: Store, db: Any) -> None:
     assert skipped["data"]["active_job_id"] == job.id
 
 
-async def test_a_tick_that_a_clock_change_removed_is_an_event(store: Store, db: Any) -> None:
+async def test_an_occurrence_that_a_clock_change_removed_is_an_event(store: Store, db: Any) -> None:
     record = await registered(store, timezone="America/New_York")
     db.hset(store.keys.meta.cron(record.name), "gap", 1_772_953_200_000)
 

@@ -25,7 +25,7 @@ from tests.support.timeshift import age_cron, age_job
 
 
 async def come(store: Store, db: Any) -> None:
-    """Make the next tick due."""
+    """Make the next occurrence due."""
     age_cron(db, store.keys.meta, "daily", DAY + 1)
 
 
@@ -36,7 +36,7 @@ async def recover(store: Store, db: Any) -> None:
 
 
 async def die_owing(store: Store) -> CronRecord:
-    """A leader dies right after it has claimed the tick."""
+    """A leader dies right after it has claimed the occurrence."""
     at = 1
     while (claimed := await cron.get(store, "daily")).firing is None:
         assert await dies_at(store, at, True, fire)
@@ -48,7 +48,7 @@ async def fire(store: Store) -> None:
     await fire_due(RedisCronStore(store), 10)
 
 
-async def test_a_leader_that_stalls_does_not_run_a_tick_again_when_its_retention_is_over(
+async def test_a_leader_that_stalls_does_not_run_an_occurrence_again_when_its_retention_is_over(
     store: Store, db: Any
 ) -> None:
     store = replace(store, settings=replace(store.settings, retention_completed_ms=1000))
@@ -74,7 +74,7 @@ async def test_a_leader_that_stalls_does_not_run_a_tick_again_when_its_retention
     assert await take(store, "reports") == []
 
 
-async def test_a_lost_reply_to_a_registration_does_not_move_its_tick(store: Store) -> None:
+async def test_a_lost_reply_to_a_registration_does_not_move_its_occurrence(store: Store) -> None:
     before, _ = await cron.register(store, definition(expression="@every 1h"))
     deaf, client = lossy(store, "cron_register", times=1)
 

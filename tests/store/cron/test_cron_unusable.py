@@ -1,4 +1,4 @@
-"""A cron job whose job cannot be made: the tick is recorded as an error, once."""
+"""A cron job whose job cannot be made: the occurrence is recorded as an error, once."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _poison(store: Store, db: Any, kind: str = "nothing", field: str = "job") ->
     db.hset(store.keys.meta.cron("daily"), field, _stored(kind))
 
 
-async def _tick(store: Store, db: Any) -> None:
+async def _fire(store: Store, db: Any) -> None:
     age_cron(db, store.keys.meta, "daily", HOUR + 1)
     await look(store)
 
@@ -64,52 +64,52 @@ async def _outcomes(store: Store) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", UNUSABLE)
-async def test_a_tick_whose_job_cannot_be_made_is_refused_and_the_next_one_is_tried(
+async def test_an_occurrence_whose_job_cannot_be_made_is_refused_and_the_next_one_is_tried(
     store: Store, backend: Embedded, db: Any, kind: str
 ) -> None:
     await _register(store)
     _poison(store, db, kind)
-    await _tick(store, db)
+    await _fire(store, db)
 
     [past] = await cron.history(store, "daily", 100)
     assert (past.outcome, past.job_id) == ("error", "")
     assert past.error
     record = await cron.get(store, "daily")
     assert record.next_ms is not None
-    assert record.next_ms > past.tick_ms
+    assert record.next_ms > past.occurrence_ms
     assert (record.firing, record.runs, record.last_ms) == (None, 0, None)
-    # The next check is the next tick, not the end of a pause.
+    # The next check is the next occurrence, not the end of a pause.
     assert db.zscore(store.keys.meta.crons, "daily") == record.next_ms
 
     # Another scheduler, which knows of nothing but Redis.
     async with open_store(patient_client(backend), prelude=PRELUDE) as restarted:
         await look(restarted)
         assert await _outcomes(restarted) == ["error"]
-        await _tick(restarted, db)
+        await _fire(restarted, db)
         assert await _outcomes(restarted) == ["error", "error"]
 
     db.hset(store.keys.meta.cron("daily"), "job", definition().job)
-    await _tick(store, db)
+    await _fire(store, db)
     assert await _outcomes(store) == ["fire", "error", "error"]
     assert len(await take(store, QUEUE, count=9)) == 1
 
 
-async def test_a_tick_that_is_refused_is_an_event(store: Store, db: Any) -> None:
+async def test_an_occurrence_that_is_refused_is_an_event(store: Store, db: Any) -> None:
     await _register(store)
     _poison(store, db)
-    await _tick(store, db)
+    await _fire(store, db)
     page = await read_events(store, EventFilter(types={"cron.skipped"}))
     [event] = [json.loads(event) for event in page.events]
     assert event["data"]["reason"] == "unusable_job"
     assert "active_job_id" not in event["data"]
 
 
-async def test_a_refused_tick_cancels_no_earlier_run(store: Store, db: Any) -> None:
+async def test_a_refused_occurrence_cancels_no_earlier_run(store: Store, db: Any) -> None:
     await _register(store, overlap_policy="cancel_previous")
-    await _tick(store, db)
+    await _fire(store, db)
     [first] = await take(store, QUEUE)
     _poison(store, db)
-    await _tick(store, db)
+    await _fire(store, db)
     assert (await read_jobs.get(store, first.id)).state is State.ACTIVE
     assert await _outcomes(store) == ["error", "fire"]
 
@@ -118,9 +118,9 @@ async def test_a_refused_tick_cancels_no_earlier_run(store: Store, db: Any) -> N
 async def test_a_firing_whose_job_cannot_be_made_is_removed(
     store: Store, db: Any, policy: str
 ) -> None:
-    """It delayed every later tick, permanently."""
+    """It delayed every later occurrence, permanently."""
     await _register(store, overlap_policy=policy)
-    await _tick(store, db)
+    await _fire(store, db)
     [first] = await take(store, QUEUE)
     age_cron(db, store.keys.meta, "daily", HOUR + 1)
     await die_owing(store)
@@ -139,7 +139,7 @@ async def test_a_firing_whose_job_cannot_be_made_is_removed(
     assert await _outcomes(store) == ["error", "fire"]
     assert (await read_jobs.get(store, first.id)).state is State.ACTIVE
     await ack(store, first)
-    await _tick(store, db)
+    await _fire(store, db)
     assert await _outcomes(store) == ["fire", "error", "fire"]
     assert len(await take(store, QUEUE, count=9)) == 1
 

@@ -32,7 +32,7 @@ async def frugal(backend: Embedded) -> AsyncIterator[Store]:
         yield opened
 
 
-async def test_large_cron_jobs_of_one_tick_all_fire(frugal: Store, db: Any) -> None:
+async def test_large_cron_jobs_of_one_occurrence_all_fire(frugal: Store, db: Any) -> None:
     names = [f"large-{number}" for number in range(8)] + ["small"]
     for name in names:
         await cron.register(frugal, definition(name, args=["x" * (LARGE * (name != "small"))]))
@@ -47,7 +47,7 @@ async def test_large_cron_jobs_of_one_tick_all_fire(frugal: Store, db: Any) -> N
 
 
 @pytest.mark.parametrize(
-    "field", ["expression", "timezone", "queue", "job", "version", "anchor", "next_tick"]
+    "field", ["expression", "timezone", "queue", "job", "version", "anchor", "next_occurrence"]
 )
 @pytest.mark.parametrize("value", [None, "x"])
 async def test_a_malformed_cron_job_is_postponed_and_the_others_fire(
@@ -62,9 +62,9 @@ async def test_a_malformed_cron_job_is_postponed_and_the_others_fire(
     else:
         db.hset(key, field, value)
 
-    tick = await fire_due(RedisCronStore(store), 10)
+    result = await fire_due(RedisCronStore(store), 10)
 
-    assert tick.done == 2
+    assert result.done == 2
     assert (await cron.get(store, "well")).runs == 1
     assert [c.name for c in (await cron.list_crons(store, limit=10, offset=0))[0]][-1] == "well"
     db.zadd(store.keys.meta.crons, {"bad": 1})

@@ -223,7 +223,7 @@ async def test_operations_that_cannot_be_repeated_say_that_they_may_have_happene
     assert (await read_jobs.get(store, job.id)).state is State.CANCELLED
 
 
-async def test_ticks_whose_replies_are_lost_do_everything_once(
+async def test_occurrences_whose_replies_are_lost_do_everything_once(
     store: Store, db: Any, consistent: Check
 ) -> None:
     shard = shard_of(store)

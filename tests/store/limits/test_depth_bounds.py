@@ -226,16 +226,20 @@ async def test_a_workflow_is_refused_before_it_is_stored_and_never_later(store: 
     assert await depth(store) == 2
 
 
-async def test_a_tick_of_a_full_queue_is_settled_in_the_history(store: Store, db: Any) -> None:
+async def test_an_occurrence_of_a_full_queue_is_settled_in_the_history(
+    store: Store, db: Any
+) -> None:
     await cron.register(store, definition())
     await depth_bounds.set_bound(store, "reports", 1)
     await put(store, "reports")
     age_cron(db, store.keys.meta, "daily", DAY)
     await fire_due(RedisCronStore(store), 10)
-    [tick] = await cron.history(store, "daily", 10)
-    assert tick.outcome == "error"
-    assert tick.error is not None
-    assert tick.error.startswith("queue_full: queue 'reports' has reached its depth bound (1)")
+    [occurrence] = await cron.history(store, "daily", 10)
+    assert occurrence.outcome == "error"
+    assert occurrence.error is not None
+    assert occurrence.error.startswith(
+        "queue_full: queue 'reports' has reached its depth bound (1)"
+    )
     assert await depth(store, "reports") == 1
     with pytest.raises(QueueFull):
         await cron.trigger(store, "daily")
@@ -299,13 +303,13 @@ async def test_a_full_queue_costs_no_run_that_makes_way(store: Store, db: Any) -
     age_cron(db, store.keys.meta, "daily", DAY)
     await fire_due(RedisCronStore(store), 10)
     assert (await read_jobs.get(store, running.id)).state is State.CANCELLED
-    [tick, _] = await cron.history(store, "daily", 10)
-    assert (tick.outcome, tick.error) == ("fire", "")
-    assert (await read_jobs.get(store, tick.job_id)).state is State.AVAILABLE
+    [occurrence, _] = await cron.history(store, "daily", 10)
+    assert (occurrence.outcome, occurrence.error) == ("fire", "")
+    assert (await read_jobs.get(store, occurrence.job_id)).state is State.AVAILABLE
 
 
 async def owed_to_a_full_queue(store: Store, db: Any) -> CronRecord:
-    """A leader stalls after it has claimed a tick whose queue is full."""
+    """A leader stalls after it has claimed an occurrence whose queue is full."""
     await cron.register(store, definition(overlap_policy="enqueue"))
     await cron.trigger(store, "daily")
     await depth_bounds.set_bound(store, "reports", 1)
@@ -317,7 +321,7 @@ async def owed_to_a_full_queue(store: Store, db: Any) -> CronRecord:
     return claimed
 
 
-async def test_a_slower_process_does_not_store_a_tick_that_was_refused(
+async def test_a_slower_process_does_not_store_an_occurrence_that_was_refused(
     store: Store, db: Any
 ) -> None:
     claimed = await owed_to_a_full_queue(store, db)

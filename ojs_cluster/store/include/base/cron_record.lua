@@ -1,19 +1,20 @@
 -- A cron job. KEYS of every script that includes this: 1 cron:<name>, 2 crons (names by the time of the
 -- next check in ms).
--- A tick is an occurrence. A run is the job of a tick. A firing is a run that is not stored yet.
+-- An occurrence is a time at which the cron job is due. A run is the job of an occurrence. A firing is a run that is
+-- not stored yet.
 -- Definition: expression, timezone, overlap_policy, description, job (JSON), queue, type, enabled '1' | '0',
 --   created, updated, version, anchor (ms from which @every counts).
--- Schedule: next_tick, gap (time in ms of a clock change that skips an occurrence before
---   next_tick), last_run, runs.
+-- Schedule: next_occurrence, gap (time in ms of a clock change that skips an occurrence before
+--   next_occurrence), last_run, runs.
 -- Earlier runs: open_runs (ids of runs not known to have ended), held_runs (those open_runs that are pending
 --   until the runs before them end).
--- The firing: firing (its job id), firing_tick, firing_job (JSON), firing_cancels (ids of runs to cancel
+-- The firing: firing (its job id), firing_occurrence, firing_job (JSON), firing_cancels (ids of runs to cancel
 --   before the firing is stored), firing_held ('1' when it is stored as a pending job).
 -- Checks: next_maintenance (ms), failures (number of failed checks in a row), not_before (ms), deleted (set
 --   when the cron job is to be removed after its firing).
 --@include long_lists
 local CRON, CRONS = KEYS[1], KEYS[2]
-local SMALL_FIELDS = {'expression', 'timezone', 'queue', 'type', 'enabled', 'version', 'next_tick', 'open_runs',
+local SMALL_FIELDS = {'expression', 'timezone', 'queue', 'type', 'enabled', 'version', 'next_occurrence', 'open_runs',
     'held_runs', 'firing', 'next_maintenance', 'not_before', 'deleted', 'gap'}
 
 -- Returns the SMALL_FIELDS, or nil when there is no cron job. Other fields may be large, so they are not read.
@@ -41,14 +42,14 @@ local function format_ms(value) return string.format('%.0f', value) end
 -- Schedules the next check of a cron job from its fields.
 local function schedule_check(name)
     local cron = load_cron()
-    local at, maintenance = tonumber(cron.next_tick), tonumber(cron.next_maintenance)
-    -- While a firing is not stored, its job's shard is unreachable, and later ticks wait. So the outage of a
-    -- shard causes one late job, and not one for each tick.
+    local at, maintenance = tonumber(cron.next_occurrence), tonumber(cron.next_maintenance)
+    -- While a firing is not stored, its job's shard is unreachable, and later occurrences wait. So the outage of a
+    -- shard causes one late job, and not one for each occurrence.
     if cron.firing then at = maintenance
     elseif maintenance and (not at or maintenance < at) then at = maintenance end
     if at and cron.not_before then at = math.max(at, tonumber(cron.not_before) or 0) end
-    -- A malformed next_tick makes each check fail. The scheduler logs the failure and tries again later.
-    if not at and cron.next_tick then at = tonumber(cron.not_before) end
+    -- A malformed next_occurrence makes each check fail. The scheduler logs the failure and tries again later.
+    if not at and cron.next_occurrence then at = tonumber(cron.not_before) end
     if at then set_deadline(CRONS, name, at) else redis.call('ZREM', CRONS, name) end
 end
 
