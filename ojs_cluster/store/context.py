@@ -69,8 +69,9 @@ class Store(Runtime):
         packed = self.webhooks.packed
         if not packed:
             return self.settings.events_per_shard
-        max_pending = self.settings.webhooks.max_pending
-        return b"%d %d %b" % (self.settings.events_per_shard, max_pending, packed)
+        hooks = self.settings.webhooks
+        numbers = self.settings.events_per_shard, hooks.max_pending, hooks.max_stored
+        return b"%d %d %d %b" % (*numbers, packed)
 
     def for_effect(self, *, patient: bool, probed: int | None = None) -> tuple[Store, EffectClient]:
         """Return the store as one outbox effect uses it, and its client.

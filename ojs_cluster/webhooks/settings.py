@@ -20,6 +20,9 @@ class WebhookSettings:
             response.
         retry_delays_s: pauses between the attempts of a delivery, in seconds.
         max_pending: maximum number of pending deliveries of one subscription in one shard.
+        max_stored: maximum number of deliveries of one shard; one that was tried counts twice. In a
+            shard that has more, each subscription gets further deliveries up to its equal part. So
+            there are twice as many deliveries at most.
     """
 
     allow_cidrs: tuple[Network, ...] = variable(
@@ -55,4 +58,12 @@ class WebhookSettings:
         "100000",
         "Maximum number of pending deliveries of one webhook subscription in one shard. Further "
         "events are not delivered to it. A delivery takes about 500 bytes.",
+    )
+    max_stored: int = variable(
+        "OJS_WEBHOOK_MAX_STORED",
+        integer(minimum=10_000, maximum=100_000_000),
+        "200000",
+        "Maximum number of webhook deliveries of all subscriptions in one shard. Above it a "
+        "subscription gets further ones only up to its equal part. A delivery counts twice once it "
+        "was tried.",
     )

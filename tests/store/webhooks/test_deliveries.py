@@ -156,6 +156,27 @@ async def test_the_backlog_of_a_subscription_is_bounded_and_told(store: Store, d
     assert db.zcard(shard.queue_available(QUEUE)) == 20
 
 
+async def test_the_backlog_of_a_shard_is_bounded_and_each_subscription_keeps_its_part(
+    store: Store, db: Any
+) -> None:
+    hooks = replace(store.settings.webhooks, max_stored=20)
+    store = replace(store, settings=replace(store.settings, webhooks=hooks))
+    shard = shard_of(store)
+    first = await subscribe(store, "job.enqueued")
+    await store.webhooks.read(store)
+    await enqueue_many(store, [new_job() for _ in range(30)])
+    assert len(await pending(store, first.id)) == 20
+    second = await subscribe(store, "job.enqueued")
+    await store.webhooks.read(store)
+    await enqueue_many(store, [new_job() for _ in range(30)])
+    assert len(await pending(store, first.id)) == 20
+    assert len(await pending(store, second.id)) == 10
+    counts = [int(db.hget(shard.webhook_counts, f"full:{each.id}")) for each in (first, second)]
+    assert counts == [40, 20]
+    assert db.hget(shard.webhook_counts, "full:") == b"60"
+    assert db.zcard(shard.queue_available(QUEUE)) == 60
+
+
 async def test_ended_deliveries_are_kept_up_to_a_number(
     store: Store, db: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,25 +1,18 @@
--- Appends an event to the deliveries of each webhook subscription that selects it. Without active subscriptions
--- ARGV[1] is only the length of the event stream. Otherwise ARGV[1] has three parts, separated by blanks: that
--- length, the maximum number of pending deliveries of a subscription in this shard, and the result of `pack`
--- (core/webhooks.py). Redis creates all functions of a script at each call. So this file creates its functions
--- only when there are subscriptions. Callers limit the number of jobs (WebhookTable.jobs_per_script).
+-- Appends an event to the deliveries of each webhook subscription that selects it: 500 bytes each, beyond what the
+-- line `-- Memory:` of a script says. Without active subscriptions ARGV[1] is only the length of the event stream.
+-- Otherwise it has four parts, separated by blanks: that length, the maximum number of pending deliveries of a
+-- subscription, and of fields of webhook_deliveries, and the result of `pack` (core/webhooks.py). Redis creates all
+-- functions at each call, so this file creates its functions only when there are subscriptions. Callers limit the
+-- number of jobs (WebhookTable.jobs_per_script).
+--@include delivery_texts
 local deliver_event
 if not tonumber(ARGV[1]) then
-    local max_pending, packed = string.match(ARGV[1], '^%d+ (%d+) (.*)$')
-    local subscriptions, last, announced, free = cmsgpack.unpack(packed), nil, {}, {}
+    local max_pending, max_stored, packed = string.match(ARGV[1], '^%d+ (%d+) (%d+) (.*)$')
+    local subscriptions, last, announced, pending_count = cmsgpack.unpack(packed), nil, {}, {}
+    local stored_free, part = nil, math.floor(max_stored / #subscriptions) -- of a subscription in a full shard
     local derived = {WEBHOOK_DELIVERIES, WEBHOOK_DUE, WEBHOOK_COUNTS}
     for _, each in ipairs(subscriptions) do derived[#derived + 1] = webhook_pending_key(each[1]) end
     redis.call('EXISTS', KEYS[1], unpack(derived)) -- before the first write: see preflight.lua
-
-    -- Joins texts, each after its length and a colon (store/webhooks/deliveries.py splits them).
-    local function join(...)
-        local texts = {}
-        for _, value in ipairs({...}) do
-            if type(value) == 'number' then value = string.format('%.17g', value) end
-            texts[#texts + 1] = #value .. ':' .. value
-        end
-        return table.concat(texts)
-    end
 
     -- A failover may lose the last numbers. The lower bound by the clock prevents that one is used again.
     local function next_number()
@@ -31,14 +24,16 @@ if not tonumber(ARGV[1]) then
     -- `texts` has per event its position and its job id; `before` and `behind` are the same for all of them.
     local function add_deliveries(id, texts, before, behind)
         local pending = webhook_pending_key(id)
-        if not free[id] then free[id] = tonumber(max_pending) - redis.call('ZCARD', pending) end
-        local added = math.max(0, math.min(#texts, free[id]))
+        pending_count[id] = pending_count[id] or redis.call('ZCARD', pending)
+        stored_free = stored_free or max_stored - redis.call('HLEN', WEBHOOK_DELIVERIES)
+        local most = math.min(max_pending - pending_count[id], math.max(stored_free, part - pending_count[id]))
+        local added = math.max(0, math.min(#texts, most))
         for _, name in ipairs(added < #texts and {'full:' .. id, 'full:'} or {}) do
             redis.pcall('HINCRBY', WEBHOOK_COUNTS, name, #texts - added)
         end
-        free[id] = free[id] - added
+        pending_count[id], stored_free = pending_count[id] + added, stored_free - added
         if added == 0 then return end
-        local stored, members, subscription = {}, {}, join(id)
+        local stored, members, subscription = {}, {}, join_texts(id)
         for i = 1, added do
             local number = next_number()
             members[2 * i - 1], members[2 * i], stored[2 * i - 1] = now, number, number
@@ -53,25 +48,13 @@ if not tonumber(ARGV[1]) then
         announced[id] = true
     end
 
-    -- Returns the position and the job id of each event of an entry, as they are stored.
-    local function split(position, ids)
-        if not string.find(ids, ' ', 1, true) then return {{join(position), join('j', ids)}} end
-        local texts = {}
-        for id in string.gmatch(ids, '%S+') do
-            local at = position ~= '' and position .. '-' .. #texts + 1 or ''
-            texts[#texts + 1] = {join(at), join('j', id)}
-        end
-        texts[#texts][1] = join(position) -- the last event of an entry has no number
-        return texts
-    end
-
     deliver_event = function(position, kind, ids, job_type, queue, more)
         local texts, behind
         for _, each in ipairs(subscriptions) do
             local kinds, queues, types = each[2], each[3], each[4]
             if (not kinds or kinds[kind]) and (not queues or queues[queue]) and (not types or types[job_type]) then
-                texts, behind = texts or split(position, ids), behind or join('y', job_type, 'q', queue, unpack(more))
-                add_deliveries(each[1], texts, join('t', kind), behind)
+                texts, behind = texts or split_entry(position, ids), behind or join_texts('y', job_type, 'q', queue, unpack(more))
+                add_deliveries(each[1], texts, join_texts('t', kind), behind)
             end
         end
     end
