@@ -21,13 +21,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Final
 
 import h11
 import trio
 
 from ojs_cluster.webhooks.addresses import RefusedAddress, WebhookUrl, check_addresses
+from ojs_cluster.webhooks.resolver import Resolver
 from ojs_cluster.webhooks.settings import WebhookSettings
 
 MAX_RESPONSE: Final = 4096
@@ -39,8 +40,6 @@ _BODY_S: Final = 2.0
 succeeded."""
 _CONNECT_S: Final = 10.0
 """Maximum time in seconds to connect to one of several addresses."""
-_LOOKUPS: Final = 4
-"""Maximum number of threads that look up names at the same time."""
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """Returns the addresses of a host; raises OSError."""
@@ -68,24 +67,6 @@ class Answer:
     def delivered(self) -> bool:
         """Whether the receiver has accepted the request."""
         return 200 <= self.status < 300
-
-
-class Resolver:
-    """Looks up names with the resolver of the machine, in a limited number of threads."""
-
-    def __init__(self) -> None:
-        self._limiter = trio.CapacityLimiter(_LOOKUPS)
-
-    async def __call__(self, host: str, port: int) -> Sequence[str]:
-        """Return the addresses of a host.
-
-        A cancelled look-up keeps its thread until the resolver of the machine gives up.
-        """
-        look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
-        found = await trio.to_thread.run_sync(
-            look_up, abandon_on_cancel=True, limiter=self._limiter
-        )
-        return [str(entry[4][0]) for entry in found]
 
 
 class WebhookClient:
