@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from click.exceptions import NoArgsIsHelpError
 
 from ojs_cluster import __version__
 from ojs_cluster.core.access.scopes import PRESETS
@@ -15,21 +18,32 @@ from ojs_cluster.server.embedded.binaries import CHOICES
 
 EXIT_PIPE = 128 + 13
 """The exit code that shells report for a process that SIGPIPE has ended."""
-_OPTIONS = {"host": "OJS_HOST", "port": "OJS_PORT", "workers": "OJS_WORKERS"}
+_NAME = "ojs-cluster"
+_PATH = click.Path(path_type=Path)
+
+_Run = Callable[[Mapping[str, str]], int]
+"""What a parsed command line does with the environment variables; returns the exit code."""
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
     Returns:
-        0 for success, 1 for a failure, 2 for a wrong configuration, and 141 if the reader of the
-        output has closed the pipe.
+        0 for success, 1 for a failure, 2 for a wrong command line or configuration, and 141 if the
+        reader of the output has closed the pipe.
     """
-    args = _parser().parse_args(argv)
-    environ = _environment(os.environ, args)
     try:
-        code: int = args.run(args, environ)
+        # The command runs after click has returned, because click ends a program whose output
+        # pipe is closed with exit code 1, and prints "Aborted!" at Ctrl-C.
+        parsed = _cli.main(
+            None if argv is None else list(argv), prog_name=_NAME, standalone_mode=False
+        )
+        code: int = parsed if isinstance(parsed, int) else parsed(os.environ)
         sys.stdout.flush()
+    except click.UsageError as error:
+        _show_usage_error(error)
+        return error.exit_code
     except BrokenPipeError:
         # The reader has closed the pipe, as `| head` does. Python flushes stdout again when it
         # ends; that must not print an error.
@@ -37,176 +51,276 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_PIPE
     except ConfigError as error:
         for problem in error.problems:
-            print(f"ojs-cluster: {problem}", file=sys.stderr)
-        print("ojs-cluster: `ojs-cluster config` lists every variable", file=sys.stderr)
+            print(f"{_NAME}: {problem}", file=sys.stderr)
+        print(f"{_NAME}: `{_NAME} config` lists every variable", file=sys.stderr)
         return EXIT_CONFIG
     return code
 
 
-def _environment(environ: Mapping[str, str], args: argparse.Namespace) -> dict[str, str]:
+def _show_usage_error(error: click.UsageError) -> None:
+    """Print what is wrong with the command line, in one line; without a command, the help."""
+    if isinstance(error, NoArgsIsHelpError):
+        error.show()
+        return
+    path = error.ctx.command_path if error.ctx else _NAME
+    print(f"{path}: error: {error.format_message()}", file=sys.stderr)
+    print(f"{path}: `{path} --help` shows the options", file=sys.stderr)
+
+
+class _Documented(click.Command):
+    """A command whose help ends with the lines of its epilog as they are: its examples."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the epilog without wrapping its lines."""
+        formatter.write_paragraph()
+        formatter.write(f"{self.epilog}\n")
+
+
+class _Group(_Documented, click.Group):
+    """A command with subcommands of the same form."""
+
+    command_class = _Documented
+    group_class = type
+
+
+def _examples(*lines: str) -> str:
+    return "\n".join(["Examples:", *(f"  {line}" for line in lines)])
+
+
+@click.group(
+    cls=_Group,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=_examples(
+        "ojs-cluster dev",
+        "ojs-cluster config",
+        "REDIS_URL=redis://redis.example:6379 ojs-cluster serve",
+        'eval "$(_OJS_CLUSTER_COMPLETE=bash_source ojs-cluster)"    # or zsh_source',
+        "_OJS_CLUSTER_COMPLETE=fish_source ojs-cluster | source",
+    ),
+)
+@click.version_option(__version__, message=f"{_NAME} %(version)s")
+def _cli() -> None:
+    """An OpenJobSpec job server over Redis or Valkey Cluster.
+
+    Everything is configured by environment variables: see `ojs-cluster config`. The last two
+    examples complete commands and options in your shell.
+    """
+
+
+def _listen_options(command: _Command) -> _Command:
+    """Add the options that replace ``OJS_HOST``, ``OJS_PORT`` and ``OJS_WORKERS``."""
+    for option in (
+        click.option("--workers", metavar="N", help="Number of API processes (OJS_WORKERS)."),
+        click.option("--port", metavar="PORT", help="Port to listen on (OJS_PORT)."),
+        click.option("--host", metavar="HOST", help="Address to listen on (OJS_HOST)."),
+    ):
+        command = option(command)
+    return command
+
+
+def _with_options(environ: Mapping[str, str], **options: str | None) -> dict[str, str]:
     """Return the environment variables; an option of the command replaces its variable."""
-    merged = dict(environ)
-    for option, variable in _OPTIONS.items():
-        value = getattr(args, option, None)
-        if value is not None:
-            merged[variable] = value
-    return merged
+    given = {f"OJS_{name.upper()}": value for name, value in options.items() if value is not None}
+    return {**environ, **given}
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="ojs-cluster",
-        description="An OpenJobSpec job server over Redis or Valkey Cluster.",
-        epilog="Everything is configured by environment variables: see `ojs-cluster config`.",
-    )
-    parser.add_argument("--version", action="version", version=f"ojs-cluster {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    dev = commands.add_parser(
-        "dev", help="run everything on this machine, including an embedded cluster"
-    )
-    _add_listen_options(dev)
-    dev.add_argument(
-        "--server",
-        default="auto",
-        metavar="|".join((*CHOICES, "PATH")),
-        help="the embedded server's program (default: auto); not used when REDIS_URL is set",
-    )
-    dev.add_argument(
-        "--data",
-        type=Path,
-        default=Path(".ojs-data"),
-        metavar="DIR",
-        help="folder that keeps the jobs (default: ./.ojs-data)",
-    )
-    dev.add_argument(
-        "--masters",
-        type=_masters,
-        default=3,
-        help="number of masters of the embedded cluster (default: 3)",
-    )
-    dev.set_defaults(run=_dev)
-
-    serve = commands.add_parser("serve", help="run API processes")
-    _add_listen_options(serve)
-    serve.set_defaults(run=_serve)
-
-    scheduler = commands.add_parser(
-        "scheduler", help="run a scheduler; several schedulers elect a leader for each shard"
-    )
-    scheduler.set_defaults(run=_scheduler)
-
-    export = commands.add_parser(
-        "export",
-        help="write all stored data to a file, as JSON lines",
-        description="Writes jobs in every state, queues, cron jobs and workflows, as JSON lines.",
-    )
-    export.add_argument(
-        "--output", type=Path, metavar="FILE", help="a file (default: standard output)"
-    )
-    export.set_defaults(run=_export)
-
-    import_ = commands.add_parser(
-        "import",
-        help="store the data of an export",
-        description="Stores the data of an export. Existing data is not changed, so you can run "
-        "the command again.",
-    )
-    import_.add_argument(
-        "file", type=Path, nargs="?", metavar="FILE", help="a file (default: standard input)"
-    )
-    import_.set_defaults(run=_import)
-
-    _add_key_command(commands)
-
-    config = commands.add_parser("config", help="list the variables and check their values")
-    config.set_defaults(run=_config)
-    return parser
-
-
-def _add_listen_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--host", help="address to listen on (OJS_HOST)")
-    parser.add_argument("--port", help="port to listen on (OJS_PORT)")
-    parser.add_argument("--workers", metavar="N", help="number of API processes (OJS_WORKERS)")
-
-
-def _add_key_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    key = commands.add_parser("key", help="make API keys for the file of OJS_API_KEYS_FILE")
-    actions = key.add_subparsers(required=True, metavar="ACTION")
-    new = actions.add_parser(
-        "new",
-        help="print a new API key and its entry for the file",
-        description="Prints a new API key and its entry for the file. The entry contains only the "
-        "SHA-256 hash of the API key.",
-    )
-    new.add_argument("--name", required=True, help="the name of the API key in logs and errors")
-    new.add_argument(
-        "--preset", required=True, choices=list(PRESETS), help="the scopes of the API key"
-    )
-    new.add_argument(
-        "--queue",
-        action="append",
-        default=[],
-        metavar="PATTERN",
-        help="a queue that the API key may access; * matches any text; may be repeated (default: "
-        "every queue)",
-    )
-    new.add_argument(
-        "--expires-at",
-        default="",
-        metavar="TIME",
-        help="when the API key expires, such as 2027-01-31T00:00:00Z (default: never)",
-    )
-    new.set_defaults(run=_key_new)
-
-
-def _masters(text: str) -> int:
+def _masters(_context: click.Context, _param: click.Parameter, text: str) -> int:
     """Parse the number of masters: 3 to 16, because fewer masters cannot elect a new master."""
     if not text.isdecimal() or not 3 <= int(text) <= 16:
-        raise argparse.ArgumentTypeError("a whole number from 3 to 16")
+        raise click.BadParameter("a whole number from 3 to 16")
     return int(text)
 
 
 # Each command imports only the modules that it needs. So a supervisor does not load the store.
 
 
-def _serve(_args: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    from ojs_cluster.server.commands.serve import run_serve
+@_cli.command(
+    "dev",
+    short_help="Run everything on this machine, including an embedded cluster.",
+    epilog=_examples(
+        "ojs-cluster dev",
+        "ojs-cluster dev --port 9000 --data ~/jobs --masters 5",
+        "REDIS_URL=redis://localhost:6379 ojs-cluster dev",
+    ),
+)
+@_listen_options
+@click.option(
+    "--server",
+    default="auto",
+    metavar="|".join((*CHOICES, "PATH")),
+    help="The embedded server's program (default: auto); not used when REDIS_URL is set.",
+)
+@click.option(
+    "--data",
+    type=_PATH,
+    default=Path(".ojs-data"),
+    metavar="DIR",
+    help="Folder that keeps the jobs (default: ./.ojs-data).",
+)
+@click.option(
+    "--masters",
+    default="3",
+    callback=_masters,
+    metavar="N",
+    help="Number of masters of the embedded cluster (default: 3).",
+)
+def _dev(*, server: str, data: Path, masters: int, **listen: str | None) -> _Run:
+    """Run everything on this machine, including an embedded cluster.
 
-    return run_serve(load(environ), environ)
+    Starts a Redis or Valkey Cluster, API processes and a scheduler; Ctrl-C stops them. If REDIS_URL
+    is set, the command uses that server or cluster instead.
+    """
+
+    def run(environ: Mapping[str, str]) -> int:
+        from ojs_cluster.server.commands.dev import DevOptions, run_dev
+
+        options = DevOptions(server=server, data=data, masters=masters)
+        return run_dev(options, _with_options(environ, **listen))
+
+    return run
 
 
-def _scheduler(_args: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    from ojs_cluster.server.processes.scheduler_process import run_scheduler_command
+@_cli.command(
+    "serve",
+    short_help="Run API processes.",
+    epilog=_examples(
+        "REDIS_URL=redis://redis.example:6379 OJS_API_KEY=... ojs-cluster serve",
+        "ojs-cluster serve --host 0.0.0.0 --port 8080 --workers 4",
+    ),
+)
+@_listen_options
+def _serve(**listen: str | None) -> _Run:
+    """Run API processes until SIGTERM, which drains them."""
 
-    return run_scheduler_command(load(environ))
+    def run(environ: Mapping[str, str]) -> int:
+        from ojs_cluster.server.commands.serve import run_serve
 
+        merged = _with_options(environ, **listen)
+        return run_serve(load(merged), merged)
 
-def _dev(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    from ojs_cluster.server.commands.dev import DevOptions, run_dev
-
-    return run_dev(DevOptions(server=args.server, data=args.data, masters=args.masters), environ)
-
-
-def _export(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    from ojs_cluster.server.commands.archive import run_export
-
-    return run_export(load(environ), args.output)
-
-
-def _import(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    from ojs_cluster.server.commands.archive import run_import
-
-    return run_import(load(environ), args.file)
+    return run
 
 
-def _key_new(args: argparse.Namespace, _environ: Mapping[str, str]) -> int:
-    from ojs_cluster.server.commands.key import NewKey, run_key_new
+@_cli.command(
+    "scheduler",
+    short_help="Run a scheduler.",
+    epilog=_examples("REDIS_URL=redis://redis.example:6379 ojs-cluster scheduler"),
+)
+def _scheduler() -> _Run:
+    """Run a scheduler. Several schedulers elect a leader for each shard."""
 
-    return run_key_new(NewKey(args.name, args.preset, tuple(args.queue), args.expires_at))
+    def run(environ: Mapping[str, str]) -> int:
+        from ojs_cluster.server.processes.scheduler_process import run_scheduler_command
+
+        return run_scheduler_command(load(environ))
+
+    return run
 
 
-def _config(_args: argparse.Namespace, environ: Mapping[str, str]) -> int:
+@_cli.command(
+    "export",
+    short_help="Write all stored data to a file, as JSON lines.",
+    epilog=_examples(
+        "ojs-cluster export --output backup.jsonl", "ojs-cluster export | gzip > backup.jsonl.gz"
+    ),
+)
+@click.option("--output", type=_PATH, metavar="FILE", help="A file (default: standard output).")
+def _export(*, output: Path | None) -> _Run:
+    """Write jobs in every state, queues, cron jobs and workflows, as JSON lines."""
+
+    def run(environ: Mapping[str, str]) -> int:
+        from ojs_cluster.server.commands.archive import run_export
+
+        return run_export(load(environ), output)
+
+    return run
+
+
+@_cli.command(
+    "import",
+    short_help="Store the data of an export.",
+    epilog=_examples(
+        "ojs-cluster import backup.jsonl", "gunzip < backup.jsonl.gz | ojs-cluster import"
+    ),
+)
+@click.argument("file", type=_PATH, required=False)
+def _import(*, file: Path | None) -> _Run:
+    """Store the data of an export, from FILE or from standard input.
+
+    Existing data is not changed, so you can run the command again.
+    """
+
+    def run(environ: Mapping[str, str]) -> int:
+        from ojs_cluster.server.commands.archive import run_import
+
+        return run_import(load(environ), file)
+
+    return run
+
+
+@_cli.group(
+    "key",
+    no_args_is_help=True,
+    short_help="Make API keys for the file of OJS_API_KEYS_FILE.",
+    epilog=_examples("ojs-cluster key new --help"),
+)
+def _key() -> None:
+    """Make API keys for the file of OJS_API_KEYS_FILE."""
+
+
+@_key.command(
+    "new",
+    short_help="Print a new API key and its entry for the file.",
+    epilog=_examples(
+        "ojs-cluster key new --name mailer --preset producer --queue 'mail-*'",
+        "ojs-cluster key new --name ci --preset admin --expires-at 2027-01-31T00:00:00Z",
+    ),
+)
+@click.option(
+    "--name", required=True, metavar="NAME", help="The name of the API key in logs and errors."
+)
+@click.option(
+    "--preset", required=True, type=click.Choice(list(PRESETS)), help="The scopes of the API key."
+)
+@click.option(
+    "--queue",
+    multiple=True,
+    metavar="PATTERN",
+    help="A queue that the API key may access; * matches any text; may be repeated (default: "
+    "every queue).",
+)
+@click.option(
+    "--expires-at",
+    default="",
+    metavar="TIME",
+    help="When the API key expires, such as 2027-01-31T00:00:00Z (default: never).",
+)
+def _key_new(*, name: str, preset: str, queue: tuple[str, ...], expires_at: str) -> _Run:
+    """Print a new API key and its entry for the file.
+
+    The entry contains only the SHA-256 hash of the API key.
+    """
+
+    def run(_environ: Mapping[str, str]) -> int:
+        from ojs_cluster.server.commands.key import NewKey, run_key_new
+
+        return run_key_new(NewKey(name, preset, queue, expires_at))
+
+    return run
+
+
+@_cli.command(
+    "config",
+    short_help="List the variables and check their values.",
+    epilog=_examples("ojs-cluster config", "ojs-cluster config | grep RETENTION"),
+)
+def _config() -> _Run:
+    """List the variables and check their values."""
+    return _run_config
+
+
+def _run_config(environ: Mapping[str, str]) -> int:
     from ojs_cluster.server.read_api_keys import key_file_problems
 
     print(report(environ))

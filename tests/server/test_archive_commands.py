@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
+import re
 import stat
 import subprocess
 import sys
@@ -62,6 +65,7 @@ def test_a_file_moves_jobs_to_another_installation(
     assert b"exported 50 jobs, 7 queues" in out.stderr
     assert back.returncode == again.returncode == 0
     assert b"50 jobs created, 0 existed already" in back.stderr
+    assert b"\x1b" not in out.stderr + back.stderr, "no progress without a terminal"
     assert b"0 jobs created, 50 existed already" in again.stderr
     assert sum(b"}:j:" in key for key in all_keys(standalone)) >= 50
 
@@ -154,3 +158,43 @@ def test_a_reader_that_leaves_is_no_error(busy: Embedded, command: str) -> None:
     assert b"Traceback" not in done.stderr
     assert b"Exception ignored" not in done.stderr
     assert done.returncode == 141
+
+
+def on_a_terminal(*command: str, redis: str) -> str:
+    """Run a command with a terminal as standard error; give what the terminal got."""
+    master, slave = pty.openpty()
+    try:
+        done = subprocess.run(
+            [sys.executable, *CLI, *command],
+            env=clean_environment({"REDIS_URL": redis, "TERM": "xterm"}),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=slave,
+            check=True,
+            timeout=120,
+        )
+    finally:
+        os.close(slave)
+    assert b"\x1b" not in done.stdout
+    shown = b""
+    with contextlib.suppress(OSError):  # Linux raises EIO at the end of the output
+        while part := os.read(master, 65_536):
+            shown += part
+    os.close(master)
+    return shown.decode()
+
+
+def test_a_terminal_shows_how_far_an_export_and_an_import_are(
+    busy: Embedded, standalone: Embedded, tmp_path: Path
+) -> None:
+    file = tmp_path / "jobs.jsonl"
+    out = on_a_terminal("export", "--output", str(file), redis=busy.url)
+    back = on_a_terminal("import", str(file), redis=standalone.url)
+
+    assert re.search(r"exporting  \[[#-]{20}\] +\d+ %  \d+ jobs, \d+/s", out)
+    assert out.endswith("\r\x1b[Kojs-cluster: exported 50 jobs, 7 queues\r\n")
+    assert re.search(r"importing  \[#{20}\] 100 %  57 lines, \d+/s", back)
+    assert back.endswith(
+        "\r\x1b[Kojs-cluster: 50 jobs created, 0 existed already; 7 queues created, 0 existed "
+        "already\r\n"
+    )

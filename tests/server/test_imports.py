@@ -10,6 +10,8 @@ import pytest
 NOWHERE = {"redis", "opentelemetry"}
 """redis-py is for embedded servers; traces are sent only when they are configured."""
 WEB = {"quart", "flask", "werkzeug", "jinja2", "asyncio"}
+COMMAND_LINE = {"click"}
+"""Only the command that a user types parses options; quart imports click in API processes."""
 STORE = {
     "hypercorn",
     "croniter",
@@ -23,8 +25,8 @@ STORE = {
     ("module", "unused"),
     [
         ("ojs_cluster.cli", NOWHERE | WEB | STORE),
-        ("ojs_cluster.server.commands.serve", NOWHERE | WEB | STORE),
-        ("ojs_cluster.server.processes.scheduler_process", NOWHERE | WEB),
+        ("ojs_cluster.server.commands.serve", NOWHERE | WEB | STORE | COMMAND_LINE),
+        ("ojs_cluster.server.processes.scheduler_process", NOWHERE | WEB | COMMAND_LINE),
         ("ojs_cluster.server.processes.api_process", NOWHERE),
     ],
 )

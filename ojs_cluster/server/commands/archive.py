@@ -18,6 +18,7 @@ import trio
 from ojs_cluster import __version__
 from ojs_cluster.core.errors import BackendUnavailable, OJSError
 from ojs_cluster.redis.errors import AuthenticationFailed, NoSuchDatabase, RedisReplyError
+from ojs_cluster.server.commands.progress import Progress
 from ojs_cluster.server.config.load import EXIT_CONFIG, Settings
 from ojs_cluster.server.processes.child_process import leaf_exceptions
 from ojs_cluster.store.archive import import_archive
@@ -38,6 +39,7 @@ from ojs_cluster.store.archive.line_values import (
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.open import open_store
+from ojs_cluster.store.operations.overview import overview
 from ojs_cluster.store.operations.rights import MissingRights
 from ojs_cluster.store.operations.schema import UnusableBackend
 
@@ -45,6 +47,9 @@ MAX_LINE_BYTES = 64 * 1024 * 1024
 _WINDOW_LINES, _WINDOW_BYTES = 256, 8 * 1024 * 1024
 """Size of a window: the lines that are read together and then stored concurrently. A window ends
 after the line with which it reaches one of these sizes."""
+
+_JOB_LINE = b'{"job":'
+"""Beginning of a line of an archive that has a job."""
 
 
 class NotAnArchive(Exception):
@@ -80,6 +85,11 @@ class ImportCounts:
     existing: Counter[str] = field(default_factory=Counter)
     refused: int = 0
     complete: bool = False
+
+    @property
+    def total(self) -> int:
+        """Number of lines of objects so far, those that could not be used included."""
+        return self.created.total() + self.existing.total() + self.refused
 
     def text(self) -> str:
         """Return one line with the number of created and existing objects."""
@@ -120,10 +130,12 @@ def _run(settings: Settings, command: Callable[[Store], Awaitable[int]]) -> int:
 
 
 async def _export(store: Store, output: Path | None) -> int:
-    with _opened(output) as file:
+    with _opened(output) as file, Progress("exporting", "jobs", sys.stderr) as progress:
+        # Lines of the archive on the same terminal would mix with the progress.
+        progress.shown = progress.shown and not file.isatty()
         exported = await export(
             store,
-            file.write,
+            await _write_with_progress(store, file, progress),
             exported_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             server=f"ojs-cluster {__version__}",
             shards=len(store.keys),
@@ -133,6 +145,29 @@ async def _export(store: Store, output: Path | None) -> int:
         "exported " + ", ".join(f"{number} {kind}" for kind, number in sorted(exported.items()))
     )
     return 0
+
+
+async def _write_with_progress(
+    store: Store, file: BinaryIO, progress: Progress
+) -> Callable[[bytes], object]:
+    """Return a function that writes a line and shows how many jobs were written.
+
+    The number of all jobs is that of the statistics before the export. It costs a call for each
+    queue, so it is read only for a terminal.
+    """
+    if not progress.shown:
+        return file.write
+    jobs = 0
+    stats = (await overview(store)).stats
+    expected = sum(stats.counts.values())
+
+    def write(line: bytes) -> None:
+        nonlocal jobs
+        file.write(line)
+        jobs += line.startswith(_JOB_LINE)
+        progress.update(jobs, jobs / expected if expected else None)
+
+    return write
 
 
 @contextlib.contextmanager
@@ -159,12 +194,21 @@ async def _import(store: Store, source: Path | None) -> int:
     counts = ImportCounts()
     with contextlib.ExitStack() as stack:
         file = sys.stdin.buffer if source is None else stack.enter_context(source.open("rb"))
+        progress = stack.enter_context(Progress("importing", "lines", sys.stderr))
+        # A pipe has no size and no position.
+        size = os.fstat(file.fileno()).st_size if progress.shown and file.seekable() else 0
+
+        def report(text: str) -> None:
+            progress.clear()
+            _print_status(text)
+
+        def show() -> None:
+            progress.update(counts.total, file.tell() / size if size else None)
+
         try:
-            await import_lines(store, file, counts, _print_status)
+            await import_lines(store, file, counts, report, show if progress.shown else None)
         except BackendUnavailable:
-            _print_status(
-                f"interrupted: {counts.text()}; run the import again, it skips existing data"
-            )
+            report(f"interrupted: {counts.text()}; run the import again, it skips existing data")
             raise
     _print_status(counts.text())
     if counts.refused:
@@ -175,9 +219,20 @@ async def _import(store: Store, source: Path | None) -> int:
 
 
 async def import_lines(
-    store: Store, file: BinaryIO, counts: ImportCounts, report: Callable[[str], None]
+    store: Store,
+    file: BinaryIO,
+    counts: ImportCounts,
+    report: Callable[[str], None],
+    show_progress: Callable[[], None] | None = None,
 ) -> None:
     """Store every line of ``file``; report each line that cannot be used.
+
+    Args:
+        store: the store.
+        file: the archive.
+        counts: the outcome so far, which this function updates.
+        report: called with a text for each line that cannot be used.
+        show_progress: called after each group of lines, while nothing reads from ``file``.
 
     Raises:
         NotAnArchive: the first line is not the header of an archive that this program can read.
@@ -212,6 +267,8 @@ async def import_lines(
                 counts.complete = True
             else:
                 await run_concurrently(group, store_line)
+        if show_progress is not None:
+            show_progress()
 
 
 async def _check_header(lines: Iterator[tuple[int, bytes]]) -> None:
