@@ -4,19 +4,20 @@
 -- Memory: allow-oom; adds 300 bytes.
 -- KEYS: 1 rate_limit, 2 token_holders, 3 token_requesters, 4 rate_limits, 5 rate_limit_checks, 6 outbox,
 --       7 outbox_due, 8 events.
--- ARGV: 1 events kept, 2 rate limit key, 3 shard of the jobs, 4 whether the jobs have started:
+-- ARGV: 1 events kept, 2 rate limit key, 3 maximum number of events rate_limit.released,
+--       4 shard of the jobs, 5 whether the jobs have started:
 --         'u'     not started
 --         's'     started
 --         's<ms>' started, and no job of the key may start before this Unix time in ms
---       5.. tokens: <job id>/<request number>.
+--       6.. tokens: <job id>/<request number>.
 -- Returns: effects
 --@include keys now read_job append_event set_deadline append_effect create_limiters count_starts
 --@include rate_limit_state answer_token_requests close_rate_limit
-local holders_key, requesters_key, key, shard, start_state = KEYS[2], KEYS[3], ARGV[2], ARGV[3], ARGV[4]
+local holders_key, requesters_key, key, shard, start_state = KEYS[2], KEYS[3], ARGV[2], ARGV[4], ARGV[5]
 local limit = load_rate_limit(key)
 if not limit.fields.used_at then return effects end
 local started, hold_until = string.sub(start_state, 1, 1) == 's', tonumber(string.sub(start_state, 2))
-for i = 5, #ARGV do
+for i = 6, #ARGV do
     local token = shard .. '/' .. ARGV[i]
     local start_counted = redis.call('ZSCORE', holders_key, token) -- '0' no, '1' yes
     if start_counted then -- holders: all granted tokens; granted: those whose start is not counted

@@ -4,7 +4,7 @@
 -- Memory: allow-oom; adds 300 bytes.
 -- KEYS: 1 rate_limit, 2 token_holders, 3 token_requesters, 4 rate_limits, 5 rate_limit_checks, 6 outbox,
 --       7 outbox_due, 8 events.
--- ARGV: 1 events kept, 2 rate limit key.
+-- ARGV: 1 events kept, 2 rate limit key, 3 maximum number of events rate_limit.released.
 -- Returns: effects
 --@include keys now read_job append_event set_deadline append_effect create_limiters count_starts
 --@include rate_limit_state answer_token_requests close_rate_limit

@@ -4,22 +4,22 @@
 -- Memory: allow-oom; adds 200 bytes per request; each shard has at most 100 open ones per queue and key.
 -- KEYS: 1 rate_limit, 2 token_holders, 3 token_requesters, 4 rate_limits, 5 rate_limit_checks, 6 outbox,
 --       7 outbox_due, 8 events.
--- ARGV: 1 events kept, 2 rate limit key, 3 packed limits of the jobs, which hold if the key has none,
---       4 on_limit of the jobs:
+-- ARGV: 1 events kept, 2 rate limit key, 3 maximum number of events rate_limit.released,
+--       4 packed limits of the jobs, which hold if the key has none, 5 on_limit of the jobs:
 --         'w' wait
 --         'r' reschedule
 --         'd' drop
---       5 shard of the jobs, 6.. requests: <job id>/<request number>.
+--       6 shard of the jobs, 7.. requests: <job id>/<request number>.
 -- Returns: effects
 --@include keys now read_job append_event set_deadline append_effect create_limiters count_starts
 --@include rate_limit_state answer_token_requests close_rate_limit
 local holders_key, requesters_key = KEYS[2], KEYS[3]
-local key, packed, on_limit, shard = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local key, packed, on_limit, shard = ARGV[2], ARGV[4], ARGV[5], ARGV[6]
 local limit = load_rate_limit(key)
 if not limit.fields.limits then set_limit_field(limit, 'limits', packed) end
 -- `new` has the tokens of the new requests as a list, and by token the request as it is in ARGV.
 local new, granted_before, last_request = {}, {}, tonumber(limit.fields.last_request or 0)
-for i = 6, #ARGV do
+for i = 7, #ARGV do
     local token = shard .. '/' .. ARGV[i]
     if redis.call('ZSCORE', holders_key, token) then
         granted_before[#granted_before + 1] = token

@@ -5,13 +5,13 @@
 -- Memory: allow-oom; adds 1 KiB per key.
 -- KEYS: 1 rate_limit, 2 token_holders, 3 token_requesters, 4 rate_limits, 5 rate_limit_checks, 6 outbox,
 --       7 outbox_due, 8 events.
--- ARGV: 1 events kept, 2 rate limit key, 3 action:
---         'declare'  4 packed limits of a job, 5 ms at which the job was created
---         'override' 4 packed limits ('' removes the override), 5 ms at which the override ends ('' never)
+-- ARGV: 1 events kept, 2 rate limit key, 3 maximum number of events rate_limit.released, 4 action:
+--         'declare'  5 packed limits of a job, 6 ms at which the job was created
+--         'override' 5 packed limits ('' removes the override), 6 ms at which the override ends ('' never)
 -- Returns: effects
 --@include keys now read_job append_event set_deadline append_effect create_limiters count_starts
 --@include rate_limit_state answer_token_requests close_rate_limit
-local hash_key, key, action, packed, time = KEYS[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local hash_key, key, action, packed, time = KEYS[1], ARGV[2], ARGV[4], ARGV[5], ARGV[6]
 local limit = load_rate_limit(key)
 if action == 'override' and packed == '' then
     if not limit.fields.used_at then return effects end

@@ -22,6 +22,8 @@ _MAX_DEPTH = 8
 """Maximum nesting depth of effects that one call delivers (see ``_deliver_effects``)."""
 _MAX_ANSWERED = 100
 """Token requests that one run of ``limit_grant`` handles, at about 20 commands each."""
+_MAX_GRANTED = 1000
+"""Tokens that one script grants: the same as in ``free_tokens`` (``rate_limit_state.lua``)."""
 _MAX_RETURNED = 150
 """Tokens that one run of ``limit_return`` returns, at about 15 commands each."""
 _depth: ContextVar[int] = ContextVar("depth", default=0)
@@ -103,12 +105,13 @@ async def run_key_script(store: Store, name: str, key: str, args: Sequence[Arg])
         store: the store.
         name: the script's name.
         key: the rate limit key.
-        args: the script's ARGV from the third one on.
+        args: the script's ARGV from the fourth one on.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
     shard = store.keys.shard_of_limit(key)
+    max_released = store.webhooks.jobs_per_script(name, _MAX_GRANTED)
     effects = await store.run(
         shard,
         name,
@@ -117,7 +120,7 @@ async def run_key_script(store: Store, name: str, key: str, args: Sequence[Arg])
             *(shard.rate_limits, shard.rate_limit_checks),
             *(shard.outbox, shard.outbox_due, shard.events),
         ],
-        [store.events_arg, key, *args],
+        [store.events_arg, key, max_released, *args],
         idempotent=True,
     )
     await _deliver_effects(store, shard, effects)

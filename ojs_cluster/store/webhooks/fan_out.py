@@ -20,7 +20,10 @@ from ojs_cluster.core.events import (
     JOB_RETRYING,
     JOB_SCHEDULED,
     JOB_STARTED,
+    RATE_LIMIT_ADJUSTED,
     RATE_LIMIT_DROPPED,
+    RATE_LIMIT_EXCEEDED,
+    RATE_LIMIT_RELEASED,
 )
 
 MOST_DELIVERIES: Final = 300
@@ -33,7 +36,12 @@ _EVENTS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
     "enqueue": ((JOB_ENQUEUED, JOB_SCHEDULED, JOB_CANCELLED),),
     "fetch_full": ((JOB_STARTED, JOB_EXPIRED),),
     "heartbeat": ((JOB_HEARTBEAT,),),
+    "limit_free": ((RATE_LIMIT_RELEASED,),),
     "limit_grant": ((RATE_LIMIT_DROPPED,), (JOB_SCHEDULED, JOB_DISCARDED)),
+    "limit_refresh": ((RATE_LIMIT_RELEASED,),),
+    "limit_request": ((RATE_LIMIT_RELEASED,),),
+    "limit_set": ((RATE_LIMIT_RELEASED,),),
+    "limit_start": ((RATE_LIMIT_RELEASED,),),
     "nack_many": _ENDED,
     "promote": ((JOB_ENQUEUED, JOB_EXPIRED),),
     "reap": (*_ENDED, *_ENDED, (JOB_EXPIRED,)),  # its limit holds for each of three kinds
@@ -41,6 +49,11 @@ _EVENTS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
     "release_unanswered": ((JOB_ENQUEUED,),),
 }
 """Per script the events of one job. Only one event of each inner tuple happens."""
+_EVENTS_OF_KEY: Final = {
+    "limit_free": RATE_LIMIT_ADJUSTED,
+    "limit_request": RATE_LIMIT_EXCEEDED,
+}
+"""Per script the event that happens at most once, whatever the number of jobs."""
 
 
 def jobs_per_script(script: str, most: int, selecting: Mapping[str, int]) -> int:
@@ -52,4 +65,5 @@ def jobs_per_script(script: str, most: int, selecting: Mapping[str, int]) -> int
         selecting: number of subscriptions that select each type of event.
     """
     per_job = sum(max(selecting.get(kind, 0) for kind in kinds) for kinds in _EVENTS[script])
-    return min(most, max(1, MOST_DELIVERIES // per_job)) if per_job else most
+    for_jobs = MOST_DELIVERIES - selecting.get(_EVENTS_OF_KEY.get(script, ""), 0)
+    return min(most, max(1, for_jobs // per_job)) if per_job else most

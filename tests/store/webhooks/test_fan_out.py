@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.enqueue import enqueue_many
 from ojs_cluster.store.fetch.fetch import fetch
 from ojs_cluster.store.jobs.ack import Ack, ack_many
+from ojs_cluster.store.limits import rate_limits, rate_tokens
 from ojs_cluster.store.open import open_store
 from ojs_cluster.store.sweeps.deadlines import promote, reap
 from ojs_cluster.store.webhooks.fan_out import MOST_DELIVERIES, jobs_per_script
+from ojs_cluster.store.webhooks.webhook_table import WebhookTable
+from tests.store.limit_jobs import key_in, keyed, token_counts
 from tests.store.shortcuts import DAY, QUEUE, new_job, shard_of, take
 from tests.store.webhook_jobs import subscribe
 from tests.support.budget import budget
@@ -77,6 +83,64 @@ async def test_large_requests_are_split_and_complete(store: Store, db: Any) -> N
     assert db.hlen(shard_of(store).webhook_deliveries) == 3 * 80 * SUBSCRIPTIONS + 1
 
 
+async def block(store: Store, db: Any, key: str, count: int) -> None:
+    """Let one job of a key be active, and a number of others wait for their tokens."""
+    unaware = replace(store, webhooks=WebhookTable())  # for it, one fetch requests all tokens
+    for _ in range(count + 1):
+        await keyed(unaware, key, concurrency=1)
+    assert len(await take(unaware, count=count + 1)) == 1
+    assert await token_counts(store, key) == (1, count)
+    # Granted tokens are kept, as if a fetch always had found blocked jobs just now.
+    db.hset(shard_of(store).queue_counters(QUEUE), "demand_at", 2**50)
+
+
+async def refresh(store: Store, db: Any, key: str) -> None:
+    """Do what the scheduler does when it checks a key, which must be due now."""
+    seconds, micros = db.time()
+    due_ms = db.zscore(store.keys.shard_of_limit(key).rate_limit_checks, key)
+    assert due_ms <= seconds * 1000 + micros // 1000
+    await rate_tokens.run_key_script(store, "limit_refresh", key, [])
+
+
+async def test_tokens_that_become_free_together_are_granted_in_portions(
+    store: Store, db: Any
+) -> None:
+    key = key_in(store, home=False)
+    await block(store, db, key, 20)
+    await rate_limits.override_key(store, key, RateLimits(concurrency=100), None)
+    granted = []
+    while (counts := await token_counts(store, key))[1]:
+        granted.append(counts[0])
+        await refresh(store, db, key)
+    assert granted == [4, 7, 10, 13, 16, 19]
+    assert counts == (21, 0)
+    shard = store.keys.shard_of_limit(key)
+    stored = db.hvals(shard.webhook_deliveries)
+    assert sum(b"rate_limit.released" in each for each in stored) == 20 * SUBSCRIPTIONS
+
+
+async def test_new_requests_get_no_token_that_is_reserved_for_an_older_one(
+    store: Store, db: Any
+) -> None:
+    key = key_in(store, home=False)
+    names = (f"new-{number}" for number in itertools.count())
+    near = (name for name in names if shard_of(store, name) is shard_of(store, QUEUE))
+    first, second = next(near), next(near)
+    for queue in (first, second):
+        await keyed(store, key, queue, concurrency=1, on_limit="drop")
+    await block(store, db, key, 8)
+    await rate_limits.override_key(store, key, RateLimits(concurrency=10), None)
+    assert await token_counts(store, key) == (4, 5)
+    assert len(await take(store, first)) == 1
+    assert await token_counts(store, key) == (7, 3)
+    assert await take(store, second) == []
+    assert await token_counts(store, key) == (9, 1)
+    await refresh(store, db, key)
+    assert await token_counts(store, key) == (10, 0)
+    stored = db.hvals(shard_of(store).webhook_deliveries)
+    assert sum(b"rate_limit.dropped" in each for each in stored) == SUBSCRIPTIONS
+
+
 def test_the_number_of_jobs_depends_on_the_subscriptions_that_select_their_events() -> None:
     assert jobs_per_script("promote", 500, {}) == 500
     assert jobs_per_script("promote", 500, {"job.completed": 100}) == 500
@@ -85,3 +149,6 @@ def test_the_number_of_jobs_depends_on_the_subscriptions_that_select_their_event
     )
     assert jobs_per_script("nack_many", 100, {"job.failed": 100, "job.retrying": 100}) == 1
     assert jobs_per_script("reap", 100, {"job.failed": 10_000}) == 1
+    both = {"rate_limit.released": 20, "rate_limit.exceeded": 100}
+    assert jobs_per_script("limit_set", 1000, both) == MOST_DELIVERIES // 20
+    assert jobs_per_script("limit_request", 1000, both) == (MOST_DELIVERIES - 100) // 20

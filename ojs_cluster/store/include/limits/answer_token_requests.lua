@@ -1,4 +1,5 @@
--- Answers to token requests of a rate limit key.
+-- Answers to token requests of a rate limit key. Scripts that include this file have as ARGV[3] the maximum
+-- number of events rate_limit.released that they may add (store/webhooks/fan_out.py).
 
 -- Sends granted tokens to the shards that requested them. The answer is '+w' when starts must be reported (see
 -- limit_grant.lua). A repeated answer changes nothing for a job that has the token. A shard that does not know
@@ -26,7 +27,7 @@ end
 -- Adds the event rate_limit.exceeded for the first limit that has no free start.
 local function emit_exceeded(limit, token)
     for _, limiter in ipairs(limiters_of(limit)) do
-        local free = limiter.free() - (limiter.timed and limit.granted or 0)
+        local free = limiter.free() - (limiter.timed and limit.granted or 0) - limit.reserved
         if free <= 0 then
             set_limit_field(limit, 'strategy', limiter.name)
             emit_limit_event(limit, 'rate_limit.exceeded', token, 's', limiter.name, 'l', limiter.limit,
@@ -37,22 +38,28 @@ local function emit_exceeded(limit, token)
 end
 
 -- Grants the free tokens to the oldest requests. Returns the granted tokens, as a list and as a set.
--- `new`: set of the requests that this script has added. Tokens for other requests add rate_limit.released.
+-- `new`: set of the requests that this script has added. Tokens for other requests add rate_limit.released. Above
+-- the maximum number of these events the tokens are reserved, and the scheduler grants them soon.
 local function grant_tokens(limit, new)
-    local free, granted = free_tokens(limit), {}
+    local free, granted, events_left = free_tokens(limit), {}, tonumber(ARGV[3])
     -- Answered requests are still in the set until close_rate_limit.
     local requests = free > 0
         and redis.call('ZRANGE', limit.requesters_key, 0, free + #limit.answered - 1) or {}
     for _, token in ipairs(requests) do
         if free > 0 and not limit.answered[token] then
-            redis.call('ZADD', limit.holders_key, 0, token)
-            free, granted[token] = free - 1, true
-            limit.holders, limit.granted = limit.holders + 1, limit.granted + 1
-            table.insert(granted, token)
-            remove_request(limit, token)
-            if not new or not new[token] then
-                emit_limit_event(limit, 'rate_limit.released', token, 's', limit.fields.strategy or 'wait')
-            end
+            free = free - 1
+            local is_new = new and new[token]
+            if is_new or events_left > 0 then
+                redis.call('ZADD', limit.holders_key, 0, token)
+                granted[token] = true
+                limit.holders, limit.granted = limit.holders + 1, limit.granted + 1
+                table.insert(granted, token)
+                remove_request(limit, token)
+                if not is_new then
+                    events_left = events_left - 1
+                    emit_limit_event(limit, 'rate_limit.released', token, 's', limit.fields.strategy or 'wait')
+                end
+            else limit.reserved = limit.reserved + 1 end
         end
     end
     send_tokens(limit, granted)

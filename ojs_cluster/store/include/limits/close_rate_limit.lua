@@ -1,10 +1,11 @@
 -- The end of every script that changes the state of a rate limit key.
 
 -- Returns the time in ms at which a token becomes free without the end of a job, nil if there is none.
--- `count_granted`: counts the granted jobs as if they had all started.
+-- `count_granted`: counts the jobs with granted and reserved tokens as if they had all started.
 local function tokens_free_at(limit, count_granted)
     local limiters, hold_until = limiters_of(limit), tonumber(limit.fields.hold_until or 0)
-    if count_granted and limit.granted > 0 then record_starts(limiters, limit.granted) end
+    local starts = count_granted and limit.granted + limit.reserved or 0
+    if starts > 0 then record_starts(limiters, starts) end
     local at = opens_at(limiters)
     if hold_until > now then at = math.max(at or 0, hold_until) end
     local override_ends_at = limit.fields.override_until
@@ -29,6 +30,7 @@ local function close_rate_limit(limit)
     if redis.call('ZCARD', limit.requesters_key) > #limit.answered then
         at = math.min(at, tokens_free_at(limit) or at)
     end
+    if limit.reserved > 0 then at = now end
     set_limit_field(limit, 'used_at', now)
     redis.call('ZADD', RATE_LIMITS, 0, limit.key)
     set_deadline(RATE_LIMIT_CHECKS, limit.key, at)

@@ -20,7 +20,7 @@ end
 
 local function load_rate_limit(key)
     local limit = {key = key, hash_key = rate_limit_key(key), holders_key = token_holders_key(key),
-        requesters_key = token_requesters_key(key), fields = {}, answered = {}, returned = {}}
+        requesters_key = token_requesters_key(key), fields = {}, answered = {}, returned = {}, reserved = 0}
     local field_list = redis.call('HGETALL', limit.hash_key)
     for i = 1, #field_list, 2 do limit.fields[field_list[i]] = field_list[i + 1] end
     limit.holders = redis.call('ZCARD', limit.holders_key)
