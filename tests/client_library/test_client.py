@@ -143,7 +143,7 @@ async def test_an_enqueue_with_an_id_survives_a_lost_response(server: Server) ->
 
     async def scenario(_: Client) -> None:
         async with Client(server.url, transport=wire) as client:
-            assert (await client.enqueue("t.a", 1, job_id=ID)).id == ID
+            assert (await client.enqueue("t.a", (1, {2: 3}), job_id=ID)).id == ID
             with pytest.raises(Conflict):
                 await client.enqueue("t.a", 2, job_id=ID)
 
@@ -165,6 +165,20 @@ async def test_an_enqueue_whose_response_is_lost_is_not_repeated(server: Server)
 
     await server.run(scenario)
     assert wire.counts["jobs"] == 1
+
+
+async def test_a_wait_for_a_result_that_ends_early_is_not_repeated_at_once(server: Server) -> None:
+    """A server that shuts down ends all waits, and still accepts connections for a while."""
+    wire = Watched(instead=lambda path, _: httpx2.Response(408) if "result" in path else None)
+
+    async def scenario(_: Client) -> None:
+        async with Client(server.url, transport=wire) as client:
+            job = await client.enqueue("t.a")
+            with pytest.raises(ResultPending):
+                await client.result(job.id, wait=1.5)
+
+    await server.run(scenario)
+    assert 2 <= sum(wire.counts.values()) - 1 <= 10
 
 
 async def test_a_request_that_was_not_sent_is_repeated(server: Server) -> None:

@@ -27,7 +27,7 @@ from ojs_client import (
 from ojs_client.errors import api_error
 from tests.client_library.conftest import Server
 from tests.client_library.faults import Watched
-from tests.client_library.workers import QUEUE, error_of, job_in, new_worker, serving_jobs
+from tests.client_library.workers import QUEUE, error_of, job_in, new_worker, serving_jobs, until
 
 ONCE = RetryPolicy(max_attempts=1)
 
@@ -473,6 +473,33 @@ async def test_a_worker_goes_on_after_responses_of_a_proxy(server: Server) -> No
             job = await client.enqueue("t.short", queue=QUEUE)
             assert await client.result(job.id, wait=60) == "done"
         assert not proxied
+
+    await server.run(scenario)
+
+
+async def test_a_fetch_that_ends_early_is_not_repeated_at_once(server: Server) -> None:
+    """A server that shuts down ends all waits, and still accepts connections for a while."""
+    away = True
+
+    def answer(path: str, body: Any) -> httpx2.Response | None:
+        return httpx2.Response(200, json={"jobs": []}) if away and "fetch" in path else None
+
+    wire = Watched(instead=answer)
+
+    async def scenario(client: Client) -> None:
+        nonlocal away
+        worker = new_worker(client, transport=wire, heartbeat=0.2)
+
+        @worker.handler("t.short")
+        async def short(job: RunningJob) -> str:
+            return "done"
+
+        async with serving_jobs(worker):
+            await until(lambda: wire.counts["workers/heartbeat"] >= 4)
+            assert wire.counts["workers/fetch"] <= 50
+            away = False
+            job = await client.enqueue("t.short", queue=QUEUE)
+            assert await client.result(job.id, wait=60) == "done"
 
     await server.run(scenario)
 

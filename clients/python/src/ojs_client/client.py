@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from types import TracebackType
@@ -10,16 +11,20 @@ from urllib.parse import quote
 
 import anyio
 
+from ojs_client.backoff import Backoff
 from ojs_client.cron import CronJobs
 from ojs_client.errors import Conflict, JobFailed, ResultPending
 from ojs_client.jobs import Job, Workflow
 from ojs_client.options import JSON, Duration, JobOptions, NewJob, new_job
-from ojs_client.transport import Repeat, Transport
+from ojs_client.transport import Repeat, Transport, encode
 from ojs_client.workflows import NewWorkflow
 
 _V1: Final = "/ojs/v1"
 _WAIT_STEP_S: Final = 20.0
 """Longest wait of one request for a result in seconds, so that no proxy closes it as idle."""
+_EARLY_S: Final = 1.0
+"""A wait for a result that ends within this time in seconds is repeated after a pause: a server
+that shuts down ends all waits."""
 _WORKFLOW_PAUSE_S: Final = 0.5
 
 
@@ -120,7 +125,8 @@ class Client:
     async def _same_job(self, job_id: str, body: Mapping[str, JSON], error: Conflict) -> Job:
         """Return the job that has this id if it is the one that the request describes."""
         job = await self.get(job_id)
-        if job.type != body["type"] or job.args != body["args"]:
+        # Tuples and keys that are no strings have another form in the job.
+        if job.type != body["type"] or job.args != json.loads(encode(body["args"])):
             raise error
         return job
 
@@ -171,15 +177,20 @@ class Client:
         seconds = wait.total_seconds() if isinstance(wait, timedelta) else wait
         deadline = anyio.current_time() + seconds
         path = f"/jobs/{quote(job_id, safe='')}/result"
+        backoff = Backoff(max_s=_EARLY_S)
         while True:
-            step_s = min(_WAIT_STEP_S, max(0.0, deadline - anyio.current_time()))
+            sent_at = anyio.current_time()
+            step_s = min(_WAIT_STEP_S, max(0.0, deadline - sent_at))
             # The server counts whole seconds.
             params = {"wait": "true", "timeout": str(int(step_s))}
             try:
                 reply = await self._get(path, params)
             except ResultPending:
-                if deadline - anyio.current_time() < 1:
+                now = anyio.current_time()
+                if deadline - now < 1:
                     raise
+                if now - sent_at < _EARLY_S:
+                    await anyio.sleep(backoff.next_s())
                 continue
             if reply["state"] != "completed":
                 raise JobFailed(job_id, reply["state"], reply.get("error"))

@@ -232,17 +232,3 @@ class Leases:
         async with anyio.create_task_group() as group:
             for job in jobs:
                 group.start_soon(check, job)
-
-
-def jobs_of(reply: Any) -> list[dict[str, JSON]]:
-    """Return the jobs of a fetch.
-
-    Raises:
-        ConnectionFailed: the reply has another form, as from a proxy.
-    """
-    jobs = reply.get("jobs")
-    if isinstance(jobs, list) and all(
-        isinstance(j, dict) and {"id", "type"} <= set(j) for j in jobs
-    ):
-        return jobs
-    raise ConnectionFailed("the reply to a fetch has no jobs", applied=None)

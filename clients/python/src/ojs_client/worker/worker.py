@@ -10,40 +10,29 @@ import sys
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, Final, Literal, NoReturn
+from typing import Any, Final, Literal
 
 import anyio
 from anyio.abc import TaskGroup
 
 from ojs_client._version import __version__
-from ojs_client.backoff import Backoff
 from ojs_client.client import Client
-from ojs_client.errors import ApiError, ConnectionFailed, ends_worker
+from ojs_client.errors import ApiError, ConnectionFailed
 from ojs_client.options import JSON, Duration, milliseconds
-from ojs_client.transport import Repeat, Transport
+from ojs_client.transport import Transport
+from ojs_client.worker.ending import end_process
 from ojs_client.worker.execution import Runner
+from ojs_client.worker.fetching import MAX_COUNT, Fetcher
 from ojs_client.worker.handlers import HandlerT, Middleware
-from ojs_client.worker.leases import Directive, HeldJob, Leases, jobs_of
+from ojs_client.worker.leases import Directive, Leases
 from ojs_client.worker.running import WorkerContext
 from ojs_client.worker.settling import Settler, nack
 from ojs_client.worker.signal import Signal
 
 log = logging.getLogger("ojs_client.worker")
 
-_FETCH_COUNT: Final = 100
 _MAX_UNSETTLED: Final = 1000
 """The worker stops fetching when this many acks and nacks have not reached the server."""
-_POLL_MARGIN_S: Final = 10.0
-"""Time in seconds that a fetch may take longer than its wait for jobs."""
-_MAX_RETRY_AFTER_S: Final = 60.0
-"""Maximum ``Retry-After`` of a fetch that is obeyed, in seconds."""
-_BEAT_END_S: Final = 1.0
-"""Maximum time of the heartbeat at the start of a drain, in seconds."""
-_NEW_POLL_S: Final = 1.0
-"""Minimum age in seconds of a fetch that a drain cancels."""
-_POLL_END_S: Final = 0.1
-"""Minimum time in seconds from the heartbeat to the cancellation of a fetch. Jobs of a response
-that is not read stay leased until their leases expire."""
 _THREADS_END_S: Final = 1.0
 """Time in seconds that sync handlers have to return after the grace period. Then the worker
 requeues their jobs."""
@@ -98,7 +87,6 @@ class Worker:
         self.worker_id = worker_id or f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}"
         self.queues = tuple(queues)
         self.concurrency = concurrency
-        self._poll_ms = milliseconds(poll)
         self._lease_s = milliseconds(lease) / 1000
         self._grace_s = milliseconds(grace) / 1000
         self._labels = list(labels)
@@ -116,6 +104,13 @@ class Worker:
         self._settler = Settler(
             self._transport, self._leases, self.worker_id, self._is_idle, self._wake
         )
+        self._fetcher = Fetcher(
+            self._transport,
+            self._leases,
+            self.worker_id,
+            self.queues,
+            milliseconds(poll) / 1000,
+        )
         context = WorkerContext(
             self._transport, Client.over(self._transport), self.worker_id, self._lease_s
         )
@@ -128,10 +123,6 @@ class Worker:
         self._stopping = Signal()
         self._aborting = Signal()
         self._changed = Signal()
-        self._poll: anyio.CancelScope | None = None
-        """The scope of the current fetch."""
-        self._polled_at = 0.0
-        """When the last fetch was sent, on the clock of the event loop."""
         self._refused: ApiError | None = None
         """The error of a fetch that has ended the worker."""
         self._exits = False
@@ -176,7 +167,7 @@ class Worker:
                     len(self._runner.threads),
                     exc_info=sys.exception() is not None,
                 )
-                _exit()
+                end_process()
 
     async def serve(self, *, signals: bool = False) -> None:
         """Run until ``stop`` is called, the server ends the worker, or the task is cancelled.
@@ -293,7 +284,7 @@ class Worker:
                 self._runner.give_back_stuck()
                 if self._exits:
                     await self._finish()
-                    _exit()
+                    end_process()
 
     async def _handlers_end(self, limit_s: float, *, unless: Signal | None = None) -> None:
         """Return when no handler runs, after some seconds, or when a signal is set."""
@@ -303,75 +294,30 @@ class Worker:
                 await self._changed.wait()
 
     async def _fetch_until_stopped(self, handlers: TaskGroup) -> None:
-        backoff = Backoff()
         while not self._stopping.is_set():
             self._changed.clear()
-            free = min(self.concurrency - self._runner.running, _FETCH_COUNT)
+            free = min(self.concurrency - self._runner.running, MAX_COUNT)
             if self.paused or free < 1 or self._settler.pending >= _MAX_UNSETTLED:
                 await self._changed.wait()
                 continue
             try:
-                jobs = await self._fetch(free)
-            except (ApiError, ConnectionFailed) as error:
-                if isinstance(error, ApiError) and ends_worker(error):
-                    self._refused = error
-                    self.stop()
-                    return
-                retry_after_s = getattr(error, "retry_after_s", None) or 0.0
-                wait_s = backoff.next_s(min(retry_after_s, _MAX_RETRY_AFTER_S))
-                log.warning("fetch failed, repeats it in %.1f s: %s", wait_s, error)
-                with anyio.move_on_after(wait_s):
+                jobs = await self._fetcher.fetch(free)
+            except ApiError as error:
+                self._refused = error
+                self.stop()
+                return
+            if self._fetcher.pause_s:
+                with anyio.move_on_after(self._fetcher.pause_s):
                     await self._stopping.wait()
-                continue
-            backoff.reset()
             for job in jobs:
                 if self._stopping.is_set():
                     self._settler.add(nack(job, None))
                 else:
                     self._runner.start(job, handlers)
 
-    async def _fetch(self, count: int) -> list[HeldJob]:
-        """Return jobs that the server has leased to this worker; none after ``stop``."""
-        body = {
-            "queues": self.queues,
-            "worker_id": self.worker_id,
-            "count": count,
-            "visibility_timeout_ms": round(self._lease_s * 1000),
-            "wait_ms": self._poll_ms,
-        }
-        reply: Any = None
-        self._polled_at = anyio.current_time()
-        with anyio.CancelScope() as self._poll:
-            reply = await self._transport.request(
-                "POST",
-                "/ojs/v1/workers/fetch",
-                body,
-                repeat=Repeat.NEVER,
-                timeout_s=self._poll_ms / 1000 + _POLL_MARGIN_S,
-            )
-        self._poll = None
-        if reply is None:  # the drain has cancelled the fetch
-            return []
-        return [self._leases.add(job) for job in jobs_of(reply)]
-
     async def _end_poll(self) -> None:
-        """After ``stop``, cancel the fetch that waits for jobs, without losing jobs of a response.
-
-        The heartbeat reports that the worker is quiet, so the server sends no further jobs.
-        """
         await self._stopping.wait()
-        sent_at = anyio.current_time()
-        with anyio.move_on_after(_BEAT_END_S):
-            try:
-                await self._leases.beat()
-            except (ApiError, ConnectionFailed) as error:
-                log.warning("heartbeat failed: %s", error)
-        now = anyio.current_time()
-        # The server sent any response with jobs before that of the heartbeat. So it arrives within
-        # the time that the heartbeat took. A fetch that was just sent may be slower.
-        await anyio.sleep(max(_POLL_END_S, now - sent_at, self._polled_at + _NEW_POLL_S - now))
-        if self._poll is not None:
-            self._poll.cancel()
+        await self._fetcher.end_poll()
 
     async def _finish(self) -> None:
         with anyio.move_on_after(_FLUSH_S):
@@ -388,11 +334,3 @@ class Worker:
 async def _run_in(scope: anyio.CancelScope, function: Callable[[], Awaitable[None]]) -> None:
     with scope:
         await function()
-
-
-def _exit() -> NoReturn:
-    """End the process without waiting for its threads and tasks."""
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(1)
