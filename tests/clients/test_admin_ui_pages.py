@@ -95,3 +95,29 @@ async def test_no_page_is_announced_after_the_last_numbered_one(
     monkeypatch.setattr("ojs_cluster.http.handlers.events.MAX_NUMBERED", 4)
     pages = (await send(wire, "GET", "/ojs/v1/events?page=2&per_page=2"))["pagination"]
     assert (pages["total"], pages["has_more"]) == (4, False)
+
+
+# src/pages/ScheduledJobsPage.tsx:12 (the request). The page shows the next due job at the top.
+async def test_scheduled_jobs_come_in_the_order_in_which_they_are_due(wire: Wire) -> None:
+    made = {}
+    for hours in (3, 1, 2):
+        options = {"scheduled_at": f"+PT{hours}H", "queue": f"q{hours}"}
+        job = {"type": "t", "args": [], "options": options}
+        made[hours] = (await send(wire, "POST", "/ojs/v1/jobs", job))["job"]["id"]
+    path = "/ojs/v1/admin/jobs?state=scheduled&per_page=50&sort=scheduled_at&order="
+    soonest = [job["id"] for job in (await send(wire, "GET", f"{path}asc"))["items"]]
+    latest = [job["id"] for job in (await send(wire, "GET", f"{path}desc"))["items"]]
+    assert soonest == latest[::-1] == [made[1], made[2], made[3]]
+
+
+# src/pages/JobsPage.tsx:42 (the request, by page number).
+async def test_available_jobs_of_all_queues_are_paged_newest_first(wire: Wire) -> None:
+    made = []
+    for number in range(7):
+        job = {"type": "t", "args": [], "options": {"queue": f"q{number % 3}"}}
+        made.append((await send(wire, "POST", "/ojs/v1/jobs", job))["job"]["id"])
+    shown = []
+    for page in (1, 2, 3):
+        path = f"/ojs/v1/admin/jobs?state=available&page={page}&per_page=3"
+        shown += [job["id"] for job in (await send(wire, "GET", path))["items"]]
+    assert shown == sorted(made, reverse=True)  # an id begins with the time

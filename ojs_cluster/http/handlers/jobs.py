@@ -17,6 +17,7 @@ from ojs_cluster.http import fields, query, replies
 from ojs_cluster.http.access.queue_scope import check_new_job, check_queues
 from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import require_json
+from ojs_cluster.http.handlers.job_order import with_order
 from ojs_cluster.http.handlers.rate_limits import headers_of
 from ojs_cluster.http.hooks import validate_if_marked
 from ojs_cluster.http.messages import Request, Response
@@ -94,15 +95,16 @@ async def list_jobs(app: App, request: Request) -> Response:
     """List jobs, newest first. The client chooses the page by a cursor or by an offset.
 
     A page may have fewer jobs than ``limit`` although other pages follow. If other pages follow, it
-    has a ``next_cursor``. ``store.search.newest_first`` describes the order. ``query`` is a search
-    (``core.search``). Then ``examined`` is the number of entries that the page has examined.
+    has a ``next_cursor``. ``store.search.newest_first`` describes the order, unless ``sort`` or
+    ``order`` asks for another one. ``query`` is a search (``core.search``). Then ``examined`` is
+    the number of entries that the page has examined.
 
-    ``GET /ojs/v1/jobs?state&queue&type&query&limit&cursor&offset`` (spec: ojs-http-binding 17)
+    ``GET /ojs/v1/jobs?state&queue&type&query&sort&order&limit&cursor&offset``
+    (spec: ojs-http-binding 17)
     """
     given = query.parameters(request.query)
-    return await list_matching(
-        app, filter_of(given, request.queues), given, error_text=request.from_cli
-    )
+    wanted = with_order(filter_of(given, request.queues), given)
+    return await list_matching(app, wanted, given, error_text=request.from_cli)
 
 
 async def list_matching(
@@ -197,11 +199,12 @@ async def find(
         The page, the number of jobs that were skipped before it, and the number of all jobs that
         match. This number is None if counting the jobs would take a scan.
     """
-    if cursor:
-        page = await lists.list_jobs(app.store, wanted, limit=limit, cursor=cursor)
-        return page, 0, None
     if offset and wanted.search is not None:
         raise InvalidRequest("a search has no offsets and page numbers: use the cursor")
+    if cursor or wanted.is_sorted:
+        page = await lists.list_jobs(app.store, wanted, limit=limit, cursor=cursor, offset=offset)
+        skipped = offset if page.total is None else min(offset, page.total)
+        return page, skipped, page.total
     page = JobPage([], None)
     cursor, skipped = await _skip(app, wanted, offset)
     if cursor or not skipped:

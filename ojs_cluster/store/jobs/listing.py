@@ -9,9 +9,9 @@ jobs are listed in the order of their removal times, the latest first.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.core.errors import InvalidRequest
@@ -52,6 +52,19 @@ _INDEXES = ("pending", "queue_available", "queue_blocked", "due", "active", "fin
 
 
 @dataclass(frozen=True, slots=True)
+class JobOrder:
+    """An order of a list that a client has asked for.
+
+    Args:
+        by: the member of a job that decides. Equal jobs are in the order of their ids.
+        ascending: whether the lowest value comes first.
+    """
+
+    by: Literal["created_at", "priority", "scheduled_at"]
+    ascending: bool
+
+
+@dataclass(frozen=True, slots=True)
 class JobFilter:
     """The jobs that a listing returns. A field that is None admits all jobs.
 
@@ -68,6 +81,8 @@ class JobFilter:
         within: patterns of the queues that the API key may access.
         search: a search that the jobs match. The caller copies its times to ``since_ms`` and
             ``until_ms``, because the search itself does not compare them.
+        order: the order of the list; None for the order of the indexes
+            (``store.search.newest_first``).
     """
 
     state: State | None = None
@@ -79,6 +94,7 @@ class JobFilter:
     dead: bool = False
     within: QueuePatterns | None = None
     search: Search | None = None
+    order: JobOrder | None = None
 
     def admits(self, job: JobRecord) -> bool:
         """Return whether the filter admits the job."""
@@ -105,7 +121,23 @@ class JobFilter:
     @property
     def counted(self) -> bool:
         """Whether the number of admitted jobs can be read from the counters of queues."""
-        return self == JobFilter(state=self.state, queue=self.queue)
+        return replace(self, order=None) == JobFilter(state=self.state, queue=self.queue)
+
+    @property
+    def is_sorted(self) -> bool:
+        """Whether no index has the order, so that all jobs are read and sorted."""
+        return self.order is not None and self.order.by != "scheduled_at"
+
+    def queue_test(self) -> Callable[[str], bool]:
+        """Return a function that returns whether a queue may have admitted jobs."""
+        named = None if self.search is None else self.search.exact_values("queue")
+
+        def admits(queue: str) -> bool:
+            return (named is None or queue in named) and (
+                self.within is None or self.within.admits(queue)
+            )
+
+        return admits
 
     @property
     def indexes(self) -> tuple[str, ...]:
@@ -269,7 +301,7 @@ async def _next_ids(
         score = raw_score.decode()
         skip = position.skip + 1 if score == position.score else 1
         position = replace(position, score=score, skip=skip)
-        ids.append((position, job_id.decode()))
+        ids.append((position, job_id.decode(errors="replace")))
     return ids, position
 
 
@@ -282,11 +314,21 @@ async def _read_first(
 
 
 async def queue_after(store: Store, queue: str) -> str | None:
-    """Return the first registered queue whose name is after ``queue``, None for none."""
+    """Return the first registered queue whose name is after ``queue``, None for none.
+
+    Damaged names are left out.
+    """
     meta = store.keys.meta
-    names: Any = await store.redis.call(
-        meta.slot,
-        *("ZRANGEBYLEX", meta.queues, f"({queue}" if queue else "-", "+", "LIMIT", 0, 1),
-        idempotent=True,
-    )
-    return names[0].decode() if names else None
+    begin = f"({queue}".encode() if queue else b"-"
+    while True:
+        names: Any = await store.redis.call(
+            meta.slot,
+            *("ZRANGEBYLEX", meta.queues, begin, "+", "LIMIT", 0, 1),
+            idempotent=True,
+        )
+        if not names:
+            return None
+        name = names[0].decode(errors="replace")
+        if is_queue(name):
+            return str(name)
+        begin = b"(" + names[0]

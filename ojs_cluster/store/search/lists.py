@@ -8,26 +8,27 @@ that change their state meanwhile, or list them twice.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import trio
 
 from ojs_cluster.core.errors import MalformedJob, NotFound
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.keys import Shard
 from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
-from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs.listing import JobFilter, ListingPosition
+from ojs_cluster.store.jobs.listing import JobFilter
 from ojs_cluster.store.jobs.read_jobs import PAGE_BYTES, get, read_some
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.off_loop import off_loop
-from ojs_cluster.store.search.newest_first import IndexEntry, walk_newest_first
+from ojs_cluster.store.search.merged_indexes import IndexEntry, Position
+from ojs_cluster.store.search.newest_first import walk_newest_first
+from ojs_cluster.store.search.small_fields import BATCH, read_matching
+from ojs_cluster.store.search.sorted_jobs import read_sorted, sort_key
 
 SCAN_BUDGET: Final = 2000
 """Maximum number of entries that a page of a plain list examines. ``PAGE_BYTES`` limits the bytes
@@ -45,13 +46,6 @@ _LARGE: Final = 32 * 1024
 """Size in bytes above which a job is compared in a thread, because it may take milliseconds."""
 _INDEX_COST: Final = 5
 """Number of entries that the end of an index counts as, because the next index costs calls."""
-_BATCH: Final = 100
-"""Maximum number of jobs whose small fields are read together."""
-_SMALL: Final = (
-    *(f.STATE, f.TYPE, f.QUEUE, f.PRIORITY, f.ATTEMPT, f.WORKER, f.CREATED, f.FINISHED),
-    *(f.DEAD, f.HIDDEN),
-)
-"""The fields in the order of ``search_fields.lua``."""
 _EXACT_INDEXES: Final = frozenset({None, State.AVAILABLE, State.ACTIVE, State.PENDING})
 """Values of a filter's state for which the indexes hold no other jobs. None admits all states."""
 
@@ -64,15 +58,18 @@ class JobPage:
         jobs: the jobs.
         next_cursor: where the next page starts, None after the last page.
         examined: number of index entries that the page has examined.
+        total: number of jobs of all pages. None if it is not known, as in a list of another order
+            than a sorted one.
     """
 
     jobs: list[JobRecord]
     next_cursor: str | None
     examined: int = 0
+    total: int | None = None
 
 
 async def list_jobs(
-    store: Store, wanted: JobFilter, *, limit: int, cursor: str | None = None
+    store: Store, wanted: JobFilter, *, limit: int, cursor: str | None = None, offset: int = 0
 ) -> JobPage:
     """Return the jobs that ``wanted`` admits after ``cursor``.
 
@@ -81,34 +78,43 @@ async def list_jobs(
         wanted: the filter.
         limit: maximum number of jobs of the page.
         cursor: where the last page ended, None for the first page.
+        offset: number of jobs to leave out before the page, only for a sorted list.
 
     Raises:
-        InvalidRequest: this server did not create the cursor.
+        InvalidRequest: this server did not create the cursor, or there are too many jobs to sort.
         BackendUnavailable: Redis did not answer in time.
     """
     ids = None if wanted.search is None else wanted.search.exact_values("id")
     if ids is not None:
         return await _by_id(store, wanted, ids, limit)
     page = _Page(store, wanted, limit)
+    if not wanted.is_sorted:
+        return await _fill(page, walk_newest_first(store, wanted, cursor))
+    found = await read_sorted(store, wanted, cursor)
+    filled = await _fill(page, found.walk(offset))
+    counted = wanted.search is None or not wanted.search.needs_content
+    return replace(filled, total=found.matched if counted else None)
+
+
+async def _fill(page: _Page, walk: AsyncGenerator[IndexEntry | Position]) -> JobPage:
     batch: list[IndexEntry] = []
-    async with aclosing(walk_newest_first(store, wanted, cursor)) as items:
+    async with aclosing(walk) as items:
         async for item in items:
-            at_end = isinstance(item, ListingPosition)
-            if isinstance(item, ListingPosition):
-                page.budget -= _INDEX_COST
-            else:
+            is_entry = isinstance(item, IndexEntry)
+            if isinstance(item, IndexEntry):
                 page.budget -= 1
                 batch.append(item)
-            if not (at_end or len(batch) >= page.batch_size or page.budget <= 0):
+            else:
+                page.budget -= _INDEX_COST
+            if is_entry and len(batch) < page.batch_size and page.budget > 0:
                 continue
             stopped_at = await page.take(batch)
             batch = []
             if stopped_at is not None:
                 return page.ended(stopped_at)
             if page.is_over:
-                return page.ended(item if isinstance(item, ListingPosition) else item.position)
-    stopped_at = await page.take(batch)
-    return page.ended(stopped_at)
+                return page.ended(item.position if isinstance(item, IndexEntry) else item)
+    return page.ended(await page.take(batch))
 
 
 class _Page:
@@ -139,13 +145,15 @@ class _Page:
     @property
     def batch_size(self) -> int:
         """Number of entries to pass to ``take`` together."""
-        return _BATCH if self._compares_fields else min(_BATCH, self._limit - len(self._jobs))
+        return BATCH if self._compares_fields else min(BATCH, self._limit - len(self._jobs))
 
-    async def take(self, entries: Sequence[IndexEntry]) -> ListingPosition | None:
+    async def take(self, entries: Sequence[IndexEntry]) -> Position | None:
         """Add the admitted jobs; return where the page is full, None if it is not."""
         rest = list(entries)
         if self._compares_fields and rest:
-            matching = await self._ids_with_matching_fields(rest)
+            ids = [(entry.shard, entry.job_id) for entry in rest]
+            small = await read_matching(self._store, self._wanted, ids)
+            matching = {job.id for job in small}
             self._examined += sum(entry.job_id not in matching for entry in rest)
             rest = [entry for entry in rest if entry.job_id in matching]
         while rest:
@@ -167,28 +175,7 @@ class _Page:
             rest = rest[len(found) :]
         return None
 
-    async def _ids_with_matching_fields(self, entries: Sequence[IndexEntry]) -> set[str]:
-        """Return the ids of the jobs whose small fields the filter admits."""
-        by_shard: dict[Shard, list[str]] = {}
-        for entry in entries:
-            by_shard.setdefault(entry.shard, []).append(entry.job_id)
-        matching: set[str] = set()
-
-        async def compare(shard: Shard) -> None:
-            ids = by_shard[shard]
-            reply: Any = await self._store.run(
-                shard, "search_fields", [shard.finished], ids, idempotent=True
-            )
-            for job_id, values in zip(ids, reply, strict=True):
-                job = JobRecord(job_id, _fields(values))
-                with suppress(KeyError, ValueError):  # a malformed job is in no list
-                    if values and self._wanted.admits_without_content(job):
-                        matching.add(job_id)
-
-        await run_concurrently(by_shard, compare)
-        return matching
-
-    def ended(self, position: ListingPosition | None) -> JobPage:
+    def ended(self, position: Position | None) -> JobPage:
         """Return the page. The next page starts at ``position``; None if there is no next page."""
         return JobPage(self._jobs, None if position is None else position.text(), self._examined)
 
@@ -202,10 +189,6 @@ async def _admits(wanted: JobFilter, job: JobRecord) -> bool:
     return await off_loop(partial(wanted.admits, job), job.size, large=_LARGE)
 
 
-def _fields(values: Sequence[bytes | None]) -> Mapping[bytes, bytes]:
-    return {name: value for name, value in zip(_SMALL, values, strict=False) if value is not None}
-
-
 async def _by_id(store: Store, wanted: JobFilter, ids: frozenset[str], limit: int) -> JobPage:
     """Return the admitted jobs with these ids, without a walk over indexes."""
     found: dict[str, JobRecord] = {}
@@ -217,5 +200,6 @@ async def _by_id(store: Store, wanted: JobFilter, ids: frozenset[str], limit: in
                 found[job_id] = job
 
     await run_concurrently(sorted(ids), read)
-    jobs = sorted(found.values(), key=lambda job: job.created_ms, reverse=True)
+    ascending = wanted.order is not None and wanted.order.ascending
+    jobs = sorted(found.values(), key=partial(sort_key, wanted.order), reverse=not ascending)
     return JobPage(jobs[:limit], None, len(ids))

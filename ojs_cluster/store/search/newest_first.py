@@ -3,91 +3,33 @@
 The indexes are those that the lifecycle needs (docs/adr/002). Within an index the entries of all
 shards are merged by score, the latest first: finished jobs and dead letters by the time of their
 end, active jobs by their deadline, pending jobs by the time of their creation. Scheduled and
-retryable jobs are in the order in which they are due. Available jobs have an index per queue, so
-they come queue by queue. In a queue they are in the reverse order of fetches.
-
-A cursor holds the score of the last entry and its shard. All shards continue from this score, so a
-cursor has the same size for any number of shards.
+retryable jobs are in the order in which they are due, or in the reverse order. In a queue, waiting
+jobs are in the reverse order of fetches. The waiting jobs of all queues come as
+``all_queues`` describes.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
-from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.fanout import run_concurrently
-from ojs_cluster.store.jobs.listing import (
-    INDEXES_OF_QUEUE,
-    JobFilter,
-    ListingPosition,
-    queue_after,
-)
+from ojs_cluster.store.jobs.listing import JobFilter, ListingPosition
+from ojs_cluster.store.search.all_queues import WAITING, GroupPosition, walk_all_queues
+from ojs_cluster.store.search.merged_indexes import IndexEntry, walk_index
 
-_CHUNK: Final = 100
-"""Maximum number of entries of one read of an index."""
-_FIRST_CHUNK: Final = 200
-"""Maximum number of entries of the first reads of an index, of all shards together."""
-_MIN_CHUNK: Final = 5
-"""Minimum number of entries of the first read of an index in one shard."""
 _ASCENDING: Final = frozenset({"due"})
-"""Indexes that are walked by ascending score."""
-
-
-@dataclass(frozen=True, slots=True)
-class IndexEntry:
-    """An entry of an index.
-
-    Args:
-        position: the position after the entry.
-        shard: the shard of the job.
-        job_id: its id.
-    """
-
-    position: ListingPosition
-    shard: Shard
-    job_id: str
-
-
-@dataclass(slots=True)
-class _IndexWalk:
-    """The walk over an index in one shard.
-
-    Args:
-        number: the number of the shard, or of the partition in the index of a queue.
-        shard: the shard.
-        key: the key of the index.
-        score: the score where the next read starts, '' at the beginning. With "(" in front of it
-            the read starts after this score.
-        skip: entries of that score that the next read skips.
-        entries: entries that were read and not yielded yet, as score and id.
-        ended: whether the index has no further entries.
-        last_score: score of the last yielded entry.
-        last_count: number of yielded entries with ``last_score``.
-    """
-
-    number: int
-    shard: Shard
-    key: bytes
-    score: str = ""
-    skip: int = 0
-    entries: deque[tuple[str, str]] = field(default_factory=deque)
-    ended: bool = False
-    last_score: str = ""
-    last_count: int = 0
+"""Indexes that are walked by ascending score, unless the list has another order."""
 
 
 async def walk_newest_first(
     store: Store, wanted: JobFilter, cursor: str | None
-) -> AsyncGenerator[IndexEntry | ListingPosition]:
+) -> AsyncGenerator[IndexEntry | ListingPosition | GroupPosition]:
     """Yield the entries of all indexes of ``wanted``, and a position after the end of each index.
 
-    The caller closes the generator. Of ``wanted`` only the indexes and the queue are used.
+    The caller closes the generator. Of ``wanted`` only the indexes, the queues and the direction
+    are used.
 
     Args:
         store: the store.
@@ -99,93 +41,29 @@ async def walk_newest_first(
         BackendUnavailable: Redis did not answer in time.
     """
     indexes = wanted.indexes
-    position = ListingPosition()
+    position: ListingPosition | GroupPosition = ListingPosition()
     if cursor:
-        position = ListingPosition.parse(cursor, len(indexes), len(store.keys))
+        in_group = None if wanted.queue else GroupPosition.parse(cursor, indexes)
+        position = in_group or ListingPosition.parse(cursor, len(indexes), len(store.keys))
     while position.index < len(indexes):
         index = indexes[position.index]
-        # Each queue has its own index of available jobs. The queues are walked in name order.
-        all_queues = index in INDEXES_OF_QUEUE and wanted.queue is None
-        queue = wanted.queue or (position.queue if all_queues else "")
-        if queue or not all_queues:
-            shards = await store.partitions.occupied_shards(store, queue) if queue else store.keys
-            walks = [
-                _start_walk(index, queue, number, shard, position)
-                for number, shard in enumerate(shards)
-            ]
-            newest = index not in _ASCENDING
-            async with aclosing(_merge(store, walks, position, newest=newest)) as merged:
-                async for entry in merged:
-                    yield entry
-        following = await queue_after(store, queue) if all_queues else None
-        if following is not None:
-            position = ListingPosition(position.index, 0, following)
+        if index in WAITING and wanted.queue is None:
+            start = indexes.index(WAITING[0])
+            async with aclosing(
+                walk_all_queues(store, position, start, wanted.queue_test())
+            ) as items:
+                async for item in items:
+                    yield item
+            position = ListingPosition(start + len(WAITING))
         else:
+            assert isinstance(position, ListingPosition)  # noqa: S101 - narrows the type
+            newest = index not in _ASCENDING
+            if wanted.order is not None:
+                newest = not wanted.order.ascending
+            walk = walk_index(store, index, wanted.queue or "", position, newest=newest)
+            async with aclosing(walk) as entries:
+                async for entry in entries:
+                    yield entry
             position = ListingPosition(position.index + 1)
         if position.index < len(indexes):
             yield position
-
-
-def _start_walk(
-    index: str, queue: str, number: int, shard: Shard, position: ListingPosition
-) -> _IndexWalk:
-    """Return a walk over the index of a shard, from ``position`` on."""
-    key = getattr(shard, index)
-    walk = _IndexWalk(number, shard, key(queue) if index in INDEXES_OF_QUEUE else key)
-    if position.score != "-inf":
-        # Entries of one score come in the order of their shards.
-        if number < position.shard:
-            walk.score = f"({position.score}"
-        elif number == position.shard:
-            walk.score, walk.skip = position.score, position.skip
-            walk.last_score, walk.last_count = position.score, position.skip
-        else:
-            walk.score = position.score
-    return walk
-
-
-async def _merge(
-    store: Store, walks: Sequence[_IndexWalk], position: ListingPosition, *, newest: bool
-) -> AsyncGenerator[IndexEntry]:
-    first = max(_MIN_CHUNK, min(_CHUNK, _FIRST_CHUNK // max(1, len(walks))))
-    await run_concurrently(walks, lambda walk: _read(store, walk, first, newest=newest))
-    sign = -1 if newest else 1
-    heap = [(sign * float(walk.entries[0][0]), walk.number, walk) for walk in walks if walk.entries]
-    heapq.heapify(heap)
-    while heap:
-        walk = heap[0][2]
-        score, job_id = walk.entries.popleft()
-        walk.last_count = walk.last_count + 1 if score == walk.last_score else 1
-        walk.last_score = score
-        yield IndexEntry(
-            ListingPosition(position.index, walk.number, position.queue, score, walk.last_count),
-            walk.shard,
-            job_id,
-        )
-        if not walk.entries and not walk.ended:
-            await _read(store, walk, _CHUNK, newest=newest)
-        if walk.entries:
-            heapq.heapreplace(heap, (sign * float(walk.entries[0][0]), walk.number, walk))
-        else:
-            heapq.heappop(heap)
-
-
-async def _read(store: Store, walk: _IndexWalk, count: int, *, newest: bool) -> None:
-    """Read the next entries of an index."""
-    score_range: tuple[str, ...] = (walk.score or "-inf", "+inf", "BYSCORE")
-    if newest:
-        score_range = (walk.score or "+inf", "-inf", "BYSCORE", "REV")
-    flat: Any = await store.redis.call(
-        walk.shard.slot,
-        *("ZRANGE", walk.key),
-        *score_range,
-        *("LIMIT", walk.skip, count, "WITHSCORES"),
-        idempotent=True,
-    )
-    items = iter(flat)
-    for member, raw in zip(items, items, strict=True):
-        score = raw.decode()
-        walk.skip = walk.skip + 1 if score == walk.score else 1
-        walk.score = score
-        walk.entries.append((score, member.decode()))
-    walk.ended = len(flat) < 2 * count

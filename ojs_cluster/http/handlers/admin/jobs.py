@@ -13,6 +13,7 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.http import fields, query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.handlers import jobs
+from ojs_cluster.http.handlers.job_order import with_order
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.store.dead_letters import dead_letters as store_dead
 from ojs_cluster.store.jobs import cancel as store_cancel
@@ -31,11 +32,12 @@ async def list_jobs(app: App, request: Request) -> Response:
     """List jobs that match a filter.
 
     ``type`` may end in ``*``. ``query`` is a search (``core.search``). Jobs come newest first, as
-    ``store.search.newest_first`` describes. ``sort`` and ``order`` are ignored, because there is no
-    index for other orders (docs/adr/002).
+    ``store.search.newest_first`` describes, unless ``sort`` or ``order`` asks for another order.
+    The order by ``scheduled_at`` has an index. For the others the number of jobs is limited
+    (``store.search.sorted_jobs``).
 
-    ``GET /ojs/v1/admin/jobs?queue&state&type&worker_id&query&since&until&page&per_page&cursor``
-    (spec: ojs-admin-api 7.1)
+    ``GET /ojs/v1/admin/jobs?queue&state&type&worker_id&query&since&until&sort&order&page&per_page
+    &cursor`` (spec: ojs-admin-api 7.1)
     """
     given = query.parameters(request.query)
     wanted = replace(
@@ -45,7 +47,7 @@ async def list_jobs(app: App, request: Request) -> Response:
         if wanted.state not in (None, State.ACTIVE):
             raise InvalidRequest("only active jobs have a worker", field="state")
         wanted = replace(wanted, state=State.ACTIVE)
-    return await listed(app, wanted, given)
+    return await listed(app, with_order(wanted, given), given)
 
 
 async def get(app: App, _request: Request, job_id: str) -> Response:

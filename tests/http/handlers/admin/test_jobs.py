@@ -8,7 +8,7 @@ import pytest
 
 from ojs_cluster.http.handlers.admin import jobs as admin_jobs
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store.search import lists
+from ojs_cluster.store.search import lists, sorted_jobs
 from tests.http.api import Api, open_app
 
 JOBS = "/ojs/v1/admin/jobs"
@@ -34,6 +34,41 @@ async def found(api: Api, query: str = "") -> list[str]:
         if not reply["pagination"]["has_more"]:
             return ids
     raise AssertionError("the list does not end")
+
+
+@pytest.mark.parametrize("path", [JOBS, "/ojs/v1/jobs"])
+async def test_the_order_that_a_client_asks_for_holds(
+    any_api: Api, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [{"queue": "one", "priority": 5}, {"queue": "two"}, {"queue": "one", "priority": -1}]
+    first, second, third = [(await any_api.enqueue(options=given))["id"] for given in options]
+
+    async def listed(query: str) -> list[str]:
+        page = (await any_api.get(f"{path}?limit=10&{query}")).json
+        return [job["id"] for job in page.get("jobs", page.get("items"))]
+
+    oldest = sorted([first, second, third])  # an id begins with the time
+    assert await listed("sort=created_at&order=asc") == oldest
+    assert await listed("sort=created_at") == await listed("order=desc") == oldest[::-1]
+    assert await listed("sort=priority") == [first, second, third]
+    assert await listed("sort=priority&order=asc&queue=one") == [third, first]
+    assert await listed("state=available") == oldest[::-1]
+    second_page = (await any_api.get(f"{JOBS}?sort=priority&page=2&per_page=2")).json
+    assert [job["id"] for job in second_page["items"]] == [third]
+    assert (second_page["pagination"]["total"], second_page["pagination"]["has_more"]) == (3, False)
+    beyond = (await any_api.get(f"{JOBS}?sort=priority&page=9&per_page=2")).json
+    assert (beyond["items"], beyond["pagination"]["total"]) == ([], 3)
+    monkeypatch.setattr(sorted_jobs, "MAX_ENTRIES", 2)
+    for query, field in (
+        ("sort=priority", "sort"),
+        ("sort=type", "sort"),
+        ("order=up", "order"),
+        ("sort=scheduled_at", "sort"),
+        ("sort=scheduled_at&state=available", "sort"),
+    ):
+        reply = await any_api.get(f"{path}?{query}")
+        assert reply.status == 400, query
+        assert reply.json["error"]["details"]["field"] == field, query
 
 
 async def test_every_filter_holds_over_all_pages(any_api: Api) -> None:

@@ -1,0 +1,62 @@
+"""Read the small fields of many jobs with one script per shard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+from ojs_cluster.keys import Shard
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.fanout import run_concurrently
+from ojs_cluster.store.jobs import fields as f
+from ojs_cluster.store.jobs.listing import JobFilter
+from ojs_cluster.store.jobs.record import JobRecord
+
+BATCH: Final = 100
+"""Maximum number of jobs whose small fields are read together."""
+_SMALL: Final = (
+    *(f.STATE, f.TYPE, f.QUEUE, f.PRIORITY, f.ATTEMPT, f.WORKER, f.CREATED, f.FINISHED),
+    *(f.DEAD, f.HIDDEN),
+)
+"""The fields in the order of ``search_fields.lua``."""
+
+
+async def read_matching(
+    store: Store, wanted: JobFilter, ids: Sequence[tuple[Shard, str]]
+) -> list[JobRecord]:
+    """Return those jobs whose small fields a filter admits.
+
+    Args:
+        store: the store.
+        wanted: the filter.
+        ids: the shard and id of each job, ``BATCH`` jobs at most.
+
+    Returns:
+        The jobs in any order, with their small fields only.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    by_shard: dict[Shard, list[str]] = {}
+    for shard, job_id in ids:
+        by_shard.setdefault(shard, []).append(job_id)
+    matching: list[JobRecord] = []
+
+    async def compare(shard: Shard) -> None:
+        names = by_shard[shard]
+        reply: Any = await store.run(
+            shard, "search_fields", [shard.finished], names, idempotent=True
+        )
+        for job_id, values in zip(names, reply, strict=True):
+            job = JobRecord(job_id, _fields(values))
+            with suppress(KeyError, ValueError):  # a malformed job is in no list
+                if values and wanted.admits_without_content(job):
+                    matching.append(job)
+
+    await run_concurrently(by_shard, compare)
+    return matching
+
+
+def _fields(values: Sequence[bytes | None]) -> Mapping[bytes, bytes]:
+    return {name: value for name, value in zip(_SMALL, values, strict=False) if value is not None}
