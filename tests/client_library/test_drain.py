@@ -220,7 +220,7 @@ async def test_a_sync_handler_that_ends_after_the_grace_period_is_acknowledged(
         @worker.handler("t.sync")
         def work(job: BlockingJob) -> str:
             started.set()
-            while not job._held.given_back:
+            while not job._held.requeued:
                 go.wait(0.005)
             return "done"
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from datetime import timedelta
 from types import TracebackType
 from typing import Any, Final, Self, Unpack
-from urllib.parse import quote
 
 import anyio
 
@@ -15,17 +13,17 @@ from ojs_client.backoff import Backoff
 from ojs_client.cron import CronJobs
 from ojs_client.errors import Conflict, JobFailed, ResultPending
 from ojs_client.jobs import Job, Workflow
-from ojs_client.options import JSON, Duration, JobOptions, NewJob, new_job
-from ojs_client.transport import Repeat, Transport, encode
+from ojs_client.options import JSON, Duration, JobOptions, NewJob, new_job, seconds
+from ojs_client.transport import Repeat, Transport, encode, segment
 from ojs_client.workflows import NewWorkflow
 
-_V1: Final = "/ojs/v1"
 _WAIT_STEP_S: Final = 20.0
 """Longest wait of one request for a result in seconds, so that no proxy closes it as idle."""
 _EARLY_S: Final = 1.0
 """A wait for a result that ends within this time in seconds is repeated after a pause: a server
 that shuts down ends all waits."""
 _WORKFLOW_PAUSE_S: Final = 0.5
+"""Time in seconds between two reads of an unfinished workflow: the API has no wait for its end."""
 
 
 class Client:
@@ -114,7 +112,7 @@ class Client:
         body = new_job(type, *args, **options).json()
         repeat = Repeat.UNLESS_APPLIED if job_id is None else Repeat.ALWAYS
         try:
-            reply = await self._transport.request("POST", f"{_V1}/jobs", body, repeat=repeat)
+            reply = await self._transport.request("POST", "/jobs", body, repeat=repeat)
         except Conflict as error:
             # An earlier try of this request may have created the job.
             if job_id is None or error.code != "duplicate":
@@ -140,7 +138,7 @@ class Client:
         body = {"jobs": [job.json() for job in jobs]}
         if not body["jobs"]:
             return []
-        reply = await self._transport.request("POST", f"{_V1}/jobs/batch", body)
+        reply = await self._transport.request("POST", "/jobs/batch", body)
         return [Job.from_json(job) for job in reply["jobs"]]
 
     async def get(self, job_id: str) -> Job:
@@ -149,7 +147,7 @@ class Client:
         Raises:
             NotFound: there is no such job.
         """
-        reply = await self._get(f"/jobs/{quote(job_id, safe='')}")
+        reply = await self._get(f"/jobs/{segment(job_id)}")
         return Job.from_json(reply["job"])
 
     async def cancel(self, job_id: str) -> Job:
@@ -159,7 +157,7 @@ class Client:
             NotFound: there is no such job.
             Conflict: the job has ended.
         """
-        reply = await self._transport.request("DELETE", f"{_V1}/jobs/{quote(job_id, safe='')}")
+        reply = await self._transport.request("DELETE", f"/jobs/{segment(job_id)}")
         return Job.from_json(reply["job"])
 
     async def result(self, job_id: str, *, wait: Duration = 0) -> JSON:
@@ -174,9 +172,8 @@ class Client:
             ResultPending: the job is not finished at the end of the wait.
             JobFailed: the job is discarded or cancelled.
         """
-        seconds = wait.total_seconds() if isinstance(wait, timedelta) else wait
-        deadline = anyio.current_time() + seconds
-        path = f"/jobs/{quote(job_id, safe='')}/result"
+        deadline = anyio.current_time() + seconds(wait)
+        path = f"/jobs/{segment(job_id)}/result"
         backoff = Backoff(max_s=_EARLY_S)
         while True:
             sent_at = anyio.current_time()
@@ -205,7 +202,7 @@ class Client:
             ApiError: the server refused the workflow.
             ConnectionFailed: the server did not answer.
         """
-        reply = await self._transport.request("POST", f"{_V1}/workflows", workflow.json())
+        reply = await self._transport.request("POST", "/workflows", workflow.json())
         return Workflow.from_json(reply["workflow"])
 
     async def workflow(self, workflow_id: str, *, wait: Duration = 0) -> Workflow:
@@ -218,10 +215,9 @@ class Client:
         Raises:
             NotFound: there is no such workflow.
         """
-        seconds = wait.total_seconds() if isinstance(wait, timedelta) else wait
-        deadline = anyio.current_time() + seconds
+        deadline = anyio.current_time() + seconds(wait)
         while True:
-            reply = await self._get(f"/workflows/{quote(workflow_id, safe='')}")
+            reply = await self._get(f"/workflows/{segment(workflow_id)}")
             found = Workflow.from_json(reply["workflow"])
             left_s = deadline - anyio.current_time()
             if found.finished or left_s <= 0:
@@ -235,14 +231,14 @@ class Client:
             NotFound: there is no such workflow.
             Conflict: the workflow has ended.
         """
-        path = f"{_V1}/workflows/{quote(workflow_id, safe='')}"
+        path = f"/workflows/{segment(workflow_id)}"
         reply = await self._transport.request("DELETE", path)
         return Workflow.from_json(reply["workflow"])
 
     async def _get(self, path: str, params: Mapping[str, str] | None = None) -> Any:
         return await self._transport.request(
             "GET",
-            _V1 + path,
+            path,
             repeat=Repeat.ALWAYS,
             params=params,
             timeout_s=self._transport.timeout_s + (_WAIT_STEP_S if params else 0),

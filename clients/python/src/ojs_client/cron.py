@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from typing import Any, Final, Literal
-from urllib.parse import quote
 
 from ojs_client.jobs import Cron, Job
 from ojs_client.options import JSON, NewJob
-from ojs_client.transport import Repeat, Transport
+from ojs_client.transport import Repeat, Transport, segment
 
 Overlap = Literal["skip", "allow", "cancel_previous", "enqueue"]
-_PATH: Final = "/ojs/v1/cron"
+_PATH: Final = "/cron"
 
 
 class CronJobs:
@@ -109,7 +108,8 @@ class CronJobs:
         Raises:
             NotFound: there is no such cron job.
         """
-        reply = await self._transport.request("POST", f"{_PATH}/{quote(name, safe='')}/trigger")
+        # Not repeated after a lost response, because each call enqueues a job.
+        reply = await self._call("POST", name, suffix="/trigger", repeat=Repeat.UNLESS_APPLIED)
         return Job.from_json(reply["job"])
 
     async def history(self, name: str) -> list[dict[str, JSON]]:
@@ -129,8 +129,17 @@ class CronJobs:
         Raises:
             NotFound: there is no such cron job.
         """
-        await self._transport.request("DELETE", f"{_PATH}/{quote(name, safe='')}")
+        # A repetition would raise NotFound if only the response was lost.
+        await self._call("DELETE", name, repeat=Repeat.UNLESS_APPLIED)
 
-    async def _call(self, method: str, name: str, body: JSON = None, *, suffix: str = "") -> Any:
-        path = f"{_PATH}/{quote(name, safe='')}{suffix}"
-        return await self._transport.request(method, path, body, repeat=Repeat.ALWAYS)
+    async def _call(
+        self,
+        method: str,
+        name: str,
+        body: JSON = None,
+        *,
+        suffix: str = "",
+        repeat: Repeat = Repeat.ALWAYS,
+    ) -> Any:
+        path = f"{_PATH}/{segment(name)}{suffix}"
+        return await self._transport.request(method, path, body, repeat=repeat)

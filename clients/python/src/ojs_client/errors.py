@@ -21,6 +21,7 @@ class ConnectionFailed(OJSError):
     def __init__(self, message: str, *, applied: bool | None) -> None:
         super().__init__(message)
         self.applied = applied
+        self.retry_after_s: float | None = None
 
 
 class ApiError(OJSError):

@@ -30,7 +30,7 @@ class RetryPolicy:
             longer.
         jitter: whether delays are random, so that failed jobs do not run all at once.
         strategy: how the delay grows.
-        non_retryable_errors: names of errors that end the job at once. A name that ends with ``*``
+        non_retryable_errors: names of errors that end the job at once. A name that ends with ``.*``
             stands for all names that begin with the part before it.
         on_exhaustion: what happens after the last attempt; None for the queue's setting.
     """
@@ -198,10 +198,14 @@ def iso_time(time: datetime) -> str:
     return time.isoformat(timespec="milliseconds")
 
 
+def seconds(duration: Duration) -> float:
+    """Return a duration in seconds."""
+    return duration.total_seconds() if isinstance(duration, timedelta) else duration
+
+
 def milliseconds(duration: Duration) -> int:
     """Return a duration in whole milliseconds."""
-    seconds = duration.total_seconds() if isinstance(duration, timedelta) else duration
-    return round(seconds * 1000)
+    return round(seconds(duration) * 1000)
 
 
 def iso_duration(duration: Duration) -> str:
@@ -213,5 +217,5 @@ def iso_duration(duration: Duration) -> str:
     ms = milliseconds(duration)
     if ms < 0:
         raise ValueError(f"a duration must not be negative: {duration}")
-    seconds, rest = divmod(ms, 1000)
-    return f"PT{seconds}.{rest:03}S" if rest else f"PT{seconds}S"
+    whole, rest = divmod(ms, 1000)
+    return f"PT{whole}.{rest:03}S" if rest else f"PT{whole}S"

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from enum import Enum
 from types import TracebackType
 from typing import Any, Final, Self
+from urllib.parse import quote
 
 import anyio
 import httpx2
@@ -26,6 +27,7 @@ log = logging.getLogger("ojs_client")
 
 DEFAULT_URL: Final = "http://localhost:8080"
 _TYPE: Final = "application/openjobspec+json"
+_V1: Final = "/ojs/v1"
 _NOT_SENT: Final = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 """Errors before the first byte of a request was sent."""
 _encode: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
@@ -51,6 +53,11 @@ def encode(value: JSON) -> bytes:
         RecursionError: the value is nested too deeply.
     """
     return _encode(value).encode()
+
+
+def segment(text: str) -> str:
+    """Return a text as one segment of a path."""
+    return quote(text, safe="")
 
 
 class Transport:
@@ -122,7 +129,7 @@ class Transport:
 
         Args:
             method: the HTTP method.
-            path: the path.
+            path: the path after ``/ojs/v1``.
             body: the body: JSON as bytes, or a value; None for no body.
             repeat: when the request may be sent again.
             timeout_s: how long one try may take, in seconds; None for the client's timeout.
@@ -142,7 +149,7 @@ class Transport:
             try:
                 return await self._send(method, path, content, timeout_s, params)
             except (ApiError, ConnectionFailed) as error:
-                wait_s = backoff.next_s(getattr(error, "retry_after_s", None))
+                wait_s = backoff.next_s(error.retry_after_s)
                 if not may_repeat(error, repeat) or anyio.current_time() + wait_s > give_up_at:
                     raise
                 log.info("repeats %s %s in %.1f s: %s", method, path, wait_s, error)
@@ -159,7 +166,7 @@ class Transport:
         limit_s = self.timeout_s if timeout_s is None else timeout_s
         try:
             response = await self._http.request(
-                method, path, content=content, params=params, timeout=limit_s
+                method, _V1 + path, content=content, params=params, timeout=limit_s
             )
         except _NOT_SENT as error:
             raise ConnectionFailed(_reason(self.url, error), applied=False) from error

@@ -23,7 +23,7 @@ from ojs_client.worker.handlers import (
     timeout_error,
     wrap,
 )
-from ojs_client.worker.leases import HeldJob, Leases
+from ojs_client.worker.held_jobs import HeldJob, HeldJobs
 from ojs_client.worker.running import BlockingJob, RunningJob, WorkerContext
 from ojs_client.worker.settling import Settlement, Settler, ack, nack
 
@@ -39,7 +39,7 @@ class Runner:
 
     Args:
         context: what running jobs need of the worker.
-        leases: the held jobs.
+        held: the held jobs.
         settler: gets the acks and nacks.
         middleware: functions around each handler.
         concurrency: maximum number of threads of sync handlers.
@@ -53,14 +53,14 @@ class Runner:
     def __init__(
         self,
         context: WorkerContext,
-        leases: Leases,
+        held: HeldJobs,
         settler: Settler,
         middleware: tuple[Middleware, ...],
         concurrency: int,
         on_end: Callable[[], None],
     ) -> None:
         self._context = context
-        self._leases = leases
+        self._held = held
         self._settler = settler
         self._middleware = middleware
         self._concurrency = concurrency
@@ -94,21 +94,21 @@ class Runner:
 
     def cancel_all(self) -> None:
         """Cancel all async handlers; ``lease_lost`` becomes True for all sync handlers."""
-        for job in self._leases:
+        for job in self._held:
             if job.in_thread:
-                job.given_back = True
+                job.requeued = True
             elif not job.ended:
                 job.scope.cancel()
 
     def abandon_threads(self) -> None:
         """Requeue the jobs of running sync handlers. Their threads continue."""
-        for job in self._leases:
+        for job in self._held:
             if job.in_thread and not job.ended:
                 job.scope.cancel()
 
-    def give_back_stuck(self) -> None:
+    def requeue_stuck(self) -> None:
         """Requeue the jobs of handlers that ignore their cancellation."""
-        for job in self._leases:
+        for job in self._held:
             if not job.ended:
                 log.error("job %s: its handler does not end; another worker gets the job", job.id)
                 self._settler.add(nack(job, None))
@@ -120,10 +120,10 @@ class Runner:
             settlement = await self._outcome(job, handler)
         finally:
             self.running -= 1
-            job.given_back = job.in_thread  # a thread that still runs reads it from `lease_lost`
+            job.requeued = job.in_thread  # a thread that still runs reads it from `lease_lost`
             if settlement is None:
                 job.ended = True
-                self._leases.remove(job)
+                self._held.remove(job)
             elif not job.ended:
                 self._settler.add(settlement)
             self._settler.handler_ended()
@@ -147,7 +147,7 @@ class Runner:
                     error = error_of(failure)
         if job.lost == "server":
             return None
-        if job.told:
+        if job.loss_read:
             completed, error = False, None
         if completed:
             return _ack(job, result)

@@ -12,7 +12,8 @@ from ojs_client.backoff import Backoff
 from ojs_client.errors import ApiError, ConnectionFailed, ends_worker
 from ojs_client.options import JSON
 from ojs_client.transport import Repeat, Transport
-from ojs_client.worker.leases import HeldJob, Leases
+from ojs_client.worker.heartbeats import Heartbeats
+from ojs_client.worker.held_jobs import HeldJob, HeldJobs
 
 log = logging.getLogger("ojs_client.worker")
 
@@ -39,7 +40,8 @@ class Fetcher:
 
     Args:
         transport: sends the fetches.
-        leases: gets the fetched jobs.
+        held: gets the fetched jobs.
+        heartbeats: sends the heartbeat at the start of a drain.
         worker_id: the worker.
         queues: the queues in order.
         poll_s: maximum time in seconds that the server waits for jobs.
@@ -50,7 +52,8 @@ class Fetcher:
     """
 
     transport: Transport
-    leases: Leases
+    held: HeldJobs
+    heartbeats: Heartbeats
     worker_id: str
     queues: tuple[str, ...]
     poll_s: float
@@ -77,7 +80,7 @@ class Fetcher:
         except (ApiError, ConnectionFailed) as error:
             if isinstance(error, ApiError) and ends_worker(error):
                 raise
-            retry_after_s = getattr(error, "retry_after_s", None) or 0.0
+            retry_after_s = error.retry_after_s or 0.0
             self.pause_s = self._failures.next_s(min(retry_after_s, _MAX_RETRY_AFTER_S))
             log.warning("fetch failed, repeats it in %.1f s: %s", self.pause_s, error)
             return []
@@ -87,14 +90,14 @@ class Fetcher:
             self.pause_s = 0.0
         else:
             self.pause_s = self._early.next_s()
-        return [self.leases.add(job) for job in jobs]
+        return [self.held.add(job) for job in jobs]
 
     async def _request(self, count: int) -> list[dict[str, JSON]]:
         body = {
             "queues": self.queues,
             "worker_id": self.worker_id,
             "count": count,
-            "visibility_timeout_ms": round(self.leases.lease_s * 1000),
+            "visibility_timeout_ms": round(self.held.lease_s * 1000),
             "wait_ms": round(self.poll_s * 1000),
         }
         reply: Any = None
@@ -102,7 +105,7 @@ class Fetcher:
         with anyio.CancelScope() as self._poll:
             reply = await self.transport.request(
                 "POST",
-                "/ojs/v1/workers/fetch",
+                "/workers/fetch",
                 body,
                 repeat=Repeat.NEVER,
                 timeout_s=self.poll_s + _POLL_MARGIN_S,
@@ -125,10 +128,7 @@ class Fetcher:
         """
         started_at = anyio.current_time()
         with anyio.move_on_after(_HEARTBEAT_LIMIT_S):
-            try:
-                await self.leases.beat()
-            except (ApiError, ConnectionFailed) as error:
-                log.warning("heartbeat failed: %s", error)
+            await self.heartbeats.try_to_send()
         now = anyio.current_time()
         # The server sent any response with jobs before that of the heartbeat. So it arrives within
         # the time that the heartbeat took. A fetch that was just sent may be slower.

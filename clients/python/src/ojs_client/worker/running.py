@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
-from urllib.parse import quote
+from typing import Any
 
 import anyio.from_thread
 
@@ -13,10 +12,8 @@ from ojs_client.client import Client
 from ojs_client.errors import Conflict, LeaseLost
 from ojs_client.jobs import Job
 from ojs_client.options import JSON
-from ojs_client.transport import Repeat, Transport
-from ojs_client.worker.leases import HeldJob
-
-_V1: Final = "/ojs/v1"
+from ojs_client.transport import Repeat, Transport, segment
+from ojs_client.worker.held_jobs import HeldJob, HeldJobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +22,8 @@ class WorkerContext:
 
     transport: Transport
     client: Client
+    held: HeldJobs
     worker_id: str
-    lease_s: float
 
 
 class JobInfo:
@@ -67,9 +64,9 @@ class JobInfo:
 
         A sync handler should return when it reads True. Its result is then ignored.
         """
-        if self._held.lost is None and not self._held.given_back:
+        if self._held.lost is None and not self._held.requeued:
             return False
-        self._held.told = True
+        self._held.loss_read = True
         return True
 
 
@@ -109,7 +106,7 @@ class RunningJob(JobInfo):
         if reply["state"] != "active":
             self._held.lose("server")
             raise LeaseLost(f"job {self.id} is {reply['state']}")
-        self._held.expires_at = max(self._held.expires_at, sent_at + self._context.lease_s)
+        self._context.held.extend([self._held], sent_at)
 
     async def save_checkpoint(self, state: JSON) -> None:
         """Store a state from which a later attempt can continue (spec: ojs-durable-execution 4.1).
@@ -120,7 +117,7 @@ class RunningJob(JobInfo):
         Raises:
             LeaseLost: the worker does not hold the job any more.
         """
-        path = f"/jobs/{quote(self.id, safe='')}/checkpoint"
+        path = f"/jobs/{segment(self.id)}/checkpoint"
         await self._call("POST", path, {"state": state})
 
     async def _call(self, method: str, path: str, body: dict[str, JSON]) -> Any:
@@ -133,9 +130,7 @@ class RunningJob(JobInfo):
             **body,
         }
         try:
-            return await self._context.transport.request(
-                method, _V1 + path, body, repeat=Repeat.ALWAYS
-            )
+            return await self._context.transport.request(method, path, body, repeat=Repeat.ALWAYS)
         except Conflict as error:
             self._held.lose("server")
             raise LeaseLost(f"the lease of job {self.id} is lost: {error.message}") from error

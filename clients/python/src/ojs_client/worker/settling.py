@@ -16,7 +16,7 @@ from ojs_client.backoff import Backoff
 from ojs_client.errors import ApiError, ConnectionFailed, OJSError
 from ojs_client.options import JSON
 from ojs_client.transport import Repeat, Transport, encode
-from ojs_client.worker.leases import HeldJob, Leases
+from ojs_client.worker.held_jobs import HeldJob, HeldJobs
 from ojs_client.worker.signal import Signal
 
 log = logging.getLogger("ojs_client.worker")
@@ -126,14 +126,14 @@ class Settler:
 
     Args:
         transport: sends the batches.
-        leases: the held jobs; a job is removed when the server has its ack or nack.
+        held: the held jobs; a job is removed when the server has its ack or nack.
         worker_id: the worker.
         is_idle: whether no handler runs.
         on_settled: called after each batch.
     """
 
     transport: Transport
-    leases: Leases
+    held: HeldJobs
     worker_id: str
     is_idle: Callable[[], bool]
     on_settled: Callable[[], None]
@@ -243,7 +243,7 @@ class Settler:
                     batch = self._without_refused(batch, error)
                     continue
                 log.warning("%d %ss are repeated: %s", len(batch), kind, error)
-                retry_after_s = getattr(error, "retry_after_s", None) or 0.0
+                retry_after_s = error.retry_after_s or 0.0
                 break
         if batch:
             self._send_later(batch, retry_after_s)
@@ -252,7 +252,7 @@ class Settler:
         now = anyio.current_time()
         for item in batch:
             item.failures += 1
-            item.give_up_at = min(item.give_up_at, now + _REPEAT_LEASES * self.leases.lease_s)
+            item.give_up_at = min(item.give_up_at, now + _REPEAT_LEASES * self.held.lease_s)
         self._give_up([item for item in batch if item.give_up_at <= now], None)
         batch = [item for item in batch if item.give_up_at > now]
         if batch:
@@ -267,14 +267,14 @@ class Settler:
         worker = encode(self.worker_id)
         body = b'{"worker_id":%b,"%bs":[%b]}' % (worker, kind.encode(), items)
         return await self.transport.request(
-            "POST", f"/ojs/v1/workers/{kind}/batch", body, repeat=Repeat.NEVER, timeout_s=10
+            "POST", f"/workers/{kind}/batch", body, repeat=Repeat.NEVER, timeout_s=10
         )
 
     def _done(self, item: Settlement, result: Any) -> bool:
         """Handle the result of one item; return whether it need not be sent again."""
         status = result["status"]
         if status == 200:
-            self.leases.remove(item.job)
+            self.held.remove(item.job)
             return True
         error = result.get("error")
         error = error if isinstance(error, dict) else {}
@@ -286,7 +286,7 @@ class Settler:
         log.warning(
             "job %s: the server refused the %s: %s", item.job.id, item.kind, error.get("message")
         )
-        self.leases.remove(item.job)
+        self.held.remove(item.job)
         return True
 
     def _refuse(self, ack: Settlement, message: str) -> None:
@@ -321,7 +321,7 @@ class Settler:
             log.error(
                 "job %s: its %s is lost, it will run again: %s", item.job.id, item.kind, reason
             )
-            self.leases.remove(item.job)
+            self.held.remove(item.job)
 
 
 def _take(items: deque[Settlement]) -> list[Settlement]:

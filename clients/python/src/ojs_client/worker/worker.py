@@ -17,14 +17,15 @@ from anyio.abc import TaskGroup
 
 from ojs_client._version import __version__
 from ojs_client.client import Client
-from ojs_client.errors import ApiError, ConnectionFailed
+from ojs_client.errors import ApiError
 from ojs_client.options import JSON, Duration, milliseconds
 from ojs_client.transport import Transport
 from ojs_client.worker.ending import end_process
 from ojs_client.worker.execution import Runner
 from ojs_client.worker.fetching import MAX_COUNT, Fetcher
 from ojs_client.worker.handlers import HandlerT, Middleware
-from ojs_client.worker.leases import Directive, Leases
+from ojs_client.worker.heartbeats import Directive, Heartbeats
+from ojs_client.worker.held_jobs import HeldJobs
 from ojs_client.worker.running import WorkerContext
 from ojs_client.worker.settling import Settler, nack
 from ojs_client.worker.signal import Signal
@@ -33,14 +34,14 @@ log = logging.getLogger("ojs_client.worker")
 
 _MAX_UNSETTLED: Final = 1000
 """The worker stops fetching when this many acks and nacks have not reached the server."""
-_THREADS_END_S: Final = 1.0
+_THREAD_RETURN_LIMIT_S: Final = 1.0
 """Time in seconds that sync handlers have to return after the grace period. Then the worker
 requeues their jobs."""
-_CANCELLED_S: Final = 3.0
+_CLEANUP_LIMIT_S: Final = 3.0
 """Time in seconds that cancelled handlers have to clean up. Then the worker requeues their jobs."""
-_FLUSH_S: Final = 10.0
+_FLUSH_LIMIT_S: Final = 10.0
 """Maximum time in seconds that a drain waits until the server has all acks and nacks."""
-_GOODBYE_S: Final = 2.0
+_LAST_HEARTBEAT_LIMIT_S: Final = 2.0
 """Maximum time of the last heartbeat, in seconds."""
 
 
@@ -87,35 +88,36 @@ class Worker:
         self.worker_id = worker_id or f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}"
         self.queues = tuple(queues)
         self.concurrency = concurrency
-        self._lease_s = milliseconds(lease) / 1000
         self._grace_s = milliseconds(grace) / 1000
         self._labels = list(labels)
         self._transport = Transport(
             url, api_key=api_key, max_connections=100, transport=transport, retry_for_s=10.0
         )
-        self._leases = Leases(
+        self._held = HeldJobs(milliseconds(lease) / 1000)
+        self._heartbeats = Heartbeats(
             self._transport,
+            self._held,
             self.worker_id,
-            self._lease_s,
             milliseconds(heartbeat) / 1000,
             self._describe,
             self._obey,
         )
         self._settler = Settler(
-            self._transport, self._leases, self.worker_id, self._is_idle, self._wake
+            self._transport, self._held, self.worker_id, self._is_idle, self._wake
         )
         self._fetcher = Fetcher(
             self._transport,
-            self._leases,
+            self._held,
+            self._heartbeats,
             self.worker_id,
             self.queues,
             milliseconds(poll) / 1000,
         )
         context = WorkerContext(
-            self._transport, Client.over(self._transport), self.worker_id, self._lease_s
+            self._transport, Client.over(self._transport), self._held, self.worker_id
         )
         self._runner = Runner(
-            context, self._leases, self._settler, tuple(middleware), concurrency, self._wake
+            context, self._held, self._settler, tuple(middleware), concurrency, self._wake
         )
         self._quiet = False
         self._directive: Directive = "running"
@@ -181,7 +183,7 @@ class Worker:
         async with self._transport, anyio.create_task_group() as background:
             # Shielded, because a cancelled worker still sends its last acks.
             scopes = []
-            for function in (self._leases.run, self._leases.watch, self._settler.run):
+            for function in (self._heartbeats.run, self._held.watch, self._settler.run):
                 scopes.append(anyio.CancelScope(shield=True))
                 background.start_soon(_run_in, scopes[-1], function)
             background.start_soon(self._end_poll)
@@ -202,13 +204,13 @@ class Worker:
         """Stop fetching; running handlers continue. Call it in the event loop."""
         self._quiet = True
         self._wake()
-        self._leases.beat_now()
+        self._heartbeats.send_soon()
 
     def resume(self) -> None:
         """Fetch again after ``quiet``. Call it in the event loop."""
         self._quiet = False
         self._wake()
-        self._leases.beat_now()
+        self._heartbeats.send_soon()
 
     def stop(self) -> None:
         """Drain: stop fetching, let handlers end, send the last acks. Call it in the event loop.
@@ -219,7 +221,7 @@ class Worker:
             self._aborting.set()
         self._stopping.set()
         self._wake()
-        self._leases.beat_now()
+        self._heartbeats.send_soon()
 
     @property
     def paused(self) -> bool:
@@ -229,7 +231,7 @@ class Worker:
     @property
     def held(self) -> int:
         """Number of fetched jobs whose ack or nack the server does not have yet."""
-        return len(self._leases)
+        return len(self._held)
 
     # -- state
 
@@ -277,11 +279,11 @@ class Worker:
             await self._fetch_until_stopped(handlers)
             await self._handlers_end(self._grace_s, unless=self._aborting)
             self._runner.cancel_all()
-            await self._handlers_end(_THREADS_END_S)
+            await self._handlers_end(_THREAD_RETURN_LIMIT_S)
             self._runner.abandon_threads()
-            await self._handlers_end(_CANCELLED_S)
+            await self._handlers_end(_CLEANUP_LIMIT_S)
             if self._runner.running:
-                self._runner.give_back_stuck()
+                self._runner.requeue_stuck()
                 if self._exits:
                     await self._finish()
                     end_process()
@@ -320,15 +322,12 @@ class Worker:
         await self._fetcher.end_poll()
 
     async def _finish(self) -> None:
-        with anyio.move_on_after(_FLUSH_S):
+        with anyio.move_on_after(_FLUSH_LIMIT_S):
             await self._settler.flush()
         if self._settler.pending:
             log.error("%d acks are lost: their jobs will run again", self._settler.pending)
-        with anyio.move_on_after(_GOODBYE_S):
-            try:
-                await self._leases.beat("terminate")
-            except (ApiError, ConnectionFailed) as error:
-                log.warning("heartbeat failed: %s", error)
+        with anyio.move_on_after(_LAST_HEARTBEAT_LIMIT_S):
+            await self._heartbeats.try_to_send("terminate")
 
 
 async def _run_in(scope: anyio.CancelScope, function: Callable[[], Awaitable[None]]) -> None:

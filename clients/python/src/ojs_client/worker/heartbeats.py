@@ -1,0 +1,138 @@
+"""The heartbeats of a worker, which keep the leases of its jobs (spec: ojs-worker-protocol)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import anyio
+
+from ojs_client.errors import ApiError, ConnectionFailed, NotFound
+from ojs_client.options import JSON
+from ojs_client.transport import Repeat, Transport
+from ojs_client.worker.held_jobs import HeldJob, HeldJobs
+from ojs_client.worker.signal import Signal
+
+log = logging.getLogger("ojs_client.worker")
+
+_JOBS_PER_HEARTBEAT: Final = 1000
+_CHECKS_AT_ONCE: Final = 10
+
+Directive = Literal["running", "quiet", "terminate"]
+
+
+@dataclass(slots=True)
+class Heartbeats:
+    """Sends the heartbeats of a worker.
+
+    Args:
+        transport: sends the requests.
+        held: the held jobs.
+        worker_id: the worker.
+        interval_s: time between two heartbeats in seconds.
+        describe: returns the members that describe the worker, its state included.
+        obey: called with the state that the server wants the worker to be in.
+    """
+
+    transport: Transport
+    held: HeldJobs
+    worker_id: str
+    interval_s: float
+    describe: Callable[[], dict[str, JSON]]
+    obey: Callable[[Directive], None]
+    _due: Signal = field(default_factory=Signal)
+
+    @property
+    def _timeout_s(self) -> float:
+        """Maximum time of a heartbeat in seconds.
+
+        At a third of the lease, two heartbeats can fail before a lease expires.
+        """
+        return max(self.interval_s, self.held.lease_s / 3)
+
+    def send_soon(self) -> None:
+        """Make ``run`` send the next heartbeat now, because the worker's state has changed."""
+        self._due.set()
+
+    async def run(self) -> None:
+        """Send heartbeats until the task is cancelled."""
+        while True:
+            self._due.clear()
+            await self.try_to_send()
+            with anyio.move_on_after(self.interval_s):
+                await self._due.wait()
+
+    async def try_to_send(self, state: str | None = None) -> None:
+        """Send one heartbeat, and log a failure.
+
+        Args:
+            state: the state to report; None for the current one.
+        """
+        try:
+            await self._send_all(state)
+        except ConnectionFailed as error:
+            log.warning("heartbeat failed: %s", error)
+        except ApiError as error:
+            log.warning("heartbeat refused: %s", error)
+
+    async def _send_all(self, state: str | None) -> None:
+        """Send a heartbeat for all held jobs, extend the leases, and find the lost ones."""
+        jobs = [job for job in self.held if job.lost is None]
+        for start in range(0, max(1, len(jobs)), _JOBS_PER_HEARTBEAT):
+            part = jobs[start : start + _JOBS_PER_HEARTBEAT]
+            body: dict[str, JSON] = {"active_jobs": [job.id for job in part]}
+            if state is not None:
+                body["state"] = state
+            reply, extended = await self._send(part, body)
+            self.obey(reply.get("state", "running"))
+            missing = [job for job in part if self._is_missing(job, extended)]
+            if missing:
+                await self._check(missing)
+
+    async def _send(self, jobs: list[HeldJob], members: dict[str, JSON]) -> tuple[Any, set[str]]:
+        """Send a heartbeat for some jobs; return its response and the ids of extended jobs."""
+        body = {
+            **self.describe(),
+            "worker_id": self.worker_id,
+            "leases": {job.id: job.lease_id for job in jobs},
+            "visibility_timeout_ms": round(self.held.lease_s * 1000),
+            **members,
+        }
+        sent_at = anyio.current_time()
+        reply = await self.transport.request(
+            "POST", "/workers/heartbeat", body, repeat=Repeat.NEVER, timeout_s=self._timeout_s
+        )
+        extended = set(reply.get("jobs_extended") or ())
+        self.held.extend([job for job in jobs if job.id in extended], sent_at)
+        return reply, extended
+
+    def _is_missing(self, job: HeldJob, extended: set[str]) -> bool:
+        return job.id not in extended and job in self.held and job.lost is None
+
+    async def _check(self, jobs: list[HeldJob]) -> None:
+        """Find out which of these jobs are lost.
+
+        The response to a heartbeat for many jobs omits both lost jobs and the jobs of a shard that
+        does not answer. A heartbeat for a single job fails if the shard does not answer.
+        """
+        limiter = anyio.CapacityLimiter(_CHECKS_AT_ONCE)
+
+        async def check(job: HeldJob) -> None:
+            async with limiter:
+                body = {"active_jobs": len(self.held), "job_id": job.id}
+                try:
+                    _, extended = await self._send([job], body)
+                except NotFound:
+                    extended = set()
+                except (ApiError, ConnectionFailed) as error:
+                    log.warning("job %s: its shard does not answer: %s", job.id, error)
+                    return
+                if self._is_missing(job, extended) and not job.ended:
+                    log.warning("job %s: the lease is lost", job.id)
+                    job.lose("server")
+
+        async with anyio.create_task_group() as group:
+            for job in jobs:
+                group.start_soon(check, job)

@@ -1,0 +1,124 @@
+"""The jobs that a worker holds, and the time at which their leases expire."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import anyio
+
+from ojs_client.options import JSON
+from ojs_client.worker.signal import Signal
+
+log = logging.getLogger("ojs_client.worker")
+
+
+@dataclass(slots=True, eq=False)
+class HeldJob:
+    """A job that the worker has fetched, until the server has its ack or nack.
+
+    Attributes:
+        id: the job.
+        lease_id: the lease.
+        members: the envelope.
+        expires_at: when the lease expires at the earliest, on the clock of the event loop, if no
+            heartbeat extends it.
+        lost: why the lease is lost: ``server`` if the server says so, ``expired`` if no heartbeat
+            was answered in time; None while the worker holds the job.
+        scope: the scope of the handler.
+        in_thread: whether the handler is a sync one. Its thread cannot be cancelled.
+        ended: whether the ack or nack is decided, or none will be sent. The handler may still run.
+        requeued: whether a sync handler must end, because the worker requeues its job.
+        loss_read: whether the handler has read from ``lease_lost`` that the job is lost or
+            requeued. Its result or exception is then ignored.
+    """
+
+    id: str
+    lease_id: str
+    members: Mapping[str, JSON]
+    expires_at: float
+    lost: Literal["server", "expired"] | None = None
+    scope: anyio.CancelScope = field(default_factory=lambda: anyio.CancelScope())
+    in_thread: bool = False
+    ended: bool = False
+    requeued: bool = False
+    loss_read: bool = False
+
+    def lose(self, why: Literal["server", "expired"]) -> None:
+        """Record that the lease is lost, and cancel the handler unless it runs in a thread."""
+        if self.lost is None or why == "server":
+            self.lost = why
+        if not self.in_thread:
+            self.scope.cancel()
+
+
+@dataclass(slots=True)
+class HeldJobs:
+    """The held jobs of a worker.
+
+    Args:
+        lease_s: length of a lease in seconds.
+    """
+
+    lease_s: float
+    _by_id: dict[str, HeldJob] = field(default_factory=dict)
+    _added: Signal = field(default_factory=Signal)
+
+    def __len__(self) -> int:
+        """Return the number of held jobs."""
+        return len(self._by_id)
+
+    def __iter__(self) -> Iterator[HeldJob]:
+        """Iterate over a copy of the held jobs."""
+        return iter(list(self._by_id.values()))
+
+    def __contains__(self, job: HeldJob) -> bool:
+        """Return whether the worker holds the job with the same lease."""
+        return self._by_id.get(job.id) is job
+
+    def add(self, members: Mapping[str, JSON]) -> HeldJob:
+        """Add a job that a fetch has returned just now.
+
+        The lease began when the server sent the response. If this process was suspended since then,
+        the lease may be lost, which the next heartbeat finds.
+        """
+        expires_at = anyio.current_time() + self.lease_s
+        job = HeldJob(members["id"], members.get("lease_id") or "", members, expires_at)
+        self._by_id[job.id] = job
+        self._added.set()
+        return job
+
+    def remove(self, job: HeldJob) -> None:
+        """Remove a job that is lost, or whose ack or nack the server has."""
+        # The worker may have fetched the same job again, with another lease.
+        if job in self:
+            del self._by_id[job.id]
+
+    def extend(self, jobs: Iterable[HeldJob], sent_at: float) -> None:
+        """Record that the server has extended the leases of jobs.
+
+        Args:
+            jobs: the jobs.
+            sent_at: when the request was sent, on the clock of the event loop.
+        """
+        for job in jobs:
+            job.expires_at = max(job.expires_at, sent_at + self.lease_s)
+
+    async def watch(self) -> None:
+        """Cancel handlers whose leases have expired, until the task is cancelled.
+
+        No heartbeat was answered in time, so the server may have given the job to another worker.
+        """
+        while True:
+            self._added.clear()
+            now = anyio.current_time()
+            for job in self:
+                if job.lost is None and job.expires_at <= now:
+                    log.warning("job %s: the lease expired without an answered heartbeat", job.id)
+                    job.lose("expired")
+            next_at = min((job.expires_at for job in self if job.lost is None), default=math.inf)
+            with anyio.move_on_after(next_at - anyio.current_time()):
+                await self._added.wait()
