@@ -1,5 +1,6 @@
 # syntax=docker/dockerfile:1
-# One image for all commands: `serve` (the default), `scheduler`, `export`, `import`, `config`.
+# One image for all commands: `serve` (the default), `scheduler`, `export`, `import`, `config`. It has
+# `ojsctl`, too, for `kubectl exec`.
 # All packages are pinned with hashes in requirements/ (`make lock`) and installed from wheels, so no
 # stage needs a compiler. tests/containers builds and runs it without Docker.
 

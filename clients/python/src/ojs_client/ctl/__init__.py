@@ -1,0 +1,16 @@
+"""``ojsctl``: look at an OJS server and operate it from a terminal (extra ``ctl``)."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run ``ojsctl``; without the packages of the extra ``ctl``, tell how to install them."""
+    try:
+        from ojs_client.ctl import app  # the packages may be missing
+    except ModuleNotFoundError as error:
+        if error.name not in ("click", "rich"):
+            raise
+        sys.exit(f"ojsctl needs the package '{error.name}': pip install 'ojs-client[ctl]'")
+    app.cli(prog_name="ojsctl")

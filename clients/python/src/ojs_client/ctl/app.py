@@ -1,0 +1,47 @@
+"""The command line: ``ojsctl NOUN VERB``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ojs_client._version import __version__
+from ojs_client.ctl.commands.dead import dead
+from ojs_client.ctl.commands.doctor import doctor
+from ojs_client.ctl.commands.job import job
+from ojs_client.ctl.commands.profiles import profile
+from ojs_client.ctl.commands.queue import queue
+from ojs_client.ctl.commands.stats import stats
+from ojs_client.ctl.session import Nouns, Session, connection_options
+
+
+@click.group(
+    cls=Nouns,
+    params=connection_options(),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 refused, 5 unreachable, 6 partly.",
+    examples="""
+    job enqueue email.send '{"to": "ada@example.com"}'
+    job ls --query 'state:discarded since:1h'
+    queue ls -o json
+    doctor
+    """,
+)
+@click.version_option(__version__, prog_name="ojsctl")
+@click.pass_context
+def cli(ctx: click.Context, /, **given: Any) -> None:
+    """Look at an OpenJobSpec server and operate it.
+
+    The server is --url, OJS_URL with OJS_API_KEY, or a profile. Data goes to stdout, and progress
+    to stderr on a terminal.
+    """
+    session = Session()
+    for name, value in given.items():
+        if value is not None:
+            setattr(session, name, value)
+    ctx.obj = session
+
+
+for _command in (job, queue, dead, stats, doctor, profile):
+    cli.add_command(_command)

@@ -1,0 +1,1 @@
+"""The commands of ``ojsctl``: one module per noun."""

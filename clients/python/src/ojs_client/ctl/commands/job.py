@@ -1,0 +1,273 @@
+"""``ojsctl job``: list, read, enqueue, retry and cancel jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from ojs_client.ctl.api import ADMIN, V1
+from ojs_client.ctl.commands.job_enqueue import enqueue
+from ojs_client.ctl.commands.job_watch import watch
+from ojs_client.ctl.errors import Failed
+from ojs_client.ctl.output import Column, Row, compact, member, note, pretty, short_json
+from ojs_client.ctl.selection import (
+    STATES,
+    change_each,
+    change_ids,
+    query_option,
+    read_ids,
+    run_operation,
+    selection_of,
+    selection_options,
+    with_state,
+)
+from ojs_client.ctl.session import DURATION, Leaf, Session, dry_run_option, yes_option
+from ojs_client.ctl.text import ago, clock
+from ojs_client.ctl.urls import url_path
+
+_STATE = click.Choice(STATES)
+
+
+@click.group()
+def job() -> None:
+    """List, read, enqueue, retry and cancel jobs."""
+
+
+job.add_command(enqueue)
+job.add_command(watch)
+
+
+def _attempts(row: Row) -> str:
+    return f"{row.get('attempt', 0)}/{row.get('max_attempts', '?')}"
+
+
+def error_text(row: Row) -> str:
+    """Return type and message of the last error of a job; empty without one."""
+    error = row.get("error")
+    if not isinstance(error, dict):
+        return ""
+    return f"{error.get('type') or error.get('code') or 'error'}: {error.get('message', '')}"
+
+
+COLUMNS = (
+    Column("ID", member("id")),
+    Column("TYPE", member("type"), shrink=12),
+    Column("QUEUE", member("queue"), shrink=8, rank=2),
+    Column("STATE", member("state"), is_state=True),
+    Column("TRY", _attempts, right=True, rank=3),
+    Column("PRIO", member("priority"), right=True, rank=4),
+    Column("AGE", lambda row: ago(row.get("created_at")), right=True, least=5, rank=1),
+    Column("ARGS", lambda row: short_json(row.get("args", [])), shrink=16, rank=5),
+    Column("DUE", lambda row: clock(row.get("scheduled_at")), wide=True),
+    Column("TAGS", lambda row: ",".join(row.get("tags") or ()), wide=True),
+    Column("WORKER", member("worker_id"), wide=True),
+    Column("ERROR", error_text, wide=True),
+)
+
+
+@job.command(
+    cls=Leaf,
+    watch=True,
+    examples="""
+    job ls --queue mail --state available
+    job ls --query 'type:email.* error:timeout* attempt:>1 since:2h' -o wide
+    job ls --state active --watch 2s
+    """,
+)
+@query_option
+@click.option("--queue", metavar="QUEUE", help="Jobs of this queue.")
+@click.option("--state", type=_STATE, help="Jobs in this state.")
+@click.option("--type", "job_type", metavar="TYPE", help="Type; 'email.*' is a prefix.")
+@click.option("-n", "--limit", type=click.IntRange(1), default=50, show_default=True)
+@click.option("--all", "everything", is_flag=True, help="List all jobs, whatever --limit is.")
+@click.pass_obj
+def ls(
+    session: Session,
+    query: str,
+    queue: str | None,
+    state: str | None,
+    job_type: str | None,
+    limit: int,
+    everything: bool,
+) -> None:
+    """List jobs, newest first."""
+    jobs = session.api.pages(
+        f"{V1}/jobs",
+        "jobs",
+        None if everything else limit,
+        query=query,
+        queue=queue,
+        state=state,
+        type=job_type,
+    )
+    count = session.output.rows(jobs, COLUMNS, name="id", empty="no jobs match")
+    if count == limit and not everything:
+        note(f"These are the first {limit} jobs: --limit or --all lists more.")
+
+
+@job.command(cls=Leaf, watch=True, examples="job get 019461a8-1a2b-7c3d-8e4f-5a6b7c8d9e0f")
+@click.argument("job_id", metavar="ID")
+@click.pass_obj
+def get(session: Session, job_id: str) -> None:
+    """Show a job with its arguments, its result and its errors."""
+    found = session.api.get(f"{V1}/jobs/{url_path(job_id)}")["job"]
+    session.output.record(found, tuple(_fields(found)), name="id")
+
+
+def _fields(found: Row) -> Iterator[tuple[str, Any]]:
+    for title, name in (("Id", "id"), ("Type", "type"), ("Queue", "queue"), ("State", "state")):
+        yield title, found.get(name)
+    yield "Attempt", f"{found.get('attempt', 0)} of {found.get('max_attempts', '?')}"
+    yield "Priority", found.get("priority")
+    yield "Tags", ", ".join(found.get("tags") or ())
+    for title in ("Created", "Scheduled", "Started", "Completed", "Cancelled", "Discarded"):
+        at = found.get(f"{title.lower()}_at")
+        yield title, f"{clock(at)} ({_relative(at)})" if at else ""
+    yield "Expires", clock(found.get("expires_at"))
+    yield "Worker", found.get("worker_id")
+    if found.get("progress") is not None:
+        yield "Progress", f"{found['progress']:.0%}"
+    yield "Args", pretty(found.get("args", []))
+    for title, name in (("Meta", "meta"), ("Result", "result")):
+        if found.get(name) not in (None, {}):
+            yield title, pretty(found[name])
+    errors = found.get("errors") or ([found["error"]] if found.get("error") else [])
+    for number, error in enumerate(errors, 1):
+        yield f"Error {number}", error_text({"error": error})
+        backtrace = error.get("backtrace") if isinstance(error, dict) else None
+        if backtrace:
+            yield "", "\n".join(map(str, backtrace)) if isinstance(backtrace, list) else backtrace
+
+
+def _relative(at: Any) -> str:
+    text = ago(at)
+    return text if text.startswith("in ") else f"{text} ago"
+
+
+@job.command(
+    cls=Leaf,
+    formats=(),
+    examples="""
+    job result 019461a8-1a2b-7c3d-8e4f-5a6b7c8d9e0f
+    job result 019461a8-1a2b-7c3d-8e4f-5a6b7c8d9e0f --wait 2m
+    """,
+)
+@click.argument("job_id", metavar="ID")
+@click.option("--wait", type=DURATION, default=0.0, help="Wait for the end of the job.")
+@click.pass_obj
+def result(session: Session, job_id: str, wait: float) -> None:
+    """Print the result of a job as JSON.
+
+    The exit code is 1 if the job has not completed.
+    """
+    reply = _result(session, job_id, wait)
+    state = reply["state"]
+    if state == "completed":
+        click.echo(compact(reply.get("result")))
+        return
+    error = reply.get("error")
+    reason = f": {error_text({'error': error})}" if error else ""
+    raise Failed(f"the job is {state}{reason}")
+
+
+def _result(session: Session, job_id: str, wait_s: float) -> Any:
+    """Read a result. One request waits for 20 s at most, so that no proxy closes it as idle."""
+    path, left_s = f"{V1}/jobs/{url_path(job_id)}/result", wait_s
+    while left_s >= 1:
+        step_s = int(min(left_s, 20))
+        left_s -= step_s
+        reply = session.api.request(
+            "GET",
+            path,
+            params={"wait": "true", "timeout": step_s},
+            timeout_s=step_s + session.timeout_s,
+            also=(408,),
+        )
+        if "state" in reply:
+            return reply
+    return session.api.get(path)
+
+
+@job.command(
+    cls=Leaf,
+    examples="""
+    job retry 019461a8-1a2b-7c3d-8e4f-5a6b7c8d9e0f
+    job retry --queue mail --type 'email.*' --dry-run
+    job retry --query 'error:"no such host"* since:2h' --yes
+    """,
+)
+@selection_options
+@dry_run_option
+@yes_option
+@click.option("--no-wait", is_flag=True, help="Do not wait for the end of the bulk operation.")
+@click.pass_obj
+def retry(session: Session, /, yes: bool, dry_run: bool, no_wait: bool, **given: Any) -> None:
+    """Run discarded jobs again: by ids, by a search or by filters."""
+    chosen = selection_of(given)
+    chosen.check()
+    if chosen.query:
+        ids = read_ids(session, f"{V1}/jobs", "jobs", with_state(chosen.query, "discarded"))
+        question = f"Retry {len(ids)} jobs?"
+        change_ids(session, "retry", ids, question=question, yes=yes, dry_run=dry_run)
+    elif chosen.ids:
+        if dry_run:
+            change_ids(session, "retry", chosen.ids, question="", yes=yes, dry_run=True)
+            return
+        change_each(session, chosen.ids, lambda job_id: _retry(session, job_id))
+    else:
+        run_operation(session, "retry", chosen.filter, yes=yes, dry_run=dry_run, wait=not no_wait)
+
+
+def _retry(session: Session, job_id: str) -> None:
+    retried = session.api.post(f"{ADMIN}/jobs/{url_path(job_id)}/retry")
+    session.output.changed(retried, f"job {job_id} is {retried['state']}", name=job_id)
+
+
+@job.command(
+    cls=Leaf,
+    examples="""
+    job cancel 019461a8-1a2b-7c3d-8e4f-5a6b7c8d9e0f
+    job cancel --queue mail --state scheduled --dry-run
+    job cancel --query 'args.user:42' --yes
+    """,
+)
+@selection_options
+@click.option("--state", "states", type=_STATE, multiple=True, help="Jobs in this state.")
+@dry_run_option
+@yes_option
+@click.option("--no-wait", is_flag=True, help="Do not wait for the end of the bulk operation.")
+@click.pass_obj
+def cancel(
+    session: Session,
+    /,
+    states: tuple[str, ...],
+    yes: bool,
+    dry_run: bool,
+    no_wait: bool,
+    **given: Any,
+) -> None:
+    """Cancel jobs: by ids, by a search or by filters.
+
+    Without --state, active jobs are cancelled by their ids only.
+    """
+    chosen = selection_of(given, states=list(states))
+    chosen.check()
+    if chosen.query:
+        query = with_state(chosen.query, "pending,scheduled,available,retryable")
+        ids = read_ids(session, f"{V1}/jobs", "jobs", query)
+        question = f"Cancel {len(ids)} jobs?"
+        change_ids(session, "cancel", ids, question=question, yes=yes, dry_run=dry_run)
+    elif chosen.ids:
+        if dry_run:
+            change_ids(session, "cancel", chosen.ids, question="", yes=yes, dry_run=True)
+            return
+        change_each(session, chosen.ids, lambda job_id: _cancel(session, job_id))
+    else:
+        run_operation(session, "cancel", chosen.filter, yes=yes, dry_run=dry_run, wait=not no_wait)
+
+
+def _cancel(session: Session, job_id: str) -> None:
+    reply = session.api.post(f"{V1}/jobs/{url_path(job_id)}/cancel")["job"]
+    session.output.changed(reply, f"job {job_id} is {reply['state']}", name=job_id)

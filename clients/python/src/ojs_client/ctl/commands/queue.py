@@ -1,0 +1,248 @@
+"""``ojsctl queue``: list, read, pause, limit and purge queues."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from ojs_client.ctl.api import ADMIN, V1
+from ojs_client.ctl.output import Column, Row, member, note
+from ojs_client.ctl.rates import limit_options, limits_body, usage_fields
+from ojs_client.ctl.selection import STATES, change_each, run_operation
+from ojs_client.ctl.session import Leaf, Session, dry_run_option, yes_option
+from ojs_client.ctl.text import clock, milliseconds
+from ojs_client.ctl.urls import url_path
+from ojs_client.errors import OJSError
+
+
+@click.group()
+def queue() -> None:
+    """List, read, pause, limit and purge queues."""
+
+
+def complete_queues(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """Return the names of queues that begin like ``incomplete``; none if the server is away."""
+    session = Session(
+        url=ctx.params.get("_url"), profile_name=ctx.params.get("_profile_name"), timeout_s=2.0
+    )
+    try:
+        names = [each["name"] for each in session.api.pages(f"{V1}/queues", "queues", 1000)]
+    except (OJSError, click.ClickException):
+        return []
+    finally:
+        session.close()
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def _count(state: str) -> Column:
+    return Column(
+        state.upper(), lambda row: row["counts"].get(state, 0), right=True, rank=_RANKS[state]
+    )
+
+
+_RANKS = {
+    **{"available": 0, "active": 1, "scheduled": 5, "retryable": 4, "pending": 9},
+    **{"discarded": 3, "completed": 6, "cancelled": 8},
+}
+
+
+def _per_minute(row: Row) -> str:
+    return f"{row['throughput']['processed_per_minute']:g}"
+
+
+COLUMNS = (
+    Column("NAME", member("name"), shrink=12),
+    Column("STATE", member("state"), is_state=True),
+    _count("available"),
+    _count("active"),
+    _count("scheduled"),
+    _count("retryable"),
+    Column("DEAD", member("dead_letters"), right=True, rank=2),
+    _count("discarded"),
+    _count("completed"),
+    Column("PER-MIN", _per_minute, right=True, rank=7),
+    Column("WAIT", lambda row: milliseconds(row["avg_wait_ms"]), right=True, rank=10, least=6),
+    Column("RUN", lambda row: milliseconds(row["avg_duration_ms"]), right=True, rank=11, least=6),
+    Column("PENDING", lambda row: row["counts"].get("pending", 0), right=True, wide=True),
+    Column("CANCELLED", lambda row: row["counts"].get("cancelled", 0), right=True, wide=True),
+    Column("CREATED", lambda row: clock(row.get("created_at")), wide=True),
+)
+
+
+@queue.command(
+    cls=Leaf,
+    watch=True,
+    examples="""
+    queue ls
+    queue ls --watch 2s
+    queue ls -o json
+    """,
+)
+@click.option("-n", "--limit", type=click.IntRange(1), help="List at most so many.")
+@click.pass_obj
+def ls(session: Session, limit: int | None) -> None:
+    """List queues by name, with their jobs by state.
+
+    PER-MIN, WAIT and RUN are averages of the last hour: completed jobs per minute, and how long
+    they waited and ran.
+    """
+    queues = session.api.pages(f"{ADMIN}/queues", "items", limit)
+    session.output.rows(queues, COLUMNS, name="name", empty="there are no queues")
+
+
+@queue.command(cls=Leaf, watch=True, examples="queue get mail")
+@click.argument("name", shell_complete=complete_queues)
+@click.pass_obj
+def get(session: Session, name: str) -> None:
+    """Show a queue with its counts and its configuration."""
+    found = session.api.get(f"{ADMIN}/queues/{url_path(name)}")
+    config = session.api.get(f"{ADMIN}/queues/{url_path(name)}/config")["config"]
+    found["configuration"] = {**found.get("configuration", {}), **config}
+    session.output.record(found, tuple(_fields(found)), name="name")
+
+
+def _fields(found: Row) -> Iterator[tuple[str, Any]]:
+    yield "Name", found["name"]
+    yield "State", found["state"]
+    yield "Paused", clock(found.get("paused_at"))
+    yield "Created", clock(found.get("created_at"))
+    for state in STATES:
+        yield state.capitalize(), found["counts"].get(state, 0)
+    yield "Dead letters", found["dead_letters"]
+    yield "Per minute", f"{_per_minute(found)} completed, average of the last hour"
+    yield "Wait", milliseconds(found["avg_wait_ms"])
+    yield "Run", milliseconds(found["avg_duration_ms"])
+    config = found["configuration"]
+    yield "Partitions", config["partitions"]
+    yield "After the last attempt", config["on_exhaustion"]
+    yield "Maximum depth", config.get("backpressure", {}).get("max_depth")
+    yield from usage_fields(config)
+
+
+@queue.command(
+    cls=Leaf,
+    examples="""
+    queue pause mail
+    queue pause mail reports -o name
+    """,
+)
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_queues)
+@click.pass_obj
+def pause(session: Session, names: tuple[str, ...]) -> None:
+    """Pause queues, so that workers get no jobs from them."""
+    change_each(session, names, lambda name: _switch(session, name, "pause", "paused"))
+
+
+@queue.command(cls=Leaf, examples="queue resume mail")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_queues)
+@click.pass_obj
+def resume(session: Session, names: tuple[str, ...]) -> None:
+    """Let workers get jobs from queues again."""
+    change_each(session, names, lambda name: _switch(session, name, "resume", "resumed"))
+
+
+def _switch(session: Session, name: str, verb: str, done: str) -> None:
+    reply = session.api.post(f"{ADMIN}/queues/{url_path(name)}/{verb}")
+    session.output.changed(reply["queue"], f"queue {name} {done}", name=name)
+
+
+@queue.command(
+    cls=Leaf,
+    examples="""
+    queue purge mail --dry-run
+    queue purge mail --state completed --state discarded --older-than 7d --yes
+    """,
+)
+@click.argument("name", shell_complete=complete_queues)
+@click.option(
+    "--state",
+    "states",
+    type=click.Choice([state for state in STATES if state != "active"]),
+    multiple=True,
+    default=("available",),
+    show_default=True,
+    help="Jobs in this state; may be repeated.",
+)
+@click.option("--older-than", metavar="AGE", help="Ended (or created) before, as 7d.")
+@dry_run_option
+@yes_option
+@click.option("--no-wait", is_flag=True, help="Do not wait for the end of the bulk operation.")
+@click.pass_obj
+def purge(
+    session: Session,
+    name: str,
+    states: tuple[str, ...],
+    older_than: str | None,
+    yes: bool,
+    dry_run: bool,
+    no_wait: bool,
+) -> None:
+    """Remove the jobs of a queue; jobs that wait are cancelled first."""
+    chosen = {"queue": name, "states": list(states)}
+    if older_than:
+        chosen["older_than"] = older_than
+    run_operation(session, "purge", chosen, yes=yes, dry_run=dry_run, wait=not no_wait)
+
+
+@queue.command(
+    cls=Leaf,
+    examples="""
+    queue limit mail
+    queue limit mail --concurrency 20 --rate 1000/1h
+    queue limit mail --clear
+    """,
+)
+@click.argument("name", shell_complete=complete_queues)
+@limit_options
+@click.option("--clear", is_flag=True, help="Remove all limits of the queue.")
+@click.pass_obj
+def limit(session: Session, /, name: str, clear: bool, **given: Any) -> None:
+    """Show, set or remove the limits of a queue. New limits replace all of its limits."""
+    path = f"{ADMIN}/queues/{url_path(name)}/rate-limit"
+    body = limits_body(**given)
+    if clear and body:
+        raise click.UsageError("Give limits, or --clear.")
+    if clear:
+        reply = session.api.request("DELETE", path)
+    elif body:
+        reply = session.api.request("PUT", path, body)
+    else:
+        reply = session.api.get(path)
+    fields = (("Queue", reply["queue"]), *usage_fields(reply))
+    if len(fields) == 1 and session.output.is_table:
+        session.output.line(f"queue {reply['queue']} has no limit")
+        return
+    session.output.record(reply, fields, name="queue")
+
+
+@queue.command(
+    cls=Leaf,
+    examples="""
+    queue partitions mail
+    queue partitions mail 8
+    """,
+)
+@click.argument("name", shell_complete=complete_queues)
+@click.argument("count", type=click.IntRange(1), required=False)
+@click.pass_obj
+def partitions(session: Session, name: str, count: int | None) -> None:
+    """Show or set the number of partitions of a queue.
+
+    A queue with more partitions is spread over more shards. Partitions that are not used any more
+    stay until workers have emptied them.
+    """
+    path = f"{ADMIN}/queues/{url_path(name)}/config"
+    if count is None:
+        reply = session.api.get(path)
+    else:
+        reply = session.api.request("PUT", path, {"partitions": count})
+    fields = (
+        ("Queue", reply["queue"]),
+        ("Partitions", reply["config"]["partitions"]),
+        ("Draining", reply["draining"] or None),
+    )
+    session.output.record(reply, fields, name="queue")
+    if reply["draining"]:
+        note("Workers empty the partitions that are draining.")

@@ -1,0 +1,300 @@
+"""Choose jobs on the command line, and change all of them.
+
+Options such as ``--queue`` become the filter of a bulk operation, which the server carries out.
+Ids and a search are resolved here, because bulk operations have no search: the command reads the
+ids that match, and then changes these jobs.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import click
+
+from ojs_client.ctl.api import ADMIN, V1
+from ojs_client.ctl.errors import Exit, Failed
+from ojs_client.ctl.output import note
+from ojs_client.ctl.progress import Bar
+from ojs_client.ctl.session import F, Session, check_terminal, confirm
+from ojs_client.errors import ApiError
+
+STATES: Final = (
+    *("pending", "scheduled", "available", "active"),
+    *("retryable", "completed", "cancelled", "discarded"),
+)
+FIELDS: Final = (
+    *("id:", "queue:", "type:", "state:", "priority:", "tag:", "worker:", "error:", "attempt:"),
+    *("args.", "meta.", "since:", "until:"),
+)
+"""The fields of a search (docs/guide/administration.md)."""
+MAX_IDS: Final = 1000
+"""Maximum number of ids of one request."""
+_STATE_TERM: Final = re.compile(r"(^|\s)state:")
+_DONE: Final = {"cancel": "cancelled", "retry": "retried", "delete": "deleted", "purge": "purged"}
+_FIRST_PAUSE_S: Final = 0.1
+_LONGEST_PAUSE_S: Final = 2.0
+_MAX_SHOWN_FAILURES: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The jobs that a command line chooses.
+
+    Args:
+        ids: ids of jobs.
+        query: a search; empty for none.
+        filter: the filter of a bulk operation.
+        all: whether no filter means all jobs.
+    """
+
+    ids: tuple[str, ...]
+    query: str
+    filter: dict[str, Any]
+    all: bool
+
+    def check(self) -> None:
+        """Check that the jobs are chosen in one way.
+
+        Raises:
+            UsageError: they are not.
+        """
+        ways = (bool(self.ids), bool(self.query), bool(self.filter), self.all)
+        if sum(ways) != 1:
+            raise click.UsageError(
+                "Choose the jobs in one way: by ids, by --query, by filters such as --queue, or "
+                "by --all."
+            )
+
+
+def complete_query(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """Return the searches that begin like ``incomplete`` and go on with a field."""
+    before, blank, term = incomplete.rpartition(" ")
+    return [f"{before}{blank}{name}" for name in FIELDS if name.startswith(term)]
+
+
+query_option = click.option(
+    "--query",
+    default="",
+    metavar="SEARCH",
+    help="Search, such as 'type:email.* error:timeout since:2h'.",
+    shell_complete=complete_query,
+)
+
+
+def selection_options(function: F) -> F:
+    """Add the options that choose jobs."""
+    for option in (
+        click.option("--all", "everything", is_flag=True, help="Choose all jobs."),
+        click.option("--older-than", metavar="AGE", help="Ended (or created) before, as 7d."),
+        click.option("--until", metavar="TIME", help="Created before this time (RFC 3339)."),
+        click.option("--since", metavar="TIME", help="Created at this time or later (RFC 3339)."),
+        click.option("--type", "job_type", metavar="TYPE", help="Type; 'email.*' is a prefix."),
+        click.option("--queue", metavar="QUEUE", help="Jobs of this queue."),
+        query_option,
+        click.argument("ids", nargs=-1, metavar="[ID]..."),
+    ):
+        function = option(function)
+    return function
+
+
+def selection_of(given: dict[str, Any], **members: Any) -> Selection:
+    """Take the values of ``selection_options`` out of ``given``.
+
+    Args:
+        given: the arguments of the command.
+        **members: more members of the filter, such as ``states``; None is left out.
+    """
+    chosen = {
+        "queue": given.pop("queue"),
+        "type": given.pop("job_type"),
+        "since": given.pop("since"),
+        "until": given.pop("until"),
+        "older_than": given.pop("older_than"),
+        **members,
+    }
+    filtered = {name: value for name, value in chosen.items() if value}
+    return Selection(given.pop("ids"), given.pop("query"), filtered, given.pop("everything"))
+
+
+def with_state(query: str, states: str) -> str:
+    """Return a search that finds jobs in these states, unless it names states itself."""
+    return query if _STATE_TERM.search(query) else f"{query} state:{states}"
+
+
+def read_ids(session: Session, path: str, key: str, query: str) -> list[str]:
+    """Return the ids of all jobs that a search finds.
+
+    Args:
+        session: the session.
+        path: the list that is searched.
+        key: the member of a page that has its jobs.
+        query: the search.
+    """
+    with Bar("search") as bar:
+        ids = []
+        for job in session.api.pages(path, key, None, query=query):
+            ids.append(job["id"])
+            bar.advance()
+    return ids
+
+
+def change_ids(
+    session: Session, action: str, ids: Sequence[str], *, question: str, yes: bool, dry_run: bool
+) -> None:
+    """Change jobs by their ids, in requests of up to ``MAX_IDS``.
+
+    Args:
+        session: the session.
+        action: ``cancel``, ``retry`` or ``delete``.
+        ids: the ids.
+        question: is asked first; empty for none.
+        yes: whether it is answered already.
+        dry_run: whether to count only.
+    """
+    done = _DONE[action]
+    if dry_run:
+        counts = {"action": action, "dry_run": True, "matched": len(ids), "job_ids": list(ids)}
+        session.output.changed(counts, f"{len(ids)} jobs would be {done}", name=str(len(ids)))
+        return
+    if not ids:
+        session.output.changed({"action": action, "matched": 0}, "no jobs match", name="0")
+        return
+    if question:
+        confirm(question, yes=yes)
+    items: list[dict[str, Any]] = []
+    with Bar(action, len(ids)) as bar:
+        for start in range(0, len(ids), MAX_IDS):
+            part = ids[start : start + MAX_IDS]
+            reply = session.api.request(
+                "POST", f"{V1}/jobs/bulk/{action}", {"job_ids": list(part)}, also=(422,)
+            )
+            if "items" not in reply:  # the request as a whole was refused
+                raise Failed(str(reply.get("error", {}).get("message")), Exit.REFUSED)
+            items += reply["items"]
+            bar.advance(len(part))
+    failures = [(item["job_id"], item.get("reason", "")) for item in items if "reason" in item]
+    succeeded = len(items) - len(failures)
+    record = {"action": action, "matched": len(items), "succeeded": succeeded, "items": items}
+    session.output.changed(record, f"{succeeded} jobs {done}", name=str(succeeded))
+    report_failures(session, failures, succeeded, len(failures))
+
+
+def change_each(session: Session, ids: Iterable[str], change: Callable[[str], Any]) -> None:
+    """Change objects one after the other.
+
+    A single one fails as its request does. Of several, those that fail are told on stderr.
+
+    Args:
+        session: the session.
+        ids: the names of the objects.
+        change: changes one and prints it.
+
+    Raises:
+        ApiError: the only one failed.
+    """
+    names = list(dict.fromkeys(ids))
+    if len(names) == 1:
+        change(names[0])
+        return
+    failures: list[tuple[str, str]] = []
+    for name in names:
+        try:
+            change(name)
+        except ApiError as error:
+            failures.append((name, error.message))
+    report_failures(session, failures, len(names) - len(failures), len(failures))
+
+
+def report_failures(
+    session: Session, failures: Sequence[tuple[str, str]], succeeded: int, failed: int
+) -> None:
+    """Name the objects that were not changed, and set the exit code.
+
+    Args:
+        session: the session.
+        failures: names and reasons; the list may end early.
+        succeeded: number of objects that were changed.
+        failed: number of objects that were not changed.
+    """
+    if not failed:
+        return
+    code = Exit.PARTLY if succeeded else Exit.FAILED
+    for name, reason in failures[:_MAX_SHOWN_FAILURES]:
+        Failed(f"{name}: {reason}").show()
+    if failed > len(failures[:_MAX_SHOWN_FAILURES]):
+        Failed(f"{failed} failed in all").show()
+    session.exit_code = code
+
+
+def run_operation(
+    session: Session,
+    action: str,
+    chosen: dict[str, Any],
+    *,
+    yes: bool,
+    dry_run: bool,
+    wait: bool = True,
+    what: str = "jobs",
+) -> None:
+    """Change all jobs that a filter matches by a bulk operation of the server, and follow it.
+
+    Args:
+        session: the session.
+        action: ``cancel``, ``retry``, ``delete`` or ``purge``.
+        chosen: the filter.
+        yes: whether the user has confirmed.
+        dry_run: whether to count only.
+        wait: whether to follow the operation to its end.
+        what: names the objects for people.
+    """
+    body = {"action": action, "filter": chosen}
+    done = _DONE[action]
+    if not (dry_run or yes):
+        check_terminal(f"Without a terminal, confirm '{action}' by --yes.")
+    if dry_run or not yes:
+        counted = follow_operation(session, _created(session, {**body, "dry_run": True}))
+        if dry_run:
+            told = f"{counted['matched']} {what} would be {done}"
+            session.output.changed(counted, told, name=str(counted["matched"]))
+            return
+        confirm(f"{action.capitalize()} {counted['matched']} {what}?", yes=yes)
+    operation = _created(session, {**body, "confirm": True})
+    if not wait:
+        told = f"operation {operation['id']} runs; follow it: ojsctl bulk get {operation['id']}"
+        session.output.changed(operation, told, name=operation["id"])
+        return
+    ended = follow_operation(session, operation)
+    session.output.changed(ended, f"{ended['succeeded']} {what} {done}", name=ended["id"])
+    failures = [(each["job_id"], each["error"]) for each in ended["failures"]]
+    report_failures(session, failures, ended["succeeded"], ended["failed"])
+    if ended["state"] != "completed":
+        reason = ended.get("reason") or f"the operation is {ended['state']}"
+        raise Failed(reason, Exit.PARTLY if ended["succeeded"] else Exit.FAILED)
+
+
+def _created(session: Session, body: dict[str, Any]) -> dict[str, Any]:
+    operation: dict[str, Any] = session.api.post(f"{ADMIN}/bulk", body)
+    return operation
+
+
+def follow_operation(session: Session, operation: dict[str, Any]) -> dict[str, Any]:
+    """Follow a bulk operation to its end, with its counts on a terminal.
+
+    Ctrl-C ends the command. The operation goes on.
+    """
+    pause_s = _FIRST_PAUSE_S
+    try:
+        with Bar("count" if operation["dry_run"] else operation["action"]) as bar:
+            while operation["state"] in ("running", "stopping"):
+                time.sleep(pause_s)
+                pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
+                operation = session.api.get(f"{ADMIN}/bulk/{operation['id']}")
+                bar.show(operation["succeeded"] or operation["matched"])
+    except KeyboardInterrupt:
+        note(f"The operation goes on. Stop it: ojsctl bulk stop {operation['id']}")
+        raise
+    return operation

@@ -1,0 +1,287 @@
+"""What every command has: the options of the connection, an output, examples in its help."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final, TypeVar
+
+import click
+
+from ojs_client.ctl import profile
+from ojs_client.ctl.api import Api
+from ojs_client.ctl.errors import Exit, Failed, failure
+from ojs_client.ctl.output import FORMATS, Format, Output
+from ojs_client.ctl.text import parse_duration
+from ojs_client.errors import ConnectionFailed, OJSError
+
+_TIMEOUT_S: Final = 30.0
+_CLEAR: Final = "\x1b[H\x1b[2J"
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Duration(click.ParamType[float]):
+    """A duration such as ``2s`` on the command line; the value is in seconds."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the seconds."""
+        if isinstance(value, float):
+            return value
+        try:
+            return parse_duration(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+DURATION: Final = Duration()
+
+
+@dataclass
+class Session:
+    """The connection and the output of one command.
+
+    Args:
+        output: prints what the command found.
+        url: the address that the command line names; None without one.
+        profile_name: the profile that it names; None without one.
+        timeout_s: how long a request may take, in seconds.
+    """
+
+    output: Output = field(default_factory=Output)
+    url: str | None = None
+    profile_name: str | None = None
+    timeout_s: float = _TIMEOUT_S
+    exit_code: Exit = Exit.OK
+
+    @cached_property
+    def connection(self) -> profile.Connection:
+        """The server of the command."""
+        try:
+            return profile.connection(self.url, self.profile_name)
+        except profile.ProfileError as error:
+            raise click.UsageError(str(error)) from None
+
+    @cached_property
+    def api(self) -> Api:
+        """The client of the server."""
+        return Api(self.connection, self.timeout_s)
+
+    def close(self) -> None:
+        """Close the connections."""
+        if "api" in self.__dict__:
+            self.api.close()
+
+
+def _write_examples(formatter: click.HelpFormatter, text: str) -> None:
+    lines = [line.strip() for line in text.strip().splitlines()]
+    formatter.write_paragraph()
+    formatter.write("Examples:\n")
+    formatter.write("".join(f"  ojsctl {line}\n" for line in lines))
+
+
+class Examples(click.Command):
+    """A command whose help ends with examples.
+
+    Args:
+        examples: command lines, one per line, without ``ojsctl``.
+    """
+
+    def __init__(self, *args: Any, examples: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._examples = examples
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples."""
+        super().format_epilog(ctx, formatter)
+        _write_examples(formatter, self._examples)
+
+
+class Nouns(click.Group):
+    """The command without a noun; its help ends with examples like that of the others.
+
+    Args:
+        examples: command lines, one per line, without ``ojsctl``.
+    """
+
+    def __init__(self, *args: Any, examples: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._examples = examples
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the exit codes and the examples."""
+        super().format_epilog(ctx, formatter)
+        _write_examples(formatter, self._examples)
+
+
+class Leaf(Examples):
+    """A command that asks a server.
+
+    It has the options of the connection and of the output. Its function gets a ``Session`` by
+    ``click.pass_obj``.
+
+    Args:
+        formats: the formats of its output; none if it has a form of its own.
+        watch: whether it has ``--watch``.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        formats: Sequence[Format] = FORMATS,
+        watch: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += _options(formats, watch)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, once or until it is interrupted."""
+        given = {name: ctx.params.pop(f"_{name}", None) for name in ("output", "watch", *_ROOT)}
+        session = root_session(ctx)
+        session.output = Output(given["output"] or "table")
+        for name in _ROOT:
+            if given[name] is not None:
+                setattr(session, name, given[name])
+        ctx.obj = session
+        ctx.call_on_close(session.close)
+        if given["watch"] is None:
+            self._once(ctx, session)
+        else:
+            self._watch(ctx, session, given["watch"])
+        if session.exit_code:
+            ctx.exit(session.exit_code)
+
+    def _once(self, ctx: click.Context, session: Session) -> None:
+        try:
+            super().invoke(ctx)
+        except OJSError as error:
+            raise failure(error, session.connection.url) from error
+
+    def _watch(self, ctx: click.Context, session: Session, interval_s: float) -> None:
+        """Repeat the command. A server that restarts does not end it."""
+        try:
+            first = True
+            while True:
+                if not first:
+                    time.sleep(interval_s)
+                if sys.stdout.isatty() and session.output.is_table:
+                    click.echo(_CLEAR, nl=False)
+                elif not first and session.output.is_table:
+                    click.echo()
+                try:
+                    self._once(ctx, session)
+                except Failed as error:
+                    if first or not isinstance(error.__cause__, ConnectionFailed):
+                        raise
+                    error.show()
+                sys.stdout.flush()
+                first = False
+        except KeyboardInterrupt:
+            session.exit_code = Exit.OK
+
+
+_ROOT: Final = ("url", "profile_name", "timeout_s")
+
+
+def root_session(ctx: click.Context) -> Session:
+    """Return the session with the options that stand before the noun."""
+    found = ctx.find_root().obj
+    return found if isinstance(found, Session) else Session()
+
+
+def connection_options(prefix: str = "") -> list[click.Option]:
+    """Return the options that choose the server.
+
+    Args:
+        prefix: begins the names of the values, so that they are not arguments of a command.
+    """
+    return [
+        click.Option(
+            ["--url", f"{prefix}url"],
+            metavar="URL",
+            help="Address of the server; default OJS_URL, then the profile in use.",
+        ),
+        click.Option(
+            ["--profile", f"{prefix}profile_name"],
+            metavar="NAME",
+            help="Use the server and the key of this profile.",
+            shell_complete=_complete_profiles,
+        ),
+        click.Option(
+            ["--timeout", f"{prefix}timeout_s"],
+            type=DURATION,
+            help="How long a request may take (30s).",
+        ),
+    ]
+
+
+def _options(formats: Sequence[Format], watch: bool) -> list[click.Option]:
+    options = connection_options("_")
+    if formats:
+        output = click.Option(
+            ["-o", "--output", "_output"],
+            type=click.Choice(formats),
+            help="Form of the output (table).",
+        )
+        options.insert(0, output)
+    if watch:
+        repeat = click.Option(
+            ["--watch", "_watch"],
+            type=DURATION,
+            help="Repeat the command after this time, until Ctrl-C.",
+        )
+        options.insert(0, repeat)
+    return options
+
+
+def _complete_profiles(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    try:
+        names = profile.Profiles.load().profiles
+    except profile.ProfileError:
+        return []
+    return sorted(name for name in names if name.startswith(incomplete))
+
+
+def yes_option(function: F) -> F:
+    """Add ``--yes`` to a command that asks before it acts."""
+    return click.option("-y", "--yes", is_flag=True, help="Do not ask; needed without a terminal.")(
+        function
+    )
+
+
+def dry_run_option(function: F) -> F:
+    """Add ``--dry-run`` to a command that changes many objects."""
+    return click.option("--dry-run", is_flag=True, help="Tell what would be changed.")(function)
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask the user; without a terminal the command line must have ``--yes``.
+
+    Args:
+        question: the question.
+        yes: whether the command line has ``--yes``.
+
+    Raises:
+        UsageError: there is no terminal, and no ``--yes``.
+        Abort: the user refuses.
+    """
+    if not yes:
+        check_terminal(f"{question} Without a terminal, confirm it by --yes.")
+        click.confirm(question, abort=True, err=True)
+
+
+def check_terminal(message: str) -> None:
+    """Check that there is a user who can confirm.
+
+    Raises:
+        UsageError: stdin is no terminal.
+    """
+    if not sys.stdin.isatty():
+        raise click.UsageError(message)

@@ -1,0 +1,48 @@
+"""Jobs in every state, in queues of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ojs_client.ctl.api import Api
+
+_LONG = "notification.email.transactional.receipt"
+
+
+def seed(api: Api) -> dict[str, str]:
+    """Store the jobs that the snapshots show, and return the ids of some by name."""
+    ids = {}
+
+    def enqueue(name: str, type: str, *args: Any, **options: Any) -> None:
+        meta = options.pop("meta", {"user": {"id": 7}})
+        body = {"type": type, "args": list(args), "meta": meta, "options": options}
+        ids[name] = api.post("/ojs/v1/jobs", body)["job"]["id"]
+
+    def settle(verb: str, name: str, **members: Any) -> None:
+        options = {"queues": ["seed.mail"], "worker_id": "seed-worker", "count": 1}
+        job = api.post("/ojs/v1/workers/fetch", options)["jobs"][0]
+        assert job["id"] == ids[name]
+        if verb:
+            api.post(f"/ojs/v1/workers/{verb}", {"job_id": job["id"], **members})
+
+    enqueue("completed", "email.send", {"to": "ada@example.com"}, queue="seed.mail")
+    settle("ack", "completed", result={"status": "delivered"})
+    enqueue("dead", "email.send", {"to": "x"}, queue="seed.mail", retry=_once("dead_letter"))
+    settle("nack", "dead", error={"type": "SMTPError", "message": "no such host mail.example.com"})
+    enqueue("discarded", "email.send", "b\x1b[31m\u200e", queue="seed.mail", retry=_once("discard"))
+    settle("nack", "discarded", error={"type": "Timeout", "message": "after 30 s"})
+    enqueue("active", _LONG, {"receipt": 18446744073709551617}, queue="seed.mail", priority=5)
+    settle("", "active")
+    enqueue("available", "email.send", {"to": "日本語@example.com"}, queue="seed.mail", tags=["a"])
+    later = "2099-01-01T00:00:00Z"
+    enqueue("scheduled", "report.build", 42, queue="seed.reports", scheduled_at=later)
+    enqueue("cancelled", "report.build", 43, queue="seed.reports")
+    api.post(f"/ojs/v1/jobs/{ids['cancelled']}/cancel")
+    api.post("/ojs/v1/queues/seed.reports/pause")
+    limits = {"concurrency": 20, "rate": {"limit": 1000, "period": "PT1H"}}
+    api.request("PUT", "/ojs/v1/admin/queues/seed.reports/rate-limit", limits)
+    return ids
+
+
+def _once(on_exhaustion: str) -> dict[str, Any]:
+    return {"max_attempts": 1, "on_exhaustion": on_exhaustion}

@@ -1,0 +1,43 @@
+"""Compare output with files. ``OJS_UPDATE_SNAPSHOTS=1`` writes them."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+WIDTHS = (80, 160)
+COMMANDS = {
+    "job-ls": "job ls --queue seed.mail",
+    "job-ls-wide": "job ls --queue seed.reports -o wide",
+    "job-get": "job get {dead}",
+    "queue-ls": "queue ls",
+    "queue-get": "queue get seed.reports",
+    "queue-limit": "queue limit seed.reports",
+    "dead-ls": "dead ls --queue seed.mail",
+}
+"""Command lines by the names of their files. Ids are those of ``seed``."""
+FOLDER = Path(__file__).parent / "snapshots"
+_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
+_SHOWN_ID = "xxxxxxxx-xxxx-7xxx-xxxx-xxxxxxxxxxxx"
+_MOMENT = re.compile(r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d")
+_AGE = r"(?:\d+(?:\.\d+)?ms|\d+\.\d+s|\d+s|\d+m\d\ds|\d+m|\d+h\d\dm|\d+d\d\dh|\d+d)"
+_AGO = re.compile(rf"{_AGE}(?= (?:ago|on average|of this process))")
+_RIGHT = re.compile(rf"( +){_AGE}(?=\s|$)", re.MULTILINE)
+
+
+def normal(text: str) -> str:
+    """Replace what differs from run to run: ids, times and ages, but not the widths."""
+    text = _ID.sub(_SHOWN_ID, text)
+    text = _MOMENT.sub("2026-01-01 00:00:00", text)
+    text = _AGO.sub("~", text)
+    return _RIGHT.sub(lambda match: "~".rjust(len(match[0])), text)
+
+
+def check(name: str, text: str) -> None:
+    """Compare a text with its file."""
+    file = FOLDER / f"{name}.txt"
+    shown = normal(text)
+    if os.environ.get("OJS_UPDATE_SNAPSHOTS"):
+        file.write_text(shown)
+    assert shown == file.read_text(), f"if this is right: OJS_UPDATE_SNAPSHOTS=1 ({file})"

@@ -1,0 +1,194 @@
+"""Jobs, queues and dead letters by ``ojsctl``, against a real server."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.client_library.ctl.conftest import Ctl, Shared
+
+UNKNOWN = "019461a8-1a2b-7c3d-8e4f-5a6b7c8d9e0f"
+
+
+def test_an_enqueued_job_is_what_the_command_line_says(ctl: Ctl) -> None:
+    words = ["job", "enqueue", "email.send", '{"n": 18446744073709551617}', "plain", "7"]
+    options = ["--queue", "q.enqueue", "--priority", "3", "--tag", "a", "--tag", "b"]
+    more = ["--meta", "user=7", "--attempts", "5", "--delay", "1h", "--run-timeout", "90s"]
+
+    job = ctl.json(*words, *options, *more)
+
+    assert job["args"] == [{"n": 18446744073709551617}, "plain", 7]
+    assert (job["queue"], job["priority"], job["tags"]) == ("q.enqueue", 3, ["a", "b"])
+    assert (job["meta"], job["state"], job["max_attempts"]) == ({"user": 7}, "scheduled", 5)
+    assert ctl.json("job", "get", job["id"])["args"] == job["args"]
+
+
+def test_a_file_of_jobs_is_enqueued_in_batches(ctl: Ctl, tmp_path: Path) -> None:
+    line = json.dumps({"type": "t.a", "args": [1], "options": {"queue": "q.file"}})
+    file = tmp_path / "jobs.jsonl"
+    file.write_text(f"{line}\n" * 150)
+
+    assert ctl.run("job", "enqueue", "--file", str(file)).stdout == "150 jobs enqueued\n"
+    assert len(ctl.names("job", "enqueue", "--file", "-", text=line)) == 1
+    assert len(ctl.names("job", "ls", "--queue", "q.file", "--all")) == 151
+    assert len(ctl.names("job", "ls", "--queue", "q.file", "--limit", "120")) == 120
+
+
+def test_a_file_that_breaks_off_says_what_was_enqueued(ctl: Ctl, tmp_path: Path) -> None:
+    line = json.dumps({"type": "t.a", "args": [], "options": {"queue": "q.broken"}})
+    file = tmp_path / "jobs.jsonl"
+    file.write_text(f"{line}\n" * 100 + '{"type": "not a type"}\n')
+
+    result = ctl.run("job", "enqueue", "--file", str(file), code=6)
+
+    assert "100 jobs are enqueued" in result.stderr
+    assert "lines 101 to 101" in result.stderr
+    assert len(ctl.names("job", "ls", "--queue", "q.broken", "--all")) == 100
+
+
+def test_a_search_finds_jobs(ctl: Ctl, shared: Shared) -> None:
+    query = 'queue:seed.mail error:"no such host"*'
+    assert ctl.names("job", "ls", "--query", query) == [shared.seeded["dead"]]
+    assert ctl.names("dead", "ls", "--query", query) == [shared.seeded["dead"]]
+    assert ctl.names("dead", "ls", "--queue", "seed.mail", "--query", "error:other") == []
+    assert "unknown field" in ctl.run("job", "ls", "--query", "colour:red", code=4).stderr
+
+
+def test_one_job_per_line_is_json(ctl: Ctl) -> None:
+    lines = ctl.run("job", "ls", "--queue", "seed.mail", "-o", "jsonl").stdout.splitlines()
+    assert sorted(json.loads(line)["state"] for line in lines) == (
+        ["active", "available", "completed", "discarded", "discarded"]
+    )
+
+
+def test_control_characters_of_clients_do_not_reach_the_terminal(ctl: Ctl, shared: Shared) -> None:
+    job_id = shared.seeded["discarded"]
+    ctl.enqueue("q.control", args=["\x9b31m\x7f"])
+    for form in ("table", "wide", "json", "jsonl"):
+        for words in (["job", "ls", "--queue", "q.control"], ["job", "get", job_id]):
+            assert not set("\x1b\x9b\x7f") & set(ctl.run(*words, "-o", form).stdout)
+
+
+def test_the_result_of_a_job_is_printed_or_its_failure(ctl: Ctl, shared: Shared) -> None:
+    ids = shared.seeded
+    assert ctl.run("job", "result", ids["completed"]).stdout == '{"status":"delivered"}\n'
+    assert "no such host" in ctl.run("job", "result", ids["dead"], code=1).stderr
+    waited = ctl.run("job", "result", ids["available"], "--wait", "1s", code=1)
+    assert "the job is available" in waited.stderr
+
+
+def test_a_job_that_has_ended_is_watched_to_its_end(ctl: Ctl, shared: Shared) -> None:
+    assert ctl.run("job", "watch", shared.seeded["completed"]).stdout.splitlines()[-1] == (
+        "the job is completed"
+    )
+    ctl.run("job", "watch", shared.seeded["cancelled"], code=1)
+    ctl.run("job", "watch", UNKNOWN, code=3)
+
+
+def test_jobs_are_cancelled_by_ids_by_a_search_and_by_filters(ctl: Ctl) -> None:
+    one, two, *_ = ctl.enqueue("q.cancel", 6)
+    assert ctl.run("job", "cancel", one).stdout == f"job {one} is cancelled\n"
+    refused = ctl.run("job", "cancel", one, code=4)
+    assert refused.stdout == ""
+    partly = ctl.run("job", "cancel", one, two, code=6)
+    assert f"job {two} is cancelled" in partly.stdout
+    assert one in partly.stderr
+
+    query = ["--query", "queue:q.cancel"]
+    assert ctl.json("job", "cancel", *query, "--dry-run")["matched"] == 4
+    assert "--yes" in ctl.run("job", "cancel", *query, code=2).stderr
+    assert ctl.run("job", "cancel", *query, "--yes").stdout == "4 jobs cancelled\n"
+
+    ctl.enqueue("q.cancel", 3)
+    filters = ["--queue", "q.cancel", "--type", "t.*"]
+    told = ctl.run("job", "cancel", *filters, "--dry-run").stdout
+    assert told == "3 jobs would be cancelled\n"
+    assert "--yes" in ctl.run("job", "cancel", *filters, code=2).stderr
+    assert len(ctl.names("job", "ls", "--queue", "q.cancel", "--state", "available")) == 3
+    assert ctl.run("job", "cancel", *filters, "--yes").stdout == "3 jobs cancelled\n"
+
+
+def test_dead_letters_are_retried_and_purged(ctl: Ctl) -> None:
+    ids = dead(ctl, "q.dead", 5)
+    assert ctl.run("dead", "retry", ids[0]).stdout == f"job {ids[0]} is available\n"
+    assert ctl.run("dead", "retry", ids[0], code=3).stdout == ""
+    query = ["--query", f"queue:q.dead id:{ids[1]}"]
+    assert ctl.run("dead", "retry", *query, "--yes").stdout == "1 jobs retried\n"
+    assert ctl.json("dead", "purge", "--queue", "q.dead", "--dry-run")["matched"] == 3
+    assert ctl.run("dead", "purge", ids[2]).stdout == f"dead letter {ids[2]} deleted\n"
+    done = ctl.run("dead", "retry", "--queue", "q.dead", "--type", "t.a", "--yes").stdout
+    assert done == "2 dead letters retried\n"
+    assert ctl.names("dead", "ls", "--queue", "q.dead") == []
+    assert ctl.run("dead", "purge", "--queue", "q.dead", "--yes").stdout == (
+        "0 dead letters deleted\n"
+    )
+
+
+def test_discarded_jobs_are_retried(ctl: Ctl) -> None:
+    ids = dead(ctl, "q.retry", 3)
+    assert ctl.run("job", "retry", ids[0]).stdout == f"job {ids[0]} is available\n"
+    assert ctl.json("job", "retry", "--query", "queue:q.retry", "--dry-run")["job_ids"]
+    assert ctl.run("job", "retry", "--queue", "q.retry", "--yes").stdout == "2 jobs retried\n"
+
+
+def test_a_bulk_operation_need_not_be_waited_for(ctl: Ctl) -> None:
+    ctl.enqueue("q.nowait", 2)
+    words = ["job", "cancel", "--queue", "q.nowait", "--yes", "--no-wait"]
+    assert "ojsctl bulk get" in ctl.run(*words).stdout
+    ctl.until(
+        lambda: not ctl.names("job", "ls", "--queue", "q.nowait", "--state", "available"),
+        what="the end of the operation",
+    )
+
+
+@pytest.mark.parametrize("words", [["job", "cancel"], ["dead", "purge"], ["job", "retry"]])
+def test_jobs_are_chosen_in_one_way(ctl: Ctl, words: list[str]) -> None:
+    assert "one way" in ctl.run(*words, code=2).stderr
+    assert "one way" in ctl.run(*words, UNKNOWN, "--queue", "q", code=2).stderr
+    assert "one way" in ctl.run(*words, "--all", "--query", "type:a", code=2).stderr
+
+
+def test_a_queue_is_paused_limited_spread_and_purged(ctl: Ctl) -> None:
+    ctl.enqueue("q.queue", 3)
+    assert ctl.run("queue", "pause", "q.queue").stdout == "queue q.queue paused\n"
+    assert ctl.json("queue", "get", "q.queue")["paused"]
+    assert ctl.names("queue", "resume", "q.queue") == ["q.queue"]
+    limits = ctl.json("queue", "limit", "q.queue", "--concurrency", "2", "--rate", "10/1m")
+    assert (limits["concurrency"]["limit"], limits["rate"]["period"]) == (2, "PT1M")
+    assert "has no limit" in ctl.run("queue", "limit", "q.queue", "--clear").stdout
+    assert ctl.json("queue", "partitions", "q.queue", "4")["config"]["partitions"] == 4
+    assert ctl.run("queue", "purge", "q.queue", "--dry-run").stdout == "3 jobs would be purged\n"
+    assert ctl.run("queue", "purge", "q.queue", "--yes").stdout == "3 jobs purged\n"
+    assert ctl.names("job", "ls", "--queue", "q.queue") == []
+    ctl.run("queue", "get", "q.unknown", code=3)
+    assert ctl.run("queue", "limit", "q.queue", "--rate", "fast", code=2).stdout == ""
+
+
+def test_the_numbers_of_a_queue_and_of_all(ctl: Ctl) -> None:
+    assert ctl.json("stats", "--queue", "seed.mail")["jobs"]["available"] == 1
+    assert "Completed" in ctl.run("stats").stdout
+    assert isinstance(ctl.json("stats", "--period", "1m"), list)
+
+
+def test_doctor_checks_the_server_and_names_what_it_cannot_check(ctl: Ctl) -> None:
+    checks = {each["check"]: each for each in ctl.json("doctor")}
+    for name in ("connection", "backend", "key", "clock", "shards", "scheduler", "outbox"):
+        assert checks[name]["status"] == "ok", checks[name]
+    assert "ojs:admin:purge" in checks["key"]["detail"]
+    assert checks["paused queues"]["detail"].startswith("seed.reports")
+    for name in ("memory policy", "persistence", "replicas"):
+        assert checks[name]["status"] == "skipped"
+
+
+def dead(ctl: Ctl, queue: str, count: int) -> list[str]:
+    """Enqueue jobs, let them become dead letters, and return their ids."""
+    policy = {"max_attempts": 1, "on_exhaustion": "dead_letter"}
+    ids = ctl.enqueue(queue, count, options={"retry": policy})
+    body = {"queues": [queue], "worker_id": "w", "count": count}
+    for job in ctl.api.post("/ojs/v1/workers/fetch", body)["jobs"]:
+        error = {"type": "Broken", "message": "no"}
+        ctl.api.post("/ojs/v1/workers/nack", {"job_id": job["id"], "error": error})
+    assert len(ctl.names("dead", "ls", "--queue", queue)) == count
+    return ids
