@@ -90,6 +90,9 @@ class Selection:
         priority: the priority.
         dead: only dead letters.
         within: patterns of the queues that the API key may access.
+        error_type: type of the job's last error. ``admits`` does not compare it.
+        error_message: normalised message of the job's last error, only together with its type.
+            ``admits`` does not compare it.
     """
 
     states: tuple[State, ...]
@@ -101,9 +104,11 @@ class Selection:
     priority: int | None = None
     dead: bool = False
     within: tuple[str, ...] | None = None
+    error_type: str | None = None
+    error_message: str | None = None
 
     def admits(self, job: JobSummary) -> bool:
-        """Return whether the selection has this job."""
+        """Return whether the small fields of a job match the selection."""
         return (
             not job.hidden
             and job.state in self.states
@@ -151,7 +156,7 @@ class Selection:
         return selection
 
     def _has_valid_types(self) -> bool:
-        texts = (self.queue, self.type)
+        texts = (self.queue, self.type, self.error_type, self.error_message)
         numbers = (self.since_ms, self.until_ms, self.older_than_ms, self.priority)
         return (
             bool(self.states)

@@ -40,10 +40,17 @@ _INDEXES_OF_QUEUE: Final = frozenset({"queue_available", "queue_blocked", "queue
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """The jobs of one page, and the position after it, None at the end of the walk."""
+    """One page.
+
+    Args:
+        jobs: the jobs.
+        following: the position after the page, None at the end of the walk.
+        shard: the shard of all jobs, None if they may be in several.
+    """
 
     jobs: Sequence[JobSummary]
     following: Position | None
+    shard: Shard | None = None
 
 
 def indexes_of(selection: Selection) -> tuple[str, ...]:
@@ -76,8 +83,8 @@ async def read_page(store: Store, selection: Selection, position: Position) -> P
         store, shard, key(queue) if name in _INDEXES_OF_QUEUE else key, position
     )
     if full:
-        return Page(jobs, replace(position, score=score, member=last_member))
-    return Page(jobs, await _next_shard(store, selection, position, indexes))
+        return Page(jobs, replace(position, score=score, member=last_member), shard)
+    return Page(jobs, await _next_shard(store, selection, position, indexes), shard)
 
 
 async def _next_shard(

@@ -24,6 +24,7 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.store.bulk import operations
 from ojs_cluster.store.bulk.apply import apply
+from ojs_cluster.store.bulk.by_error import with_last_error
 from ojs_cluster.store.bulk.candidates import PAGE, Page, read_page
 from ojs_cluster.store.bulk.operation import (
     BulkOperation,
@@ -43,6 +44,8 @@ log = logging.getLogger("ojs.store")
 
 _MAX_PAGES: Final = 25
 """Maximum number of pages that one slice reads to find jobs: 5000 entries."""
+_MAX_BYTES: Final = 32 * 1024 * 1024
+"""Bytes of jobs after which a slice reads no further page to compare their errors."""
 _OPERATIONS_AT_ONCE: Final = 4
 """Maximum number of operations that one sweep continues, by one slice each."""
 _PAUSE_MS: Final = 5000
@@ -190,14 +193,17 @@ async def _choose(
         The operation with new counts and a new position, and the jobs to change, None for none.
     """
     following: Position | None = position
-    examined, matched = operation.examined, operation.matched
+    examined, matched, read_bytes = operation.examined, operation.matched, 0
     targets: list[Target] = []
     for _ in range(_MAX_PAGES):
-        if following is None or targets:
+        if following is None or targets or read_bytes > _MAX_BYTES:
             break
         page = await _read(store, operation, following)
         following = page.following
         chosen = [job for job in page.jobs if _is_chosen(operation, job)]
+        if operation.selection.error_type is not None:
+            chosen, size = await with_last_error(store, operation.selection, chosen, page.shard)
+            read_bytes += size
         examined += len(page.jobs)
         matched += len(chosen)
         if not operation.dry_run:

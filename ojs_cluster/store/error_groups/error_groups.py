@@ -17,6 +17,7 @@ from typing import Any, Final
 from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.error_groups.error_group_names import error_group_name
 from ojs_cluster.store.fanout import run_concurrently
 
 KEPT_MS: Final = 7 * 86_400_000
@@ -75,6 +76,16 @@ async def read_error_groups(
 
     await run_concurrently(shards, read)
     return sorted(found.values(), key=lambda group: (-group.last_ms, group.type, group.message))
+
+
+def group_of(error: bytes) -> tuple[str, str]:
+    """Return the type and the normalised message of an error, as its group has them.
+
+    Args:
+        error: the JSON of an error of a job.
+    """
+    kind, message = error_group_name(error).split("\n", 1)
+    return _text(kind), _text(message)
 
 
 async def purge_error_groups(store: Store, shard: Shard, limit: int) -> int:

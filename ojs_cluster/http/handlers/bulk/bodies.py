@@ -37,6 +37,15 @@ _UNIT_MS: Final = {
     "w": 7 * 86_400_000,
 }
 _MAX_TYPE: Final = 255  # characters
+_MAX_ERROR: Final = 1000
+"""Maximum number of characters of the type and the message of an error group."""
+
+
+class ErrorBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The group of a job's last error, as ``GET /ojs/v1/admin/errors`` shows it."""
+
+    type: str
+    message: str | None = None
 
 
 class FilterBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,6 +62,7 @@ class FilterBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     enqueued_after: str | None = None
     enqueued_before: str | None = None
     dead: bool = False
+    error: ErrorBody | None = None
 
 
 def is_unconditional(given: FilterBody) -> bool:
@@ -86,6 +96,9 @@ def selection_of(
         check_priority(given.priority, field=f"{field}.priority")
     if given.type is not None and not 0 < len(given.type) <= _MAX_TYPE:
         raise InvalidRequest("must be a job type", field=f"{field}.type")
+    error = given.error
+    if error is not None and len(error.type) + len(error.message or "") > _MAX_ERROR:
+        raise InvalidRequest("is longer than an error group", field=f"{field}.error")
     return Selection(
         states=_states(action, given, field),
         queue=queue,
@@ -96,6 +109,8 @@ def selection_of(
         priority=given.priority,
         dead=given.dead,
         within=None if queues is None or queue is not None else queues.patterns,
+        error_type=None if error is None else error.type,
+        error_message=None if error is None else error.message,
     )
 
 

@@ -208,9 +208,19 @@ def _filter_members(selection: Selection) -> dict[str, Any]:
         "priority": selection.priority,
         "dead": selection.dead or None,
         "queues": selection.within,
+        "error": _error_members(selection),
         **{name: None if ms is None else replies.iso(ms) for name, ms in times.items()},
     }
     return {name: value for name, value in shown.items() if value is not None}
+
+
+def _error_members(selection: Selection) -> dict[str, str] | None:
+    if selection.error_type is None:
+        return None
+    members = {"type": selection.error_type}
+    if selection.error_message is not None:
+        members["message"] = selection.error_message
+    return members
 
 
 def audit_text(operation: BulkOperation) -> str:
@@ -227,4 +237,6 @@ def audit_text(operation: BulkOperation) -> str:
         text += " all accessible queues"
     if selection.type is not None:
         text += f" type={selection.type}"
+    if selection.error_type is not None:
+        text += f" error={selection.error_type[:100]}"
     return text

@@ -81,6 +81,29 @@ async def test_a_dry_run_needs_no_confirmation(api: Api) -> None:
     assert (await api.get(f"/ojs/v1/jobs/{job_id}")).json["state"] == "available"
 
 
+async def test_a_group_of_errors_is_retried_as_it_is_listed(any_api: Api) -> None:
+    jobs = []
+    for message in ("no host 1", "no host 2", "no answer"):
+        job = await any_api.active("mail", options={"queue": "mail", "retry": {"max_attempts": 1}})
+        error = {"type": "SmtpError", "message": message}
+        await any_api.post("/ojs/v1/workers/nack", {"job_id": job["id"], "error": error})
+        jobs.append(job["id"])
+    listed = (await any_api.get("/ojs/v1/admin/errors?queue=mail")).json["items"]
+    [group] = [item for item in listed if item["count"] == 2]
+    chosen = {"queue": "mail", "error": {name: group[name] for name in ("type", "message")}}
+    body = {"action": "retry", "filter": chosen, "confirm": True}
+    operation_id = (await any_api.post(BULK, body)).json["id"]
+    await carry_out(any_api)
+    found = (await any_api.get(f"{BULK}/{operation_id}")).json
+    assert found["filter"] == {**chosen, "states": ["discarded"]}
+    assert (found["examined"], found["matched"], found["succeeded"]) == (3, 2, 2)
+    states = [(await any_api.get(f"/ojs/v1/jobs/{job_id}")).json["state"] for job_id in jobs]
+    assert states == ["available", "available", "discarded"]
+    rest = {"filter": {"queue": "mail", "error": {"type": "SmtpError"}}}
+    deleted = (await any_api.post("/ojs/v1/jobs/bulk/delete", rest)).json
+    assert (deleted["deleted"], deleted["state"]) == (1, "completed")
+
+
 async def test_an_operation_is_stopped_once(api: Api) -> None:
     operation_id = (await api.post(BULK, CANCEL)).json["id"]
     for _ in range(2):
@@ -111,6 +134,8 @@ async def test_an_unknown_operation_is_not_found(api: Api) -> None:
         ({**CANCEL, "filter": {"dead": True}}, 400, "filter.dead"),
         ({**CANCEL, "filter": {"queue": "No!"}}, 400, "filter.queue"),
         ({**CANCEL, "filter": {"type": ""}}, 400, "filter.type"),
+        ({**CANCEL, "filter": {"error": {"message": "m"}}}, 400, "filter.error"),
+        ({**CANCEL, "filter": {"error": {"type": "x" * 1001}}}, 400, "filter.error"),
         ({**CANCEL, "filter": {"priority": 101}}, 400, "filter.priority"),
         ({**CANCEL, "filter": {"priority": 10**30}}, 400, "filter.priority"),
         ({**CANCEL, "filter": {"older_than": "soon"}}, 400, "filter.older_than"),
