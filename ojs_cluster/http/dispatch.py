@@ -60,8 +60,8 @@ _FOR_SDKS: Final[Headers] = (
     ("Content-Type", f'{MEDIA_TYPE}; alt="application/json"'),
     ("OJS-Version", OJS_VERSION),
 )
-COMMON_HEADERS: Final[Headers] = (*_BARE, *_FOR_SDKS)
-"""The headers of nearly every response, in both variants."""
+COMMON_HEADERS: Final = (_BARE, _FOR_SDKS)
+"""The first headers of nearly every response, in both variants."""
 _UNDO_TIMEOUT_S: Final = 10.0
 """Maximum time in seconds to undo what a request did, if its response was not delivered."""
 _HEADER_OVERHEAD: Final = 4  # colon, space and line end, in bytes

@@ -145,17 +145,18 @@ def parse_options(raw: Raw | None, top_level: Mapping[str, Raw]) -> JobOptions:
         InvalidRequest: an option has a wrong type or form.
         ValidationFailed: an option has a value that the spec does not allow.
     """
-    if raw is None:
-        return DEFAULT_OPTIONS if not top_level else _resolve(b"{}", top_level)
-    text = bytes(raw)
-    if top_level or len(text) > _MAX_CACHED_BYTES:
+    if raw is None and not top_level:
+        return DEFAULT_OPTIONS
+    text = b"{}" if raw is None else bytes(raw)
+    attributes = tuple([(name, bytes(piece)) for name, piece in top_level.items()])
+    if len(text) + sum([len(piece) for _, piece in attributes]) > _MAX_CACHED_BYTES:
         return _resolve(text, top_level)
-    return _resolve_cached(text)
+    return _resolve_cached(text, attributes)
 
 
 @lru_cache(maxsize=2048)
-def _resolve_cached(text: bytes) -> JobOptions:
-    return _resolve(text, {})
+def _resolve_cached(text: bytes, attributes: tuple[tuple[str, bytes], ...]) -> JobOptions:
+    return _resolve(text, {name: Raw(piece) for name, piece in attributes})
 
 
 def _resolve(text: bytes, top_level: Mapping[str, Raw]) -> JobOptions:

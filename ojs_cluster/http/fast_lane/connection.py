@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from contextlib import suppress
 from math import inf
+from time import perf_counter
 from typing import Protocol, TypeVar
 
 import trio
@@ -79,8 +80,11 @@ class LaneConnection:
         It is cancelled when an idle connection has to end, and when the client disconnects while a
         handler waits.
         """
-        self.idle_since = trio.current_time()
-        """When the connection began to wait for a complete head; infinity while it does not."""
+        self.idle_since = perf_counter()
+        """When the connection began to wait for a complete head, by ``perf_counter``.
+
+        Infinity while it does not wait for one.
+        """
         self.head_since = inf
         """When the first byte of an incomplete head arrived; infinity if there is none."""
         # The transport is created last. If an exception dropped it, its socket object would close
@@ -119,7 +123,7 @@ class LaneConnection:
                 if has_error or has_response or handoff.coroutine is not None:
                     if not await self._complete(driver, handoff):
                         return None
-                    self.idle_since = trio.current_time()
+                    self.idle_since = perf_counter()
                     continue
             try:
                 head = await self._next_head()
@@ -136,7 +140,7 @@ class LaneConnection:
                 return self.data
             if not keep_alive:
                 return None
-            self.idle_since = trio.current_time()
+            self.idle_since = perf_counter()
 
     async def _complete(self, driver: Driver, handoff: TaskHandoff) -> bool:
         """Complete the request that the driver has begun.
@@ -179,7 +183,7 @@ class LaneConnection:
                     self.head_since = inf
                     return head
                 if self.head_since == inf:
-                    self.head_since = trio.current_time()
+                    self.head_since = perf_counter()
                 if not self._reservation.reserve(len(self.data), complete=False):
                     raise UnsupportedRequest
             if self._lane.drained and not self.has_unread():

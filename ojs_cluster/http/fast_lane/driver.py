@@ -18,10 +18,10 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Coroutine
 from math import inf
+from time import perf_counter
 from typing import Any, Final, Protocol
 
 import msgspec
-import trio
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
 from ojs_cluster.http.app import App
@@ -85,9 +85,10 @@ class DrivenConnection(Protocol):
         heads: cache of parsed request heads.
         data: bytes that are read and belong to no request yet.
         deadline: the deadline of the request in progress.
-        idle_since: when the connection began to wait for a complete head, on trio's clock; infinite
-            while a request is in progress.
-        head_since: when the first bytes of an incomplete head were read, on trio's clock; infinite
+        idle_since: when the connection began to wait for a complete head, in seconds of
+            ``perf_counter``, which costs less than trio's clock; infinite while a request is in
+            progress.
+        head_since: when the first bytes of an incomplete head were read, by this clock; infinite
             if there is no incomplete head. The server closes connections whose head is late.
     """
 
@@ -294,7 +295,7 @@ class Driver:
         if sent != len(data):
             self._hand_over(TaskHandoff(response=response, data=data, sent=sent))
             return False
-        connection.idle_since = trio.current_time()
+        connection.idle_since = perf_counter()
         return self._registered or bool(connection.data) or self._register()
 
     # -- epoll registration and handoff ---------------------------------------------------------

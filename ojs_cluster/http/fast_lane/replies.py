@@ -15,7 +15,11 @@ from wsgiref.handlers import format_date_time
 from ojs_cluster.http.dispatch import COMMON_HEADERS
 from ojs_cluster.http.messages import Response
 
-_COMMON: Final = {(name, value): f"{name.lower()}: {value}\r\n" for name, value in COMMON_HEADERS}
+_COMMON: Final = {
+    pairs: "".join(f"{name.lower()}: {value}\r\n" for name, value in pairs)
+    for pairs in COMMON_HEADERS
+}
+"""The lines of the first two headers of nearly every response."""
 _CLOSE_FOR_DRAIN: Final = "connection: close\r\n"
 _CLOSE_AS_ASKED: Final = "Connection: close\r\n"
 
@@ -29,17 +33,18 @@ def encode(response: Response, *, draining: bool, asked_to_close: bool) -> bytes
         asked_to_close: whether the client has asked the server to close the connection. The
             ``Connection`` header then has another position and spelling, as hypercorn writes it.
     """
-    status, body = response.status, response.body
-    lines = [f"HTTP/1.1 {status} \r\n"]
+    status, headers, body = response.status, response.headers, response.body
+    common = _COMMON.get(headers[:2])
+    if common is None:
+        common = ""
+    else:
+        headers = headers[2:]
+    lines = [f"HTTP/1.1 {status} \r\n{common}"]
     has_length = status == 204  # a response with status 204 must not have a content-length
-    for pair in response.headers:
-        line = _COMMON.get(pair)
-        if line is None:
-            name, value = pair
-            lower = name.lower()
-            has_length = has_length or lower == "content-length"
-            line = f"{lower}: {value}\r\n"
-        lines.append(line)
+    for name, value in headers:
+        lower = name.lower()
+        has_length = has_length or lower == "content-length"
+        lines.append(f"{lower}: {value}\r\n")
     if not has_length:
         lines.append(f"content-length: {len(body)}\r\n")
     if draining and not asked_to_close:

@@ -19,6 +19,7 @@ Three things make the fast lane fast:
 from __future__ import annotations
 
 from contextlib import suppress
+from time import perf_counter
 from typing import Final
 
 import trio
@@ -94,7 +95,7 @@ class FastLane:
         interval_s = min(_LONGEST_INTERVAL_S, shortest_s / _CHECKS_PER_TIMEOUT)
         while True:
             await trio.sleep(interval_s)
-            now = trio.current_time()
+            now = perf_counter()
             self._close_idle_since(now - self._idle_timeout_s)
             for connection in self._connections:
                 if connection.head_since <= now - self._head_timeout_s:
@@ -106,7 +107,7 @@ class FastLane:
         A request that has arrived and is not read yet is still served.
         """
         self.drained = True
-        self._close_idle_since(trio.current_time(), except_unread=True)
+        self._close_idle_since(perf_counter(), except_unread=True)
 
     def _close_idle_since(self, time: float, *, except_unread: bool = False) -> None:
         for connection in self._connections:

@@ -80,8 +80,9 @@ async def fetch(app: App, request: Request) -> Response:
     )
     if not jobs:
         return _EMPTY
-    if any(CHECKPOINT in job.fields for job in jobs):
-        return await _with_checkpoints(app, jobs)
+    for job in jobs:
+        if CHECKPOINT in job.fields:
+            return await _with_checkpoints(app, jobs)
     try:
         envelopes = [job.json(lease=True) for job in jobs]
     except MalformedJob:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import inf
 
 import trio
 
@@ -281,28 +282,37 @@ class _Fetch:
         Raises:
             WorkerIsQuiet, BackendUnavailable: as ``fetch_unless_quiet``.
         """
-        remaining, calls, idle_keys, began = 0, 0, 0, trio.current_time()
+        remaining, calls, idle_keys, passing_until = 0, 0, 0, inf
         while True:
             # Shielded from cancellation: without the reply, this process would not know which jobs
             # have a lease now. The Redis client limits the time of the call.
             with ShieldedBlock():
                 count_before = len(self.jobs)
-                max_jobs = self._store.webhooks.jobs_per_script("fetch_full", self.wanted)
                 requested, more, remaining = await self._call(shard, queues, idle_keys)
             if driver_state.driven is None:
                 await trio.lowlevel.checkpoint_if_cancelled()
-            reply_bytes = sum(job.size for job in self.jobs[count_before:])
-            is_full_reply = reply_bytes >= _FULL_REPLY_BYTES
-            is_full_reply = is_full_reply or (
-                self.wanted > 0 and len(self.jobs) - count_before >= max_jobs
-            )
-            if self.wanted and is_full_reply and not self.full:
+            if self.wanted and not self.full and self._is_full_reply(count_before):
                 continue
             calls += 1
-            passing = not self.jobs and trio.current_time() - began < PASSING_S
-            if not (requested or more) or not self.wanted or (calls >= _MAX_CALLS and not passing):
+            if not (requested or more) or not self.wanted:
+                return remaining
+            now = trio.current_time()  # only here: the usual fetch ends with its first call
+            passing_until = min(passing_until, now + PASSING_S)
+            if calls >= _MAX_CALLS and (self.jobs or now >= passing_until):
                 return remaining
             idle_keys = min(max(_FIRST_IDLE_KEYS, idle_keys * 4), _MAX_IDLE_KEYS)
+
+    def _is_full_reply(self, count_before: int) -> bool:
+        """Return whether the last reply had as many jobs as it may have, so more may follow.
+
+        Args:
+            count_before: number of jobs that the fetch had before this reply.
+        """
+        jobs = self.jobs[count_before:]
+        wanted = self._count - count_before
+        return sum(job.size for job in jobs) >= _FULL_REPLY_BYTES or len(
+            jobs
+        ) >= self._store.webhooks.jobs_per_script("fetch_full", wanted)
 
     async def _call(
         self, shard: Shard, queues: Sequence[str], idle_keys: int
@@ -349,11 +359,11 @@ class _Fetch:
         for job in fetched:
             if job.fields[f.ATTEMPT] == b"1":
                 store.job_counts.count_start(job.fields, parsed.now)
-        effects = parsed.effects
-        await deliver(store, shard, effects)
-        requested = bool(effects) and any(
-            entry.kind == "token_request" for entry in parse_entries(shard, effects)
-        )
+        requested, effects = False, parsed.effects
+        if effects:
+            await deliver(store, shard, effects)
+            entries = parse_entries(shard, effects)
+            requested = any(entry.kind == "token_request" for entry in entries)
         return requested, parsed.more, parsed.depth - len(fetched)
 
     def _args(

@@ -69,9 +69,9 @@ async def ack(
         lease_id=lease_id,
     )
     completed = record(job_id, reply[1])
-    # A repeated ack must not count the job again. Only the first ack of a job finds it active, and
-    # then the old state is in the reply, before the new one.
-    if b"active" in reply[1]:
+    # A repeated ack must not count the job again. Its reply has each field once. The first ack of a
+    # job changes the state, so that the reply has the old and the new state.
+    if 2 * len(completed.fields) < len(reply[1]):
         store.job_counts.count_completed_job(completed.fields)
     return completed
 
