@@ -406,6 +406,7 @@ class Keyspace:
             raise ValueError(f"shards must be between 1 and {MAX_SHARDS}, not {shards}")
         self.meta = Meta()
         self._shards = tuple(_shards(shards))
+        self._webhook_tags = (*self._shards, Shard(META, META_TAG, self.meta.slot))
         self._stride = _stride(shards)
         self._inverse_stride = pow(self._stride, -1, shards)
         self._index_of_slot = {
@@ -440,6 +441,18 @@ class Keyspace:
     def tag(self, index: int) -> Shard | Meta:
         """Return the shard at ``index``, or for ``META`` the keys of the whole cluster."""
         return self.meta if index == META else self._shards[index]
+
+    @property
+    def webhook_tags(self) -> tuple[Shard, ...]:
+        """The tags that have webhook deliveries: all shards, and last the meta tag.
+
+        Under the meta tag only the keys of events and webhooks of a ``Shard`` are used.
+        """
+        return self._webhook_tags
+
+    def webhook_tag(self, index: int) -> Shard:
+        """Return the keys of webhook deliveries of a shard, or of the meta tag (``META``)."""
+        return self._webhook_tags[index]
 
     def shard_of_queue(self, queue: str) -> Shard:
         """Return the shard of ``queue``, or of its partition 0 when it has several."""

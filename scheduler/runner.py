@@ -105,6 +105,7 @@ class LeaderWork:
         self._meta_loops = (
             cron_loop,
             bulk_loop,
+            webhook_loop,
             loop("retire", janitor.retire_step(store), slowest, 1),
             loop("partitions", janitor.partitions_step(store), unlimited, 1),
             loop("history", history.step(store), slow, 1),

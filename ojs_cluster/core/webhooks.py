@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from ojs_cluster.core import events
-from ojs_cluster.core.errors import InvalidRequest
+from ojs_cluster.core.errors import InvalidRequest, ValidationFailed
 from ojs_cluster.core.jobs.options import check_queue
 
 MAX_PATTERNS: Final = 50
@@ -136,11 +136,12 @@ def _selects(patterns: Iterable[str], name: str) -> bool:
 def check_events(patterns: Sequence[str]) -> tuple[str, ...]:
     """Return the event patterns of a request without repetitions.
 
-    Types that this server does not emit are accepted: clients subscribe to all types of the
-    specification.
+    A type that this server does not emit is accepted beside one that it emits: clients subscribe to
+    all types of the specification.
 
     Raises:
         InvalidRequest: there is none, there are too many, or one is not an event type or pattern.
+        ValidationFailed: this server emits no event of these types.
     """
     if not 1 <= len(patterns) <= MAX_PATTERNS:
         raise InvalidRequest(f"give 1 to {MAX_PATTERNS} event types", field="events")
@@ -150,6 +151,11 @@ def check_events(patterns: Sequence[str]) -> tuple[str, ...]:
                 "must be an event type such as job.completed, or job.*, or *",
                 field=f"events[{index}]",
             )
+    if not any(_selects(patterns, name) for name in events.NAMES):
+        raise ValidationFailed(
+            "this server emits no event of these types; docs/guide/webhooks.md lists its types",
+            field="events",
+        )
     return tuple(dict.fromkeys(patterns))
 
 

@@ -1,10 +1,11 @@
 """Send the deliveries of webhooks that are due (spec: ojs-webhooks 7).
 
-The leader of a shard sends its deliveries. A step finds the subscriptions with due deliveries, and
-starts one task for each: so a receiver that is slow or away delays no other. All tasks of one
-receiver, of all shards that this process leads, share ``_Receiver``. It limits how many batches are
-in memory and how many requests are open, and lets all of them wait when the receiver asks for it,
-or when it has failed several times in a row.
+The leader of a shard sends its deliveries. For events of cron jobs that is the leader of the meta
+tag. A step finds the subscriptions with due deliveries, and starts one task for each: so a receiver
+that is slow or away delays no other. All tasks of one receiver, of all shards that this process
+leads, share ``_Receiver``. It limits how many batches are in memory and how many requests are open,
+and lets all of them wait when the receiver asks for it, or when it has failed several times in a
+row.
 
 An attempt that was sent but not recorded, because the process died or its term has ended, is
 repeated. So a receiver may get a delivery twice, always under the same id.
@@ -134,14 +135,14 @@ class WebhookSender:
         """Start a task for each subscription with due deliveries of a shard.
 
         Args:
-            index: index of the shard.
+            index: index of the shard, or ``META``.
             nursery: where the tasks run; its end is the end of this process's term.
             wake: called with the index when a task has ended, so that the shard is checked again.
 
         Raises:
             BackendUnavailable: Redis did not answer in time.
         """
-        shard = self._store.keys.shard(index)
+        shard = self._store.keys.webhook_tag(index)
         now_ms, first_ms, ids = await deliveries.read_due(self._store, shard)
         next_ms: float | None = first_ms
         started = 0

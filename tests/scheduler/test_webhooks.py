@@ -19,6 +19,7 @@ import trio
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.cron import cron
 from ojs_cluster.store.settings import StoreSettings
 from ojs_cluster.store.sweeps.sweep_result import SweepResult
 from ojs_cluster.store.webhooks import deliveries, subscriptions
@@ -28,6 +29,7 @@ from scheduler.loops import webhooks
 from scheduler.loops.webhooks import decide
 from tests.scheduler.running import eventually, put, store_at
 from tests.scheduler.test_background import served
+from tests.store.cron.test_cron import definition
 from tests.store.webhook_jobs import SECRET, subscribe
 from tests.support.receiver import (
     OK,
@@ -102,6 +104,26 @@ async def test_an_event_is_delivered_signed_and_recorded(backend: Embedded) -> N
         found = await deliveries.get(store, delivery_id)
         assert (found.attempts, found.status) == (1, 200)
         assert len(receiver.received) == 1
+
+
+async def test_the_leader_of_the_meta_tag_delivers_events_of_cron_jobs(backend: Embedded) -> None:
+    replies = status(500), status(503)
+    async with (
+        receiving(Receiver(answer=answering(*replies))) as receiver,
+        sending(backend) as store,
+    ):
+        await subscribed(store, "cron.*", url=receiver.url())
+        await cron.register(store, definition())
+        _, job = await cron.trigger(store, "daily")
+        received = await receiver.wait_for(3)
+        assert {each.event["data"]["job_id"] for each in received} == {job.id}
+        assert {each.event["type"] for each in received} == {"cron.triggered"}
+        [delivery_id] = {each.headers["webhook-id"] for each in received}
+
+        async def recorded() -> bool:
+            return await state_of(store, delivery_id) == "delivered"
+
+        await eventually(recorded, what="recorded")
 
 
 async def test_failed_attempts_are_repeated_under_the_same_id(backend: Embedded) -> None:

@@ -12,7 +12,7 @@
 --       11 ids of runs that have ended, 12 maximum length of the history, 13 time (ms) until another process
 --       may deliver the firing.
 -- Returns: {'ok', fields, now} | {'missing'} | {'undelivered'} | {'stale'}
---@include keys now set_deadline cron_record
+--@include keys now append_event set_deadline cron_record
 local MAX_OPEN_RUNS = 100
 local HISTORY = KEYS[3]
 local name, version, occurrence, next_occurrence, gap = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
@@ -24,11 +24,18 @@ if cron.firing then return {'undelivered'} end
 if cron.version ~= version or (occurrence ~= '' and cron.next_occurrence ~= occurrence) then return {'stale'} end
 local manual = occurrence == ''
 if manual then occurrence = format_ms(now) end
+
+-- Adds an event to the stream and the webhook deliveries of the meta tag.
+local function emit_cron(kind, id, scheduled, ...)
+    local more = {'c', name, 'x', cron.expression, 'z', cron.timezone, 's', scheduled, ...}
+    add_event(kind, id, cron.type, cron.queue, more)
+end
+
 -- The first write must be one that Redis refuses at maxmemory. After a first HDEL, the later writes would be
 -- accepted.
 redis.call('HSET', CRON, 'open_runs', cron.open_runs or '')
 if not manual then
-    if cron.gap then emit_cron('cron.skipped', cron, '', name, cron.gap, 'w', 'dst_skip') end
+    if cron.gap then emit_cron('cron.skipped', '', cron.gap, 'w', 'dst_skip') end
     redis.call('HDEL', CRON, 'next_occurrence', 'gap', 'not_before', 'failures')
     if next_occurrence ~= '' then redis.call('HSET', CRON, 'next_occurrence', next_occurrence) end
     if gap ~= '' then redis.call('HSET', CRON, 'gap', gap) end
@@ -49,10 +56,10 @@ if decision == 'fire' then
         redis.call('HSET', CRON, 'held_runs',
             cron.held_runs and cron.held_runs .. ' ' .. id_or_reason or id_or_reason)
     end
-    emit_cron('cron.triggered', cron, id_or_reason, name, occurrence, 'r', runs)
+    emit_cron('cron.triggered', id_or_reason, occurrence, 'r', runs)
 else
     local refused = decision == 'refuse'
-    emit_cron('cron.skipped', cron, refused and '' or id_or_reason, name, occurrence, 'w',
+    emit_cron('cron.skipped', refused and '' or id_or_reason, occurrence, 'w',
         refused and 'unusable_job' or 'overlap_skip')
 end
 redis.call('HSET', CRON, 'open_runs', table.concat(open_runs, ' '))

@@ -65,7 +65,7 @@ class RedisCronStore:
             "cron_claim_occurrence",
             [meta.cron(cron.name), meta.crons, meta.cron_history(cron.name), meta.events],
             [
-                *(self.store.settings.events_per_shard, cron.name, cron.version),
+                *(self.store.events_arg, cron.name, cron.version),
                 *(_ms(decision.occurrence_ms), _ms(decision.next_ms), _ms(decision.gap_ms)),
                 *(_decision_name(decision), decision.refusal or decision.job_id),
                 *("1" if decision.held else "", " ".join(decision.cancels)),

@@ -15,7 +15,7 @@ import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.keys import Shard
+from ojs_cluster.keys import META, Shard
 from ojs_cluster.store.cached import Cached
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
@@ -148,15 +148,7 @@ async def collect(store: Store, max_queues: int) -> ClusterMetrics:
         names_here = queues_of[shard]
         for start in range(0, max(1, len(names_here)), _CHUNK):
             chunk = names_here[start : start + _CHUNK]
-            keys = [
-                shard.outbox_due,
-                shard.outbox_dead_letters,
-                shard.due,
-                shard.active,
-                shard.outbox_blocked_shards,
-                shard.webhook_counts,
-                shard.webhook_due,
-            ]
+            keys = _shard_keys(shard)
             for name in chunk:
                 keys += (shard.queue_counters(name), shard.queue_available(name))
                 keys += (shard.queue_dead(name), shard.queue_blocked(name))
@@ -172,6 +164,7 @@ async def collect(store: Store, max_queues: int) -> ClusterMetrics:
     await run_concurrently(store.keys, read_in_time)
     if names is not None:
         cluster.bulk_operations = await _bulk_operations(store)
+        await _add_meta_webhooks(store, cluster)
     if len(unreachable) == len(store.keys):
         raise BackendUnavailable("no shard answers", outcome="not_applied")
     for name in names or ():
@@ -188,6 +181,13 @@ async def _bulk_operations(store: Store) -> int | None:
         )
         return int(running)
     return None
+
+
+async def _add_meta_webhooks(store: Store, cluster: ClusterMetrics) -> None:
+    """Add the webhook deliveries of the events of cron jobs."""
+    tag = store.keys.webhook_tag(META)
+    with trio.move_on_after(PATIENCE_S), suppress(BackendUnavailable):
+        _add_shard(cluster, await store.run(tag, "metrics", _shard_keys(tag), idempotent=True))
 
 
 async def _queue_names(store: Store, max_queues: int) -> tuple[list[str] | None, int | None]:
@@ -219,6 +219,19 @@ class CachedMetrics(Cached[ClusterMetrics]):
 
     def __init__(self, store: Store, max_queues: int) -> None:
         super().__init__(lambda: collect(store, max_queues), lambda _took_s: CACHED_S)
+
+
+def _shard_keys(shard: Shard) -> list[bytes]:
+    """Return the first KEYS of ``metrics.lua``."""
+    return [
+        shard.outbox_due,
+        shard.outbox_dead_letters,
+        shard.due,
+        shard.active,
+        shard.outbox_blocked_shards,
+        shard.webhook_counts,
+        shard.webhook_due,
+    ]
 
 
 def _shards_of(store: Store, queue: str) -> Sequence[Shard]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ojs_cluster.core.errors import BackendUnavailable
-from ojs_cluster.keys import Shard
+from ojs_cluster.keys import META, Shard
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import references
@@ -108,7 +108,8 @@ async def remove_leftovers(store: Store, shard: Shard, limit: int = 500) -> int:
 async def retire_queues(store: Store, after: str = "", limit: int = 100) -> tuple[int, str]:
     """Handle the next ``limit`` queues: remove idle ones, maintain the partitions of the others.
 
-    A round is a series of calls that handles each registered queue once.
+    A round is a series of calls that handles each registered queue once. Its first call also
+    removes the counts of deleted webhook subscriptions under the meta tag.
 
     The keys of a queue are removed first, and the script that removes the last of them appends the
     effect that removes the name. So a crash may leave a name without keys, which the next round
@@ -128,6 +129,7 @@ async def retire_queues(store: Store, after: str = "", limit: int = 100) -> tupl
     """
     if not after:
         await partition_maintenance.begin_round(store)
+        await remove_old_counts(store, store.keys.webhook_tag(META))
     meta = store.keys.meta
     names: Any = await store.redis.call(
         meta.slot,

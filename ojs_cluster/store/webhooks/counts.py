@@ -1,4 +1,4 @@
-"""Counts of webhook delivery attempts by subscription and outcome, summed over all shards."""
+"""Counts of webhook delivery attempts by subscription and outcome, summed over all tags."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ async def read_counts(store: Store) -> dict[str, DeliveryCounts]:
             elif name == "last" and len(value) == 2 and value[0] > counts.last_ms:
                 counts.last_ms, counts.last_status = value
 
-    await run_concurrently(store.keys, read)
+    await run_concurrently(store.keys.webhook_tags, read)
     return found
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from ojs_cluster.core.errors import Conflict, NotFound
-from ojs_cluster.keys import Shard
+from ojs_cluster.keys import META, META_TAG, Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.events.entries import Position
 from ojs_cluster.store.fanout import run_concurrently
@@ -37,7 +37,7 @@ _MAX_PURGED: Final = 500
 """Maximum number of deliveries that one script removes."""
 _MAX_ERROR_LENGTH: Final = 200
 """Maximum number of characters of an error that are stored."""
-_is_id = re.compile(r"del_([0-9]{1,17})-([0-9]{1,4})").fullmatch
+_is_id = re.compile(r"del_([0-9]{1,17})-([0-9]{1,4}|meta)").fullmatch
 
 Outcome = Literal["delivered", "failed", "dead", "dropped"]
 DeliveryState = Literal["pending", "delivered", "dead"]
@@ -49,7 +49,7 @@ class Delivery:
     """An event for one subscription.
 
     Attributes:
-        shard: the shard of the event.
+        shard: the shard of the event; for events of cron jobs the meta tag.
         number: number of the delivery in its shard: about the Unix time of the event in
             microseconds.
         subscription_id: the subscription.
@@ -79,7 +79,8 @@ class Delivery:
     @property
     def id(self) -> str:
         """The id, which is the same in each attempt."""
-        return f"del_{self.number}-{self.shard.index}"
+        place = META_TAG if self.shard.index == META else self.shard.index
+        return f"del_{self.number}-{place}"
 
     @property
     def kind(self) -> str:
@@ -321,7 +322,7 @@ async def list_newest(
 ) -> Listing:
     """Return at most ``limit`` deliveries of all shards, newest first.
 
-    Each shard chooses those with the latest next attempt or end.
+    Each tag chooses those with the latest next attempt or end.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -350,7 +351,7 @@ async def list_newest(
         found.sort(key=lambda each: int(each.number), reverse=True)
         del found[limit:]
 
-    await run_concurrently(store.keys, read)
+    await run_concurrently(store.keys.webhook_tags, read)
     return found
 
 
@@ -362,10 +363,11 @@ async def get(store: Store, delivery_id: str) -> Delivery:
         BackendUnavailable: Redis did not answer in time.
     """
     match = _is_id(delivery_id)
-    index = int(match[2]) if match else len(store.keys)
+    place = match[2] if match else ""
+    index = META if place == META_TAG else int(place or len(store.keys))
     if match is None or index >= len(store.keys):
         raise NotFound("webhook delivery", delivery_id[:100])
-    shard, number = store.keys.shard(index), match[1]
+    shard, number = store.keys.webhook_tag(index), match[1]
     found: Any = await store.redis.call(
         shard.slot,
         *("HMGET", shard.webhook_deliveries, number, f"a{number}"),
@@ -387,12 +389,8 @@ async def retry(store: Store, delivery_id: str) -> Delivery:
     """
     found = await get(store, delivery_id)
     shard = found.shard
-    keys = [
-        shard.webhook_pending(found.subscription_id),
-        shard.webhook_deliveries,
-        shard.webhook_dead,
-        shard.webhook_due,
-    ]
+    keys = [shard.webhook_pending(found.subscription_id), shard.webhook_deliveries]
+    keys += [shard.webhook_dead, shard.webhook_due]
     args = [found.subscription_id, found.number]
     if await store.run(shard, "webhook_retry", keys, args) != b"ok":
         raise Conflict(f"delivery '{found.id}' is {found.state}: only a dead one can be retried")

@@ -157,12 +157,26 @@ async def test_subscriptions_and_what_they_select_are_bounded(api: Api) -> None:
     reply = await api.post(PATH, {"url": URL, "events": ["*"], "filter": names})
     assert (reply.status, reply.error["details"]["field"]) == (400, "events")
     for _ in range(MAX_SUBSCRIPTIONS - 1):
-        await made(api, events=["webhook.none"])
-    reply = await api.post(PATH, {"url": URL, "events": ["webhook.none"]})
+        await made(api, active=False)
+    reply = await api.post(PATH, {"url": URL, "events": ["job.failed"], "active": False})
     assert reply.status == 400
     assert str(MAX_SUBSCRIPTIONS) in reply.error["message"]
     page = (await api.get(f"{PATH}?page=2&per_page=30")).json
     assert (len(page["items"]), page["pagination"]["has_more"]) == (30, True)
+
+
+@pytest.mark.parametrize(
+    "events", [["worker.started"], ["webhook.*"], ["job.compleeted", "worker.*"]]
+)
+async def test_a_subscription_that_would_get_no_event_is_refused(
+    api: Api, events: list[str]
+) -> None:
+    reply = await api.post(PATH, {"url": URL, "events": events})
+    assert (reply.status, reply.error["details"]["field"]) == (422, "events")
+    new = await made(api, events=[*events, "cron.*"])
+    reply = await api.call("PATCH", f"{PATH}/{new['id']}", {"events": events})
+    assert reply.status == 422
+    assert (await api.get(f"{PATH}/{new['id']}")).json["events"] == [*events, "cron.*"]
 
 
 async def test_concurrent_changes_are_all_kept(api: Api) -> None:

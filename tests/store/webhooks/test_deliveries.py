@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,13 +13,17 @@ import trio
 
 from ojs_cluster.core.errors import Conflict, NotFound
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.cron import cron
 from ojs_cluster.store.enqueue.enqueue import enqueue_many
 from ojs_cluster.store.jobs.ack import Ack, ack_many
 from ojs_cluster.store.operations.events import EventFilter, read_events
+from ojs_cluster.store.operations.metrics import collect
 from ojs_cluster.store.queues import queues
 from ojs_cluster.store.sweeps import retention
 from ojs_cluster.store.webhooks import deliveries, subscriptions
+from ojs_cluster.store.webhooks.counts import read_counts
 from ojs_cluster.store.webhooks.deliveries import Delivery, DeliveryState
+from tests.store.cron.test_cron import definition, fire
 from tests.store.shortcuts import (
     DAY,
     QUEUE,
@@ -65,9 +70,7 @@ async def test_every_event_of_a_life_becomes_a_delivery(store: Store) -> None:
     found = await pending(store, made.id)
     bodies = {each.body(): each for each in found}
     got = {json.loads(body)["id"]: json.loads(body) for body in bodies}
-    assert got == {
-        name: event for name, event in wanted.items() if not event["type"].startswith("cron.")
-    }
+    assert got == wanted
     assert len(got) == len(found) >= 120
     assert {each.id for each in found if each.attempts} == set()
     assert len({each.id for each in found}) == len(found)
@@ -130,6 +133,37 @@ async def test_workflow_events_become_deliveries(store: Store, db: Any) -> None:
     assert set(await kinds(store, made.id)) == {
         *("workflow.started", "workflow.step_completed", "workflow.completed")
     }
+
+
+async def test_events_of_cron_jobs_become_deliveries(store: Store, db: Any) -> None:
+    made = await subscribe(store, "cron.*", queues=("reports",))
+    other = await subscribe(store, "cron.*", job_types=("other.type",))
+    await store.webhooks.read(store)
+    await cron.register(store, definition())
+    await cron.trigger(store, "daily")
+    await fire(store, db)
+    found = await pending(store, made.id)
+    events = await read_events(store, EventFilter(types={"cron.*"}), limit=10)
+    assert [each.kind for each in found] == ["cron.triggered", "cron.skipped"]
+    assert [each.body() for each in found] == events.events
+    assert await pending(store, other.id) == []
+    assert (await collect(store, 10)).webhooks["pending"] == 2
+
+    [first, second] = found
+    assert first.id.endswith("-meta")
+    record = partial(deliveries.record, store, first.shard, made.id)
+    await record(first.number, "dead", status=400)
+    assert (await deliveries.retry(store, first.id)).state == "pending"
+    await record(second.number, "delivered", status=200)
+    assert (await deliveries.get(store, second.id)).state == "delivered"
+    assert (await read_counts(store))[made.id].numbers == {"dead": 1, "delivered": 1}
+
+    await subscriptions.delete(store, made.id)
+    await deliveries.purge(store, first.shard, made.id)
+    db.hset(first.shard.webhook_counts, f"delivered:{made.id}", 1)  # of a late process
+    await retention.retire_queues(store)
+    assert set(db.hkeys(first.shard.webhook_counts)) == {b"dead:", b"delivered:"}
+    assert not db.exists(first.shard.webhook_pending(made.id))
 
 
 async def test_without_a_stream_events_are_delivered_all_the_same(store: Store) -> None:

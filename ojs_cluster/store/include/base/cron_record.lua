@@ -52,11 +52,3 @@ local function schedule_check(name)
     if not at and cron.next_occurrence then at = tonumber(cron.not_before) end
     if at then set_deadline(CRONS, name, at) else redis.call('ZREM', CRONS, name) end
 end
-
--- Adds an entry to the event stream of the meta tag.
-local function emit_cron(kind, cron, id, name, scheduled, ...)
-    local kept = tonumber(ARGV[1])
-    if kept == 0 then return end
-    redis.call('XADD', EVENTS, 'MAXLEN', '~', kept, '*', 't', kind, 'j', id, 'y', cron.type,
-        'q', cron.queue, 'c', name, 'x', cron.expression, 'z', cron.timezone, 's', scheduled, ...)
-end
