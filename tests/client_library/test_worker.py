@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import anyio
@@ -115,6 +116,32 @@ async def test_the_end_of_a_handler_decides_about_the_job(server: Server) -> Non
             assert "in end" in error["backtrace"][-1]
 
     await server.run(scenario)
+
+
+async def test_a_retry_may_hold_all_jobs_of_its_rate_limit_key(server: Server) -> None:
+    async def scenario(client: Client) -> None:
+        worker = new_worker(client)
+
+        @worker.handler("t.throttled")
+        async def throttled(job: RunningJob) -> None:
+            raise Retry("429 of a service", hold=timedelta(hours=1))
+
+        before = datetime.now(UTC)
+        async with serving_jobs(worker):
+            limit = {"key": "service", "concurrency": 5}
+            job = await client.enqueue("t.throttled", queue=QUEUE, rate_limit=limit)
+            await job_in(client, job.id, "retryable")
+        async with httpx2.AsyncClient(base_url=client.url) as http:
+            reply = (await http.get("/ojs/v1/rate-limits/service")).json()
+        held = datetime.fromisoformat(reply["held_until"]) - before
+        assert timedelta(minutes=59) < held < timedelta(minutes=70)
+
+    await server.run(scenario)
+
+
+@pytest.mark.parametrize(("hold", "held_s"), [(None, None), (2, 2), (-1, 0), (10**9, 86_400)])
+def test_a_hold_is_a_day_at_most(hold: float | None, held_s: float | None) -> None:
+    assert Retry("busy", hold=hold).hold_s == held_s
 
 
 async def test_a_job_without_a_handler_is_left_to_other_workers(server: Server) -> None:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from ojs_client import JobFailed, RetryPolicy, SyncClient, new_job
+from tests.examples.fake_api import fake_api
 from tests.examples.fake_smtp import fake_smtp
-from tests.server.programs import ROOT, Program, free_port, program
+from tests.server.programs import ROOT, Program, clean_environment, free_port, program
+from tests.support.servers import wait_until
 
 EXAMPLES = ROOT / "examples"
 LIMIT_S = 120
@@ -20,9 +26,9 @@ SOON = RetryPolicy(max_attempts=5, initial_interval=0.1)
 
 
 @contextmanager
-def example(name: str, url: str, **env: str) -> Iterator[Program]:
+def example(name: str, url: str, *args: str, **env: str) -> Iterator[Program]:
     """Run an example in Python. Its warnings are errors."""
-    command = ["-W", "error", str(EXAMPLES / name)]
+    command = ["-W", "error", str(EXAMPLES / name), *args]
     with program(command, env={"OJS_URL": url, **env}) as running:
         yield running
 
@@ -77,6 +83,20 @@ def test_the_cron_worker_registers_its_job_and_runs_it(server_url: str, client: 
     client.cron.delete("clean-sessions")
 
 
+def test_calls_of_an_api_keep_its_limit_and_its_pauses(server_url: str, client: SyncClient) -> None:
+    numbers = range(1, 8)
+    with fake_api(throttled={3}) as api:
+        named = map(str, numbers)
+        with example("rate_limited.py", server_url, *named, API_URL=api.url) as worker:
+            wait_until(lambda: sorted(api.answered) == [*numbers], what="all invoices are read")
+            drained(worker)
+    assert api.most == 2
+    with httpx.Client(base_url=server_url, timeout=LIMIT_S) as http:
+        jobs = http.get("/ojs/v1/jobs?queue=invoices").json()["jobs"]
+    assert {job["state"] for job in jobs} == {"completed"}
+    assert {job["args"][0]: job["attempt"] for job in jobs} == {n: 1 + (n == 3) for n in numbers}
+
+
 @pytest.mark.parametrize("framework", ["fastapi", "quart"])
 def test_a_web_application_enqueues_and_reads_results(
     framework: str, server_url: str, client: SyncClient
@@ -102,6 +122,99 @@ def test_a_web_application_enqueues_and_reads_results(
             client.cancel(cancelled)
             assert browser.get(f"/reports/jobs/{cancelled}").json()["state"] == "cancelled"
         drained(running)
+
+
+@pytest.fixture(scope="session")
+def go_worker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built worker in Go."""
+    if shutil.which("go") is None:
+        pytest.skip("go is not installed")
+    built = tmp_path_factory.mktemp("go") / "worker"
+    offline = {"GOTOOLCHAIN": "local", "GOPROXY": "off", "GOFLAGS": "-mod=mod"}
+    for command in (
+        ["gofmt", "-l", "."],
+        ["go", "vet", "."],
+        ["go", "build", "-o", str(built), "."],
+    ):
+        done = subprocess.run(
+            command,
+            cwd=EXAMPLES / "go",
+            env=clean_environment(offline),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=500,
+        )
+        assert (done.returncode, done.stdout) == (0, ""), f"{command}: {done.stdout}{done.stderr}"
+    return built
+
+
+@pytest.fixture
+def node_worker() -> list[str]:
+    """The command of the worker in Node."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("node is not installed")
+    return [node, str(EXAMPLES / "node" / "worker.mjs")]
+
+
+def test_the_node_worker(node_worker: list[str], server_url: str, client: SyncClient) -> None:
+    image = {"width": 4, "height": 3, "scale": 2}
+    works_over_http(
+        *(node_worker, server_url, client, "images", "image.resize"),
+        good=image,
+        result={"width": 8, "height": 6},
+        bad=image | {"scale": 0},
+        problem="the scale is not positive",
+        long=image | {"seconds": 600},
+    )
+
+
+def test_the_go_worker(go_worker: Path, server_url: str, client: SyncClient) -> None:
+    works_over_http(
+        *([str(go_worker)], server_url, client, "texts-go", "text.upper"),
+        good={"text": "hello"},
+        result="HELLO",
+        bad={"text": 7},
+        problem="cannot unmarshal number",
+        long={"text": "hello", "seconds": 600},
+    )
+
+
+def works_over_http(
+    command: list[str],
+    url: str,
+    client: SyncClient,
+    queue: str,
+    type: str,
+    *,
+    good: Any,
+    result: Any,
+    bad: Any,
+    problem: str,
+    long: Any,
+) -> None:
+    """A worker acks, nacks, and learns by its heartbeat that a job was cancelled."""
+    once = RetryPolicy(max_attempts=1)
+    env = {"OJS_URL": url, "LEASE_MS": "6000"}
+    with program(command, env=env, interpreter=()) as worker:
+        jobs = client.enqueue_many(new_job(type, good, queue=queue) for _ in range(12))
+        assert [client.result(job.id, wait=LIMIT_S) for job in jobs] == [result] * 12
+        for job in (
+            client.enqueue(type, bad, queue=queue),  # final, so one attempt of three
+            client.enqueue("no.handler", queue=queue, retry=once),
+        ):
+            with pytest.raises(JobFailed) as failed:
+                client.result(job.id, wait=LIMIT_S)
+            assert re.search(f"{problem}|no handler for no.handler", str(failed.value))
+            assert client.get(job.id).attempt == 1
+        held = client.enqueue(type, long, queue=queue)
+        wait_until(lambda: client.get(held.id).state == "active", what="the long job runs")
+        client.cancel(held.id)
+        worker.signal(signal.SIGTERM)
+        # The drain waits for the long job, whose handler the next heartbeat cancels.
+        assert worker.wait_exit() == 0, worker.output
+        assert "drains" in worker.output
 
 
 def run_one(url: str, queue: str) -> None:

@@ -73,11 +73,18 @@ def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def program(
-    command: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None
+    command: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    interpreter: Sequence[str] = (sys.executable,),
 ) -> Iterator[Program]:
-    """Run `python -m ...` (or any command line) until the block ends; stdout and stderr mixed."""
+    """Run `python -m ...` until the block ends; stdout and stderr mixed.
+
+    With an empty `interpreter`, `command` names a program.
+    """
     process = subprocess.Popen(
-        [sys.executable, *command],
+        [*interpreter, *command],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

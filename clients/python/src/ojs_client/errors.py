@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any, Final
+
+_MAX_HOLD_S: Final = 86_400.0
+"""The server holds a key for a day at most."""
 
 
 class OJSError(Exception):
@@ -112,11 +116,17 @@ class Retry(OJSError):
     Args:
         reason: the message of the error.
         code: the code of the error, which ``non_retryable_errors`` of a policy can name.
+        hold: how long no job of the same rate limit key may start, for example because a service
+            has answered 429; a day at most. A job without such a key is not held.
     """
 
-    def __init__(self, reason: str, *, code: str = "retry") -> None:
+    def __init__(
+        self, reason: str, *, code: str = "retry", hold: timedelta | float | None = None
+    ) -> None:
         super().__init__(reason)
         self.code = code
+        seconds = hold.total_seconds() if isinstance(hold, timedelta) else hold
+        self.hold_s = None if seconds is None else min(max(0.0, seconds), _MAX_HOLD_S)
 
 
 class Discard(OJSError):

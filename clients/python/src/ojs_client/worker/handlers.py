@@ -6,10 +6,11 @@ import inspect
 import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeAlias, TypeVar
 
 from ojs_client.errors import Discard, Retry
-from ojs_client.options import JSON
+from ojs_client.options import JSON, iso_time
 from ojs_client.worker.running import BlockingJob, RunningJob
 
 AsyncHandler: TypeAlias = Callable[[RunningJob], Awaitable[JSON]]
@@ -102,7 +103,11 @@ def error_of(error: BaseException) -> dict[str, JSON]:
         action = "DEAD_LETTER" if error.dead_letter else "DISCARD"
         return {"code": error.code, "message": message, "retryable": False, "action": action}
     if isinstance(error, Retry):
-        return {"code": error.code, "message": message, "retryable": True}
+        decision = {"code": error.code, "message": message, "retryable": True}
+        if error.hold_s is not None:
+            until = datetime.now(UTC) + timedelta(seconds=error.hold_s)
+            decision["rate_limit_until"] = iso_time(until)
+        return decision
     frames = traceback.extract_tb(error.__traceback__)[-_MAX_FRAMES:]
     return {
         "code": "handler_error",
