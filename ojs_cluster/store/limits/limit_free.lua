@@ -20,10 +20,10 @@ local started, hold_until = string.sub(start_state, 1, 1) == 's', tonumber(strin
 for i = 6, #ARGV do
     local token = shard .. '/' .. ARGV[i]
     local start_counted = redis.call('ZSCORE', holders_key, token) -- '0' no, '1' yes
-    if start_counted then -- holders: all granted tokens; granted: those whose start is not counted
-        if start_counted == '0' and started then count_starts(limit, 1)
-        elseif start_counted == '0' then limit.granted = limit.granted - 1 end
-        limit.holders = limit.holders - 1
+    if start_counted then
+        if start_counted == '0' and started then count_token_starts(limit, 1)
+        elseif start_counted == '0' then limit.uncounted = limit.uncounted - 1 end
+        limit.token_count = limit.token_count - 1
         table.insert(limit.returned, token)
     elseif redis.call('ZSCORE', requesters_key, token) then
         remove_request(limit, token)

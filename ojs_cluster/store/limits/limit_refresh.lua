@@ -16,7 +16,7 @@ local limit = load_rate_limit(key)
 local fields, MAX_CHECKED, MAX_SENT, PAUSE_MS = limit.fields, 500, 100, 1000
 -- A key with a rate is kept for a whole period, because its last starts count for that time.
 local period = tonumber(string.match(fields.limits or '', ',%d+:(%d+),') or 0)
-local unused = limit.holders == 0 and redis.call('ZCARD', requesters_key) == 0 and not override_is_active(limit)
+local unused = limit.token_count == 0 and redis.call('ZCARD', requesters_key) == 0 and not override_is_active(limit)
     and now - (fields.used_at or 0) >= math.max(retention_ms(), period)
     and math.max(fields.hold_until or 0, fields.next_start or 0) <= now
 if unused then
@@ -26,7 +26,7 @@ if unused then
     return effects
 end
 local used_at = fields.used_at
-if limit.holders > 0 and now - (fields.checked_at or now) >= LIMIT_CHECK_MS then
+if limit.token_count > 0 and now - (fields.checked_at or now) >= LIMIT_CHECK_MS then
     local offset = tonumber(fields.check_offset or 0)
     local tokens = redis.call('ZRANGE', holders_key, offset, offset + MAX_CHECKED - 1)
     for from = 1, #tokens, MAX_SENT do

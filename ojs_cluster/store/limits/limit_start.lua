@@ -14,7 +14,7 @@ for i = 5, #ARGV do
     local token = shard .. '/' .. ARGV[i]
     if redis.call('ZSCORE', holders_key, token) == '0' then -- the start is not counted yet
         redis.call('ZADD', holders_key, 1, token)
-        count_starts(limit, 1)
+        count_token_starts(limit, 1)
     end
 end
 grant_tokens(limit)

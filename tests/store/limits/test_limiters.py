@@ -34,7 +34,7 @@ def limiter(standalone: Embedded) -> Iterator[Run]:
                 local function make() return {expression} end
                 local limiter = make()
                 local began = limiter.free()
-                local _, text = limiter.record_starts(began)
+                local _, text = limiter.count_starts(began)
                 local opens_at = limiter.opens_at()
                 saved, now = text, opens_at - 1
                 local before = make().free()
@@ -77,7 +77,7 @@ def test_starts_that_share_an_entry_count_until_the_latest_is_over(standalone: E
         local text
         for _, at in ipairs({{0, 90}}) do
             now = ARGV[1] + at
-            _, text = rate_limiter(2, 6400, text, 'starts').record_starts(1)
+            _, text = rate_limiter(2, 6400, text, 'starts').count_starts(1)
         end
         now = ARGV[1] + 6400 + 10
         return rate_limiter(2, 6400, text, 'starts').free()"""

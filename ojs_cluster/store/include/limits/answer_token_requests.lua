@@ -27,7 +27,7 @@ end
 -- Adds the event rate_limit.exceeded for the first limit that has no free start.
 local function emit_exceeded(limit, token)
     for _, limiter in ipairs(limiters_of(limit)) do
-        local free = limiter.free() - (limiter.timed and limit.granted or 0) - limit.reserved
+        local free = limiter.free() - (limiter.timed and limit.uncounted or 0) - limit.reserved
         if free <= 0 then
             set_limit_field(limit, 'strategy', limiter.name)
             emit_limit_event(limit, 'rate_limit.exceeded', token, 's', limiter.name, 'l', limiter.limit,
@@ -52,7 +52,7 @@ local function grant_tokens(limit, new)
             if is_new or events_left > 0 then
                 redis.call('ZADD', limit.holders_key, 0, token)
                 granted[token] = true
-                limit.holders, limit.granted = limit.holders + 1, limit.granted + 1
+                limit.token_count, limit.uncounted = limit.token_count + 1, limit.uncounted + 1
                 table.insert(granted, token)
                 remove_request(limit, token)
                 if not is_new then

@@ -1,11 +1,11 @@
 -- The end of every script that changes the state of a rate limit key.
 
 -- Returns the time in ms at which a token becomes free without the end of a job, nil if there is none.
--- `count_granted`: counts the jobs with granted and reserved tokens as if they had all started.
-local function tokens_free_at(limit, count_granted)
+-- `count_all`: counts the jobs with granted and reserved tokens as if they had all started.
+local function tokens_free_at(limit, count_all)
     local limiters, hold_until = limiters_of(limit), tonumber(limit.fields.hold_until or 0)
-    local starts = count_granted and limit.granted + limit.reserved or 0
-    if starts > 0 then record_starts(limiters, starts) end
+    local starts = count_all and limit.uncounted + limit.reserved or 0
+    if starts > 0 then count_starts(limiters, starts) end
     local at = opens_at(limiters)
     if hold_until > now then at = math.max(at or 0, hold_until) end
     local override_ends_at = limit.fields.override_until
@@ -20,7 +20,7 @@ end
 -- that (see preflight.lua).
 local function close_rate_limit(limit)
     local at = now + retention_ms()
-    if limit.holders > 0 then
+    if limit.token_count > 0 then
         if not limit.fields.checked_at then set_limit_field(limit, 'checked_at', now) end
         at = limit.fields.checked_at + LIMIT_CHECK_MS
     elseif limit.fields.checked_at then

@@ -17,21 +17,21 @@ local function add_limiters(limiters, packed, active, starts, next_start)
 end
 
 -- Returns how many more jobs may start now, at most `wanted`.
--- `granted`: number of jobs that have a token and may start at any time. A concurrency limit already counts
+-- `uncounted`: number of jobs that have a token and may start at any time. A concurrency limit already counts
 -- them as active.
-local function free_starts(limiters, wanted, granted)
+local function free_starts(limiters, wanted, uncounted)
     local free = wanted
     for _, limiter in ipairs(limiters) do
-        free = math.min(free, limiter.free() - (limiter.timed and granted or 0))
+        free = math.min(free, limiter.free() - (limiter.timed and uncounted or 0))
     end
     return math.max(free, 0)
 end
 
 -- Counts `n` starts. Returns the hash fields to write, as a list of names and values.
-local function record_starts(limiters, n)
+local function count_starts(limiters, n)
     local fields = {}
     for _, limiter in ipairs(limiters) do
-        local name, value = limiter.record_starts(n)
+        local name, value = limiter.count_starts(n)
         if name then table.insert(fields, name) table.insert(fields, value) end
     end
     return fields

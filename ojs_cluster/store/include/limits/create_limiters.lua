@@ -1,7 +1,7 @@
 -- Limiters: one object for each limit, with these functions:
---   free()           returns how many more jobs may start now.
---   record_starts(n) counts `n` starts, and returns the name and value of the hash field to write.
---   opens_at()       returns the time in ms from which on a start is allowed, nil if a job must end first.
+--   free()          returns how many more jobs may start now.
+--   count_starts(n) counts `n` starts, and returns the name and value of the hash field to write.
+--   opens_at()      returns the time in ms from which on a start is allowed, nil if a job must end first.
 -- `timed` is true if the limiter counts starts over time. `period` is in ms.
 -- A rate keeps a log 'ms:count ms:count ...'. Starts within a 64th of the period share an entry under the time
 -- of the latest one. So no window of one period holds more starts than the limit, and the log has at most 65
@@ -21,7 +21,7 @@ local function rate_limiter(limit, period, text, field)
     end
     local limiter = {name = 'rate', limit = limit, timed = true}
     function limiter.free() return limit - sum end
-    function limiter.record_starts(n)
+    function limiter.count_starts(n)
         local last, slice_ms = log[#log], period / 64
         if last and math.floor(last[1] / slice_ms) == math.floor(now / slice_ms) then
             last[1], last[2] = now, last[2] + n
@@ -51,7 +51,7 @@ local function throttle_limiter(limit, period, text, field)
     local limiter = {name = 'throttle', limit = limit, timed = true}
     -- 1e-9 makes up for the rounding of the division.
     function limiter.free() return math.floor((now + burst - math.max(at, now)) / gap + 1e-9) + 1 end
-    function limiter.record_starts(n)
+    function limiter.count_starts(n)
         at = math.max(at, now) + n * gap
         return field, string.format('%.3f', at)
     end
@@ -62,7 +62,7 @@ end
 local function concurrency_limiter(limit, active)
     local limiter = {name = 'concurrency', limit = limit}
     function limiter.free() return limit - active end
-    function limiter.record_starts(n) active = active + n end
+    function limiter.count_starts(n) active = active + n end
     function limiter.opens_at() end
     return limiter
 end

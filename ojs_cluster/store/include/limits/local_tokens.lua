@@ -43,7 +43,7 @@ local function take_local_token(id, key, job, shard)
     local number = string.format('%.0f', (job[F.token_request_count] or 0) + 1)
     local start_is_counted = 1 -- score in token_holders
     redis.call('ZADD', limit.holders_key, start_is_counted, shard .. '/' .. id .. '/' .. number)
-    limit.holders, limit.granted = limit.holders + 1, limit.granted + 1
+    limit.token_count, limit.uncounted = limit.token_count + 1, limit.uncounted + 1
     limit.started = (limit.started or 0) + 1
     save_job(key, job, F.token_request_count, number, F.token, number)
 end
@@ -52,7 +52,7 @@ end
 local function close_local_limits()
     for _, limit in pairs(local_limits) do
         if limit and limit.started then
-            count_starts(limit, limit.started)
+            count_token_starts(limit, limit.started)
             close_rate_limit(limit)
         end
     end

@@ -23,8 +23,9 @@ local function load_rate_limit(key)
         requesters_key = token_requesters_key(key), fields = {}, answered = {}, returned = {}, reserved = 0}
     local field_list = redis.call('HGETALL', limit.hash_key)
     for i = 1, #field_list, 2 do limit.fields[field_list[i]] = field_list[i + 1] end
-    limit.holders = redis.call('ZCARD', limit.holders_key)
-    limit.granted = redis.call('ZCOUNT', limit.holders_key, 0, 0)
+    -- token_count: number of granted tokens. uncounted: number of those whose start is not counted.
+    limit.token_count = redis.call('ZCARD', limit.holders_key)
+    limit.uncounted = redis.call('ZCOUNT', limit.holders_key, 0, 0)
     return limit
 end
 
@@ -48,20 +49,20 @@ local function limiters_of(limit)
             return value == '-' and declared or value
         end)
     end
-    add_limiters(limiters, packed, limit.holders, limit.fields.starts, limit.fields.next_start)
+    add_limiters(limiters, packed, limit.token_count, limit.fields.starts, limit.fields.next_start)
     return limiters
 end
 
 -- Returns how many tokens may be granted now, at most 1000 to bound the time of a script.
 local function free_tokens(limit)
     if tonumber(limit.fields.hold_until or 0) > now then return 0 end
-    return free_starts(limiters_of(limit), 1000, limit.granted)
+    return free_starts(limiters_of(limit), 1000, limit.uncounted)
 end
 
 -- Counts the starts of `n` jobs that hold granted tokens.
-local function count_starts(limit, n)
-    limit.granted = limit.granted - n
-    local fields = record_starts(limiters_of(limit), n)
+local function count_token_starts(limit, n)
+    limit.uncounted = limit.uncounted - n
+    local fields = count_starts(limiters_of(limit), n)
     for i = 1, #fields, 2 do set_limit_field(limit, fields[i], fields[i + 1]) end
 end
 

@@ -46,7 +46,7 @@ local function count_queue_starts(key, queue, limits, n)
         redis.call('HDEL', key, 'max_per_second', 'declared_starts', 'declared_at', 'declared_by')
     end
     if n == 0 or #limits.limiters == 0 and not limits.declaring_job then return end
-    local fields = record_starts(limits.limiters, n)
+    local fields = count_starts(limits.limiters, n)
     for _, value in ipairs(declaration_fields(limits)) do fields[#fields + 1] = value end
     if #fields > 0 then redis.call('HSET', key, unpack(fields)) end
     local at = opens_at(limits.limiters)
