@@ -23,8 +23,8 @@ from ojs_cluster.core.errors import Conflict, NotFound
 from ojs_cluster.keys import META, META_TAG, Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.events.entries import Position
+from ojs_cluster.store.events.listing import render
 from ojs_cluster.store.fanout import run_concurrently
-from ojs_cluster.store.operations.events import render
 from ojs_cluster.store.runtime import Arg
 
 log = logging.getLogger("ojs.store")

@@ -22,9 +22,9 @@ from ojs_cluster.store.cron import cron, firing
 from ojs_cluster.store.cron.cron_record import CronRecord
 from ojs_cluster.store.cron.cron_store import RedisCronStore
 from ojs_cluster.store.cron.firing import fire_due
+from ojs_cluster.store.events.listing import EventFilter, read_events
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.operations.events import EventFilter, read_events
 from ojs_cluster.store.sweeps.sweep_result import SweepResult
 from tests.store.shortcuts import DAY, HOUR, ack, envelope, take
 from tests.support.invariants import InvariantReport

@@ -9,7 +9,7 @@ import pytest
 
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.enqueue import enqueue_many
-from ojs_cluster.store.operations.events import EventFilter, EventPage, read_events
+from ojs_cluster.store.events.listing import EventFilter, EventPage, read_events
 from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from tests.store.shortcuts import QUEUE, new_job, put, shard_of, take
 

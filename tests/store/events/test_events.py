@@ -16,10 +16,10 @@ from ojs_cluster.core.events import NAMES
 from ojs_cluster.store import cursor as cursors
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.events.listing import EventFilter, read_events, read_newest
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.nack import Nack, nack_many
 from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.operations.events import EventFilter, read_events, read_newest
 from ojs_cluster.store.progress import checkpoints
 from ojs_cluster.store.progress.progress import Report, report_progress
 from ojs_cluster.store.queues import queues

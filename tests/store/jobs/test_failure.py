@@ -13,9 +13,9 @@ from ojs_cluster.core.errors import PayloadTooLarge
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import dead_letters
+from ojs_cluster.store.events.listing import EventFilter, read_events
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.operations.events import EventFilter, read_events
 from ojs_cluster.store.workers import workers
 from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from tests.store.shortcuts import (

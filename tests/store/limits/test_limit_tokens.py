@@ -21,6 +21,7 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.rate_limit import Rate, RateLimits
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.events.listing import EventFilter, read_events
 from ojs_cluster.store.fetch import fetch, long_poll
 from ojs_cluster.store.fetch.long_poll import Waiters, fetch_or_wait
 from ojs_cluster.store.jobs import fields as f
@@ -29,7 +30,6 @@ from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.listing import JobFilter
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.limits import rate_limits, rate_tokens
-from ojs_cluster.store.operations.events import EventFilter, read_events
 from ojs_cluster.store.queues import queues
 from ojs_cluster.store.search.lists import list_jobs
 from tests.store.limit_jobs import (

@@ -11,11 +11,11 @@ from ojs_cluster.core.errors import Conflict, MalformedJob, NotFound, PayloadToo
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import dead_letters
+from ojs_cluster.store.events.listing import EventFilter, read_events
 from ojs_cluster.store.fetch.fetch import release
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.operations.events import EventFilter, read_events
 from ojs_cluster.store.progress.progress import MAX_BYTES, Report, report_progress
 from ojs_cluster.store.progress.stored_progress import Progress
 from tests.store.archives import export_text, import_text

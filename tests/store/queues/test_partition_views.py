@@ -13,13 +13,13 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import dead_letters
+from ojs_cluster.store.events.listing import EventFilter, read_events
 from ojs_cluster.store.fetch import long_poll
 from ojs_cluster.store.fetch.long_poll import Waiters
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.listing import JobFilter
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.operations import metrics
-from ojs_cluster.store.operations.events import EventFilter, read_events
 from ojs_cluster.store.queues import queues
 from ojs_cluster.store.queues.partition_maintenance import set_partitions
 from ojs_cluster.store.search.lists import list_jobs

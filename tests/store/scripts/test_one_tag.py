@@ -30,6 +30,7 @@ from ojs_cluster.store.dead_letters import exhaustion
 from ojs_cluster.store.enqueue.aliases import check_old_claims
 from ojs_cluster.store.enqueue.batch_attempt import BatchAttempt
 from ojs_cluster.store.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.events.listing import EventFilter, read_events
 from ojs_cluster.store.fetch.fetch import release
 from ojs_cluster.store.history.samples import Sampler
 from ojs_cluster.store.jobs.ack import Ack, ack_many
@@ -41,7 +42,6 @@ from ojs_cluster.store.jobs.nack import Nack, nack_many, release_unanswered
 from ojs_cluster.store.limits import depth_bounds, rate_limits
 from ojs_cluster.store.maintenance.maintenance import set_maintenance
 from ojs_cluster.store.operations import audit, metrics, rights
-from ojs_cluster.store.operations.events import EventFilter, read_events
 from ojs_cluster.store.operations.leader import RedisLeaderLock
 from ojs_cluster.store.outbox import outbox_dead_letters
 from ojs_cluster.store.outbox.outbox import drain

@@ -19,10 +19,10 @@ from ojs_cluster.core.unique import UniquePolicy
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.enqueue import enqueue
+from ojs_cluster.store.events.listing import EventFilter, read_events
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.operations.events import EventFilter, read_events
 from ojs_cluster.store.unique import unique
 from ojs_cluster.store.unique.locks import LockRequest
 from tests.store.shortcuts import (

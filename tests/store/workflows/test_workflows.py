@@ -11,9 +11,9 @@ import pytest
 from ojs_cluster.core.errors import Conflict, NotFound
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import dead_letters
+from ojs_cluster.store.events.listing import EventFilter, read_events
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.operations.events import EventFilter, read_events
 from ojs_cluster.store.queues import queues
 from ojs_cluster.store.sweeps import retention
 from ojs_cluster.store.workflows import workflows
