@@ -46,7 +46,7 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class AttemptResult:
     """The result of one attempt.
 
     Attributes:
@@ -88,7 +88,7 @@ class WebhookClient:
         body: bytes,
         *,
         timeout_s: float | None = None,
-    ) -> Answer:
+    ) -> AttemptResult:
         """Send one request. Errors of the receiver or the network are in the result, not raised.
 
         Args:
@@ -114,8 +114,8 @@ class WebhookClient:
             error = "the response is not HTTP/1.1"
         elapsed_ms = math.ceil((trio.current_time() - began) * 1000)
         if head is None:
-            return Answer(0, error, b"", elapsed_ms)
-        return Answer(head.status_code, "", content, elapsed_ms, _retry_after_s(head))
+            return AttemptResult(0, error, b"", elapsed_ms)
+        return AttemptResult(head.status_code, "", content, elapsed_ms, _retry_after_s(head))
 
     async def _exchange(
         self, url: WebhookUrl, headers: Sequence[tuple[str, str]], body: bytes

@@ -32,7 +32,7 @@ from ojs_cluster.store.sweeps.sweep_result import SweepResult
 from ojs_cluster.store.webhooks import deliveries, subscriptions
 from ojs_cluster.store.webhooks.deliveries import Delivery, Outcome
 from ojs_cluster.webhooks.addresses import parse_url
-from ojs_cluster.webhooks.client import Answer, WebhookClient
+from ojs_cluster.webhooks.client import AttemptResult, WebhookClient
 from ojs_cluster.webhooks.settings import WebhookSettings
 from ojs_cluster.webhooks.signatures import signed_headers
 from scheduler.pacing import ShardLoop, Step
@@ -77,13 +77,13 @@ class _Receiver:
     failures: int = 0
     wait_until_s: float = float("-inf")
 
-    def note(self, answer: Answer) -> None:
+    def note(self, result: AttemptResult) -> None:
         """Note the result of an attempt."""
         now = trio.current_time()
-        away = answer.status == 0 or answer.status >= 500 or answer.status == _TOO_MANY
+        away = result.status == 0 or result.status >= 500 or result.status == _TOO_MANY
         self.failures = self.failures + 1 if away else 0
-        if away and answer.retry_after_s is not None:
-            pause_s = min(answer.retry_after_s, _LONGEST_RETRY_AFTER_S)
+        if away and result.retry_after_s is not None:
+            pause_s = min(result.retry_after_s, _LONGEST_RETRY_AFTER_S)
             self.wait_until_s = max(self.wait_until_s, now + pause_s)
         elif self.failures >= _PATIENCE:
             pause_s = min(2.0 ** (self.failures - _PATIENCE), _LONGEST_PAUSE_S)
@@ -92,24 +92,26 @@ class _Receiver:
             self.wait_until_s = float("-inf")
 
 
-def decide(answer: Answer, attempts: int, delays_s: Sequence[float]) -> tuple[Outcome, float]:
+def decide(
+    result: AttemptResult, attempts: int, delays_s: Sequence[float]
+) -> tuple[Outcome, float]:
     """Return the outcome of an attempt, and after how many seconds the next one is due.
 
     A redirect is an attempt that failed: it is not followed, and the operator of the receiver may
     correct it. Other statuses are treated as the specification says (ojs-webhooks 7.1).
 
     Args:
-        answer: the result of the attempt.
+        result: what the attempt returned.
         attempts: number of attempts before it.
         delays_s: pauses between attempts in seconds.
     """
-    if answer.delivered:
+    if result.delivered:
         return "delivered", 0.0
-    if 400 <= answer.status < 500 and answer.status != _TOO_MANY:
+    if 400 <= result.status < 500 and result.status != _TOO_MANY:
         return "dead", 0.0
     if attempts >= len(delays_s):
         return "dead", 0.0
-    asked = min(answer.retry_after_s or 0.0, _LONGEST_RETRY_AFTER_S)
+    asked = min(result.retry_after_s or 0.0, _LONGEST_RETRY_AFTER_S)
     return "failed", max(delays_s[attempts], asked)
 
 
@@ -265,23 +267,23 @@ class WebhookSender:
         async with receiver.requests:
             if receiver.wait_until_s > trio.current_time():
                 return  # the receiver has asked to wait in the meantime
-            answer = await self._attempt(subscription, delivery)
-        receiver.note(answer)
-        outcome, delay_s = decide(answer, delivery.attempts, self._settings.retry_delays_s)
+            result = await self._attempt(subscription, delivery)
+        receiver.note(result)
+        outcome, delay_s = decide(result, delivery.attempts, self._settings.retry_delays_s)
         await deliveries.record(
             *(self._store, delivery.shard, subscription.id, delivery.number, outcome),
             wait_ms=math.ceil(delay_s * 1000),
-            status=answer.status,
-            error=answer.error,
+            status=result.status,
+            error=result.error,
         )
-        if answer.status == _GONE:
+        if result.status == _GONE:
             await self._deactivate(subscription)
 
-    async def _attempt(self, subscription: Subscription, delivery: Delivery) -> Answer:
+    async def _attempt(self, subscription: Subscription, delivery: Delivery) -> AttemptResult:
         try:
             url = parse_url(subscription.url, allow_http=self._settings.allow_http)
         except InvalidRequest as error:
-            return Answer(0, error.message, b"", 0)
+            return AttemptResult(0, error.message, b"", 0)
         now_s = int(time.time())
         body = delivery.body()
         headers = signed_headers(

@@ -11,7 +11,7 @@ import trio
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.webhooks import deliveries, subscriptions
-from ojs_cluster.webhooks.client import Answer, WebhookClient
+from ojs_cluster.webhooks.client import AttemptResult, WebhookClient
 from scheduler.loops.webhooks import WebhookSender
 from tests.crash.harness import World
 from tests.store.shortcuts import put, shard_of
@@ -26,10 +26,10 @@ class Receiving:
 
     async def post(
         self, _url: object, headers: Sequence[tuple[str, str]], _body: bytes, **_: Any
-    ) -> Answer:
+    ) -> AttemptResult:
         await trio.lowlevel.checkpoint()
         self.ids.append(dict(headers)["webhook-id"])
-        return Answer(200, "", b"", 1)
+        return AttemptResult(200, "", b"", 1)
 
 
 @dataclass(frozen=True, slots=True)

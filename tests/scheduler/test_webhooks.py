@@ -23,7 +23,7 @@ from ojs_cluster.store.cron import cron
 from ojs_cluster.store.settings import StoreSettings
 from ojs_cluster.store.sweeps.sweep_result import SweepResult
 from ojs_cluster.store.webhooks import deliveries, subscriptions
-from ojs_cluster.webhooks.client import Answer, WebhookClient
+from ojs_cluster.webhooks.client import AttemptResult, WebhookClient
 from ojs_cluster.webhooks.settings import WebhookSettings
 from scheduler.loops import webhooks
 from scheduler.loops.webhooks import decide
@@ -362,10 +362,10 @@ async def test_a_scheduler_killed_during_a_delivery_loses_none(
 class Answering:
     """Stands for the HTTP client; ``act`` makes each answer."""
 
-    act: Callable[[], Awaitable[Answer]]
+    act: Callable[[], Awaitable[AttemptResult]]
     calls: int = 0
 
-    async def post(self, *_: Any, **__: Any) -> Answer:
+    async def post(self, *_: Any, **__: Any) -> AttemptResult:
         self.calls += 1
         return await self.act()
 
@@ -379,9 +379,9 @@ async def step(sender: webhooks.WebhookSender, store: Store) -> list[SweepResult
 
 
 async def test_new_events_for_a_receiver_that_must_wait_start_nothing(backend: Embedded) -> None:
-    async def busy() -> Answer:
+    async def busy() -> AttemptResult:
         await trio.lowlevel.checkpoint()
-        return Answer(429, "", b"", 1, 3600.0)
+        return AttemptResult(429, "", b"", 1, 3600.0)
 
     async with store_at(backend.url, using(HOOKS)) as store:
         await subscribed(store, "job.enqueued", url="https://hooks.example/")
@@ -419,12 +419,12 @@ async def test_an_attempt_that_cannot_be_recorded_cancels_no_other(
         made = await subscribed(store, "job.enqueued", url="https://hooks.example/")
         client = Answering(lambda: wait_unless_first())
 
-        async def wait_unless_first() -> Answer:
+        async def wait_unless_first() -> AttemptResult:
             if client.calls > 1:
                 with trio.fail_after(60):
                     await all_sent.wait()
             await trio.lowlevel.checkpoint()
-            return Answer(200, "", b"", 1)
+            return AttemptResult(200, "", b"", 1)
 
         await put(store, 5, "one")
         monkeypatch.setattr(deliveries, "record", failing)
@@ -453,21 +453,24 @@ async def test_a_damaged_subscription_keeps_what_is_pending(backend: Embedded) -
 
 
 @pytest.mark.parametrize(
-    ("answer", "attempts", "outcome", "delay_s"),
+    ("result", "attempts", "outcome", "delay_s"),
     [
-        (Answer(204, "", b"", 1), 0, "delivered", 0),
-        (Answer(0, "down", b"", 1), 0, "failed", 30),
-        (Answer(500, "", b"", 1), 6, "failed", 86_400),
-        (Answer(500, "", b"", 1), 7, "dead", 0),
-        (Answer(302, "", b"", 1), 1, "failed", 120),
-        *((Answer(code, "", b"", 1), 0, "dead", 0) for code in (400, 401, 404, 408, 410, 422)),
-        (Answer(429, "", b"", 1), 0, "failed", 30),
-        (Answer(429, "", b"", 1, 100.0), 0, "failed", 100),
-        (Answer(503, "", b"", 1, 5.0), 0, "failed", 30),
-        (Answer(503, "", b"", 1, 1e9), 0, "failed", 86_400),
+        (AttemptResult(204, "", b"", 1), 0, "delivered", 0),
+        (AttemptResult(0, "down", b"", 1), 0, "failed", 30),
+        (AttemptResult(500, "", b"", 1), 6, "failed", 86_400),
+        (AttemptResult(500, "", b"", 1), 7, "dead", 0),
+        (AttemptResult(302, "", b"", 1), 1, "failed", 120),
+        *(
+            (AttemptResult(code, "", b"", 1), 0, "dead", 0)
+            for code in (400, 401, 404, 408, 410, 422)
+        ),
+        (AttemptResult(429, "", b"", 1), 0, "failed", 30),
+        (AttemptResult(429, "", b"", 1, 100.0), 0, "failed", 100),
+        (AttemptResult(503, "", b"", 1, 5.0), 0, "failed", 30),
+        (AttemptResult(503, "", b"", 1, 1e9), 0, "failed", 86_400),
     ],
 )
 def test_the_schedule_is_that_of_the_specification(
-    answer: Answer, attempts: int, outcome: str, delay_s: float
+    result: AttemptResult, attempts: int, outcome: str, delay_s: float
 ) -> None:
-    assert decide(answer, attempts, WebhookSettings().retry_delays_s) == (outcome, delay_s)
+    assert decide(result, attempts, WebhookSettings().retry_delays_s) == (outcome, delay_s)

@@ -13,7 +13,7 @@ import trio
 
 from ojs_cluster.webhooks import client as module
 from ojs_cluster.webhooks.addresses import parse_url
-from ojs_cluster.webhooks.client import MAX_RESPONSE, Answer, WebhookClient
+from ojs_cluster.webhooks.client import MAX_RESPONSE, AttemptResult, WebhookClient
 from ojs_cluster.webhooks.settings import WebhookSettings
 from tests.support.certificates import Certificates
 from tests.support.receiver import Received, Receiver, receiving, status
@@ -36,7 +36,7 @@ class Names:
 
 async def post(
     url: str, names: Names | None = None, settings: WebhookSettings = LOOPBACK
-) -> Answer:
+) -> AttemptResult:
     client = WebhookClient(settings, names)
     headers = [("Content-Type", "application/json")]
     return await client.post(parse_url(url, allow_http=True), headers, b'{"a":1}')
