@@ -268,14 +268,14 @@ async def retry_discarded(
 
 
 async def _retry_by_id(
-    store: Store, job_id: str, must_be: str, expected_replays: int | None = None
+    store: Store, job_id: str, required_kind: str, expected_replays: int | None = None
 ) -> JobRecord:
-    """Retry a job that is what ``must_be`` says (see ``retry_dead.lua``)."""
+    """Retry a job of the ``required_kind`` (see ``retry_dead.lua``)."""
     found = await read_jobs.get(store, job_id)
     if expected_replays is not None and found.replays != expected_replays:
         raise Conflict(f"job '{job_id}' was retried since", job_id=job_id, state=found.state)
     if f.UNIQUE in found.fields:
-        return await unique_retry.retry_unique_job(store, job_id, must_be, expected_replays)
+        return await unique_retry.retry_unique_job(store, job_id, required_kind, expected_replays)
     job = await run_on_job(
         store,
         "retry_dead",
@@ -283,7 +283,7 @@ async def _retry_by_id(
         transactions.RETRY_KEYS,
         [
             store.events_arg,
-            must_be,
+            required_kind,
             "" if expected_replays is None else expected_replays,
         ],
     )

@@ -1,12 +1,12 @@
 -- Transition: discarded -> available, requested by an operator.
--- Pre:  the job is as ARGV[2] says. For a unique job, the caller has claimed the lock for the job with its next
---       number of manual retries.
+-- Pre:  the job is of the required kind. For a unique job, the caller has claimed the lock for the job with its
+--       next number of manual retries.
 -- Post: the job is at the end of its queue, with attempt 0 and without the errors and times of earlier
 --       attempts; replays + 1. A unique job is in `references`, so that the janitor checks its lock (see
 --       store/enqueue/references.py).
 -- Memory: allow-oom; adds 400 bytes.
 -- KEYS: 1 job, 2 finished, 3 dead, 4 expiring, 5 events, 6 references.
--- ARGV: 1 events kept, 2 what the job must be:
+-- ARGV: 1 events kept, 2 required kind of job:
 --         'dead'      a dead letter
 --         'discarded' a dead letter, or a discarded job whose retention is not over
 --       3 expected number of manual retries so far, '' for any.
@@ -14,7 +14,7 @@
 --          {'conflict', state}
 --@include keys now preflight remove_one read_job change_counters append_event set_deadline
 --@include make_available
-local key, references_key, must_be, expected_replays = KEYS[1], KEYS[6], ARGV[2], ARGV[3]
+local key, references_key, required_kind, expected_replays = KEYS[1], KEYS[6], ARGV[2], ARGV[3]
 local job, reply = load_job(key)
 if not job then return reply end
 local id = job_id_of(key)
@@ -23,7 +23,7 @@ if expected_replays ~= '' and (job[F.replays] or '0') ~= expected_replays then
     return {'conflict', job[F.state]}
 end
 if not job[F.dead] then
-    if must_be == 'dead' or job[F.state] ~= 'discarded' then return {'conflict', job[F.state]} end
+    if required_kind == 'dead' or job[F.state] ~= 'discarded' then return {'conflict', job[F.state]} end
     -- After its retention, the janitor may have removed the job's alias already (see purge.lua).
     local due = redis.call('ZSCORE', FINISHED, id)
     if due and tonumber(due) <= now then return {'missing'} end

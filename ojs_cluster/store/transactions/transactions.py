@@ -98,14 +98,14 @@ class ManualRetry(msgspec.Struct, frozen=True, array_like=True):
         queue: the job's queue.
         retries: how often the job was retried by hand before. The script does nothing when the job
             has another number, so the retry is idempotent.
-        must_be: the state that the job must have; ``retry_dead.lua`` lists the values.
+        required_kind: which jobs may be retried; ``retry_dead.lua`` lists the values.
     """
 
     job_id: str
     shard: int
     queue: str
     retries: int
-    must_be: str
+    required_kind: str
 
 
 class _Plan(msgspec.Struct, frozen=True, array_like=True):
@@ -345,7 +345,7 @@ class _Application:
             shard,
             "retry_dead",
             [shard.job(retry.job_id), *(getattr(shard, name) for name in RETRY_KEYS)],
-            [store.events_arg, retry.must_be, retry.retries],
+            [store.events_arg, retry.required_kind, retry.retries],
             idempotent=True,
         )
         if reply[0] == b"ok":  # any other reply: it was retried before, or the job was removed

@@ -28,14 +28,14 @@ _TRIES = 3
 
 
 async def retry_unique_job(
-    store: Store, job_id: str, must_be: str, expected_replays: int | None = None
+    store: Store, job_id: str, required_kind: str, expected_replays: int | None = None
 ) -> JobRecord:
     """Run a discarded unique job again.
 
     Args:
         store: the store.
         job_id: id of the job.
-        must_be: the state that the job must have; ``retry_dead.lua`` lists the values.
+        required_kind: which jobs may be retried; ``retry_dead.lua`` lists the values.
         expected_replays: how often an operator has retried the job before, None for any number.
 
     Raises:
@@ -49,14 +49,14 @@ async def retry_unique_job(
         if found is None or found.job.hidden:
             raise NotFound("job", job_id)
         job = found.job
-        if not job.dead and (must_be == "dead" or job.state is not State.DISCARDED):
+        if not job.dead and (required_kind == "dead" or job.state is not State.DISCARDED):
             raise Conflict(f"job '{job_id}' is {job.state}", job_id=job_id, state=job.state)
         if expected_replays is not None and job.replays != expected_replays:
             raise Conflict(f"job '{job_id}' was retried since", job_id=job_id, state=job.state)
         fingerprint = job.fields[f.UNIQUE].decode().removesuffix("+")
         retries = int(job.fields.get(f.REPLAYS, 0))
         request = LockRequest(fingerprint, job_id, found.shard, retries + 1)
-        retry = ManualRetry(job_id, found.shard, job.queue, retries, must_be)
+        retry = ManualRetry(job_id, found.shard, job.queue, retries, required_kind)
         transaction = _transaction(store, request, retry)
         now_ms = await _commit(store, request, transaction)
         if now_ms is None:
