@@ -21,8 +21,8 @@ from ojs_cluster.store.runtime import Arg, Runtime
 from ojs_cluster.store.webhooks.webhook_table import WebhookTable
 from ojs_cluster.store.workers.touch import FetchTouches
 
-Effect = Callable[["Store", Shard, bytes], Awaitable[None]]
-"""Handler of an outbox effect: takes the store, the shard of the outbox and the effect's payload.
+EffectHandler = Callable[["Store", Shard, bytes], Awaitable[None]]
+"""Takes the store, the shard of the outbox, and the payload of the effect.
 
 A handler is idempotent: after an exception the outbox calls it again later (see ``outbox``)."""
 
@@ -43,8 +43,8 @@ class Store(Runtime):
     The other attributes are caches, described by their classes.
     """
 
-    effects: Mapping[str, Effect]
-    finish_transaction: Effect
+    effects: Mapping[str, EffectHandler]
+    finish_transaction: EffectHandler
     ids: OrderedIds
     queues: QueueRegistry = field(default_factory=QueueRegistry)
     fetch_touches: FetchTouches = field(default_factory=FetchTouches)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from ojs_cluster.keys import Shard
-from ojs_cluster.store.context import Effect, Store
+from ojs_cluster.store.context import EffectHandler, Store
 from ojs_cluster.store.limits import rate_tokens
 from ojs_cluster.store.sweeps import retention
 from ojs_cluster.store.transactions import transactions
@@ -24,7 +24,7 @@ async def _queue_created(store: Store, shard: Shard, payload: bytes) -> None:
     await store.partitions.ensure_open(store, shard, [queue])
 
 
-EFFECTS: Mapping[str, Effect] = MappingProxyType(
+EFFECTS: Mapping[str, EffectHandler] = MappingProxyType(
     {
         "workflow": advance.on_job_ended,
         "workflow_start": advance.on_created,

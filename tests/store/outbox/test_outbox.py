@@ -13,7 +13,7 @@ from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis import Client
 from ojs_cluster.redis.durability import Durability, require_durability
-from ojs_cluster.store.context import Effect, Store
+from ojs_cluster.store.context import EffectHandler, Store
 from ojs_cluster.store.fanout import WIDTH
 from ojs_cluster.store.outbox import unreachable_shards as unreachable_shards
 from ojs_cluster.store.outbox.outbox import deliver, drain, drain_blocked
@@ -31,7 +31,7 @@ def append_effects(db: Any, shard: Shard, *kinds: str) -> Sequence[bytes]:
     return flat
 
 
-def with_effects(store: Store, **effects: Effect) -> Store:
+def with_effects(store: Store, **effects: EffectHandler) -> Store:
     return replace(store, effects=effects)
 
 
