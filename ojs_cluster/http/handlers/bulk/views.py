@@ -44,7 +44,7 @@ from ojs_cluster.store.partial_failures import after_first_write
 
 _RUN_S: Final = 10.0
 """Time in seconds after which a request leaves the rest of its operation to the scheduler."""
-_DONE: Final = {
+_CHANGED: Final = {
     BulkAction.CANCEL: "cancelled",
     BulkAction.RETRY: "retried",
     BulkAction.DELETE: "deleted",
@@ -132,9 +132,9 @@ async def purge_queue(app: App, request: Request, name: str) -> Response:
         raise InvalidRequest("must be the queue in the path", field="queue")
     given = FilterBody(queue=name, states=body.states, type=body.type, older_than=body.older_than)
     selection = selection_of(BulkAction.PURGE, given, request.queues, field="body")
-    done = await _run(app, request, BulkAction.PURGE, selection)
-    shown = {"purged_count": done.succeeded, "states": list(selection.states)}
-    return _response(app, request, done, shown)
+    operation = await _run_operation(app, request, BulkAction.PURGE, selection)
+    shown = {"purged_count": operation.succeeded, "states": list(selection.states)}
+    return _response(app, request, operation, shown)
 
 
 async def purge_dead_letters(app: App, request: Request) -> Response:
@@ -149,8 +149,8 @@ async def purge_dead_letters(app: App, request: Request) -> Response:
         raise InvalidRequest("dead letters are discarded", field="states")
     given = FilterBody(queue=body.queue, type=body.type, older_than=body.older_than, dead=True)
     selection = selection_of(BulkAction.DELETE, given, request.queues, field="body")
-    done = await _run(app, request, BulkAction.DELETE, selection)
-    return _response(app, request, done, {"purged_count": done.succeeded})
+    operation = await _run_operation(app, request, BulkAction.DELETE, selection)
+    return _response(app, request, operation, {"purged_count": operation.succeeded})
 
 
 async def purge_dead_letters_by_query(app: App, request: Request) -> Response:
@@ -166,8 +166,8 @@ async def purge_dead_letters_by_query(app: App, request: Request) -> Response:
         selection_of(BulkAction.DELETE, wanted, request.queues, field="query"),
         older_than_ms=older_than_ms(given.get("older_than") or None, field="older_than"),
     )
-    done = await _run(app, request, BulkAction.DELETE, selection)
-    return _response(app, request, done, {"purged_count": done.succeeded})
+    operation = await _run_operation(app, request, BulkAction.DELETE, selection)
+    return _response(app, request, operation, {"purged_count": operation.succeeded})
 
 
 async def _change(
@@ -194,11 +194,13 @@ async def _change(
         raise InvalidRequest("name jobs by 'job_ids' or by a 'filter'", field="filter")
     if not admin and given.state is None and given.states is None and not given.dead:
         given = msgspec.structs.replace(given, states=_SPECIFIED_STATES.get(action))
-    done = await _run(app, request, action, selection_of(action, given, request.queues))
-    return _response(app, request, done, {})
+    operation = await _run_operation(
+        app, request, action, selection_of(action, given, request.queues)
+    )
+    return _response(app, request, operation, {})
 
 
-async def _run(
+async def _run_operation(
     app: App, request: Request, action: BulkAction, selection: Selection
 ) -> BulkOperation:
     """Create a bulk operation, and run it for at most ``_RUN_S`` seconds."""
@@ -215,35 +217,37 @@ async def _run(
         return await run_for(app.store, operation, _RUN_S)
 
 
-def _response(app: App, request: Request, done: BulkOperation, more: dict[str, Any]) -> Response:
+def _response(
+    app: App, request: Request, operation: BulkOperation, more: dict[str, Any]
+) -> Response:
     """Return the counts of an operation, with status 202 if the scheduler continues it.
 
     The response has a ``Location`` only if the API key may read the operation.
     """
     items = [
         {"index": index, "job_id": job_id, "status": "failed", "error": why, "reason": why}
-        for index, (job_id, why) in enumerate(done.failures)
+        for index, (job_id, why) in enumerate(operation.failures)
     ]
     members = {
-        "action": done.action.value,
-        "operation_id": done.id,
-        "state": done.state.value,
-        "matched": done.matched,
-        "total_matched": done.matched,
-        "succeeded": done.succeeded,
-        "failed": done.failed,
+        "action": operation.action.value,
+        "operation_id": operation.id,
+        "state": operation.state.value,
+        "matched": operation.matched,
+        "total_matched": operation.matched,
+        "succeeded": operation.succeeded,
+        "failed": operation.failed,
         "skipped": 0,
-        _DONE[done.action]: done.succeeded,
-        "errors": [{"job_id": job_id, "error": why} for job_id, why in done.failures],
+        _CHANGED[operation.action]: operation.succeeded,
+        "errors": [{"job_id": job_id, "error": why} for job_id, why in operation.failures],
         "items": items,
-        "has_more": not done.ended,
+        "has_more": not operation.ended,
         **more,
     }
-    if not done.ended:
+    if not operation.ended:
         may_read = Scope.ADMIN_READ in principal_of(app, request).scopes
-        headers = (("Location", f"/ojs/v1/admin/bulk/{done.id}"),) if may_read else ()
-        return replies.json_response(202, members, headers, audit_object=audit_text(done))
-    return replies.json_response(200, members, audit_object=audit_text(done))
+        headers = (("Location", f"/ojs/v1/admin/bulk/{operation.id}"),) if may_read else ()
+        return replies.json_response(202, members, headers, audit_object=audit_text(operation))
+    return replies.json_response(200, members, audit_object=audit_text(operation))
 
 
 async def _change_ids(
@@ -257,8 +261,8 @@ async def _change_ids(
     items: list[dict[str, Any]] = []
     for index, job_id in enumerate(ids):
         error = outcomes.get(job_id, NotFound("job", job_id))
-        items.append(_item(index, job_id, _DONE[action], error))
-    changed = sum(item["status"] == _DONE[action] for item in items)
+        items.append(_item(index, job_id, _CHANGED[action], error))
+    changed = sum(item["status"] == _CHANGED[action] for item in items)
     skipped = sum(item["status"] == "skipped" for item in items)
     members = {
         "action": action.value,
@@ -268,7 +272,7 @@ async def _change_ids(
         "succeeded": changed,
         "failed": len(ids) - changed,
         "skipped": skipped,
-        _DONE[action]: changed,
+        _CHANGED[action]: changed,
         "errors": [
             {"job_id": item["job_id"], "error": item["reason"]}
             for item in items
@@ -283,9 +287,9 @@ async def _change_ids(
     return replies.json_response(status, members, headers, audit_object=audit_object)
 
 
-def _item(index: int, job_id: str, done: str, error: OJSError | None) -> dict[str, Any]:
+def _item(index: int, job_id: str, changed: str, error: OJSError | None) -> dict[str, Any]:
     if error is None:
-        return {"index": index, "job_id": job_id, "status": done}
+        return {"index": index, "job_id": job_id, "status": changed}
     # The specification's word for a job whose state does not allow the change.
     status = "skipped" if isinstance(error, Conflict) else "failed"
     return {
