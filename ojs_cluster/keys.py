@@ -438,7 +438,7 @@ class Keyspace:
         """Return the cluster slot of a shard, or of the meta tag (``META``)."""
         return self.meta.slot if index == META else self._shards[index].slot
 
-    def tag(self, index: int) -> Shard | Meta:
+    def shard_or_meta(self, index: int) -> Shard | Meta:
         """Return the shard at ``index``, or for ``META`` the keys of the whole cluster."""
         return self.meta if index == META else self._shards[index]
 

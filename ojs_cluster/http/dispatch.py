@@ -359,7 +359,7 @@ def _open_paths(settings: HttpSettings) -> frozenset[str]:
     return frozenset(
         route.template
         for route in ROUTES
-        if route.open or (route.metrics and settings.metrics_open)
+        if route.open or (route.is_scrape and settings.metrics_open)
     )
 
 
@@ -396,7 +396,7 @@ def _admit(app: App, request: Request) -> Admission:
     except OJSError as error:
         # A client without an API key must not learn which paths exist.
         raise denied or error from None
-    if not (route.open or (route.metrics and settings.metrics_open)):
+    if not (route.open or (route.is_scrape and settings.metrics_open)):
         if denied is not None:
             raise denied
         app.access.authorize(principal, route)

@@ -63,7 +63,7 @@ class Route:
         batch: whether the body may be as large as ``HttpSettings.max_batch_body``.
         waits_for_jobs: whether the route is a fetch, which may wait for jobs. If the client of a
             fetch or of a GET request disconnects, the handler is cancelled.
-        metrics: whether the route is the scrape of metrics, which needs no API key if
+        is_scrape: whether the route is the scrape of metrics, which needs no API key if
             ``HttpSettings.metrics_open`` is set.
         test_hook: whether the route exists only with test hooks.
         fast: whether the fast lane serves the route. It serves those that workers and producers use
@@ -82,7 +82,7 @@ class Route:
     open: bool = False
     batch: bool = False
     waits_for_jobs: bool = False
-    metrics: bool = False
+    is_scrape: bool = False
     test_hook: bool = False
     fast: bool = False
     request_class: str = ""

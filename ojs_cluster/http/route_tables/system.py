@@ -16,6 +16,6 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("GET", "/ready", system.ready, open=True, fast=True),
     Route("GET", "/healthz", system.live, open=True, fast=True),
     Route("GET", "/readyz", system.ready, open=True, fast=True),
-    Route("GET", "/metrics", metrics.scrape, Scope.ADMIN_READ, metrics=True),
+    Route("GET", "/metrics", metrics.scrape, Scope.ADMIN_READ, is_scrape=True),
     Route("GET", f"{V1}/metrics", metrics.summary, Scope.ADMIN_READ),
 )

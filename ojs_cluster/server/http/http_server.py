@@ -39,7 +39,7 @@ from ojs_cluster.server.tls import Tls, TlsStream
 log = logging.getLogger("ojs.http")
 
 _LIFESPAN_SHUTDOWN_S = 5.0
-MOST_MESSAGE_BYTES = 16 * 1024
+MAX_MESSAGE_BYTES = 16 * 1024
 """Maximum size of a message from a WebSocket client."""
 _PING_S = 20.0
 """Time in seconds between two pings of a WebSocket. The OJS specification allows at most 30."""
@@ -91,7 +91,7 @@ def hypercorn_config(listen: ListenSettings) -> Config:
     config.h2_max_header_list_size = MAX_HEADERS_BYTES
     config.h2_max_concurrent_streams = MAX_STREAMS
     config.include_server_header = False
-    config.websocket_max_message_size = MOST_MESSAGE_BYTES
+    config.websocket_max_message_size = MAX_MESSAGE_BYTES
     config.websocket_ping_interval = _PING_S
     return config
 

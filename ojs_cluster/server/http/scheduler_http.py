@@ -35,7 +35,7 @@ from scheduler.stats import ElectionStats, LoopStats, Stats
 
 _TIMEOUT_S = 2.0
 """Maximum time in seconds to wait for Redis in a readiness or metrics request."""
-_METRICS_ROUTE = next(route for route in ROUTES if route.metrics)
+_METRICS_ROUTE = next(route for route in ROUTES if route.is_scrape)
 _DRAIN_TIMES = DrainTimes(delay_s=0.0, grace_s=1.0)
 _WEBSOCKET_TRY_AGAIN_LATER = 1013
 

@@ -98,7 +98,7 @@ class QueueDepths:
         now = trio.current_time()
         return [number for number, until in enumerate(self._unreachable_until) if until <= now]
 
-    def pick(self, count: int, excluded: Collection[int], open_partitions: int) -> int | None:
+    def pick(self, count: int, excluded: Collection[int], first_closing: int) -> int | None:
         """Return a partition that had jobs when it was last read, or None.
 
         The choice is the fuller one of two random partitions. The fullest of all was refused,
@@ -109,11 +109,11 @@ class QueueDepths:
         Args:
             count: number of jobs that the caller wants.
             excluded: partitions that must not be returned.
-            open_partitions: number of partitions that stay open. The partitions after them are
-                closing: they hold the oldest jobs, so they are chosen first.
+            first_closing: the first partition that is closing. The partitions from this one on hold
+                the oldest jobs, so they are chosen first.
         """
         candidates = [n for n in self.reachable() if self._depths[n] > 0 and n not in excluded]
-        candidates = [n for n in candidates if n >= open_partitions] or candidates
+        candidates = [n for n in candidates if n >= first_closing] or candidates
         if not candidates:
             return None
         self._pick_count += 1

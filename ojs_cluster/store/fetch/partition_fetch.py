@@ -46,7 +46,7 @@ async def fetch_from_partitions(
     """
     await ensure_task()
     depths = store.depth_cache.of(queue, len(shards))
-    open_partitions = store.partitions.layout(queue).count
+    first_closing = store.partitions.layout(queue).count
     empty: set[int] = set()
     failure: OJSError | None = None
 
@@ -54,7 +54,7 @@ async def fetch_from_partitions(
         nonlocal failure
         misses = 0
         while fetch.wanted and misses < max_misses:
-            number = depths.pick(fetch.wanted, empty, open_partitions)
+            number = depths.pick(fetch.wanted, empty, first_closing)
             if number is None:
                 return
             wanted_before = fetch.wanted

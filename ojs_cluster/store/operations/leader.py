@@ -120,13 +120,17 @@ class RedisLeaderLock:
         await self._run("leave")
 
     async def _run(self, action: str, token: int = 0, mode: str = "") -> list[int]:
-        tag = self.store.keys.tag(self.shard)
+        keys = self.store.keys.shard_or_meta(self.shard)
         # The index of the meta tag is -1. The script takes it as the shard after the last.
         number = self.shard % (len(self.store.keys) + 1)
         reply = await self.store.redis.script(
-            tag.slot,
+            keys.slot,
             self.store.scripts["lead"],
-            [tag.leader(self.group), tag.fencing_counter(self.group), tag.candidates(self.group)],
+            [
+                keys.leader(self.group),
+                keys.fencing_counter(self.group),
+                keys.candidates(self.group),
+            ],
             [action, self.identity, token, self.ttl_ms, number, mode],
             idempotent=True,
         )

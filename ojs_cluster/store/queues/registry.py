@@ -54,7 +54,7 @@ class QueueRegistry:
         self._first_renewal_s = first_renewal_s
         self._renewal_times: dict[str, float] = {}
         self._pauses_s: dict[str, float] = {}
-        self._free: int | None = None
+        self._free_names: int | None = None
 
     async def ensure(self, store: Runtime, queues: Iterable[str]) -> None:
         """Register ``queues``, unless this process has registered them before.
@@ -86,7 +86,7 @@ class QueueRegistry:
     async def _admit(self, store: Runtime, queue: str) -> None:
         """Register a name that is new to this process.
 
-        If the registry does not answer, admit the name without it while ``_free`` is above 0.
+        If the registry does not answer, admit the name without it while ``_free_names`` is above 0.
         """
         limit = store.settings.max_queues
         registered = None
@@ -99,13 +99,13 @@ class QueueRegistry:
                 queue=queue,
             )
         if registered is None:
-            free = limit if self._free is None else self._free
+            free = limit if self._free_names is None else self._free_names
             if free < 1:
                 raise BackendUnavailable(
                     f"queue '{queue}' is new, and the registry of queues does not answer",
                     outcome="not_applied",
                 )
-            self._free = free - 1
+            self._free_names = free - 1
             self._remember(queue, trio.current_time() + _RETRY_S)
 
     async def _renew(self, store: Runtime, queue: str) -> int:
@@ -132,12 +132,12 @@ class QueueRegistry:
         script = "register_again" if limit == NO_NAME_LIMIT else "register_queue"
         registered = int(await store.run_meta(script, [store.keys.meta.queues], [queue, limit]))
         if registered:
-            self._free = max(0, store.settings.max_queues - registered)
+            self._free_names = max(0, store.settings.max_queues - registered)
             pause_s = pause_s or self._pauses_s.get(queue, self._first_renewal_s)
             self._remember(queue, began + pause_s * random.uniform(0.75, 1))  # noqa: S311 - jitter
             self._pauses_s[queue] = pause_s
         else:
-            self._free = 0
+            self._free_names = 0
         return registered
 
     def _remember(self, queue: str, renew_at: float) -> None:

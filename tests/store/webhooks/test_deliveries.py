@@ -15,8 +15,8 @@ from ojs_cluster.core.errors import Conflict, NotFound
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.cron import cron
 from ojs_cluster.store.enqueue.enqueue import enqueue_many
-from ojs_cluster.store.jobs.ack import Ack, ack_many
 from ojs_cluster.store.events.listing import EventFilter, read_events
+from ojs_cluster.store.jobs.ack import Ack, ack_many
 from ojs_cluster.store.operations.metrics import collect
 from ojs_cluster.store.queues import queues
 from ojs_cluster.store.sweeps import retention

@@ -2,7 +2,7 @@
 --@include load_jobs
 -- Jobs that cannot start, which one call passes at 10 us each. A job that leaves its queue counts as eight.
 local MAX_PASSED_JOBS, LEAVING_JOB_COST = 400, 8
-local passing = false -- whether a job that cannot start was found: then more may follow, so rows are read ahead
+local found_blocked = false -- whether a job that cannot start was found: more may follow, so rows are read ahead
 local passed_groups = {} -- 'queue:rate limit key' -> true when the preflight of its keys is done
 local malformed = {} -- id -> true for a malformed job
 
@@ -24,7 +24,7 @@ end
 
 -- Reads a job of a queue. Returns false for a missing or malformed one.
 local function load_candidate(queue, id)
-    local job, reply = passing and load_blocked(queue, id), nil
+    local job, reply = found_blocked and load_blocked(queue, id), nil
     -- After a malformed job, the next job may also be malformed, and large. So its small fields are read first.
     if not job and next(malformed) then
         job, reply = load_small_fields(job_key(id))
@@ -53,7 +53,7 @@ local function scan(queues, jobs, wanted, bytes_read, is_second_scan)
         local open = not queue.limits.paused
         queue.visited = open and live < max_live
         while open and live < max_live and budget > 0 and bytes < MAX_REPLY_BYTES do
-            local size = math.min(math.max(max_live - live, passing and 100 or 0), budget)
+            local size = math.min(math.max(max_live - live, found_blocked and 100 or 0), budget)
             local rows = redis.call('ZRANGE', queue.available, from, from + size - 1, 'WITHSCORES')
             for i = 1, #rows, 2 do
                 local id = rows[i]
@@ -64,7 +64,7 @@ local function scan(queues, jobs, wanted, bytes_read, is_second_scan)
                 local alive = job and (not job[F.expires] or tonumber(job[F.expires]) > now)
                 local starts = alive and may_start(job)
                 if starts then live, bytes = live + 1, bytes + size_of(job) end
-                passing = passing or not starts
+                found_blocked = found_blocked or not starts
                 budget = budget - (alive and 1 or LEAVING_JOB_COST)
                 scanned[#scanned + 1] = {id = id, score = tonumber(rows[i + 1]), queue = queue, job = job,
                     alive = alive, starts = starts}
