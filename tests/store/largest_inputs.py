@@ -34,7 +34,7 @@ from ojs_cluster.store.limits import rate_tokens
 from ojs_cluster.store.outbox.outbox import drain
 from ojs_cluster.store.search.lists import list_jobs
 from ojs_cluster.store.sweeps.retention import remove_leftovers
-from ojs_cluster.store.transactions import transactions
+from ojs_cluster.store.transactions import purge_notes
 from ojs_cluster.store.workers import workers
 from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from ojs_cluster.store.workflows import workflows
@@ -217,7 +217,7 @@ async def a_large_transaction(store: Store, db: Any) -> None:
     db.hset(shard.transaction(transaction_id), mapping={"plan": plan})
     await store.run(shard, "transaction_read", [shard.transaction(transaction_id)])
     db.delete(shard.transaction(transaction_id))
-    await transactions.purge_old(store, shard, MANY)
+    await purge_notes.purge_old(store, shard, MANY)
 
 
 async def large_crons(store: Store, db: Any) -> None:

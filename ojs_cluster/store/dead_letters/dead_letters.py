@@ -20,7 +20,7 @@ from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.jobs.remove_malformed import remove_malformed
 from ojs_cluster.store.partial_failures import after_first_write
 from ojs_cluster.store.queues.queues import list_names_within
-from ojs_cluster.store.transactions import transactions
+from ojs_cluster.store.transactions.apply_steps import RETRY_KEYS
 from ojs_cluster.store.unique import unique_retry
 
 MAX_OFFSET = 10_000
@@ -280,7 +280,7 @@ async def _retry_by_id(
         store,
         "retry_dead",
         job_id,
-        transactions.RETRY_KEYS,
+        RETRY_KEYS,
         [
             store.events_arg,
             required_kind,

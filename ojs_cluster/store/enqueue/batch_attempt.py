@@ -44,7 +44,7 @@ from ojs_cluster.store.jobs.record import JobRecord, record
 from ojs_cluster.store.portions import PORTION_KEYS
 from ojs_cluster.store.runtime import Arg
 from ojs_cluster.store.transactions import transactions
-from ojs_cluster.store.transactions.transactions import Replacement, Transaction
+from ojs_cluster.store.transactions.contents import Replacement, Transaction
 from ojs_cluster.store.unique import locks, unique
 from ojs_cluster.store.unique.locks import LockHolder, LockRequest
 

@@ -20,7 +20,7 @@ from ojs_cluster.store.queues.registry import NO_NAME_LIMIT
 from ojs_cluster.store.runtime import Arg
 from ojs_cluster.store.sweeps.deadlines import log_malformed
 from ojs_cluster.store.sweeps.sweep_result import SweepResult
-from ojs_cluster.store.transactions import transactions
+from ojs_cluster.store.transactions import purge_notes
 from ojs_cluster.store.unique import unique
 from ojs_cluster.store.webhooks.counts import remove_old_counts
 
@@ -98,7 +98,7 @@ async def remove_leftovers(store: Store, shard: Shard, limit: int = 500) -> int:
     checked = await unique.check_old_locks(store, shard, limit)
     checked += await references.check_references(store, shard, limit)
     removed += await purge_error_groups(store, shard, limit)
-    removed += checked + await transactions.purge_old(store, shard, limit)
+    removed += checked + await purge_notes.purge_old(store, shard, limit)
     # The master of the meta tag may be away. The next call then removes the counts.
     if store.redis.is_responsive(store.keys.meta.slot):
         await remove_old_counts(store, shard)

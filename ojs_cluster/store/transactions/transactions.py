@@ -14,9 +14,9 @@ first makes the commit impossible (``resolve``), and then releases the reservati
 
 Jobs are stored in portions, so that no script blocks its node for long. The shard keeps a note of
 each stored portion, so a repetition stores no job twice, even when the jobs have run and were
-removed since. The note is kept until ten minutes after the transaction was applied (``purge_old``).
-During the apply step, readers may see only some of the jobs. They never see a job of an uncommitted
-transaction.
+removed since. The note is kept until ten minutes after the transaction was applied
+(``purge_notes``). During the apply step, readers may see only some of the jobs. They never see a
+job of an uncommitted transaction.
 
 A job that replaces another is first *prepared*: stored, but in no index, so no worker can fetch it.
 If both jobs live in one shard, one script cancels the old job and publishes the new job. Otherwise
@@ -27,135 +27,27 @@ transaction first, and then returns the published job.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
-from ojs_cluster.core.errors import BackendUnavailable, Conflict, NotFound, OJSError, WriteOutcome
+from ojs_cluster.core.errors import BackendUnavailable, OJSError, WriteOutcome
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.deadline import cleaning_up
 from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.redis.durability import has_unconfirmed_writes
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.placement import (
-    PlacedJob,
-    deliver_effects,
-    enqueue_command,
-    read_back,
-    stored_records,
-)
+from ojs_cluster.store.enqueue.placement import PlacedJob
 from ojs_cluster.store.fanout import run_concurrently
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.jobs.record import JobRecord, record
-from ojs_cluster.store.outbox.outbox import deliver
+from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.portions import PORTION_BYTES, PORTION_KEYS
 from ojs_cluster.store.runtime import Arg
+from ojs_cluster.store.transactions.apply_steps import Application
+from ojs_cluster.store.transactions.contents import Plan, Replacement, Transaction
 from ojs_cluster.store.unique import locks
 from ojs_cluster.store.unique.locks import LockRequest
-
-_APPLY_MS = 300_000
-"""Time limit in ms for storing jobs, from the moment a process has read their transaction. It is
-half of ``_KEEP_NOTES_MS``, so no process stores a portion after the note of the portion is gone."""
-_KEEP_NOTES_MS = 600_000
-"""Time in ms for which a shard keeps the notes of stored portions and of aborted transactions."""
-# Properties of ``Shard``: the keys that a script takes after the keys of jobs, in this order.
-RETRY_KEYS = ("finished", "dead", "expiring", "events", "references")
-_PUBLISH_KEYS = (
-    "due",
-    "active",
-    "execution_deadlines",
-    "expiring",
-    "pending",
-    "finished",
-    "events",
-    "alias_claims",
-)
-
-
-class Replacement(msgspec.Struct, frozen=True, array_like=True):
-    """A job that is replaced, and the prepared job that replaces it.
-
-    Args:
-        old_id: id of the job that is replaced.
-        old_shard: index of the shard where the replaced job lives.
-        new_id: id of the prepared job.
-    """
-
-    old_id: str
-    old_shard: int
-    new_id: str
-
-
-class ManualRetry(msgspec.Struct, frozen=True, array_like=True):
-    """An ended job that an operator retries.
-
-    Args:
-        job_id: id of the job.
-        shard: index of the shard where the job lives.
-        queue: the job's queue.
-        retries: how often the job was retried by hand before. The script does nothing when the job
-            has another number, so the retry is idempotent.
-        required_kind: which jobs may be retried; ``retry_dead.lua`` lists the values.
-    """
-
-    job_id: str
-    shard: int
-    queue: str
-    retries: int
-    required_kind: str
-
-
-class _Plan(msgspec.Struct, frozen=True, array_like=True):
-    """All contents of a transaction's record except its jobs.
-
-    Records of an earlier version must stay readable, so new fields go to the end, with a default.
-
-    Args:
-        replacements: jobs that are replaced.
-        locks: pairs of a fingerprint and the id of the job that will hold its lock.
-        shards: index of the shard of each portion of the record.
-        retries: ended jobs that operators retry.
-    """
-
-    replacements: list[Replacement]
-    locks: list[tuple[str, str]]
-    shards: list[int]
-    retries: list[ManualRetry] = []
-
-
-@dataclass(frozen=True, slots=True)
-class Transaction:
-    """What a cross-shard transaction writes.
-
-    Args:
-        id: id of the transaction. Like a job id, it names its owner shard, which has the record.
-        parts: per shard, the jobs to store there, split into the portions that one script stores.
-        replacements: jobs that are replaced by some of ``parts``.
-        locks: pairs of a fingerprint and the id of the job that will hold its lock.
-        retries: ended jobs that operators retry.
-    """
-
-    id: str
-    parts: Mapping[Shard, Sequence[Sequence[PlacedJob]]]
-    replacements: Sequence[Replacement] = ()
-    locks: Sequence[tuple[str, str]] = ()
-    retries: Sequence[ManualRetry] = ()
-
-    def portions(self) -> Iterator[tuple[Shard, Sequence[PlacedJob]]]:
-        """Yield the jobs portion by portion, in the order of the record."""
-        for shard, part in self.parts.items():
-            for portion in part:
-                yield shard, portion
-
-    def new_jobs(self) -> Iterator[tuple[Shard, str]]:
-        """Yield shard and queue of each job that increases the depth of its queue."""
-        for shard, portion in self.portions():
-            for job in portion:
-                if not job.outcome:  # prepared and superseded jobs leave the depth unchanged
-                    yield shard, job.queue
 
 
 async def commit(store: Store, transaction: Transaction, commit_before_ms: int) -> int | None:
@@ -181,7 +73,7 @@ async def commit(store: Store, transaction: Transaction, commit_before_ms: int) 
     owner = store.keys.shard_of_id(transaction.id)
     await _check_memory(store, owner, list(transaction.parts))
     indexes = [shard.index for shard, _ in transaction.portions()]
-    plan = _Plan(
+    plan = Plan(
         list(transaction.replacements),
         list(transaction.locks),
         indexes,
@@ -274,97 +166,6 @@ async def _check_memory(store: Store, owner: Shard, shards: Sequence[Shard]) -> 
     await run_concurrently(list(masters.values()), check)
 
 
-@dataclass(frozen=True, slots=True)
-class _Application:
-    """The steps that apply a committed transaction. Each is idempotent.
-
-    Args:
-        store: the store.
-        transaction: what was committed.
-        now_ms: Unix time in ms of the commit, or when the record was read.
-        records: jobs that were stored or retried, by id. Each step adds its jobs.
-    """
-
-    store: Store
-    transaction: Transaction
-    now_ms: int
-    records: dict[str, JobRecord] = field(default_factory=dict)
-
-    async def store_part(self, shard: Shard) -> None:
-        """Store the jobs of one shard."""
-        for position, portion in enumerate(self.transaction.parts[shard]):
-            await self._store_portion(shard, portion, position)
-
-    async def _store_portion(
-        self, shard: Shard, portion: Sequence[PlacedJob], position: int
-    ) -> None:
-        store, transaction_id = self.store, self.transaction.id
-        await store.partitions.ensure_open(store, shard, {job.queue for job in portion})
-        keys, args = enqueue_command(
-            store,
-            shard,
-            portion,
-            store_before_ms=self.now_ms + _APPLY_MS,
-            transaction=transaction_id,
-            portion=position,
-        )
-        reply = await store.run(shard, "enqueue_part", keys, args, idempotent=True)
-        if reply[0] == b"ok":
-            stored = stored_records(portion, reply)
-            await deliver_effects(store, shard, reply)
-        elif reply[0] in (b"already", b"exists"):
-            # Only this transaction can store jobs under these ids, so an earlier call has stored
-            # them. After ``exists``, a failover has lost the note of the portion.
-            stored = await read_back(store, shard, portion)
-        else:
-            raise Conflict(f"transaction {transaction_id} cannot be applied: {reply[0].decode()}")
-        self.records.update((job.id, job) for job in stored)
-
-    async def replace(self, replacement: Replacement, shard: Shard) -> None:
-        """Cancel a job, and publish the prepared job of ``shard`` that replaces it."""
-        store = self.store
-        same_shard = shard.index == replacement.old_shard
-        if not same_shard:
-            with suppress(NotFound, Conflict):  # the old job has ended, which is enough
-                await cancel(store, replacement.old_id, repeatable=True)
-        keys = [shard.job(replacement.new_id), *(getattr(shard, name) for name in _PUBLISH_KEYS)]
-        if same_shard:
-            keys.append(shard.job(replacement.old_id))
-        args: list[Arg] = [store.events_arg, self.transaction.id]
-        args.append(store.settings.retention_cancelled_ms)
-        reply = await store.run(shard, "publish_job", keys, args, idempotent=True)
-        if reply[0]:
-            self.records[replacement.new_id] = record(replacement.new_id, reply[0])
-        await deliver(store, shard, reply[1])
-
-    async def retry(self, retry: ManualRetry) -> None:
-        """Retry an ended job."""
-        store, shard = self.store, self.store.keys.shard(retry.shard)
-        await store.partitions.ensure_open(store, shard, [retry.queue])
-        reply = await store.run(
-            shard,
-            "retry_dead",
-            [shard.job(retry.job_id), *(getattr(shard, name) for name in RETRY_KEYS)],
-            [store.events_arg, retry.required_kind, retry.retries],
-            idempotent=True,
-        )
-        if reply[0] == b"ok":  # any other reply: it was retried before, or the job was removed
-            self.records[retry.job_id] = record(retry.job_id, reply[1])
-
-    async def end(self) -> None:
-        """Remove the record and its outbox entry."""
-        owner = self.store.keys.shard_of_id(self.transaction.id)
-        keys = [
-            owner.transaction(self.transaction.id),
-            owner.outbox_due,
-            owner.outbox,
-            owner.outbox_dead_letters,
-            owner.applied_transactions,
-        ]
-        args: list[Arg] = [self.transaction.id]
-        await self.store.run(owner, "transaction_end", keys, args, idempotent=True)
-
-
 async def apply(store: Store, transaction: Transaction, now_ms: int) -> dict[str, JobRecord]:
     """Apply a committed transaction; return its jobs by id. Repeated, it changes nothing.
 
@@ -376,7 +177,7 @@ async def apply(store: Store, transaction: Transaction, now_ms: int) -> dict[str
     Raises:
         OJSError: a step failed. The outbox entry stays, so the drainer repeats the steps.
     """
-    application = _Application(store, transaction, now_ms)
+    application = Application(store, transaction, now_ms)
     shards = {job.job_id: shard for shard, portion in transaction.portions() for job in portion}
 
     async def replace(replacement: Replacement) -> None:
@@ -453,65 +254,6 @@ async def release_ids(
         await store.run(shard, "release_ids", keys, [transaction_id, *portion], idempotent=True)
 
 
-async def purge_old(store: Store, shard: Shard, limit: int) -> int:
-    """Remove a shard's notes of old transactions; return how many notes were checked.
-
-    A note of a stored portion is kept until its transaction has been applied in all shards, however
-    long another shard does not answer.
-
-    Args:
-        store: the store.
-        shard: the shard.
-        limit: maximum number of aborted transactions, and of notes of stored portions.
-    """
-    aborted, notes = await store.run(
-        shard,
-        "transaction_purge_aborted",
-        [shard.aborted_transactions, shard.applied_transactions],
-        [_KEEP_NOTES_MS, limit],
-        idempotent=True,
-    )
-    if notes:
-        # A note is the id of the transaction, followed by "." and the position of the portion if
-        # that is not 0 (see ``placement.enqueue_command``).
-        id_by_note = {note.decode(): note.decode().partition(".")[0] for note in notes}
-        unapplied = await _unapplied(store, dict.fromkeys(id_by_note.values()))
-        args: list[Arg] = [_KEEP_NOTES_MS]
-        for note, transaction_id in id_by_note.items():
-            args += (note, "1" if transaction_id in unapplied else "")
-        await store.run(
-            shard,
-            "transaction_purge_applied",
-            [shard.applied_transactions],
-            args,
-            idempotent=True,
-        )
-    return int(aborted) + len(notes)
-
-
-async def _unapplied(store: Store, transaction_ids: Iterable[str]) -> set[str]:
-    """Return the ids of those transactions that are committed and not yet applied.
-
-    A transaction whose shard does not answer counts as unapplied; the janitor checks it again.
-    """
-    unapplied: set[str] = set()
-    by_owner: dict[Shard, list[str]] = {}
-    for transaction_id in transaction_ids:
-        by_owner.setdefault(store.keys.shard_of_id(transaction_id), []).append(transaction_id)
-
-    async def read(owner: Shard) -> None:
-        ids = by_owner[owner]
-        try:
-            keys = [owner.transaction(transaction_id) for transaction_id in ids]
-            answers = await store.run(owner, "transactions_unapplied", keys, idempotent=True)
-        except BackendUnavailable:
-            answers = [1] * len(ids)
-        unapplied.update(id_ for id_, answer in zip(ids, answers, strict=True) if answer)
-
-    await run_concurrently(by_owner, read)
-    return unapplied
-
-
 async def _apply_record(store: Store, transaction_id: str) -> None:
     """Read the record of a committed transaction and apply it."""
     owner = store.keys.shard_of_id(transaction_id)
@@ -519,7 +261,7 @@ async def _apply_record(store: Store, transaction_id: str) -> None:
     now_ms, raw = await store.run(owner, "transaction_read", [key], idempotent=True)
     if raw is None:
         return
-    plan = msgspec.msgpack.decode(raw, type=_Plan)
+    plan = msgspec.msgpack.decode(raw, type=Plan)
     parts: dict[Shard, list[Sequence[PlacedJob]]] = {}
     for position, index in enumerate(plan.shards):
         encoded: Any = await store.redis.call(owner.slot, "HGET", key, position, idempotent=True)

@@ -19,7 +19,7 @@ from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.transactions import transactions
-from ojs_cluster.store.transactions.transactions import ManualRetry, Transaction
+from ojs_cluster.store.transactions.contents import ManualRetry, Transaction
 from ojs_cluster.store.unique import locks, unique
 from ojs_cluster.store.unique.locks import LockRequest
 

@@ -21,7 +21,7 @@ from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.queues import queues
 from ojs_cluster.store.sweeps.retention import purge_due
-from ojs_cluster.store.transactions import transactions
+from ojs_cluster.store.transactions import contents, purge_notes, transactions
 from tests.store.shortcuts import (
     DAY,
     HOUR,
@@ -249,7 +249,7 @@ async def test_a_transaction_applied_again_much_later_changes_nothing(
     assert_nothing_left(store, db)
 
 
-async def _half_written(store: Store, one: str, other: str) -> tuple[transactions.Transaction, int]:
+async def _half_written(store: Store, one: str, other: str) -> tuple[contents.Transaction, int]:
     """Commit a transaction over the shards of two queues, and store only the part of the first.
 
     The record lies in the shard of the other.
@@ -292,7 +292,7 @@ async def test_jobs_of_a_transaction_do_not_run_again_when_the_rest_is_applied_l
         for shard in store.keys:
             for name in db.zrange(shard.applied_transactions, 0, -1):
                 db.zincrby(shard.applied_transactions, -HOUR, name)
-            await transactions.purge_old(store, shard, 100)
+            await purge_notes.purge_old(store, shard, 100)
 
     assert await transactions.resolve(store, transaction.id)
 
@@ -313,8 +313,8 @@ async def test_applied_parts_are_remembered_while_the_owner_shard_does_not_answe
     shard = shard_of(store, one)
     db.zincrby(shard.applied_transactions, -HOUR, transaction.id)
 
-    assert await transactions.purge_old(Away(store, "transactions_unapplied").store, shard, 1) == 1
-    assert await transactions.purge_old(store, shard, 1) == 0, "others come first"
+    assert await purge_notes.purge_old(Away(store, "transactions_unapplied").store, shard, 1) == 1
+    assert await purge_notes.purge_old(store, shard, 1) == 0, "others come first"
 
     assert db.zscore(shard.applied_transactions, transaction.id) is not None
 
@@ -330,7 +330,7 @@ async def test_a_process_that_stalls_while_another_applies_the_transaction_write
 
     assert await transactions.resolve(store, transaction.id)
     db.zincrby(shard.applied_transactions, -2 * MINUTE, transaction.id)
-    await transactions.purge_old(store, shard, 100)
+    await purge_notes.purge_old(store, shard, 100)
     await transactions.apply(store, transaction, read_at)
 
     assert await take(store, one) == []
@@ -440,7 +440,7 @@ async def test_a_part_is_not_written_minutes_after_its_transaction_was_read(
     apply = transactions.apply
 
     async def stalled(
-        of: Store, transaction: transactions.Transaction, now_ms: int
+        of: Store, transaction: contents.Transaction, now_ms: int
     ) -> dict[str, JobRecord]:
         return await apply(of, transaction, now_ms - 6 * MINUTE)
 

@@ -18,7 +18,7 @@ from ojs_cluster.store.jobs.listing import JobFilter
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.sweeps.retention import purge_due
 from ojs_cluster.store.transactions import transactions
-from ojs_cluster.store.transactions.transactions import ManualRetry
+from ojs_cluster.store.transactions.contents import ManualRetry
 from ojs_cluster.store.unique import locks, unique, unique_retry
 from ojs_cluster.store.unique.locks import LockRequest
 from tests.store.archives import export_text, import_text
