@@ -1,4 +1,4 @@
-"""Generate request ids, which clients quote when they report a problem.
+"""Request ids, which clients quote when they report a problem.
 
 An id is 128 random bits from the operating system in hexadecimal. It is unique without
 coordination, and a client cannot guess the ids of other clients. One system call provides the bits
@@ -8,6 +8,7 @@ of many ids, because a system call for each id costs more than the rest of ``new
 from __future__ import annotations
 
 import os
+import re
 from typing import Final
 
 _IDS_PER_CALL: Final = 128
@@ -26,3 +27,17 @@ def new_request_id() -> str:
 
 # Without this a forked child would use the same ids as its parent.
 os.register_at_fork(after_in_child=_unused.clear)
+
+
+_REQUEST_ID: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,198}[\x21-\x7e])?")
+
+
+def request_id_for(given: str | None) -> str:
+    """Return the id that the client has ``given``, or a new id if the given one is not valid.
+
+    A valid id has 1 to 200 printable ASCII characters. Other characters could split headers or log
+    lines.
+    """
+    if given is not None and _REQUEST_ID.fullmatch(given):
+        return given
+    return new_request_id()

@@ -11,10 +11,11 @@ import orjson
 
 from ojs_cluster import __version__
 from ojs_cluster.core.errors import BackendUnavailable
+from ojs_cluster.http.common_headers import add_common_headers
 from ojs_cluster.http.cors import is_preflight, preflight_response
-from ojs_cluster.http.dispatch import add_common_headers, request_id_for
 from ojs_cluster.http.errors import error_response
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.request_ids import request_id_for
 
 
 def starting_response(request: Request, cors_origins: tuple[str, ...] = ()) -> Response:

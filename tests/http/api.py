@@ -14,8 +14,9 @@ import trio
 
 from ojs_cluster.http.access.audit import Audit
 from ojs_cluster.http.access.authentication import AccessControl
+from ojs_cluster.http.admission import passes_api_key_check
 from ojs_cluster.http.app import App
-from ojs_cluster.http.dispatch import dispatch, passes_api_key_check, prepare, run
+from ojs_cluster.http.dispatch import dispatch, prepare, run
 from ojs_cluster.http.fast_lane.routes import is_fast
 from ojs_cluster.http.fast_lane.server import FastLane
 from ojs_cluster.http.hypercorn.quart_app import OJSQuart, create_quart_app

@@ -20,10 +20,11 @@ import trio
 from ojs_cluster.core import errors as e
 from ojs_cluster.http import route_tables
 from ojs_cluster.http.access.authentication import AccessControl
-from ojs_cluster.http.dispatch import dispatch, request_id_for
+from ojs_cluster.http.dispatch import dispatch
 from ojs_cluster.http.errors import TABLE, error_response
 from ojs_cluster.http.hypercorn.asgi import read_head
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.request_ids import request_id_for
 from ojs_cluster.http.router import HttpRouter, Route
 from ojs_cluster.http.routes import ROUTES
 from ojs_cluster.http.starting import starting_response
@@ -487,7 +488,7 @@ async def test_a_bug_is_logged_and_not_leaked(
         raise RuntimeError("the secret reason")
 
     router = HttpRouter([Route("GET", "/broken", broken)])
-    monkeypatch.setattr("ojs_cluster.http.dispatch.router_for", lambda _hooks: router)
+    monkeypatch.setattr("ojs_cluster.http.admission.router_for", lambda _hooks: router)
     reply = await api.get("/broken", headers={"X-Request-Id": "find-me"})
     assert (reply.status, reply.error["code"]) == (500, "internal_error")
     assert reply.headers["content-type"] == OJS_TYPE
@@ -510,7 +511,7 @@ async def test_an_error_from_a_nursery_reaches_the_client(
         raise AssertionError
 
     router = HttpRouter([Route("GET", "/grouped", handler)])
-    monkeypatch.setattr("ojs_cluster.http.dispatch.router_for", lambda _hooks: router)
+    monkeypatch.setattr("ojs_cluster.http.admission.router_for", lambda _hooks: router)
     reply = await api.get("/grouped")
     assert (reply.status, reply.error["message"]) == (409, "not now")
 

@@ -233,7 +233,7 @@ class Driver:
             head is None
             or len(data) < (end := head.size + head.length)
             or head.closes
-            # An admission (``dispatch.Admission``) is the cached route and principal of the head.
+            # An admission (``admission.Admission``) is the cached route and principal of the head.
             # A head has an admission only if its route was found to be fast before.
             or (head.admission is None and not is_fast(head.method, head.path))
         ):

@@ -29,7 +29,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from ojs_cluster.http.messages import join_headers
 
 if TYPE_CHECKING:
-    from ojs_cluster.http.dispatch import Admission
+    from ojs_cluster.http.admission import Admission
 
 MAX_INCOMPLETE_HEAD: Final = 8192
 """Largest incomplete head, in bytes, that the fast lane waits for.

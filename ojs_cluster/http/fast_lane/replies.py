@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Final
 from wsgiref.handlers import format_date_time
 
-from ojs_cluster.http.dispatch import COMMON_HEADERS
+from ojs_cluster.http.common_headers import COMMON_HEADERS
 from ojs_cluster.http.messages import Response
 
 _COMMON: Final = {

@@ -16,12 +16,13 @@ from ojs_cluster.core.errors import NotFound, OJSError
 from ojs_cluster.http import exposition
 from ojs_cluster.http.access.audit import Audit
 from ojs_cluster.http.access.authentication import AccessControl
+from ojs_cluster.http.common_headers import add_common_headers
 from ojs_cluster.http.cors import is_preflight, preflight_response
-from ojs_cluster.http.dispatch import add_common_headers, request_id_for
 from ojs_cluster.http.errors import error_response
 from ojs_cluster.http.exposition import Families, counter, gauge
 from ojs_cluster.http.hypercorn.asgi import read_head, send_response
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.request_ids import request_id_for
 from ojs_cluster.http.routes import ROUTES
 from ojs_cluster.http.traffic import Traffic
 from ojs_cluster.server.config.load import Settings

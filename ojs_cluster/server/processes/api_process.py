@@ -23,8 +23,8 @@ import trio
 from hypercorn.typing import ASGIFramework
 
 from ojs_cluster.core.access.client_address import TrustedProxies
+from ojs_cluster.http.admission import passes_api_key_check
 from ojs_cluster.http.app import App, body_memory_budget_for
-from ojs_cluster.http.dispatch import passes_api_key_check
 from ojs_cluster.http.fast_lane.server import FastLane
 from ojs_cluster.http.hypercorn.asgi import read_head, send_response
 from ojs_cluster.http.hypercorn.quart_app import create_quart_app

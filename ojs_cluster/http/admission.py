@@ -1,0 +1,140 @@
+"""Decide whether the head of a request is accepted: its API key, its route, and its size."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Final
+
+import msgspec
+
+from ojs_cluster.core.access.scopes import ANONYMOUS, Keyring, Principal
+from ojs_cluster.core.errors import HeaderTooLarge, OJSError, Unsupported
+from ojs_cluster.http.access.authentication import AccessControl
+from ojs_cluster.http.app import App
+from ojs_cluster.http.common_headers import OJS_VERSION
+from ojs_cluster.http.cors import PREFLIGHT, is_preflight
+from ojs_cluster.http.errors import AmbiguousLength
+from ojs_cluster.http.messages import Request
+from ojs_cluster.http.router import Route
+from ojs_cluster.http.routes import ROUTES, router_for
+from ojs_cluster.http.settings import HttpSettings
+
+_HEADER_OVERHEAD: Final = 4  # colon, space and line end, in bytes
+_SUPPORTED_VERSIONS: Final = re.compile(r"1(?:\.[0-9A-Za-z.+-]{1,50})?")
+
+
+class Admission(msgspec.Struct, frozen=True):
+    """The decisions that depend on the head of a request alone: its route and its principal.
+
+    An admission is valid for every request with the same head, until the process replaces
+    ``keyring``.
+    """
+
+    route: Route
+    params: tuple[str, ...]
+    principal: Principal
+    keyring: Keyring
+
+    @property
+    def cacheable(self) -> bool:
+        """Whether later requests with the same head may use this admission.
+
+        They may not if the API key has a request rate, because each request is counted, or if the
+        API key expires.
+        """
+        principal = self.principal
+        return principal.requests_per_second is None and principal.expires_at_s is None
+
+
+def admit(app: App, request: Request) -> Admission:
+    """Return the admission of a request.
+
+    Raises:
+        OJSError: the request is refused.
+    """
+    settings, keyring = app.settings, app.access.keyring
+    if "transfer-encoding" in request.headers and "content-length" in request.headers:
+        # A proxy may have used one header to find the end of the request, and this server would use
+        # the other (request smuggling). RFC 9112 6.3 allows to reject such a request. The server
+        # does so before it checks the API key.
+        raise AmbiguousLength(
+            "the request has both Content-Length and Transfer-Encoding",
+            field="headers.transfer-encoding",
+        )
+    size = len(request.path) + len(request.query)
+    for name, value in request.headers.items():
+        size += len(name) + len(value) + _HEADER_OVERHEAD
+    if size > settings.max_head:
+        # hypercorn limits only heads that are not complete, and its limit is larger.
+        raise HeaderTooLarge(
+            f"the request's head is larger than {settings.max_head} bytes", limit=settings.max_head
+        )
+    if settings.cors_origins and is_preflight(settings.cors_origins, request):
+        return Admission(PREFLIGHT, (), ANONYMOUS, keyring)
+    denied: OJSError | None = None
+    principal = ANONYMOUS
+    try:
+        principal = app.access.authenticate(
+            request.headers.get("authorization"), request.tls_subject
+        )
+    except OJSError as error:
+        denied = error
+    try:
+        route, params = router_for(settings.test_hooks).match(request.method, request.path)
+    except OJSError as error:
+        # A client without an API key must not learn which paths exist.
+        raise denied or error from None
+    if not (route.open or (route.is_scrape and settings.metrics_open)):
+        if denied is not None:
+            raise denied
+        app.access.authorize(principal, route)
+    version = request.headers.get("ojs-version")
+    if version is not None and not _SUPPORTED_VERSIONS.fullmatch(version):
+        raise Unsupported(
+            f"this server speaks OJS {OJS_VERSION}, not '{version[:50]}'",
+            field="headers.ojs-version",
+        )
+    return Admission(route, params, principal, keyring)
+
+
+def passes_api_key_check(
+    settings: HttpSettings,
+    access: AccessControl,
+    path: bytes,
+    authorization: bytes | None,
+    tls_subject: str = "",
+    preflight_origin: bytes | None = None,
+) -> bool:
+    """Return whether a request for the raw ``path`` would pass the check of its API key.
+
+    An entry point calls this function before it spends memory on a request. ``prepare`` checks the
+    API key again, and its result counts.
+
+    Args:
+        settings: the settings of the process.
+        access: the API keys of the process.
+        path: the raw path with its query.
+        authorization: the header ``Authorization``; None if the request has none.
+        tls_subject: the subject of the client's certificate; empty for none.
+        preflight_origin: the origin of a request that may be a preflight; None for others.
+    """
+    if preflight_origin and preflight_origin.decode("latin-1") in settings.cors_origins:
+        return True
+    if path.partition(b"?")[0].decode("latin-1") in _open_paths(settings):
+        return True
+    try:
+        header = None if authorization is None else authorization.decode("latin-1")
+        access.authenticate(header, tls_subject)
+    except OJSError:
+        return False
+    return True
+
+
+@cache
+def _open_paths(settings: HttpSettings) -> frozenset[str]:
+    return frozenset(
+        route.template
+        for route in ROUTES
+        if route.open or (route.is_scrape and settings.metrics_open)
+    )
