@@ -13,6 +13,7 @@ from typing import Final
 
 _IDS_PER_CALL: Final = 128
 _ID_BYTES: Final = 16
+_REQUEST_ID: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,198}[\x21-\x7e])?")
 _unused: Final[list[str]] = []
 
 
@@ -27,9 +28,6 @@ def new_request_id() -> str:
 
 # Without this a forked child would use the same ids as its parent.
 os.register_at_fork(after_in_child=_unused.clear)
-
-
-_REQUEST_ID: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,198}[\x21-\x7e])?")
 
 
 def request_id_for(given: str | None) -> str:
