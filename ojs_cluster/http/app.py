@@ -40,7 +40,8 @@ _WEBHOOK_TESTS = 8
 
 def body_memory_budget_for(settings: HttpSettings) -> BodyMemoryBudget:
     """Return the body memory budget of one process. Any single body fits into the budget."""
-    return BodyMemoryBudget(max(settings.max_bodies, settings.max_batch_body, settings.max_body))
+    bodies = settings.bodies
+    return BodyMemoryBudget(max(bodies.total_bytes, bodies.max_batch_bytes, bodies.max_bytes))
 
 
 class RequestSpan(Protocol):

@@ -89,7 +89,6 @@ def prepare(
     """
     began = time.perf_counter()
     request_id = request_id_for(request.headers.get("x-request-id"))
-    settings = app.settings
     try:
         if cached is None or cached.keyring is not app.access.keyring:
             cached = admit(app, request)
@@ -104,7 +103,8 @@ def prepare(
             app.tracing.begin(request, request_id, None).end(refusal.status)
         return PreparedRequest(request_id, None, (), 0, refusal, began, app)
     route, params, principal = cached.route, cached.params, cached.principal
-    max_body = settings.max_batch_body if route.batch else settings.max_body
+    limits = app.settings.bodies
+    max_body = limits.max_batch_bytes if route.batch else limits.max_bytes
     if route.open:
         max_body = min(max_body, _MAX_OPEN_BODY)
     span = None if app.tracing is None else app.tracing.begin(request, request_id, route)

@@ -60,7 +60,7 @@ class Route:
         scope: the scope that an API key must have; None if any API key may use the route.
         queue_access: what the route accesses, for API keys that are restricted to some queues.
         open: whether the route needs no API key.
-        batch: whether the body may be as large as ``HttpSettings.max_batch_body``.
+        batch: whether the body may be as large as ``BodyLimits.max_batch_bytes``.
         waits_for_jobs: whether the route is a fetch, which may wait for jobs. If the client of a
             fetch or of a GET request disconnects, the handler is cancelled.
         is_scrape: whether the route is the scrape of metrics, which needs no API key if

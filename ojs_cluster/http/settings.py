@@ -8,6 +8,7 @@ from ojs_cluster import __version__
 from ojs_cluster.core.config.parsers import boolean, integer, origins
 from ojs_cluster.core.config.variable import variable
 from ojs_cluster.core.payload_limits import PayloadLimits
+from ojs_cluster.http.body_limits import BodyLimits
 
 _MIB = 1024 * 1024
 
@@ -21,13 +22,7 @@ class HttpSettings:
         require_lease: whether acks, nacks and heartbeats must name the lease of each job.
         limits: limits of job envelopes.
         max_head: maximum size of request line and headers together.
-        max_body: maximum size of a request body, unless it is a batch. This size exceeds the limit
-            of a job envelope, 1 MiB. So the server reads an envelope that is slightly too large,
-            and its error names the reason.
-        max_batch_body: maximum size of the body of a batch.
-        max_bodies: size of the body memory budget (``body_memory``).
-        body_timeout_s: how long a body may take to arrive.
-        linger_s: how long the server reads and discards the rest of a body that it has refused.
+        bodies: limits on request bodies.
         health_timeout_s: how long a health check waits for Redis.
         max_wait_ms: maximum time that a fetch waits for jobs.
         max_result_wait_s: maximum time that a request waits for the result of a job.
@@ -57,28 +52,7 @@ class HttpSettings:
     )
     limits: PayloadLimits = field(default_factory=PayloadLimits)
     max_head: int = 64 * 1024
-    max_body: int = variable(
-        "OJS_MAX_BODY_BYTES",
-        integer(minimum=1024, maximum=256 * _MIB),
-        "2097152",
-        "Maximum size of a request body in bytes, unless the body is a batch. A job envelope may "
-        "have at most 1 MiB.",
-    )
-    max_batch_body: int = variable(
-        "OJS_MAX_BATCH_BODY_BYTES",
-        integer(minimum=1024, maximum=1024 * _MIB),
-        "16777216",
-        "Maximum size of the body of a batch request in bytes.",
-    )
-    max_bodies: int = variable(
-        "OJS_MAX_BODIES_BYTES",
-        integer(minimum=1024, maximum=16 * 1024 * _MIB),
-        "67108864",
-        "Memory, in bytes, that all request bodies above 64 KiB may use together in one process. "
-        "Incomplete smaller requests may use the same amount. A request beyond that gets 503.",
-    )
-    body_timeout_s: float = 30.0
-    linger_s: float = 2.0
+    bodies: BodyLimits = field(default_factory=BodyLimits)
     health_timeout_s: float = 2.0
     max_wait_ms: int = 20_000
     max_result_wait_s: float = 60.0

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 import trio
 
 from ojs_cluster.http.app import App
+from ojs_cluster.http.body_limits import BodyLimits
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.http.api import Api, open_app, serving, until
 from tests.http.test_entry_points import exchange, raw, request
@@ -28,8 +28,8 @@ BEGUN, REST = LARGE[:100_000], LARGE[100_000:]
 
 @pytest.fixture
 async def app(standalone: Embedded) -> AsyncIterator[App]:
-    settings: dict[str, Any] = {"max_body": ROOM, "max_batch_body": ROOM, "max_bodies": ROOM}
-    async with open_app(standalone, **settings, body_timeout_s=600, linger_s=60) as app:
+    bodies = BodyLimits(ROOM, ROOM, ROOM, timeout_s=600, linger_s=60)
+    async with open_app(standalone, bodies=bodies) as app:
         yield app
 
 
@@ -93,5 +93,8 @@ async def test_a_client_that_disconnects_releases_its_body_memory(app: App, port
 
 
 async def test_one_request_of_the_largest_size_always_fits(standalone: Embedded) -> None:
-    async with open_app(standalone, max_bodies=1024) as app, serving(app) as port:
+    async with (
+        open_app(standalone, bodies=BodyLimits(total_bytes=1024)) as app,
+        serving(app) as port,
+    ):
         assert (await exchange(port, LARGE))[0] == 201

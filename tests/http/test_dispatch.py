@@ -20,6 +20,7 @@ import trio
 from ojs_cluster.core import errors as e
 from ojs_cluster.http import route_tables
 from ojs_cluster.http.access.authentication import AccessControl
+from ojs_cluster.http.body_limits import BodyLimits
 from ojs_cluster.http.dispatch import dispatch
 from ojs_cluster.http.errors import TABLE, error_response
 from ojs_cluster.http.hypercorn.asgi import read_head
@@ -169,7 +170,7 @@ async def test_a_head_above_the_limit_is_431(standalone: Embedded) -> None:
 
 
 async def test_a_body_above_the_limit_is_413(standalone: Embedded) -> None:
-    async with open_app(standalone, max_body=1000, max_batch_body=3000) as app:
+    async with open_app(standalone, bodies=BodyLimits(max_bytes=1000, max_batch_bytes=3000)) as app:
         api = Api(app)
         job = {"type": "t", "args": ["x" * 1200]}
         single = await api.post("/ojs/v1/jobs", job)
@@ -183,7 +184,7 @@ async def test_a_body_of_exactly_the_limit_is_accepted(
     standalone: Embedded, size: int, status: int
 ) -> None:
     body = b'{"type":"t","args":[]}'
-    async with open_app(standalone, max_body=1000) as app:
+    async with open_app(standalone, bodies=BodyLimits(max_bytes=1000)) as app:
         assert (await Api(app).post("/ojs/v1/jobs", body.ljust(size))).status == status
 
 

@@ -16,6 +16,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from ojs_cluster.http.app import App
+from ojs_cluster.http.body_limits import BodyLimits
 from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.fetch.long_poll import fetch_or_wait
@@ -92,7 +93,7 @@ def entry_point(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 async def app(standalone: Embedded) -> AsyncIterator[App]:
-    async with open_app(standalone, linger_s=0.5) as opened:
+    async with open_app(standalone, bodies=BodyLimits(linger_s=0.5)) as opened:
         yield opened
 
 
@@ -215,7 +216,10 @@ async def test_a_client_may_send_expect_continue(port: int) -> None:
 async def test_a_body_too_large_is_413_even_before_it_is_read(
     standalone: Embedded, chunked: bool
 ) -> None:
-    async with open_app(standalone, max_body=1000, linger_s=0.2) as small, serving(small) as number:
+    async with (
+        open_app(standalone, bodies=BodyLimits(max_bytes=1000, linger_s=0.2)) as small,
+        serving(small) as number,
+    ):
         if chunked:
             sent = request("POST", "/ojs/v1/jobs", None, "Transfer-Encoding: chunked")
             sent += b"bb8\r\n" + b"x" * 3000 + b"\r\n"
@@ -242,8 +246,8 @@ async def test_a_refused_body_that_still_comes_does_not_break_the_client(
 
 
 async def test_a_body_that_stalls_is_408(standalone: Embedded) -> None:
-    settings: dict[str, Any] = {"body_timeout_s": 0.2, "linger_s": 0.1}
-    async with open_app(standalone, **settings) as app, serving(app) as number:
+    bodies = BodyLimits(timeout_s=0.2, linger_s=0.1)
+    async with open_app(standalone, bodies=bodies) as app, serving(app) as number:
         head = request("POST", "/ojs/v1/jobs", None, "Content-Length: 100")
         status, _, body = await exchange(number, head + b'{"type"')
         assert (status, json.loads(body)["error"]["code"]) == (408, "request_timeout")

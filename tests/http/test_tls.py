@@ -14,6 +14,7 @@ import pytest
 import trio
 
 from ojs_cluster.http.app import App
+from ojs_cluster.http.body_limits import BodyLimits
 from ojs_cluster.server import tls
 from ojs_cluster.server.config.load import load
 from ojs_cluster.server.embedded.servers import Embedded
@@ -40,7 +41,7 @@ def entry_point(request: pytest.FixtureRequest, certificates: Certificates) -> I
 
 @pytest.fixture
 async def app(standalone: Embedded) -> AsyncIterator[App]:
-    async with open_app(standalone, linger_s=0.5) as opened:
+    async with open_app(standalone, bodies=BodyLimits(linger_s=0.5)) as opened:
         yield opened
 
 

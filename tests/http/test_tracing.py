@@ -13,6 +13,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import StatusCode
 
 from ojs_cluster.http.app import App
+from ojs_cluster.http.body_limits import BodyLimits
 from ojs_cluster.http.routes import ROUTES
 from ojs_cluster.http.traced_jobs import OPERATIONS
 from ojs_cluster.http.tracing import OtelTracing
@@ -44,7 +45,10 @@ async def traced(standalone: Embedded, seen: Seen) -> AsyncIterator[Api]:
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(seen))
     async with open_app(
-        standalone, api_keys=("k",), body_timeout_s=0.2, linger_s=0.1, max_wait_ms=600_000
+        standalone,
+        api_keys=("k",),
+        bodies=BodyLimits(timeout_s=0.2, linger_s=0.1),
+        max_wait_ms=600_000,
     ) as app:
         yield Api(
             App(

@@ -25,6 +25,7 @@ import h11
 import orjson
 import trio
 
+from ojs_cluster.http.body_limits import BodyLimits
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.http.api import open_app, serving
 from tests.support.certificates import Certificates
@@ -108,7 +109,7 @@ def _run(
 ) -> None:
     async def main() -> None:
         # A body that does not end is waited for until its client ends, however slow the machine.
-        settings: dict[str, Any] = {"max_body": MAX_BODY, "linger_s": 60.0, "body_timeout_s": 60.0}
+        settings: dict[str, Any] = {"bodies": BodyLimits(MAX_BODY, timeout_s=60.0, linger_s=60.0)}
         secured = {name[4:].lower(): path for name, path in tls.env.items()} if tls else {}
         async with (
             open_app(first, **settings) as one,

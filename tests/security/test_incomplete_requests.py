@@ -6,12 +6,13 @@ import resource
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 import trio
 
 from ojs_cluster.http.app import App
+from ojs_cluster.http.body_limits import BodyLimits
 from ojs_cluster.http.body_memory import MAX_SMALL_BODY
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.http.api import open_app, serving, until
@@ -42,8 +43,8 @@ SHORT_HEAD: Final = b"GET /ojs/v1/queues HTTP/1.1\r\nHost: x\r\nX-Long: " + b"v"
 
 @pytest.fixture
 async def app(standalone: Embedded) -> AsyncIterator[App]:
-    bounds: dict[str, Any] = {"max_body": ROOM, "max_batch_body": ROOM, "max_bodies": ROOM}
-    async with open_app(standalone, **bounds, body_timeout_s=600, linger_s=0.1) as opened:
+    bodies = BodyLimits(ROOM, ROOM, ROOM, timeout_s=600, linger_s=0.1)
+    async with open_app(standalone, bodies=bodies) as opened:
         yield opened
 
 

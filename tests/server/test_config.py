@@ -13,6 +13,7 @@ import pytest
 from ojs_cluster.core.config import parsers
 from ojs_cluster.core.config.variable import Variable
 from ojs_cluster.core.payload_limits import PayloadLimits
+from ojs_cluster.http.body_limits import BodyLimits
 from ojs_cluster.http.settings import HttpSettings
 from ojs_cluster.server.config.all_variables import SECTIONS, VARIABLES
 from ojs_cluster.server.config.load import ConfigError, Settings, load, report
@@ -42,6 +43,7 @@ def test_defaults_agree_with_those_of_the_lower_layers() -> None:
     settings = load({})
     assert settings.store == type(settings.store)()
     assert settings.scheduler == SchedulerSettings()
+    assert settings.bodies == BodyLimits()
     assert settings.limits == PayloadLimits()
     assert settings.http == HttpSettings()
 

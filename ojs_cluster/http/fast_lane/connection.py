@@ -247,7 +247,7 @@ class LaneConnection:
                 raise UnsupportedRequest  # hypercorn can answer while a body still arrives
             if not self._reservation.reserve(head.length):
                 raise UnsupportedRequest
-            timeout_s, small = app.settings.body_timeout_s, head.length <= MAX_SMALL_BODY
+            timeout_s, small = app.settings.bodies.timeout_s, head.length <= MAX_SMALL_BODY
             arrived = await self._read_until(end, timeout_s, small=small)
             if arrived:
                 request = self.request(head, end)
@@ -255,7 +255,7 @@ class LaneConnection:
                 timeout = body_timeout(timeout_s)
                 # The rest of the body is read before the response is sent: many clients report a
                 # broken pipe when a response arrives while they still send.
-                arrived = await self._read_until(end, app.settings.linger_s, small=small)
+                arrived = await self._read_until(end, app.settings.bodies.linger_s, small=small)
         self.data = self.data[end:]
         if timeout is not None:
             response = refusal_response(request, prepared, timeout)

@@ -198,7 +198,7 @@ class _QuartConnection(TrioASGIHTTPConnection):
         # clients then report a broken pipe instead of the error. So the server first reads the rest
         # of the body for ``linger_s``. An HTTP/2 connection stays open, so it needs no such wait.
         if not self._body_ended.is_set() and self.scope["http_version"] != "2":
-            with trio.move_on_after(self.app.ojs.settings.linger_s):
+            with trio.move_on_after(self.app.ojs.settings.bodies.linger_s):
                 await self._body_ended.wait()
         return response
 
@@ -208,7 +208,7 @@ class _QuartConnection(TrioASGIHTTPConnection):
                 raise body_too_large(self._prepared)
             if self._declared > MAX_SMALL_BODY:
                 self._reserve(self._declared)
-        timeout_s = self.app.ojs.settings.body_timeout_s
+        timeout_s = self.app.ojs.settings.bodies.timeout_s
         with trio.move_on_after(timeout_s):
             await self._body_decided.wait()
         if not self._body_decided.is_set():

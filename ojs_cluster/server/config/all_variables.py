@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from ojs_cluster.core.config.variable import Variable, variables_of
 from ojs_cluster.core.payload_limits import PayloadLimits
+from ojs_cluster.http.body_limits import BodyLimits
 from ojs_cluster.http.settings import HttpSettings
 from ojs_cluster.server.config.settings import (
     AccessSettings,
@@ -49,6 +50,7 @@ SECTIONS: Final = (
     Section("listen", "Listening", ListenSettings),
     Section("access", "Access", AccessSettings),
     Section("http", "HTTP API", HttpSettings),
+    Section("bodies", "HTTP API", BodyLimits),
     Section("limits", "HTTP API", PayloadLimits),
     Section("redis", "Redis", RedisSettings),
     Section("layout", "Jobs", ShardSettings),

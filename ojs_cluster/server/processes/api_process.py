@@ -231,12 +231,12 @@ def connection_limits(listen: ListenSettings) -> ConnectionLimits:
 
 
 def http_settings(settings: Settings) -> HttpSettings:
-    """Return the settings of the HTTP layer, with values from ``limits`` and ``listen``."""
+    """Return the settings of the HTTP layer, with values of other sections."""
     return replace(
         settings.http,
         limits=settings.limits,
         max_head=settings.listen.max_header_bytes,
-        body_timeout_s=settings.listen.read_timeout_s,
+        bodies=replace(settings.bodies, timeout_s=settings.listen.read_timeout_s),
     )
 
 

@@ -15,6 +15,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from ojs_cluster.http import dispatch
+from ojs_cluster.http.body_limits import BodyLimits
 from ojs_cluster.http.fast_lane import connection, driver
 from ojs_cluster.http.fast_lane.parser import HeadCache
 from ojs_cluster.http.fast_lane.server import FastLane
@@ -236,7 +237,7 @@ async def test_a_late_body_is_read_and_keeps_the_connection_alive(
 
     monkeypatch.setattr(connection, "body_timeout", body_timeout)
     async with (
-        open_app(standalone, body_timeout_s=0.05, linger_s=60) as app,
+        open_app(standalone, bodies=BodyLimits(timeout_s=0.05, linger_s=60)) as app,
         serving(app, lane=True) as number,
         connected(number) as stream,
     ):
