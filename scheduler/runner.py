@@ -21,12 +21,12 @@ from scheduler.loops import (
     bulk,
     cron,
     dead_workers,
-    history,
     janitor,
     outbox,
     promote,
     rate_limits,
     reap,
+    statistics,
 )
 from scheduler.loops.webhooks import WebhookLoop, WebhookSender
 from scheduler.pacing import Pace, ShardLoop, Step, StepLimiter
@@ -108,7 +108,7 @@ class LeaderWork:
             webhook_loop,
             loop("retire", janitor.retire_step(store), slowest, 1),
             loop("partitions", janitor.partitions_step(store), unlimited, 1),
-            loop("history", history.step(store), slow, 1),
+            loop("statistics", statistics.step(store), slow, 1),
         )
         self._eviction = loop("eviction", janitor.eviction_step(store), slow, 1)
 

@@ -21,8 +21,8 @@ from ojs_cluster.core.histograms import RUN_BOUNDS_MS, WAIT_BOUNDS_MS
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.traffic import BOUNDS_S, Traffic
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.history.job_counts import RUN_BUCKETS, WAIT_BUCKETS
 from ojs_cluster.store.operations.metrics import CachedMetrics, ClusterMetrics, QueueMetrics
+from ojs_cluster.store.statistics.job_counts import RUN_BUCKETS, WAIT_BUCKETS
 
 Families = list[Metric]
 

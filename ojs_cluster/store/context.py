@@ -12,12 +12,12 @@ from ojs_cluster.redis.client import Client
 from ojs_cluster.store.fetch.depth_cache import LimitedQueues, QueueDepthCache
 from ojs_cluster.store.fetch.depth_reader import DepthReader
 from ojs_cluster.store.fetch.unanswered_fetches import UnansweredFetches
-from ojs_cluster.store.history.job_counts import JobCounts
 from ojs_cluster.store.limits.limit_keys import RateLimitKeyCounts
 from ojs_cluster.store.outbox.unreachable_shards import EffectClient, UnreachableShards
 from ojs_cluster.store.queues.partitions import PartitionTable
 from ojs_cluster.store.queues.registry import QueueRegistry
 from ojs_cluster.store.runtime import Arg, Runtime
+from ojs_cluster.store.statistics.job_counts import JobCounts
 from ojs_cluster.store.webhooks.webhook_table import WebhookTable
 from ojs_cluster.store.workers.touch import FetchTouches
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.history.samples import Sampler
+from ojs_cluster.store.statistics.record_minutes import MinuteRecorder
 from ojs_cluster.store.sweeps.sweep_result import SweepResult
 from scheduler.pacing import Step, StepResult
 
@@ -13,13 +13,13 @@ _RETRY_MS = 5_000
 
 def step(store: Store) -> Step:
     """Return the step that stores the record of the present minute, unless there is one."""
-    sampler = Sampler(store)
+    recorder = MinuteRecorder(store)
 
     async def record(_: int) -> StepResult:
-        minute, left_ms = await sampler.minute_to_record()
+        minute, left_ms = await recorder.minute_to_record()
         if minute is None:
             return SweepResult.with_pause(0, left_ms)
-        stored = await sampler.record(minute)
+        stored = await recorder.record(minute)
         return SweepResult.with_pause(int(stored), left_ms if stored else min(left_ms, _RETRY_MS))
 
     return record

@@ -11,11 +11,11 @@ from ojs_cluster.core.errors import NotFound
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import dead_letters
-from ojs_cluster.store.history.records import MINUTES, parse_record
-from ojs_cluster.store.history.samples import Sampler
 from ojs_cluster.store.jobs import read_jobs as jobs
 from ojs_cluster.store.progress import checkpoints
 from ojs_cluster.store.queues import queues
+from ojs_cluster.store.statistics.record_minutes import MinuteRecorder
+from ojs_cluster.store.statistics.records import MINUTES, parse_record
 from ojs_cluster.store.sweeps.retention import purge_due
 from ojs_cluster.store.workers import workers
 from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
@@ -141,14 +141,14 @@ class History:
 
     async def prepare(self, world: World) -> Sampled:
         store, minute = world.store, 2 * next(_serial)
-        await Sampler(store).record(minute)
+        await MinuteRecorder(store).record(minute)
         names = queues_in_other_shards(store, 3)
         for name in names:
             await put(store, name)
         return Sampled(minute + 1, _enqueued(world, minute) + len(names))
 
     async def act(self, store: Store, scene: Sampled) -> None:
-        assert await Sampler(store).record(scene.minute)
+        assert await MinuteRecorder(store).record(scene.minute)
 
     async def happened(self, world: World, scene: Sampled) -> bool:
         """The record has all jobs, whatever a process that died has sampled."""

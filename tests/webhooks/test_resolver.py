@@ -16,7 +16,7 @@ import trio.testing
 
 from ojs_cluster.webhooks import resolver as module
 from ojs_cluster.webhooks.addresses import parse_url
-from ojs_cluster.webhooks.client import Answer, WebhookClient
+from ojs_cluster.webhooks.client import AttemptResult, WebhookClient
 from ojs_cluster.webhooks.resolver import Resolver
 from ojs_cluster.webhooks.settings import WebhookSettings
 from tests.redis.helpers import eventually
@@ -54,7 +54,7 @@ async def test_names_without_an_answer_delay_no_other_receiver(servers: NameServ
     client = WebhookClient(SETTINGS, Resolver(servers))
     async with receiving() as receiver, trio.open_nursery() as nursery:
 
-        async def post(host: str) -> Answer:
+        async def post(host: str) -> AttemptResult:
             url = parse_url(receiver.url(host), allow_http=True)
             return await client.post(url, [], b"{}")
 

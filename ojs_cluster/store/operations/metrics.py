@@ -19,8 +19,8 @@ from ojs_cluster.keys import META, Shard
 from ojs_cluster.store.cached import Cached
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
-from ojs_cluster.store.history.job_counts import TIMES, read_types
 from ojs_cluster.store.jobs.validate_job import read_number
+from ojs_cluster.store.statistics.job_counts import TIMES, read_types
 
 CACHED_S = 5.0
 """Maximum age in seconds of the metrics that a process reports without reading Redis again."""

@@ -25,8 +25,8 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
-from ojs_cluster.store.history.records import HOURS, MINUTES, QUEUE_MINUTES, STATES
 from ojs_cluster.store.jobs.validate_job import read_number
+from ojs_cluster.store.statistics.records import HOURS, MINUTES, QUEUE_MINUTES, STATES
 
 log = logging.getLogger("ojs.store")
 
@@ -53,15 +53,15 @@ class _Round:
     failed: set[Shard] = field(default_factory=set)
 
 
-class Sampler:
-    """Takes the samples of one process, and remembers the last numbers of each shard.
+class MinuteRecorder:
+    """Records minutes for one process, and remembers the last numbers of each shard.
 
     If a shard does not answer, or answers with an error, the record contains the totals that the
     shard returned last, which are a lower bound.
     """
 
     def __init__(self, store: Store) -> None:
-        """Create a sampler that knows no numbers yet."""
+        """Create a recorder that knows no numbers yet."""
         self._store = store
         self._totals: dict[Shard, list[int]] = {}
         self._depths: dict[Shard, list[int]] = {}

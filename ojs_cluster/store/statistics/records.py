@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.store.history.job_counts import TIMES
+from ojs_cluster.store.statistics.job_counts import TIMES
 
 TOTALS: Final = (
     "enqueued",

@@ -12,8 +12,8 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
-from ojs_cluster.store.history.job_counts import RUN_BUCKETS, WAIT_BUCKETS
-from ojs_cluster.store.history.records import (
+from ojs_cluster.store.statistics.job_counts import RUN_BUCKETS, WAIT_BUCKETS
+from ojs_cluster.store.statistics.records import (
     GROWING,
     HOURS,
     MINUTES,

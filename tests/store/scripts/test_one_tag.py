@@ -32,7 +32,6 @@ from ojs_cluster.store.enqueue.batch_attempt import BatchAttempt
 from ojs_cluster.store.enqueue.enqueue import enqueue_many
 from ojs_cluster.store.events.listing import EventFilter, read_events
 from ojs_cluster.store.fetch.fetch import release
-from ojs_cluster.store.history.samples import Sampler
 from ojs_cluster.store.jobs.ack import Ack, ack_many
 from ojs_cluster.store.jobs.activate import activate
 from ojs_cluster.store.jobs.cancel import cancel
@@ -50,6 +49,7 @@ from ojs_cluster.store.progress.progress import Report, report_progress
 from ojs_cluster.store.queues import queues
 from ojs_cluster.store.scripts import load_scripts
 from ojs_cluster.store.search.lists import list_jobs
+from ojs_cluster.store.statistics.record_minutes import MinuteRecorder
 from ojs_cluster.store.sweeps import retention
 from ojs_cluster.store.transactions import transactions
 from ojs_cluster.store.unique.locks import write_tombstone
@@ -454,7 +454,7 @@ async def reads(store: Store) -> None:
     await metrics.collect(store, 1000)
     store.job_counts.count_completed(QUEUE.encode(), b"t", 1)
     await store.job_counts.flush(store)
-    assert await Sampler(store).record(1)
+    assert await MinuteRecorder(store).record(1)
     await outbox_dead_letters.list_dead_letters(store, limit=1)
     with trio.fail_after(60):
         page = await list_jobs(store, JobFilter(), limit=1000)

@@ -12,11 +12,11 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.history.records import HOURS, MINUTES, QUEUE_MINUTES
-from ojs_cluster.store.history.samples import Sampler
-from ojs_cluster.store.history.series import Periods, Point, cluster_series, queue_series
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.queues import queues
+from ojs_cluster.store.statistics.record_minutes import MinuteRecorder
+from ojs_cluster.store.statistics.records import HOURS, MINUTES, QUEUE_MINUTES
+from ojs_cluster.store.statistics.series import Periods, Point, cluster_series, queue_series
 from ojs_cluster.store.sweeps import retention
 from tests.store.hot_queues import spread
 from tests.store.shortcuts import (
@@ -61,18 +61,18 @@ def column(points: Sequence[Point], name: str) -> list[int]:
 
 
 async def test_each_minute_has_what_happened_in_it(store: Store) -> None:
-    sampler, now = Sampler(store), await minute_of(store)
+    recorder, now = MinuteRecorder(store), await minute_of(store)
     await put(store, "before")
-    assert await sampler.record(now - 3)
+    assert await recorder.record(now - 3)
     await ack(store, await active(store, "one"))
     await put(store, "two")
-    assert await sampler.record(now - 2)
+    assert await recorder.record(now - 2)
     retried = await active(store, "one")
     await nack(store, retried)
     await nack(store, await active(store, "one", retry={"max_attempts": 1}))
     await cancel(store, (await put(store, "two")).id)
-    assert await sampler.record(now - 1)
-    assert await sampler.record(now)
+    assert await recorder.record(now - 1)
+    assert await recorder.record(now)
 
     points = await series(store, now)
 
@@ -89,16 +89,16 @@ async def test_each_minute_has_what_happened_in_it(store: Store) -> None:
 
 
 async def test_a_queue_has_its_own_series(store: Store, db: Any) -> None:
-    sampler, now = Sampler(store), await minute_of(store)
+    recorder, now = MinuteRecorder(store), await minute_of(store)
     await spread(store, db, 4, QUEUE)
-    assert await sampler.record(now - 4)
+    assert await recorder.record(now - 4)
     for _ in range(8):
         await put(store)
     await put(store, "other")
-    assert await sampler.record(now - 3)
-    assert await sampler.record(now - 2)
+    assert await recorder.record(now - 3)
+    assert await recorder.record(now - 2)
     await ack(store, (await take(store))[0])
-    assert await sampler.record(now - 1)
+    assert await recorder.record(now - 1)
 
     points = await series(store, now - 1, queue=QUEUE)
 
@@ -110,11 +110,11 @@ async def test_a_queue_has_its_own_series(store: Store, db: Any) -> None:
 
 async def test_samples_count_nothing_twice(store: Store, other_store: Store) -> None:
     now = await minute_of(store)
-    await Sampler(store).record(now - 2)
+    await MinuteRecorder(store).record(now - 2)
     await put(store)
     for opened in (store, other_store, store):
-        await Sampler(opened).record(now - 1)
-    await Sampler(other_store).record(now)
+        await MinuteRecorder(opened).record(now - 1)
+    await MinuteRecorder(other_store).record(now)
 
     assert column(await series(store, now), "enqueued") == [1, 0]
     assert column(await series(store, now, queue=QUEUE), "enqueued")[-2:] == [1, 0]
@@ -122,19 +122,19 @@ async def test_samples_count_nothing_twice(store: Store, other_store: Store) -> 
 
 async def test_a_missed_minute_loses_nothing(store: Store) -> None:
     now = await minute_of(store)
-    await Sampler(store).record(now - 4)
+    await MinuteRecorder(store).record(now - 4)
     for _ in range(8):
         await put(store)
-    await Sampler(store).record(now)
+    await MinuteRecorder(store).record(now)
 
     assert column(await series(store, now), "enqueued") == [2, 2, 2, 2]
     assert column(await series(store, now, length=4, count=1), "enqueued") == [8]
 
 
 async def test_removed_queues_stay_counted(store: Store, db: Any) -> None:
-    sampler, now = Sampler(store), await minute_of(store)
+    recorder, now = MinuteRecorder(store), await minute_of(store)
     await put(store, "first")
-    await sampler.record(now - 2)
+    await recorder.record(now - 2)
     done = await ack(store, (await take(store, "first"))[0])
     shard = shard_of(store, "first")
     age_job(db, shard, done.id, 100 * 24 * HOUR)
@@ -142,9 +142,9 @@ async def test_removed_queues_stay_counted(store: Store, db: Any) -> None:
     age_queue(db, shard, "first", 2 * HOUR)
     assert await retention.retire_queues(store) == (1, "")
     assert not db.exists(shard.queue_history("first"))
-    await sampler.record(now - 1)
+    await recorder.record(now - 1)
     await put(store, "first")
-    await sampler.record(now)
+    await recorder.record(now)
 
     points = await series(store, now)
     assert column(points, "acked") == [1, 0]
@@ -152,8 +152,8 @@ async def test_removed_queues_stay_counted(store: Store, db: Any) -> None:
 
 
 async def test_all_ends_of_attempts_are_counted(store: Store, db: Any) -> None:
-    sampler, now = Sampler(store), await minute_of(store)
-    await sampler.record(now - 1)
+    recorder, now = MinuteRecorder(store), await minute_of(store)
+    await recorder.record(now - 1)
     # A lost lease is a failed attempt that is retried at once; the last one discards the job.
     lost = await active(store, retry={"max_attempts": 2})
     for _ in range(2):
@@ -163,7 +163,7 @@ async def test_all_ends_of_attempts_are_counted(store: Store, db: Any) -> None:
     expiring = await put(store, expires_at="+PT1H")
     age_job(db, shard_of(store), expiring.id, 2 * HOUR)
     await reap_all(store)
-    await sampler.record(now)
+    await recorder.record(now)
 
     [point] = await series(store, now)
     assert numbers(point) == [2, 0, 2, 1, 2, 0]
@@ -171,15 +171,15 @@ async def test_all_ends_of_attempts_are_counted(store: Store, db: Any) -> None:
 
 
 async def test_hours_have_the_sums_of_their_minutes(store: Store, db: Any) -> None:
-    sampler, now = Sampler(store), await minute_of(store)
+    recorder, now = MinuteRecorder(store), await minute_of(store)
     hour = now // 60 * 60
-    await sampler.record(hour - 120)
+    await recorder.record(hour - 120)
     for minute in (hour - 90, hour - 61, hour - 60, hour - 1, hour):
         await put(store)
-        await sampler.record(minute)
+        await recorder.record(minute)
     # Older minutes are replaced; the records of hours remain.
     db.delete(store.keys.meta.history_minutes)
-    await sampler.record(now)
+    await recorder.record(now)
 
     points = await series(store, hour, length=60, count=2)
     assert column(points, "enqueued") == [3, 2]
@@ -188,10 +188,10 @@ async def test_hours_have_the_sums_of_their_minutes(store: Store, db: Any) -> No
 
 
 async def test_the_present_hour_is_shown_as_incomplete(store: Store) -> None:
-    sampler, now = Sampler(store), await minute_of(store)
-    await sampler.record(now - 1)
+    recorder, now = MinuteRecorder(store), await minute_of(store)
+    await recorder.record(now - 1)
     await put(store)
-    await sampler.record(now)
+    await recorder.record(now)
     periods = Periods(now - 1, 60, 1)
     [point] = await cluster_series(store, periods)
     assert (point.complete, point.totals["enqueued"]) == (False, 1)
@@ -200,19 +200,19 @@ async def test_the_present_hour_is_shown_as_incomplete(store: Store) -> None:
 
 @pytest.mark.parametrize("age", [1, 9, 10, 11, 60])
 async def test_the_newest_record_is_found_at_any_age(store: Store, age: int) -> None:
-    sampler, newest = Sampler(store), await minute_of(store) - age
-    await sampler.record(newest - 1)
+    recorder, newest = MinuteRecorder(store), await minute_of(store) - age
+    await recorder.record(newest - 1)
     await put(store)
-    await sampler.record(newest)
+    await recorder.record(newest)
     assert column(await series(store, newest, count=1), "enqueued") == [1]
 
 
 async def test_records_have_fixed_numbers_of_slots(store: Store, db: Any) -> None:
-    sampler, meta = Sampler(store), store.keys.meta
+    recorder, meta = MinuteRecorder(store), store.keys.meta
     await put(store)
     for minute in (10**7, 10**7 + MINUTES, 10**7 + 60 * HOURS, 10**7 + QUEUE_MINUTES):
         await put(store)
-        await sampler.record(minute)
+        await recorder.record(minute)
     assert db.hlen(meta.history_minutes) == 3  # one of the four has replaced another one
     for key, most in ((meta.history_minutes, MINUTES), (meta.history_hours, HOURS)):
         assert all(int(slot) < most for slot in db.hkeys(key))
@@ -222,10 +222,10 @@ async def test_records_have_fixed_numbers_of_slots(store: Store, db: Any) -> Non
 
 @pytest.mark.parametrize("damage", [b"", b"x", b"1,2", b"1,,2", b"9" * 400])
 async def test_damaged_records_are_left_out(store: Store, db: Any, damage: bytes) -> None:
-    sampler, now = Sampler(store), await minute_of(store)
+    recorder, now = MinuteRecorder(store), await minute_of(store)
     shard, meta = shard_of(store), store.keys.meta
     await put(store)
-    await sampler.record(now - 2)
+    await recorder.record(now - 2)
     db.hset(meta.history_minutes, (now - 1) % MINUTES, damage)
     db.hset(meta.history_hours, now // 60 % HOURS, damage)
     db.hset(shard.queue_history(QUEUE), "last", damage)
@@ -233,9 +233,9 @@ async def test_damaged_records_are_left_out(store: Store, db: Any, damage: bytes
     db.hset(shard.queue_counters(QUEUE), "failed", damage)
     db.hset(shard.history_totals, "failed", damage)
     await put(store)
-    await sampler.record(now - 1)
+    await recorder.record(now - 1)
     await put(store)
-    await sampler.record(now)
+    await recorder.record(now)
 
     assert column(await series(store, now), "enqueued")[-1] == 1
     assert column(await series(store, now, length=60, count=1), "failed") in ([], [0])
@@ -247,16 +247,16 @@ async def test_no_record_is_stored_without_the_numbers_of_a_shard(
 ) -> None:
     now, away = await minute_of(store), shard_of(store)
     answers = store.redis.is_responsive
-    sampler = Sampler(store)
+    recorder = MinuteRecorder(store)
     with monkeypatch.context() as patched:
         patched.setattr(type(store.redis), "is_responsive", lambda _, slot: slot != away.slot)
-        assert not await sampler.record(now - 1)
+        assert not await recorder.record(now - 1)
     assert answers(away.slot)
     await put(store)
-    assert await sampler.record(now - 1)
+    assert await recorder.record(now - 1)
     with monkeypatch.context() as patched:
         patched.setattr(type(store.redis), "is_responsive", lambda _, slot: slot != away.slot)
-        assert await sampler.record(now)  # with the numbers that the process knows
+        assert await recorder.record(now)  # with the numbers that the process knows
     assert column(await series(store, now), "enqueued") == [0]
 
 
@@ -264,15 +264,15 @@ async def test_no_record_is_stored_without_the_numbers_of_a_shard(
 async def test_a_queue_with_a_damaged_key_does_not_end_the_statistics(
     store: Store, db: Any, name: str
 ) -> None:
-    sampler, now = Sampler(store), await minute_of(store)
+    recorder, now = MinuteRecorder(store), await minute_of(store)
     shard = shard_of(store)
     await put(store)
-    await sampler.record(now - 1)
+    await recorder.record(now - 1)
     key = getattr(shard, f"queue_{name}")(QUEUE)
     db.delete(key)
     db.set(key, "damaged")
     await put(store, "other")
-    assert await sampler.record(now)
+    assert await recorder.record(now)
 
     [point] = await series(store, now, count=1)
     assert point.totals["enqueued"] == 1
@@ -281,14 +281,14 @@ async def test_a_queue_with_a_damaged_key_does_not_end_the_statistics(
 async def test_a_shard_that_fails_keeps_its_last_numbers(
     store: Store, db: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ojs_cluster.store.history.samples._CHUNK", 1)
-    sampler, now = Sampler(store), await minute_of(store)
+    monkeypatch.setattr("ojs_cluster.store.statistics.record_minutes._CHUNK", 1)
+    recorder, now = MinuteRecorder(store), await minute_of(store)
     shard = shard_of(store)
     near = [name for name in (f"near{n}" for n in range(1000)) if shard_of(store, name) is shard]
     far = queues_in_other_shards(store, 1)[0]
     for queue in (near[0], QUEUE, far):
         await put(store, queue)
-    await sampler.record(now - 2)
+    await recorder.record(now - 2)
     await put(store, far)
     run = Store.run
 
@@ -301,33 +301,33 @@ async def test_a_shard_that_fails_keeps_its_last_numbers(
 
     with monkeypatch.context() as patched:
         patched.setattr(Store, "run", fail_second)
-        assert await sampler.record(now - 1)
+        assert await recorder.record(now - 1)
         # A new process does not know all numbers.
-        assert not await Sampler(store).record(now - 1)
+        assert not await MinuteRecorder(store).record(now - 1)
     points = await series(store, now - 1, count=1)
     assert column(points, "enqueued") == [1]
     assert points[0].depths[State.AVAILABLE] == 4
 
 
 async def test_a_minute_is_recorded_once(store: Store) -> None:
-    sampler = Sampler(store)
-    minute, left_ms = await sampler.minute_to_record()
+    recorder = MinuteRecorder(store)
+    minute, left_ms = await recorder.minute_to_record()
     assert minute is not None
     assert 0 < left_ms <= 60_000
-    await sampler.record(minute)
-    again, _ = await Sampler(store).minute_to_record()
+    await recorder.record(minute)
+    again, _ = await MinuteRecorder(store).minute_to_record()
     assert again in (None, minute + 1)
 
 
 async def test_many_queues_are_sampled_in_slices(store: Store, monkeypatch: Any) -> None:
-    monkeypatch.setattr("ojs_cluster.store.history.samples._PAGE", 3)
-    monkeypatch.setattr("ojs_cluster.store.history.samples._CHUNK", 2)
+    monkeypatch.setattr("ojs_cluster.store.statistics.record_minutes._PAGE", 3)
+    monkeypatch.setattr("ojs_cluster.store.statistics.record_minutes._CHUNK", 2)
     now = await minute_of(store)
-    await Sampler(store).record(now - 1)
+    await MinuteRecorder(store).record(now - 1)
     names = [*queues_in_other_shards(store, 4), *(f"more{n}" for n in range(6))]
     for name in names:
         await put(store, name)
-    await Sampler(store).record(now)
+    await MinuteRecorder(store).record(now)
     [point] = await series(store, now)
     assert point.totals["enqueued"] == point.depths[State.AVAILABLE] == len(names)
     assert len((await queues.list_queues(store, limit=100))[0]) == len(names)

@@ -10,14 +10,14 @@ from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.core.histograms import RUN_BOUNDS_MS, WAIT_BOUNDS_MS, quantile
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.history.job_counts import KEPT_MS, MAX_ROWS, TIMES, JobCounts
-from ojs_cluster.store.history.samples import Sampler
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.ack import Ack, ack_many
 from ojs_cluster.store.open import open_store
-from tests.store.history.test_history import minute_of, series
+from ojs_cluster.store.statistics.job_counts import KEPT_MS, MAX_ROWS, TIMES, JobCounts
+from ojs_cluster.store.statistics.record_minutes import MinuteRecorder
 from tests.store.hot_queues import spread
 from tests.store.shortcuts import QUEUE, ack, active, nack, promote_all, put, shard_of, take
+from tests.store.statistics.test_history import minute_of, series
 from tests.support.patience import patient_client
 
 
@@ -90,13 +90,13 @@ async def test_a_repeated_ack_is_not_counted_whatever_the_names_are(store: Store
 async def test_the_history_has_their_quantiles(store: Store, db: Any) -> None:
     now = await minute_of(store)
     await spread(store, db, 4, QUEUE)
-    await Sampler(store).record(now - 2)
+    await MinuteRecorder(store).record(now - 2)
     await put(store)
     store.job_counts.count_completed(QUEUE.encode(), b"t", 700)
     store.job_counts.count_start({f.QUEUE: QUEUE.encode(), f.TYPE: b"t", f.CREATED: b"1000"}, 1_300)
     await store.job_counts.flush(store)
-    await Sampler(store).record(now - 1)
-    await Sampler(store).record(now)
+    await MinuteRecorder(store).record(now - 1)
+    await MinuteRecorder(store).record(now)
 
     for queue in (None, QUEUE):
         first, second = (await series(store, now, queue=queue))[-2:]

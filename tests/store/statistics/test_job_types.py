@@ -10,12 +10,12 @@ import pytest
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.enqueue import enqueue_many
-from ojs_cluster.store.history.job_counts import read_types
 from ojs_cluster.store.jobs.ack import Ack, ack_many
 from ojs_cluster.store.jobs.nack import Nack, nack_many
 from ojs_cluster.store.open import open_store
 from ojs_cluster.store.operations.metrics import collect
 from ojs_cluster.store.settings import StoreSettings
+from ojs_cluster.store.statistics.job_counts import read_types
 from tests.store.shortcuts import (
     QUEUE,
     ack,

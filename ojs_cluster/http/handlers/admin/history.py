@@ -14,8 +14,8 @@ from ojs_cluster.http import query, replies
 from ojs_cluster.http.access.queue_scope import check_queues
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.store.history.series import Periods, Point, cluster_series, queue_series
 from ojs_cluster.store.queues import queues as store_queues
+from ojs_cluster.store.statistics.series import Periods, Point, cluster_series, queue_series
 
 _PERIODS: Final = {"1m": 1, "5m": 5, "1h": 60, "1d": 1440}
 """Lengths of the periods in minutes."""

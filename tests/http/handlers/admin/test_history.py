@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ojs_cluster.core.timestamps import format_ms
-from ojs_cluster.store.history.samples import Sampler
+from ojs_cluster.store.statistics.record_minutes import MinuteRecorder
 from tests.http.api import Api
 
 HISTORY = "/ojs/v1/admin/stats/history"
@@ -17,14 +17,14 @@ HISTORY = "/ojs/v1/admin/stats/history"
 async def recorded(api: Api) -> int:
     """Record three minutes with jobs; return the last of them."""
     now = int(time.time()) // 60
-    sampler = Sampler(api.app.store)
-    await sampler.record(now - 2)
+    recorder = MinuteRecorder(api.app.store)
+    await recorder.record(now - 2)
     for queue in ("mail", "other"):
         job = await api.active(queue)
         await api.post("/ojs/v1/workers/ack", {"job_id": job["id"]})
-    await sampler.record(now - 1)
+    await recorder.record(now - 1)
     await api.enqueue(options={"queue": "mail"})
-    await sampler.record(now)
+    await recorder.record(now)
     return now
 
 
@@ -48,13 +48,13 @@ async def test_the_series_has_the_growth_of_each_minute(any_api: Api) -> None:
 
 async def test_the_series_has_quantiles(any_api: Api) -> None:
     store, now = any_api.app.store, int(time.time()) // 60
-    sampler = Sampler(store)
-    await sampler.record(now - 1)
+    recorder = MinuteRecorder(store)
+    await recorder.record(now - 1)
     await any_api.active()
     for _ in range(3):
         store.job_counts.count_completed(b"default", b"t", 40)
     await store.job_counts.flush(store)
-    await sampler.record(now)
+    await recorder.record(now)
     [point] = await points(any_api, "period=1m")
     assert (point["duration_p50_ms"], point["duration_p95_ms"]) == (37.5, 48.75)
     assert 0 < point["latency_p50_ms"] <= point["latency_p95_ms"] <= point["latency_p99_ms"]
