@@ -1,91 +1,38 @@
 """The client: sends commands by hash slot, over one connection per master.
 
 ``call`` and ``script`` have a fast path and a full path. The fast path looks up the link of the
-slot, packs the command, and sleeps once until the reply. ``_call_with_retries`` is the full path.
-It handles nodes without a connection, redirections, error replies and lost connections, and tries
-again until the time of the call is up. A call takes the full path from the start if the deadline of
-its request is nearer than ``call_timeout_s``, because the fast path has no timer.
+slot, packs the command, and sleeps once until the reply. If that is not possible or the answer is
+an error, ``full_path`` completes the call. A call takes the full path from the start if the
+deadline of its request is nearer than ``call_timeout_s``, because the fast path has no timer.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
-from typing import Final
 
 import trio
 
-from ojs_cluster.core.errors import BackendUnavailable, OutOfTime
-from ojs_cluster.redis.acl_errors import explain_acl_error
-from ojs_cluster.redis.call_retry import CallRetry
+from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis.connection import Arg, pack
 from ojs_cluster.redis.deadline import current_deadline
 from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.redis.durability import Durability, required_durability
-from ojs_cluster.redis.errors import (
-    REPLICA_CODES,
-    RETRYABLE_CODES,
-    STALE_TOPOLOGY_CODES,
-    WRITES_REFUSED_CODES,
-    RedisReplyError,
-    ReplyFailure,
-    ReplyTooLarge,
-    stopped_by_moving_slot,
-)
-from ojs_cluster.redis.group_commit import UnconfirmedReply
-from ojs_cluster.redis.node_link import NodeLink
+from ojs_cluster.redis.errors import RedisReplyError, ReplyTooLarge
+from ojs_cluster.redis.full_path import NO_ANSWER, FullPath, NoAnswer, UnansweredCall
 from ojs_cluster.redis.packed_calls import PackedKeys, pack_script_call
 from ojs_cluster.redis.pubsub import PubSub
 from ojs_cluster.redis.reply_waiters import Answer, Reply
 from ojs_cluster.redis.router import SlotRouter
 from ojs_cluster.redis.script import Script
 from ojs_cluster.redis.settings import Address, ClientSettings
-from ojs_cluster.redis.topology import Topology, parse_redirect
-
-
-class _NoAnswer:
-    """Stands for the answer while there is none: before each attempt of a call."""
-
-
-NO_ANSWER: Final = _NoAnswer()
+from ojs_cluster.redis.topology import Topology
 
 
 def _pack_source_call(script: Script, keys: Sequence[bytes], args: Sequence[Arg]) -> bytes:
     """Return the packed command that runs ``script`` by its source."""
     return pack((b"EVAL", script.source, len(keys), *keys, *args))
-
-
-@dataclass(slots=True)
-class _UnansweredCall:
-    """A call that the fast path could not complete.
-
-    Attributes:
-        slot: the hash slot of the keys; None if the command goes to the node of ``link`` only.
-        payload: the packed command.
-        link: the link that the next attempt uses.
-        answer: what the latest attempt returned.
-        started: when the call began, in seconds of the client's clock.
-        idempotent: whether the command may be sent again when its outcome is unknown.
-        source_payload: returns a packed command with the source of the script, for a node that does
-            not know the hash of the script.
-        has_preflight: whether the command is a script with a preflight, which has written nothing
-            if a moving slot stopped it.
-        durability: the durability that the reply waits for.
-        asking: whether the next attempt follows an ASK redirection.
-    """
-
-    slot: int | None
-    payload: bytes
-    link: NodeLink | None
-    answer: Answer | _NoAnswer
-    started: float
-    idempotent: bool
-    source_payload: Callable[[], bytes] | None = None
-    has_preflight: bool = False
-    durability: Durability = Durability.ASYNC
-    asking: bool = False
 
 
 class Client:
@@ -97,6 +44,19 @@ class Client:
     * ``ReplyTooLarge`` when a reply exceeds ``ClientSettings.max_reply_bytes``,
     * ``BackendUnavailable`` when no answer arrives in time. Its ``outcome`` says whether the
       command may have been applied.
+
+    A command names a script by its hash. If a node does not know the hash, the client sends the
+    source.
+
+    While Redis moves a slot key by key, it may stop a script that touches a key outside its
+    ``keys``. If the script has a preflight, it has written nothing at that time, and is repeated.
+    Any other script may have written some of its keys. It is repeated if it is idempotent;
+    otherwise the call raises ``BackendUnavailable`` with the outcome ``unknown``.
+
+    Unless a script is ``volatile``, its reply waits for the higher of two durabilities: the one in
+    the settings and the one of the current request. If the durability is not reached in time, the
+    current work (``durability.current_work``) becomes unconfirmed. A call outside of any work then
+    raises ``BackendUnavailable`` with the outcome ``stored_unconfirmed``.
     """
 
     def __init__(self, router: SlotRouter, pubsub: PubSub) -> None:
@@ -107,6 +67,7 @@ class Client:
         self._call_timeout_s = router.settings.call_timeout_s
         self.durability = router.settings.durability
         self.user = router.settings.username or "default"
+        self._full_path = FullPath(router, self.user)
 
     def __repr__(self) -> str:
         return f"<Client of {len(self.topology.masters)} masters, healthy={self.healthy}>"
@@ -123,7 +84,7 @@ class Client:
         """
         payload = pack(args)
         started = self._clock.now
-        answer: Answer | _NoAnswer = NO_ANSWER
+        answer: Answer | NoAnswer = NO_ANSWER
         link = self._routes[slot]
         if link is not None and started + self._call_timeout_s <= current_deadline().at:
             connection = link.connection
@@ -131,8 +92,8 @@ class Client:
                 answer = await connection.execute(payload)
                 if not isinstance(answer, Exception):
                     return answer
-        return await self._call_with_retries(
-            _UnansweredCall(slot, payload, link, answer, started, idempotent)
+        return await self._full_path.complete(
+            UnansweredCall(slot, payload, link, answer, started, idempotent)
         )
 
     async def script(
@@ -146,19 +107,7 @@ class Client:
     ) -> Reply:
         """Run ``script`` on the master of ``slot`` and return its reply.
 
-        The command names the script by its hash. If a node does not know the hash, the client sends
-        the source.
-
-        While Redis moves the slot key by key, it may stop a script that touches a key outside
-        ``keys``. If the script has a preflight, it has written nothing at that time, and is
-        repeated. Any other script may have written some of its keys. It is repeated if
-        ``idempotent``; otherwise the call raises ``BackendUnavailable`` with the outcome
-        ``unknown``.
-
-        Unless the script is ``volatile``, the reply waits for the higher of two durabilities: the
-        one in the settings and the one of the current request. If the durability is not reached in
-        time, the current work (``durability.current_work``) becomes unconfirmed. A call outside of
-        any work then raises ``BackendUnavailable`` with the outcome ``stored_unconfirmed``.
+        The class describes what happens while Redis moves the slot, and how long the reply waits.
 
         Args:
             slot: the hash slot of every key.
@@ -174,7 +123,7 @@ class Client:
         else:
             payload = pack((b"EVALSHA", script.sha, len(keys), *keys, *args))
         started = self._clock.now
-        answer: Answer | _NoAnswer = NO_ANSWER
+        answer: Answer | NoAnswer = NO_ANSWER
         durability = Durability.ASYNC if script.volatile else required_durability(self.durability)
         link = self._routes[slot]
         if link is not None and started + self._call_timeout_s <= current_deadline().at:
@@ -189,8 +138,8 @@ class Client:
 
         # ``partial`` instead of a nested function: a closure would slow down every access to the
         # arguments, in the fast path as well.
-        return await self._call_with_retries(
-            _UnansweredCall(
+        return await self._full_path.complete(
+            UnansweredCall(
                 slot,
                 payload,
                 link,
@@ -234,8 +183,8 @@ class Client:
     async def call_node(self, address: Address, *args: Arg) -> Reply:
         """Send one idempotent command without keys, such as INFO, to one node."""
         link = self._router.link_to(address)
-        return await self._call_with_retries(
-            _UnansweredCall(None, pack(args), link, NO_ANSWER, self._clock.now, idempotent=True)
+        return await self._full_path.complete(
+            UnansweredCall(None, pack(args), link, NO_ANSWER, self._clock.now, idempotent=True)
         )
 
     def new_deadline(self) -> float:
@@ -330,104 +279,6 @@ class Client:
     def healthy(self) -> bool:
         """Whether every slot has a master and every master is connected."""
         return self._router.healthy
-
-    async def _call_with_retries(self, call: _UnansweredCall) -> Reply:
-        """Try until there is a final answer, or until the time of the call is up.
-
-        The time is up ``call_timeout_s`` after the call began, or at the deadline of the request if
-        that is earlier.
-        """
-        await ensure_task()
-        retry = CallRetry(call.idempotent)
-        until = min(call.started + self._call_timeout_s, current_deadline().at)
-        if isinstance(call.answer, _NoAnswer) and until <= trio.current_time():
-            raise OutOfTime(
-                "Redis did not answer earlier calls of the request in time", outcome="not_applied"
-            )
-        with trio.move_on_at(until):
-            while True:
-                if isinstance(call.answer, _NoAnswer):
-                    await self._try_once(call, retry)
-                    if isinstance(call.answer, _NoAnswer):
-                        continue
-                if not isinstance(call.answer, Exception):
-                    return call.answer
-                retry.latest_failure = call.answer
-                if isinstance(call.answer, UnconfirmedReply):
-                    return retry.after_unconfirmed(call.answer)
-                if isinstance(call.answer, ReplyFailure):
-                    retry.after_failure(call.answer)
-                    self._router.request_refresh()
-                else:
-                    await self._after_error(call, call.answer, retry)
-                call.answer = NO_ANSWER
-        raise retry.timed_out(self._router.latest_error(call.link))
-
-    async def _try_once(self, call: _UnansweredCall, retry: CallRetry) -> None:
-        """Send the command once, and set ``call.answer``.
-
-        If no connection is usable, wait for a change of the connections and set no answer.
-        """
-        if call.slot is not None and not call.asking:
-            call.link = self._routes[call.slot]
-        if call.link is not None:
-            call.link = self._router.durable_link(call.link, call.durability)
-        try:
-            connection = await self._router.usable_connection(call.link)
-        except BackendUnavailable as closed:
-            raise retry.unavailable(closed.message) from closed
-        if connection is None:
-            # No connection to the target of an ASK redirection. By now the slot may have moved, so
-            # the next attempt goes to the master of the slot again.
-            call.asking = False
-            return
-        retry.in_flight = True
-        send = connection.execute_asking if call.asking else connection.execute
-        call.answer = await send(call.payload)
-        retry.in_flight = call.asking = False
-
-    async def _after_error(
-        self, call: _UnansweredCall, error: RedisReplyError, retry: CallRetry
-    ) -> None:
-        """Prepare the next attempt after an error reply.
-
-        Raises:
-            WritesRefused: Redis has no memory or disk for writes.
-            BackendUnavailable: a moving slot stopped a script that may have written and must not
-                run again.
-            RedisReplyError: a repetition would return the same error.
-        """
-        link = call.link
-        if error.code in ("MOVED", "ASK") and call.slot is not None and link is not None:
-            call.asking = error.code == "ASK"
-            call.link = self._follow_redirect(call.slot, error, link)
-            await retry.pause_after_redirect()
-        elif error.code == "NOSCRIPT" and call.source_payload is not None:
-            call.payload = call.source_payload()
-        elif error.code in RETRYABLE_CODES:
-            if error.code in REPLICA_CODES and link is not None:
-                self._router.note_demoted(link.address)
-            elif error.code in STALE_TOPOLOGY_CODES:
-                self._router.request_refresh()
-            await retry.pause()
-        elif error.code in WRITES_REFUSED_CODES:
-            raise retry.writes_refused(error) from error
-        elif stopped_by_moving_slot(error):
-            if not call.has_preflight:
-                retry.after_interrupted_script(error)
-            await retry.pause()
-        else:
-            where = link.address if link is not None else "an unknown address"
-            raise explain_acl_error(error, self.user, str(where))
-
-    def _follow_redirect(self, slot: int, error: RedisReplyError, source: NodeLink) -> NodeLink:
-        """Return the link to the node that a MOVED or ASK reply of ``source`` names."""
-        named_slot, address = parse_redirect(error.message, source.address)
-        if named_slot != slot:
-            raise ValueError(f"keys of slot {named_slot} were sent as slot {slot}")
-        if error.code == "ASK":
-            return self._router.link_to(address)
-        return self._router.apply_moved(slot, address)
 
 
 @asynccontextmanager
