@@ -222,11 +222,10 @@ def _job(attributes: dict[str, Raw], limits: PayloadLimits, trace: bytes) -> New
         _check_specversion(attributes.get("specversion"))
         top_level = {name: attributes[name] for name in attributes if name in TOP_LEVEL}
         attributes = {
-            name: attributes[name] for name in attributes if name not in _KNOWN_ATTRIBUTES
+            name: raw for name, raw in attributes.items() if name not in _KNOWN_ATTRIBUTES
         }
-    if options is None and not top_level:
-        parsed = DEFAULT_OPTIONS
-    else:
+    parsed = DEFAULT_OPTIONS
+    if options is not None or top_level:
         parsed = parse_options(options, top_level)
     client_meta = _meta(meta, parsed.metadata, limits)
     stored_meta = add_trace(client_meta, trace, limits.meta_bytes) if trace else client_meta

@@ -283,11 +283,7 @@ async def _enqueue_unique(
             shard = await claimed_ids.first_shard(store, claims, job, conflict, shard)
             continue
         request = LockRequest(job.fingerprint, placed.job_id, shard.index)
-        try:
-            claim = await unique.claim_lock(store, request, policy)
-        except WritesRefused:
-            await claims.release()
-            raise
+        claim = await _claim_lock(store, claims, request, policy)
         if claim.existing is not None:
             return await _resolve_conflict(
                 store, job, policy, placed.job_id, claim.existing, claims, options
@@ -310,12 +306,8 @@ async def _enqueue_unique(
                 raise _expired_claims(uncertain=True) from None
             # The claim has expired, so another job may hold the lock.
             await unique.release_lock(store, request, claim)
-        except QueueFull:
-            with suppress(OJSError):
-                await unique.release_lock(store, request, claim)
-            raise
-        except WritesRefused as error:
-            if error.outcome == "not_applied":
+        except (QueueFull, WritesRefused) as error:
+            if isinstance(error, QueueFull) or error.outcome == "not_applied":
                 with suppress(OJSError):
                     await unique.release_lock(store, request, claim)
             raise
@@ -326,6 +318,17 @@ async def _enqueue_unique(
                 raise error from None
     await claims.release()
     raise BackendUnavailable("the job could not be stored in time", outcome="not_applied")
+
+
+async def _claim_lock(
+    store: Store, claims: AliasClaims, request: LockRequest, policy: UniquePolicy
+) -> unique.LockClaim:
+    """Claim the lock of a job, or release its alias claims when Redis refuses writes."""
+    try:
+        return await unique.claim_lock(store, request, policy)
+    except WritesRefused:
+        await claims.release()
+        raise
 
 
 async def _resolve_conflict(

@@ -138,15 +138,7 @@ class PartWriter:
                     store.depth_cache.mark_filled(store.keys, shard, {job.queue for job in part})
                     count_types(store, part)
                     return stored_records(part, reply)
-                if reply[0] == b"too_late":
-                    await self._release_claims()
-                    raise Conflict("it is too late to store the job: its claim has expired")
-                if reply[0] == b"full":
-                    await self._release_claims()
-                    raise depth_bounds.queue_full_error(
-                        dict.fromkeys(job.queue for job in part), reply
-                    )
-                stored = await self._resolve_existing(int(reply[1]) - 1, reply[2])
+                stored = await self._after_refusal(reply)
                 if stored is not None:
                     return stored
 
@@ -176,6 +168,18 @@ class PartWriter:
             # The first run may have stored the jobs. The second run's reply shows whether it has.
             self.uncertain = True
             return None
+
+    async def _after_refusal(self, reply: Any) -> list[JobRecord] | None:
+        """Handle a reply that says why the script stored nothing; see ``_resolve_existing``."""
+        if reply[0] == b"too_late":
+            await self._release_claims()
+            raise Conflict("it is too late to store the job: its claim has expired")
+        if reply[0] == b"full":
+            await self._release_claims()
+            raise depth_bounds.queue_full_error(
+                dict.fromkeys(job.queue for job in self._part), reply
+            )
+        return await self._resolve_existing(int(reply[1]) - 1, reply[2])
 
     async def _release_claims(self) -> None:
         """Release the claims, unless a run without a reply may still store the jobs."""

@@ -123,26 +123,65 @@ async def create(store: Store, new: NewWorkflow) -> WorkflowRecord:
     shards = len(store.keys)
     workflow_id = new_job_id(int.from_bytes(os.urandom(4)) % shards, shards, now_ms)
     await store.partitions.refresh_if_stale(store)
-    nodes = []
-    for node in new.plan.nodes:
-        if node.job >= 0:
-            shard = store.partitions.choose_shard(
-                store, node.queue, declares_limit=node.job in new.declares_limit
-            )
-            job_id = new_job_id(shard.index, shards, now_ms)
-            node = msgspec.structs.replace(node, job_id=job_id)
-        nodes.append(node)
-    plan = Plan(nodes)
+    plan = _plan_with_ids(store, new, now_ms)
     encoded = plan.encode()
     if len(encoded) > MAX_PLAN_BYTES:
         raise PayloadTooLarge(
-            "the steps of the workflow wait for too many others", field="steps", limit=len(nodes)
+            "the steps of the workflow wait for too many others",
+            field="steps",
+            limit=len(plan.nodes),
         )
     statuses = STATUS_UNKNOWN * len(plan.jobs)
     first = [plan.jobs[number] for number in evaluate(plan, statuses).ready]
     await depth_bounds.check_bounds(
         store, [(store.keys.shard_of_id(job.job_id), job.queue) for job in first]
     )
+    created_ms = await _store_new(store, workflow_id, new, plan, encoded, statuses)
+    record = _record(
+        workflow_id,
+        {
+            b"type": new.type.encode(),
+            b"name": new.name.encode(),
+            b"state": b"running",
+            b"created": b"%d" % created_ms,
+            b"node_statuses": statuses.encode(),
+        },
+        plan,
+    )
+    # The response shows the workflow at its creation, even if a worker has fetched a job since. So
+    # the jobs are not read.
+    ready = set(record.evaluation.ready)
+    jobs = [JobOutcome("pending" if n in ready else "waiting") for n in range(len(plan.jobs))]
+    return replace(record, jobs=jobs)
+
+
+def _plan_with_ids(store: Store, new: NewWorkflow, now_ms: int) -> Plan:
+    """Return the plan of a new workflow with an id for each job, which names the job's shard."""
+    nodes = []
+    for node in new.plan.nodes:
+        if node.job >= 0:
+            shard = store.partitions.choose_shard(
+                store, node.queue, declares_limit=node.job in new.declares_limit
+            )
+            job_id = new_job_id(shard.index, len(store.keys), now_ms)
+            node = msgspec.structs.replace(node, job_id=job_id)
+        nodes.append(node)
+    return Plan(nodes)
+
+
+async def _store_new(
+    store: Store, workflow_id: str, new: NewWorkflow, plan: Plan, encoded: bytes, statuses: str
+) -> int:
+    """Store a new workflow, and deliver its first steps; return its Unix time of creation in ms.
+
+    Args:
+        store: the store.
+        workflow_id: id of the workflow.
+        new: the workflow.
+        plan: its plan with ids.
+        encoded: the plan as it is stored.
+        statuses: the node statuses as they are stored.
+    """
     owner = store.keys.shard_of_id(workflow_id)
     definitions, definitions_stored = list(enumerate(new.definitions)), 0
     if is_large(new.definitions, [encoded]):
@@ -175,22 +214,7 @@ async def create(store: Store, new: NewWorkflow) -> WorkflowRecord:
             "a part of the workflow was lost before it was stored: try again", outcome="not_applied"
         )
     await deliver(store, owner, reply[2])
-    record = _record(
-        workflow_id,
-        {
-            b"type": new.type.encode(),
-            b"name": new.name.encode(),
-            b"state": b"running",
-            b"created": b"%d" % reply[1],
-            b"node_statuses": statuses.encode(),
-        },
-        plan,
-    )
-    # The response shows the workflow at its creation, even if a worker has fetched a job since. So
-    # the jobs are not read.
-    ready = set(record.evaluation.ready)
-    jobs = [JobOutcome("pending" if n in ready else "waiting") for n in range(len(plan.jobs))]
-    return replace(record, jobs=jobs)
+    return int(reply[1])
 
 
 async def get(store: Store, workflow_id: str, *, jobs: bool = True) -> WorkflowRecord:
