@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
+from typing import Final
 
 import trio
 from prometheus_client import CollectorRegistry
@@ -156,16 +157,67 @@ def plain_gauge(name: str, text: str, value: float) -> Metric:
 
 
 def _queue_families(numbers: ClusterMetrics) -> Families:
-    queues = numbers.queues
-
     def by_queue(read: Callable[[QueueMetrics], float]) -> list[tuple[str, float]]:
-        return [(name, read(queue)) for name, queue in queues.items()]
+        return [(name, read(queue)) for name, queue in numbers.queues.items()]
 
+    counts = (
+        counter(f"ojs_job_{name}", f"Number of {text}", "queue", by_queue(read))
+        for name, text, read in _QUEUE_COUNTERS
+    )
+    gauges = (
+        gauge(f"ojs_queue_{name}", text, "queue", by_queue(read))
+        for name, text, read in _QUEUE_GAUGES
+    )
+    return [
+        *counts,
+        *_type_families(numbers),
+        *_time_families(numbers),
+        _jobs_by_state(numbers),
+        *gauges,
+    ]
+
+
+_WAITING = tuple(
+    state for state in QueueMetrics().jobs if state.value in ("available", "scheduled", "retryable")
+)
+_QUEUE_COUNTERS: Final[Sequence[tuple[str, str, Callable[[QueueMetrics], float]]]] = (
+    ("enqueued", "jobs that were enqueued", lambda queue: queue.enqueued),
+    ("completed", "jobs that were completed", lambda queue: queue.completed),
+    ("failed", "jobs that were discarded", lambda queue: queue.discarded),
+    ("retried", "jobs that get another attempt after a failed one", lambda queue: queue.retried),
+    ("cancelled", "jobs that were cancelled", lambda queue: queue.cancelled),
+    ("expired", "jobs that expired before they started", lambda queue: queue.expired),
+    ("failed_attempts", "attempts that failed", lambda queue: queue.failed_attempts),
+)
+_QUEUE_GAUGES: Final[Sequence[tuple[str, str, Callable[[QueueMetrics], float]]]] = (
+    (
+        "depth",
+        "Number of jobs that are available, scheduled or retryable",
+        lambda queue: sum(queue.jobs[state] for state in _WAITING),
+    ),
+    (
+        "oldest_available_age_seconds",
+        "Time since the oldest available job became available; 0 if no job is available",
+        lambda queue: queue.oldest_ms / 1000,
+    ),
+    ("paused", "1 if the queue is paused, otherwise 0", lambda queue: queue.paused),
+    ("dead_letters", "Number of dead letters", lambda queue: queue.dead_letters),
+)
+
+
+def _jobs_by_state(numbers: ClusterMetrics) -> Metric:
     jobs = GaugeMetricFamily(
         "ojs_queue_jobs",
         "Number of jobs in a queue by state; a finished job counts until its retention ends",
         labels=["queue", "state"],
     )
+    for name, queue in numbers.queues.items():
+        for state, count in queue.jobs.items():
+            jobs.add_metric([name, state.value], count)
+    return jobs
+
+
+def _time_families(numbers: ClusterMetrics) -> Families:
     durations = HistogramMetricFamily(
         "ojs_job_duration_seconds", "Execution time of completed jobs", labels=["queue"]
     )
@@ -174,71 +226,12 @@ def _queue_families(numbers: ClusterMetrics) -> Families:
         "Time that jobs were available before their first attempt",
         labels=["queue"],
     )
-    for name, queue in queues.items():
-        for state, count in queue.jobs.items():
-            jobs.add_metric([name, state.value], count)
+    for name, queue in numbers.queues.items():
         waits, runs = queue.times[WAIT_BUCKETS], queue.times[RUN_BUCKETS]
         wait_ms, run_ms = queue.times[-2:]
         queue_times.add_metric([name], _buckets(WAIT_BOUNDS_MS, waits), wait_ms / 1000)
         durations.add_metric([name], _buckets(RUN_BOUNDS_MS, runs), run_ms / 1000)
-    counters = [
-        ("failed", "were discarded", lambda queue: queue.discarded),
-        ("retried", "get another attempt after a failed one", lambda queue: queue.retried),
-        ("cancelled", "were cancelled", lambda queue: queue.cancelled),
-        ("expired", "expired before they started", lambda queue: queue.expired),
-    ]
-    return [
-        counter(
-            "ojs_job_enqueued",
-            "Number of jobs that were enqueued",
-            "queue",
-            by_queue(lambda queue: queue.enqueued),
-        ),
-        counter(
-            "ojs_job_completed",
-            "Number of jobs that were completed",
-            "queue",
-            by_queue(lambda queue: queue.completed),
-        ),
-        *(
-            counter(f"ojs_job_{name}", f"Number of jobs that {text}", "queue", by_queue(read))
-            for name, text, read in counters
-        ),
-        counter(
-            "ojs_job_failed_attempts",
-            "Number of attempts that failed",
-            "queue",
-            by_queue(lambda queue: queue.failed_attempts),
-        ),
-        *_type_families(numbers),
-        durations,
-        queue_times,
-        gauge(
-            "ojs_queue_depth",
-            "Number of jobs that are available, scheduled or retryable",
-            "queue",
-            by_queue(_depth),
-        ),
-        jobs,
-        gauge(
-            "ojs_queue_oldest_available_age_seconds",
-            "Time since the oldest available job became available; 0 if no job is available",
-            "queue",
-            by_queue(lambda queue: queue.oldest_ms / 1000),
-        ),
-        gauge(
-            "ojs_queue_paused",
-            "1 if the queue is paused, otherwise 0",
-            "queue",
-            by_queue(lambda queue: queue.paused),
-        ),
-        gauge(
-            "ojs_queue_dead_letters",
-            "Number of dead letters",
-            "queue",
-            by_queue(lambda queue: queue.dead_letters),
-        ),
-    ]
+    return [durations, queue_times]
 
 
 def _type_families(numbers: ClusterMetrics) -> Families:
@@ -262,15 +255,6 @@ def _buckets(bounds_ms: Sequence[int], counts: Sequence[int]) -> list[tuple[str,
     """Return the cumulative buckets of a histogram in seconds."""
     bounds = [*(f"{bound / 1000:g}" for bound in bounds_ms), "+Inf"]
     return list(zip(bounds, accumulate(counts), strict=True))
-
-
-def _depth(queue: QueueMetrics) -> int:
-    return sum(queue.jobs[state] for state in _WAITING)
-
-
-_WAITING = tuple(
-    state for state in QueueMetrics().jobs if state.value in ("available", "scheduled", "retryable")
-)
 
 
 def _store_families(numbers: ClusterMetrics) -> Families:
