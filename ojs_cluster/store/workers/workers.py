@@ -16,6 +16,7 @@ from ojs_cluster.redis.deadline import extend_deadline
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs.nack import JOBS_PER_WALK
+from ojs_cluster.store.newest import newest_members
 from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.partial_failures import after_first_write
 from ojs_cluster.store.runtime import Arg
@@ -196,34 +197,16 @@ async def list_workers(
 ) -> tuple[list[WorkerInfo], int]:
     """Return a page of workers, the last seen first, and the number of all workers.
 
-    The work is bounded by ``limit`` plus ``offset``, times the number of shards.
-
     Args:
         store: the store.
         limit: maximum number of workers of the page.
         offset: how many workers are skipped.
     """
-    newest: list[tuple[int, str]] = []
-    total = 0
-
-    async def read(shard: Shard) -> None:
-        nonlocal total
-        records: Any = await store.redis.call(shard.slot, "ZCARD", shard.workers, idempotent=True)
-        total += records
-        flat: Any = await store.redis.call(
-            shard.slot,
-            *("ZREVRANGE", shard.workers, 0, offset + limit - 1, "WITHSCORES"),
-            idempotent=True,
-        )
-        items = iter(flat)
-        newest.extend(
-            (int(float(score)), name.decode()) for name, score in zip(items, items, strict=True)
-        )
-
-    await run_concurrently(store.keys, read)
-    newest.sort(reverse=True)
+    ids, total = await newest_members(
+        store, lambda shard: shard.workers, limit=limit, offset=offset
+    )
     found = []
-    for _, worker_id in newest[offset : offset + limit]:
+    for worker_id in ids:
         try:
             found.append(await get(store, worker_id))
         except NotFound:

@@ -37,6 +37,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs.read_jobs import get as get_job
 from ojs_cluster.store.limits import depth_bounds
+from ojs_cluster.store.newest import newest_members
 from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.partial_failures import after_first_write
 from ojs_cluster.store.portions import PORTION_BYTES
@@ -301,35 +302,14 @@ async def list_workflows(
 ) -> tuple[list[WorkflowRecord], int]:
     """Return a page of workflows without their jobs, newest first, and the number of all.
 
-    The work is bounded by ``limit`` plus ``offset``, times the number of shards.
-
     Args:
         store: the store.
         limit: maximum number of workflows of the page.
         offset: how many workflows are skipped.
     """
-    newest: list[tuple[float, str]] = []
-    total = 0
-
-    async def read(shard: Shard) -> None:
-        nonlocal total
-        count: Any = await store.redis.call(shard.slot, "ZCARD", shard.workflows, idempotent=True)
-        if not count:
-            return
-        total += count
-        flat: Any = await store.redis.call(
-            shard.slot,
-            *("ZREVRANGE", shard.workflows, 0, offset + limit - 1, "WITHSCORES"),
-            idempotent=True,
-        )
-        items = iter(flat)
-        newest.extend(
-            (float(score), name.decode()) for name, score in zip(items, items, strict=True)
-        )
-
-    await run_concurrently(store.keys, read)
-    newest.sort(reverse=True)
-    ids = [workflow_id for _, workflow_id in newest[offset : offset + limit]]
+    ids, total = await newest_members(
+        store, lambda shard: shard.workflows, limit=limit, offset=offset
+    )
     found: dict[str, WorkflowRecord] = {}
 
     async def read_record(workflow_id: str) -> None:
