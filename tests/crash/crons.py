@@ -14,7 +14,8 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.cron import cron
 from ojs_cluster.store.cron.cron_store import RedisCronStore
-from ojs_cluster.store.cron.firing import OccurrenceDecision, fire_due
+from ojs_cluster.store.cron.firing import fire_due
+from ojs_cluster.store.cron.firing_store import OccurrenceDecision
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.record import JobRecord
 from tests.crash.harness import World

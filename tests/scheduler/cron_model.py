@@ -1,4 +1,4 @@
-"""Cron jobs in memory, in virtual time: an implementation of ``firing.CronStore``, without Redis.
+"""Cron jobs in memory, in virtual time: implements ``firing_store.CronStore`` without Redis.
 
 A script's decision is atomic, as in Redis. Each call takes some time, during which a leader may
 die, before or after its call took effect.
@@ -19,7 +19,7 @@ from ojs_cluster.core.errors import Conflict, Duplicate, NotFound
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.jobs.states import TERMINAL, State
 from ojs_cluster.store.cron.cron_record import CronRecord
-from ojs_cluster.store.cron.firing import DueCrons, FiringOutcome, OccurrenceDecision
+from ojs_cluster.store.cron.firing_store import DueCrons, FiringOutcome, OccurrenceDecision
 
 _serial = itertools.count()
 

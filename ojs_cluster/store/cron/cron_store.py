@@ -1,4 +1,4 @@
-"""The functions of the store that firing calls (an implementation of ``firing.CronStore``)."""
+"""The functions of the store that firing calls: implements ``firing_store.CronStore``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ojs_cluster.core.jobs.ids import new_job_id
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.cron.cron_record import CronRecord, parse_cron_record
-from ojs_cluster.store.cron.firing import DueCrons, FiringOutcome, OccurrenceDecision
+from ojs_cluster.store.cron.firing_store import DueCrons, FiringOutcome, OccurrenceDecision
 from ojs_cluster.store.enqueue.enqueue import enqueue
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs

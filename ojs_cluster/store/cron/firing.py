@@ -26,29 +26,30 @@ the cron job.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Final, Literal, Protocol
+from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable, Conflict, Duplicate, NotFound, QueueFull
-from ojs_cluster.core.jobs.envelope import NewJob
-from ojs_cluster.core.jobs.states import TERMINAL, State
 from ojs_cluster.redis.durability import has_unconfirmed_writes
 from ojs_cluster.store.cron.cron_record import CronRecord
+from ojs_cluster.store.cron.firing_store import CronStore, OccurrenceDecision
 from ojs_cluster.store.cron.occurrence_job import UnusableDefinition, make_job
+from ojs_cluster.store.cron.overlap import (
+    decide,
+    decide_to_fire,
+    earlier_runs,
+    release_held_run,
+    with_next_occurrence,
+)
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.sweeps.sweep_result import SweepResult
 
 log = logging.getLogger("ojs.store")
 
-MAX_WAITING_RUNS = 100
-"""Maximum number of unfinished runs under the policy ``enqueue``; then occurrences are skipped."""
-_MANY_WAITING_RUNS = 2
-"""If more than this number of runs are unfinished, each further run logs a warning."""
 QUEUE_FULL: Final = "queue_full"
 """First word of the reason in the history when a full queue has refused the job."""
 _CHECK_TIMEOUT_S = 2.0
@@ -57,145 +58,6 @@ _STORE_WITHIN_MS = 20_000
 """Maximum time in ms from the claim of a firing until its job is stored; a later attempt is
 refused. The time is a sixth of the shortest retention of such a job
 (``store/include/jobs/finish_job.lua``)."""
-
-FiringOutcome = Literal["delivered", "refused", "failed", "unreadable", "checked"]
-"""Outcomes that ``cron_record_outcome.lua`` describes."""
-
-
-@dataclass(frozen=True, slots=True)
-class OccurrenceDecision:
-    """The decision about an occurrence.
-
-    Args:
-        fire: whether a job is stored.
-        job_id: id of the job to store, or the id of the unfinished run because of which the
-            occurrence is skipped.
-        refusal: why no job can be made; '' when a job can be made.
-        occurrence_ms: Unix time of the occurrence in ms; None for a manual run, which keeps the
-            next occurrence.
-        next_ms: Unix time of the following occurrence in ms; None if there is none.
-        gap_ms: Unix time in ms of a clock change that skips an occurrence before the following
-            occurrence; None if there is no such change.
-        held: whether the job is stored as pending, until the runs before it have ended.
-        cancels: ids of earlier runs to cancel before the job is stored.
-        ended: ids of earlier runs that have ended.
-    """
-
-    fire: bool
-    job_id: str
-    refusal: str = ""
-    occurrence_ms: int | None = None
-    next_ms: int | None = None
-    gap_ms: int | None = None
-    held: bool = False
-    cancels: Sequence[str] = ()
-    ended: Sequence[str] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class DueCrons:
-    """The cron jobs that are due for a check.
-
-    Args:
-        names: names of the cron jobs.
-        now_ms: Unix time in ms of Redis's clock when the names were read.
-        next_ms: Unix time in ms when the next cron job is due; None for never.
-    """
-
-    names: Sequence[str]
-    now_ms: int
-    next_ms: int | None
-
-
-class CronStore(Protocol):
-    """The functions of the store that this module calls."""
-
-    async def due(self, limit: int) -> DueCrons:
-        """Return the cron jobs to check now."""
-        ...
-
-    async def load(self, name: str) -> CronRecord | None:
-        """Return a cron job; None when it does not exist."""
-        ...
-
-    async def claim(self, cron: CronRecord, decision: OccurrenceDecision) -> CronRecord | None:
-        """Write a decision.
-
-        Returns:
-            The cron job afterwards; None when nothing was written, because the cron job differs
-            from ``cron`` or has a firing.
-        """
-        ...
-
-    async def record_outcome(
-        self,
-        name: str,
-        outcome: FiringOutcome,
-        firing_id: str,
-        ended: Sequence[str] = (),
-        released: Sequence[str] = (),
-        reason: str = "",
-    ) -> None:
-        """Record the outcome of a firing, or of a check of earlier runs.
-
-        Args:
-            name: the cron job.
-            outcome: the outcome.
-            firing_id: the job id of the firing; '' for none.
-            ended: ids of runs that ended.
-            released: ids of held runs that were released.
-            reason: why the firing was refused.
-        """
-        ...
-
-    def job_id(self, cron: CronRecord, occurrence_ms: int | None) -> str:
-        """Return the id of a run: the same for each call of an occurrence, new for a manual run."""
-        ...
-
-    async def state(self, job_id: str) -> State | None:
-        """Return a job's state, None when there is no such job."""
-        ...
-
-    async def enqueue(self, job: NewJob, store_before_ms: int, *, ignore_depth_bound: bool) -> str:
-        """Store a job.
-
-        Args:
-            job: the job.
-            store_before_ms: Unix time in ms before which the job must be stored.
-            ignore_depth_bound: whether the job is stored even in a full queue.
-
-        Returns:
-            The id of the stored job. Under the conflict policy ``ignore`` it may be the id of an
-            existing job.
-
-        Raises:
-            Duplicate: another job has the id, or a job with the same fingerprint exists.
-            QueueFull: the depth bound of the queue is reached.
-            Conflict: the time ``store_before_ms`` has passed.
-        """
-        ...
-
-    async def forbid_id(self, job_id: str) -> bool:
-        """Prevent that a job is stored under an id; return False when a job is already stored."""
-        ...
-
-    async def cancel(self, job_id: str) -> None:
-        """Cancel a job.
-
-        Raises:
-            Conflict: the job has ended.
-            NotFound: there is no such job.
-        """
-        ...
-
-    async def activate(self, job_id: str) -> None:
-        """Make a pending job available.
-
-        Raises:
-            Conflict: the job is not pending.
-            NotFound: there is no such job.
-        """
-        ...
 
 
 async def fire_due(cron_store: CronStore, limit: int) -> SweepResult:
@@ -283,8 +145,8 @@ async def run_manually(cron_store: CronStore, cron: CronRecord) -> ManualRun | N
             await deliver(cron_store, cron)
         return None
     await make_job(cron.name, cron.job, cron.read_ms)
-    runs = await _earlier_runs(cron_store, cron)
-    claimed = await cron_store.claim(cron, _decide_to_fire(cron_store, cron, runs))
+    runs = await earlier_runs(cron_store, cron)
+    claimed = await cron_store.claim(cron, decide_to_fire(cron_store, cron, runs))
     if claimed is None or claimed.firing is None:
         return None
     try:
@@ -366,7 +228,7 @@ async def _check_cron(cron_store: CronStore, cron: CronRecord, now_ms: int) -> N
         await _deliver_occurrence(cron_store, cron)
         return
     if cron.held_runs:
-        await _release_held_run(cron_store, cron)
+        await release_held_run(cron_store, cron)
     if cron.next_ms is None or cron.next_ms > now_ms:
         return
     try:
@@ -375,9 +237,9 @@ async def _check_cron(cron_store: CronStore, cron: CronRecord, now_ms: int) -> N
     except UnusableDefinition as unusable:
         _log_refusal(cron, unusable)
         refusal = OccurrenceDecision(fire=False, job_id="", refusal=unusable.reason)
-        await cron_store.claim(cron, _with_next_occurrence(cron, refusal, cron.next_ms, now_ms))
+        await cron_store.claim(cron, with_next_occurrence(cron, refusal, cron.next_ms, now_ms))
         return
-    decision = await _decide(cron_store, cron, cron.next_ms, now_ms)
+    decision = await decide(cron_store, cron, cron.next_ms, now_ms)
     claimed = await cron_store.claim(cron, decision)
     if claimed is not None and claimed.firing is not None:
         await _deliver_occurrence(cron_store, claimed)
@@ -401,92 +263,3 @@ def _log_refusal(cron: CronRecord, unusable: UnusableDefinition) -> None:
         cron.name,
         unusable.reason,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _EarlierRuns:
-    """Earlier runs, oldest first: those that are unfinished and those that have ended."""
-
-    unfinished: tuple[str, ...] = ()
-    ended: tuple[str, ...] = ()
-
-
-async def _earlier_runs(cron_store: CronStore, cron: CronRecord) -> _EarlierRuns:
-    if cron.overlap == "allow" and not cron.held_runs:
-        return _EarlierRuns()
-    unfinished: set[str] = set()
-
-    async def check(job_id: str) -> None:
-        if await _is_unfinished(cron_store, job_id):
-            unfinished.add(job_id)
-
-    await run_concurrently(cron.open_runs, check)
-    return _EarlierRuns(
-        tuple(job_id for job_id in cron.open_runs if job_id in unfinished),
-        tuple(job_id for job_id in cron.open_runs if job_id not in unfinished),
-    )
-
-
-def _with_next_occurrence(
-    cron: CronRecord, decision: OccurrenceDecision, occurrence_ms: int, now_ms: int
-) -> OccurrenceDecision:
-    """Add the following occurrence to the decision about an occurrence."""
-    # If occurrences were missed while there was no leader, only the earliest of them fires. The
-    # clock of a new master may be behind, so the following occurrence is computed from the later of
-    # the two times.
-    following = cron.schedule.following(max(now_ms, occurrence_ms), cron.anchor_ms)
-    return replace(
-        decision,
-        occurrence_ms=occurrence_ms,
-        next_ms=None if following is None else following.ms,
-        gap_ms=None if following is None else following.gap_ms,
-    )
-
-
-async def _decide(
-    cron_store: CronStore, cron: CronRecord, occurrence_ms: int, now_ms: int
-) -> OccurrenceDecision:
-    runs = await _earlier_runs(cron_store, cron)
-    # A run that waits for a worker or for its next attempt counts as unfinished, like an active
-    # one: otherwise a queue without workers would collect a job per occurrence.
-    limit = {"skip": 1, "enqueue": MAX_WAITING_RUNS}.get(cron.overlap)
-    if limit is not None and len(runs.unfinished) >= limit:
-        decision = OccurrenceDecision(fire=False, job_id=runs.unfinished[0], ended=runs.ended)
-    else:
-        decision = _decide_to_fire(cron_store, cron, runs, occurrence_ms)
-    return _with_next_occurrence(cron, decision, occurrence_ms, now_ms)
-
-
-def _decide_to_fire(
-    cron_store: CronStore, cron: CronRecord, runs: _EarlierRuns, occurrence_ms: int | None = None
-) -> OccurrenceDecision:
-    held = cron.overlap == "enqueue" and bool(runs.unfinished)
-    if held and len(runs.unfinished) > _MANY_WAITING_RUNS:
-        log.warning("cron job '%s': %d runs are unfinished", cron.name, len(runs.unfinished))
-    return OccurrenceDecision(
-        fire=True,
-        job_id=cron_store.job_id(cron, occurrence_ms),
-        held=held,
-        cancels=runs.unfinished if cron.overlap == "cancel_previous" else (),
-        ended=runs.ended,
-    )
-
-
-async def _release_held_run(cron_store: CronStore, cron: CronRecord) -> None:
-    """Make the first held run available once all runs before it have ended."""
-    ended: list[str] = []
-    released: tuple[str, ...] = ()
-    for job_id in cron.open_runs:
-        if await _is_unfinished(cron_store, job_id):
-            if job_id in cron.held_runs:
-                with suppress(Conflict):
-                    await cron_store.activate(job_id)
-                released = (job_id,)
-            break
-        ended.append(job_id)
-    await cron_store.record_outcome(cron.name, "checked", "", ended, released)
-
-
-async def _is_unfinished(cron_store: CronStore, job_id: str) -> bool:
-    state = await cron_store.state(job_id)
-    return state is not None and state not in TERMINAL

@@ -10,7 +10,7 @@ import pytest
 
 from ojs_cluster.store.cron import cron
 from ojs_cluster.store.cron.cron_store import RedisCronStore
-from ojs_cluster.store.cron.firing import OccurrenceDecision
+from ojs_cluster.store.cron.firing_store import OccurrenceDecision
 from tests.http.api import Api
 
 CRON = "/ojs/v1/cron"

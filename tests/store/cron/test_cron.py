@@ -18,7 +18,7 @@ from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.cron import cron, firing
+from ojs_cluster.store.cron import cron, firing, overlap
 from ojs_cluster.store.cron.cron_record import CronRecord
 from ojs_cluster.store.cron.cron_store import RedisCronStore
 from ojs_cluster.store.cron.firing import fire_due
@@ -290,7 +290,7 @@ async def test_cancel_previous_cancels_the_unfinished_run(store: Store, db: Any)
 async def test_runs_that_wait_are_bounded_and_can_be_cleared_by_another_policy(
     store: Store, db: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(firing, "MAX_WAITING_RUNS", 2)
+    monkeypatch.setattr(overlap, "MAX_WAITING_RUNS", 2)
     await registered(store, overlap_policy="enqueue")
     for _ in range(3):
         await fire(store, db)
