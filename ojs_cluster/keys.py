@@ -364,6 +364,8 @@ class Meta:
     """Hash: webhook subscriptions by id, as JSON. The field '#' is the version."""
     webhook_channel: bytes = b"ojs:{meta}:webhook_channel"
     """Channel: the version of changed webhook subscriptions."""
+    ui_secret: bytes = b"ojs:{meta}:ui_secret"
+    """String: the secret that signs the sessions of the dashboard."""
     index: int = META
 
     def bulk(self, operation_id: str) -> bytes:

@@ -20,6 +20,7 @@ LAYERS = {
     "ojs_cluster.webhooks": 2,
     "ojs_cluster.store": 3,
     "ojs_cluster.http": 4,
+    "ojs_cluster.ui": 4,
     "scheduler": 4,
     "ojs_cluster.server": 5,
     "ojs_cluster.cli": 5,

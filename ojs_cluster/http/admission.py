@@ -105,6 +105,7 @@ def passes_api_key_check(
     authorization: bytes | None,
     tls_subject: str = "",
     preflight_origin: bytes | None = None,
+    open_prefixes: tuple[str, ...] = (),
 ) -> bool:
     """Return whether a request for the raw ``path`` would pass the check of its API key.
 
@@ -118,10 +119,12 @@ def passes_api_key_check(
         authorization: the header ``Authorization``; None if the request has none.
         tls_subject: the subject of the client's certificate; empty for none.
         preflight_origin: the origin of a request that may be a preflight; None for others.
+        open_prefixes: prefixes of paths that need no API key, because they have sessions.
     """
     if preflight_origin and preflight_origin.decode("latin-1") in settings.cors_origins:
         return True
-    if path.partition(b"?")[0].decode("latin-1") in _open_paths(settings):
+    plain_path = path.partition(b"?")[0].decode("latin-1")
+    if plain_path in _open_paths(settings) or plain_path.startswith(open_prefixes):
         return True
     try:
         header = None if authorization is None else authorization.decode("latin-1")

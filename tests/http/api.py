@@ -231,7 +231,12 @@ async def serving(
                 tls=tls,
                 limits=connection_limits(listen),
                 h2c=listen.h2c,
-                admits=partial(passes_api_key_check, app.settings, app.access),
+                admits=partial(
+                    passes_api_key_check,
+                    app.settings,
+                    app.access,
+                    open_prefixes=() if quart is None else quart.page_prefixes,
+                ),
                 body_memory=app.body_memory,
             )
         )

@@ -57,6 +57,12 @@ class OJSQuart(QuartTrio):
     """Quart whose HTTP connections use the route table of ``ojs`` first."""
 
     ojs: App
+    page_prefixes: tuple[str, ...] = ()
+    """Prefixes of paths that need no API key: the dashboard has sessions of its own."""
+
+    def is_dashboard(self, path: str) -> bool:
+        """Return whether the raw ``path`` belongs to the dashboard."""
+        return any(path == prefix or path.startswith(prefix + "/") for prefix in self.page_prefixes)
 
     def has_page(self, request: Request, path: str) -> bool:
         """Return whether Quart has a page for this method on the decoded ``path``."""
@@ -239,8 +245,16 @@ class _QuartWebSocket(TrioASGIWebsocketConnection):
         await websocket.serve(prepared, self._head, self.scope, receive, send)
 
 
+def _connection(app: OJSQuart, scope: HTTPScope) -> TrioASGIHTTPConnection:
+    """Return the connection that serves a request. Quart alone serves the dashboard."""
+    raw_path = scope["raw_path"].decode("latin-1")
+    if app.page_prefixes and app.is_dashboard(raw_path):
+        return TrioASGIHTTPConnection(app, scope)
+    return _QuartConnection(app, scope)
+
+
 # The base class declares another type of ``app``, but Quart always passes an OJSQuart.
-OJSQuart.asgi_http_class = _QuartConnection  # type: ignore[assignment]
+OJSQuart.asgi_http_class = staticmethod(_connection)  # type: ignore[assignment]
 OJSQuart.asgi_websocket_class = _QuartWebSocket  # type: ignore[assignment]
 
 

@@ -55,6 +55,7 @@ _DEFAULTS = {
     "OJS_HOST": _LOOPBACK,
     "OJS_WORKERS": "2",
     "OJS_LOG_FORMAT": "text",
+    "OJS_UI": "full",
     # Short, because a developer waits for the end of the drain at the terminal.
     "OJS_SHUTDOWN_TIMEOUT": "5s",
 }
@@ -291,10 +292,12 @@ def banner(settings: Settings, embedded: Embedded | None) -> str:
     needed_key = "with the key in OJS_API_KEY" if keys else "no key needed, this machine only"
     if access.keys_file:
         needed_key = "with a key of OJS_API_KEYS_FILE"
+    shown = settings.ui.mode != "off"
+    dashboard = f"  Dashboard  {url}{settings.ui.base}/ui/\n" if shown else ""
     return f"""
   ojs-cluster is running: {listen.workers} API processes, 1 scheduler.
 
-  API        {url}/ojs/v1  ({needed_key})
+{dashboard}  API        {url}/ojs/v1  ({needed_key})
   Health     {url}/ojs/v1/health
   Manifest   {url}/ojs/manifest
   Redis      {redis}{data}

@@ -22,6 +22,7 @@ from ojs_cluster.server.config.settings import (
     TelemetrySettings,
 )
 from ojs_cluster.store.settings import StoreSettings
+from ojs_cluster.ui.settings import UiSettings
 from ojs_cluster.webhooks.settings import WebhookSettings
 from scheduler.settings import SchedulerSettings
 
@@ -52,6 +53,7 @@ SECTIONS: Final = (
     Section("http", "HTTP API", HttpSettings),
     Section("bodies", "HTTP API", BodyLimits),
     Section("limits", "HTTP API", PayloadLimits),
+    Section("ui", "Dashboard", UiSettings),
     Section("redis", "Redis", RedisSettings),
     Section("layout", "Jobs", ShardSettings),
     Section("store", "Jobs", StoreSettings),

@@ -28,6 +28,7 @@ from ojs_cluster.server.config.settings import (
     TelemetrySettings,
 )
 from ojs_cluster.store.settings import StoreSettings
+from ojs_cluster.ui.settings import UiSettings
 from ojs_cluster.webhooks.settings import WebhookSettings
 from scheduler.settings import SchedulerSettings
 
@@ -66,6 +67,7 @@ class Settings:
     http: HttpSettings
     bodies: BodyLimits
     limits: PayloadLimits
+    ui: UiSettings
     redis: RedisSettings
     layout: ShardSettings
     store: StoreSettings

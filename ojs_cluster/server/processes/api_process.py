@@ -170,7 +170,12 @@ class _ApiProcess:
             write_timeout_s=listen.write_timeout_s,
             limits=connection_limits(listen),
             h2c=listen.h2c,
-            admits=partial(passes_api_key_check, self._http, self._api_keys.access),
+            admits=partial(
+                passes_api_key_check,
+                self._http,
+                self._api_keys.access,
+                open_prefixes=child.settings.ui.prefixes,
+            ),
             body_memory=self._body_memory,
         )
         self._drained.set()
@@ -193,6 +198,12 @@ class _ApiProcess:
             tracing=await stack.enter_async_context(tracing(self._child)),
         )
         quart = create_quart_app(app)
+        if self._child.settings.ui.mode != "off":
+            # Imported here, because most processes serve no dashboard.
+            from ojs_cluster.ui.app import add_dashboard
+
+            proxies = TrustedProxies(self._child.settings.listen.trusted_proxies)
+            add_dashboard(quart, app, self._child.settings.ui, proxies)
         await stack.enter_async_context(lifespan(quart, self._config))
         self._gate.open(quart)
         if self._lane is not None:

@@ -42,6 +42,7 @@ from ojs_cluster.store.limits import depth_bounds, rate_limits
 from ojs_cluster.store.maintenance.maintenance import set_maintenance
 from ojs_cluster.store.operations import audit, metrics, rights
 from ojs_cluster.store.operations.leader import RedisLeaderLock
+from ojs_cluster.store.operations.session_secret import session_secret
 from ojs_cluster.store.outbox import outbox_dead_letters
 from ojs_cluster.store.outbox.outbox import drain
 from ojs_cluster.store.progress.checkpoints import MAX_BYTES, delete, read_checkpoint, save
@@ -443,6 +444,7 @@ async def leadership(store: Store) -> None:
 
 async def an_audit(store: Store) -> None:
     for again in (False, True):
+        assert await session_secret(store)
         await audit.append_entries(store, audit.AuditStream.CHANGES, [b"{}"], "batch", again=again)
     page = await audit.read_entries(store, audit.AuditFilter(), limit=10)
     assert len(page.entries) == 1

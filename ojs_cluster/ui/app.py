@@ -1,0 +1,322 @@
+"""Register the dashboard with Quart: sessions, actions, errors, static files and headers.
+
+The pages have no API key in their requests, so Quart gets them before the dispatcher
+(``http/hypercorn/quart_app.py``). ``_Dashboard.answer`` finds the user of each request. Each page
+then calls the API as this user.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import replace
+from functools import partial
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from quart import Blueprint, request
+from quart_trio.wrappers import TrioResponse
+from werkzeug.exceptions import HTTPException
+
+from ojs_cluster.core.access.client_address import TrustedProxies
+from ojs_cluster.core.access.scopes import Principal
+from ojs_cluster.core.errors import OJSError, Unauthenticated
+from ojs_cluster.http import query as queries
+from ojs_cluster.http.app import App
+from ojs_cluster.http.errors import entry_for
+from ojs_cluster.http.hypercorn.asgi import read_head
+from ojs_cluster.http.hypercorn.quart_app import OJSQuart
+from ojs_cluster.http.messages import Request
+from ojs_cluster.store.cached import Cached
+from ojs_cluster.store.operations.session_secret import session_secret
+from ojs_cluster.ui import browser, static_files
+from ojs_cluster.ui.access import SESSION_S, FailedLogins, Sessions, is_own_form, now_s
+from ojs_cluster.ui.login import LOGIN, LOGOUT, login_page, refusal_of_login
+from ojs_cluster.ui.navigation import MENU
+from ojs_cluster.ui.render import Templates
+from ojs_cluster.ui.routes import PAGES, PageRoute
+from ojs_cluster.ui.settings import UiSettings
+from ojs_cluster.ui.snapshots import Snapshots
+from ojs_cluster.ui.visit import Answer, ApiError, Download, Page, SeeOther, Visit
+
+log = logging.getLogger("ojs.http")
+
+PREFIX: Final = "/ui"
+_MAX_FORM: Final = 64 * 1024
+"""Maximum size of a form in bytes, as of other request bodies that need no memory budget."""
+_SECRET_KEPT_S: Final = 60.0
+_NOBODY: Final = Principal("", frozenset())
+
+
+def add_dashboard(
+    quart: OJSQuart, app: App, settings: UiSettings, proxies: TrustedProxies | None = None
+) -> None:
+    """Add the pages to ``quart``, under ``/ui/`` and, if set, also under the base path.
+
+    Args:
+        quart: the application.
+        app: the state of the process.
+        settings: the settings of the dashboard; nothing is added if its mode is ``off``.
+        proxies: the proxies whose forwarding headers are trusted.
+    """
+    if settings.mode == "off":
+        return
+    dashboard = _Dashboard(app, settings, proxies or TrustedProxies())
+    quart.config["MAX_CONTENT_LENGTH"] = _MAX_FORM
+    quart.config["BODY_TIMEOUT"] = app.settings.bodies.timeout_s
+    quart.page_prefixes = settings.prefixes
+    for name, base in {"ui": "", "ui_of_base": settings.base}.items():
+        if name == "ui" or base:
+            quart.register_blueprint(_blueprint(dashboard, name), url_prefix=base + PREFIX)
+            quart.add_url_rule(
+                f"{base}/ojs/admin/", f"{name}_of_admin", dashboard.redirect, strict_slashes=False
+            )
+            quart.add_url_rule(f"{base}{PREFIX}", f"{name}_start", dashboard.redirect)
+
+
+def _blueprint(dashboard: _Dashboard, name: str) -> Blueprint:
+    blueprint = Blueprint(name, __name__)
+
+    def add(method: str, rule: str, view: Any) -> None:
+        endpoint = f"{method} {rule}".replace(".", "_")
+        blueprint.add_url_rule(rule, endpoint, view, methods=[method])
+
+    for page in (*PAGES, LOGIN):
+        add(page.method, page.rule, partial(dashboard.answer, page))
+    add("POST", "/login", dashboard.log_in)
+    add("POST", "/logout", partial(dashboard.answer, LOGOUT))
+    add("GET", "/static/<path:name>", dashboard.send_file)
+    unknown = partial(dashboard.answer, PageRoute("GET", "/<path:name>", _unknown, ()))
+    blueprint.add_url_rule("/<path:name>", "unknown", unknown, methods=["GET", "POST"])
+    return blueprint
+
+
+async def _unknown(_visit: Visit, name: str) -> Answer:
+    context = {"what": "There is no such page", "why": name[:200], "hint": "Use the menu."}
+    return Page("error.html", context, 404)
+
+
+class _Dashboard:
+    """The dashboard of one process."""
+
+    def __init__(self, app: App, settings: UiSettings, proxies: TrustedProxies) -> None:
+        self._app = app
+        self._settings = settings
+        self._proxies = proxies
+        self._templates = Templates()
+        self._files = static_files.read_static_files()
+        self._sessions = Sessions()
+        self._failed_logins = FailedLogins()
+        self._snapshots: Snapshots[bytes] = Snapshots()
+        self._secret = Cached(lambda: session_secret(app.store), lambda _: _SECRET_KEPT_S)
+
+    async def redirect(self) -> TrioResponse:
+        """Send the browser to the first page."""
+        path = read_head(request.scope).path
+        up = "../../" if path.endswith("/ojs/admin/") else "../" if "/ojs/admin" in path else ""
+        return browser.respond(308, b"", location=f"{up}ui/")
+
+    async def send_file(self, name: str) -> TrioResponse:
+        """Return a static file."""
+        found = self._files.get(name)
+        if found is None:
+            return browser.respond(404, b"there is no such file", "text/plain")
+        return browser.send_file(found, request.headers.get("accept-encoding", ""))
+
+    async def answer(self, page: PageRoute, **params: str) -> TrioResponse:
+        """Return the page, or the result of the action, or why there is none."""
+        head = read_head(request.scope)
+        visit = self._visit(head, _NOBODY)
+        try:
+            principal = await self._principal_of(head)
+            if principal is None and page is not LOGIN:
+                return self._ask_to_log_in(visit)
+            visit = replace(visit, principal=principal or _NOBODY)
+            if head.method == "POST":
+                refusal = self._refusal_of_form(visit, page)
+                if refusal is not None:
+                    return self._send(visit, refusal)
+                visit = replace(visit, form=dict((await request.form).items()))
+            missing = [scope.value for scope in page.scopes if not visit.may(scope)]
+            if missing:
+                return self._send(visit, _lacking_scope(visit, missing))
+            return self._send(visit, await page.handler(visit, **params))
+        except ApiError as error:
+            return self._send(visit, _failed(visit, error))
+        except OJSError as error:
+            entry = entry_for(error)
+            context = {"what": error.message, "why": "", "hint": entry.hint}
+            return self._send(visit, Page("error.html", context, entry.status))
+        except HTTPException as error:
+            context = {"what": error.name, "why": error.description or "", "hint": ""}
+            return self._send(visit, Page("error.html", context, error.code or 500))
+        except Exception:
+            log.exception("the page %s failed", head.path[:200])
+            context = {
+                "what": "The page failed",
+                "why": "The log of the server names the cause.",
+                "hint": "Try again, and report it if it happens again.",
+            }
+            return self._send(visit, Page("error.html", context, 500))
+
+    async def log_in(self) -> TrioResponse:
+        """Start a session for the owner of an API key."""
+        head = read_head(request.scope)
+        visit = self._visit(head, _NOBODY)
+        address, now = self._app.audit.client_of(head), time.monotonic()
+        wait_s = self._failed_logins.wait_s(address, now)
+        if wait_s:
+            return self._send(visit, login_page(visit, "", wait_s))
+        if not is_own_form(head.headers, self._hosts(head)):
+            return self._send(visit, _FOREIGN_FORM)
+        try:
+            form = await request.form
+            key = form.get("key", "").strip()
+            principal = self._app.access.authenticate(f"Bearer {key}")
+            cookie = self._sessions.issue(await self._secret.get(), key, principal, now_s())
+        except (OJSError, HTTPException) as error:
+            if isinstance(error, Unauthenticated):
+                self._failed_logins.count(address, now)
+                refusal_of_login(self._app, head, error)
+            return self._send(visit, login_page(visit, error))
+        browser.record_login(self._app, head, principal)
+        following = browser.local_target(form.get("next", ""))
+        response = browser.respond(303, b"", location=visit.root + following)
+        browser.set_cookie(
+            response,
+            browser.SESSION,
+            cookie,
+            self._cookie_path(head),
+            self._secure(head),
+            SESSION_S,
+        )
+        return response
+
+    async def _principal_of(self, head: Request) -> Principal | None:
+        """Return the user: by an API key or a certificate in the request, or by the session."""
+        try:
+            return self._app.access.authenticate(
+                head.headers.get("authorization"), head.tls_subject
+            )
+        except OJSError:
+            cookie = browser.cookie_of(head, browser.SESSION)
+        if cookie is None:
+            return None
+        keyring = self._app.access.keyring
+        return self._sessions.find(await self._secret.get(), cookie, keyring, now_s())
+
+    def _refusal_of_form(self, visit: Visit, page: PageRoute) -> Page | None:
+        if not is_own_form(visit.head.headers, self._hosts(visit.head)):
+            return _FOREIGN_FORM
+        if self._settings.mode == "read" and page is not LOGOUT:
+            hint = "The operator has set OJS_UI=read. Use the API, or ask for OJS_UI=full."
+            return Page(
+                "error.html", {"what": "This dashboard is read-only", "why": "", "hint": hint}, 403
+            )
+        return None
+
+    def _visit(self, head: Request, principal: Principal) -> Visit:
+        root, here = browser.place_of(head.path, head.query, self._settings.base)
+        scheme = "https" if self._secure(head) else "http"
+        try:
+            parameters = queries.parameters(head.query)
+        except OJSError:
+            parameters = {}
+        return Visit(
+            self._app,
+            self._settings,
+            self._snapshots,
+            head,
+            principal,
+            root,
+            here,
+            f"{scheme}://{self._hosts(head)[0]}{self._base(head)}",
+            parameters,
+        )
+
+    def _send(self, visit: Visit, answer: Answer) -> TrioResponse:
+        path, secure = self._cookie_path(visit.head), self._secure(visit.head)
+        if isinstance(answer, Download):
+            return browser.send_download(answer)
+        if isinstance(answer, SeeOther):
+            response = browser.respond(303, b"", location=answer.target)
+            if answer.note:
+                browser.set_note(response, answer.note, answer.failed, path, secure)
+            if answer.end_session:
+                browser.set_cookie(response, browser.SESSION, "", path, secure, 0)
+            return response
+        note = browser.note_of(visit.head)
+        context = {
+            "visit": visit,
+            "url": visit.url,
+            "static": partial(self._static, visit),
+            "menu": [entry for entry in MENU if visit.may(entry.scope)],
+            "note": note,
+            "partial": "hx-request" in visit.head.headers,
+            **answer.context,
+        }
+        response = browser.respond(answer.status, self._templates.render(answer.template, context))
+        if note is not None:
+            browser.set_cookie(response, browser.NOTE, "", path, secure, 0)
+        return response
+
+    def _static(self, visit: Visit, name: str) -> str:
+        return f"{visit.root}static/{name}?v={self._files[name].version}"
+
+    def _ask_to_log_in(self, visit: Visit) -> TrioResponse:
+        following = visit.here if visit.head.method == "GET" else ""
+        target = f"{visit.root}login" + (f"?{urlencode({'next': following})}" if following else "")
+        if "hx-request" in visit.head.headers:
+            response = browser.respond(401, b"")
+            response.headers["HX-Redirect"] = target
+            return response
+        return browser.respond(303, b"", location=target)
+
+    def _trusted(self, head: Request, name: str) -> str:
+        """Return a forwarding header, empty if no trusted proxy has sent it."""
+        value = head.headers.get(name, "") if self._proxies.trusts(head.peer) else ""
+        return value.partition(",")[0].strip()
+
+    def _hosts(self, head: Request) -> tuple[str, ...]:
+        hosts = (self._trusted(head, "x-forwarded-host"), head.headers.get("host", ""))
+        return tuple(host for host in hosts if host) or ("localhost",)
+
+    def _secure(self, head: Request) -> bool:
+        forwarded = self._trusted(head, "x-forwarded-proto")
+        return (forwarded or str(request.scope["scheme"])) == "https"
+
+    def _base(self, head: Request) -> str:
+        return browser.base_of(self._trusted(head, "x-forwarded-prefix")) or self._settings.base
+
+    def _cookie_path(self, head: Request) -> str:
+        return f"{self._base(head)}{PREFIX}/"
+
+
+_FOREIGN_FORM: Final = Page(
+    "error.html",
+    {
+        "what": "The form was not sent by this dashboard",
+        "why": "The request has no header that shows its origin, or another one.",
+        "hint": "Open the page again. Behind a proxy, keep the Host header, or send "
+        "X-Forwarded-Host and name the proxy in OJS_TRUSTED_PROXIES.",
+    },
+    403,
+)
+
+
+def _lacking_scope(visit: Visit, missing: list[str]) -> Page:
+    context = {
+        "what": "Your API key may not do this",
+        "why": f"The key '{visit.principal.name}' lacks {', '.join(missing)}.",
+        "hint": "Log in with a key that has it, or ask the operator to add it.",
+    }
+    return Page("error.html", context, 403)
+
+
+def _failed(visit: Visit, error: ApiError) -> Answer:
+    """Return to the page of a refused action, or show why there is no page."""
+    if visit.head.method == "POST":
+        back = browser.local_target(visit.form.get("back", ""))
+        return SeeOther(visit.root + back, f"{error.message}. {error.hint}", failed=True)
+    context = {"what": error.message, "why": "", "hint": error.hint}
+    return Page("error.html", context, error.status)

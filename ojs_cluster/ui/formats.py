@@ -1,0 +1,79 @@
+"""Show numbers, times and durations to people. All functions are filters of the templates."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Final
+
+from markupsafe import Markup, escape
+
+_UNITS: Final = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+NONE: Final = "\u2013"
+"""Stands for a value that is not known."""
+STATES: Final = {
+    "available": "○",
+    "scheduled": "◷",
+    "pending": "◌",
+    "active": "●",
+    "completed": "✓",
+    "retryable": "↻",
+    "cancelled": "⊘",
+    "discarded": "✕",
+}
+"""A shape for each state, so that no state is shown by its colour alone."""
+
+
+def number(value: float | None) -> str:
+    """Return a number with separators; a fraction has two digits at most."""
+    if value is None:
+        return NONE
+    if isinstance(value, int) or value >= 100 or value == int(value):
+        return f"{round(value):,}"
+    return f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+def duration(ms: float | None) -> str:
+    """Return a duration in its largest unit, such as ``1.5 s`` or ``3 h``."""
+    if ms is None:
+        return NONE
+    if ms < 1000:
+        return f"{number(round(ms, 1 if ms < 10 else 0))} ms"
+    seconds = ms / 1000
+    for size, unit in _UNITS:
+        if seconds >= size:
+            amount = seconds / size
+            return (
+                f"{amount:.1f} {unit}"
+                if amount < 10 and amount % 1 >= 0.05
+                else f"{amount:.0f} {unit}"
+            )
+    return NONE
+
+
+def epoch_s(text: str) -> float | None:
+    """Return the Unix time of RFC 3339 text in seconds, None if it is no time."""
+    try:
+        return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return None
+
+
+def ago(text: str | None) -> Markup:
+    """Return a time relative to now; the exact time is shown on hover."""
+    at_s = epoch_s(text) if text else None
+    if at_s is None or text is None:
+        return escape(NONE)
+    distance_s = at_s - time.time()
+    amount = duration(round(abs(distance_s)) * 1000) if abs(distance_s) >= 1 else ""
+    words = "now" if not amount else f"in {amount}" if distance_s > 0 else f"{amount} ago"
+    exact = text.replace("T", " ").replace("Z", " UTC")
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(text, exact, words)
+
+
+def state(name: str) -> Markup:
+    """Return a state as a word with its shape and colour."""
+    known = name if name in STATES else "unknown"
+    return Markup(
+        '<span class="state state-{}"><span class="glyph" aria-hidden="true">{}</span>{}</span>'
+    ).format(known, STATES.get(name, "?"), name)

@@ -1,0 +1,59 @@
+"""The login page, and the end of a session."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Final
+
+from werkzeug.exceptions import HTTPException
+
+from ojs_cluster.core.errors import OJSError
+from ojs_cluster.http.app import App
+from ojs_cluster.http.errors import entry_for
+from ojs_cluster.http.messages import Request
+from ojs_cluster.http.request_ids import new_request_id
+from ojs_cluster.ui.browser import local_target
+from ojs_cluster.ui.routes import PageRoute
+from ojs_cluster.ui.visit import Answer, Page, SeeOther, Visit
+
+
+async def _show(visit: Visit) -> Answer:
+    """Show the form, or the first page to a user who needs no login."""
+    if visit.principal.name:
+        return SeeOther(visit.root + local_target(visit.query.get("next", "")))
+    return login_page(visit, None)
+
+
+async def _end(visit: Visit) -> Answer:
+    return SeeOther(visit.url("login"), "You have logged out.", end_session=True)
+
+
+LOGIN: Final = PageRoute("GET", "/login", _show, ())
+LOGOUT: Final = PageRoute("POST", "/logout", _end, ())
+
+
+def login_page(
+    visit: Visit, error: OJSError | HTTPException | str | None, wait_s: float = 0
+) -> Page:
+    """Return the login page.
+
+    Args:
+        visit: the request.
+        error: why a login failed; None before the first one.
+        wait_s: how long the user has to wait for the next attempt, in seconds.
+    """
+    status, message = 200, ""
+    if isinstance(error, OJSError):
+        status, message = entry_for(error).status, error.message
+    elif isinstance(error, HTTPException):
+        status, message = error.code or 400, error.description or error.name
+    if wait_s:
+        status, message = 429, f"Too many failed logins. Try again in {ceil(wait_s)} s."
+    following = local_target(visit.query.get("next", ""))
+    return Page("login.html", {"error": message, "next": following}, status)
+
+
+def refusal_of_login(app: App, head: Request, error: OJSError) -> None:
+    """Record a failed login in the audit and in the metrics."""
+    app.audit.record_refusal(head, new_request_id(), error, 401)
+    app.traffic.count(None, 401, 0.0)

@@ -1,0 +1,1 @@
+"""One module for each page. Each function takes a ``Visit`` and returns an ``Answer``."""

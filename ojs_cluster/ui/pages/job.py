@@ -1,0 +1,208 @@
+"""One job: what happened to it, its data, and what can be done with it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from ojs_cluster.core.access.scopes import Scope
+from ojs_cluster.core.raw_json import Raw, array_items, join, object_members, string
+from ojs_cluster.ui.browser import local_target
+from ojs_cluster.ui.json_view import readable, show_json
+from ojs_cluster.ui.visit import Answer, Download, Page, SeeOther, Visit
+
+_VALUES: Final = ("args", "meta", "result", "progress_data", "parent_results")
+_OWN: Final = frozenset(
+    {"id", "unique", "scheduled_at", "expires_at", "workflow_id", "workflow_step"}
+)
+"""Members that a copy does not have: it gets an id, may run at once, and is in no workflow."""
+_SETTINGS: Final = (
+    *("queue", "priority", "max_attempts", "timeout_ms", "visibility_timeout_ms"),
+    *("retry", "unique", "rate_limit", "tags", "scheduled_at", "expires_at"),
+)
+_EMPTY: Final = Raw(b"{}")
+_ORDER: Final = ("scheduled", "available", "active", "failed", "retryable")
+"""The order of moments at the same time; an end comes after them."""
+_MAX_BACKTRACE: Final = 20_000  # characters
+_is_id: Final = re.compile(r"[0-9A-Za-z._:-]{1,128}").fullmatch
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A point of the timeline."""
+
+    at: str
+    what: str
+    kind: str
+    more: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The error of one attempt."""
+
+    at: str
+    attempt: str
+    type: str
+    message: str
+    backtrace: str
+
+
+async def show(visit: Visit, job_id: str) -> Answer:
+    """Show a job."""
+    raw = await visit.get("admin", "jobs", job_id)
+    members = object_members(raw) or {}
+    redact = visit.settings.redact
+    job = {name: _plain(members, name) for name in ("id", "type", "state", "queue", "worker_id")}
+    state = job["state"]
+    context = {
+        "job": job,
+        "attempt": _number(members, "attempt"),
+        "max_attempts": _number(members, "max_attempts"),
+        "priority": _number(members, "priority"),
+        "progress": _progress(members),
+        "workflow": _plain(members, "workflow_id"),
+        "timeline": _timeline(members),
+        "failures": _errors(members),
+        "values": {
+            name: show_json(bytes(members[name]), redact)
+            for name in _VALUES
+            if bytes(members.get(name, _EMPTY)) not in (b"{}", b"null")
+        },
+        "settings": {n: show_json(bytes(members[n]), redact) for n in _SETTINGS if n in members},
+        "curl": "" if redact else _curl(visit, members),
+        "may_retry": state == "discarded" and visit.may_change(Scope.ADMIN_WRITE),
+        "may_cancel": state not in ("completed", "cancelled", "discarded")
+        and visit.may_change(Scope.ADMIN_WRITE),
+        "may_copy": visit.may_change(Scope.DATA_WRITE),
+        "may_download": not redact,
+    }
+    return Page("job.html", context)
+
+
+async def download(visit: Visit, job_id: str) -> Answer:
+    """Return the job as the API does, to save it."""
+    if visit.settings.redact:
+        hint = "The operator hides some values (OJS_UI_REDACT), so the dashboard offers no file."
+        return Page("error.html", {"what": "There is no file", "why": "", "hint": hint}, 403)
+    raw = await visit.get("admin", "jobs", job_id)
+    name = job_id if _is_id(job_id) else "job"
+    return Download(f"{name}.json", "application/json", raw)
+
+
+async def retry(visit: Visit, job_id: str) -> Answer:
+    """Make a discarded job available again."""
+    await visit.send("POST", "admin", "jobs", job_id, "retry")
+    return _back(visit, "The job is available again.")
+
+
+async def cancel(visit: Visit, job_id: str) -> Answer:
+    """Cancel a job."""
+    await visit.send("POST", "admin", "jobs", job_id, "cancel")
+    return _back(visit, "The job is cancelled. Its worker is told with its next heartbeat.")
+
+
+async def copy(visit: Visit, job_id: str) -> Answer:
+    """Enqueue a job with the same type, args and options."""
+    members = object_members(await visit.get("admin", "jobs", job_id)) or {}
+    response = await visit.send("POST", "jobs", body=_new_job(members), action="job.copy")
+    new_id = _plain(object_members(response) or {}, "id")
+    return SeeOther(visit.url("jobs", new_id), "This is the copy. It has an id of its own.")
+
+
+def _new_job(members: dict[str, Raw]) -> bytes:
+    kept = {name: raw for name, raw in members.items() if name not in _OWN}
+    return b"{%b}" % join(kept)
+
+
+def _back(visit: Visit, note: str) -> SeeOther:
+    return SeeOther(visit.root + local_target(visit.form.get("back", "jobs")), note)
+
+
+def _curl(visit: Visit, members: dict[str, Raw]) -> str:
+    """Return the command that enqueues the job again."""
+    wanted = ("type", "args", "meta", "queue", "priority", "retry", "timeout_ms", "tags")
+    body = b"{%b}" % join({name: members[name] for name in wanted if name in members})
+    quoted = readable(body.decode(errors="replace")).replace("'", "'\\''")
+    return (
+        f"curl -s {visit.origin}/ojs/v1/jobs \\\n"
+        '  -H "Authorization: Bearer $OJS_API_KEY" \\\n'
+        "  -H 'Content-Type: application/json' \\\n"
+        f"  -d '{quoted}'"
+    )
+
+
+def _plain(members: dict[str, Raw], name: str) -> str:
+    """Return a member that is a text; empty if it is absent."""
+    return (string(members[name]) or "") if name in members else ""
+
+
+def _number(members: dict[str, Raw], name: str) -> str:
+    return bytes(members[name]).decode() if name in members else ""
+
+
+def _progress(members: dict[str, Raw]) -> float | None:
+    try:
+        return min(1.0, max(0.0, float(bytes(members["progress"]))))
+    except (KeyError, ValueError):
+        return None
+
+
+def _errors(members: dict[str, Raw]) -> list[Failure]:
+    """Return the errors of the failed attempts, the newest first."""
+    found = []
+    for raw in array_items(members.get("errors", Raw(b"[]"))) or []:
+        error = object_members(raw)
+        if error is not None:
+            found.append(
+                Failure(
+                    _plain(error, "occurred_at"),
+                    _number(error, "attempt"),
+                    _plain(error, "type") or _plain(error, "code"),
+                    _plain(error, "message"),
+                    _backtrace(error),
+                )
+            )
+    return found[::-1]
+
+
+def _backtrace(error: dict[str, Raw]) -> str:
+    """Return the lines of an error's backtrace, which clients send as a text or as an array."""
+    for name in ("backtrace", "stack_trace", "stacktrace"):
+        raw = error.get(name)
+        if raw is not None:
+            lines = array_items(raw) or [raw]
+            return "\n".join(string(line) or "" for line in lines)[:_MAX_BACKTRACE]
+    return ""
+
+
+def _timeline(members: dict[str, Raw]) -> list[Moment]:
+    """Return what happened to the job, the oldest first, and what comes next."""
+    worker = _plain(members, "worker_id")
+    named = (
+        ("created_at", "Created", "scheduled", ""),
+        ("enqueued_at", "Available in its queue", "available", ""),
+        ("scheduled_at", "Scheduled for", "scheduled", ""),
+        ("started_at", "Attempt started", "active", worker),
+        ("next_attempt_at", "Next attempt", "retryable", ""),
+        ("completed_at", "Completed", "completed", ""),
+        ("cancelled_at", "Cancelled", "cancelled", ""),
+        ("discarded_at", "Discarded", "discarded", ""),
+        ("expires_at", "Expires", "cancelled", ""),
+    )
+    discarded = "discarded_at" in members
+    found = [
+        Moment(_plain(members, name), what, kind, more)
+        for name, what, kind, more in named
+        if _plain(members, name) and not (name == "completed_at" and discarded)
+    ]
+    for error in _errors(members):
+        what = f"Attempt {error.attempt} failed"
+        found.append(Moment(error.at, what, "failed", error.message[:200]))
+
+    def order(moment: Moment) -> tuple[str, int]:
+        rank = _ORDER.index(moment.kind) if moment.kind in _ORDER else len(_ORDER)
+        return moment.at, rank
+
+    return sorted(found, key=order)

@@ -1,0 +1,127 @@
+"""The list of jobs: by state, by queue, by type, and by a search."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+import orjson
+
+from ojs_cluster.core.access.scopes import Scope
+from ojs_cluster.core.jobs.states import State
+from ojs_cluster.core.raw_json import object_members, string
+from ojs_cluster.ui.json_view import short_json
+from ojs_cluster.ui.visit import Answer, ApiError, Page, Visit
+
+_PER_PAGE: Final = 50
+_FILTERS: Final = ("state", "queue", "type", "query")
+_NO_ARGS: Final = msgspec.Raw(b"[]")
+_ABSENT: Final = msgspec.Raw(b"null")
+STATES: Final = (
+    State.AVAILABLE,
+    State.ACTIVE,
+    State.SCHEDULED,
+    State.RETRYABLE,
+    State.PENDING,
+    State.COMPLETED,
+    State.DISCARDED,
+    State.CANCELLED,
+)
+
+
+class JobRow(msgspec.Struct):
+    """What a row shows of a job. The args stay raw: they can be large, or have large numbers."""
+
+    id: str
+    type: str
+    state: str
+    queue: str
+    created_at: str
+    attempt: int = 0
+    max_attempts: Any = None
+    priority: int = 0
+    args: msgspec.Raw = _NO_ARGS
+    enqueued_at: str | None = None
+    scheduled_at: str | None = None
+    started_at: str | None = None
+    next_attempt_at: str | None = None
+    completed_at: str | None = None
+    cancelled_at: str | None = None
+    discarded_at: str | None = None
+    worker_id: str | None = None
+    error: msgspec.Raw = _ABSENT
+
+    @property
+    def changed_at(self) -> str:
+        """When the job reached its state, or when it leaves it if that is known."""
+        return (
+            {
+                "scheduled": self.scheduled_at,
+                "retryable": self.next_attempt_at,
+                "active": self.started_at,
+                "completed": self.completed_at,
+                "cancelled": self.cancelled_at,
+                "discarded": self.discarded_at,
+            }.get(self.state)
+            or self.enqueued_at
+            or self.created_at
+        )
+
+    @property
+    def error_message(self) -> str:
+        """The message of the last error; empty if there is none."""
+        message = (object_members(self.error) or {}).get("message", _ABSENT)
+        return (string(message) or "")[:300]
+
+
+class _Listed(msgspec.Struct):
+    items: list[JobRow]
+    pagination: dict[str, Any]
+
+
+_decode: Final = msgspec.json.Decoder(_Listed).decode
+
+
+async def show_all(visit: Visit) -> Answer:
+    """List jobs, newest first."""
+    filters = {name: visit.query.get(name, "").strip() for name in _FILTERS}
+    if filters["state"] not in [state.value for state in STATES]:
+        filters["state"] = ""
+    listed, refusal = _Listed([], {}), ""
+    try:
+        raw = await visit.get(
+            "admin", "jobs", **filters, cursor=visit.query.get("cursor"), per_page=_PER_PAGE
+        )
+        listed = _decode(raw)
+    except ApiError as error:
+        if error.status not in (400, 422):
+            raise
+        refusal = error.message  # the search has a mistake, so the page explains it beside the form
+    redact = visit.settings.redact
+    return Page(
+        "jobs.html",
+        {
+            "jobs": listed.items,
+            "args_of": lambda job: short_json(bytes(job.args), redact),
+            "pagination": listed.pagination,
+            "filters": filters,
+            "refusal": refusal,
+            "states": [state.value for state in STATES],
+            "counts": await _counts(visit, filters),
+            "cursor": visit.query.get("cursor", ""),
+            "may_write": visit.may_change(Scope.ADMIN_WRITE),
+        },
+        400 if refusal else 200,
+    )
+
+
+async def _counts(visit: Visit, filters: dict[str, str]) -> dict[str, int]:
+    """Return the number of jobs by state, in the chosen queue; nothing for another filter."""
+    if filters["query"] or filters["type"]:
+        return {}
+    try:
+        raw = await visit.shared("admin", "stats", queue=filters["queue"])
+    except ApiError:
+        return {}
+    counts: dict[str, int] = orjson.loads(raw)["jobs"]
+    return counts

@@ -1,0 +1,150 @@
+"""Find what an operator should look at, with what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ojs_cluster.core.errors import OJSError
+from ojs_cluster.store.operations.metrics import ClusterMetrics
+from ojs_cluster.ui.formats import duration, number
+from ojs_cluster.ui.visit import Visit
+
+_OLD_MS: Final = 5 * 60_000
+"""Age in milliseconds from which an available job counts as forgotten."""
+_LATE_MS: Final = 10_000
+"""Delay of a scheduler in milliseconds from which no leader seems to work."""
+_MAX_NAMED: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing to look at.
+
+    Attributes:
+        what: what is wrong, in one sentence.
+        action: what to do.
+        path: the segments of the page that shows more.
+        severe: whether jobs are not processed because of it.
+        query: the parameters of the page.
+    """
+
+    what: str
+    action: str
+    path: tuple[str, ...] = ()
+    severe: bool = False
+    query: Mapping[str, str] | None = None
+
+
+async def find_problems(visit: Visit, stats: Mapping[str, Any]) -> list[Problem]:
+    """Return all problems, those that stop jobs first.
+
+    A user who may see some queues only gets the problems of these queues.
+
+    Args:
+        visit: the request.
+        stats: the statistics of the API.
+    """
+    found = list(_of_stats(stats))
+    if visit.sees_cluster:
+        app = visit.app
+        health = await app.health.get()
+        if health is None:
+            found.append(
+                Problem("Redis does not answer", "Check the Redis servers and REDIS_URL.", (), True)
+            )
+        elif not health.covered:
+            found.append(
+                Problem(
+                    "A Redis master is down, or slots have no master",
+                    "Jobs of its shards wait. Check the failover of the Redis cluster.",
+                    (),
+                    True,
+                )
+            )
+        with suppress(OJSError):
+            found += _of_metrics(await app.cached_metrics.get())
+    return sorted(found, key=lambda problem: not problem.severe)
+
+
+def _of_stats(stats: Mapping[str, Any]) -> Iterator[Problem]:
+    maintenance = stats["maintenance"]
+    if maintenance["enabled"]:
+        refused = " and ".join(maintenance["refused"])
+        yield Problem(
+            f"Maintenance mode is on: {refused} requests are refused",
+            "Switch it off when the work is done: POST /ojs/v1/admin/maintenance.",
+            (),
+            True,
+        )
+    waiting = stats["jobs"]["available"]
+    if waiting and stats.get("workers") == 0:
+        yield Problem(
+            f"{number(waiting)} jobs wait, and no worker is connected",
+            "Start workers, and check that they use the right address and key.",
+            ("jobs",),
+            True,
+            {"state": "available"},
+        )
+    if stats["dead_letters"]:
+        yield Problem(
+            f"{number(stats['dead_letters'])} jobs are dead letters",
+            "Find out why they failed, then retry or delete them.",
+            ("jobs",),
+            False,
+            {"state": "discarded"},
+        )
+
+
+def _of_metrics(metrics: ClusterMetrics) -> Iterator[Problem]:
+    if metrics.unreachable:
+        yield Problem(
+            f"{number(metrics.unreachable)} shards did not answer in time",
+            "Check the load and the state of the Redis masters.",
+            (),
+            True,
+        )
+    late = {name: ms for name, ms in metrics.late_ms.items() if ms >= _LATE_MS}
+    if late:
+        yield Problem(
+            f"No scheduler does its work: the loop {', '.join(late)} is "
+            f"{duration(max(late.values()))} late",
+            "Start a scheduler (`ojs-cluster scheduler`), or check the log of the running ones.",
+            (),
+            True,
+        )
+    if metrics.outbox_dead_letters:
+        yield Problem(
+            f"{number(metrics.outbox_dead_letters)} effects between shards failed too often",
+            "Read GET /ojs/v1/admin/outbox, remove the cause, then POST it to outbox/retry.",
+        )
+    paused = [name for name, queue in metrics.queues.items() if queue.paused]
+    if paused:
+        yield Problem(
+            f"{_named(paused)} {'is' if len(paused) == 1 else 'are'} paused",
+            "Resume it when its jobs should run again.",
+            ("queues",) if len(paused) > 1 else ("queues", paused[0]),
+        )
+    old = {
+        name: queue.oldest_ms
+        for name, queue in metrics.queues.items()
+        if queue.oldest_ms >= _OLD_MS and not queue.paused
+    }
+    if old:
+        oldest = max(old, key=lambda name: old[name])
+        yield Problem(
+            f"Old jobs: {_named(sorted(old, key=lambda name: -old[name]))} have waited for up to "
+            f"{duration(old[oldest])}",
+            "Add workers for these queues, or check whether their workers are stuck.",
+            ("queues", oldest),
+            True,
+        )
+
+
+def _named(queues: list[str]) -> str:
+    shown = ", ".join(queues[:_MAX_NAMED])
+    more = len(queues) - _MAX_NAMED
+    word = "Queue" if len(queues) == 1 else "Queues"
+    return f"{word} {shown}" + (f" and {number(more)} more" if more > 0 else "")

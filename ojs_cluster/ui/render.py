@@ -1,0 +1,44 @@
+"""Render the templates. Every value is escaped unless it is ``Markup``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from ojs_cluster import __version__
+from ojs_cluster.ui import formats
+from ojs_cluster.ui.json_view import readable
+
+FOLDER: Final = Path(__file__).parent / "templates"
+
+
+class Templates:
+    """The templates of all pages, compiled once."""
+
+    def __init__(self) -> None:
+        self._environment = Environment(
+            loader=FileSystemLoader(FOLDER),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            auto_reload=False,
+        )
+        self._environment.filters.update(
+            number=formats.number,
+            duration=formats.duration,
+            ago=formats.ago,
+            state=formats.state,
+            readable=readable,
+        )
+        self._environment.globals.update(version=__version__, state_glyphs=formats.STATES)
+
+    def render(self, name: str, context: Mapping[str, Any]) -> bytes:
+        """Return a page as UTF-8.
+
+        Lone surrogates cannot be sent, so they become question marks.
+        """
+        return self._environment.get_template(name).render(context).encode(errors="replace")

@@ -1,0 +1,45 @@
+"""The addresses of the pages. A page that the menu lists has an entry in ``navigation``, too."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from ojs_cluster.core.access.scopes import Scope
+from ojs_cluster.ui.pages import job, jobs, overview, queues
+from ojs_cluster.ui.visit import Answer
+
+Handler = Callable[..., Awaitable[Answer]]
+
+
+@dataclass(frozen=True, slots=True)
+class PageRoute:
+    """One address.
+
+    Attributes:
+        method: GET for a page, POST for an action, whose response sends the browser to a page.
+        rule: the path below the dashboard, in Quart's syntax.
+        handler: called with the ``Visit`` and the parameters of the path as keywords.
+        scopes: the scopes without which the user gets an error page. The API checks them again.
+    """
+
+    method: str
+    rule: str
+    handler: Handler
+    scopes: tuple[Scope, ...] = (Scope.ADMIN_READ,)
+
+
+PAGES: Final = (
+    PageRoute("GET", "/", overview.show),
+    PageRoute("GET", "/queues", queues.show_all),
+    PageRoute("GET", "/queues/<name>", queues.show_one),
+    PageRoute("POST", "/queues/<name>/pause", queues.pause, (Scope.ADMIN_WRITE,)),
+    PageRoute("POST", "/queues/<name>/resume", queues.resume, (Scope.ADMIN_WRITE,)),
+    PageRoute("GET", "/jobs", jobs.show_all),
+    PageRoute("GET", "/jobs/<job_id>", job.show),
+    PageRoute("GET", "/jobs/<job_id>.json", job.download),
+    PageRoute("POST", "/jobs/<job_id>/retry", job.retry, (Scope.ADMIN_WRITE,)),
+    PageRoute("POST", "/jobs/<job_id>/cancel", job.cancel, (Scope.ADMIN_WRITE,)),
+    PageRoute("POST", "/jobs/<job_id>/copy", job.copy, (Scope.ADMIN_READ, Scope.DATA_WRITE)),
+)

@@ -1,0 +1,149 @@
+// Everything here improves pages that work without it: refresh, charts, copy, keys.
+(function () {
+  "use strict";
+  const byId = (id) => document.getElementById(id);
+  const stored = (name, value) => {
+    try {
+      if (value === undefined) return localStorage.getItem(name);
+      localStorage.setItem(name, value);
+    } catch (_) { /* storage is blocked */ }
+    return null;
+  };
+  document.documentElement.classList.add("js");
+
+  // -- colours
+  const theme = byId("theme");
+  theme.value = stored("ojs-theme") || "";
+  theme.addEventListener("change", () => {
+    stored("ojs-theme", theme.value);
+    if (theme.value) document.documentElement.dataset.theme = theme.value;
+    else delete document.documentElement.dataset.theme;
+    drawCharts();
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawCharts());
+
+  // -- refresh: htmx replaces #refreshed, unless the user reads hidden tabs, marks rows or types
+  const live = byId("live");
+  let timer = 0;
+  function busy() {
+    const area = byId("refreshed");
+    const focus = document.activeElement;
+    return document.hidden || !area || area.querySelector("details[open], input:checked") !== null ||
+      (area.contains(focus) && /^(INPUT|SELECT|TEXTAREA)$/.test(focus.tagName)) ||
+      String(getSelection()) !== "";
+  }
+  function refresh() {
+    const area = byId("refreshed");
+    if (!area || busy()) return;
+    if (area.dataset.refresh === "rows") checkForNewRows(area);
+    else window.htmx.ajax("GET", location.href, { target: "#refreshed", select: "#refreshed", swap: "outerHTML" });
+  }
+  // A list does not move under the reader: rows keep their place, and a banner offers the new ones.
+  async function checkForNewRows(area) {
+    const response = await fetch(location.href, { headers: { "HX-Request": "true" } });
+    if (!response.ok) return;
+    const page = new DOMParser().parseFromString(await response.text(), "text/html");
+    const fresh = page.querySelectorAll("#refreshed tr[data-id]");
+    const known = new Map([...area.querySelectorAll("tr[data-id]")].map((row) => [row.dataset.id, row]));
+    let added = 0;
+    for (const row of fresh) {
+      const old = known.get(row.dataset.id);
+      if (!old) added += 1;
+      else if (!old.contains(document.activeElement)) old.replaceWith(document.importNode(row, true));
+    }
+    const banner = byId("newer");
+    if (!banner) return;
+    const more = added === fresh.length && known.size ? `${added} or more` : String(added);
+    banner.hidden = added === 0;
+    banner.firstElementChild.textContent = added === 1 ? "1 new job: show it" : `${more} new jobs: show them`;
+    if (added) byId("announce").textContent = banner.textContent;
+  }
+  function schedule() {
+    clearInterval(timer);
+    const seconds = Number(live && live.value);
+    if (seconds) timer = setInterval(refresh, seconds * 1000);
+  }
+  if (live) {
+    live.value = stored("ojs-live") || "5";
+    live.addEventListener("change", () => { stored("ojs-live", live.value); schedule(); });
+    schedule();
+  }
+  document.addEventListener("visibilitychange", () => { if (!document.hidden && live && Number(live.value)) refresh(); });
+
+  // -- copy
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest("[data-copy]");
+    if (!button) return;
+    const text = byId(button.dataset.copy).textContent;
+    try {
+      await navigator.clipboard.writeText(text);
+      byId("announce").textContent = "Copied";
+      button.dataset.done = "true";
+      setTimeout(() => delete button.dataset.done, 1500);
+    } catch (_) { getSelection().selectAllChildren(byId(button.dataset.copy)); }
+  });
+
+  // -- keys: / search, j and k rows, ? help
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (/^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) {
+      if (event.key === "Escape") event.target.blur();
+      return;
+    }
+    if (event.key === "/") {
+      const field = byId("query") || byId("find");
+      if (field) { field.focus(); field.select(); event.preventDefault(); }
+    } else if (event.key === "j" || event.key === "k") {
+      const links = [...document.querySelectorAll("#refreshed tbody th a, .problems a")];
+      const place = links.indexOf(document.activeElement);
+      const next = links[event.key === "j" ? place + 1 : Math.max(0, place - 1)];
+      if (next) next.focus();
+    } else if (event.key === "?") {
+      const help = document.querySelector("details.help");
+      if (help) { help.open = !help.open; help.firstElementChild.focus(); }
+    }
+  });
+
+  // -- charts, drawn from the table with the same numbers
+  const units = {
+    rate: (value) => (value >= 100 ? Math.round(value) : +value.toFixed(2)).toLocaleString("en"),
+    count: (value) => Math.round(value).toLocaleString("en"),
+    ms: (value) => value >= 60000 ? `${+(value / 60000).toFixed(1)} min` : value >= 1000 ? `${+(value / 1000).toFixed(1)} s` : `${+value.toFixed(1)} ms`,
+  };
+  function drawCharts() {
+    if (!window.uPlot) return;
+    const style = getComputedStyle(document.documentElement);
+    const colour = (name) => style.getPropertyValue(name).trim();
+    for (const place of document.querySelectorAll(".chart[data-table]")) {
+      const table = byId(place.dataset.table);
+      const heads = [...table.tHead.rows[0].cells];
+      const rows = [...table.tBodies[0].rows];
+      if (rows.length < 2) {
+        place.textContent = "Drawn from the second period on.";
+        continue;
+      }
+      const data = [rows.map((row) => Date.parse(row.cells[0].firstElementChild.dateTime) / 1000)];
+      const series = [{}];
+      const format = units[place.dataset.unit];
+      for (const name of place.dataset.columns.split(",")) {
+        const column = heads.findIndex((head) => head.dataset.column === name);
+        data.push(rows.map((row) => Number(row.cells[column].textContent)));
+        series.push({
+          label: heads[column].textContent, stroke: colour(`--chart-${name}`) || colour("--accent"), width: 1.6,
+          points: { show: false }, value: (_, value) => value == null ? "–" : format(value),
+          dash: name.endsWith("p95") || name === "enqueued" ? [5, 3] : undefined,
+        });
+      }
+      const axis = { stroke: colour("--quiet"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, font: "11px system-ui, sans-serif" };
+      place.replaceChildren();
+      new window.uPlot({
+        width: Math.max(200, place.clientWidth), height: 150, series, cursor: { y: false }, legend: { live: true },
+        scales: { y: { range: (_, low, high) => [0, Math.max(high * 1.1, place.dataset.unit === "count" ? 4 : 1)] } },
+        axes: [{ ...axis, space: 70 }, { ...axis, size: 58, values: (_, values) => values.map(format), ...(place.dataset.unit === "count" ? { incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6, 2e6, 5e6, 1e7, 1e8, 1e9] } : {}) }],
+      }, data, place);
+    }
+  }
+  drawCharts();
+  let resizing = 0;
+  addEventListener("resize", () => { clearTimeout(resizing); resizing = setTimeout(drawCharts, 150); });
+})();

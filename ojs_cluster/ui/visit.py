@@ -1,0 +1,200 @@
+"""One request for a page: its user, its parameters, and calls of the API as that user."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+import orjson
+
+from ojs_cluster.core.access.scopes import Principal, Scope
+from ojs_cluster.http.app import App
+from ojs_cluster.http.internal import call_as
+from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.ui.settings import UiSettings
+from ojs_cluster.ui.snapshots import Snapshots
+
+_FORWARDED: Final = ("x-forwarded-for", "user-agent")
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page to show: its template and the values in it."""
+
+    template: str
+    context: Mapping[str, Any] = field(default_factory=dict)
+    status: int = 200
+
+
+@dataclass(frozen=True, slots=True)
+class SeeOther:
+    """Send the browser to another page, which shows ``note``.
+
+    Attributes:
+        target: the address of the page, relative to this one.
+        note: what has been done, or why not.
+        failed: whether the note is an error.
+        end_session: whether to log the user out.
+    """
+
+    target: str
+    note: str = ""
+    failed: bool = False
+    end_session: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A file to save."""
+
+    name: str
+    content_type: str
+    content: bytes
+
+
+Answer = Page | SeeOther | Download
+
+
+class ApiError(Exception):
+    """The API refused the request of a page.
+
+    Attributes:
+        status: the status of the response.
+        code: the error code.
+        message: what happened.
+        hint: what the user can do.
+    """
+
+    def __init__(self, response: Response) -> None:
+        error = orjson.loads(response.body)["error"]
+        self.status = response.status
+        self.code = str(error.get("code", ""))
+        self.message = str(error.get("message", ""))
+        self.hint = str(error.get("hint") or error.get("details", {}).get("hint") or "")
+        super().__init__(self.message)
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One request for a page.
+
+    Attributes:
+        app: the state of the process.
+        settings: the settings of the dashboard.
+        snapshots: the replies that viewers share.
+        head: the request of the browser.
+        principal: the user.
+        root: the relative address of the dashboard, such as ``../``.
+        here: the relative address of the page below the dashboard, with its parameters.
+        origin: scheme, host and base path under which the browser knows this server.
+        query: the parameters of the address.
+        form: the fields of the sent form.
+    """
+
+    app: App
+    settings: UiSettings
+    snapshots: Snapshots[bytes]
+    head: Request
+    principal: Principal
+    root: str
+    here: str
+    origin: str
+    query: Mapping[str, str]
+    form: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def has_session(self) -> bool:
+        """Whether the browser has sent the cookie of a session, so that it can log out."""
+        return "ojs_ui_session=" in self.head.headers.get("cookie", "")
+
+    @property
+    def sees_cluster(self) -> bool:
+        """Whether the user may see the numbers of the whole cluster."""
+        return Scope.ADMIN_READ in self.principal.scopes and self.principal.queues is None
+
+    def may(self, *scopes: Scope) -> bool:
+        """Return whether the user's API key has all these scopes."""
+        return self.principal.scopes.issuperset(scopes)
+
+    def may_change(self, *scopes: Scope) -> bool:
+        """Return whether to offer an action that needs these scopes."""
+        return self.settings.mode == "full" and self.may(*scopes)
+
+    def url(self, *segments: str, **query: Any) -> str:
+        """Return the relative address of a page. Parameters without a value are left out."""
+        path = self.root + "/".join(quote(segment, safe="") for segment in segments)
+        given = {name: value for name, value in query.items() if value not in (None, "")}
+        return f"{path}?{urlencode(given)}" if given else path
+
+    async def get(self, *segments: str, **query: Any) -> bytes:
+        """Return the body of an API response.
+
+        Args:
+            *segments: the segments of the path after ``/ojs/v1``.
+            **query: the parameters; those without a value are left out.
+
+        Raises:
+            ApiError: the API refused the request.
+        """
+        return _body(await self._call("GET", segments, query))
+
+    async def shared(self, *segments: str, **query: Any) -> bytes:
+        """Return the same as ``get`` for a request that needs the scope ``ojs:admin:read``.
+
+        Viewers who may see the whole cluster share the response for a short time.
+
+        Raises:
+            ApiError: the API refused the request.
+        """
+        if not self.sees_cluster:
+            return await self.get(*segments, **query)
+        name = f"{segments} {sorted(query.items())}"
+        return await self.snapshots.get(name, lambda: self.get(*segments, **query))
+
+    async def send(
+        self,
+        method: str,
+        *segments: str,
+        body: Any = None,
+        query: Mapping[str, Any] | None = None,
+        action: str = "",
+    ) -> bytes:
+        """Make a change by the API and return the body of the response.
+
+        Args:
+            method: the method.
+            *segments: the segments of the path after ``/ojs/v1``.
+            body: the body: bytes of JSON, or a value; None for no body.
+            query: the parameters.
+            action: the name of the change in the audit, if the API has none.
+
+        Raises:
+            ApiError: the API refused the change.
+        """
+        raw = b"" if body is None else body if isinstance(body, bytes) else orjson.dumps(body)
+        return _body(await self._call(method, segments, query or {}, raw, action))
+
+    async def _call(
+        self,
+        method: str,
+        segments: tuple[str, ...],
+        query: Mapping[str, Any],
+        body: bytes = b"",
+        action: str = "",
+    ) -> Response:
+        given = self.head.headers
+        headers = {name: given[name] for name in _FORWARDED if name in given}
+        if body:
+            headers["content-type"] = "application/json"
+        path = "/ojs/v1/" + "/".join(quote(segment, safe="") for segment in segments)
+        sent = {name: value for name, value in query.items() if value not in (None, "")}
+        request = Request(method, path, urlencode(sent), headers, body, peer=self.head.peer)
+        return await call_as(self.app, self.principal, request, action)
+
+
+def _body(response: Response) -> bytes:
+    if response.status >= 400:
+        raise ApiError(response)
+    return response.body

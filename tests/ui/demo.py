@@ -1,0 +1,69 @@
+"""Fill a server with jobs in all states, as a small company would have them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+
+V1 = "/ojs/v1"
+BIG = 12345678901234567890123
+"""A number that a float cannot hold."""
+
+
+class Demo:
+    """What the demo data contains, by the role that a test needs."""
+
+    def __init__(self, client: httpx.Client, prefix: str = "") -> None:
+        self._client = client
+        self._prefix = prefix  # of texts that a hostile test replaces
+        self.jobs: dict[str, str] = {}
+
+    def post(self, path: str, body: Any = None) -> Any:
+        answer = self._client.post(f"{V1}{path}", json={} if body is None else body)
+        assert answer.status_code < 300, (path, answer.text)
+        return answer.json()
+
+    def enqueue(self, kind: str, queue: str, args: Any, **options: Any) -> str:
+        body = {"type": kind, "args": args, "options": {"queue": queue, **options}}
+        job_id: str = self.post("/jobs", body)["job"]["id"]
+        return job_id
+
+    def fetch(self, queue: str, worker: str) -> list[dict[str, Any]]:
+        body = {"queues": [queue], "worker_id": worker, "count": 50}
+        jobs: list[dict[str, Any]] = self.post("/workers/fetch", body)["jobs"]
+        return jobs
+
+    def fill(self) -> Demo:
+        once = {"retry": {"max_attempts": 1}}
+        for number in range(12):
+            user = f"user{number}@example.com"
+            self.enqueue("email.send", "email", [user, "Welcome!"], **(once if number < 3 else {}))
+        for job in self.fetch("email", "mailer-1"):
+            if job["args"][0] < "user2":
+                self.post("/workers/ack", {"job_id": job["id"], "result": {"sent": True, "n": BIG}})
+                self.jobs.setdefault("completed", job["id"])
+                continue
+            error = {
+                "type": "SMTPServerDisconnected",
+                "code": "smtp_disconnected",
+                "message": "Connection unexpectedly closed by mail.example.com:587",
+                "backtrace": ["File 'mailer.py', line 12, in send", "smtp.login(user, password)"],
+            }
+            self.post("/workers/nack", {"job_id": job["id"], "error": error})
+            once_only = job["args"][0] == "user2@example.com"
+            self.jobs["discarded" if once_only else "retryable"] = job["id"]
+        for number in range(5):
+            self.enqueue("report.build", "reports", [{"month": f"2026-0{number + 1}", "id": BIG}])
+        self.jobs["active"] = self.fetch("reports", "reporter-1")[0]["id"]
+        for number in range(70):
+            self.jobs["available"] = self.enqueue(
+                "image.resize", "media", [number], priority=number % 3
+            )
+        self.jobs["scheduled"] = self.enqueue(
+            "email.send", "email", ["later"], delay_until="2099-01-01T00:00:00Z"
+        )
+        self.jobs["cancelled"] = self.enqueue("image.resize", "media", ["cancel"])
+        self.post(f"/jobs/{self.jobs['cancelled']}/cancel")
+        self.post("/queues/media/pause")
+        return self

@@ -1,0 +1,244 @@
+"""Sessions, the origin of forms, the prefix of a proxy, and the modes of the dashboard."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from ojs_cluster.core.access.scopes import PRESETS, Keyring, Principal, digest
+from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.ui.access import SESSION_S, FailedLogins, Sessions, is_own_form
+from ojs_cluster.ui.browser import local_target
+from ojs_cluster.ui.settings import UiSettings, base_path
+from tests.support.servers import wait_until
+from tests.ui.dashboard import KEYRING, KEYS, OWN, Running, dashboard
+from tests.ui.demo import Demo
+
+BOSS = KEYS["admin-key"]
+SECRET = b"s" * 32
+
+
+def cookie(now: float = 0.0) -> str:
+    return Sessions().issue(SECRET, "admin-key", BOSS, now)
+
+
+def test_a_session_names_its_user_for_twelve_hours() -> None:
+    sessions = Sessions()
+    assert sessions.find(SECRET, cookie(), KEYRING, SESSION_S - 1) == BOSS
+    assert sessions.find(SECRET, cookie(), KEYRING, SESSION_S) is None
+
+
+def test_a_session_ends_with_its_api_key() -> None:
+    replaced = Keyring({digest("another-key"): BOSS}, {})
+    expired = Keyring({digest("admin-key"): dataclasses.replace(BOSS, expires_at_s=5)}, {})
+    assert Sessions().find(SECRET, cookie(), replaced, 0) is None
+    assert Sessions().find(SECRET, cookie(), expired, 4) is not None
+    assert Sessions().find(SECRET, cookie(), expired, 5) is None
+
+
+def test_a_forged_session_is_refused() -> None:
+    content, _, signature = cookie().partition(".")
+    viewer = Sessions().issue(SECRET, "viewer-key", KEYS["viewer-key"], 0).partition(".")
+    forged = ["", ".", "x.y", f"{content}.", f".{signature}", f"{content}.{viewer[2]}", "é.é"]
+    forged += [
+        f"{viewer[0]}.{signature}",
+        cookie()[:-2],
+        "a" * 5000,
+        f"{content}=.{signature[:-1]}",
+    ]
+    for value in forged:
+        assert Sessions().find(SECRET, value, KEYRING, 0) is None, value
+    assert Sessions().find(b"t" * 32, cookie(), KEYRING, 0) is None
+
+
+@pytest.mark.parametrize(
+    ("headers", "own"),
+    [
+        ({"sec-fetch-site": "same-origin"}, True),
+        ({"sec-fetch-site": "same-site"}, False),
+        ({"sec-fetch-site": "cross-site", "origin": "http://host:1"}, False),
+        ({"sec-fetch-site": "none"}, False),
+        ({"origin": "http://HOST:1"}, True),
+        ({"origin": "http://host:2"}, False),
+        ({"origin": "http://host"}, False),
+        ({"origin": "null"}, False),
+        ({}, False),
+    ],
+)
+def test_a_form_of_another_site_is_recognized(headers: dict[str, str], own: bool) -> None:
+    assert is_own_form(headers, ("host:1",)) is own
+
+
+def test_failed_logins_of_one_address_have_to_wait() -> None:
+    failed = FailedLogins()
+    for _ in range(10):
+        assert failed.wait_s("a", 0) == 0
+        failed.count("a", 0)
+    assert 0 < failed.wait_s("a", 0) <= 6
+    assert failed.wait_s("b", 0) == 0
+    assert failed.wait_s("a", 60) == 0
+    for number in range(3000):
+        failed.count(str(number), 0)
+    assert len(failed._free_at) <= 1000
+
+
+@pytest.mark.parametrize(
+    "text", ["//evil", "/x", "http://evil", "javascript:x", "\\\\evil", "a\nb"]
+)
+def test_a_login_leads_to_no_other_site(text: str) -> None:
+    assert local_target(text) == ""
+    assert local_target("jobs?query=a:b&x=//") == "jobs?query=a:b&x=//"
+
+
+@pytest.mark.parametrize("text", ["jobs", "/", "//x", "/a b", "/a/../b", '/"', "/a;b"])
+def test_a_wrong_base_path_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="a path such as"):
+        base_path(text)
+
+
+def test_without_a_session_the_login_page_comes_first(running: Running, demo: Demo) -> None:
+    with running.browser(None) as client:
+        answer = client.get("/ui/jobs?state=active")
+        assert answer.status_code == 303
+        assert answer.headers["location"] == "./login?next=jobs%3Fstate%3Dactive"
+        answer = client.get(f"/ui/jobs/{demo.jobs['active']}")
+        assert answer.headers["location"].startswith("../login?")
+        assert client.get("/ui/jobs", headers={"HX-Request": "true"}).status_code == 401
+        form = {"key": "admin-key", "next": "jobs?state=active"}
+        answer = client.post("/ui/login", data=form)
+        assert answer.headers["location"] == "./jobs?state=active"
+        given = answer.headers["set-cookie"]
+        assert all(part in given for part in ("HttpOnly", "SameSite=Strict", "Path=/ui/"))
+        assert "Max-Age=43200" in given
+        assert "Secure" not in given
+        assert client.get("/ui/jobs").status_code == 200
+        client.post("/ui/logout")
+        assert client.get("/ui/jobs").status_code == 303
+
+
+def test_an_action_of_another_site_is_refused(running: Running, admin: httpx.Client) -> None:
+    for headers in ({"Sec-Fetch-Site": "cross-site"}, {"Origin": "http://evil"}):
+        sent = dict(admin.headers) | headers
+        if "Origin" in headers:
+            del sent["sec-fetch-site"]
+        request = admin.build_request("POST", "/ui/queues/email/pause")
+        request.headers = httpx.Headers({**request.headers, **sent})
+        if "Origin" in headers:
+            del request.headers["sec-fetch-site"]
+        assert admin.send(request).status_code == 403
+    assert "queues/email/pause" in admin.get("/ui/queues").text
+
+
+def test_logins_and_actions_are_in_the_audit(running: Running, admin: httpx.Client) -> None:
+    with running.browser(None) as client:
+        assert client.post("/ui/login", data={"key": "wrong"}).status_code == 401
+    admin.post("/ui/queues/email/pause")
+    admin.post("/ui/queues/email/resume")
+    with running.api() as api:
+        for action in ("queue.resume", "ui.login", "authenticate"):
+
+            def is_recorded(action: str = action) -> bool:
+                listed = api.get("/ojs/v1/admin/audit", params={"action": action}).json()
+                return any(entry["address"] == "127.0.0.1" for entry in listed["entries"])
+
+            wait_until(is_recorded, what=f"{action} is in the audit")
+
+
+@pytest.fixture(scope="module")
+def read_only(ui_redis: Embedded) -> Iterator[Running]:
+    settings = UiSettings(mode="read", base="/jobs", redact=frozenset({"password"}))
+    with dashboard(ui_redis, settings, trusted="127.0.0.0/8") as found:
+        yield found
+
+
+def test_a_read_only_dashboard_has_no_actions(read_only: Running, demo: Demo) -> None:
+    with read_only.browser(base="/jobs") as client:
+        assert "queues/media/resume" not in client.get("/ui/queues").text
+        assert client.post("/ui/queues/media/resume").status_code == 403
+        assert client.post("/ui/logout").status_code == 303
+
+
+def test_a_proxy_may_publish_the_dashboard_under_a_path(read_only: Running, demo: Demo) -> None:
+    with read_only.browser(base="/jobs") as client:  # the proxy keeps the path
+        assert client.get("/ui/queues").status_code == 200
+    with read_only.browser(None) as client:  # the proxy removes it, and says so
+        headers = {
+            "X-Forwarded-Prefix": "/other/",
+            "X-Forwarded-Proto": "https",
+            "X-Forwarded-Host": "jobs.example.com",
+            "Origin": "https://jobs.example.com",
+        }
+        del client.headers["sec-fetch-site"]
+        answer = client.post("/ui/login", data={"key": "admin-key"}, headers=headers)
+        assert answer.status_code == 303
+        assert "Path=/other/ui/" in answer.headers["set-cookie"]
+        assert "Secure" in answer.headers["set-cookie"]
+        session = answer.headers["set-cookie"].partition(";")[0]
+        shown = client.get("/ui/queues", headers={**headers, "Cookie": session})
+        assert "https://jobs.example.com/other/ojs" not in shown.text  # it has queues
+        assert 'href="./jobs' in shown.text
+
+
+def test_headers_of_an_unknown_proxy_are_ignored(running: Running, demo: Demo) -> None:
+    with running.browser(None) as client:
+        headers = {"X-Forwarded-Prefix": "/evil", "X-Forwarded-Proto": "https"}
+        answer = client.post("/ui/login", data={"key": "admin-key"}, headers=headers)
+        assert "Path=/ui/;" in answer.headers["set-cookie"] + ";"
+        assert "Secure" not in answer.headers["set-cookie"]
+
+
+def test_hidden_members_are_on_no_page(read_only: Running, running: Running) -> None:
+    with running.api() as api:
+        args = [{"password": {"x": "hunter2"}, "user": "ann"}]
+        body = {"type": "a.b", "args": args, "options": {"queue": "secrets"}}
+        job_id = api.post("/ojs/v1/jobs", json=body).json()["job"]["id"]
+    with read_only.browser(base="/jobs") as client:
+        for path in ("/ui/jobs?queue=secrets", f"/ui/jobs/{job_id}"):
+            text = client.get(path).text
+            assert "ann" in text
+            assert "hunter2" not in text
+        assert client.get(f"/ui/jobs/{job_id}.json").status_code == 403
+
+
+def test_a_server_without_keys_needs_no_login(ui_redis: Embedded, demo: Demo) -> None:
+    with (
+        dashboard(ui_redis, UiSettings(mode="full"), keyring=None) as open_server,
+        open_server.browser(None) as client,
+    ):
+        assert client.get("/ui/queues").status_code == 200
+        assert client.get("/ui/login").status_code == 303
+        assert (
+            client.post(
+                "/ui/queues/email/resume", headers={"Sec-Fetch-Site": "cross-site"}
+            ).status_code
+            == 403
+        )
+        assert client.get("/ojs/admin/").headers["location"] == "../../ui/"
+        assert client.get("/ui").headers["location"] == "ui/"
+
+
+def test_without_the_dashboard_there_are_no_pages(ui_redis: Embedded) -> None:
+    with (
+        dashboard(ui_redis, UiSettings()) as without,
+        httpx.Client(base_url=without.url, headers=OWN) as client,
+    ):
+        assert client.get("/ui/").status_code == 401
+        key = {"Authorization": "Bearer admin-key"}
+        assert client.get("/ui/", headers=key).status_code == 404
+
+
+def test_an_expired_key_cannot_log_in(ui_redis: Embedded) -> None:
+    old = Principal("old", PRESETS["admin"], expires_at_s=1)
+    with (
+        dashboard(ui_redis, UiSettings(mode="read"), keyring=Keyring({digest("k"): old}, {})) as it,
+        it.browser(None) as client,
+    ):
+        answer = client.post("/ui/login", data={"key": "k"})
+        assert answer.status_code == 401
+        assert "has expired" in answer.text
+        for _ in range(9):
+            client.post("/ui/login", data={"key": "wrong"})
+        assert client.post("/ui/login", data={"key": "wrong"}).status_code == 429

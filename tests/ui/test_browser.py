@@ -1,0 +1,195 @@
+"""The dashboard in a real browser: accessible, quiet, by keyboard, and without JavaScript."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from importlib.resources import files
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+from tests.ui.dashboard import Running
+from tests.ui.demo import Demo
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+AXE = files("axe_playwright_python").joinpath("axe.min.js")
+WAIT_MS = 60_000
+VIOLATIONS = """
+window.cspViolations = [];
+document.addEventListener("securitypolicyviolation", (event) =>
+  window.cspViolations.push(event.violatedDirective + " " + event.blockedURI));
+"""
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        # Containers have a small /dev/shm, and no user namespaces for the sandbox.
+        arguments = ["--no-sandbox", "--disable-dev-shm-usage"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield browser
+        browser.close()
+
+
+class Visitor:
+    """A browser window that records what must not happen."""
+
+    def __init__(self, context: BrowserContext, url: str) -> None:
+        self.page = context.new_page()
+        self.page.set_default_timeout(WAIT_MS)
+        self.url = url
+        self.faults: list[str] = []
+        context.add_init_script(VIOLATIONS)
+        self.page.on("console", self._note_console)
+        self.page.on("pageerror", lambda error: self.faults.append(f"error: {error}"))
+        self.page.on("request", self._note_request)
+
+    def _note_console(self, message: Any) -> None:
+        if message.type in ("error", "warning"):
+            self.faults.append(f"console: {message.text}")
+
+    def _note_request(self, request: Any) -> None:
+        if not request.url.startswith((self.url, "data:")):
+            self.faults.append(f"request: {request.url}")
+
+    def open(self, path: str) -> Page:
+        self.page.goto(f"{self.url}/ui/{path}")
+        return self.page
+
+    def log_in(self) -> None:
+        page = self.open("login")
+        page.get_by_label("API key").fill("admin-key")
+        page.get_by_role("button", name="Log in").click()
+        page.wait_for_url(f"{self.url}/ui/")
+
+    def check(self) -> None:
+        assert self.faults == [], self.page.url
+        assert self.page.evaluate("window.cspViolations || []") == []
+
+
+def window(browser: Browser, running: Running, **options: Any) -> Visitor:
+    return Visitor(browser.new_context(**options), running.url)
+
+
+def paths(demo: Demo) -> list[str]:
+    return [
+        *("", "queues", "queues/media", "jobs?queue=email", "jobs?query=colour:red"),
+        *("jobs?queue=reports&state=completed", "nothing"),
+        *(f"jobs/{demo.jobs[name]}" for name in ("discarded", "active")),
+    ]
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (1920, "dark")])
+def test_every_page_is_accessible_and_fits(
+    chromium: Browser, running: Running, demo: Demo, width: int, scheme: str
+) -> None:
+    visitor = window(
+        chromium, running, viewport={"width": width, "height": 800}, color_scheme=scheme
+    )
+    axe = AXE.read_text()
+    page = visitor.open("login")
+    assert _violations(page, axe) == []
+    visitor.log_in()
+    for path in paths(demo):
+        page = visitor.open(path)
+        for closed in page.locator("details.help, details.card-like, .failure details").all():
+            closed.evaluate("each => { each.open = true }")
+        assert _violations(page, axe) == [], path
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, path
+        # The browser itself reports the status of an error page.
+        visitor.faults = [fault for fault in visitor.faults if "the server responded" not in fault]
+        visitor.check()
+    visitor.page.context.close()
+
+
+def _violations(page: Page, axe: str) -> list[str]:
+    page.evaluate(axe)
+    result = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    return [
+        f"{each['id']}: {[node['html'][:200] for node in each['nodes'][:3]]}"
+        for each in result["violations"]
+    ]
+
+
+def test_everything_works_without_javascript(
+    chromium: Browser, running: Running, demo: Demo
+) -> None:
+    visitor = window(chromium, running, java_script_enabled=False)
+    visitor.log_in()
+    page = visitor.open("queues/reports")
+    page.get_by_role("button", name="Pause").click()
+    expect(page.get_by_role("status")).to_contain_text("The queue reports is paused")
+    page.get_by_role("button", name="Resume").click()
+    expect(page.get_by_role("status")).to_contain_text("runs again")
+    page.get_by_role("searchbox").fill("type:report.* state:active")
+    page.get_by_role("searchbox").press("Enter")
+    page.get_by_role("link", name="report.build").first.click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("report.build")
+    page.get_by_text("Cancel", exact=True).first.click()  # the confirmation opens
+    expect(page.get_by_text("A cancelled job cannot be retried")).to_be_visible()
+    visitor.page.context.close()
+
+
+def test_a_job_is_found_and_opened_by_keyboard_alone(
+    chromium: Browser, running: Running, demo: Demo
+) -> None:
+    visitor = window(chromium, running)
+    visitor.log_in()
+    keys = visitor.page.keyboard
+    keys.press("/")
+    keys.type("state:discarded type:email.*")
+    keys.press("Enter")
+    visitor.page.wait_for_url("**/jobs?query=*")
+    visitor.page.wait_for_load_state()
+    visitor.page.locator("html.js").wait_for()
+    keys.press("j")
+    keys.press("Enter")
+    visitor.page.wait_for_url(f"**/jobs/{demo.jobs['discarded']}")
+    visitor.check()
+    visitor.page.context.close()
+
+
+def test_a_list_offers_new_jobs_instead_of_moving(
+    chromium: Browser, running: Running, demo: Demo
+) -> None:
+    visitor = window(chromium, running)
+    visitor.log_in()
+    body = {"type": "image.new", "args": [], "options": {"queue": "growing"}}
+    with running.api() as api:
+        api.post("/ojs/v1/jobs", json={**body, "type": "image.old"})
+    page = visitor.open("jobs?queue=growing")
+    first = page.locator("tr[data-id]").first.get_attribute("data-id")
+    page.locator("#live").select_option("2")
+    with running.api() as api:
+        assert api.post("/ojs/v1/jobs", json=body).status_code == 201
+    expect(page.locator("#newer")).to_contain_text("1 new job", timeout=WAIT_MS)
+    assert page.locator("tr[data-id]").first.get_attribute("data-id") == first
+    page.locator("#newer a").click()
+    expect(page.get_by_role("link", name="image.new").first).to_be_visible()
+    visitor.check()
+    visitor.page.context.close()
+
+
+def test_numbers_refresh_by_themselves_and_colours_are_remembered(
+    chromium: Browser, running: Running, demo: Demo
+) -> None:
+    visitor = window(chromium, running)
+    visitor.log_in()
+    page = visitor.open("queues/fresh")
+    with running.api() as api:
+        body = {"type": "a.b", "args": [], "options": {"queue": "fresh"}}
+        api.post("/ojs/v1/jobs", json=body)
+        visitor.faults.clear()  # the queue did not exist yet
+        page = visitor.open("queues/fresh")
+        page.locator("#live").select_option("2")
+        api.post("/ojs/v1/jobs", json=body)
+    expect(page.locator(".tile-available .tile-value")).to_have_text("2", timeout=WAIT_MS)
+    page.locator("#theme").select_option("dark")
+    page.reload()
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    assert page.locator("#live").input_value() == "2"
+    visitor.check()
+    visitor.page.context.close()

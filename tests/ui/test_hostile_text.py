@@ -1,0 +1,84 @@
+"""Text of clients stays text: every field that a client controls, on every page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.support.servers import own_server
+from tests.ui.conftest import FULL
+from tests.ui.dashboard import Running, dashboard
+from tests.ui.html import parse
+
+HOSTILE = (
+    "'\"></script></pre></textarea><hostile x=`1` onerror=alert(1)>{{ 7 * 7 }}\u202e&lt;hostile&gt;"
+)
+PARTS = ("<hostile", "{{ 7")
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with (
+        own_server(tmp_path_factory.mktemp("hostile"), cluster=False) as redis,
+        dashboard(redis, FULL) as found,
+    ):
+        yield found
+
+
+def attack(api: httpx.Client) -> list[str]:
+    """Store the hostile text everywhere; return the pages that show it."""
+    once = {"queue": "a", "retry": {"max_attempts": 1}, "tags": [HOSTILE]}
+    body = {"type": "a.b", "args": [HOSTILE, {HOSTILE: HOSTILE}], "meta": {HOSTILE: HOSTILE}}
+    pages = ["", "queues", "queues/a", "jobs", "jobs?state=discarded"]
+    for end in ("ack", "nack", "hold"):
+        created = api.post("/ojs/v1/jobs", json={**body, "options": once})
+        job_id = created.json()["id"]
+        fetch = {"queues": ["a"], "worker_id": HOSTILE.replace("\u202e", "")}
+        fetched = api.post("/ojs/v1/workers/fetch", json=fetch)
+        assert fetched.json().get("jobs"), fetched.text
+        error = dict.fromkeys(("type", "code", "message", "backtrace"), HOSTILE)
+        sent = {"ack": {"result": {HOSTILE: HOSTILE}}, "nack": {"error": error}}.get(end)
+        if sent is not None:
+            done = api.post(f"/ojs/v1/workers/{end}", json={"job_id": job_id, **sent})
+            assert done.status_code == 200, done.text
+        pages.append(f"jobs/{job_id}")
+    return pages
+
+
+def check(answer: httpx.Response) -> None:
+    document = parse(answer.text)
+    assert not document.all("hostile"), answer.url
+    assert not [e for e in document.elements if any(name.startswith("on") for name in e.attributes)]
+    assert "\u202e" not in document.text, answer.url  # the values of form fields stay exact
+
+
+def test_hostile_text_is_shown_as_text(attacked: Running) -> None:
+    with attacked.api() as api:
+        pages = attack(api)
+    shown = 0
+    with attacked.browser() as client:
+        for page in pages:
+            answer = client.get(f"/ui/{page}")
+            assert answer.status_code == 200, page
+            check(answer)
+            shown += "&lt;hostile" in answer.text
+        # The address of a page is text of a client, too, and so is a note of a refused action.
+        for path in ("jobs", "queues", "login", ""):
+            given = {
+                "query": HOSTILE,
+                "queue": HOSTILE,
+                "type": HOSTILE,
+                "page": HOSTILE,
+                "next": HOSTILE,
+            }
+            given |= {"state": HOSTILE, "cursor": HOSTILE, "range": HOSTILE}
+            check(client.get(f"/ui/{path}", params=given))
+        refused = client.post(
+            f"/ui/jobs/{HOSTILE}/retry".replace("/>", ">"), data={"back": HOSTILE}
+        )
+        check(refused)
+        for path in (f"queues/{HOSTILE}", f"jobs/{HOSTILE}", HOSTILE):
+            check(client.get("/ui/" + path.replace("</", "<")))
+    assert shown >= 4

@@ -1,0 +1,71 @@
+"""JSON on pages: unchanged numbers, no hidden member, no markup."""
+
+from __future__ import annotations
+
+import json
+from html import unescape
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ojs_cluster.ui.json_view import MAX_SHOWN, readable, short_json, show_json
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@given(VALUES, st.booleans())
+def test_the_shown_text_has_the_same_value(value: object, ascii_only: bool) -> None:
+    raw = json.dumps(value, ensure_ascii=ascii_only).encode(errors="surrogatepass")
+    assert json.loads(unescape(_without_tags(show_json(raw)))) == value
+
+
+def _without_tags(text: str) -> str:
+    for tag in ("json-key", "json-text", "json-number", "json-word"):
+        text = text.replace(f'<span class="{tag}">', "")
+    return text.replace("</span>", "")
+
+
+def test_numbers_and_repeated_members_stay_as_they_were_sent() -> None:
+    raw = b'{"a":1.0,"a":12345678901234567890123,"b":1e400,"c":-0}'
+    shown = _without_tags(show_json(raw))
+    for part in ("1.0", "12345678901234567890123", "1e400", "-0"):
+        assert part in shown
+    assert shown.count("a") >= 2
+
+
+def test_a_hidden_member_shows_nothing_of_its_value() -> None:
+    raw = b'{"Pass\\u0077ord":{"x":["s3cret",{"y":"s3cret"}]},"n":[{"password":"s3cret"}],"k":1}'
+    shown = show_json(raw, frozenset({"password"}))
+    assert "s3cret" not in shown
+    assert shown.count("hidden</span>") == 2
+    rest = _without_tags(shown.replace('<span class="json-hidden">hidden</span>', "0"))
+    assert json.loads(unescape(rest))["k"] == 1
+    assert "s3cret" not in short_json(raw, frozenset({"password"}))
+
+
+def test_markup_in_a_value_is_text() -> None:
+    assert "<b>" not in show_json(b'["<b>"]')
+    assert show_json(b'["<b>"]').count("&lt;b&gt;") == 1
+
+
+def test_large_values_are_cut_and_never_half_hidden() -> None:
+    raw = json.dumps([{"password": "s3cret"}] * 10_000).encode()
+    assert len(show_json(raw)) < 3 * MAX_SHOWN
+    assert "s3cret" not in show_json(raw, frozenset({"password"}))
+    assert "s3cret" not in short_json(raw, frozenset({"password"}))
+    assert len(short_json(raw)) == 160
+
+
+def test_text_cannot_change_the_direction_of_what_follows() -> None:
+    assert readable("a\u202eb") == "a\\u202eb"
+    assert "\u202e" not in show_json('["\u202e"]'.encode())

@@ -1,0 +1,171 @@
+"""The pages over plain HTTP: what they show, and that every action works without JavaScript."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+import httpx
+import pytest
+
+from tests.ui.dashboard import Running
+from tests.ui.demo import BIG, Demo
+from tests.ui.html import parse
+
+
+def page(client: httpx.Client, path: str, status: int = 200) -> str:
+    answer = client.get(path)
+    assert answer.status_code == status, answer.text[:500]
+    return answer.text
+
+
+def act(client: httpx.Client, path: str, back: str = "") -> str:
+    """Send the form of an action, and return the page that the browser then shows."""
+    answer = client.post(path, data={"back": back})
+    assert answer.status_code == 303, answer.text
+    return client.send(answer.next_request).text if answer.next_request else ""
+
+
+def test_every_link_leads_to_a_page(admin: httpx.Client) -> None:
+    start = str(admin.base_url.join("/ui/"))
+    found, seen = {start}, set[str]()
+    while found and len(seen) < 60:
+        url = min(found)
+        answer = admin.get(url)
+        assert answer.status_code == 200, url
+        seen.add(url)
+        if "text/html" in answer.headers["content-type"]:
+            links = parse(answer.text).links(url)
+            assert all(link.startswith(start) for link in links), links
+            # One job stands for all of them.
+            jobs = {link for link in links if "/jobs/" in link}
+            found |= (links - jobs) | set(sorted(jobs)[:1])
+        found -= seen
+    assert len(seen) > 20
+
+
+def test_the_overview_shows_numbers_problems_and_history(admin: httpx.Client) -> None:
+    text = page(admin, "/ui/")
+    document = parse(text)
+    assert "Queue media is paused" in text
+    assert 'href="./queues/media"' in text  # the way to the paused queue
+    assert len(document.all("tr")) > 50, "the hour of statistics as a table"
+    assert "retryable" in document.text
+
+
+def test_a_queue_is_paused_and_resumed_by_forms(admin: httpx.Client) -> None:
+    paused = act(admin, "/ui/queues/email/pause", "queues")
+    assert "The queue email is paused" in paused
+    assert "The queue email is paused" not in page(admin, "/ui/queues"), "a note is shown once"
+    assert "queues/email/resume" in page(admin, "/ui/queues/email")
+    assert "The queue email runs again" in act(admin, "/ui/queues/email/resume", "queues/email")
+
+
+def test_jobs_are_listed_by_state_and_search_with_a_cursor(admin: httpx.Client, demo: Demo) -> None:
+    first = parse(page(admin, "/ui/jobs?state=available&queue=media"))
+    rows = [row.attributes["data-id"] for row in first.all("tr") if "data-id" in row.attributes]
+    older = next(each for each in first.all("a") if "cursor=" in each.attributes["href"])
+    second = parse(page(admin, "/ui/" + older.attributes["href"]))
+    more = [row.attributes["data-id"] for row in second.all("tr") if "data-id" in row.attributes]
+    assert (len(rows), len(more)) == (50, 20)
+    assert not set(rows) & set(more)
+
+    found = page(
+        admin, "/ui/jobs?query=" + quote('error:"Connection unexpectedly"* state:discarded')
+    )
+    assert demo.jobs["discarded"] in found
+    assert demo.jobs["completed"] not in found
+
+
+def test_a_mistake_in_a_search_is_explained_beside_it(admin: httpx.Client) -> None:
+    text = page(admin, "/ui/jobs?query=colour:red", 400)
+    assert 'id="refusal"' in text
+    assert 'value="colour:red"' in text
+
+
+def test_a_job_shows_numbers_of_any_size_and_its_error(admin: httpx.Client, demo: Demo) -> None:
+    assert str(BIG) in page(admin, f"/ui/jobs/{demo.jobs['completed']}")
+    failed = page(admin, f"/ui/jobs/{demo.jobs['discarded']}")
+    assert "Connection unexpectedly closed" in failed
+    assert "smtp.login(user, password)" in failed
+    assert "reporter-1" in page(admin, f"/ui/jobs/{demo.jobs['active']}")
+    assert admin.get(f"/ui/jobs/{demo.jobs['completed']}.json").json()["result"]["n"] == BIG
+
+
+def test_a_job_is_retried_cancelled_and_copied(admin: httpx.Client, running: Running) -> None:
+    with running.api() as api:
+        once = {"queue": "acts", "retry": {"max_attempts": 1}, "priority": 7}
+        body = {"type": "a.b", "args": [BIG], "meta": {"k": "v"}, "options": once}
+        api.post("/ojs/v1/jobs", json=body)
+        fetched = api.post("/ojs/v1/workers/fetch", json={"queues": ["acts"], "worker_id": "w"})
+        job_id = fetched.json()["jobs"][0]["id"]
+        api.post("/ojs/v1/workers/nack", json={"job_id": job_id, "error": {"message": "no"}})
+
+        back = f"jobs/{job_id}"
+        assert "The job is available again" in act(admin, f"/ui/jobs/{job_id}/retry", back)
+        assert "The job is cancelled" in act(admin, f"/ui/jobs/{job_id}/cancel", back)
+        refused = act(admin, f"/ui/jobs/{job_id}/retry", back)
+        assert 'role="alert"' in refused
+        copied = admin.post(f"/ui/jobs/{job_id}/copy")
+        new = api.get("/ojs/v1/jobs/" + copied.headers["location"].rpartition("/")[2]).json()
+    assert new["id"] != job_id
+    assert (new["args"], new["meta"], new["queue"], new["priority"]) == (
+        *([BIG], {"k": "v"}),
+        *("acts", 7),
+    )
+
+
+def test_what_does_not_exist_is_explained(admin: httpx.Client) -> None:
+    for path in (
+        "/ui/nothing",
+        "/ui/queues/nothing",
+        f"/ui/jobs/{'0' * 8}-0000-7000-8000-{'0' * 12}",
+    ):
+        text = page(admin, path, 404)
+        assert "To the overview" in text
+
+
+def test_empty_lists_give_the_next_command(admin: httpx.Client) -> None:
+    assert "No job matches" in page(admin, "/ui/jobs?queue=reports&state=completed")
+
+
+def test_a_key_without_the_scope_is_told_which_one_it_needs(running: Running, demo: Demo) -> None:
+    with running.browser("producer-key") as client:
+        assert "ojs:admin:read" in page(client, "/ui/", 403)
+    with running.browser("viewer-key") as client:
+        assert "queues/media/resume" not in page(client, "/ui/queues")
+        answer = client.post("/ui/queues/media/resume")
+        assert answer.status_code == 403
+        assert "ojs:admin:write" in answer.text
+
+
+def test_a_key_for_some_queues_sees_only_these(running: Running, demo: Demo) -> None:
+    with running.browser("email-key") as client:
+        assert "media" not in page(client, "/ui/")
+        listed = page(client, "/ui/queues")
+        assert "email" in listed
+        assert "media" not in listed
+        assert "image.resize" not in page(client, "/ui/jobs")
+        page(client, f"/ui/jobs/{demo.jobs['available']}", 404)
+        page(client, "/ui/queues/media", 403)
+
+
+@pytest.mark.parametrize(
+    "path", ["/ui/", "/ui/queues", "/ui/jobs", "/ui/login", "/ui/static/app.js"]
+)
+def test_every_response_has_the_headers_that_keep_others_out(
+    admin: httpx.Client, path: str
+) -> None:
+    headers = admin.get(path).headers
+    assert "script-src 'self';" in headers["content-security-policy"]
+    assert "unsafe" not in headers["content-security-policy"]
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "same-origin"
+
+
+def test_pages_have_no_inline_script_style_or_handler(admin: httpx.Client, demo: Demo) -> None:
+    for path in ("/ui/", "/ui/queues", "/ui/jobs", f"/ui/jobs/{demo.jobs['discarded']}"):
+        for element in parse(page(admin, path)).elements:
+            assert element.tag != "style"
+            assert element.tag != "script" or element.attributes.get("src")
+            assert not [name for name in element.attributes if name.startswith("on")]
+            assert "style" not in element.attributes
