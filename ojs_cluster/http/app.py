@@ -10,6 +10,7 @@ from typing import Protocol
 
 import trio
 
+from ojs_cluster.core.config.variable import ShownVariable
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.http.access.audit import Audit
 from ojs_cluster.http.access.authentication import AccessControl
@@ -81,6 +82,8 @@ class App:
     traffic: Traffic = field(default_factory=Traffic)
     audit: Audit = field(default_factory=Audit)
     maintenance: MaintenanceFlag = field(default_factory=MaintenanceFlag)
+    configuration: tuple[ShownVariable, ...] = ()
+    """The variables of the server, for operators."""
     tracing: Tracing | None = None
     """None if no traces are sent. The process then does not load OpenTelemetry."""
     cached_metrics: CachedMetrics = field(init=False)

@@ -151,3 +151,26 @@ async def test_the_history_has_data_points(wire: Wire) -> None:
     await call(wire, "POST", "/jobs", {"type": "t", "args": []})
     found = await call(wire, "GET", "/admin/stats/history?period=1h&since=24h")
     assert (found["period"], found["data_points"]) == ("1h", [])
+
+
+# ojs-cli, cmd/ojs/commands/debug.go:130 (trace) and :151 (its struct): all members are strings.
+async def test_the_trace_of_a_job_has_snapshots(wire: Wire) -> None:
+    job = await call(wire, "POST", "/jobs", {"type": "t", "args": [], "queue": "mail"})
+    job_id = job["job"]["id"]
+    await call(wire, "POST", "/workers/fetch", {"queues": ["mail"], "worker_id": "w"})
+    error = {"code": "smtp", "message": "no host"}
+    await call(wire, "POST", "/workers/nack", {"job_id": job_id, "error": error})
+    snapshots = (await call(wire, "GET", f"/admin/jobs/{job_id}/trace"))["snapshots"]
+    shown = [[snap[name] for name in ("state", "phase", "error")] for snap in snapshots]
+    assert shown == [
+        ["available", "created", ""],
+        ["active", "attempt 1", ""],
+        ["retryable", "attempt 1 failed", "no host"],
+    ]
+    assert all(snap["duration"].endswith("s") for snap in snapshots)
+
+
+# ojs-cli, cmd/ojs/commands/system.go:98 (config): it prints the JSON of the response.
+async def test_the_configuration_is_json(wire: Wire) -> None:
+    found = await call(wire, "GET", "/admin/config")
+    assert (list(found), found["items"]) == (["version", "items"], [])  # no variables in this test

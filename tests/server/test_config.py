@@ -16,7 +16,7 @@ from ojs_cluster.core.payload_limits import PayloadLimits
 from ojs_cluster.http.body_limits import BodyLimits
 from ojs_cluster.http.settings import HttpSettings
 from ojs_cluster.server.config.all_variables import SECTIONS, VARIABLES
-from ojs_cluster.server.config.load import ConfigError, Settings, load, report
+from ojs_cluster.server.config.load import ConfigError, Settings, load, report, shown_variables
 from ojs_cluster.server.config.parsers import usable_cpus
 from scheduler.settings import SchedulerSettings
 from tests.support.certificates import OPENSSL, make_certificates
@@ -166,6 +166,14 @@ def test_secrets_are_in_no_representation() -> None:
     }
     assert SECRET not in repr(load(environ))
     assert SECRET not in report(environ)
+    environ["OJS_OTEL_ENDPOINT"] = f"http://collector/v1?token={SECRET}"
+    shown = {variable.name: variable for variable in shown_variables(environ)}
+    assert SECRET not in repr(shown)
+    hidden = {name for name, variable in shown.items() if variable.value is None}
+    assert hidden == {*environ}
+    assert all(shown[name].is_set for name in hidden)
+    port = shown["OJS_PORT"]
+    assert (port.value, port.default, port.is_set) == ("8080", "8080", False)
 
 
 def test_secrets_to_mask_include_the_one_inside_the_url() -> None:

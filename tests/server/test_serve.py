@@ -86,6 +86,19 @@ def test_eviction_policy_is_refused_unless_allowed(tmp_path: Path) -> None:
         with serve(embedded.url, OJS_ALLOW_EVICTION="true") as (running, port):
             running.wait_line("ready to serve")
             assert get(port, "/ready").status_code == 200
+            shown = get(port, "/ojs/v1/admin/config").json()["items"]
+            variables = {variable["name"]: variable for variable in shown}
+            eviction = variables["OJS_ALLOW_EVICTION"]
+            assert (eviction["value"], eviction["set"], eviction["default"]) == (
+                "true",
+                True,
+                "false",
+            )
+            assert variables["OJS_PORT"]["value"] == str(port)
+            assert (variables["REDIS_URL"]["value"], variables["REDIS_URL"]["hidden"]) == (
+                None,
+                True,
+            )
 
 
 def test_lives_without_redis_and_works_as_soon_as_it_is_there(tmp_path: Path) -> None:

@@ -53,6 +53,25 @@ class Variable:
         return self.parse(text) if text else self.empty
 
 
+@dataclass(frozen=True, slots=True)
+class ShownVariable:
+    """A variable as operators see it.
+
+    Args:
+        name: name of the environment variable.
+        value: its text, or the default; None if the value is hidden.
+        default: the default as text, '' for none.
+        is_set: whether the environment has a value.
+        summary: its description.
+    """
+
+    name: str
+    value: str | None
+    default: str
+    is_set: bool
+    summary: str
+
+
 def variable(
     name: str,
     parse: Parser,

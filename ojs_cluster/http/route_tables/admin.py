@@ -8,6 +8,7 @@ from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.http.handlers import dead_letters, priority, queues, rate_limits
 from ojs_cluster.http.handlers.admin import audit, outbox, queue_config
 from ojs_cluster.http.handlers.admin import bulk_retry as admin_bulk_retry
+from ojs_cluster.http.handlers.admin import configuration as admin_configuration
 from ojs_cluster.http.handlers.admin import dead_letters as admin_dead_letters
 from ojs_cluster.http.handlers.admin import errors as admin_errors
 from ojs_cluster.http.handlers.admin import history as admin_history
@@ -15,6 +16,7 @@ from ojs_cluster.http.handlers.admin import jobs as admin_jobs
 from ojs_cluster.http.handlers.admin import maintenance as admin_maintenance
 from ojs_cluster.http.handlers.admin import overview as admin_overview
 from ojs_cluster.http.handlers.admin import test_hooks as admin_test_hooks
+from ojs_cluster.http.handlers.admin import trace as admin_trace
 from ojs_cluster.http.handlers.admin import workers as admin_workers
 from ojs_cluster.http.handlers.bulk import operations as bulk_operations
 from ojs_cluster.http.handlers.bulk import views as bulk_views
@@ -100,6 +102,9 @@ ROUTES: Final[tuple[Route, ...]] = (
         action="queue.purge_states",
     ),
     Route("GET", f"{V1}/admin/jobs/{{id}}", admin_jobs.get, Scope.ADMIN_READ, QueueAccess.JOB),
+    Route(
+        "GET", f"{V1}/admin/jobs/{{id}}/trace", admin_trace.get, Scope.ADMIN_READ, QueueAccess.JOB
+    ),
     Route(
         "PATCH",
         f"{V1}/admin/jobs/{{id}}",
@@ -212,6 +217,10 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("GET", f"{V1}/admin/outbox", outbox.list_dead_letters, Scope.ADMIN_READ),
     Route(
         "POST", f"{V1}/admin/outbox/retry", outbox.retry, Scope.ADMIN_WRITE, action="outbox.retry"
+    ),
+    *with_aliases(
+        Route("GET", f"{V1}/admin/system/config", admin_configuration.get, Scope.ADMIN_READ),
+        f"{V1}/admin/config",
     ),
     *with_aliases(
         Route("GET", f"{V1}/admin/system/maintenance", admin_maintenance.get, Scope.ADMIN_READ),

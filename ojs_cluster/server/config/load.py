@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ojs_cluster.core.config.variable import Variable
+from ojs_cluster.core.config.variable import ShownVariable, Variable
 from ojs_cluster.core.payload_limits import PayloadLimits
 from ojs_cluster.http.body_limits import BodyLimits
 from ojs_cluster.http.settings import HttpSettings
@@ -121,8 +121,8 @@ def load(environ: Mapping[str, str]) -> Settings:
 
 
 def _is_secret(variable: Variable, text: str) -> bool:
-    """Return whether to hide a value: it is a secret, or a URL that may hold a password."""
-    return variable.secret or (variable.parse is parsers.http_url and "@" in text)
+    """Return whether to hide a value: it is a secret, or a URL that may hold one."""
+    return variable.secret or (variable.parse is parsers.http_url and bool({"@", "?"} & set(text)))
 
 
 def _contradictions(settings: Settings) -> Iterator[str]:
@@ -176,13 +176,24 @@ def _mistyped(environ: Mapping[str, str]) -> Iterator[str]:
             yield f"{name} is set, but the server has no such variable; did you mean {known_name}?"
 
 
+def shown_variables(environ: Mapping[str, str]) -> tuple[ShownVariable, ...]:
+    """Return all variables with their current values, without secrets."""
+    shown = []
+    for variable in VARIABLES:
+        text = environ.get(variable.name, "").strip()
+        value = None if _is_secret(variable, text) else text or variable.default
+        shown.append(
+            ShownVariable(variable.name, value, variable.default, bool(text), variable.summary)
+        )
+    return tuple(shown)
+
+
 def report(environ: Mapping[str, str]) -> str:
     """Return the table of variables with their current values, secrets hidden."""
     rows = [("VARIABLE", "VALUE", "DEFAULT", "MEANING")]
-    for variable in VARIABLES:
-        text = environ.get(variable.name, "").strip()
-        value = (_HIDDEN if _is_secret(variable, text) else text) if text else "-"
-        rows.append((variable.name, value, variable.default or "-", variable.summary))
+    for shown in shown_variables(environ):
+        value = (_HIDDEN if shown.value is None else shown.value) if shown.is_set else "-"
+        rows.append((shown.name, value, shown.default or "-", shown.summary))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     return "\n".join(
         "  ".join([*(row[i].ljust(widths[i]) for i in range(3)), row[3]]) for row in rows

@@ -34,7 +34,7 @@ from ojs_cluster.http.starting import starting_response
 from ojs_cluster.http.traffic import Traffic
 from ojs_cluster.server.api_keys import ApiKeys
 from ojs_cluster.server.audit import make_audit
-from ojs_cluster.server.config.load import Settings
+from ojs_cluster.server.config.load import Settings, shown_variables
 from ojs_cluster.server.config.settings import ListenSettings
 from ojs_cluster.server.http.connections import ConnectionLimits, max_connections_possible
 from ojs_cluster.server.http.http_server import drain_times, hypercorn_config, lifespan, serve
@@ -195,6 +195,7 @@ class _ApiProcess:
             access=self._api_keys.access,
             traffic=self._traffic,
             audit=self._audit,
+            configuration=shown_variables(os.environ),
             tracing=await stack.enter_async_context(tracing(self._child)),
         )
         quart = create_quart_app(app)

@@ -1,0 +1,31 @@
+"""Return the configuration of the server (spec: ojs-admin-api 12.2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ojs_cluster import __version__
+from ojs_cluster.core.config.variable import ShownVariable
+from ojs_cluster.http import replies
+from ojs_cluster.http.app import App
+from ojs_cluster.http.messages import Request, Response
+
+
+async def get(app: App, _request: Request) -> Response:
+    """Return the variables of the process that answers, with their values. Secrets are hidden.
+
+    ``GET /ojs/v1/admin/system/config``, alias ``GET /ojs/v1/admin/config``
+    """
+    items = [_shown(variable) for variable in app.configuration]
+    return replies.json_response(200, {"version": __version__, "items": items})
+
+
+def _shown(variable: ShownVariable) -> dict[str, Any]:
+    return {
+        "name": variable.name,
+        "value": variable.value,
+        "default": variable.default,
+        "set": variable.is_set,
+        "hidden": variable.value is None,
+        "description": variable.summary,
+    }

@@ -1,0 +1,116 @@
+"""Return the phases of a job's life, as far as the job itself keeps them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from ojs_cluster.core.jobs.states import TERMINAL, State
+from ojs_cluster.core.raw_json import object_members
+from ojs_cluster.core.timestamps import parse_timestamp
+from ojs_cluster.http import fields, replies
+from ojs_cluster.http.app import App
+from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.store.jobs import fields as f
+from ojs_cluster.store.jobs import read_jobs as store_jobs
+from ojs_cluster.store.jobs.record import JobRecord
+
+
+@dataclass(frozen=True, slots=True)
+class _Phase:
+    """A phase: its name, the state during it, its beginning in Unix ms, and the error before it."""
+
+    name: str
+    state: State
+    at_ms: int
+    error: str = ""
+
+
+async def get(app: App, _request: Request, job_id: str) -> Response:
+    """Return the phases of a job, oldest first, with the time that each took.
+
+    A job keeps its last errors (``OJS_ERRORS_KEPT``) and the start of its last attempt. So the
+    trace has no starts of earlier attempts, and nothing from before a manual retry.
+    ``errors_omitted`` counts the errors that the job does not keep any more. The last phase of a
+    job that has not ended lasts until now. Its duration is an estimate, because the clocks of this
+    process and of Redis may differ.
+
+    ``GET /ojs/v1/admin/jobs/{id}/trace``
+    """
+    job = await store_jobs.get(app.store, fields.job_id(job_id))
+    errors = [error for error in map(_failure, job.errors()) if error is not None]
+    phases = sorted(_phases(job, errors), key=lambda phase: phase.at_ms)
+    ends = [phase.at_ms for phase in phases[1:]] + [time.time_ns() // 1_000_000]
+    return replies.json_response(
+        200,
+        {
+            "job_id": job.id,
+            "state": job.state.value,
+            "attempt": job.attempt,
+            "max_attempts": job.max_attempts,
+            "errors_omitted": max(0, int(job.fields.get(f.ERRORS, 0)) - len(errors)),
+            "snapshots": [
+                _snapshot(phase, end_ms) for phase, end_ms in zip(phases, ends, strict=True)
+            ],
+        },
+    )
+
+
+def _phases(job: JobRecord, errors: list[tuple[int, int, str]]) -> Iterator[_Phase]:
+    """Yield the phases. Those that begin in the same millisecond are in their order."""
+    yield _Phase("created", _first_state(job), job.created_ms)
+    yield from _failed(error for error in errors if error[0] < job.attempt)
+    started_ms, available_ms = job.started_ms, int(job.fields.get(f.ENQUEUED) or 0)
+    is_again = available_ms > (started_ms or 0) or job.state is State.AVAILABLE
+    available = _Phase("available", State.AVAILABLE, available_ms)
+    if available_ms > job.created_ms and not is_again:
+        yield available
+    if started_ms is not None:
+        yield _Phase(f"attempt {job.attempt}", State.ACTIVE, started_ms)
+    last = [error for error in errors if error[0] >= job.attempt]
+    yield from _failed(error for error in last if error[1] != job.finished_ms)
+    if available_ms > job.created_ms and is_again:
+        yield available
+    if job.finished_ms is not None:
+        ended_by = [message for _, at_ms, message in last if at_ms == job.finished_ms]
+        yield _Phase("ended", job.state, job.finished_ms, "".join(ended_by[-1:]))
+
+
+def _failed(errors: Iterable[tuple[int, int, str]]) -> Iterator[_Phase]:
+    for attempt, at_ms, message in errors:
+        yield _Phase(f"attempt {attempt} failed", State.RETRYABLE, at_ms, message)
+
+
+def _first_state(job: JobRecord) -> State:
+    """Return the state in which a job began, as far as it is known."""
+    if job.state is State.PENDING:
+        return State.PENDING
+    members = object_members(job.envelope() + b"}") or {}
+    is_scheduled = f.SCHEDULED_SHOWN in job.fields or "scheduled_at" in members
+    return State.SCHEDULED if is_scheduled else State.AVAILABLE
+
+
+def _failure(error: bytes) -> tuple[int, int, str] | None:
+    """Return the attempt, the time in Unix ms and the message of an error; None if damaged."""
+    try:
+        found = orjson.loads(error)
+        at_ms = parse_timestamp(found["occurred_at"]).ms
+        return int(found["attempt"]), at_ms, str(found.get("message") or found.get("type") or "")
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _snapshot(phase: _Phase, end_ms: int) -> dict[str, Any]:
+    took_ms = 0 if phase.state in TERMINAL else max(0, end_ms - phase.at_ms)
+    return {
+        "phase": phase.name,
+        "state": phase.state.value,
+        "at": replies.iso(phase.at_ms),
+        "duration": f"{took_ms / 1000:.3f}s",
+        "duration_ms": took_ms,
+        "error": phase.error,
+    }
