@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from types import TracebackType
-from typing import ParamSpec, Protocol, Self, TypeVar, Unpack
+from typing import Any, ParamSpec, Protocol, Self, TypeVar, Unpack
 
 from anyio.from_thread import start_blocking_portal
 
@@ -40,6 +40,7 @@ class SyncClient:
         timeout_s: how long a request may take, in seconds.
         retry_for_s: for how many seconds a failed request is repeated.
         headers: more headers of each request.
+        transport: how httpx2 reaches the server, for tests and special networks.
     """
 
     def __init__(
@@ -50,9 +51,15 @@ class SyncClient:
         timeout_s: float = 30.0,
         retry_for_s: float = 10.0,
         headers: Mapping[str, str] | None = None,
+        transport: Any = None,
     ) -> None:
         self._client = Client(
-            url, api_key=api_key, timeout_s=timeout_s, retry_for_s=retry_for_s, headers=headers
+            url,
+            api_key=api_key,
+            timeout_s=timeout_s,
+            retry_for_s=retry_for_s,
+            headers=headers,
+            transport=transport,
         )
         self._open = ExitStack()
         self.cron = SyncCronJobs(self._client.cron, self._call)

@@ -46,6 +46,7 @@ class Runner:
         on_end: called when a handler has ended.
 
     Attributes:
+        handlers: the registered handlers by type.
         running: number of handlers that run.
         threads: ids of the jobs whose sync handlers run, even if the job was requeued.
     """
@@ -66,7 +67,7 @@ class Runner:
         self._concurrency = concurrency
         self._limiter: anyio.CapacityLimiter | None = None
         self._on_end = on_end
-        self._handlers: dict[str, Handler] = {}
+        self.handlers: dict[str, Handler] = {}
         self.running = 0
         self.threads: set[str] = set()
 
@@ -76,14 +77,14 @@ class Runner:
         Raises:
             ValueError: the type has a handler already, or a sync handler has a timeout.
         """
-        if type in self._handlers:
+        if type in self.handlers:
             raise ValueError(f"type '{type}' has a handler already")
-        self._handlers[type] = Handler.of(function, timeout_s)
+        self.handlers[type] = Handler.of(function, timeout_s)
 
     def start(self, job: HeldJob, group: TaskGroup) -> None:
         """Start the handler of a job in a task of ``group``."""
         type = job.members["type"]
-        handler = self._handlers.get(type) or self._handlers.get("*")
+        handler = self.handlers.get(type) or self.handlers.get("*")
         if handler is None:
             log.error("job %s: no handler for type '%s'", job.id, type)
             self._settler.add(nack(job, no_handler(type)))

@@ -81,6 +81,16 @@ class Worker:
         labels: Sequence[str] = (),
         transport: Any = None,
     ) -> None:
+        self._options: dict[str, Any] = {
+            "queues": queues,
+            "concurrency": concurrency,
+            "lease": lease,
+            "heartbeat": heartbeat,
+            "poll": poll,
+            "grace": grace,
+            "middleware": middleware,
+            "labels": labels,
+        }
         if concurrency < 1:
             raise ValueError("concurrency must be at least 1")
         if milliseconds(heartbeat) * 2 > milliseconds(lease):
@@ -151,6 +161,18 @@ class Worker:
             return function
 
         return register
+
+    def copy(self, url: str, *, transport: Any, **changes: Any) -> Worker:
+        """Return another worker with the same handlers and settings.
+
+        Args:
+            url: the address of its server.
+            transport: how httpx2 reaches the server.
+            **changes: arguments of ``Worker`` that differ.
+        """
+        other = Worker(url, transport=transport, **{**self._options, **changes})
+        other._runner.handlers.update(self._runner.handlers)
+        return other
 
     def run(self, backend: Literal["asyncio", "trio"] = "asyncio") -> None:
         """Run until SIGTERM or SIGINT, and then drain. A second signal ends the handlers at once.

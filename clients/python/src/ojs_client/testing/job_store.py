@@ -1,0 +1,252 @@
+"""The transitions of jobs, as the server makes them (spec: ojs-core, "Job Lifecycle")."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from ojs_client.testing.changes import Changes
+from ojs_client.testing.fake_jobs import FakeJob, new_id
+from ojs_client.testing.refusals import Refusal, conflict, duplicate, not_found
+from ojs_client.testing.times import iso
+
+
+class JobStore:
+    """The jobs of a fake server, and its clock.
+
+    Args:
+        now: the time at which the clock starts.
+        on_end: called when a step of a workflow has ended.
+
+    Attributes:
+        now_ms: the time of the server, as Unix time in milliseconds.
+        changes: notified at each change of a job.
+    """
+
+    def __init__(self, now: datetime | None, on_end: Callable[[FakeJob], None]) -> None:
+        start = now or datetime.now(UTC)
+        self.now_ms = round(start.timestamp() * 1000)
+        self.changes = Changes()
+        self._on_end = on_end
+        self._jobs: dict[str, FakeJob] = {}
+        self._order = 0
+
+    def __iter__(self) -> Iterator[FakeJob]:
+        """Iterate over the jobs in the order in which they were created."""
+        return iter(list(self._jobs.values()))
+
+    def get(self, job_id: str) -> FakeJob:
+        """Return a job.
+
+        Raises:
+            Refusal: there is no such job.
+        """
+        if job_id not in self._jobs:
+            raise not_found("job", job_id)
+        return self._jobs[job_id]
+
+    # -- time
+
+    def next_due_ms(self) -> int | None:
+        """Return when the next waiting job becomes available or expires; None if no job waits."""
+        times = [
+            time
+            for job in self
+            if not job.ended and job.state != "active"
+            for time in (job.due_ms, job.expires_ms)
+            if time is not None and time > self.now_ms
+        ]
+        return min(times, default=None)
+
+    def move_to(self, now_ms: int) -> None:
+        """Move the clock, discard jobs that have expired, and make due jobs available."""
+        self.now_ms = now_ms
+        for job in self:
+            if job.ended or job.state == "active":
+                continue
+            if job.expires_ms is not None and job.expires_ms <= now_ms:
+                job.expired = True
+                self._end(job, "discarded")
+            elif job.due_ms is not None and job.due_ms <= now_ms:
+                self._make_available(job)
+
+    # -- producers
+
+    def enqueue(self, bodies: Sequence[Any]) -> list[tuple[FakeJob, bool]]:
+        """Store all jobs or none.
+
+        Returns:
+            For each job: the job, and whether it is an earlier job that was not created now.
+
+        Raises:
+            Refusal: a job is invalid or conflicts.
+        """
+        new = [FakeJob.from_request(body, self.now_ms) for body in bodies]
+        before = dict(self._jobs)
+        replaced: list[FakeJob] = []
+        stored: list[tuple[FakeJob, bool]] = []
+        try:
+            for job in new:
+                stored.append(self._store(job, replaced))  # noqa: PERF401 - may raise
+        except Refusal:
+            self._jobs = before
+            raise
+        for job in replaced:
+            self._end(job, "cancelled")
+        self.changes.notify()
+        return stored
+
+    def _store(self, job: FakeJob, replaced: list[FakeJob]) -> tuple[FakeJob, bool]:
+        earlier = self._conflicting(job, replaced)
+        if job.id in self._jobs:
+            raise duplicate(f"job '{job.id}' exists", id=job.id)
+        if earlier is not None and job.uniqueness is not None:
+            match job.uniqueness.on_conflict:
+                case "ignore":
+                    return earlier, True
+                case "reject":
+                    raise duplicate(
+                        f"a job of the same uniqueness exists: '{earlier.id}' is {earlier.state}",
+                        existing_job_id=earlier.id,
+                        existing_job_state=earlier.state,
+                    )
+                case "replace_except_schedule" if earlier.due_ms and earlier.state == "scheduled":
+                    job.schedule(earlier.due_ms, self.now_ms)
+            replaced.append(earlier)
+        self._jobs[job.id] = job
+        self._append(job)
+        return job, False
+
+    def _conflicting(self, job: FakeJob, replaced: list[FakeJob]) -> FakeJob | None:
+        policy = job.uniqueness
+        if policy is None:
+            return None
+        for other in reversed(list(self)):
+            if (
+                other.uniqueness is not None
+                and other.uniqueness.fingerprint == policy.fingerprint
+                and other not in replaced
+                and policy.counts(other.state, self.now_ms - other.created_ms)
+            ):
+                return other
+        return None
+
+    def cancel(self, job_id: str) -> FakeJob:
+        """Cancel a job.
+
+        Raises:
+            Refusal: there is no such job, or it has ended.
+        """
+        job = self.get(job_id)
+        if job.ended:
+            raise conflict(f"job '{job_id}' is {job.state}", job_id=job_id, state=job.state)
+        self._end(job, "cancelled")
+        return job
+
+    def cancel_waiting(self, job: FakeJob) -> None:
+        """Cancel a job of a cancelled workflow; an active job may finish its attempt."""
+        if job.state == "active":
+            job.cancel_requested = True
+        elif not job.ended:
+            self._end(job, "cancelled")
+
+    # -- workers
+
+    def fetch(self, queues: Iterable[str], count: int, worker_id: str) -> list[FakeJob]:
+        """Lease available jobs to a worker: earlier queues first, then by priority and age."""
+        fetched: list[FakeJob] = []
+        for queue in queues:
+            waiting = [job for job in self if job.state == "available" and job.queue == queue]
+            waiting.sort(key=lambda job: (-job.priority, job.order))
+            fetched += waiting[: count - len(fetched)]
+        for job in fetched:
+            job.state, job.worker_id, job.lease_id = "active", worker_id, new_id(self.now_ms)
+            job.attempt += 1
+            job.started_ms = self.now_ms
+            job.progress = {}
+        if fetched:
+            self.changes.notify()
+        return fetched
+
+    def held(self, job_id: str, worker_id: str, lease_id: str) -> FakeJob:
+        """Return an active job whose lease the caller holds.
+
+        Raises:
+            Refusal: there is no such job, or the caller does not hold it.
+        """
+        job = self.get(job_id)
+        if job.state != "active":
+            raise conflict(f"job '{job_id}' is {job.state}", job_id=job_id, state=job.state)
+        if not job.is_held_by(worker_id, lease_id):
+            raise conflict(f"job '{job_id}' is held by another lease", job_id=job_id)
+        return job
+
+    def ack(self, item: Any, worker_id: str) -> FakeJob:
+        """Complete a job.
+
+        Raises:
+            Refusal: the caller does not hold it.
+        """
+        lease_id = item.get("lease_id") or ""
+        job = self.get(item["job_id"])
+        if job.state == "completed" and lease_id == job.lease_id:
+            return job  # a repeated ack
+        job = self.held(job.id, worker_id, lease_id)
+        job.result, job.retry_delay_ms = item.get("result"), None
+        self._end(job, "completed")
+        return job
+
+    def nack(self, item: Any, worker_id: str) -> FakeJob:
+        """Fail the attempt of a job, or requeue it.
+
+        Raises:
+            Refusal: the caller does not hold it.
+        """
+        lease_id = item.get("lease_id") or ""
+        job = self.get(item["job_id"])
+        repeatable = job.state not in ("active", "completed", "cancelled") or job.cancel_requested
+        if repeatable and job.state != "active" and lease_id == job.lease_id:
+            return job  # a repeated nack
+        job = self.held(job.id, worker_id, lease_id)
+        if item.get("requeue") is True:
+            if job.cancel_requested:
+                self._end(job, "cancelled")
+            else:
+                self._make_available(job)
+            return job
+        self._fail(job, item.get("error") or {})
+        return job
+
+    def _fail(self, job: FakeJob, error: dict[str, Any]) -> None:
+        code = error.get("code") or "handler_error"
+        recorded = {"code": code, "type": error.get("type") or code, "message": "", **error}
+        recorded |= {"attempt": job.attempt, "occurred_at": iso(self.now_ms)}
+        job.errors.append(recorded)
+        job.retry_delay_ms = None
+        if not job.retries.allow(job.attempt, error):
+            self._end(job, "discarded")
+        elif job.cancel_requested:
+            self._end(job, "cancelled")
+        else:
+            job.retry_delay_ms = job.retries.delay_ms(job.attempt)
+            job.state, job.due_ms = "retryable", self.now_ms + job.retry_delay_ms
+            self.changes.notify()
+
+    # -- changes of the state
+
+    def _append(self, job: FakeJob) -> None:
+        """Put a job behind the others of its priority."""
+        self._order += 1
+        job.order = self._order
+
+    def _make_available(self, job: FakeJob) -> None:
+        job.state, job.due_ms, job.enqueued_ms = "available", None, self.now_ms
+        self._append(job)
+        self.changes.notify()
+
+    def _end(self, job: FakeJob, state: str) -> None:
+        job.state, job.due_ms, job.finished_ms = state, None, self.now_ms
+        if job.workflow is not None:
+            self._on_end(job)
+        self.changes.notify()
