@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -22,7 +23,9 @@ from ojs_client import (
     chain,
     group,
     new_job,
+    new_job_id,
 )
+from ojs_cluster.core.jobs.ids import is_job_id
 from tests.client_library.conftest import Server
 from tests.client_library.faults import Watched
 
@@ -214,3 +217,11 @@ def test_contradicting_options_are_refused() -> None:
         new_job("t.a", scheduled_at=datetime(2030, 1, 1)).json()
     with pytest.raises(ValueError, match="negative"):
         new_job("t.a", delay=-1).json()
+
+
+def test_a_new_id_is_one_that_the_server_accepts() -> None:
+    ids = [new_job_id() for _ in range(1000)]
+    assert all(is_job_id(job_id) for job_id in ids)
+    assert len(set(ids)) == 1000
+    starts_ms = [int(job_id.replace("-", "")[:12], 16) for job_id in ids]
+    assert abs(starts_ms[0] / 1000 - time.time()) < 600

@@ -45,8 +45,13 @@ def test_the_readme_is_short() -> None:
     assert len(PAGES[0].read_text().splitlines()) <= 200
 
 
-def test_the_first_worker_is_short() -> None:
-    assert len(dict(PROGRAMS)["worker.py"].splitlines()) <= 15
+def test_the_first_worker_is_short_and_on_the_first_screen() -> None:
+    text = dict(PROGRAMS)["worker.py"]
+    assert len(text.splitlines()) <= 15
+    assert text == (ROOT / "examples" / "worker.py").read_text()
+    before, _, after = PAGES[0].read_text().partition("# worker.py\n")
+    assert "make run" in after[: len(text) + 200]
+    assert len(before.splitlines()) < 10
 
 
 def test_every_program_has_a_name_of_its_own() -> None:
@@ -83,6 +88,8 @@ def test_a_newcomer_gets_from_make_run_through_every_example(fresh_copy: Path) -
     download(lambda: run_target(fresh_copy, ".venv/.run"))
     for name, program in PROGRAMS:
         (fresh_copy / name).write_text(program.replace(":8080", f":{port}"))
+        if name == "worker.py":
+            shutil.copy(fresh_copy / name, fresh_copy / "examples" / name)
     with run_make(fresh_copy, port):
         for program in ("timing.py", "enqueue.py"):
             shell(f".venv/bin/python -W error {program}", fresh_copy)

@@ -18,7 +18,7 @@ from ojs_client.errors import (
     Unavailable,
 )
 from ojs_client.jobs import Cron, Job, Workflow, WorkflowStep
-from ojs_client.options import JobOptions, NewJob, RetryPolicy, Unique, new_job
+from ojs_client.options import JobOptions, NewJob, RetryPolicy, Unique, new_job, new_job_id
 from ojs_client.sync import SyncClient, SyncCronJobs
 from ojs_client.worker.handlers import Middleware, Next
 from ojs_client.worker.running import BlockingJob, RunningJob
@@ -61,4 +61,5 @@ __all__ = [
     "chain",
     "group",
     "new_job",
+    "new_job_id",
 ]

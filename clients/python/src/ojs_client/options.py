@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import time
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -169,6 +172,18 @@ def new_job(type: str, /, *args: JSON, **options: Unpack[JobOptions]) -> NewJob:
         **options: see ``JobOptions``.
     """
     return NewJob(type, args, options)
+
+
+def new_job_id() -> str:
+    """Return a new id for the option ``job_id``: a UUIDv7 (RFC 9562).
+
+    Store it together with what the job is for, before the first enqueue. Then a repeated enqueue
+    creates no second job.
+    """
+    ms = (time.time_ns() // 1_000_000) % (1 << 48)
+    random = int.from_bytes(os.urandom(10))
+    head, tail = random >> 68, random & ((1 << 62) - 1)
+    return str(uuid.UUID(int=ms << 80 | 7 << 76 | head << 64 | 2 << 62 | tail))
 
 
 def _times(given: JobOptions) -> dict[str, str]:
