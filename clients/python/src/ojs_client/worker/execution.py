@@ -12,7 +12,7 @@ import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from ojs_client.options import JSON
-from ojs_client.tracing import trace_of
+from ojs_client.tracing import process_span
 from ojs_client.worker.handlers import (
     Handler,
     Middleware,
@@ -132,26 +132,37 @@ class Runner:
 
     async def _outcome(self, job: HeldJob, handler: Handler) -> Settlement | None:
         """Run the handler; return its ack or nack, or None if the server says the lease is lost."""
+        with process_span(job.members, self._context.worker_id) as span:
+            completed, value = await self._attempt(job, handler)
+            if job.lost == "server":
+                return None
+            if job.loss_read:
+                completed, value = False, None
+            if completed:
+                span.set_completed()
+            elif value is not None:
+                span.set_failed(value, job.members.get("attempt", 0))
+        # Without an error, the nack requeues the job, as after a drain that cancels the handler.
+        return _ack(job, value) if completed else _nack(job, value)
+
+    async def _attempt(self, job: HeldJob, handler: Handler) -> tuple[bool, JSON]:
+        """Run the handler.
+
+        Returns:
+            Whether it has completed, and its result, or else its error. The error is None if the
+            worker has cancelled the handler.
+        """
         limit_s = handler.timeout_s or (job.members.get("timeout_ms") or math.inf) / 1000
         error: dict[str, JSON] | None = None
-        result: JSON = None
-        completed = False
         with job.scope, anyio.move_on_after(math.inf if job.in_thread else limit_s) as timer:
             try:
-                result = await self._call(job, handler)
-                completed = True
+                return True, await self._call(job, handler)
             except (Exception, SystemExit, BaseExceptionGroup, _cancelled_class()) as raised:
                 # A cancellation is not raised again, because this task ends after this block.
                 if failure := failure_of(raised, _cancelled_class(), is_cancelled=_is_cancelled()):
                     # The server gets the error with the nack, and operators read it there.
                     log.info("job %s: attempt failed: %r", job.id, raised)
                     error = error_of(failure)
-        if job.lost == "server":
-            return None
-        if job.loss_read:
-            completed, error = False, None
-        if completed:
-            return _ack(job, result)
         if (
             error is None
             and timer.cancel_called
@@ -160,8 +171,7 @@ class Runner:
             error = timeout_error(limit_s)
         elif error is None and job.lost == "expired":
             error = expired_error()
-        # Without an error, the nack requeues the job, as after a drain that cancels the handler.
-        return _nack(job, error)
+        return False, error
 
     async def _call(self, job: HeldJob, handler: Handler) -> JSON:
         running = RunningJob(job, self._context)
@@ -183,8 +193,7 @@ class Runner:
                 in_thread, abandon_on_cancel=True, limiter=limiter
             )
 
-        with trace_of(running.meta):
-            return await wrap(self._middleware, running, run)()
+        return await wrap(self._middleware, running, run)()
 
 
 def _ack(job: HeldJob, result: JSON) -> Settlement:
