@@ -11,11 +11,9 @@ from ojs_cluster.redis.errors import (
 )
 from ojs_cluster.redis.reply_waiters import Reply
 from ojs_cluster.redis.script import Script
-from ojs_cluster.redis.settings import Address, ClientSettings, TlsSettings
-from ojs_cluster.redis.topology import SLOTS, SlotRange, Topology
+from ojs_cluster.redis.settings import Address, ClientSettings
 
 __all__ = [
-    "SLOTS",
     "Address",
     "Arg",
     "AuthenticationFailed",
@@ -27,8 +25,5 @@ __all__ = [
     "Reply",
     "ReplyTooLarge",
     "Script",
-    "SlotRange",
-    "TlsSettings",
-    "Topology",
     "open_client",
 ]

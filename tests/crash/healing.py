@@ -17,7 +17,7 @@ from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.sweeps.retention import purge_due
 from ojs_cluster.store.workflows.progress_check import WorkflowCheck
-from ojs_cluster.store.workflows.workflows import WorkflowRecord
+from ojs_cluster.store.workflows.read_workflows import WorkflowRecord
 from tests.crash.harness import YEAR, World
 from tests.store.shortcuts import (
     HOUR,

@@ -12,8 +12,8 @@ from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.sweeps.deadlines import reap
-from ojs_cluster.store.workflows import workflows
-from ojs_cluster.store.workflows.workflows import WorkflowRecord
+from ojs_cluster.store.workflows import read_workflows, workflows
+from ojs_cluster.store.workflows.read_workflows import WorkflowRecord
 from tests.crash.harness import World
 from tests.store.shortcuts import HOUR, ack, nack, queues_in_other_shards, take
 from tests.store.workflow_jobs import batch, chain, group, job_ids, parents, state_of, step
@@ -45,7 +45,7 @@ class Creation:
         await make(store, step("a", one), step("b", other))
 
     async def happened(self, world: World, scene: list[str]) -> bool:
-        made, _ = await workflows.list_workflows(world.store, limit=10)
+        made, _ = await read_workflows.list_workflows(world.store, limit=10)
         assert len(made) <= 1
         first = {"chain": {"a": 1}, "group": {"a": 1, "b": 1}}[self.kind]
         assert types(world) == (first if made else {})

@@ -46,7 +46,7 @@ from ojs_cluster.store.limits import rate_limits
 from ojs_cluster.store.queues import queues
 from ojs_cluster.store.sweeps.deadlines import promote, reap
 from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
-from ojs_cluster.store.workflows import workflows
+from ojs_cluster.store.workflows import read_workflows, workflows
 from tests.model.coordination import STEADY, CoordinatedModel, Step
 from tests.model.jobs import JobView, outcome
 from tests.model.lifecycle import UNIT
@@ -433,8 +433,8 @@ async def _cancel_workflow(workflow_id: str, store: Store) -> None:
     await workflows.cancel(store, workflow_id)
 
 
-async def _workflow(workflow_id: str, store: Store) -> workflows.WorkflowRecord:
-    return await workflows.get(store, workflow_id)
+async def _workflow(workflow_id: str, store: Store) -> read_workflows.WorkflowRecord:
+    return await read_workflows.get(store, workflow_id)
 
 
 async def _holder(kind: str, store: Store) -> str | None:

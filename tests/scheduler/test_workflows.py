@@ -14,7 +14,7 @@ from ojs_cluster.store.fetch.fetch import fetch
 from ojs_cluster.store.jobs.ack import ack
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.settings import StoreSettings
-from ojs_cluster.store.workflows import workflows
+from ojs_cluster.store.workflows import read_workflows, workflows
 from scheduler.settings import SchedulerSettings
 from tests.scheduler.running import eventually
 from tests.scheduler.test_background import served
@@ -50,7 +50,7 @@ async def test_a_chain_goes_on_though_each_acting_process_dies(backend: Embedded
             await ack(dying, job.id, worker_id="w", lease_id=None, result=b"%d" % number)
 
         async def completed() -> bool:
-            return (await workflows.get(store, made.id)).state == "completed"
+            return (await read_workflows.get(store, made.id)).state == "completed"
 
         await eventually(completed, what="completed")
 
@@ -63,7 +63,7 @@ async def test_an_ended_workflow_is_removed_after_its_retention(backend: Embedde
 
         async def gone() -> bool:
             try:
-                await workflows.get(store, made.id, jobs=False)
+                await read_workflows.get(store, made.id, jobs=False)
             except NotFound:
                 return True
             return False

@@ -10,8 +10,8 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.outbox.outbox import drain
-from ojs_cluster.store.workflows import workflows
-from ojs_cluster.store.workflows.workflows import WorkflowRecord
+from ojs_cluster.store.workflows import read_workflows, workflows
+from ojs_cluster.store.workflows.read_workflows import WorkflowRecord
 from tests.store.shortcuts import QUEUE, ack, shard_of, take
 from tests.store.unique_jobs import drain_waiting_now
 
@@ -47,11 +47,11 @@ async def run_one(store: Store, queue: str = QUEUE, result: Any = None) -> str:
 
 async def state_of(store: Store, workflow: WorkflowRecord | str) -> str:
     workflow_id = workflow if isinstance(workflow, str) else workflow.id
-    return (await workflows.get(store, workflow_id)).state
+    return (await read_workflows.get(store, workflow_id)).state
 
 
 async def step_states(store: Store, workflow: WorkflowRecord) -> list[str]:
-    return [job.state for job in (await workflows.get(store, workflow.id)).jobs]
+    return [job.state for job in (await read_workflows.get(store, workflow.id)).jobs]
 
 
 def job_ids(workflow: WorkflowRecord) -> list[str]:

@@ -32,7 +32,7 @@ from ojs_cluster.store.cron import cron as store_cron
 from ojs_cluster.store.cron.cron_record import CronRecord
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs import read_jobs as store_jobs
-from ojs_cluster.store.workflows import workflows as store_workflows
+from ojs_cluster.store.workflows import read_workflows
 
 
 async def check_path_access(
@@ -53,7 +53,7 @@ async def check_path_access(
         if not queues.admits(cron.definition.queue):
             raise NotFound("cron job", params[0][:255])
     elif route.queue_access is QueueAccess.WORKFLOW:
-        workflow = await store_workflows.get(app.store, params[0], jobs=False)
+        workflow = await read_workflows.get(app.store, params[0], jobs=False)
         if not all(queues.admits(node.queue) for node in workflow.plan.jobs):
             raise NotFound("workflow", params[0])
 

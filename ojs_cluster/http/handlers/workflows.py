@@ -24,9 +24,10 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import require_json
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.store.off_loop import off_loop
+from ojs_cluster.store.workflows import read_workflows
 from ojs_cluster.store.workflows import workflows as store_workflows
+from ojs_cluster.store.workflows.read_workflows import JobOutcome, WorkflowRecord
 from ojs_cluster.store.workflows.visible_workflows import list_visible
-from ojs_cluster.store.workflows.workflows import JobOutcome, WorkflowRecord
 
 _STATES: Final = {
     RUNNING: RUNNING,
@@ -61,7 +62,7 @@ async def get(app: App, _request: Request, workflow_id: str) -> Response:
 
     ``GET /ojs/v1/workflows/{id}`` (spec: ojs-http-binding 14.2)
     """
-    return _response(200, await store_workflows.get(app.store, workflow_id))
+    return _response(200, await read_workflows.get(app.store, workflow_id))
 
 
 async def cancel(app: App, _request: Request, workflow_id: str) -> Response:
@@ -81,7 +82,7 @@ async def progress(app: App, _request: Request, workflow_id: str) -> Response:
 
     ``GET /ojs/v1/workflows/{id}/progress`` (spec: ojs-workflows 11)
     """
-    workflow = await store_workflows.get(app.store, workflow_id, jobs=False)
+    workflow = await read_workflows.get(app.store, workflow_id, jobs=False)
     counts = _counts(workflow)
     total = counts["job_count"]
     ended = counts["completed_count"] + counts["failed_count"]
@@ -117,7 +118,7 @@ async def list_workflows(app: App, request: Request) -> Response:
     if state is not None:
         return await _list_in_state(app, given, state)
     page = query.numbered_page(given, default=50, max_limit=200)
-    workflows, total = await store_workflows.list_workflows(
+    workflows, total = await read_workflows.list_workflows(
         app.store, limit=page.limit, offset=page.offset
     )
     pages = query.pagination(page, len(workflows), total)

@@ -55,7 +55,8 @@ from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.off_loop import off_loop
 from ojs_cluster.store.unique.unique_steps import StepRefused, enqueue_step
-from ojs_cluster.store.workflows.workflows import end, event_data, read_inputs
+from ojs_cluster.store.workflows.read_workflows import read_inputs
+from ojs_cluster.store.workflows.workflows import end, event_data
 
 _STORE_WITHIN_MS = 20_000
 """Maximum time in ms from the decision to enqueue a job until the job is stored; a later attempt is

@@ -16,7 +16,7 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.store import cursor as cursors
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import WIDTH, run_concurrently
-from ojs_cluster.store.workflows.workflows import WorkflowRecord, get
+from ojs_cluster.store.workflows.read_workflows import WorkflowRecord, get
 
 MAX_WORKFLOWS_READ: Final = 500
 """Maximum number of workflows that one page reads, visible or not."""

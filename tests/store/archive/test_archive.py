@@ -31,7 +31,7 @@ from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.limits import depth_bounds, rate_limits
 from ojs_cluster.store.queues import queues
 from ojs_cluster.store.queues.registry import QueueRegistry
-from ojs_cluster.store.workflows import workflows
+from ojs_cluster.store.workflows import read_workflows
 from tests.store.archives import (
     DEAD,
     as_restored,
@@ -252,7 +252,7 @@ async def test_a_workflow_continues_after_its_import(
     text = await export_text(store)
     async with emptied(backend, shards) as target:
         await import_text(target, text)
-        assert [j.state for j in (await workflows.get(target, made.id)).jobs] == [
+        assert [j.state for j in (await read_workflows.get(target, made.id)).jobs] == [
             "completed",
             "pending",
             "waiting",

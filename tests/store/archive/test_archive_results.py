@@ -14,8 +14,8 @@ from ojs_cluster.store.archive.archive import encode, parse
 from ojs_cluster.store.archive.line_values import InvalidLine, ResultsLine
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.workflows import workflows
-from ojs_cluster.store.workflows.workflows import WorkflowRecord
+from ojs_cluster.store.workflows import read_workflows, workflows
+from ojs_cluster.store.workflows.read_workflows import WorkflowRecord
 from tests.store.archives import emptied, export_text, import_text
 from tests.store.shortcuts import DAY, id_in, take
 from tests.store.workflow_jobs import batch, parents, run_one, state_of, step
@@ -77,7 +77,7 @@ async def test_results_larger_than_a_reply_are_restored(backend: Embedded, store
         await run_one(target, "parts", result="last")
         [callback] = await take(target, "callbacks")
         assert parents(callback) == [*map(result_of, range(6)), "last"]
-        assert (await workflows.get(target, made.id)).state == "running"
+        assert (await read_workflows.get(target, made.id)).state == "running"
     assert check_invariants(backend).problems == []
 
 

@@ -19,7 +19,7 @@ from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.activate import activate
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.workflows import workflows
+from ojs_cluster.store.workflows import read_workflows
 from tests.store.shortcuts import (
     HOUR,
     ack,
@@ -237,4 +237,4 @@ async def assert_workflow(store: Store, job: JobRecord, state: str) -> None:
     workflow_id = job.fields.get(f.WORKFLOW)
     if workflow_id is not None:
         assert await state_of(store, workflow_id.decode()) == state
-        assert (await workflows.get(store, workflow_id.decode())).finished_ms is not None
+        assert (await read_workflows.get(store, workflow_id.decode())).finished_ms is not None

@@ -32,7 +32,7 @@ from ojs_cluster.store.queues import queues
 from ojs_cluster.store.queues.queues import get_stats
 from ojs_cluster.store.settings import StoreSettings
 from ojs_cluster.store.sweeps.retention import retire_queues
-from ojs_cluster.store.workflows import workflows
+from ojs_cluster.store.workflows import read_workflows, workflows
 from tests.store.cron.test_cron import definition
 from tests.store.hot_queues import spread
 from tests.store.shortcuts import (
@@ -217,7 +217,7 @@ async def test_a_workflow_is_refused_before_it_is_stored_and_never_later(store: 
 
     with pytest.raises(QueueFull):
         await workflows.create(store, workflow("group", jobs=[step, step]))
-    found, _ = await workflows.list_workflows(store, limit=10)
+    found, _ = await read_workflows.list_workflows(store, limit=10)
     assert found == []
     await workflows.create(store, workflow("chain", steps=[step, step]))
     [first] = await take(store)

@@ -22,7 +22,7 @@ from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.open import open_store
 from ojs_cluster.store.queues import queues
 from ojs_cluster.store.sweeps import retention
-from ojs_cluster.store.workflows.workflows import read_inputs
+from ojs_cluster.store.workflows.read_workflows import read_inputs
 from tests.store.shortcuts import QUEUE, failure, home_id, put, reap_all, shard_of, take
 from tests.support.budget import OVER, budget
 from tests.support.patience import patient_client

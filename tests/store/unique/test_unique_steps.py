@@ -14,8 +14,8 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.unique.unique_steps import enqueue_step
-from ojs_cluster.store.workflows import workflows
-from ojs_cluster.store.workflows.workflows import WorkflowRecord
+from ojs_cluster.store.workflows import read_workflows
+from ojs_cluster.store.workflows.read_workflows import WorkflowRecord
 from tests.store.shortcuts import HOUR, ack, new_job, queues_in_other_shards, take
 from tests.store.unique_jobs import assert_nothing_left, once, recover
 from tests.store.workflow_jobs import (
@@ -77,7 +77,7 @@ async def test_a_rejected_step_has_failed_and_says_why(
     workflow = await chain(store, unique_step(places[1]), step("last", places[2]))
 
     assert await state_of(store, workflow) == "failed"
-    first, last = (await workflows.get(store, workflow.id)).jobs
+    first, last = (await read_workflows.get(store, workflow.id)).jobs
     assert (first.state, last.state) == ("failed", "cancelled")
     error = json.loads(first.error or b"")
     assert (error["code"], error["details"]["existing_job_id"]) == ("duplicate", there.id)

@@ -19,9 +19,9 @@ from ojs_cluster.store.enqueue.enqueue import enqueue_with_id
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.outbox import unreachable_shards
-from ojs_cluster.store.workflows import advance, workflows
+from ojs_cluster.store.workflows import advance, read_workflows, workflows
 from ojs_cluster.store.workflows.progress_check import WorkflowCheck
-from ojs_cluster.store.workflows.workflows import WorkflowRecord
+from ojs_cluster.store.workflows.read_workflows import WorkflowRecord
 from scheduler.loops.janitor import workflows_step
 from scheduler.pacing import Step
 from tests.store.shortcuts import QUEUE, new_job, queues_in_other_shards, shard_of, take
@@ -66,7 +66,7 @@ async def test_what_was_recorded_and_lost_is_recorded_again(
     assert await look(store, db, workflow) == -1
 
     assert await state_of(store, workflow) == "completed"
-    found = await workflows.get(store, workflow.id)
+    found = await read_workflows.get(store, workflow.id)
     assert [job.result for job in found.jobs] == [b'{"by": "%b"}' % n.encode() for n in names]
     assert await take(store, *names, count=9) == [], "nothing runs twice"
     consistent()
@@ -102,7 +102,7 @@ async def test_a_step_whose_job_is_lost_has_failed(
     assert await state_of(store, workflow) == "running", "its other job has not ended"
     await run_one(store, names[1])
 
-    found = await workflows.get(store, workflow.id)
+    found = await read_workflows.get(store, workflow.id)
     assert found.state == "failed"
     assert [job.state for job in found.jobs] == ["failed", "completed"]
     assert b"job_lost" in (found.jobs[0].error or b"")

@@ -16,7 +16,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.workflows import advance, workflows
-from ojs_cluster.store.workflows.workflows import WorkflowRecord
+from ojs_cluster.store.workflows.read_workflows import WorkflowRecord
 from tests.store.shortcuts import QUEUE, ack, nack, queues_in_other_shards, take
 from tests.store.workflow_jobs import (
     assert_no_effects,

@@ -16,7 +16,7 @@ from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.queues import queues
 from ojs_cluster.store.sweeps import retention
-from ojs_cluster.store.workflows import workflows
+from ojs_cluster.store.workflows import read_workflows, workflows
 from tests.store.shortcuts import (
     DAY,
     HOUR,
@@ -55,7 +55,7 @@ async def test_a_chain_runs_one_step_after_the_other_over_shards(
     for i, name in enumerate(names):
         assert [await take(store, later) for later in names[i + 1 :]] == [[]] * (2 - i)
         assert await run_one(store, name, {"n": i}) == f"s{i}"
-    found = await workflows.get(store, workflow.id)
+    found = await read_workflows.get(store, workflow.id)
     assert found.state == "completed"
     assert [json.loads(job.result or b"") for job in found.jobs] == [{"n": i} for i in range(3)]
     assert_no_effects(store, db)
@@ -106,7 +106,7 @@ async def test_a_group_ends_when_all_its_jobs_have_ended(store: Store, db: Any) 
     await ack(store, second)
     assert await state_of(store, workflow) == "running"
     await ack(store, third)
-    found = await workflows.get(store, workflow.id)
+    found = await read_workflows.get(store, workflow.id)
     assert found.state == "failed"
     assert found.evaluation.count(found.plan, "completed") == 2
     assert_no_effects(store, db)
@@ -180,7 +180,7 @@ async def test_every_other_way_to_an_end_advances_a_workflow(store: Store, db: A
     shard = shard_of(store)
     ways: list[str] = []
 
-    async def fresh(**options: Any) -> tuple[workflows.WorkflowRecord, str]:
+    async def fresh(**options: Any) -> tuple[read_workflows.WorkflowRecord, str]:
         one = step(options={"queue": QUEUE, "max_attempts": 1, **options})
         workflow = await batch(store, [one], on_failure=step("back", f"back{len(ways)}"))
         ways.append(workflow.id)
@@ -296,9 +296,9 @@ async def test_a_workflow_is_removed_after_its_retention(store: Store, db: Any) 
     assert (await workflows.purge_ended(store, home, 10)).done == 1
     for key in (home.workflow, home.workflow_definitions, home.workflow_results):
         assert not db.exists(key(workflow.id))
-    assert await workflows.list_workflows(store, limit=10) == ([], 0)
+    assert await read_workflows.list_workflows(store, limit=10) == ([], 0)
     with pytest.raises(NotFound):
-        await workflows.get(store, workflow.id)
+        await read_workflows.get(store, workflow.id)
 
 
 async def test_jobs_of_a_workflow_are_removed_after_their_own_retention(
@@ -313,8 +313,8 @@ async def test_jobs_of_a_workflow_are_removed_after_their_own_retention(
 
 async def test_the_list_is_newest_first_and_in_pages(store: Store) -> None:
     made = [(await chain(store, step())).id for _ in range(5)]
-    first, total = await workflows.list_workflows(store, limit=2)
-    rest, _ = await workflows.list_workflows(store, limit=10, offset=2)
+    first, total = await read_workflows.list_workflows(store, limit=2)
+    rest, _ = await read_workflows.list_workflows(store, limit=10, offset=2)
     assert total == 5
     assert {workflow.id for workflow in [*first, *rest]} == set(made)
     times = [workflow.created_ms for workflow in [*first, *rest]]
