@@ -21,7 +21,7 @@ from ojs_cluster.store.limits import rate_limits
 from ojs_cluster.store.open import open_store
 from ojs_cluster.store.portions import PORTION_BYTES
 from ojs_cluster.store.queues import queues
-from ojs_cluster.store.workflows import advance
+from ojs_cluster.store.workflows import workflow_progress
 from tests.store.shortcuts import ack, active, foreign_id, home_id, nack, put, take
 from tests.store.unique_jobs import once
 from tests.store.workflow_jobs import batch, chain, run_one, step
@@ -35,7 +35,8 @@ DEAD: dict[str, Any] = {"max_attempts": 1, "retry": {"on_exhaustion": "dead_lett
 @asynccontextmanager
 async def opened(backend: Embedded, shards: int = 64) -> AsyncIterator[Store]:
     """Open a store as a process of another installation would."""
-    advance._immutable_parts.clear()  # a process does not see workflows of two installations
+    # A process does not see workflows of two installations.
+    workflow_progress._immutable_parts.clear()
     settings = patient_client(backend)
     async with open_store(settings, shards=shards, prelude=PRELUDE) as store:
         yield store

@@ -22,7 +22,6 @@ have been enqueued.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -37,9 +36,7 @@ from ojs_cluster.core.workflow import (
     FAILED,
     RUNNING,
     STATUS_ENQUEUED,
-    STATUS_OF_JOB_STATE,
     Plan,
-    decode_plan,
     evaluate,
     inputs,
     leaves,
@@ -52,11 +49,18 @@ from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.off_loop import off_loop
-from ojs_cluster.store.unique.unique_steps import StepRefused, enqueue_step
+from ojs_cluster.store.unique.unique_steps import enqueue_step
 from ojs_cluster.store.workflows.read_workflows import read_inputs
-from ojs_cluster.store.workflows.workflows import end, event_data
+from ojs_cluster.store.workflows.record_outcomes import record_job_outcome, record_refused_step
+from ojs_cluster.store.workflows.workflow_progress import (
+    ImmutablePart,
+    WorkflowProgress,
+    read_immutable_part,
+    read_progress,
+    record_enqueued,
+)
+from ojs_cluster.store.workflows.workflows import end
 
 _STORE_WITHIN_MS = 20_000
 """Maximum time in ms from the decision to enqueue a job until the job is stored; a later attempt is
@@ -64,27 +68,6 @@ refused. The time is a sixth of the shortest retention of a workflow's job
 (``store/include/jobs/finish_job.lua``)."""
 _CHUNK = 100
 """Maximum number of jobs that are enqueued before the state of the workflow is read again."""
-_MAX_CACHED_WORKFLOWS = 256
-"""Maximum number of workflows whose immutable part a process caches."""
-_MAX_ERROR_BYTES = 2048
-"""Maximum size of a job's error in the record of its workflow."""
-
-
-@dataclass(frozen=True, slots=True)
-class WorkflowProgress:
-    """A workflow's state and node statuses.
-
-    Args:
-        workflow_id: id of the workflow.
-        state: state of the workflow.
-        node_statuses: one character per job, in the order of the jobs' numbers (``core.workflow``).
-        now_ms: Unix time in ms of the shard's clock when state and statuses were read.
-    """
-
-    workflow_id: str
-    state: str
-    node_statuses: str
-    now_ms: int
 
 
 async def on_job_ended(store: Store, shard: Shard, payload: bytes) -> None:
@@ -142,7 +125,7 @@ async def advance(store: Store, progress: WorkflowProgress) -> None:
         if not chunk:
             return
         await _enqueue(store, progress, immutable.plan, chunk)
-        after = await _record_enqueued(store, progress.workflow_id, chunk)
+        after = await record_enqueued(store, progress.workflow_id, chunk)
         if after is None:
             return
         if after.state == CANCELLED:
@@ -181,7 +164,7 @@ async def _enqueue(
             return
         refused = await enqueue_step(store, job_id, job, fields, store_before_ms=store_before_ms)
         if refused is not None:
-            await _record_refused_step(store, progress.workflow_id, number, refused)
+            await record_refused_step(store, progress.workflow_id, number, refused)
 
     async def enqueue_in_order(numbers: list[int]) -> None:
         for number in numbers:  # jobs of one queue keep the order of the request
@@ -219,117 +202,6 @@ async def _cancel_jobs(store: Store, progress: WorkflowProgress, numbers: Iterab
     await run_concurrently(numbers, cancel_job)
 
 
-async def record_job_outcome(
-    store: Store, workflow_id: str, number: int, state: str, job: JobRecord | None
-) -> tuple[WorkflowProgress, bool] | None:
-    """Record the outcome of a job.
-
-    Args:
-        store: the store.
-        workflow_id: the workflow.
-        number: the number of the job.
-        state: its state.
-        job: the job; None when it does not exist any more.
-
-    Returns:
-        The progress afterwards, and whether this call recorded the outcome; None when the
-        workflow does not exist any more.
-    """
-    done = state == "completed"
-    result = error = b""
-    began = finished = attempt = 0
-    if job is not None:  # a client may have removed it before the effect was delivered
-        began, finished, attempt = job.started_ms or 0, job.finished_ms or 0, job.attempt
-        result = (job.result or b"") if done else b""
-        errors = job.errors()
-        error = b"" if done or not errors else _brief(errors[-1])
-    ran_ms = max(0, finished - began) if began else 0
-    times = f"{began} {finished} {attempt}"
-    outcome = JobOutcomeFields(STATUS_OF_JOB_STATE[state], times, result, error, ran_ms)
-    return await write_outcome(store, workflow_id, number, outcome)
-
-
-async def _record_refused_step(
-    store: Store, workflow_id: str, number: int, refused: StepRefused
-) -> None:
-    """Record that a unique step has ended without a job."""
-    state, error = "completed", b""
-    if not refused.ignored:
-        existing_job = f": '{refused.existing}'" if refused.existing else ""
-        state = "discarded"
-        error = orjson.dumps(
-            {
-                "code": "duplicate",
-                "type": "duplicate",
-                "message": f"a job of the same uniqueness exists{existing_job}",
-                "details": {"existing_job_id": refused.existing or None},
-            }
-        )
-    outcome = JobOutcomeFields(STATUS_OF_JOB_STATE[state], error=error)
-    await write_outcome(store, workflow_id, number, outcome)
-
-
-@dataclass(frozen=True, slots=True)
-class JobOutcomeFields:
-    """The outcome of a job as ``workflow_record_outcome.lua`` stores it.
-
-    Args:
-        node_status: one of ``ENDED_STATUSES``.
-        times: Unix times in ms of start and end, and the attempt, separated by blanks; 0 for
-            unknown.
-        result: the result as JSON; empty for none.
-        error: the error as JSON; empty for none.
-        ran_ms: how long the job ran, in milliseconds.
-    """
-
-    node_status: str
-    times: str = "0 0 0"
-    result: bytes = b""
-    error: bytes = b""
-    ran_ms: int = 0
-
-
-async def write_outcome(
-    store: Store, workflow_id: str, number: int, outcome: JobOutcomeFields
-) -> tuple[WorkflowProgress, bool] | None:
-    """Run ``workflow_record_outcome.lua``; return the same values as ``record_job_outcome``.
-
-    Args:
-        store: the store.
-        workflow_id: the workflow.
-        number: the number of the job.
-        outcome: the outcome.
-    """
-    immutable = await read_immutable_part(store, workflow_id)
-    if immutable is None:
-        return None
-    owner = store.keys.shard_of_id(workflow_id)
-    node = immutable.plan.jobs[number]
-    data = b'%b,"step_id":%b,"step_type":%b' % (
-        immutable.event_data,
-        orjson.dumps(node.label or f"step-{number}"),
-        orjson.dumps(node.type),
-    )
-    reply = await store.run(
-        owner,
-        "workflow_record_outcome",
-        [
-            owner.workflow(workflow_id),
-            owner.workflow_results(workflow_id),
-            owner.events,
-            owner.running_workflows,
-        ],
-        [
-            *(store.events_arg, workflow_id, number),
-            *(outcome.node_status, outcome.times, outcome.result, outcome.error),
-            *(data, outcome.ran_ms),
-        ],
-        idempotent=True,
-    )
-    progress = _progress(workflow_id, reply)
-    return None if progress is None else (progress, bool(reply[4]))
-
-
 async def _end(
     store: Store, progress: WorkflowProgress, immutable: ImmutablePart, state: str
 ) -> None:
@@ -348,72 +220,3 @@ async def _end(
             error or b'{"code":"cancelled","message":"the step was cancelled or expired"}',
         )
     await end(store, progress.workflow_id, state, data)
-
-
-async def read_progress(store: Store, workflow_id: str) -> WorkflowProgress | None:
-    """Return the workflow's progress; None when the workflow does not exist."""
-    return await _record_enqueued(store, workflow_id, ())  # without jobs the script only reads
-
-
-async def _record_enqueued(
-    store: Store, workflow_id: str, numbers: Iterable[int]
-) -> WorkflowProgress | None:
-    """Record that jobs were enqueued, and return the workflow's progress afterwards."""
-    owner = store.keys.shard_of_id(workflow_id)
-    reply = await store.run(
-        owner,
-        "workflow_record_enqueued",
-        [owner.workflow(workflow_id)],
-        list(numbers),
-        idempotent=True,
-    )
-    return _progress(workflow_id, reply)
-
-
-def _progress(workflow_id: str, reply: list[Any]) -> WorkflowProgress | None:
-    if reply[0] != b"ok":
-        return None
-    return WorkflowProgress(workflow_id, reply[1].decode(), reply[2].decode(), int(reply[3]))
-
-
-@dataclass(frozen=True, slots=True)
-class ImmutablePart:
-    """The part of a workflow that never changes, and so may be cached.
-
-    Args:
-        plan: the plan.
-        event_data: JSON members that the data of all events of the workflow have.
-    """
-
-    plan: Plan
-    event_data: bytes
-
-
-_immutable_parts: dict[str, ImmutablePart] = {}
-
-
-async def read_immutable_part(store: Store, workflow_id: str) -> ImmutablePart | None:
-    """Return the workflow's immutable part; None if the workflow has been deleted."""
-    immutable = _immutable_parts.get(workflow_id)
-    if immutable is None:
-        owner = store.keys.shard_of_id(workflow_id)
-        reply: Any = await store.redis.call(
-            owner.slot, "HMGET", owner.workflow(workflow_id), "plan", "name", idempotent=True
-        )
-        if reply[0] is None:
-            return None
-        plan = decode_plan(reply[0])
-        immutable = ImmutablePart(plan, event_data(workflow_id, reply[1].decode(), plan))
-        if len(_immutable_parts) >= _MAX_CACHED_WORKFLOWS:
-            _immutable_parts.pop(next(iter(_immutable_parts)))
-        _immutable_parts[workflow_id] = immutable
-    return immutable
-
-
-def _brief(error: bytes) -> bytes:
-    """Return an error without its large members."""
-    if len(error) <= _MAX_ERROR_BYTES:
-        return error
-    known = orjson.loads(error)
-    kept = {name: known[name] for name in ("code", "type", "attempt") if name in known}
-    return orjson.dumps({**kept, "message": str(known.get("message", ""))[:512]})

@@ -31,7 +31,7 @@ from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.sweeps.sweep_result import SweepResult
 from ojs_cluster.store.unique.locks import write_tombstone
-from ojs_cluster.store.workflows import advance
+from ojs_cluster.store.workflows import advance, record_outcomes, workflow_progress
 
 log = logging.getLogger("ojs.store")
 
@@ -123,10 +123,10 @@ class WorkflowCheck:
 
 async def _read_running(
     store: Store, workflow_id: str
-) -> tuple[advance.WorkflowProgress, Plan] | None:
+) -> tuple[workflow_progress.WorkflowProgress, Plan] | None:
     """Return progress and plan of a running workflow; None when it has ended or does not exist."""
-    progress = await advance.read_progress(store, workflow_id)
-    immutable = await advance.read_immutable_part(store, workflow_id)
+    progress = await workflow_progress.read_progress(store, workflow_id)
+    immutable = await workflow_progress.read_immutable_part(store, workflow_id)
     if progress is None or immutable is None or progress.state != RUNNING:
         return None
     return progress, immutable.plan
@@ -157,7 +157,7 @@ async def _record_if_ended(store: Store, workflow_id: str, plan: Plan, number: i
         if values[0] is not None:
             if values[0].decode() in TERMINAL:
                 job = await read_jobs.read(store, shard, job_id)
-                await advance.record_job_outcome(
+                await record_outcomes.record_job_outcome(
                     store, workflow_id, number, values[0].decode(), job
                 )
             return True
@@ -177,5 +177,5 @@ async def _fail_lost_step(store: Store, workflow_id: str, plan: Plan, number: in
             job_id,
             workflow_id,
         )
-        outcome = advance.JobOutcomeFields(STATUS_OF_JOB_STATE["discarded"], error=_LOST)
-        await advance.write_outcome(store, workflow_id, number, outcome)
+        outcome = record_outcomes.JobOutcomeFields(STATUS_OF_JOB_STATE["discarded"], error=_LOST)
+        await record_outcomes.write_outcome(store, workflow_id, number, outcome)

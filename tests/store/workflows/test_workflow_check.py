@@ -19,7 +19,7 @@ from ojs_cluster.store.enqueue.enqueue import enqueue_with_id
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.outbox import unreachable_shards
-from ojs_cluster.store.workflows import advance, read_workflows, workflows
+from ojs_cluster.store.workflows import read_workflows, workflow_progress, workflows
 from ojs_cluster.store.workflows.progress_check import WorkflowCheck
 from ojs_cluster.store.workflows.read_workflows import WorkflowRecord
 from scheduler.loops.janitor import workflows_step
@@ -199,7 +199,9 @@ async def test_an_unreachable_shard_delays_no_other_workflow(
 async def test_a_malformed_workflow_delays_no_other(
     store: Store, db: Any, damage: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(advance, "_immutable_parts", {})  # as in a process that has just started
+    monkeypatch.setattr(
+        workflow_progress, "_immutable_parts", {}
+    )  # as in a process that has just started
     free = await group(store, step())
     await run_one(store)
     stuck = await group(store, step())
@@ -207,7 +209,7 @@ async def test_a_malformed_workflow_delays_no_other(
         stuck = await group(store, step())
     lose_statuses(store, db, free, "q")
     home = home_of(store, stuck)
-    advance._immutable_parts.clear()
+    workflow_progress._immutable_parts.clear()
     db.hset(home.workflow(stuck.id), mapping=damage)
     db.zadd(home.running_workflows, {stuck.id: 0})
     assert await look(store, db, free) == -1
