@@ -1,0 +1,1 @@
+"""Cron: schedules, and the definitions of cron jobs (spec: ojs-cron)."""
