@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ojs_cluster.core.cron_job import CronDefinition, parse_cron
+from ojs_cluster.core.cron.cron_job import CronDefinition, parse_cron
 from ojs_cluster.core.errors import NotFound
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store

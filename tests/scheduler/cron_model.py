@@ -14,7 +14,7 @@ from random import Random
 
 import trio
 
-from ojs_cluster.core.cron_job import CronDefinition, occurrence_job_id
+from ojs_cluster.core.cron.cron_job import CronDefinition, occurrence_job_id
 from ojs_cluster.core.errors import Conflict, Duplicate, NotFound
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.jobs.states import TERMINAL, State

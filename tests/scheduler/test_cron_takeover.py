@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from datetime import datetime
 
-from ojs_cluster.core.cron_job import parse_cron
+from ojs_cluster.core.cron.cron_job import parse_cron
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.cron import cron

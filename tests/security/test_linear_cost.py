@@ -18,8 +18,8 @@ import pytest
 
 from ojs_cluster.core import raw_json
 from ojs_cluster.core.access.client_address import TrustedProxies
-from ojs_cluster.core.cron import parse_schedule
-from ojs_cluster.core.cron_job import parse_cron
+from ojs_cluster.core.cron.cron_job import parse_cron
+from ojs_cluster.core.cron.schedule import parse_schedule
 from ojs_cluster.core.durations import parse_duration_ms
 from ojs_cluster.core.fingerprint import fingerprint
 from ojs_cluster.core.jobs.envelope import parse_job

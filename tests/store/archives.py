@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from ojs_cluster.core.cron_job import parse_cron
+from ojs_cluster.core.cron.cron_job import parse_cron
 from ojs_cluster.core.rate_limit import Rate, RateLimits
 from ojs_cluster.server.commands.archive import ImportCounts, import_lines
 from ojs_cluster.server.embedded.servers import Embedded

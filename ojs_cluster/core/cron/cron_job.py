@@ -16,7 +16,7 @@ from typing import Final
 import orjson
 
 from ojs_cluster.core import raw_json
-from ojs_cluster.core.cron import Schedule, parse_schedule
+from ojs_cluster.core.cron.schedule import Schedule, parse_schedule
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.jobs.envelope import NewJob, parse_job
 from ojs_cluster.core.jobs.ids import new_job_id

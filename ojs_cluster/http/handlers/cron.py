@@ -9,7 +9,7 @@ from functools import partial
 import msgspec
 
 from ojs_cluster.core import raw_json
-from ojs_cluster.core.cron_job import CronDefinition, parse_cron, patch_cron
+from ojs_cluster.core.cron.cron_job import CronDefinition, parse_cron, patch_cron
 from ojs_cluster.core.jobs.envelope import parse_job
 from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.http import query, replies

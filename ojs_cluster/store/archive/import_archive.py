@@ -21,8 +21,8 @@ from zlib import crc32
 
 import msgspec
 
-from ojs_cluster.core.cron import Schedule
-from ojs_cluster.core.cron_job import is_cron_name, job_of_occurrence
+from ojs_cluster.core.cron.cron_job import is_cron_name, job_of_occurrence
+from ojs_cluster.core.cron.schedule import Schedule
 from ojs_cluster.core.errors import NotFound, OJSError
 from ojs_cluster.core.jobs.envelope import parse_job
 from ojs_cluster.core.jobs.ids import MAX_SHARDS

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from ojs_cluster.core.access.scopes import QueuePatterns
-from ojs_cluster.core.cron_job import CronDefinition, is_cron_name
+from ojs_cluster.core.cron.cron_job import CronDefinition, is_cron_name
 from ojs_cluster.core.errors import (
     Conflict,
     Internal,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ojs_cluster.core.cron import Schedule
-from ojs_cluster.core.cron_job import CronDefinition
+from ojs_cluster.core.cron.cron_job import CronDefinition
+from ojs_cluster.core.cron.schedule import Schedule
 
 
 @dataclass(frozen=True, slots=True)

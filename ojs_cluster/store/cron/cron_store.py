@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ojs_cluster.core.cron_job import occurrence_job_id
+from ojs_cluster.core.cron.cron_job import occurrence_job_id
 from ojs_cluster.core.errors import MalformedJob, NotFound
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.jobs.ids import new_job_id

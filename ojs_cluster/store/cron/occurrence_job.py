@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ojs_cluster.core.cron_job import job_of_occurrence
+from ojs_cluster.core.cron.cron_job import job_of_occurrence
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.payload_limits import STORED_LIMITS

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ojs_cluster.core.cron import Schedule, parse_schedule
+from ojs_cluster.core.cron.schedule import Schedule, parse_schedule
 from ojs_cluster.core.errors import InvalidRequest
 from tests.support.cron_oracle import ZONES, random_expression, utc
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import trio
 
-from ojs_cluster.core.cron_job import CronDefinition, occurrence_job_id, parse_cron
+from ojs_cluster.core.cron.cron_job import CronDefinition, occurrence_job_id, parse_cron
 from ojs_cluster.core.errors import BackendUnavailable, InvalidRequest, NotFound, ValidationFailed
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.jobs.states import State

@@ -12,7 +12,7 @@ import trio
 
 from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.core.bulk.selection import DEFAULT_STATES, BulkAction, Selection
-from ojs_cluster.core.cron_job import parse_cron
+from ojs_cluster.core.cron.cron_job import parse_cron
 from ojs_cluster.core.errors import Duplicate
 from ojs_cluster.core.jobs.failure import parse_failure
 from ojs_cluster.core.rate_limit import Rate, RateLimits

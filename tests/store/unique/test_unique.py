@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ojs_cluster.core.cron_job import parse_cron
+from ojs_cluster.core.cron.cron_job import parse_cron
 from ojs_cluster.core.errors import Duplicate
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store

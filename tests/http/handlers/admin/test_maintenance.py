@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import trio
 
-from ojs_cluster.core.cron_job import parse_cron
+from ojs_cluster.core.cron.cron_job import parse_cron
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.http import maintenance
 from ojs_cluster.http.app import App
