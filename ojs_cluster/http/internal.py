@@ -13,12 +13,11 @@ from typing import Final
 
 import trio
 
-from ojs_cluster.core.access.scopes import Principal
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.http.app import App
 from ojs_cluster.http.dispatch import PreparedRequest, run
 from ojs_cluster.http.errors import entry_for, error_response
-from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.messages import PageRequest, Response
 from ojs_cluster.http.request_ids import new_request_id
 from ojs_cluster.http.router import Route
 from ojs_cluster.http.routes import router_for
@@ -27,19 +26,18 @@ _CHANGE_S: Final = 60.0
 """Maximum time in seconds of a change after its client has disconnected."""
 
 
-async def call_as(app: App, principal: Principal, request: Request, action: str = "") -> Response:
-    """Return the response to a request of ``principal``.
+async def call_as(app: App, request: PageRequest, action: str = "") -> Response:
+    """Return the response to a request of a page.
 
     A change runs to its end although the client disconnects. Otherwise half of it could be made.
 
     Args:
         app: the state of the process.
-        principal: the authenticated principal.
         request: the request. Its headers and peer name the client in the audit.
         action: the name of the change in the audit, if the route has none of its own. Changes that
             workers and producers make are not audited, but the same changes by people are.
     """
-    prepared = _prepare(app, principal, request, action)
+    prepared = _prepare(app, request, action)
     with trio.CancelScope(shield=request.method != "GET") as scope:
         if scope.shield:
             scope.deadline = trio.current_time() + _CHANGE_S
@@ -47,8 +45,9 @@ async def call_as(app: App, principal: Principal, request: Request, action: str 
     raise RuntimeError("a change did not end in time")
 
 
-def _prepare(app: App, principal: Principal, request: Request, action: str) -> PreparedRequest:
+def _prepare(app: App, request: PageRequest, action: str) -> PreparedRequest:
     """Find the route of a request and check the principal's scope, or refuse it."""
+    principal = request.principal
     began, request_id = time.perf_counter(), new_request_id()
     route: Route | None = None
     params: tuple[str, ...] = ()

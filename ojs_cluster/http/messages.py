@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from ojs_cluster.core.access.scopes import QueuePatterns
+from ojs_cluster.core.access.scopes import ANONYMOUS, Principal, QueuePatterns
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -76,6 +76,16 @@ class Request(msgspec.Struct, frozen=True):
             and self.method == "GET"
             and given.get("user-agent", "").startswith("Go-http-client/")
         )
+
+
+class PageRequest(Request, frozen=True):
+    """A request that a page of this process makes for its user (``internal``).
+
+    Attributes:
+        principal: the user, whom the page has authenticated.
+    """
+
+    principal: Principal = ANONYMOUS
 
 
 class BodyStream(Protocol):

@@ -37,7 +37,7 @@ from ojs_cluster.ui.render import Templates
 from ojs_cluster.ui.routes import PAGES, PageRoute
 from ojs_cluster.ui.settings import UiSettings
 from ojs_cluster.ui.snapshots import Snapshots
-from ojs_cluster.ui.visit import Answer, ApiError, Download, Page, SeeOther, Visit
+from ojs_cluster.ui.visit import Answer, ApiError, Download, Page, SeeOther, Visit, local_target
 
 log = logging.getLogger("ojs.http")
 
@@ -136,7 +136,8 @@ class _Dashboard:
                 refusal = self._refusal_of_form(visit, page)
                 if refusal is not None:
                     return self._send(visit, refusal)
-                visit = replace(visit, form=dict((await request.form).items()))
+                form = await request.form
+                visit = replace(visit, form=dict(form.items()), chosen=tuple(form.getlist("id")))
             missing = [scope.value for scope in page.scopes if not visit.may(scope)]
             if missing:
                 return self._send(visit, _lacking_scope(visit, missing))
@@ -180,7 +181,7 @@ class _Dashboard:
                 refusal_of_login(self._app, head, error)
             return self._send(visit, login_page(visit, error))
         browser.record_login(self._app, head, principal)
-        following = browser.local_target(form.get("next", ""))
+        following = local_target(form.get("next", ""))
         response = browser.respond(303, b"", location=visit.root + following)
         browser.set_cookie(
             response,
@@ -316,7 +317,7 @@ def _lacking_scope(visit: Visit, missing: list[str]) -> Page:
 def _failed(visit: Visit, error: ApiError) -> Answer:
     """Return to the page of a refused action, or show why there is no page."""
     if visit.head.method == "POST":
-        back = browser.local_target(visit.form.get("back", ""))
+        back = local_target(visit.form.get("back", ""))
         return SeeOther(visit.root + back, f"{error.message}. {error.hint}", failed=True)
     context = {"what": error.message, "why": "", "hint": error.hint}
     return Page("error.html", context, error.status)

@@ -120,16 +120,6 @@ def place_of(path: str, query: str, base: str) -> tuple[str, str]:
     return "../" * below.count("/") or "./", f"{below}?{query}" if query else below
 
 
-def local_target(text: str) -> str:
-    """Return the address of a page below the dashboard; the first page for any other text."""
-    suspicious = (
-        text.startswith(("/", "\\"))
-        or "//" in text.partition("?")[0]
-        or ":" in text[:20].partition("?")[0]
-    )
-    return "" if suspicious or not text.isprintable() or len(text) > 4000 else text
-
-
 def base_of(text: str) -> str:
     """Return the base path in a forwarding header, empty if it is no path."""
     try:

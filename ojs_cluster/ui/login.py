@@ -12,9 +12,8 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.errors import entry_for
 from ojs_cluster.http.messages import Request
 from ojs_cluster.http.request_ids import new_request_id
-from ojs_cluster.ui.browser import local_target
 from ojs_cluster.ui.routes import PageRoute
-from ojs_cluster.ui.visit import Answer, Page, SeeOther, Visit
+from ojs_cluster.ui.visit import Answer, Page, SeeOther, Visit, local_target
 
 
 async def _show(visit: Visit) -> Answer:

@@ -29,4 +29,9 @@ MENU: Final = (
     Entry("overview", "Overview", ""),
     Entry("queues", "Queues", "queues"),
     Entry("jobs", "Jobs", "jobs"),
+    Entry("errors", "Errors", "errors"),
+    Entry("dead", "Dead letters", "dead"),
+    Entry("workers", "Workers", "workers"),
+    Entry("cron", "Cron", "cron", Scope.DATA_READ),
+    Entry("bulk", "Bulk operations", "bulk"),
 )

@@ -82,7 +82,7 @@ def _of_stats(stats: Mapping[str, Any]) -> Iterator[Problem]:
     waiting = stats["jobs"]["available"]
     if waiting and stats.get("workers") == 0:
         yield Problem(
-            f"{number(waiting)} jobs wait, and no worker is connected",
+            f"{_jobs(waiting, 'waits', 'wait')}, and no worker is connected",
             "Start workers, and check that they use the right address and key.",
             ("jobs",),
             True,
@@ -90,11 +90,9 @@ def _of_stats(stats: Mapping[str, Any]) -> Iterator[Problem]:
         )
     if stats["dead_letters"]:
         yield Problem(
-            f"{number(stats['dead_letters'])} jobs are dead letters",
-            "Find out why they failed, then retry or delete them.",
-            ("jobs",),
-            False,
-            {"state": "discarded"},
+            _jobs(stats["dead_letters"], "is a dead letter", "are dead letters"),
+            "Find out why, then retry or delete.",
+            ("dead",),
         )
 
 
@@ -141,6 +139,10 @@ def _of_metrics(metrics: ClusterMetrics) -> Iterator[Problem]:
             ("queues", oldest),
             True,
         )
+
+
+def _jobs(count: int, one: str, many: str) -> str:
+    return f"1 job {one}" if count == 1 else f"{number(count)} jobs {many}"
 
 
 def _named(queues: list[str]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ojs_cluster.core.access.scopes import Scope
-from ojs_cluster.ui.pages import job, jobs, overview, queues
+from ojs_cluster.ui.pages import bulk, crons, dead, errors, job, jobs, overview, queues, workers
 from ojs_cluster.ui.visit import Answer
 
 Handler = Callable[..., Awaitable[Answer]]
@@ -42,4 +42,30 @@ PAGES: Final = (
     PageRoute("POST", "/jobs/<job_id>/retry", job.retry, (Scope.ADMIN_WRITE,)),
     PageRoute("POST", "/jobs/<job_id>/cancel", job.cancel, (Scope.ADMIN_WRITE,)),
     PageRoute("POST", "/jobs/<job_id>/copy", job.copy, (Scope.ADMIN_READ, Scope.DATA_WRITE)),
+    PageRoute("GET", "/dead", dead.show_all),
+    PageRoute("POST", "/dead/<job_id>/retry", dead.retry, (Scope.ADMIN_WRITE,)),
+    PageRoute("POST", "/dead/<job_id>/delete", dead.delete, (Scope.ADMIN_WRITE,)),
+    PageRoute("GET", "/errors", errors.show_all),
+    PageRoute("GET", "/workers", workers.show_all),
+    PageRoute("GET", "/workers/<path:worker_id>", workers.show_one),
+    PageRoute(
+        "POST",
+        "/workers/<path:worker_id>/direct/<directive>",
+        workers.direct,
+        (Scope.ADMIN_WRITE,),
+    ),
+    PageRoute(
+        "POST", "/workers/<path:worker_id>/deregister", workers.deregister, (Scope.ADMIN_WRITE,)
+    ),
+    PageRoute("GET", "/cron", crons.show_all, (Scope.DATA_READ,)),
+    PageRoute("GET", "/cron/<name>", crons.show_one, (Scope.DATA_READ,)),
+    PageRoute("POST", "/cron/<name>/trigger", crons.trigger, (Scope.DATA_WRITE,)),
+    PageRoute("POST", "/cron/<name>/pause", crons.pause, (Scope.DATA_WRITE,)),
+    PageRoute("POST", "/cron/<name>/resume", crons.resume, (Scope.DATA_WRITE,)),
+    PageRoute("POST", "/cron/<name>/delete", crons.delete, (Scope.DATA_WRITE,)),
+    PageRoute("GET", "/bulk", bulk.show_all),
+    PageRoute("POST", "/bulk", bulk.create, (Scope.ADMIN_WRITE,)),
+    PageRoute("GET", "/bulk/<operation_id>", bulk.show_one),
+    PageRoute("POST", "/bulk/<operation_id>/run", bulk.run, (Scope.ADMIN_WRITE,)),
+    PageRoute("POST", "/bulk/<operation_id>/stop", bulk.stop, (Scope.ADMIN_WRITE,)),
 )

@@ -12,10 +12,11 @@ import orjson
 from ojs_cluster.core.access.scopes import Principal, Scope
 from ojs_cluster.http.app import App
 from ojs_cluster.http.internal import call_as
-from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.messages import PageRequest, Request, Response
 from ojs_cluster.ui.settings import UiSettings
 from ojs_cluster.ui.snapshots import Snapshots
 
+_MAX_TARGET: Final = 4000  # characters
 _FORWARDED: Final = ("x-forwarded-for", "user-agent")
 
 
@@ -52,6 +53,13 @@ class Download:
     name: str
     content_type: str
     content: bytes
+
+
+def local_target(text: str) -> str:
+    """Return the address of a page below the dashboard; the first page for any other text."""
+    path = text.partition("?")[0]
+    suspicious = text.startswith(("/", "\\")) or "//" in path or ":" in path
+    return "" if suspicious or not text.isprintable() or len(text) > _MAX_TARGET else text
 
 
 Answer = Page | SeeOther | Download
@@ -91,6 +99,7 @@ class Visit:
         origin: scheme, host and base path under which the browser knows this server.
         query: the parameters of the address.
         form: the fields of the sent form.
+        chosen: the values of the checked boxes named ``id``.
     """
 
     app: App
@@ -103,6 +112,7 @@ class Visit:
     origin: str
     query: Mapping[str, str]
     form: Mapping[str, str] = field(default_factory=dict)
+    chosen: tuple[str, ...] = ()
 
     @property
     def has_session(self) -> bool:
@@ -121,6 +131,10 @@ class Visit:
     def may_change(self, *scopes: Scope) -> bool:
         """Return whether to offer an action that needs these scopes."""
         return self.settings.mode == "full" and self.may(*scopes)
+
+    def back(self, note: str, default: str = "") -> SeeOther:
+        """Return to the page that has sent the form, and show a note there."""
+        return SeeOther(self.root + local_target(self.form.get("back", default)), note)
 
     def url(self, *segments: str, **query: Any) -> str:
         """Return the relative address of a page. Parameters without a value are left out."""
@@ -190,8 +204,16 @@ class Visit:
             headers["content-type"] = "application/json"
         path = "/ojs/v1/" + "/".join(quote(segment, safe="") for segment in segments)
         sent = {name: value for name, value in query.items() if value not in (None, "")}
-        request = Request(method, path, urlencode(sent), headers, body, peer=self.head.peer)
-        return await call_as(self.app, self.principal, request, action)
+        request = PageRequest(
+            method,
+            path,
+            urlencode(sent),
+            headers,
+            body,
+            peer=self.head.peer,
+            principal=self.principal,
+        )
+        return await call_as(self.app, request, action)
 
 
 def _body(response: Response) -> bytes:

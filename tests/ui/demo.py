@@ -18,6 +18,7 @@ class Demo:
         self._client = client
         self._prefix = prefix  # of texts that a hostile test replaces
         self.jobs: dict[str, str] = {}
+        self.operation = ""
 
     def post(self, path: str, body: Any = None) -> Any:
         answer = self._client.post(f"{V1}{path}", json={} if body is None else body)
@@ -35,7 +36,7 @@ class Demo:
         return jobs
 
     def fill(self) -> Demo:
-        once = {"retry": {"max_attempts": 1}}
+        once = {"retry": {"max_attempts": 1, "on_exhaustion": "dead_letter"}}
         for number in range(12):
             user = f"user{number}@example.com"
             self.enqueue("email.send", "email", [user, "Welcome!"], **(once if number < 3 else {}))
@@ -66,4 +67,15 @@ class Demo:
         self.jobs["cancelled"] = self.enqueue("image.resize", "media", ["cancel"])
         self.post(f"/jobs/{self.jobs['cancelled']}/cancel")
         self.post("/queues/media/pause")
+        beat = {"worker_id": "reporter-1", "hostname": "host-7", "queues": ["reports"], "pid": 42}
+        self.post("/workers/heartbeat", beat)
+        cron: dict[str, Any] = {
+            "name": "nightly-report",
+            "cron": "0 3 * * *",
+            "timezone": "Europe/Berlin",
+        }
+        cron |= {"type": "report.build", "args": [BIG], "options": {"queue": "reports"}}
+        self.post("/cron", cron)
+        filtered = {"action": "cancel", "filter": {"queue": "media"}, "dry_run": True}
+        self.operation = self.post("/admin/bulk", filtered)["id"]
         return self

@@ -11,8 +11,8 @@ import pytest
 from ojs_cluster.core.access.scopes import PRESETS, Keyring, Principal, digest
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.ui.access import SESSION_S, FailedLogins, Sessions, is_own_form
-from ojs_cluster.ui.browser import local_target
 from ojs_cluster.ui.settings import UiSettings, base_path
+from ojs_cluster.ui.visit import local_target
 from tests.support.servers import wait_until
 from tests.ui.dashboard import KEYRING, KEYS, OWN, Running, dashboard
 from tests.ui.demo import Demo

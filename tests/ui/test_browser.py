@@ -79,6 +79,8 @@ def paths(demo: Demo) -> list[str]:
         *("", "queues", "queues/media", "jobs?queue=email", "jobs?query=colour:red"),
         *("jobs?queue=reports&state=completed", "nothing"),
         *(f"jobs/{demo.jobs[name]}" for name in ("discarded", "active")),
+        *("dead", "errors", "workers", "workers/reporter-1", "cron", "cron/nightly-report"),
+        *("bulk", f"bulk/{demo.operation}"),
     ]
 
 

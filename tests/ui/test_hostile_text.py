@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -29,7 +31,11 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 def attack(api: httpx.Client) -> list[str]:
     """Store the hostile text everywhere; return the pages that show it."""
-    once = {"queue": "a", "retry": {"max_attempts": 1}, "tags": [HOSTILE]}
+    once = {
+        "queue": "a",
+        "retry": {"max_attempts": 1, "on_exhaustion": "dead_letter"},
+        "tags": [HOSTILE],
+    }
     body = {"type": "a.b", "args": [HOSTILE, {HOSTILE: HOSTILE}], "meta": {HOSTILE: HOSTILE}}
     pages = ["", "queues", "queues/a", "jobs", "jobs?state=discarded"]
     for end in ("ack", "nack", "hold"):
@@ -44,7 +50,17 @@ def attack(api: httpx.Client) -> list[str]:
             done = api.post(f"/ojs/v1/workers/{end}", json={"job_id": job_id, **sent})
             assert done.status_code == 200, done.text
         pages.append(f"jobs/{job_id}")
-    return pages
+    cron: dict[str, Any] = {"name": "c", "cron": "0 3 * * *", "type": "a.b", "args": [HOSTILE]}
+    cron |= {"description": HOSTILE, "meta": {HOSTILE: HOSTILE}, "options": {"queue": "a"}}
+    assert api.post("/ojs/v1/cron", json=cron).status_code == 201
+    worker = HOSTILE.replace("\u202e", "")
+    beat = {"worker_id": worker, "hostname": HOSTILE, HOSTILE: HOSTILE, "queues": [HOSTILE]}
+    assert api.post("/ojs/v1/workers/heartbeat", json=beat).status_code == 200
+    chosen = {"error": {"type": HOSTILE, "message": HOSTILE}}
+    counted = {"action": "retry", "filter": chosen, "dry_run": True}
+    operation = api.post("/ojs/v1/admin/bulk", json=counted).json()["id"]
+    pages += ["dead", "errors", "workers", f"workers/{quote(worker, safe='')}", "cron", "bulk"]
+    return [*pages, "cron/c", f"bulk/{operation}"]
 
 
 def check(answer: httpx.Response) -> None:

@@ -8,8 +8,8 @@ from typing import Final
 
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.core.raw_json import Raw, array_items, join, object_members, string
-from ojs_cluster.ui.browser import local_target
 from ojs_cluster.ui.json_view import readable, show_json
+from ojs_cluster.ui.raw import number, text
 from ojs_cluster.ui.visit import Answer, Download, Page, SeeOther, Visit
 
 _VALUES: Final = ("args", "meta", "result", "progress_data", "parent_results")
@@ -54,15 +54,15 @@ async def show(visit: Visit, job_id: str) -> Answer:
     raw = await visit.get("admin", "jobs", job_id)
     members = object_members(raw) or {}
     redact = visit.settings.redact
-    job = {name: _plain(members, name) for name in ("id", "type", "state", "queue", "worker_id")}
+    job = {name: text(members, name) for name in ("id", "type", "state", "queue", "worker_id")}
     state = job["state"]
     context = {
         "job": job,
-        "attempt": _number(members, "attempt"),
-        "max_attempts": _number(members, "max_attempts"),
-        "priority": _number(members, "priority"),
+        "attempt": number(members, "attempt"),
+        "max_attempts": number(members, "max_attempts"),
+        "priority": number(members, "priority"),
         "progress": _progress(members),
-        "workflow": _plain(members, "workflow_id"),
+        "workflow": text(members, "workflow_id"),
         "timeline": _timeline(members),
         "failures": _errors(members),
         "values": {
@@ -94,30 +94,26 @@ async def download(visit: Visit, job_id: str) -> Answer:
 async def retry(visit: Visit, job_id: str) -> Answer:
     """Make a discarded job available again."""
     await visit.send("POST", "admin", "jobs", job_id, "retry")
-    return _back(visit, "The job is available again.")
+    return visit.back("The job is available again.")
 
 
 async def cancel(visit: Visit, job_id: str) -> Answer:
     """Cancel a job."""
     await visit.send("POST", "admin", "jobs", job_id, "cancel")
-    return _back(visit, "The job is cancelled. Its worker is told with its next heartbeat.")
+    return visit.back("The job is cancelled. Its worker is told with its next heartbeat.")
 
 
 async def copy(visit: Visit, job_id: str) -> Answer:
     """Enqueue a job with the same type, args and options."""
     members = object_members(await visit.get("admin", "jobs", job_id)) or {}
     response = await visit.send("POST", "jobs", body=_new_job(members), action="job.copy")
-    new_id = _plain(object_members(response) or {}, "id")
+    new_id = text(object_members(response) or {}, "id")
     return SeeOther(visit.url("jobs", new_id), "This is the copy. It has an id of its own.")
 
 
 def _new_job(members: dict[str, Raw]) -> bytes:
     kept = {name: raw for name, raw in members.items() if name not in _OWN}
     return b"{%b}" % join(kept)
-
-
-def _back(visit: Visit, note: str) -> SeeOther:
-    return SeeOther(visit.root + local_target(visit.form.get("back", "jobs")), note)
 
 
 def _curl(visit: Visit, members: dict[str, Raw]) -> str:
@@ -131,15 +127,6 @@ def _curl(visit: Visit, members: dict[str, Raw]) -> str:
         "  -H 'Content-Type: application/json' \\\n"
         f"  -d '{quoted}'"
     )
-
-
-def _plain(members: dict[str, Raw], name: str) -> str:
-    """Return a member that is a text; empty if it is absent."""
-    return (string(members[name]) or "") if name in members else ""
-
-
-def _number(members: dict[str, Raw], name: str) -> str:
-    return bytes(members[name]).decode() if name in members else ""
 
 
 def _progress(members: dict[str, Raw]) -> float | None:
@@ -157,10 +144,10 @@ def _errors(members: dict[str, Raw]) -> list[Failure]:
         if error is not None:
             found.append(
                 Failure(
-                    _plain(error, "occurred_at"),
-                    _number(error, "attempt"),
-                    _plain(error, "type") or _plain(error, "code"),
-                    _plain(error, "message"),
+                    text(error, "occurred_at"),
+                    number(error, "attempt"),
+                    text(error, "type") or text(error, "code"),
+                    text(error, "message"),
                     _backtrace(error),
                 )
             )
@@ -179,7 +166,7 @@ def _backtrace(error: dict[str, Raw]) -> str:
 
 def _timeline(members: dict[str, Raw]) -> list[Moment]:
     """Return what happened to the job, the oldest first, and what comes next."""
-    worker = _plain(members, "worker_id")
+    worker = text(members, "worker_id")
     named = (
         ("created_at", "Created", "scheduled", ""),
         ("enqueued_at", "Available in its queue", "available", ""),
@@ -193,9 +180,9 @@ def _timeline(members: dict[str, Raw]) -> list[Moment]:
     )
     discarded = "discarded_at" in members
     found = [
-        Moment(_plain(members, name), what, kind, more)
+        Moment(text(members, name), what, kind, more)
         for name, what, kind, more in named
-        if _plain(members, name) and not (name == "completed_at" and discarded)
+        if text(members, name) and not (name == "completed_at" and discarded)
     ]
     for error in _errors(members):
         what = f"Attempt {error.attempt} failed"

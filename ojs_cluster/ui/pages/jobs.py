@@ -7,13 +7,13 @@ from typing import Any, Final
 import msgspec
 import orjson
 
-from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.raw_json import object_members, string
 from ojs_cluster.ui.json_view import short_json
+from ojs_cluster.ui.pages.bulk import ACTIONS, SCOPES
 from ojs_cluster.ui.visit import Answer, ApiError, Page, Visit
 
-_PER_PAGE: Final = 50
+PER_PAGE: Final = 50
 _FILTERS: Final = ("state", "queue", "type", "query")
 _NO_ARGS: Final = msgspec.Raw(b"[]")
 _ABSENT: Final = msgspec.Raw(b"null")
@@ -79,7 +79,8 @@ class _Listed(msgspec.Struct):
     pagination: dict[str, Any]
 
 
-_decode: Final = msgspec.json.Decoder(_Listed).decode
+decode_jobs: Final = msgspec.json.Decoder(_Listed).decode
+"""Return a page of jobs as the API lists them."""
 
 
 async def show_all(visit: Visit) -> Answer:
@@ -90,9 +91,9 @@ async def show_all(visit: Visit) -> Answer:
     listed, refusal = _Listed([], {}), ""
     try:
         raw = await visit.get(
-            "admin", "jobs", **filters, cursor=visit.query.get("cursor"), per_page=_PER_PAGE
+            "admin", "jobs", **filters, cursor=visit.query.get("cursor"), per_page=PER_PAGE
         )
-        listed = _decode(raw)
+        listed = decode_jobs(raw)
     except ApiError as error:
         if error.status not in (400, 422):
             raise
@@ -109,7 +110,9 @@ async def show_all(visit: Visit) -> Answer:
             "states": [state.value for state in STATES],
             "counts": await _counts(visit, filters),
             "cursor": visit.query.get("cursor", ""),
-            "may_write": visit.may_change(Scope.ADMIN_WRITE),
+            "actions": [
+                (name, label) for name, label in ACTIONS.items() if visit.may_change(SCOPES[name])
+            ],
         },
         400 if refusal else 200,
     )

@@ -8,9 +8,8 @@ import orjson
 
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.core.errors import OJSError
-from ojs_cluster.ui.browser import local_target
 from ojs_cluster.ui.pages.overview import series
-from ojs_cluster.ui.visit import Answer, Page, SeeOther, Visit
+from ojs_cluster.ui.visit import Answer, Page, Visit
 
 _PER_PAGE: Final = 50
 _MAX_PAGE: Final = 2000
@@ -55,17 +54,13 @@ async def show_one(visit: Visit, name: str) -> Answer:
 async def pause(visit: Visit, name: str) -> Answer:
     """Pause a queue."""
     await visit.send("POST", "admin", "queues", name, "pause")
-    return _back(visit, f"The queue {name} is paused. Active jobs run to their end.")
+    return visit.back(f"The queue {name} is paused. Active jobs run to their end.")
 
 
 async def resume(visit: Visit, name: str) -> Answer:
     """Resume a queue."""
     await visit.send("POST", "admin", "queues", name, "resume")
-    return _back(visit, f"The queue {name} runs again.")
-
-
-def _back(visit: Visit, note: str) -> SeeOther:
-    return SeeOther(visit.root + local_target(visit.form.get("back", "queues")), note)
+    return visit.back(f"The queue {name} runs again.")
 
 
 async def _oldest(visit: Visit) -> dict[str, int]:

@@ -110,6 +110,9 @@
     count: (value) => Math.round(value).toLocaleString("en"),
     ms: (value) => value >= 60000 ? `${+(value / 60000).toFixed(1)} min` : value >= 1000 ? `${+(value / 1000).toFixed(1)} s` : `${+value.toFixed(1)} ms`,
   };
+  const two = (value) => String(value).padStart(2, "0");
+  const hour = (at) => { const time = new Date(at * 1000); return `${two(time.getHours())}:${two(time.getMinutes())}`; };
+  const day = (at) => { const time = new Date(at * 1000); return `${two(time.getMonth() + 1)}-${two(time.getDate())}`; };
   function drawCharts() {
     if (!window.uPlot) return;
     const style = getComputedStyle(document.documentElement);
@@ -123,7 +126,7 @@
         continue;
       }
       const data = [rows.map((row) => Date.parse(row.cells[0].firstElementChild.dateTime) / 1000)];
-      const series = [{}];
+      const series = [{ label: "Time", value: (_, at) => at == null ? "–" : `${day(at)} ${hour(at)}` }];
       const format = units[place.dataset.unit];
       for (const name of place.dataset.columns.split(",")) {
         const column = heads.findIndex((head) => head.dataset.column === name);
@@ -139,7 +142,7 @@
       new window.uPlot({
         width: Math.max(200, place.clientWidth), height: 150, series, cursor: { y: false }, legend: { live: true },
         scales: { y: { range: (_, low, high) => [0, Math.max(high * 1.1, place.dataset.unit === "count" ? 4 : 1)] } },
-        axes: [{ ...axis, space: 70 }, { ...axis, size: 58, values: (_, values) => values.map(format), ...(place.dataset.unit === "count" ? { incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6, 2e6, 5e6, 1e7, 1e8, 1e9] } : {}) }],
+        axes: [{ ...axis, space: 70, values: (_, at, __, ___, step) => at.map(step >= 86400 ? day : hour) }, { ...axis, size: 58, values: (_, values) => values.map(format), ...(place.dataset.unit === "count" ? { incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6, 2e6, 5e6, 1e7, 1e8, 1e9] } : {}) }],
       }, data, place);
     }
   }

@@ -24,7 +24,7 @@ from ojs_cluster.http import fields
 from ojs_cluster.http.access.queue_scope import check_queues
 from ojs_cluster.http.app import App
 from ojs_cluster.http.handlers.jobs import state_of
-from ojs_cluster.http.messages import Request
+from ojs_cluster.http.messages import PageRequest, Request
 from ojs_cluster.store.bulk.operations import MAX_IDS
 
 _SHORT_AGE: Final = re.compile(r"([0-9]{1,9})(ms|s|m|h|d|w)")
@@ -217,6 +217,8 @@ def principal_of(app: App, request: Request) -> Principal:
     The dispatcher has authenticated the request already. It does not pass the principal to
     handlers, because that would take time for every request.
     """
+    if isinstance(request, PageRequest):
+        return request.principal
     return app.access.authenticate(request.headers.get("authorization"), request.tls_subject)
 
 

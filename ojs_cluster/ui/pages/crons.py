@@ -1,0 +1,86 @@
+"""The cron jobs, and one cron job with its last occurrences."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import orjson
+
+from ojs_cluster.core.access.scopes import Scope
+from ojs_cluster.ui import raw
+from ojs_cluster.ui.json_view import show_json
+from ojs_cluster.ui.visit import Answer, Page, SeeOther, Visit
+
+_PER_PAGE: Final = 50
+_TEXTS: Final = (
+    *("name", "expression", "timezone", "overlap_policy", "status", "type", "queue"),
+    *("description", "next_run_at", "last_run_at", "created_at"),
+)
+
+
+async def show_all(visit: Visit) -> Answer:
+    """List the cron jobs by name."""
+    cursor = visit.query.get("cursor", "")
+    found = raw.members(await visit.get("cron", cursor=cursor, limit=_PER_PAGE))
+    pagination = orjson.loads(bytes(found["pagination"]))
+    return Page(
+        "crons.html",
+        {
+            "crons": [_cron(members) for members in raw.objects(found, "items")],
+            "total": raw.integer(found, "total"),
+            "next_cursor": pagination.get("next_cursor"),
+            "cursor": cursor,
+            "may_write": visit.may_change(Scope.DATA_WRITE),
+        },
+    )
+
+
+async def show_one(visit: Visit, name: str) -> Answer:
+    """Show one cron job."""
+    found = raw.members(await visit.get("cron", name))
+    members = raw.members(found["cron"])
+    history = orjson.loads(await visit.get("cron", name, "history", limit=50))["items"]
+    redact = visit.settings.redact
+    return Page(
+        "cron.html",
+        {
+            "cron": _cron(members),
+            "values": {
+                n: show_json(bytes(members[n]), redact) for n in ("args", "meta", "options")
+            },
+            "history": history,
+            "may_write": visit.may_change(Scope.DATA_WRITE),
+        },
+    )
+
+
+async def trigger(visit: Visit, name: str) -> Answer:
+    """Enqueue the job of a cron job now."""
+    response = await visit.send("POST", "cron", name, "trigger", action="cron.trigger")
+    job_id = raw.text(raw.members(response), "job_id")
+    return SeeOther(visit.url("jobs", job_id), f"This is the job of {name}.")
+
+
+async def pause(visit: Visit, name: str) -> Answer:
+    """Disable a cron job."""
+    await visit.send("POST", "cron", name, "pause", action="cron.pause")
+    return visit.back(f"The cron job {name} is paused.", "cron")
+
+
+async def resume(visit: Visit, name: str) -> Answer:
+    """Enable a cron job."""
+    await visit.send("POST", "cron", name, "resume", action="cron.resume")
+    return visit.back(f"The cron job {name} runs again.", "cron")
+
+
+async def delete(visit: Visit, name: str) -> Answer:
+    """Delete a cron job."""
+    await visit.send("DELETE", "cron", name, action="cron.delete")
+    return SeeOther(visit.url("cron"), f"The cron job {name} is deleted.")
+
+
+def _cron(members: raw.Members) -> dict[str, Any]:
+    return {
+        **{name: raw.text(members, name) for name in _TEXTS},
+        "runs": raw.integer(members, "run_count"),
+    }

@@ -1,0 +1,38 @@
+"""Errors of failed attempts, in groups."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import orjson
+
+from ojs_cluster.core.access.scopes import Scope
+from ojs_cluster.ui.visit import Answer, Page, Visit
+
+_PER_PAGE: Final = 50
+_MAX_PREFIX: Final = 200  # characters
+
+
+async def show_all(visit: Visit) -> Answer:
+    """List the groups, the latest failure first."""
+    queue, cursor = visit.query.get("queue", "").strip(), visit.query.get("cursor", "")
+    raw = await visit.get("admin", "errors", queue=queue, cursor=cursor, limit=_PER_PAGE)
+    listed = orjson.loads(raw)
+    return Page(
+        "errors.html",
+        {
+            "groups": listed["items"],
+            "total": listed["total"],
+            "next_cursor": listed["pagination"].get("next_cursor"),
+            "cursor": cursor,
+            "queue": queue,
+            "search_for": _search,
+            "may_write": visit.may_change(Scope.ADMIN_WRITE),
+        },
+    )
+
+
+def _search(type_name: str) -> str:
+    """Return the search for the jobs whose last error has this type."""
+    quoted = type_name[:_MAX_PREFIX].replace("\\", "\\\\").replace('"', '\\"')
+    return f'error:"{quoted}"'
