@@ -41,7 +41,26 @@ def seed(api: Api) -> dict[str, str]:
     api.post("/ojs/v1/queues/seed.reports/pause")
     limits = {"concurrency": 20, "rate": {"limit": 1000, "period": "PT1H"}}
     api.request("PUT", "/ojs/v1/admin/queues/seed.reports/rate-limit", limits)
+    ids |= _others(api)
     return ids
+
+
+def _others(api: Api) -> dict[str, str]:
+    """Store a cron job, a workflow, a rate limit key, a webhook and a worker."""
+    job = {"type": "report.build", "args": [1], "options": {"queue": "seed.reports"}}
+    cron = {"name": "seed-report", "expression": "0 9 1 1 *", "timezone": "Europe/Berlin"}
+    api.post("/ojs/v1/cron", {**cron, "job_template": job})
+    api.post("/ojs/v1/cron/seed-report/trigger")
+    steps = [{"type": "etl.load", "options": {"queue": "seed.reports"}} for _ in range(2)]
+    body = {"type": "chain", "name": "seed-etl", "steps": steps}
+    workflow = api.post("/ojs/v1/workflows", body)["id"]
+    limits = {"concurrency": 2, "rate": {"limit": 100, "period": "PT1M"}}
+    api.request("PUT", "/ojs/v1/rate-limits/tenant:seed", limits)
+    webhook = {"url": "https://hooks.example.com/ojs", "events": ["job.failed", "job.discarded"]}
+    subscription = api.post("/ojs/v1/webhooks/subscriptions", webhook)["id"]
+    beat = {"worker_id": "seed-worker", "hostname": "host-1", "queues": ["seed.mail"]}
+    api.post("/ojs/v1/workers/heartbeat", {**beat, "concurrency": 10, "active_jobs": []})
+    return {"workflow": workflow, "subscription": subscription}
 
 
 def _once(on_exhaustion: str) -> dict[str, Any]:

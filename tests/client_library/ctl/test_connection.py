@@ -166,12 +166,16 @@ def on_terminal(words: Sequence[str], url: str, *, typed: bytes = b"", **more: s
         [*OJSCTL, *words], stdin=theirs, stdout=theirs, stderr=theirs, env=env
     ) as process:
         os.close(theirs)
+        limit = threading.Timer(120, process.kill)
+        limit.start()
         os.write(ours, typed)
         with suppress(OSError):  # the end of the terminal
             while part := os.read(ours, 65536):
                 shown += part
         os.close(ours)
-        assert process.wait(60) == 0, shown
+        code = process.wait(60)
+        limit.cancel()
+    assert code == 0, shown
     return shown.decode()
 
 

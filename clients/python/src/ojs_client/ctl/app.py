@@ -7,12 +7,22 @@ from typing import Any
 import click
 
 from ojs_client._version import __version__
+from ojs_client.ctl.commands.bulk import bulk
+from ojs_client.ctl.commands.completion import completion
+from ojs_client.ctl.commands.cron import cron
 from ojs_client.ctl.commands.dead import dead
 from ojs_client.ctl.commands.doctor import doctor
+from ojs_client.ctl.commands.error import error
+from ojs_client.ctl.commands.events import events
 from ojs_client.ctl.commands.job import job
+from ojs_client.ctl.commands.limit import limit
 from ojs_client.ctl.commands.profiles import profile
 from ojs_client.ctl.commands.queue import queue
 from ojs_client.ctl.commands.stats import stats
+from ojs_client.ctl.commands.top import top
+from ojs_client.ctl.commands.webhook import webhook
+from ojs_client.ctl.commands.worker import worker
+from ojs_client.ctl.commands.workflow import workflow
 from ojs_client.ctl.session import Nouns, Session, connection_options
 
 
@@ -43,5 +53,8 @@ def cli(ctx: click.Context, /, **given: Any) -> None:
     ctx.obj = session
 
 
-for _command in (job, queue, dead, stats, doctor, profile):
+for _command in (
+    *(job, queue, dead, error, worker, cron, workflow, limit, bulk),
+    *(events, webhook, top, stats, doctor, profile, completion),
+):
     cli.add_command(_command)

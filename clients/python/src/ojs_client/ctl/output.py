@@ -114,13 +114,23 @@ class Output:
             note(empty)
         return len(found)
 
-    def record(self, record: Row, fields: Sequence[tuple[str, Any]], *, name: str) -> None:
+    def record(
+        self,
+        record: Row,
+        fields: Iterable[tuple[str, Any]],
+        *,
+        name: str,
+        parts: Sequence[Row] = (),
+        columns: Sequence[Column] = (),
+    ) -> None:
         """Print one object.
 
         Args:
             record: the object.
             fields: titles and texts for people; those with an empty text are left out.
             name: the member that is its name.
+            parts: its parts, which people see as a table.
+            columns: the columns of this table.
         """
         if self.format == "name":
             self.line(safe(str(record[name])))
@@ -130,6 +140,9 @@ class Output:
             self.line(pretty(record))
         else:
             self.fields(fields)
+            if parts:
+                self.line("")
+                self._table(parts, columns)
 
     def changed(self, record: Row, told: str, *, name: str) -> None:
         """Print what a command has changed.
@@ -146,7 +159,7 @@ class Output:
         else:
             self.line(pretty(record) if self.format == "json" else compact(record))
 
-    def fields(self, fields: Sequence[tuple[str, Any]]) -> None:
+    def fields(self, fields: Iterable[tuple[str, Any]]) -> None:
         """Print titles and texts below each other. A text may have several lines."""
         shown = [(title, str(text)) for title, text in fields if text not in (None, "")]
         width = max((len(title) for title, _ in shown), default=0) + len(_GAP)

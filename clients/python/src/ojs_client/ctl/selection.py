@@ -20,6 +20,7 @@ from ojs_client.ctl.errors import Exit, Failed
 from ojs_client.ctl.output import note
 from ojs_client.ctl.progress import Bar
 from ojs_client.ctl.session import F, Session, check_terminal, confirm
+from ojs_client.ctl.text import counted
 from ojs_client.errors import ApiError
 
 STATES: Final = (
@@ -158,7 +159,9 @@ def change_ids(
     done = _DONE[action]
     if dry_run:
         counts = {"action": action, "dry_run": True, "matched": len(ids), "job_ids": list(ids)}
-        session.output.changed(counts, f"{len(ids)} jobs would be {done}", name=str(len(ids)))
+        session.output.changed(
+            counts, f"{counted(len(ids), 'jobs')} would be {done}", name=str(len(ids))
+        )
         return
     if not ids:
         session.output.changed({"action": action, "matched": 0}, "no jobs match", name="0")
@@ -179,7 +182,7 @@ def change_ids(
     failures = [(item["job_id"], item.get("reason", "")) for item in items if "reason" in item]
     succeeded = len(items) - len(failures)
     record = {"action": action, "matched": len(items), "succeeded": succeeded, "items": items}
-    session.output.changed(record, f"{succeeded} jobs {done}", name=str(succeeded))
+    session.output.changed(record, f"{counted(succeeded, 'jobs')} {done}", name=str(succeeded))
     report_failures(session, failures, succeeded, len(failures))
 
 
@@ -256,19 +259,19 @@ def run_operation(
     if not (dry_run or yes):
         check_terminal(f"Without a terminal, confirm '{action}' by --yes.")
     if dry_run or not yes:
-        counted = follow_operation(session, _created(session, {**body, "dry_run": True}))
+        found = follow_operation(session, _created(session, {**body, "dry_run": True}))
         if dry_run:
-            told = f"{counted['matched']} {what} would be {done}"
-            session.output.changed(counted, told, name=str(counted["matched"]))
+            told = f"{counted(found['matched'], what)} would be {done}"
+            session.output.changed(found, told, name=str(found["matched"]))
             return
-        confirm(f"{action.capitalize()} {counted['matched']} {what}?", yes=yes)
+        confirm(f"{action.capitalize()} {counted(found['matched'], what)}?", yes=yes)
     operation = _created(session, {**body, "confirm": True})
     if not wait:
         told = f"operation {operation['id']} runs; follow it: ojsctl bulk get {operation['id']}"
         session.output.changed(operation, told, name=operation["id"])
         return
     ended = follow_operation(session, operation)
-    session.output.changed(ended, f"{ended['succeeded']} {what} {done}", name=ended["id"])
+    session.output.changed(ended, f"{counted(ended['succeeded'], what)} {done}", name=ended["id"])
     failures = [(each["job_id"], each["error"]) for each in ended["failures"]]
     report_failures(session, failures, ended["succeeded"], ended["failed"])
     if ended["state"] != "completed":

@@ -33,6 +33,11 @@ def _escaped(character: str) -> str:
     return f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}"
 
 
+def counted(count: int, what: str) -> str:
+    """Return a number with what it counts, whose plural ``what`` is: ``1 job``, ``2 jobs``."""
+    return f"{count} {what.removesuffix('s') if count == 1 else what}"
+
+
 def parse_duration(text: str) -> float:
     """Return the seconds of a duration such as ``2s``, ``1.5m``, ``500ms``, or ``2`` seconds.
 

@@ -19,7 +19,7 @@ from ojs_client.ctl.selection import (
     selection_options,
 )
 from ojs_client.ctl.session import Leaf, Session, dry_run_option, yes_option
-from ojs_client.ctl.text import ago
+from ojs_client.ctl.text import ago, counted
 from ojs_client.ctl.urls import url_path
 
 _LIST = f"{ADMIN}/dead-letter"
@@ -127,7 +127,7 @@ def _change(
     chosen.check()
     if chosen.query:
         ids = read_ids(session, _LIST, "items", chosen.query)
-        question = f"{action.capitalize()} {len(ids)} dead letters?"
+        question = f"{action.capitalize()} {counted(len(ids), 'dead letters')}?"
         change_ids(session, action, ids, question=question, yes=yes, dry_run=dry_run)
     elif chosen.ids:
         if dry_run:

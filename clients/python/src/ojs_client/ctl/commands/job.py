@@ -24,7 +24,7 @@ from ojs_client.ctl.selection import (
     with_state,
 )
 from ojs_client.ctl.session import DURATION, Leaf, Session, dry_run_option, yes_option
-from ojs_client.ctl.text import ago, clock
+from ojs_client.ctl.text import ago, clock, counted
 from ojs_client.ctl.urls import url_path
 
 _STATE = click.Choice(STATES)
@@ -113,7 +113,7 @@ def ls(
 def get(session: Session, job_id: str) -> None:
     """Show a job with its arguments, its result and its errors."""
     found = session.api.get(f"{V1}/jobs/{url_path(job_id)}")["job"]
-    session.output.record(found, tuple(_fields(found)), name="id")
+    session.output.record(found, _fields(found), name="id")
 
 
 def _fields(found: Row) -> Iterator[tuple[str, Any]]:
@@ -209,7 +209,7 @@ def retry(session: Session, /, yes: bool, dry_run: bool, no_wait: bool, **given:
     chosen.check()
     if chosen.query:
         ids = read_ids(session, f"{V1}/jobs", "jobs", with_state(chosen.query, "discarded"))
-        question = f"Retry {len(ids)} jobs?"
+        question = f"Retry {counted(len(ids), 'jobs')}?"
         change_ids(session, "retry", ids, question=question, yes=yes, dry_run=dry_run)
     elif chosen.ids:
         if dry_run:
@@ -257,7 +257,7 @@ def cancel(
     if chosen.query:
         query = with_state(chosen.query, "pending,scheduled,available,retryable")
         ids = read_ids(session, f"{V1}/jobs", "jobs", query)
-        question = f"Cancel {len(ids)} jobs?"
+        question = f"Cancel {counted(len(ids), 'jobs')}?"
         change_ids(session, "cancel", ids, question=question, yes=yes, dry_run=dry_run)
     elif chosen.ids:
         if dry_run:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any, Final, TextIO
 
@@ -13,29 +13,13 @@ from ojs_client.ctl.api import V1
 from ojs_client.ctl.errors import Exit, Failed, failure
 from ojs_client.ctl.progress import Bar
 from ojs_client.ctl.session import DURATION, Leaf, Session
+from ojs_client.ctl.text import counted
+from ojs_client.ctl.values import json_or_text, pairs
 from ojs_client.errors import ApiError, ConnectionFailed
 from ojs_client.options import iso_duration, milliseconds
 
 _BATCH: Final = 100  # jobs
 _BATCH_BYTES: Final = 256 * 1024
-
-
-def _value(text: str) -> Any:
-    """Return an argument of a job: JSON, or else the text itself."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-
-
-def _pairs(texts: Iterable[str]) -> dict[str, Any]:
-    pairs = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise click.BadParameter(f"{text!r} is not NAME=VALUE", param_hint="--meta")
-        pairs[name] = _value(value)
-    return pairs
 
 
 @click.command(
@@ -103,9 +87,9 @@ def _body(
         "tags": list(tags) or None,
     }
     options = {name: value for name, value in options.items() if value is not None}
-    body: dict[str, Any] = {"type": job_type, "args": [_value(text) for text in args]}
+    body: dict[str, Any] = {"type": job_type, "args": [json_or_text(text) for text in args]}
     body |= {"options": options} if options else {}
-    body |= {"meta": _pairs(meta)} if meta else {}
+    body |= {"meta": pairs(meta, "--meta")} if meta else {}
     return body | ({"id": job_id} if job_id else {})
 
 
@@ -132,7 +116,7 @@ def _enqueue_file(session: Session, file: TextIO) -> None:
     if session.output.format in ("name", "jsonl", "json"):
         session.output.rows(jobs, (), name="id")
     else:
-        session.output.changed({}, f"{count} jobs enqueued", name="")
+        session.output.changed({}, f"{counted(count, 'jobs')} enqueued", name="")
 
 
 def _batches(file: TextIO) -> Iterator[tuple[int, list[Any]]]:

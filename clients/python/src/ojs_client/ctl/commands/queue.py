@@ -100,7 +100,7 @@ def get(session: Session, name: str) -> None:
     found = session.api.get(f"{ADMIN}/queues/{url_path(name)}")
     config = session.api.get(f"{ADMIN}/queues/{url_path(name)}/config")["config"]
     found["configuration"] = {**found.get("configuration", {}), **config}
-    session.output.record(found, tuple(_fields(found)), name="name")
+    session.output.record(found, _fields(found), name="name")
 
 
 def _fields(found: Row) -> Iterator[tuple[str, Any]]:

@@ -60,7 +60,7 @@ def stats(session: Session, queue: str | None, period: str | None, since: str | 
         session.output.rows(reply["data"], HISTORY, name="timestamp", empty="no periods yet")
         return
     found = session.api.get(f"{ADMIN}/stats", queue=queue)
-    session.output.record({"name": queue or "all", **found}, tuple(_fields(found)), name="name")
+    session.output.record({"name": queue or "all", **found}, _fields(found), name="name")
 
 
 def _fields(found: Row) -> Iterator[tuple[str, Any]]:

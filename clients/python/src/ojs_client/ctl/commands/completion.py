@@ -1,0 +1,31 @@
+"""``ojsctl completion``."""
+
+from __future__ import annotations
+
+import click
+from click.shell_completion import get_completion_class
+
+from ojs_client.ctl.errors import Failed
+from ojs_client.ctl.session import Examples
+
+
+@click.command(
+    cls=Examples,
+    examples="""
+    completion bash > ~/.local/share/bash-completion/completions/ojsctl
+    completion zsh > ~/.zfunc/_ojsctl
+    completion fish > ~/.config/fish/completions/ojsctl.fish
+    """,
+)
+@click.argument("shell", type=click.Choice(("bash", "zsh", "fish")))
+@click.pass_context
+def completion(ctx: click.Context, shell: str) -> None:
+    """Print the script of a shell that completes commands and names.
+
+    Names of queues, cron jobs and profiles come from the server and your profiles.
+    """
+    found = get_completion_class(shell)
+    if found is None:
+        raise Failed(f"no completion for {shell}")
+    root = ctx.find_root().command
+    click.echo(found(root, {}, "ojsctl", "_OJSCTL_COMPLETE").source())

@@ -1,0 +1,202 @@
+"""``ojsctl top``."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, Final
+
+import click
+from rich.console import Console, Group
+from rich.live import Live
+
+from ojs_client.ctl.api import ADMIN
+from ojs_client.ctl.errors import Exit
+from ojs_client.ctl.frame import KEYS, SORTS, Picture, frame, keys_line
+from ojs_client.ctl.output import terminal_width
+from ojs_client.ctl.session import DURATION, Leaf, Session
+from ojs_client.errors import ConnectionFailed
+
+_MAX_QUEUES: Final = 1000
+"""Number of queues that are read for a picture, so that a picture takes ten requests at most."""
+_LEAST_INTERVAL_S: Final = 0.2
+_WIDEST: Final = 160
+"""The width in a pipe."""
+
+
+class Look:
+    """Looks at a server again and again, and computes rates from one look to the next."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._completed: dict[str, int] = {}
+        self._at = 0.0
+
+    def take(self) -> Picture:
+        """Return a picture of the server.
+
+        Raises:
+            ApiError: the server refused.
+            ConnectionFailed: the server did not answer.
+        """
+        api = self._session.api
+        stats = api.get(f"{ADMIN}/stats")
+        workers = api.get(f"{ADMIN}/workers", limit=1)["summary"]
+        queues = list(api.pages(f"{ADMIN}/queues", "items", _MAX_QUEUES))
+        now = time.monotonic()
+        passed_s = now - self._at
+        completed = {queue["name"]: queue["counts"].get("completed", 0) for queue in queues}
+        for queue in queues:
+            before = self._completed.get(queue["name"])
+            grown = 0 if before is None else completed[queue["name"]] - before
+            queue["now_per_s"] = max(0, grown) / passed_s
+        self._completed, self._at = completed, now
+        return Picture(api.url, stats, workers, queues)
+
+
+@click.command(
+    cls=Leaf,
+    formats=(),
+    examples="""
+    top
+    top --interval 5s --sort dead
+    top --once
+    """,
+)
+@click.option("--interval", type=DURATION, default=2.0, help="Pause between two looks (2s).")
+@click.option("--sort", type=click.Choice(tuple(SORTS)), default="available", show_default=True)
+@click.option("--once", is_flag=True, help="Print one picture and end; also done in a pipe.")
+@click.pass_obj
+def top(session: Session, interval: float, sort: str, once: bool) -> None:
+    """Show the queues as htop shows processes.
+
+    Meters show the unfinished jobs by state. NOW/S is the number of jobs completed per second since
+    the look before. Keys sort the table, the space bar stops the picture, and q quits.
+    """
+    look = Look(session)
+    if once or not sys.stdout.isatty():
+        width = min(terminal_width(), _WIDEST)
+        for line in frame(look.take(), width=width, height=None, sort=sort, clock=_clock()):
+            line.rstrip()
+            session.output.print(line)
+        return
+    picture = look.take()  # a first failure ends the command
+    screen = _Screen(sort)
+    console = Console(highlight=False)
+    try:
+        with (
+            Live(console=console, screen=True, auto_refresh=False) as live,
+            _keyboard() as pressed,
+        ):
+            while not screen.ended:
+                screen.draw(live, picture)
+                if screen.wait(live, picture, pressed, max(interval, _LEAST_INTERVAL_S)):
+                    picture = _next(look, picture)
+    except KeyboardInterrupt:
+        session.exit_code = Exit.OK
+
+
+def _next(look: Look, before: Picture) -> Picture:
+    try:
+        return look.take()
+    except ConnectionFailed as error:
+        return replace(before, error=str(error))
+
+
+def _clock() -> str:
+    return datetime.now().astimezone().strftime("%H:%M:%S")
+
+
+class _Screen:
+    """What the keys have chosen.
+
+    Args:
+        sort: the column that sorts the queues.
+    """
+
+    def __init__(self, sort: str) -> None:
+        self.sort = sort
+        self.paused = False
+        self.ended = False
+
+    def draw(self, live: Live, picture: Picture) -> None:
+        """Draw a picture at the present size of the terminal."""
+        width, height = shutil.get_terminal_size()
+        lines = frame(picture, width=width, height=height, sort=self.sort, clock=_clock())
+        blank = [""] * max(0, height - len(lines) - 1)
+        live.update(Group(*lines, *blank, keys_line(width, self.sort, self.paused)), refresh=True)
+
+    def wait(
+        self,
+        live: Live,
+        picture: Picture,
+        pressed: Callable[[float], str],
+        interval_s: float,
+    ) -> bool:
+        """Wait for the next look, and obey the keys meanwhile.
+
+        Returns:
+            Whether to look again.
+        """
+        end = time.monotonic() + interval_s
+        while not self.ended:
+            left_s = end - time.monotonic()
+            if left_s <= 0 and not self.paused:
+                return True
+            key = pressed(max(0.0, left_s) if not self.paused else interval_s)
+            if key == "q":
+                self.ended = True
+            elif key == " ":
+                self.paused = not self.paused
+            elif key in KEYS:
+                self.sort = KEYS[key]
+            if key and not self.ended:
+                self.draw(live, picture)
+        return False
+
+
+@contextmanager
+def _keyboard() -> Iterator[Callable[[float], str]]:
+    """Read single keys while the block runs.
+
+    Yields:
+        A function that waits for a key for some seconds and returns it; empty without one.
+    """
+    try:
+        import termios
+        import tty
+    except ModuleNotFoundError:  # Windows
+        yield _no_key
+        return
+    if not sys.stdin.isatty():
+        yield _no_key
+        return
+    handle = sys.stdin.fileno()
+    before: Any = termios.tcgetattr(handle)
+    try:
+        tty.setcbreak(handle, termios.TCSADRAIN)  # keeps what was typed already
+        yield _pressed
+    finally:
+        termios.tcsetattr(handle, termios.TCSADRAIN, before)
+
+
+def _no_key(wait_s: float) -> str:
+    time.sleep(wait_s)
+    return ""
+
+
+def _pressed(wait_s: float) -> str:
+    import os
+    import select
+
+    handle = sys.stdin.fileno()
+    ready, _, _ = select.select([handle], [], [], wait_s)
+    if not ready:
+        return ""
+    # An empty read is the end of the terminal.
+    return os.read(handle, 1).decode(errors="replace").lower() or "q"

@@ -1,0 +1,36 @@
+"""Values on the command line that are JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import click
+
+
+def json_or_text(text: str) -> Any:
+    """Return the value of a text that is JSON, or else the text itself."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def pairs(texts: Iterable[str], option: str) -> dict[str, Any]:
+    """Return the object of texts such as ``user=7``.
+
+    Args:
+        texts: the texts.
+        option: the option that they belong to, for the error.
+
+    Raises:
+        BadParameter: a text is no pair.
+    """
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise click.BadParameter(f"{text!r} is not NAME=VALUE", param_hint=option)
+        found[name] = json_or_text(value)
+    return found

@@ -1,0 +1,312 @@
+"""Workers, cron jobs, workflows, limits, bulk operations, events and webhooks by ``ojsctl``."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ojs_client.ctl.commands.error import belongs, group_name
+from ojs_client.ctl.frame import SORTS, Picture, frame
+from ojs_cluster.store.error_groups.error_group_names import error_group_name
+from tests.client_library.ctl.conftest import Ctl, Shared
+from tests.client_library.ctl.test_connection import OJSCTL, on_terminal
+from tests.client_library.ctl.test_jobs import UNKNOWN, dead
+
+# -- errors
+
+
+def test_the_jobs_of_a_group_of_failures_are_retried(ctl: Ctl) -> None:
+    for queue in ("q.error", "q.error.other"):
+        dead(ctl, queue, 2, message='host 10.0.0.7 is\n"away"')
+    dead(ctl, "q.error", 1, message="host 10.0.0.7 is here")
+    groups = ctl.json("error", "ls", "--queue", "q.error")
+    [group] = [each for each in groups if each["message"].endswith('"away"')]
+    assert (group["count"], group["type"]) == (2, "Broken")
+
+    words = ["error", "retry", group["group"], "--queue", "q.error"]
+    assert ctl.json(*words, "--dry-run")["matched"] == 2
+    assert ctl.run(*words, code=2).stdout == ""
+    assert ctl.run(*words, "--yes").stdout == "2 jobs retried\n"
+    assert len(ctl.names("dead", "ls", "--queue", "q.error")) == 1
+    assert len(ctl.names("dead", "ls", "--queue", "q.error.other")) == 2
+    ctl.run("error", "retry", "00000000", "--yes", code=3)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "",
+        "no digits",
+        "user 42 of 01a219f4-2593-74c8-8000-c9ac379b9d32 and 10.0.0.1:8080",
+        "7",
+        "x1x2 3 * 4",
+        'quote " backslash \\ line \n tab \t é 日本 \u2028',
+        "word7 " * 60,
+        "é" * 200,
+        "a" * 159 + "1 tail",
+    ],
+)
+def test_an_error_belongs_to_the_group_that_the_server_counts_it_in(message: str) -> None:
+    stored = json.dumps({"code": "c", "type": "T", "message": message}, separators=(",", ":"))
+    kind, _, text = error_group_name(stored.encode()).partition("\n")
+    group = {"type": kind, "message": json.loads(f'"{text}"')}
+    assert belongs({"type": "T", "message": message}, group)
+    assert not belongs({"type": "U", "message": message}, group)
+    assert not belongs({"type": "T", "message": f"other {message}"}, {**group, "message": "x y"})
+    assert not belongs(None, group)
+    assert len(group_name(group)) == 8
+
+
+# -- workers, cron jobs, workflows, limits, bulk operations
+
+
+def test_workers_get_directives(ctl: Ctl) -> None:
+    beat = {"queues": ["q"], "active_jobs": []}
+    for name in ("w-1", "w-2"):
+        ctl.api.post("/ojs/v1/workers/heartbeat", {"worker_id": name, **beat})
+    assert ctl.run("worker", "quiet", "w-1").stdout == "quiet sent to 1 worker\n"
+    assert ctl.json("worker", "get", "w-1")["directive"] == "quiet"
+    assert ctl.json("worker", "resume", "w-1")["affected_workers"] == 1
+    assert "--yes" in ctl.run("worker", "terminate", "w-1", code=2).stderr
+    assert "unknown: w-9" in ctl.run("worker", "terminate", "w-2", "w-9", "--yes", code=6).stderr
+    ctl.run("worker", "quiet", "w-9", code=3)
+    ctl.run("worker", "get", "w-9", code=3)
+    ctl.run("worker", "quiet", code=2)
+    assert ctl.json("worker", "get", "w-2")["directive"] == "terminate"
+
+
+def test_a_cron_job_is_created_triggered_paused_and_removed(ctl: Ctl) -> None:
+    options = ["--queue", "q.cron", "--timezone", "Asia/Tokyo", "--description", "each day"]
+    made = ctl.json("cron", "create", "c1", "@daily", "t.a", '{"n": 1}', "x", *options)
+    assert made["job_template"]["args"] == [{"n": 1}, "x"]
+    assert (made["timezone"], made["queue"]) == ("Asia/Tokyo", "q.cron")
+    [job_id] = ctl.names("cron", "trigger", "c1")
+    assert ctl.names("job", "ls", "--queue", "q.cron") == [job_id]
+    assert ctl.json("cron", "history", "c1")[0]["job_id"] == job_id
+    assert ctl.run("cron", "pause", "c1").stdout == "cron job c1 paused\n"
+    assert not ctl.json("cron", "get", "c1")["enabled"]
+    assert ctl.json("cron", "resume", "c1")["enabled"]
+    assert "--yes" in ctl.run("cron", "rm", "c1", code=2).stderr
+    assert ctl.run("cron", "rm", "c1", "unknown", "--yes", code=6).stdout == "cron job c1 removed\n"
+    ctl.run("cron", "get", "c1", code=3)
+    ctl.run("cron", "create", "c1", "never", "t.a", code=4)
+
+
+def test_a_workflow_is_cancelled(ctl: Ctl) -> None:
+    body = {"type": "group", "jobs": [{"type": "t.a", "options": {"queue": "q.flow"}}]}
+    workflow_id = ctl.api.post("/ojs/v1/workflows", body)["id"]
+    assert workflow_id in ctl.names("workflow", "ls", "--state", "running")
+    told = ctl.run("workflow", "cancel", workflow_id).stdout
+    assert told == f"workflow {workflow_id} is cancelled\n"
+    assert ctl.json("workflow", "get", workflow_id)["state"] == "cancelled"
+    ctl.run("workflow", "get", UNKNOWN, code=3)
+
+
+def test_the_limits_of_a_key_are_overridden(ctl: Ctl) -> None:
+    until = ["--until", "2099-01-01T00:00:00Z"]
+    limits = ctl.json(
+        "limit", "set", "q:limit", "--throttle", "3/10s", "--concurrency", "0", *until
+    )
+    assert limits["override"]["throttle"]["period"] == "PT10S"
+    assert limits["override"]["expires_at"].startswith("2099")
+    assert "Override ends" in ctl.run("limit", "get", "q:limit").stdout
+    assert ctl.names("limit", "clear", "q:limit") == ["q:limit"]
+    assert "override" not in ctl.json("limit", "get", "q:limit")
+    ctl.run("limit", "set", "q:limit", code=2)
+    assert "often" in ctl.run("limit", "set", "k", "--rate", "3/often", code=2).stderr
+
+
+def test_a_bulk_operation_is_shown_and_stopped(ctl: Ctl) -> None:
+    ctl.enqueue("q.bulk")
+    [operation_id] = ctl.names("job", "cancel", "--queue", "q.bulk", "--yes")
+    assert operation_id in ctl.names("bulk", "ls")
+    shown = ctl.json("bulk", "get", operation_id)
+    assert (shown["state"], shown["succeeded"]) == ("completed", 1)
+    assert "Succeeded  1" in ctl.run("bulk", "get", operation_id).stdout
+    ctl.run("bulk", "stop", UNKNOWN, code=3)
+
+
+# -- events
+
+
+def test_events_are_followed_until_they_are_interrupted(ctl: Ctl) -> None:
+    words = [*OJSCTL, "events", "-f", "--queue", "q.events", "-o", "jsonl"]
+    env = {**os.environ, "OJS_URL": ctl.url}
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=env) as process:
+        lines: list[str] = []
+        assert process.stdout is not None
+        stdout = process.stdout
+        reader = threading.Thread(target=lambda: lines.append(stdout.readline()))
+        reader.start()
+
+        def arrived() -> bool:
+            ctl.enqueue("q.events")
+            reader.join(0.2)
+            return not reader.is_alive()
+
+        ctl.until(arrived, "an event")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+    assert json.loads(lines[0])["event"] == "job.enqueued"
+    page = ctl.run("events", "--queue", "q.events", "-n", "1").stdout
+    assert "job.enqueued" in page
+    assert len(page.splitlines()) == 1
+
+
+def test_a_job_is_watched_until_it_has_completed(ctl: Ctl) -> None:
+    [job_id] = ctl.enqueue("q.watch")
+    env = {**os.environ, "OJS_URL": ctl.url}
+    with subprocess.Popen(
+        [*OJSCTL, "job", "watch", job_id], stdout=subprocess.PIPE, text=True, env=env
+    ) as process:
+        ctl.api.post("/ojs/v1/workers/fetch", {"queues": ["q.watch"], "worker_id": "w"})
+        ctl.api.post("/ojs/v1/workers/ack", {"job_id": job_id})
+        shown, _ = process.communicate(timeout=60)
+    assert shown.endswith("the job is completed\n")
+    assert process.returncode == 0
+
+
+@contextmanager
+def streaming(*answers: str) -> Iterator[tuple[str, list[str | None]]]:
+    """Answer one request after the other with these streams; yields where each client went on."""
+    left, positions = list(answers), []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            positions.append(self.headers["Last-Event-ID"])
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream")
+            self.end_headers()
+            self.wfile.write(left.pop(0).encode())
+
+        def log_message(self, *_args: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", positions
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_stream_goes_on_after_a_server_that_shuts_down() -> None:
+    one = "id: 5\nevent: job.failed\ndata: {}\n\nevent: server.shutdown\ndata: {}\n\n"
+    two = ': comment\nid: 6\nevent: job.completed\ndata: {"queue":\ndata: "q"}\n\n'
+    with streaming(one, two) as (url, positions):
+        shown = Ctl(url).run("events", "-f", "-o", "jsonl").stdout
+    assert shown == '{}\n{"queue":"q"}\n'
+    assert positions == [None, "5"]
+
+
+# -- webhooks
+
+
+def test_a_webhook_is_managed(ctl: Ctl) -> None:
+    words = ["webhook", "create", "https://hooks.example.com/x", "--event", "job.failed"]
+    made = ctl.json(*words, "--queue", "q.webhook", "--metadata", "owner=me")
+    webhook_id = made["id"]
+    assert (made["filter"], made["metadata"]) == ({"queues": ["q.webhook"]}, {"owner": "me"})
+    assert made["secret"]
+    assert made["secret"] not in ctl.run("webhook", "get", webhook_id, "-o", "json").stdout
+    assert ctl.run("webhook", "pause", webhook_id).stdout == f"webhook {webhook_id} paused\n"
+    assert ctl.json("webhook", "resume", webhook_id)["active"]
+    assert "--yes" in ctl.run("webhook", "rotate", webhook_id, code=2).stderr
+    assert ctl.json("webhook", "rotate", webhook_id, "--yes")["secret"] != made["secret"]
+    assert ctl.names("webhook", "deliveries", "--subscription", webhook_id) == []
+    ctl.run("webhook", "retry", "unknown", code=3)
+    assert ctl.names("webhook", "rm", webhook_id, "--yes") == [webhook_id]
+    ctl.run("webhook", "get", webhook_id, code=3)
+
+
+# -- top and completion
+
+
+def test_top_shows_the_queues_and_obeys_keys(ctl: Ctl) -> None:
+    shown = on_terminal(["top", "--interval", "200ms"], ctl.url, typed=b"n q", LINES="20")
+    assert "Available [" in shown
+    assert "seed.reports" in shown
+
+
+def test_top_fits_every_terminal_and_sorts(ctl: Ctl) -> None:
+    queues = [
+        {
+            "name": f"q{number}" + "長" * (number % 50),
+            "paused": number % 3 == 0,
+            "counts": {"available": number, "active": 100 - number},
+            "dead_letters": number % 7,
+            "avg_wait_ms": number * 10,
+            "avg_duration_ms": 10**7,
+            "now_per_s": number % 5,
+        }
+        for number in range(100)
+    ]
+    stats = {"jobs": {"available": 10**7, "active": 1}, "queues": 100}
+    picture = Picture("http://a" * 30, stats, {"total": 3, "stale": 3}, queues, error="away " * 50)
+    for width in (40, 80, 160, 300):
+        for height in (10, 24, 200, None):
+            for sort in SORTS:
+                lines = frame(picture, width=width, height=height, sort=sort, clock="10:00:00")
+                assert height is None or len(lines) < height
+                assert width < 80 or all(line.cell_len <= width for line in lines)
+    first = frame(picture, width=80, height=None, sort="available", clock="")[8]
+    assert first.plain.startswith("q99")
+
+
+def test_the_script_of_bash_completes_names_of_the_server(ctl: Ctl, tmp_path: Path) -> None:
+    program = tmp_path / "ojsctl"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m ojs_client.ctl "$@"\n')
+    program.chmod(0o755)
+    (tmp_path / "script").write_text(ctl.run("completion", "bash").stdout)
+    commands = (
+        "source $0\n"
+        "for words in 'ojsctl que' 'ojsctl queue get seed' \"ojsctl job ls --query sta\"; do\n"
+        "COMP_WORDS=($words) COMP_CWORD=$((${#COMP_WORDS[@]} - 1))\n"
+        "COMPREPLY=(); _ojsctl_completion ojsctl; echo ${COMPREPLY[@]}; done\n"
+    )
+    done = subprocess.run(
+        ["bash", "-c", commands, str(tmp_path / "script")],  # noqa: S607
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "OJS_URL": ctl.url},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stdout.splitlines() == ["queue", "seed.mail seed.reports", "state:"]
+
+
+@pytest.mark.parametrize(("shell", "start"), [("zsh", "#compdef ojsctl"), ("fish", "function")])
+def test_the_scripts_of_other_shells_are_scripts(
+    ctl: Ctl, shell: str, start: str, tmp_path: Path
+) -> None:
+    text = ctl.run("completion", shell).stdout
+    assert text.startswith(start)
+    assert "_OJSCTL_COMPLETE" in text
+    program = shutil.which(shell)
+    if program:
+        (tmp_path / "script").write_text(text)
+        subprocess.run([program, "-n", str(tmp_path / "script")], check=True)
+
+
+def test_completion_without_a_server_is_empty(shared: Shared) -> None:
+    env = {
+        "_OJSCTL_COMPLETE": "bash_complete",
+        "COMP_WORDS": "ojsctl queue get ",
+        "COMP_CWORD": "3",
+    }
+    assert Ctl("http://127.0.0.1:9", env=env).run().stdout.strip() == ""
+    assert "seed.mail" in Ctl(shared.ctl.url, env=env).run().stdout
