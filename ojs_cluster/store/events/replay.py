@@ -62,16 +62,18 @@ async def replay(
     begin = dict(starts)
     found = 0
     for number in range(_ROUNDS + 1):
+        if not number:
+            for shard in readers.shards:
+                await _catch_up(readers.reader(shard.index), begin[shard.index].position)
         last = number == _ROUNDS or (number > 0 and found < _FEW)
         if last:
             for subscription in subscriptions:
                 readers.register(subscription)
+        # Without a pause after the registration: readers offer the events after these positions.
+        ends = {shard.index: readers.reader(shard.index).position for shard in readers.shards}
         found = 0
         for shard in readers.shards:
-            reader, start = readers.reader(shard.index), begin[shard.index]
-            if not number:  # the first round
-                await _catch_up(reader, start.position)
-            end = reader.position
+            start, end = begin[shard.index], ends[shard.index]
             found += await _between(store, shard, start, end, subscriptions, deliver)
             begin[shard.index] = Start(end)
         if last:

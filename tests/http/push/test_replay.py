@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import random
 from collections.abc import Callable
 from typing import Any
@@ -11,10 +12,12 @@ import pytest
 import trio
 
 from ojs_cluster.http.access.authentication import AccessControl
+from ojs_cluster.http.app import App
 from ojs_cluster.http.push import sse, ws_session
 from ojs_cluster.http.push.frames import FrameEncoder
 from ojs_cluster.http.push.ws_messages import EventMessages
 from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.store.events import replay
 from ojs_cluster.store.events.shard_reader import ShardReader
 from ojs_cluster.store.settings import StoreSettings
 from tests.http.api import Api, open_app, serving, until
@@ -69,6 +72,46 @@ async def test_another_process_goes_on_exactly(backend: Embedded) -> None:
     ]
     assert all(sequence == whole[: len(sequence)] for sequence in by_job.values())
     assert len({event.id for event in found}) == len(found)
+
+
+async def test_an_event_during_the_last_round_comes_once(
+    standalone: Embedded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    between, during = replay._between, list[str]()
+
+    async def add_before(*args: Any) -> int:
+        """Add an event to the last shard when the subscription is registered."""
+        reader = app.push.hub._readers[last_shard.index]
+        if reader._all and not during:
+            position = reader.position
+            during.append((await api.enqueue(options={"queue": queue}))["id"])
+
+            async def read() -> bool:
+                return reader.position != position
+
+            await until(read)
+        return await between(*args)
+
+    async with open_app(standalone) as app, serving(app) as port:
+        api, keys = Api(app), app.store.keys
+        last_shard = keys.shard(len(keys) - 1)
+        names = (f"q{number}" for number in itertools.count())
+        queue = next(name for name in names if keys.shard_of_queue(name) is last_shard)
+        target = "/ojs/v1/events/stream?types=job.*"
+        async with events(port, target) as stream:
+            await api.enqueue(options={"queue": queue})
+            headers = {"Last-Event-ID": (await stream.take(1))[0].id}
+        await until(lambda: no_reader(app))
+        monkeypatch.setattr(replay, "_between", add_before)
+        async with events(port, target, headers) as stream:
+            found = await stream.take(1)
+            after = await api.enqueue(options={"queue": queue})
+            found += await stream.take(1)
+    assert [event.data["job_id"] for event in found] == [*during, after["id"]]
+
+
+async def no_reader(app: App) -> bool:
+    return not app.push.hub.reading
 
 
 async def test_dropped_entries_are_a_gap(backend: Embedded) -> None:
