@@ -296,12 +296,15 @@ async def test_new_partitions_are_read(backend: Embedded, monkeypatch: pytest.Mo
             changed = await api.call("PUT", "/ojs/v1/admin/queues/q/config", {"partitions": 4})
             assert changed.status == 200
 
+            shard = app.store.keys.partitions("q", 4)[3]
+
             async def read() -> bool:
-                return app.push.hub.reading == 5
+                reader = app.push.hub._readers.get(shard.index)
+                return reader is not None and "q" in reader._by_queue
 
             await until(read)
+            assert app.push.hub.reading == 5
             # Producers use a new partition later.
-            shard = app.store.keys.partitions("q", 4)[3]
             entry = ("t", "job.enqueued", "j", "01962222-bbbb-7ccc-8ddd-eeeeeeeeeeee", "y", "t")
             call = app.store.redis.call
             await call(shard.slot, "XADD", shard.events, "*", *entry, "q", "q")
