@@ -1,4 +1,4 @@
-// A worker in Node without any package: fetch with a long poll, heartbeat, ack, drain at SIGTERM.
+// A worker in Node 20 or newer without any package: fetch with a long poll, heartbeat, ack, drain at SIGTERM.
 //
 //   OJS_URL=http://localhost:8080 node worker.mjs
 

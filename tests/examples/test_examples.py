@@ -155,6 +155,9 @@ def node_worker() -> list[str]:
     node = shutil.which("node")
     if node is None:
         pytest.skip("node is not installed")
+    version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True)
+    if int(version.stdout.lstrip("v").partition(".")[0]) < 20:
+        pytest.skip(f"node {version.stdout.strip()} is older than 20")
     return [node, str(EXAMPLES / "node" / "worker.mjs")]
 
 

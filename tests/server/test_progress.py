@@ -103,12 +103,12 @@ def test_the_line_fits_the_terminal(terminal: Terminal) -> None:
     assert re.fullmatch(r"(exporting )+exporting?", line)
 
 
-def test_nothing_is_written_to_what_is_no_terminal(
-    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("term", "tty"), [("xterm", False), ("dumb", True)])
+def test_nothing_is_written_to_what_cannot_replace_a_line(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, term: str, tty: bool
 ) -> None:
-    file = Terminal(terminal.fd, tty=False)
-    monkeypatch.setenv("TERM", "dumb")
-    for target in (file, terminal):
-        with Progress("exporting", "jobs", target) as progress:
-            progress.update(1, 0.5)
-        assert target.text == ""
+    monkeypatch.setenv("TERM", term)
+    terminal.tty = tty
+    with Progress("exporting", "jobs", terminal) as progress:
+        progress.update(1, 0.5)
+    assert terminal.text == ""
