@@ -271,6 +271,17 @@ def entry_for(error: errors.OJSError) -> ErrorEntry:
     return INTERNAL
 
 
+def item_error(error: errors.OJSError) -> dict[str, Any]:
+    """Return the error of one item of a request as JSON members."""
+    entry = entry_for(error)
+    return {
+        "code": entry.code,
+        "message": error.message,
+        "retryable": entry.retryable,
+        "details": error.details,
+    }
+
+
 def error_response(error: errors.OJSError, request_id: str) -> Response:
     """Return the response for an error whose message the client may read."""
     entry = entry_for(error)
@@ -291,6 +302,8 @@ def error_response(error: errors.OJSError, request_id: str) -> Response:
             ("X-OJS-Queue-Depth", str(error.details.get("depth", 0))),
             ("X-OJS-Queue-Bound", str(error.details.get("bound", 0))),
         )
+    elif isinstance(error, errors.PayloadTooLarge) and "max_batch_size" in error.details:
+        headers = (("X-OJS-Max-Batch-Size", str(error.details["max_batch_size"])),)
     elif isinstance(error, errors.Unauthenticated):
         headers = (("WWW-Authenticate", 'Bearer realm="ojs"'),)
     elif isinstance(error, errors.MethodNotAllowed):

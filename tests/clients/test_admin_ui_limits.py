@@ -25,7 +25,8 @@ async def test_a_limit_is_shown_and_overridden(wire: Wire) -> None:
     [shown] = listed["items"]
     assert (shown["key"], shown["limit"], shown["period"]) == ("api", 100, "PT1M")
     assert (shown["active"], shown["waiting"], listed["pagination"]["total"]) == (0, 0, 1)
-    # RateLimitTable.tsx:14: the period is '1m' unless the operator types another one.
+    # src/components/rate-limits/RateLimitTable.tsx:14: the period is '1m' unless the operator
+    # types another one.
     changed = await send(wire, "PUT", f"{LIMITS}/api", {"limit": 5, "period": "1m"})
     assert (changed["limit"], changed["period"]) == (5, "PT1M")
     assert changed["rate"]["limit"] == 5
@@ -34,7 +35,8 @@ async def test_a_limit_is_shown_and_overridden(wire: Wire) -> None:
     assert (await send(wire, "GET", f"{LIMITS}/api"))["limit"] == 100
 
 
-# RateLimitTable.tsx:79: the form starts with the limit and the period that are shown.
+# ojs-admin-ui, src/components/rate-limits/RateLimitTable.tsx:79: the form starts with the limit and
+# the period that are shown.
 async def test_a_concurrency_has_no_period(wire: Wire) -> None:
     await declare(wire, concurrency=3)
     shown = await send(wire, "GET", f"{LIMITS}/api")
@@ -43,6 +45,7 @@ async def test_a_concurrency_has_no_period(wire: Wire) -> None:
     assert (changed["limit"], changed["concurrency"]["limit"]) == (2, 2)
 
 
+# ojs-admin-ui, src/api/client.ts:243: the body, with a limit that is no number.
 async def test_an_override_needs_a_valid_limit(wire: Wire) -> None:
     body = b'{"limit":"many","period":"1m"}'
     assert (await call(wire, "PUT", f"{LIMITS}/api", body)).status == 422

@@ -33,7 +33,7 @@ async def test_every_worker_has_a_list_of_queues(wire: Wire) -> None:
     assert (await send(wire, "GET", "/ojs/v1/admin/workers/silent"))["queues"] == []
 
 
-# ojs-admin-ui, src/components/jobs/JobDetail.tsx: job.errors.length of every job.
+# ojs-admin-ui, src/components/jobs/JobDetail.tsx:229: job.errors.length of every job.
 async def test_a_job_without_failures_has_an_empty_list_of_errors(wire: Wire) -> None:
     job = {"type": "mail.send", "args": [1], "options": {"max_attempts": 2}}
     job_id = (await send(wire, "POST", "/ojs/v1/jobs", job))["job"]["id"]
@@ -46,7 +46,7 @@ async def test_a_job_without_failures_has_an_empty_list_of_errors(wire: Wire) ->
     assert (await send(wire, "POST", f"/ojs/v1/admin/jobs/{job_id}/cancel"))["errors"] == [error]
 
 
-# ojs-admin-ui, src/pages/EventsPage.tsx:20 (the request) and :63 (pagination of the response).
+# ojs-admin-ui, src/pages/EventsPage.tsx:20 (the request) and :55 (pagination of the response).
 async def test_events_are_paged_newest_first_and_filtered_by_type(wire: Wire) -> None:
     ids = [
         (await send(wire, "POST", "/ojs/v1/jobs", {"type": "t", "args": [number]}))["job"]["id"]
@@ -70,7 +70,8 @@ async def test_events_are_paged_newest_first_and_filtered_by_type(wire: Wire) ->
     assert (none["items"], none["pagination"]["total"]) == ([], 0)
 
 
-# src/api/client.ts:280: a caller without a page gets the oldest events and a cursor, as before.
+# ojs-admin-ui, src/api/client.ts:280: a caller without a page gets the oldest events and a cursor,
+# as before.
 async def test_events_without_a_page_have_a_pagination_too(wire: Wire) -> None:
     for _ in range(3):
         await send(wire, "POST", "/ojs/v1/jobs", {"type": "t", "args": []})
@@ -82,11 +83,13 @@ async def test_events_without_a_page_have_a_pagination_too(wire: Wire) -> None:
     assert "next_cursor" not in rest["pagination"]
 
 
+# ojs-admin-ui, src/pages/EventsPage.tsx:20: the request, with a page that is too far.
 async def test_numbered_pages_end(wire: Wire) -> None:
     answer = await call(wire, "GET", "/ojs/v1/events?page=1000&per_page=50")
     assert (answer.status, answer.json["error"]["details"]["field"]) == (400, "page")
 
 
+# ojs-admin-ui, src/pages/EventsPage.tsx:55: the numbers that the page reads.
 async def test_no_page_is_announced_after_the_last_numbered_one(
     wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,7 +100,8 @@ async def test_no_page_is_announced_after_the_last_numbered_one(
     assert (pages["total"], pages["has_more"]) == (4, False)
 
 
-# src/pages/ScheduledJobsPage.tsx:12 (the request). The page shows the next due job at the top.
+# ojs-admin-ui, src/pages/ScheduledJobsPage.tsx:12 (the request). The page shows the next due job at
+# the top.
 async def test_scheduled_jobs_come_in_the_order_in_which_they_are_due(wire: Wire) -> None:
     made = {}
     for hours in (3, 1, 2):
@@ -110,7 +114,7 @@ async def test_scheduled_jobs_come_in_the_order_in_which_they_are_due(wire: Wire
     assert soonest == latest[::-1] == [made[1], made[2], made[3]]
 
 
-# src/pages/JobsPage.tsx:42 (the request, by page number).
+# ojs-admin-ui, src/pages/JobsPage.tsx:42 (the request, by page number).
 async def test_available_jobs_of_all_queues_are_paged_newest_first(wire: Wire) -> None:
     made = []
     for number in range(7):
@@ -121,3 +125,26 @@ async def test_available_jobs_of_all_queues_are_paged_newest_first(wire: Wire) -
         path = f"/ojs/v1/admin/jobs?state=available&page={page}&per_page=3"
         shown += [job["id"] for job in (await send(wire, "GET", path))["items"]]
     assert shown == sorted(made, reverse=True)  # an id begins with the time
+
+
+# ojs-admin-ui, src/api/client.ts:292 (the request) and src/api/types.ts:289 (UniqueJobInfo).
+async def test_unique_jobs_are_listed_while_they_hold_their_lock(wire: Wire) -> None:
+    path = "/ojs/v1/unique-jobs?page=1&per_page=25"
+    assert (await send(wire, "GET", path))["items"] == []
+    made = {}
+    for kind, period in (("a.b", "PT1H"), ("c.d", None)):
+        unique = {"keys": ["type"], **({"period": period} if period else {})}
+        job = {"type": kind, "args": [], "options": {"queue": kind[0], "unique": unique}}
+        made[kind] = (await send(wire, "POST", "/ojs/v1/jobs", job))["job"]["id"]
+    listed = await send(wire, "GET", path)
+    shown = {item["type"]: item for item in listed["items"]}
+    assert {kind: item["job_id"] for kind, item in shown.items()} == made
+    assert (shown["a.b"]["queue"], shown["a.b"]["state"]) == ("a", "available")
+    assert shown["a.b"]["locked_until"].endswith("Z")
+    assert "locked_until" not in shown["c.d"]
+    assert (listed["pagination"]["total"], listed["pagination"]["per_page"]) == (2, 25)
+    second = await send(wire, "GET", "/ojs/v1/unique-jobs?page=2&per_page=1")
+    assert [item["key"] for item in second["items"]] == [listed["items"][1]["key"]]
+    await send(wire, "DELETE", f"/ojs/v1/jobs/{made['c.d']}")
+    left = await send(wire, "GET", path)
+    assert [item["job_id"] for item in left["items"]] == [made["a.b"]]

@@ -42,11 +42,12 @@ async def preflight(wire: Wire, method: str, path: str, origin: str = UI) -> Ans
 
 
 async def send(wire: Wire, method: str, path: str, body: bytes | None = None) -> Answer:
-    # ojs-admin-ui, src/api/client.ts:40 (request): Content-Type with every request.
+    # ojs-admin-ui, src/api/client.ts:39 (request): Content-Type with every request.
     headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json", "Origin": UI}
     return await wire.send(method, path, {**_BROWSER, **headers}, body)
 
 
+# No client: the Fetch standard, "CORS-preflight fetch".
 @pytest.mark.parametrize("path", ["/ojs/v1/jobs", "/ojs/v1/admin/queues/q/pause", "/nowhere"])
 async def test_a_preflight_needs_no_key_and_tells_nothing_of_paths(wire: Wire, path: str) -> None:
     answer = await preflight(wire, "POST", path)
@@ -60,6 +61,7 @@ async def test_a_preflight_needs_no_key_and_tells_nothing_of_paths(wire: Wire, p
     assert "access-control-allow-credentials" not in answer.headers
 
 
+# No client: the Fetch standard; an origin that OJS_CORS_ORIGINS does not name.
 @pytest.mark.parametrize("origin", ["https://evil.example.com", "null", f"{UI}.evil", f"{UI}/"])
 async def test_other_origins_are_not_allowed(wire: Wire, origin: str) -> None:
     answer = await preflight(wire, "POST", "/ojs/v1/jobs", origin)
@@ -72,6 +74,7 @@ async def test_other_origins_are_not_allowed(wire: Wire, origin: str) -> None:
     assert answer.headers["vary"] == "Origin"
 
 
+# ojs-admin-ui, src/api/client.ts:39: the request of a page whose origin is another one.
 # The first is a fast route, the second is not.
 @pytest.mark.parametrize(
     ("method", "path", "body", "status"),
@@ -92,12 +95,14 @@ async def test_a_page_may_read_responses_and_errors(
     assert answer.headers["vary"] == "Origin"
 
 
+# ojs-admin-ui, src/api/client.ts:39: the request of a page whose origin is another one.
 async def test_a_page_may_read_that_its_key_is_refused(wire: Wire) -> None:
     headers = {**_BROWSER, "Authorization": "Bearer wrong", "Origin": UI}
     answer = await wire.send("GET", "/ojs/v1/queues", headers)
     assert (answer.status, answer.headers["access-control-allow-origin"]) == (401, UI)
 
 
+# No client: the Fetch standard; without OJS_CORS_ORIGINS.
 @pytest.mark.parametrize("lane", [False, True])
 async def test_without_the_variable_no_page_may_use_the_api(
     standalone: Embedded, lane: bool

@@ -29,7 +29,7 @@ def numbers(found: Any, *names: str) -> list[int]:
     return [found[name] for name in names]
 
 
-# ojs-cli, cmd/ojs/commands/bulk.go:36 (cancel by ids), :40 (by state) and :60 (its struct).
+# ojs-cli, cmd/ojs/commands/bulk.go:51 (cancel by ids or by state) and :62 (its struct).
 async def test_the_cli_cancels_by_ids_and_by_state(wire: Wire) -> None:
     first, _, _ = [await enqueue(wire) for _ in range(3)]
     found = await test_cli.call(wire, "POST", "/jobs/bulk/cancel", {"job_ids": [first]})
@@ -39,7 +39,7 @@ async def test_the_cli_cancels_by_ids_and_by_state(wire: Wire) -> None:
     assert numbers(found, "cancelled", "failed") == [2, 0]
 
 
-# ojs-cli, cmd/ojs/commands/bulk.go:82 (retry) and :106 (its struct).
+# ojs-cli, cmd/ojs/commands/bulk.go:92 (retry) and :103 (its struct).
 async def test_the_cli_retries_by_ids_and_by_state(wire: Wire) -> None:
     first = await dead(wire)
     found = await test_cli.call(wire, "POST", "/jobs/bulk/retry", {"job_ids": [first]})
@@ -51,7 +51,7 @@ async def test_the_cli_retries_by_ids_and_by_state(wire: Wire) -> None:
     assert numbers(found, "retried", "failed") == [1, 0]
 
 
-# ojs-cli, cmd/ojs/commands/bulk.go:153 (delete) and :179 (its struct).
+# ojs-cli, cmd/ojs/commands/bulk.go:170 (delete) and :181 (its struct).
 async def test_the_cli_deletes_by_ids_and_by_age(wire: Wire) -> None:
     first, _ = [await enqueue(wire) for _ in range(2)]
     await test_cli.call(wire, "POST", "/jobs/bulk/cancel", {"filter": {"queue": "mail"}})
@@ -65,7 +65,7 @@ async def test_the_cli_deletes_by_ids_and_by_age(wire: Wire) -> None:
     assert numbers(found, "deleted", "failed") == [1, 0]
 
 
-# ojs-cli, cmd/ojs/commands/deadletter.go:139 (purge, without a body) and :155 (its struct).
+# ojs-cli, cmd/ojs/commands/deadletter.go:145 (purge, without a body) and :156 (its struct).
 async def test_the_cli_purges_dead_letters(wire: Wire) -> None:
     await dead(wire)
     found = await test_cli.call(wire, "POST", "/dead-letter/purge?older_than=30d")
@@ -92,7 +92,7 @@ async def test_the_admin_ui_cancels_by_a_filter(wire: Wire) -> None:
     assert numbers(found, "matched", "succeeded", "failed") == [1, 1, 0]
 
 
-# ojs-cli, cmd/ojs/commands/priority.go:34: the server's priorities end at 100.
+# ojs-cli, cmd/ojs/commands/priority.go:33: the server's priorities end at 100.
 async def test_the_cli_changes_a_priority(wire: Wire) -> None:
     job_id = await enqueue(wire)
     await test_cli.call(wire, "PATCH", f"/jobs/{job_id}", {"priority": 10})
@@ -107,7 +107,7 @@ async def test_the_admin_ui_changes_a_priority(wire: Wire) -> None:
     assert (answer.status, answer.json["priority"]) == (200, 7)
 
 
-# ojs-cli, cmd/ojs/commands/retries.go:19 and :30 (its struct): all members are text but attempt.
+# ojs-cli, cmd/ojs/commands/retries.go:18 and :29 (its struct): all members are text but attempt.
 async def test_the_cli_lists_retries(wire: Wire) -> None:
     job_id = await dead(wire)
     found = await test_cli.call(wire, "GET", f"/jobs/{job_id}/retries")
@@ -119,7 +119,7 @@ async def test_the_cli_lists_retries(wire: Wire) -> None:
     assert isinstance(found["policy"]["initial_interval"], str)
 
 
-# ojs-cli, cmd/ojs/commands/metrics.go:29 and :40 (its struct).
+# ojs-cli, cmd/ojs/commands/metrics.go:27 and :38 (its struct).
 async def test_the_cli_reads_metrics(wire: Wire) -> None:
     await enqueue(wire)
     found = await test_cli.call(wire, "GET", "/metrics")

@@ -15,7 +15,7 @@ CRON = {
 }
 
 
-# ojs-cli, internal/client/client.go:41: the headers of every request, sorted by net/http.
+# ojs-cli, internal/client/client.go:56: the headers of every request, sorted by net/http.
 async def call(wire: Wire, method: str, path: str, body: Any = None) -> Any:
     """Send a request as the client does, and return the body of a successful response."""
     headers = {
@@ -34,7 +34,7 @@ async def call(wire: Wire, method: str, path: str, body: Any = None) -> Any:
     return answer.json
 
 
-# ojs-cli, cmd/ojs/commands/cron.go:103 (register), :258 (detail) and :275 (its struct).
+# ojs-cli, cmd/ojs/commands/cron.go:93 (register), :240 (detail) and :251 (its struct).
 async def test_the_detail_of_a_cron_job_is_flat(wire: Wire) -> None:
     await call(wire, "POST", "/cron", CRON)
     found = await call(wire, "GET", "/cron/nightly")
@@ -47,7 +47,7 @@ async def test_the_detail_of_a_cron_job_is_flat(wire: Wire) -> None:
     assert found["cron"]["name"] == found["cron_job"]["name"] == "nightly"
 
 
-# ojs-cli, cmd/ojs/commands/cron.go:171 (trigger), :194 (history) and :205 (its struct).
+# ojs-cli, cmd/ojs/commands/cron.go:157 (trigger), :175 (history) and :186 (its struct).
 async def test_the_history_of_a_cron_job_has_executions(wire: Wire) -> None:
     await call(wire, "POST", "/cron", CRON)
     triggered = await call(wire, "POST", "/cron/nightly/trigger")
@@ -59,7 +59,8 @@ async def test_the_history_of_a_cron_job_has_executions(wire: Wire) -> None:
     assert found["history"] == found["executions"]
 
 
-# ojs-cli, cmd/ojs/commands/status.go:28 and debug.go:68 (inspect): maps with flat members.
+# ojs-cli, cmd/ojs/commands/status.go:29 and cmd/ojs/commands/debug.go:70 (inspect): maps with flat
+# members.
 async def test_a_job_is_flat(wire: Wire) -> None:
     job = {"type": "mail.send", "args": ["a"], "options": {"priority": 7, "max_attempts": 4}}
     job_id = (await call(wire, "POST", "/jobs", job))["job"]["id"]
@@ -67,11 +68,11 @@ async def test_a_job_is_flat(wire: Wire) -> None:
     shown = (found["id"], found["type"], found["state"], found["queue"], found["args"])
     assert shown == (job_id, "mail.send", "available", "default", ["a"])
     assert (found["attempt"], found["priority"], found["max_attempts"]) == (0, 7, 4)
-    # status.go:100 (--detail)
+    # cmd/ojs/commands/status.go:100 (--detail)
     assert (await call(wire, "GET", f"/admin/jobs/{job_id}"))["errors"] == []
 
 
-# ojs-cli, cmd/ojs/commands/debug.go:383 (queue).
+# ojs-cli, cmd/ojs/commands/debug.go:326 (queue).
 async def test_a_queue_has_its_depth(wire: Wire) -> None:
     for _ in range(3):
         await call(wire, "POST", "/jobs", {"type": "t", "args": []})
@@ -80,7 +81,7 @@ async def test_a_queue_has_its_depth(wire: Wire) -> None:
     assert (found["depth"], found["running"], found["paused"]) == (2, 1, False)
 
 
-# ojs-cli, cmd/ojs/commands/debug.go:332 (bottleneck): queues is a list with this parameter only.
+# ojs-cli, cmd/ojs/commands/debug.go:285 (bottleneck): queues is a list with this parameter only.
 async def test_the_slowest_queues_are_listed(wire: Wire) -> None:
     await call(wire, "POST", "/jobs", {"type": "t", "args": []})
     found = await call(wire, "GET", "/admin/stats?detail=true&limit=10")
@@ -89,7 +90,7 @@ async def test_the_slowest_queues_are_listed(wire: Wire) -> None:
     assert isinstance(queue["avg_duration_ms"], int | float)
 
 
-# ojs-cli, cmd/ojs/commands/stats.go:32 and :66 (Throughput): int members refuse a fraction.
+# ojs-cli, cmd/ojs/commands/stats.go:34 and :66 (Throughput): int members refuse a fraction.
 async def test_the_statistics_have_whole_numbers(wire: Wire) -> None:
     await call(wire, "POST", "/jobs", {"type": "t", "args": []})
     found = await call(wire, "GET", "/admin/stats")
@@ -98,7 +99,7 @@ async def test_the_statistics_have_whole_numbers(wire: Wire) -> None:
     assert type(throughput["completed_per_min"]) is type(throughput["failed_per_min"]) is int
 
 
-# ojs-cli, cmd/ojs/commands/stats.go:48 (Queues, Workers). The admin document, the suites and the
+# ojs-cli, cmd/ojs/commands/stats.go:46 (Queues, Workers). The admin document, the suites and the
 # admin UI read numbers there.
 async def test_the_statistics_count_queues_and_workers_by_state(wire: Wire) -> None:
     for queue in ("a", "b"):
@@ -116,6 +117,7 @@ async def test_the_statistics_count_queues_and_workers_by_state(wire: Wire) -> N
     assert (type(other.json["queues"]), type(other.json["workers"])) == (int, int)
 
 
+# ojs-cli, cmd/ojs/commands/stats.go:31: the request with one queue.
 async def test_the_detail_of_one_queue_names_no_other(wire: Wire) -> None:
     for queue in ("a", "b"):
         await call(wire, "POST", "/jobs", {"type": "t", "args": [], "options": {"queue": queue}})
@@ -123,7 +125,7 @@ async def test_the_detail_of_one_queue_names_no_other(wire: Wire) -> None:
     assert [(queue["name"], queue["depth"]) for queue in found["queues"]] == [("b", 1)]
 
 
-# ojs-cli, cmd/ojs/commands/queues.go:116 (stats): Queue is a string. The suites read an object.
+# ojs-cli, cmd/ojs/commands/queues.go:104 (stats): Queue is a string. The suites read an object.
 async def test_the_statistics_of_a_queue_name_it(wire: Wire) -> None:
     found = await call(wire, "GET", "/queues/default/stats")
     assert (found["queue"], found["status"]) == ("default", "active")
@@ -131,7 +133,7 @@ async def test_the_statistics_of_a_queue_name_it(wire: Wire) -> None:
     assert other.json["queue"]["name"] == "default"
 
 
-# ojs-cli, cmd/ojs/commands/debug.go:354 (failures): Error is a string. The spec has an object.
+# ojs-cli, cmd/ojs/commands/debug.go:355 (failures): Error is a string. The spec has an object.
 async def test_failures_show_the_message_of_the_last_error(wire: Wire) -> None:
     job = {"type": "t", "args": [], "options": {"max_attempts": 1}}
     job_id = (await call(wire, "POST", "/jobs", job))["job"]["id"]
@@ -146,7 +148,7 @@ async def test_failures_show_the_message_of_the_last_error(wire: Wire) -> None:
     assert other.json["jobs"][0]["error"]["type"] == "SmtpError"
 
 
-# ojs-cli, cmd/ojs/commands/stats.go:122 (statsHistory): it reads data_points.
+# ojs-cli, cmd/ojs/commands/stats.go:131 (statsHistory): it reads data_points.
 async def test_the_history_has_data_points(wire: Wire) -> None:
     await call(wire, "POST", "/jobs", {"type": "t", "args": []})
     found = await call(wire, "GET", "/admin/stats/history?period=1h&since=24h")

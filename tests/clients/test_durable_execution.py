@@ -188,8 +188,8 @@ async def test_a_save_is_checked(wire: Wire) -> None:
     assert (await get(wire, job_id)).json["sequence"] == 2
 
 
-# ojs-python-sdk, durable.py:104 (create), :199 (checkpoint), :219 (complete); ojs-js-sdk,
-# durable.ts:83, :197, :217. Their transports put the base path before a path that has it.
+# ojs-python-sdk, src/ojs/durable.py:105 (create), :210 (checkpoint), :226 (complete); ojs-js-sdk,
+# src/durable.ts:84, :188, :207. Their transports put the base path before a path that has it.
 @pytest.mark.parametrize("prefix", ["/ojs/v1/ojs/v1", "/ojs/v1"])
 async def test_the_durable_context_of_the_sdks(wire: Wire, prefix: str) -> None:
     job_id = await enqueue(wire)
@@ -212,7 +212,8 @@ async def test_the_durable_context_of_the_sdks(wire: Wire, prefix: str) -> None:
     assert resume.json["has_checkpoint"] is False
 
 
-# ojs-ruby-sdk, durable.rb:34 (save_checkpoint), :46 (resume_checkpoint), :63 (delete_checkpoint).
+# ojs-ruby-sdk, lib/ojs/durable.rb:32 (save_checkpoint), :45 (resume_checkpoint) and :61
+# (delete_checkpoint).
 async def test_the_durable_worker_of_ruby(wire: Wire) -> None:
     job_id = await enqueue(wire)
     target = f"{BASE}/jobs/{job_id}/checkpoint"

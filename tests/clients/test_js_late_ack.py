@@ -58,6 +58,7 @@ async def test_a_nack_after_a_refused_ack_is_accepted_and_changes_nothing(
     assert (await call(wire, "GET", f"/ojs/v1/jobs/{job_id}")).json["job"] == before
 
 
+# No client: the limits of the answer to src/worker.ts:509.
 async def test_the_attempt_of_another_worker_is_not_failed(wire: Wire) -> None:
     job_id = await _active(wire)
     requeue = {"job_id": job_id, "requeue": True}
@@ -72,6 +73,7 @@ async def test_the_attempt_of_another_worker_is_not_failed(wire: Wire) -> None:
     assert (await call(wire, "POST", "/ojs/v1/workers/ack", done)).status == 200
 
 
+# No client: the limits of the answer to src/worker.ts:509.
 async def test_other_late_nacks_are_refused(wire: Wire) -> None:
     job_id = await _active(wire)
     await call(wire, "POST", "/ojs/v1/workers/ack", {"job_id": job_id})
@@ -80,6 +82,7 @@ async def test_other_late_nacks_are_refused(wire: Wire) -> None:
         assert (await call(wire, "POST", "/ojs/v1/workers/nack", nack)).status == 409
 
 
+# No client: the limits of the answer to src/worker.ts:509.
 @pytest.mark.parametrize("named", ["active", "held by another lease"])
 async def test_the_holder_of_the_lease_fails_its_attempt_whatever_its_error_says(
     wire: Wire, named: str
@@ -95,6 +98,7 @@ async def test_the_holder_of_the_lease_fails_its_attempt_whatever_its_error_says
     assert (answer.status, answer.json["state"]) == (200, "retryable")
 
 
+# No client: the limits of the answer to src/worker.ts:509.
 async def test_an_error_that_only_mentions_the_job_fails_the_attempt(wire: Wire) -> None:
     job_id = await _active(wire)
     error = _error("boom", job=f"job '{job_id}' is completed")

@@ -6,7 +6,7 @@ from tests.clients import test_admin_ui, test_cli
 from tests.clients.wire import Wire
 
 
-# ojs-cli, cmd/ojs/commands/system.go:38 (status) and :74 (change).
+# ojs-cli, cmd/ojs/commands/system.go:37 (status) and :74 (change).
 async def test_the_cli_switches_maintenance_mode(wire: Wire) -> None:
     found = await test_cli.call(wire, "GET", "/admin/maintenance")
     assert found["enabled"] is False

@@ -19,7 +19,7 @@ from tests.http.api import open_app, serving
 
 Call = Callable[..., Awaitable[Answer]]
 
-# ojs-python-sdk, src/ojs/retry.py:110 (RetryPolicy.to_dict) and src/ojs/worker.py:355 (nack).
+# ojs-python-sdk, src/ojs/retry.py:116 (RetryPolicy.to_dict) and src/ojs/worker.py:355 (nack).
 PYTHON: tuple[Call, dict[str, Any], dict[str, Any]] = (
     python.call,
     {
@@ -72,6 +72,7 @@ async def _dead(wire: Wire, client: tuple[Call, Any, Any]) -> list[str]:
     return [job["id"] for job in answer.json["jobs"]]
 
 
+# ojs-python-sdk, src/ojs/retry.py:116; ojs-go-sdk, retry.go:41: policies without on_exhaustion.
 @clients
 async def test_the_server_makes_exhausted_jobs_dead_letters(strict: Wire, client: Any) -> None:
     job_id = await _fail(strict, client)
@@ -80,12 +81,14 @@ async def test_the_server_makes_exhausted_jobs_dead_letters(strict: Wire, client
     assert (retried.status, retried.json["job"]["state"]) == (200, "available")
 
 
+# ojs-python-sdk, src/ojs/retry.py:116: a policy without on_exhaustion.
 @clients
 async def test_without_the_setting_exhausted_jobs_are_discarded(wire: Wire, client: Any) -> None:
     await _fail(wire, client)
     assert await _dead(wire, client) == []
 
 
+# ojs-python-sdk, src/ojs/retry.py:116: a policy without on_exhaustion.
 @clients
 async def test_the_configuration_of_a_queue_overrides_the_server(wire: Wire, client: Any) -> None:
     call = client[0]
@@ -99,17 +102,20 @@ async def test_the_configuration_of_a_queue_overrides_the_server(wire: Wire, cli
     assert await _dead(wire, client) == [first]
 
 
+# ojs-python-sdk, src/ojs/retry.py:116: a policy without on_exhaustion.
 async def test_a_queue_may_discard_what_the_server_would_keep(strict: Wire) -> None:
     await python.call(strict, "PUT", CONFIG, {"on_exhaustion": "discard"})
     await _fail(strict, PYTHON)
     assert await _dead(strict, PYTHON) == []
 
 
+# No client: a policy with on_exhaustion, which these SDKs cannot send.
 async def test_the_policy_of_a_job_has_priority(strict: Wire) -> None:
     await _fail(strict, PYTHON, on_exhaustion="discard")
     assert await _dead(strict, PYTHON) == []
 
 
+# No client: an operator configures the queue.
 async def test_an_unknown_decision_is_refused(wire: Wire) -> None:
     answer = await python.call(wire, "PUT", CONFIG, {"on_exhaustion": "keep"})
     assert (answer.status, answer.json["error"]["details"]["field"]) == (400, "on_exhaustion")

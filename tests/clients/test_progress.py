@@ -9,7 +9,7 @@ from typing import Any
 from tests.clients.wire import Answer, Wire
 
 _TYPE = "application/openjobspec+json"
-# ojs-python-sdk, transport/http.py:56: the headers of every request; httpx adds the others.
+# ojs-python-sdk, src/ojs/transport/http.py:56: the headers of every request; httpx adds the others.
 PYTHON = {
     "Accept-Encoding": "gzip, deflate",
     "Connection": "keep-alive",
@@ -17,7 +17,7 @@ PYTHON = {
     "Content-Type": _TYPE,
     "Accept": _TYPE,
 }
-# ojs-js-sdk, transport/http.ts:34: the headers of every request; undici adds the others.
+# ojs-js-sdk, src/transport/http.ts:34: the headers of every request; undici adds the others.
 JS = {
     "connection": "keep-alive",
     "Content-Type": _TYPE,
@@ -48,7 +48,8 @@ async def active(wire: Wire) -> str:
     return job_id
 
 
-# ojs-python-sdk, progress.py:53 (report_progress) and transport/http.py:236 (get_progress).
+# ojs-python-sdk, src/ojs/progress.py:53 (report_progress) and src/ojs/transport/http.py:236
+# (get_progress).
 async def test_the_python_sdk_reports_a_percentage(wire: Wire) -> None:
     job_id = await active(wire)
     body = {"job_id": job_id, "percentage": 47, "message": "Processed 47 rows", "data": {"n": 47}}
@@ -63,7 +64,7 @@ async def test_the_python_sdk_reports_a_percentage(wire: Wire) -> None:
     assert (read.json["message"], read.json["data"]) == ("Processed 47 rows", {"n": 47})
 
 
-# ojs-js-sdk, progress.ts:52 (reportProgress): message and data may be absent.
+# ojs-js-sdk, src/progress.ts:52 (reportProgress): message and data may be absent.
 async def test_the_js_sdk_reports_a_percentage(wire: Wire) -> None:
     job_id = await active(wire)
     for percentage, progress in ((0, 0.0), (12.5, 0.125), (100, 1.0)):
@@ -73,7 +74,7 @@ async def test_the_js_sdk_reports_a_percentage(wire: Wire) -> None:
         assert (answer.json["message"], answer.json["data"]) == (None, None)
 
 
-# ojs-admin-ui, api/client.ts:230 (jobProgress) and api/types.ts:239 (JobProgress).
+# ojs-admin-ui, src/api/client.ts:230 (jobProgress) and src/api/types.ts:239 (JobProgress).
 async def test_the_admin_ui_reads_progress(wire: Wire) -> None:
     job_id = await active(wire)
     target = f"/ojs/v1/jobs/{job_id}/progress"
@@ -92,7 +93,7 @@ async def test_the_admin_ui_reads_progress(wire: Wire) -> None:
     assert read.headers["last-modified"].endswith("GMT")
 
 
-# ojs-cli, commands/status.go:59 (progress) and :62 (progress_data): members of the job.
+# ojs-cli, cmd/ojs/commands/status.go:59 (progress) and :62 (progress_data): members of the job.
 async def test_the_cli_finds_progress_in_the_job(wire: Wire) -> None:
     job_id = await active(wire)
     body = {"job_id": job_id, "progress": 0.5, "data": {"rows": 3}}

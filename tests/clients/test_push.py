@@ -11,7 +11,7 @@ from tests.clients.test_progress import JS, PYTHON, send
 from tests.clients.wire import Wire
 from tests.http.push.reading import Events, events
 
-# ojs-python-sdk, subscribe.py:49; httpx adds the others.
+# ojs-python-sdk, src/ojs/subscribe.py:49; httpx adds the others.
 PYTHON_STREAM = {
     "Accept-Encoding": "gzip, deflate",
     "Connection": "keep-alive",
@@ -19,7 +19,7 @@ PYTHON_STREAM = {
     "Accept": "text/event-stream",
     "Cache-Control": "no-cache",
 }
-# ojs-js-sdk, subscribe.ts:74; undici adds the others.
+# ojs-js-sdk, src/subscribe.ts:66; undici adds the others.
 JS_STREAM = {
     "connection": "keep-alive",
     "Accept": "text/event-stream",
@@ -29,14 +29,14 @@ JS_STREAM = {
     "user-agent": "node",
     "accept-encoding": "gzip, deflate",
 }
-# ojs-ruby-sdk, subscribe.rb:53; Net::HTTP adds the others.
+# ojs-ruby-sdk, lib/ojs/subscribe.rb:48; Net::HTTP adds the others.
 RUBY_STREAM = {
     "Accept-Encoding": "gzip;q=1.0,deflate;q=0.6,identity;q=0.3",
     "Accept": "text/event-stream",
     "User-Agent": "Ruby",
     "Cache-Control": "no-cache",
 }
-# ojs-cli, commands/events.go:46.
+# ojs-cli, cmd/ojs/commands/events.go:46.
 CLI_STREAM = {
     "User-Agent": "Go-http-client/1.1",
     "Accept": "text/event-stream",
@@ -64,7 +64,8 @@ def lines_of(stream: Events) -> None:
     assert "content-encoding" not in stream.headers
 
 
-# ojs-python-sdk, subscribe.py:57: any status of 400 or above raises; JS, subscribe.ts:126: not ok.
+# ojs-python-sdk, src/ojs/subscribe.py:56: any status of 400 or above raises; ojs-js-sdk,
+# src/subscribe.ts:122: not ok.
 @pytest.mark.parametrize(
     ("headers", "channel"),
     [(PYTHON_STREAM, "job:{}"), (JS_STREAM, "job%3A{}"), (RUBY_STREAM, "job%3A{}")],
@@ -85,6 +86,8 @@ async def test_an_sdk_follows_a_job(wire: Wire, headers: Mapping[str, str], chan
     assert all(event.id for event in found)
 
 
+# ojs-python-sdk, src/ojs/subscribe.py:49; ojs-js-sdk, src/subscribe.ts:66; ojs-ruby-sdk,
+# lib/ojs/subscribe.rb:48: the channel of a queue.
 @pytest.mark.parametrize(
     ("headers", "channel"),
     [(PYTHON_STREAM, "queue:mail"), (JS_STREAM, "queue%3Amail"), (RUBY_STREAM, "queue%3Amail")],
@@ -102,7 +105,7 @@ async def test_an_sdk_follows_a_queue_before_its_first_job(
     assert {event.data["job_id"] for event in found} == {job_id}
 
 
-# ojs-cli, commands/events.go:93: it prints these four members of each event.
+# ojs-cli, cmd/ojs/commands/events.go:93: it prints these four members of each event.
 async def test_the_cli_prints_events(wire: Wire) -> None:
     target = "/ojs/v1/events/stream?types=job.completed,job.failed&queue=mail"
     async with events(wire.port, target, CLI_STREAM) as stream:
@@ -115,7 +118,7 @@ async def test_the_cli_prints_events(wire: Wire) -> None:
     assert shown == ["mail.send", "job.completed", job_id, "mail"]
 
 
-# ojs-admin-ui, hooks/useRealtimeMetrics.ts:258: it listens to these four types.
+# ojs-admin-ui, src/hooks/useRealtimeMetrics.ts:238: it listens to these four types.
 async def test_the_admin_ui_finds_the_members_that_it_shows(wire: Wire) -> None:
     headers = {"Accept": "text/event-stream", "User-Agent": "Mozilla/5.0"}
     target = "/ojs/v1/events/stream?types=job.enqueued,job.completed,job.failed,job.cancelled"
@@ -131,7 +134,7 @@ async def test_the_admin_ui_finds_the_members_that_it_shows(wire: Wire) -> None:
     assert json.loads(found[0].raw) == found[0].data
 
 
-# ojs-admin-ui, components/jobs/JobDetail.tsx:57: it listens to events without a name.
+# ojs-admin-ui, src/components/jobs/JobDetail.tsx:57: it listens to events without a name.
 async def test_the_admin_ui_shows_progress(wire: Wire) -> None:
     job_id = await enqueue(wire)
     fetch = {"queues": ["default"], "worker_id": "w"}

@@ -8,14 +8,14 @@ from typing import Any
 from tests.clients.wire import Answer, Wire
 
 PATH = "/ojs/v1/webhooks/subscriptions"
-# ojs-cli, internal/client/client.go: the headers of every request; net/http adds the others.
+# ojs-cli, internal/client/client.go:56: the headers of every request; net/http adds the others.
 CLI = {
     "User-Agent": "Go-http-client/1.1",
     "Content-Type": "application/openjobspec+json",
     "Accept": "application/openjobspec+json",
     "Accept-Encoding": "gzip",
 }
-# ojs-admin-ui, api/client.ts:37 (request), in a browser.
+# ojs-admin-ui, src/api/client.ts:37 (request), in a browser.
 UI = {
     "Content-Type": "application/json",
     "Accept": "*/*",
@@ -31,7 +31,7 @@ async def send(
     return await wire.send(method, path, headers, encoded)
 
 
-# ojs-cli, commands/webhooks.go:38 (create), :80 (list), :135 (get), :195 (delete).
+# ojs-cli, cmd/ojs/commands/webhooks.go:58 (create), :80 (list), :136 (get), :196 (delete).
 async def test_the_cli_manages_subscriptions(wire: Wire) -> None:
     body = {"url": "https://example.com/hooks", "events": ["job.completed", "job.failed"]}
     created = await send(wire, CLI, "POST", PATH, body)
@@ -53,7 +53,7 @@ async def test_the_cli_manages_subscriptions(wire: Wire) -> None:
     assert (await send(wire, CLI, "GET", f"{PATH}/{subscription_id}")).status == 404
 
 
-# ojs-cli, commands/webhooks.go:212 (test) and :243 (rotate-secret), without a body.
+# ojs-cli, cmd/ojs/commands/webhooks.go:211 (test) and :242 (rotate-secret), without a body.
 async def test_the_cli_tests_and_rotates(wire: Wire) -> None:
     body = {"url": "https://localhost:1/hooks", "events": ["job.completed"]}
     subscription_id = (await send(wire, CLI, "POST", PATH, body)).json["id"]
@@ -65,7 +65,7 @@ async def test_the_cli_tests_and_rotates(wire: Wire) -> None:
     assert (rotated.status, rotated.json["new_secret"][:6]) == (200, "whsec_")
 
 
-# ojs-admin-ui, api/client.ts:301-329 and api/types.ts:314 (WebhookSubscription).
+# ojs-admin-ui, src/api/client.ts:301-329 and src/api/types.ts:314 (WebhookSubscription).
 async def test_the_admin_ui_manages_subscriptions(wire: Wire) -> None:
     events = ["job.completed", "worker.stale", "queue.paused"]
     created = await send(wire, UI, "POST", PATH, {"url": "https://example.com/w", "events": events})

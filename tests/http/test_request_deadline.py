@@ -68,6 +68,7 @@ def body_of(route: Route, job_id: str) -> dict[str, Any]:
     bodies: dict[str, dict[str, Any]] = {
         "/ojs/v1/jobs": DEFINITION,
         "/ojs/v1/jobs/batch": {"jobs": [DEFINITION, unique]},
+        "/ojs/v1/jobs/bulk": {"jobs": [DEFINITION, unique]},
         "/ojs/v1/workflows": {"type": "group", "jobs": [DEFINITION, DEFINITION]},
         "/ojs/v1/workers/heartbeat": {"worker_id": "w1", "active_jobs": [job_id]},
         "/ojs/v1/workers/ack/batch": {"acks": [job]},

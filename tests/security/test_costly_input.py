@@ -126,10 +126,11 @@ LARGE = {
     [
         ("/ojs/v1/jobs/batch", b'{"jobs":[%b]}'),
         ("/ojs/v1/jobs/batch", b'{"jobs":[{"type":"t","args":[%b]}]}'),
+        ("/ojs/v1/jobs/bulk", b'{"jobs":[%b]}'),
         ("/ojs/v1/workers/ack/batch", b'{"acks":[%b]}'),
         ("/ojs/v1/workflows", b'{"type":"chain","steps":[%b]}'),
     ],
-    ids=["jobs", "args", "acks", "steps"],
+    ids=["jobs", "args", "bulk", "acks", "steps"],
 )
 async def test_a_large_body_is_read_beside_the_event_loop(
     api: Api, path: str, around: bytes, kind: str

@@ -124,6 +124,7 @@ def bodies(template: str, found: Victims) -> list[Any]:
     each: dict[str, list[Any]] = {
         "/jobs": [job(OTHER), job(OWN, options={"unique": {"keys": ["type"]}})],
         "/jobs/batch": [{"jobs": [job(OWN), job(OTHER)]}],
+        "/jobs/bulk": [{"jobs": [job(OWN), job(OTHER)]}],
         "/jobs/fetch": [{"queues": [OWN, OTHER], "worker_id": "v"}, {"queues": [OTHER]}],
         "/workers/ack": [{"job_id": job_id} for job_id in ids] + [{"id": active}],
         "/workers/nack": [{"job_id": i, "error": {"message": "x"}} for i in ids] + [{"id": active}],

@@ -8,6 +8,7 @@ one canonical form.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
@@ -165,7 +166,28 @@ def parse_batch(
         OJSError: a job is invalid. The error is that of ``parse_job`` for the first invalid job,
             with the position of the job in ``details.index``.
     """
-    jobs = members(raw, limits, outer_levels=2).get("jobs")
+    parsed: list[NewJob] = []
+    for job in parse_items(members(raw, limits, outer_levels=2).get("jobs"), limits, trace):
+        if isinstance(job, OJSError):
+            raise job
+        parsed.append(job)
+    return parsed
+
+
+def parse_items(
+    jobs: Raw | None, limits: PayloadLimits, trace: bytes = b""
+) -> Iterator[NewJob | OJSError]:
+    """Parse the jobs of a batch request one by one; yield each job, or the error of an invalid one.
+
+    Args:
+        jobs: the JSON of the jobs.
+        limits: size limits.
+        trace: see ``parse_job``.
+
+    Raises:
+        InvalidRequest: ``jobs`` is no array, or an empty one.
+        PayloadTooLarge: there are too many jobs.
+    """
     if jobs is not None and has_more_items(bytes(jobs), limits.batch_jobs):
         raise PayloadTooLarge(
             f"a batch holds at most {limits.batch_jobs} jobs", field="jobs", limit=limits.batch_jobs
@@ -174,7 +196,6 @@ def parse_batch(
     if not items:
         raise InvalidRequest("jobs must be a non-empty array", field="jobs")
     seen: dict[str, int] = {}
-    parsed: list[NewJob] = []
     for index, item in enumerate(items):
         try:
             job = _item(item, limits, trace)
@@ -188,9 +209,9 @@ def parse_batch(
             error.details["index"] = index
             inner = "" if error.field == "body" else f".{error.field}"
             error.details["field"] = f"jobs[{index}]{inner}"
-            raise
-        parsed.append(job)
-    return parsed
+            yield error
+        else:
+            yield job
 
 
 def _item(item: Raw, limits: PayloadLimits, trace: bytes) -> NewJob:

@@ -22,7 +22,7 @@ from ojs_cluster.http import fields, replies
 from ojs_cluster.http.access.queue_scope import access_errors
 from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import decode_error, decode_large
-from ojs_cluster.http.errors import entry_for
+from ojs_cluster.http.errors import entry_for, item_error
 from ojs_cluster.http.handlers.settle import AckBody, NackBody, lease_of, raw_or_none
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.store.jobs import ack as store_ack
@@ -211,14 +211,4 @@ def _response(items: Sequence[_SettleItem[Report]], outcomes: Sequence[JobOutcom
 
 
 def _error_result(job_id: str | None, error: OJSError) -> dict[str, Any]:
-    entry = entry_for(error)
-    return {
-        "job_id": job_id,
-        "status": entry.status,
-        "error": {
-            "code": entry.code,
-            "message": error.message,
-            "retryable": entry.retryable,
-            "details": error.details,
-        },
-    }
+    return {"job_id": job_id, "status": entry_for(error).status, "error": item_error(error)}

@@ -16,7 +16,9 @@ from ojs_cluster.http.handlers import (
     result,
     retries,
     settle,
+    unique_jobs,
 )
+from ojs_cluster.http.handlers.bulk import enqueue as bulk_enqueue
 from ojs_cluster.http.handlers.bulk import views as bulk_views
 from ojs_cluster.http.router import V1, QueueAccess, Route
 
@@ -39,6 +41,15 @@ ROUTES: Final[tuple[Route, ...]] = (
         QueueAccess.HANDLER,
         batch=True,
         fast=True,
+        request_class="enqueue",
+    ),
+    Route(
+        "POST",
+        f"{V1}/jobs/bulk",
+        bulk_enqueue.enqueue_jobs,
+        Scope.DATA_WRITE,
+        QueueAccess.HANDLER,
+        batch=True,
         request_class="enqueue",
     ),
     Route(
@@ -146,4 +157,5 @@ ROUTES: Final[tuple[Route, ...]] = (
         QueueAccess.JOB,
         fast=True,
     ),
+    Route("GET", f"{V1}/unique-jobs", unique_jobs.list_unique_jobs, Scope.ADMIN_READ),
 )

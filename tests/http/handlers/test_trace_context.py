@@ -98,6 +98,15 @@ async def test_every_job_of_a_batch_gets_it_unless_it_has_its_own(any_api: Api) 
     ]
 
 
+async def test_every_job_of_a_bulk_request_gets_it(any_api: Api) -> None:
+    body = {"jobs": [JOB, {"type": ""}, JOB]}
+    reply = await any_api.post("/ojs/v1/jobs/bulk", body, headers=TRACED)
+    assert reply.status == 207
+    for _ in range(2):
+        [job] = await any_api.fetch()
+        assert job["meta"] == TRACED
+
+
 async def test_every_step_of_a_workflow_gets_it_unless_it_has_its_own(any_api: Api) -> None:
     options = {"metadata": {"traceparent": OTHER}}
     steps = [JOB, {**JOB, "meta": {"a": 1}}, {**JOB, "options": options}]

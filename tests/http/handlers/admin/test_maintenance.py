@@ -26,6 +26,7 @@ JOB: dict[str, Any] = {"type": "t", "args": [], "options": {"queue": "mail"}}
 ENQUEUES = (
     ("/ojs/v1/jobs", JOB),
     ("/ojs/v1/jobs/batch", {"jobs": [JOB]}),
+    ("/ojs/v1/jobs/bulk", {"jobs": [JOB]}),
     ("/ojs/v1/workflows", {"type": "group", "name": "n", "jobs": [JOB]}),
 )
 

@@ -1,0 +1,63 @@
+"""Parse the request to enqueue many jobs (spec: ojs-bulk-operations 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ojs_cluster.core.errors import InvalidRequest, OJSError, PayloadTooLarge
+from ojs_cluster.core.jobs.envelope import NewJob, parse_items
+from ojs_cluster.core.payload_limits import DEFAULT_LIMITS, PayloadLimits
+from ojs_cluster.core.raw_json import members, string
+
+_MEMBERS = frozenset({"jobs", "atomicity", "idempotency_key"})
+
+
+@dataclass(frozen=True, slots=True)
+class BulkEnqueue:
+    """A request to enqueue many jobs.
+
+    Args:
+        jobs: each job in the order of the request, or the error of an invalid one.
+        atomic: whether all jobs are enqueued or none.
+        idempotency_key: the key of the request, None for none.
+    """
+
+    jobs: Sequence[NewJob | OJSError]
+    atomic: bool
+    idempotency_key: str | None
+
+
+def parse_bulk_enqueue(
+    raw: bytes, *, limits: PayloadLimits = DEFAULT_LIMITS, trace: bytes = b""
+) -> BulkEnqueue:
+    """Parse the body of the request. The caller checks its size.
+
+    Args:
+        raw: the body.
+        limits: size limits.
+        trace: see ``parse_job``.
+
+    Raises:
+        InvalidPayload: the body is not strict JSON.
+        InvalidRequest: a member of the body is unknown or invalid. An invalid job is no error.
+        PayloadTooLarge: there are too many jobs.
+    """
+    body = members(raw, limits, outer_levels=2)
+    for name in body:
+        if name not in _MEMBERS:
+            raise InvalidRequest(f"unknown member '{name[:100]}'", field=name[:100])
+    texts: dict[str, str] = {}
+    for name in ("atomicity", "idempotency_key"):
+        text = string(body[name]) if name in body else None
+        if name in body and text is None:
+            raise InvalidRequest("must be a string", field=name)
+        texts[name] = text or ""
+    if texts["atomicity"] not in ("", "atomic", "partial"):
+        raise InvalidRequest("atomicity must be atomic or partial", field="atomicity")
+    try:
+        jobs = list(parse_items(body.get("jobs"), limits, trace))
+    except PayloadTooLarge as error:
+        error.details["max_batch_size"] = limits.batch_jobs
+        raise
+    return BulkEnqueue(jobs, texts["atomicity"] == "atomic", texts["idempotency_key"] or None)

@@ -1,0 +1,41 @@
+"""List the unique locks, as the admin UI shows them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ojs_cluster.http import query, replies
+from ojs_cluster.http.app import App
+from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.store.unique.list_locks import HeldLock, list_locks
+
+
+async def list_unique_jobs(app: App, request: Request) -> Response:
+    """List the jobs that hold a unique lock.
+
+    A page may have fewer entries than its size, because a lock may have no holder any more.
+
+    ``GET /ojs/v1/unique-jobs?page&per_page``
+    """
+    page = query.numbered_page(query.parameters(request.query))
+    found, total = await list_locks(app.store, limit=page.limit, offset=page.offset)
+    return replies.json_response(
+        200,
+        {
+            "items": [_shown(lock) for lock in found],
+            "pagination": query.pagination(page, len(found), total),
+        },
+    )
+
+
+def _shown(lock: HeldLock) -> dict[str, Any]:
+    shown = {
+        "key": lock.fingerprint,
+        "job_id": lock.job_id,
+        "type": lock.type,
+        "queue": lock.queue,
+        "state": lock.state,
+    }
+    if lock.until_ms is not None:
+        shown["locked_until"] = replies.iso(lock.until_ms)
+    return shown
