@@ -31,6 +31,7 @@ MENU: Final = (
     Entry("jobs", "Jobs", "jobs"),
     Entry("errors", "Errors", "errors"),
     Entry("dead", "Dead letters", "dead"),
+    Entry("workflows", "Workflows", "workflows", Scope.DATA_READ),
     Entry("workers", "Workers", "workers"),
     Entry("cron", "Cron", "cron", Scope.DATA_READ),
     Entry("bulk", "Bulk operations", "bulk"),

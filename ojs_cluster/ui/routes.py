@@ -7,7 +7,18 @@ from dataclasses import dataclass
 from typing import Final
 
 from ojs_cluster.core.access.scopes import Scope
-from ojs_cluster.ui.pages import bulk, crons, dead, errors, job, jobs, overview, queues, workers
+from ojs_cluster.ui.pages import (
+    bulk,
+    crons,
+    dead,
+    errors,
+    job,
+    jobs,
+    overview,
+    queues,
+    workers,
+    workflows,
+)
 from ojs_cluster.ui.visit import Answer
 
 Handler = Callable[..., Awaitable[Answer]]
@@ -63,6 +74,9 @@ PAGES: Final = (
     PageRoute("POST", "/cron/<name>/pause", crons.pause, (Scope.DATA_WRITE,)),
     PageRoute("POST", "/cron/<name>/resume", crons.resume, (Scope.DATA_WRITE,)),
     PageRoute("POST", "/cron/<name>/delete", crons.delete, (Scope.DATA_WRITE,)),
+    PageRoute("GET", "/workflows", workflows.show_all, (Scope.DATA_READ,)),
+    PageRoute("GET", "/workflows/<workflow_id>", workflows.show_one, (Scope.DATA_READ,)),
+    PageRoute("POST", "/workflows/<workflow_id>/cancel", workflows.cancel, (Scope.DATA_WRITE,)),
     PageRoute("GET", "/bulk", bulk.show_all),
     PageRoute("POST", "/bulk", bulk.create, (Scope.ADMIN_WRITE,)),
     PageRoute("GET", "/bulk/<operation_id>", bulk.show_one),

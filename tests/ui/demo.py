@@ -18,7 +18,7 @@ class Demo:
         self._client = client
         self._prefix = prefix  # of texts that a hostile test replaces
         self.jobs: dict[str, str] = {}
-        self.operation = ""
+        self.operation = self.workflow = ""
 
     def post(self, path: str, body: Any = None) -> Any:
         answer = self._client.post(f"{V1}{path}", json={} if body is None else body)
@@ -76,6 +76,10 @@ class Demo:
         }
         cron |= {"type": "report.build", "args": [BIG], "options": {"queue": "reports"}}
         self.post("/cron", cron)
+        chain: dict[str, Any] = {"type": "chain", "name": "order 17", "steps": []}
+        for kind in ("order.charge", "order.pack", "order.ship"):
+            chain["steps"].append({"type": kind, "args": [17], "options": {"queue": "orders"}})
+        self.workflow = self.post("/workflows", chain)["id"]
         filtered = {"action": "cancel", "filter": {"queue": "media"}, "dry_run": True}
         self.operation = self.post("/admin/bulk", filtered)["id"]
         return self

@@ -80,6 +80,7 @@ def paths(demo: Demo) -> list[str]:
         *("jobs?queue=reports&state=completed", "nothing"),
         *(f"jobs/{demo.jobs[name]}" for name in ("discarded", "active")),
         *("dead", "errors", "workers", "workers/reporter-1", "cron", "cron/nightly-report"),
+        *("workflows", f"workflows/{demo.workflow}"),
         *("bulk", f"bulk/{demo.operation}"),
     ]
 

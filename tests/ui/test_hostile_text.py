@@ -60,6 +60,10 @@ def attack(api: httpx.Client) -> list[str]:
     counted = {"action": "retry", "filter": chosen, "dry_run": True}
     operation = api.post("/ojs/v1/admin/bulk", json=counted).json()["id"]
     pages += ["dead", "errors", "workers", f"workers/{quote(worker, safe='')}", "cron", "bulk"]
+    flow = {"type": "dag", "name": HOSTILE, "steps": [{"id": HOSTILE, "type": "a.b", "args": []}]}
+    created = api.post("/ojs/v1/workflows", json=flow)
+    assert created.status_code == 201, created.text
+    pages += ["workflows", f"workflows/{created.json()['id']}"]
     return [*pages, "cron/c", f"bulk/{operation}"]
 
 
