@@ -21,14 +21,14 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
-from ojs_cluster.store.jobs.listing import JobFilter
+from ojs_cluster.store.jobs.listing import JobFilter, JobOrder
 from ojs_cluster.store.jobs.read_jobs import PAGE_BYTES, get, read_some
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.off_loop import off_loop
 from ojs_cluster.store.search.merged_indexes import IndexEntry, Position
 from ojs_cluster.store.search.newest_first import walk_newest_first
 from ojs_cluster.store.search.small_fields import BATCH, read_matching
-from ojs_cluster.store.search.sorted_jobs import read_sorted, sort_key
+from ojs_cluster.store.search.sorted_jobs import SortedPosition, read_sorted, sort_key
 
 SCAN_BUDGET: Final = 2000
 """Maximum number of entries that a page of a plain list examines. ``PAGE_BYTES`` limits the bytes
@@ -86,7 +86,7 @@ async def list_jobs(
     """
     ids = None if wanted.search is None else wanted.search.exact_values("id")
     if ids is not None:
-        return await _by_id(store, wanted, ids, limit)
+        return await _by_id(store, wanted, ids, limit, cursor)
     page = _Page(store, wanted, limit)
     if not wanted.is_sorted:
         return await _fill(page, walk_newest_first(store, wanted, cursor))
@@ -189,17 +189,26 @@ async def _admits(wanted: JobFilter, job: JobRecord) -> bool:
     return await off_loop(partial(wanted.admits, job), job.size, large=_LARGE)
 
 
-async def _by_id(store: Store, wanted: JobFilter, ids: frozenset[str], limit: int) -> JobPage:
+async def _by_id(
+    store: Store, wanted: JobFilter, ids: frozenset[str], limit: int, cursor: str | None
+) -> JobPage:
     """Return the admitted jobs with these ids, without a walk over indexes."""
-    found: dict[str, JobRecord] = {}
+    order = wanted.order or JobOrder("created_at", ascending=False)
+    after = SortedPosition.parse(cursor, order) if cursor else None
+    found: list[JobRecord] = []
 
     async def read(job_id: str) -> None:
         with suppress(NotFound, MalformedJob):
             job = await get(store, job_id)
-            if await _admits(wanted, job):
-                found[job_id] = job
+            if await _admits(wanted, job) and (after is None or after.precedes(job)):
+                found.append(job)
 
     await run_concurrently(sorted(ids), read)
-    ascending = wanted.order is not None and wanted.order.ascending
-    jobs = sorted(found.values(), key=partial(sort_key, wanted.order), reverse=not ascending)
-    return JobPage(jobs[:limit], None, len(ids))
+    found.sort(key=partial(sort_key, order), reverse=not order.ascending)
+    size = 0
+    for number, job in enumerate(found, 1):
+        size += job.size
+        if number < len(found) and (number >= limit or size >= PAGE_BYTES):
+            following = SortedPosition(order, *sort_key(order, job)).text()
+            return JobPage(found[:number], following, len(ids))
+    return JobPage(found, None, len(ids))

@@ -41,6 +41,11 @@ class SortedPosition:
     key: int
     job_id: str
 
+    def precedes(self, job: JobRecord) -> bool:
+        """Return whether a job comes after this position."""
+        place, end = sort_key(self.order, job), (self.key, self.job_id)
+        return place > end if self.order.ascending else place < end
+
     def text(self) -> str:
         """Return the position as an opaque cursor."""
         return cursors.encode([self.order.by, self.order.ascending, self.key, self.job_id])
@@ -81,9 +86,9 @@ class SortedJobs:
             yield IndexEntry(SortedPosition(self.order, key, job_id), shard, job_id)
 
 
-def sort_key(order: JobOrder | None, job: JobRecord) -> tuple[int, str]:
-    """Return what a job is compared by; the time of its creation if there is no order."""
-    if order is None or order.by == "created_at":
+def sort_key(order: JobOrder, job: JobRecord) -> tuple[int, str]:
+    """Return what a job is compared by."""
+    if order.by == "created_at":
         return job.created_ms, job.id
     return (job.priority if order.by == "priority" else job.due_ms or 0), job.id
 

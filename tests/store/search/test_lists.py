@@ -152,6 +152,16 @@ async def test_a_search_by_id_finds_jobs_under_an_alias_and_no_others(store: Sto
     assert page.examined == 2
 
 
+async def test_a_search_by_id_has_pages(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = sorted([(await put(store)).id for _ in range(5)], reverse=True)
+    search = wanted_by(f"id:{','.join(made)}")
+    assert [job.id for job in await pages(store, search, 2)] == made
+    monkeypatch.setattr(lists, "PAGE_BYTES", 1)
+    first = await list_jobs(store, search, limit=5)
+    assert ([job.id for job in first.jobs], first.next_cursor is None) == (made[:1], False)
+    assert [job.id for job in await pages(store, search, 5)] == made
+
+
 async def test_the_times_of_a_search_hold(store: Store, db: Any) -> None:
     old, new = await put(store), await put(store)
     age_job(db, shard_of(store), old.id, 3 * HOUR)

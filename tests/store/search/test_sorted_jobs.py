@@ -51,7 +51,7 @@ async def test_jobs_of_all_states_are_sorted(store: Store, limit: int) -> None:
     in_queue = JobFilter(queue=queues[1])
     assert await ids_of(store, in_queue, "created_at", True, limit) == of_queue
     ids = wanted_by(f"id:{made[3].id},{made[6].id},{made[0].id}")
-    assert await ids_of(store, ids, "created_at", True, 50) == sorted(
+    assert await ids_of(store, ids, "created_at", True, limit) == sorted(
         job.id for job in (made[0], made[3], made[6])
     )
 
