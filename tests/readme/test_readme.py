@@ -34,7 +34,11 @@ INSTALL = next(block for block in BLOCKS if "pip install" in block)
 USE = [block for block in BLOCKS if block not in (START, TEST, INSTALL)]
 
 # A curl that fails loudly: the newcomer reads the answer, the test reads the exit code.
-SHELL = 'set -euo pipefail\ncurl() { command curl --fail-with-body -sS "$@"; }\n'
+SHELL = (
+    'set -euo pipefail\ncurl() { command curl --fail-with-body -sS "$@"; }\n'
+    "export OJS_URL=http://localhost:8080 OJS_PROFILES=$PWD/profiles.json\n"
+)
+"""Begins every block. ``ojsctl`` asks the server of the test; its profiles are in the copy."""
 
 
 def test_the_page_of_variables_is_current() -> None:
@@ -58,10 +62,10 @@ def test_every_program_has_a_name_of_its_own() -> None:
     assert len(dict(PROGRAMS)) == len(PROGRAMS) == TEXT.count("```python\n")
 
 
-def test_the_blocks_that_are_not_curl_are_known() -> None:
+def test_the_blocks_that_are_no_requests_are_known() -> None:
     assert START in BLOCKS
     assert TEST in BLOCKS
-    assert all("curl" in block for block in USE)
+    assert all("curl" in block or "ojsctl" in block for block in USE)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +98,7 @@ def test_a_newcomer_gets_from_make_run_through_every_example(fresh_copy: Path) -
         for program in ("timing.py", "enqueue.py"):
             shell(f".venv/bin/python -W error {program}", fresh_copy)
         for block in USE:
-            shell(block.replace(":8080", f":{port}"), fresh_copy)
+            shell(block, fresh_copy, port)
         kept = get(port, "/ojs/v1/jobs?limit=50")["jobs"]
         assert kept, "the examples leave jobs behind"
 
@@ -172,10 +176,10 @@ def run_make(copy: Path, port: int) -> Iterator[None]:
                 process.wait()
 
 
-def shell(block: str, copy: Path) -> str:
-    """Run a block in the copy; returns what it printed."""
+def shell(block: str, copy: Path, port: int = 8080) -> str:
+    """Run a block in the copy, for the server on this port; returns what it printed."""
     done = subprocess.run(
-        ["bash", "-c", SHELL + block],  # noqa: S607
+        ["bash", "-c", (SHELL + block).replace(":8080", f":{port}")],  # noqa: S607
         cwd=copy,
         env=_environment(copy),
         capture_output=True,

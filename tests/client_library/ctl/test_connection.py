@@ -136,6 +136,19 @@ def test_profiles_are_for_their_owner_and_never_printed(ctl: Ctl) -> None:
     assert "damaged" in ctl.run("profile", "ls", code=2).stderr
 
 
+def test_a_container_without_a_home_needs_no_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError
+
+    for name in ("OJS_URL", "OJS_PROFILES", "OJS_PROFILE", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.setenv("OJS_API_KEY", "k")
+    assert profile.connection(None, None).api_key == "k"
+    with pytest.raises(profile.ProfileError, match="no home"):
+        profile.connection(None, "prod")
+
+
 @pytest.mark.parametrize(
     "url", ["localhost:8080", "ftp://a", "http://", "http://u:p@a", "http://a:x", "http://[a"]
 )

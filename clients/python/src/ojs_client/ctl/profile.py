@@ -24,6 +24,10 @@ class ProfileError(Exception):
     """A profile or its file cannot be used; the message says why."""
 
 
+class NoHome(ProfileError):
+    """The user has no folder for profiles."""
+
+
 @dataclass(frozen=True, slots=True)
 class Profile:
     """A server.
@@ -59,12 +63,20 @@ class Connection:
 
 
 def path() -> Path:
-    """Return the path of the file: ``OJS_PROFILES``, or in the configuration folder of the user."""
+    """Return the path of the file: ``OJS_PROFILES``, or in the configuration folder of the user.
+
+    Raises:
+        NoHome: the user has no home, as in a container.
+    """
     given = os.environ.get("OJS_PROFILES")
     if given:
         return Path(given)
     base = os.environ.get("XDG_CONFIG_HOME")
-    return (Path(base) if base else Path.home() / ".config") / "ojsctl" / "profiles.json"
+    try:
+        folder = Path(base) if base else Path.home() / ".config"
+    except RuntimeError:
+        raise NoHome("there is no home for profiles: set OJS_PROFILES") from None
+    return folder / "ojsctl" / "profiles.json"
 
 
 @dataclass(slots=True)
@@ -185,7 +197,12 @@ def connection(url: str | None, profile: str | None) -> Connection:
         if given:
             return Connection(check_url(given), key, "OJS_URL")
         profile = os.environ.get("OJS_PROFILE")
-    profiles = Profiles.load()
+    try:
+        profiles = Profiles.load()
+    except NoHome:
+        if profile:
+            raise
+        profiles = Profiles({})
     name = profile or profiles.current
     if not name:
         return Connection(DEFAULT_URL, key, "the default")
