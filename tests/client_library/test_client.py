@@ -84,6 +84,8 @@ async def test_errors_have_types_and_name_the_request(server: Server) -> None:
         job = await client.enqueue("t.once", unique=Unique(keys=["type"]))
         with pytest.raises(Conflict):
             await client.enqueue("t.once", unique=Unique(keys=["type"]))
+        with pytest.raises(Conflict):
+            await client.enqueue("t.once", unique=Unique(keys=["type"]), job_id=ID)
         same = await client.enqueue("t.once", unique=Unique(keys=["type"], on_conflict="ignore"))
         assert (same.id, same.deduplicated, job.deduplicated) == (job.id, True, False)
         assert (await client.cancel(job.id)).state == "cancelled"
@@ -168,6 +170,33 @@ async def test_an_enqueue_whose_response_is_lost_is_not_repeated(server: Server)
 
     await server.run(scenario)
     assert wire.counts["jobs"] == 1
+
+
+@pytest.mark.parametrize(
+    ("outcome", "requests"), [("not_applied", 3), ("unknown", 1), ("stored_unconfirmed", 1)]
+)
+async def test_an_unavailable_server_says_whether_a_request_is_repeated(
+    server: Server, outcome: str, requests: int
+) -> None:
+    def refuse_twice(path: str, body: Any) -> httpx2.Response | None:
+        if wire.counts["jobs"] > 2:
+            return None
+        error = {"code": "unavailable", "message": "", "retryable": True}
+        return httpx2.Response(503, json={"error": {**error, "details": {"outcome": outcome}}})
+
+    wire = Watched(instead=refuse_twice)
+
+    async def scenario(_: Client) -> None:
+        async with Client(server.url, transport=wire) as client:
+            if requests > 1:
+                await client.enqueue("t.a")
+                return
+            with pytest.raises(ApiError) as refused:
+                await client.enqueue("t.a")
+            assert refused.value.applied is None
+
+    await server.run(scenario)
+    assert wire.counts["jobs"] == requests
 
 
 async def test_a_wait_for_a_result_that_ends_early_is_not_repeated_at_once(server: Server) -> None:

@@ -11,7 +11,7 @@ import anyio
 
 from ojs_client.backoff import Backoff
 from ojs_client.cron import CronJobs
-from ojs_client.errors import Conflict, JobFailed, ResultPending
+from ojs_client.errors import Conflict, JobFailed, NotFound, ResultPending
 from ojs_client.jobs import Job, Workflow
 from ojs_client.options import JSON, Duration, JobOptions, NewJob, new_job, seconds
 from ojs_client.transport import Repeat, Transport, encode, segment
@@ -122,7 +122,11 @@ class Client:
 
     async def _same_job(self, job_id: str, body: Mapping[str, JSON], error: Conflict) -> Job:
         """Return the job that has this id if it is the one that the request describes."""
-        job = await self.get(job_id)
+        try:
+            job = await self.get(job_id)
+        except NotFound:
+            # Another job has the same uniqueness, and no try of this request has created a job.
+            raise error from None
         # Tuples and keys that are no strings have another form in the job.
         if job.type != body["type"] or job.args != json.loads(encode(body["args"])):
             raise error

@@ -64,7 +64,9 @@ class ApiError(OJSError):
     @property
     def applied(self) -> bool | None:
         """False if the server has not applied the request, None if it may have."""
-        return None if self.details.get("outcome") == "unknown" or self.status >= 502 else False
+        if "outcome" in self.details:
+            return False if self.details["outcome"] == "not_applied" else None
+        return None if self.status >= 502 else False
 
 
 class NotFound(ApiError):
