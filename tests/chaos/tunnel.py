@@ -4,9 +4,9 @@ A node listens on 127.0.0.1 and announces 127.0.0.2 to clients, where a tunnel l
 port (cluster-announce-client-ipv4). Nodes talk to each other without tunnels. So a fault here is
 one between our processes and Redis only.
 
-``python -m tests.chaos.tunnel PORT...`` reads commands from its standard input, one a line: ``cut
-PORT SHARE``, ``close PORT``, ``silence PORT``, ``slow PORT MS``, ``heal PORT``. It ends at the end
-of the input.
+``python -m tests.chaos.tunnel HOST PORT...`` reads commands from its standard input, one a line:
+``cut PORT SHARE``, ``close PORT``, ``silence PORT``, ``slow PORT MS``, ``heal PORT``. It ends at
+the end of the input.
 """
 
 from __future__ import annotations
@@ -36,10 +36,15 @@ def can_tunnel() -> bool:
 
 
 class Tunnels:
-    """Controls the process with all tunnels."""
+    """Controls the process with all tunnels.
 
-    def __init__(self, ports: Sequence[int]) -> None:
-        command = [sys.executable, "-m", "tests.chaos.tunnel", *map(str, ports)]
+    Args:
+        ports: where the servers listen, on ``INNER``.
+        host: where the tunnels listen, on the same ports.
+    """
+
+    def __init__(self, ports: Sequence[int], host: str = OUTER) -> None:
+        command = [sys.executable, "-m", "tests.chaos.tunnel", host, *map(str, ports)]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -120,11 +125,11 @@ class _Tunnel:
         scope.cancel()
 
 
-async def _main(ports: Sequence[int]) -> None:
+async def _main(host: str, ports: Sequence[int]) -> None:
     tunnels = {port: _Tunnel(port) for port in ports}
     async with trio.open_nursery() as nursery:
         for port, tunnel in tunnels.items():
-            listeners = await trio.open_tcp_listeners(port, host=OUTER)
+            listeners = await trio.open_tcp_listeners(port, host=host)
             nursery.start_soon(trio.serve_listeners, tunnel.serve, listeners)
         print("open", flush=True)
         while line := await trio.to_thread.run_sync(sys.stdin.readline):
@@ -135,4 +140,4 @@ async def _main(ports: Sequence[int]) -> None:
 
 
 if __name__ == "__main__":
-    trio.run(_main, [int(port) for port in sys.argv[1:]])
+    trio.run(_main, sys.argv[1], [int(port) for port in sys.argv[2:]])

@@ -72,29 +72,31 @@ def _replicated_topology() -> Topology:
 @pytest.fixture
 def deployment(three_masters: Deployment) -> Deployment:
     """Return three masters, two nodes of two processes and two schedulers, without jobs."""
-    _reset(three_masters)
+    empty(three_masters.url)
     return three_masters
 
 
 @pytest.fixture
 def replicated(with_replicas: Deployment) -> Deployment:
     """Return the same with a replica for each master, all of them in sync."""
-    _reset(with_replicas)
+    empty(with_replicas.url)
     return with_replicas
 
 
 @pytest.fixture
 def surely_replicated(with_sure_replicas: Deployment) -> Deployment:
     """Return ``replicated`` with OJS_DURABILITY=replica."""
-    _reset(with_sure_replicas)
+    empty(with_sure_replicas.url)
     return with_sure_replicas
 
 
-def _reset(running: Deployment) -> None:
+def empty(url: str) -> None:
+    """Delete all data of a deployment."""
+
     # A process that has just been restarted may still be opening its store.
     def done() -> bool:
         with contextlib.suppress(httpx.TransportError):
-            answer = httpx.post(f"{running.url}/ojs/v1/admin/reset", timeout=30)
+            answer = httpx.post(f"{url}/ojs/v1/admin/reset", timeout=30)
             return answer.status_code == 200
         return False
 

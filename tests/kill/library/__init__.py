@@ -1,0 +1,1 @@
+"""Workers of the client library while every part of an installation fails."""
