@@ -44,9 +44,9 @@ log = logging.getLogger("ojs.scheduler")
 
 _BATCH: Final = 8
 """Maximum number of deliveries of one shard and subscription in memory."""
-_TURNS: Final = 4
+_MAX_BATCHES: Final = 4
 """Maximum number of batches of one subscription in memory."""
-_REQUESTS: Final = 8
+_MAX_REQUESTS: Final = 8
 """Maximum number of open requests to one subscription."""
 _PATIENCE: Final = 5
 """Number of failures in a row after which all deliveries to a receiver wait."""
@@ -66,14 +66,18 @@ class _Receiver:
     """What the tasks of one subscription share.
 
     Attributes:
-        turns: limits the batches in memory.
+        batches: limits the batches in memory.
         requests: limits the open requests.
         failures: number of failed attempts in a row.
         wait_until_s: local time until which nothing is sent.
     """
 
-    turns: trio.CapacityLimiter = field(default_factory=partial(trio.CapacityLimiter, _TURNS))
-    requests: trio.CapacityLimiter = field(default_factory=partial(trio.CapacityLimiter, _REQUESTS))
+    batches: trio.CapacityLimiter = field(
+        default_factory=partial(trio.CapacityLimiter, _MAX_BATCHES)
+    )
+    requests: trio.CapacityLimiter = field(
+        default_factory=partial(trio.CapacityLimiter, _MAX_REQUESTS)
+    )
     failures: int = 0
     wait_until_s: float = float("-inf")
 
@@ -173,7 +177,7 @@ class WebhookSender:
         try:
             more = True
             while more:
-                async with receiver.turns:
+                async with receiver.batches:
                     more = await self._send_batch(shard, subscription_id, receiver)
         except OJSError as error:
             log.warning(
@@ -244,7 +248,11 @@ class WebhookSender:
     async def _keep_for_inactive(
         self, shard: Shard, subscription_id: str, found: Sequence[Delivery]
     ) -> bool:
-        """Bury the deliveries that have waited too long; let the others wait."""
+        """Give up the deliveries that have waited too long; let the others wait.
+
+        Returns:
+            Whether some were given up. Then more may be due.
+        """
         oldest_ms = int(time.time() * 1000) - _INACTIVE_KEPT_MS
         old = [each for each in found if each.created_ms < oldest_ms]
         for each in old:

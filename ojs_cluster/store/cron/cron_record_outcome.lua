@@ -16,7 +16,7 @@ local name, outcome, firing, ended, released = ARGV[1], ARGV[2], ARGV[3], ARGV[4
 local first_pause, longest_pause, reason = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
 local cron = load_cron()
 if not cron then return 'missing' end
--- If the firing is gone, another process has delivered it, so its run stays among the open runs.
+-- Another process has delivered this firing before it was refused. So its run stays among the open runs.
 if outcome == 'refused' and cron.firing ~= firing then return 'ok' end
 if (outcome == 'delivered' or outcome == 'refused') and cron.firing == firing then
     if outcome == 'refused' then

@@ -1,4 +1,8 @@
-"""The content of events: the members of their ``data`` (spec: ojs-events 5)."""
+"""The content of events: the members of their ``data`` (spec: ojs-events 5).
+
+``append_event.lua`` describes the one-letter fields that all entries have: ``t``, ``j``, ``y`` and
+``q``. The others depend on the kind of event, and this module names them.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Remember unreachable shards, so that effects fail at once instead of waiting for a reply.
 
-Effects (see ``outbox``) reach other shards than the shard of the request or loop that delivers
-them. An unreachable shard must not delay that request, or effects for healthy shards. So
-the first failed call records the shard, and further calls fail at once until a pause is over.
+A request or a scheduler loop works on one shard and delivers effects (see ``outbox``) to others. An
+unreachable shard must delay neither the request nor effects for healthy shards. So the first failed
+call records the shard, and further calls fail at once until a pause is over.
 
 Each process remembers this for itself. Only effects use it: a request that needs a shard waits for
 it as long as the Redis client does.

@@ -49,7 +49,7 @@ class Selection:
         ids: ids of jobs.
         query: a search; empty for none.
         filter: the filter of a bulk operation.
-        all: whether no filter means all jobs.
+        all: whether the user has chosen all jobs (``--all``).
     """
 
     ids: tuple[str, ...]
@@ -189,7 +189,7 @@ def change_ids(
 def change_each(session: Session, ids: Iterable[str], change: Callable[[str], Any]) -> None:
     """Change objects one after the other.
 
-    A single one fails as its request does. Of several, those that fail are told on stderr.
+    If there is only one object, its error is raised. Otherwise the errors are written to stderr.
 
     Args:
         session: the session.
@@ -252,7 +252,7 @@ def run_operation(
         yes: whether the user has confirmed.
         dry_run: whether to count only.
         wait: whether to follow the operation to its end.
-        what: names the objects for people.
+        what: what the objects are called in messages, such as ``jobs``.
     """
     body = {"action": action, "filter": chosen}
     done = _DONE[action]
