@@ -1,4 +1,4 @@
-"""Serve a request that a page of this process makes for its user.
+"""Serve a request that a page of the dashboard makes for its user, in this process.
 
 Such a request has the principal that the page has authenticated. It passes the same checks as a
 request from outside: the scope, the request rate and the queues of the API key, maintenance mode,

@@ -79,7 +79,7 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class PageRequest(Request, frozen=True):
-    """A request that a page of this process makes for its user (``internal``).
+    """A request that a page of the dashboard makes for its user, in this process (``internal``).
 
     Attributes:
         principal: the user, whom the page has authenticated.

@@ -40,10 +40,10 @@ def show_json(raw: bytes, redact: frozenset[str] = frozenset()) -> Markup:
 
 
 def short_json(raw: bytes, redact: frozenset[str] = frozenset(), size: int = 160) -> str:
-    """Return the begin of a JSON text in one line, with ``size`` characters at most."""
+    """Return the beginning of a JSON text in one line, at most ``size`` characters."""
     if redact and len(raw) > MAX_SHOWN:
         return HIDDEN  # half of a value could show what is to be hidden
-    text = raw[: size * 6].decode(errors="replace")
+    text = raw[: size * 6].decode(errors="replace")  # an escape such as \u0041 has six bytes
     if redact:
         text = Markup("").join(_pieces(raw.decode(errors="replace"), redact)).striptags()
     text = readable(text)
@@ -58,10 +58,10 @@ def readable(text: str) -> str:
 def _pieces(text: str, redact: frozenset[str]) -> Iterator[Markup]:
     """Yield the HTML of each token, with line ends and indents between them."""
     tokens = [found[0] for found in _token(text)]
-    depth, place = 0, 0
-    while place < len(tokens):
-        piece, following = tokens[place], "".join(tokens[place + 1 : place + 2])
-        place += 1
+    depth, at = 0, 0
+    while at < len(tokens):
+        piece, following = tokens[at], "".join(tokens[at + 1 : at + 2])
+        at += 1
         if piece in "[{":
             depth += 1
             yield Markup("{}").format(piece)
@@ -69,7 +69,7 @@ def _pieces(text: str, redact: frozenset[str]) -> Iterator[Markup]:
                 yield _line(depth)
         elif piece in "]}":
             depth -= 1
-            if tokens[place - 2] not in ("[", "{"):
+            if tokens[at - 2] not in ("[", "{"):
                 yield _line(depth)
             yield Markup("{}").format(piece)
         elif piece == ",":
@@ -79,21 +79,21 @@ def _pieces(text: str, redact: frozenset[str]) -> Iterator[Markup]:
         elif following == ":":
             yield _span("json-key", _decoded(piece))
             if redact and _name(piece) in redact:
-                place = _end_of_value(tokens, place + 1)
+                at = _end_of_value(tokens, at + 1)
                 yield Markup(": ") + _span("json-hidden", HIDDEN)
         else:
             yield _span(*_value(piece))
 
 
-def _end_of_value(tokens: Sequence[str], place: int) -> int:
-    """Return the place after the value that begins at ``place``."""
+def _end_of_value(tokens: Sequence[str], at: int) -> int:
+    """Return the index of the token after the value that begins at ``at``."""
     depth = 0
-    while place < len(tokens):
-        depth += (tokens[place] in "[{") - (tokens[place] in "]}")
-        place += 1
+    while at < len(tokens):
+        depth += (tokens[at] in "[{") - (tokens[at] in "]}")
+        at += 1
         if depth <= 0:
             break
-    return place
+    return at
 
 
 def _line(depth: int) -> Markup:

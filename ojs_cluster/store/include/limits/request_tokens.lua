@@ -1,9 +1,9 @@
--- Requests tokens for blocked jobs (block_for_token.lua).
+-- Requests tokens for blocked jobs. block_for_token.lua describes the blocked jobs and the budget.
 local function is_before(a, b) return a.score < b.score or a.score == b.score and a.id < b.id end
 
 -- Returns the rate limit keys of a queue whose jobs may request tokens. Keys without a pending request come
--- first; apart from that, the order is that of each key's best job. Also returns how many of the keys without
--- a pending request have no blocked job any more.
+-- first; apart from that, the order is that of the first blocked job of each key. Also returns how many of the
+-- keys without a pending request have no blocked job any more.
 local function keys_in_order(queue)
     local order, emptied = {}, 0
     for key, state in pairs(blocked_jobs[queue.name]) do
@@ -30,7 +30,8 @@ end
 local function request_tokens(queue, budget, starts, max_score)
     local order, emptied = keys_in_order(queue)
     local requests = {} -- list of packed limits; also packed limit -> its requests as text
-    -- When jobs of any key may request, or the queue may start none, its starts bound the requests.
+    -- With `any_key` (see request_budget), or when the queue may start no job, the queue requests only as many
+    -- tokens as it may start jobs.
     local requests_left = (budget.any_key or starts == 0) and starts or budget.max_requests
     for _, state in ipairs(order) do
         local unrequested = token_unrequested_key(queue.name, state.key)

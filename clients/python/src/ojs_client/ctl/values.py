@@ -18,14 +18,14 @@ def json_or_text(text: str) -> Any:
 
 
 def pairs(texts: Iterable[str], option: str) -> dict[str, Any]:
-    """Return the object of texts such as ``user=7``.
+    """Return a JSON object from texts such as ``user=7``.
 
     Args:
         texts: the texts.
         option: the option that they belong to, for the error.
 
     Raises:
-        BadParameter: a text is no pair.
+        BadParameter: a text has no ``=`` or no name.
     """
     found = {}
     for text in texts:
