@@ -1,9 +1,9 @@
 """One epoll for all connections without TLS of a process that wait for a request.
 
 trio registers a descriptor with its own epoll again for every wait, and wakes a task for every
-event. In this module one task waits for one epoll whose registrations stay. In each round the task
-lets every readable connection begin its next request. After that it sends the commands of all these
-requests to Redis in one write.
+event. Here a connection is registered once, and one task waits for the events of all connections.
+In each round the task lets every readable connection begin its next request. After that it sends
+the commands of all these requests to Redis in one write.
 
 epoll exists only on Linux. On other systems each connection has its own task (``connection``).
 """
@@ -30,7 +30,7 @@ class IdleConnection(Protocol):
         ...
 
     def on_epoll_closed(self) -> None:
-        """Let the task of the connection read: the epoll has ended and sends no more events."""
+        """Let the connection's own task read: the epoll has ended and sends no more events."""
         ...
 
 

@@ -1,6 +1,6 @@
--- Parses a time: '' for none, 'a<ms>' or 's<ms>' for a Unix time, 'r<ms>' for a time from now. Returns the Unix
--- time in ms. The envelope lacks the times of 's' and 'r'. For these it returns a second value: the time to
--- show in the envelope.
+-- Parses a time that a client requested: '' for none, 'a<ms>' for a Unix time that the job's envelope has,
+-- 's<ms>' for a Unix time that it lacks, 'r<ms>' for a time from now. Returns the Unix time in ms. For 's' and
+-- 'r' it returns a second value: the time that responses add to the envelope.
 local function parse_time(text)
     if text == '' then return nil end
     local at = tonumber(string.sub(text, 2))

@@ -31,7 +31,7 @@ local function request_budget(idle_keys, wanted)
         max_keys = idle_keys}
 end
 
--- Reads, before the first write, the best blocked jobs of a queue. For each key it reads the jobs that may
+-- Reads, before the first write, the first blocked jobs of a queue. For each key it reads the jobs that may
 -- request a token and the next one, which afterwards decides the key's place in the demand.
 local function preflight_blocked_jobs(queue, budget)
     local keys, requests_left = {}, budget.max_requests

@@ -1,5 +1,5 @@
--- How many jobs may start now under a list of limiters (create_limiters.lua). A job may start when every
--- limiter of the list allows one more start.
+-- Counts starts under a list of limiters (create_limiters.lua), and how many more jobs may start now. A job may
+-- start when every limiter of the list allows one more start.
 
 -- Adds the limiters of packed limits '<concurrency>,<rate>,<throttle>' (see core/rate_limit.py). Damaged limits
 -- add none.

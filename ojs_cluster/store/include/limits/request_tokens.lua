@@ -37,7 +37,7 @@ local function request_tokens(queue, budget, starts, max_score)
         local unrequested = token_unrequested_key(queue.name, state.key)
         local requested = token_requested_key(queue.name, state.key)
         local next_score, left_of_key = nil, (budget.any_key or state.requested == 0) and budget.per_key or 0
-        -- The key may have better blocked jobs, which this fetch has not read. They request tokens first.
+        -- The key may have blocked jobs with a lower score, which this fetch has not read. They request first.
         local unread = not state.read and redis.call('ZSCORE', queue.demand, state.key)
         for _, job in ipairs(state.jobs) do
             local may_request = not unread and state.requested < MAX_OPEN_REQUESTS and job.score <= max_score
