@@ -124,7 +124,7 @@ async def get(app: App, _request: Request, subscription_id: str) -> Response:
 
 
 async def change(app: App, request: Request, subscription_id: str) -> Response:
-    """Replace the members of a subscription that the body has.
+    """Change a subscription: replace those members that the request body has.
 
     If the server has deactivated the subscription, ``active: true`` activates it again.
 
@@ -209,17 +209,17 @@ async def test(app: App, _request: Request, subscription_id: str) -> Response:
         raise RateLimited("too many test deliveries wait for their receivers")
     async with app.webhook_tests:
         timeout_s = min(_TEST_S, settings.timeout_s)
-        answer = await app.webhook_client.post(url, headers, body, timeout_s=timeout_s)
+        result = await app.webhook_client.post(url, headers, body, timeout_s=timeout_s)
     value: dict[str, Any] = {
-        "success": answer.delivered,
-        "status_code": answer.status,
-        "status": answer.status,
-        "response_time_ms": answer.elapsed_ms,
-        "response_body": answer.body[:_SHOWN].decode(errors="replace"),
+        "success": result.delivered,
+        "status_code": result.status,
+        "status": result.status,
+        "response_time_ms": result.elapsed_ms,
+        "response_body": result.body[:_SHOWN].decode(errors="replace"),
         "delivery_id": f"del_{number}",
     }
-    if answer.error:
-        value["error"] = answer.error
+    if result.error:
+        value["error"] = result.error
     return replies.json_response(200, value)
 
 

@@ -60,7 +60,7 @@ class DueCrons:
 
 
 class CronStore(Protocol):
-    """The functions of the store that this module calls."""
+    """The functions of the store that firing calls."""
 
     async def due(self, limit: int) -> DueCrons:
         """Return the cron jobs to check now."""
@@ -128,7 +128,7 @@ class CronStore(Protocol):
         ...
 
     async def forbid_id(self, job_id: str) -> bool:
-        """Prevent that a job is stored under an id; return False when a job is already stored."""
+        """Forbid to store a job under an id; return False when a job is already stored."""
         ...
 
     async def cancel(self, job_id: str) -> None:

@@ -4,8 +4,8 @@ Spec: ojs-bulk-operations. An attempt reserves the client-chosen ids, then claim
 then commits a cross-shard transaction that stores all jobs (see ``transactions``). Every attempt
 visits shards in the order of their indexes, so two batches never block each other in a circle.
 
-A batch may have several jobs with one fingerprint. They are compared in the order of the batch: the
-first with the job that holds the lock, each later job with the job before it that will be stored.
+A batch may have several jobs with one fingerprint. The first of them is compared with the job that
+holds the lock. Each later one is compared with the previous one of the batch that will be stored.
 The policy of the later job decides about a conflict.
 """
 

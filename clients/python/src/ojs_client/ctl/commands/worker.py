@@ -56,7 +56,7 @@ JOBS = (
     worker ls -o wide --watch 5s
     """,
 )
-@click.option("-n", "--limit", type=click.IntRange(1), help="List at most so many.")
+@click.option("-n", "--limit", type=click.IntRange(1), help="Maximum number of workers.")
 @click.pass_obj
 def ls(session: Session, limit: int | None) -> None:
     """List workers, the most recently seen first."""
