@@ -144,8 +144,8 @@ async def enqueue_many(store: Store, jobs: Sequence[NewJob]) -> list[JobRecord]:
     await store.limit_keys.check_jobs(store, jobs)
     await store.partitions.refresh_if_stale(store)
     shards = set(store.partitions.choose_shards(store, jobs))
-    most = store.webhooks.jobs_per_script("enqueue", PORTION_JOBS)
-    is_large = len(jobs) > most or sum(len(job.body) for job in jobs) > PORTION_BYTES
+    max_jobs = store.webhooks.jobs_per_script("enqueue", PORTION_JOBS)
+    is_large = len(jobs) > max_jobs or sum(len(job.body) for job in jobs) > PORTION_BYTES
     if is_large or len(shards) > 1 or any(job.unique is not None for job in jobs):
         return await batch.enqueue_all(store, jobs)
     [shard] = shards
@@ -365,7 +365,7 @@ async def _holds_lock(store: Store, shard: Shard, placed: PlacedJob, job: NewJob
         shard.slot, "HMGET", shard.job(placed.job_id), f.UNIQUE, f.STATE, idempotent=True
     )
     held, state = ((value or b"").decode() for value in found)
-    if held.endswith("+"):
+    if held.endswith("+"):  # the lock stays after the end of the job, see ``unique.lock_fields``
         return held == f"{job.fingerprint}+"
     return held == job.fingerprint and state not in TERMINAL
 

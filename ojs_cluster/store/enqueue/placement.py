@@ -134,8 +134,8 @@ def enqueue_command(
 def portions(store: Store, part: Sequence[PlacedJob]) -> list[Sequence[PlacedJob]]:
     """Split jobs into portions that one script may store, in their order."""
     sizes = [sum(map(len, job.fields)) for job in part]
-    most = store.webhooks.jobs_per_script("enqueue", PORTION_JOBS)
-    return [part[start:end] for start, end in portion_ranges(sizes, most)]
+    max_jobs = store.webhooks.jobs_per_script("enqueue", PORTION_JOBS)
+    return [part[start:end] for start, end in portion_ranges(sizes, max_jobs)]
 
 
 def enqueue_one_command(

@@ -185,9 +185,9 @@ class _LeaseExtension:
             For each id with an alias in this shard, the shard to which the alias points.
         """
         moved: dict[str, Shard] = {}
-        most = self._store.webhooks.jobs_per_script("heartbeat", len(ids))
-        for start in range(0, len(ids), most):
-            moved |= await self._extend_portion(shard, ids[start : start + most])
+        max_jobs = self._store.webhooks.jobs_per_script("heartbeat", len(ids))
+        for start in range(0, len(ids), max_jobs):
+            moved |= await self._extend_portion(shard, ids[start : start + max_jobs])
         return moved
 
     async def _extend_portion(self, shard: Shard, ids: list[str]) -> dict[str, Shard]:
