@@ -104,10 +104,10 @@ class MaintenanceFlag:
 
     def members(self) -> dict[str, Any]:
         """Return the mode as JSON members, for responses about the server."""
-        return shown(self.current)
+        return maintenance_members(self.current)
 
 
-def shown(current: Maintenance | None) -> dict[str, Any]:
+def maintenance_members(current: Maintenance | None) -> dict[str, Any]:
     """Return maintenance mode as JSON members."""
     if current is None:
         return {"enabled": False, "maintenance": False, "refused": []}

@@ -84,7 +84,7 @@ class Selection:
         states: the states, at least one.
         queue: the queue.
         type: a job type, or a prefix followed by ``*``.
-        since_ms: jobs created at this time or later. With ``dead``, jobs that ended then.
+        since_ms: jobs created at this time or later. With ``dead``, jobs that ended in that time.
         until_ms: jobs created before this time. With ``dead``, jobs that ended before it.
         older_than_ms: ended jobs that ended before this time, and other jobs created before it.
         priority: the priority.

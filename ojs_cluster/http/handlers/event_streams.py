@@ -25,7 +25,7 @@ from ojs_cluster.http.push.channels import (
     types_of,
 )
 from ojs_cluster.http.push.progress_stream import ProgressStream
-from ojs_cluster.http.push.sse import EventStream, has_ended, initial_parts
+from ojs_cluster.http.push.sse import EventStream, has_ended, initial_positions
 from ojs_cluster.store.events.positions import EventId, decode_id
 from ojs_cluster.store.events.subscriber import Channel, Subscription
 from ojs_cluster.store.jobs import read_jobs as store_jobs
@@ -126,7 +126,7 @@ async def _open(
         subscription = Subscription(subscriber, channel, types, queues, request.queues)
         indexes = [shard.index for shard in readers.shards]
         starts = None if event_id is None else event_id.starts_of(indexes)
-        subscriber.reached = initial_parts(readers, starts)
+        subscriber.reached = initial_positions(readers, starts)
         if starts is None:
             readers.register(subscription)
         # Without a known position the client may have missed events.

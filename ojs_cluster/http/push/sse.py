@@ -182,7 +182,7 @@ class EventStream:
             self._written_at = trio.current_time()
 
 
-def initial_parts(readers: Readers, starts: Mapping[int, Start] | None) -> dict[int, bytes]:
+def initial_positions(readers: Readers, starts: Mapping[int, Start] | None) -> dict[int, bytes]:
     """Return the parts of the position at which a stream begins."""
     if starts is None:
         return readers.parts

@@ -31,7 +31,13 @@ from ojs_cluster.http.push.channels import (
     parse_channel,
     shards_of,
 )
-from ojs_cluster.http.push.sse import CHECK_S, GATHER_S, PIECE_BYTES, REPLAY_CHUNK, initial_parts
+from ojs_cluster.http.push.sse import (
+    CHECK_S,
+    GATHER_S,
+    PIECE_BYTES,
+    REPLAY_CHUNK,
+    initial_positions,
+)
 from ojs_cluster.http.push.ws_messages import (
     MAX_CHANNELS,
     MAX_TYPES,
@@ -252,7 +258,7 @@ class WebSocketSession:
             self._readers.unregister(subscription)
             await send(confirmation("subscribed", subscription.channel.name, subscription.types))
         self._subscriber.clear()
-        self._subscriber.reached = initial_parts(self._readers, starts)
+        self._subscriber.reached = initial_positions(self._readers, starts)
         return await self._replay(subscriptions, starts, send)
 
     async def _replay(

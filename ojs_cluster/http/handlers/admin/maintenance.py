@@ -13,7 +13,7 @@ from ojs_cluster.http import replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import decode
 from ojs_cluster.http.handlers.bulk.bodies import principal_of
-from ojs_cluster.http.maintenance import shown
+from ojs_cluster.http.maintenance import maintenance_members
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.store.maintenance.maintenance import (
     REFUSABLE,
@@ -47,7 +47,7 @@ async def get(app: App, _request: Request) -> Response:
     """
     current = await read_maintenance(app.store)
     app.maintenance.set(current)
-    return replies.json_response(200, shown(current))
+    return replies.json_response(200, maintenance_members(current))
 
 
 async def put(app: App, request: Request) -> Response:
@@ -71,7 +71,7 @@ async def put(app: App, request: Request) -> Response:
     )
     app.maintenance.set(current)
     audit_object = "off" if current is None else f"on: {', '.join(sorted(current.refused))}"
-    return replies.json_response(200, shown(current), audit_object=audit_object)
+    return replies.json_response(200, maintenance_members(current), audit_object=audit_object)
 
 
 def _refused(body: MaintenanceBody) -> list[str]:
