@@ -322,7 +322,7 @@ async def list_newest(
 ) -> Listing:
     """Return at most ``limit`` deliveries of all shards, newest first.
 
-    Each tag chooses those with the latest next attempt or end.
+    From each shard those are read that have the latest ``Delivery.at_ms``.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.

@@ -20,7 +20,7 @@ from ojs_client.ctl.session import Examples
 @click.argument("shell", type=click.Choice(("bash", "zsh", "fish")))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Print the script of a shell that completes commands and names.
+    """Print a script with which a shell completes commands and names.
 
     Names of queues, cron jobs and profiles come from the server and your profiles.
     """

@@ -37,7 +37,7 @@ _NOT_REPORTED: Final = (
     ("persistence", "redis-cli config get appendonly"),
     ("replicas", "redis-cli info replication"),
 )
-"""What the API does not report, and where to read it, on each master."""
+"""What the API does not report, and the command that reads it on each master."""
 
 COLUMNS = (
     Column("STATUS", member("status"), is_state=True),
