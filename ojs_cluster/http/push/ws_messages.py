@@ -107,8 +107,7 @@ class EventMessages:
     def name_channels(self, subscriptions: Mapping[str, Subscription]) -> None:
         """Put these channels into the ids of the following messages.
 
-        Every subscribe message calls it. So it stops at the first channel after which the list is
-        too long in any case.
+        It is called for every subscribe message. So it stops as soon as the list is too long.
         """
         channels, length = [], 0
         self._suffix = ""

@@ -77,7 +77,8 @@ class JobStore:
         """Store all jobs or none.
 
         Returns:
-            For each job: the job, and whether it is an earlier job that was not created now.
+            For each body: the new job and False, or the existing job that it conflicts with and
+            True.
 
         Raises:
             Refusal: a job is invalid or conflicts.
