@@ -12,7 +12,7 @@ from functools import cached_property
 from itertools import combinations
 from typing import Final
 
-from tests.chaos import replay
+from tests.chaos import notices, replay
 from tests.chaos.history import Answer, Enqueue, History, Lease, NewJob, Settle, Violation
 from tests.chaos.replay import TERMINAL
 
@@ -300,6 +300,8 @@ RULES: Final[Sequence[Rule]] = (
     replay.order,
     replay.unique,
     replay.concurrency,
+    notices.hooks,
+    notices.streams,
     lost,
     refused,
     batches,

@@ -20,6 +20,8 @@ from tests.support.invariants import InvariantReport, check_invariants
 
 _LOOKS_EVERY_S: Final = 1.0
 _PAGE: Final = 1000
+_KINDS: Final = ("job.", "cron.")
+"""Beginnings of the event types that the history has."""
 
 
 async def come_to_rest(client: ChaosClient, backend: Embedded, patience_s: float) -> Rest:
@@ -130,19 +132,21 @@ async def _events(client: ChaosClient) -> list[Event]:
     after = ""
     while True:
         page = await client.insist("GET", f"{path}&after={after}" if after else path)
-        found += [_event(it) for it in page.body["events"] if it["type"].startswith("job.")]
+        found += [_event(it) for it in page.body["events"] if it["type"].startswith(_KINDS)]
         after = page.body["cursor"]
         if not page.body["has_more"]:
             return found
 
 
 def _event(it: dict[str, Any]) -> Event:
-    *place, shard = (int(part) for part in it["id"].removeprefix("evt_").split("-"))
+    # The shard of an event of a cron job is -1.
+    id_ = it["id"].removeprefix("evt_").replace("--", "-")
+    *place, shard = (int(part) for part in id_.split("-"))
     # The last event of an entry has no number: it comes after those that have one.
     position = place[2] if len(place) > 2 else 1 << 30
     data = it["data"]
     return Event(
-        job=data["job_id"],
+        job=str(data.get("job_id", "")),
         kind=it["type"],
         at_ms=place[0],
         shard=shard,
@@ -151,4 +155,5 @@ def _event(it: dict[str, Any]) -> Event:
         worker=str(data.get("worker_id", "")),
         queue=data["queue"],
         type=data["job_type"],
+        id=it["id"],
     )

@@ -7,6 +7,7 @@ tests can write a history by hand.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -139,6 +140,43 @@ class Event:
     worker: str = ""
     queue: str = ""
     type: str = ""
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Hooked:
+    """What a webhook got.
+
+    Attributes:
+        kinds: the event types that it selects.
+        since_ms: from this Unix time in ms on, every process knew it.
+        received: ids of the events that its receiver has accepted.
+        excuse: why it may lack events; empty if it must have all.
+    """
+
+    kinds: frozenset[str]
+    since_ms: int
+    received: set[str]
+    excuse: str = ""
+
+
+@dataclass(slots=True)
+class Streamed:
+    """What a reader of an event stream got.
+
+    Attributes:
+        kinds: the event types that it reads.
+        queue: the queue of the events, empty for all.
+        since_ms: Unix time in ms from which on it must get all events.
+        seen: how often it got an event of a type, a job and a Unix time in ms.
+        gaps: Unix times in ms between which it was told that events may be missing.
+    """
+
+    kinds: frozenset[str]
+    queue: str
+    since_ms: int = 0
+    seen: Counter[tuple[str, str, int]] = field(default_factory=Counter)
+    gaps: list[tuple[int, int]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +227,8 @@ class History:
     confirmed: bool = True
     patient: bool = True
     errors: list[str] = field(default_factory=list)
+    hooked: Hooked | None = None
+    streamed: Streamed | None = None
     final: Final = field(default_factory=Final)
 
     def lossy(self, start: float, end: float) -> bool:

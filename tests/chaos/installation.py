@@ -29,6 +29,9 @@ _SHORT_TIMES: Final[Environment] = MappingProxyType(
         "OJS_REDIS_REPLY_TIMEOUT": "3s",
         "OJS_REDIS_CALL_TIMEOUT": "6s",
         "OJS_LOG_FORMAT": "text",
+        "OJS_WEBHOOK_ALLOW_CIDRS": INNER,
+        "OJS_WEBHOOK_ALLOW_HTTP": "true",
+        "OJS_WEBHOOK_RETRY_DELAYS": ",".join(["300ms"] * 20),
     }
 )
 """Short times, so that many faults fit into a run, and event streams that drop no entry."""
@@ -105,6 +108,11 @@ class Installation:
             for name, log in named:
                 text = log.read_text(errors="replace") if log.exists() else "(no log)"
                 file.write(f"--- {name}:\n{text}\n")
+
+    def has_logged(self, text: str) -> bool:
+        """Return whether a process has logged a text."""
+        logs = [process.log for process in self._processes()]
+        return any(text in log.read_text(errors="replace") for log in logs)
 
     def _processes(self) -> list[Process]:
         return [*(node.process for node in self.nodes), *self.schedulers]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from tests.chaos.faults import FaultInjector, Journal
 from tests.chaos.finish import come_to_rest
 from tests.chaos.history import History, NewJob, Violation
 from tests.chaos.installation import HEALING_S, Installation, Variant
+from tests.chaos.listeners import listening, settle
 from tests.chaos.producers import (
     CANCELLING_CRON,
     CRON,
@@ -39,6 +40,8 @@ _PATIENCE_S: Final = 300.0
 """How long a client that prepares or ends a run waits for a response, in seconds."""
 _HISTORIES_SHOWN: Final = 5
 _SHOWN: Final = 20
+_UNREAD: Final = "events of this process are not delivered to webhooks"
+"""In the log of a process that began while the webhooks could not be read (ADR 41)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +70,18 @@ class Run:
             f"chaos {self.variant.name}, seed {self.seed}: {self.journal.faults} faults in "
             f"{self.seconds:.0f} s; {len(history.enqueues)} enqueues, "
             f"{len(history.leases)} leases, {len(history.settles)} ends, "
-            f"{len(history.workflows)} workflows, {len(history.events)} events; "
+            f"{len(history.workflows)} workflows, {len(history.events)} events, {self._told()}; "
             f"jobs in the end: {dict(counts)}; excused: {dict(excused)}; "
             f"violations: {len(self.unexcused)}"
+        )
+
+    def _told(self) -> str:
+        hooked, streamed = self.history.hooked, self.history.streamed
+        if hooked is None or streamed is None:
+            return "no listeners"
+        return (
+            f"{len(hooked.received)} by webhook, {streamed.seen.total()} by stream with "
+            f"{len(streamed.gaps)} gaps"
         )
 
     def failure(self, logs: str, history: Path, all_logs: Path) -> str:
@@ -127,8 +139,9 @@ async def run(installation: Installation, variant: Variant, seed: int, seconds: 
 
         crew = Crew(client)
         striker = FaultInjector(installation, history, crew.kill)
-        await _prepare(client("setup", _PATIENCE_S))
-        async with trio.open_nursery() as working:
+        setup = client("setup", _PATIENCE_S)
+        await _prepare(setup)
+        async with listening(seed, http, urls, setup), trio.open_nursery() as working:
             working.start_soon(crew.run)
             known = Known()
             async with trio.open_nursery() as producing:
@@ -144,6 +157,9 @@ async def run(installation: Installation, variant: Variant, seed: int, seconds: 
                 client("rest", _PATIENCE_S), installation.backend, variant.patience_s
             )
             crew.stop.set()
+            if history.hooked is not None and installation.has_logged(_UNREAD):
+                history.hooked = replace(history.hooked, excuse="a process began without it")
+            await settle(history)
     return Run(variant, seed, seconds, faults, striker.journal, history, check(history))
 
 
