@@ -148,6 +148,8 @@ def parse_options(raw: Raw | None, top_level: Mapping[str, Raw]) -> JobOptions:
     if raw is None and not top_level:
         return DEFAULT_OPTIONS
     text = b"{}" if raw is None else bytes(raw)
+    if not top_level and len(text) <= _MAX_CACHED_BYTES:  # the usual case
+        return _resolve_cached(text)
     attributes = tuple([(name, bytes(piece)) for name, piece in top_level.items()])
     if len(text) + sum([len(piece) for _, piece in attributes]) > _MAX_CACHED_BYTES:
         return _resolve(text, top_level)
@@ -155,7 +157,7 @@ def parse_options(raw: Raw | None, top_level: Mapping[str, Raw]) -> JobOptions:
 
 
 @lru_cache(maxsize=2048)
-def _resolve_cached(text: bytes, attributes: tuple[tuple[str, bytes], ...]) -> JobOptions:
+def _resolve_cached(text: bytes, attributes: tuple[tuple[str, bytes], ...] = ()) -> JobOptions:
     return _resolve(text, {name: Raw(piece) for name, piece in attributes})
 
 
