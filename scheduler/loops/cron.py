@@ -14,7 +14,7 @@ from ojs_cluster.store.sweeps.sweep_result import SweepResult
 from scheduler.pacing import Step, StepResult
 
 # Time in ms after which the loop reads again whether maintenance mode is on. Occurrences that are
-# missed meanwhile result in one late run.
+# missed in between result in one late run.
 _MAINTENANCE_PAUSE_MS = 2000
 
 

@@ -338,7 +338,7 @@ class WebSocketSession:
         """Check the API key, and read new partitions of the queues, too.
 
         If a partition cannot be read, the client must connect again. Its last id then makes the
-        server send the events that happened meanwhile.
+        server send the events that happened in between.
 
         Returns:
             The status code with which the server closes the connection; None to continue.

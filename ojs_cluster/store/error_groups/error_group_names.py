@@ -1,7 +1,7 @@
 """Name the group that counts an error: its type and its normalised message.
 
 The server computes the name, not the script that counts the error. A script took quadratic time to
-match Lua patterns with a client's text, and the master served no other client meanwhile.
+match Lua patterns with a client's text, and the master served no other client at that time.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A page examines a bounded number of index entries. One script per shard reads the small fields of
 many jobs. The page then reads the whole job only if its small fields match. A listing may miss jobs
-that change their state meanwhile, or list them twice.
+that change their state in between, or list them twice.
 """
 
 from __future__ import annotations
