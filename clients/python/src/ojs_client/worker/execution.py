@@ -83,6 +83,9 @@ class Runner:
 
     def start(self, job: HeldJob, group: TaskGroup) -> None:
         """Start the handler of a job in a task of ``group``."""
+        if job.lost is not None:
+            self.drop_lost(job)
+            return
         type = job.members["type"]
         handler = self.handlers.get(type) or self.handlers.get("*")
         if handler is None:
@@ -92,6 +95,14 @@ class Runner:
         self.running += 1
         job.in_thread = not handler.is_async
         group.start_soon(self._run, job, handler)
+
+    def drop_lost(self, job: HeldJob) -> None:
+        """Drop a job whose lease was lost before its handler has started."""
+        if job.lost == "server":
+            job.ended = True
+            self._held.remove(job)
+        else:
+            self._settler.add(nack(job, expired_error()))
 
     def cancel_all(self) -> None:
         """Cancel all async handlers; ``lease_lost`` becomes True for all sync handlers."""

@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any, Final, Literal
 
 import anyio
-from anyio.abc import TaskGroup
 
 from ojs_client._version import __version__
 from ojs_client.client import Client
@@ -22,13 +21,14 @@ from ojs_client.options import JSON, Duration, milliseconds
 from ojs_client.transport import Transport
 from ojs_client.worker.ending import end_process
 from ojs_client.worker.execution import Runner
-from ojs_client.worker.fetching import MAX_COUNT, Fetcher
+from ojs_client.worker.fetching import Fetcher
 from ojs_client.worker.handlers import HandlerT, Middleware
 from ojs_client.worker.heartbeats import Directive, Heartbeats
 from ojs_client.worker.held_jobs import HeldJobs
 from ojs_client.worker.running import WorkerContext
-from ojs_client.worker.settling import Settler, nack
+from ojs_client.worker.settling import Settler
 from ojs_client.worker.signal import Signal
+from ojs_client.worker.waiting_jobs import WaitingJobs
 
 log = logging.getLogger("ojs_client.worker")
 
@@ -54,6 +54,8 @@ class Worker:
         url: the address of the server; None for ``OJS_URL``, or port 8080 of this machine.
         queues: the queues; a fetch takes the jobs of earlier queues first.
         concurrency: maximum number of handlers that run at the same time.
+        prefetch: number of jobs that the worker holds beyond these, so that short handlers do not
+            wait for a fetch. Other workers cannot run them meanwhile.
         api_key: the API key; None for ``OJS_API_KEY``.
         worker_id: the id of this worker; None for the host name and a random suffix.
         lease: time after the last heartbeat until the server gives the jobs to other workers.
@@ -71,6 +73,7 @@ class Worker:
         *,
         queues: Sequence[str] = ("default",),
         concurrency: int = 10,
+        prefetch: int = 0,
         api_key: str | None = None,
         worker_id: str | None = None,
         lease: Duration = 30.0,
@@ -84,6 +87,7 @@ class Worker:
         self._options: dict[str, Any] = {
             "queues": queues,
             "concurrency": concurrency,
+            "prefetch": prefetch,
             "lease": lease,
             "heartbeat": heartbeat,
             "poll": poll,
@@ -93,6 +97,8 @@ class Worker:
         }
         if concurrency < 1:
             raise ValueError("concurrency must be at least 1")
+        if prefetch < 0:
+            raise ValueError("prefetch must not be negative")
         if milliseconds(heartbeat) * 2 > milliseconds(lease):
             raise ValueError("a lease must be at least twice as long as the heartbeat interval")
         self.worker_id = worker_id or f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}"
@@ -127,8 +133,9 @@ class Worker:
             self._transport, Client.over(self._transport), self._held, self.worker_id
         )
         self._runner = Runner(
-            context, self._held, self._settler, tuple(middleware), concurrency, self._wake
+            context, self._held, self._settler, tuple(middleware), concurrency, self._handler_ended
         )
+        self._waiting = WaitingJobs(self._runner, self._settler, concurrency, prefetch)
         self._quiet = False
         self._directive: Directive = "running"
         """The last state that the server asked for."""
@@ -242,6 +249,7 @@ class Worker:
         if self._stopping.is_set():
             self._aborting.set()
         self._stopping.set()
+        self._waiting.requeue()
         self._wake()
         self._heartbeats.send_soon()
 
@@ -258,10 +266,14 @@ class Worker:
     # -- state
 
     def _is_idle(self) -> bool:
-        return self._runner.running == 0
+        return self._runner.running == 0 and not self._waiting
 
     def _wake(self) -> None:
         self._changed.set()
+
+    def _handler_ended(self) -> None:
+        self._waiting.start()
+        self._wake()
 
     def _describe(self) -> dict[str, JSON]:
         # A directive does not change the reported state. Otherwise the server would keep the state
@@ -298,7 +310,11 @@ class Worker:
 
     async def _work(self) -> None:
         async with anyio.create_task_group() as handlers:
-            await self._fetch_until_stopped(handlers)
+            self._waiting.group = handlers
+            try:
+                await self._fetch_until_stopped()
+            finally:
+                self._waiting.requeue()
             await self._handlers_end(self._grace_s, unless=self._aborting)
             self._runner.cancel_all()
             await self._handlers_end(_THREAD_RETURN_LIMIT_S)
@@ -317,15 +333,15 @@ class Worker:
                 self._changed.clear()
                 await self._changed.wait()
 
-    async def _fetch_until_stopped(self, handlers: TaskGroup) -> None:
+    async def _fetch_until_stopped(self) -> None:
         while not self._stopping.is_set():
             self._changed.clear()
-            free = min(self.concurrency - self._runner.running, MAX_COUNT)
-            if self.paused or free < 1 or self._settler.pending >= _MAX_UNSETTLED:
+            count = self._waiting.wanted()
+            if self.paused or count < 1 or self._settler.pending >= _MAX_UNSETTLED:
                 await self._changed.wait()
                 continue
             try:
-                jobs = await self._fetcher.fetch(free)
+                jobs = await self._fetcher.fetch(count)
             except ApiError as error:
                 self._refused = error
                 self.stop()
@@ -333,11 +349,7 @@ class Worker:
             if self._fetcher.pause_s:
                 with anyio.move_on_after(self._fetcher.pause_s):
                     await self._stopping.wait()
-            for job in jobs:
-                if self._stopping.is_set():
-                    self._settler.add(nack(job, None))
-                else:
-                    self._runner.start(job, handlers)
+            self._waiting.add(jobs)
 
     async def _end_poll(self) -> None:
         await self._stopping.wait()

@@ -1,0 +1,149 @@
+"""A worker with ``prefetch`` holds jobs that wait for a free handler."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import anyio
+import pytest
+
+from ojs_client import Client, RunningJob, Worker, new_job
+from ojs_client.testing import FakeServer
+from tests.client_library.conftest import Server
+from tests.client_library.faults import Watched
+from tests.client_library.workers import QUEUE, new_worker, serving_jobs, until
+
+Run = Callable[[Callable[[], Awaitable[None]]], None]
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def run(request: pytest.FixtureRequest) -> Run:
+    """Return a function that runs an async test in an event loop of each kind."""
+
+    def in_loop(test: Callable[[], Awaitable[None]]) -> None:
+        async def limited() -> None:
+            with anyio.fail_after(60):
+                await test()
+
+        anyio.run(limited, backend=request.param)
+
+    return in_loop
+
+
+async def test_jobs_share_fetches_and_acks_and_run_in_order(server: Server) -> None:
+    wire = Watched()
+    ran: list[int] = []
+    running = most = 0
+
+    async def scenario(client: Client) -> None:
+        worker = new_worker(client, transport=wire, concurrency=1, prefetch=20)
+
+        @worker.handler("t.short")
+        async def short(job: RunningJob) -> None:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            await anyio.lowlevel.checkpoint()
+            ran.append(job.args[0])
+            running -= 1
+
+        jobs = await client.enqueue_many(
+            [new_job("t.short", number, queue=QUEUE) for number in range(60)]
+        )
+        async with serving_jobs(worker):
+            await client.result(jobs[-1].id, wait=60)
+        assert [(await client.get(job.id)).state for job in jobs] == ["completed"] * 60
+
+    await server.run(scenario)
+    assert (ran, most) == (list(range(60)), 1)
+    # 21 jobs at first, then at least 10 each; the last fetches find no job.
+    assert wire.counts["workers/fetch"] <= 10
+
+
+def test_a_drain_requeues_the_jobs_that_wait(run: Run) -> None:
+    async def test() -> None:
+        server = FakeServer()
+        worker = Worker(queues=["a"], concurrency=1, prefetch=5)
+        started, ran = anyio.Event(), list[str]()
+
+        @worker.handler("t.long")
+        async def long(job: RunningJob) -> None:
+            ran.append(job.id)
+            started.set()
+            await anyio.sleep_forever()
+
+        async with server.client() as client:
+            jobs = await client.enqueue_many([new_job("t.long", queue="a")] * 4)
+            async with server.running(worker):
+                await started.wait()
+                assert [job.state for job in server.jobs()] == ["active"] * 4
+        assert ran == [jobs[0].id]
+        assert [job.state for job in server.jobs()] == ["available"] * 4
+        assert [job.error for job in server.jobs()] == [None] * 4
+
+    run(test)
+
+
+def test_a_job_that_is_cancelled_while_it_waits_does_not_run(run: Run) -> None:
+    async def test() -> None:
+        server = FakeServer()
+        worker = Worker(queues=["a"], concurrency=1, prefetch=5)
+        go, ran = anyio.Event(), list[int]()
+
+        @worker.handler("t.note")
+        async def note(job: RunningJob) -> None:
+            ran.append(job.args[0])
+            await go.wait()
+
+        async with server.client() as client:
+            jobs = await client.enqueue_many([new_job("t.note", n, queue="a") for n in range(3)])
+            copy = worker.copy(server.url, transport=server.transport, heartbeat=0.05)
+            async with serving_jobs(copy):
+                await until(lambda: ran and copy.held == 3)
+                await client.cancel(jobs[1].id)
+                await until(partial(lost_is_known, copy))
+                go.set()
+                await client.result(jobs[2].id, wait=30)
+        assert ran == [0, 2]
+        assert copy.held == 0
+        assert [job.state for job in server.jobs()] == ["completed", "cancelled", "completed"]
+
+    def lost_is_known(worker: Worker) -> bool:
+        return any(job.lost == "server" for job in worker._held)
+
+    run(test)
+
+
+def test_a_job_whose_lease_expires_while_it_waits_does_not_run(run: Run) -> None:
+    async def test() -> None:
+        server = FakeServer()
+        worker = Worker(queues=["a"], concurrency=1, prefetch=5)
+        go, ran = anyio.Event(), list[int]()
+
+        @worker.handler("t.note")
+        async def note(job: RunningJob) -> None:
+            ran.append(job.args[0])
+            with anyio.CancelScope(shield=True):
+                await go.wait()
+
+        async with server.client() as client:
+            await client.enqueue_many([new_job("t.note", n, queue="a") for n in range(2)])
+            copy = worker.copy(server.url, transport=server.transport)
+            async with serving_jobs(copy):
+                await until(lambda: ran and copy.held == 2)
+                for job in copy._held:
+                    job.lose("expired")
+                go.set()
+                await until(lambda: copy.held == 0)
+        assert ran == [0]
+        errors = [job.error for job in server.jobs()]
+        assert errors[1] is not None
+        assert errors[1]["code"] == "lease_expired"
+
+    run(test)
+
+
+def test_a_negative_number_is_refused() -> None:
+    with pytest.raises(ValueError, match="prefetch"):
+        Worker(prefetch=-1)
