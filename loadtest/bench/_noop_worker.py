@@ -1,7 +1,7 @@
-"""A worker whose handlers do nothing: ``python -m loadtest.bench._noop_worker URL QUEUE N C LOOP``.
+"""A worker whose handlers do nothing: ``_noop_worker URL QUEUE N C P LOOP``.
 
-It runs N jobs with the concurrency C and prints its time and processor time in seconds, as JSON.
-The clock starts with the first handler and stops when the server has all acks.
+It runs N jobs with the concurrency C and the prefetch P. It prints its time and processor time in
+seconds, as JSON. The clock starts with the first handler and stops when the server has all acks.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import anyio
 from ojs_client import RunningJob, Worker
 
 
-async def run(url: str, queue: str, jobs: int, concurrency: int) -> None:
+async def run(url: str, queue: str, jobs: int, concurrency: int, prefetch: int) -> None:
     """Run the jobs and print the result."""
-    worker = Worker(url, queues=[queue], concurrency=concurrency)
+    worker = Worker(url, queues=[queue], concurrency=concurrency, prefetch=prefetch)
     ended = anyio.Event()
     left = jobs
     began = began_cpu = 0.0
@@ -43,8 +43,8 @@ async def run(url: str, queue: str, jobs: int, concurrency: int) -> None:
 
 def main() -> None:
     """Run the worker that the arguments describe."""
-    url, queue, jobs, concurrency, loop = sys.argv[1:]
-    anyio.run(run, url, queue, int(jobs), int(concurrency), backend=loop)
+    url, queue, jobs, concurrency, prefetch, loop = sys.argv[1:]
+    anyio.run(run, url, queue, int(jobs), int(concurrency), int(prefetch), backend=loop)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,15 @@
 """Throughput of one worker process of ``ojs_client`` with handlers that do nothing.
 
-    python -m loadtest.bench.workers [--jobs 4000] [--rounds 5] [--quick]
+    python -m loadtest.bench.workers [--jobs 4000] [--rounds 5] [--quick] [--peers PYTHON]
 
 One API process runs over one standalone server. In each round the jobs are enqueued, then a worker
 process with one of the concurrencies runs them and ends. The clock starts with its first handler
 and stops when the server has all acks, so starting Python does not count. Each job is acknowledged
 after its handler.
+
+``--peers`` names a Python in whose environment ``celery``, ``redis``, ``rq`` and the official SDK
+are installed. Their workers run jobs one at a time in the same rounds. The brokers of Celery and RQ
+use the same Redis, the SDK uses the same API process.
 """
 
 from __future__ import annotations
@@ -13,22 +17,27 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from loadtest.bench._processes import cpu_s
 from loadtest.bench._table import print_setting, print_table
-from loadtest.bench._target import Target, start
-from ojs_cluster.server.embedded.servers import find_server
+from loadtest.bench._target import Target, start_api
+from ojs_cluster.server.embedded.servers import Embedded, find_server
 
 CONCURRENCIES = (1, 10, 100)
+PREFETCHES = (4, 20)
 LOOPS = ("asyncio", "trio")
 _BATCH = 500
+_PEER_LIMIT_S = 300.0
 
 
 @dataclass
@@ -37,9 +46,16 @@ class Setting:
 
     loop: str
     concurrency: int
+    prefetch: int = 0
     rates: list[float] = field(default_factory=list)
     worker_us: list[float] = field(default_factory=list)
     api_us: list[float] = field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        """Its name in the table."""
+        prefetch = f", prefetch {self.prefetch}" if self.prefetch else ""
+        return f"{self.loop}, {self.concurrency}{prefetch}"
 
     def forget(self) -> None:
         """Discard the measurements of the warm-up."""
@@ -49,7 +65,7 @@ class Setting:
     def row(self) -> list[str]:
         """Return its row of the table."""
         return [
-            f"{self.loop}, {self.concurrency}",
+            self.title,
             f"{statistics.median(self.rates):.0f}",
             f"{min(self.rates):.0f} to {max(self.rates):.0f}",
             f"{statistics.median(self.worker_us):.0f}",
@@ -76,12 +92,83 @@ def measure(target: Target, setting: Setting, jobs: int) -> None:
     command = [sys.executable, "-m", "loadtest.bench._noop_worker", url, queue, str(jobs)]
     api = cpu_s(target.api_pids)
     done = subprocess.run(
-        [*command, str(setting.concurrency), setting.loop], stdout=subprocess.PIPE, check=True
+        [*command, str(setting.concurrency), str(setting.prefetch), setting.loop],
+        stdout=subprocess.PIPE,
+        check=True,
     )
     found = json.loads(done.stdout)
     setting.rates.append(jobs / found["seconds"])
     setting.worker_us.append(found["cpu_s"] / jobs * 1e6)
     setting.api_us.append((cpu_s(target.api_pids) - api) / jobs * 1e6)
+
+
+@dataclass
+class Peer:
+    """A worker of another library and its rates, one per round."""
+
+    kind: str
+    title: str
+    rates: list[float] = field(default_factory=list)
+
+
+def peers() -> list[Peer]:
+    """Return the workers to compare with. All run one job at a time and acknowledge it after."""
+    return [
+        Peer("celery", "Celery, prefork 1, prefetch 1"),
+        Peer("celery-prefetch", "Celery, prefork 1, prefetch 4"),
+        Peer("rq", "RQ, Worker"),
+        Peer("rq-simple", "RQ, SimpleWorker"),
+        Peer("ojs-sdk", "OJS Python SDK, 1"),
+    ]
+
+
+def measure_peer(python: str, target: Target, redis_url: str, peer: Peer, jobs: int) -> None:
+    """Run jobs with a worker of another library."""
+    url = f"http://{target.host}:{target.port}"
+    if peer.kind == "ojs-sdk":
+        enqueue(url, "bench-peers", jobs)
+    script = Path(__file__).with_name("_peer_worker.py")
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder, "seconds")
+        process = subprocess.Popen(
+            [
+                *(python, str(script), peer.kind),
+                *(url if peer.kind == "ojs-sdk" else redis_url, str(jobs), str(output)),
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=script.parent,
+            start_new_session=True,  # Celery has child processes
+        )
+        deadline = time.monotonic() + _PEER_LIMIT_S
+        while not (text := output.read_text() if output.exists() else ""):
+            if time.monotonic() > deadline or process.poll() not in (None, 0):
+                raise SystemExit(f"the worker of {peer.title} does not end, or has failed")
+            time.sleep(0.05)
+        with contextlib.suppress(ProcessLookupError):  # RQ has ended
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait(60)
+    peer.rates.append(jobs / float(text))
+
+
+def ratio(ours: list[float], theirs: list[float]) -> float:
+    """Return the median of the ratios of the rounds."""
+    return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+
+
+def print_peers(ours: list[Setting], found: list[Peer]) -> None:
+    """Print the rates of the other libraries, and how many times faster each of ``ours`` is."""
+    rows = [
+        [
+            peer.title,
+            f"{statistics.median(peer.rates):.0f}",
+            f"{min(peer.rates):.0f} to {max(peer.rates):.0f}",
+            *(f"{ratio(each.rates, peer.rates):.2f}" for each in ours),
+        ]
+        for peer in found
+    ]
+    heads = ["one job at a time", "jobs/s", "from, to"]
+    print_table([*heads, *(f"{each.title} / it" for each in ours)], rows)
 
 
 def main() -> None:
@@ -90,23 +177,34 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=4000, help="per round, at concurrency 100")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--server", default="auto")
+    parser.add_argument("--peers", help="a Python that has the libraries to compare with")
     parser.add_argument("--quick", action="store_true", help="fewer jobs and rounds")
     options = parser.parse_args()
     if options.quick:
         options.jobs, options.rounds = 1000, 2
     binary = find_server(options.server)
     settings = [Setting(loop, count) for loop in LOOPS for count in CONCURRENCIES]
+    settings += [Setting("asyncio", 1, prefetch) for prefetch in PREFETCHES]
+    others = peers() if options.peers else []
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        target = start(stack, Path(folder), binary, "standalone")
+        embedded = stack.enter_context(
+            Embedded(Path(folder), binary=binary, masters=1, cluster=False, append_only=False)
+        )
+        target = start_api(stack, embedded, "standalone")
         for number in range(options.rounds + 1):
             for setting in settings[:: 1 if number % 2 else -1]:
                 jobs = options.jobs if setting.concurrency > 1 else options.jobs // 4
                 measure(target, setting, jobs)
                 if number == 0:
                     setting.forget()
+            for peer in others if number else ():
+                measure_peer(options.peers, target, embedded.url, peer, options.jobs // 4)
     print_setting(binary, f"{options.jobs} jobs a round, medians of {options.rounds} rounds")
     heads = ["loop, concurrency", "jobs/s", "from, to", "worker, us/job", "API, us/job"]
     print_table(heads, [setting.row() for setting in settings])
+    if others:
+        ours = [each for each in settings if each.concurrency == 1 and each.loop == "asyncio"]
+        print_peers(ours, others)
 
 
 if __name__ == "__main__":

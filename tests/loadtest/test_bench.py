@@ -73,6 +73,7 @@ def test_workers_run_with_every_concurrency_on_both_loops(
 ) -> None:
     found = printed(workers.main, "--jobs 40 --rounds 1", monkeypatch, capsys)
     names = {f"{loop}, {count}" for loop in workers.LOOPS for count in workers.CONCURRENCIES}
+    names |= {f"asyncio, 1, prefetch {count}" for count in workers.PREFETCHES}
     assert names <= found.keys()
 
 
