@@ -31,13 +31,20 @@ SECRET = "a-secret-key-0123456789"
 
 
 @contextmanager
-def answering(status: int, body: Any = None) -> Iterator[tuple[str, list[str | None]]]:
-    """Answer every request in the same way; yields the address and the keys that arrive."""
+def answering(
+    status: int, body: Any = None, paths: list[str] | None = None
+) -> Iterator[tuple[str, list[str | None]]]:
+    """Answer every request in the same way; yields the address and the keys that arrive.
+
+    ``paths`` gets the paths of the requests.
+    """
     keys: list[str | None] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             keys.append(self.headers["Authorization"])
+            if paths is not None:
+                paths.append(self.path)
             content = json.dumps(body or {}).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(content)))
@@ -91,6 +98,18 @@ def _answer_html(server: socket.socket) -> None:
     with connection:
         connection.recv(65536)
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>")
+
+
+def test_a_server_may_live_under_a_path() -> None:
+    paths: list[str] = []
+    with answering(404, paths=paths) as (url, _):
+        Ctl(f"{url}/jobs/").run("queue", "get", "a/../b c", code=3)
+    assert paths == ["/jobs/ojs/v1/admin/queues/a%2F..%2Fb%20c"]
+
+
+def test_what_is_no_ojs_server_is_told_so() -> None:
+    with answering(200, {"hello": 1}) as (url, _):
+        assert "is it an OJS server" in Ctl(url).run("queue", "ls", code=5).stderr
 
 
 def test_a_key_goes_only_to_the_server_it_belongs_to(tmp_path: Path) -> None:

@@ -56,6 +56,14 @@ def test_a_search_finds_jobs(ctl: Ctl, shared: Shared) -> None:
     assert "unknown field" in ctl.run("job", "ls", "--query", "colour:red", code=4).stderr
 
 
+def test_jobs_are_sorted_as_the_server_can(ctl: Ctl) -> None:
+    for priority in (1, 3, 2):
+        ctl.enqueue("q.sort", options={"priority": priority})
+    words = ["job", "ls", "--queue", "q.sort", "--state", "available", "--sort", "priority"]
+    assert [job["priority"] for job in ctl.json(*words, "--order", "desc")] == [3, 2, 1]
+    assert [job["priority"] for job in ctl.json(*words, "--order", "asc")] == [1, 2, 3]
+
+
 def test_one_job_per_line_is_json(ctl: Ctl) -> None:
     lines = ctl.run("job", "ls", "--queue", "seed.mail", "-o", "jsonl").stdout.splitlines()
     assert sorted(json.loads(line)["state"] for line in lines) == (
@@ -65,10 +73,10 @@ def test_one_job_per_line_is_json(ctl: Ctl) -> None:
 
 def test_control_characters_of_clients_do_not_reach_the_terminal(ctl: Ctl, shared: Shared) -> None:
     job_id = shared.seeded["discarded"]
-    ctl.enqueue("q.control", args=["\x9b31m\x7f"])
+    ctl.enqueue("q.control", args=["\x9b31m\x7f\u202e"])
     for form in ("table", "wide", "json", "jsonl"):
         for words in (["job", "ls", "--queue", "q.control"], ["job", "get", job_id]):
-            assert not set("\x1b\x9b\x7f") & set(ctl.run(*words, "-o", form).stdout)
+            assert not set("\x1b\x9b\x7f\u202e") & set(ctl.run(*words, "-o", form).stdout)
 
 
 def test_the_result_of_a_job_is_printed_or_its_failure(ctl: Ctl, shared: Shared) -> None:
@@ -178,6 +186,7 @@ def test_doctor_checks_the_server_and_names_what_it_cannot_check(ctl: Ctl) -> No
         assert checks[name]["status"] == "ok", checks[name]
     assert "ojs:admin:purge" in checks["key"]["detail"]
     assert checks["paused queues"]["detail"].startswith("seed.reports")
+    assert checks["durability"]["detail"].startswith("async")
     for name in ("memory policy", "persistence", "replicas"):
         assert checks[name]["status"] == "skipped"
 

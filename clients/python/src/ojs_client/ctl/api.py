@@ -117,13 +117,22 @@ class Api:
             key: the member of a page that has its entries.
             limit: the maximum number of entries; None for all.
             **params: the query, without the members that are None or empty.
+
+        Raises:
+            ApiError: the server answered with an error.
+            ConnectionFailed: the server did not answer, or something else answered.
         """
         cursor: str | None = None
         left = limit
         while left is None or left > 0:
             size = _PAGE if left is None else min(_PAGE, left)
             page = self.request("GET", path, params={**params, "limit": size, "cursor": cursor})
-            entries = page[key][:size]
+            entries = page.get(key) if isinstance(page, dict) else None
+            if not isinstance(entries, list):
+                raise ConnectionFailed(
+                    f"{self.url} answers without '{key}': is it an OJS server?", applied=None
+                )
+            entries = entries[:size]
             yield from entries
             left = None if left is None else left - len(entries)
             cursor = page.get("pagination", {}).get("next_cursor")

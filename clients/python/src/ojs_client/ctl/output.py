@@ -29,7 +29,8 @@ Row: TypeAlias = Mapping[str, Any]
 _GAP: Final = "  "
 _UNLIMITED: Final = 1_000_000
 """The width of a table that is not shortened."""
-_C1: Final = re.compile(r"[\x7f-\x9f]")
+_NOT_PRINTED: Final = re.compile(r"[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""Characters that JSON allows and terminals obey: control characters, and changes of direction."""
 STATE_STYLES: Final[Mapping[str, str]] = {
     **dict.fromkeys(("active", "running"), "cyan"),
     **dict.fromkeys(("completed", "delivered", "ok", "yes"), "green"),
@@ -282,8 +283,8 @@ def pretty(value: Any) -> str:
 def _json(value: Any, indent: int | None) -> str:
     separators = (",", ":") if indent is None else (",", ": ")
     text = json.dumps(value, ensure_ascii=False, indent=indent, separators=separators)
-    # JSON allows these characters, but terminals obey them. Half of a surrogate pair has no UTF-8.
-    text = _C1.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    # Half of a surrogate pair has no UTF-8.
+    text = _NOT_PRINTED.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
     return text.encode("utf-8", "backslashreplace").decode()
 
 

@@ -258,6 +258,7 @@ def run_operation(
     done = _DONE[action]
     if not (dry_run or yes):
         check_terminal(f"Without a terminal, confirm '{action}' by --yes.")
+    total = None
     if dry_run or not yes:
         found = follow_operation(session, _created(session, {**body, "dry_run": True}))
         if dry_run:
@@ -265,12 +266,13 @@ def run_operation(
             session.output.changed(found, told, name=str(found["matched"]))
             return
         confirm(f"{action.capitalize()} {counted(found['matched'], what)}?", yes=yes)
+        total = found["matched"]
     operation = _created(session, {**body, "confirm": True})
     if not wait:
         told = f"operation {operation['id']} runs; follow it: ojsctl bulk get {operation['id']}"
         session.output.changed(operation, told, name=operation["id"])
         return
-    ended = follow_operation(session, operation)
+    ended = follow_operation(session, operation, total)
     session.output.changed(ended, f"{counted(ended['succeeded'], what)} {done}", name=ended["id"])
     failures = [(each["job_id"], each["error"]) for each in ended["failures"]]
     report_failures(session, failures, ended["succeeded"], ended["failed"])
@@ -284,14 +286,21 @@ def _created(session: Session, body: dict[str, Any]) -> dict[str, Any]:
     return operation
 
 
-def follow_operation(session: Session, operation: dict[str, Any]) -> dict[str, Any]:
+def follow_operation(
+    session: Session, operation: dict[str, Any], total: int | None = None
+) -> dict[str, Any]:
     """Follow a bulk operation to its end, with its counts on a terminal.
 
     Ctrl-C ends the command. The operation goes on.
+
+    Args:
+        session: the session.
+        operation: the operation, as the server returned it.
+        total: the number of jobs that were counted before; None if they were not.
     """
     pause_s = _FIRST_PAUSE_S
     try:
-        with Bar("count" if operation["dry_run"] else operation["action"]) as bar:
+        with Bar("count" if operation["dry_run"] else operation["action"], total) as bar:
             while operation["state"] in ("running", "stopping"):
                 time.sleep(pause_s)
                 pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)

@@ -67,7 +67,7 @@ def doctor(session: Session) -> None:
     """
     checks = list(_connection(session))
     if session.exit_code is Exit.OK:
-        for part in (_scopes, _clock, _numbers, _maintenance):
+        for part in (_scopes, _clock, _numbers, _maintenance, _durability):
             checks += part(session)
         checks += [
             _check(name, "skipped", f"the API does not report it: {how}")
@@ -232,3 +232,18 @@ def _maintenance(session: Session) -> Iterator[dict[str, str]]:
         yield _check("maintenance", "warning", f"the server refuses {refused}")
     else:
         yield _check("maintenance", "ok", "off")
+
+
+def _durability(session: Session) -> Iterator[dict[str, str]]:
+    try:
+        items: list[Row] = session.api.get(f"{ADMIN}/system/config")["items"]
+        value = next(item["value"] for item in items if item["name"] == "OJS_DURABILITY")
+    except (OJSError, KeyError, TypeError, StopIteration):
+        yield _check("durability", "skipped", "the server does not tell its configuration")
+        return
+    meanings = {
+        "async": "responses wait for no replica and no disk",
+        "replica": "responses wait for a replica",
+        "fsync": "responses wait for the disk",
+    }
+    yield _check("durability", "ok", f"{value}: {meanings.get(str(value), 'unknown')}")

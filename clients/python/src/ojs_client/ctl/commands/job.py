@@ -80,6 +80,12 @@ COLUMNS = (
 @click.option("--queue", metavar="QUEUE", help="Jobs of this queue.")
 @click.option("--state", type=_STATE, help="Jobs in this state.")
 @click.option("--type", "job_type", metavar="TYPE", help="Type; 'email.*' is a prefix.")
+@click.option(
+    "--sort",
+    type=click.Choice(("created_at", "priority", "scheduled_at")),
+    help="Another order; needs --state, and for many jobs --queue.",
+)
+@click.option("--order", type=click.Choice(("asc", "desc")), help="The direction of --sort.")
 @click.option("-n", "--limit", type=click.IntRange(1), default=50, show_default=True)
 @click.option("--all", "everything", is_flag=True, help="List all jobs, whatever --limit is.")
 @click.pass_obj
@@ -89,6 +95,8 @@ def ls(
     queue: str | None,
     state: str | None,
     job_type: str | None,
+    sort: str | None,
+    order: str | None,
     limit: int,
     everything: bool,
 ) -> None:
@@ -101,6 +109,8 @@ def ls(
         queue=queue,
         state=state,
         type=job_type,
+        sort=sort,
+        order=order,
     )
     count = session.output.rows(jobs, COLUMNS, name="id", empty="no jobs match")
     if count == limit and not everything:
