@@ -1,6 +1,6 @@
 # Every target with a `##` line shows up in `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help run test lint conformance cluster-test soak mutants loadtest bench lock docs chart-docs package clean
+.PHONY: help run demo test lint conformance cluster-test soak mutants loadtest bench lock docs chart-docs package clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -23,6 +23,9 @@ help: ## show this list
 
 run: $(VENV)/.run ## install, then run everything on this machine (Ctrl-C stops it)
 	@exec $(BIN)/ojs-cluster dev
+
+demo: $(VENV)/.run ## the same with a living example: jobs, workers, failures (data in .ojs-demo)
+	@exec $(BIN)/ojs-cluster dev --demo
 
 test: $(VENV)/.dev ## install, then run all tests (JOBS=2 in parallel; TESTS=tests/core for a part)
 	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)

@@ -140,6 +140,7 @@ def _masters(_context: click.Context, _param: click.Parameter, text: str) -> int
     short_help="Run everything on this machine, including an embedded cluster.",
     epilog=_examples(
         "ojs-cluster dev",
+        "ojs-cluster dev --demo",
         "ojs-cluster dev --port 9000 --data ~/jobs --masters 5",
         "REDIS_URL=redis://localhost:6379 ojs-cluster dev",
     ),
@@ -154,9 +155,8 @@ def _masters(_context: click.Context, _param: click.Parameter, text: str) -> int
 @click.option(
     "--data",
     type=_PATH,
-    default=Path(".ojs-data"),
     metavar="DIR",
-    help="Folder that keeps the jobs (default: ./.ojs-data).",
+    help="Folder that keeps the jobs (default: ./.ojs-data; ./.ojs-demo with --demo).",
 )
 @click.option(
     "--masters",
@@ -165,7 +165,10 @@ def _masters(_context: click.Context, _param: click.Parameter, text: str) -> int
     metavar="N",
     help="Number of masters of the embedded cluster (default: 3).",
 )
-def _dev(*, server: str, data: Path, masters: int, **listen: str | None) -> _Run:
+@click.option(
+    "--demo", is_flag=True, help="Fill the embedded cluster with a living example of a small shop."
+)
+def _dev(*, server: str, data: Path | None, masters: int, demo: bool, **listen: str | None) -> _Run:
     """Run everything on this machine, including an embedded cluster.
 
     Starts a Redis or Valkey Cluster, API processes and a scheduler; Ctrl-C stops them. If REDIS_URL
@@ -175,7 +178,8 @@ def _dev(*, server: str, data: Path, masters: int, **listen: str | None) -> _Run
     def run(environ: Mapping[str, str]) -> int:
         from ojs_cluster.server.commands.dev import DevOptions, run_dev
 
-        options = DevOptions(server=server, data=data, masters=masters)
+        folder = data or Path(".ojs-demo" if demo else ".ojs-data")
+        options = DevOptions(server=server, data=folder, masters=masters, demo=demo)
         return run_dev(options, _with_options(environ, **listen))
 
     return run

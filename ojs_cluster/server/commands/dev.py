@@ -70,11 +70,13 @@ class DevOptions:
         server: the server program: one of ``binaries.CHOICES``, or a path.
         data: folder with the data of the embedded cluster.
         masters: number of masters of the embedded cluster.
+        demo: whether to fill the embedded cluster with a living example.
     """
 
     server: str
     data: Path
     masters: int
+    demo: bool = False
 
 
 class _DevError(Exception):
@@ -87,6 +89,8 @@ def run_dev(options: DevOptions, environ: Mapping[str, str]) -> int:
     Raises:
         ConfigError: a variable has a wrong value.
     """
+    if options.demo:
+        _check_demo(environ)
     merged = _with_defaults(environ)
     # Checked before the embedded cluster starts, so that a wrong value is reported at once.
     settings = load(merged)
@@ -106,7 +110,7 @@ def run_dev(options: DevOptions, environ: Mapping[str, str]) -> int:
             settings = load(merged)
             start_logging(settings, "dev")
             log_warnings(settings)
-            return trio.run(_run, settings, merged, listener, embedded)
+            return trio.run(_run, settings, merged, listener, embedded, options.demo)
     except (_DevError, EmbeddedError, NotPrivate, ServerNotFound) as error:
         print(f"ojs-cluster dev: {error}", file=sys.stderr)
         return 1
@@ -137,6 +141,24 @@ def _with_defaults(environ: Mapping[str, str]) -> dict[str, str]:
             )
         merged["OJS_ALLOW_INSECURE_NO_AUTH"] = "true"
     return merged
+
+
+def _check_demo(environ: Mapping[str, str]) -> None:
+    """Check that the demo can reach the server, and that it fills no server in use.
+
+    Raises:
+        ConfigError: it cannot, or it would.
+    """
+    problems = []
+    if environ.get("REDIS_URL"):
+        problems.append("REDIS_URL: --demo fills a cluster of its own with jobs: unset REDIS_URL")
+    if environ.get("OJS_TLS_CERT"):
+        problems.append("OJS_TLS_CERT: --demo uses plain HTTP: unset OJS_TLS_CERT")
+    has_key = environ.get("OJS_API_KEY") or environ.get("OJS_API_KEYS")
+    if environ.get("OJS_API_KEYS_FILE") and not has_key:
+        problems.append("OJS_API_KEYS_FILE: --demo needs a key with all scopes: set OJS_API_KEY")
+    if problems:
+        raise ConfigError(problems)
 
 
 @contextlib.contextmanager
@@ -222,6 +244,7 @@ async def _run(
     environ: Mapping[str, str],
     listener: socket.socket,
     embedded: Embedded | None,
+    demo: bool,
 ) -> int:
     specs = api_specs(settings, environ, listener)
     specs.append(ChildSpec(name="scheduler", module=SCHEDULER_MODULE, env=environ))
@@ -229,6 +252,8 @@ async def _run(
     closing = threading.Event()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_show_banner, supervisor, settings, embedded)
+        if demo:
+            nursery.start_soon(_demonstrate, supervisor, settings)
         if embedded is not None:
             for node in embedded.nodes:
                 nursery.start_soon(restart_node_when_dead, embedded, node, closing)
@@ -265,6 +290,20 @@ async def restart_node_when_dead(
                 await trio.sleep(backoff.next_s())
         else:
             backoff.reset()
+
+
+async def _demonstrate(supervisor: Supervisor, settings: Settings) -> None:
+    """Run the demo from the start of the server to its stop."""
+    from ojs_cluster.server.demo.client import DemoClient
+    from ojs_cluster.server.demo.run import run_demo
+
+    await supervisor.all_ready.wait()
+    key = settings.access.keys[0] if settings.access.keys else ""
+    client = DemoClient(settings.listen.host, settings.listen.port, key)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run_demo, client)
+        await supervisor.wait_stopping()
+        nursery.cancel_scope.cancel()
 
 
 async def _show_banner(

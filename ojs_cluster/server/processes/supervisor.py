@@ -125,6 +125,10 @@ class Supervisor:
         """Start the stop, as the first SIGTERM does."""
         self._stopping.set()
 
+    async def wait_stopping(self) -> None:
+        """Wait until the stop begins. The children still run then."""
+        await self._stopping.wait()
+
     # -- signals ------------------------------------------------------------------------------
 
     async def _handle_signals(self) -> None:

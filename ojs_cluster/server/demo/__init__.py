@@ -1,0 +1,1 @@
+"""The living example of ``ojs-cluster dev --demo``: producers and workers over HTTP."""
