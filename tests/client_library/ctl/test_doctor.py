@@ -1,4 +1,4 @@
-"""What ``ojsctl doctor`` says about servers that are not well, from their answers."""
+"""What ``ojsctl doctor`` and ``top`` say about servers and keys that are not as usual."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def serving(
                 return {"version": "9", "backend": {"type": "redis", "status": "ok"}}
             if self.path.endswith("/maintenance"):
                 return {"enabled": True, "refused": ["fetch"]}
-            return {}
+            return {"items": []} if "/admin/queues" in self.path else {}
 
         def date_time_string(self, timestamp: float | None = None) -> str:
             return date or super().date_time_string(timestamp)
@@ -63,7 +63,7 @@ def serving(
             pass
 
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         try:
             yield f"http://127.0.0.1:{server.server_port}"
@@ -107,6 +107,13 @@ def test_a_key_without_admin_scopes_is_told_what_it_lacks() -> None:
     assert checks["scopes"]["detail"] == "missing: ojs:admin:read, ojs:admin:write"
     with serving(WELL, forbidden="/metrics") as url:
         assert statuses(url, 0)["scheduler"] == "skipped"
+
+
+def test_top_needs_no_right_to_see_the_workers() -> None:
+    with serving(WELL, forbidden="/ojs/v1/admin/workers") as url:
+        assert "Workers  unknown" in Ctl(url).run("top", "--once").stdout
+    with serving(WELL, forbidden="/ojs/v1/admin/stats") as url:
+        Ctl(url).run("top", "--once", code=4)
 
 
 def test_a_clock_that_is_wrong_is_found() -> None:

@@ -68,7 +68,7 @@ def failure(error: OJSError, url: str) -> Failed:
     if error.status == 401:
         lines.append("Give an API key as OJS_API_KEY, or in a profile (ojsctl profile add).")
     scope = error.details.get("required_scope")
-    if scope:
+    if scope and str(scope) not in error.message:
         lines.append(f"The key needs the scope {scope}.")
     if error.retry_after_s is not None:
         lines.append(f"Try again in {error.retry_after_s:g} s.")

@@ -148,7 +148,10 @@ def _totals(picture: Picture) -> list[Text]:
         last = Text(f"maintenance: refuses {', '.join(maintenance.get('refused', ()))}", "yellow")
     return [
         Text(f"Queues   {stats.get('queues', 0)}" + (f", {paused} paused" if paused else "")),
-        Text(f"Workers  {picture.workers.get('total', 0)}" + (f": {workers}" if workers else "")),
+        Text(
+            f"Workers  {picture.workers.get('total', 'unknown')}"
+            + (f": {workers}" if workers else "")
+        ),
         Text(f"Done     {now:.1f}/s now, {per_minute:g}/min in an hour"),
         Text(f"Dead     {stats.get('dead_letters', 0)}"),
         last,

@@ -20,7 +20,7 @@ from ojs_client.ctl.errors import Exit
 from ojs_client.ctl.frame import KEYS, SORTS, Picture, frame, keys_line
 from ojs_client.ctl.output import terminal_width
 from ojs_client.ctl.session import DURATION, Leaf, Session
-from ojs_client.errors import ConnectionFailed
+from ojs_client.errors import ApiError, ConnectionFailed
 
 _MAX_QUEUES: Final = 1000
 """Number of queues that are read for a picture, so that a picture takes ten requests at most."""
@@ -46,7 +46,7 @@ class Look:
         """
         api = self._session.api
         stats = api.get(f"{ADMIN}/stats")
-        workers = api.get(f"{ADMIN}/workers", limit=1)["summary"]
+        workers = self._workers()
         queues = list(api.pages(f"{ADMIN}/queues", "items", _MAX_QUEUES))
         now = time.monotonic()
         passed_s = now - self._at
@@ -57,6 +57,16 @@ class Look:
             queue["now_per_s"] = max(0, grown) / passed_s
         self._completed, self._at = completed, now
         return Picture(api.url, stats, workers, queues)
+
+    def _workers(self) -> dict[str, int]:
+        """Return the number of workers by state; none if the key may access some queues only."""
+        try:
+            summary: dict[str, int] = self._session.api.get(f"{ADMIN}/workers", limit=1)["summary"]
+        except ApiError as error:
+            if error.status != 403:
+                raise
+            return {}
+        return summary
 
 
 @click.command(
