@@ -19,7 +19,7 @@ from ojs_cluster.core.jobs.envelope import NewJob, parse_job
 from ojs_cluster.core.jobs.failure import parse_failure
 from ojs_cluster.core.workflow_request import parse_workflow
 from ojs_cluster.store.archive.archive_results import portions, restore_results
-from ojs_cluster.store.archive.import_archive import restore_workflow
+from ojs_cluster.store.archive.import_workflows import restore_workflow
 from ojs_cluster.store.archive.line_values import ResultsLine, WorkflowLine
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.cron import cron

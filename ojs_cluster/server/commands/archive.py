@@ -21,7 +21,7 @@ from ojs_cluster.redis.errors import AuthenticationFailed, NoSuchDatabase, Redis
 from ojs_cluster.server.commands.progress import Progress
 from ojs_cluster.server.config.load import EXIT_CONFIG, Settings
 from ojs_cluster.server.processes.child_process import leaf_exceptions
-from ojs_cluster.store.archive import import_archive
+from ojs_cluster.store.archive import import_archive, import_workflows
 from ojs_cluster.store.archive.archive import VERSION, parse
 from ojs_cluster.store.archive.archive_results import restore_results
 from ojs_cluster.store.archive.export_archive import ClusterChanged, export
@@ -327,7 +327,7 @@ async def _store(store: Store, line: ArchiveLine) -> tuple[str, import_archive.R
         case ResultsLine():
             return "parts of results", await restore_results(store, line)
         case WorkflowLine():
-            return "workflows", await import_archive.restore_workflow(store, line)
+            return "workflows", await import_workflows.restore_workflow(store, line)
         case CronLine():
             return "cron jobs", await import_archive.restore_cron(store, line)
         case _:

@@ -16,21 +16,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 from zlib import crc32
-
-import msgspec
 
 from ojs_cluster.core.cron.cron_job import is_cron_name, job_of_occurrence
 from ojs_cluster.core.cron.schedule import Schedule
-from ojs_cluster.core.errors import NotFound, OJSError
-from ojs_cluster.core.jobs.envelope import parse_job
-from ojs_cluster.core.jobs.ids import MAX_SHARDS
+from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.core.jobs.states import TERMINAL, State
 from ojs_cluster.core.payload_limits import STORED_LIMITS
 from ojs_cluster.core.rate_limit import RateLimits, unpack_limits
-from ojs_cluster.core.workflow import CANCELLED, RUNNING, STATUS_ENQUEUED, Plan, decode_plan
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.archive.line_values import (
     POSITIONS,
@@ -38,7 +33,6 @@ from ojs_cluster.store.archive.line_values import (
     InvalidLine,
     JobLine,
     QueueLine,
-    WorkflowLine,
 )
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import exhaustion
@@ -50,8 +44,6 @@ from ojs_cluster.store.queues import queues
 from ojs_cluster.store.queues.partition_maintenance import set_partitions
 from ojs_cluster.store.runtime import Arg
 from ojs_cluster.store.unique import locks
-from ojs_cluster.store.workflows import advance
-from ojs_cluster.store.workflows.workflow_portions import restore_portions
 
 RestoreOutcome = Literal["created", "exists"]
 """The outcome of a line: stored, or left out because its id or name exists."""
@@ -111,7 +103,7 @@ async def _partition(store: Store, queue: str, count: int) -> None:
         await set_partitions(store, queue, min(count, store.keys.max_partitions))
 
 
-async def _shard(store: Store, queue: str, job_id: str, *, in_first: bool = False) -> Shard:
+async def target_shard(store: Store, queue: str, job_id: str, *, in_first: bool = False) -> Shard:
     """Return the shard for a job: the owner shard of its id if that is an open partition.
 
     Args:
@@ -142,7 +134,7 @@ async def restore_job(store: Store, line: JobLine) -> RestoreOutcome:
     _check_queue(line.queue)
     line = _without_lease(line)
     args = _job_args(store, line)
-    shard = await _shard(store, line.queue, line.id, in_first=f.MAX_PER_SECOND in line.fields)
+    shard = await target_shard(store, line.queue, line.id, in_first=f.MAX_PER_SECOND in line.fields)
     await store.queues.ensure(store, [line.queue])
     keys = [
         *(shard.job(line.id), *(getattr(shard, name) for name in _INDEXES)),
@@ -174,56 +166,6 @@ async def restore_job(store: Store, line: JobLine) -> RestoreOutcome:
                 break
             return await _restore_references(store, line, shard, "exists")
     raise InvalidLine(_RESERVED % line.id)
-
-
-async def restore_workflow(store: Store, line: WorkflowLine) -> RestoreOutcome:
-    """Store a workflow whose jobs are stored already, and advance it.
-
-    Raises:
-        InvalidLine: the line cannot be stored.
-        BackendUnavailable: Redis did not answer in time.
-    """
-    plan, statuses = await _plan(store, line)
-    fields = {**line.fields, b"plan": plan.encode(), b"node_statuses": statuses.encode()}
-    state = fields[b"state"].decode()
-    if state != RUNNING and line.removed_ms is None:
-        raise InvalidLine("a workflow that has ended needs 'removed_ms'")
-    effect = {RUNNING: "workflow_start", CANCELLED: "workflow_cancel"}.get(state, "")
-    owner = store.keys.shard_of_id(line.id)
-    remaining = await restore_portions(store, replace(line, fields=fields))
-    if remaining is None:
-        return "exists"
-    reply = await store.run(
-        owner,
-        "restore_workflow",
-        [
-            *(
-                owner.workflow(line.id),
-                owner.workflow_definitions(line.id),
-                owner.workflow_results(line.id),
-            ),
-            *(
-                owner.workflows,
-                owner.ended_workflows,
-                owner.outbox_due,
-                owner.outbox,
-                owner.running_workflows,
-            ),
-        ],
-        [
-            *(line.id, fields[b"created"], "" if line.removed_ms is None else line.removed_ms),
-            *(effect, len(remaining.fields), len(remaining.definitions)),
-            *(part for pair in remaining.fields.items() for part in pair),
-            *(part for pair in enumerate(remaining.definitions) for part in pair),
-            *(part for pair in remaining.results.items() for part in pair),
-        ],
-        idempotent=True,
-    )
-    if reply[0] == b"ok":
-        await deliver(store, owner, reply[1])
-    if state == RUNNING:
-        await _advance_for_ended_jobs(store, line.id, plan, statuses)
-    return "created" if reply[0] == b"ok" else "exists"
 
 
 async def restore_cron(store: Store, line: CronLine) -> RestoreOutcome:
@@ -385,65 +327,3 @@ async def _restore_references(
         request = locks.LockRequest(fingerprint, line.id, stored_in.index, retries)
         await locks.try_claim(store, store.keys.shard_of_fingerprint(fingerprint), [request])
     return outcome
-
-
-async def _plan(store: Store, line: WorkflowLine) -> tuple[Plan, str]:
-    """Return the plan with ids in the shards of their queues, and the status of its nodes.
-
-    A step that was enqueued but has no stored job is enqueued again. A stored job keeps its id.
-    """
-    try:
-        plan = decode_plan(line.fields[b"plan"])
-        statuses = line.fields[b"node_statuses"].decode()
-        ids = {node.job_id: store.keys.shard_of_id(node.job_id) for node in plan.jobs}
-    except (msgspec.MsgspecError, ValueError):
-        raise InvalidLine("'plan' is not a plan as an export writes it") from None
-    if not len(statuses) == len(line.definitions) == len(plan.jobs):
-        raise InvalidLine("'plan', 'node_statuses' and 'definitions' have different lengths")
-    for node, definition in zip(plan.jobs, line.definitions, strict=True):
-        try:
-            if parse_job(definition, limits=STORED_LIMITS).queue != node.queue:
-                raise InvalidLine("'definitions' and 'plan' name different queues")
-        except OJSError as error:
-            raise InvalidLine(f"one of 'definitions' is not a valid job: {error}") from None
-    nodes = list(plan.nodes)
-    for number, node in enumerate(nodes):
-        if node.job < 0 or statuses[node.job] not in f".{STATUS_ENQUEUED}":
-            continue
-        if await _state(store, node.job_id) is not None:
-            continue
-        # The status unknown makes the workflow enqueue the step.
-        statuses = f"{statuses[: node.job]}.{statuses[node.job + 1 :]}"
-        shard = await _shard(store, node.queue, node.job_id)
-        if ids[node.job_id] is not shard:
-            job_id = _id_in_shard(node.job_id, shard.index, len(store.keys))
-            nodes[number] = msgspec.structs.replace(node, job_id=job_id)
-    return Plan(nodes), statuses
-
-
-def _id_in_shard(job_id: str, shard: int, shards: int) -> str:
-    """Return the id with the bits that name ``shard``; deterministic, for repeated imports."""
-    rest = int(job_id[15:18], 16) // shards % (MAX_SHARDS // shards)
-    return f"{job_id[:15]}{shard + shards * rest:03x}{job_id[18:]}"
-
-
-async def _advance_for_ended_jobs(
-    store: Store, workflow_id: str, plan: Plan, statuses: str
-) -> None:
-    """Advance a workflow for its jobs that have ended before it was stored."""
-    for number, node in enumerate(plan.jobs):
-        if statuses[number] != STATUS_ENQUEUED:
-            continue
-        state = await _state(store, node.job_id)
-        if state in TERMINAL:
-            shard = await read_jobs.shard_of(store, node.queue, node.job_id)
-            payload = f"{workflow_id} {number} {node.job_id} {state}"
-            await advance.on_job_ended(store, shard, payload.encode())
-
-
-async def _state(store: Store, job_id: str) -> State | None:
-    try:
-        found: Any = await read_jobs.get(store, job_id)
-    except NotFound:
-        return None
-    return State(found.fields[f.STATE].decode()) if f.STATE in found.fields else None
