@@ -13,11 +13,11 @@ from ojs_cluster.core.config.variable import Variable, variables_of
 from ojs_cluster.core.payload_limits import PayloadLimits
 from ojs_cluster.http.body_limits import BodyLimits
 from ojs_cluster.http.settings import HttpSettings
+from ojs_cluster.server.config.redis_settings import RedisSettings
 from ojs_cluster.server.config.settings import (
     AccessSettings,
     ListenSettings,
     LogSettings,
-    RedisSettings,
     ShardSettings,
     TelemetrySettings,
 )

@@ -19,11 +19,11 @@ from ojs_cluster.http.settings import HttpSettings
 from ojs_cluster.redis.url import secrets_in
 from ojs_cluster.server.config import parsers, redis_checks
 from ojs_cluster.server.config.all_variables import SECTIONS, VARIABLES
+from ojs_cluster.server.config.redis_settings import RedisSettings
 from ojs_cluster.server.config.settings import (
     AccessSettings,
     ListenSettings,
     LogSettings,
-    RedisSettings,
     ShardSettings,
     TelemetrySettings,
 )

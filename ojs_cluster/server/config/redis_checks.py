@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ojs_cluster.redis.settings import TlsSettings
-from ojs_cluster.server.config.settings import RedisSettings
+from ojs_cluster.server.config.redis_settings import RedisSettings
 
 
 def problems(redis: RedisSettings) -> Iterator[str]:

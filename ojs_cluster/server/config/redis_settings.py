@@ -1,0 +1,138 @@
+"""The settings of the connection to Redis, and the environment variables that fill them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ojs_cluster.core.config.parsers import (
+    integer,
+    non_empty,
+    one_of,
+    seconds,
+)
+from ojs_cluster.core.config.variable import variable
+from ojs_cluster.redis.durability import Durability
+from ojs_cluster.redis.settings import ClientSettings, TlsSettings
+from ojs_cluster.server.config import parsers
+
+_TIMEOUT = seconds(minimum=0.05, maximum=600)
+
+
+@dataclass(frozen=True, slots=True)
+class RedisSettings:
+    """How to connect to Redis. The variables may override parts of the URL (``client``)."""
+
+    url: str = variable(
+        "REDIS_URL",
+        parsers.redis_url,
+        "redis://localhost:6379",
+        "Redis or Valkey, standalone or cluster; several start nodes are comma separated.",
+        reference=True,
+        secret=True,
+    )
+    username: str = variable(
+        "OJS_REDIS_USERNAME",
+        non_empty,
+        "",
+        "ACL user of Redis; has priority over the user in REDIS_URL.",
+    )
+    password: str = variable(
+        "OJS_REDIS_PASSWORD",
+        non_empty,
+        "",
+        "Password of Redis; has priority over the password in REDIS_URL.",
+        secret=True,
+    )
+    tls_ca: str = variable(
+        "OJS_REDIS_TLS_CA",
+        parsers.readable_file,
+        "",
+        "File with the certificates of the CAs that sign the certificates of the Redis servers "
+        "(rediss:// only).",
+    )
+    tls_cert: str = variable(
+        "OJS_REDIS_TLS_CERT",
+        parsers.readable_file,
+        "",
+        "File with the client certificate for Redis (rediss:// only).",
+    )
+    tls_key: str = variable(
+        "OJS_REDIS_TLS_KEY",
+        parsers.readable_file,
+        "",
+        "File with the private key of the certificate in OJS_REDIS_TLS_CERT.",
+    )
+    connect_timeout_s: float = variable(
+        "OJS_REDIS_CONNECT_TIMEOUT",
+        _TIMEOUT,
+        "2s",
+        "Maximum time to connect to a Redis node, including TLS and handshake.",
+    )
+    reply_timeout_s: float = variable(
+        "OJS_REDIS_REPLY_TIMEOUT",
+        _TIMEOUT,
+        "5s",
+        "A Redis node that has unanswered commands and sends nothing for this long counts as dead.",
+    )
+    call_timeout_s: float = variable(
+        "OJS_REDIS_CALL_TIMEOUT",
+        _TIMEOUT,
+        "10s",
+        "Maximum time of all Redis calls of one request, including retries; then the client gets "
+        "503.",
+    )
+    max_in_flight: int = variable(
+        "OJS_REDIS_MAX_IN_FLIGHT",
+        integer(minimum=1, maximum=1_000_000),
+        "1024",
+        "Maximum number of unanswered commands per Redis node and process; others wait.",
+    )
+    durability: str = variable(
+        "OJS_DURABILITY",
+        one_of("async", "replica", "fsync"),
+        "async",
+        "What a write waits for before it is acknowledged: `async` for its master alone, "
+        "`replica` for replicas, `fsync` for disks. A request may ask for more in "
+        "`OJS-Durability`.",
+    )
+    durability_timeout_s: float = variable(
+        "OJS_DURABILITY_TIMEOUT",
+        _TIMEOUT,
+        "1s",
+        "How long a write waits for OJS_DURABILITY; then 503 says that the write is stored, but "
+        "unconfirmed. At most half of OJS_REDIS_REPLY_TIMEOUT.",
+    )
+    durability_replicas: int = variable(
+        "OJS_DURABILITY_REPLICAS",
+        integer(minimum=0, maximum=5),
+        "1",
+        "Number of replicas of a master that must have a write; `fsync` on a standalone server "
+        "needs none.",
+    )
+
+    def client(self) -> ClientSettings:
+        """Return the client's settings: the URL, overridden by the other variables."""
+        settings = ClientSettings.from_url(
+            self.url,
+            connect_timeout_s=self.connect_timeout_s,
+            reply_timeout_s=self.reply_timeout_s,
+            call_timeout_s=self.call_timeout_s,
+            max_in_flight=self.max_in_flight,
+            durability=Durability[self.durability.upper()],
+            durability_timeout_s=self.durability_timeout_s,
+            durability_replicas=self.durability_replicas,
+        )
+        if self.username:
+            settings = replace(settings, username=self.username)
+        if self.password:
+            settings = replace(settings, password=self.password)
+        if self.tls_ca or self.tls_cert:
+            tls = settings.tls or TlsSettings()
+            tls = replace(
+                tls,
+                ca_file=self.tls_ca or tls.ca_file,
+                cert_file=self.tls_cert or tls.cert_file,
+                key_file=self.tls_key or tls.key_file,
+            )
+            settings = replace(settings, tls=tls)
+        return settings
