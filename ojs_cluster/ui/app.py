@@ -251,7 +251,7 @@ class _Dashboard:
             "visit": visit,
             "url": visit.url,
             "static": partial(self._static, visit),
-            "menu": [entry for entry in MENU if visit.may(entry.scope)],
+            "menu": [entry for entry in MENU if entry.is_for(visit)],
             "note": note,
             "partial": "hx-request" in visit.head.headers,
             **answer.context,

@@ -33,6 +33,18 @@ def number(value: float | None) -> str:
     return f"{value:.2f}".rstrip("0").rstrip(".")
 
 
+def size(count: int | None) -> str:
+    """Return a number of bytes in its largest unit, such as ``1.5 MiB``."""
+    if count is None:
+        return NONE
+    amount, unit = float(count), "B"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if amount < 1024 or unit == "TiB":
+            break
+        amount /= 1024
+    return f"{amount:.1f} {unit}" if amount < 10 and unit != "B" else f"{amount:.0f} {unit}"
+
+
 def duration(ms: float | None) -> str:
     """Return a duration in its largest unit, such as ``1.5 s`` or ``3 h``."""
     if ms is None:

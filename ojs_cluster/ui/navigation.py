@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ojs_cluster.core.access.scopes import Scope
+from ojs_cluster.ui.visit import Visit
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +18,18 @@ class Entry:
         label: the text.
         path: the address below the dashboard.
         scope: the scope that the page needs.
+        of_cluster: whether the page shows what keys for some queues may not see.
     """
 
     name: str
     label: str
     path: str
     scope: Scope = Scope.ADMIN_READ
+    of_cluster: bool = False
+
+    def is_for(self, visit: Visit) -> bool:
+        """Return whether the user may see the page."""
+        return visit.may(self.scope) and (visit.sees_cluster or not self.of_cluster)
 
 
 MENU: Final = (
@@ -35,4 +42,5 @@ MENU: Final = (
     Entry("workers", "Workers", "workers"),
     Entry("cron", "Cron", "cron", Scope.DATA_READ),
     Entry("bulk", "Bulk operations", "bulk"),
+    Entry("cluster", "Cluster", "cluster", of_cluster=True),
 )

@@ -30,6 +30,7 @@ class Templates:
         self._environment.filters.update(
             number=formats.number,
             duration=formats.duration,
+            size=formats.size,
             ago=formats.ago,
             state=formats.state,
             readable=readable,

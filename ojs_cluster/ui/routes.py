@@ -9,6 +9,7 @@ from typing import Final
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.ui.pages import (
     bulk,
+    cluster,
     crons,
     dead,
     errors,
@@ -82,4 +83,5 @@ PAGES: Final = (
     PageRoute("GET", "/bulk/<operation_id>", bulk.show_one),
     PageRoute("POST", "/bulk/<operation_id>/run", bulk.run, (Scope.ADMIN_WRITE,)),
     PageRoute("POST", "/bulk/<operation_id>/stop", bulk.stop, (Scope.ADMIN_WRITE,)),
+    PageRoute("GET", "/cluster", cluster.show),
 )

@@ -81,7 +81,7 @@ def paths(demo: Demo) -> list[str]:
         *(f"jobs/{demo.jobs[name]}" for name in ("discarded", "active")),
         *("dead", "errors", "workers", "workers/reporter-1", "cron", "cron/nightly-report"),
         *("workflows", f"workflows/{demo.workflow}"),
-        *("bulk", f"bulk/{demo.operation}"),
+        *("bulk", f"bulk/{demo.operation}", "cluster"),
     ]
 
 

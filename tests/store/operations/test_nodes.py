@@ -1,0 +1,60 @@
+"""The status of the nodes and schedulers, on a standalone server and on a cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ojs_cluster.keys import META
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.open import open_store
+from ojs_cluster.store.operations.leader import RedisLeaderLock
+from ojs_cluster.store.operations.nodes import read_cluster
+from tests.support.patience import patient_client
+from tests.support.servers import await_replicated, own_server
+
+
+def lock(store: Store, shard: int, identity: str) -> RedisLeaderLock:
+    return RedisLeaderLock(store, shard, "g", identity, 60_000)
+
+
+async def test_every_shard_is_on_one_master_with_its_memory(store: Store) -> None:
+    status = await read_cluster(store, "g")
+    assert status.clustered == store.redis.topology.clustered
+    assert {master.address for master in status.masters} == {
+        str(address) for address in store.redis.topology.masters
+    }
+    assert sum(master.shards for master in status.masters) == len(store.keys)
+    assert sum(master.slots for master in status.masters) == status.slots_covered == 16384
+    for master in status.masters:
+        assert master.answers
+        assert master.memory_bytes
+        assert master.policy == "noeviction"
+        assert master.server.partition(" ")[0] in ("redis", "valkey")
+
+
+async def test_the_leaders_and_the_candidates_are_schedulers(store: Store) -> None:
+    for shard in range(len(store.keys)):
+        name = "a:1" if shard % 4 else "b:2"
+        await lock(store, shard, name).acquire(insist=True)
+    await lock(store, META, "b:2").acquire(insist=True)
+    await lock(store, META, "c:3").acquire()
+    status = await read_cluster(store, "g")
+    found = {each.identity: (each.shards, each.leads_meta) for each in status.schedulers}
+    assert found == {"a:1": (48, False), "b:2": (16, True), "c:3": (0, False)}
+    assert (status.without_leader, status.unread) == (0, 0)
+    other = await read_cluster(store, "another group")
+    assert (other.schedulers, other.without_leader) == ((), len(store.keys) + 1)
+
+
+async def test_replicas_are_shown_with_their_lag(tmp_path: Path) -> None:
+    with own_server(tmp_path, cluster=True, replicas=1) as embedded:
+        await_replicated(embedded)
+        async with open_store(patient_client(embedded)) as store:
+            status = await read_cluster(store, "g")
+    assert len(status.masters) == 3
+    for master in status.masters:
+        (replica,) = master.replicas
+        assert replica.online
+        assert replica.behind_bytes is not None
+        assert replica.lag_s is not None
+        assert replica.address not in {each.address for each in status.masters}
