@@ -8,6 +8,8 @@ from typing import Any
 
 import anyio
 import pytest
+import trio
+import trio.testing
 
 from ojs_client import ApiError, BlockingJob, Client, RunningJob, SyncClient, Worker
 from ojs_client.testing import FakeServer
@@ -188,7 +190,6 @@ def test_programs_without_an_event_loop_can_use_it() -> None:
 
 def test_it_moves_without_a_wait_in_real_time() -> None:
     """With a clock that trio moves, a wait in real time would move the clock."""
-    trio = pytest.importorskip("trio")
     clock = trio.testing.MockClock()  # stands still
 
     async def test() -> None:
