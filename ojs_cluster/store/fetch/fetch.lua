@@ -66,9 +66,11 @@ for q = 8, #KEYS, 4 do -- index of the queue's first key
     if #found >= wanted or bytes >= MAX_REPLY_BYTES then break end
 end
 
+-- Job n has five values in the reply, which begin at index 5 * n: the id, the fields, then at ATTEMPT the attempt.
+local ATTEMPT = 2
 local reply, expiring = {now, {}, 0, redis.call('ZCARD', KEYS[9])}, {}
 for n = 1, #found do
-    local job, at = found[n], 5 * n -- `at`: index in the reply of the job's first value
+    local job, at = found[n], 5 * n
     local lease_ms = ARGV[5] ~= '' and ARGV[5] or job[F.visibility] or ARGV[6]
     local deadline, attempt = now + lease_ms, (job[F.attempt] or 0) + 1
     redis.call('HSET', job.key, F.state, 'active', F.attempt, attempt, F.worker, worker,
@@ -80,18 +82,18 @@ for n = 1, #found do
     else redis.call('ZADD', KEYS[2], deadline, job.id) end
     if job[F.expires] then expiring[#expiring + 1] = job.id end
     reply[at], reply[at + 1] = job.id, job.field_list
-    reply[at + 2], reply[at + 3], reply[at + 4] = attempt, deadline, lease_ms
+    reply[at + ATTEMPT], reply[at + 3], reply[at + 4] = attempt, deadline, lease_ms
 end
 if #found > 1 then
 --@include append_event
     batch_events()
-    for i, job in ipairs(found) do
-        emit('job.started', job.id, job, 'a', reply[5 * i + 2], 'w', worker)
+    for n, job in ipairs(found) do
+        emit('job.started', job.id, job, 'a', reply[5 * n + ATTEMPT], 'w', worker)
     end
     flush_events()
 elseif found[1] and ARGV[1] ~= '0' then
     redis.call('XADD', KEYS[6], 'MAXLEN', '~', ARGV[1], '*', 't', 'job.started', 'j', found[1].id,
-        'y', found[1][F.type], 'q', found[1][F.queue], 'a', reply[7], 'w', worker)
+        'y', found[1][F.type], 'q', found[1][F.queue], 'a', reply[5 + ATTEMPT], 'w', worker)
 end
 for i = 1, #taken do redis.call('HSET', KEYS[taken[i].q], 'active', taken[i].active) end
 if expiring[1] then redis.call('ZREM', KEYS[4], unpack(expiring)) end
