@@ -30,7 +30,7 @@ _TIMES: Final = (
     (background, "_INLINE_S"),
     (touch, "_TOUCH_TIMEOUT_S"),
     (firing, "_CHECK_TIMEOUT_S"),
-    (fetch, "PASSING_S"),
+    (fetch, "MORE_CALLS_S"),
     (fetch, "RELEASE_S"),
     (outbox, "DELIVER_S"),
     (partition_fetch, "PEEK_S"),

@@ -36,11 +36,11 @@ _FULL_REPLY_BYTES = 2 * 1024 * 1024
 See ``store/include/base/reply_size.lua``."""
 _MAX_CALLS = 4
 """How often one fetch calls one shard again because jobs wait for tokens or are blocked."""
-PASSING_S = 2.0
+MORE_CALLS_S = 2.0
 """Time in seconds in which a fetch without jobs may exceed ``_MAX_CALLS``.
 
-Each call passes some of the blocked jobs before the first job that can start. A blocked job is
-passed only once, so a later call begins after it."""
+Before the first job that can start there may be blocked jobs. Each call moves some of them to the
+blocked jobs of their key. So a later call begins after them."""
 _FIRST_IDLE_KEYS, _MAX_IDLE_KEYS = 8, 128
 """Numbers of idle rate limit keys for which a call requests tokens: the first and the largest.
 
@@ -282,7 +282,7 @@ class _Fetch:
         Raises:
             WorkerIsQuiet, BackendUnavailable: as ``fetch_unless_quiet``.
         """
-        remaining, calls, idle_keys, passing_until = 0, 0, 0, inf
+        remaining, calls, idle_keys, more_calls_until = 0, 0, 0, inf
         while True:
             # Shielded from cancellation: without the reply, this process would not know which jobs
             # have a lease now. The Redis client limits the time of the call.
@@ -297,8 +297,8 @@ class _Fetch:
             if not (requested or more) or not self.wanted:
                 return remaining
             now = trio.current_time()  # only here: the usual fetch ends with its first call
-            passing_until = min(passing_until, now + PASSING_S)
-            if calls >= _MAX_CALLS and (self.jobs or now >= passing_until):
+            more_calls_until = min(more_calls_until, now + MORE_CALLS_S)
+            if calls >= _MAX_CALLS and (self.jobs or now >= more_calls_until):
                 return remaining
             idle_keys = min(max(_FIRST_IDLE_KEYS, idle_keys * 4), _MAX_IDLE_KEYS)
 

@@ -156,7 +156,7 @@ async def test_a_limited_job_does_not_block_the_jobs_behind_it(
 async def test_one_fetch_gets_the_job_behind_any_number_of_limited_ones(
     store: Store, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetch, "PASSING_S", 1000)
+    monkeypatch.setattr(fetch, "MORE_CALLS_S", 1000)
     limit = {"key": key, "concurrency": 0}
     for _ in range(4):
         await enqueue_many(store, [new_job(rate_limit=limit, priority=9) for _ in range(400)])
