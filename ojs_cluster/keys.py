@@ -244,6 +244,10 @@ class Shard:
         """Return the key of the hash of a unique lock: which job holds the fingerprint."""
         return b"%bu:%b" % (self.prefix, fingerprint.encode())
 
+    def idempotency_key(self, name: str) -> bytes:
+        """Return the key of the hash of an idempotency key: its request, seed and response."""
+        return b"%bik:%b" % (self.prefix, name.encode())
+
     def outbox_waiting(self, shard: int) -> bytes:
         """Return the key of a sorted set: outbox entries that wait for ``shard`` or ``META``."""
         return b"%bout:%d" % (self.prefix, shard)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import secrets
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from ojs_cluster.core.errors import Duplicate
 from ojs_cluster.core.jobs.envelope import NewJob, parse_job
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.enqueue import idempotency
 from ojs_cluster.store.enqueue.aliases import AliasClaims
 from ojs_cluster.store.enqueue.batch_attempt import BatchAttempt
 from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many
@@ -40,10 +42,11 @@ from tests.support.timeshift import age_claim
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Jobs to store, and the job that they replace."""
+    """Jobs to store, the job that they replace, and the idempotency key of their request."""
 
     jobs: list[NewJob] = field(default_factory=list)
     old: JobRecord | None = None
+    key: str = ""
 
 
 class _Enqueue:
@@ -103,6 +106,37 @@ class Batch(_Enqueue):
 
     async def act(self, store: Store, scene: Wanted) -> None:
         await enqueue_many(store, scene.jobs)
+
+
+class WithKey(_Enqueue):
+    """A request with an idempotency key, whose client repeats it after the crash."""
+
+    least = 5
+
+    async def prepare(self, world: World) -> Wanted:
+        one, other = queues_in_other_shards(world.store, 2)
+        jobs = [new_job(one), new_job(other), new_job(one, unique={})]
+        return Wanted(jobs, key=secrets.token_hex(8))
+
+    async def act(self, store: Store, scene: Wanted) -> None:
+        begun = await idempotency.begin(store, "client", scene.key, b"the body")
+        if begun.response is not None:
+            return
+        jobs = [begun.with_id(store, index, job) for index, job in enumerate(scene.jobs)]
+        try:
+            await enqueue_many(store, jobs)
+        except Duplicate as error:  # an earlier try has stored all jobs
+            if not any([await idempotency.read_own(store, job, error) for job in jobs]):
+                raise
+        await idempotency.end(store, begun, b"the response")
+
+    async def happened(self, world: World, scene: Wanted) -> bool:
+        applied = await _Enqueue.happened(self, world, scene)
+        if applied:
+            live = world.live()
+            await self.act(world.store, scene)
+            assert world.live() == live
+        return applied
 
 
 @dataclass(frozen=True, slots=True)

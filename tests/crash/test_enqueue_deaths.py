@@ -6,7 +6,16 @@ from collections.abc import Mapping
 
 import pytest
 
-from tests.crash.enqueues import Batch, Claimed, Finishing, Refused, TakeOver, Unique, WithId
+from tests.crash.enqueues import (
+    Batch,
+    Claimed,
+    Finishing,
+    Refused,
+    TakeOver,
+    Unique,
+    WithId,
+    WithKey,
+)
 from tests.crash.harness import Operation, World, failing_at_every_command
 from tests.support.failing_process import MODES, Mode
 
@@ -21,6 +30,7 @@ BATCHES: Cases = {
     "portions": Batch("portions"),
     "decided": Finishing(),
     "id claimed by a request that died": Claimed(batch=True),
+    "idempotency key": WithKey(),
 }
 SINGLE: Cases = {
     "id": WithId(0),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ojs_cluster.core.errors import InvalidRequest, OJSError, PayloadTooLarge
 from ojs_cluster.core.jobs.envelope import NewJob, parse_items
 from ojs_cluster.core.payload_limits import DEFAULT_LIMITS, PayloadLimits
-from ojs_cluster.core.raw_json import members, string
+from ojs_cluster.core.raw_json import Raw, members, string
 
 _MEMBERS = frozenset({"jobs", "atomicity", "idempotency_key"})
 
@@ -47,17 +47,26 @@ def parse_bulk_enqueue(
     for name in body:
         if name not in _MEMBERS:
             raise InvalidRequest(f"unknown member '{name[:100]}'", field=name[:100])
-    texts: dict[str, str] = {}
-    for name in ("atomicity", "idempotency_key"):
-        text = string(body[name]) if name in body else None
-        if name in body and text is None:
-            raise InvalidRequest("must be a string", field=name)
-        texts[name] = text or ""
-    if texts["atomicity"] not in ("", "atomic", "partial"):
+    atomicity, key = _text(body, "atomicity"), _text(body, "idempotency_key")
+    if atomicity not in (None, "atomic", "partial"):
         raise InvalidRequest("atomicity must be atomic or partial", field="atomicity")
     try:
         jobs = list(parse_items(body.get("jobs"), limits, trace))
     except PayloadTooLarge as error:
         error.details["max_batch_size"] = limits.batch_jobs
         raise
-    return BulkEnqueue(jobs, texts["atomicity"] == "atomic", texts["idempotency_key"] or None)
+    return BulkEnqueue(jobs, atomicity == "atomic", key)
+
+
+def _text(body: Mapping[str, Raw], name: str) -> str | None:
+    """Return the text of a member of the body, None if it is absent.
+
+    Raises:
+        InvalidRequest: it is no string.
+    """
+    if name not in body:
+        return None
+    text = string(body[name])
+    if text is None:
+        raise InvalidRequest("must be a string", field=name)
+    return text

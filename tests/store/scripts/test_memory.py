@@ -51,6 +51,7 @@ def test_what_adds_jobs_is_refused_and_nothing_else() -> None:
             "claim_alias",
             "reserve_ids",
             "lock_claim",
+            "request_begin",
             "transaction_commit",
         ),
         "transaction_record",

@@ -4,6 +4,7 @@ under it. What it forbids says `tests/support/prelude.py`.
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +28,7 @@ from ojs_cluster.store.cron.cron_store import RedisCronStore
 from ojs_cluster.store.cron.firing import fire_due
 from ojs_cluster.store.dead_letters import dead_letters as dead_letter
 from ojs_cluster.store.dead_letters import exhaustion
+from ojs_cluster.store.enqueue import idempotency
 from ojs_cluster.store.enqueue.aliases import check_old_claims
 from ojs_cluster.store.enqueue.batch_attempt import BatchAttempt
 from ojs_cluster.store.enqueue.enqueue import enqueue_many
@@ -431,6 +433,9 @@ async def bulk_operations(store: Store, db: Any) -> None:
     db.zadd(meta.bulk_ended, {operation_id: 1})
     await execution.run_due(store)
     await execution._postpone(store, operation_id.encode(), 0)
+    for response in (b"response", os.urandom(200_000)):
+        begun = await idempotency.begin(store, "principal", "key", b"body")
+        await idempotency.end(store, begun, response)
 
 
 async def leadership(store: Store) -> None:

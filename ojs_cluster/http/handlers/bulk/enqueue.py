@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
 import msgspec
 
 from ojs_cluster.core.bulk.enqueue_request import parse_bulk_enqueue
-from ojs_cluster.core.errors import BackendUnavailable, OJSError, Unsupported
+from ojs_cluster.core.errors import (
+    BackendUnavailable,
+    Duplicate,
+    InvalidRequest,
+    MalformedJob,
+    NotFound,
+    OJSError,
+)
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.http import fields, replies
 from ojs_cluster.http.access.queue_scope import check_new_job
 from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import require_json
 from ojs_cluster.http.errors import item_error
+from ojs_cluster.http.handlers.bulk.bodies import principal_of
 from ojs_cluster.http.hooks import validate_if_marked
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.redis.deadline import extend_deadline
+from ojs_cluster.store.enqueue import idempotency
 from ojs_cluster.store.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.enqueue.idempotency import KeyedRequest
 from ojs_cluster.store.enqueue.independent_jobs import enqueue_each
+from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.off_loop import off_loop
+from ojs_cluster.store.partial_failures import after_first_write
 
 _RUN_S: Final = 10.0
 """Time in seconds that storing the jobs one by one may take, in addition to the usual time."""
+_MAX_KEY: Final = 256  # characters
 _NOT_ENQUEUED: Final = {
     "code": "not_applied",
     "message": "another job of the request failed, so none was enqueued",
@@ -41,29 +55,42 @@ Result = JobRecord | OJSError | None
 async def enqueue_jobs(app: App, request: Request) -> Response:
     """Enqueue the jobs of the body, each on its own, or all or none with ``atomicity: atomic``.
 
-    Idempotency keys are refused. A client that gives its jobs ids can repeat the request, because
-    a job that exists is not stored again.
+    A request with an idempotency key (header ``Idempotency-Key`` or member ``idempotency_key``) is
+    carried out once. A repetition gets the same response for 24 hours.
 
-    ``POST /ojs/v1/jobs/bulk`` (spec: ojs-bulk-operations 5)
+    ``POST /ojs/v1/jobs/bulk`` (spec: ojs-bulk-operations 5 and 10)
     """
     if request.body:
         require_json(request)
     trace = fields.trace(app, request)
     parse = partial(parse_bulk_enqueue, request.body, limits=app.settings.limits, trace=trace)
     given = await off_loop(parse, len(request.body))
-    if given.idempotency_key is not None or "idempotency-key" in request.headers:
-        raise Unsupported(
-            "idempotency keys are not kept: give each job an id instead", field="idempotency_key"
-        )
     jobs = [_checked(app, request, job) for job in given.jobs]
-    valid = [job for job in jobs if not isinstance(job, OJSError)]
     extend_deadline(_RUN_S)
-    if given.atomic:
-        outcomes = await _enqueue_all(app, valid, total=len(jobs))
-    else:
-        outcomes = list(await enqueue_each(app.store, valid)) if valid else []
-    remaining = iter(outcomes)
-    return _response([job if isinstance(job, OJSError) else next(remaining) for job in jobs])
+    key = _key(request.headers.get("idempotency-key"), given.idempotency_key)
+    if key is None:
+        return _response(await _enqueue(app, jobs, atomic=given.atomic))
+    principal = principal_of(app, request).name
+    begun = await idempotency.begin(app.store, principal, key, request.body)
+    if begun.response is not None:
+        status, _, body = begun.response.partition(b"\n")
+        return Response(int(status), body, _size_header(len(jobs)))
+    with after_first_write():
+        results = await _enqueue_once(app, jobs, begun, atomic=given.atomic)
+        response = _response(results)
+        # A job whose shard did not answer is tried again by a repetition.
+        if not any(isinstance(result, BackendUnavailable) for result in results):
+            kept = b"%d\n%b" % (response.status, response.body)
+            await idempotency.end(app.store, begun, kept)
+    return response
+
+
+def _key(header: str | None, member: str | None) -> str | None:
+    """Return the idempotency key; the header has priority over the member of the body."""
+    key = header if header is not None else member
+    if key is not None and not 0 < len(key) <= _MAX_KEY:
+        raise InvalidRequest(f"must have 1 to {_MAX_KEY} characters", field="idempotency_key")
+    return key
 
 
 def _checked(app: App, request: Request, job: NewJob | OJSError) -> NewJob | OJSError:
@@ -83,10 +110,20 @@ def _checked(app: App, request: Request, job: NewJob | OJSError) -> NewJob | OJS
     return job
 
 
-async def _enqueue_all(app: App, jobs: Sequence[NewJob], *, total: int) -> list[Result]:
-    """Store the jobs if all ``total`` jobs of the request are valid; return the outcomes."""
-    if len(jobs) < total:
-        return [None] * len(jobs)
+async def _enqueue(app: App, jobs: Sequence[NewJob | OJSError], *, atomic: bool) -> list[Result]:
+    """Store the valid jobs; return the outcomes of all jobs."""
+    valid = [job for job in jobs if not isinstance(job, OJSError)]
+    outcomes: list[Result] = [None] * len(valid)
+    if atomic and len(valid) == len(jobs):
+        outcomes = await _enqueue_all(app, valid)
+    elif valid and not atomic:
+        outcomes = list(await enqueue_each(app.store, valid))
+    remaining = iter(outcomes)
+    return [job if isinstance(job, OJSError) else next(remaining) for job in jobs]
+
+
+async def _enqueue_all(app: App, jobs: Sequence[NewJob]) -> list[Result]:
+    """Store all jobs or none; return the outcomes."""
     try:
         return list(await enqueue_many(app.store, jobs))
     except BackendUnavailable:
@@ -94,6 +131,47 @@ async def _enqueue_all(app: App, jobs: Sequence[NewJob], *, total: int) -> list[
     except OJSError as error:
         index = error.details.get("index")
         return [error if index in (None, number) else None for number in range(len(jobs))]
+
+
+async def _enqueue_once(
+    app: App, jobs: Sequence[NewJob | OJSError], begun: KeyedRequest, *, atomic: bool
+) -> list[Result]:
+    """Store the jobs that no earlier try of the request has stored; return all outcomes."""
+    named = [
+        job if isinstance(job, OJSError) else begun.with_id(app.store, index, job)
+        for index, job in enumerate(jobs)
+    ]
+    results = await _enqueue(app, named, atomic=atomic)
+    if not any(isinstance(result, Duplicate) for result in results):
+        return results
+    new = {
+        index: job
+        for index, job in enumerate(named)
+        if not isinstance(job, OJSError) and job is not jobs[index]
+    }
+    if atomic:  # an earlier try has stored all jobs or none
+        return await _stored_before(app, named, new.values()) or results
+    for index, job in new.items():
+        result = results[index]
+        if isinstance(result, Duplicate):
+            results[index] = await idempotency.read_own(app.store, job, result) or result
+    return results
+
+
+async def _stored_before(
+    app: App, jobs: Sequence[NewJob | OJSError], new: Iterable[NewJob]
+) -> list[Result]:
+    """Return all jobs if the first of ``new``, whose ids only this request has, is stored."""
+    first = next(iter(new), None)
+    with suppress(NotFound, MalformedJob):
+        if first is not None:
+            await read_jobs.get(app.store, str(first.id))
+            return [
+                await read_jobs.get(app.store, str(job.id))
+                for job in jobs
+                if not isinstance(job, OJSError)
+            ]
+    return []
 
 
 def _response(results: Sequence[Result]) -> Response:
@@ -107,10 +185,13 @@ def _response(results: Sequence[Result]) -> Response:
         "items": items,
     }
     status = 201 if not failed else 207 if stored else 422
-    headers = (("X-OJS-Batch-Size", str(len(results))),)
-    response = replies.json_response(status, members, headers)
+    response = replies.json_response(status, members, _size_header(len(results)))
     ids = [job.id for job in stored]
     return msgspec.structs.replace(response, object_ids=lambda: {"job_ids": ids})
+
+
+def _size_header(count: int) -> tuple[tuple[str, str], ...]:
+    return (("X-OJS-Batch-Size", str(count)),)
 
 
 def _item(index: int, result: Result) -> dict[str, Any]:

@@ -102,7 +102,8 @@ async def test_a_full_queue_takes_as_many_jobs_as_fit(any_api: Api) -> None:
         ({"jobs": [JOB], "atomicity": "some"}, 400, "atomicity"),
         ({"jobs": [JOB], "atomicity": 1}, 400, "atomicity"),
         ({"jobs": [JOB], "atomic": True}, 400, "atomic"),
-        ({"jobs": [JOB], "idempotency_key": "k"}, 422, "idempotency_key"),
+        ({"jobs": [JOB], "idempotency_key": ""}, 400, "idempotency_key"),
+        ({"jobs": [JOB], "idempotency_key": "k" * 257}, 400, "idempotency_key"),
     ],
 )
 async def test_an_invalid_request_enqueues_nothing(
@@ -113,9 +114,56 @@ async def test_an_invalid_request_enqueues_nothing(
     assert await stored(api) == []
 
 
-async def test_an_idempotency_key_in_a_header_is_refused(api: Api) -> None:
-    reply = await api.post(BULK, {"jobs": [JOB]}, headers={"Idempotency-Key": "k"})
-    assert (reply.status, reply.error["details"]["field"]) == (422, "idempotency_key")
+async def repeat(api: Api, jobs: list[Any], key: str, **members: Any) -> Reply:
+    body = {"jobs": jobs, **members}
+    return await api.post(BULK, body, headers={"Idempotency-Key": key})
+
+
+async def test_a_repeated_request_is_carried_out_once(any_api: Api) -> None:
+    jobs = [JOB, {**JOB, "type": ""}, {**JOB, "queue": "other"}]
+    first = await repeat(any_api, jobs, "k1")
+    assert (first.status, statuses(first)) == (207, ["created", "failed", "created"])
+    ids = await stored(any_api)
+    again = await repeat(any_api, jobs, "k1")
+    assert (again.status, again.json) == (207, first.json)
+    assert again.headers["x-ojs-batch-size"] == "3"
+    other = await repeat(any_api, [JOB], "k1")
+    assert (other.status, other.error["code"]) == (409, "conflict")
+    assert ids == [first.json["items"][0]["job"]["id"]]
+    assert await stored(any_api) == []
+
+
+async def test_the_key_of_the_header_has_priority(any_api: Api) -> None:
+    by_header = [await repeat(any_api, [JOB], "k1", idempotency_key="k2") for _ in range(2)]
+    by_member = [await enqueue(any_api, [JOB], idempotency_key="k2") for _ in range(2)]
+    for first, second in (by_header, by_member):
+        assert first.json == second.json
+    assert len(await stored(any_api)) == 2
+
+
+@pytest.mark.parametrize("atomicity", ["partial", "atomic"])
+async def test_a_request_whose_process_died_is_finished_by_its_repetition(
+    any_api: Api, monkeypatch: pytest.MonkeyPatch, atomicity: str
+) -> None:
+    async def die(*_args: Any) -> None:
+        raise BackendUnavailable("dead", outcome="not_applied")
+
+    jobs = [JOB, {**JOB, "queue": "other"}, UNIQUE]
+    own = new_job_id(0, 8, 1_700_000_000_000)
+    if atomicity == "atomic":
+        jobs.append({**JOB, "queue": "last", "id": own})
+    with monkeypatch.context() as patched:
+        patched.setattr("ojs_cluster.store.enqueue.idempotency.end", die)
+        died = await repeat(any_api, jobs, "k", atomicity=atomicity)
+    assert (died.status, died.error["details"]["outcome"]) == (503, "unknown")
+    again = await repeat(any_api, jobs, "k", atomicity=atomicity)
+    assert again.status == 201
+    ids = [item["job"]["id"] for item in again.json["items"]]
+    assert (await repeat(any_api, jobs, "k", atomicity=atomicity)).json == again.json
+    assert sorted(await stored(any_api)) == sorted([ids[0], ids[2]])
+    assert [job["id"] for job in await any_api.fetch("other")] == [ids[1]]
+    assert ids[3:] == ([own] if atomicity == "atomic" else [])
+    assert len(await any_api.fetch("last")) == len(ids[3:])
 
 
 async def test_too_many_jobs_are_refused_with_the_maximum(api: Api) -> None:

@@ -1,0 +1,139 @@
+"""Enqueue jobs once, however often their request is repeated (spec: ojs-bulk-operations 10).
+
+The key of a request is stored with a seed before its first job. The ids of the jobs come from the
+seed. So a repetition of a request whose process has died finds the jobs that are stored, and stores
+the others. A request that has ended has its response with the key, and a repetition returns it.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+import zlib
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, Final
+
+from msgspec.structs import replace
+
+from ojs_cluster.core.errors import Conflict, Duplicate, MalformedJob, NotFound, OJSError
+from ojs_cluster.core.jobs.envelope import NewJob
+from ojs_cluster.core.jobs.ids import new_job_id
+from ojs_cluster.keys import Shard
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.jobs import read_jobs
+from ojs_cluster.store.jobs.record import JobRecord
+
+KEPT_MS: Final = 24 * 3_600_000
+"""How long a key is kept after its request, in milliseconds."""
+_MAX_RESPONSE: Final = 256 * 1024
+"""Maximum size in bytes of a kept response. A repetition of a request with a larger one finds the
+jobs by their ids."""
+
+_SEED: Final = re.compile(r"[0-9]{1,14}-[0-9a-f]{16}")
+
+
+@dataclass(frozen=True, slots=True)
+class KeyedRequest:
+    """A request with an idempotency key.
+
+    Args:
+        name: hash of the key and of the API key that has sent it.
+        request: hash of the body.
+        seed: what the ids of its jobs come from: Unix time in ms, and random digits.
+        response: the response of an earlier request with the key, None if there is none.
+    """
+
+    name: str
+    request: str
+    seed: str
+    response: bytes | None
+
+    def with_id(self, store: Store, index: int, job: NewJob) -> NewJob:
+        """Return a job with an id, the same in every repetition; its own if it has one.
+
+        Args:
+            store: the store.
+            index: position of the job in the request.
+            job: the job.
+        """
+        return job if job.id is not None else replace(job, id=self._id(store, index, job))
+
+    def _id(self, store: Store, index: int, job: NewJob) -> str:
+        now_ms = int(self.seed.partition("-")[0])
+        random = sha256(f"{self.seed}:{index}".encode()).digest()[:10]
+        shard = store.keys.shard_of_queue(job.queue).index
+        return new_job_id(shard, len(store.keys), now_ms, random, order=index)
+
+
+async def begin(store: Store, principal: str, key: str, body: bytes) -> KeyedRequest:
+    """Begin a request, or find that it has begun before.
+
+    Args:
+        store: the store.
+        principal: name of the API key that has sent the request.
+        key: the idempotency key.
+        body: the body of the request.
+
+    Raises:
+        Conflict: a request with another body has used the key.
+        BackendUnavailable: Redis did not answer in time.
+    """
+    name = sha256(f"{principal}\0{key}".encode()).hexdigest()
+    request = sha256(body).hexdigest()
+    seed = f"{time.time_ns() // 1_000_000}-{secrets.token_hex(8)}"
+    shard = _shard(store, name)
+    reply: Any = await store.run(
+        *(shard, "request_begin", [shard.idempotency_key(name)]),
+        [request, seed, KEPT_MS],
+        idempotent=True,
+    )
+    if reply[0] == b"conflict":
+        raise Conflict("another request has used this idempotency key", field="idempotency_key")
+    response: bytes | None = None
+    with suppress(zlib.error):  # a damaged response is as good as none
+        response = zlib.decompress(reply[2]) if reply[2] else None
+    known_seed = reply[1].decode(errors="replace")
+    if not _SEED.fullmatch(known_seed):
+        raise Conflict("this idempotency key is damaged: use another one", field="idempotency_key")
+    return KeyedRequest(name, request, known_seed, response)
+
+
+async def end(store: Store, begun: KeyedRequest, response: bytes) -> None:
+    """Keep the response of a request, unless it is too large.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    packed = zlib.compress(response)
+    if len(packed) > _MAX_RESPONSE:
+        return
+    shard = _shard(store, begun.name)
+    await store.run(
+        *(shard, "request_end", [shard.idempotency_key(begun.name)]),
+        [begun.request, packed, KEPT_MS],
+        idempotent=True,
+    )
+
+
+async def read_own(store: Store, job: NewJob, error: OJSError) -> JobRecord | None:
+    """Return the job that an earlier try of the request has stored; None for another error.
+
+    Args:
+        store: the store.
+        job: a job whose id comes from the seed.
+        error: the error that prevented to store it.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    if isinstance(error, Duplicate) and error.details.get("existing_job_id") == job.id:
+        with suppress(NotFound, MalformedJob):
+            return await read_jobs.get(store, str(job.id))
+    return None
+
+
+def _shard(store: Store, name: str) -> Shard:
+    return store.keys.shard_of_fingerprint(name)

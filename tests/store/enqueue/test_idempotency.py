@@ -1,0 +1,71 @@
+"""Idempotency keys: how long they are kept, whose they are, and what damage does."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+from ojs_cluster.core.errors import Conflict
+from ojs_cluster.core.jobs.ids import shard_of
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.enqueue import idempotency
+from tests.store.shortcuts import home_id, new_job
+
+BODY = b'{"jobs":[]}'
+
+
+def key_of(store: Store, name: str) -> bytes:
+    return store.keys.shard_of_fingerprint(name).idempotency_key(name)
+
+
+async def test_a_key_ends_a_day_after_its_request(store: Store, db: Any) -> None:
+    begun = await idempotency.begin(store, "a", "k", BODY)
+    key = key_of(store, begun.name)
+    for _ in range(2):
+        assert idempotency.KEPT_MS - 600_000 < db.pttl(key) <= idempotency.KEPT_MS
+        db.pexpire(key, 600_000)
+        await idempotency.end(store, begun, b"201\n{}")
+    again = await idempotency.begin(store, "a", "k", BODY)
+    assert (again.seed, again.response) == (begun.seed, b"201\n{}")
+
+
+async def test_keys_belong_to_one_api_key_and_one_body(store: Store) -> None:
+    begun = await idempotency.begin(store, "a", "k", BODY)
+    await idempotency.end(store, begun, b"201\n{}")
+    assert (await idempotency.begin(store, "b", "k", BODY)).response is None
+    assert (await idempotency.begin(store, "a", "k2", BODY)).response is None
+    with pytest.raises(Conflict):
+        await idempotency.begin(store, "a", "k", BODY + b" ")
+
+
+async def test_ids_are_the_same_in_every_repetition(store: Store) -> None:
+    begun = await idempotency.begin(store, "a", "k", BODY)
+    again = await idempotency.begin(store, "a", "k", BODY)
+    ids = [begun.with_id(store, index, new_job()).id for index in range(100)]
+    assert ids == [again.with_id(store, index, new_job()).id for index in range(100)]
+    assert len(set(ids)) == 100
+    home = store.keys.shard_of_queue("mail").index
+    assert {shard_of(str(job_id), len(store.keys)) for job_id in ids} == {home}
+    own = home_id(store)
+    assert begun.with_id(store, 0, new_job(id=own)).id == own
+
+
+async def test_a_large_response_is_not_kept(store: Store) -> None:
+    begun = await idempotency.begin(store, "a", "k", BODY)
+    await idempotency.end(store, begun, os.urandom(300_000))
+    again = await idempotency.begin(store, "a", "k", BODY)
+    assert (again.seed, again.response) == (begun.seed, None)
+
+
+async def test_damaged_fields_of_a_key(store: Store, db: Any) -> None:
+    begun = await idempotency.begin(store, "a", "k", BODY)
+    key = key_of(store, begun.name)
+    db.hset(key, "response", b"\xff")
+    assert (await idempotency.begin(store, "a", "k", BODY)).response is None
+    db.hset(key, "seed", b"\xff")
+    with pytest.raises(Conflict, match="damaged"):
+        await idempotency.begin(store, "a", "k", BODY)
+    db.hdel(key, "request")
+    assert (await idempotency.begin(store, "a", "k", BODY)).seed != begun.seed
