@@ -66,6 +66,38 @@ def test_a_gateway_speaks_tls_to_pods_by_names_that_their_certificate_has(chart:
     assert [listener["hostname"]] == rendering.one("HTTPRoute")["spec"]["hostnames"]
 
 
+def paths_of(ingress: Any) -> list[str]:
+    (rule,) = ingress["spec"]["rules"]
+    return [path["path"] for path in rule["http"]["paths"]]
+
+
+def test_the_dashboard_is_off_until_it_is_enabled(chart: Chart) -> None:
+    config = chart.render(CI / "tls-values.yaml").one("ConfigMap", "jobs-ojs-cluster")["data"]
+    assert not [name for name in config if name.startswith("OJS_UI")]
+    assert "/ui/" not in chart.notes(CI / "minimal-values.yaml")
+
+
+@pytest.mark.parametrize(("mode", "base"), [("full", ""), ("read", "/jobs")])
+def test_the_dashboard_is_served_and_reached(chart: Chart, mode: str, base: str) -> None:
+    ui = {"ui.enabled": True, "ui.mode": mode, "ui.base": base}
+    rendering = chart.render(CI / "tls-values.yaml", sets=ui)
+    config = rendering.one("ConfigMap", "jobs-ojs-cluster")["data"]
+    assert (config["OJS_UI"], config.get("OJS_UI_BASE", "")) == (mode, base)
+    assert paths_of(rendering.one("Ingress")) == ["/"], "which leads to the dashboard, too"
+    only_api = {"ingress.hosts": [{"host": "a.example", "paths": [{"path": "/ojs"}]}]}
+    narrow = chart.render(CI / "tls-values.yaml", sets={**ui, **only_api})
+    assert paths_of(narrow.one("Ingress")) == ["/ojs", f"{base}/ui"]
+    without = chart.render(CI / "tls-values.yaml", sets=only_api)
+    assert paths_of(without.one("Ingress")) == ["/ojs"]
+    routed = chart.render(
+        CI / "bundled-cluster-values.yaml", sets={**ui, "httpRoute.pathPrefix": "/ojs"}
+    )
+    (rule,) = routed.one("HTTPRoute")["spec"]["rules"]
+    assert [match["path"]["value"] for match in rule["matches"]] == ["/ojs", f"{base}/ui"]
+    notes = chart.notes(CI / "minimal-values.yaml", sets=ui)
+    assert f"http://localhost:8080{base}/ui/" in notes
+
+
 def test_an_api_with_tls_is_called_by_it(chart: Chart) -> None:
     values = CI / "api-tls-values.yaml"
     rendering = chart.render(values)

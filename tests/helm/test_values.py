@@ -92,6 +92,8 @@ VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
             },
             "Prometheus needs a key for /metrics",
         ),
+        ({"ui.mode": "off"}, "at '/ui/mode'"),
+        ({"ui.base": "jobs"}, "at '/ui/base'"),
         ({"ingress.enabled": True}, "ingress.hosts must have at least one host"),
         ({"httpRoute.enabled": True}, "httpRoute.parentRefs must have at least one Gateway"),
     ],

@@ -42,6 +42,8 @@ DERIVED = {
     "OJS_REDIS_TLS_CA",
     "OJS_REDIS_TLS_CERT",
     "OJS_REDIS_TLS_KEY",
+    "OJS_UI",
+    "OJS_UI_BASE",
     "OJS_TLS_CERT",
     "OJS_TLS_KEY",
     "OJS_TLS_CLIENT_CA",  # nothing in a cluster could probe such pods

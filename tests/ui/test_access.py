@@ -119,6 +119,15 @@ def test_without_a_session_the_login_page_comes_first(running: Running, demo: De
         assert client.get("/ui/jobs").status_code == 303
 
 
+def test_a_session_works_on_every_process(running: Running, read_only: Running) -> None:
+    with running.browser() as client:
+        (session,) = client.cookies.values()
+    with read_only.browser(None) as client:
+        headers = {"Cookie": f"ojs_ui_session={session}"}
+        assert client.get("/ui/queues").status_code == 303
+        assert client.get("/ui/queues", headers=headers).status_code == 200
+
+
 def test_an_action_of_another_site_is_refused(running: Running, admin: httpx.Client) -> None:
     for headers in ({"Sec-Fetch-Site": "cross-site"}, {"Origin": "http://evil"}):
         sent = dict(admin.headers) | headers

@@ -45,6 +45,12 @@ OJS_SHUTDOWN_TIMEOUT: {{ printf "%ds" (int64 .Values.api.drain.timeoutSeconds) |
 {{- if .Values.metrics.open }}
 OJS_METRICS_OPEN: "true"
 {{- end }}
+{{- if .Values.ui.enabled }}
+OJS_UI: {{ .Values.ui.mode | quote }}
+{{- with .Values.ui.base }}
+OJS_UI_BASE: {{ . | quote }}
+{{- end }}
+{{- end }}
 {{- if .Values.auth.allowInsecure }}
 OJS_ALLOW_INSECURE_NO_AUTH: "true"
 {{- end }}
