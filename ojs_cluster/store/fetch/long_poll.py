@@ -146,9 +146,9 @@ class Waiters:
         now = trio.current_time()
         queues_of: dict[Shard, list[str]] = {}
         checked_at = {queue: self._checked_at.get(queue, now) for queue in queues}
-        claimed = {queue: at for queue, at in checked_at.items() if at <= now - CHECK_EVERY_S}
+        due = {queue: at for queue, at in checked_at.items() if at <= now - CHECK_EVERY_S}
         # Set before the check, so that no other waiter checks these queues too.
-        self._checked_at.update(dict.fromkeys(claimed, now))
+        self._checked_at.update(dict.fromkeys(due, now))
 
         async def check(shard: Shard) -> None:
             try:
@@ -163,13 +163,13 @@ class Waiters:
             self.wake_next(filled)
 
         try:
-            for queue in claimed:
+            for queue in due:
                 for shard in await store.partitions.open_shards(store, queue):
                     queues_of.setdefault(shard, []).append(queue)
             await run_concurrently(queues_of, check)
         except BaseException:  # a cancelled check counts as not made: another waiter makes it
-            for queue in claimed.keys() & self._checked_at.keys():
-                self._checked_at[queue] = claimed[queue]
+            for queue in due.keys() & self._checked_at.keys():
+                self._checked_at[queue] = due[queue]
             raise
 
     def next_check_at(self, queues: Iterable[str]) -> float:
