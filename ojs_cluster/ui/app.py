@@ -37,7 +37,16 @@ from ojs_cluster.ui.render import Templates
 from ojs_cluster.ui.routes import PAGES, PageRoute
 from ojs_cluster.ui.settings import UiSettings
 from ojs_cluster.ui.snapshots import Snapshots
-from ojs_cluster.ui.visit import Answer, ApiError, Download, Page, SeeOther, Visit, local_target
+from ojs_cluster.ui.visit import (
+    Answer,
+    ApiError,
+    Download,
+    Page,
+    SeeOther,
+    Stream,
+    Visit,
+    local_target,
+)
 
 log = logging.getLogger("ojs.http")
 
@@ -239,6 +248,8 @@ class _Dashboard:
         path, secure = self._cookie_path(visit.head), self._secure(visit.head)
         if isinstance(answer, Download):
             return browser.send_download(answer)
+        if isinstance(answer, Stream):
+            return browser.send_stream(answer.body)
         if isinstance(answer, SeeOther):
             response = browser.respond(303, b"", location=answer.target)
             if answer.note:

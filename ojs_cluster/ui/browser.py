@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from typing import Final, NamedTuple
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any, Final, NamedTuple
 
+import trio
+from quart.wrappers.response import ResponseBody
 from quart_trio.wrappers import TrioResponse
 
 from ojs_cluster.core.access.scopes import Principal
 from ojs_cluster.http.app import App
-from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.messages import BodyStream, Request, Response
 from ojs_cluster.http.request_ids import new_request_id
 from ojs_cluster.http.router import Route
 from ojs_cluster.ui.settings import base_path
@@ -68,6 +72,39 @@ def send_download(answer: Download) -> TrioResponse:
     """Return a file to save. Its name must not contain quotes."""
     response = respond(200, answer.content, answer.content_type)
     response.headers["Content-Disposition"] = f'attachment; filename="{answer.name}"'
+    return response
+
+
+class _StreamBody(ResponseBody):
+    """Runs a stream while Quart sends its pieces."""
+
+    def __init__(self, stream: BodyStream) -> None:
+        self._stream = stream
+        self._stack = AsyncExitStack()
+        self._sender, self._receiver = trio.open_memory_channel[bytes](0)
+
+    async def __aenter__(self) -> AsyncIterator[bytes]:
+        self._stack.callback(self._stream.close)
+        nursery = await self._stack.enter_async_context(trio.open_nursery())
+        nursery.start_soon(self._run)
+        self._stack.callback(nursery.cancel_scope.cancel)
+        return self._receiver
+
+    async def __aexit__(self, *error: Any) -> None:
+        await self._stack.__aexit__(*error)
+
+    async def _run(self) -> None:
+        with self._sender:
+            await self._stream.run(self._sender.send)
+
+
+def send_stream(stream: BodyStream) -> TrioResponse:
+    """Return a stream of server-sent events, which lasts until the browser leaves the page."""
+    response = respond(200, b"", "text/event-stream")
+    del response.headers["Content-Length"]
+    response.headers["X-Accel-Buffering"] = "no"  # nginx would hold events back
+    response.response = _StreamBody(stream)
+    response.timeout = None
     return response
 
 

@@ -39,8 +39,12 @@ MENU: Final = (
     Entry("errors", "Errors", "errors"),
     Entry("dead", "Dead letters", "dead"),
     Entry("workflows", "Workflows", "workflows", Scope.DATA_READ),
-    Entry("workers", "Workers", "workers"),
+    Entry("workers", "Workers", "workers", of_cluster=True),
     Entry("cron", "Cron", "cron", Scope.DATA_READ),
+    Entry("limits", "Limits", "limits", of_cluster=True),
+    Entry("webhooks", "Webhooks", "webhooks", of_cluster=True),
+    Entry("events", "Events", "events", Scope.DATA_READ),
     Entry("bulk", "Bulk operations", "bulk"),
     Entry("cluster", "Cluster", "cluster", of_cluster=True),
+    Entry("operations", "Operations", "operations", of_cluster=True),
 )

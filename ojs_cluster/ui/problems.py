@@ -75,8 +75,8 @@ def _of_stats(stats: Mapping[str, Any]) -> Iterator[Problem]:
         refused = " and ".join(maintenance["refused"])
         yield Problem(
             f"Maintenance mode is on: {refused} requests are refused",
-            "Switch it off when the work is done: POST /ojs/v1/admin/maintenance.",
-            (),
+            "Switch it off when the work is done.",
+            ("operations",),
             True,
         )
     waiting = stats["jobs"]["available"]
@@ -109,14 +109,15 @@ def _of_metrics(metrics: ClusterMetrics) -> Iterator[Problem]:
         yield Problem(
             f"No scheduler does its work: the loop {', '.join(late)} is "
             f"{duration(max(late.values()))} late",
-            "Start a scheduler (`ojs-cluster scheduler`), or check the log of the running ones.",
+            "Start a scheduler (ojs-cluster scheduler), or check the log of the running ones.",
             (),
             True,
         )
     if metrics.outbox_dead_letters:
         yield Problem(
             f"{number(metrics.outbox_dead_letters)} effects between shards failed too often",
-            "Read GET /ojs/v1/admin/outbox, remove the cause, then POST it to outbox/retry.",
+            "Remove the cause, then deliver them again.",
+            ("operations",),
         )
     paused = [name for name, queue in metrics.queues.items() if queue.paused]
     if paused:

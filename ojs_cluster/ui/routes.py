@@ -13,10 +13,14 @@ from ojs_cluster.ui.pages import (
     crons,
     dead,
     errors,
+    events,
     job,
     jobs,
+    limits,
+    operations,
     overview,
     queues,
+    webhooks,
     workers,
     workflows,
 )
@@ -78,6 +82,26 @@ PAGES: Final = (
     PageRoute("GET", "/workflows", workflows.show_all, (Scope.DATA_READ,)),
     PageRoute("GET", "/workflows/<workflow_id>", workflows.show_one, (Scope.DATA_READ,)),
     PageRoute("POST", "/workflows/<workflow_id>/cancel", workflows.cancel, (Scope.DATA_WRITE,)),
+    PageRoute("GET", "/limits", limits.show_all),
+    PageRoute("POST", "/limits/<key>/override", limits.override, (Scope.ADMIN_WRITE,)),
+    PageRoute("POST", "/limits/<key>/clear", limits.clear, (Scope.ADMIN_WRITE,)),
+    PageRoute("GET", "/webhooks", webhooks.show_all),
+    *(
+        PageRoute("POST", f"/webhooks/<subscription_id>/{name}", handler, (Scope.ADMIN_WRITE,))
+        for name, handler in (
+            ("test", webhooks.test),
+            ("activate", webhooks.activate),
+            ("deactivate", webhooks.deactivate),
+        )
+    ),
+    PageRoute(
+        "POST", "/webhooks/deliveries/<delivery_id>/retry", webhooks.retry, (Scope.ADMIN_WRITE,)
+    ),
+    PageRoute("GET", "/events", events.show_all, events.SCOPES),
+    PageRoute("GET", "/events/stream", events.stream, events.SCOPES),
+    PageRoute("GET", "/operations", operations.show),
+    PageRoute("POST", "/operations/maintenance", operations.set_maintenance, (Scope.ADMIN_WRITE,)),
+    PageRoute("POST", "/operations/outbox", operations.retry_outbox, (Scope.ADMIN_WRITE,)),
     PageRoute("GET", "/bulk", bulk.show_all),
     PageRoute("POST", "/bulk", bulk.create, (Scope.ADMIN_WRITE,)),
     PageRoute("GET", "/bulk/<operation_id>", bulk.show_one),

@@ -12,12 +12,12 @@ import orjson
 from ojs_cluster.core.access.scopes import Principal, Scope
 from ojs_cluster.http.app import App
 from ojs_cluster.http.internal import call_as
-from ojs_cluster.http.messages import PageRequest, Request, Response
+from ojs_cluster.http.messages import BodyStream, PageRequest, Request, Response
 from ojs_cluster.ui.settings import UiSettings
 from ojs_cluster.ui.snapshots import Snapshots
 
 _MAX_TARGET: Final = 4000  # characters
-_FORWARDED: Final = ("x-forwarded-for", "user-agent")
+_FORWARDED: Final = ("x-forwarded-for", "user-agent", "last-event-id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,14 @@ def local_target(text: str) -> str:
     return "" if suspicious or not text.isprintable() or len(text) > _MAX_TARGET else text
 
 
-Answer = Page | SeeOther | Download
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A stream of server-sent events."""
+
+    body: BodyStream
+
+
+Answer = Page | SeeOther | Download | Stream
 
 
 class ApiError(Exception):
@@ -153,6 +160,18 @@ class Visit:
             ApiError: the API refused the request.
         """
         return _body(await self._call("GET", segments, query))
+
+    async def stream(self, *segments: str, **query: Any) -> BodyStream:
+        """Return the body of an API response that is a stream of events.
+
+        Raises:
+            ApiError: the API refused the request.
+        """
+        response = await self._call("GET", segments, query)
+        _body(response)
+        if response.stream is None:
+            raise RuntimeError("the response is no stream")
+        return response.stream
 
     async def shared(self, *segments: str, **query: Any) -> bytes:
         """Return the same as ``get`` for a request that needs the scope ``ojs:admin:read``.

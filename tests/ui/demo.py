@@ -80,6 +80,10 @@ class Demo:
         for kind in ("order.charge", "order.pack", "order.ship"):
             chain["steps"].append({"type": kind, "args": [17], "options": {"queue": "orders"}})
         self.workflow = self.post("/workflows", chain)["id"]
+        limited = {"key": "partner:api", "concurrency": 2}
+        self.enqueue("api.call", "orders", [1], rate_limit=limited)
+        hook = {"url": "https://9.9.9.9/hook", "events": ["job.failed"]}
+        self.post("/webhooks/subscriptions", hook)
         filtered = {"action": "cancel", "filter": {"queue": "media"}, "dry_run": True}
         self.operation = self.post("/admin/bulk", filtered)["id"]
         return self

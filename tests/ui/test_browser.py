@@ -81,7 +81,8 @@ def paths(demo: Demo) -> list[str]:
         *(f"jobs/{demo.jobs[name]}" for name in ("discarded", "active")),
         *("dead", "errors", "workers", "workers/reporter-1", "cron", "cron/nightly-report"),
         *("workflows", f"workflows/{demo.workflow}"),
-        *("bulk", f"bulk/{demo.operation}", "cluster"),
+        *("limits", "webhooks", "operations", "events", "cluster"),
+        *("bulk", f"bulk/{demo.operation}"),
     ]
 
 

@@ -64,6 +64,15 @@ def attack(api: httpx.Client) -> list[str]:
     created = api.post("/ojs/v1/workflows", json=flow)
     assert created.status_code == 201, created.text
     pages += ["workflows", f"workflows/{created.json()['id']}"]
+    limit = {**body, "options": {"queue": "a", "rate_limit": {"key": "k:1", "concurrency": 1}}}
+    assert api.post("/ojs/v1/jobs", json=limit).status_code == 201
+    hook: dict[str, Any] = {"url": "https://9.9.9.9/hook", "events": ["job.failed"]}
+    hook["metadata"] = {HOSTILE: HOSTILE}
+    made = api.post("/ojs/v1/webhooks/subscriptions", json=hook)
+    assert made.status_code == 201, made.text
+    off = {"enabled": True, "reason": worker, "refuse": ["fetch"]}
+    assert api.post("/ojs/v1/admin/maintenance", json=off).status_code == 200
+    pages += ["limits", "webhooks", "events", "operations", ""]
     return [*pages, "cron/c", f"bulk/{operation}"]
 
 

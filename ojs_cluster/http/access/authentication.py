@@ -77,6 +77,14 @@ class AccessControl:
         self._open = False
         self._buckets.clear()
 
+    def is_current(self, principal: Principal) -> bool:
+        """Return whether a principal that was authenticated earlier is still accepted."""
+        if self._open:
+            return principal is ANONYMOUS
+        keyring, expires = self._keyring, principal.expires_at_s
+        known = principal in keyring.by_digest.values() or principal in keyring.by_subject.values()
+        return known and (expires is None or time.time() < expires)
+
     def authenticate(self, authorization: str | None, tls_subject: str = "") -> Principal:
         """Return the principal of a request.
 

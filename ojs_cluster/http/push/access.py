@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from ojs_cluster.core.access.scopes import ANONYMOUS, Scope
-from ojs_cluster.core.errors import OJSError
+from ojs_cluster.core.access.scopes import ANONYMOUS, Principal, Scope
+from ojs_cluster.core.errors import OJSError, Unauthenticated
 from ojs_cluster.http.app import App
-from ojs_cluster.http.messages import Request
+from ojs_cluster.http.messages import PageRequest, Request
 
 STREAM_SCOPE: Final = Scope.DATA_READ
 """The scope that a client needs to open a stream."""
@@ -39,24 +39,33 @@ class StreamAccess:
     @property
     def client_name(self) -> str:
         """``key NAME`` with the name of the API key, or ``address ADDRESS`` without an API key."""
-        request = self.request
-        principal = self.app.access.authenticate(
-            request.headers.get("authorization"), request.tls_subject
-        )
+        principal = self._principal()
         if principal is ANONYMOUS:
-            return f"address {self.app.audit.client_of(request)}"
+            return f"address {self.app.audit.client_of(self.request)}"
         return f"key {principal.name}"
 
     def is_valid(self) -> bool:
         """Return whether the client may still get the events of its stream."""
-        request = self.request
         try:
-            principal = self.app.access.authenticate(
-                request.headers.get("authorization"), request.tls_subject
-            )
+            principal = self._principal()
         except OJSError:
             return False
-        return self.scope in principal.scopes and principal.queues == request.queues
+        return self.scope in principal.scopes and principal.queues == self.request.queues
+
+    def _principal(self) -> Principal:
+        """Return the owner of the API key, or the user of a page.
+
+        Raises:
+            Unauthenticated: the API key is not accepted any more.
+        """
+        request = self.request
+        if isinstance(request, PageRequest):
+            if not self.app.access.is_current(request.principal):
+                raise Unauthenticated("the API key of the session is not accepted any more")
+            return request.principal
+        return self.app.access.authenticate(
+            request.headers.get("authorization"), request.tls_subject
+        )
 
     def check_replay(self) -> None:
         """Check that a replay may send further events. A replay may last for minutes.

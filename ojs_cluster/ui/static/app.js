@@ -104,6 +104,38 @@
     }
   });
 
+  // -- events as they happen: rows are added at the top, unless the tab is hidden
+  const events = byId("events");
+  if (events) {
+    const state = byId("stream-state");
+    const body = events.tBodies[0];
+    const source = new EventSource(events.dataset.stream);
+    const add = (message) => {
+      const data = JSON.parse(message.data);
+      const row = body.insertRow(0);
+      const head = document.createElement("th");
+      head.scope = "row";
+      head.textContent = message.type;
+      const subject = document.createElement("td");
+      if (data.job_id) {
+        const link = document.createElement("a");
+        link.href = events.dataset.jobs + encodeURIComponent(data.job_id);
+        link.textContent = data.job_type || data.job_id;
+        subject.append(link);
+      } else subject.textContent = data.workflow_id || data.cron_name || data.name || data.key || "";
+      row.append(head, subject);
+      row.insertCell().textContent = data.queue || "";
+      const when = row.insertCell();
+      when.className = "num";
+      when.textContent = new Date(data.timestamp || Date.now()).toLocaleTimeString();
+      while (body.rows.length > Number(events.dataset.limit)) body.deleteRow(-1);
+    };
+    for (const kind of events.dataset.kinds.split(" ")) source.addEventListener(kind, add);
+    source.onopen = () => { state.textContent = "Live"; };
+    source.onerror = () => { state.textContent = "Not connected; trying again"; };
+    addEventListener("pagehide", () => source.close());
+  }
+
   // -- charts, drawn from the table with the same numbers
   const units = {
     rate: (value) => (value >= 100 ? Math.round(value) : +value.toFixed(2)).toLocaleString("en"),

@@ -1,0 +1,50 @@
+"""What operators switch and check: maintenance mode, outbox dead letters, and the audit."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import orjson
+
+from ojs_cluster.core.access.scopes import Scope
+from ojs_cluster.ui.visit import Answer, Page, Visit
+
+_AUDIT: Final = 50
+_MAX_OUTBOX: Final = 20
+
+
+async def show(visit: Visit) -> Answer:
+    """Show the state of all three."""
+    maintenance = orjson.loads(await visit.get("admin", "maintenance"))
+    outbox = orjson.loads(await visit.get("admin", "outbox", limit=_MAX_OUTBOX))
+    cursor = visit.query.get("cursor", "")
+    audit = orjson.loads(await visit.get("admin", "audit", limit=_AUDIT, cursor=cursor))
+    return Page(
+        "operations.html",
+        {
+            "maintenance": maintenance,
+            "outbox": outbox["entries"],
+            "outbox_total": outbox["total"],
+            "audit": audit["entries"],
+            "next_cursor": audit["pagination"].get("next_cursor"),
+            "cursor": cursor,
+            "may_write": visit.may_change(Scope.ADMIN_WRITE),
+        },
+    )
+
+
+async def set_maintenance(visit: Visit) -> Answer:
+    """Switch maintenance mode on or off."""
+    enabled = visit.form.get("enabled") == "1"
+    body: dict[str, Any] = {"enabled": enabled}
+    if enabled:
+        refused = [name for name in ("enqueue", "fetch") if visit.form.get(name)]
+        body |= {"reason": visit.form.get("reason", "")[:500], "refuse": refused or ["fetch"]}
+    await visit.send("POST", "admin", "maintenance", body=body)
+    return visit.back(f"Maintenance mode is {'on' if enabled else 'off'}.", "operations")
+
+
+async def retry_outbox(visit: Visit) -> Answer:
+    """Deliver the outbox dead letters again."""
+    await visit.send("POST", "admin", "outbox", "retry", body={"all": True})
+    return visit.back("The effects are delivered again.", "operations")

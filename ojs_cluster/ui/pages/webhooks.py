@@ -1,0 +1,82 @@
+"""The webhook subscriptions and their deliveries."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import orjson
+
+from ojs_cluster.core.access.scopes import Scope
+from ojs_cluster.ui import raw
+from ojs_cluster.ui.visit import Answer, Page, SeeOther, Visit
+
+_PER_PAGE: Final = 50
+_STATES: Final = ("pending", "delivered", "dead")
+
+
+async def show_all(visit: Visit) -> Answer:
+    """List the subscriptions, and the newest deliveries of all or of one of them."""
+    chosen = visit.query.get("subscription", "")
+    status = visit.query.get("status", "")
+    status = status if status in _STATES else ""
+    listed = raw.members(await visit.get("webhooks", "subscriptions", limit=100))
+    query = {"subscription_id": chosen, "status": status, "limit": _PER_PAGE}
+    deliveries = orjson.loads(await visit.get("webhooks", "deliveries", **query))
+    return Page(
+        "webhooks.html",
+        {
+            "subscriptions": [_subscription(each) for each in raw.objects(listed, "items")],
+            "deliveries": deliveries["items"],
+            "chosen": chosen,
+            "status": status,
+            "states": _STATES,
+            "may_write": visit.may_change(Scope.ADMIN_WRITE),
+        },
+    )
+
+
+async def test(visit: Visit, subscription_id: str) -> Answer:
+    """Send a test event to a subscription."""
+    raw_reply = await visit.send("POST", "webhooks", "subscriptions", subscription_id, "test")
+    reply = raw.members(raw_reply)
+    delivered = bytes(reply.get("success", reply.get("delivered", b"false"))) == b"true"
+    status = raw.number(reply, "status_code") or raw.text(reply, "error")
+    note = f"The test event was {'' if delivered else 'not '}accepted ({status or 'no response'})."
+    back = visit.back("", "webhooks")
+    return SeeOther(back.target, note, failed=not delivered)
+
+
+async def activate(visit: Visit, subscription_id: str) -> Answer:
+    """Deliver events to a subscription again."""
+    await _set_active(visit, subscription_id, True)
+    return visit.back("The webhook is active again.", "webhooks")
+
+
+async def deactivate(visit: Visit, subscription_id: str) -> Answer:
+    """Stop deliveries to a subscription."""
+    await _set_active(visit, subscription_id, False)
+    return visit.back("The webhook gets no events any more.", "webhooks")
+
+
+async def retry(visit: Visit, delivery_id: str) -> Answer:
+    """Try a dead delivery again."""
+    await visit.send("POST", "webhooks", "deliveries", delivery_id, "retry")
+    return visit.back("The delivery is tried again.", "webhooks")
+
+
+async def _set_active(visit: Visit, subscription_id: str, active: bool) -> None:
+    body = {"active": active}
+    await visit.send("PATCH", "webhooks", "subscriptions", subscription_id, body=body)
+
+
+def _subscription(members: raw.Members) -> dict[str, object]:
+    return {
+        **{name: raw.text(members, name) for name in ("id", "url", "disabled_reason")},
+        "events": raw.texts(members, "events"),
+        "active": bytes(members.get("active", b"")) == b"true",
+        "delivered": raw.integer(members, "success_count"),
+        "failed": raw.integer(members, "failure_count"),
+        "dead": raw.integer(members, "dead_count"),
+        "dropped": raw.integer(members, "dropped_count"),
+        "last_at": raw.text(members, "last_delivery_at"),
+    }

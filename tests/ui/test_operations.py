@@ -1,0 +1,147 @@
+"""Limits, webhooks, live events, workflows and operations, by forms without JavaScript."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+
+from ojs_cluster.core.access.scopes import Keyring, digest
+from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.ui.settings import UiSettings
+from tests.support.servers import wait_until
+from tests.ui.dashboard import KEYS, OWN, Running, dashboard
+from tests.ui.demo import Demo
+from tests.ui.test_pages import act, page
+
+
+def test_a_limit_is_overridden_and_cleared(running: Running, admin: httpx.Client) -> None:
+    assert "partner:api" in page(admin, "/ui/limits")
+    path = "/ui/limits/partner%3Aapi"
+    answer = admin.post(f"{path}/override", data={"concurrency": "7", "back": "limits"})
+    assert "At most 7 jobs of partner:api" in admin.send(answer.next_request or _none()).text
+    assert "7 at the same time" in page(admin, "/ui/limits")
+    wrong = admin.post(f"{path}/override", data={"concurrency": "many", "back": "limits"})
+    assert 'role="alert"' in admin.send(wrong.next_request or _none()).text
+    assert "those of its jobs again" in act(admin, f"{path}/clear", "limits")
+    assert "7 at the same time" not in page(admin, "/ui/limits")
+
+
+def _none() -> httpx.Request:
+    raise AssertionError("the form has led to no page")
+
+
+def test_a_webhook_is_deactivated_and_activated(running: Running, admin: httpx.Client) -> None:
+    assert "https://9.9.9.9/hook" in page(admin, "/ui/webhooks")
+    with running.api() as api:
+        listed = api.get("/ojs/v1/webhooks/subscriptions").json()["items"]
+    subscription = next(each["id"] for each in listed if "9.9.9.9" in each["url"])
+    assert "gets no events" in act(admin, f"/ui/webhooks/{subscription}/deactivate", "webhooks")
+    assert f"{subscription}/activate" in page(admin, "/ui/webhooks")
+    assert "is active again" in act(admin, f"/ui/webhooks/{subscription}/activate", "webhooks")
+    page(admin, f"/ui/webhooks?subscription={subscription}&status=dead")
+
+
+def test_maintenance_mode_is_switched_by_a_form(running: Running, admin: httpx.Client) -> None:
+    form = {"enabled": "1", "fetch": "1", "reason": "new disks", "back": "operations"}
+    answer = admin.post("/ui/operations/maintenance", data=form)
+    try:
+        shown = admin.send(answer.next_request or _none()).text
+        assert "new disks" in shown
+        assert "Maintenance mode is on: fetch requests are refused" in page(admin, "/ui/")
+    finally:
+        off = act(admin, "/ui/operations/maintenance", "operations")
+    assert "Maintenance mode is off" in off
+
+
+def test_outbox_dead_letters_are_shown_and_delivered_again(
+    running: Running, admin: httpx.Client
+) -> None:
+    store = running.app.store
+    shard = store.keys.shard(2)
+
+    async def add() -> None:
+        await store.redis.call(shard.slot, "HSET", shard.outbox, "77", "poison 9 <hostile>")
+        await store.redis.call(shard.slot, "ZADD", shard.outbox_dead_letters, "1000", "77")
+
+    running.run(add)
+    shown = page(admin, "/ui/operations")
+    assert "poison" in shown
+    assert "&lt;hostile&gt;" in shown
+    left = act(admin, "/ui/operations/outbox", "operations")
+    assert "every effect between shards was delivered" in left
+
+    async def forget() -> None:
+        await store.redis.call(shard.slot, "UNLINK", shard.outbox, shard.outbox_due)
+
+    running.run(forget)
+
+
+def test_the_audit_is_shown_page_by_page(admin: httpx.Client) -> None:
+    for _ in range(30):
+        for action in ("pause", "resume"):
+            admin.post(f"/ui/queues/orders/{action}")
+    wait_until(lambda: "cursor=" in page(admin, "/ui/operations"), what="more than one page")
+    assert "queue.resume" in page(admin, "/ui/operations")
+
+
+def test_a_key_for_some_queues_gets_no_page_about_all(running: Running, demo: Demo) -> None:
+    with running.browser("email-key") as client:
+        for path in ("operations", "workers", "limits", "webhooks"):
+            page(client, f"/ui/{path}", 403)
+        assert "media" not in page(client, "/ui/events").partition("<tbody>")[2]
+        assert "order 17" not in page(client, "/ui/workflows")
+        page(client, f"/ui/workflows/{demo.workflow}", 404)
+
+
+def test_a_workflow_is_drawn_and_cancelled(running: Running, admin: httpx.Client) -> None:
+    with running.api() as api:
+        group = {
+            "type": "group",
+            "jobs": [{"type": "a.b", "args": []}, {"type": "a.c", "args": []}],
+        }
+        flow = {"type": "chain", "name": "nested", "steps": [group, {"type": "a.d", "args": []}]}
+        created = api.post("/ojs/v1/workflows", json=flow)
+        assert created.status_code == 201, created.text
+        workflow = created.json()["id"]
+    text = page(admin, f"/ui/workflows/{workflow}")
+    assert text.count("<rect") == 3
+    assert text.count("<path") == 2, "the last step waits for both jobs of the group"
+    cancelled = act(admin, f"/ui/workflows/{workflow}/cancel", f"workflows/{workflow}")
+    assert "The workflow is cancelled" in cancelled
+
+
+def events_of(lines: Iterator[str]) -> Iterator[str]:
+    return (line.removeprefix("event: ") for line in lines if line.startswith("event: "))
+
+
+def test_events_are_streamed_as_they_happen(running: Running, admin: httpx.Client) -> None:
+    with running.api() as api, admin.stream("GET", "/ui/events/stream?queue=live") as stream:
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        lines = stream.iter_lines()
+        assert next(lines) == "retry: 3000"
+        other = {"type": "a.b", "args": [], "options": {"queue": "other"}}
+        api.post("/ojs/v1/jobs", json=other)
+        api.post("/ojs/v1/jobs", json={**other, "type": "a.c", "options": {"queue": "live"}})
+        assert next(events_of(lines)) == "job.enqueued"
+        assert '"a.c"' in next(lines)
+
+
+def test_a_stream_ends_when_its_key_is_removed(ui_redis: Embedded) -> None:
+    with (
+        dashboard(ui_redis, UiSettings(mode="read")) as server,
+        server.browser("viewer-key") as client,
+        httpx.Client(base_url=server.url, headers=OWN, timeout=60) as another,
+    ):
+        cookie = {"Cookie": f"ojs_ui_session={client.cookies['ojs_ui_session']}"}
+        with another.stream("GET", "/ui/events/stream", headers=cookie) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+
+            async def remove() -> None:
+                server.app.access.replace(Keyring({digest("admin-key"): KEYS["admin-key"]}, {}))
+
+            server.run(remove)
+            rest = [line for line in lines if line.startswith("event:")]  # until the stream ends
+            assert rest == []
+        assert client.get("/ui/queues").status_code == 303, "the session has ended, too"
