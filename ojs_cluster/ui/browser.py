@@ -25,7 +25,7 @@ SESSION: Final = "ojs_ui_session"
 NOTE: Final = "ojs_ui_note"
 _HTML: Final = "text/html; charset=utf-8"
 _NOTE_S: Final = 60
-_MAX_NOTE: Final = 500  # characters
+_MAX_NOTE: Final = 300  # characters
 _HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; "

@@ -47,7 +47,8 @@ async def find_problems(visit: Visit, stats: Mapping[str, Any]) -> list[Problem]
         visit: the request.
         stats: the statistics of the API.
     """
-    found = list(_of_stats(stats))
+    # Maintenance mode is not read from the statistics, which may be some seconds old.
+    found = [*_of_maintenance(visit.app.maintenance.members()), *_of_stats(stats)]
     if visit.sees_cluster:
         app = visit.app
         health = await app.health.get()
@@ -69,8 +70,7 @@ async def find_problems(visit: Visit, stats: Mapping[str, Any]) -> list[Problem]
     return sorted(found, key=lambda problem: not problem.severe)
 
 
-def _of_stats(stats: Mapping[str, Any]) -> Iterator[Problem]:
-    maintenance = stats["maintenance"]
+def _of_maintenance(maintenance: Mapping[str, Any]) -> Iterator[Problem]:
     if maintenance["enabled"]:
         refused = " and ".join(maintenance["refused"])
         yield Problem(
@@ -79,6 +79,9 @@ def _of_stats(stats: Mapping[str, Any]) -> Iterator[Problem]:
             ("operations",),
             True,
         )
+
+
+def _of_stats(stats: Mapping[str, Any]) -> Iterator[Problem]:
     waiting = stats["jobs"]["available"]
     if waiting and stats.get("workers") == 0:
         yield Problem(

@@ -16,6 +16,7 @@ from ojs_cluster.http.messages import BodyStream, PageRequest, Request, Response
 from ojs_cluster.ui.settings import UiSettings
 from ojs_cluster.ui.snapshots import Snapshots
 
+_MAX_PAGE_DIGITS: Final = 4
 _MAX_TARGET: Final = 4000  # characters
 _FORWARDED: Final = ("x-forwarded-for", "user-agent", "last-event-id")
 
@@ -59,7 +60,11 @@ def local_target(text: str) -> str:
     """Return the address of a page below the dashboard; the first page for any other text."""
     path = text.partition("?")[0]
     suspicious = text.startswith(("/", "\\")) or "//" in path or ":" in path
-    return "" if suspicious or not text.isprintable() or len(text) > _MAX_TARGET else text
+    return (
+        ""
+        if suspicious or not (text.isascii() and text.isprintable()) or len(text) > _MAX_TARGET
+        else text
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +143,13 @@ class Visit:
     def may_change(self, *scopes: Scope) -> bool:
         """Return whether to offer an action that needs these scopes."""
         return self.settings.mode == "full" and self.may(*scopes)
+
+    @property
+    def page(self) -> int:
+        """The number of the page of a list; 1 if the address has none."""
+        text = self.query.get("page", "")
+        is_number = text.isascii() and text.isdigit() and len(text) <= _MAX_PAGE_DIGITS
+        return max(1, int(text)) if is_number else 1
 
     def back(self, note: str, default: str = "") -> SeeOther:
         """Return to the page that has sent the form, and show a note there."""

@@ -86,7 +86,7 @@ def test_failed_logins_of_one_address_have_to_wait() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["//evil", "/x", "http://evil", "javascript:x", "\\\\evil", "a\nb"]
+    "text", ["//evil", "/x", "http://evil", "javascript:x", "\\\\evil", "a\nb", "\u65e5"]
 )
 def test_a_login_leads_to_no_other_site(text: str) -> None:
     assert local_target(text) == ""

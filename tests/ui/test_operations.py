@@ -118,6 +118,7 @@ def events_of(lines: Iterator[str]) -> Iterator[str]:
 def test_events_are_streamed_as_they_happen(running: Running, admin: httpx.Client) -> None:
     with running.api() as api, admin.stream("GET", "/ui/events/stream?queue=live") as stream:
         assert stream.headers["content-type"].startswith("text/event-stream")
+        assert admin.head("/ui/events/stream").content == b""
         lines = stream.iter_lines()
         assert next(lines) == "retry: 3000"
         other = {"type": "a.b", "args": [], "options": {"queue": "other"}}

@@ -125,6 +125,13 @@ def test_what_does_not_exist_is_explained(admin: httpx.Client) -> None:
         assert "To the overview" in text
 
 
+@pytest.mark.parametrize("path", ["queues", "workers", "limits"])
+def test_a_page_number_is_read_safely(admin: httpx.Client, path: str) -> None:
+    for number in ("0", "-1", "x", "²", "1" + "0" * 5000):
+        page(admin, f"/ui/{path}?page={number}")
+    assert admin.get(f"/ui/{path}?page=9999").status_code in (200, 400)
+
+
 def test_empty_lists_give_the_next_command(admin: httpx.Client) -> None:
     assert "No job matches" in page(admin, "/ui/jobs?queue=reports&state=completed")
 

@@ -7,7 +7,7 @@ from typing import Final
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.core.events import NAMES
 from ojs_cluster.ui import raw
-from ojs_cluster.ui.visit import Answer, Page, Stream, Visit
+from ojs_cluster.ui.visit import Answer, Download, Page, Stream, Visit
 
 SCOPES: Final = (Scope.DATA_READ,)
 _SHOWN: Final = 100
@@ -31,6 +31,8 @@ async def show_all(visit: Visit) -> Answer:
 
 async def stream(visit: Visit) -> Answer:
     """Stream new events to the page."""
+    if visit.head.method == "HEAD":
+        return Download("events.txt", "text/event-stream", b"")  # a stream would never end
     kind, queue = _filters(visit)
     return Stream(await visit.stream("events", "stream", types=kind, queue=queue))
 

@@ -10,13 +10,11 @@ from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.ui.visit import Answer, Page, Visit
 
 _PER_PAGE: Final = 50
-_MAX_PAGE: Final = 1000
 
 
 async def show_all(visit: Visit) -> Answer:
     """List the rate limit keys."""
-    text = visit.query.get("page", "1")
-    page = int(text) if text.isascii() and text.isdigit() and 0 < int(text[:9]) <= _MAX_PAGE else 1
+    page = visit.page
     listed = orjson.loads(await visit.get("rate-limits", page=page, per_page=_PER_PAGE))
     return Page(
         "limits.html",

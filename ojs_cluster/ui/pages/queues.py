@@ -12,13 +12,11 @@ from ojs_cluster.ui.pages.overview import series
 from ojs_cluster.ui.visit import Answer, Page, Visit
 
 _PER_PAGE: Final = 50
-_MAX_PAGE: Final = 2000
 
 
 async def show_all(visit: Visit) -> Answer:
     """List queues by name."""
-    text = visit.query.get("page", "1")
-    page = int(text) if text.isascii() and text.isdigit() and 0 < int(text[:9]) <= _MAX_PAGE else 1
+    page = visit.page
     raw = await visit.shared("admin", "queues", page=page, per_page=_PER_PAGE)
     listed = orjson.loads(raw)
     return Page(

@@ -12,7 +12,6 @@ from ojs_cluster.ui.json_view import show_json
 from ojs_cluster.ui.visit import Answer, Page, Visit
 
 _PER_PAGE: Final = 50
-_MAX_PAGE: Final = 1000
 _SERVER: Final = frozenset(
     {
         *("id", "worker_id", "state", "directive", "active_jobs", "last_heartbeat", "queues"),
@@ -28,8 +27,7 @@ _DIRECTIVES: Final = {
 
 async def show_all(visit: Visit) -> Answer:
     """List the workers, the most recently seen first."""
-    text = visit.query.get("page", "1")
-    page = int(text) if text.isascii() and text.isdigit() and 0 < int(text[:9]) <= _MAX_PAGE else 1
+    page = visit.page
     found = raw.members(await visit.get("admin", "workers", page=page, per_page=_PER_PAGE))
     summary = orjson.loads(bytes(found["summary"]))
     return Page(
