@@ -268,6 +268,29 @@ async def test_scheduled_jobs_run_when_they_are_due(play: Play) -> None:
     await play(scenario)
 
 
+async def test_a_job_that_has_expired_does_not_run(play: Play) -> None:
+    worker, first = new_worker(), Worker(queues=["other"])
+
+    @first.handler("t.note")
+    @worker.handler("t.note")
+    async def note(job: RunningJob) -> str:
+        return "ran"
+
+    async def scenario(world: World) -> None:
+        client = world.client
+        late = await client.enqueue("t.note", queue=QUEUE, expires=SOON)
+        passed = await client.enqueue("t.note", queue="other", delay=4 * SOON)
+        async with world.running(first):
+            await world.passes(10 * SOON)
+            await client.result(passed.id, wait=60)
+        async with world.running(worker):
+            expired = await world.ended(late)
+        assert (expired.state, expired.attempt, expired.error) == ("discarded", 0, None)
+        assert "completed_at" not in expired.members
+
+    await play(scenario)
+
+
 async def test_a_unique_job_conflicts_as_its_policy_says(play: Play) -> None:
     async def scenario(world: World) -> None:
         client = world.client
