@@ -1,6 +1,6 @@
 # Every target with a `##` line shows up in `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help run demo test lint conformance cluster-test soak mutants loadtest bench lock docs chart-docs package clean
+.PHONY: help run demo test lint conformance cluster-test soak mutants loadtest bench lock docs screenshots chart-docs package clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -67,6 +67,9 @@ lock: $(VENV)/.uv ## pin the packages of the image (UPGRADE=--upgrade for newer 
 
 docs: chart-docs ## update generated pages
 	$(BIN)/python -m tests.readme.configuration
+
+screenshots: $(VENV)/.dev ## take the pictures of the dashboard in docs/img again (needs chromium)
+	$(BIN)/python -m tests.ui.screenshots docs/img
 
 chart-docs: $(VENV)/.dev ## update the chart's README and schema
 	$(BIN)/python -m tests.helm.values_table

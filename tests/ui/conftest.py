@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 
@@ -9,13 +10,22 @@ import httpx
 import pytest
 
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store.statistics.records import GROWING, MINUTES, STATES
+from ojs_cluster.store.statistics.job_counts import TIMES
+from ojs_cluster.store.statistics.records import GROWING, MINUTES, TOTALS
 from ojs_cluster.ui.settings import UiSettings
 from tests.support.servers import own_server
 from tests.ui.dashboard import Running, dashboard
 from tests.ui.demo import Demo
 
 FULL = UiSettings(mode="full")
+_SHARES = {"enqueued": 62, "acked": 58, "failed": 9, "discarded_total": 3}
+_SHARES |= {"w2": 30, "w3": 20, "w4": 6, "w5": 5, "r3": 34, "r4": 18, "r5": 6}
+"""How many jobs of the demo are counted per minute."""
+_SHARES_OF_WAVE = {"enqueued": 18, "acked": 16, "failed": 5, "discarded_total": 2}
+_SHARES_OF_WAVE |= {"w2": -8, "w4": 4, "w5": 3, "r3": -6, "r5": 4}
+"""How much these numbers go up and down."""
+_DEPTHS = ((14, 1), (0, 0), (9, 4), (12, 6), (30, 16))
+"""The level and the change of the numbers of jobs, in the order of ``STATES``."""
 
 
 @pytest.fixture(scope="session")
@@ -52,9 +62,12 @@ async def write_history(running: Running) -> None:
     """Write the statistics of an hour, as a scheduler would have."""
     store = running.app.store
     meta, now = store.keys.meta, int(time.time()) // 60
-    for age in range(61):
-        minute = now - age
-        grown = [(60 - age) * (number % 7 + 1) for number in range(GROWING)]
-        depths = [(age * 7) % 40 + number for number in range(len(STATES))]
+    grown = [0] * GROWING
+    for minute in range(now - 60, now + 1):
+        wave = math.sin(minute / 7) + 0.4 * math.sin(minute / 2)
+        for number, name in enumerate((*TOTALS, *TIMES)):
+            share = _SHARES.get(name, 0) + _SHARES_OF_WAVE.get(name, 0) * wave
+            grown[number] += round(share)
+        depths = [round(level + height * wave) for level, height in _DEPTHS]
         record = ",".join(map(str, [minute, *grown, *depths]))
         await store.redis.call(meta.slot, "HSET", meta.history_minutes, minute % MINUTES, record)

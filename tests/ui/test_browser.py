@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +12,9 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 
 from tests.ui.dashboard import Running
 from tests.ui.demo import Demo
+from tests.ui.screenshots import ARGUMENTS, CHROMIUM, MAX_BYTES, take
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 AXE = files("axe_playwright_python").joinpath("axe.min.js")
 WAIT_MS = 60_000
@@ -27,9 +28,7 @@ document.addEventListener("securitypolicyviolation", (event) =>
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        # Containers have a small /dev/shm, and no user namespaces for the sandbox.
-        arguments = ["--no-sandbox", "--disable-dev-shm-usage"]
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield browser
         browser.close()
 
@@ -116,6 +115,17 @@ def _violations(page: Page, axe: str) -> list[str]:
         f"{each['id']}: {[node['html'][:200] for node in each['nodes'][:3]]}"
         for each in result["violations"]
     ]
+
+
+def test_the_pictures_of_the_documentation_can_be_taken_again(
+    chromium: Browser, running: Running, demo: Demo, tmp_path: Path
+) -> None:
+    taken = take(chromium, running, demo, tmp_path)
+    kept = {path.name: path for path in (ROOT / "docs" / "img").iterdir()}
+    assert kept.keys() == {path.name for path in taken}, "run: make screenshots"
+    for path in (*taken, *kept.values()):
+        assert path.read_bytes().startswith(b"\x89PNG")
+        assert 10_000 < path.stat().st_size < MAX_BYTES, path
 
 
 def test_everything_works_without_javascript(

@@ -18,7 +18,7 @@ async def show_all(visit: Visit) -> Answer:
     listed = decode_jobs(raw)
     by_queue: dict[str, int] = {}
     try:
-        stats = orjson.loads(await visit.get("admin", "dead-letter", "stats"))
+        stats = orjson.loads(await visit.shared("admin", "dead-letter", "stats"))
         by_queue = stats.get("by_queue") or {}
     except ApiError:
         pass  # only the summary is missing
