@@ -173,16 +173,24 @@ async def test_an_enqueue_whose_response_is_lost_is_not_repeated(server: Server)
 
 
 @pytest.mark.parametrize(
-    ("outcome", "requests"), [("not_applied", 3), ("unknown", 1), ("stored_unconfirmed", 1)]
+    ("status", "outcome", "requests"),
+    [
+        (503, "not_applied", 3),
+        (503, "unknown", 1),
+        (503, "stored_unconfirmed", 1),
+        (503, None, 1),
+        (500, None, 1),
+    ],
 )
 async def test_an_unavailable_server_says_whether_a_request_is_repeated(
-    server: Server, outcome: str, requests: int
+    server: Server, status: int, outcome: str | None, requests: int
 ) -> None:
     def refuse_twice(path: str, body: Any) -> httpx2.Response | None:
         if wire.counts["jobs"] > 2:
             return None
         error = {"code": "unavailable", "message": "", "retryable": True}
-        return httpx2.Response(503, json={"error": {**error, "details": {"outcome": outcome}}})
+        details = {} if outcome is None else {"outcome": outcome}
+        return httpx2.Response(status, json={"error": {**error, "details": details}})
 
     wire = Watched(instead=refuse_twice)
 
@@ -197,6 +205,23 @@ async def test_an_unavailable_server_says_whether_a_request_is_repeated(
 
     await server.run(scenario)
     assert wire.counts["jobs"] == requests
+
+
+async def test_a_refusal_does_not_hide_that_an_earlier_try_was_sent(server: Server) -> None:
+    async def lose_then_refuse(path: str, body: Any) -> None:
+        if wire.counts["jobs"] > 1:
+            raise httpx2.ConnectError("refused")
+        raise httpx2.ReadError("the response is lost")
+
+    wire = Watched(before=lose_then_refuse)
+
+    async def scenario(_: Client) -> None:
+        async with Client(server.url, transport=wire, retry_for_s=0.5) as client:
+            with pytest.raises(ConnectionFailed, match="refused") as failed:
+                await client.enqueue("t.a", job_id=ID)
+            assert failed.value.applied is None
+
+    await server.run(scenario)
 
 
 async def test_a_wait_for_a_result_that_ends_early_is_not_repeated_at_once(server: Server) -> None:

@@ -39,6 +39,9 @@ class ApiError(OJSError):
         details: further members, such as ``field`` for an invalid value.
         request_id: the id of the request in the server's log.
         retry_after_s: the value of the header ``Retry-After`` in seconds; None without one.
+
+    Attributes:
+        applied: False if the server has certainly not applied the request, None if it may have.
     """
 
     def __init__(
@@ -60,13 +63,10 @@ class ApiError(OJSError):
         self.details: Mapping[str, Any] = details or {}
         self.request_id = request_id
         self.retry_after_s = retry_after_s
-
-    @property
-    def applied(self) -> bool | None:
-        """False if the server has not applied the request, None if it may have."""
+        # Without an outcome, the error may come from a proxy or from a fault after a write.
+        self.applied: bool | None = None if status >= 500 else False
         if "outcome" in self.details:
-            return False if self.details["outcome"] == "not_applied" else None
-        return None if self.status >= 502 else False
+            self.applied = False if self.details["outcome"] == "not_applied" else None
 
 
 class NotFound(ApiError):

@@ -149,10 +149,14 @@ class Transport:
         content = body if isinstance(body, bytes) or body is None else encode(body)
         backoff = Backoff()
         give_up_at = anyio.current_time() + self.retry_for_s
+        earlier_applied: bool | None = False
         while True:
             try:
                 return await self._send(method, path, content, timeout_s, params)
             except (ApiError, ConnectionFailed) as error:
+                if earlier_applied is None:
+                    error.applied = None  # the error is about this try only
+                earlier_applied = error.applied
                 wait_s = backoff.next_s(error.retry_after_s)
                 if not may_repeat(error, repeat) or anyio.current_time() + wait_s > give_up_at:
                     raise
