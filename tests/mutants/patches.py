@@ -19,7 +19,19 @@ from functools import lru_cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-AREAS = ("store", "lua", "redis", "scheduler", "core", "http", "push", "client", "ctl", "helm")
+AREAS = (
+    "store",
+    "lua",
+    "redis",
+    "scheduler",
+    "core",
+    "http",
+    "push",
+    "ui",
+    "client",
+    "ctl",
+    "helm",
+)
 
 
 class NotApplicable(Exception):

@@ -117,12 +117,12 @@
       head.scope = "row";
       head.textContent = message.type;
       const subject = document.createElement("td");
-      if (data.job_id) {
+      if (data.job_id || data.workflow_id) {
         const link = document.createElement("a");
-        link.href = events.dataset.jobs + encodeURIComponent(data.job_id);
-        link.textContent = data.job_type || data.job_id;
+        link.href = data.job_id ? events.dataset.jobs + encodeURIComponent(data.job_id) : events.dataset.workflows + encodeURIComponent(data.workflow_id);
+        link.textContent = data.job_type || data.job_id || data.workflow_id;
         subject.append(link);
-      } else subject.textContent = data.workflow_id || data.cron_name || data.name || data.key || "";
+      } else subject.textContent = data.cron_name || data.name || data.key || "";
       row.append(head, subject);
       row.insertCell().textContent = data.queue || "";
       const when = row.insertCell();
