@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from loadtest.bench import batch, latency, memory, push, redis_client, retention, workers
+from loadtest.bench import batch, latency, memory, push, redis_client, retention, ui, workers
 
 
 def table(out: str) -> dict[str, list[str]]:
@@ -88,3 +88,13 @@ def test_the_redis_clients_table_ends_with_whether_its_share_was_kept(
         out = capsys.readouterr().out
         assert out.rstrip().endswith(ending)
         assert table(out)["coredis"][2] == f"{coredis_us / 10:.1f}"
+
+
+def test_every_page_of_the_dashboard_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ui, "EXPIRED_S", 0)
+    options = "--jobs 2000 --queues 20 --rounds 1 --seconds 0.5"
+    found = printed(ui.main, options, monkeypatch, capsys)
+    assert found.keys() >= ui.pages("").keys()
+    assert all(len(found[name]) == 4 for name in ui.pages(""))

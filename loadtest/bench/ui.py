@@ -1,0 +1,202 @@
+"""How long each page of the dashboard takes, and what viewers cost, on a server with many jobs.
+
+    python -m loadtest.bench.ui [--jobs 1000000] [--queues 10000] [--rounds 40] [--quick]
+
+A cluster of three masters is filled with jobs over many queues, a hundredth of the jobs as dead
+letters, and a thousandth as many workers. One API process serves the dashboard. Each round requests
+every page once. Between two rounds all shared replies expire, so each round computes them again.
+The table has the times of the responses in milliseconds, and the mean processor time of the API
+process and of Redis, which other programs on the machine do not change. Then viewers refresh the
+overview every five seconds. The last line has the processor time as a share of one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import http.client
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import trio
+
+from loadtest.bench._jobs import CHUNK, fill, new_job
+from loadtest.bench._processes import children_of, cpu_s, free_port, running
+from loadtest.bench._table import print_setting, print_table, quantile
+from ojs_cluster.core.jobs.failure import parse_failure
+from ojs_cluster.redis.settings import ClientSettings
+from ojs_cluster.server.embedded.servers import Embedded, find_server
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.fetch.fetch import fetch
+from ojs_cluster.store.jobs.nack import nack
+from ojs_cluster.store.open import open_store
+from ojs_cluster.store.settings import StoreSettings
+from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
+
+VIEWERS = 50
+REFRESH_S = 5.0
+EXPIRED_S = 2.5
+"""Time in seconds after which no shared reply of an earlier round is used."""
+DEAD = b',"retry":{"max_attempts":1,"on_exhaustion":"dead_letter"}'
+KINDS = ("TimeoutError", "ConnectionError", "ValueError", "KeyError", "CardDeclined")
+
+
+def pages(job_id: str) -> dict[str, str]:
+    """Return the addresses of the pages by their names."""
+    return {
+        "overview": "",
+        "queues": "queues",
+        "queues, second page": "queues?page=2",
+        "queue": "queues/queue-1",
+        "jobs, available": "jobs",
+        "jobs, discarded": "jobs?state=discarded",
+        "jobs, search that finds": "jobs?query=type:bench.*",
+        "jobs, search for nothing": "jobs?query=type:none",
+        "job": f"jobs/{job_id}",
+        "errors": "errors",
+        "dead letters": "dead",
+        "workers": "workers",
+        "worker": "workers/worker-1",
+        "cron": "cron",
+        "workflows": "workflows",
+        "bulk operations": "bulk",
+        "cluster": "cluster",
+    }
+
+
+async def prepare(url: str, jobs: int, queues: int) -> str:
+    """Fill the server; return the id of a job."""
+    settings = StoreSettings(dead_letter_max=10_000_000)
+    async with open_store(ClientSettings.from_url(url), settings) as store:
+        names = [f"queue-{number}" for number in range(queues)]
+        for start in range(0, queues, CHUNK):
+            await enqueue_many(store, [new_job(name) for name in names[start : start + CHUNK]])
+        # A tenth of the queues has nearly all jobs, as it is in practice.
+        busy = names[: max(1, queues // 10)]
+        for name in busy:
+            await fill(store, name, (jobs - queues) // len(busy))
+        await _dead_letters(store, jobs // 100)
+        for number in range(jobs // 1000):
+            beat = Heartbeat(worker_id=f"worker-{number}", job_ids=(), state="running")
+            await heartbeat(store, beat)
+        (job,) = await enqueue_many(store, [new_job(names[0])])
+        return job.id
+
+
+async def _dead_letters(store: Store, count: int) -> None:
+    await fill(store, "failing", count, more=DEAD)
+    failed = 0
+    while failed < count:
+        taken = await fetch(store, ["failing"], count=500, worker_id="worker-0")
+        assert taken, "the queue has fewer jobs than were enqueued"
+        for job in taken:
+            error = b'{"type":"%b","message":"no answer"}' % KINDS[failed % len(KINDS)].encode()
+            failure = parse_failure(error)
+            await nack(store, job.id, worker_id="worker-0", lease_id=job.lease_id, failure=failure)
+            failed += 1
+
+
+def request(connection: http.client.HTTPConnection, path: str, refresh: bool = False) -> float:
+    """Request a page; return how long the response took, in milliseconds."""
+    began = time.monotonic()
+    connection.request("GET", f"/ui/{path}", headers={"HX-Request": "true"} if refresh else {})
+    response = connection.getresponse()
+    body = response.read()
+    if response.status != 200:
+        raise SystemExit(f"/ui/{path}: {response.status} {body[:500]!r}")
+    return (time.monotonic() - began) * 1000
+
+
+def measure_pages(
+    connection: http.client.HTTPConnection,
+    job_id: str,
+    rounds: int,
+    api: Sequence[int],
+    redis: Sequence[int],
+) -> None:
+    """Print the times of all pages."""
+    times: dict[str, list[float]] = {name: [] for name in pages(job_id)}
+    used: dict[str, list[float]] = {name: [0.0, 0.0] for name in times}
+    for number in range(rounds + 1):
+        time.sleep(EXPIRED_S)
+        for name, path in pages(job_id).items():
+            before = cpu_s(api), cpu_s(redis)
+            took_ms = request(connection, path)
+            if number:  # the first round is to warm up
+                times[name].append(took_ms)
+                used[name][0] += cpu_s(api) - before[0]
+                used[name][1] += cpu_s(redis) - before[1]
+    rows = [
+        [
+            name,
+            f"{statistics.median(found):.1f}",
+            f"{quantile(found, 0.95):.1f}",
+            *(f"{seconds / rounds * 1000:.1f}" for seconds in used[name]),
+        ]
+        for name, found in times.items()
+    ]
+    print_table(["page", "p50, ms", "p95, ms", "CPU of API, ms", "CPU of Redis, ms"], rows)
+
+
+def measure_viewers(
+    connection: http.client.HTTPConnection,
+    api: Sequence[int],
+    redis: Sequence[int],
+    seconds: float,
+) -> None:
+    """Print what viewers cost that refresh the overview."""
+    for _ in range(3):
+        request(connection, "", refresh=True)
+    before, began = (cpu_s(api), cpu_s(redis)), time.monotonic()
+    requests = 0
+    while (now := time.monotonic()) < began + seconds:
+        due = began + requests * REFRESH_S / VIEWERS
+        time.sleep(max(0.0, due - now))
+        request(connection, "", refresh=True)
+        requests += 1
+    took = time.monotonic() - began
+    shares = (cpu_s(api) - before[0]) / took, (cpu_s(redis) - before[1]) / took
+    print(f"\n{VIEWERS} viewers, {requests / took:.1f} refreshes of the overview per second:")
+    print(f"API process {shares[0]:.1%} of a core, Redis {shares[1]:.1%} of a core")
+
+
+def main() -> None:
+    """Parse the command line and run."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--jobs", type=int, default=1_000_000)
+    parser.add_argument("--queues", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--seconds", type=float, default=30, help="of the viewers")
+    parser.add_argument("--server", default="auto", help="as for `ojs-cluster dev`")
+    parser.add_argument("--quick", action="store_true", help="10 000 jobs, fewer rounds")
+    options = parser.parse_args()
+    if options.quick:
+        options.jobs, options.queues, options.rounds, options.seconds = 10_000, 100, 3, 5.0
+    binary = find_server(options.server)
+    sizes = (
+        f"{options.jobs:,} jobs, {options.queues:,} queues, {options.jobs // 100:,} dead letters"
+    )
+    print_setting(binary, f"{sizes}, {options.jobs // 1000:,} workers; {options.rounds} rounds")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Embedded(Path(folder), masters=3, binary=binary, append_only=False) as redis,
+    ):
+        job_id = trio.run(prepare, redis.url, options.jobs, options.queues)
+        port = free_port()
+        env = {"REDIS_URL": redis.url, "OJS_PORT": str(port), "OJS_WORKERS": "1"}
+        env |= {"OJS_UI": "full", "OJS_ALLOW_INSECURE_NO_AUTH": "true", "OJS_HOST": "127.0.0.1"}
+        with running(["-m", "ojs_cluster.cli", "serve"], port, {**os.environ, **env}) as pid:
+            api, servers = [pid, *children_of(pid)], [node.pid for node in redis.nodes]
+            browser = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            with contextlib.closing(browser):
+                measure_pages(browser, job_id, options.rounds, api, servers)
+                measure_viewers(browser, api, servers, options.seconds)
+
+
+if __name__ == "__main__":
+    main()
