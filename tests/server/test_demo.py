@@ -23,6 +23,7 @@ def test_the_demo_fills_every_page_and_ends_with_the_server(tmp_path: Path) -> N
     env = {"OJS_PORT": str(free_port()), "OJS_API_KEY": KEY, "OJS_WORKERS": "1"}
     with program([*CLI, "dev", "--demo"], env=env, cwd=tmp_path) as running:
         url = running.wait_line("API  ").split()[1]
+        assert "--demo" not in running.wait_line("Dashboard"), "it runs already"
         headers = {"Authorization": f"Bearer {KEY}"}
         with httpx.Client(headers=headers, timeout=60) as client:
 

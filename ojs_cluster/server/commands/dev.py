@@ -251,7 +251,7 @@ async def _run(
     supervisor = make_supervisor(settings, specs, [listener])
     closing = threading.Event()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_show_banner, supervisor, settings, embedded)
+        nursery.start_soon(_show_banner, supervisor, settings, embedded, demo)
         if demo:
             nursery.start_soon(_demonstrate, supervisor, settings)
         if embedded is not None:
@@ -307,13 +307,13 @@ async def _demonstrate(supervisor: Supervisor, settings: Settings) -> None:
 
 
 async def _show_banner(
-    supervisor: Supervisor, settings: Settings, embedded: Embedded | None
+    supervisor: Supervisor, settings: Settings, embedded: Embedded | None, demo: bool
 ) -> None:
     await supervisor.all_ready.wait()
-    print(banner(settings, embedded), flush=True)
+    print(banner(settings, embedded, demo), flush=True)
 
 
-def banner(settings: Settings, embedded: Embedded | None) -> str:
+def banner(settings: Settings, embedded: Embedded | None, demo: bool) -> str:
     """Return the text that ``dev`` prints once everything runs."""
     listen = settings.listen
     host = f"[{listen.host}]" if ":" in listen.host else listen.host
@@ -332,7 +332,8 @@ def banner(settings: Settings, embedded: Embedded | None) -> str:
     if access.keys_file:
         needed_key = "with a key of OJS_API_KEYS_FILE"
     shown = settings.ui.mode != "off"
-    dashboard = f"  Dashboard  {url}{settings.ui.base}/ui/\n" if shown else ""
+    example = "" if demo else "  (a living example: ojs-cluster dev --demo)"
+    dashboard = f"  Dashboard  {url}{settings.ui.base}/ui/{example}\n" if shown else ""
     return f"""
   ojs-cluster is running: {listen.workers} API processes, 1 scheduler.
 
