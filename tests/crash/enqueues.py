@@ -125,8 +125,8 @@ class WithKey(_Enqueue):
         jobs = [begun.with_id(store, index, job) for index, job in enumerate(scene.jobs)]
         try:
             await enqueue_many(store, jobs)
-        except Duplicate as error:  # an earlier try has stored all jobs
-            if not any([await idempotency.read_own(store, job, error) for job in jobs]):
+        except Duplicate:  # an earlier try has stored all jobs
+            if not all([await idempotency.read_own(store, job, False) for job in jobs]):
                 raise
         await idempotency.end(store, begun, b"the response")
 

@@ -18,11 +18,13 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from ojs_cluster.core.errors import Conflict, Duplicate, MalformedJob, NotFound, OJSError
+from ojs_cluster.core.errors import Conflict, MalformedJob, NotFound
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.jobs.ids import new_job_id
+from ojs_cluster.core.raw_json import object_members
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.record import JobRecord
 
@@ -118,21 +120,31 @@ async def end(store: Store, begun: KeyedRequest, response: bytes) -> None:
     )
 
 
-async def read_own(store: Store, job: NewJob, error: OJSError) -> JobRecord | None:
-    """Return the job that an earlier try of the request has stored; None for another error.
+async def read_own(store: Store, job: NewJob, is_chosen: bool) -> JobRecord | None:
+    """Return the job that another try of the request has stored; None if there is none.
 
     Args:
         store: the store.
-        job: a job whose id comes from the seed.
-        error: the error that prevented to store it.
+        job: a job with an id.
+        is_chosen: whether the client has chosen the id. Another request may have stored the same
+            job then, so it counts as deduplicated.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    if isinstance(error, Duplicate) and error.details.get("existing_job_id") == job.id:
-        with suppress(NotFound, MalformedJob):
-            return await read_jobs.get(store, str(job.id))
+    with suppress(NotFound, MalformedJob):
+        stored = await read_jobs.get(store, str(job.id))
+        if not is_chosen:
+            return stored
+        if stored.queue == job.queue and _content(stored.fields[f.ENVELOPE]) == _content(job.body):
+            return replace(stored, deduplicated=True)
     return None
+
+
+def _content(body: bytes) -> dict[str, bytes]:
+    """Return the members of a job without ``meta``, which names the trace of each try."""
+    members = object_members(b"{%b}" % body) or {}
+    return {name: bytes(value) for name, value in members.items() if name != "meta"}
 
 
 def _shard(store: Store, name: str) -> Shard:

@@ -29,6 +29,8 @@ async def test_a_key_ends_a_day_after_its_request(store: Store, db: Any) -> None
         await idempotency.end(store, begun, b"201\n{}")
     again = await idempotency.begin(store, "a", "k", BODY)
     assert (again.seed, again.response) == (begun.seed, b"201\n{}")
+    await idempotency.end(store, begun, b"422\n{}")  # a try that took longer
+    assert (await idempotency.begin(store, "a", "k", BODY)).response == b"201\n{}"
 
 
 async def test_keys_belong_to_one_api_key_and_one_body(store: Store) -> None:

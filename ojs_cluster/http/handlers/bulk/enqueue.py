@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -14,8 +13,6 @@ from ojs_cluster.core.errors import (
     BackendUnavailable,
     Duplicate,
     InvalidRequest,
-    MalformedJob,
-    NotFound,
     OJSError,
 )
 from ojs_cluster.core.jobs.envelope import NewJob
@@ -32,7 +29,6 @@ from ojs_cluster.store.enqueue import idempotency
 from ojs_cluster.store.enqueue.enqueue import enqueue_many
 from ojs_cluster.store.enqueue.idempotency import KeyedRequest
 from ojs_cluster.store.enqueue.independent_jobs import enqueue_each
-from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.off_loop import off_loop
 from ojs_cluster.store.partial_failures import after_first_write
@@ -142,36 +138,19 @@ async def _enqueue_once(
         for index, job in enumerate(jobs)
     ]
     results = await _enqueue(app, named, atomic=atomic)
-    if not any(isinstance(result, Duplicate) for result in results):
+    found: dict[int, Result] = {}
+    if any(isinstance(result, Duplicate) for result in results):
+        for index, job in enumerate(named):
+            # An earlier try of an atomic request has stored all jobs or none.
+            if isinstance(job, NewJob) and (atomic or isinstance(results[index], Duplicate)):
+                stored = await idempotency.read_own(app.store, job, jobs[index] is job)
+                if stored is not None:
+                    found[index] = stored
+                elif atomic:
+                    return results
+    if atomic and len(found) < len(results):
         return results
-    new = {
-        index: job
-        for index, job in enumerate(named)
-        if not isinstance(job, OJSError) and job is not jobs[index]
-    }
-    if atomic:  # an earlier try has stored all jobs or none
-        return await _stored_before(app, named, new.values()) or results
-    for index, job in new.items():
-        result = results[index]
-        if isinstance(result, Duplicate):
-            results[index] = await idempotency.read_own(app.store, job, result) or result
-    return results
-
-
-async def _stored_before(
-    app: App, jobs: Sequence[NewJob | OJSError], new: Iterable[NewJob]
-) -> list[Result]:
-    """Return all jobs if the first of ``new``, whose ids only this request has, is stored."""
-    first = next(iter(new), None)
-    with suppress(NotFound, MalformedJob):
-        if first is not None:
-            await read_jobs.get(app.store, str(first.id))
-            return [
-                await read_jobs.get(app.store, str(job.id))
-                for job in jobs
-                if not isinstance(job, OJSError)
-            ]
-    return []
+    return [found.get(index, result) for index, result in enumerate(results)]
 
 
 def _response(results: Sequence[Result]) -> Response:

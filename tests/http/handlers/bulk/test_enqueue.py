@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.core.jobs.ids import new_job_id
@@ -164,6 +165,32 @@ async def test_a_request_whose_process_died_is_finished_by_its_repetition(
     assert [job["id"] for job in await any_api.fetch("other")] == [ids[1]]
     assert ids[3:] == ([own] if atomicity == "atomic" else [])
     assert len(await any_api.fetch("last")) == len(ids[3:])
+
+
+@pytest.mark.parametrize("atomicity", ["partial", "atomic"])
+async def test_repetitions_at_the_same_time_all_succeed(any_api: Api, atomicity: str) -> None:
+    own = new_job_id(0, 8, 1_700_000_000_000)
+    jobs = [{**JOB, "id": own}, {**JOB, "queue": "other"}]
+    jobs.append({**JOB, "id": new_job_id(1, 8, 1_700_000_000_001)})
+    replies: list[Reply] = []
+
+    async def send(number: int) -> None:
+        headers = {"Idempotency-Key": "k", "traceparent": f"00-{'1' * 32}-{number:016x}-01"}
+        body = {"jobs": jobs, "atomicity": atomicity}
+        replies.append(await any_api.post(BULK, body, headers=headers))
+
+    async with trio.open_nursery() as nursery:
+        for number in range(1, 4):
+            nursery.start_soon(send, number)
+    await send(4)
+    assert [reply.status for reply in replies] == [201] * 4
+    [ids] = {tuple(item["job"]["id"] for item in reply.json["items"]) for reply in replies}
+    assert sorted(await stored(any_api)) == sorted([ids[0], ids[2]])
+    assert ids[0] == own
+    changed = await repeat(any_api, [{**JOB, "id": own, "args": [2]}], "k2")
+    assert (changed.status, statuses(changed)) == (422, ["failed"])
+    kept = await repeat(any_api, [{**JOB, "id": own, "args": [2]}], "k2")
+    assert kept.json == changed.json
 
 
 async def test_too_many_jobs_are_refused_with_the_maximum(api: Api) -> None:
