@@ -90,7 +90,7 @@ class FailedLogins:
         """When all failures of an address are forgotten, in seconds of a monotonic clock."""
 
     def wait_s(self, address: str, now: float) -> float:
-        """Return how long the address has to wait for its next attempt, in seconds; 0 if not."""
+        """Return how long the address has to wait for its next attempt, in seconds; 0 for none."""
         return max(0.0, self._free_at.get(address, now) - now - (_FAILURES - 1) * _FAILURE_S)
 
     def count(self, address: str, now: float) -> None:
@@ -104,11 +104,11 @@ class FailedLogins:
 def is_own_form(headers: Mapping[str, str], hosts: tuple[str, ...]) -> bool:
     """Return whether a page of this server has sent a form, and not a page of another site.
 
-    Browsers send ``Sec-Fetch-Site`` over TLS and to this machine, and ``Origin`` with every form.
+    Browsers send ``Origin`` with every form, and ``Sec-Fetch-Site`` over TLS and to localhost.
 
     Args:
         headers: the headers of the request, by lower-case name.
-        hosts: the names under which the client knows this server, with their ports.
+        hosts: the host names by which clients reach this server, with their ports.
     """
     site = headers.get("sec-fetch-site")
     if site is not None:

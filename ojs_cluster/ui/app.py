@@ -54,7 +54,7 @@ PREFIX: Final = "/ui"
 _MAX_FORM: Final = 64 * 1024
 """Maximum size of a form in bytes, as of other request bodies that need no memory budget."""
 _SECRET_KEPT_S: Final = 60.0
-_NOBODY: Final = Principal("", frozenset())
+_ANONYMOUS: Final = Principal("", frozenset())
 
 
 def add_dashboard(
@@ -133,14 +133,14 @@ class _Dashboard:
         return browser.send_file(found, request.headers.get("accept-encoding", ""))
 
     async def answer(self, page: PageRoute, **params: str) -> TrioResponse:
-        """Return the page, or the result of the action, or why there is none."""
+        """Return the page, the result of the action, or a page that explains the error."""
         head = read_head(request.scope)
-        visit = self._visit(head, _NOBODY)
+        visit = self._visit(head, _ANONYMOUS)
         try:
             principal = await self._principal_of(head)
             if principal is None and page is not LOGIN:
                 return self._ask_to_log_in(visit)
-            visit = replace(visit, principal=principal or _NOBODY)
+            visit = replace(visit, principal=principal or _ANONYMOUS)
             if head.method == "POST":
                 refusal = self._refusal_of_form(visit, page)
                 if refusal is not None:
@@ -172,7 +172,7 @@ class _Dashboard:
     async def log_in(self) -> TrioResponse:
         """Start a session for the owner of an API key."""
         head = read_head(request.scope)
-        visit = self._visit(head, _NOBODY)
+        visit = self._visit(head, _ANONYMOUS)
         address, now = self._app.audit.client_of(head), time.monotonic()
         wait_s = self._failed_logins.wait_s(address, now)
         if wait_s:
@@ -308,7 +308,7 @@ _FOREIGN_FORM: Final = Page(
     "error.html",
     {
         "what": "The form was not sent by this dashboard",
-        "why": "The request has no header that shows its origin, or another one.",
+        "why": "The header with its origin is missing, or it names another site.",
         "hint": "Open the page again. Behind a proxy, keep the Host header, or send "
         "X-Forwarded-Host and name the proxy in OJS_TRUSTED_PROXIES.",
     },

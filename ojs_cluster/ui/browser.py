@@ -102,7 +102,7 @@ def send_stream(stream: BodyStream) -> TrioResponse:
     """Return a stream of server-sent events, which lasts until the browser leaves the page."""
     response = respond(200, b"", "text/event-stream")
     del response.headers["Content-Length"]
-    response.headers["X-Accel-Buffering"] = "no"  # nginx would hold events back
+    response.headers["X-Accel-Buffering"] = "no"  # nginx would buffer the events
     response.response = _StreamBody(stream)
     response.timeout = None
     return response
@@ -142,7 +142,7 @@ def cookie_of(head: Request, name: str) -> str | None:
 
 
 def place_of(path: str, query: str, base: str) -> tuple[str, str]:
-    """Return the relative address of the dashboard, and that of the page below the dashboard.
+    """Return the relative address of the dashboard, and the address of the page below it.
 
     Args:
         path: the raw path of the request.

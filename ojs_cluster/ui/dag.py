@@ -1,9 +1,10 @@
 """Draw a graph of steps in layers, from left to right, with similar steps collapsed.
 
 A step's layer is the length of the longest path to it, so every edge leads to the right. Steps of a
-layer are ordered by the average place of the steps that they wait for. (Refused: a library. The
-small ones cannot collapse, and the large ones need Graphviz.) A graph above ``MAX_BOXES`` is drawn
-by what is alike: first steps with the same neighbours, then layers.
+layer are ordered by the average row of the steps that they wait for. (Refused: a library. The
+small ones cannot collapse, and the large ones need Graphviz.) In a graph of more
+than ``MAX_BOXES`` steps, those with the same neighbours share a box. If that is not enough, whole
+layers do.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from dataclasses import dataclass, field
 from typing import Final
 
 MAX_BOXES: Final = 60
-"""Maximum number of boxes of a drawing, except that a group never has fewer than two steps."""
+"""Maximum number of boxes of a drawing."""
 WIDTH: Final = 168
 HEIGHT: Final = 40
 _GAP_X: Final = 48
 _GAP_Y: Final = 12
 _MARGIN: Final = 8
-_SWEEPS: Final = 4
+_PASSES: Final = 4
 _WORST: Final = ("failed", "active", "pending", "waiting", "cancelled", "completed")
-"""States in the order in which one of them names the state of a group."""
+"""A group has the first of these states that one of its steps has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +127,10 @@ def _grouped(steps: Sequence[Step], layers: Sequence[int]) -> list[list[int]]:
     for number, step in enumerate(steps):
         for dep in step.deps:
             followers[dep].add(number)
-    alike: Mapping[int, Hashable] = {
+    neighbours: Mapping[int, Hashable] = {
         number: (step.deps, frozenset(followers[number])) for number, step in enumerate(steps)
     }
-    groups = _by_key(alike)
+    groups = _by_key(neighbours)
     if len(groups) > MAX_BOXES:
         deepest = max(layers) + 1
         per_box = -(-deepest // MAX_BOXES)  # rounded up
@@ -159,7 +160,7 @@ def _ordered(layers: Sequence[int], deps: Sequence[set[int]]) -> list[list[int]]
     for place, layer in enumerate(layers):
         columns[layer].append(place)
     row = {place: index for column in columns for index, place in enumerate(column)}
-    for _ in range(_SWEEPS):
+    for _ in range(_PASSES):
         for column in columns[1:]:
             column.sort(key=lambda place: _average([row[dep] for dep in deps[place]], row[place]))
             row |= {place: index for index, place in enumerate(column)}

@@ -33,7 +33,7 @@ def show_json(raw: bytes, redact: frozenset[str] = frozenset()) -> Markup:
     """
     text = raw.decode(errors="replace")
     if len(raw) > MAX_SHOWN:
-        # Half of a value cannot be indented, and its hidden members could not be found.
+        # A cut value cannot be indented, and members to hide could not be found in it.
         shown = Markup("") if redact else escape(text[:MAX_SHOWN])
         return shown + Markup('\n<span class="json-cut">… {} bytes in all</span>').format(len(raw))
     return Markup("").join(_pieces(text, redact))
@@ -42,7 +42,7 @@ def show_json(raw: bytes, redact: frozenset[str] = frozenset()) -> Markup:
 def short_json(raw: bytes, redact: frozenset[str] = frozenset(), size: int = 160) -> str:
     """Return the beginning of a JSON text in one line, at most ``size`` characters."""
     if redact and len(raw) > MAX_SHOWN:
-        return HIDDEN  # half of a value could show what is to be hidden
+        return HIDDEN  # a cut value could show a member to hide
     text = raw[: size * 6].decode(errors="replace")  # an escape such as \u0041 has six bytes
     if redact:
         text = Markup("").join(_pieces(raw.decode(errors="replace"), redact)).striptags()

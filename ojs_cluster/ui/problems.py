@@ -1,4 +1,4 @@
-"""Find what an operator should look at, with what to do about it."""
+"""Find the problems of a cluster, with what an operator can do about each."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ojs_cluster.ui.formats import duration, number
 from ojs_cluster.ui.visit import Visit
 
 _OLD_MS: Final = 5 * 60_000
-"""Age in milliseconds from which an available job counts as forgotten."""
+"""Age in milliseconds from which an available job counts as old."""
 _LATE_MS: Final = 10_000
-"""Delay of a scheduler in milliseconds from which no leader seems to work."""
+"""Delay of a scheduler loop in milliseconds from which it is reported."""
 _MAX_NAMED: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing to look at.
+    """One problem.
 
     Attributes:
         what: what is wrong, in one sentence.

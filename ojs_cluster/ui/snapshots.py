@@ -1,4 +1,4 @@
-"""Share replies of the API between all viewers of a process, so that viewers cost Redis nothing."""
+"""Share replies of the API between all viewers of a process, to spare Redis."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ T = TypeVar("T")
 KEPT_S: Final = 2.0
 """Maximum age of a shared reply in seconds."""
 _MAX_KEPT: Final = 100
-"""Maximum number of shared replies; the oldest one gives way to a new one."""
+"""Maximum number of shared replies; a new one replaces the oldest."""
 
 
 class Snapshots(Generic[T]):
-    """Keeps what was computed last for each name."""
+    """Keeps the last computed value of each name."""
 
     def __init__(self) -> None:
         self._cached: dict[str, Cached[T]] = {}

@@ -108,7 +108,7 @@ class Visit:
         principal: the user.
         root: the relative address of the dashboard, such as ``../``.
         here: the relative address of the page below the dashboard, with its parameters.
-        origin: scheme, host and base path under which the browser knows this server.
+        origin: scheme, host and base path by which the browser reaches this server.
         query: the parameters of the address.
         form: the fields of the sent form.
         chosen: the values of the checked boxes named ``id``.
@@ -186,7 +186,7 @@ class Visit:
         return response.stream
 
     async def shared(self, *segments: str, **query: Any) -> bytes:
-        """Return the same as ``get`` for a request that needs the scope ``ojs:admin:read``.
+        """Return what ``get`` returns, for a request that needs the scope ``ojs:admin:read``.
 
         Viewers who may see the whole cluster share the response for a short time.
 

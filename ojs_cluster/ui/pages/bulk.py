@@ -19,7 +19,7 @@ _MAX_STATES: Final = 2
 TYPED_ABOVE: Final = 100
 """Number of jobs above which the user has to type it as a confirmation."""
 _FILTERS: Final = ("queue", "type", "state")
-_AGAIN: Final = (
+_REPEATED: Final = (
     "states",
     "queue",
     "type",
@@ -56,7 +56,7 @@ async def show_all(visit: Visit) -> Answer:
 
 
 async def show_one(visit: Visit, operation_id: str) -> Answer:
-    """Show one operation, and offer what a dry run has counted."""
+    """Show one operation. The page of a dry run offers to run it."""
     operation = orjson.loads(await visit.get("admin", "bulk", operation_id))
     action = operation["action"]
     running = operation["state"] in ("running", "stopping")
@@ -104,7 +104,7 @@ async def run(visit: Visit, operation_id: str) -> Answer:
     typed = visit.form.get("typed", "").replace(",", "").strip()
     if counted["matched"] > TYPED_ABOVE and typed != str(counted["matched"]):
         return SeeOther(here, f"Type {counted['matched']} to confirm.", failed=True)
-    chosen = {name: counted["filter"][name] for name in _AGAIN if name in counted["filter"]}
+    chosen = {name: counted["filter"][name] for name in _REPEATED if name in counted["filter"]}
     body = {"action": counted["action"], "filter": chosen, "confirm": True}
     try:
         started = orjson.loads(await visit.send("POST", "admin", "bulk", body=body))
@@ -120,7 +120,7 @@ async def stop(visit: Visit, operation_id: str) -> Answer:
 
 
 def _words_of(states: list[str]) -> list[str]:
-    """Return the states in words, unless they are all that the action allows."""
+    """Return the states in words; no state if there are more than ``_MAX_STATES``."""
     return ["jobs"] if len(states) > _MAX_STATES else [" or ".join(states), "jobs"]
 
 

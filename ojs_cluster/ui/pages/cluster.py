@@ -1,4 +1,4 @@
-"""The Redis nodes, the schedulers, and this API process, as far as the server knows them."""
+"""The Redis nodes, the schedulers, and the API process that serves the page."""
 
 from __future__ import annotations
 

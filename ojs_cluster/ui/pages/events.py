@@ -1,4 +1,4 @@
-"""What happens now: the newest events, and further ones as they happen."""
+"""The newest events, and further ones as they happen."""
 
 from __future__ import annotations
 

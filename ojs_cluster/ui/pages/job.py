@@ -23,13 +23,13 @@ _SETTINGS: Final = (
 )
 _EMPTY: Final = Raw(b"{}")
 _ORDER: Final = ("scheduled", "available", "active", "failed", "retryable")
-"""The order of moments at the same time; an end comes after them."""
+"""The order of entries with the same time; the end of the job comes last."""
 _MAX_BACKTRACE: Final = 20_000  # characters
 _is_id: Final = re.compile(r"[0-9A-Za-z._:-]{1,128}").fullmatch
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class TimelineEntry:
     """A point of the timeline."""
 
     at: str
@@ -100,7 +100,7 @@ async def retry(visit: Visit, job_id: str) -> Answer:
 async def cancel(visit: Visit, job_id: str) -> Answer:
     """Cancel a job."""
     await visit.send("POST", "admin", "jobs", job_id, "cancel")
-    return visit.back("The job is cancelled. Its worker is told with its next heartbeat.")
+    return visit.back("The job is cancelled. Its worker learns it from its next heartbeat.")
 
 
 async def copy(visit: Visit, job_id: str) -> Answer:
@@ -108,7 +108,7 @@ async def copy(visit: Visit, job_id: str) -> Answer:
     members = object_members(await visit.get("admin", "jobs", job_id)) or {}
     response = await visit.send("POST", "jobs", body=_new_job(members), action="job.copy")
     new_id = text(object_members(response) or {}, "id")
-    return SeeOther(visit.url("jobs", new_id), "This is the copy. It has an id of its own.")
+    return SeeOther(visit.url("jobs", new_id), "This is the copy. It has a new id.")
 
 
 def _new_job(members: dict[str, Raw]) -> bytes:
@@ -118,8 +118,8 @@ def _new_job(members: dict[str, Raw]) -> bytes:
 
 def _curl(visit: Visit, members: dict[str, Raw]) -> str:
     """Return the command that enqueues the job again."""
-    wanted = ("type", "args", "meta", "queue", "priority", "retry", "timeout_ms", "tags")
-    body = b"{%b}" % join({name: members[name] for name in wanted if name in members})
+    names = ("type", "args", "meta", "queue", "priority", "retry", "timeout_ms", "tags")
+    body = b"{%b}" % join({name: members[name] for name in names if name in members})
     quoted = readable(body.decode(errors="replace")).replace("'", "'\\''")
     return (
         f"curl -s {visit.origin}/ojs/v1/jobs \\\n"
@@ -164,7 +164,7 @@ def _backtrace(error: dict[str, Raw]) -> str:
     return ""
 
 
-def _timeline(members: dict[str, Raw]) -> list[Moment]:
+def _timeline(members: dict[str, Raw]) -> list[TimelineEntry]:
     """Return what happened to the job, the oldest first, and what comes next."""
     worker = text(members, "worker_id")
     named = (
@@ -180,16 +180,16 @@ def _timeline(members: dict[str, Raw]) -> list[Moment]:
     )
     discarded = "discarded_at" in members
     found = [
-        Moment(text(members, name), what, kind, more)
+        TimelineEntry(text(members, name), what, kind, more)
         for name, what, kind, more in named
         if text(members, name) and not (name == "completed_at" and discarded)
     ]
     for error in _errors(members):
         what = f"Attempt {error.attempt} failed"
-        found.append(Moment(error.at, what, "failed", error.message[:200]))
+        found.append(TimelineEntry(error.at, what, "failed", error.message[:200]))
 
-    def order(moment: Moment) -> tuple[str, int]:
-        rank = _ORDER.index(moment.kind) if moment.kind in _ORDER else len(_ORDER)
-        return moment.at, rank
+    def order(entry: TimelineEntry) -> tuple[str, int]:
+        rank = _ORDER.index(entry.kind) if entry.kind in _ORDER else len(_ORDER)
+        return entry.at, rank
 
     return sorted(found, key=order)

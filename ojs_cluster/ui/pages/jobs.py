@@ -53,7 +53,7 @@ class JobRow(msgspec.Struct):
 
     @property
     def changed_at(self) -> str:
-        """When the job reached its state, or when it leaves it if that is known."""
+        """When the job reached its state; if it waits for a time, that time."""
         return (
             {
                 "scheduled": self.scheduled_at,

@@ -30,7 +30,7 @@ async def show_all(visit: Visit) -> Answer:
 
 
 async def override(visit: Visit, key: str) -> Answer:
-    """Set how many jobs of a key may run at the same time, instead of what its jobs say."""
+    """Set how many jobs of a key may run at the same time, instead of what its jobs declare."""
     text = visit.form.get("concurrency", "").strip()
     body = {"concurrency": int(text) if text.isascii() and text.isdigit() else text}
     await visit.send("PUT", "rate-limits", key, "override", body=body, action="rate_limit.override")

@@ -1,4 +1,4 @@
-"""What operators switch and check: maintenance mode, outbox dead letters, and the audit."""
+"""Maintenance mode, the outbox dead letters, and the audit."""
 
 from __future__ import annotations
 

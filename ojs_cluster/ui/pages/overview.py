@@ -17,7 +17,7 @@ RANGES: Final = {
     "7d": ("1h", "7 days", 60),
     "30d": ("1d", "30 days", 1440),
 }
-"""The time spans of the charts: the period of a point, the label, the minutes of a period."""
+"""The time spans of the charts: period of a point, label, and minutes of a period."""
 _RATES: Final = ("enqueued", "completed", "failed", "discarded")
 _TIMES: Final = ("latency_p50_ms", "latency_p95_ms", "duration_p50_ms", "duration_p95_ms")
 TILES: Final = (

@@ -18,10 +18,11 @@ _SERVER: Final = frozenset(
         *("last_heartbeat_at", "started_at", "stale", "jobs", "jobs_complete"),
     }
 )
+"""Members that the server adds; the worker has reported all others."""
 _DIRECTIVES: Final = {
     "quiet": "The worker gets no new jobs, and finishes those that it has.",
     "resume": "The worker gets jobs again.",
-    "terminate": "The worker is told to finish its jobs and to end.",
+    "terminate": "The worker finishes its jobs and ends.",
 }
 
 
@@ -71,7 +72,7 @@ async def direct(visit: Visit, worker_id: str, directive: str) -> Answer:
     reply = orjson.loads(await visit.send("POST", "admin", "workers", "directive", body=body))
     if not reply["affected_workers"]:
         return visit.back("The worker is not known any more.", "workers")
-    return visit.back(_DIRECTIVES.get(directive, "The worker is told."), "workers")
+    return visit.back(_DIRECTIVES.get(directive, "The directive is sent."), "workers")
 
 
 async def deregister(visit: Visit, worker_id: str) -> Answer:
