@@ -296,7 +296,7 @@ class Finishing(_Enqueue):
         await attempt.reserve()
         transaction = attempt.transaction()
         assert await transactions.commit(store, transaction, attempt.commit_before_ms) is not None
-        return Decided(wanted, old, transaction.id)
+        return Decided(wanted, old, transaction=transaction.id)
 
     async def act(self, store: Store, scene: Wanted) -> None:
         assert isinstance(scene, Decided)
