@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -191,10 +193,17 @@ def test_doctor_checks_the_server_and_names_what_it_cannot_check(ctl: Ctl) -> No
         assert checks[name]["status"] == "skipped"
 
 
-def dead(ctl: Ctl, queue: str, count: int, message: str = "no") -> list[str]:
+def dead(
+    ctl: Ctl,
+    queue: str,
+    count: int,
+    message: str = "no",
+    args: Sequence[Any] = (),
+    **options: Any,
+) -> list[str]:
     """Enqueue jobs, let them become dead letters, and return their ids."""
     policy = {"max_attempts": 1, "on_exhaustion": "dead_letter"}
-    ids = ctl.enqueue(queue, count, options={"retry": policy})
+    ids = ctl.enqueue(queue, count, args=list(args), options={"retry": policy, **options})
     body = {"queues": [queue], "worker_id": "w", "count": count}
     for job in ctl.api.post("/ojs/v1/workers/fetch", body)["jobs"]:
         error = {"type": "Broken", "message": message}

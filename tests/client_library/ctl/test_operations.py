@@ -17,9 +17,7 @@ from typing import Any
 
 import pytest
 
-from ojs_client.ctl.commands.error import belongs, group_name
 from ojs_client.ctl.frame import SORTS, Picture, frame
-from ojs_cluster.store.error_groups.error_group_names import error_group_name
 from tests.client_library.ctl.conftest import Ctl, Shared
 from tests.client_library.ctl.test_connection import OJSCTL, on_terminal
 from tests.client_library.ctl.test_jobs import UNKNOWN, dead
@@ -31,12 +29,12 @@ def test_the_jobs_of_a_group_of_failures_are_retried(ctl: Ctl) -> None:
     for queue in ("q.error", "q.error.other"):
         dead(ctl, queue, 2, message='host 10.0.0.7 is\n"away"')
     dead(ctl, "q.error", 1, message="host 10.0.0.7 is here")
-    groups = ctl.json("error", "ls", "--queue", "q.error")
-    [group] = [each for each in groups if each["message"].endswith('"away"')]
+    group = error_group(ctl, "q.error", '"away"')
     assert (group["count"], group["type"]) == (2, "Broken")
 
     words = ["error", "retry", group["group"], "--queue", "q.error"]
-    assert ctl.json(*words, "--dry-run")["matched"] == 2
+    counted = ctl.json(*words, "--dry-run")
+    assert (counted["dry_run"], counted["matched"], counted["succeeded"]) == (True, 2, 0)
     assert ctl.run(*words, code=2).stdout == ""
     assert ctl.run(*words, "--yes").stdout == "2 jobs retried\n"
     assert len(ctl.names("dead", "ls", "--queue", "q.error")) == 1
@@ -44,29 +42,48 @@ def test_the_jobs_of_a_group_of_failures_are_retried(ctl: Ctl) -> None:
     ctl.run("error", "retry", "00000000", "--yes", code=3)
 
 
-@pytest.mark.parametrize(
-    "message",
-    [
-        "",
-        "no digits",
-        "user 42 of 01a219f4-2593-74c8-8000-c9ac379b9d32 and 10.0.0.1:8080",
-        "7",
-        "x1x2 3 * 4",
-        'quote " backslash \\ line \n tab \t é 日本 \u2028',
-        "word7 " * 60,
-        "é" * 200,
-        "a" * 159 + "1 tail",
-    ],
-)
-def test_an_error_belongs_to_the_group_that_the_server_counts_it_in(message: str) -> None:
-    stored = json.dumps({"code": "c", "type": "T", "message": message}, separators=(",", ":"))
-    kind, _, text = error_group_name(stored.encode()).partition("\n")
-    group = {"type": kind, "message": json.loads(f'"{text}"')}
-    assert belongs({"type": "T", "message": message}, group)
-    assert not belongs({"type": "U", "message": message}, group)
-    assert not belongs({"type": "T", "message": f"other {message}"}, {**group, "message": "x y"})
-    assert not belongs(None, group)
-    assert len(group_name(group)) == 8
+def test_the_jobs_of_a_group_of_failures_are_cancelled_and_deleted(ctl: Ctl) -> None:
+    [gone] = dead(ctl, "q.group", 1, message="no\x1b host 1")
+    [kept] = dead(ctl, "q.group", 1, message="no answer")
+    later = {"initial_interval": "PT1H", "max_interval": "PT1H"}
+    [waiting] = ctl.enqueue("q.group", options={"retry": later})
+    ctl.api.post("/ojs/v1/workers/fetch", {"queues": ["q.group"], "worker_id": "w"})
+    error = {"type": "Broken", "message": "no\x1b host 2"}
+    ctl.api.post("/ojs/v1/workers/nack", {"job_id": waiting, "error": error})
+    words = [error_group(ctl, "q.group", "host *")["group"], "--queue", "q.group", "--yes"]
+
+    shown = on_terminal(["error", "delete", *words[:-1]], ctl.url, typed=b"y\n")
+    assert "Delete 1 job that failed with Broken: no\\x1b host *?" in shown
+    assert "1 job deleted" in shown
+    assert ctl.json("job", "get", waiting)["state"] == "retryable"
+    assert ctl.run("error", "cancel", *words).stdout == "1 job cancelled\n"
+    assert ctl.json("job", "get", waiting)["state"] == "cancelled"
+    assert ctl.run("error", "delete", *words).stdout == "0 jobs deleted\n"
+    assert ctl.names("dead", "ls", "--queue", "q.group") == [kept]
+    ctl.run("job", "get", gone, code=3)
+
+
+def test_a_group_that_is_partly_retried_has_an_exit_code_of_its_own(ctl: Ctl) -> None:
+    unique = {"keys": ["args"], "period": "PT1H"}
+    ids = [
+        *dead(ctl, "q.partly", 1, args=["locked"], unique=unique),
+        *dead(ctl, "q.partly", 1, args=["free"], unique=unique),
+    ]
+    ctl.enqueue("q.partly", args=["locked"], options={"unique": unique})  # holds the lock now
+    group = error_group(ctl, "q.partly", "no")["group"]
+
+    result = ctl.run("error", "retry", group, "--queue", "q.partly", "--yes", code=6)
+
+    assert result.stdout == "1 job retried\n"
+    assert ids[0] in result.stderr
+    assert [ctl.json("job", "get", each)["state"] for each in ids] == ["discarded", "available"]
+
+
+def error_group(ctl: Ctl, queue: str, end: str) -> dict[str, Any]:
+    """Return the only group of failures of a queue whose message has this end."""
+    groups = ctl.json("error", "ls", "--queue", queue)
+    [group] = [each for each in groups if each["message"].endswith(end)]
+    return dict(group)
 
 
 # -- workers, cron jobs, workflows, limits, bulk operations

@@ -242,6 +242,7 @@ def run_operation(
     dry_run: bool,
     wait: bool = True,
     what: str = "jobs",
+    which: str = "",
 ) -> None:
     """Change all jobs that a filter matches by a bulk operation of the server, and follow it.
 
@@ -253,6 +254,7 @@ def run_operation(
         dry_run: whether to count only.
         wait: whether to follow the operation to its end.
         what: what the objects are called in messages, such as ``jobs``.
+        which: follows the number of objects in the question.
     """
     body = {"action": action, "filter": chosen}
     done = _DONE[action]
@@ -265,7 +267,7 @@ def run_operation(
             told = f"{counted(found['matched'], what)} would be {done}"
             session.output.changed(found, told, name=str(found["matched"]))
             return
-        confirm(f"{action.capitalize()} {counted(found['matched'], what)}?", yes=yes)
+        confirm(f"{action.capitalize()} {counted(found['matched'], what)}{which}?", yes=yes)
         total = found["matched"]
     operation = _created(session, {**body, "confirm": True})
     if not wait:
