@@ -1,4 +1,4 @@
-"""``ojsctl``: look at an OJS server and operate it from a terminal (extra ``ctl``)."""
+"""``ojsctl``: inspect and operate an OJS server from a terminal (extra ``ctl``)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 
 def main() -> None:
-    """Run ``ojsctl``; without the packages of the extra ``ctl``, tell how to install them."""
+    """Run ``ojsctl``; without the packages of the extra ``ctl``, print how to install them."""
     try:
         from ojs_client.ctl import app  # the packages may be missing
     except ModuleNotFoundError as error:

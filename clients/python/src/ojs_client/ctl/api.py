@@ -1,7 +1,7 @@
 """HTTP requests of ``ojsctl``.
 
 A command sends few requests, one after the other, so this is httpx2 without an event loop. A
-failed request is not repeated: an operator wants to see that the server does not answer.
+failed request is not repeated: an operator should see that the server does not answer.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _TYPE: Final = "application/openjobspec+json"
 _PAGE: Final = 100
 """Number of entries of a page, which every list of the server allows."""
 _MAX_DIGITS: Final = 4000
-"""Python reads no longer whole numbers from text. A longer one is shown as text."""
+"""Maximum digits of an integer that Python reads from text. A longer one stays text."""
 
 
 class Api:

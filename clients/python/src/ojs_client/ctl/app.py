@@ -41,7 +41,7 @@ from ojs_client.ctl.session import Nouns, Session, connection_options
 @click.version_option(__version__, prog_name="ojsctl")
 @click.pass_context
 def cli(ctx: click.Context, /, **given: Any) -> None:
-    """Look at an OpenJobSpec server and operate it.
+    """Inspect and operate an OpenJobSpec server.
 
     The server is --url, OJS_URL with OJS_API_KEY, or a profile. Data goes to stdout, and progress
     to stderr on a terminal.

@@ -32,7 +32,7 @@ _METERS: Final = (
     ("pending", "magenta"),
 )
 _BAR: Final = 24
-"""Width of a meter at 80 columns; wider terminals have wider ones."""
+"""Width of a meter at 80 columns; wider terminals have wider meters."""
 _WIDEST_BAR: Final = 60
 _COLUMNS: Final = (
     ("AVAILABLE", "available"),
@@ -46,13 +46,13 @@ _TIMES: Final = "      WAIT       RUN"
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """What one look at the server has found.
+    """The state of a server at one time.
 
     Args:
         url: the address of the server.
         stats: the numbers of all queues.
         workers: the number of workers by state.
-        queues: the queues, with ``now_per_s`` since the look before.
+        queues: the queues, with ``now_per_s`` since the last update.
         error: why the server did not answer; empty if it did.
     """
 
@@ -77,9 +77,9 @@ def frame(picture: Picture, *, width: int, height: int | None, sort: str, clock:
     queues = sorted(picture.queues, key=SORTS[sort])
     left_out = 0
     if height is not None:
-        room = max(0, height - len(lines) - 2)  # the head of the table, and the keys
-        left_out = max(0, len(queues) - room)
-        queues = queues[: room - 1 if left_out else room]
+        space = max(0, height - len(lines) - 2)  # the head of the table, and the keys
+        left_out = max(0, len(queues) - space)
+        queues = queues[: space - 1 if left_out else space]
         left_out = len(picture.queues) - len(queues)
     lines.append(_head(width, sort))
     lines += [_queue(queue, width) for queue in queues]
@@ -103,8 +103,8 @@ def keys_line(width: int, sort: str, paused: bool) -> Text:
 def _title(picture: Picture, width: int, clock: str) -> Text:
     uptime = picture.stats.get("uptime_seconds", 0)
     left, right = safe(f"ojsctl top  {picture.url}"), f"up {short_span(uptime)}  {clock}"
-    room = width - len(right) - 1
-    line = Text(set_cell_size(left, room) if room > 0 else left, "bold")
+    space = width - len(right) - 1
+    line = Text(set_cell_size(left, space) if space > 0 else left, "bold")
     return line.append(" " + right)
 
 
@@ -124,11 +124,11 @@ def _meters(picture: Picture, width: int) -> list[Text]:
 
 def _meter(name: str, count: int, total: int, bar: int, style: str) -> Text:
     number = str(count)
-    room = max(1, bar - len(number))
-    filled = -(-count * room // total) if total else 0  # rounded up, so that one job is seen
+    space = max(1, bar - len(number))
+    filled = -(-count * space // total) if total else 0  # rounded up, so that one job is visible
     line = Text(f"  {name.capitalize():<9} [", "")
     line.append("|" * filled, style)
-    line.append(" " * (room - filled))
+    line.append(" " * (space - filled))
     return line.append(number, "bold").append("]")
 
 
@@ -159,7 +159,7 @@ def _totals(picture: Picture) -> list[Text]:
 
 
 def _widths(width: int) -> tuple[int, bool]:
-    """Return the width of the names, and whether waits and runs have room."""
+    """Return the width of the names, and whether the columns WAIT and RUN fit."""
     fixed = sum(len(title) + 2 for title, _ in _COLUMNS) + len("    DEAD    NOW/S")
     wide = width >= 110
     return max(10, min(60, width - fixed - (len(_TIMES) if wide else 0))), wide

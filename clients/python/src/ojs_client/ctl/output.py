@@ -95,7 +95,7 @@ class Output:
             rows: the entries.
             columns: the columns of a table.
             name: the member that is the name of an entry.
-            empty: what to tell people if there is no entry.
+            empty: the message for people if there is no entry.
 
         Returns:
             The number of entries.
@@ -145,18 +145,18 @@ class Output:
                 self.line("")
                 self._table(parts, columns)
 
-    def changed(self, record: Row, told: str, *, name: str) -> None:
+    def changed(self, record: Row, sentence: str, *, name: str) -> None:
         """Print what a command has changed.
 
         Args:
             record: the response of the server.
-            told: the sentence for people.
+            sentence: what people read instead.
             name: the name of the changed object.
         """
         if self.format == "name":
             self.line(safe(name))
         elif self.is_table:
-            self.line(safe(told))
+            self.line(safe(sentence))
         else:
             self.line(pretty(record) if self.format == "json" else compact(record))
 
@@ -230,7 +230,7 @@ def fit(columns: Sequence[Column], natural: Sequence[int], width: int) -> list[i
         excess = sum(widths[index] for index in kept) + len(_GAP) * (len(kept) - 1) - width
         if excess <= 0:
             return widths
-        # The widest of the columns that can be shortened loses what is needed, or what it can.
+        # Shorten the widest column, but not below the next one and not below its ``shrink``.
         able = [i for i in kept if columns[i].shrink and widths[i] > columns[i].shrink]
         if able:
             index = max(able, key=lambda i: widths[i])
@@ -242,7 +242,7 @@ def fit(columns: Sequence[Column], natural: Sequence[int], width: int) -> list[i
         if columns[left_out].rank == 0:
             return widths
         widths[left_out] = 0
-        # The room that this gives goes to the columns that stay.
+        # The remaining columns get the freed width.
         widths = [natural[i] if widths[i] else 0 for i in range(len(columns))]
 
 
@@ -283,7 +283,7 @@ def pretty(value: Any) -> str:
 def _json(value: Any, indent: int | None) -> str:
     separators = (",", ":") if indent is None else (",", ": ")
     text = json.dumps(value, ensure_ascii=False, indent=indent, separators=separators)
-    # Half of a surrogate pair has no UTF-8.
+    # UTF-8 cannot encode a lone surrogate.
     text = _NOT_PRINTED.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
     return text.encode("utf-8", "backslashreplace").decode()
 
@@ -295,6 +295,6 @@ def short_json(value: Any, length: int = 200) -> str:
 
 
 def note(text: str) -> None:
-    """Tell people something on stderr, if it is a terminal."""
+    """Print a message to stderr, if it is a terminal."""
     if sys.stderr.isatty():
         click.echo(safe(text, keep_lines=True), err=True)

@@ -1,6 +1,6 @@
 """Choose jobs on the command line, and change all of them.
 
-Options such as ``--queue`` become the filter of a bulk operation, which the server carries out.
+Options such as ``--queue`` become the filter of a bulk operation, which the server runs.
 Ids and a search are resolved here, because bulk operations have no search: the command reads the
 ids that match, and then changes these jobs.
 """
@@ -103,7 +103,7 @@ def selection_options(function: F) -> F:
 
 
 def selection_of(given: dict[str, Any], **members: Any) -> Selection:
-    """Take the values of ``selection_options`` out of ``given``.
+    """Remove the values of ``selection_options`` from ``given``, and return their selection.
 
     Args:
         given: the arguments of the command.
@@ -152,8 +152,8 @@ def change_ids(
         session: the session.
         action: ``cancel``, ``retry`` or ``delete``.
         ids: the ids.
-        question: is asked first; empty for none.
-        yes: whether it is answered already.
+        question: what the user has to confirm first; empty for nothing.
+        yes: whether the user has confirmed.
         dry_run: whether to count only.
     """
     done = _DONE[action]
@@ -219,7 +219,7 @@ def report_failures(
 
     Args:
         session: the session.
-        failures: names and reasons; the list may end early.
+        failures: names and reasons; the list may be incomplete.
         succeeded: number of objects that were changed.
         failed: number of objects that were not changed.
     """
@@ -264,15 +264,15 @@ def run_operation(
     if dry_run or not yes:
         found = follow_operation(session, _created(session, {**body, "dry_run": True}))
         if dry_run:
-            told = f"{counted(found['matched'], what)} would be {done}"
-            session.output.changed(found, told, name=str(found["matched"]))
+            sentence = f"{counted(found['matched'], what)} would be {done}"
+            session.output.changed(found, sentence, name=str(found["matched"]))
             return
         confirm(f"{action.capitalize()} {counted(found['matched'], what)}{which}?", yes=yes)
         total = found["matched"]
     operation = _created(session, {**body, "confirm": True})
     if not wait:
-        told = f"operation {operation['id']} runs; follow it: ojsctl bulk get {operation['id']}"
-        session.output.changed(operation, told, name=operation["id"])
+        sentence = f"operation {operation['id']} runs; follow it: ojsctl bulk get {operation['id']}"
+        session.output.changed(operation, sentence, name=operation["id"])
         return
     ended = follow_operation(session, operation, total)
     session.output.changed(ended, f"{counted(ended['succeeded'], what)} {done}", name=ended["id"])

@@ -1,4 +1,4 @@
-"""What every command has: the options of the connection, an output, examples in its help."""
+"""Shared by all commands: the options of the connection, the output, examples in the help."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Examples(click.Command):
 
 
 class Nouns(click.Group):
-    """The command without a noun; its help ends with examples like that of the others.
+    """The group of all commands, whose help ends with examples.
 
     Args:
         examples: command lines, one per line, without ``ojsctl``.
@@ -127,7 +127,7 @@ class Leaf(Examples):
     ``click.pass_obj``.
 
     Args:
-        formats: the formats of its output; none if it has a form of its own.
+        formats: the formats of its output; none if it prints in one form only.
         watch: whether it has ``--watch``.
     """
 
@@ -258,7 +258,7 @@ def yes_option(function: F) -> F:
 
 def dry_run_option(function: F) -> F:
     """Add ``--dry-run`` to a command that changes many objects."""
-    return click.option("--dry-run", is_flag=True, help="Tell what would be changed.")(function)
+    return click.option("--dry-run", is_flag=True, help="Print what would be changed.")(function)
 
 
 def confirm(question: str, *, yes: bool) -> None:

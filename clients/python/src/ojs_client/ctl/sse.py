@@ -1,4 +1,4 @@
-"""Read server-sent events, and go on after a broken connection (spec: ojs-realtime 2)."""
+"""Read server-sent events, and continue after a broken connection (spec: ojs-realtime 2)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Event:
 def follow(api: Api, path: str, **params: str | None) -> Iterator[Event]:
     """Yield the events of a stream until the server ends it.
 
-    After a broken connection the stream goes on behind the last event.
+    After a broken connection the stream continues after the last event.
 
     Args:
         api: the client.
@@ -38,7 +38,7 @@ def follow(api: Api, path: str, **params: str | None) -> Iterator[Event]:
 
     Raises:
         ApiError: the server refused the stream.
-        ConnectionFailed: the server cannot be reached, also after some pauses.
+        ConnectionFailed: the server cannot be reached, even after several attempts.
     """
     position = _Position()
     failures = 0
@@ -53,10 +53,10 @@ def follow(api: Api, path: str, **params: str | None) -> Iterator[Event]:
                     else:
                         yield event
         except (ConnectionFailed, Unavailable) as error:
-            # A stream that never began is a wrong address more often than a restart.
+            # If the stream never began, the address is probably wrong: retries would hide that.
             if failures >= len(_PAUSES_S) or not position.began:
                 raise
-            note(f"{error}: connects again")
+            note(f"{error}: reconnecting")
         else:
             if not shutdown:
                 return
@@ -66,7 +66,7 @@ def follow(api: Api, path: str, **params: str | None) -> Iterator[Event]:
 
 @dataclass(slots=True)
 class _Position:
-    """Where a stream is: the id of its last event, and whether it has ever begun."""
+    """Where a stream is: the id of its last event, and whether any line has arrived."""
 
     last_id: str = ""
     began: bool = False
@@ -103,7 +103,7 @@ def _parsed(text: str) -> Any:
 
 
 def detail(event: Mapping[str, Any]) -> str:
-    """Return what an event says beside its job, for people."""
+    """Return the details of an event other than its job, for people."""
     parts = []
     if event.get("to"):
         parts.append(f"{event.get('from') or '-'} -> {event['to']}")

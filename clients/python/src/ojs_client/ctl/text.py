@@ -22,7 +22,7 @@ def safe(text: str, *, keep_lines: bool = False) -> str:
 
     Args:
         text: the text.
-        keep_lines: whether line ends and tabs stay.
+        keep_lines: whether line ends and tabs are kept.
     """
     pattern = _CONTROL_BUT_LINES if keep_lines else _CONTROL
     return pattern.sub(lambda match: _escaped(match[0]), text)
@@ -91,7 +91,7 @@ def ago(text: Any) -> str:
     if time is None:
         return ""
     seconds = (datetime.now(UTC) - time).total_seconds()
-    # Two clocks differ a little, so a job that was created now may be of the future.
+    # Clocks differ a little: the time of a new job may be slightly in the future.
     return short_span(max(0.0, seconds)) if seconds > -1 else f"in {short_span(-seconds)}"
 
 

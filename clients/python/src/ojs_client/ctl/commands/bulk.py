@@ -87,5 +87,5 @@ def stop(session: Session, ids: tuple[str, ...]) -> None:
 
 def _stop(session: Session, operation_id: str) -> None:
     reply = session.api.post(f"{_PATH}/{url_path(operation_id)}/stop")
-    told = f"operation {operation_id} is {reply['state']}"
-    session.output.changed(reply, told, name=operation_id)
+    sentence = f"operation {operation_id} is {reply['state']}"
+    session.output.changed(reply, sentence, name=operation_id)

@@ -140,8 +140,8 @@ def create(
     }
     created = session.api.post(_PATH, body)["cron"]
     due = clock(created.get("next_run_at"))
-    told = f"cron job {name} created, " + (f"next at {due}" if due else "paused")
-    session.output.changed(created, told, name=name)
+    sentence = f"cron job {name} created, " + (f"next at {due}" if due else "paused")
+    session.output.changed(created, sentence, name=name)
 
 
 @cron.command(cls=Leaf, examples="cron trigger daily-report")

@@ -39,7 +39,9 @@ _BATCH_BYTES: Final = 256 * 1024
 @click.option("--attempts", type=click.IntRange(1), help="Number of attempts.")
 @click.option("--tag", "tags", multiple=True, metavar="TAG", help="May be repeated.")
 @click.option("--meta", multiple=True, metavar="NAME=VALUE", help="May be repeated.")
-@click.option("--id", "job_id", metavar="UUID", help="The id, which makes a repetition harmless.")
+@click.option(
+    "--id", "job_id", metavar="UUID", help="The id; a second enqueue with it creates no job."
+)
 @click.option(
     "--file",
     type=click.File("r", encoding="utf-8"),
@@ -61,8 +63,8 @@ def enqueue(session: Session, /, job_type: str | None, file: TextIO | None, **gi
     reply = session.api.post(f"{V1}/jobs", _body(str(job_type), **given))
     created = reply["job"]
     verb = "already exists" if reply.get("deduplicated") else f"is {created['state']}"
-    told = f"job {created['id']} {verb} in queue {created['queue']}"
-    session.output.changed(created, told, name=created["id"])
+    sentence = f"job {created['id']} {verb} in queue {created['queue']}"
+    session.output.changed(created, sentence, name=created["id"])
 
 
 def _body(

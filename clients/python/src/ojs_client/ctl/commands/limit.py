@@ -37,7 +37,7 @@ COLUMNS = (
 
 
 @limit.command(cls=Leaf, watch=True, examples="limit ls")
-@click.option("-n", "--limit", "most", type=click.IntRange(1), help="List at most so many.")
+@click.option("-n", "--limit", "most", type=click.IntRange(1), help="Maximum number of keys.")
 @click.pass_obj
 def ls(session: Session, most: int | None) -> None:
     """List rate limit keys, with their active and their waiting jobs."""

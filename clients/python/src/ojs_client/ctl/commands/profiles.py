@@ -16,7 +16,7 @@ _MAX_KEY = 4096  # characters
 
 @click.group()
 def profile() -> None:
-    """Keep servers and their keys in a file of yours."""
+    """Keep servers and their keys in your own file."""
 
 
 def _load() -> store.Profiles:

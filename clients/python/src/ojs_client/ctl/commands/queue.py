@@ -23,7 +23,7 @@ def queue() -> None:
 
 
 def complete_queues(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
-    """Return the names of queues that begin like ``incomplete``; none if the server is away."""
+    """Return the names of queues that begin like ``incomplete``; none without a server."""
     session = Session(
         url=ctx.params.get("_url"), profile_name=ctx.params.get("_profile_name"), timeout_s=2.0
     )
@@ -80,7 +80,7 @@ COLUMNS = (
     queue ls -o json
     """,
 )
-@click.option("-n", "--limit", type=click.IntRange(1), help="List at most so many.")
+@click.option("-n", "--limit", type=click.IntRange(1), help="Maximum number of queues.")
 @click.pass_obj
 def ls(session: Session, limit: int | None) -> None:
     """List queues by name, with their jobs by state.
@@ -231,7 +231,7 @@ def partitions(session: Session, name: str, count: int | None) -> None:
     """Show or set the number of partitions of a queue.
 
     A queue with more partitions is spread over more shards. Partitions that are not used any more
-    stay until workers have emptied them.
+    remain until workers have emptied them.
     """
     path = f"{ADMIN}/queues/{url_path(name)}/config"
     if count is None:

@@ -47,7 +47,7 @@ HISTORY = (
 @click.option(
     "--period",
     type=click.Choice(("1m", "5m", "1h", "1d")),
-    help="List the periods of the last time.",
+    help="List the last periods of this length.",
 )
 @click.option("--since", metavar="AGE", help="Periods since a time, or an age such as 24h.")
 @click.pass_obj

@@ -23,14 +23,14 @@ from ojs_client.ctl.session import DURATION, Leaf, Session
 from ojs_client.errors import ApiError, ConnectionFailed
 
 _MAX_QUEUES: Final = 1000
-"""Number of queues that are read for a picture, so that a picture takes ten requests at most."""
+"""Maximum number of queues in a picture, so that it takes about ten requests."""
 _LEAST_INTERVAL_S: Final = 0.2
 _WIDEST: Final = 160
-"""The width in a pipe."""
+"""Maximum width in a pipe."""
 
 
-class Look:
-    """Looks at a server again and again, and computes rates from one look to the next."""
+class Sampler:
+    """Reads the state of a server repeatedly, and computes rates between two readings."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -38,7 +38,7 @@ class Look:
         self._at = 0.0
 
     def take(self) -> Picture:
-        """Return a picture of the server.
+        """Return the present state of the server.
 
         Raises:
             ApiError: the server refused.
@@ -78,24 +78,24 @@ class Look:
     top --once
     """,
 )
-@click.option("--interval", type=DURATION, default=2.0, help="Pause between two looks (2s).")
+@click.option("--interval", type=DURATION, default=2.0, help="Pause between two updates (2s).")
 @click.option("--sort", type=click.Choice(tuple(SORTS)), default="available", show_default=True)
-@click.option("--once", is_flag=True, help="Print one picture and end; also done in a pipe.")
+@click.option("--once", is_flag=True, help="Print the state once and exit, as in a pipe.")
 @click.pass_obj
 def top(session: Session, interval: float, sort: str, once: bool) -> None:
     """Show the queues as htop shows processes.
 
     Meters show the unfinished jobs by state. NOW/S is the number of jobs completed per second since
-    the look before. Keys sort the table, the space bar stops the picture, and q quits.
+    the last update. Keys sort the table, the space bar pauses the display, and q quits.
     """
-    look = Look(session)
+    sampler = Sampler(session)
     if once or not sys.stdout.isatty():
         width = min(terminal_width(), _WIDEST)
-        for line in frame(look.take(), width=width, height=None, sort=sort, clock=_clock()):
+        for line in frame(sampler.take(), width=width, height=None, sort=sort, clock=_clock()):
             line.rstrip()
             session.output.print(line)
         return
-    picture = look.take()  # a first failure ends the command
+    picture = sampler.take()  # a first failure ends the command
     screen = _Screen(sort)
     console = Console(highlight=False)
     try:
@@ -106,14 +106,14 @@ def top(session: Session, interval: float, sort: str, once: bool) -> None:
             while not screen.ended:
                 screen.draw(live, picture)
                 if screen.wait(live, picture, pressed, max(interval, _LEAST_INTERVAL_S)):
-                    picture = _next(look, picture)
+                    picture = _next(sampler, picture)
     except KeyboardInterrupt:
         session.exit_code = Exit.OK
 
 
-def _next(look: Look, before: Picture) -> Picture:
+def _next(sampler: Sampler, before: Picture) -> Picture:
     try:
-        return look.take()
+        return sampler.take()
     except ConnectionFailed as error:
         return replace(before, error=str(error))
 
@@ -123,7 +123,7 @@ def _clock() -> str:
 
 
 class _Screen:
-    """What the keys have chosen.
+    """The display, and what the user has chosen by keys.
 
     Args:
         sort: the column that sorts the queues.
@@ -148,10 +148,10 @@ class _Screen:
         pressed: Callable[[float], str],
         interval_s: float,
     ) -> bool:
-        """Wait for the next look, and obey the keys meanwhile.
+        """Wait until the next update is due, and handle keys meanwhile.
 
         Returns:
-            Whether to look again.
+            Whether to read the state again.
         """
         end = time.monotonic() + interval_s
         while not self.ended:
@@ -208,5 +208,5 @@ def _pressed(wait_s: float) -> str:
     ready, _, _ = select.select([handle], [], [], wait_s)
     if not ready:
         return ""
-    # An empty read is the end of the terminal.
+    # An empty read means that the terminal is closed.
     return os.read(handle, 1).decode(errors="replace").lower() or "q"

@@ -131,8 +131,8 @@ def resume(session: Session, ids: tuple[str, ...]) -> None:
 def _switch(session: Session, subscription_id: str, active: bool) -> None:
     path = f"{_PATH}/{url_path(subscription_id)}"
     reply = session.api.request("PATCH", path, {"active": active})["subscription"]
-    told = f"webhook {subscription_id} {'resumed' if active else 'paused'}"
-    session.output.changed(reply, told, name=subscription_id)
+    sentence = f"webhook {subscription_id} {'resumed' if active else 'paused'}"
+    session.output.changed(reply, sentence, name=subscription_id)
 
 
 @webhook.command(cls=Leaf, examples="webhook rm sub_0123 --yes")
@@ -171,12 +171,12 @@ def rotate(session: Session, subscription_id: str, yes: bool) -> None:
     """Replace the secret and print the new one. The old one signs too, for a day."""
     confirm(f"Replace the secret of {subscription_id}?", yes=yes)
     reply = session.api.post(f"{_PATH}/{url_path(subscription_id)}/rotate-secret")
-    told = (
+    sentence = (
         ("Id", subscription_id),
         ("Secret", reply["secret"]),
         ("Old until", clock(reply.get("previous_secret_expires_at"))),
     )
-    session.output.record(reply, told, name="id")
+    session.output.record(reply, sentence, name="id")
 
 
 DELIVERIES = (

@@ -69,7 +69,7 @@ STEPS = (
 @click.option("-n", "--limit", type=click.IntRange(1), default=50, show_default=True)
 @click.pass_obj
 def ls(session: Session, state: str | None, limit: int) -> None:
-    """List workflows, newest first. STEPS are completed and all steps."""
+    """List workflows, newest first. STEPS counts completed and all steps."""
     found = session.api.pages(_PATH, "workflows", limit, state=state)
     count = session.output.rows(found, COLUMNS, name="id", empty="there are no workflows")
     if count == limit:
@@ -109,5 +109,5 @@ def cancel(session: Session, ids: tuple[str, ...]) -> None:
 
 def _cancel(session: Session, workflow_id: str) -> None:
     reply = session.api.post(f"{_PATH}/{url_path(workflow_id)}/cancel")["workflow"]
-    told = f"workflow {workflow_id} is {reply['state']}"
-    session.output.changed(reply, told, name=workflow_id)
+    sentence = f"workflow {workflow_id} is {reply['state']}"
+    session.output.changed(reply, sentence, name=workflow_id)
