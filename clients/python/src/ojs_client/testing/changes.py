@@ -1,4 +1,4 @@
-"""Wakes the tasks that wait for a change in the fake server."""
+"""Wake the tasks that wait for a change in the fake server."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class FakeJob:
         worker_id: the worker of the last attempt.
         started_ms: when the last attempt has started.
         finished_ms: when it has ended.
-        retry_delay_ms: the backoff after the last failure; None if there was none since.
+        retry_delay_ms: the backoff after the last failure; None without a retry, and after the ack.
         errors: the errors of its failed attempts.
         result: its result.
         progress: what the worker has reported last.

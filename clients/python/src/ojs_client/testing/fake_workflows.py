@@ -52,7 +52,7 @@ class Node:
             yield from child.walk()
 
     def result(self) -> Any:
-        """Return the result: of a chain that of its last step, of a group a list."""
+        """Return the result: a chain has that of its last step, a group has a list."""
         if self.kind == "job":
             return None if self.job is None else self.job.result
         results = [step.result() for step in self.steps]
@@ -61,8 +61,8 @@ class Node:
     def inputs(self) -> list[Any]:
         """Return the results that a step gets.
 
-        A step of a chain gets those of all steps before it, a callback those of all jobs. The first
-        step of a nested workflow gets the inputs of the nested workflow.
+        A step of a chain gets the results of all steps before it, and a callback those of all jobs.
+        The first step of a nested workflow gets the inputs of the nested workflow.
         """
         node = self
         while node.parent is not None:

@@ -149,7 +149,7 @@ class Routes:
         if body.get("state") == "running":
             self._quiet.discard(worker_id)
         elif worker_id not in self._quiet:
-            # The server would let the fetch of this worker wait. Here its end must not take time.
+            # A real server holds the fetch until its wait ends. Tests would have to wait for that.
             self._quiet.add(worker_id)
             self._jobs.changes.notify()
         extended = []

@@ -25,7 +25,7 @@ from ojs_client.worker.worker import Worker
 _URL: Final = "http://fake-ojs"
 _LIMIT_S: Final = 30.0
 _HEARTBEAT_S: Final = 0.1
-"""Time in seconds between two heartbeats, so that the handler of a cancelled job ends soon."""
+"""Time in seconds between two heartbeats; short, so that handlers of cancelled jobs end soon."""
 
 
 class FakeServer:
