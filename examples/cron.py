@@ -33,7 +33,7 @@ async def main() -> None:
             new_job("sessions.clean", {"days": 30}, queue="maintenance"),
             timezone="Europe/Berlin",
             overlap="skip",  # a slow run does not pile up jobs
-            description="Removes sessions that nobody has used for 30 days",
+            description="Removes sessions that were not used for 30 days",
         )
     await worker.serve(signals=True)
 

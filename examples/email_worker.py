@@ -1,4 +1,4 @@
-"""Send e-mails: a worker whose handler blocks, with errors that are repeated and errors that end.
+"""Send e-mails: a handler that blocks, with errors that are retried and errors that are not.
 
 The mail server is ``SMTP_HOST`` and ``SMTP_PORT``. A producer enqueues one job per mail::
 
@@ -38,7 +38,7 @@ def send_email(job: BlockingJob) -> dict[str, str]:
         code, reason = refused.recipients[mail["to"]]
         if code < 500:
             raise  # "try later": any exception fails the attempt, and the retry policy repeats it
-        # An unknown address stays unknown. As a dead letter, an operator can see and retry it.
+        # Each attempt would fail. Operators can inspect and retry the job as a dead letter.
         raise Discard(f"{code} {reason.decode(errors='replace')}", dead_letter=True) from refused
     return {"message_id": message["Message-ID"]}
 

@@ -27,9 +27,9 @@ async def fetch_invoice(job: RunningJob) -> dict[str, object]:
     """Fetch an invoice. The server starts the job when the limit allows it."""
     response = await http.get(f"/invoices/{job.args[0]}")
     if response.status_code == 429:
-        # Someone else uses the API, too. Until the hold ends, no job of the key starts anywhere.
+        # Other programs use the API, too. Until the hold ends, no worker gets a job of the key.
         pause = timedelta(seconds=int(response.headers.get("Retry-After", "5")))
-        raise Retry("the API wants a pause", code="throttled", hold=pause)
+        raise Retry("the API asks for a pause", code="throttled", hold=pause)
     response.raise_for_status()
     invoice: dict[str, object] = response.json()
     return invoice

@@ -63,7 +63,7 @@ type Worker struct {
 	lease   time.Duration
 	client  http.Client
 	stop    func()
-	quiet   atomic.Bool // whether an operator wants this worker to fetch nothing
+	quiet   atomic.Bool // whether an operator has stopped the fetches of this worker
 	mu      sync.Mutex
 	held    map[string]*Job // by lease
 	ended   sync.WaitGroup
@@ -172,7 +172,7 @@ func (w *Worker) beat(ctx context.Context) error {
 }
 
 // fetch waits for jobs and starts them. It is not cancelled at SIGTERM: the server could have sent
-// jobs that nobody would read.
+// jobs, which would then wait until their leases end.
 func (w *Worker) fetch() error {
 	w.slots <- struct{}{} // wait for a free slot
 	<-w.slots

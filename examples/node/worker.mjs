@@ -24,7 +24,7 @@ const handlers = {
 class NotRetryable extends Error {}
 
 const held = new Map(); // lease id -> the job, its AbortController and the promise of its end
-let quiet = false; // whether an operator wants this worker to fetch nothing
+let quiet = false; // whether an operator has stopped the fetches of this worker
 const stopping = new AbortController();
 for (const name of ["SIGTERM", "SIGINT"]) process.once(name, () => stopping.abort());
 
@@ -102,7 +102,7 @@ while (!stopping.signal.aborted) {
   }
   try {
     // The fetch waits on the server until a job comes. It is not aborted at SIGTERM: the server
-    // could have sent jobs that nobody would read.
+    // could have sent jobs, which would then wait until their leases end.
     const { jobs } = await post("/fetch", {
       queues: ["images"],
       count: concurrency - held.size,

@@ -112,7 +112,7 @@ class Peer:
 
 
 def peers() -> list[Peer]:
-    """Return the workers to compare with. All run one job at a time and acknowledge it after."""
+    """Return the workers to compare with. All run one job at a time, and then acknowledge it."""
     return [
         Peer("celery", "Celery, prefork 1, prefetch 1"),
         Peer("celery-prefetch", "Celery, prefork 1, prefetch 4"),
