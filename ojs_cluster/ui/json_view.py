@@ -10,14 +10,19 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import Final
 
 from markupsafe import Markup, escape
 
 MAX_SHOWN: Final = 64 * 1024
 """Maximum size in bytes of a value that is indented; a larger one is cut off."""
+MAX_TOKENS: Final = 10_000
+"""Maximum number of tokens of a value that is shown, to bound the time on the event loop."""
 HIDDEN: Final = "hidden"
 _INDENT: Final = "  "
+_MAX_INDENTS: Final = 32
+"""Deeper levels share an indent. Otherwise 64 KiB of nested arrays become a page of 60 MB."""
 _token: Final = re.compile(r'"(?:[^"\\]++|\\.)*+"|[\[\]{},:]|[^\s\[\]{},:"]++').finditer
 _WORDS: Final = {"true": "json-word", "false": "json-word", "null": "json-word"}
 # Characters that change the direction of the text around them, or that are invisible.
@@ -36,7 +41,11 @@ def show_json(raw: bytes, redact: frozenset[str] = frozenset()) -> Markup:
         # A cut value cannot be indented, and members to hide could not be found in it.
         shown = Markup("") if redact else escape(text[:MAX_SHOWN])
         return shown + Markup('\n<span class="json-cut">… {} bytes in all</span>').format(len(raw))
-    return Markup("").join(_pieces(text, redact))
+    tokens = _tokens(text, MAX_TOKENS)
+    shown = _html(tokens[:MAX_TOKENS], redact)
+    if len(tokens) > MAX_TOKENS:
+        shown += Markup('\n<span class="json-cut">… {} bytes in all</span>').format(len(raw))
+    return shown
 
 
 def short_json(raw: bytes, redact: frozenset[str] = frozenset(), size: int = 160) -> str:
@@ -45,7 +54,8 @@ def short_json(raw: bytes, redact: frozenset[str] = frozenset(), size: int = 160
         return HIDDEN  # a cut value could show a member to hide
     text = raw[: size * 6].decode(errors="replace")  # an escape such as \u0041 has six bytes
     if redact:
-        text = Markup("").join(_pieces(raw.decode(errors="replace"), redact)).striptags()
+        tokens = _tokens(raw.decode(errors="replace"), 2 * size)
+        text = _html(tokens, redact).striptags()
     text = readable(text)
     return text if len(text) <= size else text[: size - 1] + "…"
 
@@ -55,32 +65,41 @@ def readable(text: str) -> str:
     return _MISLEADING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def _pieces(text: str, redact: frozenset[str]) -> Iterator[Markup]:
+def _tokens(text: str, most: int) -> list[str]:
+    """Return the first tokens of a JSON text, at most one more than ``most``."""
+    return [found[0] for found in islice(_token(text), most + 1)]
+
+
+def _html(tokens: Sequence[str], redact: frozenset[str]) -> Markup:
+    # One Markup for each token would take 25 us: most of a second for a value of 64 KiB.
+    return Markup("".join(_pieces(tokens, redact)))  # noqa: S704 (_span escapes what clients sent)
+
+
+def _pieces(tokens: Sequence[str], redact: frozenset[str]) -> Iterator[str]:
     """Yield the HTML of each token, with line ends and indents between them."""
-    tokens = [found[0] for found in _token(text)]
     depth, at = 0, 0
     while at < len(tokens):
         piece, following = tokens[at], "".join(tokens[at + 1 : at + 2])
         at += 1
         if piece in "[{":
             depth += 1
-            yield Markup("{}").format(piece)
+            yield piece
             if following not in ("]", "}"):
                 yield _line(depth)
         elif piece in "]}":
             depth -= 1
             if tokens[at - 2] not in ("[", "{"):
                 yield _line(depth)
-            yield Markup("{}").format(piece)
+            yield piece
         elif piece == ",":
-            yield Markup(",") + _line(depth)
+            yield "," + _line(depth)
         elif piece == ":":
-            yield Markup(": ")
+            yield ": "
         elif following == ":":
             yield _span("json-key", _decoded(piece))
             if redact and _name(piece) in redact:
                 at = _end_of_value(tokens, at + 1)
-                yield Markup(": ") + _span("json-hidden", HIDDEN)
+                yield ": " + _span("json-hidden", HIDDEN)
         else:
             yield _span(*_value(piece))
 
@@ -96,8 +115,8 @@ def _end_of_value(tokens: Sequence[str], at: int) -> int:
     return at
 
 
-def _line(depth: int) -> Markup:
-    return Markup("\n{}").format(_INDENT * depth)
+def _line(depth: int) -> str:
+    return "\n" + _INDENT * min(depth, _MAX_INDENTS)
 
 
 def _value(token: str) -> tuple[str, str]:
@@ -106,8 +125,8 @@ def _value(token: str) -> tuple[str, str]:
     return _WORDS.get(token, "json-number"), token
 
 
-def _span(kind: str, text: str) -> Markup:
-    return Markup('<span class="{}">{}</span>').format(kind, text)
+def _span(kind: str, text: str) -> str:
+    return f'<span class="{kind}">{escape(text)}</span>'
 
 
 def _name(token: str) -> str:
@@ -119,6 +138,8 @@ def _name(token: str) -> str:
 
 def _decoded(token: str) -> str:
     """Return a string without needless escapes."""
+    if token.isascii() and "\\" not in token:
+        return token
     with suppress(ValueError):
         token = json.dumps(json.loads(token), ensure_ascii=False)
     return readable(token.encode(errors="backslashreplace").decode())

@@ -8,7 +8,7 @@ from html import unescape
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ojs_cluster.ui.json_view import MAX_SHOWN, readable, short_json, show_json
+from ojs_cluster.ui.json_view import MAX_SHOWN, MAX_TOKENS, readable, short_json, show_json
 
 VALUES = st.recursive(
     st.none()
@@ -64,6 +64,19 @@ def test_large_values_are_cut_and_never_half_hidden() -> None:
     assert "s3cret" not in show_json(raw, frozenset({"password"}))
     assert "s3cret" not in short_json(raw, frozenset({"password"}))
     assert len(short_json(raw)) == 160
+
+
+def test_nested_and_numerous_values_make_no_huge_page() -> None:
+    nested = b"[" * 400 + b"1," * 31_000 + b"1" + b"]" * 400
+    numerous = b'{"password":"s3cret","a":[' + b"1," * 31_000 + b"1]}"
+    for raw in (nested, numerous, b"[" * 32_000 + b"]" * 32_000):
+        assert len(raw) <= MAX_SHOWN
+        shown = show_json(raw, frozenset({"password"}))
+        assert len(shown) < 1_000_000
+        assert shown.count("json-number") <= MAX_TOKENS
+        assert "json-cut" in shown
+        assert "s3cret" not in shown
+    assert short_json(numerous, frozenset({"password"})).endswith("…")
 
 
 def test_text_cannot_change_the_direction_of_what_follows() -> None:
