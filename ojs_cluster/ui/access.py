@@ -13,6 +13,7 @@ import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
 from hashlib import sha256
+from ipaddress import ip_network
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -69,7 +70,8 @@ class Sessions:
             if hmac.compare_digest(signature, _sign(secret, known, content)):
                 principal = keyring.by_digest[known]
                 expires = principal.expires_at_s
-                return None if now >= ends_at or (expires or now + 1) <= now else principal
+                expired = expires is not None and now >= expires
+                return None if now >= ends_at or expired else principal
         return None
 
     def _digests_of(self, keyring: Keyring) -> Mapping[str, list[bytes]]:
@@ -83,7 +85,10 @@ class Sessions:
 
 
 class FailedLogins:
-    """Limits the failed logins of each address, in one process."""
+    """Limits the failed logins of each address, in one process.
+
+    IPv6 addresses with the same first 64 bits count as one, because one client has all of them.
+    """
 
     def __init__(self) -> None:
         self._free_at: dict[str, float] = {}
@@ -91,10 +96,12 @@ class FailedLogins:
 
     def wait_s(self, address: str, now: float) -> float:
         """Return how long the address has to wait for its next attempt, in seconds; 0 for none."""
+        address = _network_of(address)
         return max(0.0, self._free_at.get(address, now) - now - (_FAILURES - 1) * _FAILURE_S)
 
     def count(self, address: str, now: float) -> None:
         """Count a failed login."""
+        address = _network_of(address)
         free_at = max(now, self._free_at.pop(address, now)) + _FAILURE_S
         while len(self._free_at) >= _MAX_ADDRESSES:
             del self._free_at[next(iter(self._free_at))]  # the address that failed longest ago
@@ -115,6 +122,10 @@ def is_own_form(headers: Mapping[str, str], hosts: tuple[str, ...]) -> bool:
         return site == "same-origin"
     origin = urlsplit(headers.get("origin", ""))
     return bool(origin.netloc) and origin.netloc.lower() in [host.lower() for host in hosts]
+
+
+def _network_of(address: str) -> str:
+    return str(ip_network((address, 64), strict=False)) if ":" in address else address
 
 
 def now_s() -> float:

@@ -74,6 +74,8 @@ def add_dashboard(
     quart.config["MAX_CONTENT_LENGTH"] = _MAX_FORM
     quart.config["BODY_TIMEOUT"] = app.settings.bodies.timeout_s
     quart.page_prefixes = settings.prefixes
+    quart.url_map.merge_slashes = False  # Quart would redirect to a name that the client chooses
+    quart.after_request(partial(_add_headers, quart))
     for name, base in {"ui": "", "ui_of_base": settings.base}.items():
         if name == "ui" or base:
             quart.register_blueprint(_blueprint(dashboard, name), url_prefix=base + PREFIX)
@@ -81,6 +83,13 @@ def add_dashboard(
                 f"{base}/ojs/admin/", f"{name}_of_admin", dashboard.redirect, strict_slashes=False
             )
             quart.add_url_rule(f"{base}{PREFIX}", f"{name}_start", dashboard.redirect)
+
+
+async def _add_headers(quart: OJSQuart, response: TrioResponse) -> TrioResponse:
+    """Add the security headers to responses that Quart makes itself, such as to OPTIONS."""
+    if quart.is_dashboard(read_head(request.scope).path):
+        browser.add_headers(response)
+    return response
 
 
 def _blueprint(dashboard: _Dashboard, name: str) -> Blueprint:
@@ -173,14 +182,16 @@ class _Dashboard:
         """Start a session for the owner of an API key."""
         head = read_head(request.scope)
         visit = self._visit(head, _ANONYMOUS)
-        address, now = self._app.audit.client_of(head), time.monotonic()
-        wait_s = self._failed_logins.wait_s(address, now)
-        if wait_s:
-            return self._send(visit, login_page(visit, "", wait_s))
         if not is_own_form(head.headers, self._hosts(head)):
             return self._send(visit, _FOREIGN_FORM)
+        address, now = self._app.audit.client_of(head), time.monotonic()
         try:
             form = await request.form
+            # Nothing waits from here to the count. Otherwise logins at the same time pass together.
+            now = time.monotonic()
+            wait_s = self._failed_logins.wait_s(address, now)
+            if wait_s:
+                return self._send(visit, login_page(visit, "", wait_s))
             key = form.get("key", "").strip()
             principal = self._app.access.authenticate(f"Bearer {key}")
             cookie = self._sessions.issue(await self._secret.get(), key, principal, now_s())
@@ -204,11 +215,13 @@ class _Dashboard:
 
     async def _principal_of(self, head: Request) -> Principal | None:
         """Return the user: by an API key or a certificate in the request, or by the session."""
+        authorization = head.headers.get("authorization", "")
         try:
-            return self._app.access.authenticate(
-                head.headers.get("authorization"), head.tls_subject
-            )
-        except OJSError:
+            return self._app.access.authenticate(authorization or None, head.tls_subject)
+        except OJSError as error:
+            # A proxy may send credentials of its own with another scheme.
+            if authorization.lower().startswith("bearer"):
+                refusal_of_login(self._app, head, error)
             cookie = browser.cookie_of(head, browser.SESSION)
         if cookie is None:
             return None

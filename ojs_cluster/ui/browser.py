@@ -57,6 +57,12 @@ def respond(
     return TrioResponse(body, status, headers, content_type=content_type)
 
 
+def add_headers(response: TrioResponse) -> None:
+    """Add the security headers that a response does not have yet."""
+    for name, value in _HEADERS.items():
+        response.headers.setdefault(name, value)
+
+
 def send_file(found: StaticFile, accepted: str) -> TrioResponse:
     """Return a static file, compressed if the browser accepts it."""
     compress = "gzip" in accepted

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import socket
 from collections.abc import Iterator
 
 import httpx
@@ -80,6 +82,10 @@ def test_failed_logins_of_one_address_have_to_wait() -> None:
     assert 0 < failed.wait_s("a", 0) <= 6
     assert failed.wait_s("b", 0) == 0
     assert failed.wait_s("a", 60) == 0
+    for last in range(10):
+        failed.count(f"2001:db8::{last}", 0)
+    assert failed.wait_s("2001:db8::99", 0) > 0
+    assert failed.wait_s("2001:db8:0:1::99", 0) == 0
     for number in range(3000):
         failed.count(str(number), 0)
     assert len(failed._free_at) <= 1000
@@ -154,6 +160,29 @@ def test_logins_and_actions_are_in_the_audit(running: Running, admin: httpx.Clie
                 return any(entry["address"] == "127.0.0.1" for entry in listed["entries"])
 
             wait_until(is_recorded, what=f"{action} is in the audit")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("OPTIONS", "/ui/jobs", 200),
+        ("PUT", "/ui/jobs", 401),
+        ("GET", "/ui//jobs", 401),
+        ("GET", "/ui//evil.example/", 401),
+        ("GET", "/ui/login", 200),
+        ("GET", "/ui/jobs", 303),
+        ("GET", "/ui/static/..%2f..%2fapp.py", 404),
+    ],
+)
+def test_every_response_has_the_security_headers(
+    running: Running, method: str, path: str, status: int
+) -> None:
+    answer = httpx.request(method, running.url + path)
+    assert answer.status_code == status
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert answer.headers["x-frame-options"] == "DENY"
+    assert answer.headers["cache-control"] == "no-store"
+    assert "//" not in answer.headers.get("location", "")
 
 
 @pytest.fixture(scope="module")
@@ -251,3 +280,40 @@ def test_an_expired_key_cannot_log_in(ui_redis: Embedded) -> None:
         for _ in range(9):
             client.post("/ui/login", data={"key": "wrong"})
         assert client.post("/ui/login", data={"key": "wrong"}).status_code == 429
+
+
+def test_guesses_are_recorded_and_counted_one_by_one(running: Running, ui_redis: Embedded) -> None:
+    guest = Principal("guest", PRESETS["admin"], expires_at_s=1)
+    keyring = Keyring({digest("k"): guest}, {})
+    with dashboard(ui_redis, UiSettings(mode="read"), keyring=keyring) as it:
+        guess = {"Authorization": "Bearer k"}
+        assert httpx.get(f"{it.url}/ui/queues", headers=guess).status_code == 303
+        with running.api() as api:
+
+            def is_recorded() -> bool:
+                params = {"action": "authenticate"}
+                listed = api.get("/ojs/v1/admin/audit", params=params).json()
+                return any(entry["principal"] == "guest" for entry in listed["entries"])
+
+            wait_until(is_recorded, what="the guess is in the audit")
+        assert sorted(_logins_at_once(it.url, 12)) == [401] * 10 + [429] * 2
+
+
+def _logins_at_once(url: str, count: int) -> list[int]:
+    """Send the heads of all logins before the first body, and return the statuses."""
+    address = httpx.URL(url)
+    head = (
+        "POST /ui/login HTTP/1.1\r\nHost: x\r\nSec-Fetch-Site: same-origin\r\n"
+        "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 9\r\n\r\n"
+    )
+    with contextlib.ExitStack() as stack:
+        clients = [
+            stack.enter_context(socket.create_connection((address.host, address.port), 60))
+            for _ in range(count)
+        ]
+        for client in clients:
+            client.sendall(head.encode())
+        assert httpx.get(f"{url}/ui/login").status_code == 200  # the server has read the heads
+        for client in clients:
+            client.sendall(b"key=wrong")
+        return [int(client.recv(12).split()[1]) for client in clients]

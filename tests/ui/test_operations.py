@@ -21,8 +21,9 @@ def test_a_limit_is_overridden_and_cleared(running: Running, admin: httpx.Client
     answer = admin.post(f"{path}/override", data={"concurrency": "7", "back": "limits"})
     assert "At most 7 jobs of partner:api" in admin.send(answer.next_request or _none()).text
     assert "7 at the same time" in page(admin, "/ui/limits")
-    wrong = admin.post(f"{path}/override", data={"concurrency": "many", "back": "limits"})
-    assert 'role="alert"' in admin.send(wrong.next_request or _none()).text
+    for text in ("many", "9" * 5000, "9" * 30):
+        wrong = admin.post(f"{path}/override", data={"concurrency": text, "back": "limits"})
+        assert 'role="alert"' in admin.send(wrong.next_request or _none()).text
     assert "those of its jobs again" in act(admin, f"{path}/clear", "limits")
     assert "7 at the same time" not in page(admin, "/ui/limits")
 

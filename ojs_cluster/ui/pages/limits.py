@@ -10,6 +10,7 @@ from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.ui.visit import Answer, Page, Visit
 
 _PER_PAGE: Final = 50
+_MAX_DIGITS: Final = 18  # a larger number has more than 64 bits
 
 
 async def show_all(visit: Visit) -> Answer:
@@ -32,7 +33,8 @@ async def show_all(visit: Visit) -> Answer:
 async def override(visit: Visit, key: str) -> Answer:
     """Set how many jobs of a key may run at the same time, instead of what its jobs declare."""
     text = visit.form.get("concurrency", "").strip()
-    body = {"concurrency": int(text) if text.isascii() and text.isdigit() else text}
+    is_number = text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS
+    body = {"concurrency": int(text) if is_number else text[:_MAX_DIGITS]}
     await visit.send("PUT", "rate-limits", key, "override", body=body, action="rate_limit.override")
     return visit.back(f"At most {text} jobs of {key} run at the same time now.", "limits")
 
