@@ -33,7 +33,9 @@ from ojs_cluster.store.search.lists import JobPage
 
 MAX_OFFSET = 10_000
 """Maximum offset of a page. An offset costs reading all jobs before the page, a cursor does not."""
-_SKIPPED_AT_ONCE = 200  # jobs
+_SKIPPED_AT_ONCE = 1000
+"""Maximum number of jobs that one read skips. A read costs two commands for each of up to 2000
+queues (``store.search.all_queues``), however few jobs it returns."""
 _MAX_SKIP_READS = 100
 """Maximum number of reads that skip the jobs before an offset."""
 

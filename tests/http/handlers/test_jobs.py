@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from ojs_cluster.http.handlers import jobs
+from ojs_cluster.store.search import lists
 from tests.http.api import Api
 
 UNKNOWN = "/ojs/v1/jobs/01962222-bbbb-7ccc-8ddd-eeeeeeeeeeee"
@@ -178,6 +181,21 @@ async def test_list_with_offset_skips_jobs_and_counts_them(api: Api) -> None:
     assert reply.json["pagination"]["offset"] == 2
     beyond = (await api.get("/ojs/v1/jobs?limit=2&offset=9")).json
     assert (beyond["jobs"], beyond["total"]) == ([], 5)
+
+
+async def test_a_read_skips_many_jobs(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[int] = []
+    read = lists.list_jobs
+
+    async def count(*args: Any, limit: int, **options: Any) -> Any:
+        limits.append(limit)
+        return await read(*args, limit=limit, **options)
+
+    monkeypatch.setattr(lists, "list_jobs", count)
+    batch = [{"type": "t", "args": [], "queue": f"q{number}"} for number in range(410)]
+    assert (await api.post("/ojs/v1/jobs/bulk", {"jobs": batch})).status == 201
+    page = (await api.get("/ojs/v1/jobs?offset=400&limit=5")).json
+    assert (len(page["jobs"]), limits) == (5, [400, 5])
 
 
 async def test_list_refuses_an_offset_that_costs_too_much(
