@@ -112,6 +112,16 @@ def test_a_workflow_is_drawn_and_cancelled(running: Running, admin: httpx.Client
     assert "The workflow is cancelled" in cancelled
 
 
+def test_a_workflow_with_many_edges_is_drawn(running: Running, admin: httpx.Client) -> None:
+    group = {"type": "group", "jobs": [{"type": "a.b", "args": []}] * 40}
+    with running.api() as api:
+        flow = {"type": "chain", "name": "wide", "steps": [group, group]}
+        workflow = api.post("/ojs/v1/workflows", json=flow).raise_for_status().json()["id"]
+        text = page(admin, f"/ui/workflows/{workflow}")
+        assert (text.count("<rect"), text.count("<path")) == (2, 1)
+        api.delete(f"/ojs/v1/workflows/{workflow}").raise_for_status()
+
+
 def events_of(lines: Iterator[str]) -> Iterator[str]:
     return (line.removeprefix("event: ") for line in lines if line.startswith("event: "))
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Final
 
 import orjson
+import trio
 
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.core.errors import NotFound
 from ojs_cluster.core.workflow import WorkflowNode
 from ojs_cluster.store.workflows import read_workflows
 from ojs_cluster.store.workflows.read_workflows import WorkflowRecord
-from ojs_cluster.ui.dag import HEIGHT, WIDTH, Step, draw
+from ojs_cluster.ui.dag import HEIGHT, MAX_BOXES, WIDTH, Drawing, Step, draw
 from ojs_cluster.ui.visit import Answer, Page, Visit
 
 _PER_PAGE: Final = 50
@@ -46,13 +47,16 @@ async def show_one(visit: Visit, workflow_id: str) -> Answer:
     found = await read_workflows.get(visit.app.store, workflow_id)
     if not found.jobs:
         raise NotFound("workflow", workflow_id)
-    steps = _steps(found)
+    if len(found.plan.nodes) <= MAX_BOXES:
+        steps, drawing = _drawn(found)
+    else:  # each of 400 jobs may wait for 400 others, which takes tenths of a second
+        steps, drawing = await trio.to_thread.run_sync(_drawn, found)
     return Page(
         "workflow.html",
         {
             "workflow": found,
             "progress": progress,
-            "drawing": draw(steps),
+            "drawing": drawing,
             "box": (WIDTH, HEIGHT),
             "rows": list(zip(found.plan.jobs, steps, strict=True))[:_MAX_ROWS],
             "may_cancel": found.state == "running" and visit.may_change(Scope.DATA_WRITE),
@@ -66,14 +70,21 @@ async def cancel(visit: Visit, workflow_id: str) -> Answer:
     return visit.back("The workflow is cancelled.", "workflows")
 
 
+def _drawn(found: WorkflowRecord) -> tuple[list[Step], Drawing]:
+    """Return the jobs of a workflow as a graph, and the drawing of the graph."""
+    steps = _steps(found)
+    return steps, draw(steps)
+
+
 def _steps(found: WorkflowRecord) -> list[Step]:
     """Return the jobs of a workflow as a graph, without the inner nodes of nested workflows."""
     nodes = found.plan.nodes
+    last_jobs: dict[int, set[int]] = {}
     return [
         Step(
             node.label or node.callback or f"step-{node.job}",
             found.jobs[node.job].state,
-            frozenset(_jobs_before(found, node)),
+            frozenset(_jobs_before(found, node, last_jobs)),
             "" if found.jobs[node.job].state == "waiting" else node.job_id,
         )
         for node in nodes
@@ -81,15 +92,26 @@ def _steps(found: WorkflowRecord) -> list[Step]:
     ]
 
 
-def _jobs_before(found: WorkflowRecord, node: WorkflowNode) -> set[int]:
+def _jobs_before(
+    found: WorkflowRecord, node: WorkflowNode, last_jobs: dict[int, set[int]]
+) -> set[int]:
     """Return the numbers of the jobs that a job waits for.
 
     A job without dependencies inside of a nested workflow waits for what that workflow waits for.
+
+    Args:
+        found: the workflow.
+        node: the node of the job.
+        last_jobs: the jobs with which nodes end, by node; filled as they are needed, because many
+            jobs may wait for the same nodes.
     """
     nodes = found.plan.nodes
     while not node.deps and node.parent >= 0:
         node = nodes[node.parent]
-    return {job for dep in node.deps for job in _last_jobs(found, dep)}
+    for dep in node.deps:
+        if dep not in last_jobs:
+            last_jobs[dep] = _last_jobs(found, dep)
+    return set().union(*[last_jobs[dep] for dep in node.deps])
 
 
 def _last_jobs(found: WorkflowRecord, number: int) -> set[int]:
