@@ -42,6 +42,41 @@ async def test_a_handler_whose_job_is_cancelled_is_cancelled(server: Server) -> 
     assert wire.counts["workers/ack/batch"] == wire.counts["workers/nack/batch"] == 0
 
 
+async def test_a_worker_that_gets_its_job_again_cancels_the_first_handler(server: Server) -> None:
+    """As after a failover that has lost the fetch: no heartbeat has found the loss yet."""
+
+    async def scenario(client: Client) -> None:
+        worker = new_worker(client, heartbeat=10)
+        attempts: list[int] = []
+        cancelled = anyio.Event()
+
+        @worker.handler("t.long")
+        async def long(job: RunningJob) -> str:
+            attempts.append(job.attempt)
+            if len(attempts) == 2:
+                await cancelled.wait()
+                return "second"
+            try:
+                await anyio.sleep_forever()
+            finally:
+                assert job.lease_lost
+                cancelled.set()
+            return "first"
+
+        async with serving_jobs(worker):
+            job = await client.enqueue("t.long", queue=QUEUE)
+            await until(lambda: attempts)
+            body = {"job_id": job.id, "requeue": True}
+            async with httpx2.AsyncClient() as http:
+                answer = await http.post(f"{client.url}/ojs/v1/workers/nack", json=body)
+            assert answer.status_code == 200
+            assert await client.result(job.id, wait=60) == "second"
+            await until(lambda: worker.held == 0)
+        assert len(attempts) == 2
+
+    await server.run(scenario)
+
+
 async def test_a_sync_handler_learns_that_its_lease_is_lost(server: Server) -> None:
     async def scenario(client: Client) -> None:
         worker = new_worker(client, heartbeat=0.2)

@@ -48,7 +48,7 @@ class Runner:
     Attributes:
         handlers: the registered handlers by type.
         running: number of handlers that run.
-        threads: ids of the jobs whose sync handlers run, even if the job was requeued.
+        threads: the jobs whose sync handlers run, even if the job was requeued.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Runner:
         self._on_end = on_end
         self.handlers: dict[str, Handler] = {}
         self.running = 0
-        self.threads: set[str] = set()
+        self.threads: set[HeldJob] = set()
 
     def register(self, type: str, function: Callable[..., Any], timeout_s: float | None) -> None:
         """Register the handler of a type.
@@ -192,13 +192,13 @@ class Runner:
                 return await handler.function(running)
             limiter = self._limiter = self._limiter or anyio.CapacityLimiter(self._concurrency)
             blocking = BlockingJob(job, self._context)
-            self.threads.add(job.id)
+            self.threads.add(job)
 
             def in_thread() -> JSON:
                 try:
                     return handler.function(blocking)
                 finally:
-                    self.threads.discard(job.id)
+                    self.threads.discard(job)
 
             return await anyio.to_thread.run_sync(
                 in_thread, abandon_on_cancel=True, limiter=limiter

@@ -65,36 +65,46 @@ class HeldJobs:
 
     lease_s: float
     _by_id: dict[str, HeldJob] = field(default_factory=dict)
+    _replaced: set[HeldJob] = field(default_factory=set)
+    """Jobs whose handlers still run, although this worker has fetched them again."""
     _added: Signal = field(default_factory=Signal)
 
     def __len__(self) -> int:
         """Return the number of held jobs."""
-        return len(self._by_id)
+        return len(self._by_id) + len(self._replaced)
 
     def __iter__(self) -> Iterator[HeldJob]:
         """Iterate over a copy of the held jobs."""
-        return iter(list(self._by_id.values()))
+        return iter([*self._by_id.values(), *self._replaced])
 
     def __contains__(self, job: HeldJob) -> bool:
         """Return whether the worker holds the job with the same lease."""
-        return self._by_id.get(job.id) is job
+        return self._by_id.get(job.id) is job or job in self._replaced
 
     def add(self, members: Mapping[str, JSON]) -> HeldJob:
         """Add a job that a fetch has returned just now.
 
         The lease began when the server sent the response. If this process was suspended since then,
-        the lease may be lost, which the next heartbeat finds.
+        the lease may be lost, which the next heartbeat finds. If the worker still runs the same
+        job, it has lost the earlier lease.
         """
         expires_at = anyio.current_time() + self.lease_s
         job = HeldJob(members["id"], members.get("lease_id") or "", members, expires_at)
+        earlier = self._by_id.get(job.id)
+        if earlier is not None and not earlier.ended:
+            log.warning("job %s: the lease is lost, and this worker has the next one", job.id)
+            # It stays in this collection, so that a drain can end its thread.
+            self._replaced.add(earlier)
+            earlier.lose("server")
         self._by_id[job.id] = job
         self._added.set()
         return job
 
     def remove(self, job: HeldJob) -> None:
         """Remove a job that is lost, or whose ack or nack the server has."""
+        self._replaced.discard(job)
         # The worker may have fetched the same job again, with another lease.
-        if job in self:
+        if self._by_id.get(job.id) is job:
             del self._by_id[job.id]
 
     def extend(self, jobs: Iterable[HeldJob], sent_at: float) -> None:

@@ -319,7 +319,7 @@ class Settler:
         reason = error or "no answer in time"
         for item in batch:
             log.error(
-                "job %s: its %s is lost, it will run again: %s", item.job.id, item.kind, reason
+                "job %s: its %s is lost, it may run again: %s", item.job.id, item.kind, reason
             )
             self.held.remove(item.job)
 
