@@ -196,7 +196,7 @@ class Crew:
             self.problems.append(f"{worker.name} has exit code {code} after {took_s:.1f} s")
         self.ledger.read()
         if strict and self.calm():
-            self.problems += self.ledger.half_settled(worker.name)
+            self.problems += self.ledger.half_settled(worker.name, began)
 
     async def _victim(self) -> Worker:
         """Wait until live workers run all held jobs; return the worker that runs most of them."""

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from tests.chaos.history import Answer, History, Lease, Outcome, Settle
+from tests.kill.library.worker import LEASE_S
 
+REPEATED_FOR_S: Final = 3 * LEASE_S
+"""How long a worker repeats an ack or nack after its first failure, in seconds."""
 _FINISHES: Final = ("end", "failed", "cancelled")
 _OUTCOMES: Final[dict[str, Outcome]] = {
     "done": "done",
@@ -143,11 +146,16 @@ class Ledger:
             if run.worker in workers and not run.finish:
                 yield f"{run.worker} ended during its handler of {run.job}"
 
-    def half_settled(self, worker: str) -> Iterator[str]:
-        """A worker that has drained leaves no lease: the server has its ack or nack."""
+    def half_settled(self, worker: str, drained_at: float) -> Iterator[str]:
+        """A worker that has drained leaves no lease: the server has its ack or nack.
+
+        The worker repeats an ack for some lease lengths, and then leaves it to the next holder. So
+        an ack that was due that long before the drain may have been given up.
+        """
         told = {it.lease for it in self.sends if it.outcome in ("done", "refused")}
         # The server said in a heartbeat that the lease was lost, so there is nothing to settle.
         told |= {run.lease for run in self.runs if run.finish == "cancelled" and self._taken(run)}
+        told |= {it.lease for it in self.sends if it.sent + REPEATED_FOR_S <= drained_at}
         for grant in self.grants.values():
             if grant.worker == worker and grant.lease not in told:
                 yield f"{worker} left the lease {grant.lease} of {grant.job}"

@@ -10,7 +10,7 @@ import pytest
 
 from tests.chaos.checker import one_completion, one_holder
 from tests.chaos.history import History
-from tests.kill.library.ledger import Ledger
+from tests.kill.library.ledger import REPEATED_FOR_S, Ledger
 
 
 class Files:
@@ -69,7 +69,7 @@ def test_a_job_that_moves_to_another_worker_after_its_lease_is_in_order(files: F
     history = files.history()
     assert [*one_holder(history), *one_completion(history)] == []
     assert [*files.ledger.uncancelled(), *files.ledger.unfinished_runs("ab")] == []
-    assert [*files.ledger.half_settled("a"), *files.ledger.half_settled("b")] == []
+    assert [*files.ledger.half_settled("a", 9), *files.ledger.half_settled("b", 9)] == []
 
 
 def test_two_holders_and_two_completions_are_found(files: Files) -> None:
@@ -97,14 +97,24 @@ def test_a_lease_whose_ack_has_no_outcome_is_left(files: Files, outcome: str, le
     files.ended("a", 1)
     files.acked("a", 1, outcome)
     files.ledger.read()
-    assert len(list(files.ledger.half_settled("a"))) == left
+    assert len(list(files.ledger.half_settled("a", 9))) == left
+
+
+def test_an_ack_that_was_repeated_for_long_may_be_given_up_before_the_drain(files: Files) -> None:
+    files.fetched("a", 1)
+    files.ended("a", 1)
+    files.acked("a", 1, "unknown")
+    files.ledger.read()
+    first = files.ledger.sends[0].sent
+    assert len(list(files.ledger.half_settled("a", first + REPEATED_FOR_S - 0.1))) == 1
+    assert list(files.ledger.half_settled("a", first + REPEATED_FOR_S)) == []
 
 
 def test_a_cancelled_handler_whose_job_nobody_got_leaves_its_lease(files: Files) -> None:
     files.fetched("a", 1)
     files.ended("a", 1, "cancelled")
     files.ledger.read()
-    assert len(list(files.ledger.half_settled("a"))) == 1
+    assert len(list(files.ledger.half_settled("a", 9))) == 1
 
 
 def test_a_handler_that_never_finishes_is_found_and_half_a_line_is_not_read(
