@@ -8,10 +8,8 @@ A script must not stop half way while a slot migrates key by key
 (``store/include/base/preflight.lua``):
 
 - Every key is declared or read before the first write. Reading means: by a command on two keys,
-  which
-  a migrating slot refuses unless both exist, or by a command that finds the key. A single key that
-  is
-  not found may be on the other node.
+  which a migrating slot refuses unless both exist, or by a command that finds the key. A single key
+  that is not found may be on the other node.
 - A key that the script has emptied is not touched again: it would be refused as absent.
 """
 

@@ -1,4 +1,4 @@
--- Stores the record of the cluster for a minute, which samples.py has made. The first record of an hour is also
+-- Stores the record of the cluster for a minute, which record_minutes.py has made. The first record of an hour is also
 -- stored as the record of the hour.
 -- Post: each hash has a fixed number of fields, so a new record replaces an old one.
 -- Memory: allow-oom; a record has up to 1 KiB, and there are as many as ARGV[2] and ARGV[3] together.

@@ -18,13 +18,13 @@ from ojs_cluster.keys import Keyspace
 from ojs_cluster.redis.client import Client
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.fetch import fetch as fetching
 from ojs_cluster.store.fetch import unanswered_fetches
 from ojs_cluster.store.fetch.fetch import release
 from ojs_cluster.store.fetch.unanswered_fetches import UnansweredFetches
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.nack import release_unanswered
 from ojs_cluster.store.open import open_store
+from ojs_cluster.store.statistics.job_counts import JobCounts
 from tests.store.shortcuts import (
     HOUR,
     active,
@@ -57,11 +57,11 @@ async def test_jobs_of_a_fetch_that_fails_after_the_reply_are_released(
     names = queues_in_other_shards(store, queues)
     made = [await put(store, name, max_attempts=1) for name in names]
 
-    async def fails(*_: object) -> None:
+    def fails(*_: object) -> None:
         raise RuntimeError
 
     with monkeypatch.context() as patch:
-        patch.setattr(fetching, "deliver", fails)
+        patch.setattr(JobCounts, "count_start", fails)  # a step after the jobs have their leases
         with pytest.raises((RuntimeError, ExceptionGroup)):
             await take(store, *names, count=queues)
 
