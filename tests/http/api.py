@@ -235,7 +235,9 @@ async def serving(
                     passes_api_key_check,
                     app.settings,
                     app.access,
-                    open_prefixes=() if quart is None else quart.page_prefixes,
+                    open_prefixes=getattr(
+                        quart, "page_prefixes", ()
+                    ),  # a test may give an ASGI app
                 ),
                 body_memory=app.body_memory,
             )
