@@ -171,8 +171,8 @@ class Runner:
             except (Exception, SystemExit, BaseExceptionGroup, _cancelled_class()) as raised:
                 # A cancellation is not raised again, because this task ends after this block.
                 if failure := failure_of(raised, _cancelled_class(), is_cancelled=_is_cancelled()):
-                    # A warning, which Python shows without any setup. Operators read the error at the
-                    # server, but who starts a first worker looks at its terminal.
+                    # A warning, which Python shows without any setup: the terminal is where the
+                    # author of a first worker looks.
                     log.warning("job %s: attempt failed: %r", job.id, raised)
                     error = error_of(failure)
         if (
