@@ -1,4 +1,4 @@
-"""Limits on the size and the nesting depth of jobs. ``http.body_limits`` limits request bodies."""
+"""Limits on the size and the nesting depth of jobs. ``http.request_body`` limits request bodies."""
 
 from __future__ import annotations
 

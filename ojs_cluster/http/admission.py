@@ -16,8 +16,8 @@ from ojs_cluster.http.common_headers import OJS_VERSION
 from ojs_cluster.http.cors import PREFLIGHT, is_preflight
 from ojs_cluster.http.errors import AmbiguousLength
 from ojs_cluster.http.messages import Request
-from ojs_cluster.http.router import Route
-from ojs_cluster.http.routes import ROUTES, router_for
+from ojs_cluster.http.routing.router import Route
+from ojs_cluster.http.routing.routes import ROUTES, router_for
 from ojs_cluster.http.settings import HttpSettings
 
 _HEADER_OVERHEAD: Final = 4  # colon, space and line end, in bytes

@@ -14,11 +14,11 @@ from ojs_cluster.core.config.variable import ShownVariable
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.http.access.audit import Audit
 from ojs_cluster.http.access.authentication import AccessControl
-from ojs_cluster.http.body_memory import BodyMemoryBudget
 from ojs_cluster.http.maintenance import MaintenanceFlag
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.push.state import PushState
-from ojs_cluster.http.router import Route
+from ojs_cluster.http.request_body.memory import BodyMemoryBudget
+from ojs_cluster.http.routing.router import Route
 from ojs_cluster.http.settings import HttpSettings
 from ojs_cluster.http.traffic import Traffic
 from ojs_cluster.store.cached import Cached
@@ -62,7 +62,7 @@ class RequestSpan(Protocol):
 
 
 class Tracing(Protocol):
-    """Begins the spans of requests. ``tracing.OtelTracing`` implements it with OpenTelemetry."""
+    """Begins the spans of requests. ``tracing.request_spans`` implements it with OpenTelemetry."""
 
     def begin(self, request: Request, request_id: str, route: Route | None) -> RequestSpan:
         """Begin the span of a request whose head is read; ``route`` is None if it was refused."""

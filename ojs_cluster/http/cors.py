@@ -15,7 +15,7 @@ from typing import Final
 
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Headers, Request, Response
-from ojs_cluster.http.router import QueueAccess, Route
+from ojs_cluster.http.routing.router import QueueAccess, Route
 
 _METHODS: Final = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _REQUEST_HEADERS: Final = "Content-Type, Accept, Authorization, X-Request-Id, OJS-Version"

@@ -31,8 +31,8 @@ from ojs_cluster.http.errors import (
 )
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_ids import request_id_for
-from ojs_cluster.http.router import Route
-from ojs_cluster.http.routes import router_for
+from ojs_cluster.http.routing.router import Route
+from ojs_cluster.http.routing.routes import router_for
 from ojs_cluster.redis.deadline import Deadline, start_deadline
 from ojs_cluster.redis.driven_coroutines import ensure_task
 

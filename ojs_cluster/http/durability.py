@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 from ojs_cluster.core.errors import BackendUnavailable, Conflict, Duplicate, InvalidRequest
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.http.router import Route
+from ojs_cluster.http.routing.router import Route
 from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.redis.durability import Durability, require_durability
 

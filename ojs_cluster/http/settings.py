@@ -8,7 +8,7 @@ from ojs_cluster import __version__
 from ojs_cluster.core.config.parsers import boolean, integer, origins
 from ojs_cluster.core.config.variable import variable
 from ojs_cluster.core.payload_limits import PayloadLimits
-from ojs_cluster.http.body_limits import BodyLimits
+from ojs_cluster.http.request_body.limits import BodyLimits
 
 _MIB = 1024 * 1024
 

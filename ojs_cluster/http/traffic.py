@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
-from ojs_cluster.http.router import Route
+from ojs_cluster.http.routing.router import Route
 
 BOUNDS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 30.0)
 """Upper bounds of the histogram's buckets, in seconds. The last bucket has no upper bound."""

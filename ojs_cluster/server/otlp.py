@@ -27,7 +27,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from ojs_cluster import __version__
-from ojs_cluster.http.tracing import OtelTracing
+from ojs_cluster.http.tracing.request_spans import OtelTracing
 from ojs_cluster.server.config.settings import TelemetrySettings
 
 log = logging.getLogger("ojs.traces")

@@ -18,7 +18,7 @@ from ojs_cluster.server.config.settings import ListenSettings, TelemetrySettings
 from ojs_cluster.server.processes.child_process import ChildProcess, StartRefused
 
 if TYPE_CHECKING:
-    from ojs_cluster.http.tracing import OtelTracing
+    from ojs_cluster.http.tracing.request_spans import OtelTracing
 
 log = logging.getLogger("ojs.traces")
 

@@ -16,7 +16,7 @@ from ojs_cluster.core.access.scopes import Principal
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import BodyStream, Request, Response
 from ojs_cluster.http.request_ids import new_request_id
-from ojs_cluster.http.router import Route
+from ojs_cluster.http.routing.router import Route
 from ojs_cluster.ui.settings import base_path
 from ojs_cluster.ui.static_files import CACHE_CONTROL, StaticFile
 from ojs_cluster.ui.visit import Download

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from ojs_cluster.http.app import App
-from ojs_cluster.http.body_limits import BodyLimits
+from ojs_cluster.http.request_body.limits import BodyLimits
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.http.api import Api, open_app, serving, until
 from tests.http.test_entry_points import exchange, raw, request

@@ -18,16 +18,16 @@ import pytest
 import trio
 
 from ojs_cluster.core import errors as e
-from ojs_cluster.http import route_tables
 from ojs_cluster.http.access.authentication import AccessControl
-from ojs_cluster.http.body_limits import BodyLimits
 from ojs_cluster.http.dispatch import dispatch
 from ojs_cluster.http.errors import TABLE, error_response
 from ojs_cluster.http.hypercorn.asgi import read_head
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.request_body.limits import BodyLimits
 from ojs_cluster.http.request_ids import request_id_for
-from ojs_cluster.http.router import HttpRouter, Route
-from ojs_cluster.http.routes import ROUTES
+from ojs_cluster.http.routing import tables as route_tables
+from ojs_cluster.http.routing.router import HttpRouter, Route
+from ojs_cluster.http.routing.routes import ROUTES
 from ojs_cluster.http.starting import starting_response
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.http.api import OJS_TYPE, Api, open_app

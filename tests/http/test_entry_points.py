@@ -16,7 +16,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from ojs_cluster.http.app import App
-from ojs_cluster.http.body_limits import BodyLimits
+from ojs_cluster.http.request_body.limits import BodyLimits
 from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.fetch.long_poll import fetch_or_wait
@@ -437,7 +437,7 @@ async def test_jobs_fetched_for_a_disconnected_client_are_released(
         return jobs
 
     job = await api.enqueue()
-    monkeypatch.setattr("ojs_cluster.http.handlers.fetch.fetch_or_wait", slow)
+    monkeypatch.setattr("ojs_cluster.http.handlers.workers.fetch.fetch_or_wait", slow)
     async with serving(api.app) as number:
         with trio.fail_after(60):
             async with raw(number) as connection:

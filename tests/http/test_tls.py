@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from ojs_cluster.http.app import App
-from ojs_cluster.http.body_limits import BodyLimits
+from ojs_cluster.http.request_body.limits import BodyLimits
 from ojs_cluster.server import tls
 from ojs_cluster.server.config.load import load
 from ojs_cluster.server.embedded.servers import Embedded

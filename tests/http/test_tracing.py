@@ -13,10 +13,10 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import StatusCode
 
 from ojs_cluster.http.app import App
-from ojs_cluster.http.body_limits import BodyLimits
-from ojs_cluster.http.routes import ROUTES
-from ojs_cluster.http.traced_jobs import OPERATIONS
-from ojs_cluster.http.tracing import OtelTracing
+from ojs_cluster.http.request_body.limits import BodyLimits
+from ojs_cluster.http.routing.routes import ROUTES
+from ojs_cluster.http.tracing.request_spans import OtelTracing
+from ojs_cluster.http.tracing.traced_jobs import OPERATIONS
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.http.api import Api, open_app, serving, until
 from tests.http.test_entry_points import exchange, raw, request

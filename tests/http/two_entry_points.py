@@ -25,7 +25,7 @@ import h11
 import orjson
 import trio
 
-from ojs_cluster.http.body_limits import BodyLimits
+from ojs_cluster.http.request_body.limits import BodyLimits
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.http.api import open_app, serving
 from tests.support.certificates import Certificates

@@ -12,8 +12,8 @@ import pytest
 import trio
 
 from ojs_cluster.http.app import App
-from ojs_cluster.http.body_limits import BodyLimits
-from ojs_cluster.http.body_memory import MAX_SMALL_BODY
+from ojs_cluster.http.request_body.limits import BodyLimits
+from ojs_cluster.http.request_body.memory import MAX_SMALL_BODY
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.http.api import open_app, serving, until
 from tests.http.test_entry_points import exchange, request

@@ -31,8 +31,8 @@ from ojs_cluster.core.unique import UniquePolicy
 from ojs_cluster.core.workflow_request import parse_workflow
 from ojs_cluster.http import query
 from ojs_cluster.http.fast_lane.parser import read_head
-from ojs_cluster.http.router import HttpRouter
-from ojs_cluster.http.routes import ROUTES
+from ojs_cluster.http.routing.router import HttpRouter
+from ojs_cluster.http.routing.routes import ROUTES
 from ojs_cluster.store.off_loop import LARGE
 
 TIMES = 8

@@ -13,7 +13,7 @@ import pytest
 from ojs_cluster.core.config import parsers
 from ojs_cluster.core.config.variable import Variable
 from ojs_cluster.core.payload_limits import PayloadLimits
-from ojs_cluster.http.body_limits import BodyLimits
+from ojs_cluster.http.request_body.limits import BodyLimits
 from ojs_cluster.http.settings import HttpSettings
 from ojs_cluster.server.config.all_variables import SECTIONS, VARIABLES
 from ojs_cluster.server.config.load import ConfigError, Settings, load, report, shown_variables

@@ -236,7 +236,7 @@ def test_nothing_that_sends_traces_is_loaded_unless_it_is_asked_for() -> None:
     assert "ojs_cluster.http.dispatch" in loaded
     for name in ("opentelemetry.sdk.trace", "opentelemetry.exporter", "grpc", "google.protobuf"):
         assert name not in loaded
-    assert not {"ojs_cluster.http.tracing", "ojs_cluster.server.otlp"} & set(loaded)
+    assert not {"ojs_cluster.http.tracing.request_spans", "ojs_cluster.server.otlp"} & set(loaded)
 
 
 def test_a_scheduler_takes_the_variables_and_needs_no_package(standalone: Embedded) -> None:

@@ -31,7 +31,7 @@ from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.http.access.refusals import INTERVAL_S, Fields, RefusalCounter
 from ojs_cluster.http.errors import entry_for
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.http.router import Route
+from ojs_cluster.http.routing.router import Route
 from ojs_cluster.http.traffic import Traffic, TrafficEvent
 from ojs_cluster.redis.errors import RedisReplyError, ReplyTooLarge
 from ojs_cluster.store.context import Store

@@ -15,7 +15,7 @@ from ojs_cluster.core.access.scopes import (
     principals_from_variables,
 )
 from ojs_cluster.core.errors import PermissionDenied, RateLimited, Unauthenticated
-from ojs_cluster.http.router import QueueAccess, Route
+from ojs_cluster.http.routing.router import QueueAccess, Route
 
 _EMPTY_KEY: Final = digest("")
 

@@ -27,7 +27,7 @@ from ojs_cluster.core.payload_limits import PayloadLimits
 from ojs_cluster.core.workflow_request import NewWorkflow
 from ojs_cluster.http import fields
 from ojs_cluster.http.app import App
-from ojs_cluster.http.router import QueueAccess, Route
+from ojs_cluster.http.routing.router import QueueAccess, Route
 from ojs_cluster.store.cron import cron as store_cron
 from ojs_cluster.store.cron.cron_record import CronRecord
 from ojs_cluster.store.fanout import run_concurrently

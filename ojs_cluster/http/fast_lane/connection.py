@@ -17,7 +17,6 @@ import trio
 
 from ojs_cluster.http.access.certificate_subject import peer_of, subject_of
 from ojs_cluster.http.app import App
-from ojs_cluster.http.body_memory import MAX_SMALL_BODY, BodyReservation
 from ojs_cluster.http.dispatch import (
     body_timeout,
     prepare,
@@ -38,6 +37,7 @@ from ojs_cluster.http.fast_lane.transport import (
     transport_for,
 )
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.request_body.memory import MAX_SMALL_BODY, BodyReservation
 from ojs_cluster.redis.deadline import start_deadline
 
 AnyResponse = TypeVar("AnyResponse", Response, Response | None)

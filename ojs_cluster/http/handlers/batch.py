@@ -8,9 +8,9 @@ from ojs_cluster.core.jobs.envelope import parse_batch
 from ojs_cluster.http import fields, replies
 from ojs_cluster.http.access.queue_scope import check_new_job
 from ojs_cluster.http.app import App
-from ojs_cluster.http.bodies import require_json
 from ojs_cluster.http.hooks import validate_if_marked
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.request_body.decode import require_json
 from ojs_cluster.store.enqueue import enqueue as store_enqueue
 from ojs_cluster.store.off_loop import off_loop
 

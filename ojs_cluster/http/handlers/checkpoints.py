@@ -8,9 +8,9 @@ from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.raw_json import Raw, join
 from ojs_cluster.http import fields
 from ojs_cluster.http.app import App
-from ojs_cluster.http.bodies import decode_large
-from ojs_cluster.http.handlers.settle import lease_of
+from ojs_cluster.http.handlers.workers.settle import lease_of
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.request_body.decode import decode_large
 from ojs_cluster.store.progress import checkpoints
 
 

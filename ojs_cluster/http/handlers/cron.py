@@ -15,8 +15,8 @@ from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.http import query, replies
 from ojs_cluster.http.access.queue_scope import check_cron, check_new_job, check_queues
 from ojs_cluster.http.app import App
-from ojs_cluster.http.bodies import require_json
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.request_body.decode import require_json
 from ojs_cluster.store.cron import cron as store_cron
 from ojs_cluster.store.cron.cron_record import CronRecord
 from ojs_cluster.store.cron.cron_store import HISTORY_KEPT

@@ -16,11 +16,11 @@ from ojs_cluster.core.search import parse_search
 from ojs_cluster.http import fields, query, replies
 from ojs_cluster.http.access.queue_scope import check_new_job, check_queues
 from ojs_cluster.http.app import App
-from ojs_cluster.http.bodies import require_json
 from ojs_cluster.http.handlers.job_order import with_order
 from ojs_cluster.http.handlers.rate_limits import headers_of
 from ojs_cluster.http.hooks import validate_if_marked
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.request_body.decode import require_json
 from ojs_cluster.store.enqueue import enqueue as store_enqueue
 from ojs_cluster.store.jobs import activate as store_activate
 from ojs_cluster.store.jobs import cancel as store_cancel

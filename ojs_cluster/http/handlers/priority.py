@@ -9,8 +9,8 @@ import msgspec
 from ojs_cluster.core.jobs.options import check_priority
 from ojs_cluster.http import fields, replies
 from ojs_cluster.http.app import App
-from ojs_cluster.http.bodies import decode
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.store.jobs.change_priority import change_priority
 from ojs_cluster.store.jobs.record import JobRecord
 

@@ -16,8 +16,8 @@ from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.core.rate_limit import RateLimits, check_key, parse_limits
 from ojs_cluster.http import fields, query, replies
 from ojs_cluster.http.app import App
-from ojs_cluster.http.bodies import decode
 from ojs_cluster.http.messages import Headers, Request, Response
+from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.store.limits import rate_limits as store_limits
 from ojs_cluster.store.limits.rate_limits import QueueRateLimits, RateLimitKeyStatus, RateLimitUsage
 

@@ -21,8 +21,8 @@ from ojs_cluster.core.workflow_request import parse_workflow
 from ojs_cluster.http import fields, query, replies
 from ojs_cluster.http.access.queue_scope import check_new_workflow
 from ojs_cluster.http.app import App
-from ojs_cluster.http.bodies import require_json
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.request_body.decode import require_json
 from ojs_cluster.store.off_loop import off_loop
 from ojs_cluster.store.workflows import read_workflows
 from ojs_cluster.store.workflows import workflows as store_workflows

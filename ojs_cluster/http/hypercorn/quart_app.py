@@ -31,7 +31,6 @@ from werkzeug.exceptions import HTTPException
 
 from ojs_cluster.core.errors import Internal, InvalidRequest, MethodNotAllowed, NotFound, OJSError
 from ojs_cluster.http.app import App
-from ojs_cluster.http.body_memory import MAX_SMALL_BODY, BodyReservation, body_memory_exhausted
 from ojs_cluster.http.dispatch import (
     body_timeout,
     body_too_large,
@@ -43,6 +42,11 @@ from ojs_cluster.http.dispatch import (
 from ojs_cluster.http.hypercorn.asgi import read_head, send_body, send_response, send_start
 from ojs_cluster.http.messages import BodyStream, Request, Response
 from ojs_cluster.http.push import websocket
+from ojs_cluster.http.request_body.memory import (
+    MAX_SMALL_BODY,
+    BodyReservation,
+    body_memory_exhausted,
+)
 
 
 def create_quart_app(app: App) -> OJSQuart:

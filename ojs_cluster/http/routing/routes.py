@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import Final
 
-from ojs_cluster.http.route_tables import (
+from ojs_cluster.http.routing.router import HttpRouter, Route
+from ojs_cluster.http.routing.tables import (
     admin,
     crons,
     events,
@@ -16,7 +17,6 @@ from ojs_cluster.http.route_tables import (
     workers,
     workflows,
 )
-from ojs_cluster.http.router import HttpRouter, Route
 
 ROUTES: Final[tuple[Route, ...]] = (
     *system.ROUTES,

@@ -20,8 +20,8 @@ from opentelemetry.trace import Span, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.http.router import Route
-from ojs_cluster.http.traced_jobs import OPERATIONS, Operation, describe_jobs
+from ojs_cluster.http.routing.router import Route
+from ojs_cluster.http.tracing.traced_jobs import OPERATIONS, Operation, describe_jobs
 
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _MAX_PATH: Final = 500  # characters

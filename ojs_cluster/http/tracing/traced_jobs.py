@@ -1,6 +1,6 @@
 """Describe what a request did to jobs, as the name, attributes and links of a span.
 
-``tracing`` writes the span.
+``request_spans`` writes the span.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.http.router import V1
+from ojs_cluster.http.routing.router import V1
 
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
 _MAX_JOBS: Final = 128  # OpenTelemetry's SDK keeps at most 128 events and 128 links of a span

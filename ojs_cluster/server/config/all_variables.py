@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from ojs_cluster.core.config.variable import Variable, variables_of
 from ojs_cluster.core.payload_limits import PayloadLimits
-from ojs_cluster.http.body_limits import BodyLimits
+from ojs_cluster.http.request_body.limits import BodyLimits
 from ojs_cluster.http.settings import HttpSettings
 from ojs_cluster.server.config.redis_settings import RedisSettings
 from ojs_cluster.server.config.settings import (

@@ -14,7 +14,7 @@ from typing import Any
 
 from ojs_cluster.core.config.variable import ShownVariable, Variable
 from ojs_cluster.core.payload_limits import PayloadLimits
-from ojs_cluster.http.body_limits import BodyLimits
+from ojs_cluster.http.request_body.limits import BodyLimits
 from ojs_cluster.http.settings import HttpSettings
 from ojs_cluster.redis.url import secrets_in
 from ojs_cluster.server.config import parsers, redis_checks

@@ -22,8 +22,8 @@ from hypercorn.typing import AppWrapper, ASGIFramework, LifespanState
 from hypercorn.utils import wrap_app
 
 from ojs_cluster.http.access.certificate_subject import subject_of
-from ojs_cluster.http.body_memory import BodyMemoryBudget, BodyReservation
 from ojs_cluster.http.fast_lane.server import FastLane
+from ojs_cluster.http.request_body.memory import BodyMemoryBudget, BodyReservation
 from ojs_cluster.server.config.settings import ListenSettings
 from ojs_cluster.server.http.connections import ConnectionLimits, Connections
 from ojs_cluster.server.http.http2_protocol import MAX_HEADERS_BYTES, MAX_STREAMS

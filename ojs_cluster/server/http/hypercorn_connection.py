@@ -35,8 +35,8 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState
 from hyperframe.exceptions import HyperframeError
 
-from ojs_cluster.http.body_memory import BodyReservation
 from ojs_cluster.http.hypercorn.asgi import TLS_SUBJECT
+from ojs_cluster.http.request_body.memory import BodyReservation
 from ojs_cluster.server.http.frame_budget import FrameBudget
 from ojs_cluster.server.http.http2_protocol import (
     MAX_HEADERS_BYTES,

@@ -242,7 +242,7 @@ async def test_a_handler_that_uses_trio_without_a_task_is_answered_500(
     async with connected(lane[1]) as stream:
         await ask(stream, LIVE)
         with monkeypatch.context() as patched:
-            patched.setattr("ojs_cluster.http.handlers.fetch.fetch_or_wait", forgetful)
+            patched.setattr("ojs_cluster.http.handlers.workers.fetch.fetch_or_wait", forgetful)
             (answer,) = await ask(stream, POLL)
         assert answer.startswith(b"HTTP/1.1 500 ")
         await lifecycle(stream)

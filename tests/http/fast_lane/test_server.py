@@ -15,11 +15,11 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from ojs_cluster.http import dispatch
-from ojs_cluster.http.body_limits import BodyLimits
 from ojs_cluster.http.fast_lane import connection, driver
 from ojs_cluster.http.fast_lane.parser import HeadCache
 from ojs_cluster.http.fast_lane.server import FastLane
-from ojs_cluster.http.routes import ROUTES
+from ojs_cluster.http.request_body.limits import BodyLimits
+from ojs_cluster.http.routing.routes import ROUTES
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.http.api import Api, Stream, dial, open_app, serving, until
 from tests.http.test_entry_points import exchange, raw, request

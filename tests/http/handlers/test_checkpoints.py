@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ojs_cluster.core.errors import BackendUnavailable
-from ojs_cluster.http.handlers import fetch
+from ojs_cluster.http.handlers.workers import fetch
 from tests.http.api import Api
 
 FETCH = {"queues": ["default"], "worker_id": "w"}

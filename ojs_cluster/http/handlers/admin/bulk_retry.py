@@ -18,9 +18,9 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.http import fields, replies
 from ojs_cluster.http.access.queue_scope import check_queues
 from ojs_cluster.http.app import App
-from ojs_cluster.http.bodies import decode
 from ojs_cluster.http.handlers.jobs import state_of
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.store.dead_letters.bulk_retry import retry_matching
 from ojs_cluster.store.jobs.listing import JobFilter
 

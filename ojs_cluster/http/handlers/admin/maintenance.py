@@ -11,10 +11,10 @@ from ojs_cluster.core.durations import parse_duration_ms
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.http import replies
 from ojs_cluster.http.app import App
-from ojs_cluster.http.bodies import decode
 from ojs_cluster.http.handlers.bulk.bodies import principal_of
 from ojs_cluster.http.maintenance import maintenance_members
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.store.maintenance.maintenance import (
     REFUSABLE,
     read_maintenance,

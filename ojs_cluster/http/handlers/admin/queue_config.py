@@ -15,8 +15,8 @@ from ojs_cluster.core.jobs.retry import ON_EXHAUSTION_VALUES
 from ojs_cluster.core.partitions import PartitionLayout
 from ojs_cluster.http import replies
 from ojs_cluster.http.app import App
-from ojs_cluster.http.bodies import decode
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.store.dead_letters import exhaustion
 from ojs_cluster.store.limits import depth_bounds
 from ojs_cluster.store.partial_failures import after_first_write

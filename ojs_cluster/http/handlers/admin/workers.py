@@ -11,9 +11,9 @@ from ojs_cluster.core.errors import InvalidRequest, NotFound
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.http import fields, query, replies
 from ojs_cluster.http.app import App
-from ojs_cluster.http.bodies import decode
-from ojs_cluster.http.handlers.workers import now_ms, worker_json
+from ojs_cluster.http.handlers.workers.list_workers import now_ms, worker_json
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs.listing import JobFilter
 from ojs_cluster.store.jobs.record import JobRecord

@@ -19,7 +19,6 @@ from ojs_cluster.core.jobs.ids import new_job_id
 from ojs_cluster.core.jobs.options import check_priority
 from ojs_cluster.http import query, replies
 from ojs_cluster.http.app import App
-from ojs_cluster.http.bodies import decode
 from ojs_cluster.http.handlers.bulk.bodies import (
     FilterBody,
     check_may_delete,
@@ -29,6 +28,7 @@ from ojs_cluster.http.handlers.bulk.bodies import (
     selection_of,
 )
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.store.bulk import operations as store_bulk
 from ojs_cluster.store.bulk.operation import BulkOperation
 

@@ -23,7 +23,6 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.http import query, replies
 from ojs_cluster.http.access.queue_scope import access_errors
 from ojs_cluster.http.app import App
-from ojs_cluster.http.bodies import decode
 from ojs_cluster.http.handlers.bulk.bodies import (
     FilterBody,
     is_unconditional,
@@ -35,6 +34,7 @@ from ojs_cluster.http.handlers.bulk.bodies import (
 )
 from ojs_cluster.http.handlers.bulk.operations import audit_text, new_operation_id
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.redis.deadline import extend_deadline
 from ojs_cluster.store.bulk import operations as store_bulk
 from ojs_cluster.store.bulk.by_ids import change_jobs

@@ -15,8 +15,8 @@ from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.core.webhooks import Secret, Subscription
 from ojs_cluster.http import query, replies
 from ojs_cluster.http.app import App
-from ojs_cluster.http.bodies import decode
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.store.webhooks import subscriptions
 from ojs_cluster.store.webhooks.counts import DeliveryCounts, read_counts
 from ojs_cluster.webhooks.addresses import check_literal, parse_url

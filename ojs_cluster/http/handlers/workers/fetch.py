@@ -12,8 +12,8 @@ from ojs_cluster.core.errors import InvalidRequest, MalformedJob
 from ojs_cluster.http import fields
 from ojs_cluster.http.access.queue_scope import check_queues
 from ojs_cluster.http.app import App
-from ojs_cluster.http.bodies import decode
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.store.fetch.fetch import release
 from ojs_cluster.store.fetch.long_poll import fetch_or_wait
 from ojs_cluster.store.jobs.fields import CHECKPOINT

@@ -13,9 +13,9 @@ from ojs_cluster.core.raw_json import join
 from ojs_cluster.http import fields, replies
 from ojs_cluster.http.access.queue_scope import accessible_jobs
 from ojs_cluster.http.app import App
-from ojs_cluster.http.bodies import decode
 from ojs_cluster.http.hooks import find_test_directive
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.store.workers.heartbeat import Heartbeat, WorkerState, heartbeat
 
 _MAX_JOBS: Final = 1000

@@ -20,7 +20,7 @@ from ojs_cluster.http.handlers.admin import trace as admin_trace
 from ojs_cluster.http.handlers.admin import workers as admin_workers
 from ojs_cluster.http.handlers.bulk import operations as bulk_operations
 from ojs_cluster.http.handlers.bulk import views as bulk_views
-from ojs_cluster.http.router import V1, QueueAccess, Route, with_aliases
+from ojs_cluster.http.routing.router import V1, QueueAccess, Route, with_aliases
 
 ROUTES: Final[tuple[Route, ...]] = (
     Route("GET", f"{V1}/admin/stats", admin_overview.stats, Scope.ADMIN_READ, QueueAccess.HANDLER),

@@ -9,18 +9,17 @@ from ojs_cluster.http.handlers import (
     batch,
     checkpoints,
     event_streams,
-    fetch,
     jobs,
     priority,
     progress,
     result,
     retries,
-    settle,
     unique_jobs,
 )
 from ojs_cluster.http.handlers.bulk import enqueue as bulk_enqueue
 from ojs_cluster.http.handlers.bulk import views as bulk_views
-from ojs_cluster.http.router import V1, QueueAccess, Route
+from ojs_cluster.http.handlers.workers import fetch, settle
+from ojs_cluster.http.routing.router import V1, QueueAccess, Route
 
 ROUTES: Final[tuple[Route, ...]] = (
     Route(

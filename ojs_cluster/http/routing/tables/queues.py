@@ -8,7 +8,7 @@ from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.http.handlers import dead_letters, event_streams, queues, rate_limits
 from ojs_cluster.http.handlers.admin import bulk_retry as admin_bulk_retry
 from ojs_cluster.http.handlers.bulk import views as bulk_views
-from ojs_cluster.http.router import V1, QueueAccess, Route, with_aliases
+from ojs_cluster.http.routing.router import V1, QueueAccess, Route, with_aliases
 
 ROUTES: Final[tuple[Route, ...]] = (
     Route("GET", f"{V1}/queues", queues.list_queues, Scope.DATA_READ, QueueAccess.HANDLER),

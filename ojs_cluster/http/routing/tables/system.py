@@ -6,7 +6,7 @@ from typing import Final
 
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.http.handlers import metrics, system
-from ojs_cluster.http.router import V1, QueueAccess, Route
+from ojs_cluster.http.routing.router import V1, QueueAccess, Route
 
 ROUTES: Final[tuple[Route, ...]] = (
     Route("GET", "/ojs/manifest", system.manifest, Scope.DATA_READ, QueueAccess.NONE),

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from ojs_cluster.core.access.scopes import Scope
-from ojs_cluster.http.handlers import webhook_deliveries, webhooks
-from ojs_cluster.http.router import V1, Route
+from ojs_cluster.http.handlers.webhooks import deliveries as webhook_deliveries
+from ojs_cluster.http.handlers.webhooks import subscriptions as webhooks
+from ojs_cluster.http.routing.router import V1, Route
 
 ROUTES: Final[tuple[Route, ...]] = (
     Route("GET", f"{V1}/webhooks/subscriptions", webhooks.list_subscriptions, Scope.ADMIN_READ),

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from ojs_cluster.core.access.scopes import Scope
-from ojs_cluster.http.handlers import fetch, heartbeat, progress, settle, settle_many, workers
-from ojs_cluster.http.router import V1, QueueAccess, Route, with_aliases
+from ojs_cluster.http.handlers import progress
+from ojs_cluster.http.handlers.workers import fetch, heartbeat, settle, settle_many
+from ojs_cluster.http.handlers.workers import list_workers as workers
+from ojs_cluster.http.routing.router import V1, QueueAccess, Route, with_aliases
 
 ROUTES: Final[tuple[Route, ...]] = (
     Route(

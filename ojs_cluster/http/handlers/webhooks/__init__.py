@@ -1,0 +1,1 @@
+"""Handlers of webhook subscriptions and their deliveries."""

@@ -1,0 +1,1 @@
+"""Handlers that workers call, and those about workers."""

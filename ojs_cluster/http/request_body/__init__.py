@@ -1,0 +1,1 @@
+"""Read the bodies of requests: their limits, their memory, and their decoding."""

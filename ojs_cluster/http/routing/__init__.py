@@ -1,0 +1,1 @@
+"""The routes, and how a request finds its route."""
