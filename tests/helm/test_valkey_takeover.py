@@ -177,7 +177,7 @@ def test_one_of_two_replicas_takes_over(
         assert owners([pod.server for pod in five.all]) == {"0-5460": 1, "10922-16383": 1}
         with heir.node.client() as client:
             assert client.get("kept-2") == b"2"
-        # Slots without a copy stay with the lost master, which nobody reaches. Its state may be
+        # Slots without a copy stay with the lost master, and no node is connected to it. It may be
         # fail or noaddr: it depends on whether another node has its address before its time is out.
         (lost,) = (row for row in heir.rows() if row[0] == lost_id)
         assert lost[8:] == ["5461-10921"]

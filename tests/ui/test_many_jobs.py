@@ -129,7 +129,7 @@ def test_a_worker_is_quieted_and_resumed(running: Running, admin: httpx.Client) 
     assert "gets no new jobs" in act(admin, f"{path}/direct/quiet", "workers")
     assert "direct/resume" in page(admin, path)
     assert "gets jobs again" in act(admin, f"{path}/direct/resume", "workers")
-    unknown = act(admin, "/ui/workers/nobody/direct/quiet", "workers")
+    unknown = act(admin, "/ui/workers/unknown/direct/quiet", "workers")
     assert "not known any more" in unknown
 
 
