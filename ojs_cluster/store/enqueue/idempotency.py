@@ -13,6 +13,7 @@ import time
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.off_loop import off_loop
 
 KEPT_MS: Final = 24 * 3_600_000
 """How long a key is kept after its request, in milliseconds."""
@@ -96,7 +98,9 @@ async def begin(store: Store, principal: str, key: str, body: bytes) -> KeyedReq
         raise Conflict("another request has used this idempotency key", field="idempotency_key")
     response: bytes | None = None
     with suppress(zlib.error):  # a damaged response is as good as none
-        response = zlib.decompress(reply[2]) if reply[2] else None
+        if reply[2]:
+            # One byte may become a thousand, and the jobs of a large request repeat each other.
+            response = await off_loop(partial(zlib.decompress, reply[2]), len(reply[2]), large=4096)
     known_seed = reply[1].decode(errors="replace")
     if not _SEED.fullmatch(known_seed):
         raise Conflict("this idempotency key is damaged: use another one", field="idempotency_key")
@@ -109,7 +113,7 @@ async def end(store: Store, begun: KeyedRequest, response: bytes) -> None:
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    packed = zlib.compress(response)
+    packed = await off_loop(partial(zlib.compress, response), len(response))
     if len(packed) > _MAX_RESPONSE:
         return
     shard = _shard(store, begun.name)
