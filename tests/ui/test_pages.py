@@ -77,6 +77,34 @@ def test_jobs_are_listed_by_state_and_search_with_a_cursor(admin: httpx.Client, 
     assert demo.jobs["completed"] not in found
 
 
+def test_a_search_for_an_id_opens_the_job(admin: httpx.Client, demo: Demo) -> None:
+    job_id = demo.jobs["discarded"]
+    for text in (job_id, f"  {job_id.upper()} ", f"id:{job_id}", f'id:"{job_id}"'):
+        answer = admin.get("/ui/jobs", params={"query": text})
+        assert answer.status_code == 303, text
+        assert answer.headers["location"] == f"./jobs/{job_id}"
+    assert admin.get("/ui/jobs", params={"type": job_id}).status_code == 303
+    assert "/workflows/" in str(
+        admin.get("/ui/jobs", params={"query": demo.workflow}).headers["location"]
+    )
+    for text in (f"id:{job_id} state:active", f"id:{job_id}*", f"id:{job_id},{demo.workflow}"):
+        assert admin.get("/ui/jobs", params={"query": text}).status_code == 200, text
+    unknown = f"{'0' * 8}-0000-7000-8000-{'0' * 12}"
+    shown = page(admin, f"/ui/jobs?query={unknown}")
+    assert "No job has this id" in shown
+    for path in ("/ui/", "/ui/jobs"):
+        assert "id:" in next(
+            each.attributes["placeholder"]
+            for each in parse(page(admin, path)).all("input")
+            if each.attributes.get("type") == "search"
+        )
+
+
+def test_a_key_for_some_queues_opens_no_other_job(running: Running, demo: Demo) -> None:
+    with running.browser("email-key") as client:
+        assert "No job has this id" in page(client, f"/ui/jobs?query={demo.jobs['active']}")
+
+
 def test_a_mistake_in_a_search_is_explained_beside_it(admin: httpx.Client) -> None:
     text = page(admin, "/ui/jobs?query=colour:red", 400)
     assert 'id="refusal"' in text

@@ -7,11 +7,14 @@ from typing import Any, Final
 import msgspec
 import orjson
 
+from ojs_cluster.core.errors import InvalidRequest
+from ojs_cluster.core.jobs.ids import is_job_id
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.raw_json import object_members, string
+from ojs_cluster.core.search import parse_search
 from ojs_cluster.ui.json_view import short_json
 from ojs_cluster.ui.pages.bulk import ACTIONS, SCOPES
-from ojs_cluster.ui.visit import Answer, ApiError, Page, Visit
+from ojs_cluster.ui.visit import Answer, ApiError, Page, SeeOther, Visit
 
 PER_PAGE: Final = 50
 _FILTERS: Final = ("state", "queue", "type", "query")
@@ -84,10 +87,15 @@ decode_jobs: Final = msgspec.json.Decoder(_Listed).decode
 
 
 async def show_all(visit: Visit) -> Answer:
-    """List jobs, newest first."""
+    """List jobs, newest first. A search for one id opens the job."""
     filters = {name: visit.query.get(name, "").strip() for name in _FILTERS}
     if filters["state"] not in [state.value for state in STATES]:
         filters["state"] = ""
+    named = _only_id(filters["query"] or filters["type"] or filters["queue"])
+    if named and (target := await _place_of(visit, named)):
+        return SeeOther(target)
+    if is_job_id(filters["query"].lower()):
+        filters["query"] = f"id:{named}"
     listed, refusal = _Listed([], {}), ""
     try:
         raw = await visit.get(
@@ -107,6 +115,7 @@ async def show_all(visit: Visit) -> Answer:
             "pagination": listed.pagination,
             "filters": filters,
             "refusal": refusal,
+            "named": named,
             "states": [state.value for state in STATES],
             "counts": await _counts(visit, filters),
             "cursor": visit.query.get("cursor", ""),
@@ -116,6 +125,33 @@ async def show_all(visit: Visit) -> Answer:
         },
         400 if refusal else 200,
     )
+
+
+def _only_id(query: str) -> str:
+    """Return the id that is all a search names: bare, or as ``id:ID``; empty for another search."""
+    bare = query.lower()
+    if is_job_id(bare):
+        return bare
+    try:
+        search = parse_search(query, now_ms=0)
+    except InvalidRequest:
+        return ""
+    ids = search.exact_values("id") or frozenset()
+    is_only = len(search.terms) == 1 and search.since_ms is None and search.until_ms is None
+    return next(iter(ids)) if is_only and len(ids) == 1 else ""
+
+
+async def _place_of(visit: Visit, named: str) -> str:
+    """Return the address of the job, or of the workflow, with this id; empty if there is none."""
+    for page, path in (("jobs", ("admin", "jobs", named)), ("workflows", ("workflows", named))):
+        try:
+            await visit.get(*path)
+        except ApiError as error:
+            if error.status not in (400, 403, 404, 422):
+                raise
+        else:
+            return visit.url(page, named)
+    return ""
 
 
 async def _counts(visit: Visit, filters: dict[str, str]) -> dict[str, int]:
