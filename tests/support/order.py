@@ -10,7 +10,12 @@ from typing import Final
 
 import pytest
 
-LONG: Final = ("tests/conformance/test_on_", "tests/chaos/test_chaos.py", "tests/kill/")
+LONG: Final = (
+    "tests/conformance/test_on_",
+    "tests/chaos/test_chaos.py",
+    "tests/kill/",
+    "tests/upgrade/",
+)
 """Prefixes of such files. The first measure times, so they need an idle machine beside them. The
 last start enough processes that the first would be late.
 """
