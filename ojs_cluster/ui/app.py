@@ -27,14 +27,13 @@ from ojs_cluster.http.errors import entry_for
 from ojs_cluster.http.hypercorn.asgi import read_head
 from ojs_cluster.http.hypercorn.quart_app import OJSQuart
 from ojs_cluster.http.messages import Request
-from ojs_cluster.store.cached import Cached
-from ojs_cluster.store.operations.session_secret import session_secret
 from ojs_cluster.ui import browser, static_files
 from ojs_cluster.ui.access import SESSION_S, FailedLogins, Sessions, is_own_form, now_s
 from ojs_cluster.ui.login import LOGIN, LOGOUT, login_page, refusal_of_login
 from ojs_cluster.ui.navigation import MENU
 from ojs_cluster.ui.render import Templates
 from ojs_cluster.ui.routes import PAGES, PageRoute
+from ojs_cluster.ui.session_secret import SessionSecret
 from ojs_cluster.ui.settings import UiSettings
 from ojs_cluster.ui.snapshots import Snapshots
 from ojs_cluster.ui.visit import (
@@ -53,7 +52,6 @@ log = logging.getLogger("ojs.http")
 PREFIX: Final = "/ui"
 _MAX_FORM: Final = 64 * 1024
 """Maximum size of a form in bytes, as of other request bodies that need no memory budget."""
-_SECRET_KEPT_S: Final = 60.0
 _ANONYMOUS: Final = Principal("", frozenset())
 
 
@@ -126,7 +124,7 @@ class _Dashboard:
         self._sessions = Sessions()
         self._failed_logins = FailedLogins()
         self._snapshots: Snapshots[bytes] = Snapshots()
-        self._secret = Cached(lambda: session_secret(app.store), lambda _: _SECRET_KEPT_S)
+        self._secret = SessionSecret(app.store)
 
     async def redirect(self) -> TrioResponse:
         """Send the browser to the first page."""

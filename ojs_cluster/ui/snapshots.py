@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
+
+import trio
 
 from ojs_cluster.store.cached import Cached
 
@@ -14,21 +16,57 @@ _MAX_KEPT: Final = 100
 """Maximum number of shared replies; a new one replaces the oldest."""
 
 
+class Aged(NamedTuple, Generic[T]):
+    """A value, and its age in seconds."""
+
+    value: T
+    age_s: float
+
+
+class _Snapshot(Generic[T]):
+    """One value, with the time of its last computation."""
+
+    def __init__(self, compute: Callable[[], Awaitable[T]], kept_s: float) -> None:
+        self._compute = compute
+        self.cached = Cached(self._compute_and_note, lambda _: kept_s)
+        self.last: tuple[T, float] | None = None
+
+    async def _compute_and_note(self) -> T:
+        value = await self._compute()
+        self.last = value, trio.current_time()
+        return value
+
+
 class Snapshots(Generic[T]):
     """Keeps the last computed value of each name."""
 
     def __init__(self) -> None:
-        self._cached: dict[str, Cached[T]] = {}
+        self._snapshots: dict[str, _Snapshot[T]] = {}
 
-    async def get(self, name: str, compute: Callable[[], Awaitable[T]]) -> T:
-        """Return the value of ``name``, computed at most ``KEPT_S`` ago.
+    async def get(
+        self, name: str, compute: Callable[[], Awaitable[T]], kept_s: float = KEPT_S
+    ) -> T:
+        """Return the value of ``name``, computed at most ``kept_s`` ago.
+
+        Args:
+            name: the name.
+            compute: computes the value. Every call for one name passes the same function.
+            kept_s: how long the value is kept, in seconds; the same in every call for one name.
 
         Raises:
             Exception: what ``compute`` raises.
         """
-        cached = self._cached.get(name)
-        if cached is None:
-            while len(self._cached) >= _MAX_KEPT:
-                del self._cached[next(iter(self._cached))]
-            cached = self._cached[name] = Cached(compute, lambda _: KEPT_S)
-        return await cached.get()
+        snapshot = self._snapshots.get(name)
+        if snapshot is None:
+            while len(self._snapshots) >= _MAX_KEPT:
+                del self._snapshots[next(iter(self._snapshots))]
+            snapshot = self._snapshots[name] = _Snapshot(compute, kept_s)
+        return await snapshot.cached.get()
+
+    def last(self, name: str) -> Aged[T] | None:
+        """Return the newest computed value of ``name`` at any age; None if there is none."""
+        snapshot = self._snapshots.get(name)
+        if snapshot is None or snapshot.last is None:
+            return None
+        value, at = snapshot.last
+        return Aged(value, trio.current_time() - at)

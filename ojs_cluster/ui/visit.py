@@ -13,11 +13,13 @@ from ojs_cluster.core.access.scopes import Principal, Scope
 from ojs_cluster.http.app import App
 from ojs_cluster.http.internal import call_as
 from ojs_cluster.http.messages import BodyStream, PageRequest, Request, Response
+from ojs_cluster.ui.patience import await_while_healthy
 from ojs_cluster.ui.settings import UiSettings
-from ojs_cluster.ui.snapshots import Snapshots
+from ojs_cluster.ui.snapshots import Aged, Snapshots
 
 _MAX_PAGE_DIGITS: Final = 4
 _MAX_TARGET: Final = 4000  # characters
+_SERVER_ERROR: Final = 500
 _FORWARDED: Final = ("x-forwarded-for", "user-agent", "last-event-id")
 
 
@@ -195,8 +197,28 @@ class Visit:
         """
         if not self.sees_cluster:
             return await self.get(*segments, **query)
-        name = f"{segments} {sorted(query.items())}"
+        name = _snapshot_name(segments, query)
         return await self.snapshots.get(name, lambda: self.get(*segments, **query))
+
+    async def shared_or_last(self, *segments: str, **query: Any) -> Aged[bytes] | None:
+        """Return what ``shared`` returns, or its last value while a master does not answer.
+
+        Returns:
+            The body and its age, 0 for a current one; None if there is no earlier value that the
+            user may see.
+
+        Raises:
+            ApiError: the API refused the request.
+        """
+        try:
+            body = await await_while_healthy(self.app, lambda: self.shared(*segments, **query))
+        except ApiError as error:
+            if error.status < _SERVER_ERROR:
+                raise
+            body = None
+        if body is not None:
+            return Aged(body, 0.0)
+        return self.snapshots.last(_snapshot_name(segments, query)) if self.sees_cluster else None
 
     async def send(
         self,
@@ -245,6 +267,10 @@ class Visit:
             principal=self.principal,
         )
         return await call_as(self.app, request, action)
+
+
+def _snapshot_name(segments: tuple[str, ...], query: Mapping[str, Any]) -> str:
+    return f"{segments} {sorted(query.items())}"
 
 
 def _body(response: Response) -> bytes:

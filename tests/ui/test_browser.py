@@ -207,3 +207,20 @@ def test_numbers_refresh_by_themselves_and_colours_are_remembered(
     assert page.locator("#live").input_value() == "2"
     visitor.check()
     visitor.page.context.close()
+
+
+def test_a_page_that_cannot_refresh_says_so(
+    chromium: Browser, running: Running, demo: Demo
+) -> None:
+    visitor = window(chromium, running)
+    visitor.log_in()
+    page = visitor.page
+    page.locator("html.js").wait_for()
+    page.locator("#live").select_option("2")
+    page.context.set_offline(True)
+    expect(page.locator("#not-refreshed")).to_contain_text(
+        "could not be refreshed since", timeout=WAIT_MS
+    )
+    page.context.set_offline(False)
+    expect(page.locator("#not-refreshed")).to_be_hidden(timeout=WAIT_MS)
+    visitor.page.context.close()

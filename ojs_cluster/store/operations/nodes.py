@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import trio
 
@@ -25,6 +25,13 @@ PATIENCE_S: Final = 0.5
 """Longest time in seconds to wait for one node or one shard."""
 _MAX_SCHEDULERS: Final = 64
 """Maximum number of candidates, as in ``lead.lua``."""
+_FULL: Final = 0.99
+"""Used part of the memory limit from which a master is full. Redis refuses jobs above the limit,
+and its memory then goes up and down around it."""
+_NEARLY_FULL: Final = 0.85
+
+MemoryVerdict = Literal["", "no_limit", "ok", "nearly_full", "full"]
+"""Whether the memory of a master suffices; empty if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +64,7 @@ class MasterStatus:
         server: its program and version.
         memory_bytes: memory used.
         max_memory_bytes: the limit of the memory; 0 for none.
+        memory: the verdict on both.
         policy: what it does when the memory is full.
         persistence: ``AOF`` or ``no AOF``; empty if unknown.
         clients: number of connections.
@@ -73,6 +81,7 @@ class MasterStatus:
     server: str = ""
     memory_bytes: int | None = None
     max_memory_bytes: int | None = None
+    memory: MemoryVerdict = ""
     policy: str = ""
     persistence: str = ""
     clients: int | None = None
@@ -137,8 +146,11 @@ async def read_cluster(store: Store, group: str) -> ClusterStatus:
 
     async def read_one(address: Address) -> None:
         began, info = trio.current_time(), None
-        with trio.move_on_after(PATIENCE_S), suppress(BackendUnavailable, RedisReplyError):
-            info = _parse_info(await store.redis.call_node(address, "INFO"))
+        with trio.move_on_after(PATIENCE_S), suppress(BackendUnavailable):
+            try:
+                info = _parse_info(await store.redis.call_node(address, "INFO"))
+            except RedisReplyError:
+                info = {}  # it answers, although the user of the server may not run INFO
         took_ms = (trio.current_time() - began) * 1000
         masters.append(_master(str(address), slots[address], owned[address], info, took_ms))
 
@@ -173,15 +185,17 @@ def _master(
         return MasterStatus(address, slots, shards)
     kind = info.get("server_name") or ("valkey" if "valkey_version" in info else "redis")
     version = info.get("valkey_version") or info.get("redis_version", "")
+    used, limit = _number(info, "used_memory"), _number(info, "maxmemory")
     return MasterStatus(
         address,
         slots,
         shards,
         answers=True,
         took_ms=round(took_ms, 1),
-        server=f"{kind} {version}".strip(),
-        memory_bytes=_number(info, "used_memory"),
-        max_memory_bytes=_number(info, "maxmemory"),
+        server=f"{kind} {version}".strip() if version else "",
+        memory_bytes=used,
+        max_memory_bytes=limit,
+        memory=_verdict(used, limit, _number(info, "mem_not_counted_for_evict") or 0),
         policy=info.get("maxmemory_policy", ""),
         persistence={"1": "AOF", "0": "no AOF"}.get(info.get("aof_enabled", ""), ""),
         clients=_number(info, "connected_clients"),
@@ -189,6 +203,23 @@ def _master(
         uptime_s=_number(info, "uptime_in_seconds"),
         replicas=tuple(_replicas(info)),
     )
+
+
+def _verdict(used: int | None, limit: int | None, uncounted: int) -> MemoryVerdict:
+    """Return the verdict on the memory of a master.
+
+    Args:
+        used: memory used in bytes, None if unknown.
+        limit: the limit in bytes, 0 for none, None if unknown.
+        uncounted: the part of ``used`` that does not count for the limit, such as the buffers of
+            replicas.
+    """
+    if used is None or limit is None:
+        return ""
+    if limit == 0:
+        return "no_limit"
+    part = max(0, used - uncounted) / limit
+    return "full" if part >= _FULL else "nearly_full" if part >= _NEARLY_FULL else "ok"
 
 
 def _replicas(info: Mapping[str, str]) -> Sequence[ReplicaStatus]:

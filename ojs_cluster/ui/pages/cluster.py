@@ -5,15 +5,10 @@ from __future__ import annotations
 import platform
 import socket
 import time
-from typing import Any, Final
 
-import orjson
-
-from ojs_cluster.store.operations.nodes import read_cluster
+from ojs_cluster.ui.cluster_status import cluster_status, scheduler_group
+from ojs_cluster.ui.problems.of_cluster import problems_of_cluster
 from ojs_cluster.ui.visit import Answer, Page, Visit
-
-_GROUP: Final = "OJS_SCHEDULER_GROUP"
-_SLOTS: Final = 16384
 
 
 async def show(visit: Visit) -> Answer:
@@ -25,19 +20,15 @@ async def show(visit: Visit) -> Answer:
             "hint": "Log in with a key for all queues.",
         }
         return Page("error.html", context, 403)
-    group = next((v.value for v in visit.app.configuration if v.name == _GROUP), "") or "default"
-
-    async def read() -> bytes:
-        return orjson.dumps(await read_cluster(visit.app.store, group))
-
-    status: dict[str, Any] = orjson.loads(await visit.snapshots.get("cluster", read))
+    status, group = await cluster_status(visit), scheduler_group(visit.app)
     return Page(
         "cluster.html",
         {
             "cluster": status,
             "group": group,
-            "uncovered": _SLOTS - status["slots_covered"],
-            "silent": sum(not master["answers"] for master in status["masters"]),
+            "advice": sorted(
+                problems_of_cluster(status, group), key=lambda problem: not problem.severe
+            ),
             "process": {
                 "host": socket.gethostname(),
                 "python": platform.python_version(),

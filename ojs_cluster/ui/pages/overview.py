@@ -7,7 +7,9 @@ from typing import Any, Final
 import orjson
 
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.ui.problems import find_problems
+from ojs_cluster.store.fanout import run_concurrently
+from ojs_cluster.ui.problems.find import Condition, find_problems, read_condition
+from ojs_cluster.ui.snapshots import Aged
 from ojs_cluster.ui.visit import Answer, Page, Visit
 
 RANGES: Final = {
@@ -31,19 +33,38 @@ TILES: Final = (
 
 
 async def show(visit: Visit) -> Answer:
-    """Show the overview."""
-    stats = orjson.loads(await visit.shared("admin", "stats"))
+    """Show the overview.
+
+    The page also answers while masters are down: with the last known numbers, or without numbers.
+    """
     chosen = visit.query.get("range", "1h")
     chosen = chosen if chosen in RANGES else "1h"
+    known: Aged[bytes] | None = None
+    condition: Condition | None = None
     points: list[dict[str, Any]] | None = None
-    if visit.sees_cluster and "hx-request" not in visit.head.headers:
-        points = await series(visit, chosen)
+
+    async def read_stats() -> None:
+        nonlocal known
+        known = await visit.shared_or_last("admin", "stats")
+
+    async def read_problems() -> None:
+        nonlocal condition
+        condition = await read_condition(visit)
+
+    async def read_history() -> None:
+        nonlocal points
+        if visit.sees_cluster and "hx-request" not in visit.head.headers:
+            points = await series(visit, chosen)
+
+    await run_concurrently([read_stats, read_problems, read_history], lambda read: read())
+    stats = None if known is None else orjson.loads(known.value)
     return Page(
         "overview.html",
         {
             "stats": stats,
+            "age_ms": 0 if known is None else known.age_s * 1000,
             "tiles": [state.value for state in TILES],
-            "problems": await find_problems(visit, stats),
+            "problems": find_problems(visit, stats, condition),
             "ranges": RANGES,
             "range": chosen,
             "points": points,
@@ -51,8 +72,12 @@ async def show(visit: Visit) -> Answer:
     )
 
 
-async def series(visit: Visit, chosen: str, queue: str | None = None) -> list[dict[str, Any]]:
+async def series(
+    visit: Visit, chosen: str, queue: str | None = None
+) -> list[dict[str, Any]] | None:
     """Return the points of a time span, the oldest first, with rates per minute.
+
+    None stands for points that cannot be read, because a master is down.
 
     Args:
         visit: the request.
@@ -60,7 +85,11 @@ async def series(visit: Visit, chosen: str, queue: str | None = None) -> list[di
         queue: a queue; None for the whole cluster.
     """
     period, _, minutes = RANGES[chosen]
-    raw = await visit.shared("admin", "stats", "history", period=period, since=chosen, queue=queue)
+    known = await visit.shared_or_last(
+        "admin", "stats", "history", period=period, since=chosen, queue=queue
+    )
+    if known is None:
+        return None
     return [
         {
             "at": point["timestamp"],
@@ -68,5 +97,5 @@ async def series(visit: Visit, chosen: str, queue: str | None = None) -> list[di
             **{name: point[name] for name in _TIMES},
             "depth": point["depth"],
         }
-        for point in orjson.loads(raw)["data"]
+        for point in orjson.loads(known.value)["data"]
     ]

@@ -38,10 +38,21 @@
     if (area.dataset.refresh === "rows") checkForNewRows(area);
     else window.htmx.ajax("GET", location.href, { target: "#refreshed", select: "#refreshed", swap: "outerHTML" });
   }
+  // A page that is no longer refreshed says so: its numbers would look current.
+  const stale = byId("not-refreshed");
+  let refreshedAt = new Date();
+  function noteRefresh(answered) {
+    if (answered) refreshedAt = new Date();
+    else stale.textContent = `This page could not be refreshed since ${refreshedAt.toLocaleTimeString()}. The server does not answer; the page tries again.`;
+    stale.hidden = answered;
+  }
+  for (const name of ["htmx:sendError", "htmx:responseError", "htmx:timeout"]) document.addEventListener(name, () => noteRefresh(false));
+  document.addEventListener("htmx:afterSwap", () => noteRefresh(true));
   // A list does not move under the reader: rows keep their place, and a banner offers the new ones.
   async function checkForNewRows(area) {
-    const response = await fetch(location.href, { headers: { "HX-Request": "true" } });
-    if (!response.ok) return;
+    const response = await fetch(location.href, { headers: { "HX-Request": "true" } }).catch(() => null);
+    noteRefresh(response !== null && response.ok);
+    if (response === null || !response.ok) return;
     const page = new DOMParser().parseFromString(await response.text(), "text/html");
     const fresh = page.querySelectorAll("#refreshed tr[data-id]");
     const known = new Map([...area.querySelectorAll("tr[data-id]")].map((row) => [row.dataset.id, row]));

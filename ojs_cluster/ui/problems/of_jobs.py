@@ -1,16 +1,13 @@
-"""Find the problems of a cluster, with what an operator can do about each."""
+"""Problems of jobs, queues and effects, and maintenance mode."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Final
 
-from ojs_cluster.core.errors import OJSError
 from ojs_cluster.store.operations.metrics import ClusterMetrics
 from ojs_cluster.ui.formats import duration, number
-from ojs_cluster.ui.visit import Visit
+from ojs_cluster.ui.problems.problem import Problem
 
 _OLD_MS: Final = 5 * 60_000
 """Age in milliseconds from which an available job counts as old."""
@@ -19,58 +16,8 @@ _LATE_MS: Final = 10_000
 _MAX_NAMED: Final = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One problem.
-
-    Attributes:
-        what: what is wrong, in one sentence.
-        action: what to do.
-        path: the segments of the page that shows more.
-        severe: whether jobs are not processed because of it.
-        query: the parameters of the page.
-    """
-
-    what: str
-    action: str
-    path: tuple[str, ...] = ()
-    severe: bool = False
-    query: Mapping[str, str] | None = None
-
-
-async def find_problems(visit: Visit, stats: Mapping[str, Any]) -> list[Problem]:
-    """Return all problems, those that stop jobs first.
-
-    A user who may see some queues only gets the problems of these queues.
-
-    Args:
-        visit: the request.
-        stats: the statistics of the API.
-    """
-    # Maintenance mode is not read from the statistics, which may be some seconds old.
-    found = [*_of_maintenance(visit.app.maintenance.members()), *_of_stats(stats)]
-    if visit.sees_cluster:
-        app = visit.app
-        health = await app.health.get()
-        if health is None:
-            found.append(
-                Problem("Redis does not answer", "Check the Redis servers and REDIS_URL.", (), True)
-            )
-        elif not health.covered:
-            found.append(
-                Problem(
-                    "A Redis master is down, or slots have no master",
-                    "Jobs of its shards wait. Check the failover of the Redis cluster.",
-                    (),
-                    True,
-                )
-            )
-        with suppress(OJSError):
-            found += _of_metrics(await app.cached_metrics.get())
-    return sorted(found, key=lambda problem: not problem.severe)
-
-
-def _of_maintenance(maintenance: Mapping[str, Any]) -> Iterator[Problem]:
+def problems_of_maintenance(maintenance: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield the problem of maintenance mode, from the members that the API shows."""
     if maintenance["enabled"]:
         refused = " and ".join(maintenance["refused"])
         yield Problem(
@@ -81,7 +28,8 @@ def _of_maintenance(maintenance: Mapping[str, Any]) -> Iterator[Problem]:
         )
 
 
-def _of_stats(stats: Mapping[str, Any]) -> Iterator[Problem]:
+def problems_of_stats(stats: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield the problems in the statistics of the API."""
     waiting = stats["jobs"]["available"]
     if waiting and stats.get("workers") == 0:
         yield Problem(
@@ -99,8 +47,15 @@ def _of_stats(stats: Mapping[str, Any]) -> Iterator[Problem]:
         )
 
 
-def _of_metrics(metrics: ClusterMetrics) -> Iterator[Problem]:
-    if metrics.unreachable:
+def problems_of_metrics(metrics: ClusterMetrics, *, is_explained: bool) -> Iterator[Problem]:
+    """Yield the problems in the metrics.
+
+    Args:
+        metrics: the metrics.
+        is_explained: whether a severe problem of the masters or the schedulers is reported. Silent
+            shards and late loops are then its consequences.
+    """
+    if metrics.unreachable and not is_explained:
         yield Problem(
             f"{number(metrics.unreachable)} shards did not answer in time",
             "Check the load and the state of the Redis masters.",
@@ -108,12 +63,13 @@ def _of_metrics(metrics: ClusterMetrics) -> Iterator[Problem]:
             True,
         )
     late = {name: ms for name, ms in metrics.late_ms.items() if ms >= _LATE_MS}
-    if late:
+    if late and not is_explained:
         yield Problem(
-            f"No scheduler does its work: the loop {', '.join(late)} is "
+            f"The scheduler is behind: the loop {', '.join(late)} is "
             f"{duration(max(late.values()))} late",
-            "Start a scheduler (ojs-cluster scheduler), or check the log of the running ones.",
-            (),
+            "Read the log of the schedulers, and check the load of the Redis masters. More "
+            "schedulers share the shards.",
+            ("cluster",),
             True,
         )
     if metrics.outbox_dead_letters:

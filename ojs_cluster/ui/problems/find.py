@@ -1,0 +1,113 @@
+"""Find the problems of a cluster, those that stop jobs first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ojs_cluster.core.errors import OJSError
+from ojs_cluster.store.fanout import run_concurrently
+from ojs_cluster.store.operations.health import Health
+from ojs_cluster.store.operations.metrics import ClusterMetrics
+from ojs_cluster.ui.cluster_status import cluster_status, scheduler_group
+from ojs_cluster.ui.patience import await_while_healthy
+from ojs_cluster.ui.problems.of_cluster import problems_of_cluster
+from ojs_cluster.ui.problems.of_jobs import (
+    problems_of_maintenance,
+    problems_of_metrics,
+    problems_of_stats,
+)
+from ojs_cluster.ui.problems.problem import Problem
+from ojs_cluster.ui.visit import Visit
+
+
+@dataclass(slots=True)
+class Condition:
+    """What is known about the cluster. Each part is None if it could not be read in time.
+
+    Attributes:
+        health: the health of Redis.
+        status: the members of a ``nodes.ClusterStatus``.
+        metrics: the metrics.
+    """
+
+    health: Health | None = None
+    status: Mapping[str, Any] | None = None
+    metrics: ClusterMetrics | None = None
+
+
+async def read_condition(visit: Visit) -> Condition | None:
+    """Read the condition of the cluster; None for a user who may not see the whole cluster.
+
+    No part waits for a silent master for longer than a second or two.
+    """
+    if not visit.sees_cluster:
+        return None
+    condition, app = Condition(), visit.app
+
+    async def read_health() -> None:
+        condition.health = await app.health.get()
+
+    async def read_status() -> None:
+        condition.status = await cluster_status(visit)
+
+    async def read_metrics() -> None:
+        try:
+            condition.metrics = await await_while_healthy(app, app.cached_metrics.get)
+        except OJSError:
+            condition.metrics = None
+
+    await run_concurrently([read_health, read_status, read_metrics], lambda read: read())
+    return condition
+
+
+def find_problems(
+    visit: Visit, stats: Mapping[str, Any] | None, condition: Condition | None
+) -> list[Problem]:
+    """Return all problems.
+
+    A user who may see some queues only gets the problems of these queues.
+
+    Args:
+        visit: the request.
+        stats: the statistics of the API; None if they could not be read.
+        condition: the condition of the cluster; None if the user may not see it.
+    """
+    # Maintenance mode is not read from the statistics, which may be some seconds old.
+    found = [*problems_of_maintenance(visit.app.maintenance.members())]
+    if condition is not None:
+        found += _of_condition(condition, scheduler_group(visit.app))
+    elif stats is None:
+        found.append(
+            Problem(
+                "The queues could not be read",
+                "Try again in a minute. If it fails again, tell the operator of the server.",
+                severe=True,
+            )
+        )
+    if stats is not None:
+        found += problems_of_stats(stats)
+    return sorted(found, key=lambda problem: not problem.severe)
+
+
+def _of_condition(condition: Condition, group: str) -> list[Problem]:
+    found = [] if condition.status is None else [*problems_of_cluster(condition.status, group)]
+    if not any(problem.severe for problem in found):
+        if condition.health is None:
+            found.append(
+                Problem("Redis does not answer", "Check the Redis servers and REDIS_URL.", (), True)
+            )
+        elif not condition.health.covered:
+            found.append(
+                Problem(
+                    "A Redis master does not answer all requests in time",
+                    "Check the load and the network of the Redis masters.",
+                    ("cluster",),
+                    True,
+                )
+            )
+    if condition.metrics is not None:
+        is_explained = any(problem.severe for problem in found)
+        found += problems_of_metrics(condition.metrics, is_explained=is_explained)
+    return found
