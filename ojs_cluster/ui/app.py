@@ -340,6 +340,6 @@ def _failed(visit: Visit, error: ApiError) -> Answer:
     """Return to the page of a refused action, or show why there is no page."""
     if visit.head.method == "POST":
         back = local_target(visit.form.get("back", ""))
-        return SeeOther(visit.root + back, f"{error.message}. {error.hint}", failed=True)
+        return SeeOther(visit.root + back, error.sentence, failed=True)
     context = {"what": error.message, "why": "", "hint": error.hint}
     return Page("error.html", context, error.status)

@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from ojs_cluster import __version__
 from ojs_cluster.ui import formats
 from ojs_cluster.ui.json_view import readable
+from ojs_cluster.ui.limit_form import limits_in_words
 
 FOLDER: Final = Path(__file__).parent / "templates"
 
@@ -33,6 +34,8 @@ class Templates:
             size=formats.size,
             ago=formats.ago,
             state=formats.state,
+            plural=formats.plural,
+            limits=limits_in_words,
             readable=readable,
         )
         self._environment.globals.update(version=__version__, state_glyphs=formats.STATES)

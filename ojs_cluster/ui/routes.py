@@ -19,11 +19,12 @@ from ojs_cluster.ui.pages import (
     limits,
     operations,
     overview,
-    queues,
     webhooks,
     workers,
     workflows,
 )
+from ojs_cluster.ui.pages.queues import changes as queue_changes
+from ojs_cluster.ui.pages.queues import lists as queues
 from ojs_cluster.ui.visit import Answer
 
 Handler = Callable[..., Awaitable[Answer]]
@@ -52,6 +53,9 @@ PAGES: Final = (
     PageRoute("GET", "/queues/<name>", queues.show_one),
     PageRoute("POST", "/queues/<name>/pause", queues.pause, (Scope.ADMIN_WRITE,)),
     PageRoute("POST", "/queues/<name>/resume", queues.resume, (Scope.ADMIN_WRITE,)),
+    PageRoute("POST", "/queues/<name>/limits", queue_changes.set_limits, (Scope.ADMIN_WRITE,)),
+    PageRoute("POST", "/queues/<name>/config", queue_changes.configure, (Scope.ADMIN_WRITE,)),
+    PageRoute("POST", "/queues/<name>/purge", queue_changes.purge, (Scope.ADMIN_PURGE,)),
     PageRoute("GET", "/jobs", jobs.show_all),
     PageRoute("GET", "/jobs/<job_id>", job.show),
     PageRoute("GET", "/jobs/<job_id>.json", job.download),

@@ -20,6 +20,10 @@ from ojs_cluster.ui.snapshots import Aged, Snapshots
 _MAX_PAGE_DIGITS: Final = 4
 _MAX_TARGET: Final = 4000  # characters
 _SERVER_ERROR: Final = 500
+_HINTS_ABOUT_BODIES: Final = frozenset(
+    {"invalid_payload", "invalid_request", "validation_error", "unsupported"}
+)
+"""Codes of errors whose hint says how to change the request."""
 _FORWARDED: Final = ("x-forwarded-for", "user-agent", "last-event-id")
 
 
@@ -87,6 +91,7 @@ class ApiError(Exception):
         code: the error code.
         message: what happened.
         hint: what the user can do.
+        field: the path of the member of the body that is wrong; empty if the error names none.
     """
 
     def __init__(self, response: Response) -> None:
@@ -95,7 +100,17 @@ class ApiError(Exception):
         self.code = str(error.get("code", ""))
         self.message = str(error.get("message", ""))
         self.hint = str(error.get("hint") or error.get("details", {}).get("hint") or "")
+        self.field = str(error.get("details", {}).get("field", ""))
         super().__init__(self.message)
+
+    @property
+    def sentence(self) -> str:
+        """What happened and what to do, for people who have filled in a form.
+
+        Hints about the body of a request are left out, because people have not written it.
+        """
+        text = f"{self.message[:1].upper()}{self.message[1:]}."
+        return text if self.code in _HINTS_ABOUT_BODIES else f"{text} {self.hint}".rstrip()
 
 
 @dataclass(frozen=True, slots=True)

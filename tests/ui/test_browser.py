@@ -108,6 +108,25 @@ def test_every_page_is_accessible_and_fits(
     visitor.page.context.close()
 
 
+def test_no_column_is_cut_off_in_a_window_of_1280_pixels(
+    chromium: Browser, running: Running, demo: Demo
+) -> None:
+    visitor = window(chromium, running, viewport={"width": 1280, "height": 800})
+    visitor.log_in()
+    for path in ("queues", "cluster", "workers", "cron", "limits"):
+        page = visitor.open(path)
+        for table in page.locator(".scroll").all():
+            assert table.evaluate("each => each.scrollWidth - each.clientWidth") <= 0, path
+    visitor.check()
+    # In a narrow window a table scrolls, but its buttons stay in sight.
+    page = visitor.open("queues")
+    page.set_viewport_size({"width": 700, "height": 800})
+    box = page.get_by_role("button", name="Pause email").bounding_box()
+    assert box is not None
+    assert box["x"] + box["width"] <= 700
+    visitor.page.context.close()
+
+
 def _violations(page: Page, axe: str) -> list[str]:
     page.evaluate(axe)
     result = page.evaluate("axe.run(document, {resultTypes: ['violations']})")

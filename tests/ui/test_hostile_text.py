@@ -108,6 +108,16 @@ def test_hostile_text_is_shown_as_text(attacked: Running) -> None:
             f"/ui/jobs/{HOSTILE}/retry".replace("/>", ">"), data={"back": HOSTILE}
         )
         check(refused)
+        for path in ("limits", "config", "purge"):
+            fields = ("concurrency", "rate", "rate_period", "throttle", "throttle_period")
+            fields += ("partitions", "max_depth", "on_exhaustion", "typed", "was_partitions")
+            answer = client.post(f"/ui/queues/a/{path}", data=dict.fromkeys(fields, HOSTILE))
+            assert answer.status_code in (400, 422), path
+            check(answer)
+        # A question repeats the fields of the form.
+        asked = client.post("/ui/queues/a/limits", data={"concurrency": "0", HOSTILE: HOSTILE})
+        assert asked.status_code == 200
+        check(asked)
         for path in (f"queues/{HOSTILE}", f"jobs/{HOSTILE}", HOSTILE):
             check(client.get("/ui/" + path.replace("</", "<")))
     assert shown >= 4

@@ -48,6 +48,6 @@ async def summary(app: App, request: Request) -> Response:
             "workers_active": found.workers - found.worker_states.get("stale", 0),
             "avg_latency_ms": stats.avg_wait_ms,
             "avg_duration_ms": stats.avg_duration_ms,
-            "throughput_per_second": round(stats.completed_last_hour / 3600, 3),
+            "throughput_per_second": round(stats.completed_per_minute / 60, 3),
         },
     )

@@ -170,7 +170,7 @@ def _stats(queue: QueueStats) -> dict[str, Any]:
             "failed_last_hour": queue.failed_last_hour,
             "avg_duration_ms": queue.avg_duration_ms,
             "avg_wait_ms": queue.avg_wait_ms,
-            "throughput_per_second": round(queue.completed_last_hour / 3600, 3),
+            "throughput_per_second": round(queue.completed_per_minute / 60, 3),
         },
         **identity,
         "depth": queue.depth,

@@ -85,6 +85,26 @@ class QueueStats:
         return self.paused or any(self.counts.values())
 
     @property
+    def minutes_counted(self) -> float:
+        """Length in minutes of the time that the numbers of the last hour cover.
+
+        It is shorter than an hour for a younger queue. It is at least a minute, because the first
+        seconds of a queue say nothing about its rate.
+        """
+        age_ms = 0 if self.created_ms is None else self.now_ms - self.created_ms
+        return min(60.0, max(1.0, age_ms / 60_000))
+
+    @property
+    def completed_per_minute(self) -> float:
+        """Jobs completed per minute, on average of the last hour or of the queue's life."""
+        return self.completed_last_hour / self.minutes_counted
+
+    @property
+    def failed_per_minute(self) -> float:
+        """Attempts that failed per minute, on average of the last hour or of the queue's life."""
+        return self.failed_last_hour / self.minutes_counted
+
+    @property
     def depth(self) -> int:
         """Number of waiting jobs: available, scheduled and retryable (spec: ojs-backpressure)."""
         counts = self.counts
@@ -331,7 +351,8 @@ async def _cancel_and_remove(store: Store, shard: Shard, job_ids: Sequence[str])
 def sum_stats(parts: Sequence[QueueStats]) -> QueueStats:
     """Add up the stats of a queue's partitions, or of several queues.
 
-    The name, the time of the pause and the time of the reading are those of the first part.
+    The name and the time of the pause are those of the first part. The time of the reading is the
+    latest, and the time of the creation the earliest of all parts.
 
     Args:
         parts: the stats to add up; at least one.
@@ -351,6 +372,7 @@ def sum_stats(parts: Sequence[QueueStats]) -> QueueStats:
         created_ms=min(
             (part.created_ms for part in parts if part.created_ms is not None), default=None
         ),
+        now_ms=max(part.now_ms for part in parts),
         completed_last_hour=completed,
         failed_last_hour=sum(part.failed_last_hour for part in parts),
         avg_duration_ms=average(lambda part: part.avg_duration_ms),

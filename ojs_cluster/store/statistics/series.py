@@ -40,6 +40,8 @@ class Point:
     Attributes:
         start_ms: when the period starts, in Unix milliseconds.
         complete: whether the period has ended.
+        minutes: how many minutes of the period the statistics cover. A period that began before
+            the first record, or has not ended, is covered in part.
         totals: by how much each of ``TOTALS`` has grown in the period.
         depths: number of jobs by state at the end of the period.
         times: by how much each of ``TIMES`` has grown.
@@ -47,6 +49,7 @@ class Point:
 
     start_ms: int
     complete: bool
+    minutes: int
     totals: Mapping[str, int]
     depths: Mapping[State, int]
     times: Sequence[int]
@@ -206,13 +209,15 @@ def _points(
         complete = end <= newest
         if end <= oldest or begin >= newest or not (complete or periods.length >= _HOUR):
             continue
-        totals = growth(max(begin, oldest), min(end, newest))
+        first, last = max(begin, oldest), min(end, newest)
+        totals = growth(first, last)
         points.append(
             Point(
                 begin * 60_000,
                 complete,
+                last - first,
                 dict(zip(TOTALS, totals[: len(TOTALS)], strict=True)),
-                dict(zip(STATES, depths_at(min(end, newest)), strict=True)),
+                dict(zip(STATES, depths_at(last), strict=True)),
                 totals[len(TOTALS) :],
             )
         )

@@ -109,7 +109,7 @@ async def run(visit: Visit, operation_id: str) -> Answer:
     try:
         started = orjson.loads(await visit.send("POST", "admin", "bulk", body=body))
     except ApiError as error:
-        return SeeOther(here, f"{error.message}. {error.hint}", failed=True)
+        return SeeOther(here, error.sentence, failed=True)
     return SeeOther(visit.url("bulk", started["id"]), "The operation has started.")
 
 

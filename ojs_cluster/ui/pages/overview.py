@@ -13,13 +13,13 @@ from ojs_cluster.ui.snapshots import Aged
 from ojs_cluster.ui.visit import Answer, Page, Visit
 
 RANGES: Final = {
-    "1h": ("1m", "1 hour", 1),
-    "6h": ("5m", "6 hours", 5),
-    "24h": ("5m", "24 hours", 5),
-    "7d": ("1h", "7 days", 60),
-    "30d": ("1d", "30 days", 1440),
+    "1h": ("1m", "1 hour"),
+    "6h": ("5m", "6 hours"),
+    "24h": ("5m", "24 hours"),
+    "7d": ("1h", "7 days"),
+    "30d": ("1d", "30 days"),
 }
-"""The time spans of the charts: period of a point, label, and minutes of a period."""
+"""The time spans of the charts: period of a point, and label."""
 _RATES: Final = ("enqueued", "completed", "failed", "discarded")
 _TIMES: Final = ("latency_p50_ms", "latency_p95_ms", "duration_p50_ms", "duration_p95_ms")
 TILES: Final = (
@@ -84,7 +84,7 @@ async def series(
         chosen: a key of ``RANGES``.
         queue: a queue; None for the whole cluster.
     """
-    period, _, minutes = RANGES[chosen]
+    period = RANGES[chosen][0]
     known = await visit.shared_or_last(
         "admin", "stats", "history", period=period, since=chosen, queue=queue
     )
@@ -93,9 +93,15 @@ async def series(
     return [
         {
             "at": point["timestamp"],
-            **{name: round(point[name] / minutes, 2) for name in _RATES},
+            **{name: _per_minute(point, name) for name in _RATES},
             **{name: point[name] for name in _TIMES},
             "depth": point["depth"],
         }
         for point in orjson.loads(known.value)["data"]
     ]
+
+
+def _per_minute(point: dict[str, Any], name: str) -> float:
+    """Return a number of a period per minute of the time that the statistics cover."""
+    minutes: float = max(1, point["covered_seconds"] / 60)
+    return round(point[name] / minutes, 2) if point[name] else 0.0

@@ -34,7 +34,7 @@
   }
   function refresh() {
     const area = byId("refreshed");
-    if (!area || busy()) return;
+    if (!area || area.dataset.refresh === undefined || busy()) return;
     if (area.dataset.refresh === "rows") checkForNewRows(area);
     else window.htmx.ajax("GET", location.href, { target: "#refreshed", select: "#refreshed", swap: "outerHTML" });
   }

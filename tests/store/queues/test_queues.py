@@ -143,6 +143,22 @@ async def test_a_queue_is_as_old_as_its_oldest_partition(store: Store) -> None:
     assert queues.sum_stats(parts).created_ms == 3
 
 
+@pytest.mark.parametrize(
+    ("age_min", "rate"), [(None, 120), (0.2, 120), (1, 120), (30, 4), (60, 2), (900, 2)]
+)
+async def test_rates_are_per_minute_of_the_time_that_a_queue_exists(
+    store: Store, age_min: float | None, rate: float
+) -> None:
+    now = 10**12
+    created = None if age_min is None else now - round(age_min * 60_000)
+    empty = await queues.get_stats(store, QUEUE)
+    one = replace(empty, now_ms=now, created_ms=created, completed_last_hour=120)
+    assert one.completed_per_minute == pytest.approx(rate)
+    # The sum over several queues covers the time since the oldest of them was created.
+    nothing = replace(empty, now_ms=0, created_ms=None)
+    assert queues.sum_stats([nothing, one]).completed_per_minute == pytest.approx(rate)
+
+
 def test_the_last_hour_is_counted_from_its_oldest_note() -> None:
     sums = {b"acked": b"9", b"failed": b"4", b"run_ms": b"90", b"wait_ms": b"40"}
     notes = {b"1": b"100,2,1,20,10", b"2": b"101,5,3,50,30", b"3": b"60,0,0,0,0"}

@@ -30,7 +30,9 @@ async def get(app: App, request: Request) -> Response:
     """Return a series of periods, of the cluster or of one queue.
 
     The records of the cluster cover 24 hours by the minute and 30 days by the hour. The records of
-    a queue cover two hours. The command line client reads ``data_points`` instead of ``data``.
+    a queue cover two hours. ``covered_seconds`` is shorter than the period if the statistics began
+    in it, or if it has not ended. The command line client reads ``data_points`` instead of
+    ``data``.
 
     ``GET /ojs/v1/admin/stats/history?period&since&until&queue`` (spec: ojs-admin-api 10.2)
     """
@@ -91,6 +93,7 @@ def _point(point: Point) -> dict[str, Any]:
     return {
         "timestamp": replies.iso(point.start_ms),
         "complete": point.complete,
+        "covered_seconds": point.minutes * 60,
         "enqueued": totals["enqueued"],
         "processed": totals["acked"],
         "completed": totals["acked"],

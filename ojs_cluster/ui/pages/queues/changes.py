@@ -1,0 +1,64 @@
+"""Change a queue: its limits, its configuration, and its waiting jobs."""
+
+from __future__ import annotations
+
+import orjson
+
+from ojs_cluster.ui import limit_form
+from ojs_cluster.ui.forms import Form, confirmation, is_confirmed, refused
+from ojs_cluster.ui.pages.queues.lists import queue_page
+from ojs_cluster.ui.pages.queues.settings import CONFIG_FIELDS, changed_config
+from ojs_cluster.ui.visit import Answer, ApiError, SeeOther, Visit
+
+
+async def set_limits(visit: Visit, name: str) -> Answer:
+    """Replace the limits of a queue; a form without limits removes them."""
+    body = limit_form.body_of(visit.form)
+    if body.get("concurrency") == 0 and not is_confirmed(visit):
+        return confirmation(
+            visit,
+            f"Let no job of {name} start?",
+            "With 0 jobs at the same time no worker gets a job of this queue. Jobs wait until the "
+            "limit is changed. To stop a queue for some time, pause it instead.",
+            "Stop the queue",
+            visit.url("queues", name),
+        )
+    try:
+        if body:
+            await visit.send("PUT", "admin", "queues", name, "rate-limit", body=body)
+        else:
+            await visit.send("DELETE", "admin", "queues", name, "rate-limit")
+    except ApiError as error:
+        forms = {"limits": refused(visit, error, limit_form.FIELDS)}
+        return await queue_page(visit, name, forms, error.status)
+    words = ", ".join(limit_form.limits_in_words(body))
+    note = f"The limits of {name}: {words}." if words else f"The queue {name} has no limits now."
+    return SeeOther(visit.url("queues", name), note)
+
+
+async def configure(visit: Visit, name: str) -> Answer:
+    """Change the partitions, the maximum depth, or what happens after the last attempt."""
+    body = changed_config(dict(visit.form))
+    here = visit.url("queues", name)
+    if not body:
+        return SeeOther(here, "Nothing was changed.")
+    try:
+        await visit.send("PUT", "admin", "queues", name, "config", body=body)
+    except ApiError as error:
+        forms = {"config": refused(visit, error, CONFIG_FIELDS)}
+        return await queue_page(visit, name, forms, error.status)
+    return SeeOther(here, f"The configuration of {name} is changed.")
+
+
+async def purge(visit: Visit, name: str) -> Answer:
+    """Delete the available jobs of a queue whose name the user has typed."""
+    if visit.form.get("typed", "").strip() != name:
+        form = Form(visit.form, {"typed": f"Type {name} to confirm."})
+        return await queue_page(visit, name, {"purge": form}, 400)
+    body = {"states": ["available"]}
+    reply = orjson.loads(await visit.send("POST", "queues", name, "purge", body=body))
+    count = reply["purged"]
+    note = f"{'1 job was' if count == 1 else f'{count:,} jobs were'} deleted."
+    if reply["left"]:
+        note += f" {reply['left']:,} are left: send the form again."
+    return SeeOther(visit.url("queues", name), note)

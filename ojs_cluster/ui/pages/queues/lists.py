@@ -1,0 +1,126 @@
+"""The list of queues, and one queue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import orjson
+
+from ojs_cluster.core.access.scopes import Scope
+from ojs_cluster.core.errors import OJSError
+from ojs_cluster.store.statistics.recent_minutes import recent_minutes
+from ojs_cluster.ui.pages.overview import series
+from ojs_cluster.ui.pages.queues.settings import FORMS, QueueForms, read_settings
+from ojs_cluster.ui.sparkline import Sparkline, sparkline
+from ojs_cluster.ui.visit import Answer, Page, Visit
+
+_PER_PAGE: Final = 50
+_MINUTES: Final = 60
+"""Number of minutes that a sparkline shows."""
+_SPARKLINES_KEPT_S: Final = 30.0
+"""The statistics grow once per minute, so sparklines are kept longer than other replies."""
+
+
+async def show_all(visit: Visit) -> Answer:
+    """List queues by name."""
+    page = visit.page
+    raw = await visit.shared("admin", "queues", page=page, per_page=_PER_PAGE)
+    listed = orjson.loads(raw)
+    return Page(
+        "queues/list.html",
+        {
+            "queues": listed["items"],
+            "total": listed["pagination"]["total"],
+            "page": page,
+            "has_more": listed["pagination"]["has_more"],
+            "oldest": await _oldest(visit),
+            "sparklines": await _sparklines(visit, [queue["name"] for queue in listed["items"]]),
+            "may_write": visit.may_change(Scope.ADMIN_WRITE),
+        },
+    )
+
+
+async def show_one(visit: Visit, name: str) -> Answer:
+    """Show one queue with its numbers, its settings and its last hour."""
+    return await queue_page(visit, name)
+
+
+async def queue_page(
+    visit: Visit, name: str, forms: QueueForms | None = None, status: int = 200
+) -> Page:
+    """Return the page of a queue.
+
+    Args:
+        visit: the request.
+        name: the queue.
+        forms: the forms that were sent and refused; None to show the settings of the queue.
+        status: the status of the response.
+    """
+    queue = orjson.loads(await visit.get("admin", "queues", name))
+    is_partial = "hx-request" in visit.head.headers
+    points: list[dict[str, Any]] | None = None
+    if not is_partial:
+        points = await series(visit, "1h", name)
+    may_write = visit.may_change(Scope.ADMIN_WRITE)
+    may_purge = visit.may_change(Scope.ADMIN_PURGE)
+    shown: QueueForms = {}
+    if may_write and not is_partial:
+        shown = await read_settings(visit, name)
+    return Page(
+        "queues/queue.html",
+        {
+            "queue": queue,
+            "points": points,
+            "oldest": await _oldest(visit),
+            "forms": {**FORMS, **shown, **(forms or {})},
+            "refused": forms is not None,
+            "may_write": may_write,
+            "may_purge": may_purge,
+        },
+        status,
+    )
+
+
+async def pause(visit: Visit, name: str) -> Answer:
+    """Pause a queue."""
+    await visit.send("POST", "admin", "queues", name, "pause")
+    return visit.back(f"The queue {name} is paused. Active jobs run to their end.")
+
+
+async def resume(visit: Visit, name: str) -> Answer:
+    """Resume a queue."""
+    await visit.send("POST", "admin", "queues", name, "resume")
+    return visit.back(f"The queue {name} runs again.")
+
+
+async def _sparklines(visit: Visit, names: Sequence[str]) -> dict[str, Sparkline]:
+    """Return what the listed queues did in the last hour; nothing while Redis does not answer.
+
+    The names come from a list that the user may see, so all viewers of these queues can share it.
+    """
+
+    async def read() -> bytes:
+        return orjson.dumps(await recent_minutes(visit.app.store, names, _MINUTES))
+
+    try:
+        shared = await visit.snapshots.get(
+            f"sparklines {' '.join(names)}", read, _SPARKLINES_KEPT_S
+        )
+    except OJSError:
+        return {}
+    return {name: sparkline(minutes) for name, minutes in orjson.loads(shared).items()}
+
+
+async def _oldest(visit: Visit) -> dict[str, int]:
+    """Return the age of the oldest available job by queue, in milliseconds, if it is known."""
+    try:
+        queues = (await visit.app.cached_metrics.get()).queues
+    except OJSError:
+        return {}
+    admitted = visit.principal.queues
+    return {
+        name: queue.oldest_ms
+        for name, queue in queues.items()
+        if admitted is None or admitted.admits(name)
+    }
