@@ -67,6 +67,7 @@ lock: $(VENV)/.uv ## pin the packages of the image (UPGRADE=--upgrade for newer 
 
 docs: chart-docs ## update generated pages
 	$(BIN)/python -m tests.readme.configuration
+	$(BIN)/python -m tests.readme.api_reference
 
 screenshots: $(VENV)/.dev ## take the pictures of the dashboard in docs/img again (needs chromium)
 	$(BIN)/python -m tests.ui.screenshots docs/img

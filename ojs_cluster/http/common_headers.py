@@ -8,7 +8,7 @@ from typing import Final
 
 from ojs_cluster.http.app import App
 from ojs_cluster.http.cors import cors_headers
-from ojs_cluster.http.messages import Headers, Request, Response
+from ojs_cluster.http.messages import WITHOUT_BODY, Headers, Request, Response
 
 log = logging.getLogger("ojs.http")
 
@@ -37,7 +37,9 @@ def add_common_headers(
     principal: str | None = None,
     cors_origins: tuple[str, ...] = (),
 ) -> Response:
-    """Return the response with the headers that every response has, adapted to HEAD and 204.
+    """Return the response with the headers that every response has.
+
+    A response to HEAD, and one with a status without a body, loses its body.
 
     Every response passes through here, so this function writes the access log line.
 
@@ -71,6 +73,6 @@ def add_common_headers(
     if request.method == "HEAD":
         headers = (*headers, ("Content-Length", str(len(body))))
         body = b""
-    elif response.status == 204:
+    elif response.status in WITHOUT_BODY:
         headers = headers[1:]
     return Response(response.status, body, headers, response.undo, stream=response.stream)

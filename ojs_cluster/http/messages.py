@@ -16,6 +16,8 @@ import msgspec
 from ojs_cluster.core.access.scopes import ANONYMOUS, Principal, QueuePatterns
 
 Headers = tuple[tuple[str, str], ...]
+WITHOUT_BODY: Final = frozenset({204, 304})
+"""Statuses of responses that have no body, and no length of one (RFC 9110 8.6)."""
 
 _NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 

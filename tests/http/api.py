@@ -33,6 +33,7 @@ from ojs_cluster.server.processes.api_process import Gate, connection_limits
 from ojs_cluster.server.tls import Tls
 from ojs_cluster.store.open import open_store
 from ojs_cluster.store.settings import StoreSettings
+from tests.http.openapi.answers import check_answer
 from tests.support.certificates import Certificates
 from tests.support.driven import driven
 
@@ -84,6 +85,7 @@ class Api:
             response = await driven(run(self.app, prepared, request, start_deadline()))
         else:
             response = await dispatch(self.app, request)
+        check_answer(method, path, response)
         seen = {name.lower(): value for name, value in response.headers}
         return Reply(response.status, seen, response.body, response)
 

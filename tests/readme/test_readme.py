@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from tests.readme import api_reference
 from tests.readme.configuration import PAGE, page
 from tests.server.programs import free_port
 
@@ -43,6 +44,10 @@ SHELL = (
 
 def test_the_page_of_variables_is_current() -> None:
     assert PAGE.read_text() == page(), "run: make docs"
+
+
+def test_the_page_of_the_api_is_current() -> None:
+    assert api_reference.PAGE.read_text() == api_reference.page(), "run: make docs"
 
 
 def test_the_readme_is_short() -> None:

@@ -13,7 +13,7 @@ from typing import Final
 from wsgiref.handlers import format_date_time
 
 from ojs_cluster.http.common_headers import COMMON_HEADERS
-from ojs_cluster.http.messages import Response
+from ojs_cluster.http.messages import WITHOUT_BODY, Response
 
 _COMMON: Final = {
     pairs: "".join(f"{name.lower()}: {value}\r\n" for name, value in pairs)
@@ -40,7 +40,7 @@ def encode(response: Response, *, draining: bool, asked_to_close: bool) -> bytes
     else:
         headers = headers[2:]
     lines = [f"HTTP/1.1 {status} \r\n{common}"]
-    has_length = status == 204  # a response with status 204 must not have a content-length
+    has_length = status in WITHOUT_BODY  # such a response must not have a content-length
     for name, value in headers:
         lower = name.lower()
         has_length = has_length or lower == "content-length"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import msgspec
 
-from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.raw_json import Raw, join
 from ojs_cluster.http import fields
 from ojs_cluster.http.app import App
@@ -17,9 +16,9 @@ from ojs_cluster.store.progress import checkpoints
 class CheckpointBody(msgspec.Struct, frozen=True):
     """The body of a save. SDKs store ``step_index`` and ``metadata`` with the state."""
 
+    state: msgspec.Raw
     worker_id: str | None = None
     lease_id: str | None = None
-    state: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     step_index: int | None = None
     metadata: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
@@ -35,8 +34,6 @@ async def save(app: App, request: Request, job_id: str) -> Response:
     """
     fields.job_id(job_id)
     body = await decode_large(_decoder, request, app.settings.limits, outer_levels=1)
-    if isinstance(body.state, msgspec.UnsetType):
-        raise InvalidRequest("'state' is required", field="state")
     more: dict[str, Raw] = {}
     if body.step_index is not None:
         more["step_index"] = Raw(b"%d" % body.step_index)

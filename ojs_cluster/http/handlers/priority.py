@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -10,6 +10,7 @@ from ojs_cluster.core.jobs.options import check_priority
 from ojs_cluster.http import fields, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.openapi.keywords import keywords
 from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.store.jobs.change_priority import change_priority
 from ojs_cluster.store.jobs.record import JobRecord
@@ -18,7 +19,7 @@ from ojs_cluster.store.jobs.record import JobRecord
 class PriorityBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The body. The priority is the only member of a job that can be changed."""
 
-    priority: Any
+    priority: Annotated[Any, keywords(type="integer", minimum=-100, maximum=100)]
 
 
 _decoder = msgspec.json.Decoder(PriorityBody)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from email.utils import formatdate
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -14,6 +14,7 @@ from ojs_cluster.http.access.queue_scope import check_job
 from ojs_cluster.http.app import App
 from ojs_cluster.http.handlers.workers.settle import lease_of, named_job, raw_or_none
 from ojs_cluster.http.messages import Headers, Request, Response
+from ojs_cluster.http.openapi.keywords import between, keywords
 from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.store.jobs import read_jobs as store_jobs
 from ojs_cluster.store.jobs.record import JobRecord
@@ -33,10 +34,12 @@ class ProgressBody(msgspec.Struct, frozen=True):
     id: str | None = None
     worker_id: str | None = None
     lease_id: str | None = None
-    progress: float | None = None
-    percentage: float | None = None
+    progress: Annotated[float, between(0, 1)] | None = None
+    percentage: Annotated[float, between(0, 100)] | None = None
     message: str | None = None
-    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    data: Annotated[msgspec.Raw | msgspec.UnsetType, keywords(type=["object", "null"])] = (
+        msgspec.UNSET
+    )
 
 
 _decoder = msgspec.json.Decoder(ProgressBody)

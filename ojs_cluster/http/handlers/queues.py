@@ -17,14 +17,14 @@ from ojs_cluster.store.queues import queues as store_queues
 from ojs_cluster.store.queues.queues import QueueStats
 
 
-class PurgeBody(msgspec.Struct, frozen=True):
+class QueuePurgeBody(msgspec.Struct, frozen=True):
     """The body of a purge. It names ``states``, or it has a true ``confirm`` without ``states``."""
 
     states: list[str] | None = None
     confirm: bool | None = None
 
 
-_purge_decoder = msgspec.json.Decoder(PurgeBody)
+_purge_decoder = msgspec.json.Decoder(QueuePurgeBody)
 
 
 async def list_queues(app: App, request: Request) -> Response:

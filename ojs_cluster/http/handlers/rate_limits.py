@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
-from typing import Any
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -17,18 +17,26 @@ from ojs_cluster.core.rate_limit import RateLimits, check_key, parse_limits
 from ojs_cluster.http import fields, query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Headers, Request, Response
+from ojs_cluster.http.openapi.keywords import keywords
 from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.store.limits import rate_limits as store_limits
 from ojs_cluster.store.limits.rate_limits import QueueRateLimits, RateLimitKeyStatus, RateLimitUsage
+
+_RATE: Final = keywords(
+    type=["object", "integer", "null"],
+    minimum=1,
+    properties={"limit": {"type": "integer", "minimum": 1}, "period": {"type": "string"}},
+)
+"""A number of starts in any window, as an object or as a number with ``period`` beside it."""
 
 
 class LimitsBody(msgspec.Struct, frozen=True):
     """The limits to set. A member that is absent or null sets no limit."""
 
-    concurrency: Any = None
-    rate: Any = None
-    throttle: Any = None
-    period: Any = None
+    concurrency: Annotated[Any, keywords(type=["integer", "null"], minimum=0)] = None
+    rate: Annotated[Any, _RATE] = None
+    throttle: Annotated[Any, _RATE] = None
+    period: Annotated[Any, keywords(type=["string", "null"])] = None
 
 
 class OverrideBody(LimitsBody, frozen=True):
@@ -39,7 +47,7 @@ class OverrideBody(LimitsBody, frozen=True):
     """
 
     expires_at: str | None = None
-    limit: Any = None
+    limit: Annotated[Any, keywords(type=["integer", "null"], minimum=0)] = None
 
     def values(self) -> dict[str, Any]:
         """Return the members that ``parse_limits`` reads."""

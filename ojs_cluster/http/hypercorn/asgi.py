@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypercorn.typing import ASGISendCallable, HTTPScope, WebsocketScope
 
-from ojs_cluster.http.messages import Request, Response, join_headers
+from ojs_cluster.http.messages import WITHOUT_BODY, Request, Response, join_headers
 
 TLS_SUBJECT = "ojs.tls_subject"
 """Key of an ASGI scope whose value is the subject of the client's verified certificate."""
@@ -52,7 +52,7 @@ async def send_start(response: Response, send: ASGISendCallable) -> None:
         (name.lower().encode("latin-1"), value.encode("latin-1"))
         for name, value in response.headers
     ]
-    known = response.stream is None and response.status != 204
+    known = response.stream is None and response.status not in WITHOUT_BODY
     if known and not any(name == b"content-length" for name, _ in headers):
         headers.append((b"content-length", b"%d" % len(response.body)))
     await send(

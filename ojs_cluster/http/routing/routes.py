@@ -1,11 +1,20 @@
-"""The route table that both entry points serve: the tables of ``route_tables``, joined."""
+"""The route table that both entry points serve: the tables of ``routing.tables``, joined.
+
+The document of the API describes all of them. So its route is added here.
+"""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from functools import cache
+from types import ModuleType
 from typing import Final
 
-from ojs_cluster.http.routing.router import HttpRouter, Route
+from ojs_cluster.core.access.scopes import Scope
+from ojs_cluster.http.openapi.document import Family, build_document
+from ojs_cluster.http.openapi.endpoint import DocumentEndpoint
+from ojs_cluster.http.routing.router import HttpRouter, QueueAccess, Route
 from ojs_cluster.http.routing.tables import (
     admin,
     crons,
@@ -18,17 +27,28 @@ from ojs_cluster.http.routing.tables import (
     workflows,
 )
 
-ROUTES: Final[tuple[Route, ...]] = (
-    *system.ROUTES,
-    *jobs.ROUTES,
-    *workers.ROUTES,
-    *queues.ROUTES,
-    *workflows.ROUTES,
-    *crons.ROUTES,
-    *events.ROUTES,
-    *webhooks.ROUTES,
-    *admin.ROUTES,
+_TABLES: Final = (system, jobs, workers, queues, workflows, crons, events, webhooks, admin)
+DOCUMENT_ROUTE: Final = Route(
+    "GET",
+    "/ojs/openapi.json",
+    DocumentEndpoint(lambda: build_document(FAMILIES)).get,
+    Scope.DATA_READ,
+    QueueAccess.NONE,
 )
+
+
+def _family(table: ModuleType) -> Family:
+    routes: tuple[Route, ...] = table.ROUTES
+    if table is system:
+        routes = (*routes, DOCUMENT_ROUTE)
+    return Family(inspect.getdoc(table) or "", routes)
+
+
+FAMILIES: Final[Mapping[str, Family]] = {
+    table.__name__.rpartition(".")[2]: _family(table) for table in _TABLES
+}
+"""The routes by the name of their table, which is their tag in the document."""
+ROUTES: Final = tuple(route for family in FAMILIES.values() for route in family.routes)
 
 
 @cache

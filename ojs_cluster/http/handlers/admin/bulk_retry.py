@@ -8,7 +8,7 @@ some queues, jobs of other queues do not match.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -20,6 +20,8 @@ from ojs_cluster.http.access.queue_scope import check_queues
 from ojs_cluster.http.app import App
 from ojs_cluster.http.handlers.jobs import state_of
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.openapi.keywords import keywords
+from ojs_cluster.http.openapi.shapes.common import Moment, QueueName
 from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.store.dead_letters.bulk_retry import retry_matching
 from ojs_cluster.store.jobs.listing import JobFilter
@@ -30,18 +32,18 @@ _MAX_SHOWN_ERRORS = 100
 class BulkRetryFilter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The filter of the jobs to retry. Without any member it matches all discarded jobs."""
 
-    queue: str | None = None
-    state: str | None = None
+    queue: QueueName | None = None
+    state: Annotated[str, keywords(enum=[State.DISCARDED.value])] | None = None
     type: str | None = None
-    since: str | None = None
-    until: str | None = None
+    since: Moment | None = None
+    until: Moment | None = None
 
 
 class BulkRetryBody(BulkRetryFilter, frozen=True, forbid_unknown_fields=True):
     """The body. Filters are in ``filter``, or at the top level as in the OpenAPI document."""
 
     filter: BulkRetryFilter | None = None
-    confirm: Any = None
+    confirm: Annotated[Any, keywords(const=True)] = None
     cursor: str | None = None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -14,6 +14,7 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.handlers.bulk.bodies import principal_of
 from ojs_cluster.http.maintenance import maintenance_members
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.openapi.keywords import keywords
 from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.store.maintenance.maintenance import (
     REFUSABLE,
@@ -31,8 +32,8 @@ class MaintenanceBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     enabled: bool
-    reason: str | None = None
-    refuse: list[str] | None = None
+    reason: Annotated[str, keywords(maxLength=_MAX_REASON)] | None = None
+    refuse: list[Annotated[str, keywords(enum=list(REFUSABLE))]] | None = None
     duration: str | None = None
     estimated_duration: str | None = None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -10,6 +10,7 @@ from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.http import query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.openapi.keywords import keywords
 from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.store.outbox import outbox_dead_letters
 from ojs_cluster.store.outbox.outbox_dead_letters import MAX_RETRIED, OutboxDeadLetter
@@ -22,7 +23,7 @@ _MAX_AUDITED_IDS = 10
 class OutboxRetryBody(msgspec.Struct, frozen=True):
     """The outbox dead letters to retry: ``ids`` names them, or ``all`` is true."""
 
-    ids: list[str] | None = None
+    ids: Annotated[list[str], keywords(maxItems=MAX_RETRIED)] | None = None
     all: bool = False
 
 

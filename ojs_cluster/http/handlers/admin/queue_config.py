@@ -5,7 +5,7 @@ Spec: ojs-admin-api 6, ojs-queue-config, ojs-backpressure 6.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -16,6 +16,7 @@ from ojs_cluster.core.partitions import PartitionLayout
 from ojs_cluster.http import replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.openapi.keywords import between, keywords
 from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.store.dead_letters import exhaustion
 from ojs_cluster.store.limits import depth_bounds
@@ -49,9 +50,9 @@ class BackpressureBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``warning_threshold`` is validated, but the server sends no warning.
     """
 
-    max_depth: int
-    strategy: str = "reject"
-    warning_threshold: float = 0.8
+    max_depth: Annotated[int, between(0, _LARGEST_MAX_DEPTH)]
+    strategy: Annotated[str, keywords(enum=["reject"])] = "reject"
+    warning_threshold: Annotated[float, between(0, 1)] = 0.8
     max_size_bytes: int = 0
 
 
@@ -61,7 +62,7 @@ class QueueConfigBody(msgspec.Struct, frozen=True):
     The setting of the server then applies to the queue.
     """
 
-    partitions: int | None = None
+    partitions: Annotated[int, keywords(minimum=1)] | None = None
     backpressure: BackpressureBody | msgspec.UnsetType | None = msgspec.UNSET
     on_exhaustion: str | msgspec.UnsetType | None = msgspec.UNSET
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -13,6 +13,7 @@ from ojs_cluster.http import fields, query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.handlers.workers.list_workers import now_ms, worker_json
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.openapi.keywords import keywords
 from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs.listing import JobFilter
@@ -39,9 +40,9 @@ _DIRECTIVES: dict[str, DesiredState] = {
 class DirectiveBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A directive and its workers. Without ``worker_ids`` it is for every known worker."""
 
-    directive: str
-    worker_ids: list[str] | None = None
-    confirm: Any = None
+    directive: Annotated[str, keywords(enum=list(_DIRECTIVES))]
+    worker_ids: Annotated[list[str], keywords(maxItems=_MAX_NAMED)] | None = None
+    confirm: Annotated[Any, keywords(const=True)] = None
 
 
 _decoder = msgspec.json.Decoder(DirectiveBody)

@@ -25,6 +25,7 @@ from ojs_cluster.http.access.queue_scope import check_queues
 from ojs_cluster.http.app import App
 from ojs_cluster.http.handlers.jobs import state_of
 from ojs_cluster.http.messages import PageRequest, Request
+from ojs_cluster.http.openapi.shapes.common import Priority, QueueName
 from ojs_cluster.store.bulk.operations import MAX_IDS
 
 _SHORT_AGE: Final = re.compile(r"([0-9]{1,9})(ms|s|m|h|d|w)")
@@ -51,11 +52,11 @@ class ErrorBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class FilterBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The filter of a request. A member that is absent admits all jobs."""
 
-    queue: str | None = None
+    queue: QueueName | None = None
     state: str | list[str] | None = None
     states: list[str] | None = None
     type: str | None = None
-    priority: int | None = None
+    priority: Priority | None = None
     older_than: str | None = None
     since: str | None = None
     until: str | None = None

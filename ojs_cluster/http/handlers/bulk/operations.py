@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -28,6 +28,8 @@ from ojs_cluster.http.handlers.bulk.bodies import (
     selection_of,
 )
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.openapi.keywords import keywords
+from ojs_cluster.http.openapi.shapes.common import JobId
 from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.store.bulk import operations as store_bulk
 from ojs_cluster.store.bulk.operation import BulkOperation
@@ -41,13 +43,13 @@ class OperationBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``job_ids`` is an alias of ``ids``. The action ``priority`` gives the jobs this ``priority``.
     """
 
-    action: str
+    action: Annotated[str, keywords(enum=[action.value for action in BulkAction])]
     filter: FilterBody | None = None
-    ids: list[str] | None = None
-    job_ids: list[str] | None = None
-    priority: Any = None
+    ids: list[JobId] | None = None
+    job_ids: list[JobId] | None = None
+    priority: Annotated[Any, keywords(type=["integer", "null"], minimum=-100, maximum=100)] = None
     dry_run: bool = False
-    confirm: Any = None
+    confirm: Annotated[Any, keywords(const=True)] = None
 
 
 _decoder = msgspec.json.Decoder(OperationBody)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -34,6 +34,8 @@ from ojs_cluster.http.handlers.bulk.bodies import (
 )
 from ojs_cluster.http.handlers.bulk.operations import audit_text, new_operation_id
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.openapi.keywords import keywords
+from ojs_cluster.http.openapi.shapes.common import JobId, QueueName
 from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.redis.deadline import extend_deadline
 from ojs_cluster.store.bulk import operations as store_bulk
@@ -58,21 +60,21 @@ _SPECIFIED_STATES: Final = {BulkAction.CANCEL: [State.AVAILABLE.value, State.SCH
 class BulkBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The body of a request about many jobs: a filter or ids. ``ids`` means ``job_ids``."""
 
-    job_ids: list[str] | None = None
-    ids: list[str] | None = None
+    job_ids: list[JobId] | None = None
+    ids: list[JobId] | None = None
     filter: FilterBody | None = None
-    atomicity: str = "partial"
-    confirm: Any = None
+    atomicity: Annotated[str, keywords(enum=["partial"])] = "partial"
+    confirm: Annotated[Any, keywords(const=True)] = None
 
 
 class PurgeBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The body of a request that removes jobs of a queue, or dead letters."""
 
     states: list[str] | None = None
-    queue: str | None = None
+    queue: QueueName | None = None
     type: str | None = None
     older_than: str | None = None
-    confirm: Any = None
+    confirm: Annotated[Any, keywords(const=True)] = None
 
 
 _decoder = msgspec.json.Decoder(BulkBody)

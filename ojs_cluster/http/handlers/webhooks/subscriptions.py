@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 import orjson
@@ -16,6 +16,7 @@ from ojs_cluster.core.webhooks import Secret, Subscription
 from ojs_cluster.http import query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.openapi.keywords import keywords
 from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.store.webhooks import subscriptions
 from ojs_cluster.store.webhooks.counts import DeliveryCounts, read_counts
@@ -28,7 +29,7 @@ _SHOWN: Final = 1000
 """Maximum number of bytes of a receiver's response that a test shows."""
 
 
-class FilterBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SubscriptionFilterBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The queues and job types whose events the receiver gets.
 
     An unknown member is an error. The client may mean it as a condition, and without that condition
@@ -46,8 +47,10 @@ class SubscriptionBody(msgspec.Struct, frozen=True):
     events: list[str] | None = None
     active: bool | None = None
     secret: str | None = None
-    filter: FilterBody | msgspec.UnsetType | None = msgspec.UNSET
-    metadata: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    filter: SubscriptionFilterBody | msgspec.UnsetType | None = msgspec.UNSET
+    metadata: Annotated[msgspec.Raw | msgspec.UnsetType, keywords(type=["object", "null"])] = (
+        msgspec.UNSET
+    )
 
 
 class RotationBody(msgspec.Struct, frozen=True):
@@ -236,7 +239,7 @@ def _changed(app: App, old: Subscription, body: SubscriptionBody) -> Subscriptio
     if body.active is not None:
         new.update(active=body.active, disabled_reason="")
     if body.filter is not msgspec.UNSET:
-        wanted = body.filter or FilterBody()
+        wanted = body.filter or SubscriptionFilterBody()
         queues, types = wanted.queues or [], wanted.job_types or []
         core.check_filter(queues, types)
         new["queues"] = tuple(dict.fromkeys(queues))

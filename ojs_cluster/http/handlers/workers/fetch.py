@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from functools import partial
+from typing import Annotated
 
 import msgspec
 
@@ -13,6 +14,8 @@ from ojs_cluster.http import fields
 from ojs_cluster.http.access.queue_scope import check_queues
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.openapi.keywords import keywords
+from ojs_cluster.http.openapi.shapes.common import QueueName, VisibilityTimeout
 from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.store.fetch.fetch import release
 from ojs_cluster.store.fetch.long_poll import fetch_or_wait
@@ -28,11 +31,11 @@ _EMPTY = Response(200, b'{"jobs":[]}')
 class FetchBody(msgspec.Struct, frozen=True):
     """The body of a fetch. A ``count`` or ``wait_ms`` above its maximum counts as the maximum."""
 
-    queues: list[str]
-    count: int = 1
-    worker_id: str | None = None
-    visibility_timeout_ms: int | None = None
-    wait_ms: int | None = None
+    queues: Annotated[list[QueueName], keywords(minItems=1, maxItems=fields.MAX_QUEUES)]
+    count: Annotated[int, keywords(minimum=1)] = 1
+    worker_id: Annotated[str, keywords(maxLength=fields.MAX_WORKER_ID)] | None = None
+    visibility_timeout_ms: VisibilityTimeout | None = None
+    wait_ms: Annotated[int, keywords(minimum=0)] | None = None
 
 
 _decoder = msgspec.json.Decoder(FetchBody)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -15,6 +15,8 @@ from ojs_cluster.http.access.queue_scope import accessible_jobs
 from ojs_cluster.http.app import App
 from ojs_cluster.http.hooks import find_test_directive
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.openapi.keywords import between, keywords
+from ojs_cluster.http.openapi.shapes.common import VisibilityTimeout
 from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.store.workers.heartbeat import Heartbeat, WorkerState, heartbeat
 
@@ -47,14 +49,14 @@ class HeartbeatBody(msgspec.Struct, frozen=True):
     members of type ``OptionalRaw`` describe the worker in the list of workers.
     """
 
-    worker_id: str
-    active_jobs: list[str] | int | None = None
+    worker_id: Annotated[str, keywords(minLength=1, maxLength=fields.MAX_WORKER_ID)]
+    active_jobs: list[str] | Annotated[int, between(0, _MAX_COUNT)] | None = None
     active_job_ids: list[str] | None = None
     job_id: str | None = None
     leases: dict[str, str] = {}
     state: str | None = None
     shutdown: bool | None = None
-    visibility_timeout_ms: int | None = None
+    visibility_timeout_ms: VisibilityTimeout | None = None
     hostname: OptionalRaw = UNSET
     pid: OptionalRaw = UNSET
     queues: OptionalRaw = UNSET

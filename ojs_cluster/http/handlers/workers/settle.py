@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Annotated
 
 import msgspec
 
@@ -14,6 +15,7 @@ from ojs_cluster.http import fields
 from ojs_cluster.http.access.queue_scope import check_job
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.openapi.keywords import keywords
 from ojs_cluster.http.request_body.decode import decode_large
 from ojs_cluster.store.jobs import ack as store_ack
 from ojs_cluster.store.jobs import nack as store_nack
@@ -40,7 +42,9 @@ class NackBody(msgspec.Struct, frozen=True):
     id: str | None = None
     worker_id: str | None = None
     lease_id: str | None = None
-    error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    error: Annotated[
+        msgspec.Raw | msgspec.UnsetType, keywords(type=["object", "string", "null"])
+    ] = msgspec.UNSET
     requeue: bool | None = None
 
 

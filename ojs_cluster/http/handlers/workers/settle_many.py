@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 
@@ -24,6 +24,7 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.errors import entry_for, item_error
 from ojs_cluster.http.handlers.workers.settle import AckBody, NackBody, lease_of, raw_or_none
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.openapi.keywords import keywords
 from ojs_cluster.http.request_body.decode import decode_error, decode_large
 from ojs_cluster.store.jobs import ack as store_ack
 from ojs_cluster.store.jobs import nack as store_nack
@@ -31,17 +32,24 @@ from ojs_cluster.store.jobs.by_ids import JobOutcome
 from ojs_cluster.store.off_loop import off_loop
 
 
+def _array_of(item: type) -> msgspec.Meta:
+    """Return the keywords of an array whose items are decoded one by one."""
+    return keywords(
+        type="array", minItems=1, items={"$ref": f"#/components/schemas/{item.__name__}"}
+    )
+
+
 class AcksBody(msgspec.Struct, frozen=True):
     """The body of many acks. Its ``worker_id`` applies to all items; an item's is ignored."""
 
-    acks: msgspec.Raw
+    acks: Annotated[msgspec.Raw, _array_of(AckBody)]
     worker_id: str | None = None
 
 
 class NacksBody(msgspec.Struct, frozen=True):
     """The body of many nacks. Its ``worker_id`` applies to all items; an item's is ignored."""
 
-    nacks: msgspec.Raw
+    nacks: Annotated[msgspec.Raw, _array_of(NackBody)]
     worker_id: str | None = None
 
 

@@ -1,0 +1,1 @@
+"""What each handler reads and returns, one module per family of routes."""

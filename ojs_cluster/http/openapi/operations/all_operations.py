@@ -1,0 +1,34 @@
+"""The tables of all families, joined."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from ojs_cluster.http.openapi.described import OperationDetails
+from ojs_cluster.http.openapi.operations import (
+    admin,
+    bulk,
+    crons,
+    events,
+    jobs,
+    queues,
+    system,
+    webhooks,
+    workers,
+    workflows,
+)
+from ojs_cluster.http.routing.router import Handler
+
+OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
+    **system.OPERATIONS,
+    **jobs.OPERATIONS,
+    **bulk.OPERATIONS,
+    **workers.OPERATIONS,
+    **queues.OPERATIONS,
+    **workflows.OPERATIONS,
+    **crons.OPERATIONS,
+    **events.OPERATIONS,
+    **webhooks.OPERATIONS,
+    **admin.OPERATIONS,
+}

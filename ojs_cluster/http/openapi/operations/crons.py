@@ -1,0 +1,45 @@
+"""Cron jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from ojs_cluster.http.handlers import cron
+from ojs_cluster.http.openapi import parameters as p
+from ojs_cluster.http.openapi.described import Answer, OperationDetails, Parameter
+from ojs_cluster.http.openapi.shapes import crons as shapes
+from ojs_cluster.http.openapi.shapes.job_requests import CronBody, CronChange
+from ojs_cluster.http.routing.router import Handler
+from ojs_cluster.store.cron.cron_store import HISTORY_KEPT
+
+_CRON: Final = OperationDetails({200: shapes.CronAnswer})
+
+OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
+    cron.list_crons: OperationDetails(
+        {200: shapes.CronList},
+        parameters=(
+            Parameter("enabled", "Only enabled cron jobs, or only disabled ones.", p.BOOLEAN),
+            *p.page(),
+        ),
+    ),
+    cron.register: OperationDetails(
+        {201: Answer(shapes.CronAnswer, headers={"Location": "The path of the cron job."})},
+        body=CronBody,
+    ),
+    cron.get: _CRON,
+    cron.change: OperationDetails({200: shapes.CronAnswer}, body=CronChange),
+    cron.pause: _CRON,
+    cron.resume: _CRON,
+    cron.drop: OperationDetails({200: shapes.CronDeleted}),
+    cron.trigger: OperationDetails(
+        {
+            201: Answer(shapes.CronTriggered, headers={"Location": "The path of the job."}),
+            200: Answer(shapes.CronTriggered, "The job would duplicate a unique job."),
+        },
+        errors=(409,),
+    ),
+    cron.history: OperationDetails(
+        {200: shapes.CronHistory}, parameters=(p.limit(50, HISTORY_KEPT),)
+    ),
+}

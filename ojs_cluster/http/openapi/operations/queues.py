@@ -1,0 +1,46 @@
+"""Queues, dead letters and rate limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from ojs_cluster.http.handlers import dead_letters, queues, rate_limits
+from ojs_cluster.http.openapi import parameters as p
+from ojs_cluster.http.openapi.described import OperationDetails
+from ojs_cluster.http.openapi.shapes import queues as shapes
+from ojs_cluster.http.openapi.shapes.common import Deleted
+from ojs_cluster.http.openapi.shapes.jobs import JobAnswer
+from ojs_cluster.http.routing.router import Handler
+
+_LIMIT_KEY: Final = OperationDetails({200: shapes.RateLimitKey})
+_QUEUE_LIMITS: Final = OperationDetails({200: shapes.QueueLimits})
+
+OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
+    queues.list_queues: OperationDetails({200: shapes.QueueList}, parameters=p.page()),
+    queues.get: OperationDetails({200: shapes.QueueAnswer}),
+    queues.stats: OperationDetails({200: shapes.QueueStatistics}),
+    queues.pause: OperationDetails({200: shapes.PauseAnswer}),
+    queues.resume: OperationDetails({200: shapes.PauseAnswer}),
+    queues.purge: OperationDetails(
+        {200: shapes.QueuePurge}, body=queues.QueuePurgeBody, body_required=False
+    ),
+    dead_letters.list_dead: OperationDetails(
+        {200: shapes.DeadLetterPage}, parameters=(p.QUEUE, *p.page(50, 1000))
+    ),
+    dead_letters.stats: OperationDetails({200: shapes.DeadLetterCounts}),
+    dead_letters.get: OperationDetails({200: JobAnswer}),
+    dead_letters.retry: OperationDetails({200: JobAnswer}, errors=(409,)),
+    dead_letters.delete: OperationDetails({200: Deleted}),
+    rate_limits.list_keys: OperationDetails(
+        {200: shapes.RateLimitKeys}, parameters=p.numbered_page(50, 200)
+    ),
+    rate_limits.get_key: _LIMIT_KEY,
+    rate_limits.override_key: OperationDetails(
+        {200: shapes.RateLimitKey}, body=rate_limits.OverrideBody
+    ),
+    rate_limits.drop_override: _LIMIT_KEY,
+    rate_limits.get_queue: _QUEUE_LIMITS,
+    rate_limits.set_queue: OperationDetails({200: shapes.QueueLimits}, body=rate_limits.LimitsBody),
+    rate_limits.drop_queue: _QUEUE_LIMITS,
+}

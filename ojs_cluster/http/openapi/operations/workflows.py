@@ -1,0 +1,33 @@
+"""Workflows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from ojs_cluster.http.handlers import workflows
+from ojs_cluster.http.openapi import parameters as p
+from ojs_cluster.http.openapi.described import Answer, OperationDetails
+from ojs_cluster.http.openapi.shapes import workflows as shapes
+from ojs_cluster.http.openapi.shapes.job_requests import WorkflowBody
+from ojs_cluster.http.routing.router import Handler
+
+_STATE: Final = p.text(
+    "state",
+    "Only workflows in this state. `active` is an alias of `running`.",
+    enum=["running", "active", "pending", "completed", "failed", "cancelled"],
+)
+
+OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
+    workflows.create: OperationDetails(
+        {201: Answer(shapes.WorkflowAnswer, headers={"Location": "The path of the workflow."})},
+        body=WorkflowBody,
+        errors=(409,),
+    ),
+    workflows.list_workflows: OperationDetails(
+        {200: shapes.WorkflowList}, parameters=(_STATE, *p.numbered_page(50, 200))
+    ),
+    workflows.get: OperationDetails({200: shapes.WorkflowAnswer}),
+    workflows.cancel: OperationDetails({200: shapes.WorkflowAnswer}, errors=(409,)),
+    workflows.progress: OperationDetails({200: shapes.WorkflowProgressAnswer}),
+}

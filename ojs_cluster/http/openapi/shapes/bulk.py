@@ -1,0 +1,115 @@
+"""The results of requests about many jobs, and bulk operations."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+from ojs_cluster.core.bulk.selection import BulkAction
+from ojs_cluster.http.openapi.keywords import between
+from ojs_cluster.http.openapi.shapes.common import Count, JobId, Moment, Pagination
+
+
+class BulkError(TypedDict):
+    """A job that was not changed, and why."""
+
+    job_id: str
+    error: str
+
+
+class BulkItem(TypedDict):
+    """The result of one job."""
+
+    index: Count
+    job_id: str
+    status: str
+    reason: NotRequired[str]
+    error: NotRequired[str | dict[str, str]]
+
+
+class BulkResult(TypedDict):
+    """The counts of a bulk operation, or of a request with ids.
+
+    The scheduler continues the operation while ``has_more`` is true.
+    """
+
+    action: BulkAction
+    operation_id: NotRequired[str]
+    state: NotRequired[str]
+    total: NotRequired[Count]
+    matched: Count
+    total_matched: Count
+    succeeded: Count
+    failed: Count
+    skipped: Count
+    cancelled: NotRequired[Count]
+    retried: NotRequired[Count]
+    deleted: NotRequired[Count]
+    purged: NotRequired[Count]
+    purged_count: NotRequired[Count]
+    states: NotRequired[list[str]]
+    errors: list[BulkError]
+    items: list[BulkItem]
+    has_more: bool
+
+
+class RetriedJobs(TypedDict):
+    """How many jobs matched and were retried. With a cursor, the next request continues."""
+
+    action: Literal["retry"]
+    matched: Count
+    retried: Count
+    succeeded: Count
+    failed: Count
+    errors: list[BulkError]
+    has_more: bool
+    next_cursor: NotRequired[str]
+
+
+class ShownBulkFilter(TypedDict, total=False):
+    """The filter of a bulk operation."""
+
+    states: list[str]
+    queue: str
+    type: str
+    priority: int
+    dead: bool
+    queues: list[str]
+    error: dict[str, str]
+    since: Moment
+    until: Moment
+    older_than: Moment
+
+
+class ShownBulkOperation(TypedDict):
+    """A bulk operation."""
+
+    id: JobId
+    action: BulkAction
+    state: str
+    dry_run: bool
+    filter: ShownBulkFilter
+    examined: Count
+    matched: Count
+    succeeded: Count
+    failed: Count
+    failures: list[BulkError]
+    created_by: str | None
+    created_at: Moment
+    priority: NotRequired[Annotated[int, between(-100, 100)]]
+    ids: NotRequired[Count]
+    ended_at: NotRequired[Moment]
+    reason: NotRequired[str]
+
+
+class BulkOperationList(TypedDict):
+    """A page of bulk operations."""
+
+    items: list[ShownBulkOperation]
+    pagination: Pagination
+
+
+class AuditList(TypedDict):
+    """A page of audit entries, newest first."""
+
+    entries: list[dict[str, Any]]
+    pagination: Pagination

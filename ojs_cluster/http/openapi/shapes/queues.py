@@ -1,0 +1,354 @@
+"""Queues and rate limits in responses."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+from ojs_cluster.http.openapi.keywords import between, keywords
+from ojs_cluster.http.openapi.shapes.common import (
+    Count,
+    JobId,
+    Milliseconds,
+    Moment,
+    Pagination,
+    QueueName,
+)
+from ojs_cluster.http.openapi.shapes.jobs import Job
+
+QueueStatus = Literal["active", "paused"]
+
+
+class StateCounts(TypedDict):
+    """The number of jobs by state. ``completed`` also counts the jobs that were removed."""
+
+    scheduled: Count
+    available: Count
+    pending: Count
+    active: Count
+    completed: Count
+    retryable: Count
+    cancelled: Count
+    discarded: Count
+
+
+class QueueIdentity(TypedDict):
+    """The name of a queue, and whether it is paused."""
+
+    name: QueueName
+    status: QueueStatus
+    paused: bool
+
+
+class QueueSummary(QueueIdentity, StateCounts):
+    """A queue and its counts."""
+
+    created_at: NotRequired[Moment]
+
+
+class QueueList(TypedDict):
+    """A page of queues, by name."""
+
+    queues: list[QueueSummary]
+    total: Count
+    pagination: Pagination
+
+
+class QueueDetail(QueueSummary):
+    """A queue and its counts."""
+
+    depth: Count
+    running: Count
+
+
+class QueueAnswer(QueueDetail):
+    """The queue in ``queue``, and its members again at the top level."""
+
+    queue: QueueDetail
+
+
+class QueueCounted(QueueIdentity, StateCounts):
+    """The name of a queue and its counts."""
+
+
+class QueueNumbers(StateCounts):
+    """The numbers of a queue."""
+
+    queue: QueueName
+    depth: Count
+    dead: Count
+    completed_last_hour: Count
+    failed_last_hour: Count
+    avg_duration_ms: Milliseconds
+    avg_wait_ms: Milliseconds
+    throughput_per_second: Annotated[float, keywords(minimum=0)]
+
+
+class QueueStatistics(QueueIdentity, StateCounts):
+    """The statistics of a queue. ``queue`` is its name for SDKs and the command line client."""
+
+    queue: QueueCounted | QueueName
+    stats: QueueNumbers
+    depth: Count
+    dead_letter: Count
+    computed_at: Moment
+    created_at: NotRequired[Moment]
+
+
+class PauseMembers(TypedDict):
+    """Whether a queue is paused, and since when."""
+
+    name: QueueName
+    paused: bool
+    status: QueueStatus
+    paused_at: NotRequired[Moment]
+    resumed_at: NotRequired[Moment]
+
+
+class PauseAnswer(PauseMembers):
+    """Whether the queue is paused, in ``queue`` and again at the top level."""
+
+    queue: PauseMembers
+
+
+class QueuePurge(TypedDict):
+    """The number of deleted jobs, and of those that remain."""
+
+    queue: QueueName
+    purged: Count
+    deleted: Count
+    left: Count
+
+
+class QueueThroughput(TypedDict):
+    """The throughput of the last hour, per minute."""
+
+    completed_per_min: Count
+    failed_per_min: Count
+    avg_latency_ms: Milliseconds
+    processed_per_minute: Annotated[float, keywords(minimum=0)]
+    failed_per_minute: Annotated[float, keywords(minimum=0)]
+
+
+class AdminQueue(TypedDict):
+    """A queue as an operator sees it."""
+
+    name: QueueName
+    state: QueueStatus
+    paused: bool
+    counts: StateCounts
+    depth: Count
+    dead_letters: Count
+    throughput: QueueThroughput
+    avg_wait_ms: Milliseconds
+    avg_duration_ms: Milliseconds
+    created_at: NotRequired[Moment]
+    paused_at: NotRequired[Moment]
+
+
+class AdminQueueList(TypedDict):
+    """A page of queues, by name."""
+
+    items: list[AdminQueue]
+    pagination: Pagination
+
+
+class ShownRate(TypedDict):
+    """A number of starts in any window of a length."""
+
+    limit: Count
+    period: str
+
+
+class QueueConfiguration(TypedDict):
+    """The partitions and the limits of a queue."""
+
+    partitions: Annotated[int, keywords(minimum=1)]
+    concurrency: NotRequired[Count]
+    rate: NotRequired[ShownRate]
+    rate_limit: NotRequired[ShownRate]
+    throttle: NotRequired[ShownRate]
+
+
+class AdminQueueDetail(AdminQueue):
+    """A queue with its configuration."""
+
+    configuration: QueueConfiguration
+
+
+class DepthBound(TypedDict):
+    """The limit on the depth of a queue."""
+
+    max_depth: Count
+    strategy: Literal["reject"]
+
+
+class QueueSettings(TypedDict):
+    """The settings of a queue that hold now, its own or those of the server."""
+
+    partitions: Annotated[int, keywords(minimum=1)]
+    on_exhaustion: Literal["discard", "dead_letter"]
+    backpressure: NotRequired[DepthBound]
+
+
+class QueueConfigAnswer(QueueSettings):
+    """The settings in ``config``, and again at the top level."""
+
+    queue: QueueName
+    config: QueueSettings
+    draining: Count
+
+
+class DeadLetterPage(TypedDict):
+    """A page of dead letters."""
+
+    jobs: list[Job]
+    total: NotRequired[Count]
+    pagination: Pagination
+
+
+class DeadLetterCounts(TypedDict):
+    """The number of dead letters by queue and by type."""
+
+    total: Count
+    by_queue: dict[str, Count]
+    by_type: dict[str, Count]
+    by_type_counted: Count
+    oldest: NotRequired[Moment]
+    newest: NotRequired[Moment]
+
+
+class ConcurrencyUsage(TypedDict):
+    """A limit on active jobs, and how much of it is used."""
+
+    limit: Count
+    active: Count
+    available: Count
+
+
+class RateUsage(ShownRate):
+    """A limit on starts, and how much of it is used."""
+
+    current_count: Count
+    window_resets_at: NotRequired[Moment]
+
+
+class ThrottleUsage(ShownRate):
+    """A limit on starts, evenly spaced, and when the next may happen."""
+
+    next_allowed_at: NotRequired[Moment]
+
+
+class LimitUsage(TypedDict):
+    """The limits that are set, and how much of them is used."""
+
+    concurrency: NotRequired[ConcurrencyUsage]
+    rate: NotRequired[RateUsage]
+    throttle: NotRequired[ThrottleUsage]
+
+
+class ShownOverride(TypedDict):
+    """Limits that override those that jobs carry."""
+
+    limit: NotRequired[Count]
+    period: NotRequired[str]
+    concurrency: NotRequired[Count]
+    rate: NotRequired[ShownRate]
+    throttle: NotRequired[ShownRate]
+    expires_at: NotRequired[Moment]
+
+
+class RateLimitKey(LimitUsage):
+    """A rate limit key, its limits and their usage."""
+
+    key: str
+    active: Count
+    limit: NotRequired[Count]
+    period: NotRequired[str]
+    waiting: Count
+    waiting_count: Count
+    override: NotRequired[ShownOverride]
+    held_until: NotRequired[Moment]
+
+
+class RateLimitKeys(TypedDict):
+    """A page of rate limit keys, under two names."""
+
+    rate_limits: list[RateLimitKey]
+    items: list[RateLimitKey]
+    pagination: Pagination
+
+
+class QueueLimits(LimitUsage):
+    """The limits of a queue and their usage."""
+
+    queue: QueueName
+    name: QueueName
+    max_per_second: NotRequired[Count]
+
+
+class ErrorGroupQueue(TypedDict):
+    """The number of failures of a group in one queue."""
+
+    name: QueueName
+    count: Count
+
+
+class ShownErrorGroup(TypedDict):
+    """Errors with the same type and normalised message."""
+
+    type: str
+    message: str
+    count: Count
+    first_at: Moment
+    last_at: Moment
+    job_id: JobId
+    queues: list[ErrorGroupQueue]
+
+
+class ErrorGroups(TypedDict):
+    """A page of error groups, latest failure first."""
+
+    items: list[ShownErrorGroup]
+    total: Count
+    pagination: Pagination
+
+
+class SeriesPoint(TypedDict):
+    """The numbers of one period."""
+
+    timestamp: Moment
+    complete: bool
+    enqueued: Count
+    processed: Count
+    completed: Count
+    failed: Count
+    retried: Count
+    discarded: Count
+    cancelled: Count
+    expired: Count
+    latency_p50_ms: Milliseconds | None
+    latency_p95_ms: Milliseconds | None
+    latency_p99_ms: Milliseconds | None
+    duration_p50_ms: Milliseconds | None
+    duration_p95_ms: Milliseconds | None
+    avg_latency_ms: Milliseconds | None
+    avg_duration_ms: Milliseconds | None
+    depth: dict[str, Any]
+
+
+class StatsHistory(TypedDict):
+    """A series of periods, oldest first."""
+
+    period: Literal["1m", "5m", "1h", "1d"]
+    queue: NotRequired[QueueName]
+    data: list[SeriesPoint]
+    data_points: list[SeriesPoint]
+
+
+class QueueDurations(TypedDict):
+    """How long the jobs of a queue run, and how many fail."""
+
+    name: QueueName
+    depth: Count
+    avg_duration_ms: Milliseconds
+    error_rate: Annotated[float, between(0, 1)]

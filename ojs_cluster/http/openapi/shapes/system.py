@@ -1,0 +1,180 @@
+"""The server itself in responses."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, NotRequired, TypedDict
+
+from ojs_cluster.http.openapi.keywords import keywords
+from ojs_cluster.http.openapi.shapes.common import Count, Milliseconds, Moment, Pagination
+from ojs_cluster.http.openapi.shapes.queues import QueueDurations, QueueThroughput, StateCounts
+
+
+class ManifestImplementation(TypedDict):
+    """The name and the version of the server."""
+
+    name: str
+    version: str
+    language: str
+    homepage: str
+
+
+class ManifestExtension(TypedDict):
+    """An extension of the specification that the server implements."""
+
+    name: str
+    uri: str
+    version: str
+
+
+class ManifestExtensions(TypedDict):
+    """The extensions that the server implements."""
+
+    official: list[ManifestExtension]
+    experimental: list[ManifestExtension]
+
+
+class RefusedClasses(TypedDict):
+    """The classes of requests that maintenance mode refuses."""
+
+    refused: list[str]
+
+
+class Manifest(TypedDict):
+    """What the server can do. ``extensions`` is a list of names for clients that are SDKs."""
+
+    specversion: str
+    ojs_version: str
+    implementation: ManifestImplementation
+    conformance_level: Count
+    conformance_tier: str
+    protocols: list[str]
+    backend: str
+    capabilities: dict[str, bool]
+    unique_job_strength: str
+    extensions: ManifestExtensions | list[str]
+    endpoints: dict[str, str]
+    maintenance: NotRequired[RefusedClasses]
+
+
+class BackendHealth(TypedDict):
+    """Whether Redis answers, and how fast."""
+
+    type: Literal["redis"]
+    status: Literal["ok", "degraded", "unhealthy"]
+    latency_ms: NotRequired[Count]
+
+
+class HealthAnswer(TypedDict):
+    """The health of the process and of Redis."""
+
+    status: Literal["ok", "degraded"]
+    version: str
+    uptime_seconds: Count
+    backend: BackendHealth
+    maintenance: NotRequired[RefusedClasses]
+
+
+class Alive(TypedDict):
+    """The process is alive."""
+
+    status: Literal["ok"]
+
+
+class Ready(TypedDict):
+    """Whether the process can serve requests."""
+
+    status: Literal["ready", "unavailable", "draining"]
+    backend: NotRequired[BackendHealth]
+
+
+class MetricsSummary(TypedDict):
+    """The most important numbers of the cluster."""
+
+    uptime_seconds: Count
+    jobs_enqueued_total: Count
+    jobs_completed_total: Count
+    jobs_failed_total: Count
+    jobs_active: Count
+    jobs_available: Count
+    queues_active: Count
+    workers_active: Count
+    avg_latency_ms: Milliseconds
+    avg_duration_ms: Milliseconds
+    throughput_per_second: Annotated[float, keywords(minimum=0)]
+
+
+class MaintenanceMembers(TypedDict):
+    """Whether maintenance mode is on, and what it refuses."""
+
+    enabled: bool
+    maintenance: bool
+    refused: list[str]
+    reason: NotRequired[str]
+    started_at: NotRequired[Moment]
+    enabled_at: NotRequired[Moment]
+    enabled_by: NotRequired[str | None]
+    ends_at: NotRequired[Moment]
+    estimated_end: NotRequired[Moment]
+
+
+class ConfigurationItem(TypedDict):
+    """A variable of the server. The value of a secret is null."""
+
+    name: str
+    value: str | None
+    default: str | None
+    set: bool
+    hidden: bool
+    description: str
+
+
+class ConfigurationAnswer(TypedDict):
+    """The variables of the process that answers."""
+
+    version: str
+    items: list[ConfigurationItem]
+
+
+class ClusterStats(TypedDict):
+    """The statistics of all queues together, or of one queue.
+
+    ``queues`` and ``workers`` are numbers, unless the request asks for details or comes from the
+    command line client.
+    """
+
+    queues: Count | dict[str, Count] | list[QueueDurations]
+    queues_counted: Count
+    workers: NotRequired[Count | dict[str, Count]]
+    jobs: StateCounts
+    dead_letters: Count
+    throughput: QueueThroughput
+    uptime_seconds: Count
+    maintenance: MaintenanceMembers
+
+
+class ShownOutboxEntry(TypedDict):
+    """An effect that failed too often."""
+
+    id: str
+    kind: str
+    shard: Count
+    attempts: Count
+    last_tried_at: Moment
+    payload: str
+    last_error: str
+
+
+class OutboxList(TypedDict):
+    """A page of outbox dead letters."""
+
+    entries: list[ShownOutboxEntry]
+    total: Count
+    pagination: Pagination
+
+
+class OutboxRetried(TypedDict):
+    """How many entries were retried, and how many remain or are unknown."""
+
+    retried: Count
+    left: NotRequired[Count]
+    not_found: NotRequired[list[str]]

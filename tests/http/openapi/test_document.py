@@ -1,0 +1,126 @@
+"""The document describes every route, completely and in one way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jsonschema_rs
+import pytest
+
+from ojs_cluster.core.access.scopes import Scope
+from ojs_cluster.http.app import App
+from ojs_cluster.http.errors import INTERNAL, TABLE
+from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.openapi import docstrings
+from ojs_cluster.http.openapi.document import Family, Undescribed, build_document, details_of
+from ojs_cluster.http.openapi.parameters import UnknownParameter
+from ojs_cluster.http.routing.router import Route
+from ojs_cluster.http.routing.routes import FAMILIES, ROUTES
+from tests.http.openapi.answers import document
+
+SERVED = [route for route in ROUTES if not route.test_hook]
+
+
+def operations() -> dict[tuple[str, str], dict[str, Any]]:
+    return {
+        (method.upper(), path): operation
+        for path, methods in document()["paths"].items()
+        for method, operation in methods.items()
+    }
+
+
+def operation_of(route: Route) -> dict[str, Any]:
+    return operations()[route.method, route.template]
+
+
+def references(node: Any) -> set[str]:
+    if isinstance(node, dict):
+        own = {node["$ref"]} if isinstance(node.get("$ref"), str) else set()
+        return own.union(*map(references, node.values()))
+    return set().union(*map(references, node)) if isinstance(node, list) else set()
+
+
+@pytest.mark.parametrize("route", SERVED, ids=lambda route: f"{route.method} {route.template}")
+def test_a_route_is_described(route: Route) -> None:
+    """If this fails for a new route, the message says what to add."""
+    details = details_of(route)
+    documented = {parameter.name for parameter in details.parameters}
+    missing = docstrings.query_names(route.handler) - documented
+    assert not missing, f"describe the parameters {missing} in the row of {route.template}"
+    operation = operation_of(route)
+    assert operation["summary"], f"the handler of {route.template} has no docstring"
+    assert operation["x-ojs-queue-access"] == route.queue_access.value
+
+
+def test_the_document_has_every_route_and_no_other() -> None:
+    assert operations().keys() == {(route.method, route.template) for route in SERVED}
+
+
+def test_the_ids_of_operations_are_unique() -> None:
+    ids = [operation["operationId"] for operation in operations().values()]
+    assert len(set(ids)) == len(ids)
+    assert operations()["GET", "/ojs/v1/jobs/{id}/result"]["operationId"] == "getJobsByIdResult"
+
+
+def test_the_scope_of_a_route_is_its_security() -> None:
+    for route in SERVED:
+        operation = operation_of(route)
+        if route.open:
+            assert operation["security"] == []
+        else:
+            assert isinstance(route.scope, Scope)
+            assert operation["x-ojs-scope"] == route.scope.value
+            assert {"apiKey": [route.scope.value]} in operation["security"]
+            assert {"401", "403"} <= operation["responses"].keys()
+
+
+def test_a_parameter_of_a_path_is_required() -> None:
+    for route in SERVED:
+        described = [
+            parameter["name"]
+            for parameter in operation_of(route).get("parameters", [])
+            if parameter["in"] == "path"
+        ]
+        names = [part[1:-1] for part in route.template.split("/") if part.startswith("{")]
+        assert described == names
+
+
+def test_every_status_of_the_table_of_errors_has_one_response() -> None:
+    components = document()["components"]
+    responses = components["responses"].values()
+    statuses = {entry.status for entry in TABLE.values()} | {INTERNAL.status}
+    assert len(responses) == len(statuses)
+    for response in responses:
+        [content] = response["content"].values()
+        assert content["schema"] == {"$ref": "#/components/schemas/Error"}
+
+
+def test_every_reference_leads_to_a_component() -> None:
+    components = document()["components"]
+    for reference in references(document()):
+        _, _, kind, name = reference.split("/")
+        assert name in components[kind], reference
+
+
+def test_every_schema_is_valid_and_has_a_short_name() -> None:
+    for name, schema in document()["components"]["schemas"].items():
+        assert name.isidentifier(), f"two types are called {name.rpartition('.')[2]}"
+        assert jsonschema_rs.meta.is_valid(schema)
+
+
+async def undescribed(_app: App, _request: Request) -> Response:
+    """Return nothing."""
+    raise AssertionError
+
+
+def test_a_new_handler_must_be_described() -> None:
+    route = Route("GET", "/ojs/v1/new", undescribed, Scope.DATA_READ)
+    with pytest.raises(Undescribed, match=r"add a row for tests\.http\.openapi.*undescribed"):
+        build_document({**FAMILIES, "new": Family("New.", [route])})
+
+
+def test_a_new_parameter_of_a_path_must_be_described() -> None:
+    [known] = [route for route in SERVED if route.template == "/ojs/manifest"]
+    route = Route("GET", "/ojs/v1/things/{thing}", known.handler, Scope.DATA_READ)
+    with pytest.raises(UnknownParameter, match=r"\{thing\} after 'things'"):
+        build_document({"new": Family("New.", [route])})
