@@ -132,6 +132,19 @@ def _masters(_context: click.Context, _param: click.Parameter, text: str) -> int
     return int(text)
 
 
+def _pairs(
+    _context: click.Context, _param: click.Parameter, texts: tuple[str, ...]
+) -> dict[str, str]:
+    """Parse pairs of names."""
+    pairs = {}
+    for text in texts:
+        old, equals, new = text.partition("=")
+        if not (old and equals and new):
+            raise click.BadParameter("OLD=NEW, for example Mailer=mailer.send")
+        pairs[old] = new
+    return pairs
+
+
 # Each command imports only the modules that it needs. So a supervisor does not load the store.
 
 
@@ -243,22 +256,70 @@ def _export(*, output: Path | None) -> _Run:
 
 @_cli.command(
     "import",
-    short_help="Store the data of an export.",
+    short_help="Store the data of an export, or the jobs of another job system.",
     epilog=_examples(
-        "ojs-cluster import backup.jsonl", "gunzip < backup.jsonl.gz | ojs-cluster import"
+        "ojs-cluster import backup.jsonl",
+        "gunzip < backup.jsonl.gz | ojs-cluster import",
+        "ojs-cluster import --from celery --dry-run redis://old.example:6379/0",
+        "ojs-cluster import --from sidekiq --rename-type HardJob=hard.work redis://old.example:6379",
     ),
 )
-@click.argument("file", type=_PATH, required=False)
-def _import(*, file: Path | None) -> _Run:
+@click.argument("source", metavar="[FILE|REDIS_URL]", required=False)
+@click.option(
+    "--from",
+    "system",
+    type=click.Choice(["bullmq", "celery", "ojs-redis", "sidekiq"]),
+    help="Import waiting, delayed and failed jobs of this system from REDIS_URL.",
+)
+@click.option("--dry-run", is_flag=True, help="With --from: report what would be imported.")
+@click.option(
+    "--prefix",
+    default="",
+    metavar="TEXT",
+    help="With --from: prefix of the other system's keys (default: its usual one).",
+)
+@click.option(
+    "--rename-type",
+    multiple=True,
+    metavar="OLD=NEW",
+    callback=_pairs,
+    help="With --from: the job type here of a type there; may be repeated.",
+)
+@click.option(
+    "--rename-queue",
+    multiple=True,
+    metavar="OLD=NEW",
+    callback=_pairs,
+    help="With --from: the queue here of a queue there; may be repeated.",
+)
+def _import(
+    *,
+    source: str | None,
+    system: str | None,
+    dry_run: bool,
+    prefix: str,
+    rename_type: dict[str, str],
+    rename_queue: dict[str, str],
+) -> _Run:
     """Store the data of an export, from FILE or from standard input.
 
-    Existing data is not changed, so you can run the command again.
+    With --from, import the jobs of another job system from its Redis, which is only read. Existing
+    data is not changed, so you can run the command again.
     """
+    if system is None and (dry_run or prefix or rename_type or rename_queue):
+        raise click.UsageError("--dry-run, --prefix and --rename-* need --from")
+    if system is not None and source is None:
+        raise click.UsageError("--from needs the URL of the Redis of the other system")
 
     def run(environ: Mapping[str, str]) -> int:
-        from ojs_cluster.server.commands.archive import run_import
+        if system is None or source is None:
+            from ojs_cluster.server.commands.archive import run_import
 
-        return run_import(load(environ), file)
+            return run_import(load(environ), None if source is None else Path(source))
+        from ojs_cluster.server.commands.import_from import ImportOptions, run_import_from
+
+        options = ImportOptions(system, source, prefix, dry_run, rename_type, rename_queue)
+        return run_import_from(load(environ), options)
 
     return run
 

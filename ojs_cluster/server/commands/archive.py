@@ -103,15 +103,20 @@ class ImportCounts:
 
 def run_export(settings: Settings, output: Path | None) -> int:
     """Write all data to a file, or to standard output; return the exit code."""
-    return _run(settings, lambda store: _export(store, output))
+    return run_with_store(settings, lambda store: _export(store, output))
 
 
 def run_import(settings: Settings, source: Path | None) -> int:
     """Store the data of a file, or of standard input; return the exit code."""
-    return _run(settings, lambda store: _import(store, source))
+    return run_with_store(settings, lambda store: _import(store, source))
 
 
-def _run(settings: Settings, command: Callable[[Store], Awaitable[int]]) -> int:
+def run_with_store(settings: Settings, command: Callable[[Store], Awaitable[int]]) -> int:
+    """Run a command that needs the store; return its exit code.
+
+    Errors that an operator can mend are reported in one line.
+    """
+
     async def run() -> int:
         redis = settings.redis.client()
         async with open_store(redis, settings.store, shards=settings.shards) as store:

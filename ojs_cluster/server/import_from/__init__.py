@@ -1,0 +1,1 @@
+"""Read the jobs of other job systems from their Redis (``ojs-cluster import --from``)."""

@@ -1,0 +1,101 @@
+"""Read the Redis of another system in pages, by commands that change nothing."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import redis
+
+PAGE = 500
+"""Number of entries that one command reads."""
+_SOCKET_TIMEOUT_S = 30
+
+
+class Source:
+    """The Redis of another system. Not thread-safe, and it blocks: use it in a thread.
+
+    Args:
+        url: ``redis://`` or ``rediss://`` URL with the number of the database.
+        prefix: prefix of the keys; '' for the usual one of the system.
+
+    Raises:
+        redis.RedisError: the server cannot be reached, or refuses the credentials.
+    """
+
+    def __init__(self, url: str, prefix: str = "") -> None:
+        self.prefix = prefix
+        client = redis.Redis.from_url(url, socket_timeout=_SOCKET_TIMEOUT_S)
+        self._client: Any = client
+        try:
+            # A cluster answers commands for keys of other nodes by an error.
+            if client.info("cluster").get("cluster_enabled"):
+                self._client = redis.RedisCluster.from_url(url, socket_timeout=_SOCKET_TIMEOUT_S)
+        finally:
+            if self._client is not client:
+                client.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def keys(self, pattern: str) -> list[str]:
+        """Return the keys that match, sorted."""
+        found = self._client.scan_iter(match=pattern, count=PAGE)
+        return sorted({key.decode(errors="replace") for key in found})
+
+    def members(self, key: str) -> list[str]:
+        """Return the members of a set, sorted."""
+        return sorted(item.decode(errors="replace") for item in self._client.smembers(key))
+
+    def list_from_tail(self, key: str) -> Iterator[bytes]:
+        """Yield the entries of a list, the last one first: the order in which workers take them."""
+        end = -1
+        while page := self._client.lrange(key, end - PAGE + 1, end):
+            yield from reversed(page)
+            if len(page) < PAGE:
+                return
+            end -= PAGE
+
+    def scores(self, key: str) -> Iterator[tuple[bytes, float]]:
+        """Yield the members of a sorted set with their scores, by score."""
+        for start in itertools.count(0, PAGE):
+            page = self._client.zrange(key, start, start + PAGE - 1, withscores=True)
+            yield from page
+            if len(page) < PAGE:
+                return
+
+    def hash_values(self, key: str) -> Iterator[tuple[str, bytes]]:
+        """Yield the fields of a hash with their values."""
+        for name, value in self._client.hscan_iter(key, count=PAGE):
+            yield name.decode(errors="replace"), value
+
+    def size(self, kind: str, key: str) -> int:
+        """Return the number of entries of a key; ``kind`` is list, set, zset or hash."""
+        command = {"list": "LLEN", "set": "SCARD", "zset": "ZCARD", "hash": "HLEN"}[kind]
+        return int(self._client.execute_command(command, key))
+
+    def text(self, key: str) -> bytes | None:
+        """Return the value of a string, None if the key does not exist."""
+        value: bytes | None = self._client.get(key)
+        return value
+
+    def exists(self, key: str) -> bool:
+        """Return whether the key exists."""
+        return bool(self._client.exists(key))
+
+    def hashes(self, keys: Iterable[str]) -> Iterator[tuple[str, dict[str, bytes]]]:
+        """Yield each key with its hash, which is empty if the key does not exist."""
+        for page in _pages(keys):
+            pipeline = self._client.pipeline(transaction=False)
+            for key in page:
+                pipeline.hgetall(key)
+            for key, found in zip(page, pipeline.execute(), strict=True):
+                yield key, {name.decode(errors="replace"): value for name, value in found.items()}
+
+
+def _pages(keys: Iterable[str]) -> Iterator[Sequence[str]]:
+    iterator = iter(keys)
+    while page := list(itertools.islice(iterator, PAGE)):
+        yield page
