@@ -44,10 +44,9 @@ SLOW: Final = frozenset(
 )
 """Files that wait for minutes of real time: more than three together."""
 
-ALWAYS_SLOW_ON: Final = frozenset({"valkey-cluster", "redis-cluster"})
-"""Topologies that run the slow files every time; the others run them in `make soak`. A single
-server fires a cron job by the same scripts, and waiting on all four would make `make test` too
-slow.
+ALWAYS_SLOW_ON: Final = frozenset({"valkey-cluster"})
+"""Topologies that run the slow files every time; the others run them in `make soak`. Every server
+fires a cron job by the same scripts, and waiting on all four would make `make test` too slow.
 """
 
 HOW_TO_GET_SUITES: Final = (
