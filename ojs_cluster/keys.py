@@ -370,6 +370,10 @@ class Meta:
     """Channel: the version of changed webhook subscriptions."""
     ui_secret: bytes = b"ojs:{meta}:ui_secret"
     """String: the secret that signs the sessions of the dashboard."""
+    processes: bytes = b"ojs:{meta}:processes"
+    """Hash: the API processes and schedulers that run, by identity, as JSON."""
+    process_reports: bytes = b"ojs:{meta}:process_reports"
+    """Sorted set: the same processes by the ms of their last report."""
     index: int = META
 
     def bulk(self, operation_id: str) -> bytes:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import socket
-import uuid
 from random import Random
 
 import trio
@@ -13,6 +10,11 @@ import trio
 from ojs_cluster.keys import META
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.operations.leader import RedisLeaderLock
+from ojs_cluster.store.operations.processes import (
+    describe_process,
+    new_identity,
+    report_process,
+)
 from scheduler.election import LeaseFreedSignal, campaign
 from scheduler.runner import LeaderWork
 from scheduler.settings import SchedulerSettings
@@ -70,14 +72,10 @@ async def run_scheduler(
             nursery.start_soon(wakeups.run)
             nursery.start_soon(work.run_without_lease)
             nursery.start_soon(_report, stats.election)
+            nursery.start_soon(report_process, store, describe_process("scheduler"), identity)
             async with trio.open_nursery() as campaigns:
                 for shard in signals:
                     campaigns.start_soon(run_campaign, shard)
-
-
-def new_identity() -> str:
-    """Return a name for this process. A restarted process gets another name."""
-    return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex}"
 
 
 async def _report(stats: ElectionStats) -> None:

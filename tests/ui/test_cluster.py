@@ -49,7 +49,8 @@ def test_the_page_shows_masters_memory_and_this_process(
     assert "noeviction" in text
     assert "No master has a replica" in text
     assert "No scheduler leads a shard" in text
-    assert "API processes do not register" in text
+    assert "No API process has reported itself" in text
+    assert "no limit" in text
 
 
 @pytest.mark.usefixtures("leaders")

@@ -44,6 +44,7 @@ from ojs_cluster.server.telemetry import tracing
 from ojs_cluster.server.tls import Tls
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fetch.long_poll import Waiters
+from ojs_cluster.store.operations.processes import describe_process, report_process
 
 log = logging.getLogger("ojs.http")
 
@@ -140,6 +141,7 @@ class _ApiProcess:
                 nursery.start_soon(_drain, child.stop, app)
                 nursery.start_soon(self._audit.run, store)
                 nursery.start_soon(app.maintenance.run, store)
+                nursery.start_soon(report_process, store, describe_process("api"))
                 child.ready()
                 await self._drained.wait()
                 await self._audit.finish(store)

@@ -20,6 +20,7 @@ from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.redis.settings import Address
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
+from ojs_cluster.store.operations.processes import ProcessDescription, list_processes
 
 PATIENCE_S: Final = 0.5
 """Longest time in seconds to wait for one node or one shard."""
@@ -117,6 +118,7 @@ class ClusterStatus:
         schedulers: the schedulers of a group, those with most shards first.
         without_leader: number of shards and of the meta tag that no scheduler of the group leads.
         unread: number of those whose lock could not be read in time.
+        processes: the API processes and schedulers by their identity; None if unknown.
     """
 
     clustered: bool
@@ -126,6 +128,7 @@ class ClusterStatus:
     schedulers: tuple[SchedulerStatus, ...]
     without_leader: int
     unread: int
+    processes: Mapping[str, ProcessDescription] | None
 
 
 async def read_cluster(store: Store, group: str) -> ClusterStatus:
@@ -156,6 +159,10 @@ async def read_cluster(store: Store, group: str) -> ClusterStatus:
 
     await run_concurrently(topology.masters, read_one)
     schedulers, without_leader, unread = await _read_schedulers(store, group)
+    processes: Mapping[str, ProcessDescription] | None = None
+    if store.redis.is_responsive(store.keys.meta.slot):
+        with trio.move_on_after(PATIENCE_S), suppress(BackendUnavailable, RedisReplyError):
+            processes = await list_processes(store)
     return ClusterStatus(
         topology.clustered,
         topology.slots_covered,
@@ -164,6 +171,7 @@ async def read_cluster(store: Store, group: str) -> ClusterStatus:
         schedulers,
         without_leader,
         unread,
+        processes,
     )
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import platform
 import socket
 import time
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from ojs_cluster.ui.cluster_status import cluster_status, scheduler_group
 from ojs_cluster.ui.problems.of_cluster import problems_of_cluster
@@ -25,10 +28,12 @@ async def show(visit: Visit) -> Answer:
         "cluster.html",
         {
             "cluster": status,
+            "now_ms": time.time() * 1000,
             "group": group,
             "advice": sorted(
                 problems_of_cluster(status, group), key=lambda problem: not problem.severe
             ),
+            "nodes": _api_nodes(status["processes"] or {}),
             "process": {
                 "host": socket.gethostname(),
                 "python": platform.python_version(),
@@ -36,3 +41,29 @@ async def show(visit: Visit) -> Answer:
             },
         },
     )
+
+
+class _ApiNode(NamedTuple):
+    """The API processes of one host that have one version. ``uptime_ms`` is that of the oldest."""
+
+    host: str
+    version: str
+    python: str
+    processes: int
+    uptime_ms: float
+
+
+def _api_nodes(processes: Mapping[str, Any]) -> list[_ApiNode]:
+    """Return the hosts with API processes. A host has two rows while its version changes."""
+    counts: Counter[tuple[str, str, str]] = Counter()
+    started: dict[tuple[str, str, str], int] = {}
+    for process in processes.values():
+        if process["kind"] == "api":
+            key = process["host"], process["version"], process["python"]
+            counts[key] += 1
+            started[key] = min(started.get(key, process["started_ms"]), process["started_ms"])
+    now_ms = time.time() * 1000
+    return [
+        _ApiNode(*key, count, max(0.0, now_ms - started[key]))
+        for key, count in sorted(counts.items())
+    ]

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import orjson
+import trio
 
 from ojs_cluster.keys import META
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.open import open_store
 from ojs_cluster.store.operations.leader import RedisLeaderLock
 from ojs_cluster.store.operations.nodes import read_cluster
+from ojs_cluster.store.operations.processes import (
+    SILENT_MS,
+    _send,
+    describe_process,
+    list_processes,
+    report_process,
+)
+from tests.scheduler.running import eventually
 from tests.support.patience import patient_client
 from tests.support.servers import await_replicated, own_server
 
@@ -58,3 +70,32 @@ async def test_replicas_are_shown_with_their_lag(tmp_path: Path) -> None:
         assert replica.behind_bytes is not None
         assert replica.lag_s is not None
         assert replica.address not in {each.address for each in status.masters}
+
+
+async def test_a_process_is_listed_while_it_runs(store: Store, db: Any) -> None:
+    api, leader = describe_process("api"), describe_process("scheduler")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(report_process, store, api, "host:1:a")
+        nursery.start_soon(report_process, store, leader, "host:2:b")
+        await eventually(lambda: db.hlen(store.keys.meta.processes) == 2)
+        assert (await read_cluster(store, "g")).processes == {"host:1:a": api, "host:2:b": leader}
+        nursery.cancel_scope.cancel()
+    assert await list_processes(store) == {}
+
+
+async def test_silent_and_surplus_processes_are_removed(store: Store, db: Any) -> None:
+    meta = store.keys.meta
+    description = orjson.dumps(describe_process("api"))
+    for number in range(1100):
+        db.hset(meta.processes, f"p{number}", description)
+        db.zadd(meta.process_reports, {f"p{number}": 4e12})
+    db.hset(meta.processes, "damaged", b"[")
+    db.zadd(meta.process_reports, {"damaged": 5e12})
+    db.hset(meta.processes, "silent", description)
+    db.zadd(meta.process_reports, {"silent": 1})
+    await _send(store, "new", description)
+    found = await list_processes(store)
+    assert "new" in found
+    assert not {"silent", "damaged"} & found.keys()
+    assert db.zcard(meta.process_reports) == db.hlen(meta.processes) == 1000
+    assert 0 < db.pttl(meta.processes) <= SILENT_MS

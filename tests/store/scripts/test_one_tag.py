@@ -44,6 +44,7 @@ from ojs_cluster.store.limits import depth_bounds, rate_limits
 from ojs_cluster.store.maintenance.maintenance import set_maintenance
 from ojs_cluster.store.operations import audit, metrics, rights
 from ojs_cluster.store.operations.leader import RedisLeaderLock
+from ojs_cluster.store.operations.processes import _send
 from ojs_cluster.store.operations.session_secret import session_secret
 from ojs_cluster.store.outbox import outbox_dead_letters
 from ojs_cluster.store.outbox.outbox import drain
@@ -417,6 +418,8 @@ async def bulk_operations(store: Store, db: Any) -> None:
     await change_priority(store, limited.id, 5)
     for refused in (["fetch"], []):
         await set_maintenance(store, refused)
+    for description in (b"{}", b""):
+        await _send(store, "process", description)
     await cancel(store, limited.id)
     worker = store.keys.shard_of_worker("silent")
     db.hset(worker.worker("silent"), "last_seen", 1)
