@@ -109,8 +109,8 @@ def test_hostile_text_is_shown_as_text(attacked: Running) -> None:
         )
         check(refused)
         for path in ("limits", "config", "purge"):
-            fields = ("concurrency", "rate", "rate_period", "throttle", "throttle_period")
-            fields += ("partitions", "max_depth", "on_exhaustion", "typed", "was_partitions")
+            fields = ["concurrency", "rate", "rate_period", "throttle", "throttle_period"]
+            fields += ["partitions", "max_depth", "on_exhaustion", "typed", "was_partitions"]
             answer = client.post(f"/ui/queues/a/{path}", data=dict.fromkeys(fields, HOSTILE))
             assert answer.status_code in (400, 422), path
             check(answer)
