@@ -26,7 +26,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.fetch.long_poll import Waiters
 from ojs_cluster.store.operations.health import Health, check
 from ojs_cluster.store.operations.metrics import CachedMetrics
-from ojs_cluster.store.operations.overview import Overview, overview
+from ojs_cluster.store.operations.overview import Overview, cached_overview
 from ojs_cluster.webhooks.client import WebhookClient
 
 _HEALTH_CACHED_S = 0.25
@@ -106,13 +106,11 @@ class App:
         self.maintenance.on_fetches_refused = self.waiters.wake_all
         cached_metrics = CachedMetrics(self.store, self.settings.metrics_queues)
         object.__setattr__(self, "cached_metrics", cached_metrics)
-        # An overview is reused for nine times as long as it took to compute. So computing overviews
-        # takes at most a tenth of the process's time.
-        cached_overview = Cached(lambda: overview(self.store), lambda took_s: 9 * took_s)
-        object.__setattr__(self, "overview", cached_overview)
+        object.__setattr__(self, "overview", cached_overview(self.store))
         client = WebhookClient(self.store.settings.webhooks)
         object.__setattr__(self, "webhook_client", client)
-        object.__setattr__(self, "health", Cached(self._check_redis, lambda _: _HEALTH_CACHED_S))
+        health = Cached(self._check_redis, lambda _value, _took_s: _HEALTH_CACHED_S)
+        object.__setattr__(self, "health", health)
         object.__setattr__(
             self, "body_memory", shared_body_memory or body_memory_budget_for(self.settings)
         )

@@ -30,6 +30,10 @@ VOLATILE = frozenset(
             "read_partitions",
             "peek_depth",
             "queue_stats",
+            "sum_queues",
+            "sorted_set_sizes",
+            "sorted_set_members",
+            "dead_letter_types",
             "references_checked",
         ),
         *(

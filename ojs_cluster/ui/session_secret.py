@@ -25,7 +25,7 @@ class SessionSecret:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._cached = Cached(lambda: session_secret(store), lambda _: _KEPT_S)
+        self._cached = Cached(lambda: session_secret(store), lambda _value, _took_s: _KEPT_S)
         self._last: bytes | None = None
 
     async def get(self) -> bytes:

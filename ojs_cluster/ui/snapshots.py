@@ -28,7 +28,7 @@ class _Snapshot(Generic[T]):
 
     def __init__(self, compute: Callable[[], Awaitable[T]], kept_s: float) -> None:
         self._compute = compute
-        self.cached = Cached(self._compute_and_note, lambda _: kept_s)
+        self.cached = Cached(self._compute_and_note, lambda _value, _took_s: kept_s)
         self.last: tuple[T, float] | None = None
 
     async def _compute_and_note(self) -> T:

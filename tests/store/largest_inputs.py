@@ -9,6 +9,7 @@ uses. All other scripts run in one life of everything, where jobs are as large a
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -17,6 +18,7 @@ from ojs_cluster.core.cron.cron_job import parse_cron
 from ojs_cluster.core.errors import Duplicate
 from ojs_cluster.core.jobs.envelope import NewJob, parse_job
 from ojs_cluster.core.jobs.failure import parse_failure
+from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.workflow_request import parse_workflow
 from ojs_cluster.store.archive.archive_results import portions, restore_results
 from ojs_cluster.store.archive.import_workflows import restore_workflow
@@ -32,6 +34,7 @@ from ojs_cluster.store.jobs.listing import JobFilter
 from ojs_cluster.store.jobs.nack import Nack, nack_many
 from ojs_cluster.store.limits import rate_tokens
 from ojs_cluster.store.outbox.outbox import drain
+from ojs_cluster.store.queues.queue_sums import sum_queues
 from ojs_cluster.store.search.lists import list_jobs
 from ojs_cluster.store.sweeps.retention import remove_leftovers
 from ojs_cluster.store.transactions import purge_notes
@@ -271,6 +274,24 @@ async def a_search_through_large_jobs(store: Store, db: Any) -> None:
     assert (await list_jobs(store, wanted, limit=10)).examined == MANY + 3
 
 
+async def sums_and_members_of_many_queues(store: Store, db: Any) -> None:
+    shard = store.keys.shard_of_queue("q-0")
+    names = [f"q-{number}" for number in range(6400)]
+    names = [name for name in names if store.keys.shard_of_queue(name) is shard][:MANY]
+    now = int(time.time()) // 60
+    minutes = {minute % 60: f"{minute},1,2,3,4" for minute in range(now - 59, now + 1)}
+    with db.pipeline(transaction=False) as calls:
+        calls.zadd(store.keys.meta.queues, dict.fromkeys(names, 0))
+        for name in names:
+            calls.hset(shard.queue_counters(name), mapping={"minute": now, "acked": 9, "active": 1})
+            calls.hset(shard.queue_minutes(name), mapping=minutes)
+            calls.zadd(shard.queue_available(name), {f"{name}-{job}": job for job in range(100)})
+        calls.execute()
+    sums = await sum_queues(store, len(names))
+    assert sums.stats.completed_last_hour == 8 * len(names)
+    await list_jobs(store, JobFilter(state=State.AVAILABLE), limit=10)
+
+
 INPUTS: Sequence[Inputs] = (
     a_large_job_that_is_sent_twice,
     a_batch_of_small_jobs,
@@ -284,4 +305,5 @@ INPUTS: Sequence[Inputs] = (
     a_large_outbox,
     a_large_shard_is_tidied,
     a_search_through_large_jobs,
+    sums_and_members_of_many_queues,
 )

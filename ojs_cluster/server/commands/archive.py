@@ -157,7 +157,7 @@ async def _write_with_progress(
 ) -> Callable[[bytes], object]:
     """Return a function that writes a line and shows how many jobs were written.
 
-    The number of all jobs is that of the statistics before the export. It costs a call for each
+    The number of all jobs is that of the statistics before the export. It costs a read of each
     queue, so it is read only for a terminal.
     """
     if not progress.shown:

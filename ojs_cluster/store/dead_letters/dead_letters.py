@@ -19,7 +19,9 @@ from ojs_cluster.store.jobs.delete_finished import remove_deleted
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.jobs.remove_malformed import remove_malformed
 from ojs_cluster.store.partial_failures import after_first_write
+from ojs_cluster.store.portions import PORTION_KEYS
 from ojs_cluster.store.queues.queues import list_names_within
+from ojs_cluster.store.sorted_sets.read_sets import ShardKey, read_sizes
 from ojs_cluster.store.transactions.apply_steps import RETRY_KEYS
 from ojs_cluster.store.unique import unique_retry
 
@@ -100,10 +102,6 @@ async def list_dead_letters(
     return await _read(store, [(shard, job_id) for _, job_id, shard in page]), total
 
 
-_DeadSet = tuple[Shard, bytes]
-"""Shard and key of a sorted set of dead letters: those of a shard, or of a queue in a shard."""
-
-
 async def get_stats(store: Store, within: QueuePatterns | None = None) -> DeadLetterStats:
     """Return how many dead letters there are, in which queues and of which types, and their age.
 
@@ -115,30 +113,31 @@ async def get_stats(store: Store, within: QueuePatterns | None = None) -> DeadLe
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
+    await store.partitions.refresh_if_stale(store)
     if within is None:
-        sizes_by_set = await _sizes(store, [(shard, shard.dead) for shard in store.keys])
+        sizes_by_set = await read_sizes(store, [(shard, shard.dead) for shard in store.keys])
         names: Sequence[bytes] = await _queue_names(store) if sizes_by_set else []
     else:
         names = (await list_names_within(store, within))[:_MAX_QUEUES]
         sizes_by_set = {}
-    sizes_by_queue: dict[str, dict[_DeadSet, int]] = {}
-
-    async def read_queue(name: bytes) -> None:
+    sets_by_queue: dict[str, list[ShardKey]] = {}
+    for name in names:
         queue = name.decode()
-        shards = await store.partitions.occupied_shards(store, queue)
-        sizes_by_queue[queue] = await _sizes(
-            store, [(shard, shard.queue_dead(queue)) for shard in shards]
-        )
-
-    await run_concurrently(names, read_queue)
+        shards = store.keys.partitions(queue, store.partitions.layout(queue).occupied_count)
+        sets_by_queue[queue] = [(shard, shard.queue_dead(queue)) for shard in shards]
+    sizes_of_queues = await read_sizes(
+        store, (dead_set for sets in sets_by_queue.values() for dead_set in sets)
+    )
     if within is not None:
-        sizes_by_set = {
-            dead_set: size for sizes in sizes_by_queue.values() for dead_set, size in sizes.items()
-        }
+        sizes_by_set = sizes_of_queues
+    by_queue = {
+        queue: sum(sizes_of_queues.get(dead_set, 0) for dead_set in sets)
+        for queue, sets in sorted(sets_by_queue.items())
+    }
     oldest, newest = await _discard_times(store, list(sizes_by_set))
     return DeadLetterStats(
         sum(sizes_by_set.values()),
-        {queue: sum(sizes.values()) for queue, sizes in sorted(sizes_by_queue.items()) if sizes},
+        {queue: size for queue, size in by_queue.items() if size},
         await _by_type(store, sizes_by_set),
         min(oldest, default=None),
         max(newest, default=None),
@@ -153,22 +152,8 @@ async def _queue_names(store: Store) -> Sequence[bytes]:
     return list(names)
 
 
-async def _sizes(store: Store, dead_sets: Sequence[_DeadSet]) -> dict[_DeadSet, int]:
-    """Return the size of each set, without the empty ones."""
-    sizes: dict[_DeadSet, int] = {}
-
-    async def read(dead_set: _DeadSet) -> None:
-        shard, key = dead_set
-        size = int(await _call(store, shard, "ZCARD", key))
-        if size:
-            sizes[dead_set] = size
-
-    await run_concurrently(dead_sets, read)
-    return sizes
-
-
 async def _discard_times(
-    store: Store, dead_sets: Sequence[_DeadSet]
+    store: Store, dead_sets: Sequence[ShardKey]
 ) -> tuple[list[int], list[int]]:
     """Return the discard times of the oldest and the newest dead letter of each set.
 
@@ -178,7 +163,7 @@ async def _discard_times(
     oldest: list[int] = []
     newest: list[int] = []
 
-    async def read(dead_set: _DeadSet) -> None:
+    async def read(dead_set: ShardKey) -> None:
         shard, key = dead_set
         for command, times in (("ZRANGE", oldest), ("ZREVRANGE", newest)):
             id_and_score = await _call(store, shard, command, key, 0, 0, "WITHSCORES")
@@ -189,7 +174,7 @@ async def _discard_times(
     return oldest, newest
 
 
-async def _by_type(store: Store, sizes_by_set: Mapping[_DeadSet, int]) -> dict[str, int]:
+async def _by_type(store: Store, sizes_by_set: Mapping[ShardKey, int]) -> dict[str, int]:
     """Return how many dead letters each job type has, from up to ``MAX_TYPED`` dead letters.
 
     A counter for each type was refused: each dead letter, retry and removal would cost one more
@@ -200,26 +185,23 @@ async def _by_type(store: Store, sizes_by_set: Mapping[_DeadSet, int]) -> dict[s
         sizes_by_set: the sets of dead letters, and the size of each.
     """
     total = sum(sizes_by_set.values())
-    counted: list[tuple[Shard, bytes]] = []
-
-    async def list_ids(dead_set: _DeadSet) -> None:
-        shard, key = dead_set
-        size = sizes_by_set[dead_set]
+    chunks: list[tuple[ShardKey, int, int]] = []
+    for dead_set, size in sizes_by_set.items():
         count = size if total <= MAX_TYPED else size * MAX_TYPED // total
-        if count:
-            ids = await _call(store, shard, "ZREVRANGE", key, 0, count - 1)
-            counted.extend((shard, job_id) for job_id in ids)
-
+        chunks += [
+            (dead_set, start, min(start + PORTION_KEYS, count) - 1)
+            for start in range(0, count, PORTION_KEYS)
+        ]
     types: Counter[str] = Counter()
 
-    async def read_type(shard_and_id: tuple[Shard, bytes]) -> None:
-        shard, job_id = shard_and_id
-        name = await _call(store, shard, "HGET", shard.job(job_id.decode()), f.TYPE)
-        if name is not None:  # None: the job was removed since its id was read
-            types[name.decode()] += 1
+    async def count_types(chunk: tuple[ShardKey, int, int]) -> None:
+        (shard, key), first, last = chunk
+        found = await store.run(shard, "dead_letter_types", [key], [first, last], idempotent=True)
+        items = iter(found)
+        for name, number in zip(items, items, strict=True):
+            types[name.decode(errors="replace")] += number
 
-    await run_concurrently(sizes_by_set, list_ids)
-    await run_concurrently(counted, read_type)
+    await run_concurrently(chunks, count_types)
     return dict(sorted(types.items()))
 
 

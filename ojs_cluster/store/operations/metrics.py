@@ -218,7 +218,7 @@ class CachedMetrics(Cached[ClusterMetrics]):
     """
 
     def __init__(self, store: Store, max_queues: int) -> None:
-        super().__init__(lambda: collect(store, max_queues), lambda _took_s: CACHED_S)
+        super().__init__(lambda: collect(store, max_queues), lambda _value, _took_s: CACHED_S)
 
 
 def _shard_keys(shard: Shard) -> list[bytes]:

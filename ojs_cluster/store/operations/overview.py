@@ -4,35 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from ojs_cluster.core.access.scopes import QueuePatterns
-from ojs_cluster.core.jobs.states import State
 from ojs_cluster.redis.deadline import extend_deadline
+from ojs_cluster.store.cached import Cached
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.queues.queues import QueueStats, list_queues, sum_stats
+from ojs_cluster.store.queues.queue_sums import QueueSums, sum_queues
+from ojs_cluster.store.queues.queues import QueueStats
 from ojs_cluster.store.workers import workers
 from ojs_cluster.store.workers.workers import WorkerStatus
 
-MAX_QUEUES = 10_000
+MAX_QUEUES: Final = 10_000
 """Maximum number of queues in the sums, the first by name."""
-MAX_QUEUES_WITHIN = 1000
+MAX_QUEUES_WITHIN: Final = 1000
 """Maximum number of queues for a caller that may see only some queues. Such sums are not cached."""
-_PAGE = 500
-OVERVIEW_S = 20.0
+OVERVIEW_S: Final = 20.0
 """Time in seconds that reading all queues may take, in addition to the usual time of a request."""
-_NO_QUEUES = QueueStats(
-    name="",
-    counts=dict.fromkeys(State, 0),
-    acked=0,
-    dead=0,
-    created_ms=None,
-    paused_ms=None,
-    now_ms=0,
-    completed_last_hour=0,
-    failed_last_hour=0,
-    avg_duration_ms=0,
-    avg_wait_ms=0,
-)
+QUEUES_TO_WAIT_FOR: Final = 2000
+"""Maximum number of queues whose sums are always read before they are returned. With more queues
+an older overview is returned at once, and the next one is read in the background."""
+MAX_AGE_S: Final = 60.0
+"""Maximum age in seconds of an overview that is returned while the next one is read."""
+_QUEUES_PER_S: Final = 500.0
+"""Maximum number of queues that a process reads per second, on average, so that the cost does not
+grow with the number of queues. The overview of 10 000 queues is read every 20 s at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,35 +53,33 @@ class Overview:
 
 
 async def overview(store: Store) -> Overview:
-    """Return the current sums, at the cost of one call for each partition of each queue.
+    """Return the current sums.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
     extend_deadline(OVERVIEW_S)
-    counted, paused, stats = 0, 0, _NO_QUEUES
-    while True:
-        limit = min(_PAGE, MAX_QUEUES - counted)
-        page, queues = await list_queues(store, limit=limit, offset=counted)
-        counted += len(page)
-        paused += sum(queue.paused for queue in page)
-        stats = sum_stats([stats, *page])
-        if len(page) < limit or counted >= MAX_QUEUES:
-            break
+    sums = await sum_queues(store, MAX_QUEUES)
     states, worker_count = await workers.count_by_status(store)
-    return Overview(queues, counted, stats, worker_count, paused, states)
+    return Overview(sums.queues, sums.counted, sums.stats, worker_count, sums.paused, states)
 
 
-async def sum_within(store: Store, within: QueuePatterns) -> tuple[QueueStats, int, int, int]:
+def cached_overview(store: Store) -> Cached[Overview]:
+    """Return a cache of the overview, whose cost does not grow with the number of queues."""
+    return Cached(
+        lambda: overview(store),
+        # With few queues it is reused for nine times as long as it took, so a slow Redis spends at
+        # most a tenth of its time on overviews.
+        lambda value, took_s: max(9 * took_s, value.counted / _QUEUES_PER_S),
+        background=store.background,
+        max_age_s=lambda value: MAX_AGE_S if value.counted > QUEUES_TO_WAIT_FOR else 0.0,
+    )
+
+
+async def sum_within(store: Store, within: QueuePatterns) -> QueueSums:
     """Return sums over the queues that ``within`` admits.
-
-    Returns:
-        The sums, the number of queues that ``within`` admits, how many of them are summed, and how
-        many of these are paused.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    visible, queues = await list_queues(store, limit=MAX_QUEUES_WITHIN, within=within)
-    paused = sum(queue.paused for queue in visible)
-    return sum_stats([_NO_QUEUES, *visible]), queues, len(visible), paused
+    return await sum_queues(store, MAX_QUEUES_WITHIN, within)

@@ -51,6 +51,7 @@ from ojs_cluster.store.outbox.outbox import drain
 from ojs_cluster.store.progress.checkpoints import MAX_BYTES, delete, read_checkpoint, save
 from ojs_cluster.store.progress.progress import Report, report_progress
 from ojs_cluster.store.queues import queues
+from ojs_cluster.store.queues.queue_sums import sum_queues
 from ojs_cluster.store.scripts import load_scripts
 from ojs_cluster.store.search.lists import list_jobs
 from ojs_cluster.store.statistics.record_minutes import MinuteRecorder
@@ -461,6 +462,7 @@ async def an_audit(store: Store) -> None:
 async def reads(store: Store) -> None:
     await rights.check(store)
     await queues.get_stats(store, QUEUE)
+    await sum_queues(store, 100)
     await metrics.collect(store, 1000)
     store.job_counts.count_completed(QUEUE.encode(), b"t", 1)
     await store.job_counts.flush(store)

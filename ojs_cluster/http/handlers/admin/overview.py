@@ -33,6 +33,9 @@ async def stats(app: App, request: Request) -> Response:
     the API key is restricted to some queues, the sums cover only these queues, and the number of
     workers is absent, because workers serve other queues as well.
 
+    With more than 2000 queues the sums may be up to 60 s old, and ``as_of`` tells from when they
+    are: the next ones are computed while callers get the last ones.
+
     With ``detail=true``, ``queues`` lists the queues whose jobs run longest, or the queue that the
     request names. For the command line client ``queues`` and ``workers`` are objects.
 
@@ -53,7 +56,8 @@ async def stats(app: App, request: Request) -> Response:
         if request.from_cli:
             workers = {"workers": {"total": overview.workers, **overview.worker_states}}
     elif not name:
-        totals, queues, counted, paused = await sum_within(app.store, request.queues)
+        sums = await sum_within(app.store, request.queues)
+        totals, queues, counted, paused = sums.stats, sums.queues, sums.counted, sums.paused
     if name:
         check_queues(request.queues, [name])
         totals = await _existing(app, name)
@@ -70,6 +74,7 @@ async def stats(app: App, request: Request) -> Response:
         {
             "queues": queues_member,
             "queues_counted": counted,
+            **({"as_of": replies.iso(totals.now_ms)} if totals.now_ms else {}),
             **workers,
             "jobs": counts(totals),
             "dead_letters": totals.dead,

@@ -1,0 +1,1 @@
+"""Read many sorted sets by few scripts."""

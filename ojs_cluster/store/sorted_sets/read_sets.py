@@ -1,0 +1,67 @@
+"""Read the sizes and the members of many sorted sets, by one script for hundreds of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from ojs_cluster.keys import Shard
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.fanout import run_concurrently
+from ojs_cluster.store.portions import PORTION_KEYS, portion_ranges
+
+_MEMBERS: Final = 4000
+"""Maximum number of members that a script reads, unless one set has more. It takes about 1 ms."""
+
+ShardKey = tuple[Shard, bytes]
+"""A shard, and one of its keys."""
+
+
+async def read_sizes(store: Store, sets: Iterable[ShardKey]) -> dict[ShardKey, int]:
+    """Return the number of members of each sorted set, without the empty sets.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    sizes: dict[ShardKey, int] = {}
+
+    async def read(portion: tuple[Shard, list[bytes]]) -> None:
+        shard, keys = portion
+        found: Any = await store.run(shard, "sorted_set_sizes", keys, idempotent=True)
+        sizes.update(((shard, key), size) for key, size in zip(keys, found, strict=True) if size)
+
+    await run_concurrently(_portions(dict.fromkeys(sets, 1)), read)
+    return sizes
+
+
+async def read_members(store: Store, sizes: Mapping[ShardKey, int]) -> dict[ShardKey, list[bytes]]:
+    """Return the members of sorted sets in the order of their scores.
+
+    Args:
+        store: the store.
+        sizes: the sets, with the maximum number of members to read of each.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    members: dict[ShardKey, list[bytes]] = {}
+
+    async def read(portion: tuple[Shard, list[bytes]]) -> None:
+        shard, keys = portion
+        counts = [sizes[shard, key] for key in keys]
+        found: Any = await store.run(shard, "sorted_set_members", keys, counts, idempotent=True)
+        members.update(((shard, key), some) for key, some in zip(keys, found, strict=True))
+
+    await run_concurrently(_portions(sizes), read)
+    return members
+
+
+def _portions(sizes: Mapping[ShardKey, int]) -> Iterator[tuple[Shard, list[bytes]]]:
+    """Yield the sets of each shard in portions that are small enough for one script."""
+    keys_of: dict[Shard, list[bytes]] = {}
+    for shard, key in sizes:
+        keys_of.setdefault(shard, []).append(key)
+    for shard, keys in keys_of.items():
+        counts = [sizes[shard, key] for key in keys]
+        for start, end in portion_ranges(counts, PORTION_KEYS, _MEMBERS):
+            yield shard, keys[start:end]
