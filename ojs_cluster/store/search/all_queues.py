@@ -15,17 +15,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
 from typing import Any, Final
+
+import msgspec
+import trio
 
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.jobs.options import is_queue
 from ojs_cluster.keys import Shard
 from ojs_cluster.store import cursor as cursors
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs.listing import ListingPosition
 from ojs_cluster.store.search.merged_indexes import IndexEntry, walk_index
+from ojs_cluster.store.sorted_sets.read_sets import ShardKey, read_members, read_sizes
 
 WAITING: Final = ("queue_available", "queue_blocked")
 """The indexes of waiting jobs, as attributes of ``keys.Shard``."""
@@ -35,6 +37,8 @@ _MAX_GROWTH: Final = 2
 """A later page reads at most this multiple of ``MAX_ENTRIES``, because queues may have grown."""
 MAX_QUEUES: Final = 2000
 """Maximum number of queues of a group. An empty queue costs two commands per page."""
+_YIELD_AFTER: Final = 5000
+"""Number of ids after which other requests run. Reading so many takes 2 ms."""
 _NAMES: Final = 500
 """Maximum number of queue names of one read."""
 
@@ -42,8 +46,7 @@ QueueTest = Callable[[str], bool]
 """Returns whether the caller wants the jobs of a queue."""
 
 
-@dataclass(frozen=True, slots=True)
-class GroupPosition:
+class GroupPosition(msgspec.Struct, frozen=True):
     """A position in the waiting jobs of a group of queues.
 
     Args:
@@ -108,8 +111,9 @@ async def walk_all_queues(
         done = ""
         if isinstance(position, GroupPosition):
             entries = await _read_group(store, position, wanted)
+            group = position.index, position.first, position.last
             for job_id in sorted(entries, reverse=True):
-                yield IndexEntry(replace(position, before=job_id), entries[job_id], job_id)
+                yield IndexEntry(GroupPosition(*group, job_id), entries[job_id], job_id)
             done = position.last
         elif position.queue:
             index = WAITING[position.index - start]
@@ -156,28 +160,22 @@ async def _read_group(store: Store, position: GroupPosition, wanted: QueueTest) 
         names += some
         if len(names) > _MAX_GROWTH * MAX_QUEUES:
             raise _grown()
+    if position.before == "":
+        return {}
+    sizes = await read_sizes(store, await _waiting_sets(store, names))
+    if sum(sizes.values()) > _MAX_GROWTH * MAX_ENTRIES:
+        raise _grown()
+    before = None if position.before is None else position.before.encode()
     found: dict[str, Shard] = {}
-    read = 0
-
-    async def read_queue(name: str) -> None:
-        nonlocal read
-        for shard in await store.partitions.occupied_shards(store, name):
-            for index in WAITING:
-                ids: Any = await store.redis.call(
-                    shard.slot,
-                    *("ZRANGE", getattr(shard, index)(name), 0, _MAX_GROWTH * MAX_ENTRIES - read),
-                    idempotent=True,
-                )
-                read += len(ids)
-                if read > _MAX_GROWTH * MAX_ENTRIES:
-                    raise _grown()
-                for raw_id in ids:
-                    job_id = raw_id.decode(errors="replace")
-                    if position.before is None or job_id < position.before:
-                        found[job_id] = shard
-
-    if position.before != "":
-        await run_concurrently(names, read_queue)
+    unseen = _YIELD_AFTER
+    for (shard, _), ids in (await read_members(store, sizes)).items():
+        for job_id in ids:
+            if before is None or job_id < before:
+                found[job_id.decode(errors="replace")] = shard
+        unseen -= len(ids)
+        if unseen <= 0:  # other requests run in between
+            await trio.lowlevel.checkpoint()
+            unseen = _YIELD_AFTER
     return found
 
 
@@ -215,15 +213,19 @@ async def read_queue_names(
 
 async def _sizes(store: Store, names: Sequence[str]) -> dict[str, int]:
     """Return the number of waiting jobs of each queue."""
+    sets = await _waiting_sets(store, names)
     sizes = dict.fromkeys(names, 0)
-
-    async def count(name: str) -> None:
-        for shard in await store.partitions.occupied_shards(store, name):
-            for index in WAITING:
-                size: Any = await store.redis.call(
-                    shard.slot, "ZCARD", getattr(shard, index)(name), idempotent=True
-                )
-                sizes[name] += size
-
-    await run_concurrently(names, count)
+    for key, size in (await read_sizes(store, sets)).items():
+        sizes[sets[key]] += size
     return sizes
+
+
+async def _waiting_sets(store: Store, names: Sequence[str]) -> dict[ShardKey, str]:
+    """Return the indexes of the waiting jobs of some queues, each with its queue."""
+    await store.partitions.refresh_if_stale(store)
+    return {
+        (shard, getattr(shard, index)(name)): name
+        for name in names
+        for shard in store.keys.partitions(name, store.partitions.layout(name).occupied_count)
+        for index in WAITING
+    }

@@ -37,11 +37,16 @@ SEARCH_BUDGET: Final = 20_000
 """Maximum number of entries that a page of a search examines."""
 SEARCH_BYTES: Final = 32 * 1024 * 1024
 """Maximum number of bytes of jobs that a page of a search reads."""
-MAX_PAGE_S: Final = 2.0
-"""Time in seconds after which a page ends, so that a slow server returns what it has found."""
-_COMPARE_S: Final = 0.5
+MAX_PAGE_S: Final = 0.1
+"""Time in seconds after which a page ends, so that a client gets a response within 200 ms. Its
+cursor continues the list."""
+MIN_EFFORT: Final = SCAN_BUDGET
+"""Number of entries and KiB that a page reads even if that takes longer than ``MAX_PAGE_S``."""
+_COMPARE_S: Final = 0.1
 """Minimum time in seconds to compare the jobs that were read together, so that a slow read is not
 lost."""
+_MAX_BATCH: Final = 1000
+"""Maximum number of entries whose small fields are read at once, while nothing is found."""
 _LARGE: Final = 32 * 1024
 """Size in bytes above which a job is compared in a thread, because it may take milliseconds."""
 _INDEX_COST: Final = 5
@@ -136,44 +141,62 @@ class _Page:
         self._bytes_left = SEARCH_BYTES if searches else PAGE_BYTES
         self._shown_bytes_left = PAGE_BYTES
         self._end = time.monotonic() + MAX_PAGE_S
+        self._effort_left: float = MIN_EFFORT
+        self._compared_at_once = BATCH
 
     @property
     def is_over(self) -> bool:
         """Whether the page has used its budget of entries, or its time."""
-        return self.budget <= 0 or time.monotonic() >= self._end
+        return self.budget <= 0 or self._is_late(self._end)
 
     @property
     def batch_size(self) -> int:
         """Number of entries to pass to ``take`` together."""
-        return BATCH if self._compares_fields else min(BATCH, self._limit - len(self._jobs))
+        if self._compares_fields:
+            return self._compared_at_once
+        return min(BATCH, self._limit - len(self._jobs))
+
+    def _is_late(self, end: float) -> bool:
+        return self._effort_left <= 0 and time.monotonic() >= end
 
     async def take(self, entries: Sequence[IndexEntry]) -> Position | None:
         """Add the admitted jobs; return where the page is full, None if it is not."""
-        rest = list(entries)
+        before = self._examined
+        rest = list(enumerate(entries, before + 1))
         if self._compares_fields and rest:
-            ids = [(entry.shard, entry.job_id) for entry in rest]
+            ids = [(entry.shard, entry.job_id) for entry in entries]
             small = await read_matching(self._store, self._wanted, ids)
             matching = {job.id for job in small}
-            self._examined += sum(entry.job_id not in matching for entry in rest)
-            rest = [entry for entry in rest if entry.job_id in matching]
+            rest = [item for item in rest if item[1].job_id in matching]
+            # A large batch has fewer and larger calls, but finds more than the page can show.
+            self._compared_at_once = BATCH if rest else min(_MAX_BATCH, 2 * len(entries))
+        self._effort_left -= len(entries)
         while rest:
             # No more jobs than the page can still show: most of these jobs match.
             some = rest[: max(1, self._limit - len(self._jobs))]
-            found = await read_some(self._store, [(entry.shard, entry.job_id) for entry in some])
+            found = await read_some(self._store, [(e.shard, e.job_id) for _, e in some])
             end = max(self._end, time.monotonic() + _COMPARE_S)
-            for entry, job in zip(rest, found, strict=False):
-                self._examined += 1
+            for (examined, entry), job in zip(rest, found, strict=False):
+                self._examined = examined
                 if job is not None:
-                    self._bytes_left -= job.size
-                    if await _admits(self._wanted, job):
-                        self._jobs.append(job)
-                        self._shown_bytes_left -= job.size
+                    await self._add(job)
                 full = len(self._jobs) >= self._limit
-                is_late = time.monotonic() >= end
-                if full or is_late or self._bytes_left <= 0 or self._shown_bytes_left <= 0:
+                used_up = self._bytes_left <= 0 or self._shown_bytes_left <= 0
+                if full or used_up or self._is_late(end):
                     return entry.position
             rest = rest[len(found) :]
+            if rest and self._is_late(self._end):
+                return entry.position
+        self._examined = before + len(entries)
         return None
+
+    async def _add(self, job: JobRecord) -> None:
+        """Add a job if the filter admits it."""
+        self._bytes_left -= job.size
+        self._effort_left -= job.size / 1024
+        if await _admits(self._wanted, job):
+            self._jobs.append(job)
+            self._shown_bytes_left -= job.size
 
     def ended(self, position: Position | None) -> JobPage:
         """Return the page. The next page starts at ``position``; None if there is no next page."""

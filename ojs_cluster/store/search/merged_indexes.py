@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
@@ -33,9 +33,8 @@ class Position(Protocol):
         """Return the position as an opaque cursor."""
 
 
-@dataclass(frozen=True, slots=True)
-class IndexEntry:
-    """An entry of an index.
+class IndexEntry(NamedTuple):
+    """An entry of an index. A search makes thousands of them, so it is a tuple.
 
     Args:
         position: the position after the entry.

@@ -12,9 +12,10 @@ from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.listing import JobFilter
 from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.portions import PORTION_KEYS
 
 BATCH: Final = 100
-"""Maximum number of jobs whose small fields are read together."""
+"""Number of jobs whose small fields are read together if many of them are likely to match."""
 _SMALL: Final = (
     *(f.STATE, f.TYPE, f.QUEUE, f.PRIORITY, f.ATTEMPT, f.WORKER, f.CREATED, f.FINISHED),
     *(f.DEAD, f.HIDDEN),
@@ -30,7 +31,7 @@ async def read_matching(
     Args:
         store: the store.
         wanted: the filter.
-        ids: the shard and id of each job, ``BATCH`` jobs at most.
+        ids: the shard and id of each job.
 
     Returns:
         The jobs in any order, with their small fields only.
@@ -43,8 +44,8 @@ async def read_matching(
         by_shard.setdefault(shard, []).append(job_id)
     matching: list[JobRecord] = []
 
-    async def compare(shard: Shard) -> None:
-        names = by_shard[shard]
+    async def compare(portion: tuple[Shard, list[str]]) -> None:
+        shard, names = portion
         reply: Any = await store.run(
             shard, "search_fields", [shard.finished], names, idempotent=True
         )
@@ -54,7 +55,12 @@ async def read_matching(
                 if values and wanted.admits_without_content(job):
                     matching.append(job)
 
-    await run_concurrently(by_shard, compare)
+    portions = [
+        (shard, names[start : start + PORTION_KEYS])
+        for shard, names in by_shard.items()
+        for start in range(0, len(names), PORTION_KEYS)
+    ]
+    await run_concurrently(portions, compare)
     return matching
 
 

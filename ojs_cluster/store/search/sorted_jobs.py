@@ -22,6 +22,7 @@ from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.search.all_queues import MAX_QUEUES, read_queue_names
 from ojs_cluster.store.search.merged_indexes import IndexEntry
 from ojs_cluster.store.search.small_fields import BATCH, read_matching
+from ojs_cluster.store.sorted_sets.read_sets import read_sizes
 
 MAX_ENTRIES: Final = 20_000
 """Maximum number of index entries of a sorted list."""
@@ -130,16 +131,8 @@ async def read_sorted(store: Store, wanted: JobFilter, cursor: str | None) -> So
 async def _read_ids(store: Store, wanted: JobFilter) -> list[tuple[Shard, str]]:
     """Return the ids in all indexes of a filter, the ids of a shard together."""
     keys = await _keys_of_indexes(store, wanted)
-    total = 0
-
-    async def count(item: tuple[Shard, bytes]) -> None:
-        nonlocal total
-        shard, key = item
-        size: Any = await store.redis.call(shard.slot, "ZCARD", key, idempotent=True)
-        total += size
-
-    await run_concurrently(keys, count)
-    if total > MAX_ENTRIES:
+    sizes = await read_sizes(store, keys)
+    if sum(sizes.values()) > MAX_ENTRIES:
         raise _too_many()
     ids: list[tuple[Shard, str]] = []
 
@@ -152,7 +145,7 @@ async def _read_ids(store: Store, wanted: JobFilter) -> list[tuple[Shard, str]]:
         if len(ids) > 2 * MAX_ENTRIES:  # they have grown since they were counted
             raise _too_many()
 
-    await run_concurrently(keys, read)
+    await run_concurrently(sizes, read)
     ids.sort(key=lambda item: item[0].index)
     return ids
 

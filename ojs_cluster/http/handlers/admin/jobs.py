@@ -5,6 +5,7 @@ These responses have the members of a job at the top level, not inside ``job``.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -117,9 +118,12 @@ async def listed(app: App, wanted: JobFilter, given: Mapping[str, str]) -> Respo
     limit, offset = page.limit, 0 if cursor else page.offset
     first, skipped, total = await jobs.find(app, wanted, limit=limit, offset=offset, cursor=cursor)
     shown_jobs, next_cursor = first.jobs, first.next_cursor
+    end = time.monotonic() + lists.MAX_PAGE_S
     # A search has one read only, which examines as many entries as all reads of another list.
     for _ in range(_MORE_READS if wanted.search is None else 0):
         if next_cursor is None or len(shown_jobs) >= limit or _size(shown_jobs) >= _FULL_BYTES:
+            break
+        if time.monotonic() >= end:
             break
         more = await lists.list_jobs(
             app.store, wanted, limit=limit - len(shown_jobs), cursor=next_cursor
