@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -29,6 +30,7 @@ from ojs_cluster.http.hypercorn.quart_app import OJSQuart
 from ojs_cluster.http.messages import Request
 from ojs_cluster.ui import browser, static_files
 from ojs_cluster.ui.access import SESSION_S, FailedLogins, Sessions, is_own_form, now_s
+from ojs_cluster.ui.fragments import Fragments
 from ojs_cluster.ui.login import LOGIN, LOGOUT, login_page, refusal_of_login
 from ojs_cluster.ui.navigation import MENU
 from ojs_cluster.ui.render import Templates
@@ -120,6 +122,7 @@ class _Dashboard:
         self._settings = settings
         self._proxies = proxies
         self._templates = Templates()
+        self._fragments = Fragments()
         self._files = static_files.read_static_files()
         self._sessions = Sessions()
         self._failed_logins = FailedLogins()
@@ -268,19 +271,39 @@ class _Dashboard:
             if answer.end_session:
                 browser.set_cookie(response, browser.SESSION, "", path, secure, 0)
             return response
-        note = browser.note_of(visit.head)
+        is_refresh = "hx-request" in visit.head.headers
+        # A refresh shows no note, so the next page shows it.
+        note = None if is_refresh else browser.note_of(visit.head)
         context = {
             "visit": visit,
             "url": visit.url,
             "static": partial(self._static, visit),
             "menu": [entry for entry in MENU if entry.is_for(visit)],
             "note": note,
-            "partial": "hx-request" in visit.head.headers,
+            "partial": is_refresh,
             **answer.context,
         }
-        response = browser.respond(answer.status, self._templates.render(answer.template, context))
+        render = partial(self._templates.render, answer.template, context)
+        if is_refresh and answer.status == 200:
+            return self._send_fragment(visit, answer, render)
+        response = browser.respond(answer.status, render())
         if note is not None:
             browser.set_cookie(response, browser.NOTE, "", path, secure, 0)
+        return response
+
+    def _send_fragment(
+        self, visit: Visit, answer: Page, render: Callable[[], bytes]
+    ) -> TrioResponse:
+        """Return the content of a page that is open, or that it has not changed."""
+        places = visit.root, visit.here, visit.origin
+        shows = answer.shows
+        name = None if shows is None else (answer.template, shows, *places)
+        fragment = self._fragments.get(name, render)
+        if visit.head.headers.get("if-none-match") == fragment.etag:
+            response = browser.respond(304, b"")
+        else:
+            response = browser.respond(200, fragment.body)
+        response.headers["ETag"] = fragment.etag
         return response
 
     def _static(self, visit: Visit, name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
@@ -24,16 +24,28 @@ _HINTS_ABOUT_BODIES: Final = frozenset(
     {"invalid_payload", "invalid_request", "validation_error", "unsupported"}
 )
 """Codes of errors whose hint says how to change the request."""
+_SHARED: Final = Principal("dashboard", frozenset({Scope.ADMIN_READ}))
+"""Makes the calls of the API whose responses the viewers share."""
 _FORWARDED: Final = ("x-forwarded-for", "user-agent", "last-event-id")
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page to show: its template and the values in it."""
+    """A page to show.
+
+    Attributes:
+        template: the name of its template.
+        context: the values in it.
+        status: the status of the response.
+        shows: bytes of all values in the context and of what the template reads of the visit,
+            other than its addresses. Refreshes with the same bytes share what is rendered; None if
+            this page cannot be shared, as when it shows how long ago something happened.
+    """
 
     template: str
     context: Mapping[str, Any] = field(default_factory=dict)
     status: int = 200
+    shows: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,15 +217,20 @@ class Visit:
     async def shared(self, *segments: str, **query: Any) -> bytes:
         """Return what ``get`` returns, for a request that needs the scope ``ojs:admin:read``.
 
-        Viewers who may see the whole cluster share the response for a short time.
+        Viewers who may see the whole cluster share the response for a short time. It counts as a
+        request of each of them.
 
         Raises:
             ApiError: the API refused the request.
+            RateLimited: the user has made too many requests.
         """
         if not self.sees_cluster:
             return await self.get(*segments, **query)
+        self.app.access.count_request(self.principal)
+        # Later viewers make this call too, so it must not use the rate and the key of this one.
+        neutral = replace(self, principal=_SHARED)
         name = _snapshot_name(segments, query)
-        return await self.snapshots.get(name, lambda: self.get(*segments, **query))
+        return await self.snapshots.get(name, lambda: neutral.get(*segments, **query))
 
     async def shared_or_last(self, *segments: str, **query: Any) -> Aged[bytes] | None:
         """Return what ``shared`` returns, or its last value while a master does not answer.

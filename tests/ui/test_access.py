@@ -6,12 +6,15 @@ import contextlib
 import dataclasses
 import socket
 from collections.abc import Iterator
+from functools import partial
 
 import httpx
 import pytest
+import trio
 
 from ojs_cluster.core.access.scopes import PRESETS, Keyring, Principal, digest
 from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.ui import snapshots
 from ojs_cluster.ui.access import SESSION_S, FailedLogins, Sessions, is_own_form
 from ojs_cluster.ui.settings import UiSettings, base_path
 from ojs_cluster.ui.visit import local_target
@@ -280,6 +283,36 @@ def test_an_expired_key_cannot_log_in(ui_redis: Embedded) -> None:
         for _ in range(9):
             client.post("/ui/login", data={"key": "wrong"})
         assert client.post("/ui/login", data={"key": "wrong"}).status_code == 429
+
+
+def test_pages_of_shared_replies_count_against_the_request_rate(ui_redis: Embedded) -> None:
+    slow = [Principal(f"slow-{n}", PRESETS["viewer"], requests_per_second=0.001) for n in range(3)]
+    keyring = Keyring({**KEYRING.by_digest, **{digest(who.name): who for who in slow}}, {})
+    with dashboard(ui_redis, UiSettings(mode="read"), keyring=keyring) as it:
+
+        def status(path: str, key: str) -> int:
+            headers = {"Authorization": f"Bearer {key}"}
+            return httpx.get(f"{it.url}/ui/{path}", headers=headers, timeout=60).status_code
+
+        for who, path in zip(slow, ("", "queues", "cluster"), strict=True):
+            refresh = {"Authorization": f"Bearer {who.name}", "HX-Request": "true"}
+            first = httpx.get(f"{it.url}/ui/{path}", headers=refresh, timeout=60)
+            assert (path, first.status_code) == (path, 200)
+            assert status(path, "admin-key") == 200, "the reply is shared now"
+            assert status(path, who.name) == 429
+
+
+def test_a_shared_reply_is_not_read_with_the_rate_of_its_first_viewer(ui_redis: Embedded) -> None:
+    slow = Principal("slow", PRESETS["viewer"], requests_per_second=0.001)
+    keyring = Keyring({**KEYRING.by_digest, digest("slow"): slow}, {})
+    with dashboard(ui_redis, UiSettings(mode="read"), keyring=keyring) as it:
+        statuses = []
+        for key in ("slow", "admin-key"):
+            headers = {"Authorization": f"Bearer {key}"}
+            page = httpx.get(f"{it.url}/ui/queues", headers=headers, timeout=60)
+            statuses.append(page.status_code)
+            it.run(partial(trio.sleep, snapshots.KEPT_S))  # the next viewer reads it again
+        assert statuses == [200, 200]
 
 
 def test_guesses_are_recorded_and_counted_one_by_one(running: Running, ui_redis: Embedded) -> None:

@@ -123,8 +123,7 @@ class AccessControl:
             PermissionDenied: the principal lacks the scope of the route, or it is restricted to
                 some queues and the route is about the whole cluster.
         """
-        if principal.requests_per_second is not None:
-            self._count_request(principal, principal.requests_per_second)
+        self.count_request(principal)
         if route.scope is not None and route.scope not in principal.scopes:
             raise PermissionDenied(
                 f"the API key '{principal.name}' lacks the scope {route.scope.value}",
@@ -138,7 +137,15 @@ class AccessControl:
                 principal=principal.name,
             )
 
-    def _count_request(self, principal: Principal, rate: float) -> None:
+    def count_request(self, principal: Principal) -> None:
+        """Count a request against the principal's rate.
+
+        Raises:
+            RateLimited: the principal has made too many requests.
+        """
+        rate = principal.requests_per_second
+        if rate is None:
+            return
         bucket = self._buckets.get(principal.name)
         if bucket is None:
             bucket = self._buckets[principal.name] = _TokenBucket(rate)

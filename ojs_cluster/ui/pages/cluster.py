@@ -23,6 +23,7 @@ async def show(visit: Visit) -> Answer:
             "hint": "Log in with a key for all queues.",
         }
         return Page("error.html", context, 403)
+    visit.app.access.count_request(visit.principal)
     status, group = await cluster_status(visit), scheduler_group(visit.app)
     return Page(
         "cluster.html",

@@ -8,6 +8,7 @@ import orjson
 
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.fanout import run_concurrently
+from ojs_cluster.store.operations.overview import QUEUES_TO_WAIT_FOR
 from ojs_cluster.ui.problems.find import Condition, find_problems, read_condition
 from ojs_cluster.ui.snapshots import Aged
 from ojs_cluster.ui.visit import Answer, Page, Visit
@@ -58,17 +59,27 @@ async def show(visit: Visit) -> Answer:
 
     await run_concurrently([read_stats, read_problems, read_history], lambda read: read())
     stats = None if known is None else orjson.loads(known.value)
+    problems = find_problems(visit, stats, condition)
+    age_ms = 0 if known is None else known.age_s * 1000
+    as_of = ""
+    if stats is not None:
+        # The fragment stays the same while what it shows does.
+        del stats["uptime_seconds"]
+        as_of = stats.pop("as_of", "")
+        as_of = as_of if stats["queues_counted"] > QUEUES_TO_WAIT_FOR else ""
     return Page(
         "overview.html",
         {
             "stats": stats,
-            "age_ms": 0 if known is None else known.age_s * 1000,
+            "as_of": as_of,
+            "age_ms": age_ms,
             "tiles": [state.value for state in TILES],
-            "problems": find_problems(visit, stats, condition),
+            "problems": problems,
             "ranges": RANGES,
             "range": chosen,
             "points": points,
         },
+        shows=orjson.dumps([stats, as_of, age_ms, problems, chosen]) if points is None else None,
     )
 
 

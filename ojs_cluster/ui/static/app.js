@@ -36,7 +36,7 @@
     const area = byId("refreshed");
     if (!area || area.dataset.refresh === undefined || busy()) return;
     if (area.dataset.refresh === "rows") checkForNewRows(area);
-    else window.htmx.ajax("GET", location.href, { target: "#refreshed", select: "#refreshed", swap: "outerHTML" });
+    else window.htmx.ajax("GET", location.href, { target: "#refreshed", select: "#refreshed", swap: "outerHTML", headers: shown ? { "If-None-Match": shown } : {} });
   }
   // A page that is no longer refreshed says so: its numbers would look current.
   const stale = byId("not-refreshed");
@@ -48,6 +48,15 @@
   }
   for (const name of ["htmx:sendError", "htmx:responseError", "htmx:timeout"]) document.addEventListener(name, () => noteRefresh(false));
   document.addEventListener("htmx:afterSwap", () => noteRefresh(true));
+  // The server sends nothing if the content with this ETag is still right.
+  let shown = "";
+  document.addEventListener("htmx:beforeSwap", (event) => {
+    const reply = event.detail.xhr;
+    if (reply.status === 304) {
+      event.detail.shouldSwap = false;
+      noteRefresh(true);
+    } else shown = reply.status === 200 ? reply.getResponseHeader("ETag") || "" : "";
+  });
   // A list does not move under the reader: rows keep their place, and a banner offers the new ones.
   async function checkForNewRows(area) {
     const response = await fetch(location.href, { headers: { "HX-Request": "true" } }).catch(() => null);

@@ -1,0 +1,86 @@
+"""Refreshes of open pages: only the content, and nothing if nothing has changed."""
+
+from __future__ import annotations
+
+import httpx
+
+from ojs_cluster.ui.fragments import Fragments
+from tests.support.servers import wait_until
+from tests.ui.dashboard import Running
+from tests.ui.demo import Demo
+
+REFRESH = {"HX-Request": "true"}
+
+
+def test_fragments_of_one_name_are_rendered_once() -> None:
+    fragments, rendered = Fragments(), []
+
+    def render(text: str) -> bytes:
+        rendered.append(text)
+        return text.encode()
+
+    first = fragments.get("a", lambda: render("x"))
+    again = fragments.get("a", lambda: render("y"))
+    assert again is first
+    assert fragments.get(None, lambda: render("z")).etag != first.etag
+    assert fragments.get(None, lambda: render("x")).etag == first.etag
+    assert rendered == ["x", "z", "x"]
+    for number in range(60):
+        fragments.get(number, lambda: b"0")
+        fragments.get("a", lambda: render("never"))
+    assert len(fragments._kept) == 50, "the oldest ones make room"
+    large = b"l" * 100_000
+    assert fragments.get("large", lambda: large).body == large
+    assert "large" not in fragments._kept
+
+
+def test_a_refresh_gets_the_content_without_the_frame(admin: httpx.Client) -> None:
+    for path in ("", "queues", "jobs", "dead", "workers", "cron", "operations"):
+        whole = admin.get(f"/ui/{path}").text
+        fragment = admin.get(f"/ui/{path}", headers=REFRESH)
+        assert fragment.status_code == 200
+        assert "<html" in whole
+        assert "<html" not in fragment.text
+        assert 'aria-label="Pages"' not in fragment.text
+        assert 'id="refreshed"' in fragment.text
+
+
+def test_an_unchanged_page_is_not_sent_again(running: Running, admin: httpx.Client) -> None:
+    first = admin.get("/ui/", headers=REFRESH)
+    assert first.headers["etag"]
+
+    def unchanged() -> bool:
+        """Whether a second refresh gets nothing; jobs of other tests may change the numbers."""
+        known = admin.get("/ui/", headers=REFRESH).headers["etag"]
+        again = admin.get("/ui/", headers={**REFRESH, "If-None-Match": known})
+        assert again.headers["etag"] == known or again.status_code == 200
+        assert again.headers["cache-control"] == "no-store"
+        return again.status_code == 304 and again.content == b""
+
+    wait_until(unchanged, what="a refresh of an unchanged page")
+    etag = admin.get("/ui/", headers=REFRESH).headers["etag"]
+    with running.api() as api:
+        api.post("/ojs/v1/jobs", json={"type": "a.b", "args": [], "options": {"queue": "etag"}})
+
+    def changed() -> bool:
+        sent = admin.get("/ui/", headers={**REFRESH, "If-None-Match": etag})
+        return sent.status_code == 200 and sent.headers["etag"] != etag
+
+    wait_until(changed, what="the new job in the sums")
+
+
+def test_viewers_with_other_rights_share_no_fragment(running: Running, demo: Demo) -> None:
+    with running.browser() as boss, running.browser("email-key") as team:
+        for _ in range(2):
+            shown = boss.get("/ui/", headers=REFRESH).text
+            assert shown != team.get("/ui/", headers=REFRESH).text
+            assert "workers" in shown
+
+
+def test_a_note_waits_for_the_next_whole_page(running: Running, admin: httpx.Client) -> None:
+    admin.post("/ui/queues/email/pause", data={"back": "queues"})
+    assert "is paused. Active jobs" not in admin.get("/ui/queues", headers=REFRESH).text
+    assert "is paused. Active jobs" in admin.get("/ui/queues").text
+    assert "is paused. Active jobs" not in admin.get("/ui/queues").text
+    admin.post("/ui/queues/email/resume", data={"back": "queues"})
+    admin.get("/ui/queues")
