@@ -27,7 +27,7 @@ from ojs_cluster.server.import_from.foreign_job import (
 )
 from ojs_cluster.server.import_from.import_report import ImportReport
 from ojs_cluster.server.import_from.names import Names
-from ojs_cluster.server.import_from.source import Source
+from ojs_cluster.server.import_from.source import InvalidUrl, Source
 from ojs_cluster.server.import_from.systems import READERS
 from ojs_cluster.store.archive.import_archive import restore_job, restore_queue
 from ojs_cluster.store.archive.line_values import InvalidLine, QueueLine
@@ -70,7 +70,7 @@ async def _reported(options: ImportOptions, limits: PayloadLimits, store: Store 
     report = ImportReport()
     try:
         await import_from(options, limits, store, report)
-    except (redis.RedisError, ValueError) as error:
+    except (redis.RedisError, InvalidUrl) as error:
         _print_status(f"the Redis of {options.system}: {error}")
         return 1
     except BackendUnavailable:
@@ -102,7 +102,7 @@ async def import_from(
 
     Raises:
         redis.RedisError: the Redis of the other system failed.
-        ValueError: its URL is not valid.
+        InvalidUrl: the URL of that Redis is not valid.
         BackendUnavailable: our own Redis did not answer in time.
     """
     report = ImportReport() if report is None else report

@@ -29,7 +29,7 @@ _MAX_INTERVAL_MS = 10 * 365 * 86_400_000
 def read_bullmq(source: Source) -> Iterator[ForeignItem]:
     """Yield waiting, delayed and failed jobs of every queue."""
     prefix = source.prefix or "bull"
-    for meta in source.keys(f"{prefix}:*:meta"):
+    for meta in source.keys(f"{prefix}:", "*:meta"):
         base = meta.removesuffix("meta")
         queue = base[len(prefix) + 1 : -1]
         if "paused" in dict(source.hash_values(meta)):

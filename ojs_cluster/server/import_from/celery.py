@@ -35,14 +35,14 @@ _RESULT = "celery-task-meta-"
 def read_celery(source: Source) -> Iterator[ForeignItem]:
     """Yield waiting, delayed and failed tasks."""
     for queue in _queues(source):
-        keys = source.keys(f"{_escaped(source.prefix + queue)}{_SEPARATOR}*")
+        keys = source.keys(f"{source.prefix}{queue}{_SEPARATOR}", "*")
         for key in [source.prefix + queue, *keys]:
             for raw in source.list_from_tail(key):
                 yield _message(raw, queue)
     for _, raw in source.hash_values(f"{source.prefix}unacked"):
         yield _held_message(raw)
-    for key in source.keys(f"{_escaped(source.prefix)}{_RESULT}*"):
-        failed = _result(source.text(key) or b"")
+    for raw in source.texts(f"{source.prefix}{_RESULT}"):
+        failed = _result(raw)
         if failed is not None:
             yield failed
 
@@ -50,7 +50,7 @@ def read_celery(source: Source) -> Iterator[ForeignItem]:
 def _queues(source: Source) -> list[str]:
     """Return the queues that producers or workers have declared."""
     found = set[str]()
-    for key in source.keys(f"{_escaped(source.prefix)}_kombu.binding.*"):
+    for key in source.keys(f"{source.prefix}_kombu.binding.", "*"):
         if not key.endswith(_INTERNAL):
             found.update(member.split(_SEPARATOR)[-1] for member in source.members(key))
     return sorted(found)
@@ -67,10 +67,6 @@ def _held_message(raw: bytes) -> ForeignItem:
         reason = "is running: stop its worker, then import again"
         return NotCarried(item.queue, reason, item.source_id)
     return item
-
-
-def _escaped(text: str) -> str:
-    return "".join(f"\\{character}" if character in "*?[]\\^" else character for character in text)
 
 
 def _message(raw: bytes, queue: str) -> ForeignItem:

@@ -13,6 +13,10 @@ PAGE = 500
 _SOCKET_TIMEOUT_S = 30
 
 
+class InvalidUrl(Exception):
+    """The URL of the other system's Redis is not valid; the message says why."""
+
+
 class Source:
     """The Redis of another system. Not thread-safe, and it blocks: use it in a thread.
 
@@ -21,12 +25,16 @@ class Source:
         prefix: prefix of the keys; '' for the usual one of the system.
 
     Raises:
+        InvalidUrl: the URL is not valid.
         redis.RedisError: the server cannot be reached, or refuses the credentials.
     """
 
     def __init__(self, url: str, prefix: str = "") -> None:
         self.prefix = prefix
-        client = redis.Redis.from_url(url, socket_timeout=_SOCKET_TIMEOUT_S)
+        try:
+            client = redis.Redis.from_url(url, socket_timeout=_SOCKET_TIMEOUT_S)
+        except ValueError as error:
+            raise InvalidUrl(str(error)) from None
         self._client: Any = client
         try:
             # A cluster answers commands for keys of other nodes by an error.
@@ -40,10 +48,23 @@ class Source:
         """Close the connections."""
         self._client.close()
 
-    def keys(self, pattern: str) -> list[str]:
-        """Return the keys that match, sorted."""
-        found = self._client.scan_iter(match=pattern, count=PAGE)
-        return sorted({key.decode(errors="replace") for key in found})
+    def keys(self, start: str, pattern: str) -> list[str]:
+        """Return the keys that begin with ``start`` and go on as ``pattern`` says, sorted."""
+        return sorted({key.decode(errors="replace") for key in self._matching(start, pattern)})
+
+    def texts(self, start: str) -> Iterator[bytes]:
+        """Yield the values of the strings whose keys begin with ``start``, in pages."""
+        keys = self._matching(start, "*")
+        while page := list(itertools.islice(keys, PAGE)):
+            pipeline = self._client.pipeline(transaction=False)
+            for key in page:
+                pipeline.get(key)
+            yield from (value for value in pipeline.execute() if value is not None)
+
+    def _matching(self, start: str, pattern: str) -> Iterator[bytes]:
+        escaped = "".join(f"\\{char}" if char in "*?[]\\^" else char for char in start)
+        found: Iterator[bytes] = self._client.scan_iter(match=escaped + pattern, count=PAGE)
+        return found
 
     def members(self, key: str) -> list[str]:
         """Return the members of a set, sorted."""
@@ -75,11 +96,6 @@ class Source:
         """Return the number of entries of a key; ``kind`` is list, set, zset or hash."""
         command = {"list": "LLEN", "set": "SCARD", "zset": "ZCARD", "hash": "HLEN"}[kind]
         return int(self._client.execute_command(command, key))
-
-    def text(self, key: str) -> bytes | None:
-        """Return the value of a string, None if the key does not exist."""
-        value: bytes | None = self._client.get(key)
-        return value
 
     def exists(self, key: str) -> bool:
         """Return whether the key exists."""
