@@ -43,7 +43,7 @@ VOLATILE = frozenset(
             "outbox_reschedule_shard",
             "outbox_block_entries",
         ),
-        *("webhook_read", "webhook_due", "webhook_take", "webhook_list", "webhook_purge"),
+        *("read_versioned_hash", "webhook_due", "webhook_take", "webhook_list", "webhook_purge"),
         *("rights", "worker_states", "workflow_due_checks", "workflow_schedule_check"),
     }
 )

@@ -74,7 +74,7 @@ async def read_changed(store: Runtime, known: bytes) -> Snapshot | None:
         BackendUnavailable: Redis did not answer in time.
     """
     now_ms, version, *flat = await store.run_meta(
-        "webhook_read", [store.keys.meta.webhooks], [known]
+        "read_versioned_hash", [store.keys.meta.webhooks], [known]
     )
     if not flat and known:
         return None

@@ -14,14 +14,12 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.webhooks import Subscription, pack
-from ojs_cluster.redis.errors import RedisReplyError
+from ojs_cluster.store.watched_copy import WatchedCopy
 from ojs_cluster.store.webhooks import fan_out
 from ojs_cluster.store.webhooks.subscriptions import Snapshot, read_changed
 
@@ -30,12 +28,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ojs.store")
 
-REFRESH_S: Final = 2.0
-"""Time in seconds between two reads when no change is announced."""
 FIRST_READ_S: Final = 10.0
 """Maximum time in seconds for which a process waits for its first read: a failover is over then."""
-_FIRST_PAUSE_S: Final = 0.2
-"""Time in seconds between two attempts of the first read."""
 
 
 class WebhookTable:
@@ -48,9 +42,11 @@ class WebhookTable:
         self._damaged: frozenset[str] = frozenset()
         self._version = b""
         self._read_began = float("-inf")
-        self._changed = trio.Event()
-        self._unreadable = False
-        self._was_read = False
+        self._copy = WatchedCopy(
+            "webhook subscriptions", lambda store: store.keys.meta.webhook_channel, self.read
+        )
+        self.run = self._copy.run
+        self.try_read = self._copy.try_read
         self._unread_since_s: float | None = None
         self._unread_s = 0.0
         self.packed = b""
@@ -94,56 +90,13 @@ class WebhookTable:
         ``FIRST_READ_S`` at the latest, also without a copy. ``unread_s`` then counts the time until
         the first read.
         """
-        with trio.move_on_after(FIRST_READ_S):
-            while not self._was_read:
-                await self.try_read(store)
-                if not self._was_read:
-                    await trio.sleep(_FIRST_PAUSE_S)
-        if not self._was_read:
+        if not await self._copy.first_read(store, FIRST_READ_S):
             self._unread_since_s = trio.current_time()
             log.warning(
                 "cannot read webhook subscriptions: until the master of the meta tag answers, "
                 "events of this process are not delivered to webhooks"
             )
         nursery.start_soon(self.run, store)
-
-    async def run(self, store: Runtime) -> None:
-        """Keep the copy current until cancelled. Never raises."""
-        subscribed = False
-        while True:
-            if not subscribed and store.redis.is_responsive(store.keys.meta.slot):
-                subscribed = await self._subscribe(store, self._on_change)
-            self._changed = trio.Event()
-            await self.try_read(store)
-            with trio.move_on_after(REFRESH_S):
-                await self._changed.wait()
-
-    async def _subscribe(self, store: Runtime, on_change: Callable[[], None]) -> bool:
-        meta = store.keys.meta
-        try:
-            await store.redis.subscribe(
-                meta.webhook_channel, meta.slot, lambda _: on_change(), on_change
-            )
-        except (OJSError, RedisReplyError) as error:
-            log.debug("cannot subscribe to changes of webhook subscriptions: %r", error)
-            return False
-        return True
-
-    def _on_change(self) -> None:
-        self._changed.set()
-
-    async def try_read(self, store: Runtime) -> None:
-        """Read the subscriptions now; if that fails, keep the last copy."""
-        if not store.redis.is_responsive(store.keys.meta.slot):
-            return
-        try:
-            await self.read(store)
-        except (OJSError, RedisReplyError) as error:
-            if self._was_read and not self._unreadable:
-                log.warning("cannot read webhook subscriptions; the last copy is used: %s", error)
-            self._unreadable = True
-        else:
-            self._unreadable = False
 
     async def read(self, store: Runtime) -> None:
         """Read the subscriptions now.
@@ -160,7 +113,7 @@ class WebhookTable:
 
     def replace(self, snapshot: Snapshot) -> None:
         """Replace the copy."""
-        self._unread_s, self._unread_since_s, self._was_read = self.unread_s, None, True
+        self._unread_s, self._unread_since_s = self.unread_s, None
         found = snapshot.subscriptions()
         self._subscriptions = {each.id: each for each in found}
         self._damaged = frozenset(snapshot.records.keys() - self._subscriptions.keys())

@@ -57,13 +57,13 @@ async def test_it_waits_for_its_first_read(
         open_store(ClientSettings.from_url(server.url)) as store,
         trio.open_nursery() as nursery,
     ):
-        read = store.webhooks.try_read
+        read = store.webhooks._copy.try_read
 
         async def resume_afterwards(reader: Runtime) -> None:
             await read(reader)
             server.resume(meta)
 
-        monkeypatch.setattr(store.webhooks, "try_read", resume_afterwards)
+        monkeypatch.setattr(store.webhooks._copy, "try_read", resume_afterwards)
         await started(store, nursery)
         assert store.webhooks.selects("job.enqueued")
         assert store.webhooks.unread_s == 0
