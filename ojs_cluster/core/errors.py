@@ -48,6 +48,22 @@ class ValidationFailed(OJSError):
     """A policy (retry, uniqueness, timeouts) is well formed but not allowed."""
 
 
+class SchemaRefused(OJSError):
+    """A schema is not valid, not supported, or not compatible with its previous version.
+
+    ``details.pointer`` is the JSON pointer of the part of the schema that is wrong.
+    """
+
+    def __init__(self, message: str, *, pointer: str | None = None, **details: Any) -> None:
+        where = "" if pointer is None else f"schema at '{pointer[:200]}': "
+        shown = None if pointer is None else pointer[:200]
+        super().__init__(where + message, pointer=shown, field="schema", **details)
+
+
+class ArgsRefused(OJSError):
+    """The args of a job do not match the schema of its type, and the type is validated strictly."""
+
+
 class Unsupported(OJSError):
     """The request asks for something that this server does not offer."""
 

@@ -84,6 +84,21 @@ TABLE: Final[Mapping[type[errors.OJSError], ErrorEntry]] = MappingProxyType(
             "INVALID_RETRY_POLICY",
             "Correct the policy named in details.field and send the request again.",
         ),
+        errors.SchemaRefused: ErrorEntry(
+            422,
+            "validation_error",
+            "OJS-1008",
+            "SCHEMA_VALIDATION_FAILED",
+            "Correct the part of the schema that details.pointer names.",
+        ),
+        errors.ArgsRefused: ErrorEntry(
+            422,
+            "validation_error",
+            "OJS-1008",
+            "SCHEMA_VALIDATION_FAILED",
+            "Correct the args as details.errors says. GET /ojs/v1/schemas/{type} returns the "
+            "schema.",
+        ),
         errors.Unsupported: ErrorEntry(
             422,
             "unsupported",

@@ -6,9 +6,10 @@ client reads exactly the bytes that it sent.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+import msgspec
 import orjson
 
 from ojs_cluster.core.timestamps import format_ms
@@ -56,6 +57,14 @@ def job_response(status: int, job: JobRecord, headers: Headers = ()) -> Response
     """Return a response with ``job`` and, at the top level, the members of ``flat_job``."""
     body = b'{"job":%b,%b}' % (job.json(), flat_job(job))
     return Response(status, body, headers, object_ids=lambda: {"job_id": job.id})
+
+
+def with_warnings(response: Response, warnings: Sequence[str]) -> Response:
+    """Return a response whose JSON object also has ``warnings`` (spec: ojs-schema-registry 7.3)."""
+    if not warnings:
+        return response
+    body = b'%b,"warnings":%b}' % (response.body[:-1], dumps(list(warnings)))
+    return msgspec.structs.replace(response, body=body)
 
 
 def whole_job_response(job: JobRecord) -> Response:

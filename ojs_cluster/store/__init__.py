@@ -8,6 +8,7 @@ transitions. If its process crashes, another process finishes it. The folders:
 * ``queues``, ``limits``, ``dead_letters``, ``workers``: the state of queues, limits and workers.
 * ``workflows``, ``cron``, ``unique``, ``bulk``: features built on the lifecycle.
 * ``events``, ``webhooks``: what clients learn about transitions.
+* ``schemas``: the schemas of job args, and validation with them.
 * ``search``, ``statistics``, ``error_groups``: lists of jobs, numbers over time, and failures.
 * ``transactions``, ``outbox``: writes that reach more than one shard.
 * ``sweeps``: what time alone causes (promotion, reaping, end of retention).

@@ -17,6 +17,7 @@ from ojs_cluster.store.outbox.unreachable_shards import EffectClient, Unreachabl
 from ojs_cluster.store.queues.partitions import PartitionTable
 from ojs_cluster.store.queues.registry import QueueRegistry
 from ojs_cluster.store.runtime import Arg, Runtime
+from ojs_cluster.store.schemas.schema_table import SchemaTable
 from ojs_cluster.store.statistics.job_counts import JobCounts
 from ojs_cluster.store.webhooks.webhook_table import WebhookTable
 from ojs_cluster.store.workers.touch import FetchTouches
@@ -58,6 +59,7 @@ class Store(Runtime):
     unanswered_fetches: UnansweredFetches = field(default_factory=UnansweredFetches)
     unreachable_shards: UnreachableShards = field(default_factory=UnreachableShards)
     webhooks: WebhookTable = field(default_factory=WebhookTable)
+    schemas: SchemaTable = field(default_factory=SchemaTable)
 
     @property
     def events_arg(self) -> Arg:

@@ -44,6 +44,10 @@ class StoreSettings:
             depth bound; 0 for no bound.
         queue_partitions: number of partitions of a queue, unless an operator has set a number.
         metrics_types: maximum number of job types that are counted in each queue, 0 for none.
+        schema_mode: what happens to jobs whose args do not match their schema, unless an operator
+            has chosen another mode for the type (spec: ojs-schema-registry 7).
+        max_schemas: maximum number of schemas of job args.
+        schemas_max_bytes: maximum size of all these schemas together.
         allow_eviction: whether to serve although Redis may evict keys.
         webhooks: the settings of webhook deliveries.
     """
@@ -170,6 +174,26 @@ class StoreSettings:
         "20",
         "Maximum number of job types of a queue that /metrics shows; further ones are shown as the "
         "type other. 0 counts no types.",
+    )
+    schema_mode: str = variable(
+        "OJS_SCHEMA_MODE",
+        one_of("strict", "warn", "off"),
+        "warn",
+        "What happens to a job whose args do not match the schema of its type, unless an operator "
+        "has chosen a mode for the type: `strict` refuses it with status 422, `warn` accepts it "
+        "and adds warnings to the response, `off` does not validate.",
+    )
+    max_schemas: int = variable(
+        "OJS_MAX_SCHEMAS",
+        integer(minimum=1, maximum=2000),
+        "1000",
+        "Maximum number of schemas of job args. Each version of a job type counts.",
+    )
+    schemas_max_bytes: int = variable(
+        "OJS_SCHEMAS_MAX_BYTES",
+        integer(minimum=65_536, maximum=64 * _MIB),
+        "4194304",
+        "Maximum size of all schemas of job args together, in bytes. Every process keeps a copy.",
     )
     allow_eviction: bool = variable(
         "OJS_ALLOW_EVICTION",

@@ -22,9 +22,11 @@ DEFAULT_FOLDERS: Final = (
     "ext-durable-execution",
     "ext-encryption",
     "ext-graceful-shutdown",
+    "ext-job-versioning",
     "ext-observability",
     "ext-progress",
     "ext-rate-limiting",
+    "ext-schema-registry",
     "ext-webhooks",
 )
 

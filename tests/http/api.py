@@ -144,6 +144,7 @@ async def open_app(
     async with open_store(client, store, shards=SHARDS) as opened:
         await opened.background.once("audit", partial(audit.run, opened), 0)
         await opened.background.once("webhooks", partial(opened.webhooks.run, opened), 0)
+        await opened.background.once("schemas", partial(opened.schemas.run, opened), 0)
         yield App(opened, HttpSettings(**settings), access, traffic=traffic, audit=audit)
 
 

@@ -157,6 +157,9 @@ class InMemoryCronStore:
         await self._trip()
         return self.redis.jobs.get(job_id)
 
+    async def check_args(self, job: NewJob) -> None:
+        return
+
     async def enqueue(self, job: NewJob, store_before_ms: int, *, ignore_depth_bound: bool) -> str:
         await self._trip()
         assert job.id is not None

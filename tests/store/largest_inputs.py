@@ -35,6 +35,7 @@ from ojs_cluster.store.jobs.nack import Nack, nack_many
 from ojs_cluster.store.limits import rate_tokens
 from ojs_cluster.store.outbox.outbox import drain
 from ojs_cluster.store.queues.queue_sums import sum_queues
+from ojs_cluster.store.schemas.schema_index import SchemaRecord, encode
 from ojs_cluster.store.search.lists import list_jobs
 from ojs_cluster.store.sweeps.retention import remove_leftovers
 from ojs_cluster.store.transactions import purge_notes
@@ -42,6 +43,7 @@ from ojs_cluster.store.workers import workers
 from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from ojs_cluster.store.workflows import workflows
 from ojs_cluster.store.workflows.progress_check import WorkflowCheck
+from tests.store.registered_schemas import delete, register
 from tests.store.shortcuts import (
     QUEUE,
     home_id,
@@ -292,6 +294,20 @@ async def sums_and_members_of_many_queues(store: Store, db: Any) -> None:
     await list_jobs(store, JobFilter(state=State.AVAILABLE), limit=10)
 
 
+async def as_many_schemas_as_allowed(store: Store, db: Any) -> None:
+    """The index is read as a whole, the documents in portions."""
+    meta, number = store.keys.meta, store.settings.max_schemas - 1
+    for index in range(number):
+        record = SchemaRecord(f"t{index}", "1", f"urn:{index}".ljust(500, "x"), 4000, 1)
+        db.hset(meta.job_schemas, f"t{index}@1.0.0", encode(record))
+        db.hset(meta.job_schemas, f"U:{record.uri}", record.field)
+        db.hset(meta.job_schema_documents, record.field, b'{"title":"%b"}' % (b"x" * 3988))
+    await register(store, "large", schema={"title": "x" * 65_000})
+    await store.schemas.read(store)
+    assert len(store.schemas.types) == number + 1
+    await delete(store, "large")
+
+
 INPUTS: Sequence[Inputs] = (
     a_large_job_that_is_sent_twice,
     a_batch_of_small_jobs,
@@ -306,4 +322,5 @@ INPUTS: Sequence[Inputs] = (
     a_large_shard_is_tidied,
     a_search_through_large_jobs,
     sums_and_members_of_many_queues,
+    as_many_schemas_as_allowed,
 )

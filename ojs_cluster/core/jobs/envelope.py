@@ -43,7 +43,7 @@ from ojs_cluster.core.unique import UniquePolicy
 MAX_TYPE_LENGTH: Final = 255
 # The text of the spec has no hyphen here. Its OpenAPI document has it, and the conformance suites
 # use types with hyphens.
-_is_type: Final = re.compile(r"[a-z][a-z0-9_\-]*(?:\.[a-z][a-z0-9_\-]*)*").fullmatch
+_matches_type: Final = re.compile(r"[a-z][a-z0-9_\-]*(?:\.[a-z][a-z0-9_\-]*)*").fullmatch
 
 # Attributes that the server writes. A client's value is dropped, because responses would otherwise
 # have the attribute twice.
@@ -79,6 +79,11 @@ SYSTEM_FIELDS: Final = frozenset(
     }
 )
 _KNOWN_ATTRIBUTES: Final = SYSTEM_FIELDS | TOP_LEVEL
+
+
+def is_type(text: str) -> bool:
+    """Return whether a text may be the type of a job."""
+    return len(text) <= MAX_TYPE_LENGTH and _matches_type(text) is not None
 
 
 class NewJob(msgspec.Struct, frozen=True):
@@ -288,7 +293,7 @@ def _type(piece: Raw | None) -> str:
     if piece is None:
         raise InvalidRequest("a job needs a type", field="type")
     text = string(piece)
-    if text is None or len(text) > MAX_TYPE_LENGTH or not _is_type(text):
+    if text is None or not is_type(text):
         given = "the given value" if text is None else show(text)
         raise InvalidRequest(
             "type must be lower-case words of a-z, 0-9, '_' and '-', joined by dots, each "

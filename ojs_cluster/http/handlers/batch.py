@@ -13,6 +13,7 @@ from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import require_json
 from ojs_cluster.store.enqueue import enqueue as store_enqueue
 from ojs_cluster.store.off_loop import off_loop
+from ojs_cluster.store.schemas.validation import check_all
 
 
 async def enqueue_many(app: App, request: Request) -> Response:
@@ -31,6 +32,7 @@ async def enqueue_many(app: App, request: Request) -> Response:
     if app.settings.test_hooks:
         for new_job in new_jobs:
             validate_if_marked(new_job)
+    warnings = await check_all(app.store, new_jobs)
     jobs = await store_enqueue.enqueue_many(app.store, new_jobs)
     count = len(jobs)
     enqueued = sum(not job.deduplicated for job in jobs)
@@ -39,4 +41,5 @@ async def enqueue_many(app: App, request: Request) -> Response:
         count,
         enqueued,
     )
-    return Response(201, body, object_ids=lambda: {"job_ids": [job.id for job in jobs]})
+    response = Response(201, body, object_ids=lambda: {"job_ids": [job.id for job in jobs]})
+    return replies.with_warnings(response, warnings)

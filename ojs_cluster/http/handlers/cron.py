@@ -22,6 +22,7 @@ from ojs_cluster.store.cron.cron_record import CronRecord
 from ojs_cluster.store.cron.cron_store import HISTORY_KEPT
 from ojs_cluster.store.cron.firing import QUEUE_FULL
 from ojs_cluster.store.off_loop import off_loop
+from ojs_cluster.store.schemas.validation import check_args
 
 _OUTCOMES = {
     "fire": ("triggered", "schedule"),
@@ -66,13 +67,27 @@ async def register(app: App, request: Request) -> Response:
     parse = partial(parse_cron, request.body, limits=app.settings.limits)
     definition = await off_loop(parse, len(request.body))
     queues = request.queues
+    if queues is not None:
+        check_new_job(queues, parse_job(definition.job, limits=app.settings.limits))
+    warnings = await _check_args(app, definition)
     if queues is None:
         cron, _ = await store_cron.register(app.store, definition)
     else:
-        check_new_job(queues, parse_job(definition.job, limits=app.settings.limits))
         cron, _ = await store_cron.register(app.store, definition, partial(check_cron, queues))
     location = (("Location", f"/ojs/v1/cron/{cron.name}"),)
-    return _response(201, cron, headers=location)
+    return replies.with_warnings(_response(201, cron, headers=location), warnings)
+
+
+async def _check_args(app: App, definition: CronDefinition) -> list[str]:
+    """Validate the args of a cron job; return the warnings. Each occurrence validates them again.
+
+    Raises:
+        ArgsRefused: the args are refused.
+    """
+    if not app.store.schemas.validated:
+        return []
+    parse = partial(parse_job, definition.job, limits=app.settings.limits)
+    return await check_args(app.store, await off_loop(parse, len(definition.job)))
 
 
 async def get(app: App, _request: Request, name: str) -> Response:

@@ -28,6 +28,7 @@ from ojs_cluster.store.jobs import read_jobs as store_jobs
 from ojs_cluster.store.jobs.listing import JobFilter
 from ojs_cluster.store.off_loop import LARGE, off_loop
 from ojs_cluster.store.queues import queues as store_queues
+from ojs_cluster.store.schemas.validation import check_args
 from ojs_cluster.store.search import lists
 from ojs_cluster.store.search.lists import JobPage
 
@@ -56,11 +57,16 @@ async def enqueue(app: App, request: Request) -> Response:
     check_new_job(request.queues, new_job)
     if app.settings.test_hooks:
         validate_if_marked(new_job)
+    warnings = None
+    if new_job.type in app.store.schemas.validated:
+        warnings = await check_args(app.store, new_job)
     job = await store_enqueue.enqueue(app.store, new_job)
     if job.deduplicated:
         return replies.deduplicated_response(job)
     limits = () if new_job.rate_limit is None else await headers_of(app, new_job)
-    return replies.job_response(201, job, (("Location", f"/ojs/v1/jobs/{job.id}"), *limits))
+    headers = (("Location", f"/ojs/v1/jobs/{job.id}"), *limits)
+    response = replies.job_response(201, job, headers)
+    return replies.with_warnings(response, warnings) if warnings else response
 
 
 async def get(app: App, _request: Request, job_id: str) -> Response:

@@ -23,7 +23,7 @@ CAPABILITIES = {
     "job_ttl": True,
     "priority_queues": True,
     "rate_limiting": True,
-    "schema_validation": False,
+    "schema_validation": True,
     "unique_jobs": True,
     "workflows": True,
     "pause_resume": True,

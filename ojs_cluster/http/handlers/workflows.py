@@ -24,6 +24,7 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import require_json
 from ojs_cluster.store.off_loop import off_loop
+from ojs_cluster.store.schemas.validation import check_workflow
 from ojs_cluster.store.workflows import read_workflows
 from ojs_cluster.store.workflows import workflows as store_workflows
 from ojs_cluster.store.workflows.read_workflows import JobOutcome, WorkflowRecord
@@ -53,8 +54,10 @@ async def create(app: App, request: Request) -> Response:
     parse = partial(parse_workflow, request.body, limits=app.settings.limits, trace=trace)
     new = await off_loop(parse, len(request.body))
     check_new_workflow(request.queues, new, app.settings.limits)
+    warnings = await check_workflow(app.store, new)
     created = await store_workflows.create(app.store, new)
-    return _response(201, created, (("Location", f"/ojs/v1/workflows/{created.id}"),))
+    response = _response(201, created, (("Location", f"/ojs/v1/workflows/{created.id}"),))
+    return replies.with_warnings(response, warnings)
 
 
 async def get(app: App, _request: Request, workflow_id: str) -> Response:

@@ -107,6 +107,9 @@ _PATH: Final = {
     ),
     ("subscriptions", "id"): Parameter("id", "The id of a webhook subscription.", _TEXT),
     ("deliveries", "id"): Parameter("id", "The id of a delivery of a webhook.", _TEXT),
+    ("schemas", "name"): Parameter("name", "The URI of a schema, or a job type.", _TEXT),
+    ("schemas", "type"): Parameter("type", "A job type.", _TEXT),
+    ("schemas", "version"): Parameter("version", "A version, such as `2` or `2.0.1`.", _TEXT),
     ("bulk", "id"): Parameter("id", "The id of a bulk operation.", _TEXT),
 }
 """Parameters of paths, by the segment before the parameter and its name."""

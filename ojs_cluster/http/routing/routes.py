@@ -21,13 +21,16 @@ from ojs_cluster.http.routing.tables import (
     events,
     jobs,
     queues,
+    schemas,
     system,
     webhooks,
     workers,
     workflows,
 )
 
-_TABLES: Final = (system, jobs, workers, queues, workflows, crons, events, webhooks, admin)
+_TABLES: Final = (
+    *(system, jobs, workers, queues, workflows, crons, events, webhooks, schemas, admin),
+)
 DOCUMENT_ROUTE: Final = Route(
     "GET",
     "/ojs/openapi.json",

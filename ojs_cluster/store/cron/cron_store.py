@@ -19,6 +19,7 @@ from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.activate import activate
 from ojs_cluster.store.jobs.cancel import cancel
+from ojs_cluster.store.schemas.validation import check_args
 from ojs_cluster.store.unique import locks
 
 HISTORY_KEPT = 100
@@ -110,6 +111,14 @@ class RedisCronStore:
             return (await read_jobs.get(self.store, job_id)).state
         except (NotFound, MalformedJob):  # a malformed run never ends; it must not stop later runs
             return None
+
+    async def check_args(self, job: NewJob) -> None:
+        """Check the args of a job against the schema of its type.
+
+        Raises:
+            ArgsRefused: the args do not match.
+        """
+        await check_args(self.store, job)
 
     async def enqueue(self, job: NewJob, store_before_ms: int, *, ignore_depth_bound: bool) -> str:
         """Store a job, as ``CronStore.enqueue``.

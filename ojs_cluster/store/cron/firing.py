@@ -33,7 +33,14 @@ from typing import Final
 import msgspec
 import trio
 
-from ojs_cluster.core.errors import BackendUnavailable, Conflict, Duplicate, NotFound, QueueFull
+from ojs_cluster.core.errors import (
+    ArgsRefused,
+    BackendUnavailable,
+    Conflict,
+    Duplicate,
+    NotFound,
+    QueueFull,
+)
 from ojs_cluster.redis.durability import has_unconfirmed_writes
 from ojs_cluster.store.cron.cron_record import CronRecord
 from ojs_cluster.store.cron.firing_store import CronStore, OccurrenceDecision
@@ -144,7 +151,7 @@ async def run_manually(cron_store: CronStore, cron: CronRecord) -> ManualRun | N
         with suppress(Duplicate, UnusableDefinition, QueueFull):  # errors of the earlier run
             await deliver(cron_store, cron)
         return None
-    await make_job(cron.name, cron.job, cron.read_ms)
+    await _make_valid_job(cron_store, cron, cron.read_ms)
     runs = await earlier_runs(cron_store, cron)
     claimed = await cron_store.claim(cron, decide_to_fire(cron_store, cron, runs))
     if claimed is None or claimed.firing is None:
@@ -233,7 +240,7 @@ async def _check_cron(cron_store: CronStore, cron: CronRecord, now_ms: int) -> N
         return
     try:
         # Before the claim: a firing whose job cannot be read could never be delivered.
-        await make_job(cron.name, cron.job, cron.next_ms)
+        await _make_valid_job(cron_store, cron, cron.next_ms)
     except UnusableDefinition as unusable:
         _log_refusal(cron, unusable)
         refusal = OccurrenceDecision(fire=False, job_id="", refusal=unusable.reason)
@@ -243,6 +250,21 @@ async def _check_cron(cron_store: CronStore, cron: CronRecord, now_ms: int) -> N
     claimed = await cron_store.claim(cron, decision)
     if claimed is not None and claimed.firing is not None:
         await _deliver_occurrence(cron_store, claimed)
+
+
+async def _make_valid_job(cron_store: CronStore, cron: CronRecord, occurrence_ms: int) -> None:
+    """Check that a job can be made and that its args match the schema of its type.
+
+    The schema does not matter for a claimed firing, which must be delivered.
+
+    Raises:
+        UnusableDefinition: no job can be made, or its args are refused.
+    """
+    job = await make_job(cron.name, cron.job, occurrence_ms)
+    try:
+        await cron_store.check_args(job)
+    except ArgsRefused as error:
+        raise UnusableDefinition(error) from error
 
 
 async def _deliver_occurrence(cron_store: CronStore, cron: CronRecord) -> None:

@@ -108,6 +108,14 @@ class CronStore(Protocol):
         """Return a job's state, None when there is no such job."""
         ...
 
+    async def check_args(self, job: NewJob) -> None:
+        """Check the args of a job against the schema of its type.
+
+        Raises:
+            ArgsRefused: the args do not match.
+        """
+        ...
+
     async def enqueue(self, job: NewJob, store_before_ms: int, *, ignore_depth_bound: bool) -> str:
         """Store a job.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from ojs_cluster.core.cron.cron_job import job_of_occurrence
-from ojs_cluster.core.errors import OJSError
+from ojs_cluster.core.errors import ArgsRefused, OJSError
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.payload_limits import STORED_LIMITS
 from ojs_cluster.store.off_loop import off_loop
@@ -30,6 +30,8 @@ class UnusableDefinition(Exception):
     def reason(self) -> str:
         """The error as one short line of text that Redis can store."""
         error = self.error
+        if isinstance(error, ArgsRefused):  # its message has values, which do not belong in logs
+            return f"the args do not match their schema at {error.details['pointer']}"[:_MAX_REASON]
         text = error.message if isinstance(error, OJSError) else repr(error)
         line = " ".join(text.split())[:_MAX_REASON]
         return line.encode(errors="replace").decode() or type(error).__name__

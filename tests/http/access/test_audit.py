@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +16,7 @@ import trio
 
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.core.bulk.selection import BulkAction, Selection
+from ojs_cluster.core.errors import Duplicate
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.webhooks import Secret, Subscription
 from ojs_cluster.http.access import audit as http_audit
@@ -36,6 +38,7 @@ from tests.http.api import Api, open_app, serving, until
 from tests.http.audits import access, await_entries, capture_audit_lines, entries, lines_of, send
 from tests.http.test_metrics import scrape
 from tests.server.test_api_keys_file import ONE, TWO, write
+from tests.store.registered_schemas import register
 from tests.store.test_master_away import names_on, owner
 from tests.support.servers import observer, own_server
 
@@ -62,6 +65,8 @@ BODIES: dict[str, Any] = {
     "bulk.create": {"action": "retry", "filter": {"queue": "none", "type": "t"}, "confirm": True},
     "webhook.create": {"url": "https://localhost:1/", "events": ["job.completed"]},
     "webhook.change": {"active": False},
+    "schema.register": {"type": "t", "version": "9", "schema": {}},
+    "schema.configure": {"mode": "strict"},
 }
 ABOUT = {
     "job.retry_many": "queue=none type=t",
@@ -77,6 +82,8 @@ ABOUT = {
     "dead_letter.purge": "delete",
     "bulk.create": "retry queue=none type=t",
     "webhook.create": "sub_*",
+    "schema.register": "t@*",
+    "schema.delete": "t@1",
 }
 
 
@@ -89,10 +96,19 @@ def test_every_change_by_an_administrator_has_an_action_and_nothing_else_has() -
         assert not (changes and route.fast), route
 
 
+async def registered_schema(api: Api, route: Route) -> str:
+    """Register version 1 of a schema; return its name in the path of the route."""
+    with suppress(Duplicate):
+        await register(api.app.store, "t", "1", uri="urn:t")
+    return "urn:t" if route.template.endswith("/{name}") else "t"
+
+
 async def subject_of(api: Api, route: Route) -> str:
     """Make what a call of the route changes, and return its name in the path."""
     if "/queues/" in route.template:
         return "mail"
+    if "/schemas/" in route.template:
+        return await registered_schema(api, route)
     if "/rate-limits/" in route.template:
         await api.enqueue(
             options={"queue": "limited", "rate_limit": {"key": "k", "concurrency": 5}}
@@ -178,7 +194,9 @@ async def test_each_route_that_changes_leaves_one_entry_for_success_and_one_for_
         for number, route in enumerate(sorted(AUDITED, key=lambda route: not route.test_hook)):
             subject = "" if "{" not in route.template else await subject_of(Keyed(app), route)
             path = route.template.removeprefix("/ojs/v1").replace("{id}", subject)
-            path = path.replace("{name}", subject).replace("{key}", subject)
+            for parameter in ("{name}", "{key}", "{type}"):
+                path = path.replace(parameter, subject)
+            path = path.replace("{version}", "2" if route.method == "PUT" else "1")
             body = BODIES.get(route.action)
             calls = (("viewer-key", f"refused-{number}"), ("root-key", f"done-{number}"))
             for key, name in calls:

@@ -66,6 +66,7 @@ from ojs_cluster.store.workflows.progress_check import WorkflowCheck
 from tests.store.archives import export_text, import_text
 from tests.store.hot_queues import spread
 from tests.store.limit_jobs import age_key, expire_grants, key_in, keyed, per_hour, settle
+from tests.store.registered_schemas import one_life_of_a_schema
 from tests.store.shortcuts import (
     DAY,
     HOUR,
@@ -225,6 +226,7 @@ async def one_life_without_backup(store: Store, db: Any) -> None:
     await leadership(store)
     await an_audit(store)
     await one_life_of_a_webhook(store)
+    await one_life_of_a_schema(store)
     await reads(store)
 
 

@@ -32,6 +32,7 @@ from ojs_cluster.store.enqueue.independent_jobs import enqueue_each
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.off_loop import off_loop
 from ojs_cluster.store.partial_failures import after_first_write
+from ojs_cluster.store.schemas.validation import check_each
 
 _RUN_S: Final = 10.0
 """Time in seconds that storing the jobs one by one may take, in addition to the usual time."""
@@ -61,11 +62,14 @@ async def enqueue_jobs(app: App, request: Request) -> Response:
     trace = fields.trace(app, request)
     parse = partial(parse_bulk_enqueue, request.body, limits=app.settings.limits, trace=trace)
     given = await off_loop(parse, len(request.body))
-    jobs = [_checked(app, request, job) for job in given.jobs]
+    jobs, warnings = await check_each(
+        app.store, [_checked(app, request, job) for job in given.jobs]
+    )
     extend_deadline(_RUN_S)
     key = _key(request.headers.get("idempotency-key"), given.idempotency_key)
     if key is None:
-        return _response(await _enqueue(app, jobs, atomic=given.atomic))
+        response = _response(await _enqueue(app, jobs, atomic=given.atomic))
+        return replies.with_warnings(response, warnings)
     principal = principal_of(app, request).name
     begun = await idempotency.begin(app.store, principal, key, request.body)
     if begun.response is not None:
@@ -73,7 +77,7 @@ async def enqueue_jobs(app: App, request: Request) -> Response:
         return Response(int(status), body, _size_header(len(jobs)))
     with after_first_write():
         results = await _enqueue_once(app, jobs, begun, atomic=given.atomic)
-        response = _response(results)
+        response = replies.with_warnings(_response(results), warnings)
         # A job whose shard did not answer is tried again by a repetition.
         if not any(isinstance(result, BackendUnavailable) for result in results):
             kept = b"%d\n%b" % (response.status, response.body)

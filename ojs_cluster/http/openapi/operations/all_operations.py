@@ -13,6 +13,7 @@ from ojs_cluster.http.openapi.operations import (
     events,
     jobs,
     queues,
+    schemas,
     system,
     webhooks,
     workers,
@@ -30,5 +31,6 @@ OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
     **crons.OPERATIONS,
     **events.OPERATIONS,
     **webhooks.OPERATIONS,
+    **schemas.OPERATIONS,
     **admin.OPERATIONS,
 }

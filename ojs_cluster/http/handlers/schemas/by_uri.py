@@ -1,0 +1,109 @@
+"""Schemas under ``/ojs/v1/schemas``, as the SDKs and ojs-schema-registry use them.
+
+The SDKs address a schema by its URI, the document by its type. A job type has no colon and no
+slash, so a path is a type if it can be one and has a schema, and otherwise a URI.
+"""
+
+from __future__ import annotations
+
+from ojs_cluster.core.errors import NotFound
+from ojs_cluster.http import query, replies
+from ojs_cluster.http.app import App
+from ojs_cluster.http.handlers.schemas import views
+from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.store.schemas import registry
+
+
+async def list_schemas(app: App, request: Request) -> Response:
+    """List all schemas by type, newest version first.
+
+    ``GET /ojs/v1/schemas?type&limit&offset`` (Python and JavaScript SDK)
+    """
+    given = query.parameters(request.query)
+    page = query.numbered_page(given, default=50, max_limit=100)
+    await app.store.schemas.read(app.store)
+    wanted = given.get("type")
+    found = [each for each in app.store.schemas.all() if wanted in (None, "", each.record.type)]
+    shown = [
+        views.members(each, text_version=True)
+        for each in found[page.offset : page.offset + page.limit]
+    ]
+    return replies.json_response(
+        200,
+        {
+            "schemas": shown,
+            "total": len(found),
+            "pagination": query.pagination(page, len(shown), len(found)),
+        },
+    )
+
+
+async def register(app: App, request: Request) -> Response:
+    """Register a schema.
+
+    ``POST /ojs/v1/schemas`` (spec: ojs-schema-registry 4.1)
+    """
+    made = await views.register(app, request, None)
+    value = {"schema": views.members(made, text_version=True)}
+    return replies.json_response(201, value, audit_object=made.name)
+
+
+async def get(app: App, _request: Request, name: str) -> Response:
+    """Return the schema with a URI, or the latest schema of a type.
+
+    ``GET /ojs/v1/schemas/{name}`` (spec: ojs-schema-registry 4.2)
+    """
+    await app.store.schemas.read(app.store)
+    table = app.store.schemas
+    found = table.types[name].schemas[0] if name in table.types else table.with_uri(name)
+    if found is None:
+        raise NotFound("schema", name[:300])
+    value = {"schema": views.members(found, text_version=True)}
+    return replies.json_response(200, value)
+
+
+async def drop(app: App, _request: Request, uri: str) -> Response:
+    """Delete the schema with a URI. A type is no URI: its versions are deleted one by one.
+
+    ``DELETE /ojs/v1/schemas/{uri}`` (Python and JavaScript SDK)
+    """
+    record = await registry.delete(
+        app.store, lambda index: index.records.get(index.uris.get(uri, "")), uri
+    )
+    await app.store.schemas.try_read(app.store)
+    return replies.json_response(
+        200,
+        {"deleted": True, "uri": record.uri, "type": record.type, "version": record.version},
+        audit_object=f"{record.type}@{record.version}",
+    )
+
+
+async def list_versions(app: App, _request: Request, job_type: str) -> Response:
+    """List the versions of a type, newest first.
+
+    ``GET /ojs/v1/schemas/{type}/versions`` (spec: ojs-schema-registry 4.3)
+    """
+    found = await views.read_type(app, job_type)
+    return replies.json_response(200, views.versions(app, found, text_version=True))
+
+
+async def get_version(app: App, _request: Request, job_type: str, version: str) -> Response:
+    """Return one version.
+
+    ``GET /ojs/v1/schemas/{type}/{version}``
+    """
+    found = await views.read_version(app, job_type, version)
+    return replies.json_response(200, {"schema": views.members(found, text_version=True)})
+
+
+async def drop_version(app: App, _request: Request, job_type: str, version: str) -> Response:
+    """Delete one version.
+
+    ``DELETE /ojs/v1/schemas/{type}/{version}`` (spec: ojs-schema-registry 4.4)
+    """
+    record = await views.delete_version(app, job_type, version)
+    return replies.json_response(
+        200,
+        {"deleted": True, "type": record.type, "version": record.version},
+        audit_object=f"{record.type}@{record.version}",
+    )

@@ -1,0 +1,158 @@
+"""Validate the args of jobs that are enqueued (spec: ojs-schema-registry 7).
+
+A validation blocks the event loop for up to 40 ms at worst, and some microseconds typically
+(``core.schemas.cost``). Between the jobs of a batch other tasks run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from ojs_cluster.core.errors import ArgsRefused, OJSError
+from ojs_cluster.core.jobs.envelope import NewJob, parse_job
+from ojs_cluster.core.payload_limits import STORED_LIMITS
+from ojs_cluster.core.raw_json import object_members, string
+from ojs_cluster.core.schemas.compiled import Problem
+from ojs_cluster.core.workflow_request import NewWorkflow
+from ojs_cluster.redis.driven_coroutines import ensure_task
+from ojs_cluster.store.off_loop import off_loop
+from ojs_cluster.store.schemas.schema_table import StoredSchema, TypeSchemas, log
+
+if TYPE_CHECKING:
+    from ojs_cluster.store.context import Store
+
+MAX_WARNINGS: Final = 100
+"""Maximum number of warnings of one response."""
+_SMALL: Final = 4096
+"""Size in bytes above which a schema is compiled in a thread."""
+_PAUSE_S: Final = 0.01
+"""Time in seconds after which validations let other tasks run."""
+
+
+async def check_args(store: Store, job: NewJob) -> list[str]:
+    """Validate the args of a job.
+
+    Returns:
+        Warnings, if the args do not match and the mode of the type is ``warn``.
+
+    Raises:
+        ArgsRefused: the args do not match, and the mode of the type is ``strict``.
+    """
+    schemas = store.schemas.validated.get(job.type)
+    if schemas is None:
+        return []
+    # The body begins with the args. It is split again here, so that other jobs pay nothing.
+    attributes = object_members(b"{%b}" % job.body) or {}
+    schema = schemas.choose(_text(attributes.get("version")), _text(attributes.get("schema")))
+    if schema is None:
+        return []
+    if not schema.is_compiled:
+        await off_loop(schema.compile, len(schema.document), large=_SMALL)
+    problems = schema.problems(bytes(attributes["args"]))
+    if not problems:
+        return []
+    if (schemas.policy.mode or store.settings.schema_mode) == "strict":
+        raise _refusal(schema, problems)
+    _log(schemas, schema, problems)
+    return [f"Schema validation warning: {each.text()}" for each in problems]
+
+
+async def check_each(
+    store: Store, jobs: Sequence[NewJob | OJSError], *, name: str = "jobs"
+) -> tuple[list[NewJob | OJSError], list[str]]:
+    """Validate the args of several jobs.
+
+    Args:
+        store: the store.
+        jobs: the jobs, or the errors of invalid ones.
+        name: the member of the request that holds the jobs.
+
+    Returns:
+        The jobs, with an error in place of each job that is refused, and the warnings.
+    """
+    checked, warnings = list(jobs), list[str]()
+    if not store.schemas.validated:
+        return checked, warnings
+    began = time.monotonic()
+    for index, job in enumerate(jobs):
+        if isinstance(job, OJSError) or job.type not in store.schemas.validated:
+            continue
+        if time.monotonic() - began > _PAUSE_S:
+            await ensure_task()
+            await trio.lowlevel.checkpoint()
+            began = time.monotonic()
+        try:
+            found = await check_args(store, job)
+        except ArgsRefused as error:
+            error.message = f"{name}[{index}]: {error.message}"
+            error.args = (error.message,)
+            error.details.update(index=index, field=f"{name}[{index}].args")
+            checked[index] = error
+        else:
+            warnings += (f"{name}[{index}]: {each}" for each in found)
+    return checked, warnings[:MAX_WARNINGS]
+
+
+async def check_workflow(store: Store, new: NewWorkflow) -> list[str]:
+    """Validate the args of all jobs of a workflow, callbacks included; return the warnings.
+
+    The args are those of the request. The schemas may change before a later step is enqueued. The
+    step is then enqueued all the same, because the workflow could not end otherwise.
+
+    Raises:
+        ArgsRefused: the args of a job are refused.
+    """
+    validated = store.schemas.validated
+    jobs: list[NewJob] = []
+    for node, definition in zip(new.plan.jobs, new.definitions, strict=True):
+        if node.type in validated:
+            parse = partial(parse_job, definition, limits=STORED_LIMITS)
+            jobs.append(await off_loop(parse, len(definition)))
+    return await check_all(store, jobs, name="steps")
+
+
+async def check_all(store: Store, jobs: Sequence[NewJob], *, name: str = "jobs") -> list[str]:
+    """Validate the args of jobs that are enqueued together; return the warnings.
+
+    Raises:
+        ArgsRefused: the args of a job are refused. The error is that of the first such job.
+    """
+    checked, warnings = await check_each(store, jobs, name=name)
+    for each in checked:
+        if isinstance(each, OJSError):
+            raise each
+    return warnings
+
+
+def _text(raw: bytes | None) -> str | None:
+    """Return the text of a string or of a number; None if the job has none."""
+    if raw is None or bytes(raw) == b"null":
+        return None
+    text = string(raw)
+    return bytes(raw).decode(errors="replace") if text is None else text
+
+
+def _refusal(schema: StoredSchema, problems: Sequence[Problem]) -> ArgsRefused:
+    return ArgsRefused(
+        f"Job arguments do not match schema for {schema.name}: {problems[0].text()}",
+        field="args",
+        pointer=problems[0].pointer,
+        validation_errors=[each.text() for each in problems],
+        errors=[{"pointer": each.pointer, "message": each.message} for each in problems],
+        schema=schema.record.uri,
+    )
+
+
+def _log(schemas: TypeSchemas, schema: StoredSchema, problems: Sequence[Problem]) -> None:
+    """Log where args do not match, without their values, which may be confidential."""
+    if schemas.may_log():
+        log.warning(
+            "a job does not match the schema %s at %s; it is accepted, because the mode is warn",
+            schema.name,
+            problems[0].pointer,
+        )
