@@ -32,7 +32,8 @@ class UiSettings:
     Attributes:
         mode: ``off``: there are no pages. ``read``: pages without actions. ``full``: with actions.
         base: the path under which a proxy publishes the server; empty for none.
-        redact: lower-case names of members of args, meta and results whose values are hidden.
+        redact: lower-case names of members whose values are hidden: of args, meta, results, and of
+            what workers report about themselves.
     """
 
     mode: Literal["off", "read", "full"] = variable(
@@ -52,8 +53,8 @@ class UiSettings:
         "OJS_UI_REDACT",
         key_names,
         "",
-        "Names of members of args, meta and results whose values the dashboard hides, comma "
-        "separated, such as `password,token`.",
+        "Names of members of args, meta, results and heartbeats whose values the dashboard hides, "
+        "comma separated, such as `password,token`.",
         empty=frozenset(),
     )
 

@@ -16,7 +16,6 @@ from ojs_cluster.redis.deadline import extend_deadline
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs.nack import JOBS_PER_WALK
-from ojs_cluster.store.newest import newest_members
 from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.partial_failures import after_first_write
 from ojs_cluster.store.runtime import Arg
@@ -190,28 +189,6 @@ async def get(store: Store, worker_id: str) -> WorkerInfo:
     if not isinstance(flat, list) or not flat:
         raise NotFound("worker", worker_id)
     return _info(worker_id, flat)
-
-
-async def list_workers(
-    store: Store, *, limit: int, offset: int = 0
-) -> tuple[list[WorkerInfo], int]:
-    """Return a page of workers, the last seen first, and the number of all workers.
-
-    Args:
-        store: the store.
-        limit: maximum number of workers of the page.
-        offset: how many workers are skipped.
-    """
-    ids, total = await newest_members(
-        store, lambda shard: shard.workers, limit=limit, offset=offset
-    )
-    found = []
-    for worker_id in ids:
-        try:
-            found.append(await get(store, worker_id))
-        except NotFound:
-            continue
-    return found, total
 
 
 async def count_by_status(store: Store) -> tuple[dict[WorkerStatus, int], int]:

@@ -8,7 +8,8 @@ import orjson
 
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.ui import raw
-from ojs_cluster.ui.json_view import show_json
+from ojs_cluster.ui.forms import confirmation, is_confirmed
+from ojs_cluster.ui.json_view import HIDDEN, show_json
 from ojs_cluster.ui.visit import Answer, Page, Visit
 
 _PER_PAGE: Final = 50
@@ -19,6 +20,9 @@ _SERVER: Final = frozenset(
     }
 )
 """Members that the server adds; the worker has reported all others."""
+_ALWAYS_SHOWN: Final = _SERVER - {"queues"}
+"""Members that are shown although ``OJS_UI_REDACT`` has their names. The worker reports its queues
+itself."""
 _DIRECTIVES: Final = {
     "quiet": "The worker gets no new jobs, and finishes those that it has.",
     "resume": "The worker gets jobs again.",
@@ -27,14 +31,18 @@ _DIRECTIVES: Final = {
 
 
 async def show_all(visit: Visit) -> Answer:
-    """List the workers, the most recently seen first."""
+    """List the workers by their ids, so that rows stay where they are."""
     page = visit.page
-    found = raw.members(await visit.get("admin", "workers", page=page, per_page=_PER_PAGE))
+    found = raw.members(
+        await visit.get("admin", "workers", page=page, per_page=_PER_PAGE, sort="id")
+    )
     summary = orjson.loads(bytes(found["summary"]))
     return Page(
         "workers.html",
         {
-            "workers": [_worker(members) for members in raw.objects(found, "items")],
+            "workers": [
+                _worker(members, visit.settings.redact) for members in raw.objects(found, "items")
+            ],
             "summary": summary,
             "page": page,
             "has_more": page * _PER_PAGE < summary["total"],
@@ -46,15 +54,16 @@ async def show_all(visit: Visit) -> Answer:
 async def show_one(visit: Visit, worker_id: str) -> Answer:
     """Show one worker with the jobs that it holds."""
     members = raw.members(await visit.get("admin", "workers", worker_id))
+    redact = visit.settings.redact
     reported = {
-        name: show_json(bytes(value), visit.settings.redact)
+        name: HIDDEN if name.lower() in redact else show_json(bytes(value), redact)
         for name, value in members.items()
         if name not in _SERVER
     }
     return Page(
         "worker.html",
         {
-            "worker": _worker(members),
+            "worker": _worker(members, redact),
             "reported": reported,
             "jobs": [
                 {name: raw.text(job, name) for name in ("id", "type", "queue", "started_at")}
@@ -68,6 +77,16 @@ async def show_one(visit: Visit, worker_id: str) -> Answer:
 
 async def direct(visit: Visit, worker_id: str, directive: str) -> Answer:
     """Send a directive to a worker."""
+    if directive == "terminate" and not is_confirmed(visit):
+        return confirmation(
+            visit,
+            f"Terminate the worker {worker_id}?",
+            "The worker gets no new jobs, finishes those that it has, and its process ends. It "
+            "runs again only if something on its host starts it, such as a supervisor or "
+            "Kubernetes. To let it rest, send it quiet instead.",
+            "Terminate the worker",
+            visit.url("workers", worker_id),
+        )
     body = {"directive": directive, "worker_ids": [worker_id]}
     reply = orjson.loads(await visit.send("POST", "admin", "workers", "directive", body=body))
     if not reply["affected_workers"]:
@@ -81,12 +100,24 @@ async def deregister(visit: Visit, worker_id: str) -> Answer:
     return visit.back("The worker is removed. Its jobs are available again.", "workers")
 
 
-def _worker(members: raw.Members) -> dict[str, Any]:
+def _worker(members: raw.Members, redact: frozenset[str]) -> dict[str, Any]:
+    """Return what the pages show of a worker, without what it has reported under hidden names."""
+    hidden = {name for name in members if name.lower() in redact and name not in _ALWAYS_SHOWN}
+    members = {name: value for name, value in members.items() if name not in hidden}
     return {
         **{name: raw.text(members, name) for name in ("id", "state", "directive")},
         "active_jobs": raw.integer(members, "active_jobs"),
         "seen_at": raw.text(members, "last_heartbeat"),
         "started_at": raw.text(members, "started_at"),
         "queues": raw.texts(members, "queues"),
-        "host": raw.text(members, "hostname") or raw.text(members, "host"),
+        "host": HIDDEN if "hostname" in hidden else raw.text(members, "hostname"),
+        "pid": HIDDEN if "pid" in hidden else raw.number(members, "pid"),
+        "concurrency": HIDDEN if "concurrency" in hidden else raw.number(members, "concurrency"),
+        "search": f"worker:{_quoted(raw.text(members, 'id'))} state:active",
     }
+
+
+def _quoted(text: str) -> str:
+    """Return a text as a quoted value of a search."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

@@ -21,7 +21,7 @@ from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.queues import queues
 from ojs_cluster.store.settings import StoreSettings
 from ojs_cluster.store.sweeps import retention
-from ojs_cluster.store.workers import workers
+from ojs_cluster.store.workers import lists, workers
 from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from tests.store.shortcuts import (
     DAY,
@@ -366,7 +366,7 @@ async def test_a_silent_workers_record_is_kept_for_an_hour(
     with pytest.raises(NotFound):
         await workers.get(store, "w1")
     assert not [key for key in all_keys(backend) if b"w:w1" in key]
-    assert [info.id for info in (await workers.list_workers(store, limit=10))[0]] == ["w2"]
+    assert [info.id for info in (await lists.list_workers(store, limit=10))[0]] == ["w2"]
 
 
 async def over_with_foreign_ids(store: Store, db: Any, ids: list[str]) -> None:

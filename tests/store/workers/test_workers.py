@@ -18,7 +18,7 @@ from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.sweeps import retention
-from ojs_cluster.store.workers import workers
+from ojs_cluster.store.workers import lists, workers
 from ojs_cluster.store.workers.heartbeat import Heartbeat, HeartbeatReply, heartbeat
 from ojs_cluster.store.workers.touch import touch_worker
 from ojs_cluster.store.workers.workers import DeadWorker
@@ -95,12 +95,12 @@ async def test_a_fetch_registers_a_worker_that_never_heartbeats(store: Store) ->
 
     assert info.last_heartbeat_ms is None
     assert info.state == "running"
-    assert (await workers.list_workers(store, limit=10))[1] == 1
+    assert (await lists.list_workers(store, limit=10))[1] == 1
 
 
 async def test_an_anonymous_fetch_registers_no_worker(store: Store) -> None:
     await take(store, worker="")
-    assert await workers.list_workers(store, limit=10) == ([], 0)
+    assert await lists.list_workers(store, limit=10) == ([], 0)
 
 
 async def test_an_unknown_worker_is_not_found(store: Store) -> None:
@@ -108,7 +108,7 @@ async def test_an_unknown_worker_is_not_found(store: Store) -> None:
         await workers.get(store, "w1")
     with pytest.raises(NotFound, match="worker"):
         await workers.send_directive(store, "w1", "quiet")
-    assert await workers.list_workers(store, limit=10) == ([], 0)
+    assert await lists.list_workers(store, limit=10) == ([], 0)
 
 
 async def test_workers_are_listed_last_seen_first_page_by_page(store: Store, db: Any) -> None:
@@ -117,10 +117,33 @@ async def test_workers_are_listed_last_seen_first_page_by_page(store: Store, db:
         await beat(store, name)
         age_worker(db, store.keys.shard_of_worker(name), name, number * SECOND)
 
-    pages = [await workers.list_workers(store, limit=5, offset=offset) for offset in (0, 5, 10, 15)]
+    pages = [await lists.list_workers(store, limit=5, offset=offset) for offset in (0, 5, 10, 15)]
 
     assert [info.id for page, _ in pages for info in page] == [f"worker {n}" for n in range(12)]
     assert {total for _, total in pages} == {12}
+
+
+async def test_workers_are_listed_by_id_page_by_page(
+    store: Store, db: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"worker {number:02}" for number in range(12)]
+    for name in reversed(names):
+        await beat(store, name)
+
+    async def read(limit: int, offset: int) -> tuple[list[str], int]:
+        page, total = await lists.list_by_name(store, limit=limit, offset=offset)
+        return [info.id for info in page], total
+
+    assert [await read(5, offset) for offset in (0, 5, 10, 15)] == [
+        (names[:5], 12),
+        (names[5:10], 12),
+        (names[10:], 12),
+        ([], 12),
+    ]
+    await beat(store, names[3])  # the order does not depend on heartbeats
+    assert await read(5, 0) == (names[:5], 12)
+    monkeypatch.setattr(lists, "_MAX_NAMED_PER_SHARD", 1)
+    assert (await read(20, 0))[1] == 12, "workers that are not listed are counted"
 
 
 async def test_records_are_bounded_per_shard(

@@ -21,6 +21,8 @@ from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.search import lists
 from ojs_cluster.store.workers import workers as store_workers
 from ojs_cluster.store.workers.deregister import deregister as store_deregister
+from ojs_cluster.store.workers.lists import list_by_name
+from ojs_cluster.store.workers.lists import list_workers as list_workers_by_time
 from ojs_cluster.store.workers.workers import DesiredState, WorkerInfo
 
 _MAX_JOBS = 100
@@ -29,6 +31,8 @@ _MAX_NAMED = 1000
 """Maximum number of workers that a directive may name."""
 _MAX_AUDITED_NAMES = 10
 """Maximum number of workers that an audit entry names."""
+_ORDERS = {"last_seen": list_workers_by_time, "id": list_by_name}
+"""How to list workers, by the order of the list."""
 _DIRECTIVES: dict[str, DesiredState] = {
     "quiet": "quiet",
     "terminate": "terminate",
@@ -49,15 +53,19 @@ _decoder = msgspec.json.Decoder(DirectiveBody)
 
 
 async def list_workers(app: App, request: Request) -> Response:
-    """List workers, the most recently seen first.
+    """List workers, the most recently seen first, or by their ids with ``sort=id``.
 
     ``state`` is ``stale`` for a stale worker. For any other worker it is the stricter of two: the
     state that the worker reports and the directive that it got.
 
-    ``GET /ojs/v1/admin/workers?page&per_page`` (spec: ojs-admin-api 9)
+    ``GET /ojs/v1/admin/workers?page&per_page&sort`` (spec: ojs-admin-api 9)
     """
-    page = query.numbered_page(query.parameters(request.query))
-    workers, _ = await store_workers.list_workers(app.store, limit=page.limit, offset=page.offset)
+    given = query.parameters(request.query)
+    page = query.numbered_page(given)
+    order = _ORDERS.get(given.get("sort") or "last_seen")
+    if order is None:
+        raise InvalidRequest(f"sort must be one of {', '.join(_ORDERS)}", field="sort")
+    workers, _ = await order(app.store, limit=page.limit, offset=page.offset)
     counts, total = await store_workers.count_by_status(app.store)
     body = b'{"items":%b,"summary":%b,"pagination":%b}' % (
         replies.array(_worker(app, worker) for worker in workers),

@@ -11,6 +11,7 @@ import orjson
 from ojs_cluster.http import fields, query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.store.workers import lists
 from ojs_cluster.store.workers import workers as store_workers
 
 
@@ -20,9 +21,7 @@ async def list_workers(app: App, request: Request) -> Response:
     ``GET /ojs/v1/workers?limit&offset``
     """
     page = query.page(query.parameters(request.query), default=100, max_limit=1000)
-    workers, total = await store_workers.list_workers(
-        app.store, limit=page.limit, offset=page.offset
-    )
+    workers, total = await lists.list_workers(app.store, limit=page.limit, offset=page.offset)
     pagination = query.pagination(page, len(workers), total)
     body = b'{"workers":%b,"total":%d,"pagination":%b}' % (
         replies.array(worker_json(app, worker, worker.state) for worker in workers),

@@ -48,7 +48,11 @@ OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
         }
     ),
     admin_workers.list_workers: OperationDetails(
-        {200: shapes.AdminWorkerList}, parameters=p.numbered_page()
+        {200: shapes.AdminWorkerList},
+        parameters=(
+            *p.numbered_page(),
+            p.text("sort", "The order.", enum=["last_seen", "id"], default="last_seen"),
+        ),
     ),
     admin_workers.get: OperationDetails({200: shapes.WorkerDetail}),
     admin_workers.quiet: OperationDetails({200: shapes.WorkerDirective}),

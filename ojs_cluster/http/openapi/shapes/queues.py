@@ -318,6 +318,7 @@ class SeriesPoint(TypedDict):
 
     timestamp: Moment
     complete: bool
+    covered_seconds: Count
     enqueued: Count
     processed: Count
     completed: Count

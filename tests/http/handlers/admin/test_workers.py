@@ -61,6 +61,18 @@ async def test_workers_are_listed_and_summed_up(any_api: Api, backend: Embedded)
     assert [item["id"] for item in second["items"]] == ["gone"]
 
 
+async def test_workers_are_sorted_by_id_if_asked(any_api: Api) -> None:
+    for name in ("b", "c", "a"):
+        await beat(any_api, name)
+    path = "/ojs/v1/admin/workers?sort=id"
+    items = (await any_api.get(path)).json["items"]
+    assert [item["id"] for item in items] == ["a", "b", "c"]
+    second = (await any_api.get(f"{path}&per_page=2&page=2")).json
+    assert [item["id"] for item in second["items"]] == ["c"]
+    refused = await any_api.get("/ojs/v1/admin/workers?sort=age")
+    assert (refused.status, refused.json["error"]["details"]["field"]) == (400, "sort")
+
+
 async def test_without_workers_the_summary_is_zeros(any_api: Api) -> None:
     assert await listed(any_api) == (
         {},

@@ -1,0 +1,85 @@
+"""The workers: rows that stay in place, directives, and hidden members of heartbeats."""
+
+from __future__ import annotations
+
+import httpx
+
+from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.ui.settings import UiSettings
+from tests.ui.dashboard import Running, dashboard
+from tests.ui.html import parse
+from tests.ui.test_pages import act, page
+from tests.ui.test_queues import send
+
+BEAT = {"hostname": "host-9", "pid": 4711, "concurrency": 12, "queues": ["held"]}
+
+
+def beat(api: httpx.Client, name: str) -> str:
+    answer = api.post("/ojs/v1/workers/heartbeat", json={**BEAT, "worker_id": name})
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["state"])
+
+
+def rows(text: str) -> list[str]:
+    links = [each.attributes["href"] for each in parse(text).all("a")]
+    return [link for link in links if link.startswith("./workers/sorted-")]
+
+
+def test_rows_stay_in_place_whoever_was_seen_last(running: Running, admin: httpx.Client) -> None:
+    names = ["sorted-a", "sorted-b", "sorted-c"]
+    with running.api() as api:
+        for last in names:
+            for name in (*reversed(names), last):
+                beat(api, name)
+            assert rows(page(admin, "/ui/workers")) == [f"./workers/{name}" for name in names]
+    text = page(admin, "/ui/workers")
+    for shown in ("host-9", "4711", "12"):
+        assert f">{shown}</td>" in text
+
+
+def test_the_jobs_of_a_worker_are_linked(running: Running, admin: httpx.Client) -> None:
+    name = 'with "quotes" and \\'
+    with running.api() as api:
+        body = {"type": "a.held", "args": [], "options": {"queue": "held"}}
+        job_id = api.post("/ojs/v1/jobs", json=body).json()["id"]
+        fetched = api.post("/ojs/v1/workers/fetch", json={"queues": ["held"], "worker_id": name})
+        assert [job["id"] for job in fetched.json()["jobs"]] == [job_id]
+        api.post(
+            "/ojs/v1/workers/heartbeat",
+            json={**BEAT, "worker_id": name, "active_jobs": [job_id]},
+        )
+        links = [e.attributes["href"] for e in parse(page(admin, "/ui/workers")).all("a")]
+        (link,) = [each for each in links if "quotes" in each and "jobs?" in each]
+        assert job_id in page(admin, "/ui/" + link)
+        api.post("/ojs/v1/workers/ack", json={"job_id": job_id, "worker_id": name})
+
+
+def test_a_worker_is_terminated_after_a_question(running: Running, admin: httpx.Client) -> None:
+    path = "/ui/workers/sorted-t/direct"
+    with running.api() as api:
+        beat(api, "sorted-t")
+        assert "gets no new jobs" in act(admin, f"{path}/quiet", "workers")
+        assert beat(api, "sorted-t") == "quiet"
+        assert "gets jobs again" in act(admin, f"{path}/resume", "workers")
+        asked = admin.post(f"{path}/terminate", data={"back": "workers"})
+        assert asked.status_code == 200
+        assert "its process ends" in asked.text
+        assert beat(api, "sorted-t") == "running", "nothing has happened yet"
+        send(admin, f"{path}/terminate", {"back": "workers", "confirmed": "1"})
+        assert beat(api, "sorted-t") == "terminate"
+
+
+def test_members_of_heartbeats_are_hidden(running: Running, ui_redis: Embedded) -> None:
+    redact = frozenset({"hostname", "pid", "token", "queues", "state"})
+    with running.api() as api:
+        labels = {"worker_id": "sorted-h", **BEAT, "labels": {"Token": "s3cret"}}
+        labels |= {"hostname": "secret-host", "pid": 1234321, "queues": ["secret-queue"]}
+        assert api.post("/ojs/v1/workers/heartbeat", json=labels).status_code == 200
+    settings = UiSettings(mode="full", redact=redact)
+    with dashboard(ui_redis, settings) as server, server.browser() as client:
+        for path in ("/ui/workers", "/ui/workers/sorted-h"):
+            text = page(client, path)
+            assert "sorted-h" in text
+            for hidden in ("s3cret", "secret-host", "1234321", "secret-queue"):
+                assert hidden not in text, path
+            assert "running" in text, "the server itself says so"
