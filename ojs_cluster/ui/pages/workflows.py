@@ -2,22 +2,55 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 import orjson
 import trio
 
 from ojs_cluster.core.access.scopes import Scope
-from ojs_cluster.core.errors import NotFound
+from ojs_cluster.core.errors import NotFound, OJSError
+from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.core.workflow import WorkflowNode
+from ojs_cluster.store.fanout import run_concurrently
+from ojs_cluster.store.queues.queues import get_stats
 from ojs_cluster.store.workflows import read_workflows
 from ojs_cluster.store.workflows.read_workflows import WorkflowRecord
+from ojs_cluster.ui import raw
 from ojs_cluster.ui.dag import HEIGHT, MAX_BOXES, WIDTH, Drawing, Step, draw
 from ojs_cluster.ui.visit import Answer, Page, Visit
 
 _PER_PAGE: Final = 50
 _MAX_ROWS: Final = 1000
+_MAX_QUEUES: Final = 20
+"""Maximum number of queues of which the page of a workflow says whether they are paused."""
+_MAX_MESSAGE: Final = 200  # characters
 STATES: Final = ("running", "completed", "failed", "cancelled")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One step in the table of a workflow.
+
+    Attributes:
+        node: the step in the plan.
+        step: the step in the drawing.
+        started_at: when its last attempt started, as RFC 3339; empty if it has not started.
+        ended_at: when it ended; empty if it has not.
+        ran_ms: how long the last attempt ran, in milliseconds; None if it has not ended.
+        attempts: the number of its attempts so far.
+        error: the message of its error; empty if there is none.
+    """
+
+    node: WorkflowNode
+    step: Step
+    started_at: str
+    ended_at: str
+    ran_ms: int | None
+    attempts: int
+    error: str
 
 
 async def show_all(visit: Visit) -> Answer:
@@ -25,8 +58,8 @@ async def show_all(visit: Visit) -> Answer:
     state = visit.query.get("state", "")
     state = state if state in STATES else ""
     cursor = visit.query.get("cursor", "")
-    raw = await visit.get("workflows", state=state, cursor=cursor, limit=_PER_PAGE)
-    listed = orjson.loads(raw)
+    body = await visit.get("workflows", state=state, cursor=cursor, limit=_PER_PAGE)
+    listed = orjson.loads(body)
     return Page(
         "workflows.html",
         {
@@ -58,7 +91,9 @@ async def show_one(visit: Visit, workflow_id: str) -> Answer:
             "progress": progress,
             "drawing": drawing,
             "box": (WIDTH, HEIGHT),
-            "rows": list(zip(found.plan.jobs, steps, strict=True))[:_MAX_ROWS],
+            "rows": _rows(found, steps),
+            "ended": found.state != "running",
+            "paused": await _paused(visit, found),
             "may_cancel": found.state == "running" and visit.may_change(Scope.DATA_WRITE),
         },
     )
@@ -68,6 +103,57 @@ async def cancel(visit: Visit, workflow_id: str) -> Answer:
     """Cancel a workflow and its unfinished jobs."""
     await visit.send("POST", "workflows", workflow_id, "cancel", action="workflow.cancel")
     return visit.back("The workflow is cancelled.", "workflows")
+
+
+def _rows(found: WorkflowRecord, steps: list[Step]) -> list[Row]:
+    """Return the steps with their times, in the order of the plan."""
+    jobs = zip(found.plan.jobs, steps, found.jobs, strict=True)
+    return [
+        Row(
+            node,
+            step,
+            _time(outcome.started_ms),
+            _time(outcome.finished_ms),
+            outcome.finished_ms - outcome.started_ms
+            if outcome.started_ms and outcome.finished_ms
+            else None,
+            outcome.attempt,
+            _message(outcome.error),
+        )
+        for node, step, outcome in islice(jobs, _MAX_ROWS)
+    ]
+
+
+def _time(ms: int | None) -> str:
+    return format_ms(ms).decode() if ms else ""
+
+
+def _message(error: bytes | None) -> str:
+    """Return the message of the error of a step; empty if there is none."""
+    if not error:
+        return ""
+    members = raw.members(error)
+    return (raw.text(members, "message") or raw.text(members, "type"))[:_MAX_MESSAGE]
+
+
+async def _paused(visit: Visit, found: WorkflowRecord) -> list[str]:
+    """Return the paused queues of steps that have not started, by name."""
+    if found.state != "running":
+        return []
+    waiting = ("waiting", "pending")
+    pairs = zip(found.plan.jobs, found.jobs, strict=True)
+    queues = dict.fromkeys(node.queue for node, job in pairs if job.state in waiting)
+    admitted = visit.principal.queues
+    paused: list[str] = []
+
+    async def check(queue: str) -> None:
+        if (await get_stats(visit.app.store, queue)).paused:
+            paused.append(queue)
+
+    shown = [queue for queue in queues if admitted is None or admitted.admits(queue)]
+    with suppress(OJSError):  # the workflow itself is still worth showing
+        await run_concurrently(shown[:_MAX_QUEUES], check)
+    return sorted(paused)
 
 
 def _drawn(found: WorkflowRecord) -> tuple[list[Step], Drawing]:

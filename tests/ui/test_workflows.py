@@ -1,0 +1,91 @@
+"""The page of a workflow: why it waits, how it ended, and when each step ran."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import httpx
+
+from tests.support.servers import wait_until
+from tests.ui.dashboard import Running
+from tests.ui.test_pages import page
+
+V1 = "/ojs/v1"
+
+
+def chain(api: httpx.Client, queue: str, count: int) -> str:
+    once = {"queue": queue, "retry": {"max_attempts": 1}}
+    steps = [{"type": f"step.n{number}", "args": [], "options": once} for number in range(count)]
+    body: dict[str, Any] = {"type": "chain", "name": queue, "steps": steps}
+    answer = api.post(f"{V1}/workflows", json=body)
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["id"])
+
+
+def run_next(api: httpx.Client, queue: str, error: str = "") -> None:
+    jobs: list[Any] = []
+
+    def fetch() -> bool:
+        answer = api.post(f"{V1}/workers/fetch", json={"queues": [queue], "worker_id": "w"})
+        jobs.extend(answer.json()["jobs"])
+        return bool(jobs)
+
+    wait_until(fetch, what="the step is available")
+    sent: dict[str, Any] = {"job_id": jobs[0]["id"]}
+    if error:
+        sent["error"] = {"type": "Broken", "message": error}
+    answer = api.post(f"{V1}/workers/{'nack' if error else 'ack'}", json=sent)
+    assert answer.status_code == 200, answer.text
+
+
+def test_a_paused_queue_of_a_waiting_step_is_named(running: Running, admin: httpx.Client) -> None:
+    with running.api() as api:
+        workflow = chain(api, "flow-paused", 2)
+        assert "paused queue" not in page(admin, f"/ui/workflows/{workflow}")
+        api.post(f"{V1}/queues/flow-paused/pause")
+        text = page(admin, f"/ui/workflows/{workflow}")
+        assert "Steps wait for a paused queue" in text
+        assert 'href="../queues/flow-paused"' in text
+        api.post(f"{V1}/queues/flow-paused/resume")
+        assert "paused queue" not in page(admin, f"/ui/workflows/{workflow}")
+        api.delete(f"{V1}/workflows/{workflow}")
+
+
+def test_a_failed_workflow_does_not_look_as_if_it_ran(
+    running: Running, admin: httpx.Client
+) -> None:
+    with running.api() as api:
+        workflow = chain(api, "flow-failed", 3)
+        run_next(api, "flow-failed")
+        text = page(admin, f"/ui/workflows/{workflow}")
+        assert "1 of 3 jobs ended" in text
+        assert "<progress" in text
+        run_next(api, "flow-failed", "disk <full>")
+
+        def has_failed() -> bool:
+            return bool(api.get(f"{V1}/workflows/{workflow}").json()["state"] == "failed")
+
+        wait_until(has_failed, what="the workflow has failed")
+        text = page(admin, f"/ui/workflows/{workflow}")
+        assert "<progress" not in text
+        assert "Ended failed: 1 of 3 jobs completed" in text
+        assert "1 failed" in text
+        assert "disk &lt;full&gt;" in text, "the error of the step"
+        assert "%" not in text.partition("<main")[2]
+        listed = page(admin, "/ui/workflows?state=failed")
+        row = listed.partition("flow-failed</a>")[2].partition("</tr>")[0]
+        assert "<progress" not in row
+        assert "1 of 3" in row
+
+
+def test_the_table_says_when_each_step_ran(running: Running, admin: httpx.Client) -> None:
+    with running.api() as api:
+        workflow = chain(api, "flow-times", 2)
+        run_next(api, "flow-times")
+        text = page(admin, f"/ui/workflows/{workflow}")
+        table = text.partition("Table of steps")[2]
+        rows = re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)[1:]
+        assert [row.count("<time") for row in rows] == [2, 0], "started and ended, or not yet"
+        assert '<td class="num">1</td></tr>' in rows[0] + "</tr>", "the attempts"
+        api.post(f"{V1}/workflows/{workflow}/cancel")
