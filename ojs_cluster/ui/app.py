@@ -152,11 +152,15 @@ class _Dashboard:
                 return self._ask_to_log_in(visit)
             visit = replace(visit, principal=principal or _ANONYMOUS)
             if head.method == "POST":
+                # A connection whose request was not read to its end is closed after the response,
+                # and the browser's next form could be lost with it.
+                form = await request.form
                 refusal = self._refusal_of_form(visit, page)
                 if refusal is not None:
                     return self._send(visit, refusal)
-                form = await request.form
                 visit = replace(visit, form=dict(form.items()), chosen=tuple(form.getlist("id")))
+            if page.is_form and self._settings.mode == "read":
+                return self._send(visit, _READ_ONLY)
             missing = [scope.value for scope in page.scopes if not visit.may(scope)]
             if missing:
                 return self._send(visit, _lacking_scope(visit, missing))
@@ -232,12 +236,7 @@ class _Dashboard:
     def _refusal_of_form(self, visit: Visit, page: PageRoute) -> Page | None:
         if not is_own_form(visit.head.headers, self._hosts(visit.head)):
             return _FOREIGN_FORM
-        if self._settings.mode == "read" and page is not LOGOUT:
-            hint = "The operator has set OJS_UI=read. Use the API, or ask for OJS_UI=full."
-            return Page(
-                "error.html", {"what": "This dashboard is read-only", "why": "", "hint": hint}, 403
-            )
-        return None
+        return _READ_ONLY if self._settings.mode == "read" and page is not LOGOUT else None
 
     def _visit(self, head: Request, principal: Principal) -> Visit:
         root, here = browser.place_of(head.path, head.query, self._settings.base)
@@ -338,6 +337,15 @@ class _Dashboard:
         return f"{self._base(head)}{PREFIX}/"
 
 
+_READ_ONLY: Final = Page(
+    "error.html",
+    {
+        "what": "This dashboard is read-only",
+        "why": "",
+        "hint": "The operator has set OJS_UI=read. Use the API, or ask for OJS_UI=full.",
+    },
+    403,
+)
 _FOREIGN_FORM: Final = Page(
     "error.html",
     {
@@ -364,5 +372,5 @@ def _failed(visit: Visit, error: ApiError) -> Answer:
     if visit.head.method == "POST":
         back = local_target(visit.form.get("back", ""))
         return SeeOther(visit.root + back, error.sentence, failed=True)
-    context = {"what": error.message, "why": "", "hint": error.hint}
+    context = {"what": error.what, "why": "", "hint": error.advice}
     return Page("error.html", context, error.status)

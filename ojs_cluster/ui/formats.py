@@ -66,11 +66,8 @@ def duration(ms: float | None) -> str:
     for size, unit in _UNITS:
         if seconds >= size:
             amount = seconds / size
-            return (
-                f"{amount:.1f} {unit}"
-                if amount < 10 and amount % 1 >= 0.05
-                else f"{amount:.0f} {unit}"
-            )
+            text = f"{amount:.1f}".removesuffix(".0") if amount < 10 else f"{amount:.0f}"
+            return f"{text} {unit}"
     return NONE
 
 

@@ -41,7 +41,8 @@ def refused(visit: Visit, error: ApiError, fields: Mapping[str, str]) -> Form:
         error: the error.
         fields: the field of the form by the path that the API gives it.
     """
-    name = fields.get(error.field)
+    # Of a value that is one field, the API may name a member: options.priority.
+    name = fields.get(error.field) or fields.get(error.field.partition(".")[0])
     if name is None:
         return Form(visit.form, refusal=error.sentence)
     return Form(visit.form, {name: beside_field(error.message)})

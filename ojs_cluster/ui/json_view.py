@@ -48,6 +48,14 @@ def show_json(raw: bytes, redact: frozenset[str] = frozenset()) -> Markup:
     return shown
 
 
+def hides(raw: bytes, redact: frozenset[str]) -> bool:
+    """Return whether ``show_json`` would hide a part of the value."""
+    if not redact or len(raw) > MAX_SHOWN:
+        return bool(redact)
+    names = _token(raw.decode(errors="replace"))
+    return any(found[0][0] == '"' and _name(found[0]) in redact for found in names)
+
+
 def short_json(raw: bytes, redact: frozenset[str] = frozenset(), size: int = 160) -> str:
     """Return the beginning of a JSON text in one line, at most ``size`` characters."""
     if redact and len(raw) > MAX_SHOWN:

@@ -10,7 +10,6 @@ from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.ui.pages import (
     bulk,
     cluster,
-    crons,
     dead,
     errors,
     events,
@@ -23,6 +22,9 @@ from ojs_cluster.ui.pages import (
     workers,
     workflows,
 )
+from ojs_cluster.ui.pages.crons import changes as cron_changes
+from ojs_cluster.ui.pages.crons import lists as crons
+from ojs_cluster.ui.pages.crons import preview as cron_preview
 from ojs_cluster.ui.pages.queues import changes as queue_changes
 from ojs_cluster.ui.pages.queues import lists as queues
 from ojs_cluster.ui.visit import Answer
@@ -39,12 +41,14 @@ class PageRoute:
         rule: the path below the dashboard, in Quart's syntax.
         handler: called with the ``Visit`` and the parameters of the path as keywords.
         scopes: the scopes without which the user gets an error page. The API checks them again.
+        is_form: whether the page is a form only, so that a read-only dashboard does not have it.
     """
 
     method: str
     rule: str
     handler: Handler
     scopes: tuple[Scope, ...] = (Scope.ADMIN_READ,)
+    is_form: bool = False
 
 
 PAGES: Final = (
@@ -78,7 +82,13 @@ PAGES: Final = (
         "POST", "/workers/<path:worker_id>/deregister", workers.deregister, (Scope.ADMIN_WRITE,)
     ),
     PageRoute("GET", "/cron", crons.show_all, (Scope.DATA_READ,)),
+    # Names of cron jobs do not begin with "_".
+    PageRoute("GET", "/cron/_new", cron_changes.show_new, (Scope.DATA_WRITE,), True),
+    PageRoute("POST", "/cron/_new", cron_changes.create, (Scope.DATA_WRITE,)),
+    PageRoute("GET", "/cron/_preview", cron_preview.show, (Scope.DATA_READ,)),
     PageRoute("GET", "/cron/<name>", crons.show_one, (Scope.DATA_READ,)),
+    PageRoute("GET", "/cron/<name>/edit", cron_changes.show_edit, (Scope.DATA_WRITE,), True),
+    PageRoute("POST", "/cron/<name>/edit", cron_changes.edit, (Scope.DATA_WRITE,)),
     PageRoute("POST", "/cron/<name>/trigger", crons.trigger, (Scope.DATA_WRITE,)),
     PageRoute("POST", "/cron/<name>/pause", crons.pause, (Scope.DATA_WRITE,)),
     PageRoute("POST", "/cron/<name>/resume", crons.resume, (Scope.DATA_WRITE,)),
@@ -87,6 +97,7 @@ PAGES: Final = (
     PageRoute("GET", "/workflows/<workflow_id>", workflows.show_one, (Scope.DATA_READ,)),
     PageRoute("POST", "/workflows/<workflow_id>/cancel", workflows.cancel, (Scope.DATA_WRITE,)),
     PageRoute("GET", "/limits", limits.show_all),
+    PageRoute("GET", "/limits/<key>", limits.show_one),
     PageRoute("POST", "/limits/<key>/override", limits.override, (Scope.ADMIN_WRITE,)),
     PageRoute("POST", "/limits/<key>/clear", limits.clear, (Scope.ADMIN_WRITE,)),
     PageRoute("GET", "/webhooks", webhooks.show_all),

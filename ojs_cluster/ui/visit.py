@@ -116,13 +116,22 @@ class ApiError(Exception):
         super().__init__(self.message)
 
     @property
-    def sentence(self) -> str:
-        """What happened and what to do, for people who have filled in a form.
+    def what(self) -> str:
+        """What happened, as the beginning of a sentence."""
+        return f"{self.message[:1].upper()}{self.message[1:]}"
 
-        Hints about the body of a request are left out, because people have not written it.
+    @property
+    def advice(self) -> str:
+        """What people can do; empty if the hint is about the body of a request.
+
+        People have filled in a form, and have not written that body.
         """
-        text = f"{self.message[:1].upper()}{self.message[1:]}."
-        return text if self.code in _HINTS_ABOUT_BODIES else f"{text} {self.hint}".rstrip()
+        return "" if self.code in _HINTS_ABOUT_BODIES else self.hint
+
+    @property
+    def sentence(self) -> str:
+        """What happened and what to do, for a note."""
+        return f"{self.what}. {self.advice}".rstrip()
 
 
 @dataclass(frozen=True, slots=True)

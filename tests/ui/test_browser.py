@@ -79,8 +79,9 @@ def paths(demo: Demo) -> list[str]:
         *("jobs?queue=reports&state=completed", "nothing"),
         *(f"jobs/{demo.jobs[name]}" for name in ("discarded", "active")),
         *("dead", "errors", "workers", "workers/reporter-1", "cron", "cron/nightly-report"),
+        *("cron/_new", "cron/nightly-report/edit"),
         *("workflows", f"workflows/{demo.workflow}"),
-        *("limits", "webhooks", "operations", "events", "cluster"),
+        *("limits", "limits/partner:api", "webhooks", "operations", "events", "cluster"),
         *("bulk", f"bulk/{demo.operation}"),
     ]
 
@@ -157,12 +158,48 @@ def test_everything_works_without_javascript(
     expect(page.get_by_role("status")).to_contain_text("The queue reports is paused")
     page.get_by_role("button", name="Resume").click()
     expect(page.get_by_role("status")).to_contain_text("runs again")
+    page = visitor.open("cron/_new")
+    page.get_by_label("Name").fill("by-hand")
+    page.get_by_label("Schedule").fill("0 3 * * 1")
+    page.get_by_label("Job type").fill("report.build")
+    page.get_by_role("button", name="Preview").click()
+    expect(page.locator("#preview li")).to_have_count(5)
+    page.get_by_label("Arguments").fill("[1,")
+    page.get_by_role("button", name="Create").click()
+    expect(page.get_by_label("Arguments")).to_be_focused()
+    expect(page.locator(".field-error")).to_contain_text("not valid JSON")
+    page.get_by_label("Arguments").fill("[1]")
+    page.get_by_role("button", name="Create").click()
+    expect(page.get_by_role("status")).to_contain_text("The cron job by-hand is created")
+    page.get_by_text("Delete", exact=True).first.click()
+    page.get_by_role("button", name="Yes, delete").click()
+    expect(page.get_by_role("status")).to_contain_text("is deleted")
     page.get_by_role("searchbox").fill("type:report.* state:active")
     page.get_by_role("searchbox").press("Enter")
     page.get_by_role("link", name="report.build").first.click()
     expect(page.get_by_role("heading", level=1)).to_contain_text("report.build")
     page.get_by_text("Cancel", exact=True).first.click()  # the confirmation opens
     expect(page.get_by_text("A cancelled job cannot be retried")).to_be_visible()
+    visitor.page.context.close()
+
+
+def test_a_schedule_is_previewed_while_it_is_typed(
+    chromium: Browser, running: Running, demo: Demo
+) -> None:
+    visitor = window(chromium, running)
+    visitor.log_in()
+    for path in ("cron/_new", "cron/nightly-report/edit"):
+        page = visitor.open(path)
+        page.locator("html.js").wait_for()
+        for schedule, zone in (("30 4 * * *", "UTC"), ("15 5 * * *", "Asia/Tokyo")):
+            page.get_by_label("Schedule").fill(schedule)
+            page.get_by_label("Time zone").fill(zone)
+            minute, hour, *_ = schedule.split()
+            expected = page.locator("#preview li", has_text=f"0{hour}:{minute}:00")
+            expect(expected).to_have_count(5, timeout=WAIT_MS)
+        page.get_by_label("Schedule").fill("99 <b>")
+        expect(page.locator("#preview")).to_contain_text("is not a cron", timeout=WAIT_MS)
+    visitor.check()
     visitor.page.context.close()
 
 

@@ -73,6 +73,7 @@ def attack(api: httpx.Client) -> list[str]:
     off = {"enabled": True, "reason": worker, "refuse": ["fetch"]}
     assert api.post("/ojs/v1/admin/maintenance", json=off).status_code == 200
     pages += ["limits", "webhooks", "events", "operations", ""]
+    pages += ["limits/k:1", "cron/_new", "cron/c/edit"]
     return [*pages, "cron/c", f"bulk/{operation}"]
 
 
@@ -114,6 +115,19 @@ def test_hostile_text_is_shown_as_text(attacked: Running) -> None:
             answer = client.post(f"/ui/queues/a/{path}", data=dict.fromkeys(fields, HOSTILE))
             assert answer.status_code in (400, 422), path
             check(answer)
+        names = ("name", "expression", "timezone", "type", "queue", "args", "options")
+        form = dict.fromkeys((*names, "description", "overlap_policy", "do"), HOSTILE)
+        for path, field in (("cron/_new", "args"), ("cron/c/edit", "queue"), ("cron/_new", "")):
+            sent = {**form, "args": "[]", "options": "{}", field: HOSTILE}
+            for do in ("save", "preview"):
+                answer = client.post(f"/ui/{path}", data={**sent, "do": do})
+                assert answer.status_code == (200 if do == "preview" else 400), answer.text
+                check(answer)
+        check(client.get("/ui/cron/_preview", params=form))
+        override = dict.fromkeys(("concurrency", "rate", "rate_period", "expires_at"), HOSTILE)
+        answer = client.post("/ui/limits/k:1/override", data=override)
+        assert answer.status_code == 422
+        check(answer)
         # A question repeats the fields of the form.
         asked = client.post("/ui/queues/a/limits", data={"concurrency": "0", HOSTILE: HOSTILE})
         assert asked.status_code == 200

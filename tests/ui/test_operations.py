@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import httpx
+import pytest
 
 from ojs_cluster.core.access.scopes import Keyring, digest
 from ojs_cluster.server.embedded.servers import Embedded
@@ -13,19 +14,52 @@ from tests.support.servers import wait_until
 from tests.ui.dashboard import KEYS, OWN, Running, dashboard
 from tests.ui.demo import Demo
 from tests.ui.test_pages import act, page
+from tests.ui.test_queues import refused, send
 
 
 def test_a_limit_is_overridden_and_cleared(running: Running, admin: httpx.Client) -> None:
-    assert "partner:api" in page(admin, "/ui/limits")
+    assert "limits/partner%3Aapi" in page(admin, "/ui/limits")
     path = "/ui/limits/partner%3Aapi"
-    answer = admin.post(f"{path}/override", data={"concurrency": "7", "back": "limits"})
-    assert "At most 7 jobs of partner:api" in admin.send(answer.next_request or _none()).text
-    assert "7 at the same time" in page(admin, "/ui/limits")
-    for text in ("many", "9" * 5000, "9" * 30):
-        wrong = admin.post(f"{path}/override", data={"concurrency": text, "back": "limits"})
-        assert 'role="alert"' in admin.send(wrong.next_request or _none()).text
+    end = "2099-01-01T00:00:00Z"
+    form = {"concurrency": "7", "rate": "20", "rate_period": "minute", "expires_at": end}
+    assert "7 jobs at the same time, 20 starts per minute" in send(admin, f"{path}/override", form)
+    assert "7 jobs at the same time" in page(admin, "/ui/limits")
+    own = page(admin, path)
+    assert 'value="7"' in own
+    assert "2099-01-01T00:00:00" in own
     assert "those of its jobs again" in act(admin, f"{path}/clear", "limits")
-    assert "7 at the same time" not in page(admin, "/ui/limits")
+    assert "7 jobs at the same time" not in page(admin, "/ui/limits")
+
+
+@pytest.mark.parametrize(
+    ("form", "field"),
+    [
+        ({"concurrency": "many"}, "concurrency"),
+        ({"concurrency": "9" * 5000}, "concurrency"),
+        ({"concurrency": ""}, "concurrency"),
+        ({"rate": "1", "rate_period": "week"}, "rate_period"),
+        ({"concurrency": "1", "expires_at": "tomorrow"}, "expires_at"),
+    ],
+)
+def test_a_wrong_override_is_explained_beside_its_field(
+    running: Running, admin: httpx.Client, form: dict[str, str], field: str
+) -> None:
+    assert refused(admin, "/ui/limits/partner%3Aapi/override", form, field)
+    with running.api() as api:
+        assert "override" not in api.get("/ojs/v1/rate-limits/partner:api").json()
+
+
+def test_an_override_that_stops_a_key_is_asked_first(running: Running, admin: httpx.Client) -> None:
+    path = "/ui/limits/partner%3Aapi"
+    answer = admin.post(f"{path}/override", data={"concurrency": "0"})
+    assert answer.status_code == 200
+    assert "no job with this key starts, in any queue" in answer.text
+    assert 'name="confirmed"' in answer.text
+    with running.api() as api:
+        assert "override" not in api.get("/ojs/v1/rate-limits/partner:api").json()
+    send(admin, f"{path}/override", {"concurrency": "0", "confirmed": "1"})
+    assert "No job with this key starts" in page(admin, path)
+    act(admin, f"{path}/clear", "limits")
 
 
 def _none() -> httpx.Request:
@@ -88,7 +122,7 @@ def test_the_audit_is_shown_page_by_page(admin: httpx.Client) -> None:
 
 def test_a_key_for_some_queues_gets_no_page_about_all(running: Running, demo: Demo) -> None:
     with running.browser("email-key") as client:
-        for path in ("operations", "workers", "limits", "webhooks"):
+        for path in ("operations", "workers", "limits", "limits/partner:api", "webhooks"):
             page(client, f"/ui/{path}", 403)
         assert "media" not in page(client, "/ui/events").partition("<tbody>")[2]
         assert "order 17" not in page(client, "/ui/workflows")

@@ -32,7 +32,7 @@ def send(client: httpx.Client, path: str, form: dict[str, str]) -> str:
 def refused(client: httpx.Client, path: str, form: dict[str, str], field: str) -> str:
     """Send a form that is refused; return the error beside the field."""
     answer = client.post(path, data=form)
-    assert answer.status_code in (400, 422), answer.text[-2000:]
+    assert answer.status_code in (400, 409, 422), answer.text[-2000:]
     document = parse(answer.text)
     (marked,) = [e.attributes for e in document.elements if "aria-invalid" in e.attributes]
     assert marked["name"] == field

@@ -1,16 +1,17 @@
-"""The rate limit keys, with their usage and overrides."""
+"""The rate limit keys, with their usage and overrides, and the form of an override."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import orjson
 
 from ojs_cluster.core.access.scopes import Scope
-from ojs_cluster.ui.visit import Answer, Page, Visit
+from ojs_cluster.ui import limit_form
+from ojs_cluster.ui.forms import Form, confirmation, is_confirmed, refused
+from ojs_cluster.ui.visit import Answer, ApiError, Page, SeeOther, Visit
 
 _PER_PAGE: Final = 50
-_MAX_DIGITS: Final = 18  # a larger number has more than 64 bits
 
 
 async def show_all(visit: Visit) -> Answer:
@@ -18,25 +19,45 @@ async def show_all(visit: Visit) -> Answer:
     page = visit.page
     listed = orjson.loads(await visit.get("rate-limits", page=page, per_page=_PER_PAGE))
     return Page(
-        "limits.html",
+        "limits/list.html",
         {
             "limits": listed["items"],
             "total": listed["pagination"]["total"],
             "page": page,
             "has_more": listed["pagination"]["has_more"],
-            "words_of": _words,
             "may_write": visit.may_change(Scope.ADMIN_WRITE),
         },
     )
 
 
+async def show_one(visit: Visit, key: str) -> Answer:
+    """Show one rate limit key, with the form of its override."""
+    return await _page(visit, key)
+
+
 async def override(visit: Visit, key: str) -> Answer:
-    """Set how many jobs of a key may run at the same time, instead of what its jobs declare."""
-    text = visit.form.get("concurrency", "").strip()
-    is_number = text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS
-    body = {"concurrency": int(text) if is_number else text[:_MAX_DIGITS]}
-    await visit.send("PUT", "rate-limits", key, "override", body=body, action="rate_limit.override")
-    return visit.back(f"At most {text} jobs of {key} run at the same time now.", "limits")
+    """Set limits that apply instead of those that the jobs of a key declare."""
+    body = limit_form.body_of(visit.form)
+    if body.get("concurrency") == 0 and not is_confirmed(visit):
+        return confirmation(
+            visit,
+            f"Let no job of {key} start?",
+            "With 0 jobs at the same time no job with this key starts, in any queue. What their "
+            "on_limit says happens to them: they wait, are scheduled again, or are dropped. "
+            "Active jobs run to their end. Clear the override to let jobs start again.",
+            "Stop all jobs of this key",
+            visit.url("limits", key),
+        )
+    if visit.form.get("expires_at", "").strip():
+        body["expires_at"] = visit.form["expires_at"].strip()
+    try:
+        await visit.send(
+            "PUT", "rate-limits", key, "override", body=body, action="rate_limit.override"
+        )
+    except ApiError as error:
+        return await _page(visit, key, refused(visit, error, limit_form.FIELDS), error.status)
+    words = ", ".join(limit_form.limits_in_words(body))
+    return SeeOther(visit.url("limits", key), f"The override of {key}: {words}.")
 
 
 async def clear(visit: Visit, key: str) -> Answer:
@@ -45,13 +66,25 @@ async def clear(visit: Visit, key: str) -> Answer:
     return visit.back(f"The limits of {key} are those of its jobs again.", "limits")
 
 
-def _words(limit: dict[str, Any]) -> list[str]:
-    """Return the limits of a key in words."""
-    words = []
-    if "concurrency" in limit:
-        most = limit["concurrency"]  # a number in an override, an object in the usage
-        words.append(f"{most['limit'] if isinstance(most, dict) else most} at the same time")
-    for name, before in (("rate", ""), ("throttle", "evenly ")):
-        if name in limit:
-            words.append(f"{before}{limit[name]['limit']} per {limit[name]['period']}")
-    return words
+async def _page(visit: Visit, key: str, form: Form | None = None, status: int = 200) -> Page:
+    """Return the page of a key.
+
+    Args:
+        visit: the request.
+        key: the key.
+        form: the form that was sent and refused; None to show the present override.
+        status: the status of the response.
+    """
+    limit = orjson.loads(await visit.get("rate-limits", key))
+    present = limit.get("override") or {}
+    values = limit_form.values_of(present) | {"expires_at": present.get("expires_at", "")}
+    return Page(
+        "limits/limit.html",
+        {
+            "limit": limit,
+            "form": form or Form(values),
+            "refused": form is not None,
+            "may_write": visit.may_change(Scope.ADMIN_WRITE),
+        },
+        status,
+    )

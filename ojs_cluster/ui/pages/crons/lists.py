@@ -9,6 +9,7 @@ import orjson
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.ui import raw
 from ojs_cluster.ui.json_view import show_json
+from ojs_cluster.ui.pages.crons.history import runs_chart
 from ojs_cluster.ui.visit import Answer, Page, SeeOther, Visit
 
 _PER_PAGE: Final = 50
@@ -24,7 +25,7 @@ async def show_all(visit: Visit) -> Answer:
     found = raw.members(await visit.get("cron", cursor=cursor, limit=_PER_PAGE))
     pagination = orjson.loads(bytes(found["pagination"]))
     return Page(
-        "crons.html",
+        "crons/list.html",
         {
             "crons": [_cron(members) for members in raw.objects(found, "items")],
             "total": raw.integer(found, "total"),
@@ -42,13 +43,14 @@ async def show_one(visit: Visit, name: str) -> Answer:
     history = orjson.loads(await visit.get("cron", name, "history", limit=50))["items"]
     redact = visit.settings.redact
     return Page(
-        "cron.html",
+        "crons/cron.html",
         {
             "cron": _cron(members),
             "values": {
                 n: show_json(bytes(members[n]), redact) for n in ("args", "meta", "options")
             },
             "history": history,
+            "chart": runs_chart(history),
             "may_write": visit.may_change(Scope.DATA_WRITE),
         },
     )

@@ -1,0 +1,163 @@
+"""The form that creates or changes a cron job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import orjson
+
+from ojs_cluster.core.errors import OJSError
+from ojs_cluster.core.raw_json import Raw, join, members, object_members
+from ojs_cluster.ui import raw
+from ojs_cluster.ui.forms import Form, refused
+from ojs_cluster.ui.json_view import hides
+from ojs_cluster.ui.pages.crons.preview import Preview, preview_of
+from ojs_cluster.ui.visit import Answer, ApiError, Page, SeeOther, Visit
+
+_MAX_EDITED: Final = 16 * 1024
+"""Maximum size in bytes of a value that the form shows; a form has 64 KiB at most."""
+_FIELDS: Final = {
+    **dict.fromkeys(("expression", "cron", "schedule"), "expression"),
+    **{name: name for name in ("name", "timezone", "overlap_policy", "description", "type")},
+    **{name: name for name in ("args", "options", "queue")},
+    "options.queue": "queue",
+}
+"""The field of the form by the path that the API names in an error."""
+_VALUES: Final = ("args", "options")
+"""The fields with JSON."""
+_NOT_EDITED: Final = "keep"
+"""The value of a hidden field that says that the form does not show a value, so it stays."""
+_EMPTY: Final = Form({"timezone": "UTC", "overlap_policy": "skip", "args": "[]"})
+
+
+async def show_new(visit: Visit) -> Answer:
+    """Show an empty form."""
+    return _page(visit, _EMPTY, None)
+
+
+async def show_edit(visit: Visit, name: str) -> Answer:
+    """Show the form with the present definition of a cron job."""
+    form = Form(_values(await _read(visit, name), visit.settings.redact))
+    return _page(visit, form, await preview_of(form.values), name)
+
+
+async def create(visit: Visit) -> Answer:
+    """Create a cron job, or only preview its schedule."""
+    name = visit.form.get("name", "").strip()
+    if await _exists(visit, name):
+        taken = Form(visit.form, {"name": "A cron job of this name exists. Edit it instead."})
+        return _page(visit, taken, await preview_of(visit.form), status=409)
+    return await _save(visit, {"name": Raw(orjson.dumps(name))}, {}, "")
+
+
+async def edit(visit: Visit, name: str) -> Answer:
+    """Change a cron job, or only preview its schedule."""
+    return await _save(visit, {}, await _read(visit, name), name)
+
+
+async def _save(visit: Visit, body: raw.Members, old: raw.Members, name: str) -> Answer:
+    """Send the form to the API, and return to the cron job or to the form.
+
+    Args:
+        visit: the request.
+        body: the members of the body that the form does not have.
+        old: the present definition; empty for a new cron job.
+        name: the name of the cron job to change; empty for a new one.
+    """
+    preview = await preview_of(visit.form)
+    if visit.form.get("do") == "preview":
+        return _page(visit, Form(visit.form), preview, name)
+    wrong = {each: text for each in _VALUES if (text := _fault(visit.form.get(each, "")))}
+    if wrong:
+        return _page(visit, Form(visit.form, wrong), preview, name, 400)
+    sent = b"{%b}" % join({**body, **_body(visit.form, old)})
+    try:
+        if name:
+            await visit.send("PATCH", "cron", name, body=sent, action="cron.change")
+        else:
+            await visit.send("POST", "cron", body=sent, action="cron.register")
+    except ApiError as error:
+        form = refused(visit, error, _FIELDS)
+        return _page(visit, form, preview, name, error.status)
+    saved = name or visit.form.get("name", "").strip()
+    note = f"The cron job {saved} is {'changed' if name else 'created'}."
+    return SeeOther(visit.url("cron", saved), note)
+
+
+async def _exists(visit: Visit, name: str) -> bool:
+    """Return whether there is a cron job of this name. The API would replace it."""
+    if not name:
+        return False
+    try:
+        await visit.get("cron", name)
+    except ApiError:
+        return False  # the API itself refuses a name that this user may not use
+    return True
+
+
+async def _read(visit: Visit, name: str) -> raw.Members:
+    return raw.members(raw.members(await visit.get("cron", name))["cron"])
+
+
+def _page(
+    visit: Visit, form: Form, preview: Preview | None, name: str = "", status: int = 200
+) -> Page:
+    context: dict[str, Any] = {"form": form, "preview": preview, "name": name}
+    context["hidden"] = [
+        each for each in _VALUES if form.values.get(f"{each}_shown") == _NOT_EDITED
+    ]
+    return Page("crons/form.html", context, status)
+
+
+def _values(cron: raw.Members, redact: frozenset[str]) -> dict[str, str]:
+    """Return the texts of the fields for a definition. Values to hide are not in the form."""
+    texts = ("expression", "timezone", "overlap_policy", "type", "queue", "description")
+    values = {name: raw.text(cron, name) for name in texts}
+    options = {n: v for n, v in raw.members(cron["options"]).items() if n != "queue"}
+    for name, value in (("args", bytes(cron["args"])), ("options", b"{%b}" % join(options))):
+        if len(value) > _MAX_EDITED or hides(value, redact):
+            values[f"{name}_shown"] = _NOT_EDITED
+        else:
+            values[name] = value.decode(errors="replace")
+    return values
+
+
+def _body(form: Mapping[str, str], old: raw.Members) -> raw.Members:
+    """Return the members that a form sets; its JSON is valid."""
+
+    def text(name: str) -> Raw:
+        return Raw(orjson.dumps(form.get(name, "").strip()))
+
+    body = {name: text(name) for name in ("expression", "timezone", "overlap_policy", "type")}
+    description = form.get("description", "").strip()
+    body["description"] = Raw(orjson.dumps(description or None))
+    if form.get("args", "").strip():
+        body["args"] = Raw(form["args"].strip().encode())
+    elif form.get("args_shown") != _NOT_EDITED:
+        body["args"] = Raw(b"[]")
+    given = form.get("options", "").strip()
+    kept = old.get("options", Raw(b"{}")) if form.get("options_shown") == _NOT_EDITED else b"{}"
+    options = object_members(given.encode() if given else kept)
+    if options is None:
+        body["options"] = Raw(given.encode())  # the API says that it must be an object
+        return body
+    queue = form.get("queue", "").strip()
+    if queue:
+        options["queue"] = Raw(orjson.dumps(queue))
+    body["options"] = Raw(b"{%b}" % join(options))
+    if queue and "queue" in raw.members(old.get("job_template", Raw(b"{}"))):
+        body["queue"] = Raw(orjson.dumps(queue))
+    return body
+
+
+def _fault(text: str) -> str:
+    """Return what is wrong with a JSON text; empty if nothing is."""
+    if not text.strip():
+        return ""
+    try:
+        found = members(b'{"":%b}' % text.encode(errors="replace"))
+    except OJSError as error:
+        return "This is not valid JSON: " + error.message.rpartition(": ")[2]
+    is_one = bytes(found.get("", b"")) == text.strip().encode(errors="replace")
+    return "" if is_one else "This is more than one JSON value"

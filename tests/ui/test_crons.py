@@ -1,0 +1,168 @@
+"""The form that creates and changes cron jobs, its preview, and the drawing of past runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.ui.pages.crons.history import runs_chart
+from ojs_cluster.ui.pages.crons.preview import preview_of
+from ojs_cluster.ui.settings import UiSettings
+from tests.ui.dashboard import Running, dashboard
+from tests.ui.demo import BIG, Demo
+from tests.ui.html import parse
+from tests.ui.test_pages import page
+from tests.ui.test_queues import refused, send
+
+NEW = "/ui/cron/_new"
+FORM = {
+    "expression": "30 4 * * 1",
+    "timezone": "Europe/Berlin",
+    "type": "report.build",
+    "queue": "reports",
+    "overlap_policy": "allow",
+    "args": f'[{{"n": {BIG}}}, 1.0]',
+    "options": '{"priority": 5}',
+    "description": "Mondays",
+    "do": "save",
+}
+
+
+def cron(api: httpx.Client, name: str) -> Any:
+    answer = api.get(f"/ojs/v1/cron/{name}")
+    assert answer.status_code == 200, answer.text
+    return answer.json()["cron"]
+
+
+def test_a_cron_job_is_created_and_changed_by_forms(running: Running, admin: httpx.Client) -> None:
+    assert "cron/_new" in page(admin, "/ui/cron")
+    assert "is created" in send(admin, NEW, {**FORM, "name": "weekly"})
+    with running.api() as api:
+        stored = cron(api, "weekly")
+        assert stored["args"] == [{"n": BIG}, 1.0]
+        assert stored["options"] == {"priority": 5, "queue": "reports"}
+        assert (stored["timezone"], stored["overlap_policy"]) == ("Europe/Berlin", "allow")
+        assert (stored["description"], stored["enabled"]) == ("Mondays", True)
+
+        edit = page(admin, "/ui/cron/weekly/edit")
+        assert str(BIG) in edit
+        assert "Next runs" in edit
+        changed = {**FORM, "expression": "@every 5m", "queue": "email", "options": ""}
+        assert "is changed" in send(admin, "/ui/cron/weekly/edit", changed)
+        stored = cron(api, "weekly")
+        assert (stored["expression"], stored["queue"]) == ("@every 5m", "email")
+        assert stored["options"] == {"queue": "email"}
+        assert "exists" in refused(admin, NEW, {**FORM, "name": "weekly"}, "name"), "not replaced"
+        assert cron(api, "weekly")["expression"] == "@every 5m"
+        api.delete("/ojs/v1/cron/weekly")
+
+
+def test_a_preview_changes_nothing(running: Running, admin: httpx.Client) -> None:
+    answer = admin.post(NEW, data={**FORM, "name": "never", "do": "preview"})
+    assert answer.status_code == 200
+    assert answer.text.count("Mon 20") == 5
+    assert "04:30:00" in answer.text, "in the zone of the cron job"
+    assert 'value="never"' in answer.text, "the form keeps what was typed"
+    with running.api() as api:
+        assert api.get("/ojs/v1/cron/never").status_code == 404
+    live = page(admin, "/ui/cron/_preview?expression=0+3+*+*+*&timezone=Asia/Tokyo")
+    assert live.count("03:00:00 JST") == 5
+    assert "is not a cron expression" in page(admin, "/ui/cron/_preview?expression=99+x")
+
+
+async def test_a_preview_has_five_occurrences_or_the_reason() -> None:
+    assert await preview_of({"expression": " "}) is None
+    every = await preview_of({"expression": "@every 1h30m", "timezone": ""})
+    assert every is not None
+    assert len({run.at for run in every.runs}) == 5
+    for fields in ({"expression": "0 0 30 2 *"}, {"expression": "@daily", "timezone": "CET"}):
+        found = await preview_of(fields)
+        assert found is not None
+        assert (found.runs, bool(found.error)) == ((), True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "field", "words"),
+    [
+        ({"name": "No Capitals"}, "name", "a-z"),
+        ({"expression": "99 25 * * *"}, "expression", "Is not a cron expression"),
+        ({"expression": ""}, "expression", "Is not a cron expression"),
+        ({"timezone": "CET"}, "timezone", "Must be an IANA name"),
+        ({"type": "Not A Type"}, "type", "Must be lower-case words"),
+        ({"queue": "No Queue"}, "queue", "queue name"),
+        ({"args": "[1,"}, "args", "not valid JSON"),
+        ({"args": '[1], "type": "b.c"'}, "args", "more than one JSON value"),
+        ({"args": '{"a": 1}'}, "args", "array"),
+        ({"options": "[]"}, "options", "object"),
+        ({"options": '{"priority": "high"}'}, "options", "priority"),
+        ({"overlap_policy": "never"}, "overlap_policy", "Must be skip"),
+    ],
+)
+def test_a_mistake_is_explained_beside_its_field(
+    running: Running, admin: httpx.Client, changed: dict[str, str], field: str, words: str
+) -> None:
+    if field in ("args", "options", "overlap_policy"):
+        answer = admin.post(NEW, data={**FORM, "name": "wrong", **changed})
+        assert answer.status_code in (400, 422), answer.text
+        marked = [e for e in parse(answer.text).elements if "aria-invalid" in e.attributes]
+        assert [e.attributes["name"] for e in marked] == [field]
+        assert words in answer.text
+    else:
+        assert words in refused(admin, NEW, {**FORM, "name": "wrong", **changed}, field)
+    with running.api() as api:
+        assert api.get("/ojs/v1/cron/wrong").status_code == 404
+
+
+def test_hidden_values_are_not_in_the_form_and_stay(ui_redis: Embedded, running: Running) -> None:
+    body: dict[str, Any] = {"name": "secretive", "cron": "@daily", "type": "a.b"}
+    body |= {"args": [{"Token": "s3cret"}], "options": {"queue": "email", "tags": ["kept"]}}
+    settings = UiSettings(mode="full", redact=frozenset({"token"}))
+    with running.api() as api, dashboard(ui_redis, settings) as server, server.browser() as client:
+        assert api.post("/ojs/v1/cron", json=body).status_code == 201
+        edit = page(client, "/ui/cron/secretive/edit")
+        assert "s3cret" not in edit
+        form = {**FORM, "args": "", "args_shown": "keep", "options": '{"tags": ["new"]}'}
+        send(client, "/ui/cron/secretive/edit", form)
+        stored = cron(api, "secretive")
+        assert stored["args"] == [{"Token": "s3cret"}]
+        assert stored["options"] == {"tags": ["new"], "queue": "reports"}
+        api.delete("/ojs/v1/cron/secretive")
+
+
+def test_a_key_for_some_queues_changes_only_its_cron_jobs(running: Running, demo: Demo) -> None:
+    with running.browser("email-key") as client:
+        form = {**FORM, "name": "mail"}
+        answer = client.post(NEW, data=form)
+        assert answer.status_code == 403
+        assert "reports" in answer.text
+        assert client.get("/ui/cron/nightly-report/edit").status_code in (403, 404)
+        client.post("/ui/cron/nightly-report/edit", data=form)
+        send(client, NEW, {**form, "queue": "email"})
+    with running.api() as api:
+        assert cron(api, "mail")["queue"] == "email"
+        assert cron(api, "nightly-report")["expression"] == "0 3 * * *"
+        api.delete("/ojs/v1/cron/mail")
+    with running.browser("viewer-key") as client:
+        assert "_new" not in page(client, "/ui/cron")
+        for path in (NEW, "/ui/cron/nightly-report/edit"):
+            assert client.get(path).status_code == 403
+            assert client.post(path, data=FORM).status_code == 403
+
+
+def test_a_read_only_dashboard_has_no_form(ui_redis: Embedded, demo: Demo) -> None:
+    with dashboard(ui_redis, UiSettings(mode="read")) as server, server.browser() as client:
+        assert "_new" not in page(client, "/ui/cron")
+        for path in (NEW, "/ui/cron/nightly-report/edit"):
+            assert "read-only" in page(client, path, 403)
+            assert client.post(path, data={**FORM, "name": "x"}).status_code == 403
+
+
+def test_past_runs_are_bars_from_old_to_new() -> None:
+    times = [{"outcome": name, "scheduled_time": name} for name in ("failed", "skipped")]
+    chart = runs_chart([*times, {"outcome": "triggered", "scheduled_time": "first"}])
+    assert [bar.outcome for bar in chart.bars] == ["triggered", "skipped", "failed"]
+    assert chart.bars[1].height < chart.bars[0].height, "told apart without colours"
+    assert chart.words == "The last 3 occurrences: 1 triggered, 1 skipped, 1 failed"
