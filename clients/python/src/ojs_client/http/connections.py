@@ -1,0 +1,189 @@
+"""Connections of HTTP/1.1 to one server, on asyncio and trio.
+
+A worker sends two requests for each short job, so requests decide how much processor time a job
+takes. This module takes about a fifth of the time of httpx2, which has proxies, redirects,
+cookies, content encodings and streams that this library does not need.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+import anyio
+from anyio.abc import ByteStream, SocketAttribute
+
+from ojs_client.http.response_parser import BadResponse, Response, ResponseParser
+
+_IDLE_S: Final = 5.0
+"""Time in seconds after which an idle connection is not used again. Servers and proxies close idle
+connections after longer times, and a request on a closing connection is lost."""
+_READ_BYTES: Final = 64 * 1024
+
+
+class NotSent(Exception):
+    """The request has certainly not reached the server."""
+
+
+class NoResponse(Exception):
+    """The request may have reached the server, and its response did not arrive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where the server listens.
+
+    Args:
+        host: its host name or address.
+        port: its port.
+        tls: the TLS settings; None for plain HTTP.
+    """
+
+    host: str
+    port: int
+    tls: ssl.SSLContext | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Connection:
+    stream: ByteStream
+    descriptor: int
+    idle_since: float = 0.0
+    broken: bool = False
+    """Whether a request could not be sent as a whole."""
+
+    async def exchange(self, request: bytes) -> Response:
+        """Send a request and return its response.
+
+        Raises:
+            BadResponse: the answer is not a response.
+            OSError: the connection is broken.
+        """
+        try:
+            await self.stream.send(request)
+        except anyio.BrokenResourceError:
+            # The server may have refused the request before it has read all of it.
+            self.broken = True
+        parser, response = ResponseParser(), None
+        while response is None:
+            try:
+                data = await self.stream.receive(_READ_BYTES)
+            except anyio.EndOfStream:
+                return parser.end()
+            response = parser.feed(data)
+        return response
+
+    def is_quiet(self) -> bool:
+        """Return whether the server has neither closed the idle connection nor sent anything."""
+        if hasattr(select, "poll"):
+            poll = select.poll()
+            poll.register(self.descriptor, select.POLLIN)
+            return not poll.poll(0)
+        return not select.select([self.descriptor], [], [], 0)[0]  # Windows
+
+    async def close(self) -> None:
+        with anyio.CancelScope(shield=True):
+            await anyio.aclose_forcefully(self.stream)
+
+
+@dataclass(slots=True)
+class Connections:
+    """A pool of connections. A connection carries one request at a time.
+
+    Args:
+        address: the server.
+        max_connections: the maximum number of connections. Further requests wait.
+    """
+
+    address: Address
+    max_connections: int
+    _idle: deque[_Connection] = field(default_factory=deque)
+    """Idle connections, the one that was used last at the right end."""
+    _free: anyio.Semaphore | None = None
+
+    async def exchange(self, request: bytes, limit_s: float) -> Response:
+        """Send a request and return its response.
+
+        Args:
+            request: head and body.
+            limit_s: how long it may take in seconds, with the time to connect.
+
+        Raises:
+            NotSent: no connection was made in time.
+            NoResponse: the connection broke, or no response arrived in time.
+        """
+        if self._free is None:  # it belongs to an event loop
+            self._free = anyio.Semaphore(self.max_connections, fast_acquire=True)
+        connection: _Connection | None = None
+        response: Response | None = None
+        try:
+            with anyio.fail_after(limit_s):
+                async with self._free:
+                    try:
+                        connection = await self._connection()
+                        response = await connection.exchange(request)
+                    finally:
+                        await self._release(connection, response)
+        except (
+            OSError,
+            anyio.BrokenResourceError,
+            anyio.ClosedResourceError,
+            BadResponse,
+        ) as error:
+            if connection is None:
+                raise NotSent(_reason(error, "no connection in time")) from error
+            raise NoResponse(_reason(error, "no response in time")) from error
+        return response
+
+    async def _connection(self) -> _Connection:
+        now = anyio.current_time()
+        while self._idle:
+            connection = self._idle.pop()
+            if now - connection.idle_since < _IDLE_S and connection.is_quiet():
+                return connection
+            await connection.close()
+        address = self.address
+        stream: ByteStream
+        if address.tls is None:
+            stream = await anyio.connect_tcp(address.host, address.port)
+        else:
+            # Each response says how long it is, so it needs no closing message of TLS.
+            stream = await anyio.connect_tcp(
+                address.host,
+                address.port,
+                ssl_context=address.tls,
+                tls_hostname=address.host,
+                tls_standard_compatible=False,
+            )
+        found: socket.socket = stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - no Django
+        return _Connection(stream, found.fileno())
+
+    async def _release(self, connection: _Connection | None, response: Response | None) -> None:
+        if connection is None:
+            return
+        if response is None or not response.keep_alive or connection.broken:
+            await connection.close()
+            return
+        connection.idle_since = anyio.current_time()
+        self._idle.append(connection)
+        while connection.idle_since - self._idle[0].idle_since >= _IDLE_S:
+            await self._idle.popleft().close()
+
+    async def close(self) -> None:
+        """Close the idle connections."""
+        while self._idle:
+            await self._idle.pop().close()
+        self._free = None
+
+
+def _reason(error: Exception, timed_out: str) -> str:
+    if isinstance(error, TimeoutError):
+        return timed_out
+    if isinstance(error, anyio.BrokenResourceError | anyio.ClosedResourceError):
+        cause = error.__cause__
+        return f"the connection broke: {cause}" if cause else "the connection broke"
+    return str(error) or type(error).__name__
