@@ -147,7 +147,7 @@ def one_holder(history: History) -> Iterator[Violation]:
     for id_, leases in index.leases.items():
         for one, other in combinations(leases, 2):
             # A fetch may wait for long, so neither request nor response tells when a lease began.
-            earlier, later = (one, other) if one.attempt <= other.attempt else (other, one)
+            earlier, later = sorted((one, other), key=lambda it: (it.attempt, it.answer.answered))
             if text := _clash(index, earlier, later):
                 yield Violation("one holder", id_, text)
 
@@ -160,10 +160,11 @@ def _clash(index: _Index, earlier: Lease, later: Lease) -> str:
         return ""  # a fetch does not wait for a replica: a failover may forget the lease
     if ("retry", later.job) in index.commands or later.job in index.born_again:
         return ""  # its attempts were counted from zero again
-    if earlier.attempt == later.attempt:
+    settles = [it for it in index.settles.get(later.job, ()) if it.lease == earlier.lease]
+    released = any(it.kind == "release" and it.answer.possible for it in settles)
+    if earlier.attempt == later.attempt and not released:
         return f"attempt {later.attempt} was given to {earlier.worker} and {later.worker}"
-    ended = [it.answer for it in index.settles.get(later.job, ()) if it.lease == earlier.lease]
-    over = any(it.possible and it.sent < end for it in ended)
+    over = any(it.answer.possible and it.answer.sent < end for it in settles)
     if earlier.beats or over or end >= earlier.until:
         return ""
     return f"given to {later.worker} while {earlier.worker} holds it"

@@ -83,7 +83,7 @@ class Lease:
 class Settle:
     """A worker ends an attempt."""
 
-    kind: Literal["ack", "nack", "requeue"]
+    kind: Literal["ack", "nack", "requeue", "release"]
     job: str
     lease: str
     worker: str

@@ -51,6 +51,8 @@ async def test_handlers_end_and_their_acks_are_in_before_the_worker_ends(server:
             go.set()
         states = [(await client.get(job.id)).state for job in jobs]
         assert sorted(states) == ["available"] * 4 + ["completed"] * 5
+        async with httpx2.AsyncClient(base_url=client.url) as http:
+            assert (await http.get("/ojs/v1/workers")).json()["workers"] == []
 
     await server.run(scenario)
 
@@ -105,8 +107,8 @@ async def test_an_operator_quiets_and_resumes_a_worker(server: Server) -> None:
             await direct(client, worker, "quiet")
             await until(lambda: worker.paused)
             second = await client.enqueue("t.short", queue=QUEUE)
-            await direct(client, worker, "resume")
             assert (await client.get(second.id)).state == "available"
+            await direct(client, worker, "resume")
             await client.result(second.id, wait=60)
             assert not worker.paused
 

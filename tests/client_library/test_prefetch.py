@@ -81,8 +81,46 @@ def test_a_drain_requeues_the_jobs_that_wait(run: Run) -> None:
         assert ran == [jobs[0].id]
         assert [job.state for job in server.jobs()] == ["available"] * 4
         assert [job.error for job in server.jobs()] == [None] * 4
+        assert [job.attempt for job in server.jobs()] == [1, 0, 0, 0]
 
     run(test)
+
+
+async def test_a_drain_returns_the_jobs_that_wait_in_order_and_without_an_attempt(
+    server: Server,
+) -> None:
+    async def scenario(client: Client) -> None:
+        worker = new_worker(client, concurrency=1, prefetch=5)
+        running, go = anyio.Event(), anyio.Event()
+
+        @worker.handler("t.long")
+        async def long(job: RunningJob) -> None:
+            running.set()
+            await go.wait()
+
+        jobs = await client.enqueue_many([new_job("t.long", queue=QUEUE)] * 4)
+        async with serving_jobs(worker):
+            await running.wait()
+            await until(lambda: worker.held == 4)
+            worker.stop()
+            await until(lambda: worker.held == 1)
+            go.set()
+            await until(lambda: worker.held == 0)
+        states = [await client.get(job.id) for job in jobs]
+        assert [(it.state, it.attempt) for it in states[1:]] == [("available", 0)] * 3
+
+        ran = list[str]()
+        second = new_worker(client, concurrency=1)
+
+        @second.handler("t.long")
+        async def note(job: RunningJob) -> None:
+            ran.append(job.id)
+
+        async with serving_jobs(second):
+            await client.result(jobs[-1].id, wait=60)
+        assert ran == [job.id for job in jobs[1:]]
+
+    await server.run(scenario)
 
 
 def test_a_job_that_is_cancelled_while_it_waits_does_not_run(run: Run) -> None:

@@ -5,8 +5,8 @@
 -- Post: fail: the error is recorded, then the job is retried later, discarded or dead-lettered.
 --       requeue: the job is available behind the others of its priority and keeps its attempt count. No
 --       failure is recorded.
---       release (the client of the fetch has disconnected): the job is available at the front of its queue,
---       and the attempt does not count.
+--       release (the client of the fetch has disconnected, or its worker has not started the job): the job is
+--       available at the front of its queue, and the attempt does not count.
 -- Memory: allow-oom; adds the error (64 KiB; a job keeps OJS_ERRORS_KEPT of them) and 1.5 KiB.
 -- KEYS: 1 job, 2 due, 3 active, 4 execution_deadlines, 5 expiring, 6 finished, 7 dead, 8 events.
 -- ARGV: 1 events kept, 2 errors kept, 3 ms to keep discarded, 4 ms to keep dead letters, 5 dead

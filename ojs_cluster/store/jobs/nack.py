@@ -38,6 +38,7 @@ async def nack(
     lease_id: str | None,
     failure: Failure,
     requeue: bool = False,
+    release: bool = False,
 ) -> JobRecord:
     """End the current attempt as failed, or requeue the job.
 
@@ -52,6 +53,8 @@ async def nack(
         failure: the error.
         requeue: whether to make the job available at once instead, with its attempt count and
             without recording a failure.
+        release: whether to undo the fetch instead: the job is available at the front of its queue,
+            and the attempt does not count. The caller names its lease.
 
     Returns:
         The job after the transition.
@@ -61,7 +64,7 @@ async def nack(
         Conflict: the job is not active, or another lease holds it.
         BackendUnavailable: Redis did not answer in time.
     """
-    action: _Action = "requeue" if requeue else "fail"
+    action = _action(requeue=requeue, release=release)
     reply = await run_for_reply(
         *(store, "nack", job_id, _KEYS),
         [*_settings_args(store), _packed(action, worker_id, lease_id, failure)],
@@ -84,6 +87,16 @@ class Nack:
     lease_id: str | None
     failure: Failure
     requeue: bool
+    release: bool = False
+
+    @property
+    def action(self) -> _Action:
+        """What happens to the job."""
+        return _action(requeue=self.requeue, release=self.release)
+
+
+def _action(*, requeue: bool, release: bool) -> _Action:
+    return "release" if release else "requeue" if requeue else "fail"
 
 
 async def nack_many(
@@ -102,7 +115,7 @@ async def nack_many(
     transitions = [
         JobTransition(
             one.job_id,
-            (_packed("requeue" if one.requeue else "fail", worker_id, one.lease_id, one.failure),),
+            (_packed(one.action, worker_id, one.lease_id, one.failure),),
             partial(
                 nack,
                 store,
@@ -111,6 +124,7 @@ async def nack_many(
                 lease_id=one.lease_id,
                 failure=one.failure,
                 requeue=one.requeue,
+                release=one.release,
             ),
             lease_id=one.lease_id,
         )

@@ -194,6 +194,40 @@ async def test_requeue_wins_over_retryable_false(api: Api) -> None:
     assert (await api.fetch())[0]["id"] == job["id"]
 
 
+@pytest.mark.parametrize("how", ["one", "path", "batch"])
+async def test_a_job_that_was_not_started_is_returned_without_an_attempt(
+    any_api: Api, how: str
+) -> None:
+    first, second = [await any_api.enqueue() for _ in range(2)]
+    [job] = await any_api.fetch()
+    assert (job["id"], job["attempt"]) == (first["id"], 1)
+    body = {"lease_id": job["lease_id"], "requeue": True, "started": False}
+    for _ in range(2):  # a repeated request changes nothing
+        if how == "batch":
+            nacks = {"nacks": [{"job_id": job["id"], **body}]}
+            [result] = (await any_api.post(f"{NACK}/batch", nacks)).json["results"]
+        elif how == "path":
+            result = (await any_api.post(f"/ojs/v1/jobs/{job['id']}/nack", body)).json
+        else:
+            result = (await any_api.post(NACK, {"job_id": job["id"], **body})).json
+        assert result["state"] == "available"
+    shown = (await any_api.get(f"/ojs/v1/jobs/{job['id']}")).json["job"]
+    assert (shown["attempt"], "started_at" in shown, shown.get("errors")) == (0, False, None)
+    again = [(await any_api.fetch())[0] for _ in range(2)]
+    assert [(it["id"], it["attempt"]) for it in again] == [(first["id"], 1), (second["id"], 1)]
+
+
+@pytest.mark.parametrize(
+    "body", [{"requeue": True}, {"lease_id": "x"}, {"requeue": False, "lease_id": "x"}]
+)
+async def test_a_job_is_returned_without_an_attempt_only_with_its_lease(
+    api: Api, body: dict[str, Any]
+) -> None:
+    job = await api.active()
+    reply = await api.post(NACK, {"job_id": job["id"], "started": False, **body})
+    assert (reply.status, reply.error["details"]["field"]) == (400, "started")
+
+
 @pytest.mark.parametrize("path", [BEAT, "/ojs/v1/workers/beat"])
 async def test_a_heartbeat_extends_what_the_worker_holds(any_api: Api, path: str) -> None:
     mine = await any_api.active(queue="a")
@@ -291,3 +325,14 @@ async def test_workers_are_listed_with_their_own_description(any_api: Api) -> No
 async def test_an_unknown_worker_has_no_health(api: Api) -> None:
     reply = await api.get("/ojs/v1/workers/unknown/health")
     assert (reply.status, reply.error["code"]) == (404, "not_found")
+
+
+async def test_a_worker_that_has_terminated_removes_itself(any_api: Api) -> None:
+    worker = "/ojs/v1/workers/host%2F1"
+    await any_api.post(BEAT, {"worker_id": "host/1"})
+    assert (await any_api.delete(worker)).status == 409
+    await any_api.post(BEAT, {"worker_id": "host/1", "state": "terminate", "active_jobs": []})
+    reply = await any_api.delete(worker)
+    assert (reply.status, reply.json) == (200, {"worker_id": "host/1", "deregistered": True})
+    assert (await any_api.get("/ojs/v1/workers")).json["workers"] == []
+    assert (await any_api.delete(worker)).status == 404

@@ -56,7 +56,7 @@ class Run:
 class Sent:
     """An ack or nack in one request. ``outcome`` is empty without a response."""
 
-    kind: Literal["ack", "nack", "requeue"]
+    kind: Literal["ack", "nack", "requeue", "release"]
     job: str
     lease: str
     sent: float
@@ -70,6 +70,8 @@ class Ledger:
 
     grants: dict[str, Grant] = field(default_factory=dict)
     """By lease."""
+    fetched: set[str] = field(default_factory=set)
+    """The jobs that were fetched at least once."""
     runs: list[Run] = field(default_factory=list)
     sends: list[Sent] = field(default_factory=list)
     _files: dict[str, tuple[Path, int]] = field(default_factory=dict)
@@ -95,6 +97,7 @@ class Ledger:
         what, at = line["what"], line["at"]
         if what == "fetched":
             self.grants[line["lease"]] = _grant(worker, line)
+            self.fetched.add(line["job"])
         elif what == "extended":
             for lease in line["leases"]:
                 grant = self.grants[lease]

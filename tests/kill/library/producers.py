@@ -24,11 +24,16 @@ from ojs_client import (
 )
 from tests.chaos.history import Answer, Enqueue, History, NewJob, Outcome, Workflow
 from tests.chaos.producers import new_id
+from tests.kill.library.ledger import Ledger
 from tests.kill.library.worker import QUEUES
 
 PATIENCE_S: Final = 120.0
 """How long a producer repeats a request, in seconds: longer than any fault."""
 FINGERPRINTS: Final = 4
+MAX_UNFETCHED: Final = 50
+"""The producers pause while more jobs wait for their first fetch. A busy machine may run fewer jobs
+than they enqueue, and workers fetch earlier queues first, so jobs of the last queue would wait
+until the end of the round."""
 STEPS: Final = ("first", "second", "third")
 _CONFLICTS: Final[tuple[Literal["reject", "ignore", "replace"], ...]] = (
     "reject",
@@ -48,11 +53,15 @@ class Producers:
         client: sends the requests.
         history: gets the requests and their outcomes.
         seed: chooses the jobs.
+        ledger: knows the fetched jobs.
     """
 
     client: Client
     history: History
     seed: int
+    ledger: Ledger
+    _unfetched: set[str] = field(default_factory=set)
+    """Jobs without a known fetch. Unique jobs are not among them, because others replace them."""
     _stop: trio.Event = field(default_factory=trio.Event)
     _number: int = 0
 
@@ -77,6 +86,10 @@ class Producers:
         while not self._stop.is_set():
             await kind(chance)
             await trio.sleep(chance.uniform(0.02, 0.15))
+            while len(self._unfetched) > MAX_UNFETCHED and not self._stop.is_set():
+                self.ledger.read()
+                self._unfetched -= self.ledger.fetched
+                await trio.sleep(0.1)
 
     async def _plain(self, chance: random.Random) -> None:
         type_ = chance.choice(("kill.plain", "kill.plain", "kill.thread"))
@@ -164,6 +177,7 @@ class Producers:
             for job, it in zip(jobs, made, strict=True)
         ]
         self.history.enqueues.append(Enqueue(tuple(named), answer, existing))
+        self._unfetched.update(job.id for job in named if not job.fingerprint)
 
     def _refused(
         self, jobs: Sequence[NewJob], sent: float, error: ApiError | ConnectionFailed

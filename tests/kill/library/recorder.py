@@ -85,8 +85,14 @@ class Recorder:
 def _settles(body: JSON) -> list[list[str]]:
     """Return kind, job and lease of each item of a batch."""
     items = [("ack", it) for it in body.get("acks", ())]
-    items += [("requeue" if it.get("requeue") else "nack", it) for it in body.get("nacks", ())]
+    items += [(_nack_kind(it), it) for it in body.get("nacks", ())]
     return [[kind, it["job_id"], it["lease_id"]] for kind, it in items]
+
+
+def _nack_kind(item: JSON) -> str:
+    if not item.get("requeue"):
+        return "nack"
+    return "requeue" if item.get("started", True) else "release"
 
 
 def _outcome(result: JSON) -> str:

@@ -170,7 +170,7 @@ class _Round:
             crew.start()
             try:
                 async with trio.open_nursery() as nursery:
-                    producers = Producers(client, self.history, self.seed)
+                    producers = Producers(client, self.history, self.seed, self.ledger)
                     nursery.start_soon(producers.run)
                     await self._faults(crew, producers)
                     producers.stop()

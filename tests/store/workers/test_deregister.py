@@ -1,4 +1,4 @@
-"""An operator removes the record of a worker that is silent; its jobs become available."""
+"""The record of a worker is removed when it has terminated, or by an operator when it is silent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.jobs import read_jobs as jobs
 from ojs_cluster.store.workers import workers
-from ojs_cluster.store.workers.deregister import deregister
+from ojs_cluster.store.workers.deregister import deregister, deregister_terminated
 from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from tests.store.shortcuts import HOUR, active, shard_of
 from tests.support.timeshift import age_job, age_worker
@@ -38,3 +38,25 @@ async def test_a_silent_worker_is_removed_and_its_jobs_are_recovered(store: Stor
     await workers.finish_recovery(store, home, dead)
     assert (await jobs.get(store, job.id)).state is State.AVAILABLE
     assert not db.exists(home.lost_workers)
+
+
+async def test_a_worker_removes_itself_after_its_last_heartbeat(store: Store, db: Any) -> None:
+    home = store.keys.shard_of_worker("w")
+    with pytest.raises(NotFound):
+        await deregister_terminated(store, "w")
+    job = await active(store, worker="w")
+    for beat in (Heartbeat("w", []), Heartbeat("w", [job.id], state="terminate")):
+        await heartbeat(store, beat)
+        with pytest.raises(Conflict, match="terminate"):
+            await deregister_terminated(store, "w")
+    age_worker(db, home, "w", HOUR)
+    with pytest.raises(Conflict):  # only an operator decides about a silent worker
+        await deregister_terminated(store, "w")
+    await heartbeat(store, Heartbeat("w", [], state="terminate"))
+
+    await deregister_terminated(store, "w")
+
+    with pytest.raises(NotFound):
+        await workers.get(store, "w")
+    assert not db.exists(home.lost_workers)
+    assert (await jobs.get(store, job.id)).state is State.ACTIVE

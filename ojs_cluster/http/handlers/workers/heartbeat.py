@@ -1,4 +1,7 @@
-"""Record heartbeats of workers and extend their leases (spec: ojs-worker-protocol 4, 7)."""
+"""Record heartbeats of workers, extend their leases, and remove workers that have terminated.
+
+(spec: ojs-worker-protocol 4, 7)
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.openapi.keywords import between, keywords
 from ojs_cluster.http.openapi.shapes.common import VisibilityTimeout
 from ojs_cluster.http.request_body.decode import decode
+from ojs_cluster.store.workers.deregister import deregister_terminated
 from ojs_cluster.store.workers.heartbeat import Heartbeat, WorkerState, heartbeat
 
 _MAX_JOBS: Final = 1000
@@ -110,6 +114,19 @@ async def receive(app: App, request: Request) -> Response:
             "server_time": replies.iso(reply.now_ms),
         },
     )
+
+
+async def deregister(app: App, _request: Request, worker_id: str) -> Response:
+    """Remove a worker from the list of workers, after its last heartbeat.
+
+    That heartbeat has the state ``terminate`` and no active jobs. Otherwise the worker would be
+    listed for as long as its record is kept.
+
+    ``DELETE /ojs/v1/workers/{id}``
+    """
+    checked_id = fields.worker_id(worker_id) or worker_id
+    await deregister_terminated(app.store, checked_id)
+    return replies.json_response(200, {"worker_id": checked_id, "deregistered": True})
 
 
 def _reported_jobs(body: HeartbeatBody) -> tuple[tuple[str, ...], int | None]:

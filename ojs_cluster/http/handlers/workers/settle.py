@@ -36,7 +36,11 @@ class AckBody(msgspec.Struct, frozen=True):
 
 
 class NackBody(msgspec.Struct, frozen=True):
-    """The body of a nack, which has an error instead of the result of an ack."""
+    """The body of a nack, which has an error instead of the result of an ack.
+
+    With ``requeue`` and ``started`` false, the worker returns a job that no handler has run. The
+    attempt then does not count.
+    """
 
     job_id: str | None = None
     id: str | None = None
@@ -46,6 +50,7 @@ class NackBody(msgspec.Struct, frozen=True):
         msgspec.Raw | msgspec.UnsetType, keywords(type=["object", "string", "null"])
     ] = msgspec.UNSET
     requeue: bool | None = None
+    started: bool | None = None
 
 
 _ack_decoder = msgspec.json.Decoder(AckBody)
@@ -144,6 +149,22 @@ def lease_of(app: App, text: str | None) -> str | None:
     return lease
 
 
+def releases(body: NackBody) -> bool:
+    """Return whether a nack undoes the fetch of its job.
+
+    Raises:
+        InvalidRequest: the body has ``started`` false without ``requeue`` true and a lease id.
+            Without a lease id, a repeated release could take back the fetch of another worker.
+    """
+    if body.started is not False:
+        return False
+    if body.requeue is not True or not body.lease_id:
+        raise InvalidRequest(
+            "'started' false needs 'requeue' true and the 'lease_id' of the fetch", field="started"
+        )
+    return True
+
+
 async def _ack(app: App, job_id: str, body: AckBody) -> Response:
     job = await store_ack.ack(
         app.store,
@@ -170,6 +191,7 @@ async def _nack(app: App, request: Request, job_id: str, body: NackBody) -> Resp
         lease_id=lease_of(app, body.lease_id),
         failure=parse_failure(error, max_bytes=app.settings.limits.failure_bytes),
         requeue=requeue,
+        release=releases(body),
     )
     # A nack with a lease id is not ignored, because the lease id shows whether it is valid.
     if request.names_version and not (requeue or body.lease_id) and _reports_refusal(job_id, error):

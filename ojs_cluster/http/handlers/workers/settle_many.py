@@ -22,7 +22,13 @@ from ojs_cluster.http import fields, replies
 from ojs_cluster.http.access.queue_scope import access_errors
 from ojs_cluster.http.app import App
 from ojs_cluster.http.errors import entry_for, item_error
-from ojs_cluster.http.handlers.workers.settle import AckBody, NackBody, lease_of, raw_or_none
+from ojs_cluster.http.handlers.workers.settle import (
+    AckBody,
+    NackBody,
+    lease_of,
+    raw_or_none,
+    releases,
+)
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.openapi.keywords import keywords
 from ojs_cluster.http.request_body.decode import decode_error, decode_large
@@ -116,7 +122,8 @@ async def nack_many(app: App, request: Request) -> Response:
 
     def read(item: NackBody, job_id: str) -> store_nack.Nack:
         failure = parse_failure(raw_or_none(item.error), max_bytes=max_bytes)
-        return store_nack.Nack(job_id, lease_of(app, item.lease_id), failure, item.requeue is True)
+        lease_id = lease_of(app, item.lease_id)
+        return store_nack.Nack(job_id, lease_id, failure, item.requeue is True, releases(item))
 
     items = [_read_item(_nack_decoder, piece, read) for piece in pieces]
     settle = partial(store_nack.nack_many, app.store, worker_id=worker_id)

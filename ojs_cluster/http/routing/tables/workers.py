@@ -54,5 +54,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     ),
     Route("POST", f"{V1}/workers/progress", progress.report, Scope.WORKER, QueueAccess.HANDLER),
     Route("GET", f"{V1}/workers", workers.list_workers, Scope.DATA_READ),
+    # Any worker key could send the heartbeat that this needs, so the queues of a key do not matter.
+    Route("DELETE", f"{V1}/workers/{{id}}", heartbeat.deregister, Scope.WORKER, QueueAccess.NONE),
     Route("GET", f"{V1}/workers/{{id}}/health", workers.health, Scope.DATA_READ),
 )

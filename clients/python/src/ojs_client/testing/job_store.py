@@ -213,6 +213,9 @@ class JobStore:
         if item.get("requeue") is True:
             if job.cancel_requested:
                 self._end(job, "cancelled")
+            elif item.get("started") is False:
+                job.attempt -= 1
+                self._make_available(job, first=True)
             else:
                 self._make_available(job)
             return job
@@ -241,9 +244,11 @@ class JobStore:
         self._order += 1
         job.order = self._order
 
-    def _make_available(self, job: FakeJob) -> None:
+    def _make_available(self, job: FakeJob, *, first: bool = False) -> None:
         job.state, job.due_ms, job.enqueued_ms = "available", None, self.now_ms
         self._append(job)
+        if first:
+            job.order = -self._order
         self.changes.notify()
 
     def _end(self, job: FakeJob, state: str) -> None:

@@ -59,6 +59,7 @@ class Routes:
             ("DELETE", "/workflows/ID", self._cancel_workflow),
             ("POST", "/workers/fetch", self._fetch),
             ("POST", "/workers/heartbeat", self._heartbeat),
+            ("DELETE", "/workers/ID", self._deregister),
             ("POST", "/workers/progress", self._progress),
             ("POST", "/workers/ack/batch", self._acks),
             ("POST", "/workers/nack/batch", self._nacks),
@@ -159,6 +160,10 @@ class Routes:
             except Refusal:
                 continue
         return 200, {"state": "running", "jobs_extended": extended}
+
+    async def _deregister(self, call: Call) -> Reply:
+        self._quiet.discard(call.id)
+        return 200, {"deregistered": True}
 
     async def _progress(self, call: Call) -> Reply:
         body = call.body

@@ -11,7 +11,7 @@ import anyio
 
 from ojs_client.errors import ApiError, ConnectionFailed, NotFound
 from ojs_client.options import JSON
-from ojs_client.transport import Repeat, Transport
+from ojs_client.transport import Repeat, Transport, segment
 from ojs_client.worker.held_jobs import HeldJob, HeldJobs
 from ojs_client.worker.signal import Signal
 
@@ -76,6 +76,20 @@ class Heartbeats:
             log.warning("heartbeat failed: %s", error)
         except ApiError as error:
             log.warning("heartbeat refused: %s", error)
+
+    async def sign_off(self) -> None:
+        """Send the last heartbeat, and remove the worker from the server's list of workers.
+
+        Call it when ``run`` has ended: a later heartbeat would add the worker again.
+        """
+        await self.try_to_send("terminate")
+        if self.held:  # operators can see who holds the jobs until their leases expire
+            return
+        path = f"/workers/{segment(self.worker_id)}"
+        try:
+            await self.transport.request("DELETE", path, repeat=Repeat.NEVER)
+        except (ApiError, ConnectionFailed) as error:
+            log.debug("the worker stays listed until its record expires: %s", error)
 
     async def _send_all(self, state: str | None) -> None:
         """Send a heartbeat for all held jobs, extend the leases, and find the lost ones."""

@@ -116,6 +116,12 @@ def nack(job: HeldJob, error: dict[str, JSON] | None) -> Settlement:
     return Settlement("nack", job, encode(item))
 
 
+def release(job: HeldJob) -> Settlement:
+    """Return the nack that undoes the fetch of a job that has not started. No attempt counts."""
+    item = {"job_id": job.id, "lease_id": job.lease_id, "requeue": True, "started": False}
+    return Settlement("nack", job, encode(item))
+
+
 @dataclass(slots=True)
 class Settler:
     """Collects acks and nacks and sends them.

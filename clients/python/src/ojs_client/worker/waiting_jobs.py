@@ -11,7 +11,7 @@ from anyio.abc import TaskGroup
 from ojs_client.worker.execution import Runner
 from ojs_client.worker.fetching import MAX_COUNT
 from ojs_client.worker.held_jobs import HeldJob
-from ojs_client.worker.settling import Settler, nack
+from ojs_client.worker.settling import Settler, release
 
 
 @dataclass(slots=True)
@@ -60,11 +60,11 @@ class WaitingJobs:
             self.runner.start(self._jobs.popleft(), self.group)
 
     def requeue(self) -> None:
-        """Requeue all jobs. Jobs that are added later do not start."""
+        """Return all jobs to their queues. Jobs that are added later do not start."""
         self.group = None
         while self._jobs:
-            job = self._jobs.popleft()
+            job = self._jobs.pop()  # each goes to the front of its queue
             if job.lost is None:
-                self.settler.add(nack(job, None))
+                self.settler.add(release(job))
             else:
                 self.runner.drop_lost(job)

@@ -42,7 +42,7 @@ _CLEANUP_LIMIT_S: Final = 3.0
 _FLUSH_LIMIT_S: Final = 10.0
 """Maximum time in seconds that a drain waits until the server has all acks and nacks."""
 _LAST_HEARTBEAT_LIMIT_S: Final = 2.0
-"""Maximum time of the last heartbeat, in seconds."""
+"""Maximum time of the last heartbeat and the removal from the list of workers, in seconds."""
 
 
 class Worker:
@@ -211,8 +211,10 @@ class Worker:
         """
         async with self._transport, anyio.create_task_group() as background:
             # Shielded, because a cancelled worker still sends its last acks.
-            scopes = []
-            for function in (self._heartbeats.run, self._held.watch, self._settler.run):
+            self._beating = anyio.CancelScope(shield=True)
+            scopes = [self._beating]
+            background.start_soon(_run_in, self._beating, self._heartbeats.run)
+            for function in (self._held.watch, self._settler.run):
                 scopes.append(anyio.CancelScope(shield=True))
                 background.start_soon(_run_in, scopes[-1], function)
             background.start_soon(self._end_poll)
@@ -360,8 +362,9 @@ class Worker:
             await self._settler.flush()
         if self._settler.pending:
             log.error("%d acks are lost: their jobs will run again", self._settler.pending)
+        self._beating.cancel()
         with anyio.move_on_after(_LAST_HEARTBEAT_LIMIT_S):
-            await self._heartbeats.try_to_send("terminate")
+            await self._heartbeats.sign_off()
 
 
 async def _run_in(scope: anyio.CancelScope, function: Callable[[], Awaitable[None]]) -> None:
