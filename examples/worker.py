@@ -1,6 +1,6 @@
 from ojs_client import RunningJob, Worker
 
-worker = Worker("http://localhost:8080", queues=["default"])
+worker = Worker(queues=["default"])
 
 
 @worker.handler("email.send")

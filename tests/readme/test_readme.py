@@ -67,6 +67,10 @@ def test_every_program_has_a_name_of_its_own() -> None:
     assert len(dict(PROGRAMS)) == len(PROGRAMS) == TEXT.count("```python\n")
 
 
+def test_no_program_names_a_port() -> None:
+    assert [name for name, program in PROGRAMS if "8080" in program] == []
+
+
 def test_the_blocks_that_are_no_requests_are_known() -> None:
     assert START in BLOCKS
     assert TEST in BLOCKS
@@ -96,12 +100,12 @@ def test_a_newcomer_gets_from_make_run_through_every_example(fresh_copy: Path) -
     port = free_port()
     download(lambda: run_target(fresh_copy, ".venv/.run"))
     for name, program in PROGRAMS:
-        (fresh_copy / name).write_text(program.replace(":8080", f":{port}"))
+        (fresh_copy / name).write_text(program)
         if name == "worker.py":
             shutil.copy(fresh_copy / name, fresh_copy / "examples" / name)
     with run_make(fresh_copy, port):
         for program in ("timing.py", "enqueue.py"):
-            shell(f".venv/bin/python -W error {program}", fresh_copy)
+            shell(f".venv/bin/python -W error {program}", fresh_copy, port)
         for block in USE:
             shell(block, fresh_copy, port)
         kept = get(port, "/ojs/v1/jobs?limit=50")["jobs"]

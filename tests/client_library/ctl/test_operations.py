@@ -191,7 +191,9 @@ def test_a_job_is_watched_until_it_has_completed(ctl: Ctl) -> None:
         ctl.api.post("/ojs/v1/workers/fetch", {"queues": ["q.watch"], "worker_id": "w"})
         ctl.api.post("/ojs/v1/workers/ack", {"job_id": job_id})
         shown, _ = process.communicate(timeout=60)
-    assert shown.endswith("the job is completed\n")
+    *events, last = shown.splitlines()
+    assert last == "the job is completed"
+    assert len({line.split()[1] for line in events}) == len(events), "each transition once"
     assert process.returncode == 0
 
 

@@ -32,7 +32,8 @@ def watch(session: Session, job_id: str) -> None:
     for event in follow(session.api, f"{path}/events"):
         if session.output.format == "jsonl":
             session.output.line(compact(event.data))
-        elif isinstance(event.data, dict):
+        elif isinstance(event.data, dict) and event.data.get("event", event.name) == event.name:
+            # A job.state_changed with the data of another event precedes that event.
             time = clock(event.data.get("timestamp"))
             line = f"{time}  {event.name:<18}  {detail(event.data)}"
             session.output.line(safe(line.rstrip()))
