@@ -126,7 +126,9 @@ async def deregister(app: App, _request: Request, worker_id: str) -> Response:
     """
     checked_id = fields.worker_id(worker_id) or worker_id
     await deregister_terminated(app.store, checked_id)
-    return replies.json_response(200, {"worker_id": checked_id, "deregistered": True})
+    return replies.json_response(
+        200, {"id": checked_id, "worker_id": checked_id, "deregistered": True}
+    )
 
 
 def _reported_jobs(body: HeartbeatBody) -> tuple[tuple[str, ...], int | None]:

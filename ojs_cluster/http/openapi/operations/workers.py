@@ -38,6 +38,7 @@ OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
     heartbeat.receive: OperationDetails(
         {200: shapes.HeartbeatAnswer}, body=heartbeat.HeartbeatBody
     ),
+    heartbeat.deregister: OperationDetails({200: shapes.WorkerRemoved}, errors=(409,)),
     list_workers.list_workers: OperationDetails(
         {200: shapes.WorkerList}, parameters=p.page(100, 1000)
     ),
