@@ -14,6 +14,8 @@ from typing import Any
 
 import httpx2
 
+from ojs_client.http.connections import Address, Connections, NoResponse, NotSent
+
 JSON = dict[str, Any]
 
 
@@ -28,7 +30,7 @@ class Recorder:
     def __init__(self, path: Path, lease_s: float) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._lease_s = lease_s
-        self._inner = httpx2.AsyncHTTPTransport(retries=0)
+        self._inner = _OwnConnections()
         self._leases: dict[str, str] = {}
         """Job to its latest lease."""
 
@@ -48,8 +50,7 @@ class Recorder:
         sent = time.monotonic()
         if route in ("ack/batch", "nack/batch"):
             self.write("sends", settles=_settles(body))
-        response = await self._inner.handle_async_request(request)
-        await response.aread()
+        response = await self._inner.send(request)
         if response.status_code == 200:
             self._note(route, body, json.loads(response.content), sent)
         return response
@@ -72,14 +73,42 @@ class Recorder:
             self.write("settled", settles=[[*item, outcome] for item, outcome in told])
 
     async def aclose(self) -> None:
-        await self._inner.aclose()
+        await self._inner.close()
 
     async def __aenter__(self) -> Recorder:
-        await self._inner.__aenter__()
         return self
 
     async def __aexit__(self, *error: Any) -> None:
-        await self._inner.__aexit__(*error)
+        await self._inner.close()
+
+
+class _OwnConnections:
+    """The library's own connections, which a worker uses without a transport of its caller."""
+
+    def __init__(self) -> None:
+        self._connections: Connections | None = None
+
+    async def send(self, request: httpx2.Request) -> httpx2.Response:
+        url = request.url
+        if self._connections is None:
+            assert url.port is not None
+            self._connections = Connections(Address(url.host, url.port), max_connections=100)
+        del request.headers["accept-encoding"]
+        lines = [f"{request.method} {url.raw_path.decode()} HTTP/1.1"]
+        lines += [f"{name}: {value}" for name, value in request.headers.items()]
+        head = "\r\n".join([*lines, "", ""]).encode()
+        limit_s = request.extensions["timeout"]["read"]
+        try:
+            response = await self._connections.exchange(head + request.content, limit_s)
+        except NotSent as error:
+            raise httpx2.ConnectError(str(error)) from error
+        except NoResponse as error:
+            raise httpx2.ReadError(str(error)) from error
+        return httpx2.Response(response.status, headers=response.headers, content=response.body)
+
+    async def close(self) -> None:
+        if self._connections is not None:
+            await self._connections.close()
 
 
 def _settles(body: JSON) -> list[list[str]]:
