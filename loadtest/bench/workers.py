@@ -8,8 +8,8 @@ and stops when the server has all acks, so starting Python does not count. Each 
 after its handler.
 
 ``--peers`` names a Python in whose environment ``celery``, ``redis``, ``rq`` and the official SDK
-are installed. Their workers run jobs one at a time in the same rounds. The brokers of Celery and RQ
-use the same Redis, the SDK uses the same API process.
+are installed. Their workers run jobs with the same concurrencies in the same rounds. RQ runs one
+job at a time. The brokers of Celery and RQ use the same Redis, the SDK uses the same API process.
 """
 
 from __future__ import annotations
@@ -108,17 +108,28 @@ class Peer:
 
     kind: str
     title: str
+    concurrency: int = 1
     rates: list[float] = field(default_factory=list)
 
 
 def peers() -> list[Peer]:
-    """Return the workers to compare with. All run one job at a time, and then acknowledge it."""
+    """Return the workers to compare with. All acknowledge a job after its handler."""
+    some = [
+        each
+        for count in CONCURRENCIES[1:]
+        for each in (
+            Peer("celery-threads", f"Celery, threads {count}, prefetch {count}", count),
+            Peer("ojs-sdk", f"OJS Python SDK, {count}", count),
+        )
+    ]
     return [
         Peer("celery", "Celery, prefork 1, prefetch 1"),
         Peer("celery-prefetch", "Celery, prefork 1, prefetch 4"),
         Peer("rq", "RQ, Worker"),
         Peer("rq-simple", "RQ, SimpleWorker"),
         Peer("ojs-sdk", "OJS Python SDK, 1"),
+        Peer("celery", "Celery, prefork 10, prefetch 10", 10),
+        *some,
     ]
 
 
@@ -134,6 +145,7 @@ def measure_peer(python: str, target: Target, redis_url: str, peer: Peer, jobs: 
             [
                 *(python, str(script), peer.kind),
                 *(url if peer.kind == "ojs-sdk" else redis_url, str(jobs), str(output)),
+                str(peer.concurrency),
             ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -156,8 +168,10 @@ def ratio(ours: list[float], theirs: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
-def print_peers(ours: list[Setting], found: list[Peer]) -> None:
+def print_peers(ours: list[Setting], found: list[Peer], concurrency: int) -> None:
     """Print the rates of the other libraries, and how many times faster each of ``ours`` is."""
+    ours = [each for each in ours if each.concurrency == concurrency and each.loop == "asyncio"]
+    found = [each for each in found if each.concurrency == concurrency]
     rows = [
         [
             peer.title,
@@ -167,7 +181,7 @@ def print_peers(ours: list[Setting], found: list[Peer]) -> None:
         ]
         for peer in found
     ]
-    heads = ["one job at a time", "jobs/s", "from, to"]
+    heads = [f"{concurrency} at a time", "jobs/s", "from, to"]
     print_table([*heads, *(f"{each.title} / it" for each in ours)], rows)
 
 
@@ -198,13 +212,13 @@ def main() -> None:
                 if number == 0:
                     setting.forget()
             for peer in others if number else ():
-                measure_peer(options.peers, target, embedded.url, peer, options.jobs // 4)
+                jobs = options.jobs if peer.concurrency > 1 else options.jobs // 4
+                measure_peer(options.peers, target, embedded.url, peer, jobs)
     print_setting(binary, f"{options.jobs} jobs a round, medians of {options.rounds} rounds")
     heads = ["loop, concurrency", "jobs/s", "from, to", "worker, us/job", "API, us/job"]
     print_table(heads, [setting.row() for setting in settings])
-    if others:
-        ours = [each for each in settings if each.concurrency == 1 and each.loop == "asyncio"]
-        print_peers(ours, others)
+    for concurrency in CONCURRENCIES if others else ():
+        print_peers(settings, others, concurrency)
 
 
 if __name__ == "__main__":
