@@ -412,6 +412,57 @@ async def test_a_drained_worker_requeues_its_jobs(play: Play) -> None:
     await play(scenario)
 
 
+def test_a_lost_lease_cancels_the_handler_and_the_job_runs_again() -> None:
+    async def test() -> None:
+        worker, started, cancelled = new_worker(), anyio.Event(), list[int]()
+
+        @worker.handler("t.held")
+        async def held(job: RunningJob) -> int:
+            if job.attempt == 1:
+                started.set()
+                try:
+                    await anyio.sleep_forever()
+                finally:
+                    cancelled.append(job.attempt)
+            return job.attempt
+
+        server = FakeServer()
+        async with server.client() as client, server.running(worker):
+            job = await client.enqueue("t.held", queue=QUEUE)
+            await started.wait()
+            server.lose_leases()
+            await server.run_all()
+            assert (await client.result(job.id), cancelled) == (2, [1])
+
+    anyio.run(test)
+
+
+@pytest.mark.parametrize("attempts", [1, 3])
+def test_a_lease_ends_when_no_heartbeat_extends_it(attempts: int) -> None:
+    async def test() -> None:
+        server = FakeServer()
+        async with server.client() as client:
+            policy = RetryPolicy(max_attempts=attempts)
+            made = await client.enqueue("t.held", queue=QUEUE, retry=policy)
+            send = client._transport.request
+            asked = {"queues": [QUEUE], "worker_id": "w", "visibility_timeout_ms": 10_000}
+            [held] = (await send("POST", "/workers/fetch", asked))["jobs"]
+            beat = {"worker_id": "w", "leases": {held["id"]: held["lease_id"]}}
+            await server.advance(8)
+            assert (await send("POST", "/workers/heartbeat", beat))["jobs_extended"] == [made.id]
+            await server.advance(8)
+            assert (await client.get(made.id)).state == "active"
+            await server.advance(8)
+            found = await client.get(made.id)
+            assert found.state == ("available" if attempts > 1 else "discarded")
+            assert (await send("POST", "/workers/heartbeat", beat))["jobs_extended"] == []
+            late = {"worker_id": "w", "nacks": [{"job_id": made.id, "lease_id": held["lease_id"]}]}
+            [result] = (await send("POST", "/workers/nack/batch", late))["results"]
+            assert result["status"] == 409
+
+    anyio.run(test)
+
+
 async def test_an_attempt_continues_from_the_checkpoint_and_not_from_the_progress(
     play: Play,
 ) -> None:

@@ -244,6 +244,9 @@ def test_a_webhook_is_managed(ctl: Ctl) -> None:
     assert made["secret"] not in ctl.run("webhook", "get", webhook_id, "-o", "json").stdout
     assert ctl.run("webhook", "pause", webhook_id).stdout == f"webhook {webhook_id} paused\n"
     assert ctl.json("webhook", "resume", webhook_id)["active"]
+    tested = ctl.run("webhook", "test", webhook_id, "-o", "json", code=1)
+    assert json.loads(tested.stdout)["success"] is False, "the address has no receiver"
+    ctl.run("webhook", "test", "unknown", code=3)
     assert "--yes" in ctl.run("webhook", "rotate", webhook_id, code=2).stderr
     assert ctl.json("webhook", "rotate", webhook_id, "--yes")["secret"] != made["secret"]
     assert ctl.names("webhook", "deliveries", "--subscription", webhook_id) == []

@@ -52,6 +52,8 @@ class FakeJob:
         order: its position among jobs of the same priority.
         attempt: number of attempts that have started.
         lease_id: the lease of the last attempt; empty before the first.
+        lease_ms: length of this lease in milliseconds.
+        lost_ms: when this lease ends, unless a heartbeat or a progress report extends it.
         worker_id: the worker of the last attempt.
         started_ms: when the last attempt has started.
         finished_ms: when it has ended.
@@ -84,6 +86,8 @@ class FakeJob:
     order: int = 0
     attempt: int = 0
     lease_id: str = ""
+    lease_ms: int = 0
+    lost_ms: int = 0
     worker_id: str = ""
     started_ms: int | None = None
     finished_ms: int | None = None

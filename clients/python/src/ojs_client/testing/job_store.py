@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from ojs_client.testing.changes import Changes
 from ojs_client.testing.fake_jobs import FakeJob, new_id
 from ojs_client.testing.refusals import Refusal, conflict, duplicate, not_found
 from ojs_client.testing.times import iso
+
+DEFAULT_LEASE_MS: Final = 30_000
+_LOST: Final = {
+    "code": "visibility_timeout",
+    "type": "visibility_timeout",
+    "message": "the lease ended without ack, nack or heartbeat",
+}
 
 
 class JobStore:
@@ -49,20 +56,22 @@ class JobStore:
     # -- time
 
     def next_due_ms(self) -> int | None:
-        """Return when the next waiting job becomes available or expires; None if no job waits."""
+        """Return when the next job becomes due, expires or loses its lease; None for never."""
         times = [
             time
             for job in self
-            if not job.ended and job.state != "active"
-            for time in (job.due_ms, job.expires_ms)
+            if not job.ended
+            for time in ((job.lost_ms,) if job.state == "active" else (job.due_ms, job.expires_ms))
             if time is not None and time > self.now_ms
         ]
         return min(times, default=None)
 
     def move_to(self, now_ms: int) -> None:
-        """Move the clock, discard jobs that have expired, and make due jobs available."""
+        """Move the clock, discard jobs that have expired, and make due and lost jobs available."""
         self.now_ms = now_ms
         for job in self:
+            if job.state == "active" and job.lost_ms <= now_ms:
+                self.lose(job)
             if job.ended or job.state == "active":
                 continue
             if job.expires_ms is not None and job.expires_ms <= now_ms:
@@ -154,7 +163,9 @@ class JobStore:
 
     # -- workers
 
-    def fetch(self, queues: Iterable[str], count: int, worker_id: str) -> list[FakeJob]:
+    def fetch(
+        self, queues: Iterable[str], count: int, worker_id: str, lease_ms: int = DEFAULT_LEASE_MS
+    ) -> list[FakeJob]:
         """Lease available jobs to a worker: earlier queues first, then by priority and age."""
         fetched: list[FakeJob] = []
         for queue in queues:
@@ -165,6 +176,7 @@ class JobStore:
             job.state, job.worker_id, job.lease_id = "active", worker_id, new_id(self.now_ms)
             job.attempt += 1
             job.started_ms = self.now_ms
+            job.lease_ms, job.lost_ms = lease_ms, self.now_ms + lease_ms
             job.progress = {}
         if fetched:
             self.changes.notify()
@@ -182,6 +194,21 @@ class JobStore:
         if not job.is_held_by(worker_id, lease_id):
             raise conflict(f"job '{job_id}' is held by another lease", job_id=job_id)
         return job
+
+    def extend(self, job: FakeJob) -> None:
+        """Extend the lease of an active job, as a heartbeat does."""
+        job.lost_ms = self.now_ms + job.lease_ms
+
+    def lose(self, job: FakeJob) -> None:
+        """End the lease of an active job: it is available again, or its attempts are used up."""
+        self._record(job, _LOST)
+        job.lease_id = ""  # a late ack or nack does not repeat an accepted one
+        if not job.retries.allow(job.attempt, _LOST):
+            self._end(job, "discarded")
+        elif job.cancel_requested:
+            self._end(job, "cancelled")
+        else:
+            self._make_available(job)
 
     def ack(self, item: Any, worker_id: str) -> FakeJob:
         """Complete a job.
@@ -222,12 +249,15 @@ class JobStore:
         self._fail(job, item.get("error") or {})
         return job
 
-    def _fail(self, job: FakeJob, error: dict[str, Any]) -> None:
+    def _record(self, job: FakeJob, error: dict[str, Any]) -> None:
         code = error.get("code") or "handler_error"
         recorded = {"code": code, "type": error.get("type") or code, "message": "", **error}
         recorded |= {"attempt": job.attempt, "occurred_at": iso(self.now_ms)}
         job.errors.append(recorded)
         job.retry_delay_ms = None
+
+    def _fail(self, job: FakeJob, error: dict[str, Any]) -> None:
+        self._record(job, error)
         if not job.retries.allow(job.attempt, error):
             self._end(job, "discarded")
         elif job.cancel_requested:

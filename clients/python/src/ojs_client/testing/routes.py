@@ -11,7 +11,7 @@ import anyio
 
 from ojs_client.testing.fake_jobs import FakeJob
 from ojs_client.testing.fake_workflows import FakeWorkflow, WorkflowStore
-from ojs_client.testing.job_store import JobStore
+from ojs_client.testing.job_store import DEFAULT_LEASE_MS, JobStore
 from ojs_client.testing.refusals import Refusal, invalid
 from ojs_client.testing.times import iso
 
@@ -135,10 +135,11 @@ class Routes:
     async def _fetch(self, call: Call) -> Reply:
         body = call.body
         worker_id, count = body.get("worker_id") or "", body.get("count", 1)
+        lease_ms = body.get("visibility_timeout_ms") or DEFAULT_LEASE_MS
         jobs: list[FakeJob] = []
         with anyio.move_on_after(body.get("wait_ms", 0) / 1000):
             while worker_id not in self._quiet:
-                jobs = self._jobs.fetch(body["queues"], count, worker_id)
+                jobs = self._jobs.fetch(body["queues"], count, worker_id, lease_ms)
                 if jobs or not body.get("wait_ms"):
                     break
                 await self._jobs.changes.wait()
@@ -156,9 +157,11 @@ class Routes:
         extended = []
         for job_id, lease_id in body.get("leases", {}).items():
             try:
-                extended.append(self._jobs.held(job_id, worker_id, lease_id).id)
+                job = self._jobs.held(job_id, worker_id, lease_id)
             except Refusal:
                 continue
+            self._jobs.extend(job)
+            extended.append(job.id)
         return 200, {"state": "running", "jobs_extended": extended}
 
     async def _deregister(self, call: Call) -> Reply:
@@ -170,6 +173,7 @@ class Routes:
         job = self._jobs.get(body["job_id"])
         if job.state == "active":
             self._jobs.held(job.id, body.get("worker_id") or "", body.get("lease_id") or "")
+            self._jobs.extend(job)
             given = {name: body[name] for name in ("progress", "message", "data") if name in body}
             # A report with a lower progress only extends the lease.
             if given.get("progress", 0) >= job.progress.get("progress", 0):

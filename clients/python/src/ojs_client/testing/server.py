@@ -32,9 +32,9 @@ class FakeServer:
     """An OJS server in memory. It needs no network, and its clock moves only if the test moves it.
 
     Use one for each test, in one event loop. It has jobs, retries, schedules, unique jobs,
-    cancellation, results, progress, checkpoints and workflows. It differs from a server in these
-    points: backoffs have no jitter, leases do not expire, rate limits do not delay jobs, and cron
-    jobs are refused with the status 501.
+    cancellation, results, progress, checkpoints, leases and workflows. It differs from a server in
+    these points: backoffs have no jitter, rate limits do not delay jobs, and cron jobs are refused
+    with the status 501.
 
     Args:
         now: the time at which its clock starts; None for the current time.
@@ -155,6 +155,16 @@ class FakeServer:
                 break
             self._jobs.move_to(next_ms)
         self._jobs.move_to(end_ms)
+
+    def lose_leases(self) -> None:
+        """End the leases of all active jobs, as if no heartbeat of their workers had arrived.
+
+        The jobs are available again, and their attempts count. The workers learn it from their next
+        heartbeats and cancel the handlers.
+        """
+        for job in self._jobs:
+            if job.state == "active":
+                self._jobs.lose(job)
 
     def _unfinished(self) -> list[FakeJob]:
         """Return the jobs that run, or that a running worker will fetch."""
