@@ -335,7 +335,7 @@ class Meta:
 
     slot: int = slot_of_tag(META_TAG)
     schema: bytes = b"ojs:{meta}:schema"
-    """Hash: schema version and number of shards of the data."""
+    """Hash: layout and number of shards of the data, and the position of a migration."""
     queues: bytes = b"ojs:{meta}:queues"
     """Sorted set of queue names in name order: all scores are 0."""
     partitions: bytes = b"ojs:{meta}:partitions"

@@ -22,6 +22,7 @@ from scheduler.loops import (
     cron,
     dead_workers,
     janitor,
+    migrations,
     outbox,
     promote,
     rate_limits,
@@ -109,6 +110,7 @@ class LeaderWork:
             loop("retire", janitor.retire_step(store), slowest, 1),
             loop("partitions", janitor.partitions_step(store), unlimited, 1),
             loop("statistics", statistics.step(store), slow, 1),
+            loop("migrations", migrations.step(store, may_begin=settings.migrate), unlimited, 1),
         )
         self._eviction = loop("eviction", janitor.eviction_step(store), slow, 1)
 

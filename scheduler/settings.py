@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ojs_cluster.core.config.parsers import milliseconds, non_empty
+from ojs_cluster.core.config.parsers import boolean, milliseconds, non_empty
 from ojs_cluster.core.config.variable import variable
 
 # Fractions of ``lease_ttl_ms``. If a leader dies right after a renewal, another process must lead
@@ -52,6 +52,7 @@ class SchedulerSettings:
         group: name of the group. The schedulers of one group elect one leader per shard.
         lease_ttl_ms: longest time in milliseconds from the death of a leader until another process
             leads its shards.
+        migrate: whether a migration of the data to a newer layout may begin.
         promote_batch: maximum number of jobs that one promote script moves. A script blocks its
             Redis node, so this limits how long other clients of that node wait.
         reap_batch: maximum number of deadlines of each kind that one reap script handles.
@@ -81,6 +82,13 @@ class SchedulerSettings:
         milliseconds(minimum=500, maximum=300_000),
         "5s",
         "After a leader dies, another leads its shards within this time.",
+    )
+    migrate: bool = variable(
+        "OJS_MIGRATE",
+        boolean,
+        "true",
+        "Whether the data may be changed to a newer layout when no earlier version runs any more. "
+        "While it is `false`, you can return to the earlier version.",
     )
     promote_batch: int = 500
     reap_batch: int = 100

@@ -13,6 +13,7 @@ from ojs_cluster.store.fetch.depth_cache import LimitedQueues, QueueDepthCache
 from ojs_cluster.store.fetch.depth_reader import DepthReader
 from ojs_cluster.store.fetch.unanswered_fetches import UnansweredFetches
 from ojs_cluster.store.limits.limit_keys import RateLimitKeyCounts
+from ojs_cluster.store.migrations.migration import LayoutState
 from ojs_cluster.store.outbox.unreachable_shards import EffectClient, UnreachableShards
 from ojs_cluster.store.queues.partitions import PartitionTable
 from ojs_cluster.store.queues.registry import QueueRegistry
@@ -60,6 +61,7 @@ class Store(Runtime):
     unreachable_shards: UnreachableShards = field(default_factory=UnreachableShards)
     webhooks: WebhookTable = field(default_factory=WebhookTable)
     schemas: SchemaTable = field(default_factory=SchemaTable)
+    layout: LayoutState = field(default_factory=LayoutState)
 
     @property
     def events_arg(self) -> Arg:

@@ -21,8 +21,9 @@ from ojs_cluster.redis.settings import Address, ClientSettings
 from ojs_cluster.store.background import Background
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.jobs.nack import release_unanswered
+from ojs_cluster.store.migrations.layout import UnusableBackend, check_layout
+from ojs_cluster.store.migrations.migration import LAYOUTS, Layouts, LayoutState
 from ojs_cluster.store.operations import coverage, rights
-from ojs_cluster.store.operations.schema import UnusableBackend, check_schema
 from ojs_cluster.store.outbox.effects import EFFECTS
 from ojs_cluster.store.scripts import load_scripts
 from ojs_cluster.store.settings import StoreSettings
@@ -43,21 +44,23 @@ async def open_store(
     *,
     shards: int = 64,
     prelude: str = "",
+    layouts: Layouts = LAYOUTS,
 ) -> AsyncIterator[Store]:
     """Connect, check that the data can be used, and yield the store.
 
     Each check waits at most ``_OPENING_S`` for unreachable masters. The store then serves the
-    shards of the other masters. At least one master must answer with the schema of the data.
+    shards of the other masters. At least one master must answer with the layout of the data.
 
     Args:
         redis: the settings of the client.
         settings: the settings of the store, None for the defaults.
         shards: number of shards; existing data must have the same number.
         prelude: Lua code put before every script, for tests.
+        layouts: what this version can serve; tests pass their own.
 
     Raises:
-        UnusableBackend: the data has another number of shards or another schema version, or an
-            eviction policy may lose jobs.
+        UnusableBackend: the data has another number of shards, or a layout that this version cannot
+            serve, or an eviction policy may lose jobs.
         MissingRights: the Redis user lacks rights that this server needs.
         BackendUnavailable: Redis did not answer in time.
     """
@@ -83,9 +86,10 @@ async def open_store(
                 effects=EFFECTS,
                 finish_transaction=transactions.finish,
                 ids=OrderedIds(shards),
+                layout=LayoutState(layouts),
             )
             await rights.check(store)
-            await check_schema(store, shards)
+            await check_layout(store, shards)
             _note_idle_masters(store)
             silent = await check_eviction(store)
             if silent:

@@ -20,9 +20,10 @@ from ojs_cluster.redis.script import Script
 VOLATILE = frozenset(
     {
         *("touch_worker", "fetch", "fetch_full", "heartbeat", "progress", "lead"),
-        *("promote", "release_unanswered", "schema", "remove_old_workers"),
+        *("promote", "release_unanswered", "remove_old_workers"),
         *("archive_job", "archive_results", "cron_due", "find_dead", "read_hash", "metrics"),
         *("checkpoint_read", "search_fields"),
+        *("schema", "layout_report", "layout_raise"),
         "audit_append",
         *("depths", "limit_state", "limits_due"),
         *(

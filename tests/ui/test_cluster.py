@@ -51,6 +51,7 @@ def test_the_page_shows_masters_memory_and_this_process(
     assert "No scheduler leads a shard" in text
     assert "No API process has reported itself" in text
     assert "no limit" in text
+    assert "layout 1 of the data" in text
 
 
 @pytest.mark.usefixtures("leaders")

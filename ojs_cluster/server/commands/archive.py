@@ -38,10 +38,10 @@ from ojs_cluster.store.archive.line_values import (
 )
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
+from ojs_cluster.store.migrations.layout import UnusableBackend
 from ojs_cluster.store.open import open_store
 from ojs_cluster.store.operations.overview import overview
 from ojs_cluster.store.operations.rights import MissingRights
-from ojs_cluster.store.operations.schema import UnusableBackend
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
 _WINDOW_LINES, _WINDOW_BYTES = 256, 8 * 1024 * 1024

@@ -38,12 +38,17 @@ from ojs_cluster.server.config.load import Settings, shown_variables
 from ojs_cluster.server.config.settings import ListenSettings
 from ojs_cluster.server.http.connections import ConnectionLimits, max_connections_possible
 from ojs_cluster.server.http.http_server import drain_times, hypercorn_config, lifespan, serve
-from ojs_cluster.server.processes.child_process import ChildProcess, run_child_process
+from ojs_cluster.server.processes.child_process import (
+    ChildProcess,
+    StartRefused,
+    run_child_process,
+)
 from ojs_cluster.server.processes.store_opening import open_store_when_ready
 from ojs_cluster.server.telemetry import tracing
 from ojs_cluster.server.tls import Tls
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fetch.long_poll import Waiters
+from ojs_cluster.store.migrations.layout import wait_until_outdated
 from ojs_cluster.store.operations.processes import describe_process, report_process
 
 log = logging.getLogger("ojs.http")
@@ -123,9 +128,14 @@ class _ApiProcess:
         self._gate = Gate(child.stop, self._http.cors_origins)
         self._lane = fast_lane(settings.listen, child.stop)
         self._drained = trio.Event()
+        self._refusal: StartRefused | None = None
 
     async def run(self) -> None:
-        """Serve until the child process has to stop, then drain."""
+        """Serve until the child process has to stop, then drain.
+
+        Raises:
+            StartRefused: the data in Redis cannot be used as configured, or not any more.
+        """
         child = self._child
         await self._api_keys.load(child.stop)
         tls = Tls(child.settings.listen) if child.settings.listen.tls_cert else None
@@ -142,11 +152,21 @@ class _ApiProcess:
                 nursery.start_soon(_drain, child.stop, app)
                 nursery.start_soon(self._audit.run, store)
                 nursery.start_soon(app.maintenance.run, store)
+                nursery.start_soon(self._drain_when_outdated, store)
                 nursery.start_soon(report_process, store, describe_process("api"))
                 child.ready()
                 await self._drained.wait()
                 await self._audit.finish(store)
             nursery.cancel_scope.cancel()
+        if self._refusal is not None:
+            raise self._refusal
+
+    async def _drain_when_outdated(self, store: Store) -> None:
+        """Drain when a later version has begun a migration that this version cannot serve."""
+        reason = await wait_until_outdated(store)
+        log.error("draining: %s", reason)
+        self._refusal = StartRefused(str(reason))
+        self._child.stop.set()
 
     async def _serve(
         self, sockets: list[socket.socket], tls: Tls | None, process_scope: trio.CancelScope

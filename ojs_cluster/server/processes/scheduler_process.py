@@ -24,6 +24,8 @@ from ojs_cluster.server.processes.child_process import (
     set_at_stop_signal,
 )
 from ojs_cluster.server.processes.store_opening import open_store_when_ready
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.migrations.layout import wait_until_outdated
 from scheduler.main import run_scheduler
 from scheduler.stats import Stats
 
@@ -34,7 +36,8 @@ async def schedule(settings: Settings, stop: trio.Event) -> None:
     """Run a scheduler until ``stop`` is set; then release its leases and return.
 
     Raises:
-        StartRefused: the data in Redis cannot be used as configured, or the port is taken.
+        StartRefused: the data in Redis cannot be used as configured, or not any more, or the port
+            is taken.
     """
     stats = Stats()
     traffic = Traffic()
@@ -43,12 +46,17 @@ async def schedule(settings: Settings, stop: trio.Event) -> None:
     entry_point = SchedulerEntryPoint(settings, stats, keys.access, audit, traffic)
     scheduler_scope = trio.CancelScope()
     store_is_open = False
+    refusals: list[StartRefused] = []
 
     async def cancel_on_stop() -> None:
         # With an open store, only the scheduler is cancelled. It needs the Redis client to release
         # its leases, which would otherwise block the next leader until they expire.
         await stop.wait()
         (scheduler_scope if store_is_open else nursery.cancel_scope).cancel()
+
+    async def stop_when_outdated(store: Store) -> None:
+        refusals.append(StartRefused(str(await wait_until_outdated(store))))
+        stop.set()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(cancel_on_stop)
@@ -58,6 +66,7 @@ async def schedule(settings: Settings, stop: trio.Event) -> None:
         async with contextlib.AsyncExitStack() as stack:
             store = await open_store_when_ready(stack, settings)
             store_is_open = True
+            nursery.start_soon(stop_when_outdated, store)
             if settings.listen.scheduler_port:
                 nursery.start_soon(audit.run, store)
             with scheduler_scope:
@@ -67,6 +76,8 @@ async def schedule(settings: Settings, stop: trio.Event) -> None:
                 await run_scheduler(store, settings.scheduler, stats=stats)
             await audit.finish(store)
         nursery.cancel_scope.cancel()
+    if refusals:
+        raise refusals[0]
 
 
 async def _load_and_watch(keys: ApiKeys, stop: trio.Event) -> None:

@@ -35,6 +35,7 @@ async def show(visit: Visit) -> Answer:
                 problems_of_cluster(status, group), key=lambda problem: not problem.severe
             ),
             "nodes": _api_nodes(status["processes"] or {}),
+            "layout": visit.app.store.layout.record.shown(),
             "process": {
                 "host": socket.gethostname(),
                 "python": platform.python_version(),

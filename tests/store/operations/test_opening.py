@@ -11,10 +11,10 @@ from ojs_cluster.keys import META
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.migrations.layout import UnusableBackend
 from ojs_cluster.store.open import open_store
 from ojs_cluster.store.operations import admin, coverage, health
 from ojs_cluster.store.operations.leader import LeaderLease, RedisLeaderLock
-from ojs_cluster.store.operations.schema import UnusableBackend
 from ojs_cluster.store.settings import StoreSettings
 from tests.store.shortcuts import active, foreign_id, lock_of, put, take, until
 from tests.support.invariants import InvariantReport
@@ -30,9 +30,9 @@ async def test_another_shard_count_is_refused(backend: Embedded, store: Store) -
             pass
 
 
-async def test_another_schema_version_is_refused(backend: Embedded, store: Store, db: Any) -> None:
+async def test_a_newer_layout_is_refused(backend: Embedded, store: Store, db: Any) -> None:
     db.hset(store.keys.meta.schema, "version", 99)
-    with pytest.raises(UnusableBackend, match="schema version 99"):
+    with pytest.raises(UnusableBackend, match=r"has layout 99.* layouts up to 1"):
         async with open_store(ClientSettings.from_url(backend.url)):
             pass
 

@@ -42,6 +42,9 @@ from ojs_cluster.store.jobs.listing import JobFilter
 from ojs_cluster.store.jobs.nack import Nack, nack_many, release_unanswered
 from ojs_cluster.store.limits import depth_bounds, rate_limits
 from ojs_cluster.store.maintenance.maintenance import set_maintenance
+from ojs_cluster.store.migrations.execution import migrate
+from ojs_cluster.store.migrations.layout import raise_copy, report
+from ojs_cluster.store.migrations.migration import Layouts, LayoutState
 from ojs_cluster.store.operations import audit, metrics, rights
 from ojs_cluster.store.operations.leader import RedisLeaderLock
 from ojs_cluster.store.operations.processes import _send
@@ -52,6 +55,7 @@ from ojs_cluster.store.progress.checkpoints import MAX_BYTES, delete, read_check
 from ojs_cluster.store.progress.progress import Report, report_progress
 from ojs_cluster.store.queues import queues
 from ojs_cluster.store.queues.queue_sums import sum_queues
+from ojs_cluster.store.runtime import Arg
 from ojs_cluster.store.scripts import load_scripts
 from ojs_cluster.store.search.lists import list_jobs
 from ojs_cluster.store.statistics.record_minutes import MinuteRecorder
@@ -66,6 +70,7 @@ from ojs_cluster.store.workflows.progress_check import WorkflowCheck
 from tests.store.archives import export_text, import_text
 from tests.store.hot_queues import spread
 from tests.store.limit_jobs import age_key, expire_grants, key_in, keyed, per_hour, settle
+from tests.store.migrations.renaming import RENAME
 from tests.store.registered_schemas import one_life_of_a_schema
 from tests.store.shortcuts import (
     DAY,
@@ -206,9 +211,21 @@ async def one_life_of_everything(store: Store, db: Any) -> None:
     await backup(store)
 
 
+async def the_layout(store: Store) -> None:
+    """Report it and raise a copy; no migration begins (``tests/store/migrations``)."""
+    record = await report(store)
+    assert record is not None
+    await raise_copy(store, store.keys.shard(0), record)
+    later = Layouts(written=2, newest=2, migrations=(RENAME,))
+    await migrate(replace(store, layout=LayoutState(later)))
+    numbers: list[Arg] = [2, 0, "", 1, "", 0]
+    assert await store.run_meta("migration_advance", [store.keys.meta.schema], numbers) == 0
+
+
 async def one_life_without_backup(store: Store, db: Any) -> None:
     """Run every script but those of exports and imports."""
     await store.run_meta("schema", [store.keys.meta.schema], [1, 64])  # ran when it was opened
+    await the_layout(store)
 
     await every_kind_of_enqueue(store)
     await every_end_of_an_attempt(store, db)

@@ -14,10 +14,14 @@ from ojs_cluster.http.messages import Request, Response
 async def get(app: App, _request: Request) -> Response:
     """Return the variables of the process that answers, with their values. Secrets are hidden.
 
+    ``layout`` shows the layout of the data, at most a few seconds old, and the last migration.
+
     ``GET /ojs/v1/admin/system/config``, alias ``GET /ojs/v1/admin/config``
     """
     items = [_shown(variable) for variable in app.configuration]
-    return replies.json_response(200, {"version": __version__, "items": items})
+    state = app.store.layout
+    layout = {**state.record.shown(), "supported": [state.layouts.oldest, state.layouts.newest]}
+    return replies.json_response(200, {"version": __version__, "layout": layout, "items": items})
 
 
 def _shown(variable: ShownVariable) -> dict[str, Any]:

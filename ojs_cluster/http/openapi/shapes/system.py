@@ -128,10 +128,35 @@ class ConfigurationItem(TypedDict):
     description: str
 
 
+class MigrationStatus(TypedDict):
+    """The last migration of the data. ``progress`` is between 0 and 1."""
+
+    state: Literal["running", "completed"]
+    layout: Count
+    changed: Count
+    progress: float
+    started_at: Moment
+    finished_at: Moment | None
+
+
+class DataLayout(TypedDict):
+    """The layout of the data.
+
+    While a migration runs, its records have layouts from ``oldest`` to ``version``. ``supported``
+    has the oldest and the newest layout that the process can serve.
+    """
+
+    version: Count
+    oldest: Count
+    migration: MigrationStatus | None
+    supported: list[Count]
+
+
 class ConfigurationAnswer(TypedDict):
     """The variables of the process that answers."""
 
     version: str
+    layout: DataLayout
     items: list[ConfigurationItem]
 
 

@@ -1,0 +1,83 @@
+"""The record of the data's layout: its fields, and what operators see of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ojs_cluster.core.timestamps import format_ms
+
+
+@dataclass(frozen=True, slots=True)
+class LayoutRecord:
+    """The record under the meta tag.
+
+    Args:
+        version: newest layout that a record of the data may have.
+        shards: number of shards.
+        oldest: oldest layout that a record of the data may have. It is smaller than ``version``
+            while a migration runs.
+        position: position of the running migration: 0 for the copies in the shards, then one more
+            than the index of a shard, then the meta tag.
+        cursor: where the migration continues at this position.
+        changed: how many records the last migration has changed.
+        started_ms: time at which the last migration began, None before the first one.
+        finished_ms: time at which it ended, None while it runs.
+    """
+
+    version: int = 1
+    shards: int = 0
+    oldest: int = 1
+    position: int = 0
+    cursor: bytes = b""
+    changed: int = 0
+    started_ms: int | None = None
+    finished_ms: int | None = None
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[bytes, bytes]) -> LayoutRecord:
+        """Return the record with the fields of its hash.
+
+        Raises:
+            KeyError: the hash has no layout.
+        """
+        version = int(fields[b"version"])
+        return cls(
+            version=version,
+            shards=int(fields[b"shards"]),
+            oldest=int(fields.get(b"oldest") or version),
+            position=int(fields.get(b"position", 0)),
+            cursor=fields.get(b"cursor", b""),
+            changed=int(fields.get(b"changed", 0)),
+            started_ms=_time(fields, b"started"),
+            finished_ms=_time(fields, b"finished"),
+        )
+
+    @property
+    def is_migrating(self) -> bool:
+        """Whether a migration runs."""
+        return self.oldest < self.version
+
+    def shown(self) -> dict[str, Any]:
+        """Return what ``GET /ojs/v1/admin/system/config`` shows."""
+        migration: dict[str, Any] | None = None
+        if self.started_ms is not None:
+            steps = self.shards + 2
+            migration = {
+                "state": "running" if self.is_migrating else "completed",
+                "layout": self.version,
+                "changed": self.changed,
+                "progress": self.position / steps if self.is_migrating else 1.0,
+                "started_at": _shown(self.started_ms),
+                "finished_at": _shown(self.finished_ms),
+            }
+        return {"version": self.version, "oldest": self.oldest, "migration": migration}
+
+
+def _shown(time_ms: int | None) -> str | None:
+    return None if time_ms is None else format_ms(time_ms).decode()
+
+
+def _time(fields: Mapping[bytes, bytes], name: bytes) -> int | None:
+    return int(fields[name]) if name in fields else None
