@@ -46,7 +46,7 @@ def seed(api: Api) -> dict[str, str]:
 
 
 def _others(api: Api) -> dict[str, str]:
-    """Store a cron job, a workflow, a rate limit key, a webhook and a worker."""
+    """Store a cron job, a workflow, a rate limit key, a webhook, a schema and a worker."""
     job = {"type": "report.build", "args": [1], "options": {"queue": "seed.reports"}}
     cron = {"name": "seed-report", "expression": "0 9 1 1 *", "timezone": "Europe/Berlin"}
     api.post("/ojs/v1/cron", {**cron, "job_template": job})
@@ -58,6 +58,8 @@ def _others(api: Api) -> dict[str, str]:
     api.request("PUT", "/ojs/v1/rate-limits/tenant:seed", limits)
     webhook = {"url": "https://hooks.example.com/ojs", "events": ["job.failed", "job.discarded"]}
     subscription = api.post("/ojs/v1/webhooks/subscriptions", webhook)["id"]
+    document = {"type": "array", "prefixItems": [{"type": "string"}]}
+    api.request("PUT", "/ojs/v1/admin/schemas/seed.invoice/1.0.0", {"schema": document})
     beat = {"worker_id": "seed-worker", "hostname": "host-1", "queues": ["seed.mail"]}
     api.post("/ojs/v1/workers/heartbeat", {**beat, "concurrency": 10, "active_jobs": []})
     return {"workflow": workflow, "subscription": subscription}

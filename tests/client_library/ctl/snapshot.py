@@ -27,6 +27,8 @@ COMMANDS = {
     "limit-get": "limit get tenant:seed",
     "webhook-ls": "webhook ls",
     "webhook-get": "webhook get {subscription}",
+    "schema-ls": "schema ls",
+    "schema-get": "schema get seed.invoice",
     "job-cancel-dry-run": "job cancel --queue seed.mail --type email.* --dry-run",
     "bulk-ls": "bulk ls",
     "stats": "stats",

@@ -232,6 +232,38 @@ def test_a_stream_goes_on_after_a_server_that_shuts_down() -> None:
     assert positions == [None, "5"]
 
 
+# -- schemas
+
+
+def test_a_schema_is_managed(ctl: Ctl, tmp_path: Path) -> None:
+    file = tmp_path / "schema.json"
+    file.write_text('{"type": "array", "minItems": 1}')
+    assert ctl.run("schema", "put", "q.schema", "1.0.0", str(file)).stdout == (
+        "schema q.schema@1.0.0 registered\n"
+    )
+    ctl.run("schema", "put", "q.schema", "1", str(file), code=4)
+    file.write_text('{"type": "array", "minItems": 2}')
+    refused = ctl.run("schema", "put", "q.schema", "1.1.0", str(file), code=4)
+    assert "minItems was raised to 2" in refused.stderr
+    made = ctl.json("schema", "put", "q.schema", "2", str(file), "--uri", "urn:q")
+    assert (made["version"], made["uri"]) == (2, "urn:q")
+    assert ctl.json("schema", "get", "q.schema", "1.0")["schema"]["minItems"] == 1
+    assert ctl.run("schema", "set", "q.schema", "--mode", "strict").stdout == (
+        "schema q.schema: mode strict, compatibility backward\n"
+    )
+    ctl.run("job", "enqueue", "q.schema", "1", code=4)
+    assert ctl.json("schema", "set", "q.schema", "--mode", "default")["mode"] == "warn"
+    ctl.run("schema", "set", "q.schema", code=2)
+    ctl.run("schema", "rm", "q.schema", "--yes", code=2)
+    assert ctl.names("schema", "rm", "q.schema@1", "q.schema@2.0.0", "--yes") == [
+        "q.schema@1",
+        "q.schema@2.0.0",
+    ]
+    file.write_text("{")
+    assert "is not JSON" in ctl.run("schema", "put", "q", "1", str(file), code=2).stderr
+    ctl.run("schema", "get", "q.schema", code=3)
+
+
 # -- webhooks
 
 

@@ -18,6 +18,7 @@ from ojs_client.ctl.commands.job import job
 from ojs_client.ctl.commands.limit import limit
 from ojs_client.ctl.commands.profiles import profile
 from ojs_client.ctl.commands.queue import queue
+from ojs_client.ctl.commands.schema import schema
 from ojs_client.ctl.commands.stats import stats
 from ojs_client.ctl.commands.top import top
 from ojs_client.ctl.commands.webhook import webhook
@@ -54,7 +55,7 @@ def cli(ctx: click.Context, /, **given: Any) -> None:
 
 
 for _command in (
-    *(job, queue, dead, error, worker, cron, workflow, limit, bulk),
+    *(job, queue, dead, error, worker, cron, workflow, limit, bulk, schema),
     *(events, webhook, top, stats, doctor, profile, completion),
 ):
     cli.add_command(_command)
