@@ -11,6 +11,7 @@ import anyio.abc
 import pytest
 
 from ojs_client.errors import ConnectionFailed
+from ojs_client.http import connections
 from ojs_client.http.connections import Address, Connections, NoResponse, NotSent
 from ojs_client.http.response_parser import Response
 from ojs_client.transport import Transport
@@ -48,11 +49,11 @@ class Served:
         self.port = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610 - no Django
         async with listener, anyio.create_task_group() as group:
             group.start_soon(listener.serve, self.handle)
-            connections = Connections(Address("127.0.0.1", self.port), max_connections=2)
+            pool = Connections(Address("127.0.0.1", self.port), max_connections=2)
             try:
-                yield connections
+                yield pool
             finally:
-                await connections.close()
+                await pool.close()
                 group.cancel_scope.cancel()
 
 
@@ -77,11 +78,11 @@ def run(request: pytest.FixtureRequest) -> Callable[[Callable[[], Awaitable[None
 def test_requests_share_a_connection(run: Any) -> None:
     async def scenario() -> None:
         served = Served(reply)
-        async with served.running() as connections:
+        async with served.running() as pool:
             for _ in range(3):
-                assert (await connections.exchange(REQUEST, LIMIT_S)).body == b"{}"
+                assert (await pool.exchange(REQUEST, LIMIT_S)).body == b"{}"
             assert (served.connected, len(served.requests)) == (1, 3)
-            await connections.close()
+            await pool.close()
             await served.closed.wait()
 
     run(scenario)
@@ -94,10 +95,26 @@ def test_an_idle_connection_that_the_server_has_closed_is_not_used(run: Any) -> 
 
     async def scenario() -> None:
         served = Served(reply_and_close)
-        async with served.running() as connections:
-            await connections.exchange(REQUEST, LIMIT_S)
+        async with served.running() as pool:
+            await pool.exchange(REQUEST, LIMIT_S)
             await served.closed.wait()
-            assert (await connections.exchange(REQUEST, LIMIT_S)).status == 200
+            assert (await pool.exchange(REQUEST, LIMIT_S)).status == 200
+            assert served.connected == 2
+
+    run(scenario)
+
+
+def test_connections_that_were_idle_for_long_are_closed(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "_IDLE_S", 0.0)
+
+    async def scenario() -> None:
+        served = Served(reply)
+        async with served.running() as pool:
+            assert (await pool.exchange(REQUEST, LIMIT_S)).status == 200
+            await served.closed.wait()
+            assert (await pool.exchange(REQUEST, LIMIT_S)).status == 200
             assert served.connected == 2
 
     run(scenario)
@@ -109,9 +126,9 @@ def test_an_answer_that_nobody_asked_for_ends_the_connection(run: Any) -> None:
 
     async def scenario() -> None:
         served = Served(reply_twice)
-        async with served.running() as connections:
+        async with served.running() as pool:
             for _ in range(2):
-                assert (await connections.exchange(REQUEST, LIMIT_S)).status == 200
+                assert (await pool.exchange(REQUEST, LIMIT_S)).status == 200
             assert served.connected == 2
 
     run(scenario)
@@ -123,9 +140,9 @@ def test_a_connection_that_ends_without_a_response_may_have_carried_the_request(
 
     async def scenario() -> None:
         served = Served(close)
-        async with served.running() as connections:
+        async with served.running() as pool:
             with pytest.raises(NoResponse, match="without a response"):
-                await connections.exchange(REQUEST, LIMIT_S)
+                await pool.exchange(REQUEST, LIMIT_S)
 
     run(scenario)
 
@@ -137,12 +154,12 @@ def test_no_response_in_time_closes_the_connection(run: Any) -> None:
                 await stream.send(REPLY)
 
         served = Served(answer_the_first_of_each)
-        async with served.running() as connections:
-            await connections.exchange(REQUEST, LIMIT_S)
+        async with served.running() as pool:
+            await pool.exchange(REQUEST, LIMIT_S)
             with pytest.raises(NoResponse, match="no response in time"):
-                await connections.exchange(REQUEST, 0.2)
+                await pool.exchange(REQUEST, 0.2)
             await served.closed.wait()
-            assert (await connections.exchange(REQUEST, LIMIT_S)).status == 200
+            assert (await pool.exchange(REQUEST, LIMIT_S)).status == 200
 
     run(scenario)
 
@@ -155,8 +172,8 @@ def test_a_cancelled_request_closes_its_connection(run: Any) -> None:
 
     async def scenario() -> None:
         served = Served(wait)
-        async with served.running() as connections, anyio.create_task_group() as group:
-            group.start_soon(connections.exchange, REQUEST, LIMIT_S)
+        async with served.running() as pool, anyio.create_task_group() as group:
+            group.start_soon(pool.exchange, REQUEST, LIMIT_S)
             await asked.wait()
             group.cancel_scope.cancel()
         await served.closed.wait()
@@ -173,17 +190,17 @@ def test_further_requests_wait_for_a_connection(run: Any) -> None:
             await stream.send(REPLY)
 
         async def exchange() -> None:
-            found.append(await connections.exchange(REQUEST, LIMIT_S))
+            found.append(await pool.exchange(REQUEST, LIMIT_S))
 
         served = Served(answer)
-        async with served.running() as connections:
+        async with served.running() as pool:
             async with anyio.create_task_group() as group:
                 for _ in range(4):
                     group.start_soon(exchange)
                 while served.connected < 2:  # noqa: ASYNC110 - the server sets no event
                     await anyio.sleep(0.01)
                 with pytest.raises(NotSent, match="no connection in time"):
-                    await connections.exchange(REQUEST, 0.1)
+                    await pool.exchange(REQUEST, 0.1)
                 go.set()
             assert (len(found), served.connected) == (4, 2)
 
@@ -209,9 +226,9 @@ def test_a_refusal_before_the_whole_body_is_read_arrives(run: Any) -> None:
 
     async def scenario() -> None:
         served = Served(refuse)
-        async with served.running() as connections:
+        async with served.running() as pool:
             head = b"POST / HTTP/1.1\r\nContent-Length: 300000\r\n\r\n"
-            response = await connections.exchange(head + bytes(300_000), LIMIT_S)
+            response = await pool.exchange(head + bytes(300_000), LIMIT_S)
             assert response.status == 413
 
     run(scenario)

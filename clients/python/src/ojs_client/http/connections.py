@@ -168,9 +168,10 @@ class Connections:
         if response is None or not response.keep_alive or connection.broken:
             await connection.close()
             return
-        connection.idle_since = anyio.current_time()
+        now = connection.idle_since = anyio.current_time()
         self._idle.append(connection)
-        while connection.idle_since - self._idle[0].idle_since >= _IDLE_S:
+        # While one is closed, other requests may take the rest.
+        while self._idle and now - self._idle[0].idle_since >= _IDLE_S:
             await self._idle.popleft().close()
 
     async def close(self) -> None:
