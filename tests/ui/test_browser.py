@@ -106,6 +106,13 @@ def test_every_page_is_accessible_and_fits(
         # The browser itself reports the status of an error page.
         visitor.faults = [fault for fault in visitor.faults if "the server responded" not in fault]
         visitor.check()
+    for text, shown in (("many", ".field-error"), ("0", "form.ask")):
+        page = visitor.open("queues/email")
+        page.get_by_label("Jobs at the same time").fill(text)
+        page.get_by_role("button", name="Save limits").click()
+        page.locator(shown).wait_for()
+        assert _violations(page, axe) == [], f"a refused form, and a question: {text}"
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
     visitor.page.context.close()
 
 
