@@ -10,8 +10,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ojs_cluster import __version__
 from ojs_cluster.ui import formats
+from ojs_cluster.ui.forms.limits import limits_in_words
 from ojs_cluster.ui.json_view import readable
-from ojs_cluster.ui.limit_form import limits_in_words
 
 FOLDER: Final = Path(__file__).parent / "templates"
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.ui.pages.crons.history import runs_chart
+from ojs_cluster.ui.drawings.runs_chart import runs_chart
 from ojs_cluster.ui.pages.crons.preview import preview_of
 from ojs_cluster.ui.settings import UiSettings
 from tests.ui.dashboard import Running, dashboard

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ojs_cluster.ui.dag import HEIGHT, MAX_BOXES, WIDTH, Drawing, Step, draw
+from ojs_cluster.ui.drawings.dag import HEIGHT, MAX_BOXES, WIDTH, Drawing, Step, draw
 
 
 def step(*deps: int, state: str = "waiting") -> Step:

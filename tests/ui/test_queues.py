@@ -9,10 +9,10 @@ import pytest
 
 from ojs_cluster.core.access.scopes import PRESETS, Keyring, Principal, QueuePatterns, digest
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.ui.forms import beside_field
-from ojs_cluster.ui.limit_form import limits_in_words
+from ojs_cluster.ui.drawings.sparkline import sparkline
+from ojs_cluster.ui.forms.form import beside_field
+from ojs_cluster.ui.forms.limits import limits_in_words
 from ojs_cluster.ui.settings import UiSettings
-from ojs_cluster.ui.sparkline import sparkline
 from tests.ui.dashboard import Running, dashboard
 from tests.ui.demo import Demo
 from tests.ui.html import parse

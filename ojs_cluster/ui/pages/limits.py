@@ -7,8 +7,8 @@ from typing import Final
 import orjson
 
 from ojs_cluster.core.access.scopes import Scope
-from ojs_cluster.ui import limit_form
-from ojs_cluster.ui.forms import Form, confirmation, is_confirmed, refused
+from ojs_cluster.ui.forms import limits as limit_form
+from ojs_cluster.ui.forms.form import Form, confirmation, is_confirmed, refused
 from ojs_cluster.ui.visit import Answer, ApiError, Page, SeeOther, Visit
 
 _PER_PAGE: Final = 50

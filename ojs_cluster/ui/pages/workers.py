@@ -8,7 +8,7 @@ import orjson
 
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.ui import raw
-from ojs_cluster.ui.forms import confirmation, is_confirmed
+from ojs_cluster.ui.forms.form import confirmation, is_confirmed
 from ojs_cluster.ui.json_view import HIDDEN, show_json
 from ojs_cluster.ui.visit import Answer, Page, Visit
 

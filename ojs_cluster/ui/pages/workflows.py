@@ -19,7 +19,7 @@ from ojs_cluster.store.queues.queues import get_stats
 from ojs_cluster.store.workflows import read_workflows
 from ojs_cluster.store.workflows.read_workflows import WorkflowRecord
 from ojs_cluster.ui import raw
-from ojs_cluster.ui.dag import HEIGHT, MAX_BOXES, WIDTH, Drawing, Step, draw
+from ojs_cluster.ui.drawings.dag import HEIGHT, MAX_BOXES, WIDTH, Drawing, Step, draw
 from ojs_cluster.ui.visit import Answer, Page, Visit
 
 _PER_PAGE: Final = 50

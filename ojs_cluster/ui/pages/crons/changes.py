@@ -10,7 +10,7 @@ import orjson
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.raw_json import Raw, join, members, object_members
 from ojs_cluster.ui import raw
-from ojs_cluster.ui.forms import Form, refused
+from ojs_cluster.ui.forms.form import Form, refused
 from ojs_cluster.ui.json_view import hides
 from ojs_cluster.ui.pages.crons.preview import Preview, preview_of
 from ojs_cluster.ui.visit import Answer, ApiError, Page, SeeOther, Visit

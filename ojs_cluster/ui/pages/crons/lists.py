@@ -8,8 +8,8 @@ import orjson
 
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.ui import raw
+from ojs_cluster.ui.drawings.runs_chart import runs_chart
 from ojs_cluster.ui.json_view import show_json
-from ojs_cluster.ui.pages.crons.history import runs_chart
 from ojs_cluster.ui.visit import Answer, Page, SeeOther, Visit
 
 _PER_PAGE: Final = 50

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import orjson
 
-from ojs_cluster.ui import limit_form
-from ojs_cluster.ui.forms import Form, confirmation, is_confirmed, refused
+from ojs_cluster.ui.forms import limits as limit_form
+from ojs_cluster.ui.forms.form import Form, confirmation, is_confirmed, refused
 from ojs_cluster.ui.pages.queues.lists import queue_page
 from ojs_cluster.ui.pages.queues.settings import CONFIG_FIELDS, changed_config
 from ojs_cluster.ui.visit import Answer, ApiError, SeeOther, Visit

@@ -10,9 +10,9 @@ import orjson
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.store.statistics.recent_minutes import recent_minutes
+from ojs_cluster.ui.drawings.sparkline import Sparkline, sparkline
 from ojs_cluster.ui.pages.overview import series
 from ojs_cluster.ui.pages.queues.settings import FORMS, QueueForms, read_settings
-from ojs_cluster.ui.sparkline import Sparkline, sparkline
 from ojs_cluster.ui.visit import Answer, Page, Visit
 
 _PER_PAGE: Final = 50

@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import orjson
 
-from ojs_cluster.ui import limit_form
-from ojs_cluster.ui.forms import Form, number_or_text
+from ojs_cluster.ui.forms import limits as limit_form
+from ojs_cluster.ui.forms.form import Form, number_or_text
 from ojs_cluster.ui.visit import Visit
 
 QueueForms = dict[str, Form]

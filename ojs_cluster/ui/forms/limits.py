@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ojs_cluster.ui.forms import number_or_text
+from ojs_cluster.ui.forms.form import number_or_text
 
 _PERIODS: Final = {"PT1S": "second", "PT1M": "minute", "PT1H": "hour", "P1D": "day"}
 FIELDS: Final = {

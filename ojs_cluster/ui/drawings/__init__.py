@@ -1,0 +1,1 @@
+"""Drawings that the server makes: graphs of workflows, sparklines, and past runs."""
