@@ -174,6 +174,7 @@ class ClusterStats(TypedDict):
     dead_letters: Count
     throughput: QueueThroughput
     uptime_seconds: Count
+    as_of: NotRequired[Moment]
     maintenance: MaintenanceMembers
 
 
