@@ -51,9 +51,11 @@ def test_a_cron_job_is_created_and_changed_by_forms(running: Running, admin: htt
         assert str(BIG) in edit
         assert "Next runs" in edit
         changed = {**FORM, "expression": "@every 5m", "queue": "email", "options": ""}
+        changed["timezone"] = ""
         assert "is changed" in send(admin, "/ui/cron/weekly/edit", changed)
         stored = cron(api, "weekly")
         assert (stored["expression"], stored["queue"]) == ("@every 5m", "email")
+        assert stored["timezone"] == "UTC", "as in the preview"
         assert stored["options"] == {"queue": "email"}
         assert "exists" in refused(admin, NEW, {**FORM, "name": "weekly"}, "name"), "not replaced"
         assert cron(api, "weekly")["expression"] == "@every 5m"

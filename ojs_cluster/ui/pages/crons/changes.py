@@ -129,7 +129,8 @@ def _body(form: Mapping[str, str], old: raw.Members) -> raw.Members:
     def text(name: str) -> Raw:
         return Raw(orjson.dumps(form.get(name, "").strip()))
 
-    body = {name: text(name) for name in ("expression", "timezone", "overlap_policy", "type")}
+    body = {name: text(name) for name in ("expression", "overlap_policy", "type")}
+    body["timezone"] = Raw(orjson.dumps(form.get("timezone", "").strip() or "UTC"))
     description = form.get("description", "").strip()
     body["description"] = Raw(orjson.dumps(description or None))
     if form.get("args", "").strip():
