@@ -128,6 +128,10 @@ def test_hostile_text_is_shown_as_text(attacked: Running) -> None:
         answer = client.post("/ui/limits/k:1/override", data=override)
         assert answer.status_code == 422
         check(answer)
+        worker = quote(HOSTILE.replace("\u202e", ""), safe="")
+        asked = client.post(f"/ui/workers/{worker}/direct/terminate", data={"back": HOSTILE})
+        assert asked.status_code == 200
+        check(asked)
         # A question repeats the fields of the form.
         asked = client.post("/ui/queues/a/limits", data={"concurrency": "0", HOSTILE: HOSTILE})
         assert asked.status_code == 200

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -18,7 +17,7 @@ _READ: Final = 1 + max(_ACKED, _FAILED)
 
 
 async def recent_minutes(
-    store: Store, queues: Sequence[str], minutes: int
+    store: Store, queues: Sequence[str], minutes: int, last: int
 ) -> dict[str, list[tuple[int, int]]]:
     """Return the completed jobs and the failed attempts of each minute, the oldest first.
 
@@ -26,11 +25,11 @@ async def recent_minutes(
         store: the store.
         queues: the queues. One of them costs about a millisecond of this process.
         minutes: number of minutes, at most ``QUEUE_MINUTES``.
+        last: the last minute, in Unix minutes.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    last = int(time.time()) // 60
     first = last - minutes + 1
     slots = [minute % QUEUE_MINUTES for minute in range(first, last + 1)]
     found: dict[str, list[tuple[int, int]]] = {}

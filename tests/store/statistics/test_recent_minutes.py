@@ -4,25 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.statistics import recent_minutes
+from ojs_cluster.store.statistics.recent_minutes import recent_minutes
 from ojs_cluster.store.statistics.record_minutes import MinuteRecorder
+from ojs_cluster.store.statistics.records import QUEUE_MINUTES
 from tests.store.hot_queues import spread
 from tests.store.shortcuts import QUEUE, ack, active, nack
 
 NOW = 29_000_000
-"""The present minute of the process in these tests, in Unix minutes."""
-
-
-@pytest.fixture(autouse=True)
-def at_noon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recent_minutes.time, "time", lambda: NOW * 60 + 30)
+"""The present minute in these tests, in Unix minutes."""
 
 
 async def read(store: Store, *names: str) -> dict[str, list[tuple[int, int]]]:
-    return await recent_minutes.recent_minutes(store, names, 4)
+    return await recent_minutes(store, names, 4, NOW)
 
 
 async def test_each_minute_has_completed_jobs_and_failed_attempts(store: Store) -> None:
@@ -44,7 +38,7 @@ async def test_each_minute_has_completed_jobs_and_failed_attempts(store: Store) 
 async def test_older_minutes_in_the_same_fields_are_left_out(store: Store) -> None:
     recorder = MinuteRecorder(store)
     await ack(store, await active(store, "one"))
-    await recorder.record(NOW - recent_minutes.QUEUE_MINUTES)
+    await recorder.record(NOW - QUEUE_MINUTES)
     assert await read(store, "one") == {"one": [(0, 0)] * 4}
 
 
@@ -59,6 +53,6 @@ async def test_the_partitions_of_a_queue_are_summed(store: Store, db: Any) -> No
 
 async def test_a_damaged_record_counts_nothing(store: Store, db: Any) -> None:
     key = store.keys.shard_of_queue("one").queue_history("one")
-    slot = NOW % recent_minutes.QUEUE_MINUTES
+    slot = NOW % QUEUE_MINUTES
     db.hset(key, mapping={str(slot): b"x,1,2", str(slot - 1): b"29", str(slot - 2): b""})
     assert await read(store, "one") == {"one": [(0, 0)] * 4}

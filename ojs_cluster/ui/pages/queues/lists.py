@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -99,9 +100,10 @@ async def _sparklines(visit: Visit, names: Sequence[str]) -> dict[str, Sparkline
 
     The names come from a list that the user may see, so all viewers of these queues can share it.
     """
+    store = visit.app.store
 
     async def read() -> bytes:
-        return orjson.dumps(await recent_minutes(visit.app.store, names, _MINUTES))
+        return orjson.dumps(await recent_minutes(store, names, _MINUTES, int(time.time()) // 60))
 
     try:
         shared = await visit.snapshots.get(
