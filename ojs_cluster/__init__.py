@@ -1,3 +1,3 @@
 """An OpenJobSpec job server: stateless API processes over one Redis or Valkey Cluster."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
