@@ -33,6 +33,7 @@ from ojs_cluster.ui.access import SESSION_S, FailedLogins, Sessions, is_own_form
 from ojs_cluster.ui.fragments import Fragments
 from ojs_cluster.ui.login import LOGIN, LOGOUT, login_page, refusal_of_login
 from ojs_cluster.ui.navigation import MENU
+from ojs_cluster.ui.proxy_users import ProxyUsers
 from ojs_cluster.ui.render import Templates
 from ojs_cluster.ui.routes import PAGES, PageRoute
 from ojs_cluster.ui.session_secret import SessionSecret
@@ -126,6 +127,7 @@ class _Dashboard:
         self._files = static_files.read_static_files()
         self._sessions = Sessions()
         self._failed_logins = FailedLogins()
+        self._proxy_users = ProxyUsers(settings, proxies)
         self._snapshots: Snapshots[bytes] = Snapshots()
         self._secret = SessionSecret(app.store)
 
@@ -219,7 +221,17 @@ class _Dashboard:
         return response
 
     async def _principal_of(self, head: Request) -> Principal | None:
-        """Return the user: by an API key or a certificate in the request, or by the session."""
+        """Return the user: by a trusted proxy, by an API key or a certificate, or by the session.
+
+        The proxy comes first, because it may send a token or a certificate of its own.
+        """
+        try:
+            user = self._proxy_users.find(head.peer, request.scope["headers"])
+        except OJSError as error:
+            refusal_of_login(self._app, head, error)
+            raise
+        if user is not None:
+            return user
         authorization = head.headers.get("authorization", "")
         try:
             return self._app.access.authenticate(authorization or None, head.tls_subject)
@@ -360,9 +372,9 @@ _FOREIGN_FORM: Final = Page(
 
 def _lacking_scope(visit: Visit, missing: list[str]) -> Page:
     context = {
-        "what": "Your API key may not do this",
-        "why": f"The key '{visit.principal.name}' lacks {', '.join(missing)}.",
-        "hint": "Log in with a key that has it, or ask the operator to add it.",
+        "what": "You may not do this",
+        "why": f"'{visit.principal.name}' lacks {', '.join(missing)}.",
+        "hint": "Log in with a key that has it, or ask the operator to add it to your key or role.",
     }
     return Page("error.html", context, 403)
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from werkzeug.exceptions import HTTPException
 
-from ojs_cluster.core.errors import OJSError
+from ojs_cluster.core.errors import OJSError, Unauthenticated
 from ojs_cluster.http.app import App
 from ojs_cluster.http.errors import entry_for
 from ojs_cluster.http.messages import Request
@@ -54,5 +54,9 @@ def login_page(
 
 def refusal_of_login(app: App, head: Request, error: OJSError) -> None:
     """Record a failed login in the audit and in the metrics."""
-    app.audit.record_refusal(head, new_request_id(), error, 401)
-    app.traffic.count(None, 401, 0.0)
+    status = entry_for(error).status
+    if not isinstance(error, Unauthenticated):
+        # A user without a role has no principal that the audit could record as such.
+        error = Unauthenticated(error.message, principal=error.details.get("principal"))
+    app.audit.record_refusal(head, new_request_id(), error, status)
+    app.traffic.count(None, status, 0.0)

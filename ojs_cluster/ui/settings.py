@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final, Literal
 
 from ojs_cluster.core.config.parsers import one_of, words
 from ojs_cluster.core.config.variable import variable
 
+EVERY_GROUP: Final = "*"
+"""Stands for all users in ``proxy_roles``."""
+_is_header: Final = re.compile(r"[A-Za-z][A-Za-z0-9-]{2,63}").fullmatch
+_RESERVED: Final = frozenset(
+    {
+        *("authorization", "cookie", "host", "origin", "user-agent", "content-type"),
+        *("x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-prefix"),
+        *("sec-fetch-site", "hx-request", "accept", "accept-encoding", "connection", "referer"),
+    }
+)
+_ROLES: Final = ("viewer", "operator", "admin")
+_MAX_ROLES: Final = 100
 _is_base: Final = re.compile(r"(?:/[A-Za-z0-9._~-]{1,64}){1,8}").fullmatch
 
 
@@ -25,6 +39,27 @@ def key_names(text: str) -> frozenset[str]:
     return frozenset(word.lower() for word in words(text))
 
 
+def header_name(text: str) -> str:
+    """Accept the name of a header that only a proxy sets, such as ``X-Forwarded-User``."""
+    if not _is_header(text) or text.lower() in _RESERVED:
+        raise ValueError("the name of a header that only the proxy sets, such as X-Forwarded-User")
+    return text
+
+
+def group_roles(text: str) -> dict[str, str]:
+    """Accept roles of groups, such as ``ops=operator,*=viewer``; ``*`` stands for all users."""
+    found: dict[str, str] = {}
+    for word in words(text):
+        group, _, role = (part.strip() for part in word.rpartition("="))
+        if not group or role not in _ROLES or group in found:
+            found.clear()
+            break
+        found[group] = role
+    if not 0 < len(found) <= _MAX_ROLES:
+        raise ValueError(f"group=role, separated by commas; roles are {', '.join(_ROLES)}")
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class UiSettings:
     """Settings of the dashboard.
@@ -34,6 +69,9 @@ class UiSettings:
         base: the path under which a proxy publishes the server; empty for none.
         redact: lower-case names of members whose values are hidden: of args, meta, results, and of
             what workers report about themselves.
+        proxy_user: the header in which a trusted proxy names the user; empty for none.
+        proxy_groups: the header in which it names the groups of the user; empty for none.
+        proxy_roles: the role of each group.
     """
 
     mode: Literal["off", "read", "full"] = variable(
@@ -56,6 +94,29 @@ class UiSettings:
         "Names of members of args, meta, results and heartbeats whose values the dashboard hides, "
         "comma separated, such as `password,token`.",
         empty=frozenset(),
+    )
+    proxy_user: str = variable(
+        "OJS_UI_PROXY_USER",
+        header_name,
+        "",
+        "Header in which a proxy in OJS_TRUSTED_PROXIES names the user that it has authenticated, "
+        "such as `X-Forwarded-User`. Every such proxy must remove the header of its clients. The "
+        "API ignores it.",
+    )
+    proxy_groups: str = variable(
+        "OJS_UI_PROXY_GROUPS",
+        header_name,
+        "",
+        "Header in which the same proxy names the groups of the user, comma separated, such as "
+        "`X-Forwarded-Groups`.",
+    )
+    proxy_roles: Mapping[str, str] = variable(
+        "OJS_UI_PROXY_ROLES",
+        group_roles,
+        "",
+        "Roles of these groups, such as `ops=operator,*=viewer`: `viewer`, `operator` or `admin`. "
+        "`*` stands for all users of the proxy. Without a role a user sees nothing.",
+        empty=MappingProxyType({}),
     )
 
     @property

@@ -80,9 +80,13 @@ def test_the_dashboard_is_off_until_it_is_enabled(chart: Chart) -> None:
 @pytest.mark.parametrize(("mode", "base"), [("full", ""), ("read", "/jobs")])
 def test_the_dashboard_is_served_and_reached(chart: Chart, mode: str, base: str) -> None:
     ui = {"ui.enabled": True, "ui.mode": mode, "ui.base": base}
+    ui |= {"ui.proxy.userHeader": "X-User", "ui.proxy.roles": "*=viewer"}
     rendering = chart.render(CI / "tls-values.yaml", sets=ui)
     config = rendering.one("ConfigMap", "jobs-ojs-cluster")["data"]
     assert (config["OJS_UI"], config.get("OJS_UI_BASE", "")) == (mode, base)
+    proxy = config["OJS_UI_PROXY_USER"], config["OJS_UI_PROXY_ROLES"]
+    assert proxy == ("X-User", "*=viewer")
+    assert "OJS_UI_PROXY_GROUPS" not in config
     assert paths_of(rendering.one("Ingress")) == ["/"], "which leads to the dashboard, too"
     only_api = {"ingress.hosts": [{"host": "a.example", "paths": [{"path": "/ojs"}]}]}
     narrow = chart.render(CI / "tls-values.yaml", sets={**ui, **only_api})

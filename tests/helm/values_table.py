@@ -44,6 +44,9 @@ DERIVED = {
     "OJS_REDIS_TLS_KEY",
     "OJS_UI",
     "OJS_UI_BASE",
+    "OJS_UI_PROXY_USER",
+    "OJS_UI_PROXY_GROUPS",
+    "OJS_UI_PROXY_ROLES",
     "OJS_TLS_CERT",
     "OJS_TLS_KEY",
     "OJS_TLS_CLIENT_CA",  # nothing in a cluster could probe such pods

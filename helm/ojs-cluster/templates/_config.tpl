@@ -50,6 +50,15 @@ OJS_UI: {{ .Values.ui.mode | quote }}
 {{- with .Values.ui.base }}
 OJS_UI_BASE: {{ . | quote }}
 {{- end }}
+{{- with .Values.ui.proxy.userHeader }}
+OJS_UI_PROXY_USER: {{ . | quote }}
+{{- end }}
+{{- with .Values.ui.proxy.groupsHeader }}
+OJS_UI_PROXY_GROUPS: {{ . | quote }}
+{{- end }}
+{{- with .Values.ui.proxy.roles }}
+OJS_UI_PROXY_ROLES: {{ . | quote }}
+{{- end }}
 {{- end }}
 {{- if .Values.auth.allowInsecure }}
 OJS_ALLOW_INSECURE_NO_AUTH: "true"

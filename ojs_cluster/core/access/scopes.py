@@ -94,6 +94,8 @@ class Principal:
             all queues.
         expires_at_s: Unix time in seconds when the API key expires; None for never.
         requests_per_second: maximum request rate; None for no maximum.
+        is_vouched: whether a trusted proxy has authenticated the user of a page, who has no API
+            key.
     """
 
     name: str
@@ -101,6 +103,7 @@ class Principal:
     queues: QueuePatterns | None = None
     expires_at_s: float | None = None
     requests_per_second: float | None = None
+    is_vouched: bool = False
 
 
 _MAX_CHANGED: Final = 20

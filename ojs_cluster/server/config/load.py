@@ -28,6 +28,7 @@ from ojs_cluster.server.config.settings import (
     TelemetrySettings,
 )
 from ojs_cluster.store.settings import StoreSettings
+from ojs_cluster.ui import proxy_users
 from ojs_cluster.ui.settings import UiSettings
 from ojs_cluster.webhooks.settings import WebhookSettings
 from scheduler.settings import SchedulerSettings
@@ -144,6 +145,9 @@ def _contradictions(settings: Settings) -> Iterator[str]:
         yield "OJS_TLS_CERT and OJS_TLS_KEY: set both or neither"
     elif listen.tls_client_ca and not listen.tls_cert:
         yield "OJS_TLS_CLIENT_CA: only with OJS_TLS_CERT and OJS_TLS_KEY"
+    access = settings.access
+    has_keys = bool(access.keys or access.keys_file or not access.allow_insecure)
+    yield from proxy_users.contradictions(settings.ui, listen.trusted_proxies, has_keys=has_keys)
     if redis.durability_timeout_s > redis.reply_timeout_s / 2:
         yield "OJS_DURABILITY_TIMEOUT: at most half of OJS_REDIS_REPLY_TIMEOUT"
     yield from _short_retentions(settings.store, redis.call_timeout_s)
