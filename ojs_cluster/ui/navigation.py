@@ -18,12 +18,14 @@ class Entry:
         label: the text.
         path: the address below the dashboard.
         scope: the scope that the page needs.
+        key: the key that opens the page after ``g``.
         of_cluster: whether the page shows what keys for some queues may not see.
     """
 
     name: str
     label: str
     path: str
+    key: str
     scope: Scope = Scope.ADMIN_READ
     of_cluster: bool = False
 
@@ -33,18 +35,18 @@ class Entry:
 
 
 MENU: Final = (
-    Entry("overview", "Overview", ""),
-    Entry("queues", "Queues", "queues"),
-    Entry("jobs", "Jobs", "jobs"),
-    Entry("errors", "Errors", "errors"),
-    Entry("dead", "Dead letters", "dead"),
-    Entry("workflows", "Workflows", "workflows", Scope.DATA_READ),
-    Entry("workers", "Workers", "workers", of_cluster=True),
-    Entry("cron", "Cron", "cron", Scope.DATA_READ),
-    Entry("limits", "Limits", "limits", of_cluster=True),
-    Entry("webhooks", "Webhooks", "webhooks", of_cluster=True),
-    Entry("events", "Events", "events", Scope.DATA_READ),
-    Entry("bulk", "Bulk operations", "bulk"),
-    Entry("cluster", "Cluster", "cluster", of_cluster=True),
-    Entry("operations", "Operations", "operations", of_cluster=True),
+    Entry("overview", "Overview", "", "o"),
+    Entry("queues", "Queues", "queues", "q"),
+    Entry("jobs", "Jobs", "jobs", "j"),
+    Entry("errors", "Errors", "errors", "e"),
+    Entry("dead", "Dead letters", "dead", "d"),
+    Entry("workflows", "Workflows", "workflows", "f", Scope.DATA_READ),
+    Entry("workers", "Workers", "workers", "w", of_cluster=True),
+    Entry("cron", "Cron", "cron", "c", Scope.DATA_READ),
+    Entry("limits", "Limits", "limits", "l", of_cluster=True),
+    Entry("webhooks", "Webhooks", "webhooks", "h", of_cluster=True),
+    Entry("events", "Events", "events", "v", Scope.DATA_READ),
+    Entry("bulk", "Bulk operations", "bulk", "b"),
+    Entry("cluster", "Cluster", "cluster", "k", of_cluster=True),
+    Entry("operations", "Operations", "operations", "p", of_cluster=True),
 )

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
+from ojs_cluster.ui.navigation import MENU
 from tests.ui.dashboard import Running
 from tests.ui.demo import Demo
 from tests.ui.screenshots import ARGUMENTS, CHROMIUM, MAX_BYTES, take
@@ -287,3 +288,43 @@ def test_a_page_that_cannot_refresh_says_so(
     page.context.set_offline(False)
     expect(page.locator("#not-refreshed")).to_be_hidden(timeout=WAIT_MS)
     visitor.page.context.close()
+
+
+def test_keys_open_pages_and_change_colours_and_refresh(
+    chromium: Browser, running: Running, demo: Demo
+) -> None:
+    visitor = window(chromium, running)
+    visitor.log_in()
+    page, keys = visitor.page, visitor.page.keyboard
+    page.locator("html.js").wait_for()
+    keys.press("?")
+    expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
+    assert _violations(page, AXE.read_text()) == []
+    pages = page.locator("#keys dd").all_text_contents()
+    assert set(page.locator("nav[aria-label=Pages] a").all_text_contents()) < set(pages)
+    keys.press("Escape")
+    expect(page.get_by_role("dialog", name="Keys")).to_be_hidden()
+    keys.press("t")
+    assert page.evaluate("document.documentElement.dataset.theme") == "light"
+    keys.press("x")
+    assert page.locator("#live").input_value() == "0"
+    with page.expect_response("**/ui/") as refreshed:
+        keys.press("r")
+    assert refreshed.value.request.headers["hx-request"] == "true"
+    keys.press("q")  # alone it does nothing
+    keys.press("g")
+    keys.press("q")
+    page.wait_for_url("**/ui/queues")
+    page.locator("html.js").wait_for()
+    page.get_by_role("searchbox").focus()
+    keys.type("gw")  # text, while a field has the focus
+    assert page.get_by_role("searchbox").input_value() == "gw"
+    assert page.url.endswith("/ui/queues")
+    visitor.check()
+    visitor.page.context.close()
+
+
+def test_every_page_of_the_menu_has_a_key_of_its_own() -> None:
+    keys = [entry.key for entry in MENU]
+    assert len(set(keys)) == len(keys)
+    assert all(len(key) == 1 and key.islower() for key in keys)

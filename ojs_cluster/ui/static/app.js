@@ -103,25 +103,44 @@
     } catch (_) { getSelection().selectAllChildren(byId(button.dataset.copy)); }
   });
 
-  // -- keys: / search, j and k rows, ? help
+  // -- keys: the dialog of base.html lists them
+  const keys = byId("keys");
+  const say = (text) => { byId("announce").textContent = text; };
+  const choose = (select, value) => {
+    select.value = value;
+    select.dispatchEvent(new Event("change"));
+    say(select.selectedOptions[0].textContent);
+  };
+  if (keys) byId("show-keys").addEventListener("click", () => keys.showModal());
+  function moveToRow(forward) {
+    const links = [...document.querySelectorAll("#refreshed tbody th a, .problems a")];
+    const place = links.indexOf(document.activeElement);
+    const next = links[forward ? place + 1 : Math.max(0, place - 1)];
+    if (next) next.focus();
+  }
+  const actions = {
+    "/": (event) => {
+      const field = byId("query") || byId("find");
+      if (field) { field.focus(); field.select(); event.preventDefault(); }
+    },
+    j: () => moveToRow(true),
+    k: () => moveToRow(false),
+    r: () => { if (live) { refresh(); say("Refreshed"); } },
+    x: () => { if (live) choose(live, Number(live.value) ? "0" : "5"); },
+    t: () => choose(theme, { "": "light", light: "dark", dark: "" }[theme.value]),
+    "?": () => { if (keys) { if (keys.open) keys.close(); else keys.showModal(); } },
+  };
+  let isAfterG = false;
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || event.key === "Shift") return;
     if (/^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) {
       if (event.key === "Escape") event.target.blur();
       return;
     }
-    if (event.key === "/") {
-      const field = byId("query") || byId("find");
-      if (field) { field.focus(); field.select(); event.preventDefault(); }
-    } else if (event.key === "j" || event.key === "k") {
-      const links = [...document.querySelectorAll("#refreshed tbody th a, .problems a")];
-      const place = links.indexOf(document.activeElement);
-      const next = links[event.key === "j" ? place + 1 : Math.max(0, place - 1)];
-      if (next) next.focus();
-    } else if (event.key === "?") {
-      const help = document.querySelector("details.help");
-      if (help) { help.open = !help.open; help.firstElementChild.focus(); }
-    }
+    const page = isAfterG && /^[a-z]$/.test(event.key) && document.querySelector(`nav a[data-key="${event.key}"]`);
+    isAfterG = event.key === "g" && !isAfterG;
+    if (page) page.click();
+    else if (Object.hasOwn(actions, event.key)) actions[event.key](event);
   });
 
   // -- events as they happen: rows are added at the top, unless the tab is hidden
