@@ -127,6 +127,8 @@ class Shard:
     """Rate limit keys whose state is in this shard, in name order: all scores are 0."""
     rate_limit_checks: bytes = field(init=False)
     """Rate limit keys whose state is in this shard, by the ms of the scheduler's next check."""
+    job_types: bytes = field(init=False)
+    """Job types with records of the last two hours, by the ms of their last jobs."""
     history_totals: bytes = field(init=False)
     """Hash: sums of the totals of all queues of the shard, removed queues included."""
     webhook_deliveries: bytes = field(init=False)
@@ -224,6 +226,13 @@ class Shard:
         """Return the key of a hash: a queue's jobs by type. It lies beside ``queue_times``."""
         return b"%bty:%b" % (self.prefix, queue.encode())
 
+    def type_history(self, job_type: str) -> bytes:
+        """Return the key of a hash: the numbers of a job type in each of 120 minutes.
+
+        It lies in the shard of a queue of the same name.
+        """
+        return b"%bth:%b" % (self.prefix, job_type.encode())
+
     def queue_dead(self, queue: str) -> bytes:
         """Return the key of a sorted set: dead letters by the ms they were discarded."""
         return b"%bd:%b" % (self.prefix, queue.encode())
@@ -310,6 +319,7 @@ SHARD_KEYS = (
     "token_grants",
     "rate_limits",
     "rate_limit_checks",
+    "job_types",
     "history_totals",
     "webhook_deliveries",
     "webhook_due",

@@ -38,6 +38,7 @@ MENU: Final = (
     Entry("overview", "Overview", "", "o"),
     Entry("queues", "Queues", "queues", "q"),
     Entry("jobs", "Jobs", "jobs", "j"),
+    Entry("types", "Types", "types", "t", of_cluster=True),
     Entry("errors", "Errors", "errors", "e"),
     Entry("dead", "Dead letters", "dead", "d"),
     Entry("workflows", "Workflows", "workflows", "f", Scope.DATA_READ),

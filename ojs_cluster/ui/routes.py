@@ -18,6 +18,7 @@ from ojs_cluster.ui.pages import (
     limits,
     operations,
     overview,
+    types,
     webhooks,
     workers,
     workflows,
@@ -70,6 +71,8 @@ PAGES: Final = (
     PageRoute("POST", "/dead/<job_id>/retry", dead.retry, (Scope.ADMIN_WRITE,)),
     PageRoute("POST", "/dead/<job_id>/delete", dead.delete, (Scope.ADMIN_WRITE,)),
     PageRoute("GET", "/errors", errors.show_all),
+    PageRoute("GET", "/types", types.show_all),
+    PageRoute("GET", "/types/<path:name>", types.show_one),
     PageRoute("GET", "/workers", workers.show_all),
     PageRoute("GET", "/workers/<path:worker_id>", workers.show_one),
     PageRoute(

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from operator import add
 from typing import Final
 
 import trio
@@ -26,6 +27,7 @@ from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.runtime import Arg, Runtime
+from ojs_cluster.store.statistics.type_minutes import OTHER, add_type_minutes
 
 log = logging.getLogger("ojs.store")
 
@@ -47,8 +49,6 @@ KEPT_MS: Final = 7 * 86_400_000
 MAX_ROWS: Final = 10_000
 """Maximum number of pairs of queue and type that a process counts between two writes. Jobs of
 further pairs are counted under the type ``OTHER``, in up to ``MAX_ROWS`` further queues."""
-OTHER: Final = b"other"
-"""The type under which further types of a queue are counted."""
 _MAX_UNCOUNTED: Final = 256
 """Number of noted jobs, of one kind, that are added to the rows at once."""
 _TYPES_AT_ONCE: Final = 200
@@ -59,7 +59,7 @@ _RUN_SUM: Final = len(TIMES) - 1
 _ENQUEUED: Final = len(TIMES)
 _COMPLETED: Final = len(TIMES) + 1
 _DISCARDED: Final = len(TIMES) + 2
-_WIDTH: Final = len(TIMES) + 3
+WIDTH: Final = len(TIMES) + 3
 """Length of a row: the times and the three numbers of a type."""
 _LAST_FLUSH_TIMEOUT_S: Final = 1.0
 """Time limit in seconds for the last write of a process that stops."""
@@ -176,6 +176,8 @@ class JobCounts:
                     log.warning("cannot write the counts of queue %r: %s", queue, error)
 
         await run_concurrently(keys_of, write)
+        if runtime.settings.metrics_types:
+            await add_type_minutes(runtime, _by_type(rows))
 
     def _keep(self, rows: Mapping[_Key, list[int]]) -> None:
         for key, old in rows.items():
@@ -192,10 +194,19 @@ class JobCounts:
         if len(self._rows) >= MAX_ROWS:
             # A client that invents types must not end the counts of other queues.
             key, limit = (key[0], OTHER), 2 * MAX_ROWS
-        row = self._rows.get(key) or [0] * _WIDTH
+        row = self._rows.get(key) or [0] * WIDTH
         if len(self._rows) < limit:
             self._rows[key] = row
         return row
+
+
+def _by_type(rows: Mapping[_Key, Sequence[int]]) -> dict[bytes, Sequence[int]]:
+    """Return the sums of the rows of each type over all queues."""
+    found: dict[bytes, Sequence[int]] = {}
+    for (_, job_type), row in rows.items():
+        old = found.get(job_type)
+        found[job_type] = row if old is None else list(map(add, old, row))
+    return found
 
 
 async def _add(runtime: Runtime, shard: Shard, queue: str, rows: Mapping[_Key, list[int]]) -> None:
@@ -226,6 +237,6 @@ def read_types(flat: Iterable[bytes]) -> dict[str, list[int]]:
             name = job_type.decode()
         except ValueError:  # UnicodeDecodeError is one, too
             continue
-        if len(numbers) == _WIDTH - len(TIMES) and min(numbers) >= 0:
+        if len(numbers) == WIDTH - len(TIMES) and min(numbers) >= 0:
             found[name] = numbers
     return found

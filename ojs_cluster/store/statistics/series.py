@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import ceil
 from typing import Any, Final
 
 from ojs_cluster.core.histograms import RUN_BOUNDS_MS, WAIT_BOUNDS_MS, quantile
@@ -12,7 +13,12 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
-from ojs_cluster.store.statistics.job_counts import RUN_BUCKETS, WAIT_BUCKETS
+from ojs_cluster.store.statistics.job_counts import (
+    FLUSH_S,
+    RUN_BUCKETS,
+    WAIT_BUCKETS,
+    WIDTH,
+)
 from ojs_cluster.store.statistics.records import (
     GROWING,
     HOURS,
@@ -24,6 +30,7 @@ from ojs_cluster.store.statistics.records import (
     parse_numbers,
     parse_record,
 )
+from ojs_cluster.store.statistics.type_minutes import KEPT_MINUTES, read_type_records
 
 MAX_POINTS: Final = 1500
 """Maximum number of periods of a series."""
@@ -188,6 +195,36 @@ async def queue_series(store: Store, queue: str, periods: Periods) -> list[Point
         return sums
 
     return _points(periods, newest - QUEUE_MINUTES + 1, newest, growth, depths_at)
+
+
+async def type_series(store: Store, job_type: str, periods: Periods) -> list[Point]:
+    """Return the statistics of one job type in all queues, for at most the last two hours.
+
+    Processes write their counts every 15 seconds, so the last period has ended that long ago.
+    The points have no depths, and of the totals only jobs enqueued, completed and discarded.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    slot = store.keys.shard_of_queue(job_type).slot
+    time: Any = await store.redis.call(slot, "TIME", idempotent=True)
+    newest = (int(time[0]) - ceil(FLUSH_S)) // 60
+    records = await read_type_records(store, job_type, WIDTH)
+    if not records:
+        return []
+
+    def growth(begin: int, end: int) -> list[int]:
+        sums = [0] * WIDTH
+        for minute in range(begin + 1, end + 1):
+            if minute in records:
+                sums = [a + b for a, b in zip(sums, records[minute], strict=True)]
+        totals = dict.fromkeys(TOTALS, 0)
+        totals["enqueued"], totals["acked"], totals["discarded_total"] = sums[-3:]
+        return [*totals.values(), *sums[:-3]]
+
+    oldest = max(newest - KEPT_MINUTES + 1, min(records) - 1)
+    points = _points(periods, oldest, newest, growth, lambda _: [0] * len(STATES))
+    return [replace(point, depths={}) for point in points]
 
 
 def _points(

@@ -84,7 +84,7 @@ async def show(visit: Visit) -> Answer:
 
 
 async def series(
-    visit: Visit, chosen: str, queue: str | None = None
+    visit: Visit, chosen: str, queue: str | None = None, job_type: str | None = None
 ) -> list[dict[str, Any]] | None:
     """Return the points of a time span, the oldest first, with rates per minute.
 
@@ -92,12 +92,13 @@ async def series(
 
     Args:
         visit: the request.
-        chosen: a key of ``RANGES``.
+        chosen: a key of ``RANGES``, or an age that is shown by the minute.
         queue: a queue; None for the whole cluster.
+        job_type: a job type; None for all.
     """
-    period = RANGES[chosen][0]
+    period = RANGES[chosen][0] if chosen in RANGES else "1m"
     known = await visit.shared_or_last(
-        "admin", "stats", "history", period=period, since=chosen, queue=queue
+        "admin", "stats", "history", period=period, since=chosen, queue=queue, type=job_type
     )
     if known is None:
         return None

@@ -193,7 +193,7 @@
       const heads = [...table.tHead.rows[0].cells];
       const rows = [...table.tBodies[0].rows];
       if (rows.length < 2) {
-        place.textContent = "Drawn from the second period on.";
+        place.textContent = "Collecting. The chart begins with the second period.";
         continue;
       }
       const data = [rows.map((row) => Date.parse(row.cells[0].firstElementChild.dateTime) / 1000)];

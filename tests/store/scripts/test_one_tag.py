@@ -58,7 +58,9 @@ from ojs_cluster.store.queues.queue_sums import sum_queues
 from ojs_cluster.store.runtime import Arg
 from ojs_cluster.store.scripts import load_scripts
 from ojs_cluster.store.search.lists import list_jobs
+from ojs_cluster.store.statistics.job_counts import WIDTH
 from ojs_cluster.store.statistics.record_minutes import MinuteRecorder
+from ojs_cluster.store.statistics.type_minutes import add_type_minutes, list_types
 from ojs_cluster.store.sweeps import retention
 from ojs_cluster.store.transactions import transactions
 from ojs_cluster.store.unique.locks import write_tombstone
@@ -438,6 +440,8 @@ async def bulk_operations(store: Store, db: Any) -> None:
     await change_priority(store, limited.id, 5)
     for refused in (["fetch"], []):
         await set_maintenance(store, refused)
+    await add_type_minutes(store, {b"a": [1] * WIDTH})
+    await list_types(store, 60, WIDTH)
     for description in (b"{}", b""):
         await _send(store, "process", description)
     await cancel(store, limited.id)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from ojs_cluster.core.errors import InvalidRequest, NotFound
+from ojs_cluster.core.jobs.envelope import MAX_TYPE_LENGTH
 from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.core.timestamps import parse_timestamp
 from ojs_cluster.http import query, replies
@@ -15,7 +16,13 @@ from ojs_cluster.http.access.queue_scope import check_queues
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.store.queues import queues as store_queues
-from ojs_cluster.store.statistics.series import Periods, Point, cluster_series, queue_series
+from ojs_cluster.store.statistics.series import (
+    Periods,
+    Point,
+    cluster_series,
+    queue_series,
+    type_series,
+)
 
 _PERIODS: Final = {"1m": 1, "5m": 5, "1h": 60, "1d": 1440}
 """Lengths of the periods in minutes."""
@@ -27,18 +34,20 @@ _is_age: Final = re.compile(r"([0-9]{1,6})([smhd])").fullmatch
 
 
 async def get(app: App, request: Request) -> Response:
-    """Return a series of periods, of the cluster or of one queue.
+    """Return a series of periods, of the cluster, of one queue or of one job type.
 
     The records of the cluster cover 24 hours by the minute and 30 days by the hour. The records of
-    a queue cover two hours. ``covered_seconds`` is shorter than the period if the statistics began
-    in it, or if it has not ended. The command line client reads ``data_points`` instead of
-    ``data``.
+    a queue or of a type cover two hours, and those of a type have no depths. ``covered_seconds`` is
+    shorter than the period if the statistics began in it, or if it has not ended. The command line
+    client reads ``data_points`` instead of ``data``.
 
-    ``GET /ojs/v1/admin/stats/history?period&since&until&queue`` (spec: ojs-admin-api 10.2)
+    ``GET /ojs/v1/admin/stats/history?period&since&until&queue&type`` (spec: ojs-admin-api 10.2)
     """
     given = query.parameters(request.query)
-    name = given.get("queue") or None
-    if name is not None:
+    name, job_type = given.get("queue") or None, given.get("type") or None
+    if job_type is not None:
+        _check_type(job_type, name, request)
+    elif name is not None:
         check_queue(name, field="queue")
         check_queues(request.queues, [name])
     elif request.queues is not None:
@@ -49,17 +58,37 @@ async def get(app: App, request: Request) -> Response:
     if period not in _PERIODS:
         raise InvalidRequest(f"period must be one of {', '.join(_PERIODS)}", field="period")
     periods = _periods(given, period)
-    if name is None:
+    if job_type is not None:
+        points = await type_series(app.store, job_type, periods)
+    elif name is None:
         points = await cluster_series(app.store, periods)
     elif await store_queues.exists(app.store, name):
         points = await queue_series(app.store, name, periods)
     else:
         raise NotFound("queue", name)
     data = [_point(point) for point in points]
-    queue = {} if name is None else {"queue": name}
+    subject = {"queue": name, "type": job_type}
+    named = {member: value for member, value in subject.items() if value is not None}
     return replies.json_response(
-        200, {"period": period, **queue, "data": data, "data_points": data}
+        200, {"period": period, **named, "data": data, "data_points": data}
     )
+
+
+def _check_type(job_type: str, queue: str | None, request: Request) -> None:
+    """Check that a request may name a job type.
+
+    Raises:
+        InvalidRequest: the name is malformed, the request names a queue as well, or its API key may
+            access some queues only: a type has jobs in any queues.
+    """
+    if queue is not None:
+        raise InvalidRequest("name a queue or a type, not both", field="type")
+    if request.queues is not None:
+        raise InvalidRequest(
+            "the API key may access some queues only, and a type has jobs in any", field="type"
+        )
+    if len(job_type) > MAX_TYPE_LENGTH:
+        raise InvalidRequest(f"a type has at most {MAX_TYPE_LENGTH} characters", field="type")
 
 
 def _periods(given: Mapping[str, str], period: str) -> Periods:

@@ -52,6 +52,7 @@ OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
             p.text("since", f"The beginning of the series. {_AGE}"),
             p.text("until", f"The end of the series. {_AGE}"),
             p.QUEUE,
+            p.text("type", "Only jobs of this type, in all queues. Not together with `queue`."),
         ),
         errors=(404,),
     ),

@@ -342,6 +342,7 @@ class StatsHistory(TypedDict):
 
     period: Literal["1m", "5m", "1h", "1d"]
     queue: NotRequired[QueueName]
+    type: NotRequired[str]
     data: list[SeriesPoint]
     data_points: list[SeriesPoint]
 

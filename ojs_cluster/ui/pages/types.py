@@ -1,0 +1,71 @@
+"""The job types of the last hour, and one type over time."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import orjson
+
+from ojs_cluster.store.statistics.job_counts import WIDTH
+from ojs_cluster.store.statistics.type_minutes import MAX_TYPES, list_types
+from ojs_cluster.ui.pages.overview import series
+from ojs_cluster.ui.visit import Answer, Page, Visit
+
+_SPAN_MINUTES: Final = 60
+_KEPT_S: Final = 10.0
+"""Maximum age of the list in seconds. Processes write their counts every 15 seconds."""
+_MAX_SHOWN: Final = 500
+
+
+async def show_all(visit: Visit) -> Answer:
+    """List the types with jobs in the last hour, those with most jobs first."""
+    if not visit.sees_cluster:
+        return _hidden(visit)
+    listed = orjson.loads(await visit.snapshots.get("types", lambda: _read(visit), _KEPT_S))
+    return Page(
+        "types.html",
+        {
+            "types": listed["types"][:_MAX_SHOWN],
+            "hidden": max(0, len(listed["types"]) - _MAX_SHOWN),
+            "unread": listed["unread"],
+            "max_types": MAX_TYPES,
+        },
+    )
+
+
+async def show_one(visit: Visit, name: str) -> Answer:
+    """Show the last two hours of one type."""
+    if not visit.sees_cluster:
+        return _hidden(visit)
+    points: list[dict[str, Any]] | None = None
+    if "hx-request" not in visit.head.headers:
+        points = await series(visit, "2h", job_type=name)
+    return Page("type.html", {"name": name, "points": points})
+
+
+async def _read(visit: Visit) -> bytes:
+    types, unread = await list_types(visit.app.store, _SPAN_MINUTES, WIDTH)
+    shown = [
+        {
+            "name": one.name,
+            "enqueued": one.enqueued,
+            "completed": one.completed,
+            "discarded": one.discarded,
+            "wait_p50_ms": one.wait_ms(0.5),
+            "wait_p95_ms": one.wait_ms(0.95),
+            "run_p50_ms": one.run_ms(0.5),
+            "run_p95_ms": one.run_ms(0.95),
+        }
+        for one in types
+    ]
+    return orjson.dumps({"types": shown, "unread": unread})
+
+
+def _hidden(visit: Visit) -> Page:
+    context = {
+        "what": "Your API key may not see the statistics by type",
+        "why": f"The key '{visit.principal.name}' is for some queues only, and a type has jobs in "
+        "any queues.",
+        "hint": "Log in with a key for all queues.",
+    }
+    return Page("error.html", context, 403)

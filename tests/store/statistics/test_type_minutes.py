@@ -1,0 +1,127 @@
+"""Statistics over time by job type: where they lie, what bounds them, and what a series shows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.statistics.job_counts import TIMES, WIDTH, JobCounts
+from ojs_cluster.store.statistics.series import Periods, Point, type_series
+from ojs_cluster.store.statistics.type_minutes import (
+    KEPT_MINUTES,
+    MAX_TYPES,
+    OTHER,
+    add_type_minutes,
+    list_types,
+)
+from tests.store.shortcuts import ack, active, nack, queues_in_other_shards
+
+HOUR_MS = 3_600_000
+
+
+def numbers(completed: int, run_bucket: int = 0) -> list[int]:
+    """Numbers of jobs that have run for as long as a bucket says."""
+    found = [0] * WIDTH
+    found[TIMES.index("r1") + run_bucket] = completed
+    found[-3:] = [completed + 1, completed, 1]
+    return found
+
+
+async def types(store: Store, minutes: int = 60) -> dict[str, tuple[int, int, int]]:
+    listed, unread = await list_types(store, minutes, WIDTH)
+    assert unread == 0
+    return {one.name: (one.enqueued, one.completed, one.discarded) for one in listed}
+
+
+async def series(store: Store, job_type: str) -> list[Point]:
+    time: Any = await store.redis.call(store.keys.meta.slot, "TIME")
+    now_ms = int(time[0]) * 1000
+    return await type_series(store, job_type, Periods.between(now_ms - 2 * HOUR_MS, now_ms, 1))
+
+
+async def test_jobs_are_counted_by_type_over_all_queues(store: Store) -> None:
+    for queue in queues_in_other_shards(store, 2):
+        await ack(store, await active(store, queue, type="mail.send"))
+    await nack(store, await active(store, type="a", retry={"max_attempts": 1}))
+    await store.job_counts.flush(store)
+    await store.job_counts.flush(store)
+    assert await types(store) == {"mail.send": (2, 2, 0), "a": (1, 0, 1)}
+
+
+async def test_minutes_add_up_and_old_ones_are_replaced(store: Store, db: Any) -> None:
+    await add_type_minutes(store, {b"a": numbers(3)})
+    await add_type_minutes(store, {b"a": numbers(2, 4)})
+    shard = store.keys.shard_of_queue("a")
+    key = shard.type_history("a")
+    records = db.hgetall(key)
+    assert 1 <= len(records) <= 2  # the minute may have ended in between
+    assert await types(store) == {"a": (7, 5, 2)}
+    assert 0 < db.pttl(key) <= KEPT_MINUTES * 60_000
+    slot, text = next(iter(records.items()))
+    minute = int(text.split(b",")[0])
+    # The same place in the hash, one round earlier.
+    db.delete(key)
+    db.hset(key, slot, f"{minute - KEPT_MINUTES},{','.join('9' * WIDTH)}")
+    assert await types(store) == {}
+    db.hset(key, slot, b"damaged,,x")
+    assert await types(store) == {}
+    assert await series(store, "a") == []
+
+
+async def test_further_types_of_a_shard_are_counted_as_other(store: Store, db: Any) -> None:
+    shard = store.keys.shard_of_queue("a")
+    names = (f"t{number}" for number in range(100_000))
+    here = [name for name in names if store.keys.shard_of_queue(name) is shard]
+    here = here[: MAX_TYPES + 20]
+    for name in here:
+        await add_type_minutes(store, {name.encode(): numbers(1)})
+    assert db.zcard(shard.job_types) <= MAX_TYPES + 1
+    found = await types(store)
+    assert found["other"] == (40, 20, 20)
+    assert {name for name in found if name != "other"} == set(here[:MAX_TYPES])
+    # A known type still has its own record, and types without jobs make room.
+    await add_type_minutes(store, {here[0].encode(): numbers(1), here[-1].encode(): numbers(1)})
+    assert (await types(store))[here[0]] == (4, 2, 2)
+    assert (await types(store))["other"] == (42, 21, 21)
+    db.zadd(shard.job_types, {here[1]: 1, here[2]: 1})
+    await add_type_minutes(store, {here[-1].encode(): numbers(1)})
+    assert (await types(store))[here[-1]] == (2, 1, 1)
+    assert sum(point.totals["acked"] for point in await series(store, "other")) <= 21
+
+
+async def test_a_series_has_counts_and_quantiles(store: Store, db: Any) -> None:
+    await add_type_minutes(store, {b"a": numbers(10, 5)})
+    shard = store.keys.shard_of_queue("a")
+    key = shard.type_history("a")
+    [text] = db.hvals(key)
+    minute, rest = text.split(b",", 1)
+    # The record ended three minutes ago.
+    db.delete(key)
+    db.hset(key, (int(minute) - 3) % KEPT_MINUTES, b"%d,%s" % (int(minute) - 3, rest))
+    points = await series(store, "a")
+    assert points[0].totals["acked"] == 10
+    assert sum(point.totals["acked"] for point in points) == 10
+    assert points[0].totals["enqueued"] == 11
+    assert points[0].totals["discarded_total"] == 1
+    assert 100 < points[0].run_ms(0.5) < points[0].run_ms(0.95) <= 250
+    assert points[0].depths == {}
+
+
+async def test_a_type_named_other_is_counted_with_them(store: Store) -> None:
+    await add_type_minutes(store, {OTHER: numbers(2), b"a": numbers(1)})
+    assert await types(store) == {"other": (3, 2, 1), "a": (2, 1, 1)}
+
+
+async def test_no_counts_write_nothing(store: Store, db: Any) -> None:
+    await add_type_minutes(store, {})
+    await JobCounts().flush(store)
+    assert await types(store) == {}
+    assert not list(db.scan_iter("ojs:{*}:job_types"))
+
+
+async def test_statistics_by_type_can_be_switched_off(store: Store) -> None:
+    quiet = replace(store, settings=replace(store.settings, metrics_types=0))
+    await ack(quiet, await active(quiet, type="a"))
+    await quiet.job_counts.flush(quiet)
+    assert await types(store) == {}
