@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -129,6 +128,7 @@ class _Dashboard:
         self._failed_logins = FailedLogins()
         self._proxy_users = ProxyUsers(settings, proxies)
         self._snapshots: Snapshots[bytes] = Snapshots()
+        self._pages: Snapshots[Page] = Snapshots()
         self._secret = SessionSecret(app.store)
 
     async def redirect(self) -> TrioResponse:
@@ -261,6 +261,7 @@ class _Dashboard:
             self._app,
             self._settings,
             self._snapshots,
+            self._pages,
             head,
             principal,
             root,
@@ -282,34 +283,33 @@ class _Dashboard:
             if answer.end_session:
                 browser.set_cookie(response, browser.SESSION, "", path, secure, 0)
             return response
-        is_refresh = "hx-request" in visit.head.headers
+        if visit.is_refresh and answer.status == 200:
+            return self._send_fragment(visit, answer)
         # A refresh shows no note, so the next page shows it.
-        note = None if is_refresh else browser.note_of(visit.head)
+        note = None if visit.is_refresh else browser.note_of(visit.head)
+        response = browser.respond(answer.status, self._render(visit, answer, note))
+        if note is not None:
+            browser.set_cookie(response, browser.NOTE, "", path, secure, 0)
+        return response
+
+    def _render(self, visit: Visit, answer: Page, note: browser.Note | None) -> bytes:
         context = {
             "visit": visit,
             "url": visit.url,
             "static": partial(self._static, visit),
             "menu": [entry for entry in MENU if entry.is_for(visit)],
             "note": note,
-            "partial": is_refresh,
+            "partial": visit.is_refresh,
             **answer.context,
         }
-        render = partial(self._templates.render, answer.template, context)
-        if is_refresh and answer.status == 200:
-            return self._send_fragment(visit, answer, render)
-        response = browser.respond(answer.status, render())
-        if note is not None:
-            browser.set_cookie(response, browser.NOTE, "", path, secure, 0)
-        return response
+        return self._templates.render(answer.template, context)
 
-    def _send_fragment(
-        self, visit: Visit, answer: Page, render: Callable[[], bytes]
-    ) -> TrioResponse:
+    def _send_fragment(self, visit: Visit, answer: Page) -> TrioResponse:
         """Return the content of a page that is open, or that it has not changed."""
         places = visit.root, visit.here, visit.origin
         shows = answer.shows
         name = None if shows is None else (answer.template, shows, *places)
-        fragment = self._fragments.get(name, render)
+        fragment = self._fragments.get(name, lambda: self._render(visit, answer, None))
         if visit.head.headers.get("if-none-match") == fragment.etag:
             response = browser.respond(304, b"")
         else:

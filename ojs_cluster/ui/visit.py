@@ -142,6 +142,7 @@ class Visit:
         app: the state of the process.
         settings: the settings of the dashboard.
         snapshots: the replies that viewers share.
+        pages: the refreshed pages that viewers share.
         head: the request of the browser.
         principal: the user.
         root: the relative address of the dashboard, such as ``../``.
@@ -155,6 +156,7 @@ class Visit:
     app: App
     settings: UiSettings
     snapshots: Snapshots[bytes]
+    pages: Snapshots[Page]
     head: Request
     principal: Principal
     root: str
@@ -236,10 +238,22 @@ class Visit:
         if not self.sees_cluster:
             return await self.get(*segments, **query)
         self.app.access.count_request(self.principal)
-        # Later viewers make this call too, so it must not use the rate and the key of this one.
-        neutral = replace(self, principal=_SHARED)
+        neutral = self.as_any_viewer()
         name = _snapshot_name(segments, query)
         return await self.snapshots.get(name, lambda: neutral.get(*segments, **query))
+
+    def as_any_viewer(self) -> Visit:
+        """Return the same visit by a viewer of the whole cluster who has no request rate.
+
+        What viewers share is read by such a visit: later viewers cause the same reads again, which
+        must not use the key and the rate of the first one.
+        """
+        return replace(self, principal=_SHARED)
+
+    @property
+    def is_refresh(self) -> bool:
+        """Whether the page is open already and asks for its present content."""
+        return "hx-request" in self.head.headers
 
     async def shared_or_last(self, *segments: str, **query: Any) -> Aged[bytes] | None:
         """Return what ``shared`` returns, or its last value while a master does not answer.

@@ -67,8 +67,10 @@ def read_number(value: bytes | None) -> int:
     Args:
         value: the field's value.
     """
+    if not value:  # most numbers of most queues
+        return 0
     try:
-        number = float(value or 0)
+        number = float(value)
     except ValueError:
         return 0
     return int(number) if abs(number) < _MAX_EXACT else 0

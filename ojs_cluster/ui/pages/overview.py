@@ -23,6 +23,8 @@ RANGES: Final = {
 """The time spans of the charts: period of a point, and label."""
 _RATES: Final = ("enqueued", "completed", "failed", "discarded")
 _TIMES: Final = ("latency_p50_ms", "latency_p95_ms", "duration_p50_ms", "duration_p95_ms")
+_SHARED_S: Final = 1.0
+"""Time in seconds for which open pages share what was read."""
 TILES: Final = (
     State.AVAILABLE,
     State.ACTIVE,
@@ -37,9 +39,19 @@ async def show(visit: Visit) -> Answer:
     """Show the overview.
 
     The page also answers while masters are down: with the last known numbers, or without numbers.
+    Open pages of users who see the whole cluster share it for a second.
     """
     chosen = visit.query.get("range", "1h")
     chosen = chosen if chosen in RANGES else "1h"
+    if not (visit.is_refresh and visit.sees_cluster):
+        return await _read(visit, chosen)
+    visit.app.access.count_request(visit.principal)
+    shared = visit.as_any_viewer()
+    return await visit.pages.get(f"overview {chosen}", lambda: _read(shared, chosen), _SHARED_S)
+
+
+async def _read(visit: Visit, chosen: str) -> Page:
+    """Read what the page shows, with the history of the time span ``chosen``."""
     known: Aged[bytes] | None = None
     condition: Condition | None = None
     points: list[dict[str, Any]] | None = None
@@ -54,7 +66,7 @@ async def show(visit: Visit) -> Answer:
 
     async def read_history() -> None:
         nonlocal points
-        if visit.sees_cluster and "hx-request" not in visit.head.headers:
+        if visit.sees_cluster and not visit.is_refresh:
             points = await series(visit, chosen)
 
     await run_concurrently([read_stats, read_problems, read_history], lambda read: read())
