@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import Final
 
 from markupsafe import Markup, escape
 
+from ojs_cluster.core.raw_json import Raw
+from ojs_cluster.store.off_loop import off_loop
+
 MAX_SHOWN: Final = 64 * 1024
 """Maximum size in bytes of a value that is indented; a larger one is cut off."""
 MAX_TOKENS: Final = 10_000
 """Maximum number of tokens of a value that is shown, to bound the time on the event loop."""
+_LARGE: Final = 8 * 1024
+"""Size in bytes of the values of a page above which they are converted in a thread. Values of this
+size take up to 10 ms."""
 HIDDEN: Final = "hidden"
 _INDENT: Final = "  "
 _MAX_INDENTS: Final = 32
@@ -27,6 +33,25 @@ _token: Final = re.compile(r'"(?:[^"\\]++|\\.)*+"|[\[\]{},:]|[^\s\[\]{},:"]++').
 _WORDS: Final = {"true": "json-word", "false": "json-word", "null": "json-word"}
 # Characters that change the direction of the text around them, or that are invisible.
 _MISLEADING: Final = re.compile("[\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
+
+
+async def show_values(
+    values: Mapping[str, bytes | Raw], redact: frozenset[str] = frozenset()
+) -> dict[str, Markup]:
+    """Return what ``show_json`` returns for each value, without blocking the event loop for long.
+
+    Large values are converted in a thread: two of the largest size take 0.15 s.
+
+    Args:
+        values: valid JSON by name.
+        redact: as for ``show_json``.
+    """
+    raws = {name: bytes(raw) for name, raw in values.items()}
+
+    def show() -> dict[str, Markup]:
+        return {name: show_json(raw, redact) for name, raw in raws.items()}
+
+    return await off_loop(show, sum(map(len, raws.values())), large=_LARGE)
 
 
 def show_json(raw: bytes, redact: frozenset[str] = frozenset()) -> Markup:

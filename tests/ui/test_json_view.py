@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import json
+import threading
 from html import unescape
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from markupsafe import Markup
 
-from ojs_cluster.ui.json_view import MAX_SHOWN, MAX_TOKENS, readable, short_json, show_json
+from ojs_cluster.ui import json_view
+from ojs_cluster.ui.json_view import (
+    MAX_SHOWN,
+    MAX_TOKENS,
+    readable,
+    short_json,
+    show_json,
+    show_values,
+)
 
 VALUES = st.recursive(
     st.none()
@@ -77,6 +88,26 @@ def test_nested_and_numerous_values_make_no_huge_page() -> None:
         assert "json-cut" in shown
         assert "s3cret" not in shown
     assert short_json(numerous, frozenset({"password"})).endswith("…")
+
+
+async def test_large_values_are_converted_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+    convert = json_view.show_json
+
+    def spy(raw: bytes, redact: frozenset[str] = frozenset()) -> Markup:
+        threads.append(threading.get_ident())
+        return convert(raw, redact)
+
+    monkeypatch.setattr(json_view, "show_json", spy)
+    large = json.dumps([1] * 20_000).encode()
+    hidden = b'{"password":"s3cret"}'
+    shown = await show_values({"args": large, "meta": hidden}, frozenset({"password"}))
+    assert shown["args"] == convert(large, frozenset({"password"}))
+    assert "s3cret" not in shown["meta"]
+    assert threading.get_ident() not in threads
+    threads.clear()
+    assert await show_values({"n": b"[1]"}) == {"n": convert(b"[1]")}
+    assert threads == [threading.get_ident()]
 
 
 def test_text_cannot_change_the_direction_of_what_follows() -> None:

@@ -8,7 +8,7 @@
 --           lease ends (ms or -1), {webhook deliveries by outcome in the order of OUTCOMES, pending ones}, then
 --           per queue: {number of available jobs, time when the oldest of
 --           them became available (ms or -1), number of dead letters, counters in the order of FIELDS,
---           times in the order of TIMES, fields of queue_types}}
+--           times in the order of TIMES (empty if there are none), fields of queue_types}}
 --@include keys now read_job make_available sample_queue
 local FIELDS = {'scheduled', 'pending', 'active', 'retryable', 'completed', 'cancelled', 'discarded',
     'acked', 'enqueued', 'failed', 'retried_total', 'discarded_total', 'cancelled_total', 'expired_total', 'paused'}
@@ -57,7 +57,8 @@ for i = 8, #KEYS, 6 do
         earlier(oldest_available(available), oldest_available(blocked)),
         redis.call('ZCARD', dead),
         redis.call('HMGET', counters, unpack(FIELDS)),
-        redis.call('HMGET', times, unpack(TIMES)),
+        -- Most queues of a large cluster have no times, and a reply of nils would cost the reader.
+        redis.call('EXISTS', times) == 1 and redis.call('HMGET', times, unpack(TIMES)) or {},
         redis.call('HGETALL', types),
     }
 end

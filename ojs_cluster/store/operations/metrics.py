@@ -256,7 +256,7 @@ def _add_shard(cluster: ClusterMetrics, reply: Sequence[Any]) -> None:
 def _add_queue(queue: QueueMetrics, now: int, reply: Sequence[Any]) -> None:
     """Add the metrics of one queue from a reply of ``metrics.lua``."""
     available, available_since, dead_letters, values, times, types = reply
-    counters = {name: value or b"0" for name, value in zip(_FIELDS, values, strict=True)}
+    counters = dict(zip(_FIELDS, values, strict=True))
     queue.jobs[State.AVAILABLE] += available
     for state in _STATES:
         queue.jobs[state] += read_number(counters[state.value])
@@ -273,7 +273,8 @@ def _add_queue(queue: QueueMetrics, now: int, reply: Sequence[Any]) -> None:
     queue.discarded += discarded
     queue.cancelled += cancelled
     queue.expired += expired
-    queue.times = [old + read_number(new) for old, new in zip(queue.times, times, strict=True)]
+    if times:
+        queue.times = [old + read_number(new) for old, new in zip(queue.times, times, strict=True)]
     for job_type, numbers in read_types(types).items():
         queue.types[job_type] = numbers
-    queue.paused = queue.paused or counters["paused"] != b"0"
+    queue.paused = queue.paused or (counters["paused"] or b"0") != b"0"

@@ -10,7 +10,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.portions import PORTION_KEYS, portion_ranges
 
-_MEMBERS: Final = 4000
+_MEMBERS: Final = 2000
 """Maximum number of members that a script reads, unless one set has more. It takes about 1 ms."""
 
 ShardKey = tuple[Shard, bytes]

@@ -8,7 +8,7 @@ from typing import Final
 
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.core.raw_json import Raw, array_items, join, object_members, string
-from ojs_cluster.ui.json_view import readable, show_json
+from ojs_cluster.ui.json_view import readable, show_values
 from ojs_cluster.ui.raw import number, text
 from ojs_cluster.ui.visit import Answer, Download, Page, SeeOther, Visit
 
@@ -65,12 +65,15 @@ async def show(visit: Visit, job_id: str) -> Answer:
         "workflow": text(members, "workflow_id"),
         "timeline": _timeline(members),
         "failures": _errors(members),
-        "values": {
-            name: show_json(bytes(members[name]), redact)
-            for name in _VALUES
-            if bytes(members.get(name, _EMPTY)) not in (b"{}", b"null")
-        },
-        "settings": {n: show_json(bytes(members[n]), redact) for n in _SETTINGS if n in members},
+        "values": await show_values(
+            {
+                name: members[name]
+                for name in _VALUES
+                if bytes(members.get(name, _EMPTY)) not in (b"{}", b"null")
+            },
+            redact,
+        ),
+        "settings": await show_values({n: members[n] for n in _SETTINGS if n in members}, redact),
         "curl": "" if redact else _curl(visit, members),
         "may_retry": state == "discarded" and visit.may_change(Scope.ADMIN_WRITE),
         "may_cancel": state not in ("completed", "cancelled", "discarded")

@@ -9,7 +9,7 @@ import orjson
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.ui import raw
 from ojs_cluster.ui.drawings.runs_chart import runs_chart
-from ojs_cluster.ui.json_view import show_json
+from ojs_cluster.ui.json_view import show_values
 from ojs_cluster.ui.visit import Answer, Page, SeeOther, Visit
 
 _PER_PAGE: Final = 50
@@ -46,9 +46,9 @@ async def show_one(visit: Visit, name: str) -> Answer:
         "crons/cron.html",
         {
             "cron": _cron(members),
-            "values": {
-                n: show_json(bytes(members[n]), redact) for n in ("args", "meta", "options")
-            },
+            "values": await show_values(
+                {n: members[n] for n in ("args", "meta", "options")}, redact
+            ),
             "history": history,
             "chart": runs_chart(history),
             "may_write": visit.may_change(Scope.DATA_WRITE),
