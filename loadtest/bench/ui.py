@@ -1,13 +1,16 @@
 """How long each page of the dashboard takes, and what viewers cost, on a server with many jobs.
 
-    python -m loadtest.bench.ui [--jobs 1000000] [--queues 10000] [--rounds 40] [--quick]
+    python -m loadtest.bench.ui [--jobs 1000000] [--queues 10000] [--rounds 40] [--quick] [--prefer]
 
 A cluster of three masters is filled with jobs over many queues, a hundredth of the jobs as dead
 letters, and a thousandth as many workers. One API process serves the dashboard. Each round requests
-every page once. Between two rounds all shared replies expire, so each round computes them again.
+every page once. Between two rounds all shared replies expire, so each round computes them again,
+but the sums over more than 2000 queues, which are read in the background every few seconds.
 The table has the times of the responses in milliseconds, and the mean processor time of the API
-process and of Redis, which other programs on the machine do not change. Then viewers refresh the
-overview every five seconds. The last line has the processor time as a share of one core.
+process and of Redis, which other programs on the machine change less. Then viewers refresh the
+overview every five seconds, as open pages do. The last lines have the processor time as a share of
+one core, and the longest command in the SLOWLOG, which includes the time for which other programs
+have interrupted it.
 """
 
 from __future__ import annotations
@@ -19,13 +22,13 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import trio
 
 from loadtest.bench._jobs import CHUNK, fill, new_job
-from loadtest.bench._processes import children_of, cpu_s, free_port, running
+from loadtest.bench._processes import children_of, cpu_s, free_port, prefer, running
 from loadtest.bench._table import print_setting, print_table, quantile
 from ojs_cluster.core.jobs.failure import parse_failure
 from ojs_cluster.redis.settings import ClientSettings
@@ -101,15 +104,26 @@ async def _dead_letters(store: Store, count: int) -> None:
             failed += 1
 
 
-def request(connection: http.client.HTTPConnection, path: str, refresh: bool = False) -> float:
+def request(connection: http.client.HTTPConnection, path: str) -> float:
     """Request a page; return how long the response took, in milliseconds."""
     began = time.monotonic()
-    connection.request("GET", f"/ui/{path}", headers={"HX-Request": "true"} if refresh else {})
+    _read(connection, path, {})
+    return (time.monotonic() - began) * 1000
+
+
+def refresh(connection: http.client.HTTPConnection, etag: str) -> str:
+    """Refresh the overview as an open page does; return the ETag for the next refresh."""
+    known = {"If-None-Match": etag} if etag else {}
+    return _read(connection, "", {"HX-Request": "true", **known})
+
+
+def _read(connection: http.client.HTTPConnection, path: str, headers: Mapping[str, str]) -> str:
+    connection.request("GET", f"/ui/{path}", headers=headers)
     response = connection.getresponse()
     body = response.read()
-    if response.status != 200:
+    if response.status not in (200, 304):
         raise SystemExit(f"/ui/{path}: {response.status} {body[:500]!r}")
-    return (time.monotonic() - began) * 1000
+    return response.getheader("ETag", "")
 
 
 def measure_pages(
@@ -117,7 +131,7 @@ def measure_pages(
     job_id: str,
     rounds: int,
     api: Sequence[int],
-    redis: Sequence[int],
+    redis_pids: Sequence[int],
 ) -> None:
     """Print the times of all pages."""
     times: dict[str, list[float]] = {name: [] for name in pages(job_id)}
@@ -125,12 +139,12 @@ def measure_pages(
     for number in range(rounds + 1):
         time.sleep(EXPIRED_S)
         for name, path in pages(job_id).items():
-            before = cpu_s(api), cpu_s(redis)
+            before = cpu_s(api), cpu_s(redis_pids)
             took_ms = request(connection, path)
             if number:  # the first round is to warm up
                 times[name].append(took_ms)
                 used[name][0] += cpu_s(api) - before[0]
-                used[name][1] += cpu_s(redis) - before[1]
+                used[name][1] += cpu_s(redis_pids) - before[1]
     rows = [
         [
             name,
@@ -146,23 +160,34 @@ def measure_pages(
 def measure_viewers(
     connection: http.client.HTTPConnection,
     api: Sequence[int],
-    redis: Sequence[int],
+    redis_pids: Sequence[int],
     seconds: float,
 ) -> None:
     """Print what viewers cost that refresh the overview."""
+    etags = [""] * VIEWERS
     for _ in range(3):
-        request(connection, "", refresh=True)
-    before, began = (cpu_s(api), cpu_s(redis)), time.monotonic()
+        refresh(connection, "")
+    before, began = (cpu_s(api), cpu_s(redis_pids)), time.monotonic()
     requests = 0
     while (now := time.monotonic()) < began + seconds:
         due = began + requests * REFRESH_S / VIEWERS
         time.sleep(max(0.0, due - now))
-        request(connection, "", refresh=True)
+        viewer = requests % VIEWERS
+        etags[viewer] = refresh(connection, etags[viewer])
         requests += 1
     took = time.monotonic() - began
-    shares = (cpu_s(api) - before[0]) / took, (cpu_s(redis) - before[1]) / took
+    shares = (cpu_s(api) - before[0]) / took, (cpu_s(redis_pids) - before[1]) / took
     print(f"\n{VIEWERS} viewers, {requests / took:.1f} refreshes of the overview per second:")
     print(f"API process {shares[0]:.1%} of a core, Redis {shares[1]:.1%} of a core")
+
+
+def longest_ms(servers: Embedded) -> float:
+    """Return the longest duration in the SLOWLOG of all servers, in milliseconds."""
+    found: list[float] = [0.0]
+    for node in servers.nodes:
+        with node.client() as client:
+            found += [entry["duration"] / 1000 for entry in client.slowlog_get(128)]
+    return max(found)
 
 
 def main() -> None:
@@ -173,6 +198,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--seconds", type=float, default=30, help="of the viewers")
     parser.add_argument("--server", default="auto", help="as for `ojs-cluster dev`")
+    parser.add_argument(
+        "--prefer", action="store_true", help="give the measured processes most of the machine"
+    )
     parser.add_argument("--quick", action="store_true", help="10 000 jobs, fewer rounds")
     options = parser.parse_args()
     if options.quick:
@@ -184,18 +212,25 @@ def main() -> None:
     print_setting(binary, f"{sizes}, {options.jobs // 1000:,} workers; {options.rounds} rounds")
     with (
         tempfile.TemporaryDirectory() as folder,
-        Embedded(Path(folder), masters=3, binary=binary, append_only=False) as redis,
+        Embedded(Path(folder), masters=3, binary=binary, append_only=False) as cluster,
     ):
-        job_id = trio.run(prepare, redis.url, options.jobs, options.queues)
+        job_id = trio.run(prepare, cluster.url, options.jobs, options.queues)
+        for node in cluster.nodes:
+            with node.client() as client:
+                client.config_set("slowlog-log-slower-than", 1000)
+                client.slowlog_reset()
         port = free_port()
-        env = {"REDIS_URL": redis.url, "OJS_PORT": str(port), "OJS_WORKERS": "1"}
+        env = {"REDIS_URL": cluster.url, "OJS_PORT": str(port), "OJS_WORKERS": "1"}
         env |= {"OJS_UI": "full", "OJS_ALLOW_INSECURE_NO_AUTH": "true", "OJS_HOST": "127.0.0.1"}
         with running(["-m", "ojs_cluster.cli", "serve"], port, {**os.environ, **env}) as pid:
-            api, servers = [pid, *children_of(pid)], [node.pid for node in redis.nodes]
+            api, servers = [pid, *children_of(pid)], [node.pid for node in cluster.nodes]
+            if options.prefer:
+                prefer([os.getpid(), *api, *servers])
             browser = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
             with contextlib.closing(browser):
                 measure_pages(browser, job_id, options.rounds, api, servers)
                 measure_viewers(browser, api, servers, options.seconds)
+            print(f"longest command: {longest_ms(cluster):.1f} ms")
 
 
 if __name__ == "__main__":
