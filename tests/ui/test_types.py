@@ -1,0 +1,49 @@
+"""The statistics by job type: the page, one type over time, and who sees them."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import httpx
+
+from tests.support.servers import wait_until
+from tests.ui.dashboard import Running
+from tests.ui.demo import Demo
+from tests.ui.html import parse
+from tests.ui.test_pages import page
+
+
+def test_types_are_listed_with_their_numbers(
+    admin: httpx.Client, running: Running, demo: Demo
+) -> None:
+    store = running.app.store
+    running.run(partial(store.job_counts.flush, store))
+
+    def is_listed() -> bool:
+        return 'href="./types/email.send"' in page(admin, "/ui/types")
+
+    wait_until(is_listed, what="the shared list is older than the counts")
+    text = " ".join(parse(page(admin, "/ui/types")).text.split())
+    assert "Wait p50" in text
+    assert "Run p95" in text
+    one = page(admin, "/ui/types/email.send")
+    assert "query=type%3Aemail.send" in one
+    assert "of_type" not in one
+    assert "Jobs by state" not in one, "a type has no depths"
+    assert page(admin, "/ui/types/no.such.type")
+
+
+def test_only_keys_for_all_queues_see_types(running: Running, demo: Demo) -> None:
+    with running.browser("email-key") as client:
+        assert "may not see the statistics by type" in page(client, "/ui/types", 403)
+        page(client, "/ui/types/email.send", 403)
+        assert 'href="./types"' not in page(client, "/ui/")
+    history = "/ojs/v1/admin/stats/history"
+    with running.api() as api:
+        found = api.get(history, params={"type": "email.send", "period": "1m"}).json()
+        assert (found["type"], found["data"]) == ("email.send", found["data_points"])
+        both = api.get(history, params={"type": "email.send", "queue": "email"})
+        assert both.status_code == 400
+        assert api.get(history, params={"type": "a" * 256}).status_code == 400
+        api.headers["Authorization"] = "Bearer email-key"
+        assert api.get(history, params={"type": "email.send"}).status_code == 400
