@@ -40,12 +40,14 @@ class Answer:
         description: when the client gets it; empty to use the docstring of ``shape``.
         media_type: the media type of the body.
         headers: response headers of this operation, by name, with their meanings.
+        also: other media types that a client may choose, with text as the body.
     """
 
     shape: Any = None
     description: str = ""
     media_type: str = MEDIA_TYPE
     headers: Mapping[str, str] = field(default_factory=dict)
+    also: tuple[str, ...] = ()
 
     @property
     def shapes(self) -> tuple[Any, ...]:

@@ -111,6 +111,8 @@ def _responses(route: Route, details: OperationDetails, schemas: Schemas) -> dic
             bodies = [schemas[shape] for shape in answer.shapes]
             schema = bodies[0] if len(bodies) == 1 else {"anyOf": bodies}
             response["content"] = {answer.media_type: {"schema": schema}}
+            for media_type in answer.also:
+                response["content"][media_type] = {"schema": {"type": "string"}}
         if answer.headers:
             response["headers"] = {
                 name: {"description": meaning, "schema": {"type": "string"}}

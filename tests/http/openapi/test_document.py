@@ -16,7 +16,7 @@ from ojs_cluster.http.openapi.document import Family, Undescribed, build_documen
 from ojs_cluster.http.openapi.parameters import UnknownParameter
 from ojs_cluster.http.routing.router import Route
 from ojs_cluster.http.routing.routes import FAMILIES, ROUTES
-from tests.http.openapi.answers import document
+from tests.http.openapi.answers import document, references
 
 SERVED = [route for route in ROUTES if not route.test_hook]
 
@@ -31,13 +31,6 @@ def operations() -> dict[tuple[str, str], dict[str, Any]]:
 
 def operation_of(route: Route) -> dict[str, Any]:
     return operations()[route.method, route.template]
-
-
-def references(node: Any) -> set[str]:
-    if isinstance(node, dict):
-        own = {node["$ref"]} if isinstance(node.get("$ref"), str) else set()
-        return own.union(*map(references, node.values()))
-    return set().union(*map(references, node)) if isinstance(node, list) else set()
 
 
 @pytest.mark.parametrize("route", SERVED, ids=lambda route: f"{route.method} {route.template}")
@@ -97,9 +90,7 @@ def test_every_status_of_the_table_of_errors_has_one_response() -> None:
 
 def test_every_reference_leads_to_a_component() -> None:
     components = document()["components"]
-    for reference in references(document()):
-        _, _, kind, name = reference.split("/")
-        assert name in components[kind], reference
+    assert references(document()) <= components["schemas"].keys() | components["responses"].keys()
 
 
 def test_every_schema_is_valid_and_has_a_short_name() -> None:

@@ -15,6 +15,8 @@ from ojs_cluster.http.routing.router import Handler
 _HEALTH: Final = OperationDetails(
     {200: shapes.HealthAnswer, 503: Answer(shapes.HealthAnswer, "No master of Redis responds.")}
 )
+_TEXT: Final = "text/plain"
+_OPEN_METRICS: Final = "application/openmetrics-text"
 _DOCUMENT: Final = Answer(
     dict,
     "The document.",
@@ -31,11 +33,13 @@ OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
         {200: shapes.Ready, 503: Answer(shapes.Ready, "The process cannot serve requests.")}
     ),
     metrics.scrape: OperationDetails(
-        {200: Answer(str, "The metrics, in a format that Prometheus reads.", "text/plain")}
+        {200: Answer(str, "The metrics, for Prometheus.", _TEXT, also=(_OPEN_METRICS,))}
     ),
     metrics.summary: OperationDetails(
-        {200: shapes.MetricsSummary},
-        parameters=(text("format", "`prometheus` for the response of `/metrics`."),),
+        {200: Answer(shapes.MetricsSummary, also=(_TEXT, _OPEN_METRICS))},
+        parameters=(
+            text("format", "`prometheus` for the response of `/metrics`.", enum=["prometheus"]),
+        ),
     ),
     DocumentEndpoint.get: OperationDetails(
         {200: _DOCUMENT, 304: Answer(description="The copy of the client is current.")},
