@@ -15,10 +15,13 @@ from ojs_cluster.http.handlers import (
     retries,
     unique_jobs,
 )
+from ojs_cluster.http.handlers.history import events as history
+from ojs_cluster.http.handlers.history import lineage
 from ojs_cluster.http.openapi import parameters as p
 from ojs_cluster.http.openapi.described import Answer, OperationDetails
 from ojs_cluster.http.openapi.shapes import jobs as shapes
 from ojs_cluster.http.openapi.shapes.common import Deleted
+from ojs_cluster.http.openapi.shapes.history import JobHistory, JobLineage
 from ojs_cluster.http.openapi.shapes.job_requests import BatchBody, EnqueueBody
 from ojs_cluster.http.routing.router import Handler
 
@@ -46,6 +49,8 @@ OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
         {200: shapes.JobAnswer}, body=priority.PriorityBody, errors=(409,)
     ),
     batch.enqueue_many: OperationDetails({201: shapes.Batch}, body=BatchBody, errors=(409,)),
+    history.get: OperationDetails({200: JobHistory}, parameters=p.page()),
+    lineage.get: OperationDetails({200: JobLineage}),
     result.get: OperationDetails(
         {200: shapes.JobResult},
         parameters=(

@@ -18,6 +18,8 @@ from ojs_cluster.http.handlers import (
 )
 from ojs_cluster.http.handlers.bulk import enqueue as bulk_enqueue
 from ojs_cluster.http.handlers.bulk import views as bulk_views
+from ojs_cluster.http.handlers.history import events as history
+from ojs_cluster.http.handlers.history import lineage
 from ojs_cluster.http.handlers.workers import fetch, settle
 from ojs_cluster.http.routing.router import V1, QueueAccess, Route
 
@@ -93,6 +95,8 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route(
         "GET", f"{V1}/jobs/{{id}}/retries", retries.list_retries, Scope.DATA_READ, QueueAccess.JOB
     ),
+    Route("GET", f"{V1}/jobs/{{id}}/history", history.get, Scope.DATA_READ, QueueAccess.JOB),
+    Route("GET", f"{V1}/jobs/{{id}}/lineage", lineage.get, Scope.DATA_READ, QueueAccess.JOB),
     Route("GET", f"{V1}/jobs/{{id}}/result", result.get, Scope.DATA_READ, QueueAccess.JOB),
     Route("GET", f"{V1}/jobs/{{id}}/checkpoint", checkpoints.get, Scope.DATA_READ, QueueAccess.JOB),
     *(

@@ -1,0 +1,1 @@
+"""The history of a job, and its place in its workflow (spec: ojs-execution-history)."""

@@ -1,0 +1,72 @@
+"""The history and the lineage of a job in responses."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NotRequired, TypedDict
+
+from ojs_cluster.http.openapi.shapes.common import Count, JobId, Moment, Pagination
+
+HistoryType = Literal[
+    "job.created",
+    "job.state_changed",
+    "job.attempt_started",
+    "job.attempt_completed",
+    "job.attempt_failed",
+    "job.cancelled",
+    "job.discarded",
+]
+
+
+class HistoryActor(TypedDict):
+    """Who has caused an event. ``id`` is there if the job keeps it."""
+
+    type: Literal["worker", "client", "system"]
+    id: NotRequired[str]
+
+
+class HistoryEvent(TypedDict):
+    """An event in the life of a job."""
+
+    id: str
+    job_id: JobId
+    event_type: HistoryType
+    timestamp: Moment
+    data: dict[str, Any]
+    actor: NotRequired[HistoryActor]
+
+
+class JobHistory(TypedDict):
+    """A page of the events of a job, oldest first.
+
+    ``complete`` is false if the job has had events that it does not keep.
+    """
+
+    job_id: JobId
+    events: list[HistoryEvent]
+    total: Count
+    complete: bool
+    next_cursor: NotRequired[str]
+    pagination: Pagination
+
+
+class LineageChild(TypedDict):
+    """A job that follows another one in its workflow, and those that follow it."""
+
+    job_id: JobId
+    children: list[LineageChild]
+
+
+class JobLineage(TypedDict):
+    """The place of a job in its workflow.
+
+    ``parents`` are the jobs that it has waited for, and ``parent_id`` is the first of them.
+    ``truncated`` is true if jobs follow below the last level shown.
+    """
+
+    job_id: JobId
+    workflow_id: JobId | None
+    root_id: JobId
+    parent_id: JobId | None
+    parents: list[JobId]
+    children: list[LineageChild]
+    truncated: bool

@@ -1,0 +1,171 @@
+"""The history of a job, and its place in its workflow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from ojs_cluster.core.jobs.ids import new_job_id
+from ojs_cluster.core.workflow_request import parse_workflow
+from ojs_cluster.http.handlers.history.lineage import parents_of
+from tests.http.api import Api
+
+NACK = "/ojs/v1/workers/nack"
+ACK = "/ojs/v1/workers/ack"
+
+
+async def history(api: Api, job_id: str, query: str = "") -> dict[str, Any]:
+    reply = await api.get(f"/ojs/v1/jobs/{job_id}/history{query}")
+    assert reply.status == 200, reply.body
+    found: dict[str, Any] = reply.json
+    times = [event["timestamp"] for event in found["events"]]
+    assert times == sorted(times)
+    assert all(event["job_id"] == job_id for event in found["events"])
+    return found
+
+
+def kinds(found: dict[str, Any]) -> list[str]:
+    return [event["event_type"] for event in found["events"]]
+
+
+def data_of(found: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+    return [event["data"] for event in found["events"] if event["event_type"] == kind]
+
+
+async def lineage(api: Api, job_id: str) -> dict[str, Any]:
+    reply = await api.get(f"/ojs/v1/jobs/{job_id}/lineage")
+    assert reply.status == 200, reply.body
+    found: dict[str, Any] = reply.json
+    return found
+
+
+async def test_the_history_of_a_completed_job_is_complete(any_api: Api) -> None:
+    job = await any_api.active(args=[1, "two"])
+    running = await history(any_api, job["id"])
+    assert running["events"][-1]["actor"] == {"type": "worker", "id": "w1"}
+    await any_api.post(ACK, {"job_id": job["id"]})
+
+    found = await history(any_api, job["id"])
+
+    assert kinds(found) == [
+        "job.created",
+        "job.state_changed",
+        "job.attempt_started",
+        "job.attempt_completed",
+        "job.state_changed",
+    ]
+    assert found["complete"] is True
+    [created] = data_of(found, "job.created")
+    assert created == {"queue": "default", "type": "test.echo", "args_size_bytes": 10}
+    assert data_of(found, "job.state_changed") == [
+        {"from": "available", "to": "active"},
+        {"from": "active", "to": "completed"},
+    ]
+    [completed] = data_of(found, "job.attempt_completed")
+    assert completed["attempt"] == 1
+    assert completed["duration_ms"] >= 0
+    assert len({event["id"] for event in found["events"]}) == found["total"] == 5
+
+
+async def test_the_history_tells_that_an_earlier_start_is_missing(any_api: Api) -> None:
+    retry = {"max_attempts": 2, "initial_interval": "PT0.001S", "jitter": False}
+    job_id = (await any_api.active(options={"retry": retry}))["id"]
+    await any_api.post(NACK, {"job_id": job_id, "error": {"type": "x", "message": "one"}})
+    again: list[dict[str, Any]] = []
+    while not again:  # until the retry is due
+        again = await any_api.fetch(worker_id="w1")
+    await any_api.post(NACK, {"job_id": job_id, "error": {"type": "x", "message": "two"}})
+
+    found = await history(any_api, job_id)
+
+    assert found["complete"] is False
+    failed = data_of(found, "job.attempt_failed")
+    assert [(each["attempt"], each["error"], each["will_retry"]) for each in failed] == [
+        (1, "one", True),
+        (2, "two", False),
+    ]
+    [started] = data_of(found, "job.attempt_started")
+    assert started == {"attempt": 2}
+    [discarded] = data_of(found, "job.discarded")
+    assert discarded == {"total_attempts": 2, "expired": False, "last_error": "two"}
+
+
+async def test_a_manual_retry_makes_the_history_incomplete(any_api: Api) -> None:
+    job_id = (await any_api.active(options={"retry": {"max_attempts": 1}}))["id"]
+    await any_api.post(NACK, {"job_id": job_id, "error": {"message": "no"}})
+    assert (await history(any_api, job_id))["complete"] is True
+    await any_api.post(f"/ojs/v1/admin/jobs/{job_id}/retry")
+    found = await history(any_api, job_id)
+    assert found["complete"] is False
+    assert kinds(found) == ["job.created"], "a manual retry removes the errors before it"
+
+
+async def test_a_cancelled_job_has_one_end(any_api: Api) -> None:
+    job = await any_api.enqueue(options={"scheduled_at": "+PT1H"})
+    await any_api.delete(f"/ojs/v1/jobs/{job['id']}")
+    assert kinds(await history(any_api, job["id"])) == ["job.created", "job.cancelled"]
+
+
+async def test_the_history_has_pages(any_api: Api) -> None:
+    job = await any_api.active()
+    await any_api.post(ACK, {"job_id": job["id"]})
+    seen: list[str] = []
+    query = "?limit=2"
+    while query:
+        page = await history(any_api, job["id"], query)
+        assert len(page["events"]) <= 2
+        seen += [event["id"] for event in page["events"]]
+        query = f"?limit=2&cursor={page['next_cursor']}" if "next_cursor" in page else ""
+    assert len(seen) == len(set(seen)) == 5
+
+
+@pytest.mark.parametrize("path", ["history", "lineage"])
+async def test_an_unknown_job_has_neither(any_api: Api, path: str) -> None:
+    unknown = new_job_id(0, 8, 1)
+    assert (await any_api.get(f"/ojs/v1/jobs/{unknown}/{path}")).status == 404
+
+
+async def test_the_lineage_of_a_job_without_a_workflow(any_api: Api) -> None:
+    job_id = (await any_api.enqueue())["id"]
+    assert await lineage(any_api, job_id) == {
+        "job_id": job_id,
+        "workflow_id": None,
+        "root_id": job_id,
+        "parent_id": None,
+        "parents": [],
+        "children": [],
+        "truncated": False,
+    }
+
+
+async def test_the_lineage_of_a_chain_grows_as_its_steps_are_enqueued(any_api: Api) -> None:
+    steps = [{"type": "a.b", "args": [], "options": {"queue": "chain"}}] * 2
+    made = (await any_api.post("/ojs/v1/workflows", {"type": "chain", "steps": steps})).json
+    first = made["steps"][0]["job_id"]
+    before = await lineage(any_api, first)
+    assert (before["workflow_id"], before["children"]) == (made["id"], [])
+
+    [job] = await any_api.fetch("chain", worker_id="w1")
+    await any_api.post(ACK, {"job_id": job["id"]})
+    [second] = await any_api.fetch("chain", worker_id="w1", wait_ms=60_000)
+
+    after = await lineage(any_api, first)
+    assert after["children"] == [{"job_id": second["id"], "children": []}]
+    child = await lineage(any_api, second["id"])
+    assert (child["parent_id"], child["root_id"], child["parents"]) == (first, first, [first])
+
+
+def test_a_nested_workflow_is_between_its_neighbours() -> None:
+    step = b'{"type":"a.b","args":[]}'
+    group = b'{"type":"group","jobs":[%b,%b]}' % (step, step)
+    plan = parse_workflow(b'{"type":"chain","steps":[%b,%b,%b]}' % (step, group, step)).plan
+    named = [node for node in plan.nodes if node.job >= 0]
+    numbers = {node.job: str(node.job) for node in named}
+
+    nodes = [
+        msgspec.structs.replace(node, job_id=numbers[node.job]) if node.job >= 0 else node
+        for node in plan.nodes
+    ]
+    assert parents_of(type(plan)(nodes)) == {"0": [], "1": ["0"], "2": ["0"], "3": ["1", "2"]}
