@@ -130,6 +130,7 @@ def _end(job: JobRecord, failed: list[_Failed]) -> Iterator[HistoryEvent]:
     at_ms = job.finished_ms
     if at_ms is None:
         return
+    data: dict[str, Any]
     if job.state is State.COMPLETED:
         took_ms = max(0, at_ms - (job.started_ms or at_ms))
         data = {"attempt": job.attempt, "duration_ms": took_ms}
