@@ -176,6 +176,7 @@ class ClusterStats(TypedDict):
     uptime_seconds: Count
     as_of: NotRequired[Moment]
     maintenance: MaintenanceMembers
+    as_of: NotRequired[Moment]
 
 
 class ShownOutboxEntry(TypedDict):
