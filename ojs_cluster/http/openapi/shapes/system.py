@@ -176,7 +176,6 @@ class ClusterStats(TypedDict):
     uptime_seconds: Count
     as_of: NotRequired[Moment]
     maintenance: MaintenanceMembers
-    as_of: NotRequired[Moment]
 
 
 class ShownOutboxEntry(TypedDict):
