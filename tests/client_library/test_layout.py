@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import subprocess
 import sys
 from pathlib import Path
 
@@ -49,6 +50,15 @@ def test_only_the_command_line_imports_itself() -> None:
     for name, path in modules().items():
         if not name.startswith(CTL):
             assert not any(target.startswith(CTL) for target in _imports(path)), name
+
+
+def test_the_command_line_says_how_to_install_what_it_needs() -> None:
+    code = "import sys; sys.modules['click'] = None; import ojs_client.ctl as c; c.main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "'click'" in done.stderr
+    assert "pip install 'ojs-client[ctl]'" in done.stderr
+    assert "./clients/python[ctl]" in done.stderr
 
 
 def test_it_has_no_import_cycle() -> None:

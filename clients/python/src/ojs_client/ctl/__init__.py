@@ -12,5 +12,8 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name not in ("click", "rich"):
             raise
-        sys.exit(f"ojsctl needs the package '{error.name}': pip install 'ojs-client[ctl]'")
+        sys.exit(
+            f"ojsctl needs the package '{error.name}'. Install ojs-client with its extra 'ctl': "
+            "pip install 'ojs-client[ctl]', or './clients/python[ctl]' in a clone of ojs-cluster"
+        )
     app.cli(prog_name="ojsctl")
