@@ -28,7 +28,7 @@ from typing import Final
 
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.core.searched_content import SearchedContent, SearchedJob
+from ojs_cluster.core.searched_content import SearchedContent, SearchedFields, SearchedJob
 from ojs_cluster.core.timestamps import parse_timestamp
 
 MAX_CHARACTERS: Final = 2000
@@ -124,7 +124,7 @@ class Term:
         """Whether the term reads the content of a job."""
         return self.name in _CONTENT_FIELDS
 
-    def admits(self, job: SearchedJob) -> bool:
+    def admits(self, job: SearchedFields) -> bool:
         """Return whether a property of ``job`` matches one of the alternatives."""
         if self.name == "priority":
             return any(pattern.admits(job.priority) for pattern in self.numbers)
@@ -152,18 +152,20 @@ class Search:
         terms: the terms; a job must match all.
         since_ms: Unix time in ms, None for any. The caller finds only jobs of this time or later.
         until_ms: Unix time in ms, None for any. The caller finds only jobs before this time.
+        untimed: the text of the search without ``since`` and ``until``.
     """
 
     terms: tuple[Term, ...] = ()
     since_ms: int | None = None
     until_ms: int | None = None
+    untimed: str = field(default="", compare=False)
 
     @property
     def needs_content(self) -> bool:
         """Whether a term reads the content of a job."""
         return any(term.needs_content for term in self.terms)
 
-    def admits_without_content(self, job: SearchedJob) -> bool:
+    def admits_without_content(self, job: SearchedFields) -> bool:
         """Return whether ``job`` matches all terms that do not read its content."""
         return all(term.admits(job) for term in self.terms if not term.needs_content)
 
@@ -209,6 +211,7 @@ def parse_search(text: str, *, now_ms: int) -> Search:
     terms: list[Term] = []
     since: list[int] = []
     until: list[int] = []
+    untimed: list[str] = []
     position = _skip_blanks(text, 0)
     while position < len(text):
         if len(terms) + len(since) + len(until) >= MAX_TERMS:
@@ -216,6 +219,7 @@ def parse_search(text: str, *, now_ms: int) -> Search:
         match = _NAME.match(text, position)
         if match is None:
             raise _rejected(f"has no field at {text[position:][:40]!r}: use " + _field_names())
+        start = position
         name, path = match[1], tuple(match[2][1:].split(".")) if match[2] else ()
         _check_name(name, path)
         values, position = _parse_values(text, match.end())
@@ -225,11 +229,15 @@ def parse_search(text: str, *, now_ms: int) -> Search:
             terms.append(Term(name, numbers=tuple(_number_of(name, value) for value in values)))
         else:
             terms.append(Term(name, path, tuple(values)))
+        if name not in _TIME_FIELDS:
+            untimed.append(text[start:position])
         position = _skip_blanks(text, position)
     for term in terms:
         if term.name == "state":
             _check_states(term)
-    return Search(tuple(terms), max(since, default=None), min(until, default=None))
+    return Search(
+        tuple(terms), max(since, default=None), min(until, default=None), " ".join(untimed)
+    )
 
 
 def _skip_blanks(text: str, position: int) -> int:

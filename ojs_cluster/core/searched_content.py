@@ -24,8 +24,8 @@ MAX_VALUES_READ: Final = 10_000
 """Maximum number of values of a job that a search compares with one term."""
 
 
-class SearchedJob(Protocol):
-    """What a search reads of a job: its properties, and by the methods its content."""
+class SearchedFields(Protocol):
+    """The small fields of a job that a search reads."""
 
     @property
     def id(self) -> str:
@@ -54,6 +54,10 @@ class SearchedJob(Protocol):
     @property
     def worker(self) -> str:
         """The worker that holds the job, empty for none."""
+
+
+class SearchedJob(SearchedFields, Protocol):
+    """What a search reads of a job: its small fields, and by the methods its content."""
 
     def args(self) -> bytes:
         """Return the arguments as a JSON array."""

@@ -44,6 +44,17 @@ def plural(count: float | None, one: str, many: str = "") -> str:
     return one if count == 1 else many or f"{one}s"
 
 
+def counted(value: int, one: str, many: str = "") -> str:
+    """Return a number with its noun, such as ``1 job`` or ``1,204 jobs``.
+
+    Args:
+        value: the number.
+        one: the word for one of them.
+        many: the word for any other number; ``one`` with an ``s`` if it is empty.
+    """
+    return f"{number(value)} {plural(value, one, many)}"
+
+
 def size(count: int | None) -> str:
     """Return a number of bytes in its largest unit, such as ``1.5 MiB``."""
     if count is None:
@@ -77,6 +88,11 @@ def epoch_s(text: str) -> float | None:
         return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
     except ValueError:
         return None
+
+
+def time_ago(seconds: float) -> str:
+    """Return the time so many seconds before now, as RFC 3339."""
+    return datetime.fromtimestamp(time.time() - seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def ago(text: str | None) -> Markup:

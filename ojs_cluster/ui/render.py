@@ -30,6 +30,7 @@ class Templates:
         )
         self._environment.filters.update(
             number=formats.number,
+            counted=formats.counted,
             duration=formats.duration,
             size=formats.size,
             ago=formats.ago,

@@ -69,6 +69,9 @@ PAGES: Final = (
     PageRoute("POST", "/jobs/<job_id>/copy", job.copy, (Scope.ADMIN_READ, Scope.DATA_WRITE)),
     PageRoute("GET", "/dead", dead.show_all),
     PageRoute("POST", "/dead/<job_id>/retry", dead.retry, (Scope.ADMIN_WRITE,)),
+    PageRoute(
+        "GET", "/dead/<job_id>/delete", dead.ask_to_delete, (Scope.ADMIN_READ, Scope.ADMIN_WRITE)
+    ),
     PageRoute("POST", "/dead/<job_id>/delete", dead.delete, (Scope.ADMIN_WRITE,)),
     PageRoute("GET", "/errors", errors.show_all),
     PageRoute("GET", "/types", types.show_all),

@@ -8,8 +8,10 @@ import httpx
 import pytest
 import trio
 
+from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.bulk.execution import run_due
-from tests.support.servers import wait_until
+from tests.support.servers import observer, wait_until
+from tests.support.timeshift import age_job
 from tests.ui.dashboard import Running
 from tests.ui.demo import Demo
 from tests.ui.html import parse
@@ -66,8 +68,9 @@ def test_a_group_of_errors_is_counted_confirmed_and_retried(
         fields = {
             each.attributes["name"]: each.attributes["value"]
             for each in parse(shown).all("input")
-            if each.attributes["name"].startswith("error_")
+            if each.attributes.get("name", "").startswith("error_")
         }
+        assert (fields["error_type"], fields["error_message"]) == ("HostDown", "no host *")
         form = {"scope": "all", "action": "retry", "queue": "grouped", **fields}
         counting = follow(admin, "/ui/bulk", form)
         assert "Count: " in counting.text
@@ -94,6 +97,27 @@ def test_many_jobs_need_a_typed_confirmation(running: Running, admin: httpx.Clie
         assert api.get("/ojs/v1/queues/crowd").json()["cancelled"] == 101
 
 
+def test_all_jobs_that_a_search_finds_are_changed(running: Running, admin: httpx.Client) -> None:
+    with running.api() as api:
+        ids = fail(api, "searched", 3, "Searched")
+        query = "queue:searched error:Searched args.0:0,2"
+        shown = parse(page(admin, f"/ui/jobs?query={query}"))
+        assert any(each.attributes.get("value") == "all" for each in shown.all("option"))
+        names = ("queue", "type", "state", "query", "back")
+        form = {
+            each.attributes["name"]: each.attributes["value"]
+            for each in shown.all("input")
+            if each.attributes.get("type") == "hidden" and each.attributes["name"] in names
+        }
+        counting = follow(admin, "/ui/bulk", {**form, "scope": "all", "action": "retry"})
+        carry_out(running)
+        assert "Retry 2 jobs" in admin.get(counting.url).text
+        follow(admin, f"{counting.url.path}/run", {})
+        carry_out(running)
+        assert states(api, [ids[0], ids[2]]) == {"available"}
+        assert states(api, [ids[1]]) == {"discarded"}
+
+
 def test_chosen_jobs_are_changed_at_once(running: Running, admin: httpx.Client) -> None:
     with running.api() as api:
         ids = fail(api, "chosen", 3, "Chosen")
@@ -113,9 +137,99 @@ def test_dead_letters_are_retried_and_deleted(running: Running, admin: httpx.Cli
         assert first in listed
         assert second in listed
         act(admin, f"/ui/dead/{first}/retry", "dead?queue=lost")
-        left = act(admin, f"/ui/dead/{second}/delete", "dead?queue=lost")
+        asked = parse(page(admin, f"/ui/dead/{second}/delete?back=dead?queue=lost"))
+        assert "cannot be restored" in asked.text
+        assert states(api, [second]) == {"discarded"}, "the page only asks"
+        [back] = [e for e in asked.all("input") if e.attributes.get("name") == "back"]
+        left = act(admin, f"/ui/dead/{second}/delete", back.attributes["value"])
         assert "No dead letter matches" in left
         assert states(api, [first]) == {"available"}
+
+
+def test_chosen_jobs_are_deleted_only_after_a_confirmation(
+    running: Running, admin: httpx.Client
+) -> None:
+    with running.api() as api:
+        first, second = ids = fail(api, "kept", 2, "Kept")
+        form = {"scope": "chosen", "action": "delete", "id": ids, "back": "jobs?queue=kept"}
+        asked = admin.post("/ui/bulk", data=form)
+        assert "Delete 2 chosen jobs?" in asked.text
+        assert "cannot be restored" in asked.text
+        carry_out(running)
+        assert states(api, ids) == {"discarded"}
+        again = [
+            (each.attributes["name"], each.attributes["value"])
+            for each in parse(asked.text).all("input")
+            if each.attributes.get("type") == "hidden"
+        ]
+        follow(admin, "/ui/bulk", {**dict(again), "id": [v for n, v in again if n == "id"]})
+        carry_out(running)
+        for job_id in (first, second):
+            assert api.get(f"/ojs/v1/jobs/{job_id}").status_code == 404
+
+
+def test_a_count_of_named_ids_cannot_become_an_operation_on_all(
+    running: Running, admin: httpx.Client
+) -> None:
+    with running.api() as api:
+        ids = fail(api, "named", 1, "Named")
+        body = {"action": "retry", "ids": ids, "dry_run": True}
+        made = api.post("/ojs/v1/admin/bulk", json=body).json()["id"]
+        carry_out(running)
+        shown = page(admin, f"/ui/bulk/{made}")
+        assert "1 chosen job" in shown
+        assert f"{made}/run" not in shown
+        refused = follow(admin, f"/ui/bulk/{made}/run", {})
+        assert 'role="alert"' in refused.text
+        carry_out(running)
+        assert states(api, ids) == {"discarded"}
+
+
+def test_dead_letters_are_chosen_by_their_age(
+    running: Running, admin: httpx.Client, ui_redis: Embedded
+) -> None:
+    with running.api() as api, observer(ui_redis) as db:
+        old, new = fail(api, "aged", 2, "Aged")
+        keys = running.app.store.keys
+        age_job(db, keys.shard_of_id(old), old, 2 * 3600 * 1000)
+        listed = page(admin, "/ui/dead?queue=aged&older_than=1h")
+        assert (old in listed, new in listed) == (True, False)
+        form = {
+            each.attributes["name"]: each.attributes["value"]
+            for each in parse(listed).all("input")
+            if each.attributes.get("type") == "hidden"
+        }
+        counting = follow(admin, "/ui/bulk", {**form, "action": "retry"})
+        carry_out(running)
+        assert "Retry 1 job" in admin.get(counting.url).text
+        follow(admin, f"{counting.url.path}/run", {})
+        carry_out(running)
+        assert states(api, [old]) == {"available"}
+        assert states(api, [new]) == {"discarded"}
+
+
+def test_the_failures_of_the_last_hour_are_run_again(
+    running: Running, admin: httpx.Client, ui_redis: Embedded
+) -> None:
+    with running.api() as api, observer(ui_redis) as db:
+        before, now = fail(api, "hourly.failures", 2, "HourlyFailure")
+        key = running.app.store.keys.shard_of_id(before).job(before)
+        for name, value in db.hgetall(key).items():
+            if name[:1] == b"h" and name[1:].isdigit():  # an error: attempt, time, JSON
+                attempt, ms, rest = value.split(b",", 2)
+                db.hset(key, name, b"%b,%d,%b" % (attempt, int(ms) - 7200_000, rest))
+        shown = page(admin, "/ui/errors?queue=hourly.failures&since=1h")
+        assert "HourlyFailure" in shown
+        form = {"scope": "all", "action": "retry", "queue": "hourly.failures", "error_since": "1h"}
+        assert 'name="error_since" value="1h"' in shown
+        counting = follow(admin, "/ui/bulk", form)
+        carry_out(running)
+        assert "that failed since" in admin.get(counting.url).text
+        follow(admin, f"{counting.url.path}/run", {})
+        carry_out(running)
+        assert states(api, [now]) == {"available"}
+        assert states(api, [before]) == {"discarded"}
+        assert "HourlyFailure" in page(admin, "/ui/errors?queue=hourly.failures&since=nonsense")
 
 
 def test_a_worker_is_quieted_and_resumed(running: Running, admin: httpx.Client) -> None:

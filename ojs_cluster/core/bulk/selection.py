@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final
 
 from ojs_cluster.core.access.scopes import QueuePatterns
+from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.jobs.states import TERMINAL, State
+from ojs_cluster.core.search import Search, parse_search
 
 
 class BulkAction(StrEnum):
@@ -62,6 +65,8 @@ class JobSummary:
         dead: whether it is a dead letter.
         hidden: whether it was deleted and only reserves its id.
         replays: how often an operator has retried it, the ``replay_count`` of the spec.
+        attempt: the number of attempts so far.
+        worker: the worker that holds the active job, empty for none.
     """
 
     id: str
@@ -74,11 +79,16 @@ class JobSummary:
     dead: bool = False
     hidden: bool = False
     replays: int = 0
+    attempt: int = 0
+    worker: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
     """The jobs that a bulk operation chooses; a field of None admits all. Times are milliseconds.
+
+    ``admits`` compares the small fields of a job. ``needs_content`` tells whether the content
+    decides, too.
 
     Args:
         states: the states, at least one.
@@ -93,6 +103,10 @@ class Selection:
         error_type: type of the job's last error. ``admits`` does not compare it.
         error_message: normalised message of the job's last error, only together with its type.
             ``admits`` does not compare it.
+        error_since_ms: the last error occurred at this time or later. ``admits`` does not compare
+            it.
+        query: a search (``core.search``) without times. ``since_ms`` and ``until_ms`` have them:
+            an age such as ``2h`` is the time before the operation was created.
     """
 
     states: tuple[State, ...]
@@ -106,6 +120,24 @@ class Selection:
     within: tuple[str, ...] | None = None
     error_type: str | None = None
     error_message: str | None = None
+    error_since_ms: int | None = None
+    query: str | None = None
+
+    @property
+    def search(self) -> Search | None:
+        """The parsed search, None if there is none."""
+        return None if self.query is None else _search_of(self.query)
+
+    @property
+    def needs_content(self) -> bool:
+        """Whether a job has to be read as a whole, to compare its errors, tags, args or meta."""
+        search = self.search
+        return self.names_error or (search is not None and search.needs_content)
+
+    @property
+    def names_error(self) -> bool:
+        """Whether the last error of a job decides."""
+        return self.error_type is not None or self.error_since_ms is not None
 
     def admits(self, job: JobSummary) -> bool:
         """Return whether the small fields of a job match the selection."""
@@ -118,6 +150,7 @@ class Selection:
             and (job.dead or not self.dead)
             and (self.within is None or QueuePatterns(self.within).admits(job.queue))
             and self._admits_times(job)
+            and ((search := self.search) is None or search.admits_without_content(job))
         )
 
     def _admits_times(self, job: JobSummary) -> bool:
@@ -156,13 +189,27 @@ class Selection:
         return selection
 
     def _has_valid_types(self) -> bool:
-        texts = (self.queue, self.type, self.error_type, self.error_message)
-        numbers = (self.since_ms, self.until_ms, self.older_than_ms, self.priority)
+        texts = (self.queue, self.type, self.error_type, self.error_message, self.query)
+        times = (self.since_ms, self.until_ms, self.older_than_ms, self.error_since_ms)
+        numbers = (*times, self.priority)
         return (
             bool(self.states)
             and all(text is None or isinstance(text, str) for text in texts)
             and all(number is None or type(number) is int for number in numbers)
+            and self._has_valid_search()
         )
+
+    def _has_valid_search(self) -> bool:
+        try:
+            return self.query is None or _search_of(self.query) is not None
+        except InvalidRequest:
+            return False
+
+
+@lru_cache(maxsize=128)
+def _search_of(text: str) -> Search:
+    # The search has no times, so the time now does not matter.
+    return parse_search(text, now_ms=0)
 
 
 def _is_of_type(name: str, wanted: str) -> bool:

@@ -5,10 +5,11 @@
 -- KEYS: 1 the index, a sorted set of job ids.
 -- ARGV: 1 score of the last entry, '' at the beginning, 2 the last entry, 3 maximum number of entries.
 -- Returns: {score of the last entry of the page or '', then for each entry its id and the values of state,
---           queue, type, created, finished, priority, dead, hidden, replays}
+--           queue, type, created, finished, priority, dead, hidden, replays, attempt, worker}
 --@include keys fields
 local index, score, member, limit = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
-local NAMES = {F.state, F.queue, F.type, F.created, F.finished, F.priority, F.dead, F.hidden, F.replays}
+local NAMES = {F.state, F.queue, F.type, F.created, F.finished, F.priority, F.dead, F.hidden, F.replays, F.attempt,
+               F.worker}
 
 -- Returns how many entries are at or before the position.
 local function count_before()

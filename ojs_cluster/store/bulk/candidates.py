@@ -21,7 +21,7 @@ PAGE: Final = 200
 """Maximum number of entries that one script reads. It takes about a millisecond."""
 _NAMES_AT_ONCE: Final = 100
 """Number of queue names that one command reads. All but the first are used only after damage."""
-_FIELDS: Final = 9
+_FIELDS: Final = 11
 """Number of values of each job in the reply of ``bulk_page.lua``, without the id."""
 _INDEXES: Final[Mapping[State, tuple[str, ...]]] = {
     State.PENDING: ("pending",),
@@ -160,7 +160,7 @@ async def _read(
 
 def _summary(raw_id: bytes, values: Sequence[bytes]) -> JobSummary | None:
     """Return the summary of a job, None for one that is gone or malformed."""
-    state, queue, kind, created, finished, priority, dead, hidden, replays = values
+    state, queue, kind, created, finished, priority, dead, hidden, replays, attempt, worker = values
     try:
         return JobSummary(
             raw_id.decode(),
@@ -173,6 +173,8 @@ def _summary(raw_id: bytes, values: Sequence[bytes]) -> JobSummary | None:
             bool(dead),
             bool(hidden),
             int(replays or 0),
+            int(attempt or 0),
+            worker.decode() if state == b"active" else "",
         )
     except ValueError:
         return None

@@ -24,7 +24,7 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.store.bulk import operations
 from ojs_cluster.store.bulk.apply import apply
-from ojs_cluster.store.bulk.by_error import with_last_error
+from ojs_cluster.store.bulk.by_content import with_content
 from ojs_cluster.store.bulk.candidates import PAGE, Page, read_page
 from ojs_cluster.store.bulk.operation import (
     BulkOperation,
@@ -37,6 +37,7 @@ from ojs_cluster.store.bulk.operation import (
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs import read_jobs
+from ojs_cluster.store.jobs.searched_record import SearchedRecord
 from ojs_cluster.store.runtime import Arg
 from ojs_cluster.store.sweeps.sweep_result import SweepResult
 
@@ -45,7 +46,7 @@ log = logging.getLogger("ojs.store")
 _MAX_PAGES: Final = 25
 """Maximum number of pages that one slice reads to find jobs: 5000 entries."""
 _MAX_BYTES: Final = 32 * 1024 * 1024
-"""Bytes of jobs after which a slice reads no further page to compare their errors."""
+"""Bytes of jobs after which a slice reads no further page to compare their content."""
 _OPERATIONS_AT_ONCE: Final = 4
 """Maximum number of operations that one sweep continues, by one slice each."""
 _PAUSE_MS: Final = 5000
@@ -201,8 +202,8 @@ async def _choose(
         page = await _read(store, operation, following)
         following = page.following
         chosen = [job for job in page.jobs if _is_chosen(operation, job)]
-        if operation.selection.error_type is not None:
-            chosen, size = await with_last_error(store, operation.selection, chosen, page.shard)
+        if operation.selection.needs_content:
+            chosen, size = await with_content(store, operation.selection, chosen, page.shard)
             read_bytes += size
         examined += len(page.jobs)
         matched += len(chosen)
@@ -236,6 +237,7 @@ async def _read(store: Store, operation: BulkOperation, position: Position) -> P
         found[job_id] = JobSummary(
             *(job_id, job.state, job.queue, job.type, job.created_ms, job.finished_ms),
             *(job.priority, job.dead, job.hidden, job.replays),
+            *(job.attempt, SearchedRecord(job).worker),
         )
 
     await run_concurrently(ids, read_one)

@@ -142,7 +142,9 @@ class BulkOperation:
         created_ms: when it was created, in Unix milliseconds.
         ended_ms: when it ended, in Unix milliseconds; None while it has not ended.
         selection: which jobs it chooses. It also applies to an operation on ids.
-        ids: the ids of its jobs; None for all jobs that the selection admits.
+        ids: the ids of its jobs; None for all jobs that the selection admits. An ended operation
+            has none.
+        named: number of its ids, also after its end; None for all jobs that the selection admits.
         dry_run: whether it only counts.
         priority: the priority that the action ``priority`` gives to each job.
         principal: name of the API key that has created it.
@@ -164,6 +166,7 @@ class BulkOperation:
     selection: Selection
     ended_ms: int | None = None
     ids: Sequence[str] | None = None
+    named: int | None = None
     dry_run: bool = False
     priority: int = 0
     principal: str = ""
@@ -211,6 +214,7 @@ def read_operation(operation_id: str, flat: Sequence[bytes]) -> BulkOperation:
             selection=Selection.of_members(_json(fields, b"filter")),
             ended_ms=int(fields[b"ended"]) if b"ended" in fields else None,
             ids=None if ids is None else [str(job_id) for job_id in ids],
+            named=int(fields[b"named"]) if b"named" in fields else None,
             dry_run=fields.get(b"dry_run") == b"1",
             priority=int(fields.get(b"priority", 0)),
             principal=fields.get(b"principal", b"").decode(),

@@ -61,7 +61,7 @@ async def create(
         *("dry_run", int(dry_run), "priority", priority, "principal", principal),
     ]
     if ids is not None:
-        fields += ["ids", orjson.dumps(list(ids))]
+        fields += ["ids", orjson.dumps(list(ids)), "named", len(ids)]
     reply = await store.run_meta(
         "bulk_create",
         [meta.bulk(operation_id), meta.bulk_running, meta.bulk_ended],

@@ -160,6 +160,11 @@ class JobRecord(msgspec.Struct, frozen=True):
         """Return the kept errors as JSON objects, oldest first."""
         return [entry for _, entry in sorted(self._errors(), key=lambda item: item[0])]
 
+    @property
+    def last_failed_ms(self) -> int | None:
+        """When the last kept error occurred, in Unix milliseconds; None without an error."""
+        return max((times[0] for times, _ in self._errors()), default=None)
+
     def json(self, *, lease: bool = False, error_text: bool = False) -> bytes:
         """Return the envelope as JSON.
 

@@ -14,17 +14,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
-import trio
-
 from ojs_cluster.core.errors import MalformedJob, NotFound
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs.listing import JobFilter, JobOrder
 from ojs_cluster.store.jobs.read_jobs import PAGE_BYTES, get, read_some
 from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.off_loop import off_loop
+from ojs_cluster.store.search.compare import search_admits
 from ojs_cluster.store.search.merged_indexes import IndexEntry, Position
 from ojs_cluster.store.search.newest_first import walk_newest_first
 from ojs_cluster.store.search.small_fields import BATCH, read_matching
@@ -47,8 +44,6 @@ _COMPARE_S: Final = 0.1
 lost."""
 _MAX_BATCH: Final = 1000
 """Maximum number of entries whose small fields are read at once, while nothing is found."""
-_LARGE: Final = 32 * 1024
-"""Size in bytes above which a job is compared in a thread, because it may take milliseconds."""
 _INDEX_COST: Final = 5
 """Number of entries that the end of an index counts as, because the next index costs calls."""
 _EXACT_INDEXES: Final = frozenset({None, State.AVAILABLE, State.ACTIVE, State.PENDING})
@@ -207,9 +202,7 @@ async def _admits(wanted: JobFilter, job: JobRecord) -> bool:
     """Return whether the filter admits a job, without blocking the event loop for long."""
     if wanted.search is None or not wanted.search.needs_content:
         return wanted.admits(job)
-    await ensure_task()
-    await trio.lowlevel.checkpoint()
-    return await off_loop(partial(wanted.admits, job), job.size, large=_LARGE)
+    return wanted.admits_without_content(job) and await search_admits(wanted.search, job)
 
 
 async def _by_id(

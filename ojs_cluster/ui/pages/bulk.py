@@ -6,11 +6,14 @@ The operation itself survives the process that has started it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import orjson
 
 from ojs_cluster.core.access.scopes import Scope
+from ojs_cluster.ui.confirm import confirm
+from ojs_cluster.ui.formats import counted
 from ojs_cluster.ui.visit import Answer, ApiError, Page, SeeOther, Visit
 
 _PER_PAGE: Final = 50
@@ -18,7 +21,7 @@ _MAX_STATES: Final = 2
 """Maximum number of states that a summary names."""
 TYPED_ABOVE: Final = 100
 """Number of jobs above which the user has to type it as a confirmation."""
-_FILTERS: Final = ("queue", "type", "state")
+_FILTERS: Final = ("queue", "type", "state", "query")
 _REPEATED: Final = (
     "states",
     "queue",
@@ -29,6 +32,7 @@ _REPEATED: Final = (
     "until",
     "older_than",
     "error",
+    "query",
 )
 """Members of the filter of a dry run that the operation itself gets."""
 ACTIONS: Final = {"retry": "Retry", "cancel": "Cancel", "delete": "Delete"}
@@ -38,6 +42,11 @@ SCOPES: Final = {
     "delete": Scope.ADMIN_PURGE,
 }
 """The scope that each action needs."""
+_LASTING: Final = {
+    "cancel": "Cancelled jobs do not run, and cannot be retried.",
+    "delete": "Deleted jobs cannot be restored.",
+}
+"""The actions that cannot be taken back, with their consequences."""
 
 
 async def show_all(visit: Visit) -> Answer:
@@ -60,18 +69,30 @@ async def show_one(visit: Visit, operation_id: str) -> Answer:
     operation = orjson.loads(await visit.get("admin", "bulk", operation_id))
     action = operation["action"]
     running = operation["state"] in ("running", "stopping")
-    counted = operation["dry_run"] and operation["state"] == "completed" and operation["matched"]
+    is_counted = operation["dry_run"] and operation["state"] == "completed"
     return Page(
         "bulk.html",
         {
             "operation": operation,
             "summary": summary(operation),
             "running": running,
-            "may_run": counted and action in ACTIONS and visit.may_change(SCOPES[action]),
+            "may_run": is_counted
+            and operation["matched"]
+            and _is_repeatable(operation)
+            and action in ACTIONS
+            and visit.may_change(SCOPES[action]),
             "typed": operation["matched"] > TYPED_ABOVE,
             "may_stop": running and visit.may_change(Scope.ADMIN_WRITE),
         },
     )
+
+
+def _is_repeatable(operation: Mapping[str, Any]) -> bool:
+    """Return whether the filter of an operation chooses the same jobs again.
+
+    The ids that a request has named are not known here. Those of a search are found again.
+    """
+    return "ids" not in operation or "query" in operation["filter"]
 
 
 async def create(visit: Visit) -> Answer:
@@ -83,12 +104,14 @@ async def create(visit: Visit) -> Answer:
         chosen: dict[str, Any] = {name: form[name] for name in _FILTERS if form.get(name)}
         if form.get("dead"):
             chosen["dead"] = True
-        if form.get("error_type"):
-            chosen["error"] = {"type": form["error_type"]}
-            if form.get("error_message"):
-                chosen["error"]["message"] = form["error_message"]
+        if form.get("older_than"):
+            chosen["older_than"] = form["older_than"]
+        if error := _error_of(form):
+            chosen["error"] = error
         body |= {"filter": chosen, "dry_run": True}
     elif visit.chosen:
+        if action in _LASTING and not form.get("confirmed"):
+            return _ask_for_chosen(visit, action)
         body["ids"] = list(visit.chosen)
     else:
         back = visit.back("")
@@ -97,15 +120,42 @@ async def create(visit: Visit) -> Answer:
     return SeeOther(visit.url("bulk", created["id"]))
 
 
+def _error_of(form: Mapping[str, str]) -> dict[str, str]:
+    """Return the last error that jobs must have; none if the form does not ask for one."""
+    error = {}
+    if form.get("error_group"):  # the type of a group may be empty
+        error = {name: form.get(f"error_{name}", "") for name in ("type", "message")}
+    if form.get("error_since"):
+        error["since"] = form["error_since"]
+    return error
+
+
+def _ask_for_chosen(visit: Visit, action: str) -> Answer:
+    """Ask before chosen jobs are changed for good."""
+    what = f"{ACTIONS.get(action, action)} {counted(len(visit.chosen), 'chosen job')}"
+    fields = [("scope", "chosen"), ("action", action), ("confirmed", "1")]
+    return confirm(
+        visit,
+        f"{what}?",
+        _LASTING[action],
+        what,
+        visit.url("bulk"),
+        [*fields, *(("id", job_id) for job_id in visit.chosen)],
+        section="jobs",
+    )
+
+
 async def run(visit: Visit, operation_id: str) -> Answer:
     """Start the operation that a dry run has counted."""
-    counted = orjson.loads(await visit.get("admin", "bulk", operation_id))
+    count = orjson.loads(await visit.get("admin", "bulk", operation_id))
     here = visit.url("bulk", operation_id)
     typed = visit.form.get("typed", "").replace(",", "").strip()
-    if counted["matched"] > TYPED_ABOVE and typed != str(counted["matched"]):
-        return SeeOther(here, f"Type {counted['matched']} to confirm.", failed=True)
-    chosen = {name: counted["filter"][name] for name in _REPEATED if name in counted["filter"]}
-    body = {"action": counted["action"], "filter": chosen, "confirm": True}
+    if count["matched"] > TYPED_ABOVE and typed != str(count["matched"]):
+        return SeeOther(here, f"Type {count['matched']} to confirm.", failed=True)
+    if not _is_repeatable(count):
+        return SeeOther(here, "This count was of named jobs. Choose them in the list.", failed=True)
+    chosen = {name: count["filter"][name] for name in _REPEATED if name in count["filter"]}
+    body = {"action": count["action"], "filter": chosen, "confirm": True}
     try:
         started = orjson.loads(await visit.send("POST", "admin", "bulk", body=body))
     except ApiError as error:
@@ -127,15 +177,20 @@ def _words_of(states: list[str]) -> list[str]:
 def summary(operation: dict[str, Any]) -> str:
     """Return which jobs an operation chooses, in words."""
     chosen = operation["filter"]
-    if operation.get("ids"):
-        return f"{operation['ids']} chosen jobs"
+    if operation.get("ids") and not chosen.get("query"):
+        return counted(operation["ids"], "chosen job")
     words = ["dead letters"] if chosen.get("dead") else _words_of(chosen["states"])
     for name, before in (("queue", "in"), ("type", "of type")):
         if chosen.get(name):
             words += [before, chosen[name]]
     if chosen.get("error"):
         error = chosen["error"]
-        words += ["with the error", error["type"], error.get("message", "")]
+        if "type" in error:
+            words += ["with the error", error["type"] or "without a type", error.get("message", "")]
+        if "since" in error:
+            words += ["that failed since", error["since"]]
+    if chosen.get("query"):
+        words += ["that match", chosen["query"]]
     for name in ("since", "until", "older_than"):
         if chosen.get(name):
             words += [name.replace("_", " "), chosen[name]]

@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import orjson
 
 from ojs_cluster.core.access.scopes import Scope
+from ojs_cluster.ui.confirm import confirm
+from ojs_cluster.ui.formats import time_ago
 from ojs_cluster.ui.json_view import short_json
 from ojs_cluster.ui.pages.jobs import PER_PAGE, decode_jobs
+from ojs_cluster.ui.raw import members, text
 from ojs_cluster.ui.visit import Answer, ApiError, Page, Visit
+
+AGES: Final = {
+    "1h": ("1 hour", 3600),
+    "1d": ("1 day", 86_400),
+    "7d": ("7 days", 7 * 86_400),
+    "30d": ("30 days", 30 * 86_400),
+}
+"""The ages of the filter: in words, and in seconds."""
 
 
 async def show_all(visit: Visit) -> Answer:
     """List dead letters, newest first."""
-    filters = {name: visit.query.get(name, "").strip() for name in ("queue", "type")}
+    filters = {name: visit.query.get(name, "").strip() for name in ("queue", "type", "older_than")}
+    age_s = AGES.get(filters["older_than"], ("", 0))[1]
+    if not age_s:
+        filters["older_than"] = ""
     cursor = visit.query.get("cursor", "")
-    raw = await visit.get("admin", "dead-letter", **filters, cursor=cursor, per_page=PER_PAGE)
+    raw = await visit.get(
+        *("admin", "dead-letter"),
+        queue=filters["queue"],
+        type=filters["type"],
+        until=time_ago(age_s) if age_s else "",
+        cursor=cursor,
+        per_page=PER_PAGE,
+    )
     listed = decode_jobs(raw)
     by_queue: dict[str, int] = {}
     try:
@@ -30,6 +53,7 @@ async def show_all(visit: Visit) -> Answer:
             "args_of": lambda job: short_json(bytes(job.args), redact),
             "pagination": listed.pagination,
             "filters": filters,
+            "ages": {name: label for name, (label, _) in AGES.items()},
             "cursor": cursor,
             "by_queue": by_queue if isinstance(by_queue, dict) else {},
             "may_write": visit.may_change(Scope.ADMIN_WRITE),
@@ -42,6 +66,20 @@ async def retry(visit: Visit, job_id: str) -> Answer:
     """Make the job of a dead letter available again."""
     await visit.send("POST", "admin", "dead-letter", job_id, "retry")
     return visit.back("The job is available again.", "dead")
+
+
+async def ask_to_delete(visit: Visit, job_id: str) -> Answer:
+    """Ask before a dead letter is deleted."""
+    job = members(await visit.get("admin", "jobs", job_id))
+    kind = text(job, "type")
+    return confirm(
+        visit,
+        f"Delete the dead letter {kind} {job_id}?",
+        "The job is removed with its args and its errors. It cannot be restored or retried.",
+        "Delete this dead letter",
+        visit.url("dead", job_id, "delete"),
+        section="dead",
+    )
 
 
 async def delete(visit: Visit, job_id: str) -> Answer:

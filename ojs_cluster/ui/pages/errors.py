@@ -11,12 +11,22 @@ from ojs_cluster.ui.visit import Answer, Page, Visit
 
 _PER_PAGE: Final = 50
 _MAX_PREFIX: Final = 200  # characters
+PERIODS: Final = {
+    "15m": "the last 15 minutes",
+    "1h": "the last hour",
+    "1d": "the last 24 hours",
+}
+"""The periods of the filter, in words."""
 
 
 async def show_all(visit: Visit) -> Answer:
     """List the groups, the latest failure first."""
     queue, cursor = visit.query.get("queue", "").strip(), visit.query.get("cursor", "")
-    raw = await visit.get("admin", "errors", queue=queue, cursor=cursor, limit=_PER_PAGE)
+    since = visit.query.get("since", "")
+    since = since if since in PERIODS else ""
+    raw = await visit.get(
+        "admin", "errors", queue=queue, since=since, cursor=cursor, limit=_PER_PAGE
+    )
     listed = orjson.loads(raw)
     return Page(
         "errors.html",
@@ -26,6 +36,8 @@ async def show_all(visit: Visit) -> Answer:
             "next_cursor": listed["pagination"].get("next_cursor"),
             "cursor": cursor,
             "queue": queue,
+            "since": since,
+            "periods": PERIODS,
             "search_for": _search,
             "may_write": visit.may_change(Scope.ADMIN_WRITE),
         },

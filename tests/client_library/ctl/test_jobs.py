@@ -125,7 +125,7 @@ def test_dead_letters_are_retried_and_purged(ctl: Ctl) -> None:
     assert ctl.run("dead", "retry", ids[0]).stdout == f"job {ids[0]} is available\n"
     assert ctl.run("dead", "retry", ids[0], code=3).stdout == ""
     query = ["--query", f"queue:q.dead id:{ids[1]}"]
-    assert ctl.run("dead", "retry", *query, "--yes").stdout == "1 job retried\n"
+    assert ctl.run("dead", "retry", *query, "--yes").stdout == "1 dead letter retried\n"
     assert ctl.json("dead", "purge", "--queue", "q.dead", "--dry-run")["matched"] == 3
     assert ctl.run("dead", "purge", ids[2]).stdout == f"dead letter {ids[2]} deleted\n"
     done = ctl.run("dead", "retry", "--queue", "q.dead", "--type", "t.a", "--yes").stdout
@@ -139,7 +139,7 @@ def test_dead_letters_are_retried_and_purged(ctl: Ctl) -> None:
 def test_discarded_jobs_are_retried(ctl: Ctl) -> None:
     ids = dead(ctl, "q.retry", 3)
     assert ctl.run("job", "retry", ids[0]).stdout == f"job {ids[0]} is available\n"
-    assert ctl.json("job", "retry", "--query", "queue:q.retry", "--dry-run")["job_ids"]
+    assert ctl.json("job", "retry", "--query", "queue:q.retry", "--dry-run")["matched"] == 2
     assert ctl.run("job", "retry", "--queue", "q.retry", "--yes").stdout == "2 jobs retried\n"
 
 

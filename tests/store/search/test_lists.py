@@ -11,7 +11,8 @@ import pytest
 
 from ojs_cluster.core.jobs.envelope import parse_job
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.core.search import parse_search
+from ojs_cluster.core.search import Search, parse_search
+from ojs_cluster.core.searched_content import SearchedJob
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many
 from ojs_cluster.store.jobs import fields as f
@@ -227,13 +228,13 @@ async def test_large_jobs_are_compared_in_a_thread(
     large = await put_body(store, QUEUE, type="t", args=["needle", "x" * 100_000])
     small = await put_body(store, QUEUE, type="t", args=["needle"])
     threads: dict[str, int] = {}
-    admits = JobFilter.admits
+    admits = Search.admits_content
 
-    def spy(wanted: JobFilter, job: JobRecord) -> bool:
+    def spy(search: Search, job: SearchedJob) -> bool:
         threads[job.id] = threading.get_ident()
-        return admits(wanted, job)
+        return admits(search, job)
 
-    monkeypatch.setattr(JobFilter, "admits", spy)
+    monkeypatch.setattr(Search, "admits_content", spy)
     text = f"args.0:needle id:{large},{small}" if by_id else "args.0:needle"
     assert await found_by(store, text) == {large, small}
     assert threads[small] == threading.get_ident() != threads[large]

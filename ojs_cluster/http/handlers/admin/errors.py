@@ -8,6 +8,7 @@ from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.http import query, replies
 from ojs_cluster.http.access.queue_scope import check_queues
 from ojs_cluster.http.app import App
+from ojs_cluster.http.handlers.bulk.bodies import older_than_ms
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.store.error_groups import error_groups
 from ojs_cluster.store.error_groups.error_groups import ErrorGroup
@@ -19,14 +20,19 @@ _MAX_QUEUES = 20
 async def list_errors(app: App, request: Request) -> Response:
     """List groups of errors by type and normalised message, latest failure first.
 
-    ``GET /ojs/v1/admin/errors?queue&limit&offset``
+    ``since`` is a time, or an age such as ``1h``: it leaves out groups without a later failure.
+
+    ``GET /ojs/v1/admin/errors?queue&since&limit&offset``
     """
     given = query.parameters(request.query)
     queue = check_queue(given["queue"], field="queue") if given.get("queue") else None
     if queue is not None:
         check_queues(request.queues, [queue])
+    since_ms = older_than_ms(given.get("since") or None, field="since")
     page = query.page(given)
     found = await error_groups.read_error_groups(app.store, queue=queue, within=request.queues)
+    if since_ms is not None:
+        found = [group for group in found if group.last_ms >= since_ms]
     shown = found[page.offset : page.offset + page.limit]
     return replies.json_response(
         200,

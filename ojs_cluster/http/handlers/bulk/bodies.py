@@ -18,8 +18,9 @@ from ojs_cluster.core.bulk.selection import ALLOWED_STATES, DEFAULT_STATES, Bulk
 from ojs_cluster.core.durations import MAX_DURATION_MS, parse_duration_ms
 from ojs_cluster.core.errors import InvalidRequest, PayloadTooLarge, PermissionDenied
 from ojs_cluster.core.jobs.ids import is_job_id
-from ojs_cluster.core.jobs.options import check_priority, check_queue
+from ojs_cluster.core.jobs.options import check_priority, check_queue, is_queue
 from ojs_cluster.core.jobs.states import State
+from ojs_cluster.core.search import Search, parse_search
 from ojs_cluster.http import fields
 from ojs_cluster.http.access.queue_scope import check_queues
 from ojs_cluster.http.app import App
@@ -43,10 +44,11 @@ _MAX_ERROR: Final = 1000
 
 
 class ErrorBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The group of a job's last error, as ``GET /ojs/v1/admin/errors`` shows it."""
+    """The last error of a job: its group, as ``GET /ojs/v1/admin/errors`` shows it, or its age."""
 
-    type: str
+    type: str | None = None
     message: str | None = None
+    since: str | None = None
 
 
 class FilterBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,6 +66,7 @@ class FilterBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     enqueued_before: str | None = None
     dead: bool = False
     error: ErrorBody | None = None
+    query: str | None = None
 
 
 def is_unconditional(given: FilterBody) -> bool:
@@ -97,25 +100,98 @@ def selection_of(
         check_priority(given.priority, field=f"{field}.priority")
     if given.type is not None and not 0 < len(given.type) <= _MAX_TYPE:
         raise InvalidRequest("must be a job type", field=f"{field}.type")
+    search = _search_of(given, field)
+    if queue is None and search is not None:
+        queue = _only_queue(search, queues)
     error = given.error
-    if error is not None and len(error.type) + len(error.message or "") > _MAX_ERROR:
-        raise InvalidRequest("is longer than an error group", field=f"{field}.error")
+    if error is not None:
+        _check_error(error, f"{field}.error")
+    since_ms = _one_time(given.since, given.enqueued_after, f"{field}.since")
+    until_ms = _one_time(given.until, given.enqueued_before, f"{field}.until")
+    if search is not None:  # a job must match both
+        since_ms = max((ms for ms in (since_ms, search.since_ms) if ms is not None), default=None)
+        until_ms = min((ms for ms in (until_ms, search.until_ms) if ms is not None), default=None)
     return Selection(
-        states=_states(action, given, field),
+        states=_states(action, given, search, field),
         queue=queue,
         type=given.type,
-        since_ms=_one_time(given.since, given.enqueued_after, f"{field}.since"),
-        until_ms=_one_time(given.until, given.enqueued_before, f"{field}.until"),
+        since_ms=since_ms,
+        until_ms=until_ms,
         older_than_ms=older_than_ms(given.older_than, field=f"{field}.older_than"),
         priority=given.priority,
         dead=given.dead,
         within=None if queues is None or queue is not None else queues.patterns,
         error_type=None if error is None else error.type,
         error_message=None if error is None else error.message,
+        error_since_ms=None if error is None else older_than_ms(error.since, field="error.since"),
+        query=None if search is None else search.untimed or None,
     )
 
 
-def _states(action: BulkAction, given: FilterBody, field: str) -> tuple[State, ...]:
+def _check_error(error: ErrorBody, field: str) -> None:
+    if len(error.type or "") + len(error.message or "") > _MAX_ERROR:
+        raise InvalidRequest("is longer than an error group", field=field)
+    if error.type is None and (error.message is not None or error.since is None):
+        raise InvalidRequest("needs a 'type', or a 'since' alone", field=field)
+
+
+def _search_of(given: FilterBody, field: str) -> Search | None:
+    """Return the search of a filter. An empty one is refused: it is often a mistake."""
+    if given.query is None:
+        return None
+    if not given.query.strip():
+        raise InvalidRequest("is empty: leave it out to choose all jobs", field=f"{field}.query")
+    try:
+        return parse_search(given.query, now_ms=time.time_ns() // 1_000_000)
+    except InvalidRequest as error:
+        raise InvalidRequest(error.message, field=f"{field}.query") from None
+
+
+def _only_queue(search: Search, queues: QueuePatterns | None) -> str | None:
+    """Return the only queue that a search can find jobs in, so that its indexes are walked."""
+    names = search.exact_values("queue") or frozenset()
+    name = next(iter(names)) if len(names) == 1 else ""
+    return name if is_queue(name) and (queues is None or queues.admits(name)) else None
+
+
+def searched_ids(selection: Selection) -> list[str] | None:
+    """Return the ids that the search of a selection lists, so that no index is walked.
+
+    Returns:
+        The ids; None if the selection has no search, or the search lists none.
+    """
+    search = selection.search
+    ids = None if search is None else search.exact_values("id")
+    return None if ids is None else sorted(filter(is_job_id, ids))
+
+
+def _searched_states(action: BulkAction, search: Search, field: str) -> tuple[State, ...] | None:
+    """Return the states that a search names, as far as an action is possible in them.
+
+    A search for a worker finds active jobs only, so it names this state.
+    """
+    names = search.exact_values("state")
+    if search.has_field("worker"):
+        names = frozenset({State.ACTIVE.value}) & (names or {State.ACTIVE.value})
+    if names is None:
+        return None
+    allowed = ALLOWED_STATES[action]
+    found = tuple(state for state in State if state in names and state in allowed)
+    if not found:
+        raise _impossible(action, f"{field}.query")
+    return found
+
+
+def _impossible(action: BulkAction, field: str) -> InvalidRequest:
+    allowed = ", ".join(state for state in State if state in ALLOWED_STATES[action])
+    return InvalidRequest(
+        f"'{action}' is possible for jobs in these states: {allowed}", field=field
+    )
+
+
+def _states(
+    action: BulkAction, given: FilterBody, search: Search | None, field: str
+) -> tuple[State, ...]:
     for name in ("states", "state"):
         # An empty list is often a variable that was not filled. It must not mean every state.
         if getattr(given, name) == []:
@@ -130,14 +206,12 @@ def _states(action: BulkAction, given: FilterBody, field: str) -> tuple[State, .
             raise InvalidRequest("dead letters can be retried or deleted", field=f"{field}.dead")
         names = names or [State.DISCARDED.value]
     if not names:
-        return DEFAULT_STATES[action]
+        searched = None if search is None else _searched_states(action, search, field)
+        return searched or DEFAULT_STATES[action]
     found = tuple(dict.fromkeys(state for name in names if (state := state_of(name))))
     refused = [state for state in found if state not in ALLOWED_STATES[action]]
     if refused or not found:
-        allowed = ", ".join(state for state in State if state in ALLOWED_STATES[action])
-        raise InvalidRequest(
-            f"'{action}' is possible for jobs in these states: {allowed}", field=f"{field}.state"
-        )
+        raise _impossible(action, f"{field}.state")
     return found
 
 
@@ -146,7 +220,7 @@ def _one_time(text: str | None, alias: str | None, field: str) -> int | None:
 
 
 def older_than_ms(text: str | None, *, field: str) -> int | None:
-    """Return the Unix time in ms before which a job was created if it is older than ``text``.
+    """Return the Unix time in ms that an age before now, or a time, means.
 
     ``text`` is an age such as ``7d`` or ``PT24H``, or a time. The result is None if it is
     None.

@@ -25,6 +25,7 @@ from ojs_cluster.http.handlers.bulk.bodies import (
     job_ids_of,
     principal_of,
     require_confirmation,
+    searched_ids,
     selection_of,
 )
 from ojs_cluster.http.messages import Request, Response
@@ -74,6 +75,8 @@ async def create(app: App, request: Request) -> Response:
     if ids is None and body.filter is None:
         raise InvalidRequest("name the jobs by 'filter' or by 'ids'", field="filter")
     selection = selection_of(action, body.filter or FilterBody(), request.queues)
+    if ids is None:
+        ids = searched_ids(selection)
     if not body.dry_run:
         require_confirmation(body.confirm, f"this request is to {action} all jobs that it chooses")
     operation = await store_bulk.create(
@@ -188,8 +191,8 @@ def members(operation: BulkOperation) -> dict[str, Any]:
     }
     if operation.action is BulkAction.PRIORITY:
         shown["priority"] = operation.priority
-    if operation.ids is not None:
-        shown["ids"] = len(operation.ids)
+    if operation.named is not None:
+        shown["ids"] = operation.named
     if operation.ended_ms is not None:
         shown["ended_at"] = replies.iso(operation.ended_ms)
     if operation.reason:
@@ -211,18 +214,22 @@ def _filter_members(selection: Selection) -> dict[str, Any]:
         "dead": selection.dead or None,
         "queues": selection.within,
         "error": _error_members(selection),
+        "query": selection.query,
         **{name: None if ms is None else replies.iso(ms) for name, ms in times.items()},
     }
     return {name: value for name, value in shown.items() if value is not None}
 
 
 def _error_members(selection: Selection) -> dict[str, str] | None:
-    if selection.error_type is None:
+    if not selection.names_error:
         return None
-    members = {"type": selection.error_type}
-    if selection.error_message is not None:
-        members["message"] = selection.error_message
-    return members
+    since = selection.error_since_ms
+    members = {
+        "type": selection.error_type,
+        "message": selection.error_message,
+        "since": None if since is None else replies.iso(since),
+    }
+    return {name: value for name, value in members.items() if value is not None}
 
 
 def audit_text(operation: BulkOperation) -> str:
@@ -231,8 +238,8 @@ def audit_text(operation: BulkOperation) -> str:
     text = operation.action.value
     if operation.dry_run:
         text = f"count {text}"
-    if operation.ids is not None:
-        text += f" {len(operation.ids)} ids"
+    if operation.named is not None:
+        text += f" {operation.named} ids"
     if selection.queue is not None:
         text += f" queue={selection.queue}"
     elif selection.within is not None:
@@ -241,4 +248,6 @@ def audit_text(operation: BulkOperation) -> str:
         text += f" type={selection.type}"
     if selection.error_type is not None:
         text += f" error={selection.error_type[:100]}"
+    if selection.query is not None:
+        text += f" query={selection.query[:100]}"
     return text

@@ -30,6 +30,7 @@ from ojs_cluster.http.handlers.bulk.bodies import (
     older_than_ms,
     principal_of,
     require_confirmation,
+    searched_ids,
     selection_of,
 )
 from ojs_cluster.http.handlers.bulk.operations import audit_text, new_operation_id
@@ -194,7 +195,8 @@ async def _change(
     given = body.filter
     if given is None or (not admin and is_unconditional(given)):
         raise InvalidRequest("name jobs by 'job_ids' or by a 'filter'", field="filter")
-    if not admin and given.state is None and given.states is None and not given.dead:
+    names_states = not (given.state is None and given.states is None and given.query is None)
+    if not (admin or given.dead or names_states):
         given = msgspec.structs.replace(given, states=_SPECIFIED_STATES.get(action))
     operation = await _run_operation(
         app, request, action, selection_of(action, given, request.queues)
@@ -212,6 +214,7 @@ async def _run_operation(
         new_operation_id(app),
         action,
         selection,
+        ids=searched_ids(selection),
         principal=principal_of(app, request).name,
         delay_ms=REQUEST_LEASE_MS,
     )

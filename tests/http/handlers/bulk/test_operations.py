@@ -165,6 +165,70 @@ async def test_a_filter_takes_ages_and_times(api: Api) -> None:
     assert shown[0]["older_than"][:10] == shown[1]["older_than"][:10]
 
 
+async def test_a_search_chooses_the_jobs(any_api: Api) -> None:
+    wanted = await enqueue(any_api, tags=["new"])
+    other = await enqueue(any_api, "news", tags=["old"])
+    given = {"action": "cancel", "filter": {"query": " tag:new since:1h  queue:mail"}}
+
+    counting = await any_api.post(BULK, {**given, "dry_run": True})
+    made = await any_api.post(BULK, {**given, "confirm": True})
+    await carry_out(any_api)
+
+    shown = (await any_api.get(f"{BULK}/{counting.json['id']}")).json
+    assert (shown["matched"], shown["filter"]["query"]) == (1, "tag:new queue:mail")
+    assert shown["filter"]["queue"] == "mail", "only its indexes are walked"
+    assert shown["filter"]["since"] < shown["created_at"], "the age is a time now"
+    assert (await any_api.get(f"{BULK}/{made.json['id']}")).json["succeeded"] == 1
+    assert (await any_api.get(f"/ojs/v1/jobs/{wanted}")).json["state"] == "cancelled"
+    assert (await any_api.get(f"/ojs/v1/jobs/{other}")).json["state"] == "available"
+
+
+async def test_a_search_names_ids_and_states(api: Api) -> None:
+    first, second = await enqueue(api), await enqueue(api)
+    fetched = await api.post("/ojs/v1/workers/fetch", {"queues": ["mail"], "worker_id": "w-1"})
+    assert fetched.json["jobs"][0]["id"] == first
+    for query, ids, states in (
+        (f"id:{first},{second},nothing", 2, ["pending", "available", "scheduled", "retryable"]),
+        ("worker:w-1", None, ["active"]),
+        ("state:active,completed type:t", None, ["active"]),
+    ):
+        body = {"action": "cancel", "filter": {"query": query}, "dry_run": True}
+        made = (await api.post(BULK, body)).json
+        assert made.get("ids") == ids, query
+        assert set(made["filter"]["states"]) == set(states), query
+    listed = await api.post("/ojs/v1/jobs/bulk/cancel", {"filter": {"query": "worker:w-1"}})
+    assert (listed.status, listed.json["cancelled"]) == (200, 1)
+    assert (await api.get(f"/ojs/v1/jobs/{first}")).json["state"] == "cancelled"
+    assert (await api.get(f"/ojs/v1/jobs/{second}")).json["state"] == "available"
+
+
+@pytest.mark.parametrize("query", ["", " ", "colour:red", "state:completed", "worker:w"])
+async def test_a_search_that_cannot_be_meant_is_refused(api: Api, query: str) -> None:
+    body = {"action": "retry" if query == "worker:w" else "cancel", "filter": {"query": query}}
+    reply = await api.post(BULK, {**body, "confirm": True})
+    assert reply.status == 400
+    assert "filter.query" in str(reply.json["error"]["details"])
+
+
+async def test_a_search_of_a_key_for_some_queues_finds_no_other(standalone: Embedded) -> None:
+    access = AccessControl(Keyring({digest(key): who for key, who in PRINCIPALS.items()}, {}))
+    async with open_app(standalone, access=access) as app:
+        api = Api(app)
+        for queue in ("mail", "news"):
+            await enqueue(api, queue)
+        headers = {"Authorization": "Bearer mail-key"}
+        made = []
+        for query in ("type:t", "queue:news", "queue:mail"):
+            body = {"action": "cancel", "filter": {"query": query}, "dry_run": True}
+            reply = await api.post(BULK, body, headers=headers)
+            assert reply.status == 202, reply.body
+            made.append(reply.json["id"])
+        await carry_out(api)
+        for operation_id, count in zip(made, (1, 0, 1), strict=True):
+            shown = await api.get(f"{BULK}/{operation_id}", headers=headers)
+            assert shown.json["matched"] == count
+
+
 async def test_keys_see_and_change_only_their_queues(standalone: Embedded) -> None:
     access = AccessControl(Keyring({digest(key): who for key, who in PRINCIPALS.items()}, {}))
     async with open_app(standalone, access=access) as app:

@@ -1,13 +1,11 @@
 """Choose jobs on the command line, and change all of them.
 
-Options such as ``--queue`` become the filter of a bulk operation, which the server runs.
-Ids and a search are resolved here, because bulk operations have no search: the command reads the
-ids that match, and then changes these jobs.
+Options such as ``--queue`` and ``--query`` become the filter of a bulk operation, which the server
+runs. Jobs that are named by their ids are changed one after the other.
 """
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +13,7 @@ from typing import Any, Final
 
 import click
 
-from ojs_client.ctl.api import ADMIN, V1
+from ojs_client.ctl.api import ADMIN
 from ojs_client.ctl.errors import Exit, Failed
 from ojs_client.ctl.output import note
 from ojs_client.ctl.progress import Bar
@@ -32,9 +30,6 @@ FIELDS: Final = (
     *("args.", "meta.", "since:", "until:"),
 )
 """The fields of a search (docs/guide/administration.md)."""
-MAX_IDS: Final = 1000
-"""Maximum number of ids of one request."""
-_STATE_TERM: Final = re.compile(r"(^|\s)state:")
 _DONE: Final = {"cancel": "cancelled", "retry": "retried", "delete": "deleted", "purge": "purged"}
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 2.0
@@ -47,13 +42,11 @@ class Selection:
 
     Args:
         ids: ids of jobs.
-        query: a search; empty for none.
         filter: the filter of a bulk operation.
         all: whether the user has chosen all jobs (``--all``).
     """
 
     ids: tuple[str, ...]
-    query: str
     filter: dict[str, Any]
     all: bool
 
@@ -63,10 +56,10 @@ class Selection:
         Raises:
             UsageError: they are not.
         """
-        ways = (bool(self.ids), bool(self.query), bool(self.filter), self.all)
+        ways = (bool(self.ids), bool(self.filter), self.all)
         if sum(ways) != 1:
             raise click.UsageError(
-                "Choose the jobs in one way: by ids, by --query, by filters such as --queue, or "
+                "Choose the jobs in one way: by ids, by filters such as --query and --queue, or "
                 "by --all."
             )
 
@@ -115,75 +108,25 @@ def selection_of(given: dict[str, Any], **members: Any) -> Selection:
         "since": given.pop("since"),
         "until": given.pop("until"),
         "older_than": given.pop("older_than"),
+        "query": given.pop("query"),
         **members,
     }
     filtered = {name: value for name, value in chosen.items() if value}
-    return Selection(given.pop("ids"), given.pop("query"), filtered, given.pop("everything"))
+    return Selection(given.pop("ids"), filtered, given.pop("everything"))
 
 
-def with_state(query: str, states: str) -> str:
-    """Return a search that finds jobs in these states, unless it names states itself."""
-    return query if _STATE_TERM.search(query) else f"{query} state:{states}"
-
-
-def read_ids(session: Session, path: str, key: str, query: str) -> list[str]:
-    """Return the ids of all jobs that a search finds.
-
-    Args:
-        session: the session.
-        path: the list that is searched.
-        key: the member of a page that has its jobs.
-        query: the search.
-    """
-    with Bar("search") as bar:
-        ids = []
-        for job in session.api.pages(path, key, None, query=query):
-            ids.append(job["id"])
-            bar.advance()
-    return ids
-
-
-def change_ids(
-    session: Session, action: str, ids: Sequence[str], *, question: str, yes: bool, dry_run: bool
-) -> None:
-    """Change jobs by their ids, in requests of up to ``MAX_IDS``.
+def count_ids(session: Session, action: str, ids: Sequence[str]) -> None:
+    """Print how many jobs a command would change that names them by their ids.
 
     Args:
         session: the session.
         action: ``cancel``, ``retry`` or ``delete``.
         ids: the ids.
-        question: what the user has to confirm first; empty for nothing.
-        yes: whether the user has confirmed.
-        dry_run: whether to count only.
     """
-    done = _DONE[action]
-    if dry_run:
-        counts = {"action": action, "dry_run": True, "matched": len(ids), "job_ids": list(ids)}
-        session.output.changed(
-            counts, f"{counted(len(ids), 'jobs')} would be {done}", name=str(len(ids))
-        )
-        return
-    if not ids:
-        session.output.changed({"action": action, "matched": 0}, "no jobs match", name="0")
-        return
-    if question:
-        confirm(question, yes=yes)
-    items: list[dict[str, Any]] = []
-    with Bar(action, len(ids)) as bar:
-        for start in range(0, len(ids), MAX_IDS):
-            part = ids[start : start + MAX_IDS]
-            reply = session.api.request(
-                "POST", f"{V1}/jobs/bulk/{action}", {"job_ids": list(part)}, also=(422,)
-            )
-            if "items" not in reply:  # the request as a whole was refused
-                raise Failed(str(reply.get("error", {}).get("message")), Exit.REFUSED)
-            items += reply["items"]
-            bar.advance(len(part))
-    failures = [(item["job_id"], item.get("reason", "")) for item in items if "reason" in item]
-    succeeded = len(items) - len(failures)
-    record = {"action": action, "matched": len(items), "succeeded": succeeded, "items": items}
-    session.output.changed(record, f"{counted(succeeded, 'jobs')} {done}", name=str(succeeded))
-    report_failures(session, failures, succeeded, len(failures))
+    counts = {"action": action, "dry_run": True, "matched": len(ids), "job_ids": list(ids)}
+    session.output.changed(
+        counts, f"{counted(len(ids), 'jobs')} would be {_DONE[action]}", name=str(len(ids))
+    )
 
 
 def change_each(session: Session, ids: Iterable[str], change: Callable[[str], Any]) -> None:

@@ -11,15 +11,14 @@ from ojs_client.ctl.commands.job import error_text
 from ojs_client.ctl.output import Column, Row, member, note
 from ojs_client.ctl.selection import (
     change_each,
-    change_ids,
+    count_ids,
     query_option,
-    read_ids,
     run_operation,
     selection_of,
     selection_options,
 )
 from ojs_client.ctl.session import Leaf, Session, dry_run_option, yes_option
-from ojs_client.ctl.text import ago, counted
+from ojs_client.ctl.text import ago
 from ojs_client.ctl.urls import url_path
 
 _LIST = f"{ADMIN}/dead-letter"
@@ -125,13 +124,9 @@ def _change(
 ) -> None:
     chosen = selection_of(given)
     chosen.check()
-    if chosen.query:
-        ids = read_ids(session, _LIST, "items", chosen.query)
-        question = f"{action.capitalize()} {counted(len(ids), 'dead letters')}?"
-        change_ids(session, action, ids, question=question, yes=yes, dry_run=dry_run)
-    elif chosen.ids:
+    if chosen.ids:
         if dry_run:
-            change_ids(session, action, chosen.ids, question="", yes=yes, dry_run=True)
+            count_ids(session, action, chosen.ids)
             return
         change_each(session, chosen.ids, lambda job_id: change(session, job_id))
     else:

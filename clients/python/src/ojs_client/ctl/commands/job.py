@@ -15,16 +15,14 @@ from ojs_client.ctl.output import Column, Row, compact, member, note, pretty, sh
 from ojs_client.ctl.selection import (
     STATES,
     change_each,
-    change_ids,
+    count_ids,
     query_option,
-    read_ids,
     run_operation,
     selection_of,
     selection_options,
-    with_state,
 )
 from ojs_client.ctl.session import DURATION, Leaf, Session, dry_run_option, yes_option
-from ojs_client.ctl.text import ago, clock, counted
+from ojs_client.ctl.text import ago, clock
 from ojs_client.ctl.urls import url_path
 
 _STATE = click.Choice(STATES)
@@ -217,13 +215,9 @@ def retry(session: Session, /, yes: bool, dry_run: bool, no_wait: bool, **given:
     """Run discarded jobs again: by ids, by a search or by filters."""
     chosen = selection_of(given)
     chosen.check()
-    if chosen.query:
-        ids = read_ids(session, f"{V1}/jobs", "jobs", with_state(chosen.query, "discarded"))
-        question = f"Retry {counted(len(ids), 'jobs')}?"
-        change_ids(session, "retry", ids, question=question, yes=yes, dry_run=dry_run)
-    elif chosen.ids:
+    if chosen.ids:
         if dry_run:
-            change_ids(session, "retry", chosen.ids, question="", yes=yes, dry_run=True)
+            count_ids(session, "retry", chosen.ids)
             return
         change_each(session, chosen.ids, lambda job_id: _retry(session, job_id))
     else:
@@ -260,18 +254,13 @@ def cancel(
 ) -> None:
     """Cancel jobs: by ids, by a search or by filters.
 
-    Without --state, active jobs are cancelled by their ids only.
+    Active jobs are cancelled if their ids are given, or if --state or the search names the state.
     """
     chosen = selection_of(given, states=list(states))
     chosen.check()
-    if chosen.query:
-        query = with_state(chosen.query, "pending,scheduled,available,retryable")
-        ids = read_ids(session, f"{V1}/jobs", "jobs", query)
-        question = f"Cancel {counted(len(ids), 'jobs')}?"
-        change_ids(session, "cancel", ids, question=question, yes=yes, dry_run=dry_run)
-    elif chosen.ids:
+    if chosen.ids:
         if dry_run:
-            change_ids(session, "cancel", chosen.ids, question="", yes=yes, dry_run=True)
+            count_ids(session, "cancel", chosen.ids)
             return
         change_each(session, chosen.ids, lambda job_id: _cancel(session, job_id))
     else:

@@ -1,7 +1,7 @@
-"""Choose the jobs of a bulk operation by the group of their last error.
+"""Choose the jobs of a bulk operation by their content: the last error, and what a search compares.
 
-No index has the errors of jobs, so the operation reads every job whose small fields match. An index
-was refused: each failed attempt would pay for it.
+No index has the content of jobs, so the operation reads every job whose small fields match. An
+index was refused: each job would pay for it.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.error_groups.error_groups import group_of
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.search.compare import search_admits
 
 
-async def with_last_error(
+async def with_content(
     store: Store, selection: Selection, jobs: Sequence[JobSummary], shard: Shard | None
 ) -> tuple[list[JobSummary], int]:
-    """Return those jobs whose last error is in the group that a selection names.
+    """Return those jobs whose content a selection admits.
 
     Args:
         store: the store.
-        selection: the selection, which names a type of errors.
-        jobs: the jobs.
+        selection: the selection, which needs the content of jobs.
+        jobs: the jobs, whose small fields match.
         shard: the shard of all jobs; None if they may be in several.
 
     Returns:
@@ -43,7 +44,7 @@ async def with_last_error(
         for job, record in zip(rest, some, strict=False):
             if record is not None:
                 size += record.size
-                if _is_in_group(record, selection):
+                if await _admits(selection, record):
                     chosen.append(job)
         rest = rest[len(some) :]
     return chosen, size
@@ -60,9 +61,20 @@ async def _read_some(
     return [None]
 
 
-def _is_in_group(record: JobRecord, selection: Selection) -> bool:
-    errors = record.errors()
-    if not errors:
+async def _admits(selection: Selection, record: JobRecord) -> bool:
+    if selection.names_error and not _has_error(record, selection):
         return False
+    search = selection.search
+    if search is None or not search.needs_content:
+        return True
+    return await search_admits(search, record)
+
+
+def _has_error(record: JobRecord, selection: Selection) -> bool:
+    errors = record.errors()
+    if not errors or (record.last_failed_ms or 0) < (selection.error_since_ms or 0):
+        return False
+    if selection.error_type is None:
+        return True
     kind, message = group_of(errors[-1])
     return kind == selection.error_type and selection.error_message in (None, message)
