@@ -171,7 +171,8 @@ class _Dashboard:
             return self._send(visit, _failed(visit, error))
         except OJSError as error:
             entry = entry_for(error)
-            context = {"what": error.message, "why": "", "hint": entry.hint}
+            what = f"{error.message[:1].upper()}{error.message[1:]}"
+            context = {"what": what, "why": "", "hint": entry.hint}
             return self._send(visit, Page("error.html", context, entry.status))
         except HTTPException as error:
             context = {"what": error.name, "why": error.description or "", "hint": ""}

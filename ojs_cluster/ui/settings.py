@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal
+from urllib.parse import urlsplit
 
 from ojs_cluster.core.config.parsers import one_of, words
 from ojs_cluster.core.config.variable import variable
@@ -24,6 +25,8 @@ _RESERVED: Final = frozenset(
 _ROLES: Final = ("viewer", "operator", "admin")
 _MAX_ROLES: Final = 100
 _is_base: Final = re.compile(r"(?:/[A-Za-z0-9._~-]{1,64}){1,8}").fullmatch
+
+_is_address: Final = re.compile(r"[!#-;=?-\[\]_a-z~]{1,2000}").fullmatch
 
 
 def base_path(text: str) -> str:
@@ -60,6 +63,16 @@ def group_roles(text: str) -> dict[str, str]:
     return found
 
 
+def trace_url(text: str) -> str:
+    """Accept the address of a trace, with ``{trace_id}`` where its id belongs."""
+    parts = urlsplit(text)
+    is_web = parts.scheme in ("http", "https") and bool(parts.hostname)
+    rest = text.replace("{trace_id}", "")
+    if not is_web or rest == text or "{trace_id}" in parts.netloc or not _is_address(rest):
+        raise ValueError("an http or https URL with {trace_id}")
+    return text
+
+
 @dataclass(frozen=True, slots=True)
 class UiSettings:
     """Settings of the dashboard.
@@ -72,6 +85,7 @@ class UiSettings:
         proxy_user: the header in which a trusted proxy names the user; empty for none.
         proxy_groups: the header in which it names the groups of the user; empty for none.
         proxy_roles: the role of each group.
+        trace_url: the address of a trace, with ``{trace_id}`` in it; empty for none.
     """
 
     mode: Literal["off", "read", "full"] = variable(
@@ -117,6 +131,15 @@ class UiSettings:
         "Roles of these groups, such as `ops=operator,*=viewer`: `viewer`, `operator` or `admin`. "
         "`*` stands for all users of the proxy. Without a role a user sees nothing.",
         empty=MappingProxyType({}),
+    )
+
+    trace_url: str = variable(
+        "OJS_TRACE_URL",
+        trace_url,
+        "",
+        "Address of a trace in your tracing system, such as "
+        "`https://tempo.example.com/trace/{trace_id}`: the page of a job whose meta has a "
+        "`traceparent` links to it.",
     )
 
     @property

@@ -49,7 +49,7 @@ def attack(api: httpx.Client) -> list[str]:
         if sent is not None:
             done = api.post(f"/ojs/v1/workers/{end}", json={"job_id": job_id, **sent})
             assert done.status_code == 200, done.text
-        pages.append(f"jobs/{job_id}")
+        pages += [f"jobs/{job_id}", f"jobs/new?from={job_id}"]
     cron: dict[str, Any] = {"name": "c", "cron": "0 3 * * *", "type": "a.b", "args": [HOSTILE]}
     cron |= {"description": HOSTILE, "meta": {HOSTILE: HOSTILE}, "options": {"queue": "a"}}
     assert api.post("/ojs/v1/cron", json=cron).status_code == 201
@@ -132,6 +132,10 @@ def test_hostile_text_is_shown_as_text(attacked: Running) -> None:
         asked = client.post(f"/ui/workers/{worker}/direct/terminate", data={"back": HOSTILE})
         assert asked.status_code == 200
         check(asked)
+        shown_again = client.post("/ui/jobs/new", data=dict.fromkeys(("type", "tags"), HOSTILE))
+        check(shown_again)
+        check(client.get(f"/ui/jobs/new?type={quote(HOSTILE)}"))
+        check(client.post("/ui/bulk", data={"action": "delete", "id": [HOSTILE], "back": HOSTILE}))
         # A question repeats the fields of the form.
         asked = client.post("/ui/queues/a/limits", data={"concurrency": "0", HOSTILE: HOSTILE})
         assert asked.status_code == 200

@@ -7,7 +7,7 @@ the field that it names.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -64,8 +64,15 @@ def number_or_text(text: str) -> int | str:
     return int(text) if is_number else text[: MAX_DIGITS + 1]
 
 
-def confirmation(visit: Visit, what: str, consequence: str, button: str, back: str) -> Page:
-    """Return a page that asks before it sends the same form again.
+def confirmation(
+    visit: Visit,
+    what: str,
+    consequence: str,
+    button: str,
+    back: str,
+    more: Sequence[tuple[str, str]] = (),
+) -> Page:
+    """Return a page that asks before it sends the same form again, also the chosen boxes.
 
     Args:
         visit: the request with the form.
@@ -73,12 +80,17 @@ def confirmation(visit: Visit, what: str, consequence: str, button: str, back: s
         consequence: what the change does.
         button: the text of the button that confirms.
         back: the address of the page to return to without a change.
+        more: names and values of further fields.
     """
     context: dict[str, Any] = {
         "what": what,
         "consequence": consequence,
         "button": button,
-        "fields": dict(visit.form),
+        "fields": [
+            *((name, value) for name, value in visit.form.items() if name != "id"),
+            *(("id", value) for value in visit.chosen),
+            *more,
+        ],
         "target": visit.root + visit.here,
         "back": back,
     }

@@ -12,8 +12,8 @@ from typing import Any, Final
 import orjson
 
 from ojs_cluster.core.access.scopes import Scope
-from ojs_cluster.ui.confirm import confirm
 from ojs_cluster.ui.formats import counted
+from ojs_cluster.ui.forms import confirmation, is_confirmed
 from ojs_cluster.ui.visit import Answer, ApiError, Page, SeeOther, Visit
 
 _PER_PAGE: Final = 50
@@ -60,6 +60,9 @@ async def show_all(visit: Visit) -> Answer:
             "next_cursor": listed["pagination"].get("next_cursor"),
             "cursor": cursor,
             "summary_of": summary,
+            "title_of": lambda operation: (
+                f"{'Count for ' if operation['dry_run'] else ''}{operation['action'].capitalize()}"
+            ),
         },
     )
 
@@ -75,6 +78,8 @@ async def show_one(visit: Visit, operation_id: str) -> Answer:
         {
             "operation": operation,
             "summary": summary(operation),
+            "title": _title(operation),
+            "counted": is_counted,
             "running": running,
             "may_run": is_counted
             and operation["matched"]
@@ -110,7 +115,7 @@ async def create(visit: Visit) -> Answer:
             chosen["error"] = error
         body |= {"filter": chosen, "dry_run": True}
     elif visit.chosen:
-        if action in _LASTING and not form.get("confirmed"):
+        if action in _LASTING and not is_confirmed(visit):
             return _ask_for_chosen(visit, action)
         body["ids"] = list(visit.chosen)
     else:
@@ -133,16 +138,7 @@ def _error_of(form: Mapping[str, str]) -> dict[str, str]:
 def _ask_for_chosen(visit: Visit, action: str) -> Answer:
     """Ask before chosen jobs are changed for good."""
     what = f"{ACTIONS.get(action, action)} {counted(len(visit.chosen), 'chosen job')}"
-    fields = [("scope", "chosen"), ("action", action), ("confirmed", "1")]
-    return confirm(
-        visit,
-        f"{what}?",
-        _LASTING[action],
-        what,
-        visit.url("bulk"),
-        [*fields, *(("id", job_id) for job_id in visit.chosen)],
-        section="jobs",
-    )
+    return confirmation(visit, f"{what}?", _LASTING[action], what, visit.back("").target)
 
 
 async def run(visit: Visit, operation_id: str) -> Answer:
@@ -167,6 +163,16 @@ async def stop(visit: Visit, operation_id: str) -> Answer:
     """Stop an operation after the jobs that it is changing now."""
     await visit.send("POST", "admin", "bulk", operation_id, "stop")
     return SeeOther(visit.url("bulk", operation_id), "The operation stops.")
+
+
+def _title(operation: dict[str, Any]) -> str:
+    """Return what an operation does, or that it has only counted."""
+    matched = operation["matched"]
+    if operation["dry_run"] and operation["state"] == "completed":
+        verb = "matches" if matched == 1 else "match"
+        return f"Counted: {counted(matched, 'job')} {verb}. Not started yet"
+    doing = "Counting jobs: " if operation["dry_run"] else ""
+    return f"{doing}{operation['action'].capitalize()} {summary(operation)}"
 
 
 def _words_of(states: list[str]) -> list[str]:

@@ -7,12 +7,12 @@ from typing import Final
 import orjson
 
 from ojs_cluster.core.access.scopes import Scope
-from ojs_cluster.ui.confirm import confirm
 from ojs_cluster.ui.formats import time_ago
+from ojs_cluster.ui.forms import confirmation
 from ojs_cluster.ui.json_view import short_json
 from ojs_cluster.ui.pages.jobs import PER_PAGE, decode_jobs
 from ojs_cluster.ui.raw import members, text
-from ojs_cluster.ui.visit import Answer, ApiError, Page, Visit
+from ojs_cluster.ui.visit import Answer, ApiError, Page, Visit, local_target
 
 AGES: Final = {
     "1h": ("1 hour", 3600),
@@ -72,13 +72,14 @@ async def ask_to_delete(visit: Visit, job_id: str) -> Answer:
     """Ask before a dead letter is deleted."""
     job = members(await visit.get("admin", "jobs", job_id))
     kind = text(job, "type")
-    return confirm(
+    back = local_target(visit.query.get("back", "dead"))
+    return confirmation(
         visit,
         f"Delete the dead letter {kind} {job_id}?",
         "The job is removed with its args and its errors. It cannot be restored or retried.",
         "Delete this dead letter",
-        visit.url("dead", job_id, "delete"),
-        section="dead",
+        visit.root + back,
+        [("back", back)],
     )
 
 

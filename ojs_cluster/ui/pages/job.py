@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,7 +11,7 @@ from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.core.raw_json import Raw, array_items, join, object_members, string
 from ojs_cluster.ui.json_view import readable, show_values
 from ojs_cluster.ui.raw import number, text
-from ojs_cluster.ui.visit import Answer, Download, Page, SeeOther, Visit
+from ojs_cluster.ui.visit import Answer, ApiError, Download, Page, SeeOther, Visit
 
 _VALUES: Final = ("args", "meta", "result", "progress_data", "parent_results")
 _OWN: Final = frozenset(
@@ -25,6 +26,9 @@ _EMPTY: Final = Raw(b"{}")
 _ORDER: Final = ("scheduled", "available", "active", "failed", "retryable")
 """The order of entries with the same time; the end of the job comes last."""
 _MAX_BACKTRACE: Final = 20_000  # characters
+_WAITING: Final = ("pending", "available", "scheduled", "retryable")
+_trace_parent: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}").match
+_is_number: Final = re.compile(r"-?[0-9]{1,9}").fullmatch
 _is_id: Final = re.compile(r"[0-9A-Za-z._:-]{1,128}").fullmatch
 
 
@@ -56,13 +60,16 @@ async def show(visit: Visit, job_id: str) -> Answer:
     redact = visit.settings.redact
     job = {name: text(members, name) for name in ("id", "type", "state", "queue", "worker_id")}
     state = job["state"]
+    may_write = visit.may_change(Scope.ADMIN_WRITE)
     context = {
         "job": job,
+        **await _lease(visit, job),
         "attempt": number(members, "attempt"),
         "max_attempts": number(members, "max_attempts"),
         "priority": number(members, "priority"),
         "progress": _progress(members),
         "workflow": text(members, "workflow_id"),
+        "trace_url": _trace_url(visit, members),
         "timeline": _timeline(members),
         "failures": _errors(members),
         "values": await show_values(
@@ -75,10 +82,12 @@ async def show(visit: Visit, job_id: str) -> Answer:
         ),
         "settings": await show_values({n: members[n] for n in _SETTINGS if n in members}, redact),
         "curl": "" if redact else _curl(visit, members),
-        "may_retry": state == "discarded" and visit.may_change(Scope.ADMIN_WRITE),
-        "may_cancel": state not in ("completed", "cancelled", "discarded")
-        and visit.may_change(Scope.ADMIN_WRITE),
+        "may_retry": state == "discarded" and may_write,
+        "may_cancel": state not in ("completed", "cancelled", "discarded") and may_write,
+        "may_activate": state == "pending" and visit.may_change(Scope.DATA_WRITE),
+        "may_prioritize": state in _WAITING and may_write,
         "may_copy": visit.may_change(Scope.DATA_WRITE),
+        "may_edit_copy": visit.may_change(Scope.DATA_WRITE) and not redact,
         "may_download": not redact,
     }
     return Page("job.html", context)
@@ -106,12 +115,45 @@ async def cancel(visit: Visit, job_id: str) -> Answer:
     return visit.back("The job is cancelled. Its worker learns it from its next heartbeat.")
 
 
+async def activate(visit: Visit, job_id: str) -> Answer:
+    """Make a pending job available."""
+    await visit.send("POST", "jobs", job_id, "activate", action="job.activate")
+    return visit.back("The job is available.")
+
+
+async def change_priority(visit: Visit, job_id: str) -> Answer:
+    """Change the priority of a waiting job, the only member of a stored job that can change."""
+    given = visit.form.get("priority", "").strip()
+    if not _is_number(given):
+        return SeeOther(visit.back("").target, "The priority must be a whole number.", failed=True)
+    await visit.send("PATCH", "admin", "jobs", job_id, body={"priority": int(given)})
+    return visit.back(f"The priority is {int(given)} now.")
+
+
 async def copy(visit: Visit, job_id: str) -> Answer:
     """Enqueue a job with the same type, args and options."""
     members = object_members(await visit.get("admin", "jobs", job_id)) or {}
     response = await visit.send("POST", "jobs", body=_new_job(members), action="job.copy")
     new_id = text(object_members(response) or {}, "id")
     return SeeOther(visit.url("jobs", new_id), "This is the copy. It has a new id.")
+
+
+async def _lease(visit: Visit, job: Mapping[str, str]) -> dict[str, str]:
+    """Return the worker of the last attempt, and when the lease of an active job ends."""
+    try:
+        trace = object_members(await visit.get("admin", "jobs", job["id"], "trace")) or {}
+    except ApiError:  # the job has ended and was removed in between
+        trace = {}
+    worker = text(trace, "worker_id") or job["worker_id"]
+    return {"worker": worker, "lease_expires_at": text(trace, "lease_expires_at")}
+
+
+def _trace_url(visit: Visit, members: dict[str, Raw]) -> str:
+    """Return the address of the trace that the job belongs to, empty for none."""
+    meta = object_members(members.get("meta", _EMPTY)) or {}
+    match = _trace_parent(text(meta, "traceparent"))
+    template = visit.settings.trace_url
+    return template.replace("{trace_id}", match[1]) if match and template else ""
 
 
 def _new_job(members: dict[str, Raw]) -> bytes:
@@ -169,12 +211,11 @@ def _backtrace(error: dict[str, Raw]) -> str:
 
 def _timeline(members: dict[str, Raw]) -> list[TimelineEntry]:
     """Return what happened to the job, the oldest first, and what comes next."""
-    worker = text(members, "worker_id")
     named = (
         ("created_at", "Created", "scheduled", ""),
         ("enqueued_at", "Available in its queue", "available", ""),
         ("scheduled_at", "Scheduled for", "scheduled", ""),
-        ("started_at", "Attempt started", "active", worker),
+        ("started_at", "Attempt started", "active", ""),
         ("next_attempt_at", "Next attempt", "retryable", ""),
         ("completed_at", "Completed", "completed", ""),
         ("cancelled_at", "Cancelled", "cancelled", ""),

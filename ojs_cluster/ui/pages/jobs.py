@@ -7,6 +7,7 @@ from typing import Any, Final
 import msgspec
 import orjson
 
+from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.jobs.ids import is_job_id
 from ojs_cluster.core.jobs.states import State
@@ -105,7 +106,9 @@ async def show_all(visit: Visit) -> Answer:
     except ApiError as error:
         if error.status not in (400, 422):
             raise
-        refusal = error.message  # the search has a mistake, so the page explains it beside the form
+        refusal = (
+            error.sentence
+        )  # the search has a mistake, so the page explains it beside the form
     redact = visit.settings.redact
     return Page(
         "jobs.html",
@@ -119,6 +122,7 @@ async def show_all(visit: Visit) -> Answer:
             "states": [state.value for state in STATES],
             "counts": await _counts(visit, filters),
             "cursor": visit.query.get("cursor", ""),
+            "may_enqueue": visit.may_change(Scope.DATA_WRITE),
             "actions": [
                 (name, label) for name, label in ACTIONS.items() if visit.may_change(SCOPES[name])
             ],

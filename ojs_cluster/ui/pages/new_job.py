@@ -1,0 +1,125 @@
+"""The form that enqueues a job, empty or filled with the data of another job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from ojs_cluster.core.raw_json import Raw, array_items, join, object_members
+from ojs_cluster.ui.raw import number, text, texts
+from ojs_cluster.ui.visit import Answer, ApiError, Page, SeeOther, Visit
+
+_FIELDS: Final = (
+    *("type", "queue", "args", "meta", "tags", "priority", "max_attempts", "scheduled_at"),
+)
+_EMPTY: Final = {**dict.fromkeys(_FIELDS, ""), "queue": "default", "args": "[]"}
+
+
+class _Mistake(Exception):
+    """A field of the form cannot be read; the message says which one and what it needs."""
+
+
+async def show(visit: Visit) -> Answer:
+    """Show the form. The parameter ``from`` names a job whose data it is filled with."""
+    source = visit.query.get("from", "")
+    if not source:
+        given = {name: visit.query.get(name) or value for name, value in _EMPTY.items()}
+        return _form(given)
+    if visit.settings.redact:  # the form would show the hidden values, or enqueue their stand-ins
+        hint = "The operator hides some values (OJS_UI_REDACT). Use 'Enqueue a copy' instead."
+        return Page("error.html", {"what": "There is no form", "why": "", "hint": hint}, 403)
+    members = object_members(await visit.get("admin", "jobs", source)) or {}
+    retry = object_members(members.get("retry", Raw(b"{}"))) or {}
+    return _form(
+        {
+            "type": text(members, "type"),
+            "queue": text(members, "queue"),
+            "args": _raw(members, "args", "[]"),
+            "meta": _raw(members, "meta", ""),
+            "tags": ", ".join(texts(members, "tags")),
+            "priority": number(members, "priority"),
+            "max_attempts": number(retry, "max_attempts") or number(members, "max_attempts"),
+            "scheduled_at": "",
+        }
+    )
+
+
+async def create(visit: Visit) -> Answer:
+    """Enqueue the job of the form. A mistake shows the form again, with what is wrong."""
+    given = {name: visit.form.get(name, "").strip() for name in _FIELDS}
+    try:
+        response = await visit.send("POST", "jobs", body=_body(given), action="job.enqueue")
+    except _Mistake as mistake:
+        return _form(given, str(mistake))
+    except ApiError as error:
+        if error.status not in (400, 413, 422):
+            raise
+        return _form(given, error.sentence)
+    new_id = text(object_members(response) or {}, "id")
+    return SeeOther(visit.url("jobs", new_id), "The job is enqueued.")
+
+
+def _form(given: Mapping[str, str], mistake: str = "") -> Page:
+    return Page("new_job.html", {"given": given, "mistake": mistake}, 400 if mistake else 200)
+
+
+def _body(given: Mapping[str, str]) -> bytes:
+    """Return the request. Args and meta are copied, so that numbers of any size stay exact."""
+    args, meta = _json(given["args"] or "[]"), _json(given["meta"] or "{}")
+    if args is None or array_items(args) is None:
+        raise _Mistake('Args must be a JSON array, such as ["user@example.com", 42].')
+    if meta is None or object_members(meta) is None:
+        raise _Mistake('Meta must be a JSON object, such as {"customer": 7}, or empty.')
+    options = {"queue": _text(given["queue"] or "default")}
+    for name in ("priority", "max_attempts"):
+        digits = given[name]
+        if digits and not (digits.isascii() and digits.removeprefix("-").isdigit()):
+            raise _Mistake(f"{name.replace('_', ' ').capitalize()} must be a whole number.")
+    if given["priority"]:
+        options["priority"] = _number(given["priority"])
+    if given["max_attempts"]:
+        options["retry"] = Raw(b'{"max_attempts":%b}' % _number(given["max_attempts"]))
+    if given["scheduled_at"]:
+        options["delay_until"] = _text(given["scheduled_at"])
+    tags = [word.strip() for word in given["tags"].split(",") if word.strip()]
+    if tags:
+        options["tags"] = Raw(msgspec.json.encode(tags))
+    members = {"type": _text(given["type"]), "args": args, "options": Raw(b"{%b}" % join(options))}
+    if given["meta"]:
+        members["meta"] = meta
+    return b"{%b}" % join(members)
+
+
+def _json(given: str) -> Raw | None:
+    try:
+        return msgspec.json.decode(given.encode(errors="replace"), type=Raw)
+    except msgspec.DecodeError:
+        return None
+
+
+def _text(given: str) -> Raw:
+    return Raw(msgspec.json.encode(given.encode(errors="replace").decode()))
+
+
+def _number(digits: str) -> Raw:
+    sign = "-" if digits.startswith("-") else ""
+    return Raw(f"{sign}{digits.lstrip('-').lstrip('0') or '0'}".encode())
+
+
+def _raw(members: Mapping[str, Raw], name: str, default: str) -> str:
+    raw = bytes(members.get(name, b""))
+    return _visible(raw.decode(errors="replace")) if raw not in (b"", b"{}", b"null") else default
+
+
+def _visible(json: str) -> str:
+    """Return JSON whose invisible characters are escapes, such as those that turn text around."""
+    return "".join(
+        char if char.isprintable() or char in "\r\n\t" else _escape(char) for char in json
+    )
+
+
+def _escape(char: str) -> str:
+    units = char.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[n : n + 2].hex()}" for n in range(0, len(units), 2))
