@@ -65,7 +65,12 @@ OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
         {200: queue_shapes.QueueConfigAnswer}, body=queue_config.QueueConfigBody, errors=(409,)
     ),
     errors.list_errors: OperationDetails(
-        {200: queue_shapes.ErrorGroups}, parameters=(p.QUEUE, *p.page())
+        {200: queue_shapes.ErrorGroups},
+        parameters=(
+            p.QUEUE,
+            p.text("since", "Only groups with a failure since a time, or an age such as `1h`."),
+            *p.page(),
+        ),
     ),
     jobs.list_jobs: OperationDetails(
         {200: job_shapes.JobItems},

@@ -75,6 +75,7 @@ class ShownBulkFilter(TypedDict, total=False):
     dead: bool
     queues: list[str]
     error: dict[str, str]
+    query: str
     since: Moment
     until: Moment
     older_than: Moment

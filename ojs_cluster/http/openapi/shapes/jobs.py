@@ -281,3 +281,5 @@ class Trace(TypedDict):
     max_attempts: Count
     errors_omitted: Count
     snapshots: list[Phase]
+    worker_id: NotRequired[str]
+    lease_expires_at: NotRequired[Moment]
