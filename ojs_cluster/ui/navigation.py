@@ -49,5 +49,5 @@ MENU: Final = (
     Entry("events", "Events", "events", "v", Scope.DATA_READ),
     Entry("bulk", "Bulk operations", "bulk", "b"),
     Entry("cluster", "Cluster", "cluster", "k", of_cluster=True),
-    Entry("operations", "Operations", "operations", "p", of_cluster=True),
+    Entry("operations", "Maintenance", "operations", "p", of_cluster=True),
 )

@@ -10,6 +10,7 @@ from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.ui.pages import (
     bulk,
     cluster,
+    completion,
     dead,
     errors,
     events,
@@ -63,6 +64,7 @@ PAGES: Final = (
     PageRoute("POST", "/queues/<name>/config", queue_changes.configure, (Scope.ADMIN_WRITE,)),
     PageRoute("POST", "/queues/<name>/purge", queue_changes.purge, (Scope.ADMIN_PURGE,)),
     PageRoute("GET", "/jobs", jobs.show_all),
+    PageRoute("GET", "/jobs/values.json", completion.values),
     PageRoute("GET", "/jobs/new", new_job.show, (Scope.ADMIN_READ, Scope.DATA_WRITE)),
     PageRoute("POST", "/jobs/new", new_job.create, (Scope.ADMIN_READ, Scope.DATA_WRITE)),
     PageRoute("GET", "/jobs/<job_id>", job.show),

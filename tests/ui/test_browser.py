@@ -231,6 +231,45 @@ def test_a_job_is_found_and_opened_by_keyboard_alone(
     visitor.page.context.close()
 
 
+def test_a_search_is_completed_by_keyboard_and_saved(
+    chromium: Browser, running: Running, demo: Demo
+) -> None:
+    visitor = window(chromium, running)
+    visitor.log_in()
+    page = visitor.open("jobs")
+    page.locator("html.js").wait_for()
+    field = page.get_by_role("combobox", name="Search", exact=True)
+    field.press_sequentially("type:a* sta")
+    options = page.locator("#query-options").get_by_role("option")
+    expect(options).to_have_text(["state:"])
+    field.press("ArrowDown")
+    expect(field).to_have_attribute("aria-activedescendant", "query-options-0")
+    assert _violations(page, AXE.read_text()) == []
+    field.press("Enter")
+    expect(field).to_have_value("type:a* state:")
+    field.press_sequentially("DIS")
+    expect(options).to_have_text(["discarded"])
+    field.press("ArrowDown")
+    field.press("Enter")
+    expect(field).to_have_value("type:a* state:discarded ")
+    field.press_sequentially("queue:em")
+    expect(options).to_have_text(["email"])
+    field.press("Escape")
+    expect(options).to_have_count(0)
+    expect(field).to_be_focused()
+    field.fill("state:discarded")
+    field.press("Enter")
+    page.wait_for_url("**/jobs?*query=state*")
+    page.get_by_role("button", name="Save this one").click()
+    page = visitor.open("jobs")
+    page.locator("#saved").get_by_role("link", name="state:discarded").click()
+    expect(page.get_by_role("combobox", name="Search", exact=True)).to_have_value("state:discarded")
+    page.get_by_role("button", name="Remove the saved search state:discarded").click()
+    expect(page.locator("#saved li")).to_have_count(0)
+    visitor.check()
+    visitor.page.context.close()
+
+
 def test_a_list_offers_new_jobs_instead_of_moving(
     chromium: Browser, running: Running, demo: Demo
 ) -> None:

@@ -7,6 +7,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from tests.support.servers import wait_until
 from tests.ui.dashboard import Running
 from tests.ui.demo import BIG, Demo
 from tests.ui.html import parse
@@ -103,6 +104,34 @@ def test_a_search_for_an_id_opens_the_job(admin: httpx.Client, demo: Demo) -> No
 def test_a_key_for_some_queues_opens_no_other_job(running: Running, demo: Demo) -> None:
     with running.browser("email-key") as client:
         assert "No job has this id" in page(client, f"/ui/jobs?query={demo.jobs['active']}")
+
+
+def test_a_completion_offers_only_what_the_key_may_see(
+    admin: httpx.Client, running: Running, demo: Demo
+) -> None:
+    def has_types() -> bool:  # each process counts its types every few seconds
+        return {"email.send", "image.resize"} <= set(
+            admin.get("/ui/jobs/values.json").json()["type"]
+        )
+
+    wait_until(has_types, what="the types are known")
+    found = admin.get("/ui/jobs/values.json").json()
+    assert {"id:", "args.", "since:"} <= set(found["fields"])
+    assert "discarded" in found["state"]
+    assert {"email", "media"} <= set(found["queue"])
+    assert "SMTPServerDisconnected" in found["error"]
+    with running.browser("email-key") as client:
+        few = client.get("/ui/jobs/values.json").json()
+    assert "media" not in few["queue"]
+    assert "image.resize" not in few["type"]
+    with running.browser("producer-key") as client:
+        assert client.get("/ui/jobs/values.json").status_code == 403
+
+
+def test_the_states_say_why_they_have_no_numbers(admin: httpx.Client) -> None:
+    why = "The states have no numbers while a search"
+    assert why in page(admin, "/ui/jobs?query=state:active")
+    assert why not in page(admin, "/ui/jobs?queue=email")
 
 
 def test_a_mistake_in_a_search_is_explained_beside_it(admin: httpx.Client) -> None:

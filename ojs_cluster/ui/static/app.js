@@ -9,6 +9,8 @@
     } catch (_) { /* storage is blocked */ }
     return null;
   };
+  // 24 hours and a zone, in any language of the browser.
+  const clock = (time) => time.toLocaleTimeString("en-GB", { hour12: false, timeZoneName: "short" });
   document.documentElement.classList.add("js");
 
   // -- colours
@@ -43,7 +45,7 @@
   let refreshedAt = new Date();
   function noteRefresh(answered) {
     if (answered) refreshedAt = new Date();
-    else stale.textContent = `This page could not be refreshed since ${refreshedAt.toLocaleTimeString()}. The server does not answer; the page tries again.`;
+    else stale.textContent = `This page could not be refreshed since ${clock(refreshedAt)}. The server does not answer; the page tries again.`;
     stale.hidden = answered;
   }
   for (const name of ["htmx:sendError", "htmx:responseError", "htmx:timeout"]) document.addEventListener(name, () => noteRefresh(false));
@@ -166,7 +168,7 @@
       row.insertCell().textContent = data.queue || "";
       const when = row.insertCell();
       when.className = "num";
-      when.textContent = new Date(data.timestamp || Date.now()).toLocaleTimeString();
+      when.textContent = clock(new Date(data.timestamp || Date.now()));
       while (body.rows.length > Number(events.dataset.limit)) body.deleteRow(-1);
     };
     for (const kind of events.dataset.kinds.split(" ")) source.addEventListener(kind, add);

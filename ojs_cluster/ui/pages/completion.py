@@ -1,0 +1,60 @@
+"""What the completion of a search offers: the fields, and known values of some of them.
+
+The values come from what the process shares between viewers anyway: the metrics of queues, and the
+groups of errors. So a completion never walks over jobs.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import orjson
+
+from ojs_cluster.core.errors import OJSError
+from ojs_cluster.core.jobs.states import State
+from ojs_cluster.core.search import FIELDS
+from ojs_cluster.ui.visit import Answer, ApiError, Download, Visit
+
+_MAX_VALUES: Final = 300
+"""Maximum number of values of a field."""
+_ERRORS: Final = 100
+
+
+async def values(visit: Visit) -> Answer:
+    """Return the names of the fields, and the values of ``state``, ``queue``, ``type``, ``error``.
+
+    A user who may see some queues only gets values of these queues.
+    """
+    queues: set[str] = set()
+    types: set[str] = set()
+    try:
+        metrics = (await visit.app.cached_metrics.get()).queues
+    except OJSError:
+        metrics = {}
+    admitted = visit.principal.queues
+    for name, queue in metrics.items():
+        if admitted is None or admitted.admits(name):
+            queues.add(name)
+            types.update(queue.types)
+    return Download(
+        "values.json",
+        "application/json",
+        orjson.dumps(
+            {
+                "fields": [name if name.endswith(".") else f"{name}:" for name in FIELDS],
+                "state": [state.value for state in State],
+                "queue": sorted(queues)[:_MAX_VALUES],
+                "type": sorted(types)[:_MAX_VALUES],
+                "error": await _error_types(visit),
+            }
+        ),
+    )
+
+
+async def _error_types(visit: Visit) -> list[str]:
+    """Return the types of the latest errors."""
+    try:
+        listed = orjson.loads(await visit.shared("admin", "errors", limit=_ERRORS))
+    except ApiError:
+        return []
+    return list(dict.fromkeys(group["type"] for group in listed["items"] if group["type"]))
