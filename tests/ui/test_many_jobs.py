@@ -254,7 +254,7 @@ def test_a_cron_job_is_run_paused_and_deleted(running: Running, admin: httpx.Cli
         cron = {"name": "hourly", "cron": "0 * * * *", "type": "a.b", "args": []}
         api.post("/ojs/v1/cron", json={**cron, "options": {"queue": "hourly"}})
         assert "This is the job of hourly" in follow(admin, "/ui/cron/hourly/trigger", {}).text
-        assert "manual" in page(admin, "/ui/cron/hourly")
+        assert "run by hand" in page(admin, "/ui/cron/hourly")
         assert "is paused" in act(admin, "/ui/cron/hourly/pause", "cron")
         assert "runs again" in act(admin, "/ui/cron/hourly/resume", "cron/hourly")
         assert "is deleted" in act(admin, "/ui/cron/hourly/delete")
