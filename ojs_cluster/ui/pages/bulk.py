@@ -13,7 +13,7 @@ import orjson
 
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.ui.formats import counted
-from ojs_cluster.ui.forms import confirmation, is_confirmed
+from ojs_cluster.ui.forms.form import confirmation, is_confirmed
 from ojs_cluster.ui.visit import Answer, ApiError, Page, SeeOther, Visit
 
 _PER_PAGE: Final = 50

@@ -8,7 +8,7 @@ import orjson
 
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.ui.formats import time_ago
-from ojs_cluster.ui.forms import confirmation
+from ojs_cluster.ui.forms.form import confirmation
 from ojs_cluster.ui.json_view import short_json
 from ojs_cluster.ui.pages.jobs import PER_PAGE, decode_jobs
 from ojs_cluster.ui.raw import members, text
