@@ -313,6 +313,19 @@ def test_numbers_refresh_by_themselves_and_colours_are_remembered(
     visitor.page.context.close()
 
 
+def test_a_page_keeps_what_has_not_changed(chromium: Browser, running: Running, demo: Demo) -> None:
+    visitor = window(chromium, running)
+    visitor.log_in()
+    page = visitor.page
+    page.locator("html.js").wait_for()
+    with page.expect_event("response", lambda reply: reply.status == 304, timeout=WAIT_MS):
+        page.locator("#live").select_option("2")
+    expect(page.locator(".tile-available .tile-value")).to_be_visible()
+    expect(page.locator("#not-refreshed")).to_be_hidden()
+    visitor.check()
+    visitor.page.context.close()
+
+
 def test_a_page_that_cannot_refresh_says_so(
     chromium: Browser, running: Running, demo: Demo
 ) -> None:
