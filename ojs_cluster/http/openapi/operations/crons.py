@@ -24,7 +24,7 @@ OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
         ),
     ),
     cron.register: OperationDetails(
-        {201: Answer(shapes.CronAnswer, headers={"Location": "The path of the cron job."})},
+        {201: Answer(shapes.RegisteredCron, headers={"Location": "The path of the cron job."})},
         body=CronBody,
     ),
     cron.get: _CRON,

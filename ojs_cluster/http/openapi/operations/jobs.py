@@ -31,7 +31,7 @@ _CHANGED_JOB: Final = OperationDetails({200: shapes.JobAnswer}, errors=(409,))
 
 OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
     jobs.enqueue: OperationDetails(
-        {201: Answer(shapes.JobAnswer, headers=_LOCATION), 200: shapes.Deduplicated},
+        {201: Answer(shapes.EnqueuedJob, headers=_LOCATION), 200: shapes.Deduplicated},
         body=EnqueueBody,
         errors=(409,),
     ),

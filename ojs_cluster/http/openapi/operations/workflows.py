@@ -20,7 +20,7 @@ _STATE: Final = p.text(
 
 OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
     workflows.create: OperationDetails(
-        {201: Answer(shapes.WorkflowAnswer, headers={"Location": "The path of the workflow."})},
+        {201: Answer(shapes.CreatedWorkflow, headers={"Location": "The path of the workflow."})},
         body=WorkflowBody,
         errors=(409,),
     ),

@@ -58,6 +58,12 @@ class CronAnswer(CronMembers):
     cron_job: Cron
 
 
+class RegisteredCron(CronAnswer):
+    """The cron job. ``warnings`` says why its args do not match the schema of its type."""
+
+    warnings: NotRequired[list[str]]
+
+
 class CronDeleted(TypedDict):
     """The cron job that was deleted."""
 

@@ -137,6 +137,12 @@ class JobItems(TypedDict):
     pagination: Pagination
 
 
+class EnqueuedJob(JobAnswer):
+    """The job. ``warnings`` says why its args do not match the schema of its type."""
+
+    warnings: NotRequired[list[str]]
+
+
 class Batch(TypedDict):
     """The enqueued jobs, in the order of the request."""
 
@@ -144,6 +150,7 @@ class Batch(TypedDict):
     count: Count
     enqueued: Count
     failed: Count
+    warnings: NotRequired[list[str]]
 
 
 class BulkEnqueuedJob(TypedDict):
@@ -171,6 +178,7 @@ class BulkEnqueueResult(TypedDict):
     succeeded: Count
     failed: Count
     items: list[BulkEnqueueItem]
+    warnings: NotRequired[list[str]]
 
 
 class JobResult(TypedDict, total=False):

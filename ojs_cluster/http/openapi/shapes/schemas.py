@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from ojs_cluster.http.openapi.shapes.common import Count, JobType, Moment, Pagination
 
@@ -101,3 +101,4 @@ class JobSchemaDeleted(TypedDict):
     deleted: Literal[True]
     type: JobType
     version: str | int
+    uri: NotRequired[str]

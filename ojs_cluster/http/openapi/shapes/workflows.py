@@ -93,6 +93,12 @@ class WorkflowAnswer(WorkflowMembers):
     workflow: WorkflowMembers
 
 
+class CreatedWorkflow(WorkflowAnswer):
+    """The workflow. ``warnings`` says which args do not match the schema of their type."""
+
+    warnings: NotRequired[list[str]]
+
+
 class WorkflowProgressAnswer(StepCounts, WorkflowCounts):
     """The counts of a workflow."""
 
