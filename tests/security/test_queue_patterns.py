@@ -254,7 +254,8 @@ def _jobs_in(reply: Reply) -> list[dict[str, Any]]:
 
     def look(value: Any) -> None:
         if isinstance(value, dict):
-            if "queue" in value and "type" in value:
+            # The OpenAPI document has schemas with members of these names.
+            if isinstance(value.get("queue"), str) and "type" in value:
                 found.append(value)
             for member in value.values():
                 look(member)
