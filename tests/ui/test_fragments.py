@@ -78,9 +78,9 @@ def test_viewers_with_other_rights_share_no_fragment(running: Running, demo: Dem
 
 
 def test_a_note_waits_for_the_next_whole_page(running: Running, admin: httpx.Client) -> None:
-    admin.post("/ui/queues/email/pause", data={"back": "queues"})
+    admin.post("/ui/queues/noted/pause", data={"back": "queues"})
     assert "is paused. Active jobs" not in admin.get("/ui/queues", headers=REFRESH).text
     assert "is paused. Active jobs" in admin.get("/ui/queues").text
     assert "is paused. Active jobs" not in admin.get("/ui/queues").text
-    admin.post("/ui/queues/email/resume", data={"back": "queues"})
+    admin.post("/ui/queues/noted/resume", data={"back": "queues"})
     admin.get("/ui/queues")
