@@ -44,6 +44,9 @@ _SHOWN_ID = "xxxxxxxx-xxxx-7xxx-xxxx-xxxxxxxxxxxx"
 _MOMENT = re.compile(r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d")
 _AGE = r"(?:\d+(?:\.\d+)?ms|\d+\.\d+s|\d+s|\d+m\d\ds|\d+m|\d+h\d\dm|\d+d\d\dh|\d+d)"
 _AGO = re.compile(rf"{_AGE}(?= (?:ago|on average|of this process))")
+_RATE = re.compile(r"[\d.]+(?= per minute|/min )")
+_RATE_COLUMN = re.compile(r"( +)[\d.]+(?= +~ +~$)", re.MULTILINE)
+"""Rates are per minute of the server's age, which differs from run to run."""
 _RIGHT = re.compile(rf"( +){_AGE}(?=\s|$)", re.MULTILINE)
 
 
@@ -54,7 +57,9 @@ def normal(text: str) -> str:
     text = _TOP.sub("ojsctl top", _UPTIME.sub("Uptime", text))
     text = _MOMENT.sub("2026-01-01 00:00:00", text)
     text = _AGO.sub("~", text)
-    return _RIGHT.sub(lambda match: "~".rjust(len(match[0])), text)
+    text = _RATE.sub("~", text)
+    text = _RIGHT.sub(lambda match: "~".rjust(len(match[0])), text)
+    return _RATE_COLUMN.sub(lambda match: "~".rjust(len(match[0])), text)
 
 
 def check(name: str, text: str) -> None:
