@@ -308,6 +308,8 @@ def _import(
     """
     if system is None and (dry_run or prefix or rename_type or rename_queue):
         raise click.UsageError("--dry-run, --prefix and --rename-* need --from")
+    if prefix and system not in ("bullmq", "celery"):
+        raise click.UsageError("--prefix needs --from bullmq or --from celery")
     if system is not None and source is None:
         raise click.UsageError("--from needs the URL of the Redis of the other system")
 

@@ -14,6 +14,7 @@ import redis
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable, OJSError
+from ojs_cluster.core.jobs.options import is_queue
 from ojs_cluster.core.payload_limits import PayloadLimits
 from ojs_cluster.server.commands.archive import run_with_store
 from ojs_cluster.server.commands.progress import Progress
@@ -139,7 +140,10 @@ def _converted(
     for item in window:
         match item:
             case ForeignQueue():
-                yield item
+                if is_queue(names.queue(item.name)):
+                    yield item
+                else:
+                    report.leave_out(item.name, "has a name that needs --rename-queue", "")
             case NotCarried(queue, reason, example, count):
                 report.leave_out(queue, reason, example, count)
             case ForeignJob():
@@ -165,12 +169,8 @@ async def _store_window(
     """Store queues and jobs. The positions keep the order of jobs that are stored concurrently."""
     now_ms = time.time_ns() // 1_000_000
 
-    async def store_one(numbered: tuple[ForeignQueue | ConvertedJob, int]) -> None:
+    async def store_one(numbered: tuple[ConvertedJob, int]) -> None:
         item, position = numbered
-        if isinstance(item, ForeignQueue):
-            if store is not None:
-                await restore_queue(store, QueueLine(names.queue(item.name), {b"paused": b"1"}))
-            return
         queue, state = item.job.queue, item.source.state
         if store is None:
             report.add_job(queue, state, "found")
@@ -184,13 +184,14 @@ async def _store_window(
             report.refused += 1
             report.leave_out(queue, f"cannot be stored: {error}", item.source.source_id)
 
-    numbered = list[tuple[ForeignQueue | ConvertedJob, int]]()
+    numbered = list[tuple[ConvertedJob, int]]()
     for item in window:
         if isinstance(item, ConvertedJob):
             positions[item.job.queue] += 1
             numbered.append((item, positions[item.job.queue]))
-        else:
-            numbered.append((item, 0))
+        elif store is not None:
+            # Before its jobs, so that no worker starts one of them.
+            await restore_queue(store, QueueLine(names.queue(item.name), {b"paused": b"1"}))
     await run_concurrently(numbered, store_one)
 
 

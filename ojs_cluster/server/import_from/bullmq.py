@@ -13,13 +13,14 @@ import orjson
 
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.server.import_from.foreign_job import (
+    MALFORMED,
     ForeignError,
     ForeignItem,
     ForeignJob,
     ForeignQueue,
     NotCarried,
 )
-from ojs_cluster.server.import_from.source import Source
+from ojs_cluster.server.import_from.source import Source, as_text
 
 _DELAY_SCALE = 4096
 _MIN_PRIORITY = -100
@@ -39,19 +40,19 @@ def read_bullmq(source: Source) -> Iterator[ForeignItem]:
 
 def _queue(source: Source, base: str, queue: str) -> Iterator[ForeignItem]:
     for name in ("wait", "paused"):
-        ids = (raw.decode() for raw in source.list_from_tail(base + name))
+        ids = (as_text(raw) for raw in source.list_from_tail(base + name))
         # Older versions wake workers by markers in the list.
         yield from _jobs(source, base, queue, ((job, 0) for job in ids if not job.startswith("0:")))
     for name in ("prioritized", "delayed", "failed"):
-        scored = ((raw.decode(), score) for raw, score in source.scores(base + name))
+        scored = ((as_text(raw), score) for raw, score in source.scores(base + name))
         yield from _jobs(source, base, queue, scored, name)
     if running := source.size("list", f"{base}active"):
         reason = "is running: stop its worker, then import again"
         yield NotCarried(queue, reason, count=running)
     for raw, _ in source.scores(f"{base}waiting-children"):
-        yield NotCarried(queue, _FLOW, raw.decode())
+        yield NotCarried(queue, _FLOW, as_text(raw))
     for raw, _ in source.scores(f"{base}repeat"):
-        yield NotCarried(queue, "is a job scheduler: create a cron job instead", raw.decode())
+        yield NotCarried(queue, "is a job scheduler: create a cron job instead", as_text(raw))
 
 
 _FLOW = "is part of a flow: create a workflow instead"
@@ -69,15 +70,15 @@ def _jobs(
 
     for key, values in source.hashes(keys()):
         job_id = key.removeprefix(base)
-        # The job of a scheduler is its next run, which the scheduler itself accounts for.
-        if "rjk" in values or job_id.startswith("repeat:"):
+        # The next run of a scheduler is left out with its scheduler. Its earlier runs are jobs.
+        if "rjk" in values and place == "delayed" and "atm" not in values:
             continue
         if "parentKey" in values or "parent" in values:
             yield NotCarried(queue, _FLOW, job_id)
             continue
         try:
             yield _job(queue, job_id, values, place, scores.pop(key))
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except MALFORMED:
             yield NotCarried(queue, "is incomplete or malformed", job_id)
 
 

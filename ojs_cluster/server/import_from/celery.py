@@ -9,8 +9,8 @@ in the hash ``unacked``. Failed tasks are in the result backend, if it is the sa
 from __future__ import annotations
 
 import base64
-import binascii
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,7 +18,9 @@ import orjson
 
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.raw_json import Raw, array_items, object_members
+from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.server.import_from.foreign_job import (
+    MALFORMED,
     ForeignError,
     ForeignItem,
     ForeignJob,
@@ -30,40 +32,48 @@ _SEPARATOR = "\x06\x16"
 _INTERNAL = ("celeryev", ".pidbox")
 _FOLLOW_UPS = ("callbacks", "errbacks", "chain", "chord")
 _RESULT = "celery-task-meta-"
+_MAX_PRIORITY = 9
+"""The highest priority, to which Celery's transport limits others."""
 
 
 def read_celery(source: Source) -> Iterator[ForeignItem]:
     """Yield waiting, delayed and failed tasks."""
-    for queue in _queues(source):
+    queues = _queues(source)
+    for queue in sorted(set(queues.values())):
         keys = source.keys(f"{source.prefix}{queue}{_SEPARATOR}", "*")
         for key in [source.prefix + queue, *keys]:
             for raw in source.list_from_tail(key):
                 yield _message(raw, queue)
+    now_ms = time.time_ns() // 1_000_000
     for _, raw in source.hash_values(f"{source.prefix}unacked"):
-        yield _held_message(raw)
+        yield _held_message(raw, queues, now_ms)
     for raw in source.texts(f"{source.prefix}{_RESULT}"):
-        failed = _result(raw)
+        failed = _result(raw, queues)
         if failed is not None:
             yield failed
 
 
-def _queues(source: Source) -> list[str]:
-    """Return the queues that producers or workers have declared."""
-    found = set[str]()
+def _queues(source: Source) -> dict[str, str]:
+    """Return the queues that producers or workers have declared, by their routing keys."""
+    found = dict[str, str]()
     for key in source.keys(f"{source.prefix}_kombu.binding.", "*"):
         if not key.endswith(_INTERNAL):
-            found.update(member.split(_SEPARATOR)[-1] for member in source.members(key))
-    return sorted(found)
+            for member in source.members(key):
+                routing_key, *_, queue = member.split(_SEPARATOR)
+                found[routing_key or queue] = queue
+    return found
 
 
-def _held_message(raw: bytes) -> ForeignItem:
+def _held_message(raw: bytes, queues: Mapping[str, str], now_ms: int) -> ForeignItem:
     """Return a message that a worker holds: one that is not due, or one that it runs."""
     try:
-        message, _, queue = orjson.loads(raw)
-    except (ValueError, TypeError):
+        message, _, routing_key = orjson.loads(raw)
+        queue = queues.get(routing_key, str(routing_key))
+    except MALFORMED:
         return NotCarried("", "is no message of Celery's protocol 2")
-    item = _message(orjson.dumps(message), str(queue))
-    if isinstance(item, ForeignJob) and item.state is State.AVAILABLE:
+    item = _message(orjson.dumps(message), queue)
+    # A task that is due runs: workers keep the message, with its eta, until the task has ended.
+    if isinstance(item, ForeignJob) and (item.due_ms is None or item.due_ms <= now_ms):
         reason = "is running: stop its worker, then import again"
         return NotCarried(item.queue, reason, item.source_id)
     return item
@@ -75,14 +85,14 @@ def _message(raw: bytes, queue: str) -> ForeignItem:
         headers, properties = message["headers"], message["properties"]
         task_id = str(headers["id"])
         task = str(headers["task"])
-    except (ValueError, KeyError, TypeError):
+    except MALFORMED:
         return NotCarried(queue, "is no message of Celery's protocol 2")
     if message.get("content-type") != "application/json":
         reason = f"is serialised as {message.get('content-type')}, which only Python code can read"
         return NotCarried(queue, reason, task_id)
     try:
         args, kwargs, embed = _body(message["body"], properties.get("body_encoding"))
-    except (ValueError, KeyError, AttributeError, binascii.Error):
+    except MALFORMED:
         return NotCarried(queue, "has a body that cannot be decoded", task_id)
     follow_ups = object_members(embed) or {}
     if headers.get("group") or any(
@@ -93,7 +103,7 @@ def _message(raw: bytes, queue: str) -> ForeignItem:
     try:
         due_ms, retries = _ms(headers.get("eta")), int(headers.get("retries") or 0)
         options = _options(headers, properties)
-    except (ValueError, TypeError):
+    except MALFORMED:
         return NotCarried(queue, "has malformed headers", task_id)
     waiting = State.RETRYABLE if retries else State.SCHEDULED
     return ForeignJob(
@@ -123,9 +133,10 @@ def _options(headers: dict[str, Any], properties: dict[str, Any]) -> dict[str, o
     options: dict[str, object] = {}
     # On Redis, a task with a lower number comes first.
     if priority := properties.get("priority"):
-        options["priority"] = -int(priority)
-    if headers.get("expires"):
-        options["expires_at"] = headers["expires"]
+        options["priority"] = -min(_MAX_PRIORITY, max(0, int(priority)))
+    expires_ms = _ms(headers.get("expires"))
+    if expires_ms is not None:
+        options["expires_at"] = format_ms(expires_ms).decode()
     hard_limit_s = (headers.get("timelimit") or [None])[0]
     if hard_limit_s:
         options["timeout_ms"] = round(float(hard_limit_s) * 1000)
@@ -147,19 +158,20 @@ def _ms(text: str | None) -> int | None:
     return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
-def _result(raw: bytes) -> ForeignItem | None:
+def _result(raw: bytes, queues: Mapping[str, str]) -> ForeignItem | None:
     """Return the failed task of a stored result; None for a task that did not fail."""
     try:
         result = orjson.loads(raw)
         if result["status"] != "FAILURE":
             return None
-        queue, task_id = str(result.get("queue") or "celery"), str(result["task_id"])
+        routing_key, task_id = str(result.get("queue") or "celery"), str(result["task_id"])
+        queue = queues.get(routing_key, routing_key)
         if not result.get("name") or not isinstance(result.get("args"), list):
             reason = "failed, but its arguments are not stored (result_extended is off)"
             return NotCarried(queue, reason, task_id)
         members = object_members(raw) or {}
         error = _error(result)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except MALFORMED:
         return NotCarried("", "is no result of Celery")
     return ForeignJob(
         source_id=task_id,

@@ -18,7 +18,7 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.payload_limits import PayloadLimits
 from ojs_cluster.core.raw_json import Raw, join, object_members
 from ojs_cluster.server.import_from.foreign_job import ForeignError, ForeignJob
-from ojs_cluster.server.import_from.names import Names
+from ojs_cluster.server.import_from.names import Names, default_queue_name
 from ojs_cluster.store.archive.line_values import JobLine
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.placement import place
@@ -78,7 +78,7 @@ def line_of(
         now_ms: Unix time in ms, the creation of a job whose own is not known.
     """
     source, job = converted.source, converted.job
-    job_id = source.job_id or _derived_id(store, system, source, job.queue)
+    job_id = source.job_id or _derived_id(store, system, source)
     lock = lock_fields(job) if source.state is not State.DISCARDED else []
     names_and_values = place(job_id, job, lock).fields
     fields = dict(zip(names_and_values[::2], names_and_values[1::2], strict=True))
@@ -114,14 +114,15 @@ def line_of(
     )
 
 
-def _derived_id(store: Store, system: str, source: ForeignJob, queue: str) -> str:
+def _derived_id(store: Store, system: str, source: ForeignJob) -> str:
     """Return an id that is the same in every run, so a repeated import stores no job twice.
 
-    The id names the first shard of the queue whatever its number of partitions is at the moment.
+    It depends neither on the names that the operator chooses nor on the number of partitions. If it
+    names another shard than that of the queue, the job gets an alias.
     """
     origin = "\0".join((system, source.queue, source.source_id, str(source.created_ms)))
     digest = hashlib.sha256(origin.encode(errors="surrogatepass")).digest()
-    shard = store.keys.shard_of_queue(queue)
+    shard = store.keys.shard_of_queue(default_queue_name(source.queue))
     return new_job_id(shard.index, len(store.keys), source.created_ms or 0, digest[:_RANDOM_BYTES])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.server.import_from.source import Source
@@ -89,6 +90,9 @@ class NotCarried:
     example: str = ""
     count: int = 1
 
+
+MALFORMED: Final = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError)
+"""Errors of reading a record that has another form than its system writes."""
 
 ForeignItem = ForeignJob | ForeignQueue | NotCarried
 

@@ -35,7 +35,7 @@ class Names:
 
     def queue(self, name: str) -> str:
         """Return the queue name for a name; it may be invalid, as for ``type``."""
-        return self._queues.get(name) or _queue(name)
+        return self._queues.get(name) or default_queue_name(name)
 
 
 def _type(name: str) -> str:
@@ -46,5 +46,6 @@ def _type(name: str) -> str:
     return ".".join(filter(None, words))[:MAX_TYPE_LENGTH]
 
 
-def _queue(name: str) -> str:
+def default_queue_name(name: str) -> str:
+    """Return the queue name for a name that the operator does not change; it may be empty."""
     return _NOT_QUEUE.sub("-", name.lower()).strip("-.")[:MAX_QUEUE_LENGTH]

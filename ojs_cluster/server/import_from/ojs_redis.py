@@ -11,13 +11,14 @@ from ojs_cluster.core.jobs.ids import is_job_id
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.timestamps import parse_timestamp
 from ojs_cluster.server.import_from.foreign_job import (
+    MALFORMED,
     ForeignError,
     ForeignItem,
     ForeignJob,
     ForeignQueue,
     NotCarried,
 )
-from ojs_cluster.server.import_from.source import Source
+from ojs_cluster.server.import_from.source import Source, as_text
 
 _JSON = ("retry", "unique", "tags")
 _NUMBERS = ("priority", "timeout_ms", "visibility_timeout_ms")
@@ -31,7 +32,7 @@ def read_ojs_redis(source: Source) -> Iterator[ForeignItem]:
         if source.exists(f"ojs:queue:{queue}:paused"):
             yield ForeignQueue(queue)
         available = source.scores(f"ojs:queue:{queue}:available")
-        yield from _jobs(source, ((raw.decode(), 0) for raw, _ in available), State.AVAILABLE)
+        yield from _jobs(source, ((as_text(raw), 0) for raw, _ in available), State.AVAILABLE)
         if running := source.size("set", f"ojs:queue:{queue}:active"):
             reason = "is active: stop its worker, then import again"
             yield NotCarried(queue, reason, count=running)
@@ -40,7 +41,7 @@ def read_ojs_redis(source: Source) -> Iterator[ForeignItem]:
         ("ojs:retry", State.RETRYABLE),
         ("ojs:dead", State.DISCARDED),
     ):
-        yield from _jobs(source, ((raw.decode(), at) for raw, at in source.scores(key)), state)
+        yield from _jobs(source, ((as_text(raw), at) for raw, at in source.scores(key)), state)
     for name in source.members("ojs:cron:names"):
         yield NotCarried("", "is a cron job: register it again", name)
 
@@ -56,13 +57,13 @@ def _jobs(source: Source, ids: Iterable[tuple[str, float]], state: State) -> Ite
 
     for key, values in source.hashes(keys()):
         job_id = key.removeprefix("ojs:job:")
-        queue = values.get("queue", b"").decode()
+        queue = as_text(values.get("queue", b""))
         if "workflow_id" in values:
             yield NotCarried(queue, "is part of a workflow: start the workflow again", job_id)
             continue
         try:
             yield _job(job_id, queue, values, state, round(scores.pop(key)))
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except MALFORMED:
             yield NotCarried(queue, "is incomplete or malformed", job_id)
 
 

@@ -17,6 +17,7 @@ import orjson
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.raw_json import Raw, array_items, object_members
 from ojs_cluster.server.import_from.foreign_job import (
+    MALFORMED,
     ForeignError,
     ForeignItem,
     ForeignJob,
@@ -59,7 +60,7 @@ def _job(raw: bytes, state: State, score: float = 0, queue: str = "") -> Foreign
         if job.get("encrypt"):
             return NotCarried(queue, "has encrypted arguments", source_id)
         return _foreign(job, state, score, (source_id, name, queue, args))
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+    except MALFORMED:
         return NotCarried(queue, "is incomplete or malformed")
 
 

@@ -13,8 +13,13 @@ PAGE = 500
 _SOCKET_TIMEOUT_S = 30
 
 
+def as_text(raw: bytes) -> str:
+    """Return a name or id as text, with replacements for bytes that are not UTF-8."""
+    return raw.decode(errors="replace")
+
+
 class InvalidUrl(Exception):
-    """The URL of the other system's Redis is not valid; the message says why."""
+    """The URL of the other system's Redis is not valid."""
 
 
 class Source:
@@ -33,8 +38,12 @@ class Source:
         self.prefix = prefix
         try:
             client = redis.Redis.from_url(url, socket_timeout=_SOCKET_TIMEOUT_S)
-        except ValueError as error:
-            raise InvalidUrl(str(error)) from None
+        except ValueError:
+            # The text of the error may have a part of the password.
+            raise InvalidUrl(
+                "the URL is not valid: it is redis://user:password@host:port/database, and "
+                "characters of the password such as # / ? are written as %23 %2F %3F"
+            ) from None
         self._client: Any = client
         try:
             # A cluster answers commands for keys of other nodes by an error.
@@ -50,7 +59,7 @@ class Source:
 
     def keys(self, start: str, pattern: str) -> list[str]:
         """Return the keys that begin with ``start`` and go on as ``pattern`` says, sorted."""
-        return sorted({key.decode(errors="replace") for key in self._matching(start, pattern)})
+        return sorted(set(map(as_text, self._matching(start, pattern))))
 
     def texts(self, start: str) -> Iterator[bytes]:
         """Yield the values of the strings whose keys begin with ``start``, in pages."""
@@ -59,7 +68,8 @@ class Source:
             pipeline = self._client.pipeline(transaction=False)
             for key in page:
                 pipeline.get(key)
-            yield from (value for value in pipeline.execute() if value is not None)
+            found = pipeline.execute(raise_on_error=False)
+            yield from (value for value in found if isinstance(value, bytes))
 
     def _matching(self, start: str, pattern: str) -> Iterator[bytes]:
         escaped = "".join(f"\\{char}" if char in "*?[]\\^" else char for char in start)
@@ -68,7 +78,7 @@ class Source:
 
     def members(self, key: str) -> list[str]:
         """Return the members of a set, sorted."""
-        return sorted(item.decode(errors="replace") for item in self._client.smembers(key))
+        return sorted(map(as_text, self._client.smembers(key)))
 
     def list_from_tail(self, key: str) -> Iterator[bytes]:
         """Yield the entries of a list, the last one first: the order in which workers take them."""
@@ -90,7 +100,7 @@ class Source:
     def hash_values(self, key: str) -> Iterator[tuple[str, bytes]]:
         """Yield the fields of a hash with their values."""
         for name, value in self._client.hscan_iter(key, count=PAGE):
-            yield name.decode(errors="replace"), value
+            yield as_text(name), value
 
     def size(self, kind: str, key: str) -> int:
         """Return the number of entries of a key; ``kind`` is list, set, zset or hash."""
@@ -102,13 +112,14 @@ class Source:
         return bool(self._client.exists(key))
 
     def hashes(self, keys: Iterable[str]) -> Iterator[tuple[str, dict[str, bytes]]]:
-        """Yield each key with its hash, which is empty if the key does not exist."""
+        """Yield each key with its hash, which is empty if the key is no hash or does not exist."""
         for page in _pages(keys):
             pipeline = self._client.pipeline(transaction=False)
             for key in page:
                 pipeline.hgetall(key)
-            for key, found in zip(page, pipeline.execute(), strict=True):
-                yield key, {name.decode(errors="replace"): value for name, value in found.items()}
+            for key, found in zip(page, pipeline.execute(raise_on_error=False), strict=True):
+                fields = found if isinstance(found, dict) else {}
+                yield key, {as_text(name): value for name, value in fields.items()}
 
 
 def _pages(keys: Iterable[str]) -> Iterator[Sequence[str]]:

@@ -219,6 +219,51 @@ async def test_an_interrupted_import_can_be_repeated_with_more_partitions(
     assert sorted(job["id"] for job in second) == sorted(job["id"] for job in first)
 
 
+async def test_other_names_do_not_import_a_job_twice(target: Store, standalone: Embedded) -> None:
+    _, first = await imported(target, standalone, "sidekiq")
+
+    _, second = await imported(target, standalone, "sidekiq", queues={"mail": "outbox"})
+
+    assert brief(second) == brief(first)
+
+
+async def test_a_task_that_a_worker_of_celery_runs_is_left_out(
+    target: Store, standalone: Embedded
+) -> None:
+    load(standalone.url, "celery")
+    with redis.Redis.from_url(standalone.url) as client:
+        [(tag, held)] = client.hgetall("unacked").items()
+        client.hset("unacked", tag, held.replace(b"2040-01-02", b"2020-01-02"))
+
+    report = await import_from(ImportOptions("celery", standalone.url), DEFAULT_LIMITS, target)
+
+    assert any("late: 1 left out: is running" in line for line in report.lines())
+
+
+async def test_celery_s_routing_keys_lead_to_queues(target: Store, standalone: Embedded) -> None:
+    load(standalone.url, "celery")
+    with redis.Redis.from_url(standalone.url) as client:
+        client.sadd("_kombu.binding.mails", "late\x06\x16\x06\x16slow")
+
+    await import_from(ImportOptions("celery", standalone.url), DEFAULT_LIMITS, target)
+
+    jobs = content(await export_text(target)).values()
+    assert [job["state"] for job in jobs if job.get("queue") == "slow"] == ["scheduled"]
+
+
+async def test_a_paused_queue_without_a_valid_name_is_left_out(
+    target: Store, standalone: Embedded
+) -> None:
+    with redis.Redis.from_url(standalone.url) as client:
+        client.hset("bull:\u65e5\u672c:meta", "paused", 1)
+
+    report = await import_from(ImportOptions("bullmq", standalone.url), DEFAULT_LIMITS, target)
+
+    assert list(report.lines())[1:] == [
+        "\u65e5\u672c: 1 left out: has a name that needs --rename-queue"
+    ]
+
+
 async def test_a_dry_run_stores_nothing(target: Store, standalone: Embedded) -> None:
     load(standalone.url, "sidekiq")
 
@@ -266,6 +311,9 @@ async def test_hostile_data_is_left_out(target: Store, standalone: Embedded, sys
         "null",
         '{"jid":1,"class":null,"args":{}}',
         '{"headers":[]}',
+        '{"headers":{"id":1,"task":"t"},"properties":{"body_encoding":"base64"},'
+        '"content-type":"application/json","body":5}',
+        b"\xff",
         "\ud7ff",
     ]
     with redis.Redis.from_url(standalone.url) as client:
@@ -305,17 +353,19 @@ def test_the_command_prints_a_report(cluster: Embedded, standalone: Embedded) ->
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "message"),
     [
         (["--dry-run"], "need --from"),
         (["--from", "sidekiq"], "needs the URL"),
         (["--from", "sidekiq", "--rename-type", "x", "redis://127.0.0.1:1"], "OLD=NEW"),
         (["--from", "resque", "redis://127.0.0.1:1"], "'resque' is not one of"),
         (["--from", "sidekiq", "--dry-run", "redis://:secret@127.0.0.1:1"], "sidekiq: "),
-        (["--from", "sidekiq", "--dry-run", "http://127.0.0.1:1"], "sidekiq: "),
+        (["--from", "sidekiq", "--dry-run", "http://127.0.0.1:1"], "the URL is not valid"),
+        (["--from", "sidekiq", "--dry-run", "redis://u:secret#x@127.0.0.1:1"], "is not valid"),
+        (["--from", "sidekiq", "--prefix", "x", "redis://127.0.0.1:1"], "--prefix needs"),
     ],
 )
-def test_a_wrong_command_line_is_explained(command: list[str], told: str) -> None:
+def test_a_wrong_command_line_is_explained(command: list[str], message: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "ojs_cluster.cli", "import", *command],
         env=clean_environment({}),
@@ -326,6 +376,6 @@ def test_a_wrong_command_line_is_explained(command: list[str], told: str) -> Non
     )
 
     assert done.returncode in (1, 2)
-    assert told in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert "secret" not in done.stderr
