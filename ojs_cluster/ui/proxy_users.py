@@ -3,7 +3,7 @@
 The proxy names the user in a header, and the user's groups in another one. A role of the settings
 gives each group its scopes. Only pages of the dashboard use this: the API never does. A header
 counts only if the peer of the connection is in ``OJS_TRUSTED_PROXIES``. A header that occurs twice
-is refused, because a proxy may have added its own to one of the client (docs/adr/043).
+is refused, because a proxy may have added its own to one of the client (docs/adr/045).
 """
 
 from __future__ import annotations

@@ -186,6 +186,50 @@ def test_a_count_of_named_ids_cannot_become_an_operation_on_all(
         assert states(api, ids) == {"discarded"}
 
 
+def test_a_count_of_named_ids_and_a_search_is_not_run_over_the_search(
+    running: Running, admin: httpx.Client
+) -> None:
+    with running.api() as api:
+        ids = fail(api, "named.searched", 2, "Named")
+        body = {"action": "retry", "ids": ids[:1], "dry_run": True}
+        body["filter"] = {"query": "queue:named.searched"}
+        made = api.post("/ojs/v1/admin/bulk", json=body).json()["id"]
+        searched = {"scope": "all", "action": "retry", "query": f"id:{ids[1]}"}
+        counting = follow(admin, "/ui/bulk", searched)
+        carry_out(running)
+        shown = page(admin, f"/ui/bulk/{made}")
+        assert "1 chosen job: " in shown
+        assert f"{made}/run" not in shown
+        follow(admin, f"/ui/bulk/{made}/run", {})
+        carry_out(running)
+        assert states(api, ids) == {"discarded"}
+        follow(admin, f"{counting.url.path}/run", {})
+        carry_out(running)
+        assert states(api, ids[1:]) == {"available"}, "the ids of a search are found again"
+        assert states(api, ids[:1]) == {"discarded"}
+
+
+def test_a_count_in_the_queues_of_one_key_is_not_run_in_all_queues(
+    running: Running, admin: httpx.Client
+) -> None:
+    with running.api() as api, running.browser("email-key") as mail:
+        ours, others = fail(api, "email", 1, "Limited"), fail(api, "not.email", 1, "Limited")
+        form = {"scope": "all", "action": "retry", "query": "type:a.b"}
+        counting = follow(mail, "/ui/bulk", form)
+        carry_out(running)
+        shown = page(admin, counting.url.path)
+        assert "jobs in email" in shown
+        assert f"{counting.url.path.rpartition('/')[2]}/run" not in shown
+        refused = follow(admin, f"{counting.url.path}/run", {})
+        assert "another key&#39;s queues" in refused.text
+        carry_out(running)
+        assert states(api, ours + others) == {"discarded"}
+        follow(mail, f"{counting.url.path}/run", {})
+        carry_out(running)
+        assert states(api, ours) == {"available"}
+        assert states(api, others) == {"discarded"}
+
+
 def test_dead_letters_are_chosen_by_their_age(
     running: Running, admin: httpx.Client, ui_redis: Embedded
 ) -> None:

@@ -109,6 +109,16 @@ def test_an_open_stream_of_a_user_ends_after_some_minutes() -> None:
     assert not access.is_current(Principal(found.name, found.scopes))
 
 
+@pytest.mark.parametrize("path", ["/%75i/queues", "/ui%2Fqueues", "/%6fjs/admin/"])
+def test_no_page_is_reached_by_an_escaped_spelling_of_its_prefix(
+    running: Running, path: str
+) -> None:
+    # A proxy that compares bytes would pass such a path on with the headers of its client.
+    with running.api() as api:
+        answer = api.get(path)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+
+
 BASE = {
     "OJS_API_KEY": "k" * 40,
     "OJS_TRUSTED_PROXIES": "10.0.0.0/24",

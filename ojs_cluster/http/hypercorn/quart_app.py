@@ -100,7 +100,10 @@ class _QuartConnection(TrioASGIHTTPConnection):
         refusal = self._prepared.refusal
         if refusal is not None and refusal.status == 404:
             path = self.scope["path"]
-            if path.startswith("/") and self.app.has_page(self._head, path):
+            # ``_connection`` has sent the dashboard to Quart. Here its path can only be an escaped
+            # spelling, which a proxy that compares bytes would not protect.
+            is_page = path.startswith("/") and not self.app.is_dashboard(path)
+            if is_page and self.app.has_page(self._head, path):
                 await super().__call__(receive, send)
                 return
         async with trio.open_nursery() as nursery:

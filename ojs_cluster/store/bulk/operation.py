@@ -145,6 +145,8 @@ class BulkOperation:
         ids: the ids of its jobs; None for all jobs that the selection admits. An ended operation
             has none.
         named: number of its ids, also after its end; None for all jobs that the selection admits.
+        searched: whether the search of the selection lists these ids. It then chooses the same jobs
+            without them.
         dry_run: whether it only counts.
         priority: the priority that the action ``priority`` gives to each job.
         principal: name of the API key that has created it.
@@ -167,6 +169,7 @@ class BulkOperation:
     ended_ms: int | None = None
     ids: Sequence[str] | None = None
     named: int | None = None
+    searched: bool = False
     dry_run: bool = False
     priority: int = 0
     principal: str = ""
@@ -215,6 +218,7 @@ def read_operation(operation_id: str, flat: Sequence[bytes]) -> BulkOperation:
             ended_ms=int(fields[b"ended"]) if b"ended" in fields else None,
             ids=None if ids is None else [str(job_id) for job_id in ids],
             named=int(fields[b"named"]) if b"named" in fields else None,
+            searched=fields.get(b"searched") == b"1",
             dry_run=fields.get(b"dry_run") == b"1",
             priority=int(fields.get(b"priority", 0)),
             principal=fields.get(b"principal", b"").decode(),

@@ -33,6 +33,7 @@ async def create(
     selection: Selection,
     *,
     ids: Sequence[str] | None = None,
+    searched: bool = False,
     dry_run: bool = False,
     priority: int = 0,
     principal: str = "",
@@ -46,6 +47,7 @@ async def create(
         action: what is done to each job.
         selection: which jobs are chosen.
         ids: the ids of the jobs, None for all jobs that ``selection`` admits.
+        searched: whether the search of ``selection`` lists the ids, and no client has named them.
         dry_run: only count the jobs.
         priority: the priority that the action ``priority`` gives to each job.
         principal: name of the API key that creates the operation.
@@ -61,7 +63,7 @@ async def create(
         *("dry_run", int(dry_run), "priority", priority, "principal", principal),
     ]
     if ids is not None:
-        fields += ["ids", orjson.dumps(list(ids)), "named", len(ids)]
+        fields += ["ids", orjson.dumps(list(ids)), "named", len(ids), "searched", int(searched)]
     reply = await store.run_meta(
         "bulk_create",
         [meta.bulk(operation_id), meta.bulk_running, meta.bulk_ended],

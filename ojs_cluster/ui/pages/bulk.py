@@ -83,7 +83,7 @@ async def show_one(visit: Visit, operation_id: str) -> Answer:
             "running": running,
             "may_run": is_counted
             and operation["matched"]
-            and _is_repeatable(operation)
+            and _is_repeatable(visit, operation)
             and action in ACTIONS
             and visit.may_change(SCOPES[action]),
             "typed": operation["matched"] > TYPED_ABOVE,
@@ -92,12 +92,20 @@ async def show_one(visit: Visit, operation_id: str) -> Answer:
     )
 
 
-def _is_repeatable(operation: Mapping[str, Any]) -> bool:
-    """Return whether the filter of an operation chooses the same jobs again.
+def _is_repeatable(visit: Visit, operation: Mapping[str, Any]) -> bool:
+    """Return whether the user gets the same jobs again by the filter of an operation.
 
-    The ids that a request has named are not known here. Those of a search are found again.
+    The ids that a request has named are not known here. Those of a search are found again. An API
+    key for some queues limits its operations to them, which no other user can repeat.
     """
-    return "ids" not in operation or "query" in operation["filter"]
+    if "ids" in operation and not operation.get("ids_searched"):
+        return False
+    own = visit.principal.queues
+    chosen: dict[str, Any] = operation["filter"]
+    limits = chosen.get("queues")
+    if limits is not None and (own is None or tuple(limits) != own.patterns):
+        return False
+    return chosen.keys() <= {*_REPEATED, "queues"}
 
 
 async def create(visit: Visit) -> Answer:
@@ -148,8 +156,9 @@ async def run(visit: Visit, operation_id: str) -> Answer:
     typed = visit.form.get("typed", "").replace(",", "").strip()
     if count["matched"] > TYPED_ABOVE and typed != str(count["matched"]):
         return SeeOther(here, f"Type {count['matched']} to confirm.", failed=True)
-    if not _is_repeatable(count):
-        return SeeOther(here, "This count was of named jobs. Choose them in the list.", failed=True)
+    if not _is_repeatable(visit, count):
+        why = "This count was of named jobs, or of another key's queues. Count the jobs again."
+        return SeeOther(here, why, failed=True)
     chosen = {name: count["filter"][name] for name in _REPEATED if name in count["filter"]}
     body = {"action": count["action"], "filter": chosen, "confirm": True}
     try:
@@ -183,9 +192,13 @@ def _words_of(states: list[str]) -> list[str]:
 def summary(operation: dict[str, Any]) -> str:
     """Return which jobs an operation chooses, in words."""
     chosen = operation["filter"]
-    if operation.get("ids") and not chosen.get("query"):
+    is_named = operation.get("ids") is not None and not operation.get("ids_searched")
+    if is_named and not chosen.get("query"):
         return counted(operation["ids"], "chosen job")
-    words = ["dead letters"] if chosen.get("dead") else _words_of(chosen["states"])
+    words = [counted(operation["ids"], "chosen job") + ":"] if is_named else []
+    words += ["dead letters"] if chosen.get("dead") else _words_of(chosen["states"])
+    if chosen.get("queues"):
+        words += ["in", " or ".join(chosen["queues"])]
     for name, before in (("queue", "in"), ("type", "of type")):
         if chosen.get(name):
             words += [before, chosen[name]]

@@ -75,8 +75,7 @@ async def create(app: App, request: Request) -> Response:
     if ids is None and body.filter is None:
         raise InvalidRequest("name the jobs by 'filter' or by 'ids'", field="filter")
     selection = selection_of(action, body.filter or FilterBody(), request.queues)
-    if ids is None:
-        ids = searched_ids(selection)
+    searched = searched_ids(selection) if ids is None else None
     if not body.dry_run:
         require_confirmation(body.confirm, f"this request is to {action} all jobs that it chooses")
     operation = await store_bulk.create(
@@ -84,7 +83,8 @@ async def create(app: App, request: Request) -> Response:
         new_operation_id(app),
         action,
         selection,
-        ids=ids,
+        ids=ids if searched is None else searched,
+        searched=searched is not None,
         dry_run=body.dry_run,
         priority=priority,
         principal=principal.name,
@@ -193,6 +193,7 @@ def members(operation: BulkOperation) -> dict[str, Any]:
         shown["priority"] = operation.priority
     if operation.named is not None:
         shown["ids"] = operation.named
+        shown["ids_searched"] = operation.searched
     if operation.ended_ms is not None:
         shown["ended_at"] = replies.iso(operation.ended_ms)
     if operation.reason:
@@ -249,5 +250,7 @@ def audit_text(operation: BulkOperation) -> str:
     if selection.error_type is not None:
         text += f" error={selection.error_type[:100]}"
     if selection.query is not None:
-        text += f" query={selection.query[:100]}"
+        # The values of a search may be secret, as those of args are.
+        terms = () if selection.search is None else selection.search.terms
+        text += " query of " + ",".join(dict.fromkeys(term.name for term in terms))[:100]
     return text

@@ -98,6 +98,7 @@ class ShownBulkOperation(TypedDict):
     created_at: Moment
     priority: NotRequired[Annotated[int, between(-100, 100)]]
     ids: NotRequired[Count]
+    ids_searched: NotRequired[bool]
     ended_at: NotRequired[Moment]
     reason: NotRequired[str]
 

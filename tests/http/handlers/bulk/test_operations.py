@@ -195,6 +195,7 @@ async def test_a_search_names_ids_and_states(api: Api) -> None:
         body = {"action": "cancel", "filter": {"query": query}, "dry_run": True}
         made = (await api.post(BULK, body)).json
         assert made.get("ids") == ids, query
+        assert made.get("ids_searched") == (None if ids is None else True), query
         assert set(made["filter"]["states"]) == set(states), query
     listed = await api.post("/ojs/v1/jobs/bulk/cancel", {"filter": {"query": "worker:w-1"}})
     assert (listed.status, listed.json["cancelled"]) == (200, 1)
