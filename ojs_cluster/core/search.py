@@ -44,6 +44,8 @@ _TEXT_FIELDS: Final = frozenset({"id", "queue", "type", "state", "tag", "worker"
 _NUMBER_FIELDS: Final = frozenset({"priority", "attempt"})
 _TIME_FIELDS: Final = frozenset({"since", "until"})
 _MEMBER_FIELDS: Final = frozenset({"args", "meta"})
+_ALWAYS_SET_FIELDS: Final = frozenset({"id", "queue", "type", "state"})
+"""Fields of which each job has a value, so that an empty prefix admits all jobs."""
 _CONTENT_FIELDS: Final = frozenset({"tag", "error", *_MEMBER_FIELDS})
 """Fields for which a search reads the content of a job: args, meta, tags and errors. The content
 may be large, so the other fields are compared first."""
@@ -124,6 +126,11 @@ class Term:
         """Whether the term reads the content of a job."""
         return self.name in _CONTENT_FIELDS
 
+    @property
+    def admits_all(self) -> bool:
+        """Whether every job matches, such as with ``type:*``."""
+        return self.name in _ALWAYS_SET_FIELDS and "" in self._prefixes
+
     def admits(self, job: SearchedFields) -> bool:
         """Return whether a property of ``job`` matches one of the alternatives."""
         if self.name == "priority":
@@ -164,6 +171,12 @@ class Search:
     def needs_content(self) -> bool:
         """Whether a term reads the content of a job."""
         return any(term.needs_content for term in self.terms)
+
+    @property
+    def admits_all(self) -> bool:
+        """Whether the search has no condition: no time, and only terms that every job matches."""
+        has_time = self.since_ms is not None or self.until_ms is not None
+        return not has_time and all(term.admits_all for term in self.terms)
 
     def admits_without_content(self, job: SearchedFields) -> bool:
         """Return whether ``job`` matches all terms that do not read its content."""

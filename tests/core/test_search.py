@@ -292,3 +292,22 @@ def test_a_term_is_compared_with_a_number_of_values() -> None:
         args = b'[{"a":%b},{"a":%b}]' % (first, second)
         assert admits("args.a:7", args=args)
         assert admits("args.a:x", args=args) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("type:* queue:* id:* state:*", True),
+        ('type:mail,""*', True),
+        ("type:a*", False),
+        ("type:* state:completed", False),
+        ("type:* since:1h", False),
+        ("tag:*", False),  # a job may have no tag, worker, error or member
+        ("worker:*", False),
+        ("error:*", False),
+        ("args.user:*", False),
+        ("priority:0", False),
+    ],
+)
+def test_a_search_that_every_job_matches_is_no_condition(text: str, expected: bool) -> None:
+    assert parse(text).admits_all is expected

@@ -164,7 +164,12 @@ class Selection:
 
     def members(self) -> dict[str, Any]:
         """Return the fields that are set, as members of a JSON object."""
-        return {name: value for name, value in asdict(self).items() if value not in (None, False)}
+        # A priority or a time of 0 is a condition, but equals False, so identity decides.
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if value is not None and value is not False
+        }
 
     @classmethod
     def of_members(cls, members: Any) -> Selection:

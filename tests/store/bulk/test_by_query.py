@@ -96,3 +96,11 @@ async def test_another_process_continues_with_the_same_search(store: Store) -> N
 def test_a_damaged_search_is_found(query: object) -> None:
     with pytest.raises(ValueError, match="damaged"):
         Selection.of_members({"states": ["available"], "query": query})
+
+
+@pytest.mark.parametrize(
+    "name", ["priority", "since_ms", "until_ms", "older_than_ms", "error_since_ms"]
+)
+def test_a_stored_condition_of_zero_is_kept(name: str) -> None:
+    stored = Selection.of_members({"states": ["available"], name: 0}).members()
+    assert json.loads(json.dumps(stored)) == {"states": ["available"], name: 0}

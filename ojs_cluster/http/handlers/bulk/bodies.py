@@ -72,8 +72,14 @@ class FilterBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def is_unconditional(given: FilterBody) -> bool:
     """Return whether a filter has no condition, so that it admits every job an action allows.
 
-    The type ``*`` admits all jobs, so it is no condition.
+    The type ``*`` admits all jobs, so it is no condition. Neither is a search such as ``queue:*``.
+
+    Raises:
+        InvalidRequest: the search is invalid.
     """
+    search = _search_of(given, "filter")
+    if search is not None and search.admits_all:
+        given = msgspec.structs.replace(given, query=None)
     return given in (FilterBody(), FilterBody(type="*"))
 
 

@@ -187,6 +187,7 @@ async def test_dead_letters_are_retried_in_the_data_plane(api: Api) -> None:
         ({"filter": {"state": []}}, 400, "filter.state"),
         ({"filter": {"queue": "q", "states": ["available"], "state": []}}, 400, "filter.state"),
         ({"filter": {"type": "*"}}, 400, "filter"),
+        ({"filter": {"query": "colour:red"}}, 400, "filter.query"),
     ],
 )
 async def test_an_invalid_request_is_refused(
@@ -196,7 +197,16 @@ async def test_an_invalid_request_is_refused(
     assert (reply.status, reply.error["details"]["field"]) == (status, field)
 
 
-@pytest.mark.parametrize("filter_", [{"states": []}, {"state": []}, {"type": "*"}])
+@pytest.mark.parametrize(
+    "filter_",
+    [
+        {"states": []},
+        {"state": []},
+        {"type": "*"},
+        {"query": "type:*"},
+        {"query": 'queue:a,""* id:*', "type": "*"},
+    ],
+)
 async def test_a_filter_without_a_condition_deletes_nothing(
     api: Api, filter_: dict[str, Any]
 ) -> None:
