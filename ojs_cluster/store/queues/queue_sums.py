@@ -41,7 +41,8 @@ class QueueSums:
         queues: number of all queues.
         counted: number of queues that ``stats`` sums, the first by name.
         paused: number of the summed queues that are paused.
-        stats: the sums. The name is empty, and there are no times of a creation or a pause.
+        stats: the sums. The name is empty, and there is no time of a pause. The queue created first
+            gives the time of the creation.
     """
 
     queues: int
@@ -77,9 +78,10 @@ async def sum_queues(
             await trio.lowlevel.checkpoint()
     sums = [0] * _NUMBERS
     now_ms = 0
+    created_ms: int | None = None
 
     async def add(chunk: tuple[Shard, Sequence[str], int]) -> None:
-        nonlocal now_ms
+        nonlocal now_ms, created_ms
         shard, names, with_pause_flag = chunk
         keys: list[bytes] = []
         for name in names:
@@ -87,11 +89,13 @@ async def sum_queues(
             keys += (shard.queue_blocked(name), shard.queue_dead(name), shard.queue_minutes(name))
         reply: Any = await store.run(shard, "sum_queues", keys, [with_pause_flag], idempotent=True)
         now_ms = max(now_ms, reply[0])
-        for position, number in enumerate(reply[1:]):
+        if reply[1]:
+            created_ms = min(reply[1], created_ms or reply[1])
+        for position, number in enumerate(reply[2:]):
             sums[position] += number
 
     await run_concurrently(_chunks(queues_of), add)
-    return _sums(total, counted, sums, now_ms)
+    return _sums(total, counted, sums, created_ms, now_ms)
 
 
 async def _add_first_names(
@@ -137,14 +141,16 @@ def _chunks(
     return calls
 
 
-def _sums(total: int, counted: int, sums: Sequence[int], now_ms: int) -> QueueSums:
+def _sums(
+    total: int, counted: int, sums: Sequence[int], created_ms: int | None, now_ms: int
+) -> QueueSums:
     acked, dead, paused, completed, failed, run_ms, wait_ms = sums[len(_STATES) :]
     stats = QueueStats(
         name="",
         counts=dict(zip(_STATES, sums, strict=False)),
         acked=acked,
         dead=dead,
-        created_ms=None,
+        created_ms=created_ms,
         paused_ms=None,
         now_ms=now_ms,
         completed_last_hour=completed,

@@ -158,6 +158,12 @@ class JobCounts:
         for key in rows:
             keys_of.setdefault(key[0], []).append(key)
 
+        kept: set[_Key] = set()
+
+        def keep(chunk: Mapping[_Key, list[int]]) -> None:
+            self._keep(chunk)
+            kept.update(chunk)
+
         async def write(queue: bytes) -> None:
             keys = keys_of[queue]
             for start in range(0, len(keys), _TYPES_AT_ONCE):
@@ -168,16 +174,18 @@ class JobCounts:
                         await _add(runtime, shard, queue.decode(), chunk)
                     else:
                         # Calls to this master would delay the counts of the others.
-                        self._keep(chunk)
+                        keep(chunk)
                 except BackendUnavailable as error:
                     if error.outcome == "not_applied":
-                        self._keep(chunk)
+                        keep(chunk)
                 except (RedisReplyError, UnicodeDecodeError) as error:
                     log.warning("cannot write the counts of queue %r: %s", queue, error)
 
         await run_concurrently(keys_of, write)
         if runtime.settings.metrics_types:
-            await add_type_minutes(runtime, _by_type(rows))
+            # The kept rows are part of the next flush.
+            written = {key: row for key, row in rows.items() if key not in kept}
+            await add_type_minutes(runtime, _by_type(written))
 
     def _keep(self, rows: Mapping[_Key, list[int]]) -> None:
         for key, old in rows.items():

@@ -69,7 +69,6 @@ async def test_the_sums_are_those_of_the_queues(
     shown = replace(
         stats,
         name="",
-        created_ms=None,
         paused_ms=None,
         now_ms=sums.stats.now_ms,
         avg_wait_ms=sums.stats.avg_wait_ms,
@@ -92,6 +91,22 @@ async def test_only_the_first_queues_are_summed(store: Store) -> None:
 
     assert (first.queues, first.counted, first.stats.counts[State.AVAILABLE]) == (3, 2, 2)
     assert (within.queues, within.counted, within.stats.counts[State.AVAILABLE]) == (1, 1, 2)
+
+
+async def test_the_rates_cover_the_life_of_the_oldest_queue(store: Store, db: Any) -> None:
+    for name in ("old", "young"):
+        for _ in range(3):
+            await ack(store, await active(store, name))
+    await nack(store, await active(store, "young"))
+    for name, minutes in (("old", 30), ("young", 2)):
+        counters = shard_of(store, name).queue_counters(name)
+        db.hincrby(counters, "created", -minutes * 60_000)
+
+    stats = (await sum_queues(store, 10)).stats
+
+    assert stats.minutes_counted == pytest.approx(30, abs=2)
+    assert stats.completed_per_minute == pytest.approx(6 / 30, abs=0.02)
+    assert stats.failed_per_minute == pytest.approx(1 / 30, abs=0.01)
 
 
 @pytest.mark.parametrize("minutes", [59, 60, 119])
@@ -120,7 +135,9 @@ async def test_damaged_numbers_count_as_none(store: Store, db: Any, text: str) -
     await ack(store, await active(store, "q"))
     shard = shard_of(store, "q")
     db.hset(shard.queue_counters("q"), mapping={"active": text, "acked": text, "minute": text})
+    db.hset(shard.queue_counters("q"), "created", text)
     sums = await sum_queues(store, 10)
 
     assert (sums.stats.counts[State.ACTIVE], sums.stats.acked) == (0, 0)
+    assert sums.stats.created_ms is None
     assert sums.stats.counts == (await expected(store))[0].counts

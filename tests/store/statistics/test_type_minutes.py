@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.statistics.job_counts import TIMES, WIDTH, JobCounts
 from ojs_cluster.store.statistics.series import Periods, Point, type_series
@@ -15,7 +17,7 @@ from ojs_cluster.store.statistics.type_minutes import (
     add_type_minutes,
     list_types,
 )
-from tests.store.shortcuts import ack, active, nack, queues_in_other_shards
+from tests.store.shortcuts import ack, active, nack, queues_in_other_shards, shard_of
 
 HOUR_MS = 3_600_000
 
@@ -47,6 +49,21 @@ async def test_jobs_are_counted_by_type_over_all_queues(store: Store) -> None:
     await store.job_counts.flush(store)
     await store.job_counts.flush(store)
     assert await types(store) == {"mail.send": (2, 2, 0), "a": (1, 0, 1)}
+
+
+async def test_counts_kept_for_a_shard_that_is_away_are_added_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = shard_of(store, "q")
+    names = (f"t{number}" for number in range(1000))
+    job_type = next(name for name in names if shard_of(store, name).slot != away.slot)
+    await ack(store, await active(store, "q", type=job_type))
+    with monkeypatch.context() as patched:
+        patched.setattr(type(store.redis), "is_responsive", lambda _, slot: slot != away.slot)
+        for _ in range(3):
+            await store.job_counts.flush(store)
+    await store.job_counts.flush(store)
+    assert await types(store) == {job_type: (1, 1, 0)}
 
 
 async def test_minutes_add_up_and_old_ones_are_replaced(store: Store, db: Any) -> None:
