@@ -54,10 +54,12 @@ class SchemaRefused(OJSError):
     ``details.pointer`` is the JSON pointer of the part of the schema that is wrong.
     """
 
-    def __init__(self, message: str, *, pointer: str | None = None, **details: Any) -> None:
+    def __init__(
+        self, message: str, *, pointer: str | None = None, field: str = "schema", **details: Any
+    ) -> None:
         where = "" if pointer is None else f"schema at '{pointer[:200]}': "
         shown = None if pointer is None else pointer[:200]
-        super().__init__(where + message, pointer=shown, field="schema", **details)
+        super().__init__(where + message, pointer=shown, field=field, **details)
 
 
 class ArgsRefused(OJSError):

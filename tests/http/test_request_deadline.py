@@ -101,6 +101,10 @@ def body_of(route: Route, job_id: str) -> dict[str, Any]:
         return {"state": {"row": 1}}
     if "webhooks" in route.template:
         return {"url": "https://a.example/", "events": ["job.completed"]}
+    if route.template.endswith("/schemas/{type}"):
+        return {"mode": "warn"}
+    if "schemas" in route.template and route.method in ("POST", "PUT"):
+        return {"type": "a.b", "version": "1.0.0", "schema": {"type": "array"}}
     if "retry" in route.template:
         return {"all": True} if "outbox" in route.template else {"confirm": True}
     return bodies.get(route.template, {**job, "confirm": True})
@@ -119,6 +123,8 @@ def path_of(route: Route, ids: dict[str, str]) -> str:
             return NAMES["worker"] if "workers" in template else ids["job"]
         if kind == "name":
             return NAMES["cron"] if "cron" in template else NAMES["queue"]
+        if kind in ("type", "version"):
+            return {"type": "a.b", "version": "1.0.0"}[kind]
         return NAMES["key"]
 
     return re.sub(r"\{(\w+)\}", name, route.template)
