@@ -269,6 +269,7 @@ class _Dashboard:
             here,
             f"{scheme}://{self._hosts(head)[0]}{self._base(head)}",
             parameters,
+            follows_change=browser.note_of(head) is not None,
         )
 
     def _send(self, visit: Visit, answer: Answer) -> TrioResponse:

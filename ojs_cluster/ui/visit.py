@@ -151,6 +151,8 @@ class Visit:
         query: the parameters of the address.
         form: the fields of the sent form.
         chosen: the values of the checked boxes named ``id``.
+        follows_change: whether the browser comes from a change. The page then shows no shared
+            replies, which may be from before the change.
     """
 
     app: App
@@ -165,6 +167,7 @@ class Visit:
     query: Mapping[str, str]
     form: Mapping[str, str] = field(default_factory=dict)
     chosen: tuple[str, ...] = ()
+    follows_change: bool = False
 
     @property
     def has_session(self) -> bool:
@@ -235,7 +238,7 @@ class Visit:
             ApiError: the API refused the request.
             RateLimited: the user has made too many requests.
         """
-        if not self.sees_cluster:
+        if not self.sees_cluster or self.follows_change:
             return await self.get(*segments, **query)
         self.app.access.count_request(self.principal)
         neutral = self.as_any_viewer()

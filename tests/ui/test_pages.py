@@ -55,8 +55,10 @@ def test_the_overview_shows_numbers_problems_and_history(admin: httpx.Client) ->
 
 
 def test_a_queue_is_paused_and_resumed_by_forms(admin: httpx.Client) -> None:
+    assert "queues/email/pause" in page(admin, "/ui/queues")  # what viewers share from now on
     paused = act(admin, "/ui/queues/email/pause", "queues")
     assert "The queue email is paused" in paused
+    assert "queues/email/resume" in paused
     assert "The queue email is paused" not in page(admin, "/ui/queues"), "a note is shown once"
     assert "queues/email/resume" in page(admin, "/ui/queues/email")
     assert "The queue email runs again" in act(admin, "/ui/queues/email/resume", "queues/email")
