@@ -68,7 +68,8 @@ def _cases(topology: str | None, chosen: str | None) -> Iterator[Any]:
         marks: list[pytest.MarkDecorator] = []
         if reason := scope.IMPOSSIBLE.get(case.file):
             marks.append(pytest.mark.xfail(strict=True, raises=CaseFailed, reason=reason))
-        if case.file in scope.SLOW and topology and topology not in scope.ALWAYS_SLOW_ON:
+        is_slow = case.file in scope.SLOW and topology not in scope.ALWAYS_SLOW_ON
+        if topology and (is_slow or topology in scope.ONLY_IN_SOAK):
             marks.append(pytest.mark.soak)
         yield pytest.param(topology, case, marks=marks, id=case.file)
 

@@ -51,6 +51,11 @@ ALWAYS_SLOW_ON: Final = frozenset({"valkey-cluster"})
 fires a cron job by the same scripts, and waiting on all four would make `make test` too slow.
 """
 
+ONLY_IN_SOAK: Final = frozenset({"redis-standalone"})
+"""Topologies that `make soak` runs alone. The cluster runs the same Redis server every time, and a
+standalone server runs every time as well.
+"""
+
 HOW_TO_GET_SUITES: Final = (
     "no conformance suites: clone https://github.com/openjobspec/ojs-conformance beside this "
     "repository, or set OJS_CONFORMANCE_SUITES to its suites folder"
