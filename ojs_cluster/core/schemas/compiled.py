@@ -6,6 +6,7 @@ so a server without schemas does not load it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
@@ -24,6 +25,7 @@ from ojs_cluster.core.schemas.document import (
     escaped,
     parse_document,
 )
+from ojs_cluster.core.schemas.patterns import MAX_PATTERN_BYTES, pattern_times
 
 if TYPE_CHECKING:
     import jsonschema_rs
@@ -39,10 +41,6 @@ _EXPLAINED_WORK: Final = 8_000_000
 reported for few steps, and for few steps times bytes."""
 _FIRST_PROBLEM_BYTES: Final = 64 * 1024
 """Maximum size of args of which the first problem is reported when there are more steps."""
-_PATTERN_NS: Final = ((2048, 500), (4096, 1000), (8192, 2000), (16384, 3000), (65536, 6000))
-"""The size of a compiled pattern in bytes, and its time per character in ns."""
-MAX_PATTERN_BYTES: Final = _PATTERN_NS[-1][0]
-"""Maximum size of a compiled pattern in bytes."""
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -75,7 +73,7 @@ class CompiledSchema:
         schema = _decode_schema(raw)
         document = parse_document(schema)
         _check_keywords(document)
-        self._cost = Cost(document, _pattern_times(document))
+        self._cost = Cost(document, pattern_times(_patterns(document), _fits))
         self._has_choices = any(
             not {"anyOf", "oneOf", "propertyNames", "contains"}.isdisjoint(node.keywords)
             for node in document.nodes
@@ -171,34 +169,21 @@ def _current(node: Node) -> Any:
     }
 
 
-def _pattern_times(document: Document) -> dict[str, int]:
-    """Return the time per character in ns of each pattern.
-
-    Raises:
-        SchemaRefused: a pattern is not valid, or is too large when compiled.
-    """
-    times: dict[str, int] = {}
+def _patterns(document: Document) -> Iterator[tuple[str, str]]:
+    """Yield all patterns, each with the JSON pointer of its subschema."""
     for node in document.nodes:
         own = [node.keywords["pattern"]] if "pattern" in node.keywords else []
         for pattern in chain(own, node.maps.get("patternProperties", ())):
-            if pattern not in times:
-                times[pattern] = _pattern_time(pattern, node.pointer)
-    return times
+            yield pattern, node.pointer
 
 
-def _pattern_time(pattern: str, pointer: str) -> int:
-    for size, time_ns in _PATTERN_NS:
-        try:
-            _validator({"pattern": pattern}, size)
-        except _library().ValidationError:
-            continue
-        return time_ns
-    raise SchemaRefused(
-        f"the pattern is not valid, or is larger than {MAX_PATTERN_BYTES} bytes when compiled: it "
-        "has no look-around and no back-references, and fewer or shorter repetitions make it "
-        "smaller",
-        pointer=pointer,
-    )
+def _fits(pattern: str, size: int) -> bool:
+    """Return whether a pattern is valid, and has at most ``size`` bytes when compiled."""
+    try:
+        _validator({"pattern": pattern}, size)
+    except _library().ValidationError:
+        return False
+    return True
 
 
 def _validator(schema: Any, pattern_bytes: int) -> jsonschema_rs.Draft202012Validator:

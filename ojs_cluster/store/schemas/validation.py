@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 MAX_WARNINGS: Final = 100
 """Maximum number of warnings of one response."""
-_SMALL: Final = 4096
-"""Size in bytes above which a schema is compiled in a thread."""
 _PAUSE_S: Final = 0.01
 """Time in seconds after which validations let other tasks run."""
 
@@ -52,7 +50,8 @@ async def check_args(store: Store, job: NewJob) -> list[str]:
     if schema is None:
         return []
     if not schema.is_compiled:
-        await off_loop(schema.compile, len(schema.document), large=_SMALL)
+        # Always in a thread: patterns make the time independent of the size.
+        await off_loop(schema.compile, len(schema.document), large=0)
     problems = schema.problems(bytes(attributes["args"]))
     if not problems:
         return []
@@ -78,14 +77,11 @@ async def check_each(
     checked, warnings = list(jobs), list[str]()
     if not store.schemas.validated:
         return checked, warnings
-    began = time.monotonic()
+    turns = _Turns()
     for index, job in enumerate(jobs):
         if isinstance(job, OJSError) or job.type not in store.schemas.validated:
             continue
-        if time.monotonic() - began > _PAUSE_S:
-            await ensure_task()
-            await trio.lowlevel.checkpoint()
-            began = time.monotonic()
+        await turns.give()
         try:
             found = await check_args(store, job)
         except ArgsRefused as error:
@@ -109,8 +105,10 @@ async def check_workflow(store: Store, new: NewWorkflow) -> list[str]:
     """
     validated = store.schemas.validated
     jobs: list[NewJob] = []
+    turns = _Turns()
     for node, definition in zip(new.plan.jobs, new.definitions, strict=True):
         if node.type in validated:
+            await turns.give()
             parse = partial(parse_job, definition, limits=STORED_LIMITS)
             jobs.append(await off_loop(parse, len(definition)))
     return await check_all(store, jobs, name="steps")
@@ -127,6 +125,20 @@ async def check_all(store: Store, jobs: Sequence[NewJob], *, name: str = "jobs")
         if isinstance(each, OJSError):
             raise each
     return warnings
+
+
+class _Turns:
+    """Lets other tasks run when this one has used the event loop for ``_PAUSE_S``."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    async def give(self) -> None:
+        """Let other tasks run, if it is time."""
+        if time.monotonic() - self._began > _PAUSE_S:
+            await ensure_task()
+            await trio.lowlevel.checkpoint()
+            self._began = time.monotonic()
 
 
 def _text(raw: bytes | None) -> str | None:

@@ -151,6 +151,39 @@ def test_an_endless_or_large_schema_is_refused(schema: Json) -> None:
         compiled_schema(schema)
 
 
+@pytest.mark.parametrize(
+    ("patterns", "expected"),
+    [
+        ([rf"\pL{n}" for n in range(134)], "when compiled"),
+        ([f"^{n}$" for n in range(900)], "when compiled"),
+        (["(a|b|c){90}" + str(n) for n in range(90)], "when compiled"),
+        (["a{0}" * 5000], "characters"),
+        ([rf"(?i)\PL{n}" for n in range(13)], "without case"),
+        ([r"(?i:[\W&&a])" * 20], "without case"),
+        (["(?is)" + "[[^a]&&b]" * 20], "without case"),
+        (["(?i)" + "[a-\U0010ffff&&b]" * 20], "without case"),
+        (["(?x)( ?i:" + "[ ^a]" * 20 + ")"], "without case"),
+        (["(?i)" + "[" * 20 + "\\S" + "]" * 20], "without case"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_patterns_that_take_too_long_to_compile_are_refused(
+    patterns: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled, "_compile", Uncalled())
+    with pytest.raises(SchemaRefused, match=expected):
+        compiled_schema({"allOf": [{"pattern": each} for each in patterns]})
+    with pytest.raises(SchemaRefused, match=expected):
+        compiled_schema({"patternProperties": {key: {} for key in patterns}})
+
+
+def test_usual_patterns_are_no_burden() -> None:
+    email = r"(?i)^[^@\s]+@[^@\s]+\.[a-z]{2,24}$"
+    usual = [email, r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$", r"(?i)^[a-z0-9_.-]+$"]
+    usual += [f"^order-{n}-[0-9]+$" for n in range(100)]
+    compiled_schema({"anyOf": [{"pattern": each} for each in usual * 2]})
+
+
 def test_a_deep_or_long_document_is_refused() -> None:
     nested: Json = {}
     for _ in range(MAX_LEVELS):

@@ -11,8 +11,10 @@ from msgspec.structs import replace
 
 from ojs_cluster.core.errors import ArgsRefused, Duplicate, InvalidRequest, NotFound
 from ojs_cluster.core.jobs.envelope import NewJob, parse_job
+from ojs_cluster.core.schemas.compiled import CompiledSchema
+from ojs_cluster.core.workflow_request import parse_workflow
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.schemas import registry, schema_index
+from ojs_cluster.store.schemas import registry, schema_index, schema_table, validation
 from ojs_cluster.store.schemas.schema_table import StoredSchema
 from ojs_cluster.store.schemas.validation import check_args, check_each
 from tests.scheduler.running import eventually
@@ -68,6 +70,54 @@ async def test_a_job_without_a_schema_is_not_looked_into(store: Store) -> None:
     unreadable = replace(job(), body=b"not JSON")
     assert await check_args(store, unreadable) == []
     assert await check_each(store, [unreadable]) == ([unreadable], [])
+
+
+async def test_jobs_that_wait_for_a_schema_compile_it_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compilations: list[bytes] = []
+
+    def counted(raw: bytes) -> CompiledSchema:
+        compilations.append(raw)
+        return CompiledSchema(raw)
+
+    await register(store, schema=STRINGS)
+    await store.schemas.read(store)
+    monkeypatch.setattr(schema_table, "CompiledSchema", counted)
+    monkeypatch.setattr(StoredSchema, "problems", lambda *_: [])
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(check_args, store, job())
+    assert len(compilations) == 1
+
+
+async def test_other_tasks_run_while_the_steps_of_a_workflow_are_checked(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await register(store, schema=STRINGS)
+    await store.schemas.read(store)
+    await check_args(store, job())  # compiles the schema
+    steps = b",".join([b'{"type":"t","args":["a"]}'] * 20)
+    workflow = parse_workflow(b'{"type":"group","jobs":[%b]}' % steps)
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(validation, "_PAUSE_S", -1.0)
+    monkeypatch.setattr(validation, "check_all", _nothing)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count_turns)
+        await validation.check_workflow(store, workflow)
+        nursery.cancel_scope.cancel()
+    assert turns >= 20
+
+
+async def _nothing(*_: object, **__: object) -> list[str]:
+    return []
 
 
 async def test_of_two_registrations_of_one_version_one_wins(
