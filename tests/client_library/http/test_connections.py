@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
-import anyio.abc
 import pytest
 
 from ojs_client.errors import ConnectionFailed
@@ -15,64 +12,7 @@ from ojs_client.http import connections
 from ojs_client.http.connections import Address, Connections, NoResponse, NotSent
 from ojs_client.http.response_parser import Response
 from ojs_client.transport import Transport
-
-LIMIT_S = 60
-REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
-REPLY = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
-Answer = Callable[[anyio.abc.SocketStream, int], Awaitable[Any]]
-
-
-class Served:
-    """A server that passes each request, and the number of its connection, to a function."""
-
-    def __init__(self, answer: Answer) -> None:
-        self.requests: list[bytes] = []
-        self.connected = 0
-        self.closed = anyio.Event()
-        self.port = 0
-        self._answer = answer
-
-    async def handle(self, stream: anyio.abc.SocketStream) -> None:
-        self.connected += 1
-        number = self.connected
-        async with stream:
-            try:
-                while True:
-                    self.requests.append(await stream.receive())
-                    await self._answer(stream, number)
-            except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
-                self.closed.set()
-
-    @asynccontextmanager
-    async def running(self) -> Any:
-        listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-        self.port = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610 - no Django
-        async with listener, anyio.create_task_group() as group:
-            group.start_soon(listener.serve, self.handle)
-            pool = Connections(Address("127.0.0.1", self.port), max_connections=2)
-            try:
-                yield pool
-            finally:
-                await pool.close()
-                group.cancel_scope.cancel()
-
-
-async def reply(stream: anyio.abc.SocketStream, number: int) -> None:
-    await stream.send(REPLY)
-
-
-@pytest.fixture(params=["asyncio", "trio"])
-def run(request: pytest.FixtureRequest) -> Callable[[Callable[[], Awaitable[None]]], None]:
-    """Run a scenario on asyncio and on trio."""
-
-    def start(scenario: Callable[[], Awaitable[None]]) -> None:
-        async def limited() -> None:
-            with anyio.fail_after(LIMIT_S):
-                await scenario()
-
-        anyio.run(limited, backend=request.param)
-
-    return start
+from tests.client_library.http.served import LIMIT_S, REPLY, REQUEST, Served, Stream, reply
 
 
 def test_requests_share_a_connection(run: Any) -> None:
@@ -89,7 +29,7 @@ def test_requests_share_a_connection(run: Any) -> None:
 
 
 def test_an_idle_connection_that_the_server_has_closed_is_not_used(run: Any) -> None:
-    async def reply_and_close(stream: anyio.abc.SocketStream, number: int) -> None:
+    async def reply_and_close(stream: Stream, number: int) -> None:
         await stream.send(REPLY)
         await stream.aclose()
 
@@ -121,7 +61,7 @@ def test_connections_that_were_idle_for_long_are_closed(
 
 
 def test_an_answer_that_nobody_asked_for_ends_the_connection(run: Any) -> None:
-    async def reply_twice(stream: anyio.abc.SocketStream, number: int) -> None:
+    async def reply_twice(stream: Stream, number: int) -> None:
         await stream.send(REPLY + b"HTTP/1.1 500 X\r\nContent-Length: 0\r\n\r\n")
 
     async def scenario() -> None:
@@ -135,7 +75,7 @@ def test_an_answer_that_nobody_asked_for_ends_the_connection(run: Any) -> None:
 
 
 def test_a_connection_that_ends_without_a_response_may_have_carried_the_request(run: Any) -> None:
-    async def close(stream: anyio.abc.SocketStream, number: int) -> None:
+    async def close(stream: Stream, number: int) -> None:
         await stream.aclose()
 
     async def scenario() -> None:
@@ -149,7 +89,7 @@ def test_a_connection_that_ends_without_a_response_may_have_carried_the_request(
 
 def test_no_response_in_time_closes_the_connection(run: Any) -> None:
     async def scenario() -> None:
-        async def answer_the_first_of_each(stream: anyio.abc.SocketStream, number: int) -> None:
+        async def answer_the_first_of_each(stream: Stream, number: int) -> None:
             if number > 1 or len(served.requests) == 1:
                 await stream.send(REPLY)
 
@@ -167,7 +107,7 @@ def test_no_response_in_time_closes_the_connection(run: Any) -> None:
 def test_a_cancelled_request_closes_its_connection(run: Any) -> None:
     asked = anyio.Event()
 
-    async def wait(stream: anyio.abc.SocketStream, number: int) -> None:
+    async def wait(stream: Stream, number: int) -> None:
         asked.set()
 
     async def scenario() -> None:
@@ -185,7 +125,7 @@ def test_further_requests_wait_for_a_connection(run: Any) -> None:
     async def scenario() -> None:
         go, found = anyio.Event(), list[Response]()
 
-        async def answer(stream: anyio.abc.SocketStream, number: int) -> None:
+        async def answer(stream: Stream, number: int) -> None:
             await go.wait()
             await stream.send(REPLY)
 
@@ -215,13 +155,11 @@ def test_a_refused_connection_has_sent_nothing(run: Any) -> None:
         with pytest.raises(NotSent):
             await Connections(Address("127.0.0.1", served.port), 2).exchange(REQUEST, LIMIT_S)
 
-    run(scenario)
-
 
 def test_a_refusal_before_the_whole_body_is_read_arrives(run: Any) -> None:
     refusal = b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
-    async def refuse(stream: anyio.abc.SocketStream, number: int) -> None:
+    async def refuse(stream: Stream, number: int) -> None:
         await stream.send(refusal)
 
     async def scenario() -> None:

@@ -61,7 +61,7 @@ class _Connection:
 
         Raises:
             BadResponse: the answer is not a response.
-            OSError: the connection is broken.
+            OSError: the connection is broken, as with the exceptions of anyio.
         """
         try:
             await self.stream.send(request)
@@ -129,9 +129,10 @@ class Connections:
                     finally:
                         await self._release(connection, response)
         except (
-            OSError,
+            OSError,  # also those of ssl
             anyio.BrokenResourceError,
             anyio.ClosedResourceError,
+            anyio.EndOfStream,  # the peer closed the connection within a message of TLS
             BadResponse,
         ) as error:
             if connection is None:
@@ -184,6 +185,8 @@ class Connections:
 def _reason(error: Exception, timed_out: str) -> str:
     if isinstance(error, TimeoutError):
         return timed_out
+    if isinstance(error, anyio.EndOfStream):
+        return "the server closed the connection during the TLS handshake or a message"
     if isinstance(error, anyio.BrokenResourceError | anyio.ClosedResourceError):
         cause = error.__cause__
         return f"the connection broke: {cause}" if cause else "the connection broke"

@@ -223,11 +223,13 @@ class Worker:
             try:
                 await self._work()
             finally:
-                with anyio.CancelScope(shield=True):
-                    await self._finish()
-                for scope in scopes:
-                    scope.cancel()
-                background.cancel_scope.cancel()
+                try:
+                    with anyio.CancelScope(shield=True):
+                        await self._finish()
+                finally:  # an error must not leave the shielded tasks running
+                    for scope in scopes:
+                        scope.cancel()
+                    background.cancel_scope.cancel()
         if self._refused is not None:
             raise self._refused
 
