@@ -65,7 +65,7 @@ PAGES: Final = (
     PageRoute("POST", "/queues/<name>/purge", queue_changes.purge, (Scope.ADMIN_PURGE,)),
     PageRoute("GET", "/jobs", jobs.show_all),
     PageRoute("GET", "/jobs/values.json", completion.values),
-    PageRoute("GET", "/jobs/new", new_job.show, (Scope.ADMIN_READ, Scope.DATA_WRITE)),
+    PageRoute("GET", "/jobs/new", new_job.show, (Scope.ADMIN_READ, Scope.DATA_WRITE), True),
     PageRoute("POST", "/jobs/new", new_job.create, (Scope.ADMIN_READ, Scope.DATA_WRITE)),
     PageRoute("GET", "/jobs/<job_id>", job.show),
     PageRoute("GET", "/jobs/<job_id>.json", job.download),
@@ -77,7 +77,11 @@ PAGES: Final = (
     PageRoute("GET", "/dead", dead.show_all),
     PageRoute("POST", "/dead/<job_id>/retry", dead.retry, (Scope.ADMIN_WRITE,)),
     PageRoute(
-        "GET", "/dead/<job_id>/delete", dead.ask_to_delete, (Scope.ADMIN_READ, Scope.ADMIN_WRITE)
+        "GET",
+        "/dead/<job_id>/delete",
+        dead.ask_to_delete,
+        (Scope.ADMIN_READ, Scope.ADMIN_WRITE),
+        True,
     ),
     PageRoute("POST", "/dead/<job_id>/delete", dead.delete, (Scope.ADMIN_WRITE,)),
     PageRoute("GET", "/errors", errors.show_all),

@@ -13,7 +13,7 @@ T = TypeVar("T")
 KEPT_S: Final = 2.0
 """Maximum age of a shared reply in seconds."""
 _MAX_KEPT: Final = 100
-"""Maximum number of shared replies; a new one replaces the oldest."""
+"""Maximum number of shared replies; a new one replaces the least recently used."""
 
 
 class Aged(NamedTuple, Generic[T]):
@@ -56,11 +56,12 @@ class Snapshots(Generic[T]):
         Raises:
             Exception: what ``compute`` raises.
         """
-        snapshot = self._snapshots.get(name)
+        snapshot = self._snapshots.pop(name, None)
         if snapshot is None:
             while len(self._snapshots) >= _MAX_KEPT:
                 del self._snapshots[next(iter(self._snapshots))]
-            snapshot = self._snapshots[name] = _Snapshot(compute, kept_s)
+            snapshot = _Snapshot(compute, kept_s)
+        self._snapshots[name] = snapshot  # last, so that the least recently used one is replaced
         return await snapshot.cached.get()
 
     def last(self, name: str) -> Aged[T] | None:

@@ -8,6 +8,7 @@ from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 import orjson
+from msgspec import structs
 
 from ojs_cluster.core.access.scopes import Principal, Scope
 from ojs_cluster.http.app import App
@@ -106,11 +107,22 @@ class ApiError(Exception):
         field: the path of the member of the body that is wrong; empty if the error names none.
     """
 
-    def __init__(self, response: Response) -> None:
+    def __init__(self, response: Response, *, hides_values: bool = False) -> None:
+        """Read an error response.
+
+        Args:
+            response: the response.
+            hides_values: whether to leave out the values that a schema refuses: they may be among
+                those that the dashboard hides.
+        """
         error = orjson.loads(response.body)["error"]
         self.status = response.status
         self.code = str(error.get("code", ""))
         self.message = str(error.get("message", ""))
+        refused = error.get("details", {}).get("validation_errors")
+        if hides_values and refused is not None:
+            places = ", ".join(each["pointer"] or "/" for each in error["details"]["errors"])
+            self.message = f"the args do not match the schema of their type at {places}"
         self.hint = str(error.get("hint") or error.get("details", {}).get("hint") or "")
         self.field = str(error.get("details", {}).get("field", ""))
         super().__init__(self.message)
@@ -214,7 +226,7 @@ class Visit:
         Raises:
             ApiError: the API refused the request.
         """
-        return _body(await self._call("GET", segments, query))
+        return self._body(await self._call("GET", segments, query))
 
     async def stream(self, *segments: str, **query: Any) -> BodyStream:
         """Return the body of an API response that is a stream of events.
@@ -223,7 +235,7 @@ class Visit:
             ApiError: the API refused the request.
         """
         response = await self._call("GET", segments, query)
-        _body(response)
+        self._body(response)
         if response.stream is None:
             raise RuntimeError("the response is no stream")
         return response.stream
@@ -249,9 +261,11 @@ class Visit:
         """Return the same visit by a viewer of the whole cluster who has no request rate.
 
         What viewers share is read by such a visit: later viewers cause the same reads again, which
-        must not use the key and the rate of the first one.
+        must not use the key and the rate of the first one. Nor do they keep its cookie in memory.
         """
-        return replace(self, principal=_SHARED)
+        kept = {name: value for name, value in self.head.headers.items() if name == "hx-request"}
+        head = structs.replace(self.head, headers=kept, tls_subject="")
+        return replace(self, principal=_SHARED, head=head)
 
     @property
     def is_refresh(self) -> bool:
@@ -299,7 +313,7 @@ class Visit:
             ApiError: the API refused the change.
         """
         raw = b"" if body is None else body if isinstance(body, bytes) else orjson.dumps(body)
-        return _body(await self._call(method, segments, query or {}, raw, action))
+        return self._body(await self._call(method, segments, query or {}, raw, action))
 
     async def _call(
         self,
@@ -326,12 +340,11 @@ class Visit:
         )
         return await call_as(self.app, request, action)
 
+    def _body(self, response: Response) -> bytes:
+        if response.status >= 400:
+            raise ApiError(response, hides_values=bool(self.settings.redact))
+        return response.body
+
 
 def _snapshot_name(segments: tuple[str, ...], query: Mapping[str, Any]) -> str:
     return f"{segments} {sorted(query.items())}"
-
-
-def _body(response: Response) -> bytes:
-    if response.status >= 400:
-        raise ApiError(response)
-    return response.body

@@ -7,17 +7,20 @@ import dataclasses
 import socket
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import httpx
 import pytest
 import trio
 
 from ojs_cluster.core.access.scopes import PRESETS, Keyring, Principal, digest
+from ojs_cluster.http.messages import Request
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.ui import snapshots
 from ojs_cluster.ui.access import SESSION_S, FailedLogins, Sessions, is_own_form
 from ojs_cluster.ui.settings import UiSettings, base_path
-from ojs_cluster.ui.visit import local_target
+from ojs_cluster.ui.snapshots import Snapshots
+from ojs_cluster.ui.visit import Visit, local_target
 from tests.support.servers import wait_until
 from tests.ui.dashboard import KEYRING, KEYS, OWN, Running, dashboard
 from tests.ui.demo import Demo
@@ -285,8 +288,11 @@ def test_an_expired_key_cannot_log_in(ui_redis: Embedded) -> None:
         assert client.post("/ui/login", data={"key": "wrong"}).status_code == 429
 
 
+_READ_TOGETHER = ("", "queues", "cluster", "types", "cron/_preview?expression=@daily")
+
+
 def test_pages_of_shared_replies_count_against_the_request_rate(ui_redis: Embedded) -> None:
-    slow = [Principal(f"slow-{n}", PRESETS["viewer"], requests_per_second=0.001) for n in range(3)]
+    slow = [Principal(f"slow-{n}", PRESETS["viewer"], requests_per_second=0.001) for n in range(5)]
     keyring = Keyring({**KEYRING.by_digest, **{digest(who.name): who for who in slow}}, {})
     with dashboard(ui_redis, UiSettings(mode="read"), keyring=keyring) as it:
 
@@ -294,7 +300,7 @@ def test_pages_of_shared_replies_count_against_the_request_rate(ui_redis: Embedd
             headers = {"Authorization": f"Bearer {key}"}
             return httpx.get(f"{it.url}/ui/{path}", headers=headers, timeout=60).status_code
 
-        for who, path in zip(slow, ("", "queues", "cluster"), strict=True):
+        for who, path in zip(slow, _READ_TOGETHER, strict=True):
             refresh = {"Authorization": f"Bearer {who.name}", "HX-Request": "true"}
             first = httpx.get(f"{it.url}/ui/{path}", headers=refresh, timeout=60)
             assert (path, first.status_code) == (path, 200)
@@ -313,6 +319,28 @@ def test_a_shared_reply_is_not_read_with_the_rate_of_its_first_viewer(ui_redis: 
             statuses.append(page.status_code)
             it.run(partial(trio.sleep, snapshots.KEPT_S))  # the next viewer reads it again
         assert statuses == [200, 200]
+
+
+async def test_the_reply_that_was_not_used_for_longest_is_replaced() -> None:
+    kept, calls = Snapshots[str](), list[str]()
+
+    async def read(name: str) -> str:
+        calls.append(name)
+        return name
+
+    for number in range(150):
+        for name in ("each time", str(number)):
+            assert await kept.get(name, partial(read, name), kept_s=3600) == name
+    assert calls.count("each time") == 1
+    assert kept.last("0") is None
+
+
+def test_what_viewers_share_is_read_without_the_headers_of_the_first() -> None:
+    headers = {"cookie": "ojs_ui_session=x", "authorization": "Bearer x", "hx-request": "true"}
+    head = Request("GET", "/ui/", "", headers, b"", tls_subject="CN=boss")
+    given: list[Any] = [None, UiSettings(mode="read"), None, None, head, BOSS, "./", "", "", {}]
+    shared = Visit(*given).as_any_viewer()
+    assert (shared.head.headers, shared.head.tls_subject) == ({"hx-request": "true"}, "")
 
 
 def test_guesses_are_recorded_and_counted_one_by_one(running: Running, ui_redis: Embedded) -> None:

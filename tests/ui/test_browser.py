@@ -369,9 +369,9 @@ def test_keys_open_pages_and_change_colours_and_refresh(
     keys.press("q")
     page.wait_for_url("**/ui/queues")
     page.locator("html.js").wait_for()
-    page.get_by_role("searchbox").focus()
+    page.get_by_role("combobox", name="Search").focus()
     keys.type("gw")  # text, while a field has the focus
-    assert page.get_by_role("searchbox").input_value() == "gw"
+    assert page.get_by_role("combobox", name="Search").input_value() == "gw"
     assert page.url.endswith("/ui/queues")
     visitor.check()
     visitor.page.context.close()

@@ -57,6 +57,8 @@ def test_a_cron_job_is_created_and_changed_by_forms(running: Running, admin: htt
         assert (stored["expression"], stored["queue"]) == ("@every 5m", "email")
         assert stored["timezone"] == "UTC", "as in the preview"
         assert stored["options"] == {"queue": "email"}
+        send(admin, "/ui/cron/weekly/edit", {**changed, "queue": " "})
+        assert cron(api, "weekly")["queue"] == "default"
         assert "exists" in refused(admin, NEW, {**FORM, "name": "weekly"}, "name"), "not replaced"
         assert cron(api, "weekly")["expression"] == "@every 5m"
         api.delete("/ojs/v1/cron/weekly")
@@ -131,6 +133,9 @@ def test_hidden_values_are_not_in_the_form_and_stay(ui_redis: Embedded, running:
         stored = cron(api, "secretive")
         assert stored["args"] == [{"Token": "s3cret"}]
         assert stored["options"] == {"tags": ["new"], "queue": "reports"}
+        keep = {**form, "options": "", "options_shown": "keep", "queue": ""}
+        send(client, "/ui/cron/secretive/edit", keep)
+        assert cron(api, "secretive")["options"] == {"tags": ["new"], "queue": "default"}
         api.delete("/ojs/v1/cron/secretive")
 
 
@@ -157,7 +162,7 @@ def test_a_key_for_some_queues_changes_only_its_cron_jobs(running: Running, demo
 def test_a_read_only_dashboard_has_no_form(ui_redis: Embedded, demo: Demo) -> None:
     with dashboard(ui_redis, UiSettings(mode="read")) as server, server.browser() as client:
         assert "_new" not in page(client, "/ui/cron")
-        for path in (NEW, "/ui/cron/nightly-report/edit"):
+        for path in (NEW, "/ui/cron/nightly-report/edit", "/ui/jobs/new", "/ui/dead/x/delete"):
             assert "read-only" in page(client, path, 403)
             assert client.post(path, data={**FORM, "name": "x"}).status_code == 403
 

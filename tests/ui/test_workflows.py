@@ -89,3 +89,18 @@ def test_the_table_says_when_each_step_ran(running: Running, admin: httpx.Client
         assert [row.count("<time") for row in rows] == [2, 0], "started and ended, or not yet"
         assert '<td class="num">1</td></tr>' in rows[0] + "</tr>", "the attempts"
         api.post(f"{V1}/workflows/{workflow}/cancel")
+
+
+def test_the_steps_of_a_large_workflow_are_shown_table_by_table(
+    running: Running, admin: httpx.Client
+) -> None:
+    with running.api() as api:
+        jobs = [{"type": f"large.n{number}", "args": []} for number in range(201)]
+        made = api.post(f"{V1}/workflows", json={"type": "group", "name": "large", "jobs": jobs})
+        workflow = made.raise_for_status().json()["id"]
+        first = page(admin, f"/ui/workflows/{workflow}")
+        last = page(admin, f"/ui/workflows/{workflow}?page=2")
+        assert ("<td>large.n199</td>" in first, "<td>large.n200</td>" in first) == (True, False)
+        assert ("<td>large.n199</td>" in last, "<td>large.n200</td>" in last) == (False, True)
+        assert f'href="../workflows/{workflow}?page=2"' in first
+        api.delete(f"{V1}/workflows/{workflow}")

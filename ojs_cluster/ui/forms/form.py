@@ -13,6 +13,8 @@ from typing import Any, Final
 
 from ojs_cluster.ui.visit import ApiError, Page, Visit
 
+MAX_EDITED: Final = 16 * 1024
+"""Maximum size in bytes of a value that a form shows; a form has 64 KiB at most."""
 MAX_DIGITS: Final = 18
 """A number of more digits has more than 64 bits."""
 _path_before: Final = re.compile(r"[a-z_]+(?:\.[a-z_]+)* (?=must |has |is |needs )").match

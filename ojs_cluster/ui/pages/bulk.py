@@ -14,6 +14,7 @@ import orjson
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.ui.formats import counted
 from ojs_cluster.ui.forms.form import confirmation, is_confirmed
+from ojs_cluster.ui.redaction import why_not_searched
 from ojs_cluster.ui.visit import Answer, ApiError, Page, SeeOther, Visit
 
 _PER_PAGE: Final = 50
@@ -114,6 +115,8 @@ async def create(visit: Visit) -> Answer:
     action = form.get("action", "")
     body: dict[str, Any] = {"action": action, "confirm": True}
     if form.get("scope") == "all":
+        if why := why_not_searched(form.get("query", ""), visit.settings.redact):
+            return SeeOther(visit.back("").target, why, failed=True)
         chosen: dict[str, Any] = {name: form[name] for name in _FILTERS if form.get(name)}
         if form.get("dead"):
             chosen["dead"] = True

@@ -55,6 +55,8 @@ async def _error_types(visit: Visit) -> list[str]:
     """Return the types of the latest errors."""
     try:
         listed = orjson.loads(await visit.shared("admin", "errors", limit=_ERRORS))
-    except ApiError:
+    except ApiError as error:
+        if error.status == 429:
+            raise
         return []
     return list(dict.fromkeys(group["type"] for group in listed["items"] if group["type"]))

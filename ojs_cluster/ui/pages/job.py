@@ -9,6 +9,7 @@ from typing import Final
 
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.core.raw_json import Raw, array_items, join, object_members, string
+from ojs_cluster.ui.forms.form import MAX_EDITED
 from ojs_cluster.ui.json_view import readable, show_values
 from ojs_cluster.ui.raw import number, text
 from ojs_cluster.ui.visit import Answer, ApiError, Download, Page, SeeOther, Visit
@@ -61,6 +62,7 @@ async def show(visit: Visit, job_id: str) -> Answer:
     job = {name: text(members, name) for name in ("id", "type", "state", "queue", "worker_id")}
     state = job["state"]
     may_write = visit.may_change(Scope.ADMIN_WRITE)
+    is_large = any(len(bytes(members.get(name, _EMPTY))) > MAX_EDITED for name in ("args", "meta"))
     context = {
         "job": job,
         **await _lease(visit, job),
@@ -87,7 +89,7 @@ async def show(visit: Visit, job_id: str) -> Answer:
         "may_activate": state == "pending" and visit.may_change(Scope.DATA_WRITE),
         "may_prioritize": state in _WAITING and may_write,
         "may_copy": visit.may_change(Scope.DATA_WRITE),
-        "may_edit_copy": visit.may_change(Scope.DATA_WRITE) and not redact,
+        "may_edit_copy": visit.may_change(Scope.DATA_WRITE) and not redact and not is_large,
         "may_download": not redact,
     }
     return Page("job.html", context)
@@ -162,9 +164,11 @@ def _new_job(members: dict[str, Raw]) -> bytes:
 
 
 def _curl(visit: Visit, members: dict[str, Raw]) -> str:
-    """Return the command that enqueues the job again."""
+    """Return the command that enqueues the job again; empty for a large job."""
     names = ("type", "args", "meta", "queue", "priority", "retry", "timeout_ms", "tags")
     body = b"{%b}" % join({name: members[name] for name in names if name in members})
+    if len(body) > MAX_EDITED:
+        return ""
     quoted = readable(body.decode(errors="replace")).replace("'", "'\\''")
     return (
         f"curl -s {visit.origin}/ojs/v1/jobs \\\n"

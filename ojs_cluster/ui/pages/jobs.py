@@ -15,6 +15,7 @@ from ojs_cluster.core.raw_json import object_members, string
 from ojs_cluster.core.search import parse_search
 from ojs_cluster.ui.json_view import short_json
 from ojs_cluster.ui.pages.bulk import ACTIONS, SCOPES
+from ojs_cluster.ui.redaction import why_not_searched
 from ojs_cluster.ui.visit import Answer, ApiError, Page, SeeOther, Visit
 
 PER_PAGE: Final = 50
@@ -97,19 +98,18 @@ async def show_all(visit: Visit) -> Answer:
         return SeeOther(target)
     if is_job_id(filters["query"].lower()):
         filters["query"] = f"id:{named}"
-    listed, refusal = _Listed([], {}), ""
+    redact = visit.settings.redact
+    listed, refusal = _Listed([], {}), why_not_searched(filters["query"], redact)
     try:
-        raw = await visit.get(
-            "admin", "jobs", **filters, cursor=visit.query.get("cursor"), per_page=PER_PAGE
-        )
-        listed = decode_jobs(raw)
+        if not refusal:
+            raw = await visit.get(
+                "admin", "jobs", **filters, cursor=visit.query.get("cursor"), per_page=PER_PAGE
+            )
+            listed = decode_jobs(raw)
     except ApiError as error:
         if error.status not in (400, 422):
             raise
-        refusal = (
-            error.sentence
-        )  # the search has a mistake, so the page explains it beside the form
-    redact = visit.settings.redact
+        refusal = error.sentence  # a mistake in the search: the page explains it beside the form
     return Page(
         "jobs.html",
         {

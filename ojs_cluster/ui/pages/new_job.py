@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
-from ojs_cluster.core.raw_json import Raw, array_items, join, object_members
+from ojs_cluster.core.errors import OJSError
+from ojs_cluster.core.raw_json import Raw, array_items, check_text, join, object_members
+from ojs_cluster.ui.forms.form import MAX_EDITED
 from ojs_cluster.ui.raw import number, text, texts
 from ojs_cluster.ui.visit import Answer, ApiError, Page, SeeOther, Visit
 
 _FIELDS: Final = (
     *("type", "queue", "args", "meta", "tags", "priority", "max_attempts", "scheduled_at"),
 )
+_unusual: Final = re.compile(r"[^ -~\r\n\t]")
 _EMPTY: Final = {**dict.fromkeys(_FIELDS, ""), "queue": "default", "args": "[]"}
 
 
@@ -31,6 +35,10 @@ async def show(visit: Visit) -> Answer:
         hint = "The operator hides some values (OJS_UI_REDACT). Use 'Enqueue a copy' instead."
         return Page("error.html", {"what": "There is no form", "why": "", "hint": hint}, 403)
     members = object_members(await visit.get("admin", "jobs", source)) or {}
+    if any(len(bytes(members.get(name, b""))) > MAX_EDITED for name in ("args", "meta")):
+        why = f"A form shows args and meta of {MAX_EDITED // 1024} KiB at most."
+        hint = "Use 'Enqueue a copy', or enqueue the job by the API."
+        return Page("error.html", {"what": "The job is too large", "why": why, "hint": hint}, 413)
     retry = object_members(members.get("retry", Raw(b"{}"))) or {}
     return _form(
         {
@@ -93,9 +101,11 @@ def _body(given: Mapping[str, str]) -> bytes:
 
 
 def _json(given: str) -> Raw | None:
+    sent = given.encode(errors="replace")
     try:
-        return msgspec.json.decode(given.encode(errors="replace"), type=Raw)
-    except msgspec.DecodeError:
+        check_text(sent)  # msgspec itself fails at a thousand nested arrays
+        return msgspec.json.decode(sent, type=Raw)
+    except (OJSError, msgspec.DecodeError):
         return None
 
 
@@ -115,11 +125,11 @@ def _raw(members: Mapping[str, Raw], name: str, default: str) -> str:
 
 def _visible(json: str) -> str:
     """Return JSON whose invisible characters are escapes, such as those that turn text around."""
-    return "".join(
-        char if char.isprintable() or char in "\r\n\t" else _escape(char) for char in json
-    )
+    return _unusual.sub(lambda found: _escape(found[0]), json)
 
 
 def _escape(char: str) -> str:
+    if char.isprintable():
+        return char
     units = char.encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{units[n : n + 2].hex()}" for n in range(0, len(units), 2))

@@ -21,6 +21,7 @@ async def show_all(visit: Visit) -> Answer:
     """List the types with jobs in the last hour, those with most jobs first."""
     if not visit.sees_cluster:
         return _hidden(visit)
+    visit.app.access.count_request(visit.principal)
     listed = orjson.loads(await visit.snapshots.get("types", lambda: _read(visit), _KEPT_S))
     return Page(
         "types.html",

@@ -1,16 +1,17 @@
 // Completes searches and keeps saved ones in this browser. Without it, a search is a plain field.
 (function () {
   "use strict";
-  const MAX_SHOWN = 10, MAX_SAVED = 30, KEY = "ojs-searches";
+  const MAX_SHOWN = 10, MAX_SAVED = 30;
   let values = null; // field -> values, read once when a search gets the focus
+  let loading = null; // so that what is typed meanwhile is completed, too
 
-  async function load(address) {
-    if (values) return;
-    values = {};
+  function load(address) { return loading ||= request(address); }
+  async function request(address) {
     try {
       const response = await fetch(address);
       if (response.ok) values = await response.json();
-    } catch (_) { values = null; /* tried again at the next focus */ }
+    } catch (_) { /* tried again at the next key */ }
+    if (!values) loading = null;
   }
 
   const quoted = (value) => /[\s,"\\]/.test(value) || value.endsWith("*") ? `"${value.replace(/[\\"]/g, "\\$&")}"` : value;
@@ -33,7 +34,7 @@
     return ofField(word.slice(0, colon), word.slice(comma + 1), start + comma + 1);
   }
   function ofField(field, part, start) {
-    const known = (values && values[field]) || [];
+    const known = values && Object.hasOwn(values, field) ? values[field] : [];
     const low = part.toLowerCase();
     return { start, found: known.filter((value) => value.toLowerCase().startsWith(low) && value !== part).map(quoted) };
   }
@@ -112,6 +113,7 @@
   // -- saved searches
   const place = document.getElementById("saved");
   if (!place) return;
+  const KEY = `ojs-searches:${place.dataset.user}`; // the next user of this browser gets none of them
   const read = () => {
     try {
       const found = JSON.parse(localStorage.getItem(KEY) || "[]");

@@ -10,13 +10,11 @@ import orjson
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.raw_json import Raw, join, members, object_members
 from ojs_cluster.ui import raw
-from ojs_cluster.ui.forms.form import Form, refused
+from ojs_cluster.ui.forms.form import MAX_EDITED, Form, refused
 from ojs_cluster.ui.json_view import hides
 from ojs_cluster.ui.pages.crons.preview import Preview, preview_of
 from ojs_cluster.ui.visit import Answer, ApiError, Page, SeeOther, Visit
 
-_MAX_EDITED: Final = 16 * 1024
-"""Maximum size in bytes of a value that the form shows; a form has 64 KiB at most."""
 _FIELDS: Final = {
     **dict.fromkeys(("expression", "cron", "schedule"), "expression"),
     **{name: name for name in ("name", "timezone", "overlap_policy", "description", "type")},
@@ -24,6 +22,8 @@ _FIELDS: Final = {
     "options.queue": "queue",
 }
 """The field of the form by the path that the API names in an error."""
+_DEFAULT_QUEUE: Final = "default"
+"""The queue of an empty field. It is sent, because a change keeps what it leaves out."""
 _VALUES: Final = ("args", "options")
 """The fields with JSON."""
 _NOT_EDITED: Final = "keep"
@@ -45,7 +45,12 @@ async def show_edit(visit: Visit, name: str) -> Answer:
 async def create(visit: Visit) -> Answer:
     """Create a cron job, or only preview its schedule."""
     name = visit.form.get("name", "").strip()
-    if await _exists(visit, name):
+    try:
+        exists = await _exists(visit, name)
+    except ApiError as error:
+        form = Form(visit.form, refusal=error.sentence)
+        return _page(visit, form, await preview_of(visit.form), status=error.status)
+    if exists:
         taken = Form(visit.form, {"name": "A cron job of this name exists. Edit it instead."})
         return _page(visit, taken, await preview_of(visit.form), status=409)
     return await _save(visit, {"name": Raw(orjson.dumps(name))}, {}, "")
@@ -86,13 +91,19 @@ async def _save(visit: Visit, body: raw.Members, old: raw.Members, name: str) ->
 
 
 async def _exists(visit: Visit, name: str) -> bool:
-    """Return whether there is a cron job of this name. The API would replace it."""
+    """Return whether there is a cron job of this name. The API would replace it.
+
+    Raises:
+        ApiError: it is not known, as when Redis does not answer.
+    """
     if not name:
         return False
     try:
         await visit.get("cron", name)
-    except ApiError:
-        return False  # the API itself refuses a name that this user may not use
+    except ApiError as error:
+        if error.status != 404:
+            raise
+        return False
     return True
 
 
@@ -116,7 +127,7 @@ def _values(cron: raw.Members, redact: frozenset[str]) -> dict[str, str]:
     values = {name: raw.text(cron, name) for name in texts}
     options = {n: v for n, v in raw.members(cron["options"]).items() if n != "queue"}
     for name, value in (("args", bytes(cron["args"])), ("options", b"{%b}" % join(options))):
-        if len(value) > _MAX_EDITED or hides(value, redact):
+        if len(value) > MAX_EDITED or hides(value, redact):
             values[f"{name}_shown"] = _NOT_EDITED
         else:
             values[name] = value.decode(errors="replace")
@@ -143,12 +154,11 @@ def _body(form: Mapping[str, str], old: raw.Members) -> raw.Members:
     if options is None:
         body["options"] = Raw(given.encode())  # the API says that it must be an object
         return body
-    queue = form.get("queue", "").strip()
-    if queue:
-        options["queue"] = Raw(orjson.dumps(queue))
+    queue = Raw(orjson.dumps(form.get("queue", "").strip() or _DEFAULT_QUEUE))
+    options["queue"] = queue
     body["options"] = Raw(b"{%b}" % join(options))
-    if queue and "queue" in raw.members(old.get("job_template", Raw(b"{}"))):
-        body["queue"] = Raw(orjson.dumps(queue))
+    if "queue" in raw.members(old.get("job_template", Raw(b"{}"))):
+        body["queue"] = queue
     return body
 
 

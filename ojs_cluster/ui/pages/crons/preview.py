@@ -50,6 +50,7 @@ class Preview:
 
 async def show(visit: Visit) -> Answer:
     """Return the preview of the schedule in the parameters, for the form of a cron job."""
+    visit.app.access.count_request(visit.principal)
     return Page("crons/preview.html", {"preview": await preview_of(visit.query)})
 
 
