@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 
+from ojs_cluster.http.messages import Response
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.ui.drawings.runs_chart import runs_chart
+from ojs_cluster.ui.pages.crons.changes import _exists
 from ojs_cluster.ui.pages.crons.preview import preview_of
 from ojs_cluster.ui.settings import UiSettings
+from ojs_cluster.ui.visit import ApiError, Visit
 from tests.ui.dashboard import Running, dashboard
 from tests.ui.demo import BIG, Demo
 from tests.ui.html import parse
@@ -165,6 +168,20 @@ def test_a_read_only_dashboard_has_no_form(ui_redis: Embedded, demo: Demo) -> No
         for path in (NEW, "/ui/cron/nightly-report/edit", "/ui/jobs/new", "/ui/dead/x/delete"):
             assert "read-only" in page(client, path, 403)
             assert client.post(path, data={**FORM, "name": "x"}).status_code == 403
+
+
+async def test_a_name_is_free_only_if_the_api_says_so() -> None:
+    class Failing:
+        def __init__(self, status: int) -> None:
+            self.status = status
+
+        async def get(self, *_segments: str) -> bytes:
+            raise ApiError(Response(self.status, b'{"error":{}}'))
+
+    assert not await _exists(cast(Visit, Failing(404)), "x")
+    for status in (403, 429, 503):
+        with pytest.raises(ApiError):
+            await _exists(cast(Visit, Failing(status)), "x")
 
 
 def test_past_runs_are_bars_from_old_to_new() -> None:

@@ -8,11 +8,15 @@ import pytest
 import trio
 
 from ojs_cluster.core.access.scopes import Keyring, Principal, QueuePatterns, Scope, digest
+from ojs_cluster.core.bulk.selection import BulkAction, Selection
 from ojs_cluster.core.jobs.ids import new_job_id
+from ojs_cluster.core.jobs.states import State
 from ojs_cluster.http.access.authentication import AccessControl
+from ojs_cluster.http.handlers.bulk.operations import audit_text
 from ojs_cluster.keys import Meta
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.bulk.execution import run_due
+from ojs_cluster.store.bulk.operation import BulkOperation, BulkState
 from tests.http.api import Api, Reply, open_app
 
 META = Meta()
@@ -181,6 +185,13 @@ async def test_a_search_chooses_the_jobs(any_api: Api) -> None:
     assert (await any_api.get(f"{BULK}/{made.json['id']}")).json["succeeded"] == 1
     assert (await any_api.get(f"/ojs/v1/jobs/{wanted}")).json["state"] == "cancelled"
     assert (await any_api.get(f"/ojs/v1/jobs/{other}")).json["state"] == "available"
+
+
+def test_the_audit_names_the_fields_of_a_search_without_their_values() -> None:
+    search = "args.token:secret type:t args.user:ann"
+    chosen = Selection((State.DISCARDED,), query=search)
+    running = BulkOperation("1", BulkAction.RETRY, BulkState.RUNNING, "1", 0, chosen)
+    assert audit_text(running) == "retry query of args,type"
 
 
 async def test_a_search_names_ids_and_states(api: Api) -> None:
