@@ -2,11 +2,13 @@
 
 A change is breaking if args that match the old schema may not match the new one, or if a member is
 removed that consumers may read. Two schemas cannot be compared completely, so a changed combination
-(``not``, ``oneOf``, ``if``) counts as breaking. ``anyOf`` may get further alternatives.
+(``not``, ``oneOf``, ``if``) counts as breaking. ``anyOf`` may get further alternatives. A
+combination has changed, too, if a definition has changed that it refers to.
 """
 
 from __future__ import annotations
 
+import json
 from typing import Any, Final, Literal
 
 from ojs_cluster.core.schemas.document import Node, parse_document
@@ -21,10 +23,17 @@ _UPPER: Final = ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxPro
 _LOWER: Final = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties")
 _EQUAL: Final = ("pattern", "format", "multipleOf", "const", "minContains", "maxContains")
 _SINGLE: Final = ("items", "additionalProperties", "propertyNames", "contains")
-_FIXED: Final = (
-    *("not", "if", "then", "else", "unevaluatedItems", "unevaluatedProperties"),
-    *("oneOf", "dependentSchemas", "dependentRequired", "patternProperties"),
+_FIXED_SINGLE: Final = ("not", "if", "then", "else", "unevaluatedItems", "unevaluatedProperties")
+_FIXED_MAPS: Final = ("dependentSchemas", "patternProperties")
+_WITHOUT_EFFECT: Final = frozenset(
+    {
+        *("$ref", "$defs", "definitions", "$schema", "$id", "$anchor", "$comment"),
+        *("title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly"),
+    }
 )
+"""Keywords beside ``$ref`` with which a subschema stands for nothing but its target."""
+_MAX_LOOKED_AT: Final = 50_000
+"""Maximum number of subschemas that are looked at to compare combinations. It takes 50 ms."""
 
 
 def breaking_changes(old: Any, new: Any, compatibility: Compatibility) -> list[str]:
@@ -61,11 +70,12 @@ class _Comparison:
         self._removals = removals
         self._found: dict[str, None] = {}
         self._seen: set[tuple[int, int]] = set()
+        self._looked_at = 0
 
     def changes(self, old: Any, new: Any) -> list[str]:
         try:
             self._compare(parse_document(old).root, parse_document(new).root)
-        except _TooLarge:
+        except (_TooLarge, RecursionError):
             self._found["the schemas are too large to be compared"] = None
         return list(self._found)
 
@@ -90,6 +100,7 @@ class _Comparison:
         self._compare_members(old, new)
         self._compare_items(old, new)
         self._compare_combinations(old, new)
+        self._compare_references(old, new)
 
     def _compare_type(self, old: Node, new: Node) -> None:
         before, after = _types(old), _types(new)
@@ -109,7 +120,9 @@ class _Comparison:
             if name in after and (name not in before or after[name] > before[name]):
                 self._note(new, f"{name} was raised to {after[name]}")
         for name in _EQUAL:
-            if name in after and after[name] != before.get(name, _ABSENT):
+            if name in after and (
+                name not in before or _canonical(after[name]) != _canonical(before[name])
+            ):
                 self._note(new, f"{name} was changed")
         if after.get("uniqueItems") is True and before.get("uniqueItems") is not True:
             self._note(new, "uniqueItems was added")
@@ -117,7 +130,7 @@ class _Comparison:
             given = before.get("enum")
             if "const" in before:
                 given = [before["const"]]
-            if given is None or any(each not in after["enum"] for each in given):
+            if given is None or not _texts(given) <= _texts(after["enum"]):
                 self._note(new, "the values of enum were restricted")
 
     def _compare_members(self, old: Node, new: Node) -> None:
@@ -153,25 +166,90 @@ class _Comparison:
                 self._compare(old.single.get(name, _ANYTHING), new.single[name])
 
     def _compare_combinations(self, old: Node, new: Node) -> None:
-        before, after = old.keywords, new.keywords
-        for name in _FIXED:
-            if name in after and after[name] != before.get(name, _ABSENT):
+        for name in _FIXED_SINGLE:
+            if name in new.single and (
+                name not in old.single
+                or self._meaning(new.single[name]) != self._meaning(old.single[name])
+            ):
                 self._note(new, f"{name} was changed")
-        if "anyOf" in after:
-            given = before.get("anyOf")
-            if given is None or any(each not in after["anyOf"] for each in given):
-                self._note(new, "the alternatives of anyOf were restricted")
-        if any(each not in before.get("allOf", ()) for each in after.get("allOf", ())):
+        for name in _FIXED_MAPS:
+            if name in new.maps and self._meanings(new.maps[name]) != self._meanings(
+                old.maps.get(name, {})
+            ):
+                self._note(new, f"{name} was changed")
+        after = new.keywords.get("dependentRequired")
+        if after is not None and after != old.keywords.get("dependentRequired"):
+            self._note(new, "dependentRequired was changed")
+        lists = {
+            name: (
+                [self._meaning(each) for each in old.lists.get(name, ())],
+                [self._meaning(each) for each in new.lists[name]],
+            )
+            for name in ("oneOf", "anyOf", "allOf")
+            if name in new.lists
+        }
+        if "oneOf" in lists and lists["oneOf"][0] != lists["oneOf"][1]:
+            self._note(new, "oneOf was changed")
+        if "anyOf" in lists and ("anyOf" not in old.lists or not _are_in(*lists["anyOf"])):
+            self._note(new, "the alternatives of anyOf were restricted")
+        if "allOf" in lists and not _are_in(*reversed(lists["allOf"])):
             self._note(new, "allOf was restricted")
 
+    def _compare_references(self, old: Node, new: Node) -> None:
+        """Compare the targets of references with keywords beside them."""
+        if new.target is not None and old.target is not None:
+            self._compare(old.target, new.target)
+        elif new.target is not None:
+            self._note(new, "$ref was added")
+        elif old.target is not None and self._removals:
+            self._note(new, "$ref was removed")
 
-_ABSENT: Final = object()
+    def _meanings(self, nodes: dict[str, Node]) -> dict[str, _Meaning]:
+        return {name: self._meaning(node) for name, node in nodes.items()}
+
+    def _meaning(self, node: Node) -> _Meaning:
+        """Return the text of a subschema, with those that it refers to, directly or indirectly."""
+        found: dict[str, str] = {}
+        waiting, known = [node], {id(node)}
+        while waiting:
+            each = waiting.pop()
+            self._looked_at += 1
+            if self._looked_at > _MAX_LOOKED_AT:
+                raise _TooLarge
+            if each.target is not None:
+                reference = each.keywords["$ref"]
+                if reference not in found:
+                    found[reference] = _canonical(each.target.schema)
+            for other in each.applied():
+                if id(other) not in known:
+                    known.add(id(other))
+                    waiting.append(other)
+        return _canonical(node.schema), frozenset(found.items())
+
+
+_Meaning = tuple[str, frozenset[tuple[str, str]]]
+"""The text of a subschema, and the references in it with the texts of their targets."""
 _ANYTHING: Final = Node("", True)
+
+
+def _are_in(some: list[_Meaning], others: list[_Meaning]) -> bool:
+    return set(some) <= set(others)
+
+
+def _texts(values: list[Any]) -> set[str]:
+    return {_canonical(each) for each in values}
+
+
+def _canonical(value: Any) -> str:
+    """Return the JSON of a value, which is the same for equal values."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # 1.0 is the same number as 1
+    return json.dumps(value, sort_keys=True)
 
 
 def _followed(node: Node) -> Node:
     """Return the node that a subschema with nothing but a reference stands for."""
-    while node.target is not None and node.keywords.keys() <= {"$ref", "title", "description"}:
+    while node.target is not None and node.keywords.keys() <= _WITHOUT_EFFECT:
         node = node.target
     return node
 

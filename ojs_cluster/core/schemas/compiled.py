@@ -70,8 +70,12 @@ class CompiledSchema:
     """
 
     def __init__(self, raw: bytes) -> None:
-        schema = _decode_schema(raw)
-        document = parse_document(schema)
+        try:
+            self._prepare(parse_document(_decode_schema(raw)))
+        except RecursionError:
+            raise SchemaRefused("too many subschemas refer to each other in a row") from None
+
+    def _prepare(self, document: Document) -> None:
         _check_keywords(document)
         self._cost = Cost(document, pattern_times(_patterns(document), _fits))
         self._has_choices = any(

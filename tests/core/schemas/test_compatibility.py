@@ -86,3 +86,54 @@ def test_schemas_that_refer_to_themselves_are_compared() -> None:
 
     assert breaking_changes(tree("string"), tree("string"), "full") == []
     assert breaking_changes(tree("string"), tree("integer"), "backward")
+
+
+def with_definition(schema: dict[str, Any], definition: dict[str, Any]) -> dict[str, Any]:
+    return {**schema, "$defs": {"a": {"items": {"$ref": "#/$defs/b"}}, "b": definition}}
+
+
+REFERENCE = {"$ref": "#/$defs/a"}
+INNER = {"properties": {"x": {"items": REFERENCE}}}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {**REFERENCE, "$schema": "https://json-schema.org/draft/2020-12/schema", "$id": "urn:x"},
+        {**REFERENCE, "minItems": 1},
+        *({name: [REFERENCE]} for name in ("allOf", "anyOf", "oneOf")),
+        *({name: [INNER]} for name in ("allOf", "anyOf", "oneOf")),
+        *({name: INNER} for name in ("not", "if", "unevaluatedItems", "contains", "items")),
+        *({name: {"k": INNER}} for name in ("dependentSchemas", "patternProperties")),
+    ],
+    ids=lambda value: "-".join(value),
+)
+def test_a_changed_definition_is_a_breaking_change(schema: dict[str, Any]) -> None:
+    old = with_definition(schema, {"type": "string"})
+    assert breaking_changes(old, old, "full") == []
+    assert breaking_changes(old, {**old, "description": "new"}, "full") == []
+    assert breaking_changes(old, with_definition(schema, {"type": "integer"}), "backward")
+
+
+def test_a_reference_beside_other_keywords_is_compared() -> None:
+    old = {"minItems": 1, "$defs": {"a": {"maxItems": 9}}}
+    new = {**old, "$ref": "#/$defs/a"}
+    assert breaking_changes(old, new, "backward") == ["$ref was added"]
+    assert breaking_changes(new, old, "backward") == ["$ref was removed"]
+    assert breaking_changes(new, new, "full") == []
+
+
+@pytest.mark.parametrize("old", [{"enum": [1]}, {"const": 1}])
+def test_true_is_not_the_number_one(old: dict[str, Any]) -> None:
+    (name,) = old
+    assert breaking_changes(old, {name: [True] if name == "enum" else True}, "backward")
+    assert breaking_changes(old, {name: [1.0] if name == "enum" else 1.0}, "backward") == []
+
+
+def test_long_rows_of_references_are_not_compared() -> None:
+    definitions: dict[str, Any] = {
+        f"d{n}": {"items": {"$ref": f"#/$defs/d{n + 1}"}} for n in range(495)
+    }
+    row = {"$defs": {**definitions, "d495": {}}, "items": {"$ref": "#/$defs/d0"}}
+    changes = breaking_changes(row, {**row, "minItems": 1}, "backward")
+    assert "the schemas are too large to be compared" in changes

@@ -144,6 +144,11 @@ def test_a_schema_that_cannot_be_used_is_refused(schema: Json, where: str) -> No
         {"allOf": [{"$ref": "#"}]},
         doubling(MAX_LEVELS + 1, "allOf"),
         {"properties": {f"p{n}": True for n in range(MAX_NODES)}},
+        {
+            "$defs": {f"d{n}": {"items": {"$ref": f"#/$defs/d{n + 1}"}} for n in range(495)}
+            | {"d495": {}},
+            "$ref": "#/$defs/d0",
+        },
     ],
 )
 def test_an_endless_or_large_schema_is_refused(schema: Json) -> None:
