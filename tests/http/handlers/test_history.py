@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-import msgspec
 import pytest
 
 from ojs_cluster.core.jobs.ids import new_job_id
 from ojs_cluster.core.workflow_request import parse_workflow
-from ojs_cluster.http.handlers.history.lineage import parents_of
+from ojs_cluster.http.handlers.history.workflow_graph import WorkflowGraph
 from tests.http.api import Api
 
 NACK = "/ojs/v1/workers/nack"
@@ -92,6 +92,21 @@ async def test_the_history_tells_that_an_earlier_start_is_missing(any_api: Api) 
     assert discarded == {"total_attempts": 2, "expired": False, "last_error": "two"}
 
 
+async def test_a_returned_attempt_is_not_the_one_that_failed(any_api: Api) -> None:
+    retry = {"max_attempts": 3, "initial_interval": "PT0.001S", "jitter": False}
+    job_id = (await any_api.active(options={"retry": retry}))["id"]
+    await any_api.post(NACK, {"job_id": job_id, "error": {"type": "x", "message": "one"}})
+    again: list[dict[str, Any]] = []
+    while not again:  # until the retry is due
+        again = await any_api.fetch(worker_id="w1")
+    body = {"lease_id": again[0]["lease_id"], "requeue": True, "started": False}
+    assert (await any_api.post(NACK, {"job_id": job_id, **body})).status == 200
+
+    found = await history(any_api, job_id)
+
+    assert kinds(found) == ["job.created", "job.attempt_failed", "job.state_changed"]
+
+
 async def test_a_manual_retry_makes_the_history_incomplete(any_api: Api) -> None:
     job_id = (await any_api.active(options={"retry": {"max_attempts": 1}}))["id"]
     await any_api.post(NACK, {"job_id": job_id, "error": {"message": "no"}})
@@ -157,15 +172,40 @@ async def test_the_lineage_of_a_chain_grows_as_its_steps_are_enqueued(any_api: A
     assert (child["parent_id"], child["root_id"], child["parents"]) == (first, first, [first])
 
 
+def graph_of(raw: bytes) -> WorkflowGraph:
+    plan = parse_workflow(raw).plan
+    visible = {number for number, node in enumerate(plan.nodes) if node.job >= 0}
+    return WorkflowGraph(plan, visible)
+
+
 def test_a_nested_workflow_is_between_its_neighbours() -> None:
     step = b'{"type":"a.b","args":[]}'
     group = b'{"type":"group","jobs":[%b,%b]}' % (step, step)
-    plan = parse_workflow(b'{"type":"chain","steps":[%b,%b,%b]}' % (step, group, step)).plan
-    named = [node for node in plan.nodes if node.job >= 0]
-    numbers = {node.job: str(node.job) for node in named}
+    graph = graph_of(b'{"type":"chain","steps":[%b,%b,%b]}' % (step, group, step))
+    first, one, two, last = [n for n, node in enumerate(graph.plan.nodes) if node.job >= 0]
+    assert [graph.parents(n) for n in (first, one, two, last)] == [[], [first], [first], [one, two]]
+    assert {graph.root(n) for n in (first, one, two, last)} == {first}
+    assert graph.take_children(first) == [one, two]
+    assert graph.take_children(one) == [last]
+    assert graph.take_children(two) == []
 
-    nodes = [
-        msgspec.structs.replace(node, job_id=numbers[node.job]) if node.job >= 0 else node
-        for node in plan.nodes
-    ]
-    assert parents_of(type(plan)(nodes)) == {"0": [], "1": ["0"], "2": ["0"], "3": ["1", "2"]}
+
+def test_two_groups_in_a_row_are_followed_without_all_pairs() -> None:
+    step = b'{"type":"a.b","args":[]}'
+    group = b'{"type":"group","jobs":[%b]}' % b",".join([step] * 300)
+    graph = graph_of(b'{"type":"chain","steps":[%b,%b,%b]}' % (step, group, group))
+    first, *jobs = [n for n, node in enumerate(graph.plan.nodes) if node.job >= 0]
+    followed = 0
+    first_jobs = graph._first_jobs
+
+    def counted(number: int) -> Iterator[int]:
+        nonlocal followed
+        for each in first_jobs(number):
+            followed += 1
+            yield each
+
+    graph._first_jobs = counted  # type: ignore[method-assign]
+    assert graph.take_children(first) == jobs[:300]
+    assert [graph.take_children(n) for n in jobs[:300]] == [jobs[300:], *[[]] * 299]
+    assert graph.parents(jobs[-1]) == jobs[:300]
+    assert followed <= 4 * len(jobs)

@@ -80,7 +80,9 @@ def _events(job: JobRecord, failed: list[_Failed]) -> Iterator[HistoryEvent]:
     yield _event(job, "job.created", job.created_ms, created)
     for each, following in pairwise([*failed, None]):
         assert each is not None  # noqa: S101 - for mypy: only the last one is None
-        if each.attempt == job.attempt and following is None:
+        # A worker may have returned a later attempt without starting it. The job keeps that start.
+        is_last = each.attempt == job.attempt and following is None
+        if is_last and (job.started_ms or 0) <= each.at_ms:
             yield from _started(job)
         yield from _failure(job, each, following)
     if not failed or failed[-1].attempt != job.attempt:
@@ -148,7 +150,10 @@ def _end(job: JobRecord, failed: list[_Failed]) -> Iterator[HistoryEvent]:
 
 
 def _change(job: JobRecord, at_ms: int, old: State, new: State) -> HistoryEvent:
-    return _event(job, "job.state_changed", at_ms, {"from": old.value, "to": new.value})
+    event = _event(job, "job.state_changed", at_ms, {"from": old.value, "to": new.value})
+    # A job may change its state twice in one millisecond.
+    event["id"] += f"_{new.value}"
+    return event
 
 
 def _event(

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.core.errors import NotFound
-from ojs_cluster.core.workflow import Plan
+from ojs_cluster.core.workflow import RUNNING, STATUS_ENQUEUED, WAITING
 from ojs_cluster.http import fields, replies
 from ojs_cluster.http.app import App
+from ojs_cluster.http.handlers.history.workflow_graph import WorkflowGraph
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.openapi.shapes.history import JobLineage, LineageChild
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs as store_jobs
+from ojs_cluster.store.off_loop import off_loop
 from ojs_cluster.store.workflows import read_workflows
+from ojs_cluster.store.workflows.read_workflows import WorkflowRecord
 
 _MAX_LEVELS: Final = 10
 """Maximum number of levels of children in a response."""
+_SMALL: Final = 1000
+"""Number of nodes of a workflow above which a thread follows them. As many take 3 ms."""
 
 
 async def get(app: App, request: Request, job_id: str) -> Response:
@@ -31,96 +37,68 @@ async def get(app: App, request: Request, job_id: str) -> Response:
     """
     job = await store_jobs.get(app.store, fields.job_id(job_id))
     workflow_id = job.fields.get(f.WORKFLOW, b"").decode() or None
-    parents: Mapping[str, list[str]] = {}
+    workflow = None
     if workflow_id is not None:
-        parents = await _parents(app, workflow_id, request.queues)
-    return replies.json_response(200, dict(_lineage(job.id, workflow_id, parents)))
+        with suppress(NotFound):  # it has been removed
+            workflow = await read_workflows.get(app.store, workflow_id, jobs=False)
+    lineage = _without_workflow(job.id, workflow_id)
+    if workflow is not None:
+        follow = partial(_lineage, job.id, workflow, request.queues)
+        lineage = await off_loop(follow, len(workflow.plan.nodes), large=_SMALL)
+    return replies.json_response(200, dict(lineage))
 
 
-async def _parents(
-    app: App, workflow_id: str, queues: QueuePatterns | None
-) -> Mapping[str, list[str]]:
-    """Return the parents of each job of a workflow, by id; nothing if the workflow is removed."""
-    try:
-        workflow = await read_workflows.get(app.store, workflow_id)
-    except NotFound:
-        return {}
-    visible = {
-        node.job_id
-        for node in workflow.plan.jobs
-        if workflow.jobs[node.job].state != "waiting"
-        and (queues is None or queues.admits(node.queue))
-    }
-    return {
-        job_id: [parent for parent in found if parent in visible]
-        for job_id, found in parents_of(workflow.plan).items()
-        if job_id in visible
-    }
-
-
-def parents_of(plan: Plan) -> dict[str, list[str]]:
-    """Return the ids of the jobs that each job waits for, by the id of the job.
-
-    A job that waits for a nested workflow waits for the last jobs in it. The first jobs of a nested
-    workflow wait for what the nested workflow waits for.
-    """
-    last: dict[int, list[int]] = {}
-    for number in reversed(range(len(plan.nodes))):  # a parent has a smaller number
-        below = plan.children.get(number, ())
-        awaited = {dep for child in below for dep in plan.nodes[child].deps}
-        ends = [end for child in below if child not in awaited for end in last[child]]
-        last[number] = [number] if plan.nodes[number].job >= 0 else ends
-    before: dict[int, list[int]] = {0: []}
-    for number, node in enumerate(plan.nodes[1:], 1):
-        own = [end for dep in node.deps for end in last[dep]]
-        before[number] = own or before[node.parent]
-    return {
-        node.job_id: [plan.nodes[parent].job_id for parent in dict.fromkeys(before[number])]
-        for number, node in enumerate(plan.nodes)
-        if node.job >= 0
-    }
-
-
-def _lineage(job_id: str, workflow_id: str | None, parents: Mapping[str, list[str]]) -> JobLineage:
-    children: dict[str, list[str]] = {}
-    for child, found in parents.items():
-        for parent in found:
-            children.setdefault(parent, []).append(child)
-    root, seen = job_id, {job_id}
-    while parents.get(root) and parents[root][0] not in seen:
-        root = parents[root][0]
-        seen.add(root)
-    shown, truncated = _descendants(job_id, children)
-    own = parents.get(job_id, [])
+def _without_workflow(job_id: str, workflow_id: str | None) -> JobLineage:
     return {
         "job_id": job_id,
         "workflow_id": workflow_id,
-        "root_id": root,
-        "parent_id": own[0] if own else None,
-        "parents": own,
-        "children": shown,
-        "truncated": truncated,
+        "root_id": job_id,
+        "parent_id": None,
+        "parents": [],
+        "children": [],
+        "truncated": False,
     }
 
 
-def _descendants(
-    job_id: str, children: Mapping[str, Iterable[str]]
-) -> tuple[list[LineageChild], bool]:
+def _lineage(job_id: str, workflow: WorkflowRecord, queues: QueuePatterns | None) -> JobLineage:
+    nodes = workflow.plan.nodes
+    statuses = workflow.fields[b"node_statuses"].decode()
+    states = workflow.evaluation.states
+    runs = workflow.state == RUNNING
+    visible = {
+        number
+        for number, node in enumerate(nodes)
+        if node.job >= 0
+        and not (runs and statuses[node.job] != STATUS_ENQUEUED and states[number] == WAITING)
+        and (queues is None or queues.admits(node.queue))
+    }
+    lineage = _without_workflow(job_id, workflow.id)
+    number = next((each for each in visible if nodes[each].job_id == job_id), None)
+    if number is None:
+        return lineage
+    graph = WorkflowGraph(workflow.plan, visible)
+    parents = [nodes[parent].job_id for parent in graph.parents(number)]
+    lineage["root_id"] = nodes[graph.root(number)].job_id
+    lineage["parent_id"] = parents[0] if parents else None
+    lineage["parents"] = parents
+    lineage["children"], lineage["truncated"] = _descendants(graph, number)
+    return lineage
+
+
+def _descendants(graph: WorkflowGraph, number: int) -> tuple[list[LineageChild], bool]:
     """Return the tree below a job, and whether levels are missing.
 
     A job that waits for several others is shown once, at its first place.
     """
     top: list[LineageChild] = []
-    level: list[tuple[str, list[LineageChild]]] = [(job_id, top)]
-    seen = {job_id}
+    level: list[tuple[int, list[LineageChild]]] = [(number, top)]
     for _ in range(_MAX_LEVELS):
-        following: list[tuple[str, list[LineageChild]]] = []
+        following: list[tuple[int, list[LineageChild]]] = []
         for parent, shown in level:
-            for child in children.get(parent, ()):
-                if child not in seen:
-                    seen.add(child)
-                    entry: LineageChild = {"job_id": child, "children": []}
-                    shown.append(entry)
-                    following.append((child, entry["children"]))
+            for child in graph.take_children(parent):
+                job_id = graph.plan.nodes[child].job_id
+                entry: LineageChild = {"job_id": job_id, "children": []}
+                shown.append(entry)
+                following.append((child, entry["children"]))
         level = following
-    return top, any(child not in seen for parent, _ in level for child in children.get(parent, ()))
+    return top, any(graph.take_children(parent) for parent, _ in level)
