@@ -39,19 +39,22 @@ class LayoutRecord:
     def from_fields(cls, fields: Mapping[bytes, bytes]) -> LayoutRecord:
         """Return the record with the fields of its hash.
 
+        A damaged number of a migration counts as absent: it must not stop every process.
+
         Raises:
             KeyError: the hash has no layout.
+            ValueError: the layout or the number of shards is damaged.
         """
         version = int(fields[b"version"])
         return cls(
             version=version,
             shards=int(fields[b"shards"]),
-            oldest=int(fields.get(b"oldest") or version),
-            position=int(fields.get(b"position", 0)),
+            oldest=_number(fields, b"oldest") or version,
+            position=_number(fields, b"position") or 0,
             cursor=fields.get(b"cursor", b""),
-            changed=int(fields.get(b"changed", 0)),
-            started_ms=_time(fields, b"started"),
-            finished_ms=_time(fields, b"finished"),
+            changed=_number(fields, b"changed") or 0,
+            started_ms=_number(fields, b"started"),
+            finished_ms=_number(fields, b"finished"),
         )
 
     @property
@@ -79,5 +82,8 @@ def _shown(time_ms: int | None) -> str | None:
     return None if time_ms is None else format_ms(time_ms).decode()
 
 
-def _time(fields: Mapping[bytes, bytes], name: bytes) -> int | None:
-    return int(fields[name]) if name in fields else None
+def _number(fields: Mapping[bytes, bytes], name: bytes) -> int | None:
+    try:
+        return int(fields[name])
+    except (KeyError, ValueError):
+        return None

@@ -11,7 +11,8 @@ from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.portions import PORTION_KEYS, portion_ranges
 
 _MEMBERS: Final = 2000
-"""Maximum number of members that a script reads, unless one set has more. It takes about 1 ms."""
+"""Maximum number of members that a script reads. It takes about 1 ms. A command reads a set with
+more members: without the conversion of its reply in Lua it takes a fraction of the time."""
 
 ShardKey = tuple[Shard, bytes]
 """A shard, and one of its keys."""
@@ -49,8 +50,14 @@ async def read_members(store: Store, sizes: Mapping[ShardKey, int]) -> dict[Shar
     async def read(portion: tuple[Shard, list[bytes]]) -> None:
         shard, keys = portion
         counts = [sizes[shard, key] for key in keys]
+        if counts[0] > _MEMBERS:  # the only set of this portion
+            some: Any = await store.redis.call(
+                shard.slot, "ZRANGE", keys[0], 0, counts[0] - 1, idempotent=True
+            )
+            members[shard, keys[0]] = some
+            return
         found: Any = await store.run(shard, "sorted_set_members", keys, counts, idempotent=True)
-        members.update(((shard, key), some) for key, some in zip(keys, found, strict=True))
+        members.update(((shard, key), each) for key, each in zip(keys, found, strict=True))
 
     await run_concurrently(_portions(sizes), read)
     return members

@@ -28,6 +28,9 @@ OTHER: Final = b"other"
 """The type under which jobs of further types are counted, in each shard."""
 KEPT_MINUTES: Final = 120
 """Number of minutes for which a type has records."""
+MAX_TYPES_ADDED: Final = 256
+"""Maximum number of types that a process adds at once, those with most jobs. More types than Redis
+keeps would only make more scripts."""
 _AT_ONCE: Final = 8
 """Maximum number of types that one script adds or sums, which takes 3 ms at most."""
 
@@ -42,6 +45,7 @@ async def add_type_minutes(runtime: Runtime, counts: Mapping[bytes, Numbers]) ->
         runtime: the store.
         counts: numbers by type.
     """
+    counts = _with_fewer_types(counts)
     types_of: dict[Shard, list[bytes]] = {}
     for job_type in counts:
         types_of.setdefault(_shard_of(runtime, job_type), []).append(job_type)
@@ -66,6 +70,17 @@ async def add_type_minutes(runtime: Runtime, counts: Mapping[bytes, Numbers]) ->
                 return
 
     await run_concurrently(types_of, write)
+
+
+def _with_fewer_types(counts: Mapping[bytes, Numbers]) -> Mapping[bytes, Numbers]:
+    """Return the numbers of the types with most jobs, and those of all others as ``OTHER``."""
+    if len(counts) <= MAX_TYPES_ADDED:
+        return counts
+    names = sorted(counts, key=lambda name: (name != OTHER, -sum(counts[name][-3:])))
+    kept = {name: counts[name] for name in names[:MAX_TYPES_ADDED]}
+    rest = [counts[name] for name in names[MAX_TYPES_ADDED:]]
+    columns = zip(*rest, kept.get(OTHER, [0] * len(rest[0])), strict=True)
+    return {**kept, OTHER: [sum(column) for column in columns]}
 
 
 def _shard_of(runtime: Runtime, job_type: bytes) -> Shard:

@@ -11,6 +11,7 @@ from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.migrations import layout
 from ojs_cluster.store.migrations.layout import UnusableBackend, report, wait_until_outdated
+from ojs_cluster.store.migrations.layout_record import LayoutRecord
 from ojs_cluster.store.migrations.migration import Layouts
 from ojs_cluster.store.open import open_store
 from tests.store.migrations.renaming import (
@@ -117,3 +118,11 @@ async def test_a_deleted_record_ends_no_process(store: Store, db: Any) -> None:
 def test_layouts_without_a_way_are_refused(wrong: Any) -> None:
     with pytest.raises(ValueError, match="layout"):
         Layouts(**wrong)
+
+
+def test_a_damaged_number_of_a_migration_stops_no_process() -> None:
+    names = (b"oldest", b"position", b"changed", b"started", b"finished")
+    record = LayoutRecord.from_fields(
+        {b"version": b"2", b"shards": b"4", **dict.fromkeys(names, b"x")}
+    )
+    assert record == LayoutRecord(version=2, shards=4, oldest=2)

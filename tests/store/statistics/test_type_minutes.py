@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.statistics import type_minutes
 from ojs_cluster.store.statistics.job_counts import TIMES, WIDTH, JobCounts
 from ojs_cluster.store.statistics.series import Periods, Point, type_series
 from ojs_cluster.store.statistics.type_minutes import (
@@ -64,6 +65,16 @@ async def test_counts_kept_for_a_shard_that_is_away_are_added_once(
             await store.job_counts.flush(store)
     await store.job_counts.flush(store)
     assert await types(store) == {job_type: (1, 1, 0)}
+
+
+async def test_a_client_that_invents_types_causes_few_scripts(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type_minutes, "MAX_TYPES_ADDED", 2)
+    invented = {b"t%d" % number: numbers(1) for number in range(50)}
+    await add_type_minutes(store, {**invented, b"a": numbers(3), OTHER: numbers(2)})
+    # 50 invented types with 2, 1 and 1 jobs each
+    assert await types(store) == {"a": (4, 3, 1), "other": (103, 52, 51)}
 
 
 async def test_minutes_add_up_and_old_ones_are_replaced(store: Store, db: Any) -> None:

@@ -1,0 +1,38 @@
+"""Members of many sorted sets: small sets by one script, each large one by a command."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.sorted_sets import read_sets
+from ojs_cluster.store.sorted_sets.read_sets import read_members, read_sizes
+from tests.store.shortcuts import shard_of
+
+
+async def test_a_large_set_is_not_read_by_a_script(
+    store: Store, db: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read_sets, "_MEMBERS", 3)
+    shard = shard_of(store)
+    members = {name: [b"%d" % n for n in range(size)] for name, size in (("a", 2), ("b", 5))}
+    keys = {name: shard.queue_available(name) for name in members}
+    for name, key in keys.items():
+        db.zadd(key, {member: score for score, member in enumerate(members[name])})
+    by_script: list[bytes] = []
+    run = Store.run
+
+    async def noted(self: Store, at: Any, script: str, read: Any, *args: Any, **kw: Any) -> Any:
+        by_script.extend(read if script == "sorted_set_members" else ())
+        return await run(self, at, script, read, *args, **kw)
+
+    monkeypatch.setattr(Store, "run", noted)
+    sizes = await read_sizes(store, [(shard, key) for key in keys.values()])
+    sizes[shard, keys["b"]] = 4
+
+    found = await read_members(store, sizes)
+
+    assert found == {(shard, keys["a"]): members["a"], (shard, keys["b"]): members["b"][:4]}
+    assert by_script == [keys["a"]]
