@@ -25,7 +25,7 @@ def port_of(store: Store, shard: Shard) -> int:
     return address.port
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+@pytest.mark.parametrize("loop", ["asyncio", pytest.param("trio", marks=pytest.mark.soak)])
 async def test_a_handler_goes_on_while_the_master_of_its_job_does_not_answer(
     tmp_path: Path, loop: str
 ) -> None:

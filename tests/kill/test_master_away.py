@@ -201,7 +201,10 @@ def whole(deployment: Deployment) -> bool:
     return all(one.get("backend", {}).get("status") == "ok" for one in found)
 
 
-@pytest.mark.parametrize("fault", ["stop", "kill"])
+@pytest.mark.parametrize(
+    "fault",
+    [pytest.param("stop", marks=pytest.mark.soak), "kill"],  # a stop takes minutes
+)
 async def test_clients_of_other_shards_see_no_error(
     deployment: Deployment, fault: Fault, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -198,11 +198,11 @@ async def test_a_client_error_is_not_repeated_and_410_ends_the_subscription(
         assert len(await deliveries.list_newest(store, limit=9)) == 2
 
 
-async def test_a_receiver_that_was_down_gets_everything(backend: Embedded) -> None:
+async def test_a_receiver_that_was_down_gets_everything(cluster: Embedded) -> None:
     receiver = Receiver()
     async with receiving(receiver):
         pass  # it has a port now, where nothing listens
-    async with sending(backend, PATIENT) as store:
+    async with sending(cluster, PATIENT) as store:
         made = await subscribed(store, "job.enqueued", url=receiver.url())
         ids = set(await put(store, 120))
 

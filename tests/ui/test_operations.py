@@ -116,8 +116,12 @@ def test_the_audit_is_shown_page_by_page(admin: httpx.Client) -> None:
     for _ in range(30):
         for action in ("pause", "resume"):
             admin.post(f"/ui/queues/orders/{action}")
-    wait_until(lambda: "cursor=" in page(admin, "/ui/operations"), what="more than one page")
-    assert "queue.resume" in page(admin, "/ui/operations")
+
+    def is_shown() -> bool:
+        shown = page(admin, "/ui/operations")
+        return "cursor=" in shown and "queue.resume" in shown
+
+    wait_until(is_shown, what="more than one page")
 
 
 def test_a_key_for_some_queues_gets_no_page_about_all(running: Running, demo: Demo) -> None:
