@@ -17,6 +17,8 @@ from ojs_client.http.connections import Address, Connections
 LIMIT_S = 60
 REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 REPLY = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+SURPLUS = b"HTTP/1.1 500 X\r\nContent-Length: 0\r\n\r\n"
+"""A response to no request."""
 Stream = anyio.abc.ByteStream
 Answer = Callable[[Stream, int], Awaitable[Any]]
 

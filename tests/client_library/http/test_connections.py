@@ -12,7 +12,7 @@ from ojs_client.http import connections
 from ojs_client.http.connections import Address, Connections, NoResponse, NotSent
 from ojs_client.http.response_parser import Response
 from ojs_client.transport import Transport
-from tests.client_library.http.served import LIMIT_S, REPLY, REQUEST, Served, Stream, reply
+from tests.client_library.http.served import LIMIT_S, REPLY, REQUEST, SURPLUS, Served, Stream, reply
 
 
 def test_requests_share_a_connection(run: Any) -> None:
@@ -60,15 +60,35 @@ def test_connections_that_were_idle_for_long_are_closed(
     run(scenario)
 
 
-def test_an_answer_that_nobody_asked_for_ends_the_connection(run: Any) -> None:
+def test_bytes_after_a_response_end_the_connection(run: Any) -> None:
     async def reply_twice(stream: Stream, number: int) -> None:
-        await stream.send(REPLY + b"HTTP/1.1 500 X\r\nContent-Length: 0\r\n\r\n")
+        await stream.send(REPLY + SURPLUS)
 
     async def scenario() -> None:
         served = Served(reply_twice)
         async with served.running() as pool:
             for _ in range(2):
                 assert (await pool.exchange(REQUEST, LIMIT_S)).status == 200
+            assert served.connected == 2
+
+    run(scenario)
+
+
+def test_bytes_after_a_response_that_fills_a_chunk_end_the_connection(run: Any) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
+    length = 64 * 1024 - len(head % 10_000)
+    sent = anyio.Event()
+
+    async def reply_twice(stream: Stream, number: int) -> None:
+        await stream.send(head % length + bytes(length) + SURPLUS)
+        sent.set()
+
+    async def scenario() -> None:
+        served = Served(reply_twice)
+        async with served.running() as pool:
+            for _ in range(2):
+                assert (await pool.exchange(REQUEST, LIMIT_S)).status == 200
+                await sent.wait()
             assert served.connected == 2
 
     run(scenario)

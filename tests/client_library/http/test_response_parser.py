@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ojs_client.http import response_parser
 from ojs_client.http.response_parser import BadResponse, Response, ResponseParser
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
@@ -61,6 +62,23 @@ def test_a_response_may_arrive_in_any_pieces(name: str, step: int) -> None:
 def test_a_malformed_response_is_refused(name: str) -> None:
     with pytest.raises(BadResponse):
         ResponseParser().feed(MALFORMED[name])
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 101", "Transfer-Encoding: chunked", "X: y"])
+def test_a_body_that_is_too_long_is_refused(monkeypatch: pytest.MonkeyPatch, framing: str) -> None:
+    monkeypatch.setattr(response_parser, "_MAX_BODY_BYTES", 100)
+    with pytest.raises(BadResponse, match="body of the response is too long"):
+        ResponseParser().feed(HEAD + framing.encode() + b"\r\n\r\n" + b"1\r\na\r\n" * 17)
+
+
+def test_interim_responses_are_not_kept() -> None:
+    parser = ResponseParser()
+    for _ in range(10):
+        assert parser.feed(b"HTTP/1.1 102 Processing\r\n\r\n" * 1000) is None
+    assert parser.feed(HEAD[:5]) is None
+    response = parser.feed(HEAD[5:] + b"Content-Length: 1\r\n\r\na")
+    assert response is not None
+    assert response.body == b"a"
 
 
 def test_names_of_headers_are_lower_case_and_values_have_no_spaces_around() -> None:

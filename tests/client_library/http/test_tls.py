@@ -5,10 +5,21 @@ from __future__ import annotations
 import ssl
 from typing import Any
 
+import anyio
 import pytest
+from anyio.streams.tls import TLSAttribute
 
 from ojs_client.http.connections import NotSent
-from tests.client_library.http.served import LIMIT_S, REQUEST, HangsUp, Served, reply
+from tests.client_library.http.served import (
+    LIMIT_S,
+    REPLY,
+    REQUEST,
+    SURPLUS,
+    HangsUp,
+    Served,
+    Stream,
+    reply,
+)
 from tests.support.certificates import Certificates
 
 
@@ -27,6 +38,28 @@ def test_requests_share_a_connection_over_tls(run: Any, certificates: Certificat
             for _ in range(3):
                 assert (await pool.exchange(REQUEST, LIMIT_S)).body == b"{}"
             assert (served.connected, len(served.requests)) == (1, 3)
+
+    run(scenario)
+
+
+def test_bytes_after_a_response_end_a_connection_over_tls(
+    run: Any, certificates: Certificates
+) -> None:
+    sent = anyio.Event()
+
+    async def reply_twice(stream: Stream, number: int) -> None:
+        """Send two records at once."""
+        stream.extra(TLSAttribute.ssl_object).write(REPLY)  # noqa: S610 - no Django
+        await stream.send(SURPLUS)
+        sent.set()
+
+    async def scenario() -> None:
+        served = Served(reply_twice, of_server(certificates))
+        async with served.running(certificates.client()) as pool:
+            for _ in range(2):
+                assert (await pool.exchange(REQUEST, LIMIT_S)).status == 200
+                await sent.wait()
+            assert served.connected == 2
 
     run(scenario)
 

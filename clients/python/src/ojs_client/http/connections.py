@@ -1,8 +1,8 @@
 """Connections of HTTP/1.1 to one server, on asyncio and trio.
 
 A worker sends two requests for each short job, so requests decide how much processor time a job
-takes. This module takes about a fifth of the time of httpx2, which has proxies, redirects,
-cookies, content encodings and streams that this library does not need.
+takes. docs/adr/046-connections-of-the-client.md has the measurements, the refused options, and what
+httpx2 still does.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import anyio
-from anyio.abc import ByteStream, SocketAttribute
+from anyio.abc import ByteStream, SocketAttribute, SocketStream
+from anyio.streams.tls import TLSAttribute, TLSStream
 
 from ojs_client.http.response_parser import BadResponse, Response, ResponseParser
 
@@ -49,8 +50,35 @@ class Address:
 
 
 @dataclass(slots=True, eq=False)
+class _Socket(ByteStream):
+    """A stream that notes whether its last chunk was as long as a chunk may be.
+
+    Then asyncio may hold further bytes, which it has read from the socket already.
+    """
+
+    stream: SocketStream
+    may_hold_bytes: bool = False
+
+    async def receive(self, max_bytes: int = _READ_BYTES) -> bytes:
+        data = await self.stream.receive(max_bytes)
+        self.may_hold_bytes = len(data) >= max_bytes
+        return data
+
+    async def send(self, item: bytes) -> None:
+        await self.stream.send(item)
+
+    async def send_eof(self) -> None:
+        await self.stream.send_eof()
+
+    async def aclose(self) -> None:
+        await self.stream.aclose()
+
+
+@dataclass(slots=True, eq=False)
 class _Connection:
+    socket: _Socket
     stream: ByteStream
+    """The socket, or TLS over it."""
     descriptor: int
     idle_since: float = 0.0
     broken: bool = False
@@ -66,7 +94,8 @@ class _Connection:
         try:
             await self.stream.send(request)
         except anyio.BrokenResourceError:
-            # The server may have refused the request before it has read all of it.
+            # The server may have refused the request before it has read all of it. On asyncio the
+            # refusal is lost if the server has also closed the connection.
             self.broken = True
         parser, response = ResponseParser(), None
         while response is None:
@@ -78,7 +107,21 @@ class _Connection:
         return response
 
     def is_quiet(self) -> bool:
-        """Return whether the server has neither closed the idle connection nor sent anything."""
+        """Return whether the server has neither closed the idle connection nor sent anything.
+
+        Otherwise bytes that belong to no request would become the response to the next one.
+        """
+        if self.socket.may_hold_bytes:
+            return False
+        if isinstance(self.stream, TLSStream):
+            try:
+                self.stream.extra(TLSAttribute.ssl_object).read(1)  # noqa: S610 - no Django
+            except ssl.SSLWantReadError:
+                pass
+            except ssl.SSLError:
+                return False
+            else:
+                return False
         if hasattr(select, "poll"):
             poll = select.poll()
             poll.register(self.descriptor, select.POLLIN)
@@ -148,20 +191,25 @@ class Connections:
                 return connection
             await connection.close()
         address = self.address
-        stream: ByteStream
+        plain = await anyio.connect_tcp(address.host, address.port)
+        found: socket.socket = plain.extra(SocketAttribute.raw_socket)  # noqa: S610 - no Django
+        connected = _Socket(plain)
         if address.tls is None:
-            stream = await anyio.connect_tcp(address.host, address.port)
-        else:
-            # Each response says how long it is, so it needs no closing message of TLS.
-            stream = await anyio.connect_tcp(
-                address.host,
-                address.port,
+            return _Connection(connected, connected, found.fileno())
+        try:
+            # The framing of a response shows a missing end, so TLS need not announce its end.
+            secure = await TLSStream.wrap(
+                connected,
+                server_side=False,
+                hostname=address.host,
                 ssl_context=address.tls,
-                tls_hostname=address.host,
-                tls_standard_compatible=False,
+                standard_compatible=False,
             )
-        found: socket.socket = stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - no Django
-        return _Connection(stream, found.fileno())
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await anyio.aclose_forcefully(plain)
+            raise
+        return _Connection(connected, secure, found.fileno())
 
     async def _release(self, connection: _Connection | None, response: Response | None) -> None:
         if connection is None:

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 _MAX_HEAD_BYTES: Final = 64 * 1024
+_MAX_BODY_BYTES: Final = 256 * 1024 * 1024
+"""Maximum length of a body in bytes, with the sizes of its chunks. The largest responses are those
+of fetches: 100 jobs of at most 1 MiB each."""
 _MAX_LINE_BYTES: Final = 4096
 """Maximum length of the size line of a chunk in bytes."""
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: .*)?")
@@ -68,6 +71,8 @@ class ResponseParser:
             if not self._read_head():
                 return None
         head = self._head
+        if max(len(self._bytes), head.length or 0) > _MAX_BODY_BYTES:
+            raise BadResponse("the body of the response is too long")
         if head.chunked:
             return self._read_chunks(head)
         if head.length is None or len(self._bytes) - self._at < head.length:
@@ -105,7 +110,7 @@ class ResponseParser:
         if end < 0:
             return False
         head = _parse_head(bytes(self._bytes[self._at : end]))
-        self._at = end + 4
+        del self._bytes[: end + 4]
         if head.status == 101:
             raise BadResponse("the server switched to another protocol")
         if head.status >= 200:

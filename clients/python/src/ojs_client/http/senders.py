@@ -26,7 +26,7 @@ _HEADER: Final = re.compile(
     r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?"
 )
 _SAFE: Final = "/%:@!$&'()*+,;=-._~"
-_WITHOUT_BODY: Final = ("GET", "HEAD", "DELETE")
+_WITHOUT_BODY: Final = ("GET", "DELETE")
 """Methods that need no Content-Length without a body."""
 _NOT_SENT: Final = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 """Errors before the first byte of a request was sent."""

@@ -32,6 +32,8 @@ from ojs_client.worker.waiting_jobs import WaitingJobs
 
 log = logging.getLogger("ojs_client.worker")
 
+_MIN_CONNECTIONS: Final = 100
+"""Minimum of the maximum number of connections, for handlers that send several requests at once."""
 _MAX_UNSETTLED: Final = 1000
 """The worker stops fetching when this many acks and nacks have not reached the server."""
 _THREAD_RETURN_LIMIT_S: Final = 1.0
@@ -106,8 +108,16 @@ class Worker:
         self.concurrency = concurrency
         self._grace_s = milliseconds(grace) / 1000
         self._labels = list(labels)
-        self._transport = Transport(
-            url, api_key=api_key, max_connections=100, transport=transport, retry_for_s=10.0
+        # Handlers have connections of their own, so that their requests delay no heartbeat.
+        self._transport, self._for_handlers = (
+            Transport(
+                url,
+                api_key=api_key,
+                max_connections=max(_MIN_CONNECTIONS, concurrency),
+                transport=transport,
+                retry_for_s=10.0,
+            )
+            for _ in range(2)
         )
         self._held = HeldJobs(milliseconds(lease) / 1000)
         self._heartbeats = Heartbeats(
@@ -130,7 +140,7 @@ class Worker:
             milliseconds(poll) / 1000,
         )
         context = WorkerContext(
-            self._transport, Client.over(self._transport), self._held, self.worker_id
+            self._for_handlers, Client.over(self._for_handlers), self._held, self.worker_id
         )
         self._runner = Runner(
             context, self._held, self._settler, tuple(middleware), concurrency, self._handler_ended
@@ -209,7 +219,7 @@ class Worker:
         Raises:
             ApiError: the server refuses all fetches, for example because the API key is wrong.
         """
-        async with self._transport, anyio.create_task_group() as background:
+        async with self._transport, self._for_handlers, anyio.create_task_group() as background:
             # Shielded, because a cancelled worker still sends its last acks.
             self._beating = anyio.CancelScope(shield=True)
             scopes = [self._beating]
@@ -217,7 +227,8 @@ class Worker:
             for function in (self._held.watch, self._settler.run):
                 scopes.append(anyio.CancelScope(shield=True))
                 background.start_soon(_run_in, scopes[-1], function)
-            background.start_soon(self._end_poll)
+            self._ending_poll = anyio.CancelScope()
+            background.start_soon(_run_in, self._ending_poll, self._end_poll)
             if signals:
                 background.start_soon(self._watch_signals)
             try:
@@ -364,7 +375,9 @@ class Worker:
             await self._settler.flush()
         if self._settler.pending:
             log.error("%d acks are lost: their jobs will run again", self._settler.pending)
+        # A heartbeat after the removal would add the worker again.
         self._beating.cancel()
+        self._ending_poll.cancel()
         with anyio.move_on_after(_LAST_HEARTBEAT_LIMIT_S):
             await self._heartbeats.sign_off()
 
