@@ -103,8 +103,14 @@ def ago(text: str | None) -> Markup:
     distance_s = at_s - time.time()
     amount = duration(round(abs(distance_s)) * 1000) if abs(distance_s) >= 1 else ""
     words = "now" if not amount else f"in {amount}" if distance_s > 0 else f"{amount} ago"
-    exact = text.replace("T", " ").replace("Z", " UTC")
-    return Markup('<time datetime="{}" title="{}">{}</time>').format(text, exact, words)
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(text, exact_time(text), words)
+
+
+def exact_time(text: str) -> str:
+    """Return an RFC 3339 time for people, such as ``2030-01-31 18:00:00 UTC``; other text as is."""
+    if epoch_s(text) is None or not text.endswith("Z"):
+        return text
+    return text.replace("T", " ").replace("Z", " UTC")
 
 
 def state(name: str) -> Markup:

@@ -54,6 +54,18 @@ def carry_out(running: Running) -> None:
     running.run(until_done)
 
 
+def row_of(client: httpx.Client, path: str) -> str:
+    """Return the row of an operation in the list of bulk operations."""
+    operation = path.rpartition("/")[2]
+    rows = page(client, "/ui/bulk").partition("<tbody>")[2].split("</tr>")
+    (found,) = [
+        row
+        for row in rows
+        if f'<th scope="row" class="break-name"><a href="./bulk/{operation}"' in row
+    ]
+    return found
+
+
 def states(api: httpx.Client, ids: list[str]) -> set[str]:
     return {api.get(f"/ojs/v1/jobs/{job_id}").json()["state"] for job_id in ids}
 
@@ -79,9 +91,19 @@ def test_a_group_of_errors_is_counted_confirmed_and_retried(
         counted = admin.get(counting.url)
         assert "Counted: 3 jobs match. Not started yet" in counted.text
         assert "Retry 3 jobs?" in counted.text
-        follow(admin, f"{counting.url.path}/run", {})
+        assert "counted, not started" in row_of(admin, counting.url.path)
+        started = follow(admin, f"{counting.url.path}/run", {})
+        assert "Not started yet" not in admin.get(counting.url).text
+        assert "running</span>" in row_of(admin, counting.url.path)
         carry_out(running)
         assert states(api, ids) == {"available"}
+        counted = admin.get(counting.url)
+        assert "data-refresh" in counted.text, "it follows the operation"
+        assert "<b>3</b> of 3 jobs done" in counted.text
+        assert f"../bulk/{started.url.path.rpartition('/')[2]}" in counted.text
+        assert 'id="typed"' not in counted.text
+        assert "/run" not in counted.text, "it is not offered a second time"
+        assert "completed</span>" in row_of(admin, counting.url.path)
 
 
 def test_many_jobs_need_a_typed_confirmation(running: Running, admin: httpx.Client) -> None:
@@ -299,7 +321,13 @@ def test_a_cron_job_is_run_paused_and_deleted(running: Running, admin: httpx.Cli
         api.post("/ojs/v1/cron", json={**cron, "options": {"queue": "hourly"}})
         assert "This is the job of hourly" in follow(admin, "/ui/cron/hourly/trigger", {}).text
         assert "run by hand" in page(admin, "/ui/cron/hourly")
+        assert "enabled</span>" in page(admin, "/ui/cron/hourly")
         assert "is paused" in act(admin, "/ui/cron/hourly/pause", "cron")
+        text = page(admin, "/ui/cron/hourly")
+        assert "paused</span>" in text
+        assert "running" not in text.partition("<h1>")[2].partition("</h1>")[0].replace(
+            "state-running", ""
+        )
         assert "runs again" in act(admin, "/ui/cron/hourly/resume", "cron/hourly")
         assert "is deleted" in act(admin, "/ui/cron/hourly/delete")
         page(admin, "/ui/cron/hourly", 404)

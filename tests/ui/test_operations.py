@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
 
 from ojs_cluster.core.access.scopes import Keyring, digest
+from ojs_cluster.http.routing.routes import ROUTES
 from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.ui.pages import operations, webhooks
 from ojs_cluster.ui.settings import UiSettings
 from tests.support.servers import wait_until
 from tests.ui.dashboard import KEYS, OWN, Running, dashboard
@@ -119,9 +122,67 @@ def test_the_audit_is_shown_page_by_page(admin: httpx.Client) -> None:
 
     def is_shown() -> bool:
         shown = page(admin, "/ui/operations")
-        return "cursor=" in shown and "queue.resume" in shown
+        return "cursor=" in shown and "Resume a queue" in shown
 
     wait_until(is_shown, what="more than one page")
+
+
+@pytest.mark.parametrize(
+    ("entry", "action", "outcome"),
+    [
+        ({"action": "queue.pause", "outcome": "ok"}, "Pause a queue", "done"),
+        ({"action": "ui.login", "outcome": "ok"}, "Log in to the dashboard", "done"),
+        (
+            {"action": "dead_letter.delete", "outcome": "not_found"},
+            "Delete a dead letter",
+            "it does not exist",
+        ),
+        (
+            {"action": "authenticate", "outcome": "unauthenticated", "count": 12},
+            "Log in or send a key",
+            "no valid key, 12 times",
+        ),
+        (
+            {
+                "action": "GET /ojs/v1/admin/stats",
+                "outcome": "permission_denied",
+                "missing_scope": "ojs:admin:read",
+            },
+            "GET /ojs/v1/admin/stats",
+            "not allowed: the key lacks ojs:admin:read",
+        ),
+        ({"action": "queue.limit", "outcome": "too_many_queues"}, None, "too many queues"),
+    ],
+)
+def test_the_audit_has_words_for_codes(
+    entry: dict[str, Any], action: str | None, outcome: str
+) -> None:
+    assert operations.outcome_of(entry) == outcome
+    if action is not None:
+        assert operations.action_of(entry) == action
+
+
+def test_every_action_of_the_api_has_words() -> None:
+    actions = {route.action for route in ROUTES if route.action}
+    assert len(actions) > 30
+    for action in actions:
+        words = operations.action_of({"action": action})
+        assert not {".", "_"} & set(words), action
+        assert words[0].isupper(), action
+
+
+@pytest.mark.parametrize(
+    ("delivery", "words"),
+    [
+        ({"status_code": None}, ""),
+        ({"status_code": 204}, "accepted (204 No Content)"),
+        ({"status_code": 503}, "refused (503 Service Unavailable)"),
+        ({"status_code": 799}, "refused (799)"),
+        ({"status_code": None, "error": "timed out"}, "no response: timed out"),
+    ],
+)
+def test_responses_to_webhooks_are_in_words(delivery: dict[str, Any], words: str) -> None:
+    assert webhooks.answer_of(delivery) == words
 
 
 def test_a_key_for_some_queues_gets_no_page_about_all(running: Running, demo: Demo) -> None:

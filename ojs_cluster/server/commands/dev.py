@@ -334,8 +334,9 @@ def banner(settings: Settings, embedded: Embedded | None, demo: bool) -> str:
     shown = settings.ui.mode != "off"
     example = "" if demo else "  (a living example: ojs-cluster dev --demo)"
     dashboard = f"  Dashboard  {url}{settings.ui.base}/ui/{example}\n" if shown else ""
+    processes = "1 API process" if listen.workers == 1 else f"{listen.workers} API processes"
     return f"""
-  ojs-cluster is running: {listen.workers} API processes, 1 scheduler.
+  ojs-cluster is running: {processes}, 1 scheduler.
 
 {dashboard}  API        {url}/ojs/v1  ({needed_key})
   Health     {url}/ojs/v1/health

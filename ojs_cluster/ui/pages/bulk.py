@@ -6,13 +6,13 @@ The operation itself survives the process that has started it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import orjson
 
 from ojs_cluster.core.access.scopes import Scope
-from ojs_cluster.ui.formats import counted
+from ojs_cluster.ui.formats import counted, exact_time
 from ojs_cluster.ui.forms.form import confirmation, is_confirmed
 from ojs_cluster.ui.redaction import why_not_searched
 from ojs_cluster.ui.visit import Answer, ApiError, Page, SeeOther, Visit
@@ -61,6 +61,11 @@ async def show_all(visit: Visit) -> Answer:
             "next_cursor": listed["pagination"].get("next_cursor"),
             "cursor": cursor,
             "summary_of": summary,
+            "started_by": {
+                each["id"]: _started_after(each, listed["items"])
+                for each in listed["items"]
+                if _is_counted(each)
+            },
             "title_of": lambda operation: (
                 f"{'Count for ' if operation['dry_run'] else ''}{operation['action'].capitalize()}"
             ),
@@ -73,17 +78,23 @@ async def show_one(visit: Visit, operation_id: str) -> Answer:
     operation = orjson.loads(await visit.get("admin", "bulk", operation_id))
     action = operation["action"]
     running = operation["state"] in ("running", "stopping")
-    is_counted = operation["dry_run"] and operation["state"] == "completed"
+    is_counted = _is_counted(operation)
+    started = None
+    if is_counted and operation["matched"]:
+        newest = orjson.loads(await visit.get("admin", "bulk", limit=_PER_PAGE))["items"]
+        started = _started_after(operation, newest)
     return Page(
         "bulk.html",
         {
             "operation": operation,
             "summary": summary(operation),
-            "title": _title(operation),
+            "title": _title(operation, is_started=started is not None),
             "counted": is_counted,
+            "started": started,
             "running": running,
             "may_run": is_counted
             and operation["matched"]
+            and started is None
             and _is_repeatable(visit, operation)
             and action in ACTIONS
             and visit.may_change(SCOPES[action]),
@@ -91,6 +102,35 @@ async def show_one(visit: Visit, operation_id: str) -> Answer:
             "may_stop": running and visit.may_change(Scope.ADMIN_WRITE),
         },
     )
+
+
+def _is_counted(operation: Mapping[str, Any]) -> bool:
+    """Return whether an operation is a dry run that has ended."""
+    return bool(operation["dry_run"] and operation["state"] == "completed")
+
+
+def _started_after(
+    count: Mapping[str, Any], operations: Sequence[dict[str, Any]]
+) -> dict[str, Any] | None:
+    """Return the operation that was started after a count, on the jobs that it has counted.
+
+    Another user may have started it. The count is out of date in either case.
+
+    Args:
+        count: a dry run that has ended.
+        operations: operations to choose from.
+
+    Returns:
+        The first one with the same action and filter; None if there is none.
+    """
+    later = [
+        each
+        for each in operations
+        if not each["dry_run"]
+        and (each["action"], each["filter"]) == (count["action"], count["filter"])
+        and each["created_at"] >= count["created_at"]
+    ]
+    return min(later, key=lambda each: str(each["created_at"]), default=None)
 
 
 def _is_repeatable(visit: Visit, operation: Mapping[str, Any]) -> bool:
@@ -177,10 +217,12 @@ async def stop(visit: Visit, operation_id: str) -> Answer:
     return SeeOther(visit.url("bulk", operation_id), "The operation stops.")
 
 
-def _title(operation: dict[str, Any]) -> str:
+def _title(operation: dict[str, Any], *, is_started: bool) -> str:
     """Return what an operation does, or that it has only counted."""
     matched = operation["matched"]
-    if operation["dry_run"] and operation["state"] == "completed":
+    if _is_counted(operation):
+        if is_started:
+            return f"Counted: {counted(matched, 'job')} matched"
         verb = "matches" if matched == 1 else "match"
         return f"Counted: {counted(matched, 'job')} {verb}. Not started yet"
     doing = "Counting jobs: " if operation["dry_run"] else ""
@@ -210,10 +252,10 @@ def summary(operation: dict[str, Any]) -> str:
         if "type" in error:
             words += ["with the error", error["type"] or "without a type", error.get("message", "")]
         if "since" in error:
-            words += ["that failed since", error["since"]]
+            words += ["that failed since", exact_time(error["since"])]
     if chosen.get("query"):
         words += ["that match", chosen["query"]]
     for name in ("since", "until", "older_than"):
         if chosen.get(name):
-            words += [name.replace("_", " "), chosen[name]]
+            words += [name.replace("_", " "), exact_time(chosen[name])]
     return " ".join(word for word in words if word)

@@ -1,4 +1,4 @@
-"""The dead letters: jobs that failed for good."""
+"""The dead letters: discarded jobs that are kept until an operator retries or deletes them."""
 
 from __future__ import annotations
 

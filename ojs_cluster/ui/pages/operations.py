@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import orjson
@@ -11,6 +12,44 @@ from ojs_cluster.ui.visit import Answer, Page, Visit
 
 _AUDIT: Final = 50
 _MAX_OUTBOX: Final = 20
+_VERBS: Final = {
+    "authenticate": "log in or send a key",
+    "bulk.create": "start a bulk operation",
+    "data.reset": "delete all data",
+    "dead_letter.purge": "delete dead letters",
+    "dead_letter.retry_many": "retry dead letters",
+    "job.activate": "activate a job",
+    "job.copy": "enqueue a copy of a job",
+    "job.prioritize": "change the priority of a job",
+    "job.retry_many": "retry jobs",
+    "keys.reload": "reload the API keys",
+    "outbox.retry": "deliver outbox dead letters again",
+    "queue.end_limit": "end the limits of a queue",
+    "queue.limit": "set the limits of a queue",
+    "queue.purge": "delete the waiting jobs of a queue",
+    "queue.purge_states": "delete jobs of a queue by state",
+    "rate_limit.end_override": "clear the override of a rate limit",
+    "rate_limit.override": "override a rate limit",
+    "system.maintenance": "switch maintenance mode",
+    "ui.login": "log in to the dashboard",
+    "webhook.retry_delivery": "retry a webhook delivery",
+    "webhook.rotate_secret": "change the secret of a webhook",
+    "worker.direct": "direct a worker",
+}
+"""Actions whose name does not say in words what was done."""
+_NOUNS: Final = {
+    "bulk": "a bulk operation",
+    "cron": "a cron job",
+    "dead_letter": "a dead letter",
+    "rate_limit": "a rate limit",
+}
+_OUTCOMES: Final = {
+    "ok": "done",
+    "not_found": "it does not exist",
+    "permission_denied": "not allowed",
+    "unauthenticated": "no valid key",
+}
+"""The outcomes in words. The others are codes of errors."""
 
 
 async def show(visit: Visit) -> Answer:
@@ -26,11 +65,38 @@ async def show(visit: Visit) -> Answer:
             "outbox": outbox["entries"],
             "outbox_total": outbox["total"],
             "audit": audit["entries"],
+            "action_of": action_of,
+            "outcome_of": outcome_of,
             "next_cursor": audit["pagination"].get("next_cursor"),
             "cursor": cursor,
             "may_write": visit.may_change(Scope.ADMIN_WRITE),
         },
     )
+
+
+def action_of(entry: Mapping[str, Any]) -> str:
+    """Return in words what an audit entry reports, such as ``pause a queue``.
+
+    An action without words of its own is a noun and a verb, as in ``queue.pause``. A refused
+    request for a route without an action has its method and path.
+    """
+    action = str(entry.get("action") or "")
+    noun, dot, verb = action.partition(".")
+    if action in _VERBS or not dot or " " in action:
+        words = _VERBS.get(action, action)
+    else:
+        words = f"{verb.replace('_', ' ')} {_NOUNS.get(noun, 'a ' + noun.replace('_', ' '))}"
+    return words[:1].upper() + words[1:]
+
+
+def outcome_of(entry: Mapping[str, Any]) -> str:
+    """Return in words how the action of an audit entry has ended."""
+    outcome = str(entry.get("outcome") or "")
+    words = _OUTCOMES.get(outcome, outcome.replace("_", " "))
+    if entry.get("missing_scope"):
+        words += f": the key lacks {entry['missing_scope']}"
+    times = entry.get("count")
+    return f"{words}, {times} times" if isinstance(times, int) and times > 1 else words
 
 
 async def set_maintenance(visit: Visit) -> Answer:

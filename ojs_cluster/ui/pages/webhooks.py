@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Final
 
 import orjson
 
@@ -12,6 +14,8 @@ from ojs_cluster.ui.visit import Answer, Page, SeeOther, Visit
 
 _PER_PAGE: Final = 50
 _STATES: Final = ("pending", "delivered", "dead")
+_WORDS_OF_STATUS: Final = {"pending": "to be sent", "dead": "given up"}
+_OK: Final = range(200, 300)
 
 
 async def show_all(visit: Visit) -> Answer:
@@ -30,9 +34,31 @@ async def show_all(visit: Visit) -> Answer:
             "chosen": chosen,
             "status": status,
             "states": _STATES,
+            "answer_of": answer_of,
+            "words_of_status": lambda status: _WORDS_OF_STATUS.get(status, status),
             "may_write": visit.may_change(Scope.ADMIN_WRITE),
         },
     )
+
+
+def answer_of(delivery: Mapping[str, Any]) -> str:
+    """Return in words what the receiver has responded to the last attempt.
+
+    Args:
+        delivery: the members of a delivery, as the API shows them.
+
+    Returns:
+        The words with the HTTP status; empty if no attempt has ended.
+    """
+    status, error = delivery.get("status_code"), delivery.get("error") or ""
+    if not status:
+        return f"no response: {error}" if error else ""
+    try:
+        phrase = f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        phrase = str(status)
+    words = f"{'accepted' if status in _OK else 'refused'} ({phrase})"
+    return f"{words}: {error}" if error else words
 
 
 async def test(visit: Visit, subscription_id: str) -> Answer:
@@ -40,8 +66,11 @@ async def test(visit: Visit, subscription_id: str) -> Answer:
     raw_reply = await visit.send("POST", "webhooks", "subscriptions", subscription_id, "test")
     reply = raw.members(raw_reply)
     delivered = bytes(reply.get("success", reply.get("delivered", b"false"))) == b"true"
-    status = raw.number(reply, "status_code") or raw.text(reply, "error")
-    note = f"The test event was {'' if delivered else 'not '}accepted ({status or 'no response'})."
+    status = raw.number(reply, "status_code")
+    answer = answer_of(
+        {"status_code": int(status) if status else None, "error": raw.text(reply, "error")}
+    )
+    note = f"The test event was {'' if delivered else 'not '}delivered: {answer or 'no response'}."
     back = visit.back("", "webhooks")
     return SeeOther(back.target, note, failed=not delivered)
 
