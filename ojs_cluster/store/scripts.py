@@ -31,6 +31,7 @@ VOLATILE = frozenset(
             "read_partitions",
             "peek_depth",
             "queue_stats",
+            "priority_counts",
             "sum_queues",
             "sorted_set_sizes",
             "sorted_set_members",

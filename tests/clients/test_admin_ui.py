@@ -29,3 +29,18 @@ async def test_the_manifest_shows_the_menu_of_cron_jobs(wire: Wire) -> None:
     assert manifest["capabilities"]["cron_jobs"] is True
     [extension] = manifest["extensions"]["official"]
     assert (extension["name"], extension["version"]) == ("admin-api", "1.0.0")
+
+
+# ojs-admin-ui, src/api/client.ts:267 (the request) and src/api/types.ts:257 (PriorityStats).
+async def test_the_jobs_of_a_queue_are_shown_by_priority(wire: Wire) -> None:
+    for priority in (b"0", b"50", b"50"):
+        job = b'{"type":"t","args":[],"options":{"queue":"mail","priority":%b}}' % priority
+        assert (await call(wire, "POST", "/ojs/v1/jobs", job)).status == 201
+
+    shown = await call(wire, "GET", "/ojs/v1/queues/mail/priority-stats")
+
+    assert shown.json["queue"] == "mail"
+    assert shown.json["distribution"] == [
+        {"priority": 50, "count": 2},
+        {"priority": 0, "count": 1},
+    ]

@@ -14,6 +14,7 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.store.queues import queues as store_queues
+from ojs_cluster.store.queues.priority_counts import count_by_priority
 from ojs_cluster.store.queues.queues import QueueStats
 
 
@@ -72,6 +73,24 @@ async def stats(app: App, request: Request, name: str) -> Response:
     if request.names_version or request.from_cli:
         members["queue"] = name
     return replies.json_response(200, members)
+
+
+async def priority_stats(app: App, _request: Request, name: str) -> Response:
+    """Return how many available jobs of a queue have each priority, highest first.
+
+    An unknown queue has no jobs.
+
+    ``GET /ojs/v1/queues/{name}/priority-stats`` (spec: ojs-priority)
+    """
+    counts = await count_by_priority(app.store, check_queue(name, field="name"))
+    return replies.json_response(
+        200,
+        {
+            "queue": name,
+            "distribution": [{"priority": priority, "count": jobs} for priority, jobs in counts],
+            "available": sum(jobs for _, jobs in counts),
+        },
+    )
 
 
 async def pause(app: App, _request: Request, name: str) -> Response:

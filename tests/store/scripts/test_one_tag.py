@@ -54,6 +54,7 @@ from ojs_cluster.store.outbox.outbox import drain
 from ojs_cluster.store.progress.checkpoints import MAX_BYTES, delete, read_checkpoint, save
 from ojs_cluster.store.progress.progress import Report, report_progress
 from ojs_cluster.store.queues import queues
+from ojs_cluster.store.queues.priority_counts import count_by_priority
 from ojs_cluster.store.queues.queue_sums import sum_queues
 from ojs_cluster.store.runtime import Arg
 from ojs_cluster.store.scripts import load_scripts
@@ -343,6 +344,7 @@ async def an_outage(store: Store, db: Any) -> None:
 async def queue_maintenance(store: Store, db: Any) -> None:
     await put(store, "old")
     await put(store, "old", id=foreign_id(store, "old"))
+    await count_by_priority(store, "old")
     await queues.purge(store, "old")
     await queues.pause_or_resume(store, "old", "pause")
     await queues.pause_or_resume(store, "old", "resume")

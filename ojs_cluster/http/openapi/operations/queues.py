@@ -20,6 +20,7 @@ OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
     queues.list_queues: OperationDetails({200: shapes.QueueList}, parameters=p.page()),
     queues.get: OperationDetails({200: shapes.QueueAnswer}),
     queues.stats: OperationDetails({200: shapes.QueueStatistics}),
+    queues.priority_stats: OperationDetails({200: shapes.PriorityStatistics}),
     queues.pause: OperationDetails({200: shapes.PauseAnswer}),
     queues.resume: OperationDetails({200: shapes.PauseAnswer}),
     queues.purge: OperationDetails(

@@ -94,6 +94,21 @@ class QueueStatistics(QueueIdentity, StateCounts):
     created_at: NotRequired[Moment]
 
 
+class PriorityCount(TypedDict):
+    """The number of available jobs that have one priority."""
+
+    priority: Annotated[int, between(-100, 100)]
+    count: Annotated[int, keywords(minimum=1)]
+
+
+class PriorityStatistics(TypedDict):
+    """The available jobs of a queue by priority, highest first."""
+
+    queue: QueueName
+    distribution: list[PriorityCount]
+    available: Count
+
+
 class PauseMembers(TypedDict):
     """Whether a queue is paused, and since when."""
 

@@ -22,6 +22,13 @@ ROUTES: Final[tuple[Route, ...]] = (
     ),
     Route("GET", f"{V1}/queues/{{name}}/stats", queues.stats, Scope.DATA_READ, QueueAccess.QUEUE),
     Route(
+        "GET",
+        f"{V1}/queues/{{name}}/priority-stats",
+        queues.priority_stats,
+        Scope.DATA_READ,
+        QueueAccess.QUEUE,
+    ),
+    Route(
         "POST",
         f"{V1}/queues/{{name}}/pause",
         queues.pause,
