@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-import trio
-from quart.wrappers.response import ResponseBody
-from quart_trio.wrappers import TrioResponse
+from werkzeug.http import dump_cookie
 
 from ojs_cluster.core.access.scopes import Principal
 from ojs_cluster.http.app import App
-from ojs_cluster.http.messages import BodyStream, Request, Response
+from ojs_cluster.http.messages import BodyStream, Headers, Request, Response
 from ojs_cluster.http.request_ids import new_request_id
 from ojs_cluster.http.routing.router import Route
 from ojs_cluster.ui.settings import base_path
@@ -26,7 +22,7 @@ NOTE: Final = "ojs_ui_note"
 _HTML: Final = "text/html; charset=utf-8"
 _NOTE_S: Final = 60
 _MAX_NOTE: Final = 300  # characters
-_HEADERS: Final = {
+SECURITY_HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; "
     "base-uri 'none'",
@@ -38,6 +34,12 @@ _HEADERS: Final = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+_HEADERS: Final = tuple(SECURITY_HEADERS.items())
+_FILE_HEADERS: Final = (
+    *((name, value) for name, value in _HEADERS if name != "Cache-Control"),
+    ("Cache-Control", CACHE_CONTROL),
+    ("Vary", "Accept-Encoding"),
+)
 
 
 class Note(NamedTuple):
@@ -48,85 +50,58 @@ class Note(NamedTuple):
 
 
 def respond(
-    status: int, body: bytes, content_type: str = _HTML, location: str | None = None
-) -> TrioResponse:
-    """Return a response with the security headers."""
-    headers = dict(_HEADERS)
-    if location is not None:
-        headers["Location"] = location
-    return TrioResponse(body, status, headers, content_type=content_type)
+    status: int, body: bytes, content_type: str = _HTML, *, more: Headers = (), location: str = ""
+) -> Response:
+    """Return a response with the security headers.
+
+    Args:
+        status: the status.
+        body: the body.
+        content_type: the type of the body.
+        more: further headers.
+        location: the header ``Location``; empty for none.
+    """
+    target = (("Location", location),) if location else ()
+    return Response(status, body, (*_HEADERS, ("Content-Type", content_type), *target, *more))
 
 
-def add_headers(response: TrioResponse) -> None:
-    """Add the security headers that a response does not have yet."""
-    for name, value in _HEADERS.items():
-        response.headers.setdefault(name, value)
-
-
-def send_file(found: StaticFile, accepted: str) -> TrioResponse:
+def send_file(found: StaticFile, accepted: str) -> Response:
     """Return a static file, compressed if the browser accepts it."""
-    compress = "gzip" in accepted
-    response = respond(200, found.compressed if compress else found.content, found.content_type)
-    response.headers["Cache-Control"] = CACHE_CONTROL
-    response.headers["Vary"] = "Accept-Encoding"
-    if compress:
-        response.headers["Content-Encoding"] = "gzip"
-    return response
+    headers = (*_FILE_HEADERS, ("Content-Type", found.content_type))
+    if "gzip" in accepted:
+        return Response(200, found.compressed, (*headers, ("Content-Encoding", "gzip")))
+    return Response(200, found.content, headers)
 
 
-def send_download(answer: Download) -> TrioResponse:
+def send_download(answer: Download) -> Response:
     """Return a file to save. Its name must not contain quotes."""
-    response = respond(200, answer.content, answer.content_type)
-    response.headers["Content-Disposition"] = f'attachment; filename="{answer.name}"'
-    return response
+    disposition = f'attachment; filename="{answer.name}"'
+    more = (("Content-Disposition", disposition),)
+    return respond(200, answer.content, answer.content_type, more=more)
 
 
-class _StreamBody(ResponseBody):
-    """Runs a stream while Quart sends its pieces."""
-
-    def __init__(self, stream: BodyStream) -> None:
-        self._stream = stream
-        self._stack = AsyncExitStack()
-        self._sender, self._receiver = trio.open_memory_channel[bytes](0)
-
-    async def __aenter__(self) -> AsyncIterator[bytes]:
-        self._stack.callback(self._stream.close)
-        nursery = await self._stack.enter_async_context(trio.open_nursery())
-        nursery.start_soon(self._run)
-        self._stack.callback(nursery.cancel_scope.cancel)
-        return self._receiver
-
-    async def __aexit__(self, *error: Any) -> None:
-        await self._stack.__aexit__(*error)
-
-    async def _run(self) -> None:
-        with self._sender:
-            await self._stream.run(self._sender.send)
-
-
-def send_stream(stream: BodyStream) -> TrioResponse:
+def send_stream(stream: BodyStream) -> Response:
     """Return a stream of server-sent events, which lasts until the browser leaves the page."""
-    response = respond(200, b"", "text/event-stream")
-    del response.headers["Content-Length"]
-    response.headers["X-Accel-Buffering"] = "no"  # nginx would buffer the events
-    response.response = _StreamBody(stream)
-    response.timeout = None
-    return response
+    unbuffered = ("X-Accel-Buffering", "no")  # nginx would buffer the events
+    headers = (*_HEADERS, ("Content-Type", "text/event-stream"), unbuffered)
+    return Response(200, b"", headers, stream=stream)
 
 
-def set_cookie(
-    response: TrioResponse, name: str, value: str, path: str, secure: bool, max_age_s: int
-) -> None:
-    """Set a cookie that no script can read and that no other site can send; 0 s removes it."""
-    response.set_cookie(
+def cookie(name: str, value: str, path: str, secure: bool, max_age_s: int) -> tuple[str, str]:
+    """Return the header that sets a cookie; 0 s removes it.
+
+    No script can read the cookie, and no other site can send it.
+    """
+    text = dump_cookie(
         name, value, max_age_s, path=path, secure=secure, httponly=True, samesite="Strict"
     )
+    return "Set-Cookie", text
 
 
-def set_note(response: TrioResponse, text: str, failed: bool, path: str, secure: bool) -> None:
-    """Make the next page show a note."""
+def note_cookie(text: str, failed: bool, path: str, secure: bool) -> tuple[str, str]:
+    """Return the header that makes the next page show a note."""
     raw = json.dumps([text[:_MAX_NOTE], failed]).encode()
-    set_cookie(response, NOTE, urlsafe_b64encode(raw).decode(), path, secure, _NOTE_S)
+    return cookie(NOTE, urlsafe_b64encode(raw).decode(), path, secure, _NOTE_S)
 
 
 def note_of(head: Request) -> Note | None:

@@ -163,6 +163,7 @@ class Visit:
         query: the parameters of the address.
         form: the fields of the sent form.
         chosen: the values of the checked boxes named ``id``.
+        is_secure: whether the browser uses TLS, to this server or to a trusted proxy.
         follows_change: whether the browser comes from a change. The page then shows no shared
             replies, which may be from before the change.
     """
@@ -179,6 +180,7 @@ class Visit:
     query: Mapping[str, str]
     form: Mapping[str, str] = field(default_factory=dict)
     chosen: tuple[str, ...] = ()
+    is_secure: bool = False
     follows_change: bool = False
 
     @property

@@ -27,7 +27,7 @@ STORE = {
         ("ojs_cluster.cli", NOWHERE | WEB | STORE),
         ("ojs_cluster.server.commands.serve", NOWHERE | WEB | STORE | COMMAND_LINE),
         ("ojs_cluster.server.processes.scheduler_process", NOWHERE | WEB | COMMAND_LINE),
-        ("ojs_cluster.server.processes.api_process", NOWHERE | {"ojs_cluster.ui.app"}),
+        ("ojs_cluster.server.processes.api_process", NOWHERE | {"ojs_cluster.ui.quart_views"}),
     ],
 )
 def test_a_process_imports_no_more_than_it_uses(module: str, unused: set[str]) -> None:

@@ -10,7 +10,7 @@ import trio
 from ojs_cluster.http.access.authentication import AccessControl
 from ojs_cluster.http.hypercorn.quart_app import create_quart_app
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.ui.app import add_dashboard
+from ojs_cluster.ui.quart_views import add_dashboard
 from ojs_cluster.ui.settings import UiSettings
 from tests.http.api import Api, open_app, serving
 from tests.http.push.test_http2 import Connection

@@ -40,6 +40,7 @@ from ojs_cluster.http.dispatch import (
     undo_undelivered,
 )
 from ojs_cluster.http.hypercorn.asgi import read_head, send_body, send_response, send_start
+from ojs_cluster.http.hypercorn.refreshes import RefreshConnection, RefreshView, is_refresh
 from ojs_cluster.http.messages import BodyStream, Request, Response
 from ojs_cluster.http.push import websocket
 from ojs_cluster.http.request_body.memory import (
@@ -52,7 +53,7 @@ from ojs_cluster.http.request_body.memory import (
 def create_quart_app(app: App) -> OJSQuart:
     """Return a Quart application that serves ``app``; the caller opens and closes the store."""
     quart = OJSQuart("ojs_cluster", static_folder=None, template_folder=None)
-    quart.ojs = app
+    quart.ojs, quart.refreshes = app, {}
     quart.register_error_handler(HTTPException, _error_page)
     return quart
 
@@ -63,6 +64,8 @@ class OJSQuart(QuartTrio):
     ojs: App
     page_prefixes: tuple[str, ...] = ()
     """Prefixes of paths that need no API key: the dashboard has sessions of its own."""
+    refreshes: dict[str, RefreshView]
+    """The views that answer refreshes of open pages, by endpoint."""
 
     def is_dashboard(self, path: str) -> bool:
         """Return whether the raw ``path`` belongs to the dashboard."""
@@ -253,10 +256,10 @@ class _QuartWebSocket(TrioASGIWebsocketConnection):
 
 
 def _connection(app: OJSQuart, scope: HTTPScope) -> TrioASGIHTTPConnection:
-    """Return the connection that serves a request. Quart alone serves the dashboard."""
+    """Return the connection that serves a request. The dashboard has no route in the table."""
     raw_path = scope["raw_path"].decode("latin-1")
     if app.page_prefixes and app.is_dashboard(raw_path):
-        return TrioASGIHTTPConnection(app, scope)
+        return (RefreshConnection if is_refresh(scope) else TrioASGIHTTPConnection)(app, scope)
     return _QuartConnection(app, scope)
 
 

@@ -224,7 +224,7 @@ class _ApiProcess:
         quart = create_quart_app(app)
         if self._child.settings.ui.mode != "off":
             # Imported here, because most processes serve no dashboard.
-            from ojs_cluster.ui.app import add_dashboard
+            from ojs_cluster.ui.quart_views import add_dashboard
 
             proxies = TrustedProxies(self._child.settings.listen.trusted_proxies)
             add_dashboard(quart, app, self._child.settings.ui, proxies)

@@ -1,0 +1,149 @@
+"""Register the dashboard with Quart.
+
+The pages have no API key in their requests, so Quart gets them before the dispatcher
+(``http/hypercorn/quart_app.py``). Refreshes of open pages skip Quart
+(``http/hypercorn/refreshes.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Any, Final, cast
+
+import trio
+from hypercorn.typing import HTTPScope
+from quart import Blueprint, request
+from quart.wrappers.response import ResponseBody
+from quart_trio.wrappers import TrioResponse
+from werkzeug.datastructures import Headers, MultiDict
+
+from ojs_cluster.core.access.client_address import TrustedProxies
+from ojs_cluster.http.app import App
+from ojs_cluster.http.hypercorn.asgi import read_head
+from ojs_cluster.http.hypercorn.quart_app import OJSQuart
+from ojs_cluster.http.messages import BodyStream, Response
+from ojs_cluster.ui import browser
+from ojs_cluster.ui.app import PREFIX, UNKNOWN, Dashboard
+from ojs_cluster.ui.login import LOGIN, LOGOUT
+from ojs_cluster.ui.pages import events
+from ojs_cluster.ui.routes import PAGES
+from ojs_cluster.ui.settings import UiSettings
+
+_MAX_FORM: Final = 64 * 1024
+"""Maximum size of a form in bytes, as of other request bodies that need no memory budget."""
+
+
+def add_dashboard(
+    quart: OJSQuart, app: App, settings: UiSettings, proxies: TrustedProxies | None = None
+) -> None:
+    """Add the pages to ``quart``, under ``/ui/`` and, if set, also under the base path.
+
+    Args:
+        quart: the application.
+        app: the state of the process.
+        settings: the settings of the dashboard; nothing is added if its mode is ``off``.
+        proxies: the proxies whose forwarding headers are trusted.
+    """
+    if settings.mode == "off":
+        return
+    dashboard = Dashboard(app, settings, proxies or TrustedProxies())
+    quart.config["MAX_CONTENT_LENGTH"] = _MAX_FORM
+    quart.config["BODY_TIMEOUT"] = app.settings.bodies.timeout_s
+    quart.page_prefixes = settings.prefixes
+    quart.url_map.merge_slashes = False  # Quart would redirect to a name that the client chooses
+    quart.after_request(partial(_add_headers, quart))
+    for name, base in {"ui": "", "ui_of_base": settings.base}.items():
+        if name == "ui" or base:
+            quart.register_blueprint(_blueprint(dashboard, quart, name), url_prefix=base + PREFIX)
+            quart.add_url_rule(
+                f"{base}/ojs/admin/", f"{name}_of_admin", _redirect, strict_slashes=False
+            )
+            quart.add_url_rule(f"{base}{PREFIX}", f"{name}_start", _redirect)
+
+
+async def _add_headers(quart: OJSQuart, response: TrioResponse) -> TrioResponse:
+    """Add the security headers to responses that Quart makes itself, such as to OPTIONS."""
+    if quart.is_dashboard(read_head(request.scope).path):
+        for name, value in browser.SECURITY_HEADERS.items():
+            response.headers.setdefault(name, value)
+    return response
+
+
+def _blueprint(dashboard: Dashboard, quart: OJSQuart, name: str) -> Blueprint:
+    blueprint = Blueprint(name, __name__)
+
+    def add(method: str, rule: str, view: Callable[..., Awaitable[Response]]) -> str:
+        endpoint = f"{method} {rule}".replace(".", "_")
+        blueprint.add_url_rule(rule, endpoint, partial(_serve, view), methods=[method])
+        return f"{name}.{endpoint}"
+
+    for page in (*PAGES, LOGIN):
+        view = partial(dashboard.answer, page)
+        endpoint = add(page.method, page.rule, view)
+        if page.method == "GET" and page.handler is not events.stream:
+            quart.refreshes[endpoint] = view
+    add("POST", "/login", dashboard.log_in)
+    add("POST", "/logout", partial(dashboard.answer, LOGOUT))
+    blueprint.add_url_rule(
+        "/static/<path:name>", "static_file", partial(_send_file, dashboard), methods=["GET"]
+    )
+    unknown = partial(_serve, partial(dashboard.answer, UNKNOWN))
+    blueprint.add_url_rule(UNKNOWN.rule, "unknown", unknown, methods=["GET", "POST"])
+    return blueprint
+
+
+async def _redirect() -> TrioResponse:
+    """Send the browser to the first page."""
+    path = read_head(request.scope).path
+    up = "../../" if path.endswith("/ojs/admin/") else "../" if "/ojs/admin" in path else ""
+    return _for_quart(browser.respond(308, b"", location=f"{up}ui/"))
+
+
+async def _send_file(dashboard: Dashboard, name: str) -> TrioResponse:
+    accepted = request.headers.get("accept-encoding", "")
+    return _for_quart(await dashboard.send_file(name, accepted))
+
+
+async def _serve(view: Callable[..., Awaitable[Response]], **params: str) -> TrioResponse:
+    """Answer the request that Quart serves now."""
+    scope = cast(HTTPScope, request.scope)
+    return _for_quart(await view(scope, read_form=_read_form, **params))
+
+
+async def _read_form() -> MultiDict[str, str]:
+    form: MultiDict[str, str] = await request.form
+    return form
+
+
+def _for_quart(response: Response) -> TrioResponse:
+    sent = TrioResponse(response.body, response.status, Headers(response.headers))
+    if response.stream is not None:
+        del sent.headers["Content-Length"]
+        sent.response = _StreamBody(response.stream)
+        sent.timeout = None
+    return sent
+
+
+class _StreamBody(ResponseBody):
+    """Runs a stream while Quart sends its pieces."""
+
+    def __init__(self, stream: BodyStream) -> None:
+        self._stream = stream
+        self._stack = AsyncExitStack()
+        self._sender, self._receiver = trio.open_memory_channel[bytes](0)
+
+    async def __aenter__(self) -> AsyncIterator[bytes]:
+        self._stack.callback(self._stream.close)
+        nursery = await self._stack.enter_async_context(trio.open_nursery())
+        nursery.start_soon(self._run)
+        self._stack.callback(nursery.cancel_scope.cancel)
+        return self._receiver
+
+    async def __aexit__(self, *error: Any) -> None:
+        await self._stack.__aexit__(*error)
+
+    async def _run(self) -> None:
+        with self._sender:
+            await self._stream.run(self._sender.send)
