@@ -1,7 +1,8 @@
 """A worker whose handlers do nothing: ``_noop_worker URL QUEUE N C P LOOP``.
 
-It runs N jobs with the concurrency C and the prefetch P. It prints its time and processor time in
-seconds, as JSON. The clock starts with the first handler and stops when the server has all acks.
+It runs N jobs with the concurrency C and the prefetch P, which is a number or ``auto``. It prints
+its time and processor time in seconds, as JSON. The clock starts with the first handler and stops
+when the server has all acks.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import anyio
 from ojs_client import RunningJob, Worker
 
 
-async def run(url: str, queue: str, jobs: int, concurrency: int, prefetch: int) -> None:
+async def run(url: str, queue: str, jobs: int, concurrency: int, prefetch: int | None) -> None:
     """Run the jobs and print the result."""
     worker = Worker(url, queues=[queue], concurrency=concurrency, prefetch=prefetch)
     ended = anyio.Event()
@@ -44,7 +45,8 @@ async def run(url: str, queue: str, jobs: int, concurrency: int, prefetch: int) 
 def main() -> None:
     """Run the worker that the arguments describe."""
     url, queue, jobs, concurrency, prefetch, loop = sys.argv[1:]
-    anyio.run(run, url, queue, int(jobs), int(concurrency), int(prefetch), backend=loop)
+    ahead = None if prefetch == "auto" else int(prefetch)
+    anyio.run(run, url, queue, int(jobs), int(concurrency), ahead, backend=loop)
 
 
 if __name__ == "__main__":

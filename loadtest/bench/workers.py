@@ -34,7 +34,7 @@ from loadtest.bench._target import Target, start_api
 from ojs_cluster.server.embedded.servers import Embedded, find_server
 
 CONCURRENCIES = (1, 10, 100)
-PREFETCHES = (4, 20)
+PREFETCHES = (0, 4, 20)
 LOOPS = ("asyncio", "trio")
 _BATCH = 500
 _PEER_LIMIT_S = 300.0
@@ -46,7 +46,7 @@ class Setting:
 
     loop: str
     concurrency: int
-    prefetch: int = 0
+    prefetch: int | None = None
     rates: list[float] = field(default_factory=list)
     worker_us: list[float] = field(default_factory=list)
     api_us: list[float] = field(default_factory=list)
@@ -54,7 +54,7 @@ class Setting:
     @property
     def title(self) -> str:
         """Its name in the table."""
-        prefetch = f", prefetch {self.prefetch}" if self.prefetch else ""
+        prefetch = "" if self.prefetch is None else f", prefetch {self.prefetch}"
         return f"{self.loop}, {self.concurrency}{prefetch}"
 
     def forget(self) -> None:
@@ -89,10 +89,11 @@ def measure(target: Target, setting: Setting, jobs: int) -> None:
     """Run all jobs of a round with one worker process."""
     url, queue = f"http://{target.host}:{target.port}", "bench-workers"
     enqueue(url, queue, jobs)
+    prefetch = "auto" if setting.prefetch is None else str(setting.prefetch)
     command = [sys.executable, "-m", "loadtest.bench._noop_worker", url, queue, str(jobs)]
     api = cpu_s(target.api_pids)
     done = subprocess.run(
-        [*command, str(setting.concurrency), str(setting.prefetch), setting.loop],
+        [*command, str(setting.concurrency), prefetch, setting.loop],
         stdout=subprocess.PIPE,
         check=True,
     )

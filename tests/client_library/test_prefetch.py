@@ -10,9 +10,10 @@ import pytest
 
 from ojs_client import Client, RunningJob, Worker, new_job
 from ojs_client.testing import FakeServer
+from ojs_client.worker import waiting_jobs
 from tests.client_library.conftest import Server
 from tests.client_library.faults import Watched
-from tests.client_library.workers import QUEUE, new_worker, serving_jobs, until
+from tests.client_library.workers import QUEUE, job_in, new_worker, serving_jobs, until
 
 Run = Callable[[Callable[[], Awaitable[None]]], None]
 
@@ -185,3 +186,84 @@ def test_a_job_whose_lease_expires_while_it_waits_does_not_run(run: Run) -> None
 def test_a_negative_number_is_refused() -> None:
     with pytest.raises(ValueError, match="prefetch"):
         Worker(prefetch=-1)
+
+
+def test_short_handlers_fetch_one_job_more() -> None:
+    waiting = Worker(concurrency=3)._waiting
+    for _ in range(9):
+        waiting.handler_ended(0.001)
+    assert waiting.wanted() == 3
+    waiting.handler_ended(0.001)
+    assert waiting.wanted() == 4
+    waiting.handler_ended(0.5)
+    assert waiting.wanted() == 3
+
+
+def test_a_worker_without_a_free_handler_does_not_fetch() -> None:
+    """A job that waits at the server goes to a worker with a free handler."""
+    worker = Worker(concurrency=1)
+    for _ in range(10):
+        worker._waiting.handler_ended(0.001)
+    worker._runner.running = 1
+    assert worker._waiting.wanted() == 0
+
+
+@pytest.mark.parametrize(("prefetch", "least", "most"), [(None, 30, 45), (0, 60, 70)])
+async def test_short_handlers_share_fetches_unless_prefetch_is_zero(
+    server: Server, monkeypatch: pytest.MonkeyPatch, prefetch: int | None, least: int, most: int
+) -> None:
+    monkeypatch.setattr(waiting_jobs, "_SHORT_S", 600.0)  # also on a busy machine
+    monkeypatch.setattr(waiting_jobs, "_MAX_WAIT_S", 600.0)
+    wire = Watched()
+
+    async def scenario(client: Client) -> None:
+        worker = new_worker(client, transport=wire, concurrency=1, prefetch=prefetch)
+        ran: list[int] = []
+
+        @worker.handler("t.short")
+        async def short(job: RunningJob) -> None:
+            ran.append(job.args[0])
+
+        jobs = await client.enqueue_many(
+            [new_job("t.short", number, queue=QUEUE) for number in range(60)]
+        )
+        async with serving_jobs(worker):
+            await client.result(jobs[-1].id, wait=60)
+        assert ran == list(range(60))
+
+    await server.run(scenario)
+    assert least <= wire.counts["workers/fetch"] <= most
+
+
+async def test_a_job_that_would_wait_for_a_long_handler_goes_back(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting_jobs, "_SHORT_IN_A_ROW", 0)
+
+    async def scenario(client: Client) -> None:
+        worker = new_worker(client, concurrency=1)
+        go, held = anyio.Event(), list[int]()
+
+        @worker.handler("t.long")
+        async def long(job: RunningJob) -> None:
+            held.append(worker.held)
+            await go.wait()
+
+        first, second = await client.enqueue_many([new_job("t.long", queue=QUEUE)] * 2)
+        async with serving_jobs(worker):
+            await until(lambda: held)
+            assert held == [2]  # both were fetched
+            job = await job_in(client, second.id, "available")
+            assert job.attempt == 0
+            other = new_worker(client, concurrency=1)
+
+            @other.handler("t.long")
+            async def note(job: RunningJob) -> None: ...
+
+            async with serving_jobs(other):
+                await client.result(second.id, wait=60)
+            assert (await client.get(first.id)).state == "active"
+            go.set()
+            await client.result(first.id, wait=60)
+
+    await server.run(scenario)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -43,7 +44,7 @@ class Runner:
         settler: gets the acks and nacks.
         middleware: functions around each handler.
         concurrency: maximum number of threads of sync handlers.
-        on_end: called when a handler has ended.
+        on_end: called when a handler has ended, with its run time in seconds.
 
     Attributes:
         handlers: the registered handlers by type.
@@ -58,7 +59,7 @@ class Runner:
         settler: Settler,
         middleware: tuple[Middleware, ...],
         concurrency: int,
-        on_end: Callable[[], None],
+        on_end: Callable[[float], None],
     ) -> None:
         self._context = context
         self._held = held
@@ -128,6 +129,7 @@ class Runner:
     async def _run(self, job: HeldJob, handler: Handler) -> None:
         # Sent only if `_outcome` raises, as when the task is cancelled.
         settlement: Settlement | None = nack(job, None)
+        started_at = time.perf_counter()
         try:
             settlement = await self._outcome(job, handler)
         finally:
@@ -139,7 +141,7 @@ class Runner:
             elif not job.ended:
                 self._settler.add(settlement)
             self._settler.handler_ended()
-            self._on_end()
+            self._on_end(time.perf_counter() - started_at)
 
     async def _outcome(self, job: HeldJob, handler: Handler) -> Settlement | None:
         """Run the handler; return its ack or nack, or None if the server says the lease is lost."""

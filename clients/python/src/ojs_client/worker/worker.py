@@ -57,7 +57,8 @@ class Worker:
         queues: the queues; a fetch takes the jobs of earlier queues first.
         concurrency: maximum number of handlers that run at the same time.
         prefetch: number of jobs that the worker holds beyond these, so that short handlers do not
-            wait for a fetch. Other workers cannot run them meanwhile.
+            wait for a fetch. Other workers cannot run them meanwhile. With None it is one job while
+            handlers take less than 5 ms; the worker returns it if it has to wait for 20 ms.
         api_key: the API key; None for ``OJS_API_KEY``.
         worker_id: the id of this worker; None for the host name and a random suffix.
         lease: time after the last heartbeat until the server gives the jobs to other workers.
@@ -75,7 +76,7 @@ class Worker:
         *,
         queues: Sequence[str] = ("default",),
         concurrency: int = 10,
-        prefetch: int = 0,
+        prefetch: int | None = None,
         api_key: str | None = None,
         worker_id: str | None = None,
         lease: Duration = 30.0,
@@ -99,7 +100,7 @@ class Worker:
         }
         if concurrency < 1:
             raise ValueError("concurrency must be at least 1")
-        if prefetch < 0:
+        if prefetch is not None and prefetch < 0:
             raise ValueError("prefetch must not be negative")
         if milliseconds(heartbeat) * 2 > milliseconds(lease):
             raise ValueError("a lease must be at least twice as long as the heartbeat interval")
@@ -264,7 +265,7 @@ class Worker:
         if self._stopping.is_set():
             self._aborting.set()
         self._stopping.set()
-        self._waiting.requeue()
+        self._waiting.end()
         self._wake()
         self._heartbeats.send_soon()
 
@@ -286,8 +287,8 @@ class Worker:
     def _wake(self) -> None:
         self._changed.set()
 
-    def _handler_ended(self) -> None:
-        self._waiting.start()
+    def _handler_ended(self, run_s: float) -> None:
+        self._waiting.handler_ended(run_s)
         self._wake()
 
     def _describe(self) -> dict[str, JSON]:
@@ -329,7 +330,7 @@ class Worker:
             try:
                 await self._fetch_until_stopped()
             finally:
-                self._waiting.requeue()
+                self._waiting.end()
             await self._handlers_end(self._grace_s, unless=self._aborting)
             self._runner.cancel_all()
             await self._handlers_end(_THREAD_RETURN_LIMIT_S)
@@ -353,7 +354,10 @@ class Worker:
             self._changed.clear()
             count = self._waiting.wanted()
             if self.paused or count < 1 or self._settler.pending >= _MAX_UNSETTLED:
-                await self._changed.wait()
+                with anyio.move_on_after(self._waiting.patience_s()) as patience:
+                    await self._changed.wait()
+                if patience.cancelled_caught:
+                    self._waiting.give_back()
                 continue
             try:
                 jobs = await self._fetcher.fetch(count)
