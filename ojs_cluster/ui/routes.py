@@ -113,6 +113,12 @@ PAGES: Final = (
     PageRoute("GET", "/workflows", workflows.show_all, (Scope.DATA_READ,)),
     PageRoute("GET", "/workflows/<workflow_id>", workflows.show_one, (Scope.DATA_READ,)),
     PageRoute("POST", "/workflows/<workflow_id>/cancel", workflows.cancel, (Scope.DATA_WRITE,)),
+    PageRoute(
+        "POST",
+        "/workflows/<workflow_id>/copy",
+        workflows.copy,
+        (Scope.DATA_READ, Scope.DATA_WRITE),
+    ),
     PageRoute("GET", "/limits", limits.show_all),
     PageRoute("GET", "/limits/<key>", limits.show_one),
     PageRoute("POST", "/limits/<key>/override", limits.override, (Scope.ADMIN_WRITE,)),

@@ -6,10 +6,12 @@ import re
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.support.servers import wait_until
 from tests.ui.dashboard import Running
-from tests.ui.test_pages import page
+from tests.ui.demo import Demo
+from tests.ui.test_pages import act, page
 
 V1 = "/ojs/v1"
 
@@ -23,7 +25,8 @@ def chain(api: httpx.Client, queue: str, count: int) -> str:
     return str(answer.json()["id"])
 
 
-def run_next(api: httpx.Client, queue: str, error: str = "") -> None:
+def run_next(api: httpx.Client, queue: str, error: str = "") -> dict[str, Any]:
+    """Run the next job of a queue; return it."""
     jobs: list[Any] = []
 
     def fetch() -> bool:
@@ -37,6 +40,8 @@ def run_next(api: httpx.Client, queue: str, error: str = "") -> None:
         sent["error"] = {"type": "Broken", "message": error}
     answer = api.post(f"{V1}/workers/{'nack' if error else 'ack'}", json=sent)
     assert answer.status_code == 200, answer.text
+    job: dict[str, Any] = jobs[0]
+    return job
 
 
 def test_a_paused_queue_of_a_waiting_step_is_named(running: Running, admin: httpx.Client) -> None:
@@ -77,6 +82,70 @@ def test_a_failed_workflow_does_not_look_as_if_it_ran(
         row = listed.partition("flow-failed</a>")[2].partition("</tr>")[0]
         assert "<progress" not in row
         assert "1 of 3" in row
+
+
+def test_a_retried_step_does_not_continue_its_workflow_and_the_pages_say_so(
+    running: Running, admin: httpx.Client
+) -> None:
+    with running.api() as api:
+        workflow = chain(api, "flow-retried", 2)
+        run_next(api, "flow-retried", "no network")
+
+        def state() -> str:
+            return str(api.get(f"{V1}/workflows/{workflow}").json()["state"])
+
+        wait_until(lambda: state() == "failed", what="the workflow has failed")
+        job = api.get(f"{V1}/workflows/{workflow}").json()["steps"][0]["job_id"]
+        shown = page(admin, f"/ui/jobs/{job}")
+        assert "but its workflow does not continue" in shown
+        assert "Retry this job only" in shown, "the confirmation"
+        retried = act(admin, f"/ui/jobs/{job}/retry", f"jobs/{job}")
+        assert "available again. Its workflow does not continue" in retried
+        assert "An operator has retried this step by hand" in retried
+        run_next(api, "flow-retried")
+        assert api.get(f"{V1}/jobs/{job}").json()["job"]["state"] == "completed"
+        text = page(admin, f"/ui/workflows/{workflow}")
+        assert state() == "failed", "the outcome of the step stays"
+        assert "the workflow does not continue" in text
+        row = text.partition("Table of steps")[2].partition("step.n1")[0]
+        assert "retried by hand, now" in row
+        assert "completed</span>" in row.partition("retried by hand")[2]
+
+
+def test_a_copy_of_a_workflow_runs_all_its_steps(running: Running, admin: httpx.Client) -> None:
+    with running.api() as api:
+        workflow = chain(api, "flow-copied", 2)
+        assert "/copy" not in page(admin, f"/ui/workflows/{workflow}"), "it runs"
+        api.delete(f"{V1}/workflows/{workflow}")
+        shown = act(admin, f"/ui/workflows/{workflow}/copy")
+        assert "This is the copy" in shown
+        (made,) = set(re.findall(r"<code>([0-9a-f-]{36})</code>", shown)) - {workflow}
+        copied = api.get(f"{V1}/workflows/{made}").json()
+        assert (copied["state"], copied["name"], copied["type"]) == (
+            "running",
+            "flow-copied",
+            "chain",
+        )
+        for name in ("step.n0", "step.n1"):
+            job = run_next(api, "flow-copied")
+            assert job["type"] == name
+            assert job["max_attempts"] == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "refusal"), [("viewer-key", "You may not do this"), ("email-key", "does not exist")]
+)
+def test_a_copy_of_a_workflow_needs_its_scope_and_queues(
+    running: Running, demo: Demo, key: str, refusal: str
+) -> None:
+    with running.api() as api:
+        before = api.get(f"{V1}/workflows").json()["total"]
+        with running.browser(key) as client:
+            answer = client.post(f"/ui/workflows/{demo.workflow}/copy")
+            if answer.next_request is not None:
+                answer = client.send(answer.next_request)
+            assert refusal in answer.text
+        assert api.get(f"{V1}/workflows").json()["total"] == before
 
 
 def test_the_table_says_when_each_step_ran(running: Running, admin: httpx.Client) -> None:

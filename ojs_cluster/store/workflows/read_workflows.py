@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ojs_cluster.core.errors import NotFound
+from ojs_cluster.core.errors import NotFound, PayloadTooLarge
 from ojs_cluster.core.jobs.ids import is_job_id
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.workflow import (
@@ -30,6 +30,8 @@ from ojs_cluster.store.runtime import Arg
 
 RESULTS_SHOWN_BYTES = 8 * 1024 * 1024
 """Maximum number of bytes of results in a response that shows a workflow."""
+MAX_DEFINITIONS_BYTES = 4 * 1024 * 1024
+"""Maximum number of bytes of the definitions that are read together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +202,34 @@ async def _live_outcome(store: Store, job_id: str) -> JobOutcome:
     names = {State.ACTIVE: "active", State.COMPLETED: COMPLETED}
     names |= {State.CANCELLED: CANCELLED, State.DISCARDED: "failed"}
     return JobOutcome(names.get(job.state, "pending"), job.started_ms, None, job.attempt)
+
+
+async def read_definitions(store: Store, workflow: WorkflowRecord) -> list[bytes]:
+    """Return the definitions of all jobs of a workflow: enqueue requests as JSON.
+
+    Raises:
+        PayloadTooLarge: they have more than ``MAX_DEFINITIONS_BYTES``.
+        NotFound: the workflow was removed since, or a definition is missing.
+        BackendUnavailable: Redis did not answer in time.
+    """
+    found: dict[int, bytes] = {}
+    total = 0
+
+    async def read(job: int) -> None:
+        nonlocal total
+        if total <= MAX_DEFINITIONS_BYTES:
+            found[job] = (await read_inputs(store, workflow.id, job, ()))[0]
+            total += len(found[job])
+
+    await run_concurrently(range(len(workflow.plan.jobs)), read)
+    if total > MAX_DEFINITIONS_BYTES:
+        raise PayloadTooLarge(
+            f"the jobs of the workflow have more than {MAX_DEFINITIONS_BYTES} bytes",
+            limit=MAX_DEFINITIONS_BYTES,
+        )
+    if not all(found.values()):
+        raise NotFound("workflow", workflow.id)
+    return [found[job] for job in range(len(workflow.plan.jobs))]
 
 
 async def read_results(store: Store, workflow_id: str, jobs: Sequence[int]) -> dict[int, bytes]:

@@ -10,6 +10,7 @@ from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.ui.formats import time_ago
 from ojs_cluster.ui.forms.form import confirmation
 from ojs_cluster.ui.json_view import short_json
+from ojs_cluster.ui.pages.job import note_of_retry
 from ojs_cluster.ui.pages.jobs import PER_PAGE, decode_jobs
 from ojs_cluster.ui.raw import members, text
 from ojs_cluster.ui.visit import Answer, ApiError, Page, Visit, local_target
@@ -64,8 +65,8 @@ async def show_all(visit: Visit) -> Answer:
 
 async def retry(visit: Visit, job_id: str) -> Answer:
     """Make the job of a dead letter available again."""
-    await visit.send("POST", "admin", "dead-letter", job_id, "retry")
-    return visit.back("The job is available again.", "dead")
+    response = members(await visit.send("POST", "admin", "dead-letter", job_id, "retry"))
+    return visit.back(note_of_retry(response), "dead")
 
 
 async def ask_to_delete(visit: Visit, job_id: str) -> Answer:

@@ -71,6 +71,7 @@ async def show(visit: Visit, job_id: str) -> Answer:
         "priority": number(members, "priority"),
         "progress": _progress(members),
         "workflow": text(members, "workflow_id"),
+        "retries": number(members, "replay_count"),
         "trace_url": _trace_url(visit, members),
         "timeline": _timeline(members),
         "failures": _errors(members),
@@ -107,8 +108,22 @@ async def download(visit: Visit, job_id: str) -> Answer:
 
 async def retry(visit: Visit, job_id: str) -> Answer:
     """Make a discarded job available again."""
-    await visit.send("POST", "admin", "jobs", job_id, "retry")
-    return visit.back("The job is available again.")
+    response = await visit.send("POST", "admin", "jobs", job_id, "retry")
+    return visit.back(note_of_retry(object_members(response) or {}))
+
+
+def note_of_retry(members: Mapping[str, Raw]) -> str:
+    """Return what to tell the user after a manual retry.
+
+    Args:
+        members: the job as the API has returned it; empty if it is not known.
+    """
+    if "workflow_id" in members:
+        return (
+            "The job is available again. Its workflow does not continue: enqueue a copy of the "
+            "workflow to run all steps."
+        )
+    return "The job is available again."
 
 
 async def cancel(visit: Visit, job_id: str) -> Answer:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Final
 
@@ -13,20 +15,25 @@ import trio
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.core.errors import NotFound, OJSError
 from ojs_cluster.core.timestamps import format_ms
-from ojs_cluster.core.workflow import WorkflowNode
+from ojs_cluster.core.workflow import FAILED, WorkflowNode
+from ojs_cluster.core.workflow_copy import copy_request
 from ojs_cluster.store.fanout import run_concurrently
+from ojs_cluster.store.jobs.read_jobs import get as get_job
+from ojs_cluster.store.off_loop import off_loop
 from ojs_cluster.store.queues.queues import get_stats
 from ojs_cluster.store.workflows import read_workflows
 from ojs_cluster.store.workflows.read_workflows import WorkflowRecord
 from ojs_cluster.ui import raw
 from ojs_cluster.ui.drawings.dag import HEIGHT, MAX_BOXES, WIDTH, Drawing, Step, draw
-from ojs_cluster.ui.visit import Answer, Page, Visit
+from ojs_cluster.ui.visit import Answer, Page, SeeOther, Visit
 
 _PER_PAGE: Final = 50
 _PER_TABLE: Final = 200
 """Number of steps in a table: a thousand take a tenth of a second of the event loop."""
 _MAX_QUEUES: Final = 20
 """Maximum number of queues of which the page of a workflow says whether they are paused."""
+_MAX_FAILED: Final = 20
+"""Maximum number of failed steps of which the page says whether they were retried by hand."""
 _MAX_MESSAGE: Final = 200  # characters
 STATES: Final = ("running", "completed", "failed", "cancelled")
 
@@ -85,6 +92,7 @@ async def show_one(visit: Visit, workflow_id: str) -> Answer:
         steps, drawing = _drawn(found)
     else:  # each of 400 jobs may wait for 400 others, which takes tenths of a second
         steps, drawing = await trio.to_thread.run_sync(_drawn, found)
+    rows = _rows(found, steps, (visit.page - 1) * _PER_TABLE)
     return Page(
         "workflow.html",
         {
@@ -92,20 +100,59 @@ async def show_one(visit: Visit, workflow_id: str) -> Answer:
             "progress": progress,
             "drawing": drawing,
             "box": (WIDTH, HEIGHT),
-            "rows": _rows(found, steps, (visit.page - 1) * _PER_TABLE),
+            "rows": rows,
             "page": visit.page,
             "has_more": len(steps) > visit.page * _PER_TABLE,
             "ended": found.state != "running",
             "paused": await _paused(visit, found),
             "may_cancel": found.state == "running" and visit.may_change(Scope.DATA_WRITE),
+            "may_copy": found.state != "running" and visit.may_change(Scope.DATA_WRITE),
+            "retried": await _retried(visit, found, rows),
         },
     )
+
+
+async def copy(visit: Visit, workflow_id: str) -> Answer:
+    """Create a workflow with the same steps, jobs and options."""
+    # The API checks the scope and the queues of the key, and that the workflow exists.
+    await visit.get("workflows", workflow_id, "progress")
+    found = await read_workflows.get(visit.app.store, workflow_id, jobs=False)
+    definitions = await read_workflows.read_definitions(visit.app.store, found)
+    try:
+        size = sum(map(len, definitions))
+        limits = visit.app.settings.limits
+        write = partial(copy_request, found.name, found.plan, definitions, limits=limits)
+        body = await off_loop(write, size)
+    except ValueError as error:
+        why = f"There is no copy: {error}."
+        return SeeOther(visit.url("workflows", workflow_id), why, failed=True)
+    response = await visit.send("POST", "workflows", body=body, action="workflow.copy")
+    new_id = raw.text(raw.members(response), "id")
+    return SeeOther(visit.url("workflows", new_id), "This is the copy. All its steps run again.")
 
 
 async def cancel(visit: Visit, workflow_id: str) -> Answer:
     """Cancel a workflow and its unfinished jobs."""
     await visit.send("POST", "workflows", workflow_id, "cancel", action="workflow.cancel")
     return visit.back("The workflow is cancelled.", "workflows")
+
+
+async def _retried(visit: Visit, found: WorkflowRecord, rows: Sequence[Row]) -> dict[str, str]:
+    """Return the states of the jobs of failed steps that were retried by hand, by their ids.
+
+    A retried job runs again, but the outcome of its step stays.
+    """
+    failed = [row.node.job_id for row in rows if row.step.state == FAILED][:_MAX_FAILED]
+    states: dict[str, str] = {}
+
+    async def check(job_id: str) -> None:
+        with suppress(OJSError):  # its retention is over, or Redis does not answer
+            job = await get_job(visit.app.store, job_id)
+            if job.replays:
+                states[job_id] = job.state.value
+
+    await run_concurrently(failed, check)
+    return states
 
 
 def _rows(found: WorkflowRecord, steps: list[Step], start: int) -> list[Row]:
