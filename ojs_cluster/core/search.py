@@ -4,6 +4,8 @@ A search is a list of terms, separated by blanks. A job must match all of them::
 
     queue:mail,bulk type:email.* state:discarded error:"connection reset"* attempt:>3 args.user:42
 
+* A word without a field, or a quoted text, is part of the id, the type, the queue, or of the type,
+  code or message of an error. Upper and lower case are the same.
 * ``id queue type state tag worker error`` compare text. A comma separates alternatives. A value is
   exact, or a prefix that ends in ``*``. A quoted value may hold blanks and commas; a backslash
   escapes a quote or a backslash in it. An asterisk inside the quotes is an ordinary character.
@@ -46,7 +48,9 @@ _TIME_FIELDS: Final = frozenset({"since", "until"})
 _MEMBER_FIELDS: Final = frozenset({"args", "meta"})
 _ALWAYS_SET_FIELDS: Final = frozenset({"id", "queue", "type", "state"})
 """Fields of which each job has a value, so that an empty prefix admits all jobs."""
-_CONTENT_FIELDS: Final = frozenset({"tag", "error", *_MEMBER_FIELDS})
+_WORD: Final = "word"
+"""Name of a term without a field. A search cannot write it as a field."""
+_CONTENT_FIELDS: Final = frozenset({"tag", "error", _WORD, *_MEMBER_FIELDS})
 """Fields for which a search reads the content of a job: args, meta, tags and errors. The content
 may be large, so the other fields are compared first."""
 FIELDS: Final = (
@@ -58,6 +62,7 @@ FIELDS: Final = (
 _NAME: Final = re.compile(r"([a-z]+)((?:\.[^\s:,\"]+)?):")
 _QUOTED: Final = re.compile(r'"((?:[^"\\]|\\.)*+)"(\*?)')
 _BARE: Final = re.compile(r'[^\s,"]+')
+_WITHOUT_FIELD: Final = re.compile(r"[^\s\"]+")
 _NUMBER: Final = re.compile(r"(>=|<=|>|<|=|)(-?[0-9]{1,9})")
 _AGO: Final = re.compile(r"([0-9]{1,6})([smhd])")
 _UNIT_MS: Final = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
@@ -101,7 +106,7 @@ class Term:
     """A field with its alternatives.
 
     Args:
-        name: the field.
+        name: the field, or ``word`` for a term without a field.
         path: names that lead to the member, for ``args`` and ``meta``.
         texts: the alternatives of a text field.
         numbers: the alternatives of a number field.
@@ -113,6 +118,7 @@ class Term:
     numbers: tuple[NumberPattern, ...] = ()
     _exact: frozenset[str] = field(init=False, repr=False, compare=False)
     _prefixes: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    _word: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Sort the texts, so that a value is compared with all of them at once."""
@@ -120,6 +126,8 @@ class Term:
         prefixes = tuple(pattern.text for pattern in self.texts if pattern.is_prefix)
         object.__setattr__(self, "_exact", exact)
         object.__setattr__(self, "_prefixes", prefixes)
+        word = self.texts[0].text.casefold() if self.name == _WORD else ""
+        object.__setattr__(self, "_word", word)
 
     @property
     def needs_content(self) -> bool:
@@ -145,6 +153,8 @@ class Term:
         return self._admits_any(content.values(self.name, self.path))
 
     def _admits_any(self, values: Sequence[str]) -> bool:
+        if self._word:
+            return any(self._word in value.casefold() for value in values)
         if not self._exact.isdisjoint(values):
             return True
         prefixes = self._prefixes
@@ -230,9 +240,13 @@ def parse_search(text: str, *, now_ms: int) -> Search:
         if len(terms) + len(since) + len(until) >= MAX_TERMS:
             raise _rejected(f"has more than {MAX_TERMS} terms")
         match = _NAME.match(text, position)
-        if match is None:
-            raise _rejected(f"has no field at {text[position:][:40]!r}: use " + _field_names())
         start = position
+        if match is None:
+            word, position = _parse_word(text, position)
+            terms.append(Term(_WORD, texts=(TextPattern(word),)))
+            untimed.append(text[start:position])
+            position = _skip_blanks(text, position)
+            continue
         name, path = match[1], tuple(match[2][1:].split(".")) if match[2] else ()
         _check_name(name, path)
         values, position = _parse_values(text, match.end())
@@ -257,6 +271,32 @@ def _skip_blanks(text: str, position: int) -> int:
     while position < len(text) and text[position].isspace():
         position += 1
     return position
+
+
+def _parse_word(text: str, position: int) -> tuple[str, int]:
+    """Return the text without a field that begins at ``position``, and the position after it.
+
+    An asterisk at the end changes nothing, because the text is compared with every part of a value.
+    A field in another spelling, such as ``QUEUE:mail``, is more likely a mistake than a text.
+    """
+    if text[position] == '"':
+        start = position
+        values, position = _parse_values(text, position)
+        if len(values) > 1:
+            raise _rejected(f"has no field at {text[start:][:40]!r}: use {_field_names()}")
+        word = values[0].text
+    else:
+        bare = _WITHOUT_FIELD.match(text, position)
+        assert bare is not None  # noqa: S101 - neither a blank nor a quote is here
+        word, position = bare[0].rstrip("*"), bare.end()
+        named = word.partition(":")[0].rstrip(".").lower() if ":" in word else ""
+        if named in _TEXT_FIELDS | _NUMBER_FIELDS | _TIME_FIELDS | _MEMBER_FIELDS:
+            raise _rejected(f"has no field at {bare[0][:40]!r}: use {_field_names()}")
+        if position < len(text) and not text[position].isspace():
+            raise _rejected(f"needs a blank before {text[position:][:40]!r}")
+    if not word.strip():
+        raise _rejected(f"has an empty text before {text[position:][:40]!r}")
+    return word, position
 
 
 def _parse_values(text: str, position: int) -> tuple[list[TextPattern], int]:
@@ -292,7 +332,8 @@ def _check_name(name: str, path: tuple[str, ...]) -> None:
             raise _rejected(f"has more than {MAX_PATH_NAMES} names in a path")
     elif path or name not in _TEXT_FIELDS | _NUMBER_FIELDS | _TIME_FIELDS:
         raise _rejected(
-            f"has the unknown field '{'.'.join((name, *path))[:40]}': use {_field_names()}"
+            f"has the unknown field '{'.'.join((name, *path))[:40]}': use {_field_names()}, or "
+            "quote a text that has a colon"
         )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import islice
+from itertools import chain, islice
 from typing import Final, Protocol
 
 import msgspec
@@ -93,7 +93,8 @@ class SearchedContent:
         """Return the values of a field, at most ``MAX_VALUES_READ``.
 
         Args:
-            name: ``args``, ``meta``, ``tag`` or ``error``.
+            name: ``args``, ``meta``, ``tag``, ``error``, or ``word`` for the texts that a word
+                without a field is compared with.
             path: names that lead to the member, for ``args`` and ``meta``.
 
         Returns:
@@ -117,6 +118,9 @@ class SearchedContent:
                 return _texts_at(self._meta, path)
             case "tag":
                 return _scalars(self._job.tags())
+            case "word":
+                job = self._job
+                return chain((job.id, job.type, job.queue), _error_texts(job.errors()))
         return _error_texts(self._job.errors())
 
     def _argument_texts(self, path: tuple[str, ...]) -> Iterator[str]:

@@ -173,6 +173,48 @@ def test_damaged_content_matches_nothing(raw: bytes) -> None:
         assert not admits(text, args=raw, meta=raw, tags=raw, error=raw) or raw in (b'"a"', b"7")
 
 
+@pytest.mark.parametrize(
+    ("text", "is_found"),
+    [
+        ("timeout", True),
+        ("TIMEOUT", True),
+        ("smtp_", True),
+        ("refused*", True),
+        ('"connection REFUSED"', True),
+        ('"http://mail"', True),
+        ("Net::Timeout", True),
+        ("email timeout", True),
+        ("queue:mail timeout", True),
+        ("mail.send", True),
+        ("0190-a", True),
+        ("timeout missing", False),
+        ("queue:other timeout", False),
+        ("secret", False),
+        ("worker-1", False),
+    ],
+)
+def test_a_word_is_a_part_of_the_id_the_type_the_queue_or_an_error(
+    text: str, is_found: bool
+) -> None:
+    error = b"""{"type":"Net::Timeout","code":"smtp_down",
+        "message":"connection refused by http://mail"}"""
+    secret = {"args": b'["secret"]', "meta": b'{"a":"secret"}', "tags": b'["secret"]'}
+    job = Job(
+        id="0190-abc",
+        type="email.send",
+        worker="worker-1",
+        raw={**secret, "error": error},
+    )
+    assert parse(text).admits(job) is is_found
+    assert parse(text).untimed == text
+
+
+def test_words_alone_are_a_condition() -> None:
+    assert not parse("mail").admits_all
+    assert parse("mail since:1h").untimed == "mail"
+    assert parse("mail").needs_content
+
+
 def test_times_are_absolute_or_ago_and_the_narrowest_hold() -> None:
     found = parse("since:2h until:2030-01-01T00:00:00Z")
     assert (found.since_ms, found.until_ms) == (NOW - 7_200_000, 1_893_456_000_000)
@@ -184,7 +226,12 @@ def test_times_are_absolute_or_ago_and_the_narrowest_hold() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("mail", "has no field at 'mail'"),
+        ("*", "has an empty text"),
+        ('""', "has an empty text"),
+        ('" "', "has an empty text"),
+        ('mail"x"', "needs a blank before"),
+        ('"open', "open quote"),
+        ('"a",b', "has no field"),
         ("queue: mail", "has no value"),
         ("queue:", "has no value"),
         ("queue:a,", "has no value"),
@@ -193,6 +240,7 @@ def test_times_are_absolute_or_ago_and_the_narrowest_hold() -> None:
         ('queue:"a"b', "needs a blank or a comma"),
         ('queue:a"b"', "needs a blank or a comma"),
         ("colour:red", "unknown field 'colour'"),
+        ("http://host", "quote a text that has a colon"),
         ("queue.x:red", "unknown field 'queue.x'"),
         ("args:1", "needs a name after 'args.'"),
         ("args.:1", "has no field"),

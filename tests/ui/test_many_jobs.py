@@ -123,7 +123,7 @@ def test_many_jobs_need_a_typed_confirmation(running: Running, admin: httpx.Clie
 def test_all_jobs_that_a_search_finds_are_changed(running: Running, admin: httpx.Client) -> None:
     with running.api() as api:
         ids = fail(api, "searched", 3, "Searched")
-        query = "queue:searched error:Searched args.0:0,2"
+        query = "queue:searched searched args.0:0,2"
         shown = parse(page(admin, f"/ui/jobs?query={query}"))
         assert any(each.attributes.get("value") == "all" for each in shown.all("option"))
         names = ("queue", "type", "state", "query", "back")

@@ -96,7 +96,7 @@ def test_a_search_for_an_id_opens_the_job(admin: httpx.Client, demo: Demo) -> No
     shown = page(admin, f"/ui/jobs?query={unknown}")
     assert "No job has this id" in shown
     for path in ("/ui/", "/ui/jobs"):
-        assert "id:" in next(
+        assert "A job id, a word" in next(
             each.attributes["placeholder"]
             for each in parse(page(admin, path)).all("input")
             if each.attributes.get("type") == "search"
@@ -132,8 +132,36 @@ def test_a_completion_offers_only_what_the_key_may_see(
 
 def test_the_states_say_why_they_have_no_numbers(admin: httpx.Client) -> None:
     why = "The states have no numbers while a search"
-    assert why in page(admin, "/ui/jobs?query=state:active")
+    listed = page(admin, "/ui/jobs?query=state:active")
+    assert why in listed
+    assert "To count, choose" in listed
+    assert "To count, choose" not in page(admin, "/ui/jobs?query=state:pending"), "no job is below"
     assert why not in page(admin, "/ui/jobs?queue=email")
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "unexpectedly",
+        '"CONNECTION UNEXPECTEDLY"',
+        "smtpserver state:discarded",
+        "email unexpectedly",
+    ],
+)
+def test_a_word_finds_jobs_by_their_error(admin: httpx.Client, demo: Demo, query: str) -> None:
+    found = page(admin, f"/ui/jobs?query={quote(query)}")
+    assert f'data-id="{demo.jobs["discarded"]}"' in found
+    assert f'data-id="{demo.jobs["completed"]}"' not in found
+
+
+def test_a_word_finds_jobs_by_type_queue_and_part_of_the_id(
+    admin: httpx.Client, demo: Demo
+) -> None:
+    assert f'data-id="{demo.jobs["active"]}"' in page(admin, "/ui/jobs?query=BUILD")
+    assert f'data-id="{demo.jobs["active"]}"' in page(admin, "/ui/jobs?query=reports")
+    assert "No job matches" in page(admin, "/ui/jobs?query=no-such-word")
+    one = page(admin, f"/ui/jobs?query={demo.jobs['active'][:30]}")
+    assert f'data-id="{demo.jobs["active"]}"' in one
 
 
 def test_a_mistake_in_a_search_is_explained_beside_it(admin: httpx.Client) -> None:

@@ -72,7 +72,7 @@ def numbered_page(default: int = 20, high: int = 100) -> tuple[Parameter, ...]:
 STATE: Final = text("state", "Only jobs in this state.", enum=[state.value for state in State])
 QUEUE: Final = Parameter("queue", "Only this queue.", _QUEUE)
 TYPE: Final = text("type", "Only jobs of this type; a `*` at its end stands for any text.")
-SEARCH: Final = text("query", "A search, such as `type:email.send state:retryable`.")
+SEARCH: Final = text("query", "A search, such as `type:email.send state:retryable timeout`.")
 SORT: Final = text("sort", "The order.", enum=["created_at", "scheduled_at", "priority"])
 ORDER: Final = text("order", "The direction of the order.", enum=["asc", "desc"], default="desc")
 SINCE: Final = Parameter("since", "Only entries at or after this time.", _TIME)
