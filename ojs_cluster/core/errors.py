@@ -147,6 +147,10 @@ class QueueFull(OJSError):
         self.retry_after_s = retry_after_s
 
 
+class QueueDraining(QueueFull):
+    """The queue is draining, so it takes no new jobs. ``details`` name the ``queue``."""
+
+
 class UnderMaintenance(OJSError):
     """An operator has switched on maintenance mode. ``retry_after_s`` is in seconds."""
 

@@ -195,6 +195,14 @@ TABLE: Final[Mapping[type[errors.OJSError], ErrorEntry]] = MappingProxyType(
             "applied.",
             retryable=True,
         ),
+        errors.QueueDraining: ErrorEntry(
+            422,
+            "queue_paused",
+            "OJS-3004",
+            "QUEUE_PAUSED",
+            "The queue only finishes its jobs. Use another queue, or resume this one.",
+            retryable=True,
+        ),
         errors.UnderMaintenance: ErrorEntry(
             503,
             "maintenance",
@@ -311,6 +319,8 @@ def error_response(error: errors.OJSError, request_id: str) -> Response:
         | errors.UnderMaintenance,
     ):
         headers = (("Retry-After", str(max(1, math.ceil(error.retry_after_s)))),)
+    elif isinstance(error, errors.QueueDraining):
+        headers = (("Retry-After", str(math.ceil(error.retry_after_s))),)
     elif isinstance(error, errors.QueueFull):
         headers = (
             ("Retry-After", str(math.ceil(error.retry_after_s))),

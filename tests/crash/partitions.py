@@ -74,6 +74,32 @@ class Growth:
         assert (await get_partitions(world.store, QUEUE)).open_count == 1
 
 
+class Drained:
+    """A queue with three partitions begins to drain."""
+
+    least = 4
+
+    async def prepare(self, world: World) -> None:
+        await set_partitions(world.store, QUEUE, 3)
+        await pass_time(world.store, world.db, PROPAGATION_MS, QUEUE)
+        await put(world.store, QUEUE)
+
+    async def act(self, store: Store, scene: None) -> None:
+        await queues.pause_or_resume(of_another_process(store), QUEUE, "drain")
+
+    async def happened(self, world: World, scene: None) -> bool:
+        """Check that the janitor makes the other partitions agree with the first one."""
+        await maintain_queue(world.store, QUEUE)
+        shards = world.store.keys.partitions(QUEUE, 3)
+        flags = {world.db.hexists(s.queue_counters(QUEUE), "draining") for s in shards}
+        assert len(flags) == 1
+        return bool(flags.pop())
+
+    async def finish(self, world: World, scene: None) -> None:
+        await queues.pause_or_resume(world.store, QUEUE, "resume")
+        await end_partitions(world)
+
+
 @dataclass(frozen=True, slots=True)
 class Limited:
     """Limits of a queue with three partitions are set, changed or removed."""

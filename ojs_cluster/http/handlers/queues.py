@@ -15,7 +15,7 @@ from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.store.queues import queues as store_queues
 from ojs_cluster.store.queues.priority_counts import count_by_priority
-from ojs_cluster.store.queues.queues import QueueStats
+from ojs_cluster.store.queues.queues import QueueAction, QueueStats
 
 
 class QueuePurgeBody(msgspec.Struct, frozen=True):
@@ -98,17 +98,26 @@ async def pause(app: App, _request: Request, name: str) -> Response:
 
     ``POST /ojs/v1/queues/{name}/pause`` (spec: ojs-http-binding 11.3)
     """
-    at_ms = await store_queues.pause_or_resume(app.store, check_queue(name, field="name"), "pause")
-    return _pause_response(name, True, "paused_at", at_ms)
+    return await _change_state(app, name, "pause", "paused_at")
+
+
+async def drain(app: App, _request: Request, name: str) -> Response:
+    """Refuse new jobs of a queue, which its workers then empty. The request body is ignored.
+
+    Jobs that were accepted before are never refused: retries, scheduled jobs and later steps of
+    workflows still enter the queue.
+
+    ``POST /ojs/v1/queues/{name}/drain`` (spec: ojs-queue-config 5.1)
+    """
+    return await _change_state(app, name, "drain", "draining_at")
 
 
 async def resume(app: App, _request: Request, name: str) -> Response:
-    """Resume a queue. The request body is ignored.
+    """Resume a queue that is paused or draining. The request body is ignored.
 
     ``POST /ojs/v1/queues/{name}/resume`` (spec: ojs-http-binding 11.4)
     """
-    at_ms = await store_queues.pause_or_resume(app.store, check_queue(name, field="name"), "resume")
-    return _pause_response(name, False, "resumed_at", at_ms)
+    return await _change_state(app, name, "resume", "resumed_at")
 
 
 async def purge(app: App, request: Request, name: str) -> Response:
@@ -138,15 +147,10 @@ async def purge(app: App, request: Request, name: str) -> Response:
     )
 
 
-def status(paused: bool) -> str:
-    """Return the ``status`` of a queue that is paused or not."""
-    return "paused" if paused else "active"
-
-
 def _summary(queue: QueueStats) -> dict[str, Any]:
     summary: dict[str, Any] = {
         "name": queue.name,
-        "status": status(queue.paused),
+        "status": queue.status,
         "paused": queue.paused,
         **counts(queue),
     }
@@ -165,11 +169,14 @@ def counts(queue: QueueStats) -> dict[str, int]:
     return by_state
 
 
-def _pause_response(name: str, paused: bool, time_name: str, at_ms: int) -> Response:
+async def _change_state(app: App, name: str, action: QueueAction, time_name: str) -> Response:
+    """Pause, drain or resume a queue; return its state, and the time under ``time_name``."""
+    check_queue(name, field="name")
+    at_ms, status = await store_queues.pause_or_resume(app.store, name, action)
     members = {
         "name": name,
-        "paused": paused,
-        "status": status(paused),
+        "paused": status == "paused",
+        "status": status,
         time_name: replies.iso(at_ms),
     }
     return replies.json_response(200, {"queue": members, **members})
@@ -177,7 +184,7 @@ def _pause_response(name: str, paused: bool, time_name: str, at_ms: int) -> Resp
 
 def _stats(queue: QueueStats) -> dict[str, Any]:
     jobs = counts(queue)
-    identity = {"name": queue.name, "paused": queue.paused, "status": status(queue.paused)}
+    identity = {"name": queue.name, "paused": queue.paused, "status": queue.status}
     shown: dict[str, Any] = {
         "queue": {**identity, **jobs},
         "stats": {

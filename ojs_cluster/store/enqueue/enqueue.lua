@@ -20,6 +20,7 @@
 --          {'already'} when the portion was stored before
 --          {'exists', position of the job (1-based), fields as returned by read_existing.lua}
 --          {'full', position of a queue (1-based), its depth, its depth bound in this shard}
+--          {'draining', position of a queue (1-based) that takes no new jobs}
 --@include keys now preflight read_job read_existing change_counters append_event set_deadline
 --@include append_effect make_available index_job parse_time check_depth_bound find_taken_ids
 if ARGV[3] ~= '1' then batch_events() end
@@ -42,9 +43,9 @@ if transaction ~= '' then redis.call('ZADD', KEYS[7], now, portion) end
 
 for i = 1, queues do
     local key = KEYS[8 + 2 * i - 1]
-    local created, bound, open = unpack(redis.call('HMGET', key, 'created', 'bound', 'open'))
+    local created, bound, draining, open = unpack(redis.call('HMGET', key, 'created', 'bound', 'draining', 'open'))
     if not created then redis.call('HSET', key, 'created', now) append_effect('queue', names[i]) end
-    if not bound and not open then redis.call('HSET', key, 'open', 1) end -- for enqueue_one.lua
+    if not (bound or draining or open) then redis.call('HSET', key, 'open', 1) end -- for enqueue_one.lua
 end
 
 local reply, released, declared = {'ok', now, effects}, {}, {}

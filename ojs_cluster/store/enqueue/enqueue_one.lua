@@ -2,8 +2,8 @@
 -- includes of enqueue.lua alone takes longer than this whole script.
 -- Pre:  nothing is stored under the id, not even a tombstone.
 -- Post: the job exists, and counters, indexes and events agree with it. Nothing is stored, and the caller uses
---       enqueue.lua, when the queue is new or has a depth bound (no field `open`), or when its counters are
---       not numbers.
+--       enqueue.lua, when the queue is new, has a depth bound or is draining (no field `open`), or when its
+--       counters are not numbers.
 -- Memory: deny-oom.
 -- KEYS: 1 events, 2 queue_counters, 3 queue_available, 4 job hash.
 -- ARGV: 1 events kept, 2 id, 3 queue, 4 priority, then names and values of the other fields, first the

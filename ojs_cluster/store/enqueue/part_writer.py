@@ -174,7 +174,7 @@ class PartWriter:
         if reply[0] == b"too_late":
             await self._release_claims()
             raise Conflict("it is too late to store the job: its claim has expired")
-        if reply[0] == b"full":
+        if reply[0] in (b"full", b"draining"):
             await self._release_claims()
             raise depth_bounds.queue_full_error(
                 dict.fromkeys(job.queue for job in self._part), reply

@@ -14,7 +14,7 @@ run_preflight()
 if redis.call('HSETNX', counters_key, 'created', now) == 1 then append_effect('queue', queue) end
 if bound ~= '' then
     redis.call('HSET', counters_key, 'bound', bound)
-    -- 'open' allows enqueue_one.lua, which does not check bounds.
+    -- The field `open` allows enqueue_one.lua, which does not check bounds.
     redis.call('HDEL', counters_key, 'open')
 else redis.call('HDEL', counters_key, 'bound') end
 return effects

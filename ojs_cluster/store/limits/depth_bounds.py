@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ojs_cluster.core.errors import QueueFull
+from ojs_cluster.core.errors import QueueDraining, QueueFull
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.outbox.outbox import deliver
@@ -46,13 +46,15 @@ def bound_arguments(store: Store, new: Mapping[str, int]) -> str:
 
 
 def queue_full_error(queues: Iterable[str], reply: Sequence[Any]) -> QueueFull:
-    """Return the error for a script's reply ``{'full', position, depth, bound}``.
+    """Return the error for a reply ``{'full', ...}`` or ``{'draining', ...}``.
 
     Args:
         queues: the queues of the script, in the order of its KEYS.
         reply: the reply; its position counts from 1.
     """
     queue = list(queues)[int(reply[1]) - 1]
+    if reply[0] == b"draining":
+        return QueueDraining(f"queue '{queue}' is draining: it takes no new jobs", queue=queue)
     depth, bound = int(reply[2]), int(reply[3])
     return QueueFull(
         f"queue '{queue}' has reached its depth bound ({bound})",

@@ -1,7 +1,8 @@
 """Copy fields of a queue's hash from partition 0 to the other partitions.
 
-These fields are the pause flag, the depth bound and ``on_exhaustion``. The scripts of a partition
-can read only the queue's hash in their own shard, so each partition has a copy.
+These fields are the flags ``paused`` and ``draining``, the depth bound and ``on_exhaustion``. The
+scripts of a partition can read only the queue's hash in their own shard, so each partition has a
+copy.
 
 Partition 0 holds the wanted value. A process that changes the value, or the number of partitions,
 writes the copies. It repeats this until all copies agree with a value that did not change during

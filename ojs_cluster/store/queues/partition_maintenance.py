@@ -66,7 +66,7 @@ async def set_partitions(store: Store, queue: str, count: int) -> PartitionLayou
         )
         await partition_quotas.update_quotas(store, queue)
         raise _has_limits_error(queue, old_count)
-    await pauses.mirror_pause_flag(store, queue)
+    await pauses.mirror_flags(store, queue)
     await depth_bounds.mirror_bound(store, queue)
     await exhaustion.mirror_on_exhaustion(store, queue)
     return layout
@@ -171,7 +171,7 @@ async def maintain_queue(store: Store, queue: str) -> None:
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    await pauses.mirror_pause_flag(store, queue)
+    await pauses.mirror_flags(store, queue)
     await partition_quotas.update_quotas(store, queue)
     await depth_bounds.mirror_bound(store, queue)
     await exhaustion.mirror_on_exhaustion(store, queue)

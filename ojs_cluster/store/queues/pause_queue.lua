@@ -1,21 +1,26 @@
--- Transition of a queue: active <-> paused. Jobs are not changed.
--- Post: the pause flag that the fetch script reads is set or removed; a resume wakes waiting workers. The name
---       of a new queue is sent to the registry of queue names.
+-- Transition of a queue: active <-> paused, active <-> draining. Jobs are not changed.
+-- Post: the flags are set or removed: fetch scripts read `paused`, enqueue scripts `draining`. The end of a pause
+--       wakes waiting workers. The name of a new queue is sent to the registry of queue names.
 -- Memory: allow-oom; adds 600 bytes.
 -- KEYS: 1 queue_counters, 2 queue_available, 3 events.
--- ARGV: 1 events kept, 2 queue, 3 action: 'pause' | 'resume'.
--- Returns: {now, effects}
+-- ARGV: 1 events kept, 2 queue, 3 'set', 'remove' or 'keep' for the flag `paused`, 4 the same for `draining`.
+-- Returns: {now, effects, whether the queue is paused now (0 or 1), whether it is draining now}
 --@include keys now preflight read_job append_event set_deadline append_effect
-local counters_key, available_key, name, action = KEYS[1], KEYS[2], ARGV[2], ARGV[3]
+local counters_key, available_key, name, paused, draining = KEYS[1], KEYS[2], ARGV[2], ARGV[3], ARGV[4]
 preflight_key(OUTBOX)
 preflight_key(OUTBOX_DUE)
 run_preflight()
 if redis.call('HSETNX', counters_key, 'created', now) == 1 then append_effect('queue', name) end
 local queue = {[F.queue] = name, [F.type] = ''}
-if action == 'pause' then
+if draining == 'set' then
+    redis.call('HSETNX', counters_key, 'draining', now)
+    redis.call('HDEL', counters_key, 'open') -- for enqueue_one.lua, which does not check the flag
+elseif draining == 'remove' then redis.call('HDEL', counters_key, 'draining') end
+if paused == 'set' then
     if redis.call('HSETNX', counters_key, 'paused', now) == 1 then emit('queue.paused', '', queue) end
-elseif redis.call('HDEL', counters_key, 'paused') == 1 then
+elseif paused == 'remove' and redis.call('HDEL', counters_key, 'paused') == 1 then
     emit('queue.resumed', '', queue)
     if redis.call('ZCARD', available_key) > 0 then redis.call('SPUBLISH', WAKE_CHANNEL, name) end
 end
-return {now, effects}
+paused, draining = unpack(redis.call('HMGET', counters_key, 'paused', 'draining'))
+return {now, effects, paused and 1 or 0, draining and 1 or 0}

@@ -152,6 +152,7 @@ def _sums(
         dead=dead,
         created_ms=created_ms,
         paused_ms=None,
+        draining_ms=None,
         now_ms=now_ms,
         completed_last_hour=completed,
         failed_last_hour=failed,

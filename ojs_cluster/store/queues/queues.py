@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import trio
 
@@ -38,6 +38,20 @@ PURGE_S = 20.0
 """Time in seconds after which a purge stops and returns; the caller repeats it."""
 
 
+QueueStatus = Literal["active", "paused", "draining"]
+"""A state of a queue (spec: ojs-queue-config 5.1)."""
+
+
+def queue_status(*, paused: bool, draining: bool) -> QueueStatus:
+    """Return the state of a queue.
+
+    A queue that is both paused and draining is paused, because no worker empties it.
+    """
+    if paused:
+        return "paused"
+    return "draining" if draining else "active"
+
+
 @dataclass(frozen=True, slots=True)
 class QueueStats:
     """The state and the numbers of a queue at one time.
@@ -49,6 +63,8 @@ class QueueStats:
         dead: number of dead letters.
         created_ms: creation time in Unix milliseconds, None for a queue that does not exist.
         paused_ms: time of the pause in Unix milliseconds, None when the queue is not paused.
+        draining_ms: time in Unix milliseconds from which on the queue takes no new jobs, None when
+            it takes them.
         now_ms: time of the reading in Unix milliseconds.
         completed_last_hour: number of jobs completed in the last 60 minutes.
         failed_last_hour: number of attempts that failed in the last 60 minutes.
@@ -63,6 +79,7 @@ class QueueStats:
     dead: int
     created_ms: int | None
     paused_ms: int | None
+    draining_ms: int | None
     now_ms: int
     completed_last_hour: int
     failed_last_hour: int
@@ -75,14 +92,19 @@ class QueueStats:
         return self.paused_ms is not None
 
     @property
+    def status(self) -> QueueStatus:
+        """The state of the queue (spec: ojs-queue-config 5.1)."""
+        return queue_status(paused=self.paused, draining=self.draining_ms is not None)
+
+    @property
     def has_live_jobs(self) -> bool:
         """Whether a job of the queue waits or is active."""
         return any(count for state, count in self.counts.items() if state not in TERMINAL)
 
     @property
     def in_use(self) -> bool:
-        """Whether the queue is paused or has a job in any state."""
-        return self.paused or any(self.counts.values())
+        """Whether the queue is paused, draining, or has a job in any state."""
+        return self.status != "active" or any(self.counts.values())
 
     @property
     def minutes_counted(self) -> float:
@@ -156,6 +178,7 @@ async def get_partition_stats(store: Store, shard: Shard, queue: str) -> QueueSt
         dead=dead,
         created_ms=_number_or_none(fields.get(b"created")),
         paused_ms=_number_or_none(fields.get(b"paused")),
+        draining_ms=_number_or_none(fields.get(b"draining")),
         now_ms=now,
         completed_last_hour=completed,
         failed_last_hour=failed,
@@ -242,13 +265,24 @@ async def exists(store: Store, queue: str) -> bool:
     return has_hash
 
 
-async def pause_or_resume(store: Store, queue: str, action: Literal["pause", "resume"]) -> int:
-    """Pause or resume a queue; return the server's time in Unix milliseconds.
+QueueAction = Literal["pause", "drain", "resume"]
+"""A transition of a queue (spec: ojs-queue-config 5.1). ``resume`` ends a pause and a drain."""
+_FLAG_CHANGES: Final[Mapping[QueueAction, tuple[str, str]]] = {
+    "pause": ("set", "keep"),
+    "drain": ("keep", "set"),
+    "resume": ("remove", "remove"),
+}
+"""What each transition does to the flags ``paused`` and ``draining``."""
+
+
+async def pause_or_resume(store: Store, queue: str, action: QueueAction) -> tuple[int, QueueStatus]:
+    """Pause, drain or resume a queue; return the server's time in Unix milliseconds and the state.
 
     Repeating it changes nothing. Jobs can be enqueued while a queue is paused (spec:
-    ojs-admin-api). Each partition has a pause flag, which the script that fetches jobs reads. The
-    flag of partition 0 is authoritative. This function copies it to the other partitions before it
-    returns (see ``store/queues/pauses.py``).
+    ojs-admin-api). A draining queue takes no new jobs, and workers empty it. Each partition has
+    these flags, which the scripts that fetch and enqueue jobs read. The flags of partition 0 are
+    authoritative. This function copies them to the other partitions before it returns (see
+    ``store/queues/pauses.py``).
 
     Raises:
         TooManyQueues: the queue is new, and the registry of queue names is full.
@@ -256,17 +290,17 @@ async def pause_or_resume(store: Store, queue: str, action: Literal["pause", "re
     """
     await store.queues.ensure(store, [queue])
     shard = store.keys.shard_of_queue(queue)
-    now, effects = await store.run(
+    now, effects, paused, draining = await store.run(
         shard,
         "pause_queue",
         [shard.queue_counters(queue), shard.queue_available(queue), shard.events],
-        [store.events_arg, queue, action],
+        [store.events_arg, queue, *_FLAG_CHANGES[action]],
         idempotent=True,
     )
     await deliver(store, shard, effects)
     with after_first_write():
-        await pauses.mirror_pause_flag(store, queue)
-    return int(now)
+        await pauses.mirror_flags(store, queue)
+    return int(now), queue_status(paused=bool(paused), draining=bool(draining))
 
 
 async def purge(store: Store, queue: str) -> tuple[int, int]:

@@ -165,6 +165,8 @@ def test_a_queue_is_paused_limited_spread_and_purged(ctl: Ctl) -> None:
     assert ctl.run("queue", "pause", "q.queue").stdout == "queue q.queue paused\n"
     assert ctl.json("queue", "get", "q.queue")["paused"]
     assert ctl.names("queue", "resume", "q.queue") == ["q.queue"]
+    assert ctl.run("queue", "drain", "q.queue").stdout == "queue q.queue draining\n"
+    assert ctl.names("queue", "resume", "q.queue") == ["q.queue"]
     limits = ctl.json("queue", "limit", "q.queue", "--concurrency", "2", "--rate", "10/1m")
     assert (limits["concurrency"]["limit"], limits["rate"]["period"]) == (2, "PT1M")
     assert "has no limit" in ctl.run("queue", "limit", "q.queue", "--clear").stdout

@@ -130,10 +130,10 @@ async def test_the_registry_is_bounded(store: Store, other_store: Store) -> None
 
 
 async def test_pausing_registers_a_queue(store: Store) -> None:
-    at = await queues.pause_or_resume(store, "quiet", "pause")
+    at, status = await queues.pause_or_resume(store, "quiet", "pause")
     stats = await queues.get_stats(store, "quiet")
 
-    assert (stats.paused_ms, stats.created_ms) == (at, at)
+    assert (stats.paused_ms, stats.created_ms, status) == (at, at, "paused")
     assert await queues.exists(store, "quiet")
 
 

@@ -347,6 +347,7 @@ async def queue_maintenance(store: Store, db: Any) -> None:
     await count_by_priority(store, "old")
     await queues.purge(store, "old")
     await queues.pause_or_resume(store, "old", "pause")
+    await queues.pause_or_resume(store, "old", "drain")
     await queues.pause_or_resume(store, "old", "resume")
     await rate_limits.set_queue_limits(store, "old", RateLimits(rate=Rate(1, HOUR)))
     await put(store, "old", rate_limit={"max_per_second": 1})

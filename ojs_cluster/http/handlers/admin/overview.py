@@ -14,7 +14,7 @@ from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.http import query, replies
 from ojs_cluster.http.access.queue_scope import check_queues
 from ojs_cluster.http.app import App
-from ojs_cluster.http.handlers.queues import counts, status
+from ojs_cluster.http.handlers.queues import counts
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.store.limits import rate_limits as store_limits
 from ojs_cluster.store.operations.overview import sum_within
@@ -146,7 +146,7 @@ async def _existing(app: App, name: str) -> QueueStats:
 def _queue(queue: QueueStats) -> dict[str, Any]:
     shown: dict[str, Any] = {
         "name": queue.name,
-        "state": status(queue.paused),
+        "state": queue.status,
         "paused": queue.paused,
         "counts": counts(queue),
         "depth": queue.depth,

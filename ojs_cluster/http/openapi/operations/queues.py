@@ -22,6 +22,7 @@ OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
     queues.stats: OperationDetails({200: shapes.QueueStatistics}),
     queues.priority_stats: OperationDetails({200: shapes.PriorityStatistics}),
     queues.pause: OperationDetails({200: shapes.PauseAnswer}),
+    queues.drain: OperationDetails({200: shapes.PauseAnswer}),
     queues.resume: OperationDetails({200: shapes.PauseAnswer}),
     queues.purge: OperationDetails(
         {200: shapes.QueuePurge}, body=queues.QueuePurgeBody, body_required=False

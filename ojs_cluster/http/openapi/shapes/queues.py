@@ -15,7 +15,7 @@ from ojs_cluster.http.openapi.shapes.common import (
 )
 from ojs_cluster.http.openapi.shapes.jobs import Job
 
-QueueStatus = Literal["active", "paused"]
+QueueStatus = Literal["active", "paused", "draining"]
 
 
 class StateCounts(TypedDict):
@@ -110,17 +110,18 @@ class PriorityStatistics(TypedDict):
 
 
 class PauseMembers(TypedDict):
-    """Whether a queue is paused, and since when."""
+    """The state of a queue, and when it was requested last."""
 
     name: QueueName
     paused: bool
     status: QueueStatus
     paused_at: NotRequired[Moment]
+    draining_at: NotRequired[Moment]
     resumed_at: NotRequired[Moment]
 
 
 class PauseAnswer(PauseMembers):
-    """Whether the queue is paused, in ``queue`` and again at the top level."""
+    """The state of the queue, in ``queue`` and again at the top level."""
 
     queue: PauseMembers
 

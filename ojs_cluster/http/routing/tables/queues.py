@@ -36,6 +36,17 @@ ROUTES: Final[tuple[Route, ...]] = (
         QueueAccess.QUEUE,
         action="queue.pause",
     ),
+    *with_aliases(
+        Route(
+            "POST",
+            f"{V1}/queues/{{name}}/drain",
+            queues.drain,
+            Scope.ADMIN_WRITE,
+            QueueAccess.QUEUE,
+            action="queue.drain",
+        ),
+        f"{V1}/admin/queues/{{name}}/drain",
+    ),
     Route(
         "POST",
         f"{V1}/queues/{{name}}/resume",

@@ -13,14 +13,15 @@ end
 -- from:   index in KEYS of the first queue_counters. KEYS has queue_counters and queue_available of each queue.
 -- bounds: '<OJS_MAX_QUEUE_DEPTH>/<partitions>/<new jobs>' of each queue, separated by blanks; '' for no check.
 -- Returns {'full', position in `names`, depth, bound of this partition} for the first queue that would exceed
--- its bound, otherwise nil.
+-- its bound, {'draining', position} for one that takes no new jobs, otherwise nil.
 local function refuse_full(names, from, bounds)
     local i = 0
     for server_bound, partitions, new in string.gmatch(bounds, '(%d+)/(%d+)/(%d+)') do
         i = i + 1
         local counters_key, available_key = KEYS[from + 2 * i - 2], KEYS[from + 2 * i - 1]
-        local own_bound, scheduled, retryable, pending = unpack(redis.call('HMGET', counters_key, 'bound',
-            'scheduled', 'retryable', 'pending'))
+        local own_bound, draining, scheduled, retryable, pending = unpack(redis.call('HMGET', counters_key,
+            'bound', 'draining', 'scheduled', 'retryable', 'pending'))
+        if draining then return {'draining', i} end
         local bound = tonumber(own_bound or server_bound) or 0
         if bound > 0 and tonumber(new) > 0 then
             local depth = depth_of(names[i], available_key, {scheduled, retryable, pending})

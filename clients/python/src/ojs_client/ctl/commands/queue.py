@@ -135,11 +135,19 @@ def pause(session: Session, names: tuple[str, ...]) -> None:
     change_each(session, names, lambda name: _switch(session, name, "pause", "paused"))
 
 
+@queue.command(cls=Leaf, examples="queue drain mail")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_queues)
+@click.pass_obj
+def drain(session: Session, names: tuple[str, ...]) -> None:
+    """Refuse new jobs of queues, until they are resumed. Workers empty the queues."""
+    change_each(session, names, lambda name: _switch(session, name, "drain", "draining"))
+
+
 @queue.command(cls=Leaf, examples="queue resume mail")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_queues)
 @click.pass_obj
 def resume(session: Session, names: tuple[str, ...]) -> None:
-    """Let workers get jobs from queues again."""
+    """End the pause or the drain of queues."""
     change_each(session, names, lambda name: _switch(session, name, "resume", "resumed"))
 
 
