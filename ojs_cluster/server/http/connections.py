@@ -1,8 +1,8 @@
 """The connections of one process: their number, their clients, and their idle time.
 
-hypercorn's idle timer starts with the first request. An HTTP/2 connection without a stream would
-stay open permanently. So ``Connections.close_idle`` checks hypercorn's connections. The fast lane
-checks its own connections (``FastLane.close_idle``).
+hypercorn's idle timer costs a task per request, and starts with the first request, so an HTTP/2
+connection without a stream would stay open permanently. So ``Connections.close_idle`` checks
+hypercorn's connections. The fast lane checks its own connections (``FastLane.close_idle``).
 """
 
 from __future__ import annotations

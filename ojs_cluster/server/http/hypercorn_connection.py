@@ -43,6 +43,7 @@ from ojs_cluster.server.http.http2_protocol import (
     AdmitsHeaders,
     Http2Protocol,
 )
+from ojs_cluster.server.http.idle_watch import IdleWatch
 
 _CHUNK_BYTES_WITHOUT_KEY: Final = 1024
 """Number of bytes that h2 decodes at a time before the first request with a valid API key."""
@@ -112,6 +113,8 @@ class BoundedServer(TCPServer):
         self._tls_subject = tls_subject
         self._context = _ConnectionContext(context)
         super().__init__(self._counting(app), config, self._context, ConnectionState({}), stream)
+        self._idle_watch = IdleWatch(self._context.terminated, self._initiate_server_close)
+        self.idle_task = self._idle_watch  # type: ignore[assignment]
         self._h2c = h2c
         self._admits = admits
         self._reservation = reservation
@@ -131,6 +134,12 @@ class BoundedServer(TCPServer):
             reservation=self._reservation,
             closed=self._context.closed,
         )
+
+    async def _read_data(self) -> None:
+        try:
+            await super()._read_data()
+        finally:
+            self._idle_watch.end()
 
     def _admits_headers(
         self, path: bytes, authorization: bytes | None, preflight_origin: bytes | None

@@ -13,7 +13,7 @@ So there are two timeouts: one on the stream to which hypercorn writes, and one 
 hypercorn passes to the application.
 
 A timeout closes the stream. hypercorn then sees a disconnected client. Handlers of that connection
-are not cancelled, and what they send is discarded. hypercorn's idle timer ends its last task.
+are not cancelled, and what they send is discarded. The connection ends when they have ended.
 """
 
 from __future__ import annotations
