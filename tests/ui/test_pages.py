@@ -7,6 +7,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from ojs_cluster.ui.pages import jobs as jobs_page
 from tests.support.servers import wait_until
 from tests.ui.dashboard import Running
 from tests.ui.demo import BIG, Demo
@@ -78,6 +79,39 @@ def test_jobs_are_listed_by_state_and_search_with_a_cursor(admin: httpx.Client, 
     )
     assert demo.jobs["discarded"] in found
     assert demo.jobs["completed"] not in found
+
+
+def test_active_jobs_have_their_worker_and_the_longest_running_come_first(
+    running: Running, admin: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running.api() as api:
+        queue = {"queue": "long-runs"}
+        jobs = [{"type": "a.b", "args": [], "options": queue} for _ in range(52)]
+        api.post("/ojs/v1/jobs/batch", json={"jobs": jobs}).raise_for_status()
+        started: list[str] = []
+        for number in range(52):
+            body = {"queues": ["long-runs"], "worker_id": f"host:{number}/a", "count": 1}
+            (job,) = api.post("/ojs/v1/workers/fetch", json=body).json()["jobs"]
+            started.append(f"{job['started_at']} {job['id']}")
+        oldest = [each.partition(" ")[2] for each in sorted(started)]
+
+        def rows(text: str) -> list[str]:
+            found = parse(text).all("tr")
+            return [row.attributes["data-id"] for row in found if "data-id" in row.attributes]
+
+        path = "/ui/jobs?state=active&queue=long-runs"
+        first = page(admin, path)
+        more = next(e for e in parse(first).all("a") if "cursor=" in e.attributes["href"])
+        second = page(admin, "/ui/" + more.attributes["href"])
+        assert rows(first) + rows(second) == oldest
+        assert "the longest running first" in first
+        assert 'href="./workers/host%3A0%2Fa"' in first + second
+        monkeypatch.setattr(jobs_page, "MAX_SORTED", 51)
+        unsorted = page(admin, path)
+        assert "in no order because there are many" in unsorted
+        assert len(rows(unsorted)) == 50
+        for job_id in oldest:
+            api.post("/ojs/v1/workers/ack", json={"job_id": job_id})
 
 
 def test_a_search_for_an_id_opens_the_job(admin: httpx.Client, demo: Demo) -> None:

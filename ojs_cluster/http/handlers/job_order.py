@@ -36,4 +36,12 @@ def with_order(wanted: JobFilter, given: Mapping[str, str]) -> JobFilter:
                     field="sort",
                 )
             return replace(wanted, order=JobOrder("scheduled_at", ascending))
-    raise InvalidRequest("sort must be created_at, scheduled_at or priority", field="sort")
+        case "started_at":
+            if wanted.indexes != ("active",):
+                raise InvalidRequest(
+                    "only active jobs are sorted by started_at: name this state", field="sort"
+                )
+            return replace(wanted, order=JobOrder("started_at", ascending))
+    raise InvalidRequest(
+        "sort must be created_at, scheduled_at, started_at or priority", field="sort"
+    )

@@ -73,7 +73,9 @@ STATE: Final = text("state", "Only jobs in this state.", enum=[state.value for s
 QUEUE: Final = Parameter("queue", "Only this queue.", _QUEUE)
 TYPE: Final = text("type", "Only jobs of this type; a `*` at its end stands for any text.")
 SEARCH: Final = text("query", "A search, such as `type:email.send state:retryable timeout`.")
-SORT: Final = text("sort", "The order.", enum=["created_at", "scheduled_at", "priority"])
+SORT: Final = text(
+    "sort", "The order.", enum=["created_at", "scheduled_at", "started_at", "priority"]
+)
 ORDER: Final = text("order", "The direction of the order.", enum=["asc", "desc"], default="desc")
 SINCE: Final = Parameter("since", "Only entries at or after this time.", _TIME)
 UNTIL: Final = Parameter("until", "Only entries before this time.", _TIME)

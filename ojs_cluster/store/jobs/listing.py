@@ -60,7 +60,7 @@ class JobOrder:
         ascending: whether the lowest value comes first.
     """
 
-    by: Literal["created_at", "priority", "scheduled_at"]
+    by: Literal["created_at", "priority", "scheduled_at", "started_at"]
     ascending: bool
 
 

@@ -91,6 +91,8 @@ def sort_key(order: JobOrder, job: JobRecord) -> tuple[int, str]:
     """Return what a job is compared by."""
     if order.by == "created_at":
         return job.created_ms, job.id
+    if order.by == "started_at":
+        return job.started_ms or 0, job.id
     return (job.priority if order.by == "priority" else job.due_ms or 0), job.id
 
 

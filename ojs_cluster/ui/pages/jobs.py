@@ -19,6 +19,8 @@ from ojs_cluster.ui.redaction import why_not_searched
 from ojs_cluster.ui.visit import Answer, ApiError, Page, SeeOther, Visit
 
 PER_PAGE: Final = 50
+MAX_SORTED: Final = 2000
+"""Maximum number of active jobs that are sorted by their start, to bound what a refresh costs."""
 _FILTERS: Final = ("state", "queue", "type", "query")
 _NO_ARGS: Final = msgspec.Raw(b"[]")
 _ABSENT: Final = msgspec.Raw(b"null")
@@ -100,12 +102,16 @@ async def show_all(visit: Visit) -> Answer:
         filters["query"] = f"id:{named}"
     redact = visit.settings.redact
     listed, refusal = _Listed([], {}), why_not_searched(filters["query"], redact)
+    cursor = visit.query.get("cursor", "")
+    by_start = await _sorts_by_start(visit, filters, cursor)
+    order = {"sort": "started_at", "order": "asc"} if by_start else {}
     try:
         if not refusal:
-            raw = await visit.get(
-                "admin", "jobs", **filters, cursor=visit.query.get("cursor"), per_page=PER_PAGE
+            listed = decode_jobs(
+                await visit.get(
+                    "admin", "jobs", **filters, **order, cursor=cursor, per_page=PER_PAGE
+                )
             )
-            listed = decode_jobs(raw)
     except ApiError as error:
         if error.status not in (400, 422):
             raise
@@ -121,7 +127,8 @@ async def show_all(visit: Visit) -> Answer:
             "named": named,
             "states": [state.value for state in STATES],
             "counts": await _counts(visit, filters),
-            "cursor": visit.query.get("cursor", ""),
+            "cursor": cursor,
+            "by_start": by_start,
             "may_enqueue": visit.may_change(Scope.DATA_WRITE),
             "actions": [
                 (name, label) for name, label in ACTIONS.items() if visit.may_change(SCOPES[name])
@@ -156,6 +163,20 @@ async def _place_of(visit: Visit, named: str) -> str:
         else:
             return visit.url(page, named)
     return ""
+
+
+async def _sorts_by_start(visit: Visit, filters: dict[str, str], cursor: str) -> bool:
+    """Return whether the list begins with the jobs that have run for the longest time.
+
+    Only active jobs do, without a search. A page reads all of them to sort them, so there is a
+    maximum number. The other pages of a list have the order of the first one.
+    """
+    if filters["state"] != State.ACTIVE or filters["query"]:
+        return False
+    if cursor:
+        return visit.query.get("by") == "start"
+    counts = await _counts(visit, {**filters, "type": ""})
+    return counts.get(State.ACTIVE, MAX_SORTED + 1) <= MAX_SORTED
 
 
 async def _counts(visit: Visit, filters: dict[str, str]) -> dict[str, int]:

@@ -68,10 +68,36 @@ async def test_the_order_that_a_client_asks_for_holds(
         ("order=up", "order"),
         ("sort=scheduled_at", "sort"),
         ("sort=scheduled_at&state=available", "sort"),
+        ("sort=started_at", "sort"),
+        ("sort=started_at&state=completed", "sort"),
     ):
         reply = await any_api.get(f"{path}?{query}")
         assert reply.status == 400, query
         assert reply.json["error"]["details"]["field"] == field, query
+
+
+@pytest.mark.parametrize("path", [JOBS, "/ojs/v1/jobs"])
+async def test_active_jobs_are_sorted_by_their_start(any_api: Api, path: str) -> None:
+    started: list[tuple[str, str]] = []
+    for priority in (1, 3, 2):  # not the order of their ids or deadlines
+        await any_api.enqueue(options={"priority": priority, "visibility_timeout_ms": 100_000})
+    for _ in range(3):
+        [job] = await any_api.fetch()
+        started.append((job["started_at"], job["id"]))
+    oldest = [job_id for _, job_id in sorted(started)]
+
+    async def listed(query: str) -> list[str]:
+        page = (await any_api.get(f"{path}?state=active&sort=started_at&{query}")).json
+        return [job["id"] for job in page.get("jobs", page.get("items"))]
+
+    assert await listed("order=asc") == oldest
+    assert await listed("order=desc") == oldest[::-1]
+    first = (await any_api.get(f"{JOBS}?state=active&sort=started_at&order=asc&per_page=2")).json
+    cursor = first["pagination"]["next_cursor"]
+    rest = await any_api.get(
+        f"{JOBS}?state=active&sort=started_at&order=asc&per_page=2&cursor={cursor}"
+    )
+    assert [job["id"] for job in (*first["items"], *rest.json["items"])] == oldest
 
 
 async def test_every_filter_holds_over_all_pages(any_api: Api) -> None:
