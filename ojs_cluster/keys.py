@@ -370,6 +370,8 @@ class Meta:
     """Hash: the totals of the cluster at the start of each hour of the last 31 days."""
     maintenance: bytes = b"ojs:{meta}:maintenance"
     """Hash: maintenance mode while it is on: the refused classes of requests, reason, times."""
+    pools: bytes = b"ojs:{meta}:pools"
+    """Hash: worker pools by name, as JSON. The field '#' is the version."""
     bulk_running: bytes = b"ojs:{meta}:bulk_running"
     """Sorted set: bulk operations that have not ended, by the ms of their next slice."""
     bulk_ended: bytes = b"ojs:{meta}:bulk_ended"
@@ -395,6 +397,10 @@ class Meta:
     def bulk(self, operation_id: str) -> bytes:
         """Return the key of the hash of a bulk operation."""
         return b"ojs:{meta}:bulk:%b" % operation_id.encode()
+
+    def pool_counts(self, name: str) -> bytes:
+        """Return the key of the hash of what fetches got from a worker pool, by queue."""
+        return b"ojs:{meta}:pool_counts:%b" % name.encode()
 
     def cron(self, name: str) -> bytes:
         """Return the key of the hash of a cron job."""

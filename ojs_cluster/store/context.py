@@ -15,6 +15,7 @@ from ojs_cluster.store.fetch.unanswered_fetches import UnansweredFetches
 from ojs_cluster.store.limits.limit_keys import RateLimitKeyCounts
 from ojs_cluster.store.migrations.migration import LayoutState
 from ojs_cluster.store.outbox.unreachable_shards import EffectClient, UnreachableShards
+from ojs_cluster.store.pools.pool_table import PoolTable
 from ojs_cluster.store.queues.partitions import PartitionTable
 from ojs_cluster.store.queues.registry import QueueRegistry
 from ojs_cluster.store.runtime import Arg, Runtime
@@ -61,6 +62,7 @@ class Store(Runtime):
     unreachable_shards: UnreachableShards = field(default_factory=UnreachableShards)
     webhooks: WebhookTable = field(default_factory=WebhookTable)
     schemas: SchemaTable = field(default_factory=SchemaTable)
+    pools: PoolTable = field(default_factory=PoolTable)
     layout: LayoutState = field(default_factory=LayoutState)
 
     @property

@@ -101,8 +101,10 @@ async def open_store(
             release = partial(release_unanswered, store)
             nursery.start_soon(store.unanswered_fetches.run, release)
             nursery.start_soon(store.job_counts.run, store)
+            nursery.start_soon(store.pools.run, store)
             yield store
             await store.job_counts.finish(store)
+            await store.pools.finish(store)
             await store.unanswered_fetches.finish(release)
         except Exception as error:
             failure = error

@@ -21,6 +21,7 @@ DEFAULT_FOLDERS: Final = (
     "ext-dead-letter",
     "ext-durable-execution",
     "ext-encryption",
+    "ext-fair-scheduling",
     "ext-graceful-shutdown",
     "ext-job-versioning",
     "ext-observability",

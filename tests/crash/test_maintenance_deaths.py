@@ -10,6 +10,7 @@ from tests.crash.bulks import Bulk
 from tests.crash.harness import Operation, World, failing_at_every_command
 from tests.crash.maintenance import DeadWorker, History, Removal
 from tests.crash.partitions import Bounded, Closing, Drained, Exhausted, Growth, Limited, Unused
+from tests.crash.pools import PoolChange
 from tests.crash.retries import Retry
 from tests.support.failing_process import MODES, Mode
 
@@ -22,6 +23,9 @@ OPERATIONS: dict[str, Operation] = {
     "retry of one while another job holds the lock": Retry("held"),
     "dead worker": DeadWorker(),
     "samples of all queues": History(),
+    "a new pool": PoolChange("new"),
+    "another configuration of a pool": PoolChange("changed"),
+    "no more pool": PoolChange("deleted"),
     "bulk cancel": Bulk(BulkAction.CANCEL),
     "bulk retry": Bulk(BulkAction.RETRY),
     "bulk delete": Bulk(BulkAction.DELETE),

@@ -89,6 +89,8 @@ def body_of(route: Route, job_id: str) -> dict[str, Any]:
         return {"states": ["available"], "confirm": True}
     if route.template.endswith("/dead-letter"):
         return {"confirm": True}
+    if "/pools/" in route.template:
+        return {"queues": ["q"]}
     if "fetch" in route.template:
         return {"queues": ["q"], "worker_id": "w1"}
     if "cron" in route.template:

@@ -18,7 +18,9 @@ from ojs_cluster.core.cron.cron_job import parse_cron
 from ojs_cluster.core.errors import Duplicate
 from ojs_cluster.core.jobs.envelope import NewJob, parse_job
 from ojs_cluster.core.jobs.failure import parse_failure
+from ojs_cluster.core.jobs.options import MAX_QUEUE_LENGTH
 from ojs_cluster.core.jobs.states import State
+from ojs_cluster.core.pools.pool import MAX_POOL_QUEUES
 from ojs_cluster.core.workflow_request import parse_workflow
 from ojs_cluster.store.archive.archive_results import portions, restore_results
 from ojs_cluster.store.archive.import_workflows import restore_workflow
@@ -34,6 +36,8 @@ from ojs_cluster.store.jobs.listing import JobFilter
 from ojs_cluster.store.jobs.nack import Nack, nack_many
 from ojs_cluster.store.limits import rate_tokens
 from ojs_cluster.store.outbox.outbox import drain
+from ojs_cluster.store.pools.pool_fetch import fetch_for_pool
+from ojs_cluster.store.pools.pools import MAX_POOLS
 from ojs_cluster.store.queues.queue_sums import sum_queues
 from ojs_cluster.store.schemas.schema_index import SchemaRecord, encode
 from ojs_cluster.store.search.lists import list_jobs
@@ -43,6 +47,7 @@ from ojs_cluster.store.workers import workers
 from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from ojs_cluster.store.workflows import workflows
 from ojs_cluster.store.workflows.progress_check import WorkflowCheck
+from tests.store.pools.shortcuts import make_pool
 from tests.store.registered_schemas import delete, register
 from tests.store.shortcuts import (
     QUEUE,
@@ -308,6 +313,21 @@ async def as_many_schemas_as_allowed(store: Store, db: Any) -> None:
     await delete(store, "large")
 
 
+async def as_many_pools_as_allowed(store: Store, db: Any) -> None:
+    """All pools are read at once, each with as many queues with names as long as allowed."""
+    queues = [f"{number:03}".ljust(MAX_QUEUE_LENGTH, "x") for number in range(MAX_POOL_QUEUES)]
+    weights = dict.fromkeys(queues, 1000)
+    for number in range(MAX_POOLS):
+        await make_pool(store, "weighted", f"p{number}", **weights)
+    state = await store.pools.get(store, "p1")
+    for queue in queues:
+        state.count(queue)
+    await fetch_for_pool(state, store, queues, 1, "w1", None)
+    await store.pools.flush(store)
+    await make_pool(store, "strict", "p1", **weights)
+    assert len(store.pools._states) == MAX_POOLS
+
+
 INPUTS: Sequence[Inputs] = (
     a_large_job_that_is_sent_twice,
     a_batch_of_small_jobs,
@@ -323,4 +343,5 @@ INPUTS: Sequence[Inputs] = (
     a_search_through_large_jobs,
     sums_and_members_of_many_queues,
     as_many_schemas_as_allowed,
+    as_many_pools_as_allowed,
 )

@@ -37,6 +37,7 @@ CAPABILITIES = {
     "webhooks": True,
     "checkpoints": True,
     "backpressure": False,
+    "fair_scheduling": True,
 }
 
 

@@ -112,6 +112,7 @@ _PATH: Final = {
     ("schemas", "name"): Parameter("name", "The URI of a schema, or a job type.", _TEXT),
     ("schemas", "type"): Parameter("type", "A job type.", _TEXT),
     ("schemas", "version"): Parameter("version", "A version, such as `2` or `2.0.1`.", _TEXT),
+    ("pools", "name"): Parameter("name", "The name of a worker pool.", _QUEUE),
     ("bulk", "id"): Parameter("id", "The id of a bulk operation.", _TEXT),
 }
 """Parameters of paths, by the segment before the parameter and its name."""

@@ -20,6 +20,7 @@ from ojs_cluster.http.routing.tables import (
     crons,
     events,
     jobs,
+    pools,
     queues,
     schemas,
     system,
@@ -29,7 +30,7 @@ from ojs_cluster.http.routing.tables import (
 )
 
 _TABLES: Final = (
-    *(system, jobs, workers, queues, workflows, crons, events, webhooks, schemas, admin),
+    *(system, jobs, workers, queues, workflows, crons, events, webhooks, schemas, pools, admin),
 )
 DOCUMENT_ROUTE: Final = Route(
     "GET",

@@ -8,6 +8,7 @@ Reads of one shard begin ``READ_INTERVAL_S`` apart. So a process reads each shar
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import trio
@@ -24,6 +25,15 @@ BLOCKED: Final = -1
 
 Read = Callable[[Shard, Sequence[str]], Awaitable[Mapping[str, int]]]
 """Function that reads the depths of some queues of a shard."""
+
+
+@dataclass(slots=True)
+class QueueInShard:
+    """A queue in one of its shards, and its depth there without the jobs already planned."""
+
+    shard: Shard
+    queue: str
+    depth: int
 
 
 class _Batch:

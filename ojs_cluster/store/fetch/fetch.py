@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from math import inf
 
 import trio
@@ -15,6 +15,7 @@ from ojs_cluster.redis.driven_coroutines import ShieldedBlock, driver_state, ens
 from ojs_cluster.redis.errors import ReplyTooLarge
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fetch.fetch_script import FetchReply, fetch_keys
+from ojs_cluster.store.fetch.in_progress import FetchInProgress
 from ojs_cluster.store.fetch.lease_ids import new_prefix, shard_of_lease
 from ojs_cluster.store.fetch.partition_fetch import fetch_from_partitions
 from ojs_cluster.store.fetch.ranked_fetch import fetch_in_order
@@ -51,7 +52,7 @@ _MAX_SEQUENTIAL = 3
 """Maximum number of stages that a fetch calls one after the other.
 
 If there are more, it reads the depths of all stages after the first at once."""
-_Stage = tuple[list[Shard], list[str]]
+Stage = tuple[list[Shard], list[str]]
 """One stage of a fetch: some shards, and the queues to fetch from in each of them."""
 
 
@@ -109,7 +110,7 @@ async def fetch_unless_quiet(
     await store.fetch_touches.touch(store, worker_id)
     await store.partitions.refresh_if_stale(store)
     operation = _Fetch(store, count, worker_id, visibility_timeout_ms)
-    stages = _stages(store, queues)
+    stages = group_into_stages(store, queues)
     try:
         failure = await _run_stages(store, stages, operation)
     except BaseException:  # cancellation during concurrent calls arrives as an exception group
@@ -123,9 +124,39 @@ async def fetch_unless_quiet(
     return operation.jobs
 
 
-async def _run_stages(
-    store: Store, stages: Sequence[_Stage], operation: _Fetch
-) -> Exception | None:
+async def collect(
+    store: Store,
+    count: int,
+    worker_id: str,
+    visibility_timeout_ms: int | None,
+    run: Callable[[FetchInProgress], Awaitable[Exception | None]],
+) -> list[JobRecord]:
+    """Fetch jobs with calls that ``run`` chooses; otherwise as ``fetch_unless_quiet``.
+
+    Args:
+        store: the store.
+        count: maximum number of jobs.
+        worker_id: the holder of the leases, '' for an anonymous worker.
+        visibility_timeout_ms: length of the leases in milliseconds; None for that of each job.
+        run: makes the calls. It returns the failure to raise if the fetch got no job.
+
+    Raises:
+        WorkerIsQuiet, BackendUnavailable: ``run`` has returned it, and no job was found.
+    """
+    await store.fetch_touches.touch(store, worker_id)
+    await store.partitions.refresh_if_stale(store)
+    operation = _Fetch(store, count, worker_id, visibility_timeout_ms)
+    try:
+        failure = await run(operation)
+    except BaseException:
+        await release(store, operation.jobs)
+        raise
+    if failure is not None and not operation.jobs:
+        raise failure
+    return operation.jobs
+
+
+async def _run_stages(store: Store, stages: Sequence[Stage], operation: _Fetch) -> Exception | None:
     """Fetch from the stages in order until there are enough jobs.
 
     The first stage is called at once. If it has enough jobs, that is the only call. If it has too
@@ -208,13 +239,13 @@ async def release(store: Store, jobs: Iterable[JobRecord]) -> None:
                 store.unanswered_fetches.add(shard, job.lease_id.encode())
 
 
-def _stages(store: Store, queues: Sequence[str]) -> list[_Stage]:
+def group_into_stages(store: Store, queues: Sequence[str]) -> list[Stage]:
     """Group the queues into stages, in the order of the queues.
 
     Consecutive queues of the same shard form one stage, which takes one call. A queue of several
     partitions is a stage of its own.
     """
-    stages: list[_Stage] = []
+    stages: list[Stage] = []
     for queue in dict.fromkeys(queues):
         shards = store.keys.partitions(queue, store.partitions.layout(queue).open_count)
         if len(shards) == 1 and stages and stages[-1][0] == shards:

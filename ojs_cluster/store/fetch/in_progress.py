@@ -1,6 +1,6 @@
-"""The interface of a fetch that ``partition_fetch`` and ``ranked_fetch`` use.
+"""The interface of a fetch that ``partition_fetch``, ``ranked_fetch`` and ``pool_fetch`` use.
 
-``fetch.py`` implements it. Those modules cannot import ``fetch.py``, which imports them.
+``fetch.py`` implements it. The first two cannot import ``fetch.py``, which imports them.
 """
 
 from __future__ import annotations
@@ -9,10 +9,14 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from ojs_cluster.keys import Shard
+from ojs_cluster.store.jobs.record import JobRecord
 
 
 class FetchInProgress(Protocol):
     """A fetch that collects jobs from several shards."""
+
+    jobs: list[JobRecord]
+    """The jobs so far."""
 
     @property
     def wanted(self) -> int:

@@ -23,6 +23,8 @@ from ojs_cluster.store.fetch.fetch import WorkerIsQuiet, fetch_unless_quiet
 from ojs_cluster.store.fetch.ranked_fetch import read_depths
 from ojs_cluster.store.jobs.record import JobRecord
 
+FetchNow = Callable[[Store, Sequence[str], int, str, int | None], Awaitable[list[JobRecord]]]
+"""A function with the parameters of ``fetch_unless_quiet``."""
 CHECK_EVERY_S = 5.0
 """Time in seconds between two reads of the depth of a queue that has waiters.
 
@@ -199,6 +201,7 @@ async def fetch_or_wait(
     wait_ms: int = 0,
     on_wait: Callable[[], None] = lambda: None,
     check: Callable[[], None] = lambda: None,
+    fetch_now: FetchNow = fetch_unless_quiet,
 ) -> list[JobRecord]:
     """Fetch as ``fetch`` does; when there is no job, wait up to ``wait_ms`` for the first one.
 
@@ -212,6 +215,7 @@ async def fetch_or_wait(
         wait_ms: longest wait in milliseconds.
         on_wait: called when the wait begins.
         check: called before each fetch during the wait. It raises ``OJSError`` to end the wait.
+        fetch_now: fetches without a wait; for a worker pool, by its strategy.
 
     Raises:
         BackendUnavailable: as ``fetch``.
@@ -221,14 +225,12 @@ async def fetch_or_wait(
     if wait_ms > 0:
         extend_deadline(wait_ms / 1000)
     try:
-        jobs = await fetch_unless_quiet(store, queues, count, worker_id, visibility_timeout_ms)
+        jobs = await fetch_now(store, queues, count, worker_id, visibility_timeout_ms)
         if jobs or wait_ms <= 0 or waiters.draining:
             return jobs
         await ensure_task()
         on_wait()
-        fetch_once = partial(
-            fetch_unless_quiet, store, queues, count, worker_id, visibility_timeout_ms
-        )
+        fetch_once = partial(fetch_now, store, queues, count, worker_id, visibility_timeout_ms)
         return await _wait(store, waiters, queues, worker_id, fetch_once, check, deadline)
     except WorkerIsQuiet:
         # A quiet worker does not become a waiter: it would take wake-ups that other workers need.

@@ -24,7 +24,7 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
-from ojs_cluster.store.fetch.depth_reader import BLOCKED
+from ojs_cluster.store.fetch.depth_reader import BLOCKED, QueueInShard
 from ojs_cluster.store.fetch.in_progress import FetchInProgress
 from ojs_cluster.store.sweeps.deadlines import promote
 
@@ -39,15 +39,6 @@ _MAX_PROMOTED = 16
 
 
 @dataclass(slots=True)
-class _QueueInShard:
-    """A queue in one of its shards, and its depth there without the jobs already planned."""
-
-    shard: Shard
-    queue: str
-    depth: int
-
-
-@dataclass(slots=True)
 class _ShardPlan:
     """The jobs to fetch from one shard in a round.
 
@@ -58,7 +49,7 @@ class _ShardPlan:
         failure: the error of the call.
     """
 
-    queues: list[_QueueInShard]
+    queues: list[QueueInShard]
     count: int = 0
     fetched: int = 0
     failure: Exception | None = None
@@ -84,8 +75,8 @@ async def fetch_in_order(
     for shards, names in stages:
         for shard in shards:
             queues.setdefault(shard, []).extend(names)
-    depths, failure = await _read_all(store, queues)
-    candidates = _limit_blocked(_filled_queues(store, stages, depths))
+    depths, failure = await read_all_depths(store, queues)
+    candidates = _limit_blocked(filled_queues(store, stages, depths))
     while fetch.wanted and not fetch.full:
         plans = _plan(candidates, fetch.wanted)
         if not plans:
@@ -140,9 +131,19 @@ async def read_depths(store: Store, shard: Shard, queues: Sequence[str]) -> Mapp
     return depths
 
 
-async def _read_all(
+async def read_all_depths(
     store: Store, queues: Mapping[Shard, Sequence[str]]
 ) -> tuple[dict[Shard, Mapping[str, int]], Exception | None]:
+    """Read the depths of queues in several shards at once.
+
+    Args:
+        store: the store.
+        queues: the queues of each shard.
+
+    Returns:
+        The depths in the shards that answered, as ``read_depths``, and the first failure of a
+        shard; None when all shards answered.
+    """
     depths: dict[Shard, Mapping[str, int]] = {}
     failure: Exception | None = None
 
@@ -171,17 +172,17 @@ async def _read_all(
     return depths, failure
 
 
-def _filled_queues(
+def filled_queues(
     store: Store,
     stages: Sequence[tuple[list[Shard], list[str]]],
     depths: Mapping[Shard, Mapping[str, int]],
-) -> list[_QueueInShard]:
+) -> list[QueueInShard]:
     """Return the queues that have jobs, in order; partitions of one queue are in random order."""
-    filled: list[_QueueInShard] = []
+    filled: list[QueueInShard] = []
     for shards, names in stages:
         for queue in names:
             partitions = [
-                _QueueInShard(shard, queue, depths[shard][queue])
+                QueueInShard(shard, queue, depths[shard][queue])
                 for shard in shards
                 if shard in depths and depths[shard][queue]
             ]
@@ -192,7 +193,7 @@ def _filled_queues(
     return filled
 
 
-def _shuffled(partitions: list[_QueueInShard], closing: Sequence[Shard]) -> list[_QueueInShard]:
+def _shuffled(partitions: list[QueueInShard], closing: Sequence[Shard]) -> list[QueueInShard]:
     """Return the partitions in random order, in which fuller ones tend to come first.
 
     Closing partitions hold the oldest jobs, so they come before all others (as in ``depth_cache``).
@@ -204,7 +205,7 @@ def _shuffled(partitions: list[_QueueInShard], closing: Sequence[Shard]) -> list
     return [partitions[number] for _, _, number in sorted(keyed, reverse=True)]
 
 
-def _limit_blocked(queues: list[_QueueInShard]) -> list[_QueueInShard]:
+def _limit_blocked(queues: list[QueueInShard]) -> list[QueueInShard]:
     """Keep at most ``_MAX_BLOCKED_QUEUES`` of the queues with only blocked jobs, at random."""
     blocked = [queue for queue in queues if queue.depth == BLOCKED]
     excess = max(0, len(blocked) - _MAX_BLOCKED_QUEUES)
@@ -212,7 +213,7 @@ def _limit_blocked(queues: list[_QueueInShard]) -> list[_QueueInShard]:
     return [queue for queue in queues if id(queue) not in dropped]
 
 
-def _plan(candidates: Sequence[_QueueInShard], wanted: int) -> dict[Shard, _ShardPlan]:
+def _plan(candidates: Sequence[QueueInShard], wanted: int) -> dict[Shard, _ShardPlan]:
     """Plan how many of the first ``wanted`` jobs to fetch from each shard, and from which queues.
 
     The planned jobs are subtracted from the depths of the candidates.

@@ -38,6 +38,7 @@ from tests.http.api import Api, open_app, serving, until
 from tests.http.audits import access, await_entries, capture_audit_lines, entries, lines_of, send
 from tests.http.test_metrics import scrape
 from tests.server.test_api_keys_file import ONE, TWO, write
+from tests.store.pools.shortcuts import make_pool
 from tests.store.registered_schemas import register
 from tests.store.test_master_away import names_on, owner
 from tests.support.servers import observer, own_server
@@ -67,6 +68,7 @@ BODIES: dict[str, Any] = {
     "webhook.change": {"active": False},
     "schema.register": {"type": "t", "version": "9", "schema": {}},
     "schema.configure": {"mode": "strict"},
+    "pool.set": {"queues": ["mail"]},
 }
 ABOUT = {
     "job.retry_many": "queue=none type=t",
@@ -107,6 +109,9 @@ async def subject_of(api: Api, route: Route) -> str:
     """Make what a call of the route changes, and return its name in the path."""
     if "/queues/" in route.template:
         return "mail"
+    if "/pools/" in route.template:
+        await make_pool(api.app.store, a=1)
+        return "p"
     if "/schemas/" in route.template:
         return await registered_schema(api, route)
     if "/rate-limits/" in route.template:

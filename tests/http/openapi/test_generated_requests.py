@@ -126,6 +126,7 @@ def _prepared(url: str) -> Served:
         post("/cron", cron)
         hook = {"url": "https://receiver.invalid/hook", "events": ["job.completed"]}
         bulk = {"action": "cancel", "filter": {"queue": "none"}, "dry_run": True}
+        client.put("/admin/pools/shared", json={"queues": list(_QUEUES)}).raise_for_status()
         existing = {
             "jobs": ids,
             "checkpoints": ids,
@@ -137,6 +138,7 @@ def _prepared(url: str) -> Served:
             "crons": ["nightly"],
             "rate-limits": ["k1"],
             "subscriptions": [post("/webhooks/subscriptions", hook)["id"]],
+            "pools": ["shared"],
             "bulk": [post("/admin/bulk", bulk)["id"]],
         }
     by_template = {}

@@ -74,6 +74,7 @@ from tests.store.archives import export_text, import_text
 from tests.store.hot_queues import spread
 from tests.store.limit_jobs import age_key, expire_grants, key_in, keyed, per_hour, settle
 from tests.store.migrations.renaming import RENAME
+from tests.store.pools.shortcuts import one_life_of_a_pool
 from tests.store.registered_schemas import one_life_of_a_schema
 from tests.store.shortcuts import (
     DAY,
@@ -247,6 +248,7 @@ async def one_life_without_backup(store: Store, db: Any) -> None:
     await an_audit(store)
     await one_life_of_a_webhook(store)
     await one_life_of_a_schema(store)
+    await one_life_of_a_pool(store)
     await reads(store)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Annotated
 
 import msgspec
 
 from ojs_cluster.core.errors import InvalidRequest, MalformedJob
+from ojs_cluster.core.pools.pool import check_pool_name
 from ojs_cluster.http import fields
 from ojs_cluster.http.access.queue_scope import check_queues
 from ojs_cluster.http.app import App
@@ -17,10 +18,12 @@ from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.openapi.keywords import keywords
 from ojs_cluster.http.openapi.shapes.common import QueueName, VisibilityTimeout
 from ojs_cluster.http.request_body.decode import decode
-from ojs_cluster.store.fetch.fetch import release
-from ojs_cluster.store.fetch.long_poll import fetch_or_wait
+from ojs_cluster.redis.driven_coroutines import ensure_task
+from ojs_cluster.store.fetch.fetch import fetch_unless_quiet, release
+from ojs_cluster.store.fetch.long_poll import FetchNow, fetch_or_wait
 from ojs_cluster.store.jobs.fields import CHECKPOINT
 from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.pools.pool_fetch import fetch_for_pool
 from ojs_cluster.store.progress.checkpoints import read_of_fetched
 
 log = logging.getLogger("ojs.http")
@@ -28,10 +31,18 @@ log = logging.getLogger("ojs.http")
 _EMPTY = Response(200, b'{"jobs":[]}')
 
 
-class FetchBody(msgspec.Struct, frozen=True):
-    """The body of a fetch. A ``count`` or ``wait_ms`` above its maximum counts as the maximum."""
+_Queues = Annotated[list[QueueName], keywords(minItems=1, maxItems=fields.MAX_QUEUES)]
 
-    queues: Annotated[list[QueueName], keywords(minItems=1, maxItems=fields.MAX_QUEUES)]
+
+class FetchBody(msgspec.Struct, frozen=True):
+    """The body of a fetch. A ``count`` or ``wait_ms`` above its maximum counts as the maximum.
+
+    ``queues`` is required, unless ``pool`` names a worker pool: the server then chooses among the
+    queues of the pool by its strategy. With both, it chooses among those that are in both.
+    """
+
+    queues: _Queues | msgspec.UnsetType = msgspec.UNSET
+    pool: Annotated[str, keywords(maxLength=255)] | None = None
     count: Annotated[int, keywords(minimum=1)] = 1
     worker_id: Annotated[str, keywords(maxLength=fields.MAX_WORKER_ID)] | None = None
     visibility_timeout_ms: VisibilityTimeout | None = None
@@ -62,7 +73,14 @@ async def fetch(app: App, request: Request) -> Response:
     ``POST /ojs/v1/workers/fetch``, alias ``POST /ojs/v1/jobs/fetch`` (spec: ojs-http-binding 10.1)
     """
     body = decode(_decoder, request, app.settings.limits)
-    queues = fields.queue_names(body.queues)
+    queues: Sequence[str] = ()
+    fetch_now: FetchNow = fetch_unless_quiet
+    if body.queues is not msgspec.UNSET:
+        queues = fields.queue_names(body.queues)
+    if body.pool is not None:
+        queues, fetch_now = await _in_pool(app, body.pool, queues)
+    elif not queues:
+        raise InvalidRequest("'queues' is required", field="queues")
     check_queues(request.queues, queues)
     worker_id = fields.worker_id(body.worker_id) or ""
     visibility_timeout_ms = fields.visibility_timeout_ms(body.visibility_timeout_ms)
@@ -80,6 +98,7 @@ async def fetch(app: App, request: Request) -> Response:
         wait_ms=min(body.wait_ms or 0, app.settings.max_wait_ms),
         on_wait=request.on_wait,
         check=app.maintenance.check_fetch,
+        fetch_now=fetch_now,
     )
     if not jobs:
         return _EMPTY
@@ -93,6 +112,29 @@ async def fetch(app: App, request: Request) -> Response:
         if not envelopes:
             return _EMPTY
     return _response(app, jobs, envelopes)
+
+
+async def _in_pool(app: App, name: str, queues: Sequence[str]) -> tuple[Sequence[str], FetchNow]:
+    """Return the queues of a pool that a fetch may use, and the function that fetches from them.
+
+    Args:
+        app: the state of the process.
+        name: the pool.
+        queues: the queues that the fetch names; empty for all queues of the pool.
+
+    Raises:
+        InvalidRequest: none of ``queues`` is a queue of the pool, or the name is not valid.
+        NotFound: there is no such pool.
+        BackendUnavailable: Redis did not answer in time.
+    """
+    await ensure_task()
+    state = await app.store.pools.get(app.store, check_pool_name(name, field="pool"))
+    chosen: Sequence[str] = state.pool.queues
+    if queues:
+        chosen = [queue for queue in chosen if queue in set(queues)]
+        if not chosen:
+            raise InvalidRequest(f"pool '{name}' has none of these queues", field="queues")
+    return chosen, partial(fetch_for_pool, state)
 
 
 async def _with_checkpoints(app: App, jobs: list[JobRecord]) -> Response:

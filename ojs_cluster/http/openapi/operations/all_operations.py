@@ -12,6 +12,7 @@ from ojs_cluster.http.openapi.operations import (
     crons,
     events,
     jobs,
+    pools,
     queues,
     schemas,
     system,
@@ -32,5 +33,6 @@ OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
     **events.OPERATIONS,
     **webhooks.OPERATIONS,
     **schemas.OPERATIONS,
+    **pools.OPERATIONS,
     **admin.OPERATIONS,
 }

@@ -22,7 +22,7 @@ from ojs_cluster.http.routing.router import Handler
 _REFUSED: Final = (404, 409)
 
 OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
-    fetch.fetch: OperationDetails({200: shapes.FetchedJobs}, body=fetch.FetchBody),
+    fetch.fetch: OperationDetails({200: shapes.FetchedJobs}, body=fetch.FetchBody, errors=(404,)),
     settle.ack: OperationDetails({200: shapes.AckAnswer}, body=settle.AckBody, errors=_REFUSED),
     settle.ack_by_path: OperationDetails(
         {200: shapes.AckAnswer}, body=settle.AckBody, body_required=False, errors=_REFUSED

@@ -1,0 +1,1 @@
+"""Worker pools: their configuration, and how they share fetches among queues."""

@@ -1,0 +1,233 @@
+"""Manage worker pools, and show what their fetches got (spec: ojs-fair-scheduling 10)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from ojs_cluster.core.access.scopes import QueuePatterns
+from ojs_cluster.core.errors import InvalidRequest, NotFound, PermissionDenied, Unsupported
+from ojs_cluster.core.pools.pool import (
+    MAX_POOL_QUEUES,
+    MAX_WEIGHT,
+    STRATEGIES,
+    Pool,
+    check_pool_name,
+    new_pool,
+)
+from ojs_cluster.http import replies
+from ojs_cluster.http.access.queue_scope import check_queues
+from ojs_cluster.http.app import App
+from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.openapi.keywords import between, keywords
+from ojs_cluster.http.openapi.shapes.common import QueueName
+from ojs_cluster.http.request_body.decode import decode
+from ojs_cluster.store.pools import pools as store_pools
+from ojs_cluster.store.pools.pool_table import read_counts
+
+_Weight = Annotated[int, between(1, MAX_WEIGHT)]
+
+
+class QueueWeightBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The weight of one queue, 1 if it is left out."""
+
+    weight: _Weight = 1
+
+
+class PoolBody(msgspec.Struct, frozen=True):
+    """A worker pool. ``queues`` is a list, with ``weights`` beside it, or a map to weights."""
+
+    queues: (
+        Annotated[list[QueueName], keywords(minItems=1, maxItems=MAX_POOL_QUEUES)]
+        | Annotated[dict[str, QueueWeightBody], keywords(minProperties=1)]
+    )
+    name: str | None = None
+    strategy: Annotated[str, keywords(enum=list(STRATEGIES))] | None = None
+    weights: dict[str, _Weight] | None = None
+
+
+_MEMBERS: Final = frozenset(PoolBody.__struct_fields__)
+_SWITCHES: Final = {
+    "concurrency": "limit the concurrency of the queues instead",
+    "isolated": "restrict the API keys of other workers to other queues instead",
+    "starvation_prevention": "the strategies other than strict starve no queue",
+    "tenant_fairness": "give tenants queues of their own instead",
+}
+"""Members of the specification that this server refuses, with what an operator can do."""
+_decoder = msgspec.json.Decoder(PoolBody)
+_members = msgspec.json.Decoder(dict[str, Any])
+
+
+async def list_pools(app: App, request: Request) -> Response:
+    """List the worker pools in the order of their names.
+
+    ``GET /ojs/v1/admin/pools`` (spec: ojs-fair-scheduling 10.1)
+    """
+    pools = await _accessible(app, request.queues)
+    shown = [_members_of(pool) for pool in pools]
+    return replies.json_response(200, {"pools": shown, "items": shown, "total": len(shown)})
+
+
+async def get(app: App, request: Request, name: str) -> Response:
+    """Return a worker pool.
+
+    ``GET /ojs/v1/admin/pools/{name}``
+    """
+    pool = await store_pools.get_pool(app.store, check_pool_name(name))
+    if not _admits(request.queues, pool):
+        raise NotFound("pool", name)
+    return _response(200, pool)
+
+
+async def put(app: App, request: Request, name: str) -> Response:
+    """Create a worker pool, or replace it. Its counts begin again.
+
+    Fetches of this process use the new configuration at once, those of other processes within two
+    seconds.
+
+    ``PUT /ojs/v1/admin/pools/{name}`` (spec: ojs-fair-scheduling 10.1)
+    """
+    body = decode(_decoder, request, app.settings.limits)
+    _check_members(decode(_members, request, app.settings.limits))
+    if body.name not in (None, name):
+        raise InvalidRequest("'name' is not the name in the path", field="name")
+    queues, weights = list(body.queues), body.weights or {}
+    if isinstance(body.queues, dict):
+        if body.weights:
+            raise InvalidRequest("'queues' has the weights already", field="weights")
+        weights = {queue: given.weight for queue, given in body.queues.items()}
+    wanted = new_pool(name, body.strategy, queues, weights)
+    check_queues(request.queues, queues)
+
+    def check(old: Pool | None) -> None:
+        if old is not None and not _admits(request.queues, old):
+            raise PermissionDenied(
+                f"the name '{name}' belongs to a pool that the API key may not access",
+                field="name",
+            )
+
+    pool, is_new = await store_pools.set_pool(app.store, wanted, check)
+    await app.store.pools.try_read(app.store)
+    return _response(201 if is_new else 200, pool)
+
+
+async def drop(app: App, request: Request, name: str) -> Response:
+    """Delete a worker pool. Its queues and their jobs stay; fetches that name it get 404.
+
+    ``DELETE /ojs/v1/admin/pools/{name}``
+    """
+
+    def check(old: Pool | None) -> None:
+        accessible = request.queues is None if old is None else _admits(request.queues, old)
+        if not accessible:
+            raise NotFound("pool", name)
+
+    await store_pools.delete_pool(app.store, check_pool_name(name), check)
+    await app.store.pools.try_read(app.store)
+    return replies.json_response(200, {"deleted": True, "name": name})
+
+
+async def stats(app: App, request: Request) -> Response:
+    """Return what fetches got from the worker pools, over all API processes.
+
+    The counts of a pool begin when it is created or changed. Those of other processes are up to
+    five seconds old. A process that is killed loses its last five seconds.
+
+    ``GET /ojs/v1/admin/scheduling/stats`` (spec: ojs-fair-scheduling 10.2)
+    """
+    await app.store.pools.flush(app.store)
+    pools = await _accessible(app, request.queues)
+    counts = await read_counts(app.store, [pool.name for pool in pools])
+    by_queue: dict[str, int] = {}
+    shown = []
+    for pool in pools:
+        counted = counts[pool.name]
+        shown.append(_pool_stats(pool, counted))
+        for queue in pool.queues:
+            by_queue[queue] = by_queue.get(queue, 0) + counted.get(queue, 0)
+    total = sum(by_queue.values())
+    queues = [
+        {"name": queue, "dispatch_count": number, "dispatch_ratio": _ratio(number, total)}
+        for queue, number in by_queue.items()
+    ]
+    values = {"pools": shown, "queues": queues, "dispatch_count": total}
+    return replies.json_response(200, {"stats": values, **values})
+
+
+def _pool_stats(pool: Pool, counted: dict[str, int]) -> dict[str, Any]:
+    total = sum(counted.get(queue, 0) for queue in pool.queues)
+    all_shares = sum(pool.shares.values())
+    queues = []
+    for queue in pool.queues:
+        number = counted.get(queue, 0)
+        members: dict[str, Any] = {
+            "name": queue,
+            "dispatch_count": number,
+            "dispatch_ratio": _ratio(number, total),
+        }
+        if all_shares:
+            members["configured_ratio"] = _ratio(pool.shares[queue], all_shares)
+        queues.append(members)
+    return {
+        "name": pool.name,
+        "strategy": pool.strategy,
+        "since": replies.iso(pool.updated_ms),
+        "fetches": counted.get("#", 0),
+        "dispatch_count": total,
+        "queues": queues,
+    }
+
+
+def _ratio(number: int, total: int) -> float:
+    return round(number / total, 4) if total else 0.0
+
+
+async def _accessible(app: App, queues: QueuePatterns | None) -> list[Pool]:
+    """Return the pools whose queues an API key may all access."""
+    found = (await store_pools.read_all(app.store)).pools()
+    return [pool for pool in found.values() if _admits(queues, pool)]
+
+
+def _admits(queues: QueuePatterns | None, pool: Pool) -> bool:
+    return queues is None or all(map(queues.admits, pool.queues))
+
+
+def _check_members(given: dict[str, Any]) -> None:
+    """Check that a body has no member that would have no effect.
+
+    Raises:
+        Unsupported: the body asks for a feature of the specification that this server lacks.
+        InvalidRequest: a member is unknown.
+    """
+    for member, value in given.items():
+        advice = _SWITCHES.get(member)
+        if advice is None and member not in _MEMBERS:
+            raise InvalidRequest(
+                f"'{member[:100]}' is not a member of a worker pool", field=member[:100]
+            )
+        is_off = not value or (isinstance(value, dict) and not value.get("enabled"))
+        if advice is not None and not is_off:
+            raise Unsupported(
+                f"this server does not support '{member}' of a worker pool: {advice}",
+                field=member,
+            )
+
+
+def _members_of(pool: Pool) -> dict[str, Any]:
+    members: dict[str, Any] = {
+        "name": pool.name,
+        "strategy": pool.strategy,
+        "queues": list(pool.queues),
+    }
+    if pool.weights:
+        members["weights"] = pool.weights
+    return members | {
+        "created_at": replies.iso(pool.created_ms),
+        "updated_at": replies.iso(pool.updated_ms),
+    }
+
+
+def _response(status: int, pool: Pool) -> Response:
+    members = _members_of(pool)
+    return replies.json_response(status, {"pool": members, **members})

@@ -1,0 +1,21 @@
+"""Worker pools."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from ojs_cluster.http.handlers.admin import pools
+from ojs_cluster.http.openapi.described import OperationDetails
+from ojs_cluster.http.openapi.shapes import pools as shapes
+from ojs_cluster.http.routing.router import Handler
+
+OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
+    pools.list_pools: OperationDetails({200: shapes.PoolList}),
+    pools.get: OperationDetails({200: shapes.PoolAnswer}),
+    pools.put: OperationDetails(
+        {200: shapes.PoolAnswer, 201: shapes.PoolAnswer}, body=pools.PoolBody
+    ),
+    pools.drop: OperationDetails({200: shapes.PoolDeleted}),
+    pools.stats: OperationDetails({200: shapes.SchedulingStatsAnswer}),
+}

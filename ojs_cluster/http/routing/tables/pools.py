@@ -1,0 +1,37 @@
+"""The routes of worker pools."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ojs_cluster.core.access.scopes import Scope
+from ojs_cluster.http.handlers.admin import pools
+from ojs_cluster.http.routing.router import V1, QueueAccess, Route
+
+ROUTES: Final[tuple[Route, ...]] = (
+    Route("GET", f"{V1}/admin/pools", pools.list_pools, Scope.ADMIN_READ, QueueAccess.HANDLER),
+    Route("GET", f"{V1}/admin/pools/{{name}}", pools.get, Scope.ADMIN_READ, QueueAccess.HANDLER),
+    Route(
+        "PUT",
+        f"{V1}/admin/pools/{{name}}",
+        pools.put,
+        Scope.ADMIN_WRITE,
+        QueueAccess.HANDLER,
+        action="pool.set",
+    ),
+    Route(
+        "DELETE",
+        f"{V1}/admin/pools/{{name}}",
+        pools.drop,
+        Scope.ADMIN_WRITE,
+        QueueAccess.HANDLER,
+        action="pool.delete",
+    ),
+    Route(
+        "GET",
+        f"{V1}/admin/scheduling/stats",
+        pools.stats,
+        Scope.ADMIN_READ,
+        QueueAccess.HANDLER,
+    ),
+)

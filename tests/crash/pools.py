@@ -1,0 +1,56 @@
+"""Changes of worker pools, which are whole or not made."""
+
+from __future__ import annotations
+
+import itertools
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Literal
+
+from ojs_cluster.core.errors import NotFound
+from ojs_cluster.core.pools.pool import new_pool
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.pools import pools
+from ojs_cluster.store.pools.pool_table import read_counts
+from tests.crash.harness import World
+from tests.store.pools.shortcuts import allow, make_pool
+
+_serial = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolChange:
+    """A pool is created, changed or deleted."""
+
+    how: Literal["new", "changed", "deleted"]
+    least = 2
+
+    async def prepare(self, world: World) -> str:
+        name = f"p{next(_serial)}"
+        if self.how != "new":
+            await make_pool(world.store, "strict", name, a=1)
+            state = await world.store.pools.get(world.store, name)
+            state.count("a")
+            await world.store.pools.flush(world.store)
+        return name
+
+    async def act(self, store: Store, scene: str) -> None:
+        if self.how == "deleted":
+            await pools.delete_pool(store, scene, allow)
+        else:
+            await pools.set_pool(store, new_pool(scene, "weighted", ["a", "b"], {}), allow)
+
+    async def happened(self, world: World, scene: str) -> bool:
+        """The counts always belong to the configuration that is stored."""
+        pool = (await pools.read_all(world.store)).pools().get(scene)
+        counts = (await read_counts(world.store, [scene]))[scene]
+        if pool is None:
+            assert counts == {}
+            return self.how == "deleted"
+        assert counts["@"] == pool.updated_ms
+        assert counts.get("a", 0) == (pool.strategy == "strict")
+        return self.how != "deleted" and pool.strategy == "weighted"
+
+    async def finish(self, world: World, scene: str) -> None:
+        with suppress(NotFound):
+            await pools.delete_pool(world.store, scene, allow)
