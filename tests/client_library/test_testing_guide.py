@@ -14,7 +14,7 @@ _PROGRAM = re.compile(r"^```python\n# (\w+\.py)\n(.*?)^```", re.MULTILINE | re.D
 
 def test_the_tests_of_the_guide_pass(tmp_path: Path) -> None:
     programs = dict(_PROGRAM.findall((GUIDE / "testing.md").read_text()))
-    assert set(programs) == {"test_orders.py", "test_signup.py"}
+    assert set(programs) == {"test_orders.py", "test_report.py", "test_signup.py"}
     programs["orders.py"] = dict(_PROGRAM.findall((GUIDE / "first-worker.md").read_text()))[
         "orders.py"
     ]
@@ -33,4 +33,4 @@ def test_the_tests_of_the_guide_pass(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     # Each async test on asyncio and on trio.
-    assert "7 passed" in done.stdout
+    assert "8 passed" in done.stdout

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from ojs_client.testing.limit_policies import Policy, policy_of
 from ojs_client.testing.refusals import invalid
 from ojs_client.testing.retries import Retries
 from ojs_client.testing.times import iso, time_ms
@@ -42,6 +43,7 @@ class FakeJob:
         priority: its priority.
         retries: its retry policy.
         uniqueness: its uniqueness policy; None if it is not unique.
+        limit: the rate limit that it declares; None without one.
         created_ms: when it was created. All times are Unix times in milliseconds.
         enqueued_ms: when it became available, or was created.
         scheduled_ms: the time for which the producer has scheduled it; None for now.
@@ -78,6 +80,7 @@ class FakeJob:
     uniqueness: Uniqueness | None
     created_ms: int
     enqueued_ms: int
+    limit: Policy | None = None
     scheduled_ms: int | None = None
     due_ms: int | None = None
     expires_ms: int | None = None
@@ -136,6 +139,7 @@ class FakeJob:
             uniqueness=Uniqueness(unique, type, queue, args, meta) if unique else None,
             created_ms=now_ms,
             enqueued_ms=now_ms,
+            limit=policy_of(options.get("rate_limit"), queue),
         )
         if "scheduled_at" in options:
             job.schedule(time_ms(options["scheduled_at"], now_ms, "options.scheduled_at"), now_ms)

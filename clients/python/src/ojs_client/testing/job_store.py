@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from ojs_client.testing.changes import Changes
 from ojs_client.testing.fake_jobs import FakeJob, new_id
+from ojs_client.testing.limits import RESCHEDULE_MS, Limits
 from ojs_client.testing.refusals import Refusal, conflict, duplicate, not_found
-from ojs_client.testing.times import iso
+from ojs_client.testing.times import iso, time_ms
 
 DEFAULT_LEASE_MS: Final = 30_000
 _LOST: Final = {
@@ -24,7 +27,7 @@ class JobStore:
 
     Args:
         now: the time at which the clock starts.
-        on_end: called when a step of a workflow has ended.
+        on_end: called when a job has ended.
 
     Attributes:
         now_ms: the time of the server, as Unix time in milliseconds.
@@ -36,6 +39,7 @@ class JobStore:
         self.now_ms = round(start.timestamp() * 1000)
         self.changes = Changes()
         self._on_end = on_end
+        self._limits = Limits()
         self._jobs: dict[str, FakeJob] = {}
         self._order = 0
 
@@ -61,14 +65,30 @@ class JobStore:
             time
             for job in self
             if not job.ended
-            for time in ((job.lost_ms,) if job.state == "active" else (job.due_ms, job.expires_ms))
-            if time is not None and time > self.now_ms
+            for time in self._times_of(job)
+            if time is not None and self.now_ms < time < math.inf
         ]
-        return min(times, default=None)
+        return min(map(int, times), default=None)
+
+    def _times_of(self, job: FakeJob) -> tuple[float | None, ...]:
+        """Return the times at which something happens to a job, if nothing happens to it before."""
+        if job.state == "active":
+            return (job.lost_ms,)
+        opens_at = self._opens_at(job) if job.state == "available" else None
+        return job.due_ms, job.expires_ms, opens_at
+
+    def _opens_at(self, job: FakeJob) -> float:
+        return self._limits.opens_at(job, self._jobs.values(), self.now_ms)
+
+    def is_blocked(self, job: FakeJob) -> bool:
+        """Return whether an available job waits for its rate limit."""
+        waits = job.limit is None or job.limit.on_limit == "wait"
+        return waits and job.state == "available" and self._opens_at(job) > self.now_ms
 
     def move_to(self, now_ms: int) -> None:
         """Move the clock, discard jobs that have expired, and make due and lost jobs available."""
         self.now_ms = now_ms
+        self.changes.notify()  # rate limits may let jobs start
         for job in self:
             if job.state == "active" and job.lost_ms <= now_ms:
                 self.lose(job)
@@ -82,8 +102,14 @@ class JobStore:
 
     # -- producers
 
-    def enqueue(self, bodies: Sequence[Any]) -> list[tuple[FakeJob, bool]]:
+    def enqueue(
+        self, bodies: Sequence[Any], *, pending: bool = False
+    ) -> list[tuple[FakeJob, bool]]:
         """Store all jobs or none.
+
+        Args:
+            bodies: the enqueue requests.
+            pending: whether the jobs wait for ``release``.
 
         Returns:
             For each body: the new job and False, or the existing job that it conflicts with and
@@ -104,6 +130,11 @@ class JobStore:
             raise
         for job in replaced:
             self._end(job, "cancelled")
+        for job in new:
+            if pending and job.id in self._jobs and job.state == "available":
+                job.state = "pending"
+            if job.limit is not None:
+                self._limits.declare(job.limit)
         self.changes.notify()
         return stored
 
@@ -142,6 +173,11 @@ class JobStore:
                 return other
         return None
 
+    def release(self, job: FakeJob) -> None:
+        """Make a job available that was enqueued as pending."""
+        if job.state == "pending":
+            self._make_available(job)
+
     def cancel(self, job_id: str) -> FakeJob:
         """Cancel a job.
 
@@ -171,16 +207,34 @@ class JobStore:
         for queue in queues:
             waiting = [job for job in self if job.state == "available" and job.queue == queue]
             waiting.sort(key=lambda job: (-job.priority, job.order))
-            fetched += waiting[: count - len(fetched)]
-        for job in fetched:
-            job.state, job.worker_id, job.lease_id = "active", worker_id, new_id(self.now_ms)
-            job.attempt += 1
-            job.started_ms = self.now_ms
-            job.lease_ms, job.lost_ms = lease_ms, self.now_ms + lease_ms
-            job.progress = {}
+            for job in waiting:
+                if len(fetched) < count and self._may_start(job):
+                    self._start(job, worker_id, lease_ms)
+                    fetched.append(job)
         if fetched:
             self.changes.notify()
         return fetched
+
+    def _may_start(self, job: FakeJob) -> bool:
+        """Return whether its rate limits let a job start; otherwise do what its policy says."""
+        opens_at = self._opens_at(job)
+        if opens_at <= self.now_ms:
+            return True
+        match job.limit.on_limit if job.limit is not None else "wait":
+            case "reschedule":
+                due = self.now_ms + RESCHEDULE_MS if opens_at == math.inf else int(opens_at)
+                job.state, job.due_ms = "scheduled", due
+            case "drop":
+                self._end(job, "discarded")
+        return False
+
+    def _start(self, job: FakeJob, worker_id: str, lease_ms: int) -> None:
+        self._limits.count_start(job, self.now_ms)
+        job.state, job.worker_id, job.lease_id = "active", worker_id, new_id(self.now_ms)
+        job.attempt += 1
+        job.started_ms = self.now_ms
+        job.lease_ms, job.lost_ms = lease_ms, self.now_ms + lease_ms
+        job.progress = {}
 
     def held(self, job_id: str, worker_id: str, lease_id: str) -> FakeJob:
         """Return an active job whose lease the caller holds.
@@ -258,6 +312,11 @@ class JobStore:
 
     def _fail(self, job: FakeJob, error: dict[str, Any]) -> None:
         self._record(job, error)
+        if (until := error.get("rate_limit_until")) is not None:
+            # Workers have real clocks.
+            real_ms = round(time.time() * 1000)
+            wait_ms = time_ms(until, real_ms, "error.rate_limit_until") - real_ms
+            self._limits.hold(job, self.now_ms + wait_ms, self.now_ms)
         if not job.retries.allow(job.attempt, error):
             self._end(job, "discarded")
         elif job.cancel_requested:
@@ -283,6 +342,5 @@ class JobStore:
 
     def _end(self, job: FakeJob, state: str) -> None:
         job.state, job.due_ms, job.finished_ms = state, None, self.now_ms
-        if job.workflow is not None:
-            self._on_end(job)
+        self._on_end(job)
         self.changes.notify()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import anyio
 
+from ojs_client.testing.calls import Call, Reply, Route
+from ojs_client.testing.cron_routes import cron_routes
+from ojs_client.testing.fake_crons import CronStore
 from ojs_client.testing.fake_jobs import FakeJob
 from ojs_client.testing.fake_workflows import FakeWorkflow, WorkflowStore
 from ojs_client.testing.job_store import DEFAULT_LEASE_MS, JobStore
@@ -16,22 +18,6 @@ from ojs_client.testing.refusals import Refusal, invalid
 from ojs_client.testing.times import iso
 
 _MAX_DEFAULT_WAIT_S: Final = 30.0
-Reply = tuple[int, dict[str, Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A request.
-
-    Attributes:
-        id: the id in the path; empty without one.
-        body: the decoded body; None without one.
-        query: the query.
-    """
-
-    id: str
-    body: Any
-    query: Mapping[str, str]
 
 
 class Routes:
@@ -40,14 +26,15 @@ class Routes:
     Args:
         jobs: the jobs.
         workflows: the workflows.
+        crons: the cron jobs.
     """
 
-    def __init__(self, jobs: JobStore, workflows: WorkflowStore) -> None:
+    def __init__(self, jobs: JobStore, workflows: WorkflowStore, crons: CronStore) -> None:
         self._jobs = jobs
         self._workflows = workflows
         self._quiet: set[str] = set()
         """Ids of workers that drain or pause."""
-        routes: list[tuple[str, str, Callable[[Call], Awaitable[Reply]]]] = [
+        routes: list[Route] = [
             ("POST", "/jobs", self._enqueue),
             ("POST", "/jobs/batch", self._enqueue_many),
             ("GET", "/jobs/ID", self._job),
@@ -57,6 +44,7 @@ class Routes:
             ("POST", "/workflows", self._create_workflow),
             ("GET", "/workflows/ID", self._workflow),
             ("DELETE", "/workflows/ID", self._cancel_workflow),
+            *cron_routes(crons),
             ("POST", "/workers/fetch", self._fetch),
             ("POST", "/workers/heartbeat", self._heartbeat),
             ("DELETE", "/workers/ID", self._deregister),

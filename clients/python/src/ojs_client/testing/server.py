@@ -16,6 +16,7 @@ import httpx2
 from ojs_client.client import Client
 from ojs_client.jobs import Job
 from ojs_client.options import Duration, milliseconds
+from ojs_client.testing.fake_crons import CronStore
 from ojs_client.testing.fake_jobs import FakeJob
 from ojs_client.testing.fake_workflows import WorkflowStore
 from ojs_client.testing.job_store import JobStore
@@ -32,9 +33,8 @@ class FakeServer:
     """An OJS server in memory. It needs no network, and its clock moves only if the test moves it.
 
     Use one for each test, in one event loop. It has jobs, retries, schedules, unique jobs,
-    cancellation, results, progress, checkpoints, leases and workflows. It differs from a server in
-    these points: backoffs have no jitter, rate limits do not delay jobs, and cron jobs are refused
-    with the status 501.
+    cancellation, results, progress, checkpoints, leases, workflows, cron jobs and the rate limits
+    that jobs declare. Backoffs have no jitter.
 
     Args:
         now: the time at which its clock starts; None for the current time.
@@ -46,11 +46,12 @@ class FakeServer:
 
     def __init__(self, *, now: datetime | None = None) -> None:
         self._workflows = WorkflowStore(lambda: self._jobs)
-        self._jobs = JobStore(now, self._workflows.on_job_ended)
+        self._jobs = JobStore(now, self._on_job_ended)
+        self._crons = CronStore(self._jobs)
         self._queues: list[str] = []
         """The queues of the running workers."""
         self.url = _URL
-        self.transport: Any = _FakeTransport(Routes(self._jobs, self._workflows))
+        self.transport: Any = _FakeTransport(Routes(self._jobs, self._workflows, self._crons))
 
     def client(self) -> Client:
         """Return a client of this server. Use it with ``async with``."""
@@ -112,7 +113,8 @@ class FakeServer:
     async def run_all(self, *, limit_s: float = _LIMIT_S) -> None:
         """Wait until the workers have run all jobs that are available.
 
-        Scheduled jobs and jobs that wait for a retry do not run: ``advance`` makes them due.
+        Scheduled jobs and jobs that wait for a retry or a rate limit do not run: ``advance`` makes
+        them due.
 
         Args:
             limit_s: maximum time in real seconds.
@@ -136,8 +138,8 @@ class FakeServer:
     async def advance(self, duration: Duration, *, limit_s: float = _LIMIT_S) -> None:
         """Move the clock, and run each job at its time.
 
-        The clock stops at each time at which a job becomes available or expires, and ``run_all``
-        runs the jobs before the clock moves on.
+        The clock stops at each time at which a job becomes available, may start or expires, or a
+        cron job is due. ``run_all`` runs the jobs before the clock moves on.
 
         Args:
             duration: how far the clock moves.
@@ -150,10 +152,12 @@ class FakeServer:
         while True:
             if self._queues:
                 await self.run_all(limit_s=limit_s)
-            next_ms = self._jobs.next_due_ms()
+            times = (self._jobs.next_due_ms(), self._crons.next_due_ms())
+            next_ms = min((time for time in times if time is not None), default=None)
             if next_ms is None or next_ms > end_ms:
                 break
             self._jobs.move_to(next_ms)
+            self._crons.fire_due()
         self._jobs.move_to(end_ms)
 
     def lose_leases(self) -> None:
@@ -166,12 +170,22 @@ class FakeServer:
             if job.state == "active":
                 self._jobs.lose(job)
 
+    def _on_job_ended(self, job: FakeJob) -> None:
+        if job.workflow is not None:
+            self._workflows.on_job_ended(job)
+        self._crons.on_job_ended(job)
+
     def _unfinished(self) -> list[FakeJob]:
-        """Return the jobs that run, or that a running worker will fetch."""
+        """Return the jobs that run, or that a running worker will fetch now."""
         return [
             job
             for job in self._jobs
-            if job.state == "active" or (job.state == "available" and job.queue in self._queues)
+            if job.state == "active"
+            or (
+                job.state == "available"
+                and job.queue in self._queues
+                and not self._jobs.is_blocked(job)
+            )
         ]
 
 
