@@ -113,8 +113,8 @@ def test_jobs_are_cancelled_by_ids_by_a_search_and_by_filters(ctl: Ctl) -> None:
 
     ctl.enqueue("q.cancel", 3)
     filters = ["--queue", "q.cancel", "--type", "t.*"]
-    told = ctl.run("job", "cancel", *filters, "--dry-run").stdout
-    assert told == "3 jobs would be cancelled\n"
+    shown = ctl.run("job", "cancel", *filters, "--dry-run").stdout
+    assert shown == "3 jobs would be cancelled\n"
     assert "--yes" in ctl.run("job", "cancel", *filters, code=2).stderr
     assert len(ctl.names("job", "ls", "--queue", "q.cancel", "--state", "available")) == 3
     assert ctl.run("job", "cancel", *filters, "--yes").stdout == "3 jobs cancelled\n"

@@ -125,8 +125,8 @@ def test_a_workflow_is_cancelled(ctl: Ctl) -> None:
     body = {"type": "group", "jobs": [{"type": "t.a", "options": {"queue": "q.flow"}}]}
     workflow_id = ctl.api.post("/ojs/v1/workflows", body)["id"]
     assert workflow_id in ctl.names("workflow", "ls", "--state", "running")
-    told = ctl.run("workflow", "cancel", workflow_id).stdout
-    assert told == f"workflow {workflow_id} is cancelled\n"
+    shown = ctl.run("workflow", "cancel", workflow_id).stdout
+    assert shown == f"workflow {workflow_id} is cancelled\n"
     assert ctl.json("workflow", "get", workflow_id)["state"] == "cancelled"
     ctl.run("workflow", "get", UNKNOWN, code=3)
 

@@ -152,7 +152,7 @@ def _totals(picture: Picture) -> list[Text]:
             f"Workers  {picture.workers.get('total', 'unknown')}"
             + (f": {workers}" if workers else "")
         ),
-        Text(f"Done     {now:.1f}/s now, {per_minute:g}/min in an hour"),
+        Text(f"Done     {now:.1f}/s now, {per_minute:g}/min on average"),
         Text(f"Dead     {stats.get('dead_letters', 0)}"),
         last,
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -48,6 +48,10 @@ _RANKS = {
 }
 
 
+AVERAGE_OF: Final = "averaged over at most an hour"
+"""What the numbers per minute cover: the last hour, or the life of a younger queue."""
+
+
 def _per_minute(row: Row) -> str:
     return f"{row['throughput']['processed_per_minute']:g}"
 
@@ -85,8 +89,8 @@ COLUMNS = (
 def ls(session: Session, limit: int | None) -> None:
     """List queues by name, with their jobs by state.
 
-    PER-MIN, WAIT and RUN are averages of the last hour: completed jobs per minute, and how long
-    they waited and ran.
+    PER-MIN, WAIT and RUN are averages of the last hour, or since a younger queue was created:
+    completed jobs per minute, and how long they waited and ran.
     """
     queues = session.api.pages(f"{ADMIN}/queues", "items", limit)
     session.output.rows(queues, COLUMNS, name="name", empty="there are no queues")
@@ -111,7 +115,7 @@ def _fields(found: Row) -> Iterator[tuple[str, Any]]:
     for state in STATES:
         yield state.capitalize(), found["counts"].get(state, 0)
     yield "Dead letters", found["dead_letters"]
-    yield "Per minute", f"{_per_minute(found)} completed, average of the last hour"
+    yield "Per minute", f"{_per_minute(found)} completed, {AVERAGE_OF}"
     yield "Wait", milliseconds(found["avg_wait_ms"])
     yield "Run", milliseconds(found["avg_duration_ms"])
     config = found["configuration"]
