@@ -14,6 +14,9 @@ from ojs_client.http.response_parser import Response
 from ojs_client.transport import Transport
 from tests.client_library.http.served import LIMIT_S, REPLY, REQUEST, SURPLUS, Served, Stream, reply
 
+LARGER_THAN_BUFFERS = 32 * 1024 * 1024
+"""Length of a body in bytes that no buffers of sockets hold."""
+
 
 def test_requests_share_a_connection(run: Any) -> None:
     async def scenario() -> None:
@@ -176,20 +179,22 @@ def test_a_refused_connection_has_sent_nothing(run: Any) -> None:
             await Connections(Address("127.0.0.1", served.port), 2).exchange(REQUEST, LIMIT_S)
 
 
-def test_a_refusal_before_the_whole_body_is_read_arrives(run: Any) -> None:
+def test_a_refusal_before_the_whole_body_is_read_arrives() -> None:
+    """On asyncio it is lost, because the server closes the connection."""
     refusal = b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
     async def refuse(stream: Stream, number: int) -> None:
         await stream.send(refusal)
+        await stream.aclose()  # with unread bytes, so that the rest of the body cannot be sent
 
     async def scenario() -> None:
         served = Served(refuse)
         async with served.running() as pool:
-            head = b"POST / HTTP/1.1\r\nContent-Length: 300000\r\n\r\n"
-            response = await pool.exchange(head + bytes(300_000), LIMIT_S)
+            head = b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % LARGER_THAN_BUFFERS
+            response = await pool.exchange(head + bytes(LARGER_THAN_BUFFERS), LIMIT_S)
             assert response.status == 413
 
-    run(scenario)
+    anyio.run(scenario, backend="trio")
 
 
 def test_a_request_has_path_query_headers_and_length(

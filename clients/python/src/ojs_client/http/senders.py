@@ -70,7 +70,7 @@ class Sender(Protocol):
 def sender_for(
     url: str, headers: Mapping[str, str], *, max_connections: int, transport: Any
 ) -> Sender:
-    """Return what sends requests to a server.
+    """Return a sender of requests to a server.
 
     Args:
         url: the address of the server.

@@ -26,6 +26,7 @@ from ojs_client.worker.handlers import HandlerT, Middleware
 from ojs_client.worker.heartbeats import Directive, Heartbeats
 from ojs_client.worker.held_jobs import HeldJobs
 from ojs_client.worker.running import WorkerContext
+from ojs_client.worker.settings import WorkerSettings
 from ojs_client.worker.settling import Settler
 from ojs_client.worker.signal import Signal
 from ojs_client.worker.waiting_jobs import WaitingJobs
@@ -87,28 +88,20 @@ class Worker:
         labels: Sequence[str] = (),
         transport: Any = None,
     ) -> None:
-        self._options: dict[str, Any] = {
-            "queues": queues,
-            "concurrency": concurrency,
-            "prefetch": prefetch,
-            "lease": lease,
-            "heartbeat": heartbeat,
-            "poll": poll,
-            "grace": grace,
-            "middleware": middleware,
-            "labels": labels,
-        }
-        if concurrency < 1:
-            raise ValueError("concurrency must be at least 1")
-        if prefetch is not None and prefetch < 0:
-            raise ValueError("prefetch must not be negative")
-        if milliseconds(heartbeat) * 2 > milliseconds(lease):
-            raise ValueError("a lease must be at least twice as long as the heartbeat interval")
+        self._settings = WorkerSettings(
+            queues=tuple(queues),
+            concurrency=concurrency,
+            prefetch=prefetch,
+            lease=lease,
+            heartbeat=heartbeat,
+            poll=poll,
+            grace=grace,
+            middleware=tuple(middleware),
+            labels=tuple(labels),
+        )
         self.worker_id = worker_id or f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}"
-        self.queues = tuple(queues)
+        self.queues = self._settings.queues
         self.concurrency = concurrency
-        self._grace_s = milliseconds(grace) / 1000
-        self._labels = list(labels)
         # Handlers have connections of their own, so that their requests delay no heartbeat.
         self._transport, self._for_handlers = (
             Transport(
@@ -120,33 +113,7 @@ class Worker:
             )
             for _ in range(2)
         )
-        self._held = HeldJobs(milliseconds(lease) / 1000)
-        self._heartbeats = Heartbeats(
-            self._transport,
-            self._held,
-            self.worker_id,
-            milliseconds(heartbeat) / 1000,
-            self._describe,
-            self._obey,
-        )
-        self._settler = Settler(
-            self._transport, self._held, self.worker_id, self._is_idle, self._wake
-        )
-        self._fetcher = Fetcher(
-            self._transport,
-            self._held,
-            self._heartbeats,
-            self.worker_id,
-            self.queues,
-            milliseconds(poll) / 1000,
-        )
-        context = WorkerContext(
-            self._for_handlers, Client.over(self._for_handlers), self._held, self.worker_id
-        )
-        self._runner = Runner(
-            context, self._held, self._settler, tuple(middleware), concurrency, self._handler_ended
-        )
-        self._waiting = WaitingJobs(self._runner, self._settler, concurrency, prefetch)
+        self._make_parts()
         self._quiet = False
         self._directive: Directive = "running"
         """The last state that the server asked for."""
@@ -157,6 +124,30 @@ class Worker:
         """The error of a fetch that has ended the worker."""
         self._exits = False
         """Whether the worker may end the process, because ``run`` was called."""
+
+    def _make_parts(self) -> None:
+        settings, transport, id = self._settings, self._transport, self.worker_id
+        self._held = HeldJobs(settings.lease_s)
+        self._heartbeats = Heartbeats(
+            transport, self._held, id, settings.heartbeat_s, self._describe, self._obey
+        )
+        self._settler = Settler(transport, self._held, id, self._is_idle, self._wake)
+        self._fetcher = Fetcher(
+            transport, self._held, self._heartbeats, id, settings.queues, settings.poll_s
+        )
+        handlers = self._for_handlers
+        context = WorkerContext(handlers, Client.over(handlers), self._held, id)
+        self._runner = Runner(
+            context,
+            self._held,
+            self._settler,
+            settings.middleware,
+            settings.concurrency,
+            self._handler_ended,
+        )
+        self._waiting = WaitingJobs(
+            self._runner, self._settler, settings.concurrency, settings.prefetch
+        )
 
     # -- for the user
 
@@ -188,7 +179,7 @@ class Worker:
             transport: how httpx2 reaches the server.
             **changes: arguments of ``Worker`` that differ.
         """
-        other = Worker(url, transport=transport, **{**self._options, **changes})
+        other = Worker(url, transport=transport, **{**self._settings.arguments(), **changes})
         other._runner.handlers.update(self._runner.handlers)
         return other
 
@@ -301,7 +292,7 @@ class Worker:
             "pid": os.getpid(),
             "queues": self.queues,
             "concurrency": self.concurrency,
-            "labels": self._labels,
+            "labels": self._settings.labels,
             "language": "python",
             "sdk": "ojs-client",
             "version": __version__,
@@ -331,7 +322,7 @@ class Worker:
                 await self._fetch_until_stopped()
             finally:
                 self._waiting.end()
-            await self._handlers_end(self._grace_s, unless=self._aborting)
+            await self._handlers_end(self._settings.grace_s, unless=self._aborting)
             self._runner.cancel_all()
             await self._handlers_end(_THREAD_RETURN_LIMIT_S)
             self._runner.abandon_threads()

@@ -1,0 +1,61 @@
+"""The settings of a worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ojs_client.options import Duration, milliseconds
+from ojs_client.worker.handlers import Middleware
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """The arguments of ``Worker`` that a copy of the worker shares. ``Worker`` describes them.
+
+    Raises:
+        ValueError: a value is not allowed.
+    """
+
+    queues: tuple[str, ...]
+    concurrency: int
+    prefetch: int | None
+    lease: Duration
+    heartbeat: Duration
+    poll: Duration
+    grace: Duration
+    middleware: tuple[Middleware, ...]
+    labels: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if self.concurrency < 1:
+            raise ValueError("concurrency must be at least 1")
+        if self.prefetch is not None and self.prefetch < 0:
+            raise ValueError("prefetch must not be negative")
+        if milliseconds(self.heartbeat) * 2 > milliseconds(self.lease):
+            raise ValueError("a lease must be at least twice as long as the heartbeat interval")
+
+    @property
+    def lease_s(self) -> float:
+        """The length of a lease in seconds."""
+        return milliseconds(self.lease) / 1000
+
+    @property
+    def heartbeat_s(self) -> float:
+        """The time between two heartbeats in seconds."""
+        return milliseconds(self.heartbeat) / 1000
+
+    @property
+    def poll_s(self) -> float:
+        """The maximum time in seconds that one fetch waits for jobs."""
+        return milliseconds(self.poll) / 1000
+
+    @property
+    def grace_s(self) -> float:
+        """The time in seconds that handlers have to end when the worker drains."""
+        return milliseconds(self.grace) / 1000
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the settings as arguments of ``Worker``."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
