@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from typing import Any, cast
 
@@ -25,6 +25,7 @@ from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.scripts import _shebangs, load_scripts
 from tests.store.scripts.test_one_tag import one_life_of_everything
 from tests.store.shortcuts import HOUR, new_job, promote_all, reap_all, shard_of, take
+from tests.support.patience import LONG_S
 from tests.support.timeshift import age_job
 
 SCRIPTS = load_scripts()
@@ -137,7 +138,21 @@ class FullRedis:
 
 
 @pytest.fixture
-def full(store: Store, backend: Embedded) -> Iterator[tuple[Store, FullRedis]]:
+def counts_only_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store's own task must not write its counts between two looks at the masters' changes."""
+    monkeypatch.setattr("ojs_cluster.store.statistics.job_counts.FLUSH_S", 86_400.0)
+
+
+async def _nothing() -> None:
+    pass
+
+
+@pytest.fixture
+async def full(
+    counts_only_at_the_end: None, store: Store, backend: Embedded
+) -> AsyncIterator[tuple[Store, FullRedis]]:
+    # A store that opens writes the copies of the layout behind its first calls. Waits for them.
+    await store.background.once("schema", _nothing, LONG_S)
     redis = FullRedis(store.redis, backend)
     yield replace(store, redis=cast(Client, redis)), redis
     redis.close()
