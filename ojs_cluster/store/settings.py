@@ -36,6 +36,8 @@ class StoreSettings:
         heartbeat_interval_ms: expected time between two heartbeats. A worker that sends heartbeats
             counts as dead after three intervals without one.
         errors_kept: number of newest errors that a job keeps.
+        history_enabled: whether jobs record their history (spec: ojs-execution-history 6).
+        history_max_events: maximum number of entries that a job records.
         result_max_bytes: maximum size of the result of an ack.
         events_per_shard: number of entries of each shard's event stream; 0 switches events off.
         max_queues: maximum number of queues, whose names clients choose.
@@ -127,6 +129,20 @@ class StoreSettings:
         "10",
         "Number of newest errors that a job keeps.",
     )
+    history_enabled: bool = variable(
+        "OJS_HISTORY_ENABLED",
+        boolean,
+        "true",
+        "Whether a job records what retries, lost leases, cancellations and changes overwrite, for "
+        "its history. Without it, the history shows what the job itself still has.",
+    )
+    history_max_events: int = variable(
+        "OJS_HISTORY_MAX_EVENTS_PER_JOB",
+        integer(minimum=1, maximum=1000),
+        "100",
+        "Maximum number of entries that a job records for its history, up to 16 KiB together. The "
+        "newest are kept, as long as the job.",
+    )
     result_max_bytes: int = variable(
         "OJS_RESULT_MAX_BYTES",
         integer(minimum=1024, maximum=16 * _MIB),  # a job's envelope has the same maximum
@@ -203,3 +219,8 @@ class StoreSettings:
         "delete jobs when its memory is full.",
     )
     webhooks: WebhookSettings = field(default_factory=WebhookSettings)
+
+    @property
+    def history_kept(self) -> int:
+        """Number of entries that a job records for its history, 0 to record none."""
+        return self.history_max_events if self.history_enabled else 0

@@ -15,11 +15,15 @@ import trio
 from ojs_cluster.core.payload_limits import DEFAULT_LIMITS
 from ojs_cluster.redis.client import Client
 from ojs_cluster.redis.script import Script
+from ojs_cluster.store.history.entries import MAX_BYTES as HISTORY_BYTES
 from ojs_cluster.store.progress.progress import MAX_BYTES
 from ojs_cluster.store.settings import StoreSettings
 
 _ERRORS = StoreSettings().errors_kept
 _RESULT_BYTES = StoreSettings().result_max_bytes
+_HISTORY = StoreSettings().history_kept
+_ENTRY = '{"k":"failed","at":1,"w":"%s"}'
+_ENTRY %= "x" * (HISTORY_BYTES // _HISTORY - len(_ENTRY) - 2)
 _FAILURE_BYTES = DEFAULT_LIMITS.failure_bytes
 _ENVELOPE_BYTES = DEFAULT_LIMITS.envelope_bytes - 200
 LARGEST_RESULT = b'"%b"' % (b"r" * (_RESULT_BYTES - 2))
@@ -32,7 +36,8 @@ local function grow(key)
     if not state or redis.call('HSTRLEN', key, kept) >= {_ENVELOPE_BYTES - 100} then return end
     redis.call('HSET', key, 'e', '"args":[' .. text({_ENVELOPE_BYTES} - 9) .. ']',
         'pr', '[' .. text({_RESULT_BYTES} - 2) .. ']', 'hn', {_ERRORS},
-        'pd', '{{"data":' .. text({MAX_BYTES} - 9) .. '}}')
+        'pd', '{{"data":' .. text({MAX_BYTES} - 9) .. '}}',
+        'hy', '0 {_HISTORY}\\n' .. string.rep('{_ENTRY}\\n', {_HISTORY}))
     for n = 0, {_ERRORS - 1} do
         redis.call('HSET', key, 'h' .. n, '1,1700000000000,{{"code":"large","message":'
             .. text({_FAILURE_BYTES - 40}))

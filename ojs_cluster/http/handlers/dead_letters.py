@@ -6,6 +6,7 @@ from typing import Any
 
 from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.http import fields, query, replies
+from ojs_cluster.http.access.principals import cause_of
 from ojs_cluster.http.access.queue_scope import check_queues
 from ojs_cluster.http.app import App
 from ojs_cluster.http.handlers.jobs import list_matching
@@ -74,12 +75,14 @@ async def get(app: App, _request: Request, job_id: str) -> Response:
     return replies.job_response(200, await store_dead.get(app.store, fields.job_id(job_id)))
 
 
-async def retry(app: App, _request: Request, job_id: str) -> Response:
+async def retry(app: App, request: Request, job_id: str) -> Response:
     """Make the job of a dead letter available again. The request body is ignored.
 
     ``POST /ojs/v1/dead-letter/{id}/retry`` (spec: ojs-http-binding 12.2)
     """
-    return replies.job_response(200, await store_dead.retry(app.store, fields.job_id(job_id)))
+    cause = cause_of(app, request)
+    job = await store_dead.retry(app.store, fields.job_id(job_id), cause)
+    return replies.job_response(200, job)
 
 
 async def delete(app: App, _request: Request, job_id: str) -> Response:

@@ -14,6 +14,7 @@ from ojs_cluster.core.jobs.options import check_queue, is_queue
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.search import parse_search
 from ojs_cluster.http import fields, query, replies
+from ojs_cluster.http.access.principals import cause_of
 from ojs_cluster.http.access.queue_scope import check_new_job, check_queues
 from ojs_cluster.http.app import App
 from ojs_cluster.http.handlers.job_order import with_order
@@ -80,13 +81,13 @@ async def get(app: App, _request: Request, job_id: str) -> Response:
     return replies.whole_job_response(await store_jobs.get(app.store, fields.job_id(job_id)))
 
 
-async def cancel(app: App, _request: Request, job_id: str) -> Response:
+async def cancel(app: App, request: Request, job_id: str) -> Response:
     """Cancel a job. The request body is ignored.
 
     ``DELETE /ojs/v1/jobs/{id}``, alias ``POST /ojs/v1/jobs/{id}/cancel``
     (spec: ojs-http-binding 9.4)
     """
-    job = await store_cancel.cancel(app.store, fields.job_id(job_id))
+    job = await store_cancel.cancel(app.store, fields.job_id(job_id), cause=cause_of(app, request))
     return replies.job_response(200, job)
 
 

@@ -8,6 +8,7 @@ import msgspec
 
 from ojs_cluster.core.jobs.options import check_priority
 from ojs_cluster.http import fields, replies
+from ojs_cluster.http.access.principals import cause_of
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.openapi.keywords import keywords
@@ -44,4 +45,4 @@ async def change_as_admin(app: App, request: Request, job_id: str) -> Response:
 async def _changed(app: App, request: Request, job_id: str) -> JobRecord:
     body = decode(_decoder, request, app.settings.limits)
     priority = check_priority(body.priority, field="priority")
-    return await change_priority(app.store, fields.job_id(job_id), priority)
+    return await change_priority(app.store, fields.job_id(job_id), priority, cause_of(app, request))

@@ -26,6 +26,7 @@ from ojs_cluster.store.archive.line_values import (
     text,
     texts,
 )
+from ojs_cluster.store.history.entries import MAX_BYTES
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.progress.stored_progress import parse_progress
@@ -43,6 +44,7 @@ _TEXT = {
     f.UNIQUE: "unique",
     f.LIMIT: "rate_limit",
     f.PROGRESS: "progress",
+    f.HISTORY: "history",
 }
 _NUMBERS = {
     f.PRIORITY: "priority",
@@ -101,6 +103,7 @@ _VALIDATORS: Mapping[bytes, Callable[[bytes], object]] = {
     f.ON_EXHAUSTION: {b"discard", b"dead_letter"}.__contains__,
     f.TYPE: re.compile(rb"[a-z0-9][a-z0-9_.\-]*").fullmatch,
     f.PROGRESS: parse_progress,
+    f.HISTORY: lambda value: len(value) <= MAX_BYTES + 64,
 }
 """Fields that scripts parse, or copy into JSON without escaping."""
 

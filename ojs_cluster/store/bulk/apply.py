@@ -14,6 +14,7 @@ from ojs_cluster.core.jobs.states import TERMINAL, State
 from ojs_cluster.store.bulk.operation import Target
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import dead_letters
+from ojs_cluster.store.history.entries import UNKNOWN, Cause
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.change_priority import change_priority
@@ -27,6 +28,7 @@ async def apply(
     *,
     active: bool = False,
     priority: int = 0,
+    cause: Cause = UNKNOWN,
 ) -> OJSError | None:
     """Change one job.
 
@@ -36,6 +38,7 @@ async def apply(
         target: the job.
         active: whether to cancel the job even if it is active.
         priority: the priority that the job gets.
+        cause: who changes the job, for its history.
 
     Returns:
         None when the job was changed, now or before; otherwise the error that tells why not.
@@ -45,23 +48,25 @@ async def apply(
     """
     try:
         if action is BulkAction.PRIORITY:
-            await change_priority(store, target.job_id, priority)
+            await change_priority(store, target.job_id, priority, cause)
         else:
-            await _change(store, action, target, active)
+            await _change(store, action, target, active, cause)
     except (Conflict, Duplicate, MalformedJob, NotFound) as error:
         # An earlier process, or an earlier call whose reply was lost, may have changed the job.
         return None if await _is_changed(store, action, target, error) else error
     return None
 
 
-async def _change(store: Store, action: BulkAction, target: Target, active: bool) -> None:
+async def _change(
+    store: Store, action: BulkAction, target: Target, active: bool, cause: Cause
+) -> None:
     match action:
         case BulkAction.CANCEL:
             only: Literal["", "waiting"] = "" if active else "waiting"
-            await _cancel(store, target, only=only)
+            await _cancel(store, target, only=only, cause=cause)
         case BulkAction.RETRY:
             await dead_letters.retry_discarded(
-                store, target.job_id, expected_replays=target.replays
+                store, target.job_id, cause, expected_replays=target.replays
             )
         case BulkAction.DELETE:
             await _delete(store, target, target.state)
@@ -76,7 +81,12 @@ async def _change(store: Store, action: BulkAction, target: Target, active: bool
 
 
 async def _cancel(
-    store: Store, target: Target, *, only: Literal["", "waiting"], keep_ms: int | None = None
+    store: Store,
+    target: Target,
+    *,
+    only: Literal["", "waiting"],
+    keep_ms: int | None = None,
+    cause: Cause = UNKNOWN,
 ) -> None:
     await cancel(
         store,
@@ -85,6 +95,7 @@ async def _cancel(
         only=only,
         repeatable=True,
         created_ms=target.created_ms,
+        cause=cause,
     )
 
 

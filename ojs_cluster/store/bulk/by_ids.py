@@ -10,14 +10,16 @@ from ojs_cluster.store.bulk.apply import apply
 from ojs_cluster.store.bulk.operation import Target
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
+from ojs_cluster.store.history.entries import Cause
 
 
 async def change_jobs(
-    store: Store, action: BulkAction, job_ids: Sequence[str]
+    store: Store, action: BulkAction, job_ids: Sequence[str], cause: Cause
 ) -> dict[str, OJSError | None]:
     """Change each job by the same transition as a request for that single job.
 
-    A shard that does not answer affects only its own jobs.
+    A shard that does not answer affects only its own jobs. ``cause`` tells the histories of the
+    jobs who changes them.
 
     Returns:
         For each id the error, None for a job that has the wanted state.
@@ -29,7 +31,7 @@ async def change_jobs(
 
     async def change_one(job_id: str) -> None:
         try:
-            outcomes[job_id] = await apply(store, action, Target(job_id), active=True)
+            outcomes[job_id] = await apply(store, action, Target(job_id), active=True, cause=cause)
         except BackendUnavailable as error:
             outcomes[job_id] = error
 

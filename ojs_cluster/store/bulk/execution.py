@@ -36,6 +36,7 @@ from ojs_cluster.store.bulk.operation import (
 )
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
+from ojs_cluster.store.history.entries import Cause
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.searched_record import SearchedRecord
 from ojs_cluster.store.runtime import Arg
@@ -251,10 +252,14 @@ async def _finish_slice(
 ) -> BulkOperation:
     failures: dict[str, str] = {}
     active = State.ACTIVE in operation.selection.states
+    cause = Cause("client", operation.principal, f"bulk operation {operation.id}")
 
     async def change(target: Target) -> None:
         error = await apply(
-            store, operation.action, target, active=active, priority=operation.priority
+            *(store, operation.action, target),
+            active=active,
+            priority=operation.priority,
+            cause=cause,
         )
         if error is not None:
             failures[target.job_id] = error.message

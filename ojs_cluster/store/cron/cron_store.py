@@ -15,6 +15,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.cron.cron_record import CronRecord, parse_cron_record
 from ojs_cluster.store.cron.firing_store import DueCrons, FiringOutcome, OccurrenceDecision
 from ojs_cluster.store.enqueue.enqueue import enqueue
+from ojs_cluster.store.history.entries import Cause
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.activate import activate
@@ -143,7 +144,8 @@ class RedisCronStore:
 
     async def cancel(self, job_id: str) -> None:
         """Cancel a job."""
-        await cancel(self.store, job_id)
+        cause = Cause("system", why="replaced by the next occurrence of the cron job")
+        await cancel(self.store, job_id, cause=cause)
 
     async def activate(self, job_id: str) -> None:
         """Make a pending job available."""

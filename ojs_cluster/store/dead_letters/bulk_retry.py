@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import trio
 
@@ -19,6 +20,7 @@ from ojs_cluster.redis.deadline import extend_deadline
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import dead_letters
 from ojs_cluster.store.fanout import run_concurrently
+from ojs_cluster.store.history.entries import UNKNOWN, Cause
 from ojs_cluster.store.jobs.listing import JobFilter, ListingPosition, walk
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.partial_failures import after_first_write
@@ -52,7 +54,7 @@ class BulkRetryResult:
 
 
 async def retry_matching(
-    store: Store, wanted: JobFilter, cursor: str | None = None
+    store: Store, wanted: JobFilter, cursor: str | None = None, cause: Cause = UNKNOWN
 ) -> BulkRetryResult:
     """Retry the discarded jobs that ``wanted`` admits. Its ``state`` is ignored.
 
@@ -62,6 +64,7 @@ async def retry_matching(
         store: the store.
         wanted: the filter.
         cursor: ``next_cursor`` of the last call; None to begin.
+        cause: who retries the jobs, for their histories.
 
     Raises:
         InvalidRequest: this server did not create the cursor.
@@ -69,7 +72,9 @@ async def retry_matching(
             that were retried are not discarded any more.
     """
     extend_deadline(MAX_DURATION_S)
-    retry = dead_letters.retry if wanted.dead else dead_letters.retry_discarded
+    retry = partial(
+        dead_letters.retry if wanted.dead else dead_letters.retry_discarded, cause=cause
+    )
     choice = await _choose(store, replace(wanted, state=State.DISCARDED), cursor)
     failures = await _retry(store, retry, choice.job_ids)
     next_cursor = None

@@ -12,6 +12,7 @@ from ojs_cluster.core.errors import Conflict, InvalidRequest, MalformedJob, NotF
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
+from ojs_cluster.store.history.entries import UNKNOWN, Cause, history_arg
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.by_id import run_on_job
@@ -217,7 +218,7 @@ async def get(store: Store, job_id: str) -> JobRecord:
     return job
 
 
-async def retry(store: Store, job_id: str) -> JobRecord:
+async def retry(store: Store, job_id: str, cause: Cause = UNKNOWN) -> JobRecord:
     """Make a dead letter available again: it keeps its id, has attempt 0 and no errors.
 
     Raises:
@@ -225,19 +226,20 @@ async def retry(store: Store, job_id: str) -> JobRecord:
         Duplicate: the job is unique, and another job with its fingerprint has not ended.
     """
     try:
-        return await _retry_by_id(store, job_id, "dead")
+        return await _retry_by_id(store, job_id, "dead", cause)
     except Conflict:
         raise NotFound("dead letter", job_id) from None
 
 
 async def retry_discarded(
-    store: Store, job_id: str, *, expected_replays: int | None = None
+    store: Store, job_id: str, cause: Cause = UNKNOWN, *, expected_replays: int | None = None
 ) -> JobRecord:
     """Make a discarded job available again, whether or not it is a dead letter.
 
     Args:
         store: the store.
         job_id: the job.
+        cause: who retries the job, for its history.
         expected_replays: how often an operator has retried the job before, None for any number.
             With it a repeated call retries the job once.
 
@@ -246,18 +248,24 @@ async def retry_discarded(
         Conflict: the job is not discarded, or its number of retries is not ``expected_replays``.
         Duplicate: the job is unique, and another job with its fingerprint has not ended.
     """
-    return await _retry_by_id(store, job_id, "discarded", expected_replays)
+    return await _retry_by_id(store, job_id, "discarded", cause, expected_replays)
 
 
 async def _retry_by_id(
-    store: Store, job_id: str, required_kind: str, expected_replays: int | None = None
+    store: Store,
+    job_id: str,
+    required_kind: str,
+    cause: Cause,
+    expected_replays: int | None = None,
 ) -> JobRecord:
     """Retry a job of the ``required_kind`` (see ``retry_dead.lua``)."""
     found = await read_jobs.get(store, job_id)
     if expected_replays is not None and found.replays != expected_replays:
         raise Conflict(f"job '{job_id}' was retried since", job_id=job_id, state=found.state)
     if f.UNIQUE in found.fields:
-        return await unique_retry.retry_unique_job(store, job_id, required_kind, expected_replays)
+        return await unique_retry.retry_unique_job(
+            store, job_id, required_kind, expected_replays, cause
+        )
     job = await run_on_job(
         store,
         "retry_dead",
@@ -267,6 +275,7 @@ async def _retry_by_id(
             store.events_arg,
             required_kind,
             "" if expected_replays is None else expected_replays,
+            history_arg(store, cause),
         ],
     )
     with after_first_write():

@@ -2,18 +2,19 @@
 -- Pre:  the job is of the required kind. For a unique job, the caller has claimed the lock for the job with its
 --       next number of manual retries.
 -- Post: the job is at the end of its queue, with attempt 0 and without the errors and times of earlier
---       attempts; replays + 1. A unique job is in `references`, so that the janitor checks its lock (see
+--       attempts, which the history keeps, shortened; replays + 1. A unique job is in `references`, so that the janitor checks its lock (see
 --       store/enqueue/references.py).
--- Memory: allow-oom; adds 400 bytes.
+-- Memory: allow-oom; adds 400 bytes, and an entry of the history (1 KiB).
 -- KEYS: 1 job, 2 finished, 3 dead, 4 expiring, 5 events, 6 references.
 -- ARGV: 1 events kept, 2 required kind of job:
 --         'dead'      a dead letter
 --         'discarded' a dead letter, or a discarded job whose retention is not over
---       3 expected number of manual retries so far, '' for any.
+--       3 expected number of manual retries so far, '' for any, 4 history (see set_history).
 -- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'prepared', transaction}
 --          {'conflict', state}
 --@include keys now preflight remove_one read_job change_counters append_event set_deadline
---@include make_available
+--@include make_available record_history
+set_history(ARGV[4])
 local key, references_key, required_kind, expected_replays = KEYS[1], KEYS[6], ARGV[2], ARGV[3]
 local job, reply = load_job(key)
 if not job then return reply end
@@ -39,6 +40,8 @@ if job[F.dead] then
 end
 remove_member(FINISHED, id)
 count(job[F.queue], 'discarded', -1)
+record_history(key, job, 'retried', string.format(',"a":%s,"f":%s,"x":%s,"d":%s', job[F.attempt] or 0,
+    job[F.finished] or 0, job[F.expired] and 1 or 0, job[F.dead] and 1 or 0))
 local past_fields = {F.attempt, F.errors, F.dead, F.expired, F.finished, F.started, F.worker, F.lease,
     F.deadline, F.lease_ms, F.extended, F.delay, F.cancelled_keep_ms,
     F.progress, F.progress_data}

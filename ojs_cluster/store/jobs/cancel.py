@@ -6,6 +6,7 @@ from typing import Literal
 
 from ojs_cluster.core.errors import MalformedJob
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.history.entries import UNKNOWN, Cause, history_arg
 from ojs_cluster.store.jobs.by_id import run_on_job
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.jobs.remove_malformed import remove_malformed
@@ -22,6 +23,7 @@ async def cancel(
     only: Literal["", "inactive", "waiting", "available"] = "",
     repeatable: bool = False,
     created_ms: int | None = None,
+    cause: Cause = UNKNOWN,
 ) -> JobRecord:
     """Cancel a job that is not terminal.
 
@@ -41,6 +43,7 @@ async def cancel(
             the job, the second raises ``Conflict``.
         created_ms: when the job was created, in Unix milliseconds; None for any time. A client may
             reuse the id of a deleted job, and the new job is not cancelled.
+        cause: who cancels the job, for its history.
 
     Returns:
         The cancelled job.
@@ -53,6 +56,7 @@ async def cancel(
     settings = store.settings
     keep = settings.retention_cancelled_ms if keep_ms is None else keep_ms
     args: list[Arg] = [store.events_arg, keep, only, "" if created_ms is None else created_ms]
+    args.append(history_arg(store, cause))
     idempotent = repeatable or only == "inactive"
     try:
         return await run_on_job(store, "cancel", job_id, _KEYS, args, idempotent=idempotent)

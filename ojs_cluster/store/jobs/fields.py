@@ -112,6 +112,8 @@ PROGRESS: Final = b"pg"
 number, which is empty when only data was reported."""
 PROGRESS_DATA: Final = b"pd"
 """JSON object with ``message`` and ``data`` of the last progress report, if it had them."""
+HISTORY: Final = b"hy"
+"""What transitions have overwritten in the other fields; see ``store/history/entries.py``."""
 CHECKPOINT: Final = b"ck"
 """Set while the job has a checkpoint, which is in a key of its own: sequence, bytes, and time of
 the last event."""

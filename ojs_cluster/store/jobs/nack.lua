@@ -7,11 +7,12 @@
 --       failure is recorded.
 --       release (the client of the fetch has disconnected, or its worker has not started the job): the job is
 --       available at the front of its queue, and the attempt does not count.
--- Memory: allow-oom; adds the error (64 KiB; a job keeps OJS_ERRORS_KEPT of them) and 1.5 KiB.
+-- Memory: allow-oom; adds the error (64 KiB; a job keeps OJS_ERRORS_KEPT of them), an entry of the history (1 KiB;
+--       a job keeps 16 KiB of them) and 1.5 KiB.
 -- KEYS: 1 job, 2 due, 3 active, 4 execution_deadlines, 5 expiring, 6 finished, 7 dead, 8 events.
 -- ARGV: 1 events kept, 2 errors kept, 3 ms to keep discarded, 4 ms to keep dead letters, 5 dead
---       letters kept per queue, 6 the server's on_exhaustion, 7 the nack (see include/jobs/nack_job.lua)
---       as msgpack.
+--       letters kept per queue, 6 the server's on_exhaustion, 7 entries of history kept, 8 the nack (see
+--       include/jobs/nack_job.lua) as msgpack.
 -- Returns: {'ok', fields, effects} | {'missing'} | {'moved', shard} | {'prepared', transaction}
 --          {'conflict', state} | {'not_holder'}
 --@include keys now preflight remove_one read_job change_counters append_event set_deadline
@@ -21,8 +22,9 @@ local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end
 local errors_kept, retention = tonumber(ARGV[2]), {ARGV[3], ARGV[4], tonumber(ARGV[5])}
-local nack = cmsgpack.unpack(ARGV[7])
+local nack = cmsgpack.unpack(ARGV[8])
 server_exhaustion = ARGV[6]
+set_history(ARGV[7])
 reply = early_nack_reply(job, nack)
 if not reply then
     preflight_nacks({{job, nack}}, retention[3])

@@ -210,7 +210,7 @@ def _packed(
 
 
 def _settings_args(store: Store) -> list[Arg]:
-    """Return ARGV 1 to 6 of ``nack.lua`` and ``nack_many.lua``."""
+    """Return ARGV 1 to 7 of ``nack.lua`` and ``nack_many.lua``."""
     settings = store.settings
     return [
         store.events_arg,
@@ -219,4 +219,5 @@ def _settings_args(store: Store) -> list[Arg]:
         settings.retention_dead_ms,
         settings.dead_letter_max,
         settings.on_exhaustion,
+        settings.history_kept,
     ]

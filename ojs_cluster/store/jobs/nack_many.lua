@@ -5,7 +5,7 @@
 --       of two nacks of one job is treated as a repetition, or refused.
 -- Memory: allow-oom; per job as nack.
 -- KEYS: 1 due, 2 active, 3 execution_deadlines, 4 expiring, 5 finished, 6 dead, 7 events, then the jobs.
--- ARGV: 1 to 6 as nack.lua, then per job its nack (see include/jobs/nack_job.lua) as msgpack.
+-- ARGV: 1 to 7 as nack.lua, then per job its nack (see include/jobs/nack_job.lua) as msgpack.
 -- Returns: {effects, per job: {'ok', state} or a reply of nack.lua other than 'ok'}
 --@include keys now preflight remove_many load_jobs change_counters append_event set_deadline
 --@include append_effect make_available finish_job remove_from_queue backoff_delay match_error
@@ -13,10 +13,11 @@
 local jobs, replies, ending = {}, {effects}, {}
 local errors_kept, retention = tonumber(ARGV[2]), {ARGV[3], ARGV[4], tonumber(ARGV[5])}
 server_exhaustion = ARGV[6]
+set_history(ARGV[7])
 local nacks = {}
 for i = 8, #KEYS do
     local key = KEYS[i]
-    nacks[i] = cmsgpack.unpack(ARGV[i - 1])
+    nacks[i] = cmsgpack.unpack(ARGV[i])
     if jobs[key] == nil then
         local job, reply = load_within_budget(key)
         jobs[key] = job or reply

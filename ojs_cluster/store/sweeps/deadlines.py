@@ -65,6 +65,7 @@ async def reap(store: Store, shard: Shard, limit: int) -> SweepResult:
             *(store.events_arg, limit, random.random()),  # noqa: S311 - jitter
             *(settings.errors_kept, settings.retention_discarded_ms),
             *(settings.retention_dead_ms, settings.dead_letter_max, settings.on_exhaustion),
+            settings.history_kept,
         ],
         idempotent=True,
     )

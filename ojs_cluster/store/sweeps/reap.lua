@@ -3,11 +3,12 @@
 --   visibility deadline passed: active -> available | discarded (no attempt left)
 --   expires_at passed:          available | scheduled | retryable | pending -> discarded
 -- Malformed jobs are quarantined. A quarantined job that is valid again returns to its queue.
--- Memory: allow-oom; per job 1.5 KiB.
+-- Memory: allow-oom; per job 2.5 KiB.
 -- KEYS: 1 active, 2 execution_deadlines, 3 expiring, 4 due, 5 pending, 6 finished, 7 dead, 8 events,
 --       9 quarantine.
 -- ARGV: 1 events kept, 2 limit, 3 random number in [0, 1) for the jitter, 4 errors kept, 5 ms to keep discarded
---       jobs, 6 ms to keep dead letters, 7 dead letters kept per queue, 8 OJS_ON_EXHAUSTION.
+--       jobs, 6 ms to keep dead letters, 7 dead letters kept per queue, 8 OJS_ON_EXHAUSTION, 9 entries of
+--       history kept.
 -- Returns: {number of lost leases, number of timeouts, number of expired jobs, now, ms of the next deadline or
 --           -1, effects, ids of quarantined jobs}
 --@include keys now preflight remove_many lowest_remaining load_jobs change_counters append_event set_deadline
@@ -15,7 +16,7 @@
 --@include decide_failure cap_dead_letters error_groups fail_attempt
 local limit, random_number, errors_kept = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local retention, jobs, quarantined, malformed = {ARGV[5], ARGV[6], tonumber(ARGV[7])}, {}, {}, {}
-server_exhaustion = ARGV[8]
+server_exhaustion = ARGV[8] set_history(ARGV[9])
 -- Returns the ids of an index whose time has passed, and loads their jobs. Malformed jobs are added to
 -- `quarantined` instead. `only_loaded`: omits jobs that are not loaded: after a write, no job may be loaded.
 local function overdue(zset, only_loaded)
@@ -54,10 +55,7 @@ decide_losses(timeouts, 'timeout')
 decide_losses(lost, 'visibility_timeout')
 preflight_failures(ends, retention[3])
 
-for i, entry in ipairs(quarantined) do
-    recheck_later(entry[1], entry[2])
-    quarantined[i] = entry[2]
-end
+for i, entry in ipairs(quarantined) do recheck_later(entry[1], entry[2]) quarantined[i] = entry[2] end
 
 batch_events()
 for i, id in ipairs(timeouts) do

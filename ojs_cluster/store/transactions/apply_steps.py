@@ -16,6 +16,7 @@ from ojs_cluster.store.enqueue.placement import (
     read_back,
     stored_records,
 )
+from ojs_cluster.store.history.entries import Cause, history_arg
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.record import JobRecord, record
 from ojs_cluster.store.outbox.outbox import deliver
@@ -89,14 +90,15 @@ class Application:
         """Cancel a job, and publish the prepared job of ``shard`` that replaces it."""
         store = self.store
         same_shard = shard.index == replacement.old_shard
+        cause = Cause("system", why=f"replaced by {replacement.new_id}")
         if not same_shard:
             with suppress(NotFound, Conflict):  # the old job has ended, which is enough
-                await cancel(store, replacement.old_id, repeatable=True)
+                await cancel(store, replacement.old_id, repeatable=True, cause=cause)
         keys = [shard.job(replacement.new_id), *(getattr(shard, name) for name in _PUBLISH_KEYS)]
         if same_shard:
             keys.append(shard.job(replacement.old_id))
         args: list[Arg] = [store.events_arg, self.transaction.id]
-        args.append(store.settings.retention_cancelled_ms)
+        args += [store.settings.retention_cancelled_ms, history_arg(store, cause)]
         reply = await store.run(shard, "publish_job", keys, args, idempotent=True)
         if reply[0]:
             self.records[replacement.new_id] = record(replacement.new_id, reply[0])
@@ -110,7 +112,10 @@ class Application:
             shard,
             "retry_dead",
             [shard.job(retry.job_id), *(getattr(shard, name) for name in RETRY_KEYS)],
-            [store.events_arg, retry.required_kind, retry.retries],
+            [
+                *(store.events_arg, retry.required_kind, retry.retries),
+                history_arg(store, retry.cause),
+            ],
             idempotent=True,
         )
         if reply[0] == b"ok":  # any other reply: it was retried before, or the job was removed

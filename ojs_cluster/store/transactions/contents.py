@@ -11,6 +11,7 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.store.enqueue.placement import (
     PlacedJob,
 )
+from ojs_cluster.store.history.entries import UNKNOWN, Cause
 
 
 class Replacement(msgspec.Struct, frozen=True, array_like=True):
@@ -30,6 +31,8 @@ class Replacement(msgspec.Struct, frozen=True, array_like=True):
 class ManualRetry(msgspec.Struct, frozen=True, array_like=True):
     """An ended job that an operator retries.
 
+    As in ``Plan``, new fields go to the end, with a default.
+
     Args:
         job_id: id of the job.
         shard: index of the shard where the job lives.
@@ -37,6 +40,7 @@ class ManualRetry(msgspec.Struct, frozen=True, array_like=True):
         retries: how often the job was retried by hand before. The script does nothing when the job
             has another number, so the retry is idempotent.
         required_kind: which jobs may be retried; ``retry_dead.lua`` lists the values.
+        cause: who retries the job, for its history.
     """
 
     job_id: str
@@ -44,6 +48,7 @@ class ManualRetry(msgspec.Struct, frozen=True, array_like=True):
     queue: str
     retries: int
     required_kind: str
+    cause: Cause = UNKNOWN
 
 
 class Plan(msgspec.Struct, frozen=True, array_like=True):

@@ -3,14 +3,16 @@
 -- Pre:  the transaction has prepared the job, and no process has published it.
 -- Post: exactly one of the two jobs is live: the new one.
 -- Repeated, it changes nothing.
--- Memory: allow-oom; adds 900 bytes.
+-- Memory: allow-oom; adds 900 bytes, and an entry of the history (1 KiB).
 -- KEYS: 1 job hash of the new job, 2 due, 3 active, 4 execution_deadlines, 5 expiring, 6 pending,
 --       7 finished, 8 events, 9 alias_claims, 10 job hash of the replaced job when it lives in this shard.
--- ARGV: 1 events kept, 2 transaction id, 3 retention of cancelled jobs (ms).
+-- ARGV: 1 events kept, 2 transaction id, 3 retention of cancelled jobs (ms), 4 history of the replaced job
+--       (see set_history).
 -- Returns: {fields of the new job (empty when it was removed), effects}
 --@include keys now preflight remove_many load_jobs change_counters append_event set_deadline
 --@include append_effect make_available announce_queue finish_job remove_from_queue cancel_job index_job
 local key, old_key, transaction, retention = KEYS[1], KEYS[10], ARGV[2], ARGV[3]
+set_history(ARGV[4])
 local job = load_job(key, transaction) -- without the transaction id a prepared job cannot be loaded
 if not job or not job[F.transaction] then return {job and job.field_list or {}, effects} end
 local id = job_id_of(key)

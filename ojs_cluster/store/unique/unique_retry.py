@@ -15,6 +15,7 @@ from ojs_cluster.core.jobs.ids import new_job_id
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.redis.deadline import cleaning_up
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.history.entries import UNKNOWN, Cause
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.record import JobRecord
@@ -28,7 +29,11 @@ _TRIES = 3
 
 
 async def retry_unique_job(
-    store: Store, job_id: str, required_kind: str, expected_replays: int | None = None
+    store: Store,
+    job_id: str,
+    required_kind: str,
+    expected_replays: int | None = None,
+    cause: Cause = UNKNOWN,
 ) -> JobRecord:
     """Run a discarded unique job again.
 
@@ -37,6 +42,7 @@ async def retry_unique_job(
         job_id: id of the job.
         required_kind: which jobs may be retried; ``retry_dead.lua`` lists the values.
         expected_replays: how often an operator has retried the job before, None for any number.
+        cause: who retries the job, for its history.
 
     Raises:
         NotFound: there is no such job.
@@ -56,7 +62,7 @@ async def retry_unique_job(
         fingerprint = job.fields[f.UNIQUE].decode().removesuffix("+")
         retries = int(job.fields.get(f.REPLAYS, 0))
         request = LockRequest(fingerprint, job_id, found.shard, retries + 1)
-        retry = ManualRetry(job_id, found.shard, job.queue, retries, required_kind)
+        retry = ManualRetry(job_id, found.shard, job.queue, retries, required_kind, cause)
         transaction = _transaction(store, request, retry)
         now_ms = await _commit(store, request, transaction)
         if now_ms is None:

@@ -2,11 +2,11 @@
 -- Pre:  the lease was granted or last extended before its worker's death. A worker that came back keeps the
 --       jobs that it has fetched or extended since.
 -- Post: no dead worker holds any of the active jobs that this call has read.
--- Memory: allow-oom; per job 1.5 KiB.
+-- Memory: allow-oom; per job 2.5 KiB.
 -- KEYS: 1 active, 2 execution_deadlines, 3 expiring, 4 due, 5 finished, 6 dead, 7 events.
 -- ARGV: 1 events kept, 2 cursor ('' for the first call), 3 maximum number of active jobs to read, 4 errors kept
 --       per job, 5 retention of discarded jobs (ms), 6 retention of dead letters (ms), 7 maximum number of dead
---       letters per queue, 8 the server's on_exhaustion, then per dead worker: id, time of its death by the
+--       letters per queue, 8 the server's on_exhaustion, 9 entries of history kept, then per dead worker: id, time of its death by the
 --       clock of its record's master (ms), time since its death (ms), or '' when unknown.
 -- Returns: {next cursor ('' at the end), effects, then per recovered job the id of its worker}
 --@include keys now preflight remove_many read_job change_counters append_event set_deadline
@@ -15,7 +15,8 @@
 local cursor, limit, errors_kept = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local retention, died = {ARGV[5], ARGV[6], tonumber(ARGV[7])}, {}
 server_exhaustion = ARGV[8]
-for i = 9, #ARGV, 3 do
+set_history(ARGV[9])
+for i = 10, #ARGV, 3 do
     local id, dead_ms, dead_for_ms = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]) or 0
     -- `dead_ms` may be in the future by the clock of this master.
     died[id] = math.min(dead_ms, now - dead_for_ms)

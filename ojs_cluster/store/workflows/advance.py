@@ -46,6 +46,7 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.enqueue import enqueue_with_id
 from ojs_cluster.store.fanout import run_concurrently
+from ojs_cluster.store.history.entries import Cause
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.cancel import cancel
@@ -66,6 +67,7 @@ _STORE_WITHIN_MS = 20_000
 """Maximum time in ms from the decision to enqueue a job until the job is stored; a later attempt is
 refused. The time is a sixth of the shortest retention of a workflow's job
 (``store/include/jobs/finish_job.lua``)."""
+_CANCELLED = Cause("system", why="its workflow was cancelled")
 _CHUNK = 100
 """Maximum number of jobs that are enqueued before the state of the workflow is read again."""
 
@@ -195,7 +197,7 @@ async def _cancel_jobs(store: Store, progress: WorkflowProgress, numbers: Iterab
 
     async def cancel_job(number: int) -> None:
         try:
-            await cancel(store, plan.jobs[number].job_id, only="inactive")
+            await cancel(store, plan.jobs[number].job_id, only="inactive", cause=_CANCELLED)
         except (NotFound, Conflict):
             return  # never enqueued, ended, or running its last attempt
 

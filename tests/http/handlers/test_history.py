@@ -10,7 +10,10 @@ import pytest
 from ojs_cluster.core.jobs.ids import new_job_id
 from ojs_cluster.core.workflow_request import parse_workflow
 from ojs_cluster.http.handlers.history.workflow_graph import WorkflowGraph
-from tests.http.api import Api
+from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.store.settings import StoreSettings
+from tests.http.api import Api, open_app
+from tests.store.shortcuts import clock_ms
 
 NACK = "/ojs/v1/workers/nack"
 ACK = "/ojs/v1/workers/ack"
@@ -32,6 +35,24 @@ def kinds(found: dict[str, Any]) -> list[str]:
 
 def data_of(found: dict[str, Any], kind: str) -> list[dict[str, Any]]:
     return [event["data"] for event in found["events"] if event["event_type"] == kind]
+
+
+def changes(found: dict[str, Any]) -> list[str]:
+    return [f"{each['from']} {each['to']}" for each in data_of(found, "job.state_changed")]
+
+
+async def again(api: Api, worker: str) -> list[dict[str, Any]]:
+    """Fetch until the retry is due."""
+    while not (jobs := await api.fetch(worker_id=worker)):
+        pass
+    return jobs
+
+
+async def wait_for_the_next_millisecond(api: Api) -> None:
+    """Only then is an activation later than the job."""
+    now = await clock_ms(api.app.store, 0)
+    while await clock_ms(api.app.store, 0) <= now + 1:
+        pass
 
 
 async def lineage(api: Api, job_id: str) -> dict[str, Any]:
@@ -69,52 +90,145 @@ async def test_the_history_of_a_completed_job_is_complete(any_api: Api) -> None:
     assert len({event["id"] for event in found["events"]}) == found["total"] == 5
 
 
-async def test_the_history_tells_that_an_earlier_start_is_missing(any_api: Api) -> None:
+async def test_the_history_has_each_attempt_with_its_worker(any_api: Api) -> None:
     retry = {"max_attempts": 2, "initial_interval": "PT0.001S", "jitter": False}
     job_id = (await any_api.active(options={"retry": retry}))["id"]
     await any_api.post(NACK, {"job_id": job_id, "error": {"type": "x", "message": "one"}})
-    again: list[dict[str, Any]] = []
-    while not again:  # until the retry is due
-        again = await any_api.fetch(worker_id="w1")
+    await again(any_api, "w2")
     await any_api.post(NACK, {"job_id": job_id, "error": {"type": "x", "message": "two"}})
 
     found = await history(any_api, job_id)
 
-    assert found["complete"] is False
+    assert found["complete"] is True
     failed = data_of(found, "job.attempt_failed")
     assert [(each["attempt"], each["error"], each["will_retry"]) for each in failed] == [
         (1, "one", True),
         (2, "two", False),
     ]
-    [started] = data_of(found, "job.attempt_started")
-    assert started == {"attempt": 2}
+    assert all(each["duration_ms"] >= 0 for each in failed)
+    started = data_of(found, "job.attempt_started")
+    assert started == [{"attempt": 1, "worker_id": "w1"}, {"attempt": 2, "worker_id": "w2"}]
     [discarded] = data_of(found, "job.discarded")
     assert discarded == {"total_attempts": 2, "expired": False, "last_error": "two"}
+    assert changes(found) == [
+        "available active",
+        "active retryable",
+        "retryable available",
+        "available active",
+        "active discarded",
+    ]
+
+
+async def test_a_history_that_was_not_recorded_is_not_complete(standalone: Embedded) -> None:
+    settings = StoreSettings(history_enabled=False)
+    async with open_app(standalone, store=settings, test_hooks=True) as app:
+        api = Api(app)
+        retry = {"max_attempts": 2, "initial_interval": "PT0.001S", "jitter": False}
+        job_id = (await api.active(options={"retry": retry}))["id"]
+        await api.post(NACK, {"job_id": job_id, "error": {"type": "x", "message": "one"}})
+        await again(api, "w2")
+        await api.post(NACK, {"job_id": job_id, "error": {"type": "x", "message": "two"}})
+        found = await history(api, job_id)
+    assert found["complete"] is False
+    assert [each["error"] for each in data_of(found, "job.attempt_failed")] == ["one", "two"]
+    assert data_of(found, "job.attempt_started") == [{"attempt": 2, "worker_id": "w2"}]
 
 
 async def test_a_returned_attempt_is_not_the_one_that_failed(any_api: Api) -> None:
     retry = {"max_attempts": 3, "initial_interval": "PT0.001S", "jitter": False}
     job_id = (await any_api.active(options={"retry": retry}))["id"]
     await any_api.post(NACK, {"job_id": job_id, "error": {"type": "x", "message": "one"}})
-    again: list[dict[str, Any]] = []
-    while not again:  # until the retry is due
-        again = await any_api.fetch(worker_id="w1")
-    body = {"lease_id": again[0]["lease_id"], "requeue": True, "started": False}
+    [fetched] = await again(any_api, "w1")
+    body = {"lease_id": fetched["lease_id"], "requeue": True, "started": False}
     assert (await any_api.post(NACK, {"job_id": job_id, **body})).status == 200
 
     found = await history(any_api, job_id)
 
-    assert kinds(found) == ["job.created", "job.attempt_failed", "job.state_changed"]
+    assert data_of(found, "job.attempt_started") == [{"attempt": 1, "worker_id": "w1"}]
+    assert changes(found)[-1] == "retryable available"
+    assert found["complete"] is True
 
 
-async def test_a_manual_retry_makes_the_history_incomplete(any_api: Api) -> None:
+async def test_a_requeued_attempt_is_in_the_history(any_api: Api) -> None:
+    job = await any_api.active()
+    await any_api.post(NACK, {"job_id": job["id"], "requeue": True})
+    await any_api.fetch(worker_id="w2")
+    await any_api.post(ACK, {"job_id": job["id"]})
+    found = await history(any_api, job["id"])
+    assert found["complete"] is True
+    assert changes(found) == [
+        "available active",
+        "active available",
+        "available active",
+        "active completed",
+    ]
+    assert [each["worker_id"] for each in data_of(found, "job.attempt_started")] == ["w1", "w2"]
+
+
+async def test_a_manual_retry_erases_nothing(any_api: Api) -> None:
     job_id = (await any_api.active(options={"retry": {"max_attempts": 1}}))["id"]
     await any_api.post(NACK, {"job_id": job_id, "error": {"message": "no"}})
-    assert (await history(any_api, job_id))["complete"] is True
+    before = await history(any_api, job_id)
     await any_api.post(f"/ojs/v1/admin/jobs/{job_id}/retry")
+    await any_api.fetch(worker_id="w2")
+    await any_api.post(NACK, {"job_id": job_id, "error": {"message": "again"}})
+    await any_api.post(f"/ojs/v1/admin/jobs/{job_id}/retry")
+
     found = await history(any_api, job_id)
+
+    assert found["complete"] is True
+    assert found["events"][: before["total"]] == before["events"]
+    retries = [event for event in found["events"] if event["data"].get("manual")]
+    assert [event["actor"] for event in retries] == [{"type": "client", "id": "anonymous"}] * 2
+    assert [each["error"] for each in data_of(found, "job.attempt_failed")] == ["no", "again"]
+    assert len(data_of(found, "job.discarded")) == 2
+    assert (await any_api.get(f"/ojs/v1/jobs/{job_id}")).json["job"].get("errors") is None
+
+
+async def test_the_history_says_who_has_changed_a_job(any_api: Api) -> None:
+    job = await any_api.enqueue(options={"scheduled_at": "+PT1H"})
+    path = f"/ojs/v1/jobs/{job['id']}"
+    assert (await any_api.call("PATCH", path, {"priority": 5})).status == 200
+    await any_api.delete(path)
+    found = await history(any_api, job["id"])
+    [changed] = [e for e in found["events"] if e["event_type"] == "job.priority_changed"]
+    assert (changed["data"], changed["actor"]["id"]) == ({"from": 0, "to": 5}, "anonymous")
+    assert found["events"][-1]["event_type"] == "job.cancelled"
+    assert found["events"][-1]["actor"] == {"type": "client", "id": "anonymous"}
+
+
+async def test_a_bulk_operation_is_named_in_the_history(any_api: Api) -> None:
+    job = await any_api.enqueue()
+    body = {"ids": [job["id"]]}
+    assert (await any_api.post("/ojs/v1/jobs/bulk/cancel", body)).status == 200
+    found = await history(any_api, job["id"])
+    assert found["events"][-1]["actor"] == {"type": "client", "id": "anonymous"}
+
+
+@pytest.mark.parametrize("options", [{"scheduled_at": "+PT0.001S"}, {"pending": True}])
+async def test_a_job_that_has_waited_became_available(
+    any_api: Api, options: dict[str, Any]
+) -> None:
+    job = await any_api.enqueue(options=options)
+    if "pending" in options:
+        await wait_for_the_next_millisecond(any_api)
+        await any_api.post(f"/ojs/v1/jobs/{job['id']}/activate")
+    while not await any_api.fetch(worker_id="w1"):
+        pass
+    found = await history(any_api, job["id"])
+    first = "pending" if "pending" in options else "scheduled"
+    assert changes(found) == [f"{first} available", "available active"]
+
+
+async def test_a_deleted_history_has_what_the_job_still_has(any_api: Api) -> None:
+    job_id = (await any_api.active(options={"retry": {"max_attempts": 1}}))["id"]
+    await any_api.post(NACK, {"job_id": job_id, "error": {"message": "no"}})
+    await any_api.post(f"/ojs/v1/admin/jobs/{job_id}/retry")
+    reply = await any_api.delete(f"/ojs/v1/jobs/{job_id}/history")
+    assert reply.json == {"deleted": True, "events_deleted": 2}
+    found = await history(any_api, job_id)
+    assert kinds(found) == ["job.created"]
     assert found["complete"] is False
-    assert kinds(found) == ["job.created"], "a manual retry removes the errors before it"
 
 
 async def test_a_cancelled_job_has_one_end(any_api: Api) -> None:
@@ -139,6 +253,7 @@ async def test_the_history_has_pages(any_api: Api) -> None:
 @pytest.mark.parametrize("path", ["history", "lineage"])
 async def test_an_unknown_job_has_neither(any_api: Api, path: str) -> None:
     unknown = new_job_id(0, 8, 1)
+    assert (await any_api.delete(f"/ojs/v1/jobs/{unknown}/history")).status == 404
     assert (await any_api.get(f"/ojs/v1/jobs/{unknown}/{path}")).status == 404
 
 

@@ -14,6 +14,7 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import bulk_retry, dead_letters
 from ojs_cluster.store.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.history.entries import Cause
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.listing import JobFilter
@@ -184,10 +185,10 @@ async def test_a_job_retried_by_another_call_is_counted_as_failed(
     one, two = await discard(store, dead=True), await discard(store, dead=True)
     original = dead_letters.retry
 
-    async def late(found: Store, job_id: str) -> JobRecord:
+    async def late(found: Store, job_id: str, cause: Cause) -> JobRecord:
         if job_id == one.id:
             await original(found, job_id)
-        return await original(found, job_id)
+        return await original(found, job_id, cause)
 
     monkeypatch.setattr(dead_letters, "retry", late)
     done = await bulk_retry.retry_matching(store, DEAD)

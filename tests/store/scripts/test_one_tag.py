@@ -34,6 +34,7 @@ from ojs_cluster.store.enqueue.batch_attempt import BatchAttempt
 from ojs_cluster.store.enqueue.enqueue import enqueue_many
 from ojs_cluster.store.events.listing import EventFilter, read_events
 from ojs_cluster.store.fetch.fetch import release
+from ojs_cluster.store.history.clear_history import clear_history
 from ojs_cluster.store.jobs.ack import Ack, ack_many
 from ojs_cluster.store.jobs.activate import activate
 from ojs_cluster.store.jobs.cancel import cancel
@@ -443,6 +444,7 @@ async def bulk_operations(store: Store, db: Any) -> None:
     await nack(store, await active(store, name, id=foreign_id(store, name), retry=retry))
     limited = await put(store, name, rate_limit={"key": "k", "concurrency": 0})
     await change_priority(store, limited.id, 5)
+    assert await clear_history(store, limited.id) >= 1
     for refused in (["fetch"], []):
         await set_maintenance(store, refused)
     await add_type_minutes(store, {b"a": [1] * WIDTH})

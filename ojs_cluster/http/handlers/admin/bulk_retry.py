@@ -16,6 +16,7 @@ from ojs_cluster.core.errors import InvalidRequest, Unsupported
 from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.http import fields, replies
+from ojs_cluster.http.access.principals import cause_of
 from ojs_cluster.http.access.queue_scope import check_queues
 from ojs_cluster.http.app import App
 from ojs_cluster.http.handlers.jobs import state_of
@@ -78,7 +79,7 @@ async def _retry(app: App, request: Request, *, dead: bool) -> Response:
         check_queues(request.queues, [wanted.queue])
     elif request.queues is not None:
         wanted = replace(wanted, within=request.queues)
-    done = await retry_matching(app.store, wanted, body.cursor or None)
+    done = await retry_matching(app.store, wanted, body.cursor or None, cause_of(app, request))
     response_members: dict[str, Any] = {
         "action": "retry",
         "matched": done.matched,

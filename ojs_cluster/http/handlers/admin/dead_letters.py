@@ -11,6 +11,7 @@ from dataclasses import replace
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.http import fields, query, replies
+from ojs_cluster.http.access.principals import cause_of
 from ojs_cluster.http.app import App
 from ojs_cluster.http.handlers.admin.jobs import listed, within
 from ojs_cluster.http.handlers.jobs import filter_of
@@ -46,12 +47,13 @@ async def list_dead(app: App, request: Request) -> Response:
     )
 
 
-async def retry(app: App, _request: Request, job_id: str) -> Response:
+async def retry(app: App, request: Request, job_id: str) -> Response:
     """Make the job of a dead letter available again. The request body is ignored.
 
     ``POST /ojs/v1/admin/dead-letter/{id}/retry`` (spec: ojs-admin-api 11.2)
     """
-    return Response(200, (await store_dead.retry(app.store, fields.job_id(job_id))).json())
+    cause = cause_of(app, request)
+    return Response(200, (await store_dead.retry(app.store, fields.job_id(job_id), cause)).json())
 
 
 async def delete(app: App, _request: Request, job_id: str) -> Response:

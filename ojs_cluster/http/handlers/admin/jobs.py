@@ -12,6 +12,7 @@ from dataclasses import replace
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.http import fields, query, replies
+from ojs_cluster.http.access.principals import cause_of
 from ojs_cluster.http.app import App
 from ojs_cluster.http.handlers import jobs
 from ojs_cluster.http.handlers.job_order import with_order
@@ -59,7 +60,7 @@ async def get(app: App, _request: Request, job_id: str) -> Response:
     return _shown(await store_jobs.get(app.store, fields.job_id(job_id)))
 
 
-async def retry(app: App, _request: Request, job_id: str) -> Response:
+async def retry(app: App, request: Request, job_id: str) -> Response:
     """Make a discarded job available again, whether or not it is a dead letter.
 
     A cancelled job cannot be retried: the core specification (6.5) forbids it. The admin document
@@ -67,15 +68,19 @@ async def retry(app: App, _request: Request, job_id: str) -> Response:
 
     ``POST /ojs/v1/admin/jobs/{id}/retry`` (spec: ojs-admin-api 7.4)
     """
-    return _shown(await store_dead.retry_discarded(app.store, fields.job_id(job_id)))
+    return _shown(
+        await store_dead.retry_discarded(app.store, fields.job_id(job_id), cause_of(app, request))
+    )
 
 
-async def cancel(app: App, _request: Request, job_id: str) -> Response:
+async def cancel(app: App, request: Request, job_id: str) -> Response:
     """Cancel a job. The request body is ignored.
 
     ``POST /ojs/v1/admin/jobs/{id}/cancel`` (spec: ojs-admin-api 7.3)
     """
-    return _shown(await store_cancel.cancel(app.store, fields.job_id(job_id)))
+    return _shown(
+        await store_cancel.cancel(app.store, fields.job_id(job_id), cause=cause_of(app, request))
+    )
 
 
 def _shown(job: JobRecord) -> Response:

@@ -10,8 +10,8 @@ import msgspec
 from ojs_cluster.core.durations import parse_duration_ms
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.http import replies
+from ojs_cluster.http.access.principals import principal_of
 from ojs_cluster.http.app import App
-from ojs_cluster.http.handlers.bulk.bodies import principal_of
 from ojs_cluster.http.maintenance import maintenance_members
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.openapi.keywords import keywords

@@ -23,9 +23,7 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.search import Search, parse_search
 from ojs_cluster.http import fields
 from ojs_cluster.http.access.queue_scope import check_queues
-from ojs_cluster.http.app import App
 from ojs_cluster.http.handlers.jobs import state_of
-from ojs_cluster.http.messages import PageRequest, Request
 from ojs_cluster.http.openapi.shapes.common import Priority, QueueName
 from ojs_cluster.store.bulk.operations import MAX_IDS
 
@@ -290,17 +288,6 @@ def require_confirmation(confirm: Any, what: str) -> None:
     """
     if confirm is not True:
         raise InvalidRequest(f"{what}: confirm that by confirm: true", field="confirm")
-
-
-def principal_of(app: App, request: Request) -> Principal:
-    """Return the principal of a request.
-
-    The dispatcher has authenticated the request already. It does not pass the principal to
-    handlers, because that would take time for every request.
-    """
-    if isinstance(request, PageRequest):
-        return request.principal
-    return app.access.authenticate(request.headers.get("authorization"), request.tls_subject)
 
 
 def check_may_delete(principal: Principal) -> None:

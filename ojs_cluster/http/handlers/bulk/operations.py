@@ -18,12 +18,12 @@ from ojs_cluster.core.errors import InvalidRequest, NotFound
 from ojs_cluster.core.jobs.ids import new_job_id
 from ojs_cluster.core.jobs.options import check_priority
 from ojs_cluster.http import query, replies
+from ojs_cluster.http.access.principals import principal_of
 from ojs_cluster.http.app import App
 from ojs_cluster.http.handlers.bulk.bodies import (
     FilterBody,
     check_may_delete,
     job_ids_of,
-    principal_of,
     require_confirmation,
     searched_ids,
     selection_of,

@@ -21,6 +21,7 @@ from ojs_cluster.core.bulk.selection import BulkAction, Selection
 from ojs_cluster.core.errors import Conflict, InvalidRequest, NotFound, OJSError, Unsupported
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.http import query, replies
+from ojs_cluster.http.access.principals import cause_of, principal_of
 from ojs_cluster.http.access.queue_scope import access_errors
 from ojs_cluster.http.app import App
 from ojs_cluster.http.handlers.bulk.bodies import (
@@ -28,7 +29,6 @@ from ojs_cluster.http.handlers.bulk.bodies import (
     is_unconditional,
     job_ids_of,
     older_than_ms,
-    principal_of,
     require_confirmation,
     searched_ids,
     selection_of,
@@ -262,7 +262,10 @@ async def _change_ids(
     extend_deadline(_RUN_S)
     errors = await access_errors(app, request.queues, ids)
     accessible = [job_id for job_id in ids if job_id not in errors]
-    outcomes = {**errors, **await change_jobs(app.store, action, accessible)}
+    outcomes = {
+        **errors,
+        **await change_jobs(app.store, action, accessible, cause_of(app, request)),
+    }
     items: list[dict[str, Any]] = []
     for index, job_id in enumerate(ids):
         error = outcomes.get(job_id, NotFound("job", job_id))

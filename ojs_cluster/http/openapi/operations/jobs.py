@@ -21,7 +21,7 @@ from ojs_cluster.http.openapi import parameters as p
 from ojs_cluster.http.openapi.described import Answer, OperationDetails
 from ojs_cluster.http.openapi.shapes import jobs as shapes
 from ojs_cluster.http.openapi.shapes.common import Deleted
-from ojs_cluster.http.openapi.shapes.history import JobHistory, JobLineage
+from ojs_cluster.http.openapi.shapes.history import HistoryDeleted, JobHistory, JobLineage
 from ojs_cluster.http.openapi.shapes.job_requests import BatchBody, EnqueueBody
 from ojs_cluster.http.routing.router import Handler
 
@@ -50,6 +50,7 @@ OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
     ),
     batch.enqueue_many: OperationDetails({201: shapes.Batch}, body=BatchBody, errors=(409,)),
     history.get: OperationDetails({200: JobHistory}, parameters=p.page()),
+    history.delete: OperationDetails({200: HistoryDeleted}),
     lineage.get: OperationDetails({200: JobLineage}),
     result.get: OperationDetails(
         {200: shapes.JobResult},

@@ -14,13 +14,17 @@ HistoryType = Literal[
     "job.attempt_failed",
     "job.cancelled",
     "job.discarded",
+    "job.priority_changed",
 ]
 
 
 class HistoryActor(TypedDict):
-    """Who has caused an event. ``id`` is there if the job keeps it."""
+    """Who has caused an event: a worker, an API key, a user of the dashboard, or the server.
 
-    type: Literal["worker", "client", "system"]
+    ``id`` is the id of the worker, or the name of the API key or of the user, if the job keeps it.
+    """
+
+    type: Literal["worker", "client", "system", "user"]
     id: NotRequired[str]
 
 
@@ -47,6 +51,13 @@ class JobHistory(TypedDict):
     complete: bool
     next_cursor: NotRequired[str]
     pagination: Pagination
+
+
+class HistoryDeleted(TypedDict):
+    """The recorded history of a job is deleted. ``events_deleted`` counts its entries."""
+
+    deleted: Literal[True]
+    events_deleted: Count
 
 
 class LineageChild(TypedDict):

@@ -96,6 +96,14 @@ ROUTES: Final[tuple[Route, ...]] = (
         "GET", f"{V1}/jobs/{{id}}/retries", retries.list_retries, Scope.DATA_READ, QueueAccess.JOB
     ),
     Route("GET", f"{V1}/jobs/{{id}}/history", history.get, Scope.DATA_READ, QueueAccess.JOB),
+    Route(
+        "DELETE",
+        f"{V1}/jobs/{{id}}/history",
+        history.delete,
+        Scope.ADMIN_PURGE,
+        QueueAccess.JOB,
+        action="job.delete_history",
+    ),
     Route("GET", f"{V1}/jobs/{{id}}/lineage", lineage.get, Scope.DATA_READ, QueueAccess.JOB),
     Route("GET", f"{V1}/jobs/{{id}}/result", result.get, Scope.DATA_READ, QueueAccess.JOB),
     Route("GET", f"{V1}/jobs/{{id}}/checkpoint", checkpoints.get, Scope.DATA_READ, QueueAccess.JOB),

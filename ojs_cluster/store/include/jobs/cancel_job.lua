@@ -1,4 +1,5 @@
 -- Cancels a job that is not terminal: the job leaves its queue or its worker, and loses its deadlines.
+--@include record_history
 local function preflight_cancel(job)
     preflight_key(queue_counters_key(job[F.queue]))
     if job[F.state] == 'available' then preflight_key(queue_available_key(job[F.queue])) end
@@ -6,6 +7,7 @@ end
 
 local function cancel(id, key, job, keep_ms)
     local state = job[F.state]
+    if history_cause ~= '' then record_history(key, job, 'cancelled', '') end
     if state == 'active' then
         release_from_worker(id, job)
     elseif state == 'available' then

@@ -2,8 +2,10 @@
 -- error: a JSON object without its closing brace. Attempt and time are stored in front of the error, and
 -- store/jobs/record.py appends them to the object. So no script decodes the user's JSON.
 -- group: type and message of the error's group (see error_groups.lua).
+--@include record_history
 local function record_error(key, job, error, group, errors_kept)
     count_error(key, job, group)
+    record_history(key, job, 'failed', attempt_members(job) .. error_member(error))
     local earlier = tonumber(job[F.errors] or 0)
     save_job(key, job, F.errors, earlier + 1, F.error_slot .. (earlier % errors_kept),
         string.format('%s,%.0f,%s', job[F.attempt], now, error))

@@ -68,6 +68,7 @@ local function end_attempt(id, key, job, nack, errors_kept, retention)
         save_job(key, job, F.state, 'available', F.attempt, job[F.attempt] - 1)
         if job[F.attempt] == '0' then drop_fields(key, job, F.started) end
     else
+        record_history(key, job, 'requeued', attempt_members(job))
         save_job(key, job, F.state, 'available', F.enqueued, now)
     end
     make_available(id, job, nack[ACTION] == 'release')

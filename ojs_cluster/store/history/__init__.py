@@ -1,0 +1,1 @@
+"""What jobs record for their history."""
