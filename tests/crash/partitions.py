@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from ojs_cluster.core.errors import NotFound
 from ojs_cluster.core.partitions import DRAIN_MS, PROPAGATION_MS
 from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import exhaustion
 from ojs_cluster.store.limits import depth_bounds, rate_limits
-from ojs_cluster.store.queues import queues
+from ojs_cluster.store.queues import lifecycle, queues
 from ojs_cluster.store.queues.partition_maintenance import (
     advance_changes,
     get_partitions,
@@ -97,6 +99,35 @@ class Drained:
 
     async def finish(self, world: World, scene: None) -> None:
         await queues.pause_or_resume(world.store, QUEUE, "resume")
+        await end_partitions(world)
+
+
+class Deleted:
+    """An empty queue with three partitions and a bound is deleted."""
+
+    least = 6
+
+    async def prepare(self, world: World) -> None:
+        await set_partitions(world.store, QUEUE, 3)
+        await pass_time(world.store, world.db, PROPAGATION_MS, QUEUE)
+        await lifecycle.create_queue(world.store, QUEUE, accept_existing=True)
+        await depth_bounds.set_bound(world.store, QUEUE, 9)
+
+    async def act(self, store: Store, scene: None) -> None:
+        await lifecycle.delete_queue(of_another_process(store), QUEUE)
+
+    async def happened(self, world: World, scene: None) -> bool:
+        """Check that the queue is deleted, or has its settings and may be deleted again."""
+        await maintain_queue(world.store, QUEUE)
+        if (await queues.get_stats(world.store, QUEUE)).deleted:
+            assert await depth_bounds.get_bound(world.store, QUEUE) is None
+            return True
+        assert await depth_bounds.get_bound(world.store, QUEUE) == 9
+        return False
+
+    async def finish(self, world: World, scene: None) -> None:
+        with suppress(NotFound):
+            await lifecycle.delete_queue(world.store, QUEUE)
         await end_partitions(world)
 
 

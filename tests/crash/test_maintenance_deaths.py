@@ -9,7 +9,16 @@ from ojs_cluster.core.rate_limit import RateLimits
 from tests.crash.bulks import Bulk
 from tests.crash.harness import Operation, World, failing_at_every_command
 from tests.crash.maintenance import DeadWorker, History, Removal
-from tests.crash.partitions import Bounded, Closing, Drained, Exhausted, Growth, Limited, Unused
+from tests.crash.partitions import (
+    Bounded,
+    Closing,
+    Deleted,
+    Drained,
+    Exhausted,
+    Growth,
+    Limited,
+    Unused,
+)
 from tests.crash.pools import PoolChange
 from tests.crash.retries import Retry
 from tests.support.failing_process import MODES, Mode
@@ -35,6 +44,7 @@ OPERATIONS: dict[str, Operation] = {
     "fewer partitions": Closing(),
     "an unused entry of the partition table": Unused(),
     "a drain over partitions": Drained(),
+    "a deletion over partitions": Deleted(),
     "a bound over partitions": Bounded(),
     "an on_exhaustion over partitions": Exhausted(),
     "limits over partitions": Limited(RateLimits(), RateLimits(concurrency=8)),

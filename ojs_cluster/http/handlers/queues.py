@@ -57,6 +57,8 @@ async def get(app: App, _request: Request, name: str) -> Response:
     if not await store_queues.exists(app.store, name):
         raise NotFound("queue", name)
     queue = await store_queues.get_stats(app.store, name)
+    if queue.deleted:
+        raise NotFound("queue", name)
     summary = {**_summary(queue), "depth": queue.depth, "running": queue.counts[State.ACTIVE]}
     return replies.json_response(200, {"queue": summary, **summary})
 

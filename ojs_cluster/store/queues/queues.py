@@ -102,6 +102,16 @@ class QueueStats:
         return any(count for state, count in self.counts.items() if state not in TERMINAL)
 
     @property
+    def deleted(self) -> bool:
+        """Whether the queue does not exist: it was deleted, or no job has created it yet."""
+        return self.created_ms is None and not self.has_live_jobs
+
+    @property
+    def live_jobs(self) -> int:
+        """Number of jobs of the queue that wait or are active."""
+        return sum(count for state, count in self.counts.items() if state not in TERMINAL)
+
+    @property
     def in_use(self) -> bool:
         """Whether the queue is paused, draining, or has a job in any state."""
         return self.status != "active" or any(self.counts.values())
@@ -192,6 +202,8 @@ async def list_queues(
 ) -> tuple[list[QueueStats], int]:
     """Return a page of queues in the order of their names, and the number of all queues.
 
+    A deleted queue is left out. It counts until its last finished job is removed.
+
     Args:
         store: the store.
         limit: maximum number of queues on the page.
@@ -215,7 +227,7 @@ async def list_queues(
         stats[name] = await get_stats(store, name)
 
     await run_concurrently([name.decode() for name in names], read)
-    return [stats[name.decode()] for name in names], total
+    return [stats[name.decode()] for name in names if not stats[name.decode()].deleted], total
 
 
 async def list_names_within(store: Store, within: QueuePatterns) -> list[bytes]:
@@ -265,11 +277,12 @@ async def exists(store: Store, queue: str) -> bool:
     return has_hash
 
 
-QueueAction = Literal["pause", "drain", "resume"]
+QueueAction = Literal["pause", "drain", "undrain", "resume"]
 """A transition of a queue (spec: ojs-queue-config 5.1). ``resume`` ends a pause and a drain."""
 _FLAG_CHANGES: Final[Mapping[QueueAction, tuple[str, str]]] = {
     "pause": ("set", "keep"),
     "drain": ("keep", "set"),
+    "undrain": ("keep", "remove"),
     "resume": ("remove", "remove"),
 }
 """What each transition does to the flags ``paused`` and ``draining``."""

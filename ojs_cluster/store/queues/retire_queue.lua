@@ -1,6 +1,6 @@
 -- Removes a queue from one of its partitions.
--- Pre:  the queue has no job of any state here, is not paused or draining, is older than a given age, and an operator has
---       set neither limits nor a bound nor on_exhaustion.
+-- Pre:  the queue has no job of any state here, is not paused or draining, is older than a given age or was
+--       deleted, and an operator has set neither limits nor a bound nor on_exhaustion, nor created the queue.
 -- Post: the keys of the queue are gone here. For the last partition, an effect removes the queue's name from
 --       the registry of queue names.
 -- Memory: allow-oom; adds 300 bytes until the name is removed.
@@ -24,7 +24,7 @@ for _, name in ipairs(TOTALS) do IDLE[name] = true end
 local field_list = redis.call('HGETALL', counters_key)
 for i = 1, #field_list, 2 do
     local name, value = field_list[i], field_list[i + 1]
-    if name == 'paused' or name == 'draining' or name == 'bound' or name == 'on_exhaustion' then return {0, {}} end
+    if name == 'paused' or name == 'draining' or name == 'kept' or name == 'bound' or name == 'on_exhaustion' then return {0, {}} end
     if name == 'created' and now - (tonumber(value) or 0) < age_ms then return {0, {}} end
     if not IDLE[name] and value ~= '0' then return {0, {}} end
 end

@@ -139,7 +139,7 @@ async def retire_queues(store: Store, after: str = "", limit: int = 100) -> tupl
     retired = 0
     for raw in names:
         try:
-            retired += await _retire(store, raw.decode())
+            retired += await retire(store, raw.decode())
         except (BackendUnavailable, RedisReplyError) as error:
             # This round misses a queue, so ``end_round`` must not close partitions of the default.
             store.partitions.draining = None
@@ -152,7 +152,7 @@ async def retire_queues(store: Store, after: str = "", limit: int = 100) -> tupl
     return retired, ""
 
 
-async def _retire(store: Store, queue: str) -> bool:
+async def retire(store: Store, queue: str) -> bool:
     """Remove a queue if it is idle, otherwise maintain its partitions; return whether removed.
 
     Raises:

@@ -178,6 +178,19 @@ def test_a_queue_is_paused_limited_spread_and_purged(ctl: Ctl) -> None:
     assert ctl.run("queue", "limit", "q.queue", "--rate", "fast", code=2).stdout == ""
 
 
+def test_a_queue_is_created_and_deleted(ctl: Ctl) -> None:
+    words = ("queue", "create", "q.created", "--max-size", "9", "--concurrency", "2")
+    assert ctl.run(*words).stdout == "queue q.created created\n"
+    shown = ctl.json("queue", "partitions", "q.created")["config"]
+    assert (shown["backpressure"]["max_depth"], shown["concurrency"]) == (9, 2)
+    assert "exists" in ctl.run(*words, code=4).stderr
+    ctl.enqueue("q.created", 1)
+    assert "1 waiting or active" in ctl.run("queue", "rm", "q.created", "--yes", code=4).stderr
+    ctl.run("queue", "purge", "q.created", "--yes")
+    assert ctl.run("queue", "rm", "q.created", "--yes").stdout == "queue q.created deleted\n"
+    ctl.run("queue", "rm", "q.created", "--yes", code=3)
+
+
 def test_the_numbers_of_a_queue_and_of_all(ctl: Ctl) -> None:
     assert ctl.json("stats", "--queue", "seed.mail")["jobs"]["available"] == 1
     assert "Completed" in ctl.run("stats").stdout

@@ -54,7 +54,7 @@ from ojs_cluster.store.outbox import outbox_dead_letters
 from ojs_cluster.store.outbox.outbox import drain
 from ojs_cluster.store.progress.checkpoints import MAX_BYTES, delete, read_checkpoint, save
 from ojs_cluster.store.progress.progress import Report, report_progress
-from ojs_cluster.store.queues import queues
+from ojs_cluster.store.queues import lifecycle, queues
 from ojs_cluster.store.queues.priority_counts import count_by_priority
 from ojs_cluster.store.queues.queue_sums import sum_queues
 from ojs_cluster.store.runtime import Arg
@@ -350,6 +350,8 @@ async def queue_maintenance(store: Store, db: Any) -> None:
     await count_by_priority(store, "old")
     await queues.purge(store, "old")
     await queues.pause_or_resume(store, "old", "pause")
+    await lifecycle.create_queue(store, "created")
+    await lifecycle.delete_queue(store, "created")
     await queues.pause_or_resume(store, "old", "drain")
     await queues.pause_or_resume(store, "old", "resume")
     await rate_limits.set_queue_limits(store, "old", RateLimits(rate=Rate(1, HOUR)))

@@ -5,6 +5,8 @@ Spec: ojs-admin-api 6, ojs-queue-config, ojs-backpressure 6.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -18,23 +20,21 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.openapi.keywords import between, keywords
 from ojs_cluster.http.request_body.decode import decode
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import exhaustion
-from ojs_cluster.store.limits import depth_bounds
+from ojs_cluster.store.limits import depth_bounds, rate_limits
 from ojs_cluster.store.partial_failures import after_first_write
 from ojs_cluster.store.queues.partition_maintenance import get_partitions, set_partitions
 
 _UNSUPPORTED_MEMBERS = frozenset(
     {
         "allowed_job_types",
-        "concurrency",
         "dead_letter_max_size",
         "dead_letter_queue",
         "dead_letter_ttl",
         "default_retry",
         "default_timeout",
-        "max_size",
         "max_size_bytes",
-        "overflow_policy",
         "producers",
         "rate_limit",
         "retention",
@@ -57,14 +57,20 @@ class BackpressureBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class QueueConfigBody(msgspec.Struct, frozen=True):
-    """The changes. Null removes the queue's own ``backpressure`` or ``on_exhaustion``.
+    """The changes. Null removes the queue's own setting.
 
-    The setting of the server then applies to the queue.
+    The setting of the server then applies to the queue. ``max_size`` and ``overflow_policy`` are
+    other names of the members of ``backpressure``. ``concurrency`` limits the active jobs.
     """
 
     partitions: Annotated[int, keywords(minimum=1)] | None = None
     backpressure: BackpressureBody | msgspec.UnsetType | None = msgspec.UNSET
     on_exhaustion: str | msgspec.UnsetType | None = msgspec.UNSET
+    max_size: Annotated[int, between(0, _LARGEST_MAX_DEPTH)] | msgspec.UnsetType | None = (
+        msgspec.UNSET
+    )
+    overflow_policy: Annotated[str, keywords(enum=["reject"])] | None = None
+    concurrency: Annotated[int, keywords(minimum=1)] | msgspec.UnsetType | None = msgspec.UNSET
 
 
 _MEMBERS: Final = frozenset(QueueConfigBody.__struct_fields__)
@@ -84,7 +90,8 @@ async def get(app: App, _request: Request, name: str) -> Response:
     layout = await get_partitions(app.store, name)
     max_depth = await depth_bounds.get_bound(app.store, name)
     on_exhaustion = await exhaustion.get_on_exhaustion(app.store, name)
-    return _config(app, name, layout, max_depth, on_exhaustion)
+    limits = (await rate_limits.get_queue_limits(app.store, name)).usage.limits
+    return _config(app, name, layout, max_depth, on_exhaustion, limits.concurrency)
 
 
 async def put(app: App, request: Request, name: str) -> Response:
@@ -97,35 +104,129 @@ async def put(app: App, request: Request, name: str) -> Response:
     """
     check_queue(name, field="name")
     body = decode(_decoder, request, app.settings.limits)
-    for member in decode(_members, request, app.settings.limits):
+    members = decode(_members, request, app.settings.limits)
+    check_members(members)
+    changes = changes_of(body)
+    if changes.empty:
+        raise InvalidRequest(
+            "name what to change: 'partitions', 'backpressure', 'on_exhaustion' or 'concurrency'",
+            field="partitions",
+        )
+    await apply_changes(app.store, name, changes)
+    with after_first_write():
+        return await get(app, request, name)
+
+
+def check_members(names: Iterable[str], known: Collection[str] = ()) -> None:
+    """Check the names of the members of a configuration.
+
+    Args:
+        names: the names.
+        known: names of further members that the caller handles.
+
+    Raises:
+        Unsupported: the specification defines a member that the server does not support.
+        InvalidRequest: there is no such member.
+    """
+    for member in names:
         if member in _UNSUPPORTED_MEMBERS:
             raise Unsupported(f"this server does not support '{member}' of a queue", field=member)
-        if member not in _MEMBERS:
+        if member not in _MEMBERS and member not in known:
             raise InvalidRequest(
                 f"'{member[:100]}' is not a member of a queue's configuration", field=member[:100]
             )
-    backpressure, on_exhaustion = body.backpressure, body.on_exhaustion
-    sets_backpressure = backpressure is not msgspec.UNSET
-    if body.partitions is None and not sets_backpressure and on_exhaustion is msgspec.UNSET:
-        raise InvalidRequest(
-            "name what to change: 'partitions', 'backpressure' or 'on_exhaustion'",
-            field="partitions",
-        )
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigChanges:
+    """Valid changes of a queue's configuration. None changes nothing.
+
+    Args:
+        partitions: the number of partitions.
+        max_depth: a tuple with the maximum depth, or with None to remove the queue's own.
+        on_exhaustion: a tuple with the setting, or with None to remove the queue's own.
+        concurrency: a tuple with the maximum number of active jobs, or with None for no maximum.
+    """
+
+    partitions: int | None
+    max_depth: tuple[int | None] | None
+    on_exhaustion: tuple[str | None] | None
+    concurrency: tuple[int | None] | None
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing changes."""
+        return self == _NO_CHANGES
+
+
+_NO_CHANGES: Final = ConfigChanges(None, None, None, None)
+
+
+def changes_of(body: QueueConfigBody) -> ConfigChanges:
+    """Return the changes that a body asks for.
+
+    Raises:
+        Unsupported: the server has no such setting.
+        InvalidRequest: a value is invalid.
+    """
+    backpressure, on_exhaustion, concurrency = (
+        body.backpressure,
+        body.on_exhaustion,
+        body.concurrency,
+    )
+    if body.max_size is not msgspec.UNSET:
+        if backpressure is not msgspec.UNSET:
+            raise InvalidRequest("give either max_size or backpressure", field="max_size")
+        backpressure = None
+        if body.max_size is not None:
+            backpressure = BackpressureBody(body.max_size, body.overflow_policy or "reject")
+    elif body.overflow_policy is not None:
+        raise InvalidRequest("overflow_policy needs max_size", field="overflow_policy")
     if on_exhaustion not in (None, msgspec.UNSET, *ON_EXHAUSTION_VALUES):
         raise InvalidRequest(
             "on_exhaustion must be 'discard' or 'dead_letter'", field="on_exhaustion"
         )
-    max_depth = _max_depth(backpressure) if isinstance(backpressure, BackpressureBody) else None
-    if body.partitions is not None:
-        await set_partitions(app.store, name, body.partitions)
-    with after_first_write(when=body.partitions is not None):
-        if sets_backpressure:
-            await depth_bounds.set_bound(app.store, name, max_depth)
-    with after_first_write(when=body.partitions is not None or sets_backpressure):
-        if on_exhaustion is not msgspec.UNSET:
-            await exhaustion.set_on_exhaustion(app.store, name, on_exhaustion)
-    with after_first_write():
-        return await get(app, request, name)
+    if isinstance(concurrency, int) and concurrency < 1:
+        raise InvalidRequest("concurrency must be at least 1", field="concurrency")
+    max_depth: tuple[int | None] | None = None
+    if isinstance(backpressure, BackpressureBody):
+        max_depth = (_max_depth(backpressure),)
+    elif backpressure is None:
+        max_depth = (None,)
+    return ConfigChanges(
+        body.partitions,
+        max_depth,
+        None if isinstance(on_exhaustion, msgspec.UnsetType) else (on_exhaustion,),
+        None if isinstance(concurrency, msgspec.UnsetType) else (concurrency,),
+    )
+
+
+async def apply_changes(store: Store, name: str, changes: ConfigChanges) -> None:
+    """Write the changes, one after the other. Waiting and active jobs are not changed.
+
+    If a write fails after an earlier one, the error has the outcome ``unknown``.
+
+    Raises:
+        OJSError: a change is refused, for example a concurrency below the number of partitions.
+        BackendUnavailable: Redis did not answer in time.
+    """
+    written = False
+    if changes.partitions is not None:
+        await set_partitions(store, name, changes.partitions)
+        written = True
+    if changes.concurrency is not None:
+        with after_first_write(when=written):
+            current = (await rate_limits.get_queue_limits(store, name)).usage.limits
+            limits = replace(current, concurrency=changes.concurrency[0])
+            await rate_limits.set_queue_limits(store, name, limits)
+        written = True
+    if changes.max_depth is not None:
+        with after_first_write(when=written):
+            await depth_bounds.set_bound(store, name, changes.max_depth[0])
+        written = True
+    if changes.on_exhaustion is not None:
+        with after_first_write(when=written):
+            await exhaustion.set_on_exhaustion(store, name, changes.on_exhaustion[0])
 
 
 def _max_depth(backpressure: BackpressureBody) -> int:
@@ -162,6 +263,7 @@ def _config(
     layout: PartitionLayout,
     max_depth: int | None,
     on_exhaustion: str | None,
+    concurrency: int | None,
 ) -> Response:
     """Return the configuration as a response.
 
@@ -171,11 +273,14 @@ def _config(
         layout: the queue's partitions.
         max_depth: the queue's own ``max_depth``; None if it has none.
         on_exhaustion: the queue's own ``on_exhaustion``; None if it has none.
+        concurrency: the maximum number of active jobs; None for any number.
     """
     config: dict[str, Any] = {
         "partitions": layout.count,
         "on_exhaustion": on_exhaustion or app.store.settings.on_exhaustion,
     }
+    if concurrency is not None:
+        config["concurrency"] = concurrency
     if max_depth is None:
         max_depth = app.store.settings.max_queue_depth
     if max_depth:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from ojs_cluster.http.handlers import dead_letters, queues, rate_limits
+from ojs_cluster.http.handlers import dead_letters, queue_lifecycle, queues, rate_limits
 from ojs_cluster.http.openapi import parameters as p
 from ojs_cluster.http.openapi.described import OperationDetails
 from ojs_cluster.http.openapi.shapes import queues as shapes
@@ -19,6 +19,20 @@ _QUEUE_LIMITS: Final = OperationDetails({200: shapes.QueueLimits})
 OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
     queues.list_queues: OperationDetails({200: shapes.QueueList}, parameters=p.page()),
     queues.get: OperationDetails({200: shapes.QueueAnswer}),
+    queue_lifecycle.create: OperationDetails(
+        {201: shapes.QueueCreated}, body=queue_lifecycle.QueueCreateBody, errors=(409,)
+    ),
+    queue_lifecycle.put: OperationDetails(
+        {200: shapes.QueueCreated, 201: shapes.QueueCreated},
+        body=queue_lifecycle.QueueBody,
+        errors=(409,),
+    ),
+    queue_lifecycle.delete: OperationDetails(
+        {200: shapes.QueueDeleted},
+        body=queue_lifecycle.QueueDeleteBody,
+        body_required=False,
+        errors=(409,),
+    ),
     queues.stats: OperationDetails({200: shapes.QueueStatistics}),
     queues.priority_stats: OperationDetails({200: shapes.PriorityStatistics}),
     queues.pause: OperationDetails({200: shapes.PauseAnswer}),

@@ -204,6 +204,7 @@ class QueueSettings(TypedDict):
     partitions: Annotated[int, keywords(minimum=1)]
     on_exhaustion: Literal["discard", "dead_letter"]
     backpressure: NotRequired[DepthBound]
+    concurrency: NotRequired[Annotated[int, keywords(minimum=1)]]
 
 
 class QueueConfigAnswer(QueueSettings):
@@ -212,6 +213,31 @@ class QueueConfigAnswer(QueueSettings):
     queue: QueueName
     config: QueueSettings
     draining: Count
+
+
+class CreatedQueue(QueueIdentity):
+    """A queue and its configuration."""
+
+    state: QueueStatus
+    config: QueueSettings
+    created_at: Moment
+
+
+class QueueCreated(CreatedQueue):
+    """The queue in ``queue``, and its members again at the top level."""
+
+    queue: CreatedQueue
+
+
+class QueueDeleted(TypedDict):
+    """A queue that was deleted."""
+
+    queue: QueueName
+    name: QueueName
+    strategy: Literal["reject"]
+    jobs_affected: Count
+    state: Literal["deleted"]
+    deleted: Literal[True]
 
 
 class DeadLetterPage(TypedDict):

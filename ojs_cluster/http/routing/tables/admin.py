@@ -266,20 +266,26 @@ ROUTES: Final[tuple[Route, ...]] = (
         QueueAccess.HANDLER,
         action="bulk.stop",
     ),
-    Route(
-        "GET",
-        f"{V1}/admin/queues/{{name}}/config",
-        queue_config.get,
-        Scope.ADMIN_READ,
-        QueueAccess.QUEUE,
+    *with_aliases(
+        Route(
+            "GET",
+            f"{V1}/admin/queues/{{name}}/config",
+            queue_config.get,
+            Scope.ADMIN_READ,
+            QueueAccess.QUEUE,
+        ),
+        f"{V1}/queues/{{name}}/config",
     ),
-    Route(
-        "PUT",
-        f"{V1}/admin/queues/{{name}}/config",
-        queue_config.put,
-        Scope.ADMIN_WRITE,
-        QueueAccess.QUEUE,
-        action="queue.configure",
+    *with_aliases(
+        Route(
+            "PUT",
+            f"{V1}/admin/queues/{{name}}/config",
+            queue_config.put,
+            Scope.ADMIN_WRITE,
+            QueueAccess.QUEUE,
+            action="queue.configure",
+        ),
+        f"{V1}/queues/{{name}}/config",
     ),
     Route(
         "POST",

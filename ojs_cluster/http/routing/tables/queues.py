@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import Final
 
 from ojs_cluster.core.access.scopes import Scope
-from ojs_cluster.http.handlers import dead_letters, event_streams, queues, rate_limits
+from ojs_cluster.http.handlers import (
+    dead_letters,
+    event_streams,
+    queue_lifecycle,
+    queues,
+    rate_limits,
+)
 from ojs_cluster.http.handlers.admin import bulk_retry as admin_bulk_retry
 from ojs_cluster.http.handlers.bulk import views as bulk_views
 from ojs_cluster.http.routing.router import V1, QueueAccess, Route, with_aliases
@@ -13,6 +19,39 @@ from ojs_cluster.http.routing.router import V1, QueueAccess, Route, with_aliases
 ROUTES: Final[tuple[Route, ...]] = (
     Route("GET", f"{V1}/queues", queues.list_queues, Scope.DATA_READ, QueueAccess.HANDLER),
     Route("GET", f"{V1}/queues/{{name}}", queues.get, Scope.DATA_READ, QueueAccess.QUEUE),
+    *with_aliases(
+        Route(
+            "POST",
+            f"{V1}/queues",
+            queue_lifecycle.create,
+            Scope.ADMIN_WRITE,
+            QueueAccess.HANDLER,
+            action="queue.create",
+        ),
+        f"{V1}/admin/queues",
+    ),
+    *with_aliases(
+        Route(
+            "PUT",
+            f"{V1}/queues/{{name}}",
+            queue_lifecycle.put,
+            Scope.ADMIN_WRITE,
+            QueueAccess.QUEUE,
+            action="queue.configure",
+        ),
+        f"{V1}/admin/queues/{{name}}",
+    ),
+    *with_aliases(
+        Route(
+            "DELETE",
+            f"{V1}/queues/{{name}}",
+            queue_lifecycle.delete,
+            Scope.ADMIN_WRITE,
+            QueueAccess.QUEUE,
+            action="queue.delete",
+        ),
+        f"{V1}/admin/queues/{{name}}",
+    ),
     Route(
         "GET",
         f"{V1}/queues/{{name}}/events",

@@ -1,4 +1,4 @@
-"""``ojsctl queue``: list, read, pause, limit and purge queues."""
+"""``ojsctl queue``: list, read, create, pause, limit, purge and delete queues."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ojs_client.ctl.api import ADMIN, V1
 from ojs_client.ctl.output import Column, Row, member, note
 from ojs_client.ctl.rates import limit_options, limits_body, usage_fields
 from ojs_client.ctl.selection import STATES, change_each, run_operation
-from ojs_client.ctl.session import Leaf, Session, dry_run_option, yes_option
+from ojs_client.ctl.session import Leaf, Session, confirm, dry_run_option, yes_option
 from ojs_client.ctl.text import clock, milliseconds
 from ojs_client.ctl.urls import url_path
 from ojs_client.errors import OJSError
@@ -19,7 +19,7 @@ from ojs_client.errors import OJSError
 
 @click.group()
 def queue() -> None:
-    """List, read, pause, limit and purge queues."""
+    """List, read, create, pause, limit, purge and delete queues."""
 
 
 def complete_queues(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
@@ -258,3 +258,36 @@ def partitions(session: Session, name: str, count: int | None) -> None:
     session.output.record(reply, fields, name="queue")
     if reply["draining"]:
         note("Workers empty the partitions that are draining.")
+
+
+@queue.command(cls=Leaf, examples="queue create payments --max-size 100000 --concurrency 20")
+@click.argument("name")
+@click.option("--max-size", type=click.IntRange(1), help="Maximum number of waiting jobs.")
+@click.option("--concurrency", type=click.IntRange(1), help="Maximum number of active jobs.")
+@click.option("--partitions", type=click.IntRange(1), help="Number of shards that store it.")
+@click.option(
+    "--on-exhaustion",
+    type=click.Choice(["discard", "dead_letter"]),
+    help="What becomes of a job after its last attempt.",
+)
+@click.pass_obj
+def create(session: Session, /, name: str, **settings: Any) -> None:
+    """Create a queue, which is kept without jobs."""
+    config = {key: value for key, value in settings.items() if value is not None}
+    reply = session.api.post(f"{V1}/queues", {"name": name, "config": config})
+    session.output.changed(reply["queue"], f"queue {name} created", name=name)
+
+
+@queue.command(cls=Leaf, examples="queue rm payments --yes")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_queues)
+@yes_option
+@click.pass_obj
+def rm(session: Session, names: tuple[str, ...], yes: bool) -> None:
+    """Delete queues that have no waiting and no active jobs."""
+    confirm(f"Delete {', '.join(names)}?", yes=yes)
+    change_each(session, names, lambda name: _delete(session, name))
+
+
+def _delete(session: Session, name: str) -> None:
+    reply = session.api.request("DELETE", f"{V1}/queues/{url_path(name)}")
+    session.output.changed(reply, f"queue {name} deleted", name=name)

@@ -1,0 +1,145 @@
+"""Create, configure and delete queues (spec: ojs-queue-config 5 and 9)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import msgspec
+import orjson
+
+from ojs_cluster.core.errors import InvalidRequest, Unsupported
+from ojs_cluster.core.jobs.options import check_queue
+from ojs_cluster.http import replies
+from ojs_cluster.http.access.queue_scope import check_queues
+from ojs_cluster.http.app import App
+from ojs_cluster.http.handlers.admin import queue_config
+from ojs_cluster.http.handlers.admin.queue_config import QueueConfigBody
+from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.openapi.keywords import keywords
+from ojs_cluster.http.request_body.decode import decode
+from ojs_cluster.store.partial_failures import after_first_write
+from ojs_cluster.store.queues import lifecycle
+from ojs_cluster.store.queues.queues import get_stats
+
+
+class QueueBody(QueueConfigBody, frozen=True):
+    """The configuration of a queue, as ``config`` or as members of the body."""
+
+    config: QueueConfigBody | None = None
+
+
+class QueueCreateBody(QueueBody, frozen=True, kw_only=True):
+    """The name of a new queue, and its configuration."""
+
+    name: str
+
+
+class QueueDeleteBody(msgspec.Struct, frozen=True):
+    """What to do with a queue that has waiting or active jobs: refuse to delete it."""
+
+    strategy: Annotated[str, keywords(enum=["reject"])] = "reject"
+    target_queue: str | None = None
+
+
+_create_decoder = msgspec.json.Decoder(QueueCreateBody)
+_put_decoder = msgspec.json.Decoder(QueueBody)
+_delete_decoder = msgspec.json.Decoder(QueueDeleteBody)
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_OWN_MEMBERS: Final = frozenset({"name", "config"})
+
+
+async def create(app: App, request: Request) -> Response:
+    """Create a queue. It is kept without jobs until it is deleted.
+
+    If the process dies after the queue was created, a part of the configuration may be missing. The
+    client then sends it by ``PUT /ojs/v1/queues/{name}``.
+
+    ``POST /ojs/v1/queues`` (spec: ojs-queue-config 9.2)
+    """
+    body = decode(_create_decoder, request, app.settings.limits)
+    check_queue(body.name, field="name")
+    check_queues(request.queues, [body.name])
+    changes = _changes(app, request, body)
+    await lifecycle.create_queue(app.store, body.name)
+    with after_first_write():
+        await queue_config.apply_changes(app.store, body.name, changes)
+        return await _response(app, request, body.name, 201)
+
+
+async def put(app: App, request: Request, name: str) -> Response:
+    """Change the configuration of a queue, or create the queue. Its jobs are not changed.
+
+    The queue is kept without jobs until it is deleted.
+
+    ``PUT /ojs/v1/queues/{name}`` (spec: ojs-queue-config 9.1)
+    """
+    check_queue(name, field="name")
+    changes = _changes(app, request, decode(_put_decoder, request, app.settings.limits), name)
+    new = await lifecycle.create_queue(app.store, name, accept_existing=True)
+    with after_first_write():
+        await queue_config.apply_changes(app.store, name, changes)
+        return await _response(app, request, name, 201 if new else 200)
+
+
+async def delete(app: App, request: Request, name: str) -> Response:
+    """Delete a queue that has no waiting and no active jobs.
+
+    The finished jobs are kept for their retention. A job that is enqueued later creates the queue
+    again, with the configuration of the server.
+
+    ``DELETE /ojs/v1/queues/{name}`` (spec: ojs-queue-config 9.4)
+    """
+    check_queue(name, field="name")
+    body = decode(_delete_decoder, request, app.settings.limits, optional=True)
+    if body.strategy in ("discard", "move"):
+        raise Unsupported(
+            "the only supported strategy is 'reject': cancel the jobs of the queue by a bulk "
+            "operation first, or let workers finish them",
+            field="strategy",
+        )
+    if body.strategy != "reject":
+        raise InvalidRequest("strategy must be 'reject'", field="strategy")
+    await lifecycle.delete_queue(app.store, name)
+    members = {"name": name, "strategy": body.strategy, "jobs_affected": 0, "state": "deleted"}
+    return replies.json_response(200, {"queue": name, **members, "deleted": True})
+
+
+def _changes(
+    app: App, request: Request, body: QueueBody, name: str | None = None
+) -> queue_config.ConfigChanges:
+    """Return the changes that a body asks for.
+
+    Raises:
+        OJSError: the body is invalid, or its ``name`` is not ``name``.
+    """
+    members = decode(_members, request, app.settings.limits)
+    given_name = members.get("name")
+    if name is not None and given_name is not None and orjson.loads(bytes(given_name)) != name:
+        raise InvalidRequest("name must be that of the path", field="name")
+    queue_config.check_members(members, _OWN_MEMBERS)
+    if body.config is None:
+        return queue_config.changes_of(body)
+    if len(members.keys() - _OWN_MEMBERS):
+        raise InvalidRequest("give the settings either in config or beside it", field="config")
+    queue_config.check_members(_members.decode(members["config"]))
+    return queue_config.changes_of(body.config)
+
+
+async def _response(app: App, request: Request, name: str, status: int) -> Response:
+    """Return the state and the configuration of a queue."""
+    stats = await get_stats(app.store, name)
+    config = orjson.loads((await queue_config.get(app, request, name)).body)["config"]
+    members = {
+        "name": name,
+        "state": stats.status,
+        "status": stats.status,
+        "paused": stats.paused,
+        "config": config,
+        "created_at": replies.iso(stats.created_ms or stats.now_ms),
+    }
+    return replies.json_response(
+        status,
+        {"queue": members, **members},
+        (("Location", f"/ojs/v1/queues/{name}"),) if status == 201 else (),
+        audit_object=name,
+    )

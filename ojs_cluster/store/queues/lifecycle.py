@@ -1,0 +1,95 @@
+"""Create and delete queues (spec: ojs-queue-config 5).
+
+A queue exists from its first job on, or from its creation by an operator. A queue that an operator
+has created is kept without jobs. All other queues without jobs are retired (``retire_queues``).
+"""
+
+from __future__ import annotations
+
+from ojs_cluster.core.errors import Conflict, NotFound
+from ojs_cluster.keys import Shard
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.outbox.outbox import deliver
+from ojs_cluster.store.partial_failures import after_first_write
+from ojs_cluster.store.queues import partition_maintenance
+from ojs_cluster.store.queues.queues import exists, get_stats, pause_or_resume
+from ojs_cluster.store.sweeps.retention import retire
+
+
+async def create_queue(store: Store, queue: str, *, accept_existing: bool = False) -> bool:
+    """Create a queue that is kept without jobs; return whether it is new.
+
+    Args:
+        store: the store.
+        queue: the queue's name.
+        accept_existing: whether the queue may exist. It is then kept without jobs, too.
+
+    Raises:
+        Conflict: the queue exists.
+        TooManyQueues: the registry of queue names is full.
+        BackendUnavailable: Redis did not answer in time.
+    """
+    await store.queues.ensure(store, [queue])
+    shard = store.keys.shard_of_queue(queue)
+    # Not idempotent: after a lost reply, a repetition would find the queue that it has created.
+    new, _, effects = await store.run(
+        shard,
+        "create_queue",
+        [shard.queue_counters(queue)],
+        [queue, "1" if accept_existing else ""],
+        idempotent=accept_existing,
+    )
+    if not new and not accept_existing:
+        raise Conflict(f"queue '{queue}' exists", queue=queue)
+    await deliver(store, shard, effects)
+    return bool(new)
+
+
+async def delete_queue(store: Store, queue: str) -> None:
+    """Delete a queue without waiting and active jobs.
+
+    The queue drains first, so no new job enters while its partitions are checked. Its finished jobs
+    are kept for their retention, and its dead letters too. A job that is enqueued later creates the
+    queue again. Each step may be repeated after a crash. A crash may leave the queue draining.
+
+    Raises:
+        NotFound: the queue does not exist.
+        Conflict: a job of the queue waits or is active; nothing has changed.
+        BackendUnavailable: Redis did not answer in time.
+    """
+    stats = await get_stats(store, queue)
+    if stats.deleted or not await exists(store, queue):
+        raise NotFound("queue", queue)
+    if stats.has_live_jobs:
+        raise _in_use(queue, stats.live_jobs)
+    await pause_or_resume(store, queue, "drain")
+    with after_first_write():
+        shards = await store.partitions.occupied_shards(store, queue)
+        found = await get_stats(store, queue)
+        # Partition 0 comes last, because its fields are authoritative.
+        empty = not found.has_live_jobs
+        for shard in reversed(shards):
+            empty = empty and await _delete_in(store, shard, queue)
+        if not empty:
+            if stats.draining_ms is None:
+                await pause_or_resume(store, queue, "undrain")
+            await partition_maintenance.maintain_queue(store, queue)
+            raise _in_use(queue, (await get_stats(store, queue)).live_jobs)
+        default = store.partitions.default.count
+        if store.partitions.layout(queue).count != default:
+            await partition_maintenance.set_partitions(store, queue, default)
+        await retire(store, queue)
+
+
+async def _delete_in(store: Store, shard: Shard, queue: str) -> bool:
+    keys = [shard.queue_counters(queue), shard.queue_available(queue), shard.queue_blocked(queue)]
+    return bool(await store.run(shard, "delete_queue", keys, idempotent=True))
+
+
+def _in_use(queue: str, jobs: int) -> Conflict:
+    return Conflict(
+        f"queue '{queue}' has {jobs} waiting or active jobs: drain it, or move or cancel its jobs, "
+        "before you delete it",
+        queue=queue,
+        jobs=jobs,
+    )

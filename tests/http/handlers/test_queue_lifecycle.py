@@ -1,0 +1,111 @@
+"""Creation, configuration and deletion of queues over HTTP (spec: ojs-queue-config 5 and 9)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.http.api import Api
+
+QUEUES = "/ojs/v1/queues"
+
+
+def job(queue: str, **options: Any) -> dict[str, Any]:
+    return {"type": "t", "args": [], "options": {"queue": queue, **options}}
+
+
+async def test_a_queue_is_created_once_with_its_configuration(api: Api) -> None:
+    config = {"max_size": 2, "concurrency": 3, "on_exhaustion": "dead_letter"}
+    made = await api.post(QUEUES, {"name": "mail", "config": config})
+    assert made.status == 201
+    assert made.headers["location"] == "/ojs/v1/queues/mail"
+    assert (made.json["name"], made.json["state"]) == ("mail", "active")
+    assert made.json["config"] == {
+        "partitions": 1,
+        "on_exhaustion": "dead_letter",
+        "concurrency": 3,
+        "backpressure": {"max_depth": 2, "strategy": "reject"},
+    }
+    assert (await api.get(f"{QUEUES}/mail")).status == 200
+    again = await api.post(QUEUES, {"name": "mail"})
+    assert (again.status, again.error["code"]) == (409, "conflict")
+    await api.enqueue(options={"queue": "used"})
+    assert (await api.post(QUEUES, {"name": "used"})).status == 409
+
+
+async def test_the_command_line_client_sends_the_configuration_flat(api: Api) -> None:
+    made = await api.post("/ojs/v1/admin/queues", {"name": "mail", "concurrency": 3, "max_size": 9})
+    assert made.json["config"]["concurrency"] == 3
+    assert made.json["config"]["backpressure"]["max_depth"] == 9
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "field"),
+    [
+        ({}, 400, "name"),
+        ({"name": "Bad"}, 400, "name"),
+        ({"name": "a", "color": 1}, 400, "color"),
+        ({"name": "a", "config": {"color": 1}}, 400, "color"),
+        ({"name": "a", "config": {}, "concurrency": 1}, 400, "config"),
+        ({"name": "a", "config": {"producers": ["x"]}}, 422, "producers"),
+        ({"name": "a", "config": {"concurrency": 0}}, 400, "concurrency"),
+        ({"name": "a", "config": {"overflow_policy": "reject"}}, 400, "overflow_policy"),
+        ({"name": "a", "max_size": 1, "backpressure": {"max_depth": 1}}, 400, "max_size"),
+        ({"name": "a", "config": 3}, 400, "config"),
+    ],
+)
+async def test_a_refused_creation_creates_nothing(
+    api: Api, body: dict[str, Any], status: int, field: str
+) -> None:
+    refused = await api.post(QUEUES, body)
+    assert (refused.status, refused.error["details"]["field"]) == (status, field)
+    assert (await api.get(QUEUES)).json["total"] == 0
+
+
+async def test_put_creates_a_queue_and_changes_one_without_touching_its_jobs(api: Api) -> None:
+    assert (await api.call("PUT", f"{QUEUES}/mail", {"name": "mail"})).status == 201
+    for _ in range(3):
+        await api.enqueue(options={"queue": "mail"})
+    changed = await api.call("PUT", f"{QUEUES}/mail", {"config": {"max_size": 1}})
+    assert (changed.status, changed.json["config"]["backpressure"]["max_depth"]) == (200, 1)
+    assert (await api.get(f"{QUEUES}/mail")).json["available"] == 3
+    assert (await api.post("/ojs/v1/jobs", job("mail"))).status == 429
+    alias = await api.call("PUT", f"{QUEUES}/mail/config", {"max_size": None})
+    assert "backpressure" not in alias.json["config"]
+    assert (await api.get(f"{QUEUES}/mail/config")).json["config"] == alias.json["config"]
+    wrong = await api.call("PUT", f"{QUEUES}/mail", {"name": "other"})
+    assert (wrong.status, wrong.error["details"]["field"]) == (400, "name")
+
+
+async def test_only_a_queue_without_jobs_is_deleted(api: Api) -> None:
+    assert (await api.delete(f"{QUEUES}/mail")).status == 404
+    await api.post(QUEUES, {"name": "mail", "config": {"max_size": 5}})
+    await api.enqueue(options={"queue": "mail"})
+    refused = await api.delete(f"{QUEUES}/mail", body={"strategy": "reject"})
+    assert (refused.status, refused.error["details"]["jobs"]) == (409, 1)
+    assert (await api.get(f"{QUEUES}/mail")).json["status"] == "active"
+    [held] = await api.fetch("mail")
+    assert (await api.delete(f"{QUEUES}/mail")).status == 409
+    await api.post("/ojs/v1/workers/ack", {"job_id": held["id"], "result": {}})
+
+    gone = await api.delete(f"{QUEUES}/mail")
+    assert (gone.status, gone.json["state"], gone.json["deleted"]) == (200, "deleted", True)
+    assert (await api.get(f"{QUEUES}/mail")).status == 404
+    assert (await api.get(QUEUES)).json["queues"] == []
+    assert (await api.delete(f"{QUEUES}/mail")).status == 404
+    assert (await api.get(f"/ojs/v1/jobs/{held['id']}")).json["job"]["state"] == "completed"
+
+    for _ in range(6):  # the next job creates the queue again, without the bound
+        await api.enqueue(options={"queue": "mail"})
+    assert (await api.get(f"{QUEUES}/mail")).json["available"] == 6
+
+
+@pytest.mark.parametrize(
+    ("strategy", "status"), [("discard", 422), ("move", 422), ("burn", 400), (7, 400)]
+)
+async def test_other_strategies_are_refused(api: Api, strategy: Any, status: int) -> None:
+    await api.post(QUEUES, {"name": "mail"})
+    refused = await api.delete(f"{QUEUES}/mail", body={"strategy": strategy})
+    assert (refused.status, refused.error["details"]["field"]) == (status, "strategy")
+    assert (await api.get(f"{QUEUES}/mail")).status == 200

@@ -1,0 +1,147 @@
+"""Queues that operators create and delete."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import trio
+
+from ojs_cluster.core.errors import Conflict, NotFound, QueueDraining
+from ojs_cluster.core.rate_limit import RateLimits
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.dead_letters import exhaustion
+from ojs_cluster.store.limits import depth_bounds, rate_limits
+from ojs_cluster.store.queues import lifecycle, queues
+from ojs_cluster.store.queues.partition_maintenance import get_partitions
+from ojs_cluster.store.sweeps.retention import purge_due, retire_queues
+from tests.store.hot_queues import put_into, spread
+from tests.store.shortcuts import HOUR, QUEUE, ack, active, put, shard_of, take
+from tests.support.invariants import InvariantReport
+from tests.support.timeshift import age_queue
+
+Check = Callable[[], InvariantReport]
+
+
+async def test_two_processes_create_a_queue_once(store: Store, other_store: Store) -> None:
+    created = 0
+
+    async def create(process: Store) -> None:
+        nonlocal created
+        try:
+            created += await lifecycle.create_queue(process, "new")
+        except Conflict:
+            return
+
+    async with trio.open_nursery() as nursery:
+        for process in (store, other_store) * 4:
+            nursery.start_soon(create, process)
+    assert created == 1
+    assert await queues.exists(store, "new")
+
+
+async def test_only_a_created_queue_is_kept_without_jobs(store: Store, db: Any) -> None:
+    await lifecycle.create_queue(store, "created")
+    await ack(store, await active(store))
+    await put(store, "idle")
+    [job] = await take(store, "idle")
+    await ack(store, job)
+    for name in ("created", QUEUE, "idle"):
+        age_queue(db, shard_of(store, name), name, 2 * HOUR)
+    db.hset(shard_of(store, "idle").queue_counters("idle"), "completed", 0)
+    await retire_queues(store)
+    assert await queues.exists(store, "created")
+    assert not await queues.exists(store, "idle")
+
+
+async def settings_of(store: Store, queue: str) -> tuple[Any, ...]:
+    limits = (await rate_limits.get_queue_limits(store, queue)).usage.limits
+    return (
+        await depth_bounds.get_bound(store, queue),
+        await exhaustion.get_on_exhaustion(store, queue),
+        limits.concurrency,
+    )
+
+
+async def test_a_deleted_queue_leaves_its_finished_jobs_and_no_setting(
+    store: Store, db: Any, consistent: Check
+) -> None:
+    await lifecycle.create_queue(store, QUEUE)
+    await depth_bounds.set_bound(store, QUEUE, 9)
+    await exhaustion.set_on_exhaustion(store, QUEUE, "dead_letter")
+    await rate_limits.set_queue_limits(store, QUEUE, RateLimits(concurrency=4))
+    await ack(store, await active(store))
+    await lifecycle.delete_queue(store, QUEUE)
+
+    assert await settings_of(store, QUEUE) == (None, None, None)
+    assert await queues.list_queues(store, limit=10) == ([], 1)
+    with pytest.raises(NotFound):
+        await lifecycle.delete_queue(store, QUEUE)
+    consistent()
+
+    shard = shard_of(store)
+    for member in db.zrange(shard.finished, 0, -1):
+        db.zadd(shard.finished, {member: 1})
+    await purge_due(store, shard, 10)
+    await retire_queues(store)
+    assert await queues.list_queues(store, limit=10) == ([], 0)
+    assert not db.exists(shard.queue_counters(QUEUE))
+
+
+async def test_a_queue_over_partitions_is_deleted_when_all_are_empty(
+    store: Store, db: Any, consistent: Check
+) -> None:
+    shards = await spread(store, db, 3)
+    await put_into(store, shards[2])
+    with pytest.raises(Conflict):
+        await lifecycle.delete_queue(store, QUEUE)
+    assert (await queues.get_stats(store, QUEUE)).status == "active"
+    [job] = await take(store)
+    with pytest.raises(Conflict):
+        await lifecycle.delete_queue(store, QUEUE)
+    await ack(store, job)
+    await lifecycle.delete_queue(store, QUEUE)
+    assert (await queues.get_stats(store, QUEUE)).deleted
+    assert (await get_partitions(store, QUEUE)).count == 1
+    await put(store)
+    assert not (await queues.get_stats(store, QUEUE)).deleted
+    consistent()
+
+
+async def test_no_job_is_lost_when_producers_meet_a_deletion(
+    store: Store, other_store: Store, db: Any, consistent: Check
+) -> None:
+    stored: list[str] = []
+
+    async def produce(process: Store) -> None:
+        for _ in range(10):
+            try:
+                stored.append((await put(process)).id)
+            except QueueDraining:
+                continue
+
+    async def delete() -> None:
+        for _ in range(10):
+            try:
+                await lifecycle.delete_queue(store, QUEUE)
+            except (Conflict, NotFound):
+                for job in await take(store, count=5):
+                    await ack(store, job)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(produce, store)
+        nursery.start_soon(produce, other_store)
+        nursery.start_soon(delete)
+    consistent()
+    counts = (await queues.get_stats(store, QUEUE)).counts
+    assert sum(counts.values()) == len(stored)
+
+
+async def test_a_paused_queue_that_is_not_empty_stays_as_it_is(store: Store) -> None:
+    await queues.pause_or_resume(store, QUEUE, "pause")
+    await put(store, delay_until="+PT1H")
+    with pytest.raises(Conflict):
+        await lifecycle.delete_queue(store, QUEUE)
+    stats = await queues.get_stats(store, QUEUE)
+    assert (stats.paused, stats.draining_ms) == (True, None)
