@@ -12,6 +12,7 @@ from ojs_cluster.ui.pages import (
     cluster,
     completion,
     dead,
+    edit_job,
     errors,
     events,
     job,
@@ -72,6 +73,10 @@ PAGES: Final = (
     PageRoute("POST", "/jobs/<job_id>/retry", job.retry, (Scope.ADMIN_WRITE,)),
     PageRoute("POST", "/jobs/<job_id>/cancel", job.cancel, (Scope.ADMIN_WRITE,)),
     PageRoute("POST", "/jobs/<job_id>/activate", job.activate, (Scope.DATA_WRITE,)),
+    PageRoute(
+        "GET", "/jobs/<job_id>/edit", edit_job.show, (Scope.ADMIN_READ, Scope.ADMIN_WRITE), True
+    ),
+    PageRoute("POST", "/jobs/<job_id>/edit", edit_job.save, (Scope.ADMIN_READ, Scope.ADMIN_WRITE)),
     PageRoute("POST", "/jobs/<job_id>/priority", job.change_priority, (Scope.ADMIN_WRITE,)),
     PageRoute("POST", "/jobs/<job_id>/copy", job.copy, (Scope.ADMIN_READ, Scope.DATA_WRITE)),
     PageRoute("GET", "/dead", dead.show_all),

@@ -239,7 +239,7 @@ def _check_size(raw: bytes, limits: PayloadLimits) -> None:
 def _job(attributes: dict[str, Raw], limits: PayloadLimits, trace: bytes) -> NewJob:
     """Build a job from its attributes. Removes members from ``attributes``."""
     job_type = _type(attributes.pop("type", None))
-    args = _args(attributes.pop("args", None))
+    args = args_of(attributes.pop("args", None))
     job_id = _id(attributes.pop("id", None))
     meta = attributes.pop("meta", None)
     options = attributes.pop("options", None)
@@ -253,7 +253,7 @@ def _job(attributes: dict[str, Raw], limits: PayloadLimits, trace: bytes) -> New
     parsed = DEFAULT_OPTIONS
     if options is not None or top_level:
         parsed = parse_options(options, top_level)
-    client_meta = _meta(meta, parsed.metadata, limits)
+    client_meta = meta_of(meta, parsed.metadata, limits)
     stored_meta = add_trace(client_meta, trace, limits.meta_bytes) if trace else client_meta
     body = b'"args":%b,"meta":%b' % (args, stored_meta)
     if parsed.members:
@@ -303,7 +303,12 @@ def _type(piece: Raw | None) -> str:
     return text
 
 
-def _args(piece: Raw | None) -> bytes:
+def args_of(piece: Raw | None) -> bytes:
+    """Return the args of a job.
+
+    Raises:
+        InvalidRequest: they are absent or no array.
+    """
     if piece is None:
         raise InvalidRequest("a job needs args; an empty array is enough", field="args")
     args = bytes(piece)
@@ -331,8 +336,13 @@ def _check_specversion(piece: Raw | None) -> None:
         raise Unsupported("specversion must be 1.0", field="specversion")
 
 
-def _meta(piece: Raw | None, metadata: bytes | None, limits: PayloadLimits) -> bytes:
-    """Return the job's meta, merged with the option ``metadata``; ``meta`` has priority."""
+def meta_of(piece: Raw | None, metadata: bytes | None, limits: PayloadLimits) -> bytes:
+    """Return the job's meta, merged with the option ``metadata``; ``meta`` has priority.
+
+    Raises:
+        InvalidRequest: the meta is no object.
+        PayloadTooLarge: it is larger than its limit.
+    """
     meta = b"{}" if piece is None else bytes(piece)
     if meta == b"null":
         meta = b"{}"

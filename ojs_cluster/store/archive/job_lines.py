@@ -72,6 +72,7 @@ _NUMBERS = {
     f.MAX_PER_SECOND: "max_per_second",
     f.FIXED_ID: "fixed_id",
     f.CANCELLED_KEEP_MS: "cancel_requested_ms",
+    f.EDITS: "edits",
 }
 _JSON = {
     f.ENVELOPE: "envelope",

@@ -1,7 +1,6 @@
 -- Transition: (nothing) -> available | scheduled | pending, for jobs of one shard; in a transaction also
 -- (nothing) -> prepared, or (nothing) -> cancelled for a superseded job.
--- Pre:  the time limit has not passed. No id is in use, except by a tombstone with a given token or a
---       reservation of the same transaction.
+-- Pre:  the time limit has not passed. No id is in use, except by a given tombstone or this transaction.
 -- Post: all jobs exist, or none does. Counters, indexes and events agree with them. A portion of a transaction
 --       is stored once. A prepared job is in alias_claims, but in no other index and in no counter. It names its
 --       transaction until publish_job.lua. Effects: declared limits of rate limit keys, names of new queues.

@@ -73,8 +73,8 @@ def place(job_id: str, job: NewJob, more_fields: Sequence[bytes] = ()) -> Placed
         job.queue,
         job.priority,
         job.pending,
-        _time_argument(job.scheduled),
-        _time_argument(job.expires),
+        time_argument(job.scheduled),
+        time_argument(job.expires),
         [*_fields(job), *more_fields],
     )
 
@@ -286,7 +286,7 @@ def _stored_fields(job: PlacedJob, now: bytes, answer: Sequence[Any]) -> dict[by
     return stored
 
 
-def _time_argument(point: TimePoint | None) -> str:
+def time_argument(point: TimePoint | None) -> str:
     """Return a time as ``enqueue.lua`` takes it: '' for none, 'r' relative, 'a' absolute."""
     if point is None:
         return ""

@@ -10,9 +10,9 @@ the lease id names the shard of the job. The alias is then written again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 from ojs_cluster.core.errors import Conflict, MalformedJob, NotFound, OJSError
 from ojs_cluster.core.jobs.ids import is_job_id
@@ -144,6 +144,9 @@ def refusal(job_id: str, reply: Sequence[Any], shard: Shard) -> OJSError:
         return Conflict(_refusal_start(job_id) + state, job_id=job_id, state=state)
     if reply[0] == b"not_holder":
         return Conflict(_refusal_start(job_id) + _NOT_HOLDER, job_id=job_id)
+    if reply[0] == b"refused":
+        reason = reply[1].decode()
+        return Conflict(_refusal_start(job_id) + REASONS[reason], job_id=job_id, reason=reason)
     if reply[0] == b"malformed":
         return MalformedJob(job_id, "fields are missing or not numbers", shard.index)
     return NotFound("job", job_id)
@@ -157,6 +160,12 @@ def is_refusal(job_id: str, message: str) -> bool:
     return message.startswith(start) and message[len(start) :] in {_NOT_HOLDER, *states}
 
 
+REASONS: Final[Mapping[str, str]] = {
+    "edited": "edited by other requests at the same time",
+    "scheduled": "not scheduled, so its scheduled_at cannot change",
+    "unique": "unique, so its args and meta cannot change",
+}
+"""Why ``edit_job.lua`` refuses a waiting job, after the name of the job."""
 _NOT_HOLDER = "held by another lease"
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import Final
 
 ENVELOPE: Final = b"e"
-"""The immutable members of the envelope that have no field of their own: JSON without braces.
+"""The members of the envelope that have no field of their own: JSON without braces.
+
+Only an edit changes them.
 
 If the envelope of an imported job does not begin as those of this server do, the whole JSON object
 is here. Only such a value begins with a brace."""
@@ -117,3 +119,7 @@ HISTORY: Final = b"hy"
 CHECKPOINT: Final = b"ck"
 """Set while the job has a checkpoint, which is in a key of its own: sequence, bytes, and time of
 the last event."""
+EDITS: Final = b"ed"
+"""How often the job was edited.
+
+An edit replaces the envelope, so it compares this number with the one that it has read."""

@@ -41,11 +41,22 @@ async def check_args(store: Store, job: NewJob) -> list[str]:
     Raises:
         ArgsRefused: the args do not match, and the mode of the type is ``strict``.
     """
-    schemas = store.schemas.validated.get(job.type)
+    return await check_members(store, job.type, job.body)
+
+
+async def check_members(store: Store, job_type: str, body: bytes) -> list[str]:
+    """Validate the args of a job, as ``check_args`` does.
+
+    Args:
+        store: the store.
+        job_type: the type of the job.
+        body: the members of the job, as ``NewJob.body``.
+    """
+    schemas = store.schemas.validated.get(job_type)
     if schemas is None:
         return []
-    # The body begins with the args. It is split again here, so that other jobs pay nothing.
-    attributes = object_members(b"{%b}" % job.body) or {}
+    # The args are among the members. They are split again here, so that other jobs pay nothing.
+    attributes = object_members(b"{%b}" % body) or {}
     schema = schemas.choose(_text(attributes.get("version")), _text(attributes.get("schema")))
     if schema is None:
         return []

@@ -11,6 +11,7 @@ from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.core.raw_json import Raw, array_items, join, object_members, string
 from ojs_cluster.ui.forms.form import MAX_EDITED
 from ojs_cluster.ui.json_view import readable, show_values
+from ojs_cluster.ui.pages.edit_job import WAITING
 from ojs_cluster.ui.raw import number, text
 from ojs_cluster.ui.visit import Answer, ApiError, Download, Page, SeeOther, Visit
 
@@ -27,7 +28,6 @@ _EMPTY: Final = Raw(b"{}")
 _ORDER: Final = ("scheduled", "available", "active", "failed", "retryable")
 """The order of entries with the same time; the end of the job comes last."""
 _MAX_BACKTRACE: Final = 20_000  # characters
-_WAITING: Final = ("pending", "available", "scheduled", "retryable")
 _trace_parent: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}").match
 _is_number: Final = re.compile(r"-?[0-9]{1,9}").fullmatch
 _is_id: Final = re.compile(r"[0-9A-Za-z._:-]{1,128}").fullmatch
@@ -88,7 +88,8 @@ async def show(visit: Visit, job_id: str) -> Answer:
         "may_retry": state == "discarded" and may_write,
         "may_cancel": state not in ("completed", "cancelled", "discarded") and may_write,
         "may_activate": state == "pending" and visit.may_change(Scope.DATA_WRITE),
-        "may_prioritize": state in _WAITING and may_write,
+        "may_prioritize": state in WAITING and may_write,
+        "may_edit": state in WAITING and may_write and not redact and not is_large,
         "may_copy": visit.may_change(Scope.DATA_WRITE),
         "may_edit_copy": visit.may_change(Scope.DATA_WRITE) and not redact and not is_large,
         "may_download": not redact,
@@ -139,7 +140,7 @@ async def activate(visit: Visit, job_id: str) -> Answer:
 
 
 async def change_priority(visit: Visit, job_id: str) -> Answer:
-    """Change the priority of a waiting job, the only member of a stored job that can change."""
+    """Change the priority of a waiting job."""
     given = visit.form.get("priority", "").strip()
     if not _is_number(given):
         return SeeOther(visit.back("").target, "The priority must be a whole number.", failed=True)

@@ -21,7 +21,7 @@ _unusual: Final = re.compile(r"[^ -~\r\n\t]")
 _EMPTY: Final = {**dict.fromkeys(_FIELDS, ""), "queue": "default", "args": "[]"}
 
 
-class _Mistake(Exception):
+class Mistake(Exception):
     """A field of the form cannot be read; the message says which one and what it needs."""
 
 
@@ -44,8 +44,8 @@ async def show(visit: Visit) -> Answer:
         {
             "type": text(members, "type"),
             "queue": text(members, "queue"),
-            "args": _raw(members, "args", "[]"),
-            "meta": _raw(members, "meta", ""),
+            "args": raw_of(members, "args", "[]"),
+            "meta": raw_of(members, "meta", ""),
             "tags": ", ".join(texts(members, "tags")),
             "priority": number(members, "priority"),
             "max_attempts": number(retry, "max_attempts") or number(members, "max_attempts"),
@@ -59,7 +59,7 @@ async def create(visit: Visit) -> Answer:
     given = {name: visit.form.get(name, "").strip() for name in _FIELDS}
     try:
         response = await visit.send("POST", "jobs", body=_body(given), action="job.enqueue")
-    except _Mistake as mistake:
+    except Mistake as mistake:
         return _form(given, str(mistake))
     except ApiError as error:
         if error.status not in (400, 413, 422):
@@ -75,32 +75,70 @@ def _form(given: Mapping[str, str], mistake: str = "") -> Page:
 
 def _body(given: Mapping[str, str]) -> bytes:
     """Return the request. Args and meta are copied, so that numbers of any size stay exact."""
-    args, meta = _json(given["args"] or "[]"), _json(given["meta"] or "{}")
-    if args is None or array_items(args) is None:
-        raise _Mistake('Args must be a JSON array, such as ["user@example.com", 42].')
-    if meta is None or object_members(meta) is None:
-        raise _Mistake('Meta must be a JSON object, such as {"customer": 7}, or empty.')
-    options = {"queue": _text(given["queue"] or "default")}
+    args, meta = args_of(given["args"]), meta_of(given["meta"])
+    options = {"queue": text_of(given["queue"] or "default")}
     for name in ("priority", "max_attempts"):
-        digits = given[name]
-        if digits and not (digits.isascii() and digits.removeprefix("-").isdigit()):
-            raise _Mistake(f"{name.replace('_', ' ').capitalize()} must be a whole number.")
+        check_number(name, given[name])
     if given["priority"]:
-        options["priority"] = _number(given["priority"])
+        options["priority"] = number_of(given["priority"])
     if given["max_attempts"]:
-        options["retry"] = Raw(b'{"max_attempts":%b}' % _number(given["max_attempts"]))
+        options["retry"] = Raw(b'{"max_attempts":%b}' % number_of(given["max_attempts"]))
     if given["scheduled_at"]:
-        options["delay_until"] = _text(given["scheduled_at"])
-    tags = [word.strip() for word in given["tags"].split(",") if word.strip()]
+        options["delay_until"] = text_of(given["scheduled_at"])
+    tags = words_of(given["tags"])
     if tags:
         options["tags"] = Raw(msgspec.json.encode(tags))
-    members = {"type": _text(given["type"]), "args": args, "options": Raw(b"{%b}" % join(options))}
+    members = {
+        "type": text_of(given["type"]),
+        "args": args,
+        "options": Raw(b"{%b}" % join(options)),
+    }
     if given["meta"]:
         members["meta"] = meta
     return b"{%b}" % join(members)
 
 
-def _json(given: str) -> Raw | None:
+def args_of(given: str) -> Raw:
+    """Return the args that were typed.
+
+    Raises:
+        Mistake: they are no JSON array.
+    """
+    args = json_of(given or "[]")
+    if args is None or array_items(args) is None:
+        raise Mistake('Args must be a JSON array, such as ["user@example.com", 42].')
+    return args
+
+
+def meta_of(given: str) -> Raw:
+    """Return the meta that was typed.
+
+    Raises:
+        Mistake: it is no JSON object.
+    """
+    meta = json_of(given or "{}")
+    if meta is None or object_members(meta) is None:
+        raise Mistake('Meta must be a JSON object, such as {"customer": 7}, or empty.')
+    return meta
+
+
+def check_number(name: str, digits: str) -> None:
+    """Check a field that is empty or a whole number.
+
+    Raises:
+        Mistake: it is not.
+    """
+    if digits and not (digits.isascii() and digits.removeprefix("-").isdigit()):
+        raise Mistake(f"{name.replace('_', ' ').capitalize()} must be a whole number.")
+
+
+def words_of(given: str) -> list[str]:
+    """Return the words of a list with commas."""
+    return [word.strip() for word in given.split(",") if word.strip()]
+
+
+def json_of(given: str) -> Raw | None:
+    """Return the JSON that was typed, None if it is none."""
     sent = given.encode(errors="replace")
     try:
         check_text(sent)  # msgspec itself fails at a thousand nested arrays
@@ -109,16 +147,19 @@ def _json(given: str) -> Raw | None:
         return None
 
 
-def _text(given: str) -> Raw:
+def text_of(given: str) -> Raw:
+    """Return a text as JSON."""
     return Raw(msgspec.json.encode(given.encode(errors="replace").decode()))
 
 
-def _number(digits: str) -> Raw:
+def number_of(digits: str) -> Raw:
+    """Return a whole number as JSON, of any size."""
     sign = "-" if digits.startswith("-") else ""
     return Raw(f"{sign}{digits.lstrip('-').lstrip('0') or '0'}".encode())
 
 
-def _raw(members: Mapping[str, Raw], name: str, default: str) -> str:
+def raw_of(members: Mapping[str, Raw], name: str, default: str) -> str:
+    """Return the JSON of a member for a field of a form; ``default`` if it is empty."""
     raw = bytes(members.get(name, b""))
     return _visible(raw.decode(errors="replace")) if raw not in (b"", b"{}", b"null") else default
 

@@ -20,7 +20,7 @@ _VERBS: Final = {
     "dead_letter.retry_many": "retry dead letters",
     "job.activate": "activate a job",
     "job.copy": "enqueue a copy of a job",
-    "job.prioritize": "change the priority of a job",
+    "job.edit": "edit a job",
     "job.retry_many": "retry jobs",
     "keys.reload": "reload the API keys",
     "outbox.retry": "deliver outbox dead letters again",

@@ -56,7 +56,7 @@ BODIES: dict[str, Any] = {
     "queue.limit": {"concurrency": 1},
     "outbox.retry": {"all": True},
     "queue.configure": {"partitions": 1},
-    "job.prioritize": {"priority": 7},
+    "job.edit": {"priority": 7},
     "system.maintenance": {"enabled": False},
     "bulk.retry": {"filter": {"queue": "none", "type": "t"}},
     "bulk.delete": {"filter": {"queue": "none"}, "confirm": True},
@@ -139,7 +139,7 @@ async def subject_of(api: Api, route: Route) -> str:
         return await dead_delivery(api)
     if "/webhooks/" in route.template:
         return (await subscriptions.create(api.app.store, subscription)).id
-    if route.action in ("job.cancel", "job.prioritize"):
+    if route.action in ("job.cancel", "job.edit"):
         return str((await api.enqueue())["id"])
     retry = {"max_attempts": 1, "on_exhaustion": "dead_letter"}
     await api.enqueue(options={"queue": "dying", "retry": retry})

@@ -31,6 +31,21 @@ async def test_only_a_valid_priority_is_accepted(api: Api, body: dict[str, Any])
     assert (await api.call("PATCH", f"/ojs/v1/jobs/{job_id}", body)).status == 400
 
 
+async def test_a_job_is_edited_in_both_planes(any_api: Api) -> None:
+    job_id = await enqueue(any_api)
+    path = f"jobs/{job_id}"
+    reply = await any_api.call("PATCH", f"/ojs/v1/{path}", {"args": [1], "max_attempts": 8})
+    job = reply.json["job"]
+    assert (reply.status, job["args"], job["max_attempts"]) == (200, [1], 8)
+    reply = await any_api.call("PATCH", f"/ojs/v1/admin/{path}", {"meta": {"a": 1}, "priority": 2})
+    assert (reply.status, reply.json["meta"], reply.json["priority"]) == (200, {"a": 1}, 2)
+    shown = (await any_api.get(f"/ojs/v1/{path}")).json["job"]
+    assert (shown["args"], shown["meta"], shown["max_attempts"]) == ([1], {"a": 1}, 8)
+    later = {"scheduled_at": "+PT1H"}
+    refused = await any_api.call("PATCH", f"/ojs/v1/{path}", later)
+    assert (refused.status, refused.error["details"]["reason"]) == (409, "scheduled")
+
+
 async def test_a_bulk_operation_changes_priorities(api: Api) -> None:
     job_id = await enqueue(api)
     body = {"action": "priority", "filter": {"queue": "mail"}, "confirm": True}

@@ -155,6 +155,18 @@ async def test_a_strict_type_refuses_args_and_says_where(strict: Api) -> None:
     await strict.enqueue(type="email.send", args=[{"to": "a@b.example"}])
 
 
+async def test_an_edit_of_the_args_is_compared_too(strict: Api) -> None:
+    await registered(strict, version="2")
+    job = await strict.enqueue(type="email.send", args=[{"to": "a@b.example"}])
+    path = f"/ojs/v1/jobs/{job['id']}"
+    refused = await strict.call("PATCH", path, {"args": [{"to": 7}]})
+    assert refused.status == 422
+    assert (await strict.get(path)).json["job"]["args"] == [{"to": "a@b.example"}]
+    assert (await strict.call("PATCH", path, {"meta": {"a": 1}})).status == 200
+    changed = await strict.call("PATCH", path, {"args": [{"to": "c@d.example"}]})
+    assert (changed.status, changed.json["job"]["args"]) == (200, [{"to": "c@d.example"}])
+
+
 async def test_a_job_is_compared_with_its_own_version(strict: Api) -> None:
     await registered(strict, version="1", schema=PAIR)
     await registered(strict, version="2.0", uri="urn:two")

@@ -55,7 +55,7 @@ def test_what_adds_jobs_is_refused_and_nothing_else() -> None:
             "request_begin",
             "transaction_commit",
         ),
-        "transaction_record",
+        *("transaction_record", "edit_job"),
         *("workflow_create", "cron_register", "cron_claim_occurrence", "register_queue", "schema"),
         *("restore_cron", "restore_job", "restore_queue", "restore_workflow"),
         "workflow_store_portion",

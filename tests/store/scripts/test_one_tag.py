@@ -15,7 +15,9 @@ from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.core.bulk.selection import DEFAULT_STATES, BulkAction, Selection
 from ojs_cluster.core.cron.cron_job import parse_cron
 from ojs_cluster.core.errors import Duplicate
+from ojs_cluster.core.jobs.edit import parse_edit
 from ojs_cluster.core.jobs.failure import parse_failure
+from ojs_cluster.core.payload_limits import DEFAULT_LIMITS
 from ojs_cluster.core.rate_limit import Rate, RateLimits
 from ojs_cluster.keys import META
 from ojs_cluster.redis.errors import RedisReplyError
@@ -39,6 +41,7 @@ from ojs_cluster.store.jobs.ack import Ack, ack_many
 from ojs_cluster.store.jobs.activate import activate
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.change_priority import change_priority
+from ojs_cluster.store.jobs.edit import edit
 from ojs_cluster.store.jobs.listing import JobFilter
 from ojs_cluster.store.jobs.nack import Nack, nack_many, release_unanswered
 from ojs_cluster.store.limits import depth_bounds, rate_limits
@@ -446,6 +449,8 @@ async def bulk_operations(store: Store, db: Any) -> None:
     await nack(store, await active(store, name, id=foreign_id(store, name), retry=retry))
     limited = await put(store, name, rate_limit={"key": "k", "concurrency": 0})
     await change_priority(store, limited.id, 5)
+    change = b'{"args":[1],"priority":6,"expires_at":"+PT1H"}'
+    await edit(store, limited.id, parse_edit(change, DEFAULT_LIMITS))
     assert await clear_history(store, limited.id) >= 1
     for refused in (["fetch"], []):
         await set_maintenance(store, refused)

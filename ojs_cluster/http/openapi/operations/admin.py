@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from ojs_cluster.http.handlers import priority
+from ojs_cluster.http.handlers import edit
 from ojs_cluster.http.handlers.admin import (
     audit,
     configuration,
@@ -25,6 +25,7 @@ from ojs_cluster.http.openapi.shapes import jobs as job_shapes
 from ojs_cluster.http.openapi.shapes import queues as queue_shapes
 from ojs_cluster.http.openapi.shapes import system as shapes
 from ojs_cluster.http.openapi.shapes.bulk import AuditList
+from ojs_cluster.http.openapi.shapes.job_requests import JobEditBody
 from ojs_cluster.http.routing.router import Handler
 
 _AGE: Final = "A time, or an age such as `24h`."
@@ -84,8 +85,8 @@ OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
     jobs.get: OperationDetails({200: job_shapes.AdminJob}),
     jobs.retry: _CHANGED_JOB,
     jobs.cancel: _CHANGED_JOB,
-    priority.change_as_admin: OperationDetails(
-        {200: job_shapes.Job}, body=priority.PriorityBody, errors=(409,)
+    edit.change_as_admin: OperationDetails(
+        {200: job_shapes.Job}, body=JobEditBody, errors=(409, 413)
     ),
     trace.get: OperationDetails({200: job_shapes.Trace}),
     dead_letters.list_dead: OperationDetails(

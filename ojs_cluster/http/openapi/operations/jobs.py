@@ -8,8 +8,8 @@ from typing import Final
 from ojs_cluster.http.handlers import (
     batch,
     checkpoints,
+    edit,
     jobs,
-    priority,
     progress,
     result,
     retries,
@@ -22,7 +22,7 @@ from ojs_cluster.http.openapi.described import Answer, OperationDetails
 from ojs_cluster.http.openapi.shapes import jobs as shapes
 from ojs_cluster.http.openapi.shapes.common import Deleted
 from ojs_cluster.http.openapi.shapes.history import HistoryDeleted, JobHistory, JobLineage
-from ojs_cluster.http.openapi.shapes.job_requests import BatchBody, EnqueueBody
+from ojs_cluster.http.openapi.shapes.job_requests import BatchBody, EnqueueBody, JobEditBody
 from ojs_cluster.http.routing.router import Handler
 
 _LOCATION: Final = {"Location": "The path of the job."}
@@ -45,9 +45,7 @@ OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
     jobs.get: OperationDetails({200: shapes.WholeJob}),
     jobs.cancel: _CHANGED_JOB,
     jobs.activate: _CHANGED_JOB,
-    priority.change: OperationDetails(
-        {200: shapes.JobAnswer}, body=priority.PriorityBody, errors=(409,)
-    ),
+    edit.change: OperationDetails({200: shapes.JobAnswer}, body=JobEditBody, errors=(409, 413)),
     batch.enqueue_many: OperationDetails({201: shapes.Batch}, body=BatchBody, errors=(409,)),
     history.get: OperationDetails({200: JobHistory}, parameters=p.page()),
     history.delete: OperationDetails({200: HistoryDeleted}),

@@ -113,6 +113,19 @@ class EnqueueBody(TypedDict, total=False):
     enqueue_ttl: Annotated[int, keywords(minimum=0)] | str | None
 
 
+class JobEditBody(TypedDict, total=False):
+    """The members of a waiting job to change. The others keep their values."""
+
+    args: list[Any]
+    meta: dict[str, Any]
+    priority: Priority
+    max_attempts: Annotated[int, keywords(minimum=1)]
+    timeout_ms: Annotated[int, keywords(minimum=0)] | None
+    scheduled_at: Time
+    expires_at: Time | None
+    tags: list[Text] | None
+
+
 class BatchBody(TypedDict):
     """Jobs to enqueue together."""
 

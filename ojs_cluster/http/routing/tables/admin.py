@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from ojs_cluster.core.access.scopes import Scope
-from ojs_cluster.http.handlers import dead_letters, priority, queues, rate_limits
+from ojs_cluster.http.handlers import dead_letters, edit, queues, rate_limits
 from ojs_cluster.http.handlers.admin import audit, outbox, queue_config
 from ojs_cluster.http.handlers.admin import bulk_retry as admin_bulk_retry
 from ojs_cluster.http.handlers.admin import configuration as admin_configuration
@@ -108,10 +108,10 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route(
         "PATCH",
         f"{V1}/admin/jobs/{{id}}",
-        priority.change_as_admin,
+        edit.change_as_admin,
         Scope.ADMIN_WRITE,
         QueueAccess.JOB,
-        action="job.prioritize",
+        action="job.edit",
     ),
     Route(
         "POST",

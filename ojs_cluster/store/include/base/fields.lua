@@ -9,5 +9,5 @@ local F = {
     alias = '@', workflow = 'wf', step = 'ws', parents = 'pr', parent_names = 'pn', unique = 'uq',
     transaction = '@t', max_per_second = 'ps', tombstone = '@f', fixed_id = 'fx', cancelled_keep_ms = 'sp',
     limit = 'rl', token = 'rt', open_token_request = 'ra', token_request_count = 'rn', hidden = 'hd',
-    progress = 'pg', progress_data = 'pd', checkpoint = 'ck', history = 'hy',
+    progress = 'pg', progress_data = 'pd', checkpoint = 'ck', history = 'hy', edits = 'ed',
 }

@@ -17,16 +17,16 @@ end
 local function record_history(key, job, kind, more)
     if history_kept == 0 then return end
     local old = job[F.history] or job.partial and redis.call('HGET', key, F.history) or ''
-    local dropped, count, from = string.match(old, '^(%d+) (%d+)\n().*\n$')
-    dropped, count = tonumber(dropped) or 0, tonumber(count) or 0
+    local dropped, entries, from = string.match(old, '^(%d+) (%d+)\n().*\n$')
+    dropped, entries = tonumber(dropped) or 0, tonumber(entries) or 0
     from = from or #old + 1 -- damaged: nothing of it is kept
     local entry = string.format('{"k":"%s","at":%.0f', kind, now) .. more .. history_cause .. '}\n'
-    while count > 0 and (count >= history_kept or #old - from + 1 + #entry > MAX_HISTORY_BYTES) do
+    while entries > 0 and (entries >= history_kept or #old - from + 1 + #entry > MAX_HISTORY_BYTES) do
         local line_end = string.find(old, '\n', from, true)
-        if not line_end then count, from = 1, #old end
-        dropped, count, from = dropped + 1, count - 1, (line_end or #old) + 1
+        if not line_end then entries, from = 1, #old end
+        dropped, entries, from = dropped + 1, entries - 1, (line_end or #old) + 1
     end
-    job[F.history] = string.format('%.0f %.0f\n', dropped, count + 1) .. string.sub(old, from) .. entry
+    job[F.history] = string.format('%.0f %.0f\n', dropped, entries + 1) .. string.sub(old, from) .. entry
     redis.call('HSET', key, F.history, job[F.history])
 end
 

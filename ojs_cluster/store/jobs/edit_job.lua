@@ -1,0 +1,45 @@
+-- Changes members of a waiting job.
+-- Pre:  the job is pending, scheduled, available or retryable, and was edited as often as the caller has read.
+--       A job that gets another due time is scheduled. A job whose content changes is not unique.
+-- Post: the job has the new values, and is ordered and indexed by them. The next edit must expect one edit more.
+-- Memory: deny-oom; replaces the members of the job.
+-- KEYS: 1 job, 2 due, 3 expiring.
+-- ARGV: 1 edits expected, 2 priority or '', 3 when it is due, 4 when it expires ('-' for never; both as of
+--       parse_time.lua, '' to keep them), 5 'content' if args or meta change, 6 'no_timeout' to drop the timeout,
+--       7 history (see set_history), then names and values of fields.
+-- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'prepared', transaction}
+--          {'conflict', state} | {'refused', 'edited' | 'scheduled' | 'unique'}
+--@include keys now preflight remove_one read_job change_counters append_effect finish_job remove_from_queue
+--@include move_to_priority parse_time set_deadline record_history
+set_history(ARGV[7])
+local key, priority, expires_text = KEYS[1], tonumber(ARGV[2]), ARGV[4]
+local job, reply = load_job(key)
+if not job then return reply end
+local id, state, edits = job_id_of(key), job[F.state], job[F.edits] or '0'
+if is_terminal(state) or state == 'active' then return {'conflict', state} end
+if edits ~= ARGV[1] then return {'refused', 'edited'} end
+if ARGV[3] ~= '' and state ~= 'scheduled' then return {'refused', 'scheduled'} end
+if ARGV[5] ~= '' and job[F.unique] then return {'refused', 'unique'} end
+local zsets, limited = preflight_order(job)
+run_preflight()
+if priority then move_to_priority(id, job, priority, zsets, limited) end
+local due, due_shown = parse_time(ARGV[3])
+if due then
+    set_deadline(DUE, id, due)
+    save_job(key, job, F.due, due)
+    if due_shown then save_job(key, job, F.scheduled_shown, due_shown) else drop_fields(key, job, F.scheduled_shown) end
+end
+if expires_text == '-' then
+    drop_fields(key, job, F.expires, F.expires_shown)
+elseif expires_text ~= '' then
+    local expires, expires_shown = parse_time(expires_text)
+    set_deadline(EXPIRING, id, expires)
+    save_job(key, job, F.expires, expires)
+    if expires_shown then save_job(key, job, F.expires_shown, expires_shown)
+    else drop_fields(key, job, F.expires_shown) end
+end
+if ARGV[6] ~= '' then drop_fields(key, job, F.timeout) end
+save_job(key, job, F.edits, tonumber(edits) + 1, unpack(ARGV, 8))
+-- A removal comes last: an emptied set is deleted, and its key cannot be touched again (see preflight.lua).
+if expires_text == '-' then remove_member(EXPIRING, id) end
+return {'ok', job.field_list}
