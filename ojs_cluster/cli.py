@@ -358,12 +358,20 @@ def _key() -> None:
     "every queue).",
 )
 @click.option(
+    "--tenant",
+    default="",
+    metavar="TENANT",
+    help="The tenant that the API key is bound to (default: no tenant, for all jobs).",
+)
+@click.option(
     "--expires-at",
     default="",
     metavar="TIME",
     help="When the API key expires, such as 2027-01-31T00:00:00Z (default: never).",
 )
-def _key_new(*, name: str, preset: str, queue: tuple[str, ...], expires_at: str) -> _Run:
+def _key_new(
+    *, name: str, preset: str, queue: tuple[str, ...], tenant: str, expires_at: str
+) -> _Run:
     """Print a new API key and its entry for the file.
 
     The entry contains only the SHA-256 hash of the API key.
@@ -372,7 +380,7 @@ def _key_new(*, name: str, preset: str, queue: tuple[str, ...], expires_at: str)
     def run(_environ: Mapping[str, str]) -> int:
         from ojs_cluster.server.commands.key import NewKey, run_key_new
 
-        return run_key_new(NewKey(name, preset, queue, expires_at))
+        return run_key_new(NewKey(name, preset, queue, expires_at, tenant))
 
     return run
 

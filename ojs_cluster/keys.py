@@ -175,6 +175,14 @@ class Shard:
         """Return the key of a sorted set: a queue's available jobs, by priority, then FIFO."""
         return b"%bq:%b" % (self.prefix, queue.encode())
 
+    def tenant_queue(self, queue: str, tenant: str) -> bytes:
+        """Return the key of a sorted set: a tenant's available jobs in a queue, by their score."""
+        return b"%btq:%b:%b" % (self.prefix, queue.encode(), tenant.encode())
+
+    def tenant_counters(self, tenant: str) -> bytes:
+        """Return the key of a hash: numbers of a tenant's jobs in this shard."""
+        return b"%btc:%b" % (self.prefix, tenant.encode())
+
     def queue_blocked(self, queue: str) -> bytes:
         """Return the key of a sorted set: a queue's blocked jobs by their score in the queue."""
         return b"%bh:%b" % (self.prefix, queue.encode())

@@ -45,6 +45,7 @@ def fingerprint(
     queue: str,
     args: bytes,
     meta: bytes,
+    tenant: str = "",
     max_bytes: int = DEFAULT_LIMITS.fingerprint_bytes,
 ) -> str:
     """Return the fingerprint of a job under ``policy``: 64 hexadecimal digits.
@@ -55,6 +56,7 @@ def fingerprint(
         queue: queue of the job.
         args: args of the job, as checked JSON.
         meta: meta of the job, as checked JSON.
+        tenant: tenant of the job, '' for none. Jobs of different tenants are never duplicates.
         max_bytes: maximum number of bytes of args and meta that the policy may choose.
 
     Raises:
@@ -63,6 +65,8 @@ def fingerprint(
     """
     budget = _Budget(max_bytes)
     parts: dict[str, Any] = {"type": job_type}
+    if tenant:
+        parts["tenant"] = tenant
     if "queue" in policy.keys:
         parts["queue"] = queue
     if policy.custom_key is not None:

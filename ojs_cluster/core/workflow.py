@@ -69,6 +69,7 @@ class WorkflowNode(msgspec.Struct, frozen=True, array_like=True):
         queue: the job's queue.
         job: number of the job among all jobs, without inner nodes; -1 for an inner node.
         job_id: the id of the job.
+        tenant: the tenant of the job, '' for none. All jobs of a workflow have the same tenant.
     """
 
     kind: str
@@ -81,6 +82,7 @@ class WorkflowNode(msgspec.Struct, frozen=True, array_like=True):
     queue: str = ""
     job: int = -1
     job_id: str = ""
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,11 @@ class Plan:
         put(self, "children", children)
         put(self, "order", {n: _sorted(self.nodes, below) for n, below in children.items()})
         put(self, "jobs", [node for node in self.nodes if node.job >= 0])
+
+    @property
+    def tenant(self) -> str:
+        """The tenant of the jobs, '' for none."""
+        return self.jobs[0].tenant if self.jobs else ""
 
     @property
     def steps(self) -> Sequence[int]:

@@ -52,7 +52,7 @@ class NewWorkflow:
         type: chain, group, batch or dag.
         name: name of the workflow; '' for none.
         plan: plan of the workflow, without job ids.
-        definitions: one enqueue request per job of the plan, as JSON.
+        definitions: one enqueue request per job of the plan, as JSON. Each has its tenant.
         declares_limit: numbers of the jobs that declare a rate limit for their queue.
         limit_keys: rate limit keys that jobs name.
     """
@@ -66,7 +66,11 @@ class NewWorkflow:
 
 
 def parse_workflow(
-    raw: bytes, *, limits: PayloadLimits = DEFAULT_LIMITS, trace: bytes = b""
+    raw: bytes,
+    *,
+    limits: PayloadLimits = DEFAULT_LIMITS,
+    trace: bytes = b"",
+    tenant: str = "",
 ) -> NewWorkflow:
     """Parse a workflow from the body of a request.
 
@@ -75,13 +79,14 @@ def parse_workflow(
         limits: limits of the jobs.
         trace: members that ``trace_context`` has returned. They become part of the meta of each job
             that has no trace context.
+        tenant: the tenant of the request, '' for none. All jobs get it.
 
     Raises:
         OJSError: the workflow is invalid; ``details.field`` names the field.
     """
     attributes = members(raw, limits, outer_levels=2 * MAX_LEVELS)
     name = _text(attributes.get("name"), "name")
-    reader = _Reader(limits, _object(attributes.get("options"), "options"), trace)
+    reader = _Reader(limits, _object(attributes.get("options"), "options"), trace, tenant)
     reader.composite(attributes, parent=-1, path="", level=1)
     try:
         plan = Plan(reader.nodes)
@@ -123,6 +128,7 @@ class _Reader:
     limits: PayloadLimits
     defaults: Mapping[str, Raw]
     trace: bytes = b""
+    tenant: str = ""
     nodes: list[WorkflowNode] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     definitions: list[bytes] = field(default_factory=list)
@@ -196,6 +202,8 @@ class _Reader:
         defaults = {k: v for k, v in self.defaults.items() if k not in attributes}
         if options or defaults:
             attributes["options"] = Raw(b"{%b}" % join({**defaults, **options}))
+        if self.tenant:
+            self._inherit_tenant(attributes, options)
         definition = b"{%b}" % join(attributes)
         # `_with_trace` adds the trace context of the request below, so its bytes count.
         self.total_bytes += len(definition) + len(self.trace)
@@ -207,7 +215,7 @@ class _Reader:
                 limit=_MAX_TOTAL_JOBS * self.limits.envelope_bytes,
             )
         try:
-            job = parse_job(definition, limits=self.limits)
+            job = parse_job(definition, limits=self.limits, tenant=self.tenant)
         except OJSError as error:
             inner = "" if error.field in (None, "body") else f".{error.field}"
             error.details["field"] = path + inner
@@ -215,8 +223,14 @@ class _Reader:
             error.args = (error.message,)
             raise
         node = WorkflowNode(
-            "job", parent, type=job.type, queue=job.queue, job=len(self.definitions)
+            "job",
+            parent,
+            type=job.type,
+            queue=job.queue,
+            job=len(self.definitions),
+            tenant=job.tenant,
         )
+        self._check_tenant(node, path)
         if job.rate_limit is not None and job.rate_limit.max_per_second is not None:
             self.declares_limit.add(node.job)
         if job.rate_limit is not None and job.rate_limit.key:
@@ -225,6 +239,31 @@ class _Reader:
             definition = self._with_trace(attributes, definition, job)
         self.definitions.append(definition)
         return self._add(node, path)
+
+    def _inherit_tenant(self, attributes: dict[str, Raw], options: Mapping[str, Raw]) -> None:
+        """Give a job's definition the tenant of the request, unless it names a tenant itself."""
+        meta = attributes.get("meta", _NULL)
+        present = object_members(meta)
+        if present is None and bytes(meta) != b"null":
+            return  # `parse_job` refuses it
+        named = {**(object_members(options.get("metadata", _NULL)) or {}), **(present or {})}
+        if "tenant_id" not in named:
+            tenant = Raw(b'"%b"' % self.tenant.encode())
+            attributes["meta"] = Raw(b"{%b}" % join({**(present or {}), "tenant_id": tenant}))
+
+    def _check_tenant(self, node: WorkflowNode, path: str) -> None:
+        """Check that a job has the tenant of the jobs before it (spec: ojs-multi-tenancy 15.2).
+
+        Raises:
+            InvalidRequest: it has another one.
+        """
+        first = next((other for other in self.nodes if other.job == 0), node)
+        if node.tenant != first.tenant:
+            raise InvalidRequest(
+                f"{path}: all jobs of a workflow have the same tenant; send the header "
+                "X-OJS-Tenant, or name it in the meta of each job",
+                field=f"{path}.meta.tenant_id",
+            )
 
     def _with_trace(self, attributes: dict[str, Raw], definition: bytes, job: NewJob) -> bytes:
         """Return a job's definition with the trace context of the request.

@@ -11,6 +11,7 @@ import msgspec
 from ojs_cluster.core.access.scopes import ANONYMOUS, Keyring, Principal
 from ojs_cluster.core.errors import HeaderTooLarge, OJSError, Unsupported
 from ojs_cluster.http.access.authentication import AccessControl
+from ojs_cluster.http.access.tenants import check_route, find_tenant
 from ojs_cluster.http.app import App
 from ojs_cluster.http.common_headers import OJS_VERSION
 from ojs_cluster.http.cors import PREFLIGHT, is_preflight
@@ -20,12 +21,14 @@ from ojs_cluster.http.routing.router import Route
 from ojs_cluster.http.routing.routes import ROUTES, router_for
 from ojs_cluster.http.settings import HttpSettings
 
+TENANT_HEADER: Final = "x-ojs-tenant"
+"""The header that names the tenant of a request, in lower case."""
 _HEADER_OVERHEAD: Final = 4  # colon, space and line end, in bytes
 _SUPPORTED_VERSIONS: Final = re.compile(r"1(?:\.[0-9A-Za-z.+-]{1,50})?")
 
 
 class Admission(msgspec.Struct, frozen=True):
-    """The decisions that depend on the head of a request alone: its route and its principal.
+    """The decisions that depend on the head of a request alone: route, principal and tenant.
 
     An admission is valid for every request with the same head, until the process replaces
     ``keyring``.
@@ -35,6 +38,7 @@ class Admission(msgspec.Struct, frozen=True):
     params: tuple[str, ...]
     principal: Principal
     keyring: Keyring
+    tenant: str | None = None
 
     @property
     def cacheable(self) -> bool:
@@ -89,13 +93,19 @@ def admit(app: App, request: Request) -> Admission:
         if denied is not None:
             raise denied
         app.access.authorize(principal, route)
+    tenant: str | None = None
+    if not route.open and (principal.tenant is not None or TENANT_HEADER in request.headers):
+        tenant = find_tenant(
+            principal, request.headers.get(TENANT_HEADER), field=f"headers.{TENANT_HEADER}"
+        )
+        check_route(route, tenant)
     version = request.headers.get("ojs-version")
     if version is not None and not _SUPPORTED_VERSIONS.fullmatch(version):
         raise Unsupported(
             f"this server speaks OJS {OJS_VERSION}, not '{version[:50]}'",
             field="headers.ojs-version",
         )
-    return Admission(route, params, principal, keyring)
+    return Admission(route, params, principal, keyring, tenant)
 
 
 def passes_api_key_check(

@@ -15,7 +15,7 @@ from typing import Final
 
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Headers, Request, Response
-from ojs_cluster.http.routing.router import QueueAccess, Route
+from ojs_cluster.http.routing.router import QueueAccess, Route, TenantAccess
 
 _METHODS: Final = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _REQUEST_HEADERS: Final = "Content-Type, Accept, Authorization, X-Request-Id, OJS-Version"
@@ -73,6 +73,11 @@ def preflight_response(request: Request) -> Response:
 
 
 PREFLIGHT: Final = Route(
-    "OPTIONS", "*", _answer_preflight, queue_access=QueueAccess.NONE, open=True
+    "OPTIONS",
+    "*",
+    _answer_preflight,
+    queue_access=QueueAccess.NONE,
+    tenants=TenantAccess.NONE,
+    open=True,
 )
 """The route of every preflight request. It is not in the table, because it has no path."""

@@ -58,6 +58,7 @@ class PreparedRequest(msgspec.Struct, frozen=True):
         app: the state of the process, which counts and audits the response.
         span: the span of the request; None if traces are not sent.
         principal: the client's API key.
+        tenant: the tenant of the request, None for all.
         admission: the admission of the request, which the entry point may pass to ``prepare`` with
             the next request that has the same head; None if the request is refused.
     """
@@ -71,6 +72,7 @@ class PreparedRequest(msgspec.Struct, frozen=True):
     app: App
     span: RequestSpan | None = None
     principal: Principal = ANONYMOUS
+    tenant: str | None = None
     admission: Admission | None = None
 
 
@@ -109,7 +111,17 @@ def prepare(
         max_body = min(max_body, _MAX_OPEN_BODY)
     span = None if app.tracing is None else app.tracing.begin(request, request_id, route)
     return PreparedRequest(
-        request_id, route, params, max_body, None, began, app, span, principal, cached
+        request_id,
+        route,
+        params,
+        max_body,
+        None,
+        began,
+        app,
+        span,
+        principal,
+        cached.tenant,
+        cached,
     )
 
 
@@ -141,10 +153,10 @@ async def run(
     deadline = start_deadline() if deadline is None else deadline
     deadline.at = app.store.redis.new_deadline()
     try:
-        queues = prepared.principal.queues
-        if queues is not None:
-            await check_path_access(app, prepared.route, queues, prepared.params)
-            request = msgspec.structs.replace(request, queues=queues)
+        queues, tenant = prepared.principal.queues, prepared.tenant
+        if queues is not None or tenant is not None:
+            request = msgspec.structs.replace(request, queues=queues, tenant=tenant)
+            await check_path_access(app, prepared.route, request, prepared.params)
         # Empty unless maintenance mode is on, so this costs other requests next to nothing.
         if app.maintenance.refused:
             app.maintenance.check(prepared.route.request_class)

@@ -14,6 +14,7 @@ from typing import Final
 import trio
 
 from ojs_cluster.core.errors import OJSError
+from ojs_cluster.http.access.tenants import check_route
 from ojs_cluster.http.app import App
 from ojs_cluster.http.dispatch import PreparedRequest, run
 from ojs_cluster.http.errors import entry_for, error_response
@@ -55,6 +56,7 @@ def _prepare(app: App, request: PageRequest, action: str) -> PreparedRequest:
         route, params = router_for(app.settings.test_hooks).match(request.method, request.path)
         route = replace(route, action=route.action or action)
         app.access.authorize(principal, route)
+        check_route(route, principal.tenant)
     except OJSError as error:
         status = entry_for(error).status
         app.audit.record_refusal(
@@ -64,4 +66,6 @@ def _prepare(app: App, request: PageRequest, action: str) -> PreparedRequest:
         app.traffic.count(None, refusal.status, time.perf_counter() - began)
         return PreparedRequest(request_id, None, (), 0, refusal, began, app)
     max_body = app.settings.bodies.max_bytes
-    return PreparedRequest(request_id, route, params, max_body, None, began, app, None, principal)
+    return PreparedRequest(
+        request_id, route, params, max_body, None, began, app, None, principal, principal.tenant
+    )

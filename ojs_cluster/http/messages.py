@@ -42,6 +42,7 @@ class Request(msgspec.Struct, frozen=True):
         peer: the address that the connection comes from, which may be a proxy; empty if unknown.
         queues: the queues that the client's API key may access, None for every queue. The
             dispatcher sets it.
+        tenant: the tenant that the request is for, None for all tenants. The dispatcher sets it.
     """
 
     method: str
@@ -53,6 +54,12 @@ class Request(msgspec.Struct, frozen=True):
     tls_subject: str = ""
     peer: str = ""
     queues: QueuePatterns | None = None
+    tenant: str | None = None
+
+    @property
+    def is_restricted(self) -> bool:
+        """Whether the client may access some jobs only."""
+        return self.queues is not None or self.tenant is not None
 
     @property
     def names_version(self) -> bool:

@@ -20,7 +20,7 @@ from werkzeug.exceptions import HTTPException
 
 from ojs_cluster.core.access.client_address import TrustedProxies
 from ojs_cluster.core.access.scopes import Principal
-from ojs_cluster.core.errors import OJSError, Unauthenticated
+from ojs_cluster.core.errors import OJSError, PermissionDenied, Unauthenticated
 from ojs_cluster.http import query as queries
 from ojs_cluster.http.app import App
 from ojs_cluster.http.errors import entry_for
@@ -71,6 +71,16 @@ async def _no_form() -> MultiDict[str, str]:
     return MultiDict()
 
 
+def _refuse_tenants(principal: Principal) -> None:
+    """Refuse the owner of an API key that is bound to a tenant: the pages show all tenants.
+
+    Raises:
+        PermissionDenied: the API key is bound to a tenant.
+    """
+    if principal.tenant is not None:
+        raise PermissionDenied("the dashboard is not for API keys that are bound to a tenant")
+
+
 class Dashboard:
     """The dashboard of one process."""
 
@@ -113,6 +123,8 @@ class Dashboard:
             if principal is None and page is not LOGIN:
                 return self._ask_to_log_in(visit)
             visit = replace(visit, principal=principal or _ANONYMOUS)
+            if page is not LOGOUT:
+                _refuse_tenants(visit.principal)
             if head.method == "POST":
                 # A connection whose request was not read to its end is closed after the response,
                 # and the browser's next form could be lost with it.
@@ -162,6 +174,7 @@ class Dashboard:
                 return self._send(visit, login_page(visit, "", wait_s))
             key = form.get("key", "").strip()
             principal = self._app.access.authenticate(f"Bearer {key}")
+            _refuse_tenants(principal)
             cookie = self._sessions.issue(await self._secret.get(), key, principal, now_s())
         except (OJSError, HTTPException) as error:
             if isinstance(error, Unauthenticated):

@@ -24,6 +24,7 @@ DEFAULT_FOLDERS: Final = (
     "ext-fair-scheduling",
     "ext-graceful-shutdown",
     "ext-job-versioning",
+    "ext-multi-tenancy",
     "ext-observability",
     "ext-progress",
     "ext-rate-limiting",

@@ -3,7 +3,8 @@
 - A job is in a partition of its queue, in an open one unless the job has ended, and in exactly the
   indexes of its state.
 - Every entry of an index exists; its score is the deadline that the job stores.
-- The counters of a queue equal its jobs, state by state.
+- The counters of a queue equal its jobs, state by state. So do those of a tenant.
+- A job with a tenant that may start is in the index of its queue and tenant, with its score.
 - A job that needs a rate limit token is blocked or has one. Each granted token has its job, unless
   an outbox entry will release it.
 - Unique locks are in the shard of their fingerprint and in the index.
@@ -72,6 +73,7 @@ class _Keys:
     jobs: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
     checkpoints: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
     queues: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
+    tenants: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
     indexes: dict[str, Index] = field(default_factory=dict)
     crons: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
     locks: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
@@ -180,6 +182,8 @@ def _file(keys: _Keys, name: str, value: object) -> None:
         keys.checkpoints[rest] = value
     elif isinstance(value, dict) and kind == "c":
         keys.queues[rest] = value
+    elif isinstance(value, dict) and kind == "tc":
+        keys.tenants[rest] = value
     elif isinstance(value, dict) and kind == "cron":
         keys.crons[rest] = value
     elif isinstance(value, dict) and kind == "u":
@@ -344,6 +348,10 @@ def _check_shard(report: InvariantReport, keyspace: Keyspace, shard: Shard, keys
         if state == "available" and f.LIMIT in job:
             for index in _waits(id_, queue, job, keys):
                 placed.setdefault(index, {})[id_] = _ANY_SCORE
+        if f.TENANT in job and id_ in placed.get(f"q:{queue}", {}):
+            index = f"tq:{queue}:{job[f.TENANT].decode()}"
+            score = keys.index(f"q:{queue}").get(id_, _ANY_SCORE)
+            placed.setdefault(index, {})[id_] = score
         if (f.TOKEN in job or f.OPEN_TOKEN_REQUEST in job) and state == "available":
             placed.setdefault("token_grants", {})[id_] = _ANY_SCORE
         if f.TOKEN in job and state not in ("available", "active"):
@@ -356,6 +364,27 @@ def _check_shard(report: InvariantReport, keyspace: Keyspace, shard: Shard, keys
             shown = int(counters.get(state.encode(), 0))
             if abs(shown - real[state]) > report.tolerance:
                 complain(f"{queue} counts {shown} {state}, there are {real[state]}")
+    _check_tenants(report, jobs.values(), keys)
+
+
+def _check_tenants(
+    report: InvariantReport, jobs: Iterable[dict[bytes, bytes]], keys: _Keys
+) -> None:
+    """Check the numbers of each tenant: of all queues of the shard, and of each queue."""
+    per_tenant: dict[str, Counter[str]] = {}
+    for job in jobs:
+        if f.TENANT in job:
+            counts = per_tenant.setdefault(job[f.TENANT].decode(), Counter())
+            state = job[f.STATE].decode()
+            counts.update([state, f"{job[f.QUEUE].decode()}/{state}"])
+    for tenant in per_tenant.keys() | keys.tenants.keys():
+        shown, real = keys.tenants.get(tenant, {}), per_tenant.get(tenant, Counter())
+        states = {name.decode() for name in shown} | real.keys()
+        for name in states:
+            if name.rpartition("/")[2] in (*COUNTED, "available"):
+                number = int(shown.get(name.encode(), 0))
+                if abs(number - real[name]) > report.tolerance:
+                    report.problems.append(f"{tenant} counts {number} {name}, not {real[name]}")
 
 
 _ANY_SCORE = math.nan
@@ -446,7 +475,7 @@ def _check_indexes(complain: Callable[[str], None], placed: dict[str, Index], ke
     }
     job_indexes.add("token_grants")
     job_indexes |= {
-        name for name in keys.indexes if name.startswith(("q:", "d:", "h:", "ha:", "hk:"))
+        name for name in keys.indexes if name.startswith(("q:", "d:", "h:", "ha:", "hk:", "tq:"))
     }
     for name in job_indexes | placed.keys():
         wanted, actual = placed.get(name, {}), keys.index(name)

@@ -23,6 +23,7 @@ from ojs_cluster.core.access.scopes import (
     digest,
     is_queue_pattern,
 )
+from ojs_cluster.core.jobs.tenant import is_tenant
 
 MAX_KEYS: Final = 10_000
 """Maximum number of API keys in the file."""
@@ -39,6 +40,7 @@ _MEMBERS: Final = frozenset(
         "preset",
         "scopes",
         "queues",
+        "tenant",
         "expires_at",
         "requests_per_second",
     }
@@ -163,6 +165,8 @@ class _KeyTableReader:
         yield from _find_scope_problems(table)
         if "queues" in table:
             yield from _find_queue_problems(table["queues"])
+        if "tenant" in table and not _is_tenant(table["tenant"]):
+            yield "tenant: expected 1 to 128 letters, digits, '.', '_', ':' and '-'"
         if "expires_at" in table and _unix_time(table["expires_at"]) is None:
             yield "expires_at: expected a time with its zone, as 2027-01-31T00:00:00Z"
         if "requests_per_second" in table and not _is_rate(table["requests_per_second"]):
@@ -214,6 +218,7 @@ def _principal(table: Mapping[str, Any]) -> Principal:
         queues=None if queues is None else QueuePatterns(queues),
         expires_at_s=_unix_time(table["expires_at"]) if "expires_at" in table else None,
         requests_per_second=table.get("requests_per_second"),
+        tenant=table.get("tenant"),
     )
 
 
@@ -243,6 +248,10 @@ def _find_queue_problems(queues: Any) -> Iterator[str]:
                 "queues: expected a queue name of a-z, 0-9, '-' and '.', in which * stands for any "
                 f"text, not {_shown(queue)}"
             )
+
+
+def _is_tenant(value: Any) -> bool:
+    return isinstance(value, str) and is_tenant(value)
 
 
 def _unix_time(value: Any) -> float | None:

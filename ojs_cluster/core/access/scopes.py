@@ -94,6 +94,7 @@ class Principal:
             all queues.
         expires_at_s: Unix time in seconds when the API key expires; None for never.
         requests_per_second: maximum request rate; None for no maximum.
+        tenant: the tenant whose jobs the API key may access; None for all.
         is_vouched: whether a trusted proxy has authenticated the user of a page, who has no API
             key.
     """
@@ -104,6 +105,7 @@ class Principal:
     expires_at_s: float | None = None
     requests_per_second: float | None = None
     is_vouched: bool = False
+    tenant: str | None = None
 
 
 _MAX_CHANGED: Final = 20

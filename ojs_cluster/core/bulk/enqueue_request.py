@@ -29,7 +29,11 @@ class BulkEnqueue:
 
 
 def parse_bulk_enqueue(
-    raw: bytes, *, limits: PayloadLimits = DEFAULT_LIMITS, trace: bytes = b""
+    raw: bytes,
+    *,
+    limits: PayloadLimits = DEFAULT_LIMITS,
+    trace: bytes = b"",
+    tenant: str = "",
 ) -> BulkEnqueue:
     """Parse the body of the request. The caller checks its size.
 
@@ -37,6 +41,7 @@ def parse_bulk_enqueue(
         raw: the body.
         limits: size limits.
         trace: see ``parse_job``.
+        tenant: see ``parse_job``.
 
     Raises:
         InvalidPayload: the body is not strict JSON.
@@ -51,7 +56,7 @@ def parse_bulk_enqueue(
     if atomicity not in (None, "atomic", "partial"):
         raise InvalidRequest("atomicity must be atomic or partial", field="atomicity")
     try:
-        jobs = list(parse_items(body.get("jobs"), limits, trace))
+        jobs = list(parse_items(body.get("jobs"), limits, trace, tenant))
     except PayloadTooLarge as error:
         error.details["max_batch_size"] = limits.batch_jobs
         raise

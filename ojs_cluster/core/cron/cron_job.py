@@ -59,6 +59,7 @@ class CronDefinition:
         job: the members of the enqueue request as a JSON object; its values byte for byte as sent.
         type: the type of the job.
         queue: the queue of the job.
+        tenant: the tenant of the job, '' for none.
     """
 
     name: str
@@ -69,6 +70,7 @@ class CronDefinition:
     job: bytes
     type: str
     queue: str
+    tenant: str = ""
 
 
 def is_cron_name(text: str) -> bool:
@@ -76,7 +78,9 @@ def is_cron_name(text: str) -> bool:
     return len(text) <= MAX_NAME and _is_name(text) is not None
 
 
-def parse_cron(raw: bytes, *, limits: PayloadLimits = DEFAULT_LIMITS) -> CronDefinition:
+def parse_cron(
+    raw: bytes, *, limits: PayloadLimits = DEFAULT_LIMITS, tenant: str = ""
+) -> CronDefinition:
     """Return the definition that the body of a registration describes.
 
     The names of members may be those of the spec or those of an SDK, such as ``EXPRESSION_KEYS``.
@@ -84,15 +88,16 @@ def parse_cron(raw: bytes, *, limits: PayloadLimits = DEFAULT_LIMITS) -> CronDef
     Args:
         raw: the body.
         limits: limits of the job.
+        tenant: the tenant of the request, '' for none. The job gets it.
 
     Raises:
         OJSError: the definition is invalid; ``details.field`` names the field.
     """
-    return _definition(raw_json.members(raw, limits), limits)
+    return _definition(raw_json.members(raw, limits), limits, tenant)
 
 
 def patch_cron(
-    old: CronDefinition, raw: bytes, *, limits: PayloadLimits = DEFAULT_LIMITS
+    old: CronDefinition, raw: bytes, *, limits: PayloadLimits = DEFAULT_LIMITS, tenant: str = ""
 ) -> CronDefinition:
     """Return a definition with the changes of a PATCH body. The name cannot be changed.
 
@@ -100,6 +105,7 @@ def patch_cron(
         old: the present definition.
         raw: the body.
         limits: limits of the job.
+        tenant: the tenant of the request, '' for none. The job gets it.
 
     Raises:
         OJSError: the new definition is invalid; ``details.field`` names the field.
@@ -117,11 +123,16 @@ def patch_cron(
         merged["expression"] = Raw(orjson.dumps(old.schedule.expression))
     if "job_template" not in changes:
         merged |= raw_json.object_members(old.job) or {}
-    return _definition({**merged, **changes}, limits)
+    return _definition({**merged, **changes}, limits, tenant)
 
 
 def job_of_occurrence(
-    job: bytes, name: str, occurrence_ms: int, *, limits: PayloadLimits = DEFAULT_LIMITS
+    job: bytes,
+    name: str,
+    occurrence_ms: int,
+    *,
+    limits: PayloadLimits = DEFAULT_LIMITS,
+    tenant: str = "",
 ) -> NewJob:
     """Return the job of an occurrence: that of the definition, with cron name and time in its meta.
 
@@ -130,6 +141,7 @@ def job_of_occurrence(
         name: name of the cron job.
         occurrence_ms: Unix time of the occurrence in ms.
         limits: size limits of the job.
+        tenant: see ``parse_job``.
 
     Raises:
         OJSError: the job is invalid; ``details.field`` names the field.
@@ -145,7 +157,7 @@ def job_of_occurrence(
     job_meta["cron_name"] = Raw(orjson.dumps(name))
     job_meta["cron_triggered_at"] = Raw(b'"%b"' % format_ms(occurrence_ms))
     members["meta"] = Raw(b"{%b}" % raw_json.join(job_meta))
-    return parse_job(b"{%b}" % raw_json.join(members), limits=limits)
+    return parse_job(b"{%b}" % raw_json.join(members), limits=limits, tenant=tenant)
 
 
 def occurrence_job_id(name: str, occurrence_ms: int, shard: int, shards: int) -> str:
@@ -161,7 +173,7 @@ def occurrence_job_id(name: str, occurrence_ms: int, shard: int, shards: int) ->
     return new_job_id(shard, shards, occurrence_ms, digest[:10])
 
 
-def _definition(given: dict[str, Raw], limits: PayloadLimits) -> CronDefinition:
+def _definition(given: dict[str, Raw], limits: PayloadLimits, tenant: str) -> CronDefinition:
     name = _text(given, "name")
     if name is None or not is_cron_name(name):
         raise InvalidRequest(
@@ -182,9 +194,11 @@ def _definition(given: dict[str, Raw], limits: PayloadLimits) -> CronDefinition:
             field="overlap_policy",
         )
     members = _job_members(given)
+    if tenant:
+        _inherit_tenant(members, tenant)
     job = b"{%b}" % raw_json.join(members)
     # An error is raised now, and not at each occurrence.
-    checked_job = job_of_occurrence(job, name, 0, limits=limits)
+    checked_job = job_of_occurrence(job, name, 0, limits=limits, tenant=tenant)
     return CronDefinition(
         name=name,
         schedule=schedule,
@@ -194,6 +208,7 @@ def _definition(given: dict[str, Raw], limits: PayloadLimits) -> CronDefinition:
         job=job,
         type=checked_job.type,
         queue=checked_job.queue,
+        tenant=checked_job.tenant,
     )
 
 
@@ -219,6 +234,21 @@ def _job_members(given: Mapping[str, Raw]) -> dict[str, Raw]:
         elif raw_json.object_members(meta) is None:
             raise InvalidRequest("meta must be an object", field="meta")
     return members
+
+
+def _inherit_tenant(members: dict[str, Raw], tenant: str) -> None:
+    """Give a job the tenant of the request, unless it names a tenant in one of its metas."""
+    options = raw_json.object_members(members.get("options", Raw(b"null"))) or {}
+    meta = raw_json.object_members(members.get("meta", Raw(b"null"))) or {}
+    metas = (options.get("metadata"), options.get("meta"), members.get("meta"))
+    for piece in metas:
+        if piece is not None and "tenant_id" in (raw_json.object_members(piece) or {}):
+            return
+    members["meta"] = Raw(b"{%b}" % raw_json.join({**meta, "tenant_id": _quoted(tenant)}))
+
+
+def _quoted(text: str) -> Raw:
+    return Raw(orjson.dumps(text))
 
 
 def _enabled(piece: Raw | None) -> bool:

@@ -12,6 +12,7 @@ from ojs_cluster.core.errors import InvalidRequest, PayloadTooLarge, ValidationF
 from ojs_cluster.core.jobs.envelope import args_of, meta_of
 from ojs_cluster.core.jobs.options import JobOptions, parse_options
 from ojs_cluster.core.jobs.retry import parse_retry
+from ojs_cluster.core.jobs.tenant import add_tenant, tenant_of
 from ojs_cluster.core.payload_limits import PayloadLimits
 from ojs_cluster.core.raw_json import Raw, join, members, object_members, value
 
@@ -58,6 +59,7 @@ class JobEdit:
             attempts: number of attempts that the job has had.
 
         Raises:
+            InvalidRequest: the meta names another tenant.
             PayloadTooLarge: the job would be larger than a job may be.
             ValidationFailed: the job has had as many attempts as the new limit.
         """
@@ -65,6 +67,9 @@ class JobEdit:
         for name in self.given.keys() - {"priority", "max_attempts"}:
             if name in _OPTIONS:
                 kept.pop(name, None)
+            elif name == "meta":
+                meta = bytes(self.given[name])
+                kept[name] = Raw(_with_tenant_of(bytes(kept.get(name, b"{}")), meta, self.limits))
             else:
                 kept[name] = self.given[name]
         kept.update(object_members(b"{%b}" % self.options.members) or {})
@@ -104,6 +109,21 @@ class EditedJob:
 
     envelope: bytes
     max_attempts: int | None
+
+
+def _with_tenant_of(before: bytes, meta: bytes, limits: PayloadLimits) -> bytes:
+    """Return the new meta with the tenant of the old one. A job never gets another tenant.
+
+    Raises:
+        InvalidRequest: the new meta names another tenant.
+        PayloadTooLarge: the meta would be larger than its limit.
+    """
+    tenant = tenant_of(before)
+    if tenant:
+        return add_tenant(meta, tenant, limits.meta_bytes)
+    if tenant_of(meta):
+        raise InvalidRequest("the tenant of a job cannot be changed", field="meta.tenant_id")
+    return meta
 
 
 def parse_edit(raw: bytes, limits: PayloadLimits) -> JobEdit:

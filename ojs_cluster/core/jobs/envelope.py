@@ -24,6 +24,7 @@ from ojs_cluster.core.fingerprint import fingerprint
 from ojs_cluster.core.jobs.ids import is_job_id
 from ojs_cluster.core.jobs.options import DEFAULT_OPTIONS, TOP_LEVEL, parse_options
 from ojs_cluster.core.jobs.retry import RetryPolicy
+from ojs_cluster.core.jobs.tenant import add_tenant, tenant_of
 from ojs_cluster.core.jobs.trace_context import add_trace
 from ojs_cluster.core.json_scan import has_more_items
 from ojs_cluster.core.payload_limits import DEFAULT_LIMITS, PayloadLimits
@@ -105,6 +106,7 @@ class NewJob(msgspec.Struct, frozen=True):
         unique: uniqueness policy, None for a job that is not unique.
         fingerprint: fingerprint of a unique job. Jobs with the same fingerprint count as the same.
         rate_limit: rate limit policy; None if the job has none.
+        tenant: the tenant that the job's meta names; '' if it names none.
     """
 
     id: str | None
@@ -121,6 +123,7 @@ class NewJob(msgspec.Struct, frozen=True):
     unique: UniquePolicy | None = None
     fingerprint: str = ""
     rate_limit: RateLimitPolicy | None = None
+    tenant: str = ""
 
 
 def envelope_head(
@@ -136,7 +139,13 @@ def envelope_head(
     )
 
 
-def parse_job(raw: bytes, *, limits: PayloadLimits = DEFAULT_LIMITS, trace: bytes = b"") -> NewJob:
+def parse_job(
+    raw: bytes,
+    *,
+    limits: PayloadLimits = DEFAULT_LIMITS,
+    trace: bytes = b"",
+    tenant: str = "",
+) -> NewJob:
     """Parse one job from the body of an enqueue request. All errors have ``details.field``.
 
     Args:
@@ -144,20 +153,26 @@ def parse_job(raw: bytes, *, limits: PayloadLimits = DEFAULT_LIMITS, trace: byte
         limits: size limits.
         trace: members that ``trace_context`` has returned. They become part of the job's meta if it
             has no trace context.
+        tenant: the tenant of the request, '' for none. It becomes part of the job's meta.
 
     Raises:
         InvalidPayload: the body is not strict JSON.
-        InvalidRequest: an attribute is missing or has a wrong form.
+        InvalidRequest: an attribute is missing or has a wrong form, or the job names another tenant
+            than the request.
         ValidationFailed: an option has a value that the spec does not allow.
         Unsupported: the specversion is not 1.x.
         PayloadTooLarge: the envelope or a part of it is larger than its limit.
     """
     _check_size(raw, limits)
-    return _job(members(raw, limits), limits, trace)
+    return _job(members(raw, limits), limits, trace, tenant)
 
 
 def parse_batch(
-    raw: bytes, *, limits: PayloadLimits = DEFAULT_LIMITS, trace: bytes = b""
+    raw: bytes,
+    *,
+    limits: PayloadLimits = DEFAULT_LIMITS,
+    trace: bytes = b"",
+    tenant: str = "",
 ) -> list[NewJob]:
     """Parse all jobs of a batch request ``{"jobs": [...]}``. The caller checks the body's size.
 
@@ -165,6 +180,7 @@ def parse_batch(
         raw: the body.
         limits: size limits.
         trace: see ``parse_job``.
+        tenant: see ``parse_job``.
 
     Raises:
         Duplicate: two jobs have the same id.
@@ -172,7 +188,8 @@ def parse_batch(
             with the position of the job in ``details.index``.
     """
     parsed: list[NewJob] = []
-    for job in parse_items(members(raw, limits, outer_levels=2).get("jobs"), limits, trace):
+    jobs = members(raw, limits, outer_levels=2).get("jobs")
+    for job in parse_items(jobs, limits, trace, tenant):
         if isinstance(job, OJSError):
             raise job
         parsed.append(job)
@@ -180,7 +197,7 @@ def parse_batch(
 
 
 def parse_items(
-    jobs: Raw | None, limits: PayloadLimits, trace: bytes = b""
+    jobs: Raw | None, limits: PayloadLimits, trace: bytes = b"", tenant: str = ""
 ) -> Iterator[NewJob | OJSError]:
     """Parse the jobs of a batch request one by one; yield each job, or the error of an invalid one.
 
@@ -188,6 +205,7 @@ def parse_items(
         jobs: the JSON of the jobs.
         limits: size limits.
         trace: see ``parse_job``.
+        tenant: see ``parse_job``.
 
     Raises:
         InvalidRequest: ``jobs`` is no array, or an empty one.
@@ -203,7 +221,7 @@ def parse_items(
     seen: dict[str, int] = {}
     for index, item in enumerate(items):
         try:
-            job = _item(item, limits, trace)
+            job = _item(item, limits, trace, tenant)
             if job.id is not None and seen.setdefault(job.id, index) != index:
                 raise Duplicate(
                     f"the id is also that of jobs[{seen[job.id]}]", field="id", id=job.id
@@ -219,12 +237,12 @@ def parse_items(
             yield job
 
 
-def _item(item: Raw, limits: PayloadLimits, trace: bytes) -> NewJob:
+def _item(item: Raw, limits: PayloadLimits, trace: bytes, tenant: str) -> NewJob:
     _check_size(bytes(item), limits)
     attributes = object_members(item)
     if attributes is None:
         raise InvalidRequest("a job must be an object", field="body")
-    return _job(attributes, limits, trace)
+    return _job(attributes, limits, trace, tenant)
 
 
 def _check_size(raw: bytes, limits: PayloadLimits) -> None:
@@ -236,7 +254,7 @@ def _check_size(raw: bytes, limits: PayloadLimits) -> None:
         )
 
 
-def _job(attributes: dict[str, Raw], limits: PayloadLimits, trace: bytes) -> NewJob:
+def _job(attributes: dict[str, Raw], limits: PayloadLimits, trace: bytes, tenant: str) -> NewJob:
     """Build a job from its attributes. Removes members from ``attributes``."""
     job_type = _type(attributes.pop("type", None))
     args = args_of(attributes.pop("args", None))
@@ -254,6 +272,10 @@ def _job(attributes: dict[str, Raw], limits: PayloadLimits, trace: bytes) -> New
     if options is not None or top_level:
         parsed = parse_options(options, top_level)
     client_meta = meta_of(meta, parsed.metadata, limits)
+    if tenant:
+        client_meta = add_tenant(client_meta, tenant, limits.meta_bytes)
+    else:
+        tenant = tenant_of(client_meta)
     stored_meta = add_trace(client_meta, trace, limits.meta_bytes) if trace else client_meta
     body = b'"args":%b,"meta":%b' % (args, stored_meta)
     if parsed.members:
@@ -274,6 +296,7 @@ def _job(attributes: dict[str, Raw], limits: PayloadLimits, trace: bytes) -> New
         body=body,
         unique=parsed.unique,
         rate_limit=parsed.rate_limit,
+        tenant=tenant,
         fingerprint=(
             ""
             if parsed.unique is None
@@ -283,6 +306,7 @@ def _job(attributes: dict[str, Raw], limits: PayloadLimits, trace: bytes) -> New
                 queue=parsed.queue,
                 args=args,
                 meta=client_meta,  # without the trace context, which each request has for itself
+                tenant=tenant,
                 max_bytes=limits.fingerprint_bytes,
             )
         ),

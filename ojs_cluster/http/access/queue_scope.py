@@ -1,13 +1,13 @@
-"""Enforce the queue patterns of API keys that are restricted to some queues.
+"""Enforce the queue patterns of API keys, and the tenants of requests.
 
 The dispatcher calls ``check_path_access`` before the handler of a route whose path names a queue, a
 job, a cron job or a workflow. Handlers whose body or query names queues or jobs call the other
-functions with ``Request.queues``. For an API key without restrictions ``Request.queues`` is None,
+functions. For a request without restrictions ``Request.queues`` and ``Request.tenant`` are None,
 and these functions return at once.
 
-A queue is accessible if a pattern of the API key matches its name. A job of an inaccessible queue
-is treated like a job that does not exist. A request that names an inaccessible queue gets 403,
-whether or not the queue exists.
+A queue is accessible if a pattern of the API key matches its name. A job is accessible if its queue
+is, and if it has the tenant of the request. An inaccessible job is treated like a job that does not
+exist. A request that names an inaccessible queue gets 403, whether or not the queue exists.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from ojs_cluster.core.payload_limits import PayloadLimits
 from ojs_cluster.core.workflow_request import NewWorkflow
 from ojs_cluster.http import fields
 from ojs_cluster.http.app import App
+from ojs_cluster.http.messages import Request
 from ojs_cluster.http.routing.router import QueueAccess, Route
 from ojs_cluster.store.cron import cron as store_cron
 from ojs_cluster.store.cron.cron_record import CronRecord
@@ -36,7 +37,7 @@ from ojs_cluster.store.workflows import read_workflows
 
 
 async def check_path_access(
-    app: App, route: Route, queues: QueuePatterns, params: tuple[str, ...]
+    app: App, route: Route, request: Request, params: tuple[str, ...]
 ) -> None:
     """Check the object that the path of a request names.
 
@@ -45,17 +46,24 @@ async def check_path_access(
         NotFound: the job, cron job or workflow does not exist, or its queue is not accessible.
     """
     if route.queue_access is QueueAccess.QUEUE:
-        check_queues(queues, [params[0]])
+        check_queues(request.queues, [params[0]])
     elif route.queue_access is QueueAccess.JOB:
-        await check_job(app, queues, fields.job_id(params[0]))
+        await check_job(app, request, fields.job_id(params[0]))
     elif route.queue_access is QueueAccess.CRON:
         cron = await store_cron.get(app.store, params[0])
-        if not queues.admits(cron.definition.queue):
+        if not _admits(request, cron.definition.queue, cron.definition.tenant):
             raise NotFound("cron job", params[0][:255])
     elif route.queue_access is QueueAccess.WORKFLOW:
         workflow = await read_workflows.get(app.store, params[0], jobs=False)
-        if not all(queues.admits(node.queue) for node in workflow.plan.jobs):
+        if not all(_admits(request, node.queue, node.tenant) for node in workflow.plan.jobs):
             raise NotFound("workflow", params[0])
+
+
+def _admits(request: Request, queue: str, tenant: str) -> bool:
+    """Return whether a request may access a job of this queue and of this tenant."""
+    return (request.queues is None or request.queues.admits(queue)) and (
+        request.tenant is None or request.tenant == tenant
+    )
 
 
 def check_queues(queues: QueuePatterns | None, names: Iterable[str]) -> None:
@@ -107,33 +115,31 @@ def check_new_workflow(
             check_new_job(queues, parse_job(definition, limits=limits))
 
 
-async def check_job(app: App, queues: QueuePatterns | None, job_id: str) -> None:
-    """Check a job by its id. If ``queues`` is None, no call of Redis is needed.
+async def check_job(app: App, request: Request, job_id: str) -> None:
+    """Check a job by its id. For a request without restrictions no call of Redis is needed.
 
     Raises:
-        NotFound: the job does not exist, or its queue is not accessible.
+        NotFound: the job does not exist, or is not accessible.
     """
-    if queues is None:
+    if not request.is_restricted:
         return
     try:
         job = await store_jobs.get(app.store, job_id)
     except MalformedJob:  # the queue of a malformed job cannot be trusted
         raise NotFound("job", job_id) from None
-    if not queues.admits(job.queue):
+    if not _admits(request, job.queue, job.tenant):
         raise NotFound("job", job_id)
 
 
-async def accessible_jobs(
-    app: App, queues: QueuePatterns | None, job_ids: Collection[str]
-) -> Collection[str]:
-    """Return the ids of jobs that exist and are accessible; all ids if ``queues`` is None.
+async def accessible_jobs(app: App, request: Request, job_ids: Collection[str]) -> Collection[str]:
+    """Return the ids of jobs that exist and are accessible; all ids without restrictions.
 
     Jobs of shards that do not answer are left out.
 
     Raises:
         BackendUnavailable: no job is accessible, and for at least one Redis did not answer.
     """
-    errors = await access_errors(app, queues, job_ids)
+    errors = await access_errors(app, request, job_ids)
     if len(errors) == len(job_ids):
         for error in errors.values():
             if isinstance(error, BackendUnavailable):
@@ -142,21 +148,21 @@ async def accessible_jobs(
 
 
 async def access_errors(
-    app: App, queues: QueuePatterns | None, job_ids: Collection[str]
+    app: App, request: Request, job_ids: Collection[str]
 ) -> dict[str, OJSError]:
-    """Return why jobs are not accessible, by their ids; nothing if ``queues`` is None.
+    """Return why jobs are not accessible, by their ids; nothing without restrictions.
 
     Returns:
-        A ``NotFound`` for a job that does not exist, or whose queue is not accessible, and a
+        A ``NotFound`` for a job that does not exist, or is not accessible, and a
         ``BackendUnavailable`` for a job whose shard did not answer in time.
     """
-    if queues is None:
+    if not request.is_restricted:
         return {}
     errors: dict[str, OJSError] = {}
 
     async def check(job_id: str) -> None:
         try:
-            if queues.admits(await store_jobs.get_queue(app.store, job_id)):
+            if _admits(request, *await store_jobs.get_queue_and_tenant(app.store, job_id)):
                 return
         except BackendUnavailable as error:
             errors[job_id] = error
@@ -169,13 +175,13 @@ async def access_errors(
     return errors
 
 
-def check_cron(queues: QueuePatterns, existing: CronRecord) -> None:
+def check_cron(request: Request, existing: CronRecord) -> None:
     """Check a cron job whose definition is to be replaced.
 
     Raises:
-        PermissionDenied: the queue of the existing cron job is not accessible.
+        PermissionDenied: the existing cron job is not accessible.
     """
-    if not queues.admits(existing.definition.queue):
+    if not _admits(request, existing.definition.queue, existing.definition.tenant):
         raise PermissionDenied(
             f"the name '{existing.name}' belongs to a cron job that the API key may not access",
             field="name",

@@ -24,7 +24,8 @@ async def enqueue_many(app: App, request: Request) -> Response:
     if request.body:
         require_json(request)
     trace = fields.trace(app, request)
-    parse = partial(parse_batch, request.body, limits=app.settings.limits, trace=trace)
+    limits, tenant = app.settings.limits, request.tenant or ""
+    parse = partial(parse_batch, request.body, limits=limits, trace=trace, tenant=tenant)
     new_jobs = await off_loop(parse, len(request.body))
     if request.queues is not None:
         for new_job in new_jobs:

@@ -10,6 +10,7 @@ import msgspec
 
 from ojs_cluster.core import raw_json
 from ojs_cluster.core.cron.cron_job import CronDefinition, parse_cron, patch_cron
+from ojs_cluster.core.errors import NotFound
 from ojs_cluster.core.jobs.envelope import parse_job
 from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.http import query, replies
@@ -46,7 +47,12 @@ async def list_crons(app: App, request: Request) -> Response:
     page = query.page(given)
     enabled = query.boolean(given, "enabled") if given.get("enabled") else None
     records, total = await store_cron.list_crons(
-        app.store, limit=page.limit, offset=page.offset, enabled=enabled, within=request.queues
+        app.store,
+        limit=page.limit,
+        offset=page.offset,
+        enabled=enabled,
+        within=request.queues,
+        tenant=request.tenant,
     )
     crons = replies.array(_json(cron) for cron in records)
     pagination = query.pagination(page, len(records), total)
@@ -64,16 +70,15 @@ async def register(app: App, request: Request) -> Response:
     """
     if request.body:
         require_json(request)
-    parse = partial(parse_cron, request.body, limits=app.settings.limits)
+    limits, tenant = app.settings.limits, request.tenant or ""
+    parse = partial(parse_cron, request.body, limits=limits, tenant=tenant)
     definition = await off_loop(parse, len(request.body))
     queues = request.queues
     if queues is not None:
-        check_new_job(queues, parse_job(definition.job, limits=app.settings.limits))
+        check_new_job(queues, parse_job(definition.job, limits=limits))
     warnings = await _check_args(app, definition)
-    if queues is None:
-        cron, _ = await store_cron.register(app.store, definition)
-    else:
-        cron, _ = await store_cron.register(app.store, definition, partial(check_cron, queues))
+    check = partial(check_cron, request) if request.is_restricted else None
+    cron, _ = await store_cron.register(app.store, definition, check)
     location = (("Location", f"/ojs/v1/cron/{cron.name}"),)
     return replies.with_warnings(_response(201, cron, headers=location), warnings)
 
@@ -105,10 +110,12 @@ async def change(app: App, request: Request, name: str) -> Response:
     """
     if request.body:
         require_json(request)
-    limits, queues = app.settings.limits, request.queues
+    limits, queues, tenant = app.settings.limits, request.queues, request.tenant or ""
 
     def edit(old: CronDefinition) -> CronDefinition:
-        new = patch_cron(old, request.body, limits=limits)
+        if tenant and old.tenant != tenant:  # the name has been registered again since the check
+            raise NotFound("cron job", name[:255])
+        new = patch_cron(old, request.body, limits=limits, tenant=tenant)
         if queues is not None:
             check_queues(queues, [old.queue])
             check_new_job(queues, parse_job(new.job, limits=limits))

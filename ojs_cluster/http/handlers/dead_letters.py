@@ -19,8 +19,9 @@ async def list_dead(app: App, request: Request) -> Response:
     """List dead letters, newest first.
 
     A page may have fewer entries than ``limit`` although other pages follow. If other pages follow,
-    it has a ``next_cursor``. If the API key is restricted to some queues and the request names no
-    queue, the order is newest first within each shard, and ``total`` is absent.
+    it has a ``next_cursor``. If the request is for one tenant, or if its API key is restricted to
+    some queues and it names no queue, the order is newest first within each shard, and ``total`` is
+    absent.
 
     ``GET /ojs/v1/dead-letter?queue&limit&offset`` (spec: ojs-http-binding 12.1)
     """
@@ -28,10 +29,14 @@ async def list_dead(app: App, request: Request) -> Response:
     queue = check_queue(given["queue"], field="queue") if given.get("queue") else None
     if queue is not None:
         check_queues(request.queues, [queue])
-    elif request.queues is not None:
-        return await list_matching(
-            app, JobFilter(dead=True, within=request.queues), given, max_limit=1000
+    if request.tenant is not None or (queue is None and request.queues is not None):
+        wanted = JobFilter(
+            dead=True,
+            queue=queue,
+            within=request.queues if queue is None else None,
+            tenant=request.tenant,
         )
+        return await list_matching(app, wanted, given, max_limit=1000)
     page = query.page(given, max_limit=1000)
     jobs, total = await store_dead.list_dead_letters(
         app.store, queue=queue, limit=page.limit, offset=page.offset

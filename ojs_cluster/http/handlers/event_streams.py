@@ -95,7 +95,8 @@ async def stream_progress(app: App, request: Request, job_id: str) -> Response:
     with _counted(access) as client:
         readers = await app.push.hub.acquire(app.store, await shards_of(app.store, channel))
         subscription = Subscription(
-            app.push.hub.add_subscriber(), channel, _PROGRESS, (), request.queues
+            *(app.push.hub.add_subscriber(), channel, _PROGRESS, ()),
+            *(request.queues, request.tenant),
         )
         readers.register(subscription)
         stream = ProgressStream(access, subscription, readers, progress.body_of, client)
@@ -123,7 +124,9 @@ async def _open(
     with _counted(access) as client:
         readers = await app.push.hub.acquire(app.store, await shards_of(app.store, channel))
         subscriber = app.push.hub.add_subscriber()
-        subscription = Subscription(subscriber, channel, types, queues, request.queues)
+        subscription = Subscription(
+            subscriber, channel, types, queues, request.queues, request.tenant
+        )
         indexes = [shard.index for shard in readers.shards]
         starts = None if event_id is None else event_id.starts_of(indexes)
         subscriber.reached = initial_positions(readers, starts)

@@ -31,6 +31,7 @@ async def list_events(app: App, request: Request) -> Response:
         types=query.names(given, "types") or query.names(given, "type"),
         queues=queues,
         within=request.queues,
+        tenant=request.tenant,
         job_types=query.names(given, "job_types"),
         since_ms=fields.absolute_time_ms(given.get("since") or None, field="since"),
     )

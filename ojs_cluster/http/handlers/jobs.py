@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
-from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.jobs.envelope import parse_job
 from ojs_cluster.core.jobs.options import check_queue, is_queue
@@ -49,11 +48,11 @@ async def enqueue(app: App, request: Request) -> Response:
     """
     if request.body:
         require_json(request)
-    trace = fields.trace(app, request)
+    limits, trace, tenant = app.settings.limits, fields.trace(app, request), request.tenant or ""
     if len(request.body) <= LARGE:
-        new_job = parse_job(request.body, limits=app.settings.limits, trace=trace)
+        new_job = parse_job(request.body, limits=limits, trace=trace, tenant=tenant)
     else:
-        parse = partial(parse_job, request.body, limits=app.settings.limits, trace=trace)
+        parse = partial(parse_job, request.body, limits=limits, trace=trace, tenant=tenant)
         new_job = await off_loop(parse, len(request.body))
     check_new_job(request.queues, new_job)
     if app.settings.test_hooks:
@@ -64,8 +63,8 @@ async def enqueue(app: App, request: Request) -> Response:
     job = await store_enqueue.enqueue(app.store, new_job)
     if job.deduplicated:
         return replies.deduplicated_response(job)
-    limits = () if new_job.rate_limit is None else await headers_of(app, new_job)
-    headers = (("Location", f"/ojs/v1/jobs/{job.id}"), *limits)
+    more = () if new_job.rate_limit is None else await headers_of(app, new_job)
+    headers = (("Location", f"/ojs/v1/jobs/{job.id}"), *more)
     response = replies.job_response(201, job, headers)
     return replies.with_warnings(response, warnings) if warnings else response
 
@@ -112,7 +111,7 @@ async def list_jobs(app: App, request: Request) -> Response:
     (spec: ojs-http-binding 17)
     """
     given = query.parameters(request.query)
-    wanted = with_order(filter_of(given, request.queues), given)
+    wanted = with_order(filter_of(given, request), given)
     return await list_matching(app, wanted, given, error_text=request.from_cli)
 
 
@@ -159,18 +158,18 @@ async def list_matching(
     )
 
 
-def filter_of(given: Mapping[str, str], queues: QueuePatterns | None) -> JobFilter:
+def filter_of(given: Mapping[str, str], request: Request) -> JobFilter:
     """Return the filter that the parameters ``state``, ``queue``, ``type`` and ``query`` ask for.
 
     Args:
         given: the parameters of the query string.
-        queues: the queues that the API key may access; None for all queues. The filter matches no
-            jobs of other queues.
+        request: the request. The filter matches only jobs that it may access.
 
     Raises:
         InvalidRequest: a parameter is invalid.
         PermissionDenied: the API key may not access the queue.
     """
+    queues = request.queues
     queue = check_queue(given["queue"], field="queue") if given.get("queue") else None
     if queue is not None:
         check_queues(queues, [queue])
@@ -180,6 +179,7 @@ def filter_of(given: Mapping[str, str], queues: QueuePatterns | None) -> JobFilt
         queue=queue,
         type=given.get("type") or None,
         within=queues,
+        tenant=request.tenant,
     )
     text = given.get("query", "").strip()
     return with_search(wanted, text) if text else wanted

@@ -52,7 +52,7 @@ async def report(app: App, request: Request) -> Response:
     """
     body = decode(_decoder, request, app.settings.limits)
     job_id = named_job(body.job_id or body.id)
-    await check_job(app, request.queues, job_id)
+    await check_job(app, request, job_id)
     return await _report(app, job_id, body)
 
 

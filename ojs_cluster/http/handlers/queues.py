@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, Final
 
 import msgspec
 
@@ -16,6 +17,7 @@ from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.store.queues import queues as store_queues
 from ojs_cluster.store.queues.priority_counts import count_by_priority
 from ojs_cluster.store.queues.queues import QueueAction, QueueStats
+from ojs_cluster.store.tenants.tenant_counts import read_queue_counts
 
 
 class QueuePurgeBody(msgspec.Struct, frozen=True):
@@ -25,6 +27,13 @@ class QueuePurgeBody(msgspec.Struct, frozen=True):
     confirm: bool | None = None
 
 
+_OF_ALL_TENANTS: Final = frozenset(
+    {
+        *("dead", "completed_last_hour", "failed_last_hour", "avg_duration_ms", "avg_wait_ms"),
+        "throughput_per_second",
+    }
+)
+"""The statistics that are known only for all tenants of a queue together."""
 _purge_decoder = msgspec.json.Decoder(QueuePurgeBody)
 
 
@@ -48,15 +57,15 @@ async def list_queues(app: App, request: Request) -> Response:
     )
 
 
-async def get(app: App, _request: Request, name: str) -> Response:
-    """Return a queue with its counts.
+async def get(app: App, request: Request, name: str) -> Response:
+    """Return a queue with its counts. For a request of a tenant, they are those of its jobs.
 
     ``GET /ojs/v1/queues/{name}`` (spec: ojs-queue-config 9.3)
     """
     check_queue(name, field="name")
     if not await store_queues.exists(app.store, name):
         raise NotFound("queue", name)
-    queue = await store_queues.get_stats(app.store, name)
+    queue = await _read_stats(app, request, name)
     if queue.deleted:
         raise NotFound("queue", name)
     summary = {**_summary(queue), "depth": queue.depth, "running": queue.counts[State.ACTIVE]}
@@ -66,12 +75,20 @@ async def get(app: App, _request: Request, name: str) -> Response:
 async def stats(app: App, request: Request, name: str) -> Response:
     """Return the statistics of a queue. For an unknown queue all numbers are 0.
 
+    For a request of a tenant, the counts are those of its jobs. The numbers of dead letters and of
+    the last hour are not known by tenant, so they are absent.
+
     The SDKs, which send ``OJS-Version``, and the command line client get the name of the queue as
     ``queue``. Other clients get an object, as in the OpenAPI document and the conformance suites.
 
     ``GET /ojs/v1/queues/{name}/stats`` (spec: ojs-http-binding 11.2)
     """
-    members = _stats(await store_queues.get_stats(app.store, check_queue(name, field="name")))
+    members = _stats(await _read_stats(app, request, check_queue(name, field="name")))
+    if request.tenant is not None:
+        members["stats"] = {
+            key: value for key, value in members["stats"].items() if key not in _OF_ALL_TENANTS
+        }
+        del members["dead_letter"]
     if request.names_version or request.from_cli:
         members["queue"] = name
     return replies.json_response(200, members)
@@ -146,6 +163,17 @@ async def purge(app: App, request: Request, name: str) -> Response:
     purged, remaining = await store_queues.purge(app.store, name)
     return replies.json_response(
         200, {"queue": name, "purged": purged, "deleted": purged, "left": remaining}
+    )
+
+
+async def _read_stats(app: App, request: Request, name: str) -> QueueStats:
+    """Return the numbers of a queue. Their counts are those of the request's tenant, if any."""
+    stats = await store_queues.get_stats(app.store, name)
+    if request.tenant is None:
+        return stats
+    numbers = await read_queue_counts(app.store, request.tenant, name)
+    return replace(
+        stats, counts={state: numbers[state.value] for state in State}, acked=numbers["acked"]
     )
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 
-from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.workflow import (
     CALLBACK_STEPS,
@@ -51,7 +50,8 @@ async def create(app: App, request: Request) -> Response:
     if request.body:
         require_json(request)
     trace = fields.trace(app, request)
-    parse = partial(parse_workflow, request.body, limits=app.settings.limits, trace=trace)
+    limits, tenant = app.settings.limits, request.tenant or ""
+    parse = partial(parse_workflow, request.body, limits=limits, trace=trace, tenant=tenant)
     new = await off_loop(parse, len(request.body))
     check_new_workflow(request.queues, new, app.settings.limits)
     warnings = await check_workflow(app.store, new)
@@ -107,7 +107,8 @@ async def progress(app: App, _request: Request, workflow_id: str) -> Response:
 async def list_workflows(app: App, request: Request) -> Response:
     """List workflows without their steps, newest first.
 
-    If the API key is restricted to some queues, the list has only the workflows that it may access.
+    If the request is for one tenant, or its API key is restricted to some queues, the list has only
+    the workflows that it may access.
     Their number is not known, so ``total`` is absent. A page may then have fewer entries than
     ``limit`` although other pages follow, and has a ``next_cursor``.
 
@@ -116,8 +117,8 @@ async def list_workflows(app: App, request: Request) -> Response:
     """
     given = query.parameters(request.query)
     state = _state(given.get("state"))
-    if request.queues is not None:
-        return await _list_within(app, given, request.queues, state)
+    if request.is_restricted:
+        return await _list_within(app, given, request, state)
     if state is not None:
         return await _list_in_state(app, given, state)
     page = query.numbered_page(given, default=50, max_limit=200)
@@ -191,18 +192,24 @@ async def _list_in_state(app: App, given: Mapping[str, str], state: str) -> Resp
 
 
 async def _list_within(
-    app: App, given: Mapping[str, str], queues: QueuePatterns, state: str | None
+    app: App, given: Mapping[str, str], request: Request, state: str | None
 ) -> Response:
     cursor = given.get("cursor") or None
     page = query.numbered_page({**given, "cursor": ""}, default=50, max_limit=200)
     if not cursor and page.offset:
         raise InvalidRequest(
-            "the API key may access some queues only, so this list has no offsets: use the cursor",
+            "this request may access some workflows only, so the list has no offsets: use the "
+            "cursor",
             field="page" if given.get("page") else "offset",
         )
     limit = page.limit
     workflows, next_cursor = await list_visible(
-        app.store, queues, limit=limit, cursor=cursor, state=state
+        app.store,
+        request.queues,
+        limit=limit,
+        cursor=cursor,
+        state=state,
+        tenant=request.tenant,
     )
     pages = replies.pagination(limit=limit, shown=len(workflows), cursor=next_cursor)
     listed = replies.array(replies.dumps(_summary(workflow)) for workflow in workflows)

@@ -8,10 +8,10 @@ from typing import Any, Final
 
 from ojs_cluster.http.openapi import docstrings
 from ojs_cluster.http.openapi.described import MEDIA_TYPE, Answer, OperationDetails, Parameter
-from ojs_cluster.http.openapi.parameters import of_path
+from ojs_cluster.http.openapi.parameters import TENANT, of_path
 from ojs_cluster.http.openapi.responses import error_reference, error_statuses, phrase
 from ojs_cluster.http.openapi.schemas import Schemas
-from ojs_cluster.http.routing.router import V1, Route
+from ojs_cluster.http.routing.router import V1, Route, TenantAccess
 
 _BODY_TYPES: Final = (MEDIA_TYPE, "application/json")
 
@@ -60,6 +60,8 @@ def operation_object(
     if section:
         operation["x-ojs-spec"] = section
     parameters = [*of_path(route.template), *details.parameters]
+    if not route.open and route.access_of_tenants is not TenantAccess.REFUSED:
+        parameters.append(TENANT)
     if parameters:
         operation["parameters"] = [_parameter(parameter) for parameter in parameters]
     if details.body is not None:
@@ -75,6 +77,8 @@ def operation_object(
         operation["security"] = [{scheme: [route.scope.value]} for scheme in SECURITY_SCHEMES]
         operation["x-ojs-scope"] = route.scope.value
     operation["x-ojs-queue-access"] = route.queue_access.value
+    if not route.open:
+        operation["x-ojs-tenant-access"] = route.access_of_tenants.value
     return operation
 
 

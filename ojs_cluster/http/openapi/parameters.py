@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from ojs_cluster.core.jobs.options import MAX_QUEUE_LENGTH
 from ojs_cluster.core.jobs.states import State
+from ojs_cluster.core.jobs.tenant import MAX_TENANT_LENGTH
 from ojs_cluster.core.rate_limit import MAX_KEY_LENGTH
 from ojs_cluster.http.fields import MAX_WORKER_ID
 from ojs_cluster.http.openapi.described import Parameter
@@ -16,6 +17,11 @@ from ojs_cluster.http.query import MAX_OFFSET
 _QUEUE: Final = {"type": "string", "pattern": QUEUE_PATTERN, "maxLength": MAX_QUEUE_LENGTH}
 _JOB_ID: Final = {"type": "string", "pattern": JOB_ID_PATTERN}
 _TEXT: Final = {"type": "string", "minLength": 1}
+_TENANT: Final = {
+    "type": "string",
+    "pattern": r"^[a-zA-Z0-9][a-zA-Z0-9._:\-]*$",
+    "maxLength": MAX_TENANT_LENGTH,
+}
 _TIME: Final = {"type": "string", "format": "date-time"}
 BOOLEAN: Final = {"type": "boolean"}
 
@@ -80,6 +86,12 @@ ORDER: Final = text("order", "The direction of the order.", enum=["asc", "desc"]
 SINCE: Final = Parameter("since", "Only entries at or after this time.", _TIME)
 UNTIL: Final = Parameter("until", "Only entries before this time.", _TIME)
 TYPES: Final = text("types", "Names of events, separated by commas.")
+TENANT: Final = Parameter(
+    "X-OJS-Tenant",
+    "The tenant that the request is for. An API key may be bound to a tenant.",
+    _TENANT,
+    location="header",
+)
 LAST_EVENT_ID: Final = Parameter(
     "Last-Event-ID", "The id of the last event that the client has read.", location="header"
 )
@@ -101,6 +113,7 @@ _PATH: Final = {
     ("workers", "id"): Parameter(
         "id", "The id of a worker.", {**_TEXT, "maxLength": MAX_WORKER_ID}
     ),
+    ("tenants", "id"): Parameter("id", "The id of a tenant.", _TENANT),
     ("workflows", "id"): Parameter("id", "The id of a workflow.", _TEXT),
     ("cron", "name"): Parameter("name", "The name of a cron job.", _TEXT),
     ("crons", "name"): Parameter("name", "The name of a cron job.", _TEXT),

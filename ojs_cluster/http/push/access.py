@@ -50,7 +50,11 @@ class StreamAccess:
             principal = self._principal()
         except OJSError:
             return False
-        return self.scope in principal.scopes and principal.queues == self.request.queues
+        return (
+            self.scope in principal.scopes
+            and principal.queues == self.request.queues
+            and principal.tenant in (None, self.request.tenant)
+        )
 
     def _principal(self) -> Principal:
         """Return the owner of the API key, or the user of a page.

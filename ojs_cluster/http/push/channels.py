@@ -80,9 +80,9 @@ async def check_access(app: App, request: Request, channel: Channel) -> None:
     if channel.kind == "queue":
         check_queues(request.queues, [channel.value])
     elif channel.kind == "job":
-        if request.queues is None:
+        if not request.is_restricted:
             await store_jobs.get(app.store, channel.value)
-        await check_job(app, request.queues, channel.value)
+        await check_job(app, request, channel.value)
 
 
 async def check_queue_exists(app: App, name: str) -> None:

@@ -45,7 +45,7 @@ async def serve(
     response = prepared.refusal
     session: WebSocketSession | None = None
     if response is None and prepared.route is not None:
-        request = structs.replace(request, queues=prepared.principal.queues)
+        request = structs.replace(request, queues=prepared.principal.queues, tenant=prepared.tenant)
         try:
             session = _open(app, prepared, prepared.route, request)
         except OJSError as error:

@@ -195,8 +195,10 @@ class WebSocketSession:
                     f"a connection may have {MAX_CHANNELS} channels", field="channel"
                 )
             await self._read_shards(channel)
-            within = self._access.request.queues
-            subscription = Subscription(self._subscriber, channel, types, within=within)
+            request = self._access.request
+            subscription = Subscription(
+                self._subscriber, channel, types, within=request.queues, tenant=request.tenant
+            )
             self._subscriptions[name] = subscription
         subscription.types = types
         self._messages.name_channels(self._subscriptions)

@@ -49,6 +49,28 @@ class QueueAccess(Enum):
     """The queues or jobs in the body or the query: the handler checks ``Request.queues``."""
 
 
+class TenantAccess(Enum):
+    """How a route treats a request for one tenant."""
+
+    REFUSED = "refused"
+    """The route is about all tenants: the request gets 403."""
+    NONE = "none"
+    """No data of tenants: the tenant of a request does not matter."""
+    PATH = "path"
+    """The job, cron job or workflow in the path: that of another tenant gets 404."""
+    HANDLER = "handler"
+    """The handler checks ``Request.tenant``."""
+
+
+_TENANT_ACCESS: Final = {
+    QueueAccess.CLUSTER: TenantAccess.REFUSED,
+    QueueAccess.JOB: TenantAccess.PATH,
+    QueueAccess.CRON: TenantAccess.PATH,
+    QueueAccess.WORKFLOW: TenantAccess.PATH,
+}
+"""How routes treat tenants that do not declare it. All other routes have to declare it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """One row of the route table.
@@ -59,6 +81,8 @@ class Route:
         handler: the handler.
         scope: the scope that an API key must have; None if any API key may use the route.
         queue_access: what the route accesses, for API keys that are restricted to some queues.
+        tenants: how the route treats a request for one tenant; None if it follows from
+            ``queue_access``.
         open: whether the route needs no API key.
         batch: whether the body may be as large as ``BodyLimits.max_batch_bytes``.
         waits_for_jobs: whether the route is a fetch, which may wait for jobs. If the client of a
@@ -79,6 +103,7 @@ class Route:
     handler: Handler
     scope: Scope | None = None
     queue_access: QueueAccess = QueueAccess.CLUSTER
+    tenants: TenantAccess | None = None
     open: bool = False
     batch: bool = False
     waits_for_jobs: bool = False
@@ -87,6 +112,16 @@ class Route:
     fast: bool = False
     request_class: str = ""
     action: str = ""
+
+    @property
+    def access_of_tenants(self) -> TenantAccess:
+        """How the route treats a request for one tenant. A route without a decision refuses it."""
+        return self.tenants or _TENANT_ACCESS.get(self.queue_access, TenantAccess.REFUSED)
+
+    @property
+    def decides_about_tenants(self) -> bool:
+        """Whether it is declared how the route treats a request for one tenant."""
+        return self.tenants is not None or self.queue_access in _TENANT_ACCESS
 
 
 def with_aliases(route: Route, *templates: str) -> tuple[Route, ...]:
@@ -126,7 +161,11 @@ class HttpRouter:
         if "OPTIONS" not in node.routes:
             options = partial(_options, node)
             node.routes["OPTIONS"] = Route(
-                "OPTIONS", route.template, options, queue_access=QueueAccess.NONE
+                "OPTIONS",
+                route.template,
+                options,
+                queue_access=QueueAccess.NONE,
+                tenants=TenantAccess.NONE,
             )
         if route.open:
             node.routes["OPTIONS"] = replace(node.routes["OPTIONS"], open=True)

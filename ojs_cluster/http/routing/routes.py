@@ -14,7 +14,7 @@ from typing import Final
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.http.openapi.document import Family, build_document
 from ojs_cluster.http.openapi.endpoint import DocumentEndpoint
-from ojs_cluster.http.routing.router import HttpRouter, QueueAccess, Route
+from ojs_cluster.http.routing.router import HttpRouter, QueueAccess, Route, TenantAccess
 from ojs_cluster.http.routing.tables import (
     admin,
     crons,
@@ -24,6 +24,7 @@ from ojs_cluster.http.routing.tables import (
     queues,
     schemas,
     system,
+    tenants,
     webhooks,
     workers,
     workflows,
@@ -31,6 +32,7 @@ from ojs_cluster.http.routing.tables import (
 
 _TABLES: Final = (
     *(system, jobs, workers, queues, workflows, crons, events, webhooks, schemas, pools, admin),
+    tenants,
 )
 DOCUMENT_ROUTE: Final = Route(
     "GET",
@@ -38,6 +40,7 @@ DOCUMENT_ROUTE: Final = Route(
     DocumentEndpoint(lambda: build_document(FAMILIES)).get,
     Scope.DATA_READ,
     QueueAccess.NONE,
+    TenantAccess.NONE,
 )
 
 

@@ -24,12 +24,14 @@ class NewKey:
         preset: name of the set of scopes that the API key has.
         queues: patterns of the names of queues that the API key may use; empty for every queue.
         expires_at: time at which the API key expires, with a time zone; empty for no expiry.
+        tenant: the tenant that the API key is bound to; empty for none.
     """
 
     name: str
     preset: str
     queues: tuple[str, ...] = ()
     expires_at: str = ""
+    tenant: str = ""
 
     def entry(self, secret: str) -> str:
         """Return the TOML table of this API key for the file of API keys."""
@@ -41,6 +43,8 @@ class NewKey:
         ]
         if self.queues:
             lines.append(f"queues = [{', '.join(map(_toml_string, self.queues))}]")
+        if self.tenant:
+            lines.append(f"tenant = {_toml_string(self.tenant)}")
         if self.expires_at:
             lines.append(f"expires_at = {_toml_string(self.expires_at)}")
         return "".join(f"{line}\n" for line in lines)

@@ -24,6 +24,7 @@ from ojs_cluster.core.cron.schedule import Schedule
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.core.jobs.states import TERMINAL, State
+from ojs_cluster.core.jobs.tenant import is_tenant
 from ojs_cluster.core.payload_limits import STORED_LIMITS
 from ojs_cluster.core.rate_limit import RateLimits, unpack_limits
 from ojs_cluster.keys import Shard
@@ -145,6 +146,11 @@ async def restore_job(store: Store, line: JobLine) -> RestoreOutcome:
         ),
         shard.references,
     ]
+    tenant = line.fields.get(f.TENANT, b"").decode(errors="replace")
+    if tenant:
+        if not is_tenant(tenant):
+            raise InvalidLine("the tenant of the job is not valid")
+        keys += (shard.tenant_queue(line.queue, tenant), shard.tenant_counters(tenant))
     has_alias = store.keys.shard_of_id(line.id) is not shard
     is_referenced = "1" if has_alias or (line.holds_lock and f.UNIQUE in line.fields) else ""
     for _ in range(_TRIES):
@@ -186,6 +192,7 @@ async def restore_cron(store: Store, line: CronLine) -> RestoreOutcome:
             fields[b"type"].decode(),
         ):
             raise InvalidLine("name, schedule or job of the cron job are not valid")
+        fields[b"tenant"] = job.tenant.encode()
     except (OJSError, ValueError, KeyError) as error:
         raise InvalidLine(f"the cron job is not valid: {error}") from None
     meta = store.keys.meta

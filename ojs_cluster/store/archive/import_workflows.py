@@ -88,8 +88,9 @@ async def _plan(store: Store, line: WorkflowLine) -> tuple[Plan, str]:
         raise InvalidLine("'plan', 'node_statuses' and 'definitions' have different lengths")
     for node, definition in zip(plan.jobs, line.definitions, strict=True):
         try:
-            if parse_job(definition, limits=STORED_LIMITS).queue != node.queue:
-                raise InvalidLine("'definitions' and 'plan' name different queues")
+            job = parse_job(definition, limits=STORED_LIMITS)
+            if job.queue != node.queue or job.tenant != node.tenant:
+                raise InvalidLine("'definitions' and 'plan' name different queues or tenants")
         except OJSError as error:
             raise InvalidLine(f"one of 'definitions' is not a valid job: {error}") from None
     nodes = list(plan.nodes)

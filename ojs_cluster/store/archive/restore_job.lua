@@ -6,7 +6,7 @@
 --       is listed for the janitor (see store/enqueue/references.py).
 -- Memory: deny-oom.
 -- KEYS: 1 job, 2 due, 3 expiring, 4 pending, 5 finished, 6 dead, 7 queue_counters, 8 queue_available,
---       9 queue_dead, 10 references.
+--       9 queue_dead, 10 references; for a job with a tenant 11 tenant_queue, 12 tenant_counters.
 -- ARGV: 1 id, 2 queue, 3 state, 4 priority, 5 expiry of the claim (ms, 0 without a claim), 6 position ('' for
 --       the end of the queue), 7 score in the index of the state: due, created or removal time (ms, '' when
 --       available), 8 expires (ms or ''), 9 discard time (ms, '' unless a dead letter), 10 '1' when another
@@ -25,17 +25,26 @@ preflight_key(OUTBOX_DUE)
 run_preflight()
 if redis.call('HSETNX', counters, 'created', now) == 1 then append_effect('queue', queue) end
 if is_referenced == '1' then redis.call('ZADD', references, now, id) end
-for i = 11, #ARGV, 2 do redis.call('HSET', key, ARGV[i], ARGV[i + 1]) end
+local job = {[F.queue] = queue}
+for i = 11, #ARGV, 2 do
+    redis.call('HSET', key, ARGV[i], ARGV[i + 1])
+    if ARGV[i] == F.tenant then job[F.tenant] = ARGV[i + 1] end
+end
 if expires_at ~= '' then set_deadline(EXPIRING, id, tonumber(expires_at)) end
 if state == 'available' then
     local last = tonumber(redis.call('HGET', counters, 'seq') or 0)
     local number = tonumber(position) or last + 1
     if number > last then redis.call('HSET', counters, 'seq', string.format('%.0f', number)) end
     redis.call('ZADD', available, band_of(priority) + number, id)
+    if job[F.tenant] then
+        index_for_tenant(id, job, band_of(priority) + number)
+        count_for_tenant(job, 'available', 1)
+        flush_counters()
+    end
     if redis.call('ZCARD', available) == 1 then redis.call('SPUBLISH', WAKE_CHANNEL, queue) end
     return {'ok', effects}
 end
-count(queue, state, 1)
+count_job(job, state, 1)
 flush_counters()
 if state == 'pending' then
     redis.call('ZADD', PENDING, score, id)

@@ -130,6 +130,7 @@ async def list_crons(
     offset: int,
     enabled: bool | None = None,
     within: QueuePatterns | None = None,
+    tenant: str | None = None,
 ) -> tuple[list[CronRecord], int]:
     """Return a page of cron jobs and their number: first the enabled, then the disabled, by name.
 
@@ -139,6 +140,7 @@ async def list_crons(
         offset: how many cron jobs are skipped.
         enabled: True for enabled cron jobs only, False for disabled cron jobs only, None for all.
         within: the queues that the reader may see, None for all.
+        tenant: the tenant whose cron jobs the reader may see, None for all.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -147,7 +149,7 @@ async def list_crons(
     low, high = ("-inf", "+inf") if enabled is None else (int(not enabled), int(not enabled))
     total: Any
     names: Any
-    if within is None:
+    if within is None and tenant is None:
         total = await store.redis.call(
             meta.slot, "ZCOUNT", meta.cron_names, low, high, idempotent=True
         )
@@ -157,7 +159,7 @@ async def list_crons(
             idempotent=True,
         )
     else:
-        visible = await _names_within(store, within, low, high)
+        visible = await _visible_names(store, within, tenant, low, high)
         total, names = len(visible), visible[offset : offset + limit]
     found: dict[bytes, CronRecord] = {}
 
@@ -170,7 +172,9 @@ async def list_crons(
     return [found[name] for name in names if name in found], total
 
 
-async def _names_within(store: Store, within: QueuePatterns, low: Arg, high: Arg) -> list[bytes]:
+async def _visible_names(
+    store: Store, within: QueuePatterns | None, tenant: str | None, low: Arg, high: Arg
+) -> list[bytes]:
     """Return the names of visible cron jobs. All cron jobs are read, up to ``OJS_MAX_CRONS``."""
     meta = store.keys.meta
     found: list[bytes] = []
@@ -179,10 +183,12 @@ async def _names_within(store: Store, within: QueuePatterns, low: Arg, high: Arg
             "cron_queues", [meta.cron_names], [low, high, begin, _QUEUES_PER_CALL]
         )
         items = iter(flat)
-        for name, queue in zip(items, items, strict=True):
-            if within.admits(queue.decode()):
+        for name, queue, owner in zip(items, items, items, strict=True):
+            if (within is None or within.admits(queue.decode())) and (
+                tenant is None or owner.decode() == tenant
+            ):
                 found.append(name)
-        if len(flat) < 2 * _QUEUES_PER_CALL:
+        if len(flat) < 3 * _QUEUES_PER_CALL:
             break
     return found
 
@@ -346,5 +352,6 @@ def _fields(definition: CronDefinition) -> Sequence[Arg]:
         *("job", definition.job),
         *("queue", definition.queue),
         *("type", definition.type),
+        *("tenant", definition.tenant),
         *("enabled", "1" if definition.enabled else "0"),
     )

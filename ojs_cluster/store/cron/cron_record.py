@@ -59,6 +59,7 @@ class CronRecord:
             job=self.job,
             type=fields[b"type"].decode(),
             queue=self.queue,
+            tenant=self.fields.get(b"tenant", b"").decode(),
         )
 
     @property

@@ -39,7 +39,7 @@ if job[F.dead] then
     remove_member(queue_dead_key(job[F.queue]), id)
 end
 remove_member(FINISHED, id)
-count(job[F.queue], 'discarded', -1)
+count_job(job, 'discarded', -1)
 record_history(key, job, 'retried', string.format(',"a":%s,"f":%s,"x":%s,"d":%s', job[F.attempt] or 0,
     job[F.finished] or 0, job[F.expired] and 1 or 0, job[F.dead] and 1 or 0))
 local past_fields = {F.attempt, F.errors, F.dead, F.expired, F.finished, F.started, F.worker, F.lease,

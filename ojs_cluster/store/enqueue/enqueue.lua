@@ -6,7 +6,8 @@
 --       transaction until publish_job.lua. Effects: declared limits of rate limit keys, names of new queues.
 -- Memory: deny-oom; as enqueue_part, for jobs of a committed transaction, allow-oom.
 -- KEYS: 1 due, 2 expiring, 3 pending, 4 finished, 5 events, 6 alias_claims, 7 applied_transactions,
---       8 references; then per queue queue_counters and queue_available; then per job its hash.
+--       8 references; then per queue queue_counters and queue_available; then per job its hash; then per
+--       queue and tenant of jobs with a tenant: tenant_queue and tenant_counters.
 -- ARGV: 1 events kept, 2 number of queues, 3 number of jobs, 4 time (ms) before which it must run (0 none),
 --       5 transaction id ('' none), 6 retention of cancelled jobs (ms), 7 tokens of tombstones that may be
 --       replaced, each between blanks, 8 index of this shard, 9 number of shards, 10 note of the portion in
@@ -47,8 +48,7 @@ for i = 1, queues do
     if not (bound or draining or open) then redis.call('HSET', key, 'open', 1) end -- for enqueue_one.lua
 end
 
-local reply, released, declared = {'ok', now, effects}, {}, {}
-local at = 11 + queues
+local reply, released, declared, at = {'ok', now, effects}, {}, {}, 11 + queues
 for i = 1, jobs do
     local key, id, outcome = KEYS[first_job + i], ARGV[at + 1], ARGV[at + 5]
     local due, due_shown = parse_time(ARGV[at + 6])
@@ -61,14 +61,13 @@ for i = 1, jobs do
     local write = {}
     for j = 1, fields do write[j] = ARGV[at + 8 + j] end
     for j = 1, fields, 2 do job[write[j]] = write[j + 1] end
-    count(job[F.queue], 'enqueued', 1)
+    count_job(job, 'enqueued', 1)
     local state = 'available'
     if outcome == 'superseded' then state = 'cancelled'
     elseif ARGV[at + 4] == 'pending' then state = 'pending'
     elseif due and due > now then state = 'scheduled' end
     local function set(name, value) write[#write + 1], write[#write + 2] = name, value end
-    set(F.state, state) set(F.queue, job[F.queue])
-    set(F.created, now)
+    set(F.state, state) set(F.queue, job[F.queue]) set(F.created, now)
     if ARGV[at + 3] ~= '0' then set(F.priority, ARGV[at + 3]) end
     if due then set(F.due, due) end
     if job[F.max_per_second] then declare_limit(id, job) end
@@ -96,7 +95,7 @@ for i = 1, jobs do
     if outcome == 'prepared' then
         redis.call('ZADD', ALIAS_CLAIMS, now, id)
     elseif outcome == 'superseded' then
-        count(job[F.queue], state, 1)
+        count_job(job, state, 1)
         redis.call('ZADD', FINISHED, now + ARGV[6], id)
         emit('job.cancelled', id, job)
     elseif state == 'available' and jobs > 1 then

@@ -54,9 +54,11 @@ class PlacedJob(msgspec.Struct, frozen=True):
 
     @property
     def plain(self) -> bool:
-        """Whether the job is immediately available and has no rate limit."""
+        """Whether the job is immediately available and has no rate limit and no tenant."""
         return not (self.pending or self.due or self.expires or self.outcome) and not (
-            f.MAX_PER_SECOND in self.fields[::2] or f.LIMIT in self.fields[::2]
+            f.MAX_PER_SECOND in self.fields[::2]
+            or f.LIMIT in self.fields[::2]
+            or f.TENANT in self.fields[::2]
         )
 
 
@@ -128,7 +130,19 @@ def enqueue_command(
             len(job.fields),
             *job.fields,
         )
+    keys += tenant_keys(shard, part)
     return keys, args
+
+
+def tenant_keys(shard: Shard, part: Sequence[PlacedJob]) -> list[bytes]:
+    """Return the keys of a shard that belong to the tenants of some jobs."""
+    keys: dict[bytes, None] = {}
+    for job in part:
+        if f.TENANT in job.fields[::2]:
+            tenant = job.fields[2 * job.fields[::2].index(f.TENANT) + 1].decode()
+            keys[shard.tenant_queue(job.queue, tenant)] = None
+            keys[shard.tenant_counters(tenant)] = None
+    return list(keys)
 
 
 def portions(store: Store, part: Sequence[PlacedJob]) -> list[Sequence[PlacedJob]]:
@@ -238,6 +252,7 @@ def _fields(job: NewJob) -> list[bytes]:
         and limit is None
         and not job.visibility_timeout_ms
         and not job.timeout_ms
+        and not job.tenant
     ):
         return fields  # a shortcut: all optional fields are empty
     max_per_second = limit.max_per_second if limit else None
@@ -248,6 +263,7 @@ def _fields(job: NewJob) -> list[bytes]:
         (f.VISIBILITY, b"%d" % job.visibility_timeout_ms if job.visibility_timeout_ms else b""),
         (f.TIMEOUT, b"%d" % job.timeout_ms if job.timeout_ms else b""),
         (f.MAX_PER_SECOND, b"%d" % max_per_second if max_per_second else b""),
+        (f.TENANT, job.tenant.encode()),
         (f.LIMIT, limit.packed().encode() if limit and limit.key else b""),
     )
     for name, value in optional:

@@ -56,6 +56,7 @@ class EventFilter:
         job_types: types of jobs.
         job_id: the id of one job.
         within: the queues that the caller may see, None for all.
+        tenant: the tenant of the jobs, None for any. Events about no job have no tenant.
         since_ms: the time of the oldest event in Unix milliseconds, None for any.
     """
 
@@ -64,6 +65,7 @@ class EventFilter:
     job_types: Collection[str] = ()
     job_id: str | None = None
     within: QueuePatterns | None = None
+    tenant: str | None = None
     since_ms: int | None = None
 
     def admits(self, fields: dict[bytes, bytes]) -> bool:
@@ -78,6 +80,7 @@ class EventFilter:
             and (not self.queues or fields[b"q"].decode() in self.queues)
             and (not self.job_types or fields[b"y"].decode() in self.job_types)
             and (self.within is None or self.within.admits(fields[b"q"].decode()))
+            and (self.tenant is None or fields.get(b"tn", b"").decode() == self.tenant)
             and (self.job_id is None or fields[b"j"].decode() == self.job_id)
         )
 

@@ -182,7 +182,7 @@ def _concerns(subscription: Subscription, fields: Mapping[bytes, bytes]) -> bool
         return False
     if channel.kind == "queue" and queue != channel.value:
         return False
-    return subscription.admits_queue(queue)
+    return subscription.admits(queue, fields.get(b"tn", b"").decode())
 
 
 def _without_state(found: Found, start: Position) -> Found:

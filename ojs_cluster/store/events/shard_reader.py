@@ -164,7 +164,7 @@ class ShardReader:
 
     def _offer_events(self, end: Position, fields: dict[bytes, bytes]) -> None:
         ms, sequence, _ = end
-        queue = fields[b"q"].decode()
+        queue, tenant = fields[b"q"].decode(), fields.get(b"tn", b"").decode()
         listening = [*self._all, *(self._by_queue.get(queue, ()) if queue else ())]
         ids = fields.get(b"j", b"").split(b" ")
         for number, job_id in enumerate(ids, 1):
@@ -172,7 +172,7 @@ class ShardReader:
             wanted = listening
             if self._by_job:
                 wanted = [*listening, *self._by_job.get(job_id.decode(), ())]
-            wanted = [one for one in wanted if one.admits_queue(queue)]
+            wanted = [one for one in wanted if one.admits(queue, tenant)]
             if wanted:
                 if len(ids) > 1:
                     fields[b"j"] = job_id

@@ -72,6 +72,7 @@ class Subscription:
             collection admits all.
         queues: names of queues; an empty collection admits all.
         within: the queues that the client may access, None for all.
+        tenant: the tenant whose events the client may access, None for all.
     """
 
     subscriber: Subscriber
@@ -79,6 +80,7 @@ class Subscription:
     types: Collection[str] = ()
     queues: Collection[str] = ()
     within: QueuePatterns | None = None
+    tenant: str | None = None
 
     @property
     def wants_states(self) -> bool:
@@ -90,10 +92,17 @@ class Subscription:
         types = self.types
         return not types or kind in types or f"{kind.partition('.')[0]}.*" in types
 
-    def admits_queue(self, queue: str) -> bool:
-        """Return whether it wants events of this queue, and its client may access them."""
-        return (self.within is None or self.within.admits(queue)) and (
-            not self.queues or queue in self.queues
+    def admits(self, queue: str, tenant: str) -> bool:
+        """Return whether it wants events of this queue, and its client may access them.
+
+        Args:
+            queue: the queue of the event.
+            tenant: the tenant of the event's jobs, '' for none.
+        """
+        return (
+            (self.within is None or self.within.admits(queue))
+            and (self.tenant is None or self.tenant == tenant)
+            and (not self.queues or queue in self.queues)
         )
 
     def offer(self, item: Item) -> None:

@@ -1,6 +1,6 @@
 -- Transition: available -> active, for up to `count` jobs of some queues of one shard; the fast path.
 -- Pre:  the worker is not quiet, and the queues are not paused. If a job of the shard is due, if a queue has
---       limits, or if a job is missing, malformed, expired or needs a token, the script changes nothing and
+--       limits, or if a job is missing, malformed, expired, needs a token or has a tenant, it changes nothing and
 --       returns 'limited' or 'full_path': the caller then runs fetch_full.lua. Loading the includes of
 --       fetch_full.lua takes longer than this whole script.
 -- Post: each job returned has a new lease: worker, attempt + 1, deadline, lease id. The reply ends after the
@@ -10,13 +10,13 @@
 --       queue: queue_counters, queue_available, queue_blocked, token_demand.
 -- ARGV: 1 events kept, 2 count, 3 worker id ('' anonymous), 4 lease id prefix,
 --       5 requested visibility timeout ms ('' the job's own), 6 default visibility timeout ms,
---       7 ms to keep discarded jobs, 8 this shard, 9 see fetch_full.lua, then the queue names in order.
+--       7 ms to keep discarded jobs, 8 this shard, 9 and 10 see fetch_full.lua, then the queue names in order.
 --       fetch_full.lua takes the same KEYS and ARGV. Only it uses KEYS[5], token_demand and ARGV[7] to the
 --       end.
 -- Returns: {now, {}, 0 (as fetch_full.lua without effects and without more work), number of available jobs that
 --           the first queue had before, per job: id, fields before the fetch, attempt, deadline, lease in ms}
 --          {now, 'quiet'} the worker has a quiet flag
---          {now, 'limited'} a queue or a job has limits; the next fetches should run fetch_full.lua at once
+--          {now, 'limited'} a queue or a job has limits, or a job a tenant; the next fetches should run fetch_full.lua at once
 --          {now, 'full_path'} for any other reason to run fetch_full.lua
 -- Code of the common case defines no functions, because Redis would create them at each call. Includes are in
 -- the branches that need them.
@@ -56,7 +56,7 @@ for q = 8, #KEYS, 4 do -- index of the queue's first key
 --@include validate_job reply_size
             if job[F.state] ~= 'available' or job[F.transaction] or not has_valid_fields(job)
                 or job[F.expires] and tonumber(job[F.expires]) <= now then return {now, 'full_path'} end
-            if job[F.limit] or job[F.max_per_second] then return {now, 'limited'} end
+            if job[F.limit] or job[F.max_per_second] or job[F.tenant] then return {now, 'limited'} end
             bytes = bytes + size_of(job)
         end
         found[#found + 1] = job

@@ -67,6 +67,7 @@ async def fetch(
     count: int,
     worker_id: str,
     visibility_timeout_ms: int | None = None,
+    tenant: str = "",
 ) -> list[JobRecord]:
     """Lease up to ``count`` available jobs, from the queues in the order given.
 
@@ -82,6 +83,7 @@ async def fetch(
         worker_id: the holder of the leases, '' for an anonymous worker.
         visibility_timeout_ms: length of the leases in milliseconds; None for the visibility timeout
             of each job.
+        tenant: the tenant whose jobs are fetched, '' for jobs of any tenant and of none.
 
     Raises:
         BackendUnavailable: Redis did not answer in time, and no job was found before. If a reply
@@ -89,7 +91,9 @@ async def fetch(
             ``unanswered_fetches``).
     """
     try:
-        return await fetch_unless_quiet(store, queues, count, worker_id, visibility_timeout_ms)
+        return await fetch_unless_quiet(
+            store, queues, count, worker_id, visibility_timeout_ms, tenant
+        )
     except WorkerIsQuiet:
         return []
 
@@ -100,6 +104,7 @@ async def fetch_unless_quiet(
     count: int,
     worker_id: str,
     visibility_timeout_ms: int | None,
+    tenant: str = "",
 ) -> list[JobRecord]:
     """Fetch as ``fetch`` does, for callers that must distinguish a quiet worker from no jobs.
 
@@ -109,7 +114,7 @@ async def fetch_unless_quiet(
     """
     await store.fetch_touches.touch(store, worker_id)
     await store.partitions.refresh_if_stale(store)
-    operation = _Fetch(store, count, worker_id, visibility_timeout_ms)
+    operation = _Fetch(store, count, worker_id, visibility_timeout_ms, tenant)
     stages = group_into_stages(store, queues)
     try:
         failure = await _run_stages(store, stages, operation)
@@ -130,6 +135,7 @@ async def collect(
     worker_id: str,
     visibility_timeout_ms: int | None,
     run: Callable[[FetchInProgress], Awaitable[Exception | None]],
+    tenant: str = "",
 ) -> list[JobRecord]:
     """Fetch jobs with calls that ``run`` chooses; otherwise as ``fetch_unless_quiet``.
 
@@ -139,13 +145,14 @@ async def collect(
         worker_id: the holder of the leases, '' for an anonymous worker.
         visibility_timeout_ms: length of the leases in milliseconds; None for that of each job.
         run: makes the calls. It returns the failure to raise if the fetch got no job.
+        tenant: the tenant whose jobs are fetched, '' for any.
 
     Raises:
         WorkerIsQuiet, BackendUnavailable: ``run`` has returned it, and no job was found.
     """
     await store.fetch_touches.touch(store, worker_id)
     await store.partitions.refresh_if_stale(store)
-    operation = _Fetch(store, count, worker_id, visibility_timeout_ms)
+    operation = _Fetch(store, count, worker_id, visibility_timeout_ms, tenant)
     try:
         failure = await run(operation)
     except BaseException:
@@ -263,6 +270,7 @@ class _Fetch:
         count: maximum number of jobs.
         worker_id: the holder of the leases, '' for an anonymous worker.
         visibility_timeout_ms: length of the leases in milliseconds; None for that of each job.
+        tenant: the tenant whose jobs are fetched, '' for any.
         parent: for one of several concurrent calls, the fetch that these calls belong to.
     """
 
@@ -272,6 +280,7 @@ class _Fetch:
         count: int,
         worker_id: str,
         visibility_timeout_ms: int | None,
+        tenant: str,
         parent: _Fetch | None = None,
     ) -> None:
         self._parent = parent
@@ -280,6 +289,7 @@ class _Fetch:
         self._count = count
         self._worker_id = worker_id
         self._visibility_timeout_ms = visibility_timeout_ms
+        self.tenant = tenant
         self.jobs: list[JobRecord] = []
 
     @property
@@ -298,7 +308,10 @@ class _Fetch:
         Raises:
             WorkerIsQuiet, BackendUnavailable: as ``fetch_unless_quiet``.
         """
-        part = _Fetch(self._store, max_jobs, self._worker_id, self._visibility_timeout_ms, self)
+        part = _Fetch(
+            *(self._store, max_jobs, self._worker_id, self._visibility_timeout_ms),
+            *(self.tenant, self),
+        )
         try:
             # Concurrent calls may have fetched ``_MAX_BYTES`` before this call starts.
             if not part.full:
@@ -364,7 +377,7 @@ class _Fetch:
         keys = fetch_keys(shard, queues)
         prefix = new_prefix(shard)
         args = self._args(shard, queues, prefix, idle_keys)
-        limited = store.limited_queues.contains(shard, queues)
+        limited = bool(self.tenant) or store.limited_queues.contains(shard, queues)
         try:
             full = limited or store.webhooks.selects(JOB_STARTED)
             if full:
@@ -412,5 +425,6 @@ class _Fetch:
             settings.retention_discarded_ms,
             shard.index,
             idle_keys,
+            self.tenant,
             *queues,
         ]

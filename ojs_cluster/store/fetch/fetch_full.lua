@@ -16,7 +16,7 @@
 --       7 ms to keep discarded jobs, 8 this shard, 9 for which jobs tokens are requested:
 --         0      the best jobs of any rate limit key
 --         else   jobs of this many rate limit keys that have no pending request
---       then the queue names in order.
+--       10 tenant whose jobs are taken, '' for jobs of any tenant and of none, then the queue names in order.
 -- Returns: {now, effects, 1 when another call may find more jobs or request more tokens, number of available
 --           jobs that the first queue had before, per job: id, fields before the fetch, attempt, deadline,
 --           lease in ms}
@@ -37,10 +37,14 @@ for _, id in ipairs(due) do
     if jobs[id] and jobs[id][F.limit] then load_local_limit(jobs[id]) end
 end
 local queues = {}
-for i = 10, #ARGV do
-    local q = 8 + 4 * (i - 10) -- index of the queue's first key
-    local queue = {name = ARGV[i], counters = KEYS[q], available = KEYS[q + 1],
+for i = 11, #ARGV do
+    local q = 8 + 4 * (i - 11) -- index of the queue's first key
+    local queue = {name = ARGV[i], counters = KEYS[q], available = KEYS[q + 1], source = KEYS[q + 1],
         blocked = KEYS[q + 2], demand = KEYS[q + 3], limits = load_queue_limits(KEYS[q]), started = 0}
+    if ARGV[10] ~= '' then
+        queue.source = tenant_queue_key(queue.name, ARGV[10])
+        preflight_key(queue.source)
+    end
     table.insert(queues, queue)
     if #queue.limits.limiters > 0 then preflight_key(EXHAUSTED_QUEUES) end
 end
@@ -66,7 +70,9 @@ end
 local reply, leased = {now, effects, more and 1 or 0, redis.call('ZCARD', KEYS[9])}, 0
 for _, item in ipairs(found) do
     local id, queue, job, key = item.id, item.queue, item.job, job_key(item.id)
-    if not job then
+    if item.is_stale then
+        remove_member(queue.source, id)
+    elseif not job then
         remove_member(queue.available, id)
         if malformed[id] then set_deadline(QUARANTINE, id, now) end
     elseif not item.alive then
@@ -84,7 +90,7 @@ for _, item in ipairs(found) do
             job.id = id
             queue.limits.declaring_job = job
         end
-        count(queue.name, 'active', 1)
+        count_job(job, 'active', 1)
         local at = #reply
         reply[at + 1], reply[at + 2] = id, job.field_list
         reply[at + 3], reply[at + 4], reply[at + 5] =

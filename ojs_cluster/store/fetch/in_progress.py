@@ -19,6 +19,11 @@ class FetchInProgress(Protocol):
     """The jobs so far."""
 
     @property
+    def tenant(self) -> str:
+        """The tenant whose jobs are fetched, '' for any."""
+        ...
+
+    @property
     def wanted(self) -> int:
         """How many more jobs the fetch may return."""
         ...

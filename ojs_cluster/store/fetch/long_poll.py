@@ -3,7 +3,8 @@
 A waiter is a fetch that found no job and waits. A transition publishes a queue's name only when the
 queue stops being empty, so an idle or a busy queue publishes nothing. Each process then wakes one
 waiter. A waiter that got a job wakes the next one, so many new jobs reach all waiters one after the
-other. Waking all waiters at once was refused: a thousand waiters would fetch for one job.
+other. A fetch for one tenant waits for a message of its own, ``<queue> <tenant>``. Waking all
+waiters at once was refused: a thousand waiters would fetch for one job.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from ojs_cluster.store.fetch.fetch import WorkerIsQuiet, fetch_unless_quiet
 from ojs_cluster.store.fetch.ranked_fetch import read_depths
 from ojs_cluster.store.jobs.record import JobRecord
 
-FetchNow = Callable[[Store, Sequence[str], int, str, int | None], Awaitable[list[JobRecord]]]
+FetchNow = Callable[[Store, Sequence[str], int, str, int | None, str], Awaitable[list[JobRecord]]]
 """A function with the parameters of ``fetch_unless_quiet``."""
 CHECK_EVERY_S = 5.0
 """Time in seconds between two reads of the depth of a queue that has waiters.
@@ -58,7 +59,8 @@ class Waiters:
     """The waiters of this process."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, dict[_Waiter, None]] = {}
+        self._waiting: dict[str, dict[str, dict[_Waiter, None]]] = {}
+        """The waiters of each queue by their tenant, '' for those that take any job."""
         self._checked_at: dict[str, float] = {}
         self._subscribed: set[Shard] = set()
         self._draining = trio.Event()
@@ -110,28 +112,36 @@ class Waiters:
             await store.redis.subscribe(shard.wake_channel, shard.slot, on_message, self.wake_all)
             self._subscribed.add(shard)
 
-    def add(self, queues: Iterable[str]) -> _Waiter:
-        """Register a fetch that waits for jobs of ``queues``."""
+    def add(self, queues: Iterable[str], tenant: str = "") -> _Waiter:
+        """Register a fetch that waits for jobs of ``queues``.
+
+        Args:
+            queues: the queues.
+            tenant: the tenant whose jobs it waits for, '' for any.
+        """
         waiter = _Waiter()
         for queue in queues:
-            self._waiting.setdefault(queue, {})[waiter] = None
+            self._waiting.setdefault(queue, {}).setdefault(tenant, {})[waiter] = None
             self._checked_at.setdefault(queue, trio.current_time())
         return waiter
 
-    def remove(self, waiter: _Waiter, queues: Iterable[str]) -> None:
+    def remove(self, waiter: _Waiter, queues: Iterable[str], tenant: str = "") -> None:
         """Unregister a fetch. A queue without a waiter is not checked any more."""
         for queue in queues:
             waiting = self._waiting.get(queue)
             if waiting is not None:
-                waiting.pop(waiter, None)
+                of_tenant = waiting.get(tenant, {})
+                of_tenant.pop(waiter, None)
+                if not of_tenant:
+                    waiting.pop(tenant, None)
                 if not waiting:
                     del self._waiting[queue]
                     self._checked_at.pop(queue, None)
 
-    def wake_next(self, queues: Iterable[str]) -> None:
-        """Wake the first waiter of each of ``queues``."""
+    def wake_next(self, queues: Iterable[str], tenant: str = "") -> None:
+        """Wake the first waiter of each of ``queues``, of those that wait for ``tenant``."""
         for queue in queues:
-            waiting = self._waiting.get(queue)
+            waiting = self._waiting.get(queue, {}).get(tenant)
             if waiting:
                 next(iter(waiting)).wake(queue)
 
@@ -162,7 +172,9 @@ class Waiters:
                 return
             filled = [queue for queue in queues_of[shard] if depths[queue]]
             store.depth_cache.mark_filled(store.keys, shard, filled)
-            self.wake_next(filled)
+            for queue in filled:
+                for tenant in self._waiting.get(queue, ()):
+                    self.wake_next([queue], tenant)
 
         try:
             for queue in due:
@@ -179,15 +191,16 @@ class Waiters:
         return CHECK_EVERY_S + min(self._checked_at[queue] for queue in queues)
 
     def _on_message(self, store: Store, shard: Shard, payload: bytes) -> None:
-        queue = payload.decode()
+        queue, _, tenant = payload.decode().partition(" ")
         store.depth_cache.mark_filled(store.keys, shard, [queue])
-        self.wake_next([queue])
+        self.wake_next([queue], tenant)
 
     def wake_all(self) -> None:
         """Make each waiter call its ``check`` and fetch again."""
-        for queue, waiting in self._waiting.items():
-            for waiter in waiting:
-                waiter.wake(queue)
+        for queue, tenants in self._waiting.items():
+            for waiting in tenants.values():
+                for waiter in waiting:
+                    waiter.wake(queue)
 
 
 async def fetch_or_wait(
@@ -199,6 +212,7 @@ async def fetch_or_wait(
     worker_id: str,
     visibility_timeout_ms: int | None = None,
     wait_ms: int = 0,
+    tenant: str = "",
     on_wait: Callable[[], None] = lambda: None,
     check: Callable[[], None] = lambda: None,
     fetch_now: FetchNow = fetch_unless_quiet,
@@ -213,6 +227,7 @@ async def fetch_or_wait(
         worker_id: the holder of the leases, '' for an anonymous worker.
         visibility_timeout_ms: length of the leases in milliseconds; None for that of each job.
         wait_ms: longest wait in milliseconds.
+        tenant: the tenant whose jobs are fetched, '' for any.
         on_wait: called when the wait begins.
         check: called before each fetch during the wait. It raises ``OJSError`` to end the wait.
         fetch_now: fetches without a wait; for a worker pool, by its strategy.
@@ -225,13 +240,15 @@ async def fetch_or_wait(
     if wait_ms > 0:
         extend_deadline(wait_ms / 1000)
     try:
-        jobs = await fetch_now(store, queues, count, worker_id, visibility_timeout_ms)
+        jobs = await fetch_now(store, queues, count, worker_id, visibility_timeout_ms, tenant)
         if jobs or wait_ms <= 0 or waiters.draining:
             return jobs
         await ensure_task()
         on_wait()
-        fetch_once = partial(fetch_now, store, queues, count, worker_id, visibility_timeout_ms)
-        return await _wait(store, waiters, queues, worker_id, fetch_once, check, deadline)
+        fetch_once = partial(
+            fetch_now, store, queues, count, worker_id, visibility_timeout_ms, tenant
+        )
+        return await _wait(store, waiters, queues, tenant, worker_id, fetch_once, check, deadline)
     except WorkerIsQuiet:
         # A quiet worker does not become a waiter: it would take wake-ups that other workers need.
         # It still waits, because after an immediate empty response it would fetch again at once.
@@ -246,13 +263,14 @@ async def _wait(
     store: Store,
     waiters: Waiters,
     queues: Sequence[str],
+    tenant: str,
     worker_id: str,
     fetch_once: Callable[[], Awaitable[list[JobRecord]]],
     check: Callable[[], None],
     deadline: float,
 ) -> list[JobRecord]:
     jobs: list[JobRecord] = []
-    waiter = waiters.add(queues)
+    waiter = waiters.add(queues, tenant)
     queues_to_wake: set[str] = set()
     try:
         while not jobs:
@@ -273,8 +291,8 @@ async def _wait(
         return jobs
     finally:
         # Also when cancelled: the queues may have jobs for another waiter.
-        waiters.remove(waiter, queues)
-        waiters.wake_next(queues_to_wake | waiter.woken)
+        waiters.remove(waiter, queues, tenant)
+        waiters.wake_next(queues_to_wake | waiter.woken, tenant)
 
 
 async def _until_woken(

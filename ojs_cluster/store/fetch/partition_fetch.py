@@ -45,7 +45,8 @@ async def fetch_from_partitions(
         WorkerIsQuiet: the worker may not fetch.
     """
     await ensure_task()
-    depths = store.depth_cache.of(queue, len(shards))
+    # If a tenant has no jobs in a partition, others may have some. So these depths are not shared.
+    depths = QueueDepths(len(shards)) if fetch.tenant else store.depth_cache.of(queue, len(shards))
     first_closing = store.partitions.layout(queue).count
     empty: set[int] = set()
     failure: OJSError | None = None

@@ -17,10 +17,10 @@ local due = tonumber(job[F.due] or 0)
 preflight_key(queue_counters_key(job[F.queue]))
 if due <= now then preflight_key(queue_available_key(job[F.queue])) end
 run_preflight()
-count(job[F.queue], 'pending', -1)
+count_job(job, 'pending', -1)
 remove_member(PENDING, id)
 if due > now then
-    count(job[F.queue], 'scheduled', 1)
+    count_job(job, 'scheduled', 1)
     save_job(key, job, F.state, 'scheduled')
     set_deadline(DUE, id, due)
     emit('job.scheduled', id, job, 'f', 'pending', 'n', job[F.due])

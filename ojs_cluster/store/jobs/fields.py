@@ -116,6 +116,8 @@ PROGRESS_DATA: Final = b"pd"
 """JSON object with ``message`` and ``data`` of the last progress report, if it had them."""
 HISTORY: Final = b"hy"
 """What transitions have overwritten in the other fields; see ``store/history/entries.py``."""
+TENANT: Final = b"tn"
+"""The tenant that the job's meta names. Absent in a job without a tenant."""
 CHECKPOINT: Final = b"ck"
 """Set while the job has a checkpoint, which is in a key of its own: sequence, bytes, and time of
 the last event."""

@@ -79,6 +79,7 @@ class JobFilter:
             which the job has ended.
         dead: whether to admit only dead letters.
         within: patterns of the queues that the API key may access.
+        tenant: the tenant of the jobs.
         search: a search that the jobs match. The caller copies its times to ``since_ms`` and
             ``until_ms``, because the search itself does not compare them.
         order: the order of the list; None for the order of the indexes
@@ -93,6 +94,7 @@ class JobFilter:
     until_ms: int | None = None
     dead: bool = False
     within: QueuePatterns | None = None
+    tenant: str | None = None
     search: Search | None = None
     order: JobOrder | None = None
 
@@ -111,6 +113,7 @@ class JobFilter:
             and (self.state is None or job.state == self.state)
             and (self.queue is None or job.queue == self.queue)
             and (self.within is None or self.within.admits(job.queue))
+            and (self.tenant is None or self.tenant == job.tenant)
             and (self.type is None or _is_of_type(job.type, self.type))
             and (self.worker is None or (job.worker_id, job.state) == (self.worker, State.ACTIVE))
             and (job.dead or not self.dead)

@@ -33,8 +33,8 @@ async def get(store: Store, job_id: str) -> JobRecord:
     return job
 
 
-async def get_queue(store: Store, job_id: str) -> str:
-    """Return the queue of a job. Only a few small fields are read.
+async def get_queue_and_tenant(store: Store, job_id: str) -> tuple[str, str]:
+    """Return the queue of a job, and its tenant, '' for none. Only a few small fields are read.
 
     Raises:
         NotFound: as of ``get``.
@@ -45,7 +45,7 @@ async def get_queue(store: Store, job_id: str) -> str:
     queue = job.fields.get(f.QUEUE, b"").decode(errors="replace")
     if not is_queue(queue):
         raise MalformedJob(job_id, f"{f.QUEUE.decode()} is no queue", shard.index)
-    return queue
+    return queue, job.tenant
 
 
 async def _find(
@@ -76,7 +76,7 @@ async def _find(
 
 
 async def _read_queue(store: Store, shard: Shard, job_id: str) -> JobRecord | None:
-    names = (f.QUEUE, f.HIDDEN, f.ALIAS, f.TRANSACTION)
+    names = (f.QUEUE, f.TENANT, f.HIDDEN, f.ALIAS, f.TRANSACTION)
     values = await store.redis.call(shard.slot, "HMGET", shard.job(job_id), *names, idempotent=True)
     if not isinstance(values, list):
         return None

@@ -87,6 +87,11 @@ class JobRecord(msgspec.Struct, frozen=True):
         return int(self.fields.get(f.REPLAYS) or 0)
 
     @property
+    def tenant(self) -> str:
+        """The tenant of the job, '' for none."""
+        return (self.fields.get(f.TENANT) or b"").decode()
+
+    @property
     def due_ms(self) -> int | None:
         """When a scheduled or retryable job becomes available, in Unix milliseconds."""
         return self._ms(f.DUE)

@@ -10,6 +10,7 @@
 -- ARGV: 1 '1' when the id maps to another shard, else ''.
 -- Returns: {'ok', fields, effects} | {'valid'} | {'missing'} | {'moved', shard} | {'prepared', transaction}
 --@include keys now preflight remove_one read_job change_counters set_deadline append_effect
+--@include tenant_queue
 local key, id = KEYS[1], job_id_of(KEYS[1])
 local field_list, job = redis.call('HGETALL', key), {}
 for i = 1, #field_list, 2 do job[field_list[i]] = field_list[i + 1] end
@@ -31,6 +32,10 @@ if queue then
     local keys = {queue_counters_key(queue), queue_minutes_key(queue), queue_available_key(queue),
         queue_blocked_key(queue), queue_dead_key(queue)}
     for _, name in ipairs(keys) do preflight_key(name) end
+    if job[F.tenant] then
+        preflight_key(tenant_queue_key(queue, job[F.tenant]))
+        preflight_key(tenant_counters_key(job[F.tenant]))
+    end
     if limit_key then
         preflight_key(token_unrequested_key(queue, limit_key))
         preflight_key(token_requested_key(queue, limit_key))
@@ -38,7 +43,8 @@ if queue then
 end
 run_preflight()
 -- Available jobs have no counter: the size of their set is their number.
-if queue and state and state ~= 'available' then count(queue, state, -1) end
+if queue and state == 'available' then leave_tenant_queue(id, job)
+elseif queue and state then count_job(job, state, -1) end
 if job[F.workflow] and job[F.step] and not is_terminal(state or '') then
     append_effect('workflow', job[F.workflow] .. ' ' .. job[F.step] .. ' ' .. id .. ' cancelled')
 end

@@ -70,6 +70,7 @@ for _, pair in ipairs(answered) do
         drop_fields(job_key(id), job, F.open_token_request)
         save_job(job_key(id), job, F.token, number .. string.sub(answer, 2))
         redis.call('ZADD', queue_available_key(queue), score, id)
+        if job[F.tenant] then index_for_tenant(id, job, score) end
         set_deadline(TOKEN_GRANTS, id, now + GRANT_MS)
         redis.call('SPUBLISH', WAKE_CHANNEL, queue)
     elseif granted then
@@ -80,6 +81,7 @@ for _, pair in ipairs(answered) do
         remove_member(token_requested_key(queue, key), id)
         remove_member(TOKEN_GRANTS, id)
         drop_fields(job_key(id), job, F.open_token_request)
+        leave_tenant_queue(id, job)
         if decision == 'd' then
             if job[F.expires] then remove_member(EXPIRING, id) end
             finish(id, job_key(id), job, 'discarded', keep_ms)
@@ -89,7 +91,7 @@ for _, pair in ipairs(answered) do
                 '{"code":"rate_limited","message":"the limit of its key was reached"')
         else
             save_job(job_key(id), job, F.state, 'scheduled', F.due, now + delay)
-            count(queue, 'scheduled', 1)
+            count_job(job, 'scheduled', 1)
             set_deadline(DUE, id, now + delay)
             emit('job.scheduled', id, job, 'f', 'available', 'n', job[F.due])
         end

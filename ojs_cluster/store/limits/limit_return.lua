@@ -29,6 +29,7 @@ for _, id in ipairs(ids) do
         local score = redis.call('ZSCORE', queue_available_key(queue), id)
         if score then -- a quarantined job is not in its queue
             remove_member(queue_available_key(queue), id)
+            unindex_for_tenant(id, job)
             redis.call('ZADD', queue_blocked_key(queue), score, id)
             redis.call('ZADD', token_unrequested_key(queue, key), score, id)
             update_token_demand(queue, key, remaining_members(token_requested_key(queue, key)) == 0)

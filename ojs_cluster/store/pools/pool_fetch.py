@@ -51,6 +51,7 @@ async def fetch_for_pool(
     count: int,
     worker_id: str,
     visibility_timeout_ms: int | None,
+    tenant: str = "",
 ) -> list[JobRecord]:
     """Fetch as ``fetch_unless_quiet`` does, but choose the queues by the strategy of the pool.
 
@@ -61,17 +62,20 @@ async def fetch_for_pool(
         count: maximum number of jobs.
         worker_id: the holder of the leases, '' for an anonymous worker.
         visibility_timeout_ms: length of the leases in milliseconds; None for that of each job.
+        tenant: the tenant whose jobs are fetched, '' for any.
 
     Raises:
         WorkerIsQuiet, BackendUnavailable: as ``fetch_unless_quiet``.
     """
     state.fetches += 1
     if state.pool.strategy == STRICT:
-        jobs = await fetch_unless_quiet(store, queues, count, worker_id, visibility_timeout_ms)
+        jobs = await fetch_unless_quiet(
+            store, queues, count, worker_id, visibility_timeout_ms, tenant
+        )
     else:
         await ensure_task()
         run = partial(_run, state, store, queues)
-        jobs = await collect(store, count, worker_id, visibility_timeout_ms, run)
+        jobs = await collect(store, count, worker_id, visibility_timeout_ms, run, tenant)
     for job in jobs:
         state.count(job.queue)
     return jobs

@@ -11,7 +11,8 @@
 --@include keys now preflight fields append_event check_holder
 local EVENT_EVERY_MS = 1000
 local key, worker, lease, state, more = KEYS[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local names = {F.state, F.checkpoint, F.worker, F.lease, F.type, F.queue, F.attempt, F.alias, F.transaction}
+local names = {F.state, F.checkpoint, F.worker, F.lease, F.type, F.queue, F.attempt, F.alias, F.transaction,
+    F.tenant}
 local job = {}
 for i, value in ipairs(redis.call('HMGET', key, unpack(names))) do job[names[i]] = value or nil end
 if job[F.alias] then return {'moved', job[F.alias]} end

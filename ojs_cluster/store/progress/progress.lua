@@ -13,7 +13,7 @@
 local EVENT_INTERVAL_MS = 1000
 local key, worker, lease, reported, data, message = KEYS[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local names = {F.state, F.attempt, F.finished, F.progress, F.progress_data, F.worker, F.lease, F.lease_ms,
-    F.type, F.queue, F.alias, F.transaction}
+    F.type, F.queue, F.alias, F.transaction, F.tenant}
 local job = {}
 for i, value in ipairs(redis.call('HMGET', key, unpack(names))) do job[names[i]] = value or nil end
 if job[F.alias] then return {'moved', job[F.alias]} end

@@ -19,7 +19,7 @@ _MOST: Final = 200
 """Maximum number of jobs whose small fields one script reads. It takes 2 to 3 µs per job."""
 _SMALL: Final = (
     *(f.STATE, f.TYPE, f.QUEUE, f.PRIORITY, f.ATTEMPT, f.WORKER, f.CREATED, f.FINISHED),
-    *(f.DEAD, f.HIDDEN, f.STARTED),
+    *(f.DEAD, f.HIDDEN, f.STARTED, f.TENANT),
 )
 """The fields in the order of ``search_fields.lua``."""
 

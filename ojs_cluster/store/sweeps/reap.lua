@@ -94,7 +94,7 @@ for _, id in ipairs(expired) do
     if state == 'available' then
         remove_from_queue(id, job)
     elseif state == 'scheduled' or state == 'retryable' or state == 'pending' then
-        count(job[F.queue], state, -1)
+        count_job(job, state, -1)
         remove_member(state == 'pending' and PENDING or DUE, id)
     else job = nil end
     if job then expire(id, job_key(id), job, ARGV[5]) end

@@ -36,6 +36,7 @@ async def list_visible(
     limit: int,
     cursor: str | None = None,
     state: str | None = None,
+    tenant: str | None = None,
 ) -> tuple[list[WorkflowRecord], str | None]:
     """Return visible workflows, newest first, without their jobs, and the next page's cursor.
 
@@ -47,6 +48,7 @@ async def list_visible(
         limit: maximum number of workflows of the page.
         cursor: the cursor that the page before returned; None for the first page.
         state: the state of the workflows, None for any.
+        tenant: the tenant of the workflows, None for any.
 
     Raises:
         InvalidRequest: this server did not issue the cursor.
@@ -66,6 +68,7 @@ async def list_visible(
                 visible = within is None or all(
                     within.admits(node.queue) for node in record.plan.jobs
                 )
+                visible = visible and tenant in (None, record.plan.tenant)
                 if visible and state in (None, record.state):
                     found.append(record)
             if len(found) >= limit or read >= MAX_WORKFLOWS_READ or size >= MAX_BYTES:

@@ -81,7 +81,12 @@ async def waiting(waiters: Waiters, tasks: int = 1) -> None:
     """Until that many fetches have looked in vain and sleep."""
 
     async def asleep() -> int:
-        found = {waiter for of_queue in waiters._waiting.values() for waiter in of_queue}
+        found = {
+            waiter
+            for of_queue in waiters._waiting.values()
+            for of_tenant in of_queue.values()
+            for waiter in of_tenant
+        }
         return sum(waiter._event.statistics().tasks_waiting for waiter in found)
 
     await until(asleep, lambda number: number == tasks)

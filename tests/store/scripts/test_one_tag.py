@@ -8,6 +8,7 @@ import os
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 
@@ -16,6 +17,7 @@ from ojs_cluster.core.bulk.selection import DEFAULT_STATES, BulkAction, Selectio
 from ojs_cluster.core.cron.cron_job import parse_cron
 from ojs_cluster.core.errors import Duplicate
 from ojs_cluster.core.jobs.edit import parse_edit
+from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.jobs.failure import parse_failure
 from ojs_cluster.core.payload_limits import DEFAULT_LIMITS
 from ojs_cluster.core.rate_limit import Rate, RateLimits
@@ -30,7 +32,7 @@ from ojs_cluster.store.cron.cron_store import RedisCronStore
 from ojs_cluster.store.cron.firing import fire_due
 from ojs_cluster.store.dead_letters import dead_letters as dead_letter
 from ojs_cluster.store.dead_letters import exhaustion
-from ojs_cluster.store.enqueue import idempotency
+from ojs_cluster.store.enqueue import idempotency, placement
 from ojs_cluster.store.enqueue.aliases import check_old_claims
 from ojs_cluster.store.enqueue.batch_attempt import BatchAttempt
 from ojs_cluster.store.enqueue.enqueue import enqueue_many
@@ -211,6 +213,21 @@ async def test_one_life_of_everything_runs_every_script_under_the_guard(
     scripts = Recording(store.scripts)
     await one_life_of_everything(replace(store, scripts=scripts), db)
     assert scripts.used == ALL
+
+
+async def test_jobs_with_a_tenant_live_under_the_guard(
+    store: Store, db: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same life with a tenant in every job: its index and its counters have a preflight."""
+    fields_of = placement._fields
+
+    def with_tenant(job: NewJob) -> list[bytes]:
+        return fields_of(msgspec.structs.replace(job, tenant="acme"))
+
+    monkeypatch.setattr(placement, "_fields", with_tenant)
+    scripts = Recording(store.scripts)
+    await one_life_of_everything(replace(store, scripts=scripts), db)
+    assert ALL - scripts.used == {"enqueue_one"}
 
 
 async def one_life_of_everything(store: Store, db: Any) -> None:

@@ -79,6 +79,7 @@ async def _retry(app: App, request: Request, *, dead: bool) -> Response:
         check_queues(request.queues, [wanted.queue])
     elif request.queues is not None:
         wanted = replace(wanted, within=request.queues)
+    wanted = replace(wanted, tenant=request.tenant)
     done = await retry_matching(app.store, wanted, body.cursor or None, cause_of(app, request))
     response_members: dict[str, Any] = {
         "action": "retry",

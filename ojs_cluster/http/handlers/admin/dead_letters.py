@@ -30,7 +30,7 @@ async def list_dead(app: App, request: Request) -> Response:
     (spec: ojs-admin-api 11.1)
     """
     given = query.parameters(request.query)
-    wanted = within(given, filter_of(given, request.queues))
+    wanted = within(given, filter_of(given, request))
     if wanted.state not in (None, State.DISCARDED):
         raise InvalidRequest("dead letters are discarded", field="state")
     wanted = replace(wanted, state=None, dead=True)

@@ -43,7 +43,7 @@ async def list_jobs(app: App, request: Request) -> Response:
     """
     given = query.parameters(request.query)
     wanted = replace(
-        within(given, jobs.filter_of(given, request.queues)), worker=given.get("worker_id") or None
+        within(given, jobs.filter_of(given, request)), worker=given.get("worker_id") or None
     )
     if wanted.worker is not None:
         if wanted.state not in (None, State.ACTIVE):

@@ -24,6 +24,7 @@ from ojs_cluster.core.search import Search, parse_search
 from ojs_cluster.http import fields
 from ojs_cluster.http.access.queue_scope import check_queues
 from ojs_cluster.http.handlers.jobs import state_of
+from ojs_cluster.http.messages import Request
 from ojs_cluster.http.openapi.shapes.common import Priority, QueueName
 from ojs_cluster.store.bulk.operations import MAX_IDS
 
@@ -82,21 +83,21 @@ def is_unconditional(given: FilterBody) -> bool:
 
 
 def selection_of(
-    action: BulkAction, given: FilterBody, queues: QueuePatterns | None, field: str = "filter"
+    action: BulkAction, given: FilterBody, request: Request, field: str = "filter"
 ) -> Selection:
     """Return the jobs that a filter chooses for an action.
 
     Args:
         action: the action, which allows some states.
         given: the filter.
-        queues: the queues that the API key may access, None for all.
+        request: the request. The selection has only jobs that it may access.
         field: path of the filter in the body, for errors.
 
     Raises:
         InvalidRequest: a member is invalid, or the action is not possible in a state.
         PermissionDenied: the API key may not access the queue.
     """
-    queue = None
+    queue, queues = None, request.queues
     if given.queue is not None:
         queue = check_queue(given.queue, field=f"{field}.queue")
         check_queues(queues, [queue])
@@ -128,7 +129,7 @@ def selection_of(
         error_type=None if error is None else error.type,
         error_message=None if error is None else error.message,
         error_since_ms=None if error is None else older_than_ms(error.since, field="error.since"),
-        query=None if search is None else search.untimed or None,
+        query=_query_of(search, request.tenant, field),
     )
 
 
@@ -149,6 +150,18 @@ def _search_of(given: FilterBody, field: str) -> Search | None:
         return parse_search(given.query, now_ms=time.time_ns() // 1_000_000)
     except InvalidRequest as error:
         raise InvalidRequest(error.message, field=f"{field}.query") from None
+
+
+def _query_of(search: Search | None, tenant: str | None, field: str) -> str | None:
+    """Return the search that is stored: without times, and only for jobs of the tenant, if any."""
+    text = "" if search is None else search.untimed
+    if tenant is not None:
+        text = f'{text} meta.tenant_id:"{tenant}"'.strip()
+        try:
+            parse_search(text, now_ms=0)
+        except InvalidRequest as error:  # the tenant makes it longer
+            raise InvalidRequest(error.message, field=f"{field}.query") from None
+    return text or None
 
 
 def _only_queue(search: Search, queues: QueuePatterns | None) -> str | None:

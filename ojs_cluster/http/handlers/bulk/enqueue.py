@@ -60,7 +60,8 @@ async def enqueue_jobs(app: App, request: Request) -> Response:
     if request.body:
         require_json(request)
     trace = fields.trace(app, request)
-    parse = partial(parse_bulk_enqueue, request.body, limits=app.settings.limits, trace=trace)
+    limits, tenant = app.settings.limits, request.tenant or ""
+    parse = partial(parse_bulk_enqueue, request.body, limits=limits, trace=trace, tenant=tenant)
     given = await off_loop(parse, len(request.body))
     jobs, warnings = await check_each(
         app.store, [_checked(app, request, job) for job in given.jobs]
@@ -71,6 +72,8 @@ async def enqueue_jobs(app: App, request: Request) -> Response:
         response = _response(await _enqueue(app, jobs, atomic=given.atomic))
         return replies.with_warnings(response, warnings)
     principal = principal_of(app, request).name
+    if tenant:
+        principal = f"{principal}\n{tenant}"  # each tenant has keys of its own
     begun = await idempotency.begin(app.store, principal, key, request.body)
     if begun.response is not None:
         status, _, body = begun.response.partition(b"\n")

@@ -74,7 +74,7 @@ async def create(app: App, request: Request) -> Response:
     ids = job_ids_of(body.ids, body.job_ids, field="ids")
     if ids is None and body.filter is None:
         raise InvalidRequest("name the jobs by 'filter' or by 'ids'", field="filter")
-    selection = selection_of(action, body.filter or FilterBody(), request.queues)
+    selection = selection_of(action, body.filter or FilterBody(), request)
     searched = searched_ids(selection) if ids is None else None
     if not body.dry_run:
         require_confirmation(body.confirm, f"this request is to {action} all jobs that it chooses")

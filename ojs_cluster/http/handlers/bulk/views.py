@@ -134,7 +134,7 @@ async def purge_queue(app: App, request: Request, name: str) -> Response:
     if body.queue not in (None, name):
         raise InvalidRequest("must be the queue in the path", field="queue")
     given = FilterBody(queue=name, states=body.states, type=body.type, older_than=body.older_than)
-    selection = selection_of(BulkAction.PURGE, given, request.queues, field="body")
+    selection = selection_of(BulkAction.PURGE, given, request, field="body")
     operation = await _run_operation(app, request, BulkAction.PURGE, selection)
     shown = {"purged_count": operation.succeeded, "states": list(selection.states)}
     return _response(app, request, operation, shown)
@@ -151,7 +151,7 @@ async def purge_dead_letters(app: App, request: Request) -> Response:
     if body.states is not None:
         raise InvalidRequest("dead letters are discarded", field="states")
     given = FilterBody(queue=body.queue, type=body.type, older_than=body.older_than, dead=True)
-    selection = selection_of(BulkAction.DELETE, given, request.queues, field="body")
+    selection = selection_of(BulkAction.DELETE, given, request, field="body")
     operation = await _run_operation(app, request, BulkAction.DELETE, selection)
     return _response(app, request, operation, {"purged_count": operation.succeeded})
 
@@ -166,7 +166,7 @@ async def purge_dead_letters_by_query(app: App, request: Request) -> Response:
     given = query.parameters(request.query)
     wanted = FilterBody(queue=given.get("queue") or None, dead=True)
     selection = replace(
-        selection_of(BulkAction.DELETE, wanted, request.queues, field="query"),
+        selection_of(BulkAction.DELETE, wanted, request, field="query"),
         older_than_ms=older_than_ms(given.get("older_than") or None, field="older_than"),
     )
     operation = await _run_operation(app, request, BulkAction.DELETE, selection)
@@ -198,9 +198,7 @@ async def _change(
     names_states = not (given.state is None and given.states is None and given.query is None)
     if not (admin or given.dead or names_states):
         given = msgspec.structs.replace(given, states=_SPECIFIED_STATES.get(action))
-    operation = await _run_operation(
-        app, request, action, selection_of(action, given, request.queues)
-    )
+    operation = await _run_operation(app, request, action, selection_of(action, given, request))
     return _response(app, request, operation, {})
 
 
@@ -249,7 +247,10 @@ def _response(
         **more,
     }
     if not operation.ended:
-        may_read = Scope.ADMIN_READ in principal_of(app, request).scopes
+        # An endpoint about all tenants shows the operation.
+        may_read = request.tenant is None and (
+            Scope.ADMIN_READ in principal_of(app, request).scopes
+        )
         headers = (("Location", f"/ojs/v1/admin/bulk/{operation.id}"),) if may_read else ()
         return replies.json_response(202, members, headers, audit_object=audit_text(operation))
     return replies.json_response(200, members, audit_object=audit_text(operation))
@@ -260,7 +261,7 @@ async def _change_ids(
 ) -> Response:
     """Change the jobs, and return an item for each id. An inaccessible job counts as not found."""
     extend_deadline(_RUN_S)
-    errors = await access_errors(app, request.queues, ids)
+    errors = await access_errors(app, request, ids)
     accessible = [job_id for job_id in ids if job_id not in errors]
     outcomes = {
         **errors,

@@ -10,6 +10,7 @@ from typing import Annotated
 import msgspec
 
 from ojs_cluster.core.errors import InvalidRequest, MalformedJob
+from ojs_cluster.core.jobs.tenant import check_tenant
 from ojs_cluster.core.pools.pool import check_pool_name
 from ojs_cluster.http import fields
 from ojs_cluster.http.access.queue_scope import check_queues
@@ -39,6 +40,7 @@ class FetchBody(msgspec.Struct, frozen=True):
 
     ``queues`` is required, unless ``pool`` names a worker pool: the server then chooses among the
     queues of the pool by its strategy. With both, it chooses among those that are in both.
+    ``tenant`` is an alias of the header ``X-OJS-Tenant``.
     """
 
     queues: _Queues | msgspec.UnsetType = msgspec.UNSET
@@ -47,6 +49,7 @@ class FetchBody(msgspec.Struct, frozen=True):
     worker_id: Annotated[str, keywords(maxLength=fields.MAX_WORKER_ID)] | None = None
     visibility_timeout_ms: VisibilityTimeout | None = None
     wait_ms: Annotated[int, keywords(minimum=0)] | None = None
+    tenant: str | None = None
 
 
 _decoder = msgspec.json.Decoder(FetchBody)
@@ -88,6 +91,12 @@ async def fetch(app: App, request: Request) -> Response:
         raise InvalidRequest("count must be at least 1", field="count")
     if body.wait_ms is not None and body.wait_ms < 0:
         raise InvalidRequest("wait_ms must not be negative", field="wait_ms")
+    tenant = request.tenant or ""
+    if body.tenant is not None:
+        check_tenant(body.tenant, field="tenant")
+        if tenant and body.tenant != tenant:
+            raise InvalidRequest("the request is for another tenant", field="tenant")
+        tenant = body.tenant
     jobs = await fetch_or_wait(
         app.store,
         app.waiters,
@@ -96,6 +105,7 @@ async def fetch(app: App, request: Request) -> Response:
         worker_id=worker_id,
         visibility_timeout_ms=visibility_timeout_ms,
         wait_ms=min(body.wait_ms or 0, app.settings.max_wait_ms),
+        tenant=tenant,
         on_wait=request.on_wait,
         check=app.maintenance.check_fetch,
         fetch_now=fetch_now,

@@ -88,7 +88,7 @@ async def receive(app: App, request: Request) -> Response:
     job_ids, active_count = _reported_jobs(body)
     if app.settings.require_lease:
         _check_leases(body, job_ids)
-    job_ids = tuple(await accessible_jobs(app, request.queues, job_ids))
+    job_ids = tuple(await accessible_jobs(app, request, job_ids))
     reply = await heartbeat(
         app.store,
         Heartbeat(

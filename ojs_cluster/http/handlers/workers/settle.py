@@ -71,8 +71,8 @@ async def ack(app: App, request: Request) -> Response:
     """
     body = await decode_large(_ack_decoder, request, app.settings.limits)
     job_id = named_job(body.job_id or body.id)
-    if request.queues is not None:
-        await check_job(app, request.queues, job_id)
+    if request.is_restricted:
+        await check_job(app, request, job_id)
     return await _ack(app, job_id, body)
 
 
@@ -100,7 +100,7 @@ async def nack(app: App, request: Request) -> Response:
     """
     body = await decode_large(_nack_decoder, request, app.settings.limits)
     job_id = named_job(body.job_id or body.id)
-    await check_job(app, request.queues, job_id)
+    await check_job(app, request, job_id)
     return await _nack(app, request, job_id, body)
 
 

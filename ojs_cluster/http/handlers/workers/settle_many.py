@@ -146,7 +146,7 @@ async def _hide_inaccessible(
 ) -> list[_SettleItem[Report]]:
     """Return the items; an item whose job the API key may not access gets an error."""
     ids = {item.job_id for item in items if item.job_id is not None}
-    errors = await access_errors(app, request.queues, ids)
+    errors = await access_errors(app, request, ids)
     return [
         item
         if item.job_id is None or item.job_id not in errors

@@ -16,6 +16,7 @@ from ojs_cluster.http.openapi.operations import (
     queues,
     schemas,
     system,
+    tenants,
     webhooks,
     workers,
     workflows,
@@ -35,4 +36,5 @@ OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
     **schemas.OPERATIONS,
     **pools.OPERATIONS,
     **admin.OPERATIONS,
+    **tenants.OPERATIONS,
 }

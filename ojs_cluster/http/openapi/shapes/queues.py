@@ -75,12 +75,12 @@ class QueueNumbers(StateCounts):
 
     queue: QueueName
     depth: Count
-    dead: Count
-    completed_last_hour: Count
-    failed_last_hour: Count
-    avg_duration_ms: Milliseconds
-    avg_wait_ms: Milliseconds
-    throughput_per_second: Annotated[float, keywords(minimum=0)]
+    dead: NotRequired[Count]
+    completed_last_hour: NotRequired[Count]
+    failed_last_hour: NotRequired[Count]
+    avg_duration_ms: NotRequired[Milliseconds]
+    avg_wait_ms: NotRequired[Milliseconds]
+    throughput_per_second: NotRequired[Annotated[float, keywords(minimum=0)]]
 
 
 class QueueStatistics(QueueIdentity, StateCounts):
@@ -89,7 +89,7 @@ class QueueStatistics(QueueIdentity, StateCounts):
     queue: QueueCounted | QueueName
     stats: QueueNumbers
     depth: Count
-    dead_letter: Count
+    dead_letter: NotRequired[Count]
     computed_at: Moment
     created_at: NotRequired[Moment]
 

@@ -20,16 +20,24 @@ from ojs_cluster.http.handlers.admin import trace as admin_trace
 from ojs_cluster.http.handlers.admin import workers as admin_workers
 from ojs_cluster.http.handlers.bulk import operations as bulk_operations
 from ojs_cluster.http.handlers.bulk import views as bulk_views
-from ojs_cluster.http.routing.router import V1, QueueAccess, Route, with_aliases
+from ojs_cluster.http.routing.router import V1, QueueAccess, Route, TenantAccess, with_aliases
 
 ROUTES: Final[tuple[Route, ...]] = (
-    Route("GET", f"{V1}/admin/stats", admin_overview.stats, Scope.ADMIN_READ, QueueAccess.HANDLER),
+    Route(
+        "GET",
+        f"{V1}/admin/stats",
+        admin_overview.stats,
+        Scope.ADMIN_READ,
+        QueueAccess.HANDLER,
+        TenantAccess.REFUSED,
+    ),
     Route(
         "GET",
         f"{V1}/admin/stats/history",
         admin_history.get,
         Scope.ADMIN_READ,
         QueueAccess.HANDLER,
+        TenantAccess.REFUSED,
     ),
     Route(
         "GET",
@@ -37,6 +45,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         admin_overview.list_queues,
         Scope.ADMIN_READ,
         QueueAccess.HANDLER,
+        TenantAccess.REFUSED,
     ),
     Route(
         "GET",
@@ -44,6 +53,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         admin_overview.get_queue,
         Scope.ADMIN_READ,
         QueueAccess.QUEUE,
+        TenantAccess.REFUSED,
     ),
     Route(
         "POST",
@@ -51,6 +61,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         queues.pause,
         Scope.ADMIN_WRITE,
         QueueAccess.QUEUE,
+        TenantAccess.REFUSED,
         action="queue.pause",
     ),
     Route(
@@ -59,6 +70,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         queues.resume,
         Scope.ADMIN_WRITE,
         QueueAccess.QUEUE,
+        TenantAccess.REFUSED,
         action="queue.resume",
     ),
     Route(
@@ -67,14 +79,23 @@ ROUTES: Final[tuple[Route, ...]] = (
         admin_errors.list_errors,
         Scope.ADMIN_READ,
         QueueAccess.HANDLER,
+        TenantAccess.REFUSED,
     ),
-    Route("GET", f"{V1}/admin/jobs", admin_jobs.list_jobs, Scope.ADMIN_READ, QueueAccess.HANDLER),
+    Route(
+        "GET",
+        f"{V1}/admin/jobs",
+        admin_jobs.list_jobs,
+        Scope.ADMIN_READ,
+        QueueAccess.HANDLER,
+        TenantAccess.HANDLER,
+    ),
     Route(
         "POST",
         f"{V1}/admin/jobs/bulk/retry",
         admin_bulk_retry.retry_jobs,
         Scope.ADMIN_WRITE,
         QueueAccess.HANDLER,
+        TenantAccess.HANDLER,
         action="job.retry_many",
     ),
     Route(
@@ -83,6 +104,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         bulk_views.cancel_jobs_as_admin,
         Scope.ADMIN_WRITE,
         QueueAccess.HANDLER,
+        TenantAccess.HANDLER,
         action="bulk.cancel",
     ),
     Route(
@@ -91,6 +113,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         bulk_views.delete_jobs_as_admin,
         Scope.ADMIN_PURGE,
         QueueAccess.HANDLER,
+        TenantAccess.HANDLER,
         action="bulk.delete",
     ),
     Route(
@@ -99,6 +122,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         bulk_views.purge_queue,
         Scope.ADMIN_PURGE,
         QueueAccess.QUEUE,
+        TenantAccess.HANDLER,
         action="queue.purge_states",
     ),
     Route("GET", f"{V1}/admin/jobs/{{id}}", admin_jobs.get, Scope.ADMIN_READ, QueueAccess.JOB),
@@ -158,6 +182,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         admin_dead_letters.list_dead,
         Scope.ADMIN_READ,
         QueueAccess.HANDLER,
+        TenantAccess.HANDLER,
     ),
     Route(
         "GET",
@@ -165,6 +190,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         dead_letters.stats,
         Scope.ADMIN_READ,
         QueueAccess.HANDLER,
+        TenantAccess.REFUSED,
     ),
     Route(
         "POST",
@@ -172,6 +198,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         admin_bulk_retry.retry_dead,
         Scope.ADMIN_WRITE,
         QueueAccess.HANDLER,
+        TenantAccess.HANDLER,
         action="dead_letter.retry_many",
     ),
     Route(
@@ -196,6 +223,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         rate_limits.get_queue,
         Scope.ADMIN_READ,
         QueueAccess.QUEUE,
+        TenantAccess.REFUSED,
     ),
     Route(
         "PUT",
@@ -203,6 +231,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         rate_limits.set_queue,
         Scope.ADMIN_WRITE,
         QueueAccess.QUEUE,
+        TenantAccess.REFUSED,
         action="queue.limit",
     ),
     Route(
@@ -211,6 +240,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         rate_limits.drop_queue,
         Scope.ADMIN_WRITE,
         QueueAccess.QUEUE,
+        TenantAccess.REFUSED,
         action="queue.end_limit",
     ),
     Route("GET", f"{V1}/admin/audit", audit.list_entries, Scope.ADMIN_READ),
@@ -242,6 +272,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         bulk_operations.list_operations,
         Scope.ADMIN_READ,
         QueueAccess.HANDLER,
+        TenantAccess.REFUSED,
     ),
     Route(
         "POST",
@@ -249,6 +280,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         bulk_operations.create,
         Scope.ADMIN_WRITE,
         QueueAccess.HANDLER,
+        TenantAccess.REFUSED,
         action="bulk.create",
     ),
     Route(
@@ -257,6 +289,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         bulk_operations.get,
         Scope.ADMIN_READ,
         QueueAccess.HANDLER,
+        TenantAccess.REFUSED,
     ),
     Route(
         "POST",
@@ -264,6 +297,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         bulk_operations.stop,
         Scope.ADMIN_WRITE,
         QueueAccess.HANDLER,
+        TenantAccess.REFUSED,
         action="bulk.stop",
     ),
     *with_aliases(
@@ -273,6 +307,7 @@ ROUTES: Final[tuple[Route, ...]] = (
             queue_config.get,
             Scope.ADMIN_READ,
             QueueAccess.QUEUE,
+            TenantAccess.REFUSED,
         ),
         f"{V1}/queues/{{name}}/config",
     ),
@@ -283,6 +318,7 @@ ROUTES: Final[tuple[Route, ...]] = (
             queue_config.put,
             Scope.ADMIN_WRITE,
             QueueAccess.QUEUE,
+            TenantAccess.REFUSED,
             action="queue.configure",
         ),
         f"{V1}/queues/{{name}}/config",

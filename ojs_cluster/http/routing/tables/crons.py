@@ -6,11 +6,25 @@ from typing import Final
 
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.http.handlers import cron
-from ojs_cluster.http.routing.router import V1, QueueAccess, Route
+from ojs_cluster.http.routing.router import V1, QueueAccess, Route, TenantAccess
 
 ROUTES: Final[tuple[Route, ...]] = (
-    Route("GET", f"{V1}/cron", cron.list_crons, Scope.DATA_READ, QueueAccess.HANDLER),
-    Route("POST", f"{V1}/cron", cron.register, Scope.DATA_WRITE, QueueAccess.HANDLER),
+    Route(
+        "GET",
+        f"{V1}/cron",
+        cron.list_crons,
+        Scope.DATA_READ,
+        QueueAccess.HANDLER,
+        TenantAccess.HANDLER,
+    ),
+    Route(
+        "POST",
+        f"{V1}/cron",
+        cron.register,
+        Scope.DATA_WRITE,
+        QueueAccess.HANDLER,
+        TenantAccess.HANDLER,
+    ),
     Route("GET", f"{V1}/cron/{{name}}", cron.get, Scope.DATA_READ, QueueAccess.CRON),
     Route("PATCH", f"{V1}/cron/{{name}}", cron.change, Scope.DATA_WRITE, QueueAccess.CRON),
     Route("DELETE", f"{V1}/cron/{{name}}", cron.drop, Scope.DATA_WRITE, QueueAccess.CRON),
@@ -25,8 +39,22 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("POST", f"{V1}/cron/{{name}}/pause", cron.pause, Scope.DATA_WRITE, QueueAccess.CRON),
     Route("POST", f"{V1}/cron/{{name}}/resume", cron.resume, Scope.DATA_WRITE, QueueAccess.CRON),
     Route("GET", f"{V1}/cron/{{name}}/history", cron.history, Scope.DATA_READ, QueueAccess.CRON),
-    Route("GET", f"{V1}/crons", cron.list_crons, Scope.DATA_READ, QueueAccess.HANDLER),
-    Route("POST", f"{V1}/crons", cron.register, Scope.DATA_WRITE, QueueAccess.HANDLER),
+    Route(
+        "GET",
+        f"{V1}/crons",
+        cron.list_crons,
+        Scope.DATA_READ,
+        QueueAccess.HANDLER,
+        TenantAccess.HANDLER,
+    ),
+    Route(
+        "POST",
+        f"{V1}/crons",
+        cron.register,
+        Scope.DATA_WRITE,
+        QueueAccess.HANDLER,
+        TenantAccess.HANDLER,
+    ),
     Route("GET", f"{V1}/crons/{{name}}", cron.get, Scope.DATA_READ, QueueAccess.CRON),
     Route("PATCH", f"{V1}/crons/{{name}}", cron.change, Scope.DATA_WRITE, QueueAccess.CRON),
     Route("DELETE", f"{V1}/crons/{{name}}", cron.drop, Scope.DATA_WRITE, QueueAccess.CRON),

@@ -21,7 +21,7 @@ from ojs_cluster.http.handlers.bulk import views as bulk_views
 from ojs_cluster.http.handlers.history import events as history
 from ojs_cluster.http.handlers.history import lineage
 from ojs_cluster.http.handlers.workers import fetch, settle
-from ojs_cluster.http.routing.router import V1, QueueAccess, Route
+from ojs_cluster.http.routing.router import V1, QueueAccess, Route, TenantAccess
 
 ROUTES: Final[tuple[Route, ...]] = (
     Route(
@@ -30,16 +30,25 @@ ROUTES: Final[tuple[Route, ...]] = (
         jobs.enqueue,
         Scope.DATA_WRITE,
         QueueAccess.HANDLER,
+        TenantAccess.HANDLER,
         fast=True,
         request_class="enqueue",
     ),
-    Route("GET", f"{V1}/jobs", jobs.list_jobs, Scope.DATA_READ, QueueAccess.HANDLER),
+    Route(
+        "GET",
+        f"{V1}/jobs",
+        jobs.list_jobs,
+        Scope.DATA_READ,
+        QueueAccess.HANDLER,
+        TenantAccess.HANDLER,
+    ),
     Route(
         "POST",
         f"{V1}/jobs/batch",
         batch.enqueue_many,
         Scope.DATA_WRITE,
         QueueAccess.HANDLER,
+        TenantAccess.HANDLER,
         batch=True,
         fast=True,
         request_class="enqueue",
@@ -50,6 +59,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         bulk_enqueue.enqueue_jobs,
         Scope.DATA_WRITE,
         QueueAccess.HANDLER,
+        TenantAccess.HANDLER,
         batch=True,
         request_class="enqueue",
     ),
@@ -59,6 +69,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         fetch.fetch,
         Scope.WORKER,
         QueueAccess.HANDLER,
+        TenantAccess.HANDLER,
         waits_for_jobs=True,
         fast=True,
         request_class="fetch",
@@ -69,6 +80,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         bulk_views.cancel_jobs,
         Scope.DATA_WRITE,
         QueueAccess.HANDLER,
+        TenantAccess.HANDLER,
         action="bulk.cancel",
     ),
     Route(
@@ -77,6 +89,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         bulk_views.retry_jobs,
         Scope.ADMIN_WRITE,
         QueueAccess.HANDLER,
+        TenantAccess.HANDLER,
         action="bulk.retry",
     ),
     Route(
@@ -85,6 +98,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         bulk_views.delete_jobs,
         Scope.ADMIN_PURGE,
         QueueAccess.HANDLER,
+        TenantAccess.HANDLER,
         action="bulk.delete",
     ),
     Route("GET", f"{V1}/jobs/{{id}}", jobs.get, Scope.DATA_READ, QueueAccess.JOB, fast=True),

@@ -6,17 +6,32 @@ from typing import Final
 
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.http.handlers.admin import pools
-from ojs_cluster.http.routing.router import V1, QueueAccess, Route
+from ojs_cluster.http.routing.router import V1, QueueAccess, Route, TenantAccess
 
 ROUTES: Final[tuple[Route, ...]] = (
-    Route("GET", f"{V1}/admin/pools", pools.list_pools, Scope.ADMIN_READ, QueueAccess.HANDLER),
-    Route("GET", f"{V1}/admin/pools/{{name}}", pools.get, Scope.ADMIN_READ, QueueAccess.HANDLER),
+    Route(
+        "GET",
+        f"{V1}/admin/pools",
+        pools.list_pools,
+        Scope.ADMIN_READ,
+        QueueAccess.HANDLER,
+        TenantAccess.REFUSED,
+    ),
+    Route(
+        "GET",
+        f"{V1}/admin/pools/{{name}}",
+        pools.get,
+        Scope.ADMIN_READ,
+        QueueAccess.HANDLER,
+        TenantAccess.REFUSED,
+    ),
     Route(
         "PUT",
         f"{V1}/admin/pools/{{name}}",
         pools.put,
         Scope.ADMIN_WRITE,
         QueueAccess.HANDLER,
+        TenantAccess.REFUSED,
         action="pool.set",
     ),
     Route(
@@ -25,6 +40,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         pools.drop,
         Scope.ADMIN_WRITE,
         QueueAccess.HANDLER,
+        TenantAccess.REFUSED,
         action="pool.delete",
     ),
     Route(
@@ -33,5 +49,6 @@ ROUTES: Final[tuple[Route, ...]] = (
         pools.stats,
         Scope.ADMIN_READ,
         QueueAccess.HANDLER,
+        TenantAccess.REFUSED,
     ),
 )

@@ -14,11 +14,25 @@ from ojs_cluster.http.handlers import (
 )
 from ojs_cluster.http.handlers.admin import bulk_retry as admin_bulk_retry
 from ojs_cluster.http.handlers.bulk import views as bulk_views
-from ojs_cluster.http.routing.router import V1, QueueAccess, Route, with_aliases
+from ojs_cluster.http.routing.router import V1, QueueAccess, Route, TenantAccess, with_aliases
 
 ROUTES: Final[tuple[Route, ...]] = (
-    Route("GET", f"{V1}/queues", queues.list_queues, Scope.DATA_READ, QueueAccess.HANDLER),
-    Route("GET", f"{V1}/queues/{{name}}", queues.get, Scope.DATA_READ, QueueAccess.QUEUE),
+    Route(
+        "GET",
+        f"{V1}/queues",
+        queues.list_queues,
+        Scope.DATA_READ,
+        QueueAccess.HANDLER,
+        TenantAccess.REFUSED,
+    ),
+    Route(
+        "GET",
+        f"{V1}/queues/{{name}}",
+        queues.get,
+        Scope.DATA_READ,
+        QueueAccess.QUEUE,
+        TenantAccess.HANDLER,
+    ),
     *with_aliases(
         Route(
             "POST",
@@ -26,6 +40,7 @@ ROUTES: Final[tuple[Route, ...]] = (
             queue_lifecycle.create,
             Scope.ADMIN_WRITE,
             QueueAccess.HANDLER,
+            TenantAccess.REFUSED,
             action="queue.create",
         ),
         f"{V1}/admin/queues",
@@ -37,6 +52,7 @@ ROUTES: Final[tuple[Route, ...]] = (
             queue_lifecycle.put,
             Scope.ADMIN_WRITE,
             QueueAccess.QUEUE,
+            TenantAccess.REFUSED,
             action="queue.configure",
         ),
         f"{V1}/admin/queues/{{name}}",
@@ -48,6 +64,7 @@ ROUTES: Final[tuple[Route, ...]] = (
             queue_lifecycle.delete,
             Scope.ADMIN_WRITE,
             QueueAccess.QUEUE,
+            TenantAccess.REFUSED,
             action="queue.delete",
         ),
         f"{V1}/admin/queues/{{name}}",
@@ -58,14 +75,23 @@ ROUTES: Final[tuple[Route, ...]] = (
         event_streams.stream_queue,
         Scope.DATA_READ,
         QueueAccess.QUEUE,
+        TenantAccess.HANDLER,
     ),
-    Route("GET", f"{V1}/queues/{{name}}/stats", queues.stats, Scope.DATA_READ, QueueAccess.QUEUE),
+    Route(
+        "GET",
+        f"{V1}/queues/{{name}}/stats",
+        queues.stats,
+        Scope.DATA_READ,
+        QueueAccess.QUEUE,
+        TenantAccess.HANDLER,
+    ),
     Route(
         "GET",
         f"{V1}/queues/{{name}}/priority-stats",
         queues.priority_stats,
         Scope.DATA_READ,
         QueueAccess.QUEUE,
+        TenantAccess.REFUSED,
     ),
     Route(
         "POST",
@@ -73,6 +99,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         queues.pause,
         Scope.ADMIN_WRITE,
         QueueAccess.QUEUE,
+        TenantAccess.REFUSED,
         action="queue.pause",
     ),
     *with_aliases(
@@ -82,6 +109,7 @@ ROUTES: Final[tuple[Route, ...]] = (
             queues.drain,
             Scope.ADMIN_WRITE,
             QueueAccess.QUEUE,
+            TenantAccess.REFUSED,
             action="queue.drain",
         ),
         f"{V1}/admin/queues/{{name}}/drain",
@@ -92,6 +120,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         queues.resume,
         Scope.ADMIN_WRITE,
         QueueAccess.QUEUE,
+        TenantAccess.REFUSED,
         action="queue.resume",
     ),
     Route(
@@ -100,11 +129,24 @@ ROUTES: Final[tuple[Route, ...]] = (
         queues.purge,
         Scope.ADMIN_PURGE,
         QueueAccess.QUEUE,
+        TenantAccess.REFUSED,
         action="queue.purge",
     ),
-    Route("GET", f"{V1}/dead-letter", dead_letters.list_dead, Scope.DATA_READ, QueueAccess.HANDLER),
     Route(
-        "GET", f"{V1}/dead-letter/stats", dead_letters.stats, Scope.DATA_READ, QueueAccess.HANDLER
+        "GET",
+        f"{V1}/dead-letter",
+        dead_letters.list_dead,
+        Scope.DATA_READ,
+        QueueAccess.HANDLER,
+        TenantAccess.HANDLER,
+    ),
+    Route(
+        "GET",
+        f"{V1}/dead-letter/stats",
+        dead_letters.stats,
+        Scope.DATA_READ,
+        QueueAccess.HANDLER,
+        TenantAccess.REFUSED,
     ),
     Route(
         "POST",
@@ -112,6 +154,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         admin_bulk_retry.retry_dead,
         Scope.ADMIN_WRITE,
         QueueAccess.HANDLER,
+        TenantAccess.HANDLER,
         action="dead_letter.retry_many",
     ),
     Route(
@@ -120,6 +163,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         bulk_views.purge_dead_letters_by_query,
         Scope.ADMIN_PURGE,
         QueueAccess.HANDLER,
+        TenantAccess.HANDLER,
         action="dead_letter.purge",
     ),
     *with_aliases(
@@ -129,6 +173,7 @@ ROUTES: Final[tuple[Route, ...]] = (
             bulk_views.purge_dead_letters,
             Scope.ADMIN_PURGE,
             QueueAccess.HANDLER,
+            TenantAccess.HANDLER,
             action="dead_letter.purge",
         ),
         f"{V1}/admin/dead-letter",

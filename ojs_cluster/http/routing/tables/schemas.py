@@ -11,14 +11,14 @@ from typing import Final
 
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.http.handlers.schemas import by_uri, by_version
-from ojs_cluster.http.routing.router import V1, QueueAccess, Route
+from ojs_cluster.http.routing.router import V1, QueueAccess, Route, TenantAccess
 
 _DATA: Final = f"{V1}/schemas"
 _ADMIN: Final = f"{V1}/admin/schemas"
 
 ROUTES: Final[tuple[Route, ...]] = (
     *(
-        Route("GET", template, handler, Scope.DATA_READ, QueueAccess.NONE)
+        Route("GET", template, handler, Scope.DATA_READ, QueueAccess.NONE, TenantAccess.NONE)
         for template, handler in (
             (_DATA, by_uri.list_schemas),
             (f"{_DATA}/{{name}}", by_uri.get),
@@ -36,7 +36,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         action="schema.delete",
     ),
     *(
-        Route("GET", template, handler, Scope.ADMIN_READ, QueueAccess.NONE)
+        Route("GET", template, handler, Scope.ADMIN_READ, QueueAccess.NONE, TenantAccess.NONE)
         for template, handler in (
             (_ADMIN, by_version.list_schemas),
             (f"{_ADMIN}/{{type}}", by_version.get_latest),

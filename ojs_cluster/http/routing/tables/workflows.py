@@ -6,7 +6,7 @@ from typing import Final
 
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.http.handlers import workflows
-from ojs_cluster.http.routing.router import V1, QueueAccess, Route
+from ojs_cluster.http.routing.router import V1, QueueAccess, Route, TenantAccess
 
 ROUTES: Final[tuple[Route, ...]] = (
     Route(
@@ -15,10 +15,18 @@ ROUTES: Final[tuple[Route, ...]] = (
         workflows.create,
         Scope.DATA_WRITE,
         QueueAccess.HANDLER,
+        TenantAccess.HANDLER,
         batch=True,
         request_class="enqueue",
     ),
-    Route("GET", f"{V1}/workflows", workflows.list_workflows, Scope.DATA_READ, QueueAccess.HANDLER),
+    Route(
+        "GET",
+        f"{V1}/workflows",
+        workflows.list_workflows,
+        Scope.DATA_READ,
+        QueueAccess.HANDLER,
+        TenantAccess.HANDLER,
+    ),
     Route("GET", f"{V1}/workflows/{{id}}", workflows.get, Scope.DATA_READ, QueueAccess.WORKFLOW),
     Route(
         "DELETE", f"{V1}/workflows/{{id}}", workflows.cancel, Scope.DATA_WRITE, QueueAccess.WORKFLOW

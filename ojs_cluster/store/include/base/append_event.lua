@@ -3,6 +3,7 @@
 -- deliver_event.lua describes the rest of ARGV[1].
 -- Fields of an entry: t kind of the event, j job ids, y job type, q queue, and further fields by kind. f is the
 -- state before the event, if the kind does not imply it. An entry of such a kind without f is about a new job.
+-- tn is the tenant of the jobs; it is absent if they have none.
 --
 -- A script over many jobs calls `batch_events` first and `flush_events` at its end. Events of one kind, queue
 -- and type with the same further fields then share an entry, whose `j` holds the job ids separated by blanks
@@ -35,16 +36,18 @@ end
 
 local function emit(kind, id, job, ...)
     if EVENTS_KEPT == 0 and not deliver_event then return end
-    if not batching then return add_event(kind, id, job[F.type], job[F.queue], {...}) end
+    local more = {...}
+    if job[F.tenant] then more[#more + 1], more[#more + 2] = 'tn', job[F.tenant] end
+    if not batching then return add_event(kind, id, job[F.type], job[F.queue], more) end
     if kind ~= open_kind then
         flush_events()
         open_kind = kind
     end
     local group = job[F.queue] .. '\n' .. job[F.type]
-    if ... then group = group .. '\n' .. table.concat({...}, '\n') end
+    if more[1] then group = group .. '\n' .. table.concat(more, '\n') end
     local entry = open_entries[group]
     if not entry then
-        entry = {ids = {}, type = job[F.type], queue = job[F.queue], more = {...}}
+        entry = {ids = {}, type = job[F.type], queue = job[F.queue], more = more}
         open_entries[group] = entry
         ordered_entries[#ordered_entries + 1] = entry
     end

@@ -18,6 +18,7 @@ local function count(queue, field, by)
     changes[field] = (changes[field] or 0) + by
 end
 
+--@include count_for_tenants
 -- Returns what an attempt adds to the totals. `outcome`: 'completed' or 'failed'.
 local function attempt_totals(job, outcome)
     if outcome == 'failed' then return {acked = 0, failed = 1, run_ms = 0, wait_ms = 0} end
@@ -27,11 +28,10 @@ local function attempt_totals(job, outcome)
 end
 
 local function count_attempt(job, outcome)
-    for field, by in pairs(attempt_totals(job, outcome)) do count(job[F.queue], field, by) end
+    for field, by in pairs(attempt_totals(job, outcome)) do count_job(job, field, by) end
 end
 
 local function this_minute() return string.format('%.0f', math.floor(now / 60000)) end
-
 -- Stores the totals of the queue, unless this minute has a record. `old`: the fields before the change.
 -- Returns the minute that was recorded, or nil.
 local function record_minute(queue, old)
@@ -75,4 +75,5 @@ local function flush_counters()
         if by > 0 and next(changes, field) == nil then increment(queue_counters_key(queue), field, by)
         else flush_queue_counters(queue, changes) end
     end
+    if tenant_changes then flush_tenant_counters() end
 end

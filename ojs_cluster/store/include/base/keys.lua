@@ -11,6 +11,8 @@ local function queue_minutes_key(queue) return PREFIX .. 'm:' .. queue end
 local function queue_times_key(queue) return PREFIX .. 't:' .. queue end
 local function queue_types_key(queue) return PREFIX .. 'ty:' .. queue end
 local function queue_history_key(queue) return PREFIX .. 's:' .. queue end
+local function tenant_queue_key(queue, tenant) return PREFIX .. 'tq:' .. queue .. ':' .. tenant end
+local function tenant_counters_key(tenant) return PREFIX .. 'tc:' .. tenant end
 local function queue_blocked_key(queue) return PREFIX .. 'h:' .. queue end
 local function token_demand_key(queue) return PREFIX .. 'hq:' .. queue end
 local function token_unrequested_key(queue, key) return PREFIX .. 'hk:' .. queue .. ':' .. key end

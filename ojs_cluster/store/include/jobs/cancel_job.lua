@@ -13,7 +13,7 @@ local function cancel(id, key, job, keep_ms)
     elseif state == 'available' then
         remove_from_queue(id, job)
     else
-        count(job[F.queue], state, -1)
+        count_job(job, state, -1)
         remove_member(state == 'pending' and PENDING or DUE, id)
     end
     if job[F.expires] then remove_member(EXPIRING, id) end

@@ -44,8 +44,8 @@ local function fail(id, key, job, error, group, decision, random_number, errors_
     if decision ~= 'retry' then return exhaust(id, key, job, error, decision, retention) end
     if job[F.cancelled_keep_ms] then return finish_cancel_requested(id, key, job) end
     local delay = backoff(job[F.retry], tonumber(job[F.attempt]), random_number)
-    count(job[F.queue], 'retryable', 1)
-    count(job[F.queue], 'retried_total', 1)
+    count_job(job, 'retryable', 1)
+    count_job(job, 'retried_total', 1)
     save_job(key, job, F.state, 'retryable', F.delay, delay, F.due, now + delay)
     set_deadline(DUE, id, now + delay)
     if job[F.expires] then set_deadline(EXPIRING, id, tonumber(job[F.expires])) end
@@ -69,7 +69,7 @@ end
 local function requeue_after_lost_lease(id, key, job, error, decision, retention)
     if decision ~= 'retry' then return exhaust(id, key, job, error, decision, retention) end
     if job[F.cancelled_keep_ms] then return finish_cancel_requested(id, key, job) end
-    count(job[F.queue], 'retried_total', 1)
+    count_job(job, 'retried_total', 1)
     save_job(key, job, F.state, 'available', F.enqueued, now)
     make_available(id, job)
     emit('job.enqueued', id, job, 'f', 'active')

@@ -11,8 +11,8 @@ end
 
 -- Ends a job that has left its index. `...`: names and values of further fields.
 local function finish(id, key, job, state, keep_ms, ...)
-    count(job[F.queue], state, 1)
-    if state ~= 'completed' then count(job[F.queue], state .. '_total', 1) end
+    count_job(job, state, 1)
+    if state ~= 'completed' then count_job(job, state .. '_total', 1) end
     redis.call('ZADD', FINISHED, removal_time(job, keep_ms), id)
     save_job(key, job, F.state, state, F.finished, now, ...)
     -- Every transition to a terminal state calls this function, so none omits these effects.
@@ -26,7 +26,7 @@ end
 
 -- Discards a job that expired before it started. Its envelope has no completed_at.
 local function expire(id, key, job, keep_ms)
-    count(job[F.queue], 'expired_total', 1)
+    count_job(job, 'expired_total', 1)
     local before = job[F.state]
     finish(id, key, job, 'discarded', keep_ms, F.expired, 1)
     emit('job.expired', id, job, 'f', before, 'c', job[F.created], 'x', job[F.expires])

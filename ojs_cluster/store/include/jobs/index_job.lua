@@ -6,7 +6,7 @@ local function index_job(id, job, state, due)
         emit('job.enqueued', id, job)
         return
     end
-    count(job[F.queue], state, 1)
+    count_job(job, state, 1)
     if job[F.expires] then set_deadline(EXPIRING, id, tonumber(job[F.expires])) end
     if state == 'pending' then
         redis.call('ZADD', PENDING, now, id)

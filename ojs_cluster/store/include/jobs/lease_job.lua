@@ -5,6 +5,7 @@
 -- reply leaves them out. The caller increments the queue's counter of active jobs.
 local function lease(id, job, worker, lease_id, requested_ms, default_ms)
     if job[F.expires] then remove_member(EXPIRING, id) end
+    leave_tenant_queue(id, job)
     local lease_ms = requested_ms ~= '' and requested_ms or job[F.visibility] or default_ms
     local deadline, attempt = now + lease_ms, (job[F.attempt] or 0) + 1
     redis.call('HSET', job_key(id), F.state, 'active', F.attempt, attempt, F.worker, worker,

@@ -4,13 +4,14 @@
 
 -- Reads the fields that a promotion needs, without the envelope. A job that has expired is read completely.
 local function load_for_promotion(key)
-    local found = redis.call('HMGET', key, F.state, F.queue, F.type, F.priority, F.expires)
+    local found = redis.call('HMGET', key, F.state, F.queue, F.type, F.priority, F.expires,
+        F.tenant)
     local expires = found[5] and tonumber(found[5])
     if not found[1] or expires and expires <= now then return load_job(key) end
     if not (found[2] and found[3] and (not found[4] or is_number(found[4]))
         and (not found[5] or is_number(found[5]))) then return nil, {'malformed'} end
     return {[F.state] = found[1], [F.queue] = found[2], [F.type] = found[3],
-        [F.priority] = found[4] or nil, [F.expires] = found[5] or nil}
+        [F.priority] = found[4] or nil, [F.expires] = found[5] or nil, [F.tenant] = found[6] or nil}
 end
 
 --@include reply_size
@@ -33,6 +34,10 @@ local function load_due_jobs(limit, complete)
             if job then
                 preflight_key(queue_counters_key(job[F.queue]))
                 preflight_key(queue_available_key(job[F.queue]))
+                if job[F.tenant] then
+                    preflight_key(tenant_queue_key(job[F.queue], job[F.tenant]))
+                    preflight_key(tenant_counters_key(job[F.tenant]))
+                end
             end
         end
     end
@@ -46,7 +51,7 @@ local function promote_due(ids, jobs, keep_discarded_ms)
         remove_member(DUE, id)
         local key, job = job_key(id), jobs[id]
         if job then
-            count(job[F.queue], job[F.state], -1)
+            count_job(job, job[F.state], -1)
             if job[F.expires] and tonumber(job[F.expires]) <= now then
                 remove_member(EXPIRING, id)
                 expire(id, key, job, keep_discarded_ms)

@@ -32,6 +32,10 @@ local function check_job(key, job, field_list, transaction)
     -- Such a job may append effects when it, or its lease, ends: see append_effect.lua.
     if job[F.workflow] or job[F.unique] or job[F.limit] then preflight_key(OUTBOX) preflight_key(OUTBOX_DUE) end
     if job[F.limit] then preflight_limit(job) end
+    if job[F.tenant] then
+        preflight_key(tenant_queue_key(job[F.queue] or '', job[F.tenant]))
+        preflight_key(tenant_counters_key(job[F.tenant]))
+    end
     job.field_list = field_list
     return job
 end

@@ -1,43 +1,10 @@
 -- Selects the jobs that a fetch takes. fetch_full.lua explains `queues` and `jobs`.
---@include load_jobs
+--@include load_candidate
 -- Jobs that cannot start, which one call passes at 10 us each. A job that leaves its queue counts as eight.
 local MAX_PASSED_JOBS, LEAVING_JOB_COST = 400, 8
-local found_blocked = false -- whether a job that cannot start was found: more may follow, so rows are read ahead
-local passed_groups = {} -- 'queue:rate limit key' -> true when the preflight of its keys is done
-local malformed = {} -- id -> true for a malformed job
-
--- Reads only the fields that the transition of a blocked or expired job needs: hundreds of such jobs may be
--- before one that can start. Returns nil when the job may be able to start.
-local function load_blocked(queue, id)
-    local key = job_key(id)
-    local found = redis.call('HMGET', key, F.limit, F.token, F.transaction, F.expires, F.token_request_count)
-    if found[4] and (tonumber(found[4]) or 0) <= now then return load_small_fields(key) end
-    if not found[1] or found[2] or found[3] or found[5] and not is_number(found[5]) then return end
-    local job = {[F.limit] = found[1], [F.token_request_count] = found[5] or nil, [F.queue] = queue.name}
-    local limit = load_local_limit(job)
-    if limit and limit.untaken > 0 then return end
-    local group = queue.name .. ':' .. limit_of(job)
-    if not passed_groups[group] then preflight_limit(job) end
-    passed_groups[group] = true
-    return job
-end
-
--- Reads a job of a queue. Returns false for a missing or malformed one.
-local function load_candidate(queue, id)
-    local job, reply = found_blocked and load_blocked(queue, id), nil
-    -- After a malformed job, the next job may also be malformed, and large. So its small fields are read first.
-    if not job and next(malformed) then
-        job, reply = load_small_fields(job_key(id))
-        if job and job[F.state] == 'available' then job = nil end
-    end
-    if not job and not is_malformed(reply) then job, reply = load_job(job_key(id)) end
-    if is_malformed(reply) or job and job[F.state] and job[F.state] ~= 'available' then
-        malformed[id] = true
-        preflight_key(QUARANTINE)
-        return false
-    end
-    if job and job[F.limit] then load_local_limit(job) end
-    return job or false
+-- Returns whether a job is in the index of a tenant, but not in its queue: see tenant_queue.lua.
+local function is_stale(queue, id)
+    return queue.source ~= queue.available and not redis.call('ZSCORE', queue.available, id)
 end
 
 -- Reads the first jobs of the queues, in order, until `wanted` jobs can start. `bytes_read`: bytes of jobs that
@@ -54,20 +21,21 @@ local function scan(queues, jobs, wanted, bytes_read, is_second_scan)
         queue.visited = open and live < max_live
         while open and live < max_live and budget > 0 and bytes < MAX_REPLY_BYTES do
             local size = math.min(math.max(max_live - live, found_blocked and 100 or 0), budget)
-            local rows = redis.call('ZRANGE', queue.available, from, from + size - 1, 'WITHSCORES')
+            local rows = redis.call('ZRANGE', queue.source, from, from + size - 1, 'WITHSCORES')
             for i = 1, #rows, 2 do
                 local id = rows[i]
                 if is_second_scan and jobs[id] == nil then budget = 0 end
                 if bytes >= MAX_REPLY_BYTES or live >= max_live or budget <= 0 then break end
-                if jobs[id] == nil then jobs[id] = load_candidate(queue, id) end
-                local job = jobs[id]
+                local stale = is_stale(queue, id)
+                if not stale and jobs[id] == nil then jobs[id] = load_candidate(queue, id) end
+                local job = not stale and jobs[id]
                 local alive = job and (not job[F.expires] or tonumber(job[F.expires]) > now)
                 local starts = alive and may_start(job)
                 if starts then live, bytes = live + 1, bytes + size_of(job) end
                 found_blocked = found_blocked or not starts
                 budget = budget - (alive and 1 or LEAVING_JOB_COST)
                 scanned[#scanned + 1] = {id = id, score = tonumber(rows[i + 1]), queue = queue, job = job,
-                    alive = alive, starts = starts}
+                    alive = alive, starts = starts, is_stale = stale}
             end
             open, from = #rows == 2 * size, from + size
         end

@@ -70,5 +70,6 @@ local function block_job(queue, id, job, score)
     table.insert(keys[key].jobs, {id = id, score = score, limit = job[F.limit],
         requests = job[F.token_request_count] or 0})
     remove_member(queue.available, id)
+    unindex_for_tenant(id, job)
     add_later(queue.blocked, score, id)
 end

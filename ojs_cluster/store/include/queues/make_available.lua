@@ -2,12 +2,17 @@
 -- number of the queue's counter `seq`. `front`: put the job before all others of its priority, with number 0;
 -- several such jobs are in the order of their ids. A damaged counter restarts at the present time in ms, which
 -- is above every number that it has given.
---@include long_lists priority_base
+--@include long_lists priority_base tenant_queue
 local function make_available(id, job, front)
     local queue = job[F.queue]
     local number = front and 0 or increment(queue_counters_key(queue), 'seq', 1, now)
     local zset = queue_available_key(queue)
-    redis.call('ZADD', zset, band_of(job[F.priority] or 0) + number, id)
+    local score = band_of(job[F.priority] or 0) + number
+    redis.call('ZADD', zset, score, id)
+    if job[F.tenant] then
+        index_for_tenant(id, job, score)
+        count_for_tenant(job, 'available', 1)
+    end
     -- Wakes a worker only when the queue stops being empty. Each worker that gets a job wakes the next, so a
     -- busy queue publishes nothing.
     if redis.call('ZCARD', zset) == 1 then redis.call('SPUBLISH', WAKE_CHANNEL, queue) end
@@ -17,6 +22,7 @@ end
 -- For many jobs: `add_arrival` collects jobs, and `flush_arrivals` puts them into their queues in that order.
 -- That takes three commands for each queue, and one more for each 2000 of its jobs.
 local arrivals = {} -- queue -> band, id, band, id, ...
+local tenant_arrivals = {} -- id -> job, of jobs with a tenant
 local function add_arrival(id, job)
     local queue = job[F.queue]
     local list = arrivals[queue]
@@ -26,6 +32,7 @@ local function add_arrival(id, job)
     end
     list[#list + 1] = band_of(job[F.priority] or 0)
     list[#list + 1] = id
+    if job[F.tenant] then tenant_arrivals[id] = job end
 end
 
 local function flush_arrivals()
@@ -34,7 +41,14 @@ local function flush_arrivals()
         local number_before = increment(queue_counters_key(queue), 'seq', arrived, now) - arrived
         for i = 1, #list, 2 do list[i] = list[i] + number_before + (i + 1) / 2 end
         call_in_slices('ZADD', zset, list)
+        for i = 2, next(tenant_arrivals) and #list or 0, 2 do
+            local job = tenant_arrivals[list[i]]
+            if job then
+                index_for_tenant(list[i], job, list[i - 1])
+                count_for_tenant(job, 'available', 1)
+            end
+        end
         if redis.call('ZCARD', zset) == arrived then redis.call('SPUBLISH', WAKE_CHANNEL, queue) end
     end
-    arrivals = {}
+    arrivals, tenant_arrivals = {}, {}
 end

@@ -1,4 +1,5 @@
 -- Removes a job from its queue or its worker, and returns the job's token to its rate limit key.
+--@include tenant_queue
 
 -- Puts a rate limit key into the demand of a queue, with the score of the key's best blocked job that has not
 -- requested a token. Keys without a pending request (`idle`) come first: UNREQUESTED_FIRST, 2^53, is above
@@ -13,6 +14,7 @@ end
 -- Removes an available job from its queue, whether or not it is blocked.
 local function remove_from_queue(id, job)
     local queue, key = job[F.queue], job[F.limit] and limit_of(job)
+    leave_tenant_queue(id, job)
     if not key or job[F.token] then remove_member(queue_available_key(queue), id)
     elseif job[F.open_token_request] then
         remove_member(queue_blocked_key(queue), id)
@@ -36,6 +38,6 @@ end
 local function release_from_worker(id, job, hold_until)
     remove_member(ACTIVE, id)
     if job[F.timeout] then remove_member(EXECUTION_DEADLINES, id) end
-    count(job[F.queue], 'active', -1)
+    count_job(job, 'active', -1)
     if job[F.token] then return_token(id, job, 's' .. (hold_until or '')) end
 end

@@ -67,7 +67,7 @@ async def test_fetches_that_wait_already_are_refused(any_api: Api) -> None:
         replies.append(await any_api.post("/ojs/v1/workers/fetch", body))
 
     async def all_wait() -> bool:
-        waiting = any_api.app.waiters._waiting.get("mail", {})
+        waiting = any_api.app.waiters._waiting.get("mail", {}).get("", {})
         return sum(one._event.statistics().tasks_waiting for one in waiting) == 3
 
     with trio.fail_after(25):

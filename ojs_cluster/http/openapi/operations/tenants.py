@@ -1,0 +1,25 @@
+"""What operators use about tenants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from ojs_cluster.http.handlers.admin import tenants
+from ojs_cluster.http.openapi import parameters as p
+from ojs_cluster.http.openapi.described import OperationDetails
+from ojs_cluster.http.openapi.shapes import jobs as job_shapes
+from ojs_cluster.http.openapi.shapes import tenants as shapes
+from ojs_cluster.http.routing.router import Handler
+
+OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
+    tenants.stats: OperationDetails({200: shapes.TenantStats}),
+    tenants.list_jobs: OperationDetails(
+        {200: job_shapes.JobItems},
+        parameters=(
+            *(p.QUEUE, p.STATE, p.TYPE),
+            *(p.SEARCH, p.SORT, p.ORDER),
+            *p.numbered_page(20, 100),
+        ),
+    ),
+}

@@ -1,0 +1,57 @@
+"""Read how many jobs a tenant has (spec: ojs-multi-tenancy 10.2).
+
+Each transition changes the counters in its own shard, in the same script. So the counters are exact
+in each shard, and their sums are exact when no job changes its state during the read. A process of
+an earlier version does not count (docs/upgrading.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from ojs_cluster.core.jobs.states import State
+from ojs_cluster.keys import Shard
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.fanout import run_concurrently
+
+TOTALS: Final = ("enqueued", "acked", "failed", "retried_total", "discarded_total")
+"""The counters that only grow. They begin again after a tenant has had no jobs for a week."""
+_NAMES: Final = (*(state.value for state in State), *TOTALS)
+
+
+async def read_counts(store: Store, tenant: str) -> Mapping[str, int]:
+    """Return the number of a tenant's jobs in each state, and the ``TOTALS``, of all queues.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    return await _sum(store, store.keys, tenant, "")
+
+
+async def read_queue_counts(store: Store, tenant: str, queue: str) -> Mapping[str, int]:
+    """Return the numbers of ``read_counts`` for the jobs of one queue.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    shards = await store.partitions.occupied_shards(store, queue)
+    return await _sum(store, shards, tenant, f"{queue}/")
+
+
+async def _sum(
+    store: Store, shards: Iterable[Shard], tenant: str, prefix: str
+) -> Mapping[str, int]:
+    sums = dict.fromkeys(_NAMES, 0)
+    names = [f"{prefix}{name}" for name in _NAMES]
+
+    async def read(shard: Shard) -> None:
+        values: Any = await store.redis.call(
+            shard.slot, "HMGET", shard.tenant_counters(tenant), *names, idempotent=True
+        )
+        for name, value in zip(_NAMES, values, strict=True):
+            if value is not None and value.lstrip(b"-").isdigit():
+                sums[name] += int(value)
+
+    await run_concurrently(list(shards), read)
+    return {name: max(0, number) for name, number in sums.items()}
