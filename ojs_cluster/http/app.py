@@ -87,6 +87,8 @@ class App:
     tracing: Tracing | None = None
     """None if no traces are sent. The process then does not load OpenTelemetry."""
     cached_metrics: CachedMetrics = field(init=False)
+    brief_metrics: CachedMetrics = field(init=False)
+    """What the dashboard finds problems by."""
     overview: Cached[Overview] = field(init=False)
     health: Cached[Health | None] = field(init=False)
     """Its value is None while Redis does not answer within ``health_timeout_s``."""
@@ -106,6 +108,8 @@ class App:
         self.maintenance.on_fetches_refused = self.waiters.wake_all
         cached_metrics = CachedMetrics(self.store, self.settings.metrics_queues)
         object.__setattr__(self, "cached_metrics", cached_metrics)
+        brief_metrics = CachedMetrics(self.store, self.settings.metrics_queues, brief=True)
+        object.__setattr__(self, "brief_metrics", brief_metrics)
         object.__setattr__(self, "overview", cached_overview(self.store))
         client = WebhookClient(self.store.settings.webhooks)
         object.__setattr__(self, "webhook_client", client)

@@ -19,8 +19,8 @@ class _Event(Protocol):
 class IdleWatch:
     """Takes the place of hypercorn's ``TrioSingleTask``, with one task for a whole connection.
 
-    hypercorn starts a task after each response and cancels it at the next request, which takes a
-    quarter of the time of a small request. It ends the connection when it has been idle for too
+    hypercorn starts a task after each response and cancels it at the next request, which takes an
+    eighth of the time of a small request. It ends the connection when it has been idle for too
     long, for which this server has ``Connections.close_idle``, or when the process shuts down.
     """
 

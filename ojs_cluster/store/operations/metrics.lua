@@ -1,14 +1,17 @@
 -- Read the metrics of one shard and of some of its queues.
 -- Memory: no-writes.
 -- KEYS: 1 outbox_due, 2 outbox_dead_letters, 3 due, 4 active, 5 outbox_blocked_shards, 6 webhook_counts,
---       7 webhook_due; then per queue: queue_counters, queue_available, queue_dead, queue_blocked,
---       queue_times, queue_types.
+--       7 webhook_due; then per queue: queue_counters, queue_available, queue_blocked; without 'brief' also
+--       queue_dead, queue_times, queue_types.
+-- ARGV: 1 'brief' or ''.
 -- Returns: {now, number of outbox entries (blocked entries included), time of the next attempt (ms or -1),
 --           number of outbox dead letters, time when the first job is due (ms or -1), time when the first
 --           lease ends (ms or -1), {webhook deliveries by outcome in the order of OUTCOMES, pending ones}, then
 --           per queue: {number of available jobs, time when the oldest of
 --           them became available (ms or -1), number of dead letters, counters in the order of FIELDS,
---           times in the order of TIMES (empty if there are none), fields of queue_types}}
+--           times in the order of TIMES (empty if there are none), fields of queue_types}
+--           With 'brief' only of a queue that is paused or has available jobs: {position of the queue (0-based),
+--           time when the oldest available job became available (ms or -1), 1 if it is paused, else 0}}
 --@include keys now read_job make_available sample_queue
 local FIELDS = {'scheduled', 'pending', 'active', 'retryable', 'completed', 'cancelled', 'discarded',
     'acked', 'enqueued', 'failed', 'retried_total', 'discarded_total', 'cancelled_total', 'expired_total', 'paused'}
@@ -50,8 +53,17 @@ for _, id in ipairs(redis.call('ZRANGE', webhook_due, 0, 999)) do
 end
 local reply = {now, outbox_entries, first_score(outbox_due), redis.call('ZCARD', outbox_dead_letters),
     first_score(due), first_score(active), webhooks}
+if ARGV[1] == 'brief' then
+    for i = 8, #KEYS, 3 do
+        local oldest = earlier(oldest_available(KEYS[i + 1]), oldest_available(KEYS[i + 2]))
+        local paused = redis.call('HGET', KEYS[i], 'paused')
+        paused = paused and paused ~= '0' and 1 or 0
+        if oldest >= 0 or paused == 1 then reply[#reply + 1] = {(i - 8) / 3, oldest, paused} end
+    end
+    return reply
+end
 for i = 8, #KEYS, 6 do
-    local counters, available, dead, blocked, times, types = unpack(KEYS, i, i + 5)
+    local counters, available, blocked, dead, times, types = unpack(KEYS, i, i + 5)
     reply[#reply + 1] = {
         redis.call('ZCARD', available) + redis.call('ZCARD', blocked),
         earlier(oldest_available(available), oldest_available(blocked)),

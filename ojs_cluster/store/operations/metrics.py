@@ -115,20 +115,23 @@ class ClusterMetrics:
     bulk_operations: int | None = None
 
 
-async def collect(store: Store, max_queues: int) -> ClusterMetrics:
+async def collect(store: Store, max_queues: int, *, brief: bool = False) -> ClusterMetrics:
     """Read the metrics from every shard, without shards that take longer than ``PATIENCE_S``.
 
     Args:
         store: the store.
         max_queues: maximum number of queues to include, the first by name.
+        brief: whether to read only what problems are found by: of a queue whether it is paused, and
+            ``oldest_ms``. Queues without available jobs that are not paused are then left out.
 
     Raises:
         BackendUnavailable: no shard answered in time.
     """
     names, registered = await _queue_names(store, max_queues)
     await store.partitions.refresh_if_stale(store)
+    included = () if brief else names or ()
     cluster = ClusterMetrics(
-        {name: QueueMetrics() for name in names or ()}, registered, unreachable=int(names is None)
+        {name: QueueMetrics() for name in included}, registered, unreachable=int(names is None)
     )
     queues_of: dict[Shard, list[str]] = {shard: [] for shard in store.keys}
     for name in names or ():
@@ -151,13 +154,22 @@ async def collect(store: Store, max_queues: int) -> ClusterMetrics:
             keys = _shard_keys(shard)
             for name in chunk:
                 keys += (shard.queue_counters(name), shard.queue_available(name))
-                keys += (shard.queue_dead(name), shard.queue_blocked(name))
-                keys += (shard.queue_times(name), shard.queue_types(name))
-            reply = await store.run(shard, "metrics", keys, idempotent=True)
+                keys.append(shard.queue_blocked(name))
+                if not brief:
+                    keys.append(shard.queue_dead(name))
+                    keys += (shard.queue_times(name), shard.queue_types(name))
+            what = ["brief" if brief else ""]
+            reply = await store.run(shard, "metrics", keys, what, idempotent=True)
             shard_reply, queue_replies = reply[:_SHARD_NUMBERS], reply[_SHARD_NUMBERS:]
             now_ms = shard_reply[0]
             if start == 0:
                 _add_shard(cluster, shard_reply)
+            if brief:
+                for position, available_since, paused in queue_replies:
+                    queue = cluster.queues.setdefault(chunk[position], QueueMetrics())
+                    _add_oldest(queue, now_ms, available_since)
+                    queue.paused = queue.paused or bool(paused)
+                continue
             for name, queue_reply in zip(chunk, queue_replies, strict=True):
                 _add_queue(cluster.queues[name], now_ms, queue_reply)
 
@@ -169,7 +181,7 @@ async def collect(store: Store, max_queues: int) -> ClusterMetrics:
         raise BackendUnavailable("no shard answers", outcome="not_applied")
     for name in names or ():
         if unreachable.intersection(_shards_of(store, name)):
-            del cluster.queues[name]
+            cluster.queues.pop(name, None)
     return cluster
 
 
@@ -187,7 +199,9 @@ async def _add_meta_webhooks(store: Store, cluster: ClusterMetrics) -> None:
     """Add the webhook deliveries of the events of cron jobs."""
     tag = store.keys.webhook_tag(META)
     with trio.move_on_after(PATIENCE_S), suppress(BackendUnavailable):
-        _add_shard(cluster, await store.run(tag, "metrics", _shard_keys(tag), idempotent=True))
+        _add_shard(
+            cluster, await store.run(tag, "metrics", _shard_keys(tag), [""], idempotent=True)
+        )
 
 
 async def _queue_names(store: Store, max_queues: int) -> tuple[list[str] | None, int | None]:
@@ -217,8 +231,10 @@ class CachedMetrics(Cached[ClusterMetrics]):
     ``get`` raises BackendUnavailable when Redis does not answer in time.
     """
 
-    def __init__(self, store: Store, max_queues: int) -> None:
-        super().__init__(lambda: collect(store, max_queues), lambda _value, _took_s: CACHED_S)
+    def __init__(self, store: Store, max_queues: int, *, brief: bool = False) -> None:
+        super().__init__(
+            lambda: collect(store, max_queues, brief=brief), lambda _value, _took_s: CACHED_S
+        )
 
 
 def _shard_keys(shard: Shard) -> list[bytes]:
@@ -253,6 +269,12 @@ def _add_shard(cluster: ClusterMetrics, reply: Sequence[Any]) -> None:
             cluster.late_ms[loop] = max(cluster.late_ms[loop], now - since_ms)
 
 
+def _add_oldest(queue: QueueMetrics, now: int, available_since: int) -> None:
+    """Add the time when the oldest job of a partition became available, -1 for none."""
+    if available_since >= 0:
+        queue.oldest_ms = max(queue.oldest_ms, now - available_since)
+
+
 def _add_queue(queue: QueueMetrics, now: int, reply: Sequence[Any]) -> None:
     """Add the metrics of one queue from a reply of ``metrics.lua``."""
     available, available_since, dead_letters, values, times, types = reply
@@ -260,8 +282,7 @@ def _add_queue(queue: QueueMetrics, now: int, reply: Sequence[Any]) -> None:
     queue.jobs[State.AVAILABLE] += available
     for state in _STATES:
         queue.jobs[state] += read_number(counters[state.value])
-    if available_since >= 0:
-        queue.oldest_ms = max(queue.oldest_ms, now - available_since)
+    _add_oldest(queue, now, available_since)
     queue.dead_letters += dead_letters
     acked, enqueued, failed, retried, discarded, cancelled, expired = (
         read_number(counters[name]) for name in _TOTALS

@@ -54,7 +54,7 @@ async def read_condition(visit: Visit) -> Condition | None:
 
     async def read_metrics() -> None:
         try:
-            condition.metrics = await await_while_healthy(app, app.cached_metrics.get)
+            condition.metrics = await await_while_healthy(app, app.brief_metrics.get)
         except OJSError:
             condition.metrics = None
 

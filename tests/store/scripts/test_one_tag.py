@@ -517,7 +517,8 @@ async def reads(store: Store) -> None:
     await rights.check(store)
     await queues.get_stats(store, QUEUE)
     await sum_queues(store, 100)
-    await metrics.collect(store, 1000)
+    for brief in (False, True):
+        await metrics.collect(store, 1000, brief=brief)
     store.job_counts.count_completed(QUEUE.encode(), b"t", 1)
     await store.job_counts.flush(store)
     assert await MinuteRecorder(store).record(1)
