@@ -12,6 +12,7 @@ from ojs_cluster.core.raw_json import Raw, array_items, join, object_members, st
 from ojs_cluster.ui.forms.form import MAX_EDITED
 from ojs_cluster.ui.json_view import readable, show_values
 from ojs_cluster.ui.pages.edit_job import WAITING
+from ojs_cluster.ui.pages.job_history import JobHistory, TimelineEntry, read_history
 from ojs_cluster.ui.raw import number, text
 from ojs_cluster.ui.visit import Answer, ApiError, Download, Page, SeeOther, Visit
 
@@ -34,16 +35,6 @@ _is_id: Final = re.compile(r"[0-9A-Za-z._:-]{1,128}").fullmatch
 
 
 @dataclass(frozen=True, slots=True)
-class TimelineEntry:
-    """A point of the timeline."""
-
-    at: str
-    what: str
-    kind: str
-    more: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Failure:
     """The error of one attempt."""
 
@@ -62,6 +53,7 @@ async def show(visit: Visit, job_id: str) -> Answer:
     job = {name: text(members, name) for name in ("id", "type", "state", "queue", "worker_id")}
     state = job["state"]
     may_write = visit.may_change(Scope.ADMIN_WRITE)
+    history = await read_history(visit, job_id) if visit.may(Scope.DATA_READ) else None
     is_large = any(len(bytes(members.get(name, _EMPTY))) > MAX_EDITED for name in ("args", "meta"))
     context = {
         "job": job,
@@ -73,7 +65,8 @@ async def show(visit: Visit, job_id: str) -> Answer:
         "workflow": text(members, "workflow_id"),
         "retries": number(members, "replay_count"),
         "trace_url": _trace_url(visit, members),
-        "timeline": _timeline(members),
+        "timeline": _timeline(members, history),
+        "history": history,
         "failures": _errors(members),
         "values": await show_values(
             {
@@ -229,25 +222,34 @@ def _backtrace(error: dict[str, Raw]) -> str:
     return ""
 
 
-def _timeline(members: dict[str, Raw]) -> list[TimelineEntry]:
-    """Return what happened to the job, the oldest first, and what comes next."""
-    named = (
-        ("created_at", "Created", "scheduled", ""),
-        ("enqueued_at", "Available in its queue", "available", ""),
-        ("scheduled_at", "Scheduled for", "scheduled", ""),
-        ("started_at", "Attempt started", "active", ""),
-        ("next_attempt_at", "Next attempt", "retryable", ""),
-        ("completed_at", "Completed", "completed", ""),
-        ("cancelled_at", "Cancelled", "cancelled", ""),
-        ("discarded_at", "Discarded", "discarded", ""),
-        ("expires_at", "Expires", "cancelled", ""),
+def _timeline(members: dict[str, Raw], history: JobHistory | None) -> list[TimelineEntry]:
+    """Return what happened to the job, the oldest first, and what comes next.
+
+    Args:
+        members: the job.
+        history: its history; None if the user may not read it.
+    """
+    coming = (
+        ("scheduled_at", "Scheduled for", "scheduled"),
+        ("next_attempt_at", "Next attempt", "retryable"),
+        ("expires_at", "Expires", "cancelled"),
+    )
+    known = (
+        ("created_at", "Created", "scheduled"),
+        ("enqueued_at", "Available in its queue", "available"),
+        ("started_at", "Attempt started", "active"),
+        ("completed_at", "Completed", "completed"),
+        ("cancelled_at", "Cancelled", "cancelled"),
+        ("discarded_at", "Discarded", "discarded"),
     )
     discarded = "discarded_at" in members
     found = [
-        TimelineEntry(text(members, name), what, kind, more)
-        for name, what, kind, more in named
+        TimelineEntry(text(members, name), what, kind)
+        for name, what, kind in (*(known if history is None else ()), *coming)
         if text(members, name) and not (name == "completed_at" and discarded)
     ]
+    if history is not None:
+        return sorted([*history.timeline, *found], key=lambda entry: entry.at)
     for error in _errors(members):
         what = f"Attempt {error.attempt} failed"
         found.append(TimelineEntry(error.at, what, "failed", error.message[:200]))

@@ -1,0 +1,138 @@
+"""The history of a job on its page: what happened, by whom, and its attempts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from ojs_cluster.ui.drawings.attempts_chart import Attempt, AttemptsChart, attempts_chart
+from ojs_cluster.ui.formats import duration, epoch_s
+from ojs_cluster.ui.visit import Visit
+
+_PAGE: Final = 200
+"""Maximum number of events that the page shows: the last ones."""
+_MAX_ERROR: Final = 200  # characters
+_OUTCOMES: Final = {
+    "job.attempt_completed": "completed",
+    "job.attempt_failed": "failed",
+    "job.cancelled": "cancelled",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TimelineEntry:
+    """A point of the timeline."""
+
+    at: str
+    what: str
+    kind: str
+    more: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JobHistory:
+    """What the page shows of a job's history.
+
+    Attributes:
+        timeline: what happened, oldest first.
+        attempts: the attempts, oldest first.
+        chart: the drawing of the attempts; None if there is nothing to draw.
+        omitted: number of older events that the page does not show.
+        complete: whether the job keeps all its events.
+    """
+
+    timeline: Sequence[TimelineEntry]
+    attempts: Sequence[Attempt]
+    chart: AttemptsChart | None
+    omitted: int
+    complete: bool
+
+
+async def read_history(visit: Visit, job_id: str) -> JobHistory:
+    """Return the history of a job.
+
+    Raises:
+        ApiError: the API refused the request.
+    """
+    found = orjson.loads(await visit.get("jobs", job_id, "history", limit=_PAGE))
+    omitted = max(0, int(found["total"]) - _PAGE)
+    if omitted:
+        page = await visit.get("jobs", job_id, "history", limit=_PAGE, offset=omitted)
+        found = orjson.loads(page)
+    events: list[dict[str, Any]] = found["events"]
+    attempts = list(_attempts(events))
+    chart = attempts_chart(attempts, time.time())
+    entries = [entry for entry in map(_entry, events) if entry is not None]
+    return JobHistory(entries, attempts, chart, omitted, bool(found["complete"]))
+
+
+def _entry(event: dict[str, Any]) -> TimelineEntry | None:
+    """Return an event as a point of the timeline; None if another event tells the same."""
+    data, at = event["data"], event["timestamp"]
+    actor = event.get("actor", {})
+    by = f" by {actor['id']}" if actor.get("id") else ""
+    took = f" after {duration(data['duration_ms'])}" if "duration_ms" in data else ""
+    reason = str(data.get("reason", ""))
+    match event["event_type"]:
+        case "job.created":
+            return TimelineEntry(at, "Created", "scheduled")
+        case "job.attempt_started":
+            worker = str(data.get("worker_id", ""))
+            return TimelineEntry(at, f"Attempt {data['attempt']} started", "active", worker)
+        case "job.attempt_failed":
+            what = f"Attempt {data['attempt']} failed{took}"
+            return TimelineEntry(at, what, "failed", str(data["error"])[:_MAX_ERROR])
+        case "job.attempt_completed":
+            return TimelineEntry(at, f"Completed{took}", "completed")
+        case "job.cancelled":
+            return TimelineEntry(at, f"Cancelled{by}", "cancelled", reason)
+        case "job.discarded":
+            what = "Discarded: it expired" if data["expired"] else "Discarded"
+            return TimelineEntry(at, what, "discarded")
+        case "job.priority_changed":
+            what = f"Priority changed from {data['from']} to {data['to']}{by}"
+            return TimelineEntry(at, what, "available", reason)
+        case "job.state_changed" if data["to"] == "available":
+            if data.get("manual"):
+                return TimelineEntry(at, f"Retried by hand{by}", "available", reason)
+            if reason == "requeued":
+                return TimelineEntry(at, f"Returned to its queue{by}", "available")
+            return TimelineEntry(at, "Available in its queue", "available")
+    return None
+
+
+def _attempts(events: Sequence[dict[str, Any]]) -> Iterator[Attempt]:
+    started: dict[str, Any] | None = None
+    for event in events:
+        data, kind = event["data"], event["event_type"]
+        if kind == "job.attempt_started":
+            started = event
+            continue
+        outcome = _OUTCOMES.get(kind)
+        if kind == "job.state_changed" and data.get("reason") == "requeued":
+            outcome = "returned"
+        if outcome is None or (started is None and outcome != "failed"):
+            continue
+        yield _attempt(started, event, outcome)
+        started = None
+    if started is not None:
+        yield _attempt(started, None, "running")
+
+
+def _attempt(started: dict[str, Any] | None, ended: dict[str, Any] | None, outcome: str) -> Attempt:
+    known = started or ended or {}
+    data = {} if started is None else started["data"]
+    end = {} if ended is None else ended["data"]
+    return Attempt(
+        str(data.get("attempt") or end.get("attempt") or ""),
+        str(data.get("worker_id") or end.get("worker_id") or ""),
+        str(known["timestamp"]),
+        None if started is None else epoch_s(started["timestamp"]),
+        None if ended is None else epoch_s(ended["timestamp"]),
+        outcome,
+        str(end.get("error", ""))[:_MAX_ERROR],
+    )

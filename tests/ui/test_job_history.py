@@ -1,0 +1,80 @@
+"""What the page of a job shows of its history."""
+
+from __future__ import annotations
+
+import re
+
+import httpx
+
+from ojs_cluster.ui.drawings.attempts_chart import MAX_BARS, WIDTH, Attempt, attempts_chart
+from tests.ui.dashboard import Running
+from tests.ui.test_pages import act, page
+
+
+def attempt(start: float | None, end: float | None, outcome: str = "failed") -> Attempt:
+    return Attempt("1", "w", "", start, end, outcome)
+
+
+def test_bars_share_one_axis_of_time() -> None:
+    chart = attempts_chart([attempt(10, 11), attempt(15, None, "running")], 20)
+    assert chart is not None
+    first, second = chart.bars
+    assert (first.x, second.x) == (0, round(5 / 10 * (WIDTH - 3)))
+    assert second.x + second.width <= WIDTH
+    assert first.width < second.width
+    assert chart.words == "2 attempts within 10 s"
+
+
+def test_attempts_without_a_start_are_not_drawn() -> None:
+    assert attempts_chart([attempt(None, 11)], 20) is None
+    assert attempts_chart([], 20) is None
+
+
+def test_an_attempt_of_no_length_has_a_bar() -> None:
+    chart = attempts_chart([attempt(10, 10)], 10)
+    assert chart is not None
+    assert [bar.width for bar in chart.bars] == [3]
+
+
+def test_only_the_last_attempts_are_drawn() -> None:
+    chart = attempts_chart([attempt(n, n + 1) for n in range(100)], 200)
+    assert chart is not None
+    assert len(chart.bars) == MAX_BARS
+    assert chart.bars[0].x == 0
+
+
+def test_a_page_shows_each_attempt_and_who_has_retried_it(
+    admin: httpx.Client, running: Running
+) -> None:
+    with running.api() as api:
+        options = {"queue": "lives", "retry": {"max_attempts": 1}}
+        job_id = api.post(
+            "/ojs/v1/jobs", json={"type": "a.b", "args": [], "options": options}
+        ).json()["job"]["id"]
+        for worker in ("first <b>", "second"):
+            api.post("/ojs/v1/workers/fetch", json={"queues": ["lives"], "worker_id": worker})
+            error = {"message": f"failed at {worker}"}
+            api.post("/ojs/v1/workers/nack", json={"job_id": job_id, "error": error})
+            act(admin, f"/ui/jobs/{job_id}/retry", f"jobs/{job_id}")
+    shown = page(admin, f"/ui/jobs/{job_id}")
+    assert shown.count("Retried by hand by boss") == 2
+    assert shown.count('<rect class="try-failed"') == 2
+    assert re.search(r'<svg[^>]* aria-label="2 attempts within', shown)
+    assert "first &lt;b&gt;" in shown
+    assert "failed at second" in shown
+    table = shown[shown.index('aria-label="Attempts"') :]
+    assert table[: table.index("</table>")].count("<tr>") == 3
+
+
+def test_a_page_says_who_has_cancelled_and_changed_a_job(
+    admin: httpx.Client, running: Running
+) -> None:
+    with running.api() as api:
+        body = {"type": "a.b", "args": [], "options": {"queue": "lives", "delay_until": "+PT1H"}}
+        job_id = api.post("/ojs/v1/jobs", json=body).json()["job"]["id"]
+    admin.post(f"/ui/jobs/{job_id}/priority", data={"priority": "5", "back": f"jobs/{job_id}"})
+    act(admin, f"/ui/jobs/{job_id}/cancel", f"jobs/{job_id}")
+    shown = page(admin, f"/ui/jobs/{job_id}")
+    assert "Priority changed from 0 to 5 by boss" in shown
+    assert "Cancelled by boss" in shown
+    assert "<svg" not in shown[shown.index('id="timeline"') : shown.index("</main>")]
