@@ -188,13 +188,13 @@ def test_a_negative_number_is_refused() -> None:
         Worker(prefetch=-1)
 
 
-def test_short_handlers_fetch_one_job_more() -> None:
+def test_a_fetch_asks_for_more_jobs_after_short_handlers() -> None:
     waiting = Worker(concurrency=3)._waiting
     for _ in range(9):
         waiting.handler_ended(0.001)
     assert waiting.wanted() == 3
     waiting.handler_ended(0.001)
-    assert waiting.wanted() == 4
+    assert waiting.wanted() == 6
     waiting.handler_ended(0.5)
     assert waiting.wanted() == 3
 
@@ -208,7 +208,7 @@ def test_a_worker_without_a_free_handler_does_not_fetch() -> None:
     assert worker._waiting.wanted() == 0
 
 
-@pytest.mark.parametrize(("prefetch", "least", "most"), [(None, 30, 45), (0, 60, 70)])
+@pytest.mark.parametrize(("prefetch", "least", "most"), [(None, 20, 35), (0, 60, 70)])
 async def test_short_handlers_share_fetches_unless_prefetch_is_zero(
     server: Server, monkeypatch: pytest.MonkeyPatch, prefetch: int | None, least: int, most: int
 ) -> None:

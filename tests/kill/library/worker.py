@@ -42,7 +42,7 @@ def main() -> None:
     @worker.handler("*")
     async def short(job: RunningJob) -> None:
         with _recorded(recorder, job):
-            await anyio.sleep(0.01)
+            await anyio.sleep(0.002)  # so short that the worker fetches ahead
 
     @worker.handler("kill.thread")
     def thread(job: BlockingJob) -> None:

@@ -19,8 +19,11 @@ from ojs_client.worker.settling import Settler, release
 _SHORT_S: Final = 0.005
 """Maximum run time in seconds of a short handler. A longer one gains little by a shared fetch."""
 _SHORT_IN_A_ROW: Final = 10
-"""Number of short handlers, without a longer one in between, after which fetches ask for one job
-more."""
+"""Number of short handlers, without a longer one in between, after which fetches ask for more jobs
+than handlers are free."""
+_AHEAD: Final = 3
+"""Number of these jobs. While handlers are short, the last one waits for less than
+``_MAX_WAIT_S``."""
 _MAX_WAIT_S: Final = 0.02
 """Maximum time in seconds that a job waits for a free handler if the number of jobs to prefetch is
 not given. Then another worker can have it."""
@@ -35,7 +38,7 @@ class WaitingJobs:
         settler: gets the nacks of jobs that do not start.
         concurrency: maximum number of handlers that run at the same time.
         prefetch: number of jobs to fetch beyond the free handlers. If it is None, a fetch for free
-            handlers asks for one job more while handlers are short.
+            handlers asks for three jobs more while handlers are short.
 
     Attributes:
         group: the task group of the handlers; None while no job may start.
@@ -65,7 +68,8 @@ class WaitingJobs:
             # A fetch for a waiting job alone could take the job from a worker with free handlers.
             if self._jobs or free < 1:
                 return 0
-            return min(free + (self._short_in_a_row >= _SHORT_IN_A_ROW), MAX_COUNT)
+            ahead = _AHEAD if self._short_in_a_row >= _SHORT_IN_A_ROW else 0
+            return min(free + ahead, MAX_COUNT)
         if len(self._jobs) > self.prefetch // 2:
             return 0
         return min(free + self.prefetch - len(self._jobs), MAX_COUNT)

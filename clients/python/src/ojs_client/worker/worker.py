@@ -58,8 +58,8 @@ class Worker:
         queues: the queues; a fetch takes the jobs of earlier queues first.
         concurrency: maximum number of handlers that run at the same time.
         prefetch: number of jobs that the worker holds beyond these, so that short handlers do not
-            wait for a fetch. Other workers cannot run them meanwhile. With None it is one job while
-            handlers take less than 5 ms; the worker returns it if it has to wait for 20 ms.
+            wait for a fetch. Other workers cannot run them meanwhile. With None, it holds up to
+            three while handlers take less than 5 ms, and returns those that wait for 20 ms.
         api_key: the API key; None for ``OJS_API_KEY``.
         worker_id: the id of this worker; None for the host name and a random suffix.
         lease: time after the last heartbeat until the server gives the jobs to other workers.
