@@ -11,7 +11,13 @@ from tests.ui.html import parse
 from tests.ui.test_pages import act, page
 from tests.ui.test_queues import send
 
-BEAT = {"hostname": "host-9", "pid": 4711, "concurrency": 12, "queues": ["held"]}
+BEAT = {
+    "hostname": "host-9",
+    "memory_bytes": 89_128_960,
+    "pid": 4711,
+    "concurrency": 12,
+    "queues": ["held"],
+}
 
 
 def beat(api: httpx.Client, name: str) -> str:
@@ -33,8 +39,10 @@ def test_rows_stay_in_place_whoever_was_seen_last(running: Running, admin: httpx
                 beat(api, name)
             assert rows(page(admin, "/ui/workers")) == [f"./workers/{name}" for name in names]
     text = page(admin, "/ui/workers")
-    for shown in ("host-9", "4711", "12"):
+    for shown in ("host-9", "12"):
         assert f">{shown}</td>" in text
+    assert '>4711<br><span class="quiet">85 MiB</span></td>' in text
+    assert "<b>85 MiB</b> of memory" in page(admin, "/ui/workers/sorted-a")
 
 
 def test_the_jobs_of_a_worker_are_linked(running: Running, admin: httpx.Client) -> None:

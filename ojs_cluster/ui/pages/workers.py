@@ -112,6 +112,7 @@ def _worker(members: raw.Members, redact: frozenset[str]) -> dict[str, Any]:
         "queues": raw.texts(members, "queues"),
         "host": HIDDEN if "hostname" in hidden else raw.text(members, "hostname"),
         "pid": HIDDEN if "pid" in hidden else raw.number(members, "pid"),
+        "memory_bytes": raw.integer(members, "memory_bytes"),
         "concurrency": HIDDEN if "concurrency" in hidden else raw.number(members, "concurrency"),
         "search": f"worker:{_quoted(raw.text(members, 'id'))} state:active",
     }

@@ -50,7 +50,8 @@ class HeartbeatBody(msgspec.Struct, frozen=True):
 
     ``active_jobs`` is a list of job ids, or the number of active jobs. ``leases`` maps job ids to
     lease ids. The lease of such a job is extended only if its lease id is still the same. The
-    members of type ``OptionalRaw`` describe the worker in the list of workers.
+    members of type ``OptionalRaw`` describe the worker in the list of workers. ``memory_bytes`` is
+    the resident memory of its process.
     """
 
     worker_id: Annotated[str, keywords(minLength=1, maxLength=fields.MAX_WORKER_ID)]
@@ -69,9 +70,13 @@ class HeartbeatBody(msgspec.Struct, frozen=True):
     language: OptionalRaw = UNSET
     sdk: OptionalRaw = UNSET
     version: OptionalRaw = UNSET
+    memory_bytes: OptionalRaw = UNSET
 
 
-_INFO: Final = ("hostname", "pid", "queues", "concurrency", "labels", "language", "sdk", "version")
+_INFO: Final = (
+    *("hostname", "pid", "queues", "concurrency", "labels", "language", "sdk", "version"),
+    "memory_bytes",
+)
 _decoder = msgspec.json.Decoder(HeartbeatBody)
 
 

@@ -25,6 +25,7 @@ from ojs_client.worker.fetching import Fetcher
 from ojs_client.worker.handlers import HandlerT, Middleware
 from ojs_client.worker.heartbeats import Directive, Heartbeats
 from ojs_client.worker.held_jobs import HeldJobs
+from ojs_client.worker.memory import resident_bytes
 from ojs_client.worker.running import WorkerContext
 from ojs_client.worker.settings import WorkerSettings
 from ojs_client.worker.settling import Settler
@@ -286,6 +287,7 @@ class Worker:
         # A directive does not change the reported state. Otherwise the server would keep the state
         # after the directive has ended.
         quiet = self._quiet or self._stopping.is_set()
+        memory = resident_bytes()
         return {
             "state": "quiet" if quiet else "running",
             "hostname": socket.gethostname(),
@@ -296,6 +298,7 @@ class Worker:
             "language": "python",
             "sdk": "ojs-client",
             "version": __version__,
+            **({} if memory is None else {"memory_bytes": memory}),
         }
 
     def _obey(self, directive: Directive) -> None:
