@@ -14,6 +14,7 @@ from ojs_cluster.core.config.variable import ShownVariable
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.http.access.audit import Audit
 from ojs_cluster.http.access.authentication import AccessControl
+from ojs_cluster.http.blocking import BlockedRequests
 from ojs_cluster.http.maintenance import MaintenanceFlag
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.push.state import PushState
@@ -77,6 +78,7 @@ class App:
     access: AccessControl
     waiters: Waiters = field(default_factory=Waiters)
     draining: trio.Event = field(default_factory=trio.Event)
+    blocked: BlockedRequests = field(default_factory=BlockedRequests)
     started: float = field(default_factory=time.monotonic)
     """When the process started, in seconds of the monotonic clock."""
     traffic: Traffic = field(default_factory=Traffic)

@@ -59,6 +59,15 @@ def job_response(status: int, job: JobRecord, headers: Headers = ()) -> Response
     return Response(status, body, headers, object_ids=lambda: {"job_id": job.id})
 
 
+def pressure_headers(depth: int, bound: int) -> Headers:
+    """Return the headers that warn of a queue that is nearly full (spec: ojs-backpressure 7.3)."""
+    return (
+        ("X-OJS-Queue-Depth", str(depth)),
+        ("X-OJS-Queue-Bound", str(bound)),
+        ("X-OJS-Queue-Pressure", f"{depth / bound:.3g}"),
+    )
+
+
 def with_warnings(response: Response, warnings: Sequence[str]) -> Response:
     """Return a response whose JSON object also has ``warnings`` (spec: ojs-schema-registry 7.3)."""
     if not warnings:

@@ -12,6 +12,7 @@ from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import exhaustion
 from ojs_cluster.store.limits import depth_bounds, rate_limits
+from ojs_cluster.store.limits.depth_bounds import DepthBound
 from ojs_cluster.store.queues import lifecycle, queues
 from ojs_cluster.store.queues.partition_maintenance import (
     advance_changes,
@@ -122,7 +123,7 @@ class Deleted:
         if (await queues.get_stats(world.store, QUEUE)).deleted:
             assert await depth_bounds.get_bound(world.store, QUEUE) is None
             return True
-        assert await depth_bounds.get_bound(world.store, QUEUE) == 9
+        assert await depth_bounds.get_bound(world.store, QUEUE) == DepthBound(9)
         return False
 
     async def finish(self, world: World, scene: None) -> None:
@@ -168,6 +169,7 @@ class Bounded:
     """The bound on the depth of a queue with three partitions is set."""
 
     least = 4
+    bound = DepthBound(7, "block", 0.5)
 
     async def prepare(self, world: World) -> None:
         await set_partitions(world.store, QUEUE, 3)
@@ -175,16 +177,16 @@ class Bounded:
         await put(world.store, QUEUE)
 
     async def act(self, store: Store, scene: None) -> None:
-        await depth_bounds.set_bound(of_another_process(store), QUEUE, 7)
+        await depth_bounds.set_bound(of_another_process(store), QUEUE, self.bound)
 
     async def happened(self, world: World, scene: None) -> bool:
         """Check that the janitor mirrors the bound into the other partitions."""
         await maintain_queue(world.store, QUEUE)
         bound = await depth_bounds.get_bound(world.store, QUEUE)
         for shard in world.store.keys.partitions(QUEUE, 3):
-            there = world.db.hget(shard.queue_counters(QUEUE), "bound")
-            assert there == (None if bound is None else b"%d" % bound)
-        return bound == 7
+            there = world.db.hmget(shard.queue_counters(QUEUE), "bound", "overflow")
+            assert there == ([None, None] if bound is None else [b"7", b"block:0.5"])
+        return bound == self.bound
 
     async def finish(self, world: World, scene: None) -> None:
         await depth_bounds.set_bound(world.store, QUEUE, None)

@@ -34,7 +34,8 @@ async def enqueue_many(app: App, request: Request) -> Response:
         for new_job in new_jobs:
             validate_if_marked(new_job)
     warnings = await check_all(app.store, new_jobs)
-    jobs = await store_enqueue.enqueue_many(app.store, new_jobs)
+    store_jobs = partial(store_enqueue.enqueue_many, app.store, new_jobs)
+    jobs = await app.blocked.until_stored(request, app.draining, store_jobs)
     count = len(jobs)
     enqueued = sum(not job.deduplicated for job in jobs)
     body = b'{"jobs":%b,"count":%d,"enqueued":%d,"failed":0}' % (
@@ -42,5 +43,9 @@ async def enqueue_many(app: App, request: Request) -> Response:
         count,
         enqueued,
     )
-    response = Response(201, body, object_ids=lambda: {"job_ids": [job.id for job in jobs]})
+    pressure = next((job.pressure for job in jobs if job.pressure is not None), None)
+    headers = () if pressure is None else replies.pressure_headers(*pressure)
+    response = Response(
+        201, body, headers, object_ids=lambda: {"job_ids": [job.id for job in jobs]}
+    )
     return replies.with_warnings(response, warnings)

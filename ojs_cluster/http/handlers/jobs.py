@@ -60,11 +60,17 @@ async def enqueue(app: App, request: Request) -> Response:
     warnings = None
     if new_job.type in app.store.schemas.validated:
         warnings = await check_args(app.store, new_job)
-    job = await store_enqueue.enqueue(app.store, new_job)
+    if "ojs-block-timeout" in request.headers:
+        store_job = partial(store_enqueue.enqueue, app.store, new_job)
+        job = await app.blocked.until_stored(request, app.draining, store_job)
+    else:
+        job = await store_enqueue.enqueue(app.store, new_job)
     if job.deduplicated:
         return replies.deduplicated_response(job)
     more = () if new_job.rate_limit is None else await headers_of(app, new_job)
     headers = (("Location", f"/ojs/v1/jobs/{job.id}"), *more)
+    if job.pressure is not None:
+        headers += replies.pressure_headers(*job.pressure)
     response = replies.job_response(201, job, headers)
     return replies.with_warnings(response, warnings) if warnings else response
 

@@ -16,10 +16,11 @@
 --       of field names and values, those names and values.
 --       outcome: '' | 'prepared' | 'superseded' by a later job of the request
 --       due, expires: see parse_time.lua
--- Returns: {'ok', now, effects, per job: state, due (ms) or '', expires (ms) or ''} | {'too_late'}
+-- Returns: {'ok', now, effects, per job: state, due (ms) or '', expires (ms) or ''; of a queue above its warning
+--           threshold: depth, depth bound in this shard} | {'too_late'}
 --          {'already'} when the portion was stored before
 --          {'exists', position of the job (1-based), fields as returned by read_existing.lua}
---          {'full', position of a queue (1-based), its depth, its depth bound in this shard}
+--          {'full', position of a queue (1-based), its depth, its depth bound in this shard, its strategy}
 --          {'draining', position of a queue (1-based) that takes no new jobs}
 --@include keys now preflight read_job read_existing change_counters append_event set_deadline
 --@include append_effect make_available index_job parse_time check_depth_bound find_taken_ids
@@ -37,7 +38,7 @@ preflight_key(OUTBOX_DUE)
 run_preflight()
 if ARGV[4] ~= '0' and now >= tonumber(ARGV[4]) then return {'too_late'} end
 local names = {unpack(ARGV, 12, 11 + queues)}
-local full = refuse_full(names, 9, ARGV[11])
+local full, pressure = refuse_full(names, 9, ARGV[11])
 if full then return full end
 if transaction ~= '' then redis.call('ZADD', KEYS[7], now, portion) end
 
@@ -115,4 +116,5 @@ flush_counters()
 flush_events()
 -- Removals come last: an emptied set is deleted, and its key cannot be touched again (see preflight.lua).
 call_in_slices('ZREM', ALIAS_CLAIMS, released)
+if pressure then reply[#reply + 1] = pressure[1] reply[#reply + 1] = pressure[2] end
 return reply

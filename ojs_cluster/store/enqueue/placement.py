@@ -180,11 +180,17 @@ def stored_records(part: Sequence[PlacedJob], reply: Sequence[Any]) -> list[JobR
 
     Args:
         part: the jobs that were passed to the script.
-        reply: the script's reply: ``ok``, time in ms, effects, then three values per job.
+        reply: the script's reply: ``ok``, time in ms, effects, then three values per job, and two
+            if a queue is above its warning threshold.
     """
     now, answers = b"%d" % reply[1], reply[3:]
+    pressure = None
+    if len(answers) > 3 * len(part):
+        pressure = int(answers[-2]), int(answers[-1])
     return [
-        JobRecord(job.job_id, _stored_fields(job, now, answers[3 * i : 3 * i + 3]))
+        JobRecord(
+            job.job_id, _stored_fields(job, now, answers[3 * i : 3 * i + 3]), pressure=pressure
+        )
         for i, job in enumerate(part)
     ]
 

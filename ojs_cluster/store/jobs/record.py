@@ -30,11 +30,14 @@ class JobRecord(msgspec.Struct, frozen=True):
         fields: the fields of the hash. An empty value means that the field is absent (see
             ``drop_fields`` in ``store/include/jobs/read_job.lua``).
         deduplicated: whether an enqueue stored no new job, but returned this existing one.
+        pressure: depth and depth bound of the queue's partition after an enqueue, if the depth is
+            above the warning threshold (spec: ojs-backpressure 7.3).
     """
 
     id: str
     fields: Mapping[bytes, bytes]
     deduplicated: bool = False
+    pressure: tuple[int, int] | None = None
 
     @property
     def type(self) -> str:

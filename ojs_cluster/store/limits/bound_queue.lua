@@ -5,9 +5,10 @@
 -- ARGV: 1 queue, 2 bound of the whole queue in jobs:
 --         '0' no bound
 --         ''  the queue has no bound of its own: OJS_MAX_QUEUE_DEPTH holds
+--       3 what a full queue does (see check_depth_bound.lua), '' for the default
 -- Returns: effects
 --@include keys now preflight set_deadline append_effect
-local counters_key, queue, bound = KEYS[1], ARGV[1], ARGV[2]
+local counters_key, queue, bound, overflow = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
 preflight_key(OUTBOX)
 preflight_key(OUTBOX_DUE)
 run_preflight()
@@ -17,4 +18,6 @@ if bound ~= '' then
     -- The field `open` allows enqueue_one.lua, which does not check bounds.
     redis.call('HDEL', counters_key, 'open')
 else redis.call('HDEL', counters_key, 'bound') end
+if overflow ~= '' then redis.call('HSET', counters_key, 'overflow', overflow)
+else redis.call('HDEL', counters_key, 'overflow') end
 return effects

@@ -17,7 +17,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from ojs_cluster.core.errors import QueueDraining, QueueFull
 from ojs_cluster.keys import Shard
@@ -29,8 +30,40 @@ from ojs_cluster.store.queues import mirrored_fields
 if TYPE_CHECKING:
     from ojs_cluster.store.context import Store
 
-_FIELD = "bound"
 _BOUND = re.compile(rb"\d{1,15}")
+_OVERFLOW = re.compile(rb"(reject|block):(0(\.\d{1,6})?|1(\.0{1,6})?)")
+DEFAULT_THRESHOLD: Final = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class DepthBound:
+    """The bound of a queue.
+
+    Args:
+        jobs: maximum number of waiting jobs; 0 for any number.
+        strategy: what happens to a new job of a full queue. ``reject`` refuses it. ``block``
+            refuses it too, unless the client waits for room (``http/blocking.py``).
+        threshold: part of the bound, from 0 to 1, above which responses warn clients.
+    """
+
+    jobs: int
+    strategy: Literal["reject", "block"] = "reject"
+    threshold: float = DEFAULT_THRESHOLD
+
+    def packed(self) -> str:
+        """Return the fields ``bound`` and ``overflow``, joined by a blank."""
+        threshold = f"{self.threshold:.6f}".rstrip("0").rstrip(".")
+        overflow = f"{self.strategy}:{threshold}"
+        return f"{self.jobs} {'' if overflow == _DEFAULT_OVERFLOW else overflow}"
+
+
+_DEFAULT_OVERFLOW: Final = f"reject:{DEFAULT_THRESHOLD}"
+
+
+def _unpack(text: str) -> DepthBound:
+    jobs, _, overflow = text.partition(" ")
+    strategy, _, threshold = (overflow or _DEFAULT_OVERFLOW).partition(":")
+    return DepthBound(int(jobs), "block" if strategy == "block" else "reject", float(threshold))
 
 
 def bound_arguments(store: Store, new: Mapping[str, int]) -> str:
@@ -61,7 +94,7 @@ def queue_full_error(queues: Iterable[str], reply: Sequence[Any]) -> QueueFull:
         queue=queue,
         depth=depth,
         bound=bound,
-        strategy="reject",
+        strategy=reply[4].decode(),
     )
 
 
@@ -96,13 +129,14 @@ async def check_bounds(store: Store, jobs: Iterable[tuple[Shard, str]]) -> None:
         await run_concurrently(by_shard, check)
 
 
-async def set_bound(store: Store, queue: str, bound: int | None) -> None:
+async def set_bound(store: Store, queue: str, bound: DepthBound | int | None) -> None:
     """Set the bound of a queue, in all its partitions. The queue need not exist.
 
     Args:
         store: the store.
         queue: the queue's name.
-        bound: maximum number of waiting jobs; 0 for any number, None for ``OJS_MAX_QUEUE_DEPTH``.
+        bound: the bound, or a number of jobs that ``reject`` enforces; None for
+            ``OJS_MAX_QUEUE_DEPTH``.
 
     Raises:
         TooManyQueues: the queue is new, and the registry of queue names is full.
@@ -110,21 +144,22 @@ async def set_bound(store: Store, queue: str, bound: int | None) -> None:
     """
     await store.queues.ensure(store, [queue])
     await store.partitions.try_read(store)
-    await _write_bound(
-        store, store.keys.shard_of_queue(queue), queue, "" if bound is None else str(bound)
-    )
+    if isinstance(bound, int):
+        bound = DepthBound(bound)
+    packed = "" if bound is None else bound.packed()
+    await _write_bound(store, store.keys.shard_of_queue(queue), queue, packed)
     with after_first_write():
         await mirror_bound(store, queue)
 
 
-async def get_bound(store: Store, queue: str) -> int | None:
+async def get_bound(store: Store, queue: str) -> DepthBound | None:
     """Return the bound that an operator has set for a queue, None when none is set.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
     found = await _read_bound(store, store.keys.shard_of_queue(queue), queue)
-    return int(found) if found else None
+    return _unpack(found) if found else None
 
 
 async def mirror_bound(store: Store, queue: str) -> None:
@@ -142,11 +177,23 @@ async def mirror_bound(store: Store, queue: str) -> None:
 
 
 async def _read_bound(store: Store, shard: Shard, queue: str) -> str | None:
-    return await mirrored_fields.read_text(store, shard, queue, _FIELD, _BOUND)
+    """Return the bound in one partition, packed; "" for none, None if it is damaged."""
+    key = shard.queue_counters(queue)
+    found: Any = await store.redis.call(
+        shard.slot, "HMGET", key, "bound", "overflow", idempotent=True
+    )
+    jobs, overflow = found
+    if jobs is None and overflow is None:
+        return ""
+    if not _BOUND.fullmatch(jobs or b"") or (overflow and not _OVERFLOW.fullmatch(overflow)):
+        return None
+    return f"{jobs.decode()} {(overflow or b'').decode()}"
 
 
-async def _write_bound(store: Store, shard: Shard, queue: str, bound: str) -> None:
+async def _write_bound(store: Store, shard: Shard, queue: str, packed: str) -> None:
+    bound, _, overflow = packed.partition(" ")
+    args = [queue, bound, overflow]
     effects = await store.run(
-        shard, "bound_queue", [shard.queue_counters(queue)], [queue, bound], idempotent=True
+        shard, "bound_queue", [shard.queue_counters(queue)], args, idempotent=True
     )
     await deliver(store, shard, effects)

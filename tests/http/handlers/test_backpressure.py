@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any, Final
 
 import pytest
+import trio
 
+from ojs_cluster.http.blocking import MAX_BLOCKED
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.settings import StoreSettings
-from tests.http.api import Api, Reply, open_app, serving
+from tests.http.api import Api, Reply, open_app, serving, until
 from tests.http.test_entry_points import exchange, request
 
 CONFIG: Final = "/ojs/v1/admin/queues/mail/config"
@@ -47,7 +49,7 @@ async def test_a_full_queue_answers_429(api: Api) -> None:
 
 
 async def test_the_bound_of_a_queue_is_shown_and_removed(api: Api) -> None:
-    shown = {"max_depth": 2, "strategy": "reject"}
+    shown = {"max_depth": 2, "strategy": "reject", "warning_threshold": 0.8}
     assert (await bound(api, 2)).json["backpressure"] == shown
     found = (await api.get(CONFIG)).json
     assert (found["config"]["backpressure"], found["partitions"]) == (shown, 1)
@@ -92,3 +94,82 @@ async def test_both_entry_points_refuse_by_the_servers_bound(
             "1",
             "1",
         )
+
+
+async def test_responses_warn_of_a_queue_that_is_nearly_full(api: Api) -> None:
+    """The suite ext-backpressure 003, with the jobs that it only describes."""
+    await bound(api, 10, warning_threshold=0.5)
+    replies = [await api.post("/ojs/v1/jobs", JOB) for _ in range(7)]
+    shown = [reply.headers.get("x-ojs-queue-pressure") for reply in replies]
+    assert shown == [None] * 5 + ["0.6", "0.7"]
+    assert replies[-1].headers["x-ojs-queue-depth"] == "7"
+    assert replies[-1].headers["x-ojs-queue-bound"] == "10"
+    batch = await api.post("/ojs/v1/jobs/batch", {"jobs": [JOB, JOB]})
+    assert batch.headers["x-ojs-queue-pressure"] == "0.9"
+
+
+async def waiting(api: Api, count: int) -> None:
+    """Wait until so many requests wait for room."""
+
+    async def all_wait() -> bool:
+        return api.app.blocked.count == count
+
+    await until(all_wait)
+
+
+BLOCK: Final = {"OJS-Block-Timeout": "60"}
+
+
+async def test_a_blocked_request_is_stored_when_a_worker_takes_a_job(api: Api) -> None:
+    await bound(api, 1, strategy="block")
+    assert (await api.post("/ojs/v1/jobs", JOB)).status == 201
+    stored: list[int] = []
+
+    async def enqueue(path: str, body: dict[str, Any]) -> None:
+        stored.append((await api.post(path, body, headers=BLOCK)).status)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(enqueue, "/ojs/v1/jobs", JOB)
+        nursery.start_soon(enqueue, "/ojs/v1/jobs/batch", {"jobs": [JOB]})
+        await waiting(api, 2)
+        assert (await api.get("/ojs/v1/queues/mail")).json["available"] == 1
+        taken = 0
+        while len(stored) < 2 or taken < 3:
+            taken += len(await api.fetch("mail"))
+            await trio.sleep(0.01)
+    assert stored == [201, 201]
+    assert api.app.blocked.count == 0
+
+
+async def test_a_request_waits_only_if_the_queue_and_the_client_say_so(api: Api) -> None:
+    await bound(api, 1, strategy="block")
+    await api.post("/ojs/v1/jobs", JOB)
+    for headers in ({}, {"OJS-Block-Timeout": "0"}, {"OJS-Block-Timeout": "1"}):
+        refused = await api.post("/ojs/v1/jobs", JOB, headers=headers)
+        assert is_refusal(refused, 1, 1)
+        assert refused.error["details"]["strategy"] == "block"
+    await bound(api, 1)
+    assert is_refusal(await api.post("/ojs/v1/jobs", JOB, headers=BLOCK), 1, 1)
+    for wrong in ("-1", "1.5", "soon", "9" * 10):
+        refused = await api.post("/ojs/v1/jobs", JOB, headers={"OJS-Block-Timeout": wrong})
+        assert (refused.status, refused.error["code"]) == (400, "invalid_request")
+
+
+async def test_a_drain_of_the_process_ends_the_wait(api: Api) -> None:
+    await bound(api, 1, strategy="block")
+    await api.post("/ojs/v1/jobs", JOB)
+    async with trio.open_nursery() as nursery:
+
+        async def refused() -> None:
+            assert is_refusal(await api.post("/ojs/v1/jobs", JOB, headers=BLOCK), 1, 1)
+
+        nursery.start_soon(refused)
+        await waiting(api, 1)
+        api.app.drain()
+
+
+async def test_the_number_of_blocked_requests_is_bounded(api: Api) -> None:
+    await bound(api, 1, strategy="block")
+    await api.post("/ojs/v1/jobs", JOB)
+    api.app.blocked.count = MAX_BLOCKED
+    assert is_refusal(await api.post("/ojs/v1/jobs", JOB, headers=BLOCK), 1, 1)

@@ -27,6 +27,7 @@ from ojs_cluster.store.enqueue.enqueue import enqueue_many
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.activate import activate
 from ojs_cluster.store.limits import depth_bounds
+from ojs_cluster.store.limits.depth_bounds import DepthBound
 from ojs_cluster.store.open import open_store
 from ojs_cluster.store.queues import queues
 from ojs_cluster.store.queues.queues import get_stats
@@ -290,7 +291,7 @@ async def test_a_queue_with_a_bound_is_not_retired(store: Store, db: Any) -> Non
     await depth_bounds.set_bound(store, QUEUE, 3)
     db.hset(store.keys.shard_of_queue(QUEUE).queue_counters(QUEUE), "created", 1)
     await retire_queues(store)
-    assert await depth_bounds.get_bound(store, QUEUE) == 3
+    assert await depth_bounds.get_bound(store, QUEUE) == DepthBound(3)
     assert await queues.exists(store, QUEUE)
 
 
@@ -348,3 +349,32 @@ async def test_a_refusal_that_comes_late_does_not_forget_the_run_that_was_stored
     record = await cron.get(store, "daily")
     assert record.held_runs == (job_id,)
     assert job_id in record.open_runs
+
+
+async def test_only_jobs_above_the_threshold_are_warned_of(store: Store) -> None:
+    await depth_bounds.set_bound(store, QUEUE, DepthBound(4, threshold=0.5))
+    assert [(await put(store)).pressure for _ in range(4)] == [None, None, (3, 4), (4, 4)]
+    await take(store, count=4)
+    [first, second, third] = await enqueue_many(store, [new_job() for _ in range(3)])
+    assert {first.pressure, second.pressure, third.pressure} == {(3, 4)}
+
+
+async def test_the_threshold_is_four_fifths_by_default(store: Store) -> None:
+    await depth_bounds.set_bound(store, QUEUE, 5)
+    assert [(await put(store)).pressure for _ in range(5)] == [None, None, None, None, (5, 5)]
+
+
+async def test_a_refusal_names_the_strategy_of_the_queue(store: Store) -> None:
+    await depth_bounds.set_bound(store, QUEUE, DepthBound(1, "block"))
+    assert await depth_bounds.get_bound(store, QUEUE) == DepthBound(1, "block")
+    await put(store)
+    for refused in (put, a_wide_batch):
+        with pytest.raises(QueueFull) as caught:
+            await refused(store)
+        assert caught.value.details["strategy"] == "block"
+    await depth_bounds.set_bound(store, QUEUE, None)
+    assert await depth_bounds.get_bound(store, QUEUE) is None
+
+
+async def a_wide_batch(store: Store) -> object:
+    return await enqueue_many(store, [new_job(QUEUE), new_job("q1"), new_job("q2")])

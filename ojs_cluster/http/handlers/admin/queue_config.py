@@ -23,6 +23,7 @@ from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import exhaustion
 from ojs_cluster.store.limits import depth_bounds, rate_limits
+from ojs_cluster.store.limits.depth_bounds import DepthBound
 from ojs_cluster.store.partial_failures import after_first_write
 from ojs_cluster.store.queues.partition_maintenance import get_partitions, set_partitions
 
@@ -47,11 +48,11 @@ _UNSUPPORTED_MEMBERS = frozenset(
 class BackpressureBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The limit on a queue's depth. A ``max_depth`` of 0 means no limit.
 
-    ``warning_threshold`` is validated, but the server sends no warning.
+    Above the part ``warning_threshold`` of the limit, responses have warning headers.
     """
 
     max_depth: Annotated[int, between(0, _LARGEST_MAX_DEPTH)]
-    strategy: Annotated[str, keywords(enum=["reject"])] = "reject"
+    strategy: Annotated[str, keywords(enum=["reject", "block"])] = "reject"
     warning_threshold: Annotated[float, between(0, 1)] = 0.8
     max_size_bytes: int = 0
 
@@ -69,7 +70,7 @@ class QueueConfigBody(msgspec.Struct, frozen=True):
     max_size: Annotated[int, between(0, _LARGEST_MAX_DEPTH)] | msgspec.UnsetType | None = (
         msgspec.UNSET
     )
-    overflow_policy: Annotated[str, keywords(enum=["reject"])] | None = None
+    overflow_policy: Annotated[str, keywords(enum=["reject", "block"])] | None = None
     concurrency: Annotated[int, keywords(minimum=1)] | msgspec.UnsetType | None = msgspec.UNSET
 
 
@@ -88,10 +89,10 @@ async def get(app: App, _request: Request, name: str) -> Response:
     """
     check_queue(name, field="name")
     layout = await get_partitions(app.store, name)
-    max_depth = await depth_bounds.get_bound(app.store, name)
+    bound = await depth_bounds.get_bound(app.store, name)
     on_exhaustion = await exhaustion.get_on_exhaustion(app.store, name)
     limits = (await rate_limits.get_queue_limits(app.store, name)).usage.limits
-    return _config(app, name, layout, max_depth, on_exhaustion, limits.concurrency)
+    return _config(app, name, layout, bound, on_exhaustion, limits.concurrency)
 
 
 async def put(app: App, request: Request, name: str) -> Response:
@@ -143,13 +144,13 @@ class ConfigChanges:
 
     Args:
         partitions: the number of partitions.
-        max_depth: a tuple with the maximum depth, or with None to remove the queue's own.
+        bound: a tuple with the depth bound, or with None to remove the queue's own.
         on_exhaustion: a tuple with the setting, or with None to remove the queue's own.
         concurrency: a tuple with the maximum number of active jobs, or with None for no maximum.
     """
 
     partitions: int | None
-    max_depth: tuple[int | None] | None
+    bound: tuple[DepthBound | None] | None
     on_exhaustion: tuple[str | None] | None
     concurrency: tuple[int | None] | None
 
@@ -188,14 +189,14 @@ def changes_of(body: QueueConfigBody) -> ConfigChanges:
         )
     if isinstance(concurrency, int) and concurrency < 1:
         raise InvalidRequest("concurrency must be at least 1", field="concurrency")
-    max_depth: tuple[int | None] | None = None
+    bound: tuple[DepthBound | None] | None = None
     if isinstance(backpressure, BackpressureBody):
-        max_depth = (_max_depth(backpressure),)
+        bound = (_depth_bound(backpressure),)
     elif backpressure is None:
-        max_depth = (None,)
+        bound = (None,)
     return ConfigChanges(
         body.partitions,
-        max_depth,
+        bound,
         None if isinstance(on_exhaustion, msgspec.UnsetType) else (on_exhaustion,),
         None if isinstance(concurrency, msgspec.UnsetType) else (concurrency,),
     )
@@ -220,25 +221,26 @@ async def apply_changes(store: Store, name: str, changes: ConfigChanges) -> None
             limits = replace(current, concurrency=changes.concurrency[0])
             await rate_limits.set_queue_limits(store, name, limits)
         written = True
-    if changes.max_depth is not None:
+    if changes.bound is not None:
         with after_first_write(when=written):
-            await depth_bounds.set_bound(store, name, changes.max_depth[0])
+            await depth_bounds.set_bound(store, name, changes.bound[0])
         written = True
     if changes.on_exhaustion is not None:
         with after_first_write(when=written):
             await exhaustion.set_on_exhaustion(store, name, changes.on_exhaustion[0])
 
 
-def _max_depth(backpressure: BackpressureBody) -> int:
-    """Return the maximum depth that a body sets.
+def _depth_bound(backpressure: BackpressureBody) -> DepthBound:
+    """Return the bound that a body sets.
 
     Raises:
         Unsupported: the body sets another kind of limit.
         InvalidRequest: a number is out of range.
     """
-    if backpressure.strategy != "reject":
+    strategy = backpressure.strategy
+    if strategy not in ("reject", "block"):
         raise Unsupported(
-            "the only supported strategy is 'reject': a full queue refuses jobs",
+            "the supported strategies are 'reject' and 'block': no job is dropped",
             field="backpressure.strategy",
         )
     if backpressure.max_size_bytes:
@@ -254,14 +256,18 @@ def _max_depth(backpressure: BackpressureBody) -> int:
         raise InvalidRequest(
             "warning_threshold must be from 0 to 1", field="backpressure.warning_threshold"
         )
-    return backpressure.max_depth
+    return DepthBound(
+        backpressure.max_depth,
+        "block" if strategy == "block" else "reject",
+        backpressure.warning_threshold,
+    )
 
 
 def _config(
     app: App,
     name: str,
     layout: PartitionLayout,
-    max_depth: int | None,
+    bound: DepthBound | None,
     on_exhaustion: str | None,
     concurrency: int | None,
 ) -> Response:
@@ -271,7 +277,7 @@ def _config(
         app: the state of the process.
         name: the queue's name.
         layout: the queue's partitions.
-        max_depth: the queue's own ``max_depth``; None if it has none.
+        bound: the queue's own depth bound; None if it has none.
         on_exhaustion: the queue's own ``on_exhaustion``; None if it has none.
         concurrency: the maximum number of active jobs; None for any number.
     """
@@ -281,10 +287,14 @@ def _config(
     }
     if concurrency is not None:
         config["concurrency"] = concurrency
-    if max_depth is None:
-        max_depth = app.store.settings.max_queue_depth
-    if max_depth:
-        config["backpressure"] = {"max_depth": max_depth, "strategy": "reject"}
+    if bound is None:
+        bound = DepthBound(app.store.settings.max_queue_depth)
+    if bound.jobs:
+        config["backpressure"] = {
+            "max_depth": bound.jobs,
+            "strategy": bound.strategy,
+            "warning_threshold": bound.threshold,
+        }
     # Producers do not use these partitions any more. Workers empty them.
     draining = layout.open_count - layout.count
     return replies.json_response(

@@ -195,7 +195,8 @@ class DepthBound(TypedDict):
     """The limit on the depth of a queue."""
 
     max_depth: Count
-    strategy: Literal["reject"]
+    strategy: Literal["reject", "block"]
+    warning_threshold: Annotated[float, between(0, 1)]
 
 
 class QueueSettings(TypedDict):
