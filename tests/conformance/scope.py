@@ -16,6 +16,7 @@ DEFAULT_FOLDERS: Final = (
     "level-2-scheduled",
     "level-3-workflows",
     "level-4-advanced",
+    "agent",
     "ext-admin-api",
     "ext-backpressure",
     "ext-dead-letter",

@@ -6,6 +6,7 @@ import pytest
 
 from ojs_cluster.core.bulk.selection import BulkAction
 from ojs_cluster.core.rate_limit import RateLimits
+from tests.crash.agents import AgentChange
 from tests.crash.bulks import Bulk
 from tests.crash.harness import Operation, World, failing_at_every_command
 from tests.crash.maintenance import DeadWorker, History, Removal
@@ -32,6 +33,8 @@ OPERATIONS: dict[str, Operation] = {
     "retry of one while another job holds the lock": Retry("held"),
     "dead worker": DeadWorker(),
     "samples of all queues": History(),
+    "an agent that is paused": AgentChange("pause"),
+    "an agent that is resumed": AgentChange("resume"),
     "a new pool": PoolChange("new"),
     "another configuration of a pool": PoolChange("changed"),
     "no more pool": PoolChange("deleted"),

@@ -89,6 +89,10 @@ def body_of(route: Route, job_id: str) -> dict[str, Any]:
         return {"states": ["available"], "confirm": True}
     if route.template.endswith("/dead-letter"):
         return {"confirm": True}
+    if route.template.endswith("/merge"):
+        return {"branch_a": "a", "branch_b": "b"}
+    if route.template.endswith("/tool-retry"):
+        return {"tool_call_id": "c"}
     if "/pools/" in route.template:
         return {"queues": ["q"]}
     if "fetch" in route.template:

@@ -29,6 +29,7 @@ class Event(StrEnum):
 
     PROMOTE = "promote"  # a schedule or a backoff delay is over
     ACTIVATE = "activate"  # the producer makes a pending job available
+    HOLD = "hold"  # the agent of the job is paused
     FETCH = "fetch"
     ACK = "ack"
     RETRY = "retry"  # a failed attempt that may be repeated
@@ -53,6 +54,7 @@ TRANSITIONS: Final[Mapping[Event, Mapping[State, State]]] = MappingProxyType(
             State.RETRYABLE: State.AVAILABLE,
         },
         Event.ACTIVATE: {State.PENDING: State.AVAILABLE},
+        Event.HOLD: {State.AVAILABLE: State.PENDING},
         Event.FETCH: {State.AVAILABLE: State.ACTIVE},
         Event.ACK: {State.ACTIVE: State.COMPLETED},
         Event.RETRY: {State.ACTIVE: State.RETRYABLE},

@@ -38,6 +38,7 @@ CAPABILITIES = {
     "checkpoints": True,
     "backpressure": False,
     "fair_scheduling": True,
+    "agents": True,  # pause, resume, fork, merge, tool-retry; no replay
 }
 
 

@@ -17,6 +17,7 @@ from ojs_cluster.http.openapi.endpoint import DocumentEndpoint
 from ojs_cluster.http.routing.router import HttpRouter, QueueAccess, Route, TenantAccess
 from ojs_cluster.http.routing.tables import (
     admin,
+    agents,
     crons,
     events,
     jobs,
@@ -32,7 +33,7 @@ from ojs_cluster.http.routing.tables import (
 
 _TABLES: Final = (
     *(system, jobs, workers, queues, workflows, crons, events, webhooks, schemas, pools, admin),
-    tenants,
+    *(agents, tenants),
 )
 DOCUMENT_ROUTE: Final = Route(
     "GET",

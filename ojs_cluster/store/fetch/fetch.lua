@@ -55,7 +55,9 @@ for q = 8, #KEYS, 4 do -- index of the queue's first key
         else
 --@include validate_job reply_size
             if job[F.state] ~= 'available' or job[F.transaction] or not has_valid_fields(job)
-                or job[F.expires] and tonumber(job[F.expires]) <= now then return {now, 'full_path'} end
+                or job[F.hold] or job[F.expires] and tonumber(job[F.expires]) <= now then
+                return {now, 'full_path'}
+            end
             if job[F.limit] or job[F.max_per_second] or job[F.tenant] then return {now, 'limited'} end
             bytes = bytes + size_of(job)
         end

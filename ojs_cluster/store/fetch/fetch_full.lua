@@ -6,7 +6,7 @@
 -- Post: each job returned has a new lease: worker, attempt + 1, deadline, lease id. Its start is counted by
 --       the limits of its queue and of its rate limit key. A job without its token is blocked, a token is
 --       requested, and later jobs are served. Due jobs of the shard are promoted first. Expired jobs are
---       discarded. Malformed jobs are quarantined; the reaper reports them. The reply ends after the job with
+--       discarded. Jobs of paused agents become pending. Malformed jobs are quarantined; the reaper reports them. The reply ends after the job with
 --       which it reaches MAX_REPLY_BYTES, so fewer than `count` large jobs may be returned.
 -- Memory: allow-oom; as fetch; per job that is blocked or requests a token 600 bytes.
 -- KEYS: 1 due, 2 active, 3 execution_deadlines, 4 expiring, 5 finished, 6 events, 7 quiet_workers, then per
@@ -23,7 +23,7 @@
 --          {now, 'quiet'} the worker has a quiet flag
 --@include keys now preflight remove_many read_job change_counters append_event set_deadline
 --@include append_effect make_available finish_job remove_from_queue promote_jobs lease_job create_limiters
---@include count_starts queue_limits
+--@include count_starts queue_limits hold_job
 batch_events()
 --@include rate_limit_state close_rate_limit local_tokens block_for_token request_tokens reply_size
 --@include select_jobs
@@ -36,6 +36,7 @@ local due, jobs, _, due_bytes = load_due_jobs(deliver_event and 4 or 16, true) -
 for _, id in ipairs(due) do
     if jobs[id] and jobs[id][F.limit] then load_local_limit(jobs[id]) end
 end
+preflight_key(PENDING) -- for hold_job
 local queues = {}
 for i = 11, #ARGV do
     local q = 8 + 4 * (i - 11) -- index of the queue's first key
@@ -79,6 +80,8 @@ for _, item in ipairs(found) do
         remove_from_queue(id, job)
         remove_member(EXPIRING, id)
         expire(id, key, job, ARGV[7])
+    elseif job[F.hold] then
+        hold_job(id, key, job)
     elseif not item.starts then
         block_job(queue, id, job, item.score)
     else

@@ -5,7 +5,7 @@
 -- KEYS: 1 job, 2 due, 3 expiring, 4 pending, 5 events.
 -- ARGV: 1 events kept.
 -- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'prepared', transaction}
---          {'conflict', state}
+--          {'conflict', state} | {'held'} the agent of the job is paused
 --@include keys now preflight remove_one read_job change_counters append_event set_deadline
 --@include make_available
 local key = KEYS[1]
@@ -13,6 +13,7 @@ local job, reply = load_job(key)
 if not job then return reply end
 local id = job_id_of(key)
 if job[F.state] ~= 'pending' then return {'conflict', job[F.state]} end
+if job[F.hold] == 'h' then return {'held'} end
 local due = tonumber(job[F.due] or 0)
 preflight_key(queue_counters_key(job[F.queue]))
 if due <= now then preflight_key(queue_available_key(job[F.queue])) end

@@ -32,6 +32,10 @@ twice: the full path follows the fast path, and a prepared job is tried again af
 transaction."""
 
 
+class RecordChanged(Conflict):
+    """Another client has changed a record of the job since the caller read it."""
+
+
 async def run_on_job(
     store: Store,
     name: str,
@@ -142,6 +146,10 @@ def refusal(job_id: str, reply: Sequence[Any], shard: Shard) -> OJSError:
     if reply[0] == b"conflict":
         state = reply[1].decode()
         return Conflict(_refusal_start(job_id) + state, job_id=job_id, state=state)
+    if reply[0] == b"changed":
+        return RecordChanged(_refusal_start(job_id) + "changed by another client", job_id=job_id)
+    if reply[0] == b"held":
+        return Conflict(f"the agent of job '{job_id}' is paused: resume it", job_id=job_id)
     if reply[0] == b"not_holder":
         return Conflict(_refusal_start(job_id) + _NOT_HOLDER, job_id=job_id)
     if reply[0] == b"refused":

@@ -118,6 +118,11 @@ HISTORY: Final = b"hy"
 """What transitions have overwritten in the other fields; see ``store/history/entries.py``."""
 TENANT: Final = b"tn"
 """The tenant that the job's meta names. Absent in a job without a tenant."""
+AGENT: Final = b"ag"
+"""JSON object with the state of the agent that the job runs (``core/agents/record.py``)."""
+HOLD: Final = b"ho"
+"""Set while the agent is paused: ``w`` if the job may still be in a queue, or wait, or run, and
+``h`` if it was taken out of its queue and is pending."""
 CHECKPOINT: Final = b"ck"
 """Set while the job has a checkpoint, which is in a key of its own: sequence, bytes, and time of
 the last event."""

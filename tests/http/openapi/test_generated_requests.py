@@ -139,6 +139,7 @@ def _prepared(url: str) -> Served:
             "rate-limits": ["k1"],
             "subscriptions": [post("/webhooks/subscriptions", hook)["id"]],
             "pools": ["shared"],
+            "agents": ids,
             "bulk": [post("/admin/bulk", bulk)["id"]],
         }
     by_template = {}

@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from ojs_cluster.core.access.scopes import QueuePatterns
+from ojs_cluster.core.agents.record import HumanDecision
 from ojs_cluster.core.bulk.selection import DEFAULT_STATES, BulkAction, Selection
 from ojs_cluster.core.cron.cron_job import parse_cron
 from ojs_cluster.core.errors import Duplicate
@@ -24,6 +25,7 @@ from ojs_cluster.core.rate_limit import Rate, RateLimits
 from ojs_cluster.keys import META
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.store.agents import agents
 from ojs_cluster.store.bulk import execution
 from ojs_cluster.store.bulk import operations as bulks
 from ojs_cluster.store.context import Store
@@ -270,7 +272,21 @@ async def one_life_without_backup(store: Store, db: Any) -> None:
     await one_life_of_a_webhook(store)
     await one_life_of_a_schema(store)
     await one_life_of_a_pool(store)
+    await one_life_of_an_agent(store)
     await reads(store)
+
+
+async def one_life_of_an_agent(store: Store) -> None:
+    job = await put(store, "agents", rate_limit={"key": "agents", "concurrency": 5})
+    [taken] = await take(store, "agents")
+    await agents.pause(store, job.id, "x" * 2000)
+    await nack(store, taken, requeue=True)
+    assert await take(store, "agents") == []
+    await agents.resume(store, job.id, HumanDecision(True, "x" * 2000))
+    await agents.fork(store, job.id, 0, "x" * 255)
+    await agents.pause(store, job.id, "")
+    await agents.resume(store, job.id, HumanDecision(True))
+    await cancel(store, job.id)
 
 
 async def every_kind_of_enqueue(store: Store) -> None:

@@ -8,6 +8,7 @@ from typing import Final
 from ojs_cluster.http.openapi.described import OperationDetails
 from ojs_cluster.http.openapi.operations import (
     admin,
+    agents,
     bulk,
     crons,
     events,
@@ -35,6 +36,7 @@ OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
     **webhooks.OPERATIONS,
     **schemas.OPERATIONS,
     **pools.OPERATIONS,
+    **agents.OPERATIONS,
     **admin.OPERATIONS,
     **tenants.OPERATIONS,
 }

@@ -11,7 +11,7 @@ local function size_of(job)
     local bytes = job[F.checkpoint] and tonumber(string.match(job[F.checkpoint], '^%d+ (%d+) ')) or 0
     if not job[F.errors] then
         return bytes + #job[F.envelope] + #(job[F.parents] or '') + #(job[F.progress_data] or '')
-            + #(job[F.history] or '')
+            + #(job[F.history] or '') + #(job[F.agent] or '')
     end
     for i = 2, #job.field_list, 2 do bytes = bytes + #job.field_list[i] end
     return bytes

@@ -30,10 +30,10 @@ local function scan(queues, jobs, wanted, bytes_read, is_second_scan)
                 if not stale and jobs[id] == nil then jobs[id] = load_candidate(queue, id) end
                 local job = not stale and jobs[id]
                 local alive = job and (not job[F.expires] or tonumber(job[F.expires]) > now)
-                local starts = alive and may_start(job)
+                local starts = alive and not job[F.hold] and may_start(job)
                 if starts then live, bytes = live + 1, bytes + size_of(job) end
                 found_blocked = found_blocked or not starts
-                budget = budget - (alive and 1 or LEAVING_JOB_COST)
+                budget = budget - ((not alive or job[F.hold]) and LEAVING_JOB_COST or 1)
                 scanned[#scanned + 1] = {id = id, score = tonumber(rows[i + 1]), queue = queue, job = job,
                     alive = alive, starts = starts, is_stale = stale}
             end

@@ -1,0 +1,1 @@
+"""Agents: the record that a job keeps of the agent that it runs."""

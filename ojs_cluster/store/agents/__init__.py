@@ -1,0 +1,1 @@
+"""Pause, resume, fork and merge the agent that a job runs."""
