@@ -152,15 +152,15 @@ async def collect(
     """
     await store.fetch_touches.touch(store, worker_id)
     await store.partitions.refresh_if_stale(store)
-    operation = _Fetch(store, count, worker_id, visibility_timeout_ms, tenant)
+    collected = _Fetch(store, count, worker_id, visibility_timeout_ms, tenant)
     try:
-        failure = await run(operation)
+        failure = await run(collected)
     except BaseException:
-        await release(store, operation.jobs)
+        await release(store, collected.jobs)
         raise
-    if failure is not None and not operation.jobs:
+    if failure is not None and not collected.jobs:
         raise failure
-    return operation.jobs
+    return collected.jobs
 
 
 async def _run_stages(store: Store, stages: Sequence[Stage], operation: _Fetch) -> Exception | None:
