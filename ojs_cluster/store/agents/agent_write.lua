@@ -27,7 +27,7 @@ if action == 'pause' then
     if job[F.state] == 'available' then hold_job(id, key, job) else save_job(key, job, F.hold, 'w') end
 elseif action == 'resume' and job[F.hold] then
     if job[F.hold] == 'h' and job[F.state] == 'pending' then
-        count(queue, 'pending', -1)
+        count_job(job, 'pending', -1)
         remove_member(PENDING, id)
         save_job(key, job, F.state, 'available', F.enqueued, now)
         make_available(id, job)

@@ -6,8 +6,9 @@
 -- Post: each job returned has a new lease: worker, attempt + 1, deadline, lease id. Its start is counted by
 --       the limits of its queue and of its rate limit key. A job without its token is blocked, a token is
 --       requested, and later jobs are served. Due jobs of the shard are promoted first. Expired jobs are
---       discarded. Jobs of paused agents become pending. Malformed jobs are quarantined; the reaper reports them. The reply ends after the job with
---       which it reaches MAX_REPLY_BYTES, so fewer than `count` large jobs may be returned.
+--       discarded. Jobs of paused agents become pending. Malformed jobs are quarantined; the reaper reports
+--       them. The reply ends after the job with which it reaches MAX_REPLY_BYTES, so fewer than `count` large
+--       jobs may be returned.
 -- Memory: allow-oom; as fetch; per job that is blocked or requests a token 600 bytes.
 -- KEYS: 1 due, 2 active, 3 execution_deadlines, 4 expiring, 5 finished, 6 events, 7 quiet_workers, then per
 --       queue: queue_counters, queue_available, queue_blocked, token_demand.

@@ -11,15 +11,17 @@ import trio
 
 from ojs_cluster.core.agents.record import HumanDecision
 from ojs_cluster.core.errors import Conflict, NotFound
+from ojs_cluster.core.jobs.envelope import parse_job
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.agents import agents
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.enqueue.enqueue import enqueue
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.activate import activate
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.nack import release
 from ojs_cluster.store.progress import checkpoints
-from tests.store.shortcuts import HOUR, ack, nack, promote_all, put, reap_all, shard_of, take
+from tests.store.shortcuts import HOUR, QUEUE, ack, nack, promote_all, put, reap_all, shard_of, take
 from tests.support.invariants import InvariantReport
 from tests.support.timeshift import age_job
 
@@ -30,12 +32,15 @@ async def state_of(store: Store, job_id: str) -> State:
     return (await read_jobs.get(store, job_id)).state
 
 
-@pytest.mark.parametrize("limited", [False, True], ids=["plain", "limited"])
+@pytest.mark.parametrize("kind", ["plain", "limited", "tenant"])
 async def test_an_available_job_is_held_until_its_agent_is_resumed(
-    store: Store, consistent: Callable[[], InvariantReport], limited: bool
+    store: Store, consistent: Callable[[], InvariantReport], kind: str
 ) -> None:
-    options: dict[str, Any] = {"rate_limit": {"key": "k", "concurrency": 5}} if limited else {}
-    job = await put(store, expires_at="+PT1H", **options)
+    limit: dict[str, Any] = {"rate_limit": {"key": "k", "concurrency": 5}}
+    options = limit if kind == "limited" else {}
+    tenant = {"meta": {"tenant_id": "acme"}} if kind == "tenant" else {}
+    made = {"type": "a", "args": [], "options": {"queue": QUEUE, "expires_at": "+PT1H", **options}}
+    job = await enqueue(store, parse_job(json.dumps({**made, **tenant}).encode()))
     await agents.pause(store, job.id, "wait")
     assert await state_of(store, job.id) is State.PENDING
     assert await take(store) == []

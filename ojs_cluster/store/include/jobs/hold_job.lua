@@ -2,7 +2,7 @@
 -- (store/agents/agent_write.lua). The caller has read the keys of the queue, and PENDING, before its first write.
 local function hold_job(id, key, job)
     remove_from_queue(id, job)
-    count(job[F.queue], 'pending', 1)
+    count_job(job, 'pending', 1)
     redis.call('ZADD', PENDING, job[F.created], id)
     save_job(key, job, F.state, 'pending', F.hold, 'h')
 end
