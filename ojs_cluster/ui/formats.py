@@ -33,6 +33,15 @@ def number(value: float | None) -> str:
     return f"{value:.2f}".rstrip("0").rstrip(".")
 
 
+def plain(value: float | None) -> str:
+    """Return a number that scripts can read too: no separators, and two digits at most.
+
+    Returns:
+        The number, without decimals if it is whole; empty if it is not known.
+    """
+    return "" if value is None else f"{value:.2f}".rstrip("0").rstrip(".")
+
+
 def plural(count: float | None, one: str, many: str = "") -> str:
     """Return the word for a number of things: ``one`` for 1, otherwise ``many``.
 

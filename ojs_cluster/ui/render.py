@@ -35,6 +35,7 @@ class Templates:
             size=formats.size,
             ago=formats.ago,
             state=formats.state,
+            plain=formats.plain,
             plural=formats.plural,
             limits=limits_in_words,
             readable=readable,

@@ -137,6 +137,24 @@ def test_no_column_is_cut_off_in_a_window_of_1280_pixels(
     visitor.page.context.close()
 
 
+def test_columns_and_the_menu_are_readable_in_a_window_of_360_pixels(
+    chromium: Browser, running: Running, demo: Demo
+) -> None:
+    visitor = window(chromium, running, viewport={"width": 360, "height": 800})
+    visitor.log_in()
+    for path in ("bulk", "operations", "limits", "webhooks", "cluster"):
+        page = visitor.open(path)
+        for cell in page.locator("tbody .break-name").all()[:20]:
+            box = cell.bounding_box()
+            assert box is not None
+            assert box["width"] >= 120, path
+        entry = page.locator("nav[aria-label=Pages] [aria-current]").bounding_box()
+        assert entry is not None
+        assert 0 <= entry["x"] <= entry["x"] + entry["width"] <= 360, path
+    visitor.check()
+    visitor.page.context.close()
+
+
 def _violations(page: Page, axe: str) -> list[str]:
     page.evaluate(axe)
     result = page.evaluate("axe.run(document, {resultTypes: ['violations']})")

@@ -106,6 +106,26 @@ def test_a_group_of_errors_is_counted_confirmed_and_retried(
         assert "completed</span>" in row_of(admin, counting.url.path)
 
 
+def test_a_job_says_when_and_by_whom_it_was_retried_by_hand(
+    running: Running, admin: httpx.Client
+) -> None:
+    with running.api() as api:
+        by_form, by_bulk = fail(api, "retried-by-hand", 2, "Broken")
+        assert "by hand" not in page(admin, f"/ui/jobs/{by_form}")
+        act(admin, f"/ui/jobs/{by_form}/retry", f"jobs/{by_form}")
+        follow(admin, "/ui/bulk", {"scope": "chosen", "action": "retry", "id": [by_bulk]})
+        carry_out(running)
+
+        for job_id in (by_form, by_bulk):
+            text = page(admin, f"/ui/jobs/{job_id}")
+            moment = text.partition("Retried by hand by boss")[2].partition("</li>")[0]
+            assert "<time" in moment
+            assert "retried by hand <b>1</b> time</li>" in text
+            assert "Attempts are counted from the last retry by hand" in text
+            attempts = text.partition('aria-label="Attempts"')[2].partition("</table>")[0]
+            assert "no host" in attempts, "the error before the retry"
+
+
 def test_many_jobs_need_a_typed_confirmation(running: Running, admin: httpx.Client) -> None:
     with running.api() as api:
         jobs = [{"type": "a.b", "args": [], "options": {"queue": "crowd"}}] * 101

@@ -162,6 +162,23 @@ def test_the_audit_has_words_for_codes(
         assert operations.action_of(entry) == action
 
 
+@pytest.mark.parametrize(
+    ("action", "name", "place"),
+    [
+        ("queue.pause", "email", "queues"),
+        ("cron.delete", "nightly", "cron"),
+        ("job.retry", "01a229b9-5ce2-78aa-804b-bd7b1f2ccf8e", "jobs"),
+        ("bulk.stop", "01a229b9-5ce2-78aa-804b-bd7b1f2ccf8e", "bulk"),
+        ("bulk.create", "count cancel queue=email", ""),
+        ("job.retry_many", "retry 3 ids", ""),
+        ("keys.reload", "OJS_API_KEYS_FILE", ""),
+        ("queue.pause", "", ""),
+    ],
+)
+def test_the_audit_links_objects_that_have_a_page(action: str, name: str, place: str) -> None:
+    assert operations.place_of({"action": action, "object": name}) == place
+
+
 def test_every_action_of_the_api_has_words() -> None:
     actions = {route.action for route in ROUTES if route.action}
     assert len(actions) > 30

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import quote
 
 import httpx
@@ -53,6 +54,15 @@ def test_the_overview_shows_numbers_problems_and_history(admin: httpx.Client) ->
     assert 'href="./queues/media"' in text  # the way to the paused queue
     assert len(document.all("tr")) > 50, "the hour of statistics as a table"
     assert "retryable" in document.text
+
+
+def test_the_table_of_a_chart_has_whole_numbers_without_decimals(
+    admin: httpx.Client, demo: Demo
+) -> None:
+    rows = page(admin, "/ui/").partition('id="series"')[2].partition("<tbody>")[2].split("</tr>")
+    numbers = [value for row in rows for value in re.findall(r"<td>([^<]*)</td>", row)]
+    assert len(numbers) > 100
+    assert not [value for value in numbers if not re.fullmatch(r"[0-9]+(\.[0-9]?[1-9])?", value)]
 
 
 def test_a_queue_is_paused_and_resumed_by_forms(admin: httpx.Client) -> None:

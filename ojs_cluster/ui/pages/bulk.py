@@ -67,7 +67,9 @@ async def show_all(visit: Visit) -> Answer:
                 if _is_counted(each)
             },
             "title_of": lambda operation: (
-                f"{'Count for ' if operation['dry_run'] else ''}{operation['action'].capitalize()}"
+                f"Count to {operation['action']}"
+                if operation["dry_run"]
+                else operation["action"].capitalize()
             ),
         },
     )

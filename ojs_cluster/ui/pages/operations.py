@@ -8,6 +8,8 @@ from typing import Any, Final
 import orjson
 
 from ojs_cluster.core.access.scopes import Scope
+from ojs_cluster.core.jobs.ids import is_job_id
+from ojs_cluster.core.jobs.options import is_queue
 from ojs_cluster.ui.visit import Answer, Page, Visit
 
 _AUDIT: Final = 50
@@ -43,6 +45,13 @@ _NOUNS: Final = {
     "dead_letter": "a dead letter",
     "rate_limit": "a rate limit",
 }
+_PLACES_BY_ID: Final = {
+    "bulk": "bulk",
+    "dead_letter": "jobs",
+    "job": "jobs",
+    "workflow": "workflows",
+}
+_PLACES: Final = {"cron": "cron", "queue": "queues"}
 _OUTCOMES: Final = {
     "ok": "done",
     "not_found": "it does not exist",
@@ -67,6 +76,7 @@ async def show(visit: Visit) -> Answer:
             "audit": audit["entries"],
             "action_of": action_of,
             "outcome_of": outcome_of,
+            "place_of": place_of,
             "next_cursor": audit["pagination"].get("next_cursor"),
             "cursor": cursor,
             "may_write": visit.may_change(Scope.ADMIN_WRITE),
@@ -97,6 +107,16 @@ def outcome_of(entry: Mapping[str, Any]) -> str:
         words += f": the key lacks {entry['missing_scope']}"
     times = entry.get("count")
     return f"{words}, {times} times" if isinstance(times, int) and times > 1 else words
+
+
+def place_of(entry: Mapping[str, Any]) -> str:
+    """Return the page that shows the object of an audit entry; empty if there is none.
+
+    The object of a change of many jobs is a text that describes them.
+    """
+    noun, name = str(entry.get("action") or "").partition(".")[0], str(entry.get("object") or "")
+    is_known = is_job_id(name) if noun in _PLACES_BY_ID else noun in _PLACES and is_queue(name)
+    return {**_PLACES_BY_ID, **_PLACES}[noun] if is_known else ""
 
 
 async def set_maintenance(visit: Visit) -> Answer:

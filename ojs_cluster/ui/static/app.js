@@ -92,6 +92,13 @@
   }
   document.addEventListener("visibilitychange", () => { if (!document.hidden && live && Number(live.value)) refresh(); });
 
+  // -- the menu is a strip on narrow windows: the current page must be in sight
+  const current = document.querySelector(".side nav [aria-current]");
+  if (current) {
+    const strip = current.closest("nav");
+    strip.scrollLeft = current.offsetLeft - strip.offsetLeft - (strip.clientWidth - current.offsetWidth) / 2;
+  }
+
   // -- copy
   document.addEventListener("click", async (event) => {
     const button = event.target.closest("[data-copy]");
