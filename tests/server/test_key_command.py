@@ -13,6 +13,7 @@ from ojs_cluster.core.access.scopes import PRESETS
 
 def test_a_new_key_opens_what_its_entry_says(capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--name", "ci", "--preset", "producer", "--queue", "mail-*", "--queue", "a"]
+    options += ["--tenant", "acme"]
     assert main(["key", "new", *options, "--expires-at", "2027-01-31T00:00:00Z"]) == 0
     printed = capsys.readouterr().out
     (secret,) = re.findall(r"^# (ojs_\S{43})$", printed, re.M)
@@ -22,6 +23,7 @@ def test_a_new_key_opens_what_its_entry_says(capsys: pytest.CaptureFixture[str])
     assert found.expires_at_s == 1801353600.0
     assert found.queues is not None
     assert found.queues.patterns == ("mail-*", "a")
+    assert found.tenant == "acme"
 
 
 def test_no_two_secrets_are_the_same_and_none_is_in_its_entry(
@@ -43,6 +45,7 @@ def test_no_two_secrets_are_the_same_and_none_is_in_its_entry(
         (["--name", 'a"\nb'], "name: expected"),
         (["--name", "ci", "--queue", "A B"], "queues: expected a queue name"),
         (["--name", "ci", "--expires-at", "soon"], "expires_at: expected a time"),
+        (["--name", "ci", "--tenant", "a b"], "tenant: expected 1 to 128 letters"),
     ],
 )
 def test_what_the_file_would_refuse_is_refused_here(

@@ -14,12 +14,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+import msgspec
+
 from ojs_cluster.core.cron.cron_job import parse_cron
 from ojs_cluster.core.errors import Duplicate
 from ojs_cluster.core.jobs.envelope import NewJob, parse_job
 from ojs_cluster.core.jobs.failure import parse_failure
 from ojs_cluster.core.jobs.options import MAX_QUEUE_LENGTH
 from ojs_cluster.core.jobs.states import State
+from ojs_cluster.core.jobs.tenant import MAX_TENANT_LENGTH
 from ojs_cluster.core.pools.pool import MAX_POOL_QUEUES
 from ojs_cluster.core.workflow_request import parse_workflow
 from ojs_cluster.store.archive.archive_results import portions, restore_results
@@ -39,6 +42,7 @@ from ojs_cluster.store.outbox.outbox import drain
 from ojs_cluster.store.pools.pool_fetch import fetch_for_pool
 from ojs_cluster.store.pools.pools import MAX_POOLS
 from ojs_cluster.store.queues.queue_sums import sum_queues
+from ojs_cluster.store.queues.queues import purge
 from ojs_cluster.store.schemas.schema_index import SchemaRecord, encode
 from ojs_cluster.store.search.lists import list_jobs
 from ojs_cluster.store.sweeps.retention import remove_leftovers
@@ -328,6 +332,26 @@ async def as_many_pools_as_allowed(store: Store, db: Any) -> None:
     assert len(store.pools._states) == MAX_POOLS
 
 
+async def many_jobs_of_many_tenants(store: Store, db: Any) -> None:
+    """Each job has a tenant of its own, with the longest name, and is due with all others."""
+
+    def of_tenant(number: int, queue: str, **options: Any) -> NewJob:
+        tenant = f"{number:04}".ljust(MAX_TENANT_LENGTH, "t")
+        return msgspec.structs.replace(new_job(queue, **options), tenant=tenant)
+
+    queue = "tenants"
+    await enqueue_many(store, [of_tenant(n, queue, scheduled_at="+PT1H") for n in range(STEPS)])
+    shard = shard_of(store, queue)
+    db.zadd(shard.due, dict.fromkeys(db.zrange(shard.due, 0, -1), 1))
+    while (await promote_all(store, queue, MANY)).done:
+        pass
+    taken = [job for _ in range(3) for job in await take(store, queue, count=100)]
+    await ack_many(store, [Ack(job.id, None, b"1") for job in taken[:100]], worker_id="w1")
+    db.zadd(shard.active, dict.fromkeys((job.id for job in taken[100:]), 1))
+    await reap_all(store, queue)
+    await purge(store, queue)
+
+
 INPUTS: Sequence[Inputs] = (
     a_large_job_that_is_sent_twice,
     a_batch_of_small_jobs,
@@ -344,4 +368,5 @@ INPUTS: Sequence[Inputs] = (
     sums_and_members_of_many_queues,
     as_many_schemas_as_allowed,
     as_many_pools_as_allowed,
+    many_jobs_of_many_tenants,
 )

@@ -288,6 +288,20 @@ def test_an_expired_key_cannot_log_in(ui_redis: Embedded) -> None:
         assert client.post("/ui/login", data={"key": "wrong"}).status_code == 429
 
 
+def test_a_key_of_a_tenant_cannot_use_the_dashboard(ui_redis: Embedded) -> None:
+    bound = Principal("acme", PRESETS["admin"], tenant="acme")
+    keyring = Keyring({digest("k"): bound}, {})
+    with (
+        dashboard(ui_redis, UiSettings(mode="full"), keyring=keyring) as it,
+        it.browser(None) as client,
+    ):
+        answer = client.post("/ui/login", data={"key": "k"})
+        assert answer.status_code == 403
+        assert "bound to a tenant" in answer.text
+        for page in ("/ui/", "/ui/jobs", "/ui/queues"):
+            assert client.get(page, headers={"Authorization": "Bearer k"}).status_code == 403
+
+
 _READ_TOGETHER = ("", "queues", "cluster", "types", "cron/_preview?expression=@daily")
 
 

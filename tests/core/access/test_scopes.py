@@ -187,6 +187,8 @@ def test_keys_of_variables_have_all_scopes_and_stay_beside_the_file() -> None:
         ({"queues": '"mail"'}, "queues: expected a list of queue names"),
         ({"queues": '["Mail"]'}, "not 'Mail'"),
         ({"queues": "[5]"}, "not 5"),
+        ({"tenant": '"-a"'}, "tenant: expected 1 to 128 letters"),
+        ({"tenant": "[5]"}, "tenant: expected 1 to 128 letters"),
         ({"expires_at": "2027-01-31"}, "expires_at: expected a time with its zone"),
         ({"expires_at": "2027-01-31T00:00:00"}, "expires_at: expected a time with its zone"),
         ({"expires_at": '"soon"'}, "expires_at: expected a time with its zone"),

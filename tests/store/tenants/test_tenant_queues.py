@@ -1,0 +1,140 @@
+"""The index of a tenant's available jobs, and the counters of a tenant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from ojs_cluster.core.jobs.failure import parse_failure
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many
+from ojs_cluster.store.fetch.fetch import fetch, release
+from ojs_cluster.store.jobs.ack import ack as ack_job
+from ojs_cluster.store.jobs.cancel import cancel
+from ojs_cluster.store.jobs.change_priority import change_priority
+from ojs_cluster.store.jobs.nack import nack as nack_job
+from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.queues import queues
+from ojs_cluster.store.tenants.tenant_counts import read_counts, read_queue_counts
+from tests.store.hot_queues import spread
+from tests.store.limit_jobs import expire_grants, key_in, per_hour, settle
+from tests.store.shortcuts import QUEUE, new_job, promote_all, shard_of, take
+from tests.support.invariants import InvariantReport
+
+Check = Callable[[], InvariantReport]
+FAILURE = parse_failure(b'{"code":"c","message":"m"}')
+
+
+async def put_for(store: Store, tenant: str, queue: str = QUEUE, **options: Any) -> JobRecord:
+    return await enqueue(store, msgspec.structs.replace(new_job(queue, **options), tenant=tenant))
+
+
+async def take_for(store: Store, tenant: str, count: int = 100) -> list[str]:
+    found = await fetch(store, [QUEUE], count=count, worker_id="w1", tenant=tenant)
+    return [job.id for job in found]
+
+
+async def test_every_transition_keeps_index_and_counters(
+    store: Store, db: Any, consistent: Check
+) -> None:
+    for tenant in ("a", "b"):
+        for options in ({}, {"priority": 3}, {"pending": True}, {"scheduled_at": "+PT1H"}):
+            await put_for(store, tenant, **options)
+        await put_for(store, tenant, expires_at="+PT1H")
+    await enqueue_many(
+        store, [msgspec.structs.replace(new_job(), tenant="a"), new_job(), new_job("other")]
+    )
+    consistent()
+    first = await put_for(store, "a", priority=-1)
+    await change_priority(store, first.id, 50)
+    consistent()
+    assert await take_for(store, "a", count=1) == [first.id]
+    await nack_job(store, first.id, worker_id="w1", lease_id=None, failure=FAILURE)
+    consistent()
+    due = shard_of(store).due
+    db.zadd(due, dict.fromkeys(db.zrange(due, 0, -1), 1))
+    await promote_all(store)
+    consistent()
+    taken = await fetch(store, [QUEUE], count=2, worker_id="w1", tenant="b")
+    await release(store, taken[:1])
+    await ack_job(store, taken[1].id, worker_id="w1", lease_id=None, result=None)
+    consistent()
+    await cancel(store, (await put_for(store, "b")).id)
+    counts = await read_counts(store, "b")
+    assert (counts["completed"], counts["cancelled"], counts["active"]) == (1, 1, 0)
+    assert await read_queue_counts(store, "b", QUEUE) == counts
+    consistent()
+    await queues.purge(store, QUEUE)
+    consistent()
+    assert (await read_counts(store, "a"))["available"] == 0
+    assert await take_for(store, "a") == []
+
+
+async def test_blocked_jobs_are_not_in_the_index(store: Store, db: Any, consistent: Check) -> None:
+    key = key_in(store, home=False)
+    limit = {"key": key, "concurrency": 1, "rate": per_hour(9)}
+    jobs = [await put_for(store, "a", rate_limit=limit) for _ in range(3)]
+    await take_for(store, "a")
+    consistent()
+    await settle(store, db)
+    consistent()
+    await expire_grants(store, db)
+    consistent()
+    plain = await put_for(store, "a")
+    assert plain.id in await take_for(store, "a")
+    await queues.purge(store, QUEUE)
+    consistent()
+    assert len(jobs) == 3
+
+
+async def test_an_entry_that_an_earlier_version_has_left_is_no_job(
+    store: Store, db: Any, consistent: Check
+) -> None:
+    """That version takes the job out of its queue only."""
+    gone, kept = await put_for(store, "a"), await put_for(store, "a")
+    index = shard_of(store).tenant_queue(QUEUE, "a")
+    score = db.zscore(index, gone.id)
+    [taken] = await take(store)
+    assert taken.id == gone.id
+    db.zadd(index, {gone.id: score})
+    assert await take_for(store, "a") == [kept.id]
+    assert db.exists(index) == 0
+    consistent()
+
+
+async def test_the_fetch_of_a_tenant_does_not_read_the_jobs_of_others(
+    store: Store, consistent: Check
+) -> None:
+    """A scan of the queue would look at 400 jobs at most (``select_jobs.lua``)."""
+    others = [msgspec.structs.replace(new_job(), tenant="b") for _ in range(1500)]
+    for start in range(0, len(others), 250):
+        await enqueue_many(store, others[start : start + 250])
+    mine = await put_for(store, "a")
+    assert await take_for(store, "a", count=5) == [mine.id]
+    consistent()
+
+
+async def test_a_queue_with_partitions_serves_each_tenant(
+    store: Store, db: Any, consistent: Check
+) -> None:
+    await spread(store, db, 4)
+    mine = {(await put_for(store, "a")).id for _ in range(12)}
+    for _ in range(12):
+        await put_for(store, "b")
+    assert set(await take_for(store, "a")) == mine
+    assert await take_for(store, "a") == []
+    assert len(await take_for(store, "b")) == 12
+    consistent()
+
+
+async def test_the_counters_end_when_a_tenant_has_no_jobs(store: Store, db: Any) -> None:
+    job = await put_for(store, "a")
+    counters = shard_of(store).tenant_counters("a")
+    assert db.pttl(counters) == -1
+    await queues.purge(store, QUEUE)
+    assert 0 < db.pttl(counters) <= 7 * 86400 * 1000
+    await put_for(store, "a")
+    assert db.pttl(counters) == -1
+    assert job.tenant == "a"
