@@ -112,6 +112,7 @@ PAGES: Final = (
     PageRoute("GET", "/cron/<name>/edit", cron_changes.show_edit, (Scope.DATA_WRITE,), True),
     PageRoute("POST", "/cron/<name>/edit", cron_changes.edit, (Scope.DATA_WRITE,)),
     PageRoute("POST", "/cron/<name>/trigger", crons.trigger, (Scope.DATA_WRITE,)),
+    PageRoute("POST", "/cron/<name>/backfill", crons.backfill, (Scope.DATA_WRITE,)),
     PageRoute("POST", "/cron/<name>/pause", crons.pause, (Scope.DATA_WRITE,)),
     PageRoute("POST", "/cron/<name>/resume", crons.resume, (Scope.DATA_WRITE,)),
     PageRoute("POST", "/cron/<name>/delete", crons.delete, (Scope.DATA_WRITE,)),

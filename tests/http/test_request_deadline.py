@@ -97,6 +97,8 @@ def body_of(route: Route, job_id: str) -> dict[str, Any]:
         return {"queues": ["q"]}
     if "fetch" in route.template:
         return {"queues": ["q"], "worker_id": "w1"}
+    if route.template.endswith("/backfill"):
+        return {"from": "2024-01-01T00:00:00Z", "to": "2024-01-02T00:00:00Z", "confirm": True}
     if "cron" in route.template:
         return {"name": "other", "cron": "0 4 * * *", "job_template": DEFINITION}
     if "rate-limit" in route.template:

@@ -190,3 +190,27 @@ def test_past_runs_are_bars_from_old_to_new() -> None:
     assert [bar.outcome for bar in chart.bars] == ["triggered", "skipped", "failed"]
     assert chart.bars[1].height < chart.bars[0].height, "told apart without colours"
     assert chart.words == "The last 3 occurrences: 1 triggered, 1 skipped, 1 failed"
+
+
+def test_past_occurrences_are_counted_and_enqueued(running: Running, admin: httpx.Client) -> None:
+    job = {"type": "a.filled", "args": [], "options": {"queue": "filled"}}
+    with running.api() as api:
+        body = {"name": "filled", "cron": "0 * * * *", "job_template": job}
+        api.post("/ojs/v1/cron", json=body).raise_for_status()
+        path = "/ui/cron/filled"
+        assert "Count the occurrences" in page(admin, path)
+        form = {"from": "2024-03-01T00:00:00Z", "to": "2024-03-01T03:00:00Z", "back": "cron/filled"}
+        asked = admin.post(f"{path}/backfill", data=form)
+        assert "Enqueue 3 jobs of filled?" in asked.text
+        assert api.get("/ojs/v1/jobs", params={"queue": "filled"}).json()["jobs"] == []
+        for said in ("3 jobs enqueued, 0 existed", "0 jobs enqueued, 3 existed"):
+            assert (
+                admin.post(f"{path}/backfill", data={**form, "confirmed": "1"}).status_code == 303
+            )
+            assert said in page(admin, path)
+        empty = {**form, "to": "2024-03-01T00:00:00Z"}
+        admin.post(f"{path}/backfill", data=empty)
+        assert "From must be before to" in page(admin, path)
+        admin.post(f"{path}/backfill", data={**form, "from": "2024-03-01T02:30:00Z"})
+        assert "has no occurrence in this time" in page(admin, path)
+        api.delete("/ojs/v1/cron/filled").raise_for_status()

@@ -18,6 +18,7 @@ _VERBS: Final = {
     "authenticate": "log in or send a key",
     "bulk.create": "start a bulk operation",
     "data.reset": "delete all data",
+    "cron.backfill": "enqueue past occurrences of a cron job",
     "dead_letter.purge": "delete dead letters",
     "dead_letter.retry_many": "retry dead letters",
     "job.activate": "activate a job",

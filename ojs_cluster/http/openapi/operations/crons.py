@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from ojs_cluster.http.handlers import cron
+from ojs_cluster.http.handlers import cron, cron_backfill
 from ojs_cluster.http.openapi import parameters as p
 from ojs_cluster.http.openapi.described import Answer, OperationDetails, Parameter
 from ojs_cluster.http.openapi.shapes import crons as shapes
@@ -38,6 +38,9 @@ OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
             200: Answer(shapes.CronTriggered, "The job would duplicate a unique job."),
         },
         errors=(409,),
+    ),
+    cron_backfill.run: OperationDetails(
+        {200: shapes.CronBackfill}, body=cron_backfill.BackfillBody, errors=(413,)
     ),
     cron.history: OperationDetails(
         {200: shapes.CronHistory}, parameters=(p.limit(50, HISTORY_KEPT),)

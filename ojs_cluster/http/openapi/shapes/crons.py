@@ -106,3 +106,29 @@ class CronHistory(TypedDict):
     items: list[CronOccurrence]
     executions: list[CronOccurrence]
     count: Count
+
+
+class BackfillError(TypedDict):
+    """Why the job of an occurrence was not enqueued."""
+
+    scheduled_time: Moment
+    message: str
+
+
+_Interval = TypedDict("_Interval", {"from": Moment})
+
+
+class CronBackfill(_Interval):
+    """The occurrences of an interval, and what was done. A count has no numbers of jobs."""
+
+    name: str
+    to: Moment
+    count: Count
+    max: Count
+    first: Moment | None
+    last: Moment | None
+    confirmed: bool
+    enqueued: NotRequired[Count]
+    existing: NotRequired[Count]
+    failed: NotRequired[Count]
+    errors: NotRequired[list[BackfillError]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from ojs_cluster.core.access.scopes import Scope
-from ojs_cluster.http.handlers import cron
+from ojs_cluster.http.handlers import cron, cron_backfill
 from ojs_cluster.http.routing.router import V1, QueueAccess, Route, TenantAccess
 
 ROUTES: Final[tuple[Route, ...]] = (
@@ -32,6 +32,14 @@ ROUTES: Final[tuple[Route, ...]] = (
         "POST",
         f"{V1}/cron/{{name}}/trigger",
         cron.trigger,
+        Scope.DATA_WRITE,
+        QueueAccess.CRON,
+        request_class="enqueue",
+    ),
+    Route(
+        "POST",
+        f"{V1}/cron/{{name}}/backfill",
+        cron_backfill.run,
         Scope.DATA_WRITE,
         QueueAccess.CRON,
         request_class="enqueue",

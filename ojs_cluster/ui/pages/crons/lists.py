@@ -9,6 +9,8 @@ import orjson
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.ui import raw
 from ojs_cluster.ui.drawings.runs_chart import runs_chart
+from ojs_cluster.ui.formats import counted, number
+from ojs_cluster.ui.forms.form import confirmation, is_confirmed
 from ojs_cluster.ui.json_view import show_values
 from ojs_cluster.ui.visit import Answer, Page, SeeOther, Visit
 
@@ -61,6 +63,34 @@ async def trigger(visit: Visit, name: str) -> Answer:
     response = await visit.send("POST", "cron", name, "trigger", action="cron.trigger")
     job_id = raw.text(raw.members(response), "job_id")
     return SeeOther(visit.url("jobs", job_id), f"This is the job of {name}.")
+
+
+async def backfill(visit: Visit, name: str) -> Answer:
+    """Count the occurrences of a past interval, ask, and enqueue their jobs."""
+    body = {"from": visit.form.get("from", "").strip(), "to": visit.form.get("to", "").strip()}
+    confirmed = is_confirmed(visit)
+    # A count changes nothing, so the audit records only what is confirmed.
+    action = "cron.backfill" if confirmed else ""
+    response = await visit.send(
+        "POST", "cron", name, "backfill", body={**body, "confirm": confirmed}, action=action
+    )
+    found = orjson.loads(response)
+    if not found["count"]:
+        return visit.back(f"{name} has no occurrence in this time.", "cron")
+    if not confirmed:
+        jobs = counted(found["count"], "job")
+        return confirmation(
+            visit,
+            f"Enqueue {jobs} of {name}?",
+            f"The first is of {found['first']}, the last of {found['last']}. An occurrence whose "
+            "job exists is left out.",
+            f"Enqueue {jobs}",
+            visit.url("cron", name),
+        )
+    note = f"{counted(found['enqueued'], 'job')} enqueued, {number(found['existing'])} existed."
+    if found["failed"]:
+        note += f" {number(found['failed'])} failed: {found['errors'][0]['message']}"
+    return visit.back(note, "cron")
 
 
 async def pause(visit: Visit, name: str) -> Answer:
