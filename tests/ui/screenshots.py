@@ -5,15 +5,20 @@ The pages show the demo data of the tests, so that anyone can take the same pict
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+import httpx
 from playwright.sync_api import Browser, sync_playwright
 
-from tests.support.servers import own_server
+from tests.support.nodes import scheduler
+from tests.support.servers import own_server, wait_until
 from tests.ui.conftest import FULL, write_history
 from tests.ui.dashboard import Running, dashboard
 from tests.ui.demo import Demo
@@ -24,6 +29,8 @@ ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage"]
 MAX_BYTES = 150_000
 PICTURES = {"overview": "", "job": "jobs/{discarded}"}
 """The pages by the names of their pictures."""
+_SAFE_S = 20
+"""Number of seconds from the begin of a minute in which there is time for all pictures."""
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 
 
@@ -46,6 +53,24 @@ def take(browser: Browser, running: Running, demo: Demo, folder: Path) -> list[P
     return taken
 
 
+@contextlib.contextmanager
+def _scheduler(folder: Path, redis_url: str, running: Running) -> Iterator[None]:
+    """Run a scheduler, so that the pages show a cluster at work."""
+    shards = {"OJS_SHARDS": str(len(running.app.store.keys))}
+    process = scheduler("scheduler", folder, redis_url, shards)
+    process.start()
+    try:
+        yield
+    finally:
+        process.kill()
+
+
+def _is_alive(client: httpx.Client, demo: Demo) -> bool:
+    """Return whether the scheduler has counted the jobs of the bulk operation of the demo."""
+    found = client.get(f"/ojs/v1/admin/bulk/{demo.operation}").json()
+    return bool(found["state"] == "completed")
+
+
 def main(folder: Path) -> int:
     """Start a server with demo data, and take all pictures."""
     if CHROMIUM is None:
@@ -55,10 +80,14 @@ def main(folder: Path) -> int:
         tempfile.TemporaryDirectory() as data,
         own_server(Path(data), cluster=False) as redis,
         dashboard(redis, FULL) as running,
+        _scheduler(Path(data), redis.url, running),
         sync_playwright() as playwright,
     ):
         with running.api() as client:
             demo = Demo(client).fill()
+            wait_until(lambda: _is_alive(client, demo), what="the scheduler works")
+        # The scheduler writes real statistics at the end of a minute, instead of those of the demo.
+        wait_until(lambda: time.time() % 60 < _SAFE_S, what="a new minute")
         running.run(lambda: write_history(running))
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         for path in take(browser, running, demo, folder):
