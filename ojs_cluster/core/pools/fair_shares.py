@@ -71,8 +71,9 @@ class FairShares:
         self._positions[queue] -= count * self._steps[queue]
 
     def add(self, queue: str, count: int) -> None:
-        """Count jobs that were fetched without a plan."""
-        start = max(self._positions[queue], self._reached)
+        """Count jobs that a fetch got from a queue without a plan."""
+        # The queues that were passed over had no job, so they go on from here, too.
+        start = self._reached = max(self._positions[queue], self._reached)
         self._positions[queue] = start + count * self._steps[queue]
 
     def order(self, queues: Sequence[str]) -> list[str]:

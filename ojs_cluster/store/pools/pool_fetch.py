@@ -8,6 +8,7 @@ depths itself.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from typing import Final
@@ -74,7 +75,8 @@ async def fetch_for_pool(
         )
     else:
         await ensure_task()
-        run = partial(_run, state, store, queues)
+        # The depths count the jobs of all tenants, so they are no plan for a fetch of one tenant.
+        run = partial(_take_first_jobs if tenant else _run, state, store, queues)
         jobs = await collect(store, count, worker_id, visibility_timeout_ms, run, tenant)
     for job in jobs:
         state.count(job.queue)
@@ -162,9 +164,14 @@ async def _take_first_jobs(
     state: PoolState, store: Store, queues: Sequence[str], fetch: FetchInProgress
 ) -> Exception | None:
     """Take the first jobs that can start, from the queues whose turn is next."""
-    ordered = queues if state.shares is None else state.shares.order(queues)
+    if state.shares is None:
+        await _refresh(state, store, DEPTHS_S)
+        depths = state.depths.of(queues)
+        ordered = sorted(queues, key=lambda queue: -depths.get(queue, 0))
+    else:
+        ordered = state.shares.order(queues)
     failure = await fetch_in_order(store, group_into_stages(store, ordered), fetch)
     if state.shares is not None:
-        for job in fetch.jobs:
-            state.shares.add(job.queue, 1)
+        for queue, count in Counter(job.queue for job in fetch.jobs).items():
+            state.shares.add(queue, count)
     return failure

@@ -74,6 +74,17 @@ def test_jobs_that_were_not_found_are_taken_back() -> None:
     assert shares.plan(2, {"a": 9, "b": 9}) == {"b": 2}
 
 
+def test_bursts_without_a_plan_keep_the_shares_and_save_none_for_an_empty_queue() -> None:
+    shares, got = FairShares({"a": 7, "b": 3, "empty": 90}), Counter[str]()
+    for _ in range(300):
+        first = shares.order(["a", "b"])[0]  # the empty queue is passed over
+        shares.add(first, 10)
+        got[first] += 10
+    assert abs(got["a"] - 2100) <= 20
+    planned = shares.plan(10_000, dict.fromkeys(("a", "b", "empty"), 20_000))
+    assert 9_000 <= planned["empty"] <= 9_400  # it would get all jobs if it had saved its share
+
+
 def test_a_plan_takes_no_more_jobs_than_there_are() -> None:
     assert FairShares({"a": 5, "b": 1}).plan(10, {"a": 2, "b": 3}) == {"a": 2, "b": 3}
     assert FairShares({"a": 5}).plan(10, {}) == {}

@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from ojs_cluster.core.errors import InvalidRequest, NotFound
+from ojs_cluster.core.jobs.envelope import parse_job
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.enqueue import enqueue_many
 from ojs_cluster.store.fetch.fetch import WorkerIsQuiet
@@ -175,6 +176,20 @@ async def test_blocked_jobs_still_request_their_tokens(store: Store) -> None:
         await put(store, "a", rate_limit={"key": "k", "concurrency": 1})
     assert len(await take_for(store)) == 1
     assert await take_for(store) == []
+
+
+async def test_a_fetch_of_one_tenant_harms_the_shares_of_no_other(store: Store) -> None:
+    await make_pool(store, "weighted", a=1, b=1)
+    await fill(store, a=20, b=20)
+    state = await store.pools.get(store, "p")
+    body = b'{"type":"t","args":[],"options":{"queue":"b"},"meta":{"tenant_id":"acme"}}'
+    await enqueue_many(store, [parse_job(body) for _ in range(3)])
+    for _ in range(5):
+        jobs = await fetch_for_pool(state, store, ["a", "b"], 1, "w1", None, "acme")
+        assert {job.queue for job in jobs} <= {"b"}
+        assert await picked(store, 2) in ({"a": 1, "b": 1}, {"a": 2})
+    assert await fetch_for_pool(state, store, ["a", "b"], 1, "w1", None, "acme") == []
+    assert await picked(store, 1, count=8) == {"a": 4, "b": 4}
 
 
 async def test_a_quiet_worker_gets_no_job(store: Store) -> None:
