@@ -129,6 +129,25 @@ async def test_a_failed_attempt_may_hold_its_key(play_scheduled: Play) -> None:
     await play_scheduled(scenario)
 
 
+async def test_a_released_job_counts_as_a_start(play_scheduled: Play) -> None:
+    async def scenario(world: World) -> None:
+        send, queue = world.client._transport.request, "limits-release"
+        limit: Any = {"key": "t-release", "rate": {"limit": 1, "period": HOUR}}
+        made = await world.client.enqueue("t.call", queue=queue, rate_limit=limit)
+        asked: dict[str, Any] = {"queues": [queue], "worker_id": "w", "wait_ms": 1000}
+        with anyio.fail_after(60):
+            while not (jobs := (await send("POST", "/workers/fetch", asked))["jobs"]):
+                pass
+        item = {"job_id": made.id, "lease_id": jobs[0]["lease_id"]}
+        released = {"worker_id": "w", "nacks": [{**item, "requeue": True, "started": False}]}
+        await send("POST", "/workers/nack/batch", released)
+        assert (await send("POST", "/workers/fetch", asked))["jobs"] == []
+        found = await world.client.get(made.id)
+        assert (found.state, found.attempt) == ("available", 0)
+
+    await play_scheduled(scenario)
+
+
 async def test_invalid_limits_are_refused(play_scheduled: Play) -> None:
     limits: list[Any] = [
         {},
