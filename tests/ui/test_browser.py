@@ -79,6 +79,7 @@ def paths(demo: Demo) -> list[str]:
         *("", "queues", "queues/media", "jobs?queue=email", "jobs?query=colour:red"),
         *("jobs?queue=reports&state=completed", "nothing"),
         *(f"jobs/{demo.jobs[name]}" for name in ("discarded", "active")),
+        f"jobs/{demo.jobs['scheduled']}/edit",
         *("dead", "errors", "workers", "workers/reporter-1", "cron", "cron/nightly-report"),
         *("cron/_new", "cron/nightly-report/edit"),
         *("workflows", f"workflows/{demo.workflow}"),
