@@ -34,8 +34,10 @@ from ojs_cluster.store.archive.line_values import (
     JobLine,
     QueueLine,
     ResultsLine,
+    SchemaLine,
     WorkflowLine,
 )
+from ojs_cluster.store.archive.schema_lines import restore_schema
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.migrations.layout import UnusableBackend
@@ -335,6 +337,8 @@ async def _store(store: Store, line: ArchiveLine) -> tuple[str, import_archive.R
             return "workflows", await import_workflows.restore_workflow(store, line)
         case CronLine():
             return "cron jobs", await import_archive.restore_cron(store, line)
+        case SchemaLine():
+            return "schemas", "created" if await restore_schema(store, line) else "exists"
         case _:
             raise InvalidLine("a header in the middle of the file")
 

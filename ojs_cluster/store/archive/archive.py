@@ -1,10 +1,10 @@
 """Encode and parse the lines of an archive, which is the file that ``ojs-cluster export`` writes.
 
 Each line is a JSON object with one member, whose name is the kind of the line. ``export`` is the
-first line. Lines of the kinds ``queue``, ``job``, ``workflow`` and ``cron`` follow. ``end`` is the
-last line, so an import detects a truncated file. The line of a workflow has its results; results
-that do not fit into it are in lines of the kind ``results`` before it. JSON of users is copied byte
-for byte, except that line breaks between its tokens become blanks.
+first line. Lines of the kinds ``queue``, ``schema``, ``job``, ``workflow`` and ``cron`` follow.
+``end`` is the last line, so an import detects a truncated file. The line of a workflow has its
+results; results that do not fit into it are in lines of the kind ``results`` before it. JSON of
+users is copied byte for byte, except that line breaks between its tokens become blanks.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from ojs_cluster.store.archive.line_values import (
     JobLine,
     QueueLine,
     ResultsLine,
+    SchemaLine,
     WorkflowLine,
     dump,
     is_number,
@@ -38,6 +39,7 @@ from ojs_cluster.store.archive.line_values import (
     text,
     texts,
 )
+from ojs_cluster.store.archive.schema_lines import parse_schema_line, schema_pieces
 
 VERSION = 1
 """Version of the format of an archive."""
@@ -70,6 +72,8 @@ def encode(line: ArchiveLine, **more: str | int) -> bytes:
             kind, pieces = "workflow", _workflow_pieces(line)
         case CronLine(name, fields):
             kind, pieces = "cron", {"name": dump(name), **_cron_pieces(fields)}
+        case SchemaLine():
+            kind, pieces = "schema", schema_pieces(line)
         case ArchiveFooter(counts):
             kind, pieces = "end", {"counts": dump(dict(counts))}
     raw = b'{"%b":{%b}}\n' % (kind.encode(), raw_json.join(pieces))
@@ -251,5 +255,6 @@ _PARSERS: Mapping[str, Callable[[Mapping[str, Raw]], ArchiveLine]] = {
     "results": _results_line,
     "workflow": _workflow,
     "cron": _cron,
+    "schema": parse_schema_line,
     "end": _end,
 }

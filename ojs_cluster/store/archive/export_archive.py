@@ -38,6 +38,7 @@ from ojs_cluster.store.archive.line_values import (
     ResultsLine,
     WorkflowLine,
 )
+from ojs_cluster.store.archive.schema_lines import export_schemas
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.cron.cron_record import CronRecord
 from ojs_cluster.store.cron.cron_store import RedisCronStore
@@ -82,6 +83,7 @@ async def export(
     before = await _shape(store)
     write(encode(ArchiveHeader(VERSION), **head))
     await _queues(store, put)
+    await export_schemas(store, put)
     # Read before the scan, which may miss the job of an occurrence that fires during the scan.
     occurrences = await _occurrences(store)
     await _finish_replacements(store)

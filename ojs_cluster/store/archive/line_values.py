@@ -12,6 +12,7 @@ from ojs_cluster.core import raw_json
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.raw_json import Raw
 from ojs_cluster.store.jobs import fields as f
+from ojs_cluster.store.schemas.schema_index import TypePolicy
 
 QUEUE_FIELDS = {
     b"paused": "paused",
@@ -118,6 +119,27 @@ class CronLine:
 
 
 @dataclass(frozen=True, slots=True)
+class SchemaLine:
+    """A schema of job args.
+
+    Args:
+        type: the job type.
+        version: the version as the client spelled it.
+        uri: the URI of the schema.
+        document: the JSON of the schema.
+        created_ms: Unix time in ms of the registration.
+        policy: how the type is validated; None if it has no policy of its own.
+    """
+
+    type: str
+    version: str
+    uri: str
+    document: bytes
+    created_ms: int
+    policy: TypePolicy | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ArchiveHeader:
     """The first line, with the version of the format."""
 
@@ -132,7 +154,14 @@ class ArchiveFooter:
 
 
 ArchiveLine = (
-    ArchiveHeader | QueueLine | JobLine | ResultsLine | WorkflowLine | CronLine | ArchiveFooter
+    ArchiveHeader
+    | QueueLine
+    | JobLine
+    | ResultsLine
+    | WorkflowLine
+    | CronLine
+    | SchemaLine
+    | ArchiveFooter
 )
 
 

@@ -91,6 +91,43 @@ async def register(store: Runtime, new: NewSchema) -> SchemaRecord:
     raise _changed_by_others()
 
 
+async def restore(
+    store: Runtime, new: NewSchema, created_ms: int, policy: TypePolicy | None
+) -> None:
+    """Store a schema of an export. It was compared with other versions when it was registered.
+
+    Args:
+        store: the store.
+        new: the schema.
+        created_ms: Unix time in ms of its registration.
+        policy: how its type is validated, unless the type has a schema or a policy already.
+
+    Raises:
+        SchemaRefused: the schema is not valid or not supported.
+        Duplicate: the type has this version, or another schema has the URI.
+        InvalidRequest: there are too many schemas.
+        BackendUnavailable: Redis did not answer in time.
+    """
+    await off_loop(lambda: CompiledSchema(new.document), len(new.document), large=0)
+    record = SchemaRecord(
+        type=new.type,
+        version=new.version.text,
+        uri=new.chosen_uri,
+        size=len(new.document),
+        created_ms=created_ms,
+    )
+    for _ in range(_ATTEMPTS):
+        index = await _read(store)
+        _check_room(store, index, record)
+        further: list[Arg] = [f"{URI}{record.uri}", record.field]
+        if policy is not None and not index.of_type(new.type) and new.type not in index.policies:
+            further += [new.type, encode(policy)]
+        total = index.total_bytes + record.size
+        if await _write(store, index, record.field, encode(record), new.document, total, further):
+            return
+    raise _changed_by_others()
+
+
 async def delete(
     store: Runtime, choose: Callable[[SchemaIndex], SchemaRecord | None], name: str
 ) -> SchemaRecord:
