@@ -8,6 +8,7 @@ uses. All other scripts run in one life of everything, where jobs are as large a
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -38,6 +39,7 @@ from ojs_cluster.store.jobs.ack import Ack, ack_many
 from ojs_cluster.store.jobs.listing import JobFilter
 from ojs_cluster.store.jobs.nack import Nack, nack_many
 from ojs_cluster.store.limits import rate_tokens
+from ojs_cluster.store.operations import processes
 from ojs_cluster.store.outbox.outbox import drain
 from ojs_cluster.store.pools.pool_fetch import fetch_for_pool
 from ojs_cluster.store.pools.pools import MAX_POOLS
@@ -45,6 +47,13 @@ from ojs_cluster.store.queues.queue_sums import sum_queues
 from ojs_cluster.store.queues.queues import purge
 from ojs_cluster.store.schemas.schema_index import SchemaRecord, encode
 from ojs_cluster.store.search.lists import list_jobs
+from ojs_cluster.store.statistics.job_counts import WIDTH
+from ojs_cluster.store.statistics.type_minutes import (
+    KEPT_MINUTES,
+    MAX_TYPES,
+    add_type_minutes,
+    list_types,
+)
 from ojs_cluster.store.sweeps.retention import remove_leftovers
 from ojs_cluster.store.transactions import purge_notes
 from ojs_cluster.store.workers import workers
@@ -352,6 +361,36 @@ async def many_jobs_of_many_tenants(store: Store, db: Any) -> None:
     await purge(store, queue)
 
 
+async def as_many_job_types_as_kept(store: Store, db: Any) -> None:
+    """A shard has all its types, with the longest names and a record of each minute."""
+    shard = shard_of(store, "types")
+    names = (f"t{number}.".ljust(255, "x") for number in itertools.count())
+    here = (name.encode() for name in names if shard_of(store, name) is shard)
+    counts = {name: [2**40] * WIDTH for name in itertools.islice(here, MAX_TYPES + 8)}
+    await add_type_minutes(store, counts)
+    minute = int(time.time()) // 60 + 1
+    record = ",".join([str(2**40)] * WIDTH)
+    records = {at % KEPT_MINUTES: f"{at},{record}" for at in range(minute - 60, minute)}
+    for key in db.scan_iter(match=shard.prefix + b"th:*", count=10_000):
+        db.hset(key, mapping=records)
+    await add_type_minutes(store, counts)
+    listed, unread = await list_types(store, 60, WIDTH)
+    assert (len(listed), unread) == (MAX_TYPES + 1, 0)
+
+
+async def as_many_processes_as_kept(store: Store, db: Any) -> None:
+    """As many processes have ended without saying so."""
+    meta, now_ms = store.keys.meta, time.time_ns() // 1_000_000
+    for kind, age_ms in (("silent", 3_600_000), ("running", 0)):
+        names = [f"{kind}-{number}".ljust(100, "x") for number in range(1000)]
+        db.hset(meta.processes, mapping=dict.fromkeys(names, "d" * 400))
+        db.zadd(meta.process_reports, dict.fromkeys(names, now_ms - age_ms))
+    for number in range(3):  # a script removes up to 500 that are silent
+        await processes._send(store, f"new-{number}", b"d" * 400)
+    assert db.zcount(meta.process_reports, "-inf", now_ms - 60_000) == 0
+    assert db.zcard(meta.process_reports) <= 1000
+
+
 INPUTS: Sequence[Inputs] = (
     a_large_job_that_is_sent_twice,
     a_batch_of_small_jobs,
@@ -367,6 +406,8 @@ INPUTS: Sequence[Inputs] = (
     a_search_through_large_jobs,
     sums_and_members_of_many_queues,
     as_many_schemas_as_allowed,
+    as_many_job_types_as_kept,
+    as_many_processes_as_kept,
     as_many_pools_as_allowed,
     many_jobs_of_many_tenants,
 )
