@@ -107,6 +107,7 @@ IF_NONE_MATCH: Final = Parameter(
 
 _PATH: Final = {
     ("jobs", "id"): Parameter("id", "The id of a job.", _JOB_ID),
+    ("events", "id"): Parameter("id", "The id of a job.", _JOB_ID),
     ("agents", "id"): Parameter("id", "The id of the job that runs the agent.", _JOB_ID),
     ("checkpoints", "id"): Parameter("id", "The id of a job.", _JOB_ID),
     ("dead-letter", "id"): Parameter("id", "The id of a job that is a dead letter.", _JOB_ID),

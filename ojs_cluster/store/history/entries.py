@@ -22,7 +22,7 @@ MAX_BYTES: Final = 16_384
 _MAX_CHARACTERS: Final = 200
 """Maximum length of the texts of a cause."""
 
-EntryKind = Literal["failed", "requeued", "retried", "cancelled", "priority"]
+EntryKind = Literal["failed", "requeued", "retried", "cancelled", "priority", "edited"]
 ActorType = Literal["", "client", "system", "user"]
 
 
@@ -49,7 +49,8 @@ class Entry(msgspec.Struct, frozen=True):
 
     Args:
         kind: ``failed``: an attempt has failed, or its lease was lost. ``requeued``: its worker has
-            returned it. ``retried``: the job was retried by hand. ``cancelled``, ``priority``.
+            returned it. ``retried``: the job was retried by hand. ``cancelled``, ``priority``,
+            ``edited``: its args, meta, options or times were changed.
         at_ms: when it happened.
         attempt: number of the attempt, or of the last one before a manual retry.
         enqueued_ms: when the job was enqueued for the attempt.

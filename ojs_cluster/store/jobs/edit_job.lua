@@ -39,6 +39,7 @@ elseif expires_text ~= '' then
     else drop_fields(key, job, F.expires_shown) end
 end
 if ARGV[6] ~= '' then drop_fields(key, job, F.timeout) end
+record_history(key, job, 'edited', '')
 save_job(key, job, F.edits, tonumber(edits) + 1, unpack(ARGV, 8))
 -- A removal comes last: an emptied set is deleted, and its key cannot be touched again (see preflight.lua).
 if expires_text == '-' then remove_member(EXPIRING, id) end

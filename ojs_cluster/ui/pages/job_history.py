@@ -96,6 +96,8 @@ def _entry(event: dict[str, Any]) -> TimelineEntry | None:
         case "job.priority_changed":
             what = f"Priority changed from {data['from']} to {data['to']}{by}"
             return TimelineEntry(at, what, "available", reason)
+        case "job.edited":
+            return TimelineEntry(at, f"Edited{by}", "available", reason)
         case "job.state_changed" if data["to"] == "available":
             if data.get("manual"):
                 return TimelineEntry(at, f"Retried by hand{by}", "available", reason)

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from ojs_cluster.core.access.scopes import Keyring, Principal, QueuePatterns, Scope, digest
 from ojs_cluster.core.jobs.ids import new_job_id
 from ojs_cluster.core.workflow_request import parse_workflow
+from ojs_cluster.http.access.authentication import AccessControl
 from ojs_cluster.http.handlers.history.workflow_graph import WorkflowGraph
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.settings import StoreSettings
-from tests.http.api import Api, open_app
+from tests.http.api import Api, Reply, open_app
 from tests.store.shortcuts import clock_ms
 
 NACK = "/ojs/v1/workers/nack"
@@ -235,6 +237,69 @@ async def test_a_cancelled_job_has_one_end(any_api: Api) -> None:
     job = await any_api.enqueue(options={"scheduled_at": "+PT1H"})
     await any_api.delete(f"/ojs/v1/jobs/{job['id']}")
     assert kinds(await history(any_api, job["id"])) == ["job.created", "job.cancelled"]
+
+
+async def test_ojs_cli_reads_the_type_and_the_state_of_each_event(any_api: Api) -> None:
+    job = await any_api.active()
+    await any_api.post(ACK, {"job_id": job["id"]})
+    reply = await any_api.get(f"/ojs/v1/events/{job['id']}/history")
+    assert [(each["type"], each["state"]) for each in reply.json["events"]] == [
+        ("job.created", ""),
+        ("job.state_changed", "active"),
+        ("job.attempt_started", "active"),
+        ("job.attempt_completed", "completed"),
+        ("job.state_changed", "completed"),
+    ]
+
+
+async def test_an_edited_job_says_so(any_api: Api) -> None:
+    job = await any_api.enqueue()
+    reply = await any_api.call("PATCH", f"/ojs/v1/jobs/{job['id']}", {"args": [1]})
+    assert reply.status == 200, reply.body
+    assert kinds(await history(any_api, job["id"])) == ["job.created", "job.edited"]
+
+
+async def test_a_restricted_key_sees_its_jobs_and_their_relatives_only(
+    standalone: Embedded,
+) -> None:
+    keys = {
+        "all": Principal("all"),
+        "mail": Principal("mail", queues=QueuePatterns(["mail"])),
+        "reader": Principal("reader", frozenset({Scope.DATA_READ})),
+    }
+    access = AccessControl(Keyring({digest(key): who for key, who in keys.items()}, {}))
+    async with open_app(standalone, access=access) as app:
+        api = Api(app)
+        bearer = {key: {"Authorization": f"Bearer {key}"} for key in keys}
+        jobs = [{"type": "a.b", "args": [], "options": {"queue": q}} for q in ("mail", "secret")]
+        group = {"type": "group", "jobs": [jobs[0], jobs[1]]}
+        chain = {"type": "chain", "steps": [jobs[0], group]}
+        made = await api.post("/ojs/v1/workflows", chain, headers=bearer["all"])
+        first = made.json["steps"][0]["job_id"]
+        fetched: dict[str, str] = {}
+        for queue in ("mail", "mail", "secret"):
+            body = {"queues": [queue], "worker_id": "w", "wait_ms": 30_000}
+            reply = await api.post("/ojs/v1/workers/fetch", body, headers=bearer["all"])
+            [job] = reply.json["jobs"]
+            fetched[queue] = job["id"]
+            await api.post(ACK, {"job_id": job["id"]}, headers=bearer["all"])
+
+        async def ask(what: str, key: str = "mail", method: str = "GET") -> Reply:
+            return await api.call(method, f"/ojs/v1/{what}", headers=bearer[key])
+
+        for what in ("history", "lineage"):
+            own = await ask(f"jobs/{first}/{what}")
+            assert own.status == 200
+            other = await ask(f"jobs/{fetched['secret']}/{what}")
+            assert (other.status, other.error["code"]) == (404, "not_found")
+        refused = await ask(f"events/{fetched['secret']}/history")
+        assert refused.status == 404
+        mail = (await ask(f"jobs/{first}/lineage")).json["children"]
+        everything = (await ask(f"jobs/{first}/lineage", "all")).json["children"]
+        assert {each["job_id"] for each in mail} == {fetched["mail"]}
+        assert {each["job_id"] for each in everything} == set(fetched.values())
+        kept = await ask(f"jobs/{first}/history", "reader", "DELETE")
+        assert (kept.status, kept.error["code"]) == (403, "permission_denied")
 
 
 async def test_the_history_has_pages(any_api: Api) -> None:

@@ -2,19 +2,29 @@
 
 The history has what the job's own fields tell, and what the job has recorded when a transition
 overwrote them. So the history of a job that completes at its first attempt costs nothing
-(docs/adr/047).
+(docs/adr/048).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
+from ojs_cluster.core.jobs.states import State
 from ojs_cluster.http import fields, query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.handlers.history.timeline import history_of
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.openapi.shapes.history import HistoryEvent
 from ojs_cluster.store.history import clear_history
 from ojs_cluster.store.jobs import read_jobs as store_jobs
+
+_STATES: Final = {
+    "job.attempt_started": State.ACTIVE.value,
+    "job.attempt_completed": State.COMPLETED.value,
+    "job.cancelled": State.CANCELLED.value,
+    "job.discarded": State.DISCARDED.value,
+}
+"""The states that follow from events other than changes of the state."""
 
 
 async def get(app: App, request: Request, job_id: str) -> Response:
@@ -26,6 +36,29 @@ async def get(app: App, request: Request, job_id: str) -> Response:
 
     ``GET /ojs/v1/jobs/{id}/history?limit&cursor`` (spec: ojs-execution-history 7.1)
     """
+    return replies.json_response(200, await _page(app, request, job_id))
+
+
+async def get_states(app: App, request: Request, job_id: str) -> Response:
+    """Return the history of a job as ojs-cli reads it: each event also has ``type`` and ``state``.
+
+    ``GET /ojs/v1/events/{id}/history?limit&cursor``
+    """
+    history = await _page(app, request, job_id)
+    history["events"] = [
+        {**event, "type": event["event_type"], "state": _state_after(event)}
+        for event in history["events"]
+    ]
+    return replies.json_response(200, history)
+
+
+def _state_after(event: HistoryEvent) -> str:
+    if event["event_type"] == "job.state_changed":
+        return str(event["data"]["to"])
+    return _STATES.get(event["event_type"], "")
+
+
+async def _page(app: App, request: Request, job_id: str) -> dict[str, Any]:
     page = query.page(query.parameters(request.query))
     job = await store_jobs.get(app.store, fields.job_id(job_id))
     found = history_of(job)
@@ -40,7 +73,7 @@ async def get(app: App, request: Request, job_id: str) -> Response:
     }
     if "next_cursor" in pages:
         history["next_cursor"] = pages["next_cursor"]
-    return replies.json_response(200, history)
+    return history
 
 
 async def delete(app: App, _request: Request, job_id: str) -> Response:

@@ -126,6 +126,9 @@ class _Events:
                     yield self._event(
                         "job.priority_changed", entry.at_ms, _with_reason(data, entry), _by(entry)
                     )
+                case "edited":
+                    reason = _with_reason({}, entry)
+                    yield self._event("job.edited", entry.at_ms, reason, _by(entry))
                 case "cancelled":
                     self._cancelled = entry
         enqueued = int(job.fields.get(f.ENQUEUED) or 0)

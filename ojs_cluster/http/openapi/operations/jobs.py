@@ -21,7 +21,12 @@ from ojs_cluster.http.openapi import parameters as p
 from ojs_cluster.http.openapi.described import Answer, OperationDetails
 from ojs_cluster.http.openapi.shapes import jobs as shapes
 from ojs_cluster.http.openapi.shapes.common import Deleted
-from ojs_cluster.http.openapi.shapes.history import HistoryDeleted, JobHistory, JobLineage
+from ojs_cluster.http.openapi.shapes.history import (
+    HistoryDeleted,
+    JobHistory,
+    JobLineage,
+    StateHistory,
+)
 from ojs_cluster.http.openapi.shapes.job_requests import BatchBody, EnqueueBody, JobEditBody
 from ojs_cluster.http.routing.router import Handler
 
@@ -48,6 +53,7 @@ OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
     edit.change: OperationDetails({200: shapes.JobAnswer}, body=JobEditBody, errors=(409, 413)),
     batch.enqueue_many: OperationDetails({201: shapes.Batch}, body=BatchBody, errors=(409,)),
     history.get: OperationDetails({200: JobHistory}, parameters=p.page()),
+    history.get_states: OperationDetails({200: StateHistory}, parameters=p.page()),
     history.delete: OperationDetails({200: HistoryDeleted}),
     lineage.get: OperationDetails({200: JobLineage}),
     result.get: OperationDetails(

@@ -15,6 +15,7 @@ HistoryType = Literal[
     "job.cancelled",
     "job.discarded",
     "job.priority_changed",
+    "job.edited",
 ]
 
 
@@ -47,6 +48,24 @@ class JobHistory(TypedDict):
 
     job_id: JobId
     events: list[HistoryEvent]
+    total: Count
+    complete: bool
+    next_cursor: NotRequired[str]
+    pagination: Pagination
+
+
+class StateEvent(HistoryEvent):
+    """An event as ojs-cli reads it. ``state`` is the state after it, empty if it changes none."""
+
+    type: HistoryType
+    state: str
+
+
+class StateHistory(TypedDict):
+    """A page of the events of a job, as ``JobHistory``, with the members that ojs-cli reads."""
+
+    job_id: JobId
+    events: list[StateEvent]
     total: Count
     complete: bool
     next_cursor: NotRequired[str]

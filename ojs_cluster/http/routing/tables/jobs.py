@@ -111,6 +111,13 @@ ROUTES: Final[tuple[Route, ...]] = (
     ),
     Route("GET", f"{V1}/jobs/{{id}}/history", history.get, Scope.DATA_READ, QueueAccess.JOB),
     Route(
+        "GET",
+        f"{V1}/events/{{id}}/history",
+        history.get_states,
+        Scope.DATA_READ,
+        QueueAccess.JOB,
+    ),
+    Route(
         "DELETE",
         f"{V1}/jobs/{{id}}/history",
         history.delete,
