@@ -92,7 +92,6 @@ for i = 1, jobs do
             released[#released + 1] = id
         end
     end
-
     if outcome == 'prepared' then
         redis.call('ZADD', ALIAS_CLAIMS, now, id)
     elseif outcome == 'superseded' then
