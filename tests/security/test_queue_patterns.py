@@ -145,6 +145,10 @@ def bodies(template: str, found: Victims) -> list[Any]:
                 "callbacks": {"on_complete": job(OTHER)},
             },
         ],
+        "/queues": [
+            {"name": OTHER, "config": {"max_size": 1}},
+            {"name": f"{OTHER}-new"},
+        ],
         "/cron": [
             {"name": "new-cron", "expression": "0 0 1 1 *", **job(OTHER)},
             {"name": "secret-cron", "expression": "0 0 1 1 *", **job(OWN)},
@@ -169,6 +173,7 @@ def bodies(template: str, found: Victims) -> list[Any]:
         each[path] = [{"state": MARK}]
     each["/admin/bulk/{id}/stop"] = [{}]
     each["/jobs/{id}"] = each["/admin/jobs/{id}"] = [{"priority": 9}]
+    each["/admin/queues"] = each["/queues"]
     for action in ("cancel", "retry", "delete"):
         each[f"/jobs/bulk/{action}"] = [
             {"job_ids": ids},

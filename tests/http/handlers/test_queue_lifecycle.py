@@ -25,7 +25,7 @@ async def test_a_queue_is_created_once_with_its_configuration(api: Api) -> None:
         "partitions": 1,
         "on_exhaustion": "dead_letter",
         "concurrency": 3,
-        "backpressure": {"max_depth": 2, "strategy": "reject"},
+        "backpressure": {"max_depth": 2, "strategy": "reject", "warning_threshold": 0.8},
     }
     assert (await api.get(f"{QUEUES}/mail")).status == 200
     again = await api.post(QUEUES, {"name": "mail"})
