@@ -66,6 +66,9 @@ def body_of(route: Route, job_id: str) -> dict[str, Any]:
     job = {"job_id": job_id, "error": {"code": "c", "message": "m"}}
     unique = {**DEFINITION, "options": {"queue": "q", "unique": {"keys": ["type"]}}}
     bodies: dict[str, dict[str, Any]] = {
+        "/ojs/v1/queues": {"name": "other"},
+        "/ojs/v1/queues/{name}": {"partitions": 2},
+        "/ojs/v1/queues/{name}/config": {"partitions": 2},
         "/ojs/v1/jobs": DEFINITION,
         "/ojs/v1/jobs/batch": {"jobs": [DEFINITION, unique]},
         "/ojs/v1/jobs/bulk": {"jobs": [DEFINITION, unique]},
@@ -75,7 +78,6 @@ def body_of(route: Route, job_id: str) -> dict[str, Any]:
         "/ojs/v1/workers/nack/batch": {"nacks": [job]},
         "/ojs/v1/workers/beat": {"worker_id": "w1", "state": "running", "active_jobs": 0},
         "/ojs/v1/admin/workers/directive": {"directive": "quiet"},
-        "/ojs/v1/admin/queues/{name}/config": {"partitions": 2},
     }
     if route.template.endswith("/admin/bulk"):
         return {"action": "cancel", "filter": {}, "confirm": True}
@@ -115,7 +117,7 @@ def body_of(route: Route, job_id: str) -> dict[str, Any]:
         return {"type": "a.b", "version": "1.0.0", "schema": {"type": "array"}}
     if "retry" in route.template:
         return {"all": True} if "outbox" in route.template else {"confirm": True}
-    return bodies.get(route.template, {**job, "confirm": True})
+    return bodies.get(route.template.replace("/admin/queues", "/queues"), {**job, "confirm": True})
 
 
 def path_of(route: Route, ids: dict[str, str]) -> str:

@@ -174,6 +174,7 @@ def bodies(template: str, found: Victims) -> list[Any]:
     each["/admin/bulk/{id}/stop"] = [{}]
     each["/jobs/{id}"] = each["/admin/jobs/{id}"] = [{"priority": 9}]
     each["/admin/queues"] = each["/queues"]
+    each["/admin/pools/{name}"] = [{"queues": [OWN, OTHER]}, {"queues": {OTHER: {"weight": 1}}}]
     for action in ("cancel", "retry", "delete"):
         each[f"/jobs/bulk/{action}"] = [
             {"job_ids": ids},

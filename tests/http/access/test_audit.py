@@ -33,6 +33,7 @@ from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.bulk import operations as bulks
 from ojs_cluster.store.operations import audit as store_audit
 from ojs_cluster.store.operations.audit import AuditStream
+from ojs_cluster.store.queues.lifecycle import create_queue
 from ojs_cluster.store.webhooks import deliveries, subscriptions
 from tests.http.api import Api, open_app, serving, until
 from tests.http.audits import access, await_entries, capture_audit_lines, entries, lines_of, send
@@ -75,6 +76,7 @@ ABOUT = {
     "dead_letter.retry_many": "all queues",
     "worker.direct": "quiet: w",
     "outbox.retry": "all",
+    "queue.create": "made-*",
     "data.reset": "",
     "system.maintenance": "off",
     "bulk.retry": "retry queue=none type=t",
@@ -107,6 +109,9 @@ async def registered_schema(api: Api, route: Route) -> str:
 
 async def subject_of(api: Api, route: Route) -> str:
     """Make what a call of the route changes, and return its name in the path."""
+    if route.action == "queue.delete":
+        await create_queue(api.app.store, "spare", accept_existing=True)
+        return "spare"
     if "/queues/" in route.template:
         return "mail"
     if "/pools/" in route.template:
@@ -208,6 +213,8 @@ async def test_each_route_that_changes_leaves_one_entry_for_success_and_one_for_
                 path = path.replace(parameter, subject)
             path = path.replace("{version}", "2" if route.method == "PUT" else "1")
             body = BODIES.get(route.action)
+            if route.action == "queue.create":
+                body = {"name": f"made-{number}"}
             calls = (("viewer-key", f"refused-{number}"), ("root-key", f"done-{number}"))
             for key, name in calls:
                 status = await send(port, route.method, path, body, key=key, request_id=name)

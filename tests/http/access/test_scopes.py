@@ -74,6 +74,7 @@ def test_scopes_follow_the_admin_specification() -> None:
     assert {re.sub(r".*/", "", template) for template in workers} == {
         *("fetch", "ack", "nack", "batch", "heartbeat", "beat", "progress"),
         *("checkpoint", "{id}"),  # /checkpoints/{id}, a path of the SDKs
+        *("pause", "fork", "merge", "tool-retry"),  # by the agent that runs as a job
     }
     assert "/ojs/v1/jobs/batch" not in workers
 
