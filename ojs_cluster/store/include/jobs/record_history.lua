@@ -41,7 +41,13 @@ end
 -- A longer message is cut behind a whole character.
 local function error_member(error)
     local MAX_BYTES, MAX_MESSAGE_BYTES = 512, 200
-    if #error <= MAX_BYTES then return ',"e":' .. string.gsub(error, '[\r\n]', ' ') .. '}' end
+    if #error <= MAX_BYTES then
+        -- A line break between its members would end the entry.
+        if string.find(error, '\n', 1, true) or string.find(error, '\r', 1, true) then
+            error = string.gsub(error, '[\r\n]', ' ')
+        end
+        return ',"e":' .. error .. '}'
+    end
     local head, from = string.match(error, '^({"code":"[^"\\]*","type":"[^"\\]*","message":")()')
     if not head then return ',"e":{"code":"large_error","truncated":true}' end
     local stop = from
