@@ -89,7 +89,8 @@ async def _plan(store: Store, line: WorkflowLine) -> tuple[Plan, str]:
     for node, definition in zip(plan.jobs, line.definitions, strict=True):
         try:
             job = parse_job(definition, limits=STORED_LIMITS)
-            if job.queue != node.queue or job.tenant != node.tenant:
+            # The plans of versions before tenants name none.
+            if job.queue != node.queue or node.tenant not in ("", job.tenant):
                 raise InvalidLine("'definitions' and 'plan' name different queues or tenants")
         except OJSError as error:
             raise InvalidLine(f"one of 'definitions' is not a valid job: {error}") from None

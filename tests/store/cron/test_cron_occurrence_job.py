@@ -25,3 +25,17 @@ async def test_a_process_without_threads_does_not_call_a_definition_unusable(
 async def test_a_definition_that_cannot_be_read_is_unusable() -> None:
     with pytest.raises(UnusableDefinition, match=r"."):
         await make_job("daily", b"{", 0)
+
+
+@pytest.mark.parametrize(
+    ("meta", "tenant"),
+    [
+        *((b'{"tenant_id":"acme"}', "acme"), (b'{"tenant_id":"a b"}', "")),
+        *((b'{"tenant_id":5}', ""), (b'{"tenant_id":null}', ""), (b'{"tenant_id":""}', "")),
+    ],
+)
+async def test_a_definition_with_any_meta_is_usable(meta: bytes, tenant: str) -> None:
+    """An earlier version has accepted any ``tenant_id``."""
+    job = await make_job("daily", b'{"type":"t","args":[],"meta":%b}' % meta, 0)
+    assert job.tenant == tenant
+    assert meta[1:-1] in job.body
