@@ -107,6 +107,7 @@ class Selection:
             it.
         query: a search (``core.search``) without times. ``since_ms`` and ``until_ms`` have them:
             an age such as ``2h`` is the time before the operation was created.
+        tenant: only jobs of this tenant. ``admits`` does not compare it.
     """
 
     states: tuple[State, ...]
@@ -122,6 +123,7 @@ class Selection:
     error_message: str | None = None
     error_since_ms: int | None = None
     query: str | None = None
+    tenant: str | None = None
 
     @property
     def search(self) -> Search | None:
@@ -130,9 +132,13 @@ class Selection:
 
     @property
     def needs_content(self) -> bool:
-        """Whether a job has to be read as a whole, to compare its errors, tags, args or meta."""
+        """Whether a job is read as a whole, to compare its tenant, errors, tags, args or meta."""
         search = self.search
-        return self.names_error or (search is not None and search.needs_content)
+        return (
+            self.names_error
+            or self.tenant is not None
+            or (search is not None and search.needs_content)
+        )
 
     @property
     def names_error(self) -> bool:
@@ -194,7 +200,10 @@ class Selection:
         return selection
 
     def _has_valid_types(self) -> bool:
-        texts = (self.queue, self.type, self.error_type, self.error_message, self.query)
+        texts = (
+            *(self.queue, self.type, self.error_type, self.error_message),
+            *(self.query, self.tenant),
+        )
         times = (self.since_ms, self.until_ms, self.older_than_ms, self.error_since_ms)
         numbers = (*times, self.priority)
         return (

@@ -1,4 +1,4 @@
-"""Choose the jobs of a bulk operation by their content: the last error, and what a search compares.
+"""Choose the jobs of a bulk operation by their content: tenant, last error, and what is searched.
 
 No index has the content of jobs, so the operation reads every job whose small fields match. An
 index was refused: each job would pay for it.
@@ -62,6 +62,10 @@ async def _read_some(
 
 
 async def _admits(selection: Selection, record: JobRecord) -> bool:
+    # The meta that the search compares is not enough: a job that was stored before there were
+    # tenants has none, whatever its meta has.
+    if selection.tenant not in (None, record.tenant):
+        return False
     if selection.names_error and not _has_error(record, selection):
         return False
     search = selection.search

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 
@@ -176,6 +177,20 @@ async def test_jobs_that_come_later_are_not_chosen(store: Store, db: Any) -> Non
     db.hset(store.keys.meta.bulk(operation.id), "created", operation.created_ms - 60_000)
     assert (await carry_out(store, operation)).matched == 0
     assert (await jobs.get(store, early.id)).state is State.DISCARDED
+
+
+async def test_a_tenant_changes_no_job_that_only_names_it_in_its_meta(store: Store) -> None:
+    """An earlier version has stored no tenant, and ``meta.tenant_id`` was free."""
+    named = new_job("mail", metadata={"tenant_id": "acme"})
+    mine = (await enqueue_many(store, [named]))[0].id
+    other = (await enqueue_many(store, [msgspec.structs.replace(named, tenant="")]))[0].id
+    for chosen in ({"query": 'meta.tenant_id:"acme"'}, {"ids": [other]}):
+        operation = await begin(
+            store, BulkAction.CANCEL, State.AVAILABLE, tenant="acme", **chosen
+        )
+        await carry_out(store, operation)
+    assert (await jobs.get(store, mine)).state == State.CANCELLED
+    assert (await jobs.get(store, other)).state == State.AVAILABLE
 
 
 async def test_ids_are_changed_if_their_jobs_match(store: Store) -> None:

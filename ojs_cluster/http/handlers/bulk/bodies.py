@@ -130,6 +130,7 @@ def selection_of(
         error_message=None if error is None else error.message,
         error_since_ms=None if error is None else older_than_ms(error.since, field="error.since"),
         query=_query_of(search, request.tenant, field),
+        tenant=request.tenant,
     )
 
 
