@@ -16,7 +16,8 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
 
 TOTALS: Final = ("enqueued", "acked", "failed", "retried_total", "discarded_total")
-"""The counters that only grow. They begin again after a tenant has had no jobs for a week."""
+"""The counters that only grow. They begin again after a tenant has had no jobs for a week,
+and those of a queue as soon as the tenant has no jobs in it."""
 _NAMES: Final = (*(state.value for state in State), *TOTALS)
 
 

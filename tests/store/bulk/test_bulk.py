@@ -185,9 +185,7 @@ async def test_a_tenant_changes_no_job_that_only_names_it_in_its_meta(store: Sto
     mine = (await enqueue_many(store, [named]))[0].id
     other = (await enqueue_many(store, [msgspec.structs.replace(named, tenant="")]))[0].id
     for chosen in ({"query": 'meta.tenant_id:"acme"'}, {"ids": [other]}):
-        operation = await begin(
-            store, BulkAction.CANCEL, State.AVAILABLE, tenant="acme", **chosen
-        )
+        operation = await begin(store, BulkAction.CANCEL, State.AVAILABLE, tenant="acme", **chosen)
         await carry_out(store, operation)
     assert (await jobs.get(store, mine)).state == State.CANCELLED
     assert (await jobs.get(store, other)).state == State.AVAILABLE
