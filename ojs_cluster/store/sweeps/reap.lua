@@ -101,9 +101,11 @@ for _, id in ipairs(expired) do
 end
 
 for _, id in ipairs(repaired) do
-    remove_member(QUARANTINE, id)
-    local job = jobs[id]
-    if job and job[F.state] == 'available' then announce_queue(job[F.queue]) make_available(id, job, true) end
+    local job = jobs[id] remove_member(QUARANTINE, id)
+    if job and job[F.state] == 'available' then
+        if job[F.tenant] then count_for_tenant(job, 'available', -1) end -- it had left its queue only
+        announce_queue(job[F.queue]) make_available(id, job, true)
+    end
 end
 
 local next_deadline = -1

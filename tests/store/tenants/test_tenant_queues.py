@@ -11,6 +11,7 @@ from ojs_cluster.core.jobs.failure import parse_failure
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many
 from ojs_cluster.store.fetch.fetch import fetch, release
+from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.ack import ack as ack_job
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.change_priority import change_priority
@@ -24,6 +25,7 @@ from tests.store.shortcuts import (
     QUEUE,
     new_job,
     promote_all,
+    reap_all,
     shard_of,
     sibling_queue,
     take,
@@ -163,3 +165,17 @@ async def test_the_counters_of_a_queue_end_when_the_tenant_has_no_jobs_in_it(
     names = {name.decode().partition("/")[0] for name in db.hkeys(counters) if b"/" in name}
     assert names == {QUEUE}
     consistent()
+
+
+async def test_a_repaired_job_is_counted_once(store: Store, db: Any, consistent: Check) -> None:
+    """A fetch takes a malformed job out of its queue only."""
+    job = await put_for(store, "a")
+    key = shard_of(store).job(job.id)
+    db.hset(key, f.ATTEMPT, b"x")
+    assert await take(store) == []
+    db.hset(key, f.ATTEMPT, b"0")
+    db.zadd(shard_of(store).quarantine, {job.id: 1})
+    await reap_all(store)
+    consistent()
+    assert (await read_counts(store, "a"))["available"] == 1
+    assert await take_for(store, "a") == [job.id]
