@@ -66,11 +66,13 @@ async def occurrences(cron: CronRecord, from_ms: int, to_ms: int) -> list[int]:
         to_ms: the end, not included.
 
     Raises:
-        InvalidRequest: the interval is empty, or it is not in the past.
+        InvalidRequest: the interval is empty, begins before 1970, or is not in the past.
         ValidationFailed: the interval has more than ``MAX_OCCURRENCES`` occurrences.
     """
     if from_ms >= to_ms:
         raise InvalidRequest("from must be before to", field="from")
+    if from_ms < 0:  # no local time of a zone is then before the first year
+        raise InvalidRequest("from must not be before 1970", field="from")
     if to_ms > time.time() * 1000:
         raise InvalidRequest("to must not be in the future", field="to")
     await ensure_task()

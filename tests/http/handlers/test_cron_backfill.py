@@ -63,6 +63,8 @@ async def test_an_interval_without_occurrences_enqueues_nothing(api: Api) -> Non
     ("change", "status", "field"),
     [
         ({"from": "2024-03-02T00:00:00Z"}, 400, "from"),
+        ({"from": "0001-01-01T00:00:00Z"}, 400, "from"),
+        ({"from": "1969-12-31T23:59:59.999Z"}, 400, "from"),
         ({"to": "2999-01-01T00:00:00Z"}, 400, "to"),
         ({"to": "+PT1H"}, 400, "to"),
         ({"from": "yesterday"}, 400, "from"),
@@ -79,6 +81,12 @@ async def test_a_wrong_interval_names_its_member(
     reply = await api.post(f"{CRON}/six-hourly/backfill", body)
     assert (reply.status, reply.error["details"]["field"]) == (status, field)
     assert await jobs_of(api) == []
+
+
+async def test_an_interval_begins_in_1970_at_the_earliest(api: Api) -> None:
+    await register(api, timezone="America/New_York")
+    found = await backfill(api, **{"from": "1970-01-01T00:00:00Z", "to": "1970-01-01T06:00:00Z"})
+    assert (found["count"], found["first"]) == (1, "1970-01-01T05:00:00.000Z")
 
 
 async def test_a_backfill_has_a_maximum(api: Api) -> None:
