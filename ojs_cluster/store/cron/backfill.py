@@ -90,8 +90,7 @@ async def occurrences(cron: CronRecord, from_ms: int, to_ms: int) -> list[int]:
             )
         at = following.ms
         found.append(at)
-        if len(found) % 10 == 0:  # the calendar takes up to a millisecond per occurrence
-            await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()  # an occurrence may take the calendar some milliseconds
 
 
 async def backfill(store: Store, cron: CronRecord, times_ms: Sequence[int]) -> Backfilled:
