@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import urlencode
 
+import h2.settings
 import trio
 
 from ojs_cluster.http.access.authentication import AccessControl
@@ -112,3 +113,29 @@ async def test_the_dashboard_works_over_http2(standalone: Embedded) -> None:
                 lambda: b"event: job.cancelled\n" in connection.bodies.get(events, b"")
             )
             assert events not in connection.ended
+
+
+async def test_a_refresh_that_cannot_be_sent_holds_no_other_request(standalone: Embedded) -> None:
+    """The client sends DATA for a refresh, and gives no room for the response."""
+    async with open_app(standalone) as app:
+        quart = create_quart_app(app)
+        add_dashboard(quart, app, UiSettings(mode="full"))
+        async with (
+            serving(app, quart=quart, listening={"h2c": True}) as port,
+            await trio.open_tcp_stream("127.0.0.1", port) as stream,
+        ):
+            browser = Browser(stream)
+            protocol = browser.connection.h2
+            protocol.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0})
+            await browser.connection.receive(lambda: True)
+            head = [(":method", "GET"), (":scheme", "http"), (":authority", "x")]
+            refresh = [*head, (":path", "/ui/queues"), ("hx-request", "true")]
+            protocol.send_headers(1, refresh)
+            await browser.connection.receive(lambda: 1 in browser.connection.heads)
+            assert 1 not in browser.connection.ended
+            for _ in range(50):
+                protocol.send_data(1, b"x")
+            protocol.send_headers(3, [*head, (":path", "/ojs/v1/health")], end_stream=True)
+            await browser.connection.receive(lambda: 3 in browser.connection.heads)
+            assert browser.connection.heads[1][b":status"] == b"200"
+            assert browser.connection.heads[3][b":status"] == b"200"

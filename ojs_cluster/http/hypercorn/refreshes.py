@@ -58,15 +58,18 @@ class RefreshConnection(TrioASGIHTTPConnection):
             return
         view, params = found
         response: Response | None = None
+        # The connection waits while messages to a request are not received, so they are received
+        # until the response is sent.
         async with trio.open_nursery() as nursery:
-            # Only the view is cancelled when the client disconnects. hypercorn also sends
-            # ``http.disconnect`` after a complete response.
-            nursery.start_soon(_wait_for_disconnect, receive, nursery.cancel_scope)
-            response = await view(self.scope, **params)
+            with trio.CancelScope() as viewing:
+                # Only the view is cancelled when the client disconnects. hypercorn also sends
+                # ``http.disconnect`` after a complete response.
+                nursery.start_soon(_receive_all, receive, viewing)
+                response = await view(self.scope, **params)
+            if response is not None:
+                with suppress(trio.BusyResourceError, trio.ClosedResourceError):
+                    await send_response(response, send)
             nursery.cancel_scope.cancel()
-        if response is not None:
-            with suppress(trio.BusyResourceError, trio.ClosedResourceError):
-                await send_response(response, send)
 
     def _find(self) -> tuple[RefreshView, Mapping[str, str]] | None:
         try:
@@ -77,7 +80,8 @@ class RefreshConnection(TrioASGIHTTPConnection):
         return None if view is None else (view, params)
 
 
-async def _wait_for_disconnect(receive: ASGIReceiveCallable, scope: trio.CancelScope) -> None:
+async def _receive_all(receive: ASGIReceiveCallable, viewing: trio.CancelScope) -> None:
+    """Receive messages, and cancel the view when the client disconnects."""
     while (await receive())["type"] != "http.disconnect":
         pass
-    scope.cancel()
+    viewing.cancel()
