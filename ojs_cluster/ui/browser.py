@@ -22,6 +22,7 @@ NOTE: Final = "ojs_ui_note"
 _HTML: Final = "text/html; charset=utf-8"
 _NOTE_S: Final = 60
 _MAX_NOTE: Final = 300  # characters
+_MAX_NOTE_COOKIE: Final = 4096  # characters: browsers keep no longer cookie
 SECURITY_HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; "
@@ -106,10 +107,13 @@ def note_cookie(text: str, failed: bool, path: str, secure: bool) -> tuple[str, 
 
 def note_of(head: Request) -> Note | None:
     """Return the note that the page has to show."""
+    value = cookie_of(head, NOTE) or ""
+    if len(value) > _MAX_NOTE_COOKIE:
+        return None
     try:
-        text, failed = json.loads(urlsafe_b64decode(cookie_of(head, NOTE) or ""))
+        text, failed = json.loads(urlsafe_b64decode(value))
         return Note(str(text)[:_MAX_NOTE], bool(failed))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64encode
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
@@ -9,6 +10,8 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from ojs_cluster.http.messages import Request
+from ojs_cluster.ui.browser import NOTE, Note, note_cookie, note_of
 from tests.support.servers import own_server
 from tests.ui.conftest import FULL
 from tests.ui.dashboard import Running, dashboard
@@ -143,3 +146,16 @@ def test_hostile_text_is_shown_as_text(attacked: Running) -> None:
         for path in (f"queues/{HOSTILE}", f"jobs/{HOSTILE}", HOSTILE):
             check(client.get("/ui/" + path.replace("</", "<")))
     assert shown >= 4
+
+
+def test_a_note_cookie_is_read_whole_or_not_at_all() -> None:
+    """A browser may send any cookie, also one that Python cannot decode."""
+
+    def read(value: str) -> Note | None:
+        return note_of(Request("GET", "/ui/", "", {"cookie": f"{NOTE}={value}"}))
+
+    for depth in (10, 3000, 12_000):
+        assert read(urlsafe_b64encode(b"[" * depth).decode()) is None
+    for text in ("done", "\u00fc" * 300):
+        _, header = note_cookie(text, True, "/ui", False)
+        assert read(header.partition("=")[2].partition(";")[0]) == (text, True)
