@@ -26,7 +26,7 @@ from ojs_client.worker.handlers import (
 )
 from ojs_client.worker.held_jobs import HeldJob, HeldJobs
 from ojs_client.worker.running import BlockingJob, RunningJob, WorkerContext
-from ojs_client.worker.settling import Settlement, Settler, ack, nack
+from ojs_client.worker.settling import Settlement, Settler, ack, nack, release
 
 log = logging.getLogger("ojs_client.worker")
 
@@ -85,7 +85,7 @@ class Runner:
     def start(self, job: HeldJob, group: TaskGroup) -> None:
         """Start the handler of a job in a task of ``group``."""
         if job.lost is not None:
-            self.drop_lost(job)
+            self.return_unstarted(job)
             return
         type = job.members["type"]
         handler = self.handlers.get(type) or self.handlers.get("*")
@@ -97,13 +97,14 @@ class Runner:
         job.in_thread = not handler.is_async
         group.start_soon(self._run, job, handler)
 
-    def drop_lost(self, job: HeldJob) -> None:
-        """Drop a job whose lease was lost before its handler has started."""
+    def return_unstarted(self, job: HeldJob) -> None:
+        """Return a job to its queue that has not started, unless the server says it is lost."""
         if job.lost == "server":
             job.ended = True
             self._held.remove(job)
         else:
-            self._settler.add(nack(job, expired_error()))
+            # If the lease has expired at the server, too, the server refuses this nack.
+            self._settler.add(release(job))
 
     def cancel_all(self) -> None:
         """Cancel all async handlers; ``lease_lost`` becomes True for all sync handlers."""

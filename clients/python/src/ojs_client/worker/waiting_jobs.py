@@ -14,7 +14,6 @@ from anyio.abc import TaskGroup
 from ojs_client.worker.execution import Runner
 from ojs_client.worker.fetching import MAX_COUNT
 from ojs_client.worker.held_jobs import HeldJob
-from ojs_client.worker.settling import Settler, release
 
 _SHORT_S: Final = 0.005
 """Maximum run time in seconds of a short handler. A longer one gains little by a shared fetch."""
@@ -34,8 +33,7 @@ class WaitingJobs:
     """Fetched jobs that wait for a free handler. Heartbeats keep their leases.
 
     Args:
-        runner: starts the handlers.
-        settler: gets the nacks of jobs that do not start.
+        runner: starts the handlers, and returns the jobs that do not start.
         concurrency: maximum number of handlers that run at the same time.
         prefetch: number of jobs to fetch beyond the free handlers. If it is None, a fetch for free
             handlers asks for three jobs more while handlers are short.
@@ -45,7 +43,6 @@ class WaitingJobs:
     """
 
     runner: Runner
-    settler: Settler
     concurrency: int
     prefetch: int | None
     group: TaskGroup | None = None
@@ -110,8 +107,4 @@ class WaitingJobs:
 
     def _return_all(self) -> None:
         while self._jobs:
-            job = self._jobs.pop()  # each goes to the front of its queue
-            if job.lost is None:
-                self.settler.add(release(job))
-            else:
-                self.runner.drop_lost(job)
+            self.runner.return_unstarted(self._jobs.pop())  # each goes to the front of its queue

@@ -146,9 +146,7 @@ class Worker:
             settings.concurrency,
             self._handler_ended,
         )
-        self._waiting = WaitingJobs(
-            self._runner, self._settler, settings.concurrency, settings.prefetch
-        )
+        self._waiting = WaitingJobs(self._runner, settings.concurrency, settings.prefetch)
 
     # -- for the user
 
