@@ -154,7 +154,12 @@ def test_a_job_that_is_cancelled_while_it_waits_does_not_run(run: Run) -> None:
     run(test)
 
 
-def test_a_job_whose_lease_expires_while_it_waits_goes_back_without_an_attempt(run: Run) -> None:
+@pytest.mark.parametrize("found", [True, False])
+def test_a_job_whose_lease_expires_while_it_waits_goes_back_without_an_attempt(
+    run: Run, found: bool
+) -> None:
+    """The worker has not found it yet if its process was stopped meanwhile."""
+
     async def test() -> None:
         server = FakeServer()
         worker = Worker(queues=["a"], concurrency=1, prefetch=1)
@@ -172,7 +177,10 @@ def test_a_job_whose_lease_expires_while_it_waits_goes_back_without_an_attempt(r
                 await until(lambda: ran and copy.held == 2)
                 copy.quiet()
                 [waiting] = [job for job in copy._held if job.id == jobs[1].id]
-                waiting.lose("expired")
+                if found:
+                    waiting.lose("expired")
+                else:
+                    waiting.expires_at = anyio.current_time()
                 go.set()
                 await until(lambda: copy.held == 0)
         assert ran == [0]

@@ -83,7 +83,10 @@ class Runner:
         self.handlers[type] = Handler.of(function, timeout_s)
 
     def start(self, job: HeldJob, group: TaskGroup) -> None:
-        """Start the handler of a job in a task of ``group``."""
+        """Start the handler of a job in a task of ``group``, unless its lease is lost."""
+        # A process that was stopped may start a job before it finds that the lease has expired.
+        if job.lost is None and job.expires_at <= anyio.current_time():
+            job.lose("expired")
         if job.lost is not None:
             self.return_unstarted(job)
             return
