@@ -78,7 +78,6 @@ class App:
     access: AccessControl
     waiters: Waiters = field(default_factory=Waiters)
     draining: trio.Event = field(default_factory=trio.Event)
-    blocked: BlockedRequests = field(default_factory=BlockedRequests)
     started: float = field(default_factory=time.monotonic)
     """When the process started, in seconds of the monotonic clock."""
     traffic: Traffic = field(default_factory=Traffic)
@@ -104,6 +103,7 @@ class App:
     shared_body_memory: InitVar[BodyMemoryBudget | None] = None
     """The budget that this app shares with hypercorn's connections; None creates a budget."""
     body_memory: BodyMemoryBudget = field(init=False)
+    blocked: BlockedRequests = field(init=False)
 
     def __post_init__(self, shared_body_memory: BodyMemoryBudget | None) -> None:
         object.__setattr__(self, "push", PushState(self.settings))
@@ -120,6 +120,8 @@ class App:
         object.__setattr__(
             self, "body_memory", shared_body_memory or body_memory_budget_for(self.settings)
         )
+        blocked = BlockedRequests(self.store, self.body_memory, self.maintenance, self.draining)
+        object.__setattr__(self, "blocked", blocked)
 
     async def _check_redis(self) -> Health | None:
         with trio.move_on_after(self.settings.health_timeout_s), suppress(OJSError):

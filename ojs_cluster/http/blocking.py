@@ -1,23 +1,29 @@
 """Wait for room in full queues whose strategy is ``block`` (spec: ojs-backpressure 5.2).
 
-A client that is willing to wait sends ``OJS-Block-Timeout`` in seconds. The process repeats the
-enqueue after growing pauses. Nothing of the request is in Redis while it waits, so a process that
-dies leaves nothing behind, and each attempt compares and stores in one step. A wait list in Redis
-was refused: it would need an end for clients that have gone.
+A client that is willing to wait sends ``OJS-Block-Timeout`` in seconds. After growing pauses, the
+process asks Redis whether the jobs fit, which sends names and counts only. If they fit, it repeats
+the enqueue. Nothing of the request is in Redis while it waits, so a process that dies leaves
+nothing behind, and each attempt compares and stores in one step. A wait list in Redis was refused:
+it would need an end for clients that have gone.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
 import trio
 
 from ojs_cluster.core.errors import InvalidRequest, QueueFull
+from ojs_cluster.core.jobs.envelope import NewJob
+from ojs_cluster.http.maintenance import MaintenanceFlag
 from ojs_cluster.http.messages import Request
+from ojs_cluster.http.request_body.memory import BodyMemoryBudget
 from ojs_cluster.redis.deadline import extend_deadline
 from ojs_cluster.redis.driven_coroutines import ensure_task
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.limits.depth_bounds import check_bounds
 
 T = TypeVar("T")
 
@@ -30,63 +36,109 @@ _LONGEST_PAUSE_S: Final = 0.5
 
 
 class BlockedRequests:
-    """Counts the requests of a process that wait for room."""
+    """Counts the requests of a process that wait for room.
 
-    __slots__ = ("count",)
+    Args:
+        store: the store.
+        memory: the body memory budget of the process.
+        maintenance: ends all waits while it refuses new jobs.
+        draining: ends all waits when it is set.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_draining", "_maintenance", "_memory", "_store", "count")
+
+    def __init__(
+        self,
+        store: Store,
+        memory: BodyMemoryBudget,
+        maintenance: MaintenanceFlag,
+        draining: trio.Event,
+    ) -> None:
         self.count = 0
+        self._store = store
+        self._memory = memory
+        self._maintenance = maintenance
+        self._draining = draining
 
     async def until_stored(
-        self, request: Request, draining: trio.Event, attempt: Callable[[], Awaitable[T]]
+        self, request: Request, jobs: Sequence[NewJob], attempt: Callable[[], Awaitable[T]]
     ) -> T:
         """Return the result of ``attempt``, repeated while a queue is full.
 
         Args:
             request: the request; its header ``ojs-block-timeout`` is the time to wait in seconds.
-            draining: ends all waits when it is set.
+            jobs: the new jobs.
             attempt: enqueues the jobs; stores nothing when it raises ``QueueFull``.
 
         Raises:
-            QueueFull: the queue does not block, or it is still full after the timeout.
+            QueueFull: the queue does not block, the jobs can never fit, too many requests or bytes
+                wait already, or the queue is still full after the timeout.
+            UnderMaintenance: maintenance mode refuses new jobs.
             InvalidRequest: the header is no whole number of seconds.
         """
         text = request.headers.get("ojs-block-timeout")
         if text is None:
             return await attempt()
-        timeout_s = _seconds(text)
+        timeout_s, size, memory = _seconds(text), len(request.body), self._memory
         try:
             return await attempt()
         except QueueFull as full:
-            if not timeout_s or not self._may_wait(full):
+            crowded = self.count >= MAX_BLOCKED or size > memory.waiting_free
+            if not timeout_s or crowded or not _may_fit(self._store, full, jobs):
                 raise
-        await ensure_task()
-        extend_deadline(timeout_s)
         self.count += 1
+        memory.waiting_free -= size
         try:
-            return await self._repeat(timeout_s, draining, attempt)
+            await ensure_task()
+            extend_deadline(timeout_s)
+            return await self._repeat(timeout_s, jobs, attempt)
         finally:
             self.count -= 1
-
-    def _may_wait(self, full: QueueFull) -> bool:
-        return full.details.get("strategy") == "block" and self.count < MAX_BLOCKED
+            memory.waiting_free += size
 
     async def _repeat(
-        self, timeout_s: float, draining: trio.Event, attempt: Callable[[], Awaitable[T]]
+        self, timeout_s: float, jobs: Sequence[NewJob], attempt: Callable[[], Awaitable[T]]
     ) -> T:
         deadline, pause_s = trio.current_time() + timeout_s, _FIRST_PAUSE_S
         while True:
             remaining_s = deadline - trio.current_time()
             wait_s = min(remaining_s, pause_s * random.uniform(0.5, 1))  # noqa: S311 - jitter
             with trio.move_on_after(max(0, wait_s)):
-                await draining.wait()
-            is_last = draining.is_set() or trio.current_time() >= deadline
+                await self._draining.wait()
+            self._maintenance.check("enqueue")
+            is_last = self._draining.is_set() or trio.current_time() >= deadline
             try:
+                # The last try needs no room if another request has stored the same unique job.
+                if not is_last:
+                    await _check_room(self._store, jobs)
                 return await attempt()
             except QueueFull as full:
-                if is_last or full.details.get("strategy") != "block":
+                if is_last or not _may_fit(self._store, full, jobs):
                     raise
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+
+async def _check_room(store: Store, jobs: Sequence[NewJob]) -> None:
+    """Check that the queues have room, without sending the jobs.
+
+    Raises:
+        QueueFull: a queue has no room.
+        BackendUnavailable: Redis did not answer in time.
+    """
+    await store.partitions.refresh_if_stale(store)
+    shards = store.partitions.choose_shards(store, jobs)
+    await check_bounds(store, zip(shards, (job.queue for job in jobs), strict=True))
+
+
+def _may_fit(store: Store, full: QueueFull, jobs: Sequence[NewJob]) -> bool:
+    """Return whether the full queue blocks, and has room for the jobs once it is empty."""
+    details = full.details
+    if details.get("strategy") != "block":
+        return False
+    queue = details["queue"]
+    # The bound in the error is that of one partition.
+    room = details["bound"] * store.partitions.producer_count(queue)
+    return bool(sum(job.queue == queue for job in jobs) <= room)
 
 
 def _seconds(text: str) -> int:

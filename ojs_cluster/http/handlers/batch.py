@@ -35,7 +35,7 @@ async def enqueue_many(app: App, request: Request) -> Response:
             validate_if_marked(new_job)
     warnings = await check_all(app.store, new_jobs)
     store_jobs = partial(store_enqueue.enqueue_many, app.store, new_jobs)
-    jobs = await app.blocked.until_stored(request, app.draining, store_jobs)
+    jobs = await app.blocked.until_stored(request, new_jobs, store_jobs)
     count = len(jobs)
     enqueued = sum(not job.deduplicated for job in jobs)
     body = b'{"jobs":%b,"count":%d,"enqueued":%d,"failed":0}' % (

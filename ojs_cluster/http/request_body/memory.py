@@ -8,6 +8,9 @@ sent would use memory, and over HTTP/2 it would block its connection.
 An incomplete small body, or an incomplete head, reserves the bytes that have arrived. These bytes
 have a budget of their own, of the same size, so that large bodies cannot block small requests. Most
 small requests arrive in one piece and reserve nothing.
+
+A request may wait for room in a full queue for a minute (``http/blocking.py``). The bodies of such
+requests may use a quarter of the budget, so that the rest stays free for other requests.
 """
 
 from __future__ import annotations
@@ -27,12 +30,14 @@ class BodyMemoryBudget:
     Attributes:
         free: bytes left for large bodies.
         incomplete_free: bytes left for incomplete small bodies and heads.
+        waiting_free: bytes left for the bodies of requests that wait for room in a full queue.
     """
 
     def __init__(self, size: int) -> None:
         """Create a budget of ``size`` bytes for large bodies, and of ``size`` for the others."""
         self.free = size
         self.incomplete_free = size
+        self.waiting_free = size // 4
 
 
 class BodyReservation:

@@ -9,6 +9,8 @@ import trio
 
 from ojs_cluster.http.blocking import MAX_BLOCKED
 from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.store.enqueue import enqueue as store_enqueue
+from ojs_cluster.store.maintenance.maintenance import Maintenance
 from ojs_cluster.store.settings import StoreSettings
 from tests.http.api import Api, Reply, open_app, serving, until
 from tests.http.test_entry_points import exchange, request
@@ -124,6 +126,7 @@ async def test_a_blocked_request_is_stored_when_a_worker_takes_a_job(api: Api) -
     await bound(api, 1, strategy="block")
     assert (await api.post("/ojs/v1/jobs", JOB)).status == 201
     stored: list[int] = []
+    waiting_free = api.app.body_memory.waiting_free
 
     async def enqueue(path: str, body: dict[str, Any]) -> None:
         stored.append((await api.post(path, body, headers=BLOCK)).status)
@@ -139,6 +142,7 @@ async def test_a_blocked_request_is_stored_when_a_worker_takes_a_job(api: Api) -
             await trio.sleep(0.01)
     assert stored == [201, 201]
     assert api.app.blocked.count == 0
+    assert api.app.body_memory.waiting_free == waiting_free
 
 
 async def test_a_request_waits_only_if_the_queue_and_the_client_say_so(api: Api) -> None:
@@ -173,3 +177,54 @@ async def test_the_number_of_blocked_requests_is_bounded(api: Api) -> None:
     await api.post("/ojs/v1/jobs", JOB)
     api.app.blocked.count = MAX_BLOCKED
     assert is_refusal(await api.post("/ojs/v1/jobs", JOB, headers=BLOCK), 1, 1)
+
+
+async def test_the_memory_of_blocked_requests_is_bounded(api: Api) -> None:
+    await bound(api, 1, strategy="block")
+    await api.post("/ojs/v1/jobs", JOB)
+    memory = api.app.body_memory
+    assert memory.waiting_free == memory.free // 4
+    memory.waiting_free = 10
+    assert is_refusal(await api.post("/ojs/v1/jobs", JOB, headers=BLOCK), 1, 1)
+    assert memory.waiting_free == 10
+
+
+async def test_jobs_that_can_never_fit_do_not_wait(api: Api) -> None:
+    await bound(api, 1, strategy="block")
+    with trio.fail_after(30):
+        refused = await api.post("/ojs/v1/jobs/batch", {"jobs": [JOB, JOB]}, headers=BLOCK)
+    assert is_refusal(refused, 0, 1)
+
+
+async def test_a_blocked_request_sends_its_jobs_only_when_they_fit(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bound(api, 1, strategy="block")
+    await api.post("/ojs/v1/jobs", JOB)
+    tries = 0
+    original = store_enqueue.enqueue_many
+
+    async def counted(*args: Any) -> Any:
+        nonlocal tries
+        tries += 1
+        return await original(*args)
+
+    monkeypatch.setattr(store_enqueue, "enqueue_many", counted)
+    path, headers = "/ojs/v1/jobs/batch", {"OJS-Block-Timeout": "1"}
+    assert is_refusal(await api.post(path, {"jobs": [JOB]}, headers=headers), 1, 1)
+    assert tries == 2  # at the beginning and at the end
+
+
+async def test_maintenance_mode_ends_the_wait(api: Api) -> None:
+    await bound(api, 1, strategy="block")
+    await api.post("/ojs/v1/jobs", JOB)
+    async with trio.open_nursery() as nursery:
+
+        async def refused() -> None:
+            with trio.fail_after(30):
+                reply = await api.post("/ojs/v1/jobs", JOB, headers=BLOCK)
+            assert reply.status == 503
+
+        nursery.start_soon(refused)
+        await waiting(api, 1)
+        api.app.maintenance.set(Maintenance(frozenset({"enqueue"})))
