@@ -30,6 +30,7 @@ from ojs_cluster.store.cron.cron_record import CronRecord
 from ojs_cluster.store.cron.cron_store import RedisCronStore
 from ojs_cluster.store.cron.occurrence_job import UnusableDefinition, make_job
 from ojs_cluster.store.enqueue.independent_jobs import enqueue_each
+from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.schemas.validation import check_args
 
 MAX_OCCURRENCES: Final = 500
@@ -121,7 +122,9 @@ async def backfill(store: Store, cron: CronRecord, times_ms: Sequence[int]) -> B
         jobs = [await _job(cron_store, cron, ms) for ms in times]
         if start == 0:
             await check_args(store, jobs[0])
-        for ms, result in zip(times, await enqueue_each(store, jobs), strict=True):
+        # As of each run of a cron job, see ``RedisCronStore.enqueue``.
+        results = await enqueue_each(store, jobs, [f.FIXED_ID, b"1"])
+        for ms, result in zip(times, results, strict=True):
             if isinstance(result, BackendUnavailable):
                 raise result
             if isinstance(result, Duplicate):

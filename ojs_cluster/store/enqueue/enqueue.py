@@ -128,8 +128,10 @@ async def enqueue(
     return (await _enqueue_in_shard(store, shard, [job], options))[0]
 
 
-async def enqueue_many(store: Store, jobs: Sequence[NewJob]) -> list[JobRecord]:
-    """Store all jobs or none; return the jobs in the order given.
+async def enqueue_many(
+    store: Store, jobs: Sequence[NewJob], fields: Sequence[bytes] = ()
+) -> list[JobRecord]:
+    """Store all jobs or none, each with ``fields``, as ``enqueue``; return them in the order given.
 
     Raises:
         Duplicate: another job has one of the ids, two jobs have the same id, or a job with the same
@@ -147,10 +149,10 @@ async def enqueue_many(store: Store, jobs: Sequence[NewJob]) -> list[JobRecord]:
     max_jobs = store.webhooks.jobs_per_script("enqueue", PORTION_JOBS)
     is_large = len(jobs) > max_jobs or sum(len(job.body) for job in jobs) > PORTION_BYTES
     if is_large or len(shards) > 1 or any(job.unique is not None for job in jobs):
-        return await batch.enqueue_all(store, jobs)
+        return await batch.enqueue_all(store, jobs, fields)
     [shard] = shards
     await store.queues.ensure(store, dict.fromkeys(job.queue for job in jobs))
-    return await _enqueue_in_shard(store, shard, jobs, EnqueueOptions())
+    return await _enqueue_in_shard(store, shard, jobs, EnqueueOptions(fields))
 
 
 async def enqueue_with_id(
@@ -245,7 +247,7 @@ async def _enqueue_in_shard(
             tokens.add(conflict.token)
         except ClaimedElsewhere as conflict:
             if len(jobs) > 1:
-                return await batch.enqueue_all(store, jobs, claims=claims)
+                return await batch.enqueue_all(store, jobs, options.fields, claims=claims)
             shard = await claimed_ids.first_shard(store, claims, jobs[0], conflict, shard)
     await claims.release()
     raise failure

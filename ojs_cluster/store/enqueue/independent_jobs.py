@@ -12,7 +12,9 @@ from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs.record import JobRecord
 
 
-async def enqueue_each(store: Store, jobs: Sequence[NewJob]) -> list[JobRecord | OJSError]:
+async def enqueue_each(
+    store: Store, jobs: Sequence[NewJob], fields: Sequence[bytes] = ()
+) -> list[JobRecord | OJSError]:
     """Store each job that can be stored. The jobs of a queue keep their order.
 
     All jobs are first tried as one batch, which is faster. If a job prevents that, the batch has
@@ -21,6 +23,7 @@ async def enqueue_each(store: Store, jobs: Sequence[NewJob]) -> list[JobRecord |
     Args:
         store: the store.
         jobs: the jobs.
+        fields: names and values of further fields of each job's hash.
 
     Returns:
         For each job its record, or the error that prevented it.
@@ -29,7 +32,7 @@ async def enqueue_each(store: Store, jobs: Sequence[NewJob]) -> list[JobRecord |
         BackendUnavailable: Redis did not answer in time, and no job is known to be stored.
     """
     try:
-        return list(await enqueue_many(store, jobs))
+        return list(await enqueue_many(store, jobs, fields))
     except BackendUnavailable:
         raise
     except OJSError:
@@ -42,7 +45,7 @@ async def enqueue_each(store: Store, jobs: Sequence[NewJob]) -> list[JobRecord |
     async def enqueue_in_turn(queue: str) -> None:
         for index in by_queue[queue]:
             try:
-                outcomes[index] = await enqueue(store, jobs[index])
+                outcomes[index] = await enqueue(store, jobs[index], fields=fields)
             except OJSError as error:
                 outcomes[index] = error
 

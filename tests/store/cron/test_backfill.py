@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import trio
 
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.cron import cron
-from ojs_cluster.store.cron.backfill import occurrences
-from tests.store.cron.test_cron import definition
+from ojs_cluster.store.cron.backfill import backfill, occurrences
+from ojs_cluster.store.jobs import fields as f
+from tests.store.cron.test_cron import QUEUE, definition
+from tests.store.shortcuts import take
 
 DAY = 24 * 3_600_000
 
@@ -28,3 +33,18 @@ async def test_other_tasks_run_between_two_occurrences(store: Store) -> None:
         nursery.cancel_scope.cancel()
     assert len(found) == 24
     assert turns > 20
+
+
+@pytest.mark.parametrize(
+    "unique", [{}, {"unique": {"keys": ["meta"], "meta_keys": ["cron_triggered_at"]}}]
+)
+async def test_the_id_of_an_ended_job_stays_taken(store: Store, unique: dict[str, Any]) -> None:
+    record, _ = await cron.register(store, definition(options={"queue": QUEUE, **unique}))
+    assert (await backfill(store, record, [DAY, 2 * DAY])).enqueued == 2
+    jobs = await take(store, QUEUE, count=2)
+    assert [job.fields.get(f.FIXED_ID) for job in jobs] == [b"1", b"1"]
+    # The third one is enqueued on its own, because the batch fails at the others.
+    done = await backfill(store, record, [DAY, 2 * DAY, 3 * DAY])
+    assert (done.enqueued, done.existing) == (1, 2)
+    [job] = await take(store, QUEUE)
+    assert job.fields.get(f.FIXED_ID) == b"1"
