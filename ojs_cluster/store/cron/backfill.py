@@ -18,6 +18,8 @@ from ojs_cluster.core.errors import (
     BackendUnavailable,
     Duplicate,
     InvalidRequest,
+    MalformedJob,
+    NotFound,
     OJSError,
     PayloadTooLarge,
     ValidationFailed,
@@ -30,7 +32,10 @@ from ojs_cluster.store.cron.cron_record import CronRecord
 from ojs_cluster.store.cron.cron_store import RedisCronStore
 from ojs_cluster.store.cron.occurrence_job import UnusableDefinition, make_job
 from ojs_cluster.store.enqueue.independent_jobs import enqueue_each
+from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs import fields as f
+from ojs_cluster.store.jobs import read_jobs
+from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.schemas.validation import check_args
 
 MAX_OCCURRENCES: Final = 500
@@ -41,6 +46,10 @@ _ENQUEUE_S: Final = 20.0
 """Time in seconds that the enqueues may take, in addition to the usual time of a request."""
 _PORTION: Final = 50
 """Jobs that are made and enqueued at a time. In between, other requests run."""
+_REFUSED: Final = (
+    "this occurrence was refused recently, for example because the queue was full, "
+    "and its id is reserved for ten minutes: repeat the backfill later"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +133,13 @@ async def backfill(store: Store, cron: CronRecord, times_ms: Sequence[int]) -> B
             await check_args(store, jobs[0])
         # As of each run of a cron job, see ``RedisCronStore.enqueue``.
         results = await enqueue_each(store, jobs, [f.FIXED_ID, b"1"])
-        for ms, result in zip(times, results, strict=True):
+        refused = await _refused(store, jobs, results)
+        for ms, job, result in zip(times, jobs, results, strict=True):
             if isinstance(result, BackendUnavailable):
                 raise result
-            if isinstance(result, Duplicate):
+            if job.id in refused:
+                errors[ms] = _REFUSED
+            elif isinstance(result, Duplicate):
                 existing += 1
             elif isinstance(result, OJSError):
                 errors[ms] = result.message
@@ -136,6 +148,35 @@ async def backfill(store: Store, cron: CronRecord, times_ms: Sequence[int]) -> B
             else:
                 enqueued += 1
     return Backfilled(enqueued, existing, errors)
+
+
+async def _refused(
+    store: Store, jobs: Sequence[NewJob], results: Sequence[JobRecord | OJSError]
+) -> set[str]:
+    """Return the ids that no job may have, although none has them.
+
+    When the scheduler cannot enqueue an occurrence, it writes a tombstone (see ``firing.deliver``),
+    which prevents a job as an existing job does.
+    """
+    refused: set[str] = set()
+
+    async def check(job_id: str) -> None:
+        try:
+            await read_jobs.get_queue_and_tenant(store, job_id)
+        except NotFound:
+            refused.add(job_id)
+        except MalformedJob:
+            pass
+
+    taken = [
+        job.id
+        for job, result in zip(jobs, results, strict=True)
+        if job.id
+        and isinstance(result, Duplicate)
+        and result.details.get("existing_job_id") == job.id
+    ]
+    await run_concurrently(taken, check)
+    return refused
 
 
 async def _job(cron_store: RedisCronStore, cron: CronRecord, occurrence_ms: int) -> NewJob:

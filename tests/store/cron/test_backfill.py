@@ -10,6 +10,7 @@ import trio
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.cron import cron
 from ojs_cluster.store.cron.backfill import backfill, occurrences
+from ojs_cluster.store.cron.cron_store import RedisCronStore
 from ojs_cluster.store.jobs import fields as f
 from tests.store.cron.test_cron import QUEUE, definition
 from tests.store.shortcuts import take
@@ -48,3 +49,14 @@ async def test_the_id_of_an_ended_job_stays_taken(store: Store, unique: dict[str
     assert (done.enqueued, done.existing) == (1, 2)
     [job] = await take(store, QUEUE)
     assert job.fields.get(f.FIXED_ID) == b"1"
+
+
+async def test_a_refused_occurrence_is_an_error_until_its_id_is_free(store: Store) -> None:
+    record, _ = await cron.register(store, definition())
+    cron_store = RedisCronStore(store)
+    assert await cron_store.forbid_id(cron_store.job_id(record, DAY))
+    done = await backfill(store, record, [DAY, 2 * DAY])
+    assert (done.enqueued, done.existing, list(done.errors)) == (1, 0, [DAY])
+    assert "refused" in done.errors[DAY]
+    again = await backfill(store, record, [DAY, 2 * DAY])
+    assert (again.enqueued, again.existing, list(again.errors)) == (0, 1, [DAY])
