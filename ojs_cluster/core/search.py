@@ -154,7 +154,7 @@ class Term:
 
     def _admits_any(self, values: Sequence[str]) -> bool:
         if self._word:
-            return any(self._word in value.casefold() for value in values)
+            return any(self._word in value for value in values)
         if not self._exact.isdisjoint(values):
             return True
         prefixes = self._prefixes

@@ -94,7 +94,8 @@ class SearchedContent:
 
         Args:
             name: ``args``, ``meta``, ``tag``, ``error``, or ``word`` for the texts that a word
-                without a field is compared with.
+                without a field is compared with. These are folded (``str.casefold``) once for all
+                words.
             path: names that lead to the member, for ``args`` and ``meta``.
 
         Returns:
@@ -120,7 +121,8 @@ class SearchedContent:
                 return _scalars(self._job.tags())
             case "word":
                 job = self._job
-                return chain((job.id, job.type, job.queue), _error_texts(job.errors()))
+                texts = chain((job.id, job.type, job.queue), _error_texts(job.errors()))
+                return map(str.casefold, texts)
         return _error_texts(self._job.errors())
 
     def _argument_texts(self, path: tuple[str, ...]) -> Iterator[str]:

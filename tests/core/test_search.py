@@ -17,7 +17,12 @@ from ojs_cluster.core.search import (
     Search,
     parse_search,
 )
-from ojs_cluster.core.searched_content import MAX_ITEMS, MAX_VALUES_READ, SearchedJob
+from ojs_cluster.core.searched_content import (
+    MAX_ITEMS,
+    MAX_VALUES_READ,
+    SearchedContent,
+    SearchedJob,
+)
 
 NOW = 1_900_000_000_000
 
@@ -207,6 +212,15 @@ def test_a_word_is_a_part_of_the_id_the_type_the_queue_or_an_error(
     )
     assert parse(text).admits(job) is is_found
     assert parse(text).untimed == text
+
+
+def test_texts_for_words_are_folded_once_for_all_words() -> None:
+    content = SearchedContent(Job(type="Mail.SEND", raw={"error": b'{"type":"STRASSE"}'}))
+    texts = content.values("word", ())
+    assert list(texts) == ["0192-a", "mail.send", "mail", "strasse"]
+    assert content.values("word", ()) is texts
+    assert list(content.values("error", ())) == ["STRASSE"], "other fields are exact"
+    assert admits("stra\u00dfe", error=b'{"type":"STRASSE"}')
 
 
 def test_words_alone_are_a_condition() -> None:
