@@ -106,6 +106,37 @@ def test_a_group_of_errors_is_counted_confirmed_and_retried(
         assert "completed</span>" in row_of(admin, counting.url.path)
 
 
+def test_an_operation_on_chosen_jobs_is_not_the_one_that_was_counted(
+    running: Running, admin: httpx.Client
+) -> None:
+    with running.api() as api:
+        ids = fail(api, "counted-and-chosen", 3, "Broken")
+
+        def start(**more: Any) -> str:
+            body = {"action": "retry", "filter": {"queue": "counted-and-chosen"}, **more}
+            created = api.post("/ojs/v1/admin/bulk", json=body)
+            assert created.status_code == 202, created.text
+            carry_out(running)
+            return f"/ui/bulk/{created.json()['id']}"
+
+        of_all, of_chosen = start(dry_run=True), start(dry_run=True, ids=ids[:2])
+        start(ids=ids[:1], confirm=True)
+        assert states(api, ids[1:]) == {"discarded"}
+        shown = page(admin, of_all)
+        assert "Counted: 3 jobs match. Not started yet" in shown
+        assert "/run" in shown
+        assert "counted, not started" in row_of(admin, of_all)
+
+        start(confirm=True)
+        assert "Counted: 3 jobs matched" in page(admin, of_all)
+        assert "counted, then" in row_of(admin, of_all)
+        shown = page(admin, of_chosen)
+        assert "Counted: 2 jobs match" in shown
+        assert "Not started yet" not in shown, "what has followed is not known"
+        assert "/run" not in shown
+        assert "counted, " not in row_of(admin, of_chosen)
+
+
 def test_a_job_says_when_and_by_whom_it_was_retried_by_hand(
     running: Running, admin: httpx.Client
 ) -> None:

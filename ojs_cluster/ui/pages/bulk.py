@@ -64,7 +64,7 @@ async def show_all(visit: Visit) -> Answer:
             "started_by": {
                 each["id"]: _started_after(each, listed["items"])
                 for each in listed["items"]
-                if _is_counted(each)
+                if _is_counted(each) and not _names_jobs(each)
             },
             "title_of": lambda operation: (
                 f"Count to {operation['action']}"
@@ -111,6 +111,11 @@ def _is_counted(operation: Mapping[str, Any]) -> bool:
     return bool(operation["dry_run"] and operation["state"] == "completed")
 
 
+def _names_jobs(operation: Mapping[str, Any]) -> bool:
+    """Return whether the request has named the jobs by ids, which are not known here."""
+    return operation.get("ids") is not None and not operation.get("ids_searched")
+
+
 def _started_after(
     count: Mapping[str, Any], operations: Sequence[dict[str, Any]]
 ) -> dict[str, Any] | None:
@@ -123,12 +128,16 @@ def _started_after(
         operations: operations to choose from.
 
     Returns:
-        The first one with the same action and filter; None if there is none.
+        The first one with the same action and filter; None if there is none. An operation on named
+        jobs is another one, and which operation has followed a count of named jobs is not known.
     """
+    if _names_jobs(count):
+        return None
     later = [
         each
         for each in operations
         if not each["dry_run"]
+        and not _names_jobs(each)
         and (each["action"], each["filter"]) == (count["action"], count["filter"])
         and each["created_at"] >= count["created_at"]
     ]
@@ -138,10 +147,10 @@ def _started_after(
 def _is_repeatable(visit: Visit, operation: Mapping[str, Any]) -> bool:
     """Return whether the user gets the same jobs again by the filter of an operation.
 
-    The ids that a request has named are not known here. Those of a search are found again. An API
-    key for some queues limits its operations to them, which no other user can repeat.
+    The ids of a search are found again, other ids are not. An API key for some queues limits its
+    operations to them, which no other user can repeat.
     """
-    if "ids" in operation and not operation.get("ids_searched"):
+    if _names_jobs(operation):
         return False
     own = visit.principal.queues
     chosen: dict[str, Any] = operation["filter"]
@@ -226,7 +235,8 @@ def _title(operation: dict[str, Any], *, is_started: bool) -> str:
         if is_started:
             return f"Counted: {counted(matched, 'job')} matched"
         verb = "matches" if matched == 1 else "match"
-        return f"Counted: {counted(matched, 'job')} {verb}. Not started yet"
+        unstarted = "" if _names_jobs(operation) else ". Not started yet"
+        return f"Counted: {counted(matched, 'job')} {verb}{unstarted}"
     doing = "Counting jobs: " if operation["dry_run"] else ""
     return f"{doing}{operation['action'].capitalize()} {summary(operation)}"
 
@@ -239,7 +249,7 @@ def _words_of(states: list[str]) -> list[str]:
 def summary(operation: dict[str, Any]) -> str:
     """Return which jobs an operation chooses, in words."""
     chosen = operation["filter"]
-    is_named = operation.get("ids") is not None and not operation.get("ids_searched")
+    is_named = _names_jobs(operation)
     if is_named and not chosen.get("query"):
         return counted(operation["ids"], "chosen job")
     words = [counted(operation["ids"], "chosen job") + ":"] if is_named else []
