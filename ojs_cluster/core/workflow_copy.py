@@ -2,11 +2,13 @@
 
 A workflow keeps its plan, and an enqueue request for each job. Both together are the request of the
 client, apart from spelling: callbacks become steps, and each step has the options of the workflow.
+The copy runs all steps now, so it leaves out uniqueness and the times of the original steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final
 
 import msgspec
 
@@ -14,6 +16,10 @@ from ojs_cluster.core.payload_limits import DEFAULT_LIMITS, PayloadLimits
 from ojs_cluster.core.raw_json import Raw, join, object_members
 from ojs_cluster.core.workflow import Plan, WorkflowNode
 from ojs_cluster.core.workflow_request import parse_workflow
+
+_OWN: Final = frozenset({"unique", "scheduled_at", "delay_until", "expires_at"})
+"""Members of a step, or of its options, that a copy does not have. A unique step would be skipped
+as a duplicate, and the times may be over."""
 
 
 def copy_request(
@@ -23,7 +29,7 @@ def copy_request(
     *,
     limits: PayloadLimits = DEFAULT_LIMITS,
 ) -> bytes:
-    """Return the body of a request that creates the same workflow again.
+    """Return the body of a request that runs the steps of a workflow again.
 
     Args:
         name: the name of the workflow; empty for none.
@@ -55,7 +61,7 @@ def _composite(plan: Plan, number: int, definitions: Sequence[bytes]) -> dict[st
         if node.job < 0:
             attributes = _composite(plan, child, definitions)
         else:
-            attributes = dict(object_members(Raw(definitions[node.job])) or {})
+            attributes = _step(object_members(Raw(definitions[node.job])) or {})
         if named[child]:
             attributes["depends_on"] = _json([labels[dep] for dep in named[child]])
         if child in labels:
@@ -66,6 +72,16 @@ def _composite(plan: Plan, number: int, definitions: Sequence[bytes]) -> dict[st
             attributes["options"] = Raw(b"{%b}" % join(options))
         steps.append(b"{%b}" % join(attributes))
     return {"type": _json(plan.nodes[number].kind), "steps": Raw(b"[%b]" % b",".join(steps))}
+
+
+def _step(definition: Mapping[str, Raw]) -> dict[str, Raw]:
+    """Return the members of a job and its options without those that a copy does not have."""
+    attributes = {name: raw for name, raw in definition.items() if name not in _OWN}
+    options = object_members(attributes.get("options", Raw(b"null")))
+    if options and not _OWN.isdisjoint(options):
+        kept = {name: raw for name, raw in options.items() if name not in _OWN}
+        attributes["options"] = Raw(b"{%b}" % join(kept))
+    return attributes
 
 
 def _named_dependencies(plan: Plan, number: int) -> dict[int, Sequence[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -98,3 +99,28 @@ def test_a_copy_of_damaged_data_is_refused() -> None:
     original = parse_workflow(json.dumps(REQUESTS["chain"]).encode())
     with pytest.raises(ValueError, match="cannot be written"):
         copy_request("", original.plan, [*original.definitions[:-1], b'{"type":"b.b","args":[]}'])
+
+
+def test_a_copy_has_no_uniqueness_and_no_times() -> None:
+    """Otherwise its steps would be duplicates, wait, or expire."""
+    own = {
+        "unique": {"key": ["type"], "period": "PT1H"},
+        "scheduled_at": "2030-01-01T00:00:00Z",
+        "expires_at": "2030-01-02T00:00:00Z",
+    }
+    delayed = {**own, "delay_until": "2030-01-01T00:00:00Z", "queue": "other"}
+    steps = [{**A, **own}, {**B, "options": delayed}]
+    body = copy_request("", *_parsed({"type": "group", "jobs": steps}))
+    plain = {"type": "group", "jobs": [A, {**B, "options": {"queue": "other"}}]}
+    assert json.loads(body) == json.loads(copy_request("", *_parsed(plain)))
+    callback = {**C, "options": {**delayed, "callback_type": "on_failure"}}
+    body = copy_request("", *_parsed({"type": "dag", "steps": [A, callback]}))
+    assert json.loads(body)["steps"][1]["options"] == {
+        "queue": "other",
+        "callback_type": "on_failure",
+    }
+
+
+def _parsed(request: dict[str, Any]) -> tuple[Plan, Sequence[bytes]]:
+    found = parse_workflow(json.dumps(request).encode())
+    return found.plan, found.definitions

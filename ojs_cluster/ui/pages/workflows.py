@@ -113,7 +113,7 @@ async def show_one(visit: Visit, workflow_id: str) -> Answer:
 
 
 async def copy(visit: Visit, workflow_id: str) -> Answer:
-    """Create a workflow with the same steps, jobs and options."""
+    """Create a workflow with the same steps, whose jobs may all run now."""
     # The API checks the scope and the queues of the key, and that the workflow exists.
     await visit.get("workflows", workflow_id, "progress")
     found = await read_workflows.get(visit.app.store, workflow_id, jobs=False)
