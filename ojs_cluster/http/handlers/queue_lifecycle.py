@@ -60,6 +60,7 @@ async def create(app: App, request: Request) -> Response:
     check_queue(body.name, field="name")
     check_queues(request.queues, [body.name])
     changes = _changes(app, request, body)
+    await queue_config.check_changes(app.store, body.name, changes)
     await lifecycle.create_queue(app.store, body.name)
     with after_first_write():
         await queue_config.apply_changes(app.store, body.name, changes)
@@ -75,6 +76,7 @@ async def put(app: App, request: Request, name: str) -> Response:
     """
     check_queue(name, field="name")
     changes = _changes(app, request, decode(_put_decoder, request, app.settings.limits), name)
+    await queue_config.check_changes(app.store, name, changes)
     new = await lifecycle.create_queue(app.store, name, accept_existing=True)
     with after_first_write():
         await queue_config.apply_changes(app.store, name, changes)

@@ -50,7 +50,7 @@ async def set_limits(store: Store, queue: str, limits: RateLimits) -> None:
     await store.partitions.try_read(store)
     layout = store.partitions.layout(queue)
     if limits != RateLimits():
-        _check_divisible(queue, limits, layout)
+        check_divisible(queue, limits, layout)
     packed = limits.packed().encode() if limits != RateLimits() else b""
     first = store.keys.shard_of_queue(queue)
     await _write_quota(store, first, queue, packed, 0, layout.open_count)
@@ -97,7 +97,7 @@ async def update_quotas(store: Store, queue: str) -> None:
     )
 
 
-def _check_divisible(queue: str, limits: RateLimits, layout: PartitionLayout) -> None:
+def check_divisible(queue: str, limits: RateLimits, layout: PartitionLayout) -> None:
     """Check that limits can be divided among the partitions of a queue.
 
     Raises:

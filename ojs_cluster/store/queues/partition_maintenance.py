@@ -44,11 +44,7 @@ async def set_partitions(store: Store, queue: str, count: int) -> PartitionLayou
         ValidationFailed: the queue has rate limits, which are divided among its partitions.
         BackendUnavailable: Redis did not answer in time.
     """
-    max_count = store.keys.max_partitions
-    if not 1 <= count <= max_count:
-        raise InvalidRequest(
-            f"partitions must be from 1 to {max_count}, not {count}", field="partitions"
-        )
+    check_count(store, count)
     old_count = (await get_partitions(store, queue)).count
     if count != old_count and await _has_limits(store, queue):
         raise _has_limits_error(queue, old_count)
@@ -70,6 +66,19 @@ async def set_partitions(store: Store, queue: str, count: int) -> PartitionLayou
     await depth_bounds.mirror_bound(store, queue)
     await exhaustion.mirror_on_exhaustion(store, queue)
     return layout
+
+
+def check_count(store: Store, count: int) -> None:
+    """Check that a queue can have ``count`` partitions.
+
+    Raises:
+        InvalidRequest: ``count`` is out of range.
+    """
+    max_count = store.keys.max_partitions
+    if not 1 <= count <= max_count:
+        raise InvalidRequest(
+            f"partitions must be from 1 to {max_count}, not {count}", field="partitions"
+        )
 
 
 async def get_partitions(store: Store, queue: str) -> PartitionLayout:

@@ -53,6 +53,9 @@ async def test_the_command_line_client_sends_the_configuration_flat(api: Api) ->
         ({"name": "a", "config": {"overflow_policy": "reject"}}, 400, "overflow_policy"),
         ({"name": "a", "max_size": 1, "backpressure": {"max_depth": 1}}, 400, "max_size"),
         ({"name": "a", "config": 3}, 400, "config"),
+        ({"name": "a", "partitions": 0}, 400, "partitions"),
+        ({"name": "a", "partitions": 10**6}, 400, "partitions"),
+        ({"name": "a", "partitions": 3, "concurrency": 2}, 422, "concurrency"),
     ],
 )
 async def test_a_refused_creation_creates_nothing(
@@ -60,6 +63,12 @@ async def test_a_refused_creation_creates_nothing(
 ) -> None:
     refused = await api.post(QUEUES, body)
     assert (refused.status, refused.error["details"]["field"]) == (status, field)
+    assert (await api.get(QUEUES)).json["total"] == 0
+
+
+async def test_a_refused_put_creates_nothing(api: Api) -> None:
+    wrong = {"partitions": 3, "concurrency": 2}
+    assert (await api.call("PUT", f"{QUEUES}/a", wrong)).status == 422
     assert (await api.get(QUEUES)).json["total"] == 0
 
 

@@ -15,6 +15,7 @@ from ojs_cluster.core.errors import InvalidRequest, Unsupported
 from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.core.jobs.retry import ON_EXHAUSTION_VALUES
 from ojs_cluster.core.partitions import PartitionLayout
+from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.http import replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
@@ -22,10 +23,14 @@ from ojs_cluster.http.openapi.keywords import between, keywords
 from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import exhaustion
-from ojs_cluster.store.limits import depth_bounds, rate_limits
+from ojs_cluster.store.limits import depth_bounds, partition_quotas, rate_limits
 from ojs_cluster.store.limits.depth_bounds import DepthBound
 from ojs_cluster.store.partial_failures import after_first_write
-from ojs_cluster.store.queues.partition_maintenance import get_partitions, set_partitions
+from ojs_cluster.store.queues.partition_maintenance import (
+    check_count,
+    get_partitions,
+    set_partitions,
+)
 
 _UNSUPPORTED_MEMBERS = frozenset(
     {
@@ -200,6 +205,26 @@ def changes_of(body: QueueConfigBody) -> ConfigChanges:
         None if isinstance(on_exhaustion, msgspec.UnsetType) else (on_exhaustion,),
         None if isinstance(concurrency, msgspec.UnsetType) else (concurrency,),
     )
+
+
+async def check_changes(store: Store, name: str, changes: ConfigChanges) -> None:
+    """Check the changes against the partitions of a queue, before the queue is created.
+
+    Without this, a refused request would leave a queue behind.
+
+    Raises:
+        OJSError: a change would be refused.
+    """
+    if changes.partitions is None and changes.concurrency is None:
+        return
+    await store.partitions.try_read(store)
+    layout = store.partitions.layout(name)
+    if changes.partitions is not None:
+        check_count(store, changes.partitions)
+        layout = layout.resized(changes.partitions, store.partitions.now_ms())
+    if changes.concurrency is not None and changes.concurrency[0] is not None:
+        limits = RateLimits(concurrency=changes.concurrency[0])
+        partition_quotas.check_divisible(name, limits, layout)
 
 
 async def apply_changes(store: Store, name: str, changes: ConfigChanges) -> None:
