@@ -138,6 +138,29 @@ def test_a_lease_ends_when_no_heartbeat_extends_it(attempts: int) -> None:
     anyio.run(test)
 
 
+async def test_a_job_that_is_released_is_as_before_its_fetch(play: Play) -> None:
+    async def scenario(world: World) -> None:
+        send = world.client._transport.request
+        first, second = [await world.client.enqueue("t.held", queue=QUEUE) for _ in range(2)]
+        await world.passes(SOON)
+        asked = {"queues": [QUEUE], "worker_id": "w", "count": 1}
+        [held] = (await send("POST", "/workers/fetch", asked))["jobs"]
+        item = {"job_id": first.id, "lease_id": held["lease_id"]}
+        await send("POST", "/workers/progress", {**item, "worker_id": "w", "progress": 0.5})
+        release = {**item, "requeue": True, "started": False}
+        body = {"worker_id": "w", "nacks": [release]}
+        [result] = (await send("POST", "/workers/nack/batch", body))["results"]
+        assert result["status"] == 200
+        found = (await world.client.get(first.id)).members
+        assert (found["state"], found["attempt"]) == ("available", 0)
+        assert found["enqueued_at"] == first.members["enqueued_at"]
+        assert not {"started_at", "progress"} & set(found)
+        fetched = (await send("POST", "/workers/fetch", {**asked, "count": 2}))["jobs"]
+        assert [job["id"] for job in fetched] == [first.id, second.id]
+
+    await play(scenario)
+
+
 async def test_an_attempt_continues_from_the_checkpoint_and_not_from_the_progress(
     play: Play,
 ) -> None:

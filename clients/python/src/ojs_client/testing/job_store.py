@@ -296,7 +296,10 @@ class JobStore:
                 self._end(job, "cancelled")
             elif item.get("started") is False:
                 job.attempt -= 1
-                self._make_available(job, first=True)
+                job.progress = {}
+                if job.attempt == 0:
+                    job.started_ms = None
+                self._make_available(job, released=True)
             else:
                 self._make_available(job)
             return job
@@ -333,11 +336,14 @@ class JobStore:
         self._order += 1
         job.order = self._order
 
-    def _make_available(self, job: FakeJob, *, first: bool = False) -> None:
-        job.state, job.due_ms, job.enqueued_ms = "available", None, self.now_ms
+    def _make_available(self, job: FakeJob, *, released: bool = False) -> None:
+        """Make a job available; a released one as if it had not been fetched."""
+        job.state, job.due_ms = "available", None
         self._append(job)
-        if first:
+        if released:
             job.order = -self._order
+        else:
+            job.enqueued_ms = self.now_ms
         self.changes.notify()
 
     def _end(self, job: FakeJob, state: str) -> None:
