@@ -432,6 +432,12 @@ def test_what_cannot_work_is_refused_at_once() -> None:
         Worker(concurrency=0)
     with pytest.raises(ValueError, match="lease"):
         Worker(lease=5, heartbeat=4)
+    with pytest.raises(ValueError, match="not the string 'email'"):
+        Worker(queues="email")
+    with pytest.raises(ValueError, match="queues must not be empty"):
+        Worker(queues=[])
+    with pytest.raises(ValueError, match="labels"):
+        Worker(labels="blue")
 
 
 async def test_a_program_can_run_a_worker_beside_its_own_tasks(

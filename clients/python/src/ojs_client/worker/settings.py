@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from ojs_client.options import Duration, milliseconds
 from ojs_client.worker.handlers import Middleware
+
+
+def names(value: Sequence[str], argument: str) -> tuple[str, ...]:
+    """Return the names that an argument lists.
+
+    Raises:
+        ValueError: the value is one string, whose letters would be the names.
+    """
+    if isinstance(value, str):
+        raise ValueError(f"{argument} must be a list of names, not the string {value!r}")  # noqa: TRY004
+    return tuple(value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +41,8 @@ class WorkerSettings:
 
     def __post_init__(self) -> None:
         """Check the values."""
+        if not self.queues:
+            raise ValueError("queues must not be empty")
         if self.concurrency < 1:
             raise ValueError("concurrency must be at least 1")
         if self.prefetch is not None and self.prefetch < 0:

@@ -27,7 +27,7 @@ from ojs_client.worker.heartbeats import Directive, Heartbeats
 from ojs_client.worker.held_jobs import HeldJobs
 from ojs_client.worker.memory import resident_bytes
 from ojs_client.worker.running import WorkerContext
-from ojs_client.worker.settings import WorkerSettings
+from ojs_client.worker.settings import WorkerSettings, names
 from ojs_client.worker.settling import Settler
 from ojs_client.worker.signal import Signal
 from ojs_client.worker.waiting_jobs import WaitingJobs
@@ -70,6 +70,9 @@ class Worker:
         middleware: functions around each handler; the first one is the outermost.
         labels: labels that operators see in the list of workers.
         transport: how httpx2 reaches the server, for tests and special networks.
+
+    Raises:
+        ValueError: a value is not allowed, for example one string as ``queues``.
     """
 
     def __init__(
@@ -90,7 +93,7 @@ class Worker:
         transport: Any = None,
     ) -> None:
         self._settings = WorkerSettings(
-            queues=tuple(queues),
+            queues=names(queues, "queues"),
             concurrency=concurrency,
             prefetch=prefetch,
             lease=lease,
@@ -98,7 +101,7 @@ class Worker:
             poll=poll,
             grace=grace,
             middleware=tuple(middleware),
-            labels=tuple(labels),
+            labels=names(labels, "labels"),
         )
         self.worker_id = worker_id or f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}"
         self.queues = self._settings.queues
