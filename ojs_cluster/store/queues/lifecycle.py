@@ -12,7 +12,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.partial_failures import after_first_write
 from ojs_cluster.store.queues import partition_maintenance
-from ojs_cluster.store.queues.queues import exists, get_stats, pause_or_resume
+from ojs_cluster.store.queues.queues import begin_drain, exists, get_stats, pause_or_resume
 from ojs_cluster.store.sweeps.retention import retire
 
 
@@ -50,7 +50,8 @@ async def delete_queue(store: Store, queue: str) -> None:
 
     The queue drains first, so no new job enters while its partitions are checked. Its finished jobs
     are kept for their retention, and its dead letters too. A job that is enqueued later creates the
-    queue again. Each step may be repeated after a crash. A crash may leave the queue draining.
+    queue again. Each step may be repeated after a crash. A crash, or a lost reply of Redis before a
+    Conflict, may leave the queue draining. A drain that an operator has begun is not ended.
 
     Raises:
         NotFound: the queue does not exist.
@@ -62,7 +63,7 @@ async def delete_queue(store: Store, queue: str) -> None:
         raise NotFound("queue", queue)
     if stats.has_live_jobs:
         raise _in_use(queue, stats.live_jobs)
-    await pause_or_resume(store, queue, "drain")
+    drained_here = await begin_drain(store, queue)
     with after_first_write():
         shards = await store.partitions.occupied_shards(store, queue)
         found = await get_stats(store, queue)
@@ -71,10 +72,13 @@ async def delete_queue(store: Store, queue: str) -> None:
         for shard in reversed(shards):
             empty = empty and await _delete_in(store, shard, queue)
         if not empty:
-            if stats.draining_ms is None:
+            if drained_here:
                 await pause_or_resume(store, queue, "undrain")
             await partition_maintenance.maintain_queue(store, queue)
             raise _in_use(queue, (await get_stats(store, queue)).live_jobs)
+        # Meanwhile the janitor may have copied fields of partition 0 to partitions that were empty.
+        for shard in shards[1:]:
+            await _delete_in(store, shard, queue)
         default = store.partitions.default.count
         if store.partitions.layout(queue).count != default:
             await partition_maintenance.set_partitions(store, queue, default)

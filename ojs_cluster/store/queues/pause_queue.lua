@@ -4,16 +4,17 @@
 -- Memory: allow-oom; adds 600 bytes.
 -- KEYS: 1 queue_counters, 2 queue_available, 3 events.
 -- ARGV: 1 events kept, 2 queue, 3 'set', 'remove' or 'keep' for the flag `paused`, 4 the same for `draining`.
--- Returns: {now, effects, whether the queue is paused now (0 or 1), whether it is draining now}
+-- Returns: {now, effects, whether the queue is paused now (0 or 1), whether it is draining now,
+--           whether this call has set `draining`}
 --@include keys now preflight read_job append_event set_deadline append_effect
 local counters_key, available_key, name, paused, draining = KEYS[1], KEYS[2], ARGV[2], ARGV[3], ARGV[4]
 preflight_key(OUTBOX)
 preflight_key(OUTBOX_DUE)
 run_preflight()
 if redis.call('HSETNX', counters_key, 'created', now) == 1 then append_effect('queue', name) end
-local queue = {[F.queue] = name, [F.type] = ''}
+local queue, begun = {[F.queue] = name, [F.type] = ''}, 0
 if draining == 'set' then
-    redis.call('HSETNX', counters_key, 'draining', now)
+    begun = redis.call('HSETNX', counters_key, 'draining', now)
     redis.call('HDEL', counters_key, 'open') -- for enqueue_one.lua, which does not check the flag
 elseif draining == 'remove' then redis.call('HDEL', counters_key, 'draining') end
 if paused == 'set' then
@@ -23,4 +24,4 @@ elseif paused == 'remove' and redis.call('HDEL', counters_key, 'paused') == 1 th
     if redis.call('ZCARD', available_key) > 0 then redis.call('SPUBLISH', WAKE_CHANNEL, name) end
 end
 paused, draining = unpack(redis.call('HMGET', counters_key, 'paused', 'draining'))
-return {now, effects, paused and 1 or 0, draining and 1 or 0}
+return {now, effects, paused and 1 or 0, draining and 1 or 0, begun}

@@ -301,9 +301,29 @@ async def pause_or_resume(store: Store, queue: str, action: QueueAction) -> tupl
         TooManyQueues: the queue is new, and the registry of queue names is full.
         BackendUnavailable: Redis did not answer in time.
     """
+    now_ms, status, _ = await _change_flags(store, queue, action)
+    return now_ms, status
+
+
+async def begin_drain(store: Store, queue: str) -> bool:
+    """Drain a queue, as ``pause_or_resume`` does; return whether this call has begun the drain.
+
+    After a lost reply it returns False, so that nobody ends the drain of another.
+
+    Raises:
+        TooManyQueues: the queue is new, and the registry of queue names is full.
+        BackendUnavailable: Redis did not answer in time.
+    """
+    return (await _change_flags(store, queue, "drain"))[2]
+
+
+async def _change_flags(
+    store: Store, queue: str, action: QueueAction
+) -> tuple[int, QueueStatus, bool]:
+    """Change the flags; return the time in Unix ms, the state, and whether a drain has begun."""
     await store.queues.ensure(store, [queue])
     shard = store.keys.shard_of_queue(queue)
-    now, effects, paused, draining = await store.run(
+    now, effects, paused, draining, begun = await store.run(
         shard,
         "pause_queue",
         [shard.queue_counters(queue), shard.queue_available(queue), shard.events],
@@ -313,7 +333,7 @@ async def pause_or_resume(store: Store, queue: str, action: QueueAction) -> tupl
     await deliver(store, shard, effects)
     with after_first_write():
         await pauses.mirror_flags(store, queue)
-    return int(now), queue_status(paused=bool(paused), draining=bool(draining))
+    return int(now), queue_status(paused=bool(paused), draining=bool(draining)), bool(begun)
 
 
 async def purge(store: Store, queue: str) -> tuple[int, int]:

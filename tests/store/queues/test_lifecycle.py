@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 import trio
 
 from ojs_cluster.core.errors import Conflict, NotFound, QueueDraining
 from ojs_cluster.core.rate_limit import RateLimits
+from ojs_cluster.redis import Client
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import exhaustion
 from ojs_cluster.store.limits import depth_bounds, rate_limits
@@ -19,6 +21,7 @@ from ojs_cluster.store.sweeps.retention import purge_due, retire_queues
 from tests.store.hot_queues import put_into, spread
 from tests.store.shortcuts import HOUR, QUEUE, ack, active, put, shard_of, take
 from tests.support.invariants import InvariantReport
+from tests.support.lossy import LossyClient
 from tests.support.timeshift import age_queue
 
 Check = Callable[[], InvariantReport]
@@ -145,3 +148,46 @@ async def test_a_paused_queue_that_is_not_empty_stays_as_it_is(store: Store) -> 
         await lifecycle.delete_queue(store, QUEUE)
     stats = await queues.get_stats(store, QUEUE)
     assert (stats.paused, stats.draining_ms) == (True, None)
+
+
+def before(store: Store, name: str, number: int, act: Callable[[], Awaitable[object]]) -> Store:
+    """Return a store that calls ``act`` before the script's call with this number, from 0."""
+
+    class Interrupting(LossyClient):
+        async def script(self, slot: int, script: Any, keys: Any, args: Any, **kind: Any) -> Any:
+            if script.name == name and self.calls.get(name, 0) == number:
+                self.calls[name] = number + 1
+                await act()
+            return await super().script(slot, script, keys, args, **kind)
+
+    return replace(store, redis=cast(Client, Interrupting(store.redis, lambda *_: False)))
+
+
+async def test_a_refused_deletion_does_not_end_the_drain_of_an_operator(
+    store: Store, other_store: Store
+) -> None:
+    await lifecycle.create_queue(store, QUEUE)
+
+    async def drain() -> None:
+        await put(other_store)
+        await queues.pause_or_resume(other_store, QUEUE, "drain")
+
+    with pytest.raises(Conflict):
+        await lifecycle.delete_queue(before(store, "pause_queue", 0, drain), QUEUE)
+    assert (await queues.get_stats(store, QUEUE)).status == "draining"
+
+
+async def test_a_copied_field_does_not_bring_a_deleted_queue_back(
+    store: Store, other_store: Store, db: Any
+) -> None:
+    shards = await spread(store, db, 3)
+    await lifecycle.create_queue(store, QUEUE, accept_existing=True)
+    await depth_bounds.set_bound(store, QUEUE, 9)
+
+    async def mirror() -> None:  # as the janitor does, when only partition 0 is left
+        await other_store.partitions.read(other_store)
+        await depth_bounds.mirror_bound(other_store, QUEUE)
+
+    await lifecycle.delete_queue(before(store, "delete_queue", 2, mirror), QUEUE)
+    assert not any(db.hexists(shard.queue_counters(QUEUE), "created") for shard in shards)
+    assert (await queues.get_stats(store, QUEUE)).deleted
