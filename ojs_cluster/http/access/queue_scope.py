@@ -33,6 +33,7 @@ from ojs_cluster.store.cron import cron as store_cron
 from ojs_cluster.store.cron.cron_record import CronRecord
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs import read_jobs as store_jobs
+from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.workflows import read_workflows
 
 
@@ -127,8 +128,17 @@ async def check_job(app: App, request: Request, job_id: str) -> None:
         job = await store_jobs.get(app.store, job_id)
     except MalformedJob:  # the queue of a malformed job cannot be trusted
         raise NotFound("job", job_id) from None
+    check_read_job(request, job)
+
+
+def check_read_job(request: Request, job: JobRecord) -> None:
+    """Check a job that was read.
+
+    Raises:
+        NotFound: the job is not accessible.
+    """
     if not _admits(request, job.queue, job.tenant):
-        raise NotFound("job", job_id)
+        raise NotFound("job", job.id)
 
 
 async def accessible_jobs(app: App, request: Request, job_ids: Collection[str]) -> Collection[str]:

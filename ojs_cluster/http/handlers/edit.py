@@ -7,6 +7,7 @@ from functools import partial
 from ojs_cluster.core.jobs.edit import parse_edit
 from ojs_cluster.http import fields, replies
 from ojs_cluster.http.access.principals import cause_of
+from ojs_cluster.http.access.queue_scope import check_read_job
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import require_json
@@ -45,4 +46,5 @@ async def _changed(app: App, request: Request, job_id: str) -> tuple[JobRecord, 
         require_json(request)
     parse = partial(parse_edit, request.body, app.settings.limits)
     change = await off_loop(parse, len(request.body))
-    return await edit(app.store, fields.job_id(job_id), change, cause_of(app, request))
+    check = partial(check_read_job, request) if request.is_restricted else None
+    return await edit(app.store, fields.job_id(job_id), change, cause_of(app, request), check)

@@ -1,12 +1,13 @@
 """Edit a waiting job: its content, its priority, and when it is due or expires.
 
 An edit replaces the whole envelope of the job, which is computed here from the one that was read.
-So the script compares how often the job was edited, and an edit of another client in between makes
-this one read the job again.
+So the script compares how often the job was edited and when it was created. An edit of another
+client in between, or another job with the same id, makes this one read the job again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -28,7 +29,11 @@ _MAX_TRIES: Final = 4
 
 
 async def edit(
-    store: Store, job_id: str, change: JobEdit, cause: Cause = UNKNOWN
+    store: Store,
+    job_id: str,
+    change: JobEdit,
+    cause: Cause = UNKNOWN,
+    check: Callable[[JobRecord], None] | None = None,
 ) -> tuple[JobRecord, list[str]]:
     """Change members of a waiting job. Repeating it changes nothing, except relative times.
 
@@ -37,6 +42,9 @@ async def edit(
         job_id: the job.
         change: the change.
         cause: who changes the job, for its history.
+        check: called with each job that the edit reads, unless it changes only the priority. It
+            raises an error if the job must not be changed. A client may reuse the id of a deleted
+            job, so a check before the edit may have been that of another job.
 
     Returns:
         The job, and warnings about its args, as ``check_args`` returns them.
@@ -53,6 +61,8 @@ async def edit(
         return await change_priority(store, job_id, change.options.priority, cause), []
     for tries_left in reversed(range(_MAX_TRIES)):
         job = await read_jobs.get(store, job_id)
+        if check is not None:
+            check(job)
         stored = job.fields[f.ENVELOPE]
         if stored.startswith(b"{"):
             what = "was imported in a form that cannot be edited"
@@ -93,6 +103,7 @@ def _arguments(job: JobRecord, change: JobEdit, edited: EditedJob, history: Arg)
         "-" if change.removes("expires_at") else time_argument(options.expires),
         "content" if change.changes_content else "",
         "no_timeout" if "timeout_ms" in change.given and not options.timeout_ms else "",
+        job.fields[f.CREATED],
         history,
         *fields,
     ]

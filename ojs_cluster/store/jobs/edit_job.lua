@@ -6,17 +6,19 @@
 -- KEYS: 1 job, 2 due, 3 expiring.
 -- ARGV: 1 edits expected, 2 priority or '', 3 when it is due, 4 when it expires ('-' for never; both as of
 --       parse_time.lua, '' to keep them), 5 'content' if args or meta change, 6 'no_timeout' to drop the timeout,
---       7 history (see set_history), then names and values of fields.
+--       7 when the job was created (Unix time in ms), 8 history (see set_history), then names and values of fields.
 -- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'prepared', transaction}
 --          {'conflict', state} | {'refused', 'edited' | 'scheduled' | 'unique'}
 --@include keys now preflight remove_one read_job change_counters append_effect finish_job remove_from_queue
 --@include move_to_priority parse_time set_deadline record_history
-set_history(ARGV[7])
+set_history(ARGV[8])
 local key, priority, expires_text = KEYS[1], tonumber(ARGV[2]), ARGV[4]
 local job, reply = load_job(key)
 if not job then return reply end
 local id, state, edits = job_id_of(key), job[F.state], job[F.edits] or '0'
 if is_terminal(state) or state == 'active' then return {'conflict', state} end
+-- Another job that has got the id meanwhile must not get the envelope of the job that the caller has read.
+if job[F.created] ~= ARGV[7] then return {'refused', 'edited'} end
 if edits ~= ARGV[1] then return {'refused', 'edited'} end
 if ARGV[3] ~= '' and state ~= 'scheduled' then return {'refused', 'scheduled'} end
 if ARGV[5] ~= '' and job[F.unique] then return {'refused', 'unique'} end
@@ -40,7 +42,7 @@ elseif expires_text ~= '' then
 end
 if ARGV[6] ~= '' then drop_fields(key, job, F.timeout) end
 record_history(key, job, 'edited', '')
-save_job(key, job, F.edits, tonumber(edits) + 1, unpack(ARGV, 8))
+save_job(key, job, F.edits, tonumber(edits) + 1, unpack(ARGV, 9))
 -- A removal comes last: an emptied set is deleted, and its key cannot be touched again (see preflight.lua).
 if expires_text == '-' then remove_member(EXPIRING, id) end
 return {'ok', job.field_list}

@@ -12,6 +12,7 @@ import trio
 from ojs_cluster.core.errors import (
     Conflict,
     InvalidRequest,
+    NotFound,
     OJSError,
     PayloadTooLarge,
     ValidationFailed,
@@ -23,7 +24,8 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.edit import edit
 from ojs_cluster.store.jobs.record import JobRecord
-from tests.store.shortcuts import HOUR, ack, active, nack, promote_all, put, shard_of, take
+from ojs_cluster.store.queues import queues
+from tests.store.shortcuts import HOUR, ack, active, home_id, nack, promote_all, put, shard_of, take
 from tests.support.invariants import InvariantReport
 from tests.support.timeshift import age_job
 
@@ -146,6 +148,45 @@ async def test_edits_at_the_same_time_lose_nothing(store: Store) -> None:
         nursery.start_soon(set_one, "tags", ["t"])
     now = shown(await read_jobs.get(store, job.id))
     assert (now["args"], now["meta"], now["tags"]) == ([1], {"m": 1}, ["t"])
+
+
+async def test_another_job_of_the_same_id_does_not_get_the_content_of_the_first(
+    store: Store, monkeypatch: pytest.MonkeyPatch, consistent: Callable[[], InvariantReport]
+) -> None:
+    first = await put(store, id=home_id(store), tags=["first"])
+    read = read_jobs.get
+    seen: list[str] = []
+
+    async def get(store: Store, job_id: str) -> JobRecord:
+        job = await read(store, job_id)
+        if not seen:  # after the edit has read the first job
+            assert await queues.purge(store, job.queue) == (1, 0)
+            await trio.sleep(0.005)
+            await put(store, id=job_id, tags=["second"])
+        return job
+
+    monkeypatch.setattr(read_jobs, "get", get)
+    change_meta = parse_edit(b'{"meta":{"m":1}}', DEFAULT_LIMITS)
+
+    def check(job: JobRecord) -> None:
+        seen.extend(shown(job)["tags"])
+
+    changed, _ = await edit(store, first.id, change_meta, check=check)
+    now = shown(changed)
+    assert (now["tags"], now["meta"]) == (["second"], {"m": 1})
+    assert seen == ["first", "second"]  # each job that is read is checked
+    consistent()
+
+
+async def test_a_job_that_fails_the_check_is_not_changed(store: Store) -> None:
+    job = await put(store)
+
+    def refuse(read: JobRecord) -> None:
+        raise NotFound("job", read.id)
+
+    with pytest.raises(NotFound):
+        await edit(store, job.id, parse_edit(b'{"args":[1]}', DEFAULT_LIMITS), check=refuse)
+    assert shown(await read_jobs.get(store, job.id)) == shown(job)
 
 
 @pytest.mark.parametrize(
