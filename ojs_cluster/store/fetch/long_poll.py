@@ -3,8 +3,9 @@
 A waiter is a fetch that found no job and waits. A transition publishes a queue's name only when the
 queue stops being empty, so an idle or a busy queue publishes nothing. Each process then wakes one
 waiter. A waiter that got a job wakes the next one, so many new jobs reach all waiters one after the
-other. A fetch for one tenant waits for a message of its own, ``<queue> <tenant>``. Waking all
-waiters at once was refused: a thousand waiters would fetch for one job.
+other. A fetch for one tenant waits for a message of its own, ``<queue> <tenant>``. When a pause or
+a limit ends, jobs of any tenant may start, so ``<queue> *`` wakes one waiter of each tenant. Waking
+all waiters at once was refused: a thousand waiters would fetch for one job.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ CHECK_EVERY_S = 5.0
 
 It is the longest delay that a lost message causes. One waiter reads the depth for all waiters of
 the queue in its process."""
+EACH_TENANT = "*"
+"""What a message has in place of a tenant to wake one waiter of each (``wake_queue.lua``)."""
 SUBSCRIBE_S = 1.0
 """Longest time in seconds that a waiter waits for its subscriptions."""
 
@@ -193,7 +196,11 @@ class Waiters:
     def _on_message(self, store: Store, shard: Shard, payload: bytes) -> None:
         queue, _, tenant = payload.decode().partition(" ")
         store.depth_cache.mark_filled(store.keys, shard, [queue])
-        self.wake_next([queue], tenant)
+        if tenant == EACH_TENANT:
+            for waiting_tenant in filter(None, self._waiting.get(queue, ())):
+                self.wake_next([queue], waiting_tenant)
+        else:
+            self.wake_next([queue], tenant)
 
     def wake_all(self) -> None:
         """Make each waiter call its ``check`` and fetch again."""

@@ -9,7 +9,7 @@
 --         ''  the queue has no limits
 --         '*' any limits
 -- Returns: effects
---@include keys now preflight set_deadline append_effect
+--@include keys now preflight set_deadline append_effect wake_queue
 local counters_key, queue, quota, queue_limits, expected = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local old_quota, old_limits = unpack(redis.call('HMGET', counters_key, 'limits', 'queue_limits'))
 if expected ~= '*' and (old_limits or old_quota or '') ~= expected then return {} end
@@ -21,5 +21,5 @@ if quota ~= '' then redis.call('HSET', counters_key, 'limits', quota)
 else redis.call('HDEL', counters_key, 'limits', 'starts', 'next_start') end
 if queue_limits ~= '' then redis.call('HSET', counters_key, 'queue_limits', queue_limits)
 else redis.call('HDEL', counters_key, 'queue_limits') end
-redis.call('SPUBLISH', WAKE_CHANNEL, queue)
+wake_queue(queue)
 return effects

@@ -5,13 +5,13 @@
 -- ARGV: 1 maximum number of queues, 2 maximum number of rate limit keys.
 -- Returns: {number of queues woken, now, ms at which the next work is due or -1, 1 when token grants are due,
 --           due rate limit keys}
---@include keys now remove_many lowest_remaining
+--@include keys now remove_many lowest_remaining wake_queue
 local exhausted_key, grants_key, checks_key = KEYS[1], KEYS[2], KEYS[3]
 local max_queues, max_keys = ARGV[1], ARGV[2]
 local queues = redis.call('ZRANGEBYSCORE', exhausted_key, '-inf', now, 'LIMIT', 0, max_queues)
 for _, queue in ipairs(queues) do
     remove_member(exhausted_key, queue)
-    redis.call('SPUBLISH', WAKE_CHANNEL, queue)
+    wake_queue(queue)
 end
 local next_due = lowest_remaining(exhausted_key) or -1
 for _, zset in ipairs({grants_key, checks_key}) do

@@ -6,7 +6,7 @@
 -- ARGV: 1 events kept, 2 queue, 3 'set', 'remove' or 'keep' for the flag `paused`, 4 the same for `draining`.
 -- Returns: {now, effects, whether the queue is paused now (0 or 1), whether it is draining now,
 --           whether this call has set `draining`}
---@include keys now preflight read_job append_event set_deadline append_effect
+--@include keys now preflight read_job append_event set_deadline append_effect wake_queue
 local counters_key, available_key, name, paused, draining = KEYS[1], KEYS[2], ARGV[2], ARGV[3], ARGV[4]
 preflight_key(OUTBOX)
 preflight_key(OUTBOX_DUE)
@@ -21,7 +21,7 @@ if paused == 'set' then
     if redis.call('HSETNX', counters_key, 'paused', now) == 1 then emit('queue.paused', '', queue) end
 elseif paused == 'remove' and redis.call('HDEL', counters_key, 'paused') == 1 then
     emit('queue.resumed', '', queue)
-    if redis.call('ZCARD', available_key) > 0 then redis.call('SPUBLISH', WAKE_CHANNEL, name) end
+    if redis.call('ZCARD', available_key) > 0 then wake_queue(name) end
 end
 paused, draining = unpack(redis.call('HMGET', counters_key, 'paused', 'draining'))
 return {now, effects, paused and 1 or 0, draining and 1 or 0, begun}

@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any, cast
 
+import msgspec
 import pytest
 import trio
 
 from ojs_cluster.core.jobs.states import State
+from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.redis import Client
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
@@ -22,6 +24,7 @@ from ojs_cluster.store.fetch.long_poll import Waiters, fetch_or_wait
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.activate import activate
 from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.limits import rate_limits
 from ojs_cluster.store.queues import queues
 from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from tests.store.shortcuts import (
@@ -71,9 +74,14 @@ async def wait_for(
     count: int = 1,
     worker: str = "w1",
     wait_ms: int = 120_000,
+    tenant: str = "",
 ) -> list[JobRecord]:
     return await fetch_or_wait(
-        store, waiters, names or (QUEUE,), count=count, worker_id=worker, wait_ms=wait_ms
+        *(store, waiters, names or (QUEUE,)),
+        count=count,
+        worker_id=worker,
+        wait_ms=wait_ms,
+        tenant=tenant,
     )
 
 
@@ -189,6 +197,26 @@ async def test_a_resume_wakes_waiters_and_a_pause_keeps_them(
         await queues.pause_or_resume(store, QUEUE, "resume")
 
     assert await served_after(store, waiters, resume)
+
+
+async def test_a_waiter_for_one_tenant_is_woken_by_a_resume_a_limit_and_a_free_slot(
+    store: Store, waiters: Waiters
+) -> None:
+    """The job of the tenant was in the queue before, so its arrival wakes nobody."""
+
+    async def resume() -> None:
+        await queues.pause_or_resume(store, QUEUE, "resume")
+
+    async def limit() -> None:
+        await rate_limits.set_queue_limits(store, QUEUE, RateLimits(concurrency=2))
+
+    await queues.pause_or_resume(store, QUEUE, "pause")
+    for _ in range(3):
+        await enqueue_many(store, [msgspec.structs.replace(new_job(), tenant="a")])
+    assert await served_after(store, waiters, resume, tenant="a")
+    await rate_limits.set_queue_limits(store, QUEUE, RateLimits(concurrency=0))
+    [second] = await served_after(store, waiters, limit, tenant="a")
+    assert await served_after(store, waiters, lambda: ack(store, second), tenant="a")
 
 
 async def test_a_waiter_of_many_queues_is_woken_by_any(store: Store, waiters: Waiters) -> None:

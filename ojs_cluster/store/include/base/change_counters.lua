@@ -7,7 +7,7 @@
 -- have run and waited, in ms). sample_queue.lua reads them for the history of statistics. The first ack of a
 -- minute stores four of them in queue_minutes, which has one field for each of 60 minutes. The sums of the last
 -- hour are the growth since the oldest of these records.
---@include long_lists
+--@include long_lists wake_queue
 local counter_changes = {} -- queue -> field -> number to add
 local function count(queue, field, by)
     local changes = counter_changes[queue]
@@ -47,7 +47,7 @@ end
 local function wake_on_free_slot(queue, limits, active_before, change)
     local max_active = limits and tonumber(string.match(limits, '^[^,]+'))
     if max_active and active_before >= max_active and active_before + change < max_active then
-        redis.call('SPUBLISH', WAKE_CHANNEL, queue)
+        wake_queue(queue)
     end
 end
 

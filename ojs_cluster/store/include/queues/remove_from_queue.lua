@@ -1,5 +1,5 @@
 -- Removes a job from its queue or its worker, and returns the job's token to its rate limit key.
---@include tenant_queue
+--@include tenant_queue wake_queue
 
 -- Puts a rate limit key into the demand of a queue, with the score of the key's best blocked job that has not
 -- requested a token. Keys without a pending request (`idle`) come first: UNREQUESTED_FIRST, 2^53, is above
@@ -21,7 +21,7 @@ local function remove_from_queue(id, job)
         -- If the key's only request is that of this job, the key has no pending request after the removal.
         update_token_demand(queue, key, remaining_members(token_requested_key(queue, key)) == 1)
         remove_member(token_requested_key(queue, key), id)
-        redis.call('SPUBLISH', WAKE_CHANNEL, queue)
+        wake_queue(queue)
     else -- a fetch may have blocked the job or not, so it is in one of these sets
         remove_member(queue_available_key(queue), id)
         remove_member(queue_blocked_key(queue), id)
