@@ -55,7 +55,7 @@ local found, more = scan(queues, jobs, wanted, due_bytes)
 for _, queue in ipairs(queues) do
     if queue.visited then
         queue.budget = request_budget(tonumber(ARGV[9]), free_starts(queue.limits.limiters, wanted))
-        preflight_blocked_jobs(queue, queue.budget)
+        preflight_blocked_jobs(queue, queue.budget, ARGV[10])
     end
 end
 run_preflight()

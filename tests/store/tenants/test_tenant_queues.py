@@ -98,6 +98,32 @@ async def test_blocked_jobs_are_not_in_the_index(store: Store, db: Any, consiste
     assert len(jobs) == 3
 
 
+async def test_the_fetch_of_a_tenant_requests_no_token_for_the_jobs_of_others(
+    store: Store, db: Any, consistent: Check
+) -> None:
+    """Nobody fetches them, so each token for them would be lost for two seconds."""
+    limit: dict[str, Any] = {"key": key_in(store, home=False), "concurrency": 1}
+    for _ in range(3):
+        await put_for(store, "b", rate_limit=limit)
+    [active] = await fetch(store, [QUEUE], count=1, worker_id="w1", tenant="b")
+    assert await take_for(store, "b", count=2) == []
+    await ack_job(store, active.id, worker_id="w1", lease_id=None, result=None)
+    await settle(store, db)
+    await expire_grants(store, db)
+    await settle(store, db)
+    await expire_grants(store, db)
+    await settle(store, db)
+    mine = [(await put_for(store, "a", rate_limit=limit)).id for _ in range(2)]
+    shard = shard_of(store)
+    others = db.zrange(shard.token_unrequested(QUEUE, limit["key"]), 0, -1)
+    assert len(others) == 2
+    assert await take_for(store, "a", count=1) == mine[:1]
+    waiting = [*others, mine[1].encode()]
+    assert db.zrange(shard.token_unrequested(QUEUE, limit["key"]), 0, -1) == waiting
+    assert await take_for(store, "a", count=1) == []
+    consistent()
+
+
 async def test_an_entry_that_an_earlier_version_has_left_is_no_job(
     store: Store, db: Any, consistent: Check
 ) -> None:

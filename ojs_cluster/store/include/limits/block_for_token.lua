@@ -2,6 +2,8 @@
 -- to the blocked jobs under its old score, and requests a token from the shard of the key.
 -- MAX_OPEN_REQUESTS: maximum number of unanswered requests for one key in one queue.
 local MAX_OPEN_REQUESTS, MAX_KEYS_PER_FETCH = 100, 16
+-- For a fetch of one tenant: how many jobs of others it may still pass, and at how many keys it may still look.
+local others_left, keys_left = 400, 100
 local REQUEST_AGAIN_MS = 300 * 1000 -- a failover may lose a request: see limit_return.lua
 -- queue -> key -> {jobs: its blocked jobs that this fetch knows, read: they were read from Redis, idle: the key
 -- had no pending request}.
@@ -32,30 +34,36 @@ local function request_budget(idle_keys, wanted)
 end
 
 -- Reads, before the first write, the first blocked jobs of a queue. For each key it reads the jobs that may
--- request a token and the next one, which afterwards decides the key's place in the demand.
-local function preflight_blocked_jobs(queue, budget)
-    local keys, requests_left = {}, budget.max_requests
+-- request a token and the next one, which afterwards decides the key's place in the demand. `tenant`: only its
+-- jobs may request tokens, '' for all. Those of others are read too, because they keep their places.
+local function preflight_blocked_jobs(queue, budget, tenant)
+    local keys, requests_left, any = {}, budget.max_requests, tenant == ''
+    local max_keys = any and budget.max_keys or math.max(budget.max_keys, keys_left)
     blocked_jobs[queue.name] = keys
-    local rows = redis.call('ZRANGE', queue.demand, 0, budget.max_keys - 1, 'WITHSCORES')
+    local rows = redis.call('ZRANGE', queue.demand, 0, max_keys - 1, 'WITHSCORES')
+    keys_left = keys_left - #rows / 2
     for i = 1, #rows, 2 do
         -- Keys without a pending request have negative scores (see update_token_demand).
         local key, idle = rows[i], tonumber(rows[i + 1]) < 0
-        if requests_left <= 0 or not idle and not budget.any_key then break end
+        if requests_left <= 0 or others_left < 0 or not idle and not budget.any_key then break end
         local unrequested, jobs = token_unrequested_key(queue.name, key), {}
-        local last = math.min(requests_left, budget.per_key)
-        local best = redis.call('ZRANGE', unrequested, 0, last, 'WITHSCORES')
+        local last, own = math.min(requests_left, budget.per_key), 0
+        local best = redis.call('ZRANGE', unrequested, 0, last + (any and 0 or others_left), 'WITHSCORES')
         for j = 1, #best, 2 do
-            local limit, requests =
-                unpack(redis.call('HMGET', job_key(best[j]), F.limit, F.token_request_count))
+            if own > last or others_left < 0 then break end
+            local limit, requests, job_tenant =
+                unpack(redis.call('HMGET', job_key(best[j]), F.limit, F.token_request_count, F.tenant))
             if limit then
+                local is_other = not any and job_tenant ~= tenant
+                if is_other then others_left = others_left - 1 else own = own + 1 end
                 table.insert(jobs, {id = best[j], score = tonumber(best[j + 1]), limit = limit,
-                    requests = tonumber(requests) or 0, is_unrequested = true})
+                    requests = tonumber(requests) or 0, is_unrequested = true, is_other = is_other})
             else
                 preflight_key(job_key(best[j]))
             end
         end
         keys[key] = {jobs = jobs, read = true, idle = idle}
-        requests_left = requests_left - math.min(#jobs, budget.per_key)
+        requests_left = requests_left - math.min(own, budget.per_key)
         local requested = token_requested_key(queue.name, key)
         for _, name in ipairs({unrequested, requested, TOKEN_GRANTS, OUTBOX, OUTBOX_DUE}) do
             preflight_key(name)

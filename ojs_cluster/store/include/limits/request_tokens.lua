@@ -26,7 +26,8 @@ local function keys_in_order(queue)
 end
 
 -- Requests tokens for jobs with a score up to `max_score`. `starts`: number of jobs of the queue that may still
--- start. Returns whether blocked jobs remain under a key without a pending request.
+-- start. Returns whether blocked jobs remain under a key without a pending request, but false to a fetch of one
+-- tenant: these jobs may be those of others.
 local function request_tokens(queue, budget, starts, max_score)
     local order, emptied = keys_in_order(queue)
     local requests = {} -- list of packed limits; also packed limit -> its requests as text
@@ -40,7 +41,8 @@ local function request_tokens(queue, budget, starts, max_score)
         -- The key may have blocked jobs with a lower score, which this fetch has not read. They request first.
         local unread = not state.read and redis.call('ZSCORE', queue.demand, state.key)
         for _, job in ipairs(state.jobs) do
-            local may_request = not unread and state.requested < MAX_OPEN_REQUESTS and job.score <= max_score
+            local may_request = not (unread or job.is_other) and state.requested < MAX_OPEN_REQUESTS
+                and job.score <= max_score
             if may_request and left_of_key > 0 and requests_left > 0 then
                 local number = string.format('%.0f', job.requests + 1)
                 state.requested = state.requested + 1
@@ -69,5 +71,6 @@ local function request_tokens(queue, budget, starts, max_score)
     for _, limit in ipairs(requests) do append_effect('token_request', limit .. requests[limit]) end
     -- Keys without a pending request have negative scores. ZCOUNT still counts the emptied ones, because
     -- remove_member (remove_many.lua) removes them at the end of the script.
-    return starts > 0 and redis.call('ZCOUNT', queue.demand, '-inf', '(0') > emptied
+    return starts > 0 and queue.source == queue.available
+        and redis.call('ZCOUNT', queue.demand, '-inf', '(0') > emptied
 end
