@@ -65,8 +65,17 @@ class DepthReader:
         self._shards: dict[Shard, _ShardReads] = {}
         self._unreachable_until: dict[Shard, float] = {}
 
-    async def read(self, shard: Shard, queues: Iterable[str], read: Read) -> Mapping[str, int]:
+    async def read(
+        self, shard: Shard, queues: Iterable[str], read: Read, *, shared: bool = True
+    ) -> Mapping[str, int]:
         """Return depths that were read after this call began.
+
+        Args:
+            shard: the shard.
+            queues: the names of the queues.
+            read: reads the depths.
+            shared: whether other callers may get the result, and this one theirs. False for a
+                ``read`` that counts only some of the jobs.
 
         Returns:
             The depths of ``queues``, perhaps together with those of other callers' queues.
@@ -74,7 +83,7 @@ class DepthReader:
         Raises:
             BackendUnavailable: the shard did not answer.
         """
-        reads = self._shards.setdefault(shard, _ShardReads())
+        reads = self._shards.setdefault(shard, _ShardReads()) if shared else _ShardReads()
         batch = reads.next
         batch.queues.update(dict.fromkeys(queues))
         async with reads.reading:

@@ -80,7 +80,7 @@ async def fetch_from_partitions(
     if depths.fresh:
         await fetch_likely(_MAX_MISSES)
     if fetch.wanted:
-        await depths.refresh(partial(_read_all, store, queue, shards, depths))
+        await depths.refresh(partial(_read_all, store, queue, shards, depths, fetch.tenant))
         await fetch_likely(len(shards))
     unreachable = len(shards) - len(depths.reachable())
     if fetch.wanted and unreachable:
@@ -90,13 +90,15 @@ async def fetch_from_partitions(
         )
 
 
-async def _read_all(store: Store, queue: str, shards: list[Shard], depths: QueueDepths) -> None:
+async def _read_all(
+    store: Store, queue: str, shards: list[Shard], depths: QueueDepths, tenant: str
+) -> None:
     """Read the depth of every partition that is not skipped."""
 
     async def read(number: int) -> None:
         shard = shards[number]
         keys = [
-            shard.queue_available(queue),
+            shard.tenant_queue(queue, tenant) if tenant else shard.queue_available(queue),
             shard.queue_counters(queue),
             shard.due,
             shard.queue_blocked(queue),

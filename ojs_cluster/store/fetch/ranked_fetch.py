@@ -75,7 +75,7 @@ async def fetch_in_order(
     for shards, names in stages:
         for shard in shards:
             queues.setdefault(shard, []).extend(names)
-    depths, failure = await read_all_depths(store, queues)
+    depths, failure = await read_all_depths(store, queues, fetch.tenant)
     candidates = _limit_blocked(filled_queues(store, stages, depths))
     while fetch.wanted and not fetch.full:
         plans = _plan(candidates, fetch.wanted)
@@ -97,7 +97,9 @@ async def fetch_in_order(
     return failure
 
 
-async def read_depths(store: Store, shard: Shard, queues: Sequence[str]) -> Mapping[str, int]:
+async def read_depths(
+    store: Store, shard: Shard, queues: Sequence[str], tenant: str = ""
+) -> Mapping[str, int]:
     """Read how many jobs a worker could get from queues of one shard.
 
     Due jobs are promoted first, as in a fetch.
@@ -106,6 +108,7 @@ async def read_depths(store: Store, shard: Shard, queues: Sequence[str]) -> Mapp
         store: the store.
         shard: the shard.
         queues: the names of the queues.
+        tenant: the tenant whose available jobs count, '' for all jobs.
 
     Returns:
         The depth of each queue; ``BLOCKED`` for a queue that has only blocked jobs.
@@ -119,7 +122,7 @@ async def read_depths(store: Store, shard: Shard, queues: Sequence[str]) -> Mapp
         keys = [shard.due]
         for queue in names:
             keys += (
-                shard.queue_available(queue),
+                shard.tenant_queue(queue, tenant) if tenant else shard.queue_available(queue),
                 shard.queue_counters(queue),
                 shard.queue_blocked(queue),
             )
@@ -132,13 +135,14 @@ async def read_depths(store: Store, shard: Shard, queues: Sequence[str]) -> Mapp
 
 
 async def read_all_depths(
-    store: Store, queues: Mapping[Shard, Sequence[str]]
+    store: Store, queues: Mapping[Shard, Sequence[str]], tenant: str = ""
 ) -> tuple[dict[Shard, Mapping[str, int]], Exception | None]:
     """Read the depths of queues in several shards at once.
 
     Args:
         store: the store.
         queues: the queues of each shard.
+        tenant: as for ``read_depths``. Only reads for all jobs are shared with other fetches.
 
     Returns:
         The depths in the shards that answered, as ``read_depths``, and the first failure of a
@@ -152,7 +156,10 @@ async def read_all_depths(
         try:
             with trio.fail_after(READ_S):
                 depths[shard] = await store.depth_reader.read(
-                    shard, queues[shard], partial(read_depths, store)
+                    shard,
+                    queues[shard],
+                    partial(read_depths, store, tenant=tenant),
+                    shared=not tenant,
                 )
         except trio.TooSlowError:
             store.depth_reader.mark_unreachable(shard)

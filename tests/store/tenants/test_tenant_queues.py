@@ -25,12 +25,14 @@ from tests.store.shortcuts import (
     QUEUE,
     new_job,
     promote_all,
+    queues_in_other_shards,
     reap_all,
     shard_of,
     sibling_queue,
     take,
 )
 from tests.support.invariants import InvariantReport
+from tests.support.lossy import lossy
 
 Check = Callable[[], InvariantReport]
 FAILURE = parse_failure(b'{"code":"c","message":"m"}')
@@ -162,6 +164,26 @@ async def test_a_queue_with_partitions_serves_each_tenant(
     assert await take_for(store, "a") == []
     assert len(await take_for(store, "b")) == 12
     consistent()
+
+
+async def test_the_fetch_of_a_tenant_calls_only_shards_that_have_its_jobs(
+    store: Store, db: Any
+) -> None:
+    names = queues_in_other_shards(store, 6)
+    for name in names[:-1]:
+        await put_for(store, "b", name)
+    mine = await put_for(store, "a", names[-1])
+    process, client = lossy(store)
+    [found] = await fetch(process, names, count=1, worker_id="w1", tenant="a")
+    assert found.id == mine.id
+    assert client.calls["fetch_full"] == 2  # the first queue is called before the depths are read
+    await spread(store, db, 4)
+    for _ in range(8):
+        await put_for(store, "b")
+    process, client = lossy(store)
+    assert await take_for(process, "a") == []
+    assert "peek_depth" in client.calls
+    assert "fetch_full" not in client.calls
 
 
 async def test_the_counters_end_when_a_tenant_has_no_jobs(store: Store, db: Any) -> None:
