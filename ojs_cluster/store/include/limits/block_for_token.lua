@@ -1,6 +1,7 @@
 -- Jobs that need a token of their rate limit key before they may start (docs/adr/011). A fetch moves such a job
 -- to the blocked jobs under its old score, and requests a token from the shard of the key.
 -- MAX_OPEN_REQUESTS: maximum number of unanswered requests for one key in one queue.
+--@include add_later
 local MAX_OPEN_REQUESTS, MAX_KEYS_PER_FETCH = 100, 16
 -- For a fetch of one tenant: how many jobs of others it may still pass, and at how many keys it may still look.
 local others_left, keys_left = 400, 100
@@ -8,18 +9,6 @@ local REQUEST_AGAIN_MS = 300 * 1000 -- a failover may lose a request: see limit_
 -- queue -> key -> {jobs: its blocked jobs that this fetch knows, read: they were read from Redis, idle: the key
 -- had no pending request}.
 local blocked_jobs = {}
-local additions = {} -- sorted set -> scores and members to add
-
-local function add_later(zset, score, id)
-    local list = additions[zset] or {}
-    additions[zset] = list
-    list[#list + 1], list[#list + 2] = score, id
-end
-
-local function flush_additions()
-    for zset, list in pairs(additions) do call_in_slices('ZADD', zset, list) end
-    additions = {}
-end
 
 -- Returns how many tokens one queue may request: `max_requests` in all, `per_key` for one key, for the first
 -- `max_keys` keys of its demand.
