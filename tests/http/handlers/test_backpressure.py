@@ -176,7 +176,8 @@ async def test_the_number_of_blocked_requests_is_bounded(api: Api) -> None:
     await bound(api, 1, strategy="block")
     await api.post("/ojs/v1/jobs", JOB)
     api.app.blocked.count = MAX_BLOCKED
-    assert is_refusal(await api.post("/ojs/v1/jobs", JOB, headers=BLOCK), 1, 1)
+    with trio.fail_after(30):
+        assert is_refusal(await api.post("/ojs/v1/jobs", JOB, headers=BLOCK), 1, 1)
 
 
 async def test_the_memory_of_blocked_requests_is_bounded(api: Api) -> None:
@@ -185,7 +186,8 @@ async def test_the_memory_of_blocked_requests_is_bounded(api: Api) -> None:
     memory = api.app.body_memory
     assert memory.waiting_free == memory.free // 4
     memory.waiting_free = 10
-    assert is_refusal(await api.post("/ojs/v1/jobs", JOB, headers=BLOCK), 1, 1)
+    with trio.fail_after(30):
+        assert is_refusal(await api.post("/ojs/v1/jobs", JOB, headers=BLOCK), 1, 1)
     assert memory.waiting_free == 10
 
 
