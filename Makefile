@@ -43,6 +43,8 @@ cluster-test: $(VENV)/.dev ## test the chart on a kind cluster made for it (need
 
 soak: $(VENV)/.dev ## run the long variants of the tests
 	OJS_KILL_ROUNDS=20 OJS_CHAOS_SECONDS=7200 $(BIN)/pytest -m soak -o faulthandler_timeout=0
+	$(BIN)/pytest -n $(JOBS) --dist loadfile tests/store
+	if command -v redis-server; then OJS_TEST_SERVER=redis-server $(BIN)/pytest -n $(JOBS) --dist loadfile tests/store; fi
 	$(BIN)/python -m tests.mutants -j $(JOBS)
 
 mutants: $(VENV)/.dev ## insert bugs, one at a time, and check that tests fail (AREAS="lua redis" for a part)

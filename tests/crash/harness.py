@@ -50,10 +50,10 @@ _KEPT = re.compile(
     rb"|ojs:\{[0-9.]+\}:(rate_limits|rate_limit_checks|history_totals|s:.*|t:.*|ty:.*)"
     rb"|ojs:\{[0-9.]+\}:(error_groups|error_group_times)"
     rb"|ojs:\{[0-9.]+\}:webhook_(deliveries|delivered|counts)"
-    rb"|ojs:\{[0-9.]+\}:ik:.*"
+    rb"|ojs:\{[0-9.]+\}:(ik:.*|job_types|th:.*)"
 )
 """Keys that stay for a bounded time: streams, outbox counters, and records of queues, their
-partitions, workers, rate limit keys, idempotency keys and errors.
+partitions, workers, rate limit keys, idempotency keys, errors and types of jobs.
 """
 
 

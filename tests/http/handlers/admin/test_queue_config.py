@@ -74,7 +74,7 @@ async def test_limits_of_partitioned_queues_work_or_are_refused_with_a_reason(an
         ({"partitions": "4"}, 400, "partitions"),
         ({"partition": 4}, 400, "partition"),
         ({"partitions": 4, "colour": "red"}, 400, "colour"),
-        ({"partitions": 4, "concurrency": 30}, 422, "concurrency"),
+        ({"partitions": 4, "producers": ["a"]}, 422, "producers"),
         ({"retention": {"completed": "P14D"}}, 422, "retention"),
         ({"retention": {"completed": "P1D"}}, 422, "retention"),
         (b"[]", 400, "body"),

@@ -204,10 +204,10 @@ async def test_a_job_whose_shard_does_not_answer_fails_alone(
 ) -> None:
     real = enqueue_one
 
-    async def enqueue_or_fail(store: Any, job: Any) -> Any:
+    async def enqueue_or_fail(store: Any, job: Any, **options: Any) -> Any:
         if job.queue in away:
             raise BackendUnavailable("away", outcome="unknown")
-        return await real(store, job)
+        return await real(store, job, **options)
 
     monkeypatch.setattr("ojs_cluster.store.enqueue.independent_jobs.enqueue", enqueue_or_fail)
     async with open_app(standalone) as app:
