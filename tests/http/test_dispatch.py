@@ -269,7 +269,7 @@ async def test_the_manifest_declares_only_what_is_implemented(api: Api) -> None:
     assert "http" in manifest["protocols"]
     assert manifest["endpoints"]["health"] == "/ojs/v1/health"
     capabilities = manifest["capabilities"]
-    assert len(capabilities) == 22
+    assert len(capabilities) == 24
     routed = {route.template for route in ROUTES}
     for capability, template in (
         ("batch_enqueue", "/ojs/v1/jobs/batch"),
@@ -285,6 +285,8 @@ async def test_the_manifest_declares_only_what_is_implemented(api: Api) -> None:
         ("checkpoints", "/ojs/v1/jobs/{id}/checkpoint"),
         ("bulk_actions", "/ojs/v1/admin/bulk"),
         ("maintenance_mode", "/ojs/v1/admin/maintenance"),
+        ("fair_scheduling", "/ojs/v1/admin/pools/{name}"),
+        ("agents", "/ojs/v1/agents/{id}/pause"),
     ):
         assert capabilities[capability] is (template in routed)
     [extension] = manifest["extensions"]["official"]
@@ -466,7 +468,8 @@ def test_every_error_has_a_complete_body(cls: type[e.OJSError]) -> None:
     code = "QUEUE_FULL" if cls is e.QueueFull else entry.code.lower()
     assert body["code"] == body["type"] == entry.code == code
     assert body["retryable"] is entry.retryable
-    repairs_itself = entry.status >= 500 and cls is not e.MalformedJob
+    # A queue that drains is resumed, or its jobs go elsewhere: the response has a Retry-After.
+    repairs_itself = cls is e.QueueDraining or (entry.status >= 500 and cls is not e.MalformedJob)
     assert body["retryable"] is (repairs_itself or entry.status == 429)
     assert body["hint"]
     assert body["details"]["ojs_code"].startswith("OJS-")

@@ -120,4 +120,6 @@ async def test_every_transition_names_both_states(backend: Embedded) -> None:
     seen = [(event.data["job_id"], event.data["from"], event.data["to"]) for event in found]
     assert seen == jobs.wanted
     allowed = {pair for changes in TRANSITIONS.values() for pair in changes.items()}
+    # The pause of an agent holds its job without an event (docs/guide/agents.md).
+    allowed.remove((State.AVAILABLE, State.PENDING))
     assert {(State(a), State(b)) for _, a, b in seen} == allowed
