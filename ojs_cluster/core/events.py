@@ -19,6 +19,8 @@ JOB_PROGRESS: Final = "job.progress"
 JOB_CHECKPOINTED: Final = "job.checkpointed"
 JOB_SCHEDULED: Final = "job.scheduled"
 JOB_EXPIRED: Final = "job.expired"
+JOB_HELD: Final = "job.held"
+"""The job of a paused agent waits for its resumption. No event of the specification says so."""
 WORKFLOW_STARTED: Final = "workflow.started"
 WORKFLOW_STEP_COMPLETED: Final = "workflow.step_completed"
 WORKFLOW_COMPLETED: Final = "workflow.completed"
@@ -46,6 +48,7 @@ NAMES: Final = frozenset(
         JOB_CHECKPOINTED,
         JOB_SCHEDULED,
         JOB_EXPIRED,
+        JOB_HELD,
         WORKFLOW_STARTED,
         WORKFLOW_STEP_COMPLETED,
         WORKFLOW_COMPLETED,

@@ -41,6 +41,7 @@ _STATE_AFTER: Final[Mapping[str, str]] = {
     "job.discarded": "discarded",
     "job.expired": "discarded",
     "job.cancelled": "cancelled",
+    "job.held": "pending",
 }
 _WHILE_ACTIVE: Final = frozenset({"job.failed", "job.heartbeat"})
 

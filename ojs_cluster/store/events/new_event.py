@@ -27,6 +27,7 @@ _NEW_STATES: Final[Mapping[str, tuple[State | None, State]]] = MappingProxyType(
         events.JOB_DISCARDED: (State.ACTIVE, State.DISCARDED),
         events.JOB_EXPIRED: (None, State.DISCARDED),
         events.JOB_CANCELLED: (None, State.CANCELLED),
+        events.JOB_HELD: (State.AVAILABLE, State.PENDING),
     }
 )
 """Per event: the states before and after it. If the state before is None here, it is in the

@@ -17,6 +17,7 @@ from ojs_cluster.core.events import (
     JOB_EXPIRED,
     JOB_FAILED,
     JOB_HEARTBEAT,
+    JOB_HELD,
     JOB_RETRYING,
     JOB_SCHEDULED,
     JOB_STARTED,
@@ -34,7 +35,7 @@ _ENDED: Final = ((JOB_FAILED,), (JOB_RETRYING, JOB_ENQUEUED, JOB_DISCARDED, JOB_
 _EVENTS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
     "ack_many": ((JOB_COMPLETED,),),
     "enqueue": ((JOB_ENQUEUED, JOB_SCHEDULED, JOB_CANCELLED),),
-    "fetch_full": ((JOB_STARTED, JOB_EXPIRED),),
+    "fetch_full": ((JOB_STARTED, JOB_EXPIRED, JOB_HELD),),
     "heartbeat": ((JOB_HEARTBEAT,),),
     "limit_free": ((RATE_LIMIT_RELEASED,),),
     "limit_grant": ((RATE_LIMIT_DROPPED,), (JOB_SCHEDULED, JOB_DISCARDED)),

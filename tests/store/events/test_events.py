@@ -14,6 +14,7 @@ from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.events import NAMES
 from ojs_cluster.store import cursor as cursors
+from ojs_cluster.store.agents import agents
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.enqueue import enqueue_many
 from ojs_cluster.store.events.listing import EventFilter, read_events, read_newest
@@ -66,6 +67,7 @@ async def one_of_each(store: Store, db: Any) -> None:
     later = await put(store, scheduled_at="+PT1H")
     age_job(db, shard, later.id, 2 * HOUR)
     await promote_all(store)
+    await agents.pause(store, later.id, "approve")
     await cancel(store, later.id)
     late = await put(store, expires_at="+PT1H")
     age_job(db, shard, late.id, 2 * HOUR)
