@@ -45,7 +45,7 @@ def test_only_changed_fields_are_saved(running: Running, admin: httpx.Client) ->
     assert unchanged.status_code == 303
     assert "Nothing was changed" in page(admin, path)
     before = read(running, job_id)
-    with running.api() as api:  # somebody else changes another member
+    with running.api() as api:  # another client changes another member
         api.patch(f"/ojs/v1/jobs/{job_id}", json={"meta": {"k": 2}}).raise_for_status()
     sent |= {"args": "[36893488147419103233]", "scheduled_at": "2998-01-01T00:00:00Z"}
     sent |= {"timeout_ms": "", "priority": "7", "tags": "y, z"}

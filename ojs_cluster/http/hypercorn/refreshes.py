@@ -48,7 +48,7 @@ def is_refresh(scope: HTTPScope) -> bool:
 class RefreshConnection(TrioASGIHTTPConnection):
     """One refresh and its response. Quart serves an address that has no view for refreshes."""
 
-    app: HasRefreshes  # type: ignore[assignment]
+    app: HasRefreshes  # type: ignore[assignment]  # only these attributes are used
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Answer the refresh."""

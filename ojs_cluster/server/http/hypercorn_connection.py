@@ -114,6 +114,7 @@ class BoundedServer(TCPServer):
         self._context = _ConnectionContext(context)
         super().__init__(self._counting(app), config, self._context, ConnectionState({}), stream)
         self._idle_watch = IdleWatch(self._context.terminated, self._initiate_server_close)
+        # hypercorn declares its own class here; the watch has the methods that it calls.
         self.idle_task = self._idle_watch  # type: ignore[assignment]
         self._h2c = h2c
         self._admits = admits

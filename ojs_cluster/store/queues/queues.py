@@ -308,7 +308,8 @@ async def pause_or_resume(store: Store, queue: str, action: QueueAction) -> tupl
 async def begin_drain(store: Store, queue: str) -> bool:
     """Drain a queue, as ``pause_or_resume`` does; return whether this call has begun the drain.
 
-    After a lost reply it returns False, so that nobody ends the drain of another.
+    If the reply is lost, the result is False: the caller must not end a drain that an operator may
+    have begun. The queue then stays drained until an operator resumes it.
 
     Raises:
         TooManyQueues: the queue is new, and the registry of queue names is full.

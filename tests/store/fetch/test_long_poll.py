@@ -202,7 +202,7 @@ async def test_a_resume_wakes_waiters_and_a_pause_keeps_them(
 async def test_a_waiter_for_one_tenant_is_woken_by_a_resume_a_limit_and_a_free_slot(
     store: Store, waiters: Waiters
 ) -> None:
-    """The job of the tenant was in the queue before, so its arrival wakes nobody."""
+    """The job of the tenant was in the queue before, so no message about its arrival follows."""
 
     async def resume() -> None:
         await queues.pause_or_resume(store, QUEUE, "resume")

@@ -103,7 +103,7 @@ async def test_blocked_jobs_are_not_in_the_index(store: Store, db: Any, consiste
 async def test_the_fetch_of_a_tenant_requests_no_token_for_the_jobs_of_others(
     store: Store, db: Any, consistent: Check
 ) -> None:
-    """Nobody fetches them, so each token for them would be lost for two seconds."""
+    """No worker fetches them, so each token for them would be unused for two seconds."""
     limit: dict[str, Any] = {"key": key_in(store, home=False), "concurrency": 1}
     for _ in range(3):
         await put_for(store, "b", rate_limit=limit)

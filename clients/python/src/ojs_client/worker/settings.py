@@ -17,7 +17,7 @@ def names(value: Sequence[str], argument: str) -> tuple[str, ...]:
         ValueError: the value is one string, whose letters would be the names.
     """
     if isinstance(value, str):
-        raise ValueError(f"{argument} must be a list of names, not the string {value!r}")  # noqa: TRY004
+        raise ValueError(f"{argument} must be a list of names, not the string {value!r}")  # noqa: TRY004 - callers catch ValueError for any wrong setting
     return tuple(value)
 
 
