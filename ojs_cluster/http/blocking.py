@@ -1,15 +1,16 @@
 """Wait for room in full queues whose strategy is ``block`` (spec: ojs-backpressure 5.2).
 
 A client that is willing to wait sends ``OJS-Block-Timeout`` in seconds. After growing pauses, the
-process asks Redis whether the jobs fit, which sends names and counts only. If they fit, it repeats
-the enqueue. Nothing of the request is in Redis while it waits, so a process that dies leaves
-nothing behind, and each attempt compares and stores in one step. A wait list in Redis was refused:
-it would need an end for clients that have gone.
+process repeats the enqueue. If the request is large, it first asks Redis whether the jobs fit,
+which sends names and counts only. Nothing of the request is in Redis while it waits, so a process
+that dies leaves nothing behind, and each attempt compares and stores in one step. A wait list in
+Redis was refused: it would need an end for clients that have gone.
 """
 
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
@@ -31,6 +32,8 @@ MAX_BLOCK_S: Final = 60
 """Maximum time in seconds that a request waits; a longer timeout is shortened to it."""
 MAX_BLOCKED: Final = 500
 """Maximum number of requests of a process that wait at the same time. Others are refused."""
+_SMALL: Final = 16 * 1024
+"""Size of a body in bytes up to which a try costs no more than to ask first."""
 _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 0.5
 
@@ -91,13 +94,18 @@ class BlockedRequests:
         try:
             await ensure_task()
             extend_deadline(timeout_s)
-            return await self._repeat(timeout_s, jobs, attempt)
+            return await self._repeat(timeout_s, jobs, attempt, is_large=size > _SMALL)
         finally:
             self.count -= 1
             memory.waiting_free += size
 
     async def _repeat(
-        self, timeout_s: float, jobs: Sequence[NewJob], attempt: Callable[[], Awaitable[T]]
+        self,
+        timeout_s: float,
+        jobs: Sequence[NewJob],
+        attempt: Callable[[], Awaitable[T]],
+        *,
+        is_large: bool,
     ) -> T:
         deadline, pause_s = trio.current_time() + timeout_s, _FIRST_PAUSE_S
         while True:
@@ -108,8 +116,7 @@ class BlockedRequests:
             self._maintenance.check("enqueue")
             is_last = self._draining.is_set() or trio.current_time() >= deadline
             try:
-                # The last try needs no room if another request has stored the same unique job.
-                if not is_last:
+                if is_large and not is_last and _is_predictable(self._store, jobs):
                     await _check_room(self._store, jobs)
                 return await attempt()
             except QueueFull as full:
@@ -131,14 +138,29 @@ async def _check_room(store: Store, jobs: Sequence[NewJob]) -> None:
 
 
 def _may_fit(store: Store, full: QueueFull, jobs: Sequence[NewJob]) -> bool:
-    """Return whether the full queue blocks, and has room for the jobs once it is empty."""
+    """Return whether the full queue blocks, and has room for the jobs once it is empty.
+
+    Of unique jobs only those are stored that are new, so they may always fit.
+    """
     details = full.details
     if details.get("strategy") != "block":
         return False
+    if any(job.unique is not None for job in jobs):
+        return True
     queue = details["queue"]
-    # The bound in the error is that of one partition.
-    room = details["bound"] * store.partitions.producer_count(queue)
-    return bool(sum(job.queue == queue for job in jobs) <= room)
+    shards = store.partitions.choose_shards(store, [job for job in jobs if job.queue == queue])
+    # The bound in the error is that of one partition, and most jobs of a batch share a partition.
+    return bool(max(Counter(shards).values()) <= details["bound"])
+
+
+def _is_predictable(store: Store, jobs: Sequence[NewJob]) -> bool:
+    """Return whether a check of the bounds predicts the result of an enqueue.
+
+    It does not if the enqueue chooses among partitions, or stores only the new ones of unique jobs.
+    """
+    return all(
+        job.unique is None and store.partitions.producer_count(job.queue) == 1 for job in jobs
+    )
 
 
 def _seconds(text: str) -> int:

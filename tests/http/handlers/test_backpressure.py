@@ -10,10 +10,13 @@ import trio
 from ojs_cluster.http.blocking import MAX_BLOCKED
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.enqueue import enqueue as store_enqueue
+from ojs_cluster.store.limits.depth_bounds import check_bounds
 from ojs_cluster.store.maintenance.maintenance import Maintenance
 from ojs_cluster.store.settings import StoreSettings
 from tests.http.api import Api, Reply, open_app, serving, until
 from tests.http.test_entry_points import exchange, request
+from tests.store.hot_queues import spread
+from tests.support.servers import observer
 
 CONFIG: Final = "/ojs/v1/admin/queues/mail/config"
 JOB: Final[dict[str, Any]] = {"type": "t", "args": [], "options": {"queue": "mail"}}
@@ -198,11 +201,43 @@ async def test_jobs_that_can_never_fit_do_not_wait(api: Api) -> None:
     assert is_refusal(refused, 0, 1)
 
 
-async def test_a_blocked_request_sends_its_jobs_only_when_they_fit(
-    api: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_new_jobs_of_a_batch_with_known_unique_jobs_wait_for_room(api: Api) -> None:
     await bound(api, 1, strategy="block")
-    await api.post("/ojs/v1/jobs", JOB)
+    once = {"queue": "mail", "unique": {"keys": ["type"], "on_conflict": "ignore"}}
+    known: dict[str, Any] = {"type": "known", "args": [], "options": once}
+    new = {**known, "type": "new"}
+    assert (await api.post("/ojs/v1/jobs", known)).status == 201
+    async with trio.open_nursery() as nursery:
+
+        async def stored() -> None:
+            body = {"jobs": [known, new]}
+            assert (await api.post("/ojs/v1/jobs/batch", body, headers=BLOCK)).status == 201
+
+        nursery.start_soon(stored)
+        await waiting(api, 1)
+        assert len(await api.fetch("mail")) == 1
+
+
+@pytest.mark.parametrize(
+    ("size", "partitions", "asks_first"), [(20_000, 1, True), (10, 1, False), (20_000, 4, False)]
+)
+async def test_a_large_blocked_request_sends_its_jobs_only_when_they_fit(
+    api: Api,
+    standalone: Embedded,
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+    partitions: int,
+    asks_first: bool,
+) -> None:
+    """With several partitions, the answer for one of them says nothing about the next try."""
+    with observer(standalone) as db:
+        await spread(api.app.store, db, partitions, "mail")
+    await bound(api, 4, strategy="block")
+    while (await api.post("/ojs/v1/jobs", JOB)).status == 201 or (
+        await api.get("/ojs/v1/queues/mail")
+    ).json["available"] < 4:
+        pass
+    job = {**JOB, "args": ["x" * size]}
     tries = 0
     original = store_enqueue.enqueue_many
 
@@ -211,10 +246,20 @@ async def test_a_blocked_request_sends_its_jobs_only_when_they_fit(
         tries += 1
         return await original(*args)
 
+    checks = 0
+
+    async def counted_check(*args: Any) -> None:
+        nonlocal checks
+        checks += 1
+        await check_bounds(*args)
+
+    monkeypatch.setattr("ojs_cluster.http.blocking.check_bounds", counted_check)
     monkeypatch.setattr(store_enqueue, "enqueue_many", counted)
     path, headers = "/ojs/v1/jobs/batch", {"OJS-Block-Timeout": "1"}
-    assert is_refusal(await api.post(path, {"jobs": [JOB]}, headers=headers), 1, 1)
-    assert tries == 2  # at the beginning and at the end
+    refused = await api.post(path, {"jobs": [job]}, headers=headers)
+    assert (refused.status, refused.error["code"]) == (429, "QUEUE_FULL")
+    assert tries == 2 if asks_first else tries >= 2  # at the beginning and at the end
+    assert (checks > 0) is asks_first
 
 
 async def test_maintenance_mode_ends_the_wait(api: Api) -> None:
