@@ -34,6 +34,11 @@ It is the longest delay that a lost message causes. One waiter reads the depth f
 the queue in its process."""
 EACH_TENANT = "*"
 """What a message has in place of a tenant to wake one waiter of each (``wake_queue.lua``)."""
+EACH_TENANT_EVERY_S = 0.1
+"""Shortest time in seconds between two wake-ups of one waiter of each tenant of a queue.
+
+A queue at its concurrency limit has such a message for each ack, and only one of the woken fetches
+gets a job."""
 SUBSCRIBE_S = 1.0
 """Longest time in seconds that a waiter waits for its subscriptions."""
 
@@ -65,6 +70,10 @@ class Waiters:
         self._waiting: dict[str, dict[str, dict[_Waiter, None]]] = {}
         """The waiters of each queue by their tenant, '' for those that take any job."""
         self._checked_at: dict[str, float] = {}
+        self._tenants_due: dict[str, float] = {}
+        """When one waiter of each tenant of a queue may be woken again."""
+        self._delayed: set[str] = set()
+        """Queues whose tenants are woken when that time has come."""
         self._subscribed: set[Shard] = set()
         self._draining = trio.Event()
 
@@ -140,6 +149,7 @@ class Waiters:
                 if not waiting:
                     del self._waiting[queue]
                     self._checked_at.pop(queue, None)
+                    self._tenants_due.pop(queue, None)
 
     def wake_next(self, queues: Iterable[str], tenant: str = "") -> None:
         """Wake the first waiter of each of ``queues``, of those that wait for ``tenant``."""
@@ -196,11 +206,30 @@ class Waiters:
     def _on_message(self, store: Store, shard: Shard, payload: bytes) -> None:
         queue, _, tenant = payload.decode().partition(" ")
         store.depth_cache.mark_filled(store.keys, shard, [queue])
-        if tenant == EACH_TENANT:
-            for waiting_tenant in filter(None, self._waiting.get(queue, ())):
-                self.wake_next([queue], waiting_tenant)
-        else:
+        if tenant != EACH_TENANT:
             self.wake_next([queue], tenant)
+        elif any(self._waiting.get(queue, ())) and queue not in self._delayed:
+            due = self._tenants_due.get(queue, 0.0)
+            if trio.current_time() >= due:
+                self._wake_tenants(queue)
+            else:
+                self._delayed.add(queue)
+                wake = partial(self._wake_tenants_at, queue, due)
+                store.background.start(("wake", queue), wake)
+
+    async def _wake_tenants_at(self, queue: str, due: float) -> None:
+        try:
+            await trio.sleep_until(due)
+        finally:
+            self._delayed.discard(queue)
+        self._wake_tenants(queue)
+
+    def _wake_tenants(self, queue: str) -> None:
+        """Wake one waiter of each tenant."""
+        if queue in self._waiting:
+            self._tenants_due[queue] = trio.current_time() + EACH_TENANT_EVERY_S
+            for tenant in filter(None, self._waiting[queue]):
+                self.wake_next([queue], tenant)
 
     def wake_all(self) -> None:
         """Make each waiter call its ``check`` and fetch again."""

@@ -219,6 +219,38 @@ async def test_a_waiter_for_one_tenant_is_woken_by_a_resume_a_limit_and_a_free_s
     assert await served_after(store, waiters, lambda: ack(store, second), tenant="a")
 
 
+async def test_many_messages_for_each_tenant_wake_a_waiter_of_each_a_few_times(
+    store: Store, waiters: Waiters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(long_poll, "EACH_TENANT_EVERY_S", 0.2)
+    each = [waiters.add([QUEUE], tenant) for tenant in ("a", "b")]
+
+    def woken() -> list[bool]:
+        found = [bool(waiter.woken) for waiter in each]
+        for waiter in each:
+            waiter.woken.clear()
+        return found
+
+    def receive() -> None:
+        waiters._on_message(store, shard_of(store), QUEUE.encode() + b" *")
+
+    receive()
+    assert woken() == [True, True]
+    for _ in range(100):
+        receive()
+    assert woken() == [False, False]
+
+    async def count() -> int:
+        return sum(bool(waiter.woken) for waiter in each)
+
+    await until(count, (2).__eq__)  # the last message is not lost
+    assert woken() == [True, True]
+    for waiter, tenant in zip(each, ("a", "b"), strict=True):
+        waiters.remove(waiter, [QUEUE], tenant)
+    receive()
+    assert (waiters._tenants_due, waiters._delayed) == ({}, set())
+
+
 async def test_a_waiter_of_many_queues_is_woken_by_any(store: Store, waiters: Waiters) -> None:
     names = queues_in_other_shards(store, 5)
     got: list[JobRecord] = []
