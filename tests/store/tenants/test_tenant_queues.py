@@ -126,6 +126,40 @@ async def test_the_fetch_of_a_tenant_requests_no_token_for_the_jobs_of_others(
     consistent()
 
 
+async def test_many_blocked_jobs_of_others_under_one_key_do_not_hide_the_other_keys(
+    store: Store, db: Any
+) -> None:
+    """They wait under a key that is older, and that no worker of their tenant polls for."""
+    crowded: dict[str, Any] = {"key": key_in(store, home=False), "concurrency": 1}
+    own: dict[str, Any] = {"key": f"{crowded['key']}-own", "concurrency": 1}
+    mine = [(await put_for(store, "a", rate_limit=own)).id for _ in range(2)]
+    [active] = await taken_by(store, db, "a")
+    theirs = [msgspec.structs.replace(new_job(rate_limit=crowded), tenant="b") for _ in range(130)]
+    await enqueue_many(store, theirs)
+    assert len(await taken_by(store, db, "b")) == 1
+    for _ in range(4):
+        assert await take_for(store, "b") == []
+    await ack_job(store, active, worker_id="w1", lease_id=None, result=None)
+    for _ in range(3):
+        await settle(store, db)
+        await expire_grants(store, db)
+    shard = shard_of(store)
+    assert db.zrange(shard.token_unrequested(QUEUE, own["key"]), 0, -1) == [mine[1].encode()]
+    assert db.zcard(shard.token_unrequested(QUEUE, crowded["key"])) > 20
+    db.zadd(shard.token_demand(QUEUE), {crowded["key"]: -9e15})  # it is older
+    assert await take_for(store, "a", count=1) == mine[1:]
+
+
+async def taken_by(store: Store, db: Any, tenant: str) -> list[str]:
+    """Fetch one job of a tenant, as a worker that tries again after its token was granted."""
+    for _ in range(3):
+        taken = await take_for(store, tenant, count=1)
+        if taken:
+            return taken
+        await settle(store, db)
+    return []
+
+
 async def test_an_entry_that_an_earlier_version_has_left_is_no_job(
     store: Store, db: Any, consistent: Check
 ) -> None:

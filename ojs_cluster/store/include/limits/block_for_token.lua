@@ -3,8 +3,9 @@
 -- MAX_OPEN_REQUESTS: maximum number of unanswered requests for one key in one queue.
 --@include add_later
 local MAX_OPEN_REQUESTS, MAX_KEYS_PER_FETCH = 100, 16
--- For a fetch of one tenant: how many jobs of others it may still pass, and at how many keys it may still look.
-local others_left, keys_left = 400, 100
+-- For a fetch of one tenant: how many jobs of others it may still pass, and how many of one key at most, and at
+-- how many keys it may still look.
+local others_left, OTHERS_PER_KEY, keys_left = 400, 20, 100
 local REQUEST_AGAIN_MS = 300 * 1000 -- a failover may lose a request: see limit_return.lua
 -- queue -> key -> {jobs: its blocked jobs that this fetch knows, read: they were read from Redis, idle: the key
 -- had no pending request}.
@@ -36,15 +37,15 @@ local function preflight_blocked_jobs(queue, budget, tenant)
         local key, idle = rows[i], tonumber(rows[i + 1]) < 0
         if requests_left <= 0 or others_left < 0 or not idle and not budget.any_key then break end
         local unrequested, jobs = token_unrequested_key(queue.name, key), {}
-        local last, own = math.min(requests_left, budget.per_key), 0
-        local best = redis.call('ZRANGE', unrequested, 0, last + (any and 0 or others_left), 'WITHSCORES')
+        local last, own, others = math.min(requests_left, budget.per_key), 0, math.min(others_left, OTHERS_PER_KEY)
+        local best = redis.call('ZRANGE', unrequested, 0, last + (any and 0 or others), 'WITHSCORES')
         for j = 1, #best, 2 do
-            if own > last or others_left < 0 then break end
+            if own > last or others < 0 then break end
             local limit, requests, job_tenant =
                 unpack(redis.call('HMGET', job_key(best[j]), F.limit, F.token_request_count, F.tenant))
             if limit then
                 local is_other = not any and job_tenant ~= tenant
-                if is_other then others_left = others_left - 1 else own = own + 1 end
+                if is_other then others, others_left = others - 1, others_left - 1 else own = own + 1 end
                 table.insert(jobs, {id = best[j], score = tonumber(best[j + 1]), limit = limit,
                     requests = tonumber(requests) or 0, is_unrequested = true, is_other = is_other})
             else
