@@ -52,7 +52,8 @@ async def _sum(
         )
         for name, value in zip(_NAMES, values, strict=True):
             if value is not None and value.lstrip(b"-").isdigit():
-                sums[name] += int(value)
+                # A process of version 0.1 may leave the number of one shard below zero.
+                sums[name] += max(0, int(value))
 
     await run_concurrently(list(shards), read)
-    return {name: max(0, number) for name, number in sums.items()}
+    return sums

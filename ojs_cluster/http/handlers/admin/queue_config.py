@@ -217,11 +217,13 @@ async def check_changes(store: Store, name: str, changes: ConfigChanges) -> None
     """
     if changes.partitions is None and changes.concurrency is None:
         return
-    await store.partitions.try_read(store)
-    layout = store.partitions.layout(name)
     if changes.partitions is not None:
         check_count(store, changes.partitions)
-        layout = layout.resized(changes.partitions, store.partitions.now_ms())
+        # Whether closed partitions of an existing queue still have jobs is checked when it changes.
+        layout = PartitionLayout.of_count(changes.partitions)
+    else:
+        await store.partitions.try_read(store)
+        layout = store.partitions.layout(name)
     if changes.concurrency is not None and changes.concurrency[0] is not None:
         limits = RateLimits(concurrency=changes.concurrency[0])
         partition_quotas.check_divisible(name, limits, layout)
