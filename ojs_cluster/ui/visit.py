@@ -204,9 +204,7 @@ class Visit:
     @property
     def page(self) -> int:
         """The number of the page of a list; 1 if the address has none."""
-        text = self.query.get("page", "")
-        is_number = text.isascii() and text.isdigit() and len(text) <= _MAX_PAGE_DIGITS
-        return max(1, int(text)) if is_number else 1
+        return number_of_page(self.query.get("page", ""))
 
     def back(self, note: str, default: str = "") -> SeeOther:
         """Return to the page that has sent the form, and show a note there."""
@@ -346,6 +344,12 @@ class Visit:
         if response.status >= 400:
             raise ApiError(response, hides_values=bool(self.settings.redact))
         return response.body
+
+
+def number_of_page(text: str) -> int:
+    """Return the number of a page in an address; 1 if the text is no such number."""
+    is_number = text.isascii() and text.isdigit() and len(text) <= _MAX_PAGE_DIGITS
+    return max(1, int(text)) if is_number else 1
 
 
 def _snapshot_name(segments: tuple[str, ...], query: Mapping[str, Any]) -> str:

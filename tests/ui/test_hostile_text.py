@@ -67,6 +67,9 @@ def attack(api: httpx.Client) -> list[str]:
     created = api.post("/ojs/v1/workflows", json=flow)
     assert created.status_code == 201, created.text
     pages += ["workflows", f"workflows/{created.json()['id']}"]
+    step = api.post("/ojs/v1/workers/fetch", json={"queues": ["default"], "worker_id": worker})
+    failed = {"job_id": step.json()["jobs"][0]["id"], "error": {"message": HOSTILE}}
+    assert api.post("/ojs/v1/workers/nack", json=failed).status_code == 200
     limit = {**body, "options": {"queue": "a", "rate_limit": {"key": "k:1", "concurrency": 1}}}
     assert api.post("/ojs/v1/jobs", json=limit).status_code == 201
     hook: dict[str, Any] = {"url": "https://9.9.9.9/hook", "events": ["job.failed"]}

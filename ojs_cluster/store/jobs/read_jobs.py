@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 
 from ojs_cluster.core.errors import MalformedJob, NotFound
 from ojs_cluster.core.jobs.ids import is_job_id
@@ -48,6 +49,27 @@ async def get_queue_and_tenant(store: Store, job_id: str) -> tuple[str, str]:
     return queue, job.tenant
 
 
+_HISTORY: Final = (
+    *(f.TYPE, f.QUEUE, f.STATE, f.PRIORITY, f.CREATED, f.MAX_ATTEMPTS, f.ATTEMPT, f.ENQUEUED),
+    *(f.STARTED, f.FINISHED, f.WORKER, f.EXPIRED, f.REPLAYS, f.SCHEDULED_SHOWN, f.HISTORY),
+    *(f.HIDDEN, f.ALIAS, f.TRANSACTION),
+)
+
+
+async def get_history(store: Store, job_id: str) -> JobRecord:
+    """Return one job with what tells its history: without its args, result and kept errors.
+
+    At most 20 KiB are read, however large the job is. The entries of its history have the errors,
+    shortened.
+
+    Raises:
+        NotFound: as of ``get``.
+        BackendUnavailable: Redis did not answer in time.
+    """
+    job, _ = await _find(store, job_id, _read_history)
+    return JobRecord(job_id, {**job.fields, f.ENVELOPE: b"{"})  # an envelope without members
+
+
 async def _find(
     store: Store,
     job_id: str,
@@ -77,6 +99,16 @@ async def _find(
 
 async def _read_queue(store: Store, shard: Shard, job_id: str) -> JobRecord | None:
     names = (f.QUEUE, f.TENANT, f.HIDDEN, f.ALIAS, f.TRANSACTION)
+    return await _read_fields(store, shard, job_id, names)
+
+
+async def _read_history(store: Store, shard: Shard, job_id: str) -> JobRecord | None:
+    return await _read_fields(store, shard, job_id, _HISTORY)
+
+
+async def _read_fields(
+    store: Store, shard: Shard, job_id: str, names: Sequence[bytes]
+) -> JobRecord | None:
     values = await store.redis.call(shard.slot, "HMGET", shard.job(job_id), *names, idempotent=True)
     if not isinstance(values, list):
         return None

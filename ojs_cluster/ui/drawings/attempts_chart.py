@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from ojs_cluster.ui.drawings.time_axis import Bar, Span, TimeAxis
 from ojs_cluster.ui.formats import counted, duration
 
 WIDTH: Final = 480
@@ -14,7 +15,6 @@ ROW: Final = 14
 """Height of a bar with its gap, in pixels."""
 MAX_BARS: Final = 30
 """Maximum number of bars, which are those of the last attempts."""
-_MIN_WIDTH: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +48,6 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
-class AttemptBar:
-    """The bar of one attempt. Positions are in pixels."""
-
-    x: int
-    y: int
-    width: int
-    outcome: str
-    title: str
-
-
-@dataclass(frozen=True, slots=True)
 class AttemptsChart:
     """The bars of the last attempts.
 
@@ -68,7 +57,7 @@ class AttemptsChart:
         words: the same in words.
     """
 
-    bars: tuple[AttemptBar, ...]
+    bars: tuple[Bar, ...]
     height: int
     words: str
 
@@ -80,19 +69,30 @@ def attempts_chart(attempts: Sequence[Attempt], now_s: float) -> AttemptsChart |
         attempts: the attempts, oldest first.
         now_s: Unix time in seconds, where the bar of a running attempt ends.
     """
-    drawn = [each for each in attempts if each.started_s is not None][-MAX_BARS:]
-    spans = [(each.started_s or 0, each.ended_s or now_s) for each in drawn]
+    spans = spans_of(attempts, now_s)[-MAX_BARS:]
     if not spans:
         return None
-    first, last = min(start for start, _ in spans), max(end for _, end in spans)
-    scale = (WIDTH - _MIN_WIDTH) / max(last - first, 0.001)
-    bars = []
-    for place, (each, (start, end)) in enumerate(zip(drawn, spans, strict=True)):
-        width = max(_MIN_WIDTH, round((end - start) * scale))
-        took = f", {each.took}" if each.ended_s is not None else ""
-        title = f"attempt {each.number}: {each.outcome}{took}"
-        bars.append(
-            AttemptBar(round((start - first) * scale), place * ROW, width, each.outcome, title)
-        )
+    first, last = min(span.start_s for span in spans), max(span.end_s for span in spans)
+    axis = TimeAxis(first, last, WIDTH)
+    bars = [bar for row, span in enumerate(spans) for bar in axis.bars([span], row * ROW)]
     words = f"{counted(len(bars), 'attempt')} within {duration((last - first) * 1000)}"
     return AttemptsChart(tuple(bars), len(bars) * ROW, words)
+
+
+def spans_of(attempts: Sequence[Attempt], now_s: float) -> list[Span]:
+    """Return the attempts whose start is known as spans of time.
+
+    Args:
+        attempts: the attempts, oldest first.
+        now_s: Unix time in seconds, where the span of a running attempt ends.
+    """
+    return [
+        Span(each.started_s, each.ended_s or now_s, each.outcome, _title(each))
+        for each in attempts
+        if each.started_s is not None
+    ]
+
+
+def _title(attempt: Attempt) -> str:
+    took = f", {attempt.took}" if attempt.ended_s is not None else ""
+    return f"attempt {attempt.number}: {attempt.outcome}{took}"

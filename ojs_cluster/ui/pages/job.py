@@ -12,7 +12,7 @@ from ojs_cluster.core.raw_json import Raw, array_items, join, object_members, st
 from ojs_cluster.ui.forms.form import MAX_EDITED
 from ojs_cluster.ui.json_view import readable, show_values
 from ojs_cluster.ui.pages.edit_job import WAITING
-from ojs_cluster.ui.pages.job_history import JobHistory, TimelineEntry, read_history
+from ojs_cluster.ui.pages.timelines.job_history import JobHistory, TimelineEntry, read_history
 from ojs_cluster.ui.raw import number, text
 from ojs_cluster.ui.visit import Answer, ApiError, Download, Page, SeeOther, Visit
 

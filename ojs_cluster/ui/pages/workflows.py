@@ -25,7 +25,9 @@ from ojs_cluster.store.workflows import read_workflows
 from ojs_cluster.store.workflows.read_workflows import WorkflowRecord
 from ojs_cluster.ui import raw
 from ojs_cluster.ui.drawings.dag import HEIGHT, MAX_BOXES, WIDTH, Drawing, Step, draw
-from ojs_cluster.ui.visit import Answer, Page, SeeOther, Visit
+from ojs_cluster.ui.drawings.workflow_chart import LEFT, MIDDLE
+from ojs_cluster.ui.pages.timelines.workflow_events import read_events
+from ojs_cluster.ui.visit import Answer, Page, SeeOther, Visit, number_of_page
 
 _PER_PAGE: Final = 50
 _PER_TABLE: Final = 200
@@ -93,6 +95,7 @@ async def show_one(visit: Visit, workflow_id: str) -> Answer:
     else:  # each of 400 jobs may wait for 400 others, which takes tenths of a second
         steps, drawing = await trio.to_thread.run_sync(_drawn, found)
     rows = _rows(found, steps, (visit.page - 1) * _PER_TABLE)
+    events = number_of_page(visit.query.get("events", ""))
     return Page(
         "workflow.html",
         {
@@ -100,6 +103,9 @@ async def show_one(visit: Visit, workflow_id: str) -> Answer:
             "progress": progress,
             "drawing": drawing,
             "box": (WIDTH, HEIGHT),
+            "history": await read_events(visit, found, steps, drawing.boxes, events),
+            "lane_left": LEFT,
+            "lane_middle": MIDDLE,
             "rows": rows,
             "page": visit.page,
             "has_more": len(steps) > visit.page * _PER_TABLE,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -64,13 +64,17 @@ async def read_history(visit: Visit, job_id: str) -> JobHistory:
         page = await visit.get("jobs", job_id, "history", limit=_PAGE, offset=omitted)
         found = orjson.loads(page)
     events: list[dict[str, Any]] = found["events"]
-    attempts = list(_attempts(events))
+    attempts = list(attempts_of(events))
     chart = attempts_chart(attempts, time.time())
-    entries = [entry for entry in map(_entry, events) if entry is not None]
-    return JobHistory(entries, attempts, chart, omitted, bool(found["complete"]))
+    return JobHistory(entries_of(events), attempts, chart, omitted, bool(found["complete"]))
 
 
-def _entry(event: dict[str, Any]) -> TimelineEntry | None:
+def entries_of(events: Iterable[Mapping[str, Any]]) -> list[TimelineEntry]:
+    """Return the events of a history as points of a timeline."""
+    return [entry for entry in map(_entry, events) if entry is not None]
+
+
+def _entry(event: Mapping[str, Any]) -> TimelineEntry | None:
     """Return an event as a point of the timeline; None if another event tells the same."""
     data, at = event["data"], event["timestamp"]
     actor = event.get("actor", {})
@@ -107,8 +111,9 @@ def _entry(event: dict[str, Any]) -> TimelineEntry | None:
     return None
 
 
-def _attempts(events: Sequence[dict[str, Any]]) -> Iterator[Attempt]:
-    started: dict[str, Any] | None = None
+def attempts_of(events: Iterable[Mapping[str, Any]]) -> Iterator[Attempt]:
+    """Yield the attempts that a history tells of, oldest first."""
+    started: Mapping[str, Any] | None = None
     for event in events:
         data, kind = event["data"], event["event_type"]
         if kind == "job.attempt_started":
@@ -125,7 +130,9 @@ def _attempts(events: Sequence[dict[str, Any]]) -> Iterator[Attempt]:
         yield _attempt(started, None, "running")
 
 
-def _attempt(started: dict[str, Any] | None, ended: dict[str, Any] | None, outcome: str) -> Attempt:
+def _attempt(
+    started: Mapping[str, Any] | None, ended: Mapping[str, Any] | None, outcome: str
+) -> Attempt:
     known = started or ended or {}
     data = {} if started is None else started["data"]
     end = {} if ended is None else ended["data"]

@@ -1,0 +1,1 @@
+"""What happened to jobs and to the steps of workflows, along the time."""
