@@ -52,6 +52,11 @@ def start_deadline() -> Deadline:
     return deadline
 
 
+def use_deadline(deadline: Deadline) -> None:
+    """Make ``deadline`` that of the current task again, after work that has started another one."""
+    _deadline.set(deadline)
+
+
 def extend_deadline(seconds: float) -> None:
     """Move the deadline of the current request by the time that its client has asked to wait."""
     current_deadline().at += seconds

@@ -67,13 +67,11 @@ class Cached(Generic[T]):
                 the same exception: if each of them computed again, the last one would wait for all
                 computations. Later callers compute again.
         """
-        await ensure_task()
         kept, called_at = self._kept, trio.current_time()
-        if (
-            self._background is not None
-            and kept is not None
-            and kept.expires_at <= called_at < kept.unusable_at
-        ):
+        if kept is not None and called_at < kept.expires_at:
+            return kept.value  # without a checkpoint, which would cost most of a shared reply
+        await ensure_task()
+        if self._background is not None and kept is not None and called_at < kept.unusable_at:
             await self._background.once((self, "next value"), self._get_next, 0)
             return kept.value
         return await self._get_next()

@@ -14,7 +14,6 @@ from functools import partial
 from typing import Final
 from urllib.parse import urlencode
 
-from hypercorn.typing import HTTPScope
 from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import HTTPException
 
@@ -24,8 +23,8 @@ from ojs_cluster.core.errors import OJSError, PermissionDenied, Unauthenticated
 from ojs_cluster.http import query as queries
 from ojs_cluster.http.app import App
 from ojs_cluster.http.errors import entry_for
-from ojs_cluster.http.hypercorn.asgi import read_head
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.pages import BrowserRequest
 from ojs_cluster.ui import browser, static_files
 from ojs_cluster.ui.access import SESSION_S, FailedLogins, Sessions, is_own_form, now_s
 from ojs_cluster.ui.fragments import Fragments
@@ -106,20 +105,24 @@ class Dashboard:
         return browser.send_file(found, accepted)
 
     async def answer(
-        self, page: PageRoute, scope: HTTPScope, read_form: ReadForm = _no_form, **params: str
+        self,
+        page: PageRoute,
+        request: BrowserRequest,
+        read_form: ReadForm = _no_form,
+        **params: str,
     ) -> Response:
         """Return the page, the result of the action, or a page that explains the error.
 
         Args:
             page: what the address stands for.
-            scope: the request of the browser.
+            request: the request of the browser.
             read_form: reads the form of an action.
             **params: the parameters of the path.
         """
-        head = read_head(scope)
-        visit = self._visit(head, scope["scheme"], _ANONYMOUS)
+        head = request.head
+        visit = self._visit(head, request.scheme, _ANONYMOUS)
         try:
-            principal = await self._principal_of(head, scope)
+            principal = await self._principal_of(request)
             if principal is None and page is not LOGIN:
                 return self._ask_to_log_in(visit)
             visit = replace(visit, principal=principal or _ANONYMOUS)
@@ -158,10 +161,10 @@ class Dashboard:
             }
             return self._send(visit, Page("error.html", context, 500))
 
-    async def log_in(self, scope: HTTPScope, read_form: ReadForm) -> Response:
+    async def log_in(self, request: BrowserRequest, read_form: ReadForm) -> Response:
         """Start a session for the owner of an API key."""
-        head = read_head(scope)
-        visit = self._visit(head, scope["scheme"], _ANONYMOUS)
+        head = request.head
+        visit = self._visit(head, request.scheme, _ANONYMOUS)
         if not is_own_form(head.headers, self._hosts(head)):
             return self._send(visit, _FOREIGN_FORM)
         address, now = self._app.audit.client_of(head), time.monotonic()
@@ -188,13 +191,14 @@ class Dashboard:
         )
         return browser.respond(303, b"", more=(session,), location=visit.root + following)
 
-    async def _principal_of(self, head: Request, scope: HTTPScope) -> Principal | None:
+    async def _principal_of(self, request: BrowserRequest) -> Principal | None:
         """Return the user: by a trusted proxy, by an API key or a certificate, or by the session.
 
         The proxy comes first, because it may send a token or a certificate of its own.
         """
+        head = request.head
         try:
-            user = self._proxy_users.find(head.peer, scope["headers"])
+            user = self._proxy_users.find(head.peer, request.raw_headers)
         except OJSError as error:
             refusal_of_login(self._app, head, error)
             raise

@@ -61,8 +61,15 @@ def respond(
         content_type: the type of the body.
         more: further headers.
         location: the header ``Location``; empty for none.
+
+    Raises:
+        ValueError: the value of a header has a line break or another control character. hypercorn
+            refuses such a header, but the fast lane would send it.
     """
     target = (("Location", location),) if location else ()
+    for name, value in (*target, *more):
+        if not value.isprintable():
+            raise ValueError(f"the value of the header {name} has a control character")
     return Response(status, body, (*_HEADERS, ("Content-Type", content_type), *target, *more))
 
 

@@ -15,14 +15,13 @@ from typing import Final
 from ojs_cluster.core.access.client_address import TrustedProxies
 from ojs_cluster.core.access.scopes import PRESETS, Principal, Scope
 from ojs_cluster.core.errors import PermissionDenied, Unauthenticated
+from ojs_cluster.http.pages import RawHeaders
 from ojs_cluster.ui.settings import EVERY_GROUP, UiSettings
 
 VOUCHED_S: Final = 300
 """How long an open event stream of a user lasts without a new request, in seconds."""
 _MAX_NAME: Final = 200  # characters
 _MAX_GROUPS: Final = 1000
-
-RawHeaders = Iterable[tuple[bytes, bytes]]
 
 
 class ProxyUsers:

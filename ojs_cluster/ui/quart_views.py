@@ -1,8 +1,8 @@
 """Register the dashboard with Quart.
 
 The pages have no API key in their requests, so Quart gets them before the dispatcher
-(``http/hypercorn/quart_app.py``). Refreshes of open pages skip Quart
-(``http/hypercorn/refreshes.py``).
+(``http/hypercorn/quart_app.py``). Most pages skip Quart: the fast lane serves them
+(``http/fast_lane``), or they are refreshes of open pages (``http/hypercorn/refreshes.py``).
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from werkzeug.datastructures import Headers, MultiDict
 
 from ojs_cluster.core.access.client_address import TrustedProxies
 from ojs_cluster.http.app import App
-from ojs_cluster.http.hypercorn.asgi import read_head
+from ojs_cluster.http.hypercorn.asgi import read_browser_request, read_head
 from ojs_cluster.http.hypercorn.quart_app import OJSQuart
 from ojs_cluster.http.messages import BodyStream, Response
+from ojs_cluster.http.pages import BrowserRequest
 from ojs_cluster.ui import browser
 from ojs_cluster.ui.app import PREFIX, UNKNOWN, Dashboard
 from ojs_cluster.ui.login import LOGIN, LOGOUT
@@ -83,12 +84,11 @@ def _blueprint(dashboard: Dashboard, quart: OJSQuart, name: str) -> Blueprint:
         view = partial(dashboard.answer, page)
         endpoint = add(page.method, page.rule, view)
         if page.method == "GET" and page.handler is not events.stream:
-            quart.refreshes[endpoint] = view
+            quart.views[endpoint] = view
     add("POST", "/login", dashboard.log_in)
     add("POST", "/logout", partial(dashboard.answer, LOGOUT))
-    blueprint.add_url_rule(
-        "/static/<path:name>", "static_file", partial(_send_file, dashboard), methods=["GET"]
-    )
+    send_file = partial(_send_file, dashboard)
+    quart.views[add("GET", "/static/<path:name>", send_file)] = send_file
     unknown = partial(_serve, partial(dashboard.answer, UNKNOWN))
     blueprint.add_url_rule(UNKNOWN.rule, "unknown", unknown, methods=["GET", "POST"])
     return blueprint
@@ -101,15 +101,16 @@ async def _redirect() -> TrioResponse:
     return _for_quart(browser.respond(308, b"", location=f"{up}ui/"))
 
 
-async def _send_file(dashboard: Dashboard, name: str) -> TrioResponse:
-    accepted = request.headers.get("accept-encoding", "")
-    return _for_quart(await dashboard.send_file(name, accepted))
+async def _send_file(
+    dashboard: Dashboard, asked: BrowserRequest, name: str, **_: object
+) -> Response:
+    return await dashboard.send_file(name, asked.head.headers.get("accept-encoding", ""))
 
 
 async def _serve(view: Callable[..., Awaitable[Response]], **params: str) -> TrioResponse:
     """Answer the request that Quart serves now."""
-    scope = cast(HTTPScope, request.scope)
-    return _for_quart(await view(scope, read_form=_read_form, **params))
+    asked = read_browser_request(cast(HTTPScope, request.scope))
+    return _for_quart(await view(asked, read_form=_read_form, **params))
 
 
 async def _read_form() -> MultiDict[str, str]:

@@ -8,7 +8,6 @@ from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 import orjson
-from msgspec import structs
 
 from ojs_cluster.core.access.scopes import Principal, Scope
 from ojs_cluster.http.app import App
@@ -263,8 +262,9 @@ class Visit:
         What viewers share is read by such a visit: later viewers cause the same reads again, which
         must not use the key and the rate of the first one. Nor do they keep its cookie in memory.
         """
-        kept = {name: value for name, value in self.head.headers.items() if name == "hx-request"}
-        head = structs.replace(self.head, headers=kept, tls_subject="")
+        given = self.head
+        kept = {name: value for name, value in given.headers.items() if name == "hx-request"}
+        head = Request(given.method, given.path, given.query, kept, peer=given.peer)
         return replace(self, principal=_SHARED, head=head)
 
     @property
@@ -325,6 +325,7 @@ class Visit:
     ) -> Response:
         given = self.head.headers
         headers = {name: given[name] for name in _FORWARDED if name in given}
+        self.head.on_wait()  # a page is not read to its end after the browser has left it
         if body:
             headers["content-type"] = "application/json"
         path = "/ojs/v1/" + "/".join(quote(segment, safe="") for segment in segments)

@@ -211,12 +211,13 @@ async def serving(
     config.errorlog = _error_log
     stop = trio.Event() if stop is None else stop
     gate = Gate(stop)
-    gate.open(quart or create_quart_app(app))
+    quart = quart or create_quart_app(app)
+    gate.open(quart)
     through = lane if isinstance(lane, FastLane) else None
     if through is None and (entry_points.lane if lane is None else lane):
         through = FastLane(stop=stop, idle_timeout_s=idle_s, head_timeout_s=listen.head_timeout_s)
     if through is not None:
-        through.open(app)
+        through.open(app, quart if isinstance(quart, OJSQuart) else None)
     listener = open_listener("127.0.0.1", 0, listen.backlog, listen.write_timeout_s)
     port: int = listener.getsockname()[1]
     times = DrainTimes(delay_s=0, grace_s=grace_s)

@@ -18,6 +18,7 @@ from ojs_cluster.http.messages import Request
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.ui import snapshots
 from ojs_cluster.ui.access import SESSION_S, FailedLogins, Sessions, is_own_form
+from ojs_cluster.ui.browser import respond
 from ojs_cluster.ui.settings import UiSettings, base_path
 from ojs_cluster.ui.snapshots import Snapshots
 from ojs_cluster.ui.visit import Visit, local_target
@@ -355,6 +356,13 @@ def test_what_viewers_share_is_read_without_the_headers_of_the_first() -> None:
     given: list[Any] = [None, UiSettings(mode="read"), None, None, head, BOSS, "./", "", "", {}]
     shared = Visit(*given).as_any_viewer()
     assert (shared.head.headers, shared.head.tls_subject) == ({"hx-request": "true"}, "")
+
+
+def test_no_header_of_a_page_has_a_line_break() -> None:
+    with pytest.raises(ValueError, match="Location"):
+        respond(303, b"", location="./x\r\nSet-Cookie: a=b")
+    with pytest.raises(ValueError, match="ETag"):
+        respond(200, b"", more=(("ETag", "a\nb"),))
 
 
 def test_guesses_are_recorded_and_counted_one_by_one(running: Running, ui_redis: Embedded) -> None:

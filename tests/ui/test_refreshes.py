@@ -1,4 +1,4 @@
-"""Refreshes that skip Quart: the same responses, and the same checks of the user."""
+"""Pages in the fast lane, and refreshes that skip Quart: the same responses and checks."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any
 import httpx
 import pytest
 import trio
-from hypercorn.typing import HTTPScope
 
 from ojs_cluster.core.access.scopes import PRESETS, Keyring, Principal, digest
+from ojs_cluster.http.fast_lane.connection import LaneConnection
 from ojs_cluster.http.hypercorn.quart_app import create_quart_app
 from ojs_cluster.http.hypercorn.refreshes import RefreshConnection, is_refresh
 from ojs_cluster.http.messages import Response
+from ojs_cluster.http.pages import BrowserRequest
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.ui.settings import UiSettings
 from tests.support.servers import wait_until
@@ -23,8 +24,9 @@ from tests.ui.dashboard import KEYRING, Running, dashboard
 from tests.ui.demo import Demo
 
 REFRESH = {"HX-Request": "true"}
-BY_QUART = {**REFRESH, "Content-Length": "0"}
-"""A refresh that may have a body is left to Quart."""
+BODY = {"Content-Length": "0"}
+"""A request that may have a body is left to Quart."""
+BY_QUART = {**REFRESH, **BODY}
 STATIC = ("queues", "jobs", "jobs?state=discarded", "dead", "errors", "workers", "cron", "limits")
 CHANGING = re.compile(r"[\d.,]+ ?(ms|s|min|h|d)\b|\d+|just now")
 
@@ -37,39 +39,64 @@ def _answer(client: httpx.Client, path: str, headers: dict[str, str]) -> tuple[A
     return answer.status_code, kept, CHANGING.sub("", answer.text)
 
 
-def _are_equal(client: httpx.Client, path: str) -> bool:
-    return _answer(client, path, REFRESH) == _answer(client, path, BY_QUART)
+def _are_equal(client: httpx.Client, other: httpx.Client, path: str) -> bool:
+    return all(
+        _answer(client, path, headers) == _answer(other, path, {**headers, **BODY})
+        for headers in (REFRESH, {})
+    )
 
 
-def test_a_refresh_is_answered_as_by_quart(running: Running, demo: Demo) -> None:
+@pytest.mark.parametrize("lane", [True, False])
+def test_a_page_is_answered_as_by_quart(running: Running, demo: Demo, lane: bool) -> None:
     pages = [
         *("", *STATIC, "types/email.send", "queues/media", f"jobs/{demo.jobs['discarded']}"),
         *("queues/unknown%2Fname", "jobs/unknown", "nothing", "cron/_new", "login", "jobs?page=x"),
         *(f"jobs/{demo.jobs['discarded']}.json", "queues/media/", "limits/partner:api"),
+        *("static/app.js", "static/nothing.js"),
     ]
     for key in ("admin-key", "viewer-key", "email-key", None):
-        with running.browser(key) as client:
+        with running.browser(key) as client, running.browser(key) as other:
+            if not lane:
+                _to_hypercorn(client)
             for path in pages:
                 # What is shown may change between the two requests.
-                wait_until(partial(_are_equal, client, path), what=f"equal pages: {key} {path}")
+                equal = partial(_are_equal, client, other, path)
+                wait_until(equal, what=f"equal pages: {key} {path}")
 
 
-def test_a_refresh_skips_quart(running: Running, demo: Demo) -> None:
-    """The test that compares both would also pass if Quart answered every refresh."""
+def _to_hypercorn(client: httpx.Client) -> None:
+    """Let hypercorn serve the connection of a client, as after a form."""
+    client.get("/ui/login", headers=BODY)
+
+
+def test_the_fast_lane_serves_pages_and_a_refresh_skips_quart(running: Running, demo: Demo) -> None:
+    """The test that compares both would also pass if Quart answered every request."""
     called: list[str] = []
-    before = RefreshConnection.__call__
+    show, call = LaneConnection._show, RefreshConnection.__call__
 
-    async def note(self: RefreshConnection, receive: Any, send: Any) -> None:
-        called.append(self.scope["path"])
-        await before(self, receive, send)
+    async def note_page(self: LaneConnection, head: Any, page: Any) -> bool:
+        called.append(f"lane {head.path}")
+        return await show(self, head, page)
+
+    async def note_refresh(self: RefreshConnection, receive: Any, send: Any) -> None:
+        called.append(f"hypercorn {self.scope['path']}")
+        await call(self, receive, send)
 
     with pytest.MonkeyPatch.context() as patch, running.browser() as client:
-        patch.setattr(RefreshConnection, "__call__", note)
+        patch.setattr(LaneConnection, "_show", note_page)
+        patch.setattr(RefreshConnection, "__call__", note_refresh)
+        for path in ("queues", "static/app.js", "dead"):
+            client.get(f"/ui/{path}")
+            client.get(f"/ui/{path}", headers=REFRESH)
+        assert called == [
+            f"lane /ui/{path}" for path in ("queues", "static/app.js", "dead") for _ in "xx"
+        ]
+        called.clear()
+        client.post("/ui/queues/media/resume", headers=REFRESH)
         client.get("/ui/queues", headers=REFRESH)
         client.get("/ui/queues")
         client.get("/ui/dead", headers=BY_QUART)
-        client.post("/ui/queues/media/resume", headers=REFRESH)
-    assert called == ["/ui/queues"]
+    assert called == ["hypercorn /ui/queues"]
 
 
 def test_a_session_that_has_ended_gets_no_refresh(ui_redis: Embedded, demo: Demo) -> None:
@@ -110,7 +137,7 @@ async def test_a_refresh_whose_client_disconnects_is_cancelled(running: Running)
     quart = create_quart_app(running.app)
     began, ended = trio.Event(), trio.Event()
 
-    async def view(_scope: HTTPScope) -> Response:
+    async def view(_request: BrowserRequest) -> Response:
         began.set()
         try:
             await trio.sleep_forever()
@@ -121,7 +148,7 @@ async def test_a_refresh_whose_client_disconnects_is_cancelled(running: Running)
         raise AssertionError("Quart answers")
 
     quart.add_url_rule("/ui/", "page", never)
-    quart.refreshes["page"] = view
+    quart.views["page"] = view
     scope: Any = {
         **{"type": "http", "method": "GET", "path": "/ui/", "raw_path": b"/ui/"},
         **{"query_string": b"", "headers": [(b"hx-request", b"true")], "http_version": "1.1"},

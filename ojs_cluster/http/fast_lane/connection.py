@@ -2,7 +2,7 @@
 
 The ``Driver`` of a connection without TLS serves most requests without this task. The task serves
 connections with TLS, bodies that arrive in pieces, requests that wait, clients that read slowly,
-and requests that arrive during a drain.
+requests that arrive during a drain, and the pages of the dashboard.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ from ojs_cluster.http.fast_lane.transport import (
     transport_for,
 )
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.pages import BrowserRequest, FoundPage, Pages, has_body
 from ojs_cluster.http.request_body.memory import MAX_SMALL_BODY, BodyReservation
-from ojs_cluster.redis.deadline import start_deadline
+from ojs_cluster.redis.deadline import start_deadline, use_deadline
 
 AnyResponse = TypeVar("AnyResponse", Response, Response | None)
 
@@ -51,11 +52,13 @@ class Lane(Protocol):
         drained: whether a drain has begun. A connection then ends after the requests that have
             arrived.
         idle_connections: the connections that wait for a request.
+        pages: the pages of the dashboard; None if the process serves none.
     """
 
     stop: trio.Event
     drained: bool
     idle_connections: IdleConnections
+    pages: Pages | None
 
 
 class LaneConnection:
@@ -131,10 +134,15 @@ class LaneConnection:
                     # If the idle timeout has cancelled the connection, the request must not begin,
                     # because the cancellation would interrupt it.
                     return None
-                if not is_fast(head.method, head.path):
-                    return self.data
-                self.idle_since = inf
-                keep_alive = await self._exchange(head)
+                if is_fast(head.method, head.path):
+                    self.idle_since = inf
+                    keep_alive = await self._exchange(head)
+                else:
+                    page = self._page_of(head)
+                    if page is None:
+                        return self.data
+                    self.idle_since = inf
+                    keep_alive = await self._show(head, page)
                 self._reservation.release()
             except UnsupportedRequest:
                 return self.data
@@ -266,6 +274,42 @@ class LaneConnection:
             response, encode(response, draining=draining, asked_to_close=head.closes)
         )
         return arrived and not draining and not head.closes
+
+    def _page_of(self, head: RequestHead) -> FoundPage | None:
+        """Return the page that a request asks for; None if hypercorn has to serve the request.
+
+        A page may have to know that a header is repeated, which ``RequestHead.headers`` hides.
+        """
+        pages = self._lane.pages
+        if head.page is not None or pages is None or head.method != "GET":
+            return head.page
+        if not head.repeats and not has_body(head.headers):
+            head.page = pages.find_page(head.path)
+        return head.page
+
+    async def _show(self, head: RequestHead, page: FoundPage) -> bool:
+        """Serve a page; return whether another request may follow.
+
+        Raises:
+            UnsupportedRequest: hypercorn has to serve the request.
+        """
+        end = head.size
+        if head.closes and len(self.data) > end:
+            raise UnsupportedRequest  # hypercorn rejects bytes after the last request
+        request = self.request(head, end)
+        self.data = self.data[end:]
+        view, params = page
+        raw = ((name.encode(), value.encode("latin-1")) for name, value in head.headers.items())
+        scheme = "http" if self._driver is not None else "https"
+        try:
+            response = await self._finish(view(BrowserRequest(request, scheme, raw), **params))
+        finally:
+            use_deadline(self.deadline)  # the page has started one for each call of the API
+        draining = self.stopping
+        await self._deliver(
+            response, encode(response, draining=draining, asked_to_close=head.closes)
+        )
+        return not draining and not head.closes
 
     def request(self, head: RequestHead, end: int) -> Request:
         """Return the request with this head whose body ends at byte ``end`` of ``data``."""

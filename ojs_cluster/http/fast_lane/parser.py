@@ -30,6 +30,7 @@ from ojs_cluster.http.messages import join_headers
 
 if TYPE_CHECKING:
     from ojs_cluster.http.admission import Admission
+    from ojs_cluster.http.pages import FoundPage
 
 MAX_INCOMPLETE_HEAD: Final = 8192
 """Largest incomplete head, in bytes, that the fast lane waits for.
@@ -67,8 +68,11 @@ class RequestHead(msgspec.Struct):
         size: the length of the head in bytes, with its blank line.
         length: the length of the body in bytes.
         closes: whether the client asks the server to close the connection after the response.
+        repeats: whether a header occurs more than once, so that ``headers`` has joined values.
         admission: the dispatcher's decision about an earlier request with this head; None if there
-            is no decision that can be reused. It is the only attribute that changes.
+            is no decision that can be reused.
+        page: the page at the path, if an earlier request with this head has found one. Only this
+            attribute and ``admission`` change.
     """
 
     method: str
@@ -78,7 +82,9 @@ class RequestHead(msgspec.Struct):
     size: int
     length: int
     closes: bool
+    repeats: bool = False
     admission: Admission | None = None
+    page: FoundPage | None = None
 
 
 class _HeaderCollector:
@@ -117,7 +123,8 @@ def read_head(data: bytes) -> RequestHead | None:
     if not collector.ended:
         raise UnsupportedRequest
     headers = join_headers(collector.pairs)
-    if len(headers) != len(collector.pairs) and _repeats(collector.pairs):
+    repeats = len(headers) != len(collector.pairs)
+    if repeats and _repeats(collector.pairs):
         raise UnsupportedRequest
     if "host" not in headers or not _UNSUPPORTED_HEADERS.isdisjoint(headers):
         raise UnsupportedRequest
@@ -130,6 +137,7 @@ def read_head(data: bytes) -> RequestHead | None:
         match.end(),
         _length(headers.get("content-length")),
         _closes(headers.get("connection")),
+        repeats,
     )
 
 

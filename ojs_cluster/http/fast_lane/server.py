@@ -3,9 +3,10 @@
 The fast lane serves the first requests of every HTTP/1.1 connection. It serves a request if the
 request is plain (see ``parser``) and its route is marked ``fast`` in the route table. The request
 passes through the same ``prepare`` and ``run`` as in the hypercorn entry, and its response has the
-same bytes. At the first request that the fast lane does not serve, ``FastLane.serve`` returns the
-bytes that it has read. From then on hypercorn serves the connection. So the fast lane needs no code
-for chunks, upgrades and HTTP/2, and rejects no request as malformed.
+same bytes. The fast lane also serves plain GET requests for pages of the dashboard, by the same
+views. At the first request that the fast lane does not serve, ``FastLane.serve`` returns the bytes
+that it has read. From then on hypercorn serves the connection. So the fast lane needs no code for
+chunks, upgrades and HTTP/2, and rejects no request as malformed.
 
 Three things make the fast lane fast:
 
@@ -28,6 +29,7 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.fast_lane.connection import LaneConnection
 from ojs_cluster.http.fast_lane.idle_connections import IdleConnections
 from ojs_cluster.http.fast_lane.transport import TlsStream
+from ojs_cluster.http.pages import Pages
 
 _CHECKS_PER_TIMEOUT: Final = 8
 _LONGEST_INTERVAL_S: Final = 1.0
@@ -52,14 +54,15 @@ class FastLane:
         self.idle_connections = IdleConnections()
         """Serves the connections without TLS while its ``run`` is running. At other times the task
         of each connection serves it."""
+        self.pages: Pages | None = None
         self._idle_timeout_s = idle_timeout_s
         self._head_timeout_s = head_timeout_s
         self._app: App | None = None
         self._connections: set[LaneConnection] = set()
 
-    def open(self, app: App) -> None:
-        """Serve ``app`` on connections that are accepted from now on."""
-        self._app = app
+    def open(self, app: App, pages: Pages | None = None) -> None:
+        """Serve ``app`` and ``pages`` on connections that are accepted from now on."""
+        self._app, self.pages = app, pages
 
     async def serve(self, stream: trio.SocketStream | TlsStream) -> bytes | None:
         """Serve a connection until it ends, or until hypercorn has to serve it.

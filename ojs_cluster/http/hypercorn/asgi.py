@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypercorn.typing import ASGISendCallable, HTTPScope, WebsocketScope
 
 from ojs_cluster.http.messages import WITHOUT_BODY, Request, Response, join_headers
+from ojs_cluster.http.pages import BrowserRequest
 
 TLS_SUBJECT = "ojs.tls_subject"
 """Key of an ASGI scope whose value is the subject of the client's verified certificate."""
@@ -26,6 +27,11 @@ def read_head(scope: HTTPScope | WebsocketScope) -> Request:
     client = scope.get("client")
     peer = client[0] if client else ""
     return Request(method, path, query, headers, tls_subject=str(subject), peer=peer)
+
+
+def read_browser_request(scope: HTTPScope) -> BrowserRequest:
+    """Return the request of a browser, without its body."""
+    return BrowserRequest(read_head(scope), scope["scheme"], scope["headers"])
 
 
 def _origin_form(target: str) -> str:

@@ -17,6 +17,7 @@ from __future__ import annotations
 from contextlib import suppress
 from functools import partial
 from typing import Any, cast
+from urllib.parse import unquote
 
 import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, HTTPScope, WebsocketScope
@@ -40,8 +41,9 @@ from ojs_cluster.http.dispatch import (
     undo_undelivered,
 )
 from ojs_cluster.http.hypercorn.asgi import read_head, send_body, send_response, send_start
-from ojs_cluster.http.hypercorn.refreshes import RefreshConnection, RefreshView, is_refresh
+from ojs_cluster.http.hypercorn.refreshes import RefreshConnection, is_refresh
 from ojs_cluster.http.messages import BodyStream, Request, Response
+from ojs_cluster.http.pages import FoundPage, PageView
 from ojs_cluster.http.push import websocket
 from ojs_cluster.http.request_body.memory import (
     MAX_SMALL_BODY,
@@ -53,7 +55,7 @@ from ojs_cluster.http.request_body.memory import (
 def create_quart_app(app: App) -> OJSQuart:
     """Return a Quart application that serves ``app``; the caller opens and closes the store."""
     quart = OJSQuart("ojs_cluster", static_folder=None, template_folder=None)
-    quart.ojs, quart.refreshes = app, {}
+    quart.ojs, quart.views = app, {}
     quart.register_error_handler(HTTPException, _error_page)
     return quart
 
@@ -64,12 +66,25 @@ class OJSQuart(QuartTrio):
     ojs: App
     page_prefixes: tuple[str, ...] = ()
     """Prefixes of paths that need no API key: the dashboard has sessions of its own."""
-    refreshes: dict[str, RefreshView]
-    """The views that answer refreshes of open pages, by endpoint."""
+    views: dict[str, PageView]
+    """The views that answer GET requests without Quart, by endpoint."""
 
     def is_dashboard(self, path: str) -> bool:
         """Return whether the raw ``path`` belongs to the dashboard."""
         return any(path == prefix or path.startswith(prefix + "/") for prefix in self.page_prefixes)
+
+    def find_view(self, path: str) -> FoundPage | None:
+        """Return the page at a decoded path; None if it has no view."""
+        try:
+            endpoint, params = self.url_map.bind("").match(path, "GET")
+        except HTTPException:
+            return None
+        view = self.views.get(endpoint)
+        return None if view is None else (view, params)
+
+    def find_page(self, raw_path: str) -> FoundPage | None:
+        """Implement ``Pages.find_page``."""
+        return self.find_view(unquote(raw_path)) if self.is_dashboard(raw_path) else None
 
     def has_page(self, request: Request, path: str) -> bool:
         """Return whether Quart has a page for this method on the decoded ``path``."""

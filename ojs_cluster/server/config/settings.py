@@ -126,7 +126,8 @@ class ListenSettings:
         "OJS_FAST_LANE",
         boolean,
         "1",
-        "Serve the requests of workers and producers on the fast lane; 0 sends all to hypercorn.",
+        "Serve the requests of workers and producers, and the pages of the dashboard, on the fast "
+        "lane; 0 sends all to hypercorn.",
     )
     tls_cert: str = variable(
         "OJS_TLS_CERT",

@@ -231,7 +231,7 @@ class _ApiProcess:
         await stack.enter_async_context(lifespan(quart, self._config))
         self._gate.open(quart)
         if self._lane is not None:
-            self._lane.open(app)
+            self._lane.open(app, quart)
         # The objects that exist now live until the process ends, so the garbage collector need
         # not check them.
         gc.freeze()

@@ -28,6 +28,7 @@ def test_a_plain_head_is_read() -> None:
         size=len(PLAIN),
         length=3,
         closes=False,
+        repeats=True,
     )
 
 
