@@ -43,7 +43,7 @@ cluster-test: $(VENV)/.dev ## test the chart on a kind cluster made for it (need
 
 soak: $(VENV)/.dev ## run the long variants of the tests
 	OJS_KILL_ROUNDS=20 OJS_CHAOS_SECONDS=7200 $(BIN)/pytest -m soak -o faulthandler_timeout=0
-	$(BIN)/pytest -n $(JOBS) --dist loadfile tests/store
+	$(BIN)/pytest -n $(JOBS) --dist loadfile
 	if command -v redis-server; then OJS_TEST_SERVER=redis-server $(BIN)/pytest -n $(JOBS) --dist loadfile tests/store; fi
 	$(BIN)/python -m tests.mutants -j $(JOBS)
 

@@ -1,4 +1,4 @@
-"""Which test files run in what order, and which variants of the store's tests.
+"""Which test files run in what order, and which variants of tests.
 
 A parallel run assigns files to its processes one after the other. A file that waits for minutes
 costs nothing while other files use the processor, but adds its whole length when it starts last.
@@ -7,6 +7,7 @@ costs nothing while other files use the processor, but adds its whole length whe
 from __future__ import annotations
 
 import os
+import zlib
 from typing import Final
 
 import pytest
@@ -21,29 +22,49 @@ LONG: Final = (
 idle machine beside them. The last start enough processes that the first would be late.
 """
 
-STORE: Final = "OJS_TEST_STORE"
-"""Variable with the only variant of the tests in ``tests/store``: ``cluster`` or ``standalone``."""
+VARIANTS: Final = "OJS_TEST_VARIANTS"
+"""Variable that leaves out variants of tests: ``cluster`` or ``standalone``, empty for none.
+
+Of the tests of the store and of crashes, only this topology runs. Of the tests with several of the
+parameters topology, entry point and event loop, half of the variants run: each value occurs, and of
+three parameters each pair of values.
+"""
+TOPOLOGIES: Final = frozenset({"standalone", "cluster"})
+STORE: Final = ("tests/store/", "tests/crash/")
+"""Prefixes of files whose tests have one topology of each run."""
+FIRST: Final = frozenset({"standalone", "hypercorn", "asyncio"})
+SECOND: Final = frozenset({"cluster", "lane", "trio"})
+"""The values of the parameters. A variant with an even number of the second ones runs."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out unwanted variants, move long files to the front, and otherwise keep the order."""
-    left_out = _left_out(os.environ.get(STORE, ""))
-    if left_out:
-        dropped = [item for item in items if _is_variant(item, left_out)]
+    """Leave out unwanted variants, move long files to the front, and mix the others."""
+    topology = os.environ.get(VARIANTS, "")
+    if topology not in ("", *TOPOLOGIES):
+        raise pytest.UsageError(f"{VARIANTS} must be cluster or standalone, not {topology!r}")
+    if topology:
+        dropped = [item for item in items if not is_wanted(item.nodeid, topology)]
         config.hook.pytest_deselected(items=dropped)
-        items[:] = [item for item in items if not _is_variant(item, left_out)]
-    items.sort(key=_rank)
+        items[:] = [item for item in items if is_wanted(item.nodeid, topology)]
+    items.sort(key=lambda item: rank(item.nodeid))
 
 
-def _left_out(wanted: str) -> str:
-    if wanted not in ("", "cluster", "standalone"):
-        raise pytest.UsageError(f"{STORE} must be cluster or standalone, not {wanted!r}")
-    return {"cluster": "[standalone", "standalone": "[cluster"}.get(wanted, "")
+def is_wanted(node_id: str, topology: str) -> bool:
+    """Return whether a test is among the variants with ``topology``."""
+    values = node_id.partition("[")[2].rstrip("]").split("-")
+    if node_id.startswith(STORE):
+        return not (TOPOLOGIES - {topology}).intersection(values)
+    first, second = (sum(value in kind for value in values) for kind in (FIRST, SECOND))
+    return first + second < 2 or second % 2 == 0
 
 
-def _is_variant(item: pytest.Item, variant: str) -> bool:
-    return item.nodeid.startswith("tests/store/") and variant in item.nodeid
+def rank(node_id: str) -> tuple[int, int]:
+    """Return the place of a test, which is the same for all tests of a file.
 
-
-def _rank(item: pytest.Item) -> int:
-    return next((n for n, name in enumerate(LONG) if item.nodeid.startswith(name)), len(LONG))
+    Neighbouring files are alike: all wait, or all compute. Mixed, they keep the processors busy.
+    """
+    file = node_id.partition("::")[0]
+    for number, name in enumerate(LONG):
+        if file.startswith(name):
+            return number, 0
+    return len(LONG), zlib.crc32(file.encode())
