@@ -206,22 +206,6 @@ def test_a_fetch_asks_for_more_jobs_after_short_handlers() -> None:
     assert waiting.wanted() == 3
 
 
-@pytest.mark.parametrize(("limited", "count"), [(True, 3), (False, 6)])
-def test_a_worker_that_has_returned_a_rate_limited_job_does_not_fetch_ahead(
-    run: Run, limited: bool, count: int
-) -> None:
-    async def test() -> None:
-        worker = Worker(concurrency=3)
-        members = {"id": "1", "type": "t.a", **({"rate_limit": {"key": "k"}} if limited else {})}
-        worker._waiting.add([worker._held.add(members)])
-        worker._waiting.give_back()
-        for _ in range(10):
-            worker._waiting.handler_ended(0.001)
-        assert worker._waiting.wanted() == count
-
-    run(test)
-
-
 def test_a_worker_without_a_free_handler_does_not_fetch() -> None:
     """A job that waits at the server goes to a worker with a free handler."""
     worker = Worker(concurrency=1)

@@ -31,4 +31,5 @@ end
 flush_events()
 flush_removals()
 flush_counters()
+flush_unstarted()
 return reply

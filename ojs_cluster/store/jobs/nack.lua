@@ -30,6 +30,7 @@ if not reply then
     preflight_nacks({{job, nack}}, retention[3])
     reply = end_attempt(job_id_of(key), key, job, nack, errors_kept, retention)
     flush_counters()
+    flush_unstarted()
     flush_error_groups()
 end
 reply[3] = effects

@@ -47,5 +47,6 @@ end
 flush_events()
 flush_removals()
 flush_counters()
+flush_unstarted()
 flush_error_groups()
 return replies

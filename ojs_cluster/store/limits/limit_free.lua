@@ -1,14 +1,16 @@
 -- Takes back tokens of a rate limit key, and cancels requests for tokens. Running it again changes nothing.
 -- Post: the tokens are granted to other jobs. If a job started and no token_start effect has reported that,
---       its start is counted now.
+--       its start is counted now. The counted start of a job that was fetched and has not started is taken back,
+--       where that is exact (see create_limiters.lua).
 -- Memory: allow-oom; adds 300 bytes.
 -- KEYS: 1 rate_limit, 2 token_holders, 3 token_requesters, 4 rate_limits, 5 rate_limit_checks, 6 outbox,
 --       7 outbox_due, 8 events.
 -- ARGV: 1 events kept, 2 rate limit key, 3 maximum number of events rate_limit.released,
 --       4 shard of the jobs, 5 whether the jobs have started:
 --         'u'     not started
+--         'r'     fetched and not started
 --         's'     started
---         's<ms>' started, and no job of the key may start before this Unix time in ms
+--         's<ms>' started, and no job of the key may start before this Unix time in ms; 'r<ms>' likewise
 --       6.. tokens: <job id>/<request number>.
 -- Returns: effects
 --@include keys now read_job append_event set_deadline append_effect create_limiters count_starts
@@ -16,13 +18,15 @@
 local holders_key, requesters_key, key, shard, start_state = KEYS[2], KEYS[3], ARGV[2], ARGV[4], ARGV[5]
 local limit = load_rate_limit(key)
 if not limit.fields.used_at then return effects end
-local started, hold_until = string.sub(start_state, 1, 1) == 's', tonumber(string.sub(start_state, 2))
+local started, released = string.sub(start_state, 1, 1) == 's', string.sub(start_state, 1, 1) == 'r'
+local hold_until = tonumber(string.sub(start_state, 2))
 for i = 6, #ARGV do
     local token = shard .. '/' .. ARGV[i]
-    local start_counted = redis.call('ZSCORE', holders_key, token) -- '0' no, '1' yes
-    if start_counted then
-        if start_counted == '0' and started then count_token_starts(limit, 1)
-        elseif start_counted == '0' then limit.uncounted = limit.uncounted - 1 end
+    local score = tonumber(redis.call('ZSCORE', holders_key, token))
+    if score then
+        if score == 0 and started then count_token_starts(limit, 1)
+        elseif score == 0 then limit.uncounted = limit.uncounted - 1
+        elseif released then uncount_token_start(limit, score) end
         limit.token_count = limit.token_count - 1
         table.insert(limit.returned, token)
     elseif redis.call('ZSCORE', requesters_key, token) then

@@ -17,8 +17,8 @@ preflight_key(OUTBOX)
 preflight_key(OUTBOX_DUE)
 run_preflight()
 if redis.call('HSETNX', counters_key, 'created', now) == 1 then append_effect('queue', queue) end
-if quota ~= '' then redis.call('HSET', counters_key, 'limits', quota)
-else redis.call('HDEL', counters_key, 'limits', 'starts', 'next_start') end
+if quota ~= '' then redis.call('HSET', counters_key, 'limits', quota, 'limited_at', now)
+else redis.call('HDEL', counters_key, 'limits', 'limited_at', 'starts', 'next_start') end
 if queue_limits ~= '' then redis.call('HSET', counters_key, 'queue_limits', queue_limits)
 else redis.call('HDEL', counters_key, 'queue_limits') end
 wake_queue(queue)

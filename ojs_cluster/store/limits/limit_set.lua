@@ -19,11 +19,13 @@ if action == 'override' and packed == '' then
     limit.fields.override = nil
 elseif action == 'override' then
     if time ~= '' and tonumber(time) <= now then return effects end
+    set_limit_field(limit, 'limited_at', now)
     set_limit_field(limit, 'override', packed)
     set_limit_field(limit, 'override_until', time)
 elseif not limit.fields.used_at and redis.call('ZCARD', RATE_LIMITS) >= MAX_KEYS then
     return effects
 elseif tonumber(time) >= tonumber(limit.fields.declared_at or 0) then
+    if packed ~= limit.fields.limits then set_limit_field(limit, 'limited_at', now) end
     set_limit_field(limit, 'limits', packed)
     set_limit_field(limit, 'declared_at', time)
 end

@@ -13,7 +13,7 @@ if not limit.fields.used_at then return effects end
 for i = 5, #ARGV do
     local token = shard .. '/' .. ARGV[i]
     if redis.call('ZSCORE', holders_key, token) == '0' then -- the start is not counted yet
-        redis.call('ZADD', holders_key, 1, token)
+        redis.call('ZADD', holders_key, counted_score(limit), token)
         count_token_starts(limit, 1)
     end
 end

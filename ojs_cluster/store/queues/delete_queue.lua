@@ -12,6 +12,6 @@ for _, jobs in ipairs(redis.call('HMGET', counters_key, 'scheduled', 'pending', 
     if (tonumber(jobs) or 0) > 0 then return 0 end
 end
 redis.call('HDEL', counters_key, 'created', 'kept', 'open', 'paused', 'draining', 'bound', 'overflow',
-    'on_exhaustion', 'limits', 'queue_limits', 'starts', 'next_start', 'max_per_second', 'declared_starts', 'declared_at',
-    'declared_by', 'undeclared_at')
+    'on_exhaustion', 'limits', 'limited_at', 'queue_limits', 'starts', 'next_start', 'max_per_second',
+    'declared_starts', 'declared_at', 'declared_by', 'undeclared_at')
 return 1

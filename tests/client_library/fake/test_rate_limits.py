@@ -129,21 +129,29 @@ async def test_a_failed_attempt_may_hold_its_key(play_scheduled: Play) -> None:
     await play_scheduled(scenario)
 
 
-async def test_a_released_job_counts_as_a_start(play_scheduled: Play) -> None:
+@pytest.mark.parametrize("kind", ["rate", "throttle"])
+async def test_a_released_job_gives_its_start_back(play_scheduled: Play, kind: str) -> None:
     async def scenario(world: World) -> None:
-        send, queue = world.client._transport.request, "limits-release"
-        limit: Any = {"key": "t-release", "rate": {"limit": 1, "period": HOUR}}
+        send, queue = world.client._transport.request, f"limits-release-{kind}"
+        limit: Any = {"key": f"t-release-{kind}", kind: {"limit": 1, "period": HOUR}}
         made = await world.client.enqueue("t.call", queue=queue, rate_limit=limit)
         asked: dict[str, Any] = {"queues": [queue], "worker_id": "w", "wait_ms": 1000}
-        with anyio.fail_after(60):
-            while not (jobs := (await send("POST", "/workers/fetch", asked))["jobs"]):
-                pass
-        item = {"job_id": made.id, "lease_id": jobs[0]["lease_id"]}
-        released = {"worker_id": "w", "nacks": [{**item, "requeue": True, "started": False}]}
-        await send("POST", "/workers/nack/batch", released)
+
+        async def fetched() -> Any:
+            with anyio.fail_after(60):
+                while not (jobs := (await send("POST", "/workers/fetch", asked))["jobs"]):
+                    pass
+            return jobs[0]
+
+        async def nack(job: Any, **members: Any) -> None:
+            item = {"job_id": made.id, "lease_id": job["lease_id"], "requeue": True, **members}
+            await send("POST", "/workers/nack/batch", {"worker_id": "w", "nacks": [item]})
+
+        await nack(await fetched(), started=False)
+        again = await fetched()
+        assert (again["id"], again["attempt"]) == (made.id, 1)
+        await nack(again)
         assert (await send("POST", "/workers/fetch", asked))["jobs"] == []
-        found = await world.client.get(made.id)
-        assert (found.state, found.attempt) == ("available", 0)
 
     await play_scheduled(scenario)
 

@@ -16,7 +16,7 @@ from ojs_cluster.store.operations import metrics
 from ojs_cluster.store.queues import queues
 from ojs_cluster.store.sweeps import retention
 from tests.store.hot_queues import put_into, spread
-from tests.store.shortcuts import HOUR, MINUTE, QUEUE, ack, put, shard_of, take
+from tests.store.shortcuts import HOUR, MINUTE, QUEUE, ack, nack, put, shard_of, take
 from tests.support.lossy import lossy
 from tests.support.timeshift import age_declared
 
@@ -151,7 +151,9 @@ async def test_a_malformed_job_hides_no_numbers(store: Store, db: Any) -> None:
     assert numbers.queues[QUEUE].jobs[State.AVAILABLE] == 1
 
 
-@pytest.mark.parametrize("field", [*DECLARED_FIELDS, "limits", "starts", "next_start", "active"])
+@pytest.mark.parametrize(
+    "field", [*DECLARED_FIELDS, "limits", "limited_at", "starts", "next_start", "active"]
+)
 @pytest.mark.parametrize("value", ["text", "", "-1", "nan", "9" * 400, "text,text,text"])
 async def test_a_damaged_limit_stops_no_fetch(
     store: Store, db: Any, field: str, value: str
@@ -159,7 +161,7 @@ async def test_a_damaged_limit_stops_no_fetch(
     rate = Rate(1000, 1000)
     await rate_limits.set_queue_limits(store, QUEUE, RateLimits(1000, rate, rate))
     await put(store, rate_limit={"max_per_second": 1000})
-    await take(store)
+    [first] = await take(store)
     await put(store, rate_limit={"max_per_second": 1000})
     db.hset(shard_of(store).queue_counters(QUEUE), field, value)
 
@@ -167,4 +169,6 @@ async def test_a_damaged_limit_stops_no_fetch(
     if field in DECLARED_FIELDS:
         await in_force(store)
     await put(store)
+    assert len(await take(store, count=9)) == 1
+    await nack(store, first, requeue=True, release=True)
     assert len(await take(store, count=9)) == 1

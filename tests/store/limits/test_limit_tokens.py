@@ -211,6 +211,44 @@ async def test_an_unused_token_does_not_use_up_the_window(
     assert len(await take(store)) == 1
 
 
+async def test_a_released_job_gives_its_start_back_and_a_requeued_one_does_not(
+    store: Store, db: Any, consistent: Consistent, key: str
+) -> None:
+    """The worker has not started a released job, so the window has room for another start."""
+    for _ in range(3):
+        await keyed(store, key, rate=per_hour(2))
+
+    first, second = await take(store, count=9)
+    await nack(store, second, requeue=True, release=True)
+    assert (await rate_limits.get_key(store, key)).usage.started == 1
+    await nack(store, first, requeue=True)
+    assert len(await take(store, count=9)) == 1
+    assert await take(store, count=9) == []
+    consistent()
+
+
+async def test_a_throttle_of_a_key_gives_back_only_its_last_start(store: Store, key: str) -> None:
+    for _ in range(2):
+        await keyed(store, key, throttle=per_hour(1))
+
+    [job] = await take(store, count=9)
+    await nack(store, job, requeue=True, release=True)
+    assert len(await take(store, count=9)) == 1
+    assert await take(store, count=9) == []
+
+
+async def test_a_change_of_the_limits_keeps_earlier_starts(store: Store, key: str) -> None:
+    """The new limits may not have counted the start, so they do not give it back."""
+    for _ in range(3):
+        await keyed(store, key, throttle=per_hour(72_000))
+
+    [job] = await take(store)
+    await rate_limits.override_key(store, key, RateLimits(rate=Rate(1, HOUR)), None)
+    [_] = await take(store)
+    await nack(store, job, requeue=True, release=True)
+    assert await take(store) == []
+
+
 async def test_a_token_of_a_job_that_left_its_queue_blocks_no_others(
     store: Store, db: Any, key: str
 ) -> None:

@@ -83,3 +83,35 @@ def test_starts_that_share_an_entry_count_until_the_latest_is_over(standalone: E
         return rate_limiter(2, 6400, text, 'starts').free()"""
     with observer(standalone) as client:
         assert client.eval(code, 0, NOW // 6400 * 6400) == 0
+
+
+@pytest.mark.parametrize(
+    ("starts", "uncounted", "log"),
+    [
+        ([0, 9, 9], 0, "9:2"),  # these share an entry, which keeps the latest time
+        ([0, 9, 100], 0, "9:1 100:1"),
+        ([0, 9, 100], 100, "9:2"),
+        ([0, 100], 50, "0:1 100:1"),  # not counted
+        ([0, 6400, 6401], 0, "6401:2"),  # it has left the window
+        ([0, 6400, 6501], 6501, "6400:1"),
+    ],
+)
+def test_a_rate_takes_back_a_start_that_it_has_counted(
+    standalone: Embedded, starts: list[int], uncounted: int, log: str
+) -> None:
+    code = f"""
+        local now, text = 0, ''
+        {LIMITERS}
+        local function make() return rate_limiter(9, 6400, text, 'starts') end
+        for i = 2, #ARGV do now = tonumber(ARGV[i]); local _; _, text = make().count_starts(1) end
+        local limiter = make()
+        limiter.uncount_start(tonumber(ARGV[1]))
+        return {{limiter.saved()}}"""
+    with observer(standalone) as client:
+        name, text = cast(
+            list[bytes],
+            client.eval(code, 0, NOW + uncounted, *(NOW + start for start in starts)),
+        )
+    entries = dict(entry.split(":") for entry in log.split())
+    expected = " ".join(f"{NOW + int(at)}:{n}" for at, n in entries.items())
+    assert (name, text.decode()) == (b"starts", expected)

@@ -107,6 +107,40 @@ async def test_concurrency_of_a_queue_is_free_when_an_attempt_ends(
     consistent()
 
 
+@pytest.mark.parametrize("limit", ["rate", "throttle"])
+async def test_a_released_job_gives_the_start_of_its_queue_back(
+    store: Store, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    """A fetch that waits for the limit gets the job at once."""
+    waiters, got = Waiters(), list[JobRecord]()
+    monkeypatch.setattr(long_poll, "CHECK_EVERY_S", HOUR)
+    limits: Any = {limit: Rate(1, HOUR)}
+    await rate_limits.set_queue_limits(store, QUEUE, RateLimits(**limits))
+    await fill(store, 2)
+    [job] = await take(store, count=9)
+
+    async def wait() -> None:
+        options: Any = {"count": 1, "worker_id": "w", "wait_ms": HOUR}
+        got.extend(await fetch_or_wait(store, waiters, [QUEUE], **options))
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await until(lambda: _waiting(waiters), bool)
+            await nack(store, job, requeue=True, release=True)
+    assert [it.id for it in got] == [job.id]
+    assert await take(store) == []
+
+
+async def test_new_limits_of_a_queue_do_not_give_earlier_starts_back(store: Store) -> None:
+    await fill(store, 3)
+    [job] = await take(store)
+    await rate_limits.set_queue_limits(store, QUEUE, RateLimits(rate=Rate(1, HOUR)))
+    [_] = await take(store)
+    await nack(store, job, requeue=True, release=True)
+    assert await take(store) == []
+
+
 async def test_a_concurrency_of_zero_stops_a_queue(store: Store) -> None:
     await rate_limits.set_queue_limits(store, QUEUE, RateLimits(concurrency=0))
     await put(store)
@@ -209,7 +243,7 @@ async def test_concurrent_fetches_never_exceed_a_limit(store: Store, other_store
     assert len(taken) == 7
 
 
-async def test_the_start_of_a_released_fetch_still_counts(store: Store) -> None:
+async def test_the_start_of_a_requeued_job_still_counts(store: Store) -> None:
     """A start without effect still counts: fewer starts than the limit are allowed, not more."""
     await rate_limits.set_queue_limits(store, QUEUE, RateLimits(rate=Rate(1, HOUR)))
     await fill(store, 2)

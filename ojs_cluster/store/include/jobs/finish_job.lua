@@ -39,8 +39,8 @@ local function finish_cancel_requested(id, key, job)
 end
 
 -- Returns the job's token to the shard of its key, or cancels the job's token request. `outcome`: 'u' when the
--- job did not start (unused), 's' when it did (started). A time in ms may follow 's': the worker wants no job
--- of the key to start before that time.
+-- job was not fetched (unused), 'r' when it was fetched and did not start (released), 's' when it started. A time
+-- in ms may follow 'r' and 's': the worker wants no job of the key to start before that time.
 local function return_token(id, job, outcome)
     local number = string.match(job[F.token] or job[F.open_token_request], '^%d+')
     append_effect('token_return', limit_of(job) .. ' ' .. outcome .. ' ' .. id .. '/' .. number)

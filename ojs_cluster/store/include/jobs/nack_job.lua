@@ -11,6 +11,7 @@
 --   HOLD_UNTIL  ms before which no job of the rate limit key may start, '' for none
 --   GROUP       type and message of the error's group (see error_groups.lua)
 --   NAMES       the first of the error's names, by which a retry policy may refuse a retry (type, code, class)
+--@include uncount_queue_starts
 local WORKER, LEASE, ACTION, ERROR, DECISION, RANDOM, HOLD_UNTIL, GROUP, NAMES = 1, 2, 3, 4, 5, 6, 7, 8, 9
 
 -- Returns the reply of a nack that changes nothing, or nil when the attempt can end. An accepted nack ends a
@@ -49,7 +50,8 @@ end
 
 -- Ends the attempt as the nack says, and returns the reply. `retention`: see exhaust in fail_attempt.lua.
 local function end_attempt(id, key, job, nack, errors_kept, retention)
-    release_from_worker(id, job, nack[HOLD_UNTIL])
+    release_from_worker(id, job, nack[HOLD_UNTIL], nack[ACTION] == 'release')
+    if nack[ACTION] == 'release' then uncount_queue_start(job) end
     if nack[ACTION] == 'fail' then
         if job[F.delay] then drop_fields(key, job, F.delay) end
         local outcome = decide_nack(job, nack)

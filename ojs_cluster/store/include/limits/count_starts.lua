@@ -37,6 +37,18 @@ local function count_starts(limiters, n)
     return fields
 end
 
+-- Takes back starts that were counted at the times `started`, in ms. `limited_at`: ms of the last change of the
+-- limits, which may not have counted earlier starts. Returns the hash fields to write.
+local function uncount_starts(limiters, started, limited_at)
+    local fields = {}
+    for _, limiter in ipairs(limiters) do
+        for _, at in ipairs(started) do if at > limited_at then limiter.uncount_start(at) end end
+        local name, value = limiter.saved()
+        if name then table.insert(fields, name) table.insert(fields, value) end
+    end
+    return fields
+end
+
 -- Returns the time in ms from which on a start is allowed. Returns nil when a start is allowed now, or when a
 -- job must end first.
 local function opens_at(limiters)

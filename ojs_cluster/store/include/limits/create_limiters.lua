@@ -1,6 +1,9 @@
 -- Limiters: one object for each limit, with these functions:
 --   free()          returns how many more jobs may start now.
 --   count_starts(n) counts `n` starts, and returns the name and value of the hash field to write.
+--   uncount_start(started_at) takes back one start that it counted at this ms. Changes nothing where it cannot do
+--     that exactly.
+--   saved()         returns the name and value of the hash field to write.
 --   opens_at()      returns the time in ms from which on a start is allowed, nil if a job must end first.
 -- `timed` is true if the limiter counts starts over time. `period` is in ms.
 -- A rate keeps a log 'ms:count ms:count ...'. Starts within a 64th of the period share an entry under the time
@@ -21,17 +24,33 @@ local function rate_limiter(limit, period, text, field)
     end
     local limiter = {name = 'rate', limit = limit, timed = true}
     function limiter.free() return limit - sum end
+    local slice_ms = period / 64
+    function limiter.saved()
+        local entries = {}
+        for i, entry in ipairs(log) do entries[i] = string.format('%.0f:%.0f', entry[1], entry[2]) end
+        return field, table.concat(entries, ' ')
+    end
     function limiter.count_starts(n)
-        local last, slice_ms = log[#log], period / 64
+        local last = log[#log]
         if last and math.floor(last[1] / slice_ms) == math.floor(now / slice_ms) then
             last[1], last[2] = now, last[2] + n
         else
             log[#log + 1] = {now, n}
         end
         sum = sum + n
-        local entries = {}
-        for i, entry in ipairs(log) do entries[i] = string.format('%.0f:%.0f', entry[1], entry[2]) end
-        return field, table.concat(entries, ' ')
+        return limiter.saved()
+    end
+    -- The first entry from that time on has the start, unless the entry has left the window. The entry keeps the
+    -- time of its latest start, even if that is the one taken back: no window holds too many starts.
+    function limiter.uncount_start(started_at)
+        for i, entry in ipairs(log) do
+            if entry[1] >= started_at then
+                if math.floor(entry[1] / slice_ms) ~= math.floor(started_at / slice_ms) then return end
+                entry[2] = entry[2] - 1
+                if entry[2] < 1 then table.remove(log, i) end
+                return
+            end
+        end
     end
     function limiter.opens_at()
         local counted = sum
@@ -53,7 +72,13 @@ local function throttle_limiter(limit, period, text, field)
     function limiter.free() return math.floor((now + burst - math.max(at, now)) / gap + 1e-9) + 1 end
     function limiter.count_starts(n)
         at = math.max(at, now) + n * gap
-        return field, string.format('%.3f', at)
+        return limiter.saved()
+    end
+    function limiter.saved() return field, string.format('%.3f', at) end
+    -- Exact only if this start was the last one, and did not follow others in a burst. 0.01 makes up for the
+    -- rounding of `at`.
+    function limiter.uncount_start(started_at)
+        if math.abs(at - gap - started_at) < 0.01 then at = started_at end
     end
     function limiter.opens_at() return math.ceil(at - burst) end
     return limiter
@@ -63,6 +88,8 @@ local function concurrency_limiter(limit, active)
     local limiter = {name = 'concurrency', limit = limit}
     function limiter.free() return limit - active end
     function limiter.count_starts(n) active = active + n end
+    function limiter.uncount_start() end -- a job that has left its worker does not count any more
+    function limiter.saved() end
     function limiter.opens_at() end
     return limiter
 end

@@ -41,8 +41,8 @@ end
 local function take_local_token(id, key, job, shard)
     local limit = local_limits[limit_of(job)]
     local number = string.format('%.0f', (job[F.token_request_count] or 0) + 1)
-    local start_is_counted = 1 -- score in token_holders
-    redis.call('ZADD', limit.holders_key, start_is_counted, shard .. '/' .. id .. '/' .. number)
+    limit.score = limit.score or counted_score(limit)
+    redis.call('ZADD', limit.holders_key, limit.score, shard .. '/' .. id .. '/' .. number)
     limit.token_count, limit.uncounted = limit.token_count + 1, limit.uncounted + 1
     limit.started = (limit.started or 0) + 1
     save_job(key, job, F.token_request_count, number, F.token, number)

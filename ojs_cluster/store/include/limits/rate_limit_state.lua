@@ -1,8 +1,9 @@
 -- The state of one rate limit key, in the shard of the key:
---   token_holders    granted tokens, with score 0, or 1 when the start of the job is counted.
+--   token_holders    granted tokens, with score 0. When the start of the job is counted, the score is the ms at
+--     which a rate or throttle counted it, or 1 if the key had neither.
 --   token_requesters requested tokens, in the order of the requests.
 --   rate_limit       hash: limits (packed, see core/rate_limit.py), declared_at (ms at which the job that
---     declared them was created), override and override_until (of an operator), hold_until (ms until which no
+--     declared them was created), limited_at (ms of the last change of limits or override), override and override_until (of an operator), hold_until (ms until which no
 --     job may start), starts and next_start (see create_limiters.lua), last_request (number of requests so
 --     far), used_at (ms), checked_at (ms of the last check of the holders), check_offset (position in
 --     token_holders at which the next check continues), strategy (name of the limit that was reached last).
@@ -63,6 +64,19 @@ end
 local function count_token_starts(limit, n)
     limit.uncounted = limit.uncounted - n
     local fields = count_starts(limiters_of(limit), n)
+    for i = 1, #fields, 2 do set_limit_field(limit, fields[i], fields[i + 1]) end
+end
+
+-- Returns the score in token_holders of a token whose start is counted now.
+local function counted_score(limit)
+    for _, limiter in ipairs(limiters_of(limit)) do if limiter.timed then return now end end
+    return 1
+end
+
+-- Takes back the start of a job that was fetched and has not started. `score`: that of its token.
+local function uncount_token_start(limit, score)
+    if score <= 1 then return end
+    local fields = uncount_starts(limiters_of(limit), {score}, tonumber(limit.fields.limited_at or 0))
     for i = 1, #fields, 2 do set_limit_field(limit, fields[i], fields[i + 1]) end
 end
 

@@ -34,10 +34,10 @@ local function remove_from_queue(id, job)
 end
 
 -- Removes an active job from its worker. `hold_until`: ms before which no job of its rate limit key may start,
--- or nil.
-local function release_from_worker(id, job, hold_until)
+-- or nil. `unstarted`: whether the worker says that it has not started the job.
+local function release_from_worker(id, job, hold_until, unstarted)
     remove_member(ACTIVE, id)
     if job[F.timeout] then remove_member(EXECUTION_DEADLINES, id) end
     count_job(job, 'active', -1)
-    if job[F.token] then return_token(id, job, 's' .. (hold_until or '')) end
+    if job[F.token] then return_token(id, job, (unstarted and 'r' or 's') .. (hold_until or '')) end
 end

@@ -295,6 +295,7 @@ class JobStore:
             if job.cancel_requested:
                 self._end(job, "cancelled")
             elif item.get("started") is False:
+                self._limits.uncount_start(job)
                 job.attempt -= 1
                 job.progress = {}
                 if job.attempt == 0:

@@ -64,6 +64,21 @@ class Limits:
                 gap_ms = throttle.period_ms / throttle.count
                 state.next_start_ms = max(state.next_start_ms, now_ms) + gap_ms
 
+    def uncount_start(self, job: FakeJob) -> None:
+        """Take back the start of a job that its worker has not started.
+
+        A ``max_per_second`` keeps the start, and a throttle takes back only its last one.
+        """
+        if job.limit is None or job.started_ms is None or job.limit.key == queue_key(job.queue):
+            return
+        state = self._states[job.limit.key]
+        if job.started_ms in state.starts:
+            state.starts.remove(job.started_ms)
+        if (throttle := state.policy.throttle) is not None:
+            gap_ms = throttle.period_ms / throttle.count
+            if math.isclose(state.next_start_ms - gap_ms, job.started_ms, abs_tol=0.01):
+                state.next_start_ms = job.started_ms
+
     def hold(self, job: FakeJob, until_ms: int, now_ms: int) -> None:
         """Let no job with the rate limit key of this one start before a time, at most for a day."""
         if job.limit is not None and job.limit.key != queue_key(job.queue):

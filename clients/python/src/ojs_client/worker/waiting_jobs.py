@@ -48,7 +48,6 @@ class WaitingJobs:
     group: TaskGroup | None = None
     _jobs: deque[HeldJob] = field(default_factory=deque)
     _short_in_a_row: int = 0
-    _ahead: int = _AHEAD
     _give_back_at: float = math.inf
     """When the jobs are given back, on the clock of the event loop."""
 
@@ -66,7 +65,7 @@ class WaitingJobs:
             # A fetch for a waiting job alone could take the job from a worker with free handlers.
             if self._jobs or free < 1:
                 return 0
-            ahead = self._ahead if self._short_in_a_row >= _SHORT_IN_A_ROW else 0
+            ahead = _AHEAD if self._short_in_a_row >= _SHORT_IN_A_ROW else 0
             return min(free + ahead, MAX_COUNT)
         if len(self._jobs) > self.prefetch // 2:
             return 0
@@ -108,7 +107,4 @@ class WaitingJobs:
 
     def _return_all(self) -> None:
         while self._jobs:
-            job = self._jobs.pop()  # each goes to the front of its queue
-            if "rate_limit" in job.members:
-                self._ahead = 0  # a returned job has used up a start of its rate limit
-            self.runner.return_unstarted(job)
+            self.runner.return_unstarted(self._jobs.pop())  # each goes to the front of its queue
