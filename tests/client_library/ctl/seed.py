@@ -56,6 +56,8 @@ def _others(api: Api) -> dict[str, str]:
     workflow = api.post("/ojs/v1/workflows", body)["id"]
     limits = {"concurrency": 2, "rate": {"limit": 100, "period": "PT1M"}}
     api.request("PUT", "/ojs/v1/rate-limits/tenant:seed", limits)
+    pool = {"queues": ["seed.mail", "seed.reports"], "weights": {"seed.mail": 70}}
+    api.request("PUT", "/ojs/v1/admin/pools/seed-shop", {"strategy": "weighted", **pool})
     webhook = {"url": "https://hooks.example.com/ojs", "events": ["job.failed", "job.discarded"]}
     subscription = api.post("/ojs/v1/webhooks/subscriptions", webhook)["id"]
     document = {"type": "array", "prefixItems": [{"type": "string"}]}

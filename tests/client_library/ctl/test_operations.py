@@ -121,6 +121,37 @@ def test_a_cron_job_is_created_triggered_paused_and_removed(ctl: Ctl) -> None:
     ctl.run("cron", "create", "c1", "never", "t.a", code=4)
 
 
+def test_past_occurrences_of_a_cron_job_are_enqueued_once(ctl: Ctl) -> None:
+    ctl.json("cron", "create", "c2", "0 0 1 * *", "t.a", "--queue", "q.backfill", "--paused")
+    words = ["cron", "backfill", "c2", "--from", "2020-01-01T00:00:00Z", "--to"]
+    interval = [*words, "2020-03-02T00:00:00Z"]
+    assert ctl.json(*interval, "--dry-run")["count"] == 3
+    assert ctl.names("job", "ls", "--queue", "q.backfill") == []
+    assert "--yes" in ctl.run(*interval, code=2).stderr
+    assert ctl.run(*interval, "--yes").stdout == "3 jobs enqueued, 0 jobs existed already\n"
+    assert ctl.json(*words, "2020-03-31T22:00:00-04:00", "--yes")["existing"] == 3
+    assert len(ctl.names("job", "ls", "--queue", "q.backfill")) == 4
+    assert "is no time" in ctl.run(*words, "soon", code=2).stderr
+
+
+def test_a_pool_is_set_read_and_removed(ctl: Ctl) -> None:
+    made = ctl.json("pool", "set", "p1", "q.p1=70", "q.p2")
+    assert (made["strategy"], made["weights"]) == ("weighted", {"q.p1": 70})
+    shown = ctl.run("pool", "set", "p1", "q.p1", "q.p2", "--strategy", "strict").stdout
+    assert shown == "pool p1 set: strict, 2 queues\n"
+    ctl.enqueue("q.p2")
+    fetched = ctl.api.post("/ojs/v1/workers/fetch", {"pool": "p1", "worker_id": "w"})
+    assert len(fetched["jobs"]) == 1
+    assert "q.p2" in ctl.run("pool", "get", "p1").stdout
+    assert ctl.json("pool", "get", "p1")["queues"] == ["q.p1", "q.p2"]
+    assert "a weight is a number" in ctl.run("pool", "set", "p1", "q.p1=x", code=2).stderr
+    ctl.run("pool", "set", "p1", "q.p1=0", code=4)
+    assert "p1" in ctl.names("pool", "ls")
+    assert "--yes" in ctl.run("pool", "rm", "p1", code=2).stderr
+    assert ctl.run("pool", "rm", "p1", "--yes").stdout == "pool p1 removed\n"
+    ctl.run("pool", "get", "p1", code=3)
+
+
 def test_a_workflow_is_cancelled(ctl: Ctl) -> None:
     body = {"type": "group", "jobs": [{"type": "t.a", "options": {"queue": "q.flow"}}]}
     workflow_id = ctl.api.post("/ojs/v1/workflows", body)["id"]

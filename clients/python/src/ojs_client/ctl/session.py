@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property
 from typing import Any, Final, TypeVar
 
@@ -41,6 +42,24 @@ class Duration(click.ParamType[float]):
 
 
 DURATION: Final = Duration()
+
+
+class Moment(click.ParamType[str]):
+    """A date, or a time, on the command line; the value is RFC 3339. Without a zone it is local."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the time with its zone."""
+        try:
+            return datetime.fromisoformat(str(value)).astimezone().isoformat()
+        except (ValueError, OverflowError, OSError):
+            self.fail(
+                f"{value!r} is no time: write 2026-01-31, or 2026-01-31T09:00:00Z", param, ctx
+            )
+
+
+MOMENT: Final = Moment()
 
 
 @dataclass

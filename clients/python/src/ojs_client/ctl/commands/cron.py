@@ -9,9 +9,9 @@ import click
 
 from ojs_client.ctl.api import V1
 from ojs_client.ctl.output import Column, Row, member, pretty
-from ojs_client.ctl.selection import change_each
-from ojs_client.ctl.session import Leaf, Session, confirm, yes_option
-from ojs_client.ctl.text import clock
+from ojs_client.ctl.selection import change_each, report_failures
+from ojs_client.ctl.session import MOMENT, Leaf, Session, confirm, dry_run_option, yes_option
+from ojs_client.ctl.text import clock, counted
 from ojs_client.ctl.urls import url_path
 from ojs_client.ctl.values import json_or_text
 from ojs_client.errors import OJSError
@@ -205,6 +205,48 @@ def history(session: Session, name: str, limit: int) -> None:
     reply = session.api.get(f"{_PATH}/{url_path(name)}/history", limit=limit)
     empty = f"cron job {name} has no occurrences yet"
     session.output.rows(reply["history"], HISTORY, name="scheduled_time", empty=empty)
+
+
+@cron.command(
+    cls=Leaf,
+    examples="""
+    cron backfill daily-report --from 2026-01-01 --to 2026-02-01 --dry-run
+    cron backfill daily-report --from 2026-01-01T09:00:00+01:00 --to 2026-02-01 --yes
+    """,
+)
+@_name
+@click.option("--from", "start", type=MOMENT, required=True, help="Begin of the interval.")
+@click.option("--to", "end", type=MOMENT, required=True, help="End of it, which is not included.")
+@dry_run_option
+@yes_option
+@click.pass_obj
+def backfill(session: Session, name: str, start: str, end: str, dry_run: bool, yes: bool) -> None:
+    """Enqueue the jobs of past occurrences, each of them once.
+
+    A time without a zone is local time, as in all that ojsctl prints. Occurrences whose jobs exist
+    are not enqueued again.
+    """
+    path, body = f"{_PATH}/{url_path(name)}/backfill", {"from": start, "to": end}
+    if dry_run or not yes:
+        found = session.api.post(path, body)
+        if dry_run or not found["count"]:
+            session.output.record(found, _occurrences(found), name="name")
+            return
+        confirm(f"Enqueue {counted(found['count'], 'jobs')} of cron job {name}?", yes=False)
+    reply = session.api.post(path, {**body, "confirm": True})
+    enqueued, existing = counted(reply["enqueued"], "jobs"), counted(reply["existing"], "jobs")
+    sentence = f"{enqueued} enqueued, {existing} existed already"
+    session.output.changed(reply, sentence, name=name)
+    failures = [(error["scheduled_time"], error["message"]) for error in reply.get("errors", ())]
+    done = reply["enqueued"] + reply["existing"]
+    report_failures(session, failures, done, reply.get("failed", 0))
+
+
+def _occurrences(found: Row) -> Iterator[tuple[str, Any]]:
+    yield "Cron job", found["name"]
+    yield "Occurrences", found["count"]
+    yield "First", clock(found.get("first"))
+    yield "Last", clock(found.get("last"))
 
 
 @cron.command(cls=Leaf, examples="cron rm daily-report --yes")
