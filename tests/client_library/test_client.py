@@ -273,6 +273,31 @@ def test_contradicting_options_are_refused() -> None:
         new_job("t.a", delay=-1).json()
 
 
+def test_one_string_is_no_list_of_names() -> None:
+    """Its letters would be the names."""
+    given: Any = "ValueError"
+    with pytest.raises(ValueError, match="non_retryable_errors must be a list"):
+        RetryPolicy(non_retryable_errors=given)
+    for argument in ("keys", "args_keys", "meta_keys", "states"):
+        with pytest.raises(ValueError, match=f"{argument} must be a list"):
+            Unique(**{argument: given})
+    with pytest.raises(ValueError, match="tags must be a list"):
+        new_job("t.a", tags=given).json()
+
+
+def test_an_unknown_option_is_refused() -> None:
+    wrong: Any = {"prioritty": 1}
+    with pytest.raises(TypeError, match="prioritty"):
+        new_job("t.a", **wrong)
+
+
+def test_a_list_is_no_step_of_a_workflow() -> None:
+    steps: Any = [new_job("t.a"), new_job("t.b")]
+    for build in (chain, group, batch):
+        with pytest.raises(TypeError, match="each as an argument"):
+            build(steps)
+
+
 def test_a_new_id_is_one_that_the_server_accepts() -> None:
     ids = [new_job_id() for _ in range(1000)]
     assert all(is_job_id(job_id) for job_id in ids)

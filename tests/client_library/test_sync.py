@@ -50,3 +50,16 @@ async def test_threads_share_a_client(url: str) -> None:
         assert [job.args for job in jobs] == [[n] for n in range(40)]
 
     await trio.to_thread.run_sync(scenario)
+
+
+def test_a_client_that_is_not_open_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forked process has no copy of the thread, so it would wait forever."""
+    client = SyncClient("http://localhost:1", retry_for_s=0)
+    with pytest.raises(RuntimeError, match="with"):
+        client.get("1")
+    with client:
+        monkeypatch.setattr("os.getpid", lambda: -1)
+        with pytest.raises(RuntimeError, match="fork"):
+            client.get("1")
+    with pytest.raises(RuntimeError, match="not open"):
+        client.get("1")

@@ -428,10 +428,19 @@ def test_what_cannot_work_is_refused_at_once() -> None:
         worker.handler("t.a")(handle)
     with pytest.raises(ValueError, match="timeout"):
         worker.handler("t.b", timeout=1)(print)
+    with pytest.raises(ValueError, match="must be positive"):
+        worker.handler("t.b", timeout=0)(handle)
+    bare: Any = handle
+    with pytest.raises(TypeError, match="name the type"):
+        worker.handler(bare)
     with pytest.raises(ValueError, match="concurrency"):
         Worker(concurrency=0)
     with pytest.raises(ValueError, match="lease"):
         Worker(lease=5, heartbeat=4)
+    with pytest.raises(ValueError, match="heartbeat"):
+        Worker(heartbeat=0)
+    with pytest.raises(ValueError, match="negative"):
+        Worker(poll=-1)
     with pytest.raises(ValueError, match="not the string 'email'"):
         Worker(queues="email")
     with pytest.raises(ValueError, match="queues must not be empty"):

@@ -105,6 +105,8 @@ class Client:
 
         Raises:
             Conflict: a unique job like this one exists.
+            TypeError: there is no such option.
+            ValueError: options contradict each other, or have no valid form.
             ApiError: the server refused the job.
             ConnectionFailed: the server did not answer.
         """

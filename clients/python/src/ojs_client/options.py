@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal, TypeAlias, TypedDict, Unpack
@@ -21,6 +21,17 @@ Duration: TypeAlias = timedelta | float
 _MAX_INTERVAL_S: Final = 300.0
 
 
+def names(value: Iterable[str], argument: str) -> tuple[str, ...]:
+    """Return the names that an argument lists.
+
+    Raises:
+        ValueError: the value is one string, whose letters would be the names.
+    """
+    if isinstance(value, str | bytes):
+        raise ValueError(f"{argument} must be a list of names, not the string {value!r}")  # noqa: TRY004 - callers catch ValueError for any wrong value
+    return tuple(value)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
     """How failed attempts are repeated (spec: ojs-retry).
@@ -34,8 +45,11 @@ class RetryPolicy:
         jitter: whether delays are random, so that failed jobs do not run all at once.
         strategy: how the delay grows.
         non_retryable_errors: names of errors that end the job at once. A name that ends with ``.*``
-            stands for all names that begin with the part before it.
+            stands for all longer names that begin with the part before it.
         on_exhaustion: what happens after the last attempt; None for the queue's setting.
+
+    Raises:
+        ValueError: ``non_retryable_errors`` is one string.
     """
 
     max_attempts: int = 3
@@ -46,6 +60,10 @@ class RetryPolicy:
     strategy: Literal["exponential", "linear", "polynomial", "constant"] = "exponential"
     non_retryable_errors: Sequence[str] = ()
     on_exhaustion: Literal["discard", "dead_letter"] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the names."""
+        names(self.non_retryable_errors, "non_retryable_errors")
 
     def json(self) -> dict[str, JSON]:
         """Return the policy as the server reads it."""
@@ -79,6 +97,9 @@ class Unique:
         states: states in which an earlier job counts; empty for all that are not finished.
         on_conflict: ``reject`` raises Conflict, ``ignore`` returns the earlier job, ``replace``
             replaces it.
+
+    Raises:
+        ValueError: a list of names is one string.
     """
 
     keys: Sequence[Literal["type", "queue", "args", "meta"]] = ("type", "args")
@@ -87,6 +108,11 @@ class Unique:
     period: Duration | None = None
     states: Sequence[str] = ()
     on_conflict: Literal["reject", "ignore", "replace", "replace_except_schedule"] = "reject"
+
+    def __post_init__(self) -> None:
+        """Check the names."""
+        for argument in ("keys", "args_keys", "meta_keys", "states"):
+            names(getattr(self, argument), argument)
 
     def json(self) -> dict[str, JSON]:
         """Return the policy as the server reads it."""
@@ -136,7 +162,8 @@ class NewJob:
                 of a cron job, because occurrences do not belong to the current trace.
 
         Raises:
-            ValueError: options contradict each other, or a time has no time zone.
+            ValueError: options contradict each other, a time has no time zone, or ``tags`` is one
+                string.
         """
         given = self.options
         options: dict[str, JSON] = {}
@@ -144,7 +171,7 @@ class NewJob:
             if name in given:
                 options[name] = given[name]
         if "tags" in given:
-            options["tags"] = list(given["tags"])
+            options["tags"] = names(given["tags"], "tags")
         if "timeout" in given:
             options["timeout_ms"] = milliseconds(given["timeout"])
         if "retry" in given:
@@ -170,7 +197,14 @@ def new_job(type: str, /, *args: JSON, **options: Unpack[JobOptions]) -> NewJob:
         type: the type of the job, which chooses its handler.
         *args: the arguments.
         **options: see ``JobOptions``.
+
+    Raises:
+        TypeError: there is no such option.
     """
+    if unknown := options.keys() - JobOptions.__annotations__.keys():
+        raise TypeError(
+            f"a job has no option {', '.join(sorted(unknown))}: arguments of a job are positional"
+        )
     return NewJob(type, args, options)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from types import TracebackType
 from typing import Any, ParamSpec, Protocol, Self, TypeVar, Unpack
 
-from anyio.from_thread import start_blocking_portal
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from ojs_client.client import Client
 from ojs_client.cron import CronJobs, Overlap
@@ -32,7 +33,9 @@ class SyncClient:
     """A ``Client`` whose methods block. Use it with ``with``.
 
     An event loop in a thread of its own sends the requests. Any number of threads may share one
-    client. The methods are those of ``Client``, which describes them.
+    client. The methods are those of ``Client``, which describes them. They raise RuntimeError if
+    the client is not open, or if it was opened before the process was forked: a fork does not copy
+    the thread.
 
     Args:
         url: the address of the server; None for ``OJS_URL``, or port 8080 of this machine.
@@ -62,14 +65,18 @@ class SyncClient:
             transport=transport,
         )
         self._open = ExitStack()
+        self._loop: BlockingPortal | None = None
+        self._process = 0
+        """The id of the process that has the thread."""
         self.cron = SyncCronJobs(self._client.cron, self._call)
 
     def __enter__(self) -> Self:
         """Start the thread."""
         with ExitStack() as stack:
-            self._loop = stack.enter_context(start_blocking_portal("asyncio"))
-            stack.enter_context(self._loop.wrap_async_context_manager(self._client))
+            loop = stack.enter_context(start_blocking_portal("asyncio"))
+            stack.enter_context(loop.wrap_async_context_manager(self._client))
             self._open = stack.pop_all()
+        self._loop, self._process = loop, os.getpid()
         return self
 
     def __exit__(
@@ -79,6 +86,7 @@ class SyncClient:
         trace: TracebackType | None,
     ) -> None:
         """Close the connections and end the thread."""
+        self._loop = None
         self._open.close()
 
     def enqueue(self, type: str, /, *args: JSON, **options: Unpack[JobOptions]) -> Job:
@@ -114,6 +122,10 @@ class SyncClient:
         return self._call(self._client.cancel_workflow, workflow_id)
 
     def _call(self, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        if self._loop is None:
+            raise RuntimeError("the client is not open: use it with 'with'")
+        if os.getpid() != self._process:  # it would wait forever
+            raise RuntimeError("the client was opened before a fork: open one in each process")
         return self._loop.call(partial(function, *args, **kwargs))
 
 

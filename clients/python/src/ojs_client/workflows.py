@@ -11,12 +11,25 @@ from ojs_client.options import JSON, NewJob
 
 @dataclass(frozen=True, slots=True)
 class NewWorkflow:
-    """A workflow that is not started yet. It may be a step of another workflow."""
+    """A workflow that is not started yet. It may be a step of another workflow.
+
+    Raises:
+        TypeError: a step is neither a job of ``new_job`` nor a workflow, as a list is.
+    """
 
     type: Literal["chain", "group", "batch"]
     steps: tuple[NewJob | NewWorkflow, ...]
     name: str = ""
     callbacks: Mapping[str, NewJob] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check the steps."""
+        for step in (*self.steps, *self.callbacks.values()):
+            if not isinstance(step, NewJob | NewWorkflow):
+                raise TypeError(
+                    f"a {self.type} has jobs of new_job(), or workflows, each as an argument of "
+                    f"its own, not a {type(step).__name__}"
+                )
 
     def json(self) -> dict[str, JSON]:
         """Return the request that creates the workflow."""

@@ -76,10 +76,13 @@ class Runner:
         """Register the handler of a type.
 
         Raises:
-            ValueError: the type has a handler already, or a sync handler has a timeout.
+            ValueError: the type has a handler already, the timeout is not positive, or a sync
+                handler has one.
         """
         if type in self.handlers:
             raise ValueError(f"type '{type}' has a handler already")
+        if timeout_s is not None and timeout_s <= 0:
+            raise ValueError("the timeout of a handler must be positive")
         self.handlers[type] = Handler.of(function, timeout_s)
 
     def start(self, job: HeldJob, group: TaskGroup) -> None:

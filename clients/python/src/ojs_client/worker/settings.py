@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from ojs_client.options import Duration, milliseconds
 from ojs_client.worker.handlers import Middleware
-
-
-def names(value: Sequence[str], argument: str) -> tuple[str, ...]:
-    """Return the names that an argument lists.
-
-    Raises:
-        ValueError: the value is one string, whose letters would be the names.
-    """
-    if isinstance(value, str):
-        raise ValueError(f"{argument} must be a list of names, not the string {value!r}")  # noqa: TRY004 - callers catch ValueError for any wrong setting
-    return tuple(value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +35,10 @@ class WorkerSettings:
             raise ValueError("concurrency must be at least 1")
         if self.prefetch is not None and self.prefetch < 0:
             raise ValueError("prefetch must not be negative")
+        if milliseconds(self.heartbeat) < 1:
+            raise ValueError("heartbeat must be at least a millisecond")
+        if min(milliseconds(self.poll), milliseconds(self.grace)) < 0:
+            raise ValueError("poll and grace must not be negative")
         if milliseconds(self.heartbeat) * 2 > milliseconds(self.lease):
             raise ValueError("a lease must be at least twice as long as the heartbeat interval")
 

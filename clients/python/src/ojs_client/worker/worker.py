@@ -17,7 +17,7 @@ import anyio
 from ojs_client._version import __version__
 from ojs_client.client import Client
 from ojs_client.errors import ApiError
-from ojs_client.options import JSON, Duration, milliseconds
+from ojs_client.options import JSON, Duration, milliseconds, names
 from ojs_client.transport import Transport
 from ojs_client.worker.ending import end_process
 from ojs_client.worker.execution import Runner
@@ -27,7 +27,7 @@ from ojs_client.worker.heartbeats import Directive, Heartbeats
 from ojs_client.worker.held_jobs import HeldJobs
 from ojs_client.worker.memory import resident_bytes
 from ojs_client.worker.running import WorkerContext
-from ojs_client.worker.settings import WorkerSettings, names
+from ojs_client.worker.settings import WorkerSettings
 from ojs_client.worker.settling import Settler
 from ojs_client.worker.signal import Signal
 from ojs_client.worker.waiting_jobs import WaitingJobs
@@ -164,7 +164,14 @@ class Worker:
         Args:
             type: the type; ``*`` for all types without a handler.
             timeout: maximum time that the handler may run; None for the timeout of the job.
+
+        Raises:
+            TypeError: ``handler`` is used without parentheses.
+            ValueError: the type has a handler already, the timeout is not positive, or a sync
+                handler has one.
         """
+        if not isinstance(type, str):
+            raise TypeError('name the type of the jobs: @worker.handler("email.send")')
 
         def register(function: HandlerT) -> HandlerT:
             limit_s = None if timeout is None else milliseconds(timeout) / 1000
