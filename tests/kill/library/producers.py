@@ -22,12 +22,13 @@ from ojs_client import (
     chain,
     new_job,
 )
+from tests.chaos.faults import HEALED_WITHIN_S
 from tests.chaos.history import Answer, Enqueue, History, NewJob, Outcome, Workflow
 from tests.chaos.producers import new_id
 from tests.kill.library.ledger import Ledger
 from tests.kill.library.worker import QUEUES
 
-PATIENCE_S: Final = 120.0
+PATIENCE_S: Final = HEALED_WITHIN_S + 120.0
 """How long a producer repeats a request, in seconds: longer than any fault."""
 FINGERPRINTS: Final = 4
 MAX_UNFETCHED: Final = 50

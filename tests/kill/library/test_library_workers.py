@@ -92,6 +92,8 @@ class _Servers:
     history: History
     chance: random.Random
     whole: bool = True
+    served: bool = True
+    """Whether no master is being replaced."""
     _injector: FaultInjector = field(init=False)
 
     def __post_init__(self) -> None:
@@ -124,8 +126,9 @@ class _Servers:
         return Fault("network", name, 0, length, self.chance.random())
 
     async def _failover(self) -> None:
-        began = time.monotonic()
+        began, self.served = time.monotonic(), False
         await self._injector.kill_master(self._fault("kill a master", 0.2))
+        self.served = True
         self.history.losses.append((began, time.monotonic() + _LATE_S))
 
     async def _drain(self) -> None:
@@ -194,7 +197,7 @@ class _Round:
             lambda: {run.job for run in self.ledger.held()} == set(held), "workers hold jobs"
         )
         servers = _Servers(self.site, self.history, random.Random(f"{self.seed} servers"))
-        crew.calm = lambda: servers.whole
+        crew.calm, crew.served = lambda: servers.whole, lambda: servers.served
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._track, "workers", crew.faults)
             servers.whole = False
@@ -257,5 +260,6 @@ async def test_library_workers_lose_no_job_and_complete_none_twice_under_all_fau
         with capsys.disabled():
             print(f"\nlibrary, round {sure_round}, {round_.summary()}")
             if round_.problems:
+                site.installation.save_logs(tmp_path / "servers.log")
                 print("\n".join([*round_.problems[:20], *round_.journal, f"files: {tmp_path}"]))
     assert round_.problems == [], f"again: --chaos-seed={round_.seed - sure_round}"
