@@ -70,7 +70,11 @@ def test_a_page_says_who_has_cancelled_and_changed_a_job(
     admin: httpx.Client, running: Running
 ) -> None:
     with running.api() as api:
-        body = {"type": "a.b", "args": [], "options": {"queue": "lives", "delay_until": "+PT1H"}}
+        body = {
+            "type": "a.b",
+            "args": [],
+            "options": {"queue": "lives-waiting", "delay_until": "+PT1H"},
+        }
         job_id = api.post("/ojs/v1/jobs", json=body).json()["job"]["id"]
     admin.post(f"/ui/jobs/{job_id}/priority", data={"priority": "5", "back": f"jobs/{job_id}"})
     act(admin, f"/ui/jobs/{job_id}/cancel", f"jobs/{job_id}")

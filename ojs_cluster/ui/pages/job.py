@@ -13,6 +13,7 @@ from ojs_cluster.ui.forms.form import MAX_EDITED
 from ojs_cluster.ui.json_view import readable, show_values
 from ojs_cluster.ui.pages.edit_job import WAITING
 from ojs_cluster.ui.pages.timelines.job_history import JobHistory, TimelineEntry, read_history
+from ojs_cluster.ui.pages.timelines.type_runs import read_runs
 from ojs_cluster.ui.raw import number, text
 from ojs_cluster.ui.visit import Answer, ApiError, Download, Page, SeeOther, Visit
 
@@ -67,6 +68,7 @@ async def show(visit: Visit, job_id: str) -> Answer:
         "trace_url": _trace_url(visit, members),
         "timeline": _timeline(members, history),
         "history": history,
+        "type_runs": await read_runs(visit, job["queue"], job["type"]),
         "failures": _errors(members),
         "values": await show_values(
             {
