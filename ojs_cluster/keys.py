@@ -183,6 +183,10 @@ class Shard:
         """Return the key of a hash: numbers of a tenant's jobs in this shard."""
         return b"%btc:%b" % (self.prefix, tenant.encode())
 
+    def tenant_admission(self, tenant: str) -> bytes:
+        """Return the key of a hash: how many new jobs of a tenant with limits were admitted."""
+        return b"%bta:%b" % (self.prefix, tenant.encode())
+
     def queue_blocked(self, queue: str) -> bytes:
         """Return the key of a sorted set: a queue's blocked jobs by their score in the queue."""
         return b"%bh:%b" % (self.prefix, queue.encode())
@@ -380,6 +384,10 @@ class Meta:
     """Hash: maintenance mode while it is on: the refused classes of requests, reason, times."""
     pools: bytes = b"ojs:{meta}:pools"
     """Hash: worker pools by name, as JSON. The field '#' is the version."""
+    tenants: bytes = b"ojs:{meta}:tenants"
+    """Hash: the settings of tenants, as JSON. The field '#' is the version."""
+    known_tenants: bytes = b"ojs:{meta}:known_tenants"
+    """Sorted set: tenants by the ms at which a process last registered a new job of theirs."""
     bulk_running: bytes = b"ojs:{meta}:bulk_running"
     """Sorted set: bulk operations that have not ended, by the ms of their next slice."""
     bulk_ended: bytes = b"ojs:{meta}:bulk_ended"
@@ -530,6 +538,10 @@ class Keyspace:
     def shard_of_limit(self, key: str) -> Shard:
         """Return the shard that holds the state of a rate limit key."""
         return self._shards[zlib.crc32(key.encode()) % len(self._shards)]
+
+    def shard_of_tenant(self, tenant: str) -> Shard:
+        """Return the shard that holds what admits new jobs of a tenant."""
+        return self._shards[zlib.crc32(tenant.encode()) % len(self._shards)]
 
     def shard_of_worker(self, worker_id: str) -> Shard:
         """Return the shard that holds a worker's record."""

@@ -151,6 +151,14 @@ class QueueDraining(QueueFull):
     """The queue is draining, so it takes no new jobs. ``details`` name the ``queue``."""
 
 
+class TenantLimitExceeded(QueueFull):
+    """The tenant would exceed one of its limits.
+
+    ``details`` have the ``tenant_id``, the name of the ``limit``, and the ``current`` and the
+    ``maximum`` number of jobs.
+    """
+
+
 class UnderMaintenance(OJSError):
     """An operator has switched on maintenance mode. ``retry_after_s`` is in seconds."""
 

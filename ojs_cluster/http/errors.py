@@ -185,7 +185,17 @@ TABLE: Final[Mapping[type[errors.OJSError], ErrorEntry]] = MappingProxyType(
             "Repeat the request after Retry-After. It has not been applied.",
             retryable=True,
         ),
-        # The only upper-case code (spec: ojs-backpressure 7.1).
+        # This code and the next are the only upper-case ones (spec: ojs-multi-tenancy 8.2, and
+        # ojs-backpressure 7.1).
+        errors.TenantLimitExceeded: ErrorEntry(
+            429,
+            "TENANT_LIMIT_EXCEEDED",
+            "OJS-6000",
+            "TENANT_LIMIT_EXCEEDED",
+            "Repeat the request after Retry-After, or ask an operator for a higher limit of the "
+            "tenant. It has not been applied.",
+            retryable=True,
+        ),
         errors.QueueFull: ErrorEntry(
             429,
             "QUEUE_FULL",
@@ -316,11 +326,11 @@ def error_response(error: errors.OJSError, request_id: str) -> Response:
         errors.BackendUnavailable
         | errors.RateLimited
         | errors.StreamRefused
-        | errors.UnderMaintenance,
+        | errors.UnderMaintenance
+        | errors.TenantLimitExceeded
+        | errors.QueueDraining,
     ):
         headers = (("Retry-After", str(max(1, math.ceil(error.retry_after_s)))),)
-    elif isinstance(error, errors.QueueDraining):
-        headers = (("Retry-After", str(math.ceil(error.retry_after_s))),)
     elif isinstance(error, errors.QueueFull):
         headers = (
             ("Retry-After", str(math.ceil(error.retry_after_s))),

@@ -21,6 +21,7 @@ from ojs_cluster.store.queues.registry import QueueRegistry
 from ojs_cluster.store.runtime import Arg, Runtime
 from ojs_cluster.store.schemas.schema_table import SchemaTable
 from ojs_cluster.store.statistics.job_counts import JobCounts
+from ojs_cluster.store.tenants.tenant_table import TenantTable
 from ojs_cluster.store.webhooks.webhook_table import WebhookTable
 from ojs_cluster.store.workers.touch import FetchTouches
 
@@ -63,6 +64,7 @@ class Store(Runtime):
     webhooks: WebhookTable = field(default_factory=WebhookTable)
     schemas: SchemaTable = field(default_factory=SchemaTable)
     pools: PoolTable = field(default_factory=PoolTable)
+    tenants: TenantTable = field(default_factory=TenantTable)
     layout: LayoutState = field(default_factory=LayoutState)
 
     @property

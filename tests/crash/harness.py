@@ -45,15 +45,15 @@ of times.
 YEAR = 366 * 24 * HOUR
 
 _KEPT = re.compile(
-    rb"ojs:\{meta\}:(schema|queues|events|partitions|history_minutes|history_hours|webhooks|job_schemas|pools)"
+    rb"ojs:\{meta\}:(schema|queues|events|partitions|history_minutes|history_hours|webhooks|job_schemas|pools|tenants|known_tenants)"
     rb"|ojs:\{[0-9.]+\}:(events|outbox|schema|workers|last_worker_check|c:.*|m:.*|w:.*|l:.*)"
     rb"|ojs:\{[0-9.]+\}:(rate_limits|rate_limit_checks|history_totals|s:.*|t:.*|ty:.*)"
     rb"|ojs:\{[0-9.]+\}:(error_groups|error_group_times)"
     rb"|ojs:\{[0-9.]+\}:webhook_(deliveries|delivered|counts)"
-    rb"|ojs:\{[0-9.]+\}:(ik:.*|job_types|th:.*)"
+    rb"|ojs:\{[0-9.]+\}:(ik:.*|job_types|th:.*|ta:.*)"
 )
 """Keys that stay for a bounded time: streams, outbox counters, and records of queues, their
-partitions, workers, rate limit keys, idempotency keys, errors and types of jobs.
+partitions, workers, rate limit keys, tenants, idempotency keys, errors and types of jobs.
 """
 
 

@@ -22,6 +22,7 @@ from tests.crash.partitions import (
 )
 from tests.crash.pools import PoolChange
 from tests.crash.retries import Retry
+from tests.crash.tenants import TenantChange
 from tests.support.failing_process import MODES, Mode
 
 OPERATIONS: dict[str, Operation] = {
@@ -38,6 +39,9 @@ OPERATIONS: dict[str, Operation] = {
     "a new pool": PoolChange("new"),
     "another configuration of a pool": PoolChange("changed"),
     "no more pool": PoolChange("deleted"),
+    "settings of a new tenant": TenantChange("new"),
+    "other settings of a tenant": TenantChange("changed"),
+    "no more settings of a tenant": TenantChange("deleted"),
     "bulk cancel": Bulk(BulkAction.CANCEL),
     "bulk retry": Bulk(BulkAction.RETRY),
     "bulk delete": Bulk(BulkAction.DELETE),

@@ -464,8 +464,12 @@ def test_every_error_has_a_complete_body(cls: type[e.OJSError]) -> None:
     entry = TABLE[cls]
     assert response.status == entry.status
     body = json.loads(response.body)["error"]
-    # The backpressure extension writes this one code in capitals.
-    code = "QUEUE_FULL" if cls is e.QueueFull else entry.code.lower()
+    # The extensions for backpressure and for tenants write these codes in capitals.
+    in_capitals: dict[type[e.OJSError], str] = {
+        e.QueueFull: "QUEUE_FULL",
+        e.TenantLimitExceeded: "TENANT_LIMIT_EXCEEDED",
+    }
+    code = in_capitals.get(cls, entry.code.lower())
     assert body["code"] == body["type"] == entry.code == code
     assert body["retryable"] is entry.retryable
     # A queue that drains is resumed, or its jobs go elsewhere: the response has a Retry-After.

@@ -97,6 +97,8 @@ def body_of(route: Route, job_id: str) -> dict[str, Any]:
         return {"branch_a": "a", "branch_b": "b"}
     if route.template.endswith("/tool-retry"):
         return {"tool_call_id": "c"}
+    if route.template.endswith(("/tenants/{id}", "/tenants/{id}/limits")):
+        return {"max_scheduled": 5} if route.template.endswith("limits") else {"limits": {}}
     if "/pools/" in route.template:
         return {"queues": ["q"]}
     if "fetch" in route.template:

@@ -25,6 +25,8 @@ from ojs_cluster.core.jobs.options import MAX_QUEUE_LENGTH
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.jobs.tenant import MAX_TENANT_LENGTH
 from ojs_cluster.core.pools.pool import MAX_POOL_QUEUES
+from ojs_cluster.core.tenants.settings import EnqueueRate, TenantLimits, TenantSettings
+from ojs_cluster.core.tenants.settings import encode as encode_tenant
 from ojs_cluster.core.workflow_request import parse_workflow
 from ojs_cluster.store.archive.archive_results import portions, restore_results
 from ojs_cluster.store.archive.import_workflows import restore_workflow
@@ -55,6 +57,8 @@ from ojs_cluster.store.statistics.type_minutes import (
     list_types,
 )
 from ojs_cluster.store.sweeps.retention import remove_leftovers
+from ojs_cluster.store.tenants import tenants
+from ojs_cluster.store.tenants.tenant_counts import read_states
 from ojs_cluster.store.transactions import purge_notes
 from ojs_cluster.store.workers import workers
 from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
@@ -361,6 +365,25 @@ async def many_jobs_of_many_tenants(store: Store, db: Any) -> None:
     await purge(store, queue)
 
 
+async def as_many_tenants_as_allowed(store: Store, db: Any) -> None:
+    """All settings are read at once, and so are the counters of the tenants of a page."""
+    meta, names = store.keys.meta, [f"{n:04}".ljust(MAX_TENANT_LENGTH, "t") for n in range(1000)]
+    rate = EnqueueRate(10**9, 86_400_000)
+    limits = TenantLimits(max_queue_depth=10**9, max_scheduled=10**9, max_enqueue_rate=rate)
+    record = encode_tenant(TenantSettings(tenant_id=names[0], limits=limits, reason="é" * 200))
+    db.hset(meta.tenants, mapping=dict.fromkeys(names[1:], record))
+    db.zadd(meta.known_tenants, {f"unknown-{number}": number for number in range(200)})
+    wanted = TenantSettings(tenant_id=names[0], limits=limits)
+    await tenants.change(store, names[0], lambda _old: wanted)
+    await store.tenants.read(store)
+    log = " ".join(f"{2**41 + 1400 * n}:{10**6}" for n in range(65))
+    admission = store.keys.shard_of_tenant(names[0]).tenant_admission(names[0])
+    db.hset(admission, "rate", log)
+    await enqueue(store, msgspec.structs.replace(new_job(), tenant=names[0]))
+    await read_states(store, names[:100])
+    await tenants.delete(store, names[0])
+
+
 async def as_many_job_types_as_kept(store: Store, db: Any) -> None:
     """A shard has all its types, with the longest names and a record of each minute."""
     shard = shard_of(store, "types")
@@ -410,4 +433,5 @@ INPUTS: Sequence[Inputs] = (
     as_many_processes_as_kept,
     as_many_pools_as_allowed,
     many_jobs_of_many_tenants,
+    as_many_tenants_as_allowed,
 )

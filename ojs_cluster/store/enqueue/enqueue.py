@@ -58,6 +58,7 @@ from ojs_cluster.store.enqueue.placement import (
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.portions import PORTION_BYTES
+from ojs_cluster.store.tenants.admission import admit_jobs
 from ojs_cluster.store.unique import unique
 from ojs_cluster.store.unique.locks import LockRequest
 
@@ -106,7 +107,7 @@ async def enqueue(
         ``deduplicated`` set.
 
     Raises:
-        QueueFull: the depth bound of the queue is reached.
+        QueueFull: the depth bound of the queue, or a limit of the job's tenant, is reached.
         Duplicate: another job in the cluster has the client-chosen id, or a job with the same
             fingerprint exists.
         Conflict: the time ``store_before_ms`` has passed.
@@ -117,6 +118,8 @@ async def enqueue(
     """
     if job.rate_limit is not None and not ignore_depth_bound:
         await store.limit_keys.check_jobs(store, [job])
+    if job.tenant and not ignore_depth_bound:
+        await admit_jobs(store, [job])
     await store.queues.ensure(store, [job.queue])
     await store.partitions.refresh_if_stale(store)
     [shard] = store.partitions.choose_shards(store, [job])
@@ -136,7 +139,7 @@ async def enqueue_many(
     Raises:
         Duplicate: another job has one of the ids, two jobs have the same id, or a job with the same
             fingerprint exists. ``details`` names the job.
-        QueueFull: the depth bound of a queue is reached.
+        QueueFull: the depth bound of a queue, or a limit of a tenant, is reached.
         TooManyQueues: the server has the maximum number of queues, and a queue is new.
         TooManyRateLimitKeys: the server has the maximum number of rate limit keys, and a key is
             new.
@@ -144,6 +147,7 @@ async def enqueue_many(
     """
     batch.refuse_repeated_ids(jobs)
     await store.limit_keys.check_jobs(store, jobs)
+    await admit_jobs(store, jobs)
     await store.partitions.refresh_if_stale(store)
     shards = set(store.partitions.choose_shards(store, jobs))
     max_jobs = store.webhooks.jobs_per_script("enqueue", PORTION_JOBS)

@@ -7,7 +7,7 @@ an earlier version does not count (docs/upgrading.md).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from ojs_cluster.core.jobs.states import State
@@ -56,4 +56,26 @@ async def _sum(
                 sums[name] += max(0, int(value))
 
     await run_concurrently(list(shards), read)
+    return sums
+
+
+async def read_states(store: Store, tenants: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Return the number of jobs in each state for some tenants, with one call for each shard.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    states = [state.value for state in State]
+    sums = {tenant: dict.fromkeys(states, 0) for tenant in tenants}
+    if not tenants:
+        return sums
+
+    async def read(shard: Shard) -> None:
+        keys = [shard.tenant_counters(tenant) for tenant in tenants]
+        numbers = iter(await store.run(shard, "tenant_sums", keys, states, idempotent=True))
+        for tenant in tenants:
+            for state in states:
+                sums[tenant][state] += next(numbers)
+
+    await run_concurrently(list(store.keys), read)
     return sums

@@ -30,6 +30,7 @@ from ojs_cluster.store.limits import depth_bounds
 from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.partial_failures import after_first_write
 from ojs_cluster.store.sweeps.sweep_result import SweepResult
+from ojs_cluster.store.tenants import admission
 from ojs_cluster.store.workflows.read_workflows import JobOutcome, WorkflowRecord, get, record_of
 from ojs_cluster.store.workflows.workflow_portions import is_large, store_portions
 
@@ -47,7 +48,8 @@ async def create(store: Store, new: NewWorkflow) -> WorkflowRecord:
         new: the workflow.
 
     Raises:
-        QueueFull: the queue of a first step takes no more jobs.
+        QueueFull: the queue of a first step takes no more jobs, or a limit of the tenant is
+            reached.
         TooManyQueues: there are as many queues as allowed.
         TooManyRateLimitKeys: there are as many rate limit keys as allowed.
         PayloadTooLarge: the plan has more than ``MAX_PLAN_BYTES``.
@@ -73,6 +75,8 @@ async def create(store: Store, new: NewWorkflow) -> WorkflowRecord:
     await depth_bounds.check_bounds(
         store, [(store.keys.shard_of_id(job.job_id), job.queue) for job in first]
     )
+    if first and first[0].tenant:  # all jobs of a workflow have the same tenant
+        await admission.admit(store, first[0].tenant, len(first))
     created_ms = await _store_new(store, workflow_id, new, plan, encoded, statuses)
     record = record_of(
         workflow_id,

@@ -41,6 +41,7 @@ from tests.http.test_metrics import scrape
 from tests.server.test_api_keys_file import ONE, TWO, write
 from tests.store.pools.shortcuts import make_pool
 from tests.store.registered_schemas import register
+from tests.store.tenants.shortcuts import limit
 from tests.store.test_master_away import names_on, owner
 from tests.support.servers import observer, own_server
 
@@ -70,6 +71,8 @@ BODIES: dict[str, Any] = {
     "schema.register": {"type": "t", "version": "9", "schema": {}},
     "schema.configure": {"mode": "strict"},
     "pool.set": {"queues": ["mail"]},
+    "tenant.set": {"limits": {"max_scheduled": 1}},
+    "tenant.set_limits": {"max_scheduled": 1},
 }
 ABOUT = {
     "job.retry_many": "queue=none type=t",
@@ -117,6 +120,9 @@ async def subject_of(api: Api, route: Route) -> str:
     if "/pools/" in route.template:
         await make_pool(api.app.store, a=1)
         return "p"
+    if "/tenants/" in route.template:
+        await limit(api.app.store, "acme", max_scheduled=9)
+        return "acme"
     if "/schemas/" in route.template:
         return await registered_schema(api, route)
     if "/rate-limits/" in route.template:

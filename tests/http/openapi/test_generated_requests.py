@@ -126,6 +126,7 @@ def _prepared(url: str) -> Served:
         post("/cron", cron)
         hook = {"url": "https://receiver.invalid/hook", "events": ["job.completed"]}
         bulk = {"action": "cancel", "filter": {"queue": "none"}, "dry_run": True}
+        client.put("/admin/tenants/acme", json={"limits": {}}).raise_for_status()
         client.put("/admin/pools/shared", json={"queues": list(_QUEUES)}).raise_for_status()
         existing = {
             "jobs": ids,
@@ -139,6 +140,7 @@ def _prepared(url: str) -> Served:
             "rate-limits": ["k1"],
             "subscriptions": [post("/webhooks/subscriptions", hook)["id"]],
             "pools": ["shared"],
+            "tenants": ["acme"],
             "agents": ids,
             "bulk": [post("/admin/bulk", bulk)["id"]],
         }

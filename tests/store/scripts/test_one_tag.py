@@ -104,6 +104,7 @@ from tests.store.shortcuts import (
     sibling_queue,
     take,
 )
+from tests.store.tenants.shortcuts import one_life_of_a_tenant
 from tests.store.unique_jobs import drain_waiting_now, once, recover
 from tests.store.webhook_jobs import one_life_of_a_webhook
 from tests.store.workflow_jobs import chain, drain_all, run_one, step
@@ -272,6 +273,7 @@ async def one_life_without_backup(store: Store, db: Any) -> None:
     await one_life_of_a_webhook(store)
     await one_life_of_a_schema(store)
     await one_life_of_a_pool(store)
+    await one_life_of_a_tenant(store)
     await one_life_of_an_agent(store)
     await reads(store)
 

@@ -1,30 +1,195 @@
-"""Show operators the jobs of a tenant, and their numbers (spec: ojs-multi-tenancy 10)."""
+"""Show operators the tenants, and set their limits (spec: ojs-multi-tenancy 8 to 10)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Annotated, Any, Final
 
-from ojs_cluster.core.jobs.states import State
+import msgspec
+
+from ojs_cluster.core.durations import parse_duration_ms
+from ojs_cluster.core.errors import Conflict, InvalidRequest, NotFound, Unsupported
+from ojs_cluster.core.jobs.states import TERMINAL, State
 from ojs_cluster.core.jobs.tenant import check_tenant
+from ojs_cluster.core.tenants.settings import (
+    MAX_LIMIT,
+    MAX_RATE_PERIOD_MS,
+    MAX_REASON_LENGTH,
+    NO_LIMITS,
+    QUEUE_DEPTH,
+    SCHEDULED,
+    EnqueueRate,
+    TenantLimits,
+    TenantSettings,
+)
 from ojs_cluster.http import query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.handlers.admin.jobs import listed
 from ojs_cluster.http.handlers.job_order import with_order
 from ojs_cluster.http.handlers.jobs import filter_of
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.store.tenants.tenant_counts import TOTALS, read_counts
+from ojs_cluster.http.openapi.keywords import between, keywords
+from ojs_cluster.http.openapi.shapes.common import Duration
+from ojs_cluster.http.request_body.decode import decode
+from ojs_cluster.store.tenants import tenants as store_tenants
+from ojs_cluster.store.tenants.admission import WAITING
+from ojs_cluster.store.tenants.tenant_counts import TOTALS, read_counts, read_states
+
+_Limit = Annotated[int, between(0, MAX_LIMIT)]
 
 
-async def stats(app: App, _request: Request, tenant: str) -> Response:
+class TenantRateBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """At most ``limit`` new jobs in any period, of at most a day."""
+
+    limit: Annotated[int, between(1, MAX_LIMIT)]
+    period: Duration
+
+
+class TenantLimitsBody(msgspec.Struct, frozen=True):
+    """The limits of a tenant over all queues. A limit that is left out stays; null removes it."""
+
+    max_queue_depth: _Limit | msgspec.UnsetType | None = msgspec.UNSET
+    max_scheduled: _Limit | msgspec.UnsetType | None = msgspec.UNSET
+    max_enqueue_rate: TenantRateBody | msgspec.UnsetType | None = msgspec.UNSET
+    reason: Annotated[str, keywords(maxLength=MAX_REASON_LENGTH)] = ""
+
+
+class TenantBody(msgspec.Struct, frozen=True):
+    """The settings of a tenant. They replace the present ones."""
+
+    tenant_id: str | None = None
+    limits: TenantLimitsBody = TenantLimitsBody()
+
+
+_UNSUPPORTED: Final = {
+    "max_concurrency": "limit the concurrency of queues or of rate limit keys instead",
+    "fairness_weight": "give tenants queues of their own, and weights in a worker pool, instead",
+    "priority_boost": "send jobs with a priority instead",
+}
+"""Members of the specification that this server refuses, with what an operator can do."""
+_tenant_decoder = msgspec.json.Decoder(TenantBody)
+_limits_decoder = msgspec.json.Decoder(TenantLimitsBody)
+_members = msgspec.json.Decoder(dict[str, Any])
+
+
+async def list_tenants(app: App, request: Request) -> Response:
+    """List the known tenants with their numbers, the most recently active first.
+
+    A tenant is known if it has settings, or if it had a new job in the last 30 days. At most
+    100,000 tenants are listed.
+
+    ``GET /ojs/v1/admin/tenants?page&per_page`` (spec: ojs-multi-tenancy 10.1)
+    """
+    page = query.numbered_page(query.parameters(request.query))
+    total, seen = await store_tenants.list_known(app.store, page.offset, page.limit)
+    settings = (await store_tenants.read_all(app.store)).settings()
+    counts = await read_states(app.store, list(seen))
+    items = [
+        _members_of(tenant, settings.get(tenant), counts[tenant], seen[tenant]) for tenant in seen
+    ]
+    pagination = query.pagination(page, len(items), total)
+    return replies.json_response(
+        200, {"tenants": items, "items": items, "total": total, "pagination": pagination}
+    )
+
+
+async def get(app: App, request: Request, tenant: str) -> Response:
+    """Return a tenant with its limits and numbers.
+
+    ``GET /ojs/v1/admin/tenants/{id}`` (spec: ojs-multi-tenancy 10.1)
+    """
+    _check_own(request, tenant)
+    settings = (await store_tenants.read_all(app.store)).get(tenant)
+    seen_ms = await store_tenants.last_seen_ms(app.store, tenant)
+    counts = (await read_states(app.store, [tenant]))[tenant]
+    if settings is None and seen_ms is None and not any(counts.values()):
+        raise NotFound("tenant", tenant)
+    members = _members_of(tenant, settings, counts, seen_ms)
+    return replies.json_response(200, {"tenant": members, **members})
+
+
+async def put(app: App, request: Request, tenant: str) -> Response:
+    """Set the settings of a tenant. A limit that is left out is removed.
+
+    This process uses the new limits at once, other processes within two seconds.
+
+    ``PUT /ojs/v1/admin/tenants/{id}`` (spec: ojs-multi-tenancy 10.1)
+    """
+    check_tenant(tenant, field="id")
+    given = decode(_members, request, app.settings.limits)
+    _check_members(given, {"tenant_id", "limits"}, "")
+    body = decode(_tenant_decoder, request, app.settings.limits)
+    if body.tenant_id not in (None, tenant):
+        raise InvalidRequest("'tenant_id' is not the tenant in the path", field="tenant_id")
+    if "limits" in given:
+        _check_members(given["limits"], TenantLimitsBody.__struct_fields__, "limits.")
+    limits = _changed(NO_LIMITS, body.limits)
+    wanted = TenantSettings(tenant_id=tenant, limits=limits, reason=body.limits.reason)
+    settings, is_new = await store_tenants.change(app.store, tenant, lambda _old: wanted)
+    return await _changed_response(app, 201 if is_new else 200, settings)
+
+
+async def put_limits(app: App, request: Request, tenant: str) -> Response:
+    """Change limits of a tenant. Limits that are left out stay; null removes a limit.
+
+    This process uses the new limits at once, other processes within two seconds. ``reason`` is
+    shown with the limits until their next change.
+
+    ``PUT /ojs/v1/admin/tenants/{id}/limits`` (spec: ojs-multi-tenancy 9.3)
+    """
+    check_tenant(tenant, field="id")
+    given = decode(_members, request, app.settings.limits)
+    _check_members(given, TenantLimitsBody.__struct_fields__, "")
+    body = decode(_limits_decoder, request, app.settings.limits)
+
+    def changed(old: TenantSettings | None) -> TenantSettings:
+        limits = _changed(NO_LIMITS if old is None else old.limits, body)
+        return TenantSettings(tenant_id=tenant, limits=limits, reason=body.reason)
+
+    settings, _ = await store_tenants.change(app.store, tenant, changed)
+    return await _changed_response(app, 200, settings)
+
+
+async def drop(app: App, _request: Request, tenant: str) -> Response:
+    """Delete the settings of a tenant, and remove it from the list until its next job.
+
+    A tenant with jobs that have not ended is refused: without its limits it could fill Redis.
+
+    ``DELETE /ojs/v1/admin/tenants/{id}`` (spec: ojs-multi-tenancy 10.1)
+    """
+    check_tenant(tenant, field="id")
+    counts = (await read_states(app.store, [tenant]))[tenant]
+    unfinished = sum(counts[state.value] for state in State if state not in TERMINAL)
+    if unfinished:
+        raise Conflict(
+            f"tenant '{tenant}' has {unfinished} jobs that have not ended; change its limits, or "
+            "cancel the jobs first",
+            tenant_id=tenant,
+            unfinished=unfinished,
+        )
+    await store_tenants.delete(app.store, tenant)
+    app.store.tenants.forget(tenant)
+    await app.store.tenants.try_read(app.store)
+    return replies.json_response(200, {"deleted": True, "tenant_id": tenant})
+
+
+async def stats(app: App, request: Request, tenant: str) -> Response:
     """Return how many jobs a tenant has. For an unknown tenant all numbers are 0.
 
     ``total_jobs`` is the number of jobs that are stored now. ``totals`` counts what has happened,
-    and begins again after the tenant has had no jobs for a week.
+    and begins again after the tenant has had no jobs for a week. ``limits`` has the limits on the
+    number of jobs, with the jobs that count.
 
     ``GET /ojs/v1/admin/tenants/{id}/stats`` (spec: ojs-multi-tenancy 10.2)
     """
-    numbers = await read_counts(app.store, check_tenant(tenant, field="id"))
+    _check_own(request, tenant)
+    numbers = await read_counts(app.store, tenant)
+    settings = (await store_tenants.read_all(app.store)).get(tenant)
     by_state = {state.value: numbers[state.value] for state in State}
+    limits = {} if settings is None else settings.limits.to_json()
+    current = {QUEUE_DEPTH: sum(by_state[state] for state in WAITING)}
+    current[SCHEDULED] = by_state["scheduled"]
     return replies.json_response(
         200,
         {
@@ -32,6 +197,11 @@ async def stats(app: App, _request: Request, tenant: str) -> Response:
             "total_jobs": sum(by_state.values()),
             "jobs": by_state,
             "totals": {_NAMES.get(name, name): numbers[name] for name in TOTALS},
+            "limits": {
+                name: {"limit": limits[name], "current": current[name]}
+                for name in (QUEUE_DEPTH, SCHEDULED)
+                if name in limits
+            },
         },
     )
 
@@ -45,6 +215,103 @@ async def list_jobs(app: App, request: Request, tenant: str) -> Response:
     ``GET /ojs/v1/admin/tenants/{id}/jobs?queue&state&type&query&sort&order&page&per_page&cursor``
     (spec: ojs-multi-tenancy 10.3)
     """
+    _check_own(request, tenant)
     given = query.parameters(request.query)
-    wanted = replace(filter_of(given, request), tenant=check_tenant(tenant, field="id"))
+    wanted = replace(filter_of(given, request), tenant=tenant)
     return await listed(app, with_order(wanted, given), given)
+
+
+def _check_own(request: Request, tenant: str) -> None:
+    """Check that a request for one tenant names no other one.
+
+    Raises:
+        InvalidRequest: the tenant has a wrong form.
+        NotFound: the request is for another tenant.
+    """
+    if request.tenant not in (None, check_tenant(tenant, field="id")):
+        raise NotFound("tenant", tenant)
+
+
+def _check_members(given: object, known: Any, path: str) -> None:
+    """Check that an object has no member that would have no effect.
+
+    Raises:
+        Unsupported: it asks for a feature of the specification that this server lacks.
+        InvalidRequest: a member is unknown.
+    """
+    for member, value in given.items() if isinstance(given, dict) else ():
+        if member in _UNSUPPORTED:
+            if value is not None:
+                raise Unsupported(
+                    f"this server does not support '{member}' of a tenant: {_UNSUPPORTED[member]}",
+                    field=path + member,
+                )
+        elif member not in known:
+            raise InvalidRequest(
+                f"'{member[:100]}' is not a setting of a tenant", field=path + member[:100]
+            )
+
+
+def _changed(old: TenantLimits, body: TenantLimitsBody) -> TenantLimits:
+    """Return limits with the changes of a request.
+
+    Raises:
+        InvalidRequest: a value is out of range, or the reason is too long.
+    """
+    if len(body.reason) > MAX_REASON_LENGTH:
+        raise InvalidRequest(f"reason has at most {MAX_REASON_LENGTH} characters", field="reason")
+    changes: dict[str, Any] = {}
+    for name in (QUEUE_DEPTH, SCHEDULED):
+        value = getattr(body, name)
+        if value is not msgspec.UNSET:
+            if value is not None and not 0 <= value <= MAX_LIMIT:
+                raise InvalidRequest(f"{name} must be from 0 to {MAX_LIMIT}", field=name)
+            changes[name] = value
+    rate = body.max_enqueue_rate
+    if rate is not msgspec.UNSET:
+        changes["max_enqueue_rate"] = None if rate is None else _rate(rate)
+    return msgspec.structs.replace(old, **changes)
+
+
+def _rate(body: TenantRateBody) -> EnqueueRate:
+    if not 1 <= body.limit <= MAX_LIMIT:
+        raise InvalidRequest(
+            f"the limit must be from 1 to {MAX_LIMIT}", field="max_enqueue_rate.limit"
+        )
+    try:
+        period_ms = parse_duration_ms(body.period)
+    except ValueError as error:
+        raise InvalidRequest(str(error), field="max_enqueue_rate.period") from None
+    if period_ms > MAX_RATE_PERIOD_MS:
+        raise InvalidRequest("the period is at most a day", field="max_enqueue_rate.period")
+    return EnqueueRate(body.limit, period_ms)
+
+
+def _members_of(
+    tenant: str,
+    settings: TenantSettings | None,
+    counts: Mapping[str, int],
+    seen_ms: int | None,
+) -> dict[str, Any]:
+    members: dict[str, Any] = {
+        "tenant_id": tenant,
+        "total_jobs": sum(counts.values()),
+        "jobs": counts,
+        "limits": {} if settings is None else settings.limits.to_json(),
+    }
+    if settings is not None:
+        members["created_at"] = replies.iso(settings.created_ms)
+        members["updated_at"] = replies.iso(settings.updated_ms)
+        if settings.reason:
+            members["reason"] = settings.reason
+    if seen_ms is not None:
+        members["last_seen_at"] = replies.iso(seen_ms)
+    return members
+
+
+async def _changed_response(app: App, status: int, settings: TenantSettings) -> Response:
+    await app.store.tenants.try_read(app.store)
+    tenant = settings.tenant_id
+    counts = (await read_states(app.store, [tenant]))[tenant]
+    members = _members_of(tenant, settings, counts, None)
+    return replies.json_response(status, {"tenant": members, **members})

@@ -13,6 +13,15 @@ from ojs_cluster.http.openapi.shapes import tenants as shapes
 from ojs_cluster.http.routing.router import Handler
 
 OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
+    tenants.list_tenants: OperationDetails(
+        {200: shapes.TenantList}, parameters=p.numbered_page(20, 100)
+    ),
+    tenants.get: OperationDetails({200: shapes.TenantAnswer}),
+    tenants.put: OperationDetails(
+        {200: shapes.TenantAnswer, 201: shapes.TenantAnswer}, body=tenants.TenantBody
+    ),
+    tenants.put_limits: OperationDetails({200: shapes.TenantAnswer}, body=tenants.TenantLimitsBody),
+    tenants.drop: OperationDetails({200: shapes.TenantDeleted}, errors=(409,)),
     tenants.stats: OperationDetails({200: shapes.TenantStats}),
     tenants.list_jobs: OperationDetails(
         {200: job_shapes.JobItems},

@@ -2,10 +2,60 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
-from ojs_cluster.http.openapi.shapes.common import Count
+from ojs_cluster.http.openapi.shapes.common import Count, Duration, Moment, Pagination
 from ojs_cluster.http.openapi.shapes.queues import StateCounts
+
+
+class TenantEnqueueRate(TypedDict):
+    """At most ``limit`` new jobs in any period."""
+
+    limit: Count
+    period: Duration
+
+
+class TenantLimits(TypedDict):
+    """The limits of a tenant that are set, over all queues."""
+
+    max_queue_depth: NotRequired[Count]
+    max_scheduled: NotRequired[Count]
+    max_enqueue_rate: NotRequired[TenantEnqueueRate]
+
+
+class Tenant(TypedDict):
+    """A tenant, with the numbers of its jobs. One with settings has the times of their changes."""
+
+    tenant_id: str
+    total_jobs: Count
+    jobs: StateCounts
+    limits: TenantLimits
+    reason: NotRequired[str]
+    created_at: NotRequired[Moment]
+    updated_at: NotRequired[Moment]
+    last_seen_at: NotRequired[Moment]
+
+
+class TenantAnswer(Tenant):
+    """A tenant, flat and as a member."""
+
+    tenant: Tenant
+
+
+class TenantList(TypedDict):
+    """A page of the known tenants."""
+
+    tenants: list[Tenant]
+    items: list[Tenant]
+    total: Count
+    pagination: Pagination
+
+
+class TenantDeleted(TypedDict):
+    """A tenant whose settings are deleted."""
+
+    deleted: bool
+    tenant_id: str
 
 
 class TenantTotals(TypedDict):
@@ -18,6 +68,20 @@ class TenantTotals(TypedDict):
     discarded: Count
 
 
+class LimitUse(TypedDict):
+    """A limit, and the jobs that count."""
+
+    limit: Count
+    current: Count
+
+
+class LimitUses(TypedDict):
+    """The limits on the number of jobs that are set."""
+
+    max_queue_depth: NotRequired[LimitUse]
+    max_scheduled: NotRequired[LimitUse]
+
+
 class TenantStats(TypedDict):
     """The numbers of a tenant's jobs."""
 
@@ -25,3 +89,4 @@ class TenantStats(TypedDict):
     total_jobs: Count
     jobs: StateCounts
     totals: TenantTotals
+    limits: LimitUses

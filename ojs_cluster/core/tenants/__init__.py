@@ -1,0 +1,1 @@
+"""Tenants: what operators set for them."""

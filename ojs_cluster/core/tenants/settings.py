@@ -1,0 +1,108 @@
+"""What operators have set for a tenant (spec: ojs-multi-tenancy 8)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from ojs_cluster.core.durations import format_duration
+from ojs_cluster.core.jobs.tenant import is_tenant
+
+MAX_LIMIT: Final = 10**9
+"""Maximum value of a limit in jobs."""
+MAX_RATE_PERIOD_MS: Final = 24 * 3600 * 1000
+"""Maximum period in milliseconds of the limit on new jobs. Its log is kept for one period."""
+MAX_REASON_LENGTH: Final = 200
+"""Maximum number of characters of the reason for a change."""
+QUEUE_DEPTH: Final = "max_queue_depth"
+SCHEDULED: Final = "max_scheduled"
+ENQUEUE_RATE: Final = "max_enqueue_rate"
+LIMITS: Final = (QUEUE_DEPTH, SCHEDULED, ENQUEUE_RATE)
+"""The limits by their names in the specification, in the order in which they are checked."""
+
+
+class EnqueueRate(msgspec.Struct, frozen=True):
+    """At most ``limit`` new jobs in any ``period_ms`` milliseconds."""
+
+    limit: int
+    period_ms: int
+
+    def to_json(self) -> dict[str, int | str]:
+        """Return the members of the rate as clients send them."""
+        return {"limit": self.limit, "period": format_duration(self.period_ms)}
+
+
+class TenantLimits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The limits of a tenant, over all queues. None stands for no limit.
+
+    Attributes:
+        max_queue_depth: maximum number of waiting jobs: available, scheduled, retryable or pending.
+        max_scheduled: maximum number of scheduled jobs.
+        max_enqueue_rate: maximum number of new jobs in a period.
+    """
+
+    max_queue_depth: int | None = None
+    max_scheduled: int | None = None
+    max_enqueue_rate: EnqueueRate | None = None
+
+    def __bool__(self) -> bool:
+        """Return whether the tenant has a limit."""
+        return self != NO_LIMITS
+
+    def to_json(self) -> dict[str, object]:
+        """Return the limits that are set, as clients send them."""
+        rate = self.max_enqueue_rate
+        shown = {
+            QUEUE_DEPTH: self.max_queue_depth,
+            SCHEDULED: self.max_scheduled,
+            ENQUEUE_RATE: None if rate is None else rate.to_json(),
+        }
+        return {name: value for name, value in shown.items() if value is not None}
+
+
+NO_LIMITS: Final = TenantLimits()
+
+
+class TenantSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The settings of a tenant, as they are stored in JSON.
+
+    Attributes:
+        tenant_id: the tenant.
+        limits: its limits.
+        reason: why an operator has changed the limits, '' if none was given.
+        created_ms, updated_ms: Unix times in ms.
+    """
+
+    tenant_id: str
+    limits: TenantLimits = NO_LIMITS
+    reason: str = ""
+    created_ms: int = 0
+    updated_ms: int = 0
+
+
+_decoder = msgspec.json.Decoder(TenantSettings)
+
+
+def encode(settings: TenantSettings) -> bytes:
+    """Return the stored record of a tenant's settings."""
+    return msgspec.json.encode(settings)
+
+
+def decode(record: bytes) -> TenantSettings:
+    """Return the settings of a tenant from their record.
+
+    Raises:
+        ValueError: the record is damaged.
+    """
+    settings = _decoder.decode(record)
+    limits = settings.limits
+    rate = limits.max_enqueue_rate
+    numbers = [limits.max_queue_depth, limits.max_scheduled, rate.limit if rate else None]
+    if not all(number is None or 0 <= number <= MAX_LIMIT for number in numbers):
+        raise ValueError("a limit is out of range")
+    if rate is not None and not (rate.limit and 1 <= rate.period_ms <= MAX_RATE_PERIOD_MS):
+        raise ValueError("the enqueue rate is out of range")
+    if not is_tenant(settings.tenant_id):
+        raise ValueError("the tenant has an invalid id")
+    return settings

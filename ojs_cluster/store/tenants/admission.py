@@ -1,0 +1,108 @@
+"""Admit new jobs of tenants that have limits (spec: ojs-multi-tenancy 8).
+
+The jobs of a tenant lie in many shards, and a limit counts them all. So before the enqueue, one
+script in the shard of the tenant compares the limits with an estimate (``tenant_admit.lua``): the
+sum of the counters of all shards, and the jobs that were admitted since that sum. The sum is read
+when it is five seconds old, and at most five times per second when the estimate reaches a limit.
+
+A request whose jobs are admitted, but not stored yet when a sum is read, is missing in it. So the
+jobs of such requests may exceed a limit. Jobs that a tenant has already, and that wait again after
+a failed attempt, are never refused, and count from the next sum on. If an admitted request stores
+fewer jobs, because it fails or has duplicates, the others count until the next sum.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+from ojs_cluster.core.errors import BackendUnavailable, TenantLimitExceeded
+from ojs_cluster.core.jobs.envelope import NewJob
+from ojs_cluster.core.tenants.settings import ENQUEUE_RATE, TenantLimits
+from ojs_cluster.store.partial_failures import before_first_write
+from ojs_cluster.store.tenants.tenant_counts import read_counts
+
+if TYPE_CHECKING:
+    from ojs_cluster.store.context import Store
+    from ojs_cluster.store.runtime import Arg
+
+_TRIES: Final = 3
+"""How often one request reads the sum. A second read is needed only when Redis has lost writes."""
+WAITING: Final = ("available", "scheduled", "retryable", "pending")
+"""The states of waiting jobs, as for the depth of a queue."""
+
+
+async def admit_jobs(store: Store, jobs: Iterable[NewJob]) -> None:
+    """Check the limits of the tenants of new jobs, and count the jobs.
+
+    Raises:
+        TenantLimitExceeded: a tenant would exceed a limit.
+        BackendUnavailable: Redis did not answer in time.
+    """
+    waiting: Counter[str] = Counter()
+    scheduled: Counter[str] = Counter()
+    for job in jobs:
+        if job.tenant:
+            waiting[job.tenant] += 1
+            scheduled[job.tenant] += job.scheduled is not None
+    for tenant, number in waiting.items():
+        await admit(store, tenant, number, scheduled[tenant])
+
+
+async def admit(store: Store, tenant: str, waiting: int, scheduled: int = 0) -> None:
+    """Check the limits of one tenant, and count its new jobs.
+
+    Args:
+        store: the store.
+        tenant: the tenant.
+        waiting: the number of new jobs.
+        scheduled: the number of scheduled jobs among them.
+
+    Raises:
+        TenantLimitExceeded: the tenant would exceed a limit.
+        BackendUnavailable: Redis did not answer in time.
+    """
+    with before_first_write():
+        settings = await store.tenants.get(store, tenant)
+        await store.tenants.register(store, tenant)
+        if settings is not None and settings.limits:
+            await _admit(store, tenant, settings.limits, waiting, scheduled)
+
+
+async def _admit(
+    store: Store, tenant: str, limits: TenantLimits, waiting: int, scheduled: int
+) -> None:
+    shard = store.keys.shard_of_tenant(tenant)
+    rate = limits.max_enqueue_rate
+    bounds = (limits.max_queue_depth, limits.max_scheduled)
+    fixed: list[Arg] = [waiting, scheduled, *("" if bound is None else bound for bound in bounds)]
+    fixed += ("", "") if rate is None else (rate.limit, rate.period_ms)
+    total: list[Arg] = ["", "", "", ""]
+    for _ in range(_TRIES):
+        keys = [shard.tenant_admission(tenant)]
+        reply = await store.run(shard, "tenant_admit", keys, [*fixed, *total])
+        if reply[0] == b"ok":
+            return
+        if reply[0] == b"full":
+            raise _refusal(tenant, *reply[1:])
+        counts = await read_counts(store, tenant)
+        total = [sum(counts[state] for state in WAITING), counts["scheduled"], *reply[1:]]
+    raise BackendUnavailable(
+        f"the jobs of tenant '{tenant}' cannot be counted at present", outcome="not_applied"
+    )
+
+
+def _refusal(
+    tenant: str, name: bytes, current: int, maximum: int, retry_ms: int
+) -> TenantLimitExceeded:
+    limit = name.decode()
+    counted = "new jobs in the period" if limit == ENQUEUE_RATE else "jobs"
+    return TenantLimitExceeded(
+        f"tenant '{tenant}' would exceed its {limit}: it has {current} of {maximum} {counted}",
+        retry_after_s=retry_ms / 1000,
+        tenant_id=tenant,
+        limit=limit,
+        current=current,
+        maximum=maximum,
+    )

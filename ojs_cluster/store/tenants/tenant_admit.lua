@@ -1,0 +1,79 @@
+-- Admits new jobs of a tenant that has limits, or refuses them. The jobs are stored in other shards, so this script
+-- compares the limits with an estimate: the sum of the tenant's counters of all shards, which a process has read a
+-- short time ago, plus the jobs that were admitted since that read began. Jobs that have left the waiting states
+-- since are still in the estimate, so before it refuses jobs the script asks for a new sum.
+-- Pre:  all jobs of the request are admitted, or none.
+-- Post: admitted jobs are counted in the estimate and in the rate. Refused ones are not.
+-- Memory: allow-oom; adds 2 KiB per tenant with limits.
+-- KEYS: 1 tenant_admission.
+-- ARGV: 1 number of new waiting jobs, 2 number of new scheduled jobs, which are among them,
+--       3 max_queue_depth ('' none), 4 max_scheduled ('' none), 5 jobs of max_enqueue_rate ('' none), 6 its period
+--       in ms, 7 waiting jobs by a new sum ('' no new sum), 8 scheduled jobs by it, 9 and 10 what this script
+--       returned with 'sum' before the sum was read.
+-- Returns: {'ok'}
+--          {'sum', admitted jobs, admitted scheduled jobs}: read the sum, and call again
+--          {'full', name of the limit, jobs that count, maximum, ms after which a retry may succeed}
+--@include keys now fields validate_job create_limiters
+local admission_key = KEYS[1]
+local waiting, scheduled = tonumber(ARGV[1]), tonumber(ARGV[2])
+local depth, max_scheduled = tonumber(ARGV[3]), tonumber(ARGV[4])
+local FRESH_MS = 5000     -- a sum is used for so long
+local FRESH_FULL_MS = 200 -- and for so long to refuse jobs
+local KEEP_MS = 60000     -- the key is kept for so long after its last use
+local RETRY_MS = 5000
+
+local fields, state = {'waiting', 'scheduled', 'summed_at', 'admitted', 'admitted_scheduled', 'at_sum',
+    'scheduled_at_sum'}, {}
+local damaged = false
+for i, value in ipairs(redis.call('HMGET', admission_key, unpack(fields))) do
+    state[fields[i]] = is_number(value) and tonumber(value) or 0
+    damaged = damaged or value and not is_number(value)
+end
+for _, field in ipairs(damaged and fields or {}) do state[field] = 0 end -- as if the key were lost
+local write = {}
+local function set(field, number)
+    state[field] = number
+    write[#write + 1], write[#write + 2] = field, string.format('%.0f', number)
+end
+if ARGV[7] ~= '' then
+    set('waiting', tonumber(ARGV[7])) set('scheduled', tonumber(ARGV[8])) set('summed_at', now)
+    set('at_sum', tonumber(ARGV[9])) set('scheduled_at_sum', tonumber(ARGV[10]))
+end
+
+-- Returns the reply that refuses the jobs or asks for a new sum; nil if the jobs fit.
+local function check()
+    local age = now - state.summed_at
+    -- After a loss of the key, or of its last writes, the numbers of the sum may be above the counted ones.
+    local counted = state.admitted - state.at_sum
+    local counted_scheduled = state.admitted_scheduled - state.scheduled_at_sum
+    local is_fresh = age >= 0 and age < FRESH_MS and counted >= 0 and counted_scheduled >= 0
+    local ask = {'sum', string.format('%.0f', state.admitted), string.format('%.0f', state.admitted_scheduled)}
+    if (depth or max_scheduled) and not is_fresh then return ask end
+    for _, limit in ipairs({{'max_queue_depth', depth, state.waiting + counted, waiting},
+        {'max_scheduled', max_scheduled, state.scheduled + counted_scheduled, scheduled}}) do
+        local name, maximum, current, new = unpack(limit)
+        if maximum and new > 0 and current + new > maximum then
+            if age >= FRESH_FULL_MS then return ask end
+            return {'full', name, current, maximum, RETRY_MS}
+        end
+    end
+end
+
+local reply, limit = check(), tonumber(ARGV[5])
+if not reply and limit then
+    local period = tonumber(ARGV[6])
+    local limiter = rate_limiter(limit, period, redis.call('HGET', admission_key, 'rate'), 'rate')
+    if limiter.free() < waiting then
+        local opens_at = limiter.free() < 1 and limiter.opens_at() or now + period / 64
+        reply = {'full', 'max_enqueue_rate', limit - limiter.free(), limit, math.ceil(opens_at - now)}
+    else write[#write + 1], write[#write + 2] = limiter.count_starts(waiting) end
+end
+if not reply then
+    set('admitted', state.admitted + waiting)
+    set('admitted_scheduled', state.admitted_scheduled + scheduled)
+end
+if #write > 0 then
+    redis.call('HSET', admission_key, unpack(write))
+    redis.call('PEXPIRE', admission_key, KEEP_MS + (limit and tonumber(ARGV[6]) or 0))
+end
+return reply or {'ok'}

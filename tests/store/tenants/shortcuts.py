@@ -1,0 +1,42 @@
+"""Short ways to make jobs of tenants, and to limit tenants."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ojs_cluster.core.jobs.envelope import NewJob
+from ojs_cluster.core.tenants.settings import EnqueueRate, TenantLimits, TenantSettings
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.enqueue.enqueue import enqueue
+from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.tenants import tenants
+from ojs_cluster.store.tenants.tenant_counts import read_states
+from tests.store.shortcuts import QUEUE, new_job
+
+
+def job_of(tenant: str, queue: str = QUEUE, **options: Any) -> NewJob:
+    """Return a new job of a tenant."""
+    return msgspec.structs.replace(new_job(queue, **options), tenant=tenant)
+
+
+async def put_for(store: Store, tenant: str, queue: str = QUEUE, **options: Any) -> JobRecord:
+    """Enqueue a job of a tenant."""
+    return await enqueue(store, job_of(tenant, queue, **options))
+
+
+async def limit(store: Store, tenant: str, **limits: Any) -> None:
+    """Set the limits of a tenant, as an operator does."""
+    wanted = TenantSettings(tenant_id=tenant, limits=TenantLimits(**limits))
+    await tenants.change(store, tenant, lambda _old: wanted)
+    await store.tenants.read(store)
+
+
+async def one_life_of_a_tenant(store: Store) -> None:
+    """Run every script of tenants at least once."""
+    await limit(store, "acme", max_queue_depth=9, max_enqueue_rate=EnqueueRate(9, 1000))
+    await put_for(store, "acme")
+    assert (await read_states(store, ["acme"]))["acme"]["available"] == 1
+    await tenants.delete(store, "acme")
+    await store.tenants.read(store)

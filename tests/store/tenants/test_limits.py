@@ -1,0 +1,228 @@
+"""The limits of tenants, over all shards, and the list of known tenants."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import trio
+
+from ojs_cluster.core.errors import QueueFull, TenantLimitExceeded
+from ojs_cluster.core.jobs.failure import parse_failure
+from ojs_cluster.core.tenants.settings import EnqueueRate
+from ojs_cluster.core.workflow_request import parse_workflow
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.jobs.cancel import cancel
+from ojs_cluster.store.jobs.nack import nack
+from ojs_cluster.store.limits.depth_bounds import set_bound
+from ojs_cluster.store.tenants import tenants
+from ojs_cluster.store.tenants.tenant_counts import read_counts
+from ojs_cluster.store.workflows import workflows
+from tests.store.shortcuts import QUEUE, put, queues_in_other_shards, take
+from tests.store.tenants.shortcuts import job_of, limit, put_for
+from tests.support.invariants import InvariantReport
+from tests.support.lossy import lossy
+
+Check = Callable[[], InvariantReport]
+
+
+async def waiting(store: Store, tenant: str) -> int:
+    counts = await read_counts(store, tenant)
+    return sum(counts[state] for state in ("available", "scheduled", "retryable", "pending"))
+
+
+async def test_a_tenant_never_has_more_waiting_jobs_than_its_limit_over_all_shards(
+    store: Store, consistent: Check
+) -> None:
+    await limit(store, "a", max_queue_depth=7)
+    names = queues_in_other_shards(store, 5)
+    outcomes: list[str] = []
+
+    async def producer(name: str) -> None:
+        for _ in range(4):
+            try:
+                await put_for(store, "a", name)
+            except TenantLimitExceeded:
+                outcomes.append("refused")
+            else:
+                outcomes.append("stored")
+
+    for name in names:
+        await producer(name)
+    assert outcomes == [*(7 * ["stored"]), *(13 * ["refused"])]
+    assert await waiting(store, "a") == 7
+    await put_for(store, "b")
+    await put(store)
+    consistent()
+
+
+async def test_concurrent_producers_exceed_a_limit_by_no_more_than_those_under_way(
+    store: Store,
+) -> None:
+    """The estimate counts what was admitted, although no sum shows it yet."""
+    await limit(store, "a", max_queue_depth=10)
+    await put_for(store, "a")  # reads the first sum
+    stored = 0
+
+    async def producer(name: str) -> None:
+        nonlocal stored
+        for _ in range(5):
+            try:
+                await put_for(store, "a", name)
+            except TenantLimitExceeded:
+                continue
+            stored += 1
+
+    async with trio.open_nursery() as nursery:
+        for name in queues_in_other_shards(store, 6):
+            nursery.start_soon(producer, name)
+    assert 9 <= stored <= 9 + 6
+    assert await waiting(store, "a") == 1 + stored
+
+
+async def test_room_that_workers_make_is_used_after_the_next_sum(store: Store, db: Any) -> None:
+    await limit(store, "a", max_queue_depth=2)
+    jobs = [await put_for(store, "a") for _ in range(2)]
+    with pytest.raises(TenantLimitExceeded) as full:
+        await put_for(store, "a")
+    assert (full.value.details["current"], full.value.details["maximum"]) == (2, 2)
+    assert full.value.retry_after_s >= 1
+    await cancel(store, jobs[0].id)
+    shard = store.keys.shard_of_tenant("a")
+    second_ago = int(time.time() * 1000) - 1000
+    db.hset(shard.tenant_admission("a"), "summed_at", second_ago)
+    assert (await put_for(store, "a")).tenant == "a"
+
+
+async def test_a_failed_attempt_is_never_refused_and_counts(store: Store, db: Any) -> None:
+    await limit(store, "a", max_queue_depth=1)
+    await put_for(store, "a")
+    [taken] = await take(store)
+    admission = store.keys.shard_of_tenant("a").tenant_admission("a")
+    db.hset(admission, "summed_at", 1)
+    await put_for(store, "a")
+    failure = parse_failure(b'{"code":"c","message":"m"}')
+    await nack(store, taken.id, worker_id="w1", lease_id=None, failure=failure)
+    assert await waiting(store, "a") == 2
+    db.hset(admission, "summed_at", 1)
+    with pytest.raises(TenantLimitExceeded) as full:
+        await put_for(store, "a")
+    assert full.value.details["current"] == 2
+
+
+async def test_a_batch_is_stored_whole_or_not_at_all(store: Store, consistent: Check) -> None:
+    await limit(store, "a", max_queue_depth=5)
+    names = queues_in_other_shards(store, 3)
+    with pytest.raises(TenantLimitExceeded):
+        await enqueue_many(store, [job_of("a", name) for name in [*names, *names]])
+    assert await waiting(store, "a") == 0
+    await enqueue_many(store, [job_of("a", name) for name in [*names, *names[:2]]])
+    with pytest.raises(TenantLimitExceeded):
+        await enqueue_many(store, [job_of("b"), job_of("a")])
+    assert (await waiting(store, "a"), await waiting(store, "b")) == (5, 0)
+    consistent()
+
+
+async def test_the_first_steps_of_a_workflow_count(store: Store) -> None:
+    await limit(store, "a", max_queue_depth=2)
+    step = b'{"type":"t","args":[]}'
+
+    def group(size: int) -> Any:
+        body = b'{"type":"group","jobs":[%b]}' % b",".join(size * [step])
+        return parse_workflow(body, tenant="a")
+
+    with pytest.raises(TenantLimitExceeded):
+        await workflows.create(store, group(3))
+    await workflows.create(store, group(2))
+    with pytest.raises(TenantLimitExceeded):
+        await put_for(store, "a")
+
+
+async def test_scheduled_jobs_have_a_limit_of_their_own(store: Store) -> None:
+    await limit(store, "a", max_scheduled=1)
+    await put_for(store, "a", scheduled_at="+PT1H")
+    with pytest.raises(TenantLimitExceeded) as full:
+        await put_for(store, "a", scheduled_at="+PT1H")
+    assert full.value.details["limit"] == "max_scheduled"
+    await put_for(store, "a")
+
+
+async def test_no_period_has_more_new_jobs_than_the_rate(store: Store, db: Any) -> None:
+    await limit(store, "a", max_enqueue_rate=EnqueueRate(3, 3_600_000))
+    await enqueue_many(store, [job_of("a"), job_of("a")])
+    with pytest.raises(TenantLimitExceeded) as full:
+        await enqueue_many(store, [job_of("a"), job_of("a")])
+    assert full.value.details == {
+        **{"tenant_id": "a", "limit": "max_enqueue_rate"},
+        **{"current": 2, "maximum": 3},
+    }
+    await put_for(store, "a")
+    with pytest.raises(TenantLimitExceeded) as full:
+        await put_for(store, "a")
+    assert 3500 < full.value.retry_after_s <= 3600
+    admission = store.keys.shard_of_tenant("a").tenant_admission("a")
+    assert db.pttl(admission) > 3_600_000
+    db.hset(admission, "rate", "1000:3")
+    await put_for(store, "a")
+
+
+async def test_a_refusal_is_one_of_a_full_queue_for_all_who_wait_for_room(store: Store) -> None:
+    await limit(store, "a", max_queue_depth=0)
+    with pytest.raises(QueueFull):
+        await put_for(store, "a")
+    await limit(store, "a")
+    await set_bound(store, QUEUE, 1)
+    await put_for(store, "a")
+
+
+async def test_only_tenants_with_limits_cost_a_further_call(store: Store) -> None:
+    await limit(store, "a", max_queue_depth=100)
+    for tenant in ("a", "b"):
+        await put_for(store, tenant)
+    process, client = lossy(store)
+    for tenant, calls in (("", 0), ("b", 0), ("a", 1)):
+        client.calls.clear()
+        await (put_for(process, tenant) if tenant else put(process))
+        assert client.calls.get("tenant_admit", 0) == calls
+    client.calls.clear()
+    for _ in range(5):
+        await put_for(process, "a")
+    assert client.calls["tenant_admit"] == 5
+    assert client.calls.get("HMGET", 0) == 0
+    assert client.calls.get("read_versioned_hash", 0) <= 1
+
+
+async def test_a_lost_admission_key_is_counted_again(store: Store, db: Any) -> None:
+    await limit(store, "a", max_queue_depth=2)
+    await put_for(store, "a")
+    await put_for(store, "a")
+    admission = store.keys.shard_of_tenant("a").tenant_admission("a")
+    assert 0 < db.pttl(admission) <= 60_000
+    db.delete(admission)
+    with pytest.raises(TenantLimitExceeded):
+        await put_for(store, "a")
+    db.hset(admission, "admitted", 0)  # a failover lost the last writes
+    db.hset(admission, mapping={"at_sum": 50, "summed_at": 2**45})
+    with pytest.raises(TenantLimitExceeded):
+        await put_for(store, "a")
+    db.hset(admission, mapping={"waiting": "x", "rate": "x"})
+    with pytest.raises(TenantLimitExceeded):
+        await put_for(store, "a")
+
+
+async def test_known_tenants_are_listed_and_forgotten(store: Store, db: Any) -> None:
+    await limit(store, "configured", max_scheduled=1)
+    for tenant in ("a", "b"):
+        await put_for(store, tenant)
+    total, seen = await tenants.list_known(store, 0, 10)
+    assert (total, set(seen)) == (3, {"configured", "a", "b"})
+    assert len((await tenants.list_known(store, 2, 10))[1]) == 1
+    known = store.keys.meta.known_tenants
+    db.zadd(known, {"a": 1, "configured": 1})
+    await put_for(store, "c")
+    assert set(db.zrange(known, 0, -1)) == {b"b", b"c", b"configured"}
+    await store.run_meta("tenant_seen", [known, store.keys.meta.tenants], ["d", 10**12, 3])
+    assert set(db.zrange(known, 0, -1)) == {b"c", b"configured", b"d"}
