@@ -15,7 +15,7 @@ from functools import partial
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
-from ojs_cluster.redis.connection import Arg, pack
+from ojs_cluster.redis.connection import Arg, RedisConnection, pack
 from ojs_cluster.redis.deadline import current_deadline
 from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.redis.durability import Durability, required_durability
@@ -179,6 +179,43 @@ class Client:
         if failures:
             raise failures[0]
         return {address: replies[address] for address in masters}
+
+    async def read_each(
+        self, commands: Sequence[tuple[int, Sequence[Arg]]], patience_s: float
+    ) -> list[Answer | NoAnswer]:
+        """Send many commands that only read, each to the master of its slot.
+
+        One task waits for all replies of a master. This takes a fifth of the processor time of a
+        ``call`` for each command, but nothing is repeated.
+
+        Args:
+            commands: the slot of the keys of each command, and the command with its arguments.
+            patience_s: how long to wait for the replies, in seconds.
+
+        Returns:
+            The answers in the order of the commands. An answer is an exception or ``NO_ANSWER`` if
+            the master is not connected, has refused the command or has not answered in time. Use
+            ``call`` to find out more.
+        """
+        await ensure_task()
+        answers: list[Answer | NoAnswer] = [NO_ANSWER] * len(commands)
+        numbers_of: dict[RedisConnection, list[int]] = {}
+        for number, (slot, _) in enumerate(commands):
+            link = self._routes[slot]
+            connection = None if link is None else link.connection
+            if isinstance(connection, RedisConnection) and not connection.full:
+                numbers_of.setdefault(connection, []).append(number)
+
+        async def read(connection: RedisConnection, numbers: list[int]) -> None:
+            packed = [pack(tuple(commands[number][1])) for number in numbers]
+            for number, answer in zip(numbers, await connection.execute_each(packed), strict=True):
+                answers[number] = answer
+
+        with trio.move_on_after(patience_s):
+            async with trio.open_nursery() as nursery:
+                for connection, numbers in numbers_of.items():
+                    nursery.start_soon(read, connection, numbers)
+        return answers
 
     async def call_node(self, address: Address, *args: Arg) -> Reply:
         """Send one idempotent command without keys, such as INFO, to one node."""

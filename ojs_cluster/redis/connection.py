@@ -19,7 +19,7 @@ These rules keep the stream consistent:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 import hiredis
@@ -197,6 +197,17 @@ class RedisConnection:
         self._payloads.append(payload)
         self._wake_writer()
         return kept
+
+    async def execute_each(self, payloads: Sequence[bytes]) -> list[Answer]:
+        """Send several packed commands, and sleep once; check ``open`` and ``full`` first.
+
+        Returns:
+            The answers in the order of the commands. Redis answers in this order. So a command
+            without an answer gets that of the last command, which is then a ``ReplyFailure``.
+        """
+        kept = [self.submit(payload) for payload in payloads[:-1]]
+        last: Answer = await self.execute(payloads[-1])
+        return [*(each.answer if each.answered else last for each in kept), last]
 
     async def wait_until_not_full(self) -> None:
         """Sleep until commands have been answered, or the connection has ended."""

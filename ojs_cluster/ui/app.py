@@ -300,7 +300,9 @@ class Dashboard:
 
     def _trusted(self, head: Request, name: str) -> str:
         """Return a forwarding header, empty if no trusted proxy has sent it."""
-        value = head.headers.get(name, "") if self._proxies.trusts(head.peer) else ""
+        value = head.headers.get(name, "")
+        if not value or not self._proxies.trusts(head.peer):
+            return ""
         return value.partition(",")[0].strip()
 
     def _hosts(self, head: Request) -> tuple[str, ...]:

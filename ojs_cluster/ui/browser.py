@@ -115,7 +115,7 @@ def note_cookie(text: str, failed: bool, path: str, secure: bool) -> tuple[str, 
 def note_of(head: Request) -> Note | None:
     """Return the note that the page has to show."""
     value = cookie_of(head, NOTE) or ""
-    if len(value) > _MAX_NOTE_COOKIE:
+    if not value or len(value) > _MAX_NOTE_COOKIE:
         return None
     try:
         text, failed = json.loads(urlsafe_b64decode(value))

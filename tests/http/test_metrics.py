@@ -180,9 +180,9 @@ async def test_concurrent_scrapes_share_one_read_of_redis(
     asked: list[int] = []
     original = metrics.collect
 
-    async def collect(store: Any, most: int, *, brief: bool) -> Any:
+    async def collect(store: Any, most: int, **options: Any) -> Any:
         asked.append(most)
-        return await original(store, most, brief=brief)
+        return await original(store, most, **options)
 
     monkeypatch.setattr(metrics, "collect", collect)
     monkeypatch.setattr(metrics, "CACHED_S", 3600.0)

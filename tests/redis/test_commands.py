@@ -50,6 +50,21 @@ async def test_every_one_of_many_callers_gets_its_own_reply(backend: Embedded) -
     assert mixed == []
 
 
+async def test_many_reads_are_answered_in_their_order(backend: Embedded) -> None:
+    async with client_of(backend) as client:
+        names = [b"key-%d" % number for number in range(100)]
+        for name in names[:-1]:
+            await client.call(slot_of(name), b"SET", name, name)
+        reads = [(slot_of(name), (b"GET", name)) for name in names]
+        wrong = (slot_of(b"key-0"), (b"LRANGE", b"key-0", 0, 1))
+
+        answers = await client.read_each([*reads, wrong], 60)
+
+        assert answers[:-1] == [*names[:-1], None]
+        assert isinstance(answers[-1], RedisReplyError)
+        assert await client.read_each([], 60) == []
+
+
 async def test_error_reply_is_raised_with_its_code(backend: Embedded) -> None:
     async with client_of(backend) as client:
         slot = slot_of(b"k")

@@ -150,6 +150,28 @@ async def test_reply_in_single_bytes_is_put_together() -> None:
         assert [rig.answers[n] for n in order] == [[b"a", 5], b"OK"]
 
 
+async def test_a_caller_of_several_commands_gets_the_failure_for_those_without_an_answer() -> None:
+    answers: list[list[Answer]] = []
+    async with rigged() as rig:
+
+        async def call() -> None:
+            payloads = [pack((b"ECHO", number)) for number in range(3)]
+            answers.append(await rig.connection.execute_each(payloads))
+
+        for said in (b"$1\r\n0\r\n-NO\r\n$-1\r\n", b"$1\r\n0\r\n"):
+            rig.nursery.start_soon(call)
+            await trio.testing.wait_all_tasks_blocked()
+            rig.transport.say(said)
+            await trio.testing.wait_all_tasks_blocked()
+        rig.transport.close()
+        await trio.testing.wait_all_tasks_blocked()
+    first, error, last = answers[0]
+    assert (first, last) == (b"0", None)
+    assert isinstance(error, RedisReplyError)
+    assert answers[1][0] == b"0"
+    assert [type(answer) for answer in answers[1][1:]] == [ReplyLost, ReplyLost]
+
+
 async def test_message_that_nobody_asked_for_ends_the_connection() -> None:
     async with rigged() as rig:
         rig.transport.say(b"+surprise\r\n")

@@ -92,7 +92,7 @@ def test_the_fast_lane_serves_pages_and_a_refresh_skips_quart(running: Running, 
             f"lane /ui/{path}" for path in ("queues", "static/app.js", "dead") for _ in "xx"
         ]
         called.clear()
-        client.post("/ui/queues/media/resume", headers=REFRESH)
+        client.post("/ui/queues/email/resume", headers=REFRESH)
         client.get("/ui/queues", headers=REFRESH)
         client.get("/ui/queues")
         client.get("/ui/dead", headers=BY_QUART)

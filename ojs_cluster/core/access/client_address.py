@@ -37,6 +37,8 @@ class TrustedProxies:
 
     def trusts(self, address: str) -> bool:
         """Return whether this is the address of a trusted proxy."""
+        if not self._networks:
+            return False
         found = _parse_address(address.partition("%")[0])
         return found is not None and self._is_trusted(found)
 

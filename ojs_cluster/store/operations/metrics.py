@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import META, Shard
+from ojs_cluster.redis.packed_calls import PackedKeys
 from ojs_cluster.store.cached import Cached
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
@@ -24,6 +25,9 @@ from ojs_cluster.store.statistics.job_counts import TIMES, read_types
 
 CACHED_S = 5.0
 """Maximum age in seconds of the metrics that a process reports without reading Redis again."""
+_BRIEF_QUEUES_PER_S = 100
+"""Maximum number of queues that a process reads per second for brief metrics, on average. Those of
+1000 queues are read every 10 s."""
 PATIENCE_S = 0.5
 """Longest time in seconds to wait for the reply of one shard."""
 WEBHOOK_OUTCOMES = ("delivered", "failed", "dead", "full", "pending")
@@ -35,6 +39,7 @@ deliveries were pending."""
 
 _CHUNK = 50
 """Queues per script call, so that one call blocks its Redis server for less than a millisecond."""
+_NO_JOBS = dict.fromkeys(State, 0)
 _STATES = tuple(state for state in State if state is not State.AVAILABLE)
 _TOTALS = (
     *("acked", "enqueued", "failed"),
@@ -69,7 +74,7 @@ class QueueMetrics:
         paused: whether the queue is paused.
     """
 
-    jobs: dict[State, int] = field(default_factory=lambda: dict.fromkeys(State, 0))
+    jobs: dict[State, int] = field(default_factory=_NO_JOBS.copy)
     dead_letters: int = 0
     oldest_ms: int = 0
     enqueued: int = 0
@@ -115,7 +120,58 @@ class ClusterMetrics:
     bulk_operations: int | None = None
 
 
-async def collect(store: Store, max_queues: int, *, brief: bool = False) -> ClusterMetrics:
+class _Call(NamedTuple):
+    """The queues of one call of ``metrics.lua``, and its KEYS."""
+
+    names: list[str]
+    keys: PackedKeys
+
+
+class BriefCalls:
+    """The calls of ``metrics.lua`` for brief metrics, kept until the list of queues changes.
+
+    The keys of 1000 queues take longer to build than everything else that a process does for brief
+    metrics.
+    """
+
+    def __init__(self) -> None:
+        self._made_of: tuple[Sequence[str], bytes] | None = None
+        self._calls: dict[Shard, list[_Call]] = {}
+
+    def calls(self, store: Store, names: Sequence[str]) -> dict[Shard, list[_Call]]:
+        """Return the calls for each shard."""
+        made_of = (names, store.partitions.version)
+        if made_of != self._made_of:
+            self._calls = _calls(store, names, brief=True)
+            self._made_of = made_of
+        return self._calls
+
+
+def _calls(store: Store, names: Sequence[str], *, brief: bool) -> dict[Shard, list[_Call]]:
+    """Return the calls of ``metrics.lua`` for each shard, at least one."""
+    queues_of: dict[Shard, list[str]] = {shard: [] for shard in store.keys}
+    for name in names:
+        for shard in _shards_of(store, name):
+            queues_of[shard].append(name)
+    calls: dict[Shard, list[_Call]] = {}
+    for shard, names_here in queues_of.items():
+        calls[shard] = []
+        for start in range(0, max(1, len(names_here)), _CHUNK):
+            chunk = names_here[start : start + _CHUNK]
+            keys = _shard_keys(shard)
+            for name in chunk:
+                keys += (shard.queue_counters(name), shard.queue_available(name))
+                keys.append(shard.queue_blocked(name))
+                if not brief:
+                    keys.append(shard.queue_dead(name))
+                    keys += (shard.queue_times(name), shard.queue_types(name))
+            calls[shard].append(_Call(chunk, PackedKeys(keys)))
+    return calls
+
+
+async def collect(
+    store: Store, max_queues: int, *, brief: bool = False, kept: BriefCalls | None = None
+) -> ClusterMetrics:
     """Read the metrics from every shard, without shards that take longer than ``PATIENCE_S``.
 
     Args:
@@ -123,6 +179,7 @@ async def collect(store: Store, max_queues: int, *, brief: bool = False) -> Clus
         max_queues: maximum number of queues to include, the first by name.
         brief: whether to read only what problems are found by: of a queue whether it is paused, and
             ``oldest_ms``. Queues without available jobs that are not paused are then left out.
+        kept: the calls of the last brief metrics; None to build them.
 
     Raises:
         BackendUnavailable: no shard answered in time.
@@ -133,10 +190,9 @@ async def collect(store: Store, max_queues: int, *, brief: bool = False) -> Clus
     cluster = ClusterMetrics(
         {name: QueueMetrics() for name in included}, registered, unreachable=int(names is None)
     )
-    queues_of: dict[Shard, list[str]] = {shard: [] for shard in store.keys}
-    for name in names or ():
-        for shard in _shards_of(store, name):
-            queues_of[shard].append(name)
+    calls_of = (
+        _calls(store, names or (), brief=brief) if kept is None else kept.calls(store, names or ())
+    )
     unreachable: set[Shard] = set()
 
     async def read_in_time(shard: Shard) -> None:
@@ -148,25 +204,19 @@ async def collect(store: Store, max_queues: int, *, brief: bool = False) -> Clus
         unreachable.add(shard)
 
     async def read(shard: Shard) -> None:
-        names_here = queues_of[shard]
-        for start in range(0, max(1, len(names_here)), _CHUNK):
-            chunk = names_here[start : start + _CHUNK]
-            keys = _shard_keys(shard)
-            for name in chunk:
-                keys += (shard.queue_counters(name), shard.queue_available(name))
-                keys.append(shard.queue_blocked(name))
-                if not brief:
-                    keys.append(shard.queue_dead(name))
-                    keys += (shard.queue_times(name), shard.queue_types(name))
+        for number, (chunk, keys) in enumerate(calls_of[shard]):
             what = ["brief" if brief else ""]
             reply = await store.run(shard, "metrics", keys, what, idempotent=True)
             shard_reply, queue_replies = reply[:_SHARD_NUMBERS], reply[_SHARD_NUMBERS:]
             now_ms = shard_reply[0]
-            if start == 0:
+            if number == 0:
                 _add_shard(cluster, shard_reply)
             if brief:
                 for position, available_since, paused in queue_replies:
-                    queue = cluster.queues.setdefault(chunk[position], QueueMetrics())
+                    name = chunk[position]
+                    queue = cluster.queues.get(name)
+                    if queue is None:
+                        queue = cluster.queues[name] = QueueMetrics()
                     _add_oldest(queue, now_ms, available_since)
                     queue.paused = queue.paused or bool(paused)
                 continue
@@ -179,7 +229,7 @@ async def collect(store: Store, max_queues: int, *, brief: bool = False) -> Clus
         await _add_meta_webhooks(store, cluster)
     if len(unreachable) == len(store.keys):
         raise BackendUnavailable("no shard answers", outcome="not_applied")
-    for name in names or ():
+    for name in (names or ()) if unreachable else ():
         if unreachable.intersection(_shards_of(store, name)):
             cluster.queues.pop(name, None)
     return cluster
@@ -228,13 +278,19 @@ async def _queue_names(store: Store, max_queues: int) -> tuple[list[str] | None,
 class CachedMetrics(Cached[ClusterMetrics]):
     """The metrics of the cluster, read from Redis at most once per ``CACHED_S``.
 
+    Brief metrics of more than 500 queues are read less often (``_BRIEF_QUEUES_PER_S``).
+
     ``get`` raises BackendUnavailable when Redis does not answer in time.
     """
 
     def __init__(self, store: Store, max_queues: int, *, brief: bool = False) -> None:
-        super().__init__(
-            lambda: collect(store, max_queues, brief=brief), lambda _value, _took_s: CACHED_S
-        )
+        kept = BriefCalls() if brief else None
+
+        def kept_s(value: ClusterMetrics, _took_s: float) -> float:
+            queues = min(value.registered or 0, max_queues) if brief else 0
+            return max(CACHED_S, queues / _BRIEF_QUEUES_PER_S)
+
+        super().__init__(lambda: collect(store, max_queues, brief=brief, kept=kept), kept_s)
 
 
 def _shard_keys(shard: Shard) -> list[bytes]:

@@ -17,6 +17,7 @@ import trio
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.keys import META
 from ojs_cluster.redis.errors import RedisReplyError
+from ojs_cluster.redis.full_path import NoAnswer
 from ojs_cluster.redis.settings import Address
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
@@ -257,25 +258,37 @@ async def _read_schedulers(
     without_leader, read = 0, 0
     tags = [META, *range(len(store.keys))]
 
-    async def read_lock(index: int) -> None:
+    def count(index: int, lock: Any) -> None:
         nonlocal without_leader, read
+        read += 1
+        identity = (lock or b"").decode(errors="replace").rpartition(" ")[0]
+        if not identity:
+            without_leader += 1
+        elif index == META:
+            of_meta.append(identity)
+        else:
+            leads[identity] += 1
+
+    async def read_lock(index: int) -> None:
         keys = store.keys.shard_or_meta(index)
         if not store.redis.is_responsive(keys.slot):
             return
         with trio.move_on_after(PATIENCE_S), suppress(BackendUnavailable, RedisReplyError):
-            lock: Any = await store.redis.call(
-                keys.slot, "GET", keys.leader(group), idempotent=True
+            count(
+                index,
+                await store.redis.call(keys.slot, "GET", keys.leader(group), idempotent=True),
             )
-            read += 1
-            identity = (lock or b"").decode(errors="replace").rpartition(" ")[0]
-            if not identity:
-                without_leader += 1
-            elif index == META:
-                of_meta.append(identity)
-            else:
-                leads[identity] += 1
 
-    await run_concurrently(tags, read_lock)
+    unread: list[int] = []
+    all_keys = [store.keys.shard_or_meta(index) for index in tags]
+    reads = [(keys.slot, ("GET", keys.leader(group))) for keys in all_keys]
+    answers = await store.redis.read_each(reads, PATIENCE_S)
+    for index, answer in zip(tags, answers, strict=True):
+        if isinstance(answer, Exception | NoAnswer):
+            unread.append(index)
+        else:
+            count(index, answer)
+    await run_concurrently(unread, read_lock)
     meta = store.keys.meta
     with trio.move_on_after(PATIENCE_S), suppress(BackendUnavailable, RedisReplyError):
         found: Any = await store.redis.call(

@@ -10,7 +10,7 @@ from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.redis.deadline import extend_deadline
 from ojs_cluster.store.cached import Cached
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.queues.queue_sums import QueueSums, sum_queues
+from ojs_cluster.store.queues.queue_sums import QueueSums, SumCalls, sum_queues
 from ojs_cluster.store.queues.queues import QueueStats
 from ojs_cluster.store.workers import workers
 from ojs_cluster.store.workers.workers import WorkerStatus
@@ -52,22 +52,27 @@ class Overview:
     worker_states: Mapping[WorkerStatus, int]
 
 
-async def overview(store: Store) -> Overview:
+async def overview(store: Store, kept: SumCalls | None = None) -> Overview:
     """Return the current sums.
+
+    Args:
+        store: the store.
+        kept: the calls of the last sums; None to build them.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
     extend_deadline(OVERVIEW_S)
-    sums = await sum_queues(store, MAX_QUEUES)
+    sums = await sum_queues(store, MAX_QUEUES, kept=kept)
     states, worker_count = await workers.count_by_status(store)
     return Overview(sums.queues, sums.counted, sums.stats, worker_count, sums.paused, states)
 
 
 def cached_overview(store: Store) -> Cached[Overview]:
     """Return a cache of the overview, whose cost does not grow with the number of queues."""
+    kept = SumCalls()
     return Cached(
-        lambda: overview(store),
+        lambda: overview(store, kept),
         # With few queues it is reused for nine times as long as it took, so a slow Redis spends at
         # most a tenth of its time on overviews.
         lambda value, took_s: max(9 * took_s, value.counted / _QUEUES_PER_S),

@@ -152,6 +152,11 @@ class PartitionTable:
             self._replaced_at = trio.current_time()
 
     @property
+    def version(self) -> bytes:
+        """The version of the last copy; empty before the first read."""
+        return self._version
+
+    @property
     def default(self) -> PartitionLayout:
         """The layout of all queues without an entry of their own."""
         return self._entries.get(DEFAULT, _ONE_PARTITION)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.operations.metrics import QueueMetrics, collect
+from ojs_cluster.store.operations.metrics import BriefCalls, QueueMetrics, collect
+from ojs_cluster.store.operations.overview import overview
+from ojs_cluster.store.queues.queue_sums import SumCalls
 from ojs_cluster.store.queues.queues import pause_or_resume
+from tests.store.hot_queues import put_into, spread
 from tests.store.shortcuts import HOUR, put, shard_of, take
 from tests.support.timeshift import age_job
 
@@ -38,3 +42,21 @@ async def test_brief_metrics_have_the_oldest_job_and_the_pause_of_each_queue(
     assert (brief.registered, brief.unreachable) == (whole.registered, 0)
     assert brief.late_ms.keys() == whole.late_ms.keys()
     assert list((await collect(store, 1, brief=True)).queues) == ["blocked"]
+
+
+async def test_kept_calls_follow_the_queues_and_their_partitions(store: Store, db: Any) -> None:
+    brief, sums = BriefCalls(), SumCalls()
+
+    async def waiting() -> tuple[list[str], int]:
+        found = (await collect(store, 1000, brief=True, kept=brief)).queues
+        return sorted(found), (await overview(store, sums)).stats.counts[State.AVAILABLE]
+
+    await put(store, "a")
+    for _ in range(2):  # the second time by the kept calls
+        assert await waiting() == (["a"], 1)
+    await put(store, "b")
+    assert await waiting() == (["a", "b"], 2)
+    await take(store, "a")
+    shards = await spread(store, db, 3, "a")
+    await put_into(store, shards[-1], "a")
+    assert await waiting() == (["a", "b"], 2)
