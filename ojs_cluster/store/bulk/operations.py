@@ -130,13 +130,7 @@ async def list_operations(
         offset: number of operations before the page.
         wanted: returns whether to list and count the operation of a selection; None for all.
     """
-    meta = store.keys.meta
-    names: list[str] = []
-    for key in (meta.bulk_running, meta.bulk_ended):
-        raw_ids: Any = await store.redis.call(meta.slot, "ZREVRANGE", key, 0, -1, idempotent=True)
-        ids = (raw_id.decode(errors="replace") for raw_id in raw_ids)
-        # Ids are UUIDv7, so they sort by the time of creation. Other members are damaged.
-        names += sorted(filter(is_job_id, ids), reverse=True)
+    names = await stored_ids(store)
     if wanted is not None:
         names = await _with_selection(store, names, wanted)
     found: dict[str, BulkOperation | None] = {}
@@ -148,6 +142,18 @@ async def list_operations(
     await run_concurrently(page, read_one)
     listed = [found[name] for name in page]
     return [operation for operation in listed if operation is not None], len(names)
+
+
+async def stored_ids(store: Store) -> list[str]:
+    """Return the ids of all operations: those that have not ended first, each newest first."""
+    meta = store.keys.meta
+    names: list[str] = []
+    for key in (meta.bulk_running, meta.bulk_ended):
+        raw_ids: Any = await store.redis.call(meta.slot, "ZREVRANGE", key, 0, -1, idempotent=True)
+        ids = (raw_id.decode(errors="replace") for raw_id in raw_ids)
+        # Ids are UUIDv7, so they sort by the time of creation. Other members are damaged.
+        names += sorted(filter(is_job_id, ids), reverse=True)
+    return names
 
 
 async def _with_selection(

@@ -6,7 +6,7 @@ The operation itself survives the process that has started it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 import orjson
@@ -62,7 +62,7 @@ async def show_all(visit: Visit) -> Answer:
             "cursor": cursor,
             "summary_of": summary,
             "started_by": {
-                each["id"]: _started_after(each, listed["items"])
+                each["id"]: each.get("followed_by")
                 for each in listed["items"]
                 if _is_counted(each) and not _names_jobs(each)
             },
@@ -81,10 +81,7 @@ async def show_one(visit: Visit, operation_id: str) -> Answer:
     action = operation["action"]
     running = operation["state"] in ("running", "stopping")
     is_counted = _is_counted(operation)
-    started = None
-    if is_counted and operation["matched"]:
-        newest = orjson.loads(await visit.get("admin", "bulk", limit=_PER_PAGE))["items"]
-        started = _started_after(operation, newest)
+    started = await _follower_of(visit, operation) if operation["matched"] else None
     return Page(
         "bulk.html",
         {
@@ -116,32 +113,17 @@ def _names_jobs(operation: Mapping[str, Any]) -> bool:
     return operation.get("ids") is not None and not operation.get("ids_searched")
 
 
-def _started_after(
-    count: Mapping[str, Any], operations: Sequence[dict[str, Any]]
-) -> dict[str, Any] | None:
+async def _follower_of(visit: Visit, count: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the operation that was started after a count, on the jobs that it has counted.
 
-    Another user may have started it. The count is out of date in either case.
-
-    Args:
-        count: a dry run that has ended.
-        operations: operations to choose from.
-
-    Returns:
-        The first one with the same action and filter; None if there is none. An operation on named
-        jobs is another one, and which operation has followed a count of named jobs is not known.
+    Another user may have started it. The count is out of date in either case. Which operation has
+    followed a count of named jobs is not known.
     """
-    if _names_jobs(count):
+    follower = count.get("followed_by")
+    if follower is None:
         return None
-    later = [
-        each
-        for each in operations
-        if not each["dry_run"]
-        and not _names_jobs(each)
-        and (each["action"], each["filter"]) == (count["action"], count["filter"])
-        and each["created_at"] >= count["created_at"]
-    ]
-    return min(later, key=lambda each: str(each["created_at"]), default=None)
+    found: dict[str, Any] = orjson.loads(await visit.get("admin", "bulk", follower["id"]))
+    return found
 
 
 def _is_repeatable(visit: Visit, operation: Mapping[str, Any]) -> bool:
@@ -210,6 +192,9 @@ async def run(visit: Visit, operation_id: str) -> Answer:
     typed = visit.form.get("typed", "").replace(",", "").strip()
     if count["matched"] > TYPED_ABOVE and typed != str(count["matched"]):
         return SeeOther(here, f"Type {count['matched']} to confirm.", failed=True)
+    if "followed_by" in count:
+        why = "An operation has followed this count. Count the jobs again."
+        return SeeOther(here, why, failed=True)
     if not _is_repeatable(visit, count):
         why = "This count was of named jobs, or of another key's queues. Count the jobs again."
         return SeeOther(here, why, failed=True)

@@ -7,6 +7,7 @@ follow ``state`` and the counts.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any
 
@@ -33,6 +34,7 @@ from ojs_cluster.http.openapi.keywords import keywords
 from ojs_cluster.http.openapi.shapes.common import JobId
 from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.store.bulk import operations as store_bulk
+from ojs_cluster.store.bulk.followers import find_followers
 from ojs_cluster.store.bulk.operation import BulkOperation
 
 _PATH = "/ojs/v1/admin/bulk"
@@ -102,7 +104,9 @@ async def get(app: App, request: Request, operation_id: str) -> Response:
 
     ``GET /ojs/v1/admin/bulk/{id}``
     """
-    return replies.json_response(200, members(await _visible(app, request, operation_id)))
+    operation = await _visible(app, request, operation_id)
+    (shown,) = await _with_followers(app, [operation])
+    return replies.json_response(200, shown)
 
 
 async def list_operations(app: App, request: Request) -> Response:
@@ -118,7 +122,7 @@ async def list_operations(app: App, request: Request) -> Response:
         offset=page.offset,
         wanted=None if queues is None else partial(is_visible, queues=queues),
     )
-    shown = [members(operation) for operation in found]
+    shown = await _with_followers(app, found)
     pages = query.pagination(page, len(found), total)
     return replies.json_response(200, {"items": shown, "pagination": pages})
 
@@ -130,6 +134,20 @@ async def stop(app: App, request: Request, operation_id: str) -> Response:
     """
     await _visible(app, request, operation_id)
     return replies.json_response(200, members(await store_bulk.stop(app.store, operation_id)))
+
+
+async def _with_followers(app: App, found: Sequence[BulkOperation]) -> list[dict[str, Any]]:
+    """Return operations as JSON members, with the operations that have followed dry runs.
+
+    A follower has the same selection, so everybody who may see the dry run may see it.
+    """
+    followers = await find_followers(app.store, found)
+    shown = [members(operation) for operation in found]
+    for each in shown:
+        follower = followers.get(each["id"])
+        if follower is not None:
+            each["followed_by"] = {"id": follower.id, "state": follower.state.value}
+    return shown
 
 
 async def _visible(app: App, request: Request, operation_id: str) -> BulkOperation:

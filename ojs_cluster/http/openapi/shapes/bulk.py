@@ -81,8 +81,15 @@ class ShownBulkFilter(TypedDict, total=False):
     older_than: Moment
 
 
+class BulkFollower(TypedDict):
+    """The first operation that was created after a dry run with its action and filter."""
+
+    id: JobId
+    state: str
+
+
 class ShownBulkOperation(TypedDict):
-    """A bulk operation."""
+    """A bulk operation. A dry run that was carried out has ``followed_by``."""
 
     id: JobId
     action: BulkAction
@@ -101,6 +108,7 @@ class ShownBulkOperation(TypedDict):
     ids_searched: NotRequired[bool]
     ended_at: NotRequired[Moment]
     reason: NotRequired[str]
+    followed_by: NotRequired[BulkFollower]
 
 
 class BulkOperationList(TypedDict):

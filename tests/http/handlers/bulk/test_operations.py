@@ -286,3 +286,32 @@ async def test_keys_see_and_change_only_their_queues(standalone: Embedded) -> No
         await carry_out(api)
         jobs = [(await get("root-key", f"/ojs/v1/jobs/{one}")).json for one in (mail, news)]
         assert [job["state"] for job in jobs] == ["cancelled", "available"]
+
+
+async def test_a_dry_run_names_the_operation_that_has_followed_it(any_api: Api) -> None:
+    job = await enqueue(any_api)
+
+    async def start(**more: Any) -> str:
+        made = await any_api.post(BULK, {**CANCEL, **more})
+        assert made.status == 202, made.body
+        await carry_out(any_api)
+        return str(made.json["id"])
+
+    async def follower(operation_id: str, offset: int) -> Any:
+        """Return what the operation and the list say, which shows the operation alone."""
+        found = (await any_api.get(f"{BULK}/{operation_id}")).json
+        (listed,) = (await any_api.get(f"{BULK}?limit=1&offset={offset}")).json["items"]
+        assert listed == found
+        return found.get("followed_by")
+
+    earlier = await start()
+    count, of_named = await start(dry_run=True), await start(dry_run=True, ids=[job])
+    await start(ids=[job])
+    await start(filter={"queue": "news"})
+    await start(action="delete")
+    assert await follower(count, 4) is None
+    first = await start()
+    await start()
+    assert await follower(count, 6) == {"id": first, "state": "completed"}
+    assert await follower(of_named, 5) is None
+    assert await follower(earlier, 7) is None, "it is no dry run"
