@@ -382,6 +382,8 @@ class Meta:
     """Hash: the totals of the cluster at the start of each hour of the last 31 days."""
     maintenance: bytes = b"ojs:{meta}:maintenance"
     """Hash: maintenance mode while it is on: the refused classes of requests, reason, times."""
+    marks: bytes = b"ojs:{meta}:marks"
+    """Sorted set: marks on the charts of the dashboard, as JSON, by their time (ms)."""
     pools: bytes = b"ojs:{meta}:pools"
     """Hash: worker pools by name, as JSON. The field '#' is the version."""
     tenants: bytes = b"ojs:{meta}:tenants"

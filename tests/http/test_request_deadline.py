@@ -80,6 +80,7 @@ def body_of(route: Route, job_id: str) -> dict[str, Any]:
         "/ojs/v1/workers/nack/batch": {"nacks": [job]},
         "/ojs/v1/workers/beat": {"worker_id": "w1", "state": "running", "active_jobs": 0},
         "/ojs/v1/admin/workers/directive": {"directive": "quiet"},
+        "/ojs/v1/admin/marks": {"label": "v1"},
     }
     if route.template.endswith("/admin/bulk"):
         return {"action": "cancel", "filter": {}, "confirm": True}

@@ -85,5 +85,6 @@ class Demo:
         hook = {"url": "https://9.9.9.9/hook", "events": ["job.failed"]}
         self.post("/webhooks/subscriptions", hook)
         filtered = {"action": "cancel", "filter": {"queue": "media"}, "dry_run": True}
+        self.post("/admin/marks", {"label": "v1.2.3"})
         self.operation = self.post("/admin/bulk", filtered)["id"]
         return self

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 AXE = files("axe_playwright_python").joinpath("axe.min.js")
 WAIT_MS = 60_000
+CLOSED = "details.help, details.card-like, details.numbers, .failure details"
 VIOLATIONS = """
 window.cspViolations = [];
 document.addEventListener("securitypolicyviolation", (event) =>
@@ -102,7 +103,7 @@ def test_every_page_is_accessible_and_fits(
     visitor.log_in()
     for path in paths(demo):
         page = visitor.open(path)
-        for closed in page.locator("details.help, details.card-like, .failure details").all():
+        for closed in page.locator(CLOSED).all():
             closed.evaluate("each => { each.open = true }")
         assert _violations(page, axe) == [], path
         assert page.evaluate("document.documentElement.scrollWidth") <= width, path

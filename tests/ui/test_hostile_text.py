@@ -13,7 +13,7 @@ import pytest
 from ojs_cluster.http.messages import Request
 from ojs_cluster.ui.browser import NOTE, Note, note_cookie, note_of
 from tests.support.servers import own_server
-from tests.ui.conftest import FULL
+from tests.ui.conftest import FULL, write_history
 from tests.ui.dashboard import Running, dashboard
 from tests.ui.html import parse
 
@@ -78,6 +78,7 @@ def attack(api: httpx.Client) -> list[str]:
     assert made.status_code == 201, made.text
     off = {"enabled": True, "reason": worker, "refuse": ["fetch"]}
     assert api.post("/ojs/v1/admin/maintenance", json=off).status_code == 200
+    assert api.post("/ojs/v1/admin/marks", json={"label": worker}).status_code == 201
     pages += ["limits", "webhooks", "events", "operations", ""]
     pages += ["limits/k:1", "cron/_new", "cron/c/edit"]
     return [*pages, "cron/c", f"bulk/{operation}"]
@@ -91,6 +92,7 @@ def check(answer: httpx.Response) -> None:
 
 
 def test_hostile_text_is_shown_as_text(attacked: Running) -> None:
+    attacked.run(lambda: write_history(attacked))  # charts have marks
     with attacked.api() as api:
         pages = attack(api)
     shown = 0
@@ -100,6 +102,9 @@ def test_hostile_text_is_shown_as_text(attacked: Running) -> None:
             assert answer.status_code == 200, page
             check(answer)
             shown += "&lt;hostile" in answer.text
+            if page in ("", "queues/a"):
+                marks = parse(answer.text).all("table")
+                assert any(each.attributes.get("id") == "marks" for each in marks), page
         # The address of a page is text of a client, too, and so is a note of a refused action.
         for path in ("jobs", "queues", "login", ""):
             given = {

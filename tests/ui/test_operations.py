@@ -16,6 +16,7 @@ from ojs_cluster.ui.settings import UiSettings
 from tests.support.servers import wait_until
 from tests.ui.dashboard import KEYS, OWN, Running, dashboard
 from tests.ui.demo import Demo
+from tests.ui.html import parse
 from tests.ui.test_pages import act, page
 from tests.ui.test_queues import refused, send
 
@@ -90,6 +91,28 @@ def test_maintenance_mode_is_switched_by_a_form(running: Running, admin: httpx.C
     finally:
         off = act(admin, "/ui/operations/maintenance", "operations")
     assert "Maintenance mode is off" in off
+
+
+def test_a_mark_is_set_on_the_charts_and_deleted(running: Running, admin: httpx.Client) -> None:
+    shown = send(admin, "/ui/marks", {"label": "v7 rollout", "back": "queues/media"})
+    assert "The mark is on the charts" in shown
+    assert 'aria-label="Statistics of the queue' in shown
+    assert "v7 rollout" in shown
+    assert "at must be a time of the last 30 days" in send(
+        admin, "/ui/marks", {"label": "v8", "at": "2001-01-01T00:00:00Z"}
+    ).replace("At must", "at must")
+    overview = page(admin, "/ui/")
+    assert 'action="./marks"' in overview
+    forms = [each.attributes.get("action") or "" for each in parse(shown).all("form")]
+    with running.browser("viewer-key") as client:
+        wait_until(lambda: "v7 rollout" in page(client, "/ui/"), what="the mark is shared")
+        seen = page(client, "/ui/")
+        assert "/delete" not in seen
+        assert 'action="./marks"' not in seen
+        assert client.post("/ui/marks", data={"label": "x"}).status_code == 403
+    newest = [path for path in forms if path.endswith("/delete")][-1]
+    assert "The mark is deleted" in act(admin, f"/ui/queues/{newest}")
+    wait_until(lambda: "v7 rollout" not in page(admin, "/ui/"), what="the mark is gone")
 
 
 def test_outbox_dead_letters_are_shown_and_delivered_again(

@@ -19,6 +19,7 @@ from ojs_cluster.http.routing.tables import (
     admin,
     agents,
     crons,
+    dashboard,
     events,
     jobs,
     pools,
@@ -33,7 +34,7 @@ from ojs_cluster.http.routing.tables import (
 
 _TABLES: Final = (
     *(system, jobs, workers, queues, workflows, crons, events, webhooks, schemas, pools, admin),
-    *(agents, tenants),
+    *(agents, tenants, dashboard),
 )
 DOCUMENT_ROUTE: Final = Route(
     "GET",

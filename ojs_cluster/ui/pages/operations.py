@@ -26,6 +26,8 @@ _VERBS: Final = {
     "job.edit": "edit a job",
     "job.retry_many": "retry jobs",
     "keys.reload": "reload the API keys",
+    "mark.add": "set a mark on the charts",
+    "mark.delete": "delete a mark on the charts",
     "outbox.retry": "deliver outbox dead letters again",
     "queue.end_limit": "end the limits of a queue",
     "queue.limit": "set the limits of a queue",

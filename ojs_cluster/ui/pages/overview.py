@@ -9,6 +9,7 @@ import orjson
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.operations.overview import QUEUES_TO_WAIT_FOR
+from ojs_cluster.ui.pages.shared.marks import may_mark, read_marks
 from ojs_cluster.ui.problems.find import Condition, find_problems, read_condition
 from ojs_cluster.ui.snapshots import Aged
 from ojs_cluster.ui.visit import Answer, Page, Visit
@@ -55,6 +56,7 @@ async def _read(visit: Visit, chosen: str) -> Page:
     known: Aged[bytes] | None = None
     condition: Condition | None = None
     points: list[dict[str, Any]] | None = None
+    marks: list[dict[str, Any]] = []
 
     async def read_stats() -> None:
         nonlocal known
@@ -65,9 +67,10 @@ async def _read(visit: Visit, chosen: str) -> Page:
         condition = await read_condition(visit)
 
     async def read_history() -> None:
-        nonlocal points
+        nonlocal points, marks
         if visit.sees_cluster and not visit.is_refresh:
             points = await series(visit, chosen)
+            marks = await read_marks(visit, chosen)
 
     await run_concurrently([read_stats, read_problems, read_history], lambda read: read())
     stats = None if known is None else orjson.loads(known.value)
@@ -90,6 +93,8 @@ async def _read(visit: Visit, chosen: str) -> Page:
             "ranges": RANGES,
             "range": chosen,
             "points": points,
+            "marks": marks,
+            "may_mark": may_mark(visit),
         },
         shows=orjson.dumps([stats, as_of, age_ms, problems, chosen]) if points is None else None,
     )

@@ -9,6 +9,7 @@ import orjson
 from ojs_cluster.store.statistics.job_counts import WIDTH
 from ojs_cluster.store.statistics.type_minutes import MAX_TYPES, list_types
 from ojs_cluster.ui.pages.overview import series
+from ojs_cluster.ui.pages.shared.marks import may_mark, read_marks
 from ojs_cluster.ui.visit import Answer, Page, Visit
 
 _SPAN_MINUTES: Final = 60
@@ -39,9 +40,13 @@ async def show_one(visit: Visit, name: str) -> Answer:
     if not visit.sees_cluster:
         return _hidden(visit)
     points: list[dict[str, Any]] | None = None
+    marks: list[dict[str, Any]] = []
     if "hx-request" not in visit.head.headers:
         points = await series(visit, "2h", job_type=name)
-    return Page("type.html", {"name": name, "points": points})
+        marks = await read_marks(visit, "2h")
+    return Page(
+        "type.html", {"name": name, "points": points, "marks": marks, "may_mark": may_mark(visit)}
+    )
 
 
 async def _read(visit: Visit) -> bytes:

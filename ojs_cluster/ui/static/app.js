@@ -193,8 +193,39 @@
   const two = (value) => String(value).padStart(2, "0");
   const hour = (at) => { const time = new Date(at * 1000); return `${two(time.getHours())}:${two(time.getMinutes())}`; };
   const day = (at) => { const time = new Date(at * 1000); return `${two(time.getMonth() + 1)}-${two(time.getDate())}`; };
+  // Marks, such as deployments: a vertical line with its label. The table below has all labels.
+  function drawMarks(plot, marks, colour) {
+    const { ctx, bbox } = plot;
+    const scale = devicePixelRatio;
+    const right = bbox.left + bbox.width;
+    let free = bbox.left; // where the next label may begin
+    ctx.save();
+    ctx.strokeStyle = ctx.fillStyle = colour;
+    ctx.lineWidth = scale;
+    ctx.font = `${10 * scale}px system-ui, sans-serif`;
+    ctx.textAlign = "left";
+    ctx.textBaseline = "top";
+    for (const [at, label] of marks) {
+      const x = Math.round(plot.valToPos(at, "x", true));
+      if (x < bbox.left || x > right) continue;
+      ctx.setLineDash([4 * scale, 2 * scale]);
+      ctx.beginPath();
+      ctx.moveTo(x, bbox.top);
+      ctx.lineTo(x, bbox.top + bbox.height);
+      ctx.stroke();
+      const text = label.length > 16 ? `${label.slice(0, 15)}…` : label;
+      const width = ctx.measureText(text).width;
+      const left = Math.min(x + 3 * scale, right - width);
+      if (left < free) continue;
+      ctx.fillText(text, left, bbox.top);
+      free = left + width + 6 * scale;
+    }
+    ctx.restore();
+  }
   function drawCharts() {
     if (!window.uPlot) return;
+    const marks = [...document.querySelectorAll("#marks tbody tr")].map((row) => [Date.parse(row.cells[0].firstElementChild.dateTime) / 1000, row.cells[1].textContent]);
+    const newest = Math.max(0, ...marks.map(([at]) => at)); // later than the last period, if it was just set
     const style = getComputedStyle(document.documentElement);
     const colour = (name) => style.getPropertyValue(name).trim();
     for (const place of document.querySelectorAll(".chart[data-table]")) {
@@ -221,9 +252,11 @@
       place.replaceChildren();
       new window.uPlot({
         width: Math.max(200, place.clientWidth), height: 150, series, cursor: { y: false }, legend: { live: true },
-        scales: { y: { range: (_, low, high) => [0, Math.max(high * 1.1, place.dataset.unit === "count" ? 4 : 1)] } },
+        hooks: { draw: [(plot) => drawMarks(plot, marks, colour("--text"))] },
+        scales: { x: { range: (_, low, high) => [low, Math.max(high, newest)] }, y: { range: (_, low, high) => [0, Math.max(high * 1.1, place.dataset.unit === "count" ? 4 : 1)] } },
         axes: [{ ...axis, space: 70, size: 26, values: (_, at, __, ___, step) => at.map(step >= 86400 ? day : hour) }, { ...axis, size: 58, values: (_, values) => values.map(format), ...(place.dataset.unit === "count" ? { incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6, 2e6, 5e6, 1e7, 1e8, 1e9] } : {}) }],
       }, data, place);
+      place.dataset.marks = marks.length;
     }
   }
   drawCharts();

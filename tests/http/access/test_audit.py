@@ -31,6 +31,7 @@ from ojs_cluster.server.api_keys import ApiKeys
 from ojs_cluster.server.config.settings import AccessSettings
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.bulk import operations as bulks
+from ojs_cluster.store.dashboard.marks import Mark, add_mark
 from ojs_cluster.store.operations import audit as store_audit
 from ojs_cluster.store.operations.audit import AuditStream
 from ojs_cluster.store.queues.lifecycle import create_queue
@@ -73,6 +74,7 @@ BODIES: dict[str, Any] = {
     "pool.set": {"queues": ["mail"]},
     "tenant.set": {"limits": {"max_scheduled": 1}},
     "tenant.set_limits": {"max_scheduled": 1},
+    "mark.add": {"label": "v1"},
 }
 ABOUT = {
     "job.retry_many": "queue=none type=t",
@@ -89,6 +91,8 @@ ABOUT = {
     "dead_letter.purge": "delete",
     "bulk.create": "retry queue=none type=t",
     "webhook.create": "sub_*",
+    "mark.add": "v1",
+    "mark.delete": "v2",
     "schema.register": "t@*",
     "schema.delete": "t@1",
 }
@@ -117,6 +121,9 @@ async def subject_of(api: Api, route: Route) -> str:
         return "spare"
     if "/queues/" in route.template:
         return "mail"
+    if "/marks/" in route.template:
+        await add_mark(api.app.store, Mark("m", "v2", time.time_ns() // 1_000_000))
+        return "m"
     if "/pools/" in route.template:
         await make_pool(api.app.store, a=1)
         return "p"

@@ -32,6 +32,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.cron import cron
 from ojs_cluster.store.cron.cron_store import RedisCronStore
 from ojs_cluster.store.cron.firing import fire_due
+from ojs_cluster.store.dashboard.marks import Mark, add_mark, remove_mark
 from ojs_cluster.store.dead_letters import dead_letters as dead_letter
 from ojs_cluster.store.dead_letters import exhaustion
 from ojs_cluster.store.enqueue import idempotency, placement
@@ -489,6 +490,8 @@ async def bulk_operations(store: Store, db: Any) -> None:
     assert await clear_history(store, limited.id) >= 1
     for refused in (["fetch"], []):
         await set_maintenance(store, refused)
+    await add_mark(store, mark := Mark("0" * 16, "v1", 4 * 10**12))
+    await remove_mark(store, mark.id)
     await add_type_minutes(store, {b"a": [1] * WIDTH})
     await list_types(store, 60, WIDTH)
     for description in (b"{}", b""):

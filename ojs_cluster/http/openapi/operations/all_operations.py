@@ -11,6 +11,7 @@ from ojs_cluster.http.openapi.operations import (
     agents,
     bulk,
     crons,
+    dashboard,
     events,
     jobs,
     pools,
@@ -39,4 +40,5 @@ OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
     **agents.OPERATIONS,
     **admin.OPERATIONS,
     **tenants.OPERATIONS,
+    **dashboard.OPERATIONS,
 }

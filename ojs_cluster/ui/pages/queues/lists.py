@@ -14,6 +14,7 @@ from ojs_cluster.store.statistics.recent_minutes import recent_minutes
 from ojs_cluster.ui.drawings.sparkline import Sparkline, sparkline
 from ojs_cluster.ui.pages.overview import series
 from ojs_cluster.ui.pages.queues.settings import FORMS, QueueForms, read_settings
+from ojs_cluster.ui.pages.shared.marks import may_mark, read_marks
 from ojs_cluster.ui.visit import Answer, Page, Visit
 
 _PER_PAGE: Final = 50
@@ -61,8 +62,10 @@ async def queue_page(
     queue = orjson.loads(await visit.get("admin", "queues", name))
     is_partial = "hx-request" in visit.head.headers
     points: list[dict[str, Any]] | None = None
+    marks: list[dict[str, Any]] = []
     if not is_partial:
         points = await series(visit, "1h", name)
+        marks = await read_marks(visit, "1h")
     may_write = visit.may_change(Scope.ADMIN_WRITE)
     may_purge = visit.may_change(Scope.ADMIN_PURGE)
     shown: QueueForms = {}
@@ -73,6 +76,8 @@ async def queue_page(
         {
             "queue": queue,
             "points": points,
+            "marks": marks,
+            "may_mark": may_mark(visit),
             "oldest": await _oldest(visit),
             "forms": {**FORMS, **shown, **(forms or {})},
             "refused": forms is not None,

@@ -16,6 +16,7 @@ from ojs_client.ctl.commands.error import error
 from ojs_client.ctl.commands.events import events
 from ojs_client.ctl.commands.job import job
 from ojs_client.ctl.commands.limit import limit
+from ojs_client.ctl.commands.mark import mark
 from ojs_client.ctl.commands.pool import pool
 from ojs_client.ctl.commands.profiles import profile
 from ojs_client.ctl.commands.queue import queue
@@ -57,6 +58,6 @@ def cli(ctx: click.Context, /, **given: Any) -> None:
 
 for _command in (
     *(job, queue, dead, error, worker, cron, workflow, limit, pool, bulk, schema),
-    *(events, webhook, top, stats, doctor, profile, completion),
+    *(events, webhook, mark, top, stats, doctor, profile, completion),
 ):
     cli.add_command(_command)
