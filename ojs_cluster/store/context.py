@@ -16,6 +16,7 @@ from ojs_cluster.store.limits.limit_keys import RateLimitKeyCounts
 from ojs_cluster.store.migrations.migration import LayoutState
 from ojs_cluster.store.outbox.unreachable_shards import EffectClient, UnreachableShards
 from ojs_cluster.store.pools.pool_table import PoolTable
+from ojs_cluster.store.queue_defaults.table import QueueDefaultsTable
 from ojs_cluster.store.queues.partitions import PartitionTable
 from ojs_cluster.store.queues.registry import QueueRegistry
 from ojs_cluster.store.runtime import Arg, Runtime
@@ -63,6 +64,7 @@ class Store(Runtime):
     unreachable_shards: UnreachableShards = field(default_factory=UnreachableShards)
     webhooks: WebhookTable = field(default_factory=WebhookTable)
     schemas: SchemaTable = field(default_factory=SchemaTable)
+    queue_defaults: QueueDefaultsTable = field(default_factory=QueueDefaultsTable)
     pools: PoolTable = field(default_factory=PoolTable)
     tenants: TenantTable = field(default_factory=TenantTable)
     layout: LayoutState = field(default_factory=LayoutState)

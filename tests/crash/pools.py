@@ -1,4 +1,4 @@
-"""Changes of worker pools, which are whole or not made."""
+"""Changes of worker pools and of defaults of queues, which are whole or not made."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ojs_cluster.core.pools.pool import new_pool
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.pools import pools
 from ojs_cluster.store.pools.pool_table import read_counts
+from ojs_cluster.store.queue_defaults import records
 from tests.crash.harness import World
 from tests.store.pools.shortcuts import allow, make_pool
 
@@ -54,3 +55,27 @@ class PoolChange:
     async def finish(self, world: World, scene: str) -> None:
         with suppress(NotFound):
             await pools.delete_pool(world.store, scene, allow)
+
+
+class DefaultsChange:
+    """One of two defaults of a queue is changed."""
+
+    least = 2
+
+    async def prepare(self, world: World) -> str:
+        queue = f"d{next(_serial)}"
+        await records.change_defaults(world.store, queue, {"visibility_timeout": 5})
+        return queue
+
+    async def act(self, store: Store, scene: str) -> None:
+        await records.change_defaults(store, scene, {"default_timeout": 7})
+
+    async def happened(self, world: World, scene: str) -> bool:
+        await world.store.queue_defaults.read(world.store)
+        assert scene in world.store.queue_defaults.by_queue
+        found = await records.get_defaults(world.store, scene)
+        assert (found.visibility_timeout, found.default_timeout) in ((5, None), (5, 7))
+        return found.default_timeout == 7
+
+    async def finish(self, world: World, scene: str) -> None:
+        await records.remove_defaults(world.store, scene)

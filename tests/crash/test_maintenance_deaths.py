@@ -20,7 +20,7 @@ from tests.crash.partitions import (
     Limited,
     Unused,
 )
-from tests.crash.pools import PoolChange
+from tests.crash.pools import DefaultsChange, PoolChange
 from tests.crash.retries import Retry
 from tests.crash.tenants import TenantChange
 from tests.support.failing_process import MODES, Mode
@@ -42,6 +42,7 @@ OPERATIONS: dict[str, Operation] = {
     "settings of a new tenant": TenantChange("new"),
     "other settings of a tenant": TenantChange("changed"),
     "no more settings of a tenant": TenantChange("deleted"),
+    "a default of a queue": DefaultsChange(),
     "bulk cancel": Bulk(BulkAction.CANCEL),
     "bulk retry": Bulk(BulkAction.RETRY),
     "bulk delete": Bulk(BulkAction.DELETE),

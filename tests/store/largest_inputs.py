@@ -25,6 +25,7 @@ from ojs_cluster.core.jobs.options import MAX_QUEUE_LENGTH
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.jobs.tenant import MAX_TENANT_LENGTH
 from ojs_cluster.core.pools.pool import MAX_POOL_QUEUES
+from ojs_cluster.core.queue_defaults import QueueDefaults, changed
 from ojs_cluster.core.tenants.settings import EnqueueRate, TenantLimits, TenantSettings
 from ojs_cluster.core.tenants.settings import encode as encode_tenant
 from ojs_cluster.core.workflow_request import parse_workflow
@@ -45,6 +46,7 @@ from ojs_cluster.store.operations import processes
 from ojs_cluster.store.outbox.outbox import drain
 from ojs_cluster.store.pools.pool_fetch import fetch_for_pool
 from ojs_cluster.store.pools.pools import MAX_POOLS
+from ojs_cluster.store.queue_defaults.records import MAX_QUEUES, change_defaults
 from ojs_cluster.store.queues.queue_sums import sum_queues
 from ojs_cluster.store.queues.queues import purge
 from ojs_cluster.store.schemas.schema_index import SchemaRecord, encode
@@ -330,6 +332,17 @@ async def as_many_schemas_as_allowed(store: Store, db: Any) -> None:
     await delete(store, "large")
 
 
+async def as_many_queue_defaults_as_allowed(store: Store, db: Any) -> None:
+    """All defaults are read at once, each with a retry policy as large as allowed."""
+    policy = {"non_retryable_errors": ["x" * 255] * 7}
+    record = encode(changed(QueueDefaults(), {"default_retry": policy}))
+    names = [f"{number:04}".ljust(MAX_QUEUE_LENGTH, "x") for number in range(MAX_QUEUES)]
+    db.hset(store.keys.meta.queue_defaults, mapping={"#": 1, **dict.fromkeys(names[1:], record)})
+    await change_defaults(store, names[0], {"default_retry": policy})
+    await store.queue_defaults.read(store)
+    assert len(store.queue_defaults.by_queue) == MAX_QUEUES
+
+
 async def as_many_pools_as_allowed(store: Store, db: Any) -> None:
     """All pools are read at once, each with as many queues with names as long as allowed."""
     queues = [f"{number:03}".ljust(MAX_QUEUE_LENGTH, "x") for number in range(MAX_POOL_QUEUES)]
@@ -431,6 +444,7 @@ INPUTS: Sequence[Inputs] = (
     as_many_schemas_as_allowed,
     as_many_job_types_as_kept,
     as_many_processes_as_kept,
+    as_many_queue_defaults_as_allowed,
     as_many_pools_as_allowed,
     many_jobs_of_many_tenants,
     as_many_tenants_as_allowed,

@@ -96,8 +96,9 @@ class NewJob(msgspec.Struct, frozen=True):
         queue: queue name.
         priority: from -100 to 100.
         retry: retry policy.
-        timeout_ms: execution timeout in ms, None for no limit.
-        visibility_timeout_ms: visibility timeout in ms, None for the server's default.
+        timeout_ms: execution timeout in ms, 0 for no limit, None for the default.
+        visibility_timeout_ms: visibility timeout in ms, None for the default, 0 for that of the
+            server.
         scheduled: when the job is due, None for now.
         expires: when the job expires, None for never.
         pending: whether the job waits until it is activated.
@@ -107,6 +108,8 @@ class NewJob(msgspec.Struct, frozen=True):
         fingerprint: fingerprint of a unique job. Jobs with the same fingerprint count as the same.
         rate_limit: rate limit policy; None if the job has none.
         tenant: the tenant that the job's meta names; '' if it names none.
+        retention: how long the finished job is kept, as ``store.jobs.fields.KEEP``; '' for the
+            retention of the server.
     """
 
     id: str | None
@@ -124,6 +127,7 @@ class NewJob(msgspec.Struct, frozen=True):
     fingerprint: str = ""
     rate_limit: RateLimitPolicy | None = None
     tenant: str = ""
+    retention: str = ""
 
 
 def envelope_head(

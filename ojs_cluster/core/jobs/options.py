@@ -80,8 +80,9 @@ class JobOptions:
         queue: queue name.
         priority: from -100 to 100.
         retry: retry policy.
-        timeout_ms: execution timeout in ms, None for no limit.
-        visibility_timeout_ms: visibility timeout in ms, None for the server's default.
+        timeout_ms: execution timeout in ms, 0 for no limit, None for the default.
+        visibility_timeout_ms: visibility timeout in ms, None for the default, 0 for that of the
+            server.
         scheduled: when the job is due, None for now.
         expires: when the job expires, None for never.
         pending: whether the job waits until it is activated.
@@ -277,7 +278,7 @@ def _timeout(source: _OptionSource, members: list[bytes]) -> int | None:
     # `timeout` of the core envelope is in seconds.
     timeout_ms = _in_milliseconds(amount, path, 1_000 if path == "timeout" else 1)
     members.append(b'"timeout_ms":%d' % timeout_ms)
-    return timeout_ms or None  # 0 means no timeout
+    return timeout_ms
 
 
 def _visibility_timeout(source: _OptionSource, members: list[bytes]) -> int | None:
@@ -291,8 +292,8 @@ def _visibility_timeout(source: _OptionSource, members: list[bytes]) -> int | No
     else:
         timeout_ms = _in_milliseconds(amount, path)
     members.append(b'"visibility_timeout_ms":%d' % timeout_ms)
-    # A lease of 0 ms would expire before the worker has read the response.
-    return timeout_ms or None
+    # 0 chooses that of the server: a lease of 0 ms would expire before the worker has read it.
+    return timeout_ms
 
 
 def _duration_ms(text: Any, path: str) -> int:

@@ -148,6 +148,7 @@ class _ApiProcess:
                 await store.partitions.publish_default(store)
                 await store.webhooks.start(store, nursery)
                 await store.schemas.start(store, nursery)
+                await store.queue_defaults.start(store, nursery)
                 app = await self._start_app(stack, store)
                 nursery.start_soon(_drain, child.stop, app)
                 nursery.start_soon(self._audit.run, store)

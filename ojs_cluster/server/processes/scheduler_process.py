@@ -72,6 +72,7 @@ async def schedule(settings: Settings, stop: trio.Event) -> None:
             with scheduler_scope:
                 await store.webhooks.start(store, nursery)
                 await store.schemas.start(store, nursery)
+                await store.queue_defaults.start(store, nursery)
                 entry_point.open(store)
                 await run_scheduler(store, settings.scheduler, stats=stats)
             await audit.finish(store)

@@ -17,6 +17,8 @@ from ojs_cluster.core.errors import InvalidPayload
 from ojs_cluster.core.jobs.ids import is_job_id
 from ojs_cluster.core.jobs.retry import ON_EXHAUSTION_VALUES
 from ojs_cluster.core.payload_limits import STORED_LIMITS
+from ojs_cluster.core.queue_defaults import QueueDefaults
+from ojs_cluster.core.queue_defaults import decode as decode_defaults
 from ojs_cluster.core.rate_limit import RateLimits, unpack_limits
 from ojs_cluster.core.raw_json import Raw
 from ojs_cluster.keys import MAX_PARTITIONS
@@ -214,6 +216,8 @@ def _queue_pieces(line: QueueLine) -> dict[str, Raw]:
     pieces = {QUEUE_FIELDS[field]: dump(value.decode()) for field, value in line.fields.items()}
     if line.partitions:
         pieces["partitions"] = dump(line.partitions)
+    if not line.defaults.empty:
+        pieces["defaults"] = dump(line.defaults.shown())
     return {"name": dump(line.name), **pieces}
 
 
@@ -236,7 +240,16 @@ def _queue(members: Mapping[str, Raw]) -> QueueLine:
     if not 0 <= partitions <= MAX_PARTITIONS:
         raise InvalidLine(f"'partitions' must be from 0 to {MAX_PARTITIONS}")
     packed = {field: value.encode() for field, value in fields.items()}
-    return QueueLine(text(members, "name"), packed, partitions)
+    return QueueLine(text(members, "name"), packed, partitions, _defaults(members))
+
+
+def _defaults(members: Mapping[str, Raw]) -> QueueDefaults:
+    if "defaults" not in members:
+        return QueueDefaults()
+    try:
+        return decode_defaults(bytes(members["defaults"]))
+    except ValueError as error:
+        raise InvalidLine(f"'defaults' of a queue are not valid: {error}") from None
 
 
 def _head(members: Mapping[str, Raw]) -> ArchiveHeader:

@@ -47,6 +47,7 @@ from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.limits import partition_quotas
 from ojs_cluster.store.portions import PORTION_BYTES
+from ojs_cluster.store.queue_defaults.records import get_defaults
 
 log = logging.getLogger("ojs.store")
 
@@ -146,7 +147,8 @@ async def _queues(store: Store, put: Callable[[str, ArchiveLine], None]) -> None
                 )
                 fields[b"acked"] = b"%d" % (int(fields.get(b"acked", 0)) + int(acked or 0))
             partitions = store.partitions.entries().get(name)
-            put("queues", QueueLine(name, fields, 0 if partitions is None else partitions.count))
+            count = 0 if partitions is None else partitions.count
+            put("queues", QueueLine(name, fields, count, await get_defaults(store, name)))
 
 
 async def _jobs(store: Store, put: Callable[[str, ArchiveLine], None]) -> None:

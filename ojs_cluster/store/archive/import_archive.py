@@ -41,7 +41,9 @@ from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.limits import depth_bounds, partition_quotas, rate_limits, rate_tokens
 from ojs_cluster.store.outbox.outbox import deliver
+from ojs_cluster.store.queue_defaults.records import change_defaults, get_defaults
 from ojs_cluster.store.queues import queues
+from ojs_cluster.store.queues.lifecycle import create_queue
 from ojs_cluster.store.queues.partition_maintenance import set_partitions
 from ojs_cluster.store.runtime import Arg
 from ojs_cluster.store.unique import locks
@@ -87,6 +89,9 @@ async def restore_queue(store: Store, line: QueueLine) -> RestoreOutcome:
         await depth_bounds.set_bound(store, line.name, int(bound))
     if decision is not None and await exhaustion.get_on_exhaustion(store, line.name) is None:
         await exhaustion.set_on_exhaustion(store, line.name, decision.decode())
+    if not line.defaults.empty and (await get_defaults(store, line.name)).empty:
+        await create_queue(store, line.name, accept_existing=True)
+        await change_defaults(store, line.name, line.defaults.shown())
     await store.queues.ensure(store, [line.name])
     shard = store.keys.shard_of_queue(line.name)
     args: list[Arg] = [line.name, *(part for pair in fields.items() for part in pair)]

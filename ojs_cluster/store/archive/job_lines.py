@@ -45,6 +45,7 @@ _TEXT = {
     f.LIMIT: "rate_limit",
     f.PROGRESS: "progress",
     f.HISTORY: "history",
+    f.KEEP: "retention_ms",
 }
 _NUMBERS = {
     f.PRIORITY: "priority",
@@ -105,6 +106,7 @@ _VALIDATORS: Mapping[bytes, Callable[[bytes], object]] = {
     f.TYPE: re.compile(rb"[a-z0-9][a-z0-9_.\-]*").fullmatch,
     f.PROGRESS: parse_progress,
     f.HISTORY: lambda value: len(value) <= MAX_BYTES + 64,
+    f.KEEP: re.compile(rb"\d{0,12}(:\d{0,12}){0,2}").fullmatch,
 }
 """Fields that scripts parse, or copy into JSON without escaping."""
 

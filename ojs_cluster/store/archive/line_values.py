@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import orjson
 
 from ojs_cluster.core import raw_json
 from ojs_cluster.core.jobs.states import State
+from ojs_cluster.core.queue_defaults import QueueDefaults
 from ojs_cluster.core.raw_json import Raw
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.schemas.schema_index import TypePolicy
@@ -41,11 +42,13 @@ class QueueLine:
         name: the name of the queue.
         fields: settings by operators or jobs, and counters (``QUEUE_FIELDS``).
         partitions: the configured number of partitions, 0 when none is configured.
+        defaults: the defaults of the queue's jobs.
     """
 
     name: str
     fields: Mapping[bytes, bytes]
     partitions: int = 0
+    defaults: QueueDefaults = field(default_factory=QueueDefaults)
 
 
 @dataclass(frozen=True, slots=True)

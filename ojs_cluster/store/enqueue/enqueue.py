@@ -116,6 +116,8 @@ async def enqueue(
             key is new.
         BackendUnavailable: Redis did not answer in time.
     """
+    if job.queue in store.queue_defaults.by_queue:
+        job = store.queue_defaults.apply(job)
     if job.rate_limit is not None and not ignore_depth_bound:
         await store.limit_keys.check_jobs(store, [job])
     if job.tenant and not ignore_depth_bound:
@@ -146,6 +148,7 @@ async def enqueue_many(
         BackendUnavailable: Redis did not answer in time.
     """
     batch.refuse_repeated_ids(jobs)
+    jobs = store.queue_defaults.apply_all(jobs)
     await store.limit_keys.check_jobs(store, jobs)
     await admit_jobs(store, jobs)
     await store.partitions.refresh_if_stale(store)
@@ -190,7 +193,7 @@ async def enqueue_with_id(
     await store.queues.ensure(store, [job.queue])
     shard = store.keys.shard_of_id(job_id)
     await store.partitions.ensure_open(store, shard, [job.queue])
-    part = [place(job_id, job, fields)]
+    part = [place(job_id, store.queue_defaults.apply(job), fields)]
     keys, args = enqueue_command(store, shard, part, store_before_ms=store_before_ms)
     reply = await store.run(shard, "enqueue", keys, args, idempotent=True)
     if reply[0] == b"too_late":

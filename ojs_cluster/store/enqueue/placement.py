@@ -259,6 +259,7 @@ def _fields(job: NewJob) -> list[bytes]:
         and not job.visibility_timeout_ms
         and not job.timeout_ms
         and not job.tenant
+        and not job.retention
     ):
         return fields  # a shortcut: all optional fields are empty
     max_per_second = limit.max_per_second if limit else None
@@ -270,6 +271,7 @@ def _fields(job: NewJob) -> list[bytes]:
         (f.TIMEOUT, b"%d" % job.timeout_ms if job.timeout_ms else b""),
         (f.MAX_PER_SECOND, b"%d" % max_per_second if max_per_second else b""),
         (f.TENANT, job.tenant.encode()),
+        (f.KEEP, job.retention.encode()),
         (f.LIMIT, limit.packed().encode() if limit and limit.key else b""),
     )
     for name, value in optional:

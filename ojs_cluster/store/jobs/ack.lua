@@ -1,7 +1,7 @@
 -- Transition: active -> completed, of a job without effects; the fast path.
 -- Pre:  the job is active, and the caller holds its lease or names no holder. For any other job, for a
---       malformed job, for a job with a workflow, a lock, a rate limit key or a tenant, and for the first ack of a
---       minute in the queue, the script changes nothing and returns 'full_path': the caller then runs
+--       malformed job, for a job with a workflow, a lock, a rate limit key, a tenant or its own retention, and for
+--       the first ack of a minute in the queue, the script changes nothing and returns 'full_path': the caller then runs
 --       ack_full.lua. Loading the includes of ack_full.lua takes longer than this whole script.
 -- Post: the result is stored, the job has no lease and no backoff, and the time of its removal is set.
 -- Memory: allow-oom; adds the result (OJS_RESULT_MAX_BYTES) and 1 KiB.
@@ -16,7 +16,7 @@ local length = #field_list
 for i = 1, length, 2 do job[field_list[i]] = field_list[i + 1] end
 if job[F.state] ~= 'active' or ARGV[3] ~= '' and ARGV[3] ~= job[F.lease]
     or ARGV[2] ~= '' and ARGV[2] ~= (job[F.worker] or '') or job[F.transaction] or job[F.workflow]
-    or job[F.unique] or job[F.limit] or job[F.tenant] then return {'full_path'} end
+    or job[F.unique] or job[F.limit] or job[F.tenant] or job[F.keep] then return {'full_path'} end
 -- A job with only the twelve fields of every active job (24 names and values) has no other numbers to check.
 local created, attempts = tonumber(job[F.created]), tonumber(job[F.max_attempts])
 local attempt, began = tonumber(job[F.attempt]), tonumber(job[F.started])

@@ -123,6 +123,10 @@ AGENT: Final = b"ag"
 HOLD: Final = b"ho"
 """Set while the agent is paused: ``w`` if the job may still be in a queue, or wait, or run, and
 ``h`` if it was taken out of its queue and is pending."""
+KEEP: Final = b"kp"
+"""Retention by the defaults of the job's queue: ``completed:discarded:cancelled`` in milliseconds.
+
+A part is empty, or missing at the end, where the retention of the server holds."""
 CHECKPOINT: Final = b"ck"
 """Set while the job has a checkpoint, which is in a key of its own: sequence, bytes, and time of
 the last event."""

@@ -38,4 +38,5 @@ async def reset(store: Store) -> int:
                     removed += 1
             if cursor == b"0":
                 break
+    await store.queue_defaults.try_read(store)
     return removed

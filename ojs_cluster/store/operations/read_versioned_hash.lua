@@ -1,6 +1,6 @@
 -- Reads a hash whose field '#' is its version, unless the caller has the current version.
 -- Memory: no-writes.
--- KEYS: 1 a hash: meta webhooks, meta job_schemas, meta pools or meta tenants.
+-- KEYS: 1 a hash: meta webhooks, meta job_schemas, meta queue_defaults, meta pools or meta tenants.
 -- ARGV: 1 the version that the caller has, '' for none.
 -- Returns: {now, version ('' before the first write)} | {now, version, all fields}
 --@include now

@@ -11,6 +11,7 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.partial_failures import after_first_write
+from ojs_cluster.store.queue_defaults.records import remove_defaults
 from ojs_cluster.store.queues import partition_maintenance
 from ojs_cluster.store.queues.queues import begin_drain, exists, get_stats, pause_or_resume
 from ojs_cluster.store.sweeps.retention import retire
@@ -82,6 +83,7 @@ async def delete_queue(store: Store, queue: str) -> None:
         default = store.partitions.default.count
         if store.partitions.layout(queue).count != default:
             await partition_maintenance.set_partitions(store, queue, default)
+        await remove_defaults(store, queue)
         await retire(store, queue)
 
 

@@ -62,6 +62,7 @@ from ojs_cluster.store.outbox import outbox_dead_letters
 from ojs_cluster.store.outbox.outbox import drain
 from ojs_cluster.store.progress.checkpoints import MAX_BYTES, delete, read_checkpoint, save
 from ojs_cluster.store.progress.progress import Report, report_progress
+from ojs_cluster.store.queue_defaults.records import change_defaults
 from ojs_cluster.store.queues import lifecycle, queues
 from ojs_cluster.store.queues.priority_counts import count_by_priority
 from ojs_cluster.store.queues.queue_sums import sum_queues
@@ -275,6 +276,7 @@ async def one_life_without_backup(store: Store, db: Any) -> None:
     await one_life_of_a_schema(store)
     await one_life_of_a_pool(store)
     await one_life_of_a_tenant(store)
+    await change_defaults(store, "defaulted", {"default_timeout": 1})
     await one_life_of_an_agent(store)
     await reads(store)
 

@@ -5,7 +5,7 @@ Spec: ojs-admin-api 6, ojs-queue-config, ojs-backpressure 6.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final
 
@@ -15,6 +15,8 @@ from ojs_cluster.core.errors import InvalidRequest, Unsupported
 from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.core.jobs.retry import ON_EXHAUSTION_VALUES
 from ojs_cluster.core.partitions import PartitionLayout
+from ojs_cluster.core.queue_defaults import MEMBERS as DEFAULTS
+from ojs_cluster.core.queue_defaults import QueueDefaults, changed
 from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.http import replies
 from ojs_cluster.http.app import App
@@ -26,6 +28,8 @@ from ojs_cluster.store.dead_letters import exhaustion
 from ojs_cluster.store.limits import depth_bounds, partition_quotas, rate_limits
 from ojs_cluster.store.limits.depth_bounds import DepthBound
 from ojs_cluster.store.partial_failures import after_first_write
+from ojs_cluster.store.queue_defaults.records import change_defaults, get_defaults
+from ojs_cluster.store.queues import lifecycle
 from ojs_cluster.store.queues.partition_maintenance import (
     check_count,
     get_partitions,
@@ -38,13 +42,9 @@ _UNSUPPORTED_MEMBERS = frozenset(
         "dead_letter_max_size",
         "dead_letter_queue",
         "dead_letter_ttl",
-        "default_retry",
-        "default_timeout",
         "max_size_bytes",
         "producers",
         "rate_limit",
-        "retention",
-        "visibility_timeout",
     }
 )
 """Members of a queue's configuration that the specifications define and the server rejects."""
@@ -62,11 +62,27 @@ class BackpressureBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_size_bytes: int = 0
 
 
+DefaultSeconds = Annotated[int, keywords(minimum=1)]
+
+
+class RetentionBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How long finished jobs are kept, as ISO 8601 durations.
+
+    Without a member, the retention of the server holds.
+    """
+
+    completed: str | None = None
+    discarded: str | None = None
+    cancelled: str | None = None
+
+
 class QueueConfigBody(msgspec.Struct, frozen=True):
     """The changes. Null removes the queue's own setting.
 
     The setting of the server then applies to the queue. ``max_size`` and ``overflow_policy`` are
     other names of the members of ``backpressure``. ``concurrency`` limits the active jobs.
+    ``default_retry``, ``default_timeout`` and ``visibility_timeout``, in seconds, hold for new jobs
+    without such an option, and ``retention`` for all new jobs.
     """
 
     partitions: Annotated[int, keywords(minimum=1)] | None = None
@@ -77,6 +93,10 @@ class QueueConfigBody(msgspec.Struct, frozen=True):
     )
     overflow_policy: Annotated[str, keywords(enum=["reject", "block"])] | None = None
     concurrency: Annotated[int, keywords(minimum=1)] | msgspec.UnsetType | None = msgspec.UNSET
+    default_retry: dict[str, Any] | msgspec.UnsetType | None = msgspec.UNSET
+    default_timeout: DefaultSeconds | msgspec.UnsetType | None = msgspec.UNSET
+    visibility_timeout: DefaultSeconds | msgspec.UnsetType | None = msgspec.UNSET
+    retention: RetentionBody | msgspec.UnsetType | None = msgspec.UNSET
 
 
 _MEMBERS: Final = frozenset(QueueConfigBody.__struct_fields__)
@@ -97,7 +117,8 @@ async def get(app: App, _request: Request, name: str) -> Response:
     bound = await depth_bounds.get_bound(app.store, name)
     on_exhaustion = await exhaustion.get_on_exhaustion(app.store, name)
     limits = (await rate_limits.get_queue_limits(app.store, name)).usage.limits
-    return _config(app, name, layout, bound, on_exhaustion, limits.concurrency)
+    defaults = await get_defaults(app.store, name)
+    return _config(app, name, layout, bound, on_exhaustion, limits.concurrency, defaults)
 
 
 async def put(app: App, request: Request, name: str) -> Response:
@@ -115,7 +136,7 @@ async def put(app: App, request: Request, name: str) -> Response:
     changes = changes_of(body)
     if changes.empty:
         raise InvalidRequest(
-            "name what to change: 'partitions', 'backpressure', 'on_exhaustion' or 'concurrency'",
+            "name what to change, for example 'backpressure', 'concurrency' or 'default_retry'",
             field="partitions",
         )
     await apply_changes(app.store, name, changes)
@@ -152,12 +173,14 @@ class ConfigChanges:
         bound: a tuple with the depth bound, or with None to remove the queue's own.
         on_exhaustion: a tuple with the setting, or with None to remove the queue's own.
         concurrency: a tuple with the maximum number of active jobs, or with None for no maximum.
+        defaults: the changed defaults of jobs, None to remove one.
     """
 
     partitions: int | None
     bound: tuple[DepthBound | None] | None
     on_exhaustion: tuple[str | None] | None
     concurrency: tuple[int | None] | None
+    defaults: Mapping[str, Any]
 
     @property
     def empty(self) -> bool:
@@ -165,7 +188,7 @@ class ConfigChanges:
         return self == _NO_CHANGES
 
 
-_NO_CHANGES: Final = ConfigChanges(None, None, None, None)
+_NO_CHANGES: Final = ConfigChanges(None, None, None, None, {})
 
 
 def changes_of(body: QueueConfigBody) -> ConfigChanges:
@@ -174,6 +197,7 @@ def changes_of(body: QueueConfigBody) -> ConfigChanges:
     Raises:
         Unsupported: the server has no such setting.
         InvalidRequest: a value is invalid.
+        ValidationFailed: a member of the retry policy is not valid.
     """
     backpressure, on_exhaustion, concurrency = (
         body.backpressure,
@@ -204,7 +228,22 @@ def changes_of(body: QueueConfigBody) -> ConfigChanges:
         bound,
         None if isinstance(on_exhaustion, msgspec.UnsetType) else (on_exhaustion,),
         None if isinstance(concurrency, msgspec.UnsetType) else (concurrency,),
+        _changed_defaults(body),
     )
+
+
+def _changed_defaults(body: QueueConfigBody) -> dict[str, Any]:
+    """Return the changed defaults of jobs, which are valid."""
+    members: dict[str, Any] = {
+        name: value
+        for name in DEFAULTS
+        if not isinstance(value := getattr(body, name), msgspec.UnsetType)
+    }
+    if isinstance(body.retention, RetentionBody):
+        durations = msgspec.to_builtins(body.retention)
+        members["retention"] = {state: text for state, text in durations.items() if text}
+    changed(QueueDefaults(), members)
+    return members
 
 
 async def check_changes(store: Store, name: str, changes: ConfigChanges) -> None:
@@ -255,6 +294,14 @@ async def apply_changes(store: Store, name: str, changes: ConfigChanges) -> None
     if changes.on_exhaustion is not None:
         with after_first_write(when=written):
             await exhaustion.set_on_exhaustion(store, name, changes.on_exhaustion[0])
+        written = True
+    if changes.defaults:
+        with after_first_write(when=written):
+            # The queue must not be retired: its defaults would stay without it.
+            await lifecycle.create_queue(store, name, accept_existing=True)
+        with after_first_write():
+            await change_defaults(store, name, changes.defaults)
+            await store.queue_defaults.try_read(store)
 
 
 def _depth_bound(backpressure: BackpressureBody) -> DepthBound:
@@ -297,6 +344,7 @@ def _config(
     bound: DepthBound | None,
     on_exhaustion: str | None,
     concurrency: int | None,
+    defaults: QueueDefaults,
 ) -> Response:
     """Return the configuration as a response.
 
@@ -307,6 +355,7 @@ def _config(
         bound: the queue's own depth bound; None if it has none.
         on_exhaustion: the queue's own ``on_exhaustion``; None if it has none.
         concurrency: the maximum number of active jobs; None for any number.
+        defaults: the queue's own defaults of jobs.
     """
     config: dict[str, Any] = {
         "partitions": layout.count,
@@ -322,6 +371,7 @@ def _config(
             "strategy": bound.strategy,
             "warning_threshold": bound.threshold,
         }
+    config.update(defaults.shown())
     # Producers do not use these partitions any more. Workers empty them.
     draining = layout.open_count - layout.count
     return replies.json_response(

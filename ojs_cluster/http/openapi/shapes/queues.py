@@ -199,6 +199,14 @@ class DepthBound(TypedDict):
     warning_threshold: Annotated[float, between(0, 1)]
 
 
+class ShownRetention(TypedDict):
+    """How long finished jobs of a queue are kept, as ISO 8601 durations."""
+
+    completed: NotRequired[str]
+    discarded: NotRequired[str]
+    cancelled: NotRequired[str]
+
+
 class QueueSettings(TypedDict):
     """The settings of a queue that hold now, its own or those of the server."""
 
@@ -206,6 +214,10 @@ class QueueSettings(TypedDict):
     on_exhaustion: Literal["discard", "dead_letter"]
     backpressure: NotRequired[DepthBound]
     concurrency: NotRequired[Annotated[int, keywords(minimum=1)]]
+    default_retry: NotRequired[dict[str, Any]]
+    default_timeout: NotRequired[Annotated[int, keywords(minimum=1)]]
+    visibility_timeout: NotRequired[Annotated[int, keywords(minimum=1)]]
+    retention: NotRequired[ShownRetention]
 
 
 class QueueConfigAnswer(QueueSettings):

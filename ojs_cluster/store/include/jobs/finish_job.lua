@@ -9,8 +9,15 @@ local function removal_time(job, keep_ms)
     return math.max(now + keep_ms, (tonumber(job[F.finished]) or now) + FIXED_KEEP_MS)
 end
 
+-- Where the final state of a job has its part of F.keep, the retention by the defaults of the job's queue.
+local KEEP = {completed = '^(%d+)', discarded = '^%d*:(%d+)', cancelled = '^%d*:%d*:(%d+)'}
+
 -- Ends a job that has left its index. `...`: names and values of further fields.
 local function finish(id, key, job, state, keep_ms, ...)
+    -- A purge keeps the job for 0 ms, and dead letters have a retention of their own.
+    if job[F.keep] and tonumber(keep_ms) > 0 and ... ~= F.dead then
+        keep_ms = string.match(job[F.keep], KEEP[state]) or keep_ms
+    end
     count_job(job, state, 1)
     if state ~= 'completed' then count_job(job, state .. '_total', 1) end
     redis.call('ZADD', FINISHED, removal_time(job, keep_ms), id)

@@ -75,8 +75,14 @@ async def test_limits_of_partitioned_queues_work_or_are_refused_with_a_reason(an
         ({"partition": 4}, 400, "partition"),
         ({"partitions": 4, "colour": "red"}, 400, "colour"),
         ({"partitions": 4, "producers": ["a"]}, 422, "producers"),
-        ({"retention": {"completed": "P14D"}}, 422, "retention"),
-        ({"retention": {"completed": "P1D"}}, 422, "retention"),
+        ({"retention": {"completed": "1 day"}}, 400, "retention.completed"),
+        ({"retention": {"completed": "PT0.1S"}}, 400, "retention.completed"),
+        ({"retention": {"dead": "P1D"}}, 400, "retention"),
+        ({"retention": {}}, 400, "retention"),
+        ({"default_retry": {"max_attempts": -1}}, 422, "default_retry.max_attempts"),
+        ({"default_retry": {"non_retryable_errors": ["x" * 250] * 9}}, 400, "default_retry"),
+        ({"default_timeout": 0}, 400, "default_timeout"),
+        ({"visibility_timeout": 10**12}, 400, "visibility_timeout"),
         (b"[]", 400, "body"),
         (b"", 400, "body"),
     ],
@@ -94,3 +100,31 @@ async def test_a_name_that_no_queue_can_have_is_refused(api: Api) -> None:
     for method in ("GET", "PUT"):
         reply = await api.call(method, CONFIG.format("No_Queue"), {"partitions": 2})
         assert (reply.status, reply.error["details"]["field"]) == (400, "name")
+
+
+async def test_new_jobs_have_the_defaults_of_their_queue_for_what_they_lack(api: Api) -> None:
+    config = CONFIG.format("mail")
+    settings = {
+        "default_retry": {"max_attempts": 7, "initial_interval": "PT5S"},
+        "default_timeout": 60,
+        "visibility_timeout": 120,
+        "retention": {"completed": "P1D", "cancelled": "PT60S"},
+    }
+    old = await api.enqueue(options={"queue": "mail"})
+    put = await api.call("PUT", config, settings)
+    shown = (await api.get(config)).json["config"]
+    assert put.json["config"] == shown
+    assert shown["default_retry"]["max_attempts"] == 7
+    assert shown["retention"] == {"completed": "P1D", "cancelled": "PT60S"}
+    new = await api.enqueue(options={"queue": "mail"})
+    assert (new["max_attempts"], new["retry"]["initial_interval"]) == (7, "PT5S")
+    assert (new["timeout_ms"], new["visibility_timeout_ms"]) == (60_000, 120_000)
+    own = {"retry": {"max_attempts": 2}, "timeout_ms": 0, "visibility_timeout_ms": 9000}
+    explicit = await api.enqueue(options={"queue": "mail", **own})
+    assert (explicit["max_attempts"], explicit["timeout_ms"]) == (2, 0)
+    assert explicit["visibility_timeout_ms"] == 9000
+    assert "timeout_ms" not in (await api.get(f"/ojs/v1/jobs/{old['id']}")).json["job"]
+
+    without = await api.call("PUT", config, {"default_timeout": None, "retention": None})
+    assert without.json["config"].keys() == shown.keys() - {"default_timeout", "retention"}
+    assert "timeout_ms" not in await api.enqueue(options={"queue": "mail"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -258,6 +259,43 @@ def partitions(session: Session, name: str, count: int | None) -> None:
     session.output.record(reply, fields, name="queue")
     if reply["draining"]:
         note("Workers empty the partitions that are draining.")
+
+
+@queue.command(
+    cls=Leaf,
+    examples="""
+    queue config mail
+    queue config mail --set default_timeout=60 --set retention='{"completed":"P1D"}'
+    queue config mail --unset default_timeout
+    """,
+)
+@click.argument("name", shell_complete=complete_queues)
+@click.option(
+    "--set", "pairs", multiple=True, metavar="NAME=JSON", help="A setting; may be repeated."
+)
+@click.option(
+    "--unset", multiple=True, metavar="NAME", help="Use the setting of the server; may be repeated."
+)
+@click.pass_obj
+def config(session: Session, name: str, pairs: tuple[str, ...], unset: tuple[str, ...]) -> None:
+    """Show or change the settings of a queue, also the defaults of its new jobs."""
+    path = f"{ADMIN}/queues/{url_path(name)}/config"
+    body: dict[str, Any] = dict.fromkeys(unset)
+    for pair in pairs:
+        member_name, separator, text = pair.partition("=")
+        if not separator:
+            raise click.UsageError(f"--set needs NAME=JSON, not {pair}")
+        try:
+            body[member_name] = json.loads(text)
+        except ValueError:
+            body[member_name] = text  # a word such as dead_letter needs no quotes
+    reply = session.api.request("PUT", path, body) if body else session.api.get(path)
+    shown = [(key, _as_text(value)) for key, value in sorted(reply["config"].items())]
+    session.output.record(reply, (("Queue", reply["queue"]), *shown), name="queue")
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 @queue.command(cls=Leaf, examples="queue create payments --max-size 100000 --concurrency 20")

@@ -1,0 +1,1 @@
+"""Defaults of queues for the options of their new jobs."""
