@@ -1,6 +1,7 @@
 """Names of the events that this server emits.
 
-Spec: ojs-events, levels 0 and 1 and scheduling; ojs-rate-limiting 11.1.
+Spec: ojs-events, levels 0 and 1 and scheduling; ojs-rate-limiting 11.1;
+ojs-backpressure 10.1.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ RATE_LIMIT_EXCEEDED: Final = "rate_limit.exceeded"
 RATE_LIMIT_RELEASED: Final = "rate_limit.released"
 RATE_LIMIT_DROPPED: Final = "rate_limit.dropped"
 RATE_LIMIT_ADJUSTED: Final = "rate_limit.dynamic_adjusted"
+BACKPRESSURE_DROPPED: Final = "backpressure.dropped"
 
 NAMES: Final = frozenset(
     {
@@ -61,5 +63,6 @@ NAMES: Final = frozenset(
         RATE_LIMIT_RELEASED,
         RATE_LIMIT_DROPPED,
         RATE_LIMIT_ADJUSTED,
+        BACKPRESSURE_DROPPED,
     }
 )

@@ -19,6 +19,8 @@ from ojs_cluster.store.enqueue.batch_attempt import BatchAttempt
 from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many
 from ojs_cluster.store.jobs import read_jobs as jobs
 from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.limits import depth_bounds
+from ojs_cluster.store.limits.depth_bounds import DepthBound
 from ojs_cluster.store.portions import PORTION_BYTES
 from ojs_cluster.store.transactions import transactions
 from ojs_cluster.store.unique import locks
@@ -27,6 +29,7 @@ from tests.crash.harness import World
 from tests.store.hot_queues import spread
 from tests.store.shortcuts import (
     MINUTE,
+    QUEUE,
     foreign_id,
     home_id,
     id_in,
@@ -106,6 +109,30 @@ class Batch(_Enqueue):
 
     async def act(self, store: Store, scene: Wanted) -> None:
         await enqueue_many(store, scene.jobs)
+
+
+class Dropping:
+    """A job is stored in a full queue, whose oldest job is dropped and has a unique lock."""
+
+    least = 3
+
+    async def prepare(self, world: World) -> str:
+        await depth_bounds.set_bound(world.store, QUEUE, DepthBound(1, "drop_oldest"))
+        return (await once(world.store, type="oldest")).id
+
+    async def act(self, store: Store, scene: str) -> None:
+        await enqueue(store, new_job())
+
+    async def happened(self, world: World, scene: str) -> bool:
+        """The queue may be left without any job, but no job is lost without being discarded."""
+        live = world.live()
+        state = (await jobs.get(world.store, scene)).state
+        assert state is (State.AVAILABLE if scene in live else State.DISCARDED)
+        assert len(live) <= 1
+        return bool(live - {scene})
+
+    async def finish(self, world: World, scene: str) -> None:
+        await depth_bounds.set_bound(world.store, QUEUE, None)
 
 
 class WithKey(_Enqueue):

@@ -9,6 +9,7 @@ import pytest
 from tests.crash.enqueues import (
     Batch,
     Claimed,
+    Dropping,
     Finishing,
     Refused,
     TakeOver,
@@ -40,6 +41,7 @@ SINGLE: Cases = {
     "unique with an id of a shard after": WithId(1, unique=True),
     "id claimed by a request that died": Claimed(),
     "id taken over": Claimed(expired=True),
+    "into a full queue that drops its oldest job": Dropping(),
 }
 UNIQUE: Cases = {
     "reject": Unique("reject"),

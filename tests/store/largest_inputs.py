@@ -41,14 +41,15 @@ from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.ack import Ack, ack_many
 from ojs_cluster.store.jobs.listing import JobFilter
 from ojs_cluster.store.jobs.nack import Nack, nack_many
-from ojs_cluster.store.limits import rate_tokens
+from ojs_cluster.store.limits import depth_bounds, rate_tokens
+from ojs_cluster.store.limits.depth_bounds import DepthBound
 from ojs_cluster.store.operations import processes
 from ojs_cluster.store.outbox.outbox import drain
 from ojs_cluster.store.pools.pool_fetch import fetch_for_pool
 from ojs_cluster.store.pools.pools import MAX_POOLS
 from ojs_cluster.store.queue_defaults.records import MAX_QUEUES, change_defaults
 from ojs_cluster.store.queues.queue_sums import sum_queues
-from ojs_cluster.store.queues.queues import purge
+from ojs_cluster.store.queues.queues import get_stats, purge
 from ojs_cluster.store.schemas.schema_index import SchemaRecord, encode
 from ojs_cluster.store.search.lists import list_jobs
 from ojs_cluster.store.statistics.job_counts import WIDTH
@@ -121,6 +122,19 @@ async def a_batch_of_small_jobs(store: Store, db: Any) -> None:
     error = parse_failure(b'{"code":"c","message":"%b"}' % (b"e" * 65_000))
     nacks = [Nack(job.id, None, error, False) for job in taken[half : half + 100]]
     await nack_many(store, nacks, worker_id="w1")
+
+
+async def a_full_queue_drops_large_jobs_of_all_priorities(store: Store, db: Any) -> None:
+    shard, queue = shard_of(store, "full"), "full"
+    limited: dict[str, Any] = {"rate_limit": {"key": "full", "concurrency": 1}}
+    jobs = [new_job(queue, priority=each, **limited) for each in range(-100, 101)]
+    old = await enqueue_many(store, jobs)
+    await take(store, queue, count=50)
+    for job in old[:60]:
+        make_large(db, shard.job(job.id))
+    await depth_bounds.set_bound(store, queue, DepthBound(150, "drop_oldest"))
+    await enqueue_many(store, [new_job(queue) for _ in range(140)])
+    assert (await get_stats(store, queue)).depth == 150
 
 
 async def expired_jobs_before_one_that_runs(store: Store, db: Any) -> None:
@@ -430,6 +444,7 @@ async def as_many_processes_as_kept(store: Store, db: Any) -> None:
 INPUTS: Sequence[Inputs] = (
     a_large_job_that_is_sent_twice,
     a_batch_of_small_jobs,
+    a_full_queue_drops_large_jobs_of_all_priorities,
     expired_jobs_before_one_that_runs,
     large_jobs_that_are_due_before_others,
     large_jobs_that_end_together,

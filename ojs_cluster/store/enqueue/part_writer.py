@@ -6,6 +6,7 @@ whether an earlier run has stored the jobs.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -35,7 +36,7 @@ from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.read_jobs import read_many
 from ojs_cluster.store.jobs.record import JobRecord, record
 from ojs_cluster.store.limits import depth_bounds
-from ojs_cluster.store.partial_failures import after_first_write
+from ojs_cluster.store.partial_failures import after_first_write, before_first_write
 from ojs_cluster.store.runtime import Arg
 
 
@@ -116,6 +117,7 @@ class PartWriter:
             BackendUnavailable: Redis did not answer in time.
         """
         store, shard, part = self._store, self._shard, self._part
+        room: depth_bounds.Room | None = None
         name = "enqueue"
         if fast_path and not store_before_ms and not tombstone_tokens:
             name = "enqueue_one" if fits_fast_path(store, shard, part) else name
@@ -138,6 +140,14 @@ class PartWriter:
                     store.depth_cache.mark_filled(store.keys, shard, {job.queue for job in part})
                     count_types(store, part)
                     return stored_records(part, reply)
+                if reply[0] == b"full":
+                    room = room or depth_bounds.Room(
+                        store, shard, Counter(job.queue for job in part)
+                    )
+                    with before_first_write():
+                        has_room = await room.make(reply)
+                    if has_room:
+                        continue
                 stored = await self._after_refusal(reply)
                 if stored is not None:
                     return stored

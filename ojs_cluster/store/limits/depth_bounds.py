@@ -29,10 +29,21 @@ from ojs_cluster.store.queues import mirrored_fields
 
 if TYPE_CHECKING:
     from ojs_cluster.store.context import Store
+    from ojs_cluster.store.runtime import Arg
 
 _BOUND = re.compile(rb"\d{1,15}")
-_OVERFLOW = re.compile(rb"(reject|block):(0(\.\d{1,6})?|1(\.0{1,6})?)")
+_OVERFLOW = re.compile(rb"(reject|block|drop_oldest):(0(\.\d{1,6})?|1(\.0{1,6})?)")
 DEFAULT_THRESHOLD: Final = 0.8
+Strategy = Literal["reject", "block", "drop_oldest"]
+STRATEGIES: Final[Mapping[str, Strategy]] = {
+    "reject": "reject",
+    "block": "block",
+    "drop_oldest": "drop_oldest",
+}
+_MAX_DROPPED: Final = 50
+"""Maximum number of jobs that one script drops."""
+_ROOM_TRIES: Final = 20
+"""Maximum number of times that one write makes room. Other producers may take it each time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +54,12 @@ class DepthBound:
         jobs: maximum number of waiting jobs; 0 for any number.
         strategy: what happens to a new job of a full queue. ``reject`` refuses it. ``block``
             refuses it too, unless the client waits for room (``http/blocking.py``).
+            ``drop_oldest`` stores it, and discards the oldest available jobs.
         threshold: part of the bound, from 0 to 1, above which responses warn clients.
     """
 
     jobs: int
-    strategy: Literal["reject", "block"] = "reject"
+    strategy: Strategy = "reject"
     threshold: float = DEFAULT_THRESHOLD
 
     def packed(self) -> str:
@@ -63,7 +75,7 @@ _DEFAULT_OVERFLOW: Final = f"reject:{DEFAULT_THRESHOLD}"
 def _unpack(text: str) -> DepthBound:
     jobs, _, overflow = text.partition(" ")
     strategy, _, threshold = (overflow or _DEFAULT_OVERFLOW).partition(":")
-    return DepthBound(int(jobs), "block" if strategy == "block" else "reject", float(threshold))
+    return DepthBound(int(jobs), STRATEGIES.get(strategy, "reject"), float(threshold))
 
 
 def bound_arguments(store: Store, new: Mapping[str, int]) -> str:
@@ -98,8 +110,57 @@ def queue_full_error(queues: Iterable[str], reply: Sequence[Any]) -> QueueFull:
     )
 
 
+class Room:
+    """Makes room for the jobs of one write in full queues that drop their oldest jobs.
+
+    The drop precedes the write, so a process that dies in between has dropped jobs and stored none.
+    One script for both would have to load all that the end of a job needs into each enqueue of a
+    queue with a bound (docs/adr/052).
+
+    Args:
+        store: the store.
+        shard: the shard of the new jobs.
+        new: the number of new jobs of each queue, in the order of the script's KEYS.
+    """
+
+    def __init__(self, store: Store, shard: Shard, new: Mapping[str, int]) -> None:
+        self._store = store
+        self._shard = shard
+        self._new = new
+        self._tries = _ROOM_TRIES
+
+    async def make(self, reply: Sequence[Any]) -> bool:
+        """Drop jobs after a script has replied ``{'full', ...}``; return whether to try again.
+
+        Raises:
+            BackendUnavailable: Redis did not answer in time. Jobs may have been dropped.
+        """
+        if reply[0] != b"full" or reply[4] != b"drop_oldest" or not self._tries:
+            return False
+        self._tries -= 1
+        store, shard, queue = self._store, self._shard, list(self._new)[int(reply[1]) - 1]
+        settings = store.settings
+        keys = [shard.queue_counters(queue), shard.queue_available(queue)]
+        keys += (shard.expiring, shard.finished, shard.events)
+        args: list[Arg] = [store.events_arg, queue]
+        args.append(bound_arguments(store, {queue: self._new[queue]}))
+        args.append(store.webhooks.jobs_per_script("drop_oldest", _MAX_DROPPED))
+        args += (settings.retention_discarded_ms, settings.errors_kept)
+        while True:
+            # Repeated after a lost reply, the script counts again, so it never drops too many.
+            dropped, missing, effects = await store.run(
+                shard, "drop_oldest", keys, args, idempotent=True
+            )
+            if effects:
+                await deliver(store, shard, effects)
+            if not missing or not dropped:
+                return not missing
+
+
 async def check_bounds(store: Store, jobs: Iterable[tuple[Shard, str]]) -> None:
     """Check the depth bounds of queues before jobs are written in several steps.
+
+    A full queue that drops its oldest jobs does so now. If the write then fails, they stay dropped.
 
     Args:
         store: the store.
@@ -121,9 +182,13 @@ async def check_bounds(store: Store, jobs: Iterable[tuple[Shard, str]]) -> None:
             for key in (shard.queue_counters(queue), shard.queue_available(queue))
         ]
         args = [bound_arguments(store, new), *new]
-        reply = await store.run(shard, "bound_check", keys, args, idempotent=True)
-        if reply:
-            raise queue_full_error(new, reply)
+        room = Room(store, shard, new)
+        while True:
+            reply = await store.run(shard, "bound_check", keys, args, idempotent=True)
+            if not reply:
+                return
+            if not await room.make(reply):
+                raise queue_full_error(new, reply)
 
     with before_first_write():
         await run_concurrently(by_shard, check)

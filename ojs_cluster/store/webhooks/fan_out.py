@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from ojs_cluster.core.events import (
+    BACKPRESSURE_DROPPED,
     JOB_CANCELLED,
     JOB_COMPLETED,
     JOB_DISCARDED,
@@ -34,6 +35,7 @@ MOST_DELIVERIES: Final = 300
 _ENDED: Final = ((JOB_FAILED,), (JOB_RETRYING, JOB_ENQUEUED, JOB_DISCARDED, JOB_CANCELLED))
 _EVENTS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
     "ack_many": ((JOB_COMPLETED,),),
+    "drop_oldest": ((BACKPRESSURE_DROPPED,), (JOB_DISCARDED,)),
     "enqueue": ((JOB_ENQUEUED, JOB_SCHEDULED, JOB_CANCELLED),),
     "fetch_full": ((JOB_STARTED, JOB_EXPIRED, JOB_HELD),),
     "heartbeat": ((JOB_HEARTBEAT,),),

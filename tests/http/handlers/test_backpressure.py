@@ -73,7 +73,7 @@ async def test_the_bound_of_a_queue_is_shown_and_removed(api: Api) -> None:
         ({"max_depth": 1, "warning_threshold": 2}, 400),
         ({"max_depth": 1, "surprise": True}, 400),
         ({"strategy": "reject"}, 400),
-        ({"max_depth": 1, "strategy": "drop_oldest"}, 422),
+        ({"max_depth": 1, "strategy": "drop_newest"}, 422),
         ({"max_depth": 1, "max_size_bytes": 5}, 422),
     ],
 )
@@ -275,3 +275,16 @@ async def test_maintenance_mode_ends_the_wait(api: Api) -> None:
         nursery.start_soon(refused)
         await waiting(api, 1)
         api.app.maintenance.set(Maintenance(frozenset({"enqueue"})))
+
+
+async def test_a_dropped_job_says_why_it_was_discarded(api: Api) -> None:
+    shown = await bound(api, 1, strategy="drop_oldest")
+    assert shown.json["backpressure"]["strategy"] == "drop_oldest"
+    oldest = await api.enqueue(options={"queue": "mail"})
+    assert (await api.post("/ojs/v1/jobs/batch", {"jobs": [JOB]})).status == 201
+    job = (await api.get(f"/ojs/v1/jobs/{oldest['id']}")).json["job"]
+    assert (job["state"], job["error"]["type"], job["attempt"]) == ("discarded", "overflow", 0)
+    history = await api.get(f"/ojs/v1/jobs/{oldest['id']}/history")
+    assert history.status == 200, history.body
+    [event] = (await api.get("/ojs/v1/events?types=backpressure.dropped")).json["events"]
+    assert event["data"] == {"job_id": oldest["id"], "job_type": oldest["type"], "queue": "mail"}

@@ -37,7 +37,7 @@ async def until_applied(store: Store, applied: object) -> None:
 def kept_ms(store: Store, db: Any, job_id: str) -> float:
     seconds, micros = db.time()
     until: float = db.zscore(shard_of(store).finished, job_id)
-    return until - seconds * 1000 - micros / 1000
+    return until - float(seconds * 1000 + micros / 1000)
 
 
 async def test_a_finished_job_is_kept_as_long_as_its_queue_said(

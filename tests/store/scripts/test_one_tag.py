@@ -50,6 +50,7 @@ from ojs_cluster.store.jobs.edit import edit
 from ojs_cluster.store.jobs.listing import JobFilter
 from ojs_cluster.store.jobs.nack import Nack, nack_many, release_unanswered
 from ojs_cluster.store.limits import depth_bounds, rate_limits
+from ojs_cluster.store.limits.depth_bounds import DepthBound
 from ojs_cluster.store.maintenance.maintenance import set_maintenance
 from ojs_cluster.store.migrations.execution import migrate
 from ojs_cluster.store.migrations.layout import raise_copy, report
@@ -275,8 +276,11 @@ async def one_life_without_backup(store: Store, db: Any) -> None:
     await one_life_of_a_webhook(store)
     await one_life_of_a_schema(store)
     await one_life_of_a_pool(store)
-    await one_life_of_a_tenant(store)
     await change_defaults(store, "defaulted", {"default_timeout": 1})
+    await depth_bounds.set_bound(store, "dropping", DepthBound(1, "drop_oldest"))
+    await put(store, "dropping")
+    await put(store, "dropping")
+    await one_life_of_a_tenant(store)
     await one_life_of_an_agent(store)
     await reads(store)
 

@@ -26,7 +26,7 @@ from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import exhaustion
 from ojs_cluster.store.limits import depth_bounds, partition_quotas, rate_limits
-from ojs_cluster.store.limits.depth_bounds import DepthBound
+from ojs_cluster.store.limits.depth_bounds import STRATEGIES, DepthBound
 from ojs_cluster.store.partial_failures import after_first_write
 from ojs_cluster.store.queue_defaults.records import change_defaults, get_defaults
 from ojs_cluster.store.queues import lifecycle
@@ -57,7 +57,7 @@ class BackpressureBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     max_depth: Annotated[int, between(0, _LARGEST_MAX_DEPTH)]
-    strategy: Annotated[str, keywords(enum=["reject", "block"])] = "reject"
+    strategy: Annotated[str, keywords(enum=[*STRATEGIES])] = "reject"
     warning_threshold: Annotated[float, between(0, 1)] = 0.8
     max_size_bytes: int = 0
 
@@ -91,7 +91,7 @@ class QueueConfigBody(msgspec.Struct, frozen=True):
     max_size: Annotated[int, between(0, _LARGEST_MAX_DEPTH)] | msgspec.UnsetType | None = (
         msgspec.UNSET
     )
-    overflow_policy: Annotated[str, keywords(enum=["reject", "block"])] | None = None
+    overflow_policy: Annotated[str, keywords(enum=[*STRATEGIES])] | None = None
     concurrency: Annotated[int, keywords(minimum=1)] | msgspec.UnsetType | None = msgspec.UNSET
     default_retry: dict[str, Any] | msgspec.UnsetType | None = msgspec.UNSET
     default_timeout: DefaultSeconds | msgspec.UnsetType | None = msgspec.UNSET
@@ -311,11 +311,10 @@ def _depth_bound(backpressure: BackpressureBody) -> DepthBound:
         Unsupported: the body sets another kind of limit.
         InvalidRequest: a number is out of range.
     """
-    strategy = backpressure.strategy
-    if strategy not in ("reject", "block"):
+    strategy = STRATEGIES.get(backpressure.strategy)
+    if strategy is None:
         raise Unsupported(
-            "the supported strategies are 'reject' and 'block': no job is dropped",
-            field="backpressure.strategy",
+            f"the strategies are {', '.join(STRATEGIES)}", field="backpressure.strategy"
         )
     if backpressure.max_size_bytes:
         raise Unsupported(
@@ -332,7 +331,7 @@ def _depth_bound(backpressure: BackpressureBody) -> DepthBound:
         )
     return DepthBound(
         backpressure.max_depth,
-        "block" if strategy == "block" else "reject",
+        strategy,
         backpressure.warning_threshold,
     )
 

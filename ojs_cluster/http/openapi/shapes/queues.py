@@ -195,7 +195,7 @@ class DepthBound(TypedDict):
     """The limit on the depth of a queue."""
 
     max_depth: Count
-    strategy: Literal["reject", "block"]
+    strategy: Literal["reject", "block", "drop_oldest"]
     warning_threshold: Annotated[float, between(0, 1)]
 
 

@@ -28,7 +28,7 @@ local function refuse_full(names, from, bounds)
         if bound > 0 and tonumber(new) > 0 then
             local depth = depth_of(names[i], available_key, {scheduled, retryable, pending})
             local partition_bound = math.ceil(bound / partitions)
-            local strategy, threshold = string.match(overflow or '', '^(%l+):([%d.]+)$')
+            local strategy, threshold = string.match(overflow or '', '^([%l_]+):([%d.]+)$')
             if depth + new > partition_bound then
                 return {'full', i, depth, partition_bound, strategy or 'reject'}
             end
