@@ -6,6 +6,8 @@ has created is kept without jobs. All other queues without jobs are retired (``r
 
 from __future__ import annotations
 
+import secrets
+
 from ojs_cluster.core.errors import Conflict, NotFound
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
@@ -13,7 +15,7 @@ from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.partial_failures import after_first_write
 from ojs_cluster.store.queue_defaults.records import remove_defaults
 from ojs_cluster.store.queues import partition_maintenance
-from ojs_cluster.store.queues.queues import begin_drain, exists, get_stats, pause_or_resume
+from ojs_cluster.store.queues.queues import begin_drain, end_drain, exists, get_stats
 from ojs_cluster.store.sweeps.retention import retire
 
 
@@ -51,8 +53,8 @@ async def delete_queue(store: Store, queue: str) -> None:
 
     The queue drains first, so no new job enters while its partitions are checked. Its finished jobs
     are kept for their retention, and its dead letters too. A job that is enqueued later creates the
-    queue again. Each step may be repeated after a crash. A crash, or a lost reply of Redis before a
-    Conflict, may leave the queue draining. A drain that an operator has begun is not ended.
+    queue again. Each step may be repeated after a crash, which may leave the queue draining. The
+    drain of an operator is not ended, not even one that begins meanwhile.
 
     Raises:
         NotFound: the queue does not exist.
@@ -64,7 +66,8 @@ async def delete_queue(store: Store, queue: str) -> None:
         raise NotFound("queue", queue)
     if stats.has_live_jobs:
         raise _in_use(queue, stats.live_jobs)
-    drained_here = await begin_drain(store, queue)
+    token = secrets.token_hex(8)
+    drained_here = await begin_drain(store, queue, token)
     with after_first_write():
         shards = await store.partitions.occupied_shards(store, queue)
         found = await get_stats(store, queue)
@@ -74,7 +77,7 @@ async def delete_queue(store: Store, queue: str) -> None:
             empty = empty and await _delete_in(store, shard, queue)
         if not empty:
             if drained_here:
-                await pause_or_resume(store, queue, "undrain")
+                await end_drain(store, queue, token)
             await partition_maintenance.maintain_queue(store, queue)
             raise _in_use(queue, (await get_stats(store, queue)).live_jobs)
         # Meanwhile the janitor may have copied fields of partition 0 to partitions that were empty.

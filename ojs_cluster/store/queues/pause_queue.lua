@@ -3,20 +3,31 @@
 --       wakes waiting workers. The name of a new queue is sent to the registry of queue names.
 -- Memory: allow-oom; adds 600 bytes.
 -- KEYS: 1 queue_counters, 2 queue_available, 3 events.
--- ARGV: 1 events kept, 2 queue, 3 'set', 'remove' or 'keep' for the flag `paused`, 4 the same for `draining`.
+-- ARGV: 1 events kept, 2 queue, 3 'set', 'remove' or 'keep' for the flag `paused`, 4 the same for `draining`,
+--       5 token of a deletion, '' for an operator. A deletion drains the queue only until it ends. It sets the flag
+--       unless an operator has, takes over the flag of another deletion, and removes only its own.
 -- Returns: {now, effects, whether the queue is paused now (0 or 1), whether it is draining now,
---           whether this call has set `draining`}
+--           whether the flag `draining` is that of this deletion}
 --@include keys now preflight read_job append_event set_deadline append_effect wake_queue
-local counters_key, available_key, name, paused, draining = KEYS[1], KEYS[2], ARGV[2], ARGV[3], ARGV[4]
+local counters_key, available_key, name = KEYS[1], KEYS[2], ARGV[2]
+local paused, draining, token = ARGV[3], ARGV[4], ARGV[5] or ''
 preflight_key(OUTBOX)
 preflight_key(OUTBOX_DUE)
 run_preflight()
 if redis.call('HSETNX', counters_key, 'created', now) == 1 then append_effect('queue', name) end
 local queue, begun = {[F.queue] = name, [F.type] = ''}, 0
 if draining == 'set' then
-    begun = redis.call('HSETNX', counters_key, 'draining', now)
+    local drained, deletion = unpack(redis.call('HMGET', counters_key, 'draining', 'deleting'))
+    if not drained then redis.call('HSET', counters_key, 'draining', now) end
+    if token == '' then redis.call('HDEL', counters_key, 'deleting')
+    elseif not drained or deletion then
+        redis.call('HSET', counters_key, 'deleting', token)
+        begun = 1
+    end
     redis.call('HDEL', counters_key, 'open') -- for enqueue_one.lua, which does not check the flag
-elseif draining == 'remove' then redis.call('HDEL', counters_key, 'draining') end
+elseif draining == 'remove' and (token == '' or redis.call('HGET', counters_key, 'deleting') == token) then
+    redis.call('HDEL', counters_key, 'draining', 'deleting')
+end
 if paused == 'set' then
     if redis.call('HSETNX', counters_key, 'paused', now) == 1 then emit('queue.paused', '', queue) end
 elseif paused == 'remove' and redis.call('HDEL', counters_key, 'paused') == 1 then

@@ -305,30 +305,48 @@ async def pause_or_resume(store: Store, queue: str, action: QueueAction) -> tupl
     return now_ms, status
 
 
-async def begin_drain(store: Store, queue: str) -> bool:
-    """Drain a queue, as ``pause_or_resume`` does; return whether this call has begun the drain.
+async def begin_drain(store: Store, queue: str, token: str) -> bool:
+    """Drain a queue for its deletion; return whether ``end_drain`` has to end the drain.
 
-    If the reply is lost, the result is False: the caller must not end a drain that an operator may
-    have begun. The queue then stays drained until an operator resumes it.
+    It has not if an operator has drained the queue. Repeating it with the same token changes
+    nothing. It takes over the drain that another deletion has begun.
+
+    Args:
+        store: the store.
+        queue: the queue's name.
+        token: a text that no other deletion uses.
 
     Raises:
         TooManyQueues: the queue is new, and the registry of queue names is full.
         BackendUnavailable: Redis did not answer in time.
     """
-    return (await _change_flags(store, queue, "drain"))[2]
+    return (await _change_flags(store, queue, "drain", token))[2]
+
+
+async def end_drain(store: Store, queue: str, token: str) -> None:
+    """End the drain of a deletion, unless an operator or another deletion has taken it over.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    await _change_flags(store, queue, "undrain", token)
 
 
 async def _change_flags(
-    store: Store, queue: str, action: QueueAction
+    store: Store, queue: str, action: QueueAction, token: str = ""
 ) -> tuple[int, QueueStatus, bool]:
-    """Change the flags; return the time in Unix ms, the state, and whether a drain has begun."""
+    """Change the flags, for an operator or for the deletion with this token.
+
+    Returns:
+        The time in Unix ms, the state, and whether the queue drains for this deletion.
+    """
     await store.queues.ensure(store, [queue])
     shard = store.keys.shard_of_queue(queue)
     now, effects, paused, draining, begun = await store.run(
         shard,
         "pause_queue",
         [shard.queue_counters(queue), shard.queue_available(queue), shard.events],
-        [store.events_arg, queue, *_FLAG_CHANGES[action]],
+        [store.events_arg, queue, *_FLAG_CHANGES[action], token],
         idempotent=True,
     )
     await deliver(store, shard, effects)

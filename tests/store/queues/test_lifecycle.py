@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -14,14 +15,15 @@ from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.redis import Client
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import exhaustion
+from ojs_cluster.store.enqueue.enqueue import enqueue
 from ojs_cluster.store.limits import depth_bounds, rate_limits
 from ojs_cluster.store.queues import lifecycle, queues
 from ojs_cluster.store.queues.partition_maintenance import get_partitions
 from ojs_cluster.store.sweeps.retention import purge_due, retire_queues
 from tests.store.hot_queues import put_into, spread
-from tests.store.shortcuts import HOUR, QUEUE, ack, active, put, shard_of, take
+from tests.store.shortcuts import HOUR, QUEUE, ack, active, new_job, put, shard_of, take
 from tests.support.invariants import InvariantReport
-from tests.support.lossy import LossyClient
+from tests.support.lossy import LossyClient, lossy
 from tests.support.timeshift import age_queue
 
 Check = Callable[[], InvariantReport]
@@ -175,6 +177,36 @@ async def test_a_refused_deletion_does_not_end_the_drain_of_an_operator(
     with pytest.raises(Conflict):
         await lifecycle.delete_queue(before(store, "pause_queue", 0, drain), QUEUE)
     assert (await queues.get_stats(store, QUEUE)).status == "draining"
+
+
+async def test_a_drain_that_begins_during_a_refused_deletion_stays(
+    store: Store, other_store: Store
+) -> None:
+    await lifecycle.create_queue(store, QUEUE)
+
+    async def drain() -> None:
+        await queues.pause_or_resume(other_store, QUEUE, "drain")
+
+    refused = before(before(store, "pause_queue", 1, drain), "pause_queue", 0, partial(put, store))
+    with pytest.raises(Conflict):
+        await lifecycle.delete_queue(refused, QUEUE)
+    assert (await queues.get_stats(store, QUEUE)).status == "draining"
+
+
+async def test_a_refused_deletion_ends_its_drain_after_lost_replies_and_a_crash(
+    store: Store, db: Any
+) -> None:
+    await lifecycle.create_queue(store, QUEUE)
+    await queues.begin_drain(store, QUEUE, "of a process that has died")
+    deaf, _ = lossy(store, "pause_queue")
+
+    async def put_anyway() -> None:
+        await enqueue(store, new_job(), ignore_depth_bound=True)
+
+    with pytest.raises(Conflict):
+        await lifecycle.delete_queue(before(deaf, "pause_queue", 0, put_anyway), QUEUE)
+    assert (await queues.get_stats(store, QUEUE)).status == "active"
+    assert not db.hexists(shard_of(store).queue_counters(QUEUE), "deleting")
 
 
 async def test_a_copied_field_does_not_bring_a_deleted_queue_back(
