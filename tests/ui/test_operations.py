@@ -234,6 +234,11 @@ def test_a_key_for_some_queues_gets_no_page_about_all(running: Running, demo: De
         page(client, f"/ui/workflows/{demo.workflow}", 404)
 
 
+def edges(text: str) -> int:
+    """Return how many edges the drawing of a workflow has."""
+    return text.partition('<g class="edges"')[2].partition("</g>")[0].count("<path")
+
+
 def test_a_workflow_is_drawn_and_cancelled(running: Running, admin: httpx.Client) -> None:
     with running.api() as api:
         group = {
@@ -246,7 +251,7 @@ def test_a_workflow_is_drawn_and_cancelled(running: Running, admin: httpx.Client
         workflow = created.json()["id"]
     text = page(admin, f"/ui/workflows/{workflow}")
     assert text.count("<rect") == 3
-    assert text.count("<path") == 2, "the last step waits for both jobs of the group"
+    assert edges(text) == 2, "the last step waits for both jobs of the group"
     cancelled = act(admin, f"/ui/workflows/{workflow}/cancel", f"workflows/{workflow}")
     assert "The workflow is cancelled" in cancelled
 
@@ -257,7 +262,7 @@ def test_a_workflow_with_many_edges_is_drawn(running: Running, admin: httpx.Clie
         flow = {"type": "chain", "name": "wide", "steps": [group, group]}
         workflow = api.post("/ojs/v1/workflows", json=flow).raise_for_status().json()["id"]
         text = page(admin, f"/ui/workflows/{workflow}")
-        assert (text.count("<rect"), text.count("<path")) == (2, 1)
+        assert (text.count("<rect"), edges(text)) == (2, 1)
         api.delete(f"/ojs/v1/workflows/{workflow}").raise_for_status()
 
 
