@@ -9,8 +9,8 @@ but the sums over more than 2000 queues, which are read in the background every 
 The table has the times of the responses in milliseconds, and the mean processor time of the API
 process and of Redis, which other programs on the machine change less. Then viewers refresh the
 overview every five seconds, as open pages do. The last lines have the processor time as a share of
-one core, and the longest command in the SLOWLOG, which includes the time for which other programs
-have interrupted it.
+one core, with the viewers and without them, that of one refresh, and the longest command in the
+SLOWLOG, which includes the time for which other programs have interrupted it.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 
 VIEWERS = 50
 REFRESH_S = 5.0
+REFRESHES = 500
 EXPIRED_S = 2.5
 """Time in seconds after which no shared reply of an earlier round is used."""
 DEAD = b',"retry":{"max_attempts":1,"on_exhaustion":"dead_letter"}'
@@ -178,7 +179,18 @@ def measure_viewers(
     took = time.monotonic() - began
     shares = (cpu_s(api) - before[0]) / took, (cpu_s(redis_pids) - before[1]) / took
     print(f"\n{VIEWERS} viewers, {requests / took:.1f} refreshes of the overview per second:")
-    print(f"API process {shares[0]:.1%} of a core, Redis {shares[1]:.1%} of a core")
+    print(f"API process {shares[0]:.2%} of a core, Redis {shares[1]:.2%} of a core")
+    before_s = cpu_s(api)
+    for viewer in range(REFRESHES):
+        refresh(connection, etags[viewer % VIEWERS])
+    used_s = (cpu_s(api) - before_s) / REFRESHES
+    print(f"a refresh, requests one after the other: {used_s * 1e6:.0f} µs of the API process")
+    time.sleep(REFRESH_S)  # the last reads of the viewers end
+    before, began = (cpu_s(api), cpu_s(redis_pids)), time.monotonic()
+    time.sleep(seconds)
+    took = time.monotonic() - began
+    shares = (cpu_s(api) - before[0]) / took, (cpu_s(redis_pids) - before[1]) / took
+    print(f"without viewers {shares[0]:.2%} and {shares[1]:.2%} of a core")
 
 
 def longest_ms(servers: Embedded) -> float:

@@ -25,9 +25,6 @@ from ojs_cluster.store.statistics.job_counts import TIMES, read_types
 
 CACHED_S = 5.0
 """Maximum age in seconds of the metrics that a process reports without reading Redis again."""
-_BRIEF_QUEUES_PER_S = 100
-"""Maximum number of queues that a process reads per second for brief metrics, on average. Those of
-1000 queues are read every 10 s."""
 PATIENCE_S = 0.5
 """Longest time in seconds to wait for the reply of one shard."""
 WEBHOOK_OUTCOMES = ("delivered", "failed", "dead", "full", "pending")
@@ -278,19 +275,15 @@ async def _queue_names(store: Store, max_queues: int) -> tuple[list[str] | None,
 class CachedMetrics(Cached[ClusterMetrics]):
     """The metrics of the cluster, read from Redis at most once per ``CACHED_S``.
 
-    Brief metrics of more than 500 queues are read less often (``_BRIEF_QUEUES_PER_S``).
-
     ``get`` raises BackendUnavailable when Redis does not answer in time.
     """
 
     def __init__(self, store: Store, max_queues: int, *, brief: bool = False) -> None:
         kept = BriefCalls() if brief else None
-
-        def kept_s(value: ClusterMetrics, _took_s: float) -> float:
-            queues = min(value.registered or 0, max_queues) if brief else 0
-            return max(CACHED_S, queues / _BRIEF_QUEUES_PER_S)
-
-        super().__init__(lambda: collect(store, max_queues, brief=brief, kept=kept), kept_s)
+        super().__init__(
+            lambda: collect(store, max_queues, brief=brief, kept=kept),
+            lambda _value, _took_s: CACHED_S,
+        )
 
 
 def _shard_keys(shard: Shard) -> list[bytes]:
