@@ -384,6 +384,8 @@ class Meta:
     """Hash: maintenance mode while it is on: the refused classes of requests, reason, times."""
     marks: bytes = b"ojs:{meta}:marks"
     """Sorted set: marks on the charts of the dashboard, as JSON, by their time (ms)."""
+    searches: bytes = b"ojs:{meta}:searches"
+    """Hash: searches for jobs that users of the dashboard have saved, by name, as JSON."""
     pools: bytes = b"ojs:{meta}:pools"
     """Hash: worker pools by name, as JSON. The field '#' is the version."""
     tenants: bytes = b"ojs:{meta}:tenants"

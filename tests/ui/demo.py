@@ -86,5 +86,7 @@ class Demo:
         self.post("/webhooks/subscriptions", hook)
         filtered = {"action": "cancel", "filter": {"queue": "media"}, "dry_run": True}
         self.post("/admin/marks", {"label": "v1.2.3"})
+        saved = {"query": "type:email.* state:discarded"}
+        self._client.put(f"{V1}/admin/searches/Failed e-mails", json=saved).raise_for_status()
         self.operation = self.post("/admin/bulk", filtered)["id"]
         return self

@@ -251,7 +251,7 @@ def test_a_job_is_found_and_opened_by_keyboard_alone(
     visitor.page.context.close()
 
 
-def test_a_search_is_completed_by_keyboard_and_saved(
+def test_a_search_is_completed_by_keyboard_and_saved_for_all(
     chromium: Browser, running: Running, demo: Demo
 ) -> None:
     visitor = window(chromium, running)
@@ -283,12 +283,22 @@ def test_a_search_is_completed_by_keyboard_and_saved(
     field.fill("state:discarded")
     field.press("Enter")
     page.wait_for_url("**/jobs?*query=state*")
-    page.get_by_role("button", name="Save this one").click()
+    page.get_by_label("Name of this search").fill("Lost")
+    page.get_by_role("button", name="Save for all users").click()
     page = visitor.open("jobs")
-    page.locator("#saved").get_by_role("link", name="state:discarded").click()
-    expect(page.get_by_role("combobox", name="Search", exact=True)).to_have_value("state:discarded")
-    page.get_by_role("button", name="Remove the saved search state:discarded").click()
-    expect(page.locator("#saved li")).to_have_count(0)
+    field = page.get_by_role("combobox", name="Search", exact=True)
+    field.press_sequentially("los")
+    expect(page.locator("#query-options").get_by_role("option")).to_have_text(
+        ["Lost: state:discarded"]
+    )
+    field.press("ArrowDown")
+    field.press("Enter")
+    expect(field).to_have_value("state:discarded")
+    field.press("Enter")
+    page.wait_for_url("**/jobs?*query=state*")
+    page.get_by_text("All saved searches as a table").click()
+    page.get_by_role("button", name="Delete the saved search Lost").click()
+    expect(page.locator(".saved").get_by_role("link", name="Lost")).to_have_count(0)
     visitor.check()
     visitor.page.context.close()
 

@@ -79,6 +79,11 @@ def attack(api: httpx.Client) -> list[str]:
     off = {"enabled": True, "reason": worker, "refuse": ["fetch"]}
     assert api.post("/ojs/v1/admin/maintenance", json=off).status_code == 200
     assert api.post("/ojs/v1/admin/marks", json={"label": worker}).status_code == 201
+    escaped = worker.replace('"', '\\"')
+    saved = {"query": f'"{escaped}"'}
+    name = quote(worker[-60:].strip(), safe="")
+    made = api.put(f"/ojs/v1/admin/searches/{name}", json=saved)
+    assert made.status_code == 201, made.text
     pages += ["limits", "webhooks", "events", "operations", ""]
     pages += ["limits/k:1", "cron/_new", "cron/c/edit"]
     return [*pages, "cron/c", f"bulk/{operation}"]

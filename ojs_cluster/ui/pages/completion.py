@@ -13,6 +13,7 @@ import orjson
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.search import FIELDS
+from ojs_cluster.ui.pages.shared.searches import read_searches
 from ojs_cluster.ui.visit import Answer, ApiError, Download, Visit
 
 _MAX_VALUES: Final = 300
@@ -21,7 +22,7 @@ _ERRORS: Final = 100
 
 
 async def values(visit: Visit) -> Answer:
-    """Return the names of the fields, and the values of ``state``, ``queue``, ``type``, ``error``.
+    """Return the fields, the values of ``state``, ``queue``, ``type``, ``error``, saved searches.
 
     A user who may see some queues only gets values of these queues.
     """
@@ -46,9 +47,15 @@ async def values(visit: Visit) -> Answer:
                 "queue": sorted(queues)[:_MAX_VALUES],
                 "type": sorted(types)[:_MAX_VALUES],
                 "error": await _error_types(visit),
+                "searches": await _searches(visit),
             }
         ),
     )
+
+
+async def _searches(visit: Visit) -> list[dict[str, str]]:
+    """Return names and texts of the saved searches."""
+    return [{"name": one["name"], "query": one["query"]} for one in await read_searches(visit)]
 
 
 async def _error_types(visit: Visit) -> list[str]:

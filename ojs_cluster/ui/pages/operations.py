@@ -35,6 +35,8 @@ _VERBS: Final = {
     "queue.purge_states": "delete jobs of a queue by state",
     "rate_limit.end_override": "clear the override of a rate limit",
     "rate_limit.override": "override a rate limit",
+    "search.delete": "delete a saved search",
+    "search.save": "save a search",
     "system.maintenance": "switch maintenance mode",
     "ui.login": "log in to the dashboard",
     "webhook.retry_delivery": "retry a webhook delivery",

@@ -1,7 +1,7 @@
-// Completes searches and keeps saved ones in this browser. Without it, a search is a plain field.
+// Completes searches, also to saved ones. Without it, a search is a plain field.
 (function () {
   "use strict";
-  const MAX_SHOWN = 10, MAX_SAVED = 30;
+  const MAX_SHOWN = 10;
   let values = null; // field -> values, read once when a search gets the focus
   let loading = null; // so that what is typed meanwhile is completed, too
 
@@ -16,7 +16,8 @@
 
   const quoted = (value) => /[\s,"\\]/.test(value) || value.endsWith("*") ? `"${value.replace(/[\\"]/g, "\\$&")}"` : value;
 
-  // What the word at the cursor may become: where it starts, and the texts that may replace it.
+  const plain = (text) => ({ text, label: text });
+  // What the word at the cursor may become: where it starts, and what may replace it. A saved search replaces all.
   function suggestions(text) {
     if ((text.match(/(?:^|[^\\])"/g) || []).length % 2) {
       const open = text.lastIndexOf('"');
@@ -28,7 +29,11 @@
     const colon = word.indexOf(":");
     if (colon < 0) {
       const fields = (values && values.fields) || [];
-      return { start, found: fields.filter((name) => name.startsWith(word) && name !== word) };
+      const saved = word ? (values && values.searches) || [] : [];
+      return { start, found: [
+        ...fields.filter((name) => name.startsWith(word) && name !== word).map(plain),
+        ...saved.filter((each) => each.name.toLowerCase().includes(word.toLowerCase())).map((each) => ({ text: each.query, label: `${each.name}: ${each.query}`, isWhole: true })),
+      ] };
     }
     const comma = Math.max(word.lastIndexOf(","), colon);
     return ofField(word.slice(0, colon), word.slice(comma + 1), start + comma + 1);
@@ -36,7 +41,7 @@
   function ofField(field, part, start) {
     const known = values && Object.hasOwn(values, field) ? values[field] : [];
     const low = part.toLowerCase();
-    return { start, found: known.filter((value) => value.toLowerCase().startsWith(low) && value !== part).map(quoted) };
+    return { start, found: known.filter((value) => value.toLowerCase().startsWith(low) && value !== part).map(quoted).map(plain) };
   }
 
   function complete(input) {
@@ -49,7 +54,7 @@
     input.after(list);
     input.type = "text"; // a search field cannot be a combobox
     for (const [name, value] of Object.entries({ role: "combobox", "aria-autocomplete": "list", "aria-expanded": "false", "aria-controls": list.id, "aria-haspopup": "listbox" })) input.setAttribute(name, value);
-    let start = 0, active = -1;
+    let start = 0, active = -1, shown = [];
 
     function close() {
       list.hidden = true;
@@ -64,13 +69,14 @@
       close();
       if (!at || !at.found.length || document.activeElement !== input) return;
       start = at.start;
-      at.found.slice(0, MAX_SHOWN).forEach((text, number) => {
+      shown = at.found.slice(0, MAX_SHOWN);
+      shown.forEach((option, number) => {
         const item = document.createElement("li");
         item.id = `${list.id}-${number}`;
         item.setAttribute("role", "option");
         item.setAttribute("aria-selected", "false");
-        item.textContent = text;
-        item.addEventListener("pointerdown", (event) => { event.preventDefault(); choose(text); });
+        item.textContent = option.label;
+        item.addEventListener("pointerdown", (event) => { event.preventDefault(); choose(option); });
         list.append(item);
       });
       list.hidden = false;
@@ -83,7 +89,12 @@
       input.setAttribute("aria-activedescendant", items[active].id);
       items[active].scrollIntoView({ block: "nearest" });
     }
-    function choose(text) {
+    function choose({ text, isWhole }) {
+      if (isWhole) {
+        input.value = text;
+        close();
+        return;
+      }
       const rest = input.value.slice(input.selectionStart).replace(/^[^\s,]*/, "");
       const end = /[:.]$/.test(text) ? "" : " ";
       input.value = input.value.slice(0, start) + text + end + rest.replace(/^\s/, "");
@@ -100,7 +111,7 @@
         if (!list.hidden) mark(active < 0 && event.key === "ArrowUp" ? -1 : active + (event.key === "ArrowDown" ? 1 : -1));
       } else if (event.key === "Enter" && !list.hidden && active >= 0) {
         event.preventDefault();
-        choose(list.children[active].textContent);
+        choose(shown[active]);
       } else if (event.key === "Escape" && !list.hidden) {
         event.stopPropagation();
         event.preventDefault();
@@ -109,41 +120,4 @@
     });
   }
   for (const input of document.querySelectorAll("input[data-complete]")) complete(input);
-
-  // -- saved searches
-  const place = document.getElementById("saved");
-  if (!place) return;
-  const KEY = `ojs-searches:${place.dataset.user}`; // the next user of this browser gets none of them
-  const read = () => {
-    try {
-      const found = JSON.parse(localStorage.getItem(KEY) || "[]");
-      return Array.isArray(found) ? found.filter((each) => typeof each === "string").slice(0, MAX_SAVED) : [];
-    } catch (_) { return []; }
-  };
-  const write = (all) => { try { localStorage.setItem(KEY, JSON.stringify(all)); } catch (_) { /* storage is blocked */ } };
-  const words = (address) => [...new URLSearchParams(address)].map(([name, value]) => name === "query" ? value : `${name}:${value}`).join(" ");
-  const here = place.dataset.search;
-  const save = place.querySelector("button");
-  const items = place.querySelector("ul");
-  function draw() {
-    const all = read();
-    save.hidden = !here || all.includes(here);
-    place.hidden = save.hidden && !all.length;
-    items.replaceChildren(...all.map((address) => {
-      const item = document.createElement("li");
-      const link = document.createElement("a");
-      link.href = `${place.dataset.jobs}?${new URLSearchParams(address)}`;
-      link.textContent = words(address);
-      const remove = document.createElement("button");
-      remove.type = "button";
-      remove.className = "link";
-      remove.textContent = "Remove";
-      remove.setAttribute("aria-label", `Remove the saved search ${words(address)}`);
-      remove.addEventListener("click", () => { write(read().filter((each) => each !== address)); draw(); });
-      item.append(link, " ", remove);
-      return item;
-    }));
-  }
-  save.addEventListener("click", () => { write([here, ...read()].slice(0, MAX_SAVED)); draw(); document.getElementById("announce").textContent = "The search is saved in this browser"; });
-  draw();
 })();

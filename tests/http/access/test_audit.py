@@ -32,6 +32,7 @@ from ojs_cluster.server.config.settings import AccessSettings
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.bulk import operations as bulks
 from ojs_cluster.store.dashboard.marks import Mark, add_mark
+from ojs_cluster.store.dashboard.searches import SavedSearch, save_search
 from ojs_cluster.store.operations import audit as store_audit
 from ojs_cluster.store.operations.audit import AuditStream
 from ojs_cluster.store.queues.lifecycle import create_queue
@@ -75,6 +76,7 @@ BODIES: dict[str, Any] = {
     "tenant.set": {"limits": {"max_scheduled": 1}},
     "tenant.set_limits": {"max_scheduled": 1},
     "mark.add": {"label": "v1"},
+    "search.save": {"query": "state:active"},
 }
 ABOUT = {
     "job.retry_many": "queue=none type=t",
@@ -121,6 +123,9 @@ async def subject_of(api: Api, route: Route) -> str:
         return "spare"
     if "/queues/" in route.template:
         return "mail"
+    if "/searches/" in route.template:
+        await save_search(api.app.store, SavedSearch("failed", "state:active", 1))
+        return "failed"
     if "/marks/" in route.template:
         await add_mark(api.app.store, Mark("m", "v2", time.time_ns() // 1_000_000))
         return "m"

@@ -33,6 +33,7 @@ from ojs_cluster.store.cron import cron
 from ojs_cluster.store.cron.cron_store import RedisCronStore
 from ojs_cluster.store.cron.firing import fire_due
 from ojs_cluster.store.dashboard.marks import Mark, add_mark, remove_mark
+from ojs_cluster.store.dashboard.searches import SavedSearch, delete_search, save_search
 from ojs_cluster.store.dead_letters import dead_letters as dead_letter
 from ojs_cluster.store.dead_letters import exhaustion
 from ojs_cluster.store.enqueue import idempotency, placement
@@ -498,6 +499,8 @@ async def bulk_operations(store: Store, db: Any) -> None:
         await set_maintenance(store, refused)
     await add_mark(store, mark := Mark("0" * 16, "v1", 4 * 10**12))
     await remove_mark(store, mark.id)
+    await save_search(store, SavedSearch("s", "state:active", 1))
+    await delete_search(store, "s")
     await add_type_minutes(store, {b"a": [1] * WIDTH})
     await list_types(store, 60, WIDTH)
     for description in (b"{}", b""):

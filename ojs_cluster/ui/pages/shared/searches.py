@@ -1,0 +1,78 @@
+"""Saved searches for jobs: what the list of jobs offers, saves and deletes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+import orjson
+
+from ojs_cluster.core.access.scopes import Scope
+from ojs_cluster.core.search import MAX_CHARACTERS
+from ojs_cluster.ui.redaction import why_not_searched
+from ojs_cluster.ui.visit import Answer, ApiError, SeeOther, Visit
+
+_needs_quotes: Final = re.compile(r'[\s,"\\]').search
+
+
+async def read_searches(visit: Visit) -> list[dict[str, Any]]:
+    """Return the saved searches in the order of their names.
+
+    There are none for a key that may access some queues only, nor while Redis does not answer. A
+    search for values that the operator hides is left out.
+    """
+    if not visit.sees_cluster:
+        return []
+    known = await visit.shared_or_last("admin", "searches")
+    found = [] if known is None else orjson.loads(known.value)["items"]
+    redact = visit.settings.redact
+    return [each for each in found if not why_not_searched(each["query"], redact)]
+
+
+def may_save(visit: Visit) -> bool:
+    """Return whether to offer the forms that save and delete searches."""
+    return visit.sees_cluster and visit.may_change(Scope.ADMIN_WRITE)
+
+
+def as_search(filters: Mapping[str, str]) -> str:
+    """Return one search that stands for a state, a queue, a type and a search together.
+
+    It is empty without any of them, and when it would be too long.
+    """
+    terms = [
+        f"{name}:{_quoted(filters[name])}" for name in ("state", "queue", "type") if filters[name]
+    ]
+    text = " ".join([*terms, filters["query"]]).strip()
+    return text if len(text) <= MAX_CHARACTERS else ""
+
+
+def _quoted(value: str) -> str:
+    """Return a value as a search spells it. An asterisk at its end stays outside the quotes."""
+    if not _needs_quotes(value):
+        return value
+    start, star = (value[:-1], "*") if value.endswith("*") else (value, "")
+    escaped = start.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"{star}'
+
+
+async def save(visit: Visit) -> Answer:
+    """Save a search for all users."""
+    name, query = visit.form.get("name", "").strip(), visit.form.get("query", "").strip()
+    refusal = why_not_searched(query, visit.settings.redact)
+    if refusal or not name:
+        note = visit.back(refusal or "A saved search needs a name.", "jobs")
+        return SeeOther(note.target, note.note, failed=True)
+    await visit.send("PUT", "admin", "searches", name, body={"query": query})
+    return visit.back(f"The search {name} is saved for all users.", "jobs")
+
+
+async def delete(visit: Visit) -> Answer:
+    """Delete a saved search. One that is gone already is no error."""
+    name = visit.form.get("name", "")
+    try:
+        await visit.send("DELETE", "admin", "searches", name)
+    except ApiError as error:
+        if error.code != "not_found":
+            raise
+    return visit.back(f"The search {name} is deleted.", "jobs")
