@@ -50,6 +50,20 @@ def test_a_file_that_breaks_off_says_what_was_enqueued(ctl: Ctl, tmp_path: Path)
     assert len(ctl.names("job", "ls", "--queue", "q.broken", "--all")) == 100
 
 
+def test_values_without_a_json_form_are_refused(ctl: Ctl, tmp_path: Path) -> None:
+    """Python reads and writes some of them as if they were JSON."""
+    [job_id] = ctl.names("job", "enqueue", "t.a", "NaN", "--queue", "q.values")
+    assert ctl.json("job", "get", job_id)["args"] == ["NaN"]
+    for text in ("\udcff", '"\\ud800"'):
+        assert "UTF-8" in ctl.run("job", "enqueue", "t.a", text, code=2).stderr
+    assert "UTF-8" in ctl.run("job", "ls", "--query", "\udcff", code=2).stderr
+    file = tmp_path / "jobs.jsonl"
+    file.write_text('{"type": "t.a", "args": [NaN]}\n')
+    assert "line 1 is no JSON" in ctl.run("job", "enqueue", "--file", str(file), code=2).stderr
+    file.write_bytes(b"\xff\n")
+    assert "UTF-8" in ctl.run("job", "enqueue", "--file", str(file), code=2).stderr
+
+
 def test_a_search_finds_jobs(ctl: Ctl, shared: Shared) -> None:
     query = 'queue:seed.mail error:"no such host"*'
     assert ctl.names("job", "ls", "--query", query) == [shared.seeded["dead"]]

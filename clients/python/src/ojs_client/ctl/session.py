@@ -182,6 +182,8 @@ class Leaf(Examples):
             super().invoke(ctx)
         except OJSError as error:
             raise failure(error, session.connection.url) from error
+        except UnicodeError:
+            raise click.UsageError("An argument or a file is not valid UTF-8.") from None
 
     def _watch(self, ctx: click.Context, session: Session, interval_s: float) -> None:
         """Repeat the command. A server that restarts does not end it."""

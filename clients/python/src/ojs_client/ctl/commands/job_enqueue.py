@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any, Final, TextIO
@@ -14,7 +13,7 @@ from ojs_client.ctl.errors import Exit, Failed, failure
 from ojs_client.ctl.progress import Bar
 from ojs_client.ctl.session import DURATION, Leaf, Session
 from ojs_client.ctl.text import counted
-from ojs_client.ctl.values import json_or_text, pairs
+from ojs_client.ctl.values import json_or_text, pairs, parsed
 from ojs_client.errors import ApiError, ConnectionFailed
 from ojs_client.options import iso_duration, milliseconds
 
@@ -129,7 +128,7 @@ def _batches(file: TextIO) -> Iterator[tuple[int, list[Any]]]:
         if not line.strip():
             raise Failed(f"line {number} is empty", Exit.USAGE)
         try:
-            job = json.loads(line)
+            job = parsed(line)
         except (ValueError, RecursionError):
             raise Failed(f"line {number} is no JSON", Exit.USAGE) from None
         if batch and (len(batch) == _BATCH or size + len(line) > _BATCH_BYTES):

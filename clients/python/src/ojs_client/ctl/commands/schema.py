@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any, TextIO
 
@@ -14,6 +13,7 @@ from ojs_client.ctl.selection import change_each
 from ojs_client.ctl.session import Leaf, Session, confirm, yes_option
 from ojs_client.ctl.text import ago, clock
 from ojs_client.ctl.urls import url_path
+from ojs_client.ctl.values import parsed
 
 _PATH = f"{V1}/admin/schemas"
 _MODES = ("strict", "warn", "off", "default")
@@ -86,8 +86,8 @@ def _fields(found: Row) -> Iterator[tuple[str, Any]]:
 def put(session: Session, job_type: str, version: str, file: TextIO, uri: str | None) -> None:
     """Register a version. FILE holds the schema; - is stdin."""
     try:
-        document = json.loads(file.read())
-    except ValueError as error:
+        document = parsed(file.read())
+    except (ValueError, RecursionError) as error:
         raise click.UsageError(f"{file.name} is not JSON: {error}") from None
     body = {"schema": document} | ({"uri": uri} if uri else {})
     path = f"{_PATH}/{url_path(job_type)}/{url_path(version)}"
