@@ -68,6 +68,8 @@ class HeldJobs:
     _replaced: set[HeldJob] = field(default_factory=set)
     """Jobs whose handlers still run, although this worker has fetched them again."""
     _added: Signal = field(default_factory=Signal)
+    _next_check_at: float = -math.inf
+    """When ``watch`` checks the leases next, on the clock of the event loop."""
 
     def __len__(self) -> int:
         """Return the number of held jobs."""
@@ -97,7 +99,8 @@ class HeldJobs:
             self._replaced.add(earlier)
             earlier.lose("server")
         self._by_id[job.id] = job
-        self._added.set()
+        if expires_at < self._next_check_at:  # else the next check comes in time
+            self._added.set()
         return job
 
     def remove(self, job: HeldJob) -> None:
@@ -130,5 +133,6 @@ class HeldJobs:
                     log.warning("job %s: the lease expired without an answered heartbeat", job.id)
                     job.lose("expired")
             next_at = min((job.expires_at for job in self if job.lost is None), default=math.inf)
+            self._next_check_at = next_at
             with anyio.move_on_after(next_at - anyio.current_time()):
                 await self._added.wait()

@@ -180,7 +180,7 @@ class Settler:
 
     async def run(self) -> None:
         """Send batches until the task is cancelled."""
-        senders = anyio.Semaphore(_SENDERS)
+        senders = anyio.Semaphore(_SENDERS, fast_acquire=True)
         async with anyio.create_task_group() as group:
             group.start_soon(self._retry, group)
             while True:
@@ -194,7 +194,7 @@ class Settler:
                     await self._send_all(waiting, senders, group)
 
     async def _retry(self, group: TaskGroup) -> None:
-        senders = anyio.Semaphore(_RETRY_SENDERS)
+        senders = anyio.Semaphore(_RETRY_SENDERS, fast_acquire=True)
         while True:
             # Take items only when one can be sent. All items that are due by then share requests.
             await senders.acquire()
