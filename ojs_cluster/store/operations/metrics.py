@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import trio
 
@@ -37,6 +38,8 @@ deliveries were pending."""
 _CHUNK = 50
 """Queues per script call, so that one call blocks its Redis server for less than a millisecond."""
 _NO_JOBS = dict.fromkeys(State, 0)
+_PAGE = 1000
+"""Queues after which the event loop serves other requests."""
 _STATES = tuple(state for state in State if state is not State.AVAILABLE)
 _TOTALS = (
     *("acked", "enqueued", "failed"),
@@ -117,11 +120,31 @@ class ClusterMetrics:
     bulk_operations: int | None = None
 
 
-class _Call(NamedTuple):
-    """The queues of one call of ``metrics.lua``, and its KEYS."""
+@dataclass(slots=True)
+class _Call:
+    """One call of ``metrics.lua``.
 
+    Args:
+        shard: the shard.
+        names: the queues.
+        keys: the packed KEYS, once ``BriefCalls`` keeps them.
+    """
+
+    shard: Shard
     names: list[str]
-    keys: PackedKeys
+    keys: PackedKeys | None = None
+
+    def build_keys(self, *, brief: bool) -> list[bytes]:
+        """Return the KEYS."""
+        shard = self.shard
+        keys = _shard_keys(shard)
+        for name in self.names:
+            keys += (shard.queue_counters(name), shard.queue_available(name))
+            keys.append(shard.queue_blocked(name))
+            if not brief:
+                keys.append(shard.queue_dead(name))
+                keys += (shard.queue_times(name), shard.queue_types(name))
+        return keys
 
 
 class BriefCalls:
@@ -135,35 +158,29 @@ class BriefCalls:
         self._made_of: tuple[Sequence[str], bytes] | None = None
         self._calls: dict[Shard, list[_Call]] = {}
 
-    def calls(self, store: Store, names: Sequence[str]) -> dict[Shard, list[_Call]]:
+    async def calls(self, store: Store, names: Sequence[str]) -> dict[Shard, list[_Call]]:
         """Return the calls for each shard."""
         made_of = (names, store.partitions.version)
         if made_of != self._made_of:
-            self._calls = _calls(store, names, brief=True)
-            self._made_of = made_of
+            self._calls, self._made_of = await _make_calls(store, names), made_of
         return self._calls
 
 
-def _calls(store: Store, names: Sequence[str], *, brief: bool) -> dict[Shard, list[_Call]]:
+async def _make_calls(store: Store, names: Sequence[str]) -> dict[Shard, list[_Call]]:
     """Return the calls of ``metrics.lua`` for each shard, at least one."""
     queues_of: dict[Shard, list[str]] = {shard: [] for shard in store.keys}
-    for name in names:
+    for number, name in enumerate(names, 1):
         for shard in _shards_of(store, name):
             queues_of[shard].append(name)
-    calls: dict[Shard, list[_Call]] = {}
-    for shard, names_here in queues_of.items():
-        calls[shard] = []
-        for start in range(0, max(1, len(names_here)), _CHUNK):
-            chunk = names_here[start : start + _CHUNK]
-            keys = _shard_keys(shard)
-            for name in chunk:
-                keys += (shard.queue_counters(name), shard.queue_available(name))
-                keys.append(shard.queue_blocked(name))
-                if not brief:
-                    keys.append(shard.queue_dead(name))
-                    keys += (shard.queue_times(name), shard.queue_types(name))
-            calls[shard].append(_Call(chunk, PackedKeys(keys)))
-    return calls
+        if number % _PAGE == 0:
+            await trio.lowlevel.checkpoint()
+    return {
+        shard: [
+            _Call(shard, here[start : start + _CHUNK])
+            for start in range(0, max(1, len(here)), _CHUNK)
+        ]
+        for shard, here in queues_of.items()
+    }
 
 
 async def collect(
@@ -187,9 +204,8 @@ async def collect(
     cluster = ClusterMetrics(
         {name: QueueMetrics() for name in included}, registered, unreachable=int(names is None)
     )
-    calls_of = (
-        _calls(store, names or (), brief=brief) if kept is None else kept.calls(store, names or ())
-    )
+    make = partial(_make_calls, store) if kept is None else partial(kept.calls, store)
+    calls_of = await make(names or ())
     unreachable: set[Shard] = set()
 
     async def read_in_time(shard: Shard) -> None:
@@ -201,7 +217,12 @@ async def collect(
         unreachable.add(shard)
 
     async def read(shard: Shard) -> None:
-        for number, (chunk, keys) in enumerate(calls_of[shard]):
+        for number, call in enumerate(calls_of[shard]):
+            keys: Sequence[bytes] | None = call.keys
+            if keys is None:
+                keys = call.build_keys(brief=brief)
+                if kept is not None:
+                    keys = call.keys = PackedKeys(keys)
             what = ["brief" if brief else ""]
             reply = await store.run(shard, "metrics", keys, what, idempotent=True)
             shard_reply, queue_replies = reply[:_SHARD_NUMBERS], reply[_SHARD_NUMBERS:]
@@ -210,14 +231,14 @@ async def collect(
                 _add_shard(cluster, shard_reply)
             if brief:
                 for position, available_since, paused in queue_replies:
-                    name = chunk[position]
+                    name = call.names[position]
                     queue = cluster.queues.get(name)
                     if queue is None:
                         queue = cluster.queues[name] = QueueMetrics()
                     _add_oldest(queue, now_ms, available_since)
                     queue.paused = queue.paused or bool(paused)
                 continue
-            for name, queue_reply in zip(chunk, queue_replies, strict=True):
+            for name, queue_reply in zip(call.names, queue_replies, strict=True):
                 _add_queue(cluster.queues[name], now_ms, queue_reply)
 
     await run_concurrently(store.keys, read_in_time)
