@@ -31,6 +31,7 @@ from ojs_cluster.ui.fragments import Fragments
 from ojs_cluster.ui.login import LOGIN, LOGOUT, login_page, refusal_of_login
 from ojs_cluster.ui.navigation import MENU
 from ojs_cluster.ui.proxy_users import ProxyUsers
+from ojs_cluster.ui.redaction.redaction import Redaction
 from ojs_cluster.ui.render import Templates
 from ojs_cluster.ui.routes import PageRoute
 from ojs_cluster.ui.session_secret import SessionSecret
@@ -87,7 +88,8 @@ class Dashboard:
         self._app = app
         self._settings = settings
         self._proxies = proxies
-        self._templates = Templates()
+        self._redaction = Redaction(settings.redact, settings.redactor)
+        self._templates = Templates(self._redaction)
         self._fragments = Fragments()
         self._files = static_files.read_static_files()
         self._sessions = Sessions()
@@ -243,6 +245,7 @@ class Dashboard:
             parameters,
             is_secure=is_secure,
             follows_change=browser.note_of(head) is not None,
+            redaction=self._redaction,
         )
 
     def _send(self, visit: Visit, answer: Answer) -> Response:

@@ -26,6 +26,7 @@ _LARGE: Final = 8 * 1024
 """Size in bytes of the values of a page above which they are converted in a thread. Values of this
 size take up to 10 ms."""
 HIDDEN: Final = "hidden"
+_HIDDEN_TEXT: Final = f'"{HIDDEN}"'
 _INDENT: Final = "  "
 _MAX_INDENTS: Final = 32
 """Deeper levels share an indent. Otherwise 64 KiB of nested arrays become a page of 60 MB."""
@@ -36,7 +37,7 @@ _MISLEADING: Final = re.compile("[\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\
 
 
 async def show_values(
-    values: Mapping[str, bytes | Raw], redact: frozenset[str] = frozenset()
+    values: Mapping[str, bytes | Raw], *, redacted: bool = False
 ) -> dict[str, Markup]:
     """Return what ``show_json`` returns for each value, without blocking the event loop for long.
 
@@ -44,52 +45,37 @@ async def show_values(
 
     Args:
         values: valid JSON by name.
-        redact: as for ``show_json``.
+        redacted: as for ``show_json``.
     """
     raws = {name: bytes(raw) for name, raw in values.items()}
 
     def show() -> dict[str, Markup]:
-        return {name: show_json(raw, redact) for name, raw in raws.items()}
+        return {name: show_json(raw, redacted=redacted) for name, raw in raws.items()}
 
     return await off_loop(show, sum(map(len, raws.values())), large=_LARGE)
 
 
-def show_json(raw: bytes, redact: frozenset[str] = frozenset()) -> Markup:
+def show_json(raw: bytes, *, redacted: bool = False) -> Markup:
     """Return JSON as indented HTML.
 
     Args:
         raw: valid JSON.
-        redact: lower-case names of members whose values are replaced by ``HIDDEN``.
+        redacted: whether the text ``hidden`` stands for a value that the operator hides.
     """
     text = raw.decode(errors="replace")
-    if len(raw) > MAX_SHOWN:
-        # A cut value cannot be indented, and members to hide could not be found in it.
-        shown = Markup("") if redact else escape(text[:MAX_SHOWN])
+    if len(raw) > MAX_SHOWN:  # a cut value cannot be indented
+        shown = escape(text[:MAX_SHOWN])
         return shown + Markup('\n<span class="json-cut">… {} bytes in all</span>').format(len(raw))
     tokens = _tokens(text, MAX_TOKENS)
-    shown = _html(tokens[:MAX_TOKENS], redact)
+    shown = _html(tokens[:MAX_TOKENS], redacted)
     if len(tokens) > MAX_TOKENS:
         shown += Markup('\n<span class="json-cut">… {} bytes in all</span>').format(len(raw))
     return shown
 
 
-def hides(raw: bytes, redact: frozenset[str]) -> bool:
-    """Return whether ``show_json`` would hide a part of the value."""
-    if not redact or len(raw) > MAX_SHOWN:
-        return bool(redact)
-    names = _token(raw.decode(errors="replace"))
-    return any(found[0][0] == '"' and _name(found[0]) in redact for found in names)
-
-
-def short_json(raw: bytes, redact: frozenset[str] = frozenset(), size: int = 160) -> str:
+def short_json(raw: bytes, size: int = 160) -> str:
     """Return the beginning of a JSON text in one line, at most ``size`` characters."""
-    if redact and len(raw) > MAX_SHOWN:
-        return HIDDEN  # a cut value could show a member to hide
-    text = raw[: size * 6].decode(errors="replace")  # an escape such as \u0041 has six bytes
-    if redact:
-        tokens = _tokens(raw.decode(errors="replace"), 2 * size)
-        text = _html(tokens, redact).striptags()
-    text = readable(text)
+    text = readable(raw[: size * 6].decode(errors="replace"))  # an escape has up to six bytes
     return text if len(text) <= size else text[: size - 1] + "…"
 
 
@@ -98,17 +84,22 @@ def readable(text: str) -> str:
     return _MISLEADING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
+def tokens_of(text: str) -> list[str]:
+    """Return the tokens of a JSON text."""
+    return [found[0] for found in _token(text)]
+
+
 def _tokens(text: str, most: int) -> list[str]:
     """Return the first tokens of a JSON text, at most one more than ``most``."""
     return [found[0] for found in islice(_token(text), most + 1)]
 
 
-def _html(tokens: Sequence[str], redact: frozenset[str]) -> Markup:
+def _html(tokens: Sequence[str], redacted: bool) -> Markup:
     # One Markup for each token would take 25 us: most of a second for a value of 64 KiB.
-    return Markup("".join(_pieces(tokens, redact)))  # noqa: S704 (_span escapes what clients sent)
+    return Markup("".join(_pieces(tokens, redacted)))  # noqa: S704 (_span escapes what clients sent)
 
 
-def _pieces(tokens: Sequence[str], redact: frozenset[str]) -> Iterator[str]:
+def _pieces(tokens: Sequence[str], redacted: bool) -> Iterator[str]:
     """Yield the HTML of each token, with line ends and indents between them."""
     depth, at = 0, 0
     while at < len(tokens):
@@ -130,14 +121,13 @@ def _pieces(tokens: Sequence[str], redact: frozenset[str]) -> Iterator[str]:
             yield ": "
         elif following == ":":
             yield _span("json-key", _decoded(piece))
-            if redact and _name(piece) in redact:
-                at = _end_of_value(tokens, at + 1)
-                yield ": " + _span("json-hidden", HIDDEN)
+        elif redacted and piece == _HIDDEN_TEXT:
+            yield _span("json-hidden", HIDDEN)
         else:
             yield _span(*_value(piece))
 
 
-def _end_of_value(tokens: Sequence[str], at: int) -> int:
+def end_of_value(tokens: Sequence[str], at: int) -> int:
     """Return the index of the token after the value that begins at ``at``."""
     depth = 0
     while at < len(tokens):
@@ -162,7 +152,8 @@ def _span(kind: str, text: str) -> str:
     return f'<span class="{kind}">{escape(text)}</span>'
 
 
-def _name(token: str) -> str:
+def name_of(token: str) -> str:
+    """Return the lower-case name of a member from its token; empty if it is damaged."""
     try:
         return str(json.loads(token)).lower()
     except ValueError:

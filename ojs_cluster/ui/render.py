@@ -12,14 +12,19 @@ from ojs_cluster import __version__
 from ojs_cluster.ui import formats
 from ojs_cluster.ui.forms.limits import limits_in_words
 from ojs_cluster.ui.json_view import readable
+from ojs_cluster.ui.redaction.redaction import NOTHING, Redaction
 
 FOLDER: Final = Path(__file__).parent / "templates"
 
 
 class Templates:
-    """The templates of all pages, compiled once."""
+    """The templates of all pages, compiled once.
 
-    def __init__(self) -> None:
+    Args:
+        redaction: what the operator hides; its patterns also hide parts of names and messages.
+    """
+
+    def __init__(self, redaction: Redaction = NOTHING) -> None:
         self._environment = Environment(
             loader=FileSystemLoader(FOLDER),
             autoescape=True,
@@ -38,7 +43,7 @@ class Templates:
             plain=formats.plain,
             plural=formats.plural,
             limits=limits_in_words,
-            readable=readable,
+            readable=lambda text: readable(redaction.rules.text(str(text))),
         )
         self._environment.globals.update(version=__version__, state_glyphs=formats.STATES)
 

@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 from ojs_cluster.core.config.parsers import one_of, words
 from ojs_cluster.core.config.variable import variable
+from ojs_cluster.ui.redaction.function import Function, load_function
+from ojs_cluster.ui.redaction.rules import parse_rules
 
 EVERY_GROUP: Final = "*"
 """Stands for all users in ``proxy_roles``."""
@@ -37,9 +39,11 @@ def base_path(text: str) -> str:
     return path
 
 
-def key_names(text: str) -> frozenset[str]:
-    """Accept comma separated names of members; they are compared in lower case."""
-    return frozenset(word.lower() for word in words(text))
+def redactions(text: str) -> frozenset[str]:
+    """Accept comma separated names, paths and patterns; they are compared in lower case."""
+    found = frozenset(word.lower() for word in words(text))
+    parse_rules(found)
+    return found
 
 
 def header_name(text: str) -> str:
@@ -80,8 +84,8 @@ class UiSettings:
     Attributes:
         mode: ``off``: there are no pages. ``read``: pages without actions. ``full``: with actions.
         base: the path under which a proxy publishes the server; empty for none.
-        redact: lower-case names of members whose values are hidden: of args, meta, results, and of
-            what workers report about themselves.
+        redact: lower-case entries of what is hidden: names of members, paths, and patterns.
+        redactor: the function that returns what is shown of a value; None for none.
         proxy_user: the header in which a trusted proxy names the user; empty for none.
         proxy_groups: the header in which it names the groups of the user; empty for none.
         proxy_roles: the role of each group.
@@ -103,11 +107,22 @@ class UiSettings:
     )
     redact: frozenset[str] = variable(
         "OJS_UI_REDACT",
-        key_names,
+        redactions,
         "",
-        "Names of members of args, meta, results and heartbeats whose values the dashboard hides, "
-        "comma separated, such as `password,token`.",
+        "What the dashboard hides of client data, comma separated: names of members (`password`), "
+        "paths (`args.0.card`, `meta.*`, `type:email.*/args.1`), and patterns of texts "
+        "(`value:card`, `value:email`, `value:iban`, `value:jwt`, `value:sk_live_*`). The API "
+        "hides nothing.",
         empty=frozenset(),
+    )
+    redactor: Function | None = variable(  # noqa: RUF009 - a declaration, as the others
+        "OJS_UI_REDACTOR",
+        load_function,
+        "",
+        "Your function, as `package.module:function`, that returns what the dashboard shows of a "
+        'value. It gets the type of a job, and an object such as `{"args": [...]}`. See the '
+        "guide of the dashboard.",
+        empty=None,
     )
     proxy_user: str = variable(
         "OJS_UI_PROXY_USER",

@@ -14,6 +14,7 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.internal import call_as
 from ojs_cluster.http.messages import BodyStream, PageRequest, Request, Response
 from ojs_cluster.ui.patience import await_while_healthy
+from ojs_cluster.ui.redaction.redaction import NOTHING, Redaction
 from ojs_cluster.ui.settings import UiSettings
 from ojs_cluster.ui.snapshots import Aged, Snapshots
 
@@ -163,6 +164,7 @@ class Visit:
         form: the fields of the sent form.
         chosen: the values of the checked boxes named ``id``.
         is_secure: whether the browser uses TLS, to this server or to a trusted proxy.
+        redaction: what the operator hides.
         follows_change: whether the browser comes from a change. The page then shows no shared
             replies, which may be from before the change.
     """
@@ -181,6 +183,7 @@ class Visit:
     chosen: tuple[str, ...] = ()
     is_secure: bool = False
     follows_change: bool = False
+    redaction: Redaction = NOTHING
 
     @property
     def has_session(self) -> bool:
@@ -343,7 +346,7 @@ class Visit:
 
     def _body(self, response: Response) -> bytes:
         if response.status >= 400:
-            raise ApiError(response, hides_values=bool(self.settings.redact))
+            raise ApiError(response, hides_values=self.redaction.active)
         return response.body
 
 

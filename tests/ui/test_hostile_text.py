@@ -20,7 +20,7 @@ from tests.ui.html import parse
 HOSTILE = (
     "'\"></script></pre></textarea><hostile x=`1` onerror=alert(1)>{{ 7 * 7 }}\u202e&lt;hostile&gt;"
 )
-PARTS = ("<hostile", "{{ 7")
+WORKER = HOSTILE.replace("\u202e", "")
 
 
 @pytest.fixture(scope="module")
@@ -32,48 +32,56 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield found
 
 
-def attack(api: httpx.Client) -> list[str]:
-    """Store the hostile text everywhere; return the pages that show it."""
+def attack(
+    api: httpx.Client, text: str = HOSTILE, worker: str = WORKER, name: str = HOSTILE
+) -> list[str]:
+    """Store the text everywhere; return the pages that show it.
+
+    Args:
+        api: a client with all scopes.
+        text: what the values of jobs have.
+        worker: the name of the worker, which is in addresses of pages, too.
+        name: the names and descriptions of other things.
+    """
     once = {
         "queue": "a",
         "retry": {"max_attempts": 1, "on_exhaustion": "dead_letter"},
-        "tags": [HOSTILE],
+        "tags": [text],
     }
-    body = {"type": "a.b", "args": [HOSTILE, {HOSTILE: HOSTILE}], "meta": {HOSTILE: HOSTILE}}
+    body = {"type": "a.b", "args": [text, {text: text}], "meta": {text: text}}
     pages = ["", "queues", "queues/a", "jobs", "jobs?state=discarded"]
     for end in ("ack", "nack", "hold"):
         created = api.post("/ojs/v1/jobs", json={**body, "options": once})
         job_id = created.json()["id"]
-        fetch = {"queues": ["a"], "worker_id": HOSTILE.replace("\u202e", "")}
+        fetch = {"queues": ["a"], "worker_id": worker}
         fetched = api.post("/ojs/v1/workers/fetch", json=fetch)
         assert fetched.json().get("jobs"), fetched.text
-        error = dict.fromkeys(("type", "code", "message", "backtrace"), HOSTILE)
-        sent = {"ack": {"result": {HOSTILE: HOSTILE}}, "nack": {"error": error}}.get(end)
+        error = dict.fromkeys(("type", "code", "message", "backtrace"), text)
+        sent = {"ack": {"result": {text: text}}, "nack": {"error": error}}.get(end)
         if sent is not None:
             done = api.post(f"/ojs/v1/workers/{end}", json={"job_id": job_id, **sent})
             assert done.status_code == 200, done.text
         pages += [f"jobs/{job_id}", f"jobs/new?from={job_id}"]
-    cron: dict[str, Any] = {"name": "c", "cron": "0 3 * * *", "type": "a.b", "args": [HOSTILE]}
-    cron |= {"description": HOSTILE, "meta": {HOSTILE: HOSTILE}, "options": {"queue": "a"}}
+    cron: dict[str, Any] = {"name": "c", "cron": "0 3 * * *", "type": "a.b", "args": [text]}
+    cron |= {"description": name, "meta": {text: text}, "options": {"queue": "a"}}
     assert api.post("/ojs/v1/cron", json=cron).status_code == 201
-    worker = HOSTILE.replace("\u202e", "")
-    beat = {"worker_id": worker, "hostname": HOSTILE, HOSTILE: HOSTILE, "queues": [HOSTILE]}
+    beat = {"worker_id": worker, "hostname": text, text: text, "queues": [text]}
     assert api.post("/ojs/v1/workers/heartbeat", json=beat).status_code == 200
-    chosen = {"error": {"type": HOSTILE, "message": HOSTILE}}
+    chosen = {"error": {"type": text, "message": text}}
     counted = {"action": "retry", "filter": chosen, "dry_run": True}
     operation = api.post("/ojs/v1/admin/bulk", json=counted).json()["id"]
     pages += ["dead", "errors", "workers", f"workers/{quote(worker, safe='')}", "cron", "bulk"]
-    flow = {"type": "dag", "name": HOSTILE, "steps": [{"id": HOSTILE, "type": "a.b", "args": []}]}
+    flow = {"type": "dag", "name": name, "steps": [{"id": name, "type": "a.b", "args": []}]}
     created = api.post("/ojs/v1/workflows", json=flow)
     assert created.status_code == 201, created.text
     pages += ["workflows", f"workflows/{created.json()['id']}"]
     step = api.post("/ojs/v1/workers/fetch", json={"queues": ["default"], "worker_id": worker})
-    failed = {"job_id": step.json()["jobs"][0]["id"], "error": {"message": HOSTILE}}
+    failed = {"job_id": step.json()["jobs"][0]["id"], "error": {"message": text}}
     assert api.post("/ojs/v1/workers/nack", json=failed).status_code == 200
     limit = {**body, "options": {"queue": "a", "rate_limit": {"key": "k:1", "concurrency": 1}}}
     assert api.post("/ojs/v1/jobs", json=limit).status_code == 201
     hook: dict[str, Any] = {"url": "https://9.9.9.9/hook", "events": ["job.failed"]}
-    hook["metadata"] = {HOSTILE: HOSTILE}
+    hook["metadata"] = {text: text}
     made = api.post("/ojs/v1/webhooks/subscriptions", json=hook)
     assert made.status_code == 201, made.text
     off = {"enabled": True, "reason": worker, "refuse": ["fetch"]}

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
 
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.ui.redaction import why_not_searched
+from ojs_cluster.ui.redaction.redaction import Redaction
+from ojs_cluster.ui.redaction.searches import why_not_searched
 from ojs_cluster.ui.settings import UiSettings
+from tests.support.servers import own_server
 from tests.ui.dashboard import Running, dashboard
+from tests.ui.html import parse
+from tests.ui.test_hostile_text import attack
 from tests.ui.test_pages import page
 
 HIDDEN = frozenset({"password", "card.number"})
+CARD = "4111 1111 1111 1111"
+SECRET = f"sk_live_abcdef {CARD}"
+GUESSED = ("sk_live", "4111 1111")
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +29,15 @@ def hiding(ui_redis: Embedded) -> Iterator[Running]:
     settings = UiSettings(mode="full", redact=HIDDEN)
     with dashboard(ui_redis, settings) as found:
         yield found
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Embedded, list[str]]]:
+    """Store a secret in every field; return the server, and the pages that show it."""
+    with own_server(tmp_path_factory.mktemp("secret"), cluster=False) as redis:
+        with dashboard(redis, UiSettings(mode="full")) as server, server.api() as api:
+            pages = attack(api, SECRET, "worker-1", CARD)
+        yield redis, pages
 
 
 @pytest.fixture
@@ -41,13 +58,20 @@ def client(hiding: Running) -> Iterator[httpx.Client]:
     ],
 )
 def test_a_search_for_a_hidden_value_is_refused(query: str) -> None:
-    assert "hides the values" in why_not_searched(query, HIDDEN)
-    assert why_not_searched(query, frozenset()) == ""
+    assert "hides the values" in why_not_searched(query, Redaction(HIDDEN))
+    assert why_not_searched(query, Redaction()) == ""
+
+
+def test_a_search_with_a_text_that_a_pattern_hides_is_refused() -> None:
+    redaction = Redaction(frozenset({"value:sk_live_*"}))
+    assert "hides a text" in why_not_searched("error:sk_live_1", redaction)
+    assert "no search reads them" in why_not_searched("args.user:ann", redaction)
+    assert why_not_searched("error:Timeout type:a.b", redaction) == ""
 
 
 @pytest.mark.parametrize("query", ["args.user:password", "args.card:x", "tag:password", "args.:x"])
 def test_other_searches_are_made(query: str) -> None:
-    assert why_not_searched(query, HIDDEN) == ""
+    assert why_not_searched(query, Redaction(HIDDEN)) == ""
 
 
 def test_neither_a_list_nor_a_count_answers_such_a_search(client: httpx.Client) -> None:
@@ -82,3 +106,57 @@ def test_a_refused_job_shows_no_hidden_value(hiding: Running, client: httpx.Clie
             assert "guess-42" not in text
             assert "secret-word" not in text
         assert "/0/password" in shown
+
+
+def hide_all(_job_type: str, value: dict[str, Any]) -> dict[str, Any]:
+    return dict.fromkeys(value, "nothing to see")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        UiSettings(mode="full", redact=frozenset({"value:card", "value:sk_live_*"})),
+        UiSettings(mode="full", redact=frozenset({"value:card"}), redactor=hide_all),
+    ],
+    ids=["patterns", "function"],
+)
+def test_a_secret_in_any_field_is_on_no_page(
+    attacked: tuple[Embedded, list[str]], settings: UiSettings
+) -> None:
+    redis, pages = attacked
+    texts = {}
+    with dashboard(redis, settings) as server, server.browser() as client:
+        for path in (*pages, *(f"{each}.json" for each in pages if each.startswith("jobs/0"))):
+            answer = client.get(f"/ui/{path}")
+            assert answer.status_code in (200, 403), path
+            texts[path] = answer.text
+        texts["values"] = client.get("/ui/jobs/values.json").text
+    found = {path: part for path, text in texts.items() for part in GUESSED if part in text}
+    assert found == {}
+    assert sum("hidden" in text for text in texts.values()) > 10
+
+
+def test_an_edit_keeps_what_the_form_does_not_show(ui_redis: Embedded) -> None:
+    settings = UiSettings(mode="full", redact=frozenset({"args.0.card"}))
+    args = [{"card": "s3cret"}]
+    with dashboard(ui_redis, settings) as server, server.browser() as client, server.api() as api:
+        options = {"queue": "edits", "delay_until": "+PT1H", "tags": ["old"]}
+        body = {"type": "a.b", "args": args, "meta": {"x": 1}, "options": options}
+        job_id = api.post("/ojs/v1/jobs", json=body).json()["job"]["id"]
+        form = parse(client.get(f"/ui/jobs/{job_id}/edit").text)
+        fields = {e.attributes["name"]: e.attributes.get("value", "") for e in form.all("input")}
+        assert "args" not in fields
+        fields |= {"meta": '{"x": 1}', "tags": "new", "priority": "7"}
+        answer = client.post(f"/ui/jobs/{job_id}/edit", data=fields)
+        assert answer.status_code == 303, answer.text
+        job = api.get(f"/ojs/v1/jobs/{job_id}").json()["job"]
+        assert (job["args"], job["meta"]["x"], job["tags"]) == (args, 1, ["new"])
+        shown = page(client, f"/ui/jobs/{job_id}")
+        assert "s3cret" not in shown
+        assert "Enqueue it again by curl" not in shown
+        assert page(client, f"/ui/jobs/new?from={job_id}", 403)
+        assert page(client, f"/ui/jobs/{job_id}.json", 403)
+        body = {**body, "args": [{"user": "ann"}]}
+        other = api.post("/ojs/v1/jobs", json=body).json()["job"]["id"]
+        assert "Enqueue it again by curl" in page(client, f"/ui/jobs/{other}")
+        assert page(client, f"/ui/jobs/{other}.json")

@@ -14,7 +14,8 @@ import orjson
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.ui.formats import counted, exact_time
 from ojs_cluster.ui.forms.form import confirmation, is_confirmed
-from ojs_cluster.ui.redaction import why_not_searched
+from ojs_cluster.ui.redaction.redaction import ERROR_MESSAGE
+from ojs_cluster.ui.redaction.searches import why_not_searched
 from ojs_cluster.ui.visit import Answer, ApiError, Page, SeeOther, Visit
 
 _PER_PAGE: Final = 50
@@ -54,13 +55,14 @@ async def show_all(visit: Visit) -> Answer:
     """List the operations: unfinished ones, then finished ones."""
     cursor = visit.query.get("cursor", "")
     listed = orjson.loads(await visit.get("admin", "bulk", cursor=cursor, limit=_PER_PAGE))
+    summaries = {each["id"]: summary(await _shown(visit, each)) for each in listed["items"]}
     return Page(
         "bulks.html",
         {
             "operations": listed["items"],
             "next_cursor": listed["pagination"].get("next_cursor"),
             "cursor": cursor,
-            "summary_of": summary,
+            "summary_of": lambda operation: summaries[operation["id"]],
             "started_by": {
                 each["id"]: each.get("followed_by")
                 for each in listed["items"]
@@ -82,12 +84,13 @@ async def show_one(visit: Visit, operation_id: str) -> Answer:
     running = operation["state"] in ("running", "stopping")
     is_counted = _is_counted(operation)
     started = await _follower_of(visit, operation) if operation["matched"] else None
+    shown = await _shown(visit, operation)
     return Page(
         "bulk.html",
         {
             "operation": operation,
-            "summary": summary(operation),
-            "title": _title(operation, is_started=started is not None),
+            "summary": summary(shown),
+            "title": _title(shown, is_started=started is not None),
             "counted": is_counted,
             "started": started,
             "running": running,
@@ -101,6 +104,18 @@ async def show_one(visit: Visit, operation_id: str) -> Answer:
             "may_stop": running and visit.may_change(Scope.ADMIN_WRITE),
         },
     )
+
+
+async def _shown(visit: Visit, operation: dict[str, Any]) -> dict[str, Any]:
+    """Return the operation without what the operator hides in the error of its filter."""
+    chosen = operation["filter"]
+    error = chosen.get("error")
+    if not error or not visit.redaction.active:
+        return operation
+    names = [name for name in ("type", "message") if isinstance(error.get(name), str)]
+    shown = await visit.redaction.texts([error[name] for name in names], ERROR_MESSAGE)
+    hidden = {**error, **dict(zip(names, shown, strict=True))}
+    return {**operation, "filter": {**chosen, "error": hidden}}
 
 
 def _is_counted(operation: Mapping[str, Any]) -> bool:
@@ -148,7 +163,7 @@ async def create(visit: Visit) -> Answer:
     action = form.get("action", "")
     body: dict[str, Any] = {"action": action, "confirm": True}
     if form.get("scope") == "all":
-        if why := why_not_searched(form.get("query", ""), visit.settings.redact):
+        if why := why_not_searched(form.get("query", ""), visit.redaction):
             return SeeOther(visit.back("").target, why, failed=True)
         chosen: dict[str, Any] = {name: form[name] for name in _FILTERS if form.get(name)}
         if form.get("dead"):

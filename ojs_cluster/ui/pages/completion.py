@@ -14,6 +14,7 @@ from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.search import FIELDS
 from ojs_cluster.ui.pages.shared.searches import read_searches
+from ojs_cluster.ui.redaction.redaction import ERROR_TYPE
 from ojs_cluster.ui.visit import Answer, ApiError, Download, Visit
 
 _MAX_VALUES: Final = 300
@@ -66,4 +67,6 @@ async def _error_types(visit: Visit) -> list[str]:
         if error.status == 429:
             raise
         return []
-    return list(dict.fromkeys(group["type"] for group in listed["items"] if group["type"]))
+    types = list(dict.fromkeys(group["type"] for group in listed["items"] if group["type"]))
+    shown = await visit.redaction.texts(types, ERROR_TYPE)
+    return [old for old, new in zip(types, shown, strict=True) if old == new]

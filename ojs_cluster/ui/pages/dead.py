@@ -11,7 +11,7 @@ from ojs_cluster.ui.formats import time_ago
 from ojs_cluster.ui.forms.form import confirmation
 from ojs_cluster.ui.json_view import short_json
 from ojs_cluster.ui.pages.job import note_of_retry
-from ojs_cluster.ui.pages.jobs import PER_PAGE, decode_jobs
+from ojs_cluster.ui.pages.jobs import PER_PAGE, decode_jobs, hide_in_rows
 from ojs_cluster.ui.raw import members, text
 from ojs_cluster.ui.visit import Answer, ApiError, Page, Visit, local_target
 
@@ -46,12 +46,12 @@ async def show_all(visit: Visit) -> Answer:
         by_queue = stats.get("by_queue") or {}
     except ApiError:
         pass  # only the summary is missing
-    redact = visit.settings.redact
+    await hide_in_rows(visit, listed.items)
     return Page(
         "dead.html",
         {
             "jobs": listed.items,
-            "args_of": lambda job: short_json(bytes(job.args), redact),
+            "args_of": lambda job: short_json(bytes(job.args)),
             "pagination": listed.pagination,
             "filters": filters,
             "ages": {name: label for name, (label, _) in AGES.items()},

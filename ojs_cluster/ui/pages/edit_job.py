@@ -25,6 +25,7 @@ from ojs_cluster.ui.pages.new_job import (
     words_of,
 )
 from ojs_cluster.ui.raw import number, text, texts
+from ojs_cluster.ui.redaction.redaction import hides_any
 from ojs_cluster.ui.visit import Answer, ApiError, Page, SeeOther, Visit
 
 WAITING: Final = ("pending", "available", "scheduled", "retryable")
@@ -32,7 +33,7 @@ WAITING: Final = ("pending", "available", "scheduled", "retryable")
 _NUMBERS: Final = ("priority", "max_attempts", "timeout_ms")
 _TIMES: Final = ("scheduled_at", "expires_at")
 _FIELDS: Final = ("args", "meta", "tags", *_NUMBERS, *_TIMES)
-_KEPT: Final = ("state", "type", "unique")
+_KEPT: Final = ("state", "type", "unique", "hidden")
 """What the form remembers of the job, to show itself again."""
 _REMOVABLE: Final = ("timeout_ms", "expires_at")
 _NULL: Final = Raw(b"null")
@@ -40,9 +41,6 @@ _NULL: Final = Raw(b"null")
 
 async def show(visit: Visit, job_id: str) -> Answer:
     """Show the form with the present values of the job."""
-    if visit.settings.redact:  # the form would show the hidden values, or store their stand-ins
-        hint = "The operator hides some values (OJS_UI_REDACT). Use the API."
-        return Page("error.html", {"what": "There is no form", "why": "", "hint": hint}, 403)
     members = object_members(await visit.get("admin", "jobs", job_id)) or {}
     if any(len(bytes(members.get(name, b""))) > MAX_EDITED for name in ("args", "meta")):
         why = f"A form shows args and meta of {MAX_EDITED // 1024} KiB at most."
@@ -59,8 +57,12 @@ async def show(visit: Visit, job_id: str) -> Answer:
         **{name: number(members, name) for name in _NUMBERS},
         **{name: text(members, name) for name in _TIMES},
     }
+    stored = await visit.redaction.members(members, text(members, "type"))
+    hidden = [name for name in ("args", "meta", "tags") if hides_any(members, stored, [name])]
+    given |= dict.fromkeys(hidden, "")  # a field that stays empty changes nothing
     shown = {f"was_{name}": _digest(value) for name, value in given.items()}
     kept = {"state": state, "type": text(members, "type"), "unique": str("unique" in members)}
+    kept["hidden"] = " ".join(hidden)
     return _form(job_id, {**given, **shown, **kept})
 
 
@@ -86,7 +88,7 @@ async def save(visit: Visit, job_id: str) -> Answer:
 
 def _form(job_id: str, given: Mapping[str, str], mistake: str = "") -> Page:
     context = {"job_id": job_id, "given": given, "mistake": mistake}
-    context |= {"fields": _FIELDS, "kept": _KEPT}
+    context |= {"fields": _FIELDS, "kept": _KEPT, "hidden": given["hidden"].split()}
     return Page("edit_job.html", context, 400 if mistake else 200)
 
 

@@ -7,6 +7,7 @@ from typing import Final
 import orjson
 
 from ojs_cluster.core.access.scopes import Scope
+from ojs_cluster.ui.redaction.redaction import ERROR_MESSAGE, ERROR_TYPE
 from ojs_cluster.ui.visit import Answer, Page, Visit
 
 _PER_PAGE: Final = 50
@@ -28,6 +29,13 @@ async def show_all(visit: Visit) -> Answer:
         "admin", "errors", queue=queue, since=since, cursor=cursor, limit=_PER_PAGE
     )
     listed = orjson.loads(raw)
+    for name, path in (("type", ERROR_TYPE), ("message", ERROR_MESSAGE)):
+        texts = [str(group[name]) for group in listed["items"]]
+        shown = await visit.redaction.texts(texts, path)
+        for group, new in zip(listed["items"], shown, strict=True):
+            # The actions of a group name its error, so a group with a hidden one has none.
+            group["hidden"] = group.get("hidden", False) or new != group[name]
+            group[name] = new
     return Page(
         "errors.html",
         {

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.core.events import NAMES
+from ojs_cluster.core.raw_json import join
+from ojs_cluster.http.messages import BodyStream
 from ojs_cluster.ui import raw
 from ojs_cluster.ui.visit import Answer, Download, Page, Stream, Visit
 
 SCOPES: Final = (Scope.DATA_READ,)
 _SHOWN: Final = 100
+_STREAMED: Final = (
+    *("job_id", "workflow_id", "job_type", "cron_name", "name", "key", "queue", "timestamp"),
+)
+"""Members of an event that the page shows."""
 _KINDS: Final = tuple(sorted(NAMES))
 
 
@@ -34,7 +41,43 @@ async def stream(visit: Visit) -> Answer:
     if visit.head.method == "HEAD":
         return Download("events.txt", "text/event-stream", b"")  # a stream would never end
     kind, queue = _filters(visit)
-    return Stream(await visit.stream("events", "stream", types=kind, queue=queue))
+    body = await visit.stream("events", "stream", types=kind, queue=queue)
+    return Stream(ShownEvents(body) if visit.redaction.active else body)
+
+
+class ShownEvents:
+    """A stream of events with what the page shows of them: no results, errors or progress.
+
+    Args:
+        body: the stream of the API.
+    """
+
+    def __init__(self, body: BodyStream) -> None:
+        self._body = body
+
+    async def run(self, send: Callable[[bytes], Awaitable[None]]) -> None:
+        """Send the events; see ``BodyStream``."""
+        kept = b""
+
+        async def send_lines(piece: bytes) -> None:
+            nonlocal kept
+            *lines, kept = (kept + piece).split(b"\n")
+            if lines:
+                await send(b"".join(_shown(line) + b"\n" for line in lines))
+
+        await self._body.run(send_lines)
+
+    def close(self) -> None:
+        """Release the stream."""
+        self._body.close()
+
+
+def _shown(line: bytes) -> bytes:
+    """Return a line of a stream without the members that the page does not show."""
+    if not line.startswith(b"data:"):
+        return line
+    members = raw.members(line.removeprefix(b"data:").strip())
+    return b"data: {%b}" % join({n: members[n] for n in _STREAMED if n in members})
 
 
 def _filters(visit: Visit) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from ojs_cluster.ui.pages.edit_job import WAITING
 from ojs_cluster.ui.pages.timelines.job_history import JobHistory, TimelineEntry, read_history
 from ojs_cluster.ui.pages.timelines.type_runs import read_runs
 from ojs_cluster.ui.raw import number, text
+from ojs_cluster.ui.redaction.redaction import SENT, hides_any
 from ojs_cluster.ui.visit import Answer, ApiError, Download, Page, SeeOther, Visit
 
 _VALUES: Final = ("args", "meta", "result", "progress_data", "parent_results")
@@ -49,12 +50,15 @@ class Failure:
 async def show(visit: Visit, job_id: str) -> Answer:
     """Show a job."""
     raw = await visit.get("admin", "jobs", job_id)
-    members = object_members(raw) or {}
-    redact = visit.settings.redact
+    stored = object_members(raw) or {}
+    job_type = text(stored, "type")
+    members = await visit.redaction.members(stored, job_type)
+    redacted = visit.redaction.active
+    sends_hidden = hides_any(stored, members, SENT)
     job = {name: text(members, name) for name in ("id", "type", "state", "queue", "worker_id")}
     state = job["state"]
     may_write = visit.may_change(Scope.ADMIN_WRITE)
-    history = await read_history(visit, job_id) if visit.may(Scope.DATA_READ) else None
+    history = await read_history(visit, job_id, job_type) if visit.may(Scope.DATA_READ) else None
     is_large = any(len(bytes(members.get(name, _EMPTY))) > MAX_EDITED for name in ("args", "meta"))
     context = {
         "job": job,
@@ -65,7 +69,7 @@ async def show(visit: Visit, job_id: str) -> Answer:
         "progress": _progress(members),
         "workflow": text(members, "workflow_id"),
         "retries": number(members, "replay_count"),
-        "trace_url": _trace_url(visit, members),
+        "trace_url": _trace_url(visit, stored),
         "timeline": _timeline(members, history),
         "history": history,
         "type_runs": await read_runs(visit, job["queue"], job["type"]),
@@ -76,28 +80,31 @@ async def show(visit: Visit, job_id: str) -> Answer:
                 for name in _VALUES
                 if bytes(members.get(name, _EMPTY)) not in (b"{}", b"null")
             },
-            redact,
+            redacted=redacted,
         ),
-        "settings": await show_values({n: members[n] for n in _SETTINGS if n in members}, redact),
-        "curl": "" if redact else _curl(visit, members),
+        "settings": await show_values(
+            {n: members[n] for n in _SETTINGS if n in members}, redacted=redacted
+        ),
+        "curl": "" if sends_hidden else _curl(visit, members),
         "may_retry": state == "discarded" and may_write,
         "may_cancel": state not in ("completed", "cancelled", "discarded") and may_write,
         "may_activate": state == "pending" and visit.may_change(Scope.DATA_WRITE),
         "may_prioritize": state in WAITING and may_write,
-        "may_edit": state in WAITING and may_write and not redact and not is_large,
+        "may_edit": state in WAITING and may_write and not is_large,
         "may_copy": visit.may_change(Scope.DATA_WRITE),
-        "may_edit_copy": visit.may_change(Scope.DATA_WRITE) and not redact and not is_large,
-        "may_download": not redact,
+        "may_edit_copy": visit.may_change(Scope.DATA_WRITE) and not sends_hidden and not is_large,
+        "may_download": not hides_any(stored, members),
     }
     return Page("job.html", context)
 
 
 async def download(visit: Visit, job_id: str) -> Answer:
     """Return the job as the API does, to save it."""
-    if visit.settings.redact:
-        hint = "The operator hides some values (OJS_UI_REDACT), so the dashboard offers no file."
-        return Page("error.html", {"what": "There is no file", "why": "", "hint": hint}, 403)
     raw = await visit.get("admin", "jobs", job_id)
+    members = object_members(raw) or {}
+    if hides_any(members, await visit.redaction.members(members, text(members, "type"))):
+        hint = "The operator hides some values of the job, so the dashboard offers no file."
+        return Page("error.html", {"what": "There is no file", "why": "", "hint": hint}, 403)
     name = job_id if _is_id(job_id) else "job"
     return Download(f"{name}.json", "application/json", raw)
 

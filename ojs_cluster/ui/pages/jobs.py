@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -16,13 +17,17 @@ from ojs_cluster.core.search import parse_search
 from ojs_cluster.ui.json_view import short_json
 from ojs_cluster.ui.pages.bulk import ACTIONS, SCOPES
 from ojs_cluster.ui.pages.shared.searches import as_search, may_save, read_searches
-from ojs_cluster.ui.redaction import why_not_searched
+from ojs_cluster.ui.redaction.redaction import Value
+from ojs_cluster.ui.redaction.rules import HIDDEN_JSON
+from ojs_cluster.ui.redaction.searches import why_not_searched
 from ojs_cluster.ui.visit import Answer, ApiError, Page, SeeOther, Visit
 
 PER_PAGE: Final = 50
 MAX_SORTED: Final = 2000
 """Maximum number of active jobs that are sorted by their start, to bound what a refresh costs."""
 _FILTERS: Final = ("state", "queue", "type", "query")
+_MAX_IN_ROW: Final = 8 * 1024
+"""Maximum size in bytes of a value in which a row hides parts; see ``hide_in_rows``."""
 _NO_ARGS: Final = msgspec.Raw(b"[]")
 _ABSENT: Final = msgspec.Raw(b"null")
 STATES: Final = (
@@ -101,8 +106,8 @@ async def show_all(visit: Visit) -> Answer:
         return SeeOther(target)
     if is_job_id(filters["query"].lower()):
         filters["query"] = f"id:{named}"
-    redact = visit.settings.redact
-    listed, refusal = _Listed([], {}), why_not_searched(filters["query"], redact)
+    refusal = why_not_searched(filters["query"], visit.redaction)
+    listed = _Listed([], {})
     cursor = visit.query.get("cursor", "")
     by_start = await _sorts_by_start(visit, filters, cursor)
     order = {"sort": "started_at", "order": "asc"} if by_start else {}
@@ -118,11 +123,12 @@ async def show_all(visit: Visit) -> Answer:
             raise
         refusal = error.sentence  # a mistake in the search: the page explains it beside the form
     searches = [] if visit.is_refresh else await read_searches(visit)
+    await hide_in_rows(visit, listed.items)
     return Page(
         "jobs.html",
         {
             "jobs": listed.items,
-            "args_of": lambda job: short_json(bytes(job.args), redact),
+            "args_of": lambda job: short_json(bytes(job.args)),
             "pagination": listed.pagination,
             "filters": filters,
             "refusal": refusal,
@@ -141,6 +147,23 @@ async def show_all(visit: Visit) -> Answer:
         },
         400 if refusal else 200,
     )
+
+
+async def hide_in_rows(visit: Visit, rows: Sequence[JobRow]) -> None:
+    """Replace what the operator hides in the args and errors of rows.
+
+    Larger values are hidden as a whole: a row shows little of them.
+    """
+    if not visit.redaction.active:
+        return
+    parts = [(row, name) for row in rows for name in ("args", "error")]
+    values = []
+    for row, name in parts:
+        path = ("args",) if name == "args" else ("errors", "0")
+        raw = bytes(getattr(row, name))
+        values.append(Value(raw if len(raw) <= _MAX_IN_ROW else HIDDEN_JSON, path, row.type))
+    for (row, name), shown in zip(parts, await visit.redaction.apply(values), strict=True):
+        setattr(row, name, msgspec.Raw(shown))
 
 
 def _only_id(query: str) -> str:

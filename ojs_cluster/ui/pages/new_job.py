@@ -12,6 +12,7 @@ from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.raw_json import Raw, array_items, check_text, join, object_members
 from ojs_cluster.ui.forms.form import MAX_EDITED
 from ojs_cluster.ui.raw import number, text, texts
+from ojs_cluster.ui.redaction.redaction import SENT, hides_any
 from ojs_cluster.ui.visit import Answer, ApiError, Page, SeeOther, Visit
 
 _FIELDS: Final = (
@@ -31,10 +32,11 @@ async def show(visit: Visit) -> Answer:
     if not source:
         given = {name: visit.query.get(name) or value for name, value in _EMPTY.items()}
         return _form(given)
-    if visit.settings.redact:  # the form would show the hidden values, or enqueue their stand-ins
-        hint = "The operator hides some values (OJS_UI_REDACT). Use 'Enqueue a copy' instead."
-        return Page("error.html", {"what": "There is no form", "why": "", "hint": hint}, 403)
     members = object_members(await visit.get("admin", "jobs", source)) or {}
+    # The form would show the hidden values, or enqueue their stand-ins.
+    if hides_any(members, await visit.redaction.members(members, text(members, "type")), SENT):
+        hint = "The operator hides some values of the job. Use 'Enqueue a copy' instead."
+        return Page("error.html", {"what": "There is no form", "why": "", "hint": hint}, 403)
     if any(len(bytes(members.get(name, b""))) > MAX_EDITED for name in ("args", "meta")):
         why = f"A form shows args and meta of {MAX_EDITED // 1024} KiB at most."
         hint = "Use 'Enqueue a copy', or enqueue the job by the API."

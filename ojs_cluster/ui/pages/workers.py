@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import orjson
 
 from ojs_cluster.core.access.scopes import Scope
+from ojs_cluster.core.raw_json import Raw
 from ojs_cluster.ui import raw
 from ojs_cluster.ui.forms.form import confirmation, is_confirmed
 from ojs_cluster.ui.json_view import HIDDEN, show_json
+from ojs_cluster.ui.redaction.redaction import Value
+from ojs_cluster.ui.redaction.rules import HIDDEN_JSON
 from ojs_cluster.ui.visit import Answer, Page, Visit
 
 _PER_PAGE: Final = 50
@@ -41,7 +45,7 @@ async def show_all(visit: Visit) -> Answer:
         "workers.html",
         {
             "workers": [
-                _worker(members, visit.settings.redact) for members in raw.objects(found, "items")
+                _worker(members) for members in await _hide(visit, raw.objects(found, "items"))
             ],
             "summary": summary,
             "page": page,
@@ -54,16 +58,16 @@ async def show_all(visit: Visit) -> Answer:
 async def show_one(visit: Visit, worker_id: str) -> Answer:
     """Show one worker with the jobs that it holds."""
     members = raw.members(await visit.get("admin", "workers", worker_id))
-    redact = visit.settings.redact
+    (members,) = await _hide(visit, [members])
     reported = {
-        name: HIDDEN if name.lower() in redact else show_json(bytes(value), redact)
+        name: show_json(bytes(value), redacted=visit.redaction.active)
         for name, value in members.items()
         if name not in _SERVER
     }
     return Page(
         "worker.html",
         {
-            "worker": _worker(members, redact),
+            "worker": _worker(members),
             "reported": reported,
             "jobs": [
                 {name: raw.text(job, name) for name in ("id", "type", "queue", "started_at")}
@@ -100,10 +104,18 @@ async def deregister(visit: Visit, worker_id: str) -> Answer:
     return visit.back("The worker is removed. Its jobs are available again.", "workers")
 
 
-def _worker(members: raw.Members, redact: frozenset[str]) -> dict[str, Any]:
-    """Return what the pages show of a worker, without what it has reported under hidden names."""
-    hidden = {name for name in members if name.lower() in redact and name not in _ALWAYS_SHOWN}
-    members = {name: value for name, value in members.items() if name not in hidden}
+async def _hide(visit: Visit, workers: Sequence[raw.Members]) -> list[raw.Members]:
+    """Return workers without what the operator hides of what they have reported."""
+    parts = [(n, name) for n, each in enumerate(workers) for name in each.keys() - _ALWAYS_SHOWN]
+    values = [Value(bytes(workers[n][name]), ("worker", name.lower())) for n, name in parts]
+    found = [dict(each) for each in workers]
+    for (n, name), shown in zip(parts, await visit.redaction.apply(values), strict=True):
+        found[n][name] = Raw(shown)
+    return found
+
+
+def _worker(members: raw.Members) -> dict[str, Any]:
+    hidden = {name for name, value in members.items() if bytes(value) == HIDDEN_JSON}
     return {
         **{name: raw.text(members, name) for name in ("id", "state", "directive")},
         "active_jobs": raw.integer(members, "active_jobs"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import Final
@@ -27,6 +27,7 @@ from ojs_cluster.ui import raw
 from ojs_cluster.ui.drawings.dag import HEIGHT, MAX_BOXES, WIDTH, Drawing, Step, draw
 from ojs_cluster.ui.drawings.workflow_chart import LEFT, MIDDLE
 from ojs_cluster.ui.pages.timelines.workflow_events import read_events
+from ojs_cluster.ui.redaction.redaction import ERROR_MESSAGE
 from ojs_cluster.ui.visit import Answer, Page, SeeOther, Visit, number_of_page
 
 _PER_PAGE: Final = 50
@@ -95,6 +96,7 @@ async def show_one(visit: Visit, workflow_id: str) -> Answer:
     else:  # each of 400 jobs may wait for 400 others, which takes tenths of a second
         steps, drawing = await trio.to_thread.run_sync(_drawn, found)
     rows = _rows(found, steps, (visit.page - 1) * _PER_TABLE)
+    rows = await _without_hidden(visit, rows)
     events = number_of_page(visit.query.get("events", ""))
     return Page(
         "workflow.html",
@@ -180,6 +182,16 @@ def _rows(found: WorkflowRecord, steps: list[Step], start: int) -> list[Row]:
     ]
 
 
+async def _without_hidden(visit: Visit, rows: Sequence[Row]) -> list[Row]:
+    """Return the rows without what the operator hides in their errors."""
+    shown = list(rows)
+    for place, row in enumerate(rows):
+        if row.error:
+            texts = await visit.redaction.texts([row.error], ERROR_MESSAGE, row.node.type)
+            shown[place] = replace(row, error=texts[0][:_MAX_MESSAGE])
+    return shown
+
+
 def _time(ms: int | None) -> str:
     return format_ms(ms).decode() if ms else ""
 
@@ -189,7 +201,7 @@ def _message(error: bytes | None) -> str:
     if not error:
         return ""
     members = raw.members(error)
-    return (raw.text(members, "message") or raw.text(members, "type"))[:_MAX_MESSAGE]
+    return raw.text(members, "message") or raw.text(members, "type")
 
 
 async def _paused(visit: Visit, found: WorkflowRecord) -> list[str]:

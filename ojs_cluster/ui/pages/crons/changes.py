@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 import orjson
@@ -11,8 +11,8 @@ from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.raw_json import Raw, join, members, object_members
 from ojs_cluster.ui import raw
 from ojs_cluster.ui.forms.form import MAX_EDITED, Form, refused
-from ojs_cluster.ui.json_view import hides
 from ojs_cluster.ui.pages.crons.preview import Preview, preview_of
+from ojs_cluster.ui.redaction.redaction import hides_any
 from ojs_cluster.ui.visit import Answer, ApiError, Page, SeeOther, Visit
 
 _FIELDS: Final = {
@@ -38,7 +38,12 @@ async def show_new(visit: Visit) -> Answer:
 
 async def show_edit(visit: Visit, name: str) -> Answer:
     """Show the form with the present definition of a cron job."""
-    form = Form(_values(await _read(visit, name), visit.settings.redact))
+    cron = await _read(visit, name)
+    shown = await visit.redaction.members(cron, raw.text(cron, "type"))
+    hidden = [each for each in _VALUES if hides_any(cron, shown, [each])]
+    if visit.redaction.rules.text(description := raw.text(cron, "description")) != description:
+        hidden.append("description")
+    form = Form(_values(cron, hidden))
     return _page(visit, form, await preview_of(form.values), name)
 
 
@@ -116,21 +121,25 @@ def _page(
 ) -> Page:
     context: dict[str, Any] = {"form": form, "preview": preview, "name": name}
     context["hidden"] = [
-        each for each in _VALUES if form.values.get(f"{each}_shown") == _NOT_EDITED
+        each
+        for each in (*_VALUES, "description")
+        if form.values.get(f"{each}_shown") == _NOT_EDITED
     ]
     return Page("crons/form.html", context, status)
 
 
-def _values(cron: raw.Members, redact: frozenset[str]) -> dict[str, str]:
+def _values(cron: raw.Members, hidden: Collection[str]) -> dict[str, str]:
     """Return the texts of the fields for a definition. Values to hide are not in the form."""
     texts = ("expression", "timezone", "overlap_policy", "type", "queue", "description")
     values = {name: raw.text(cron, name) for name in texts}
     options = {n: v for n, v in raw.members(cron["options"]).items() if n != "queue"}
     for name, value in (("args", bytes(cron["args"])), ("options", b"{%b}" % join(options))):
-        if len(value) > MAX_EDITED or hides(value, redact):
+        if len(value) > MAX_EDITED or name in hidden:
             values[f"{name}_shown"] = _NOT_EDITED
         else:
             values[name] = value.decode(errors="replace")
+    if "description" in hidden:
+        values |= {"description": "", "description_shown": _NOT_EDITED}
     return values
 
 
@@ -143,7 +152,8 @@ def _body(form: Mapping[str, str], old: raw.Members) -> raw.Members:
     body = {name: text(name) for name in ("expression", "overlap_policy", "type")}
     body["timezone"] = Raw(orjson.dumps(form.get("timezone", "").strip() or "UTC"))
     description = form.get("description", "").strip()
-    body["description"] = Raw(orjson.dumps(description or None))
+    if description or form.get("description_shown") != _NOT_EDITED:
+        body["description"] = Raw(orjson.dumps(description or None))
     if form.get("args", "").strip():
         body["args"] = Raw(form["args"].strip().encode())
     elif form.get("args_shown") != _NOT_EDITED:

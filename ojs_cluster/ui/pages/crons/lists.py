@@ -43,13 +43,14 @@ async def show_one(visit: Visit, name: str) -> Answer:
     found = raw.members(await visit.get("cron", name))
     members = raw.members(found["cron"])
     history = orjson.loads(await visit.get("cron", name, "history", limit=50))["items"]
-    redact = visit.settings.redact
+    shown = await visit.redaction.members(members, raw.text(members, "type"))
     return Page(
         "crons/cron.html",
         {
             "cron": _cron(members),
             "values": await show_values(
-                {n: members[n] for n in ("args", "meta", "options")}, redact
+                {n: shown[n] for n in ("args", "meta", "options")},
+                redacted=visit.redaction.active,
             ),
             "history": history,
             "chart": runs_chart(history),

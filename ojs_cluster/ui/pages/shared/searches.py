@@ -10,7 +10,7 @@ import orjson
 
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.core.search import MAX_CHARACTERS
-from ojs_cluster.ui.redaction import why_not_searched
+from ojs_cluster.ui.redaction.searches import why_not_searched
 from ojs_cluster.ui.visit import Answer, ApiError, SeeOther, Visit
 
 _needs_quotes: Final = re.compile(r'[\s,"\\]').search
@@ -26,8 +26,8 @@ async def read_searches(visit: Visit) -> list[dict[str, Any]]:
         return []
     known = await visit.shared_or_last("admin", "searches")
     found = [] if known is None else orjson.loads(known.value)["items"]
-    redact = visit.settings.redact
-    return [each for each in found if not why_not_searched(each["query"], redact)]
+    redaction = visit.redaction
+    return [each for each in found if not why_not_searched(each["query"], redaction)]
 
 
 def may_save(visit: Visit) -> bool:
@@ -59,7 +59,7 @@ def _quoted(value: str) -> str:
 async def save(visit: Visit) -> Answer:
     """Save a search for all users."""
     name, query = visit.form.get("name", "").strip(), visit.form.get("query", "").strip()
-    refusal = why_not_searched(query, visit.settings.redact)
+    refusal = why_not_searched(query, visit.redaction)
     if refusal or not name:
         note = visit.back(refusal or "A saved search needs a name.", "jobs")
         return SeeOther(note.target, note.note, failed=True)

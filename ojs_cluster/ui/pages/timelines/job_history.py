@@ -11,10 +11,13 @@ import orjson
 
 from ojs_cluster.ui.drawings.attempts_chart import Attempt, AttemptsChart, attempts_chart
 from ojs_cluster.ui.formats import duration, epoch_s
+from ojs_cluster.ui.redaction.redaction import ERROR_MESSAGE
 from ojs_cluster.ui.visit import Visit
 
 _PAGE: Final = 200
 """Maximum number of events that the page shows: the last ones."""
+_ERRORS: Final = ("error", "last_error", "reason")
+"""Members of events with texts of clients."""
 _MAX_ERROR: Final = 200  # characters
 _OUTCOMES: Final = {
     "job.attempt_completed": "completed",
@@ -52,7 +55,7 @@ class JobHistory:
     complete: bool
 
 
-async def read_history(visit: Visit, job_id: str) -> JobHistory:
+async def read_history(visit: Visit, job_id: str, job_type: str) -> JobHistory:
     """Return the history of a job.
 
     Raises:
@@ -64,9 +67,21 @@ async def read_history(visit: Visit, job_id: str) -> JobHistory:
         page = await visit.get("jobs", job_id, "history", limit=_PAGE, offset=omitted)
         found = orjson.loads(page)
     events: list[dict[str, Any]] = found["events"]
+    await hide_errors(visit, job_type, events)
     attempts = list(attempts_of(events))
     chart = attempts_chart(attempts, time.time())
     return JobHistory(entries_of(events), attempts, chart, omitted, bool(found["complete"]))
+
+
+async def hide_errors(visit: Visit, job_type: str, events: Sequence[Mapping[str, Any]]) -> None:
+    """Replace what the operator hides in the errors of a history."""
+    if not visit.redaction.active:
+        return
+    told = [(event["data"], name) for event in events for name in _ERRORS if name in event["data"]]
+    texts = [str(data[name]) for data, name in told]
+    shown = await visit.redaction.texts(texts, ERROR_MESSAGE, job_type)
+    for (data, name), text in zip(told, shown, strict=True):
+        data[name] = text
 
 
 def entries_of(events: Iterable[Mapping[str, Any]]) -> list[TimelineEntry]:

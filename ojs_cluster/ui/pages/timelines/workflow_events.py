@@ -20,7 +20,12 @@ from ojs_cluster.ui.drawings.dag import Box, Step
 from ojs_cluster.ui.drawings.time_axis import Span
 from ojs_cluster.ui.drawings.workflow_chart import Lane, WorkflowChart, workflow_chart
 from ojs_cluster.ui.formats import epoch_s
-from ojs_cluster.ui.pages.timelines.job_history import TimelineEntry, attempts_of, entries_of
+from ojs_cluster.ui.pages.timelines.job_history import (
+    TimelineEntry,
+    attempts_of,
+    entries_of,
+    hide_errors,
+)
 from ojs_cluster.ui.visit import Visit
 
 PER_PAGE: Final = 50
@@ -139,6 +144,7 @@ async def read_events(
 async def _of_job(visit: Visit, job_id: str) -> StepHistory:
     job = await get_history(visit.app.store, job_id)
     history = history_of(job)
+    await hide_errors(visit, job.type, history.events)
     return StepHistory(
         entries_of(history.events),
         list(attempts_of(history.events)),

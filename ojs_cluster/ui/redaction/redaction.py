@@ -1,0 +1,138 @@
+"""Hide values of client data before a page uses them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from ojs_cluster.core.raw_json import Raw
+from ojs_cluster.store.off_loop import off_loop
+from ojs_cluster.ui.redaction.function import Function, Redactor
+from ojs_cluster.ui.redaction.rules import HIDDEN_JSON, Path, parse_rules
+
+_LARGE: Final = 8 * 1024
+"""Size in bytes of the values of a page above which a thread compares them with the rules."""
+_OPTIONS: Final = frozenset({"tags", "retry", "unique", "rate_limit"})
+"""Members of a job that its options have set."""
+_VALUES: Final = frozenset({"args", "meta", "result", "progress_data", "parent_results", "errors"})
+_ALIASES: Final = {"error": "errors", "parent_results_by_id": "parent_results"}
+SENT: Final = ("args", "meta", "tags", "retry", "unique", "rate_limit")
+"""Members of a job that a copy of it has, and that clients choose."""
+ERROR_MESSAGE: Final = ("errors", "0", "message")
+ERROR_TYPE: Final = ("errors", "0", "type")
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A value that a page wants to show.
+
+    Attributes:
+        raw: its JSON.
+        path: lower-case names that lead to it; the first one is one of ``ROOTS``.
+        job_type: the type of the job; empty if it is not known.
+    """
+
+    raw: bytes
+    path: Path
+    job_type: str = ""
+
+
+class Redaction:
+    """What the operator hides.
+
+    Args:
+        words: the entries of ``OJS_UI_REDACT``.
+        function: the function of ``OJS_UI_REDACTOR``; None for none.
+    """
+
+    def __init__(
+        self, words: frozenset[str] = frozenset(), function: Function | None = None
+    ) -> None:
+        self.rules = parse_rules(words)
+        self._redactor = None if function is None else Redactor(function)
+
+    @property
+    def active(self) -> bool:
+        """Whether anything may be hidden."""
+        rules = self.rules
+        return bool(rules.names or rules.paths or rules.patterns or self._redactor)
+
+    @property
+    def by_value(self) -> bool:
+        """Whether it depends on values what is hidden. A search could then find them by guesses."""
+        return bool(self.rules.patterns or self._redactor)
+
+    async def apply(self, values: Sequence[Value]) -> list[bytes]:
+        """Return the JSON of values to show: ``HIDDEN_JSON`` stands for what is hidden.
+
+        Returns:
+            JSON; the same object for a value in which nothing is hidden.
+        """
+        raws = [value.raw for value in values]
+        if not self.active or not raws:
+            return raws
+        if self._redactor is not None:
+            named = [(value.job_type, value.path[0], value.raw) for value in values]
+            raws = await self._redactor.apply(named)
+        rules = self.rules
+
+        def hide() -> list[bytes]:
+            pairs = zip(raws, values, strict=True)
+            return [rules.json(raw, value.job_type, value.path) for raw, value in pairs]
+
+        return await off_loop(hide, sum(map(len, raws)), large=_LARGE)
+
+    async def members(self, members: Mapping[str, Raw], job_type: str) -> dict[str, Raw]:
+        """Return the members of a job or a cron job with hidden values replaced."""
+        paths = {name: path for name in members if (path := _path_of(name)) is not None}
+        values = [Value(bytes(members[name]), path, job_type) for name, path in paths.items()]
+        shown = await self.apply(values)
+        found = dict(members)
+        for name, value, raw in zip(paths, values, shown, strict=True):
+            if raw is not value.raw:
+                found[name] = Raw(raw)
+        return found
+
+    async def texts(self, texts: Iterable[str], path: Path, job_type: str = "") -> list[str]:
+        """Return texts such as messages of errors, without what is hidden in them."""
+        given = list(texts)
+        if not self.active:
+            return given
+        raws = [msgspec.json.encode(text.encode(errors="replace").decode()) for text in given]
+        shown = await self.apply([Value(raw, path, job_type) for raw in raws])
+        found = []
+        for text, raw, new in zip(given, raws, shown, strict=True):
+            if new is raw:
+                found.append(text)
+            else:
+                decoded = msgspec.json.decode(new)
+                found.append(decoded if isinstance(decoded, str) else HIDDEN_JSON.decode()[1:-1])
+        return found
+
+
+def _path_of(name: str) -> Path | None:
+    """Return the path of a member of a job; None for one that the server writes."""
+    if name in _OPTIONS:
+        return ("options", name)
+    root = _ALIASES.get(name, name)
+    if root not in _VALUES and root != "options":
+        return None
+    return (root, "0") if name == "error" else (root,)
+
+
+NOTHING: Final = Redaction()
+"""Hides nothing."""
+
+
+def hides_any(old: Mapping[str, Raw], new: Mapping[str, Raw], names: Iterable[str] = ()) -> bool:
+    """Return whether a value is hidden in the members that ``Redaction.members`` has returned.
+
+    Args:
+        old: the members before.
+        new: the members after.
+        names: the members that count; all if there is none.
+    """
+    return any(old[name] is not new[name] for name in names or old if name in old)

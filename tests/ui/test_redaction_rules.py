@@ -1,0 +1,163 @@
+"""What the entries of OJS_UI_REDACT and an operator's own function hide in JSON."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from typing import Any
+
+import pytest
+import trio
+
+from ojs_cluster.ui.json_view import MAX_SHOWN
+from ojs_cluster.ui.pages.events import ShownEvents
+from ojs_cluster.ui.redaction import function
+from ojs_cluster.ui.redaction.function import Redactor, load_function
+from ojs_cluster.ui.redaction.patterns import pattern
+from ojs_cluster.ui.redaction.rules import HIDDEN_JSON, parse_rules
+
+NAME = {"card": [1, {"a": 2}]}
+VALUE: list[Any] = [{"card": "x", "Name": NAME}, [True, None], "end"]
+
+
+def hidden(entry: str, root: str = "args", job_type: str = "email.send", value: Any = VALUE) -> Any:
+    raw = json.dumps(value).encode()
+    shown = parse_rules(frozenset({entry})).json(raw, job_type, (root,))
+    assert (shown is raw) == (json.loads(shown) == value)
+    return json.loads(shown)
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ("card", [{"card": "hidden", "Name": {"card": "hidden"}}, [True, None], "end"]),
+        ("args.0.card", [{"card": "hidden", "Name": NAME}, [True, None], "end"]),
+        (
+            "args.0.name.card.1.a",
+            [{"card": "x", "Name": {"card": [1, {"a": "hidden"}]}}, *VALUE[1:]],
+        ),
+        ("args.*", ["hidden"] * 3),
+        ("args.*.card", [{"card": "hidden", "Name": NAME}, [True, None], "end"]),
+        ("type:email.*/args.1", [VALUE[0], "hidden", "end"]),
+        ("type:email.*/args", "hidden"),
+        ("args", "hidden"),
+        ("type:sms.*/args.1", VALUE),
+        ("meta.*", VALUE),
+        ("value:en?", [*VALUE[:2], "hidden"]),
+    ],
+)
+def test_an_entry_hides_what_it_names(entry: str, expected: Any) -> None:
+    assert hidden(entry) == expected
+
+
+def test_the_paths_of_all_types_count_where_the_type_is_not_known() -> None:
+    assert hidden("type:sms.*/args.1", job_type="")[1] == "hidden"
+
+
+@pytest.mark.parametrize("entry", ["type:email", "type:a/word", "args..x", "value:", "value:**"])
+def test_an_entry_that_hides_nothing_is_refused(entry: str) -> None:
+    with pytest.raises(ValueError, match="such as"):
+        parse_rules(frozenset({entry}))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "shown"),
+    [
+        ("card", "card 4111 1111 1111 1111 declined", "card hidden declined"),
+        ("card", "4111111111111112 and 4111-1111-1111-1111", "4111111111111112 and hidden"),
+        ("email", "to ann.b+c@example.com: no", "to hidden: no"),
+        ("iban", "from DE89 3704 0044 0532 0130 00.", "from hidden."),
+        ("jwt", "Bearer eyJhbGciOiJI.eyJzdWIi.c2ln", "Bearer hidden"),
+        ("sk_live_*", "key=sk_LIVE_abc, sk_test_abc", "key=hidden, sk_test_abc"),
+    ],
+)
+def test_a_pattern_hides_its_words(name: str, text: str, shown: str) -> None:
+    assert pattern(name)(text) == shown
+
+
+@pytest.mark.parametrize("piece", ["eyJ", "a.", "1 ", "1", "AB12 ", "a", "a@", "-", "eyJaaaaa."])
+@pytest.mark.parametrize("name", ["card", "email", "iban", "jwt", "*a*b*c*d"])
+def test_no_text_makes_a_pattern_slow(name: str, piece: str) -> None:
+    text = piece * (MAX_SHOWN // len(piece))
+    hide = pattern(name)
+    assert len(hide(text)) <= MAX_SHOWN  # quadratic time would take minutes
+
+
+def test_a_number_and_a_name_of_a_member_are_hidden_too() -> None:
+    found = hidden("value:card", value=[{"4111111111111111": 4111111111111111, "n": 12}])
+    assert found == [{"hidden": "hidden", "n": 12}]
+
+
+async def test_a_function_returns_what_is_shown() -> None:
+    def shorten(job_type: str, value: dict[str, Any]) -> dict[str, Any]:
+        if job_type == "a.b":
+            value["args"][0] = value["args"][0][:2]
+        return value
+
+    values = [("a.b", "args", b'["secret"]'), ("c.d", "args", b'["kept"]')]
+    shown = await Redactor(shorten).apply(values)
+    assert shown == [b'["se"]', b'["kept"]']
+    assert shown[1] is values[1][2]
+
+
+async def test_a_function_that_fails_hides_the_value_and_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(_job_type: str, value: dict[str, Any]) -> Any:
+        raise KeyError(value)
+
+    with caplog.at_level(logging.ERROR):
+        redactor = Redactor(fail)
+        for _ in range(2):
+            assert await redactor.apply([("a", "args", b'["s3cret"]')]) == [HIDDEN_JSON]
+    assert len(caplog.records) == 1
+    assert "s3cret" not in caplog.text
+
+
+async def test_a_function_that_does_not_return_hides_the_values(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(function, "_TIMEOUT_S", 0.01)
+    release = threading.Event()
+    calls: list[str] = []
+
+    def hang(job_type: str, value: dict[str, Any]) -> Any:
+        calls.append(job_type)
+        release.wait(30)
+        return value
+
+    redactor = Redactor(hang)
+    try:
+        with trio.fail_after(20):
+            for _ in range(3):
+                assert await redactor.apply([("a", "args", b"[1]")]) == [HIDDEN_JSON]
+    finally:
+        release.set()
+    assert len(calls) <= 1, "after a timeout it is not called for a while"
+
+
+def test_a_function_is_named_by_its_module() -> None:
+    assert load_function("json:dumps").__name__ == "dumps"
+    for text in ("json", "json:nothing", "no.such.module:x", "json:__name__"):
+        with pytest.raises(ValueError, match=r"package\.module:function"):
+            load_function(text)
+
+
+async def test_a_stream_has_only_what_the_page_shows() -> None:
+    class Body:
+        async def run(self, send: Any) -> None:
+            await send(b'id: 7\nevent: job.failed\ndata: {"job_id":"j","err')
+            await send(b'or":"s3cret","queue":"q"}\n\n')
+
+        def close(self) -> None:
+            pass
+
+    sent: list[bytes] = []
+
+    async def send(piece: bytes) -> None:
+        sent.append(piece)
+
+    await ShownEvents(Body()).run(send)
+    line = b'data: {"job_id":"j","queue":"q"}'
+    assert b"".join(sent) == b"id: 7\nevent: job.failed\n" + line + b"\n\n"
