@@ -11,7 +11,7 @@ import msgspec
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.raw_json import Raw, array_items, check_text, join, object_members
 from ojs_cluster.ui.forms.form import MAX_EDITED
-from ojs_cluster.ui.raw import number, text, texts
+from ojs_cluster.ui.raw import Members, number, text, texts
 from ojs_cluster.ui.redaction.redaction import SENT, hides_any
 from ojs_cluster.ui.visit import Answer, ApiError, Page, SeeOther, Visit
 
@@ -41,23 +41,32 @@ async def show(visit: Visit) -> Answer:
         why = f"A form shows args and meta of {MAX_EDITED // 1024} KiB at most."
         hint = "Use 'Enqueue a copy', or enqueue the job by the API."
         return Page("error.html", {"what": "The job is too large", "why": why, "hint": hint}, 413)
+    return _form(_given(members))
+
+
+def _given(members: Members) -> dict[str, str]:
+    """Return the texts of the fields for a job."""
     retry = object_members(members.get("retry", Raw(b"{}"))) or {}
-    return _form(
-        {
-            "type": text(members, "type"),
-            "queue": text(members, "queue"),
-            "args": raw_of(members, "args", "[]"),
-            "meta": raw_of(members, "meta", ""),
-            "tags": ", ".join(texts(members, "tags")),
-            "priority": number(members, "priority"),
-            "max_attempts": number(retry, "max_attempts") or number(members, "max_attempts"),
-            "scheduled_at": "",
-        }
-    )
+    return {
+        "type": text(members, "type"),
+        "queue": text(members, "queue") or "default",
+        "args": raw_of(members, "args", "[]"),
+        "meta": raw_of(members, "meta", ""),
+        "tags": ", ".join(texts(members, "tags")),
+        "priority": number(members, "priority"),
+        "max_attempts": number(retry, "max_attempts") or number(members, "max_attempts"),
+        "scheduled_at": "",
+    }
 
 
 async def create(visit: Visit) -> Answer:
-    """Enqueue the job of the form. A mistake shows the form again, with what is wrong."""
+    """Enqueue the job of the form. A mistake shows the form again, with what is wrong.
+
+    A form with ``json`` only fills the fields with a job that was saved as JSON.
+    """
+    pasted = visit.form.get("json", "").strip()
+    if pasted:
+        return _filled(pasted)
     given = {name: visit.form.get(name, "").strip() for name in _FIELDS}
     try:
         response = await visit.send("POST", "jobs", body=_body(given), action="job.enqueue")
@@ -71,8 +80,23 @@ async def create(visit: Visit) -> Answer:
     return SeeOther(visit.url("jobs", new_id), "The job is enqueued.")
 
 
-def _form(given: Mapping[str, str], mistake: str = "") -> Page:
-    return Page("new_job.html", {"given": given, "mistake": mistake}, 400 if mistake else 200)
+def _filled(pasted: str) -> Page:
+    """Return the form with a job as the API returns it, or as a client enqueues it."""
+    raw = json_of(pasted)
+    members = {} if raw is None else object_members(raw) or {}
+    members = object_members(members.get("job", Raw(b"null"))) or members
+    if not text(members, "type"):
+        why = "Paste one job, a JSON object with a type, such as the file of a job."
+        return _form(_EMPTY, why, pasted)
+    if any(len(bytes(members.get(name, b""))) > MAX_EDITED for name in ("args", "meta")):
+        return _form(_EMPTY, f"A form shows args and meta of {MAX_EDITED // 1024} KiB at most.")
+    options = object_members(members.get("options", Raw(b"null"))) or {}
+    return _form(_given({**options, **members}))
+
+
+def _form(given: Mapping[str, str], mistake: str = "", pasted: str = "") -> Page:
+    context = {"given": given, "mistake": mistake, "pasted": pasted}
+    return Page("new_job.html", context, 400 if mistake else 200)
 
 
 def _body(given: Mapping[str, str]) -> bytes:
