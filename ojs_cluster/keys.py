@@ -179,6 +179,10 @@ class Shard:
         """Return the key of a sorted set: a tenant's available jobs in a queue, by their score."""
         return b"%btq:%b:%b" % (self.prefix, queue.encode(), tenant.encode())
 
+    def tenant_turns(self, queue: str) -> bytes:
+        """Return the key of a sorted set: tenants of a queue with a fair share by next turn."""
+        return b"%btt:%b" % (self.prefix, queue.encode())
+
     def tenant_counters(self, tenant: str) -> bytes:
         """Return the key of a hash: numbers of a tenant's jobs in this shard."""
         return b"%btc:%b" % (self.prefix, tenant.encode())

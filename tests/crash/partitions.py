@@ -21,6 +21,7 @@ from ojs_cluster.store.queues.partition_maintenance import (
     set_partitions,
 )
 from ojs_cluster.store.queues.partitions import PartitionTable
+from ojs_cluster.store.tenants import fair_share
 from tests.crash.harness import World
 from tests.store.hot_queues import pass_time, put_into, sum_of_quotas
 from tests.store.shortcuts import DAY, ack, put, take
@@ -217,6 +218,32 @@ class Exhausted:
 
     async def finish(self, world: World, scene: None) -> None:
         await exhaustion.set_on_exhaustion(world.store, QUEUE, None)
+        await end_partitions(world)
+
+
+class Fair:
+    """Tenants take turns in a queue with three partitions."""
+
+    least = 4
+
+    async def prepare(self, world: World) -> None:
+        await set_partitions(world.store, QUEUE, 3)
+        await pass_time(world.store, world.db, PROPAGATION_MS, QUEUE)
+        await put(world.store, QUEUE)
+
+    async def act(self, store: Store, scene: None) -> None:
+        await fair_share.set_fair_share(of_another_process(store), QUEUE, on=True)
+
+    async def happened(self, world: World, scene: None) -> bool:
+        """Check that the janitor mirrors the option into the other partitions."""
+        await maintain_queue(world.store, QUEUE)
+        on = await fair_share.has_fair_share(world.store, QUEUE)
+        for shard in world.store.keys.partitions(QUEUE, 3):
+            assert world.db.hexists(shard.queue_counters(QUEUE), "fair") is on
+        return on
+
+    async def finish(self, world: World, scene: None) -> None:
+        await fair_share.set_fair_share(world.store, QUEUE, on=False)
         await end_partitions(world)
 
 

@@ -61,6 +61,7 @@ from ojs_cluster.store.statistics.type_minutes import (
 )
 from ojs_cluster.store.sweeps.retention import remove_leftovers
 from ojs_cluster.store.tenants import tenants
+from ojs_cluster.store.tenants.fair_share import set_fair_share
 from ojs_cluster.store.tenants.tenant_counts import read_states
 from ojs_cluster.store.transactions import purge_notes
 from ojs_cluster.store.workers import workers
@@ -373,7 +374,10 @@ async def as_many_pools_as_allowed(store: Store, db: Any) -> None:
 
 
 async def many_jobs_of_many_tenants(store: Store, db: Any) -> None:
-    """Each job has a tenant of its own, with the longest name, and is due with all others."""
+    """Each job has a tenant of its own, with the longest name, and is due with all others.
+
+    The tenants take turns.
+    """
 
     def of_tenant(number: int, queue: str, **options: Any) -> NewJob:
         tenant = f"{number:04}".ljust(MAX_TENANT_LENGTH, "t")
@@ -385,6 +389,7 @@ async def many_jobs_of_many_tenants(store: Store, db: Any) -> None:
     db.zadd(shard.due, dict.fromkeys(db.zrange(shard.due, 0, -1), 1))
     while (await promote_all(store, queue, MANY)).done:
         pass
+    await set_fair_share(store, queue, on=True)
     taken = [job for _ in range(3) for job in await take(store, queue, count=100)]
     await ack_many(store, [Ack(job.id, None, b"1") for job in taken[:100]], worker_id="w1")
     db.zadd(shard.active, dict.fromkeys((job.id for job in taken[100:]), 1))

@@ -4,7 +4,8 @@
   indexes of its state.
 - Every entry of an index exists; its score is the deadline that the job stores.
 - The counters of a queue equal its jobs, state by state. So do those of a tenant.
-- A job with a tenant that may start is in the index of its queue and tenant, with its score.
+- A job with a tenant that may start is in the index of its queue and tenant, with its score. In a
+  queue with a fair share, its tenant has a turn.
 - A job that needs a rate limit token is blocked or has one. Each granted token has its job, unless
   an outbox entry will release it.
 - Unique locks are in the shard of their fingerprint and in the index.
@@ -365,6 +366,20 @@ def _check_shard(report: InvariantReport, keyspace: Keyspace, shard: Shard, keys
             if abs(shown - real[state]) > report.tolerance:
                 complain(f"{queue} counts {shown} {state}, there are {real[state]}")
     _check_tenants(report, jobs.values(), keys)
+    _check_turns(report, keys)
+
+
+def _check_turns(report: InvariantReport, keys: _Keys) -> None:
+    """Check that each tenant with jobs has a turn in a queue with a fair share, and only there."""
+    for name in keys.indexes:
+        kind, _, rest = name.partition(":")
+        queue, _, tenant = rest.partition(":")
+        counters = keys.queues.get(queue, {})
+        if kind == "tq" and b"fair" in counters and b"fair_from" not in counters:
+            if tenant not in keys.index(f"tt:{queue}"):
+                report.problems.append(f"{tenant} has jobs in {queue}, and no turn")
+        elif kind == "tt" and b"fair" not in counters:
+            report.problems.append(f"{queue} has turns of tenants, and no fair share")
 
 
 def _check_tenants(

@@ -46,6 +46,7 @@ from ojs_cluster.store.queues import queues
 from ojs_cluster.store.queues.lifecycle import create_queue
 from ojs_cluster.store.queues.partition_maintenance import set_partitions
 from ojs_cluster.store.runtime import Arg
+from ojs_cluster.store.tenants import fair_share
 from ojs_cluster.store.unique import locks
 
 RestoreOutcome = Literal["created", "exists"]
@@ -79,6 +80,7 @@ async def restore_queue(store: Store, line: QueueLine) -> RestoreOutcome:
     fields = dict(line.fields)
     paused, limits = fields.pop(b"paused", None), fields.pop(b"limits", None)
     bound, decision = fields.pop(b"bound", None), fields.pop(b"on_exhaustion", None)
+    fair = fields.pop(b"fair", None)
     if line.partitions:
         await _partition(store, line.name, line.partitions)
     if paused is not None:
@@ -92,6 +94,8 @@ async def restore_queue(store: Store, line: QueueLine) -> RestoreOutcome:
     if not line.defaults.empty and (await get_defaults(store, line.name)).empty:
         await create_queue(store, line.name, accept_existing=True)
         await change_defaults(store, line.name, line.defaults.shown())
+    if fair is not None:
+        await fair_share.set_fair_share(store, line.name, on=True)
     await store.queues.ensure(store, [line.name])
     shard = store.keys.shard_of_queue(line.name)
     args: list[Arg] = [line.name, *(part for pair in fields.items() for part in pair)]
@@ -156,6 +160,7 @@ async def restore_job(store: Store, line: JobLine) -> RestoreOutcome:
         if not is_tenant(tenant):
             raise InvalidLine("the tenant of the job is not valid")
         keys += (shard.tenant_queue(line.queue, tenant), shard.tenant_counters(tenant))
+        keys.append(shard.tenant_turns(line.queue))
     has_alias = store.keys.shard_of_id(line.id) is not shard
     is_referenced = "1" if has_alias or (line.holds_lock and f.UNIQUE in line.fields) else ""
     for _ in range(_TRIES):

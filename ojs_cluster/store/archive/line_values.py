@@ -22,6 +22,7 @@ QUEUE_FIELDS = {
     b"acked": "acked",
     b"bound": "max_depth",
     b"on_exhaustion": "on_exhaustion",
+    b"fair": "fair_share",
 }
 """Fields of a queue's hash, with the names of their members in a line."""
 POSITIONS = 1 << 45

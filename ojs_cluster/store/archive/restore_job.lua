@@ -6,7 +6,8 @@
 --       is listed for the janitor (see store/enqueue/references.py).
 -- Memory: deny-oom.
 -- KEYS: 1 job, 2 due, 3 expiring, 4 pending, 5 finished, 6 dead, 7 queue_counters, 8 queue_available,
---       9 queue_dead, 10 references; for a job with a tenant 11 tenant_queue, 12 tenant_counters.
+--       9 queue_dead, 10 references; for a job with a tenant 11 tenant_queue, 12 tenant_counters,
+--       13 tenant_turns.
 -- ARGV: 1 id, 2 queue, 3 state, 4 priority, 5 expiry of the claim (ms, 0 without a claim), 6 position ('' for
 --       the end of the queue), 7 score in the index of the state: due, created or removal time (ms, '' when
 --       available), 8 expires (ms or ''), 9 discard time (ms, '' unless a dead letter), 10 '1' when another

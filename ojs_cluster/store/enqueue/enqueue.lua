@@ -7,7 +7,7 @@
 -- Memory: deny-oom; as enqueue_part, for jobs of a committed transaction, allow-oom.
 -- KEYS: 1 due, 2 expiring, 3 pending, 4 finished, 5 events, 6 alias_claims, 7 applied_transactions,
 --       8 references; then per queue queue_counters and queue_available; then per job its hash; then per
---       queue and tenant of jobs with a tenant: tenant_queue and tenant_counters.
+--       queue and tenant of jobs with a tenant: tenant_queue, tenant_counters and tenant_turns.
 -- ARGV: 1 events kept, 2 number of queues, 3 number of jobs, 4 time (ms) before which it must run (0 none),
 --       5 transaction id ('' none), 6 retention of cancelled jobs (ms), 7 tokens of tombstones that may be
 --       replaced, each between blanks, 8 index of this shard, 9 number of shards, 10 note of the portion in

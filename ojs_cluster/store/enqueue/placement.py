@@ -142,6 +142,7 @@ def tenant_keys(shard: Shard, part: Sequence[PlacedJob]) -> list[bytes]:
             tenant = job.fields[2 * job.fields[::2].index(f.TENANT) + 1].decode()
             keys[shard.tenant_queue(job.queue, tenant)] = None
             keys[shard.tenant_counters(tenant)] = None
+            keys[shard.tenant_turns(job.queue)] = None
     return list(keys)
 
 

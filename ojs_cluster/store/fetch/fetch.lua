@@ -16,7 +16,7 @@
 -- Returns: {now, {}, 0 (as fetch_full.lua without effects and without more work), number of available jobs that
 --           the first queue had before, per job: id, fields before the fetch, attempt, deadline, lease in ms}
 --          {now, 'quiet'} the worker has a quiet flag
---          {now, 'limited'} a queue or a job has limits, or a job a tenant; the next fetches should run fetch_full.lua at once
+--          {now, 'limited'} a queue or a job has limits, a queue a fair share, or a job a tenant; the next fetches should run fetch_full.lua at once
 --          {now, 'full_path'} for any other reason to run fetch_full.lua
 -- Code of the common case defines no functions, because Redis would create them at each call. Includes are in
 -- the branches that need them.
@@ -30,8 +30,8 @@ if redis.call('ZCOUNT', KEYS[1], '-inf', now) > 0 then return {now, 'full_path'}
 
 local found, bytes, taken = {}, 0, {}
 for q = 8, #KEYS, 4 do -- index of the queue's first key
-    local queue = redis.call('HMGET', KEYS[q], 'paused', 'limits', 'max_per_second', 'active')
-    if queue[2] or queue[3] or redis.call('ZCARD', KEYS[q + 2]) > 0 then return {now, 'limited'} end
+    local queue = redis.call('HMGET', KEYS[q], 'paused', 'limits', 'max_per_second', 'active', 'fair')
+    if queue[2] or queue[3] or queue[5] or redis.call('ZCARD', KEYS[q + 2]) > 0 then return {now, 'limited'} end
     local ids, before, active = {}, #found, tonumber(queue[4] or 0)
     -- The full path handles a damaged counter: not a number, or far too large (any bound below 2^53 would do).
     if not (active and active % 1 == 0 and active < BAND and active > -BAND) then return {now, 'full_path'} end

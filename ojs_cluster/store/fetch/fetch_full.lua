@@ -46,7 +46,7 @@ for i = 11, #ARGV do
     if ARGV[10] ~= '' then
         queue.source = tenant_queue_key(queue.name, ARGV[10])
         preflight_key(queue.source)
-    end
+    else load_fair_share(queue) end
     table.insert(queues, queue)
     if #queue.limits.limiters > 0 then preflight_key(EXHAUSTED_QUEUES) end
 end
@@ -90,11 +90,9 @@ for _, item in ipairs(found) do
         remove_member(queue.available, id)
         if job[F.token] then use_token(id, job)
         elseif job[F.limit] then take_local_token(id, key, job, ARGV[8]) end
-        if job[F.max_per_second] then
-            job.id = id
-            queue.limits.declaring_job = job
-        end
+        if job[F.max_per_second] then job.id, queue.limits.declaring_job = id, job end
         count_job(job, 'active', 1)
+        charge_turn(queue, id, job)
         local at = #reply
         reply[at + 1], reply[at + 2] = id, job.field_list
         reply[at + 3], reply[at + 4], reply[at + 5] =
@@ -104,6 +102,7 @@ end
 close_local_limits()
 for _, queue in ipairs(queues) do
     count_queue_starts(queue.counters, queue.name, queue.limits, queue.started)
+    write_turns(queue)
     if queue.visited then
         local starts = free_starts(queue.limits.limiters, wanted)
         local can_request_more = request_tokens(queue, queue.budget, starts, queue.max_score)

@@ -3,7 +3,7 @@
 -- Post: the queue does not exist here, and its settings are gone. The counters of its finished jobs stay until
 --       retention has removed these jobs. The next job creates the queue again.
 -- Memory: allow-oom; adds nothing.
--- KEYS: 1 queue_counters, 2 queue_available, 3 queue_blocked.
+-- KEYS: 1 queue_counters, 2 queue_available, 3 queue_blocked, 4 tenant_turns.
 -- Returns: 1 when the queue is deleted here, 0 when it has a job
 --@include keys
 local counters_key = KEYS[1]
@@ -13,5 +13,6 @@ for _, jobs in ipairs(redis.call('HMGET', counters_key, 'scheduled', 'pending', 
 end
 redis.call('HDEL', counters_key, 'created', 'kept', 'open', 'paused', 'draining', 'deleting', 'bound', 'overflow',
     'on_exhaustion', 'limits', 'limited_at', 'queue_limits', 'starts', 'next_start', 'max_per_second',
-    'declared_starts', 'declared_at', 'declared_by', 'undeclared_at')
+    'declared_starts', 'declared_at', 'declared_by', 'undeclared_at', 'fair', 'fair_from')
+redis.call('DEL', KEYS[4])
 return 1

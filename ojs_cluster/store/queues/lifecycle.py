@@ -92,6 +92,7 @@ async def delete_queue(store: Store, queue: str) -> None:
 
 async def _delete_in(store: Store, shard: Shard, queue: str) -> bool:
     keys = [shard.queue_counters(queue), shard.queue_available(queue), shard.queue_blocked(queue)]
+    keys.append(shard.tenant_turns(queue))
     return bool(await store.run(shard, "delete_queue", keys, idempotent=True))
 
 

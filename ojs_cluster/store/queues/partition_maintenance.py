@@ -20,6 +20,7 @@ from ojs_cluster.store.limits import depth_bounds, partition_quotas
 from ojs_cluster.store.queues import partitions, pauses
 from ojs_cluster.store.queues.partitions import DEFAULT, NO_ENTRY_LIMIT
 from ojs_cluster.store.queues.queues import get_partition_stats
+from ojs_cluster.store.tenants import fair_share
 
 UNUSED_MS: Final = 86_400_000
 """Time in milliseconds for which the partition table keeps the entry of an unregistered queue."""
@@ -65,6 +66,7 @@ async def set_partitions(store: Store, queue: str, count: int) -> PartitionLayou
     await pauses.mirror_flags(store, queue)
     await depth_bounds.mirror_bound(store, queue)
     await exhaustion.mirror_on_exhaustion(store, queue)
+    await fair_share.mirror_fair_share(store, queue)
     return layout
 
 
@@ -184,6 +186,7 @@ async def maintain_queue(store: Store, queue: str) -> None:
     await partition_quotas.update_quotas(store, queue)
     await depth_bounds.mirror_bound(store, queue)
     await exhaustion.mirror_on_exhaustion(store, queue)
+    await fair_share.mirror_fair_share(store, queue)
     checked = store.partitions.layout(queue)
     if checked.occupied_count == checked.count:
         return

@@ -126,3 +126,18 @@ async def test_a_request_for_a_tenant_sees_only_its_own_numbers(api: Api) -> Non
     assert (await api.get(TENANTS, headers=named("acme"))).status == 403
     refused = await api.call("PUT", f"{TENANTS}/acme/limits", {}, headers=named("acme"))
     assert refused.status == 403
+
+
+async def test_a_fair_share_is_a_setting_of_the_queue(any_api: Api) -> None:
+    config = "/ojs/v1/admin/queues/q/config"
+    for tenant in ("acme", "acme", "acme", "beta"):
+        await any_api.post("/ojs/v1/jobs", JOB, headers=named(tenant))
+    assert "fair_share" not in (await any_api.get(config)).json
+    changed = await any_api.call("PUT", config, {"fair_share": True})
+    assert (changed.status, changed.json["config"]["fair_share"]) == (200, True)
+    jobs = await any_api.fetch("q", worker_id="w", count=2)
+    assert sorted(job["meta"]["tenant_id"] for job in jobs) == ["acme", "beta"]
+    for off in (None, False):
+        changed = await any_api.call("PUT", config, {"fair_share": off})
+        assert "fair_share" not in changed.json["config"]
+    assert (await any_api.call("PUT", config, {"fair_share": "yes"})).status == 400

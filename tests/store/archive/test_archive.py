@@ -31,6 +31,7 @@ from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.limits import depth_bounds, rate_limits
 from ojs_cluster.store.queues import queues
 from ojs_cluster.store.queues.registry import QueueRegistry
+from ojs_cluster.store.tenants import fair_share
 from ojs_cluster.store.workflows import read_workflows
 from tests.store.archives import (
     DEAD,
@@ -331,16 +332,18 @@ async def test_a_paused_queue_gives_no_job_after_its_import(
         assert len(await take(target)) == 1
 
 
-async def test_a_queue_keeps_its_depth_bound_after_its_import(
+async def test_a_queue_keeps_its_depth_bound_and_its_fair_share_after_its_import(
     backend: Embedded, store: Store
 ) -> None:
     await depth_bounds.set_bound(store, "bounded", 1)
+    await fair_share.set_fair_share(store, "bounded", on=True)
     text = await export_text(store)
     async with emptied(backend) as restored:
         await import_text(restored, text)
         await put(restored, "bounded")
         with pytest.raises(QueueFull):
             await put(restored, "bounded")
+        assert await fair_share.has_fair_share(restored, "bounded")
     assert json.loads(text.splitlines()[1])["queue"]["max_depth"] == "1"
 
 

@@ -145,6 +145,7 @@ def test_lua_spells_keys_as_python_does(lua: Any) -> None:
         "checkpoint_key('x')": shard.checkpoint("x"),
         "queue_available_key('x')": shard.queue_available("x"),
         "queue_counters_key('x')": shard.queue_counters("x"),
+        "tenant_turns_key('x')": shard.tenant_turns("x"),
         "queue_minutes_key('x')": shard.queue_minutes("x"),
         "queue_history_key('x')": shard.queue_history("x"),
         "queue_times_key('x')": shard.queue_times("x"),

@@ -75,6 +75,7 @@ from ojs_cluster.store.statistics.job_counts import WIDTH
 from ojs_cluster.store.statistics.record_minutes import MinuteRecorder
 from ojs_cluster.store.statistics.type_minutes import add_type_minutes, list_types
 from ojs_cluster.store.sweeps import retention
+from ojs_cluster.store.tenants import fair_share
 from ojs_cluster.store.transactions import transactions
 from ojs_cluster.store.unique.locks import write_tombstone
 from ojs_cluster.store.workers import workers
@@ -411,6 +412,8 @@ async def queue_maintenance(store: Store, db: Any) -> None:
     await depth_bounds.set_bound(store, "old", None)
     await exhaustion.set_on_exhaustion(store, "old", "dead_letter")
     await exhaustion.set_on_exhaustion(store, "old", None)
+    for on in (True, False):
+        await fair_share.set_fair_share(store, "old", on=on)
     age_queue(db, shard_of(store, "old"), "old", 2 * HOUR)
     await retention.retire_queues(store)
     await store.run_meta("register_again", [store.keys.meta.queues], [QUEUE, 1])

@@ -35,6 +35,7 @@ from ojs_cluster.store.queues.partition_maintenance import (
     get_partitions,
     set_partitions,
 )
+from ojs_cluster.store.tenants import fair_share
 
 _UNSUPPORTED_MEMBERS = frozenset(
     {
@@ -82,7 +83,8 @@ class QueueConfigBody(msgspec.Struct, frozen=True):
     The setting of the server then applies to the queue. ``max_size`` and ``overflow_policy`` are
     other names of the members of ``backpressure``. ``concurrency`` limits the active jobs.
     ``default_retry``, ``default_timeout`` and ``visibility_timeout``, in seconds, hold for new jobs
-    without such an option, and ``retention`` for all new jobs.
+    without such an option, and ``retention`` for all new jobs. With
+    ``fair_share``, tenants take turns.
     """
 
     partitions: Annotated[int, keywords(minimum=1)] | None = None
@@ -97,6 +99,7 @@ class QueueConfigBody(msgspec.Struct, frozen=True):
     default_timeout: DefaultSeconds | msgspec.UnsetType | None = msgspec.UNSET
     visibility_timeout: DefaultSeconds | msgspec.UnsetType | None = msgspec.UNSET
     retention: RetentionBody | msgspec.UnsetType | None = msgspec.UNSET
+    fair_share: bool | msgspec.UnsetType | None = msgspec.UNSET
 
 
 _MEMBERS: Final = frozenset(QueueConfigBody.__struct_fields__)
@@ -118,7 +121,8 @@ async def get(app: App, _request: Request, name: str) -> Response:
     on_exhaustion = await exhaustion.get_on_exhaustion(app.store, name)
     limits = (await rate_limits.get_queue_limits(app.store, name)).usage.limits
     defaults = await get_defaults(app.store, name)
-    return _config(app, name, layout, bound, on_exhaustion, limits.concurrency, defaults)
+    fair = await fair_share.has_fair_share(app.store, name)
+    return _config(app, name, layout, bound, on_exhaustion, limits.concurrency, defaults, fair=fair)
 
 
 async def put(app: App, request: Request, name: str) -> Response:
@@ -174,6 +178,7 @@ class ConfigChanges:
         on_exhaustion: a tuple with the setting, or with None to remove the queue's own.
         concurrency: a tuple with the maximum number of active jobs, or with None for no maximum.
         defaults: the changed defaults of jobs, None to remove one.
+        fair_share: whether tenants take turns.
     """
 
     partitions: int | None
@@ -181,6 +186,7 @@ class ConfigChanges:
     on_exhaustion: tuple[str | None] | None
     concurrency: tuple[int | None] | None
     defaults: Mapping[str, Any]
+    fair_share: bool | None = None
 
     @property
     def empty(self) -> bool:
@@ -229,6 +235,7 @@ def changes_of(body: QueueConfigBody) -> ConfigChanges:
         None if isinstance(on_exhaustion, msgspec.UnsetType) else (on_exhaustion,),
         None if isinstance(concurrency, msgspec.UnsetType) else (concurrency,),
         _changed_defaults(body),
+        None if isinstance(body.fair_share, msgspec.UnsetType) else bool(body.fair_share),
     )
 
 
@@ -302,6 +309,9 @@ async def apply_changes(store: Store, name: str, changes: ConfigChanges) -> None
         with after_first_write():
             await change_defaults(store, name, changes.defaults)
             await store.queue_defaults.try_read(store)
+    if changes.fair_share is not None:
+        with after_first_write(when=written or bool(changes.defaults)):
+            await fair_share.set_fair_share(store, name, on=changes.fair_share)
 
 
 def _depth_bound(backpressure: BackpressureBody) -> DepthBound:
@@ -344,6 +354,8 @@ def _config(
     on_exhaustion: str | None,
     concurrency: int | None,
     defaults: QueueDefaults,
+    *,
+    fair: bool,
 ) -> Response:
     """Return the configuration as a response.
 
@@ -355,6 +367,7 @@ def _config(
         on_exhaustion: the queue's own ``on_exhaustion``; None if it has none.
         concurrency: the maximum number of active jobs; None for any number.
         defaults: the queue's own defaults of jobs.
+        fair: whether tenants take turns.
     """
     config: dict[str, Any] = {
         "partitions": layout.count,
@@ -362,6 +375,8 @@ def _config(
     }
     if concurrency is not None:
         config["concurrency"] = concurrency
+    if fair:
+        config["fair_share"] = True
     if bound is None:
         bound = DepthBound(app.store.settings.max_queue_depth)
     if bound.jobs:

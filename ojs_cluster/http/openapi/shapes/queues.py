@@ -218,6 +218,7 @@ class QueueSettings(TypedDict):
     default_timeout: NotRequired[Annotated[int, keywords(minimum=1)]]
     visibility_timeout: NotRequired[Annotated[int, keywords(minimum=1)]]
     retention: NotRequired[ShownRetention]
+    fair_share: NotRequired[bool]
 
 
 class QueueConfigAnswer(QueueSettings):

@@ -12,6 +12,7 @@ local function queue_times_key(queue) return PREFIX .. 't:' .. queue end
 local function queue_types_key(queue) return PREFIX .. 'ty:' .. queue end
 local function queue_history_key(queue) return PREFIX .. 's:' .. queue end
 local function tenant_queue_key(queue, tenant) return PREFIX .. 'tq:' .. queue .. ':' .. tenant end
+local function tenant_turns_key(queue) return PREFIX .. 'tt:' .. queue end
 local function tenant_counters_key(tenant) return PREFIX .. 'tc:' .. tenant end
 local function queue_blocked_key(queue) return PREFIX .. 'h:' .. queue end
 local function token_demand_key(queue) return PREFIX .. 'hq:' .. queue end

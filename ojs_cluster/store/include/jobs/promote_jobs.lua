@@ -37,6 +37,7 @@ local function load_due_jobs(limit, complete)
                 if job[F.tenant] then
                     preflight_key(tenant_queue_key(job[F.queue], job[F.tenant]))
                     preflight_key(tenant_counters_key(job[F.tenant]))
+                    preflight_key(tenant_turns_key(job[F.queue]))
                 end
             end
         end

@@ -35,6 +35,8 @@ local function check_job(key, job, field_list, transaction)
     if job[F.tenant] then
         preflight_key(tenant_queue_key(job[F.queue] or '', job[F.tenant]))
         preflight_key(tenant_counters_key(job[F.tenant]))
+        preflight_key(tenant_turns_key(job[F.queue] or ''))
+        preflight_key(queue_counters_key(job[F.queue] or ''))
     end
     job.field_list = field_list
     return job

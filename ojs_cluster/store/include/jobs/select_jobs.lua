@@ -1,5 +1,5 @@
 -- Selects the jobs that a fetch takes. fetch_full.lua explains `queues` and `jobs`.
---@include load_candidate
+--@include load_candidate fair_share write_turns
 -- Jobs that cannot start, which one call passes at 10 us each. A job that leaves its queue counts as eight.
 local MAX_PASSED_JOBS, LEAVING_JOB_COST = 400, 8
 -- Returns whether a job is in the index of a tenant, but not in its queue: see tenant_queue.lua.
@@ -19,9 +19,11 @@ local function scan(queues, jobs, wanted, bytes_read, is_second_scan)
         local from, max_live = 0, live + free_starts(queue.limits.limiters, wanted - live)
         local open = not queue.limits.paused
         queue.visited = open and live < max_live
+        if queue.visited and queue.turns_key then begin_turns(queue, wanted) end
         while open and live < max_live and budget > 0 and bytes < MAX_REPLY_BYTES do
             local size = math.min(math.max(max_live - live, found_blocked and 100 or 0), budget)
-            local rows = redis.call('ZRANGE', queue.source, from, from + size - 1, 'WITHSCORES')
+            local rows = queue.turns_key and fair_rows(queue, size)
+                or redis.call('ZRANGE', queue.source, from, from + size - 1, 'WITHSCORES')
             for i = 1, #rows, 2 do
                 local id = rows[i]
                 if is_second_scan and jobs[id] == nil then budget = 0 end

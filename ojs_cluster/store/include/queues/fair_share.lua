@@ -1,0 +1,72 @@
+-- The order of a queue with a fair share between tenants. tenant_turns.lua explains it.
+--@include tenant_turns
+
+-- Returns the first job of the queue that was not returned yet, and its score, if it has no tenant.
+local function next_without_tenant(queue)
+    while not queue.head_id or queue.shown[queue.head_id] do
+        local row = redis.call('ZRANGE', queue.available, queue.head, queue.head, 'WITHSCORES')
+        if not row[1] then return end
+        queue.head, queue.head_id, queue.head_score = queue.head + 1, row[1], row[2]
+        queue.head_tenant = redis.call('HGET', job_key(row[1]), F.tenant)
+        if queue.head_tenant then join(queue, queue.head_tenant) end
+    end
+    if not queue.head_tenant then return queue.head_id, queue.head_score end
+end
+
+-- Returns the next job of a tenant and its score; nil when there is none.
+local function next_of_turn(queue, turn)
+    while #queue.stale < MAX_STALE do
+        local id, score = turn.rows[turn.row], turn.rows[turn.row + 1]
+        if id then
+            turn.row = turn.row + 2
+            if not queue.shown[id] then
+                if redis.call('ZSCORE', queue.available, id) then return id, score end
+                queue.stale[#queue.stale + 1] = {turn.source, id}
+            end
+        else
+            local size = turn.read == 0 and 1 or 16
+            turn.rows = redis.call('ZRANGE', turn.source, turn.read, turn.read + size - 1, 'WITHSCORES')
+            turn.row = 1
+            if not turn.rows[1] then return end
+            turn.read = turn.read + #turn.rows / 2
+        end
+    end
+end
+
+-- Returns the next job of the tenant that has the lowest turn, and its score; nil when no tenant has one.
+local function next_of_tenants(queue)
+    while true do
+        local lowest
+        for i, turn in ipairs(queue.turns) do
+            if not lowest or turn.at < queue.turns[lowest].at then lowest = i end
+        end
+        local turn = queue.turns[lowest]
+        if queue.horizon < math.huge and (not turn or turn.at > queue.horizon) then read_turns(queue)
+        elseif not turn then return
+        else
+            local id, score = next_of_turn(queue, turn)
+            if id then
+                queue.turn_of[id] = turn.at
+                turn.at = turn.at + 1
+                return id, score
+            end
+            queue.ended[#queue.ended + 1] = turn
+            table.remove(queue.turns, lowest)
+        end
+    end
+end
+
+-- Returns up to `size` further jobs of the queue in the order of the turns, as ZRANGE WITHSCORES does.
+local function fair_rows(queue, size)
+    local rows = {}
+    while #rows < 2 * size do
+        local id, score = next_without_tenant(queue)
+        if not id then id, score = next_of_tenants(queue) end
+        -- So many tenants have a turn and no jobs that the others were not reached. The next fetches reach them.
+        if not id then id, score = queue.head_id, queue.head_score end
+        if not id or queue.shown[id] then break end
+        queue.shown[id] = true
+        rows[#rows + 1], rows[#rows + 2] = id, score
+    end
+    return rows
+end

@@ -1,0 +1,62 @@
+-- The fair share of a queue between tenants, for a fetch of jobs of any tenant (docs/adr/052). The sorted set
+-- tenant_turns has the tenants with jobs, by their next turn. A fetch takes the best job of the tenant with the
+-- lowest turn, and adds 1 to the turn when the job starts. A tenant without jobs is removed when it has the lowest
+-- turn. So every tenant whose index has a job is in tenant_turns, and some others are, for a short time.
+--
+-- A job without a tenant starts when it is the first of the queue. A tenant of the first job joins if it has no
+-- turn, because a process of an earlier version may have added its jobs.
+local MAX_TURNS, MAX_STALE, SEARCHED_JOBS = 128, 200, 100
+
+-- Reads whether a queue has a fair share. If it was switched on lately, searches the next waiting jobs for
+-- tenants. Runs before the first write.
+local function load_fair_share(queue)
+    local fair, from = unpack(redis.call('HMGET', queue.counters, 'fair', 'fair_from'))
+    if not fair then return end
+    queue.turns_key, queue.charged, queue.found = tenant_turns_key(queue.name), {}, {}
+    preflight_key(queue.turns_key)
+    if not from then return end
+    if not tonumber(from) or tonumber(from) ~= tonumber(from) then from = '-inf' end -- a damaged field
+    local rows = redis.call('ZRANGEBYSCORE', queue.available, '(' .. from, '+inf', 'WITHSCORES', 'LIMIT', 0,
+        SEARCHED_JOBS)
+    for i = 1, #rows, 2 do
+        local tenant = redis.call('HGET', job_key(rows[i]), F.tenant)
+        if tenant then queue.found[tenant] = true end
+    end
+    queue.searching, queue.searched_to = true, #rows == 2 * SEARCHED_JOBS and rows[#rows]
+end
+
+local function add_turn(queue, tenant, at)
+    local source = tenant_queue_key(queue.name, tenant)
+    preflight_key(source)
+    queue.known[tenant] = true
+    queue.turns[#queue.turns + 1] = {tenant = tenant, at = at, source = source, read = 0, rows = {}, row = 1}
+end
+
+-- Reads the next turns: few for a fetch of one job, and twice as many each time. `horizon`: turns up to this one
+-- were read.
+local function read_turns(queue)
+    local from, size = queue.turns_read, math.min(queue.turns_size, MAX_TURNS - queue.turns_read)
+    local rows = redis.call('ZRANGE', queue.turns_key, from, from + size - 1, 'WITHSCORES')
+    for i = 1, #rows, 2 do
+        if not queue.known[rows[i]] then add_turn(queue, rows[i], tonumber(rows[i + 1])) end
+    end
+    queue.turns_read, queue.turns_size = from + #rows / 2, 2 * size
+    queue.first_turn = queue.first_turn or tonumber(rows[2])
+    local is_last = #rows < 2 * size or queue.turns_read >= MAX_TURNS
+    queue.horizon = is_last and math.huge or tonumber(rows[#rows])
+end
+
+local function join(queue, tenant)
+    if queue.known[tenant] or redis.call('ZSCORE', queue.turns_key, tenant) then return end
+    queue.joined[tenant] = queue.first_turn or 0
+    add_turn(queue, tenant, queue.joined[tenant])
+end
+
+-- Begins a scan of the queue (see select_jobs.lua).
+local function begin_turns(queue, wanted)
+    queue.turns, queue.known, queue.joined, queue.ended, queue.stale = {}, {}, {}, {}, {}
+    queue.shown, queue.turn_of, queue.head_id = {}, {}, nil
+    queue.turns_read, queue.turns_size, queue.head = 0, math.min(wanted + 3, 32), 0
+    read_turns(queue)
+    for tenant in pairs(queue.found) do join(queue, tenant) end
+end

@@ -1,0 +1,217 @@
+"""The fair share of a queue between tenants."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from ojs_cluster.core.rate_limit import RateLimits
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.fetch.fetch import fetch, release
+from ojs_cluster.store.jobs.ack import ack
+from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.limits import rate_limits
+from ojs_cluster.store.queues import queues
+from ojs_cluster.store.queues.partition_maintenance import maintain_queue, set_partitions
+from ojs_cluster.store.tenants.fair_share import has_fair_share, set_fair_share
+from tests.store.hot_queues import spread
+from tests.store.limit_jobs import key_in, per_hour, settle
+from tests.store.shortcuts import QUEUE, promote_all, put, shard_of, take
+from tests.store.tenants.shortcuts import job_of, put_for
+from tests.support.invariants import InvariantReport
+
+Check = Callable[[], InvariantReport]
+
+
+async def put_many(store: Store, **numbers: int) -> None:
+    """Enqueue jobs of tenants, tenant by tenant."""
+    for tenant, number in numbers.items():
+        await enqueue_many(store, [job_of(tenant) for _ in range(number)])
+
+
+async def tenants_of(store: Store, count: int, tenant: str = "") -> str:
+    jobs = await fetch(store, [QUEUE], count=count, worker_id="w1", tenant=tenant)
+    return "".join(job.tenant or "-" for job in jobs)
+
+
+async def one_by_one(store: Store, count: int) -> str:
+    return "".join([await tenants_of(store, 1) for _ in range(count)])
+
+
+async def test_tenants_take_turns_whatever_their_backlogs(store: Store, consistent: Check) -> None:
+    await set_fair_share(store, QUEUE, on=True)
+    await put_many(store, a=8, b=3, c=1)
+    consistent()
+    assert await one_by_one(store, 7) == "abcabab"
+    consistent()
+    assert await tenants_of(store, 100) == "aaaaa"
+    assert await tenants_of(store, 1) == ""
+    consistent()
+
+
+async def test_a_fetch_of_many_jobs_takes_turns_too(store: Store, consistent: Check) -> None:
+    await set_fair_share(store, QUEUE, on=True)
+    await put_many(store, a=50, b=3)
+    assert Counter(await tenants_of(store, 8)) == {"a": 5, "b": 3}
+    await put_many(store, b=9)
+    # Its jobs that came first have saved it no turns; one of ten jobs is the rest of its turn.
+    assert Counter(await tenants_of(store, 10)) == {"a": 4, "b": 6}
+    consistent()
+
+
+async def test_the_jobs_of_a_tenant_keep_the_order_of_the_queue(store: Store) -> None:
+    await set_fair_share(store, QUEUE, on=True)
+    low = await put_for(store, "a", priority=-5)
+    first, second = [await put_for(store, "a") for _ in range(2)]
+    urgent = await put_for(store, "a", priority=9)
+    other = await put_for(store, "b", priority=-9)
+    taken = [(await take(store))[0].id for _ in range(5)]
+    assert taken == [urgent.id, other.id, first.id, second.id, low.id]
+
+
+async def test_a_tenant_that_was_idle_has_saved_no_turns(store: Store) -> None:
+    await set_fair_share(store, QUEUE, on=True)
+    await put_many(store, a=20, b=1)
+    await one_by_one(store, 12)
+    await put_many(store, b=6)
+    assert Counter(await one_by_one(store, 6)) == {"a": 3, "b": 3}
+
+
+async def test_a_tenant_with_one_job_at_a_time_gets_no_more_than_its_share(store: Store) -> None:
+    await set_fair_share(store, QUEUE, on=True)
+    await put_many(store, a=20, b=1)
+    order = ""
+    for _ in range(10):
+        order += await tenants_of(store, 1)
+        if order.endswith("b"):
+            await put_many(store, b=1)
+    assert Counter(order) == {"a": 5, "b": 5}
+
+
+async def test_without_the_option_a_queue_keeps_its_order(store: Store, db: Any) -> None:
+    await put_many(store, a=3, b=1)
+    assert not db.exists(shard_of(store).tenant_turns(QUEUE))
+    assert await one_by_one(store, 4) == "aaab"
+
+
+async def test_it_is_switched_on_and_off_while_jobs_wait(
+    store: Store, db: Any, consistent: Check
+) -> None:
+    turns = shard_of(store).tenant_turns(QUEUE)
+    await put_many(store, a=230, b=2, c=1)
+    await set_fair_share(store, QUEUE, on=True)
+    db.hset(shard_of(store).queue_counters(QUEUE), "fair_from", "damaged")
+    assert await has_fair_share(store, QUEUE)
+    await one_by_one(store, 3)  # each searches 100 of the waiting jobs for tenants
+    assert db.zrange(turns, 0, -1) == [b"b", b"c", b"a"]
+    assert Counter(await one_by_one(store, 3))["b"] >= 1
+    consistent()
+    await set_fair_share(store, QUEUE, on=False)
+    assert not db.exists(turns)
+    assert await one_by_one(store, 5) == "aaaaa"
+    consistent()
+
+
+async def test_jobs_without_a_tenant_start_when_they_are_first(store: Store, db: Any) -> None:
+    await set_fair_share(store, QUEUE, on=True)
+    await put(store)
+    await put_many(store, a=3, b=2)
+    await put(store)
+    assert await one_by_one(store, 7) == "-ababa-"
+    late, urgent = await put(store), await put(store, priority=9, scheduled_at="+PT1H")
+    due = shard_of(store).due
+    db.zadd(due, {urgent.id: 1})  # the fetch promotes it between its two scans
+    assert [job.id for job in await take(store, count=2)] == [urgent.id, late.id]
+
+
+async def test_released_promoted_and_retried_jobs_have_turns(
+    store: Store, db: Any, consistent: Check
+) -> None:
+    await set_fair_share(store, QUEUE, on=True)
+    await put_for(store, "b", scheduled_at="+PT1H")
+    await put_many(store, a=4)
+    taken = await take(store, count=2)
+    await release(store, taken)
+    consistent()
+    due = shard_of(store).due
+    db.zadd(due, dict.fromkeys(db.zrange(due, 0, -1), 1))
+    assert "b" in await one_by_one(store, 2)  # the fetch promotes it itself
+    await put_for(store, "c", scheduled_at="+PT1H")
+    db.zadd(due, dict.fromkeys(db.zrange(due, 0, -1), 1))
+    await promote_all(store)
+    consistent()
+    assert "c" in await one_by_one(store, 2)
+    await queues.purge(store, QUEUE)
+    consistent()
+    assert await tenants_of(store, 1) == ""
+    assert not db.exists(shard_of(store).tenant_turns(QUEUE))
+
+
+async def test_blocked_jobs_do_not_hold_up_other_tenants(
+    store: Store, db: Any, consistent: Check
+) -> None:
+    await set_fair_share(store, QUEUE, on=True)
+    limit: dict[str, Any] = {"key": key_in(store, home=False), "rate": per_hour(1)}
+    for _ in range(3):
+        await put_for(store, "a", rate_limit=limit)
+    await put_many(store, b=2, c=2)
+    assert Counter(await tenants_of(store, 4)) == {"b": 2, "c": 2}
+    consistent()
+    await settle(store, db)
+    consistent()
+    assert await tenants_of(store, 4) == "a"
+    consistent()
+
+
+async def test_limits_and_pauses_of_the_queue_hold(store: Store, consistent: Check) -> None:
+    await set_fair_share(store, QUEUE, on=True)
+    await put_many(store, a=4, b=4)
+    await rate_limits.set_queue_limits(store, QUEUE, RateLimits(concurrency=2))
+    jobs = await take(store, count=10)
+    assert Counter(job.tenant for job in jobs) == {"a": 1, "b": 1}
+    await queues.pause_or_resume(store, QUEUE, "pause")
+    await ack(store, jobs[0].id, worker_id="w1", lease_id=None, result=None)
+    assert await tenants_of(store, 1) == ""
+    await queues.pause_or_resume(store, QUEUE, "resume")
+    assert await tenants_of(store, 10) in ("a", "b")
+    consistent()
+
+
+async def test_each_partition_takes_turns_of_its_own(
+    store: Store, db: Any, consistent: Check
+) -> None:
+    await set_fair_share(store, QUEUE, on=True)
+    await spread(store, db, 4)
+    await set_partitions(store, QUEUE, 4)
+    await maintain_queue(store, QUEUE)
+    shards = store.keys.partitions(QUEUE, 4)
+    assert [db.hget(shard.queue_counters(QUEUE), "fair") for shard in shards] == 4 * [b"1"]
+    for _ in range(12):
+        await put_many(store, a=1, b=1)
+    jobs: list[JobRecord] = [job for _ in range(24) for job in await take(store)]
+    assert Counter(job.tenant for job in jobs) == {"a": 12, "b": 12}
+    consistent()
+
+
+async def test_a_fetch_costs_no_more_with_many_idle_tenants(store: Store, db: Any) -> None:
+    """Each of them is removed once."""
+    await set_fair_share(store, QUEUE, on=True)
+    turns = shard_of(store).tenant_turns(QUEUE)
+    await put_many(store, a=5, b=5)
+    db.zadd(turns, {f"idle-{number:04}": -1 for number in range(300)})
+    assert Counter(await one_by_one(store, 6)) == {"a": 3, "b": 3}
+    assert set(db.zrange(turns, 0, -1)) == {b"a", b"b"}
+
+
+async def test_a_tenant_of_an_earlier_version_joins_when_its_job_is_first(
+    store: Store, db: Any
+) -> None:
+    await set_fair_share(store, QUEUE, on=True)
+    await put_many(store, a=1, b=1)
+    db.delete(shard_of(store).tenant_turns(QUEUE))
+    index = shard_of(store).tenant_queue(QUEUE, "b")
+    db.zadd(index, {"gone": 1})  # that version takes jobs out of the queue only
+    assert await one_by_one(store, 2) == "ab"
+    assert await tenants_of(store, 1) == ""
