@@ -129,6 +129,8 @@ class Shard:
     """Rate limit keys whose state is in this shard, by the ms of the scheduler's next check."""
     job_types: bytes = field(init=False)
     """Job types with records of the last two hours, by the ms of their last jobs."""
+    type_hours: bytes = field(init=False)
+    """Job types with records by the hour, by the last hour with jobs (Unix hours)."""
     history_totals: bytes = field(init=False)
     """Hash: sums of the totals of all queues of the shard, removed queues included."""
     webhook_deliveries: bytes = field(init=False)
@@ -249,6 +251,13 @@ class Shard:
         """
         return b"%bth:%b" % (self.prefix, job_type.encode())
 
+    def type_hour_history(self, job_type: str) -> bytes:
+        """Return the key of a hash: the numbers of a job type in each of 73 hours.
+
+        It lies beside ``type_history``.
+        """
+        return b"%bthh:%b" % (self.prefix, job_type.encode())
+
     def queue_dead(self, queue: str) -> bytes:
         """Return the key of a sorted set: dead letters by the ms they were discarded."""
         return b"%bd:%b" % (self.prefix, queue.encode())
@@ -336,6 +345,7 @@ SHARD_KEYS = (
     "rate_limits",
     "rate_limit_checks",
     "job_types",
+    "type_hours",
     "history_totals",
     "webhook_deliveries",
     "webhook_due",

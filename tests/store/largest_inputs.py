@@ -53,6 +53,7 @@ from ojs_cluster.store.queues.queues import get_stats, purge
 from ojs_cluster.store.schemas.schema_index import SchemaRecord, encode
 from ojs_cluster.store.search.lists import list_jobs
 from ojs_cluster.store.statistics.job_counts import WIDTH
+from ojs_cluster.store.statistics.type_hours import HourRollUp
 from ojs_cluster.store.statistics.type_minutes import (
     KEPT_MINUTES,
     MAX_TYPES,
@@ -431,6 +432,7 @@ async def as_many_job_types_as_kept(store: Store, db: Any) -> None:
     await add_type_minutes(store, counts)
     listed, unread = await list_types(store, 60, WIDTH)
     assert (len(listed), unread) == (MAX_TYPES + 1, 0)
+    await HourRollUp(store, WIDTH).run(0)
 
 
 async def as_many_processes_as_kept(store: Store, db: Any) -> None:

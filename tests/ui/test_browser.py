@@ -85,7 +85,7 @@ def paths(demo: Demo) -> list[str]:
         *("cron/_new", "cron/nightly-report/edit"),
         *("workflows", f"workflows/{demo.workflow}"),
         *("limits", "limits/partner:api", "webhooks", "operations", "events", "cluster"),
-        *("types", "types/email.send"),
+        *("types", "types/email.send?range=72h"),
         *("bulk", f"bulk/{demo.operation}"),
     ]
 

@@ -30,6 +30,7 @@ from ojs_cluster.store.statistics.records import (
     parse_numbers,
     parse_record,
 )
+from ojs_cluster.store.statistics.type_hours import KEPT_HOURS, read_type_hours
 from ojs_cluster.store.statistics.type_minutes import KEPT_MINUTES, read_type_records
 
 MAX_POINTS: Final = 1500
@@ -198,10 +199,11 @@ async def queue_series(store: Store, queue: str, periods: Periods) -> list[Point
 
 
 async def type_series(store: Store, job_type: str, periods: Periods) -> list[Point]:
-    """Return the statistics of one job type in all queues, for at most the last two hours.
+    """Return the statistics of one job type in all queues.
 
-    Processes write their counts every 15 seconds, so the last period has ended that long ago.
-    The points have no depths, and of the totals only jobs enqueued, completed and discarded.
+    Periods of an hour or a day reach back three days, shorter ones two hours. Processes write their
+    counts every 15 seconds, so the last period has ended that long ago. The points have no depths,
+    and of the totals only jobs enqueued, completed and discarded.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -210,19 +212,31 @@ async def type_series(store: Store, job_type: str, periods: Periods) -> list[Poi
     time: Any = await store.redis.call(slot, "TIME", idempotent=True)
     newest = (int(time[0]) - ceil(FLUSH_S)) // 60
     records = await read_type_records(store, job_type, WIDTH)
-    if not records:
+    hours: dict[int, list[int]] = {}
+    if periods.length >= _HOUR:
+        hours = await read_type_hours(store, job_type, WIDTH)
+        hours = {n: sums for n, sums in hours.items() if n > newest // _HOUR - KEPT_HOURS}
+    if not records and not hours:
         return []
 
     def growth(begin: int, end: int) -> list[int]:
         sums = [0] * WIDTH
-        for minute in range(begin + 1, end + 1):
-            if minute in records:
-                sums = [a + b for a, b in zip(sums, records[minute], strict=True)]
+        minute = begin
+        while minute < end:
+            hour, is_full = minute // _HOUR, minute % _HOUR == 0 and minute + _HOUR <= end
+            found = hours.get(hour) if is_full else None
+            minute += 1 if found is None else _HOUR
+            found = found or records.get(minute)
+            if found is not None:
+                sums = [a + b for a, b in zip(sums, found, strict=True)]
         totals = dict.fromkeys(TOTALS, 0)
         totals["enqueued"], totals["acked"], totals["discarded_total"] = sums[-3:]
         return [*totals.values(), *sums[:-3]]
 
-    oldest = max(newest - KEPT_MINUTES + 1, min(records) - 1)
+    starts = [hour * _HOUR for hour in hours]
+    if records:
+        starts.append(max(newest - KEPT_MINUTES + 1, min(records) - 1))
+    oldest = min(starts)
     points = _points(periods, oldest, newest, growth, lambda _: [0] * len(STATES))
     return [replace(point, depths={}) for point in points]
 

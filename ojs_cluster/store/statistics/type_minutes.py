@@ -9,7 +9,7 @@ client that invents types can neither fill Redis nor hide the known types.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -169,13 +169,30 @@ async def read_type_records(store: Runtime, job_type: str, width: int) -> dict[i
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
+    return await read_records(store, job_type, width, Shard.type_history)
+
+
+async def read_records(
+    store: Runtime, job_type: str, width: int, key_of: Callable[[Shard, str], bytes]
+) -> dict[int, list[int]]:
+    """Return the numbers of one type by the number of their minute or hour.
+
+    Args:
+        store: the store.
+        job_type: the type; ``OTHER`` has records in all shards.
+        width: number of the numbers of a record.
+        key_of: returns the key of the hash of records in a shard.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
     name = job_type.encode()
     shards = list(store.keys) if name == OTHER else [_shard_of(store, name)]
     records: dict[int, list[int]] = {}
 
     async def read(shard: Shard) -> None:
         texts: Any = await store.redis.call(
-            shard.slot, "HGETALL", _key(shard, name), idempotent=True
+            shard.slot, "HGETALL", key_of(shard, job_type), idempotent=True
         )
         for text in texts[1::2]:
             try:

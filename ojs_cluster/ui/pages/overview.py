@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import orjson
@@ -101,7 +102,7 @@ async def _read(visit: Visit, chosen: str) -> Page:
 
 
 async def series(
-    visit: Visit, chosen: str, queue: str | None = None, job_type: str | None = None
+    visit: Visit, chosen: str, queue: str | None = None
 ) -> list[dict[str, Any]] | None:
     """Return the points of a time span, the oldest first, with rates per minute.
 
@@ -111,14 +112,16 @@ async def series(
         visit: the request.
         chosen: a key of ``RANGES``, or an age that is shown by the minute.
         queue: a queue; None for the whole cluster.
-        job_type: a job type; None for all.
     """
     period = RANGES[chosen][0] if chosen in RANGES else "1m"
     known = await visit.shared_or_last(
-        "admin", "stats", "history", period=period, since=chosen, queue=queue, type=job_type
+        "admin", "stats", "history", period=period, since=chosen, queue=queue
     )
-    if known is None:
-        return None
+    return None if known is None else points_of(orjson.loads(known.value))
+
+
+def points_of(history: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the points of a history of the API, the oldest first, with rates per minute."""
     return [
         {
             "at": point["timestamp"],
@@ -126,7 +129,7 @@ async def series(
             **{name: point[name] for name in _TIMES},
             "depth": point["depth"],
         }
-        for point in orjson.loads(known.value)["data"]
+        for point in history["data"]
     ]
 
 

@@ -8,10 +8,13 @@ import orjson
 
 from ojs_cluster.store.statistics.job_counts import WIDTH
 from ojs_cluster.store.statistics.type_minutes import MAX_TYPES, list_types
-from ojs_cluster.ui.pages.overview import series
+from ojs_cluster.ui.drawings.histogram import histogram
+from ojs_cluster.ui.pages.overview import points_of
 from ojs_cluster.ui.pages.shared.marks import may_mark, read_marks
 from ojs_cluster.ui.visit import Answer, Page, Visit
 
+RANGES: Final = {"2h": ("1m", "2 hours"), "24h": ("1h", "24 hours"), "72h": ("1h", "3 days")}
+"""The time spans of one type: period of a point, and label."""
 _SPAN_MINUTES: Final = 60
 _KEPT_S: Final = 10.0
 """Maximum age of the list in seconds. Processes write their counts every 15 seconds."""
@@ -36,17 +39,22 @@ async def show_all(visit: Visit) -> Answer:
 
 
 async def show_one(visit: Visit, name: str) -> Answer:
-    """Show the last two hours of one type."""
+    """Show one type over time, and how long its jobs ran."""
     if not visit.sees_cluster:
         return _hidden(visit)
-    points: list[dict[str, Any]] | None = None
-    marks: list[dict[str, Any]] = []
-    if "hx-request" not in visit.head.headers:
-        points = await series(visit, "2h", job_type=name)
-        marks = await read_marks(visit, "2h")
-    return Page(
-        "type.html", {"name": name, "points": points, "marks": marks, "may_mark": may_mark(visit)}
-    )
+    chosen = visit.query.get("range", "2h")
+    chosen = chosen if chosen in RANGES else "2h"
+    context: dict[str, Any] = {"name": name, "ranges": RANGES, "range": chosen}
+    context |= {"points": None, "rows": [], "marks": [], "may_mark": may_mark(visit)}
+    if not visit.is_refresh:
+        known = await visit.shared_or_last(
+            *("admin", "stats", "history"), period=RANGES[chosen][0], since=chosen, type=name
+        )
+        if known is not None:
+            history = orjson.loads(known.value)
+            context |= {"points": points_of(history), "rows": histogram(history["run_times"])}
+        context["marks"] = await read_marks(visit, chosen)
+    return Page("type.html", context)
 
 
 async def _read(visit: Visit) -> bytes:

@@ -41,6 +41,7 @@ def built_keys(shard: Shard) -> dict[str, bytes]:
             shard.queue_history,
             shard.queue_times,
             shard.queue_types,
+            shard.type_hour_history,
             shard.queue_dead,
         ),
         *(
@@ -150,6 +151,7 @@ def test_lua_spells_keys_as_python_does(lua: Any) -> None:
         "queue_history_key('x')": shard.queue_history("x"),
         "queue_times_key('x')": shard.queue_times("x"),
         "queue_types_key('x')": shard.queue_types("x"),
+        "type_hour_history_key('x')": shard.type_hour_history("x"),
         "queue_dead_key('x')": shard.queue_dead("x"),
         "worker_key('x')": shard.worker("x"),
         "{workflow_keys('x')}": [

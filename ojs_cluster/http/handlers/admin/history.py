@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from ojs_cluster.core.errors import InvalidRequest, NotFound
+from ojs_cluster.core.histograms import RUN_BOUNDS_MS, WAIT_BOUNDS_MS
 from ojs_cluster.core.jobs.envelope import MAX_TYPE_LENGTH
 from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.core.timestamps import parse_timestamp
@@ -16,6 +17,7 @@ from ojs_cluster.http.access.queue_scope import check_queues
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.store.queues import queues as store_queues
+from ojs_cluster.store.statistics.job_counts import RUN_BUCKETS, WAIT_BUCKETS
 from ojs_cluster.store.statistics.series import (
     Periods,
     Point,
@@ -37,9 +39,10 @@ async def get(app: App, request: Request) -> Response:
     """Return a series of periods, of the cluster, of one queue or of one job type.
 
     The records of the cluster cover 24 hours by the minute and 30 days by the hour. The records of
-    a queue or of a type cover two hours, and those of a type have no depths. ``covered_seconds`` is
-    shorter than the period if the statistics began in it, or if it has not ended. The command line
-    client reads ``data_points`` instead of ``data``.
+    a queue cover two hours. Those of a type cover two hours, and three days by the hour, without
+    depths. ``waits`` and ``run_times`` count the jobs of the series by how long they waited and
+    ran. ``covered_seconds`` is shorter than the period if the statistics began in it, or if it has
+    not ended. The command line client reads ``data_points`` instead of ``data``.
 
     ``GET /ojs/v1/admin/stats/history?period&since&until&queue&type`` (spec: ojs-admin-api 10.2)
     """
@@ -70,8 +73,26 @@ async def get(app: App, request: Request) -> Response:
     subject = {"queue": name, "type": job_type}
     named = {member: value for member, value in subject.items() if value is not None}
     return replies.json_response(
-        200, {"period": period, **named, "data": data, "data_points": data}
+        200,
+        {
+            "period": period,
+            **named,
+            "data": data,
+            "data_points": data,
+            "waits": _histogram(points, WAIT_BUCKETS, WAIT_BOUNDS_MS),
+            "run_times": _histogram(points, RUN_BUCKETS, RUN_BOUNDS_MS),
+        },
     )
+
+
+def _histogram(
+    points: Sequence[Point], buckets: slice, bounds_ms: Sequence[int]
+) -> dict[str, list[int]]:
+    """Return how many jobs of a series took up to each bound, and how many took longer."""
+    counts = [0] * (len(bounds_ms) + 1)
+    for point in points:
+        counts = [a + b for a, b in zip(counts, point.times[buckets], strict=True)]
+    return {"bounds_ms": list(bounds_ms), "counts": counts}
 
 
 def _check_type(job_type: str, queue: str | None, request: Request) -> None:

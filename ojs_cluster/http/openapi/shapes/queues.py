@@ -393,6 +393,13 @@ class SeriesPoint(TypedDict):
     depth: dict[str, Any]
 
 
+class TimeHistogram(TypedDict):
+    """Numbers of jobs by how long they took: up to each bound, and the last one for longer."""
+
+    bounds_ms: list[Count]
+    counts: list[Count]
+
+
 class StatsHistory(TypedDict):
     """A series of periods, oldest first."""
 
@@ -401,6 +408,8 @@ class StatsHistory(TypedDict):
     type: NotRequired[str]
     data: list[SeriesPoint]
     data_points: list[SeriesPoint]
+    waits: TimeHistogram
+    run_times: TimeHistogram
 
 
 class QueueDurations(TypedDict):

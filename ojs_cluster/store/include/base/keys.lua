@@ -10,6 +10,7 @@ local function queue_counters_key(queue) return PREFIX .. 'c:' .. queue end
 local function queue_minutes_key(queue) return PREFIX .. 'm:' .. queue end
 local function queue_times_key(queue) return PREFIX .. 't:' .. queue end
 local function queue_types_key(queue) return PREFIX .. 'ty:' .. queue end
+local function type_hour_history_key(name) return PREFIX .. 'thh:' .. name end
 local function queue_history_key(queue) return PREFIX .. 's:' .. queue end
 local function tenant_queue_key(queue, tenant) return PREFIX .. 'tq:' .. queue .. ':' .. tenant end
 local function tenant_turns_key(queue) return PREFIX .. 'tt:' .. queue end
