@@ -309,6 +309,10 @@ class LaneConnection:
         await self._deliver(
             response, encode(response, draining=draining, asked_to_close=head.closes)
         )
+        if self.data:
+            # A page may be answered without waiting for anything, and a client may send hundreds
+            # of requests in one piece.
+            await trio.lowlevel.checkpoint()
         return not draining and not head.closes
 
     def request(self, head: RequestHead, end: int) -> Request:

@@ -80,6 +80,26 @@ async def test_pages_follow_each_other_on_a_connection(api: Api) -> None:
     assert rest == [None]
 
 
+async def test_pages_in_one_piece_take_turns_with_other_tasks(api: Api) -> None:
+    pages, rest, turns = _Pages(), list[bytes | None](), 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += not rest and bool(pages.asked)
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery, _served(api, pages, rest) as client:
+        nursery.start_soon(other)
+        await client.send_all(
+            f"{GET}\r\n".encode() * 200 + f"{GET}Connection: close\r\n\r\n".encode()
+        )
+        answer = b"".join([piece async for piece in client])
+        nursery.cancel_scope.cancel()
+    assert answer.count(b"HTTP/1.1 200 ") == 201
+    assert turns >= 200
+
+
 @pytest.mark.parametrize(
     "sent",
     [
