@@ -10,8 +10,9 @@ import httpx
 import pytest
 
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store.statistics.job_counts import TIMES
+from ojs_cluster.store.statistics.job_counts import TIMES, WIDTH
 from ojs_cluster.store.statistics.records import GROWING, MINUTES, TOTALS
+from ojs_cluster.store.statistics.type_hours import KEPT_HOURS
 from ojs_cluster.ui.settings import UiSettings
 from tests.support.servers import own_server
 from tests.ui.dashboard import Running, dashboard
@@ -59,7 +60,7 @@ def admin(running: Running, demo: Demo) -> Iterator[httpx.Client]:
 
 
 async def write_history(running: Running) -> None:
-    """Write the statistics of an hour, as a scheduler would have."""
+    """Write the statistics of an hour, and two hours of a type, as a scheduler would have."""
     store = running.app.store
     meta, now = store.keys.meta, int(time.time()) // 60
     grown = [0] * GROWING
@@ -71,3 +72,9 @@ async def write_history(running: Running) -> None:
         depths = [round(level + height * wave) for level, height in _DEPTHS]
         record = ",".join(map(str, [minute, *grown, *depths]))
         await store.redis.call(meta.slot, "HSET", meta.history_minutes, minute % MINUTES, record)
+    shard = store.keys.shard_of_queue("email.send")
+    for hour in (now // 60 - 30, now // 60 - 5):
+        record = ",".join(map(str, [hour, *range(1, WIDTH + 1)]))
+        await store.redis.call(
+            shard.slot, "HSET", shard.type_hour_history("email.send"), hour % KEPT_HOURS, record
+        )

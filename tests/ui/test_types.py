@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from functools import partial
 
 import httpx
 
-from ojs_cluster.store.statistics.job_counts import WIDTH
-from ojs_cluster.store.statistics.type_hours import KEPT_HOURS, HourRollUp
 from tests.support.servers import wait_until
 from tests.ui.dashboard import Running
 from tests.ui.demo import Demo
@@ -34,17 +31,6 @@ def test_types_are_listed_with_their_numbers(
     assert "of_type" not in one
     assert "Jobs by state" not in one, "a type has no depths"
     assert page(admin, "/ui/types/no.such.type")
-    running.run(partial(HourRollUp(store, WIDTH).run, 0))
-
-    async def write_hour() -> None:
-        hour = int(time.time()) // 3600 - 5
-        record = ",".join(map(str, [hour, *range(1, WIDTH + 1)]))
-        shard = store.keys.shard_of_queue("email.send")
-        await store.redis.call(
-            shard.slot, "HSET", shard.type_hour_history("email.send"), hour % KEPT_HOURS, record
-        )
-
-    running.run(write_hour)
     days = page(admin, "/ui/types/email.send?range=72h")
     assert "Statistics of the type in the last 3 days" in days
     assert "Run times" in days

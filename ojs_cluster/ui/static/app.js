@@ -215,7 +215,7 @@
       ctx.stroke();
       const text = label.length > 16 ? `${label.slice(0, 15)}…` : label;
       const width = ctx.measureText(text).width;
-      const left = Math.min(x + 3 * scale, right - width);
+      const left = x + 3 * scale + width <= right ? x + 3 * scale : x - 3 * scale - width;
       if (left < free) continue;
       ctx.fillText(text, left, bbox.top);
       free = left + width + 6 * scale;
