@@ -35,6 +35,7 @@ RATE_LIMIT_RELEASED: Final = "rate_limit.released"
 RATE_LIMIT_DROPPED: Final = "rate_limit.dropped"
 RATE_LIMIT_ADJUSTED: Final = "rate_limit.dynamic_adjusted"
 BACKPRESSURE_DROPPED: Final = "backpressure.dropped"
+BACKPRESSURE_REJECTED: Final = "backpressure.rejected"
 
 NAMES: Final = frozenset(
     {
@@ -64,5 +65,6 @@ NAMES: Final = frozenset(
         RATE_LIMIT_DROPPED,
         RATE_LIMIT_ADJUSTED,
         BACKPRESSURE_DROPPED,
+        BACKPRESSURE_REJECTED,
     }
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from ojs_cluster.core.errors import QueueFull
 from ojs_cluster.core.jobs.envelope import parse_batch
 from ojs_cluster.http import fields, replies
 from ojs_cluster.http.access.queue_scope import check_new_job
@@ -35,7 +36,13 @@ async def enqueue_many(app: App, request: Request) -> Response:
             validate_if_marked(new_job)
     warnings = await check_all(app.store, new_jobs)
     store_jobs = partial(store_enqueue.enqueue_many, app.store, new_jobs)
-    jobs = await app.blocked.until_stored(request, new_jobs, store_jobs)
+    try:
+        jobs = await app.blocked.until_stored(request, new_jobs, store_jobs)
+    except QueueFull as full:
+        refused = (job.type for job in new_jobs if job.queue == full.details.get("queue"))
+        job_type = next(refused, new_jobs[0].type)
+        await app.store.rejections.report(app.store, app.store.events_arg, full, job_type)
+        raise
     count = len(jobs)
     enqueued = sum(not job.deduplicated for job in jobs)
     body = b'{"jobs":%b,"count":%d,"enqueued":%d,"failed":0}' % (

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
-from ojs_cluster.core.errors import InvalidRequest
+from ojs_cluster.core.errors import InvalidRequest, QueueFull
 from ojs_cluster.core.jobs.envelope import parse_job
 from ojs_cluster.core.jobs.options import check_queue, is_queue
 from ojs_cluster.core.jobs.states import State
@@ -60,11 +60,15 @@ async def enqueue(app: App, request: Request) -> Response:
     warnings = None
     if new_job.type in app.store.schemas.validated:
         warnings = await check_args(app.store, new_job)
-    if "ojs-block-timeout" in request.headers:
-        store_job = partial(store_enqueue.enqueue, app.store, new_job)
-        job = await app.blocked.until_stored(request, [new_job], store_job)
-    else:
-        job = await store_enqueue.enqueue(app.store, new_job)
+    try:
+        if "ojs-block-timeout" in request.headers:
+            store_job = partial(store_enqueue.enqueue, app.store, new_job)
+            job = await app.blocked.until_stored(request, [new_job], store_job)
+        else:
+            job = await store_enqueue.enqueue(app.store, new_job)
+    except QueueFull as full:
+        await app.store.rejections.report(app.store, app.store.events_arg, full, new_job.type)
+        raise
     if job.deduplicated:
         return replies.deduplicated_response(job)
     more = () if new_job.rate_limit is None else await headers_of(app, new_job)

@@ -24,6 +24,12 @@ def content_of(at_ms: int, fields: Mapping[bytes, bytes]) -> tuple[bytes, bytes]
     queue = b'"queue":' + orjson.dumps(fields[b"q"].decode())
     if kind.startswith(b"queue."):
         subject, data = fields[b"q"], queue
+    elif kind == b"backpressure.rejected":
+        subject = fields[b"q"]
+        data = b'%b,"depth":%b,"bound":%b,"job_type":%b' % (
+            *(queue, fields[b"d"], fields[b"b"]),
+            orjson.dumps(fields[b"y"].decode()),
+        )
     elif kind.startswith(b"cron."):
         subject, data = fields[b"c"], _cron_data(at_ms, fields)
     elif kind.startswith(b"rate_limit."):

@@ -11,7 +11,7 @@ if redis.call('EXISTS', KEYS[2], KEYS[3]) > 0 then return 0 end
 for _, jobs in ipairs(redis.call('HMGET', counters_key, 'scheduled', 'pending', 'active', 'retryable')) do
     if (tonumber(jobs) or 0) > 0 then return 0 end
 end
-redis.call('HDEL', counters_key, 'created', 'kept', 'open', 'paused', 'draining', 'deleting', 'bound', 'overflow',
+redis.call('HDEL', counters_key, 'created', 'kept', 'open', 'paused', 'draining', 'deleting', 'rejected_at', 'bound', 'overflow',
     'on_exhaustion', 'limits', 'limited_at', 'queue_limits', 'starts', 'next_start', 'max_per_second',
     'declared_starts', 'declared_at', 'declared_by', 'undeclared_at', 'fair', 'fair_from')
 redis.call('DEL', KEYS[4])

@@ -14,12 +14,12 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import exhaustion
 from ojs_cluster.store.enqueue.enqueue import enqueue_many
 from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.limits import depth_bounds
+from ojs_cluster.store.limits import depth_bounds, rejections
 from ojs_cluster.store.limits.depth_bounds import DepthBound
 from ojs_cluster.store.queues.queues import get_stats
 from ojs_cluster.store.workflows import read_workflows
 from tests.store.limits.test_depth_bounds import a_workflow
-from tests.store.shortcuts import QUEUE, ack, new_job, put, shard_of, take
+from tests.store.shortcuts import HOUR, QUEUE, ack, clock_ms, new_job, put, shard_of, take
 from tests.store.unique_jobs import locks_left, once
 from tests.support.invariants import InvariantReport
 from tests.support.lossy import lossy
@@ -137,3 +137,13 @@ async def test_an_active_or_malformed_job_is_not_dropped(store: Store, db: Any) 
     assert await states(store, active.id, healthy.id) == [State.ACTIVE, State.DISCARDED]
     db.hset(key, "c", damaged.fields[b"c"])
     await ack(store, active)
+
+
+async def test_a_queue_announces_refusals_at_intervals(store: Store, db: Any) -> None:
+    assert not await rejections.append(store, store.events_arg, "unknown", "t", 1, 1)
+    await put(store)
+    for key_age_ms, appended in ((None, True), (9000, False), (11_000, True), (-HOUR, True)):
+        if key_age_ms is not None:
+            at = await clock_ms(store, shard_of(store).slot) - key_age_ms
+            db.hset(shard_of(store).queue_counters(QUEUE), "rejected_at", at)
+        assert await rejections.append(store, store.events_arg, QUEUE, "t", 1, 1) is appended

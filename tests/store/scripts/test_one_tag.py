@@ -50,7 +50,7 @@ from ojs_cluster.store.jobs.change_priority import change_priority
 from ojs_cluster.store.jobs.edit import edit
 from ojs_cluster.store.jobs.listing import JobFilter
 from ojs_cluster.store.jobs.nack import Nack, nack_many, release_unanswered
-from ojs_cluster.store.limits import depth_bounds, rate_limits
+from ojs_cluster.store.limits import depth_bounds, rate_limits, rejections
 from ojs_cluster.store.limits.depth_bounds import DepthBound
 from ojs_cluster.store.maintenance.maintenance import set_maintenance
 from ojs_cluster.store.migrations.execution import migrate
@@ -231,7 +231,7 @@ async def test_jobs_with_a_tenant_live_under_the_guard(
     fields_of = placement._fields
 
     def with_tenant(job: NewJob) -> list[bytes]:
-        return fields_of(msgspec.structs.replace(job, tenant="acme"))
+        return fields_of(msgspec.structs.replace(job, tenant=job.tenant or "acme"))
 
     monkeypatch.setattr(placement, "_fields", with_tenant)
     scripts = Recording(store.scripts)
@@ -283,6 +283,7 @@ async def one_life_without_backup(store: Store, db: Any) -> None:
     await depth_bounds.set_bound(store, "dropping", DepthBound(1, "drop_oldest"))
     await put(store, "dropping")
     await put(store, "dropping")
+    assert await rejections.append(store, store.events_arg, "dropping", "t", 1, 1)
     await one_life_of_a_tenant(store)
     await one_life_of_an_agent(store)
     await reads(store)
