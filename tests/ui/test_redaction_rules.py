@@ -15,7 +15,8 @@ from ojs_cluster.ui.pages.events import ShownEvents
 from ojs_cluster.ui.redaction import function
 from ojs_cluster.ui.redaction.function import Redactor, load_function
 from ojs_cluster.ui.redaction.patterns import pattern
-from ojs_cluster.ui.redaction.rules import HIDDEN_JSON, parse_rules
+from ojs_cluster.ui.redaction.redaction import ERROR, ERROR_MESSAGE, ERROR_TYPE
+from ojs_cluster.ui.redaction.rules import HIDDEN_JSON, ROOTS, Path, parse_rules
 
 NAME = {"card": [1, {"a": 2}]}
 VALUE: list[Any] = [{"card": "x", "Name": NAME}, [True, None], "end"]
@@ -53,6 +54,37 @@ def test_an_entry_hides_what_it_names(entry: str, expected: Any) -> None:
 
 def test_the_paths_of_all_types_count_where_the_type_is_not_known() -> None:
     assert hidden("type:sms.*/args.1", job_type="")[1] == "hidden"
+
+
+OPTIONS = [("options", name) for name in ("tags", "retry", "unique", "rate_limit")]
+WHOLE = [(root,) for root in sorted(ROOTS)]
+
+
+@pytest.mark.parametrize(
+    "start",
+    [*WHOLE, *OPTIONS, ERROR, ERROR_MESSAGE, ERROR_TYPE, ("worker", "hostname")],
+    ids=".".join,
+)
+def test_a_rule_hides_every_part_that_a_page_reads_alone(start: Path) -> None:
+    def shown(entry: str, job_type: str = "pay.card") -> bytes:
+        return parse_rules(frozenset({entry})).json(b'{"pin":"1234"}', job_type, start)
+
+    rules = [".".join(start[:size]) for size in range(1, len(start) + 1)]
+    rules += [rule.replace("*", "3") for rule in rules]  # the page does not know the number
+    for rule in rules:
+        assert shown(rule) == HIDDEN_JSON, rule
+        assert shown(f"type:pay.*/{rule}") == HIDDEN_JSON, rule
+        assert shown(f"type:mail.*/{rule}") == b'{"pin":"1234"}', rule
+    assert shown(f"{start[0]}.*") != b'{"pin":"1234"}'
+    for root in ROOTS - {start[0]}:
+        assert shown(root) == shown(f"{root}.*") == b'{"pin":"1234"}', root
+
+
+@pytest.mark.parametrize("entry", ["error", "errors", "message", "errors.*", "errors.1.message"])
+def test_the_message_of_an_error_is_hidden(entry: str) -> None:
+    rules = parse_rules(frozenset({entry}))
+    assert rules.json(b'"pin 1234"', "", ERROR_MESSAGE) == HIDDEN_JSON
+    assert b"1234" not in rules.json(b'{"message":"pin 1234"}', "", ERROR)
 
 
 @pytest.mark.parametrize("entry", ["type:email", "type:a/word", "args..x", "value:", "value:**"])

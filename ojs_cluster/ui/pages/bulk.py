@@ -14,7 +14,7 @@ import orjson
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.ui.formats import counted, exact_time
 from ojs_cluster.ui.forms.form import confirmation, is_confirmed
-from ojs_cluster.ui.redaction.redaction import ERROR_MESSAGE
+from ojs_cluster.ui.redaction.redaction import ERROR_MESSAGE, ERROR_TYPE
 from ojs_cluster.ui.redaction.searches import why_not_searched
 from ojs_cluster.ui.visit import Answer, ApiError, Page, SeeOther, Visit
 
@@ -112,10 +112,11 @@ async def _shown(visit: Visit, operation: dict[str, Any]) -> dict[str, Any]:
     error = chosen.get("error")
     if not error or not visit.redaction.active:
         return operation
-    names = [name for name in ("type", "message") if isinstance(error.get(name), str)]
-    shown = await visit.redaction.texts([error[name] for name in names], ERROR_MESSAGE)
-    hidden = {**error, **dict(zip(names, shown, strict=True))}
-    return {**operation, "filter": {**chosen, "error": hidden}}
+    shown = dict(error)
+    for name, path in (("type", ERROR_TYPE), ("message", ERROR_MESSAGE)):
+        if isinstance(error.get(name), str):
+            [shown[name]] = await visit.redaction.texts([error[name]], path)
+    return {**operation, "filter": {**chosen, "error": shown}}
 
 
 def _is_counted(operation: Mapping[str, Any]) -> bool:

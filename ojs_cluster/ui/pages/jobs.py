@@ -17,7 +17,7 @@ from ojs_cluster.core.search import parse_search
 from ojs_cluster.ui.json_view import short_json
 from ojs_cluster.ui.pages.bulk import ACTIONS, SCOPES
 from ojs_cluster.ui.pages.shared.searches import as_search, may_save, read_searches
-from ojs_cluster.ui.redaction.redaction import Value
+from ojs_cluster.ui.redaction.redaction import ERROR, Value
 from ojs_cluster.ui.redaction.rules import HIDDEN_JSON
 from ojs_cluster.ui.redaction.searches import why_not_searched
 from ojs_cluster.ui.visit import Answer, ApiError, Page, SeeOther, Visit
@@ -159,7 +159,7 @@ async def hide_in_rows(visit: Visit, rows: Sequence[JobRow]) -> None:
     parts = [(row, name) for row in rows for name in ("args", "error")]
     values = []
     for row, name in parts:
-        path = ("args",) if name == "args" else ("errors", "0")
+        path = ("args",) if name == "args" else ERROR
         raw = bytes(getattr(row, name))
         values.append(Value(raw if len(raw) <= _MAX_IN_ROW else HIDDEN_JSON, path, row.type))
     for (row, name), shown in zip(parts, await visit.redaction.apply(values), strict=True):

@@ -10,7 +10,7 @@ import orjson
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.core.jobs.ids import is_job_id
 from ojs_cluster.core.jobs.options import is_queue
-from ojs_cluster.ui.redaction.redaction import ERROR_MESSAGE
+from ojs_cluster.ui.redaction.redaction import ERROR_MESSAGE, ERROR_TYPE
 from ojs_cluster.ui.visit import Answer, Page, Visit
 
 _AUDIT: Final = 50
@@ -73,10 +73,11 @@ async def show(visit: Visit) -> Answer:
     outbox = orjson.loads(await visit.get("admin", "outbox", limit=_MAX_OUTBOX))
     cursor = visit.query.get("cursor", "")
     audit = orjson.loads(await visit.get("admin", "audit", limit=_AUDIT, cursor=cursor))
-    # The audit of a bulk operation names the error of its filter.
+    # The audit of a bulk operation names the type and the message of the error of its filter.
     bulk = [entry for entry in audit["entries"] if entry.get("action") == "bulk.create"]
-    objects = [str(entry.get("object") or "") for entry in bulk]
-    shown = await visit.redaction.texts(objects, ERROR_MESSAGE)
+    shown = [str(entry.get("object") or "") for entry in bulk]
+    for path in (ERROR_TYPE, ERROR_MESSAGE):
+        shown = await visit.redaction.texts(shown, path)
     for entry, text in zip(bulk, shown, strict=True):
         entry["object"] = text
     return Page(

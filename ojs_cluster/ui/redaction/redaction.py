@@ -11,18 +11,19 @@ import msgspec
 from ojs_cluster.core.raw_json import Raw
 from ojs_cluster.store.off_loop import off_loop
 from ojs_cluster.ui.redaction.function import Function, Redactor
-from ojs_cluster.ui.redaction.rules import HIDDEN_JSON, Path, parse_rules
+from ojs_cluster.ui.redaction.rules import ALIASES, HIDDEN_JSON, Path, parse_rules
 
 _LARGE: Final = 8 * 1024
 """Size in bytes of the values of a page above which a thread compares them with the rules."""
 _OPTIONS: Final = frozenset({"tags", "retry", "unique", "rate_limit"})
 """Members of a job that its options have set."""
 _VALUES: Final = frozenset({"args", "meta", "result", "progress_data", "parent_results", "errors"})
-_ALIASES: Final = {"error": "errors", "parent_results_by_id": "parent_results"}
 SENT: Final = ("args", "meta", "tags", "retry", "unique", "rate_limit")
 """Members of a job that a copy of it has, and that clients choose."""
-ERROR_MESSAGE: Final = ("errors", "0", "message")
-ERROR_TYPE: Final = ("errors", "0", "type")
+ERROR: Final = ("errors", "*")
+"""One error, of which the page does not know the number."""
+ERROR_MESSAGE: Final = (*ERROR, "message")
+ERROR_TYPE: Final = (*ERROR, "type")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,8 @@ class Value:
 
     Attributes:
         raw: its JSON.
-        path: lower-case names that lead to it; the first one is one of ``ROOTS``.
+        path: lower-case names that lead to it, of which the first is one of ``ROOTS``; ``*`` for
+            one that is not known.
         job_type: the type of the job; empty if it is not known.
     """
 
@@ -117,10 +119,10 @@ def _path_of(name: str) -> Path | None:
     """Return the path of a member of a job; None for one that the server writes."""
     if name in _OPTIONS:
         return ("options", name)
-    root = _ALIASES.get(name, name)
+    root = ALIASES.get(name, name)
     if root not in _VALUES and root != "options":
         return None
-    return (root, "0") if name == "error" else (root,)
+    return ERROR if name == "error" else (root,)
 
 
 NOTHING: Final = Redaction()

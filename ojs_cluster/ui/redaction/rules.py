@@ -17,9 +17,13 @@ ROOTS: Final = frozenset(
     {"args", "meta", "result", "options", "errors", "progress_data", "parent_results", "worker"}
 )
 """The first segments of paths."""
+ALIASES: Final = {"error": "errors", "parent_results_by_id": "parent_results"}
+"""Members of a job that have a part of what is in another one."""
 _MAX_RULES: Final = 100
 
 Path = tuple[str, ...]
+"""Lower-case names and numbers; ``*`` stands for any one, and in the path of a value for one that
+the page does not know, such as the number of an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +32,24 @@ class PathRule:
 
     Attributes:
         types: a pattern of the types of jobs whose values are hidden; empty for all.
-        path: lower-case names and numbers; ``*`` stands for any one.
+        path: the path.
     """
 
     types: str
     path: Path
 
+    def applies_to(self, job_type: str) -> bool:
+        """Return whether the rule is for jobs of a type; for all types if it is empty."""
+        return not (self.types and job_type) or fnmatchcase(job_type, self.types)
+
     def covers(self, path: Path) -> bool:
         """Return whether a value at ``path`` is a hidden value or a part of one."""
-        pairs = zip(self.path, path, strict=False)
-        return len(path) >= len(self.path) and all(one in ("*", other) for one, other in pairs)
+        return len(path) >= len(self.path) and _agree(self.path, path)
+
+
+def _agree(one: Path, other: Path) -> bool:
+    """Return whether two paths may be the same, as far as the shorter one leads."""
+    return all(a == b or "*" in (a, b) for a, b in zip(one, other, strict=False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,25 +78,27 @@ class Rules:
         Args:
             raw: valid JSON. More than ``MAX_SHOWN`` bytes are hidden as a whole.
             job_type: the type of the job. If it is empty, the paths of all types count.
-            path: lower-case names that lead to the value, such as ``("args",)``.
+            path: where the value is, such as ``("args",)``. A rule for what it is a part of hides
+                it as a whole.
 
         Returns:
             ``raw`` itself if nothing is hidden.
         """
-        if len(raw) > MAX_SHOWN:
+        rules = [rule for rule in self.paths if rule.applies_to(job_type)]
+        is_part = not self.names.isdisjoint(path) or any(rule.covers(path) for rule in rules)
+        if is_part or len(raw) > MAX_SHOWN:  # the walk below compares only what is inside
             return HIDDEN_JSON
         text = raw.decode(errors="replace")
-        found = list(self._pieces(tokens_of(text), job_type, path))
+        found = list(self._pieces(tokens_of(text), rules, path))
         return "".join(piece for piece, _ in found).encode() if any(c for _, c in found) else raw
 
     def _pieces(
-        self, tokens: Sequence[str], job_type: str, path: Path
+        self, tokens: Sequence[str], rules: Sequence[PathRule], path: Path
     ) -> Iterator[tuple[str, bool]]:
         """Yield the tokens, and whether each differs from the original."""
         paths: dict[int, list[Path]] = {}
-        for rule in self.paths:
-            if not (rule.types and job_type) or fnmatchcase(job_type, rule.types):
-                paths.setdefault(len(rule.path), []).append(rule.path)
+        for rule in rules:
+            paths.setdefault(len(rule.path), []).append(rule.path)
         places: list[str | int] = []  # a number in an array, a name in an object
         at = 0
         while at < len(tokens):
@@ -119,14 +133,13 @@ class Rules:
     def _is_hidden(
         self, paths: dict[int, list[Path]], path: Path, places: Sequence[str | int]
     ) -> bool:
-        name = places[-1] if places else path[-1]
-        if name in self.names:
+        if places and places[-1] in self.names:
             return True
         rules = paths.get(len(path) + len(places))
         if not rules:
             return False
         whole = (*path, *map(str, places))
-        return any(all(o in ("*", w) for o, w in zip(r, whole, strict=True)) for r in rules)
+        return any(_agree(rule, whole) for rule in rules)
 
     def _scalar(self, token: str) -> str:
         """Return a string without what the patterns find; a number that they find is hidden."""
@@ -171,4 +184,6 @@ def parse_rules(words: frozenset[str]) -> Rules:
             paths.append(PathRule(types, path))
         else:
             names.add(word)
+            if word in ALIASES:
+                names.add(ALIASES[word])
     return Rules(frozenset(names), tuple(paths), tuple(patterns))
