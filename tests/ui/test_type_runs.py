@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import httpx
+import pytest
 
+from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.ui.drawings.type_runs_chart import HEIGHT, Run, type_runs_chart
+from ojs_cluster.ui.pages.timelines import type_runs
 from tests.ui.dashboard import Running
 from tests.ui.test_pages import page
 
@@ -50,6 +53,12 @@ def test_a_page_draws_the_last_runs_of_its_type_and_queue(
     assert drawn.count('class="here"') == 1
     assert not [job_id for job_id in others if job_id in shown]
     assert "The last 3 finished runs: 2 completed, 1 discarded" in shown
+    assert "The triangle is under this job" in shown
+    with running.api() as api:
+        later = run("runs.type", "runs-here", "ack")
+    shown = page(admin, f"/ui/jobs/{later}")
+    assert "The last 3 finished runs" in shown, "the runs are kept for a while"
+    assert "The triangle is under this job" not in shown
 
 
 def test_nothing_is_drawn_without_a_finished_run(running: Running, admin: httpx.Client) -> None:
@@ -57,3 +66,22 @@ def test_nothing_is_drawn_without_a_finished_run(running: Running, admin: httpx.
         body = {"type": "never.ran", "args": [], "options": {"queue": "never"}}
         job_id = api.post("/ojs/v1/jobs", json=body).json()["job"]["id"]
     assert "type-runs" not in page(admin, f"/ui/jobs/{job_id}")
+
+
+def test_a_failed_read_is_not_kept(
+    running: Running, admin: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running.api() as api:
+        once = {"queue": "runs-fail", "retry": {"max_attempts": 1}}
+        body = {"type": "runs.fail", "args": [], "options": once}
+        job_id = api.post("/ojs/v1/jobs", json=body).json()["job"]["id"]
+        api.post("/ojs/v1/workers/fetch", json={"queues": ["runs-fail"], "worker_id": "w"})
+        api.post("/ojs/v1/workers/ack", json={"job_id": job_id}).raise_for_status()
+
+    async def fail(*_: object) -> None:
+        raise BackendUnavailable("no answer", outcome="not_applied")
+
+    with monkeypatch.context() as outage:
+        outage.setattr(type_runs, "read_last_ended", fail)
+        assert 'id="type-runs"' not in page(admin, f"/ui/jobs/{job_id}")
+    assert 'id="type-runs"' in page(admin, f"/ui/jobs/{job_id}")

@@ -54,18 +54,21 @@ class TypeRunsChart:
         bars: the bars, oldest first.
         width: width of the drawing in pixels.
         words: the same in words.
+        is_cut: whether there may be earlier runs that were not found among other jobs.
     """
 
     bars: tuple[RunBar, ...]
     width: int
     words: str
+    is_cut: bool
 
 
-def type_runs_chart(runs: Sequence[Run]) -> TypeRunsChart | None:
+def type_runs_chart(runs: Sequence[Run], *, is_cut: bool = False) -> TypeRunsChart | None:
     """Return the drawing of finished runs; None if there is none.
 
     Args:
         runs: the runs, oldest first.
+        is_cut: whether there may be earlier runs that were not found among other jobs.
     """
     if not runs:
         return None
@@ -82,4 +85,4 @@ def type_runs_chart(runs: Sequence[Run]) -> TypeRunsChart | None:
     if took:
         words += f"; half of them ran {duration(median(took))} or less, the longest "
         words += duration(max(took))
-    return TypeRunsChart(tuple(bars), len(bars) * STEP, words)
+    return TypeRunsChart(tuple(bars), len(bars) * STEP, words, is_cut)

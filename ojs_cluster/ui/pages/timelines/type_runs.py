@@ -8,10 +8,13 @@ from typing import Final
 import msgspec
 
 from ojs_cluster.core.errors import OJSError
-from ojs_cluster.core.jobs.states import State
+from ojs_cluster.core.timestamps import format_ms
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.search.last_ended import read_last_ended
 from ojs_cluster.ui.drawings.type_runs_chart import Run, TypeRunsChart, type_runs_chart
-from ojs_cluster.ui.formats import epoch_s
-from ojs_cluster.ui.visit import ApiError, Visit
+from ojs_cluster.ui.patience import await_while_healthy
+from ojs_cluster.ui.visit import Visit
 
 MAX_RUNS: Final = 50
 _KEPT_S: Final = 30.0
@@ -19,25 +22,16 @@ _KEPT_S: Final = 30.0
 second."""
 
 
-class _Job(msgspec.Struct):
-    id: str
-    state: str
-    attempt: int = 0
-    started_at: str = ""
-    completed_at: str = ""
-    discarded_at: str = ""
+class _Runs(msgspec.Struct):
+    runs: list[Run]
+    is_cut: bool
 
 
-class _Listed(msgspec.Struct):
-    items: list[_Job]
-
-
-_decode_listed: Final = msgspec.json.Decoder(_Listed).decode
-_decode_runs: Final = msgspec.json.Decoder(list[Run]).decode
+_decode_runs: Final = msgspec.json.Decoder(_Runs).decode
 
 
 async def read_runs(visit: Visit, queue: str, job_type: str) -> TypeRunsChart | None:
-    """Return the last finished runs of a type in a queue; None if there is none.
+    """Return the last finished runs of a type in a queue; None if none is known.
 
     Viewers share what is read. So the user must be allowed to see the jobs of the queue.
 
@@ -48,26 +42,26 @@ async def read_runs(visit: Visit, queue: str, job_type: str) -> TypeRunsChart | 
     """
     if visit.principal.tenant is not None:
         return None  # the list has the jobs of all tenants
-    neutral = visit.as_any_viewer()
+    store, snapshots = visit.app.store, visit.snapshots
     name = f"type runs {queue} {job_type}"  # a queue has no space in its name
-    runs = await visit.snapshots.get(name, lambda: _read(neutral, queue, job_type), _KEPT_S)
-    return type_runs_chart(_decode_runs(runs))
+    kept: bytes | None = None
+    with suppress(OJSError):  # the page of the job is worth showing without them
+        kept = await await_while_healthy(
+            visit.app,
+            lambda: snapshots.get(name, lambda: _read(store, queue, job_type), _KEPT_S),
+        )
+    if kept is None:
+        return None
+    known = _decode_runs(kept)
+    return type_runs_chart(known.runs, is_cut=known.is_cut)
 
 
-async def _read(visit: Visit, queue: str, job_type: str) -> bytes:
-    runs: list[Run] = []
-    for state in (State.COMPLETED, State.DISCARDED):
-        # The page of the job is worth showing without them.
-        with suppress(ApiError, OJSError, msgspec.ValidationError):
-            filters = {"queue": queue, "type": job_type, "state": state.value}
-            listed = await visit.get("admin", "jobs", **filters, per_page=MAX_RUNS)
-            runs += map(_run, _decode_listed(listed).items)
-    runs.sort(key=lambda run: run.ended_at)
-    return msgspec.json.encode(runs[-MAX_RUNS:])
+async def _read(store: Store, queue: str, job_type: str) -> bytes:
+    last = await read_last_ended(store, queue, job_type, MAX_RUNS)
+    return msgspec.json.encode(_Runs([_run(job) for job in last.jobs], last.is_cut))
 
 
-def _run(job: _Job) -> Run:
-    ended = job.discarded_at or job.completed_at
-    start_s, end_s = epoch_s(job.started_at), epoch_s(ended)
-    ran_ms = None if start_s is None or end_s is None else max(0.0, (end_s - start_s) * 1000)
-    return Run(job.id, job.state, ended, ran_ms, job.attempt)
+def _run(job: JobRecord) -> Run:
+    ended_ms, started_ms = job.finished_ms or 0, job.started_ms
+    ran_ms = None if started_ms is None else float(max(0, ended_ms - started_ms))
+    return Run(job.id, job.state.value, format_ms(ended_ms).decode(), ran_ms, job.attempt)
