@@ -15,6 +15,12 @@
 -- Returns: effects
 --@include keys now read_job append_event set_deadline append_effect create_limiters count_starts
 --@include rate_limit_state answer_token_requests close_rate_limit
+-- Takes back the start of a job that was fetched and has not started. `score`: that of its token.
+local function uncount_token_start(limit, score)
+    if score <= 1 then return end
+    local fields = uncount_starts(limiters_of(limit), {score}, tonumber(limit.fields.limited_at or 0))
+    for i = 1, #fields, 2 do set_limit_field(limit, fields[i], fields[i + 1]) end
+end
 local holders_key, requesters_key, key, shard, start_state = KEYS[2], KEYS[3], ARGV[2], ARGV[4], ARGV[5]
 local limit = load_rate_limit(key)
 if not limit.fields.used_at then return effects end

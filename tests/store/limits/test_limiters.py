@@ -11,7 +11,8 @@ from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.scripts import read_includes
 from tests.support.servers import observer
 
-LIMITERS = "".join(read_includes()[name] for name in ("validate_job", "create_limiters"))
+PIECES = ("validate_job", "rate_limiter", "create_limiters")
+LIMITERS = "".join(read_includes()[name] for name in PIECES)
 NOW = 1_700_000_000_000
 
 Run = Callable[[str, int], list[int]]

@@ -236,7 +236,7 @@ READS = {
     *("CLUSTER", "NODES"),  # of CLUSTER NODES
     *("CONFIG", "GET"),  # of CONFIG GET
     *("EXISTS", "HGET", "HGETALL", "HKEYS", "HMGET", "INFO", "LRANGE", "PING", "SCAN", "TIME"),
-    *("XLEN", "ZMSCORE"),
+    *("HVALS", "XLEN", "ZMSCORE"),
     *(
         "XRANGE",
         "XREVRANGE",

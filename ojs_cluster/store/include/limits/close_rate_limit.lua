@@ -1,4 +1,10 @@
 -- The end of every script that changes the state of a rate limit key.
+local CROWDED_KEYS, CROWDED_KEEP_MS = 9000, 60 * 1000 -- a shard with more keys keeps unused ones this long
+
+-- Returns for how many ms the state of an unused key is kept.
+local function retention_ms()
+    return redis.call('ZCARD', RATE_LIMITS) > CROWDED_KEYS and CROWDED_KEEP_MS or KEEP_MS
+end
 
 -- Returns the time in ms at which a token becomes free without the end of a job, nil if there is none.
 -- `count_all`: counts the jobs with granted and reserved tokens as if they had all started.

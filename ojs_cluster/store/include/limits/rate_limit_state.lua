@@ -3,21 +3,14 @@
 --     which a rate or throttle counted it, or 1 if the key had neither.
 --   token_requesters requested tokens, in the order of the requests.
 --   rate_limit       hash: limits (packed, see core/rate_limit.py), declared_at (ms at which the job that
---     declared them was created), limited_at (ms of the last change of limits or override), override and override_until (of an operator), hold_until (ms until which no
---     job may start), starts and next_start (see create_limiters.lua), last_request (number of requests so
---     far), used_at (ms), checked_at (ms of the last check of the holders), check_offset (position in
+--     declared them was created), limited_at (ms of the last change of limits or override), override and
+--     override_until (of an operator), hold_until (ms until which no job may start), starts and next_start
+--     (see create_limiters.lua), last_request (number of requests so far), used_at (ms), checked_at (ms of the last check of the holders), check_offset (position in
 --     token_holders at which the next check continues), strategy (name of the limit that was reached last).
 -- A token is named '<shard of the job>/<job id>/<request number>'.
 local KEEP_MS = 24 * 3600 * 1000 -- how long the state of an unused key is kept
 local MAX_KEYS = 10000 -- maximum number of keys in one shard: the same as in store/limits/limit_keys.py
-local CROWDED_KEYS, CROWDED_KEEP_MS = 9000, 60 * 1000 -- a shard with more keys keeps unused ones this long
 local LIMIT_CHECK_MS = 600 * 1000 -- time between two checks of the holders: see limit_refresh.lua
-local LATER_MS = 5000 -- delay of a job whose request was refused, when only the end of a job frees a token
-
--- Returns for how many ms the state of an unused key is kept.
-local function retention_ms()
-    return redis.call('ZCARD', RATE_LIMITS) > CROWDED_KEYS and CROWDED_KEEP_MS or KEEP_MS
-end
 
 local function load_rate_limit(key)
     local limit = {key = key, hash_key = rate_limit_key(key), holders_key = token_holders_key(key),
@@ -71,13 +64,6 @@ end
 local function counted_score(limit)
     for _, limiter in ipairs(limiters_of(limit)) do if limiter.timed then return now end end
     return 1
-end
-
--- Takes back the start of a job that was fetched and has not started. `score`: that of its token.
-local function uncount_token_start(limit, score)
-    if score <= 1 then return end
-    local fields = uncount_starts(limiters_of(limit), {score}, tonumber(limit.fields.limited_at or 0))
-    for i = 1, #fields, 2 do set_limit_field(limit, fields[i], fields[i + 1]) end
 end
 
 -- Marks a request as answered. close_rate_limit removes it at the end of the script.
