@@ -62,10 +62,48 @@ def test_a_search_for_a_hidden_value_is_refused(query: str) -> None:
     assert why_not_searched(query, Redaction()) == ""
 
 
+@pytest.mark.parametrize(
+    ("entry", "query"),
+    [
+        ("tags", "tag:secret*"),
+        ("options.tags", "tag:secret*"),
+        ("type:pay.*/options", "tag:secret*"),
+        ("options.tags.0", "tag:a,b"),
+        ("errors.*.message", "error:pin*"),
+        ("type:pay.*/errors.3", "error:pin*"),
+        ("errors", '"pin 1234"'),
+        ("message", "pin"),
+        ("args.0.card", "args.card:4*"),
+        ("args.0.card", "args.0.card:4*"),
+        ("args.1", "args.1:x"),
+        ("args", "args.card:4*"),
+        ("meta.cards.0", "meta.cards:4*"),
+        ("meta.*.pin", "meta.a.b.pin:1*"),
+    ],
+)
+def test_a_search_that_reads_a_hidden_path_is_refused(entry: str, query: str) -> None:
+    assert "hides the values" in why_not_searched(query, Redaction(frozenset({entry})))
+
+
+@pytest.mark.parametrize(
+    ("entry", "query"),
+    [
+        ("options.retry", "tag:x"),
+        ("errors.*.backtrace", "error:x word"),
+        ("args.0.card", "args.user:ann args.0.user:ann meta.card:x tag:x word"),
+        ("meta.user.pin", "meta.user:ann meta.user.name:ann"),
+    ],
+)
+def test_a_search_that_reads_no_hidden_path_is_made(entry: str, query: str) -> None:
+    assert why_not_searched(query, Redaction(frozenset({entry}))) == ""
+
+
 def test_a_search_with_a_text_that_a_pattern_hides_is_refused() -> None:
     redaction = Redaction(frozenset({"value:sk_live_*"}))
     assert "hides a text" in why_not_searched("error:sk_live_1", redaction)
+    assert "hides a text" in why_not_searched(r'error:"sk\_live_1"', redaction)
     assert "no search reads them" in why_not_searched("args.user:ann", redaction)
+    assert "no search reads them" in why_not_searched("tag:ann", redaction)
     assert why_not_searched("error:Timeout type:a.b", redaction) == ""
 
 
@@ -81,6 +119,26 @@ def test_neither_a_list_nor_a_count_answers_such_a_search(client: httpx.Client) 
     answer = client.post("/ui/bulk", data=form)
     assert "/bulk/" not in answer.headers["location"]
     assert "hides the values" in client.get("/ui/jobs").text
+
+
+def test_a_rule_for_errors_holds_on_every_page(ui_redis: Embedded) -> None:
+    settings = UiSettings(mode="full", redact=frozenset({"type:pin.*/errors.*", "options"}))
+    with dashboard(ui_redis, settings) as server, server.browser() as client, server.api() as api:
+        options = {"queue": "pins", "tags": ["sesame"]}
+        body = {"type": "pin.check", "args": [], "options": options}
+        job_id = api.post("/ojs/v1/jobs", json=body).json()["job"]["id"]
+        api.post("/ojs/v1/workers/fetch", json={"queues": ["pins"]}).raise_for_status()
+        error = {"code": "handler_error", "message": "pin 1234"}
+        nack = {"job_id": job_id, "error": error}
+        api.post("/ojs/v1/workers/nack", json=nack).raise_for_status()
+        for path in (f"/ui/jobs/{job_id}", "/ui/jobs?queue=pins", "/ui/errors?queue=pins"):
+            shown = page(client, path)
+            assert "pin 1234" not in shown, path
+            assert "sesame" not in shown, path
+        form = {"scope": "all", "action": "retry", "back": "errors", "error_group": "1"}
+        form |= {"error_type": "handler_error", "error_message": "pin 1234"}
+        answer = client.post("/ui/bulk", data=form)
+        assert "/bulk/" not in answer.headers["location"], "a filter by it could confirm a guess"
 
 
 def test_a_refused_job_shows_no_hidden_value(hiding: Running, client: httpx.Client) -> None:

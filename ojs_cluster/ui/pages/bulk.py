@@ -112,11 +112,17 @@ async def _shown(visit: Visit, operation: dict[str, Any]) -> dict[str, Any]:
     error = chosen.get("error")
     if not error or not visit.redaction.active:
         return operation
+    shown = await _without_hidden(visit, error)
+    return {**operation, "filter": {**chosen, "error": shown}}
+
+
+async def _without_hidden(visit: Visit, error: dict[str, Any]) -> dict[str, Any]:
+    """Return the error of a filter without what the operator hides in it."""
     shown = dict(error)
     for name, path in (("type", ERROR_TYPE), ("message", ERROR_MESSAGE)):
         if isinstance(error.get(name), str):
             [shown[name]] = await visit.redaction.texts([error[name]], path)
-    return {**operation, "filter": {**chosen, "error": shown}}
+    return shown
 
 
 def _is_counted(operation: Mapping[str, Any]) -> bool:
@@ -172,6 +178,9 @@ async def create(visit: Visit) -> Answer:
         if form.get("older_than"):
             chosen["older_than"] = form["older_than"]
         if error := _error_of(form):
+            if await _without_hidden(visit, error) != error:
+                why = "The operator hides this error (OJS_UI_REDACT), so no filter has it."
+                return SeeOther(visit.back("").target, why, failed=True)
             chosen["error"] = error
         body |= {"filter": chosen, "dry_run": True}
     elif visit.chosen:
@@ -185,9 +194,9 @@ async def create(visit: Visit) -> Answer:
     return SeeOther(visit.url("bulk", created["id"]))
 
 
-def _error_of(form: Mapping[str, str]) -> dict[str, str]:
+def _error_of(form: Mapping[str, str]) -> dict[str, Any]:
     """Return the last error that jobs must have; none if the form does not ask for one."""
-    error = {}
+    error: dict[str, Any] = {}
     if form.get("error_group"):  # the type of a group may be empty
         error = {name: form.get(f"error_{name}", "") for name in ("type", "message")}
     if form.get("error_since"):

@@ -11,7 +11,7 @@ import msgspec
 from ojs_cluster.core.raw_json import Raw
 from ojs_cluster.store.off_loop import off_loop
 from ojs_cluster.ui.redaction.function import Function, Redactor
-from ojs_cluster.ui.redaction.rules import ALIASES, HIDDEN_JSON, Path, parse_rules
+from ojs_cluster.ui.redaction.rules import ALIASES, ANY, HIDDEN_JSON, Path, parse_rules
 
 _LARGE: Final = 8 * 1024
 """Size in bytes of the values of a page above which a thread compares them with the rules."""
@@ -20,7 +20,7 @@ _OPTIONS: Final = frozenset({"tags", "retry", "unique", "rate_limit"})
 _VALUES: Final = frozenset({"args", "meta", "result", "progress_data", "parent_results", "errors"})
 SENT: Final = ("args", "meta", "tags", "retry", "unique", "rate_limit")
 """Members of a job that a copy of it has, and that clients choose."""
-ERROR: Final = ("errors", "*")
+ERROR: Final = ("errors", ANY)
 """One error, of which the page does not know the number."""
 ERROR_MESSAGE: Final = (*ERROR, "message")
 ERROR_TYPE: Final = (*ERROR, "type")

@@ -17,6 +17,7 @@ ROOTS: Final = frozenset(
     {"args", "meta", "result", "options", "errors", "progress_data", "parent_results", "worker"}
 )
 """The first segments of paths."""
+ANY: Final = "*"
 ALIASES: Final = {"error": "errors", "parent_results_by_id": "parent_results"}
 """Members of a job that have a part of what is in another one."""
 _MAX_RULES: Final = 100
@@ -49,7 +50,7 @@ class PathRule:
 
 def _agree(one: Path, other: Path) -> bool:
     """Return whether two paths may be the same, as far as the shorter one leads."""
-    return all(a == b or "*" in (a, b) for a, b in zip(one, other, strict=False))
+    return all(a == b or ANY in (a, b) for a, b in zip(one, other, strict=False))
 
 
 @dataclass(frozen=True, slots=True)

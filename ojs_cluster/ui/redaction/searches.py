@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from ojs_cluster.core.errors import InvalidRequest
-from ojs_cluster.core.search import parse_search
-from ojs_cluster.ui.redaction.redaction import Redaction
+from ojs_cluster.core.search import Term, parse_search
+from ojs_cluster.ui.redaction.redaction import ERROR, Redaction
+from ojs_cluster.ui.redaction.rules import ANY, Path
+
+_ERROR_PATHS = [(*ERROR, name) for name in ("type", "code", "message")]
 
 
 def why_not_searched(query: str, redaction: Redaction) -> str:
@@ -16,25 +21,66 @@ def why_not_searched(query: str, redaction: Redaction) -> str:
     """
     if not redaction.active:
         return ""
-    if redaction.rules.text(query) != query:
-        return "The operator hides a text that this search has (OJS_UI_REDACT)."
     try:
         terms = parse_search(query, now_ms=0).terms
     except InvalidRequest:
-        return ""
+        terms = ()
     rules = redaction.rules
+    texts = [query, *(each.text for term in terms for each in term.texts)]  # also without quotes
+    if any(rules.text(text) != text for text in texts):
+        return "The operator hides a text that this search has (OJS_UI_REDACT)."
     for term in terms:
-        names = [name.lower() for name in term.path]
-        if not names:
-            continue
-        if redaction.by_value:
-            return "The operator hides some values of args and meta, so no search reads them."
-        for start in range(len(names)):
-            for end in range(start + 1, len(names) + 1):
-                name = ".".join(names[start:end])  # a name may itself contain dots
-                if name in rules.names:
-                    return f"The operator hides the values of {name} (OJS_UI_REDACT)."
-        path = (term.name.rstrip("."), *names)
-        if any(rule.covers(path) or rule.covers(tuple(names)) for rule in rules.paths):
-            return f"The operator hides the values of {'.'.join(path)} (OJS_UI_REDACT)."
+        paths = list(_paths_of(term))
+        if redaction.by_value and any(path[0] != ERROR[0] for path in paths):
+            return "The operator hides some values of args, meta and tags, so no search reads them."
+        for path in paths:
+            hidden = _name_in(path, rules.names)
+            if not hidden and any(_hides(rule.path, path) for rule in rules.paths):
+                hidden = ".".join(path)
+            if hidden:
+                why = f"The operator hides the values of {hidden} (OJS_UI_REDACT)."
+                return f"{why} A word is also searched in errors." if term.name == "word" else why
     return ""
+
+
+def _paths_of(term: Term) -> Iterator[Path]:
+    """Yield where a term reads values that the operator may hide.
+
+    A name of a path may itself contain dots. Such a name is several names here.
+    """
+    names = tuple(name.lower() for name in term.path)
+    match term.name:
+        case "tag":
+            yield ("options", "tags")
+        case "error" | "word":
+            yield from _ERROR_PATHS
+        case "meta":
+            yield ("meta", *names)
+        case "args":
+            yield ("args", ANY, *names)  # a member of each argument
+            if names[0].isdigit():
+                yield ("args", *names)
+
+
+def _name_in(path: Path, names: frozenset[str]) -> str:
+    """Return the first name on a path that the operator hides; empty if there is none."""
+    for start in range(len(path)):
+        for end in range(start + 1, len(path) + 1):
+            name = ".".join(path[start:end])
+            if name in names:
+                return name
+    return ""
+
+
+def _hides(rule: Sequence[str], path: Sequence[str]) -> bool:
+    """Return whether a rule hides what a search reads at a path: the value, or items of an array.
+
+    Each ``*`` of the rule stands for a name, and so for several ones of the path.
+    """
+    if not rule:
+        return True
+    if not path:
+        return len(rule) == 1 and (rule[0] == ANY or rule[0].isdigit())
+    if rule[0] == ANY:
+        return any(_hides(rule[1:], path[size:]) for size in range(1, len(path) + 1))
+    return path[0] in (ANY, rule[0]) and _hides(rule[1:], path[1:])
