@@ -30,8 +30,9 @@ def test_a_run_is_as_high_as_it_took_long() -> None:
 
 
 def test_a_page_draws_the_last_runs_of_its_type_and_queue(
-    running: Running, admin: httpx.Client
+    running: Running, admin: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(type_runs, "_KEPT_S", 600.0)
     once = {"queue": "runs-here", "retry": {"max_attempts": 1}}
     with running.api() as api:
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx
+import pytest
 
+from ojs_cluster.core.errors import BackendUnavailable
+from ojs_cluster.store.jobs.read_jobs import get_history
+from ojs_cluster.store.workflows.read_workflows import JobOutcome, WorkflowRecord
+from ojs_cluster.ui.drawings.dag import Box, Step
 from ojs_cluster.ui.drawings.time_axis import Span, TimeAxis
 from ojs_cluster.ui.drawings.workflow_chart import MAX_BARS, Lane, workflow_chart
+from ojs_cluster.ui.pages.timelines import workflow_events
 from tests.support.servers import wait_until
 from tests.ui.dashboard import Running
 from tests.ui.test_pages import act, page
@@ -98,6 +106,60 @@ def test_a_removed_job_shows_what_the_workflow_has_recorded(
     assert "1 step has not all events any more" in text
     assert "Attempt 1 started" in table(text)
     assert text.partition("lanes")[2].count('class="try-completed"') == 1
+
+
+def test_the_last_events_are_shown_and_viewers_share_them(
+    running: Running, admin: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+
+    async def counted(store: Any, job_id: str) -> Any:
+        read.append(job_id)
+        return await get_history(store, job_id)
+
+    monkeypatch.setattr(workflow_events, "get_history", counted)
+    monkeypatch.setattr(workflow_events, "MAX_EVENTS", 2)
+    monkeypatch.setattr(workflow_events, "_KEPT_S", 600.0)
+    with running.api() as api, running.browser("viewer-key") as viewer:
+        workflow = chain(api, "flow-shared", 2)
+        first = run_next(api, "flow-shared")["id"]
+        texts = [page(client, f"/ui/workflows/{workflow}") for client in (admin, viewer, admin)]
+        for text in texts:
+            assert "data-refresh" in text
+            assert "2 earlier events of these steps are not shown here" in text
+            shown = [what for what in ("started", "Completed", "Created") if what in table(text)]
+            assert (shown, table(text).count("<tr>")) == (["Completed", "Created"], 3)
+        assert read.count(first) == 1
+        run_next(api, "flow-shared")
+        assert "data-refresh" not in page(admin, f"/ui/workflows/{workflow}"), "it has ended"
+
+
+def test_a_silent_master_is_no_end_of_a_retention(
+    running: Running, admin: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        raise BackendUnavailable("no answer", outcome="not_applied")
+
+    monkeypatch.setattr(workflow_events, "get_history", fail)
+    with running.api() as api:
+        workflow = chain(api, "flow-silent", 2)
+        run_next(api, "flow-silent")
+        text = page(admin, f"/ui/workflows/{workflow}")
+        api.delete(f"{V1}/workflows/{workflow}")
+    assert "Redis did not return the events of 2 steps" in text
+    assert "not all events" not in text
+    assert "Attempt 1 started" in table(text)
+
+
+def test_steps_of_one_row_wait_from_the_end_of_those_before_them() -> None:
+    outcomes = [JobOutcome("completed", 10, 5000), *[JobOutcome("active", 7000)] * 2]
+    found = cast(WorkflowRecord, SimpleNamespace(created_ms=1000, jobs=outcomes))
+    steps = [Step("a", "", job_id="x"), *(Step("b", "", frozenset({0}), each) for each in "y-")]
+    since = partial(workflow_events._since, found=found, steps=steps)
+    assert since(Box([1, 2], "b", "", {})) == 5.0
+    assert since(Box([0, 1], "b", "", {})) == 1.0
+    waiting = [*steps[:2], Step("c", "", frozenset({1}))]
+    assert workflow_events._since(Box([2], "c", "", {}), found, waiting) is None
 
 
 def test_large_workflows_collapse_and_list_their_events_page_by_page(

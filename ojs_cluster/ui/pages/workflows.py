@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,6 +14,7 @@ import trio
 
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.core.errors import NotFound, OJSError
+from ojs_cluster.core.jobs.states import TERMINAL
 from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.core.workflow import FAILED, WorkflowNode
 from ojs_cluster.core.workflow_copy import copy_request
@@ -91,13 +92,11 @@ async def show_one(visit: Visit, workflow_id: str) -> Answer:
     found = await read_workflows.get(visit.app.store, workflow_id)
     if not found.jobs:
         raise NotFound("workflow", workflow_id)
-    if len(found.plan.nodes) <= MAX_BOXES:
-        steps, drawing = _drawn(found)
-    else:  # each of 400 jobs may wait for 400 others, which takes tenths of a second
-        steps, drawing = await trio.to_thread.run_sync(_drawn, found)
+    steps, drawing = await _draw(found)
     rows = _rows(found, steps, (visit.page - 1) * _PER_TABLE)
     rows = await _without_hidden(visit, rows)
     events = number_of_page(visit.query.get("events", ""))
+    retried = await _retried(visit, found, rows)
     return Page(
         "workflow.html",
         {
@@ -105,7 +104,7 @@ async def show_one(visit: Visit, workflow_id: str) -> Answer:
             "progress": progress,
             "drawing": drawing,
             "box": (WIDTH, HEIGHT),
-            "history": await read_events(visit, found, steps, drawing.boxes, events),
+            "history": await read_events(visit, workflow_id, _draw, events),
             "lane_left": LEFT,
             "lane_middle": MIDDLE,
             "rows": rows,
@@ -115,7 +114,8 @@ async def show_one(visit: Visit, workflow_id: str) -> Answer:
             "paused": await _paused(visit, found),
             "may_cancel": found.state == "running" and visit.may_change(Scope.DATA_WRITE),
             "may_copy": found.state != "running" and visit.may_change(Scope.DATA_WRITE),
-            "retried": await _retried(visit, found, rows),
+            "retried": retried,
+            "refreshes": _may_change(found, retried),
         },
     )
 
@@ -222,6 +222,22 @@ async def _paused(visit: Visit, found: WorkflowRecord) -> list[str]:
     with suppress(OJSError):  # the workflow itself is still worth showing
         await run_concurrently(shown[:_MAX_QUEUES], check)
     return sorted(paused)
+
+
+def _may_change(found: WorkflowRecord, retried: Mapping[str, str]) -> bool:
+    """Return whether a step may still start or end."""
+    return (
+        found.state == "running"
+        or any(job.state == "active" for job in found.jobs)
+        or not TERMINAL.issuperset(retried.values())
+    )
+
+
+async def _draw(found: WorkflowRecord) -> tuple[list[Step], Drawing]:
+    if len(found.plan.nodes) <= MAX_BOXES:
+        return _drawn(found)
+    # Each of 400 jobs may wait for 400 others, which takes tenths of a second.
+    return await trio.to_thread.run_sync(_drawn, found)
 
 
 def _drawn(found: WorkflowRecord) -> tuple[list[Step], Drawing]:

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import heapq
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
-from ojs_cluster.core.errors import OJSError
+import msgspec
+
+from ojs_cluster.core.errors import MalformedJob, NotFound, OJSError
 from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.core.workflow import ENDED
-from ojs_cluster.http.handlers.history.timeline import history_of
+from ojs_cluster.http.handlers.history.timeline import History, history_of
 from ojs_cluster.store.fanout import run_concurrently
+from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.read_jobs import get_history
+from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.off_loop import off_loop
+from ojs_cluster.store.workflows import read_workflows
 from ojs_cluster.store.workflows.read_workflows import JobOutcome, WorkflowRecord
 from ojs_cluster.ui.drawings.attempts_chart import Attempt, spans_of
-from ojs_cluster.ui.drawings.dag import Box, Step
+from ojs_cluster.ui.drawings.dag import Box, Drawing, Step
 from ojs_cluster.ui.drawings.time_axis import Span
 from ojs_cluster.ui.drawings.workflow_chart import Lane, WorkflowChart, workflow_chart
 from ojs_cluster.ui.formats import epoch_s
@@ -26,6 +34,7 @@ from ojs_cluster.ui.pages.timelines.job_history import (
     entries_of,
     hide_errors,
 )
+from ojs_cluster.ui.patience import await_while_healthy
 from ojs_cluster.ui.visit import Visit
 
 PER_PAGE: Final = 50
@@ -33,6 +42,14 @@ PER_PAGE: Final = 50
 MAX_EVENTS: Final = 300
 """Maximum number of events that a page lists: the last ones. As many take 10 ms."""
 _OUTCOMES: Final = {"completed": "completed", "failed": "failed", "active": "running"}
+_KEPT_S: Final = 5.0
+"""Maximum age of the events in seconds. Those of 50 steps with a hundred failures each take a
+second of a thread."""
+_LARGE_HISTORY: Final = 1024
+"""Size in bytes of the recorded history of a job above which a thread reads it, as 10 entries take
+a millisecond."""
+_LARGE: Final = 500
+"""Number of events and edges above which a thread puts them together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +57,20 @@ class StepHistory:
     """What is known of one step.
 
     Attributes:
-        entries: what happened, oldest first.
+        entries: the last of what happened, up to ``MAX_EVENTS``, oldest first.
+        count: the number of entries without this limit.
         attempts: its attempts, oldest first.
         since_s: when its job was created, in Unix seconds; None if it is not known.
         complete: whether no event is missing.
+        unreachable: whether Redis did not answer, so that there may be more.
     """
 
     entries: Sequence[TimelineEntry]
+    count: int
     attempts: Sequence[Attempt]
     since_s: float | None
     complete: bool
+    unreachable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +78,14 @@ class StepEvent:
     """One event in the table.
 
     Attributes:
-        step: the step.
+        label: the name of the step.
+        job_id: its job; empty if there is none to link to.
         entry: what happened.
         after_ms: how long after the creation of the workflow, in milliseconds.
     """
 
-    step: Step
+    label: str
+    job_id: str
     entry: TimelineEntry
     after_ms: float
 
@@ -80,6 +103,7 @@ class WorkflowEvents:
         has_more: whether there are further steps.
         omitted: number of older events of these steps that are not listed.
         unknown: number of these steps of which only the last attempt is known, or not all events.
+        unreachable: number of these steps of which Redis did not return the events.
     """
 
     chart: WorkflowChart | None
@@ -90,70 +114,129 @@ class WorkflowEvents:
     has_more: bool
     omitted: int
     unknown: int
+    unreachable: int
 
 
-async def read_events(
-    visit: Visit, found: WorkflowRecord, steps: Sequence[Step], boxes: Sequence[Box], page: int
-) -> WorkflowEvents:
+_decode: Final = msgspec.json.Decoder(WorkflowEvents).decode
+Draw = Callable[[WorkflowRecord], Awaitable[tuple[Sequence[Step], Drawing]]]
+
+
+async def read_events(visit: Visit, workflow_id: str, draw: Draw, page: int) -> WorkflowEvents:
     """Return the drawing of all steps, and the events of one page of them.
 
     The histories of at most 110 jobs are read, 20 KiB of each at most: of the steps of the page,
-    and of those that have a row of their own in the drawing.
+    and of those that have a row of their own in the drawing. Viewers share what is read. So the
+    user must be allowed to see the workflow.
 
     Args:
         visit: the request.
-        found: the workflow.
-        steps: its steps.
-        boxes: the boxes of its drawing as a graph. Steps that share a box share a row.
+        workflow_id: the workflow.
+        draw: draws a workflow as a graph, the same function in every call. Steps that share a box
+            there share a row.
         page: the number of the page of events, from 1.
+
+    Raises:
+        NotFound: there is no such workflow.
+        BackendUnavailable: Redis did not return the workflow in time.
     """
+    if visit.follows_change:
+        return _decode(await _read(visit, workflow_id, draw, page))
+    neutral = visit.as_any_viewer()
+    name = f"workflow events {workflow_id} {page}"
+    return _decode(
+        await visit.snapshots.get(name, lambda: _read(neutral, workflow_id, draw, page), _KEPT_S)
+    )
+
+
+async def _read(visit: Visit, workflow_id: str, draw: Draw, page: int) -> bytes:
+    """Return the events as JSON."""
+    found = await read_workflows.get(visit.app.store, workflow_id)
+    if not found.jobs:
+        raise NotFound("workflow", workflow_id)
+    steps, drawing = await draw(found)
     start = min((page - 1) * PER_PAGE, max(0, (len(steps) - 1) // PER_PAGE * PER_PAGE))
     listed = range(start, min(len(steps), start + PER_PAGE))
-    alone = [box.steps[0] for box in boxes if len(box.steps) == 1]
-    known: dict[int, StepHistory] = {}
+    alone = [box.steps[0] for box in drawing.boxes if len(box.steps) == 1]
+    known = {
+        number: _of_record(found.jobs[number], unreachable=bool(steps[number].job_id))
+        for number in sorted({*listed, *alone})
+    }
 
     async def read(number: int) -> None:
-        outcome = found.jobs[number]
-        known[number] = _of_record(outcome)
-        if steps[number].job_id:
-            with suppress(OJSError, LookupError, ValueError):  # removed, unreachable or malformed
-                known[number] = await _of_job(visit, steps[number].job_id)
+        with suppress(OJSError):  # unreachable
+            try:
+                job = await get_history(visit.app.store, steps[number].job_id)
+                known[number] = await _of_job(visit, job)
+            except (NotFound, MalformedJob, LookupError, ValueError):
+                known[number] = _of_record(found.jobs[number])
 
-    await run_concurrently(sorted({*listed, *alone}), read)
-    events = [
-        StepEvent(steps[number], entry, _after_ms(entry.at, found.created_ms))
+    enqueued = [number for number in known if steps[number].job_id]
+    await await_while_healthy(visit.app, lambda: run_concurrently(enqueued, read))
+    size = sum(each.count for each in known.values()) + sum(len(step.deps) for step in steps)
+    put_together = partial(_put_together, found, steps, drawing.boxes, listed, known)
+    return await off_loop(put_together, size, large=_LARGE)
+
+
+def _put_together(
+    found: WorkflowRecord,
+    steps: Sequence[Step],
+    boxes: Sequence[Box],
+    listed: range,
+    known: Mapping[int, StepHistory],
+) -> bytes:
+    """Return what the page shows, as JSON."""
+    entries = {
+        (entry.at, number, place): entry
         for number in listed
-        for entry in known[number].entries
+        for place, entry in enumerate(known[number].entries)
+    }
+    events = [
+        StepEvent(
+            steps[number].label,
+            steps[number].job_id,
+            entries[at, number, place],
+            _after_ms(at, found.created_ms),
+        )
+        for at, number, place in reversed(heapq.nlargest(MAX_EVENTS, entries))
     ]
-    events.sort(key=lambda event: event.entry.at)
     now_s = time.time()
     lanes = [_lane(box, found, steps, known, now_s) for box in boxes]
     last_s = found.finished_ms / 1000 if found.finished_ms else now_s
-    return WorkflowEvents(
-        workflow_chart(lanes, found.created_ms / 1000, last_s),
-        events[-MAX_EVENTS:],
-        start // PER_PAGE + 1,
+    chart = workflow_chart(lanes, found.created_ms / 1000, last_s)
+    if chart is not None:  # the spans are drawn as bars
+        rows = [replace(row, lane=replace(row.lane, spans=())) for row in chart.rows]
+        chart = replace(chart, rows=tuple(rows))
+    unreachable = sum(known[number].unreachable for number in listed)
+    told = WorkflowEvents(
+        chart,
+        events,
+        listed.start // PER_PAGE + 1,
         listed.start + 1,
         listed.stop,
         listed.stop < len(steps),
-        max(0, len(events) - MAX_EVENTS),
-        sum(not known[number].complete for number in listed),
+        sum(known[number].count for number in listed) - len(events),
+        sum(not known[number].complete for number in listed) - unreachable,
+        unreachable,
     )
+    return msgspec.json.encode(told)
 
 
-async def _of_job(visit: Visit, job_id: str) -> StepHistory:
-    job = await get_history(visit.app.store, job_id)
-    history = history_of(job)
+async def _of_job(visit: Visit, job: JobRecord) -> StepHistory:
+    size = len(job.fields.get(f.HISTORY, b""))
+    history = await off_loop(partial(history_of, job), size, large=_LARGE_HISTORY)
     await hide_errors(visit, job.type, history.events)
-    return StepHistory(
-        entries_of(history.events),
-        list(attempts_of(history.events)),
-        job.created_ms / 1000,
-        history.complete,
-    )
+    return await off_loop(partial(_told, job, history), size, large=_LARGE_HISTORY)
 
 
-def _of_record(outcome: JobOutcome) -> StepHistory:
+def _told(job: JobRecord, history: History) -> StepHistory:
+    entries = entries_of(history.events)
+    attempts = list(attempts_of(history.events))
+    since_s = job.created_ms / 1000
+    kept = entries[-MAX_EVENTS:]
+    return StepHistory(kept, len(entries), attempts, since_s, history.complete)
+
+
+def _of_record(outcome: JobOutcome, *, unreachable: bool = False) -> StepHistory:
     """Return what the workflow itself has recorded of a step: its last attempt."""
     kind = _OUTCOMES.get(outcome.state, "cancelled")
     started, ended = outcome.started_ms, outcome.finished_ms
@@ -168,7 +251,8 @@ def _of_record(outcome: JobOutcome) -> StepHistory:
         ended_s = ended / 1000 if ended else None
         number = str(outcome.attempt)
         attempts = [Attempt(number, "", _time(started), started / 1000, ended_s, kind)]
-    return StepHistory(entries, attempts, None, complete=not (started or ended))
+    complete = not (started or ended or unreachable)
+    return StepHistory(entries, len(entries), attempts, None, complete, unreachable)
 
 
 def _lane(
@@ -186,9 +270,20 @@ def _lane(
         return Lane(step.label, step.state, step.job_id, history.since_s, spans, is_ended)
     span = _together(box, (found.jobs[number] for number in box.steps), now_s)
     spans = () if span is None else (span,)
-    begun = [known[n].since_s for n in box.steps if n in known]
-    since_s = min((each for each in begun if each is not None), default=None)
+    since_s = _since(box, found, steps)
     return Lane(box.label, box.state, "", since_s, spans, ended=box.state in ENDED)
+
+
+def _since(box: Box, found: WorkflowRecord, steps: Sequence[Step]) -> float | None:
+    """Return when the first job of a box was enqueued, in Unix seconds; None if none was.
+
+    A job is enqueued when those that it waits for have ended.
+    """
+    enqueued = [steps[number] for number in box.steps if steps[number].job_id]
+    ends = [
+        max((found.jobs[dep].finished_ms or 0 for dep in step.deps), default=0) for step in enqueued
+    ]
+    return min((max(end, found.created_ms) / 1000 for end in ends), default=None)
 
 
 def _together(box: Box, outcomes: Iterable[JobOutcome], now_s: float) -> Span | None:
