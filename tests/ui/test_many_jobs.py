@@ -128,7 +128,14 @@ def test_an_operation_on_chosen_jobs_is_not_the_one_that_was_counted(
         assert "counted, not started" in row_of(admin, of_all)
 
         start(confirm=True)
+        assert "Counted: 3 jobs match. Not started yet" in page(admin, of_all)
+        of_all_id = of_all.rpartition("/")[2]
+        body = {"action": "retry", "follows": of_all_id, "confirm": True}
+        assert api.post("/ojs/v1/admin/bulk", json=body).status_code == 202
+        carry_out(running)
         assert "Counted: 3 jobs matched" in page(admin, of_all)
+        refused = follow(admin, f"{of_all}/run", {})
+        assert "has followed this dry run" in refused.text
         assert "counted, then" in row_of(admin, of_all)
         shown = page(admin, of_chosen)
         assert "Counted: 2 jobs match" in shown
@@ -282,7 +289,7 @@ def test_a_count_of_named_ids_and_a_search_is_not_run_over_the_search(
         assert states(api, ids[:1]) == {"discarded"}
 
 
-def test_a_count_in_the_queues_of_one_key_is_not_run_in_all_queues(
+def test_a_count_in_the_queues_of_one_key_is_run_in_those_queues_only(
     running: Running, admin: httpx.Client
 ) -> None:
     with running.api() as api, running.browser("email-key") as mail:
@@ -292,12 +299,7 @@ def test_a_count_in_the_queues_of_one_key_is_not_run_in_all_queues(
         carry_out(running)
         shown = page(admin, counting.url.path)
         assert "jobs in email" in shown
-        assert f"{counting.url.path.rpartition('/')[2]}/run" not in shown
-        refused = follow(admin, f"{counting.url.path}/run", {})
-        assert "another key&#39;s queues" in refused.text
-        carry_out(running)
-        assert states(api, ours + others) == {"discarded"}
-        follow(mail, f"{counting.url.path}/run", {})
+        follow(admin, f"{counting.url.path}/run", {})
         carry_out(running)
         assert states(api, ours) == {"available"}
         assert states(api, others) == {"discarded"}

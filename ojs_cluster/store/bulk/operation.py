@@ -158,6 +158,8 @@ class BulkOperation:
         failed: number of jobs that could not be changed.
         failures: ids and reasons of the first jobs that could not be changed.
         reason: why it has failed, or has not counted all jobs; otherwise ''.
+        followed_by: id of the operation that was created to follow this dry run, None if there is
+            none.
     """
 
     id: str
@@ -181,6 +183,7 @@ class BulkOperation:
     failed: int = 0
     failures: Sequence[tuple[str, str]] = ()
     reason: str = ""
+    followed_by: str | None = None
 
     @property
     def ended(self) -> bool:
@@ -226,6 +229,7 @@ def read_operation(operation_id: str, flat: Sequence[bytes]) -> BulkOperation:
             slice=_slice(fields),
             failures=tuple((str(job_id), str(reason)) for job_id, reason in failures),
             reason=fields.get(b"reason", b"").decode(),
+            followed_by=fields.get(b"followed_by", b"").decode() or None,
             **{name: int(fields.get(name.encode(), 0)) for name in _COUNTS},
         )
     except (KeyError, ValueError, TypeError) as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -11,7 +11,12 @@ import orjson
 from ojs_cluster.core.bulk.selection import BulkAction, Selection
 from ojs_cluster.core.errors import Conflict, NotFound, RateLimited
 from ojs_cluster.core.jobs.ids import is_job_id
-from ojs_cluster.store.bulk.operation import BulkOperation, DamagedOperation, read_operation
+from ojs_cluster.store.bulk.operation import (
+    BulkOperation,
+    BulkState,
+    DamagedOperation,
+    read_operation,
+)
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.runtime import Arg
@@ -38,6 +43,7 @@ async def create(
     priority: int = 0,
     principal: str = "",
     delay_ms: int = 0,
+    follows: str | None = None,
 ) -> BulkOperation:
     """Store a bulk operation. Until its first slice, no job is changed.
 
@@ -52,8 +58,11 @@ async def create(
         priority: the priority that the action ``priority`` gives to each job.
         principal: name of the API key that creates the operation.
         delay_ms: milliseconds after which the scheduler continues the operation.
+        follows: id of the dry run that the operation follows; None for none.
 
     Raises:
+        NotFound: the dry run does not exist.
+        Conflict: another operation has followed the dry run.
         RateLimited: ``MAX_RUNNING`` operations have not ended.
         BackendUnavailable: Redis did not answer in time.
     """
@@ -64,15 +73,23 @@ async def create(
     ]
     if ids is not None:
         fields += ["ids", orjson.dumps(list(ids)), "named", len(ids), "searched", int(searched)]
+    dry_run_keys = [] if follows is None else [meta.bulk(follows)]
     reply = await store.run_meta(
         "bulk_create",
-        [meta.bulk(operation_id), meta.bulk_running, meta.bulk_ended],
+        [meta.bulk(operation_id), meta.bulk_running, meta.bulk_ended, *dry_run_keys],
         [operation_id, MAX_RUNNING, MAX_OPERATIONS, delay_ms, *fields],
     )
     if reply[0] == b"full":
         raise RateLimited(
             f"{MAX_RUNNING} bulk operations have not ended: wait for one, or stop one",
             retry_after_s=_FULL_RETRY_S,
+        )
+    if follows is not None and reply[0] == b"missing":
+        raise _not_found(follows)
+    if reply[0] == b"followed":
+        raise Conflict(
+            "an operation has followed this dry run: count the jobs again",
+            operation_id=reply[1].decode(errors="replace"),
         )
     return read_operation(operation_id, reply[1])
 
@@ -113,6 +130,26 @@ async def read_stored(store: Store, operation_id: str) -> BulkOperation | None:
     return read_operation(operation_id, flat) if flat else None
 
 
+async def read_states(store: Store, operation_ids: Iterable[str]) -> dict[str, BulkState]:
+    """Return the states of operations by their ids. Absent and damaged ones are left out.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    meta = store.keys.meta
+    found: dict[str, BulkState] = {}
+
+    async def read_one(operation_id: str) -> None:
+        raw: Any = await store.redis.call(
+            meta.slot, "HGET", meta.bulk(operation_id), "state", idempotent=True
+        )
+        with suppress(ValueError):
+            found[operation_id] = BulkState((raw or b"").decode())
+
+    await run_concurrently(sorted(set(operation_ids)), read_one)
+    return found
+
+
 async def list_operations(
     store: Store,
     *,
@@ -130,7 +167,7 @@ async def list_operations(
         offset: number of operations before the page.
         wanted: returns whether to list and count the operation of a selection; None for all.
     """
-    names = await stored_ids(store)
+    names = await _stored_ids(store)
     if wanted is not None:
         names = await _with_selection(store, names, wanted)
     found: dict[str, BulkOperation | None] = {}
@@ -144,7 +181,7 @@ async def list_operations(
     return [operation for operation in listed if operation is not None], len(names)
 
 
-async def stored_ids(store: Store) -> list[str]:
+async def _stored_ids(store: Store) -> list[str]:
     """Return the ids of all operations: those that have not ended first, each newest first."""
     meta = store.keys.meta
     names: list[str] = []

@@ -24,19 +24,6 @@ _MAX_STATES: Final = 2
 TYPED_ABOVE: Final = 100
 """Number of jobs above which the user has to type it as a confirmation."""
 _FILTERS: Final = ("queue", "type", "state", "query")
-_REPEATED: Final = (
-    "states",
-    "queue",
-    "type",
-    "priority",
-    "dead",
-    "since",
-    "until",
-    "older_than",
-    "error",
-    "query",
-)
-"""Members of the filter of a dry run that the operation itself gets."""
 ACTIONS: Final = {"retry": "Retry", "cancel": "Cancel", "delete": "Delete"}
 SCOPES: Final = {
     "retry": Scope.ADMIN_WRITE,
@@ -83,21 +70,21 @@ async def show_one(visit: Visit, operation_id: str) -> Answer:
     action = operation["action"]
     running = operation["state"] in ("running", "stopping")
     is_counted = _is_counted(operation)
-    started = await _follower_of(visit, operation) if operation["matched"] else None
+    started = await _follower_of(visit, operation)
     shown = await _shown(visit, operation)
     return Page(
         "bulk.html",
         {
             "operation": operation,
             "summary": summary(shown),
-            "title": _title(shown, is_started=started is not None),
+            "title": _title(shown),
             "counted": is_counted,
             "started": started,
             "running": running,
             "may_run": is_counted
             and operation["matched"]
-            and started is None
-            and _is_repeatable(visit, operation)
+            and "followed_by" not in operation
+            and not _names_jobs(operation)
             and action in ACTIONS
             and visit.may_change(SCOPES[action]),
             "typed": operation["matched"] > TYPED_ABOVE,
@@ -136,32 +123,15 @@ def _names_jobs(operation: Mapping[str, Any]) -> bool:
 
 
 async def _follower_of(visit: Visit, count: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the operation that was started after a count, on the jobs that it has counted.
+    """Return the operation that follows a count; None if there is none, or it was removed.
 
-    Another user may have started it. The count is out of date in either case. Which operation has
-    followed a count of named jobs is not known.
+    Another user may have started it.
     """
-    follower = count.get("followed_by")
-    if follower is None:
+    follower = count.get("followed_by", {})
+    if "state" not in follower:
         return None
     found: dict[str, Any] = orjson.loads(await visit.get("admin", "bulk", follower["id"]))
     return found
-
-
-def _is_repeatable(visit: Visit, operation: Mapping[str, Any]) -> bool:
-    """Return whether the user gets the same jobs again by the filter of an operation.
-
-    The ids of a search are found again, other ids are not. An API key for some queues limits its
-    operations to them, which no other user can repeat.
-    """
-    if _names_jobs(operation):
-        return False
-    own = visit.principal.queues
-    chosen: dict[str, Any] = operation["filter"]
-    limits = chosen.get("queues")
-    if limits is not None and (own is None or tuple(limits) != own.patterns):
-        return False
-    return chosen.keys() <= {*_REPEATED, "queues"}
 
 
 async def create(visit: Visit) -> Answer:
@@ -211,20 +181,13 @@ def _ask_for_chosen(visit: Visit, action: str) -> Answer:
 
 
 async def run(visit: Visit, operation_id: str) -> Answer:
-    """Start the operation that a dry run has counted."""
+    """Start the operation that a dry run has counted. Only one may follow it."""
     count = orjson.loads(await visit.get("admin", "bulk", operation_id))
     here = visit.url("bulk", operation_id)
     typed = visit.form.get("typed", "").replace(",", "").strip()
     if count["matched"] > TYPED_ABOVE and typed != str(count["matched"]):
         return SeeOther(here, f"Type {count['matched']} to confirm.", failed=True)
-    if "followed_by" in count:
-        why = "An operation has followed this count. Count the jobs again."
-        return SeeOther(here, why, failed=True)
-    if not _is_repeatable(visit, count):
-        why = "This count was of named jobs, or of another key's queues. Count the jobs again."
-        return SeeOther(here, why, failed=True)
-    chosen = {name: count["filter"][name] for name in _REPEATED if name in count["filter"]}
-    body = {"action": count["action"], "filter": chosen, "confirm": True}
+    body = {"action": count["action"], "follows": operation_id, "confirm": True}
     try:
         started = orjson.loads(await visit.send("POST", "admin", "bulk", body=body))
     except ApiError as error:
@@ -238,11 +201,11 @@ async def stop(visit: Visit, operation_id: str) -> Answer:
     return SeeOther(visit.url("bulk", operation_id), "The operation stops.")
 
 
-def _title(operation: dict[str, Any], *, is_started: bool) -> str:
+def _title(operation: dict[str, Any]) -> str:
     """Return what an operation does, or that it has only counted."""
     matched = operation["matched"]
     if _is_counted(operation):
-        if is_started:
+        if "followed_by" in operation:
             return f"Counted: {counted(matched, 'job')} matched"
         verb = "matches" if matched == 1 else "match"
         unstarted = "" if _names_jobs(operation) else ". Not started yet"

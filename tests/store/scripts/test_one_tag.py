@@ -524,6 +524,9 @@ async def bulk_operations(store: Store, db: Any) -> None:
         while not (operation := await bulks.get(store, operation_id)).ended:
             await execution.run_due(store)
         assert (operation.succeeded > 0, operation.failed) == (True, 0), operation
+    await bulks.create(
+        store, home_id(store), BulkAction.DELETE, selection, dry_run=True, follows=operation_id
+    )
     db.zadd(meta.bulk_ended, {operation_id: 1})
     await execution.run_due(store)
     await execution._postpone(store, operation_id.encode(), 0)

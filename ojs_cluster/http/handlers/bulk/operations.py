@@ -7,15 +7,16 @@ follow ``state`` and the counts.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import msgspec
 
 from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.core.bulk.selection import BulkAction, Selection
-from ojs_cluster.core.errors import InvalidRequest, NotFound
+from ojs_cluster.core.errors import Conflict, InvalidRequest, NotFound
 from ojs_cluster.core.jobs.ids import new_job_id
 from ojs_cluster.core.jobs.options import check_priority
 from ojs_cluster.http import query, replies
@@ -34,22 +35,24 @@ from ojs_cluster.http.openapi.keywords import keywords
 from ojs_cluster.http.openapi.shapes.common import JobId
 from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.store.bulk import operations as store_bulk
-from ojs_cluster.store.bulk.followers import find_followers
-from ojs_cluster.store.bulk.operation import BulkOperation
+from ojs_cluster.store.bulk.operation import BulkOperation, BulkState
 
 _PATH = "/ojs/v1/admin/bulk"
 
 
 class OperationBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The body of a new operation: an action, and a filter or ids.
+    """The body of a new operation: an action, and a filter, ids, or the dry run to follow.
 
     ``job_ids`` is an alias of ``ids``. The action ``priority`` gives the jobs this ``priority``.
+    ``follows`` is the id of a completed dry run with the same action and priority, not of ids. The
+    operation chooses the jobs by the filter of that dry run, which one operation may follow.
     """
 
     action: Annotated[str, keywords(enum=[action.value for action in BulkAction])]
     filter: FilterBody | None = None
     ids: list[JobId] | None = None
     job_ids: list[JobId] | None = None
+    follows: JobId | None = None
     priority: Annotated[Any, keywords(type=["integer", "null"], minimum=-100, maximum=100)] = None
     dry_run: bool = False
     confirm: Annotated[Any, keywords(const=True)] = None
@@ -74,9 +77,17 @@ async def create(app: App, request: Request) -> Response:
     if action in (BulkAction.DELETE, BulkAction.PURGE) and not body.dry_run:
         check_may_delete(principal)
     ids = job_ids_of(body.ids, body.job_ids, field="ids")
-    if ids is None and body.filter is None:
-        raise InvalidRequest("name the jobs by 'filter' or by 'ids'", field="filter")
-    selection = selection_of(action, body.filter or FilterBody(), request)
+    if body.follows is not None:
+        if ids is not None or body.filter is not None or body.dry_run:
+            raise InvalidRequest(
+                "an operation that follows a dry run has no 'filter', 'ids' or 'dry_run'",
+                field="follows",
+            )
+        selection = await _counted(app, request, body.follows, action, priority)
+    elif ids is None and body.filter is None:
+        raise InvalidRequest("name the jobs by 'filter', 'ids' or 'follows'", field="filter")
+    else:
+        selection = selection_of(action, body.filter or FilterBody(), request)
     searched = searched_ids(selection) if ids is None else None
     if not body.dry_run:
         require_confirmation(body.confirm, f"this request is to {action} all jobs that it chooses")
@@ -90,6 +101,7 @@ async def create(app: App, request: Request) -> Response:
         dry_run=body.dry_run,
         priority=priority,
         principal=principal.name,
+        follows=body.follows,
     )
     return replies.json_response(
         202,
@@ -137,17 +149,40 @@ async def stop(app: App, request: Request, operation_id: str) -> Response:
 
 
 async def _with_followers(app: App, found: Sequence[BulkOperation]) -> list[dict[str, Any]]:
-    """Return operations as JSON members, with the operations that have followed dry runs.
+    """Return operations as JSON members, with the states of the operations that follow dry runs.
 
     A follower has the same selection, so everybody who may see the dry run may see it.
     """
-    followers = await find_followers(app.store, found)
-    shown = [members(operation) for operation in found]
-    for each in shown:
-        follower = followers.get(each["id"])
-        if follower is not None:
-            each["followed_by"] = {"id": follower.id, "state": follower.state.value}
-    return shown
+    followers = [each.followed_by for each in found if each.followed_by is not None]
+    states = await store_bulk.read_states(app.store, followers)
+    return [members(operation, states) for operation in found]
+
+
+async def _counted(
+    app: App, request: Request, dry_run_id: str, action: BulkAction, priority: int
+) -> Selection:
+    """Return the jobs that a dry run has counted, for an operation that follows it.
+
+    Raises:
+        NotFound: there is no such dry run, or the API key may not see it.
+        InvalidRequest: it has another action or priority.
+        Conflict: it is no dry run, has not completed, or has counted named jobs. Their ids are not
+            kept after its end.
+    """
+    count = await _visible(app, request, dry_run_id)
+    if (count.action, count.priority) != (action, priority):
+        raise InvalidRequest(
+            "action and priority must be those of the dry run that is followed", field="action"
+        )
+    if not count.dry_run or count.state is not BulkState.COMPLETED:
+        raise Conflict(
+            f"bulk operation '{dry_run_id}' is not a completed dry run", state=count.state.value
+        )
+    if count.named is not None and not count.searched:
+        raise Conflict(
+            "this dry run has counted named jobs, whose ids are not kept: name them again"
+        )
+    return count.selection
 
 
 async def _visible(app: App, request: Request, operation_id: str) -> BulkOperation:
@@ -191,8 +226,16 @@ def action_of(text: str) -> BulkAction:
         raise InvalidRequest(f"action must be one of {known}", field="action") from None
 
 
-def members(operation: BulkOperation) -> dict[str, Any]:
-    """Return an operation as JSON members."""
+def members(
+    operation: BulkOperation, states: Mapping[str, BulkState] = MappingProxyType({})
+) -> dict[str, Any]:
+    """Return an operation as JSON members.
+
+    Args:
+        operation: the operation.
+        states: states of operations that follow dry runs, by their ids. An operation that was
+            removed has none.
+    """
     shown: dict[str, Any] = {
         "id": operation.id,
         "action": operation.action.value,
@@ -216,6 +259,10 @@ def members(operation: BulkOperation) -> dict[str, Any]:
         shown["ended_at"] = replies.iso(operation.ended_ms)
     if operation.reason:
         shown["reason"] = operation.reason
+    if operation.followed_by is not None:
+        shown["followed_by"] = {"id": operation.followed_by}
+        if operation.followed_by in states:
+            shown["followed_by"]["state"] = states[operation.followed_by].value
     return shown
 
 

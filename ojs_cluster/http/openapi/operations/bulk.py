@@ -68,6 +68,7 @@ OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
             )
         },
         body=operations.OperationBody,
+        errors=(404, 409),
     ),
     operations.get: _SHOWN,
     operations.list_operations: OperationDetails(

@@ -82,14 +82,14 @@ class ShownBulkFilter(TypedDict, total=False):
 
 
 class BulkFollower(TypedDict):
-    """The first operation that was created after a dry run with its action and filter."""
+    """The operation that follows a dry run. It has no state after its removal."""
 
     id: JobId
-    state: str
+    state: NotRequired[str]
 
 
 class ShownBulkOperation(TypedDict):
-    """A bulk operation. A dry run that was carried out has ``followed_by``."""
+    """A bulk operation. A dry run has ``followed_by`` if an operation was created to follow it."""
 
     id: JobId
     action: BulkAction

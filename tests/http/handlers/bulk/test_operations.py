@@ -15,6 +15,7 @@ from ojs_cluster.http.access.authentication import AccessControl
 from ojs_cluster.http.handlers.bulk.operations import audit_text
 from ojs_cluster.keys import Meta
 from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.store.bulk import operations
 from ojs_cluster.store.bulk.execution import run_due
 from ojs_cluster.store.bulk.operation import BulkOperation, BulkState
 from tests.http.api import Api, Reply, open_app
@@ -288,8 +289,8 @@ async def test_keys_see_and_change_only_their_queues(standalone: Embedded) -> No
         assert [job["state"] for job in jobs] == ["cancelled", "available"]
 
 
-async def test_a_dry_run_names_the_operation_that_has_followed_it(any_api: Api) -> None:
-    job = await enqueue(any_api)
+async def test_one_operation_follows_a_dry_run(any_api: Api) -> None:
+    await enqueue(any_api)
 
     async def start(**more: Any) -> str:
         made = await any_api.post(BULK, {**CANCEL, **more})
@@ -297,21 +298,64 @@ async def test_a_dry_run_names_the_operation_that_has_followed_it(any_api: Api) 
         await carry_out(any_api)
         return str(made.json["id"])
 
-    async def follower(operation_id: str, offset: int) -> Any:
-        """Return what the operation and the list say, which shows the operation alone."""
-        found = (await any_api.get(f"{BULK}/{operation_id}")).json
-        (listed,) = (await any_api.get(f"{BULK}?limit=1&offset={offset}")).json["items"]
-        assert listed == found
-        return found.get("followed_by")
+    count, other = await start(dry_run=True), await start(dry_run=True)
+    await start()  # the same filter alone does not follow the dry run
+    assert "followed_by" not in (await any_api.get(f"{BULK}/{count}")).json
+    body = {"action": "cancel", "follows": count, "confirm": True}
+    replies = []
 
-    earlier = await start()
-    count, of_named = await start(dry_run=True), await start(dry_run=True, ids=[job])
-    await start(ids=[job])
-    await start(filter={"queue": "news"})
-    await start(action="delete")
-    assert await follower(count, 4) is None
-    first = await start()
-    await start()
-    assert await follower(count, 6) == {"id": first, "state": "completed"}
-    assert await follower(of_named, 5) is None
-    assert await follower(earlier, 7) is None, "it is no dry run"
+    async def follow() -> None:
+        replies.append(await any_api.post(BULK, body))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(follow)
+    assert sorted(reply.status for reply in replies) == [202, 409, 409]
+    [made] = [reply.json for reply in replies if reply.status == 202]
+    refused = [reply.json["error"] for reply in replies if reply.status == 409]
+    assert {error["details"]["operation_id"] for error in refused} == {made["id"]}
+    found = (await any_api.get(f"{BULK}/{count}")).json
+    assert found["filter"] == made["filter"]
+    assert found["followed_by"] == {"id": made["id"], "state": "running"}
+    assert found in (await any_api.get(BULK)).json["items"]
+
+    await carry_out(any_api)
+    stored = await operations.get(any_api.app.store, made["id"])
+    again = await operations.create(
+        any_api.app.store, made["id"], stored.action, stored.selection, follows=count
+    )
+    assert again == stored, "a repetition of the same request"
+    assert "followed_by" not in (await any_api.get(f"{BULK}/{other}")).json
+    await any_api.app.store.redis.call(META.slot, "UNLINK", META.bulk(made["id"]))
+    assert (await any_api.get(f"{BULK}/{count}")).json["followed_by"] == {"id": made["id"]}
+
+
+async def test_what_cannot_be_followed_is_refused(api: Api) -> None:
+    job = await enqueue(api)
+    count = (await api.post(BULK, {**CANCEL, "dry_run": True})).json["id"]
+    named = (await api.post(BULK, {**CANCEL, "dry_run": True, "ids": [job]})).json["id"]
+
+    async def refusal(operation_id: str, **more: Any) -> int:
+        body = {"action": "cancel", "follows": operation_id, "confirm": True, **more}
+        return (await api.post(BULK, body)).status
+
+    assert await refusal(count) == 409, "it has not ended"
+    await carry_out(api)
+    assert await refusal(named) == 409
+    assert await refusal(new_job_id(0, 1, 1)) == 404
+    assert await refusal(count, action="retry") == 400
+    assert await refusal(count, filter={"queue": "news"}) == 400
+    assert await refusal(count, confirm=False) == 400
+    assert await refusal(count) == 202
+
+
+async def test_a_followed_dry_run_may_be_the_oldest_operation(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = (await api.post(BULK, {**CANCEL, "dry_run": True})).json["id"]
+    await carry_out(api)
+    monkeypatch.setattr(operations, "MAX_OPERATIONS", 1)
+    body = {"action": "cancel", "follows": count, "confirm": True}
+    assert (await api.post(BULK, body)).status == 202
+    exists = await api.app.store.redis.call(META.slot, "EXISTS", META.bulk(count))
+    assert exists == 0, "a dry run that was removed stays removed"

@@ -212,6 +212,8 @@ def run_operation(
             return
         confirm(f"{action.capitalize()} {counted(found['matched'], what)}{which}?", yes=yes)
         total = found["matched"]
+        if found["state"] == "completed":
+            body = {"action": action, "follows": found["id"]}
     operation = _created(session, {**body, "confirm": True})
     if not wait:
         sentence = f"operation {operation['id']} runs; follow it: ojsctl bulk get {operation['id']}"
