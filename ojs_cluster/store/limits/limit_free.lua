@@ -18,7 +18,10 @@
 -- Takes back the start of a job that was fetched and has not started. `score`: that of its token.
 local function uncount_token_start(limit, score)
     if score <= 1 then return end
-    local fields = uncount_starts(limiters_of(limit), {score}, tonumber(limit.fields.limited_at or 0))
+    local limited_at = tonumber(limit.fields.limited_at or 0)
+    local override_ends_at = tonumber(limit.fields.override_until or '') -- nil for no end
+    if override_ends_at and override_ends_at <= now then limited_at = math.max(limited_at, override_ends_at) end
+    local fields = uncount_starts(limiters_of(limit), {score}, limited_at)
     for i = 1, #fields, 2 do set_limit_field(limit, fields[i], fields[i + 1]) end
 end
 local holders_key, requesters_key, key, shard, start_state = KEYS[2], KEYS[3], ARGV[2], ARGV[4], ARGV[5]

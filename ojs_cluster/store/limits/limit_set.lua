@@ -15,8 +15,9 @@ local hash_key, key, action, packed, time = KEYS[1], ARGV[2], ARGV[4], ARGV[5], 
 local limit = load_rate_limit(key)
 if action == 'override' and packed == '' then
     if not limit.fields.used_at then return effects end
+    if limit.fields.override then set_limit_field(limit, 'limited_at', now) end
     redis.call('HDEL', hash_key, 'override', 'override_until')
-    limit.fields.override = nil
+    limit.fields.override, limit.fields.override_until = nil, nil
 elseif action == 'override' then
     if time ~= '' and tonumber(time) <= now then return effects end
     set_limit_field(limit, 'limited_at', now)

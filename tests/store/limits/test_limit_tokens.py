@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -246,6 +247,27 @@ async def test_a_change_of_the_limits_keeps_earlier_starts(store: Store, key: st
     await rate_limits.override_key(store, key, RateLimits(rate=Rate(1, HOUR)), None)
     [_] = await take(store)
     await nack(store, job, requeue=True, release=True)
+    assert await take(store) == []
+
+
+@pytest.mark.parametrize("end", ["removed", "by time"])
+async def test_the_end_of_an_override_keeps_earlier_starts(
+    store: Store, db: Any, key: str, end: str
+) -> None:
+    """The override has forgotten the first start, and the declared rate counts the second one."""
+    for _ in range(3):
+        await keyed(store, key, rate=per_hour(1))
+    await rate_limits.override_key(store, key, RateLimits(rate=Rate(1000, 1)), None)
+    [first] = await take(store)
+    await trio.sleep(0.005)  # the period of the override
+    [_] = await take(store)
+    if end == "removed":
+        await rate_limits.override_key(store, key, RateLimits(), None)
+    else:
+        ended_at = int(time.time() * 1000)
+        db.hset(store.keys.shard_of_limit(key).rate_limit(key), "override_until", ended_at)
+    await nack(store, first, requeue=True, release=True)
+    await settle(store, db)
     assert await take(store) == []
 
 

@@ -3,10 +3,11 @@
 --     which a rate or throttle counted it, or 1 if the key had neither.
 --   token_requesters requested tokens, in the order of the requests.
 --   rate_limit       hash: limits (packed, see core/rate_limit.py), declared_at (ms at which the job that
---     declared them was created), limited_at (ms of the last change of limits or override), override and
---     override_until (of an operator), hold_until (ms until which no job may start), starts and next_start
---     (see create_limiters.lua), last_request (number of requests so far), used_at (ms), checked_at (ms of the last check of the holders), check_offset (position in
---     token_holders at which the next check continues), strategy (name of the limit that was reached last).
+--     declared them was created), override and override_until (of an operator), limited_at (ms of the last change
+--     of these, except the end of an override at its time), hold_until (ms until which no job may start), starts
+--     and next_start (see create_limiters.lua), last_request (number of requests so far), used_at (ms), checked_at
+--     (ms of the last check of the holders), check_offset (position in token_holders at which the next check
+--     continues), strategy (name of the limit that was reached last).
 -- A token is named '<shard of the job>/<job id>/<request number>'.
 local KEEP_MS = 24 * 3600 * 1000 -- how long the state of an unused key is kept
 local MAX_KEYS = 10000 -- maximum number of keys in one shard: the same as in store/limits/limit_keys.py
