@@ -346,6 +346,39 @@ def test_numbers_refresh_by_themselves_and_colours_are_remembered(
     visitor.page.context.close()
 
 
+def test_a_zoom_of_a_chart_does_not_reach_to_the_newest_mark(
+    chromium: Browser, running: Running, demo: Demo
+) -> None:
+    visitor = window(chromium, running)
+    visitor.log_in()
+    page = visitor.open("")
+    found = page.evaluate(
+        """async () => {
+          const Drawn = window.uPlot, plots = [];
+          window.uPlot = class extends Drawn {
+            constructor(...given) { super(...given); plots.push(this); }
+          };
+          dispatchEvent(new Event("resize"));
+          while (!plots.length) await new Promise((done) => setTimeout(done, 20));
+          const [plot] = plots, times = plot.data[0], shown = [];
+          const zooms = [[times[0], times[1]], [times[0], times.at(-1)]];
+          for (const [min, max] of zooms) {
+            plot.setScale("x", {min, max});
+            await new Promise((done) => setTimeout(done));
+            shown.push([plot.scales.x.min, plot.scales.x.max]);
+          }
+          const marks = [...document.querySelectorAll("#marks time")];
+          const newest = Math.max(...marks.map((each) => Date.parse(each.dateTime) / 1000));
+          return {zooms, shown, newest};
+        }"""
+    )
+    assert found["newest"] > found["zooms"][0][1]
+    assert found["shown"][0] == found["zooms"][0]
+    assert found["shown"][1][1] == max(found["zooms"][1][1], found["newest"]), "the full range"
+    visitor.check()
+    visitor.page.context.close()
+
+
 def test_a_page_keeps_what_has_not_changed(chromium: Browser, running: Running, demo: Demo) -> None:
     visitor = window(chromium, running)
     visitor.log_in()

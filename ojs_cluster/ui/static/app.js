@@ -237,6 +237,7 @@
         continue;
       }
       const data = [rows.map((row) => Date.parse(row.cells[0].firstElementChild.dateTime) / 1000)];
+      const last = data[0].at(-1); // uPlot also asks for the range of a zoom, which stays as it is
       const series = [{ label: "Time", value: (_, at) => at == null ? "–" : `${day(at)} ${hour(at)}` }];
       const format = units[place.dataset.unit];
       for (const name of place.dataset.columns.split(",")) {
@@ -253,7 +254,7 @@
       new window.uPlot({
         width: Math.max(200, place.clientWidth), height: 150, series, cursor: { y: false }, legend: { live: true },
         hooks: { draw: [(plot) => drawMarks(plot, marks, colour("--text"))] },
-        scales: { x: { range: (_, low, high) => [low, Math.max(high, newest)] }, y: { range: (_, low, high) => [0, Math.max(high * 1.1, place.dataset.unit === "count" ? 4 : 1)] } },
+        scales: { x: { range: (_, low, high) => [low, high === last ? Math.max(high, newest) : high] }, y: { range: (_, low, high) => [0, Math.max(high * 1.1, place.dataset.unit === "count" ? 4 : 1)] } },
         axes: [{ ...axis, space: 70, size: 26, values: (_, at, __, ___, step) => at.map(step >= 86400 ? day : hour) }, { ...axis, size: 58, values: (_, values) => values.map(format), ...(place.dataset.unit === "count" ? { incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6, 2e6, 5e6, 1e7, 1e8, 1e9] } : {}) }],
       }, data, place);
       place.dataset.marks = marks.length;
