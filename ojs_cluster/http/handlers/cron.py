@@ -21,7 +21,7 @@ from ojs_cluster.http.request_body.decode import require_json
 from ojs_cluster.store.cron import cron as store_cron
 from ojs_cluster.store.cron.cron_record import CronRecord
 from ojs_cluster.store.cron.cron_store import HISTORY_KEPT
-from ojs_cluster.store.cron.firing import QUEUE_FULL
+from ojs_cluster.store.cron.firing import QUEUE_FULL, TENANT_LIMIT
 from ojs_cluster.store.off_loop import off_loop
 from ojs_cluster.store.schemas.validation import check_args
 
@@ -187,8 +187,9 @@ async def history(app: App, request: Request, name: str) -> Response:
     items = []
     for occurrence in await store_cron.history(app.store, name, limit):
         outcome, cause = _OUTCOMES.get(occurrence.outcome, ("skipped", "overlap_skip"))
-        if (occurrence.error or "").startswith(QUEUE_FULL):
-            cause = QUEUE_FULL
+        first_word = (occurrence.error or "").partition(":")[0]
+        if first_word in (QUEUE_FULL, TENANT_LIMIT):
+            cause = first_word
         items.append(
             {
                 "outcome": outcome,

@@ -40,6 +40,7 @@ from ojs_cluster.core.errors import (
     Duplicate,
     NotFound,
     QueueFull,
+    TenantLimitExceeded,
 )
 from ojs_cluster.redis.durability import has_unconfirmed_writes
 from ojs_cluster.store.cron.cron_record import CronRecord
@@ -59,6 +60,8 @@ log = logging.getLogger("ojs.store")
 
 QUEUE_FULL: Final = "queue_full"
 """First word of the reason in the history when a full queue has refused the job."""
+TENANT_LIMIT: Final = "tenant_limit"
+"""First word of the reason in the history when the job's tenant was at a limit."""
 _CHECK_TIMEOUT_S = 2.0
 """Time limit in seconds for the check of one cron job. After that the cron job is postponed."""
 _STORE_WITHIN_MS = 20_000
@@ -180,7 +183,8 @@ async def deliver(cron_store: CronStore, cron: CronRecord) -> str:
     Raises:
         Duplicate: a job with the same fingerprint exists. The firing is removed.
         UnusableDefinition: no job can be made. The firing is removed.
-        QueueFull: the depth bound of the queue is reached. The firing is removed.
+        QueueFull: the depth bound of the queue, or a limit of the tenant, is reached. The firing is
+            removed.
         OJSError: the job cannot be stored now. The firing remains.
     """
     firing = cron.firing
@@ -215,7 +219,8 @@ async def deliver(cron_store: CronStore, cron: CronRecord) -> str:
         # The occurrence is not tried again, because the next occurrence will come. The tombstone
         # stops another process that delivers the same firing later, when the queue has room.
         if await cron_store.forbid_id(firing.job_id):
-            reason = f"{QUEUE_FULL}: {full.message}"
+            is_limit = isinstance(full, TenantLimitExceeded)
+            reason = f"{TENANT_LIMIT if is_limit else QUEUE_FULL}: {full.message}"
             await _record_refusal(cron_store, cron.name, firing.job_id, reason)
             raise
     # A failover may still lose an unconfirmed write of the job, so the firing must remain.

@@ -58,7 +58,7 @@ from ojs_cluster.store.enqueue.placement import (
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.portions import PORTION_BYTES
-from ojs_cluster.store.tenants.admission import admit_jobs
+from ojs_cluster.store.tenants.stored_jobs import admit_new_jobs
 from ojs_cluster.store.unique import unique
 from ojs_cluster.store.unique.locks import LockRequest
 
@@ -121,7 +121,9 @@ async def enqueue(
     if job.rate_limit is not None and not ignore_depth_bound:
         await store.limit_keys.check_jobs(store, [job])
     if job.tenant and not ignore_depth_bound:
-        await admit_jobs(store, [job])
+        existing = await admit_new_jobs(store, [job])
+        if existing is not None:
+            return existing[0]
     await store.queues.ensure(store, [job.queue])
     await store.partitions.refresh_if_stale(store)
     [shard] = store.partitions.choose_shards(store, [job])
@@ -150,7 +152,9 @@ async def enqueue_many(
     batch.refuse_repeated_ids(jobs)
     jobs = store.queue_defaults.apply_all(jobs)
     await store.limit_keys.check_jobs(store, jobs)
-    await admit_jobs(store, jobs)
+    existing = await admit_new_jobs(store, jobs)
+    if existing is not None:
+        return existing
     await store.partitions.refresh_if_stale(store)
     shards = set(store.partitions.choose_shards(store, jobs))
     max_jobs = store.webhooks.jobs_per_script("enqueue", PORTION_JOBS)

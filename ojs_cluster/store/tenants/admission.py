@@ -33,8 +33,14 @@ WAITING: Final = ("available", "scheduled", "retryable", "pending")
 """The states of waiting jobs, as for the depth of a queue."""
 
 
-async def admit_jobs(store: Store, jobs: Iterable[NewJob]) -> None:
+async def admit_jobs(store: Store, jobs: Iterable[NewJob], admitted: set[str]) -> None:
     """Check the limits of the tenants of new jobs, and count the jobs.
+
+    Args:
+        store: the store.
+        jobs: the new jobs of a request.
+        admitted: the tenants whose jobs of this request are admitted. They are not counted again,
+            and the function adds others.
 
     Raises:
         TenantLimitExceeded: a tenant would exceed a limit.
@@ -47,7 +53,9 @@ async def admit_jobs(store: Store, jobs: Iterable[NewJob]) -> None:
             waiting[job.tenant] += 1
             scheduled[job.tenant] += job.scheduled is not None
     for tenant, number in waiting.items():
-        await admit(store, tenant, number, scheduled[tenant])
+        if tenant not in admitted:
+            await admit(store, tenant, number, scheduled[tenant])
+            admitted.add(tenant)
 
 
 async def admit(store: Store, tenant: str, waiting: int, scheduled: int = 0) -> None:

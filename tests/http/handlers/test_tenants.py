@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from ojs_cluster.core.errors import BackendUnavailable
 from tests.http.api import Api
 
 JOB: dict[str, Any] = {"type": "t", "args": [], "options": {"queue": "q"}}
@@ -49,6 +50,39 @@ async def test_a_tenant_over_its_limit_gets_429_with_what_the_spec_names(any_api
     stats = (await any_api.get(f"{TENANTS}/acme/stats")).json
     assert stats["total_jobs"] == 2
     assert stats["limits"] == {"max_queue_depth": {"limit": 2, "current": 2}}
+
+
+async def test_the_history_of_a_cron_job_names_the_limit_of_its_tenant(api: Api) -> None:
+    await put(api, "acme/limits", {"max_queue_depth": 0})
+    cron = {"name": "daily", "cron": "@daily", "type": "t"}
+    assert (await api.post("/ojs/v1/cron", cron, headers=named("acme"))).status == 201
+    refused = await api.post("/ojs/v1/cron/daily/trigger", {}, headers=named("acme"))
+    assert refused.error["code"] == "TENANT_LIMIT_EXCEEDED"
+    [occurrence] = (await api.get("/ojs/v1/cron/daily/history")).json["history"]
+    assert occurrence["reason"] == "tenant_limit"
+
+
+async def test_a_repeated_bulk_request_shows_the_jobs_that_are_stored(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def die(*_args: Any) -> None:
+        raise BackendUnavailable("dead", outcome="not_applied")
+
+    async def repeat(count: int, key: str) -> tuple[int, list[str]]:
+        headers = {**named("acme"), "Idempotency-Key": key}
+        reply = await api.post("/ojs/v1/jobs/bulk", {"jobs": count * [JOB]}, headers=headers)
+        return reply.status, [item["status"] for item in reply.json.get("items", [])]
+
+    await put(api, "acme/limits", {"max_queue_depth": 2})
+    with monkeypatch.context() as patched:
+        patched.setattr("ojs_cluster.store.enqueue.idempotency.end", die)
+        assert await repeat(2, "k1") == (503, [])
+    assert await repeat(2, "k1") == (201, ["created", "created"])
+    await put(api, "acme/limits", {"max_queue_depth": 3})
+    assert await repeat(2, "k2") == (207, ["created", "failed"])
+    await put(api, "acme/limits", {"max_queue_depth": 9})
+    assert await repeat(2, "k2") == (201, ["created", "created"])
+    assert (await api.get(f"{TENANTS}/acme/stats")).json["total_jobs"] == 4
 
 
 async def test_limits_are_changed_one_by_one_or_all_at_once(api: Api) -> None:

@@ -6,15 +6,18 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 
-from ojs_cluster.core.errors import QueueFull, TenantLimitExceeded
+from ojs_cluster.core.errors import Duplicate, QueueFull, TenantLimitExceeded
 from ojs_cluster.core.jobs.failure import parse_failure
+from ojs_cluster.core.jobs.ids import new_job_id
 from ojs_cluster.core.tenants.settings import EnqueueRate
 from ojs_cluster.core.workflow_request import parse_workflow
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many
+from ojs_cluster.store.enqueue.independent_jobs import enqueue_each
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.nack import nack
 from ojs_cluster.store.limits.depth_bounds import set_bound
@@ -124,6 +127,39 @@ async def test_a_batch_is_stored_whole_or_not_at_all(store: Store, consistent: C
         await enqueue_many(store, [job_of("b"), job_of("a")])
     assert (await waiting(store, "a"), await waiting(store, "b")) == (5, 0)
     consistent()
+
+
+async def test_stored_jobs_are_never_reported_as_refused(store: Store) -> None:
+    """A tenant at its limit repeats requests whose replies it has lost."""
+    await limit(store, "a", max_queue_depth=4)
+    shard = store.keys.shard_of_queue(QUEUE)
+    ids = [new_job_id(shard.index, len(store.keys), 1_700_000_000_000 + n) for n in range(2)]
+    ids.append(new_job_id(shard.index + 1, len(store.keys), 1_700_000_000_000))  # has an alias
+    named = [msgspec.structs.replace(job_of("a"), id=job_id) for job_id in ids]
+    await enqueue_many(store, named)
+    unique = {name: job_of("a", unique={"on_conflict": name}) for name in ("ignore", "reject")}
+    first = await enqueue(store, unique["ignore"])
+    with pytest.raises(TenantLimitExceeded):
+        await put_for(store, "a")
+    for job_id, outcome in zip(ids, await enqueue_each(store, named), strict=True):
+        assert isinstance(outcome, Duplicate)
+        assert outcome.details["existing_job_id"] == job_id
+    with pytest.raises(Duplicate) as duplicate:
+        await enqueue_many(store, [unique["ignore"], *named])
+    assert duplicate.value.details["index"] == 1
+    for again in (
+        await enqueue(store, unique["ignore"]),
+        *await enqueue_many(store, [unique["ignore"]]),
+    ):
+        assert (again.id, again.deduplicated) == (first.id, True)
+    with pytest.raises(Duplicate):
+        await enqueue(store, unique["reject"])
+    with pytest.raises(TenantLimitExceeded):
+        await enqueue_many(store, [unique["ignore"], job_of("a")])
+    assert await waiting(store, "a") == 4
+    await limit(store, "a", max_queue_depth=5)
+    records = await enqueue_many(store, [unique["ignore"], job_of("a")])
+    assert [job.deduplicated for job in records] == [True, False]
 
 
 async def test_the_first_steps_of_a_workflow_count(store: Store) -> None:

@@ -14,6 +14,7 @@ from ojs_cluster.core.errors import (
     Duplicate,
     InvalidRequest,
     OJSError,
+    TenantLimitExceeded,
 )
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.http import fields, replies
@@ -44,6 +45,9 @@ _NOT_ENQUEUED: Final = {
     "details": {},
 }
 """The error of a valid job of an atomic request in which another job failed."""
+
+_TRIED_AGAIN: Final = (BackendUnavailable, TenantLimitExceeded)
+"""The errors of jobs that a repetition of a request with an idempotency key tries again."""
 
 Result = JobRecord | OJSError | None
 """The outcome of a job: its record, its error, or None if another job prevented it."""
@@ -81,8 +85,8 @@ async def enqueue_jobs(app: App, request: Request) -> Response:
     with after_first_write():
         results = await _enqueue_once(app, jobs, begun, atomic=given.atomic)
         response = replies.with_warnings(_response(results), warnings)
-        # A job whose shard did not answer is tried again by a repetition.
-        if not any(isinstance(result, BackendUnavailable) for result in results):
+        # A repetition tries again a job whose shard did not answer, or whose tenant was at a limit.
+        if not any(isinstance(result, _TRIED_AGAIN) for result in results):
             kept = b"%d\n%b" % (response.status, response.body)
             await idempotency.end(app.store, begun, kept)
     return response
