@@ -145,9 +145,10 @@ class PartWriter:
                         store, shard, Counter(job.queue for job in part)
                     )
                     with before_first_write():
-                        has_room = await room.make(reply)
-                    if has_room:
+                        refusal = await room.make(reply)
+                    if refusal is None:
                         continue
+                    reply = refusal
                 stored = await self._after_refusal(reply)
                 if stored is not None:
                     return stored

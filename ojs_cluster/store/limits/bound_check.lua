@@ -4,9 +4,22 @@
 -- ARGV: 1 bounds, one word per queue (see check_depth_bound.lua), 2.. queue names.
 -- Returns: {} when all jobs fit
 --          {'draining', position of a queue that takes no new jobs}
---          {'full', position of the full queue in ARGV, from 1, its depth here, its bound here,
---          its strategy}
+--          {'full', position of a full queue in ARGV, from 1, its depth here, its bound here, its strategy}: the queue
+--          drops no jobs, or too few of its jobs are available
+--          {'drop', such a reply for each full queue, all of which can drop enough jobs}
 --@include keys check_depth_bound
-local bounds, names = ARGV[1], {}
-for i = 2, #ARGV do names[i - 1] = ARGV[i] end
-return (refuse_full(names, 1, bounds)) or {}
+local drops = {'drop'}
+local i = 0
+for bounds in string.gmatch(ARGV[1], '%S+') do
+    i = i + 1
+    local name, from = ARGV[1 + i], 2 * i - 1
+    local full = refuse_full({name}, from, bounds)
+    if full then
+        full[2] = i
+        if full[5] ~= 'drop_oldest' then return full end
+        local missing = full[3] + tonumber(string.match(bounds, '%d+$')) - full[4]
+        if depth_of(name, KEYS[from + 1], {}) < missing then return full end
+        drops[#drops + 1] = full
+    end
+end
+return drops[2] and drops or {}

@@ -129,38 +129,68 @@ class Room:
         self._new = new
         self._tries = _ROOM_TRIES
 
-    async def make(self, reply: Sequence[Any]) -> bool:
-        """Drop jobs after a script has replied ``{'full', ...}``; return whether to try again.
+    async def make(self, reply: Sequence[Any]) -> Sequence[Any] | None:
+        """Drop jobs after a script has replied ``{'full', ...}``.
+
+        Nothing is dropped if another queue of the write refuses its jobs.
+
+        Returns:
+            None to try the write again, otherwise the reply with which a queue refuses its jobs.
 
         Raises:
             BackendUnavailable: Redis did not answer in time. Jobs may have been dropped.
         """
         if reply[0] != b"full" or reply[4] != b"drop_oldest" or not self._tries:
-            return False
+            return reply
         self._tries -= 1
-        store, shard, queue = self._store, self._shard, list(self._new)[int(reply[1]) - 1]
-        settings = store.settings
-        keys = [shard.queue_counters(queue), shard.queue_available(queue)]
-        keys += (shard.expiring, shard.finished, shard.events)
-        args: list[Arg] = [store.events_arg, queue]
-        args.append(bound_arguments(store, {queue: self._new[queue]}))
-        args.append(store.webhooks.jobs_per_script("drop_oldest", _MAX_DROPPED))
-        args += (settings.retention_discarded_ms, settings.errors_kept)
-        while True:
-            # Repeated after a lost reply, the script counts again, so it never drops too many.
-            dropped, missing, effects = await store.run(
-                shard, "drop_oldest", keys, args, idempotent=True
-            )
-            if effects:
-                await deliver(store, shard, effects)
-            if not missing or not dropped:
-                return not missing
+        full = [reply]
+        if len(self._new) > 1:
+            checked = await _check_all(self._store, self._shard, self._new)
+            if checked and checked[0] != b"drop":
+                return checked
+            full = checked[1:]
+        return await _drop_in(self._store, self._shard, self._new, full)
+
+
+async def _drop_in(
+    store: Store, shard: Shard, new: Mapping[str, int], full: Iterable[Sequence[Any]]
+) -> Sequence[Any] | None:
+    """Drop jobs in full queues; return the reply of a queue that could not drop enough."""
+    for reply in full:
+        queue = list(new)[int(reply[1]) - 1]
+        if not await _drop(store, shard, queue, new[queue]):
+            return reply
+    return None
+
+
+async def _drop(store: Store, shard: Shard, queue: str, jobs: int) -> bool:
+    """Drop as many jobs of a queue as are missing for ``jobs`` new ones; return whether they fit.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time. Jobs may have been dropped.
+    """
+    settings = store.settings
+    keys = [shard.queue_counters(queue), shard.queue_available(queue)]
+    keys += (shard.expiring, shard.finished, shard.events)
+    args: list[Arg] = [store.events_arg, queue, bound_arguments(store, {queue: jobs})]
+    args.append(store.webhooks.jobs_per_script("drop_oldest", _MAX_DROPPED))
+    args += (settings.retention_discarded_ms, settings.errors_kept)
+    while True:
+        # Repeated after a lost reply, the script counts again, so it never drops too many.
+        dropped, missing, effects = await store.run(
+            shard, "drop_oldest", keys, args, idempotent=True
+        )
+        if effects:
+            await deliver(store, shard, effects)
+        if not missing or not dropped:
+            return not missing
 
 
 async def check_bounds(store: Store, jobs: Iterable[tuple[Shard, str]]) -> None:
     """Check the depth bounds of queues before jobs are written in several steps.
 
-    A full queue that drops its oldest jobs does so now. If the write then fails, they stay dropped.
+    When no queue refuses its jobs, full queues drop their oldest ones. These stay dropped even if
+    the write fails, so this is the last check before the write.
 
     Args:
         store: the store.
@@ -173,25 +203,40 @@ async def check_bounds(store: Store, jobs: Iterable[tuple[Shard, str]]) -> None:
     by_shard: dict[Shard, Counter[str]] = {}
     for shard, queue in jobs:
         by_shard.setdefault(shard, Counter())[queue] += 1
+    full: dict[Shard, Sequence[Any]] = {}
 
     async def check(shard: Shard) -> None:
-        new = by_shard[shard]
-        keys = [
-            key
-            for queue in new
-            for key in (shard.queue_counters(queue), shard.queue_available(queue))
-        ]
-        args = [bound_arguments(store, new), *new]
-        room = Room(store, shard, new)
-        while True:
-            reply = await store.run(shard, "bound_check", keys, args, idempotent=True)
-            if not reply:
-                return
-            if not await room.make(reply):
-                raise queue_full_error(new, reply)
+        reply = await _check_all(store, shard, by_shard[shard])
+        if reply and reply[0] != b"drop":
+            raise queue_full_error(by_shard[shard], reply)
+        if reply:
+            full[shard] = reply[1:]
+
+    async def drop(shard: Shard) -> None:
+        refusal = await _drop_in(store, shard, by_shard[shard], full[shard])
+        if refusal is not None:
+            raise queue_full_error(by_shard[shard], refusal)
 
     with before_first_write():
         await run_concurrently(by_shard, check)
+        for _ in range(_ROOM_TRIES):
+            if not full:
+                return
+            await run_concurrently(list(full), drop)
+            full.clear()
+            await run_concurrently(by_shard, check)
+        for shard, replies in full.items():
+            raise queue_full_error(by_shard[shard], replies[0])
+
+
+async def _check_all(store: Store, shard: Shard, new: Mapping[str, int]) -> list[Any]:
+    """Return the reply of ``bound_check.lua`` for the queues of a write in one shard."""
+    keys = [
+        key for queue in new for key in (shard.queue_counters(queue), shard.queue_available(queue))
+    ]
+    args = [bound_arguments(store, new), *new]
+    reply: list[Any] = await store.run(shard, "bound_check", keys, args, idempotent=True)
+    return reply
 
 
 async def set_bound(store: Store, queue: str, bound: DepthBound | int | None) -> None:

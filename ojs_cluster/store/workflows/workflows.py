@@ -72,11 +72,12 @@ async def create(store: Store, new: NewWorkflow) -> WorkflowRecord:
         )
     statuses = STATUS_UNKNOWN * len(plan.jobs)
     first = [plan.jobs[number] for number in evaluate(plan, statuses).ready]
+    if first and first[0].tenant:  # all jobs of a workflow have the same tenant
+        await admission.admit(store, first[0].tenant, len(first))
+    # The last check, because it makes room in queues that drop their oldest jobs.
     await depth_bounds.check_bounds(
         store, [(store.keys.shard_of_id(job.job_id), job.queue) for job in first]
     )
-    if first and first[0].tenant:  # all jobs of a workflow have the same tenant
-        await admission.admit(store, first[0].tenant, len(first))
     created_ms = await _store_new(store, workflow_id, new, plan, encoded, statuses)
     record = record_of(
         workflow_id,

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import trio
 
-from ojs_cluster.core.errors import QueueFull
+from ojs_cluster.core.errors import QueueFull, TenantLimitExceeded
 from ojs_cluster.core.jobs.states import State
+from ojs_cluster.core.workflow_request import parse_workflow
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import exhaustion
 from ojs_cluster.store.enqueue.enqueue import enqueue_many
@@ -17,9 +18,21 @@ from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.limits import depth_bounds, rejections
 from ojs_cluster.store.limits.depth_bounds import DepthBound
 from ojs_cluster.store.queues.queues import get_stats
-from ojs_cluster.store.workflows import read_workflows
+from ojs_cluster.store.workflows import read_workflows, workflows
 from tests.store.limits.test_depth_bounds import a_workflow
-from tests.store.shortcuts import HOUR, QUEUE, ack, clock_ms, new_job, put, shard_of, take
+from tests.store.shortcuts import (
+    HOUR,
+    QUEUE,
+    ack,
+    clock_ms,
+    new_job,
+    put,
+    queues_in_other_shards,
+    shard_of,
+    sibling_queue,
+    take,
+)
+from tests.store.tenants.shortcuts import limit
 from tests.store.unique_jobs import locks_left, once
 from tests.support.invariants import InvariantReport
 from tests.support.lossy import lossy
@@ -67,6 +80,38 @@ async def test_a_queue_drops_none_when_its_available_jobs_are_too_few(store: Sto
     with pytest.raises(QueueFull):  # the jobs would never fit
         await enqueue_many(store, [new_job() for _ in range(4)])
     assert await states(store, kept.id) == [State.AVAILABLE]
+
+
+@pytest.mark.parametrize("strategy", ["reject", "drop_oldest"])
+@pytest.mark.parametrize("same_shard", [True, False])
+async def test_a_batch_that_one_queue_refuses_drops_no_job_of_another(
+    store: Store, strategy: depth_bounds.Strategy, same_shard: bool
+) -> None:
+    one, other = queues_in_other_shards(store, 2)
+    if same_shard:
+        other = sibling_queue(store, one)
+    await bound(store, 1, one)
+    await depth_bounds.set_bound(store, other, DepthBound(1, strategy))
+    old = await put(store, one)
+    await put(store, other, delay_until="+PT1H")  # not available, so it cannot be dropped
+    with pytest.raises(QueueFull) as refused:
+        await enqueue_many(store, [new_job(one), new_job(other)])
+    assert refused.value.details["queue"] == other
+    assert await states(store, old.id) == [State.AVAILABLE]
+    await depth_bounds.set_bound(store, other, DepthBound(2, strategy))
+    await enqueue_many(store, [new_job(one), new_job(other)])
+    assert await states(store, old.id) == [State.DISCARDED]
+
+
+async def test_a_workflow_that_its_tenant_may_not_create_drops_no_job(store: Store) -> None:
+    await limit(store, "a", max_queue_depth=0)
+    await bound(store, 1)
+    old = await put(store)
+    step = b'{"type":"t","args":[],"options":{"queue":"%b"}}' % QUEUE.encode()
+    flow = parse_workflow(b'{"type":"group","jobs":[%b]}' % step, tenant="a")
+    with pytest.raises(TenantLimitExceeded):
+        await workflows.create(store, flow)
+    assert await states(store, old.id) == [State.AVAILABLE]
 
 
 async def test_what_depends_on_a_dropped_job_is_told(store: Store, db: Any) -> None:
