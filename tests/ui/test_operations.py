@@ -127,6 +127,12 @@ def test_a_search_is_saved_for_all_users_and_deleted(running: Running, admin: ht
     assert "Save for all users" not in shown, "it is saved already"
     link = next(a for a in parse(shown).all("a") if "timeout" in a.attributes.get("title", ""))
     assert page(admin, "/ui/" + link.attributes["href"].removeprefix("./"))
+    other = {**sent, "query": "state:active"}
+    asked = admin.post("/ui/jobs/searches", data=other)
+    assert "It was saved by boss and is replaced for all users." in asked.text
+    assert 'title="state:active"' not in page(admin, "/ui/jobs")
+    assert "is saved" in send(admin, "/ui/jobs/searches", {**other, "confirmed": "1"})
+    send(admin, "/ui/jobs/searches", {**sent, "confirmed": "1"})
     wrong = send(admin, "/ui/jobs/searches", {**sent, "query": "colour:red"})
     assert "note-bad" in wrong
 

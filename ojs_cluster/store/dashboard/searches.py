@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ojs_cluster.core.errors import InvalidRequest, NotFound
+from ojs_cluster.core.errors import Conflict, InvalidRequest, NotFound
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.runtime import Arg
 
@@ -58,14 +58,22 @@ async def read_searches(store: Store) -> list[SavedSearch]:
     return sorted(found, key=lambda search: (search.name.casefold(), search.name))
 
 
-async def save_search(store: Store, search: SavedSearch) -> bool:
+async def save_search(store: Store, search: SavedSearch, *, replace: bool = True) -> bool:
     """Store a search, or replace the one of the same name; return whether it is new.
 
+    Args:
+        store: the store.
+        search: the search.
+        replace: whether to replace another search of the same name.
+
     Raises:
+        Conflict: there is a search of this name, and it is not to be replaced.
         InvalidRequest: there are too many searches.
         BackendUnavailable: Redis did not answer in time.
     """
-    reply = await _write(store, search.name, msgspec.json.encode(search))
+    reply = await _write(store, search.name, msgspec.json.encode(search), replace=replace)
+    if reply == b"known":
+        raise Conflict(f"a search is saved as '{search.name}' already")
     if reply == b"full":
         raise InvalidRequest(
             f"at most {MAX_SEARCHES} searches may be saved: delete one", field="name"
@@ -84,7 +92,7 @@ async def delete_search(store: Store, name: str) -> None:
         raise NotFound("saved search", name)
 
 
-async def _write(store: Store, name: str, record: bytes) -> bytes:
-    args: list[Arg] = [name, record, MAX_SEARCHES]
+async def _write(store: Store, name: str, record: bytes, *, replace: bool = True) -> bytes:
+    args: list[Arg] = [name, record, MAX_SEARCHES, int(replace)]
     reply: bytes = await store.run_meta("search_write", [store.keys.meta.searches], args)
     return reply

@@ -25,9 +25,13 @@ from ojs_cluster.store.dashboard.searches import (
 
 
 class SearchBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A search, in the language of the parameter ``query`` of the list of jobs."""
+    """A search, in the language of the parameter ``query`` of the list of jobs.
+
+    Another search of the same name is replaced unless ``replace`` is false.
+    """
 
     query: Annotated[str, keywords(minLength=1, maxLength=MAX_CHARACTERS)]
+    replace: bool = True
 
 
 _decoder = msgspec.json.Decoder(SearchBody)
@@ -58,7 +62,7 @@ async def put(app: App, request: Request, name: str) -> Response:
         raise InvalidRequest("query must be a search of printable characters", field="query")
     parse_search(query, now_ms=now_ms)
     search = SavedSearch(name, query, now_ms, principal_of(app, request).name)
-    is_new = await save_search(app.store, search)
+    is_new = await save_search(app.store, search, replace=body.replace)
     return replies.json_response(201 if is_new else 200, _members(search))
 
 

@@ -25,7 +25,9 @@ OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
     marks.drop: OperationDetails({200: shapes.MarkDeleted}),
     searches.list_searches: OperationDetails({200: shapes.SavedSearchList}),
     searches.put: OperationDetails(
-        {200: shapes.SavedSearch, 201: shapes.SavedSearch}, body=searches.SearchBody
+        {200: shapes.SavedSearch, 201: shapes.SavedSearch},
+        body=searches.SearchBody,
+        errors=(409,),
     ),
     searches.drop: OperationDetails({200: shapes.SavedSearchDeleted}),
 }

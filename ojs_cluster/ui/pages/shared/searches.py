@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any, Final
 
 import orjson
 
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.core.search import MAX_CHARACTERS
+from ojs_cluster.ui.forms.form import confirmation, is_confirmed
 from ojs_cluster.ui.redaction.searches import why_not_searched
 from ojs_cluster.ui.visit import Answer, ApiError, SeeOther, Visit
 
@@ -57,14 +59,34 @@ def _quoted(value: str) -> str:
 
 
 async def save(visit: Visit) -> Answer:
-    """Save a search for all users."""
+    """Save a search for all users. Another search of the same name is replaced after a question."""
     name, query = visit.form.get("name", "").strip(), visit.form.get("query", "").strip()
     refusal = why_not_searched(query, visit.redaction)
     if refusal or not name:
         note = visit.back(refusal or "A saved search needs a name.", "jobs")
         return SeeOther(note.target, note.note, failed=True)
-    await visit.send("PUT", "admin", "searches", name, body={"query": query})
+    body = {"query": query, "replace": is_confirmed(visit)}
+    try:
+        await visit.send("PUT", "admin", "searches", name, body=body)
+    except ApiError as error:
+        if error.status != HTTPStatus.CONFLICT or body["replace"]:
+            raise
+        return await _ask_to_replace(visit, name)
     return visit.back(f"The search {name} is saved for all users.", "jobs")
+
+
+async def _ask_to_replace(visit: Visit, name: str) -> Answer:
+    """Ask before a search that another user may have saved is replaced."""
+    known = orjson.loads(await visit.get("admin", "searches"))["items"]
+    savers = [each["saved_by"] for each in known if each["name"] == name]
+    who = f" by {savers[0]}" if savers and savers[0] else ""
+    return confirmation(
+        visit,
+        f"Replace the search {name}?",
+        f"It was saved{who} and is replaced for all users.",
+        "Replace the search",
+        visit.back("", "jobs").target,
+    )
 
 
 async def delete(visit: Visit) -> Answer:

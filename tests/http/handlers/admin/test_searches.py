@@ -36,6 +36,11 @@ async def test_searches_are_saved_by_name_replaced_and_deleted(any_api: Api) -> 
     found = [(each["name"], each["query"]) for each in listed["items"]]
     assert found == [("all", "state:active"), ("Failed/e-mails", "since:1h")]
     assert listed["total"] == 2
+    kept = {"query": "state:active", "replace": False}
+    assert (await any_api.call("PUT", path("Failed/e-mails"), kept)).status == 409
+    assert (await any_api.get(SEARCHES)).json == listed
+    assert (await any_api.call("PUT", path("new"), kept)).status == 201
+    assert (await any_api.call("DELETE", path("new"))).status == 200
 
     assert (await any_api.call("DELETE", path("Failed/e-mails"))).json["deleted"] is True
     assert (await any_api.call("DELETE", path("Failed/e-mails"))).status == 404
