@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from ojs_cluster.ui.json_view import MAX_SHOWN
 from ojs_cluster.ui.pages.events import ShownEvents
@@ -187,6 +188,58 @@ async def test_a_function_that_does_not_return_hides_the_values(
     finally:
         release.set()
     assert len(calls) <= 1, "after a timeout it is not called for a while"
+
+
+async def test_pages_that_wait_for_others_do_not_count_against_the_function(
+    mock_clock: MockClock,
+) -> None:
+    entered, admitted = threading.Semaphore(0), threading.Semaphore(0)
+
+    def read(_job_type: str, value: dict[str, Any]) -> Any:
+        entered.release()
+        admitted.acquire(timeout=30)
+        return value
+
+    redactor = Redactor(read)
+    shown: list[list[bytes]] = []
+
+    async def visit() -> None:
+        shown.append(await redactor.apply([("a", "args", b"[1]")]))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(visit)
+        for running in (2, 2, 1):
+            for _ in range(running):
+                await trio.to_thread.run_sync(entered.acquire)
+            mock_clock.jump(function._TIMEOUT_S * 0.9)
+            admitted.release(running)
+    assert shown == [[b"[1]"]] * 5
+
+
+async def test_a_page_of_many_short_calls_does_not_stop_further_calls(
+    mock_clock: MockClock,
+) -> None:
+    entered, admitted = threading.Semaphore(0), threading.Semaphore(0)
+
+    def read(_job_type: str, value: dict[str, Any]) -> Any:
+        entered.release()
+        admitted.acquire(timeout=30)
+        return value
+
+    redactor = Redactor(read)
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def visit() -> None:
+            assert await redactor.apply([("a", "args", b"[1]")] * 50) == [HIDDEN_JSON] * 50
+
+        for _ in range(4):
+            await trio.to_thread.run_sync(entered.acquire)
+            mock_clock.jump(function._TIMEOUT_S / 4)
+            admitted.release()
+    admitted.release(2)  # the thread may have begun another call
+    assert await redactor.apply([("a", "args", b"[1]")]) == [b"[1]"]
 
 
 def test_a_function_is_named_by_its_module() -> None:

@@ -28,7 +28,8 @@ from ojs_cluster.ui import raw
 from ojs_cluster.ui.drawings.dag import HEIGHT, MAX_BOXES, WIDTH, Drawing, Step, draw
 from ojs_cluster.ui.drawings.workflow_chart import LEFT, MIDDLE
 from ojs_cluster.ui.pages.timelines.workflow_events import read_events
-from ojs_cluster.ui.redaction.redaction import ERROR_MESSAGE
+from ojs_cluster.ui.redaction.redaction import ERROR_MESSAGE, ERROR_TYPE
+from ojs_cluster.ui.redaction.rules import Path
 from ojs_cluster.ui.visit import Answer, Page, SeeOther, Visit, number_of_page
 
 _PER_PAGE: Final = 50
@@ -53,7 +54,8 @@ class Row:
         ended_at: when it ended; empty if it has not.
         ran_ms: how long the last attempt ran, in milliseconds; None if it has not ended.
         attempts: the number of its attempts so far.
-        error: the message of its error; empty if there is none.
+        error: the message of its error, or the type; empty if there is none.
+        error_path: which of the two it is.
     """
 
     node: WorkflowNode
@@ -63,6 +65,7 @@ class Row:
     ran_ms: int | None
     attempts: int
     error: str
+    error_path: Path
 
 
 async def show_all(visit: Visit) -> Answer:
@@ -176,7 +179,7 @@ def _rows(found: WorkflowRecord, steps: list[Step], start: int) -> list[Row]:
             if outcome.started_ms and outcome.finished_ms
             else None,
             outcome.attempt,
-            _message(outcome.error),
+            *_message(outcome.error),
         )
         for node, step, outcome in islice(jobs, start, start + _PER_TABLE)
     ]
@@ -184,24 +187,21 @@ def _rows(found: WorkflowRecord, steps: list[Step], start: int) -> list[Row]:
 
 async def _without_hidden(visit: Visit, rows: Sequence[Row]) -> list[Row]:
     """Return the rows without what the operator hides in their errors."""
-    shown = list(rows)
-    for place, row in enumerate(rows):
-        if row.error:
-            texts = await visit.redaction.texts([row.error], ERROR_MESSAGE, row.node.type)
-            shown[place] = replace(row, error=texts[0][:_MAX_MESSAGE])
-    return shown
+    told = [(row.error, row.error_path, row.node.type) for row in rows]
+    texts = await visit.redaction.texts_of(each for each in told if each[0])
+    shown = iter(texts)
+    return [replace(row, error=next(shown)[:_MAX_MESSAGE]) if row.error else row for row in rows]
 
 
 def _time(ms: int | None) -> str:
     return format_ms(ms).decode() if ms else ""
 
 
-def _message(error: bytes | None) -> str:
-    """Return the message of the error of a step; empty if there is none."""
-    if not error:
-        return ""
-    members = raw.members(error)
-    return raw.text(members, "message") or raw.text(members, "type")
+def _message(error: bytes | None) -> tuple[str, Path]:
+    """Return the message of the error of a step, or its type, with its path; empty for no error."""
+    members = raw.members(error) if error else {}
+    message = raw.text(members, "message")
+    return (message, ERROR_MESSAGE) if message else (raw.text(members, "type"), ERROR_TYPE)
 
 
 async def _paused(visit: Visit, found: WorkflowRecord) -> list[str]:

@@ -100,14 +100,23 @@ class Redaction:
 
     async def texts(self, texts: Iterable[str], path: Path, job_type: str = "") -> list[str]:
         """Return texts such as messages of errors, without what is hidden in them."""
+        return await self.texts_of((text, path, job_type) for text in texts)
+
+    async def texts_of(self, texts: Iterable[tuple[str, Path, str]]) -> list[str]:
+        """Return texts, each given with its path and the type of its job, as ``texts`` does.
+
+        The operator's own function gets all of them in one turn.
+        """
         given = list(texts)
         if not self.active:
-            return given
-        raws = [msgspec.json.encode(text.encode(errors="replace").decode()) for text in given]
-        shown = await self.apply([Value(raw, path, job_type) for raw in raws])
+            return [text for text, _, _ in given]
+        values = [
+            Value(msgspec.json.encode(text.encode(errors="replace").decode()), path, job_type)
+            for text, path, job_type in given
+        ]
         found = []
-        for text, raw, new in zip(given, raws, shown, strict=True):
-            if new is raw:
+        for (text, _, _), value, new in zip(given, values, await self.apply(values), strict=True):
+            if new is value.raw:
                 found.append(text)
             else:
                 decoded = msgspec.json.decode(new)

@@ -16,6 +16,8 @@ from ojs_cluster.ui.visit import Visit
 
 _PAGE: Final = 200
 """Maximum number of events that the page shows: the last ones."""
+TypedEvents = tuple[str, Sequence[Mapping[str, Any]]]
+"""The type of a job, and the events of its history."""
 _ERRORS: Final = ("error", "last_error", "reason")
 """Members of events with texts of clients."""
 _MAX_ERROR: Final = 200  # characters
@@ -67,20 +69,30 @@ async def read_history(visit: Visit, job_id: str, job_type: str) -> JobHistory:
         page = await visit.get("jobs", job_id, "history", limit=_PAGE, offset=omitted)
         found = orjson.loads(page)
     events: list[dict[str, Any]] = found["events"]
-    await hide_errors(visit, job_type, events)
+    await hide_errors(visit, [(job_type, events)])
     attempts = list(attempts_of(events))
     chart = attempts_chart(attempts, time.time())
     return JobHistory(entries_of(events), attempts, chart, omitted, bool(found["complete"]))
 
 
-async def hide_errors(visit: Visit, job_type: str, events: Sequence[Mapping[str, Any]]) -> None:
-    """Replace what the operator hides in the errors of a history."""
+async def hide_errors(visit: Visit, histories: Iterable[TypedEvents]) -> None:
+    """Replace what the operator hides in the errors of histories.
+
+    Args:
+        visit: the request.
+        histories: the type of each job with its events.
+    """
     if not visit.redaction.active:
         return
-    told = [(event["data"], name) for event in events for name in _ERRORS if name in event["data"]]
-    texts = [str(data[name]) for data, name in told]
-    shown = await visit.redaction.texts(texts, ERROR_MESSAGE, job_type)
-    for (data, name), text in zip(told, shown, strict=True):
+    told = [
+        (event["data"], name, job_type)
+        for job_type, events in histories
+        for event in events
+        for name in _ERRORS
+        if name in event["data"]
+    ]
+    texts = [(str(data[name]), ERROR_MESSAGE, job_type) for data, name, job_type in told]
+    for (data, name, _), text in zip(told, await visit.redaction.texts_of(texts), strict=True):
         data[name] = text
 
 

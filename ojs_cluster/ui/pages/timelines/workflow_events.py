@@ -162,16 +162,25 @@ async def _read(visit: Visit, workflow_id: str, draw: Draw, page: int) -> bytes:
         for number in sorted({*listed, *alone})
     }
 
+    jobs: dict[int, tuple[JobRecord, History]] = {}
+
     async def read(number: int) -> None:
-        with suppress(OJSError):  # unreachable
-            try:
+        try:
+            with suppress(NotFound, MalformedJob, LookupError, ValueError):
                 job = await get_history(visit.app.store, steps[number].job_id)
-                known[number] = await _of_job(visit, job)
-            except (NotFound, MalformedJob, LookupError, ValueError):
-                known[number] = _of_record(found.jobs[number])
+                read_it = partial(history_of, job)
+                jobs[number] = job, await off_loop(read_it, _size(job), large=_LARGE_HISTORY)
+        except OJSError:  # unreachable
+            return
+        known[number] = _of_record(found.jobs[number])
 
     enqueued = [number for number in known if steps[number].job_id]
     await await_while_healthy(visit.app, lambda: run_concurrently(enqueued, read))
+    await hide_errors(visit, [(job.type, history.events) for job, history in jobs.values()])
+    for number, (job, history) in jobs.items():
+        with suppress(LookupError, ValueError):  # malformed
+            tell = partial(_told, job, history)
+            known[number] = await off_loop(tell, _size(job), large=_LARGE_HISTORY)
     size = sum(each.count for each in known.values()) + sum(len(step.deps) for step in steps)
     put_together = partial(_put_together, found, steps, drawing.boxes, listed, known)
     return await off_loop(put_together, size, large=_LARGE)
@@ -221,11 +230,8 @@ def _put_together(
     return msgspec.json.encode(told)
 
 
-async def _of_job(visit: Visit, job: JobRecord) -> StepHistory:
-    size = len(job.fields.get(f.HISTORY, b""))
-    history = await off_loop(partial(history_of, job), size, large=_LARGE_HISTORY)
-    await hide_errors(visit, job.type, history.events)
-    return await off_loop(partial(_told, job, history), size, large=_LARGE_HISTORY)
+def _size(job: JobRecord) -> int:
+    return len(job.fields.get(f.HISTORY, b""))
 
 
 def _told(job: JobRecord, history: History) -> StepHistory:
