@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -52,14 +54,44 @@ async def test_threads_share_a_client(url: str) -> None:
     await trio.to_thread.run_sync(scenario)
 
 
-def test_a_client_that_is_not_open_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A forked process has no copy of the thread, so it would wait forever."""
+def test_a_client_that_is_not_open_says_so() -> None:
     client = SyncClient("http://localhost:1", retry_for_s=0)
     with pytest.raises(RuntimeError, match="with"):
         client.get("1")
     with client:
-        monkeypatch.setattr("os.getpid", lambda: -1)
-        with pytest.raises(RuntimeError, match="fork"):
-            client.get("1")
+        pass
     with pytest.raises(RuntimeError, match="not open"):
         client.get("1")
+
+
+FORKS = """
+import os, signal, sys
+from ojs_client import SyncClient
+
+signal.alarm(60)
+client = SyncClient("http://localhost:1").__enter__()
+child = os.fork()
+if child:
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+else:
+    signal.alarm(30)
+    try:
+        if sys.argv[1] == "used": client.get("1")
+        sys.exit(3)
+    finally:
+        if sys.argv[1] == "used": client.__exit__(*sys.exc_info())
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "exit_code", "message"),
+    [("used", 1, "opened before a fork"), ("not used", 3, "")],
+)
+def test_a_forked_process_does_not_wait_for_the_thread(
+    how: str, exit_code: int, message: str
+) -> None:
+    """A fork does not copy the thread. The process that has it may exit without closing it."""
+    command = [sys.executable, "-W", "ignore", "-c", FORKS, how]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(exit_code)], done.stderr
+    assert message in done.stderr

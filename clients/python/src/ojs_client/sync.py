@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from concurrent.futures import Future
 from contextlib import ExitStack
 from functools import partial
+from threading import Thread
 from types import TracebackType
 from typing import Any, ParamSpec, Protocol, Self, TypeVar, Unpack
 
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+import anyio
+from anyio.from_thread import BlockingPortal
 
 from ojs_client.client import Client
 from ojs_client.cron import CronJobs, Overlap
@@ -35,7 +38,7 @@ class SyncClient:
     An event loop in a thread of its own sends the requests. Any number of threads may share one
     client. The methods are those of ``Client``, which describes them. They raise RuntimeError if
     the client is not open, or if it was opened before the process was forked: a fork does not copy
-    the thread.
+    the thread. In the forked process, the end of the ``with`` block does nothing.
 
     Args:
         url: the address of the server; None for ``OJS_URL``, or port 8080 of this machine.
@@ -72,8 +75,15 @@ class SyncClient:
 
     def __enter__(self) -> Self:
         """Start the thread."""
+        opened: Future[BlockingPortal] = Future()
+        # start_blocking_portal is a generator. Its end would wait for the thread, even in a forked
+        # process and in one that exits without closing the client.
+        thread = Thread(target=_run_loop, args=(opened,), name="ojs-client", daemon=True)
+        thread.start()
         with ExitStack() as stack:
-            loop = stack.enter_context(start_blocking_portal("asyncio"))
+            stack.callback(thread.join)
+            loop = opened.result()
+            stack.callback(lambda: loop.call(loop.stop))
             stack.enter_context(loop.wrap_async_context_manager(self._client))
             self._open = stack.pop_all()
         self._loop, self._process = loop, os.getpid()
@@ -85,9 +95,10 @@ class SyncClient:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close the connections and end the thread."""
+        """Close the connections and end the thread, in the process that has started it."""
         self._loop = None
-        self._open.close()
+        if os.getpid() == self._process:
+            self._open.close()
 
     def enqueue(self, type: str, /, *args: JSON, **options: Unpack[JobOptions]) -> Job:
         """Enqueue a job and return it."""
@@ -127,6 +138,22 @@ class SyncClient:
         if os.getpid() != self._process:  # it would wait forever
             raise RuntimeError("the client was opened before a fork: open one in each process")
         return self._loop.call(partial(function, *args, **kwargs))
+
+
+def _run_loop(opened: Future[BlockingPortal]) -> None:
+    """Run an event loop until it is stopped."""
+
+    async def serve() -> None:
+        async with BlockingPortal() as loop:
+            opened.set_result(loop)
+            await loop.sleep_until_stopped()
+
+    try:
+        anyio.run(serve, backend="asyncio")
+    except BaseException as error:
+        if opened.done():
+            raise
+        opened.set_exception(error)
 
 
 class SyncCronJobs:
