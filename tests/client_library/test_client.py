@@ -285,6 +285,25 @@ def test_one_string_is_no_list_of_names() -> None:
         new_job("t.a", tags=given).json()
 
 
+def test_an_iterator_of_names_is_sent_each_time() -> None:
+    given: Any = {"keys": iter(["type", "meta"]), "meta_keys": iter(["m"]), "states": iter(["s"])}
+    errors: Any = iter(["bad.*"])
+    tags: Any = iter(["a", "b"])
+    job = new_job(
+        "t.a",
+        unique=Unique(**given),
+        retry=RetryPolicy(non_retryable_errors=errors),
+        tags=tags,
+    )
+    options = job.json()["options"]
+    assert options == job.json()["options"]
+    assert options["unique"]["keys"] == ["type", "meta"]
+    assert options["unique"]["meta_keys"] == ["m"]
+    assert options["unique"]["states"] == ["s"]
+    assert options["retry"]["non_retryable_errors"] == ["bad.*"]
+    assert list(options["tags"]) == ["a", "b"]
+
+
 def test_an_unknown_option_is_refused() -> None:
     wrong: Any = {"prioritty": 1}
     with pytest.raises(TypeError, match="prioritty"):

@@ -62,8 +62,9 @@ class RetryPolicy:
     on_exhaustion: Literal["discard", "dead_letter"] | None = None
 
     def __post_init__(self) -> None:
-        """Check the names."""
-        names(self.non_retryable_errors, "non_retryable_errors")
+        """Check and store the names, which an iterator yields only once."""
+        errors = names(self.non_retryable_errors, "non_retryable_errors")
+        object.__setattr__(self, "non_retryable_errors", errors)
 
     def json(self) -> dict[str, JSON]:
         """Return the policy as the server reads it."""
@@ -110,9 +111,9 @@ class Unique:
     on_conflict: Literal["reject", "ignore", "replace", "replace_except_schedule"] = "reject"
 
     def __post_init__(self) -> None:
-        """Check the names."""
+        """Check and store the names, which an iterator yields only once."""
         for argument in ("keys", "args_keys", "meta_keys", "states"):
-            names(getattr(self, argument), argument)
+            object.__setattr__(self, argument, names(getattr(self, argument), argument))
 
     def json(self) -> dict[str, JSON]:
         """Return the policy as the server reads it."""
@@ -200,11 +201,14 @@ def new_job(type: str, /, *args: JSON, **options: Unpack[JobOptions]) -> NewJob:
 
     Raises:
         TypeError: there is no such option.
+        ValueError: ``tags`` is one string.
     """
     if unknown := options.keys() - JobOptions.__annotations__.keys():
         raise TypeError(
             f"a job has no option {', '.join(sorted(unknown))}: arguments of a job are positional"
         )
+    if "tags" in options:  # an iterator yields them only once
+        options["tags"] = names(options["tags"], "tags")
     return NewJob(type, args, options)
 
 
