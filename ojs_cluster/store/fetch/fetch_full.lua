@@ -46,7 +46,7 @@ for i = 11, #ARGV do
     if ARGV[10] ~= '' then
         queue.source = tenant_queue_key(queue.name, ARGV[10])
         preflight_key(queue.source)
-    else load_fair_share(queue) end
+    end
     table.insert(queues, queue)
     if #queue.limits.limiters > 0 then preflight_key(EXHAUSTED_QUEUES) end
 end
@@ -61,7 +61,7 @@ end
 run_preflight()
 if #due > 0 then
     promote_due(due, jobs, ARGV[7])
-    found, more = scan(queues, jobs, wanted, 0, true)
+    found, more = scan(queues, jobs, wanted, 0, due)
 end
 -- If the scan has found enough jobs, blocked jobs behind the last job found request no tokens.
 for _, queue in ipairs(queues) do

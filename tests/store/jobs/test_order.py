@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -78,6 +79,21 @@ async def test_results_of_earlier_steps_count_as_what_makes_a_job_large(
 
     assert [job.id for job in await take(store, count=9)] == [job.id for job in waiting[:2]]
     assert [job.id for job in await take(store, count=9)] == [waiting[2].id]
+
+
+async def test_a_due_job_as_large_as_a_reply_does_not_hide_the_other_queues(
+    store: Store, db: Any
+) -> None:
+    """A fetch reads it before it promotes it, and then has not looked at its second queue yet."""
+    siblings = (f"sibling{number}" for number in itertools.count())
+    shard = shard_of(store)
+    of_due, other = itertools.islice(
+        (name for name in siblings if store.keys.shard_of_queue(name) is shard), 2
+    )
+    waiting, due = await put(store, other), await put(store, of_due, scheduled_at="+PT1H")
+    db.hset(shard_of(store).job(due.id), f.PARENTS, b'["%b"]' % (b"x" * 5_000_000))
+    db.zadd(shard_of(store).due, {due.id: 1})
+    assert [job.id for job in await take(store, QUEUE, other)] == [waiting.id]
 
 
 async def test_jobs_of_one_batch_keep_their_order_within_a_millisecond(store: Store) -> None:

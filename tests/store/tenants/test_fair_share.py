@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
+
+import pytest
 
 from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.store.context import Store
@@ -215,3 +218,55 @@ async def test_a_tenant_of_an_earlier_version_joins_when_its_job_is_first(
     db.zadd(index, {"gone": 1})  # that version takes jobs out of the queue only
     assert await one_by_one(store, 2) == "ab"
     assert await tenants_of(store, 1) == ""
+
+
+@pytest.mark.parametrize("tenants", [False, True])
+async def test_a_due_job_whose_token_is_elsewhere_lets_another_start(
+    store: Store, db: Any, consistent: Check, tenants: bool
+) -> None:
+    """The fetch has read one job of the queue before it promotes that job."""
+    await set_fair_share(store, QUEUE, on=True)
+    jobs = [await (put_for(store, f"t{n}") if tenants else put(store)) for n in range(12)]
+    limit: dict[str, Any] = {"key": key_in(store, home=False), "rate": per_hour(1)}
+    due = await put(store, priority=9, scheduled_at="+PT1H", rate_limit=limit)
+    db.zadd(shard_of(store).due, {due.id: 1})
+    assert [job.id for job in await take(store)] == [jobs[0].id]
+    consistent()
+
+
+async def test_a_promoted_job_is_first_among_those_of_its_tenant(
+    store: Store, db: Any, consistent: Check
+) -> None:
+    await set_fair_share(store, QUEUE, on=True)
+    first, _second, other = [await put_for(store, tenant) for tenant in ("a", "a", "b")]
+    due = [
+        await put_for(store, t, scheduled_at="+PT1H", priority=p) for t, p in (("a", 9), ("c", 0))
+    ]
+    db.zadd(shard_of(store).due, {job.id: 1 for job in due})
+    taken = [job.id for job in await take(store, count=2)]
+    assert taken == [due[0].id, other.id]
+    assert [job.id for job in await take(store, count=2)] == [due[1].id, first.id]
+    consistent()
+
+
+async def test_one_fetch_searches_a_bounded_number_of_jobs_of_all_queues(
+    store: Store, db: Any
+) -> None:
+    shard, siblings = shard_of(store), (f"sibling{number}" for number in itertools.count())
+    on_shard = (name for name in siblings if store.keys.shard_of_queue(name) is shard)
+    queues_of_shard = list(itertools.islice(on_shard, 3))
+    for queue, number in zip(queues_of_shard, (60, 150, 5), strict=True):
+        await enqueue_many(store, [job_of("a", queue) for _ in range(number)])
+        await set_fair_share(store, queue, on=True)
+    second = shard.queue_available(queues_of_shard[1])
+    [(_id, score)] = db.zrange(second, 39, 39, withscores=True)
+    await take(store, *queues_of_shard, count=70)
+
+    def searched() -> list[Any]:
+        return [db.hget(shard.queue_counters(queue), "fair_from") for queue in queues_of_shard]
+
+    ended, position, not_visited = searched()
+    assert (ended, float(position), not_visited) == (None, score, b"-inf")
+    for _ in range(3):
+        await take(store, *queues_of_shard, count=100)
+    assert searched() == [None, None, None]

@@ -1,5 +1,5 @@
 -- Selects the jobs that a fetch takes. fetch_full.lua explains `queues` and `jobs`.
---@include load_candidate fair_share write_turns
+--@include load_candidate fair_share fair_rows_again write_turns
 -- Jobs that cannot start, which one call passes at 10 us each. A job that leaves its queue counts as eight.
 local MAX_PASSED_JOBS, LEAVING_JOB_COST = 400, 8
 -- Returns whether a job is in the index of a tenant, but not in its queue: see tenant_queue.lua.
@@ -8,25 +8,27 @@ local function is_stale(queue, id)
 end
 
 -- Reads the first jobs of the queues, in order, until `wanted` jobs can start. `bytes_read`: bytes of jobs that
--- were read before. fetch_full.lua scans again after the promotion of due jobs. The second scan ends at the
--- first job that was not read before that write, because a job's preflight is not possible after a write.
+-- were read before. fetch_full.lua scans again after it has promoted due jobs, `promoted`. The second scan ends at
+-- the first job or queue that was not read before that write, because no preflight is possible after a write.
 -- Returns the jobs that were read, and whether the budget of passed jobs was used up before enough could start.
-local function scan(queues, jobs, wanted, bytes_read, is_second_scan)
+local function scan(queues, jobs, wanted, bytes_read, promoted)
     -- live: jobs that can start. alive: the job has not expired.
     local scanned, live, bytes, budget = {}, 0, bytes_read, wanted + MAX_PASSED_JOBS
     reset_local_tokens()
     for _, queue in ipairs(queues) do
         local from, max_live = 0, live + free_starts(queue.limits.limiters, wanted - live)
-        local open = not queue.limits.paused
-        queue.visited = open and live < max_live
-        if queue.visited and queue.turns_key then begin_turns(queue, wanted) end
+        local open = not queue.limits.paused and live < max_live
+        if promoted and open and not queue.visited then budget = 0 end
+        queue.visited = open and (queue.visited or not promoted)
+        if queue.visited and not promoted then begin_turns(queue, wanted, ARGV[10]) end
+        local again = promoted and queue.turns
         while open and live < max_live and budget > 0 and bytes < MAX_REPLY_BYTES do
             local size = math.min(math.max(max_live - live, found_blocked and 100 or 0), budget)
-            local rows = queue.turns_key and fair_rows(queue, size)
+            local rows = again and fair_rows_again(queue, promoted, jobs) or queue.turns and fair_rows(queue, size)
                 or redis.call('ZRANGE', queue.source, from, from + size - 1, 'WITHSCORES')
             for i = 1, #rows, 2 do
                 local id = rows[i]
-                if is_second_scan and jobs[id] == nil then budget = 0 end
+                if promoted and jobs[id] == nil then budget = 0 end
                 if bytes >= MAX_REPLY_BYTES or live >= max_live or budget <= 0 then break end
                 local stale = is_stale(queue, id)
                 if not stale and jobs[id] == nil then jobs[id] = load_candidate(queue, id) end
@@ -39,8 +41,9 @@ local function scan(queues, jobs, wanted, bytes_read, is_second_scan)
                 scanned[#scanned + 1] = {id = id, score = tonumber(rows[i + 1]), queue = queue, job = job,
                     alive = alive, starts = starts, is_stale = stale}
             end
-            open, from = #rows == 2 * size, from + size
+            open, from = not again and #rows == 2 * size, from + size
         end
+        if again and not queue.at_end and live < max_live then budget = 0 end
         queue.last = (live >= max_live or bytes >= MAX_REPLY_BYTES) and #scanned > 0
             and scanned[#scanned].id
         if live >= wanted or bytes >= MAX_REPLY_BYTES then break end

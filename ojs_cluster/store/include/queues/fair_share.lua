@@ -1,7 +1,7 @@
 -- The order of a queue with a fair share between tenants. tenant_turns.lua explains it.
 --@include tenant_turns
 
--- Returns the first job of the queue that was not returned yet, and its score, if it has no tenant.
+-- Returns the first job of the queue that was not returned yet, its score and '', if it has no tenant.
 local function next_without_tenant(queue)
     while not queue.head_id or queue.shown[queue.head_id] do
         local row = redis.call('ZRANGE', queue.available, queue.head, queue.head, 'WITHSCORES')
@@ -10,17 +10,18 @@ local function next_without_tenant(queue)
         queue.head_tenant = redis.call('HGET', job_key(row[1]), F.tenant)
         if queue.head_tenant then join(queue, queue.head_tenant) end
     end
-    if not queue.head_tenant then return queue.head_id, queue.head_score end
+    if not queue.head_tenant then return queue.head_id, queue.head_score, '' end
 end
 
 -- Returns the next job of a tenant and its score; nil when there is none.
 local function next_of_turn(queue, turn)
-    while #queue.stale < MAX_STALE do
+    while stale_left > 0 do
         local id, score = turn.rows[turn.row], turn.rows[turn.row + 1]
         if id then
             turn.row = turn.row + 2
             if not queue.shown[id] then
                 if redis.call('ZSCORE', queue.available, id) then return id, score end
+                stale_left = stale_left - 1
                 queue.stale[#queue.stale + 1] = {turn.source, id}
             end
         else
@@ -33,7 +34,7 @@ local function next_of_turn(queue, turn)
     end
 end
 
--- Returns the next job of the tenant that has the lowest turn, and its score; nil when no tenant has one.
+-- Returns the next job of the tenant that has the lowest turn, its score and tenant; nil when no tenant has one.
 local function next_of_tenants(queue)
     while true do
         local lowest
@@ -48,7 +49,7 @@ local function next_of_tenants(queue)
             if id then
                 queue.turn_of[id] = turn.at
                 turn.at = turn.at + 1
-                return id, score
+                return id, score, turn.tenant
             end
             queue.ended[#queue.ended + 1] = turn
             table.remove(queue.turns, lowest)
@@ -60,13 +61,15 @@ end
 local function fair_rows(queue, size)
     local rows = {}
     while #rows < 2 * size do
-        local id, score = next_without_tenant(queue)
-        if not id then id, score = next_of_tenants(queue) end
+        local id, score, tenant = next_without_tenant(queue)
+        if not id then id, score, tenant = next_of_tenants(queue) end
         -- So many tenants have a turn and no jobs that the others were not reached. The next fetches reach them.
-        if not id then id, score = queue.head_id, queue.head_score end
-        if not id or queue.shown[id] then break end
+        if not id then id, score, tenant = queue.head_id, queue.head_score, queue.head_tenant end
+        queue.at_end = not id or queue.shown[id]
+        if queue.at_end then break end
         queue.shown[id] = true
         rows[#rows + 1], rows[#rows + 2] = id, score
+        queue.rows[#queue.rows + 1] = {id = id, score = tonumber(score), tenant = tenant}
     end
     return rows
 end

@@ -5,24 +5,23 @@
 --
 -- A job without a tenant starts when it is the first of the queue. A tenant of the first job joins if it has no
 -- turn, because a process of an earlier version may have added its jobs.
-local MAX_TURNS, MAX_STALE, SEARCHED_JOBS = 128, 200, 100
+--
+-- How much one fetch may read, over all of its queues: turns, jobs in indexes that are not in their queue any more,
+-- and jobs that are searched for tenants.
+local turns_left, stale_left, searches_left = 128, 200, 100
 
--- Reads whether a queue has a fair share. If it was switched on lately, searches the next waiting jobs for
--- tenants. Runs before the first write.
-local function load_fair_share(queue)
-    local fair, from = unpack(redis.call('HMGET', queue.counters, 'fair', 'fair_from'))
-    if not fair then return end
-    queue.turns_key, queue.charged, queue.found = tenant_turns_key(queue.name), {}, {}
-    preflight_key(queue.turns_key)
-    if not from then return end
+-- Searches the next waiting jobs for tenants, if the option was switched on lately.
+local function search_tenants(queue, from)
+    if not from or searches_left <= 0 then return end
     if not tonumber(from) or tonumber(from) ~= tonumber(from) then from = '-inf' end -- a damaged field
     local rows = redis.call('ZRANGEBYSCORE', queue.available, '(' .. from, '+inf', 'WITHSCORES', 'LIMIT', 0,
-        SEARCHED_JOBS)
+        searches_left)
     for i = 1, #rows, 2 do
         local tenant = redis.call('HGET', job_key(rows[i]), F.tenant)
         if tenant then queue.found[tenant] = true end
     end
-    queue.searching, queue.searched_to = true, #rows == 2 * SEARCHED_JOBS and rows[#rows]
+    queue.searching, queue.searched_to = true, #rows == 2 * searches_left and rows[#rows]
+    searches_left = searches_left - #rows / 2
 end
 
 local function add_turn(queue, tenant, at)
@@ -35,14 +34,14 @@ end
 -- Reads the next turns: few for a fetch of one job, and twice as many each time. `horizon`: turns up to this one
 -- were read.
 local function read_turns(queue)
-    local from, size = queue.turns_read, math.min(queue.turns_size, MAX_TURNS - queue.turns_read)
-    local rows = redis.call('ZRANGE', queue.turns_key, from, from + size - 1, 'WITHSCORES')
+    local from, size = queue.turns_read, math.min(queue.turns_size, turns_left)
+    local rows = size > 0 and redis.call('ZRANGE', queue.turns_key, from, from + size - 1, 'WITHSCORES') or {}
     for i = 1, #rows, 2 do
         if not queue.known[rows[i]] then add_turn(queue, rows[i], tonumber(rows[i + 1])) end
     end
-    queue.turns_read, queue.turns_size = from + #rows / 2, 2 * size
+    queue.turns_read, queue.turns_size, turns_left = from + #rows / 2, 2 * size, turns_left - #rows / 2
     queue.first_turn = queue.first_turn or tonumber(rows[2])
-    local is_last = #rows < 2 * size or queue.turns_read >= MAX_TURNS
+    local is_last = #rows < 2 * size or turns_left <= 0
     queue.horizon = is_last and math.huge or tonumber(rows[#rows])
 end
 
@@ -52,11 +51,16 @@ local function join(queue, tenant)
     add_turn(queue, tenant, queue.joined[tenant])
 end
 
--- Begins a scan of the queue (see select_jobs.lua).
-local function begin_turns(queue, wanted)
+-- Begins the first scan of the queue (see select_jobs.lua), before the first write. `tenant`: see fetch_full.lua.
+local function begin_turns(queue, wanted, tenant)
+    local fair, from = unpack(redis.call('HMGET', queue.counters, 'fair', 'fair_from'))
+    if not fair or tenant ~= '' then return end
+    queue.turns_key = tenant_turns_key(queue.name)
+    preflight_key(queue.turns_key)
     queue.turns, queue.known, queue.joined, queue.ended, queue.stale = {}, {}, {}, {}, {}
-    queue.shown, queue.turn_of, queue.head_id = {}, {}, nil
+    queue.rows, queue.shown, queue.turn_of, queue.found, queue.charged = {}, {}, {}, {}, {}
     queue.turns_read, queue.turns_size, queue.head = 0, math.min(wanted + 3, 32), 0
+    search_tenants(queue, from)
     read_turns(queue)
-    for tenant in pairs(queue.found) do join(queue, tenant) end
+    for name in pairs(queue.found) do join(queue, name) end
 end

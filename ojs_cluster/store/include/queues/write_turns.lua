@@ -2,7 +2,7 @@
 
 -- Counts a started job.
 local function charge_turn(queue, id, job)
-    local tenant = queue.turns_key and job[F.tenant]
+    local tenant = queue.turns and job[F.tenant]
     if not tenant then return end
     queue.charged[tenant] = (queue.charged[tenant] or 0) + 1
     queue.present_turn = math.max(queue.present_turn or 0, queue.turn_of[id] or 0)
