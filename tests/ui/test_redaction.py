@@ -8,11 +8,13 @@ from typing import Any
 import httpx
 import pytest
 
+from ojs_cluster.core.search import parse_search
 from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.ui.redaction import searches
 from ojs_cluster.ui.redaction.redaction import Redaction
 from ojs_cluster.ui.redaction.searches import why_not_searched
 from ojs_cluster.ui.settings import UiSettings
-from tests.support.servers import own_server
+from tests.support.servers import own_server, wait_until
 from tests.ui.dashboard import Running, dashboard
 from tests.ui.html import parse
 from tests.ui.test_hostile_text import attack
@@ -60,6 +62,30 @@ def client(hiding: Running) -> Iterator[httpx.Client]:
 def test_a_search_for_a_hidden_value_is_refused(query: str) -> None:
     assert "hides the values" in why_not_searched(query, Redaction(HIDDEN))
     assert why_not_searched(query, Redaction()) == ""
+
+
+def test_a_saved_search_is_compared_with_the_rules_once(
+    hiding: Running, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed = []
+
+    def spy(query: str, **given: Any) -> Any:
+        parsed.append(query)
+        return parse_search(query, **given)
+
+    monkeypatch.setattr(searches, "parse_search", spy)
+    queries = {"kept": "type:once.kept", "hidden": "type:once args.password:a"}
+    with hiding.api() as api:
+        for name, query in queries.items():
+            answer = api.put(f"/ojs/v1/admin/searches/{name}", json={"query": query})
+            assert answer.status_code == 201, answer.text
+        wait_until(lambda: "type:once.kept" in client.get("/ui/jobs").text, what="it is shown")
+        for _ in range(2):
+            shown = client.get("/ui/jobs/values.json").json()["searches"]
+            assert [each["name"] for each in shown if each["name"] in queries] == ["kept"]
+        for name in queries:
+            assert api.delete(f"/ojs/v1/admin/searches/{name}").status_code == 200
+    assert sorted(query for query in parsed if "once" in query) == sorted(queries.values())
 
 
 @pytest.mark.parametrize(
