@@ -167,6 +167,21 @@ def test_a_rule_for_errors_holds_on_every_page(ui_redis: Embedded) -> None:
         assert "/bulk/" not in answer.headers["location"], "a filter by it could confirm a guess"
 
 
+def test_the_query_of_a_webhook_is_hidden_with_other_values(
+    ui_redis: Embedded, hiding: Running, client: httpx.Client
+) -> None:
+    url, path = "https://9.9.9.9/secrets?token=sesame", "/ojs/v1/webhooks/subscriptions"
+    with hiding.api() as api:
+        made = api.post(path, json={"url": url, "events": ["queue.deleted"]}).json()
+    shown = page(client, "/ui/webhooks")
+    assert "https://9.9.9.9/secrets?hidden" in shown
+    assert "sesame" not in shown
+    with dashboard(ui_redis, UiSettings(mode="read")) as server, server.browser() as viewer:
+        assert url in page(viewer, "/ui/webhooks")
+    with hiding.api() as api:
+        api.delete(f"{path}/{made['id']}").raise_for_status()
+
+
 def test_a_refused_job_shows_no_hidden_value(hiding: Running, client: httpx.Client) -> None:
     schema = {
         "type": "array",

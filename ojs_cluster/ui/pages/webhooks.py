@@ -10,6 +10,7 @@ import orjson
 
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.ui import raw
+from ojs_cluster.ui.json_view import HIDDEN
 from ojs_cluster.ui.visit import Answer, Page, SeeOther, Visit
 
 _PER_PAGE: Final = 50
@@ -29,7 +30,10 @@ async def show_all(visit: Visit) -> Answer:
     return Page(
         "webhooks.html",
         {
-            "subscriptions": [_subscription(each) for each in raw.objects(listed, "items")],
+            "subscriptions": [
+                _subscription(each, hides_query=visit.redaction.active)
+                for each in raw.objects(listed, "items")
+            ],
             "deliveries": deliveries["items"],
             "chosen": chosen,
             "status": status,
@@ -98,9 +102,17 @@ async def _set_active(visit: Visit, subscription_id: str, active: bool) -> None:
     await visit.send("PATCH", "webhooks", "subscriptions", subscription_id, body=body)
 
 
-def _subscription(members: raw.Members) -> dict[str, object]:
+def _subscription(members: raw.Members, *, hides_query: bool) -> dict[str, object]:
+    """Return what the page shows of a subscription.
+
+    Args:
+        members: its members.
+        hides_query: whether to hide the query of its URL. Receivers read tokens in it.
+    """
+    url, mark, query = raw.text(members, "url").partition("?")
     return {
-        **{name: raw.text(members, name) for name in ("id", "url", "disabled_reason")},
+        "url": f"{url}{mark}{HIDDEN if hides_query and query else query}",
+        **{name: raw.text(members, name) for name in ("id", "disabled_reason")},
         "events": raw.texts(members, "events"),
         "active": bytes(members.get("active", b"")) == b"true",
         "delivered": raw.integer(members, "success_count"),
