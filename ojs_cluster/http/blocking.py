@@ -3,7 +3,8 @@
 A client that is willing to wait sends ``OJS-Block-Timeout`` in seconds. After growing pauses, the
 process repeats the enqueue. If the request is large, it first asks Redis whether the jobs fit,
 which sends names and counts only. Nothing of the request is in Redis while it waits, so a process
-that dies leaves nothing behind, and each attempt compares and stores in one step. A wait list in
+that dies leaves nothing behind, and each attempt compares and stores in one step. The first attempt
+counts the jobs for the limits of their tenants, and the others do not. A wait list in
 Redis was refused: it would need an end for clients that have gone.
 """
 
@@ -71,7 +72,8 @@ class BlockedRequests:
         Args:
             request: the request; its header ``ojs-block-timeout`` is the time to wait in seconds.
             jobs: the new jobs.
-            attempt: enqueues the jobs; stores nothing when it raises ``QueueFull``.
+            attempt: enqueues the jobs; stores nothing when it raises ``QueueFull``. Its repetition
+                does not count the jobs again for the limits of their tenants.
 
         Raises:
             QueueFull: the queue does not block, the jobs can never fit, too many requests or bytes

@@ -90,6 +90,7 @@ async def enqueue(
     fields: Sequence[bytes] = (),
     store_before_ms: int = 0,
     ignore_depth_bound: bool = False,
+    admitted: set[str] | None = None,
 ) -> JobRecord:
     """Store one job. When the function returns, the job is as durable as ``OJS_DURABILITY`` says.
 
@@ -101,6 +102,8 @@ async def enqueue(
             stored any more, 0 for never.
         ignore_depth_bound: whether the job is stored even in a full queue, because the server has
             already accepted it, for example as a step of a workflow.
+        admitted: the tenants whose jobs an earlier try of the request has counted (see
+            ``admission``); the function adds the job's tenant. None if the request has one try.
 
     Returns:
         The job. Under the conflict policy ``ignore`` it may be an existing job, with
@@ -121,7 +124,7 @@ async def enqueue(
     if job.rate_limit is not None and not ignore_depth_bound:
         await store.limit_keys.check_jobs(store, [job])
     if job.tenant and not ignore_depth_bound:
-        existing = await admit_new_jobs(store, [job])
+        existing = await admit_new_jobs(store, [job], admitted)
         if existing is not None:
             return existing[0]
     await store.queues.ensure(store, [job.queue])
@@ -136,7 +139,10 @@ async def enqueue(
 
 
 async def enqueue_many(
-    store: Store, jobs: Sequence[NewJob], fields: Sequence[bytes] = ()
+    store: Store,
+    jobs: Sequence[NewJob],
+    fields: Sequence[bytes] = (),
+    admitted: set[str] | None = None,
 ) -> list[JobRecord]:
     """Store all jobs or none, each with ``fields``, as ``enqueue``; return them in the order given.
 
@@ -152,7 +158,7 @@ async def enqueue_many(
     batch.refuse_repeated_ids(jobs)
     jobs = store.queue_defaults.apply_all(jobs)
     await store.limit_keys.check_jobs(store, jobs)
-    existing = await admit_new_jobs(store, jobs)
+    existing = await admit_new_jobs(store, jobs, admitted)
     if existing is not None:
         return existing
     await store.partitions.refresh_if_stale(store)

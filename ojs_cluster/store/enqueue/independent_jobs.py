@@ -18,7 +18,8 @@ async def enqueue_each(
     """Store each job that can be stored. The jobs of a queue keep their order.
 
     All jobs are first tried as one batch, which is faster. If a job prevents that, the batch has
-    stored none, and the jobs are stored one by one.
+    stored none, and the jobs are stored one by one. The limits of a tenant that has admitted the
+    batch do not count them again.
 
     Args:
         store: the store.
@@ -31,8 +32,9 @@ async def enqueue_each(
     Raises:
         BackendUnavailable: Redis did not answer in time, and no job is known to be stored.
     """
+    admitted: set[str] = set()
     try:
-        return list(await enqueue_many(store, jobs, fields))
+        return list(await enqueue_many(store, jobs, fields, admitted))
     except BackendUnavailable:
         raise
     except OJSError:
@@ -45,7 +47,8 @@ async def enqueue_each(
     async def enqueue_in_turn(queue: str) -> None:
         for index in by_queue[queue]:
             try:
-                outcomes[index] = await enqueue(store, jobs[index], fields=fields)
+                job = jobs[index]
+                outcomes[index] = await enqueue(store, job, fields=fields, admitted=set(admitted))
             except OJSError as error:
                 outcomes[index] = error
 

@@ -26,12 +26,16 @@ from ojs_cluster.store.unique import unique
 from ojs_cluster.store.unique.locks import LockHeld, LockHolder
 
 
-async def admit_new_jobs(store: Store, jobs: Sequence[NewJob]) -> list[JobRecord] | None:
+async def admit_new_jobs(
+    store: Store, jobs: Sequence[NewJob], admitted: set[str] | None = None
+) -> list[JobRecord] | None:
     """Check the limits of the tenants, and count the jobs.
 
     Args:
         store: the store.
-        jobs: all jobs of a request.
+        jobs: the jobs of a request, or of one try of it.
+        admitted: the tenants whose jobs of the request are admitted, see ``admit_jobs``; None if
+            the request has one try.
 
     Returns:
         None if the jobs are admitted. If the tenant is at its limit, and the conflict policy
@@ -42,7 +46,8 @@ async def admit_new_jobs(store: Store, jobs: Sequence[NewJob]) -> list[JobRecord
         Duplicate: a tenant is at its limit, and one of the jobs is stored already.
         BackendUnavailable: Redis did not answer in time.
     """
-    admitted: set[str] = set()
+    if admitted is None:
+        admitted = set()
     try:
         await admit_jobs(store, jobs, admitted)
     except TenantLimitExceeded:

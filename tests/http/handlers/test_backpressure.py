@@ -148,6 +148,44 @@ async def test_a_blocked_request_is_stored_when_a_worker_takes_a_job(api: Api) -
     assert api.app.body_memory.waiting_free == waiting_free
 
 
+@pytest.mark.parametrize(
+    ("path", "call", "body"),
+    [("jobs", "enqueue", JOB), ("jobs/batch", "enqueue_many", {"jobs": [JOB]})],
+)
+async def test_a_blocked_request_counts_once_for_its_tenant(
+    api: Api, monkeypatch: pytest.MonkeyPatch, path: str, call: str, body: dict[str, Any]
+) -> None:
+    original, tries = getattr(store_enqueue, call), 0
+
+    async def counted(*args: Any, **options: Any) -> Any:
+        nonlocal tries
+        tries += 1
+        return await original(*args, **options)
+
+    await bound(api, 1, strategy="block")
+    assert (await api.post("/ojs/v1/jobs", JOB)).status == 201
+    limits = {"max_enqueue_rate": {"limit": 2, "period": "PT1H"}}
+    await api.call("PUT", "/ojs/v1/admin/tenants/a/limits", limits)
+    tenant = {"X-OJS-Tenant": "a"}
+    monkeypatch.setattr(store_enqueue, call, counted)
+
+    async def stored() -> None:
+        reply = await api.post(f"/ojs/v1/{path}", body, headers={**tenant, **BLOCK})
+        assert reply.status == 201
+
+    async def tried_often() -> bool:
+        return tries > 3
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stored)
+        await until(tried_often)
+        assert len(await api.fetch("mail")) == 1
+    monkeypatch.undo()
+    assert len(await api.fetch("mail")) == 1
+    statuses = [(await api.post("/ojs/v1/jobs", JOB, headers=tenant)).status for _ in range(2)]
+    assert statuses == [201, 429]
+
+
 async def test_a_request_waits_only_if_the_queue_and_the_client_say_so(api: Api) -> None:
     await bound(api, 1, strategy="block")
     await api.post("/ojs/v1/jobs", JOB)

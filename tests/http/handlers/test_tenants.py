@@ -80,7 +80,7 @@ async def test_a_repeated_bulk_request_shows_the_jobs_that_are_stored(
     assert await repeat(2, "k1") == (201, ["created", "created"])
     await put(api, "acme/limits", {"max_queue_depth": 3})
     assert await repeat(2, "k2") == (207, ["created", "failed"])
-    await put(api, "acme/limits", {"max_queue_depth": 9})
+    await put(api, "acme/limits", {"max_queue_depth": 5})
     assert await repeat(2, "k2") == (201, ["created", "created"])
     assert (await api.get(f"{TENANTS}/acme/stats")).json["total_jobs"] == 4
 

@@ -162,6 +162,18 @@ async def test_stored_jobs_are_never_reported_as_refused(store: Store) -> None:
     assert [job.deduplicated for job in records] == [True, False]
 
 
+async def test_jobs_that_are_tried_as_a_batch_count_once(store: Store) -> None:
+    await limit(store, "a", max_enqueue_rate=EnqueueRate(10, 3_600_000))
+    taken = await put_for(store, "b")
+    jobs = [job_of("a") for _ in range(8)]
+    jobs.append(msgspec.structs.replace(job_of("a"), id=taken.id))
+    *stored, refused = await enqueue_each(store, jobs)
+    assert isinstance(refused, Duplicate)
+    assert await waiting(store, "a") == len(stored) == 8
+    outcomes = await enqueue_each(store, [job_of("a"), job_of("a")])
+    assert [isinstance(outcome, TenantLimitExceeded) for outcome in outcomes] == [False, True]
+
+
 async def test_the_first_steps_of_a_workflow_count(store: Store) -> None:
     await limit(store, "a", max_queue_depth=2)
     step = b'{"type":"t","args":[]}'
