@@ -172,7 +172,7 @@ def test_the_query_of_a_webhook_is_hidden_with_other_values(
 ) -> None:
     url, path = "https://9.9.9.9/secrets?token=sesame", "/ojs/v1/webhooks/subscriptions"
     with hiding.api() as api:
-        made = api.post(path, json={"url": url, "events": ["queue.deleted"]}).json()
+        made = api.post(path, json={"url": url, "events": ["job.failed"]}).json()
     shown = page(client, "/ui/webhooks")
     assert "https://9.9.9.9/secrets?hidden" in shown
     assert "sesame" not in shown
