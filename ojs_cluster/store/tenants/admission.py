@@ -4,6 +4,8 @@ The jobs of a tenant lie in many shards, and a limit counts them all. So before 
 script in the shard of the tenant compares the limits with an estimate (``tenant_admit.lua``): the
 sum of the counters of all shards, and the jobs that were admitted since that sum. The sum is read
 when it is five seconds old, and at most five times per second when the estimate reaches a limit.
+One request reads it. Meanwhile the script decides about others by the present sum, or, if there is
+none, they wait for that request.
 
 A request whose jobs are admitted, but not stored yet when a sum is read, is missing in it. So the
 jobs of such requests may exceed a limit. Jobs that a tenant has already, and that wait again after
@@ -17,9 +19,12 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
+import trio
+
 from ojs_cluster.core.errors import BackendUnavailable, TenantLimitExceeded
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.tenants.settings import ENQUEUE_RATE, TenantLimits
+from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.partial_failures import before_first_write
 from ojs_cluster.store.tenants.tenant_counts import read_counts
 
@@ -27,8 +32,11 @@ if TYPE_CHECKING:
     from ojs_cluster.store.context import Store
     from ojs_cluster.store.runtime import Arg
 
-_TRIES: Final = 3
-"""How often one request reads the sum. A second read is needed only when Redis has lost writes."""
+_TRIES: Final = 5
+"""How often one request may be asked for the sum. More than once is needed only if Redis has lost
+writes, or if another request that read the sum has failed."""
+_MAX_WAIT_S: Final = 2.0
+"""Longest time in seconds that a request waits for the sum that another request reads."""
 WAITING: Final = ("available", "scheduled", "retryable", "pending")
 """The states of waiting jobs, as for the depth of a queue."""
 
@@ -86,16 +94,27 @@ async def _admit(
     bounds = (limits.max_queue_depth, limits.max_scheduled)
     fixed: list[Arg] = [waiting, scheduled, *("" if bound is None else bound for bound in bounds)]
     fixed += ("", "") if rate is None else (rate.limit, rate.period_ms)
-    total: list[Arg] = ["", "", "", ""]
+    keys, being_read = [shard.tenant_admission(tenant)], store.tenants.sums_being_read
     for _ in range(_TRIES):
-        keys = [shard.tenant_admission(tenant)]
-        reply = await store.run(shard, "tenant_admit", keys, [*fixed, *total])
+        reply = await store.run(shard, "tenant_admit", keys, [*fixed, "", "", "", ""])
+        if reply[0] == b"sum":
+            await ensure_task()
+            if tenant in being_read:
+                with trio.move_on_after(_MAX_WAIT_S):
+                    await being_read[tenant].wait()
+                continue
+            ended = being_read[tenant] = trio.Event()
+            try:
+                counts = await read_counts(store, tenant)
+                total = [sum(counts[state] for state in WAITING), counts["scheduled"], *reply[1:]]
+                reply = await store.run(shard, "tenant_admit", keys, [*fixed, *total])
+            finally:
+                del being_read[tenant]
+                ended.set()
         if reply[0] == b"ok":
             return
         if reply[0] == b"full":
             raise _refusal(tenant, *reply[1:])
-        counts = await read_counts(store, tenant)
-        total = [sum(counts[state] for state in WAITING), counts["scheduled"], *reply[1:]]
     raise BackendUnavailable(
         f"the jobs of tenant '{tenant}' cannot be counted at present", outcome="not_applied"
     )

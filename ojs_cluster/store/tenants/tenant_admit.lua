@@ -1,7 +1,8 @@
 -- Admits new jobs of a tenant that has limits, or refuses them. The jobs are stored in other shards, so this script
 -- compares the limits with an estimate: the sum of the tenant's counters of all shards, which a process has read a
 -- short time ago, plus the jobs that were admitted since that read began. Jobs that have left the waiting states
--- since are still in the estimate, so before it refuses jobs the script asks for a new sum.
+-- since are still in the estimate, so before it refuses jobs the script asks for a new sum. While one caller reads
+-- the sum, the script decides about the jobs of others by the present one.
 -- Pre:  all jobs of the request are admitted, or none.
 -- Post: admitted jobs are counted in the estimate and in the rate. Refused ones are not.
 -- Memory: allow-oom; adds 2 KiB per tenant with limits.
@@ -19,11 +20,13 @@ local waiting, scheduled = tonumber(ARGV[1]), tonumber(ARGV[2])
 local depth, max_scheduled = tonumber(ARGV[3]), tonumber(ARGV[4])
 local FRESH_MS = 5000     -- a sum is used for so long
 local FRESH_FULL_MS = 200 -- and for so long to refuse jobs
+local READ_MS = 200       -- a caller has so long to read a new sum; then the script asks another one
+local USABLE_MS = 10000   -- the present sum is used for so long while callers read a new one
 local KEEP_MS = 60000     -- the key is kept for so long after its last use
 local RETRY_MS = 5000
 
 local fields, state = {'waiting', 'scheduled', 'summed_at', 'admitted', 'admitted_scheduled', 'at_sum',
-    'scheduled_at_sum'}, {}
+    'scheduled_at_sum', 'asked_at'}, {}
 local damaged = false
 for i, value in ipairs(redis.call('HMGET', admission_key, unpack(fields))) do
     state[fields[i]] = is_number(value) and tonumber(value) or 0
@@ -38,6 +41,7 @@ end
 if ARGV[7] ~= '' then
     set('waiting', tonumber(ARGV[7])) set('scheduled', tonumber(ARGV[8])) set('summed_at', now)
     set('at_sum', tonumber(ARGV[9])) set('scheduled_at_sum', tonumber(ARGV[10]))
+    set('asked_at', 0)
 end
 
 -- Returns the reply that refuses the jobs or asks for a new sum; nil if the jobs fit.
@@ -46,14 +50,19 @@ local function check()
     -- After a loss of the key, or of its last writes, the numbers of the sum may be above the counted ones.
     local counted = state.admitted - state.at_sum
     local counted_scheduled = state.admitted_scheduled - state.scheduled_at_sum
-    local is_fresh = age >= 0 and age < FRESH_MS and counted >= 0 and counted_scheduled >= 0
-    local ask = {'sum', string.format('%.0f', state.admitted), string.format('%.0f', state.admitted_scheduled)}
-    if (depth or max_scheduled) and not is_fresh then return ask end
+    local is_usable = age >= 0 and age < USABLE_MS and counted >= 0 and counted_scheduled >= 0
+    local asked_ms = now - state.asked_at
+    local is_being_read = is_usable and asked_ms >= 0 and asked_ms < READ_MS
+    local function ask()
+        set('asked_at', now)
+        return {'sum', string.format('%.0f', state.admitted), string.format('%.0f', state.admitted_scheduled)}
+    end
+    if (depth or max_scheduled) and not (is_usable and (age < FRESH_MS or is_being_read)) then return ask() end
     for _, limit in ipairs({{'max_queue_depth', depth, state.waiting + counted, waiting},
         {'max_scheduled', max_scheduled, state.scheduled + counted_scheduled, scheduled}}) do
         local name, maximum, current, new = unpack(limit)
         if maximum and new > 0 and current + new > maximum then
-            if age >= FRESH_FULL_MS then return ask end
+            if age >= FRESH_FULL_MS and not is_being_read then return ask() end
             return {'full', name, current, maximum, RETRY_MS}
         end
     end

@@ -42,6 +42,8 @@ class TenantTable:
         self._version = b""
         self._read_began = float("-inf")
         self._renewal_times: dict[str, float] = {}
+        self.sums_being_read: dict[str, trio.Event] = {}
+        """By tenant, what is set when a request of this process has read the tenant's sum."""
 
     async def get(self, store: Runtime, tenant: str) -> TenantSettings | None:
         """Return the settings of a tenant, None for none.

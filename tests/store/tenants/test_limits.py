@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -23,7 +24,9 @@ from ojs_cluster.store.jobs.nack import nack
 from ojs_cluster.store.limits.depth_bounds import set_bound
 from ojs_cluster.store.tenants import tenants
 from ojs_cluster.store.tenants.tenant_counts import read_counts
+from ojs_cluster.store.tenants.tenant_table import TenantTable
 from ojs_cluster.store.workflows import workflows
+from tests.http.api import until
 from tests.store.shortcuts import QUEUE, put, queues_in_other_shards, take
 from tests.store.tenants.shortcuts import job_of, limit, put_for
 from tests.support.invariants import InvariantReport
@@ -98,6 +101,65 @@ async def test_room_that_workers_make_is_used_after_the_next_sum(store: Store, d
     second_ago = int(time.time() * 1000) - 1000
     db.hset(shard.tenant_admission("a"), "summed_at", second_ago)
     assert (await put_for(store, "a")).tenant == "a"
+
+
+async def test_requests_of_a_process_read_one_sum_together(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await limit(store, "a", max_queue_depth=0)
+    process, client = lossy(store)
+    sums = 0
+
+    async def all_have_asked() -> bool:
+        return client.calls["tenant_admit"] >= 50
+
+    async def read(*args: Any) -> Any:
+        nonlocal sums
+        sums += 1
+        await until(all_have_asked)
+        return await read_counts(*args)
+
+    monkeypatch.setattr("ojs_cluster.store.tenants.admission.read_counts", read)
+
+    async def refused() -> None:
+        with pytest.raises(TenantLimitExceeded):
+            await put_for(process, "a")
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(50):
+            nursery.start_soon(refused)
+    assert sums < 10
+
+
+async def test_while_a_sum_is_read_others_use_the_present_one(
+    store: Store, db: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await limit(store, "a", max_queue_depth=1)
+    await put_for(store, "a")
+    admission = store.keys.shard_of_tenant("a").tenant_admission("a")
+    sums = decided = 0
+
+    async def read(*args: Any) -> Any:
+        """Let another process send a job meanwhile; it must not read."""
+        nonlocal sums, decided
+        sums += 1
+        if sums % 2:
+            other = replace(store, tenants=TenantTable())
+            with pytest.raises(TenantLimitExceeded):
+                await put_for(other, "a")
+            decided += sums % 2
+        return await read_counts(*args)
+
+    monkeypatch.setattr("ojs_cluster.store.tenants.admission.read_counts", read)
+    for _ in range(20):  # a slow machine may take longer than a caller has for the sum
+        db.hset(admission, "summed_at", int(time.time() * 1000) - 1000)
+        sums = decided = 0
+        with pytest.raises(TenantLimitExceeded):
+            await put_for(store, "a")
+        assert sums >= 1
+        if decided:
+            return
+    pytest.fail("the other process always read a sum of its own")
 
 
 async def test_a_failed_attempt_is_never_refused_and_counts(store: Store, db: Any) -> None:
