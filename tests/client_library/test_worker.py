@@ -444,7 +444,9 @@ def test_what_cannot_work_is_refused_at_once() -> None:
     with pytest.raises(ValueError, match="not the string 'email'"):
         Worker(queues="email")
     with pytest.raises(ValueError, match="queues must not be empty"):
-        Worker(queues=[])
+        Worker(queues=[], pool="shop")
+    with pytest.raises(ValueError, match="pool must not be empty"):
+        Worker(pool="")
     with pytest.raises(ValueError, match="labels"):
         Worker(labels="blue")
 

@@ -7,7 +7,17 @@ from typing import Any
 import pytest
 
 from ojs_client import BlockingJob, Conflict, JobFailed, ResultPending, RunningJob, Worker
-from tests.client_library.fake.worlds import LATER, SOON, Play, World, job, new_worker
+from ojs_client.testing import FakeServer
+from tests.client_library.fake.worlds import (
+    LATER,
+    POOL,
+    POOL_QUEUES,
+    SOON,
+    Play,
+    World,
+    job,
+    new_worker,
+)
 from tests.client_library.workers import QUEUE
 
 
@@ -113,3 +123,36 @@ async def test_a_job_that_has_expired_does_not_run(play: Play) -> None:
         assert "completed_at" not in expired.members
 
     await play(scenario)
+
+
+async def test_a_worker_of_a_pool_gets_jobs_of_its_queues(play: Play) -> None:
+    async def scenario(world: World) -> None:
+        worker = Worker(pool=POOL)
+        only_second = worker.copy("http://localhost", transport=None, queues=POOL_QUEUES[1:])
+        for each in (worker, only_second):
+            each.handler("t.pool")(_run)
+        if world.fake is None:
+            body = {"queues": POOL_QUEUES}
+            await world.client._transport.request("PUT", f"/admin/pools/{POOL}", body)
+
+        async with world.running(worker):
+            jobs = [await world.client.enqueue("t.pool", queue=queue) for queue in POOL_QUEUES]
+            assert [(await world.ended(job)).state for job in jobs] == ["completed"] * 2
+        first, second = [await world.client.enqueue("t.pool", queue=q) for q in POOL_QUEUES]
+        async with world.running(only_second):
+            assert (await world.ended(second)).state == "completed"
+            assert (await world.client.get(first.id)).state == "available"
+
+    await play(scenario)
+
+
+async def test_a_pool_that_the_fake_server_does_not_have_is_an_error() -> None:
+    fake = FakeServer(pools={POOL: POOL_QUEUES})
+    for pool, queues in (("other", None), (POOL, ["other"])):
+        with pytest.raises(ValueError, match="pools="):
+            async with fake.running(Worker(pool=pool, queues=queues)):
+                pass
+
+
+async def _run(job: RunningJob) -> None:
+    assert job.queue in POOL_QUEUES

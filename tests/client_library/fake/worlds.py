@@ -19,6 +19,8 @@ LIMIT_S = 120
 SOON = 0.05
 """A delay or backoff in seconds that passes during a test on a server."""
 LATER = 3600.0
+POOL, POOL_QUEUES = "library", [QUEUE, "library.second"]
+"""A worker pool of the fake server, and its queues."""
 FAST = RetryPolicy(max_attempts=3, initial_interval=SOON, jitter=False)
 
 
@@ -58,7 +60,7 @@ async def in_loop(scenario: Scenario, url: str | None, loop: str) -> None:
     """Run a scenario in an event loop of its own, on a server or on a fake server."""
 
     async def limited() -> None:
-        fake = FakeServer() if url is None else None
+        fake = FakeServer(pools={POOL: POOL_QUEUES}) if url is None else None
         with anyio.fail_after(LIMIT_S):
             async with fake.client() if fake is not None else Client(url) as client:
                 await scenario(World(client, fake))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import anyio
@@ -14,7 +14,7 @@ from ojs_client.testing.fake_crons import CronStore
 from ojs_client.testing.fake_jobs import FakeJob
 from ojs_client.testing.fake_workflows import FakeWorkflow, WorkflowStore
 from ojs_client.testing.job_store import DEFAULT_LEASE_MS, JobStore
-from ojs_client.testing.refusals import Refusal, invalid
+from ojs_client.testing.refusals import Refusal, invalid, not_found
 from ojs_client.testing.times import iso
 
 _MAX_DEFAULT_WAIT_S: Final = 30.0
@@ -27,10 +27,18 @@ class Routes:
         jobs: the jobs.
         workflows: the workflows.
         crons: the cron jobs.
+        pools: the queues of each worker pool.
     """
 
-    def __init__(self, jobs: JobStore, workflows: WorkflowStore, crons: CronStore) -> None:
+    def __init__(
+        self,
+        jobs: JobStore,
+        workflows: WorkflowStore,
+        crons: CronStore,
+        pools: Mapping[str, Sequence[str]],
+    ) -> None:
         self._jobs = jobs
+        self._pools = pools
         self._workflows = workflows
         self._quiet: set[str] = set()
         """Ids of workers that drain or pause."""
@@ -124,14 +132,30 @@ class Routes:
         body = call.body
         worker_id, count = body.get("worker_id") or "", body.get("count", 1)
         lease_ms = body.get("visibility_timeout_ms") or DEFAULT_LEASE_MS
+        queues = self.queues_of(body.get("pool"), body.get("queues", ()))
         jobs: list[FakeJob] = []
         with anyio.move_on_after(body.get("wait_ms", 0) / 1000):
             while worker_id not in self._quiet:
-                jobs = self._jobs.fetch(body["queues"], count, worker_id, lease_ms)
+                jobs = self._jobs.fetch(queues, count, worker_id, lease_ms)
                 if jobs or not body.get("wait_ms"):
                     break
                 await self._jobs.changes.wait()
         return 200, {"jobs": [job.json(lease=True) for job in jobs]}
+
+    def queues_of(self, pool: str | None, queues: Sequence[str]) -> Sequence[str]:
+        """Return the queues from which a fetch takes jobs, in order.
+
+        Raises:
+            Refusal: there is no such pool, or it has none of the queues.
+        """
+        if pool is None:
+            return queues
+        if pool not in self._pools:
+            raise not_found("pool", pool)
+        chosen = [queue for queue in self._pools[pool] if not queues or queue in queues]
+        if not chosen:
+            raise invalid(f"pool '{pool}' has none of these queues", "queues")
+        return chosen
 
     async def _heartbeat(self, call: Call) -> Reply:
         body = call.body

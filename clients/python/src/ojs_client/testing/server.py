@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -20,6 +20,7 @@ from ojs_client.testing.fake_crons import CronStore
 from ojs_client.testing.fake_jobs import FakeJob
 from ojs_client.testing.fake_workflows import WorkflowStore
 from ojs_client.testing.job_store import JobStore
+from ojs_client.testing.refusals import Refusal
 from ojs_client.testing.routes import Routes
 from ojs_client.worker.worker import Worker
 
@@ -38,20 +39,27 @@ class FakeServer:
 
     Args:
         now: the time at which its clock starts; None for the current time.
+        pools: the queues of each worker pool, for workers that name one.
 
     Attributes:
         url: an address for ``Client`` and ``Worker``.
         transport: the transport for ``Client``, ``SyncClient`` and ``Worker``.
     """
 
-    def __init__(self, *, now: datetime | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        now: datetime | None = None,
+        pools: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
         self._workflows = WorkflowStore(lambda: self._jobs)
         self._jobs = JobStore(now, self._on_job_ended)
         self._crons = CronStore(self._jobs)
         self._queues: list[str] = []
         """The queues of the running workers."""
         self.url = _URL
-        self.transport: Any = _FakeTransport(Routes(self._jobs, self._workflows, self._crons))
+        self._routes = Routes(self._jobs, self._workflows, self._crons, pools or {})
+        self.transport: Any = _FakeTransport(self._routes)
 
     def client(self) -> Client:
         """Return a client of this server. Use it with ``async with``."""
@@ -86,12 +94,20 @@ class FakeServer:
 
         The workers themselves do not change: copies of them with the same handlers run. So a test
         can use the worker that the application defines.
+
+        Raises:
+            ValueError: a worker names a pool that the server does not have, or none of its queues.
         """
         copies = [
             worker.copy(self.url, transport=self.transport, heartbeat=_HEARTBEAT_S, grace=0)
             for worker in workers
         ]
-        queues = [queue for worker in copies for queue in worker.queues]
+        queues: list[str] = []
+        for worker in copies:
+            try:
+                queues += self._routes.queues_of(worker.pool, worker.queues)
+            except Refusal as refusal:
+                raise ValueError(f"{refusal}: see FakeServer(pools=...)") from None
         raised: Exception | None = None
         async with anyio.create_task_group() as group:
             for copy in copies:

@@ -14,6 +14,7 @@ from ojs_client.options import JSON
 from ojs_client.transport import Repeat, Transport
 from ojs_client.worker.heartbeats import Heartbeats
 from ojs_client.worker.held_jobs import HeldJob, HeldJobs
+from ojs_client.worker.settings import WorkerSettings
 
 log = logging.getLogger("ojs_client.worker")
 
@@ -43,8 +44,7 @@ class Fetcher:
         held: gets the fetched jobs.
         heartbeats: sends the heartbeat at the start of a drain.
         worker_id: the worker.
-        queues: the queues in order.
-        poll_s: maximum time in seconds that the server waits for jobs.
+        settings: the queues, the pool, and how long the server waits for jobs.
 
     Attributes:
         pause_s: time in seconds to wait before the next fetch, after a failure or an early
@@ -55,8 +55,7 @@ class Fetcher:
     held: HeldJobs
     heartbeats: Heartbeats
     worker_id: str
-    queues: tuple[str, ...]
-    poll_s: float
+    settings: WorkerSettings
     pause_s: float = 0.0
     _failures: Backoff = field(default_factory=Backoff)
     _early: Backoff = field(default_factory=lambda: Backoff(max_s=_MAX_EARLY_S))
@@ -93,13 +92,16 @@ class Fetcher:
         return [self.held.add(job) for job in jobs]
 
     async def _request(self, count: int) -> list[dict[str, JSON]]:
-        body = {
-            "queues": self.queues,
+        body: dict[str, JSON] = {
             "worker_id": self.worker_id,
             "count": count,
             "visibility_timeout_ms": round(self.held.lease_s * 1000),
-            "wait_ms": round(self.poll_s * 1000),
+            "wait_ms": round(self.settings.poll_s * 1000),
         }
+        if self.settings.queues:
+            body["queues"] = self.settings.queues
+        if self.settings.pool is not None:
+            body["pool"] = self.settings.pool
         reply: Any = None
         self._sent_at = anyio.current_time()
         with anyio.CancelScope() as self._poll:
@@ -108,7 +110,7 @@ class Fetcher:
                 "/workers/fetch",
                 body,
                 repeat=Repeat.NEVER,
-                timeout_s=self.poll_s + _POLL_MARGIN_S,
+                timeout_s=self.settings.poll_s + _POLL_MARGIN_S,
             )
         self._poll = None
         return [] if reply is None else _jobs_of(reply)  # None: `end_poll` has cancelled the fetch
@@ -118,7 +120,7 @@ class Fetcher:
 
         A server that shuts down ends all waits and answers further fetches at once.
         """
-        limit_s = max(_MIN_POLL_S, min(_MAX_EARLY_S, self.poll_s / 2))
+        limit_s = max(_MIN_POLL_S, min(_MAX_EARLY_S, self.settings.poll_s / 2))
         return anyio.current_time() - self._sent_at < limit_s
 
     async def end_poll(self) -> None:

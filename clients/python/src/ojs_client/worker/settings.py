@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ojs_client.options import Duration, milliseconds
+from ojs_client.options import Duration, milliseconds, names
 from ojs_client.worker.handlers import Middleware
 
 
@@ -18,6 +19,8 @@ class WorkerSettings:
     """
 
     queues: tuple[str, ...]
+    """Those that its fetches name: none for all queues of the pool."""
+    pool: str | None
     concurrency: int
     prefetch: int | None
     lease: Duration
@@ -29,8 +32,8 @@ class WorkerSettings:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        if not self.queues:
-            raise ValueError("queues must not be empty")
+        if self.pool == "":
+            raise ValueError("pool must not be empty")
         if self.concurrency < 1:
             raise ValueError("concurrency must be at least 1")
         if self.prefetch is not None and self.prefetch < 0:
@@ -64,4 +67,18 @@ class WorkerSettings:
 
     def arguments(self) -> dict[str, Any]:
         """Return the settings as arguments of ``Worker``."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**values, "queues": self.queues or None}
+
+
+def queues_of(queues: Sequence[str] | None, pool: str | None) -> tuple[str, ...]:
+    """Return the queues that a worker names in its fetches: none for all queues of its pool.
+
+    Raises:
+        ValueError: ``queues`` is empty or one string.
+    """
+    if queues is None:
+        return ("default",) if pool is None else ()
+    if not (named := names(queues, "queues")):
+        raise ValueError("queues must not be empty")
+    return named

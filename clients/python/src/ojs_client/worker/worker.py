@@ -27,7 +27,7 @@ from ojs_client.worker.heartbeats import Directive, Heartbeats
 from ojs_client.worker.held_jobs import HeldJobs
 from ojs_client.worker.memory import resident_bytes
 from ojs_client.worker.running import WorkerContext
-from ojs_client.worker.settings import WorkerSettings
+from ojs_client.worker.settings import WorkerSettings, queues_of
 from ojs_client.worker.settling import Settler
 from ojs_client.worker.signal import Signal
 from ojs_client.worker.waiting_jobs import WaitingJobs
@@ -56,7 +56,10 @@ class Worker:
 
     Args:
         url: the address of the server; None for ``OJS_URL``, or port 8080 of this machine.
-        queues: the queues; a fetch takes the jobs of earlier queues first.
+        queues: the queues; a fetch takes the jobs of earlier queues first. None for the queue
+            ``default``, or for all queues of the pool.
+        pool: the worker pool by which the server shares fetches among its queues; None for no pool.
+            With ``queues``, the worker gets jobs of the queues that are in both.
         concurrency: maximum number of handlers that run at the same time.
         prefetch: number of jobs that the worker holds beyond these, so that short handlers do not
             wait for a fetch. Other workers cannot run them meanwhile. With None, it holds up to
@@ -79,7 +82,8 @@ class Worker:
         self,
         url: str | None = None,
         *,
-        queues: Sequence[str] = ("default",),
+        queues: Sequence[str] | None = None,
+        pool: str | None = None,
         concurrency: int = 10,
         prefetch: int | None = None,
         api_key: str | None = None,
@@ -93,7 +97,8 @@ class Worker:
         transport: Any = None,
     ) -> None:
         self._settings = WorkerSettings(
-            queues=names(queues, "queues"),
+            queues=queues_of(queues, pool),
+            pool=pool,
             concurrency=concurrency,
             prefetch=prefetch,
             lease=lease,
@@ -104,7 +109,7 @@ class Worker:
             labels=names(labels, "labels"),
         )
         self.worker_id = worker_id or f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}"
-        self.queues = self._settings.queues
+        self.queues, self.pool = self._settings.queues, pool
         self.concurrency = concurrency
         # Handlers have connections of their own, so that their requests delay no heartbeat.
         self._transport, self._for_handlers = (
@@ -136,9 +141,7 @@ class Worker:
             transport, self._held, id, settings.heartbeat_s, self._describe, self._obey
         )
         self._settler = Settler(transport, self._held, id, self._is_idle, self._wake)
-        self._fetcher = Fetcher(
-            transport, self._held, self._heartbeats, id, settings.queues, settings.poll_s
-        )
+        self._fetcher = Fetcher(transport, self._held, self._heartbeats, id, settings)
         handlers = self._for_handlers
         context = WorkerContext(handlers, Client.over(handlers), self._held, id)
         self._runner = Runner(
