@@ -23,7 +23,7 @@ import trio
 
 from ojs_cluster.core.errors import BackendUnavailable, TenantLimitExceeded
 from ojs_cluster.core.jobs.envelope import NewJob
-from ojs_cluster.core.tenants.settings import ENQUEUE_RATE, TenantLimits
+from ojs_cluster.core.tenants.settings import ENQUEUE_RATE, SCHEDULED, TenantLimits
 from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.partial_failures import before_first_write
 from ojs_cluster.store.tenants.tenant_counts import read_counts
@@ -114,19 +114,22 @@ async def _admit(
         if reply[0] == b"ok":
             return
         if reply[0] == b"full":
-            raise _refusal(tenant, *reply[1:])
+            new = scheduled if reply[1].decode() == SCHEDULED else waiting
+            raise _refusal(tenant, new, *reply[1:])
     raise BackendUnavailable(
         f"the jobs of tenant '{tenant}' cannot be counted at present", outcome="not_applied"
     )
 
 
 def _refusal(
-    tenant: str, name: bytes, current: int, maximum: int, retry_ms: int
+    tenant: str, new: int, name: bytes, current: int, maximum: int, retry_ms: int
 ) -> TenantLimitExceeded:
     limit = name.decode()
     counted = "new jobs in the period" if limit == ENQUEUE_RATE else "jobs"
+    can_never_fit = f"; {new} jobs at once can never fit" if new > max(1, maximum) else ""
     return TenantLimitExceeded(
-        f"tenant '{tenant}' would exceed its {limit}: it has {current} of {maximum} {counted}",
+        f"tenant '{tenant}' would exceed its {limit}: it has {current} of {maximum} {counted}"
+        f"{can_never_fit}",
         retry_after_s=retry_ms / 1000,
         tenant_id=tenant,
         limit=limit,

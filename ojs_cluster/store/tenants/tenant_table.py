@@ -30,7 +30,8 @@ _FIRST_WAIT_S: Final = 0.5
 _RETRY_S: Final = 10.0
 """Time in seconds until a registration that failed is tried again."""
 _MAX_REMEMBERED: Final = 20_000
-"""Maximum number of tenants in this process's record."""
+"""Maximum number of tenants in this process's record, and of those that it registers in
+``RENEWAL_S``."""
 
 
 class TenantTable:
@@ -41,7 +42,7 @@ class TenantTable:
         self._settings: dict[str, TenantSettings] = {}
         self._version = b""
         self._read_began = float("-inf")
-        self._renewal_times: dict[str, float] = {}
+        self._renewal_times: dict[str, float] = {}  # in the order of the last registrations
         self.sums_being_read: dict[str, trio.Event] = {}
         """By tenant, what is set when a request of this process has read the tenant's sum."""
 
@@ -91,12 +92,18 @@ class TenantTable:
         A failure delays nothing but the list: the registration is tried again.
         """
         now = trio.current_time()
-        renew_at = self._renewal_times.get(tenant)
+        times = self._renewal_times
+        renew_at = times.get(tenant)
         if renew_at is not None and now < renew_at:
             return
-        if renew_at is None and len(self._renewal_times) >= _MAX_REMEMBERED:
-            del self._renewal_times[next(iter(self._renewal_times))]
-        self._renewal_times[tenant] = now + _RETRY_S
+        if renew_at is None and len(times) >= _MAX_REMEMBERED:
+            oldest = next(iter(times))
+            if now < times[oldest]:
+                # Otherwise nearly every request would forget a tenant and register its own.
+                return
+            del times[oldest]
+        times.pop(tenant, None)
+        times[tenant] = now + _RETRY_S
         responsive = store.redis.is_responsive(store.keys.meta.slot)
         wait_s = _FIRST_WAIT_S if renew_at is None and responsive else 0
         work = partial(self._register, store, tenant)

@@ -181,7 +181,7 @@ async def test_a_failed_attempt_is_never_refused_and_counts(store: Store, db: An
 async def test_a_batch_is_stored_whole_or_not_at_all(store: Store, consistent: Check) -> None:
     await limit(store, "a", max_queue_depth=5)
     names = queues_in_other_shards(store, 3)
-    with pytest.raises(TenantLimitExceeded):
+    with pytest.raises(TenantLimitExceeded, match="6 jobs at once can never fit"):
         await enqueue_many(store, [job_of("a", name) for name in [*names, *names]])
     assert await waiting(store, "a") == 0
     await enqueue_many(store, [job_of("a", name) for name in [*names, *names[:2]]])
@@ -336,3 +336,15 @@ async def test_known_tenants_are_listed_and_forgotten(store: Store, db: Any) -> 
     assert set(db.zrange(known, 0, -1)) == {b"b", b"c", b"configured"}
     await store.run_meta("tenant_seen", [known, store.keys.meta.tenants], ["d", 10**12, 3])
     assert set(db.zrange(known, 0, -1)) == {b"c", b"configured", b"d"}
+
+
+async def test_a_process_registers_a_bounded_number_of_tenants(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ojs_cluster.store.tenants.tenant_table._MAX_REMEMBERED", 2)
+    for tenant in ("a", "b", "c", "b", "a"):
+        await put_for(store, tenant)
+    assert set((await tenants.list_known(store, 0, 10))[1]) == {"a", "b"}
+    store.tenants._renewal_times["a"] = 0  # its registration is old
+    await put_for(store, "c")
+    assert set((await tenants.list_known(store, 0, 10))[1]) == {"a", "b", "c"}
