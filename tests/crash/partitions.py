@@ -13,6 +13,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import exhaustion
 from ojs_cluster.store.limits import depth_bounds, rate_limits
 from ojs_cluster.store.limits.depth_bounds import DepthBound
+from ojs_cluster.store.queue_defaults.records import change_defaults, get_defaults
 from ojs_cluster.store.queues import lifecycle, queues
 from ojs_cluster.store.queues.partition_maintenance import (
     advance_changes,
@@ -105,7 +106,7 @@ class Drained:
 
 
 class Deleted:
-    """An empty queue with three partitions and a bound is deleted."""
+    """An empty queue with three partitions, a bound and a default timeout is deleted."""
 
     least = 6
 
@@ -114,6 +115,7 @@ class Deleted:
         await pass_time(world.store, world.db, PROPAGATION_MS, QUEUE)
         await lifecycle.create_queue(world.store, QUEUE, accept_existing=True)
         await depth_bounds.set_bound(world.store, QUEUE, 9)
+        await change_defaults(world.store, QUEUE, {"default_timeout": 7})
 
     async def act(self, store: Store, scene: None) -> None:
         await lifecycle.delete_queue(of_another_process(store), QUEUE)
@@ -123,6 +125,10 @@ class Deleted:
         await maintain_queue(world.store, QUEUE)
         if (await queues.get_stats(world.store, QUEUE)).deleted:
             assert await depth_bounds.get_bound(world.store, QUEUE) is None
+            assert (await get_defaults(world.store, QUEUE)).empty
+            with suppress(NotFound):
+                await lifecycle.delete_queue(world.store, QUEUE)
+            assert (await get_partitions(world.store, QUEUE)).count == 1
             return True
         assert await depth_bounds.get_bound(world.store, QUEUE) == DepthBound(9)
         return False

@@ -55,13 +55,31 @@ async def change_defaults(store: Runtime, queue: str, members: Mapping[str, Any]
     return await _write(store, queue, lambda present: changed(present, members))
 
 
-async def remove_defaults(store: Runtime, queue: str) -> None:
-    """Remove the defaults of a queue.
+async def remove_defaults(store: Runtime, queue: str) -> QueueDefaults:
+    """Remove the defaults of a queue; return what was removed.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    await _write(store, queue, lambda _: NONE)
+    removed = NONE
+
+    def remove(present: QueueDefaults) -> QueueDefaults:
+        nonlocal removed
+        removed = present
+        return NONE
+
+    await _write(store, queue, remove)
+    return removed
+
+
+async def restore_defaults(store: Runtime, queue: str, removed: QueueDefaults) -> None:
+    """Set defaults again that were removed, unless the queue has new ones.
+
+    Raises:
+        InvalidRequest: too many queues have defaults.
+        BackendUnavailable: Redis did not answer in time.
+    """
+    await _write(store, queue, lambda present: removed if present.empty else present)
 
 
 async def _read(store: Runtime, queue: str) -> bytes:

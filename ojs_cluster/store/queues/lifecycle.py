@@ -13,7 +13,7 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.partial_failures import after_first_write
-from ojs_cluster.store.queue_defaults.records import remove_defaults
+from ojs_cluster.store.queue_defaults.records import NONE, remove_defaults, restore_defaults
 from ojs_cluster.store.queues import partition_maintenance
 from ojs_cluster.store.queues.queues import begin_drain, end_drain, exists, get_stats
 from ojs_cluster.store.sweeps.retention import retire
@@ -53,8 +53,11 @@ async def delete_queue(store: Store, queue: str) -> None:
 
     The queue drains first, so no new job enters while its partitions are checked. Its finished jobs
     are kept for their retention, and its dead letters too. A job that is enqueued later creates the
-    queue again. Each step may be repeated after a crash, which may leave the queue draining. The
-    drain of an operator is not ended, not even one that begins meanwhile.
+    queue again. The drain of an operator is not ended, not even one that begins meanwhile.
+
+    Each step may be repeated after a crash, which may leave the queue draining, perhaps without its
+    defaults. If partition 0 is deleted already, only the number of partitions may be left. Then the
+    next call resets it.
 
     Raises:
         NotFound: the queue does not exist.
@@ -63,6 +66,8 @@ async def delete_queue(store: Store, queue: str) -> None:
     """
     stats = await get_stats(store, queue)
     if stats.deleted or not await exists(store, queue):
+        if stats.deleted and await _reset_partitions(store, queue):
+            return
         raise NotFound("queue", queue)
     if stats.has_live_jobs:
         raise _in_use(queue, stats.live_jobs)
@@ -71,11 +76,15 @@ async def delete_queue(store: Store, queue: str) -> None:
     with after_first_write():
         shards = await store.partitions.occupied_shards(store, queue)
         found = await get_stats(store, queue)
-        # Partition 0 comes last, because its fields are authoritative.
         empty = not found.has_live_jobs
-        for shard in reversed(shards):
+        for shard in reversed(shards[1:]):
             empty = empty and await _delete_in(store, shard, queue)
-        if not empty:
+        # Partition 0 comes last, because its fields are authoritative. The defaults precede it:
+        # after a crash, the next queue of this name must not have them.
+        defaults = await remove_defaults(store, queue) if empty else NONE
+        if not (empty and await _delete_in(store, shards[0], queue)):
+            if not defaults.empty:
+                await restore_defaults(store, queue, defaults)
             if drained_here:
                 await end_drain(store, queue, token)
             await partition_maintenance.maintain_queue(store, queue)
@@ -83,11 +92,18 @@ async def delete_queue(store: Store, queue: str) -> None:
         # Meanwhile the janitor may have copied fields of partition 0 to partitions that were empty.
         for shard in shards[1:]:
             await _delete_in(store, shard, queue)
-        default = store.partitions.default.count
-        if store.partitions.layout(queue).count != default:
-            await partition_maintenance.set_partitions(store, queue, default)
-        await remove_defaults(store, queue)
+        await _reset_partitions(store, queue)
         await retire(store, queue)
+
+
+async def _reset_partitions(store: Store, queue: str) -> bool:
+    """Give a queue the default number of partitions; return whether it had another number."""
+    layout = await partition_maintenance.get_partitions(store, queue)
+    default = store.partitions.default.count
+    if layout.count == default:
+        return False
+    await partition_maintenance.set_partitions(store, queue, default)
+    return True
 
 
 async def _delete_in(store: Store, shard: Shard, queue: str) -> bool:

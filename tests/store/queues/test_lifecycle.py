@@ -17,6 +17,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import exhaustion
 from ojs_cluster.store.enqueue.enqueue import enqueue
 from ojs_cluster.store.limits import depth_bounds, rate_limits
+from ojs_cluster.store.queue_defaults.records import change_defaults, get_defaults
 from ojs_cluster.store.queues import lifecycle, queues
 from ojs_cluster.store.queues.partition_maintenance import get_partitions
 from ojs_cluster.store.sweeps.retention import purge_due, retire_queues
@@ -92,6 +93,18 @@ async def test_a_deleted_queue_leaves_its_finished_jobs_and_no_setting(
     await retire_queues(store)
     assert await queues.list_queues(store, limit=10) == ([], 0)
     assert not db.exists(shard.queue_counters(QUEUE))
+
+
+async def test_a_job_that_ends_a_deletion_leaves_the_defaults(store: Store) -> None:
+    await lifecycle.create_queue(store, QUEUE)
+    await change_defaults(store, QUEUE, {"default_timeout": 7})
+
+    async def return_a_job() -> None:
+        await enqueue(store, new_job(), ignore_depth_bound=True)
+
+    with pytest.raises(Conflict):
+        await lifecycle.delete_queue(before(store, "write_queue_defaults", 0, return_a_job), QUEUE)
+    assert not (await get_defaults(store, QUEUE)).empty
 
 
 async def test_a_queue_over_partitions_is_deleted_when_all_are_empty(
