@@ -14,6 +14,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.enqueue import enqueue_many
 from ojs_cluster.store.fetch.fetch import fetch, release
 from ojs_cluster.store.jobs.ack import ack
+from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.limits import rate_limits
 from ojs_cluster.store.queues import queues
@@ -270,3 +271,33 @@ async def test_one_fetch_searches_a_bounded_number_of_jobs_of_all_queues(
     for _ in range(3):
         await take(store, *queues_of_shard, count=100)
     assert searched() == [None, None, None]
+
+
+async def test_workers_of_single_tenants_leave_no_turns_behind(
+    store: Store, db: Any, consistent: Check
+) -> None:
+    await set_fair_share(store, QUEUE, on=True)
+    turns = shard_of(store).tenant_turns(QUEUE)
+    for tenant in "abc":
+        await put_for(store, tenant)
+        assert await tenants_of(store, 1, tenant) == tenant
+        assert not db.exists(turns)
+    for tenant in "xy":  # no worker of these tenants comes
+        job = await put_for(store, tenant)
+        await cancel(store, job.id)
+    await put_many(store, a=3)
+    assert await tenants_of(store, 1, "b") == ""
+    for _ in range(30):  # each looks at two turns
+        await tenants_of(store, 1, "b")
+    assert db.zrange(turns, 0, -1) == [b"a"]
+    consistent()
+
+
+async def test_a_worker_of_a_tenant_leaves_it_the_turns_that_it_has_had(
+    store: Store, db: Any
+) -> None:
+    await set_fair_share(store, QUEUE, on=True)
+    await put_many(store, a=3, b=3)
+    assert await one_by_one(store, 3) == "aba"
+    assert await tenants_of(store, 9, "a") == "a"
+    assert db.zrange(shard_of(store).tenant_turns(QUEUE), 0, -1) == [b"b", b"a"]

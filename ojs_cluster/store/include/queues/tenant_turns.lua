@@ -6,6 +6,8 @@
 -- A job without a tenant starts when it is the first of the queue. A tenant of the first job joins if it has no
 -- turn, because a process of an earlier version may have added its jobs.
 --
+--@include lowest_turns
+
 -- How much one fetch may read, over all of its queues: turns, jobs in indexes that are not in their queue any more,
 -- and jobs that are searched for tenants.
 local turns_left, stale_left, searches_left = 128, 200, 100
@@ -54,9 +56,10 @@ end
 -- Begins the first scan of the queue (see select_jobs.lua), before the first write. `tenant`: see fetch_full.lua.
 local function begin_turns(queue, wanted, tenant)
     local fair, from = unpack(redis.call('HMGET', queue.counters, 'fair', 'fair_from'))
-    if not fair or tenant ~= '' then return end
+    if not fair then return end
     queue.turns_key = tenant_turns_key(queue.name)
     preflight_key(queue.turns_key)
+    if tenant ~= '' then return find_lowest_turns(queue, tenant) end
     queue.turns, queue.known, queue.joined, queue.ended, queue.stale = {}, {}, {}, {}, {}
     queue.rows, queue.shown, queue.turn_of, queue.found, queue.charged = {}, {}, {}, {}, {}
     queue.turns_read, queue.turns_size, queue.head = 0, math.min(wanted + 3, 32), 0

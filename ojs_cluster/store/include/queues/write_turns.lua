@@ -10,6 +10,7 @@ end
 
 -- Writes the turns after the fetch.
 local function write_turns(queue)
+    remove_lowest_turns(queue)
     if not queue.turns then return end
     for tenant, at in pairs(queue.joined) do redis.call('ZADD', queue.turns_key, 'NX', at, tenant) end
     for tenant, started in pairs(queue.charged) do redis.call('ZINCRBY', queue.turns_key, started, tenant) end
