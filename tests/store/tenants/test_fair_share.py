@@ -301,3 +301,15 @@ async def test_a_worker_of_a_tenant_leaves_it_the_turns_that_it_has_had(
     assert await one_by_one(store, 3) == "aba"
     assert await tenants_of(store, 9, "a") == "a"
     assert db.zrange(shard_of(store).tenant_turns(QUEUE), 0, -1) == [b"b", b"a"]
+
+
+async def test_a_tenant_whose_first_job_gave_it_no_turn_joins_with_the_next(
+    store: Store, db: Any
+) -> None:
+    """A process of an earlier version has added the first."""
+    await set_fair_share(store, QUEUE, on=True)
+    await take(store)  # ends the search
+    await put_many(store, a=20, b=1)
+    db.zrem(shard_of(store).tenant_turns(QUEUE), "b")
+    await put_many(store, b=5)
+    assert Counter(await one_by_one(store, 6)) == {"a": 3, "b": 3}

@@ -1,6 +1,6 @@
 -- A fetch of one tenant starts jobs without a turn. Where all workers take the jobs of one tenant, no other fetch
--- removes turns. So it looks at its tenant and two others by chance, and removes those that have no jobs and the lowest turn:
--- they lose nothing, because a tenant joins with the lowest turn.
+-- removes turns. So it looks at its tenant and two others by chance, and removes those that have no jobs and the lowest
+-- turn: they lose nothing, because a tenant joins with the lowest turn.
 
 -- Finds which of these tenants have the lowest turn. Runs before the first write.
 local function find_lowest_turns(queue, tenant)

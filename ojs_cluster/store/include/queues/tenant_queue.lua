@@ -10,6 +10,7 @@ local function join_turns(queue, tenant)
     redis.call('ZADD', turns, 'NX', first[2] or 0, tenant)
 end
 
+local has_turn = {} -- queue -> whether it has a fair share; 'queue tenant' -> true when the tenant has a turn
 local function index_for_tenant(id, job, score)
     local queue, tenant = job[F.queue], job[F.tenant]
     local key = tenant_queue_key(queue, tenant)
@@ -17,7 +18,13 @@ local function index_for_tenant(id, job, score)
     if redis.call('ZCARD', key) == 1 then
         -- Wakes a worker that waits for jobs of this tenant only.
         redis.call('SPUBLISH', WAKE_CHANNEL, queue .. ' ' .. tenant)
-        if redis.call('HEXISTS', queue_counters_key(queue), 'fair') == 1 then join_turns(queue, tenant) end
+    end
+    -- Every job may join its tenant, because the first may come from a process of an earlier version.
+    if has_turn[queue] == nil then has_turn[queue] = redis.call('HEXISTS', queue_counters_key(queue), 'fair') == 1 end
+    local name = queue .. ' ' .. tenant
+    if has_turn[queue] and not has_turn[name] then
+        has_turn[name] = true
+        join_turns(queue, tenant)
     end
 end
 
