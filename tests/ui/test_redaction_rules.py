@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+from functools import partial
 from typing import Any
 
 import pytest
@@ -211,7 +212,7 @@ async def test_pages_that_wait_for_others_do_not_count_against_the_function(
             nursery.start_soon(visit)
         for running in (2, 2, 1):
             for _ in range(running):
-                await trio.to_thread.run_sync(entered.acquire)
+                assert await trio.to_thread.run_sync(partial(entered.acquire, timeout=20))
             mock_clock.jump(function._TIMEOUT_S * 0.9)
             admitted.release(running)
     assert shown == [[b"[1]"]] * 5
@@ -235,7 +236,7 @@ async def test_a_page_of_many_short_calls_does_not_stop_further_calls(
             assert await redactor.apply([("a", "args", b"[1]")] * 50) == [HIDDEN_JSON] * 50
 
         for _ in range(4):
-            await trio.to_thread.run_sync(entered.acquire)
+            assert await trio.to_thread.run_sync(partial(entered.acquire, timeout=20))
             mock_clock.jump(function._TIMEOUT_S / 4)
             admitted.release()
     admitted.release(2)  # the thread may have begun another call
