@@ -14,6 +14,7 @@ from ojs_cluster.store.fetch.depth_reader import DepthReader
 from ojs_cluster.store.fetch.unanswered_fetches import UnansweredFetches
 from ojs_cluster.store.limits.limit_keys import RateLimitKeyCounts
 from ojs_cluster.store.limits.rejections import Rejections
+from ojs_cluster.store.limits.room_groups import RoomGroups
 from ojs_cluster.store.migrations.migration import LayoutState
 from ojs_cluster.store.outbox.unreachable_shards import EffectClient, UnreachableShards
 from ojs_cluster.store.pools.pool_table import PoolTable
@@ -60,6 +61,7 @@ class Store(Runtime):
     limit_keys: RateLimitKeyCounts = field(default_factory=RateLimitKeyCounts)
     bounded_queues: LimitedQueues = field(default_factory=LimitedQueues)
     rejections: Rejections = field(default_factory=Rejections)
+    room_groups: RoomGroups = field(default_factory=RoomGroups)
     depth_reader: DepthReader = field(default_factory=DepthReader)
     job_counts: JobCounts = field(default_factory=JobCounts)
     unanswered_fetches: UnansweredFetches = field(default_factory=UnansweredFetches)

@@ -125,33 +125,54 @@ class PartWriter:
             keys, args = enqueue_one_command(store, shard, part[0])
         else:
             keys, args = self._full_path(store_before_ms, tombstone_tokens)
-        while True:
-            with after_first_write(when=self.uncertain):
-                reply = await self._run(name, keys, args)
-                if reply is None:
-                    continue
-                if reply[0] in (b"full_path", b"bounded"):
-                    if reply[0] == b"bounded":
-                        store.bounded_queues.add(shard, [part[0].queue])
-                    name, (keys, args) = "enqueue", self._full_path()
-                    continue
-                if reply[0] == b"ok":
-                    await deliver_effects(store, shard, reply)
-                    store.depth_cache.mark_filled(store.keys, shard, {job.queue for job in part})
-                    count_types(store, part)
-                    return stored_records(part, reply)
-                if reply[0] == b"full":
-                    room = room or depth_bounds.Room(
-                        store, shard, Counter(job.queue for job in part)
-                    )
-                    with before_first_write():
-                        refusal = await room.make(reply)
-                    if refusal is None:
+        try:
+            if store.room_groups.waiting and self._takes_turn(name, store_before_ms):
+                room = self._new_room()
+                with before_first_write():
+                    await room.wait_turn()
+            while True:
+                with after_first_write(when=self.uncertain):
+                    reply = await self._run(name, keys, args)
+                    if reply is None:
                         continue
-                    reply = refusal
-                stored = await self._after_refusal(reply)
-                if stored is not None:
-                    return stored
+                    if reply[0] in (b"full_path", b"bounded"):
+                        if reply[0] == b"bounded":
+                            store.bounded_queues.add(shard, [part[0].queue])
+                        name, (keys, args) = "enqueue", self._full_path()
+                        continue
+                    if reply[0] == b"ok":
+                        await deliver_effects(store, shard, reply)
+                        store.depth_cache.mark_filled(
+                            store.keys, shard, {job.queue for job in part}
+                        )
+                        count_types(store, part)
+                        return stored_records(part, reply)
+                    if reply[0] == b"full":
+                        room = room or self._new_room()
+                        with before_first_write():
+                            refusal = await room.make(reply)
+                        if refusal is None:
+                            continue
+                        reply = refusal
+                    stored = await self._after_refusal(reply)
+                    if stored is not None:
+                        return stored
+        finally:
+            if room is not None:
+                room.leave()
+
+    def _new_room(self) -> depth_bounds.Room:
+        new = Counter(job.queue for job in self._part)
+        return depth_bounds.Room(self._store, self._shard, new)
+
+    def _takes_turn(self, name: str, store_before_ms: int) -> bool:
+        """Return whether the jobs may wait for room before the first try.
+
+        Only a full queue can refuse such jobs, so no job is dropped in vain.
+        """
+        if name != "enqueue" or self._ignore_depth_bound or store_before_ms:
+            return False
+        return self._generated_ids and len({job.queue for job in self._part}) == 1
 
     def _full_path(
         self, store_before_ms: int = 0, tombstone_tokens: Iterable[str] = ()

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from ojs_cluster.core.errors import QueueDraining, QueueFull
@@ -115,7 +116,8 @@ class Room:
 
     The drop precedes the write, so a process that dies in between has dropped jobs and stored none.
     One script for both would have to load all that the end of a job needs into each enqueue of a
-    queue with a bound (docs/adr/052).
+    queue with a bound (docs/adr/052). Writes of one queue make room together (``room_groups``).
+    Writes of several queues do not wait for each other, because they could wait in a circle.
 
     Args:
         store: the store.
@@ -128,6 +130,33 @@ class Room:
         self._shard = shard
         self._new = new
         self._tries = _ROOM_TRIES
+        self._leave: Callable[[], None] | None = None
+
+    def leave(self) -> None:
+        """End the write that ``make`` or ``wait_turn`` has made room for."""
+        if self._leave is not None:
+            self._leave()
+            self._leave = None
+
+    async def wait_turn(self) -> None:
+        """Make room before the first try, if other writes of this process wait for room.
+
+        Otherwise the write could take the room that they have made, again and again.
+
+        Raises:
+            BackendUnavailable: Redis did not answer in time. Jobs may have been dropped.
+        """
+        [queue] = self._new
+        bound = self._store.room_groups.bound_of((self._shard.index, queue))
+        if bound:
+            await self._join(queue, bound)
+
+    async def _join(self, queue: str, bound: int) -> bool:
+        key, drop = (self._shard.index, queue), partial(_drop, self._store, self._shard, queue)
+        self._leave, has_room = await self._store.room_groups.join(
+            key, self._new[queue], bound, drop
+        )
+        return has_room
 
     async def make(self, reply: Sequence[Any]) -> Sequence[Any] | None:
         """Drop jobs after a script has replied ``{'full', ...}``.
@@ -143,13 +172,14 @@ class Room:
         if reply[0] != b"full" or reply[4] != b"drop_oldest" or not self._tries:
             return reply
         self._tries -= 1
-        full = [reply]
-        if len(self._new) > 1:
-            checked = await _check_all(self._store, self._shard, self._new)
-            if checked and checked[0] != b"drop":
-                return checked
-            full = checked[1:]
-        return await _drop_in(self._store, self._shard, self._new, full)
+        self.leave()
+        if len(self._new) == 1:
+            [queue] = self._new
+            return None if await self._join(queue, int(reply[3])) else reply
+        checked = await _check_all(self._store, self._shard, self._new)
+        if checked and checked[0] != b"drop":
+            return checked
+        return await _drop_in(self._store, self._shard, self._new, checked[1:])
 
 
 async def _drop_in(

@@ -160,6 +160,41 @@ async def test_concurrent_producers_are_all_accepted_and_the_bound_holds(
     assert (found.count(State.AVAILABLE), found.count(State.DISCARDED)) == (5, 35)
 
 
+async def test_many_producers_are_accepted_with_few_calls(store: Store) -> None:
+    await bound(store, 5)
+    process, client = lossy(store)
+
+    async def produce() -> None:
+        for _ in range(3):
+            await put(process)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(100):
+            nursery.start_soon(produce)
+    # Each job is refused once at most, and drops have room for five.
+    assert client.calls["enqueue"] <= 2 * 300
+    assert client.calls["drop_oldest"] <= 100
+    assert (await get_stats(store, QUEUE)).depth == 5
+    assert not store.room_groups.waiting
+
+
+async def test_jobs_for_which_a_group_finds_too_little_room_are_stored(store: Store) -> None:
+    await bound(store, 5)
+    for _ in range(4):
+        await put(store, delay_until="+PT1H")
+    await put(store)
+    stored: list[str] = []
+
+    async def produce() -> None:
+        stored.append((await put(store)).id)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(6):
+            nursery.start_soon(produce)
+    assert len(stored) == 6
+    assert (await get_stats(store, QUEUE)).depth == 5
+
+
 async def test_a_lost_reply_drops_no_second_job(store: Store) -> None:
     await bound(store, 3)
     jobs = [await put(store) for _ in range(3)]
