@@ -129,9 +129,12 @@ def test_the_configuration_of_a_queue_is_changed(running: Running, admin: httpx.
         own = {f"was_{name}": form[f"was_{name}"] for name in names}
         own |= {name: form[f"was_{name}"] for name in names}
         assert "Nothing was changed" in send(admin, path, own)
+        hidden = {"strategy": "drop_oldest", "warning_threshold": 0.5}
+        bound = {"max_depth": 9, **hidden}
+        api.put(f"{V1}/shaped/config", json={"backpressure": bound}).raise_for_status()
         send(admin, path, {**own, "partitions": "2", "max_depth": "500"})
         config = api.get(f"{V1}/shaped/config").json()
-        assert (config["partitions"], config["backpressure"]["max_depth"]) == (2, 500)
+        assert (config["partitions"], config["backpressure"]) == (2, {"max_depth": 500, **hidden})
         wrong = {**own, "partitions": "1000000"}
         assert "Must be from 1 to" in refused(admin, path, wrong, "partitions")
         assert "whole number" in refused(admin, path, {**own, "partitions": "two"}, "partitions")

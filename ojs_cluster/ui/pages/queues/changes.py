@@ -43,6 +43,11 @@ async def configure(visit: Visit, name: str) -> Answer:
     if not body:
         return SeeOther(here, "Nothing was changed.")
     try:
+        if body.get("backpressure"):
+            # The API replaces this member as a whole. The form shows only a part of it.
+            path = ("admin", "queues", name, "config")
+            present = orjson.loads(await visit.get(*path))["config"].get("backpressure", {})
+            body["backpressure"] = {**present, **body["backpressure"]}
         await visit.send("PUT", "admin", "queues", name, "config", body=body)
     except ApiError as error:
         forms = {"config": refused(visit, error, CONFIG_FIELDS)}
