@@ -116,7 +116,7 @@ class Room:
 
     The drop precedes the write, so a process that dies in between has dropped jobs and stored none.
     One script for both would have to load all that the end of a job needs into each enqueue of a
-    queue with a bound (docs/adr/052). Writes of one queue make room together (``room_groups``).
+    queue with a bound (docs/adr/053). Writes of one queue make room together (``room_groups``).
     Writes of several queues do not wait for each other, because they could wait in a circle.
 
     Args:
