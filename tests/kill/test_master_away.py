@@ -218,7 +218,7 @@ async def test_clients_of_other_shards_see_no_error(
         assert clients.errors == []
 
 
-@pytest.mark.parametrize("fault", ["stop", "kill"])
+@pytest.mark.parametrize("fault", [pytest.param("stop", marks=pytest.mark.soak), "kill"])
 async def test_clients_of_other_shards_see_no_error_during_a_failover(
     replicated: Deployment, fault: Fault, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -28,6 +28,8 @@ CALL_TIMEOUT_S = 180.0
 QUEUES = ("load-a", "load-b", "load-c")
 ATTEMPTS = 50
 """A test may kill the process of a job many times; the job must not run out of attempts."""
+PRODUCER_PAUSE_S = 0.1
+"""Longest pause of a producer between two jobs. Without one, a test takes all processors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +166,7 @@ class Load:
                 self.ledger.acknowledged.add(body["id"])  # an earlier try had arrived
             else:
                 self.ledger.violations.append(f"enqueue: {answer.status_code} {answer.text}")
-            await trio.sleep(random.uniform(0, 0.02))
+            await trio.sleep(random.uniform(0, PRODUCER_PAUSE_S))
 
     def _new_job(self) -> JSON:
         retry = {"max_attempts": ATTEMPTS, "initial_interval": "PT0.2S", "jitter": False}

@@ -23,15 +23,15 @@ idle machine beside them. The last start enough processes that the first would b
 """
 
 VARIANTS: Final = "OJS_TEST_VARIANTS"
-"""Variable that leaves out variants of tests: ``cluster`` or ``standalone``, empty for none.
+"""Variable that is ``some`` to leave out about half of the variants of tests, empty to run all.
 
-Of the tests of the store and of crashes, only this topology runs. Of the tests with several of the
-parameters topology, entry point and event loop, half of the variants run: each value occurs, and of
-three parameters each pair of values.
+Each test of the store and of crashes has one topology, half of them the one and half the other. Of
+the tests with several of the parameters topology, entry point and event loop, half of the variants
+run: each value occurs, and of three parameters each pair of values.
 """
-TOPOLOGIES: Final = frozenset({"standalone", "cluster"})
+TOPOLOGIES: Final = ("standalone", "cluster")
 STORE: Final = ("tests/store/", "tests/crash/")
-"""Prefixes of files whose tests have one topology of each run."""
+"""Prefixes of files whose tests have one topology each."""
 FIRST: Final = frozenset({"standalone", "hypercorn", "asyncio"})
 SECOND: Final = frozenset({"cluster", "lane", "trio"})
 """The values of the parameters. A variant with an even number of the second ones runs."""
@@ -39,21 +39,22 @@ SECOND: Final = frozenset({"cluster", "lane", "trio"})
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out unwanted variants, move long files to the front, and mix the others."""
-    topology = os.environ.get(VARIANTS, "")
-    if topology not in ("", *TOPOLOGIES):
-        raise pytest.UsageError(f"{VARIANTS} must be cluster or standalone, not {topology!r}")
-    if topology:
-        dropped = [item for item in items if not is_wanted(item.nodeid, topology)]
+    variants = os.environ.get(VARIANTS, "")
+    if variants not in ("", "some"):
+        raise pytest.UsageError(f"{VARIANTS} must be some or empty, not {variants!r}")
+    if variants:
+        dropped = [item for item in items if not is_wanted(item.nodeid)]
         config.hook.pytest_deselected(items=dropped)
-        items[:] = [item for item in items if is_wanted(item.nodeid, topology)]
+        items[:] = [item for item in items if is_wanted(item.nodeid)]
     items.sort(key=lambda item: rank(item.nodeid))
 
 
-def is_wanted(node_id: str, topology: str) -> bool:
-    """Return whether a test is among the variants with ``topology``."""
-    values = node_id.partition("[")[2].rstrip("]").split("-")
+def is_wanted(node_id: str) -> bool:
+    """Return whether a test is among the variants that run if some are left out."""
+    name, _, parameters = node_id.partition("[")
+    values = parameters.rstrip("]").split("-")
     if node_id.startswith(STORE):
-        return not (TOPOLOGIES - {topology}).intersection(values)
+        return TOPOLOGIES[zlib.crc32(name.encode()) % 2] not in values
     first, second = (sum(value in kind for value in values) for kind in (FIRST, SECOND))
     return first + second < 2 or second % 2 == 0
 
