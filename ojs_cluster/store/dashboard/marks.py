@@ -85,11 +85,11 @@ async def read_marks(
     high = "+inf" if until_ms is None else until_ms
     texts: Any = await store.redis.call(
         meta.slot,
-        *("ZREVRANGEBYSCORE", meta.marks, high, low, "LIMIT", 0, MAX_MARKS),
+        *("ZRANGEBYSCORE", meta.marks, low, high, "LIMIT", 0, MAX_MARKS),
         idempotent=True,
     )
     found = []
-    for text in reversed(texts):
+    for text in texts:
         try:
             found.append(_decoder.decode(text))
         except msgspec.DecodeError as error:

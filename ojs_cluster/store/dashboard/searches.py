@@ -48,9 +48,9 @@ async def read_searches(store: Store) -> list[SavedSearch]:
         BackendUnavailable: Redis did not answer in time.
     """
     meta = store.keys.meta
-    texts: Any = await store.redis.call(meta.slot, "HVALS", meta.searches, idempotent=True)
+    pairs: Any = await store.redis.call(meta.slot, "HGETALL", meta.searches, idempotent=True)
     found = []
-    for text in texts:
+    for text in pairs[1::2]:
         try:
             found.append(_decoder.decode(text))
         except msgspec.DecodeError as error:

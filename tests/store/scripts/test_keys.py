@@ -236,7 +236,7 @@ READS = {
     *("CLUSTER", "NODES"),  # of CLUSTER NODES
     *("CONFIG", "GET"),  # of CONFIG GET
     *("EXISTS", "HGET", "HGETALL", "HKEYS", "HMGET", "INFO", "LRANGE", "PING", "SCAN", "TIME"),
-    *("HVALS", "XLEN", "ZMSCORE"),
+    *("XLEN", "ZMSCORE"),
     *(
         "XRANGE",
         "XREVRANGE",
