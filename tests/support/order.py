@@ -22,6 +22,9 @@ LONG: Final = (
 idle machine beside them. The last start enough processes that the first would be late.
 """
 
+TOGETHER: Final = ("tests/ui/",)
+"""Prefixes of files that follow each other. They share servers whose recorded history grows old."""
+
 VARIANTS: Final = "OJS_TEST_VARIANTS"
 """Variable that is ``some`` to leave out about half of the variants of tests, empty to run all.
 
@@ -68,4 +71,5 @@ def rank(node_id: str) -> tuple[int, int]:
     for number, name in enumerate(LONG):
         if file.startswith(name):
             return number, 0
-    return len(LONG), zlib.crc32(file.encode())
+    together = next((name for name in TOGETHER if file.startswith(name)), file)
+    return len(LONG), zlib.crc32(together.encode())

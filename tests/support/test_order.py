@@ -44,3 +44,4 @@ def test_long_files_come_first_and_files_stay_whole() -> None:
     assert rank(chaos) < rank(kill) < rank(FILE)
     assert rank(FILE) == rank("tests/http/test_a.py::test_c[x]")
     assert rank(FILE) != rank("tests/http/test_b.py::test_b")
+    assert rank("tests/ui/test_a.py::test_b") == rank("tests/ui/test_c.py::test_d")

@@ -52,7 +52,7 @@ def test_the_overview_shows_numbers_problems_and_history(admin: httpx.Client) ->
     document = parse(text)
     assert "Queue media is paused" in text
     assert 'href="./queues/media"' in text  # the way to the paused queue
-    assert len(document.all("tr")) > 30, "the hour of statistics as a table"
+    assert len(document.all("tr")) > 50, "the hour of statistics as a table"
     assert "retryable" in document.text
 
 
