@@ -141,6 +141,8 @@ class PartWriter:
                         name, (keys, args) = "enqueue", self._full_path()
                         continue
                     if reply[0] == b"ok":
+                        if room is not None:
+                            room.leave()  # the deliveries may take a second
                         await deliver_effects(store, shard, reply)
                         store.depth_cache.mark_filled(
                             store.keys, shard, {job.queue for job in part}

@@ -188,13 +188,17 @@ async def _drop_in(
     """Drop jobs in full queues; return the reply of a queue that could not drop enough."""
     for reply in full:
         queue = list(new)[int(reply[1]) - 1]
-        if not await _drop(store, shard, queue, new[queue]):
+        fits, _ = await _drop(store, shard, queue, new[queue])
+        if not fits:
             return reply
     return None
 
 
-async def _drop(store: Store, shard: Shard, queue: str, jobs: int) -> bool:
-    """Drop as many jobs of a queue as are missing for ``jobs`` new ones; return whether they fit.
+async def _drop(store: Store, shard: Shard, queue: str, jobs: int) -> tuple[bool, bool]:
+    """Drop as many jobs of a queue as are missing for ``jobs`` new ones.
+
+    Returns:
+        Whether they fit, and whether jobs were dropped.
 
     Raises:
         BackendUnavailable: Redis did not answer in time. Jobs may have been dropped.
@@ -205,6 +209,7 @@ async def _drop(store: Store, shard: Shard, queue: str, jobs: int) -> bool:
     args: list[Arg] = [store.events_arg, queue, bound_arguments(store, {queue: jobs})]
     args.append(store.webhooks.jobs_per_script("drop_oldest", _MAX_DROPPED))
     args += (settings.retention_discarded_ms, settings.errors_kept)
+    has_dropped = False
     while True:
         # Repeated after a lost reply, the script counts again, so it never drops too many.
         dropped, missing, effects = await store.run(
@@ -212,8 +217,9 @@ async def _drop(store: Store, shard: Shard, queue: str, jobs: int) -> bool:
         )
         if effects:
             await deliver(store, shard, effects)
+        has_dropped = has_dropped or bool(dropped)
         if not missing or not dropped:
-            return not missing
+            return not missing, has_dropped
 
 
 async def check_bounds(store: Store, jobs: Iterable[tuple[Shard, str]]) -> None:

@@ -189,9 +189,9 @@ async def test_jobs_for_which_a_group_finds_too_little_room_are_stored(store: St
         stored.append((await put(store)).id)
 
     async with trio.open_nursery() as nursery:
-        for _ in range(6):
+        for _ in range(60):
             nursery.start_soon(produce)
-    assert len(stored) == 6
+    assert len(stored) == 60
     assert (await get_stats(store, QUEUE)).depth == 5
 
 
