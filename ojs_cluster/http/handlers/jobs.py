@@ -62,7 +62,7 @@ async def enqueue(app: App, request: Request) -> Response:
         warnings = await check_args(app.store, new_job)
     try:
         if "ojs-block-timeout" in request.headers:
-            store_job = partial(store_enqueue.enqueue, app.store, new_job, admitted=set())
+            store_job = partial(store_enqueue.enqueue, app.store, new_job, admitted={})
             job = await app.blocked.until_stored(request, [new_job], store_job)
         else:
             job = await store_enqueue.enqueue(app.store, new_job)

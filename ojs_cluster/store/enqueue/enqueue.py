@@ -58,6 +58,7 @@ from ojs_cluster.store.enqueue.placement import (
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.portions import PORTION_BYTES
+from ojs_cluster.store.tenants.admission import Admitted
 from ojs_cluster.store.tenants.stored_jobs import admit_new_jobs
 from ojs_cluster.store.unique import unique
 from ojs_cluster.store.unique.locks import LockRequest
@@ -90,7 +91,7 @@ async def enqueue(
     fields: Sequence[bytes] = (),
     store_before_ms: int = 0,
     ignore_depth_bound: bool = False,
-    admitted: set[str] | None = None,
+    admitted: Admitted | None = None,
 ) -> JobRecord:
     """Store one job. When the function returns, the job is as durable as ``OJS_DURABILITY`` says.
 
@@ -142,7 +143,7 @@ async def enqueue_many(
     store: Store,
     jobs: Sequence[NewJob],
     fields: Sequence[bytes] = (),
-    admitted: set[str] | None = None,
+    admitted: Admitted | None = None,
 ) -> list[JobRecord]:
     """Store all jobs or none, each with ``fields``, as ``enqueue``; return them in the order given.
 

@@ -10,6 +10,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.tenants.admission import Admitted
 
 
 async def enqueue_each(
@@ -32,7 +33,7 @@ async def enqueue_each(
     Raises:
         BackendUnavailable: Redis did not answer in time, and no job is known to be stored.
     """
-    admitted: set[str] = set()
+    admitted: Admitted = {}
     try:
         return list(await enqueue_many(store, jobs, fields, admitted))
     except BackendUnavailable:
@@ -48,7 +49,7 @@ async def enqueue_each(
         for index in by_queue[queue]:
             try:
                 job = jobs[index]
-                outcomes[index] = await enqueue(store, job, fields=fields, admitted=set(admitted))
+                outcomes[index] = await enqueue(store, job, fields=fields, admitted=dict(admitted))
             except OJSError as error:
                 outcomes[index] = error
 

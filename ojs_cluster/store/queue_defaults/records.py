@@ -65,7 +65,8 @@ async def remove_defaults(store: Runtime, queue: str) -> QueueDefaults:
 
     def remove(present: QueueDefaults) -> QueueDefaults:
         nonlocal removed
-        removed = present
+        if not present.empty:  # else an earlier try may have removed them, and lost the reply
+            removed = present
         return NONE
 
     await _write(store, queue, remove)

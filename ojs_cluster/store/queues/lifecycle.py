@@ -83,10 +83,10 @@ async def delete_queue(store: Store, queue: str) -> None:
         # after a crash, the next queue of this name must not have them.
         defaults = await remove_defaults(store, queue) if empty else NONE
         if not (empty and await _delete_in(store, shards[0], queue)):
-            if not defaults.empty:
-                await restore_defaults(store, queue, defaults)
             if drained_here:
                 await end_drain(store, queue, token)
+            if not defaults.empty:
+                await restore_defaults(store, queue, defaults)
             await partition_maintenance.maintain_queue(store, queue)
             raise _in_use(queue, (await get_stats(store, queue)).live_jobs)
         # Meanwhile the janitor may have copied fields of partition 0 to partitions that were empty.

@@ -8,7 +8,8 @@ One request reads it. Meanwhile the script decides about others by the present s
 none, they wait for that request.
 
 A request whose jobs are admitted, but not stored yet when a sum is read, is missing in it. So the
-jobs of such requests may exceed a limit. Jobs that a tenant has already, and that wait again after
+jobs of such requests may exceed a limit. One that waits for room in a full queue is checked again
+every five seconds. Jobs that a tenant has already, and that wait again after
 a failed attempt, are never refused, and count from the next sum on. If an admitted request stores
 fewer jobs, because it fails or has duplicates, the others count until the next sum.
 """
@@ -20,6 +21,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 import trio
+from msgspec.structs import replace
 
 from ojs_cluster.core.errors import BackendUnavailable, TenantLimitExceeded
 from ojs_cluster.core.jobs.envelope import NewJob
@@ -41,14 +43,22 @@ WAITING: Final = ("available", "scheduled", "retryable", "pending")
 """The states of waiting jobs, as for the depth of a queue."""
 
 
-async def admit_jobs(store: Store, jobs: Iterable[NewJob], admitted: set[str]) -> None:
+_ADMITTED_S: Final = 5.0
+"""For so long a request whose jobs are admitted, but not stored, is not checked again, in seconds.
+Later sums do not have its jobs, so without a new check many waiting requests could fill a queue
+with more jobs than the tenant may have. It is no shorter than a sum is used."""
+Admitted = dict[str, float]
+"""The tenants whose jobs of a request are admitted, with the time of trio's clock."""
+
+
+async def admit_jobs(store: Store, jobs: Iterable[NewJob], admitted: Admitted) -> None:
     """Check the limits of the tenants of new jobs, and count the jobs.
 
     Args:
         store: the store.
         jobs: the new jobs of a request.
-        admitted: the tenants whose jobs of this request are admitted. They are not counted again,
-            and the function adds others.
+        admitted: the tenants whose jobs an earlier try of this request has admitted. They are not
+            counted again in the rate. The function adds others.
 
     Raises:
         TenantLimitExceeded: a tenant would exceed a limit.
@@ -61,12 +71,15 @@ async def admit_jobs(store: Store, jobs: Iterable[NewJob], admitted: set[str]) -
             waiting[job.tenant] += 1
             scheduled[job.tenant] += job.scheduled is not None
     for tenant, number in waiting.items():
-        if tenant not in admitted:
-            await admit(store, tenant, number, scheduled[tenant])
-            admitted.add(tenant)
+        is_repeated = tenant in admitted
+        if not is_repeated or trio.current_time() - admitted[tenant] >= _ADMITTED_S:
+            await admit(store, tenant, number, scheduled[tenant], is_repeated=is_repeated)
+            admitted[tenant] = trio.current_time()
 
 
-async def admit(store: Store, tenant: str, waiting: int, scheduled: int = 0) -> None:
+async def admit(
+    store: Store, tenant: str, waiting: int, scheduled: int = 0, *, is_repeated: bool = False
+) -> None:
     """Check the limits of one tenant, and count its new jobs.
 
     Args:
@@ -74,6 +87,7 @@ async def admit(store: Store, tenant: str, waiting: int, scheduled: int = 0) -> 
         tenant: the tenant.
         waiting: the number of new jobs.
         scheduled: the number of scheduled jobs among them.
+        is_repeated: whether the rate has counted these jobs already.
 
     Raises:
         TenantLimitExceeded: the tenant would exceed a limit.
@@ -83,7 +97,11 @@ async def admit(store: Store, tenant: str, waiting: int, scheduled: int = 0) -> 
         settings = await store.tenants.get(store, tenant)
         await store.tenants.register(store, tenant)
         if settings is not None and settings.limits:
-            await _admit(store, tenant, settings.limits, waiting, scheduled)
+            limits = settings.limits
+            if is_repeated:
+                limits = replace(limits, max_enqueue_rate=None)
+            if limits:
+                await _admit(store, tenant, limits, waiting, scheduled)
 
 
 async def _admit(

@@ -21,13 +21,13 @@ from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.record import JobRecord, record
 from ojs_cluster.store.partial_failures import before_first_write
-from ojs_cluster.store.tenants.admission import admit_jobs
+from ojs_cluster.store.tenants.admission import Admitted, admit_jobs
 from ojs_cluster.store.unique import unique
 from ojs_cluster.store.unique.locks import LockHeld, LockHolder
 
 
 async def admit_new_jobs(
-    store: Store, jobs: Sequence[NewJob], admitted: set[str] | None = None
+    store: Store, jobs: Sequence[NewJob], admitted: Admitted | None = None
 ) -> list[JobRecord] | None:
     """Check the limits of the tenants, and count the jobs.
 
@@ -47,7 +47,7 @@ async def admit_new_jobs(
         BackendUnavailable: Redis did not answer in time.
     """
     if admitted is None:
-        admitted = set()
+        admitted = {}
     try:
         await admit_jobs(store, jobs, admitted)
     except TenantLimitExceeded:

@@ -250,6 +250,22 @@ async def test_a_promoted_job_is_first_among_those_of_its_tenant(
     consistent()
 
 
+async def test_a_job_that_an_earlier_version_left_in_the_index_is_promoted_into_it(
+    store: Store, db: Any, consistent: Check
+) -> None:
+    """The fetch finds that the entry is of no available job, and then promotes this job."""
+    await set_fair_share(store, QUEUE, on=True)
+    await put_many(store, b=2)
+    due = [await put_for(store, "a", scheduled_at="+PT1H") for _ in range(2)]
+    shard = shard_of(store)
+    db.zadd(shard.due, {job.id: 1 for job in due})
+    db.zadd(shard.tenant_queue(QUEUE, "a"), {job.id: 1 for job in due})
+    db.zadd(shard.tenant_turns(QUEUE), {"a": 0})
+    await take(store)
+    consistent()
+    assert len(await take(store, count=9)) == 3
+
+
 async def test_one_fetch_searches_a_bounded_number_of_jobs_of_all_queues(
     store: Store, db: Any
 ) -> None:

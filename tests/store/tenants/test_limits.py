@@ -23,6 +23,7 @@ from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.nack import nack
 from ojs_cluster.store.limits.depth_bounds import set_bound
 from ojs_cluster.store.tenants import tenants
+from ojs_cluster.store.tenants.admission import Admitted, admit_jobs
 from ojs_cluster.store.tenants.tenant_counts import read_counts
 from ojs_cluster.store.tenants.tenant_table import TenantTable
 from ojs_cluster.store.workflows import workflows
@@ -101,6 +102,33 @@ async def test_room_that_workers_make_is_used_after_the_next_sum(store: Store, d
     second_ago = int(time.time() * 1000) - 1000
     db.hset(shard.tenant_admission("a"), "summed_at", second_ago)
     assert (await put_for(store, "a")).tenant == "a"
+
+
+async def test_a_request_that_waits_for_room_is_checked_again_but_counts_once_in_the_rate(
+    store: Store, db: Any
+) -> None:
+    rate = EnqueueRate(9, 3_600_000)
+    await limit(store, "a", max_queue_depth=3, max_enqueue_rate=rate)
+    jobs = [job_of("a") for _ in range(3)]
+    admission = store.keys.shard_of_tenant("a").tenant_admission("a")
+
+    async def try_again(admitted: Admitted, seconds_later: float) -> None:
+        admitted["a"] = trio.current_time() - seconds_later
+        db.hset(admission, "summed_at", int(time.time() * 1000) - 1000)
+        await admit_jobs(store, jobs, admitted)
+
+    first: Admitted = {}
+    second: Admitted = {}
+    await admit_jobs(store, jobs, first)
+    await try_again(first, 5)  # none of its jobs is stored
+    db.hset(admission, "summed_at", int(time.time() * 1000) - 1000)
+    await enqueue_many(store, jobs, (), second)
+    await try_again(first, 4)
+    with pytest.raises(TenantLimitExceeded) as full:
+        await try_again(first, 5)
+    assert full.value.details["limit"] == "max_queue_depth"
+    starts = sum(int(entry.partition(b":")[2]) for entry in db.hget(admission, "rate").split())
+    assert starts == 6
 
 
 async def test_requests_of_a_process_read_one_sum_together(

@@ -81,8 +81,8 @@ class SyncClient:
         thread = Thread(target=_run_loop, args=(opened,), name="ojs-client", daemon=True)
         thread.start()
         with ExitStack() as stack:
-            stack.callback(thread.join)
             loop = opened.result()
+            stack.callback(thread.join)
             stack.callback(lambda: loop.call(loop.stop))
             stack.enter_context(loop.wrap_async_context_manager(self._client))
             self._open = stack.pop_all()

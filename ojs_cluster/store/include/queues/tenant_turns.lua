@@ -49,6 +49,8 @@ end
 
 local function join(queue, tenant)
     if queue.known[tenant] or redis.call('ZSCORE', queue.turns_key, tenant) then return end
+    -- No turn was read if queues before this one had as many as a fetch may read.
+    queue.first_turn = queue.first_turn or tonumber(redis.call('ZRANGE', queue.turns_key, 0, 0, 'WITHSCORES')[2])
     queue.joined[tenant] = queue.first_turn or 0
     add_turn(queue, tenant, queue.joined[tenant])
 end

@@ -23,5 +23,8 @@ local function write_turns(queue)
             redis.call('ZADD', queue.turns_key, 'XX', 'GT', queue.present_turn, turn.tenant)
         elseif redis.call('EXISTS', turn.source) == 0 then remove_member(queue.turns_key, turn.tenant) end
     end
-    for _, entry in ipairs(queue.stale) do remove_member(entry[1], entry[2]) end
+    -- A due job may have become available since the scan found that it was not.
+    for _, entry in ipairs(queue.stale) do
+        if not redis.call('ZSCORE', queue.available, entry[2]) then remove_member(entry[1], entry[2]) end
+    end
 end
