@@ -16,28 +16,17 @@ import msgspec
 from ojs_cluster.core.errors import InvalidRequest, NotFound
 from ojs_cluster.core.pools.pool import Pool, decode, encode
 from ojs_cluster.store.runtime import Runtime
+from ojs_cluster.store.versioned_hash import VersionedHash, read_versioned_hash
 
 log = logging.getLogger("ojs.store")
 
 MAX_POOLS: Final = 100
 """Maximum number of pools of a cluster."""
-_VERSION: Final = b"#"
-"""Name of the field that holds the version. All other names are pools."""
 
 
 @dataclass(frozen=True, slots=True)
-class PoolSnapshot:
-    """All pools at one time.
-
-    Attributes:
-        now_ms: Unix time in ms, by the clock of Redis.
-        version: version of the records; empty before the first record.
-        records: the stored records by name.
-    """
-
-    now_ms: int
-    version: bytes
-    records: dict[str, bytes]
+class PoolSnapshot(VersionedHash):
+    """All pools at one time."""
 
     def pools(self) -> dict[str, Pool]:
         """Return the pools by name, in the order of the names. A damaged record is left out."""
@@ -66,18 +55,7 @@ async def read_changed(store: Runtime, known: bytes) -> PoolSnapshot | None:
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    now_ms, version, *flat = await store.run_meta(
-        "read_versioned_hash", [store.keys.meta.pools], [known]
-    )
-    if not flat and known:
-        return None
-    items = iter(flat[0] if flat else ())
-    records = {
-        name.decode(errors="replace"): record
-        for name, record in zip(items, items, strict=True)
-        if name != _VERSION
-    }
-    return PoolSnapshot(now_ms, version, records)
+    return await read_versioned_hash(store, store.keys.meta.pools, known, PoolSnapshot)
 
 
 async def get_pool(store: Runtime, name: str) -> Pool:

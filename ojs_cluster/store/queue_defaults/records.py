@@ -15,8 +15,6 @@ log = logging.getLogger("ojs.store")
 MAX_QUEUES: Final = 1000
 """Maximum number of queues with defaults. Every process keeps a copy."""
 NONE: Final = QueueDefaults()
-VERSION: Final = b"#"
-"""Name of the field that holds the version. No queue can have this name."""
 
 
 def decode_record(queue: str, record: bytes | None) -> QueueDefaults:

@@ -15,7 +15,8 @@ import trio
 
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.queue_defaults import JobDefaults
-from ojs_cluster.store.queue_defaults.records import VERSION, decode_record
+from ojs_cluster.store.queue_defaults.records import decode_record
+from ojs_cluster.store.versioned_hash import VersionedHash, read_versioned_hash
 from ojs_cluster.store.watched_copy import WatchedCopy
 
 if TYPE_CHECKING:
@@ -62,19 +63,14 @@ class QueueDefaultsTable:
             BackendUnavailable: Redis did not answer in time.
         """
         began = trio.current_time()
-        _, version, *flat = await store.run_meta(
-            "read_versioned_hash", [store.keys.meta.queue_defaults], [self._version]
+        found = await read_versioned_hash(
+            store, store.keys.meta.queue_defaults, self._version, VersionedHash
         )
-        if began < self._read_began or version == self._version:
-            return  # a read that began later is already done, or nothing has changed
-        self._read_began, self._version = began, version
-        items = iter(flat[0] if flat else ())
-        found: dict[str, JobDefaults] = {}
-        for name, record in zip(items, items, strict=True):
-            queue = name.decode(errors="replace")
-            if name != VERSION and not (defaults := decode_record(queue, record)).empty:
-                found[queue] = JobDefaults(defaults)
-        self.by_queue = found
+        if found is None or began < self._read_began:
+            return  # nothing has changed, or a read that began later is already done
+        self._read_began, self._version = began, found.version
+        decoded = ((queue, decode_record(queue, text)) for queue, text in found.records.items())
+        self.by_queue = {q: JobDefaults(defaults) for q, defaults in decoded if not defaults.empty}
 
     def apply(self, job: NewJob) -> NewJob:
         """Return a new job with the defaults of its queue."""

@@ -17,10 +17,10 @@ import msgspec
 from ojs_cluster.core.schemas.compatibility import Compatibility
 from ojs_cluster.core.schemas.versions import SchemaVersion
 from ojs_cluster.store.runtime import Runtime
+from ojs_cluster.store.versioned_hash import VersionedHash, read_versioned_hash
 
 log = logging.getLogger("ojs.store")
 
-VERSION: Final = "#"
 TOTAL_BYTES: Final = "="
 URI: Final = "U:"
 _DOCUMENT_BYTES: Final = 512 * 1024
@@ -109,17 +109,13 @@ async def read_changed(store: Runtime, known: bytes) -> SchemaIndex | None:
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    meta = store.keys.meta
-    now_ms, version, *flat = await store.run_meta(
-        "read_versioned_hash", [meta.job_schemas], [known]
-    )
-    if not flat and known:
+    found = await read_versioned_hash(store, store.keys.meta.job_schemas, known, VersionedHash)
+    if found is None:
         return None
+    now_ms, version = found.now_ms, found.version
     index = SchemaIndex(now_ms, version)
-    items = iter(flat[0] if flat else ())
     total_bytes = 0
-    for raw_name, value in zip(items, items, strict=True):
-        name = raw_name.decode(errors="replace")
+    for name, value in found.records.items():
         try:
             if name == TOTAL_BYTES:
                 total_bytes = int(value)
@@ -129,7 +125,7 @@ async def read_changed(store: Runtime, known: bytes) -> SchemaIndex | None:
                 record = _decode_record(value)
                 if record.field == name:
                     index.records[name] = record
-            elif name != VERSION:
+            else:
                 index.policies[name] = _decode_policy(value)
         except ValueError as error:  # also msgspec.DecodeError
             log.warning("the schema index has a damaged field %s: %s", name[:300], error)

@@ -15,6 +15,7 @@ from typing import Any, Final
 from ojs_cluster.core.errors import InvalidRequest, NotFound
 from ojs_cluster.core.tenants.settings import TenantSettings, decode, encode
 from ojs_cluster.store.runtime import Arg, Runtime
+from ojs_cluster.store.versioned_hash import VersionedHash, read_versioned_hash
 
 log = logging.getLogger("ojs.store")
 
@@ -24,23 +25,11 @@ MAX_KNOWN: Final = 100_000
 """Maximum number of tenants in the list."""
 REMEMBER_MS: Final = 30 * 86_400_000
 """Time in ms after which a tenant without new jobs and without settings leaves the list."""
-_VERSION: Final = b"#"
-"""Name of the field that holds the version. All other names are tenants."""
 
 
 @dataclass(frozen=True, slots=True)
-class TenantSnapshot:
-    """The settings of all tenants at one time.
-
-    Attributes:
-        now_ms: Unix time in ms, by the clock of Redis.
-        version: version of the records; empty before the first record.
-        records: the stored records by tenant.
-    """
-
-    now_ms: int
-    version: bytes
-    records: dict[str, bytes]
+class TenantSnapshot(VersionedHash):
+    """The settings of all tenants at one time."""
 
     def get(self, tenant: str) -> TenantSettings | None:
         """Return the settings of a tenant, None if it has none or they are damaged."""
@@ -65,18 +54,7 @@ async def read_changed(store: Runtime, known: bytes) -> TenantSnapshot | None:
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    now_ms, version, *flat = await store.run_meta(
-        "read_versioned_hash", [store.keys.meta.tenants], [known]
-    )
-    if not flat and known:
-        return None
-    items = iter(flat[0] if flat else ())
-    records = {
-        name.decode(errors="replace"): record
-        for name, record in zip(items, items, strict=True)
-        if name != _VERSION
-    }
-    return TenantSnapshot(now_ms, version, records)
+    return await read_versioned_hash(store, store.keys.meta.tenants, known, TenantSnapshot)
 
 
 async def read_all(store: Runtime) -> TenantSnapshot:

@@ -17,6 +17,7 @@ import msgspec
 from ojs_cluster.core.errors import Conflict, InvalidRequest, NotFound
 from ojs_cluster.core.webhooks import MAX_PACKED, Secret, Subscription, decode, encode, pack
 from ojs_cluster.store.runtime import Runtime
+from ojs_cluster.store.versioned_hash import VersionedHash, read_versioned_hash
 
 log = logging.getLogger("ojs.store")
 
@@ -26,25 +27,13 @@ ROTATION_MS: Final = 24 * 3_600_000
 """How long a replaced secret is still used to sign, in ms (spec: ojs-webhooks 8.3)."""
 _MAX_SECRETS: Final = 4
 """Maximum number of secrets that sign each delivery."""
-_VERSION: Final = b"#"
-"""Name of the field that holds the version. All other names are ids."""
 
 Change = Callable[[Subscription], Subscription]
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
-    """All subscriptions at one time.
-
-    Attributes:
-        now_ms: Unix time in ms, by the clock of Redis.
-        version: version of the records; empty before the first record.
-        records: the stored records by id.
-    """
-
-    now_ms: int
-    version: bytes
-    records: dict[str, bytes]
+class Snapshot(VersionedHash):
+    """All subscriptions at one time."""
 
     def subscriptions(self) -> list[Subscription]:
         """Return the subscriptions, oldest first. A damaged record is logged and left out."""
@@ -73,21 +62,7 @@ async def read_changed(store: Runtime, known: bytes) -> Snapshot | None:
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    now_ms, version, *flat = await store.run_meta(
-        "read_versioned_hash", [store.keys.meta.webhooks], [known]
-    )
-    if not flat and known:
-        return None
-    items = iter(flat[0] if flat else ())
-    return Snapshot(
-        now_ms,
-        version,
-        {
-            name.decode(errors="replace"): record
-            for name, record in zip(items, items, strict=True)
-            if name != _VERSION
-        },
-    )
+    return await read_versioned_hash(store, store.keys.meta.webhooks, known, Snapshot)
 
 
 async def get(store: Runtime, subscription_id: str) -> Subscription:
