@@ -64,6 +64,10 @@ class Snapshots(Generic[T]):
         self._snapshots[name] = snapshot  # last, so that the least recently used one is replaced
         return await snapshot.cached.get()
 
+    def forget(self, name: str) -> None:
+        """Let the next reader compute the value of ``name`` anew, as it has changed."""
+        self._snapshots.pop(name, None)
+
     def last(self, name: str) -> Aged[T] | None:
         """Return the newest computed value of ``name`` at any age; None if there is none."""
         snapshot = self._snapshots.get(name)

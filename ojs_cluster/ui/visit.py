@@ -252,11 +252,15 @@ class Visit:
             ApiError: the API refused the request.
             RateLimited: the user has made too many requests.
         """
-        if not self.sees_cluster or self.follows_change:
+        if not self.sees_cluster:
             return await self.get(*segments, **query)
+        name = _snapshot_name(segments, query)
+        if self.follows_change:
+            body = await self.get(*segments, **query)
+            self.snapshots.forget(name)  # so that the pages after this one show the change, too
+            return body
         self.app.access.count_request(self.principal)
         neutral = self.as_any_viewer()
-        name = _snapshot_name(segments, query)
         return await self.snapshots.get(name, lambda: neutral.get(*segments, **query))
 
     def as_any_viewer(self) -> Visit:

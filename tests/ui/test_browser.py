@@ -285,6 +285,7 @@ def test_a_search_is_completed_by_keyboard_and_saved_for_all(
     page.wait_for_url("**/jobs?*query=state*")
     page.get_by_label("Name of this search").fill("Lost")
     page.get_by_role("button", name="Save for all users").click()
+    expect(page.locator(".saved").get_by_role("link", name="Lost")).to_have_count(1)
     page = visitor.open("jobs")
     field = page.get_by_role("combobox", name="Search", exact=True)
     field.press_sequentially("los")

@@ -85,11 +85,11 @@ async def read_marks(
     high = "+inf" if until_ms is None else until_ms
     texts: Any = await store.redis.call(
         meta.slot,
-        *("ZRANGEBYSCORE", meta.marks, low, high, "LIMIT", 0, MAX_MARKS),
+        *("ZRANGE", meta.marks, high, low, "BYSCORE", "REV", "LIMIT", 0, MAX_MARKS),
         idempotent=True,
     )
     found = []
-    for text in texts:
+    for text in reversed(texts):
         try:
             found.append(_decoder.decode(text))
         except msgspec.DecodeError as error:
