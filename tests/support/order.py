@@ -12,6 +12,8 @@ from typing import Final
 
 import pytest
 
+from tests.support.failing_process import MODES
+
 LONG: Final = (
     "tests/conformance/test_on_",
     "tests/chaos/test_chaos.py",
@@ -28,13 +30,19 @@ TOGETHER: Final = ("tests/ui/",)
 VARIANTS: Final = "OJS_TEST_VARIANTS"
 """Variable that is ``some`` to leave out about half of the variants of tests, empty to run all.
 
-Each test of the store and of crashes has one topology, half of them the one and half the other. Of
-the tests with several of the parameters topology, entry point and event loop, half of the variants
-run: each value occurs, and of three parameters each pair of values.
+Each test of the store and of crashes has one topology, half of them the one and half the other, and
+one way to die. Each conformance suite runs on one cluster and on one of three other installations.
+Of the tests with several of the parameters topology, entry point and event loop, half of the
+variants run: each value occurs, and of three parameters each pair of values.
 """
 TOPOLOGIES: Final = ("standalone", "cluster")
 STORE: Final = ("tests/store/", "tests/crash/")
 """Prefixes of files whose tests have one topology each."""
+INSTALLATIONS: Final = tuple(
+    f"tests/conformance/test_on_{name}.py"
+    for name in ("redis_cluster", "valkey_hypercorn", "valkey_standalone")
+)
+"""Files with the same conformance suites, each of which runs in one of them."""
 FIRST: Final = frozenset({"standalone", "hypercorn", "asyncio"})
 SECOND: Final = frozenset({"cluster", "lane", "trio"})
 """The values of the parameters. A variant with an even number of the second ones runs."""
@@ -56,10 +64,20 @@ def is_wanted(node_id: str) -> bool:
     """Return whether a test is among the variants that run if some are left out."""
     name, _, parameters = node_id.partition("[")
     values = parameters.rstrip("]").split("-")
+    file = name.partition("::")[0]
+    if parameters and file in INSTALLATIONS:
+        return file == _one_of(INSTALLATIONS, parameters)
     if node_id.startswith(STORE):
-        return TOPOLOGIES[zlib.crc32(name.encode()) % 2] not in values
+        *others, last = values
+        way = _one_of(MODES, "-".join(others)) if last in MODES else last
+        return last == way and _one_of(TOPOLOGIES, name) not in values
     first, second = (sum(value in kind for value in values) for kind in (FIRST, SECOND))
     return first + second < 2 or second % 2 == 0
+
+
+def _one_of(choices: tuple[str, ...], text: str) -> str:
+    """Return the choice for a text. It is the same in all processes."""
+    return choices[zlib.crc32(text.encode()) % len(choices)]
 
 
 def rank(node_id: str) -> tuple[int, int]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from itertools import combinations, product
+from pathlib import Path
 
-from tests.support.order import is_wanted, rank
+from tests.support.failing_process import MODES
+from tests.support.order import INSTALLATIONS, is_wanted, rank
 
 FILE = "tests/http/test_a.py::test_b"
 AXES = (("standalone", "cluster"), ("hypercorn", "lane"), ("asyncio", "trio"))
@@ -37,6 +39,30 @@ def test_each_test_of_the_store_runs_on_one_topology_and_half_of_them_on_each() 
         assert on["standalone"] ^ on["cluster"] == set(range(100))
         assert min(map(len, on.values())) > 25
         assert is_wanted(f"{prefix}1[x]")
+
+
+def test_each_operation_has_one_way_to_die_and_each_way_occurs() -> None:
+    prefix = "tests/crash/test_a.py::test_b"
+    topology = next(each for each in AXES[0] if is_wanted(f"{prefix}[{each}-x]"))
+    ways = {
+        way: {n for n in range(100) if is_wanted(f"{prefix}[{topology}-a move-{n}-{way}]")}
+        for way in MODES
+    }
+    assert sum(map(len, ways.values())) == len(set[int].union(*ways.values())) == 100
+    assert min(map(len, ways.values())) > 15
+
+
+def test_each_suite_runs_in_one_of_the_installations_beside_the_cluster() -> None:
+    files = [*INSTALLATIONS, "tests/conformance/test_on_valkey_cluster.py"]
+    assert all(Path(file).exists() for file in files)
+    suites = {
+        file: {n for n in range(100) if is_wanted(f"{file}::test_suite[level-0-core/{n}.json]")}
+        for file in files
+    }
+    assert suites.pop(files[-1]) == set(range(100))
+    assert sum(map(len, suites.values())) == len(set[int].union(*suites.values())) == 100
+    assert min(map(len, suites.values())) > 15
+    assert all(is_wanted(f"{file}::test_that_each_suite_is_known") for file in files)
 
 
 def test_long_files_come_first_and_files_stay_whole() -> None:
