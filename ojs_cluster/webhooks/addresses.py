@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final
-from urllib.parse import urlsplit
 
 from ojs_cluster.core.access.client_address import Address, Network
 from ojs_cluster.core.errors import InvalidRequest
+from ojs_cluster.outgoing.url import HttpUrl, parse_http_url
 
-_MAX_URL: Final = 2048
 # The IANA registries of special-purpose addresses. ``Address.is_global`` was refused: its answer
 # depends on the version of Python, and it accepts multicast and the NAT64 prefix for local use.
 _NOT_PUBLIC_4: Final = tuple(
@@ -55,26 +53,7 @@ class RefusedAddress(OSError):
     """The host has an address that webhooks must not reach."""
 
 
-@dataclass(frozen=True, slots=True)
-class WebhookUrl:
-    """The parts of the URL of a webhook.
-
-    Attributes:
-        secure: whether the connection uses TLS.
-        host: the host name or the address, without brackets.
-        port: the port.
-        authority: the value of the header ``Host``.
-        target: path and query.
-    """
-
-    secure: bool
-    host: str
-    port: int
-    authority: str
-    target: str
-
-
-def parse_url(text: str, *, allow_http: bool) -> WebhookUrl:
+def parse_url(text: str, *, allow_http: bool) -> HttpUrl:
     """Return the parts of the URL of a webhook.
 
     Args:
@@ -84,37 +63,19 @@ def parse_url(text: str, *, allow_http: bool) -> WebhookUrl:
     Raises:
         InvalidRequest: it is not a URL to which webhooks are sent.
     """
-
-    def refusal(why: str) -> InvalidRequest:
-        return InvalidRequest(f"url {why}", field="url")
-
-    if not 1 <= len(text) <= _MAX_URL:
-        raise refusal(f"must have 1 to {_MAX_URL} characters")
-    if not text.isascii() or not text.isprintable() or any(c in text for c in ' "<>\\^`{|}'):
-        raise refusal("has characters that must be percent-encoded, or a name without punycode")
     try:
-        parts = urlsplit(text)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        raise refusal("is not a URL") from None
-    if parts.scheme not in ("https", "http"):
-        raise refusal("must begin with https://")
-    if parts.scheme == "http" and not allow_http:
-        raise refusal("must begin with https://; OJS_WEBHOOK_ALLOW_HTTP=true also accepts http://")
-    if not host or port == 0:
-        raise refusal("has no host, or port 0")
-    if "@" in parts.netloc:
-        raise refusal("must not contain a user name or a password")
-    if "%" in host:
-        raise refusal("must not contain a zone of an address")
-    secure = parts.scheme == "https"
-    bracketed = f"[{host}]" if ":" in host else host
-    authority = bracketed if port is None else f"{bracketed}:{port}"
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return WebhookUrl(secure, host, port or (443 if secure else 80), authority, target)
+        url = parse_http_url(text)
+    except ValueError as problem:
+        raise InvalidRequest(f"url {problem}", field="url") from None
+    if not url.secure and not allow_http:
+        raise InvalidRequest(
+            "url must begin with https://; OJS_WEBHOOK_ALLOW_HTTP=true also accepts http://",
+            field="url",
+        )
+    return url
 
 
-def check_literal(url: WebhookUrl, allowed: Iterable[Network]) -> None:
+def check_literal(url: HttpUrl, allowed: Iterable[Network]) -> None:
     """Check a host that is an address. A name is checked at each delivery instead.
 
     Every spelling of an address that the resolver of the machine accepts is checked, such as

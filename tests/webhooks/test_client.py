@@ -11,7 +11,7 @@ from itertools import count
 import pytest
 import trio
 
-from ojs_cluster.webhooks import client as module
+from ojs_cluster.outgoing import exchange as module
 from ojs_cluster.webhooks.addresses import parse_url
 from ojs_cluster.webhooks.client import MAX_RESPONSE, AttemptResult, WebhookClient
 from ojs_cluster.webhooks.settings import WebhookSettings

@@ -1,4 +1,4 @@
-"""Look up the host names of webhooks in threads.
+"""Look up the host names of outgoing requests in threads.
 
 ``getaddrinfo`` blocks its thread until the name servers answer or the resolver of the machine gives
 up, which may take a minute. A request that no longer waits cannot end it. So requests to one host
@@ -9,7 +9,7 @@ threads for all. One such receiver would use all of them, and delay the others.)
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -20,6 +20,8 @@ MAX_LOOKUPS: Final = 128
 subscriptions."""
 
 GetAddrInfo = Callable[..., Sequence[Any]]
+Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+"""Returns the addresses of a host; raises OSError."""
 
 
 class _LookUp:

@@ -14,10 +14,10 @@ import pytest
 import trio
 import trio.testing
 
-from ojs_cluster.webhooks import resolver as module
+from ojs_cluster.outgoing import resolver as module
+from ojs_cluster.outgoing.resolver import Resolver
 from ojs_cluster.webhooks.addresses import parse_url
 from ojs_cluster.webhooks.client import AttemptResult, WebhookClient
-from ojs_cluster.webhooks.resolver import Resolver
 from ojs_cluster.webhooks.settings import WebhookSettings
 from tests.redis.helpers import eventually
 from tests.support.receiver import receiving
