@@ -30,12 +30,12 @@ from ojs_cluster.ui.access import SESSION_S, FailedLogins, Sessions, is_own_form
 from ojs_cluster.ui.fragments import Fragments
 from ojs_cluster.ui.login import LOGIN, LOGOUT, login_page, refusal_of_login
 from ojs_cluster.ui.navigation import MENU
-from ojs_cluster.ui.proxy_users import ProxyUsers
 from ojs_cluster.ui.redaction.redaction import Redaction
 from ojs_cluster.ui.render import Templates
 from ojs_cluster.ui.routes import PageRoute
 from ojs_cluster.ui.session_secret import SessionSecret
 from ojs_cluster.ui.settings import UiSettings
+from ojs_cluster.ui.sign_on.proxy_users import ProxyUsers
 from ojs_cluster.ui.snapshots import Snapshots
 from ojs_cluster.ui.visit import (
     Answer,

@@ -13,9 +13,8 @@ from ojs_cluster.core.config.parsers import one_of, words
 from ojs_cluster.core.config.variable import variable
 from ojs_cluster.ui.redaction.function import Function, load_function
 from ojs_cluster.ui.redaction.rules import parse_rules
+from ojs_cluster.ui.sign_on.user_roles import group_roles
 
-EVERY_GROUP: Final = "*"
-"""Stands for all users in ``proxy_roles``."""
 _is_header: Final = re.compile(r"[A-Za-z][A-Za-z0-9-]{2,63}").fullmatch
 _RESERVED: Final = frozenset(
     {
@@ -24,8 +23,6 @@ _RESERVED: Final = frozenset(
         *("sec-fetch-site", "hx-request", "accept", "accept-encoding", "connection", "referer"),
     }
 )
-_ROLES: Final = ("viewer", "operator", "admin")
-_MAX_ROLES: Final = 100
 _is_base: Final = re.compile(r"(?:/[A-Za-z0-9._~-]{1,64}){1,8}").fullmatch
 
 _is_address: Final = re.compile(r"[!#-;=?-\[\]_a-z~]{1,2000}").fullmatch
@@ -51,20 +48,6 @@ def header_name(text: str) -> str:
     if not _is_header(text) or text.lower() in _RESERVED:
         raise ValueError("the name of a header that only the proxy sets, such as X-Forwarded-User")
     return text
-
-
-def group_roles(text: str) -> dict[str, str]:
-    """Accept roles of groups, such as ``ops=operator,*=viewer``; ``*`` stands for all users."""
-    found: dict[str, str] = {}
-    for word in words(text):
-        group, _, role = (part.strip() for part in word.rpartition("="))
-        if not group or role not in _ROLES or group in found:
-            found.clear()
-            break
-        found[group] = role
-    if not 0 < len(found) <= _MAX_ROLES:
-        raise ValueError(f"group=role, separated by commas; roles are {', '.join(_ROLES)}")
-    return found
 
 
 def trace_url(text: str) -> str:

@@ -95,8 +95,7 @@ class Principal:
         expires_at_s: Unix time in seconds when the API key expires; None for never.
         requests_per_second: maximum request rate; None for no maximum.
         tenant: the tenant whose jobs the API key may access; None for all.
-        is_vouched: whether a trusted proxy has authenticated the user of a page, who has no API
-            key.
+        is_vouched: whether single sign-on has authenticated the user of a page, who has no API key.
     """
 
     name: str

@@ -28,8 +28,8 @@ from ojs_cluster.server.config.settings import (
     TelemetrySettings,
 )
 from ojs_cluster.store.settings import StoreSettings
-from ojs_cluster.ui import proxy_users
 from ojs_cluster.ui.settings import UiSettings
+from ojs_cluster.ui.sign_on import proxy_users
 from ojs_cluster.webhooks.settings import WebhookSettings
 from scheduler.settings import SchedulerSettings
 

@@ -15,8 +15,9 @@ from ojs_cluster.core.errors import PermissionDenied, Unauthenticated
 from ojs_cluster.http.access.authentication import AccessControl
 from ojs_cluster.server.config.load import ConfigError, load
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.ui.proxy_users import ProxyUsers
-from ojs_cluster.ui.settings import UiSettings, group_roles, header_name
+from ojs_cluster.ui.settings import UiSettings, header_name
+from ojs_cluster.ui.sign_on.proxy_users import ProxyUsers
+from ojs_cluster.ui.sign_on.user_roles import group_roles
 from tests.support.servers import wait_until
 from tests.ui.dashboard import KEYRING, OWN, Running, dashboard
 from tests.ui.demo import Demo

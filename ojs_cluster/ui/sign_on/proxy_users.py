@@ -13,15 +13,14 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from ojs_cluster.core.access.client_address import TrustedProxies
-from ojs_cluster.core.access.scopes import PRESETS, Principal, Scope
-from ojs_cluster.core.errors import PermissionDenied, Unauthenticated
+from ojs_cluster.core.access.scopes import Principal
+from ojs_cluster.core.errors import Unauthenticated
 from ojs_cluster.http.pages import RawHeaders
-from ojs_cluster.ui.settings import EVERY_GROUP, UiSettings
+from ojs_cluster.ui.settings import UiSettings
+from ojs_cluster.ui.sign_on.user_roles import EVERY_GROUP, is_user_name, principal_of, roles_of
 
 VOUCHED_S: Final = 300
 """How long an open event stream of a user lasts without a new request, in seconds."""
-_MAX_NAME: Final = 200  # characters
-_MAX_GROUPS: Final = 1000
 
 
 class ProxyUsers:
@@ -51,27 +50,11 @@ class ProxyUsers:
         if not name:
             return None
         # A comma may join two headers that another proxy has received.
-        if len(name) > _MAX_NAME or not name.isprintable() or "," in name:
+        if not is_user_name(name) or "," in name:
             raise Unauthenticated("the proxy names no valid user")
         groups = _only(received, self._groups) if self._groups else ""
-        scopes = self._scopes_of(groups)
-        principal = f"user:{name}"
-        if Scope.ADMIN_READ not in scopes:
-            raise PermissionDenied(
-                f"the user '{name}' is in no group that may use the dashboard",
-                required_scope=Scope.ADMIN_READ.value,
-                principal=principal,
-            )
-        expires_at_s = time.time() + VOUCHED_S
-        return Principal(principal, scopes, expires_at_s=expires_at_s, is_vouched=True)
-
-    def _scopes_of(self, groups: str) -> frozenset[Scope]:
-        """Return the scopes of all roles of a user together."""
-        names = [name.strip() for name in groups.split(",", _MAX_GROUPS)[:_MAX_GROUPS]]
-        roles = {self._roles[name] for name in names if name and name in self._roles}
-        if EVERY_GROUP in self._roles:
-            roles.add(self._roles[EVERY_GROUP])
-        return frozenset().union(*(PRESETS[role] for role in roles))
+        names = (group.strip() for group in groups.split(","))
+        return principal_of(name, roles_of(names, self._roles), time.time() + VOUCHED_S)
 
 
 def _only(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str:

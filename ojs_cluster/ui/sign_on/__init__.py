@@ -1,0 +1,1 @@
+"""Single sign-on of the dashboard: by a trusted proxy, or by OpenID Connect."""
