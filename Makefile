@@ -62,7 +62,7 @@ bench: $(VENV)/.loadtest ## run short benchmarks (BENCH= for full ones; PEER=htt
 	done
 
 lock: $(VENV)/.uv ## pin the packages of the image (UPGRADE=--upgrade for newer versions)
-	$(COMPILE) $(PROJECTS) --extra otel --extra ctl --output-file requirements/runtime.lock
+	$(COMPILE) $(PROJECTS) --extra otel --extra oidc --extra ctl --output-file requirements/runtime.lock
 	$(BIN)/python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb")); \
 		print("\n".join(project["build-system"]["requires"]))' \
 		| $(COMPILE) - --output-file requirements/build.lock

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hmac
 import time
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
 from hashlib import sha256
 from ipaddress import ip_network
@@ -18,6 +17,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from ojs_cluster.core.access.scopes import Keyring, Principal, digest
+from ojs_cluster.ui.sign_on.signed_text import decode, encode
 
 SESSION_S: Final = 12 * 3600
 """How long a session lasts, in seconds."""
@@ -46,7 +46,7 @@ class Sessions:
             now: Unix time in seconds.
         """
         content = b"%d %s" % (int(now) + SESSION_S, principal.name.encode())
-        return f"{_encode(content)}.{_encode(_sign(secret, digest(key), content))}"
+        return f"{encode(content)}.{encode(_sign(secret, digest(key), content))}"
 
     def find(self, secret: bytes, cookie: str, keyring: Keyring, now: float) -> Principal | None:
         """Return the principal of a session; None if it has ended or the cookie is invalid.
@@ -61,7 +61,7 @@ class Sessions:
             return None
         first, _, second = cookie.partition(".")
         try:
-            content, signature = _decode(first), _decode(second)
+            content, signature = decode(first), decode(second)
             ends, _, name = content.decode().partition(" ")
             ends_at = int(ends)
         except ValueError:
@@ -136,11 +136,3 @@ def now_s() -> float:
 def _sign(secret: bytes, key_digest: bytes, content: bytes) -> bytes:
     key = hmac.digest(secret, b"ojs dashboard session" + key_digest, sha256)
     return hmac.digest(key, content, sha256)
-
-
-def _encode(raw: bytes) -> str:
-    return urlsafe_b64encode(raw).rstrip(b"=").decode()
-
-
-def _decode(text: str) -> bytes:
-    return urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4))

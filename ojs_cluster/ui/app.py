@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode
 
 from werkzeug.datastructures import MultiDict
@@ -19,7 +19,12 @@ from werkzeug.exceptions import HTTPException
 
 from ojs_cluster.core.access.client_address import TrustedProxies
 from ojs_cluster.core.access.scopes import Principal
-from ojs_cluster.core.errors import OJSError, PermissionDenied, Unauthenticated
+from ojs_cluster.core.errors import (
+    BackendUnavailable,
+    OJSError,
+    PermissionDenied,
+    Unauthenticated,
+)
 from ojs_cluster.http import query as queries
 from ojs_cluster.http.app import App
 from ojs_cluster.http.errors import entry_for
@@ -31,10 +36,13 @@ from ojs_cluster.ui.fragments import Fragments
 from ojs_cluster.ui.login import LOGIN, LOGOUT, login_page, refusal_of_login
 from ojs_cluster.ui.navigation import MENU
 from ojs_cluster.ui.redaction.redaction import Redaction
+from ojs_cluster.ui.refusals import FOREIGN_FORM, READ_ONLY, failed_call, lacking_scope
 from ojs_cluster.ui.render import Templates
 from ojs_cluster.ui.routes import PageRoute
 from ojs_cluster.ui.session_secret import SessionSecret
 from ojs_cluster.ui.settings import UiSettings
+from ojs_cluster.ui.sign_on.attempts import ATTEMPT_S
+from ojs_cluster.ui.sign_on.failure import SignOnFailed
 from ojs_cluster.ui.sign_on.proxy_users import ProxyUsers
 from ojs_cluster.ui.snapshots import Snapshots
 from ojs_cluster.ui.visit import (
@@ -47,6 +55,9 @@ from ojs_cluster.ui.visit import (
     Visit,
     local_target,
 )
+
+if TYPE_CHECKING:
+    from ojs_cluster.ui.sign_on.oidc import OpenIdConnect
 
 log = logging.getLogger("ojs.http")
 
@@ -82,9 +93,22 @@ def _refuse_tenants(principal: Principal) -> None:
 
 
 class Dashboard:
-    """The dashboard of one process."""
+    """The dashboard of one process.
 
-    def __init__(self, app: App, settings: UiSettings, proxies: TrustedProxies) -> None:
+    Args:
+        app: the state of the process.
+        settings: the settings of the dashboard.
+        proxies: the proxies whose forwarding headers are trusted.
+        oidc: logins by OpenID Connect; None if people log in by API keys, or by a proxy, only.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        settings: UiSettings,
+        proxies: TrustedProxies,
+        oidc: OpenIdConnect | None = None,
+    ) -> None:
         self._app = app
         self._settings = settings
         self._proxies = proxies
@@ -95,6 +119,7 @@ class Dashboard:
         self._sessions = Sessions()
         self._failed_logins = FailedLogins()
         self._proxy_users = ProxyUsers(settings, proxies)
+        self._oidc = oidc
         self._snapshots: Snapshots[bytes] = Snapshots()
         self._pages: Snapshots[Page] = Snapshots()
         self._secret = SessionSecret(app.store)
@@ -139,13 +164,13 @@ class Dashboard:
                     return self._send(visit, refusal)
                 visit = replace(visit, form=dict(form.items()), chosen=tuple(form.getlist("id")))
             if page.is_form and self._settings.mode == "read":
-                return self._send(visit, _READ_ONLY)
+                return self._send(visit, READ_ONLY)
             missing = [scope.value for scope in page.scopes if not visit.may(scope)]
             if missing:
-                return self._send(visit, _lacking_scope(visit, missing))
+                return self._send(visit, lacking_scope(visit, missing))
             return self._send(visit, await page.handler(visit, **params))
         except ApiError as error:
-            return self._send(visit, _failed(visit, error))
+            return self._send(visit, failed_call(visit, error))
         except OJSError as error:
             entry = entry_for(error)
             what = f"{error.message[:1].upper()}{error.message[1:]}"
@@ -168,7 +193,7 @@ class Dashboard:
         head = request.head
         visit = self._visit(head, request.scheme, _ANONYMOUS)
         if not is_own_form(head.headers, self._hosts(head)):
-            return self._send(visit, _FOREIGN_FORM)
+            return self._send(visit, FOREIGN_FORM)
         address, now = self._app.audit.client_of(head), time.monotonic()
         try:
             form = await read_form()
@@ -176,7 +201,7 @@ class Dashboard:
             now = time.monotonic()
             wait_s = self._failed_logins.wait_s(address, now)
             if wait_s:
-                return self._send(visit, login_page(visit, "", wait_s))
+                return self._send(visit, login_page(visit, None, wait_s))
             key = form.get("key", "").strip()
             principal = self._app.access.authenticate(f"Bearer {key}")
             _refuse_tenants(principal)
@@ -192,6 +217,62 @@ class Dashboard:
             browser.SESSION, cookie, self._cookie_path(head), visit.is_secure, SESSION_S
         )
         return browser.respond(303, b"", more=(session,), location=visit.root + following)
+
+    async def begin_sign_on(
+        self, oidc: OpenIdConnect, request: BrowserRequest, read_form: ReadForm
+    ) -> Response:
+        """Send the browser to the OpenID provider."""
+        head = request.head
+        visit = self._visit(head, request.scheme, _ANONYMOUS)
+        try:
+            secret = await self._secret.get()
+            begun = await oidc.begin(secret, visit.query.get("next", ""), now_s())
+        except (SignOnFailed, OJSError) as error:
+            return self._sign_on_failed(visit, error)
+        path, secure = self._cookie_path(head), oidc.is_secure
+        # The cookie must come back with the redirect of the provider, which is another site.
+        cookie = browser.cookie(
+            browser.SIGN_ON, begun.cookie, path, secure, ATTEMPT_S, same_site="Lax"
+        )
+        return browser.respond(303, b"", more=(cookie,), location=begun.location)
+
+    async def finish_sign_on(
+        self, oidc: OpenIdConnect, request: BrowserRequest, read_form: ReadForm
+    ) -> Response:
+        """Start a session for a user whom the OpenID provider has authenticated."""
+        head = request.head
+        visit = self._visit(head, request.scheme, _ANONYMOUS)
+        address = self._app.audit.client_of(head)
+        wait_s = self._failed_logins.wait_s(address, time.monotonic())
+        if wait_s:
+            return self._send(visit, login_page(visit, None, wait_s))
+        brought = browser.cookie_of(head, browser.SIGN_ON) or ""
+        try:
+            secret = await self._secret.get()
+            user, session, following = await oidc.finish(secret, brought, visit.query, now_s())
+        except (SignOnFailed, OJSError) as error:
+            if not isinstance(error, BackendUnavailable):
+                self._failed_logins.count(address, time.monotonic())
+            return self._sign_on_failed(visit, error)
+        browser.record_login(self._app, head, user)
+        path, secure = self._cookie_path(head), oidc.is_secure
+        cookies = (
+            browser.cookie(browser.SESSION, session, path, secure, oidc.session_s),
+            browser.cookie(browser.SIGN_ON, "", path, secure, 0),
+        )
+        # A redirect would still count as one of the provider, so browsers would not send the cookie
+        # of the session, which is SameSite=Strict. The page makes them send it.
+        page = Page("signed_on.html", {"target": visit.root + following})
+        return browser.respond(200, self._render(visit, page, None), more=cookies)
+
+    def _sign_on_failed(self, visit: Visit, error: SignOnFailed | OJSError) -> Response:
+        if isinstance(error, SignOnFailed):
+            log.warning("a login by OpenID Connect failed: %s", error.reason)
+        if isinstance(error, PermissionDenied):
+            refusal_of_login(self._app, visit.head, error)
+        elif isinstance(error, SignOnFailed) and error.status == 401:
+            refusal_of_login(self._app, visit.head, Unauthenticated(error.message))
+        return self._send(visit, login_page(visit, error))
 
     async def _principal_of(self, request: BrowserRequest) -> Principal | None:
         """Return the user: by a trusted proxy, by an API key or a certificate, or by the session.
@@ -216,13 +297,16 @@ class Dashboard:
             cookie = browser.cookie_of(head, browser.SESSION)
         if cookie is None:
             return None
-        keyring = self._app.access.keyring
-        return self._sessions.find(await self._secret.get(), cookie, keyring, now_s())
+        secret, now = await self._secret.get(), now_s()
+        found = self._sessions.find(secret, cookie, self._app.access.keyring, now)
+        if found is None and self._oidc is not None:
+            found = self._oidc.find(secret, cookie, now)
+        return found
 
     def _refusal_of_form(self, visit: Visit, page: PageRoute) -> Page | None:
         if not is_own_form(visit.head.headers, self._hosts(visit.head)):
-            return _FOREIGN_FORM
-        return _READ_ONLY if self._settings.mode == "read" and page is not LOGOUT else None
+            return FOREIGN_FORM
+        return READ_ONLY if self._settings.mode == "read" and page is not LOGOUT else None
 
     def _visit(self, head: Request, scheme: str, principal: Principal) -> Visit:
         root, here = browser.place_of(head.path, head.query, self._settings.base)
@@ -276,6 +360,7 @@ class Dashboard:
             "menu": [entry for entry in MENU if entry.is_for(visit)],
             "note": note,
             "partial": visit.is_refresh,
+            "has_oidc": self._oidc is not None,
             **answer.context,
         }
         return self._templates.render(answer.template, context)
@@ -317,42 +402,3 @@ class Dashboard:
 
     def _cookie_path(self, head: Request) -> str:
         return f"{self._base(head)}{PREFIX}/"
-
-
-_READ_ONLY: Final = Page(
-    "error.html",
-    {
-        "what": "This dashboard is read-only",
-        "why": "",
-        "hint": "The operator has set OJS_UI=read. Use the API, or ask for OJS_UI=full.",
-    },
-    403,
-)
-_FOREIGN_FORM: Final = Page(
-    "error.html",
-    {
-        "what": "The form was not sent by this dashboard",
-        "why": "The header with its origin is missing, or it names another site.",
-        "hint": "Open the page again. Behind a proxy, keep the Host header, or send "
-        "X-Forwarded-Host and name the proxy in OJS_TRUSTED_PROXIES.",
-    },
-    403,
-)
-
-
-def _lacking_scope(visit: Visit, missing: list[str]) -> Page:
-    context = {
-        "what": "You may not do this",
-        "why": f"'{visit.principal.name}' lacks {', '.join(missing)}.",
-        "hint": "Log in with a key that has it, or ask the operator to add it to your key or role.",
-    }
-    return Page("error.html", context, 403)
-
-
-def _failed(visit: Visit, error: ApiError) -> Answer:
-    """Return to the page of a refused action, or show why there is no page."""
-    if visit.head.method == "POST":
-        back = local_target(visit.form.get("back", ""))
-        return SeeOther(visit.root + back, error.sentence, failed=True)
-    context = {"what": error.what, "why": "", "hint": error.advice}
-    return Page("error.html", context, error.status)

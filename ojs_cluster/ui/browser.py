@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from werkzeug.http import dump_cookie
 
@@ -18,6 +18,8 @@ from ojs_cluster.ui.static_files import CACHE_CONTROL, StaticFile
 from ojs_cluster.ui.visit import Download
 
 SESSION: Final = "ojs_ui_session"
+SIGN_ON: Final = "ojs_ui_sign_on"
+"""The cookie of a login by OpenID Connect that has begun."""
 NOTE: Final = "ojs_ui_note"
 _HTML: Final = "text/html; charset=utf-8"
 _NOTE_S: Final = 60
@@ -95,13 +97,22 @@ def send_stream(stream: BodyStream) -> Response:
     return Response(200, b"", headers, stream=stream)
 
 
-def cookie(name: str, value: str, path: str, secure: bool, max_age_s: int) -> tuple[str, str]:
+def cookie(
+    name: str,
+    value: str,
+    path: str,
+    secure: bool,
+    max_age_s: int,
+    *,
+    same_site: Literal["Strict", "Lax"] = "Strict",
+) -> tuple[str, str]:
     """Return the header that sets a cookie; 0 s removes it.
 
-    No script can read the cookie, and no other site can send it.
+    No script can read the cookie, and no other site can send it. With ``Lax`` a link or a redirect
+    of another site sends it.
     """
     text = dump_cookie(
-        name, value, max_age_s, path=path, secure=secure, httponly=True, samesite="Strict"
+        name, value, max_age_s, path=path, secure=secure, httponly=True, samesite=same_site
     )
     return "Set-Cookie", text
 

@@ -13,6 +13,7 @@ from ojs_cluster.http.errors import entry_for
 from ojs_cluster.http.messages import Request
 from ojs_cluster.http.request_ids import new_request_id
 from ojs_cluster.ui.routes import PageRoute
+from ojs_cluster.ui.sign_on.failure import SignOnFailed
 from ojs_cluster.ui.visit import Answer, Page, SeeOther, Visit, local_target
 
 
@@ -32,7 +33,7 @@ LOGOUT: Final = PageRoute("POST", "/logout", _end, ())
 
 
 def login_page(
-    visit: Visit, error: OJSError | HTTPException | str | None, wait_s: float = 0
+    visit: Visit, error: OJSError | HTTPException | SignOnFailed | None, wait_s: float = 0
 ) -> Page:
     """Return the login page.
 
@@ -46,6 +47,8 @@ def login_page(
         status, message = entry_for(error).status, error.message
     elif isinstance(error, HTTPException):
         status, message = error.code or 400, error.description or error.name
+    elif isinstance(error, SignOnFailed):
+        status, message = error.status, error.message
     if wait_s:
         status, message = 429, f"Too many failed logins. Try again in {ceil(wait_s)} s."
     following = local_target(visit.query.get("next", ""))

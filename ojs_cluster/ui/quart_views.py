@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import trio
 from hypercorn.typing import HTTPScope
@@ -31,13 +31,21 @@ from ojs_cluster.ui.login import LOGIN, LOGOUT
 from ojs_cluster.ui.pages import events
 from ojs_cluster.ui.routes import PAGES
 from ojs_cluster.ui.settings import UiSettings
+from ojs_cluster.ui.sign_on.oidc_settings import OidcSettings
+
+if TYPE_CHECKING:
+    from ojs_cluster.ui.sign_on.oidc import OpenIdConnect
 
 _MAX_FORM: Final = 64 * 1024
 """Maximum size of a form in bytes, as of other request bodies that need no memory budget."""
 
 
 def add_dashboard(
-    quart: OJSQuart, app: App, settings: UiSettings, proxies: TrustedProxies | None = None
+    quart: OJSQuart,
+    app: App,
+    settings: UiSettings,
+    proxies: TrustedProxies | None = None,
+    oidc_settings: OidcSettings | None = None,
 ) -> None:
     """Add the pages to ``quart``, under ``/ui/`` and, if set, also under the base path.
 
@@ -46,10 +54,17 @@ def add_dashboard(
         app: the state of the process.
         settings: the settings of the dashboard; nothing is added if its mode is ``off``.
         proxies: the proxies whose forwarding headers are trusted.
+        oidc_settings: the settings of OpenID Connect; None, or without an issuer, if it is off.
     """
     if settings.mode == "off":
         return
-    dashboard = Dashboard(app, settings, proxies or TrustedProxies())
+    oidc = None
+    if oidc_settings is not None and oidc_settings.issuer:
+        # Imported here, because other servers do without its packages.
+        from ojs_cluster.ui.sign_on.oidc import OpenIdConnect
+
+        oidc = OpenIdConnect(oidc_settings)
+    dashboard = Dashboard(app, settings, proxies or TrustedProxies(), oidc)
     quart.config["MAX_CONTENT_LENGTH"] = _MAX_FORM
     quart.config["BODY_TIMEOUT"] = app.settings.bodies.timeout_s
     quart.page_prefixes = settings.prefixes
@@ -57,7 +72,9 @@ def add_dashboard(
     quart.after_request(partial(_add_headers, quart))
     for name, base in {"ui": "", "ui_of_base": settings.base}.items():
         if name == "ui" or base:
-            quart.register_blueprint(_blueprint(dashboard, quart, name), url_prefix=base + PREFIX)
+            quart.register_blueprint(
+                _blueprint(dashboard, quart, name, oidc), url_prefix=base + PREFIX
+            )
             quart.add_url_rule(
                 f"{base}/ojs/admin/", f"{name}_of_admin", _redirect, strict_slashes=False
             )
@@ -72,7 +89,9 @@ async def _add_headers(quart: OJSQuart, response: TrioResponse) -> TrioResponse:
     return response
 
 
-def _blueprint(dashboard: Dashboard, quart: OJSQuart, name: str) -> Blueprint:
+def _blueprint(
+    dashboard: Dashboard, quart: OJSQuart, name: str, oidc: OpenIdConnect | None
+) -> Blueprint:
     blueprint = Blueprint(name, __name__)
 
     def add(method: str, rule: str, view: Callable[..., Awaitable[Response]]) -> str:
@@ -86,6 +105,9 @@ def _blueprint(dashboard: Dashboard, quart: OJSQuart, name: str) -> Blueprint:
         if page.method == "GET" and page.handler is not events.stream:
             quart.views[endpoint] = view
     add("POST", "/login", dashboard.log_in)
+    if oidc is not None:
+        add("GET", "/oidc/login", partial(dashboard.begin_sign_on, oidc))
+        add("GET", "/oidc/callback", partial(dashboard.finish_sign_on, oidc))
     add("POST", "/logout", partial(dashboard.answer, LOGOUT))
     send_file = partial(_send_file, dashboard)
     quart.views[add("GET", "/static/<path:name>", send_file)] = send_file

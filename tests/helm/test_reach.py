@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.helm.chart import CHART, Chart, Rendering
+from tests.helm.chart import CHART, Chart, Rendering, container
 from tests.helm.test_pods import longest_poll_s
 
 CI = CHART / "ci"
@@ -100,6 +100,28 @@ def test_the_dashboard_is_served_and_reached(chart: Chart, mode: str, base: str)
     assert [match["path"]["value"] for match in rule["matches"]] == ["/ojs", f"{base}/ui"]
     notes = chart.notes(CI / "minimal-values.yaml", sets=ui)
     assert f"http://localhost:8080{base}/ui/" in notes
+
+
+def test_only_the_api_gets_the_secret_of_the_openid_provider(chart: Chart) -> None:
+    oidc = {
+        "issuer": "https://login.example.com",
+        "clientId": "jobs",
+        "redirectUrl": "https://jobs.example.com/ui/oidc/callback",
+        "roles": "ops=operator,*=viewer",
+        "existingSecret": {"name": "login"},
+    }
+    sets = {"ui.oidc": oidc, "config": {"OJS_UI_OIDC_SCOPES": "openid email groups"}}
+    rendering = chart.render(CI / "tls-values.yaml", sets={**sets, "ui.enabled": True})
+    given = {each["name"]: each for each in container(rendering.api)["env"]}
+    assert given["OJS_UI_OIDC_ISSUER"]["value"] == oidc["issuer"]
+    assert given["OJS_UI_OIDC_CLIENT_ID"]["value"] == oidc["clientId"]
+    assert given["OJS_UI_OIDC_REDIRECT_URL"]["value"] == oidc["redirectUrl"]
+    assert given["OJS_UI_OIDC_ROLES"]["value"] == oidc["roles"]
+    secret = given["OJS_UI_OIDC_CLIENT_SECRET"]["valueFrom"]["secretKeyRef"]
+    assert secret == {"name": "login", "key": "client-secret"}
+    assert "OIDC" not in str(container(rendering.scheduler))
+    off = chart.render(CI / "tls-values.yaml", sets=sets)
+    assert "OIDC" not in str(container(off.api))
 
 
 def test_an_api_with_tls_is_called_by_it(chart: Chart) -> None:

@@ -94,6 +94,8 @@ VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
         ),
         ({"ui.mode": "off"}, "at '/ui/mode'"),
         ({"ui.base": "jobs"}, "at '/ui/base'"),
+        ({"ui.oidc.issuer": "http://login.example.com"}, "at '/ui/oidc/issuer'"),
+        ({"ui.oidc.issuer": "https://login.example.com"}, "set clientId, redirectUrl, roles and"),
         ({"ingress.enabled": True}, "ingress.hosts must have at least one host"),
         ({"httpRoute.enabled": True}, "httpRoute.parentRefs must have at least one Gateway"),
     ],

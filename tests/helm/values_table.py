@@ -47,6 +47,12 @@ DERIVED = {
     "OJS_UI_PROXY_USER",
     "OJS_UI_PROXY_GROUPS",
     "OJS_UI_PROXY_ROLES",
+    "OJS_UI_OIDC_ISSUER",
+    "OJS_UI_OIDC_CLIENT_ID",
+    "OJS_UI_OIDC_CLIENT_SECRET",
+    "OJS_UI_OIDC_CLIENT_SECRET_FILE",
+    "OJS_UI_OIDC_REDIRECT_URL",
+    "OJS_UI_OIDC_ROLES",
     "OJS_TLS_CERT",
     "OJS_TLS_KEY",
     "OJS_TLS_CLIENT_CA",  # nothing in a cluster could probe such pods

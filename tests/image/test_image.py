@@ -85,6 +85,7 @@ def asked_for(lock: str) -> dict[NormalizedName, Requirement]:
         texts = [
             *project["project"]["dependencies"],
             *extras["otel"],
+            *extras["oidc"],
             *client["project"]["dependencies"],
             *client["project"]["optional-dependencies"]["ctl"],
         ]

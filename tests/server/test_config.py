@@ -167,6 +167,8 @@ def test_secrets_are_in_no_representation() -> None:
     assert SECRET not in repr(load(environ))
     assert SECRET not in report(environ)
     environ["OJS_OTEL_ENDPOINT"] = f"http://collector/v1?token={SECRET}"
+    environ["OJS_UI_OIDC_CLIENT_SECRET"] = SECRET
+    environ["OJS_UI_OIDC_CLIENT_SECRET_FILE"] = "/run/secrets/oidc"
     shown = {variable.name: variable for variable in shown_variables(environ)}
     assert SECRET not in repr(shown)
     hidden = {name for name, variable in shown.items() if variable.value is None}

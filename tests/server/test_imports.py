@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-NOWHERE = {"redis", "opentelemetry"}
-"""redis-py is for embedded servers; traces are sent only when they are configured."""
+NOWHERE = {"redis", "opentelemetry", "jwt", "cryptography"}
+"""redis-py is for embedded servers; traces, and logins by OpenID Connect, have to be configured."""
 WEB = {"quart", "flask", "werkzeug", "jinja2", "asyncio"}
 COMMAND_LINE = {"click"}
 """Only the command that a user types parses options; quart imports click in API processes."""

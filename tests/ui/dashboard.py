@@ -22,6 +22,7 @@ from ojs_cluster.http.hypercorn.quart_app import create_quart_app
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.ui.quart_views import add_dashboard
 from ojs_cluster.ui.settings import UiSettings
+from ojs_cluster.ui.sign_on.oidc_settings import OidcSettings
 from tests.http.api import open_app, serving
 
 KEYS = {
@@ -76,6 +77,7 @@ def dashboard(
     keyring: Keyring | None = KEYRING,
     trusted: str = "",
     lane: bool = True,
+    oidc: OidcSettings | None = None,
 ) -> Iterator[Running]:
     """Serve the API and the dashboard; without ``keyring`` to everybody."""
     started: Queue[tuple[Running, trio.lowlevel.TrioToken, trio.Event] | BaseException] = Queue()
@@ -85,7 +87,7 @@ def dashboard(
         access = AccessControl(keyring) if keyring else None
         async with open_app(redis, access=access) as app:
             quart = create_quart_app(app)
-            add_dashboard(quart, app, settings, proxies)
+            add_dashboard(quart, app, settings, proxies, oidc)
             async with serving(app, quart=quart, lane=lane) as port:
                 token, stop = trio.lowlevel.current_trio_token(), trio.Event()
                 run = partial(trio.from_thread.run, trio_token=token)

@@ -145,7 +145,7 @@ valueFrom:
 {{- end }}
 {{- end -}}
 
-{{/* Variables of the API only: keys, and the paths of its certificate. */}}
+{{/* Variables of the API only: keys, the paths of its certificate, and the OpenID provider of the dashboard. */}}
 {{- define "ojs.apiEnv" -}}
 {{- include "ojs.allKeysEnv" . -}}
 {{- with .Values.tls }}
@@ -154,6 +154,23 @@ valueFrom:
   value: /etc/ojs/tls/{{ .certKey }}
 - name: OJS_TLS_KEY
   value: /etc/ojs/tls/{{ .keyKey }}
+{{- end }}
+{{- end }}
+{{- with .Values.ui.oidc }}
+{{- if and .issuer $.Values.ui.enabled }}
+- name: OJS_UI_OIDC_ISSUER
+  value: {{ .issuer | quote }}
+- name: OJS_UI_OIDC_CLIENT_ID
+  value: {{ .clientId | quote }}
+- name: OJS_UI_OIDC_CLIENT_SECRET
+  valueFrom:
+    secretKeyRef:
+      name: {{ .existingSecret.name }}
+      key: {{ .existingSecret.key }}
+- name: OJS_UI_OIDC_REDIRECT_URL
+  value: {{ .redirectUrl | quote }}
+- name: OJS_UI_OIDC_ROLES
+  value: {{ .roles | quote }}
 {{- end }}
 {{- end }}
 {{- end -}}
@@ -308,6 +325,10 @@ owners: there a manifest keeps `replicas` if an earlier one had it. `helm templa
 {{- if gt (int64 (.minReplicas | default 0)) (int64 (.maxReplicas | default 10)) -}}
 {{- fail (printf "workers.scaling.deployments: minReplicas of %s (%d) is more than maxReplicas (%d)." .name (int64 (.minReplicas | default 0)) (int64 (.maxReplicas | default 10))) -}}
 {{- end -}}
+{{- end -}}
+{{- $oidc := .Values.ui.oidc -}}
+{{- if and $oidc.issuer (not (and $oidc.clientId $oidc.redirectUrl $oidc.roles $oidc.existingSecret.name $oidc.existingSecret.key)) -}}
+{{- fail "ui.oidc.issuer is set: set clientId, redirectUrl, roles and existingSecret too." -}}
 {{- end -}}
 {{- $monitor := .Values.metrics.serviceMonitor -}}
 {{- if ne (empty $monitor.existingSecret.name) (empty $monitor.existingSecret.key) -}}

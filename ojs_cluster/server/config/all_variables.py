@@ -23,6 +23,7 @@ from ojs_cluster.server.config.settings import (
 )
 from ojs_cluster.store.settings import StoreSettings
 from ojs_cluster.ui.settings import UiSettings
+from ojs_cluster.ui.sign_on.oidc_settings import OidcSettings
 from ojs_cluster.webhooks.settings import WebhookSettings
 from scheduler.settings import SchedulerSettings
 
@@ -54,6 +55,7 @@ SECTIONS: Final = (
     Section("bodies", "HTTP API", BodyLimits),
     Section("limits", "HTTP API", PayloadLimits),
     Section("ui", "Dashboard", UiSettings),
+    Section("oidc", "Dashboard", OidcSettings),
     Section("redis", "Redis", RedisSettings),
     Section("layout", "Jobs", ShardSettings),
     Section("store", "Jobs", StoreSettings),

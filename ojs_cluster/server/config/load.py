@@ -29,7 +29,8 @@ from ojs_cluster.server.config.settings import (
 )
 from ojs_cluster.store.settings import StoreSettings
 from ojs_cluster.ui.settings import UiSettings
-from ojs_cluster.ui.sign_on import proxy_users
+from ojs_cluster.ui.sign_on import oidc_settings, proxy_users
+from ojs_cluster.ui.sign_on.oidc_settings import OidcSettings
 from ojs_cluster.webhooks.settings import WebhookSettings
 from scheduler.settings import SchedulerSettings
 
@@ -69,6 +70,7 @@ class Settings:
     bodies: BodyLimits
     limits: PayloadLimits
     ui: UiSettings
+    oidc: OidcSettings
     redis: RedisSettings
     layout: ShardSettings
     store: StoreSettings
@@ -90,6 +92,7 @@ class Settings:
         The secrets of ``REDIS_URL`` are among them, even if other variables have priority.
         """
         candidates = {*self.access.keys, self.redis.password, *secrets_in(self.redis.url)}
+        candidates.add(self.oidc.client_secret)
         return frozenset(text for text in candidates if text)
 
 
@@ -148,6 +151,7 @@ def _contradictions(settings: Settings) -> Iterator[str]:
     access = settings.access
     has_keys = bool(access.keys or access.keys_file or not access.allow_insecure)
     yield from proxy_users.contradictions(settings.ui, listen.trusted_proxies, has_keys=has_keys)
+    yield from oidc_settings.contradictions(settings.oidc, settings.ui, has_keys=has_keys)
     if redis.durability_timeout_s > redis.reply_timeout_s / 2:
         yield "OJS_DURABILITY_TIMEOUT: at most half of OJS_REDIS_REPLY_TIMEOUT"
     yield from _short_retentions(settings.store, redis.call_timeout_s)

@@ -227,8 +227,9 @@ class _ApiProcess:
             # Imported here, because most processes serve no dashboard.
             from ojs_cluster.ui.quart_views import add_dashboard
 
-            proxies = TrustedProxies(self._child.settings.listen.trusted_proxies)
-            add_dashboard(quart, app, self._child.settings.ui, proxies)
+            settings = self._child.settings
+            proxies = TrustedProxies(settings.listen.trusted_proxies)
+            add_dashboard(quart, app, settings.ui, proxies, settings.oidc)
         await stack.enter_async_context(lifespan(quart, self._config))
         self._gate.open(quart)
         if self._lane is not None:

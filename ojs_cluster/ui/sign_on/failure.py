@@ -1,0 +1,31 @@
+"""Why a login by single sign-on has failed."""
+
+from __future__ import annotations
+
+
+class SignOnFailed(Exception):
+    """A login by OpenID Connect has failed.
+
+    Attributes:
+        message: what the login page says. It contains no text of the browser or the provider.
+        reason: what the log says to operators, without a secret, a code or a token.
+        status: the status of the response.
+    """
+
+    def __init__(self, message: str, reason: str, status: int = 401) -> None:
+        super().__init__(reason)
+        self.message = message
+        self.reason = reason
+        self.status = status
+
+
+def unusable(reason: str) -> SignOnFailed:
+    """Return the failure of a login because of the provider or of the configuration."""
+    message = "Single sign-on does not work now. Try again, or use an API key."
+    return SignOnFailed(message, reason, 503)
+
+
+def refused(reason: str) -> SignOnFailed:
+    """Return the failure of a login whose proof is not valid."""
+    message = "The identity provider did not confirm your login. Try again, or ask the operator."
+    return SignOnFailed(message, reason)

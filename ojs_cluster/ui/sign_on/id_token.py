@@ -1,0 +1,76 @@
+"""Verify ID tokens (OpenID Connect Core 1.0, 3.1.3.7) with PyJWT."""
+
+from __future__ import annotations
+
+import hmac
+from typing import Any, Final
+
+import jwt
+
+from ojs_cluster.ui.sign_on.failure import refused
+from ojs_cluster.ui.sign_on.oidc_settings import OidcSettings
+from ojs_cluster.ui.sign_on.provider import SigningKeys
+
+ALGORITHMS: Final = (
+    *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
+    *("ES256", "ES384", "ES512", "EdDSA"),
+)
+"""Algorithms with a private key of the provider. Without ``none``, and without HMAC: a public key,
+or a secret that several programs know, would then be enough to make a token."""
+_LEEWAY_S: Final = 60
+"""By how much the clocks of the provider and of this machine may differ, in seconds."""
+_MAX_TOKEN: Final = 64 * 1024  # characters
+
+
+async def verified_claims(
+    token: str, keys: SigningKeys, settings: OidcSettings, nonce: str
+) -> dict[str, Any]:
+    """Return the claims of an ID token for this server and this login.
+
+    Args:
+        token: the ID token.
+        keys: the keys of the provider.
+        settings: the issuer, and the name of this server there.
+        nonce: the random text of this login.
+
+    Raises:
+        SignOnFailed: the token is not valid.
+    """
+    if len(token) > _MAX_TOKEN or not token.isascii():
+        raise refused("the ID token is too large, or no ASCII text")
+    try:
+        header = jwt.get_unverified_header(token)
+    except jwt.PyJWTError:
+        raise refused("the ID token is not a signed JSON Web Token") from None
+    algorithm = header.get("alg")
+    if algorithm not in ALGORITHMS:
+        raise refused("the ID token is signed with an algorithm that is not accepted")
+    key = await keys.find(header.get("kid"))
+    if key.get("alg", algorithm) != algorithm:
+        raise refused("the ID token is signed with another algorithm than its key is for")
+    try:
+        claims: dict[str, Any] = jwt.decode(
+            token,
+            jwt.PyJWK(dict(key), algorithm),
+            algorithms=ALGORITHMS,
+            audience=settings.client_id,
+            issuer=settings.issuer,
+            leeway=_LEEWAY_S,
+            options={
+                "require": ["iss", "sub", "aud", "exp", "iat", "nonce"],
+                "enforce_minimum_key_length": True,
+            },
+        )
+    except Exception as error:
+        # Malformed keys cause exceptions of other libraries, too. A message may quote the token or
+        # the key; the name of the class says enough.
+        raise refused(f"the ID token is not valid: {type(error).__name__}") from None
+    audience = claims["aud"]
+    is_for_others_too = isinstance(audience, list) and len(audience) > 1
+    if is_for_others_too and "azp" not in claims:
+        raise refused("the ID token is for several clients and does not say which one asked")
+    if claims.get("azp", settings.client_id) != settings.client_id:
+        raise refused("another client has asked for the ID token")
+    if not hmac.compare_digest(str(claims["nonce"]).encode(errors="replace"), nonce.encode()):
+        raise refused("the ID token belongs to another login")
+    return claims
