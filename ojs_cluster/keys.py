@@ -144,6 +144,8 @@ class Shard:
     """The newest dead webhook deliveries by the ms of their end."""
     webhook_counts: bytes = field(init=False)
     """Hash: per webhook subscription its attempts by outcome, and the last one."""
+    tenant_weights: bytes = field(init=False)
+    """Hash: copy of the weights of tenants other than 1. The field '#' identifies the copy."""
     wake_channel: bytes = field(init=False)
     """Channel: the name of a queue that stopped being empty."""
     schedule_channel: bytes = field(init=False)
@@ -352,6 +354,7 @@ SHARD_KEYS = (
     "webhook_delivered",
     "webhook_dead",
     "webhook_counts",
+    "tenant_weights",
     "wake_channel",
     "schedule_channel",
     "schema",

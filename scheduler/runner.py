@@ -109,6 +109,7 @@ class LeaderWork:
             webhook_loop,
             loop("retire", janitor.retire_step(store), slowest, 1),
             loop("partitions", janitor.partitions_step(store), unlimited, 1),
+            loop("weights", janitor.weights_step(store), unlimited, 1),
             loop("statistics", statistics.step(store), slow, 1),
             loop("migrations", migrations.step(store, may_begin=settings.migrate), unlimited, 1),
         )

@@ -11,6 +11,7 @@ from ojs_cluster.store.open import check_eviction
 from ojs_cluster.store.queues.partition_maintenance import advance_changes
 from ojs_cluster.store.sweeps.retention import purge_due, remove_leftovers, retire_queues
 from ojs_cluster.store.sweeps.sweep_result import SweepResult
+from ojs_cluster.store.tenants.weights import WeightsCheck
 from ojs_cluster.store.workflows.progress_check import WorkflowCheck
 from ojs_cluster.store.workflows.workflows import purge_ended
 from scheduler.pacing import Step, StepResult
@@ -87,6 +88,17 @@ def partitions_step(store: Store) -> Step:
         return SweepResult.with_pause(done, _PARTITION_CHANGES_MS)
 
     return advance
+
+
+def weights_step(store: Store) -> Step:
+    """Return the step that completes changes of the weights of tenants."""
+    weights_check = WeightsCheck()
+
+    async def check(_: int) -> StepResult:
+        await weights_check.check(store)
+        return SweepResult.with_pause(0, None)
+
+    return check
 
 
 def eviction_step(store: Store) -> Step:

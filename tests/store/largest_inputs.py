@@ -61,7 +61,7 @@ from ojs_cluster.store.statistics.type_minutes import (
     list_types,
 )
 from ojs_cluster.store.sweeps.retention import remove_leftovers
-from ojs_cluster.store.tenants import tenants
+from ojs_cluster.store.tenants import changes
 from ojs_cluster.store.tenants.fair_share import set_fair_share
 from ojs_cluster.store.tenants.tenant_counts import read_states
 from ojs_cluster.store.transactions import purge_notes
@@ -399,22 +399,27 @@ async def many_jobs_of_many_tenants(store: Store, db: Any) -> None:
 
 
 async def as_many_tenants_as_allowed(store: Store, db: Any) -> None:
-    """All settings are read at once, and so are the counters of the tenants of a page."""
+    """All settings are read at once, and so are the counters of the tenants of a page.
+
+    Each has a weight.
+    """
     meta, names = store.keys.meta, [f"{n:04}".ljust(MAX_TENANT_LENGTH, "t") for n in range(1000)]
     rate = EnqueueRate(10**9, 86_400_000)
     limits = TenantLimits(max_queue_depth=10**9, max_scheduled=10**9, max_enqueue_rate=rate)
-    record = encode_tenant(TenantSettings(tenant_id=names[0], limits=limits, reason="é" * 200))
+    settings = TenantSettings(
+        tenant_id=names[0], limits=limits, reason="é" * 200, fairness_weight=0.123456789012
+    )
+    record = encode_tenant(settings)
     db.hset(meta.tenants, mapping=dict.fromkeys(names[1:], record))
     db.zadd(meta.known_tenants, {f"unknown-{number}": number for number in range(200)})
-    wanted = TenantSettings(tenant_id=names[0], limits=limits)
-    await tenants.change(store, names[0], lambda _old: wanted)
+    await changes.change(store, names[0], lambda _old: settings)
     await store.tenants.read(store)
     log = " ".join(f"{2**41 + 1400 * n}:{10**6}" for n in range(65))
     admission = store.keys.shard_of_tenant(names[0]).tenant_admission(names[0])
     db.hset(admission, "rate", log)
     await enqueue(store, msgspec.structs.replace(new_job(), tenant=names[0]))
     await read_states(store, names[:100])
-    await tenants.delete(store, names[0])
+    await changes.delete(store, names[0])
 
 
 async def as_many_job_types_as_kept(store: Store, db: Any) -> None:

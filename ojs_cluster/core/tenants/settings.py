@@ -15,6 +15,12 @@ MAX_RATE_PERIOD_MS: Final = 24 * 3600 * 1000
 """Maximum period in milliseconds of the limit on new jobs. Its log is kept for one period."""
 MAX_REASON_LENGTH: Final = 200
 """Maximum number of characters of the reason for a change."""
+MIN_WEIGHT: Final = 0.01
+"""Minimum weight of a tenant in the fair share of a queue."""
+MAX_WEIGHT: Final = 100.0
+"""Maximum weight of a tenant. Both bound how long a tenant waits for its next turn."""
+NO_WEIGHT: Final = 1.0
+"""The weight of a tenant without one."""
 QUEUE_DEPTH: Final = "max_queue_depth"
 SCHEDULED: Final = "max_scheduled"
 ENQUEUE_RATE: Final = "max_enqueue_rate"
@@ -71,12 +77,15 @@ class TenantSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         tenant_id: the tenant.
         limits: its limits.
         reason: why an operator has changed the limits, '' if none was given.
+        fairness_weight: how many jobs it starts in a queue with a fair share while a tenant of
+            weight 1 starts one.
         created_ms, updated_ms: Unix times in ms.
     """
 
     tenant_id: str
     limits: TenantLimits = NO_LIMITS
     reason: str = ""
+    fairness_weight: float = NO_WEIGHT
     created_ms: int = 0
     updated_ms: int = 0
 
@@ -103,6 +112,8 @@ def decode(record: bytes) -> TenantSettings:
         raise ValueError("a limit is out of range")
     if rate is not None and not (rate.limit and 1 <= rate.period_ms <= MAX_RATE_PERIOD_MS):
         raise ValueError("the enqueue rate is out of range")
+    if not MIN_WEIGHT <= settings.fairness_weight <= MAX_WEIGHT:
+        raise ValueError("the weight is out of range")
     if not is_tenant(settings.tenant_id):
         raise ValueError("the tenant has an invalid id")
     return settings

@@ -1,4 +1,4 @@
-"""Store the settings of tenants under the meta tag, and list the known tenants.
+"""Read the settings of tenants, which are under the meta tag, and list the known tenants.
 
 At most ``MAX_TENANTS`` tenants have settings, so one hash has all of them. Each process keeps a
 copy (``tenant_table``). A tenant is known if it has settings, or if a process has registered it
@@ -8,13 +8,11 @@ because of a new job in the last ``REMEMBER_MS``.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ojs_cluster.core.errors import InvalidRequest, NotFound
-from ojs_cluster.core.tenants.settings import TenantSettings, decode, encode
-from ojs_cluster.store.runtime import Arg, Runtime
+from ojs_cluster.core.tenants.settings import TenantSettings, decode
+from ojs_cluster.store.runtime import Runtime
 from ojs_cluster.store.versioned_hash import VersionedHash, read_versioned_hash
 
 log = logging.getLogger("ojs.store")
@@ -65,64 +63,6 @@ async def read_all(store: Runtime) -> TenantSnapshot:
     """
     found = await read_changed(store, b"")
     return found or TenantSnapshot(0, b"", {})
-
-
-async def change(
-    store: Runtime, tenant: str, changed: Callable[[TenantSettings | None], TenantSettings]
-) -> tuple[TenantSettings, bool]:
-    """Change the settings of a tenant.
-
-    Args:
-        store: the store.
-        tenant: the tenant.
-        changed: returns the new settings, without their times, from the present ones. It is called
-            again after a change by another client.
-
-    Returns:
-        The stored settings, and whether the tenant had none before.
-
-    Raises:
-        InvalidRequest: too many tenants have settings.
-        BackendUnavailable: Redis did not answer in time.
-    """
-    while True:
-        snapshot = await read_all(store)
-        old, now_ms = snapshot.get(tenant), snapshot.now_ms
-        wanted = changed(old)
-        new = TenantSettings(
-            tenant_id=tenant,
-            limits=wanted.limits,
-            reason=wanted.reason,
-            created_ms=now_ms if old is None else old.created_ms,
-            updated_ms=now_ms if old is None else max(now_ms, old.updated_ms + 1),
-        )
-        reply = await _write(store, tenant, snapshot.records.get(tenant, b""), encode(new))
-        if reply == b"full":
-            raise InvalidRequest(f"at most {MAX_TENANTS} tenants may have settings", field="id")
-        if reply == b"ok":
-            return new, old is None
-
-
-async def delete(store: Runtime, tenant: str) -> None:
-    """Delete the settings of a tenant, and remove it from the list until its next job.
-
-    Raises:
-        NotFound: the tenant is not known.
-        BackendUnavailable: Redis did not answer in time.
-    """
-    while True:
-        record = (await read_all(store)).records.get(tenant, b"")
-        if not record and await last_seen_ms(store, tenant) is None:
-            raise NotFound("tenant", tenant)
-        if await _write(store, tenant, record, b"") == b"ok":
-            return
-
-
-async def _write(store: Runtime, tenant: str, expected: bytes, wanted: bytes) -> bytes:
-    meta = store.keys.meta
-    args: list[Arg] = [tenant, expected, wanted, MAX_TENANTS]
-    reply: bytes = await store.run_meta("tenant_write", [meta.tenants, meta.known_tenants], args)
-    return reply
 
 
 async def last_seen_ms(store: Runtime, tenant: str) -> int | None:

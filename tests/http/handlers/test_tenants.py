@@ -114,6 +114,10 @@ async def test_limits_are_changed_one_by_one_or_all_at_once(api: Api) -> None:
         ("a/limits", {"max_concurrency": 5}, 422, "max_concurrency"),
         ("a/limits", {"depth": 5}, 400, "depth"),
         ("a/limits", {"reason": "x" * 201}, 400, "reason"),
+        ("a/limits", {"fairness_weight": 0.009}, 400, "fairness_weight"),
+        ("a", {"fairness_weight": 101}, 400, "fairness_weight"),
+        ("a", {"fairness_weight": "3"}, 400, "fairness_weight"),
+        ("a", {"limits": {"fairness_weight": 3}}, 400, "limits.fairness_weight"),
         ("a", {"priority_boost": 5}, 422, "priority_boost"),
         ("a", {"limits": {"max_concurrency": 5}}, 422, "limits.max_concurrency"),
         ("a", {"tenant_id": "b"}, 400, "tenant_id"),
@@ -175,3 +179,16 @@ async def test_a_fair_share_is_a_setting_of_the_queue(any_api: Api) -> None:
         changed = await any_api.call("PUT", config, {"fair_share": off})
         assert "fair_share" not in changed.json["config"]
     assert (await any_api.call("PUT", config, {"fair_share": "yes"})).status == 400
+
+
+async def test_the_weight_of_a_tenant_stays_until_it_is_replaced(api: Api) -> None:
+    body = {"fairness_weight": 10, "limits": {"max_scheduled": 5}}
+    assert (await put(api, "acme", body)).json["fairness_weight"] == 10
+    assert (await put(api, "acme/limits", {"max_scheduled": 6})).json["fairness_weight"] == 10
+    stats = (await api.get(f"{TENANTS}/acme/stats")).json
+    assert stats["fairness"] == {"weight": 10}
+    changed = (await put(api, "acme/limits", {"fairness_weight": 2.5})).json
+    assert (changed["fairness_weight"], changed["limits"]) == (2.5, {"max_scheduled": 6})
+    assert (await put(api, "acme/limits", {"fairness_weight": None})).json["fairness_weight"] == 1
+    await put(api, "acme", {"fairness_weight": 3})
+    assert (await put(api, "acme", {})).json["tenant"]["fairness_weight"] == 1

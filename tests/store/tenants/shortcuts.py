@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.tenants.settings import EnqueueRate, TenantLimits, TenantSettings
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue
+from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many
 from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.tenants import tenants
+from ojs_cluster.store.tenants import changes
 from ojs_cluster.store.tenants.tenant_counts import read_states
 from tests.store.shortcuts import QUEUE, new_job
 
@@ -26,17 +27,32 @@ async def put_for(store: Store, tenant: str, queue: str = QUEUE, **options: Any)
     return await enqueue(store, job_of(tenant, queue, **options))
 
 
+async def put_many(store: Store, **numbers: int) -> None:
+    """Enqueue jobs of tenants, tenant by tenant."""
+    for tenant, number in numbers.items():
+        await enqueue_many(store, [job_of(tenant) for _ in range(number)])
+
+
 async def limit(store: Store, tenant: str, **limits: Any) -> None:
     """Set the limits of a tenant, as an operator does."""
     wanted = TenantSettings(tenant_id=tenant, limits=TenantLimits(**limits))
-    await tenants.change(store, tenant, lambda _old: wanted)
+    await changes.change(store, tenant, lambda _old: wanted)
     await store.tenants.read(store)
+
+
+async def weigh(store: Store, tenant: str, weight: float) -> None:
+    """Set the weight of a tenant, as an operator does."""
+    wanted = TenantSettings(tenant_id=tenant, fairness_weight=weight)
+    await changes.change(
+        store, tenant, lambda old: wanted if old is None else replace(old, fairness_weight=weight)
+    )
 
 
 async def one_life_of_a_tenant(store: Store) -> None:
     """Run every script of tenants at least once."""
     await limit(store, "acme", max_queue_depth=999, max_enqueue_rate=EnqueueRate(9, 1000))
+    await weigh(store, "acme", 2)
     await put_for(store, "acme", "of-tenants")
     assert (await read_states(store, ["acme"]))["acme"]["available"] >= 1
-    await tenants.delete(store, "acme")
+    await changes.delete(store, "acme")
     await store.tenants.read(store)

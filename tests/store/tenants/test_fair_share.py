@@ -23,16 +23,10 @@ from ojs_cluster.store.tenants.fair_share import has_fair_share, set_fair_share
 from tests.store.hot_queues import spread
 from tests.store.limit_jobs import key_in, per_hour, settle
 from tests.store.shortcuts import QUEUE, promote_all, put, shard_of, take
-from tests.store.tenants.shortcuts import job_of, put_for
+from tests.store.tenants.shortcuts import job_of, put_for, put_many
 from tests.support.invariants import InvariantReport
 
 Check = Callable[[], InvariantReport]
-
-
-async def put_many(store: Store, **numbers: int) -> None:
-    """Enqueue jobs of tenants, tenant by tenant."""
-    for tenant, number in numbers.items():
-        await enqueue_many(store, [job_of(tenant) for _ in range(number)])
 
 
 async def tenants_of(store: Store, count: int, tenant: str = "") -> str:

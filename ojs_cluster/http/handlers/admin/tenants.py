@@ -16,7 +16,10 @@ from ojs_cluster.core.tenants.settings import (
     MAX_LIMIT,
     MAX_RATE_PERIOD_MS,
     MAX_REASON_LENGTH,
+    MAX_WEIGHT,
+    MIN_WEIGHT,
     NO_LIMITS,
+    NO_WEIGHT,
     QUEUE_DEPTH,
     SCHEDULED,
     EnqueueRate,
@@ -32,11 +35,13 @@ from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.openapi.keywords import between, keywords
 from ojs_cluster.http.openapi.shapes.common import Duration
 from ojs_cluster.http.request_body.decode import decode
+from ojs_cluster.store.tenants import changes
 from ojs_cluster.store.tenants import tenants as store_tenants
 from ojs_cluster.store.tenants.admission import WAITING
 from ojs_cluster.store.tenants.tenant_counts import TOTALS, read_counts, read_states
 
 _Limit = Annotated[int, between(0, MAX_LIMIT)]
+_Weight = Annotated[float, keywords(minimum=MIN_WEIGHT, maximum=MAX_WEIGHT)]
 
 
 class TenantRateBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,21 +60,27 @@ class TenantLimitsBody(msgspec.Struct, frozen=True):
     reason: Annotated[str, keywords(maxLength=MAX_REASON_LENGTH)] = ""
 
 
+class TenantChangesBody(TenantLimitsBody, frozen=True):
+    """Changes of a tenant. What is left out stays; null removes a limit or the weight."""
+
+    fairness_weight: _Weight | msgspec.UnsetType | None = msgspec.UNSET
+
+
 class TenantBody(msgspec.Struct, frozen=True):
     """The settings of a tenant. They replace the present ones."""
 
     tenant_id: str | None = None
     limits: TenantLimitsBody = TenantLimitsBody()
+    fairness_weight: _Weight | None = None
 
 
 _UNSUPPORTED: Final = {
     "max_concurrency": "limit the concurrency of queues or of rate limit keys instead",
-    "fairness_weight": "give tenants queues of their own, and weights in a worker pool, instead",
     "priority_boost": "send jobs with a priority instead",
 }
 """Members of the specification that this server refuses, with what an operator can do."""
 _tenant_decoder = msgspec.json.Decoder(TenantBody)
-_limits_decoder = msgspec.json.Decoder(TenantLimitsBody)
+_changes_decoder = msgspec.json.Decoder(TenantChangesBody)
 _members = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -110,44 +121,51 @@ async def get(app: App, request: Request, tenant: str) -> Response:
 
 
 async def put(app: App, request: Request, tenant: str) -> Response:
-    """Set the settings of a tenant. A limit that is left out is removed.
+    """Set the settings of a tenant. A limit or a weight that is left out is removed.
 
-    This process uses the new limits at once, other processes within two seconds.
+    This process uses the new limits at once, other processes within two seconds. All fetches use
+    the new weight at once.
 
     ``PUT /ojs/v1/admin/tenants/{id}`` (spec: ojs-multi-tenancy 10.1)
     """
     check_tenant(tenant, field="id")
     given = decode(_members, request, app.settings.limits)
-    _check_members(given, {"tenant_id", "limits"}, "")
+    _check_members(given, TenantBody.__struct_fields__, "")
     body = decode(_tenant_decoder, request, app.settings.limits)
     if body.tenant_id not in (None, tenant):
         raise InvalidRequest("'tenant_id' is not the tenant in the path", field="tenant_id")
     if "limits" in given:
         _check_members(given["limits"], TenantLimitsBody.__struct_fields__, "limits.")
     limits = _changed(NO_LIMITS, body.limits)
-    wanted = TenantSettings(tenant_id=tenant, limits=limits, reason=body.limits.reason)
-    settings, is_new = await store_tenants.change(app.store, tenant, lambda _old: wanted)
+    weight = _weight(NO_WEIGHT, body.fairness_weight)
+    wanted = TenantSettings(
+        tenant_id=tenant, limits=limits, reason=body.limits.reason, fairness_weight=weight
+    )
+    settings, is_new = await changes.change(app.store, tenant, lambda _old: wanted)
     return await _changed_response(app, 201 if is_new else 200, settings)
 
 
 async def put_limits(app: App, request: Request, tenant: str) -> Response:
-    """Change limits of a tenant. Limits that are left out stay; null removes a limit.
+    """Change limits or the weight of a tenant. What is left out stays; null removes it.
 
-    This process uses the new limits at once, other processes within two seconds. ``reason`` is
-    shown with the limits until their next change.
+    This process uses the new limits at once, other processes within two seconds. All fetches use
+    the new weight at once. ``reason`` is shown with the limits until their next change.
 
     ``PUT /ojs/v1/admin/tenants/{id}/limits`` (spec: ojs-multi-tenancy 9.3)
     """
     check_tenant(tenant, field="id")
     given = decode(_members, request, app.settings.limits)
-    _check_members(given, TenantLimitsBody.__struct_fields__, "")
-    body = decode(_limits_decoder, request, app.settings.limits)
+    _check_members(given, TenantChangesBody.__struct_fields__, "")
+    body = decode(_changes_decoder, request, app.settings.limits)
 
     def changed(old: TenantSettings | None) -> TenantSettings:
         limits = _changed(NO_LIMITS if old is None else old.limits, body)
-        return TenantSettings(tenant_id=tenant, limits=limits, reason=body.reason)
+        weight = _weight(NO_WEIGHT if old is None else old.fairness_weight, body.fairness_weight)
+        return TenantSettings(
+            tenant_id=tenant, limits=limits, reason=body.reason, fairness_weight=weight
+        )
 
-    settings, _ = await store_tenants.change(app.store, tenant, changed)
+    settings, _ = await changes.change(app.store, tenant, changed)
     return await _changed_response(app, 200, settings)
 
 
@@ -168,7 +186,7 @@ async def drop(app: App, _request: Request, tenant: str) -> Response:
             tenant_id=tenant,
             unfinished=unfinished,
         )
-    await store_tenants.delete(app.store, tenant)
+    await changes.delete(app.store, tenant)
     app.store.tenants.forget(tenant)
     await app.store.tenants.try_read(app.store)
     return replies.json_response(200, {"deleted": True, "tenant_id": tenant})
@@ -179,7 +197,7 @@ async def stats(app: App, request: Request, tenant: str) -> Response:
 
     ``total_jobs`` is the number of jobs that are stored now. ``totals`` counts what has happened,
     and begins again after the tenant has had no jobs for a week. ``limits`` has the limits on the
-    number of jobs, with the jobs that count.
+    number of jobs, with the jobs that count, and ``fairness`` the weight.
 
     ``GET /ojs/v1/admin/tenants/{id}/stats`` (spec: ojs-multi-tenancy 10.2)
     """
@@ -202,6 +220,7 @@ async def stats(app: App, request: Request, tenant: str) -> Response:
                 for name in (QUEUE_DEPTH, SCHEDULED)
                 if name in limits
             },
+            "fairness": {"weight": NO_WEIGHT if settings is None else settings.fairness_weight},
         },
     )
 
@@ -273,6 +292,23 @@ def _changed(old: TenantLimits, body: TenantLimitsBody) -> TenantLimits:
     return msgspec.structs.replace(old, **changes)
 
 
+def _weight(old: float, given: float | msgspec.UnsetType | None) -> float:
+    """Return a weight after a request.
+
+    Raises:
+        InvalidRequest: it is out of range.
+    """
+    if isinstance(given, msgspec.UnsetType):
+        return old
+    if given is None:
+        return NO_WEIGHT
+    if not MIN_WEIGHT <= given <= MAX_WEIGHT:
+        raise InvalidRequest(
+            f"fairness_weight must be from {MIN_WEIGHT} to {MAX_WEIGHT:g}", field="fairness_weight"
+        )
+    return given
+
+
 def _rate(body: TenantRateBody) -> EnqueueRate:
     if not 1 <= body.limit <= MAX_LIMIT:
         raise InvalidRequest(
@@ -298,6 +334,7 @@ def _members_of(
         "total_jobs": sum(counts.values()),
         "jobs": counts,
         "limits": {} if settings is None else settings.limits.to_json(),
+        "fairness_weight": NO_WEIGHT if settings is None else settings.fairness_weight,
     }
     if settings is not None:
         members["created_at"] = replies.iso(settings.created_ms)

@@ -20,7 +20,9 @@ OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
     tenants.put: OperationDetails(
         {200: shapes.TenantAnswer, 201: shapes.TenantAnswer}, body=tenants.TenantBody
     ),
-    tenants.put_limits: OperationDetails({200: shapes.TenantAnswer}, body=tenants.TenantLimitsBody),
+    tenants.put_limits: OperationDetails(
+        {200: shapes.TenantAnswer}, body=tenants.TenantChangesBody
+    ),
     tenants.drop: OperationDetails({200: shapes.TenantDeleted}, errors=(409,)),
     tenants.stats: OperationDetails({200: shapes.TenantStats}),
     tenants.list_jobs: OperationDetails(

@@ -30,6 +30,7 @@ class Tenant(TypedDict):
     total_jobs: Count
     jobs: StateCounts
     limits: TenantLimits
+    fairness_weight: float
     reason: NotRequired[str]
     created_at: NotRequired[Moment]
     updated_at: NotRequired[Moment]
@@ -82,6 +83,12 @@ class LimitUses(TypedDict):
     max_scheduled: NotRequired[LimitUse]
 
 
+class TenantFairness(TypedDict):
+    """The weight of a tenant in queues with a fair share."""
+
+    weight: float
+
+
 class TenantStats(TypedDict):
     """The numbers of a tenant's jobs."""
 
@@ -90,3 +97,4 @@ class TenantStats(TypedDict):
     jobs: StateCounts
     totals: TenantTotals
     limits: LimitUses
+    fairness: TenantFairness

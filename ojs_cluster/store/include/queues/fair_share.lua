@@ -48,7 +48,7 @@ local function next_of_tenants(queue)
             local id, score = next_of_turn(queue, turn)
             if id then
                 queue.turn_of[id] = turn.at
-                turn.at = turn.at + 1
+                turn.at = turn.at + turn_step(turn.tenant)
                 return id, score, turn.tenant
             end
             queue.ended[#queue.ended + 1] = turn

@@ -1,12 +1,12 @@
 -- The fair share of a queue between tenants, for a fetch of jobs of any tenant (docs/adr/052). The sorted set
 -- tenant_turns has the tenants with jobs, by their next turn. A fetch takes the best job of the tenant with the
--- lowest turn, and adds 1 to the turn when the job starts. A tenant without jobs is removed when it has the lowest
--- turn. So every tenant whose index has a job is in tenant_turns, and some others are, for a short time.
+-- lowest turn, and adds 1 to the turn when the job starts, or 1 divided by the weight of the tenant. A tenant without
+-- jobs is removed when it has the lowest turn. So every tenant whose index has a job is in tenant_turns, and some others are, for a short time.
 --
 -- A job without a tenant starts when it is the first of the queue. A tenant of the first job joins if it has no
 -- turn, because a process of an earlier version may have added its jobs.
 --
---@include lowest_turns
+--@include lowest_turns tenant_weights
 
 -- How much one fetch may read, over all of its queues: turns, jobs in indexes that are not in their queue any more,
 -- and jobs that are searched for tenants.
@@ -62,6 +62,7 @@ local function begin_turns(queue, wanted, tenant)
     queue.turns_key = tenant_turns_key(queue.name)
     preflight_key(queue.turns_key)
     if tenant ~= '' then return find_lowest_turns(queue, tenant) end
+    preflight_key(TENANT_WEIGHTS)
     queue.turns, queue.known, queue.joined, queue.ended, queue.stale = {}, {}, {}, {}, {}
     queue.rows, queue.shown, queue.turn_of, queue.found, queue.charged = {}, {}, {}, {}, {}
     queue.turns_read, queue.turns_size, queue.head = 0, math.min(wanted + 3, 32), 0

@@ -4,7 +4,7 @@
 local function charge_turn(queue, id, job)
     local tenant = queue.turns and job[F.tenant]
     if not tenant then return end
-    queue.charged[tenant] = (queue.charged[tenant] or 0) + 1
+    queue.charged[tenant] = (queue.charged[tenant] or 0) + turn_step(tenant)
     queue.present_turn = math.max(queue.present_turn or 0, queue.turn_of[id] or 0)
 end
 
@@ -13,7 +13,7 @@ local function write_turns(queue)
     remove_lowest_turns(queue)
     if not queue.turns then return end
     for tenant, at in pairs(queue.joined) do redis.call('ZADD', queue.turns_key, 'NX', at, tenant) end
-    for tenant, started in pairs(queue.charged) do redis.call('ZINCRBY', queue.turns_key, started, tenant) end
+    for tenant, turns in pairs(queue.charged) do redis.call('ZINCRBY', queue.turns_key, turns, tenant) end
     if queue.searched_to then redis.call('HSET', queue.counters, 'fair_from', queue.searched_to)
     elseif queue.searching then redis.call('HDEL', queue.counters, 'fair_from') end
     for _, turn in ipairs(queue.ended) do
