@@ -62,7 +62,7 @@ from ojs_cluster.store.statistics.type_minutes import (
 )
 from ojs_cluster.store.sweeps.retention import remove_leftovers
 from ojs_cluster.store.tenants import changes
-from ojs_cluster.store.tenants.fair_share import set_fair_share
+from ojs_cluster.store.tenants.fair_share import remove_idle_turns, set_fair_share
 from ojs_cluster.store.tenants.tenant_counts import read_states
 from ojs_cluster.store.transactions import purge_notes
 from ojs_cluster.store.workers import workers
@@ -395,6 +395,7 @@ async def many_jobs_of_many_tenants(store: Store, db: Any) -> None:
     await ack_many(store, [Ack(job.id, None, b"1") for job in taken[:100]], worker_id="w1")
     db.zadd(shard.active, dict.fromkeys((job.id for job in taken[100:]), 1))
     await reap_all(store, queue)
+    await remove_idle_turns(store, queue, [shard])
     await purge(store, queue)
 
 

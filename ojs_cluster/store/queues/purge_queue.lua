@@ -3,8 +3,9 @@
 -- Post: each removed job is gone from all its sets. The script does not remove malformed jobs, nor jobs whose
 --       removal needs an effect or another shard: their id maps to another shard or was fixed in advance, or
 --       they have a workflow, a unique lock or a rate limit key. It returns the ids of these jobs.
+--       When no job is left, the turns of the queue's tenants are gone, as after fetches of an empty queue.
 -- Memory: allow-oom; adds nothing.
--- KEYS: 1 queue_available, 2 queue_counters, 3 finished, 4 dead, 5 expiring, 6 queue_blocked.
+-- KEYS: 1 queue_available, 2 queue_counters, 3 finished, 4 dead, 5 expiring, 6 queue_blocked, 7 tenant_turns.
 -- ARGV: 1 limit, 2 this shard's index, 3 number of shards.
 -- Returns: {number of jobs removed, ids of the jobs that were not removed, number of jobs left in the queue}
 --@include keys preflight remove_many read_job change_counters delete_job
@@ -43,4 +44,5 @@ end
 local left = remaining_members(available_key) + redis.call('ZCARD', blocked_key)
 flush_removals()
 flush_counters()
+if left == 0 then redis.call('UNLINK', KEYS[7]) end
 return {#removed, not_removed, left}

@@ -400,6 +400,7 @@ async def _purge_partition(
                 [
                     *(shard.queue_available(queue), shard.queue_counters(queue)),
                     *(shard.finished, shard.dead, shard.expiring, shard.queue_blocked(queue)),
+                    shard.tenant_turns(queue),
                 ],
                 [_MAX_PURGED, shard.index, len(store.keys)],
                 idempotent=True,

@@ -7,7 +7,8 @@
 -- KEYS: 1 queue_counters, 2 queue_available, 3 queue_minutes, 4 queue_blocked, 5 token_demand,
 --       6 queue_history, 7 history_totals, 8 queue_times, 9 queue_types.
 -- ARGV: 1 age ms, 2 the queue's name for its last partition, else ''.
--- Returns: {1, effects} when the queue was removed or did not exist, {0, {}} when it is in use
+-- Returns: {1, effects} when the queue was removed or did not exist
+--          {0, {}, 1 if its tenants take turns, else 0} when it is in use
 --@include keys now preflight set_deadline append_effect sample_queue
 local counters_key, available_key, minutes_key = KEYS[1], KEYS[2], KEYS[3]
 local blocked_key, demand_key, history_key, totals_key = KEYS[4], KEYS[5], KEYS[6], KEYS[7]
@@ -21,14 +22,15 @@ local IDLE = {created = true, open = true, seq = true, acked = true, max_per_sec
     declared_starts = true, declared_at = true, declared_by = true, undeclared_at = true,
     minute = true, demand_at = true, deleting = true, rejected_at = true}
 for _, name in ipairs(TOTALS) do IDLE[name] = true end
+local is_fair = redis.call('HEXISTS', counters_key, 'fair')
 local field_list = redis.call('HGETALL', counters_key)
 for i = 1, #field_list, 2 do
     local name, value = field_list[i], field_list[i + 1]
-    if name == 'paused' or name == 'draining' or name == 'kept' or name == 'bound' or name == 'on_exhaustion' then return {0, {}} end
-    if name == 'created' and now - (tonumber(value) or 0) < age_ms then return {0, {}} end
-    if not IDLE[name] and value ~= '0' then return {0, {}} end
+    if name == 'paused' or name == 'draining' or name == 'kept' or name == 'bound' or name == 'on_exhaustion' then return {0, {}, is_fair} end
+    if name == 'created' and now - (tonumber(value) or 0) < age_ms then return {0, {}, is_fair} end
+    if not IDLE[name] and value ~= '0' then return {0, {}, is_fair} end
 end
-if redis.call('EXISTS', available_key, blocked_key) > 0 then return {0, {}} end
+if redis.call('EXISTS', available_key, blocked_key) > 0 then return {0, {}, is_fair} end
 local sample, totals = sample_queue(counters_key, available_key, blocked_key, KEYS[8]), read_totals(totals_key)
 if sample then -- the shard's totals keep what the queue has counted since its last sample
     local growth = growth_since(redis.call('HGET', history_key, 'last'), sample)

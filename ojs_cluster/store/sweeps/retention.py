@@ -20,6 +20,7 @@ from ojs_cluster.store.queues.registry import NO_NAME_LIMIT
 from ojs_cluster.store.runtime import Arg
 from ojs_cluster.store.sweeps.deadlines import log_malformed
 from ojs_cluster.store.sweeps.sweep_result import SweepResult
+from ojs_cluster.store.tenants import fair_share
 from ojs_cluster.store.transactions import purge_notes
 from ojs_cluster.store.unique import unique
 from ojs_cluster.store.webhooks.counts import remove_old_counts
@@ -155,6 +156,8 @@ async def retire_queues(store: Store, after: str = "", limit: int = 100) -> tupl
 async def retire(store: Store, queue: str) -> bool:
     """Remove a queue if it is idle, otherwise maintain its partitions; return whether removed.
 
+    In a queue with a fair share, tenants without jobs lose their turns.
+
     Raises:
         BackendUnavailable: a shard of the queue does not answer.
     """
@@ -165,9 +168,11 @@ async def retire(store: Store, queue: str) -> bool:
         await partition_maintenance.maintain_queue(store, queue)
         # An idle partition keeps its counters while another one is in use.
         if (await get_stats(store, queue)).in_use:
+            if await fair_share.has_fair_share(store, queue):
+                await fair_share.remove_idle_turns(store, queue, shards)
             return False
     for shard in shards:
-        removed, effects = await store.run(
+        removed, effects, *is_fair = await store.run(
             shard,
             "retire_queue",
             [
@@ -184,6 +189,8 @@ async def retire(store: Store, queue: str) -> bool:
             idempotent=True,
         )
         if not removed:
+            if is_fair[0]:
+                await fair_share.remove_idle_turns(store, queue, shards)
             return False
         await deliver(store, shard, effects)
     return not await exists(store, queue)  # the queue may be in use again

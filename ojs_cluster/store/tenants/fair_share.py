@@ -1,4 +1,4 @@
-"""The fair share of a queue between tenants (spec: ojs-multi-tenancy 7.1).
+"""The fair share of a queue between tenants (spec: ojs-multi-tenancy 7.1 and 7.2).
 
 An operator switches it on. It is a field of the queue's hash, in each partition, and each partition
 has its own turns (``store/include/queues/tenant_turns.lua``).
@@ -7,9 +7,11 @@ has its own turns (``store/include/queues/tenant_turns.lua``).
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from ojs_cluster.keys import Shard
+from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.partial_failures import after_first_write
 from ojs_cluster.store.queues import mirrored_fields
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 _FIELD: Final = "fair"
 _ON: Final = re.compile(rb"1")
+_MAX_IDLE_TURNS: Final = 500
+"""Maximum number of turns that one script checks."""
 
 
 async def set_fair_share(store: Store, queue: str, *, on: bool) -> None:
@@ -56,6 +60,30 @@ async def mirror_fair_share(store: Store, queue: str) -> None:
         lambda shard: _read(store, shard, queue),
         lambda shard, value: _write(store, shard, queue, value),
     )
+
+
+async def remove_idle_turns(store: Store, queue: str, shards: Sequence[Shard]) -> None:
+    """Remove the turns of tenants without jobs, as fetches do, in a queue without fetches.
+
+    A turn stays while a tenant with jobs has a lower one, because the tenant has had more than its
+    share. Only fetches make such turns.
+
+    Args:
+        store: the store.
+        queue: the queue's name.
+        shards: the shards of its partitions.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+
+    async def remove(shard: Shard) -> None:
+        keys, args = [shard.tenant_turns(queue)], [queue, _MAX_IDLE_TURNS]
+        removed = _MAX_IDLE_TURNS
+        while removed == _MAX_IDLE_TURNS:
+            removed = await store.run(shard, "remove_idle_turns", keys, args, idempotent=True)
+
+    await run_concurrently(shards, remove)
 
 
 async def _read(store: Store, shard: Shard, queue: str) -> str | None:

@@ -416,6 +416,7 @@ async def queue_maintenance(store: Store, db: Any) -> None:
     await exhaustion.set_on_exhaustion(store, "old", None)
     for on in (True, False):
         await fair_share.set_fair_share(store, "old", on=on)
+        await fair_share.remove_idle_turns(store, "old", [shard_of(store, "old")])
     age_queue(db, shard_of(store, "old"), "old", 2 * HOUR)
     await retention.retire_queues(store)
     await store.run_meta("register_again", [store.keys.meta.queues], [QUEUE, 1])

@@ -19,6 +19,7 @@ from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.limits import rate_limits
 from ojs_cluster.store.queues import queues
 from ojs_cluster.store.queues.partition_maintenance import maintain_queue, set_partitions
+from ojs_cluster.store.sweeps.retention import retire_queues
 from ojs_cluster.store.tenants.fair_share import has_fair_share, set_fair_share
 from tests.store.hot_queues import spread
 from tests.store.limit_jobs import key_in, per_hour, settle
@@ -143,8 +144,8 @@ async def test_released_promoted_and_retried_jobs_have_turns(
     assert "c" in await one_by_one(store, 2)
     await queues.purge(store, QUEUE)
     consistent()
-    assert await tenants_of(store, 1) == ""
     assert not db.exists(shard_of(store).tenant_turns(QUEUE))
+    assert await tenants_of(store, 1) == ""
 
 
 async def test_blocked_jobs_do_not_hold_up_other_tenants(
@@ -323,3 +324,34 @@ async def test_a_tenant_whose_first_job_gave_it_no_turn_joins_with_the_next(
     db.zrem(shard_of(store).tenant_turns(QUEUE), "b")
     await put_many(store, b=5)
     assert Counter(await one_by_one(store, 6)) == {"a": 3, "b": 3}
+
+
+@pytest.mark.parametrize("partitions", [1, 4])
+async def test_a_queue_without_fetches_keeps_no_turns_of_tenants_without_jobs(
+    store: Store, db: Any, consistent: Check, partitions: int
+) -> None:
+    await set_fair_share(store, QUEUE, on=True)
+    await spread(store, db, partitions)
+    shards = store.keys.partitions(QUEUE, partitions)
+    for shard in shards:  # as if all jobs of these tenants were cancelled
+        db.zadd(shard.tenant_turns(QUEUE), {f"idle-{number:04}": 0 for number in range(1200)})
+    await put_many(store, a=2)
+    db.zadd(shards[0].tenant_turns(QUEUE), {"a": 3, "b": 3, "served": 4})
+    await retire_queues(store)
+    for number, shard in enumerate(shards):
+        # The tenant with the later turn has had more than its share.
+        waiting = {b"a"} if number else {b"a", b"served"}
+        has_jobs = db.exists(shard.tenant_queue(QUEUE, "a"))
+        left = set(db.zrange(shard.tenant_turns(QUEUE), 0, -1))
+        assert left == (waiting if has_jobs else set())
+    consistent()
+
+
+async def test_all_tenants_of_the_lowest_turn_are_checked(store: Store, db: Any) -> None:
+    await set_fair_share(store, QUEUE, on=True)
+    turns = shard_of(store).tenant_turns(QUEUE)
+    await put_many(store, **{f"a{number}": 1 for number in range(9)})
+    db.zadd(turns, {"idle": 0})
+    while db.zscore(turns, "idle") is not None:
+        await store.run(shard_of(store), "remove_idle_turns", [turns], [QUEUE, 3])
+    assert db.zcard(turns) == 9
