@@ -108,7 +108,9 @@ class App:
     def __post_init__(self, shared_body_memory: BodyMemoryBudget | None) -> None:
         object.__setattr__(self, "push", PushState(self.settings))
         self.maintenance.on_fetches_refused = self.waiters.wake_all
-        cached_metrics = CachedMetrics(self.store, self.settings.metrics_queues)
+        cached_metrics = CachedMetrics(
+            self.store, self.settings.metrics_queues, max_tenants=self.settings.metrics_tenants
+        )
         object.__setattr__(self, "cached_metrics", cached_metrics)
         brief_metrics = CachedMetrics(self.store, self.settings.metrics_queues, brief=True)
         object.__setattr__(self, "brief_metrics", brief_metrics)

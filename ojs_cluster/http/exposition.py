@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Final
 
@@ -19,6 +19,7 @@ from prometheus_client.metrics_core import (
 from ojs_cluster import __version__
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.histograms import RUN_BOUNDS_MS, WAIT_BOUNDS_MS
+from ojs_cluster.core.jobs.states import State
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.traffic import BOUNDS_S, Traffic
 from ojs_cluster.store.context import Store
@@ -88,7 +89,12 @@ async def cluster_families(store: Store, cached: CachedMetrics, timeout_s: float
     ]
     if numbers is None:
         return families
-    return [*families, *_queue_families(numbers), *_store_families(numbers)]
+    return [
+        *families,
+        *_queue_families(numbers),
+        *_tenant_families(numbers.tenants),
+        *_store_families(numbers),
+    ]
 
 
 def build_info() -> Metric:
@@ -215,6 +221,36 @@ def _jobs_by_state(numbers: ClusterMetrics) -> Metric:
         for state, count in queue.jobs.items():
             jobs.add_metric([name, state.value], count)
     return jobs
+
+
+def _tenant_families(tenants: Mapping[str, Mapping[str, int]]) -> Families:
+    jobs = GaugeMetricFamily(
+        "ojs_tenant_jobs",
+        "Number of jobs of a tenant by state; a finished job counts until its retention ends",
+        labels=["tenant_id", "state"],
+    )
+    for tenant, numbers in tenants.items():
+        for state in State:
+            jobs.add_metric([tenant, state.value], numbers[state.value])
+    return [
+        jobs,
+        *(
+            counter(
+                f"ojs_tenant_jobs_{name}",
+                f"Number of jobs of a tenant that were {text}",
+                "tenant_id",
+                [(tenant, numbers[field]) for tenant, numbers in tenants.items()],
+            )
+            for name, text, field in _TENANT_COUNTERS
+        ),
+    ]
+
+
+_TENANT_COUNTERS: Final = (
+    ("enqueued", "enqueued", "enqueued"),
+    ("processed", "completed", "acked"),
+    ("failed", "discarded", "discarded_total"),
+)
 
 
 def _time_families(numbers: ClusterMetrics) -> Families:

@@ -34,6 +34,7 @@ class HttpSettings:
         push_buffer_bytes: maximum size of the events that wait for all clients.
         metrics_open: whether ``/metrics`` needs no API key.
         metrics_queues: maximum number of queues that ``/metrics`` shows.
+        metrics_tenants: maximum number of tenants that ``/metrics`` shows.
         trace_inject: whether jobs get the trace context of the request that enqueues them.
         version: the version of the server.
     """
@@ -103,6 +104,13 @@ class HttpSettings:
         "1000",
         "Maximum number of queues for which /metrics has metrics of their own: the first ones in "
         "the order of their names.",
+    )
+    metrics_tenants: int = variable(
+        "OJS_METRICS_TENANTS",
+        integer(minimum=0, maximum=1000),
+        "100",
+        "Maximum number of tenants for which /metrics has metrics of their own: the first ones "
+        "with settings, in the order of their names.",
     )
     trace_inject: bool = variable(
         "OJS_TRACE_INJECT",

@@ -174,6 +174,24 @@ async def test_the_number_of_shown_queues_is_bounded_and_all_are_counted(
     assert seen("ojs_queues") == 70
 
 
+async def test_tenants_with_settings_have_metrics_up_to_a_number(standalone: Embedded) -> None:
+    async with open_app(standalone, metrics_tenants=2) as app:
+        api = Api(app)
+        for tenant in ("a", "b", "c", "unset"):
+            if tenant != "unset":
+                await api.call("PUT", f"/ojs/v1/admin/tenants/{tenant}", {})
+            job = {"type": "t", "args": [], "options": {"queue": f"q-{tenant}"}}
+            await api.post("/ojs/v1/jobs", job, headers={"X-OJS-Tenant": tenant})
+        fetched = await api.post("/ojs/v1/workers/fetch", {"queues": ["q-a"], "worker_id": "w"})
+        await api.post("/ojs/v1/workers/ack", {"job_id": fetched.json["jobs"][0]["id"]})
+        seen = await scrape(api)
+    assert seen.labels("ojs_tenant_jobs_enqueued_total") == {"a", "b"}
+    assert seen("ojs_tenant_jobs", tenant_id="a", state="completed") == 1
+    assert seen("ojs_tenant_jobs", tenant_id="b", state="available") == 1
+    assert seen("ojs_tenant_jobs_processed_total", tenant_id="a") == 1
+    assert seen("ojs_tenant_jobs_failed_total", tenant_id="b") == 0
+
+
 async def test_concurrent_scrapes_share_one_read_of_redis(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:

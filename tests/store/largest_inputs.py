@@ -63,7 +63,7 @@ from ojs_cluster.store.statistics.type_minutes import (
 from ojs_cluster.store.sweeps.retention import remove_leftovers
 from ojs_cluster.store.tenants import changes
 from ojs_cluster.store.tenants.fair_share import remove_idle_turns, set_fair_share
-from ojs_cluster.store.tenants.tenant_counts import read_states
+from ojs_cluster.store.tenants.tenant_counts import read_many
 from ojs_cluster.store.transactions import purge_notes
 from ojs_cluster.store.workers import workers
 from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
@@ -419,7 +419,7 @@ async def as_many_tenants_as_allowed(store: Store, db: Any) -> None:
     admission = store.keys.shard_of_tenant(names[0]).tenant_admission(names[0])
     db.hset(admission, "rate", log)
     await enqueue(store, msgspec.structs.replace(new_job(), tenant=names[0]))
-    await read_states(store, names[:100])
+    await read_many(store, names[:100])
     await changes.delete(store, names[0])
 
 

@@ -71,7 +71,10 @@ class SchedulerEntryPoint:
 
     def open(self, store: Store) -> None:
         """Use the open store; from now on the scheduler is ready while Redis answers."""
-        self._collected = CachedMetrics(store, self._settings.http.metrics_queues)
+        http = self._settings.http
+        self._collected = CachedMetrics(
+            store, http.metrics_queues, max_tenants=http.metrics_tenants
+        )
         self._store = store
 
     async def serve(

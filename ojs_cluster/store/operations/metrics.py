@@ -23,6 +23,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs.validate_job import read_number
 from ojs_cluster.store.statistics.job_counts import TIMES, read_types
+from ojs_cluster.store.tenants.tenant_counts import read_many
 
 CACHED_S = 5.0
 """Maximum age in seconds of the metrics that a process reports without reading Redis again."""
@@ -106,6 +107,8 @@ class ClusterMetrics:
             partition in such a shard are left out: a sum without one partition would look like a
             counter that was reset.
         bulk_operations: number of running bulk operations, None while their list is unreachable.
+        tenants: numbers of ``tenant_counts.read_counts`` by tenant, of the first tenants with
+            settings. Empty while a shard is unreachable, for the same reason.
     """
 
     queues: dict[str, QueueMetrics]
@@ -118,6 +121,7 @@ class ClusterMetrics:
     )
     unreachable: int = 0
     bulk_operations: int | None = None
+    tenants: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -184,13 +188,19 @@ async def _make_calls(store: Store, names: Sequence[str]) -> dict[Shard, list[_C
 
 
 async def collect(
-    store: Store, max_queues: int, *, brief: bool = False, kept: BriefCalls | None = None
+    store: Store,
+    max_queues: int,
+    *,
+    max_tenants: int = 0,
+    brief: bool = False,
+    kept: BriefCalls | None = None,
 ) -> ClusterMetrics:
     """Read the metrics from every shard, without shards that take longer than ``PATIENCE_S``.
 
     Args:
         store: the store.
         max_queues: maximum number of queues to include, the first by name.
+        max_tenants: maximum number of tenants to include, the first by name that have settings.
         brief: whether to read only what problems are found by: of a queue whether it is paused, and
             ``oldest_ms``. Queues without available jobs that are not paused are then left out.
         kept: the calls of the last brief metrics; None to build them.
@@ -250,6 +260,10 @@ async def collect(
     for name in (names or ()) if unreachable else ():
         if unreachable.intersection(_shards_of(store, name)):
             cluster.queues.pop(name, None)
+    if max_tenants and not cluster.unreachable:
+        with trio.move_on_after(PATIENCE_S), suppress(BackendUnavailable):
+            tenants = (await store.tenants.names(store))[:max_tenants]
+            cluster.tenants = await read_many(store, tenants)
     return cluster
 
 
@@ -299,10 +313,12 @@ class CachedMetrics(Cached[ClusterMetrics]):
     ``get`` raises BackendUnavailable when Redis does not answer in time.
     """
 
-    def __init__(self, store: Store, max_queues: int, *, brief: bool = False) -> None:
+    def __init__(
+        self, store: Store, max_queues: int, *, max_tenants: int = 0, brief: bool = False
+    ) -> None:
         kept = BriefCalls() if brief else None
         super().__init__(
-            lambda: collect(store, max_queues, brief=brief, kept=kept),
+            lambda: collect(store, max_queues, max_tenants=max_tenants, brief=brief, kept=kept),
             lambda _value, _took_s: CACHED_S,
         )
 

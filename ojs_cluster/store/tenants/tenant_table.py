@@ -1,7 +1,7 @@
 """This process's copy of the settings of tenants, and its record of the tenants it has registered.
 
-Only requests with jobs of a tenant use the copy. They read it again when it is two seconds old, so
-a process without such requests reads nothing.
+Requests with jobs of a tenant and metrics use the copy. They read it again when it is two seconds
+old, so a process without them reads nothing.
 """
 
 from __future__ import annotations
@@ -54,6 +54,20 @@ class TenantTable:
         Raises:
             BackendUnavailable: this process has no copy, and Redis did not answer in time.
         """
+        await self._refresh(store)
+        return self._settings.get(tenant)
+
+    async def names(self, store: Runtime) -> list[str]:
+        """Return the tenants with settings, in the order of their names.
+
+        Raises:
+            BackendUnavailable: this process has no copy, and Redis did not answer in time.
+        """
+        await self._refresh(store)
+        return sorted(self._settings)
+
+    async def _refresh(self, store: Runtime) -> None:
+        """Read the settings if the copy is old."""
         if trio.current_time() - self._read_began >= REFRESH_S:
             first = self._read_began == float("-inf")
             wait_s = _MAX_WAIT_S if first or store.redis.is_responsive(store.keys.meta.slot) else 0
@@ -62,7 +76,6 @@ class TenantTable:
                 raise BackendUnavailable(
                     "the limits of tenants cannot be read at present", outcome="not_applied"
                 )
-        return self._settings.get(tenant)
 
     async def read(self, store: Runtime) -> None:
         """Read the settings now.
