@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from ojs_cluster.core.errors import QueueDraining, QueueFull
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.fanout import run_concurrently
+from ojs_cluster.store.outbox.deliver_in_background import deliver_in_background
 from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.partial_failures import after_first_write, before_first_write
 from ojs_cluster.store.queues import mirrored_fields
@@ -215,8 +216,8 @@ async def _drop(store: Store, shard: Shard, queue: str, jobs: int) -> tuple[bool
         dropped, missing, effects = await store.run(
             shard, "drop_oldest", keys, args, idempotent=True
         )
-        if effects:
-            await deliver(store, shard, effects)
+        # Other writes wait for this drop, and need none of its effects.
+        await deliver_in_background(store, shard, effects)
         has_dropped = has_dropped or bool(dropped)
         if not missing or not dropped:
             return not missing, has_dropped

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from ojs_cluster.store.limits import depth_bounds, rejections
 from ojs_cluster.store.limits.depth_bounds import DepthBound
 from ojs_cluster.store.queues.queues import get_stats
 from ojs_cluster.store.workflows import read_workflows, workflows
+from tests.http.api import until
 from tests.store.limits.test_depth_bounds import a_workflow
 from tests.store.shortcuts import (
     HOUR,
@@ -125,10 +127,33 @@ async def test_what_depends_on_a_dropped_job_is_told(store: Store, db: Any) -> N
     last = await put(store)
     [taken] = await take(store)
     assert taken.id == last.id
-    assert locks_left(store, db) == 0
+
+    async def are_told() -> bool:
+        failed = (await read_workflows.get(store, flow.id)).state == "failed"
+        return failed and locks_left(store, db) == 0
+
+    await until(are_told)
     assert (await once(store)).id != unique.id
-    assert (await read_workflows.get(store, flow.id)).state == "failed"
     assert await states(store, unique.id, blocked.id, expiring.id) == 3 * [State.DISCARDED]
+
+
+async def test_a_write_does_not_wait_for_the_effects_of_its_drop(store: Store, db: Any) -> None:
+    may_end, unlock = trio.Event(), store.effects["unlock"]
+
+    async def slow(*args: Any) -> None:
+        await may_end.wait()
+        await unlock(*args)
+
+    await bound(store, 1)
+    await once(store)
+    await put(replace(store, effects={**store.effects, "unlock": slow}))
+    may_end.set()
+
+    async def is_unlocked() -> bool:
+        return locks_left(store, db) == 0
+
+    # An effect that the write had waited for would be left to the scheduler by now.
+    await until(is_unlocked, timeout_s=10)
 
 
 async def test_a_batch_drops_as_many_as_it_needs(store: Store) -> None:
