@@ -8,12 +8,15 @@ refused request therefore looks for its jobs, and gets the answer that it gets w
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import trio
 from msgspec.structs import replace
 
 from ojs_cluster.core.errors import Duplicate, MalformedJob, NotFound, TenantLimitExceeded
 from ojs_cluster.core.jobs.envelope import NewJob
+from ojs_cluster.core.jobs.ids import is_job_id
+from ojs_cluster.keys import Shard
 from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.aliases import duplicate_id
@@ -24,6 +27,10 @@ from ojs_cluster.store.partial_failures import before_first_write
 from ojs_cluster.store.tenants.admission import Admitted, admit_jobs
 from ojs_cluster.store.unique import unique
 from ojs_cluster.store.unique.locks import LockHeld, LockHolder
+
+_CHUNK: Final = 50
+"""Number of keys that one call checks. Also the number of jobs that are read together; after them,
+a duplicate ends the search."""
 
 
 async def admit_new_jobs(
@@ -82,13 +89,42 @@ async def _find_existing(store: Store, jobs: Sequence[NewJob]) -> dict[int, JobR
             if job is not None:
                 existing[index] = job
 
-    named = [
-        index for index, job in enumerate(jobs) if job.id is not None or job.unique is not None
-    ]
-    await run_concurrently(named, find)
-    if duplicates:
-        raise duplicates[min(duplicates)]
+    candidates = await _find_candidates(store, jobs)
+    for start in range(0, len(candidates), _CHUNK):
+        await run_concurrently(candidates[start : start + _CHUNK], find)
+        if duplicates:
+            raise duplicates[min(duplicates)]
     return existing
+
+
+async def _find_candidates(store: Store, jobs: Sequence[NewJob]) -> list[int]:
+    """Return the positions of the jobs to look for, in order: with few calls for each shard.
+
+    Most refused jobs are new, so most of these calls find no key at all. Only where they find one,
+    each of the jobs is read.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    keys: dict[Shard, list[tuple[bytes, int]]] = {}
+    for index, job in enumerate(jobs):
+        if job.id is not None and is_job_id(job.id):
+            shard = store.keys.shard_of_id(job.id)
+            keys.setdefault(shard, []).append((shard.job(job.id), index))
+        if job.unique is not None:
+            shard = store.keys.shard_of_fingerprint(job.fingerprint)
+            keys.setdefault(shard, []).append((shard.lock(job.fingerprint), index))
+    candidates: set[int] = set()
+
+    async def check(shard: Shard) -> None:
+        for start in range(0, len(keys[shard]), _CHUNK):
+            chunk = keys[shard][start : start + _CHUNK]
+            names = [key for key, _ in chunk]
+            if await store.redis.call(shard.slot, "EXISTS", *names, idempotent=True):
+                candidates.update(index for _, index in chunk)
+
+    await run_concurrently(keys, check)
+    return sorted(candidates)
 
 
 async def _find(store: Store, job: NewJob, index: int, total: int) -> JobRecord | None:

@@ -22,7 +22,7 @@ from ojs_cluster.store.enqueue.independent_jobs import enqueue_each
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.nack import nack
 from ojs_cluster.store.limits.depth_bounds import set_bound
-from ojs_cluster.store.tenants import tenants
+from ojs_cluster.store.tenants import stored_jobs, tenants
 from ojs_cluster.store.tenants.admission import Admitted, admit_jobs
 from ojs_cluster.store.tenants.tenant_counts import read_counts
 from ojs_cluster.store.tenants.tenant_table import TenantTable
@@ -250,6 +250,19 @@ async def test_stored_jobs_are_never_reported_as_refused(store: Store) -> None:
     await limit(store, "a", max_queue_depth=5)
     records = await enqueue_many(store, [unique["ignore"], job_of("a")])
     assert [job.deduplicated for job in records] == [True, False]
+
+
+async def test_a_refused_batch_of_new_jobs_reads_none_of_them(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await limit(store, "a", max_queue_depth=0)
+    new = [job_of("a", unique={}, type=f"t{number}") for number in range(60)]
+    for number in range(60):
+        job_id = new_job_id(number, len(store.keys), 1_700_000_000_000)
+        new.append(msgspec.structs.replace(job_of("a"), id=job_id))
+    monkeypatch.setattr(stored_jobs, "_find", None)
+    with pytest.raises(TenantLimitExceeded):
+        await enqueue_many(store, new)
 
 
 async def test_jobs_that_are_tried_as_a_batch_count_once(store: Store) -> None:
