@@ -33,7 +33,8 @@ def seed(api: Api) -> dict[str, str]:
     settle("nack", "discarded", error={"type": "Timeout", "message": "after 30 s"})
     enqueue("active", _LONG, {"receipt": 18446744073709551617}, queue="seed.mail", priority=5)
     settle("", "active")
-    enqueue("available", "email.send", {"to": "日本語@example.com"}, queue="seed.mail", tags=["a"])
+    text, meta = {"to": "日本語@example.com"}, {"tenant_id": "seed-acme"}
+    enqueue("available", "email.send", text, queue="seed.mail", tags=["a"], meta=meta)
     later = "2099-01-01T00:00:00Z"
     enqueue("scheduled", "report.build", 42, queue="seed.reports", scheduled_at=later)
     enqueue("cancelled", "report.build", 43, queue="seed.reports")
@@ -46,7 +47,7 @@ def seed(api: Api) -> dict[str, str]:
 
 
 def _others(api: Api) -> dict[str, str]:
-    """Store a cron job, a workflow, a rate limit key, a webhook, a schema and a worker."""
+    """Store a cron job, a workflow, a rate limit key, a tenant, a webhook, a schema and so on."""
     job = {"type": "report.build", "args": [1], "options": {"queue": "seed.reports"}}
     cron = {"name": "seed-report", "expression": "0 9 1 1 *", "timezone": "Europe/Berlin"}
     api.post("/ojs/v1/cron", {**cron, "job_template": job})
@@ -58,6 +59,10 @@ def _others(api: Api) -> dict[str, str]:
     api.request("PUT", "/ojs/v1/rate-limits/tenant:seed", limits)
     pool = {"queues": ["seed.mail", "seed.reports"], "weights": {"seed.mail": 70}}
     api.request("PUT", "/ojs/v1/admin/pools/seed-shop", {"strategy": "weighted", **pool})
+    limits = {"max_queue_depth": 50_000, "max_enqueue_rate": {"limit": 1000, "period": "PT1M"}}
+    acme = {"limits": {**limits, "reason": "burst of 3 May"}, "fairness_weight": 2.5}
+    api.request("PUT", "/ojs/v1/admin/tenants/seed-beta", {})
+    api.request("PUT", "/ojs/v1/admin/tenants/seed-acme", acme)
     webhook = {"url": "https://hooks.example.com/ojs", "events": ["job.failed", "job.discarded"]}
     subscription = api.post("/ojs/v1/webhooks/subscriptions", webhook)["id"]
     document = {"type": "array", "prefixItems": [{"type": "string"}]}

@@ -152,6 +152,30 @@ def test_a_pool_is_set_read_and_removed(ctl: Ctl) -> None:
     ctl.run("pool", "get", "p1", code=3)
 
 
+def test_a_tenant_is_limited_weighed_and_removed(ctl: Ctl) -> None:
+    words = ("tenant", "limit", "t1")
+    limited = ctl.json(*words, "--max-depth", "50", "--rate", "10/m", "--reason", "incident")
+    rate = {"limit": 10, "period": "PT1M"}
+    assert limited["limits"] == {"max_queue_depth": 50, "max_enqueue_rate": rate}
+    assert limited["reason"] == "incident"
+    shown = ctl.run(*words, "--max-scheduled", "5").stdout
+    assert " ".join(shown.split()) == "Tenant t1 Depth 50 Scheduled 5 New 10 per PT1M"
+    assert "such as 100/1m" in ctl.run(*words, "--rate", "x", code=2).stderr
+    assert "--clear" in ctl.run(*words, "--max-depth", "1", "--clear", code=2).stderr
+    assert ctl.json("tenant", "weight", "t1", "3", "--reason", "vip")["fairness_weight"] == 3
+    assert (
+        "belongs to a change" in ctl.run("tenant", "weight", "t1", "--reason", "x", code=2).stderr
+    )
+    ctl.run("tenant", "weight", "t1", "0", code=2)
+    assert ctl.run(*words, "--clear").stdout == "tenant t1 has no limit\n"
+    found = ctl.json("tenant", "get", "t1")
+    assert (found["fairness_weight"], found["stats"]["total_jobs"]) == (3, 0)
+    assert "t1" in ctl.names("tenant", "ls")
+    assert "--yes" in ctl.run("tenant", "rm", "t1", code=2).stderr
+    assert ctl.run("tenant", "rm", "t1", "--yes").stdout == "tenant t1 removed\n"
+    ctl.run("tenant", "get", "t1", code=3)
+
+
 def test_a_workflow_is_cancelled(ctl: Ctl) -> None:
     body = {"type": "group", "jobs": [{"type": "t.a", "options": {"queue": "q.flow"}}]}
     workflow_id = ctl.api.post("/ojs/v1/workflows", body)["id"]

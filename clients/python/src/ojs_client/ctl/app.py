@@ -22,6 +22,7 @@ from ojs_client.ctl.commands.profiles import profile
 from ojs_client.ctl.commands.queue import queue
 from ojs_client.ctl.commands.schema import schema
 from ojs_client.ctl.commands.stats import stats
+from ojs_client.ctl.commands.tenant import tenant
 from ojs_client.ctl.commands.top import top
 from ojs_client.ctl.commands.webhook import webhook
 from ojs_client.ctl.commands.worker import worker
@@ -57,7 +58,7 @@ def cli(ctx: click.Context, /, **given: Any) -> None:
 
 
 for _command in (
-    *(job, queue, dead, error, worker, cron, workflow, limit, pool, bulk, schema),
+    *(job, queue, dead, error, worker, cron, workflow, limit, pool, tenant, bulk, schema),
     *(events, webhook, mark, top, stats, doctor, profile, completion),
 ):
     cli.add_command(_command)

@@ -36,11 +36,20 @@ def limits_body(
     body: dict[str, Any] = {} if concurrency is None else {"concurrency": concurrency}
     for name, text in (("rate", rate), ("throttle", throttle)):
         if text is not None:
-            body[name] = _rate(name, text)
+            body[name] = rate_body(name, text)
     return body
 
 
-def _rate(name: str, text: str) -> dict[str, Any]:
+def rate_body(name: str, text: str) -> dict[str, Any]:
+    """Return a rate such as ``100/1m`` as the server reads it.
+
+    Args:
+        name: the option, for the error.
+        text: what the user has written.
+
+    Raises:
+        BadParameter: the text is no rate.
+    """
     match = _RATE.fullmatch(text)
     if match is None:
         hint = "write a number and a time, such as 100/1m"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -268,6 +268,29 @@ def _complete_profiles(_ctx: click.Context, _param: click.Parameter, incomplete:
     except profile.ProfileError:
         return []
     return sorted(name for name in names if name.startswith(incomplete))
+
+
+def completion_of(
+    read: Callable[[Api], Iterable[str]],
+) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """Return a function that completes names which the server knows; none without a server.
+
+    Args:
+        read: returns the names.
+    """
+
+    def complete(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+        session = Session(
+            url=ctx.params.get("_url"), profile_name=ctx.params.get("_profile_name"), timeout_s=2.0
+        )
+        try:
+            return [name for name in read(session.api) if name.startswith(incomplete)]
+        except (OJSError, click.ClickException):
+            return []
+        finally:
+            session.close()
+
+    return complete
 
 
 def yes_option(function: F) -> F:

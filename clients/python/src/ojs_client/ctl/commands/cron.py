@@ -10,11 +10,18 @@ import click
 from ojs_client.ctl.api import V1
 from ojs_client.ctl.output import Column, Row, member, pretty
 from ojs_client.ctl.selection import change_each, report_failures
-from ojs_client.ctl.session import MOMENT, Leaf, Session, confirm, dry_run_option, yes_option
+from ojs_client.ctl.session import (
+    MOMENT,
+    Leaf,
+    Session,
+    completion_of,
+    confirm,
+    dry_run_option,
+    yes_option,
+)
 from ojs_client.ctl.text import clock, counted
 from ojs_client.ctl.urls import url_path
 from ojs_client.ctl.values import json_or_text
-from ojs_client.errors import OJSError
 
 _PATH = f"{V1}/cron"
 
@@ -24,19 +31,7 @@ def cron() -> None:
     """List, create, trigger, pause and remove cron jobs."""
 
 
-def _complete(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
-    session = Session(
-        url=ctx.params.get("_url"), profile_name=ctx.params.get("_profile_name"), timeout_s=2.0
-    )
-    try:
-        names = [each["name"] for each in session.api.pages(_PATH, "crons", 1000)]
-    except (OJSError, click.ClickException):
-        return []
-    finally:
-        session.close()
-    return [name for name in names if name.startswith(incomplete)]
-
-
+_complete = completion_of(lambda api: (each["name"] for each in api.pages(_PATH, "crons", 1000)))
 _names = click.argument(
     "names", nargs=-1, required=True, metavar="NAME...", shell_complete=_complete
 )

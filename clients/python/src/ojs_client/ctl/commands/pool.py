@@ -10,10 +10,9 @@ import click
 from ojs_client.ctl.api import ADMIN
 from ojs_client.ctl.output import Column, Row, member
 from ojs_client.ctl.selection import change_each
-from ojs_client.ctl.session import Leaf, Session, confirm, yes_option
+from ojs_client.ctl.session import Leaf, Session, completion_of, confirm, yes_option
 from ojs_client.ctl.text import clock, counted
 from ojs_client.ctl.urls import url_path
-from ojs_client.errors import OJSError
 
 _PATH = f"{ADMIN}/pools"
 _STRATEGIES = ("round-robin", "weighted", "least-loaded", "strict")
@@ -24,19 +23,7 @@ def pool() -> None:
     """List, set and remove worker pools."""
 
 
-def _complete(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
-    session = Session(
-        url=ctx.params.get("_url"), profile_name=ctx.params.get("_profile_name"), timeout_s=2.0
-    )
-    try:
-        names = [each["name"] for each in session.api.get(_PATH)["pools"]]
-    except (OJSError, click.ClickException):
-        return []
-    finally:
-        session.close()
-    return [name for name in names if name.startswith(incomplete)]
-
-
+_complete = completion_of(lambda api: (each["name"] for each in api.get(_PATH)["pools"]))
 _name = click.argument("name", shell_complete=_complete)
 
 

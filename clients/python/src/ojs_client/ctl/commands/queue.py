@@ -12,10 +12,16 @@ from ojs_client.ctl.api import ADMIN, V1
 from ojs_client.ctl.output import Column, Row, member, note
 from ojs_client.ctl.rates import limit_options, limits_body, usage_fields
 from ojs_client.ctl.selection import STATES, change_each, run_operation
-from ojs_client.ctl.session import Leaf, Session, confirm, dry_run_option, yes_option
+from ojs_client.ctl.session import (
+    Leaf,
+    Session,
+    completion_of,
+    confirm,
+    dry_run_option,
+    yes_option,
+)
 from ojs_client.ctl.text import clock, milliseconds
 from ojs_client.ctl.urls import url_path
-from ojs_client.errors import OJSError
 
 
 @click.group()
@@ -23,18 +29,10 @@ def queue() -> None:
     """List, read, create, pause, limit, purge and delete queues."""
 
 
-def complete_queues(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
-    """Return the names of queues that begin like ``incomplete``; none without a server."""
-    session = Session(
-        url=ctx.params.get("_url"), profile_name=ctx.params.get("_profile_name"), timeout_s=2.0
-    )
-    try:
-        names = [each["name"] for each in session.api.pages(f"{V1}/queues", "queues", 1000)]
-    except (OJSError, click.ClickException):
-        return []
-    finally:
-        session.close()
-    return [name for name in names if name.startswith(incomplete)]
+complete_queues = completion_of(
+    lambda api: (each["name"] for each in api.pages(f"{V1}/queues", "queues", 1000))
+)
+"""Complete the name of a queue."""
 
 
 def _count(state: str) -> Column:
