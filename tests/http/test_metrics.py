@@ -299,6 +299,7 @@ def test_processes_are_summed_and_a_replacement_continues_the_counters() -> None
 
 async def test_the_document_lists_what_is_served_with_its_labels(counted: Api) -> None:
     await counted.enqueue()
+    await counted.call("PUT", "/ojs/v1/admin/tenants/acme", {})
     await counted.app.store.job_counts.flush(counted.app.store)
     await counted.get("/ojs/v1/queues")
     text = (await counted.get("/metrics")).body.decode()

@@ -18,6 +18,7 @@ from ojs_cluster.store.queues import mirrored_fields
 
 if TYPE_CHECKING:
     from ojs_cluster.store.context import Store
+    from ojs_cluster.store.runtime import Arg
 
 _FIELD: Final = "fair"
 _ON: Final = re.compile(rb"1")
@@ -78,7 +79,8 @@ async def remove_idle_turns(store: Store, queue: str, shards: Sequence[Shard]) -
     """
 
     async def remove(shard: Shard) -> None:
-        keys, args = [shard.tenant_turns(queue)], [queue, _MAX_IDLE_TURNS]
+        keys = [shard.tenant_turns(queue)]
+        args: list[Arg] = [queue, _MAX_IDLE_TURNS]
         removed = _MAX_IDLE_TURNS
         while removed == _MAX_IDLE_TURNS:
             removed = await store.run(shard, "remove_idle_turns", keys, args, idempotent=True)

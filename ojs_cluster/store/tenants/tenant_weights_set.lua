@@ -2,7 +2,7 @@
 -- Post: the hash has the given fields and no others. Fetches use them from now on. Without fields the key is gone.
 -- Memory: allow-oom; adds 250 bytes per tenant with a weight, for 1000 tenants at most.
 -- KEYS: 1 tenant_weights.
--- ARGV: name and value of each field.
+-- ARGV: 1.. name and value of each field, in pairs.
 -- Returns: number of fields
 --@include long_lists
 local weights_key, wanted, old = KEYS[1], {}, {}
