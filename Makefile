@@ -71,8 +71,8 @@ docs: chart-docs ## update generated pages
 	$(BIN)/python -m tests.readme.configuration
 	$(BIN)/python -m tests.readme.api_reference
 
-screenshots: $(VENV)/.dev ## take the pictures of the dashboard in docs/img again (needs chromium)
-	$(BIN)/python -m tests.ui.screenshots docs/img
+screenshots: $(VENV)/.dev ## take the pictures of the dashboard in docs/img again (needs chromium); ALL=folder: of all pages
+	$(BIN)/python -m tests.ui.screenshots $(if $(ALL),--all $(ALL),docs/img)
 
 chart-docs: $(VENV)/.dev ## update the chart's README and schema
 	$(BIN)/python -m tests.helm.values_table

@@ -1,6 +1,7 @@
 """Take the screenshots of the documentation: ``python -m tests.ui.screenshots docs/img``.
 
-The pages show the demo data of the tests, so that anyone can take the same pictures again.
+The pages show the demo data of the tests, so that anyone can take the same pictures again. With
+``--all`` the folder gets a picture of each page in its whole height instead, to review the pages.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from tests.support.servers import own_server, wait_until
 from tests.ui.conftest import FULL, write_history
 from tests.ui.dashboard import Running, dashboard
 from tests.ui.demo import Demo
+from tests.ui.every_page import every_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 # Containers have a small /dev/shm, and no user namespaces for the sandbox.
@@ -53,6 +55,27 @@ def take(browser: Browser, running: Running, demo: Demo, folder: Path) -> list[P
     return taken
 
 
+def take_all(browser: Browser, running: Running, demo: Demo, folder: Path) -> list[Path]:
+    """Write a picture of every page into ``folder``; return their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    context = browser.new_context(
+        viewport={"width": 1280, "height": 800}, color_scheme="light", reduced_motion="reduce"
+    )
+    page = context.new_page()
+    taken = [folder / "login.png"]
+    page.goto(f"{running.url}/ui/login")
+    page.screenshot(path=taken[-1], full_page=True)
+    context.set_extra_http_headers({"Authorization": "Bearer admin-key"})
+    for name, path in every_page(demo).items():
+        page.goto(f"{running.url}/ui/{path}")
+        page.locator("html.js").wait_for()
+        page.evaluate("document.fonts.ready")
+        taken.append(folder / f"{name}.png")
+        page.screenshot(path=taken[-1], full_page=True)
+    context.close()
+    return taken
+
+
 @contextlib.contextmanager
 def _scheduler(folder: Path, redis_url: str, running: Running) -> Iterator[None]:
     """Run a scheduler, so that the pages show a cluster at work."""
@@ -71,8 +94,8 @@ def _is_alive(client: httpx.Client, demo: Demo) -> bool:
     return bool(found["state"] == "completed")
 
 
-def main(folder: Path) -> int:
-    """Start a server with demo data, and take all pictures."""
+def main(folder: Path, *, every: bool) -> int:
+    """Start a server with demo data, and take the pictures of the documentation or of all pages."""
     if CHROMIUM is None:
         print("screenshots need chromium: sudo apt install chromium", file=sys.stderr)
         return 1
@@ -90,11 +113,12 @@ def main(folder: Path) -> int:
         wait_until(lambda: time.time() % 60 < _SAFE_S, what="a new minute")
         running.run(lambda: write_history(running))
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        for path in take(browser, running, demo, folder):
+        for path in (take_all if every else take)(browser, running, demo, folder):
             print(f"{path}: {path.stat().st_size // 1000} kB")
         browser.close()
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    arguments = [argument for argument in sys.argv[1:] if argument != "--all"]
+    sys.exit(main(Path(arguments[0]), every="--all" in sys.argv))

@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 from ojs_cluster.ui.navigation import MENU
 from tests.ui.dashboard import Running
 from tests.ui.demo import Demo
+from tests.ui.every_page import every_page
 from tests.ui.screenshots import ARGUMENTS, CHROMIUM, MAX_BYTES, take
 
 ROOT = Path(__file__).parents[2]
@@ -75,21 +76,6 @@ def window(browser: Browser, running: Running, **options: Any) -> Visitor:
     return Visitor(browser.new_context(**options), running.url)
 
 
-def paths(demo: Demo) -> list[str]:
-    return [
-        *("", "queues", "queues/media", "jobs?queue=email", "jobs?query=colour:red"),
-        *("jobs?queue=reports&state=completed", "nothing"),
-        *(f"jobs/{demo.jobs[name]}" for name in ("discarded", "active")),
-        f"jobs/{demo.jobs['scheduled']}/edit",
-        *("dead", "errors", "workers", "workers/reporter-1", "cron", "cron/nightly-report"),
-        *("cron/_new", "cron/nightly-report/edit"),
-        *("workflows", f"workflows/{demo.workflow}"),
-        *("limits", "limits/partner:api", "webhooks", "operations", "events", "cluster"),
-        *("types", "types/email.send?range=72h"),
-        *("bulk", f"bulk/{demo.operation}"),
-    ]
-
-
 @pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (1920, "dark")])
 def test_every_page_is_accessible_and_fits(
     chromium: Browser, running: Running, demo: Demo, width: int, scheme: str
@@ -101,7 +87,7 @@ def test_every_page_is_accessible_and_fits(
     page = visitor.open("login")
     assert _violations(page, axe) == []
     visitor.log_in()
-    for path in paths(demo):
+    for path in every_page(demo).values():
         page = visitor.open(path)
         for closed in page.locator(CLOSED).all():
             closed.evaluate("each => { each.open = true }")

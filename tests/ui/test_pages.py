@@ -7,11 +7,14 @@ from urllib.parse import quote
 
 import httpx
 import pytest
+from werkzeug.routing import Map, Rule
 
 from ojs_cluster.ui.pages import jobs as jobs_page
+from ojs_cluster.ui.routes import PAGES
 from tests.support.servers import wait_until
 from tests.ui.dashboard import Running
 from tests.ui.demo import BIG, Demo
+from tests.ui.every_page import every_page
 from tests.ui.html import parse
 
 
@@ -45,6 +48,15 @@ def test_every_link_leads_to_a_page(admin: httpx.Client) -> None:
             found |= (links - jobs) | set(sorted(jobs)[:1])
         found -= seen
     assert len(seen) > 20
+
+
+def test_every_page_is_opened_by_the_tests_with_a_browser(demo: Demo) -> None:
+    shown = [page for page in PAGES if page.method == "GET"]
+    places = Map([Rule(page.rule, endpoint=page.rule) for page in shown]).bind("localhost")
+    known = {name: path for name, path in every_page(demo).items() if name != "unknown"}
+    opened = {places.match("/" + path.partition("?")[0])[0] for path in known.values()}
+    no_pages = {"/jobs/values.json", "/jobs/<job_id>.json", "/events/stream", "/cron/_preview"}
+    assert {page.rule for page in shown} - opened == no_pages
 
 
 def test_the_overview_shows_numbers_problems_and_history(admin: httpx.Client) -> None:
