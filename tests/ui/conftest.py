@@ -78,3 +78,4 @@ async def write_history(running: Running) -> None:
         await store.redis.call(
             shard.slot, "HSET", shard.type_hour_history("email.send"), hour % KEPT_HOURS, record
         )
+        await store.redis.call(shard.slot, "ZADD", shard.type_hours, hour, "email.send")

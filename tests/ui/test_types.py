@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 
 import httpx
 
+from ojs_cluster.store.statistics.job_counts import WIDTH
 from tests.support.servers import wait_until
 from tests.ui.dashboard import Running
 from tests.ui.demo import Demo
@@ -35,6 +37,21 @@ def test_types_are_listed_with_their_numbers(
     assert "Statistics of the type in the last 3 days" in days
     assert "Run times" in days
     assert "<rect" in days
+
+
+def test_the_list_of_types_follows_the_time_span(admin: httpx.Client, demo: Demo) -> None:
+    """The demo data has records of two hours: 5 and 30 hours ago."""
+
+    def completed(span: str) -> int:
+        row = page(admin, f"/ui/types?range={span}").partition(">email.send<")[2]
+        numbers = re.findall(r"<td[^>]*>(?:<[^>]*>)?([\d,]+)", row)
+        return int(numbers[1].replace(",", ""))
+
+    for span, hours in (("24h", 1), ("72h", 2)):
+        assert 0 <= completed(span) - hours * (WIDTH - 1) <= 12, span
+    days = page(admin, "/ui/types?range=72h")
+    assert 'href="./types/email.send?range=72h"' in days
+    assert page(admin, "/ui/types?range=9999h").count('aria-current="true">1 hour') == 1
 
 
 def test_only_keys_for_all_queues_see_types(running: Running, demo: Demo) -> None:

@@ -1,19 +1,21 @@
--- Sums the records of the last minutes of some types.
+-- Sums the records of the last minutes, or of the last full hours, of some types.
 -- Memory: no-writes.
--- KEYS: 1 type_history of the first type, then of each further type.
--- ARGV: 1 number of numbers of a record, 2 minutes to sum, 3 minutes kept.
+-- KEYS: 1 type_history or type_hour_history of the first type, then of each further type.
+-- ARGV: 1 number of numbers of a record, 2 records to sum, 3 records kept, 4 minutes of a record: 1 or 60.
 -- Returns: per type the sums; no numbers for a type without records
 --@include now
 local width, span, kept = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local minute, slots = math.floor(now / 60000) + 1, {}
-for i = 1, span do slots[i] = string.format('%.0f', (minute - i + 1) % kept) end
+-- A record of a minute has the number of the next one, and a record of an hour has its own.
+local newest = ARGV[4] == '60' and math.floor(now / 3600000) - 1 or math.floor(now / 60000) + 1
+local slots = {}
+for i = 1, span do slots[i] = string.format('%.0f', (newest - i + 1) % kept) end
 local reply = {}
 for k = 1, KEYS[1] and #KEYS or 0 do
     local sums = {}
     for i, text in ipairs(redis.call('HMGET', KEYS[k], unpack(slots))) do
         local number = 0
-        -- Records of an earlier round of the hash have other minutes.
-        if text and string.match(text, '^%d+') == string.format('%.0f', minute - i + 1) then
+        -- Records of an earlier round of the hash have other numbers.
+        if text and string.match(text, '^%d+') == string.format('%.0f', newest - i + 1) then
             for part in string.gmatch(text .. ',', '(%d*),') do
                 if number > 0 then sums[number] = (sums[number] or 0) + (tonumber(part) or 0) end
                 number = number + 1

@@ -15,7 +15,16 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.runtime import Runtime
-from ojs_cluster.store.statistics.type_minutes import KEPT_MINUTES, MAX_TYPES, read_records
+from ojs_cluster.store.statistics.type_minutes import (
+    KEPT_MINUTES,
+    MAX_TYPES,
+    Sums,
+    TypeStatistics,
+    add_minutes,
+    add_records,
+    list_summed,
+    read_records,
+)
 
 log = logging.getLogger("ojs.store")
 
@@ -89,3 +98,35 @@ async def read_type_hours(store: Runtime, job_type: str, width: int) -> dict[int
         BackendUnavailable: Redis did not answer in time.
     """
     return await read_records(store, job_type, width, Shard.type_hour_history)
+
+
+async def list_types_by_hour(
+    store: Runtime, hours: int, width: int
+) -> tuple[list[TypeStatistics], int]:
+    """Return the types with jobs in the last full hours and since then, those with most jobs first.
+
+    Args:
+        store: the store.
+        hours: number of full hours, less than ``KEPT_HOURS``.
+        width: number of the numbers of a record.
+
+    Returns:
+        The types, and the number of shards that did not answer.
+    """
+
+    async def read(shard: Shard, sums: Sums) -> None:
+        found: Any = await store.redis.call(
+            *(shard.slot, "ZREVRANGE", shard.type_hours, 0, MAX_HOURLY_TYPES - 1, "WITHSCORES"),
+            idempotent=True,
+        )
+        names, summed = found[::2], int(float(found[1])) if found else 0
+        keys = [shard.type_hour_history(name.decode(errors="replace")) for name in names]
+        await add_records(store, shard, names, keys, [width, hours, KEPT_HOURS, 60], sums)
+        time: Any = await store.redis.call(shard.slot, "TIME", idempotent=True)
+        hour, second = divmod(int(time[0]), 3600)
+        minutes = second // 60 + 1
+        if summed < hour - 1:
+            minutes += 60  # the last full hour has no sums yet, or no jobs
+        await add_minutes(store, shard, minutes, width, sums)
+
+    return await list_summed(store, read, width)

@@ -9,7 +9,7 @@ client that invents types can neither fill Redis nor hide the known types.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -120,6 +120,10 @@ class TypeStatistics:
         return quantile(self.times[len(WAIT_BOUNDS_MS) + 1 : -2], RUN_BOUNDS_MS, probability)
 
 
+Sums = dict[bytes, list[int]]
+"""Summed numbers by type."""
+
+
 async def list_types(store: Runtime, minutes: int, width: int) -> tuple[list[TypeStatistics], int]:
     """Return the types with jobs in the last minutes, those with most jobs first.
 
@@ -131,33 +135,86 @@ async def list_types(store: Runtime, minutes: int, width: int) -> tuple[list[Typ
     Returns:
         The types, and the number of shards that did not answer.
     """
-    sums: dict[bytes, list[int]] = {}
+
+    async def read(shard: Shard, sums: Sums) -> None:
+        await add_minutes(store, shard, minutes, width, sums)
+
+    return await list_summed(store, read, width)
+
+
+async def add_minutes(store: Runtime, shard: Shard, minutes: int, width: int, sums: Sums) -> None:
+    """Add the numbers of the last minutes of all types of a shard to ``sums``.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    names: Any = await store.redis.call(
+        shard.slot, "ZRANGE", shard.job_types, 0, MAX_TYPES, idempotent=True
+    )
+    keys = [_key(shard, name) for name in names]
+    await add_records(store, shard, names, keys, [width, minutes, KEPT_MINUTES, 1], sums)
+
+
+async def add_records(
+    store: Runtime,
+    shard: Shard,
+    names: Sequence[bytes],
+    keys: Sequence[bytes],
+    args: Sequence[int],
+    sums: Sums,
+) -> None:
+    """Add the latest records of some types of a shard to ``sums``.
+
+    Args:
+        store: the store.
+        shard: the shard.
+        names: the types.
+        keys: their hashes of records.
+        args: ARGV of ``sum_type_minutes``.
+        sums: the sums.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    width = args[0]
+    for start in range(0, len(names), _AT_ONCE):
+        chunk = slice(start, start + _AT_ONCE)
+        found = await store.run(shard, "sum_type_minutes", keys[chunk], list(args), idempotent=True)
+        for name, numbers in zip(names[chunk], found, strict=True):
+            if len(numbers) == width:
+                old = sums.get(name, [0] * width)
+                sums[name] = [a + b for a, b in zip(old, numbers, strict=True)]
+
+
+async def list_summed(
+    store: Runtime, read: Callable[[Shard, Sums], Awaitable[None]], width: int
+) -> tuple[list[TypeStatistics], int]:
+    """Return the types of all shards, those with most jobs first.
+
+    Args:
+        store: the store.
+        read: adds the numbers of the types of one shard to the sums.
+        width: number of the numbers of a type.
+
+    Returns:
+        The types with jobs, and the number of shards that did not answer.
+    """
+    sums: Sums = {}
     unread = 0
 
-    async def read(shard: Shard) -> None:
+    async def read_shard(shard: Shard) -> None:
         nonlocal unread
         if not store.redis.is_responsive(shard.slot):
             unread += 1
             return
         try:
-            names: Any = await store.redis.call(
-                shard.slot, "ZRANGE", shard.job_types, 0, MAX_TYPES, idempotent=True
-            )
-            for start in range(0, len(names), _AT_ONCE):
-                chunk = names[start : start + _AT_ONCE]
-                keys = [_key(shard, name) for name in chunk]
-                args = [width, minutes, KEPT_MINUTES]
-                found = await store.run(shard, "sum_type_minutes", keys, args, idempotent=True)
-                for name, numbers in zip(chunk, found, strict=True):
-                    if len(numbers) == width:
-                        old = sums.get(name, [0] * width)
-                        sums[name] = [a + b for a, b in zip(old, numbers, strict=True)]
+            await read(shard, sums)
         except (BackendUnavailable, RedisReplyError):
             unread += 1
 
-    await run_concurrently(store.keys, read)
+    await run_concurrently(store.keys, read_shard)
     listed = [
-        TypeStatistics(name.decode(errors="replace"), numbers[:-3], *numbers[-3:])
+        TypeStatistics(name.decode(errors="replace"), numbers[: width - 3], *numbers[width - 3 :])
         for name, numbers in sums.items()
     ]
     return sorted(listed, key=lambda one: (-one.completed, -one.enqueued, one.name)), unread

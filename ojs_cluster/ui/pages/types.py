@@ -1,4 +1,4 @@
-"""The job types of the last hour, and one type over time."""
+"""The job types of a time span, and one type over time."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, Final
 import orjson
 
 from ojs_cluster.store.statistics.job_counts import WIDTH
+from ojs_cluster.store.statistics.type_hours import list_types_by_hour
 from ojs_cluster.store.statistics.type_minutes import MAX_TYPES, list_types
 from ojs_cluster.ui.drawings.histogram import histogram
 from ojs_cluster.ui.pages.overview import points_of
@@ -15,21 +16,33 @@ from ojs_cluster.ui.visit import Answer, Page, Visit
 
 RANGES: Final = {"2h": ("1m", "2 hours"), "24h": ("1h", "24 hours"), "72h": ("1h", "3 days")}
 """The time spans of one type: period of a point, and label."""
-_SPAN_MINUTES: Final = 60
+SPANS: Final = {"1h": "1 hour", "24h": "24 hours", "72h": "3 days"}
+"""The time spans of the list, with their labels."""
+_HOURS: Final = {"24h": 24, "72h": 72}
+"""The spans that are sums of full hours, and of the minutes since then."""
 _KEPT_S: Final = 10.0
 """Maximum age of the list in seconds. Processes write their counts every 15 seconds."""
+_KEPT_BY_HOUR_S: Final = 60.0
+"""Maximum age in seconds of a list of many hours, which has more records to sum."""
 _MAX_SHOWN: Final = 500
 
 
 async def show_all(visit: Visit) -> Answer:
-    """List the types with jobs in the last hour, those with most jobs first."""
+    """List the types with jobs in the chosen time span, those with most jobs first."""
     if not visit.sees_cluster:
         return _hidden(visit)
+    chosen = visit.query.get("range", "1h")
+    chosen = chosen if chosen in SPANS else "1h"
     visit.app.access.count_request(visit.principal)
-    listed = orjson.loads(await visit.snapshots.get("types", lambda: _read(visit), _KEPT_S))
+    kept_s = _KEPT_BY_HOUR_S if chosen in _HOURS else _KEPT_S
+    shared = await visit.snapshots.get(f"types {chosen}", lambda: _read(visit, chosen), kept_s)
+    listed = orjson.loads(shared)
     return Page(
         "types.html",
         {
+            "ranges": SPANS,
+            "range": chosen,
+            "range_of_type": chosen if chosen in RANGES else "",
             "types": listed["types"][:_MAX_SHOWN],
             "hidden": max(0, len(listed["types"]) - _MAX_SHOWN),
             "unread": listed["unread"],
@@ -57,8 +70,12 @@ async def show_one(visit: Visit, name: str) -> Answer:
     return Page("type.html", context)
 
 
-async def _read(visit: Visit) -> bytes:
-    types, unread = await list_types(visit.app.store, _SPAN_MINUTES, WIDTH)
+async def _read(visit: Visit, chosen: str) -> bytes:
+    store = visit.app.store
+    if chosen in _HOURS:
+        types, unread = await list_types_by_hour(store, _HOURS[chosen], WIDTH)
+    else:
+        types, unread = await list_types(store, 60, WIDTH)
     shown = [
         {
             "name": one.name,

@@ -10,7 +10,12 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.statistics import type_hours
 from ojs_cluster.store.statistics.job_counts import WIDTH
 from ojs_cluster.store.statistics.series import Periods, Point, type_series
-from ojs_cluster.store.statistics.type_hours import KEPT_HOURS, HourRollUp, read_type_hours
+from ojs_cluster.store.statistics.type_hours import (
+    KEPT_HOURS,
+    HourRollUp,
+    list_types_by_hour,
+    read_type_hours,
+)
 from ojs_cluster.store.statistics.type_minutes import KEPT_MINUTES
 from tests.store.shortcuts import queues_in_other_shards
 from tests.store.statistics.test_type_minutes import numbers
@@ -77,6 +82,32 @@ async def test_a_series_goes_back_three_days(store: Store, db: Any) -> None:
     assert sum(each.totals["acked"] for each in await hourly(store, "a")) == 71 + 50 + 1, (
         "not twice"
     )
+
+
+async def test_a_list_of_hours_has_each_full_hour_and_the_minutes_since(
+    store: Store, db: Any
+) -> None:
+    async def completed(hours: int) -> dict[str, int]:
+        listed, unread = await list_types_by_hour(store, hours, WIDTH)
+        assert unread == 0
+        return {one.name: one.completed for one in listed}
+
+    hour = await present_hour(store)
+    shard = store.keys.shard_of_queue("a")
+    for ago in (1, 24, 25, 72, 73):
+        db.hset(
+            shard.type_hour_history("a"),
+            str((hour - ago) % KEPT_HOURS),
+            text(hour - ago, numbers_of(ago)),
+        )
+    db.zadd(shard.type_hours, {"a": hour - 1})
+    # The minutes of the last full hour are a part of its sums, and the first one of this hour not.
+    await write_minutes(store, db, "a", hour - 1, 20, 61)
+    assert await completed(24) == {"a": 1 + 24 + 1}
+    assert await completed(72) == {"a": 1 + 24 + 25 + 72 + 1}
+    db.zadd(shard.type_hours, {"a": hour - 2})
+    db.hdel(shard.type_hour_history("a"), str((hour - 1) % KEPT_HOURS))
+    assert await completed(24) == {"a": 24 + 2}, "the sums of the last hour are not stored yet"
 
 
 async def test_types_without_recent_jobs_make_room(
