@@ -66,6 +66,7 @@ PAGES: Final = (
     PageRoute("POST", "/queues/<name>/resume", queues.resume, (Scope.ADMIN_WRITE,)),
     PageRoute("POST", "/queues/<name>/limits", queue_changes.set_limits, (Scope.ADMIN_WRITE,)),
     PageRoute("POST", "/queues/<name>/config", queue_changes.configure, (Scope.ADMIN_WRITE,)),
+    PageRoute("POST", "/queues/<name>/defaults", queue_changes.set_defaults, (Scope.ADMIN_WRITE,)),
     PageRoute("POST", "/queues/<name>/purge", queue_changes.purge, (Scope.ADMIN_PURGE,)),
     PageRoute("GET", "/jobs", jobs.show_all),
     PageRoute("GET", "/jobs/values.json", completion.values),

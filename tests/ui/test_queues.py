@@ -141,6 +141,78 @@ def test_the_configuration_of_a_queue_is_changed(running: Running, admin: httpx.
         assert refused(admin, path, {**own, "max_depth": "-5"}, "max_depth")
 
 
+def fields_of(client: httpx.Client, queue: str, form: str) -> dict[str, str]:
+    """Return the fields of a form as a browser sends them without a change."""
+    text = page(client, f"/ui/queues/{queue}").partition(f'/{form}"')[2].partition("</form>")[0]
+    document = parse(text)
+    found = {e.attributes["name"]: e.attributes.get("value", "") for e in document.all("input")}
+    names = [e.attributes["name"] for e in document.all("select")]
+    return found | {name: found[f"was_{name}"] for name in names}
+
+
+def test_what_a_full_queue_does_is_chosen(running: Running, admin: httpx.Client) -> None:
+    with running.api() as api:
+        enqueue(api, "full")
+        path, form = "/ui/queues/full/config", fields_of(admin, "full", "config")
+        assert (form["strategy"], form["fair_share"]) == ("reject", "")
+        assert "Set a maximum" in refused(admin, path, {**form, "strategy": "block"}, "max_depth")
+        send(admin, path, {**form, "strategy": "block", "max_depth": "5", "fair_share": "turns"})
+        config = api.get(f"{V1}/full/config").json()
+        assert config["fair_share"] is True
+        assert config["backpressure"]["strategy"] == "block"
+        form = fields_of(admin, "full", "config")
+        asked = page_of(admin.post(path, data={**form, "strategy": "drop_oldest"}))
+        assert "No worker runs a discarded job" in asked
+        assert api.get(f"{V1}/full/config").json() == config, "the page only asks"
+        send(admin, path, {**form, "strategy": "drop_oldest", "confirmed": "1"})
+        send(admin, path, {**form, "strategy": "block", "fair_share": ""})
+        config = api.get(f"{V1}/full/config").json()
+        assert config["backpressure"]["strategy"] == "drop_oldest", "not changed in the form"
+        assert "fair_share" not in config
+
+
+def test_defaults_of_new_jobs_are_set_and_removed(running: Running, admin: httpx.Client) -> None:
+    with running.api() as api:
+        enqueue(api, "preset")
+        policy = {"max_attempts": 4, "non_retryable_errors": ["Fatal"]}
+        kept = {"default_retry": policy, "retention": {"cancelled": "PT1H"}}
+        api.put(f"{V1}/preset/config", json=kept).raise_for_status()
+        path, form = "/ui/queues/preset/defaults", fields_of(admin, "preset", "defaults")
+        assert (form["max_attempts"], form["backoff_coefficient"]) == ("4", "2")
+        assert "Nothing was changed" in send(admin, path, form)
+        changes = {"max_attempts": "9", "backoff_coefficient": "1.5", "max_interval": "PT2M"}
+        changes |= {"default_timeout": "60", "visibility_timeout": "20", "discarded": "P30D"}
+        assert "have the changed defaults" in send(admin, path, {**form, **changes})
+        config = api.get(f"{V1}/preset/config").json()["config"]
+        names = ("max_attempts", "backoff_coefficient", "max_interval", "non_retryable_errors")
+        retry = config["default_retry"]
+        assert [retry[name] for name in names] == [9, 1.5, "PT2M", ["Fatal"]]
+        assert (config["default_timeout"], config["visibility_timeout"]) == (60, 20)
+        assert config["retention"] == {"discarded": "P30D", "cancelled": "PT1H"}
+        form = fields_of(admin, "preset", "defaults")
+        empty = {name: "" for name in form if not name.startswith("was_")}
+        send(admin, path, {**form, **empty})
+        config = api.get(f"{V1}/preset/config").json()["config"]
+        assert not config.keys() & {"default_retry", "default_timeout", "retention"}
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "words"),
+    [
+        ("max_attempts", "many", "Must be an integer from 0"),
+        ("backoff_coefficient", "0.5", "Must be a number from 1.0"),
+        ("initial_interval", "<10>", "Must be"),
+        ("default_timeout", "soon", "Must be a whole number"),
+        ("visibility_timeout", "0", "Must be an integer of seconds from 1"),
+        ("completed", "a day", "Must be"),
+    ],
+)
+def test_a_wrong_default_is_explained_beside_its_field(
+    running: Running, admin: httpx.Client, field: str, text: str, words: str
+) -> None:
+    assert words in refused(admin, "/ui/queues/email/defaults", {field: text}, field)
+
+
 def test_waiting_jobs_are_deleted_after_the_name_was_typed(
     running: Running, admin: httpx.Client
 ) -> None:
@@ -156,6 +228,7 @@ def test_waiting_jobs_are_deleted_after_the_name_was_typed(
 
 def test_forms_of_a_queue_need_the_scope_and_the_queue(running: Running, demo: Demo) -> None:
     forms = {"limits": {"concurrency": "1"}, "config": {"partitions": "2"}}
+    forms["defaults"] = {"default_timeout": "1"}
     forms["purge"] = {"typed": "media"}
     with running.browser("viewer-key") as client:
         assert (
@@ -172,7 +245,8 @@ def test_forms_of_a_queue_need_the_scope_and_the_queue(running: Running, demo: D
             assert answer.status_code in (303, 403), answer.text
     with running.api() as api:
         assert "concurrency" not in api.get(f"{V1}/media/rate-limit").json()
-        assert api.get(f"{V1}/media/config").json()["partitions"] == 1
+        config = api.get(f"{V1}/media/config").json()
+        assert (config["partitions"], "default_timeout" in config) == (1, False)
         assert api.get(f"{V1}/media").json()["counts"]["available"] > 0
 
 
@@ -199,7 +273,7 @@ def test_a_read_only_dashboard_offers_and_accepts_no_form(ui_redis: Embedded, de
             "<form"
             not in page(client, "/ui/queues/email").partition("<main")[2].partition("</main>")[0]
         )
-        for name in ("limits", "config", "purge"):
+        for name in ("limits", "config", "defaults", "purge"):
             answer = client.post(f"/ui/queues/email/{name}", data={"typed": "email"})
             assert answer.status_code == 403
 

@@ -1,13 +1,20 @@
-"""Change a queue: its limits, its configuration, and its waiting jobs."""
+"""Change a queue: its limits, its configuration, the defaults of its jobs, and its waiting jobs."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import orjson
 
 from ojs_cluster.ui.forms import limits as limit_form
 from ojs_cluster.ui.forms.form import Form, confirmation, is_confirmed, refused
 from ojs_cluster.ui.pages.queues.lists import queue_page
-from ojs_cluster.ui.pages.queues.settings import CONFIG_FIELDS, changed_config
+from ojs_cluster.ui.pages.queues.settings import (
+    CONFIG_FIELDS,
+    DEFAULT_FIELDS,
+    changed_config,
+    changed_defaults,
+)
 from ojs_cluster.ui.visit import Answer, ApiError, SeeOther, Visit
 
 
@@ -37,22 +44,57 @@ async def set_limits(visit: Visit, name: str) -> Answer:
 
 
 async def configure(visit: Visit, name: str) -> Answer:
-    """Change the partitions, the maximum depth, or what happens after the last attempt."""
-    body = changed_config(dict(visit.form))
+    """Change the partitions, the depth bound, what follows the last attempt, or the fair share."""
+    body = changed_config(visit.form)
     here = visit.url("queues", name)
     if not body:
         return SeeOther(here, "Nothing was changed.")
+    bound = body.get("backpressure") or {}
+    if bound and "max_depth" not in bound:
+        words = "Set a maximum, because only a queue with a maximum can be full"
+        return await queue_page(
+            visit, name, {"config": Form(visit.form, {"max_depth": words})}, 400
+        )
+    if bound.get("strategy") == "drop_oldest" and not is_confirmed(visit):
+        return confirmation(
+            visit,
+            f"Let {name} discard its oldest jobs when it is full?",
+            "Each new job of the full queue then discards the oldest available one. No worker "
+            "runs a discarded job, and it does not become a dead letter.",
+            "Discard the oldest jobs",
+            here,
+        )
     try:
-        if body.get("backpressure"):
+        if bound:
             # The API replaces this member as a whole. The form shows only a part of it.
-            path = ("admin", "queues", name, "config")
-            present = orjson.loads(await visit.get(*path))["config"].get("backpressure", {})
-            body["backpressure"] = {**present, **body["backpressure"]}
+            present = (await _config(visit, name)).get("backpressure", {})
+            body["backpressure"] = {**present, **bound}
         await visit.send("PUT", "admin", "queues", name, "config", body=body)
     except ApiError as error:
         forms = {"config": refused(visit, error, CONFIG_FIELDS)}
         return await queue_page(visit, name, forms, error.status)
     return SeeOther(here, f"The configuration of {name} is changed.")
+
+
+async def set_defaults(visit: Visit, name: str) -> Answer:
+    """Change the defaults of new jobs: retry policy, timeout, lease and retention."""
+    here = visit.url("queues", name)
+    try:
+        body = changed_defaults(visit.form, await _config(visit, name))
+        if not body:
+            return SeeOther(here, "Nothing was changed.")
+        await visit.send("PUT", "admin", "queues", name, "config", body=body)
+    except ApiError as error:
+        forms = {"defaults": refused(visit, error, DEFAULT_FIELDS)}
+        return await queue_page(visit, name, forms, error.status)
+    return SeeOther(here, f"New jobs of {name} have the changed defaults. Stored jobs keep theirs.")
+
+
+async def _config(visit: Visit, name: str) -> dict[str, Any]:
+    """Return the present configuration of a queue."""
+    reply = orjson.loads(await visit.get("admin", "queues", name, "config"))
+    config: dict[str, Any] = reply["config"]
+    return config
 
 
 async def purge(visit: Visit, name: str) -> Answer:
