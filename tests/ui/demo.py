@@ -89,4 +89,21 @@ class Demo:
         saved = {"query": "type:email.* state:discarded"}
         self._client.put(f"{V1}/admin/searches/Failed e-mails", json=saved).raise_for_status()
         self.operation = self.post("/admin/bulk", filtered)["id"]
+        self._fill_tenants()
         return self
+
+    def _fill_tenants(self) -> None:
+        """Add two tenants with limits, and a pool whose worker has jobs of both."""
+        pool = {"strategy": "weighted", "queues": {"billing": {"weight": 3}, "exports": {}}}
+        self._client.put(f"{V1}/admin/pools/back-office", json=pool).raise_for_status()
+        for number in range(9):
+            tenant = {"tenant_id": "acme" if number % 3 else "globex"}
+            options = {"queue": "exports" if number == 4 else "billing"}
+            body = {"type": "invoice.send", "args": [number], "meta": tenant, "options": options}
+            self.post("/jobs", body)
+        fetch = {"pool": "back-office", "worker_id": "clerk-1", "count": 4}
+        self.post("/workers/fetch", fetch)
+        limits: dict[str, Any] = {"max_queue_depth": 5000, "reason": "paid plan"}
+        limits["max_enqueue_rate"] = {"limit": 1000, "period": "PT1M"}
+        path = f"{V1}/admin/tenants/acme/limits"
+        self._client.put(path, json=limits).raise_for_status()

@@ -304,10 +304,14 @@ def test_a_key_of_a_tenant_cannot_use_the_dashboard(ui_redis: Embedded) -> None:
 
 
 _READ_TOGETHER = ("", "queues", "cluster", "types", "cron/_preview?expression=@daily")
+_READ_TOGETHER += ("pools", "tenants")
 
 
 def test_pages_of_shared_replies_count_against_the_request_rate(ui_redis: Embedded) -> None:
-    slow = [Principal(f"slow-{n}", PRESETS["viewer"], requests_per_second=0.001) for n in range(5)]
+    slow = [
+        Principal(f"slow-{number}", PRESETS["viewer"], requests_per_second=0.001)
+        for number in range(len(_READ_TOGETHER))
+    ]
     keyring = Keyring({**KEYRING.by_digest, **{digest(who.name): who for who in slow}}, {})
     with dashboard(ui_redis, UiSettings(mode="read"), keyring=keyring) as it:
 

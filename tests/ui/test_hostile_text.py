@@ -92,7 +92,10 @@ def attack(
     name = quote(worker[-60:].strip(), safe="")
     made = api.put(f"/ojs/v1/admin/searches/{name}", json=saved)
     assert made.status_code == 201, made.text
-    pages += ["limits", "webhooks", "events", "operations", ""]
+    reason = {"max_scheduled": 7, "reason": text}
+    made = api.put("/ojs/v1/admin/tenants/acme/limits", json=reason)
+    assert made.status_code == 200, made.text
+    pages += ["limits", "tenants", "webhooks", "events", "operations", ""]
     pages += ["limits/k:1", "cron/_new", "cron/c/edit"]
     return [*pages, "cron/c", f"bulk/{operation}"]
 

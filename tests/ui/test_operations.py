@@ -261,7 +261,14 @@ def test_responses_to_webhooks_are_in_words(delivery: dict[str, Any], words: str
 
 def test_a_key_for_some_queues_gets_no_page_about_all(running: Running, demo: Demo) -> None:
     with running.browser("email-key") as client:
-        for path in ("operations", "workers", "limits", "limits/partner:api", "webhooks"):
+        for path in (
+            "operations",
+            "workers",
+            "limits",
+            "limits/partner:api",
+            "webhooks",
+            "tenants",
+        ):
             page(client, f"/ui/{path}", 403)
         assert "media" not in page(client, "/ui/events").partition("<tbody>")[2]
         assert "order 17" not in page(client, "/ui/workflows")

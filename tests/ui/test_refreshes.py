@@ -28,6 +28,7 @@ BODY = {"Content-Length": "0"}
 """A request that may have a body is left to Quart."""
 BY_QUART = {**REFRESH, **BODY}
 STATIC = ("queues", "jobs", "jobs?state=discarded", "dead", "errors", "workers", "cron", "limits")
+STATIC += ("pools", "tenants")
 CHANGING = re.compile(r"[\d.,]+ ?(ms|s|min|h|d)\b|\d+|just now")
 
 

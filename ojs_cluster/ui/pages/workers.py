@@ -12,6 +12,7 @@ from ojs_cluster.core.raw_json import Raw
 from ojs_cluster.ui import raw
 from ojs_cluster.ui.forms.form import confirmation, is_confirmed
 from ojs_cluster.ui.json_view import HIDDEN, show_json
+from ojs_cluster.ui.pages.shared.searches import quoted
 from ojs_cluster.ui.redaction.redaction import Value
 from ojs_cluster.ui.redaction.rules import HIDDEN_JSON
 from ojs_cluster.ui.visit import Answer, Page, Visit
@@ -126,11 +127,5 @@ def _worker(members: raw.Members) -> dict[str, Any]:
         "pid": HIDDEN if "pid" in hidden else raw.number(members, "pid"),
         "memory_bytes": raw.integer(members, "memory_bytes"),
         "concurrency": HIDDEN if "concurrency" in hidden else raw.number(members, "concurrency"),
-        "search": f"worker:{_quoted(raw.text(members, 'id'))} state:active",
+        "search": f"worker:{quoted(raw.text(members, 'id'))} state:active",
     }
-
-
-def _quoted(text: str) -> str:
-    """Return a text as a quoted value of a search."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'

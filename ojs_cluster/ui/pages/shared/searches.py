@@ -67,8 +67,13 @@ def _quoted(value: str) -> str:
     if not _needs_quotes(value):
         return value
     start, star = (value[:-1], "*") if value.endswith("*") else (value, "")
-    escaped = start.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"{star}'
+    return f"{quoted(start)}{star}"
+
+
+def quoted(text: str) -> str:
+    """Return a text as a quoted value of a search, in which an asterisk has no meaning."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 async def save(visit: Visit) -> Answer:
