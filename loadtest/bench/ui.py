@@ -3,14 +3,15 @@
     python -m loadtest.bench.ui [--jobs 1000000] [--queues 10000] [--rounds 40] [--quick] [--prefer]
 
 A cluster of three masters is filled with jobs over many queues, a hundredth of the jobs as dead
-letters, and a thousandth as many workers. One API process serves the dashboard. Each round requests
-every page once. Between two rounds all shared replies expire, so each round computes them again,
-but the sums over more than 2000 queues, which are read in the background every few seconds.
-The table has the times of the responses in milliseconds, and the mean processor time of the API
-process and of Redis, which other programs on the machine change less. Then viewers refresh the
-overview every five seconds, as open pages do. The last lines have the processor time as a share of
-one core, with the viewers and without them, that of one refresh, and the longest command in the
-SLOWLOG, which includes the time for which other programs have interrupted it.
+letters, and a thousandth as many workers, with as many worker pools and tenants with limits as
+there may be. One API process serves the dashboard. Each round requests every page once. Between two
+rounds all shared replies expire, so each round computes them again, but the sums over more than
+2000 queues, which are read in the background every few seconds. The table has the times of the
+responses in milliseconds, and the mean processor time of the API process and of Redis, which other
+programs on the machine change less. Then viewers refresh the overview every five seconds, as open
+pages do. The last lines have the processor time as a share of one core, with the viewers and
+without them, that of one refresh, and the longest command in the SLOWLOG, which includes the time
+for which other programs have interrupted it.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from loadtest.bench._jobs import CHUNK, fill, new_job
 from loadtest.bench._processes import children_of, cpu_s, free_port, prefer, running
 from loadtest.bench._table import print_setting, print_table, quantile
 from ojs_cluster.core.jobs.failure import parse_failure
+from ojs_cluster.core.pools.pool import MAX_POOL_QUEUES, new_pool
+from ojs_cluster.core.tenants.settings import TenantLimits, TenantSettings
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded.servers import Embedded, find_server
 from ojs_cluster.store.context import Store
@@ -38,7 +41,9 @@ from ojs_cluster.store.enqueue.enqueue import enqueue_many
 from ojs_cluster.store.fetch.fetch import fetch
 from ojs_cluster.store.jobs.nack import nack
 from ojs_cluster.store.open import open_store
+from ojs_cluster.store.pools.pools import MAX_POOLS, set_pool
 from ojs_cluster.store.settings import StoreSettings
+from ojs_cluster.store.tenants.tenants import MAX_TENANTS, change
 from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 
 VIEWERS = 50
@@ -66,6 +71,10 @@ def pages(job_id: str) -> dict[str, str]:
         "dead letters": "dead",
         "workers": "workers",
         "worker": "workers/worker-1",
+        "types": "types",
+        "types, three days": "types?range=72h",
+        "worker pools": "pools",
+        "tenants": "tenants",
         "cron": "cron",
         "workflows": "workflows",
         "bulk operations": "bulk",
@@ -88,8 +97,21 @@ async def prepare(url: str, jobs: int, queues: int) -> str:
         for number in range(jobs // 1000):
             beat = Heartbeat(worker_id=f"worker-{number}", job_ids=(), state="running")
             await heartbeat(store, beat)
+        await _pools_and_tenants(store, names)
         (job,) = await enqueue_many(store, [new_job(names[0])])
         return job.id
+
+
+async def _pools_and_tenants(store: Store, queues: Sequence[str]) -> None:
+    """Create the largest number of pools, each with the largest number of queues, and tenants."""
+    for number in range(MAX_POOLS):
+        pool = new_pool(f"pool-{number}", "weighted", queues[:MAX_POOL_QUEUES], {})
+        await set_pool(store, pool, lambda _old: None)
+    for number in range(MAX_TENANTS):
+        settings = TenantSettings(
+            tenant_id=f"tenant-{number}", limits=TenantLimits(max_queue_depth=1000)
+        )
+        await change(store, settings.tenant_id, lambda _old, wanted=settings: wanted)
 
 
 async def _dead_letters(store: Store, count: int) -> None:
