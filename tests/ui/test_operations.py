@@ -243,6 +243,10 @@ def test_every_action_of_the_api_has_words() -> None:
         words = operations.action_of({"action": action})
         assert not {".", "_"} & set(words), action
         assert words[0].isupper(), action
+        verb = action.partition(".")[2]
+        assert "_" not in verb or verb.replace("_", " ") not in words.lower(), (
+            "a verb and an object"
+        )
 
 
 @pytest.mark.parametrize(
