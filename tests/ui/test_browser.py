@@ -111,7 +111,7 @@ def test_no_column_is_cut_off_in_a_window_of_1280_pixels(
 ) -> None:
     visitor = window(chromium, running, viewport={"width": 1280, "height": 800})
     visitor.log_in()
-    for path in ("queues", "cluster", "workers", "cron", "limits"):
+    for path in ("queues", "cluster", "workers", "cron", "limits", "pools", "tenants"):
         page = visitor.open(path)
         for table in page.locator(".scroll").all():
             assert table.evaluate("each => each.scrollWidth - each.clientWidth") <= 0, path
@@ -130,7 +130,7 @@ def test_columns_and_the_menu_are_readable_in_a_window_of_360_pixels(
 ) -> None:
     visitor = window(chromium, running, viewport={"width": 360, "height": 800})
     visitor.log_in()
-    for path in ("bulk", "operations", "limits", "webhooks", "cluster"):
+    for path in ("bulk", "operations", "limits", "webhooks", "cluster", "pools", "tenants"):
         page = visitor.open(path)
         for cell in page.locator("tbody .break-name").all()[:20]:
             box = cell.bounding_box()
