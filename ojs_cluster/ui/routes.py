@@ -135,6 +135,8 @@ PAGES: Final = (
     ),
     PageRoute("GET", "/pools", pools.show_all),
     PageRoute("GET", "/tenants", tenants.show_all),
+    PageRoute("GET", "/tenants/<tenant>", tenants.show_one),
+    PageRoute("POST", "/tenants/<tenant>/limits", tenants.set_limits, (Scope.ADMIN_WRITE,)),
     PageRoute("GET", "/limits", limits.show_all),
     PageRoute("GET", "/limits/<key>", limits.show_one),
     PageRoute("POST", "/limits/<key>/override", limits.override, (Scope.ADMIN_WRITE,)),

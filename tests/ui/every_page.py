@@ -39,6 +39,7 @@ def every_page(demo: Demo) -> dict[str, str]:
         "limits": "limits",
         "limit": "limits/partner:api",
         "tenants": "tenants",
+        "tenant": "tenants/acme",
         "webhooks": "webhooks",
         "events": "events",
         "bulk": "bulk",

@@ -95,7 +95,7 @@ def attack(
     reason = {"max_scheduled": 7, "reason": text}
     made = api.put("/ojs/v1/admin/tenants/acme/limits", json=reason)
     assert made.status_code == 200, made.text
-    pages += ["limits", "tenants", "webhooks", "events", "operations", ""]
+    pages += ["limits", "tenants", "tenants/acme", "webhooks", "events", "operations", ""]
     pages += ["limits/k:1", "cron/_new", "cron/c/edit"]
     return [*pages, "cron/c", f"bulk/{operation}"]
 
@@ -155,6 +155,10 @@ def test_hostile_text_is_shown_as_text(attacked: Running) -> None:
         override = dict.fromkeys(("concurrency", "rate", "rate_period", "expires_at"), HOSTILE)
         answer = client.post("/ui/limits/k:1/override", data=override)
         assert answer.status_code == 422
+        check(answer)
+        limits = dict.fromkeys(("max_queue_depth", "rate", "rate_period", "reason"), HOSTILE)
+        answer = client.post("/ui/tenants/acme/limits", data=limits)
+        assert answer.status_code in (400, 422)
         check(answer)
         worker = quote(HOSTILE.replace("\u202e", ""), safe="")
         asked = client.post(f"/ui/workers/{worker}/direct/terminate", data={"back": HOSTILE})

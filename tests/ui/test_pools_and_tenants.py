@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -10,6 +11,7 @@ from tests.ui.dashboard import Running
 from tests.ui.demo import Demo
 from tests.ui.html import parse
 from tests.ui.test_pages import page
+from tests.ui.test_queues import refused, send
 
 
 def row(text: str, name: str) -> str:
@@ -48,7 +50,48 @@ def test_tenants_have_numbers_and_limits_and_lead_to_their_jobs(
     assert "of 5,000" in acme
     assert "1,000 per minute" in acme
     assert "of" not in row(text, "globex")
+    assert 'href="./tenants/globex"' in text
     search = quote('meta.tenant_id:"globex"', safe="")
-    assert f"query={search}" in text
+    assert f"query={search}" in page(admin, "/ui/tenants/globex")
     found = page(admin, f"/ui/jobs?query={search}")
     assert found.count("<tr data-id=") == 3
+
+
+def test_limits_of_a_tenant_are_set_removed_and_explained(
+    running: Running, admin: httpx.Client
+) -> None:
+    with running.api() as api:
+
+        def limits() -> dict[str, Any]:
+            found: dict[str, Any] = api.get("/ojs/v1/admin/tenants/initech").json()["limits"]
+            return found
+
+        body = {"max_scheduled": 3, "max_queue_depth": 8}
+        api.put("/ojs/v1/admin/tenants/initech/limits", json=body).raise_for_status()
+        path, was = "/ui/tenants/initech/limits", {"was_max_queue_depth": "8"}
+        changes = {
+            "max_queue_depth": "9",
+            "rate": "5",
+            "rate_period": "minute",
+            "reason": "ticket 7",
+        }
+        shown = send(admin, path, {**was, **changes})
+        assert "The limits of initech are changed" in shown
+        assert "ticket 7" in shown
+        rate = {"limit": 5, "period": "PT1M"}
+        assert limits() == {"max_scheduled": 3, "max_queue_depth": 9, "max_enqueue_rate": rate}
+        asked = admin.post(path, data={"max_queue_depth": "0"})
+        assert "every new job of this tenant is refused" in asked.text
+        assert limits()["max_queue_depth"] == 9, "the page only asks"
+        for form, field, words in (
+            ({"max_queue_depth": "many"}, "max_queue_depth", "whole number"),
+            ({"rate": "5", "rate_period": "x"}, "rate_period", "ISO 8601"),
+        ):
+            assert words in refused(admin, path, form, field)
+        empty = {"was_max_scheduled": "3", "was_rate": "5", "was_rate_period": "minute"}
+        send(admin, path, {**empty, **dict.fromkeys(("max_scheduled", "rate", "rate_period"), "")})
+        assert limits() == {"max_queue_depth": 9}
+        assert "Nothing was changed" in send(admin, path, {})
+    with running.browser("viewer-key") as viewer:
+        assert "tenants/initech/limits" not in page(viewer, "/ui/tenants/initech")
+        assert viewer.post(path, data=changes).status_code == 403

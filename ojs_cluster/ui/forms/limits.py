@@ -54,6 +54,11 @@ def period_in_words(period: str) -> str:
     return _PERIODS.get(period, period)
 
 
+def period_of(words: str) -> str:
+    """Return the ISO 8601 duration of a word such as ``minute``; other text as it is."""
+    return next((period for period, word in _PERIODS.items() if word == words), words)
+
+
 def limits_in_words(limits: Mapping[str, Any]) -> list[str]:
     """Return limits in words, such as ``5 jobs at the same time`` and ``10 starts per minute``."""
     values = values_of(limits)

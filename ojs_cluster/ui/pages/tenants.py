@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import orjson
 
+from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.store.tenants.admission import WAITING
-from ojs_cluster.ui.forms.limits import period_in_words
+from ojs_cluster.ui.forms.form import Form, confirmation, is_confirmed, number_or_text, refused
+from ojs_cluster.ui.forms.limits import period_in_words, period_of
+from ojs_cluster.ui.pages.jobs import STATES
 from ojs_cluster.ui.pages.shared.searches import quoted
 from ojs_cluster.ui.redaction.searches import why_not_searched
-from ojs_cluster.ui.visit import Answer, Page, Visit
+from ojs_cluster.ui.visit import Answer, ApiError, Page, SeeOther, Visit
 
 _PER_PAGE: Final = 50
+_NUMBERS: Final = ("max_queue_depth", "max_scheduled")
+_RATE: Final = ("rate", "rate_period")
+_FIELDS: Final = {
+    **{path: name for name in _NUMBERS for path in (name, f"$.{name}")},
+    "max_enqueue_rate": "rate",
+    "max_enqueue_rate.limit": "rate",
+    "$.max_enqueue_rate.limit": "rate",
+    "max_enqueue_rate.period": "rate_period",
+    "reason": "reason",
+}
+"""The field of the form by the path that the API names in an error."""
 
 
 async def show_all(visit: Visit) -> Answer:
@@ -31,7 +46,59 @@ async def show_all(visit: Visit) -> Answer:
     )
 
 
-def _tenant(visit: Visit, members: dict[str, Any]) -> dict[str, Any]:
+async def show_one(visit: Visit, tenant: str) -> Answer:
+    """Show one tenant, with the form of its limits."""
+    return await _page(visit, tenant)
+
+
+async def set_limits(visit: Visit, tenant: str) -> Answer:
+    """Change the limits of a tenant; an empty field removes one."""
+    here = visit.url("tenants", tenant)
+    body = _changes(visit.form)
+    if not body:
+        return SeeOther(here, "Nothing was changed.")
+    if body.get("max_queue_depth") == 0 and not is_confirmed(visit):
+        return confirmation(
+            visit,
+            f"Refuse all new jobs of {tenant}?",
+            "With 0 waiting jobs every new job of this tenant is refused, in all queues, until the "
+            "limit is changed. Its stored jobs run.",
+            "Refuse its new jobs",
+            here,
+        )
+    body["reason"] = visit.form.get("reason", "").strip()
+    try:
+        await visit.send("PUT", "admin", "tenants", tenant, "limits", body=body)
+    except ApiError as error:
+        return await _page(visit, tenant, refused(visit, error, _FIELDS), error.status)
+    return SeeOther(here, f"The limits of {tenant} are changed.")
+
+
+async def _page(visit: Visit, tenant: str, form: Form | None = None, status: int = 200) -> Page:
+    """Return the page of a tenant.
+
+    Args:
+        visit: the request.
+        tenant: the tenant.
+        form: the form that was sent and refused; None to show the present limits.
+        status: the status of the response.
+    """
+    shown = _tenant(visit, orjson.loads(await visit.get("admin", "tenants", tenant)))
+    return Page(
+        "limits/tenant.html",
+        {
+            "tenant": shown,
+            "states": [state.value for state in STATES],
+            "form": form or Form(_values(shown)),
+            "refused": form is not None,
+            "may_write": visit.may_change(Scope.ADMIN_WRITE),
+        },
+        status,
+    )
+
+
+def _tenant(visit: Visit, members: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the pages show of a tenant as the API returns it."""
     jobs, limits = members["jobs"], members["limits"]
     search = f"meta.tenant_id:{quoted(members['tenant_id'])}"
     rate = limits.get("max_enqueue_rate")
@@ -41,10 +108,33 @@ def _tenant(visit: Visit, members: dict[str, Any]) -> dict[str, Any]:
         "search": "" if why_not_searched(search, visit.redaction) else search,
         "jobs": jobs,
         "waiting": sum(jobs[state] for state in WAITING),
-        "most_waiting": limits.get("max_queue_depth"),
-        "most_scheduled": limits.get("max_scheduled"),
-        "most_new": rate and rate["limit"],
-        "period": rate and period_in_words(rate["period"]),
+        "max_queue_depth": limits.get("max_queue_depth"),
+        "max_scheduled": limits.get("max_scheduled"),
+        "rate": rate and rate["limit"],
+        "rate_period": rate and period_in_words(rate["period"]),
         "reason": members.get("reason", ""),
         "seen_at": members.get("last_seen_at"),
     }
+
+
+def _values(tenant: Mapping[str, Any]) -> dict[str, str]:
+    """Return the texts of the fields, and again as hidden fields that tell what has changed."""
+    names = (*_NUMBERS, *_RATE)
+    values = {name: "" if tenant[name] is None else str(tenant[name]) for name in names}
+    return {**values, **{f"was_{name}": text for name, text in values.items()}}
+
+
+def _changes(form: Mapping[str, str]) -> dict[str, Any]:
+    """Return the limits that the user has changed; None removes one."""
+    texts = {name: form.get(name, "").strip() for name in (*_NUMBERS, *_RATE)}
+    changed = {name for name, text in texts.items() if text != form.get(f"was_{name}", "")}
+    body: dict[str, Any] = {
+        name: number_or_text(texts[name]) if texts[name] else None
+        for name in _NUMBERS
+        if name in changed
+    }
+    if changed.intersection(_RATE):
+        period = period_of(texts["rate_period"] or "second")
+        rate = {"limit": number_or_text(texts["rate"]), "period": period}
+        body["max_enqueue_rate"] = rate if texts["rate"] else None
+    return body
