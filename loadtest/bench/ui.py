@@ -108,10 +108,9 @@ async def _pools_and_tenants(store: Store, queues: Sequence[str]) -> None:
         pool = new_pool(f"pool-{number}", "weighted", queues[:MAX_POOL_QUEUES], {})
         await set_pool(store, pool, lambda _old: None)
     for number in range(MAX_TENANTS):
-        settings = TenantSettings(
-            tenant_id=f"tenant-{number}", limits=TenantLimits(max_queue_depth=1000)
-        )
-        await change(store, settings.tenant_id, lambda _old, wanted=settings: wanted)
+        tenant = f"tenant-{number}"
+        settings = TenantSettings(tenant_id=tenant, limits=TenantLimits(max_queue_depth=1000))
+        await change(store, tenant, lambda _old: settings)  # noqa: B023 - it is called at once
 
 
 async def _dead_letters(store: Store, count: int) -> None:

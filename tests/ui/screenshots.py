@@ -70,8 +70,12 @@ def take_all(browser: Browser, running: Running, demo: Demo, folder: Path) -> li
         page.goto(f"{running.url}/ui/{path}")
         page.locator("html.js").wait_for()
         page.evaluate("document.fonts.ready")
+        # The menu is as high as the window, so the window is made as high as the page.
+        height = page.evaluate("document.documentElement.scrollHeight")
+        page.set_viewport_size({"width": 1280, "height": max(800, height)})
         taken.append(folder / f"{name}.png")
-        page.screenshot(path=taken[-1], full_page=True)
+        page.screenshot(path=taken[-1])
+        page.set_viewport_size({"width": 1280, "height": 800})
     context.close()
     return taken
 

@@ -303,8 +303,10 @@ def test_a_key_of_a_tenant_cannot_use_the_dashboard(ui_redis: Embedded) -> None:
             assert client.get(page, headers={"Authorization": "Bearer k"}).status_code == 403
 
 
-_READ_TOGETHER = ("", "queues", "cluster", "types", "cron/_preview?expression=@daily")
-_READ_TOGETHER += ("pools", "tenants")
+_READ_TOGETHER = (
+    *("", "queues", "cluster", "types", "pools", "tenants"),
+    "cron/_preview?expression=@daily",
+)
 
 
 def test_pages_of_shared_replies_count_against_the_request_rate(ui_redis: Embedded) -> None:

@@ -224,6 +224,7 @@ def test_the_audit_has_words_for_codes(
     [
         ("queue.pause", "email", "queues"),
         ("cron.delete", "nightly", "cron"),
+        ("tenant.set_limits", "Acme:eu_1", "tenants"),
         ("job.retry", "01a229b9-5ce2-78aa-804b-bd7b1f2ccf8e", "jobs"),
         ("bulk.stop", "01a229b9-5ce2-78aa-804b-bd7b1f2ccf8e", "bulk"),
         ("bulk.create", "count cancel queue=email", ""),

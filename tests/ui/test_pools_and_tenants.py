@@ -24,7 +24,7 @@ def row(text: str, name: str) -> str:
 def test_pools_have_their_queues_with_weights_and_jobs(admin: httpx.Client, demo: Demo) -> None:
     text = page(admin, "/ui/pools")
     assert "4 jobs by 1 fetch since" in " ".join(parse(text).text.split())
-    assert "weighted: by weight" in text
+    assert "weighted: in proportion" in text
     assert row(text, "back-office").endswith("billing 3 3 75 % 75 %")
     assert row(text, "exports") == "exports 1 1 25 % 25 %"
     assert 'href="./queues/billing"' in text

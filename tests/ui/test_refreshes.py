@@ -27,8 +27,10 @@ REFRESH = {"HX-Request": "true"}
 BODY = {"Content-Length": "0"}
 """A request that may have a body is left to Quart."""
 BY_QUART = {**REFRESH, **BODY}
-STATIC = ("queues", "jobs", "jobs?state=discarded", "dead", "errors", "workers", "cron", "limits")
-STATIC += ("pools", "tenants")
+STATIC = (
+    *("queues", "jobs", "jobs?state=discarded", "dead", "errors", "workers", "cron", "limits"),
+    *("pools", "tenants"),
+)
 CHANGING = re.compile(r"[\d.,]+ ?(ms|s|min|h|d)\b|\d+|just now")
 
 

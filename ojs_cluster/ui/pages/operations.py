@@ -10,6 +10,7 @@ import orjson
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.core.jobs.ids import is_job_id
 from ojs_cluster.core.jobs.options import is_queue
+from ojs_cluster.core.jobs.tenant import is_tenant
 from ojs_cluster.ui.redaction.redaction import ERROR_MESSAGE, ERROR_TYPE
 from ojs_cluster.ui.visit import Answer, Page, Visit
 
@@ -65,7 +66,7 @@ _PLACES_BY_ID: Final = {
     "job": "jobs",
     "workflow": "workflows",
 }
-_PLACES: Final = {"cron": "cron", "queue": "queues"}
+_PLACES: Final = {"cron": "cron", "queue": "queues", "tenant": "tenants"}
 _OUTCOMES: Final = {
     "ok": "done",
     "not_found": "it does not exist",
@@ -136,7 +137,8 @@ def place_of(entry: Mapping[str, Any]) -> str:
     The object of a change of many jobs is a text that describes them.
     """
     noun, name = str(entry.get("action") or "").partition(".")[0], str(entry.get("object") or "")
-    is_known = is_job_id(name) if noun in _PLACES_BY_ID else noun in _PLACES and is_queue(name)
+    is_name = is_tenant if noun == "tenant" else is_queue
+    is_known = is_job_id(name) if noun in _PLACES_BY_ID else noun in _PLACES and is_name(name)
     return {**_PLACES_BY_ID, **_PLACES}[noun] if is_known else ""
 
 

@@ -12,7 +12,7 @@ _PER_PAGE: Final = 20
 """Number of pools of a page. A pool has up to 64 queues, each in a row."""
 STRATEGIES: Final = {
     "round-robin": "each queue in turn",
-    "weighted": "by weight",
+    "weighted": "in proportion to the weights",
     "least-loaded": "the longest queue first",
     "strict": "in this order",
 }

@@ -11,7 +11,7 @@ from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.store.tenants.admission import WAITING
 from ojs_cluster.ui.forms.form import Form, confirmation, is_confirmed, number_or_text, refused
 from ojs_cluster.ui.forms.limits import period_in_words, period_of
-from ojs_cluster.ui.pages.jobs import STATES
+from ojs_cluster.ui.pages.overview import TILES
 from ojs_cluster.ui.pages.shared.searches import quoted
 from ojs_cluster.ui.redaction.searches import why_not_searched
 from ojs_cluster.ui.visit import Answer, ApiError, Page, SeeOther, Visit
@@ -88,7 +88,7 @@ async def _page(visit: Visit, tenant: str, form: Form | None = None, status: int
         "limits/tenant.html",
         {
             "tenant": shown,
-            "states": [state.value for state in STATES],
+            "tiles": [state.value for state in TILES],
             "form": form or Form(_values(shown)),
             "refused": form is not None,
             "may_write": visit.may_change(Scope.ADMIN_WRITE),

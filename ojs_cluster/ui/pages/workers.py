@@ -65,15 +65,19 @@ async def show_one(visit: Visit, worker_id: str) -> Answer:
         for name, value in members.items()
         if name not in _SERVER
     }
+    worker = _worker(members)
+    jobs = [
+        {name: raw.text(job, name) for name in ("id", "type", "queue", "started_at")}
+        for job in raw.objects(members, "jobs")
+    ]
     return Page(
         "worker.html",
         {
-            "worker": _worker(members),
+            "worker": worker,
+            # A worker reports its number of jobs with a heartbeat, and may have got more since.
+            "held": max(worker["active_jobs"] or 0, len(jobs)),
             "reported": reported,
-            "jobs": [
-                {name: raw.text(job, name) for name in ("id", "type", "queue", "started_at")}
-                for job in raw.objects(members, "jobs")
-            ],
+            "jobs": jobs,
             "complete": bytes(members["jobs_complete"]) == b"true",
             "may_write": visit.may_change(Scope.ADMIN_WRITE),
         },

@@ -190,6 +190,11 @@
     count: (value) => Math.round(value).toLocaleString("en"),
     ms: (value) => value >= 60000 ? `${+(value / 60000).toFixed(1)} min` : value >= 1000 ? `${+(value / 1000).toFixed(1)} s` : `${+value.toFixed(1)} ms`,
   };
+  const whole = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4];
+  const steps = { // between the labels of an axis
+    count: [...whole, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6, 2e6, 5e6, 1e7, 1e8, 1e9],
+    ms: [0.1, 0.2, 0.5, ...whole, 2e4, 3e4, 6e4, 12e4, 3e5, 6e5, 12e5, 18e5, 36e5, 72e5, 144e5, 432e5, 864e5, 6048e5],
+  };
   const two = (value) => String(value).padStart(2, "0");
   const hour = (at) => { const time = new Date(at * 1000); return `${two(time.getHours())}:${two(time.getMinutes())}`; };
   const day = (at) => { const time = new Date(at * 1000); return `${two(time.getMonth() + 1)}-${two(time.getDate())}`; };
@@ -238,14 +243,15 @@
       }
       const data = [rows.map((row) => Date.parse(row.cells[0].firstElementChild.dateTime) / 1000)];
       const last = data[0].at(-1); // uPlot also asks for the range of a zoom, which stays as it is
-      const series = [{ label: "Time", value: (_, at) => at == null ? "–" : `${day(at)} ${hour(at)}` }];
+      const series = [{ label: "Time", value: (_, at) => `${day(at ?? last)} ${hour(at ?? last)}` }]; // without a cursor: the newest
       const format = units[place.dataset.unit];
       for (const name of place.dataset.columns.split(",")) {
         const column = heads.findIndex((head) => head.dataset.column === name);
-        data.push(rows.map((row) => Number(row.cells[column].textContent)));
+        const values = rows.map((row) => Number(row.cells[column].textContent));
+        data.push(values);
         series.push({
           label: heads[column].textContent, stroke: colour(`--chart-${name}`) || colour("--accent"), width: 1.6,
-          points: { show: false }, value: (_, value) => value == null ? "–" : format(value),
+          points: { show: false }, value: (_, value) => format(value ?? values.at(-1)),
           dash: name.endsWith("p95") || name === "enqueued" ? [5, 3] : undefined,
         });
       }
@@ -255,7 +261,7 @@
         width: Math.max(200, place.clientWidth), height: 150, series, cursor: { y: false }, legend: { live: true },
         hooks: { draw: [(plot) => drawMarks(plot, marks, colour("--text"))] },
         scales: { x: { range: (_, low, high) => [low, high === last ? Math.max(high, newest) : high] }, y: { range: (_, low, high) => [0, Math.max(high * 1.1, place.dataset.unit === "count" ? 4 : 1)] } },
-        axes: [{ ...axis, space: 70, size: 26, values: (_, at, __, ___, step) => at.map(step >= 86400 ? day : hour) }, { ...axis, size: 58, values: (_, values) => values.map(format), ...(place.dataset.unit === "count" ? { incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6, 2e6, 5e6, 1e7, 1e8, 1e9] } : {}) }],
+        axes: [{ ...axis, space: 70, size: 26, values: (_, at, __, ___, step) => at.map(step >= 86400 ? day : hour) }, { ...axis, size: 58, values: (_, values) => values.map(format), ...(steps[place.dataset.unit] ? { incrs: steps[place.dataset.unit] } : {}) }],
       }, data, place);
       place.dataset.marks = marks.length;
     }
