@@ -21,8 +21,7 @@ STRATEGIES: Final = {
 
 async def show_all(visit: Visit) -> Answer:
     """List the worker pools by name, with the queues of each."""
-    configured = orjson.loads(await visit.shared("admin", "pools"))["items"]
-    counted = orjson.loads(await visit.shared("admin", "scheduling", "stats"))["pools"]
+    configured, counted = orjson.loads(await _shared(visit))
     counts = {pool["name"]: pool for pool in counted}
     first = (visit.page - 1) * _PER_PAGE
     return Page(
@@ -34,6 +33,24 @@ async def show_all(visit: Visit) -> Answer:
             "has_more": len(configured) > first + _PER_PAGE,
         },
     )
+
+
+async def _shared(visit: Visit) -> bytes:
+    """Return the pools and their counts, which viewers of the whole cluster share.
+
+    The page counts as one request of each of them.
+    """
+    if not visit.sees_cluster:
+        return await _read(visit)
+    visit.app.access.count_request(visit.principal)
+    neutral = visit.as_any_viewer()
+    return await visit.snapshots.get("pools", lambda: _read(neutral))
+
+
+async def _read(visit: Visit) -> bytes:
+    configured = orjson.loads(await visit.get("admin", "pools"))["items"]
+    counted = orjson.loads(await visit.get("admin", "scheduling", "stats"))["pools"]
+    return orjson.dumps([configured, counted])
 
 
 def _pool(pool: dict[str, Any], counts: dict[str, Any]) -> dict[str, Any]:

@@ -73,7 +73,7 @@ from ojs_cluster.store.scripts import load_scripts
 from ojs_cluster.store.search.lists import list_jobs
 from ojs_cluster.store.statistics.job_counts import WIDTH
 from ojs_cluster.store.statistics.record_minutes import MinuteRecorder
-from ojs_cluster.store.statistics.type_hours import HourRollUp
+from ojs_cluster.store.statistics.type_hours import HourRollUp, list_types_by_hour
 from ojs_cluster.store.statistics.type_minutes import add_type_minutes, list_types
 from ojs_cluster.store.sweeps import retention
 from ojs_cluster.store.tenants import fair_share
@@ -510,6 +510,7 @@ async def bulk_operations(store: Store, db: Any) -> None:
     await add_type_minutes(store, {b"a": [1] * WIDTH})
     await list_types(store, 60, WIDTH)
     await HourRollUp(store, WIDTH).run(0)
+    await list_types_by_hour(store, 24, WIDTH)
     for description in (b"{}", b""):
         await _send(store, "process", description)
     await cancel(store, limited.id)
