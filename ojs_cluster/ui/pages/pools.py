@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import orjson
 
+from ojs_cluster.core.access.scopes import QueuePatterns
+from ojs_cluster.core.pools.pool import WEIGHTED, Pool
+from ojs_cluster.core.timestamps import format_ms
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.pools import pools as store_pools
+from ojs_cluster.store.pools.pool_table import read_counts
 from ojs_cluster.ui.visit import Answer, Page, Visit
 
-_PER_PAGE: Final = 20
+_PER_PAGE: Final = 10
 """Number of pools of a page. A pool has up to 64 queues, each in a row."""
 STRATEGIES: Final = {
     "round-robin": "each queue in turn",
@@ -20,62 +27,55 @@ STRATEGIES: Final = {
 
 
 async def show_all(visit: Visit) -> Answer:
-    """List the worker pools by name, with the queues of each."""
-    configured, counted = orjson.loads(await _shared(visit))
-    counts = {pool["name"]: pool for pool in counted}
-    first = (visit.page - 1) * _PER_PAGE
-    return Page(
-        "queues/pools.html",
+    """List the worker pools by name, with the queues of each.
+
+    Viewers of the whole cluster share what is read. A key for some queues sees the pools of which
+    it may access all queues.
+    """
+    visit.app.access.count_request(visit.principal)
+    store, page, queues = visit.app.store, visit.page, visit.principal.queues
+    if queues is None:
+        raw = await visit.snapshots.get(f"pools {page}", lambda: _read(store, page, None))
+    else:
+        raw = await _read(store, page, queues)
+    found = orjson.loads(raw)
+    return Page("queues/pools.html", {**found, "page": page, "words": STRATEGIES})
+
+
+async def _read(store: Store, page: int, queues: QueuePatterns | None) -> bytes:
+    """Return one page of the pools, without the counts of pools on other pages."""
+    pools = (await store_pools.read_all(store)).pools().values()
+    seen = [pool for pool in pools if queues is None or all(map(queues.admits, pool.queues))]
+    first = (page - 1) * _PER_PAGE
+    shown = seen[first : first + _PER_PAGE]
+    await store.pools.flush(store)
+    counts = await read_counts(store, [pool.name for pool in shown])
+    return orjson.dumps(
         {
-            "pools": [_pool(each, counts) for each in configured[first : first + _PER_PAGE]],
-            "total": len(configured),
-            "page": visit.page,
-            "has_more": len(configured) > first + _PER_PAGE,
-        },
+            "pools": [_pool(pool, counts[pool.name]) for pool in shown],
+            "total": len(seen),
+            "has_more": len(seen) > first + _PER_PAGE,
+        }
     )
 
 
-async def _shared(visit: Visit) -> bytes:
-    """Return the pools and their counts, which viewers of the whole cluster share.
-
-    The page counts as one request of each of them.
-    """
-    if not visit.sees_cluster:
-        return await _read(visit)
-    visit.app.access.count_request(visit.principal)
-    neutral = visit.as_any_viewer()
-    return await visit.snapshots.get("pools", lambda: _read(neutral))
-
-
-async def _read(visit: Visit) -> bytes:
-    configured = orjson.loads(await visit.get("admin", "pools"))["items"]
-    counted = orjson.loads(await visit.get("admin", "scheduling", "stats"))["pools"]
-    return orjson.dumps([configured, counted])
-
-
-def _pool(pool: dict[str, Any], counts: dict[str, Any]) -> dict[str, Any]:
-    """Return a pool with its counts; none if it was created after they were read."""
-    found = counts.get(pool["name"], {})
-    got = {queue["name"]: queue for queue in found.get("queues", ())}
-    weights = pool.get("weights", {})
-    queues = []
-    for name in pool["queues"]:
-        numbers = got.get(name, {})
-        queues.append(
-            {
-                "name": name,
-                "weight": weights.get(name, 1) if pool["strategy"] == "weighted" else None,
-                "jobs": numbers.get("dispatch_count", 0),
-                "part": numbers.get("dispatch_ratio"),
-                "planned": numbers.get("configured_ratio"),
-            }
-        )
+def _pool(pool: Pool, counted: Mapping[str, int]) -> dict[str, Any]:
+    shares, jobs = pool.shares, sum(counted.get(queue, 0) for queue in pool.queues)
+    all_shares = sum(shares.values())
     return {
-        "name": pool["name"],
-        "strategy": pool["strategy"],
-        "words": STRATEGIES.get(pool["strategy"], ""),
-        "since": pool["updated_at"],
-        "fetches": found.get("fetches", 0),
-        "jobs": found.get("dispatch_count", 0),
-        "queues": queues,
+        "name": pool.name,
+        "strategy": pool.strategy,
+        "since": format_ms(pool.updated_ms).decode(),
+        "fetches": counted.get("#", 0),
+        "jobs": jobs,
+        "queues": [
+            {
+                "name": queue,
+                "weight": shares[queue] if pool.strategy == WEIGHTED else None,
+                "jobs": counted.get(queue, 0),
+                "part": counted.get(queue, 0) / jobs if jobs else None,
+                "planned": shares[queue] / all_shares if all_shares else None,
+            }
+            for queue in pool.queues
+        ],
     }
