@@ -43,7 +43,8 @@ from ojs_cluster.store.jobs.nack import nack
 from ojs_cluster.store.open import open_store
 from ojs_cluster.store.pools.pools import MAX_POOLS, set_pool
 from ojs_cluster.store.settings import StoreSettings
-from ojs_cluster.store.tenants.tenants import MAX_TENANTS, change
+from ojs_cluster.store.tenants.changes import change
+from ojs_cluster.store.tenants.tenants import MAX_TENANTS
 from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 
 VIEWERS = 50
