@@ -8,6 +8,7 @@ from ojs_cluster.core.bulk.selection import BulkAction
 from ojs_cluster.core.rate_limit import RateLimits
 from tests.crash.agents import AgentChange
 from tests.crash.bulks import Bulk
+from tests.crash.deletions import Deletion
 from tests.crash.harness import Operation, World, failing_at_every_command
 from tests.crash.maintenance import DeadWorker, History, Removal
 from tests.crash.partitions import (
@@ -70,3 +71,10 @@ async def test_maintenance_finishes_after_any_death(
     world: World, operation: Operation, mode: Mode
 ) -> None:
     await failing_at_every_command(world, operation, mode)
+
+
+@pytest.mark.parametrize(("target", "mode"), [("", "killed"), ("new", "applied")])
+async def test_a_deletion_with_jobs_finishes_after_any_death(
+    world: World, target: str, mode: Mode
+) -> None:
+    await failing_at_every_command(world, Deletion(target), mode)

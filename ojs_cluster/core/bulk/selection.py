@@ -25,8 +25,16 @@ class BulkAction(StrEnum):
     """Delete jobs in any state but active. Waiting jobs are cancelled first."""
     PRIORITY = "priority"
     """Change the priority of waiting jobs."""
+    DISCARD = "discard"
+    """Discard jobs in any state that is not terminal. Only the deletion of a queue does it."""
+    MOVE = "move"
+    """Move waiting jobs to another queue. Only the deletion of a queue does it."""
 
 
+REQUESTABLE: Final = tuple(
+    action for action in BulkAction if action not in (BulkAction.DISCARD, BulkAction.MOVE)
+)
+"""The actions of the operations that clients create."""
 _WAITING: Final = (State.PENDING, State.AVAILABLE, State.SCHEDULED, State.RETRYABLE)
 ALLOWED_STATES: Final[Mapping[BulkAction, frozenset[State]]] = MappingProxyType(
     {
@@ -35,6 +43,8 @@ ALLOWED_STATES: Final[Mapping[BulkAction, frozenset[State]]] = MappingProxyType(
         BulkAction.DELETE: TERMINAL,
         BulkAction.PURGE: frozenset({*_WAITING, *TERMINAL}),
         BulkAction.PRIORITY: frozenset(_WAITING),
+        BulkAction.DISCARD: frozenset({*_WAITING, State.ACTIVE}),
+        BulkAction.MOVE: frozenset(_WAITING),
     }
 )
 """The states in which a job can be changed by each action."""
@@ -45,6 +55,8 @@ DEFAULT_STATES: Final[Mapping[BulkAction, tuple[State, ...]]] = MappingProxyType
         BulkAction.DELETE: tuple(state for state in State if state in TERMINAL),
         BulkAction.PURGE: tuple(state for state in State if state is not State.ACTIVE),
         BulkAction.PRIORITY: _WAITING,
+        BulkAction.DISCARD: (*_WAITING, State.ACTIVE),
+        BulkAction.MOVE: _WAITING,
     }
 )
 """The states of a filter that names none. Active jobs are cancelled only if the filter says so."""

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 import orjson
 
-from ojs_cluster.core.errors import InvalidRequest, Unsupported
+from ojs_cluster.core.bulk.selection import DEFAULT_STATES, BulkAction, Selection
+from ojs_cluster.core.errors import Conflict, InvalidRequest, OJSError
 from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.http import replies
+from ojs_cluster.http.access.principals import principal_of
 from ojs_cluster.http.access.queue_scope import check_queues
 from ojs_cluster.http.app import App
 from ojs_cluster.http.handlers.admin import queue_config
 from ojs_cluster.http.handlers.admin.queue_config import QueueConfigBody
+from ojs_cluster.http.handlers.bulk.operations import new_operation_id
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.openapi.keywords import keywords
 from ojs_cluster.http.request_body.decode import decode
+from ojs_cluster.redis.deadline import extend_deadline
+from ojs_cluster.store.bulk import operations as bulk_operations
+from ojs_cluster.store.bulk.execution import REQUEST_LEASE_MS, run_for
+from ojs_cluster.store.bulk.operation import BulkOperation, BulkState
 from ojs_cluster.store.partial_failures import after_first_write
+from ojs_cluster.store.queue_deletion.deletion import abandon, begin_deletion
 from ojs_cluster.store.queues import lifecycle
 from ojs_cluster.store.queues.queues import get_stats
 
@@ -35,9 +43,13 @@ class QueueCreateBody(QueueBody, frozen=True, kw_only=True):
 
 
 class QueueDeleteBody(msgspec.Struct, frozen=True):
-    """What to do with a queue that has waiting or active jobs: refuse to delete it."""
+    """What to do with a queue that has waiting or active jobs.
 
-    strategy: Annotated[str, keywords(enum=["reject"])] = "reject"
+    ``reject`` refuses to delete it, ``discard`` discards the jobs, and ``move`` moves the waiting
+    jobs to ``target_queue``.
+    """
+
+    strategy: Annotated[str, keywords(enum=["reject", "discard", "move"])] = "reject"
     target_queue: str | None = None
 
 
@@ -46,6 +58,8 @@ _put_decoder = msgspec.json.Decoder(QueueBody)
 _delete_decoder = msgspec.json.Decoder(QueueDeleteBody)
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _OWN_MEMBERS: Final = frozenset({"name", "config"})
+_RUN_S: Final = 10.0
+"""Time in seconds after which a request leaves the rest of a deletion to the scheduler."""
 
 
 async def create(app: App, request: Request) -> Response:
@@ -84,26 +98,73 @@ async def put(app: App, request: Request, name: str) -> Response:
 
 
 async def delete(app: App, request: Request, name: str) -> Response:
-    """Delete a queue that has no waiting and no active jobs.
+    """Delete a queue, and discard or move its jobs if the request says so.
 
     The finished jobs are kept for their retention. A job that is enqueued later creates the queue
     again, with the configuration of the server.
+
+    The response has the status 202 if jobs are left after some seconds. Then the scheduler
+    continues the bulk operation that the response names, and the queue drains meanwhile.
 
     ``DELETE /ojs/v1/queues/{name}`` (spec: ojs-queue-config 9.4)
     """
     check_queue(name, field="name")
     body = decode(_delete_decoder, request, app.settings.limits, optional=True)
-    if body.strategy in ("discard", "move"):
-        raise Unsupported(
-            "the only supported strategy is 'reject': cancel the jobs of the queue by a bulk "
-            "operation first, or let workers finish them",
-            field="strategy",
-        )
-    if body.strategy != "reject":
-        raise InvalidRequest("strategy must be 'reject'", field="strategy")
-    await lifecycle.delete_queue(app.store, name)
-    members = {"name": name, "strategy": body.strategy, "jobs_affected": 0, "state": "deleted"}
-    return replies.json_response(200, {"queue": name, **members, "deleted": True})
+    if body.strategy not in ("reject", "discard", "move"):
+        raise InvalidRequest("strategy must be 'reject', 'discard' or 'move'", field="strategy")
+    if body.strategy == "move":
+        target = check_queue(body.target_queue, field="target_queue")
+        check_queues(request.queues, [target])
+    elif body.target_queue is not None:
+        raise InvalidRequest("only the strategy 'move' has a target", field="target_queue")
+    members: dict[str, Any] = {"queue": name, "name": name, "strategy": body.strategy}
+    operation = None
+    if body.strategy == "reject":
+        await lifecycle.delete_queue(app.store, name)
+    else:
+        operation = await _delete_with_jobs(app, request, name, body.target_queue or "")
+    if body.target_queue is not None:
+        members["target_queue"] = body.target_queue
+    members["jobs_affected"] = 0 if operation is None else operation.succeeded
+    if operation is not None:
+        members["operation_id"] = operation.id
+        if operation.ended and operation.state is not BulkState.COMPLETED:
+            raise Conflict(f"queue '{name}' was not deleted: {operation.reason}", **members)
+    deleted = operation is None or operation.ended
+    members |= {"state": "deleted" if deleted else "draining", "deleted": deleted}
+    audit_object = name if operation is None else f"{name} {body.strategy}"
+    if body.target_queue is not None:
+        audit_object += f" {body.target_queue}"
+    return replies.json_response(200 if deleted else 202, members, audit_object=audit_object)
+
+
+async def _delete_with_jobs(
+    app: App, request: Request, name: str, target: str
+) -> BulkOperation | None:
+    """Create the bulk operation that deletes a queue, and run it for ``_RUN_S`` at most.
+
+    Returns:
+        The operation; None if the queue was deleted before, by a request that had died.
+    """
+    store = app.store
+    extend_deadline(_RUN_S)
+    deletion = await begin_deletion(store, name, target)
+    if deletion is None:
+        return None
+    action = BulkAction.MOVE if target else BulkAction.DISCARD
+    selection = Selection(DEFAULT_STATES[action], queue=name)
+    with after_first_write():
+        try:
+            operation = await bulk_operations.create(
+                *(store, new_operation_id(app), action, selection),
+                principal=principal_of(app, request).name,
+                delay_ms=REQUEST_LEASE_MS,
+                deletion=deletion,
+            )
+        except OJSError:
+            await abandon(store, deletion)
+            raise
+        return await run_for(store, operation, _RUN_S)
 
 
 def _changes(

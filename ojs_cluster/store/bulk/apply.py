@@ -11,7 +11,7 @@ from typing import Literal
 from ojs_cluster.core.bulk.selection import BulkAction
 from ojs_cluster.core.errors import Conflict, Duplicate, MalformedJob, NotFound, OJSError
 from ojs_cluster.core.jobs.states import TERMINAL, State
-from ojs_cluster.store.bulk.operation import Target
+from ojs_cluster.store.bulk.operation import QueueDeletion, Target
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import dead_letters
 from ojs_cluster.store.history.entries import UNKNOWN, Cause
@@ -19,6 +19,7 @@ from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.change_priority import change_priority
 from ojs_cluster.store.jobs.delete_finished import delete_finished
+from ojs_cluster.store.queue_deletion.change_job import discard_job, move_job
 
 
 async def apply(
@@ -29,6 +30,7 @@ async def apply(
     active: bool = False,
     priority: int = 0,
     cause: Cause = UNKNOWN,
+    deletion: QueueDeletion | None = None,
 ) -> OJSError | None:
     """Change one job.
 
@@ -39,6 +41,7 @@ async def apply(
         active: whether to cancel the job even if it is active.
         priority: the priority that the job gets.
         cause: who changes the job, for its history.
+        deletion: the deletion that discards or moves the job.
 
     Returns:
         None when the job was changed, now or before; otherwise the error that tells why not.
@@ -49,6 +52,8 @@ async def apply(
     try:
         if action is BulkAction.PRIORITY:
             await change_priority(store, target.job_id, priority, cause)
+        elif deletion is not None:
+            await _delete_from_queue(store, deletion, target, cause)
         else:
             await _change(store, action, target, active, cause)
     except (Conflict, Duplicate, MalformedJob, NotFound) as error:
@@ -78,6 +83,16 @@ async def _change(
             with suppress(Conflict):
                 await _cancel(store, target, only="waiting", keep_ms=0)
             await _delete(store, target, None if target.state is None else State.CANCELLED)
+
+
+async def _delete_from_queue(
+    store: Store, deletion: QueueDeletion, target: Target, cause: Cause
+) -> None:
+    queue, created_ms = deletion.queue, target.created_ms or 0
+    if deletion.target:
+        await move_job(store, target.job_id, queue, deletion.target, created_ms, cause)
+    else:
+        await discard_job(store, target.job_id, queue, created_ms)
 
 
 async def _cancel(
@@ -116,6 +131,8 @@ async def _is_changed(store: Store, action: BulkAction, target: Target, error: O
             return True
         case BulkAction.CANCEL, Conflict():
             return error.details.get("state") == State.CANCELLED
+        case BulkAction.DISCARD, Conflict():
+            return error.details.get("state") == State.DISCARDED
         case BulkAction.RETRY, Conflict() if target.replays is not None:
             try:
                 return (await read_jobs.get(store, target.job_id)).replays > target.replays

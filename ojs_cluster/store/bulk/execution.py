@@ -19,7 +19,7 @@ import orjson
 import trio
 
 from ojs_cluster.core.bulk.selection import BulkAction, JobSummary
-from ojs_cluster.core.errors import BackendUnavailable, MalformedJob, NotFound
+from ojs_cluster.core.errors import BackendUnavailable, Conflict, MalformedJob, NotFound
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.store.bulk import operations
@@ -31,6 +31,7 @@ from ojs_cluster.store.bulk.operation import (
     BulkState,
     DamagedOperation,
     Position,
+    QueueDeletion,
     Slice,
     Target,
 )
@@ -39,6 +40,13 @@ from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.history.entries import Cause
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.searched_record import SearchedRecord
+from ojs_cluster.store.queue_deletion.deletion import (
+    DeletionStep,
+    abandon,
+    has_drain,
+    open_target,
+    try_to_delete,
+)
 from ojs_cluster.store.runtime import Arg
 from ojs_cluster.store.sweeps.sweep_result import SweepResult
 
@@ -52,9 +60,12 @@ _OPERATIONS_AT_ONCE: Final = 4
 """Maximum number of operations that one sweep continues, by one slice each."""
 _PAUSE_MS: Final = 5000
 """Milliseconds until an operation continues after Redis has not answered."""
+_WAIT_MS: Final = 2000
+"""Milliseconds until a deletion of a queue checks again whether jobs are left in it."""
 _NEXT_SLICE_MS: Final = 1
 """Milliseconds until the scheduler's next slice. Not 0, which would wake the scheduler again."""
 _UNKNOWN: Final = "some of the last slice's jobs may have been changed and are not counted"
+_TAKEN_OVER: Final = "an operator or another request has taken over the drain of the queue"
 REQUEST_LEASE_MS: Final = 15_000
 """Milliseconds for which the scheduler leaves an operation to the request that has created it."""
 
@@ -115,6 +126,8 @@ async def run_for(store: Store, operation: BulkOperation, seconds: float) -> Bul
     try:
         while not operation.ended and trio.current_time() < deadline:
             operation = await advance(store, operation, REQUEST_LEASE_MS)
+            if operation.deletion is not None and operation.position in (None, Position()):
+                return operation  # jobs are left in the queue, and the scheduler deletes it later
         if not operation.ended:
             operation = await _update(store, operation, 0)
     except DamagedOperation as error:
@@ -165,6 +178,8 @@ async def advance(store: Store, operation: BulkOperation, delay_ms: int) -> Bulk
         DamagedOperation: its position is damaged.
         BackendUnavailable: Redis did not answer in time. The scheduler continues the operation.
     """
+    if operation.deletion is not None and not await has_drain(store, operation.deletion):
+        return await _end(store, replace(operation, slice=None, position=None))
     if operation.slice is not None:
         try:
             return await _finish_slice(store, operation, operation.slice, delay_ms)
@@ -217,6 +232,8 @@ async def _choose(
 
 
 def _is_chosen(operation: BulkOperation, job: JobSummary) -> bool:
+    if operation.deletion is not None:  # the queue drains, so the walk ends all the same
+        return operation.selection.admits(job)
     # A job whose priority is lowered may move ahead of the walk, which then reads it again.
     if operation.action is BulkAction.PRIORITY and job.priority == operation.priority:
         return False
@@ -260,29 +277,65 @@ async def _finish_slice(
             active=active,
             priority=operation.priority,
             cause=cause,
+            deletion=operation.deletion,
         )
         if error is not None:
             failures[target.job_id] = error.message
 
-    await run_concurrently(current.targets, change)
+    if operation.action is BulkAction.MOVE:
+        if operation.deletion is not None:
+            try:
+                await open_target(store, operation.deletion)
+            except Conflict as refusal:
+                await abandon(store, operation.deletion)
+                stopped = replace(operation, slice=None, state=BulkState.STOPPED)
+                return await _update(store, replace(stopped, reason=refusal.message), None)
+        for target in current.targets:  # in the order of their arrival
+            await change(target)
+    else:
+        await run_concurrently(current.targets, change)
     found = [(t.job_id, failures[t.job_id]) for t in current.targets if t.job_id in failures]
     operation = replace(
         operation,
         slice=None,
         position=current.following,
         succeeded=operation.succeeded + len(current.targets) - len(found),
-        failed=operation.failed + len(found),
-        failures=operation.with_failures(found),
+        # A deletion walks again over the jobs that have changed meanwhile.
+        failed=operation.failed + (len(found) if operation.deletion is None else 0),
+        failures=operation.with_failures(found if operation.deletion is None else []),
     )
     if operation.position is None or operation.state is BulkState.STOPPING:
+        if operation.deletion is not None:  # after the deletion, nothing tells who changed the jobs
+            operation = await _update(store, operation, delay_ms)
         return await _end(store, operation)
     return await _update(store, operation, delay_ms)
 
 
 async def _end(store: Store, operation: BulkOperation) -> BulkOperation:
+    if operation.deletion is not None:
+        return await _end_deletion(store, operation, operation.deletion)
     stopped = operation.position is not None
     state = BulkState.STOPPED if stopped else BulkState.COMPLETED
     return await _update(store, replace(operation, state=state), None)
+
+
+async def _end_deletion(
+    store: Store, operation: BulkOperation, deletion: QueueDeletion
+) -> BulkOperation:
+    """Delete the queue after a walk over its jobs, or plan the next walk."""
+    if operation.state is BulkState.STOPPING:
+        await abandon(store, deletion)
+        return await _update(store, replace(operation, state=BulkState.STOPPED), None)
+    step = await try_to_delete(store, deletion)
+    if step is DeletionStep.DELETED:
+        return await _update(store, replace(operation, state=BulkState.COMPLETED), None)
+    if step is DeletionStep.TAKEN_OVER:
+        stopped = replace(operation, state=BulkState.STOPPED, reason=_TAKEN_OVER)
+        return await _update(store, stopped, None)
+    # Jobs that only wait for their workers need no walk.
+    is_idle = step is DeletionStep.ACTIVE_JOBS and operation.action is BulkAction.MOVE
+    position = None if is_idle else Position()
+    return await _update(store, replace(operation, position=position), _WAIT_MS)
 
 
 async def _update(store: Store, operation: BulkOperation, delay_ms: int | None) -> BulkOperation:

@@ -131,6 +131,25 @@ class Slice:
 
 
 @dataclass(frozen=True, slots=True)
+class QueueDeletion:
+    """The deletion of a queue that an operation carries out, with the jobs of the queue.
+
+    Args:
+        queue: the queue.
+        token: the token of its drain; empty if an operator had drained the queue before.
+        target: the queue that gets the jobs; empty if they are discarded.
+    """
+
+    queue: str
+    token: str
+    target: str = ""
+
+    def encode(self) -> bytes:
+        """Return the deletion as stored."""
+        return orjson.dumps([self.queue, self.token, self.target])
+
+
+@dataclass(frozen=True, slots=True)
 class BulkOperation:
     """A bulk operation.
 
@@ -160,6 +179,8 @@ class BulkOperation:
         reason: why it has failed, or has not counted all jobs; otherwise ''.
         followed_by: id of the operation that was created to follow this dry run, None if there is
             none.
+        deletion: the queue that it deletes, None for other operations. Its walk begins again while
+            jobs are left in the queue.
     """
 
     id: str
@@ -184,6 +205,7 @@ class BulkOperation:
     failures: Sequence[tuple[str, str]] = ()
     reason: str = ""
     followed_by: str | None = None
+    deletion: QueueDeletion | None = None
 
     @property
     def ended(self) -> bool:
@@ -230,6 +252,7 @@ def read_operation(operation_id: str, flat: Sequence[bytes]) -> BulkOperation:
             failures=tuple((str(job_id), str(reason)) for job_id, reason in failures),
             reason=fields.get(b"reason", b"").decode(),
             followed_by=fields.get(b"followed_by", b"").decode() or None,
+            deletion=_deletion(fields),
             **{name: int(fields.get(name.encode(), 0)) for name in _COUNTS},
         )
     except (KeyError, ValueError, TypeError) as error:
@@ -246,6 +269,15 @@ def _position(fields: Mapping[bytes, bytes]) -> Position | None:
     if members is None:
         return Position() if b"position" not in fields else None
     return Position.of_members(members)
+
+
+def _deletion(fields: Mapping[bytes, bytes]) -> QueueDeletion | None:
+    match _json(fields, b"deletion"):
+        case None:
+            return None
+        case [str(queue), str(token), str(target)]:
+            return QueueDeletion(queue, token, target)
+    raise DamagedOperation("its deletion is damaged")
 
 
 def _slice(fields: Mapping[bytes, bytes]) -> Slice | None:

@@ -15,6 +15,7 @@ from ojs_cluster.store.bulk.operation import (
     BulkOperation,
     BulkState,
     DamagedOperation,
+    QueueDeletion,
     read_operation,
 )
 from ojs_cluster.store.context import Store
@@ -44,6 +45,7 @@ async def create(
     principal: str = "",
     delay_ms: int = 0,
     follows: str | None = None,
+    deletion: QueueDeletion | None = None,
 ) -> BulkOperation:
     """Store a bulk operation. Until its first slice, no job is changed.
 
@@ -59,6 +61,7 @@ async def create(
         principal: name of the API key that creates the operation.
         delay_ms: milliseconds after which the scheduler continues the operation.
         follows: id of the dry run that the operation follows; None for none.
+        deletion: the queue that the operation deletes; None for none.
 
     Raises:
         NotFound: the dry run does not exist.
@@ -73,6 +76,8 @@ async def create(
     ]
     if ids is not None:
         fields += ["ids", orjson.dumps(list(ids)), "named", len(ids), "searched", int(searched)]
+    if deletion is not None:
+        fields += ["deletion", deletion.encode()]
     dry_run_keys = [] if follows is None else [meta.bulk(follows)]
     reply = await store.run_meta(
         "bulk_create",

@@ -22,7 +22,7 @@ MAX_BYTES: Final = 16_384
 _MAX_CHARACTERS: Final = 200
 """Maximum length of the texts of a cause."""
 
-EntryKind = Literal["failed", "requeued", "retried", "cancelled", "priority", "edited"]
+EntryKind = Literal["failed", "requeued", "retried", "cancelled", "priority", "edited", "moved"]
 ActorType = Literal["", "client", "system", "user"]
 
 
@@ -50,7 +50,8 @@ class Entry(msgspec.Struct, frozen=True):
     Args:
         kind: ``failed``: an attempt has failed, or its lease was lost. ``requeued``: its worker has
             returned it. ``retried``: the job was retried by hand. ``cancelled``, ``priority``,
-            ``edited``: its args, meta, options or times were changed.
+            ``edited``: its args, meta, options or times were changed. ``moved``: it got another
+            queue.
         at_ms: when it happened.
         attempt: number of the attempt, or of the last one before a manual retry.
         enqueued_ms: when the job was enqueued for the attempt.
@@ -62,6 +63,8 @@ class Entry(msgspec.Struct, frozen=True):
         dead: 1 if the job was a dead letter before its manual retry.
         old: the priority before.
         new: the priority after.
+        old_queue: the queue before.
+        new_queue: the queue after.
         actor: type of who has caused it.
         actor_id: name of who has caused it.
         why: the reason.
@@ -79,6 +82,8 @@ class Entry(msgspec.Struct, frozen=True):
     dead: int = msgspec.field(name="d", default=0)
     old: int = msgspec.field(name="from", default=0)
     new: int = msgspec.field(name="to", default=0)
+    old_queue: str = msgspec.field(name="qf", default="")
+    new_queue: str = msgspec.field(name="qt", default="")
     actor: ActorType = msgspec.field(name="by", default="")
     actor_id: str = msgspec.field(name="id", default="")
     why: str = ""

@@ -15,7 +15,13 @@ from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.partial_failures import after_first_write
 from ojs_cluster.store.queue_defaults.records import NONE, remove_defaults, restore_defaults
 from ojs_cluster.store.queues import partition_maintenance
-from ojs_cluster.store.queues.queues import begin_drain, end_drain, exists, get_stats
+from ojs_cluster.store.queues.queues import (
+    QueueStats,
+    begin_drain,
+    end_drain,
+    exists,
+    get_stats,
+)
 from ojs_cluster.store.sweeps.retention import retire
 
 
@@ -64,36 +70,71 @@ async def delete_queue(store: Store, queue: str) -> None:
         Conflict: a job of the queue waits or is active; nothing has changed.
         BackendUnavailable: Redis did not answer in time.
     """
-    stats = await get_stats(store, queue)
-    if stats.deleted or not await exists(store, queue):
-        if stats.deleted and await _reset_partitions(store, queue):
-            return
-        raise NotFound("queue", queue)
+    stats = await check_exists(store, queue)
+    if stats is None:
+        return
     if stats.has_live_jobs:
         raise _in_use(queue, stats.live_jobs)
     token = secrets.token_hex(8)
     drained_here = await begin_drain(store, queue, token)
     with after_first_write():
-        shards = await store.partitions.occupied_shards(store, queue)
-        found = await get_stats(store, queue)
-        empty = not found.has_live_jobs
-        for shard in reversed(shards[1:]):
-            empty = empty and await _delete_in(store, shard, queue)
-        # Partition 0 comes last, because its fields are authoritative. The defaults precede it:
-        # after a crash, the next queue of this name must not have them.
-        defaults = await remove_defaults(store, queue) if empty else NONE
-        if not (empty and await _delete_in(store, shards[0], queue)):
+        if not await delete_drained(store, queue):
             if drained_here:
                 await end_drain(store, queue, token)
-            if not defaults.empty:
-                await restore_defaults(store, queue, defaults)
             await partition_maintenance.maintain_queue(store, queue)
             raise _in_use(queue, (await get_stats(store, queue)).live_jobs)
-        # Meanwhile the janitor may have copied fields of partition 0 to partitions that were empty.
-        for shard in shards[1:]:
-            await _delete_in(store, shard, queue)
-        await _reset_partitions(store, queue)
-        await retire(store, queue)
+
+
+async def check_exists(store: Store, queue: str) -> QueueStats | None:
+    """Return the numbers of a queue; None if a deletion was not finished, and is now.
+
+    Raises:
+        NotFound: the queue does not exist.
+        BackendUnavailable: Redis did not answer in time.
+    """
+    stats = await get_stats(store, queue)
+    if not stats.deleted and await exists(store, queue):
+        return stats
+    if stats.deleted and await _reset_partitions(store, queue):
+        return None
+    raise NotFound("queue", queue)
+
+
+async def delete_drained(store: Store, queue: str) -> bool:
+    """Delete a queue that drains, unless a job of it waits or is active; return whether it is gone.
+
+    Each step may be repeated after a crash.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    shards = await store.partitions.occupied_shards(store, queue)
+    found = await get_stats(store, queue)
+    empty = not found.has_live_jobs
+    for shard in reversed(shards[1:]):
+        empty = empty and await _delete_in(store, shard, queue)
+    # Partition 0 comes last, because its fields are authoritative. The defaults precede it:
+    # after a crash, the next queue of this name must not have them.
+    defaults = await remove_defaults(store, queue) if empty else NONE
+    if not (empty and await _delete_in(store, shards[0], queue)):
+        if not defaults.empty:
+            await restore_defaults(store, queue, defaults)
+        return False
+    # Meanwhile the janitor may have copied fields of partition 0 to partitions that were empty.
+    for shard in shards[1:]:
+        await _delete_in(store, shard, queue)
+    await finish_deletion(store, queue)
+    return True
+
+
+async def finish_deletion(store: Store, queue: str) -> None:
+    """Do the last steps of a deletion whose queue is deleted already.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    await _reset_partitions(store, queue)
+    await retire(store, queue)
 
 
 async def _reset_partitions(store: Store, queue: str) -> bool:

@@ -112,6 +112,11 @@ class QueueStats:
         return sum(count for state, count in self.counts.items() if state not in TERMINAL)
 
     @property
+    def active_jobs(self) -> int:
+        """Number of active jobs of the queue."""
+        return self.counts[State.ACTIVE]
+
+    @property
     def in_use(self) -> bool:
         """Whether the queue is paused, draining, or has a job in any state."""
         return self.status != "active" or any(self.counts.values())

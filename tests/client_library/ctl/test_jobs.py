@@ -200,8 +200,11 @@ def test_a_queue_is_created_and_deleted(ctl: Ctl) -> None:
     assert "exists" in ctl.run(*words, code=4).stderr
     ctl.enqueue("q.created", 1)
     assert "1 waiting or active" in ctl.run("queue", "rm", "q.created", "--yes", code=4).stderr
-    ctl.run("queue", "purge", "q.created", "--yes")
-    assert ctl.run("queue", "rm", "q.created", "--yes").stdout == "queue q.created deleted\n"
+    ctl.run("queue", "rm", "q.created", "--discard", "--move-to", "q.moved", "--yes", code=2)
+    for options in (("--move-to", "q.moved"), ("--discard",)):
+        name = "q.created" if "--move-to" in options else "q.moved"
+        out = ctl.run("queue", "rm", name, *options, "--yes").stdout
+        assert out == f"queue {name} deleted\n"
     ctl.run("queue", "rm", "q.created", "--yes", code=3)
 
 

@@ -111,10 +111,42 @@ async def test_only_a_queue_without_jobs_is_deleted(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    ("strategy", "status"), [("discard", 422), ("move", 422), ("burn", 400), (7, 400)]
+    ("body", "field"),
+    [
+        ({"strategy": "burn"}, "strategy"),
+        ({"strategy": 7}, "strategy"),
+        ({"strategy": "move"}, "target_queue"),
+        ({"strategy": "move", "target_queue": "mail"}, "target_queue"),
+        ({"strategy": "discard", "target_queue": "other"}, "target_queue"),
+    ],
 )
-async def test_other_strategies_are_refused(api: Api, strategy: Any, status: int) -> None:
+async def test_a_wrong_deletion_is_refused(api: Api, body: dict[str, Any], field: str) -> None:
     await api.post(QUEUES, {"name": "mail"})
-    refused = await api.delete(f"{QUEUES}/mail", body={"strategy": strategy})
-    assert (refused.status, refused.error["details"]["field"]) == (status, "strategy")
-    assert (await api.get(f"{QUEUES}/mail")).status == 200
+    refused = await api.delete(f"{QUEUES}/mail", body=body)
+    assert (refused.status, refused.error["details"]["field"]) == (400, field)
+    assert (await api.get(f"{QUEUES}/mail")).json["status"] == "active"
+
+
+async def test_a_queue_is_deleted_with_its_jobs(api: Api) -> None:
+    for _ in range(2):
+        await api.enqueue(options={"queue": "old"})
+    moved = await api.delete(f"{QUEUES}/old", body={"strategy": "move", "target_queue": "new"})
+    assert (moved.status, moved.json["state"], moved.json["jobs_affected"]) == (200, "deleted", 2)
+    assert (await api.get(f"{QUEUES}/old")).status == 404
+    operation = (await api.get(f"/ojs/v1/admin/bulk/{moved.json['operation_id']}")).json
+    assert (operation["action"], operation["target_queue"]) == ("move", "new")
+
+    [held] = await api.fetch("new")
+    history = (await api.get(f"/ojs/v1/jobs/{held['id']}/history")).json["events"]
+    assert history[0]["data"]["queue"] == "old"
+    [event] = [each for each in history if each["event_type"] == "job.moved"]
+    assert (event["data"]["from"], event["data"]["to"]) == ("old", "new")
+
+    waits = await api.delete(f"{QUEUES}/new", body={"strategy": "move", "target_queue": "old"})
+    assert (waits.status, waits.json["state"], waits.json["jobs_affected"]) == (202, "draining", 1)
+    gone = await api.delete(f"{QUEUES}/new", body={"strategy": "discard"})
+    assert (gone.status, gone.json["deleted"], gone.json["jobs_affected"]) == (200, True, 1)
+    late = await api.post("/ojs/v1/workers/ack", {"job_id": held["id"], "result": {}})
+    assert late.status == 409
+    job = (await api.get(f"/ojs/v1/jobs/{held['id']}")).json["job"]
+    assert (job["state"], job["error"]["type"]) == ("discarded", "queue_deleted")

@@ -65,6 +65,7 @@ from ojs_cluster.store.outbox.outbox import drain
 from ojs_cluster.store.progress.checkpoints import MAX_BYTES, delete, read_checkpoint, save
 from ojs_cluster.store.progress.progress import Report, report_progress
 from ojs_cluster.store.queue_defaults.records import change_defaults
+from ojs_cluster.store.queue_deletion.deletion import begin_deletion
 from ojs_cluster.store.queues import lifecycle, queues
 from ojs_cluster.store.queues.priority_counts import count_by_priority
 from ojs_cluster.store.queues.queue_sums import sum_queues
@@ -401,6 +402,15 @@ async def queue_maintenance(store: Store, db: Any) -> None:
     await queues.pause_or_resume(store, "old", "pause")
     await lifecycle.create_queue(store, "created")
     await lifecycle.delete_queue(store, "created")
+    for target in ("", "moved"):
+        await put(store, "deleted", rate_limit={"key": "k", "concurrency": 9})
+        deletion = await begin_deletion(store, "deleted", target)
+        action = BulkAction.MOVE if target else BulkAction.DISCARD
+        selection = Selection(DEFAULT_STATES[action], queue="deleted")
+        operation_id = home_id(store)
+        await bulks.create(store, operation_id, action, selection, deletion=deletion)
+        while not (await bulks.get(store, operation_id)).ended:
+            await execution.run_due(store)
     await queues.pause_or_resume(store, "old", "drain")
     await queues.pause_or_resume(store, "old", "resume")
     await rate_limits.set_queue_limits(store, "old", RateLimits(rate=Rate(1, HOUR)))

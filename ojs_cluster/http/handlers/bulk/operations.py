@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import msgspec
 
 from ojs_cluster.core.access.scopes import QueuePatterns
-from ojs_cluster.core.bulk.selection import BulkAction, Selection
+from ojs_cluster.core.bulk.selection import REQUESTABLE, BulkAction, Selection
 from ojs_cluster.core.errors import Conflict, InvalidRequest, NotFound
 from ojs_cluster.core.jobs.ids import new_job_id
 from ojs_cluster.core.jobs.options import check_priority
@@ -48,7 +48,7 @@ class OperationBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     operation chooses the jobs by the filter of that dry run, which one operation may follow.
     """
 
-    action: Annotated[str, keywords(enum=[action.value for action in BulkAction])]
+    action: Annotated[str, keywords(enum=[action.value for action in REQUESTABLE])]
     filter: FilterBody | None = None
     ids: list[JobId] | None = None
     job_ids: list[JobId] | None = None
@@ -219,11 +219,11 @@ def action_of(text: str) -> BulkAction:
     Raises:
         InvalidRequest: there is no such action.
     """
-    try:
-        return BulkAction(text)
-    except ValueError:
-        known = ", ".join(BulkAction)
-        raise InvalidRequest(f"action must be one of {known}", field="action") from None
+    for action in REQUESTABLE:
+        if action.value == text:
+            return action
+    known = ", ".join(REQUESTABLE)
+    raise InvalidRequest(f"action must be one of {known}", field="action")
 
 
 def members(
@@ -252,6 +252,8 @@ def members(
     }
     if operation.action is BulkAction.PRIORITY:
         shown["priority"] = operation.priority
+    if operation.deletion is not None and operation.deletion.target:
+        shown["target_queue"] = operation.deletion.target
     if operation.named is not None:
         shown["ids"] = operation.named
         shown["ids_searched"] = operation.searched

@@ -109,7 +109,7 @@ class _Events:
         job = self._job
         members = object_members(job.envelope() + b"}") or {}
         created = {
-            "queue": job.queue,
+            "queue": next((e.old_queue for e in self._entries if e.kind == "moved"), job.queue),
             "type": job.type,
             "args_size_bytes": len(bytes(members.get("args", b"[]"))),
         }
@@ -125,6 +125,11 @@ class _Events:
                     data = {"from": entry.old, "to": entry.new}
                     yield self._event(
                         "job.priority_changed", entry.at_ms, _with_reason(data, entry), _by(entry)
+                    )
+                case "moved":
+                    queues = {"from": entry.old_queue, "to": entry.new_queue}
+                    yield self._event(
+                        "job.moved", entry.at_ms, _with_reason(queues, entry), _by(entry)
                     )
                 case "edited":
                     reason = _with_reason({}, entry)

@@ -28,7 +28,7 @@ OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
         errors=(409,),
     ),
     queue_lifecycle.delete: OperationDetails(
-        {200: shapes.QueueDeleted},
+        {200: shapes.QueueDeleted, 202: shapes.QueueDeleted},
         body=queue_lifecycle.QueueDeleteBody,
         body_required=False,
         errors=(409,),

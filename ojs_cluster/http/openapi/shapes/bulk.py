@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from ojs_cluster.core.bulk.selection import BulkAction
 from ojs_cluster.http.openapi.keywords import between
-from ojs_cluster.http.openapi.shapes.common import Count, JobId, Moment, Pagination
+from ojs_cluster.http.openapi.shapes.common import Count, JobId, Moment, Pagination, QueueName
 
 
 class BulkError(TypedDict):
@@ -104,6 +104,7 @@ class ShownBulkOperation(TypedDict):
     created_by: str | None
     created_at: Moment
     priority: NotRequired[Annotated[int, between(-100, 100)]]
+    target_queue: NotRequired[QueueName]
     ids: NotRequired[Count]
     ids_searched: NotRequired[bool]
     ended_at: NotRequired[Moment]

@@ -16,6 +16,7 @@ HistoryType = Literal[
     "job.discarded",
     "job.priority_changed",
     "job.edited",
+    "job.moved",
 ]
 
 

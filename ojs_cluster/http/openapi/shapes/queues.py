@@ -244,14 +244,19 @@ class QueueCreated(CreatedQueue):
 
 
 class QueueDeleted(TypedDict):
-    """A queue that was deleted."""
+    """A queue that was deleted, or drains until the bulk operation deletes it.
+
+    ``jobs_affected`` is the number of jobs that were discarded or moved so far.
+    """
 
     queue: QueueName
     name: QueueName
-    strategy: Literal["reject"]
+    strategy: Literal["reject", "discard", "move"]
+    target_queue: NotRequired[QueueName]
     jobs_affected: Count
-    state: Literal["deleted"]
-    deleted: Literal[True]
+    operation_id: NotRequired[JobId]
+    state: Literal["deleted", "draining"]
+    deleted: bool
 
 
 class DeadLetterPage(TypedDict):

@@ -5,9 +5,9 @@ local function preflight_cancel(job)
     if job[F.state] == 'available' then preflight_key(queue_available_key(job[F.queue])) end
 end
 
-local function cancel(id, key, job, keep_ms)
+-- Takes a job that is not terminal out of the index of its state, and out of the deadlines.
+local function leave_index(id, job)
     local state = job[F.state]
-    if history_cause ~= '' then record_history(key, job, 'cancelled', '') end
     if state == 'active' then
         release_from_worker(id, job)
     elseif state == 'available' then
@@ -17,6 +17,12 @@ local function cancel(id, key, job, keep_ms)
         remove_member(state == 'pending' and PENDING or DUE, id)
     end
     if job[F.expires] then remove_member(EXPIRING, id) end
+end
+
+local function cancel(id, key, job, keep_ms)
+    local state = job[F.state]
+    if history_cause ~= '' then record_history(key, job, 'cancelled', '') end
+    leave_index(id, job)
     finish(id, key, job, 'cancelled', keep_ms)
     emit('job.cancelled', id, job, 'f', state)
 end

@@ -127,6 +127,9 @@ def _entry(event: Mapping[str, Any]) -> TimelineEntry | None:
         case "job.priority_changed":
             what = f"Priority changed from {data['from']} to {data['to']}{by}"
             return TimelineEntry(at, what, "available", reason)
+        case "job.moved":
+            what = f"Moved from queue {data['from']} to {data['to']}{by}"
+            return TimelineEntry(at, what, "available", reason)
         case "job.edited":
             return TimelineEntry(at, f"Edited{by}", "available", reason)
         case "job.state_changed" if data["to"] == "available":

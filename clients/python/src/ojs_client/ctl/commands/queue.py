@@ -314,16 +314,36 @@ def create(session: Session, /, name: str, **settings: Any) -> None:
     session.output.changed(reply["queue"], f"queue {name} created", name=name)
 
 
-@queue.command(cls=Leaf, examples="queue rm payments --yes")
+@queue.command(
+    cls=Leaf,
+    examples="""
+    queue rm payments --yes
+    queue rm reports --move-to mails
+    """,
+)
 @click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_queues)
+@click.option("--discard", is_flag=True, help="Discard the waiting and active jobs.")
+@click.option("--move-to", metavar="QUEUE", help="Move the waiting jobs to this queue.")
 @yes_option
 @click.pass_obj
-def rm(session: Session, names: tuple[str, ...], yes: bool) -> None:
-    """Delete queues that have no waiting and no active jobs."""
-    confirm(f"Delete {', '.join(names)}?", yes=yes)
-    change_each(session, names, lambda name: _delete(session, name))
+def rm(
+    session: Session, names: tuple[str, ...], discard: bool, move_to: str | None, yes: bool
+) -> None:
+    """Delete queues. Without an option, only those without waiting and active jobs."""
+    if discard and move_to is not None:
+        raise click.UsageError("give either --discard or --move-to")
+    body: dict[str, Any] | None = None
+    what = ""
+    if discard:
+        body, what = {"strategy": "discard"}, " and discard their jobs"
+    elif move_to is not None:
+        body = {"strategy": "move", "target_queue": move_to}
+        what = f" and move their jobs to {move_to}"
+    confirm(f"Delete {', '.join(names)}{what}?", yes=yes)
+    change_each(session, names, lambda name: _delete(session, name, body))
 
 
-def _delete(session: Session, name: str) -> None:
-    reply = session.api.request("DELETE", f"{V1}/queues/{url_path(name)}")
-    session.output.changed(reply, f"queue {name} deleted", name=name)
+def _delete(session: Session, name: str, body: dict[str, Any] | None) -> None:
+    reply = session.api.request("DELETE", f"{V1}/queues/{url_path(name)}", body, timeout_s=30.0)
+    what = "deleted" if reply.get("deleted", True) else "drains until it is deleted"
+    session.output.changed(reply, f"queue {name} {what}", name=name)

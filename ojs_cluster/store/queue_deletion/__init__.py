@@ -1,0 +1,1 @@
+"""Delete queues together with their jobs."""

@@ -1,0 +1,155 @@
+"""The steps of a deletion that discards or moves the jobs of its queue.
+
+A bulk operation carries the deletion out (``store/bulk``), so another process continues it after a
+crash. The queue drains meanwhile. The drain has the token of the deletion. An operator who resumes
+or drains the queue takes the drain over, and another deletion does so, too. Then the deletion ends,
+and the jobs that it has not changed stay in the queue.
+
+Moved jobs stay in their shards. So no job is in two shards or in none, and aliases, unique locks
+and workflows find it. The shards become partitions of the target: workers search them until they
+are empty (docs/adr/056).
+"""
+
+from __future__ import annotations
+
+import secrets
+from enum import Enum, auto
+from typing import Any
+
+from ojs_cluster.core.errors import Conflict, InvalidRequest
+from ojs_cluster.core.rate_limit import RateLimits
+from ojs_cluster.store.bulk.operation import QueueDeletion
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.dead_letters import exhaustion
+from ojs_cluster.store.limits import depth_bounds, partition_quotas
+from ojs_cluster.store.partial_failures import after_first_write
+from ojs_cluster.store.queues import lifecycle, pauses
+from ojs_cluster.store.queues.queues import begin_drain, end_drain, get_stats
+from ojs_cluster.store.tenants import fair_share
+
+
+class DeletionStep(Enum):
+    """What an attempt to delete the queue has found."""
+
+    DELETED = auto()
+    """The queue is deleted."""
+    WAITING_JOBS = auto()
+    """A job of the queue waits, so its jobs must be walked again."""
+    ACTIVE_JOBS = auto()
+    """Only active jobs are left, which may end or be retried."""
+    TAKEN_OVER = auto()
+    """An operator or another deletion has taken over the drain."""
+
+
+async def begin_deletion(store: Store, queue: str, target: str) -> QueueDeletion | None:
+    """Drain a queue, to discard its jobs or to move them to ``target``.
+
+    Returns:
+        The deletion; None if an earlier one was not finished, and is now.
+
+    Raises:
+        NotFound: the queue does not exist.
+        InvalidRequest: the target is the queue.
+        Conflict: the target cannot take the jobs.
+        TooManyQueues: the target does not exist, and the registry of queue names is full.
+        BackendUnavailable: Redis did not answer in time.
+    """
+    if await lifecycle.check_exists(store, queue) is None:
+        return None
+    if target:
+        await _check_target(store, queue, target)
+        await store.queues.ensure(store, [target])
+    token = secrets.token_hex(8)
+    drained_here = await begin_drain(store, queue, token)
+    return QueueDeletion(queue, token if drained_here else "", target)
+
+
+async def abandon(store: Store, deletion: QueueDeletion) -> None:
+    """End the drain of a deletion, unless it has been taken over. The queue takes jobs again.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    if deletion.token:
+        await end_drain(store, deletion.queue, deletion.token)
+
+
+async def has_drain(store: Store, deletion: QueueDeletion) -> bool:
+    """Return whether the queue still drains for this deletion.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    shard = store.keys.shard_of_queue(deletion.queue)
+    found: Any = await store.redis.call(
+        *(shard.slot, "HMGET", shard.queue_counters(deletion.queue), "draining", "deleting"),
+        idempotent=True,
+    )
+    draining, token = found
+    if deletion.token:
+        return bool(token == deletion.token.encode())
+    return draining is not None and token is None
+
+
+async def try_to_delete(store: Store, deletion: QueueDeletion) -> DeletionStep:
+    """Delete the queue if it has no waiting and no active jobs. It may be repeated after a crash.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    stats = await get_stats(store, deletion.queue)
+    if stats.deleted:
+        await lifecycle.finish_deletion(store, deletion.queue)
+        return DeletionStep.DELETED
+    if not await has_drain(store, deletion):
+        return DeletionStep.TAKEN_OVER
+    if not stats.has_live_jobs:
+        if await lifecycle.delete_drained(store, deletion.queue):
+            return DeletionStep.DELETED
+        # The attempt may have removed the drain of some partitions.
+        await pauses.mirror_flags(store, deletion.queue)
+        stats = await get_stats(store, deletion.queue)
+    only_active = stats.live_jobs == stats.active_jobs
+    return DeletionStep.ACTIVE_JOBS if only_active else DeletionStep.WAITING_JOBS
+
+
+async def open_target(store: Store, deletion: QueueDeletion) -> None:
+    """Make workers search the shards of the queue for jobs of the target.
+
+    The partitions of the target get its pause flag and other mirrored fields, before a job is
+    there.
+
+    Raises:
+        Conflict: the target cannot take the jobs any more.
+        BackendUnavailable: Redis did not answer in time.
+    """
+    queue, target = deletion.queue, deletion.target
+    await _check_target(store, queue, target)
+    for shard in await store.partitions.occupied_shards(store, queue):
+        await store.partitions.ensure_open(store, shard, [target])
+    with after_first_write():
+        await pauses.mirror_flags(store, target)
+        await depth_bounds.mirror_bound(store, target)
+        await exhaustion.mirror_on_exhaustion(store, target)
+        await fair_share.mirror_fair_share(store, target)
+
+
+async def _check_target(store: Store, queue: str, target: str) -> None:
+    """Check that the target can take the jobs.
+
+    The limits of a queue are divided among its open partitions, and further partitions would get a
+    part of them.
+    """
+    if target == queue:
+        raise InvalidRequest("target_queue must be another queue", field="target_queue")
+    if (await get_stats(store, target)).draining_ms is not None:
+        raise Conflict(f"queue '{target}' is draining: it takes no new jobs", queue=target)
+    if await partition_quotas.get_limits(store, target) == RateLimits():
+        return
+    is_open = set(await store.partitions.open_shards(store, target))
+    if not is_open.issuperset(await store.partitions.occupied_shards(store, queue)):
+        raise Conflict(
+            f"queue '{target}' has limits, and queue '{queue}' lies in other shards: delete the "
+            "limits until the jobs are moved, or discard the jobs",
+            queue=target,
+        )

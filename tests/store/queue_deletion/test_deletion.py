@@ -1,0 +1,196 @@
+"""A queue is deleted together with its jobs, which are discarded or moved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ojs_cluster.core.bulk.selection import DEFAULT_STATES, BulkAction, Selection
+from ojs_cluster.core.errors import Conflict, InvalidRequest, NotFound
+from ojs_cluster.core.jobs.states import State
+from ojs_cluster.core.rate_limit import RateLimits
+from ojs_cluster.store.bulk import execution, operations
+from ojs_cluster.store.bulk.operation import BulkOperation, BulkState
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.jobs import read_jobs
+from ojs_cluster.store.jobs.cancel import cancel
+from ojs_cluster.store.limits import rate_limits
+from ojs_cluster.store.queue_deletion.deletion import begin_deletion
+from ojs_cluster.store.queues import queues
+from ojs_cluster.store.queues.partition_maintenance import get_partitions
+from ojs_cluster.store.tenants import fair_share
+from tests.store.hot_queues import close_empty, put_into, spread
+from tests.store.shortcuts import QUEUE, ack, active, envelope, foreign_id, home_id, nack, put, take
+from tests.store.tenants.shortcuts import put_for
+from tests.store.workflow_jobs import chain, state_of, step
+from tests.support.invariants import InvariantReport
+
+Check = Callable[[], InvariantReport]
+
+
+async def begin(store: Store, target: str = "", queue: str = QUEUE) -> BulkOperation:
+    deletion = await begin_deletion(store, queue, target)
+    assert deletion is not None
+    action = BulkAction.MOVE if target else BulkAction.DISCARD
+    selection = Selection(DEFAULT_STATES[action], queue=queue)
+    return await operations.create(store, home_id(store), action, selection, deletion=deletion)
+
+
+async def carry_out(store: Store, db: Any, operation: BulkOperation) -> BulkOperation:
+    """Run the scheduler's steps, without its pauses, until the operation is over."""
+    for _ in range(50):
+        found = await operations.get(store, operation.id)
+        if found.ended:
+            return found
+        db.zadd(store.keys.meta.bulk_running, {operation.id: 1}, xx=True)
+        await execution.run_due(store)
+    raise AssertionError(found)
+
+
+async def jobs_in_all_states(store: Store) -> list[str]:
+    """Return the ids of jobs of ``QUEUE``, in each state that is not terminal."""
+    retrying = await active(store)
+    await nack(store, retrying)
+    held = await active(store)
+    made = [await put(store, scheduled_at="+PT1H"), await put(store, pending=True)]
+    made += [await put(store, id=foreign_id(store), expires_at="+PT2H")]
+    made += [await put(store, rate_limit={"key": "k", "concurrency": 1}) for _ in range(3)]
+    return [job.id for job in (retrying, held, *made)]
+
+
+async def test_a_deletion_discards_jobs_of_all_states_and_partitions(
+    store: Store, db: Any, consistent: Check
+) -> None:
+    gone = await jobs_in_all_states(store)
+    shards = await spread(store, db, 3)
+    gone += [(await put_into(store, shard)).id for shard in shards]
+    kept = await put(store, "other")
+
+    ended = await carry_out(store, db, await begin(store))
+
+    assert (ended.state, ended.failed) == (BulkState.COMPLETED, 0), ended
+    assert ended.succeeded == len(gone)
+    for job_id in gone:
+        job = await read_jobs.get(store, job_id)
+        assert (job.state, job.dead) == (State.DISCARDED, False)
+        assert envelope(job)["error"]["type"] == "queue_deleted"
+    assert (await queues.get_stats(store, QUEUE)).deleted
+    assert (await get_partitions(store, QUEUE)).count == 1
+    assert [job.id for job in await take(store, "other")] == [kept.id]
+    consistent()
+
+
+async def test_a_discarded_step_fails_its_workflow_and_a_discarded_lock_is_free(
+    store: Store, db: Any, consistent: Check
+) -> None:
+    flow = await chain(store, step(), step("second"))
+    unique = {"keys": ["type"], "on_conflict": "reject"}
+    await put(store, type="once", unique=unique)
+
+    await carry_out(store, db, await begin(store))
+
+    assert await state_of(store, flow) == "failed"
+    await put(store, "other", type="once", unique=unique)
+    consistent()
+
+
+async def test_moved_jobs_keep_ids_order_and_schedules_in_shards_that_workers_search(
+    store: Store, db: Any, consistent: Check
+) -> None:
+    foreign = await put(store, id=foreign_id(store))
+    shards = await spread(store, db, 2)
+    await fair_share.set_fair_share(store, "target", on=True)
+    first = [await put(store, "target")]
+    for shard in shards:  # the target had partitions there before, which are closed
+        db.hset(shard.queue_counters("target"), "created", 1)
+    wanted = [await put_into(store, shards[0], priority=p) for p in (0, 5, 0, 5)]
+    of_tenant = await put_for(store, "a")
+    other_shard = await put_into(store, shards[1])
+    limited = await put(store, rate_limit={"key": "k", "concurrency": 9})
+    later = await put(store, scheduled_at="2099-01-01T00:00:00Z")
+
+    ended = await carry_out(store, db, await begin(store, "target"))
+
+    assert (ended.state, ended.succeeded) == (BulkState.COMPLETED, 9), ended
+    assert (await queues.get_stats(store, QUEUE)).deleted
+    consistent()
+    moved = await read_jobs.get(store, later.id)
+    assert (moved.queue, moved.state) == ("target", State.SCHEDULED)
+    assert envelope(moved)["scheduled_at"] == envelope(later)["scheduled_at"]
+    assert (await read_jobs.get(store, foreign.id)).queue == "target"
+    taken: list[str] = []
+    for _ in range(30):
+        taken += [job.id for job in await take(store, "target", count=1)]
+    in_first = [wanted[1].id, wanted[3].id, foreign.id, wanted[0].id, wanted[2].id]
+    assert [job_id for job_id in taken if job_id in in_first] == in_first
+    all_ids = {job.id for job in (*first, foreign, *wanted, of_tenant, other_shard, limited)}
+    assert sorted(taken) == sorted(all_ids)
+    consistent()
+    for job_id in taken:
+        await ack(store, job_id)
+    await cancel(store, later.id)
+    await close_empty(store, db, "target")
+    assert (await get_partitions(store, "target")).open_count == 1
+
+
+async def test_a_move_waits_for_active_jobs_and_moves_those_that_are_retried(
+    store: Store, db: Any, consistent: Check
+) -> None:
+    completed, retried = await active(store), await active(store)
+    operation = await begin(store, "target")
+    waiting = await execution.run_for(store, operation, 5)
+    assert (waiting.ended, waiting.position) == (False, None)
+    assert (await queues.get_stats(store, QUEUE)).status == "draining"
+
+    await ack(store, completed)
+    await nack(store, retried)
+    ended = await carry_out(store, db, operation)
+
+    assert (ended.state, ended.succeeded) == (BulkState.COMPLETED, 1)
+    assert (await read_jobs.get(store, retried.id)).queue == "target"
+    assert (await read_jobs.get(store, completed.id)).queue == QUEUE
+    consistent()
+
+
+@pytest.mark.parametrize("how", ["resumed", "drained", "stopped"])
+async def test_an_operator_ends_a_deletion(store: Store, db: Any, how: str) -> None:
+    held = await active(store)
+    operation = await execution.run_for(store, await begin(store, "target"), 5)
+    await nack(store, held)
+    if how == "stopped":
+        await operations.stop(store, operation.id)
+    else:
+        await queues.pause_or_resume(store, QUEUE, "resume" if how == "resumed" else "drain")
+
+    ended = await carry_out(store, db, operation)
+
+    assert ended.state is BulkState.STOPPED
+    status = (await queues.get_stats(store, QUEUE)).status
+    assert status == ("draining" if how == "drained" else "active")
+    assert (await read_jobs.get(store, held.id)).queue == QUEUE
+
+
+async def test_a_target_that_cannot_take_the_jobs_is_refused(store: Store, db: Any) -> None:
+    with pytest.raises(NotFound):
+        await begin(store, "target")
+    await put(store)
+    with pytest.raises(InvalidRequest):
+        await begin(store, QUEUE)
+    await queues.pause_or_resume(store, "target", "drain")
+    with pytest.raises(Conflict, match="draining"):
+        await begin(store, "target")
+    await queues.pause_or_resume(store, "target", "resume")
+    await rate_limits.set_queue_limits(store, "target", RateLimits(concurrency=1))
+    with pytest.raises(Conflict, match="limits"):
+        await begin(store, "target")
+    assert (await queues.get_stats(store, QUEUE)).status == "active"
+
+    await rate_limits.set_queue_limits(store, "target", RateLimits())
+    operation = await begin(store, "target")
+    await rate_limits.set_queue_limits(store, "target", RateLimits(concurrency=1))
+    ended = await carry_out(store, db, operation)
+    assert (ended.state, ended.succeeded) == (BulkState.STOPPED, 0)
+    assert "limits" in ended.reason
+    assert (await queues.get_stats(store, QUEUE)).status == "active"
