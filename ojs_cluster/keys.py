@@ -413,6 +413,8 @@ class Meta:
     """Hash: defaults of queues for their jobs, as JSON. The field '#' is the version."""
     queue_defaults_channel: bytes = b"ojs:{meta}:queue_defaults_channel"
     """Channel: the version of changed defaults of queues."""
+    pressured_queues: bytes = b"ojs:{meta}:pressured_queues"
+    """Sorted set: queues that are announced as nearly full, by the ms of the next check."""
     bulk_running: bytes = b"ojs:{meta}:bulk_running"
     """Sorted set: bulk operations that have not ended, by the ms of their next slice."""
     bulk_ended: bytes = b"ojs:{meta}:bulk_ended"

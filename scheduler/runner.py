@@ -24,6 +24,7 @@ from scheduler.loops import (
     janitor,
     migrations,
     outbox,
+    pressure,
     promote,
     rate_limits,
     reap,
@@ -91,9 +92,13 @@ class LeaderWork:
         )
         cron_loop = loop("cron", cron.step(store, settings.cron_batch), unlimited)
         bulk_loop = loop("bulk", bulk.step(store), unlimited, 1)
+        pressure_loop = loop("pressure", pressure.step(store), unlimited, 1)
         sender = WebhookSender(store, store.settings.webhooks)
         webhook_loop = WebhookLoop(sender, partial(loop, "webhooks", pace=unlimited))
-        self.announced_loops = (*announced, cron_loop, bulk_loop, webhook_loop.shards)
+        self.announced_loops = (
+            *(*announced, cron_loop, bulk_loop, pressure_loop),
+            webhook_loop.shards,
+        )
         self._shard_loops = (
             *announced,
             webhook_loop,
@@ -106,6 +111,7 @@ class LeaderWork:
         self._meta_loops = (
             cron_loop,
             bulk_loop,
+            pressure_loop,
             webhook_loop,
             loop("retire", janitor.retire_step(store), slowest, 1),
             loop("partitions", janitor.partitions_step(store), unlimited, 1),

@@ -34,8 +34,10 @@ RATE_LIMIT_EXCEEDED: Final = "rate_limit.exceeded"
 RATE_LIMIT_RELEASED: Final = "rate_limit.released"
 RATE_LIMIT_DROPPED: Final = "rate_limit.dropped"
 RATE_LIMIT_ADJUSTED: Final = "rate_limit.dynamic_adjusted"
+BACKPRESSURE_CLEARED: Final = "backpressure.cleared"
 BACKPRESSURE_DROPPED: Final = "backpressure.dropped"
 BACKPRESSURE_REJECTED: Final = "backpressure.rejected"
+BACKPRESSURE_WARNING: Final = "backpressure.warning"
 
 NAMES: Final = frozenset(
     {
@@ -64,7 +66,9 @@ NAMES: Final = frozenset(
         RATE_LIMIT_RELEASED,
         RATE_LIMIT_DROPPED,
         RATE_LIMIT_ADJUSTED,
+        BACKPRESSURE_CLEARED,
         BACKPRESSURE_DROPPED,
         BACKPRESSURE_REJECTED,
+        BACKPRESSURE_WARNING,
     }
 )

@@ -18,6 +18,7 @@ from ojs_cluster.store.limits.room_groups import RoomGroups
 from ojs_cluster.store.migrations.migration import LayoutState
 from ojs_cluster.store.outbox.unreachable_shards import EffectClient, UnreachableShards
 from ojs_cluster.store.pools.pool_table import PoolTable
+from ojs_cluster.store.pressure.noticed import NoticedPressure
 from ojs_cluster.store.queue_defaults.table import QueueDefaultsTable
 from ojs_cluster.store.queues.partitions import PartitionTable
 from ojs_cluster.store.queues.registry import QueueRegistry
@@ -61,6 +62,7 @@ class Store(Runtime):
     limit_keys: RateLimitKeyCounts = field(default_factory=RateLimitKeyCounts)
     bounded_queues: LimitedQueues = field(default_factory=LimitedQueues)
     rejections: Rejections = field(default_factory=Rejections)
+    pressure: NoticedPressure = field(default_factory=NoticedPressure)
     room_groups: RoomGroups = field(default_factory=RoomGroups)
     depth_reader: DepthReader = field(default_factory=DepthReader)
     job_counts: JobCounts = field(default_factory=JobCounts)

@@ -25,6 +25,8 @@ from ojs_cluster.store.migrations.layout import UnusableBackend, check_layout
 from ojs_cluster.store.migrations.migration import LAYOUTS, Layouts, LayoutState
 from ojs_cluster.store.operations import coverage, rights
 from ojs_cluster.store.outbox.effects import EFFECTS
+from ojs_cluster.store.pressure.noticed import NoticedPressure
+from ojs_cluster.store.pressure.pressure import check_pressure
 from ojs_cluster.store.scripts import load_scripts
 from ojs_cluster.store.settings import StoreSettings
 from ojs_cluster.store.transactions import transactions
@@ -87,6 +89,7 @@ async def open_store(
                 finish_transaction=transactions.finish,
                 ids=OrderedIds(shards),
                 layout=LayoutState(layouts),
+                pressure=NoticedPressure(check_pressure),
             )
             await rights.check(store)
             await check_layout(store, shards)

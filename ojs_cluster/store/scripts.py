@@ -30,6 +30,7 @@ VOLATILE = frozenset(
             "entries_older_than",
             "read_partitions",
             "peek_depth",
+            "pressure_due",
             "queue_stats",
             "priority_counts",
             "sum_queues",

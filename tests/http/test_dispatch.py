@@ -287,10 +287,11 @@ async def test_the_manifest_declares_only_what_is_implemented(api: Api) -> None:
         ("maintenance_mode", "/ojs/v1/admin/maintenance"),
         ("fair_scheduling", "/ojs/v1/admin/pools/{name}"),
         ("agents", "/ojs/v1/agents/{id}/pause"),
+        ("backpressure", "/ojs/v1/admin/queues/{name}/config"),
     ):
         assert capabilities[capability] is (template in routed)
-    [extension] = manifest["extensions"]["official"]
-    assert extension["name"] == "admin-api"
+    extensions = [extension["name"] for extension in manifest["extensions"]["official"]]
+    assert extensions == ["admin-api", "backpressure"]
     assert routed >= {
         f"/ojs/v1/admin/{path}"
         for path in (

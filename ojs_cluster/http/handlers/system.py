@@ -36,14 +36,17 @@ CAPABILITIES = {
     "progress": True,
     "webhooks": True,
     "checkpoints": True,
-    "backpressure": False,
+    "backpressure": True,
     "fair_scheduling": True,
     "agents": True,  # pause, resume, fork, merge, tool-retry; no replay
 }
 
 
 # Extensions of which every MUST is implemented.
-EXTENSIONS = [{"name": "admin-api", "uri": "urn:ojs:ext:admin-api", "version": "1.0.0"}]
+EXTENSIONS = [
+    {"name": "admin-api", "uri": "urn:ojs:ext:admin-api", "version": "1.0.0"},
+    {"name": "backpressure", "uri": "urn:ojs:ext:backpressure", "version": "1.0.0"},
+]
 
 
 async def manifest(app: App, request: Request) -> Response:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 
-from ojs_cluster.core.errors import InvalidRequest
+from ojs_cluster.core.errors import InvalidRequest, QueueFull
 from ojs_cluster.core.workflow import (
     CALLBACK_STEPS,
     CANCELLED,
@@ -55,7 +55,13 @@ async def create(app: App, request: Request) -> Response:
     new = await off_loop(parse, len(request.body))
     check_new_workflow(request.queues, new, app.settings.limits)
     warnings = await check_workflow(app.store, new)
-    created = await store_workflows.create(app.store, new)
+    try:
+        created = await store_workflows.create(app.store, new)
+    except QueueFull as full:
+        nodes = (node for node in new.plan.jobs if node.queue == full.details.get("queue"))
+        job_type = next((node.type for node in nodes), "")
+        await app.store.rejections.report(app.store, app.store.events_arg, full, job_type)
+        raise
     response = _response(201, created, (("Location", f"/ojs/v1/workflows/{created.id}"),))
     return replies.with_warnings(response, warnings)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ojs_cluster.core.cron.cron_job import occurrence_job_id
-from ojs_cluster.core.errors import MalformedJob, NotFound
+from ojs_cluster.core.errors import MalformedJob, NotFound, QueueFull
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.jobs.ids import new_job_id
 from ojs_cluster.core.jobs.states import State
@@ -128,13 +128,17 @@ class RedisCronStore:
         delivery cannot store it again (``include/jobs/finish_job.lua``).
         """
         fields = [f.FIXED_ID, b"1"]
-        stored = await enqueue(
-            self.store,
-            job,
-            fields=fields,
-            store_before_ms=store_before_ms,
-            ignore_depth_bound=ignore_depth_bound,
-        )
+        try:
+            stored = await enqueue(
+                self.store,
+                job,
+                fields=fields,
+                store_before_ms=store_before_ms,
+                ignore_depth_bound=ignore_depth_bound,
+            )
+        except QueueFull as full:
+            await self.store.rejections.report(self.store, self.store.events_arg, full, job.type)
+            raise
         return stored.id
 
     async def forbid_id(self, job_id: str) -> bool:

@@ -148,8 +148,12 @@ class PartWriter:
                             store.keys, shard, {job.queue for job in part}
                         )
                         count_types(store, part)
-                        return stored_records(part, reply)
+                        records = stored_records(part, reply)
+                        if records[0].pressure is not None:
+                            await self._notice_pressure()
+                        return records
                     if reply[0] == b"full":
+                        await self._notice_pressure()
                         room = room or self._new_room()
                         with before_first_write():
                             refusal = await room.make(reply)
@@ -162,6 +166,9 @@ class PartWriter:
         finally:
             if room is not None:
                 room.leave()
+
+    async def _notice_pressure(self) -> None:
+        await self._store.pressure.notice(self._store, {job.queue for job in self._part})
 
     def _new_room(self) -> depth_bounds.Room:
         new = Counter(job.queue for job in self._part)

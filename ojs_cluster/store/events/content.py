@@ -24,6 +24,9 @@ def content_of(at_ms: int, fields: Mapping[bytes, bytes]) -> tuple[bytes, bytes]
     queue = b'"queue":' + orjson.dumps(fields[b"q"].decode())
     if kind.startswith(b"queue."):
         subject, data = fields[b"q"], queue
+    elif kind in (b"backpressure.warning", b"backpressure.cleared"):
+        subject = fields[b"q"]
+        data = b'%b,"depth":%b,"bound":%b' % (queue, fields[b"d"], fields[b"b"])
     elif kind == b"backpressure.rejected":
         subject = fields[b"q"]
         data = b'%b,"depth":%b,"bound":%b,"job_type":%b' % (

@@ -44,6 +44,8 @@ STRATEGIES: Final[Mapping[str, Strategy]] = {
 }
 _MAX_DROPPED: Final = 50
 """Maximum number of jobs that one script drops."""
+_WRITE_S: Final = 1.0
+"""Seconds from a check of bounds to a check of the pressure, when the jobs are stored."""
 _ROOM_TRIES: Final = 20
 """Maximum number of times that one write makes room. Other producers may take it each time."""
 
@@ -267,13 +269,19 @@ async def check_bounds(store: Store, jobs: Iterable[tuple[Shard, str]]) -> None:
 
 
 async def _check_all(store: Store, shard: Shard, new: Mapping[str, int]) -> list[Any]:
-    """Return the reply of ``bound_check.lua`` for the queues of a write in one shard."""
+    """Return the reply of ``bound_check.lua`` for the queues of a write in one shard.
+
+    If the reply only tells that queues would be nearly full, it is empty.
+    """
     keys = [
         key for queue in new for key in (shard.queue_counters(queue), shard.queue_available(queue))
     ]
     args = [bound_arguments(store, new), *new]
     reply: list[Any] = await store.run(shard, "bound_check", keys, args, idempotent=True)
-    return reply
+    if not reply:
+        return reply
+    await store.pressure.notice(store, new, _WRITE_S)
+    return [] if reply[0] == b"pressure" else reply
 
 
 async def set_bound(store: Store, queue: str, bound: DepthBound | int | None) -> None:

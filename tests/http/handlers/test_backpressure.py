@@ -328,17 +328,32 @@ async def test_a_dropped_job_says_why_it_was_discarded(api: Api) -> None:
     assert event["data"] == {"job_id": oldest["id"], "job_type": oldest["type"], "queue": "mail"}
 
 
-async def test_refusals_of_a_queue_are_announced_once_in_a_while(api: Api) -> None:
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("jobs", JOB),
+        ("jobs/batch", {"jobs": [JOB]}),
+        ("jobs/bulk", {"jobs": [JOB]}),
+        ("workflows", {"type": "chain", "steps": [JOB]}),
+    ],
+)
+async def test_refusals_of_a_queue_are_announced_once_in_a_while(
+    api: Api, path: str, body: dict[str, Any]
+) -> None:
     await bound(api, 1)
-    for _ in range(4):
-        await api.post("/ojs/v1/jobs", JOB)
-    await api.post("/ojs/v1/jobs/batch", {"jobs": [JOB]})
+    await api.post("/ojs/v1/jobs", JOB)
+    for _ in range(3):
+        await api.post(f"/ojs/v1/{path}", body)
 
     async def announced() -> Any:
         return (await api.get("/ojs/v1/events?types=backpressure.*")).json["events"]
 
     with trio.fail_after(60):
-        while not (events := await announced()):  # noqa: ASYNC110 - the event comes later
+        while len(events := await announced()) < 2:  # noqa: ASYNC110 - the events come later
             await trio.sleep(0.01)
-    data = {"queue": "mail", "depth": 1, "bound": 1, "job_type": "t"}
-    assert [(event["subject"], event["data"]) for event in events] == [("mail", data)]
+    data = {"queue": "mail", "depth": 1, "bound": 1}
+    found = {event["type"]: (event["subject"], event["data"]) for event in events}
+    assert found == {
+        "backpressure.warning": ("mail", data),
+        "backpressure.rejected": ("mail", {**data, "job_type": "t"}),
+    }

@@ -62,6 +62,7 @@ from ojs_cluster.store.operations.processes import _send
 from ojs_cluster.store.operations.session_secret import session_secret
 from ojs_cluster.store.outbox import outbox_dead_letters
 from ojs_cluster.store.outbox.outbox import drain
+from ojs_cluster.store.pressure.pressure import check_due, check_pressure
 from ojs_cluster.store.progress.checkpoints import MAX_BYTES, delete, read_checkpoint, save
 from ojs_cluster.store.progress.progress import Report, report_progress
 from ojs_cluster.store.queue_defaults.records import change_defaults
@@ -420,7 +421,11 @@ async def queue_maintenance(store: Store, db: Any) -> None:
     await rate_limits.sweep_rate_limits(store, shard_of(store, "old"), 10)
     await rate_limits.clear_declared_limit(store, "old")
     await rate_limits.set_queue_limits(store, "old", RateLimits())
-    await depth_bounds.set_bound(store, "old", 9)
+    await depth_bounds.set_bound(store, "old", DepthBound(99, threshold=0))
+    await put(store, "old")
+    assert await check_pressure(store, "old")
+    db.zadd(store.keys.meta.pressured_queues, {"old": 1})
+    await check_due(store)
     await depth_bounds.set_bound(store, "old", None)
     await exhaustion.set_on_exhaustion(store, "old", "dead_letter")
     await exhaustion.set_on_exhaustion(store, "old", None)

@@ -14,6 +14,7 @@ from ojs_cluster.core.errors import (
     Duplicate,
     InvalidRequest,
     OJSError,
+    QueueFull,
     TenantLimitExceeded,
 )
 from ojs_cluster.core.jobs.envelope import NewJob
@@ -125,6 +126,9 @@ async def _enqueue(app: App, jobs: Sequence[NewJob | OJSError], *, atomic: bool)
         outcomes = await _enqueue_all(app, valid)
     elif valid and not atomic:
         outcomes = list(await enqueue_each(app.store, valid))
+    for job, outcome in zip(valid, outcomes, strict=True):
+        if isinstance(outcome, QueueFull):
+            await app.store.rejections.report(app.store, app.store.events_arg, outcome, job.type)
     remaining = iter(outcomes)
     return [job if isinstance(job, OJSError) else next(remaining) for job in jobs]
 

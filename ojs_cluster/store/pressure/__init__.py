@@ -1,0 +1,1 @@
+"""Announce that bounded queues are nearly full, and that they are not any more."""

@@ -1,0 +1,97 @@
+"""A bounded queue announces that it is nearly full, and that it is not any more, once each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.events.listing import EventFilter, read_events
+from ojs_cluster.store.jobs.cancel import cancel
+from ojs_cluster.store.limits import depth_bounds
+from ojs_cluster.store.limits.depth_bounds import DepthBound
+from ojs_cluster.store.pressure.pressure import check_due, check_pressure
+from tests.store.hot_queues import put_into, spread
+from tests.store.shortcuts import QUEUE, active, nack, new_job, put, take, until
+from tests.store.workflow_jobs import group, step
+
+
+async def announced(store: Store) -> list[tuple[str, int, int]]:
+    page = await read_events(store, EventFilter(types=("backpressure.*",)), limit=100)
+    events = [orjson.loads(event) for event in page.events]
+    assert {event["subject"] for event in events} <= {QUEUE}
+    return [
+        (event["type"].partition(".")[2], event["data"]["depth"], event["data"]["bound"])
+        for event in events
+    ]
+
+
+async def check_all(store: Store, db: Any) -> None:
+    """Run the scheduler's step as it does two seconds later."""
+    key = store.keys.meta.pressured_queues
+    for name in db.zrange(key, 0, -1):
+        db.zadd(key, {name: 1})
+    await check_due(store)
+
+
+async def test_each_crossing_is_announced_once(store: Store, other_store: Store, db: Any) -> None:
+    await depth_bounds.set_bound(store, QUEUE, DepthBound(4, threshold=0.5))
+    await put(store)
+    await put(store)
+    await check_pressure(store, QUEUE)
+    assert await announced(store) == []
+
+    await put(store)
+    await until(lambda: announced(store), bool)
+    await check_pressure(other_store, QUEUE)
+    await check_all(store, db)
+    assert await announced(store) == [("warning", 3, 4)]
+
+    await take(store)  # the depth is exactly that of the threshold
+    await check_all(store, db)
+    assert await announced(store) == [("warning", 3, 4)]
+    [held] = await take(store)
+    await check_all(other_store, db)
+    await check_all(store, db)
+    assert await announced(store) == [("warning", 3, 4), ("cleared", 1, 4)]
+    assert not db.exists(store.keys.meta.pressured_queues)
+
+    await nack(store, held)
+    await put(store)
+    await check_pressure(store, QUEUE)
+    assert (await announced(store))[2:] == [("warning", 3, 4)]
+
+
+@pytest.mark.parametrize("how", ["unbounded", "another threshold"])
+async def test_a_change_of_the_bound_clears_the_warning(store: Store, db: Any, how: str) -> None:
+    await depth_bounds.set_bound(store, QUEUE, 1)
+    await active(store, "other")
+    job = await put(store)
+    await check_pressure(store, QUEUE)
+    bound = None if how == "unbounded" else DepthBound(9, threshold=0.9)
+    await depth_bounds.set_bound(store, QUEUE, bound)
+    await check_all(store, db)
+    size = 0 if how == "unbounded" else 9
+    assert await announced(store) == [("warning", 1, 1), ("cleared", 1, size)]
+    await cancel(store, job.id)
+
+
+async def test_the_partitions_of_a_queue_count_together(store: Store, db: Any) -> None:
+    first, *_ = await spread(store, db, 3)
+    await depth_bounds.set_bound(store, QUEUE, DepthBound(9, threshold=0.6))
+    for _ in range(3):
+        await put_into(store, first)  # this partition is full
+    await check_pressure(store, QUEUE)
+    assert await announced(store) == []
+    await enqueue_many(store, [new_job(), new_job(), new_job()])
+    await check_pressure(store, QUEUE)
+    assert await announced(store) == [("warning", 6, 9)]
+
+
+async def test_a_write_in_several_steps_announces_it(store: Store) -> None:
+    await depth_bounds.set_bound(store, QUEUE, DepthBound(4, threshold=0.5))
+    await group(store, step(), step(), step())
+    await until(lambda: announced(store), lambda events: events == [("warning", 3, 4)])
