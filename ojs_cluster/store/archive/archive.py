@@ -42,6 +42,7 @@ from ojs_cluster.store.archive.line_values import (
     texts,
 )
 from ojs_cluster.store.archive.schema_lines import parse_schema_line, schema_pieces
+from ojs_cluster.store.limits.depth_bounds import is_overflow
 
 VERSION = 1
 """Version of the format of an archive."""
@@ -227,6 +228,9 @@ def _queue(members: Mapping[str, Raw]) -> QueueLine:
         if field == b"on_exhaustion":
             if value not in ON_EXHAUSTION_VALUES:
                 raise InvalidLine("'on_exhaustion' must be 'discard' or 'dead_letter'")
+        elif field == b"overflow":
+            if not is_overflow(value.encode()):
+                raise InvalidLine("'overflow' must be a strategy and a warning threshold")
         elif field != b"limits" and not is_number(value.encode()):
             raise InvalidLine(f"'{QUEUE_FIELDS[field]}' must be a number")
     limits = fields.get(b"limits", RateLimits().packed())

@@ -80,7 +80,7 @@ async def restore_queue(store: Store, line: QueueLine) -> RestoreOutcome:
     fields = dict(line.fields)
     paused, limits = fields.pop(b"paused", None), fields.pop(b"limits", None)
     bound, decision = fields.pop(b"bound", None), fields.pop(b"on_exhaustion", None)
-    fair = fields.pop(b"fair", None)
+    overflow, fair = fields.pop(b"overflow", b""), fields.pop(b"fair", None)
     if line.partitions:
         await _partition(store, line.name, line.partitions)
     if paused is not None:
@@ -88,7 +88,8 @@ async def restore_queue(store: Store, line: QueueLine) -> RestoreOutcome:
     if limits is not None and await partition_quotas.get_limits(store, line.name) == RateLimits():
         await rate_limits.set_queue_limits(store, line.name, unpack_limits(limits.decode()))
     if bound is not None and await depth_bounds.get_bound(store, line.name) is None:
-        await depth_bounds.set_bound(store, line.name, int(bound))
+        packed = f"{bound.decode()} {overflow.decode()}"
+        await depth_bounds.set_bound(store, line.name, depth_bounds.unpack_bound(packed))
     if decision is not None and await exhaustion.get_on_exhaustion(store, line.name) is None:
         await exhaustion.set_on_exhaustion(store, line.name, decision.decode())
     if not line.defaults.empty and (await get_defaults(store, line.name)).empty:

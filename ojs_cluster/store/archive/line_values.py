@@ -21,6 +21,7 @@ QUEUE_FIELDS = {
     b"max_per_second": "max_per_second",
     b"acked": "acked",
     b"bound": "max_depth",
+    b"overflow": "overflow",
     b"on_exhaustion": "on_exhaustion",
     b"fair": "fair_share",
 }

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from ojs_cluster.store.runtime import Arg
 
 _BOUND = re.compile(rb"\d{1,15}")
-_OVERFLOW = re.compile(rb"(reject|block|drop_oldest):(0(\.\d{1,6})?|1(\.0{1,6})?)")
+is_overflow = re.compile(rb"(reject|block|drop_oldest):(0(\.\d{1,6})?|1(\.0{1,6})?)").fullmatch
+"""Match the stored strategy and warning threshold of a queue."""
 DEFAULT_THRESHOLD: Final = 0.8
 Strategy = Literal["reject", "block", "drop_oldest"]
 STRATEGIES: Final[Mapping[str, Strategy]] = {
@@ -76,7 +77,8 @@ class DepthBound:
 _DEFAULT_OVERFLOW: Final = f"reject:{DEFAULT_THRESHOLD}"
 
 
-def _unpack(text: str) -> DepthBound:
+def unpack_bound(text: str) -> DepthBound:
+    """Return the bound that ``DepthBound.packed`` has written."""
     jobs, _, overflow = text.partition(" ")
     strategy, _, threshold = (overflow or _DEFAULT_OVERFLOW).partition(":")
     return DepthBound(int(jobs), STRATEGIES.get(strategy, "reject"), float(threshold))
@@ -314,7 +316,7 @@ async def get_bound(store: Store, queue: str) -> DepthBound | None:
         BackendUnavailable: Redis did not answer in time.
     """
     found = await _read_bound(store, store.keys.shard_of_queue(queue), queue)
-    return _unpack(found) if found else None
+    return unpack_bound(found) if found else None
 
 
 async def mirror_bound(store: Store, queue: str) -> None:
@@ -340,7 +342,7 @@ async def _read_bound(store: Store, shard: Shard, queue: str) -> str | None:
     jobs, overflow = found
     if jobs is None and overflow is None:
         return ""
-    if not _BOUND.fullmatch(jobs or b"") or (overflow and not _OVERFLOW.fullmatch(overflow)):
+    if not _BOUND.fullmatch(jobs or b"") or (overflow and not is_overflow(overflow)):
         return None
     return f"{jobs.decode()} {(overflow or b'').decode()}"
 

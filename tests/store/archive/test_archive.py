@@ -29,6 +29,7 @@ from ojs_cluster.store.fetch.fetch import fetch
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.limits import depth_bounds, rate_limits
+from ojs_cluster.store.limits.depth_bounds import DepthBound
 from ojs_cluster.store.queues import queues
 from ojs_cluster.store.queues.registry import QueueRegistry
 from ojs_cluster.store.tenants import fair_share
@@ -335,7 +336,8 @@ async def test_a_paused_queue_gives_no_job_after_its_import(
 async def test_a_queue_keeps_its_depth_bound_and_its_fair_share_after_its_import(
     backend: Embedded, store: Store
 ) -> None:
-    await depth_bounds.set_bound(store, "bounded", 1)
+    bound = DepthBound(1, "block", 0.5)
+    await depth_bounds.set_bound(store, "bounded", bound)
     await fair_share.set_fair_share(store, "bounded", on=True)
     text = await export_text(store)
     async with emptied(backend) as restored:
@@ -344,6 +346,7 @@ async def test_a_queue_keeps_its_depth_bound_and_its_fair_share_after_its_import
         with pytest.raises(QueueFull):
             await put(restored, "bounded")
         assert await fair_share.has_fair_share(restored, "bounded")
+        assert await depth_bounds.get_bound(restored, "bounded") == bound
     assert json.loads(text.splitlines()[1])["queue"]["max_depth"] == "1"
 
 
@@ -359,6 +362,7 @@ async def test_invalid_lines_are_reported_and_the_others_imported(
         b"[]",
         b"{}",
         b'{"job":{}}',
+        b'{"queue":{"name":"q","max_depth":"1","overflow":"burn:2"}}',
         b'{"jobs":{}}',
         b'{"job":3}',
         good[:-20],
