@@ -19,6 +19,8 @@ from ojs_cluster.core.raw_json import show
 
 MEMBERS: Final = ("default_retry", "default_timeout", "visibility_timeout", "retention")
 """Members of a queue's configuration that are defaults of its jobs."""
+POLICY: Final = "_default"
+"""Name of the policy for queues without defaults of their own. It is no name of a queue."""
 MAX_RETRY_BYTES: Final = 2048
 """Maximum size of a default retry policy as JSON. Every new job of the queue stores a copy."""
 _STATES: Final = ("completed", "discarded", "cancelled")
@@ -54,6 +56,18 @@ class QueueDefaults(msgspec.Struct, frozen=True, omit_defaults=True):
 _NONE: Final = QueueDefaults()
 encode: Final = msgspec.json.encode
 _decoder: Final = msgspec.json.Decoder(QueueDefaults)
+
+
+def layered(own: QueueDefaults, policy: QueueDefaults) -> QueueDefaults:
+    """Return the defaults of a queue, with the policy where it has none (spec: 7.2).
+
+    Args:
+        own: the queue's own defaults.
+        policy: the policy ``_default``. Its retention holds for each final state by itself.
+    """
+    retention = {**(policy.retention or {}), **(own.retention or {})}
+    members = {**policy.shown(), **own.shown()}
+    return QueueDefaults(**{**members, "retention": retention or None})
 
 
 def decode(record: bytes) -> QueueDefaults:

@@ -20,6 +20,7 @@ from dataclasses import replace
 from typing import Any
 
 from ojs_cluster.core.errors import NotFound
+from ojs_cluster.core.queue_defaults import POLICY
 from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.keys import KEYS_OF_JOBS, Shard, job_of_key
 from ojs_cluster.redis.settings import Address
@@ -149,6 +150,9 @@ async def _queues(store: Store, put: Callable[[str, ArchiveLine], None]) -> None
             partitions = store.partitions.entries().get(name)
             count = 0 if partitions is None else partitions.count
             put("queues", QueueLine(name, fields, count, await get_defaults(store, name)))
+    policy = await get_defaults(store, POLICY)
+    if not policy.empty:
+        put("queues", QueueLine(POLICY, {}, 0, policy))
 
 
 async def _jobs(store: Store, put: Callable[[str, ArchiveLine], None]) -> None:

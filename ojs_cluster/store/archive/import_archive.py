@@ -26,6 +26,7 @@ from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.core.jobs.states import TERMINAL, State
 from ojs_cluster.core.jobs.tenant import is_tenant
 from ojs_cluster.core.payload_limits import STORED_LIMITS
+from ojs_cluster.core.queue_defaults import POLICY
 from ojs_cluster.core.rate_limit import RateLimits, unpack_limits
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.archive.line_values import (
@@ -75,6 +76,11 @@ async def restore_queue(store: Store, line: QueueLine) -> RestoreOutcome:
         TooManyQueues: the cluster has the maximum number of queues.
         BackendUnavailable: Redis did not answer in time.
     """
+    if line.name == POLICY:
+        existed = not (await get_defaults(store, POLICY)).empty
+        if not existed:
+            await change_defaults(store, POLICY, line.defaults.shown())
+        return "exists" if existed else "created"
     _check_queue(line.name)
     existed = await queues.exists(store, line.name)
     fields = dict(line.fields)

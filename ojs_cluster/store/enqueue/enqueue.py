@@ -120,7 +120,7 @@ async def enqueue(
             key is new.
         BackendUnavailable: Redis did not answer in time.
     """
-    if job.queue in store.queue_defaults.by_queue:
+    if store.queue_defaults.policy is not None or job.queue in store.queue_defaults.by_queue:
         job = store.queue_defaults.apply(job)
     if job.rate_limit is not None and not ignore_depth_bound:
         await store.limit_keys.check_jobs(store, [job])

@@ -1,6 +1,7 @@
 """This process's copy of the defaults of queues.
 
-An enqueue looks up the queue of its job in ``by_queue``. Without defaults, this is all it costs. A
+An enqueue looks up the queue of its job in ``by_queue``, and whether there is a ``policy``. Without
+defaults, this is all it costs. A
 change on another process takes effect here when its message arrives, or within two seconds
 (``watched_copy``). While the master of the meta tag is unreachable, the last copy is used.
 """
@@ -14,8 +15,8 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from ojs_cluster.core.jobs.envelope import NewJob
-from ojs_cluster.core.queue_defaults import JobDefaults
-from ojs_cluster.store.queue_defaults.records import decode_record
+from ojs_cluster.core.queue_defaults import POLICY, JobDefaults, layered
+from ojs_cluster.store.queue_defaults.records import NONE, decode_record
 from ojs_cluster.store.versioned_hash import VersionedHash, read_versioned_hash
 from ojs_cluster.store.watched_copy import WatchedCopy
 
@@ -41,7 +42,9 @@ class QueueDefaultsTable:
         self.run = self._copy.run
         self.try_read = self._copy.try_read
         self.by_queue: dict[str, JobDefaults] = {}
-        """The queues with defaults."""
+        """The queues with defaults of their own, which are completed by the policy."""
+        self.policy: JobDefaults | None = None
+        """The defaults of all other queues, None if there are none."""
 
     async def start(self, store: Runtime, nursery: trio.Nursery) -> None:
         """Read the defaults, then keep the copy current in ``nursery``.
@@ -69,14 +72,22 @@ class QueueDefaultsTable:
         if found is None or began < self._read_began:
             return  # nothing has changed, or a read that began later is already done
         self._read_began, self._version = began, found.version
-        decoded = ((queue, decode_record(queue, text)) for queue, text in found.records.items())
-        self.by_queue = {q: JobDefaults(defaults) for q, defaults in decoded if not defaults.empty}
+        decoded = {queue: decode_record(queue, text) for queue, text in found.records.items()}
+        policy = decoded.pop(POLICY, NONE)
+        self.policy = None if policy.empty else JobDefaults(policy)
+        self.by_queue = {
+            queue: JobDefaults(layered(own, policy))
+            for queue, own in decoded.items()
+            if not own.empty
+        }
 
     def apply(self, job: NewJob) -> NewJob:
         """Return a new job with the defaults of its queue."""
-        defaults = self.by_queue.get(job.queue)
+        defaults = self.by_queue.get(job.queue, self.policy)
         return job if defaults is None else defaults.apply(job)
 
     def apply_all(self, jobs: Sequence[NewJob]) -> Sequence[NewJob]:
         """Return new jobs with the defaults of their queues."""
-        return [self.apply(job) for job in jobs] if self.by_queue else jobs
+        if not self.by_queue and self.policy is None:
+            return jobs
+        return [self.apply(job) for job in jobs]

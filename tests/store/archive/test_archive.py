@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from ojs_cluster.core.errors import QueueFull
 from ojs_cluster.core.jobs.envelope import parse_job
 from ojs_cluster.core.jobs.states import State
+from ojs_cluster.core.queue_defaults import POLICY
 from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.redis import Client
 from ojs_cluster.redis.settings import Address
@@ -30,6 +31,7 @@ from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.limits import depth_bounds, rate_limits
 from ojs_cluster.store.limits.depth_bounds import DepthBound
+from ojs_cluster.store.queue_defaults.records import change_defaults, get_defaults
 from ojs_cluster.store.queues import queues
 from ojs_cluster.store.queues.registry import QueueRegistry
 from ojs_cluster.store.tenants import fair_share
@@ -338,6 +340,7 @@ async def test_a_queue_keeps_its_depth_bound_and_its_fair_share_after_its_import
 ) -> None:
     bound = DepthBound(1, "block", 0.5)
     await depth_bounds.set_bound(store, "bounded", bound)
+    await change_defaults(store, POLICY, {"default_timeout": 7})
     await fair_share.set_fair_share(store, "bounded", on=True)
     text = await export_text(store)
     async with emptied(backend) as restored:
@@ -347,6 +350,7 @@ async def test_a_queue_keeps_its_depth_bound_and_its_fair_share_after_its_import
             await put(restored, "bounded")
         assert await fair_share.has_fair_share(restored, "bounded")
         assert await depth_bounds.get_bound(restored, "bounded") == bound
+        assert (await get_defaults(restored, POLICY)).default_timeout == 7
     assert json.loads(text.splitlines()[1])["queue"]["max_depth"] == "1"
 
 

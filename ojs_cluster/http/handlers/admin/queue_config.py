@@ -16,7 +16,7 @@ from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.core.jobs.retry import ON_EXHAUSTION_VALUES
 from ojs_cluster.core.partitions import PartitionLayout
 from ojs_cluster.core.queue_defaults import MEMBERS as DEFAULTS
-from ojs_cluster.core.queue_defaults import QueueDefaults, changed
+from ojs_cluster.core.queue_defaults import POLICY, QueueDefaults, changed, layered
 from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.http import replies
 from ojs_cluster.http.app import App
@@ -113,14 +113,21 @@ _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 async def get(app: App, _request: Request, name: str) -> Response:
     """Return the configuration of a queue. An unknown queue has the default configuration.
 
+    The name ``_default`` returns the policy for queues without settings of their own.
+
     ``GET /ojs/v1/admin/queues/{name}/config`` (spec: ojs-queue-config)
     """
+    policy = await get_defaults(app.store, POLICY)
+    if name == POLICY:
+        await app.store.partitions.try_read(app.store)
+        layout = app.store.partitions.default
+        return _config(app, name, layout, None, None, None, policy, fair=False)
     check_queue(name, field="name")
     layout = await get_partitions(app.store, name)
     bound = await depth_bounds.get_bound(app.store, name)
     on_exhaustion = await exhaustion.get_on_exhaustion(app.store, name)
     limits = (await rate_limits.get_queue_limits(app.store, name)).usage.limits
-    defaults = await get_defaults(app.store, name)
+    defaults = layered(await get_defaults(app.store, name), policy)
     fair = await fair_share.has_fair_share(app.store, name)
     return _config(app, name, layout, bound, on_exhaustion, limits.concurrency, defaults, fair=fair)
 
@@ -131,9 +138,13 @@ async def put(app: App, request: Request, name: str) -> Response:
     The settings are written one after the other. If a write fails after an earlier write,
     ``after_first_write`` reports the outcome ``unknown`` to the client.
 
+    The name ``_default`` sets the policy for queues without settings of their own. It has only
+    defaults of jobs.
+
     ``PUT /ojs/v1/admin/queues/{name}/config`` (spec: ojs-admin-api 6.6)
     """
-    check_queue(name, field="name")
+    if name != POLICY:
+        check_queue(name, field="name")
     body = decode(_decoder, request, app.settings.limits)
     members = decode(_members, request, app.settings.limits)
     check_members(members)
@@ -143,9 +154,30 @@ async def put(app: App, request: Request, name: str) -> Response:
             "name what to change, for example 'backpressure', 'concurrency' or 'default_retry'",
             field="partitions",
         )
-    await apply_changes(app.store, name, changes)
+    if name == POLICY:
+        await _change_policy(app.store, members, changes)
+    else:
+        await apply_changes(app.store, name, changes)
     with after_first_write():
         return await get(app, request, name)
+
+
+async def _change_policy(store: Store, names: Iterable[str], changes: ConfigChanges) -> None:
+    """Change the policy ``_default``.
+
+    Raises:
+        Unsupported: the policy cannot have a member.
+    """
+    for member in names:
+        if member not in DEFAULTS:
+            raise Unsupported(
+                f"the policy '{POLICY}' has only {', '.join(DEFAULTS)}: set '{member}' for each "
+                "queue, or for all of them in the configuration of the server",
+                field=member,
+            )
+    await change_defaults(store, POLICY, changes.defaults)
+    with after_first_write():
+        await store.queue_defaults.try_read(store)
 
 
 def check_members(names: Iterable[str], known: Collection[str] = ()) -> None:

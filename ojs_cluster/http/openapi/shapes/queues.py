@@ -222,9 +222,9 @@ class QueueSettings(TypedDict):
 
 
 class QueueConfigAnswer(QueueSettings):
-    """The settings in ``config``, and again at the top level."""
+    """The settings in ``config``, and again at the top level, of a queue or of ``_default``."""
 
-    queue: QueueName
+    queue: str
     config: QueueSettings
     draining: Count
 

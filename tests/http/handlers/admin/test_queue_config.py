@@ -128,3 +128,32 @@ async def test_new_jobs_have_the_defaults_of_their_queue_for_what_they_lack(api:
     without = await api.call("PUT", config, {"default_timeout": None, "retention": None})
     assert without.json["config"].keys() == shown.keys() - {"default_timeout", "retention"}
     assert "timeout_ms" not in await api.enqueue(options={"queue": "mail"})
+
+
+async def test_queues_without_defaults_of_their_own_have_those_of_the_policy(api: Api) -> None:
+    policy = "/ojs/v1/queues/_default/config"
+    await api.call("PUT", CONFIG.format("own"), {"default_timeout": 9})
+    settings: dict[str, Any] = {"default_timeout": 7, "retention": {"completed": "PT2H"}}
+    settings["visibility_timeout"] = 30
+    put = await api.call("PUT", policy, settings)
+    assert (put.status, put.json["queue"]) == (200, "_default")
+    shown = (await api.get(policy)).json["config"]
+    assert {name: shown[name] for name in settings} == settings
+    for queue, timeout_s in (("plain", 7), ("own", 9)):
+        job = await api.enqueue(options={"queue": queue})
+        body = {"jobs": [{"type": "t", "args": [], "options": {"queue": queue}}]}
+        batch = await api.post("/ojs/v1/jobs/batch", body)
+        assert batch.json["jobs"][0]["timeout_ms"] == job["timeout_ms"] == timeout_s * 1000
+        assert job["visibility_timeout_ms"] == 30_000
+        config = (await api.get(CONFIG.format(queue))).json["config"]
+        assert (config["default_timeout"], config["retention"]) == (
+            timeout_s,
+            {"completed": "PT2H"},
+        )
+
+    refused = await api.call("PUT", policy, {"default_timeout": 8, "max_size": 5})
+    assert (refused.status, refused.error["details"]["field"]) == (422, "max_size")
+    assert (await api.post("/ojs/v1/queues", {"name": "_default"})).status == 400
+    await api.call("PUT", policy, {"default_timeout": None, "retention": None})
+    assert "timeout_ms" not in await api.enqueue(options={"queue": "plain"})
+    assert (await api.enqueue(options={"queue": "own"}))["timeout_ms"] == 9000
