@@ -109,10 +109,26 @@ def ago(text: str | None) -> Markup:
     at_s = epoch_s(text) if text else None
     if at_s is None or text is None:
         return escape(NONE)
+    words = _relative(at_s)
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(text, exact_time(text), words)
+
+
+def moment(text: str | None) -> Markup:
+    """Return a time to the second in UTC; the time relative to now stands beside it."""
+    at_s = epoch_s(text) if text else None
+    if at_s is None or text is None:
+        return escape(NONE)
+    exact = datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return Markup('<time datetime="{}">{}</time> <span class="quiet">{}</span>').format(
+        text, exact, _relative(at_s)
+    )
+
+
+def _relative(at_s: float) -> str:
+    """Return a Unix time in seconds in words relative to now."""
     distance_s = at_s - time.time()
     amount = duration(round(abs(distance_s)) * 1000) if abs(distance_s) >= 1 else ""
-    words = "now" if not amount else f"in {amount}" if distance_s > 0 else f"{amount} ago"
-    return Markup('<time datetime="{}" title="{}">{}</time>').format(text, exact_time(text), words)
+    return "now" if not amount else f"in {amount}" if distance_s > 0 else f"{amount} ago"
 
 
 def exact_time(text: str) -> str:

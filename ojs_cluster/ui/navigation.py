@@ -49,6 +49,7 @@ MENU: Final = (
     Entry("tenants", "Tenants", "tenants", "n", of_cluster=True),
     Entry("webhooks", "Webhooks", "webhooks", "h", of_cluster=True),
     Entry("events", "Events", "events", "v", Scope.DATA_READ),
+    Entry("audit", "Audit", "audit", "a", of_cluster=True),
     Entry("bulk", "Bulk operations", "bulk", "b"),
     Entry("cluster", "Cluster", "cluster", "k", of_cluster=True),
     Entry("operations", "Maintenance", "operations", "p", of_cluster=True),

@@ -39,6 +39,7 @@ class Templates:
             duration=formats.duration,
             size=formats.size,
             ago=formats.ago,
+            moment=formats.moment,
             state=formats.state,
             plain=formats.plain,
             plural=formats.plural,

@@ -8,6 +8,7 @@ from typing import Final
 
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.ui.pages import (
+    audit,
     bulk,
     cluster,
     completion,
@@ -155,6 +156,7 @@ PAGES: Final = (
     ),
     PageRoute("GET", "/events", events.show_all, events.SCOPES),
     PageRoute("GET", "/events/stream", events.stream, events.SCOPES),
+    PageRoute("GET", "/audit", audit.show),
     PageRoute("GET", "/operations", operations.show),
     PageRoute("POST", "/operations/maintenance", operations.set_maintenance, (Scope.ADMIN_WRITE,)),
     PageRoute("POST", "/operations/outbox", operations.retry_outbox, (Scope.ADMIN_WRITE,)),

@@ -42,6 +42,7 @@ def every_page(demo: Demo) -> dict[str, str]:
         "tenant": "tenants/acme",
         "webhooks": "webhooks",
         "events": "events",
+        "audit": "audit",
         "bulk": "bulk",
         "bulk-operation": f"bulk/{demo.operation}",
         "cluster": "cluster",

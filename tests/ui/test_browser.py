@@ -130,7 +130,16 @@ def test_columns_and_the_menu_are_readable_in_a_window_of_360_pixels(
 ) -> None:
     visitor = window(chromium, running, viewport={"width": 360, "height": 800})
     visitor.log_in()
-    for path in ("bulk", "operations", "limits", "webhooks", "cluster", "pools", "tenants"):
+    for path in (
+        "bulk",
+        "operations",
+        "audit",
+        "limits",
+        "webhooks",
+        "cluster",
+        "pools",
+        "tenants",
+    ):
         page = visitor.open(path)
         for cell in page.locator("tbody .break-name").all()[:20]:
             box = cell.bounding_box()

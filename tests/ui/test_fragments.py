@@ -35,7 +35,7 @@ def test_fragments_of_one_name_are_rendered_once() -> None:
 
 
 def test_a_refresh_gets_the_content_without_the_frame(admin: httpx.Client) -> None:
-    for path in ("", "queues", "jobs", "dead", "workers", "cron", "operations"):
+    for path in ("", "queues", "jobs", "dead", "workers", "cron", "operations", "audit"):
         whole = admin.get(f"/ui/{path}").text
         fragment = admin.get(f"/ui/{path}", headers=REFRESH)
         assert fragment.status_code == 200

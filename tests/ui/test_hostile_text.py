@@ -95,7 +95,7 @@ def attack(
     reason = {"max_scheduled": 7, "reason": text}
     made = api.put("/ojs/v1/admin/tenants/acme/limits", json=reason)
     assert made.status_code == 200, made.text
-    pages += ["limits", "tenants", "tenants/acme", "webhooks", "events", "operations", ""]
+    pages += ["limits", "tenants", "tenants/acme", "webhooks", "events", "operations", "audit", ""]
     pages += ["limits/k:1", "cron/_new", "cron/c/edit"]
     return [*pages, "cron/c", f"bulk/{operation}"]
 

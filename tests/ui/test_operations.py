@@ -11,7 +11,7 @@ import pytest
 from ojs_cluster.core.access.scopes import Keyring, digest
 from ojs_cluster.http.routing.routes import ROUTES
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.ui.pages import operations, webhooks
+from ojs_cluster.ui.pages import audit, webhooks
 from ojs_cluster.ui.settings import UiSettings
 from tests.support.servers import wait_until
 from tests.ui.dashboard import KEYS, OWN, Running, dashboard
@@ -178,10 +178,62 @@ def test_the_audit_is_shown_page_by_page(admin: httpx.Client) -> None:
             admin.post(f"/ui/queues/orders/{action}")
 
     def is_shown() -> bool:
-        shown = page(admin, "/ui/operations")
+        shown = page(admin, "/ui/audit")
         return "cursor=" in shown and "Resume a queue" in shown
 
     wait_until(is_shown, what="more than one page")
+    (older,) = [a for a in parse(page(admin, "/ui/audit")).all("a") if "cursor=" in str(a)]
+    assert "Newest" in page(admin, "/ui/" + older.attributes["href"].removeprefix("./"))
+
+
+def test_the_audit_is_filtered_by_user_action_and_object(
+    running: Running, admin: httpx.Client
+) -> None:
+    for name in ("media", "orders"):
+        for action in ("pause", "resume"):
+            admin.post(f"/ui/queues/{name}/{action}")
+
+    def rows(filters: str) -> list[str]:
+        table = page(admin, f"/ui/audit?{filters}").partition("<tbody>")[2].partition("</tbody>")[0]
+        return table.split("<tr>")[1:]
+
+    def found() -> bool:
+        return bool(rows("user=boss&action=queue.resume&text=MEDIA"))
+
+    wait_until(found, what="the audit has the change")
+    wanted = rows("user=boss&action=queue.resume&text=MEDIA")
+    assert all("Resume a queue" in row and "queues/media" in row for row in wanted)
+    assert all(" UTC</time>" in row and 'datetime="' in row for row in wanted)
+    assert any("queues/orders" in row for row in rows("action=queue.resume"))
+    assert rows("user=bos") == [], "a name is compared as a whole"
+    assert rows("text=nowhere-at-all") == []
+    with running.browser("email-key") as client:
+        page(client, "/ui/audit", 403)
+        assert ">Audit</a>" not in page(client, "/ui/events")
+    assert ">Audit</a></p>" in page(admin, "/ui/events")
+
+
+@pytest.mark.parametrize(
+    ("action", "given", "words"),
+    [
+        ("queue.pause", "email", "email"),
+        ("queue.delete", "email discard", "email, its jobs discarded"),
+        ("queue.delete", "email move slow", "email, its jobs moved to slow"),
+        ("bulk.create", "count cancel queue=email", "count, to cancel jobs in the queue email"),
+        ("bulk.create", "retry 1 ids", "retry 1 named job"),
+        ("job.retry_many", "queue=email type=a.b", "jobs in the queue email of the type a.b"),
+        (
+            "bulk.create",
+            "retry type=a.b error=Timeout: queue=x query of state,args",
+            "retry jobs of the type a.b with the error Timeout: queue=x found by state, args",
+        ),
+        ("bulk.create", "retry all queues", "retry all queues"),
+        ("mark.add", "ids", "ids"),
+        ("keys.reload", "OJS_API_KEYS_FILE", "the file of the API keys"),
+    ],
+)
+def test_the_audit_has_words_for_objects(action: str, given: str, words: str) -> None:
+    assert audit.object_of({"action": action, "object": given}) == words
 
 
 @pytest.mark.parametrize(
@@ -214,9 +266,9 @@ def test_the_audit_is_shown_page_by_page(admin: httpx.Client) -> None:
 def test_the_audit_has_words_for_codes(
     entry: dict[str, Any], action: str | None, outcome: str
 ) -> None:
-    assert operations.outcome_of(entry) == outcome
+    assert audit.outcome_of(entry) == outcome
     if action is not None:
-        assert operations.action_of(entry) == action
+        assert audit.action_of(entry) == action
 
 
 @pytest.mark.parametrize(
@@ -234,14 +286,15 @@ def test_the_audit_has_words_for_codes(
     ],
 )
 def test_the_audit_links_objects_that_have_a_page(action: str, name: str, place: str) -> None:
-    assert operations.place_of({"action": action, "object": name}) == place
+    assert audit.place_of({"action": action, "object": name}) == place
 
 
 def test_every_action_of_the_api_has_words() -> None:
     actions = {route.action for route in ROUTES if route.action}
     assert len(actions) > 30
-    for action in actions:
-        words = operations.action_of({"action": action})
+    assert actions <= {*audit.ACTIONS}, "the filter offers them all"
+    for action in audit.ACTIONS:
+        words = audit.action_of({"action": action})
         assert not {".", "_"} & set(words), action
         assert words[0].isupper(), action
         verb = action.partition(".")[2]

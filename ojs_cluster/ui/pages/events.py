@@ -32,6 +32,7 @@ async def show_all(visit: Visit) -> Answer:
             "kinds": _KINDS,
             "kind": kind,
             "queue": queue,
+            "sees_audit": visit.sees_cluster,
         },
     )
 
