@@ -50,7 +50,8 @@ def test_the_page_shows_masters_memory_and_this_process(
     assert "No master has a replica" in text
     assert "No scheduler leads a shard" in text
     assert "No API process has reported itself" in text
-    assert "no limit set" in text
+    assert "none set" in text
+    assert "delete completed jobs or dead letters" in " ".join(text.split())
     assert "Set maxmemory to 60 % of the memory of its machine" in text
     assert "layout 1 of the data" in text
 
