@@ -62,9 +62,12 @@ async def cluster_families(store: Store, cached: CachedMetrics, timeout_s: float
     whose numbers are in Redis are absent. No exception is raised.
     """
     numbers: ClusterMetrics | None = None
+    tenants: Mapping[str, Mapping[str, int]] = {}
     with trio.move_on_after(timeout_s):
         try:
             numbers = await cached.get()
+            if not numbers.unreachable:
+                tenants = await cached.tenants.get()
         except OJSError:
             numbers = None
     redis, is_up = store.redis, numbers is not None
@@ -92,7 +95,7 @@ async def cluster_families(store: Store, cached: CachedMetrics, timeout_s: float
     return [
         *families,
         *_queue_families(numbers),
-        *_tenant_families(numbers.tenants),
+        *_tenant_families(tenants),
         *_store_families(numbers),
     ]
 

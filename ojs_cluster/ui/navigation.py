@@ -20,6 +20,7 @@ class Entry:
         scope: the scope that the page needs.
         key: the key that opens the page after ``g``.
         of_cluster: whether the page shows what keys for some queues may not see.
+        of_tenants: whether the page shows what an operator may hide as ``meta.tenant_id``.
     """
 
     name: str
@@ -28,9 +29,12 @@ class Entry:
     key: str
     scope: Scope = Scope.ADMIN_READ
     of_cluster: bool = False
+    of_tenants: bool = False
 
     def is_for(self, visit: Visit) -> bool:
         """Return whether the user may see the page."""
+        if self.of_tenants and visit.redaction.hides_tenants:
+            return False
         return visit.may(self.scope) and (visit.sees_cluster or not self.of_cluster)
 
 
@@ -46,7 +50,7 @@ MENU: Final = (
     Entry("pools", "Worker pools", "pools", "s"),
     Entry("cron", "Cron", "cron", "c", Scope.DATA_READ),
     Entry("limits", "Limits", "limits", "l", of_cluster=True),
-    Entry("tenants", "Tenants", "tenants", "n", of_cluster=True),
+    Entry("tenants", "Tenants", "tenants", "n", of_cluster=True, of_tenants=True),
     Entry("webhooks", "Webhooks", "webhooks", "h", of_cluster=True),
     Entry("events", "Events", "events", "v", Scope.DATA_READ),
     Entry("audit", "Audit", "audit", "a", of_cluster=True),

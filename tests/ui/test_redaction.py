@@ -259,3 +259,16 @@ def test_an_edit_keeps_what_the_form_does_not_show(ui_redis: Embedded) -> None:
         other = api.post("/ojs/v1/jobs", json=body).json()["job"]["id"]
         assert "Enqueue it again by curl" in page(client, f"/ui/jobs/{other}")
         assert page(client, f"/ui/jobs/{other}.json")
+
+
+def test_pages_of_tenants_are_hidden_with_the_tenants_of_jobs(ui_redis: Embedded) -> None:
+    for hidden in ("tenant_id", "meta.tenant_id", "meta.*"):
+        assert Redaction(frozenset({hidden})).hides_tenants
+    assert not Redaction(HIDDEN | {"value:email", "args.tenant_id"}).hides_tenants
+    settings = UiSettings(mode="full", redact=frozenset({"meta.tenant_id"}))
+    with dashboard(ui_redis, settings) as server, server.browser() as client:
+        for path in ("/ui/tenants", "/ui/tenants/acme"):
+            assert "The operator hides the tenants" in page(client, path, 403)
+        answer = client.post("/ui/tenants/acme/limits", data={"max_queue_depth": "0"})
+        assert answer.status_code == 403
+        assert "/ui/tenants" not in page(client, "/ui/queues")

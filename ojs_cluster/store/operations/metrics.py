@@ -107,8 +107,6 @@ class ClusterMetrics:
             partition in such a shard are left out: a sum without one partition would look like a
             counter that was reset.
         bulk_operations: number of running bulk operations, None while their list is unreachable.
-        tenants: numbers of ``tenant_counts.read_counts`` by tenant, of the first tenants with
-            settings. Empty while a shard is unreachable, for the same reason.
     """
 
     queues: dict[str, QueueMetrics]
@@ -121,7 +119,6 @@ class ClusterMetrics:
     )
     unreachable: int = 0
     bulk_operations: int | None = None
-    tenants: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -191,7 +188,6 @@ async def collect(
     store: Store,
     max_queues: int,
     *,
-    max_tenants: int = 0,
     brief: bool = False,
     kept: BriefCalls | None = None,
 ) -> ClusterMetrics:
@@ -200,7 +196,6 @@ async def collect(
     Args:
         store: the store.
         max_queues: maximum number of queues to include, the first by name.
-        max_tenants: maximum number of tenants to include, the first by name that have settings.
         brief: whether to read only what problems are found by: of a queue whether it is paused, and
             ``oldest_ms``. Queues without available jobs that are not paused are then left out.
         kept: the calls of the last brief metrics; None to build them.
@@ -260,11 +255,19 @@ async def collect(
     for name in (names or ()) if unreachable else ():
         if unreachable.intersection(_shards_of(store, name)):
             cluster.queues.pop(name, None)
-    if max_tenants and not cluster.unreachable:
+    return cluster
+
+
+async def _read_tenants(store: Store, max_tenants: int) -> dict[str, dict[str, int]]:
+    """Return the numbers of the first tenants by name; none while a shard does not answer.
+
+    A sum without one shard would look like a counter that was reset.
+    """
+    if max_tenants:
         with trio.move_on_after(PATIENCE_S), suppress(BackendUnavailable):
             tenants = (await store.tenants.names(store))[:max_tenants]
-            cluster.tenants = await read_many(store, tenants)
-    return cluster
+            return await read_many(store, tenants)
+    return {}
 
 
 async def _bulk_operations(store: Store) -> int | None:
@@ -311,6 +314,11 @@ class CachedMetrics(Cached[ClusterMetrics]):
     """The metrics of the cluster, read from Redis at most once per ``CACHED_S``.
 
     ``get`` raises BackendUnavailable when Redis does not answer in time.
+
+    Attributes:
+        tenants: numbers of ``tenant_counts.read_counts`` by tenant, of the first ``max_tenants``
+            tenants with settings. Pages of the dashboard use the rest only, so it is not read with
+            them.
     """
 
     def __init__(
@@ -318,8 +326,11 @@ class CachedMetrics(Cached[ClusterMetrics]):
     ) -> None:
         kept = BriefCalls() if brief else None
         super().__init__(
-            lambda: collect(store, max_queues, max_tenants=max_tenants, brief=brief, kept=kept),
+            lambda: collect(store, max_queues, brief=brief, kept=kept),
             lambda _value, _took_s: CACHED_S,
+        )
+        self.tenants = Cached(
+            lambda: _read_tenants(store, max_tenants), lambda _value, _took_s: CACHED_S
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -13,6 +13,7 @@ from ojs_cluster.ui.forms.form import Form, confirmation, is_confirmed, number_o
 from ojs_cluster.ui.forms.limits import period_in_words, period_of
 from ojs_cluster.ui.pages.overview import TILES
 from ojs_cluster.ui.pages.shared.searches import quoted
+from ojs_cluster.ui.redaction.redaction import ERROR_MESSAGE
 from ojs_cluster.ui.redaction.searches import why_not_searched
 from ojs_cluster.ui.visit import Answer, ApiError, Page, SeeOther, Visit
 
@@ -28,17 +29,28 @@ _FIELDS: Final = {
     "reason": "reason",
 }
 """The field of the form by the path that the API names in an error."""
+_HIDDEN: Final = Page(
+    "error.html",
+    {
+        "what": "The operator hides the tenants",
+        "why": "OJS_UI_REDACT hides meta.tenant_id, which tells whose a job is.",
+        "hint": "The API shows tenants to keys with the scope ojs:admin:read.",
+    },
+    403,
+)
 
 
 async def show_all(visit: Visit) -> Answer:
     """List the known tenants, the most recently active first."""
+    if visit.redaction.hides_tenants:
+        return _HIDDEN
     page = visit.page
     raw = await visit.shared("admin", "tenants", page=page, per_page=_PER_PAGE)
     listed = orjson.loads(raw)
     return Page(
         "limits/tenants.html",
         {
-            "tenants": [_tenant(visit, each) for each in listed["items"]],
+            "tenants": await _tenants(visit, listed["items"]),
             "total": listed["pagination"]["total"],
             "page": page,
             "has_more": listed["pagination"]["has_more"],
@@ -48,11 +60,13 @@ async def show_all(visit: Visit) -> Answer:
 
 async def show_one(visit: Visit, tenant: str) -> Answer:
     """Show one tenant, with the form of its limits."""
-    return await _page(visit, tenant)
+    return _HIDDEN if visit.redaction.hides_tenants else await _page(visit, tenant)
 
 
 async def set_limits(visit: Visit, tenant: str) -> Answer:
     """Change the limits of a tenant; an empty field removes one."""
+    if visit.redaction.hides_tenants:
+        return _HIDDEN
     here = visit.url("tenants", tenant)
     body = _changes(visit.form)
     if not body:
@@ -83,7 +97,8 @@ async def _page(visit: Visit, tenant: str, form: Form | None = None, status: int
         form: the form that was sent and refused; None to show the present limits.
         status: the status of the response.
     """
-    shown = _tenant(visit, orjson.loads(await visit.get("admin", "tenants", tenant)))
+    found = orjson.loads(await visit.get("admin", "tenants", tenant))
+    [shown] = await _tenants(visit, [found])
     return Page(
         "limits/tenant.html",
         {
@@ -97,8 +112,15 @@ async def _page(visit: Visit, tenant: str, form: Form | None = None, status: int
     )
 
 
+async def _tenants(visit: Visit, found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return what the pages show of tenants as the API returns them."""
+    shown = [_tenant(visit, members) for members in found]
+    reasons = await visit.redaction.texts([each["reason"] for each in shown], ERROR_MESSAGE)
+    return [{**each, "reason": reason} for each, reason in zip(shown, reasons, strict=True)]
+
+
 def _tenant(visit: Visit, members: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the pages show of a tenant as the API returns it."""
+    """Return the members of one tenant; its reason may have values to hide."""
     jobs, limits = members["jobs"], members["limits"]
     search = f"meta.tenant_id:{quoted(members['tenant_id'])}"
     rate = limits.get("max_enqueue_rate")

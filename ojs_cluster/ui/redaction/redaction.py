@@ -67,6 +67,12 @@ class Redaction:
         """Whether it depends on values what is hidden. A search could then find them by guesses."""
         return bool(self.rules.patterns or self._redactor)
 
+    @property
+    def hides_tenants(self) -> bool:
+        """Whether a rule hides of which tenant a job is. The function is not asked."""
+        raw = b'"a"'
+        return self.rules.json(raw, "", ("meta", "tenant_id")) is not raw
+
     async def apply(self, values: Sequence[Value]) -> list[bytes]:
         """Return the JSON of values to show: ``HIDDEN_JSON`` stands for what is hidden.
 
