@@ -107,6 +107,12 @@ class FailedLogins:
             del self._free_at[next(iter(self._free_at))]  # the address that failed longest ago
         self._free_at[address] = free_at
 
+    def forgive(self, address: str) -> None:
+        """Take back one count, of a login that was counted before its result was known."""
+        address = _network_of(address)
+        if address in self._free_at:
+            self._free_at[address] -= _FAILURE_S
+
 
 def is_own_form(headers: Mapping[str, str], hosts: tuple[str, ...]) -> bool:
     """Return whether a page of this server has sent a form, and not a page of another site.

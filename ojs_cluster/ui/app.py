@@ -19,12 +19,7 @@ from werkzeug.exceptions import HTTPException
 
 from ojs_cluster.core.access.client_address import TrustedProxies
 from ojs_cluster.core.access.scopes import Principal
-from ojs_cluster.core.errors import (
-    BackendUnavailable,
-    OJSError,
-    PermissionDenied,
-    Unauthenticated,
-)
+from ojs_cluster.core.errors import OJSError, PermissionDenied, Unauthenticated
 from ojs_cluster.http import query as queries
 from ojs_cluster.http.app import App
 from ojs_cluster.http.errors import entry_for
@@ -33,7 +28,7 @@ from ojs_cluster.http.pages import BrowserRequest
 from ojs_cluster.ui import browser, static_files
 from ojs_cluster.ui.access import SESSION_S, FailedLogins, Sessions, is_own_form, now_s
 from ojs_cluster.ui.fragments import Fragments
-from ojs_cluster.ui.login import LOGIN, LOGOUT, login_page, refusal_of_login
+from ojs_cluster.ui.login import LOGIN, LOGOUT, login_page, refusal_of_login, refuse_tenants
 from ojs_cluster.ui.navigation import MENU
 from ojs_cluster.ui.redaction.redaction import Redaction
 from ojs_cluster.ui.refusals import FOREIGN_FORM, READ_ONLY, failed_call, lacking_scope
@@ -42,7 +37,7 @@ from ojs_cluster.ui.routes import PageRoute
 from ojs_cluster.ui.session_secret import SessionSecret
 from ojs_cluster.ui.settings import UiSettings
 from ojs_cluster.ui.sign_on.attempts import ATTEMPT_S
-from ojs_cluster.ui.sign_on.failure import SignOnFailed
+from ojs_cluster.ui.sign_on.failure import SignOnFailed, unusable
 from ojs_cluster.ui.sign_on.proxy_users import ProxyUsers
 from ojs_cluster.ui.snapshots import Snapshots
 from ojs_cluster.ui.visit import (
@@ -82,16 +77,6 @@ async def _no_form() -> MultiDict[str, str]:
     return MultiDict()
 
 
-def _refuse_tenants(principal: Principal) -> None:
-    """Refuse the owner of an API key that is bound to a tenant: the pages show all tenants.
-
-    Raises:
-        PermissionDenied: the API key is bound to a tenant.
-    """
-    if principal.tenant is not None:
-        raise PermissionDenied("the dashboard is not for API keys that are bound to a tenant")
-
-
 class Dashboard:
     """The dashboard of one process.
 
@@ -118,6 +103,8 @@ class Dashboard:
         self._files = static_files.read_static_files()
         self._sessions = Sessions()
         self._failed_logins = FailedLogins()
+        # Of their own, so that failures at the provider lock nobody out who has an API key.
+        self._failed_sign_ons, self._strays = FailedLogins(), FailedLogins()
         self._proxy_users = ProxyUsers(settings, proxies)
         self._oidc = oidc
         self._snapshots: Snapshots[bytes] = Snapshots()
@@ -154,7 +141,7 @@ class Dashboard:
                 return self._ask_to_log_in(visit)
             visit = replace(visit, principal=principal or _ANONYMOUS)
             if page is not LOGOUT:
-                _refuse_tenants(visit.principal)
+                refuse_tenants(visit.principal)
             if head.method == "POST":
                 # A connection whose request was not read to its end is closed after the response,
                 # and the browser's next form could be lost with it.
@@ -204,7 +191,7 @@ class Dashboard:
                 return self._send(visit, login_page(visit, None, wait_s))
             key = form.get("key", "").strip()
             principal = self._app.access.authenticate(f"Bearer {key}")
-            _refuse_tenants(principal)
+            refuse_tenants(principal)
             cookie = self._sessions.issue(await self._secret.get(), key, principal, now_s())
         except (OJSError, HTTPException) as error:
             if isinstance(error, Unauthenticated):
@@ -227,7 +214,7 @@ class Dashboard:
         try:
             secret = await self._secret.get()
             begun = await oidc.begin(secret, visit.query.get("next", ""), now_s())
-        except (SignOnFailed, OJSError) as error:
+        except Exception as error:
             return self._sign_on_failed(visit, error)
         path, secure = self._cookie_path(head), oidc.is_secure
         # The cookie must come back with the redirect of the provider, which is another site.
@@ -242,18 +229,27 @@ class Dashboard:
         """Start a session for a user whom the OpenID provider has authenticated."""
         head = request.head
         visit = self._visit(head, request.scheme, _ANONYMOUS)
-        address = self._app.audit.client_of(head)
-        wait_s = self._failed_logins.wait_s(address, time.monotonic())
-        if wait_s:
-            return self._send(visit, login_page(visit, None, wait_s))
+        address, failed = self._app.audit.client_of(head), self._failed_sign_ons
         brought = browser.cookie_of(head, browser.SIGN_ON) or ""
         try:
             secret = await self._secret.get()
-            user, session, following = await oidc.finish(secret, brought, visit.query, now_s())
-        except (SignOnFailed, OJSError) as error:
-            if not isinstance(error, BackendUnavailable):
-                self._failed_logins.count(address, time.monotonic())
+            attempt = oidc.prove(secret, brought, visit.query, now_s())
+        except Exception as error:
+            # Not counted: any other site can make a browser come here without a login.
+            return self._sign_on_failed(visit, error, self._is_news(address))
+        # Nothing waits from here to the count. Otherwise logins at the same time pass together.
+        now = time.monotonic()
+        wait_s = failed.wait_s(address, now)
+        if wait_s:
+            return self._send(visit, login_page(visit, None, wait_s))
+        failed.count(address, now)
+        try:
+            user, session, following = await oidc.finish(secret, attempt, visit.query, now_s())
+        except Exception as error:
+            if not (isinstance(error, SignOnFailed) and error.status == 401):
+                failed.forgive(address)
             return self._sign_on_failed(visit, error)
+        failed.forgive(address)
         browser.record_login(self._app, head, user)
         path, secure = self._cookie_path(head), oidc.is_secure
         cookies = (
@@ -265,9 +261,20 @@ class Dashboard:
         page = Page("signed_on.html", {"target": visit.root + following})
         return browser.respond(200, self._render(visit, page, None), more=cookies)
 
-    def _sign_on_failed(self, visit: Visit, error: SignOnFailed | OJSError) -> Response:
-        if isinstance(error, SignOnFailed):
-            log.warning("a login by OpenID Connect failed: %s", error.reason)
+    def _is_news(self, address: str) -> bool:
+        """Return whether the log names a request without a login: not each one of a flood."""
+        now = time.monotonic()
+        if self._strays.wait_s(address, now):
+            return False
+        self._strays.count(address, now)
+        return True
+
+    def _sign_on_failed(self, visit: Visit, error: Exception, is_logged: bool = True) -> Response:
+        if not isinstance(error, (SignOnFailed, OJSError)):
+            log.error("a login by OpenID Connect failed", exc_info=error)
+            error = unusable("the log names the cause")
+        elif is_logged and isinstance(error, (SignOnFailed, PermissionDenied)):
+            log.warning("a login by OpenID Connect failed: %s", error)
         if isinstance(error, PermissionDenied):
             refusal_of_login(self._app, visit.head, error)
         elif isinstance(error, SignOnFailed) and error.status == 401:

@@ -7,7 +7,8 @@ from typing import Final
 
 from werkzeug.exceptions import HTTPException
 
-from ojs_cluster.core.errors import OJSError, Unauthenticated
+from ojs_cluster.core.access.scopes import Principal
+from ojs_cluster.core.errors import OJSError, PermissionDenied, Unauthenticated
 from ojs_cluster.http.app import App
 from ojs_cluster.http.errors import entry_for
 from ojs_cluster.http.messages import Request
@@ -30,6 +31,16 @@ async def _end(visit: Visit) -> Answer:
 
 LOGIN: Final = PageRoute("GET", "/login", _show, ())
 LOGOUT: Final = PageRoute("POST", "/logout", _end, ())
+
+
+def refuse_tenants(principal: Principal) -> None:
+    """Refuse the owner of an API key that is bound to a tenant: the pages show all tenants.
+
+    Raises:
+        PermissionDenied: the API key is bound to a tenant.
+    """
+    if principal.tenant is not None:
+        raise PermissionDenied("the dashboard is not for API keys that are bound to a tenant")
 
 
 def login_page(

@@ -89,6 +89,11 @@ def test_failed_logins_of_one_address_have_to_wait() -> None:
     assert 0 < failed.wait_s("a", 0) <= 6
     assert failed.wait_s("b", 0) == 0
     assert failed.wait_s("a", 60) == 0
+    failed.forgive("a")
+    failed.forgive("b")
+    assert (failed.wait_s("a", 0), failed.wait_s("b", 0)) == (0, 0)
+    failed.count("a", 0)
+    assert failed.wait_s("a", 0) > 0
     for last in range(10):
         failed.count(f"2001:db8::{last}", 0)
     assert failed.wait_s("2001:db8::99", 0) > 0

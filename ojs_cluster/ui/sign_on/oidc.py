@@ -1,8 +1,9 @@
 """Single sign-on by OpenID Connect: authorization code flow with PKCE.
 
-``begin`` sends the browser to the provider. The provider sends it back with a code, which
-``finish`` exchanges for an ID token. The groups in the token give the user roles, and the user gets
-a session: a signed cookie, as with an API key (docs/adr/054).
+``begin`` sends the browser to the provider. The provider sends it back with a code. ``prove``
+checks that the same browser began the login, and ``finish`` exchanges the code for an ID token. The
+groups in the token give the user roles, and the user gets a session: a signed cookie, as with an
+API key (docs/adr/054).
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from ojs_cluster.ui.sign_on.user_roles import is_user_name, principal_of, roles_
 _MAX_CODE: Final = 2048  # characters
 _MAX_AT_ONCE: Final = 8
 """Maximum number of logins of one process that wait for the provider at the same time."""
+_MAX_WAITING: Final = 50
+"""Maximum number of further logins of one process that wait for their turn."""
 _PATIENCE_S: Final = 25.0
 """Maximum time of all requests of a login to the provider, in seconds."""
 
@@ -101,10 +104,13 @@ class OpenIdConnect:
         joint = "&" if "?" in endpoint else "?"
         return Begun(f"{endpoint}{joint}{urlencode(asked)}", cookie)
 
-    async def finish(
+    def prove(
         self, secret: bytes, cookie: str, query: Mapping[str, str], now: float
-    ) -> SignedOn:
-        """End a login for which the provider has sent the browser back.
+    ) -> attempts.Attempt:
+        """Return the login that this browser began and for which the provider has sent it back.
+
+        Any page can make a browser request the address of the way back. Such a request has no
+        valid state, so a failure here proves nothing about the user.
 
         Args:
             secret: the secret that all processes share.
@@ -113,8 +119,7 @@ class OpenIdConnect:
             now: Unix time in seconds.
 
         Raises:
-            SignOnFailed: the login is not valid, or the provider does not confirm it.
-            PermissionDenied: no group of the user has a role.
+            SignOnFailed: this browser began no such login.
         """
         attempt = attempts.find(self._key(secret, b"login"), cookie, now)
         state = query.get("state", "").encode(errors="replace")
@@ -124,6 +129,23 @@ class OpenIdConnect:
                 "ten minutes. Log in again.",
                 "the cookie or the state does not belong to a login of this browser",
             )
+        return attempt
+
+    async def finish(
+        self, secret: bytes, attempt: attempts.Attempt, query: Mapping[str, str], now: float
+    ) -> SignedOn:
+        """End a login that ``prove`` has returned.
+
+        Args:
+            secret: the secret that all processes share.
+            attempt: the login.
+            query: the parameters that the browser has brought.
+            now: Unix time in seconds.
+
+        Raises:
+            SignOnFailed: the provider does not confirm the login (status 401), or cannot say (503).
+            PermissionDenied: no group of the user has a role.
+        """
         if query.get("iss", self._settings.issuer) != self._settings.issuer:
             raise refused("the response names another issuer")
         if "error" in query:
@@ -155,6 +177,8 @@ class OpenIdConnect:
         return None if now >= int(ends_at) else principal_of(user, roles.split(","), int(ends_at))
 
     async def _claims(self, code: str, attempt: attempts.Attempt) -> dict[str, Any]:
+        if self._limiter.statistics().tasks_waiting >= _MAX_WAITING:
+            raise unusable("too many other logins wait for the provider")
         try:
             with trio.fail_after(_PATIENCE_S):
                 async with self._limiter:

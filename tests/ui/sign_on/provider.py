@@ -48,12 +48,15 @@ class OpenIdProvider:
     sends_to: str = ""
     """Where a page of the provider sends browsers instead of the host that the login names. Empty
     for a redirect to that host without a page."""
+    answers: threading.Event = field(default_factory=threading.Event)
+    """Whether the token endpoint answers; if not, it waits."""
     codes: dict[str, dict[str, str]] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
 
     def reset(self) -> None:
         """Behave again as providers do."""
         self.claims, self.sign = {}, None
+        self.answers.set()
 
     def authorize(self, asked: dict[str, str]) -> str:
         """Log the user in, and return where the browser goes."""
@@ -69,6 +72,7 @@ class OpenIdProvider:
 
     def redeem(self, fields: dict[str, str], authorization: str) -> tuple[int, dict[str, Any]]:
         """Return an ID token for a code, once."""
+        assert self.answers.wait(60)
         pair = base64.b64decode(authorization.removeprefix("Basic ")).decode()
         if pair != "ojs+dashboard:a%3Asecret%2Fof%2Bthis+server":
             return 401, {"error": "invalid_client"}
@@ -160,6 +164,7 @@ def open_id_provider(host: str = "127.0.0.1") -> Iterator[OpenIdProvider]:
     provider = OpenIdProvider()
     handler: Any = partial(_Handler, provider)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        provider.reset()
         provider.issuer = f"http://{host}:{server.server_port}"
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield provider

@@ -7,6 +7,7 @@ import hmac
 import json
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import count
 from typing import Any
 
@@ -16,7 +17,9 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from playwright.sync_api import sync_playwright
 
+from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.ui.session_secret import SessionSecret
 from ojs_cluster.ui.settings import UiSettings
 from ojs_cluster.ui.sign_on.oidc_settings import OidcSettings
 from tests.support.servers import wait_until
@@ -221,10 +224,11 @@ def test_an_id_token_that_proves_nothing_is_refused(
 
 @pytest.mark.parametrize("groups", [["others", 1, {"ops": "ops"}, "*"], None, HOSTILE, {"ops": 1}])
 def test_a_user_of_no_known_group_gets_a_page_that_says_so(
-    client: httpx.Client, provider: OpenIdProvider, groups: Any
+    client: httpx.Client, provider: OpenIdProvider, groups: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     provider.claims = {"groups": groups, "email": HOSTILE}
     refuse(client, log_in(client), 403, "is in no group that may use the dashboard")
+    assert "Connect failed: the user '<script>alert(1)</script>' is in no group" in caplog.text
 
 
 def test_a_viewer_changes_nothing_and_a_hostile_name_is_text(
@@ -270,12 +274,40 @@ def test_a_login_leads_to_no_other_site(
     assert 'content="0; url=../"' in answer.text
 
 
-def test_guesses_of_one_address_have_to_wait(client: httpx.Client, signed_on: Running) -> None:
-    for _ in range(10):
+def test_refusals_of_the_provider_have_to_wait_and_nothing_else(
+    client: httpx.Client, provider: OpenIdProvider, caplog: pytest.LogCaptureFixture
+) -> None:
+    provider.claims = {"groups": []}
+    for _ in range(11):
         assert client.get("/ui/oidc/callback", params={"state": "x"}).status_code == 401
-    answer = client.get("/ui/oidc/callback", params={"state": "x"})
-    assert answer.status_code == 429
-    assert "Too many failed logins" in answer.text
+        assert log_in(client).status_code == 403
+    assert caplog.text.count("does not belong to a login") == 10, "a flood does not fill the log"
+    begun = client.get("/ui/oidc/login")
+    brought = {"code": "guess", "state": httpx.URL(begun.headers["location"]).params["state"]}
+    provider.answers.clear()
+    with ThreadPoolExecutor(11) as threads:
+        back = [threads.submit(client.get, "/ui/oidc/callback", params=brought) for _ in range(11)]
+        refused = next(as_completed(back, timeout=60)).result()
+        provider.answers.set()
+        assert (refused.status_code, "Too many failed logins" in refused.text) == (429, True)
+        assert sorted(each.result().status_code for each in back) == [401] * 10 + [429]
+    assert client.get("/ui/oidc/callback", params=brought).status_code == 429
+    assert client.post("/ui/login", data={"key": "admin-key"}).status_code == 303
+
+
+def test_an_error_of_redis_is_a_page_that_offers_an_api_key(
+    client: httpx.Client, signed_on: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_: SessionSecret) -> bytes:
+        raise RedisReplyError("WRONGTYPE of the secret")
+
+    back = begin(client)
+    monkeypatch.setattr(SessionSecret, "get", fail)
+    for path in ("/ui/oidc/login", back):
+        answer = client.get(path)
+        assert answer.status_code == 503, answer.text
+        assert "or use an API key" in answer.text
+        assert "WRONGTYPE" not in answer.text
 
 
 def test_every_process_ends_the_login_of_another_until_who_gets_in_changes(

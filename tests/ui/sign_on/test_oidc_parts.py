@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from ojs_cluster.core.access.scopes import PRESETS
 from ojs_cluster.server.config.load import ConfigError, load, report
@@ -115,6 +116,22 @@ def test_a_session_has_the_scopes_of_its_roles_until_it_ends() -> None:
     ):
         assert OpenIdConnect(replace(settings, **changes)).find(KEY, session, 0) is None
     assert oidc.is_secure
+
+
+async def test_only_some_logins_wait_for_the_provider() -> None:
+    oidc = OpenIdConnect(load(BASE).oidc)
+    attempt, _ = attempts.begin(KEY, "", 1000)
+    with trio.CancelScope() as others:
+        async with trio.open_nursery() as nursery:
+            for number in range(8):
+                await oidc._limiter.acquire_on_behalf_of(number)
+            for _ in range(50):
+                nursery.start_soon(oidc.finish, KEY, attempt, {"code": "x"}, 1000)
+            await trio.testing.wait_all_tasks_blocked()
+            with trio.fail_after(20), pytest.raises(SignOnFailed, match="too many") as failed:
+                await oidc.finish(KEY, attempt, {"code": "x"}, 1000)
+            assert failed.value.status == 503
+            others.cancel()
 
 
 def of(receiver: Receiver) -> OidcSettings:
