@@ -71,6 +71,12 @@ PAGES: Final = (
     PageRoute("POST", "/queues/<name>/config", queue_changes.configure, (Scope.ADMIN_WRITE,)),
     PageRoute("POST", "/queues/<name>/defaults", queue_changes.set_defaults, (Scope.ADMIN_WRITE,)),
     PageRoute("POST", "/queues/<name>/purge", queue_changes.purge, (Scope.ADMIN_PURGE,)),
+    PageRoute(
+        "POST",
+        "/queues/<name>/delete",
+        queue_changes.delete,
+        (Scope.ADMIN_READ, Scope.ADMIN_WRITE),
+    ),
     PageRoute("GET", "/jobs", jobs.show_all),
     PageRoute("GET", "/jobs/values.json", completion.values),
     PageRoute("GET", "/jobs/new", new_job.show, (Scope.ADMIN_READ, Scope.DATA_WRITE), True),

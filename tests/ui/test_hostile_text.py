@@ -136,9 +136,10 @@ def test_hostile_text_is_shown_as_text(attacked: Running) -> None:
             f"/ui/jobs/{HOSTILE}/retry".replace("/>", ">"), data={"back": HOSTILE}
         )
         check(refused)
-        for path in ("limits", "config", "defaults", "purge"):
+        for path in ("limits", "config", "defaults", "purge", "delete"):
             fields = ["concurrency", "rate", "rate_period", "throttle", "throttle_period"]
             fields += ["partitions", "max_depth", "on_exhaustion", "typed", "was_partitions"]
+            fields += ["strategy", "target_queue", "confirmed"]
             fields += ["max_attempts", "initial_interval", "default_timeout", "completed"]
             answer = client.post(f"/ui/queues/a/{path}", data=dict.fromkeys(fields, HOSTILE))
             assert answer.status_code in (400, 422), path

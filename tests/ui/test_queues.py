@@ -226,10 +226,38 @@ def test_waiting_jobs_are_deleted_after_the_name_was_typed(
         assert counts["available"] == 0
 
 
+def test_a_queue_is_deleted_with_its_jobs_after_a_question(
+    running: Running, admin: httpx.Client
+) -> None:
+    path = "/ui/queues/leaving/delete"
+    with running.api() as api:
+        for _ in range(2):
+            enqueue(api, "leaving")
+        kept = {"strategy": "reject", "confirmed": "1"}
+        answer = admin.post(path, data=kept)
+        assert answer.status_code == 409
+        assert "note-bad" in answer.text
+        move = {"strategy": "move", "target_queue": ""}
+        assert "Name another queue" in refused(admin, path, move, "target_queue")
+        move["target_queue"] = "staying"
+        asked = admin.post(path, data=move)
+        assert asked.status_code == 200
+        assert "2 waiting jobs go to staying" in asked.text
+        assert api.get(f"{V1}/leaving").json()["counts"]["available"] == 2, "only asked"
+        shown = send(admin, path, {**move, "confirmed": "1"})
+        assert "The queue leaving is deleted. 2 jobs moved to staying." in shown
+        path = "/ui/queues/staying/delete"
+        asked = admin.post(path, data={"strategy": "discard"})
+        assert "2 waiting jobs and 0 active jobs are discarded" in asked.text
+        shown = send(admin, path, {"strategy": "discard", "confirmed": "1"})
+        assert "The queue staying is deleted. 2 jobs discarded." in shown
+
+
 def test_forms_of_a_queue_need_the_scope_and_the_queue(running: Running, demo: Demo) -> None:
     forms = {"limits": {"concurrency": "1"}, "config": {"partitions": "2"}}
     forms["defaults"] = {"default_timeout": "1"}
     forms["purge"] = {"typed": "media"}
+    forms["delete"] = {"strategy": "discard", "confirmed": "1"}
     with running.browser("viewer-key") as client:
         assert (
             "<form"
@@ -273,7 +301,7 @@ def test_a_read_only_dashboard_offers_and_accepts_no_form(ui_redis: Embedded, de
             "<form"
             not in page(client, "/ui/queues/email").partition("<main")[2].partition("</main>")[0]
         )
-        for name in ("limits", "config", "defaults", "purge"):
+        for name in ("limits", "config", "defaults", "purge", "delete"):
             answer = client.post(f"/ui/queues/email/{name}", data={"typed": "email"})
             assert answer.status_code == 403
 

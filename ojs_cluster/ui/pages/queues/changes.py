@@ -1,21 +1,25 @@
-"""Change a queue: its limits, its configuration, the defaults of its jobs, and its waiting jobs."""
+"""Change a queue: its limits, its configuration and the defaults of its jobs; or delete it."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
+from ojs_cluster.ui.formats import counted
 from ojs_cluster.ui.forms import limits as limit_form
 from ojs_cluster.ui.forms.form import Form, confirmation, is_confirmed, refused
 from ojs_cluster.ui.pages.queues.lists import queue_page
 from ojs_cluster.ui.pages.queues.settings import (
     CONFIG_FIELDS,
     DEFAULT_FIELDS,
+    DELETE_FIELDS,
     changed_config,
     changed_defaults,
 )
 from ojs_cluster.ui.visit import Answer, ApiError, SeeOther, Visit
+
+_WAITING: Final = ("available", "scheduled", "retryable", "pending")
 
 
 async def set_limits(visit: Visit, name: str) -> Answer:
@@ -109,3 +113,61 @@ async def purge(visit: Visit, name: str) -> Answer:
     if reply["left"]:
         note += f" {reply['left']:,} are left: send the form again."
     return SeeOther(visit.url("queues", name), note)
+
+
+async def delete(visit: Visit, name: str) -> Answer:
+    """Delete a queue after a question, with its jobs discarded or moved, or if it has none."""
+    here = visit.url("queues", name)
+    strategy = visit.form.get("strategy", "")
+    target = visit.form.get("target_queue", "").strip()
+    body = {"strategy": strategy}
+    if strategy == "move":
+        body["target_queue"] = target
+        if not target or target == name:
+            words = "Name another queue, which gets the jobs."
+            return await queue_page(
+                visit, name, {"delete": Form(visit.form, {"target_queue": words})}, 400
+            )
+    if not is_confirmed(visit):
+        counts = orjson.loads(await visit.get("admin", "queues", name))["counts"]
+        waiting = sum(counts.get(state, 0) for state in _WAITING)
+        return confirmation(
+            visit,
+            f"Delete the queue {name}?",
+            _consequence(strategy, target, waiting, counts["active"]),
+            "Delete the queue",
+            here,
+        )
+    try:
+        done = orjson.loads(await visit.send("DELETE", "queues", name, body=body))
+    except ApiError as error:
+        forms = {"delete": refused(visit, error, DELETE_FIELDS)}
+        return await queue_page(visit, name, forms, error.status)
+    changed = counted(done["jobs_affected"], "job")
+    what = f"moved to {target}" if strategy == "move" else "discarded"
+    if not done["deleted"]:
+        note = f"{name} takes no new jobs, and is deleted at the end of this operation."
+        return SeeOther(visit.url("bulk", done["operation_id"]), f"{changed} {what} so far. {note}")
+    note = f"The queue {name} is deleted."
+    if strategy in ("move", "discard"):
+        note += f" {changed} {what}."
+    return SeeOther(visit.url("queues"), note)
+
+
+def _consequence(strategy: str, target: str, waiting: int, active: int) -> str:
+    """Return what a deletion does to the jobs of a queue, with their numbers at the moment."""
+    jobs, running = counted(waiting, "waiting job"), counted(active, "active job")
+    kept = "Ended jobs stay readable for their retention. The settings of the queue are gone."
+    if strategy == "discard":
+        return (
+            f"{jobs} and {running} are discarded, at the moment. They do not run and are no dead "
+            f"letters, and their workflows fail. {kept}"
+        )
+    if strategy == "move":
+        return (
+            f"{jobs} go to {target}, at the moment. {running} end in this queue first, and what is "
+            f"tried again goes to {target}. {kept}"
+        )
+    return (
+        f"{jobs} and {running} are in it at the moment. The server refuses if any is left. {kept}"
+    )

@@ -1,4 +1,4 @@
-"""The forms of a queue: limits, configuration, defaults of new jobs, deletion of waiting jobs."""
+"""The forms of a queue: limits, configuration, defaults of new jobs, and deletion."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ from ojs_cluster.ui.visit import Visit
 
 QueueForms = dict[str, Form]
 """The forms of the page of a queue by name."""
-FORMS: Final = {"limits": Form(), "config": Form(), "defaults": Form(), "purge": Form()}
+FORMS: Final = {
+    "limits": Form(),
+    "config": Form(),
+    "defaults": Form(),
+    "purge": Form(),
+    "delete": Form(),
+}
 _CONFIG: Final = ("partitions", "max_depth", "strategy", "on_exhaustion", "fair_share")
 CONFIG_FIELDS: Final = {
     "partitions": "partitions",
@@ -35,6 +41,8 @@ DEFAULT_FIELDS: Final = {
     **{f"retention.{state}": state for state in _STATES},
 }
 """The field of the form of defaults by the path that the API names in an error."""
+DELETE_FIELDS: Final = {"strategy": "strategy", "target_queue": "target_queue"}
+"""The field of the form that deletes a queue by the path that the API names in an error."""
 _is_decimal: Final = re.compile(r"[0-9]{1,7}(\.[0-9]{1,6})?").fullmatch
 
 
