@@ -76,6 +76,8 @@ def test_a_group_of_errors_is_counted_confirmed_and_retried(
     with running.api() as api:
         ids = fail(api, "grouped", 3, "HostDown")
         shown = page(admin, "/ui/errors?queue=grouped")
+        assert "Retry discarded jobs…" in shown
+        assert "Cancel jobs…" in shown
         assert "HostDown" in shown
         fields = {
             each.attributes["name"]: each.attributes["value"]
