@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 AXE = files("axe_playwright_python").joinpath("axe.min.js")
 WAIT_MS = 60_000
-CLOSED = "details.help, details.card-like, details.numbers, .failure details"
+CLOSED = "details.help, details.card-like, details.mark, details.numbers, .failure details"
 VIOLATIONS = """
 window.cspViolations = [];
 document.addEventListener("securitypolicyviolation", (event) =>
