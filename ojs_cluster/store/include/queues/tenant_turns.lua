@@ -1,7 +1,8 @@
 -- The fair share of a queue between tenants, for a fetch of jobs of any tenant (docs/adr/052). The sorted set
 -- tenant_turns has the tenants with jobs, by their next turn. A fetch takes the best job of the tenant with the
 -- lowest turn, and adds 1 to the turn when the job starts, or 1 divided by the weight of the tenant. A tenant without
--- jobs is removed when it has the lowest turn. So every tenant whose index has a job is in tenant_turns, and some others are, for a short time.
+-- jobs is removed when it has the lowest turn. So every tenant whose index has a job is in tenant_turns, and some
+-- others are, for a short time.
 --
 -- A job without a tenant starts when it is the first of the queue. A tenant of the first job joins if it has no
 -- turn, because a process of an earlier version may have added its jobs.
