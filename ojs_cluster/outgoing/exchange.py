@@ -28,7 +28,7 @@ from ojs_cluster.outgoing.url import HttpUrl
 _MAX_HEAD: Final = 16 * 1024
 _READ: Final = 4096
 _CONNECT_S: Final = 10.0
-"""Maximum time in seconds to connect to one of several addresses."""
+"""Maximum time in seconds to connect to one address."""
 FAILURES: Final = (OSError, UnicodeError, trio.BrokenResourceError, h11.RemoteProtocolError)
 """What ``exchange`` and a look-up of a name raise when the other side is at fault."""
 
@@ -98,9 +98,9 @@ def reason_of(failure: BaseException) -> str:
 
 async def _connect(addresses: Sequence[str], port: int) -> trio.abc.Stream:
     failure: OSError = OSError("the host has no address")
-    for address in addresses:
+    for number, address in enumerate(addresses):
         try:
-            with trio.fail_after(_CONNECT_S):
+            with trio.fail_after(_connect_s(len(addresses) - number - 1)):
                 return await trio.open_tcp_stream(address, port)
         except trio.TooSlowError:
             failure = TimeoutError(errno.ETIMEDOUT, "timed out")
@@ -111,6 +111,21 @@ async def _connect(addresses: Sequence[str], port: int) -> trio.abc.Stream:
                 cause = cause.exceptions[0]
             failure = cause if isinstance(cause, OSError) else error
     raise failure
+
+
+def _connect_s(further: int) -> float:
+    """Return how long a connection may take, in seconds.
+
+    Otherwise a first address that does not answer would use all the time of the caller.
+
+    Args:
+        further: the number of addresses that are tried afterwards. They and the response share the
+            time that the caller has left.
+    """
+    if not further:
+        return _CONNECT_S
+    left = trio.current_effective_deadline() - trio.current_time()
+    return max(0.0, min(_CONNECT_S, left / (further + 2)))
 
 
 async def _send(

@@ -58,6 +58,7 @@ class Resolver:
 
         Raises:
             socket.gaierror: the name cannot be resolved.
+            OSError: the machine has no thread for the look-up.
         """
         while host not in self._running and len(self._running) >= MAX_LOOKUPS:
             await self._one_ended.wait()
@@ -81,5 +82,9 @@ class Resolver:
             with suppress(trio.RunFinishedError):
                 loop.run_sync_soon(end)
 
-        trio.lowlevel.start_thread_soon(look_up.run, deliver)
+        try:
+            trio.lowlevel.start_thread_soon(look_up.run, deliver)
+        except RuntimeError:
+            end()  # or each later request would wait for a thread that does not exist
+            raise OSError("no thread for the look-up") from None
         return look_up

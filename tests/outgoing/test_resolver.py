@@ -107,6 +107,21 @@ async def test_the_number_of_threads_is_bounded_and_an_end_lets_others_begin(
     assert not resolver._running
 
 
+async def test_a_look_up_without_a_thread_fails_and_the_next_one_does_not(
+    servers: NameServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    resolver = Resolver(servers)
+    with monkeypatch.context() as patch:
+        patch.setattr(trio.lowlevel, "start_thread_soon", fail)
+        with pytest.raises(OSError, match="no thread"):
+            await resolver("a.example", 1)
+    with trio.fail_after(50):
+        assert await resolver("a.example", 1) == ["127.0.0.1"]
+
+
 async def test_an_unknown_name_is_an_error_of_every_request(servers: NameServers) -> None:
     resolver = Resolver(servers)
     for _ in range(2):

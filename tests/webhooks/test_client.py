@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import ip_network
 from itertools import count
+from math import inf
 
 import pytest
 import trio
+import trio.testing
 
 from ojs_cluster.outgoing import exchange as module
 from ojs_cluster.webhooks.addresses import parse_url
@@ -109,6 +111,23 @@ async def test_a_second_address_is_tried_when_the_first_refuses() -> None:
         names = Names(["127.0.0.9", "127.0.0.1"])
         answer = await post(receiver.url("a.example"), names, opened)
     assert answer.status == 200
+
+
+@pytest.mark.parametrize("timeout_s", [10, 30, inf])
+async def test_a_second_address_is_tried_when_the_first_does_not_answer(
+    timeout_s: float, autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connected, _ = trio.testing.memory_stream_pair()
+
+    async def connect(address: str, _: int) -> trio.abc.Stream:
+        await trio.sleep(0 if address == "127.0.0.1" else inf)
+        return connected
+
+    monkeypatch.setattr(trio, "open_tcp_stream", connect)
+    with trio.fail_after(timeout_s):
+        silent = ["127.0.0.8", "127.0.0.9"]
+        assert await module._connect([*silent, "127.0.0.1"], 1) is connected
+        assert await module._connect(["127.0.0.1"], 1) is connected
 
 
 async def test_tls_is_checked_against_the_name(

@@ -20,6 +20,10 @@ or a secret that several programs know, would then be enough to make a token."""
 _LEEWAY_S: Final = 60
 """By how much the clocks of the provider and of this machine may differ, in seconds."""
 _MAX_TOKEN: Final = 64 * 1024  # characters
+_PUBLIC: Final = ("kty", "use", "alg", "kid", "n", "e", "crv", "x", "y")
+"""Members of a public key. Its private members would be checked, which can take minutes."""
+_MAX_MEMBER: Final = 2800
+"""Maximum length of a member in characters: a number of 16 384 bits has 2731."""
 
 
 async def verified_claims(
@@ -48,10 +52,13 @@ async def verified_claims(
     key = await keys.find(header.get("kid"))
     if key.get("alg", algorithm) != algorithm:
         raise refused("the ID token is signed with another algorithm than its key is for")
+    public = {name: key[name] for name in _PUBLIC if name in key}
+    if any(not isinstance(each, str) or len(each) > _MAX_MEMBER for each in public.values()):
+        raise refused("the key of the ID token has a member that is too long, or no text")
     try:
         claims: dict[str, Any] = jwt.decode(
             token,
-            jwt.PyJWK(dict(key), algorithm),
+            jwt.PyJWK(public, algorithm),
             algorithms=ALGORITHMS,
             audience=settings.client_id,
             issuer=settings.issuer,

@@ -24,7 +24,7 @@ from ojs_cluster.ui.sign_on.id_token import verified_claims
 from ojs_cluster.ui.sign_on.oidc_settings import OidcSettings
 from ojs_cluster.ui.sign_on.provider import Provider, error_code
 from ojs_cluster.ui.sign_on.signed_text import sign, signed_content
-from ojs_cluster.ui.sign_on.user_roles import is_user_name, principal_of, roles_of
+from ojs_cluster.ui.sign_on.user_roles import VOUCHED_S, is_user_name, principal_of, roles_of
 
 _MAX_CODE: Final = 2048  # characters
 _MAX_AT_ONCE: Final = 8
@@ -157,7 +157,7 @@ class OpenIdConnect:
         user = self._user_of(claims)
         roles = roles_of(_texts(claims.get(self._settings.groups_claim)), self._settings.roles)
         ends_at = int(now) + self.session_s
-        principal = principal_of(user, roles, ends_at)
+        principal = principal_of(user, roles, min(ends_at, now + VOUCHED_S))
         content = f"{ends_at} {','.join(sorted(roles))} {user}".encode()
         session = sign(self._key(secret, b"session"), content)
         return SignedOn(principal, session, attempt.following)
@@ -174,7 +174,8 @@ class OpenIdConnect:
         if content is None:
             return None
         ends_at, roles, user = content.decode().split(" ", 2)
-        return None if now >= int(ends_at) else principal_of(user, roles.split(","), int(ends_at))
+        expires_at_s = min(int(ends_at), now + VOUCHED_S)
+        return None if now >= int(ends_at) else principal_of(user, roles.split(","), expires_at_s)
 
     async def _claims(self, code: str, attempt: attempts.Attempt) -> dict[str, Any]:
         if self._limiter.statistics().tasks_waiting >= _MAX_WAITING:

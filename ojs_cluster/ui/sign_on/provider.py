@@ -151,7 +151,7 @@ class Provider:
         given = [("Accept", "application/json"), *headers]
         try:
             with trio.fail_after(_TIMEOUT_S):
-                addresses = await self._resolve(url.host, url.port)
+                addresses = list(dict.fromkeys(await self._resolve(url.host, url.port)))
                 head, found = await exchange(
                     url, addresses, method, given, body, max_body=_MAX_BODY + 1
                 )

@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from typing import Final
 
 from ojs_cluster.core.access.client_address import TrustedProxies
 from ojs_cluster.core.access.scopes import Principal
 from ojs_cluster.core.errors import Unauthenticated
 from ojs_cluster.http.pages import RawHeaders
 from ojs_cluster.ui.settings import UiSettings
-from ojs_cluster.ui.sign_on.user_roles import EVERY_GROUP, is_user_name, principal_of, roles_of
-
-VOUCHED_S: Final = 300
-"""How long an open event stream of a user lasts without a new request, in seconds."""
+from ojs_cluster.ui.sign_on.user_roles import (
+    EVERY_GROUP,
+    VOUCHED_S,
+    is_user_name,
+    principal_of,
+    roles_of,
+)
 
 
 class ProxyUsers:

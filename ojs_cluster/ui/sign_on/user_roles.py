@@ -13,6 +13,9 @@ from ojs_cluster.core.errors import PermissionDenied
 EVERY_GROUP: Final = "*"
 """Stands for all users in the roles of groups."""
 ROLES: Final = ("viewer", "operator", "admin")
+VOUCHED_S: Final = 300
+"""How long an open event stream of a user lasts without a new request, in seconds. Each request
+finds the user again; a stream does not, so it would outlive the session."""
 _MAX_ROLES: Final = 100
 _MAX_NAME: Final = 200  # characters
 _MAX_GROUPS: Final = 1000

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 import trio
 import trio.testing
@@ -16,11 +18,13 @@ from ojs_cluster.core.access.scopes import PRESETS
 from ojs_cluster.server.config.load import ConfigError, load, report
 from ojs_cluster.ui.sign_on import attempts
 from ojs_cluster.ui.sign_on.failure import SignOnFailed
+from ojs_cluster.ui.sign_on.id_token import verified_claims
 from ojs_cluster.ui.sign_on.oidc import OpenIdConnect
 from ojs_cluster.ui.sign_on.oidc_settings import OidcSettings
 from ojs_cluster.ui.sign_on.provider import Provider, SigningKeys
 from ojs_cluster.ui.sign_on.signed_text import sign, signed_content
 from tests.support.receiver import Received, Receiver, receiving, status
+from tests.ui.sign_on.provider import RSA_KEY, public_key
 
 KEY = b"k" * 32
 BASE = {
@@ -105,6 +109,9 @@ def test_a_session_has_the_scopes_of_its_roles_until_it_ends() -> None:
     assert found is not None
     assert (found.name, found.expires_at_s, found.is_vouched) == ("user:ann b", 2000, True)
     assert found.scopes == PRESETS["operator"] | PRESETS["viewer"]
+    early = oidc.find(KEY, session, 1000)
+    assert early is not None
+    assert early.expires_at_s == 1300, "an open event stream ends before the session"
     assert oidc.find(KEY, session, 2000) is None
     assert oidc.find(b"x" * 32, session, 0) is None
     login = sign(oidc._key(KEY, b"login"), b"2000 operator ann")
@@ -205,6 +212,26 @@ async def test_a_provider_that_never_answers_costs_the_deadline(autojump_clock: 
             await Provider(of(receiver)).endpoints()
         assert trio.current_time() - began == pytest.approx(10, abs=5)
         gone.set()
+
+
+async def test_only_public_members_of_bounded_length_make_a_key() -> None:
+    settings = load(BASE).oidc
+    claims = {"iss": settings.issuer, "sub": "1", "aud": settings.client_id, "nonce": "n"}
+    claims |= {"iat": int(time.time()), "exp": int(time.time()) + 300}
+    token = jwt.encode(claims, RSA_KEY, "RS256", {"kid": "a"})
+    key = public_key(RSA_KEY, "a")
+
+    async def verify(**members: Any) -> dict[str, Any]:
+        async def fetch() -> list[Mapping[str, Any]]:
+            await trio.lowlevel.checkpoint()
+            return [{**key, **members}]
+
+        return await verified_claims(token, SigningKeys(fetch), settings, "n")
+
+    assert (await verify(d="AQAB"))["sub"] == "1"
+    for members in ({"n": key["n"] * 9}, {"e": "A" * 3000}, {"n": 65537}):
+        with pytest.raises(SignOnFailed, match="too long, or no text"):
+            await verify(**members)
 
 
 async def test_an_unknown_key_is_requested_once_a_minute(autojump_clock: object) -> None:
