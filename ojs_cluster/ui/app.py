@@ -19,7 +19,7 @@ from werkzeug.exceptions import HTTPException
 
 from ojs_cluster.core.access.client_address import TrustedProxies
 from ojs_cluster.core.access.scopes import Principal
-from ojs_cluster.core.errors import OJSError, PermissionDenied, Unauthenticated
+from ojs_cluster.core.errors import Internal, OJSError, PermissionDenied, Unauthenticated
 from ojs_cluster.http import query as queries
 from ojs_cluster.http.app import App
 from ojs_cluster.http.errors import entry_for
@@ -198,6 +198,9 @@ class Dashboard:
                 self._failed_logins.count(address, now)
                 refusal_of_login(self._app, head, error)
             return self._send(visit, login_page(visit, error))
+        except Exception:
+            log.exception("a login failed")
+            return self._send(visit, login_page(visit, Internal("The log names the cause.")))
         browser.record_login(self._app, head, principal)
         following = local_target(form.get("next", ""))
         session = browser.cookie(
@@ -270,6 +273,7 @@ class Dashboard:
         return True
 
     def _sign_on_failed(self, visit: Visit, error: Exception, is_logged: bool = True) -> Response:
+        is_logged = is_logged and not getattr(error, "is_repeated", False)
         if not isinstance(error, (SignOnFailed, OJSError)):
             log.error("a login by OpenID Connect failed", exc_info=error)
             error = unusable("the log names the cause")

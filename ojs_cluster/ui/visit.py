@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, unquote, urlencode
 
 import orjson
 
@@ -76,9 +77,14 @@ class Download:
 
 
 def local_target(text: str) -> str:
-    """Return the address of a page below the dashboard; the first page for any other text."""
+    """Return the address of a page below the dashboard; the first page for any other text.
+
+    Dot segments could lead to another application of the same host.
+    """
     path = text.partition("?")[0]
-    suspicious = text.startswith(("/", "\\")) or "//" in path or ":" in path
+    segments = re.split(r"[/\\]", unquote(path))
+    is_above = any(each.partition(";")[0] in (".", "..") for each in segments)
+    suspicious = text.startswith(("/", "\\")) or "//" in path or ":" in path or is_above
     return (
         ""
         if suspicious or not (text.isascii() and text.isprintable()) or len(text) > _MAX_TARGET

@@ -104,11 +104,17 @@ def test_failed_logins_of_one_address_have_to_wait() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["//evil", "/x", "http://evil", "javascript:x", "\\\\evil", "a\nb", "\u65e5"]
+    "text",
+    [
+        *("//evil", "/x", "http://evil", "javascript:x", "\\\\evil", "a\nb", "\u65e5"),
+        *("../../grafana/x", "..", "jobs/..", "jobs/./x", "a/%2e%2E/x", "a/.%2e;b/x", "a/..;/x"),
+        *("a\\..\\..\\x", "a/..%2fx"),
+    ],
 )
 def test_a_login_leads_to_no_other_site(text: str) -> None:
     assert local_target(text) == ""
-    assert local_target("jobs?query=a:b&x=//") == "jobs?query=a:b&x=//"
+    for local in ("jobs?query=a:b&x=//", "jobs?back=../x", "queues/a..b", "queues/...", "a/.b;c"):
+        assert local_target(local) == local
 
 
 @pytest.mark.parametrize("text", ["jobs", "/", "//x", "/a b", "/a/../b", '/"', "/a;b"])

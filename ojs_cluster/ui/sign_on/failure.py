@@ -10,13 +10,22 @@ class SignOnFailed(Exception):
         message: what the login page says. It contains no text of the browser or the provider.
         reason: what the log says to operators, without a secret, a code or a token.
         status: the status of the response.
+        is_repeated: whether the log has the reason already.
     """
+
+    is_repeated = False
 
     def __init__(self, message: str, reason: str, status: int = 401) -> None:
         super().__init__(reason)
         self.message = message
         self.reason = reason
         self.status = status
+
+    def repeated(self) -> SignOnFailed:
+        """Return the same failure for another login."""
+        failure = SignOnFailed(self.message, self.reason, self.status)
+        failure.is_repeated = True
+        return failure
 
 
 def unusable(reason: str) -> SignOnFailed:

@@ -20,16 +20,14 @@ import trio
 from ojs_cluster.outgoing.exchange import FAILURES, exchange, reason_of
 from ojs_cluster.outgoing.resolver import Resolve, Resolver
 from ojs_cluster.outgoing.url import HttpUrl
-from ojs_cluster.store.cached import Cached
 from ojs_cluster.ui.sign_on.failure import refused, unusable
+from ojs_cluster.ui.sign_on.kept import Kept
 from ojs_cluster.ui.sign_on.oidc_settings import OidcSettings, protected_url
 
 _TIMEOUT_S: Final = 10.0
 """Maximum time of one request, in seconds."""
 _MAX_BODY: Final = 256 * 1024
 """Maximum size of a response in bytes."""
-_KEPT_S: Final = 3600.0
-"""How long the configuration and the keys of the provider are kept, in seconds."""
 _SEARCH_PAUSE_S: Final = 60.0
 """Minimum time in seconds between two requests for keys because of an unknown key."""
 _MAX_KEYS: Final = 100
@@ -65,7 +63,7 @@ class Provider:
     def __init__(self, settings: OidcSettings, resolve: Resolve | None = None) -> None:
         self._settings = settings
         self._resolve = resolve or Resolver()
-        self._endpoints = Cached(self._discover, lambda _found, _took_s: _KEPT_S)
+        self._endpoints = Kept(self._discover)
         self.keys = SigningKeys(self._fetch_keys)
 
     async def endpoints(self) -> Endpoints:
@@ -172,10 +170,8 @@ class SigningKeys:
     """
 
     def __init__(self, fetch: Callable[[], Awaitable[list[Mapping[str, Any]]]]) -> None:
-        self._fetch = fetch
-        self._keys: list[Mapping[str, Any]] = []
-        self._fetched_at = self._searched_at = -inf
-        self._lock = trio.Lock()
+        self._kept = Kept(fetch)
+        self._searched_at = -inf
 
     async def find(self, key_id: str | None) -> Mapping[str, Any]:
         """Return a key. An unknown one causes a request, because the provider may have a new key.
@@ -186,27 +182,22 @@ class SigningKeys:
         Raises:
             SignOnFailed: there is no such key, or the keys cannot be requested.
         """
-        async with self._lock:
-            now = trio.current_time()
-            if now - self._fetched_at >= _KEPT_S:
-                await self._refresh()
-            elif self._find(key_id) is None and now - self._searched_at >= _SEARCH_PAUSE_S:
-                self._searched_at = now
-                await self._refresh()
-            found = self._find(key_id)
+        fetches, now = self._kept.fetches, trio.current_time()
+        found = _find(await self._kept.get(), key_id)
+        is_old = self._kept.fetches == fetches
+        if found is None and is_old and now - self._searched_at >= _SEARCH_PAUSE_S:
+            found = _find(await self._kept.renew(), key_id)
+            self._searched_at = now
         if found is None:
             raise refused("the ID token is signed with a key that the provider does not list")
         return found
 
-    async def _refresh(self) -> None:
-        self._keys = await self._fetch()
-        self._fetched_at = trio.current_time()
 
-    def _find(self, key_id: str | None) -> Mapping[str, Any] | None:
-        usable = [key for key in self._keys if key.get("use", "sig") == "sig"]
-        if key_id is None:
-            return usable[0] if len(usable) == 1 else None
-        return next((key for key in usable if key.get("kid") == key_id), None)
+def _find(keys: list[Mapping[str, Any]], key_id: str | None) -> Mapping[str, Any] | None:
+    usable = [key for key in keys if key.get("use", "sig") == "sig"]
+    if key_id is None:
+        return usable[0] if len(usable) == 1 else None
+    return next((key for key in usable if key.get("kid") == key_id), None)
 
 
 def _basic(client_id: str, secret: str) -> str:

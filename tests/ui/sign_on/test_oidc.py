@@ -21,6 +21,8 @@ from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.ui.session_secret import SessionSecret
 from ojs_cluster.ui.settings import UiSettings
+from ojs_cluster.ui.sign_on.failure import unusable
+from ojs_cluster.ui.sign_on.oidc import OpenIdConnect
 from ojs_cluster.ui.sign_on.oidc_settings import OidcSettings
 from tests.support.servers import wait_until
 from tests.ui.dashboard import OWN, Running, dashboard
@@ -264,6 +266,21 @@ def test_an_error_of_the_provider_is_not_echoed(
     refuse(client, client.get("/ui/oidc/callback", params=brought), 401, "did not confirm")
 
 
+def test_a_failure_that_is_remembered_is_logged_once(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = unusable("the provider is down")
+    failures = [first, first.repeated(), first.repeated()]
+
+    async def fail(*_: object) -> None:
+        raise failures.pop(0)
+
+    monkeypatch.setattr(OpenIdConnect, "begin", fail)
+    for _ in range(3):
+        assert client.get("/ui/oidc/login").status_code == 503
+    assert caplog.text.count("the provider is down") == 1
+
+
 @pytest.mark.parametrize(
     "following", ["//evil.example", "https://evil.example", "\\evil", "a" * 3000]
 )
@@ -308,6 +325,8 @@ def test_an_error_of_redis_is_a_page_that_offers_an_api_key(
         assert answer.status_code == 503, answer.text
         assert "or use an API key" in answer.text
         assert "WRONGTYPE" not in answer.text
+    by_key = client.post("/ui/login", data={"key": "admin-key"})
+    assert (by_key.status_code, "The log names the cause." in by_key.text) == (500, True)
 
 
 def test_every_process_ends_the_login_of_another_until_who_gets_in_changes(

@@ -17,7 +17,7 @@ import trio.testing
 from ojs_cluster.core.access.scopes import PRESETS
 from ojs_cluster.server.config.load import ConfigError, load, report
 from ojs_cluster.ui.sign_on import attempts
-from ojs_cluster.ui.sign_on.failure import SignOnFailed
+from ojs_cluster.ui.sign_on.failure import SignOnFailed, unusable
 from ojs_cluster.ui.sign_on.id_token import verified_claims
 from ojs_cluster.ui.sign_on.oidc import OpenIdConnect
 from ojs_cluster.ui.sign_on.oidc_settings import OidcSettings
@@ -216,7 +216,12 @@ async def test_a_provider_that_never_answers_costs_the_deadline(autojump_clock: 
 
 async def test_only_public_members_of_bounded_length_make_a_key() -> None:
     settings = load(BASE).oidc
-    claims = {"iss": settings.issuer, "sub": "1", "aud": settings.client_id, "nonce": "n"}
+    claims: dict[str, Any] = {
+        "iss": settings.issuer,
+        "sub": "1",
+        "aud": settings.client_id,
+        "nonce": "n",
+    }
     claims |= {"iat": int(time.time()), "exp": int(time.time()) + 300}
     token = jwt.encode(claims, RSA_KEY, "RS256", {"kid": "a"})
     key = public_key(RSA_KEY, "a")
@@ -260,3 +265,42 @@ async def test_an_unknown_key_is_requested_once_a_minute(autojump_clock: object)
     await trio.sleep(3600)
     await known.find("a")
     assert requests == 4
+
+
+async def test_keys_are_used_for_a_day_while_the_provider_is_down(autojump_clock: object) -> None:
+    is_down, requests = False, 0
+
+    async def fetch() -> list[Mapping[str, Any]]:
+        nonlocal requests
+        requests += 1
+        await trio.sleep(2)
+        if is_down:
+            raise unusable("it is down")
+        return [{"kid": "a"}]
+
+    known = SigningKeys(fetch)
+    await known.find("a")
+    is_down = True
+    await trio.sleep(3600)
+    for expected in (2, 2, 3):
+        assert await known.find("a") == {"kid": "a"}
+        assert requests == expected
+        await trio.sleep(30)
+    with pytest.raises(SignOnFailed, match="it is down"):
+        await known.find("b")  # the provider may have it
+    await trio.sleep(24 * 3600)
+    requests, failures = 0, []
+
+    async def fail() -> None:
+        with pytest.raises(SignOnFailed, match="it is down") as failed:
+            await known.find("a")
+        failures.append(failed.value.is_repeated)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(fail)
+    await fail()
+    assert (requests, failures) == (1, [False, True, True, True])
+    is_down = False
+    await trio.sleep(5)
+    assert await known.find("a") == {"kid": "a"}
