@@ -19,7 +19,13 @@ import orjson
 import trio
 
 from ojs_cluster.core.bulk.selection import BulkAction, JobSummary
-from ojs_cluster.core.errors import BackendUnavailable, Conflict, MalformedJob, NotFound
+from ojs_cluster.core.errors import (
+    BackendUnavailable,
+    Conflict,
+    MalformedJob,
+    NotFound,
+    OJSError,
+)
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.store.bulk import operations
@@ -77,7 +83,8 @@ class Superseded(Exception):
 async def run_due(store: Store) -> SweepResult:
     """Continue the operations that are due, by one slice each; remove old ones.
 
-    An operation whose shard does not answer is postponed, and delays no other.
+    An operation that fails, such as when its shard does not answer, is postponed, and delays no
+    other.
 
     Raises:
         BackendUnavailable: the master of the meta tag did not answer in time.
@@ -97,7 +104,7 @@ async def run_due(store: Store) -> SweepResult:
             operation = await _continue(store, operation_id, _NEXT_SLICE_MS)
         except Superseded:
             continue
-        except (BackendUnavailable, RedisReplyError) as error:
+        except (OJSError, RedisReplyError) as error:
             log.warning("bulk operation %s is postponed: %s", operation_id, error)
             await _postpone(store, name, now + _PAUSE_MS)
             following = min(following, now + _PAUSE_MS) if following >= 0 else now + _PAUSE_MS
@@ -323,7 +330,7 @@ async def _end_deletion(
     store: Store, operation: BulkOperation, deletion: QueueDeletion
 ) -> BulkOperation:
     """Delete the queue after a walk over its jobs, or plan the next walk."""
-    if operation.state is BulkState.STOPPING:
+    if operation.state is BulkState.STOPPING and await has_drain(store, deletion):
         await abandon(store, deletion)
         return await _update(store, replace(operation, state=BulkState.STOPPED), None)
     step = await try_to_delete(store, deletion)

@@ -136,7 +136,7 @@ class QueueDeletion:
 
     Args:
         queue: the queue.
-        token: the token of its drain; empty if an operator had drained the queue before.
+        token: the token of its drain.
         target: the queue that gets the jobs; empty if they are discarded.
     """
 

@@ -60,17 +60,19 @@ async def begin_deletion(store: Store, queue: str, target: str) -> QueueDeletion
         await _check_target(store, queue, target)
         await store.queues.ensure(store, [target])
     token = secrets.token_hex(8)
-    drained_here = await begin_drain(store, queue, token)
-    return QueueDeletion(queue, token if drained_here else "", target)
+    await begin_drain(store, queue, token)
+    return QueueDeletion(queue, token, target)
 
 
 async def abandon(store: Store, deletion: QueueDeletion) -> None:
     """End the drain of a deletion, unless it has been taken over. The queue takes jobs again.
 
+    If an operator had drained it before, it keeps draining.
+
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    if deletion.token:
+    if await has_drain(store, deletion):
         await end_drain(store, deletion.queue, deletion.token)
 
 
@@ -82,13 +84,10 @@ async def has_drain(store: Store, deletion: QueueDeletion) -> bool:
     """
     shard = store.keys.shard_of_queue(deletion.queue)
     found: Any = await store.redis.call(
-        *(shard.slot, "HMGET", shard.queue_counters(deletion.queue), "draining", "deleting"),
-        idempotent=True,
+        shard.slot, "HGET", shard.queue_counters(deletion.queue), "deleting", idempotent=True
     )
-    draining, token = found
-    if deletion.token:
-        return bool(token == deletion.token.encode())
-    return draining is not None and token is None
+    token = deletion.token.encode()
+    return found in (token, token + b"*")  # see pause_queue.lua
 
 
 async def try_to_delete(store: Store, deletion: QueueDeletion) -> DeletionStep:
@@ -104,7 +103,7 @@ async def try_to_delete(store: Store, deletion: QueueDeletion) -> DeletionStep:
     if not await has_drain(store, deletion):
         return DeletionStep.TAKEN_OVER
     if not stats.has_live_jobs:
-        if await lifecycle.delete_drained(store, deletion.queue):
+        if await lifecycle.delete_drained(store, deletion.queue, deletion.token):
             return DeletionStep.DELETED
         # The attempt may have removed the drain of some partitions.
         await pauses.mirror_flags(store, deletion.queue)

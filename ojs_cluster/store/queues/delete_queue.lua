@@ -1,12 +1,20 @@
 -- Transition of a queue: draining -> deleted, in one of its partitions.
--- Pre:  no job of the queue waits or is active here.
+-- Pre:  no job of the queue waits or is active here, and the queue drains for this deletion.
 -- Post: the queue does not exist here, and its settings are gone. The counters of its finished jobs stay until
 --       retention has removed these jobs. The next job creates the queue again.
 -- Memory: allow-oom; adds nothing.
 -- KEYS: 1 queue_counters, 2 queue_available, 3 queue_blocked, 4 tenant_turns.
--- Returns: 1 when the queue is deleted here, 0 when it has a job
+-- ARGV: 1 token of the deletion in partition 0; '' in another partition, which has no token; '*' to remove what was
+--       copied to it since it was deleted.
+-- Returns: 1 when the queue is deleted here, now or before; 0 when it has a job, or when it was resumed, drained or
+--          created meanwhile
 --@include keys
-local counters_key = KEYS[1]
+local counters_key, token = KEYS[1], ARGV[1]
+local created, draining, deletion = unpack(redis.call('HMGET', counters_key, 'created', 'draining', 'deleting'))
+if created and token ~= '*' then
+    if token == '' and not draining then return 0 end
+    if token ~= '' and deletion ~= token and deletion ~= token .. '*' then return 0 end
+end
 if redis.call('EXISTS', KEYS[2], KEYS[3]) > 0 then return 0 end
 for _, jobs in ipairs(redis.call('HMGET', counters_key, 'scheduled', 'pending', 'active', 'retryable')) do
     if (tonumber(jobs) or 0) > 0 then return 0 end

@@ -76,11 +76,10 @@ async def delete_queue(store: Store, queue: str) -> None:
     if stats.has_live_jobs:
         raise _in_use(queue, stats.live_jobs)
     token = secrets.token_hex(8)
-    drained_here = await begin_drain(store, queue, token)
+    await begin_drain(store, queue, token)
     with after_first_write():
-        if not await delete_drained(store, queue):
-            if drained_here:
-                await end_drain(store, queue, token)
+        if not await delete_drained(store, queue, token):
+            await end_drain(store, queue, token)
             await partition_maintenance.maintain_queue(store, queue)
             raise _in_use(queue, (await get_stats(store, queue)).live_jobs)
 
@@ -100,10 +99,16 @@ async def check_exists(store: Store, queue: str) -> QueueStats | None:
     raise NotFound("queue", queue)
 
 
-async def delete_drained(store: Store, queue: str) -> bool:
+async def delete_drained(store: Store, queue: str, token: str) -> bool:
     """Delete a queue that drains, unless a job of it waits or is active; return whether it is gone.
 
-    Each step may be repeated after a crash.
+    Each step may be repeated after a crash. A queue that is resumed, drained or created meanwhile
+    is not deleted, and keeps its settings.
+
+    Args:
+        store: the store.
+        queue: the queue.
+        token: the token of its drain.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -112,18 +117,19 @@ async def delete_drained(store: Store, queue: str) -> bool:
     found = await get_stats(store, queue)
     empty = not found.has_live_jobs
     for shard in reversed(shards[1:]):
-        empty = empty and await _delete_in(store, shard, queue)
+        empty = empty and await _delete_in(store, shard, queue, "")
     # Partition 0 comes last, because its fields are authoritative. The defaults precede it:
     # after a crash, the next queue of this name must not have them.
     defaults = await remove_defaults(store, queue) if empty else NONE
-    if not (empty and await _delete_in(store, shards[0], queue)):
+    if not (empty and await _delete_in(store, shards[0], queue, token)):
         if not defaults.empty:
             await restore_defaults(store, queue, defaults)
         return False
     # Meanwhile the janitor may have copied fields of partition 0 to partitions that were empty.
-    for shard in shards[1:]:
-        await _delete_in(store, shard, queue)
-    await finish_deletion(store, queue)
+    if not await _exists_in(store, shards[0], queue):
+        for shard in shards[1:]:
+            await _delete_in(store, shard, queue, "*")
+        await finish_deletion(store, queue)
     return True
 
 
@@ -147,13 +153,21 @@ async def _reset_partitions(store: Store, queue: str) -> bool:
     return True
 
 
-async def _delete_in(store: Store, shard: Shard, queue: str) -> bool:
+async def _exists_in(store: Store, shard: Shard, queue: str) -> bool:
+    key = shard.queue_counters(queue)
+    created = await store.redis.call(shard.slot, "HGET", key, "created", idempotent=True)
+    return created is not None
+
+
+async def _delete_in(store: Store, shard: Shard, queue: str, token: str) -> bool:
     keys = [shard.queue_counters(queue), shard.queue_available(queue), shard.queue_blocked(queue)]
     keys.append(shard.tenant_turns(queue))
-    return bool(await store.run(shard, "delete_queue", keys, idempotent=True))
+    return bool(await store.run(shard, "delete_queue", keys, [token], idempotent=True))
 
 
 def _in_use(queue: str, jobs: int) -> Conflict:
+    if not jobs:
+        return Conflict(f"queue '{queue}' was changed while it was deleted", queue=queue, jobs=0)
     return Conflict(
         f"queue '{queue}' has {jobs} waiting or active jobs: drain it, or move or cancel its jobs, "
         "before you delete it",

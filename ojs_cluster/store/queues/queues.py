@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 import trio
 
 from ojs_cluster.core.access.scopes import QueuePatterns
-from ojs_cluster.core.errors import BackendUnavailable, Conflict, NotFound
+from ojs_cluster.core.errors import BackendUnavailable, Conflict, NotFound, OJSError
 from ojs_cluster.core.jobs.states import TERMINAL, State
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.deadline import extend_deadline
@@ -306,15 +306,13 @@ async def pause_or_resume(store: Store, queue: str, action: QueueAction) -> tupl
         TooManyQueues: the queue is new, and the registry of queue names is full.
         BackendUnavailable: Redis did not answer in time.
     """
-    now_ms, status, _ = await _change_flags(store, queue, action)
-    return now_ms, status
+    return await _change_flags(store, queue, action)
 
 
-async def begin_drain(store: Store, queue: str, token: str) -> bool:
-    """Drain a queue for its deletion; return whether ``end_drain`` has to end the drain.
+async def begin_drain(store: Store, queue: str, token: str) -> None:
+    """Drain a queue for its deletion, and end an earlier deletion by taking over its drain.
 
-    It has not if an operator has drained the queue. Repeating it with the same token changes
-    nothing. It takes over the drain that another deletion has begun.
+    Repeating it with the same token changes nothing. If it fails, it tries to end the drain.
 
     Args:
         store: the store.
@@ -325,11 +323,18 @@ async def begin_drain(store: Store, queue: str, token: str) -> bool:
         TooManyQueues: the queue is new, and the registry of queue names is full.
         BackendUnavailable: Redis did not answer in time.
     """
-    return (await _change_flags(store, queue, "drain", token))[2]
+    try:
+        await _change_flags(store, queue, "drain", token)
+    except BackendUnavailable:
+        with suppress(OJSError):
+            await end_drain(store, queue, token)
+        raise
 
 
 async def end_drain(store: Store, queue: str, token: str) -> None:
     """End the drain of a deletion, unless an operator or another deletion has taken it over.
+
+    If an operator had drained the queue before the deletion, the queue keeps draining.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -339,15 +344,11 @@ async def end_drain(store: Store, queue: str, token: str) -> None:
 
 async def _change_flags(
     store: Store, queue: str, action: QueueAction, token: str = ""
-) -> tuple[int, QueueStatus, bool]:
-    """Change the flags, for an operator or for the deletion with this token.
-
-    Returns:
-        The time in Unix ms, the state, and whether the queue drains for this deletion.
-    """
+) -> tuple[int, QueueStatus]:
+    """Change the flags, for an operator or for the deletion with this token."""
     await store.queues.ensure(store, [queue])
     shard = store.keys.shard_of_queue(queue)
-    now, effects, paused, draining, begun = await store.run(
+    now, effects, paused, draining = await store.run(
         shard,
         "pause_queue",
         [shard.queue_counters(queue), shard.queue_available(queue), shard.events],
@@ -357,7 +358,7 @@ async def _change_flags(
     await deliver(store, shard, effects)
     with after_first_write():
         await pauses.mirror_flags(store, queue)
-    return int(now), queue_status(paused=bool(paused), draining=bool(draining)), bool(begun)
+    return int(now), queue_status(paused=bool(paused), draining=bool(draining))
 
 
 async def purge(store: Store, queue: str) -> tuple[int, int]:

@@ -17,8 +17,8 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.limits import rate_limits
-from ojs_cluster.store.queue_deletion.deletion import begin_deletion
-from ojs_cluster.store.queues import queues
+from ojs_cluster.store.queue_deletion.deletion import abandon, begin_deletion
+from ojs_cluster.store.queues import lifecycle, queues
 from ojs_cluster.store.queues.partition_maintenance import get_partitions
 from ojs_cluster.store.tenants import fair_share
 from tests.store.hot_queues import close_empty, put_into, spread
@@ -170,6 +170,37 @@ async def test_an_operator_ends_a_deletion(store: Store, db: Any, how: str) -> N
     status = (await queues.get_stats(store, QUEUE)).status
     assert status == ("draining" if how == "drained" else "active")
     assert (await read_jobs.get(store, held.id)).queue == QUEUE
+
+
+async def test_a_deletion_of_a_drained_queue_is_ended_by_the_next_one(
+    store: Store, db: Any
+) -> None:
+    await put(store)
+    await queues.pause_or_resume(store, QUEUE, "drain")
+    first = await begin(store)
+    second = await begin_deletion(store, QUEUE, "target")
+    assert second is not None
+
+    ended = await carry_out(store, db, first)
+    assert (ended.state, ended.succeeded) == (BulkState.STOPPED, 0)
+    await abandon(store, second)
+    assert (await queues.get_stats(store, QUEUE)).status == "draining"
+
+
+async def test_a_stopped_deletion_leaves_a_deleted_queue_deleted(store: Store, db: Any) -> None:
+    await put(store)
+    operation = await begin(store)
+    deletion = operation.deletion
+    assert deletion is not None
+    for job in await take(store):
+        await ack(store, job)
+    await lifecycle.delete_drained(store, QUEUE, deletion.token)  # and then the process died
+    await operations.stop(store, operation.id)
+
+    ended = await carry_out(store, db, operation)
+
+    assert ended.state is BulkState.COMPLETED
+    assert (await queues.get_stats(store, QUEUE)).deleted
 
 
 async def test_a_target_that_cannot_take_the_jobs_is_refused(store: Store, db: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 import trio
 
-from ojs_cluster.core.errors import Conflict, NotFound, QueueDraining
+from ojs_cluster.core.errors import BackendUnavailable, Conflict, NotFound, QueueDraining
 from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.redis import Client
 from ojs_cluster.store.context import Store
@@ -24,7 +24,7 @@ from ojs_cluster.store.sweeps.retention import purge_due, retire_queues
 from tests.store.hot_queues import put_into, spread
 from tests.store.shortcuts import HOUR, QUEUE, ack, active, new_job, put, shard_of, take
 from tests.support.invariants import InvariantReport
-from tests.support.lossy import LossyClient, lossy
+from tests.support.lossy import LossyClient, lossy, without
 from tests.support.timeshift import age_queue
 
 Check = Callable[[], InvariantReport]
@@ -204,6 +204,48 @@ async def test_a_drain_that_begins_during_a_refused_deletion_stays(
     with pytest.raises(Conflict):
         await lifecycle.delete_queue(refused, QUEUE)
     assert (await queues.get_stats(store, QUEUE)).status == "draining"
+
+
+@pytest.mark.parametrize("how", ["resume", "drain"])
+async def test_a_queue_that_is_changed_during_its_deletion_stays(
+    store: Store, other_store: Store, how: queues.QueueAction
+) -> None:
+    await lifecycle.create_queue(store, QUEUE)
+    await depth_bounds.set_bound(store, QUEUE, 9)
+    await change_defaults(store, QUEUE, {"default_timeout": 7})
+
+    async def change() -> None:
+        await queues.pause_or_resume(other_store, QUEUE, how)
+
+    with pytest.raises(Conflict, match="changed"):
+        await lifecycle.delete_queue(before(store, "delete_queue", 0, change), QUEUE)
+    assert await depth_bounds.get_bound(store, QUEUE) is not None
+    assert not (await get_defaults(store, QUEUE)).empty
+    status = (await queues.get_stats(store, QUEUE)).status
+    assert status == ("active" if how == "resume" else "draining")
+
+
+async def test_a_partition_that_was_resumed_keeps_its_settings(
+    store: Store, other_store: Store, db: Any
+) -> None:
+    shards = await spread(store, db, 2)
+    await lifecycle.create_queue(store, QUEUE, accept_existing=True)
+    await depth_bounds.set_bound(store, QUEUE, 9)
+
+    async def resume() -> None:
+        await queues.pause_or_resume(other_store, QUEUE, "resume")
+
+    with pytest.raises(Conflict, match="changed"):
+        await lifecycle.delete_queue(before(store, "delete_queue", 0, resume), QUEUE)
+    assert all(db.hexists(shard.queue_counters(QUEUE), "bound") for shard in shards)
+
+
+async def test_a_drain_that_could_not_begin_everywhere_is_ended(store: Store, db: Any) -> None:
+    first, second = await spread(store, db, 2)
+    await lifecycle.create_queue(store, QUEUE, accept_existing=True)
+    with pytest.raises(BackendUnavailable):
+        await queues.begin_drain(without(store, second), QUEUE, "token")
+    assert not db.hexists(first.queue_counters(QUEUE), "draining")
 
 
 async def test_a_refused_deletion_ends_its_drain_after_lost_replies_and_a_crash(
