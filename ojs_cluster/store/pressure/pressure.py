@@ -34,7 +34,7 @@ _WAITING: Final = (State.AVAILABLE, State.SCHEDULED, State.RETRYABLE, State.PEND
 async def check_pressure(store: Store, queue: str) -> bool:
     """Compare the depth of a queue with its warning threshold, and announce a change.
 
-    Between the two, exactly at the threshold, nothing changes.
+    Exactly at the threshold, nothing changes. A queue without waiting jobs is below any threshold.
 
     Returns:
         Whether the queue is announced as nearly full now.
@@ -47,7 +47,7 @@ async def check_pressure(store: Store, queue: str) -> bool:
     depth = sum(counts[state] for state in _WAITING)
     limit = bound.threshold * bound.jobs
     side = "above" if bound.jobs and depth > limit else ""
-    if not bound.jobs or depth < limit:
+    if not bound.jobs or not depth or depth < limit:
         side = "below"
     meta = store.keys.meta
     reply = await store.run_meta(

@@ -21,7 +21,7 @@ from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.store.bulk.operation import QueueDeletion
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import exhaustion
-from ojs_cluster.store.limits import depth_bounds, partition_quotas
+from ojs_cluster.store.limits import depth_bounds, partition_quotas, rate_limits
 from ojs_cluster.store.partial_failures import after_first_write
 from ojs_cluster.store.queues import lifecycle, pauses
 from ojs_cluster.store.queues.queues import begin_drain, end_drain, get_stats
@@ -123,32 +123,48 @@ async def open_target(store: Store, deletion: QueueDeletion) -> None:
         BackendUnavailable: Redis did not answer in time.
     """
     queue, target = deletion.queue, deletion.target
-    await _check_target(store, queue, target)
+    opens = await _check_target(store, queue, target)
     for shard in await store.partitions.occupied_shards(store, queue):
         await store.partitions.ensure_open(store, shard, [target])
     with after_first_write():
+        if opens:  # limits may have been set meanwhile
+            await _check_limits(store, queue, target, opens=True)
         await pauses.mirror_flags(store, target)
         await depth_bounds.mirror_bound(store, target)
         await exhaustion.mirror_on_exhaustion(store, target)
         await fair_share.mirror_fair_share(store, target)
 
 
-async def _check_target(store: Store, queue: str, target: str) -> None:
-    """Check that the target can take the jobs.
-
-    The limits of a queue are divided among its open partitions, and further partitions would get a
-    part of them.
-    """
+async def _check_target(store: Store, queue: str, target: str) -> bool:
+    """Check that the target can take the jobs; return whether it needs further partitions."""
     if target == queue:
         raise InvalidRequest("target_queue must be another queue", field="target_queue")
     if (await get_stats(store, target)).draining_ms is not None:
         raise Conflict(f"queue '{target}' is draining: it takes no new jobs", queue=target)
-    if await partition_quotas.get_limits(store, target) == RateLimits():
-        return
     is_open = set(await store.partitions.open_shards(store, target))
-    if not is_open.issuperset(await store.partitions.occupied_shards(store, queue)):
+    opens = not is_open.issuperset(await store.partitions.occupied_shards(store, queue))
+    await _check_limits(store, queue, target, opens=opens)
+    return opens
+
+
+async def _check_limits(store: Store, queue: str, target: str, *, opens: bool) -> None:
+    """Check that no limit would hold for other jobs after the move.
+
+    The limits of a queue are divided among its open partitions, and further partitions would get a
+    part of them. A ``max_per_second`` that jobs have declared holds in partition 0 alone.
+    """
+    if opens and await partition_quotas.get_limits(store, target) != RateLimits():
         raise Conflict(
             f"queue '{target}' has limits, and queue '{queue}' lies in other shards: delete the "
             "limits until the jobs are moved, or discard the jobs",
             queue=target,
         )
+    if await store.partitions.occupied_shards(store, queue) == [store.keys.shard_of_queue(target)]:
+        return
+    for name in (queue, target):
+        if (await rate_limits.get_queue_limits(store, name)).max_per_second is not None:
+            raise Conflict(
+                f"jobs of queue '{name}' have declared max_per_second, which holds in one shard "
+                "only: delete the limit, or discard the jobs",
+                queue=name,
+            )

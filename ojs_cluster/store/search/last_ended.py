@@ -16,6 +16,7 @@ from typing import Final
 
 from ojs_cluster.core.durations import parse_duration_ms
 from ojs_cluster.core.jobs.states import State
+from ojs_cluster.core.queue_defaults import POLICY, layered
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.jobs.listing import JobFilter, ListingPosition
 from ojs_cluster.store.jobs.record import JobRecord
@@ -79,7 +80,8 @@ async def read_last_ended(store: Store, queue: str, job_type: str, limit: int) -
         BackendUnavailable: Redis did not answer in time.
     """
     settings = store.settings
-    given = (await get_defaults(store, queue)).retention or {}
+    defaults = layered(await get_defaults(store, queue), await get_defaults(store, POLICY))
+    given = defaults.retention or {}
     keep_ms = {
         State.COMPLETED: settings.retention_completed_ms,
         State.DISCARDED: settings.retention_discarded_ms,

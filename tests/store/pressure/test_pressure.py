@@ -65,6 +65,15 @@ async def test_each_crossing_is_announced_once(store: Store, other_store: Store,
     assert (await announced(store))[2:] == [("warning", 3, 4)]
 
 
+async def test_an_empty_queue_is_below_a_threshold_of_0(store: Store, db: Any) -> None:
+    await depth_bounds.set_bound(store, QUEUE, DepthBound(4, threshold=0))
+    await put(store)
+    await check_pressure(store, QUEUE)
+    await take(store)
+    await check_all(store, db)
+    assert await announced(store) == [("warning", 1, 4), ("cleared", 0, 4)]
+
+
 @pytest.mark.parametrize("how", ["unbounded", "another threshold"])
 async def test_a_change_of_the_bound_clears_the_warning(store: Store, db: Any, how: str) -> None:
     await depth_bounds.set_bound(store, QUEUE, 1)

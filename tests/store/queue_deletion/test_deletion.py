@@ -17,11 +17,12 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.limits import rate_limits
-from ojs_cluster.store.queue_deletion.deletion import abandon, begin_deletion
+from ojs_cluster.store.queue_deletion.deletion import abandon, begin_deletion, open_target
 from ojs_cluster.store.queues import lifecycle, queues
 from ojs_cluster.store.queues.partition_maintenance import get_partitions
 from ojs_cluster.store.tenants import fair_share
 from tests.store.hot_queues import close_empty, put_into, spread
+from tests.store.queues.test_lifecycle import before
 from tests.store.shortcuts import QUEUE, ack, active, envelope, foreign_id, home_id, nack, put, take
 from tests.store.tenants.shortcuts import put_for
 from tests.store.workflow_jobs import chain, state_of, step
@@ -201,6 +202,31 @@ async def test_a_stopped_deletion_leaves_a_deleted_queue_deleted(store: Store, d
 
     assert ended.state is BulkState.COMPLETED
     assert (await queues.get_stats(store, QUEUE)).deleted
+
+
+async def test_a_declared_limit_is_not_left_behind(store: Store, db: Any) -> None:
+    await put(store, "target")
+    await spread(store, db, 2)
+    job = await put(store, rate_limit={"max_per_second": 1})
+    with pytest.raises(Conflict, match="max_per_second"):
+        await begin(store, "target")
+    assert (await queues.get_stats(store, QUEUE)).status == "active"
+    await cancel(store, job.id)
+
+
+async def test_limits_that_a_target_gets_while_it_is_opened_end_the_move(
+    store: Store, db: Any
+) -> None:
+    await spread(store, db, 2)
+    await put(store)
+    deletion = await begin_deletion(store, QUEUE, "target")
+    assert deletion is not None
+
+    async def limit() -> None:
+        await rate_limits.set_queue_limits(store, "target", RateLimits(concurrency=4))
+
+    with pytest.raises(Conflict, match="limits"):
+        await open_target(before(store, "compare_and_set_partitions", 0, limit), deletion)
 
 
 async def test_a_target_that_cannot_take_the_jobs_is_refused(store: Store, db: Any) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from ojs_cluster.core.queue_defaults import POLICY
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.queue_defaults.records import change_defaults
 from ojs_cluster.store.search import last_ended
@@ -39,13 +40,16 @@ async def test_ends_of_all_kinds_come_in_their_order(store: Store, db: Any) -> N
     assert await read(store, limit=2) == (ids[-2:], False)
 
 
-async def test_no_kind_reaches_back_further_than_another_is_kept(store: Store, db: Any) -> None:
+@pytest.mark.parametrize("holder", [QUEUE, POLICY])
+async def test_no_kind_reaches_back_further_than_another_is_kept(
+    store: Store, db: Any, holder: str
+) -> None:
     for end in ("dead", "discarded"):
         age_job(db, shard_of(store), await ended(store, end), 8 * DAY)
     old = await ended(store, "discarded")
     age_job(db, shard_of(store), old, 2 * DAY)
     assert await read(store) == ([old], False), "completed jobs are kept for 7 days"
-    await change_defaults(store, QUEUE, {"retention": {"completed": "P1D"}})
+    await change_defaults(store, holder, {"retention": {"completed": "P1D"}})
     await store.queue_defaults.read(store)
     new = await ended(store, "completed")
     assert await read(store) == ([new], False)
