@@ -56,6 +56,11 @@ class Background:
         self._nursery = nursery
         self._running: dict[Hashable, _BackgroundTask] = {}
 
+    @property
+    def has_room(self) -> bool:
+        """Whether a further call gets a task of its own, and does not run inside its caller."""
+        return self._nursery is not None and len(self._running) < _MAX_TASKS
+
     async def once(
         self, purpose: Hashable, work: Callable[[], Awaitable[T]], wait_s: float
     ) -> T | None:

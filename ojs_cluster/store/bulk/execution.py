@@ -53,6 +53,7 @@ from ojs_cluster.store.queue_deletion.deletion import (
     open_target,
     try_to_delete,
 )
+from ojs_cluster.store.queue_deletion.walks import after_walk
 from ojs_cluster.store.runtime import Arg
 from ojs_cluster.store.sweeps.sweep_result import SweepResult
 
@@ -66,8 +67,6 @@ _OPERATIONS_AT_ONCE: Final = 4
 """Maximum number of operations that one sweep continues, by one slice each."""
 _PAUSE_MS: Final = 5000
 """Milliseconds until an operation continues after Redis has not answered."""
-_WAIT_MS: Final = 2000
-"""Milliseconds until a deletion of a queue checks again whether jobs are left in it."""
 _NEXT_SLICE_MS: Final = 1
 """Milliseconds until the scheduler's next slice. Not 0, which would wake the scheduler again."""
 _UNKNOWN: Final = "some of the last slice's jobs may have been changed and are not counted"
@@ -299,12 +298,18 @@ async def _finish_slice(
                 return await _update(store, replace(stopped, reason=refusal.message), None)
         for target in current.targets:  # in the order of their arrival
             await change(target)
+        if operation.deletion is not None:
+            await store.pressure.notice(store, [operation.deletion.target])
     else:
         await run_concurrently(current.targets, change)
     found = [(t.job_id, failures[t.job_id]) for t in current.targets if t.job_id in failures]
+    walk = operation.walk
+    if found and not walk.failure:
+        walk = replace(walk, failure=f"job {found[0][0]}: {found[0][1]}")
     operation = replace(
         operation,
         slice=None,
+        walk=walk,
         position=current.following,
         succeeded=operation.succeeded + len(current.targets) - len(found),
         # A deletion walks again over the jobs that have changed meanwhile.
@@ -339,10 +344,11 @@ async def _end_deletion(
     if step is DeletionStep.TAKEN_OVER:
         stopped = replace(operation, state=BulkState.STOPPED, reason=_TAKEN_OVER)
         return await _update(store, stopped, None)
-    # Jobs that only wait for their workers need no walk.
-    is_idle = step is DeletionStep.ACTIVE_JOBS and operation.action is BulkAction.MOVE
-    position = None if is_idle else Position()
-    return await _update(store, replace(operation, position=position), _WAIT_MS)
+    operation, delay_ms = after_walk(operation, step)
+    if operation.state is BulkState.FAILED:
+        await abandon(store, deletion)
+        return await _update(store, operation, None)
+    return await _update(store, operation, delay_ms)
 
 
 async def _update(store: Store, operation: BulkOperation, delay_ms: int | None) -> BulkOperation:
@@ -359,14 +365,19 @@ async def _update(store: Store, operation: BulkOperation, delay_ms: int | None) 
         *("succeeded", operation.succeeded, "failed", operation.failed),
         *("failures", orjson.dumps(operation.failures)),
     ]
+    if operation.deletion is not None:
+        fields += ["walk", operation.walk.encode()]
     if delay_ms is None:
         fields += ["state", operation.state.value, "reason", operation.reason]
     name = operation.id.encode()
     reply = await _store_fields(store, name, operation.version, delay_ms, fields)
     if reply[0] != b"ok":
         raise Superseded
-    ended = None if delay_ms is not None else int(reply[2])
-    return replace(operation, version=reply[1].decode(), ended_ms=ended)
+    operation = replace(operation, version=reply[1].decode())
+    if delay_ms is None:
+        return replace(operation, ended_ms=int(reply[2]))
+    # An operator may have stopped the operation since it was read.
+    return replace(operation, state=BulkState.STOPPING) if reply[3] == b"stopping" else operation
 
 
 async def _end_damaged(store: Store, name: bytes, error: DamagedOperation) -> int:

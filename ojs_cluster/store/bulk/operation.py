@@ -150,6 +150,30 @@ class QueueDeletion:
 
 
 @dataclass(frozen=True, slots=True)
+class Walk:
+    """What a deletion knows of its walk over the jobs of the queue.
+
+    Args:
+        changed_before: number of jobs that were changed before it.
+        waits: whether it is no walk: the deletion only waits for active jobs.
+        stuck: number of walks before it, in a row, that left waiting jobs and changed nothing.
+        idle: number of walks before it, in a row, that left active jobs alone and changed nothing.
+        failure: why its first job could not be changed; '' if there is none.
+    """
+
+    changed_before: int = 0
+    waits: bool = False
+    stuck: int = 0
+    idle: int = 0
+    failure: str = ""
+
+    def encode(self) -> bytes:
+        """Return the walk as stored."""
+        members = [self.changed_before, self.waits, self.stuck, self.idle]
+        return orjson.dumps([*members, self.failure[:_MAX_REASON]])
+
+
+@dataclass(frozen=True, slots=True)
 class BulkOperation:
     """A bulk operation.
 
@@ -181,6 +205,7 @@ class BulkOperation:
             none.
         deletion: the queue that it deletes, None for other operations. Its walk begins again while
             jobs are left in the queue.
+        walk: the present walk of a deletion.
     """
 
     id: str
@@ -206,6 +231,7 @@ class BulkOperation:
     reason: str = ""
     followed_by: str | None = None
     deletion: QueueDeletion | None = None
+    walk: Walk = field(default_factory=Walk)
 
     @property
     def ended(self) -> bool:
@@ -253,6 +279,7 @@ def read_operation(operation_id: str, flat: Sequence[bytes]) -> BulkOperation:
             reason=fields.get(b"reason", b"").decode(),
             followed_by=fields.get(b"followed_by", b"").decode() or None,
             deletion=_deletion(fields),
+            walk=_walk(fields),
             **{name: int(fields.get(name.encode(), 0)) for name in _COUNTS},
         )
     except (KeyError, ValueError, TypeError) as error:
@@ -278,6 +305,15 @@ def _deletion(fields: Mapping[bytes, bytes]) -> QueueDeletion | None:
         case [str(queue), str(token), str(target)]:
             return QueueDeletion(queue, token, target)
     raise DamagedOperation("its deletion is damaged")
+
+
+def _walk(fields: Mapping[bytes, bytes]) -> Walk:
+    match _json(fields, b"walk"):
+        case None:
+            return Walk()
+        case [int(before), bool(waits), int(stuck), int(idle), str(failure)]:
+            return Walk(before, waits, stuck, idle, failure)
+    raise DamagedOperation("its walk is damaged")
 
 
 def _slice(fields: Mapping[bytes, bytes]) -> Slice | None:

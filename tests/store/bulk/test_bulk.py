@@ -70,6 +70,20 @@ async def dead(store: Store, queue: str = "mail", **options: Any) -> JobRecord:
     return await jobs.get(store, job.id)
 
 
+async def test_a_request_sees_that_its_operation_was_stopped(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidates, "PAGE", 1)
+    for _ in range(3):
+        await put(store, "bulk")
+    operation = await begin(store, BulkAction.CANCEL, *WAITING, queue="bulk")
+    await operations.stop(store, operation.id)
+
+    ended = await execution.run_for(store, operation, 5)
+
+    assert (ended.state, ended.succeeded) == (BulkState.STOPPED, 1)
+
+
 async def test_a_filter_chooses_jobs_in_all_indexes_and_shards(
     store: Store, consistent: Callable[[], InvariantReport]
 ) -> None:

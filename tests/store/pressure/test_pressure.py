@@ -13,6 +13,7 @@ from ojs_cluster.store.events.listing import EventFilter, read_events
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.limits import depth_bounds
 from ojs_cluster.store.limits.depth_bounds import DepthBound
+from ojs_cluster.store.pressure import noticed
 from ojs_cluster.store.pressure.pressure import check_due, check_pressure
 from tests.store.hot_queues import put_into, spread
 from tests.store.shortcuts import QUEUE, active, nack, new_job, put, take, until
@@ -98,6 +99,18 @@ async def test_the_partitions_of_a_queue_count_together(store: Store, db: Any) -
     await enqueue_many(store, [new_job(), new_job(), new_job()])
     await check_pressure(store, QUEUE)
     assert await announced(store) == [("warning", 6, 9)]
+
+
+async def test_a_rise_right_after_a_check_is_announced(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(noticed, "GAP_S", 0.3)
+    await depth_bounds.set_bound(store, QUEUE, DepthBound(4, threshold=0.5))
+    await store.pressure.notice(store, [QUEUE])
+    await put(store)
+    await put(store)
+    await put(store)  # this process has just checked the queue
+    await until(lambda: announced(store), lambda events: events == [("warning", 3, 4)])
 
 
 async def test_a_write_in_several_steps_announces_it(store: Store) -> None:

@@ -12,18 +12,36 @@ from ojs_cluster.core.errors import Conflict, InvalidRequest, NotFound
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.store.bulk import execution, operations
-from ojs_cluster.store.bulk.operation import BulkOperation, BulkState
+from ojs_cluster.store.bulk.operation import BulkOperation, BulkState, Position
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.limits import rate_limits
-from ojs_cluster.store.queue_deletion.deletion import abandon, begin_deletion, open_target
+from ojs_cluster.store.queue_deletion.deletion import (
+    DeletionStep,
+    abandon,
+    begin_deletion,
+    open_target,
+)
+from ojs_cluster.store.queue_deletion.walks import after_walk
 from ojs_cluster.store.queues import lifecycle, queues
 from ojs_cluster.store.queues.partition_maintenance import get_partitions
 from ojs_cluster.store.tenants import fair_share
 from tests.store.hot_queues import close_empty, put_into, spread
 from tests.store.queues.test_lifecycle import before
-from tests.store.shortcuts import QUEUE, ack, active, envelope, foreign_id, home_id, nack, put, take
+from tests.store.shortcuts import (
+    QUEUE,
+    ack,
+    active,
+    envelope,
+    foreign_id,
+    home_id,
+    nack,
+    put,
+    shard_of,
+    take,
+)
 from tests.store.tenants.shortcuts import put_for
 from tests.store.workflow_jobs import chain, state_of, step
 from tests.support.invariants import InvariantReport
@@ -153,6 +171,30 @@ async def test_a_move_waits_for_active_jobs_and_moves_those_that_are_retried(
     assert (await read_jobs.get(store, retried.id)).queue == "target"
     assert (await read_jobs.get(store, completed.id)).queue == QUEUE
     consistent()
+
+
+async def test_a_move_of_a_malformed_job_fails_and_says_why(store: Store, db: Any) -> None:
+    bad, good = await put(store), await put(store)
+    db.hset(shard_of(store).job(bad.id), f.MAX_ATTEMPTS, b"x")
+
+    ended = await carry_out(store, db, await begin(store, "target"))
+
+    assert (ended.state, ended.succeeded) == (BulkState.FAILED, 1), ended
+    assert bad.id in ended.reason
+    assert (await read_jobs.get(store, good.id)).queue == "target"
+    assert (await queues.get_stats(store, QUEUE)).status == "active"
+
+
+async def test_a_deletion_waits_longer_and_longer_for_active_jobs(store: Store, db: Any) -> None:
+    await active(store)
+    operation = await execution.run_for(store, await begin(store, "target"), 5)
+    delays = []
+    for _ in range(6):
+        operation, delay_ms = after_walk(operation, DeletionStep.ACTIVE_JOBS)
+        delays.append(delay_ms)
+    assert delays == [4000, 8000, 16_000, 30_000, 30_000, 30_000]
+    operation, delay_ms = after_walk(operation, DeletionStep.WAITING_JOBS)
+    assert (operation.position, delay_ms) == (Position(), 2000)
 
 
 @pytest.mark.parametrize("how", ["resumed", "drained", "stopped"])
