@@ -42,7 +42,7 @@ async def test_the_health_decodes_into_integers(wire: Wire) -> None:
 # map of bools, Endpoints a map of strings. ojs-rust-sdk, src/queue.rs (Manifest): the same types.
 async def test_the_manifest_decodes(wire: Wire) -> None:
     manifest = (await call(wire, "GET", "/ojs/manifest")).json
-    assert manifest["extensions"] == ["admin-api"]
+    assert manifest["extensions"] == ["admin-api", "backpressure"]
     assert manifest["protocols"] == ["http"]
     assert all(type(value) is bool for value in manifest["capabilities"].values())
     assert all(type(value) is str for value in manifest["endpoints"].values())

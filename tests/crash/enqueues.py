@@ -22,6 +22,7 @@ from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.limits import depth_bounds
 from ojs_cluster.store.limits.depth_bounds import DepthBound
 from ojs_cluster.store.portions import PORTION_BYTES
+from ojs_cluster.store.pressure.pressure import check_pressure
 from ojs_cluster.store.transactions import transactions
 from ojs_cluster.store.unique import locks
 from ojs_cluster.store.unique.locks import LockRequest
@@ -133,6 +134,7 @@ class Dropping:
 
     async def finish(self, world: World, scene: str) -> None:
         await depth_bounds.set_bound(world.store, QUEUE, None)
+        await check_pressure(world.store, QUEUE)  # as the scheduler does: it was nearly full
 
 
 class WithKey(_Enqueue):

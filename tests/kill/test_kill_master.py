@@ -28,7 +28,6 @@ from tests.support.load import Load, running_load
 from tests.support.servers import observer, wait_until
 
 
-@pytest.mark.soak  # chaos tests also lose masters in this mode, and take no four minutes for it
 async def test_after_a_master_is_killed_clients_recover_and_invariants_hold(
     replicated: Deployment, kill_round: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -30,10 +30,11 @@ TOGETHER: Final = ("tests/ui/",)
 VARIANTS: Final = "OJS_TEST_VARIANTS"
 """Variable that is ``some`` to leave out about half of the variants of tests, empty to run all.
 
-Each test of the store and of crashes has one topology, half of them the one and half the other, and
-one way to die. Each conformance suite runs on one cluster and on one of three other installations.
-Of the tests with several of the parameters topology, entry point and event loop, half of the
-variants run: each value occurs, and of three parameters each pair of values.
+Tests that others nearly cover are left out. Each test of the store and of crashes has one topology,
+half of them the one and half the other, and one way to die. Each conformance suite runs on one
+cluster and on one of three other installations. Of the tests with several of the parameters
+topology, entry point and event loop, half of the variants run: each value occurs, and of three
+parameters each pair of values.
 """
 TOPOLOGIES: Final = ("standalone", "cluster")
 STORE: Final = ("tests/store/", "tests/crash/")
@@ -43,6 +44,16 @@ INSTALLATIONS: Final = tuple(
     for name in ("redis_cluster", "valkey_hypercorn", "valkey_standalone")
 )
 """Files with the same conformance suites, each of which runs in one of them."""
+COVERED: Final = (
+    "tests/kill/test_kill_master.py::",  # chaos tests kill masters with both durabilities
+    "tests/kill/test_kill_client_worker.py::test_no_job_is_lost_while_workers_die_in_every_way",
+    "tests/kill/test_master_away.py::test_clients_of_other_shards_see_no_error_during_a_failover",
+)
+"""Beginnings of slow tests that are left out, because a shorter one does nearly the same: the
+chaos tests, that of the worker library, and the one of a master without a replica.
+"""
+OTHER_USERS: Final = "[users of OpenShift]"
+"""A parameter of the container tests, which take minutes, that is left out."""
 FIRST: Final = frozenset({"standalone", "hypercorn", "asyncio"})
 SECOND: Final = frozenset({"cluster", "lane", "trio"})
 """The values of the parameters. A variant with an even number of the second ones runs."""
@@ -65,6 +76,8 @@ def is_wanted(node_id: str) -> bool:
     name, _, parameters = node_id.partition("[")
     values = parameters.rstrip("]").split("-")
     file = name.partition("::")[0]
+    if node_id.startswith(COVERED) or node_id.endswith(OTHER_USERS):
+        return False
     if parameters and file in INSTALLATIONS:
         return file == _one_of(INSTALLATIONS, parameters)
     if node_id.startswith(STORE):

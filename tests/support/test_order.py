@@ -6,7 +6,7 @@ from itertools import combinations, product
 from pathlib import Path
 
 from tests.support.failing_process import MODES
-from tests.support.order import INSTALLATIONS, is_wanted, rank
+from tests.support.order import COVERED, INSTALLATIONS, OTHER_USERS, is_wanted, rank
 
 FILE = "tests/http/test_a.py::test_b"
 AXES = (("standalone", "cluster"), ("hypercorn", "lane"), ("asyncio", "trio"))
@@ -63,6 +63,16 @@ def test_each_suite_runs_in_one_of_the_installations_beside_the_cluster() -> Non
     assert sum(map(len, suites.values())) == len(set[int].union(*suites.values())) == 100
     assert min(map(len, suites.values())) > 15
     assert all(is_wanted(f"{file}::test_that_each_suite_is_known") for file in files)
+
+
+def test_what_is_left_out_exists() -> None:
+    for left_out in COVERED:
+        file, _, name = left_out.partition("::")
+        assert f"def {name}" in Path(file).read_text()
+        assert not is_wanted(f"{left_out}x[1]")
+    users = Path("tests/containers/conftest.py").read_text()
+    assert f'"{OTHER_USERS[1:-1]}"' in users
+    assert not is_wanted(f"tests/containers/test_a.py::test_b{OTHER_USERS}")
 
 
 def test_long_files_come_first_and_files_stay_whole() -> None:
