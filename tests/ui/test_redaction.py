@@ -272,3 +272,8 @@ def test_pages_of_tenants_are_hidden_with_the_tenants_of_jobs(ui_redis: Embedded
         answer = client.post("/ui/tenants/acme/limits", data={"max_queue_depth": "0"})
         assert answer.status_code == 403
         assert "/ui/tenants" not in page(client, "/ui/queues")
+        with server.api() as api:
+            api.put("/ojs/v1/admin/tenants/acme-hidden", json={})
+        path = "/ui/audit?action=tenant.set"
+        wait_until(lambda: 'title="tenant.set"' in page(client, path), timeout_s=30, what="audit")
+        assert "acme-hidden" not in page(client, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -20,7 +21,7 @@ from ojs_cluster.http.handlers.bulk.operations import new_operation_id
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.openapi.keywords import keywords
 from ojs_cluster.http.request_body.decode import decode
-from ojs_cluster.redis.deadline import extend_deadline
+from ojs_cluster.redis.deadline import cleaning_up, extend_deadline
 from ojs_cluster.store.bulk import operations as bulk_operations
 from ojs_cluster.store.bulk.execution import REQUEST_LEASE_MS, run_for
 from ojs_cluster.store.bulk.operation import BulkOperation, BulkState
@@ -162,7 +163,8 @@ async def _delete_with_jobs(
                 deletion=deletion,
             )
         except OJSError:
-            await abandon(store, deletion)
+            with suppress(OJSError), cleaning_up():
+                await abandon(store, deletion)
             raise
         return await run_for(store, operation, _RUN_S)
 

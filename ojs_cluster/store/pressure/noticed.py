@@ -87,6 +87,8 @@ class NoticedPressure:
                 self._planned[queue] = self._due(queue, stored_at), stored_at
             start_deadline()
             try:
-                await check(store, queue)
+                # A master that does not answer must not delay the checks of other queues.
+                with trio.move_on_after(GAP_S):
+                    await check(store, queue)
             except (BackendUnavailable, RedisReplyError) as error:
                 log.debug("the pressure of queue %s is not checked: %r", queue, error)

@@ -7,9 +7,11 @@ has created is kept without jobs. All other queues without jobs are retired (``r
 from __future__ import annotations
 
 import secrets
+from contextlib import suppress
 
-from ojs_cluster.core.errors import Conflict, NotFound
+from ojs_cluster.core.errors import BackendUnavailable, Conflict, NotFound, OJSError
 from ojs_cluster.keys import Shard
+from ojs_cluster.redis.deadline import cleaning_up
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.partial_failures import after_first_write
@@ -61,9 +63,9 @@ async def delete_queue(store: Store, queue: str) -> None:
     are kept for their retention, and its dead letters too. A job that is enqueued later creates the
     queue again. The drain of an operator is not ended, not even one that begins meanwhile.
 
-    Each step may be repeated after a crash, which may leave the queue draining, perhaps without its
-    defaults. If partition 0 is deleted already, only the number of partitions may be left. Then the
-    next call resets it.
+    If Redis does not answer, the drain is ended if that is possible. Each step may be repeated
+    after a crash, which may leave the queue draining, perhaps without its defaults. If partition 0
+    is deleted already, only the number of partitions may be left. Then the next call resets it.
 
     Raises:
         NotFound: the queue does not exist.
@@ -78,7 +80,13 @@ async def delete_queue(store: Store, queue: str) -> None:
     token = secrets.token_hex(8)
     await begin_drain(store, queue, token)
     with after_first_write():
-        if not await delete_drained(store, queue, token):
+        try:
+            is_deleted = await delete_drained(store, queue, token)
+        except BackendUnavailable:
+            with suppress(OJSError), cleaning_up():
+                await end_drain(store, queue, token)  # changes nothing if the queue is deleted
+            raise
+        if not is_deleted:
             await end_drain(store, queue, token)
             await partition_maintenance.maintain_queue(store, queue)
             raise _in_use(queue, (await get_stats(store, queue)).live_jobs)

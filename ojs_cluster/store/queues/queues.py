@@ -14,7 +14,7 @@ from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.core.errors import BackendUnavailable, Conflict, NotFound, OJSError
 from ojs_cluster.core.jobs.states import TERMINAL, State
 from ojs_cluster.keys import Shard
-from ojs_cluster.redis.deadline import extend_deadline
+from ojs_cluster.redis.deadline import cleaning_up, extend_deadline
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.aliases import remove_expired_jobs
 from ojs_cluster.store.fanout import run_concurrently
@@ -326,7 +326,7 @@ async def begin_drain(store: Store, queue: str, token: str) -> None:
     try:
         await _change_flags(store, queue, "drain", token)
     except BackendUnavailable:
-        with suppress(OJSError):
+        with suppress(OJSError), cleaning_up():
             await end_drain(store, queue, token)
         raise
 

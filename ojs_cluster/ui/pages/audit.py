@@ -96,8 +96,8 @@ _MANY: Final = frozenset(
 """Actions that change many jobs."""
 _read_selection: Final = re.compile(
     r"(?P<count>count )?(?P<action>[a-z]+ ?)??(?:(?P<ids>[0-9]+) ids ?)?"
-    r"(?:queue=(?P<queue>\S+) ?|(?P<accessible>all accessible queues) ?)?"
-    r"(?:type=(?P<type>\S+) ?)?(?:error=(?P<error>.*?) ?)??(?:query of (?P<query>\S*))?"
+    r"(?:queue=(?P<queue>\S++) ?|(?P<accessible>all accessible queues) ?)?"
+    r"(?:type=(?P<type>\S++) ?)?(?:error=(?P<error>.*?) ?)??(?:query of (?P<query>\S*))?"
 ).fullmatch
 """The object of a change of many jobs, as the audit has it."""
 _read_deletion: Final = re.compile(r"(\S+) (?:(discard)|move (\S+))").fullmatch
@@ -130,6 +130,10 @@ async def show(visit: Visit) -> Answer:
         shown = await visit.redaction.texts(shown, path)
     for entry, new in zip(bulk, shown, strict=True):
         entry["object"] = new
+    if visit.redaction.hides_tenants:
+        for entry in entries:
+            if str(entry.get("action") or "").startswith("tenant."):
+                entry["object"] = ""
     searched_to = entries[-1].get("time") if entries else None
     if text:
         entries = [entry for entry in entries if _has(entry, text, visit)]

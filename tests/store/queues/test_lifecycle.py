@@ -13,12 +13,13 @@ import trio
 from ojs_cluster.core.errors import BackendUnavailable, Conflict, NotFound, QueueDraining
 from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.redis import Client
+from ojs_cluster.redis.deadline import current_deadline, start_deadline
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import exhaustion
 from ojs_cluster.store.enqueue.enqueue import enqueue
 from ojs_cluster.store.limits import depth_bounds, rate_limits
 from ojs_cluster.store.queue_defaults.records import change_defaults, get_defaults
-from ojs_cluster.store.queues import lifecycle, queues
+from ojs_cluster.store.queues import lifecycle, pauses, queues
 from ojs_cluster.store.queues.partition_maintenance import get_partitions
 from ojs_cluster.store.sweeps.retention import purge_due, retire_queues
 from tests.store.hot_queues import put_into, spread
@@ -246,6 +247,27 @@ async def test_a_drain_that_could_not_begin_everywhere_is_ended(store: Store, db
     with pytest.raises(BackendUnavailable):
         await queues.begin_drain(without(store, second), QUEUE, "token")
     assert not db.hexists(first.queue_counters(QUEUE), "draining")
+
+
+@pytest.mark.parametrize("failing", ["mirror_flags", "_delete_in"])
+async def test_a_deletion_whose_time_is_used_up_leaves_no_drain(
+    store: Store, db: Any, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    await lifecycle.create_queue(store, QUEUE)
+    module: Any = pauses if failing == "mirror_flags" else lifecycle
+
+    async def hang(*_args: object) -> None:
+        monkeypatch.undo()
+        current_deadline().at = trio.current_time()
+        raise BackendUnavailable("too slow", outcome="unknown")
+
+    monkeypatch.setattr(module, failing, hang)
+    start_deadline().at = trio.current_time() + 10
+    with pytest.raises(BackendUnavailable):
+        await lifecycle.delete_queue(store, QUEUE)
+    start_deadline()
+    assert (await queues.get_stats(store, QUEUE)).status == "active"
+    assert not db.hexists(shard_of(store).queue_counters(QUEUE), "deleting")
 
 
 async def test_a_refused_deletion_ends_its_drain_after_lost_replies_and_a_crash(
