@@ -8,7 +8,6 @@ import orjson
 import pytest
 
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue_many
 from ojs_cluster.store.events.listing import EventFilter, read_events
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.limits import depth_bounds
@@ -16,7 +15,7 @@ from ojs_cluster.store.limits.depth_bounds import DepthBound
 from ojs_cluster.store.pressure import noticed
 from ojs_cluster.store.pressure.pressure import check_due, check_pressure
 from tests.store.hot_queues import put_into, spread
-from tests.store.shortcuts import QUEUE, active, nack, new_job, put, take, until
+from tests.store.shortcuts import QUEUE, active, nack, put, take, until
 from tests.store.workflow_jobs import group, step
 
 
@@ -90,13 +89,14 @@ async def test_a_change_of_the_bound_clears_the_warning(store: Store, db: Any, h
 
 
 async def test_the_partitions_of_a_queue_count_together(store: Store, db: Any) -> None:
-    first, *_ = await spread(store, db, 3)
+    first, second, third = await spread(store, db, 3)
     await depth_bounds.set_bound(store, QUEUE, DepthBound(9, threshold=0.6))
     for _ in range(3):
         await put_into(store, first)  # this partition is full
     await check_pressure(store, QUEUE)
     assert await announced(store) == []
-    await enqueue_many(store, [new_job(), new_job(), new_job()])
+    for shard in (second, second, third):
+        await put_into(store, shard)
     await check_pressure(store, QUEUE)
     assert await announced(store) == [("warning", 6, 9)]
 
