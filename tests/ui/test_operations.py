@@ -189,7 +189,7 @@ def test_the_audit_is_shown_page_by_page(admin: httpx.Client) -> None:
 def test_the_audit_is_filtered_by_user_action_and_object(
     running: Running, admin: httpx.Client
 ) -> None:
-    for name in ("media", "orders"):
+    for name in ("email", "orders"):
         for action in ("pause", "resume"):
             admin.post(f"/ui/queues/{name}/{action}")
 
@@ -198,11 +198,11 @@ def test_the_audit_is_filtered_by_user_action_and_object(
         return table.split("<tr>")[1:]
 
     def found() -> bool:
-        return bool(rows("user=boss&action=queue.resume&text=MEDIA"))
+        return bool(rows("user=boss&action=queue.resume&text=EMAIL"))
 
     wait_until(found, what="the audit has the change")
-    wanted = rows("user=boss&action=queue.resume&text=MEDIA")
-    assert all("Resume a queue" in row and "queues/media" in row for row in wanted)
+    wanted = rows("user=boss&action=queue.resume&text=EMAIL")
+    assert all("Resume a queue" in row and "queues/email" in row for row in wanted)
     assert all(" UTC</time>" in row and 'datetime="' in row for row in wanted)
     assert any("queues/orders" in row for row in rows("action=queue.resume"))
     assert rows("user=bos") == [], "a name is compared as a whole"
