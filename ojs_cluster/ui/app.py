@@ -103,7 +103,7 @@ class Dashboard:
         self._files = static_files.read_static_files()
         self._sessions = Sessions()
         self._failed_logins = FailedLogins()
-        # Of their own, so that failures at the provider lock nobody out who has an API key.
+        # Failures at the provider must not block logins by API key, so each has its own counter.
         self._failed_sign_ons, self._strays = FailedLogins(), FailedLogins()
         self._proxy_users = ProxyUsers(settings, proxies)
         self._oidc = oidc

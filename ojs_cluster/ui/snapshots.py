@@ -65,7 +65,7 @@ class Snapshots(Generic[T]):
         return await snapshot.cached.get()
 
     def forget(self, name: str) -> None:
-        """Let the next reader compute the value of ``name`` anew, as it has changed."""
+        """Delete the value of ``name``, so that the next reader computes it again."""
         self._snapshots.pop(name, None)
 
     def last(self, name: str) -> Aged[T] | None:

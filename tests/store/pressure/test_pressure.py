@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 import pytest
+import trio
 
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.events.listing import EventFilter, read_events
@@ -111,6 +112,22 @@ async def test_a_rise_right_after_a_check_is_announced(
     await put(store)
     await put(store)  # this process has just checked the queue
     await until(lambda: announced(store), lambda events: events == [("warning", 3, 4)])
+
+
+async def test_a_check_that_hangs_does_not_stop_those_of_other_queues(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(noticed, "GAP_S", 0.05)
+    checked = trio.Event()
+
+    async def check(_store: Store, queue: str) -> None:
+        if queue == "away":
+            await trio.sleep_forever()
+        checked.set()
+
+    await noticed.NoticedPressure(check).notice(store, ["away", "near"])
+    with trio.fail_after(30):
+        await checked.wait()
 
 
 async def test_a_write_in_several_steps_announces_it(store: Store) -> None:

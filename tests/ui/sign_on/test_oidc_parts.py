@@ -31,7 +31,7 @@ BASE = {
     "OJS_API_KEY": "k" * 40,
     "OJS_UI_OIDC_ISSUER": "https://login.example.com/tenant",
     "OJS_UI_OIDC_CLIENT_ID": "ojs",
-    "OJS_UI_OIDC_CLIENT_SECRET": "a secret that nobody reads",
+    "OJS_UI_OIDC_CLIENT_SECRET": "s3cret-of-the-client",
     "OJS_UI_OIDC_REDIRECT_URL": "https://jobs.example.com/ui/oidc/callback",
     "OJS_UI_OIDC_ROLES": "ops=operator,*=viewer",
 }
@@ -42,12 +42,12 @@ def test_a_complete_configuration_is_accepted_and_shows_no_secret(tmp_path: Path
     assert settings.oidc.roles == {"ops": "operator", "*": "viewer"}
     assert settings.oidc.client_secret in settings.secrets
     file = tmp_path / "secret"
-    file.write_text("a secret that nobody reads\n")
+    file.write_text("s3cret-of-the-client\n")
     by_file = {**BASE, "OJS_UI_OIDC_CLIENT_SECRET": ""}
     by_file["OJS_UI_OIDC_CLIENT_SECRET_FILE"] = str(file)
     assert load(by_file).oidc.client_secret == settings.oidc.client_secret
     for environ in (BASE, by_file):
-        assert "nobody reads" not in report(environ) + repr(load(environ))
+        assert "s3cret" not in report(environ) + repr(load(environ))
     assert load({"OJS_API_KEY": "k"}).oidc.issuer == ""
 
 
@@ -75,7 +75,7 @@ def test_a_configuration_that_cannot_work_is_refused_by_one_line(
         load({**BASE, **changes})
     (problem,) = refused.value.problems
     assert part in problem
-    assert "nobody reads" not in problem
+    assert "s3cret" not in problem
 
 
 def test_a_login_has_to_end_in_ten_minutes_in_the_browser_that_began_it() -> None:
