@@ -6,9 +6,12 @@ client gives up on a server after five seconds. A test of such a timeout sets it
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import pytest
+import trio
 
 from ojs_cluster.redis import router
 from ojs_cluster.redis.settings import ClientSettings
@@ -59,3 +62,29 @@ def patient_client(backend: Embedded, **overrides: Any) -> ClientSettings:
     """Return settings of a client that waits for a busy server."""
     times = dict.fromkeys(("connect_timeout_s", "reply_timeout_s", "call_timeout_s"), LONG_S)
     return ClientSettings.from_url(backend.url, **{**times, **overrides})
+
+
+TURN_S: Final = 0.02
+
+
+@asynccontextmanager
+async def cancelled_after_turns(seconds: float) -> AsyncIterator[trio.CancelScope]:
+    """Cancel a block after a time in which the event loop turned again and again.
+
+    A deadline by the clock also passes while other processes use the processor, and then the code
+    under test had no chance. One turn counts 20 ms here, however long it took.
+
+    Args:
+        seconds: the time on an idle machine.
+    """
+
+    async def count(scope: trio.CancelScope) -> None:
+        for _ in range(round(seconds / TURN_S)):
+            await trio.sleep(TURN_S)
+        scope.cancel()
+
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as counting:
+            counting.start_soon(count, scope)
+            yield scope
+            counting.cancel_scope.cancel()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import queue
 import threading
 from functools import partial
 from typing import Any
@@ -191,17 +192,35 @@ async def test_a_function_that_does_not_return_hides_the_values(
     assert len(calls) <= 1, "after a timeout it is not called for a while"
 
 
+class Held:
+    """A function whose calls are let go one by one, in the order in which they began.
+
+    Attributes:
+        is_open: whether all calls return at once.
+    """
+
+    def __init__(self) -> None:
+        self.is_open = False
+        self._calls: queue.SimpleQueue[threading.Event] = queue.SimpleQueue()
+
+    def read(self, _job_type: str, value: dict[str, Any]) -> Any:
+        """Return the value when its call is let go."""
+        let_go = threading.Event()
+        self._calls.put(let_go)
+        while not self.is_open and not let_go.wait(0.01):
+            pass
+        return value
+
+    async def begun(self) -> threading.Event:
+        """Wait for the next call. Who sets the event lets it go, and no other."""
+        return await trio.to_thread.run_sync(partial(self._calls.get, timeout=20))
+
+
 async def test_pages_that_wait_for_others_do_not_count_against_the_function(
     mock_clock: MockClock,
 ) -> None:
-    entered, admitted = threading.Semaphore(0), threading.Semaphore(0)
-
-    def read(_job_type: str, value: dict[str, Any]) -> Any:
-        entered.release()
-        admitted.acquire(timeout=30)
-        return value
-
-    redactor = Redactor(read)
+    held = Held()
+    redactor = Redactor(held.read)
     shown: list[list[bytes]] = []
 
     async def visit() -> None:
@@ -211,26 +230,20 @@ async def test_pages_that_wait_for_others_do_not_count_against_the_function(
         for _ in range(5):
             nursery.start_soon(visit)
         for running, ended in ((2, 0), (2, 2), (1, 4)):
-            for _ in range(running):
-                assert await trio.to_thread.run_sync(partial(entered.acquire, timeout=20))
+            calls = [await held.begun() for _ in range(running)]
             while len(shown) < ended:
                 await trio.lowlevel.checkpoint()
             mock_clock.jump(function._TIMEOUT_S * 0.9)
-            admitted.release(running)
+            for let_go in calls:
+                let_go.set()
     assert shown == [[b"[1]"]] * 5
 
 
 async def test_a_page_of_many_short_calls_does_not_stop_further_calls(
     mock_clock: MockClock,
 ) -> None:
-    entered, admitted = threading.Semaphore(0), threading.Semaphore(0)
-
-    def read(_job_type: str, value: dict[str, Any]) -> Any:
-        entered.release()
-        admitted.acquire(timeout=30)
-        return value
-
-    redactor = Redactor(read)
+    held = Held()
+    redactor = Redactor(held.read)
     async with trio.open_nursery() as nursery:
 
         @nursery.start_soon
@@ -238,10 +251,10 @@ async def test_a_page_of_many_short_calls_does_not_stop_further_calls(
             assert await redactor.apply([("a", "args", b"[1]")] * 50) == [HIDDEN_JSON] * 50
 
         for _ in range(4):
-            assert await trio.to_thread.run_sync(partial(entered.acquire, timeout=20))
+            let_go = await held.begun()
             mock_clock.jump(function._TIMEOUT_S / 4)
-            admitted.release()
-    admitted.release(2)  # the thread may have begun another call
+            let_go.set()
+    held.is_open = True  # the thread may have begun another call
     assert await redactor.apply([("a", "args", b"[1]")]) == [b"[1]"]
 
 
