@@ -29,7 +29,7 @@ from ojs_cluster.ui import browser, static_files
 from ojs_cluster.ui.access import SESSION_S, FailedLogins, Sessions, is_own_form, now_s
 from ojs_cluster.ui.fragments import Fragments
 from ojs_cluster.ui.login import LOGIN, LOGOUT, login_page, refusal_of_login, refuse_tenants
-from ojs_cluster.ui.navigation import MENU
+from ojs_cluster.ui.navigation import menu_of
 from ojs_cluster.ui.redaction.redaction import Redaction
 from ojs_cluster.ui.refusals import FOREIGN_FORM, READ_ONLY, failed_call, lacking_scope
 from ojs_cluster.ui.render import Templates
@@ -368,7 +368,7 @@ class Dashboard:
             "visit": visit,
             "url": visit.url,
             "static": partial(self._static, visit),
-            "menu": [entry for entry in MENU if entry.is_for(visit)],
+            "menu": menu_of(visit),
             "note": note,
             "partial": visit.is_refresh,
             "has_oidc": self._oidc is not None,

@@ -1,8 +1,10 @@
-"""The pages that the menu lists."""
+"""The pages that the menu lists, in groups."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from typing import Final
 
 from ojs_cluster.core.access.scopes import Scope
@@ -17,8 +19,9 @@ class Entry:
         name: the name of the page, which its templates set as ``section``.
         label: the text.
         path: the address below the dashboard.
-        scope: the scope that the page needs.
         key: the key that opens the page after ``g``.
+        group: the label of the group below which the menu lists the page; empty for no group.
+        scope: the scope that the page needs.
         of_cluster: whether the page shows what keys for some queues may not see.
         of_tenants: whether the page shows what an operator may hide as ``meta.tenant_id``.
     """
@@ -27,6 +30,7 @@ class Entry:
     label: str
     path: str
     key: str
+    group: str
     scope: Scope = Scope.ADMIN_READ
     of_cluster: bool = False
     of_tenants: bool = False
@@ -38,23 +42,36 @@ class Entry:
         return visit.may(self.scope) and (visit.sees_cluster or not self.of_cluster)
 
 
+_WORK: Final = "Work"
+_FAILURES: Final = "Failures"
+_CAPACITY: Final = "Capacity"
+_ACTIVITY: Final = "Activity"
+_SYSTEM: Final = "System"
+
 MENU: Final = (
-    Entry("overview", "Overview", "", "o"),
-    Entry("queues", "Queues", "queues", "q"),
-    Entry("jobs", "Jobs", "jobs", "j"),
-    Entry("types", "Types", "types", "t", of_cluster=True),
-    Entry("errors", "Errors", "errors", "e"),
-    Entry("dead", "Dead letters", "dead", "d"),
-    Entry("workflows", "Workflows", "workflows", "f", Scope.DATA_READ),
-    Entry("workers", "Workers", "workers", "w", of_cluster=True),
-    Entry("pools", "Worker pools", "pools", "s"),
-    Entry("cron", "Cron", "cron", "c", Scope.DATA_READ),
-    Entry("limits", "Limits", "limits", "l", of_cluster=True),
-    Entry("tenants", "Tenants", "tenants", "n", of_cluster=True, of_tenants=True),
-    Entry("webhooks", "Webhooks", "webhooks", "h", of_cluster=True),
-    Entry("events", "Events", "events", "v", Scope.DATA_READ),
-    Entry("audit", "Audit", "audit", "a", of_cluster=True),
-    Entry("bulk", "Bulk operations", "bulk", "b"),
-    Entry("cluster", "Cluster", "cluster", "k", of_cluster=True),
-    Entry("operations", "Maintenance", "operations", "p", of_cluster=True),
+    Entry("overview", "Overview", "", "o", ""),
+    Entry("queues", "Queues", "queues", "q", _WORK),
+    Entry("jobs", "Jobs", "jobs", "j", _WORK),
+    Entry("types", "Types", "types", "t", _WORK, of_cluster=True),
+    Entry("workflows", "Workflows", "workflows", "f", _WORK, Scope.DATA_READ),
+    Entry("cron", "Cron", "cron", "c", _WORK, Scope.DATA_READ),
+    Entry("errors", "Errors", "errors", "e", _FAILURES),
+    Entry("dead", "Dead letters", "dead", "d", _FAILURES),
+    Entry("workers", "Workers", "workers", "w", _CAPACITY, of_cluster=True),
+    Entry("pools", "Worker pools", "pools", "s", _CAPACITY),
+    Entry("limits", "Limits", "limits", "l", _CAPACITY, of_cluster=True),
+    Entry("tenants", "Tenants", "tenants", "n", _CAPACITY, of_cluster=True, of_tenants=True),
+    Entry("events", "Events", "events", "v", _ACTIVITY, Scope.DATA_READ),
+    Entry("audit", "Audit", "audit", "a", _ACTIVITY, of_cluster=True),
+    Entry("bulk", "Bulk operations", "bulk", "b", _ACTIVITY),
+    Entry("webhooks", "Webhooks", "webhooks", "h", _ACTIVITY, of_cluster=True),
+    Entry("cluster", "Cluster", "cluster", "k", _SYSTEM, of_cluster=True),
+    Entry("operations", "Maintenance", "operations", "p", _SYSTEM, of_cluster=True),
 )
+"""All pages; those of one group stand together."""
+
+
+def menu_of(visit: Visit) -> list[tuple[str, list[Entry]]]:
+    """Return the groups of pages that the user may see, each as its label and its entries."""
+    seen = [entry for entry in MENU if entry.is_for(visit)]
+    return [(group, list(entries)) for group, entries in groupby(seen, attrgetter("group"))]

@@ -9,6 +9,7 @@ import httpx
 import pytest
 from werkzeug.routing import Map, Rule
 
+from ojs_cluster.ui.navigation import MENU
 from ojs_cluster.ui.pages import jobs as jobs_page
 from ojs_cluster.ui.routes import PAGES
 from tests.support.servers import wait_until
@@ -58,6 +59,31 @@ def test_every_page_is_opened_by_the_tests_with_a_browser(demo: Demo) -> None:
     opened = {places.match("/" + path.partition("?")[0])[0] for path in known.values()}
     no_pages = {"/jobs/values.json", "/jobs/<job_id>.json", "/events/stream", "/cron/_preview"}
     assert {page.rule for page in shown} - opened == no_pages
+
+
+def test_the_menu_has_groups_of_the_pages_that_a_user_may_see(
+    running: Running, admin: httpx.Client
+) -> None:
+    def groups(client: httpx.Client, path: str) -> dict[str, list[str]]:
+        menu = page(client, path).partition('aria-label="Pages"')[2].partition("</nav>")[0]
+        found = {}
+        for id_, name, entries in re.findall(
+            r'<span id="([a-z-]+)">(\w+)</span><ul aria-labelledby="\1">(.*?)</ul>', menu, re.DOTALL
+        ):
+            assert id_ == f"menu-{name.lower()}"
+            found[name] = re.findall(r">([^<]+)</a>", entries)
+        assert menu.count('aria-current="page"') == 1
+        return found
+
+    seen = groups(admin, "/ui/queues")
+    assert list(seen) == ["Work", "Failures", "Capacity", "Activity", "System"]
+    assert seen["Failures"] == ["Errors", "Dead letters"]
+    listed = [entry.label for entry in MENU if entry.group]
+    assert [label for labels in seen.values() for label in labels] == listed
+    with running.browser("email-key") as team:
+        seen = groups(team, "/ui/")
+    assert "System" not in seen, "a group without a page is not listed"
+    assert seen["Capacity"] == ["Worker pools"]
 
 
 def test_the_overview_shows_numbers_problems_and_history(admin: httpx.Client) -> None:
