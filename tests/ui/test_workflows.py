@@ -8,9 +8,11 @@ from typing import Any
 import httpx
 import pytest
 
+from ojs_cluster.ui.formats import NONE
 from tests.support.servers import wait_until
 from tests.ui.dashboard import Running
 from tests.ui.demo import Demo
+from tests.ui.html import parse
 from tests.ui.test_pages import act, page
 
 V1 = "/ojs/v1"
@@ -55,6 +57,54 @@ def test_a_paused_queue_of_a_waiting_step_is_named(running: Running, admin: http
         api.post(f"{V1}/queues/flow-paused/resume")
         assert "paused queue" not in page(admin, f"/ui/workflows/{workflow}")
         api.delete(f"{V1}/workflows/{workflow}")
+
+
+def test_each_waiting_step_says_what_it_waits_for(running: Running, admin: httpx.Client) -> None:
+    def waits(workflow: str) -> list[str]:
+        """Return what the table of steps says, in the order of the steps."""
+        table = page(admin, f"/ui/workflows/{workflow}").partition("Table of steps")[2]
+        cells = re.findall(r'<td class="wrap waits">(.*?)</td>', table, re.DOTALL)
+        return [" ".join(parse(cell).text.split()) for cell in cells]
+
+    with running.api() as api:
+        first = chain(api, "flow-waits", 2)
+        available = ["a worker of flow-waits", "step-0"]
+        wait_until(lambda: waits(first) == available, what="the first step is enqueued")
+        table = page(admin, f"/ui/workflows/{first}").partition("Table of steps")[2]
+        job = api.get(f"{V1}/workflows/{first}").json()["steps"][0]["job_id"]
+        cells = re.findall(r'<td class="wrap waits">(.*?)</td>', table, re.DOTALL)
+        assert f'href="../jobs/{job}"' in cells[1], "the step that it waits for"
+        limits = f"{V1}/admin/queues/flow-waits/rate-limit"
+        api.put(limits, json={"concurrency": 0}).raise_for_status()
+        assert waits(first)[0] == "the limit of flow-waits: 0 of 0 jobs run"
+        api.delete(limits).raise_for_status()
+        api.post(f"{V1}/queues/flow-waits/pause")
+        assert waits(first)[0] == "the queue flow-waits, which is paused"
+        api.post(f"{V1}/queues/flow-waits/resume")
+        limited = {"key": "flow:key", "concurrency": 1}
+        options = {"queue": "flow-waits"}
+        jobs = [
+            {
+                "type": "a",
+                "args": [],
+                "options": {**options, "delay_until": "2099-01-01T00:00:00Z"},
+            },
+            {"type": "b", "args": [], "options": {**options, "rate_limit": limited}},
+        ]
+        override = f"{V1}/rate-limits/flow:key/override"
+        api.put(override, json={"concurrency": 0}).raise_for_status()
+        back = {"type": "undo", "args": [], "options": options}
+        body: dict[str, Any] = {"type": "batch", "jobs": jobs, "callbacks": {"on_failure": back}}
+        made = api.post(f"{V1}/workflows", json=body)
+        second = made.raise_for_status().json()["id"]
+        wait_until(lambda: waits(second)[1].startswith("the rate"), what="the jobs are enqueued")
+        started, limit, undo = waits(second)
+        assert started.startswith("its start time, in ")
+        assert limit == "the rate limit key flow:key"
+        assert undo == "a failure of step-0, step-1"
+        for workflow in (first, second):
+            api.delete(f"{V1}/workflows/{workflow}")
+            assert set(waits(workflow)) == {NONE}
 
 
 def test_a_failed_workflow_does_not_look_as_if_it_ran(

@@ -23,7 +23,9 @@ from ojs_cluster.core.workflow import (
 )
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
+from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.read_jobs import get as get_job
+from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.newest import newest_members
 from ojs_cluster.store.portions import PORTION_BYTES
 from ojs_cluster.store.runtime import Arg
@@ -32,6 +34,23 @@ RESULTS_SHOWN_BYTES = 8 * 1024 * 1024
 """Maximum number of bytes of results in a response that shows a workflow."""
 MAX_DEFINITIONS_BYTES = 4 * 1024 * 1024
 """Maximum number of bytes of the definitions that are read together."""
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingJob:
+    """Why the job of an enqueued step does not run yet.
+
+    Args:
+        state: the state of the job: available, scheduled, retryable or pending.
+        due_ms: Unix time in ms at which a scheduled or retryable job becomes available.
+        limit_key: the rate limit key that has not let the job start yet; '' for none.
+        held: whether its agent is paused.
+    """
+
+    state: State
+    due_ms: int | None = None
+    limit_key: str = ""
+    held: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +64,7 @@ class JobOutcome:
         attempt: number of its last attempt.
         result: result as JSON, None when there is none.
         error: error as JSON, None when there is none.
+        waiting: why the job does not run yet; None if it has not been enqueued, runs or has ended.
     """
 
     state: str
@@ -53,6 +73,7 @@ class JobOutcome:
     attempt: int = 0
     result: bytes | None = None
     error: bytes | None = None
+    waiting: WaitingJob | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +222,17 @@ async def _live_outcome(store: Store, job_id: str) -> JobOutcome:
         return JobOutcome(CANCELLED)
     names = {State.ACTIVE: "active", State.COMPLETED: COMPLETED}
     names |= {State.CANCELLED: CANCELLED, State.DISCARDED: "failed"}
-    return JobOutcome(names.get(job.state, "pending"), job.started_ms, None, job.attempt)
+    state = names.get(job.state, "pending")
+    waiting = _waiting(job) if state == "pending" else None
+    return JobOutcome(state, job.started_ms, None, job.attempt, waiting=waiting)
+
+
+def _waiting(job: JobRecord) -> WaitingJob:
+    """Return why a job that is neither active nor ended does not run yet."""
+    fields = job.fields
+    limit, granted = fields.get(f.LIMIT) or b"", fields.get(f.TOKEN)
+    key = "" if granted else limit.partition(b" ")[0].decode(errors="replace")
+    return WaitingJob(job.state, job.due_ms, key, bool(fields.get(f.HOLD)))
 
 
 async def read_definitions(store: Store, workflow: WorkflowRecord) -> list[bytes]:

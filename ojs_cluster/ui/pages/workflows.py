@@ -21,13 +21,13 @@ from ojs_cluster.core.workflow_copy import copy_request
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs.read_jobs import get as get_job
 from ojs_cluster.store.off_loop import off_loop
-from ojs_cluster.store.queues.queues import get_stats
 from ojs_cluster.store.workflows import read_workflows
 from ojs_cluster.store.workflows.read_workflows import WorkflowRecord
 from ojs_cluster.ui import raw
 from ojs_cluster.ui.drawings.dag import HEIGHT, MAX_BOXES, WIDTH, Drawing, Step, draw
 from ojs_cluster.ui.drawings.workflow_chart import LEFT, MIDDLE
 from ojs_cluster.ui.pages.timelines.workflow_events import read_events
+from ojs_cluster.ui.pages.timelines.workflow_waits import Queues, Wait, read_queues, wait_of
 from ojs_cluster.ui.redaction.redaction import ERROR_MESSAGE, ERROR_TYPE
 from ojs_cluster.ui.redaction.rules import Path
 from ojs_cluster.ui.visit import Answer, Page, SeeOther, Visit, number_of_page
@@ -35,8 +35,6 @@ from ojs_cluster.ui.visit import Answer, Page, SeeOther, Visit, number_of_page
 _PER_PAGE: Final = 50
 _PER_TABLE: Final = 200
 """Number of steps in a table: a thousand take a tenth of a second of the event loop."""
-_MAX_QUEUES: Final = 20
-"""Maximum number of queues of which the page of a workflow says whether they are paused."""
 _MAX_FAILED: Final = 20
 """Maximum number of failed steps of which the page says whether they were retried by hand."""
 _MAX_MESSAGE: Final = 200  # characters
@@ -56,6 +54,7 @@ class Row:
         attempts: the number of its attempts so far.
         error: the message of its error, or the type; empty if there is none.
         error_path: which of the two it is.
+        wait: what it waits for; None if it runs or has ended.
     """
 
     node: WorkflowNode
@@ -66,6 +65,7 @@ class Row:
     attempts: int
     error: str
     error_path: Path
+    wait: Wait | None
 
 
 async def show_all(visit: Visit) -> Answer:
@@ -96,7 +96,8 @@ async def show_one(visit: Visit, workflow_id: str) -> Answer:
     if not found.jobs:
         raise NotFound("workflow", workflow_id)
     steps, drawing = await _draw(found)
-    rows = _rows(found, steps, (visit.page - 1) * _PER_TABLE)
+    queues = await read_queues(visit, found)
+    rows = _rows(found, steps, (visit.page - 1) * _PER_TABLE, queues)
     rows = await _without_hidden(visit, rows)
     events = number_of_page(visit.query.get("events", ""))
     retried = await _retried(visit, found, rows)
@@ -114,7 +115,7 @@ async def show_one(visit: Visit, workflow_id: str) -> Answer:
             "page": visit.page,
             "has_more": len(steps) > visit.page * _PER_TABLE,
             "ended": found.state != "running",
-            "paused": await _paused(visit, found),
+            "paused": queues.paused,
             "may_cancel": found.state == "running" and visit.may_change(Scope.DATA_WRITE),
             "may_copy": found.state != "running" and visit.may_change(Scope.DATA_WRITE),
             "retried": retried,
@@ -166,8 +167,8 @@ async def _retried(visit: Visit, found: WorkflowRecord, rows: Sequence[Row]) -> 
     return states
 
 
-def _rows(found: WorkflowRecord, steps: list[Step], start: int) -> list[Row]:
-    """Return the steps of one table with their times, in the order of the plan."""
+def _rows(found: WorkflowRecord, steps: list[Step], start: int, queues: Queues) -> list[Row]:
+    """Return the steps of one table with their times and waits, in the order of the plan."""
     jobs = zip(found.plan.jobs, steps, found.jobs, strict=True)
     return [
         Row(
@@ -180,6 +181,7 @@ def _rows(found: WorkflowRecord, steps: list[Step], start: int) -> list[Row]:
             else None,
             outcome.attempt,
             *_message(outcome.error),
+            wait_of(found, node, steps, queues),
         )
         for node, step, outcome in islice(jobs, start, start + _PER_TABLE)
     ]
@@ -202,26 +204,6 @@ def _message(error: bytes | None) -> tuple[str, Path]:
     members = raw.members(error) if error else {}
     message = raw.text(members, "message")
     return (message, ERROR_MESSAGE) if message else (raw.text(members, "type"), ERROR_TYPE)
-
-
-async def _paused(visit: Visit, found: WorkflowRecord) -> list[str]:
-    """Return the paused queues of steps that have not started, by name."""
-    if found.state != "running":
-        return []
-    waiting = ("waiting", "pending")
-    pairs = zip(found.plan.jobs, found.jobs, strict=True)
-    queues = dict.fromkeys(node.queue for node, job in pairs if job.state in waiting)
-    admitted = visit.principal.queues
-    paused: list[str] = []
-
-    async def check(queue: str) -> None:
-        if (await get_stats(visit.app.store, queue)).paused:
-            paused.append(queue)
-
-    shown = [queue for queue in queues if admitted is None or admitted.admits(queue)]
-    with suppress(OJSError):  # the workflow itself is still worth showing
-        await run_concurrently(shown[:_MAX_QUEUES], check)
-    return sorted(paused)
 
 
 def _may_change(found: WorkflowRecord, retried: Mapping[str, str]) -> bool:

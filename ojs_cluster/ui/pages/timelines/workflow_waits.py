@@ -1,0 +1,190 @@
+"""Say in words what each step of a workflow waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from ojs_cluster.core.durations import format_duration
+from ojs_cluster.core.errors import OJSError
+from ojs_cluster.core.jobs.states import State
+from ojs_cluster.core.timestamps import format_ms
+from ojs_cluster.core.workflow import ENDED, WorkflowNode
+from ojs_cluster.store.fanout import run_concurrently
+from ojs_cluster.store.limits.rate_limits import RateLimitUsage, get_queue_limits
+from ojs_cluster.store.queues.queues import QueueStats, get_stats
+from ojs_cluster.store.workflows.read_workflows import JobOutcome, WorkflowRecord
+from ojs_cluster.ui.drawings.dag import Step
+from ojs_cluster.ui.formats import counted, number
+from ojs_cluster.ui.forms.limits import period_in_words
+from ojs_cluster.ui.visit import Visit
+
+_MAX_QUEUES: Final = 20
+"""Maximum number of queues of which the page of a workflow says whether they are paused."""
+_MAX_LIMITED: Final = 5
+"""Maximum number of queues whose limits the page reads."""
+_MAX_NAMED: Final = 3
+"""Maximum number of steps that are named as those that another one waits for."""
+_TRIGGERS: Final = {"success": "", "complete": "the end of ", "failure": "a failure of "}
+"""What must happen to the steps before a step, in words; empty: they must complete."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """What a step waits for: a text, then names or a time.
+
+    Attributes:
+        text: the text before.
+        steps: the steps in it, each with its label and its job, which is empty if it has none yet.
+        more: how many further steps there are.
+        queue: the queue, to which the page links; empty for none.
+        limit_key: the rate limit key, to which the page links; empty for none.
+        at: the time, as RFC 3339; empty for none.
+        end: the text after.
+        is_stopped: whether it takes an operator or a client to continue.
+    """
+
+    text: str
+    steps: Sequence[Step] = ()
+    more: int = 0
+    queue: str = ""
+    limit_key: str = ""
+    at: str = ""
+    end: str = ""
+    is_stopped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Queues:
+    """What is known of the queues of waiting steps, by their names.
+
+    Attributes:
+        stats: their numbers.
+        limits: how those at a limit are at it, in words.
+    """
+
+    stats: Mapping[str, QueueStats]
+    limits: Mapping[str, str]
+
+    @property
+    def paused(self) -> list[str]:
+        """The paused ones, by name."""
+        return sorted(name for name, stats in self.stats.items() if stats.paused)
+
+
+async def read_queues(visit: Visit, found: WorkflowRecord) -> Queues:
+    """Return what a running workflow's waiting steps need of their queues.
+
+    It has no more than the queues that the API key of the user may access.
+    """
+    stats: dict[str, QueueStats] = {}
+    limits: dict[str, str] = {}
+    if found.state != "running":
+        return Queues(stats, limits)
+    store, admitted = visit.app.store, visit.principal.queues
+    # Those of enqueued steps first: they wait for the queue and for nothing else.
+    pairs = sorted(
+        zip(found.plan.jobs, found.jobs, strict=True), key=lambda pair: pair[1].state != "pending"
+    )
+    queues = dict.fromkeys(node.queue for node, job in pairs if job.state in ("pending", "waiting"))
+    shown = [queue for queue in queues if admitted is None or admitted.admits(queue)]
+
+    async def read(queue: str) -> None:
+        stats[queue] = await get_stats(store, queue)
+
+    async def read_limits(queue: str) -> None:
+        usage = (await get_queue_limits(store, queue)).usage
+        words = _limit_in_words(usage, stats[queue].now_ms)
+        if words:
+            limits[queue] = words
+
+    with suppress(OJSError):  # the workflow itself is still worth showing
+        await run_concurrently(shown[:_MAX_QUEUES], read)
+        fetched = {node.queue for node, job in pairs if _is_available(job)}
+        open_ones = [name for name, each in stats.items() if name in fetched and not each.paused]
+        await run_concurrently(open_ones[:_MAX_LIMITED], read_limits)
+    return Queues(stats, limits)
+
+
+def wait_of(
+    found: WorkflowRecord, node: WorkflowNode, steps: Sequence[Step], queues: Queues
+) -> Wait | None:
+    """Return what a step waits for.
+
+    Args:
+        found: the workflow.
+        node: the step in the plan.
+        steps: all steps of the drawing, by the numbers of their jobs.
+        queues: what is known of the queues.
+
+    Returns:
+        What it waits for; None if it runs or has ended.
+    """
+    job = found.jobs[node.job]
+    if job.state == "waiting":
+        before = [steps[place] for place in sorted(steps[node.job].deps)]
+        return _for_steps(_trigger_of(found, node), before)
+    if job.state != "pending":
+        return None
+    waiting = job.waiting
+    if waiting is None:
+        return Wait("the scheduler, which enqueues it now")
+    at = format_ms(waiting.due_ms).decode() if waiting.due_ms else ""
+    if waiting.held:
+        return Wait("its agent, which is paused", is_stopped=True)
+    if waiting.state is State.SCHEDULED:
+        return Wait("its start time", at=at)
+    if waiting.state is State.RETRYABLE:
+        return Wait("its next attempt", at=at)
+    if waiting.state is State.PENDING:
+        return Wait("a client, which must activate it", is_stopped=True)
+    return _for_queue(node.queue, waiting.limit_key, queues)
+
+
+def _trigger_of(found: WorkflowRecord, node: WorkflowNode) -> str:
+    """Return the trigger of a step, or of the nested workflow that waits in its place."""
+    while not node.deps and node.parent >= 0:
+        node = found.plan.nodes[node.parent]
+    return node.trigger
+
+
+def _for_steps(trigger: str, before: Iterable[Step]) -> Wait:
+    left = [each for each in before if each.state not in ENDED]
+    if not left:
+        return Wait("the scheduler, which enqueues it now")
+    return Wait(_TRIGGERS[trigger], left[:_MAX_NAMED], max(0, len(left) - _MAX_NAMED))
+
+
+def _for_queue(queue: str, limit_key: str, queues: Queues) -> Wait:
+    """Return what an available job of a queue waits for."""
+    stats = queues.stats.get(queue)
+    if stats is not None and stats.paused:
+        return Wait("the queue ", queue=queue, end=", which is paused", is_stopped=True)
+    if limit_key:
+        return Wait("the rate limit key ", limit_key=limit_key)
+    if queue in queues.limits:
+        return Wait("the limit of ", queue=queue, end=f": {queues.limits[queue]}")
+    if stats is None:
+        return Wait("a worker of ", queue=queue)
+    available = stats.counts[State.AVAILABLE]
+    end = f", which has {counted(available, 'available job')}" if available > 1 else ""
+    return Wait("a worker of ", queue=queue, end=end)
+
+
+def _is_available(job: JobOutcome) -> bool:
+    return job.waiting is not None and job.waiting.state is State.AVAILABLE
+
+
+def _limit_in_words(usage: RateLimitUsage, now_ms: int) -> str:
+    """Return which limit lets no job start now; empty if none does."""
+    limits = usage.limits
+    if limits.concurrency is not None and usage.active >= limits.concurrency:
+        return f"{number(usage.active)} of {counted(limits.concurrency, 'job')} run"
+    if limits.rate is not None and usage.started >= limits.rate.limit:
+        period = period_in_words(format_duration(limits.rate.period_ms))
+        return f"{counted(limits.rate.limit, 'start')} per {period}"
+    if usage.next_ms is not None and usage.next_ms > now_ms:
+        return "its starts are evenly spaced"
+    return ""
