@@ -141,6 +141,12 @@ PAGES: Final = (
         (Scope.DATA_READ, Scope.DATA_WRITE),
     ),
     PageRoute("GET", "/pools", pools.show_all),
+    # Names of pools do not begin with "_".
+    PageRoute("GET", "/pools/_new", pools.show_new, (Scope.ADMIN_READ, Scope.ADMIN_WRITE), True),
+    PageRoute("POST", "/pools/_new", pools.create, (Scope.ADMIN_READ, Scope.ADMIN_WRITE)),
+    PageRoute("GET", "/pools/<name>", pools.show_one),
+    PageRoute("POST", "/pools/<name>", pools.change, (Scope.ADMIN_READ, Scope.ADMIN_WRITE)),
+    PageRoute("POST", "/pools/<name>/delete", pools.delete, (Scope.ADMIN_WRITE,)),
     PageRoute("GET", "/tenants", tenants.show_all),
     PageRoute("GET", "/tenants/<tenant>", tenants.show_one),
     PageRoute("POST", "/tenants/<tenant>/limits", tenants.set_limits, (Scope.ADMIN_WRITE,)),

@@ -32,6 +32,8 @@ def every_page(demo: Demo) -> dict[str, str]:
         "workers": "workers",
         "worker": "workers/reporter-1",
         "pools": "pools",
+        "pool": "pools/back-office",
+        "pool-new": "pools/_new",
         "cron": "cron",
         "cron-job": "cron/nightly-report",
         "cron-new": "cron/_new",

@@ -41,6 +41,71 @@ def test_a_key_for_some_queues_sees_pools_of_these_only(running: Running, demo: 
         api.delete("/ojs/v1/admin/pools/mail").raise_for_status()
 
 
+def test_pools_are_created_changed_and_deleted_by_forms(
+    running: Running, admin: httpx.Client
+) -> None:
+    with running.api() as api:
+        path = "/ui/pools/by-hand"
+
+        def stored() -> dict[str, Any]:
+            found: dict[str, Any] = api.get("/ojs/v1/admin/pools/by-hand").json()["pool"]
+            return found
+
+        def seen() -> str:
+            (field,) = [
+                e
+                for e in parse(page(admin, path)).all("input")
+                if e.attributes.get("name") == "seen"
+            ]
+            return field.attributes["value"]
+
+        assert 'href="./pools/_new"' in page(admin, "/ui/pools")
+        new = {"name": "by-hand", "strategy": "weighted", "queues": "orders=7\r\n\r\nreports\r\n"}
+        for wrong, field, words in (
+            ({"name": "By Hand"}, "name", "pool name has 1 to 255"),
+            ({"name": "back-office"}, "name", "exists"),
+            ({"queues": "orders=many"}, "queues", "weight of"),
+            ({"queues": "orders=0"}, "queues", "from 1 to 1000"),
+            ({"queues": "orders\norders"}, "queues", "named twice"),
+            ({"queues": ""}, "queues", "between 1 and 64"),
+            ({"strategy": "best"}, "strategy", "must be one of"),
+        ):
+            assert words in refused(admin, "/ui/pools/_new", {**new, **wrong}, field).lower()
+        assert "The pool by-hand is created" in send(admin, "/ui/pools/_new", new)
+        assert (stored()["queues"], stored()["weights"]) == (["orders", "reports"], {"orders": 7})
+        assert "orders=7\nreports</textarea>" in page(admin, path)
+        first = seen()
+        grown = {**new, "queues": "reports=2\norders=7", "seen": first}
+        assert "is changed" in send(admin, path, grown)
+        assert stored()["queues"] == ["reports", "orders"], "the order counts"
+        late = admin.post(path, data={**new, "queues": "mails", "seen": first})
+        assert late.status_code == 409, "another user has changed it"
+        assert "It now has the strategy weighted and the queues reports=2, orders=7" in late.text
+        assert "Nothing was changed" in send(admin, path, {**grown, "seen": seen()})
+        fewer = {**new, "queues": "reports=2", "seen": seen()}
+        assert "Take orders out of the pool by-hand?" in admin.post(path, data=fewer).text
+        assert len(stored()["queues"]) == 2, "the page only asks"
+        send(admin, path, {**fewer, "confirmed": "1"})
+        assert stored()["queues"] == ["reports"]
+        with running.browser("viewer-key") as viewer:
+            shown = page(viewer, path)
+            assert "<form" not in shown.partition("<main")[2].partition("</main>")[0]
+            for action in (path, f"{path}/delete", "/ui/pools/_new"):
+                assert viewer.post(action, data=grown).status_code == 403
+            assert viewer.get("/ui/pools/_new").status_code == 403
+        with running.browser("email-key") as team:
+            assert team.get(path).status_code == 404
+            assert "by-hand is deleted" not in send(team, f"{path}/delete", {})
+            assert stored()["queues"] == ["reports"], "it is not theirs"
+            assert "may not access" in team.post("/ui/pools/_new", data={**new, "name": "x"}).text
+        assert "by-hand" in page(admin, "/ui/pools")
+        assert "by-hand is deleted" in send(admin, f"{path}/delete", {})
+        assert 'href="./pools/by-hand"' not in page(admin, "/ui/pools")
+        assert api.get("/ojs/v1/admin/pools/by-hand").status_code == 404
+        entries = page(admin, "/ui/audit?text=by-hand")
+        assert "delete a worker pool" in entries.lower()
+
+
 def test_tenants_have_numbers_and_limits_and_lead_to_their_jobs(
     admin: httpx.Client, demo: Demo
 ) -> None:

@@ -79,7 +79,7 @@ _PLACES_BY_ID: Final = {
     "job": "jobs",
     "workflow": "workflows",
 }
-_PLACES: Final = {"cron": "cron", "queue": "queues", "tenant": "tenants"}
+_PLACES: Final = {"cron": "cron", "pool": "pools", "queue": "queues", "tenant": "tenants"}
 _OUTCOMES: Final = {
     "ok": "done",
     "not_found": "it does not exist",

@@ -1,4 +1,4 @@
-"""The worker pools: their strategies and queues, and what their fetches got."""
+"""The worker pools: their strategies and queues, their numbers, and forms to change them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,28 @@ from typing import Any, Final
 
 import orjson
 
-from ojs_cluster.core.access.scopes import QueuePatterns
-from ojs_cluster.core.pools.pool import WEIGHTED, Pool
+from ojs_cluster.core.access.scopes import QueuePatterns, Scope
+from ojs_cluster.core.errors import InvalidRequest
+from ojs_cluster.core.pools.pool import (
+    MAX_WEIGHT,
+    ROUND_ROBIN,
+    WEIGHTED,
+    Pool,
+    check_pool_name,
+)
 from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.pools import pools as store_pools
 from ojs_cluster.store.pools.pool_table import read_counts
-from ojs_cluster.ui.visit import Answer, Page, Visit
+from ojs_cluster.ui.forms.form import (
+    MAX_DIGITS,
+    Form,
+    beside_field,
+    confirmation,
+    is_confirmed,
+    refused,
+)
+from ojs_cluster.ui.visit import Answer, ApiError, Page, SeeOther, Visit
 
 _PER_PAGE: Final = 10
 """Number of pools of a page. A pool has up to 64 queues, each in a row."""
@@ -24,6 +39,8 @@ STRATEGIES: Final = {
     "strict": "in this order",
 }
 """What each strategy does, in words."""
+_FIELDS: Final = {"name": "name", "strategy": "strategy", "queues": "queues", "weights": "queues"}
+"""The field of the form by the path that the API names in an error."""
 
 
 async def show_all(visit: Visit) -> Answer:
@@ -35,11 +52,169 @@ async def show_all(visit: Visit) -> Answer:
     visit.app.access.count_request(visit.principal)
     store, page, queues = visit.app.store, visit.page, visit.principal.queues
     if queues is None:
-        raw = await visit.snapshots.get(f"pools {page}", lambda: _read(store, page, None))
+        name = f"pools {page}"
+        if visit.follows_change:
+            visit.snapshots.forget(name)
+        raw = await visit.snapshots.get(name, lambda: _read(store, page, None))
     else:
         raw = await _read(store, page, queues)
     found = orjson.loads(raw)
-    return Page("queues/pools.html", {**found, "page": page, "words": STRATEGIES})
+    may_write = visit.may_change(Scope.ADMIN_WRITE)
+    context = {**found, "page": page, "words": STRATEGIES, "may_write": may_write}
+    return Page("queues/pools.html", context)
+
+
+async def show_one(visit: Visit, name: str) -> Answer:
+    """Show one pool, with the form that changes it."""
+    return await _page(visit, name)
+
+
+async def show_new(visit: Visit) -> Answer:
+    """Show an empty form."""
+    return _new_page(Form({"strategy": ROUND_ROBIN}))
+
+
+async def create(visit: Visit) -> Answer:
+    """Create a pool, if there is none of its name."""
+    name = visit.form.get("name", "").strip()
+    try:
+        check_pool_name(name)
+        body = _body(visit.form)
+    except InvalidRequest as error:
+        wrong = {str(error.details["field"]): beside_field(error.message)}
+        return _new_page(Form(visit.form, wrong), 400)
+    try:
+        if await _exists(visit, name):
+            taken = {"name": "A pool of this name exists. Change it on its page."}
+            return _new_page(Form(visit.form, taken), 409)
+        await visit.send("PUT", "admin", "pools", name, body=body)
+    except ApiError as error:
+        return _new_page(refused(visit, error, _FIELDS), error.status)
+    return SeeOther(visit.url("pools", name), f"The pool {name} is created.")
+
+
+async def change(visit: Visit, name: str) -> Answer:
+    """Replace the strategy and the queues of a pool; ask before it loses a queue."""
+    here, old = visit.url("pools", name), await _get(visit, name)
+    try:
+        body = _body(visit.form)
+    except InvalidRequest as error:
+        wrong = {str(error.details["field"]): beside_field(error.message)}
+        return await _page(visit, name, Form(visit.form, wrong), 400)
+    if visit.form.get("seen") != old["updated_at"]:
+        why = f"The pool was changed since you opened this page. It now has {_in_words(old)}."
+        values = {**visit.form, "seen": old["updated_at"]}
+        return await _page(visit, name, Form(values, refusal=why), 409)
+    if body == {each: old.get(each, {}) for each in body}:
+        return SeeOther(here, "Nothing was changed.")
+    lost = [queue for queue in old["queues"] if queue not in body["queues"]]
+    if lost and not is_confirmed(visit):
+        return confirmation(
+            visit,
+            f"Take {', '.join(lost)} out of the pool {name}?",
+            "Workers that fetch by the pool get no further jobs of these queues. Jobs wait there "
+            "until other workers fetch them.",
+            "Change the pool",
+            here,
+        )
+    try:
+        await visit.send("PUT", "admin", "pools", name, body=body)
+    except ApiError as error:
+        return await _page(visit, name, refused(visit, error, _FIELDS), error.status)
+    note = f"The pool {name} is changed. All API processes use the change within two seconds."
+    return SeeOther(here, note)
+
+
+async def delete(visit: Visit, name: str) -> Answer:
+    """Delete a pool. Its queues and their jobs stay."""
+    await visit.send("DELETE", "admin", "pools", name)
+    return SeeOther(visit.url("pools"), f"The pool {name} is deleted. Its queues stay.")
+
+
+async def _exists(visit: Visit, name: str) -> bool:
+    """Return whether the user sees a pool of this name. The API would replace it.
+
+    Raises:
+        ApiError: it is not known, as when Redis does not answer.
+    """
+    try:
+        await visit.get("admin", "pools", name)
+    except ApiError as error:
+        if error.status != 404:
+            raise
+        return False
+    return True
+
+
+async def _get(visit: Visit, name: str) -> dict[str, Any]:
+    """Return a pool as the API returns it, if the user may access all its queues."""
+    found: dict[str, Any] = orjson.loads(await visit.get("admin", "pools", name))["pool"]
+    return found
+
+
+async def _page(visit: Visit, name: str, form: Form | None = None, status: int = 200) -> Page:
+    """Return the page of a pool.
+
+    Args:
+        visit: the request.
+        name: the pool.
+        form: the form that was sent and refused; None to show the pool as it is.
+        status: the status of the response.
+    """
+    found, store = await _get(visit, name), visit.app.store
+    await store.pools.flush(store)
+    counted = (await read_counts(store, [name]))[name]
+    lines = [_line(queue, found.get("weights", {})) for queue in found["queues"]]
+    values = {
+        "strategy": found["strategy"],
+        "queues": "\n".join(lines),
+        "seen": found["updated_at"],
+    }
+    context = {
+        "name": name,
+        "pool": found,
+        "fetches": counted.get("#", 0),
+        "jobs": sum(counted.get(queue, 0) for queue in found["queues"]),
+        "words": STRATEGIES,
+        "form": form or Form(values),
+        "refused": form is not None,
+        "may_write": visit.may_change(Scope.ADMIN_WRITE),
+    }
+    return Page("queues/pool.html", context, status)
+
+
+def _new_page(form: Form, status: int = 200) -> Page:
+    context = {"name": "", "form": form, "words": STRATEGIES, "refused": True, "may_write": True}
+    return Page("queues/pool.html", context, status)
+
+
+def _body(form: Mapping[str, str]) -> dict[str, Any]:
+    """Return the body of the API for a sent form: a queue in each line, or a queue and its weight.
+
+    Raises:
+        InvalidRequest: a weight is not a number.
+    """
+    queues, weights = [], {}
+    for line in form.get("queues", "").split("\n"):
+        queue, has_weight, weight = (part.strip() for part in line.partition("="))
+        if not queue and not has_weight:
+            continue
+        queues.append(queue)
+        if has_weight:
+            if not (weight.isascii() and weight.isdigit() and len(weight) <= MAX_DIGITS):
+                words = f"the weight of '{queue}' must be a whole number from 1 to {MAX_WEIGHT}"
+                raise InvalidRequest(words, field="queues")
+            weights[queue] = int(weight)
+    return {"strategy": form.get("strategy", ""), "queues": queues, "weights": weights}
+
+
+def _line(queue: str, weights: Mapping[str, int]) -> str:
+    return f"{queue}={weights[queue]}" if queue in weights else queue
+
+
+def _in_words(pool: Mapping[str, Any]) -> str:
+    lines = ", ".join(_line(queue, pool.get("weights", {})) for queue in pool["queues"])
+    return f"the strategy {pool['strategy']} and the queues {lines}"
 
 
 async def _read(store: Store, page: int, queues: QueuePatterns | None) -> bytes:
