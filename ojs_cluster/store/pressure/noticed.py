@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,12 +23,32 @@ GAP_S: Final = 2.0
 """Minimum time in seconds between two checks of a queue by this process."""
 _MAX_REMEMBERED: Final = 1000
 """Maximum number of queues with a planned check, and of those whose last check is remembered."""
+_MAX_FAILURES: Final = 5
+"""Number of failed checks of a queue in a row after which it is checked only when it is noticed
+again. The pauses between them double, so these are about 30 seconds, in which a master is replaced.
+"""
+
+
+@dataclass(slots=True)
+class _Plan:
+    """A planned check.
+
+    Args:
+        due: when the queue is checked next, in seconds of trio's clock.
+        stored_at: when its jobs are surely stored. If that is later, another check follows.
+        failures: number of its failed checks in a row.
+    """
+
+    due: float
+    stored_at: float
+    failures: int = 0
 
 
 class NoticedPressure:
     """Checks queues in the background when an enqueue has found them nearly full.
 
-    One task does all checks. Each notice is followed by a check, so no rise is missed.
+    One task does all checks. Each notice is followed by a check, so no rise is missed. A check that
+    fails or takes too long is repeated for a bounded time.
 
     Args:
         check: checks one queue of a store; None checks nothing.
@@ -38,9 +59,7 @@ class NoticedPressure:
     def __init__(self, check: Callable[[Any, str], Awaitable[object]] | None = None) -> None:
         self._check = check
         self._checked_at: dict[str, float] = {}
-        # By queue: when it is checked next, and when its jobs are surely stored. If the latter is
-        # later, another check follows.
-        self._planned: dict[str, tuple[float, float]] = {}
+        self._planned: dict[str, _Plan] = {}
         self._wake = trio.Event()
 
     async def notice(self, store: Runtime, queues: Iterable[str], after_s: float = 0) -> None:
@@ -57,11 +76,13 @@ class NoticedPressure:
             return
         stored_at = trio.current_time() + after_s
         for queue in queues:
-            if queue in self._planned:
-                due, last = self._planned[queue]
-                self._planned[queue] = due, max(last, stored_at)
+            if (plan := self._planned.get(queue)) is not None:
+                plan.stored_at = max(plan.stored_at, stored_at)
+                if plan.failures:  # it has just stored a job, so it answers again
+                    plan.due, plan.failures = min(plan.due, self._due(queue, stored_at)), 0
+                    self._wake.set()
             elif len(self._planned) < _MAX_REMEMBERED:
-                self._planned[queue] = self._due(queue, stored_at), stored_at
+                self._planned[queue] = _Plan(self._due(queue, stored_at), stored_at)
                 self._wake.set()
         await store.background.once("pressure", partial(self._run, store, self._check), 0)
 
@@ -72,23 +93,42 @@ class NoticedPressure:
         """Do the planned checks until there are none."""
         while self._planned:
             now = trio.current_time()
-            queue = min(self._planned, key=lambda name: self._planned[name][0])
-            due, stored_at = self._planned[queue]
+            queue = min(self._planned, key=lambda name: self._planned[name].due)
+            due = self._planned[queue].due
             if due > now:
                 self._wake = trio.Event()
                 with trio.move_on_after(due - now):
                     await self._wake.wait()
                 continue
+            # Queues whose checks have failed must not delay others.
+            queue = min(self._planned, key=lambda name: self._order(name, now))
+            plan = self._planned.pop(queue)
             if len(self._checked_at) >= _MAX_REMEMBERED:
                 self._checked_at.clear()
             self._checked_at[queue] = now
-            del self._planned[queue]
-            if stored_at > now:
-                self._planned[queue] = self._due(queue, stored_at), stored_at
-            start_deadline()
-            try:
-                # A master that does not answer must not delay the checks of other queues.
-                with trio.move_on_after(GAP_S):
-                    await check(store, queue)
-            except (BackendUnavailable, RedisReplyError) as error:
-                log.debug("the pressure of queue %s is not checked: %r", queue, error)
+            if plan.stored_at > now:
+                self._planned[queue] = _Plan(self._due(queue, plan.stored_at), plan.stored_at)
+            if await self._succeeds(store, queue, check) or queue in self._planned:
+                continue
+            failures = plan.failures + 1
+            if failures < _MAX_FAILURES and len(self._planned) < _MAX_REMEMBERED:
+                retry_at = trio.current_time() + GAP_S * 2**plan.failures
+                self._planned[queue] = _Plan(retry_at, now, failures)
+
+    def _order(self, queue: str, now: float) -> tuple[bool, int, float]:
+        """Return the sort key of the checks: those that are due first, by failures and by time."""
+        plan = self._planned[queue]
+        return plan.due > now, plan.failures, plan.due
+
+    async def _succeeds(
+        self, store: Runtime, queue: str, check: Callable[[Any, str], Awaitable[object]]
+    ) -> bool:
+        start_deadline()
+        try:
+            # A master that does not answer must not delay the checks of other queues.
+            with trio.move_on_after(GAP_S) as scope:
+                await check(store, queue)
+        except (BackendUnavailable, RedisReplyError) as error:
+            log.debug("the pressure of queue %s is not checked: %r", queue, error)
+            return False
+        return not scope.cancelled_caught

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import orjson
 import pytest
 import trio
 
+from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.events.listing import EventFilter, read_events
 from ojs_cluster.store.jobs.cancel import cancel
@@ -128,6 +130,27 @@ async def test_a_check_that_hangs_does_not_stop_those_of_other_queues(
     await noticed.NoticedPressure(check).notice(store, ["away", "near"])
     with trio.fail_after(30):
         await checked.wait()
+
+
+async def test_a_failed_check_is_repeated_for_a_bounded_time(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(noticed, "GAP_S", 0.01)
+    checked: Counter[str] = Counter()
+
+    async def check(_store: Store, queue: str) -> None:
+        checked[queue] += 1
+        if queue == "away" or checked[queue] == 1:
+            raise BackendUnavailable("no answer", outcome="not_applied")
+        if checked[queue] == 2:
+            await trio.sleep_forever()
+
+    async def succeed() -> bool:
+        return True
+
+    await noticed.NoticedPressure(check).notice(store, ["away", "back"])
+    await until(lambda: store.background.once("pressure", succeed, 30), bool)  # no check is left
+    assert checked == {"away": 5, "back": 3}
 
 
 async def test_a_write_in_several_steps_announces_it(store: Store) -> None:
