@@ -25,6 +25,8 @@ _MAX_CHECKED_WORKFLOWS = 20
 # Time in ms between two steps that complete changes of the number of partitions. It is shorter than
 # the time after which producers use new partitions (``ojs_cluster.core.partitions``).
 _PARTITION_CHANGES_MS = 3000
+# Time in ms until the weights of tenants are compared again in shards that did not answer.
+_SILENT_PAUSE_MS = 2000
 
 
 def purge_step(store: Store, batch: int) -> Step:
@@ -95,8 +97,8 @@ def weights_step(store: Store) -> Step:
     weights_check = WeightsCheck()
 
     async def check(_: int) -> StepResult:
-        await weights_check.check(store)
-        return SweepResult.with_pause(0, None)
+        all_answered = await weights_check.check(store)
+        return SweepResult.with_pause(0, None if all_answered else _SILENT_PAUSE_MS)
 
     return check
 

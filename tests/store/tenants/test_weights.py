@@ -131,6 +131,20 @@ async def test_a_shard_without_a_correct_copy_gets_one(store: Store, db: Any) ->
     assert not any(db.exists(each.tenant_weights) for each in store.keys)
 
 
+async def test_a_shard_that_does_not_answer_delays_no_weights_of_others(
+    store: Store, db: Any
+) -> None:
+    await weigh(store, "a", 3)
+    silent = shard_of(store)
+    for shard in store.keys:
+        db.delete(shard.tenant_weights)
+    check = WeightsCheck()
+    assert not await check.check(without(store, silent))
+    assert [shard for shard in store.keys if not db.exists(shard.tenant_weights)] == [silent]
+    assert await check.check(store)
+    assert db.hget(silent.tenant_weights, "a") == b"3"
+
+
 @pytest.mark.parametrize("weight", ["x", "nan", "0", "1e9"])
 async def test_a_damaged_weight_counts_as_one(fair: Store, db: Any, weight: str) -> None:
     db.hset(shard_of(fair).tenant_weights, "a", weight)
