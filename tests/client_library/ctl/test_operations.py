@@ -171,7 +171,7 @@ def test_a_tenant_is_limited_weighed_and_removed(ctl: Ctl) -> None:
     found = ctl.json("tenant", "get", "t1")
     assert (found["fairness_weight"], found["stats"]["total_jobs"]) == (3, 0)
     assert "t1" in ctl.names("tenant", "ls")
-    assert "--yes" in ctl.run("tenant", "rm", "t1", code=2).stderr
+    assert "Remove t1? " in ctl.run("tenant", "rm", "t1", "t1", code=2).stderr
     assert ctl.run("tenant", "rm", "t1", "--yes").stdout == "tenant t1 removed\n"
     ctl.run("tenant", "get", "t1", code=3)
 

@@ -7,7 +7,7 @@ runs. Jobs that are named by their ids are changed one after the other.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ import click
 
 from ojs_client.ctl.api import ADMIN
 from ojs_client.ctl.errors import Exit, Failed
-from ojs_client.ctl.output import note
+from ojs_client.ctl.output import Row, note
 from ojs_client.ctl.progress import Bar
 from ojs_client.ctl.session import F, Session, check_terminal, confirm
 from ojs_client.ctl.text import counted
@@ -153,6 +153,37 @@ def change_each(session: Session, ids: Iterable[str], change: Callable[[str], An
         except ApiError as error:
             failures.append((name, error.message))
     report_failures(session, failures, len(names) - len(failures), len(failures))
+
+
+def remove_each(
+    session: Session,
+    noun: str,
+    paths: Mapping[str, str],
+    *,
+    yes: bool,
+    shown: Callable[[Row], Any] = lambda reply: reply,
+) -> None:
+    """Ask the user, then remove objects one after the other.
+
+    Args:
+        session: the session.
+        noun: what the objects are, such as ``tenant``.
+        paths: the paths of the objects by name.
+        yes: whether the command line has ``--yes``.
+        shown: returns what the output shows of a reply.
+
+    Raises:
+        ApiError: the only one was not removed.
+        UsageError: there is no terminal, and no ``--yes``.
+        Abort: the user refuses.
+    """
+    confirm(f"Remove {', '.join(paths)}?", yes=yes)
+
+    def remove(name: str) -> None:
+        reply = session.api.request("DELETE", paths[name])
+        session.output.changed(shown(reply), f"{noun} {name} removed", name=name)
+
+    change_each(session, paths, remove)
 
 
 def report_failures(

@@ -9,7 +9,7 @@ import click
 
 from ojs_client.ctl.api import V1
 from ojs_client.ctl.output import Column, Row, member, pretty
-from ojs_client.ctl.selection import change_each, report_failures
+from ojs_client.ctl.selection import change_each, remove_each, report_failures
 from ojs_client.ctl.session import (
     MOMENT,
     Leaf,
@@ -250,10 +250,5 @@ def _occurrences(found: Row) -> Iterator[tuple[str, Any]]:
 @click.pass_obj
 def rm(session: Session, names: tuple[str, ...], yes: bool) -> None:
     """Remove cron jobs. The jobs that they have enqueued stay."""
-    confirm(f"Remove {', '.join(names)}?", yes=yes)
-    change_each(session, names, lambda name: _remove(session, name))
-
-
-def _remove(session: Session, name: str) -> None:
-    reply = session.api.request("DELETE", f"{_PATH}/{url_path(name)}")
-    session.output.changed(reply["cron"], f"cron job {name} removed", name=name)
+    paths = {name: f"{_PATH}/{url_path(name)}" for name in names}
+    remove_each(session, "cron job", paths, yes=yes, shown=lambda reply: reply["cron"])

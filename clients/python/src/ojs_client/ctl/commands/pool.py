@@ -9,8 +9,8 @@ import click
 
 from ojs_client.ctl.api import ADMIN
 from ojs_client.ctl.output import Column, Row, member
-from ojs_client.ctl.selection import change_each
-from ojs_client.ctl.session import Leaf, Session, completion_of, confirm, yes_option
+from ojs_client.ctl.selection import remove_each
+from ojs_client.ctl.session import Leaf, Session, completion_of, yes_option
 from ojs_client.ctl.text import clock, counted
 from ojs_client.ctl.urls import url_path
 
@@ -145,10 +145,5 @@ def set_(session: Session, /, name: str, queues: tuple[str, ...], strategy: str 
 @click.pass_obj
 def rm(session: Session, names: tuple[str, ...], yes: bool) -> None:
     """Remove worker pools. The jobs stay in their queues; fetches that name the pools fail."""
-    confirm(f"Remove {', '.join(names)}?", yes=yes)
-    change_each(session, names, lambda name: _remove(session, name))
-
-
-def _remove(session: Session, name: str) -> None:
-    reply = session.api.request("DELETE", f"{_PATH}/{url_path(name)}")
-    session.output.changed(reply, f"pool {name} removed", name=name)
+    paths = {name: f"{_PATH}/{url_path(name)}" for name in names}
+    remove_each(session, "pool", paths, yes=yes)

@@ -9,8 +9,8 @@ import click
 
 from ojs_client.ctl.api import V1
 from ojs_client.ctl.output import Column, Row, member, pretty
-from ojs_client.ctl.selection import change_each
-from ojs_client.ctl.session import Leaf, Session, confirm, yes_option
+from ojs_client.ctl.selection import remove_each
+from ojs_client.ctl.session import Leaf, Session, yes_option
 from ojs_client.ctl.text import ago, clock
 from ojs_client.ctl.urls import url_path
 from ojs_client.ctl.values import parsed
@@ -127,11 +127,6 @@ def rm(session: Session, names: tuple[str, ...], yes: bool) -> None:
     """Remove versions. Jobs of these versions are no longer validated."""
     if not all(each.partition("@")[2] for each in names):
         raise click.UsageError("Name a version, such as email.send@1.0.0.")
-    confirm(f"Remove {', '.join(names)}?", yes=yes)
-    change_each(session, names, lambda each: _remove(session, each))
-
-
-def _remove(session: Session, name: str) -> None:
-    job_type, _, version = name.partition("@")
-    reply = session.api.request("DELETE", f"{_PATH}/{url_path(job_type)}/{url_path(version)}")
-    session.output.changed(reply, f"schema {name} removed", name=name)
+    parts = {each: each.partition("@") for each in names}
+    paths = {each: f"{_PATH}/{url_path(t)}/{url_path(v)}" for each, (t, _, v) in parts.items()}
+    remove_each(session, "schema", paths, yes=yes)

@@ -10,8 +10,8 @@ import click
 from ojs_client.ctl.api import ADMIN, Api
 from ojs_client.ctl.output import Column, Row, member
 from ojs_client.ctl.rates import rate_body
-from ojs_client.ctl.selection import STATES, change_each
-from ojs_client.ctl.session import Leaf, Session, completion_of, confirm, yes_option
+from ojs_client.ctl.selection import STATES, remove_each
+from ojs_client.ctl.session import Leaf, Session, completion_of, yes_option
 from ojs_client.ctl.text import clock
 from ojs_client.ctl.urls import url_path
 
@@ -183,10 +183,5 @@ def _change(session: Session, name: str, body: dict[str, Any], reason: str | Non
 @click.pass_obj
 def rm(session: Session, names: tuple[str, ...], yes: bool) -> None:
     """Remove the settings of tenants whose jobs have all ended."""
-    confirm(f"Remove {', '.join(names)}?", yes=yes)
-    change_each(session, names, lambda name: _remove(session, name))
-
-
-def _remove(session: Session, name: str) -> None:
-    reply = session.api.request("DELETE", f"{_PATH}/{url_path(name)}")
-    session.output.changed(reply, f"tenant {name} removed", name=name)
+    paths = {name: f"{_PATH}/{url_path(name)}" for name in names}
+    remove_each(session, "tenant", paths, yes=yes)

@@ -10,7 +10,7 @@ import click
 from ojs_client.ctl.api import V1
 from ojs_client.ctl.errors import Exit
 from ojs_client.ctl.output import Column, Row, compact, member, pretty
-from ojs_client.ctl.selection import change_each
+from ojs_client.ctl.selection import change_each, remove_each
 from ojs_client.ctl.session import Leaf, Session, confirm, yes_option
 from ojs_client.ctl.text import ago, clock
 from ojs_client.ctl.urls import url_path
@@ -141,13 +141,8 @@ def _switch(session: Session, subscription_id: str, active: bool) -> None:
 @click.pass_obj
 def rm(session: Session, ids: tuple[str, ...], yes: bool) -> None:
     """Remove subscriptions with their pending deliveries."""
-    confirm(f"Remove {', '.join(ids)}?", yes=yes)
-    change_each(session, ids, lambda each: _remove(session, each))
-
-
-def _remove(session: Session, subscription_id: str) -> None:
-    reply = session.api.request("DELETE", f"{_PATH}/{url_path(subscription_id)}")
-    session.output.changed(reply, f"webhook {subscription_id} removed", name=subscription_id)
+    paths = {name: f"{_PATH}/{url_path(name)}" for name in ids}
+    remove_each(session, "webhook", paths, yes=yes)
 
 
 @webhook.command(cls=Leaf, examples="webhook test sub_0123")
