@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from ojs_cluster.core.bulk.selection import DEFAULT_STATES, BulkAction, Selection
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.core.jobs.ids import new_job_id
 from ojs_cluster.core.jobs.states import State
@@ -30,10 +29,10 @@ QUEUE = "old"
 
 @dataclass(frozen=True, slots=True)
 class DeletionScene:
-    """A deletion that does not exist yet, and its jobs."""
+    """The jobs of a queue that is to be deleted, and the ids of the operations that try it."""
 
-    operation_id: str
     jobs: tuple[str, ...]
+    operation_ids: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,27 +51,28 @@ class Deletion:
         last = max(shards, key=lambda shard: shard.index)  # its job is the last one of the walk
         once = {"type": "once", "unique": {"keys": ["type"]}}
         made.append(await put_into(store, last, QUEUE, scheduled_at="+PT1H", **once))
-        operation_id = new_job_id(0, len(store.keys), time.time_ns() // 1_000_000)
-        return DeletionScene(operation_id, tuple(job.id for job in made))
+        return DeletionScene(tuple(job.id for job in made))
 
     async def act(self, store: Store, scene: DeletionScene) -> None:
-        deletion = await begin_deletion(store, QUEUE, self.target)
-        assert deletion is not None
-        action = BulkAction.MOVE if self.target else BulkAction.DISCARD
-        selection = Selection(DEFAULT_STATES[action], queue=QUEUE)
-        await operations.create(store, scene.operation_id, action, selection, deletion=deletion)
-        await self._carry_out(store, scene)
+        operation_id = new_job_id(0, len(store.keys), time.time_ns() // 1_000_000)
+        scene.operation_ids.append(operation_id)
+        assert await begin_deletion(store, operation_id, QUEUE, self.target) is not None
+        await self._carry_out(store, operation_id)
 
     async def happened(self, world: World, scene: DeletionScene) -> bool:
-        """The next leader continues the deletion, if its operation was created."""
+        """The next leader continues the deletion, or ends it if the queue does not drain yet."""
         store = world.store
         await maintain_queue(store, QUEUE)
-        if await operations.read(store, scene.operation_id) is None:
+        operation_id = scene.operation_ids[-1]
+        operation = await operations.read(store, operation_id)
+        if operation is not None:
+            world.db.zadd(store.keys.meta.bulk_running, {operation_id: 1}, xx=True)
+            operation = await self._carry_out(store, operation_id)
+        if operation is None or operation.state is BulkState.STOPPED:
+            assert operation is None or operation.succeeded == 0, operation
+            assert (await queues.get_stats(store, QUEUE)).status == "active"
             await self._check_jobs(store, scene, QUEUE, discarded=False)
-            await queues.pause_or_resume(store, QUEUE, "resume")
             return False
-        world.db.zadd(store.keys.meta.bulk_running, {scene.operation_id: 1}, xx=True)
-        operation = await self._carry_out(store, scene)
         assert (operation.state, operation.succeeded) == (BulkState.COMPLETED, 3), operation
         assert (await queues.get_stats(store, QUEUE)).deleted
         await self._check_jobs(store, scene, self.target or QUEUE, discarded=not self.target)
@@ -90,9 +90,9 @@ class Deletion:
                 await pass_time(world.store, world.db, DRAIN_MS, name)
         await advance_changes(world.store)
 
-    async def _carry_out(self, store: Store, scene: DeletionScene) -> BulkOperation:
+    async def _carry_out(self, store: Store, operation_id: str) -> BulkOperation:
         for _ in range(100):
-            operation = await operations.get(store, scene.operation_id)
+            operation = await operations.get(store, operation_id)
             if operation.ended:
                 return operation
             await run_due(store)

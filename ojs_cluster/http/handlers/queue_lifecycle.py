@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Annotated, Any, Final
 
 import msgspec
 import orjson
 
-from ojs_cluster.core.bulk.selection import DEFAULT_STATES, BulkAction, Selection
-from ojs_cluster.core.errors import Conflict, InvalidRequest, OJSError
+from ojs_cluster.core.errors import Conflict, InvalidRequest
 from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.http import replies
 from ojs_cluster.http.access.principals import principal_of
@@ -21,12 +19,11 @@ from ojs_cluster.http.handlers.bulk.operations import new_operation_id
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.openapi.keywords import keywords
 from ojs_cluster.http.request_body.decode import decode
-from ojs_cluster.redis.deadline import cleaning_up, extend_deadline
-from ojs_cluster.store.bulk import operations as bulk_operations
+from ojs_cluster.redis.deadline import extend_deadline
 from ojs_cluster.store.bulk.execution import REQUEST_LEASE_MS, run_for
 from ojs_cluster.store.bulk.operation import BulkOperation, BulkState
 from ojs_cluster.store.partial_failures import after_first_write
-from ojs_cluster.store.queue_deletion.deletion import abandon, begin_deletion
+from ojs_cluster.store.queue_deletion.deletion import begin_deletion
 from ojs_cluster.store.queues import lifecycle
 from ojs_cluster.store.queues.queues import get_stats
 
@@ -147,26 +144,16 @@ async def _delete_with_jobs(
     Returns:
         The operation; None if the queue was deleted before, by a request that had died.
     """
-    store = app.store
     extend_deadline(_RUN_S)
-    deletion = await begin_deletion(store, name, target)
-    if deletion is None:
+    operation = await begin_deletion(
+        *(app.store, new_operation_id(app), name, target),
+        principal=principal_of(app, request).name,
+        delay_ms=REQUEST_LEASE_MS,
+    )
+    if operation is None:
         return None
-    action = BulkAction.MOVE if target else BulkAction.DISCARD
-    selection = Selection(DEFAULT_STATES[action], queue=name)
     with after_first_write():
-        try:
-            operation = await bulk_operations.create(
-                *(store, new_operation_id(app), action, selection),
-                principal=principal_of(app, request).name,
-                delay_ms=REQUEST_LEASE_MS,
-                deletion=deletion,
-            )
-        except OJSError:
-            with suppress(OJSError), cleaning_up():
-                await abandon(store, deletion)
-            raise
-        return await run_for(store, operation, _RUN_S)
+        return await run_for(app.store, operation, _RUN_S)
 
 
 def _changes(

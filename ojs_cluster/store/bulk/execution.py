@@ -70,7 +70,10 @@ _PAUSE_MS: Final = 5000
 _NEXT_SLICE_MS: Final = 1
 """Milliseconds until the scheduler's next slice. Not 0, which would wake the scheduler again."""
 _UNKNOWN: Final = "some of the last slice's jobs may have been changed and are not counted"
-_TAKEN_OVER: Final = "an operator or another request has taken over the drain of the queue"
+_NO_DRAIN: Final = (
+    "the queue does not drain for it: an operator or another request has taken over the drain, or "
+    "the process died before the drain began"
+)
 REQUEST_LEASE_MS: Final = 15_000
 """Milliseconds for which the scheduler leaves an operation to the request that has created it."""
 
@@ -139,7 +142,11 @@ async def run_for(store: Store, operation: BulkOperation, seconds: float) -> Bul
     except DamagedOperation as error:
         return await _fail(store, operation, error)
     except Superseded:
-        return await _read_again(store, operation)
+        found = await _read_again(store, operation)
+        if found.ended and found.deletion is not None:
+            # This process may have been so slow that it has begun the drain after the end.
+            await abandon(store, found.deletion)
+        return found
     return operation
 
 
@@ -341,8 +348,8 @@ async def _end_deletion(
     step = await try_to_delete(store, deletion)
     if step is DeletionStep.DELETED:
         return await _update(store, replace(operation, state=BulkState.COMPLETED), None)
-    if step is DeletionStep.TAKEN_OVER:
-        stopped = replace(operation, state=BulkState.STOPPED, reason=_TAKEN_OVER)
+    if step is DeletionStep.NO_DRAIN:
+        stopped = replace(operation, state=BulkState.STOPPED, reason=_NO_DRAIN)
         return await _update(store, stopped, None)
     operation, delay_ms = after_walk(operation, step)
     if operation.state is BulkState.FAILED:

@@ -13,12 +13,16 @@ are empty (docs/adr/056).
 from __future__ import annotations
 
 import secrets
+from contextlib import suppress
 from enum import Enum, auto
 from typing import Any
 
-from ojs_cluster.core.errors import Conflict, InvalidRequest
+from ojs_cluster.core.bulk.selection import DEFAULT_STATES, BulkAction, Selection
+from ojs_cluster.core.errors import Conflict, InvalidRequest, OJSError
 from ojs_cluster.core.rate_limit import RateLimits
-from ojs_cluster.store.bulk.operation import QueueDeletion
+from ojs_cluster.redis.deadline import cleaning_up
+from ojs_cluster.store.bulk import operations
+from ojs_cluster.store.bulk.operation import BulkOperation, QueueDeletion
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import exhaustion
 from ojs_cluster.store.limits import depth_bounds, partition_quotas, rate_limits
@@ -37,20 +41,41 @@ class DeletionStep(Enum):
     """A job of the queue waits, so its jobs must be walked again."""
     ACTIVE_JOBS = auto()
     """Only active jobs are left, which may end or be retried."""
-    TAKEN_OVER = auto()
-    """An operator or another deletion has taken over the drain."""
+    NO_DRAIN = auto()
+    """The queue does not drain for this deletion, or not any more."""
 
 
-async def begin_deletion(store: Store, queue: str, target: str) -> QueueDeletion | None:
-    """Drain a queue, to discard its jobs or to move them to ``target``.
+async def begin_deletion(
+    store: Store,
+    operation_id: str,
+    queue: str,
+    target: str,
+    *,
+    principal: str = "",
+    delay_ms: int = 0,
+) -> BulkOperation | None:
+    """Store the bulk operation that deletes a queue, then drain the queue for it.
+
+    If the process dies before the drain, the scheduler ends the operation, and nothing has changed.
+    The scheduler never begins the drain itself: an operator may have resumed the queue, or a
+    repetition of the request may have deleted it meanwhile.
+
+    Args:
+        store: the store.
+        operation_id: a new id.
+        queue: the queue.
+        target: the queue that gets the jobs; empty to discard them.
+        principal: name of the API key that creates the operation.
+        delay_ms: milliseconds after which the scheduler continues the operation.
 
     Returns:
-        The deletion; None if an earlier one was not finished, and is now.
+        The operation; None if an earlier deletion was not finished, and is now.
 
     Raises:
         NotFound: the queue does not exist.
         InvalidRequest: the target is the queue.
         Conflict: the target cannot take the jobs.
+        RateLimited: too many bulk operations have not ended.
         TooManyQueues: the target does not exist, and the registry of queue names is full.
         BackendUnavailable: Redis did not answer in time.
     """
@@ -59,9 +84,24 @@ async def begin_deletion(store: Store, queue: str, target: str) -> QueueDeletion
     if target:
         await _check_target(store, queue, target)
         await store.queues.ensure(store, [target])
-    token = secrets.token_hex(8)
-    await begin_drain(store, queue, token)
-    return QueueDeletion(queue, token, target)
+    deletion = QueueDeletion(queue, secrets.token_hex(8), target)
+    action = BulkAction.MOVE if target else BulkAction.DISCARD
+    selection = Selection(DEFAULT_STATES[action], queue=queue)
+    operation = await operations.create(
+        *(store, operation_id, action, selection),
+        principal=principal,
+        delay_ms=delay_ms,
+        deletion=deletion,
+    )
+    with after_first_write():
+        try:
+            await begin_drain(store, queue, deletion.token)
+        except OJSError:
+            # The scheduler then ends the operation at once, and a drain that is left.
+            with suppress(OJSError), cleaning_up():
+                await operations.stop(store, operation_id)
+            raise
+    return operation
 
 
 async def abandon(store: Store, deletion: QueueDeletion) -> None:
@@ -101,7 +141,7 @@ async def try_to_delete(store: Store, deletion: QueueDeletion) -> DeletionStep:
         await lifecycle.finish_deletion(store, deletion.queue)
         return DeletionStep.DELETED
     if not await has_drain(store, deletion):
-        return DeletionStep.TAKEN_OVER
+        return DeletionStep.NO_DRAIN
     if not stats.has_live_jobs:
         if await lifecycle.delete_drained(store, deletion.queue, deletion.token):
             return DeletionStep.DELETED

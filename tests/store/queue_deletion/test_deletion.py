@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from ojs_cluster.core.bulk.selection import DEFAULT_STATES, BulkAction, Selection
 from ojs_cluster.core.errors import Conflict, InvalidRequest, NotFound
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.rate_limit import RateLimits
@@ -50,11 +49,9 @@ Check = Callable[[], InvariantReport]
 
 
 async def begin(store: Store, target: str = "", queue: str = QUEUE) -> BulkOperation:
-    deletion = await begin_deletion(store, queue, target)
-    assert deletion is not None
-    action = BulkAction.MOVE if target else BulkAction.DISCARD
-    selection = Selection(DEFAULT_STATES[action], queue=queue)
-    return await operations.create(store, home_id(store), action, selection, deletion=deletion)
+    operation = await begin_deletion(store, home_id(store), queue, target)
+    assert operation is not None
+    return operation
 
 
 async def carry_out(store: Store, db: Any, operation: BulkOperation) -> BulkOperation:
@@ -215,13 +212,28 @@ async def test_an_operator_ends_a_deletion(store: Store, db: Any, how: str) -> N
     assert (await read_jobs.get(store, held.id)).queue == QUEUE
 
 
+async def test_a_drain_that_begins_after_the_end_of_its_deletion_is_ended(
+    store: Store, other_store: Store
+) -> None:
+    await put(store)
+
+    async def end() -> None:  # as the scheduler does when the request takes too long
+        await execution.run_due(other_store)
+
+    late = await execution.run_for(store, await begin(before(store, "pause_queue", 0, end)), 5)
+
+    assert (late.state, late.succeeded) == (BulkState.STOPPED, 0)
+    assert "does not drain" in late.reason
+    assert (await queues.get_stats(store, QUEUE)).status == "active"
+
+
 async def test_a_deletion_of_a_drained_queue_is_ended_by_the_next_one(
     store: Store, db: Any
 ) -> None:
     await put(store)
     await queues.pause_or_resume(store, QUEUE, "drain")
     first = await begin(store)
-    second = await begin_deletion(store, QUEUE, "target")
+    second = (await begin(store, "target")).deletion
     assert second is not None
 
     ended = await carry_out(store, db, first)
@@ -261,7 +273,7 @@ async def test_limits_that_a_target_gets_while_it_is_opened_end_the_move(
 ) -> None:
     await spread(store, db, 2)
     await put(store)
-    deletion = await begin_deletion(store, QUEUE, "target")
+    deletion = (await begin(store, "target")).deletion
     assert deletion is not None
 
     async def limit() -> None:

@@ -405,11 +405,8 @@ async def queue_maintenance(store: Store, db: Any) -> None:
     await lifecycle.delete_queue(store, "created")
     for target in ("", "moved"):
         await put(store, "deleted", rate_limit={"key": "k", "concurrency": 9})
-        deletion = await begin_deletion(store, "deleted", target)
-        action = BulkAction.MOVE if target else BulkAction.DISCARD
-        selection = Selection(DEFAULT_STATES[action], queue="deleted")
         operation_id = home_id(store)
-        await bulks.create(store, operation_id, action, selection, deletion=deletion)
+        await begin_deletion(store, operation_id, "deleted", target)
         while not (await bulks.get(store, operation_id)).ended:
             await execution.run_due(store)
     await queues.pause_or_resume(store, "old", "drain")
