@@ -30,6 +30,7 @@ from ojs_cluster.ui.access import SESSION_S, FailedLogins, Sessions, is_own_form
 from ojs_cluster.ui.fragments import Fragments
 from ojs_cluster.ui.login import LOGIN, LOGOUT, login_page, refusal_of_login, refuse_tenants
 from ojs_cluster.ui.navigation import menu_of
+from ojs_cluster.ui.pages.shared import times
 from ojs_cluster.ui.redaction.redaction import Redaction
 from ojs_cluster.ui.refusals import FOREIGN_FORM, READ_ONLY, failed_call, lacking_scope
 from ojs_cluster.ui.render import Templates
@@ -317,7 +318,7 @@ class Dashboard:
     def _refusal_of_form(self, visit: Visit, page: PageRoute) -> Page | None:
         if not is_own_form(visit.head.headers, self._hosts(visit.head)):
             return FOREIGN_FORM
-        return READ_ONLY if self._settings.mode == "read" and page is not LOGOUT else None
+        return READ_ONLY if self._settings.mode == "read" and not page.is_own else None
 
     def _visit(self, head: Request, scheme: str, principal: Principal) -> Visit:
         root, here = browser.place_of(head.path, head.query, self._settings.base)
@@ -341,6 +342,7 @@ class Dashboard:
             is_secure=is_secure,
             follows_change=browser.note_of(head) is not None,
             redaction=self._redaction,
+            shows_utc=browser.cookie_of(head, times.COOKIE) == times.UTC,
         )
 
     def _send(self, visit: Visit, answer: Answer) -> Response:
@@ -353,6 +355,10 @@ class Dashboard:
             cookies = []
             if answer.note:
                 cookies.append(browser.note_cookie(answer.note, answer.failed, path, secure))
+            if answer.cookie is not None:
+                name, value = answer.cookie
+                kept_s = browser.CHOICE_S if value else 0
+                cookies.append(browser.cookie(name, value, path, secure, kept_s))
             if answer.end_session:
                 cookies.append(browser.cookie(browser.SESSION, "", path, secure, 0))
             return browser.respond(303, b"", more=tuple(cookies), location=answer.target)
@@ -374,13 +380,13 @@ class Dashboard:
             "has_oidc": self._oidc is not None,
             **answer.context,
         }
-        return self._templates.render(answer.template, context)
+        return self._templates.render(answer.template, context, utc=visit.shows_utc)
 
     def _send_fragment(self, visit: Visit, answer: Page) -> Response:
         """Return the content of a page that is open, or that it has not changed."""
-        places = visit.root, visit.here, visit.origin
+        depends = visit.root, visit.here, visit.origin, visit.shows_utc
         shows = answer.shows
-        name = None if shows is None else (answer.template, shows, *places)
+        name = None if shows is None else (answer.template, shows, *depends)
         fragment = self._fragments.get(name, lambda: self._render(visit, answer, None))
         etag = (("ETag", fragment.etag),)
         if visit.head.headers.get("if-none-match") == fragment.etag:

@@ -23,6 +23,8 @@ SIGN_ON: Final = "ojs_ui_sign_on"
 NOTE: Final = "ojs_ui_note"
 _HTML: Final = "text/html; charset=utf-8"
 _NOTE_S: Final = 60
+CHOICE_S: Final = 365 * 86_400
+"""For how long a browser keeps a choice of its user, in seconds."""
 _MAX_NOTE: Final = 300  # characters
 _MAX_NOTE_COOKIE: Final = 4096  # characters: browsers keep no longer cookie
 SECURITY_HEADERS: Final = {

@@ -113,6 +113,20 @@ def ago(text: str | None) -> Markup:
     return Markup('<time datetime="{}" title="{}">{}</time>').format(text, exact_time(text), words)
 
 
+def utc(text: str | None) -> Markup:
+    """Return a time to the second in UTC; the time relative to now is shown on hover.
+
+    In a narrow column it may break between the date and the time of the day.
+    """
+    at_s = epoch_s(text) if text else None
+    if at_s is None or text is None:
+        return escape(NONE)
+    exact = datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%d %H:%M:%S\u00a0UTC")
+    return Markup('<time class="utc" datetime="{}" title="{}">{}</time>').format(
+        text, _relative(at_s), exact
+    )
+
+
 def moment(text: str | None) -> Markup:
     """Return a time to the second in UTC; the time relative to now stands beside it."""
     at_s = epoch_s(text) if text else None

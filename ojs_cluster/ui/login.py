@@ -30,7 +30,7 @@ async def _end(visit: Visit) -> Answer:
 
 
 LOGIN: Final = PageRoute("GET", "/login", _show, ())
-LOGOUT: Final = PageRoute("POST", "/logout", _end, ())
+LOGOUT: Final = PageRoute("POST", "/logout", _end, (), is_own=True)
 
 
 def refuse_tenants(principal: Principal) -> None:

@@ -34,7 +34,7 @@ from ojs_cluster.ui.pages.crons import lists as crons
 from ojs_cluster.ui.pages.crons import preview as cron_preview
 from ojs_cluster.ui.pages.queues import changes as queue_changes
 from ojs_cluster.ui.pages.queues import lists as queues
-from ojs_cluster.ui.pages.shared import marks, searches
+from ojs_cluster.ui.pages.shared import marks, searches, times
 from ojs_cluster.ui.visit import Answer
 
 Handler = Callable[..., Awaitable[Answer]]
@@ -50,6 +50,8 @@ class PageRoute:
         handler: called with the ``Visit`` and the parameters of the path as keywords.
         scopes: the scopes without which the user gets an error page. The API checks them again.
         is_form: whether the page is a form only, so that a read-only dashboard does not have it.
+        is_own: whether the action changes only what this browser shows, so that a read-only
+            dashboard has it, too.
     """
 
     method: str
@@ -57,10 +59,12 @@ class PageRoute:
     handler: Handler
     scopes: tuple[Scope, ...] = (Scope.ADMIN_READ,)
     is_form: bool = False
+    is_own: bool = False
 
 
 PAGES: Final = (
     PageRoute("GET", "/", overview.show),
+    PageRoute("POST", "/times", times.choose, (), is_own=True),
     PageRoute("POST", "/marks", marks.add, (Scope.ADMIN_WRITE,)),
     PageRoute("POST", "/marks/<mark_id>/delete", marks.delete, (Scope.ADMIN_WRITE,)),
     PageRoute("GET", "/queues", queues.show_all),

@@ -59,12 +59,15 @@ class SeeOther:
         note: what has been done, or why not.
         failed: whether the note is an error.
         end_session: whether to log the user out.
+        cookie: the name and the value of a cookie that keeps a choice of the user for a year; an
+            empty value removes it.
     """
 
     target: str
     note: str = ""
     failed: bool = False
     end_session: bool = False
+    cookie: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +176,8 @@ class Visit:
         redaction: what the operator hides.
         follows_change: whether the browser comes from a change. The page then shows no shared
             replies, which may be from before the change.
+        shows_utc: whether the user has chosen times in UTC instead of relative ones. What viewers
+            share is read without regard to it, and rendered with it.
     """
 
     app: App
@@ -190,6 +195,7 @@ class Visit:
     is_secure: bool = False
     follows_change: bool = False
     redaction: Redaction = NOTHING
+    shows_utc: bool = False
 
     @property
     def has_session(self) -> bool:

@@ -86,6 +86,31 @@ def test_the_menu_has_groups_of_the_pages_that_a_user_may_see(
     assert seen["Capacity"] == ["Worker pools"]
 
 
+def test_a_viewer_may_have_times_in_utc_and_others_keep_relative_ones(
+    running: Running, admin: httpx.Client, demo: Demo
+) -> None:
+    relative = re.compile(r'<time datetime="[^"]*" title=')
+    refresh = {"HX-Request": "true"}
+    with running.browser() as client:
+        sent = client.post("/ui/times", data={"times": "utc", "back": "workers?page=1"})
+        assert (sent.status_code, sent.headers["location"]) == (303, "./workers?page=1")
+        cookie = sent.headers["set-cookie"].lower()
+        for part in ("httponly", "samesite=strict", "path=/ui/", "max-age=31536000"):
+            assert part in cookie
+        shown = 0
+        for path in every_page(demo).values():
+            text = client.get(f"/ui/{path}").text
+            assert not relative.search(text), path
+            shown += text.count('<time class="utc"')
+        assert shown > 20
+        in_utc = client.get("/ui/workers", headers=refresh).text
+        assert re.search(r'title="[^"]* ago">\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\xa0UTC</time>', in_utc)
+        assert relative.search(admin.get("/ui/workers", headers=refresh).text)
+        assert relative.search(page(admin, "/ui/workers"))
+        client.post("/ui/times", data={"times": "", "back": "//example.com"})
+        assert relative.search(page(client, "/ui/workers"))
+
+
 def test_the_overview_shows_numbers_problems_and_history(admin: httpx.Client) -> None:
     text = page(admin, "/ui/")
     document = parse(text)

@@ -39,6 +39,7 @@ STRATEGIES: Final = {
     "strict": "in this order",
 }
 """What each strategy does, in words."""
+_CHOICES: Final = [(name, f"{name}: {words}") for name, words in STRATEGIES.items()]
 _FIELDS: Final = {"name": "name", "strategy": "strategy", "queues": "queues", "weights": "queues"}
 """The field of the form by the path that the API names in an error."""
 
@@ -176,6 +177,7 @@ async def _page(visit: Visit, name: str, form: Form | None = None, status: int =
         "fetches": counted.get("#", 0),
         "jobs": sum(counted.get(queue, 0) for queue in found["queues"]),
         "words": STRATEGIES,
+        "choices": _CHOICES,
         "form": form or Form(values),
         "refused": form is not None,
         "may_write": visit.may_change(Scope.ADMIN_WRITE),
@@ -184,7 +186,7 @@ async def _page(visit: Visit, name: str, form: Form | None = None, status: int =
 
 
 def _new_page(form: Form, status: int = 200) -> Page:
-    context = {"name": "", "form": form, "words": STRATEGIES, "refused": True, "may_write": True}
+    context = {"name": "", "form": form, "choices": _CHOICES, "refused": True, "may_write": True}
     return Page("queues/pool.html", context, status)
 
 

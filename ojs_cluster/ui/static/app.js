@@ -9,8 +9,10 @@
     } catch (_) { /* storage is blocked */ }
     return null;
   };
+  // The user has chosen times in UTC (base.html); otherwise scripts show those of the browser.
+  const zone = "utc" in document.documentElement.dataset ? "UTC" : undefined;
   // 24 hours and a zone, in any language of the browser.
-  const clock = (time) => time.toLocaleTimeString("en-GB", { hour12: false, timeZoneName: "short" });
+  const clock = (time) => time.toLocaleTimeString("en-GB", { hour12: false, timeZoneName: "short", timeZone: zone });
   document.documentElement.classList.add("js");
 
   // -- colours
@@ -196,8 +198,9 @@
     ms: [0.1, 0.2, 0.5, ...whole, 2e4, 3e4, 6e4, 12e4, 3e5, 6e5, 12e5, 18e5, 36e5, 72e5, 144e5, 432e5, 864e5, 6048e5],
   };
   const two = (value) => String(value).padStart(2, "0");
-  const hour = (at) => { const time = new Date(at * 1000); return `${two(time.getHours())}:${two(time.getMinutes())}`; };
-  const day = (at) => { const time = new Date(at * 1000); return `${two(time.getMonth() + 1)}-${two(time.getDate())}`; };
+  const local = (at) => zone ? window.uPlot.tzDate(new Date(at * 1000), "Etc/UTC") : new Date(at * 1000);
+  const hour = (at) => { const time = local(at); return `${two(time.getHours())}:${two(time.getMinutes())}`; };
+  const day = (at) => { const time = local(at); return `${two(time.getMonth() + 1)}-${two(time.getDate())}`; };
   // Marks, such as deployments: a vertical line with its label. The table below has all labels.
   function drawMarks(plot, marks, colour) {
     const { ctx, bbox } = plot;
@@ -258,7 +261,7 @@
       const axis = { stroke: colour("--quiet"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, font: "11px system-ui, sans-serif" };
       place.replaceChildren();
       new window.uPlot({
-        width: Math.max(200, place.clientWidth), height: 150, series, cursor: { y: false }, legend: { live: true },
+        width: Math.max(200, place.clientWidth), height: 150, series, tzDate: local, cursor: { y: false }, legend: { live: true },
         hooks: { draw: [(plot) => drawMarks(plot, marks, colour("--text"))] },
         scales: { x: { range: (_, low, high) => [low, high === last ? Math.max(high, newest) : high] }, y: { range: (_, low, high) => [0, Math.max(high * 1.1, place.dataset.unit === "count" ? 4 : 1)] } },
         axes: [{ ...axis, space: 70, size: 26, values: (_, at, __, ___, step) => at.map(step >= 86400 ? day : hour) }, { ...axis, size: 58, values: (_, values) => values.map(format), ...(steps[place.dataset.unit] ? { incrs: steps[place.dataset.unit] } : {}) }],
