@@ -9,6 +9,9 @@ import pytest
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.clients.wire import Wire
 from tests.http.api import open_app, serving
+from tests.http.conftest import patience
+
+__all__ = ["patience"]
 
 
 @pytest.fixture(params=["hypercorn", "lane"])

@@ -24,7 +24,6 @@ from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.settings import HttpSettings
 from ojs_cluster.http.traffic import Traffic
 from ojs_cluster.redis.deadline import start_deadline
-from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.config.load import load
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.server.http.http_server import DrainTimes, hypercorn_config, serve
@@ -36,6 +35,7 @@ from ojs_cluster.store.settings import StoreSettings
 from tests.http.openapi.answers import check_answer
 from tests.support.certificates import Certificates
 from tests.support.driven import driven
+from tests.support.patience import LONG_S, patient_client
 
 SHARDS = 8
 OJS_TYPE = "application/openjobspec+json"
@@ -133,12 +133,14 @@ async def open_app(
     """An App on a real backend. Keywords are fields of HttpSettings.
 
     Its keys are ``access``, or those of ``api_keys``; without either it needs no key. ``audit``
-    runs as in an API process.
+    runs as in an API process. ``redis`` has fields of ClientSettings, whose timeouts
+    are long by default.
     """
     if access is None:
         keys = settings.pop("api_keys", None)
         access = AccessControl.from_secrets(keys or (), allow_insecure=keys is None)
-    client = ClientSettings.from_url(backend.url, **(redis or {}))
+    settings.setdefault("health_timeout_s", LONG_S)
+    client = patient_client(backend, **(redis or {}))
     traffic = Traffic()
     audit = audit or Audit(traffic=traffic)
     async with open_store(client, store, shards=SHARDS) as opened:

@@ -8,6 +8,19 @@ import pytest
 
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.http.api import Api, open_app
+from tests.support.patience import be_patient
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is given up or put off because the machine is slow."""
+    be_patient(monkeypatch)
+
+
+@pytest.fixture
+def usual_times(patience: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the shorter times of the product, for a test of them."""
+    monkeypatch.undo()
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from ojs_cluster.store.enqueue.enqueue import enqueue_many
 from ojs_cluster.store.jobs.read_jobs import get
 from ojs_cluster.store.open import open_store
 from ojs_cluster.store.settings import StoreSettings
+from tests.support.patience import LONG_S
 
 POLL_S = 0.01
 LEASES = 65
@@ -130,9 +131,12 @@ async def shared(running: list[SchedulerProcess], *, within_s: float = 60.0) -> 
 
 
 @asynccontextmanager
-async def store_at(url: str, settings: StoreSettings | None = None) -> AsyncIterator[Store]:
+async def store_at(
+    url: str, settings: StoreSettings | None = None, *, call_timeout_s: float = LONG_S
+) -> AsyncIterator[Store]:
     """Open the store for the test's own use."""
-    async with open_store(ClientSettings.from_url(url), settings) as store:
+    times = {"reply_timeout_s": call_timeout_s, "call_timeout_s": call_timeout_s}
+    async with open_store(ClientSettings.from_url(url, **times), settings) as store:
         yield store
 
 

@@ -134,7 +134,8 @@ async def test_a_leader_stops_leading_unresponsive_shards_and_leads_again_after(
     tmp_path: Path,
 ) -> None:
     with own_server(tmp_path, node_timeout_ms=60_000) as server:
-        async with schedulers(server.url, 1, lease_ttl_ms=2000) as running:
+        # A shorter lease would end while other processes use the processor.
+        async with schedulers(server.url, 1, lease_ttl_ms=10_000) as running:
             first = await leader_of(running)
             tokens = first.held
             node = _owner(server, LEASE_KEY)
@@ -159,7 +160,7 @@ async def test_work_goes_on_after_a_master_died_and_its_replica_took_over(
 ) -> None:
     with own_server(tmp_path, replicas=1, node_timeout_ms=5000) as server:
         async with (
-            store_at(server.url) as store,
+            store_at(server.url, call_timeout_s=10) as store,
             schedulers(server.url, 2, lease_ttl_ms=2000) as running,
         ):
             await leader_of(running)

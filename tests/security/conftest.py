@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from tests.helm.conftest import chart
-from tests.http.conftest import any_api, api
+from tests.http.conftest import any_api, api, patience
 
-__all__ = ["any_api", "api", "chart"]
+__all__ = ["any_api", "api", "chart", "patience"]

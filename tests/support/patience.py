@@ -18,13 +18,18 @@ from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store import background
 from ojs_cluster.store.cron import firing
-from ojs_cluster.store.fetch import fetch, long_poll, partition_fetch
-from ojs_cluster.store.operations import metrics
+from ojs_cluster.store.events import hub, replay
+from ojs_cluster.store.fetch import fetch, long_poll, partition_fetch, ranked_fetch
+from ojs_cluster.store.limits import limit_keys
+from ojs_cluster.store.operations import health, metrics, nodes
 from ojs_cluster.store.outbox import outbox, unreachable_shards
+from ojs_cluster.store.pools import pool_table
 from ojs_cluster.store.queues import partitions, queues, registry
 from ojs_cluster.store.search import lists
+from ojs_cluster.store.tenants import admission, tenant_table
 from ojs_cluster.store.unique import unique
 from ojs_cluster.store.workers import touch
+from ojs_cluster.ui import session_secret
 
 LONG_S: Final = 60.0
 
@@ -35,6 +40,17 @@ _TIMES: Final = (
     (firing, "_CHECK_TIMEOUT_S"),
     (fetch, "MORE_CALLS_S"),
     (fetch, "RELEASE_S"),
+    (ranked_fetch, "READ_S"),
+    (hub, "_READY_S"),
+    (replay, "_CATCH_UP_S"),
+    (limit_keys, "_MAX_WAIT_S"),
+    (health, "PATIENCE_S"),
+    (nodes, "PATIENCE_S"),
+    (pool_table, "_MAX_WAIT_S"),
+    (admission, "_MAX_WAIT_S"),
+    (tenant_table, "_MAX_WAIT_S"),
+    (tenant_table, "_FIRST_WAIT_S"),
+    (session_secret, "_PATIENCE_S"),
     (outbox, "DELIVER_S"),
     (partition_fetch, "PEEK_S"),
     (partitions, "_MAX_WAIT_S"),

@@ -14,6 +14,7 @@ from ojs_cluster.store.statistics.job_counts import TIMES, WIDTH
 from ojs_cluster.store.statistics.records import GROWING, MINUTES, TOTALS
 from ojs_cluster.store.statistics.type_hours import KEPT_HOURS
 from ojs_cluster.ui.settings import UiSettings
+from tests.support.patience import be_patient
 from tests.support.servers import own_server
 from tests.ui.dashboard import Running, dashboard
 from tests.ui.demo import Demo
@@ -36,6 +37,14 @@ def ui_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
         yield redis
 
 
+@pytest.fixture(autouse=True, scope="module")
+def patience() -> Iterator[None]:
+    """Nothing is given up or put off because the machine is slow."""
+    with pytest.MonkeyPatch.context() as patch:
+        be_patient(patch)
+        yield
+
+
 @pytest.fixture(scope="session")
 def running(ui_redis: Embedded) -> Iterator[Running]:
     """Serve the dashboard with all actions."""
@@ -46,9 +55,10 @@ def running(ui_redis: Embedded) -> Iterator[Running]:
 @pytest.fixture(scope="session")
 def demo(running: Running) -> Demo:
     """Fill the server with demo data and an hour of statistics."""
-    with running.api() as client:
+    with pytest.MonkeyPatch.context() as patch, running.api() as client:
+        be_patient(patch)
         filled = Demo(client).fill()
-    running.run(lambda: write_history(running))
+        running.run(lambda: write_history(running))
     return filled
 
 

@@ -10,8 +10,11 @@ import pytest
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.client_library.fake.worlds import Play, in_loop
 from tests.http.api import open_app, serving
+from tests.http.conftest import patience
 from tests.server.programs import free_port, program
 from tests.support.servers import own_server
+
+__all__ = ["patience"]
 
 
 @pytest.fixture(params=["server", "fake-asyncio", "fake-trio"])

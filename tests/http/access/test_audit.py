@@ -495,6 +495,7 @@ async def test_while_redis_is_away_lines_are_written_and_entries_wait_in_a_bound
         assert count("ojs_audit_entries_total", outcome="dropped") == 12
 
 
+@pytest.mark.usefixtures("usual_times")
 async def test_a_change_does_not_wait_for_the_master_of_the_audit(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
