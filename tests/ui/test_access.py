@@ -16,7 +16,7 @@ import trio
 from ojs_cluster.core.access.scopes import PRESETS, Keyring, Principal, digest
 from ojs_cluster.http.messages import Request
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.ui import snapshots
+from ojs_cluster.ui import access, snapshots
 from ojs_cluster.ui.access import SESSION_S, FailedLogins, Sessions, is_own_form
 from ojs_cluster.ui.browser import respond
 from ojs_cluster.ui.settings import UiSettings, base_path
@@ -195,7 +195,7 @@ def test_logins_and_actions_are_in_the_audit(running: Running, admin: httpx.Clie
 def test_every_response_has_the_security_headers(
     running: Running, method: str, path: str, status: int
 ) -> None:
-    answer = httpx.request(method, running.url + path)
+    answer = httpx.request(method, running.url + path, timeout=60)
     assert answer.status_code == status
     assert "default-src 'none'" in answer.headers["content-security-policy"]
     assert answer.headers["x-frame-options"] == "DENY"
@@ -282,13 +282,20 @@ def test_a_server_without_keys_needs_no_login(ui_redis: Embedded, demo: Demo) ->
 def test_without_the_dashboard_there_are_no_pages(ui_redis: Embedded) -> None:
     with (
         dashboard(ui_redis, UiSettings()) as without,
-        httpx.Client(base_url=without.url, headers=OWN) as client,
+        httpx.Client(base_url=without.url, headers=OWN, timeout=60) as client,
     ):
         assert client.get("/ui/").status_code == 401
         key = {"Authorization": "Bearer admin-key"}
         assert client.get("/ui/", headers=key).status_code == 404
 
 
+@pytest.fixture
+def slow_forgiveness(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No failed login is forgotten while a test runs, however slow the machine is."""
+    monkeypatch.setattr(access, "_FAILURE_S", 600.0)
+
+
+@pytest.mark.usefixtures("slow_forgiveness")
 def test_an_expired_key_cannot_log_in(ui_redis: Embedded) -> None:
     old = Principal("old", PRESETS["admin"], expires_at_s=1)
     with (
@@ -385,12 +392,14 @@ def test_no_header_of_a_page_has_a_line_break() -> None:
         respond(200, b"", more=(("ETag", "a\nb"),))
 
 
+@pytest.mark.usefixtures("slow_forgiveness")
 def test_guesses_are_recorded_and_counted_one_by_one(running: Running, ui_redis: Embedded) -> None:
     guest = Principal("guest", PRESETS["admin"], expires_at_s=1)
     keyring = Keyring({digest("k"): guest}, {})
     with dashboard(ui_redis, UiSettings(mode="read"), keyring=keyring) as it:
         guess = {"Authorization": "Bearer k"}
-        assert httpx.get(f"{it.url}/ui/queues", headers=guess).status_code == 303
+        answer = httpx.get(f"{it.url}/ui/queues", headers=guess, timeout=60)
+        assert answer.status_code == 303
         with running.api() as api:
 
             def is_recorded() -> bool:
@@ -416,7 +425,8 @@ def _logins_at_once(url: str, count: int) -> list[int]:
         ]
         for client in clients:
             client.sendall(head.encode())
-        assert httpx.get(f"{url}/ui/login").status_code == 200  # the server has read the heads
+        answer = httpx.get(f"{url}/ui/login", timeout=60)
+        assert answer.status_code == 200  # the server has read the heads
         for client in clients:
             client.sendall(b"key=wrong")
         return [int(client.recv(12).split()[1]) for client in clients]

@@ -32,6 +32,7 @@ document.addEventListener("securitypolicyviolation", (event) =>
 def chromium() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        expect.set_options(timeout=WAIT_MS)
         yield browser
         browser.close()
 
@@ -220,9 +221,9 @@ def test_a_schedule_is_previewed_while_it_is_typed(
             page.get_by_label("Time zone").fill(zone)
             minute, hour, *_ = schedule.split()
             expected = page.locator("#preview li", has_text=f"0{hour}:{minute}:00")
-            expect(expected).to_have_count(5, timeout=WAIT_MS)
+            expect(expected).to_have_count(5)
         page.get_by_label("Schedule").fill("99 <b>")
-        expect(page.locator("#preview")).to_contain_text("is not a cron", timeout=WAIT_MS)
+        expect(page.locator("#preview")).to_contain_text("is not a cron")
     visitor.check()
     visitor.page.context.close()
 
@@ -312,7 +313,7 @@ def test_a_list_offers_new_jobs_instead_of_moving(
     page.locator("#live").select_option("2")
     with running.api() as api:
         assert api.post("/ojs/v1/jobs", json=body).status_code == 201
-    expect(page.locator("#newer")).to_contain_text("1 new job", timeout=WAIT_MS)
+    expect(page.locator("#newer")).to_contain_text("1 new job")
     assert page.locator("tr[data-id]").first.get_attribute("data-id") == first
     page.locator("#newer a").click()
     expect(page.get_by_role("link", name="image.new").first).to_be_visible()
@@ -333,7 +334,7 @@ def test_numbers_refresh_by_themselves_and_colours_are_remembered(
         page = visitor.open("queues/fresh")
         page.locator("#live").select_option("2")
         api.post("/ojs/v1/jobs", json=body)
-    expect(page.locator(".tile-available .tile-value")).to_have_text("2", timeout=WAIT_MS)
+    expect(page.locator(".tile-available .tile-value")).to_have_text("2")
     page.locator("#theme").select_option("dark")
     page.reload()
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
@@ -380,7 +381,7 @@ def test_a_page_keeps_what_has_not_changed(chromium: Browser, running: Running, 
     visitor.log_in()
     page = visitor.page
     page.locator("html.js").wait_for()
-    with page.expect_event("response", lambda reply: reply.status == 304, timeout=WAIT_MS):
+    with page.expect_event("response", lambda reply: reply.status == 304):
         page.locator("#live").select_option("2")
     expect(page.locator(".tile-available .tile-value")).to_be_visible()
     expect(page.locator("#not-refreshed")).to_be_hidden()
@@ -397,11 +398,9 @@ def test_a_page_that_cannot_refresh_says_so(
     page.locator("html.js").wait_for()
     page.locator("#live").select_option("2")
     page.context.set_offline(True)
-    expect(page.locator("#not-refreshed")).to_contain_text(
-        "could not be refreshed since", timeout=WAIT_MS
-    )
+    expect(page.locator("#not-refreshed")).to_contain_text("could not be refreshed since")
     page.context.set_offline(False)
-    expect(page.locator("#not-refreshed")).to_be_hidden(timeout=WAIT_MS)
+    expect(page.locator("#not-refreshed")).to_be_hidden()
     visitor.page.context.close()
 
 

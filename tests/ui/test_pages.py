@@ -13,6 +13,7 @@ from ojs_cluster.ui.navigation import MENU
 from ojs_cluster.ui.pages import jobs as jobs_page
 from ojs_cluster.ui.routes import PAGES
 from tests.support.servers import wait_until
+from tests.ui.conftest import write_history
 from tests.ui.dashboard import Running
 from tests.ui.demo import BIG, Demo
 from tests.ui.every_page import every_page
@@ -111,12 +112,19 @@ def test_a_viewer_may_have_times_in_utc_and_others_keep_relative_ones(
         assert relative.search(page(client, "/ui/workers"))
 
 
-def test_the_overview_shows_numbers_problems_and_history(admin: httpx.Client) -> None:
+def test_the_overview_shows_numbers_problems_and_history(
+    running: Running, admin: httpx.Client
+) -> None:
+    running.run(lambda: write_history(running))  # the hour of the demo may be over
+
+    def has_history() -> bool:
+        return len(parse(page(admin, "/ui/")).all("tr")) > 50
+
+    wait_until(has_history, what="the hour of statistics as a table")
     text = page(admin, "/ui/")
     document = parse(text)
     assert "Queue media is paused" in text
     assert 'href="./queues/media"' in text  # the way to the paused queue
-    assert len(document.all("tr")) > 50, "the hour of statistics as a table"
     assert "retryable" in document.text
 
 

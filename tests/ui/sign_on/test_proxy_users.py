@@ -231,7 +231,9 @@ def test_refusals_are_pages_and_are_recorded(behind_proxy: Running) -> None:
     assert unknown.status_code == 403
     assert "in no group that may use the dashboard" in unknown.text
     twice = httpx.get(
-        f"{behind_proxy.url}/ui/queues", headers=[(USER, "a"), (USER, "boss"), (GROUPS, "ops")]
+        f"{behind_proxy.url}/ui/queues",
+        headers=[(USER, "a"), (USER, "boss"), (GROUPS, "ops")],
+        timeout=60,
     )
     assert twice.status_code == 401
     assert "more than once" in twice.text
