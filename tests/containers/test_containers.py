@@ -202,7 +202,7 @@ async def lose_masters(release: Release, count: int) -> None:
 
 
 def state(release: Release, id_: str) -> str:
-    answer = httpx.get(f"{release.url}/ojs/v1/jobs/{id_}", headers=AUTHORIZATION)
+    answer = httpx.get(f"{release.url}/ojs/v1/jobs/{id_}", headers=AUTHORIZATION, timeout=60)
     answer.raise_for_status()
     return str(json.loads(answer.content)["job"]["state"])
 

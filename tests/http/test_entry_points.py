@@ -106,7 +106,7 @@ async def port(app: App) -> AsyncIterator[int]:
 async def test_a_job_is_enqueued_fetched_and_acked_over_http(app: App) -> None:
     async with (
         serving(app) as number,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{number}") as client,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{number}", timeout=60) as client,
     ):
         enqueued = await client.post("/ojs/v1/jobs", json={"type": "t", "args": [1]})
         assert enqueued.status_code == 201

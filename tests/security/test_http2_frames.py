@@ -203,10 +203,10 @@ async def test_a_client_may_acknowledge_each_frame_of_a_large_answer(
 async def test_a_connection_in_use_is_not_idle(standalone: Embedded) -> None:
     """It was closed between two requests, once it was as old as idle ones become."""
     async with (
-        served(standalone, lane=False, idle_s=3) as port,
+        served(standalone, lane=False, idle_s=8) as port,
         await trio.open_tcp_stream("127.0.0.1", port) as stream,
     ):
-        end = trio.current_time() + 8
+        end = trio.current_time() + 11
         while trio.current_time() < end:
             await _ask(stream)
             await trio.sleep(0.3)
@@ -229,14 +229,14 @@ async def test_a_request_that_waits_behind_a_late_head_is_no_slow_head(
             app,
             quart=waits,  # type: ignore[arg-type]
             lane=False,
-            listening={"head_timeout_s": 1.0},
+            listening={"head_timeout_s": 5.0},
         ) as port,
         await trio.open_tcp_stream("127.0.0.1", port) as stream,
     ):
         await stream.send_all(b"GET /live HTTP/1.1\r\n")
         await trio.sleep(0.1)
         await stream.send_all(b"Host: x\r\n\r\nGET /live HTTP/1.1\r\nHost: x\r\n\r\n")
-        await trio.sleep(3)
+        await trio.sleep(6)
         answer.set()
         with trio.fail_after(60):
             assert (await stream.receive_some(4096)).startswith(b"HTTP/1.1 200")

@@ -143,5 +143,6 @@ def test_a_file_alone_is_enough_and_never_opens_the_server(
     """OJS_ALLOW_INSECURE_NO_AUTH means nothing beside a key."""
     with serve(standalone.url, OJS_API_KEYS_FILE=str(keys)) as (running, port):
         running.wait_line("ready to serve")
-        assert httpx.get(f"http://127.0.0.1:{port}/ojs/manifest").status_code == 401
+        url = f"http://127.0.0.1:{port}/ojs/manifest"
+        assert httpx.get(url, timeout=60).status_code == 401
         assert "WITHOUT AUTHENTICATION" not in running.output

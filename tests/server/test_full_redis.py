@@ -134,8 +134,9 @@ class Enqueued:
         for queue in QUEUES[1:4]:
             self.put(queue, delay_until="+PT2S")
             self.put(queue)
-        queues = {"queues": QUEUES[1:4], "count": 3, "worker_id": "early"}
-        active = [job["id"] for job in self.installation.post("/workers/fetch", queues)["jobs"]]
+        fetch = {"queues": QUEUES[1:4], "count": 3, "worker_id": "early"}
+        fetch["visibility_timeout_ms"] = 600_000  # the restarts may take long
+        active = [job["id"] for job in self.installation.post("/workers/fetch", fetch)["jobs"]]
         assert len(active) == 3
         nacked = self.put(QUEUES[5])
         [job] = self.installation.post("/workers/fetch", {"queues": [QUEUES[5]]})["jobs"]

@@ -20,7 +20,7 @@ def sample(
 ) -> float:
     """The sum of a metric's samples with these labels."""
     headers = {"authorization": f"Bearer {key}"} if key else None
-    reply = httpx.get(f"http://127.0.0.1:{port}/metrics", headers=headers, timeout=20)
+    reply = httpx.get(f"http://127.0.0.1:{port}/metrics", headers=headers, timeout=60)
     assert reply.status_code == 200
     return sum(
         sample.value

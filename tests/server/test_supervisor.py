@@ -164,17 +164,17 @@ def test_worker_whose_event_loop_stands_still_is_replaced() -> None:
 def test_worker_that_only_waits_is_left_alone(tmp_path: Path) -> None:
     """A request may take longer than the watchdog: the event loop runs during that time."""
     gate = tmp_path / "gate"
-    with echo(workers=1, OJS_WATCHDOG="2s") as (running, port):
+    with echo(workers=1, OJS_WATCHDOG="8s") as (running, port):
         (pid,) = pids(port, 1)
         with socket.create_connection(("127.0.0.1", port)) as client:
             client.sendall(b"GET /slow?%b HTTP/1.1\r\nhost: x\r\n\r\n" % str(gate).encode())
             assert client.recv(4096)
-            time.sleep(5)
+            time.sleep(11)
             gate.touch()
             client.settimeout(60)
             assert client.recv(4096)
         assert pids(port, 1) == {pid}
-        assert "has not answered" not in running.output
+        assert "has sent no heartbeat" not in running.output
 
 
 async def test_a_child_that_hangs_before_its_first_beat_is_replaced(
@@ -196,15 +196,15 @@ async def test_a_child_that_hangs_before_its_first_beat_is_replaced(
 
 def test_workers_are_left_alone_when_the_supervisor_was_stopped() -> None:
     """It has not heard them while it was stopped, and they are well."""
-    with echo(workers=2, OJS_WATCHDOG="3s") as (running, port):
+    with echo(workers=2, OJS_WATCHDOG="8s") as (running, port):
         before = pids(port, 2)
-        for _ in range(3):
+        for _ in range(2):
             running.signal(signal.SIGSTOP)
-            time.sleep(5)
+            time.sleep(11)
             running.signal(signal.SIGCONT)
             time.sleep(1)
         assert pids(port, 2) == before
-        assert "has not answered" not in running.output
+        assert "has sent no heartbeat" not in running.output
 
 
 def test_second_signal_kills_at_once() -> None:

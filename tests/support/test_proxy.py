@@ -65,7 +65,7 @@ def test_requests_of_one_connection_are_distributed(tmp_path: Path, choice: str)
         echo_server() as first,
         echo_server() as second,
         proxy(tmp_path, [first, second], choice) as url,
-        httpx.Client(base_url=url) as client,
+        httpx.Client(base_url=url, timeout=60) as client,
     ):
         ports = [client.post("/x", content=b"b").headers["X-Port"] for _ in range(4)]
 
@@ -79,7 +79,7 @@ def test_requests_and_responses_are_unchanged(tmp_path: Path, choice: str) -> No
     with (
         echo_server() as node,
         proxy(tmp_path, [node], choice) as url,
-        httpx.Client(base_url=url) as client,
+        httpx.Client(base_url=url, timeout=60) as client,
     ):
         answer = client.post("/a%2Fb?q=1", content=body, headers={"X-Id": "7"})
         empty = client.delete("/none")
@@ -95,7 +95,7 @@ def test_a_node_that_refuses_connections_is_skipped(tmp_path: Path, choice: str)
         contextlib.ExitStack() as stack,
         echo_server() as node,
         proxy(tmp_path, [(HOST, dead.port), node], choice) as url,
-        httpx.Client(base_url=url) as client,
+        httpx.Client(base_url=url, timeout=60) as client,
     ):
         stack.callback(dead.release)
         statuses = {client.post("/x").status_code for _ in range(6)}
@@ -109,7 +109,7 @@ def test_concurrent_requests_do_not_cause_a_refusal(tmp_path: Path) -> None:
         contextlib.ExitStack() as stack,
         echo_server() as node,
         proxy(tmp_path, [(HOST, dead.port), node], "python") as url,
-        httpx.Client(base_url=url) as client,
+        httpx.Client(base_url=url, timeout=60) as client,
         ThreadPoolExecutor(8) as pool,
     ):
         stack.callback(dead.release)
@@ -124,7 +124,7 @@ def test_a_removed_node_gets_no_request_after_those_in_flight(tmp_path: Path) ->
         nodes = [first, second]
         with (
             proxy(tmp_path, nodes, "python", in_flight) as url,
-            httpx.Client(base_url=url) as client,
+            httpx.Client(base_url=url, timeout=60) as client,
             ThreadPoolExecutor(4) as pool,
         ):
             gone = threading.Event()
@@ -155,7 +155,7 @@ def test_without_any_node_the_answer_is_503(tmp_path: Path, choice: str) -> None
     with (
         contextlib.ExitStack() as stack,
         proxy(tmp_path, [(HOST, dead.port)], choice) as url,
-        httpx.Client(base_url=url) as client,
+        httpx.Client(base_url=url, timeout=60) as client,
     ):
         stack.callback(dead.release)
         assert client.post("/x").status_code == 503

@@ -105,7 +105,7 @@ def test_requests_of_handlers_delay_no_heartbeat(run: Any) -> None:
                     for _ in range(requests):
                         group.start_soon(job.client.get, "other")
 
-            with anyio.fail_after(20):
+            with anyio.fail_after(50):
                 async with serving_jobs(worker):
                     await until(lambda: count(b"/jobs/other ") >= 100)
                     before = count(b"/heartbeat ")

@@ -82,7 +82,7 @@ async def test_without_the_setting_a_worker_need_not_name_its_lease(api: Api) ->
 @pytest.mark.parametrize("lane", [True, False], ids=["fast lane", "hypercorn"])
 async def test_both_entry_points_refuse(strict: Api, lane: bool) -> None:
     job = await fetched(strict)
-    async with serving(strict.app, lane=lane) as port, httpx.AsyncClient() as client:
+    async with serving(strict.app, lane=lane) as port, httpx.AsyncClient(timeout=60) as client:
         for path, body in reports(job["id"]):
             reply = await client.post(f"http://127.0.0.1:{port}{path}", json=body)
             assert reply.status_code == 400, path

@@ -40,7 +40,7 @@ async def test_the_document_needs_a_key(standalone: Embedded) -> None:
 
 @pytest.mark.parametrize("lane", [False, True])
 async def test_both_entry_points_serve_the_document(api: Api, lane: bool) -> None:
-    async with serving(api.app, lane=lane) as port, httpx.AsyncClient() as client:
+    async with serving(api.app, lane=lane) as port, httpx.AsyncClient(timeout=60) as client:
         url = f"http://127.0.0.1:{port}{PATH}"
         full = await client.get(url)
         assert full.status_code == 200

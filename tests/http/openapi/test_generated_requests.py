@@ -92,14 +92,14 @@ def _run(backend: Embedded, started: Queue[Any]) -> None:
 def _prepared(url: str) -> Served:
     """Create objects of each kind, and read the document from the server."""
     # ``from_url`` would leave out the operation that returns the document.
-    served_document = httpx.get(f"{url}/ojs/openapi.json").json()
+    served_document = httpx.get(f"{url}/ojs/openapi.json", timeout=60).json()
     schema = schemathesis.openapi.from_dict(served_document)
     operations = {}
     for result in schema.get_all_operations():
         assert isinstance(result, Ok), result
         operation = result.ok()
         operations[operation.method.upper(), operation.path] = operation
-    with httpx.Client(base_url=f"{url}/ojs/v1") as client:
+    with httpx.Client(base_url=f"{url}/ojs/v1", timeout=60) as client:
 
         def post(path: str, body: object) -> Any:
             response = client.post(path, json=body)
@@ -186,7 +186,7 @@ def _check(served: Served, route: Route, case: Case[Any]) -> None:
     kind = answer.headers.get("content-type", [""])[0]
     check_response(route, Response(answer.status_code, content, (("Content-Type", kind),)))
     if route.template.endswith("/maintenance"):
-        off = httpx.post(f"{served.url}{route.template}", json={"enabled": False})
+        off = httpx.post(f"{served.url}{route.template}", json={"enabled": False}, timeout=60)
         assert off.status_code == 200
 
 

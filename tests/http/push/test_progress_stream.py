@@ -10,9 +10,9 @@ import trio
 
 from ojs_cluster.http.push import progress_stream
 from ojs_cluster.server.embedded.servers import Embedded
-from tests.http.api import Api, open_app, serving
+from tests.http.api import Api, open_app, serving, until
 from tests.http.push.reading import events
-from tests.http.push.test_sse import complete
+from tests.http.push.test_sse import _async, complete
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ async def test_progress_is_told_until_the_job_is_completed(backend: Embedded) ->
             found = await stream.rest()
         assert [event.kind for event in found] == ["completed", "message"]
         assert (found[0].data["progress"], found[0].data["state"]) == (1.0, "completed")
-        assert (app.push.count, app.push.hub.reading) == (0, 0)
+        await until(lambda: _async((app.push.count, app.push.hub.reading) == (0, 0)))
 
 
 @pytest.mark.parametrize(("path", "last"), [("cancel", "cancelled"), ("nack", "failed")])

@@ -70,7 +70,7 @@ async def test_fetches_that_wait_already_are_refused(any_api: Api) -> None:
         waiting = any_api.app.waiters._waiting.get("mail", {}).get("", {})
         return sum(one._event.statistics().tasks_waiting for one in waiting) == 3
 
-    with trio.fail_after(25):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             for _ in range(3):
                 nursery.start_soon(fetch)
