@@ -18,7 +18,7 @@ class Demo:
         self._client = client
         self._prefix = prefix  # of texts that a hostile test replaces
         self.jobs: dict[str, str] = {}
-        self.operation = self.workflow = ""
+        self.operation = self.workflow = self.mark = ""
 
     def post(self, path: str, body: Any = None) -> Any:
         answer = self._client.post(f"{V1}{path}", json={} if body is None else body)
@@ -85,7 +85,7 @@ class Demo:
         hook = {"url": "https://9.9.9.9/hook", "events": ["job.failed"]}
         self.post("/webhooks/subscriptions", hook)
         filtered = {"action": "cancel", "filter": {"queue": "media"}, "dry_run": True}
-        self.post("/admin/marks", {"label": "v1.2.3"})
+        self.mark = self.post("/admin/marks", {"label": "v1.2.3"})["id"]
         saved = {"query": "type:email.* state:discarded"}
         self._client.put(f"{V1}/admin/searches/Failed e-mails", json=saved).raise_for_status()
         self.operation = self.post("/admin/bulk", filtered)["id"]

@@ -24,6 +24,7 @@ def every_page(demo: Demo) -> dict[str, str]:
         "job-new": "jobs/new",
         "types": "types?range=72h",
         "type": "types/email.send?range=72h",
+        "type-compared": f"types/email.send?range=72h&mark={demo.mark}",
         "errors": "errors",
         "dead": "dead",
         "dead-delete": f"dead/{demo.jobs['discarded']}/delete",

@@ -7,7 +7,9 @@ from functools import partial
 
 import httpx
 
-from ojs_cluster.store.statistics.job_counts import WIDTH
+from ojs_cluster.store.statistics.job_counts import RUN_BUCKETS, WIDTH
+from ojs_cluster.ui.drawings.histogram import paired_histogram
+from ojs_cluster.ui.formats import time_ago
 from tests.support.servers import wait_until
 from tests.ui.dashboard import Running
 from tests.ui.demo import Demo
@@ -52,6 +54,54 @@ def test_the_list_of_types_follows_the_time_span(admin: httpx.Client, demo: Demo
     days = page(admin, "/ui/types?range=72h")
     assert 'href="./types/email.send?range=72h"' in days
     assert page(admin, "/ui/types?range=9999h").count('aria-current="true">1 hour') == 1
+
+
+def test_run_times_are_compared_before_and_after_a_mark(
+    running: Running, admin: httpx.Client, demo: Demo
+) -> None:
+    """The demo data has two equal records, 5 and 30 hours ago, and four jobs of now."""
+
+    def compared(hours: float, span: str = "72h") -> list[int]:
+        shown = page(admin, f"/ui/types/email.send?range={span}&mark={marks[hours]}")
+        words = " ".join(parse(shown).text.split()).partition("Before v2 <new>: ")[2]
+        found = re.match(r"([\d,]+) jobs?.*?\. After it: ([\d,]+) jobs?", words)
+        assert found is not None
+        assert shown.partition("before and after the mark")[2].count("<svg") % 2 == 0
+        return [int(text.replace(",", "")) for text in found.groups()]
+
+    record = sum(range(1, WIDTH + 1)[RUN_BUCKETS])
+    with running.api() as api:
+        marks = {}
+        for hours in (40, 10, 2.5, 0.001):
+            body = {"label": "v2 <new>", "at": time_ago(hours * 3600)}
+            marks[hours] = api.post("/ojs/v1/admin/marks", json=body).json()["id"]
+        choice = f'value="{marks[0.001]}"'
+        wait_until(
+            lambda: all(
+                choice in page(admin, f"/ui/types/email.send?range={span}")
+                for span in ("2h", "72h")
+            ),
+            what="viewers share the marks for two seconds",
+        )
+        before, after = compared(10)
+        assert before == record
+        assert after - before in range(5), "the jobs of now are counted later"
+        assert compared(40)[0] == 0
+        assert compared(2.5)[0] == 2 * record
+        assert compared(0.001, "2h")[1] == 0, "nothing has followed yet"
+        for mark in marks.values():
+            api.delete(f"/ojs/v1/admin/marks/{mark}").raise_for_status()
+
+
+def test_two_histograms_have_one_scale() -> None:
+    rows = paired_histogram([10, 20, 30], [0, 8, 2, 0], [0, 1, 1, 0])
+    assert [row.bound_ms for row in rows] == [20, 30]
+    assert [(row.before.share, row.after.share) for row in rows] == [(80.0, 50.0), (20.0, 50.0)]
+    assert [row.before.width for row in rows] == [160.0, 40.0]
+    assert [row.after.width for row in rows] == [100.0, 100.0], "shares, not numbers"
+    (only,) = paired_histogram([10], [], [0, 3])
+    assert (only.bound_ms, only.before.count, only.after.count) == (None, 0, 3)
+    assert paired_histogram([10], [], []) == []
 
 
 def test_only_keys_for_all_queues_see_types(running: Running, demo: Demo) -> None:

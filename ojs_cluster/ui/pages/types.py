@@ -11,6 +11,7 @@ from ojs_cluster.store.statistics.type_hours import list_types_by_hour
 from ojs_cluster.store.statistics.type_minutes import MAX_TYPES, list_types
 from ojs_cluster.ui.drawings.histogram import histogram
 from ojs_cluster.ui.pages.overview import points_of
+from ojs_cluster.ui.pages.shared.comparison import compare
 from ojs_cluster.ui.pages.shared.marks import may_mark, read_marks
 from ojs_cluster.ui.visit import Answer, Page, Visit
 
@@ -59,6 +60,7 @@ async def show_one(visit: Visit, name: str) -> Answer:
     chosen = chosen if chosen in RANGES else "2h"
     context: dict[str, Any] = {"name": name, "ranges": RANGES, "range": chosen}
     context |= {"points": None, "rows": [], "marks": [], "may_mark": may_mark(visit)}
+    context |= {"mark": None, "comparison": None}
     if not visit.is_refresh:
         known = await visit.shared_or_last(
             *("admin", "stats", "history"), period=RANGES[chosen][0], since=chosen, type=name
@@ -66,7 +68,12 @@ async def show_one(visit: Visit, name: str) -> Answer:
         if known is not None:
             history = orjson.loads(known.value)
             context |= {"points": points_of(history), "rows": histogram(history["run_times"])}
-        context["marks"] = await read_marks(visit, chosen)
+        marks = context["marks"] = await read_marks(visit, chosen)
+        wanted = visit.query.get("mark", "")
+        mark = next((each for each in marks if each["id"] == wanted), None)
+        if mark is not None:
+            comparison = await compare(visit, name, int(chosen.removesuffix("h")), mark)
+            context |= {"mark": mark, "comparison": comparison}
     return Page("type.html", context)
 
 

@@ -1,0 +1,128 @@
+"""Compare the run times of a job type before and after a mark, such as a deployment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from math import ceil
+from typing import Any, Final
+
+import orjson
+
+from ojs_cluster.core.histograms import quantile
+from ojs_cluster.store.statistics.type_minutes import KEPT_MINUTES
+from ojs_cluster.ui.drawings.histogram import PairedRow, paired_histogram
+from ojs_cluster.ui.formats import epoch_s
+from ojs_cluster.ui.visit import Visit
+
+_MINUTE_S: Final = 60
+_HOUR_S: Final = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """The run times on one side of the mark.
+
+    Attributes:
+        jobs: number of completed jobs.
+        p50_ms: the median of their run times in milliseconds; None without jobs.
+        p95_ms: their 95th percentile.
+    """
+
+    jobs: int
+    p50_ms: float | None
+    p95_ms: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The run times before and after a mark.
+
+    Attributes:
+        before: those before it.
+        after: those after it.
+        rows: both as a histogram.
+        note: what of the time around the mark is not counted.
+    """
+
+    before: Side
+    after: Side
+    rows: Sequence[PairedRow]
+    note: str
+
+
+async def compare(
+    visit: Visit, job_type: str, span_h: int, mark: Mapping[str, Any]
+) -> Comparison | None:
+    """Compare the run times of a type before and after a mark.
+
+    Statistics by the minute reach back two hours, and longer spans have them by the hour. So the
+    minute or the hour with the mark is left out, or its part before the mark.
+
+    Args:
+        visit: the request.
+        job_type: the type.
+        span_h: the time span in hours, which ends now.
+        mark: the mark, as the API returns it.
+
+    Returns:
+        The comparison; None if it cannot be read now.
+    """
+    at, now = epoch_s(mark["at"]) or 0.0, time.time()
+    begin = now - span_h * _HOUR_S
+    by_hour = span_h * _HOUR_S > KEPT_MINUTES * _MINUTE_S
+    before_s = _HOUR_S if by_hour else _MINUTE_S
+    # A mark of the last two hours has all that follows by the minute.
+    after_s = before_s if at < now - (KEPT_MINUTES - 1) * _MINUTE_S else _MINUTE_S
+    before = await _read(visit, job_type, before_s, begin, at // before_s * before_s)
+    after = await _read(visit, job_type, after_s, ceil(at / after_s) * after_s, now)
+    if before is None or after is None:
+        return None
+    bounds = before["bounds_ms"] or after["bounds_ms"]
+    return Comparison(
+        _side(before["counts"], bounds),
+        _side(after["counts"], bounds),
+        paired_histogram(bounds, before["counts"], after["counts"]),
+        _note(before_s, after_s),
+    )
+
+
+async def _read(
+    visit: Visit, job_type: str, period_s: int, since_s: float, until_s: float
+) -> Mapping[str, Sequence[int]] | None:
+    """Return the run times of a time span as a histogram of the API, None if it is not known."""
+    if since_s >= until_s:
+        return {"bounds_ms": (), "counts": ()}
+    # Whole periods have the same name for a while, so that viewers share them.
+    since = _text(since_s // period_s * period_s)
+    until = _text(until_s) if until_s % period_s == 0 else ""
+    known = await visit.shared_or_last(
+        *("admin", "stats", "history"),
+        period="1h" if period_s == _HOUR_S else "1m",
+        since=since,
+        until=until,
+        type=job_type,
+    )
+    if known is None:
+        return None
+    found: Mapping[str, Sequence[int]] = orjson.loads(known.value)["run_times"]
+    return found
+
+
+def _note(before_s: int, after_s: int) -> str:
+    if before_s == after_s:
+        return f"The {'hour' if before_s == _HOUR_S else 'minute'} of the mark is not counted."
+    return "The hour of the mark is counted from the minute after the mark on."
+
+
+def _text(unix_s: float) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _side(counts: Sequence[int], bounds: Sequence[int]) -> Side:
+    jobs = sum(counts)
+    if not jobs:
+        return Side(0, None, None)
+    return Side(jobs, quantile(counts, bounds, 0.5), quantile(counts, bounds, 0.95))
