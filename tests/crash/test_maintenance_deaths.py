@@ -73,7 +73,11 @@ async def test_maintenance_finishes_after_any_death(
     await failing_at_every_command(world, operation, mode)
 
 
-@pytest.mark.parametrize(("target", "mode"), [("", "killed"), ("new", "applied")])
+@pytest.mark.parametrize(
+    ("target", "mode"),
+    [("", "killed"), ("", "deaf"), ("new", "applied")],
+    ids=["discarded-killed", "discarded-deaf", "moved to new-applied"],
+)
 async def test_a_deletion_with_jobs_finishes_after_any_death(
     world: World, target: str, mode: Mode
 ) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Iterable
 from typing import Final
 
 import pytest
@@ -31,14 +32,28 @@ VARIANTS: Final = "OJS_TEST_VARIANTS"
 """Variable that is ``some`` to leave out about half of the variants of tests, empty to run all.
 
 Tests that others nearly cover are left out. Each test of the store and of crashes has one topology,
-half of them the one and half the other, and one way to die. Each conformance suite runs on one
-cluster and on one of three other installations. Of the tests with several of the parameters
+half of them the one and half the other, and one way to die. Other tests have one topology, one
+event loop or one version of Helm, if they have no other such parameter. Each conformance suite runs
+on one cluster and on one of three other installations. Of the tests with several of the parameters
 topology, entry point and event loop, half of the variants run: each value occurs, and of three
 parameters each pair of values.
 """
 TOPOLOGIES: Final = ("standalone", "cluster")
 STORE: Final = ("tests/store/", "tests/crash/")
 """Prefixes of files whose tests have one topology each."""
+ONE_EACH: Final = (
+    (("tests/client_library/",), ("asyncio", "trio")),
+    (("tests/helm/",), ("helm3", "helm4")),
+    (
+        ("tests/http/", "tests/model/", "tests/operations/", "tests/scheduler/", "tests/server/"),
+        TOPOLOGIES,
+    ),
+)
+"""Prefixes of files whose tests have one of two values each, if these are the only parameter of the
+kind. Chaos and kill tests are not here: their faults depend on the topology.
+"""
+ON_STANDALONE: Final = "tests/crash/test_maintenance_deaths.py::test_a_deletion_with_jobs_"
+"""Beginning of a test with hundreds of deaths. On a cluster it takes five times as long."""
 INSTALLATIONS: Final = tuple(
     f"tests/conformance/test_on_{name}.py"
     for name in ("redis_cluster", "valkey_hypercorn", "valkey_standalone")
@@ -65,10 +80,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if variants not in ("", "some"):
         raise pytest.UsageError(f"{VARIANTS} must be some or empty, not {variants!r}")
     if variants:
-        dropped = [item for item in items if not is_wanted(item.nodeid)]
-        config.hook.pytest_deselected(items=dropped)
-        items[:] = [item for item in items if is_wanted(item.nodeid)]
+        wanted = chosen(item.nodeid for item in items)
+        config.hook.pytest_deselected(items=[each for each in items if each.nodeid not in wanted])
+        items[:] = [item for item in items if item.nodeid in wanted]
     items.sort(key=lambda item: rank(item.nodeid))
+
+
+def chosen(node_ids: Iterable[str]) -> set[str]:
+    """Return the tests that run if some are left out: of each at least one variant."""
+    there = set(node_ids)
+    wanted = {each for each in there if is_wanted(each)}
+    tests = {_test(each) for each in wanted}
+    return wanted | {each for each in there if _test(each) not in tests and not _covered(each)}
 
 
 def is_wanted(node_id: str) -> bool:
@@ -76,16 +99,38 @@ def is_wanted(node_id: str) -> bool:
     name, _, parameters = node_id.partition("[")
     values = parameters.rstrip("]").split("-")
     file = name.partition("::")[0]
-    if node_id.startswith(COVERED) or node_id.endswith(OTHER_USERS):
+    if _covered(node_id):
         return False
     if parameters and file in INSTALLATIONS:
         return file == _one_of(INSTALLATIONS, parameters)
     if node_id.startswith(STORE):
         *others, last = values
         way = _one_of(MODES, "-".join(others)) if last in MODES else last
-        return last == way and _one_of(TOPOLOGIES, name) not in values
+        return last == way and _other(TOPOLOGIES, name) not in values
     first, second = (sum(value in kind for value in values) for kind in (FIRST, SECOND))
-    return first + second < 2 or second % 2 == 0
+    if first + second > 1:
+        return second % 2 == 0
+    return all(
+        _other(choices, name) not in values
+        for prefixes, choices in ONE_EACH
+        if file.startswith(prefixes)
+    )
+
+
+def _covered(node_id: str) -> bool:
+    return node_id.startswith(COVERED) or node_id.endswith(OTHER_USERS)
+
+
+def _test(node_id: str) -> str:
+    """Return the name of a test without its parameters."""
+    return node_id.partition("[")[0]
+
+
+def _other(choices: tuple[str, str], name: str) -> str:
+    """Return the one of two values with which a test does not run."""
+    if name.startswith(ON_STANDALONE) and choices == TOPOLOGIES:
+        return choices[1]
+    return _one_of(choices, name)
 
 
 def _one_of(choices: tuple[str, ...], text: str) -> str:

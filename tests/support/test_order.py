@@ -6,7 +6,15 @@ from itertools import combinations, product
 from pathlib import Path
 
 from tests.support.failing_process import MODES
-from tests.support.order import COVERED, INSTALLATIONS, OTHER_USERS, is_wanted, rank
+from tests.support.order import (
+    COVERED,
+    INSTALLATIONS,
+    ONE_EACH,
+    OTHER_USERS,
+    chosen,
+    is_wanted,
+    rank,
+)
 
 FILE = "tests/http/test_a.py::test_b"
 AXES = (("standalone", "cluster"), ("hypercorn", "lane"), ("asyncio", "trio"))
@@ -25,9 +33,37 @@ def test_each_value_of_two_parameters_and_all_of_one_run() -> None:
     names = ["-".join(values) for values in product(AXES[0], AXES[2])]
     wanted = [name for name in names if is_wanted(f"{FILE}[{name}]")]
     assert wanted == ["standalone-asyncio", "cluster-trio"]
-    for name in ("standalone", "lane", "fake-trio", "cluster-1", "a-b"):
+    for name in ("lane", "hypercorn", "fake-trio", "a-b"):
         assert is_wanted(f"{FILE}[{name}]"), name
     assert is_wanted(FILE)
+    assert all(is_wanted(f"tests/chaos/test_a.py::test_b[{each}-1]") for each in AXES[0])
+
+
+def test_each_test_runs_with_one_value_of_its_only_parameter_and_half_of_them_with_each() -> None:
+    for prefixes, values in ONE_EACH:
+        for prefix in prefixes:
+            assert Path(prefix).is_dir()
+            runs = {
+                value: {n for n in range(100) if is_wanted(f"{prefix}test_a.py::test_{n}[{value}]")}
+                for value in values
+            }
+            assert runs[values[0]] ^ runs[values[1]] == set(range(100))
+            assert min(map(len, runs.values())) > 25
+
+
+def test_a_test_with_one_value_alone_runs() -> None:
+    tests = [f"tests/server/test_a.py::test_{n}[{AXES[0][n % 2]}]" for n in range(20)]
+    assert not all(map(is_wanted, tests))
+    assert chosen(tests) == set(tests)
+    assert chosen([f"{COVERED[0]}test_a[1]"]) == set()
+
+
+def test_all_deaths_of_a_deletion_are_on_a_standalone_server() -> None:
+    test = "test_a_deletion_with_jobs_finishes_after_any_death"
+    file = "tests/crash/test_maintenance_deaths.py"
+    assert f"def {test}(" in Path(file).read_text()
+    assert is_wanted(f"{file}::{test}[standalone-x]")
+    assert not is_wanted(f"{file}::{test}[cluster-x]")
 
 
 def test_each_test_of_the_store_runs_on_one_topology_and_half_of_them_on_each() -> None:
