@@ -26,7 +26,7 @@ from ojs_cluster.store.outbox import outbox, unreachable_shards
 from ojs_cluster.store.pools import pool_table
 from ojs_cluster.store.queues import partitions, queues, registry
 from ojs_cluster.store.search import lists
-from ojs_cluster.store.tenants import admission, tenant_table
+from ojs_cluster.store.tenants import admission, tenant_table, weights
 from ojs_cluster.store.unique import unique
 from ojs_cluster.store.workers import touch
 from ojs_cluster.ui import session_secret
@@ -50,6 +50,7 @@ _TIMES: Final = (
     (admission, "_MAX_WAIT_S"),
     (tenant_table, "_MAX_WAIT_S"),
     (tenant_table, "_FIRST_WAIT_S"),
+    (weights, "_ANSWER_S"),
     (session_secret, "_PATIENCE_S"),
     (outbox, "DELIVER_S"),
     (partition_fetch, "PEEK_S"),

@@ -189,7 +189,7 @@ def test_the_audit_is_shown_page_by_page(admin: httpx.Client) -> None:
 def test_the_audit_is_filtered_by_user_action_and_object(
     running: Running, admin: httpx.Client
 ) -> None:
-    for name in ("email", "orders"):
+    for name in ("orders", "email"):
         for action in ("pause", "resume"):
             admin.post(f"/ui/queues/{name}/{action}")
 

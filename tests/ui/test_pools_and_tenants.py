@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import httpx
 
+from tests.support.servers import wait_until
 from tests.ui.dashboard import Running
 from tests.ui.demo import Demo
 from tests.ui.html import parse
@@ -102,8 +103,11 @@ def test_pools_are_created_changed_and_deleted_by_forms(
         assert "by-hand is deleted" in send(admin, f"{path}/delete", {})
         assert 'href="./pools/by-hand"' not in page(admin, "/ui/pools")
         assert api.get("/ojs/v1/admin/pools/by-hand").status_code == 404
-        entries = page(admin, "/ui/audit?text=by-hand")
-        assert "delete a worker pool" in entries.lower()
+
+        def is_recorded() -> bool:
+            return "delete a worker pool" in page(admin, "/ui/audit?text=by-hand").lower()
+
+        wait_until(is_recorded, what="the audit has the deletion")
 
 
 def test_tenants_have_numbers_and_limits_and_lead_to_their_jobs(
