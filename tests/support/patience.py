@@ -13,6 +13,7 @@ from typing import Any, Final
 import pytest
 import trio
 
+from ojs_cluster.http.access import audit
 from ojs_cluster.redis import router
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded.servers import Embedded
@@ -26,6 +27,7 @@ from ojs_cluster.store.outbox import outbox, unreachable_shards
 from ojs_cluster.store.pools import pool_table
 from ojs_cluster.store.queues import partitions, queues, registry
 from ojs_cluster.store.search import lists
+from ojs_cluster.store.statistics import job_counts
 from ojs_cluster.store.tenants import admission, tenant_table, weights
 from ojs_cluster.store.unique import unique
 from ojs_cluster.store.workers import touch
@@ -35,7 +37,9 @@ LONG_S: Final = 60.0
 
 _TIMES: Final = (
     (unreachable_shards, "ANSWER_S"),
+    (audit, "_FINISH_S"),
     (background, "_INLINE_S"),
+    (job_counts, "_LAST_FLUSH_TIMEOUT_S"),
     (touch, "_TOUCH_TIMEOUT_S"),
     (firing, "_CHECK_TIMEOUT_S"),
     (fetch, "MORE_CALLS_S"),

@@ -70,7 +70,10 @@ def admin(running: Running, demo: Demo) -> Iterator[httpx.Client]:
 
 
 async def write_history(running: Running) -> None:
-    """Write the statistics of an hour, and two hours of a type, as a scheduler would have."""
+    """Write the statistics of an hour, and two hours of a type, as a scheduler would have.
+
+    A later call replaces them by those of the present hour.
+    """
     store = running.app.store
     meta, now = store.keys.meta, int(time.time()) // 60
     grown = [0] * GROWING
@@ -83,6 +86,7 @@ async def write_history(running: Running) -> None:
         record = ",".join(map(str, [minute, *grown, *depths]))
         await store.redis.call(meta.slot, "HSET", meta.history_minutes, minute % MINUTES, record)
     shard = store.keys.shard_of_queue("email.send")
+    await store.redis.call(shard.slot, "DEL", shard.type_hour_history("email.send"))
     for hour in (now // 60 - 30, now // 60 - 5):
         record = ",".join(map(str, [hour, *range(1, WIDTH + 1)]))
         await store.redis.call(
