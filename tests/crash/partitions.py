@@ -134,7 +134,10 @@ class Deleted:
         return False
 
     async def finish(self, world: World, scene: None) -> None:
-        with suppress(NotFound):
+        """Check that a queue which is resumed instead has its defaults."""
+        if not (await queues.get_stats(world.store, QUEUE)).deleted:
+            await queues.pause_or_resume(world.store, QUEUE, "resume")
+            assert (await get_defaults(world.store, QUEUE)).default_timeout == 7
             await lifecycle.delete_queue(world.store, QUEUE)
         await end_partitions(world)
 

@@ -81,6 +81,33 @@ async def restore_defaults(store: Runtime, queue: str, removed: QueueDefaults) -
     await _write(store, queue, lambda present: removed if present.empty else present)
 
 
+async def restore_removed(store: Runtime, queue: str, token: str) -> None:
+    """Restore the defaults that a deletion has removed, before its drain is ended.
+
+    Partition 0 has them until the queue is deleted.
+
+    Args:
+        store: the store.
+        queue: the queue.
+        token: the token of the deletion; empty for any deletion.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    shard = store.keys.shard_of_queue(queue)
+    found: Any = await store.redis.call(
+        *(shard.slot, "HMGET", shard.queue_counters(queue), "deleting", "removed_defaults"),
+        idempotent=True,
+    )
+    deletion, record = found
+    if not record or not deletion or (token and deletion.rstrip(b"*") != token.encode()):
+        return
+    try:
+        await restore_defaults(store, queue, decode_record(queue, record))
+    except InvalidRequest as error:  # the end of the drain must not fail because of it
+        log.warning("the defaults of queue %s are not restored: %s", queue, error.message)
+
+
 async def _read(store: Runtime, queue: str) -> bytes:
     meta = store.keys.meta
     found: Any = await store.redis.call(

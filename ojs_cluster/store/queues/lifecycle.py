@@ -10,12 +10,18 @@ import secrets
 from contextlib import suppress
 
 from ojs_cluster.core.errors import BackendUnavailable, Conflict, NotFound, OJSError
+from ojs_cluster.core.queue_defaults import encode
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.deadline import cleaning_up
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.partial_failures import after_first_write
-from ojs_cluster.store.queue_defaults.records import NONE, remove_defaults, restore_defaults
+from ojs_cluster.store.queue_defaults.records import (
+    NONE,
+    get_defaults,
+    remove_defaults,
+    restore_defaults,
+)
 from ojs_cluster.store.queues import partition_maintenance
 from ojs_cluster.store.queues.queues import (
     QueueStats,
@@ -64,8 +70,9 @@ async def delete_queue(store: Store, queue: str) -> None:
     queue again. The drain of an operator is not ended, not even one that begins meanwhile.
 
     If Redis does not answer, the drain is ended if that is possible. Each step may be repeated
-    after a crash, which may leave the queue draining, perhaps without its defaults. If partition 0
-    is deleted already, only the number of partitions may be left. Then the next call resets it.
+    after a crash, which may leave the queue draining. A resume then restores its defaults. If
+    partition 0 is deleted already, only the number of partitions may be left. Then the next call
+    resets it.
 
     Raises:
         NotFound: the queue does not exist.
@@ -127,7 +134,11 @@ async def delete_drained(store: Store, queue: str, token: str) -> bool:
     for shard in reversed(shards[1:]):
         empty = empty and await _delete_in(store, shard, queue, "")
     # Partition 0 comes last, because its fields are authoritative. The defaults precede it:
-    # after a crash, the next queue of this name must not have them.
+    # after a crash, the next queue of this name must not have them. Partition 0 keeps them until
+    # it is deleted, so whatever ends the drain instead restores them (``restore_removed``).
+    defaults = await get_defaults(store, queue) if empty else NONE
+    if not defaults.empty:
+        empty = await _delete_in(store, shards[0], queue, token, encode(defaults))
     defaults = await remove_defaults(store, queue) if empty else NONE
     if not (empty and await _delete_in(store, shards[0], queue, token)):
         if not defaults.empty:
@@ -167,10 +178,11 @@ async def _exists_in(store: Store, shard: Shard, queue: str) -> bool:
     return created is not None
 
 
-async def _delete_in(store: Store, shard: Shard, queue: str, token: str) -> bool:
+async def _delete_in(store: Store, shard: Shard, queue: str, token: str, *defaults: bytes) -> bool:
+    """Delete the queue in one shard, or store its defaults there if they are given."""
     keys = [shard.queue_counters(queue), shard.queue_available(queue), shard.queue_blocked(queue)]
     keys.append(shard.tenant_turns(queue))
-    return bool(await store.run(shard, "delete_queue", keys, [token], idempotent=True))
+    return bool(await store.run(shard, "delete_queue", keys, [token, *defaults], idempotent=True))
 
 
 def _in_use(queue: str, jobs: int) -> Conflict:

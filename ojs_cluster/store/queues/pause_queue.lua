@@ -7,6 +7,7 @@
 --       5 token of a deletion, '' for an operator. The field `deleting` has the token of the last deletion until an
 --       operator resumes or drains the queue. A '*' behind it says that an operator had drained the queue before:
 --       then the end of the deletion removes the token alone. A deletion whose token is not there ends nothing.
+--       The field `removed_defaults` has the defaults that the deletion has removed. The caller has restored them.
 -- Returns: {now, effects, whether the queue is paused now (0 or 1), whether it is draining now}
 --@include keys now preflight read_job append_event set_deadline append_effect wake_queue
 local counters_key, available_key, name = KEYS[1], KEYS[2], ARGV[2]
@@ -22,14 +23,14 @@ if redis.call('HSETNX', counters_key, 'created', now) == 1 then append_effect('q
 local queue = {[F.queue] = name, [F.type] = ''}
 if draining == 'set' then
     if not drained then redis.call('HSET', counters_key, 'draining', now) end
-    if token == '' then redis.call('HDEL', counters_key, 'deleting')
-    else
+    if token == '' or not deletion then redis.call('HDEL', counters_key, 'deleting', 'removed_defaults') end
+    if token ~= '' then
         local by_operator = drained and (not deletion or string.sub(deletion, -1) == '*')
         redis.call('HSET', counters_key, 'deleting', token .. (by_operator and '*' or ''))
     end
     redis.call('HDEL', counters_key, 'open') -- for enqueue_one.lua, which does not check the flag
 elseif draining == 'remove' then
-    redis.call('HDEL', counters_key, 'deleting')
+    redis.call('HDEL', counters_key, 'deleting', 'removed_defaults')
     if token == '' or deletion == token then redis.call('HDEL', counters_key, 'draining') end
 end
 if paused == 'set' then

@@ -22,6 +22,7 @@ from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.validate_job import read_number
 from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.partial_failures import after_first_write
+from ojs_cluster.store.queue_defaults.records import restore_removed
 from ojs_cluster.store.queues import pauses
 
 _COUNTED_STATES = tuple(state for state in State if state is not State.AVAILABLE)
@@ -347,6 +348,8 @@ async def _change_flags(
 ) -> tuple[int, QueueStatus]:
     """Change the flags, for an operator or for the deletion with this token."""
     await store.queues.ensure(store, [queue])
+    if action != "pause" and not (action == "drain" and token):
+        await restore_removed(store, queue, token)
     shard = store.keys.shard_of_queue(queue)
     now, effects, paused, draining = await store.run(
         shard,

@@ -20,7 +20,7 @@ run_preflight()
 -- because they never return to 0.
 local IDLE = {created = true, open = true, seq = true, acked = true, max_per_second = true,
     declared_starts = true, declared_at = true, declared_by = true, undeclared_at = true,
-    minute = true, demand_at = true, deleting = true, rejected_at = true}
+    minute = true, demand_at = true, deleting = true, removed_defaults = true, rejected_at = true}
 for _, name in ipairs(TOTALS) do IDLE[name] = true end
 local is_fair = redis.call('HEXISTS', counters_key, 'fair')
 local field_list = redis.call('HGETALL', counters_key)

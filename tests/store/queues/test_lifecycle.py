@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable, Conflict, NotFound, QueueDraining
+from ojs_cluster.core.queue_defaults import QueueDefaults
 from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.redis import Client
 from ojs_cluster.redis.deadline import current_deadline, start_deadline
@@ -18,14 +19,14 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import exhaustion
 from ojs_cluster.store.enqueue.enqueue import enqueue
 from ojs_cluster.store.limits import depth_bounds, rate_limits
-from ojs_cluster.store.queue_defaults.records import change_defaults, get_defaults
+from ojs_cluster.store.queue_defaults.records import change_defaults, get_defaults, remove_defaults
 from ojs_cluster.store.queues import lifecycle, pauses, queues
 from ojs_cluster.store.queues.partition_maintenance import get_partitions
 from ojs_cluster.store.sweeps.retention import purge_due, retire_queues
 from tests.store.hot_queues import put_into, spread
 from tests.store.shortcuts import HOUR, QUEUE, ack, active, new_job, put, shard_of, take
 from tests.support.invariants import InvariantReport
-from tests.support.lossy import LossyClient, lossy, without
+from tests.support.lossy import AbsentClient, LossyClient, lossy, without
 from tests.support.timeshift import age_queue
 
 Check = Callable[[], InvariantReport]
@@ -268,6 +269,26 @@ async def test_a_deletion_whose_time_is_used_up_leaves_no_drain(
     start_deadline()
     assert (await queues.get_stats(store, QUEUE)).status == "active"
     assert not db.hexists(shard_of(store).queue_counters(QUEUE), "deleting")
+
+
+async def test_a_deletion_that_loses_redis_leaves_the_defaults(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await lifecycle.create_queue(store, QUEUE)
+    await change_defaults(store, QUEUE, {"default_timeout": 7})
+    client = AbsentClient(store.redis, set())
+
+    async def remove_and_lose(*args: Any) -> QueueDefaults:
+        removed = await remove_defaults(*args)
+        client.slots.add(shard_of(store).slot)
+        return removed
+
+    monkeypatch.setattr(lifecycle, "remove_defaults", remove_and_lose)
+    with pytest.raises(BackendUnavailable):
+        await lifecycle.delete_queue(replace(store, redis=cast(Client, client)), QUEUE)
+    assert (await queues.get_stats(store, QUEUE)).status == "draining"
+    await queues.pause_or_resume(store, QUEUE, "resume")
+    assert (await get_defaults(store, QUEUE)).default_timeout == 7
 
 
 async def test_a_refused_deletion_ends_its_drain_after_lost_replies_and_a_crash(

@@ -402,6 +402,7 @@ async def queue_maintenance(store: Store, db: Any) -> None:
     await queues.purge(store, "old")
     await queues.pause_or_resume(store, "old", "pause")
     await lifecycle.create_queue(store, "created")
+    await change_defaults(store, "created", {"default_timeout": 1})
     await lifecycle.delete_queue(store, "created")
     for target in ("", "moved"):
         await put(store, "deleted", rate_limit={"key": "k", "concurrency": 9})
