@@ -14,7 +14,7 @@ from typing import Any, Final
 from ojs_cluster.core.bulk.selection import JobSummary, Selection
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import Shard
-from ojs_cluster.store.bulk.operation import MEMBER_ENCODING, Position
+from ojs_cluster.store.bulk.operation import MEMBER_ENCODING, Position, Target
 from ojs_cluster.store.context import Store
 
 PAGE: Final = 200
@@ -34,6 +34,7 @@ _INDEXES: Final[Mapping[State, tuple[str, ...]]] = {
     State.DISCARDED: ("finished",),
 }
 """Indexes of the jobs of each state. Dead letters are also in ``finished``."""
+_STATES: Final = frozenset(State)
 _INDEXES_OF_QUEUE: Final = frozenset({"queue_available", "queue_blocked", "queue_dead"})
 """The indexes that each queue has."""
 
@@ -46,11 +47,14 @@ class Page:
         jobs: the jobs.
         following: the position after the page, None at the end of the walk.
         shard: the shard of all jobs, None if they may be in several.
+        unreadable: jobs of the selection's queue whose small fields are unreadable. Only a deletion
+            of the queue changes them.
     """
 
     jobs: Sequence[JobSummary]
     following: Position | None
     shard: Shard | None = None
+    unreadable: Sequence[Target] = ()
 
 
 def indexes_of(selection: Selection) -> tuple[str, ...]:
@@ -79,12 +83,22 @@ async def read_page(store: Store, selection: Selection, position: Position) -> P
     if queue and shard not in await store.partitions.occupied_shards(store, queue):
         return Page((), await _next_shard(store, selection, position, indexes))
     key = getattr(shard, name)
-    jobs, score, last_member, full = await _read(
-        store, shard, key(queue) if name in _INDEXES_OF_QUEUE else key, position
-    )
-    if full:
-        return Page(jobs, replace(position, score=score, member=last_member), shard)
-    return Page(jobs, await _next_shard(store, selection, position, indexes), shard)
+    own = name in _INDEXES_OF_QUEUE
+    rows, score = await _read(store, shard, key(queue) if own else key, position)
+    jobs: list[JobSummary] = []
+    unreadable: list[Target] = []
+    for raw_id, values in rows:
+        if (job := _summary(raw_id, values)) is not None:
+            jobs.append(job)
+        elif selection.queue is not None and (own or values[1] == selection.queue.encode()):
+            with suppress(UnicodeDecodeError):
+                unreadable.append(_unreadable(raw_id.decode(), values))
+    if len(rows) == PAGE:
+        member = rows[-1][0].decode(MEMBER_ENCODING)
+        after: Position | None = replace(position, score=score, member=member)
+    else:
+        after = await _next_shard(store, selection, position, indexes)
+    return Page(jobs, after, shard, unreadable)
 
 
 async def _next_shard(
@@ -136,26 +150,20 @@ async def _next_queue(store: Store, position: Position) -> Position | None:
 
 async def _read(
     store: Store, shard: Shard, key: bytes, position: Position
-) -> tuple[list[JobSummary], str, str, bool]:
+) -> tuple[list[tuple[bytes, Sequence[bytes]]], str]:
     """Read a page of an index.
 
     Returns:
-        The jobs, score and member of the last entry, and whether the page is full.
+        The ids and small fields of the jobs, and the score of the last one.
     """
     flat: Any = await store.run(
         *(shard, "bulk_page", [key]),
         [position.score, position.member.encode(MEMBER_ENCODING), PAGE],
         idempotent=True,
     )
-    score, rows = flat[0].decode(), flat[1:]
-    jobs = []
-    for start in range(0, len(rows), _FIELDS + 1):
-        job = _summary(rows[start], rows[start + 1 : start + 1 + _FIELDS])
-        if job is not None:
-            jobs.append(job)
-    count = len(rows) // (_FIELDS + 1)
-    last_member = rows[-(_FIELDS + 1)].decode(MEMBER_ENCODING) if rows else ""
-    return jobs, score, last_member, count == PAGE
+    width = _FIELDS + 1
+    rows = [(flat[at], flat[at + 1 : at + width]) for at in range(1, len(flat), width)]
+    return rows, flat[0].decode()
 
 
 def _summary(raw_id: bytes, values: Sequence[bytes]) -> JobSummary | None:
@@ -178,3 +186,12 @@ def _summary(raw_id: bytes, values: Sequence[bytes]) -> JobSummary | None:
         )
     except ValueError:
         return None
+
+
+def _unreadable(job_id: str, values: Sequence[bytes]) -> Target:
+    """Return a job of which only those small fields are used that are readable."""
+    state, created = values[0].decode(errors="replace"), values[3]
+    return Target(
+        *(job_id, 0, State(state) if state in _STATES else State.AVAILABLE),
+        created_ms=int(created) if created.isdigit() and len(created) < 16 else 0,
+    )

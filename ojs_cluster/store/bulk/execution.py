@@ -234,10 +234,13 @@ async def _choose(
         if operation.selection.needs_content:
             chosen, size = await with_content(store, operation.selection, chosen, page.shard)
             read_bytes += size
-        examined += len(page.jobs)
-        matched += len(chosen)
+        # A deletion discards malformed jobs, too, or names one that it cannot move.
+        unreadable = page.unreadable if operation.deletion is not None else ()
+        examined += len(page.jobs) + len(unreadable)
+        matched += len(chosen) + len(unreadable)
         if not operation.dry_run:
             targets = [Target(job.id, job.replays, job.state, job.created_ms) for job in chosen]
+            targets += unreadable
     operation = replace(operation, examined=examined, matched=matched)
     if targets:
         return operation, Slice(targets, following)

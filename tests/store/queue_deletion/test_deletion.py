@@ -170,9 +170,12 @@ async def test_a_move_waits_for_active_jobs_and_moves_those_that_are_retried(
     consistent()
 
 
-async def test_a_move_of_a_malformed_job_fails_and_says_why(store: Store, db: Any) -> None:
+@pytest.mark.parametrize("field", [f.MAX_ATTEMPTS, f.PRIORITY])
+async def test_a_move_of_a_malformed_job_fails_and_says_why(
+    store: Store, db: Any, field: bytes
+) -> None:
     bad, good = await put(store), await put(store)
-    db.hset(shard_of(store).job(bad.id), f.MAX_ATTEMPTS, b"x")
+    db.hset(shard_of(store).job(bad.id), field, b"x")
 
     ended = await carry_out(store, db, await begin(store, "target"))
 
@@ -180,6 +183,20 @@ async def test_a_move_of_a_malformed_job_fails_and_says_why(store: Store, db: An
     assert bad.id in ended.reason
     assert (await read_jobs.get(store, good.id)).queue == "target"
     assert (await queues.get_stats(store, QUEUE)).status == "active"
+
+
+async def test_a_deletion_removes_jobs_whose_small_fields_are_unreadable(
+    store: Store, db: Any, consistent: Check
+) -> None:
+    held, waiting = await active(store), await put(store)
+    db.hset(shard_of(store).job(held.id), f.CREATED, b"x")
+    db.hset(shard_of(store).job(waiting.id), f.STATE, b"x")
+
+    ended = await carry_out(store, db, await begin(store))
+
+    assert (ended.state, ended.succeeded) == (BulkState.COMPLETED, 2), ended
+    assert (await queues.get_stats(store, QUEUE)).deleted
+    consistent()
 
 
 async def test_a_deletion_waits_longer_and_longer_for_active_jobs(store: Store, db: Any) -> None:
