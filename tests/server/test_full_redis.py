@@ -60,7 +60,8 @@ class Installation:
 
 @pytest.fixture(params=["standalone", "cluster"])
 def installation(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Installation]:
-    with own_server(tmp_path / "redis", cluster=request.param == "cluster") as backend:
+    clustered = request.param == "cluster"
+    with own_server(tmp_path / "redis", cluster=clustered, node_timeout_ms=60_000) as backend:
         node = ApiNode("node", tmp_path, backend.url, workers=1, env=ENV)
         leader = scheduler("scheduler", tmp_path, backend.url, ENV)
         try:

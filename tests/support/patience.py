@@ -22,7 +22,7 @@ from ojs_cluster.store.cron import firing
 from ojs_cluster.store.events import hub, replay
 from ojs_cluster.store.fetch import fetch, long_poll, partition_fetch, ranked_fetch
 from ojs_cluster.store.limits import limit_keys
-from ojs_cluster.store.operations import health, metrics, nodes
+from ojs_cluster.store.operations import health, metrics, nodes, processes
 from ojs_cluster.store.outbox import outbox, unreachable_shards
 from ojs_cluster.store.pools import pool_table
 from ojs_cluster.store.queues import partitions, queues, registry
@@ -50,6 +50,7 @@ _TIMES: Final = (
     (limit_keys, "_MAX_WAIT_S"),
     (health, "PATIENCE_S"),
     (nodes, "PATIENCE_S"),
+    (processes, "_LAST_REPORT_S"),
     (pool_table, "_MAX_WAIT_S"),
     (admission, "_MAX_WAIT_S"),
     (tenant_table, "_MAX_WAIT_S"),

@@ -45,8 +45,15 @@ def cluster_servers(
 ) -> Iterator[Embedded]:
     """Run a cluster of three masters for the whole session; tests use ``cluster`` instead."""
     directory = tmp_path_factory.mktemp("cluster")
+    # No test kills its nodes, and a starved one must not count as failed.
     yield from _run_for_session(
-        Embedded(directory, masters=3, binary=server_binary, append_only=False)
+        Embedded(
+            directory,
+            masters=3,
+            binary=server_binary,
+            append_only=False,
+            node_timeout_ms=60_000,
+        )
     )
 
 

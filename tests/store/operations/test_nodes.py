@@ -59,7 +59,7 @@ async def test_the_leaders_and_the_candidates_are_schedulers(store: Store) -> No
 
 
 async def test_replicas_are_shown_with_their_lag(tmp_path: Path) -> None:
-    with own_server(tmp_path, cluster=True, replicas=1) as embedded:
+    with own_server(tmp_path, replicas=1, node_timeout_ms=60_000) as embedded:
         await_replicated(embedded)
         async with open_store(patient_client(embedded)) as store:
             status = await read_cluster(store, "g")

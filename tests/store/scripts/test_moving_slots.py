@@ -66,7 +66,7 @@ LAST_CHANCE: dict[str, Any] = {"max_attempts": 1, "retry": {"on_exhaustion": "de
 @pytest.fixture
 def movable(tmp_path: Path) -> Iterator[Embedded]:
     """A cluster whose slots this test may move."""
-    with own_server(tmp_path, node_timeout_ms=5000) as servers:
+    with own_server(tmp_path, node_timeout_ms=60_000) as servers:
         yield servers
 
 
@@ -253,7 +253,7 @@ def keep_moving(servers: Embedded, slots: list[int], enough: Callable[[], bool])
     """Each slot around all masters and so back home, twice and as often again as is needed."""
     mover = Mover(servers)
     # Jobs that no worker ends make each round slower than the one before, so time is the limit.
-    last_start = time.monotonic() + 120
+    last_start = time.monotonic() + 300
     rounds = 0
     while rounds < 2 or not enough():
         rounds += 1
