@@ -220,7 +220,8 @@ def test_dead_letters_are_retried_and_deleted(running: Running, admin: httpx.Cli
         assert first in listed
         assert second in listed
         act(admin, f"/ui/dead/{first}/retry", "dead?queue=lost")
-        asked = parse(page(admin, f"/ui/dead/{second}/delete?back=dead?queue=lost"))
+        question = page(admin, f"/ui/dead/{second}/delete?back=dead?queue=lost")
+        asked = parse(question.partition("<main")[2])  # the frame has forms of its own
         assert "cannot be restored" in asked.text
         assert states(api, [second]) == {"discarded"}, "the page only asks"
         [back] = [e for e in asked.all("input") if e.attributes.get("name") == "back"]
