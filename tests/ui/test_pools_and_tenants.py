@@ -99,9 +99,13 @@ def test_pools_are_created_changed_and_deleted_by_forms(
             assert "by-hand is deleted" not in send(team, f"{path}/delete", {})
             assert stored()["queues"] == ["reports"], "it is not theirs"
             assert "may not access" in team.post("/ui/pools/_new", data={**new, "name": "x"}).text
-        assert "by-hand" in page(admin, "/ui/pools")
+        link = 'href="./pools/by-hand"'
+        wait_until(
+            lambda: link in page(admin, "/ui/pools"),
+            what="viewers share the list for two seconds",
+        )
         assert "by-hand is deleted" in send(admin, f"{path}/delete", {})
-        assert 'href="./pools/by-hand"' not in page(admin, "/ui/pools")
+        assert link not in page(admin, "/ui/pools"), "the page after a change is not shared"
         assert api.get("/ojs/v1/admin/pools/by-hand").status_code == 404
 
         def is_recorded() -> bool:
