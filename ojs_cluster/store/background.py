@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
-from ojs_cluster.redis.deadline import start_deadline
+from ojs_cluster.redis.deadline import current_deadline, start_deadline
 from ojs_cluster.redis.driven_coroutines import driver_state, ensure_task
 from ojs_cluster.redis.durability import Durability, require_durability
 from ojs_cluster.redis.errors import RedisReplyError
@@ -71,7 +71,8 @@ class Background:
         Args:
             purpose: key under which at most one task runs.
             work: the call.
-            wait_s: maximum time in seconds to wait for the result; 0 only starts the task.
+            wait_s: maximum time in seconds to wait for the result; 0 only starts the task. The
+                deadline of the caller's request ends the wait, too.
 
         Returns:
             The result; None when the task failed or has not ended in time.
@@ -92,7 +93,7 @@ class Background:
             if driver_state.driven is None:
                 await trio.lowlevel.checkpoint()
         else:
-            with trio.move_on_after(wait_s):
+            with trio.move_on_at(min(trio.current_time() + wait_s, current_deadline().at)):
                 await running.ended.wait()
         result: T | None = running.result
         return result

@@ -19,7 +19,7 @@ FIRST_RENEWAL_S = 60.0
 LONGEST_RENEWAL_S = 1920.0
 """Longest time in seconds between two registrations of a name that is in use."""
 MAX_WAIT_S = 0.5
-"""Longest wait in seconds of a request whose queue is new to this process."""
+"""Longest wait in seconds of a request for a registry that does not answer."""
 _RETRY_S = 2.0
 """Time in seconds until a name that could not be registered is tried again."""
 _MAX_REMEMBERED = 20_000
@@ -66,10 +66,11 @@ class QueueRegistry:
             BackendUnavailable: the registry does not answer, and had no free name before.
         """
         now = trio.current_time()
+        wait_s = MAX_WAIT_S
         for queue in queues:
             renew_at = self._renewal_times.get(queue)
             if renew_at is None:
-                await self._admit(store, queue)
+                wait_s = await self._admit(store, queue, wait_s)
             elif renew_at <= now:
                 self._renewal_times[queue] = now + _RETRY_S
                 work = partial(self._renew, store, queue)
@@ -83,16 +84,25 @@ class QueueRegistry:
         """
         await self._register(store, queue, NO_NAME_LIMIT)
 
-    async def _admit(self, store: Runtime, queue: str) -> None:
+    async def _admit(self, store: Runtime, queue: str, wait_s: float) -> float:
         """Register a name that is new to this process.
 
         If the registry does not answer, admit the name without it while ``_free_names`` is above 0.
+
+        Args:
+            store: the store.
+            queue: the name.
+            wait_s: maximum time in seconds to wait for the registry.
+
+        Returns:
+            How long the next new name of the request may wait: not at all if this one got no
+            answer, because a request may have a thousand new names.
         """
         limit = store.settings.max_queues
         registered = None
-        if store.redis.is_responsive(store.keys.meta.slot):
+        if wait_s and store.redis.is_responsive(store.keys.meta.slot):
             work = partial(self._register, store, queue, limit)
-            registered = await store.background.once(("queue", queue), work, MAX_WAIT_S)
+            registered = await store.background.once(("queue", queue), work, wait_s)
         if registered == 0:
             raise TooManyQueues(
                 f"queue '{queue}' would be one more than the {limit} allowed",
@@ -107,6 +117,8 @@ class QueueRegistry:
                 )
             self._free_names = free - 1
             self._remember(queue, trio.current_time() + _RETRY_S)
+            return 0
+        return wait_s
 
     async def _renew(self, store: Runtime, queue: str) -> int:
         """Register a known name again, even beyond the limit, and double the pause after it."""

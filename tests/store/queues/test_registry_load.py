@@ -1,16 +1,20 @@
-"""The load of names in use on the registry's master is bounded."""
+"""The load of names on the registry's master is bounded, and so is the wait for it."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import cast
 
+import pytest
 import trio
 
 from ojs_cluster.redis.client import Client
+from ojs_cluster.redis.deadline import start_deadline
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.queues import registry as module
 from ojs_cluster.store.queues.registry import QueueRegistry
 from tests.support.lossy import LossyClient
+from tests.support.patience import cancelled_after_turns
 
 FIRST_S = 0.05
 TIMES = 6
@@ -34,3 +38,22 @@ async def test_a_name_in_use_is_registered_again_after_ever_longer_pauses(store:
     # The first pause may be a quarter shorter than named, and each that follows is doubled.
     least = FIRST_S * 0.75 * (2 ** (TIMES - 1) - 1)
     assert moments[-1] - moments[0] >= least
+
+
+@pytest.mark.parametrize("ended_by", ["patience", "deadline"])
+async def test_many_new_names_wait_together_for_a_registry_that_does_not_answer(
+    store: Store, monkeypatch: pytest.MonkeyPatch, ended_by: str
+) -> None:
+    async def hang(*_: object) -> int:
+        return await trio.sleep_forever()
+
+    registry = QueueRegistry()
+    monkeypatch.setattr(registry, "_register", hang)
+    if ended_by == "patience":
+        monkeypatch.setattr(module, "MAX_WAIT_S", 0.1)
+    else:
+        start_deadline().at = trio.current_time() + 0.1
+    process = replace(store, queues=registry)
+    async with cancelled_after_turns(2) as scope:
+        await registry.ensure(process, [f"new{number}" for number in range(100)])
+    assert not scope.cancelled_caught
