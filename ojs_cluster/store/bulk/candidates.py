@@ -169,6 +169,8 @@ async def _read(
 def _summary(raw_id: bytes, values: Sequence[bytes]) -> JobSummary | None:
     """Return the summary of a job, None for one that is gone or malformed."""
     state, queue, kind, created, finished, priority, dead, hidden, replays, attempt, worker = values
+    if not _is_short_number(created) or (replays and not _is_short_number(replays)):
+        return None  # an operation stores these, and a script compares them
     try:
         return JobSummary(
             raw_id.decode(),
@@ -188,10 +190,18 @@ def _summary(raw_id: bytes, values: Sequence[bytes]) -> JobSummary | None:
         return None
 
 
+def _is_short_number(value: bytes) -> bool:
+    """Return whether Redis scripts and Python read the same integer, of 15 digits at most."""
+    return len(value) <= 15 and value.removeprefix(b"-").isdigit()
+
+
 def _unreadable(job_id: str, values: Sequence[bytes]) -> Target:
-    """Return a job of which only those small fields are used that are readable."""
+    """Return a job of which only those small fields are used that are readable.
+
+    ``discard_job.lua`` and ``move_job.lua`` read an unreadable time as 0, too.
+    """
     state, created = values[0].decode(errors="replace"), values[3]
     return Target(
         *(job_id, 0, State(state) if state in _STATES else State.AVAILABLE),
-        created_ms=int(created) if created.isdigit() and len(created) < 16 else 0,
+        created_ms=int(created) if _is_short_number(created) else 0,
     )

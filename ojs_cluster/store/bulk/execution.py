@@ -46,6 +46,7 @@ from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.history.entries import Cause
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.searched_record import SearchedRecord
+from ojs_cluster.store.jobs.validate_job import read_number
 from ojs_cluster.store.queue_deletion.deletion import (
     DeletionStep,
     abandon,
@@ -67,6 +68,8 @@ _OPERATIONS_AT_ONCE: Final = 4
 """Maximum number of operations that one sweep continues, by one slice each."""
 _PAUSE_MS: Final = 5000
 """Milliseconds until an operation continues after Redis has not answered."""
+_MAX_FAULTS: Final = 5
+"""Number of failures other than those of Redis after which the scheduler ends an operation."""
 _NEXT_SLICE_MS: Final = 1
 """Milliseconds until the scheduler's next slice. Not 0, which would wake the scheduler again."""
 _UNKNOWN: Final = "some of the last slice's jobs may have been changed and are not counted"
@@ -86,7 +89,7 @@ async def run_due(store: Store) -> SweepResult:
     """Continue the operations that are due, by one slice each; remove old ones.
 
     An operation that fails, such as when its shard does not answer, is postponed, and delays no
-    other.
+    other. After ``_MAX_FAULTS`` failures that are no lack of an answer, it has failed.
 
     Raises:
         BackendUnavailable: the master of the meta tag did not answer in time.
@@ -111,6 +114,11 @@ async def run_due(store: Store) -> SweepResult:
             await _postpone(store, name, now + _PAUSE_MS)
             following = min(following, now + _PAUSE_MS) if following >= 0 else now + _PAUSE_MS
             continue
+        except Exception as error:  # it must not keep the other operations from their slices
+            log.exception("bulk operation %s has met a fault", operation_id)
+            if not await _end_faulty(store, operation_id, error):
+                following = min(following, now + _PAUSE_MS) if following >= 0 else now + _PAUSE_MS
+            continue
         done += 1
         more = more or not operation.ended
     return SweepResult(done, None if following < 0 else following, now, more)
@@ -119,6 +127,27 @@ async def run_due(store: Store) -> SweepResult:
 async def _postpone(store: Store, name: bytes, at_ms: int) -> None:
     meta = store.keys.meta
     await store.run_meta("postpone_members", [meta.bulk_running], [at_ms, name])
+
+
+async def _end_faulty(store: Store, operation_id: str, error: Exception) -> bool:
+    """Postpone an operation after a fault of the data or the program, or end it after too many.
+
+    Returns:
+        Whether it has ended.
+    """
+    meta, name = store.keys.meta, operation_id.encode()
+    found: Any = await store.redis.call(
+        meta.slot, "HGET", meta.bulk(operation_id), "faults", idempotent=True
+    )
+    faults = read_number(found) + 1
+    if faults < _MAX_FAULTS:
+        await _store_fields(store, name, "", _PAUSE_MS, ["faults", faults])
+        return False
+    operation = await operations.read(store, operation_id)
+    await _end_damaged(store, name, DamagedOperation(f"it cannot be carried out: {error!r}"))
+    if operation is not None and operation.deletion is not None:
+        await abandon(store, operation.deletion)
+    return True
 
 
 async def run_for(store: Store, operation: BulkOperation, seconds: float) -> BulkOperation:

@@ -9,11 +9,11 @@
 -- Returns: {'ok', fields, effects} | {'missing'} | {'moved', shard} | {'prepared', transaction}
 --          {'conflict', state}
 --@include keys now preflight remove_one read_job change_counters append_event set_deadline
---@include append_effect finish_job remove_from_queue cancel_job
+--@include append_effect finish_job remove_from_queue cancel_job created_of
 local key, keep_ms, errors_kept = KEYS[1], ARGV[4], tonumber(ARGV[5])
 local job, reply = load_job(key)
 if not job then return reply end
-if job[F.created] ~= ARGV[3] then return {'missing'} end
+if created_of(job) ~= tonumber(ARGV[3]) then return {'missing'} end
 local id, state = job_id_of(key), job[F.state]
 if is_terminal(state) or job[F.queue] ~= ARGV[2] then return {'conflict', state} end
 preflight_cancel(job)

@@ -9,12 +9,12 @@
 -- Returns: {'ok', fields, effects} | {'missing'} | {'moved', shard} | {'prepared', transaction}
 --          {'conflict', state}
 --@include keys now preflight remove_one read_job change_counters set_deadline append_effect finish_job
---@include remove_from_queue make_available announce_queue record_history
+--@include remove_from_queue make_available announce_queue record_history created_of
 local key, from, to = KEYS[1], ARGV[1], ARGV[2]
 set_history(ARGV[4])
 local job, reply = load_job(key)
 if not job then return reply end
-if job[F.created] ~= ARGV[3] then return {'missing'} end
+if created_of(job) ~= tonumber(ARGV[3]) then return {'missing'} end
 local id, state = job_id_of(key), job[F.state]
 if job[F.queue] == to then return {'ok', job.field_list, effects} end
 if is_terminal(state) or state == 'active' or job[F.queue] ~= from then return {'conflict', state} end

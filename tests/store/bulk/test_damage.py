@@ -10,7 +10,7 @@ from ojs_cluster.core.bulk.selection import BulkAction
 from ojs_cluster.core.errors import NotFound
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.bulk import candidates, execution, operations
-from ojs_cluster.store.bulk.operation import BulkState, DamagedOperation
+from ojs_cluster.store.bulk.operation import BulkOperation, BulkState, DamagedOperation
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.jobs import read_jobs
 from tests.store.bulk.test_bulk import WAITING, begin, carry_out
@@ -99,3 +99,26 @@ async def test_a_damaged_id_stops_neither_the_scheduler_nor_the_list(store: Stor
     await execution.run_due(store)
     assert db.zcard(meta.bulk_running) == 0
     assert db.zscore(meta.bulk_ended, b"\xff") > 0
+
+
+async def test_a_fault_of_one_operation_delays_no_other_and_ends_it(
+    store: Store, db: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faulty = await begin(store, BulkAction.CANCEL, *WAITING, queue="mail")
+    other = await begin(store, BulkAction.CANCEL, *WAITING, queue="other")
+    advance = execution.advance
+
+    async def fail(store: Store, operation: BulkOperation, delay_ms: int) -> BulkOperation:
+        if operation.id == faulty.id:
+            raise TypeError("Integer exceeds 64-bit range")
+        return await advance(store, operation, delay_ms)
+
+    monkeypatch.setattr(execution, "advance", fail)
+    for _ in range(5):
+        db.zadd(store.keys.meta.bulk_running, {faulty.id: 1}, xx=True)
+        await execution.run_due(store)
+
+    assert (await operations.get(store, other.id)).state is BulkState.COMPLETED
+    ended = await operations.get(store, faulty.id)
+    assert (ended.state, ended.ended) == (BulkState.FAILED, True)
+    assert "64-bit" in ended.reason

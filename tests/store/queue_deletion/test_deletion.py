@@ -189,12 +189,18 @@ async def test_a_deletion_removes_jobs_whose_small_fields_are_unreadable(
     store: Store, db: Any, consistent: Check
 ) -> None:
     held, waiting = await active(store), await put(store)
+    odd = [await put(store) for _ in range(7)]
     db.hset(shard_of(store).job(held.id), f.CREATED, b"x")
     db.hset(shard_of(store).job(waiting.id), f.STATE, b"x")
+    for job, created in zip(
+        odd, (b"1.5", b"1e12", b"007", b"0x10", b"-7", b"9" * 23), strict=False
+    ):
+        db.hset(shard_of(store).job(job.id), f.CREATED, created)
+    db.hset(shard_of(store).job(odd[-1].id), f.REPLAYS, b"9" * 23)
 
     ended = await carry_out(store, db, await begin(store))
 
-    assert (ended.state, ended.succeeded) == (BulkState.COMPLETED, 2), ended
+    assert (ended.state, ended.succeeded) == (BulkState.COMPLETED, 9), ended
     assert (await queues.get_stats(store, QUEUE)).deleted
     consistent()
 
