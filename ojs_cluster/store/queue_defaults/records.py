@@ -34,7 +34,7 @@ async def get_defaults(store: Runtime, queue: str) -> QueueDefaults:
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    return decode_record(queue, await _read(store, queue))
+    return decode_record(queue, await read_record(store, queue))
 
 
 async def change_defaults(store: Runtime, queue: str, members: Mapping[str, Any]) -> QueueDefaults:
@@ -53,62 +53,60 @@ async def change_defaults(store: Runtime, queue: str, members: Mapping[str, Any]
     return await _write(store, queue, lambda present: changed(present, members))
 
 
-async def remove_defaults(store: Runtime, queue: str) -> QueueDefaults:
-    """Remove the defaults of a queue; return what was removed.
+async def remove_defaults(store: Runtime, queue: str) -> None:
+    """Remove the defaults of a queue.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    removed = NONE
-
-    def remove(present: QueueDefaults) -> QueueDefaults:
-        nonlocal removed
-        if not present.empty:  # else an earlier try may have removed them, and lost the reply
-            removed = present
-        return NONE
-
-    await _write(store, queue, remove)
-    return removed
+    await _write(store, queue, lambda _: NONE)
 
 
-async def restore_defaults(store: Runtime, queue: str, removed: QueueDefaults) -> None:
-    """Set defaults again that were removed, unless the queue has new ones.
-
-    Raises:
-        InvalidRequest: too many queues have defaults.
-        BackendUnavailable: Redis did not answer in time.
-    """
-    await _write(store, queue, lambda present: removed if present.empty else present)
-
-
-async def restore_removed(store: Runtime, queue: str, token: str) -> None:
-    """Restore the defaults that a deletion has removed, before its drain is ended.
-
-    Partition 0 has them until the queue is deleted.
+async def remove_record(store: Runtime, queue: str, record: bytes) -> bool:
+    """Remove the defaults of a queue; return False if they are not those of the record any more.
 
     Args:
         store: the store.
         queue: the queue.
-        token: the token of the deletion; empty for any deletion.
+        record: the defaults as ``read_record`` has returned them.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    shard = store.keys.shard_of_queue(queue)
-    found: Any = await store.redis.call(
-        *(shard.slot, "HMGET", shard.queue_counters(queue), "deleting", "removed_defaults"),
-        idempotent=True,
-    )
-    deletion, record = found
-    if not record or not deletion or (token and deletion.rstrip(b"*") != token.encode()):
+    return await _replace(store, queue, record, b"") == b"ok"
+
+
+async def restore_removed(store: Runtime, queue: str, removed: bytes) -> None:
+    """Restore the defaults that a deletion has removed or still removes, unless there are new ones.
+
+    The restored record differs from the removed one by a space. So a late removal of the deletion
+    finds another record, and removes nothing.
+
+    Args:
+        store: the store.
+        queue: the queue.
+        removed: the record that the deletion has stored.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    if decode_record(queue, removed).empty:
         return
-    try:
-        await restore_defaults(store, queue, decode_record(queue, record))
-    except InvalidRequest as error:  # the end of the drain must not fail because of it
-        log.warning("the defaults of queue %s are not restored: %s", queue, error.message)
+    wanted = removed[:-1] if removed.endswith(b" ") else removed + b" "
+    while (present := await read_record(store, queue)) in (b"", removed):
+        reply = await _replace(store, queue, present, wanted)
+        if reply == b"full":  # the end of the drain must not fail because of it
+            log.warning("the defaults of queue %s are not restored: too many queues", queue)
+        if reply != b"changed":
+            return
 
 
-async def _read(store: Runtime, queue: str) -> bytes:
+async def read_record(store: Runtime, queue: str) -> bytes:
+    """Return the defaults of a queue as stored, empty for none.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
     meta = store.keys.meta
     found: Any = await store.redis.call(
         meta.slot, "HGET", meta.queue_defaults, queue, idempotent=True
@@ -119,21 +117,26 @@ async def _read(store: Runtime, queue: str) -> bytes:
 async def _write(
     store: Runtime, queue: str, change: Callable[[QueueDefaults], QueueDefaults]
 ) -> QueueDefaults:
-    meta = store.keys.meta
     while True:
-        record = await _read(store, queue)
+        record = await read_record(store, queue)
         wanted = change(decode_record(queue, record))
         packed = b"" if wanted.empty else encode(wanted)
         if packed == record:
             return wanted
-        reply = await store.run_meta(
-            "write_queue_defaults",
-            [meta.queue_defaults],
-            [queue, record, packed, MAX_QUEUES, meta.queue_defaults_channel],
-        )
+        reply = await _replace(store, queue, record, packed)
         if reply == b"full":
             raise InvalidRequest(
                 f"at most {MAX_QUEUES} queues may have defaults of their own", field="default_retry"
             )
         if reply == b"ok":
             return wanted
+
+
+async def _replace(store: Runtime, queue: str, record: bytes, wanted: bytes) -> bytes:
+    meta = store.keys.meta
+    reply: bytes = await store.run_meta(
+        "write_queue_defaults",
+        [meta.queue_defaults],
+        [queue, record, wanted, MAX_QUEUES, meta.queue_defaults_channel],
+    )
+    return reply

@@ -21,7 +21,7 @@ for _, jobs in ipairs(redis.call('HMGET', counters_key, 'scheduled', 'pending', 
     if (tonumber(jobs) or 0) > 0 then return 0 end
 end
 if ARGV[2] then
-    if created then redis.call('HSET', counters_key, 'removed_defaults', ARGV[2]) end
+    if created then redis.call('HSET', counters_key, 'removed_defaults', token .. '|' .. ARGV[2]) end
     return 1
 end
 redis.call('HDEL', counters_key, 'created', 'kept', 'open', 'paused', 'draining', 'deleting', 'rejected_at', 'bound', 'overflow',

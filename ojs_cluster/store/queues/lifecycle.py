@@ -10,18 +10,12 @@ import secrets
 from contextlib import suppress
 
 from ojs_cluster.core.errors import BackendUnavailable, Conflict, NotFound, OJSError
-from ojs_cluster.core.queue_defaults import encode
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.deadline import cleaning_up
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.partial_failures import after_first_write
-from ojs_cluster.store.queue_defaults.records import (
-    NONE,
-    get_defaults,
-    remove_defaults,
-    restore_defaults,
-)
+from ojs_cluster.store.queue_defaults.records import read_record, remove_record
 from ojs_cluster.store.queues import partition_maintenance
 from ojs_cluster.store.queues.queues import (
     QueueStats,
@@ -29,6 +23,7 @@ from ojs_cluster.store.queues.queues import (
     end_drain,
     exists,
     get_stats,
+    restore_defaults_of,
 )
 from ojs_cluster.store.sweeps.retention import retire
 
@@ -135,20 +130,29 @@ async def delete_drained(store: Store, queue: str, token: str) -> bool:
         empty = empty and await _delete_in(store, shard, queue, "")
     # Partition 0 comes last, because its fields are authoritative. The defaults precede it:
     # after a crash, the next queue of this name must not have them. Partition 0 keeps them until
-    # it is deleted, so whatever ends the drain instead restores them (``restore_removed``).
-    defaults = await get_defaults(store, queue) if empty else NONE
-    if not defaults.empty:
-        empty = await _delete_in(store, shards[0], queue, token, encode(defaults))
-    defaults = await remove_defaults(store, queue) if empty else NONE
+    # it is deleted, so whatever ends the drain instead restores them (``pause_queue.lua``).
+    empty = empty and await _remove_defaults(store, shards[0], queue, token)
     if not (empty and await _delete_in(store, shards[0], queue, token)):
-        if not defaults.empty:
-            await restore_defaults(store, queue, defaults)
+        await restore_defaults_of(store, queue, token)
         return False
     # Meanwhile the janitor may have copied fields of partition 0 to partitions that were empty.
     if not await _exists_in(store, shards[0], queue):
         for shard in shards[1:]:
             await _delete_in(store, shard, queue, "*")
         await finish_deletion(store, queue)
+    return True
+
+
+async def _remove_defaults(store: Store, shard: Shard, queue: str, token: str) -> bool:
+    """Remove the defaults of a queue; return False if it is not deleted because of a job or drain.
+
+    What is removed is stored in partition 0 before.
+    """
+    while record := await read_record(store, queue):
+        if not await _delete_in(store, shard, queue, token, record):
+            return False
+        if await remove_record(store, queue, record):
+            break
     return True
 
 

@@ -343,15 +343,43 @@ async def end_drain(store: Store, queue: str, token: str) -> None:
     await _change_flags(store, queue, "undrain", token)
 
 
+async def restore_defaults_of(store: Store, queue: str, token: str) -> None:
+    """Restore the defaults that a deletion has removed, if the queue still drains for it.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    shard = store.keys.shard_of_queue(queue)
+    found: Any = await store.redis.call(
+        *(shard.slot, "HMGET", shard.queue_counters(queue), "deleting", "removed_defaults"),
+        idempotent=True,
+    )
+    deletion, removed = found
+    owner = token.encode()
+    if deletion in (owner, owner + b"*") and removed and removed.startswith(owner + b"|"):
+        await _restore_defaults(store, queue, removed)
+
+
+async def _restore_defaults(store: Store, queue: str, removed: bytes) -> None:
+    """Restore defaults, then remove them from partition 0; ``removed`` is its field."""
+    await restore_removed(store, queue, removed.partition(b"|")[2])
+    shard = store.keys.shard_of_queue(queue)
+    await store.run(
+        shard,
+        "pause_queue",
+        [shard.queue_counters(queue), shard.queue_available(queue), shard.events],
+        [store.events_arg, queue, "keep", "keep", "", removed],
+        idempotent=True,
+    )
+
+
 async def _change_flags(
     store: Store, queue: str, action: QueueAction, token: str = ""
 ) -> tuple[int, QueueStatus]:
     """Change the flags, for an operator or for the deletion with this token."""
     await store.queues.ensure(store, [queue])
-    if action != "pause" and not (action == "drain" and token):
-        await restore_removed(store, queue, token)
     shard = store.keys.shard_of_queue(queue)
-    now, effects, paused, draining = await store.run(
+    now, effects, paused, draining, removed = await store.run(
         shard,
         "pause_queue",
         [shard.queue_counters(queue), shard.queue_available(queue), shard.events],
@@ -360,6 +388,8 @@ async def _change_flags(
     )
     await deliver(store, shard, effects)
     with after_first_write():
+        if removed:  # the deletion has no token any more, so it does not delete the queue
+            await _restore_defaults(store, queue, removed)
         await pauses.mirror_flags(store, queue)
     return int(now), queue_status(paused=bool(paused), draining=bool(draining))
 

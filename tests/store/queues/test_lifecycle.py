@@ -11,7 +11,6 @@ import pytest
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable, Conflict, NotFound, QueueDraining
-from ojs_cluster.core.queue_defaults import QueueDefaults
 from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.redis import Client
 from ojs_cluster.redis.deadline import current_deadline, start_deadline
@@ -19,7 +18,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import exhaustion
 from ojs_cluster.store.enqueue.enqueue import enqueue
 from ojs_cluster.store.limits import depth_bounds, rate_limits
-from ojs_cluster.store.queue_defaults.records import change_defaults, get_defaults, remove_defaults
+from ojs_cluster.store.queue_defaults.records import change_defaults, get_defaults, remove_record
 from ojs_cluster.store.queues import lifecycle, pauses, queues
 from ojs_cluster.store.queues.partition_maintenance import get_partitions
 from ojs_cluster.store.sweeps.retention import purge_due, retire_queues
@@ -278,17 +277,93 @@ async def test_a_deletion_that_loses_redis_leaves_the_defaults(
     await change_defaults(store, QUEUE, {"default_timeout": 7})
     client = AbsentClient(store.redis, set())
 
-    async def remove_and_lose(*args: Any) -> QueueDefaults:
-        removed = await remove_defaults(*args)
+    async def remove_and_lose(*args: Any) -> bool:
+        removed = await remove_record(*args)
         client.slots.add(shard_of(store).slot)
         return removed
 
-    monkeypatch.setattr(lifecycle, "remove_defaults", remove_and_lose)
+    monkeypatch.setattr(lifecycle, "remove_record", remove_and_lose)
     with pytest.raises(BackendUnavailable):
         await lifecycle.delete_queue(replace(store, redis=cast(Client, client)), QUEUE)
     assert (await queues.get_stats(store, QUEUE)).status == "draining"
     await queues.pause_or_resume(store, QUEUE, "resume")
     assert (await get_defaults(store, QUEUE)).default_timeout == 7
+
+
+async def test_a_resume_during_a_deletion_neither_loses_nor_brings_back_defaults(
+    store: Store, other_store: Store
+) -> None:
+    await lifecycle.create_queue(store, QUEUE)
+    await change_defaults(store, QUEUE, {"default_timeout": 7})
+    await queues.begin_drain(store, QUEUE, "first")
+
+    async def resume() -> None:
+        await queues.pause_or_resume(other_store, QUEUE, "resume")
+
+    async def die() -> None:
+        raise BackendUnavailable("no answer", outcome="unknown")
+
+    dying = before(before(store, "write_queue_defaults", 0, resume), "delete_queue", 1, die)
+    with pytest.raises(BackendUnavailable):
+        await lifecycle.delete_drained(dying, QUEUE, "first")
+    assert (await get_defaults(store, QUEUE)).default_timeout == 7
+
+    await queues.begin_drain(store, QUEUE, "second")
+
+    async def delete() -> None:
+        await lifecycle._delete_in(other_store, shard_of(store), QUEUE, "second")
+
+    async def resume_late() -> None:
+        late = before(other_store, "pause_queue", 0, delete)
+        await queues.pause_or_resume(late, QUEUE, "resume")
+
+    await lifecycle.delete_drained(before(store, "delete_queue", 1, resume_late), QUEUE, "second")
+    assert (await get_defaults(store, QUEUE)).empty
+
+
+async def test_the_slower_of_two_deletions_brings_no_defaults_back(
+    store: Store, other_store: Store
+) -> None:
+    await lifecycle.create_queue(store, QUEUE)
+    await change_defaults(store, QUEUE, {"default_timeout": 7})
+
+    async def delete() -> None:
+        await lifecycle.delete_queue(other_store, QUEUE)
+        await put(other_store)
+
+    with pytest.raises(Conflict):
+        await lifecycle.delete_queue(before(store, "delete_queue", 1, delete), QUEUE)
+    assert (await get_defaults(store, QUEUE)).empty
+
+
+async def test_defaults_that_an_operator_removes_stay_removed(store: Store, db: Any) -> None:
+    await lifecycle.create_queue(store, QUEUE)
+    await change_defaults(store, QUEUE, {"default_timeout": 7})
+    await queues.begin_drain(store, QUEUE, "token")
+
+    async def return_a_job() -> None:
+        await enqueue(store, new_job(), ignore_depth_bound=True)
+
+    returning = before(store, "write_queue_defaults", 0, return_a_job)
+    assert not await lifecycle.delete_drained(returning, QUEUE, "token")
+    assert (await get_defaults(store, QUEUE)).default_timeout == 7
+    await change_defaults(store, QUEUE, {"default_timeout": None})
+    await queues.end_drain(store, QUEUE, "token")
+    assert (await get_defaults(store, QUEUE)).empty
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+async def test_defaults_of_an_earlier_deletion_are_not_restored(
+    store: Store, db: Any, deleted: bool
+) -> None:
+    await lifecycle.create_queue(store, QUEUE)
+    key = shard_of(store).queue_counters(QUEUE)  # as an earlier version leaves it
+    db.hset(key, "removed_defaults", b'token|{"default_timeout":7}')
+    if deleted:
+        db.hdel(key, "created")
+    await queues.pause_or_resume(store, QUEUE, "resume")
+    assert (await get_defaults(store, QUEUE)).empty
+    assert not db.hexists(key, "removed_defaults")
 
 
 async def test_a_refused_deletion_ends_its_drain_after_lost_replies_and_a_crash(
