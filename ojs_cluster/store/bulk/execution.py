@@ -12,6 +12,7 @@ not retry a job again that it has retried, and its walk ends although new jobs a
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ from ojs_cluster.core.errors import (
     OJSError,
 )
 from ojs_cluster.core.jobs.states import State
+from ojs_cluster.redis.deadline import cleaning_up
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.store.bulk import operations
 from ojs_cluster.store.bulk.apply import apply
@@ -50,6 +52,7 @@ from ojs_cluster.store.jobs.validate_job import read_number
 from ojs_cluster.store.queue_deletion.deletion import (
     DeletionStep,
     abandon,
+    end_late_drain,
     has_drain,
     open_target,
     try_to_delete,
@@ -176,6 +179,11 @@ async def run_for(store: Store, operation: BulkOperation, seconds: float) -> Bul
             # This process may have been so slow that it has begun the drain after the end.
             await abandon(store, found.deletion)
         return found
+    except OJSError:
+        if operation.deletion is not None and not operation.has_begun:
+            with suppress(OJSError, DamagedOperation), cleaning_up():
+                await end_late_drain(store, operation)
+        raise
     return operation
 
 
@@ -220,8 +228,11 @@ async def advance(store: Store, operation: BulkOperation, delay_ms: int) -> Bulk
         DamagedOperation: its position is damaged.
         BackendUnavailable: Redis did not answer in time. The scheduler continues the operation.
     """
-    if operation.deletion is not None and not await has_drain(store, operation.deletion):
-        return await _end(store, replace(operation, slice=None, position=None))
+    if operation.deletion is not None:
+        if not await has_drain(store, operation.deletion):
+            return await _end(store, replace(operation, slice=None, position=None))
+        if not operation.has_begun:  # a drain that began after the end must delete nothing
+            operation = await _update(store, operation, delay_ms)
     if operation.slice is not None:
         try:
             return await _finish_slice(store, operation, operation.slice, delay_ms)
@@ -332,9 +343,8 @@ async def _finish_slice(
             try:
                 await open_target(store, operation.deletion)
             except Conflict as refusal:
-                await abandon(store, operation.deletion)
-                stopped = replace(operation, slice=None, state=BulkState.STOPPED)
-                return await _update(store, replace(stopped, reason=refusal.message), None)
+                stopped = replace(operation, slice=None, reason=refusal.message)
+                return await _give_up(store, stopped, operation.deletion, BulkState.STOPPED)
         for target in current.targets:  # in the order of their arrival
             await change(target)
         if operation.deletion is not None:
@@ -375,19 +385,33 @@ async def _end_deletion(
 ) -> BulkOperation:
     """Delete the queue after a walk over its jobs, or plan the next walk."""
     if operation.state is BulkState.STOPPING and await has_drain(store, deletion):
-        await abandon(store, deletion)
-        return await _update(store, replace(operation, state=BulkState.STOPPED), None)
-    step = await try_to_delete(store, deletion)
+        return await _give_up(store, operation, deletion, BulkState.STOPPED)
+    # Without a drain of its own, it must not end the deletion of another request.
+    step = DeletionStep.NO_DRAIN
+    if operation.has_begun:
+        step = await try_to_delete(store, deletion)
     if step is DeletionStep.DELETED:
-        return await _update(store, replace(operation, state=BulkState.COMPLETED), None)
+        return await _update(store, replace(operation, state=BulkState.COMPLETED, reason=""), None)
     if step is DeletionStep.NO_DRAIN:
-        stopped = replace(operation, state=BulkState.STOPPED, reason=_NO_DRAIN)
+        reason = operation.reason
+        if not reason and operation.state is not BulkState.STOPPING:
+            reason = _NO_DRAIN
+        stopped = replace(operation, state=BulkState.STOPPED, reason=reason)
         return await _update(store, stopped, None)
     operation, delay_ms = after_walk(operation, step)
     if operation.state is BulkState.FAILED:
-        await abandon(store, deletion)
-        return await _update(store, operation, None)
+        return await _give_up(store, operation, deletion, BulkState.FAILED)
     return await _update(store, operation, delay_ms)
+
+
+async def _give_up(
+    store: Store, operation: BulkOperation, deletion: QueueDeletion, state: BulkState
+) -> BulkOperation:
+    """End a deletion and its drain. If the process dies in between, the reason is kept."""
+    if operation.reason:
+        operation = await _update(store, operation, _PAUSE_MS)
+    await abandon(store, deletion)
+    return await _update(store, replace(operation, state=state), None)
 
 
 async def _update(store: Store, operation: BulkOperation, delay_ms: int | None) -> BulkOperation:
@@ -405,7 +429,7 @@ async def _update(store: Store, operation: BulkOperation, delay_ms: int | None) 
         *("failures", orjson.dumps(operation.failures)),
     ]
     if operation.deletion is not None:
-        fields += ["walk", operation.walk.encode()]
+        fields += ["walk", operation.walk.encode(), "reason", operation.reason]
     if delay_ms is None:
         fields += ["state", operation.state.value, "reason", operation.reason]
     name = operation.id.encode()

@@ -238,6 +238,11 @@ class BulkOperation:
         """Whether the operation has ended."""
         return self.ended_ms is not None
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether a process has stored progress. A deletion then had its drain."""
+        return self.version != "0"
+
     def with_failures(self, found: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
         """Return the kept failures and as many of ``found`` as fit, with shortened reasons."""
         shortened = [(job_id, reason[:_MAX_REASON]) for job_id, reason in found]

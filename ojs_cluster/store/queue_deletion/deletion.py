@@ -18,7 +18,7 @@ from enum import Enum, auto
 from typing import Any
 
 from ojs_cluster.core.bulk.selection import DEFAULT_STATES, BulkAction, Selection
-from ojs_cluster.core.errors import Conflict, InvalidRequest, OJSError
+from ojs_cluster.core.errors import Conflict, InvalidRequest, NotFound, OJSError
 from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.redis.deadline import cleaning_up
 from ojs_cluster.store.bulk import operations
@@ -97,11 +97,27 @@ async def begin_deletion(
         try:
             await begin_drain(store, queue, deletion.token)
         except OJSError:
-            # The scheduler then ends the operation at once, and a drain that is left.
+            # The scheduler then ends the operation, and a drain that is left, as soon as the shards
+            # answer.
             with suppress(OJSError), cleaning_up():
-                await operations.stop(store, operation_id)
+                try:
+                    await operations.stop(store, operation_id)
+                except (Conflict, NotFound):  # it has ended, so the scheduler ends no drain
+                    await abandon(store, deletion)
             raise
     return operation
+
+
+async def end_late_drain(store: Store, operation: BulkOperation) -> None:
+    """End the drain of a deletion whose operation has ended before the drain began.
+
+    Raises:
+        DamagedOperation: the record of the operation is damaged.
+        BackendUnavailable: Redis did not answer in time.
+    """
+    found = await operations.read_stored(store, operation.id)
+    if operation.deletion is not None and (found is None or found.ended):
+        await abandon(store, operation.deletion)
 
 
 async def abandon(store: Store, deletion: QueueDeletion) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ojs_cluster.core.errors import Conflict, InvalidRequest, NotFound
+from ojs_cluster.core.errors import BackendUnavailable, Conflict, InvalidRequest, NotFound
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.store.bulk import execution, operations
@@ -25,7 +25,7 @@ from ojs_cluster.store.queue_deletion.deletion import (
 )
 from ojs_cluster.store.queue_deletion.walks import after_walk
 from ojs_cluster.store.queues import lifecycle, queues
-from ojs_cluster.store.queues.partition_maintenance import get_partitions
+from ojs_cluster.store.queues.partition_maintenance import get_partitions, set_partitions
 from ojs_cluster.store.tenants import fair_share
 from tests.store.hot_queues import close_empty, put_into, spread
 from tests.store.queues.test_lifecycle import before
@@ -63,6 +63,10 @@ async def carry_out(store: Store, db: Any, operation: BulkOperation) -> BulkOper
         db.zadd(store.keys.meta.bulk_running, {operation.id: 1}, xx=True)
         await execution.run_due(store)
     raise AssertionError(found)
+
+
+async def lose() -> None:
+    raise BackendUnavailable("no answer", outcome="unknown")
 
 
 async def jobs_in_all_states(store: Store) -> list[str]:
@@ -235,19 +239,65 @@ async def test_an_operator_ends_a_deletion(store: Store, db: Any, how: str) -> N
     assert (await read_jobs.get(store, held.id)).queue == QUEUE
 
 
+@pytest.mark.parametrize("new", [False, True])
 async def test_a_drain_that_begins_after_the_end_of_its_deletion_is_ended(
-    store: Store, other_store: Store
+    store: Store, other_store: Store, new: bool
 ) -> None:
     await put(store)
 
     async def end() -> None:  # as the scheduler does when the request takes too long
         await execution.run_due(other_store)
+        if new:  # the request is repeated, then the queue is created again
+            await execution.run_for(other_store, await begin(other_store), 5)
+            await lifecycle.create_queue(other_store, QUEUE)
 
     late = await execution.run_for(store, await begin(before(store, "pause_queue", 0, end)), 5)
 
     assert (late.state, late.succeeded) == (BulkState.STOPPED, 0)
     assert "does not drain" in late.reason
+    stats = await queues.get_stats(store, QUEUE)
+    assert (stats.deleted, stats.status) == (False, "active")
+
+
+async def test_a_late_drain_is_ended_if_redis_does_not_tell_the_end(store: Store, db: Any) -> None:
+    await put(store)
+    operation = await begin(store)
+    db.hset(store.keys.meta.bulk(operation.id), "ended", 1)
+    deaf = before(store, "bulk_update", 0, lose)
+
+    with pytest.raises(BackendUnavailable):
+        await execution.run_for(deaf, operation, 5)
     assert (await queues.get_stats(store, QUEUE)).status == "active"
+
+
+async def test_a_deletion_that_has_not_drained_leaves_the_next_queue_alone(
+    store: Store, other_store: Store, db: Any
+) -> None:
+    await put(store)
+    operation = await begin(store)
+    await execution.run_for(store, await begin(other_store), 5)
+    await set_partitions(store, QUEUE, 3)  # for the next queue of this name
+
+    ended = await carry_out(store, db, operation)
+
+    assert ended.state is BulkState.STOPPED
+    assert (await get_partitions(store, QUEUE)).count == 3
+
+
+async def test_a_deletion_that_ends_twice_keeps_its_reason(store: Store, db: Any) -> None:
+    await put(store, "target")
+    await put(store)
+    operation = await begin(store, "target")
+    await rate_limits.set_queue_limits(store, "target", RateLimits(concurrency=1))
+    dying = before(store, "bulk_update", 3, lose)  # its end, after that of the drain
+    with pytest.raises(BackendUnavailable):
+        await execution.run_for(dying, operation, 5)
+    assert (await queues.get_stats(store, QUEUE)).status == "active"
+
+    ended = await carry_out(store, db, operation)
+
+    assert ended.state is BulkState.STOPPED
+    assert "limits" in ended.reason
 
 
 async def test_a_deletion_of_a_drained_queue_is_ended_by_the_next_one(
@@ -272,6 +322,7 @@ async def test_a_stopped_deletion_leaves_a_deleted_queue_deleted(store: Store, d
     assert deletion is not None
     for job in await take(store):
         await ack(store, job)
+    await execution.run_for(store, operation, 0)
     await lifecycle.delete_drained(store, QUEUE, deletion.token)  # and then the process died
     await operations.stop(store, operation.id)
 
