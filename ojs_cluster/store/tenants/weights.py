@@ -81,6 +81,7 @@ class WeightsCheck:
             return True
         everywhere = is_due or snapshot.version != self._version
         shards: Collection[Shard] = list(store.keys) if everywhere else self._silent
+        checked_at = began if everywhere else self._checked_at
         self._checked_at = -inf  # until all shards have been tried
         silent: dict[Shard, BackendUnavailable] = {}
         corrected = True
@@ -91,8 +92,9 @@ class WeightsCheck:
                 shards = [shard for shard in store.keys if shard not in silent]
                 snapshot = await read_all(store)
         for shard, error in silent.items():
-            log.debug("the weights of shard %d are not checked: %s", shard.index, error)
-        self._version, self._checked_at, self._silent = snapshot.version, began, silent
+            if shard not in self._silent:
+                log.warning("the weights of shard %d are not checked: %s", shard.index, error)
+        self._version, self._checked_at, self._silent = snapshot.version, checked_at, silent
         return not silent
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.store.context import Store
@@ -14,7 +16,7 @@ from ojs_cluster.store.fetch.fetch import release
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.queues.partition_maintenance import maintain_queue, set_partitions
-from ojs_cluster.store.tenants import changes
+from ojs_cluster.store.tenants import changes, weights
 from ojs_cluster.store.tenants.fair_share import set_fair_share
 from ojs_cluster.store.tenants.weights import WeightsCheck
 from tests.store.hot_queues import spread
@@ -143,6 +145,24 @@ async def test_a_shard_that_does_not_answer_delays_no_weights_of_others(
     assert [shard for shard in store.keys if not db.exists(shard.tenant_weights)] == [silent]
     assert await check.check(store)
     assert db.hget(silent.tenant_weights, "a") == b"3"
+
+
+async def test_a_silent_shard_does_not_delay_the_check_of_each_minute(
+    store: Store, db: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await weigh(store, "a", 3)
+    silent, lost, *_ = store.keys
+    deaf, check = without(store, silent), WeightsCheck()
+    began = trio.current_time()
+    clock = SimpleNamespace(**vars(trio))
+    monkeypatch.setattr(weights, "trio", clock)
+    for second in (0, 30, 61):
+        clock.current_time = lambda at=began + second: at
+        assert not await check.check(deaf)
+        if second == 0:
+            db.delete(lost.tenant_weights)
+    assert db.hget(lost.tenant_weights, "a") == b"3"
+    assert caplog.text.count("are not checked") == 1
 
 
 @pytest.mark.parametrize("weight", ["x", "nan", "0", "1e9"])
