@@ -78,8 +78,8 @@ class NoticedPressure:
         for queue in queues:
             if (plan := self._planned.get(queue)) is not None:
                 plan.stored_at = max(plan.stored_at, stored_at)
-                if plan.failures:  # it has just stored a job, so it answers again
-                    plan.due, plan.failures = min(plan.due, self._due(queue, stored_at)), 0
+                if plan.failures:  # it has just stored a job, so it may answer again
+                    plan.due = min(plan.due, self._due(queue, stored_at))
                     self._wake.set()
             elif len(self._planned) < _MAX_REMEMBERED:
                 self._planned[queue] = _Plan(self._due(queue, stored_at), stored_at)
@@ -108,11 +108,14 @@ class NoticedPressure:
             self._checked_at[queue] = now
             if plan.stored_at > now:
                 self._planned[queue] = _Plan(self._due(queue, plan.stored_at), plan.stored_at)
-            if await self._succeeds(store, queue, check) or queue in self._planned:
+            if await self._succeeds(store, queue, check):
                 continue
             failures = plan.failures + 1
-            if failures < _MAX_FAILURES and len(self._planned) < _MAX_REMEMBERED:
-                retry_at = trio.current_time() + GAP_S * 2**plan.failures
+            retry_at = trio.current_time() + GAP_S * 2**plan.failures
+            if (again := self._planned.get(queue)) is not None:  # noticed meanwhile
+                again.due = max(again.due, retry_at)
+                again.failures = min(failures, _MAX_FAILURES - 1)
+            elif failures < _MAX_FAILURES and len(self._planned) < _MAX_REMEMBERED:
                 self._planned[queue] = _Plan(retry_at, now, failures)
 
     def _order(self, queue: str, now: float) -> tuple[bool, int, float]:

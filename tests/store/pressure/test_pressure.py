@@ -153,6 +153,28 @@ async def test_a_failed_check_is_repeated_for_a_bounded_time(
     assert checked == {"away": 5, "back": 3}
 
 
+async def test_the_failures_of_a_queue_that_is_noticed_meanwhile_count(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(noticed, "GAP_S", 0.01)
+    checks = 0
+
+    async def check(_store: Store, queue: str) -> None:
+        nonlocal checks
+        checks += 1
+        if checks < 5:  # another request stores a job
+            await pressure.notice(store, [queue])
+        raise BackendUnavailable("no answer", outcome="not_applied")
+
+    async def succeed() -> bool:
+        return True
+
+    pressure = noticed.NoticedPressure(check)
+    await pressure.notice(store, ["away"])
+    await until(lambda: store.background.once("pressure", succeed, 30), bool)  # no check is left
+    assert checks == 5
+
+
 async def test_a_write_in_several_steps_announces_it(store: Store) -> None:
     await depth_bounds.set_bound(store, QUEUE, DepthBound(4, threshold=0.5))
     await group(store, step(), step(), step())
