@@ -143,14 +143,18 @@ async def _end_faulty(store: Store, operation_id: str, error: Exception) -> bool
         meta.slot, "HGET", meta.bulk(operation_id), "faults", idempotent=True
     )
     faults = read_number(found) + 1
-    if faults < _MAX_FAULTS:
-        await _store_fields(store, name, "", _PAUSE_MS, ["faults", faults])
-        return False
-    operation = await operations.read(store, operation_id)
-    await _end_damaged(store, name, DamagedOperation(f"it cannot be carried out: {error!r}"))
-    if operation is not None and operation.deletion is not None:
-        await abandon(store, operation.deletion)
-    return True
+    try:
+        if faults >= _MAX_FAULTS:
+            operation = await operations.read(store, operation_id)
+            if operation is not None and operation.deletion is not None:
+                await abandon(store, operation.deletion)
+            damage = DamagedOperation(f"it cannot be carried out: {error!r}")
+            await _end_damaged(store, name, damage)
+            return True
+    except BackendUnavailable as away:  # such as the shard of the queue, whose drain must end
+        log.warning("bulk operation %s is postponed: %s", operation_id, away)
+    await _store_fields(store, name, "", _PAUSE_MS, ["faults", faults])
+    return False
 
 
 async def run_for(store: Store, operation: BulkOperation, seconds: float) -> BulkOperation:
