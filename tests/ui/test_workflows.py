@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Any
 
 import httpx
 import pytest
 
+from ojs_cluster.core.jobs.states import State
+from ojs_cluster.core.workflow import STATUS_ENQUEUED, Plan, WorkflowNode, evaluate
+from ojs_cluster.store.queues.queues import QueueStats
+from ojs_cluster.store.workflows.read_workflows import JobOutcome, WaitingJob, WorkflowRecord
 from ojs_cluster.ui.formats import NONE
+from ojs_cluster.ui.pages.timelines.workflow_waits import Queues, wait_of
 from tests.support.servers import wait_until
 from tests.ui.dashboard import Running
 from tests.ui.demo import Demo
@@ -76,13 +82,14 @@ def test_each_waiting_step_says_what_it_waits_for(running: Running, admin: httpx
         assert f'href="../jobs/{job}"' in cells[1], "the step that it waits for"
         limits = f"{V1}/admin/queues/flow-waits/rate-limit"
         api.put(limits, json={"concurrency": 0}).raise_for_status()
-        assert waits(first)[0] == "the limit of flow-waits: 0 of 0 jobs run"
+        assert waits(first)[0] == "the limit of flow-waits, which lets no job start"
+        assert '<span class="warn">the limit of' in page(admin, f"/ui/workflows/{first}")
         api.delete(limits).raise_for_status()
         api.post(f"{V1}/queues/flow-waits/pause")
         assert waits(first)[0] == "the queue flow-waits, which is paused"
         api.post(f"{V1}/queues/flow-waits/resume")
         limited = {"key": "flow:key", "concurrency": 1}
-        options = {"queue": "flow-waits"}
+        options = {"queue": "flow-limited"}
         jobs = [
             {
                 "type": "a",
@@ -91,13 +98,16 @@ def test_each_waiting_step_says_what_it_waits_for(running: Running, admin: httpx
             },
             {"type": "b", "args": [], "options": {**options, "rate_limit": limited}},
         ]
-        override = f"{V1}/rate-limits/flow:key/override"
-        api.put(override, json={"concurrency": 0}).raise_for_status()
         back = {"type": "undo", "args": [], "options": options}
         body: dict[str, Any] = {"type": "batch", "jobs": jobs, "callbacks": {"on_failure": back}}
         made = api.post(f"{V1}/workflows", json=body)
         second = made.raise_for_status().json()["id"]
-        wait_until(lambda: waits(second)[1].startswith("the rate"), what="the jobs are enqueued")
+        free = "a worker of flow-limited"
+        wait_until(lambda: waits(second)[1] == free, what="no fetch has requested a token")
+        override = f"{V1}/rate-limits/flow:key/override"
+        api.put(override, json={"concurrency": 0}).raise_for_status()
+        fetch = {"queues": ["flow-limited"], "worker_id": "w"}
+        assert api.post(f"{V1}/workers/fetch", json=fetch).json()["jobs"] == []
         started, limit, undo = waits(second)
         assert started.startswith("its start time, in ")
         assert limit == "the rate limit key flow:key"
@@ -105,6 +115,53 @@ def test_each_waiting_step_says_what_it_waits_for(running: Running, admin: httpx
         for workflow in (first, second):
             api.delete(f"{V1}/workflows/{workflow}")
             assert set(waits(workflow)) == {NONE}
+
+
+def test_a_step_whose_job_was_moved_waits_for_the_other_queue(
+    running: Running, admin: httpx.Client
+) -> None:
+    with running.api() as api:
+        workflow = chain(api, "flow-left", 1)
+
+        def waits_for(words: str) -> bool:
+            text = page(admin, f"/ui/workflows/{workflow}").partition("Table of steps")[2]
+            return words in " ".join(parse(text).text.split())
+
+        wait_until(lambda: waits_for("a worker of flow-left"), what="the step is enqueued")
+        body = {"strategy": "move", "target_queue": "flow-taken"}
+        api.request("DELETE", f"{V1}/queues/flow-left", json=body).raise_for_status()
+        wait_until(lambda: waits_for("a worker of flow-taken"), what="the job is moved")
+        api.delete(f"{V1}/workflows/{workflow}")
+
+
+@pytest.mark.parametrize(
+    ("waiting", "words"),
+    [
+        (WaitingJob(State.AVAILABLE, "read"), "a worker of read"),
+        (WaitingJob(State.AVAILABLE, "open"), "a worker or a limit of open"),
+        (
+            WaitingJob(State.AVAILABLE, "silent"),
+            "its queue silent, of which nothing is known now",
+        ),
+        (WaitingJob(State.AVAILABLE, "theirs"), "a queue that your API key may not access"),
+        (WaitingJob(State.SCHEDULED, "read", 1), "the scheduler, which enqueues it now"),
+        (WaitingJob(State.RETRYABLE, "read", 1), "the scheduler, which enqueues it now"),
+    ],
+)
+def test_what_is_not_known_of_a_step_is_not_stated(waiting: WaitingJob, words: str) -> None:
+    node = WorkflowNode("job", 0, queue="planned", job=0)
+    plan = Plan([WorkflowNode("group", -1), node])
+    job = JobOutcome("pending", waiting=waiting)
+    evaluation = evaluate(plan, STATUS_ENQUEUED)
+    found = WorkflowRecord("w", "group", "", "running", 1, None, plan, evaluation, {}, [job])
+    stats = {
+        name: QueueStats(name, Counter(), 0, 0, 1, None, None, 1, 0, 0, 0, 0)
+        for name in ("read", "open")
+    }
+    queues = Queues(stats, {"read": ""}, frozenset({"theirs"}))
+    wait = wait_of(found, node, [], queues)
+    assert wait is not None
+    assert f"{wait.text}{wait.queue}{wait.end}" == words
 
 
 def test_a_failed_workflow_does_not_look_as_if_it_ran(

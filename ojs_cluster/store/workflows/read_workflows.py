@@ -42,12 +42,15 @@ class WaitingJob:
 
     Args:
         state: the state of the job: available, scheduled, retryable or pending.
+        queue: the queue of the job. Another one than that of the plan after the job was moved.
         due_ms: Unix time in ms at which a scheduled or retryable job becomes available.
-        limit_key: the rate limit key that has not let the job start yet; '' for none.
+        limit_key: the rate limit key of which a fetch has requested a token that is not granted
+            yet; '' for none.
         held: whether its agent is paused.
     """
 
     state: State
+    queue: str
     due_ms: int | None = None
     limit_key: str = ""
     held: bool = False
@@ -230,9 +233,9 @@ async def _live_outcome(store: Store, job_id: str) -> JobOutcome:
 def _waiting(job: JobRecord) -> WaitingJob:
     """Return why a job that is neither active nor ended does not run yet."""
     fields = job.fields
-    limit, granted = fields.get(f.LIMIT) or b"", fields.get(f.TOKEN)
-    key = "" if granted else limit.partition(b" ")[0].decode(errors="replace")
-    return WaitingJob(job.state, job.due_ms, key, bool(fields.get(f.HOLD)))
+    limit = (fields.get(f.LIMIT) or b"") if fields.get(f.OPEN_TOKEN_REQUEST) else b""
+    key = limit.partition(b" ")[0].decode(errors="replace")
+    return WaitingJob(job.state, job.queue, job.due_ms, key, bool(fields.get(f.HOLD)))
 
 
 async def read_definitions(store: Store, workflow: WorkflowRecord) -> list[bytes]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from ojs_cluster.core.durations import format_duration
@@ -19,6 +20,7 @@ from ojs_cluster.store.workflows.read_workflows import JobOutcome, WorkflowRecor
 from ojs_cluster.ui.drawings.dag import Step
 from ojs_cluster.ui.formats import counted, number
 from ojs_cluster.ui.forms.limits import period_in_words
+from ojs_cluster.ui.patience import await_while_healthy
 from ojs_cluster.ui.visit import Visit
 
 _MAX_QUEUES: Final = 20
@@ -29,6 +31,7 @@ _MAX_NAMED: Final = 3
 """Maximum number of steps that are named as those that another one waits for."""
 _TRIGGERS: Final = {"success": "", "complete": "the end of ", "failure": "a failure of "}
 """What must happen to the steps before a step, in words; empty: they must complete."""
+_NO_START: Final = "which lets no job start"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +64,14 @@ class Queues:
     """What is known of the queues of waiting steps, by their names.
 
     Attributes:
-        stats: their numbers.
-        limits: how those at a limit are at it, in words.
+        stats: their numbers; without the queues that were not read.
+        limits: how those at a limit are at it, in words; empty for those below their limits.
+        hidden: those that the API key of the user may not access.
     """
 
     stats: Mapping[str, QueueStats]
     limits: Mapping[str, str]
+    hidden: frozenset[str] = field(default_factory=frozenset)
 
     @property
     def paused(self) -> list[str]:
@@ -77,7 +82,8 @@ class Queues:
 async def read_queues(visit: Visit, found: WorkflowRecord) -> Queues:
     """Return what a running workflow's waiting steps need of their queues.
 
-    It has no more than the queues that the API key of the user may access.
+    It has no more than the queues that the API key of the user may access. A queue of which Redis
+    does not answer is left out: the workflow itself is still worth showing.
     """
     stats: dict[str, QueueStats] = {}
     limits: dict[str, str] = {}
@@ -88,24 +94,28 @@ async def read_queues(visit: Visit, found: WorkflowRecord) -> Queues:
     pairs = sorted(
         zip(found.plan.jobs, found.jobs, strict=True), key=lambda pair: pair[1].state != "pending"
     )
-    queues = dict.fromkeys(node.queue for node, job in pairs if job.state in ("pending", "waiting"))
+    queues = dict.fromkeys(
+        _queue_of(node, job) for node, job in pairs if job.state in ("pending", "waiting")
+    )
     shown = [queue for queue in queues if admitted is None or admitted.admits(queue)]
 
     async def read(queue: str) -> None:
-        stats[queue] = await get_stats(store, queue)
+        with suppress(OJSError):
+            stats[queue] = await get_stats(store, queue)
 
     async def read_limits(queue: str) -> None:
-        usage = (await get_queue_limits(store, queue)).usage
-        words = _limit_in_words(usage, stats[queue].now_ms)
-        if words:
-            limits[queue] = words
+        with suppress(OJSError):
+            usage = (await get_queue_limits(store, queue)).usage
+            limits[queue] = _limit_in_words(usage, stats[queue].now_ms)
 
-    with suppress(OJSError):  # the workflow itself is still worth showing
+    async def read_all() -> None:
         await run_concurrently(shown[:_MAX_QUEUES], read)
-        fetched = {node.queue for node, job in pairs if _is_available(job)}
+        fetched = {_queue_of(node, job) for node, job in pairs if _is_available(job)}
         open_ones = [name for name, each in stats.items() if name in fetched and not each.paused]
         await run_concurrently(open_ones[:_MAX_LIMITED], read_limits)
-    return Queues(stats, limits)
+
+    await await_while_healthy(visit.app, read_all)
+    return Queues(stats, limits, frozenset(queues).difference(shown))
 
 
 def wait_of(
@@ -131,16 +141,22 @@ def wait_of(
     waiting = job.waiting
     if waiting is None:
         return Wait("the scheduler, which enqueues it now")
-    at = format_ms(waiting.due_ms).decode() if waiting.due_ms else ""
     if waiting.held:
         return Wait("its agent, which is paused", is_stopped=True)
-    if waiting.state is State.SCHEDULED:
-        return Wait("its start time", at=at)
-    if waiting.state is State.RETRYABLE:
-        return Wait("its next attempt", at=at)
+    if waiting.state in (State.SCHEDULED, State.RETRYABLE):
+        due_ms = waiting.due_ms or 0
+        if due_ms <= 1000 * time.time():
+            return Wait("the scheduler, which enqueues it now")
+        what = "start time" if waiting.state is State.SCHEDULED else "next attempt"
+        return Wait(f"its {what}", at=format_ms(due_ms).decode())
     if waiting.state is State.PENDING:
         return Wait("a client, which must activate it", is_stopped=True)
-    return _for_queue(node.queue, waiting.limit_key, queues)
+    return _for_queue(waiting.queue, waiting.limit_key, queues)
+
+
+def _queue_of(node: WorkflowNode, job: JobOutcome) -> str:
+    """Return the queue of a step. An operator may have moved its job."""
+    return node.queue if job.waiting is None else job.waiting.queue
 
 
 def _trigger_of(found: WorkflowRecord, node: WorkflowNode) -> str:
@@ -159,15 +175,22 @@ def _for_steps(trigger: str, before: Iterable[Step]) -> Wait:
 
 def _for_queue(queue: str, limit_key: str, queues: Queues) -> Wait:
     """Return what an available job of a queue waits for."""
+    if queue in queues.hidden:
+        return Wait("a queue that your API key may not access")
     stats = queues.stats.get(queue)
     if stats is not None and stats.paused:
         return Wait("the queue ", queue=queue, end=", which is paused", is_stopped=True)
     if limit_key:
         return Wait("the rate limit key ", limit_key=limit_key)
-    if queue in queues.limits:
-        return Wait("the limit of ", queue=queue, end=f": {queues.limits[queue]}")
     if stats is None:
-        return Wait("a worker of ", queue=queue)
+        return Wait("its queue ", queue=queue, end=", of which nothing is known now")
+    limit = queues.limits.get(queue)
+    if limit is None:
+        return Wait("a worker or a limit of ", queue=queue)
+    if limit == _NO_START:
+        return Wait("the limit of ", queue=queue, end=f", {limit}", is_stopped=True)
+    if limit:
+        return Wait("the limit of ", queue=queue, end=f": {limit}")
     available = stats.counts[State.AVAILABLE]
     end = f", which has {counted(available, 'available job')}" if available > 1 else ""
     return Wait("a worker of ", queue=queue, end=end)
@@ -180,6 +203,8 @@ def _is_available(job: JobOutcome) -> bool:
 def _limit_in_words(usage: RateLimitUsage, now_ms: int) -> str:
     """Return which limit lets no job start now; empty if none does."""
     limits = usage.limits
+    if limits.concurrency == 0:
+        return _NO_START
     if limits.concurrency is not None and usage.active >= limits.concurrency:
         return f"{number(usage.active)} of {counted(limits.concurrency, 'job')} run"
     if limits.rate is not None and usage.started >= limits.rate.limit:
