@@ -6,7 +6,10 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
+import pytest
 
+from ojs_cluster.store.pools.pool_table import read_counts
+from ojs_cluster.ui.pages import pools
 from tests.support.servers import wait_until
 from tests.ui.dashboard import Running
 from tests.ui.demo import Demo
@@ -31,14 +34,18 @@ def test_pools_have_their_queues_with_weights_and_jobs(admin: httpx.Client, demo
     assert 'href="./queues/billing"' in text
 
 
-def test_a_key_for_some_queues_sees_pools_of_these_only(running: Running, demo: Demo) -> None:
+def test_a_key_for_some_queues_sees_pools_of_these_only(
+    running: Running, admin: httpx.Client
+) -> None:
     with running.api() as api:
         api.put("/ojs/v1/admin/pools/mail", json={"queues": ["email"]}).raise_for_status()
         with running.browser("email-key") as client:
             text = page(client, "/ui/pools")
         assert "back-office" not in text
         assert "mail" in parse(text).text
-        assert 'href="./tenants"' not in text, "a tenant has jobs in any queues"
+        link = 'href="./tenants"'
+        assert link in page(admin, "/ui/pools")
+        assert link not in text, "a tenant has jobs in any queues"
         api.delete("/ojs/v1/admin/pools/mail").raise_for_status()
 
 
@@ -89,6 +96,8 @@ def test_pools_are_created_changed_and_deleted_by_forms(
         send(admin, path, {**fewer, "confirmed": "1"})
         assert stored()["queues"] == ["reports"]
         with running.browser("viewer-key") as viewer:
+            main = page(admin, path).partition("<main")[2].partition("</main>")[0]
+            assert "<form" in main
             shown = page(viewer, path)
             assert "<form" not in shown.partition("<main")[2].partition("</main>")[0]
             for action in (path, f"{path}/delete", "/ui/pools/_new"):
@@ -104,6 +113,7 @@ def test_pools_are_created_changed_and_deleted_by_forms(
             lambda: link in page(admin, "/ui/pools"),
             what="viewers share the list for two seconds",
         )
+        assert link in page(admin, "/ui/pools")
         assert "by-hand is deleted" in send(admin, f"{path}/delete", {})
         assert link not in page(admin, "/ui/pools"), "the page after a change is not shared"
         assert api.get("/ojs/v1/admin/pools/by-hand").status_code == 404
@@ -112,6 +122,26 @@ def test_pools_are_created_changed_and_deleted_by_forms(
             return "delete a worker pool" in page(admin, "/ui/audit?text=by-hand").lower()
 
         wait_until(is_recorded, what="the audit has the deletion")
+
+
+def test_viewers_of_a_pool_share_its_numbers(
+    admin: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[None] = []
+
+    async def noted(*args: Any) -> dict[str, dict[str, int]]:
+        reads.append(None)
+        return await read_counts(*args)
+
+    monkeypatch.setattr(pools, "read_counts", noted)
+
+    def are_shared() -> bool:
+        page(admin, "/ui/pools/back-office")
+        before = len(reads)
+        page(admin, "/ui/pools/back-office")
+        return len(reads) == before
+
+    wait_until(are_shared, what="two views within two seconds read once")
 
 
 def test_tenants_have_numbers_and_limits_and_lead_to_their_jobs(
@@ -166,5 +196,6 @@ def test_limits_of_a_tenant_are_set_removed_and_explained(
         assert limits() == {"max_queue_depth": 9}
         assert "Nothing was changed" in send(admin, path, {})
     with running.browser("viewer-key") as viewer:
+        assert "tenants/initech/limits" in page(admin, "/ui/tenants/initech")
         assert "tenants/initech/limits" not in page(viewer, "/ui/tenants/initech")
         assert viewer.post(path, data=changes).status_code == 403

@@ -167,6 +167,37 @@ def test_a_rule_for_errors_holds_on_every_page(ui_redis: Embedded) -> None:
         assert "/bulk/" not in answer.headers["location"], "a filter by it could confirm a guess"
 
 
+def test_a_hidden_rate_limit_key_is_not_what_a_step_waits_for(ui_redis: Embedded) -> None:
+    settings = UiSettings(mode="full", redact=frozenset({"options.rate_limit"}))
+    with dashboard(ui_redis, settings) as server, server.browser() as client, server.api() as api:
+        limit = {"key": "sesame-partner", "concurrency": 1}
+        options = {"queue": "hidden-keys", "rate_limit": limit}
+        job = {"type": "a.b", "args": [], "options": options}
+        override = "/ojs/v1/rate-limits/sesame-partner/override"
+        made = api.post("/ojs/v1/workflows", json={"type": "group", "jobs": [job]}).json()
+        api.put(override, json={"concurrency": 0}).raise_for_status()
+        path, queues = f"/ui/workflows/{made['id']}", {"queues": ["hidden-keys"]}
+
+        def is_at_limit() -> bool:
+            api.post("/ojs/v1/workers/fetch", json=queues).raise_for_status()
+            return ">a rate limit key</span>" in page(client, path)
+
+        wait_until(is_at_limit, what="a fetch has requested a token")
+        assert "sesame" not in page(client, path)
+        api.delete(f"/ojs/v1/workflows/{made['id']}").raise_for_status()
+        api.delete(override).raise_for_status()
+
+
+def test_a_pattern_does_not_change_the_queues_of_a_pool(ui_redis: Embedded) -> None:
+    settings = UiSettings(mode="full", redact=frozenset({"value:acme-*"}))
+    with dashboard(ui_redis, settings) as server, server.browser() as client, server.api() as api:
+        pool = "/ojs/v1/admin/pools/patterns"
+        api.put(pool, json={"queues": ["acme-mail"]}).raise_for_status()
+        shown = page(client, "/ui/pools/patterns")
+        assert "acme-mail</textarea>" in shown, "it is what a save writes"
+        api.delete(pool).raise_for_status()
+
+
 def test_the_query_of_a_webhook_is_hidden_with_other_values(
     ui_redis: Embedded, hiding: Running, client: httpx.Client
 ) -> None:

@@ -202,7 +202,7 @@ async def test_a_function_that_does_not_return_hides_the_values(
 
 
 class Held:
-    """A function whose calls are let go one by one, in the order in which they began.
+    """A function whose calls are released one by one, in the order in which they began.
 
     Attributes:
         is_open: whether all calls return at once.
@@ -213,15 +213,15 @@ class Held:
         self._calls: queue.SimpleQueue[threading.Event] = queue.SimpleQueue()
 
     def read(self, _job_type: str, value: dict[str, Any]) -> Any:
-        """Return the value when its call is let go."""
-        let_go = threading.Event()
-        self._calls.put(let_go)
-        while not self.is_open and not let_go.wait(0.01):
+        """Return the value when its call is released."""
+        release = threading.Event()
+        self._calls.put(release)
+        while not self.is_open and not release.wait(0.01):
             pass
         return value
 
     async def begun(self) -> threading.Event:
-        """Wait for the next call. Who sets the event lets it go, and no other."""
+        """Wait for the next call. Its event releases this call only."""
         return await trio.to_thread.run_sync(partial(self._calls.get, timeout=20))
 
 
@@ -243,8 +243,8 @@ async def test_pages_that_wait_for_others_do_not_count_against_the_function(
             while len(shown) < ended:
                 await trio.lowlevel.checkpoint()
             mock_clock.jump(function._TIMEOUT_S * 0.9)
-            for let_go in calls:
-                let_go.set()
+            for release in calls:
+                release.set()
     assert shown == [[b"[1]"]] * 5
 
 
@@ -260,9 +260,9 @@ async def test_a_page_of_many_short_calls_does_not_stop_further_calls(
             assert await redactor.apply([("a", "args", b"[1]")] * 50) == [HIDDEN_JSON] * 50
 
         for _ in range(4):
-            let_go = await held.begun()
+            release = await held.begun()
             mock_clock.jump(function._TIMEOUT_S / 4)
-            let_go.set()
+            release.set()
     held.is_open = True  # the thread may have begun another call
     assert await redactor.apply([("a", "args", b"[1]")]) == [b"[1]"]
 

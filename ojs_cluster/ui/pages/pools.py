@@ -162,9 +162,12 @@ async def _page(visit: Visit, name: str, form: Form | None = None, status: int =
         form: the form that was sent and refused; None to show the pool as it is.
         status: the status of the response.
     """
-    found, store = await _get(visit, name), visit.app.store
-    await store.pools.flush(store)
-    counted = (await read_counts(store, [name]))[name]
+    found, store = await _get(visit, name), visit.app.store  # refuses a pool of others
+    shared = f"pool {name}"
+    if visit.follows_change:
+        visit.snapshots.forget(shared)
+    raw = await visit.snapshots.get(shared, lambda: _read_counts(store, name))
+    counted: dict[str, int] = orjson.loads(raw)
     lines = [_line(queue, found.get("weights", {})) for queue in found["queues"]]
     values = {
         "strategy": found["strategy"],
@@ -217,6 +220,12 @@ def _line(queue: str, weights: Mapping[str, int]) -> str:
 def _in_words(pool: Mapping[str, Any]) -> str:
     lines = ", ".join(_line(queue, pool.get("weights", {})) for queue in pool["queues"])
     return f"the strategy {pool['strategy']} and the queues {lines}"
+
+
+async def _read_counts(store: Store, name: str) -> bytes:
+    """Return how many jobs fetches got from each queue of a pool, and the number of fetches."""
+    await store.pools.flush(store)
+    return orjson.dumps((await read_counts(store, [name]))[name])
 
 
 async def _read(store: Store, page: int, queues: QueuePatterns | None) -> bytes:
