@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+import time
 from functools import partial
 
 import httpx
+import pytest
 
+from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.store.statistics.job_counts import RUN_BUCKETS, WIDTH
 from ojs_cluster.ui.drawings.histogram import paired_histogram
-from ojs_cluster.ui.formats import time_ago
+from ojs_cluster.ui.pages.shared.comparison import begin_after
 from tests.support.servers import wait_until
+from tests.ui.conftest import write_history
 from tests.ui.dashboard import Running
 from tests.ui.demo import Demo
 from tests.ui.html import parse
@@ -66,16 +70,23 @@ def test_run_times_are_compared_before_and_after_a_mark(
         words = " ".join(parse(shown).text.split()).partition("Before v2 <new>: ")[2]
         found = re.match(r"([\d,]+) jobs?.*?\. After it: ([\d,]+) jobs?", words)
         assert found is not None
-        assert shown.partition("before and after the mark")[2].count("<svg") % 2 == 0
+        table = shown.partition("before and after the mark")[2].partition("</table>")[0]
+        rows = table.count("<tr>") - 1
+        assert (rows > 0, table.count("<svg")) == (True, 2 * rows)
+        assert "Part before" in table
         return [int(text.replace(",", "")) for text in found.groups()]
 
+    running.run(partial(write_history, running))  # of the present hour
     record = sum(range(1, WIDTH + 1)[RUN_BUCKETS])
     with running.api() as api:
         marks = {}
-        for hours in (40, 10, 2.5, 0.001):
-            body = {"label": "v2 <new>", "at": time_ago(hours * 3600)}
+        now, short = time.time(), 0.001
+        exact = now / 3600 - (now // 3600 - 5)  # the hour of a record begins with the mark
+        for hours in (40, 10, exact, 2.5, short):
+            at_ms = round(1000 * (now - hours * 3600))
+            body = {"label": "v2 <new>", "at": format_ms(at_ms).decode()}
             marks[hours] = api.post("/ojs/v1/admin/marks", json=body).json()["id"]
-        choice = f'value="{marks[0.001]}"'
+        choice = f'value="{marks[short]}"'
         wait_until(
             lambda: choice in page(admin, "/ui/types/email.send?range=72h"),
             what="viewers share the marks for two seconds",
@@ -85,9 +96,31 @@ def test_run_times_are_compared_before_and_after_a_mark(
         assert after >= before, "the jobs of now may be counted already"
         assert compared(40)[0] == 0
         assert compared(2.5)[0] == 2 * record
-        assert compared(0.001)[1] == 0, "nothing has followed yet"
+        assert compared(exact)[0] == record
+        assert compared(exact)[1] < record, "its hour is not counted"
+        assert compared(short)[1] == 0, "nothing has followed yet"
+        tab = f'href="../types/email.send?range=2h&amp;mark={marks[40]}"'
+        assert tab in page(admin, f"/ui/types/email.send?range=72h&mark={marks[40]}")
+        old = page(admin, f"/ui/types/email.send?range=2h&mark={marks[40]}")
+        assert "This mark is not in the last 2 hours, or was deleted." in old
         for mark in marks.values():
             api.delete(f"/ojs/v1/admin/marks/{mark}").raise_for_status()
+
+
+@pytest.mark.parametrize(
+    ("at", "period_s", "begin"),
+    [
+        (7200, 3600, 10800),
+        (7201, 3600, 10800),
+        (7200, 60, 7260),
+        (7244, 60, 7260),
+        (7245, 60, 7320),
+    ],
+)
+def test_what_follows_a_mark_begins_after_the_counts_from_before_it(
+    at: int, period_s: int, begin: int
+) -> None:
+    assert begin_after(at, period_s) == begin
 
 
 def test_two_histograms_have_one_scale() -> None:

@@ -71,7 +71,7 @@ async def _read(visit: Visit, chosen: str) -> Page:
         nonlocal points, marks
         if visit.sees_cluster and not visit.is_refresh:
             points = await series(visit, chosen)
-            marks = await read_marks(visit, chosen)
+            marks = await read_marks(visit, chosen) or []
 
     await run_concurrently([read_stats, read_problems, read_history], lambda read: read())
     stats = None if known is None else orjson.loads(known.value)

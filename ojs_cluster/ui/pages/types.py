@@ -60,7 +60,7 @@ async def show_one(visit: Visit, name: str) -> Answer:
     chosen = chosen if chosen in RANGES else "2h"
     context: dict[str, Any] = {"name": name, "ranges": RANGES, "range": chosen}
     context |= {"points": None, "rows": [], "marks": [], "may_mark": may_mark(visit)}
-    context |= {"mark": None, "comparison": None}
+    context |= {"mark": None, "comparison": None, "wanted": "", "is_unknown": False}
     if not visit.is_refresh:
         known = await visit.shared_or_last(
             *("admin", "stats", "history"), period=RANGES[chosen][0], since=chosen, type=name
@@ -68,12 +68,15 @@ async def show_one(visit: Visit, name: str) -> Answer:
         if known is not None:
             history = orjson.loads(known.value)
             context |= {"points": points_of(history), "rows": histogram(history["run_times"])}
-        marks = context["marks"] = await read_marks(visit, chosen)
-        wanted = visit.query.get("mark", "")
-        mark = next((each for each in marks if each["id"] == wanted), None)
+        marks = await read_marks(visit, chosen)
+        context["marks"] = marks or []
+        wanted = context["wanted"] = visit.query.get("mark", "")
+        mark = next((each for each in marks or () if each["id"] == wanted), None)
         if mark is not None:
             comparison = await compare(visit, name, int(chosen.removesuffix("h")), mark)
             context |= {"mark": mark, "comparison": comparison}
+        elif wanted:
+            context["is_unknown"] = marks is not None
     return Page("type.html", context)
 
 

@@ -65,7 +65,7 @@ async def queue_page(
     marks: list[dict[str, Any]] = []
     if not is_partial:
         points = await series(visit, "1h", name)
-        marks = await read_marks(visit, "1h")
+        marks = await read_marks(visit, "1h") or []
     may_write = visit.may_change(Scope.ADMIN_WRITE)
     may_purge = visit.may_change(Scope.ADMIN_PURGE)
     shown: QueueForms = {}

@@ -6,12 +6,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from math import ceil
 from typing import Any, Final
 
 import orjson
 
 from ojs_cluster.core.histograms import quantile
+from ojs_cluster.store.statistics.job_counts import FLUSH_S
 from ojs_cluster.store.statistics.type_minutes import KEPT_MINUTES
 from ojs_cluster.ui.drawings.histogram import PairedRow, paired_histogram
 from ojs_cluster.ui.formats import epoch_s
@@ -59,7 +59,8 @@ async def compare(
     """Compare the run times of a type before and after a mark.
 
     Statistics by the minute reach back two hours, and longer spans have them by the hour. So the
-    minute or the hour with the mark is left out, or its part before the mark.
+    minute or the hour with the mark is left out, or its part before the mark. Processes write their
+    counts every 15 seconds, so the minute after the mark may have jobs from before it, too.
 
     Args:
         visit: the request.
@@ -77,7 +78,7 @@ async def compare(
     # A mark of the last two hours has all that follows by the minute.
     after_s = before_s if at < now - (KEPT_MINUTES - 1) * _MINUTE_S else _MINUTE_S
     before = await _read(visit, job_type, before_s, begin, at // before_s * before_s)
-    after = await _read(visit, job_type, after_s, ceil(at / after_s) * after_s, now)
+    after = await _read(visit, job_type, after_s, begin_after(at, after_s), now)
     if before is None or after is None:
         return None
     bounds = before["bounds_ms"] or after["bounds_ms"]
@@ -87,6 +88,13 @@ async def compare(
         paired_histogram(bounds, before["counts"], after["counts"]),
         _note(before_s, after_s),
     )
+
+
+def begin_after(at_s: float, period_s: int) -> float:
+    """Return when the first period begins that has no job from before a mark, in Unix seconds."""
+    if period_s == _MINUTE_S:
+        at_s += FLUSH_S
+    return (at_s // period_s + 1) * period_s
 
 
 async def _read(
@@ -112,9 +120,14 @@ async def _read(
 
 
 def _note(before_s: int, after_s: int) -> str:
-    if before_s == after_s:
-        return f"The {'hour' if before_s == _HOUR_S else 'minute'} of the mark is not counted."
-    return "The hour of the mark is counted from the minute after the mark on."
+    if after_s == _HOUR_S:
+        return "The hour of the mark is not counted."
+    if before_s == _MINUTE_S:
+        return (
+            "The minute of the mark is not counted, nor is the next one if the mark is in the last "
+            "15 seconds of its minute."
+        )
+    return "The hour of the mark is counted from the first or second minute after the mark on."
 
 
 def _text(unix_s: float) -> str:

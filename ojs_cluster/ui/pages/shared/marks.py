@@ -10,15 +10,17 @@ from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.ui.visit import Answer, Visit
 
 
-async def read_marks(visit: Visit, chosen: str) -> list[dict[str, Any]]:
-    """Return the marks of a time span, the oldest first; none if they cannot be read.
+async def read_marks(visit: Visit, chosen: str) -> list[dict[str, Any]] | None:
+    """Return the marks of a time span, the oldest first; None if they cannot be read.
 
     Args:
         visit: the request.
         chosen: the age of the oldest mark, such as ``24h``.
     """
     known = await visit.shared_or_last("admin", "marks", since=chosen)
-    found: list[dict[str, Any]] = [] if known is None else orjson.loads(known.value)["items"]
+    if known is None:
+        return None
+    found: list[dict[str, Any]] = orjson.loads(known.value)["items"]
     return found
 
 
