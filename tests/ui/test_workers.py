@@ -6,6 +6,7 @@ import httpx
 
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.ui.settings import UiSettings
+from tests.support.servers import wait_until
 from tests.ui.dashboard import Running, dashboard
 from tests.ui.html import parse
 from tests.ui.test_pages import act, page
@@ -61,6 +62,28 @@ def test_the_jobs_of_a_worker_are_linked(running: Running, admin: httpx.Client) 
         (link,) = [each for each in links if "quotes" in each and "jobs?" in each]
         assert job_id in page(admin, "/ui/" + link)
         api.post("/ojs/v1/workers/ack", json={"job_id": job_id, "worker_id": name})
+
+
+def test_the_list_counts_jobs_that_a_worker_has_not_reported(
+    running: Running, admin: httpx.Client
+) -> None:
+    name = "a-sorted-i"
+    path = f"/ui/workers/{name}"
+
+    def is_listed_with(count: str) -> bool:
+        row = page(admin, "/ui/workers").partition(f">{name}</a>")[2].partition("</tr>")[0]
+        return f"running {count} 12 held" in " ".join(parse(row).text.split())
+
+    with running.api() as api:
+        body = {"type": "a.held", "args": [], "options": {"queue": "held-unreported"}}
+        job_id = api.post("/ojs/v1/jobs", json=body).json()["id"]
+        beat(api, name)
+        fetch = {"queues": ["held-unreported"], "worker_id": name}
+        assert api.post("/ojs/v1/workers/fetch", json=fetch).json()["jobs"]
+        wait_until(lambda: is_listed_with("1"), what="viewers share the numbers for two seconds")
+        assert "can be stopped" not in act(admin, f"{path}/direct/quiet", f"workers/{name}")
+        api.post("/ojs/v1/workers/ack", json={"job_id": job_id, "worker_id": name})
+        assert "can be stopped" in page(admin, path)
 
 
 def test_a_worker_is_terminated_after_a_question(running: Running, admin: httpx.Client) -> None:

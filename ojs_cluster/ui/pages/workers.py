@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
 import orjson
 
 from ojs_cluster.core.access.scopes import Scope
+from ojs_cluster.core.errors import OJSError
+from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.raw_json import Raw
+from ojs_cluster.store.jobs.listing import JobFilter
+from ojs_cluster.store.search import lists
 from ojs_cluster.ui import raw
 from ojs_cluster.ui.forms.form import confirmation, is_confirmed
 from ojs_cluster.ui.json_view import HIDDEN, show_json
 from ojs_cluster.ui.pages.shared.searches import quoted
+from ojs_cluster.ui.patience import await_while_healthy
 from ojs_cluster.ui.redaction.redaction import Value
 from ojs_cluster.ui.redaction.rules import HIDDEN_JSON
 from ojs_cluster.ui.visit import Answer, Page, Visit
 
 _PER_PAGE: Final = 50
+_MAX_ACTIVE: Final = 100
+"""Maximum number of active jobs that the list reads to count those of each worker."""
 _SERVER: Final = frozenset(
     {
         *("id", "worker_id", "state", "directive", "active_jobs", "last_heartbeat", "queues"),
@@ -42,12 +50,16 @@ async def show_all(visit: Visit) -> Answer:
         await visit.get("admin", "workers", page=page, per_page=_PER_PAGE, sort="id")
     )
     summary = orjson.loads(bytes(found["summary"]))
+    workers = [_worker(members) for members in await _hide(visit, raw.objects(found, "items"))]
+    held = await _held_jobs(visit)
+    for worker in workers:
+        if held is not None:
+            _count_jobs(worker, held["counts"].get(worker["id"], 0), is_complete=held["complete"])
     return Page(
         "workers.html",
         {
-            "workers": [
-                _worker(members) for members in await _hide(visit, raw.objects(found, "items"))
-            ],
+            "workers": workers,
+            "max_active": _MAX_ACTIVE,
             "summary": summary,
             "page": page,
             "has_more": page * _PER_PAGE < summary["total"],
@@ -70,15 +82,15 @@ async def show_one(visit: Visit, worker_id: str) -> Answer:
         {name: raw.text(job, name) for name in ("id", "type", "queue", "started_at")}
         for job in raw.objects(members, "jobs")
     ]
+    is_complete = bytes(members["jobs_complete"]) == b"true"
+    _count_jobs(worker, len(jobs), is_complete=is_complete)
     return Page(
         "worker.html",
         {
             "worker": worker,
-            # A worker reports its number of jobs with a heartbeat, and may have got more since.
-            "held": max(worker["active_jobs"] or 0, len(jobs)),
             "reported": reported,
             "jobs": jobs,
-            "complete": bytes(members["jobs_complete"]) == b"true",
+            "complete": is_complete,
             "may_write": visit.may_change(Scope.ADMIN_WRITE),
         },
     )
@@ -109,6 +121,46 @@ async def deregister(visit: Visit, worker_id: str) -> Answer:
     return visit.back("The worker is removed. Its jobs are available again.", "workers")
 
 
+async def _held_jobs(visit: Visit) -> dict[str, Any] | None:
+    """Return how many active jobs each worker holds, if all are known; None if none is.
+
+    Viewers share one page of the list of active jobs. A key for some queues may not count others.
+    """
+    store, name = visit.app.store, "held jobs"
+    if not visit.sees_cluster:
+        return None
+    if visit.follows_change:
+        visit.snapshots.forget(name)
+
+    async def read() -> bytes:
+        page = await lists.list_jobs(store, JobFilter(state=State.ACTIVE), limit=_MAX_ACTIVE)
+        counts = Counter(job.worker_id for job in page.jobs if job.worker_id)
+        return orjson.dumps({"counts": counts, "complete": page.next_cursor is None})
+
+    try:
+        raw_counts = await await_while_healthy(visit.app, lambda: visit.snapshots.get(name, read))
+    except OJSError:
+        return None
+    found: dict[str, Any] | None = None if raw_counts is None else orjson.loads(raw_counts)
+    return found
+
+
+def _count_jobs(worker: dict[str, Any], held: int, *, is_complete: bool) -> None:
+    """Say how many jobs a worker holds, and whether it can be stopped.
+
+    A worker reports its number of jobs with a heartbeat, and may have got more since.
+
+    Args:
+        worker: the worker as the page shows it.
+        held: number of active jobs that were found.
+        is_complete: whether all active jobs of the worker were found.
+    """
+    reported = worker["active_jobs"] or 0
+    worker["active_jobs"] = max(reported, held)
+    is_quiet = worker["state"] in ("quiet", "terminate")
+    worker["can_be_stopped"] = is_quiet and is_complete and not worker["active_jobs"]
+
+
 async def _hide(visit: Visit, workers: Sequence[raw.Members]) -> list[raw.Members]:
     """Return workers without what the operator hides of what they have reported."""
     parts = [(n, name) for n, each in enumerate(workers) for name in each.keys() - _ALWAYS_SHOWN]
@@ -124,6 +176,7 @@ def _worker(members: raw.Members) -> dict[str, Any]:
     return {
         **{name: raw.text(members, name) for name in ("id", "state", "directive")},
         "active_jobs": raw.integer(members, "active_jobs"),
+        "can_be_stopped": False,
         "seen_at": raw.text(members, "last_heartbeat"),
         "started_at": raw.text(members, "started_at"),
         "queues": raw.texts(members, "queues"),
