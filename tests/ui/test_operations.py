@@ -207,6 +207,10 @@ def test_the_audit_is_filtered_by_user_action_and_object(
     assert any("queues/orders" in row for row in rows("action=queue.resume"))
     assert rows("user=bos") == [], "a name is compared as a whole"
     assert rows("text=nowhere-at-all") == []
+    assert rows("since=1h&action=queue.resume")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(audit.PERIODS, "1h", (-3600, "the next hour"))
+        assert rows("since=1h&action=queue.resume") == [], "all entries are older"
     with running.browser("email-key") as client:
         page(client, "/ui/audit", 403)
         assert ">Audit</a>" not in page(client, "/ui/events")

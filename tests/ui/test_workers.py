@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import httpx
 
 from ojs_cluster.server.embedded.servers import Embedded
@@ -84,6 +86,29 @@ def test_the_list_counts_jobs_that_a_worker_has_not_reported(
         assert "can be stopped" not in act(admin, f"{path}/direct/quiet", f"workers/{name}")
         api.post("/ojs/v1/workers/ack", json={"job_id": job_id, "worker_id": name})
         assert "can be stopped" in page(admin, path)
+
+
+def test_the_page_of_a_queue_names_the_workers_that_report_it(
+    running: Running, admin: httpx.Client
+) -> None:
+    name = "a-sorted-s"
+
+    def is_shown(words: str) -> bool:
+        return words in " ".join(parse(page(admin, "/ui/queues/served")).text.split())
+
+    with running.api() as api:
+        body = {"type": "a.b", "args": [], "options": {"queue": "served"}}
+        api.post("/ojs/v1/jobs", json=body).raise_for_status()
+        nobody = "that reports this queue takes jobs"
+        assert is_shown(nobody)
+        worker = {**BEAT, "worker_id": name, "queues": ["served", "held"]}
+        api.post("/ojs/v1/workers/heartbeat", json=worker).raise_for_status()
+        wait_until(lambda: is_shown(f"report this queue: {name}"), what="the list is shared")
+        assert not is_shown(nobody)
+        with running.browser("email-key") as team:
+            told = re.compile("reports? this queue")
+            assert told.search(page(admin, "/ui/queues/email"))
+            assert not told.search(page(team, "/ui/queues/email")), "workers have any queues"
 
 
 def test_a_worker_is_terminated_after_a_question(running: Running, admin: httpx.Client) -> None:

@@ -11,6 +11,7 @@ import orjson
 from ojs_cluster.core.jobs.ids import is_job_id
 from ojs_cluster.core.jobs.options import is_queue
 from ojs_cluster.core.jobs.tenant import is_tenant
+from ojs_cluster.ui.formats import time_ago
 from ojs_cluster.ui.redaction.redaction import ERROR_MESSAGE, ERROR_TYPE
 from ojs_cluster.ui.visit import Answer, Page, Visit
 
@@ -18,6 +19,12 @@ _PER_PAGE: Final = 50
 _SEARCHED: Final = 500
 """Number of entries among which one page searches a text: the maximum of one call of the API."""
 _MAX_TYPED: Final = 200  # characters
+PERIODS: Final = {
+    "1h": (3600, "the last hour"),
+    "1d": (86_400, "the last 24 hours"),
+    "7d": (604_800, "the last 7 days"),
+}
+"""The periods of the filter: their length in seconds, and in words."""
 _VERBS: Final = {
     "authenticate": "log in or send a key",
     "bulk.cancel": "cancel named jobs",
@@ -113,11 +120,14 @@ async def show(visit: Visit) -> Answer:
     user, action, text, cursor = (
         query.get(name, "").strip() for name in ("user", "action", "text", "cursor")
     )
+    since = query.get("since", "")
+    since = since if since in PERIODS else ""
     listed = orjson.loads(
         await visit.get(
             *("admin", "audit"),
             principal=user,
             action=action,
+            since=time_ago(PERIODS[since][0]) if since else "",
             cursor=cursor,
             limit=_SEARCHED if text else _PER_PAGE,
         )
@@ -149,7 +159,8 @@ async def show(visit: Visit) -> Answer:
                 ((name, action_of({"action": name})) for name in {*ACTIONS, action} - {""}),
                 key=lambda pair: pair[1],
             ),
-            "filters": {"user": user, "action": action, "text": text},
+            "filters": {"user": user, "action": action, "text": text, "since": since},
+            "periods": PERIODS,
             "next_cursor": listed["pagination"].get("next_cursor"),
             "cursor": cursor,
             "searched_to": searched_to,

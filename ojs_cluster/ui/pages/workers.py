@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
@@ -26,6 +27,10 @@ from ojs_cluster.ui.visit import Answer, Page, Visit
 _PER_PAGE: Final = 50
 _MAX_ACTIVE: Final = 100
 """Maximum number of active jobs that the list reads to count those of each worker."""
+_MAX_SERVING: Final = 100
+"""Number of workers among which the page of a queue searches those that report the queue."""
+_MAX_NAMED: Final = 10
+"""Maximum number of workers that the page of a queue names."""
 _SERVER: Final = frozenset(
     {
         *("id", "worker_id", "state", "directive", "active_jobs", "last_heartbeat", "queues"),
@@ -41,6 +46,25 @@ _DIRECTIVES: Final = {
     "resume": "The worker gets jobs again.",
     "terminate": "The worker finishes its jobs and ends.",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class QueueWorkers:
+    """The workers that report a queue.
+
+    Attributes:
+        workers: some of them, those that were seen last.
+        more: the number of the others.
+        searched: the number of workers that were searched.
+        is_cut: whether there are workers that were not searched.
+        takes_jobs: whether one of them gets new jobs.
+    """
+
+    workers: Sequence[Mapping[str, Any]]
+    more: int
+    searched: int
+    is_cut: bool
+    takes_jobs: bool
 
 
 async def show_all(visit: Visit) -> Answer:
@@ -93,6 +117,41 @@ async def show_one(visit: Visit, worker_id: str) -> Answer:
             "complete": is_complete,
             "may_write": visit.may_change(Scope.ADMIN_WRITE),
         },
+    )
+
+
+async def workers_of(visit: Visit, queue: str) -> QueueWorkers | None:
+    """Return the workers that report a queue among theirs.
+
+    Viewers share the list of the workers that were seen last.
+
+    Returns:
+        The workers; None for a key for some queues, while Redis does not answer, and if the
+        operator hides the queues of workers.
+    """
+    if not visit.sees_cluster:
+        return None
+    known = await visit.shared_or_last("admin", "workers", page=1, per_page=_MAX_SERVING)
+    if known is None:
+        return None
+    found = raw.members(known.value)
+    listed = raw.objects(found, "items")
+    shown = await _hide(visit, listed)
+    pairs = zip(listed, shown, strict=True)
+    if any(bytes(old["queues"]) != bytes(new["queues"]) for old, new in pairs):
+        return None
+    serving = [
+        worker
+        for worker in map(_worker, shown)
+        if queue in worker["queues"] and worker["state"] != "stale"
+    ]
+    total = orjson.loads(bytes(found["summary"]))["total"]
+    return QueueWorkers(
+        serving[:_MAX_NAMED],
+        max(0, len(serving) - _MAX_NAMED),
+        len(listed),
+        is_cut=total > len(listed),
+        takes_jobs=any(worker["state"] == "running" for worker in serving),
     )
 
 

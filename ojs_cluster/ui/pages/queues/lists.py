@@ -15,6 +15,7 @@ from ojs_cluster.ui.drawings.sparkline import Sparkline, sparkline
 from ojs_cluster.ui.pages.overview import series
 from ojs_cluster.ui.pages.queues.settings import FORMS, QueueForms, read_settings
 from ojs_cluster.ui.pages.shared.marks import may_mark, read_marks
+from ojs_cluster.ui.pages.workers import workers_of
 from ojs_cluster.ui.visit import Answer, Page, Visit
 
 _PER_PAGE: Final = 50
@@ -79,6 +80,7 @@ async def queue_page(
             "marks": marks,
             "may_mark": may_mark(visit),
             "oldest": await _oldest(visit),
+            "serving": await workers_of(visit, name),
             "forms": {**FORMS, **shown, **(forms or {})},
             "refused": forms is not None,
             "may_write": may_write,
