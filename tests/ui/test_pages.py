@@ -142,6 +142,8 @@ def test_a_queue_is_paused_and_resumed_by_forms(admin: httpx.Client) -> None:
     paused = act(admin, "/ui/queues/email/pause", "queues")
     assert "The queue email is paused" in paused
     assert "queues/email/resume" in paused
+    what_it_means = "takes new jobs and its active jobs finish, but no job starts."
+    assert f"This queue is paused: it {what_it_means}" in page(admin, "/ui/queues/email")
     assert "The queue email is paused" not in page(admin, "/ui/queues"), "a note is shown once"
     assert "queues/email/resume" in page(admin, "/ui/queues/email")
     assert "The queue email runs again" in act(admin, "/ui/queues/email/resume", "queues/email")
