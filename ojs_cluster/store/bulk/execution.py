@@ -143,18 +143,26 @@ async def _end_faulty(store: Store, operation_id: str, error: Exception) -> bool
         meta.slot, "HGET", meta.bulk(operation_id), "faults", idempotent=True
     )
     faults = read_number(found) + 1
-    try:
-        if faults >= _MAX_FAULTS:
-            operation = await operations.read(store, operation_id)
-            if operation is not None and operation.deletion is not None:
-                await abandon(store, operation.deletion)
-            damage = DamagedOperation(f"it cannot be carried out: {error!r}")
-            await _end_damaged(store, name, damage)
-            return True
-    except BackendUnavailable as away:  # such as the shard of the queue, whose drain must end
-        log.warning("bulk operation %s is postponed: %s", operation_id, away)
+    if faults >= _MAX_FAULTS and await _has_no_drain(store, operation_id):
+        damage = DamagedOperation(f"it cannot be carried out: {error!r}")
+        await _end_damaged(store, name, damage)
+        return True
     await _store_fields(store, name, "", _PAUSE_MS, ["faults", faults])
     return False
+
+
+async def _has_no_drain(store: Store, operation_id: str) -> bool:
+    """End the drain of a faulty deletion; return False if it must be tried again later."""
+    try:
+        operation = await operations.read(store, operation_id)
+        if operation is not None and operation.deletion is not None:
+            await abandon(store, operation.deletion)
+    except (OJSError, RedisReplyError) as away:  # such as the shard of the queue
+        log.warning("bulk operation %s is postponed: %s", operation_id, away)
+        return False
+    except Exception:  # a later try would meet the same fault
+        log.exception("bulk operation %s cannot end the drain of its queue", operation_id)
+    return True
 
 
 async def run_for(store: Store, operation: BulkOperation, seconds: float) -> BulkOperation:

@@ -81,10 +81,13 @@ class RateLimitKeyCounts:
         if trio.current_time() - read_at >= _MAX_AGE_S:
             work = partial(self._read_count, store, shard)
             found = await store.background.once(("limit keys", shard.index), work, _MAX_WAIT_S)
-            count = count if found is None else found
-            self._counts[shard.index] = (trio.current_time(), count)
+            if found is None:  # the answer may still come, and replaces the old count then
+                self._counts[shard.index] = (trio.current_time(), count)
+            else:
+                count = found
         return count
 
     async def _read_count(self, store: Runtime, shard: Shard) -> int:
         found: Any = await store.redis.call(shard.slot, "ZCARD", shard.rate_limits, idempotent=True)
+        self._counts[shard.index] = (trio.current_time(), int(found))
         return int(found)

@@ -22,7 +22,7 @@ from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.validate_job import read_number
 from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.partial_failures import after_first_write
-from ojs_cluster.store.queue_defaults.records import restore_removed
+from ojs_cluster.store.queue_defaults.records import read_record, restore_removed
 from ojs_cluster.store.queues import pauses
 
 _COUNTED_STATES = tuple(state for state in State if state is not State.AVAILABLE)
@@ -340,6 +340,14 @@ async def end_drain(store: Store, queue: str, token: str) -> None:
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
+    shard = store.keys.shard_of_queue(queue)
+    removed = await store.redis.call(
+        *(shard.slot, "HEXISTS", shard.queue_counters(queue), "removed_defaults"), idempotent=True
+    )
+    if removed:
+        # They are restored after the drain. While their master is away, the queue keeps draining:
+        # without them its new jobs would be retried in another way.
+        await read_record(store, queue)
     await _change_flags(store, queue, "undrain", token)
 
 

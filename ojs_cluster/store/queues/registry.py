@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable, TooManyQueues
+from ojs_cluster.redis.deadline import current_deadline
 
 if TYPE_CHECKING:
     from ojs_cluster.store.runtime import Runtime
@@ -92,7 +93,7 @@ class QueueRegistry:
         Args:
             store: the store.
             queue: the name.
-            wait_s: maximum time in seconds to wait for the registry.
+            wait_s: maximum time in seconds to wait for the registry; 0 only asks it.
 
         Returns:
             How long the next new name of the request may wait: not at all if this one got no
@@ -100,7 +101,8 @@ class QueueRegistry:
         """
         limit = store.settings.max_queues
         registered = None
-        if wait_s and store.redis.is_responsive(store.keys.meta.slot):
+        has_task = wait_s > 0 or store.background.has_room
+        if has_task and store.redis.is_responsive(store.keys.meta.slot):
             work = partial(self._register, store, queue, limit)
             registered = await store.background.once(("queue", queue), work, wait_s)
         if registered == 0:
@@ -109,6 +111,11 @@ class QueueRegistry:
                 queue=queue,
             )
         if registered is None:
+            if trio.current_time() >= current_deadline().at:
+                raise BackendUnavailable(
+                    f"queue '{queue}' is new, and the registry of queues did not answer in time",
+                    outcome="not_applied",
+                )
             free = limit if self._free_names is None else self._free_names
             if free < 1:
                 raise BackendUnavailable(

@@ -270,8 +270,9 @@ async def test_a_deletion_whose_time_is_used_up_leaves_no_drain(
     assert not db.hexists(shard_of(store).queue_counters(QUEUE), "deleting")
 
 
+@pytest.mark.parametrize("lost", ["queue", "meta"])
 async def test_a_deletion_that_loses_redis_leaves_the_defaults(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: Store, monkeypatch: pytest.MonkeyPatch, lost: str
 ) -> None:
     await lifecycle.create_queue(store, QUEUE)
     await change_defaults(store, QUEUE, {"default_timeout": 7})
@@ -279,7 +280,9 @@ async def test_a_deletion_that_loses_redis_leaves_the_defaults(
 
     async def remove_and_lose(*args: Any) -> bool:
         removed = await remove_record(*args)
-        client.slots.add(shard_of(store).slot)
+        client.slots.add(shard_of(store).slot if lost == "queue" else store.keys.meta.slot)
+        if lost == "meta":
+            raise BackendUnavailable("the reply was lost", outcome="unknown")
         return removed
 
     monkeypatch.setattr(lifecycle, "remove_record", remove_and_lose)

@@ -7,7 +7,9 @@ from typing import cast
 
 import pytest
 import trio
+import trio.testing
 
+from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis.client import Client
 from ojs_cluster.redis.deadline import start_deadline
 from ojs_cluster.store.context import Store
@@ -44,7 +46,11 @@ async def test_a_name_in_use_is_registered_again_after_ever_longer_pauses(store:
 async def test_many_new_names_wait_together_for_a_registry_that_does_not_answer(
     store: Store, monkeypatch: pytest.MonkeyPatch, ended_by: str
 ) -> None:
-    async def hang(*_: object) -> int:
+    names = [f"new{number}" for number in range(100)]
+    asked: list[str] = []
+
+    async def hang(_: object, queue: str, *_others: object) -> int:
+        asked.append(queue)
         return await trio.sleep_forever()
 
     registry = QueueRegistry()
@@ -55,5 +61,11 @@ async def test_many_new_names_wait_together_for_a_registry_that_does_not_answer(
         start_deadline().at = trio.current_time() + 0.1
     process = replace(store, queues=registry)
     async with cancelled_after_turns(2) as scope:
-        await registry.ensure(process, [f"new{number}" for number in range(100)])
+        if ended_by == "deadline":
+            with pytest.raises(BackendUnavailable, match="did not answer in time"):
+                await registry.ensure(process, names)
+        else:
+            await registry.ensure(process, names)
+            await trio.testing.wait_all_tasks_blocked()
+            assert sorted(asked) == sorted(names)  # a full registry still says so
     assert not scope.cancelled_caught
