@@ -62,6 +62,7 @@ INSTALLATIONS: Final = tuple(
 COVERED: Final = (
     "tests/kill/test_kill_master.py::",  # chaos tests kill masters with both durabilities
     "tests/kill/test_kill_client_worker.py::test_no_job_is_lost_while_workers_die_in_every_way",
+    "tests/kill/test_kill_client_worker.py::test_jobs_of_a_killed_worker_are_completed_by_another",
     "tests/kill/test_master_away.py::test_clients_of_other_shards_see_no_error_during_a_failover",
 )
 """Beginnings of slow tests that are left out, because a shorter one does nearly the same: the
