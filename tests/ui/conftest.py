@@ -30,7 +30,7 @@ _DEPTHS = ((14, 1), (0, 0), (9, 4), (12, 6), (30, 16))
 """The level and the change of the numbers of jobs, in the order of ``STATES``."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def ui_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
     """Run a server of its own, whose data no other test deletes."""
     with own_server(tmp_path_factory.mktemp("ui"), cluster=False) as redis:
@@ -45,14 +45,17 @@ def patience() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def running(ui_redis: Embedded) -> Iterator[Running]:
-    """Serve the dashboard with all actions."""
+    """Serve the dashboard with all actions, in a thread.
+
+    It ends before tests of other rooms: only one event loop of a process may drive coroutines.
+    """
     with dashboard(ui_redis, FULL) as found:
         yield found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def demo(running: Running) -> Demo:
     """Fill the server with demo data and an hour of statistics."""
     with pytest.MonkeyPatch.context() as patch, running.api() as client:
