@@ -313,7 +313,7 @@ async def test_a_long_poll_waits_as_long_as_it_was_told_to(standalone: Embedded)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait_for_a_job)
-            await trio.sleep(4.0)
+            await trio.sleep(4.0)  # longer than a call may take
             assert not replies
             job = await api.enqueue(options={"queue": "later"})
     assert replies[0].json["jobs"][0]["id"] == job["id"]

@@ -450,7 +450,7 @@ async def test_a_request_that_waits_is_no_slow_head(standalone: Embedded) -> Non
             b"POST /ojs/v1/jobs HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\n" % KEY.encode()
         )
         await stream.send_all(head + b"Content-Length: %d\r\n\r\n" % len(body) + body[:5])
-        await trio.sleep(5)
+        await trio.sleep(5)  # longer than a head may take, and than a connection may be idle
         await stream.send_all(body[5:])
         with trio.fail_after(60):
             assert (await stream.receive_some(4096)).startswith(b"HTTP/1.1 201")

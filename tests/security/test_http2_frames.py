@@ -236,7 +236,7 @@ async def test_a_request_that_waits_behind_a_late_head_is_no_slow_head(
         await stream.send_all(b"GET /live HTTP/1.1\r\n")
         await trio.sleep(0.1)
         await stream.send_all(b"Host: x\r\n\r\nGET /live HTTP/1.1\r\nHost: x\r\n\r\n")
-        await trio.sleep(6)
+        await trio.sleep(6)  # longer than a head may take
         answer.set()
         with trio.fail_after(60):
             assert (await stream.receive_some(4096)).startswith(b"HTTP/1.1 200")

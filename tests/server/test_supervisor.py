@@ -169,7 +169,7 @@ def test_worker_that_only_waits_is_left_alone(tmp_path: Path) -> None:
         with socket.create_connection(("127.0.0.1", port)) as client:
             client.sendall(b"GET /slow?%b HTTP/1.1\r\nhost: x\r\n\r\n" % str(gate).encode())
             assert client.recv(4096)
-            time.sleep(11)
+            time.sleep(11)  # longer than the watchdog waits
             gate.touch()
             client.settimeout(60)
             assert client.recv(4096)
@@ -200,7 +200,7 @@ def test_workers_are_left_alone_when_the_supervisor_was_stopped() -> None:
         before = pids(port, 2)
         for _ in range(2):
             running.signal(signal.SIGSTOP)
-            time.sleep(11)
+            time.sleep(11)  # longer than the watchdog waits
             running.signal(signal.SIGCONT)
             time.sleep(1)
         assert pids(port, 2) == before

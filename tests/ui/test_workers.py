@@ -99,12 +99,12 @@ def test_the_page_of_a_queue_names_the_workers_that_report_it(
     with running.api() as api:
         body = {"type": "a.b", "args": [], "options": {"queue": "served"}}
         api.post("/ojs/v1/jobs", json=body).raise_for_status()
-        nobody = "that reports this queue takes jobs"
-        assert is_shown(nobody)
+        warning = "that reports this queue takes jobs"
+        assert is_shown(warning)
         worker = {**BEAT, "worker_id": name, "queues": ["served", "held"]}
         api.post("/ojs/v1/workers/heartbeat", json=worker).raise_for_status()
         wait_until(lambda: is_shown(f"report this queue: {name}"), what="the list is shared")
-        assert not is_shown(nobody)
+        assert not is_shown(warning)
         with running.browser("email-key") as team:
             told = re.compile("reports? this queue")
             assert told.search(page(admin, "/ui/queues/email"))
