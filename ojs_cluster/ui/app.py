@@ -28,9 +28,11 @@ from ojs_cluster.http.pages import BrowserRequest
 from ojs_cluster.ui import browser, static_files
 from ojs_cluster.ui.access import SESSION_S, FailedLogins, Sessions, is_own_form, now_s
 from ojs_cluster.ui.fragments import Fragments
+from ojs_cluster.ui.languages.catalogs import language_of, languages
+from ojs_cluster.ui.languages.language import speak
 from ojs_cluster.ui.login import LOGIN, LOGOUT, login_page, refusal_of_login, refuse_tenants
 from ojs_cluster.ui.navigation import menu_of
-from ojs_cluster.ui.pages.shared import times
+from ojs_cluster.ui.pages.shared import language, times
 from ojs_cluster.ui.redaction.redaction import Redaction
 from ojs_cluster.ui.refusals import FOREIGN_FORM, READ_ONLY, failed_call, lacking_scope
 from ojs_cluster.ui.render import Templates
@@ -321,6 +323,7 @@ class Dashboard:
         return READ_ONLY if self._settings.mode == "read" and not page.is_own else None
 
     def _visit(self, head: Request, scheme: str, principal: Principal) -> Visit:
+        """Read a request, and let this task speak its language from here on."""
         root, here = browser.place_of(head.path, head.query, self._settings.base)
         is_secure = (self._trusted(head, "x-forwarded-proto") or scheme) == "https"
         shown_scheme = "https" if is_secure else "http"
@@ -328,6 +331,10 @@ class Dashboard:
             parameters = queries.parameters(head.query)
         except OJSError:
             parameters = {}
+        spoken = language_of(
+            browser.cookie_of(head, language.COOKIE), head.headers.get("accept-language", "")
+        )
+        speak(spoken)
         return Visit(
             self._app,
             self._settings,
@@ -343,6 +350,7 @@ class Dashboard:
             follows_change=browser.note_of(head) is not None,
             redaction=self._redaction,
             shows_utc=browser.cookie_of(head, times.COOKIE) == times.UTC,
+            language=spoken,
         )
 
     def _send(self, visit: Visit, answer: Answer) -> Response:
@@ -377,6 +385,7 @@ class Dashboard:
             "menu": menu_of(visit),
             "note": note,
             "partial": visit.is_refresh,
+            "languages": languages(),
             "has_oidc": self._oidc is not None,
             **answer.context,
         }
@@ -384,7 +393,7 @@ class Dashboard:
 
     def _send_fragment(self, visit: Visit, answer: Page) -> Response:
         """Return the content of a page that is open, or that it has not changed."""
-        depends = visit.root, visit.here, visit.origin, visit.shows_utc
+        depends = visit.root, visit.here, visit.origin, visit.shows_utc, visit.language.code
         shows = answer.shows
         name = None if shows is None else (answer.template, shows, *depends)
         fragment = self._fragments.get(name, lambda: self._render(visit, answer, None))

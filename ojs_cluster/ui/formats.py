@@ -8,6 +8,8 @@ from typing import Final
 
 from markupsafe import Markup, escape
 
+from ojs_cluster.ui.languages.language import current
+
 _UNITS: Final = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 NONE: Final = "\u2013"
 """Stands for a value that is not known."""
@@ -29,8 +31,16 @@ def number(value: float | None) -> str:
     if value is None:
         return NONE
     if isinstance(value, int) or value >= 100 or value == int(value):
-        return f"{round(value):,}"
-    return f"{value:.2f}".rstrip("0").rstrip(".")
+        return _in_digits(f"{round(value):,}")
+    return _in_digits(f"{value:.2f}".rstrip("0").rstrip("."))
+
+
+def _in_digits(text: str) -> str:
+    """Return an English number with the separators of the current language."""
+    language = current()
+    if language.thousands == "," and language.decimal == ".":
+        return text
+    return "".join({",": language.thousands, ".": language.decimal}.get(c, c) for c in text)
 
 
 def plain(value: float | None) -> str:

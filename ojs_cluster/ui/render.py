@@ -12,6 +12,7 @@ from ojs_cluster import __version__
 from ojs_cluster.ui import formats
 from ojs_cluster.ui.forms.limits import limits_in_words
 from ojs_cluster.ui.json_view import readable
+from ojs_cluster.ui.languages.language import current
 from ojs_cluster.ui.redaction.redaction import NOTHING, Redaction
 
 FOLDER: Final = Path(__file__).parent / "templates"
@@ -32,6 +33,14 @@ class Templates:
             trim_blocks=True,
             lstrip_blocks=True,
             auto_reload=False,
+            extensions=["jinja2.ext.i18n"],
+        )
+        self._environment.policies["ext.i18n.trimmed"] = True
+        # The extension adds this function, and nothing else in its types names it.
+        self._environment.install_gettext_callables(  # type: ignore[attr-defined]
+            lambda text: current().translations.gettext(text),
+            lambda one, many, count: current().translations.ngettext(one, many, count),
+            newstyle=True,
         )
         self._environment.filters.update(
             number=formats.number,

@@ -34,7 +34,7 @@ from ojs_cluster.ui.pages.crons import lists as crons
 from ojs_cluster.ui.pages.crons import preview as cron_preview
 from ojs_cluster.ui.pages.queues import changes as queue_changes
 from ojs_cluster.ui.pages.queues import lists as queues
-from ojs_cluster.ui.pages.shared import marks, searches, times
+from ojs_cluster.ui.pages.shared import language, marks, searches, times
 from ojs_cluster.ui.visit import Answer
 
 Handler = Callable[..., Awaitable[Answer]]
@@ -65,6 +65,7 @@ class PageRoute:
 PAGES: Final = (
     PageRoute("GET", "/", overview.show),
     PageRoute("POST", "/times", times.choose, (), is_own=True),
+    PageRoute("POST", "/language", language.choose, (), is_own=True),
     PageRoute("POST", "/marks", marks.add, (Scope.ADMIN_WRITE,)),
     PageRoute("POST", "/marks/<mark_id>/delete", marks.delete, (Scope.ADMIN_WRITE,)),
     PageRoute("GET", "/queues", queues.show_all),

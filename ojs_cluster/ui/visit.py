@@ -14,6 +14,7 @@ from ojs_cluster.core.access.scopes import Principal, Scope
 from ojs_cluster.http.app import App
 from ojs_cluster.http.internal import call_as
 from ojs_cluster.http.messages import BodyStream, PageRequest, Request, Response
+from ojs_cluster.ui.languages.language import ENGLISH, Language
 from ojs_cluster.ui.patience import await_while_healthy
 from ojs_cluster.ui.redaction.redaction import NOTHING, Redaction
 from ojs_cluster.ui.settings import UiSettings
@@ -178,6 +179,8 @@ class Visit:
             replies, which may be from before the change.
         shows_utc: whether the user has chosen times in UTC instead of relative ones. What viewers
             share is read without regard to it, and rendered with it.
+        language: the language of the pages. What viewers share must have no text in it, or have the
+            code of the language in its name.
     """
 
     app: App
@@ -196,6 +199,7 @@ class Visit:
     follows_change: bool = False
     redaction: Redaction = NOTHING
     shows_utc: bool = False
+    language: Language = ENGLISH
 
     @property
     def has_session(self) -> bool:

@@ -49,7 +49,8 @@ async def show(visit: Visit) -> Answer:
         return await _read(visit, chosen)
     visit.app.access.count_request(visit.principal)
     shared = visit.as_any_viewer()
-    return await visit.pages.get(f"overview {chosen}", lambda: _read(shared, chosen), _SHARED_S)
+    name = f"overview {chosen} {visit.language.code}"
+    return await visit.pages.get(name, lambda: _read(shared, chosen), _SHARED_S)
 
 
 async def _read(visit: Visit, chosen: str) -> Page:
