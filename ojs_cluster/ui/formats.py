@@ -9,8 +9,14 @@ from typing import Final
 from markupsafe import Markup, escape
 
 from ojs_cluster.ui.languages.language import current
+from ojs_cluster.ui.languages.translate import _, later
 
-_UNITS: Final = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+_UNITS: Final = (
+    (86_400, later("%(number)s d")),
+    (3600, later("%(number)s h")),
+    (60, later("%(number)s min")),
+    (1, later("%(number)s s")),
+)
 NONE: Final = "\u2013"
 """Stands for a value that is not known."""
 STATES: Final = {
@@ -83,7 +89,8 @@ def size(count: int | None) -> str:
         if amount < 1024 or unit == "TiB":
             break
         amount /= 1024
-    return f"{amount:.1f} {unit}" if amount < 10 and unit != "B" else f"{amount:.0f} {unit}"
+    has_decimal = amount < 10 and unit != "B"
+    return _in_digits(f"{amount:.1f} {unit}" if has_decimal else f"{amount:.0f} {unit}")
 
 
 def duration(ms: float | None) -> str:
@@ -91,13 +98,13 @@ def duration(ms: float | None) -> str:
     if ms is None:
         return NONE
     if ms < 1000:
-        return f"{number(round(ms, 1 if ms < 10 else 0))} ms"
+        return _("%(number)s ms", number=number(round(ms, 1 if ms < 10 else 0)))
     seconds = ms / 1000
     for size, unit in _UNITS:
         if seconds >= size:
             amount = seconds / size
             text = f"{amount:.1f}".removesuffix(".0") if amount < 10 else f"{amount:.0f}"
-            return f"{text} {unit}"
+            return _(unit, number=_in_digits(text))
     return NONE
 
 
@@ -152,7 +159,11 @@ def _relative(at_s: float) -> str:
     """Return a Unix time in seconds in words relative to now."""
     distance_s = at_s - time.time()
     amount = duration(round(abs(distance_s)) * 1000) if abs(distance_s) >= 1 else ""
-    return "now" if not amount else f"in {amount}" if distance_s > 0 else f"{amount} ago"
+    if not amount:
+        return _("now")
+    if distance_s > 0:
+        return _("in %(duration)s", duration=amount)
+    return _("%(duration)s ago", duration=amount)
 
 
 def exact_time(text: str) -> str:

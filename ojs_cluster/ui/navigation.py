@@ -8,6 +8,7 @@ from operator import attrgetter
 from typing import Final
 
 from ojs_cluster.core.access.scopes import Scope
+from ojs_cluster.ui.languages.translate import later
 from ojs_cluster.ui.visit import Visit
 
 
@@ -17,10 +18,10 @@ class Entry:
 
     Attributes:
         name: the name of the page, which its templates set as ``section``.
-        label: the text.
+        label: the text, in English.
         path: the address below the dashboard.
         key: the key that opens the page after ``g``.
-        group: the label of the group below which the menu lists the page; empty for no group.
+        group: the English label of the group of the page in the menu; empty for no group.
         scope: the scope that the page needs.
         of_cluster: whether the page shows what keys for some queues may not see.
         of_tenants: whether the page shows what an operator may hide as ``meta.tenant_id``.
@@ -42,36 +43,36 @@ class Entry:
         return visit.may(self.scope) and (visit.sees_cluster or not self.of_cluster)
 
 
-_WORK: Final = "Work"
-_FAILURES: Final = "Failures"
-_CAPACITY: Final = "Capacity"
-_ACTIVITY: Final = "Activity"
-_SYSTEM: Final = "System"
+_WORK: Final = later("Work")
+_FAILURES: Final = later("Failures")
+_CAPACITY: Final = later("Capacity")
+_ACTIVITY: Final = later("Activity")
+_SYSTEM: Final = later("System")
 
 MENU: Final = (
-    Entry("overview", "Overview", "", "o", ""),
-    Entry("queues", "Queues", "queues", "q", _WORK),
-    Entry("jobs", "Jobs", "jobs", "j", _WORK),
-    Entry("types", "Types", "types", "t", _WORK, of_cluster=True),
-    Entry("workflows", "Workflows", "workflows", "f", _WORK, Scope.DATA_READ),
-    Entry("cron", "Cron", "cron", "c", _WORK, Scope.DATA_READ),
-    Entry("errors", "Errors", "errors", "e", _FAILURES),
-    Entry("dead", "Dead letters", "dead", "d", _FAILURES),
-    Entry("workers", "Workers", "workers", "w", _CAPACITY, of_cluster=True),
-    Entry("pools", "Worker pools", "pools", "s", _CAPACITY),
-    Entry("limits", "Limits", "limits", "l", _CAPACITY, of_cluster=True),
-    Entry("tenants", "Tenants", "tenants", "n", _CAPACITY, of_cluster=True, of_tenants=True),
-    Entry("events", "Events", "events", "v", _ACTIVITY, Scope.DATA_READ),
-    Entry("audit", "Audit", "audit", "a", _ACTIVITY, of_cluster=True),
-    Entry("bulk", "Bulk operations", "bulk", "b", _ACTIVITY),
-    Entry("webhooks", "Webhooks", "webhooks", "h", _ACTIVITY, of_cluster=True),
-    Entry("cluster", "Cluster", "cluster", "k", _SYSTEM, of_cluster=True),
-    Entry("operations", "Maintenance", "operations", "p", _SYSTEM, of_cluster=True),
+    Entry("overview", later("Overview"), "", "o", ""),
+    Entry("queues", later("Queues"), "queues", "q", _WORK),
+    Entry("jobs", later("Jobs"), "jobs", "j", _WORK),
+    Entry("types", later("Types"), "types", "t", _WORK, of_cluster=True),
+    Entry("workflows", later("Workflows"), "workflows", "f", _WORK, Scope.DATA_READ),
+    Entry("cron", later("Cron"), "cron", "c", _WORK, Scope.DATA_READ),
+    Entry("errors", later("Errors"), "errors", "e", _FAILURES),
+    Entry("dead", later("Dead letters"), "dead", "d", _FAILURES),
+    Entry("workers", later("Workers"), "workers", "w", _CAPACITY, of_cluster=True),
+    Entry("pools", later("Worker pools"), "pools", "s", _CAPACITY),
+    Entry("limits", later("Limits"), "limits", "l", _CAPACITY, of_cluster=True),
+    Entry("tenants", later("Tenants"), "tenants", "n", _CAPACITY, of_cluster=True, of_tenants=True),
+    Entry("events", later("Events"), "events", "v", _ACTIVITY, Scope.DATA_READ),
+    Entry("audit", later("Audit"), "audit", "a", _ACTIVITY, of_cluster=True),
+    Entry("bulk", later("Bulk operations"), "bulk", "b", _ACTIVITY),
+    Entry("webhooks", later("Webhooks"), "webhooks", "h", _ACTIVITY, of_cluster=True),
+    Entry("cluster", later("Cluster"), "cluster", "k", _SYSTEM, of_cluster=True),
+    Entry("operations", later("Maintenance"), "operations", "p", _SYSTEM, of_cluster=True),
 )
 """All pages; those of one group stand together."""
 
 
 def menu_of(visit: Visit) -> list[tuple[str, list[Entry]]]:
-    """Return the groups of pages that the user may see, each as its label and its entries."""
+    """Return the groups of pages that the user may see, each as its English label and entries."""
     seen = [entry for entry in MENU if entry.is_for(visit)]
     return [(group, list(entries)) for group, entries in groupby(seen, attrgetter("group"))]

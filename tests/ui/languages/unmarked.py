@@ -26,6 +26,7 @@ MARKS: Final = frozenset({"_", "gettext", "ngettext", "later"})
 _WORD: Final = re.compile(r"[A-Za-z]{2,}")
 _SENTENCE: Final = re.compile(r"^[A-Z][a-z]+$|[A-Za-z]{2,}[,:;.]? [A-Za-z(]{2,}")
 """A capitalised word, or two words."""
+_TAG: Final = re.compile("<[^>]*>")
 _QUOTED: Final = re.compile(r"\"([^\"]*)\"|'([^']*)'")
 NAMES: Final = frozenset({"ojs-cluster", "GET", "POST", "JSON", "UTC", "p50", "p95", "curl"})
 """What is called the same in all languages."""
@@ -114,6 +115,11 @@ def _in_expression(expression: str) -> Iterator[str]:
             yield text
 
 
+def _is_text(literal: str) -> bool:
+    """Return whether a literal looks like words, apart from markup in it."""
+    return _SENTENCE.search(_TAG.sub("", literal)) is not None
+
+
 class _Literals(ast.NodeVisitor):
     """Collects literals of Python that look like words."""
 
@@ -156,14 +162,14 @@ class _Literals(ast.NodeVisitor):
             self.visit(node.value)
 
     def visit_Constant(self, node: ast.Constant) -> None:
-        if isinstance(node.value, str) and _SENTENCE.search(node.value) and node.value not in NAMES:
+        if isinstance(node.value, str) and node.value not in NAMES and _is_text(node.value):
             self.found.append((node.lineno, node.value))
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
         text = "".join(
             str(each.value) if isinstance(each, ast.Constant) else "…" for each in node.values
         )
-        if _SENTENCE.search(text.replace("…", " ")):
+        if _is_text(text.replace("…", " ")):
             self.found.append((node.lineno, text))
         for each in node.values:
             if isinstance(each, ast.FormattedValue):
