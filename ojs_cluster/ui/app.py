@@ -19,6 +19,7 @@ from werkzeug.exceptions import HTTPException
 
 from ojs_cluster.core.access.client_address import TrustedProxies
 from ojs_cluster.core.access.scopes import Principal
+from ojs_cluster.core.cron.zones import find_zone
 from ojs_cluster.core.errors import Internal, OJSError, PermissionDenied, Unauthenticated
 from ojs_cluster.http import query as queries
 from ojs_cluster.http.app import App
@@ -349,7 +350,7 @@ class Dashboard:
             is_secure=is_secure,
             follows_change=browser.note_of(head) is not None,
             redaction=self._redaction,
-            shows_utc=browser.cookie_of(head, times.COOKIE) == times.UTC,
+            zone=find_zone(browser.cookie_of(head, times.COOKIE) or ""),
             language=spoken,
         )
 
@@ -389,11 +390,11 @@ class Dashboard:
             "has_oidc": self._oidc is not None,
             **answer.context,
         }
-        return self._templates.render(answer.template, context, utc=visit.shows_utc)
+        return self._templates.render(answer.template, context)
 
     def _send_fragment(self, visit: Visit, answer: Page) -> Response:
         """Return the content of a page that is open, or that it has not changed."""
-        depends = visit.root, visit.here, visit.origin, visit.shows_utc, visit.language.code
+        depends = visit.root, visit.here, visit.origin, visit.zone, visit.language.code
         shows = answer.shows
         name = None if shows is None else (answer.template, shows, *depends)
         fragment = self._fragments.get(name, lambda: self._render(visit, answer, None))

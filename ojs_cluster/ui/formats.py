@@ -5,7 +5,10 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime
 from typing import Final
+from zoneinfo import ZoneInfo
 
+from jinja2 import pass_context
+from jinja2.runtime import Context
 from markupsafe import Markup, escape
 
 from ojs_cluster.ui.languages.language import current
@@ -19,6 +22,7 @@ _UNITS: Final = (
 )
 NONE: Final = "\u2013"
 """Stands for a value that is not known."""
+NO_BREAK: Final = "\u00a0"
 STATES: Final = {
     "available": "○",
     "scheduled": "◷",
@@ -121,38 +125,86 @@ def time_ago(seconds: float) -> str:
     return datetime.fromtimestamp(time.time() - seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def ago(text: str | None) -> Markup:
-    """Return a time relative to now; the exact time is shown on hover."""
-    at_s = epoch_s(text) if text else None
-    if at_s is None or text is None:
-        return escape(NONE)
-    words = _relative(at_s)
-    return Markup('<time datetime="{}" title="{}">{}</time>').format(text, exact_time(text), words)
+@pass_context
+def ago(context: Context, text: str | None) -> Markup:
+    """Return a time relative to now, and the exact time on hover; in a chosen zone the reverse.
 
-
-def utc(text: str | None) -> Markup:
-    """Return a time to the second in UTC; the time relative to now is shown on hover.
-
-    In a narrow column it may break between the date and the time of the day.
+    In a narrow column an exact time may break between the date and the time of the day.
     """
     at_s = epoch_s(text) if text else None
     if at_s is None or text is None:
         return escape(NONE)
-    exact = datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%d %H:%M:%S\u00a0UTC")
-    return Markup('<time class="utc" datetime="{}" title="{}">{}</time>').format(
-        text, _relative(at_s), exact
+    zone, words = _zone_of(context), _relative(at_s)
+    if zone is None:
+        return Markup('<time datetime="{}" title="{}">{}</time>').format(
+            text, exact_time(text), words
+        )
+    day, clock = exact_time(text, zone).split(" ", 1)
+    exact = f"{day} {clock.replace(' ', NO_BREAK)}"
+    return Markup('<time class="exact" datetime="{}" title="{}">{}</time>').format(
+        text, words, exact
     )
 
 
-def moment(text: str | None) -> Markup:
-    """Return a time to the second in UTC; the time relative to now stands beside it."""
+@pass_context
+def moment(context: Context, text: str | None) -> Markup:
+    """Return a time to the second; the time relative to now stands beside it."""
     at_s = epoch_s(text) if text else None
     if at_s is None or text is None:
         return escape(NONE)
-    exact = datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     return Markup('<time datetime="{}">{}</time> <span class="quiet">{}</span>').format(
-        text, exact, _relative(at_s)
+        text, exact_time(text, _zone_of(context)), _relative(at_s)
     )
+
+
+@pass_context
+def minute(context: Context, text: str) -> str:
+    """Return month, day and minute of a time. ``zone_name`` says in which time zone they are."""
+    at = _local(text, _zone_of(context))
+    return text if at is None else at.strftime("%m-%d %H:%M")
+
+
+@pass_context
+def clock_time(context: Context, text: str) -> str:
+    """Return the time of the day to the second, with its time zone."""
+    at = _local(text, _zone_of(context))
+    return text if at is None else f"{at:%H:%M:%S} {_abbreviation(at)}"
+
+
+def zone_name(zone: ZoneInfo | None) -> str:
+    """Return the name of the time zone of times that are not relative."""
+    return "UTC" if zone is None else zone.key
+
+
+def exact_time(text: str, zone: ZoneInfo | None = None) -> str:
+    """Return an RFC 3339 time for people, such as ``2030-01-31 18:00:00 UTC``; other text as is.
+
+    Args:
+        text: the time, in UTC.
+        zone: the time zone in which to show it; None for UTC.
+    """
+    at = _local(text, zone) if text.endswith("Z") else None
+    return text if at is None else f"{at:%Y-%m-%d %H:%M:%S} {_abbreviation(at)}"
+
+
+def _zone_of(context: Context) -> ZoneInfo | None:
+    """Return the time zone that the viewer of a page has chosen."""
+    visit = context.get("visit")
+    return None if visit is None else visit.zone
+
+
+def _local(text: str, zone: ZoneInfo | None) -> datetime | None:
+    at_s = epoch_s(text)
+    try:
+        return None if at_s is None else datetime.fromtimestamp(at_s, zone or UTC)
+    except (OverflowError, ValueError):  # the local time is after the year 9999, or before year 1
+        return datetime.fromtimestamp(at_s or 0.0, UTC)
+
+
+def _abbreviation(at: datetime) -> str:
+    """Return the abbreviation of a time zone, such as ``CET``; ``UTC+03`` for one without."""
+    name = at.tzname() or ""
+    return f"UTC{name}" if name[:1] in ("+", "-") else name
 
 
 def _relative(at_s: float) -> str:
@@ -164,13 +216,6 @@ def _relative(at_s: float) -> str:
     if distance_s > 0:
         return _("in %(duration)s", duration=amount)
     return _("%(duration)s ago", duration=amount)
-
-
-def exact_time(text: str) -> str:
-    """Return an RFC 3339 time for people, such as ``2030-01-31 18:00:00 UTC``; other text as is."""
-    if epoch_s(text) is None or not text.endswith("Z"):
-        return text
-    return text.replace("T", " ").replace("Z", " UTC")
 
 
 def state(name: str) -> Markup:

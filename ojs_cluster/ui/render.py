@@ -49,6 +49,9 @@ class Templates:
             size=formats.size,
             ago=formats.ago,
             moment=formats.moment,
+            minute=formats.minute,
+            clock_time=formats.clock_time,
+            zone_name=formats.zone_name,
             state=formats.state,
             plain=formats.plain,
             plural=formats.plural,
@@ -56,18 +59,14 @@ class Templates:
             readable=lambda text: readable(redaction.rules.text(str(text))),
         )
         self._environment.globals.update(version=__version__, state_glyphs=formats.STATES)
-        self._with_utc = self._environment.overlay()
-        self._with_utc.filters = {**self._environment.filters, "ago": formats.utc}
 
-    def render(self, name: str, context: Mapping[str, Any], *, utc: bool = False) -> bytes:
+    def render(self, name: str, context: Mapping[str, Any]) -> bytes:
         """Return a page as UTF-8.
 
         Lone surrogates cannot be sent, so they become question marks.
 
         Args:
             name: the name of the template.
-            context: the values in it.
-            utc: whether the filter ``ago`` shows times in UTC instead of relative to now.
+            context: the values in it. The zone of ``visit`` is that of the times.
         """
-        environment = self._with_utc if utc else self._environment
-        return environment.get_template(name).render(context).encode(errors="replace")
+        return self._environment.get_template(name).render(context).encode(errors="replace")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from urllib.parse import quote, unquote, urlencode
+from zoneinfo import ZoneInfo
 
 import orjson
 
@@ -177,8 +178,8 @@ class Visit:
         redaction: what the operator hides.
         follows_change: whether the browser comes from a change. The page then shows no shared
             replies, which may be from before the change.
-        shows_utc: whether the user has chosen times in UTC instead of relative ones. What viewers
-            share is read without regard to it, and rendered with it.
+        zone: the time zone in which the user wants to see times; None for times relative to now.
+            What viewers share is read without regard to it, and rendered with it.
         language: the language of the pages. What viewers share must have no text in it, or have the
             code of the language in its name.
     """
@@ -198,7 +199,7 @@ class Visit:
     is_secure: bool = False
     follows_change: bool = False
     redaction: Redaction = NOTHING
-    shows_utc: bool = False
+    zone: ZoneInfo | None = None
     language: Language = ENGLISH
 
     @property

@@ -214,7 +214,7 @@ def test_a_read_only_dashboard_has_no_actions(read_only: Running, demo: Demo) ->
     with read_only.browser(base="/jobs") as client:
         assert "queues/media/resume" not in client.get("/ui/queues").text
         assert client.post("/ui/queues/media/resume").status_code == 403
-        times = client.post("/ui/times", data={"times": "utc"})
+        times = client.post("/ui/times", data={"times": "UTC"})
         assert times.status_code == 303, "it changes what this browser shows"
         assert "Path=/jobs/ui/" in times.headers["set-cookie"]
         assert client.post("/ui/logout").status_code == 303

@@ -20,7 +20,10 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 AXE = files("axe_playwright_python").joinpath("axe.min.js")
 WAIT_MS = 60_000
-CLOSED = "details.help, details.card-like, details.mark, details.numbers, .failure details"
+CLOSED = (
+    "details.help, details.card-like, details.mark, details.times, details.numbers, "
+    ".failure details"
+)
 VIOLATIONS = """
 window.cspViolations = [];
 document.addEventListener("securitypolicyviolation", (event) =>
@@ -203,12 +206,36 @@ def test_everything_works_without_javascript(
     page.get_by_text("Delete", exact=True).first.click()
     page.get_by_role("button", name="Yes, delete").click()
     expect(page.get_by_role("status")).to_contain_text("is deleted")
+    page.get_by_text("Times: relative").click()
+    page.get_by_label("Another time zone").fill("asia/tokyo")
+    page.get_by_role("button", name="Show its times").click()
+    expect(page.get_by_text("Times: Asia/Tokyo")).to_be_visible()
     page.get_by_role("searchbox").fill("type:report.* state:active")
     page.get_by_role("searchbox").press("Enter")
     page.get_by_role("link", name="report.build").first.click()
     expect(page.get_by_role("heading", level=1)).to_contain_text("report.build")
     page.get_by_text("Cancel", exact=True).first.click()  # the confirmation opens
     expect(page.get_by_text("A cancelled job cannot be retried")).to_be_visible()
+    visitor.page.context.close()
+
+
+def test_the_time_zone_of_the_browser_is_offered_first_and_charts_follow_it(
+    chromium: Browser, running: Running, demo: Demo
+) -> None:
+    visitor = window(chromium, running, timezone_id="America/St_Johns")
+    visitor.log_in()
+    page = visitor.open("?range=1h")
+    page.get_by_text("Times: relative").click()
+    expect(page.locator("#zones option").first).to_be_attached()
+    page.locator("#times button").first.click()
+    expect(page.get_by_text("Times: America/St_Johns")).to_be_visible()
+    at = page.locator("#series tbody time").last
+    local = at.text_content() or ""
+    expect(page.locator(".u-legend .u-value").first).to_have_text(local)
+    assert (at.get_attribute("datetime") or "")[14:16] != local[-2:], (
+        "it is not a whole number of hours from UTC"
+    )
+    visitor.check()
     visitor.page.context.close()
 
 

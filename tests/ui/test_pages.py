@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime, timedelta
 from urllib.parse import quote
 
 import httpx
 import pytest
 from werkzeug.routing import Map, Rule
 
+from ojs_cluster.core.cron.zones import find_zone
 from ojs_cluster.ui.navigation import MENU
 from ojs_cluster.ui.pages import jobs as jobs_page
+from ojs_cluster.ui.pages.shared.times import typed_time
 from ojs_cluster.ui.routes import PAGES
 from tests.support.servers import wait_until
 from tests.ui.conftest import write_history
@@ -87,13 +90,14 @@ def test_the_menu_has_groups_of_the_pages_that_a_user_may_see(
     assert seen["Capacity"] == ["Worker pools"]
 
 
-def test_a_viewer_may_have_times_in_utc_and_others_keep_relative_ones(
+def test_a_viewer_may_have_times_in_a_zone_and_others_keep_relative_ones(
     running: Running, admin: httpx.Client, demo: Demo
 ) -> None:
     relative = re.compile(r'<time datetime="[^"]*" title=')
     refresh = {"HX-Request": "true"}
     with running.browser() as client:
-        sent = client.post("/ui/times", data={"times": "utc", "back": "workers?page=1"})
+        form = {"times": " asia/tokyo", "back": "workers?page=1"}
+        sent = client.post("/ui/times", data=form)
         assert (sent.status_code, sent.headers["location"]) == (303, "./workers?page=1")
         cookie = sent.headers["set-cookie"].lower()
         for part in ("httponly", "samesite=strict", "path=/ui/", "max-age=31536000"):
@@ -102,14 +106,51 @@ def test_a_viewer_may_have_times_in_utc_and_others_keep_relative_ones(
         for path in every_page(demo).values():
             text = client.get(f"/ui/{path}").text
             assert not relative.search(text), path
-            shown += text.count('<time class="utc"')
+            # Texts of the server about what an operation chooses, and schedules, keep their zone.
+            assert not re.search(r">[^<]*\d\d:\d\d:\d\d.UTC</(time|li)>", text), path
+            shown += text.count('<time class="exact"')
         assert shown > 20
-        in_utc = client.get("/ui/workers", headers=refresh).text
-        assert re.search(r'title="[^"]* ago">\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\xa0UTC</time>', in_utc)
+        in_zone = client.get("/ui/workers", headers=refresh).text
+        exact = (
+            r'datetime="([^"]*)" title="[^"]* ago">(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)\xa0JST</time>'
+        )
+        found = re.search(exact, in_zone)
+        assert found is not None
+        at, local = (datetime.fromisoformat(each).replace(tzinfo=None) for each in found.groups())
+        assert local - at.replace(microsecond=0) == timedelta(hours=9)
         assert relative.search(admin.get("/ui/workers", headers=refresh).text)
         assert relative.search(page(admin, "/ui/workers"))
+        numbers = page(client, "/ui/?range=6h")
+        assert "times in Asia/Tokyo" in numbers
+        minute = re.search(
+            r'<time datetime="[^T]*T(\d\d):(\d\d)[^"]*">\d\d-\d\d (\d\d:\d\d)<', numbers
+        )
+        assert minute is not None
+        assert minute[3] == f"{(int(minute[1]) + 9) % 24:02}:{minute[2]}"
+        client.post("/ui/times", data={"times": "Asia/Nowhere"})
+        assert "no time zone &#39;Asia/Nowhere&#39;" in page(client, "/ui/workers")
+        assert "JST</time>" in page(client, "/ui/workers"), "the choice stays"
         client.post("/ui/times", data={"times": "", "back": "//example.com"})
         assert relative.search(page(client, "/ui/workers"))
+        client.cookies.set("ojs_ui_times", "../etc/passwd")
+        assert relative.search(page(client, "/ui/workers")), "an unknown zone is no choice"
+
+
+@pytest.mark.parametrize(
+    ("typed", "zone", "sent"),
+    [
+        ("2030-07-31 08:00", "Europe/Berlin", "2030-07-31T06:00:00Z"),
+        (" 2030-01-31T08:00:05 ", "Europe/Berlin", "2030-01-31T07:00:05Z"),
+        ("2030-01-31", "America/St_Johns", "2030-01-31T03:30:00Z"),
+        ("2030-01-31 08:00", None, "2030-01-31T08:00:00Z"),
+        ("2030-01-31T08:00:00Z", "Europe/Berlin", "2030-01-31T08:00:00Z"),
+        ("0001-01-01", "Asia/Tokyo", "0001-01-01"),
+        ("2030-02-31 08:00", None, "2030-02-31 08:00"),
+        ("+PT5M", "Asia/Tokyo", "+PT5M"),
+    ],
+)
+def test_a_typed_time_is_in_the_chosen_zone(typed: str, zone: str | None, sent: str) -> None:
+    assert typed_time(typed, find_zone(zone) if zone else None) == sent
 
 
 def test_the_overview_shows_numbers_problems_and_history(

@@ -14,11 +14,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Final
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from ojs_cluster.core.cron.calendars import SEARCH_YEARS, Calendar, calendar_of
+from ojs_cluster.core.cron.zones import is_zone
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.raw_json import show
 
@@ -105,18 +106,12 @@ def _check_expression(expression: str) -> None:
 
 
 def _check_zone(name: str) -> None:
-    # The spec refuses abbreviations (EST, CET) and offsets. All other names have a slash.
-    if name != "UTC" and ("/" not in name or name not in _zones()):
+    if not is_zone(name):
         raise InvalidRequest(
             "timezone must be an IANA name with an area, such as 'Europe/Berlin', or 'UTC', "
             f"not {show(name)}",
             field="timezone",
         )
-
-
-@cache
-def _zones() -> frozenset[str]:
-    return frozenset(available_timezones())
 
 
 def _zone(name: str) -> ZoneInfo:

@@ -24,6 +24,7 @@ from ojs_cluster.ui.pages.new_job import (
     text_of,
     words_of,
 )
+from ojs_cluster.ui.pages.shared.times import typed_time
 from ojs_cluster.ui.raw import number, text, texts
 from ojs_cluster.ui.redaction.redaction import hides_any
 from ojs_cluster.ui.visit import Answer, ApiError, Page, SeeOther, Visit
@@ -72,7 +73,9 @@ async def save(visit: Visit, job_id: str) -> Answer:
     for name in (*(f"was_{name}" for name in _FIELDS), *_KEPT):
         given[name] = visit.form.get(name, "")
     try:
-        changes = _changes({n: given[n] for n in _FIELDS if _digest(given[n]) != given[f"was_{n}"]})
+        changed = {n: given[n] for n in _FIELDS if _digest(given[n]) != given[f"was_{n}"]}
+        changed |= {n: typed_time(changed[n], visit.zone) for n in _TIMES if n in changed}
+        changes = _changes(changed)
         if not changes:
             return SeeOther(visit.url("jobs", job_id), "Nothing was changed.")
         await visit.send("PATCH", "admin", "jobs", job_id, body=b"{%b}" % join(changes))

@@ -11,6 +11,7 @@ import msgspec
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.raw_json import Raw, array_items, check_text, join, object_members
 from ojs_cluster.ui.forms.form import MAX_EDITED
+from ojs_cluster.ui.pages.shared.times import typed_time
 from ojs_cluster.ui.raw import Members, number, text, texts
 from ojs_cluster.ui.redaction.redaction import SENT, hides_any
 from ojs_cluster.ui.visit import Answer, ApiError, Page, SeeOther, Visit
@@ -69,7 +70,9 @@ async def create(visit: Visit) -> Answer:
         return _filled(pasted)
     given = {name: visit.form.get(name, "").strip() for name in _FIELDS}
     try:
-        response = await visit.send("POST", "jobs", body=_body(given), action="job.enqueue")
+        due = typed_time(given["scheduled_at"], visit.zone)
+        body = _body({**given, "scheduled_at": due})
+        response = await visit.send("POST", "jobs", body=body, action="job.enqueue")
     except Mistake as mistake:
         return _form(given, str(mistake))
     except ApiError as error:

@@ -9,8 +9,10 @@
     } catch (_) { /* storage is blocked */ }
     return null;
   };
-  // The user has chosen times in UTC (base.html); otherwise scripts show those of the browser.
-  const zone = "utc" in document.documentElement.dataset ? "UTC" : undefined;
+  // The user has chosen a time zone (base.html); otherwise scripts show the times of the browser.
+  const isKnown = (name) => { try { return Boolean(new Intl.DateTimeFormat("en", { timeZone: name })); } catch (_) { return false; } };
+  const chosen = document.documentElement.dataset.zone;
+  const zone = !chosen || isKnown(chosen) ? chosen : "UTC"; // an old browser may not know a new zone
   // 24 hours and a zone, in any language of the browser.
   const clock = (time) => time.toLocaleTimeString("en-GB", { hour12: false, timeZoneName: "short", timeZone: zone });
   document.documentElement.classList.add("js");
@@ -25,6 +27,21 @@
     drawCharts();
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawCharts());
+
+  // -- times: the zone of the browser comes first, and the field completes all zones
+  const times = byId("times");
+  if (times) {
+    const own = Intl.DateTimeFormat().resolvedOptions().timeZone;
+    if (own && own !== "UTC" && own !== chosen) {
+      const button = document.createElement("button");
+      Object.assign(button, { name: "times", value: own, textContent: times.dataset.own.replace("%", own) });
+      times.prepend(button);
+    }
+    times.closest("details").addEventListener("toggle", () => {
+      const names = Intl.supportedValuesOf ? Intl.supportedValuesOf("timeZone") : [];
+      byId("zones").replaceChildren(...names.map((name) => new Option("", name)));
+    }, { once: true });
+  }
 
   // -- refresh: htmx replaces #refreshed, unless the user reads hidden tabs, marks rows or types
   const live = byId("live");
@@ -201,7 +218,7 @@
     ms: [0.1, 0.2, 0.5, ...whole, 2e4, 3e4, 6e4, 12e4, 3e5, 6e5, 12e5, 18e5, 36e5, 72e5, 144e5, 432e5, 864e5, 6048e5],
   };
   const two = (value) => String(value).padStart(2, "0");
-  const local = (at) => zone ? window.uPlot.tzDate(new Date(at * 1000), "Etc/UTC") : new Date(at * 1000);
+  const local = (at) => zone ? window.uPlot.tzDate(new Date(at * 1000), zone) : new Date(at * 1000);
   const hour = (at) => { const time = local(at); return `${two(time.getHours())}:${two(time.getMinutes())}`; };
   const day = (at) => { const time = local(at); return `${two(time.getMonth() + 1)}-${two(time.getDate())}`; };
   // Marks, such as deployments: a vertical line with its label. The table below has all labels.

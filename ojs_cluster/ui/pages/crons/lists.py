@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 import orjson
@@ -9,9 +10,10 @@ import orjson
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.ui import raw
 from ojs_cluster.ui.drawings.runs_chart import runs_chart
-from ojs_cluster.ui.formats import counted, number
+from ojs_cluster.ui.formats import counted, exact_time, number
 from ojs_cluster.ui.forms.form import confirmation, is_confirmed
 from ojs_cluster.ui.json_view import show_values
+from ojs_cluster.ui.pages.shared.times import typed_time
 from ojs_cluster.ui.visit import Answer, Page, SeeOther, Visit
 
 _PER_PAGE: Final = 50
@@ -68,8 +70,10 @@ async def trigger(visit: Visit, name: str) -> Answer:
 
 async def backfill(visit: Visit, name: str) -> Answer:
     """Count the occurrences of a past interval, ask, and enqueue their jobs."""
-    body = {"from": visit.form.get("from", "").strip(), "to": visit.form.get("to", "").strip()}
+    body = {name: typed_time(visit.form.get(name, ""), visit.zone) for name in ("from", "to")}
     confirmed = is_confirmed(visit)
+    # The page that asks sends the same times, also if another time zone is chosen meanwhile.
+    visit = replace(visit, form={**visit.form, **body})
     # A count changes nothing, so the audit records only what is confirmed.
     action = "cron.backfill" if confirmed else ""
     response = await visit.send(
@@ -83,8 +87,8 @@ async def backfill(visit: Visit, name: str) -> Answer:
         return confirmation(
             visit,
             f"Enqueue {jobs} of {name}?",
-            f"The first is of {found['first']}, the last of {found['last']}. An occurrence whose "
-            "job exists is left out.",
+            f"The first is of {exact_time(found['first'], visit.zone)}, the last of "
+            f"{exact_time(found['last'], visit.zone)}. An occurrence whose job exists is left out.",
             f"Enqueue {jobs}",
             visit.url("cron", name),
         )

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 
 from ojs_cluster.core.access.scopes import Scope
+from ojs_cluster.ui.pages.shared.times import typed_time
 from ojs_cluster.ui.visit import Answer, Visit
 
 
@@ -32,7 +33,7 @@ def may_mark(visit: Visit) -> bool:
 async def add(visit: Visit) -> Answer:
     """Set a mark."""
     body = {"label": visit.form.get("label", "").strip()}
-    if at := visit.form.get("at", "").strip():
+    if at := typed_time(visit.form.get("at", ""), visit.zone):
         body["at"] = at
     await visit.send("POST", "admin", "marks", body=body)
     return visit.back("The mark is on the charts.")
