@@ -28,18 +28,18 @@ from ojs_cluster.ui.forms.form import (
     is_confirmed,
     refused,
 )
+from ojs_cluster.ui.languages.translate import _, later
 from ojs_cluster.ui.visit import Answer, ApiError, Page, SeeOther, Visit
 
 _PER_PAGE: Final = 10
 """Number of pools of a page. A pool has up to 64 queues, each in a row."""
 STRATEGIES: Final = {
-    "round-robin": "each queue in turn",
-    "weighted": "in proportion to the weights",
-    "least-loaded": "the longest queue first",
-    "strict": "in this order",
+    "round-robin": later("each queue in turn"),
+    "weighted": later("in proportion to the weights"),
+    "least-loaded": later("the longest queue first"),
+    "strict": later("in this order"),
 }
-"""What each strategy does, in words."""
-_CHOICES: Final = [(name, f"{name}: {words}") for name, words in STRATEGIES.items()]
+"""What each strategy does, in English."""
 _FIELDS: Final = {"name": "name", "strategy": "strategy", "queues": "queues", "weights": "queues"}
 """The field of the form by the path that the API names in an error."""
 
@@ -86,12 +86,12 @@ async def create(visit: Visit) -> Answer:
         return _new_page(Form(visit.form, wrong), 400)
     try:
         if await _exists(visit, name):
-            taken = {"name": "A pool of this name exists. Change it on its page."}
+            taken = {"name": _("A pool of this name exists. Change it on its page.")}
             return _new_page(Form(visit.form, taken), 409)
         await visit.send("PUT", "admin", "pools", name, body=body)
     except ApiError as error:
         return _new_page(refused(visit, error, _FIELDS), error.status)
-    return SeeOther(visit.url("pools", name), f"The pool {name} is created.")
+    return SeeOther(visit.url("pools", name), _("The pool %(name)s is created.", name=name))
 
 
 async def change(visit: Visit, name: str) -> Answer:
@@ -103,33 +103,44 @@ async def change(visit: Visit, name: str) -> Answer:
         wrong = {str(error.details["field"]): beside_field(error.message)}
         return await _page(visit, name, Form(visit.form, wrong), 400)
     if visit.form.get("seen") != old["updated_at"]:
-        why = f"The pool was changed since you opened this page. It now has {_in_words(old)}."
+        why = _(
+            "The pool was changed since you opened this page. It now has the strategy %(strategy)s "
+            "and the queues %(queues)s.",
+            strategy=old["strategy"],
+            queues=", ".join(_lines(old)),
+        )
         values = {**visit.form, "seen": old["updated_at"]}
         return await _page(visit, name, Form(values, refusal=why), 409)
     if body == {each: old.get(each, {}) for each in body}:
-        return SeeOther(here, "Nothing was changed.")
+        return SeeOther(here, _("Nothing was changed."))
     lost = [queue for queue in old["queues"] if queue not in body["queues"]]
     if lost and not is_confirmed(visit):
         return confirmation(
             visit,
-            f"Take {', '.join(lost)} out of the pool {name}?",
-            "Workers that fetch by the pool get no further jobs of these queues. Jobs wait there "
-            "until other workers fetch them.",
-            "Change the pool",
+            _("Take %(queues)s out of the pool %(name)s?", queues=", ".join(lost), name=name),
+            _(
+                "Workers that fetch by the pool get no further jobs of these queues. Jobs wait "
+                "there until other workers fetch them."
+            ),
+            _("Change the pool"),
             here,
         )
     try:
         await visit.send("PUT", "admin", "pools", name, body=body)
     except ApiError as error:
         return await _page(visit, name, refused(visit, error, _FIELDS), error.status)
-    note = f"The pool {name} is changed. All API processes use the change within two seconds."
+    note = _(
+        "The pool %(name)s is changed. All API processes use the change within two seconds.",
+        name=name,
+    )
     return SeeOther(here, note)
 
 
 async def delete(visit: Visit, name: str) -> Answer:
     """Delete a pool. Its queues and their jobs stay."""
     await visit.send("DELETE", "admin", "pools", name)
-    return SeeOther(visit.url("pools"), f"The pool {name} is deleted. Its queues stay.")
+    note = _("The pool %(name)s is deleted. Its queues stay.", name=name)
+    return SeeOther(visit.url("pools"), note)
 
 
 async def _exists(visit: Visit, name: str) -> bool:
@@ -168,10 +179,9 @@ async def _page(visit: Visit, name: str, form: Form | None = None, status: int =
         visit.snapshots.forget(shared)
     raw = await visit.snapshots.get(shared, lambda: _read_counts(store, name))
     counted: dict[str, int] = orjson.loads(raw)
-    lines = [_line(queue, found.get("weights", {})) for queue in found["queues"]]
     values = {
         "strategy": found["strategy"],
-        "queues": "\n".join(lines),
+        "queues": "\n".join(_lines(found)),
         "seen": found["updated_at"],
     }
     context = {
@@ -180,7 +190,7 @@ async def _page(visit: Visit, name: str, form: Form | None = None, status: int =
         "fetches": counted.get("#", 0),
         "jobs": sum(counted.get(queue, 0) for queue in found["queues"]),
         "words": STRATEGIES,
-        "choices": _CHOICES,
+        "choices": _choices(),
         "form": form or Form(values),
         "refused": form is not None,
         "may_write": visit.may_change(Scope.ADMIN_WRITE),
@@ -189,8 +199,13 @@ async def _page(visit: Visit, name: str, form: Form | None = None, status: int =
 
 
 def _new_page(form: Form, status: int = 200) -> Page:
-    context = {"name": "", "form": form, "choices": _CHOICES, "refused": True, "may_write": True}
+    context = {"name": "", "form": form, "choices": _choices(), "refused": True, "may_write": True}
     return Page("queues/pool.html", context, status)
+
+
+def _choices() -> list[tuple[str, str]]:
+    """Return each strategy, and what it does in the language of the request."""
+    return [(name, f"{name}: {_(words)}") for name, words in STRATEGIES.items()]
 
 
 def _body(form: Mapping[str, str]) -> dict[str, Any]:
@@ -207,19 +222,20 @@ def _body(form: Mapping[str, str]) -> dict[str, Any]:
         queues.append(queue)
         if has_weight:
             if not (weight.isascii() and weight.isdigit() and len(weight) <= MAX_DIGITS):
-                words = f"the weight of '{queue}' must be a whole number from 1 to {MAX_WEIGHT}"
+                words = _(
+                    "The weight of '%(queue)s' must be a whole number from 1 to %(most)s",
+                    queue=queue,
+                    most=MAX_WEIGHT,
+                )
                 raise InvalidRequest(words, field="queues")
             weights[queue] = int(weight)
     return {"strategy": form.get("strategy", ""), "queues": queues, "weights": weights}
 
 
-def _line(queue: str, weights: Mapping[str, int]) -> str:
-    return f"{queue}={weights[queue]}" if queue in weights else queue
-
-
-def _in_words(pool: Mapping[str, Any]) -> str:
-    lines = ", ".join(_line(queue, pool.get("weights", {})) for queue in pool["queues"])
-    return f"the strategy {pool['strategy']} and the queues {lines}"
+def _lines(pool: Mapping[str, Any]) -> list[str]:
+    """Return the lines of the form for the queues of a pool, each with its weight if it has one."""
+    weights = pool.get("weights", {})
+    return [f"{queue}={weights[queue]}" if queue in weights else queue for queue in pool["queues"]]
 
 
 async def _read_counts(store: Store, name: str) -> bytes:

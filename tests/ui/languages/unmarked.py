@@ -27,7 +27,9 @@ _WORD: Final = re.compile(r"[A-Za-z]{2,}")
 _SENTENCE: Final = re.compile(r"^[A-Z][a-z]+$|[A-Za-z]{2,}[,:;.]? [A-Za-z(]{2,}")
 """A capitalised word, or two words."""
 _TAG: Final = re.compile("<[^>]*>")
-_QUOTED: Final = re.compile(r"\"([^\"]*)\"|'([^']*)'")
+_QUOTED: Final = re.compile(r"\"((?:[^\"\\]|\\.)*)\"|'((?:[^'\\]|\\.)*)'", re.DOTALL)
+_COMMAND: Final = re.compile(r"/|curl |ojsctl ")
+"""The start of a command to copy, or of the rest of one after an address."""
 NAMES: Final = frozenset({"ojs-cluster", "GET", "POST", "JSON", "UTC", "p50", "p95", "curl"})
 """What is called the same in all languages."""
 
@@ -111,7 +113,7 @@ def _in_expression(expression: str) -> Iterator[str]:
     )
     for match in _QUOTED.finditer(rest):
         text = match[1] or match[2] or ""
-        if _SENTENCE.search(text) and text not in NAMES:
+        if _SENTENCE.search(text) and text not in NAMES and not _COMMAND.match(text):
             yield text
 
 

@@ -6,9 +6,10 @@ from typing import Any, Final
 
 import orjson
 
-from ojs_cluster.ui.formats import counted
+from ojs_cluster.ui.formats import number
 from ojs_cluster.ui.forms import limits as limit_form
 from ojs_cluster.ui.forms.form import Form, confirmation, is_confirmed, refused
+from ojs_cluster.ui.languages.translate import _, ngettext
 from ojs_cluster.ui.pages.queues.lists import queue_page
 from ojs_cluster.ui.pages.queues.settings import (
     CONFIG_FIELDS,
@@ -28,10 +29,12 @@ async def set_limits(visit: Visit, name: str) -> Answer:
     if body.get("concurrency") == 0 and not is_confirmed(visit):
         return confirmation(
             visit,
-            f"Let no job of {name} start?",
-            "With 0 jobs at the same time no worker gets a job of this queue. Jobs wait until the "
-            "limit is changed. To stop a queue for some time, pause it instead.",
-            "Stop the queue",
+            _("Let no job of %(name)s start?", name=name),
+            _(
+                "With 0 jobs at the same time no worker gets a job of this queue. Jobs wait until "
+                "the limit is changed. To stop a queue for some time, pause it instead."
+            ),
+            _("Stop the queue"),
             visit.url("queues", name),
         )
     try:
@@ -42,8 +45,10 @@ async def set_limits(visit: Visit, name: str) -> Answer:
     except ApiError as error:
         forms = {"limits": refused(visit, error, limit_form.FIELDS)}
         return await queue_page(visit, name, forms, error.status)
-    words = ", ".join(limit_form.limits_in_words(body))
-    note = f"The limits of {name}: {words}." if words else f"The queue {name} has no limits now."
+    if words := ", ".join(limit_form.limits_in_words(body)):
+        note = _("The limits of %(name)s: %(limits)s.", name=name, limits=words)
+    else:
+        note = _("The queue %(name)s has no limits now.", name=name)
     return SeeOther(visit.url("queues", name), note)
 
 
@@ -52,20 +57,22 @@ async def configure(visit: Visit, name: str) -> Answer:
     body = changed_config(visit.form)
     here = visit.url("queues", name)
     if not body:
-        return SeeOther(here, "Nothing was changed.")
+        return SeeOther(here, _("Nothing was changed."))
     bound = body.get("backpressure") or {}
     if bound and "max_depth" not in bound:
-        words = "Set a maximum, because only a queue with a maximum can be full"
+        words = _("Set a maximum, because only a queue with a maximum can be full")
         return await queue_page(
             visit, name, {"config": Form(visit.form, {"max_depth": words})}, 400
         )
     if bound.get("strategy") == "drop_oldest" and not is_confirmed(visit):
         return confirmation(
             visit,
-            f"Let {name} discard its oldest jobs when it is full?",
-            "Each new job of the full queue then discards the oldest available one. No worker "
-            "runs a discarded job, and it does not become a dead letter.",
-            "Discard the oldest jobs",
+            _("Let %(name)s discard its oldest jobs when it is full?", name=name),
+            _(
+                "Each new job of the full queue then discards the oldest available one. No worker "
+                "runs a discarded job, and it does not become a dead letter."
+            ),
+            _("Discard the oldest jobs"),
             here,
         )
     try:
@@ -77,7 +84,7 @@ async def configure(visit: Visit, name: str) -> Answer:
     except ApiError as error:
         forms = {"config": refused(visit, error, CONFIG_FIELDS)}
         return await queue_page(visit, name, forms, error.status)
-    return SeeOther(here, f"The configuration of {name} is changed.")
+    return SeeOther(here, _("The configuration of %(name)s is changed.", name=name))
 
 
 async def set_defaults(visit: Visit, name: str) -> Answer:
@@ -86,12 +93,13 @@ async def set_defaults(visit: Visit, name: str) -> Answer:
     try:
         body = changed_defaults(visit.form, await _config(visit, name))
         if not body:
-            return SeeOther(here, "Nothing was changed.")
+            return SeeOther(here, _("Nothing was changed."))
         await visit.send("PUT", "admin", "queues", name, "config", body=body)
     except ApiError as error:
         forms = {"defaults": refused(visit, error, DEFAULT_FIELDS)}
         return await queue_page(visit, name, forms, error.status)
-    return SeeOther(here, f"New jobs of {name} have the changed defaults. Stored jobs keep theirs.")
+    note = _("New jobs of %(name)s have the changed defaults. Stored jobs keep theirs.", name=name)
+    return SeeOther(here, note)
 
 
 async def _config(visit: Visit, name: str) -> dict[str, Any]:
@@ -104,14 +112,21 @@ async def _config(visit: Visit, name: str) -> dict[str, Any]:
 async def purge(visit: Visit, name: str) -> Answer:
     """Delete the available jobs of a queue whose name the user has typed."""
     if visit.form.get("typed", "").strip() != name:
-        form = Form(visit.form, {"typed": f"Type {name} to confirm."})
+        form = Form(visit.form, {"typed": _("Type %(name)s to confirm.", name=name)})
         return await queue_page(visit, name, {"purge": form}, 400)
     body = {"states": ["available"]}
     reply = orjson.loads(await visit.send("POST", "queues", name, "purge", body=body))
-    count = reply["purged"]
-    note = f"{'1 job was' if count == 1 else f'{count:,} jobs were'} deleted."
-    if reply["left"]:
-        note += f" {reply['left']:,} are left: send the form again."
+    count, left = reply["purged"], reply["left"]
+    note = ngettext(
+        "%(number)s job was deleted.", "%(number)s jobs were deleted.", count, number=number(count)
+    )
+    if left:
+        note += " " + ngettext(
+            "%(number)s is left: send the form again.",
+            "%(number)s are left: send the form again.",
+            left,
+            number=number(left),
+        )
     return SeeOther(visit.url("queues", name), note)
 
 
@@ -124,7 +139,7 @@ async def delete(visit: Visit, name: str) -> Answer:
     if strategy == "move":
         body["target_queue"] = target
         if not target or target == name:
-            words = "Name another queue, which gets the jobs."
+            words = _("Name another queue, which gets the jobs.")
             return await queue_page(
                 visit, name, {"delete": Form(visit.form, {"target_queue": words})}, 400
             )
@@ -133,9 +148,9 @@ async def delete(visit: Visit, name: str) -> Answer:
         waiting = sum(counts.get(state, 0) for state in _WAITING)
         return confirmation(
             visit,
-            f"Delete the queue {name}?",
+            _("Delete the queue %(name)s?", name=name),
             _consequence(strategy, target, waiting, counts["active"]),
-            "Delete the queue",
+            _("Delete the queue"),
             here,
         )
     try:
@@ -143,31 +158,92 @@ async def delete(visit: Visit, name: str) -> Answer:
     except ApiError as error:
         forms = {"delete": refused(visit, error, DELETE_FIELDS)}
         return await queue_page(visit, name, forms, error.status)
-    changed = counted(done["jobs_affected"], "job")
-    what = f"moved to {target}" if strategy == "move" else "discarded"
+    changed, moved_to = done["jobs_affected"], target if strategy == "move" else ""
     if not done["deleted"]:
-        note = f"{name} takes no new jobs, and is deleted at the end of this operation."
-        return SeeOther(visit.url("bulk", done["operation_id"]), f"{changed} {what} so far. {note}")
-    note = f"The queue {name} is deleted."
+        note = _(
+            "%(name)s takes no new jobs, and is deleted at the end of this operation.", name=name
+        )
+        return SeeOther(
+            visit.url("bulk", done["operation_id"]), f"{_changed_so_far(changed, moved_to)} {note}"
+        )
+    note = _("The queue %(name)s is deleted.", name=name)
     if strategy in ("move", "discard"):
-        note += f" {changed} {what}."
+        note += f" {_changed(changed, moved_to)}"
     return SeeOther(visit.url("queues"), note)
+
+
+def _changed(jobs: int, moved_to: str) -> str:
+    """Return how many jobs a deletion has moved to a queue, or discarded if this is empty."""
+    if moved_to:
+        return ngettext(
+            "%(number)s job moved to %(queue)s.",
+            "%(number)s jobs moved to %(queue)s.",
+            jobs,
+            number=number(jobs),
+            queue=moved_to,
+        )
+    return ngettext(
+        "%(number)s job discarded.", "%(number)s jobs discarded.", jobs, number=number(jobs)
+    )
+
+
+def _changed_so_far(jobs: int, moved_to: str) -> str:
+    """Return the same of a deletion that goes on."""
+    if moved_to:
+        return ngettext(
+            "%(number)s job moved to %(queue)s so far.",
+            "%(number)s jobs moved to %(queue)s so far.",
+            jobs,
+            number=number(jobs),
+            queue=moved_to,
+        )
+    return ngettext(
+        "%(number)s job discarded so far.",
+        "%(number)s jobs discarded so far.",
+        jobs,
+        number=number(jobs),
+    )
 
 
 def _consequence(strategy: str, target: str, waiting: int, active: int) -> str:
     """Return what a deletion does to the jobs of a queue, with their numbers at the moment."""
-    jobs, running = counted(waiting, "waiting job"), counted(active, "active job")
-    kept = "Ended jobs stay readable for their retention. The settings of the queue are gone."
-    if strategy == "discard":
-        return (
-            f"{jobs} and {running} are discarded, at the moment. They do not run and are no dead "
-            f"letters, and their workflows fail. {kept}"
-        )
+    kept = _("Ended jobs stay readable for their retention. The settings of the queue are gone.")
     if strategy == "move":
-        return (
-            f"{jobs} go to {target}, at the moment. {running} end in this queue first, and what is "
-            f"tried again goes to {target}. {kept}"
+        first = ngettext(
+            "%(number)s waiting job goes to %(queue)s, at the moment.",
+            "%(number)s waiting jobs go to %(queue)s, at the moment.",
+            waiting,
+            number=number(waiting),
+            queue=target,
         )
-    return (
-        f"{jobs} and {running} are in it at the moment. The server refuses if any is left. {kept}"
+        then = ngettext(
+            "%(number)s active job ends in this queue first, and what is tried again goes to "
+            "%(queue)s.",
+            "%(number)s active jobs end in this queue first, and what is tried again goes to "
+            "%(queue)s.",
+            active,
+            number=number(active),
+            queue=target,
+        )
+        return f"{first} {then} {kept}"
+    jobs = ngettext(
+        "%(number)s waiting job", "%(number)s waiting jobs", waiting, number=number(waiting)
     )
+    running = ngettext(
+        "%(number)s active job", "%(number)s active jobs", active, number=number(active)
+    )
+    if strategy == "discard":
+        what = _(
+            "%(waiting)s and %(active)s are discarded, at the moment. They do not run and are no "
+            "dead letters, and their workflows fail.",
+            waiting=jobs,
+            active=running,
+        )
+    else:
+        what = _(
+            "%(waiting)s and %(active)s are in it at the moment. The server refuses if any is "
+            "left.",
+            waiting=jobs,
+            active=running,
+        )
+    return f"{what} {kept}"

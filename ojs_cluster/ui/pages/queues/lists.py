@@ -12,6 +12,7 @@ from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.store.statistics.recent_minutes import recent_minutes
 from ojs_cluster.ui.drawings.sparkline import Sparkline, sparkline
+from ojs_cluster.ui.languages.translate import _
 from ojs_cluster.ui.pages.overview import series
 from ojs_cluster.ui.pages.queues.settings import FORMS, QueueForms, read_settings
 from ojs_cluster.ui.pages.shared.marks import may_mark, read_marks
@@ -93,13 +94,13 @@ async def queue_page(
 async def pause(visit: Visit, name: str) -> Answer:
     """Pause a queue."""
     await visit.send("POST", "admin", "queues", name, "pause")
-    return visit.back(f"The queue {name} is paused. Active jobs run to their end.")
+    return visit.back(_("The queue %(name)s is paused. Active jobs run to their end.", name=name))
 
 
 async def resume(visit: Visit, name: str) -> Answer:
     """Resume a queue."""
     await visit.send("POST", "admin", "queues", name, "resume")
-    return visit.back(f"The queue {name} runs again.")
+    return visit.back(_("The queue %(name)s runs again.", name=name))
 
 
 async def _sparklines(visit: Visit, names: Sequence[str]) -> dict[str, Sparkline]:
