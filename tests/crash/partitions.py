@@ -14,6 +14,7 @@ from ojs_cluster.store.dead_letters import exhaustion
 from ojs_cluster.store.limits import depth_bounds, rate_limits
 from ojs_cluster.store.limits.depth_bounds import DepthBound
 from ojs_cluster.store.queue_defaults.records import change_defaults, get_defaults
+from ojs_cluster.store.queue_deletion.unfinished import end_unfinished_deletion
 from ojs_cluster.store.queues import lifecycle, queues
 from ojs_cluster.store.queues.partition_maintenance import (
     advance_changes,
@@ -25,7 +26,8 @@ from ojs_cluster.store.queues.partitions import PartitionTable
 from ojs_cluster.store.tenants import fair_share
 from tests.crash.harness import World
 from tests.store.hot_queues import pass_time, put_into, sum_of_quotas
-from tests.store.shortcuts import DAY, ack, put, take
+from tests.store.shortcuts import DAY, HOUR, ack, put, take
+from tests.support.timeshift import age_drain
 
 QUEUE = "hot"
 _serial = itertools.count(1)
@@ -121,8 +123,10 @@ class Deleted:
         await lifecycle.delete_queue(of_another_process(store), QUEUE)
 
     async def happened(self, world: World, scene: None) -> bool:
-        """Check that the queue is deleted, or has its settings and may be deleted again."""
+        """Check that the queue is deleted, or has its settings and takes jobs after the janitor."""
         await maintain_queue(world.store, QUEUE)
+        age_drain(world.db, world.store.keys.shard_of_queue(QUEUE), QUEUE, HOUR)
+        await end_unfinished_deletion(world.store, QUEUE)
         if (await queues.get_stats(world.store, QUEUE)).deleted:
             assert await depth_bounds.get_bound(world.store, QUEUE) is None
             assert (await get_defaults(world.store, QUEUE)).empty
@@ -131,13 +135,13 @@ class Deleted:
             assert (await get_partitions(world.store, QUEUE)).count == 1
             return True
         assert await depth_bounds.get_bound(world.store, QUEUE) == DepthBound(9)
+        assert (await queues.get_stats(world.store, QUEUE)).status == "active"
+        assert (await get_defaults(world.store, QUEUE)).default_timeout == 7
         return False
 
     async def finish(self, world: World, scene: None) -> None:
-        """Check that a queue which is resumed instead has its defaults."""
+        """Delete the queue if it is not deleted yet."""
         if not (await queues.get_stats(world.store, QUEUE)).deleted:
-            await queues.pause_or_resume(world.store, QUEUE, "resume")
-            assert (await get_defaults(world.store, QUEUE)).default_timeout == 7
             await lifecycle.delete_queue(world.store, QUEUE)
         await end_partitions(world)
 

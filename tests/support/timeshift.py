@@ -6,6 +6,7 @@ milliseconds has the same effect on scripts as passing time.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -68,6 +69,15 @@ def age_references(db: Any, shard: Shard, ms: int) -> None:
 def age_queue(db: Any, shard: Shard, queue: str, ms: int) -> None:
     """Let the queue be ``ms`` older."""
     db.hincrby(shard.queue_counters(queue), "created", -ms)
+
+
+def age_drain(db: Any, shard: Shard, queue: str, ms: int) -> None:
+    """Let the drain of a deletion be ``ms`` older."""
+    key = shard.queue_counters(queue)
+    for field in ("deleting", "removed_defaults"):
+        time, has_time, rest = (db.hget(key, field) or b"").partition(b"-")
+        if has_time and re.fullmatch(rb"[0-9a-f]+", time):
+            db.hset(key, field, b"%x-%s" % (int(time, 16) - ms, rest))
 
 
 def _age(db: Any, index: bytes, member: str, ms: int) -> None:

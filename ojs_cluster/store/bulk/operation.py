@@ -304,9 +304,20 @@ def _position(fields: Mapping[bytes, bytes]) -> Position | None:
 
 
 def _deletion(fields: Mapping[bytes, bytes]) -> QueueDeletion | None:
-    match _json(fields, b"deletion"):
-        case None:
-            return None
+    members = _json(fields, b"deletion")
+    return None if members is None else read_deletion(members)
+
+
+def read_deletion(members: Any) -> QueueDeletion:
+    """Return the deletion of an operation.
+
+    Args:
+        members: the JSON value that ``QueueDeletion.encode`` has written.
+
+    Raises:
+        DamagedOperation: it is damaged.
+    """
+    match members:
         case [str(queue), str(token), str(target)]:
             return QueueDeletion(queue, token, target)
     raise DamagedOperation("its deletion is damaged")

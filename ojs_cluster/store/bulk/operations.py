@@ -16,6 +16,7 @@ from ojs_cluster.store.bulk.operation import (
     BulkState,
     DamagedOperation,
     QueueDeletion,
+    read_deletion,
     read_operation,
 )
 from ojs_cluster.store.context import Store
@@ -153,6 +154,32 @@ async def read_states(store: Store, operation_ids: Iterable[str]) -> dict[str, B
 
     await run_concurrently(sorted(set(operation_ids)), read_one)
     return found
+
+
+async def has_running_deletion(store: Store, token: str) -> bool:
+    """Return whether an operation that has not ended deletes a queue with this token of a drain.
+
+    A damaged deletion has none: its operation ends without a further step.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    meta = store.keys.meta
+    names: Any = await store.redis.call(
+        meta.slot, "ZRANGE", meta.bulk_running, 0, -1, idempotent=True
+    )
+    tokens: set[str] = set()
+
+    async def read_one(name: bytes) -> None:
+        raw: Any = await store.redis.call(
+            meta.slot, "HGET", meta.bulk("") + name, "deletion", idempotent=True
+        )
+        with suppress(DamagedOperation, ValueError):
+            if raw is not None:
+                tokens.add(read_deletion(orjson.loads(raw)).token)
+
+    await run_concurrently(names, read_one)
+    return token in tokens
 
 
 async def list_operations(

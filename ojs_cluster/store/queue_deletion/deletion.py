@@ -12,7 +12,6 @@ are empty (docs/adr/056).
 
 from __future__ import annotations
 
-import secrets
 from contextlib import suppress
 from enum import Enum, auto
 from typing import Any
@@ -28,7 +27,12 @@ from ojs_cluster.store.dead_letters import exhaustion
 from ojs_cluster.store.limits import depth_bounds, partition_quotas, rate_limits
 from ojs_cluster.store.partial_failures import after_first_write
 from ojs_cluster.store.queues import lifecycle, pauses
-from ojs_cluster.store.queues.queues import begin_drain, end_drain, get_stats
+from ojs_cluster.store.queues.queues import (
+    begin_drain,
+    end_drain,
+    get_stats,
+    new_drain_token,
+)
 from ojs_cluster.store.tenants import fair_share
 
 
@@ -79,12 +83,13 @@ async def begin_deletion(
         TooManyQueues: the target does not exist, and the registry of queue names is full.
         BackendUnavailable: Redis did not answer in time.
     """
-    if await lifecycle.check_exists(store, queue) is None:
+    stats = await lifecycle.check_exists(store, queue)
+    if stats is None:
         return None
     if target:
         await _check_target(store, queue, target)
         await store.queues.ensure(store, [target])
-    deletion = QueueDeletion(queue, secrets.token_hex(8), target)
+    deletion = QueueDeletion(queue, new_drain_token(stats.now_ms), target)
     action = BulkAction.MOVE if target else BulkAction.DISCARD
     selection = Selection(DEFAULT_STATES[action], queue=queue)
     operation = await operations.create(

@@ -6,7 +6,6 @@ has created is kept without jobs. All other queues without jobs are retired (``r
 
 from __future__ import annotations
 
-import secrets
 from contextlib import suppress
 
 from ojs_cluster.core.errors import BackendUnavailable, Conflict, NotFound, OJSError
@@ -23,6 +22,7 @@ from ojs_cluster.store.queues.queues import (
     end_drain,
     exists,
     get_stats,
+    new_drain_token,
     restore_defaults_of,
 )
 from ojs_cluster.store.sweeps.retention import retire
@@ -65,9 +65,9 @@ async def delete_queue(store: Store, queue: str) -> None:
     queue again. The drain of an operator is not ended, not even one that begins meanwhile.
 
     If Redis does not answer, the drain is ended if that is possible. Each step may be repeated
-    after a crash, which may leave the queue draining. A resume then restores its defaults. If
-    partition 0 is deleted already, only the number of partitions may be left. Then the next call
-    resets it.
+    after a crash, which may leave the queue draining. Then the janitor ends the drain and restores
+    the defaults (``queue_deletion/unfinished.py``), and a resume does so, too. If partition 0 is
+    deleted already, only the number of partitions may be left. Then the next call resets it.
 
     Raises:
         NotFound: the queue does not exist.
@@ -79,7 +79,7 @@ async def delete_queue(store: Store, queue: str) -> None:
         return
     if stats.has_live_jobs:
         raise _in_use(queue, stats.live_jobs)
-    token = secrets.token_hex(8)
+    token = new_drain_token(stats.now_ms)
     await begin_drain(store, queue, token)
     with after_first_write():
         try:

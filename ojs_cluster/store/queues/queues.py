@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -310,6 +311,17 @@ async def pause_or_resume(store: Store, queue: str, action: QueueAction) -> tupl
     return await _change_flags(store, queue, action)
 
 
+def new_drain_token(now_ms: int) -> str:
+    """Return a token for the drain of a new deletion.
+
+    It has the time, so that the janitor can tell the drain of a process that has died.
+
+    Args:
+        now_ms: time of a master, in Unix milliseconds.
+    """
+    return f"{now_ms:x}-{secrets.token_hex(8)}"
+
+
 async def begin_drain(store: Store, queue: str, token: str) -> None:
     """Drain a queue for its deletion, and end an earlier deletion by taking over its drain.
 
@@ -318,7 +330,7 @@ async def begin_drain(store: Store, queue: str, token: str) -> None:
     Args:
         store: the store.
         queue: the queue's name.
-        token: a text that no other deletion uses.
+        token: a text that no other deletion uses (``new_drain_token``).
 
     Raises:
         TooManyQueues: the queue is new, and the registry of queue names is full.
@@ -365,11 +377,20 @@ async def restore_defaults_of(store: Store, queue: str, token: str) -> None:
     deletion, removed = found
     owner = token.encode()
     if deletion in (owner, owner + b"*") and removed and removed.startswith(owner + b"|"):
-        await _restore_defaults(store, queue, removed)
+        await restore_defaults(store, queue, removed)
 
 
-async def _restore_defaults(store: Store, queue: str, removed: bytes) -> None:
-    """Restore defaults, then remove them from partition 0; ``removed`` is its field."""
+async def restore_defaults(store: Store, queue: str, removed: bytes) -> None:
+    """Restore defaults that a deletion has removed, then remove them from partition 0.
+
+    Args:
+        store: the store.
+        queue: the queue's name.
+        removed: the field ``removed_defaults`` of partition 0 (``pause_queue.lua``).
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
     await restore_removed(store, queue, removed.partition(b"|")[2])
     shard = store.keys.shard_of_queue(queue)
     await store.run(
@@ -397,7 +418,7 @@ async def _change_flags(
     await deliver(store, shard, effects)
     with after_first_write():
         if removed:  # the deletion has no token any more, so it does not delete the queue
-            await _restore_defaults(store, queue, removed)
+            await restore_defaults(store, queue, removed)
         await pauses.mirror_flags(store, queue)
     return int(now), queue_status(paused=bool(paused), draining=bool(draining))
 

@@ -8,7 +8,8 @@
 --       6 queue_history, 7 history_totals, 8 queue_times, 9 queue_types.
 -- ARGV: 1 age ms, 2 the queue's name for its last partition, else ''.
 -- Returns: {1, effects} when the queue was removed or did not exist
---          {0, {}, 1 if its tenants take turns, else 0} when it is in use
+--          {0, {}, 1 if its tenants take turns, else 0, 1 if a deletion has left a drain or removed defaults here,
+--          else 0} when it is in use
 --@include keys now preflight set_deadline append_effect sample_queue
 local counters_key, available_key, minutes_key = KEYS[1], KEYS[2], KEYS[3]
 local blocked_key, demand_key, history_key, totals_key = KEYS[4], KEYS[5], KEYS[6], KEYS[7]
@@ -22,15 +23,17 @@ local IDLE = {created = true, open = true, seq = true, acked = true, max_per_sec
     declared_starts = true, declared_at = true, declared_by = true, undeclared_at = true,
     minute = true, demand_at = true, deleting = true, removed_defaults = true, rejected_at = true}
 for _, name in ipairs(TOTALS) do IDLE[name] = true end
-local is_fair = redis.call('HEXISTS', counters_key, 'fair')
+local is_fair, deletion, removed_defaults =
+    unpack(redis.call('HMGET', counters_key, 'fair', 'deleting', 'removed_defaults'))
+local IN_USE = {0, {}, is_fair and 1 or 0, (deletion or removed_defaults) and 1 or 0}
 local field_list = redis.call('HGETALL', counters_key)
 for i = 1, #field_list, 2 do
     local name, value = field_list[i], field_list[i + 1]
-    if name == 'paused' or name == 'draining' or name == 'kept' or name == 'bound' or name == 'on_exhaustion' then return {0, {}, is_fair} end
-    if name == 'created' and now - (tonumber(value) or 0) < age_ms then return {0, {}, is_fair} end
-    if not IDLE[name] and value ~= '0' then return {0, {}, is_fair} end
+    if name == 'paused' or name == 'draining' or name == 'kept' or name == 'bound' or name == 'on_exhaustion' then return IN_USE end
+    if name == 'created' and now - (tonumber(value) or 0) < age_ms then return IN_USE end
+    if not IDLE[name] and value ~= '0' then return IN_USE end
 end
-if redis.call('EXISTS', available_key, blocked_key) > 0 then return {0, {}, is_fair} end
+if redis.call('EXISTS', available_key, blocked_key) > 0 then return IN_USE end
 local sample, totals = sample_queue(counters_key, available_key, blocked_key, KEYS[8]), read_totals(totals_key)
 if sample then -- the shard's totals keep what the queue has counted since its last sample
     local growth = growth_since(redis.call('HGET', history_key, 'last'), sample)

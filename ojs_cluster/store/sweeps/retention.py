@@ -14,6 +14,7 @@ from ojs_cluster.store.enqueue import references
 from ojs_cluster.store.enqueue.aliases import check_old_claims, remove_expired_jobs
 from ojs_cluster.store.error_groups.error_groups import purge_error_groups
 from ojs_cluster.store.outbox.outbox import deliver
+from ojs_cluster.store.queue_deletion.unfinished import end_unfinished_deletion
 from ojs_cluster.store.queues import partition_maintenance
 from ojs_cluster.store.queues.queues import exists, get_stats
 from ojs_cluster.store.queues.registry import NO_NAME_LIMIT
@@ -156,7 +157,8 @@ async def retire_queues(store: Store, after: str = "", limit: int = 100) -> tupl
 async def retire(store: Store, queue: str) -> bool:
     """Remove a queue if it is idle, otherwise maintain its partitions; return whether removed.
 
-    In a queue with a fair share, tenants without jobs lose their turns.
+    In a queue with a fair share, tenants without jobs lose their turns. The drain of a deletion
+    whose process has died is ended.
 
     Raises:
         BackendUnavailable: a shard of the queue does not answer.
@@ -166,13 +168,14 @@ async def retire(store: Store, queue: str) -> bool:
         raise BackendUnavailable("a shard of the queue does not answer", outcome="not_applied")
     if len(shards) > 1:
         await partition_maintenance.maintain_queue(store, queue)
+        await end_unfinished_deletion(store, queue)
         # An idle partition keeps its counters while another one is in use.
         if (await get_stats(store, queue)).in_use:
             if await fair_share.has_fair_share(store, queue):
                 await fair_share.remove_idle_turns(store, queue, shards)
             return False
     for shard in shards:
-        removed, effects, *is_fair = await store.run(
+        removed, effects, *found = await store.run(
             shard,
             "retire_queue",
             [
@@ -189,8 +192,11 @@ async def retire(store: Store, queue: str) -> bool:
             idempotent=True,
         )
         if not removed:
-            if is_fair[0]:
+            is_fair, has_deletion = found
+            if is_fair:
                 await fair_share.remove_idle_turns(store, queue, shards)
+            if has_deletion:
+                await end_unfinished_deletion(store, queue)
             return False
         await deliver(store, shard, effects)
     return not await exists(store, queue)  # the queue may be in use again
