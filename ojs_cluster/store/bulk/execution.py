@@ -16,14 +16,12 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
-import orjson
 import trio
 
-from ojs_cluster.core.bulk.selection import BulkAction, JobSummary
+from ojs_cluster.core.bulk.selection import BulkAction
 from ojs_cluster.core.errors import (
     BackendUnavailable,
     Conflict,
-    MalformedJob,
     NotFound,
     OJSError,
 )
@@ -32,60 +30,46 @@ from ojs_cluster.redis.deadline import cleaning_up
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.store.bulk import operations
 from ojs_cluster.store.bulk.apply import apply
-from ojs_cluster.store.bulk.by_content import with_content
-from ojs_cluster.store.bulk.candidates import PAGE, Page, read_page
+from ojs_cluster.store.bulk.choosing import choose
 from ojs_cluster.store.bulk.operation import (
     BulkOperation,
     BulkState,
     DamagedOperation,
     Position,
-    QueueDeletion,
     Slice,
     Target,
+)
+from ojs_cluster.store.bulk.updates import (
+    PAUSE_MS,
+    Superseded,
+    end_damaged,
+    store_fields,
+    update,
 )
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.history.entries import Cause
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.searched_record import SearchedRecord
 from ojs_cluster.store.jobs.validate_job import read_number
 from ojs_cluster.store.queue_deletion.deletion import (
-    DeletionStep,
     abandon,
     end_late_drain,
     has_drain,
     open_target,
-    try_to_delete,
 )
-from ojs_cluster.store.queue_deletion.walks import after_walk
-from ojs_cluster.store.runtime import Arg
+from ojs_cluster.store.queue_deletion.ending import end_deletion, give_up
 from ojs_cluster.store.sweeps.sweep_result import SweepResult
 
 log = logging.getLogger("ojs.store")
 
-_MAX_PAGES: Final = 25
-"""Maximum number of pages that one slice reads to find jobs: 5000 entries."""
-_MAX_BYTES: Final = 32 * 1024 * 1024
-"""Bytes of jobs after which a slice reads no further page to compare their content."""
 _OPERATIONS_AT_ONCE: Final = 4
 """Maximum number of operations that one sweep continues, by one slice each."""
-_PAUSE_MS: Final = 5000
-"""Milliseconds until an operation continues after Redis has not answered."""
 _MAX_FAULTS: Final = 5
 """Number of failures other than those of Redis after which the scheduler ends an operation."""
 _NEXT_SLICE_MS: Final = 1
 """Milliseconds until the scheduler's next slice. Not 0, which would wake the scheduler again."""
 _UNKNOWN: Final = "some of the last slice's jobs may have been changed and are not counted"
-_NO_DRAIN: Final = (
-    "the queue does not drain for it: an operator or another request has taken over the drain, or "
-    "the process died before the drain began"
-)
 REQUEST_LEASE_MS: Final = 15_000
 """Milliseconds for which the scheduler leaves an operation to the request that has created it."""
-
-
-class Superseded(Exception):
-    """Another process has continued the operation, or ended it."""
 
 
 async def run_due(store: Store) -> SweepResult:
@@ -107,20 +91,20 @@ async def run_due(store: Store) -> SweepResult:
         operation_id = name.decode(errors="replace")
         try:
             if operation_id.encode() != name:
-                await _end_damaged(store, name, DamagedOperation("its id is damaged"))
+                await end_damaged(store, name, DamagedOperation("its id is damaged"))
                 continue
             operation = await _continue(store, operation_id, _NEXT_SLICE_MS)
         except Superseded:
             continue
         except (OJSError, RedisReplyError) as error:
             log.warning("bulk operation %s is postponed: %s", operation_id, error)
-            await _postpone(store, name, now + _PAUSE_MS)
-            following = min(following, now + _PAUSE_MS) if following >= 0 else now + _PAUSE_MS
+            await _postpone(store, name, now + PAUSE_MS)
+            following = min(following, now + PAUSE_MS) if following >= 0 else now + PAUSE_MS
             continue
         except Exception as error:  # it must not keep the other operations from their slices
             log.exception("bulk operation %s has met a fault", operation_id)
             if not await _end_faulty(store, operation_id, error):
-                following = min(following, now + _PAUSE_MS) if following >= 0 else now + _PAUSE_MS
+                following = min(following, now + PAUSE_MS) if following >= 0 else now + PAUSE_MS
             continue
         done += 1
         more = more or not operation.ended
@@ -145,9 +129,9 @@ async def _end_faulty(store: Store, operation_id: str, error: Exception) -> bool
     faults = read_number(found) + 1
     if faults >= _MAX_FAULTS and await _has_no_drain(store, operation_id):
         damage = DamagedOperation(f"it cannot be carried out: {error!r}")
-        await _end_damaged(store, name, damage)
+        await end_damaged(store, name, damage)
         return True
-    await _store_fields(store, name, "", _PAUSE_MS, ["faults", faults])
+    await store_fields(store, name, "", PAUSE_MS, ["faults", faults])
     return False
 
 
@@ -182,7 +166,7 @@ async def run_for(store: Store, operation: BulkOperation, seconds: float) -> Bul
             if operation.deletion is not None and operation.position in (None, Position()):
                 return operation  # jobs are left in the queue, and the scheduler deletes it later
         if not operation.ended:
-            operation = await _update(store, operation, 0)
+            operation = await update(store, operation, 0)
     except DamagedOperation as error:
         return await _fail(store, operation, error)
     except Superseded:
@@ -211,7 +195,7 @@ async def _read_again(store: Store, operation: BulkOperation) -> BulkOperation:
 
 async def _fail(store: Store, operation: BulkOperation, error: DamagedOperation) -> BulkOperation:
     """End a damaged operation; return it with the counts that the caller knows."""
-    ended_ms = await _end_damaged(store, operation.id.encode(), error)
+    ended_ms = await end_damaged(store, operation.id.encode(), error)
     reason = str(error)[:300]
     return replace(operation, state=BulkState.FAILED, reason=reason, slice=None, ended_ms=ended_ms)
 
@@ -223,7 +207,7 @@ async def _continue(store: Store, operation_id: str, delay_ms: int) -> BulkOpera
             raise Superseded
         return await advance(store, operation, delay_ms)
     except DamagedOperation as error:
-        await _end_damaged(store, operation_id.encode(), error)
+        await end_damaged(store, operation_id.encode(), error)
         raise Superseded from None
 
 
@@ -244,7 +228,7 @@ async def advance(store: Store, operation: BulkOperation, delay_ms: int) -> Bulk
         if not await has_drain(store, operation.deletion):
             return await _end(store, replace(operation, slice=None, position=None))
         if not operation.has_begun:  # a drain that began after the end must delete nothing
-            operation = await _update(store, operation, delay_ms)
+            operation = await update(store, operation, delay_ms)
     if operation.slice is not None:
         try:
             return await _finish_slice(store, operation, operation.slice, delay_ms)
@@ -255,81 +239,13 @@ async def advance(store: Store, operation: BulkOperation, delay_ms: int) -> Bulk
             return await _end(store, replace(operation, reason=f"{_UNKNOWN}: {error.message}"))
     if operation.state is BulkState.STOPPING or operation.position is None:
         return await _end(store, operation)
-    operation, chosen = await _choose(store, operation, operation.position)
+    operation, chosen = await choose(store, operation, operation.position)
     if chosen is None:
         if operation.position is None:
             return await _end(store, operation)
-        return await _update(store, operation, delay_ms)
-    operation = await _update(store, replace(operation, slice=chosen), delay_ms)
+        return await update(store, operation, delay_ms)
+    operation = await update(store, replace(operation, slice=chosen), delay_ms)
     return await _finish_slice(store, operation, chosen, delay_ms)
-
-
-async def _choose(
-    store: Store, operation: BulkOperation, position: Position
-) -> tuple[BulkOperation, Slice | None]:
-    """Read pages until one has jobs to change.
-
-    The jobs of a dry run are only counted.
-
-    Returns:
-        The operation with new counts and a new position, and the jobs to change, None for none.
-    """
-    following: Position | None = position
-    examined, matched, read_bytes = operation.examined, operation.matched, 0
-    targets: list[Target] = []
-    for _ in range(_MAX_PAGES):
-        if following is None or targets or read_bytes > _MAX_BYTES:
-            break
-        page = await _read(store, operation, following)
-        following = page.following
-        chosen = [job for job in page.jobs if _is_chosen(operation, job)]
-        if operation.selection.needs_content:
-            chosen, size = await with_content(store, operation.selection, chosen, page.shard)
-            read_bytes += size
-        # A deletion discards malformed jobs, too, or names one that it cannot move.
-        unreadable = page.unreadable if operation.deletion is not None else ()
-        examined += len(page.jobs) + len(unreadable)
-        matched += len(chosen) + len(unreadable)
-        if not operation.dry_run:
-            targets = [Target(job.id, job.replays, job.state, job.created_ms) for job in chosen]
-            targets += unreadable
-    operation = replace(operation, examined=examined, matched=matched)
-    if targets:
-        return operation, Slice(targets, following)
-    return replace(operation, position=following), None
-
-
-def _is_chosen(operation: BulkOperation, job: JobSummary) -> bool:
-    if operation.deletion is not None:  # the queue drains, so the walk ends all the same
-        return operation.selection.admits(job)
-    # A job whose priority is lowered may move ahead of the walk, which then reads it again.
-    if operation.action is BulkAction.PRIORITY and job.priority == operation.priority:
-        return False
-    last_change_ms = job.created_ms if job.finished_ms is None else job.finished_ms
-    return last_change_ms <= operation.created_ms and operation.selection.admits(job)
-
-
-async def _read(store: Store, operation: BulkOperation, position: Position) -> Page:
-    if operation.ids is None:
-        return await read_page(store, operation.selection, position)
-    ids = operation.ids[position.ids : position.ids + PAGE]
-    found: dict[str, JobSummary] = {}
-
-    async def read_one(job_id: str) -> None:
-        try:
-            job = await read_jobs.get(store, job_id)
-        except (NotFound, MalformedJob):
-            return
-        found[job_id] = JobSummary(
-            *(job_id, job.state, job.queue, job.type, job.created_ms, job.finished_ms),
-            *(job.priority, job.dead, job.hidden, job.replays),
-            *(job.attempt, SearchedRecord(job).worker),
-        )
-
-    await run_concurrently(ids, read_one)
-    end = position.ids + len(ids)
-    jobs = [found[job_id] for job_id in ids if job_id in found]
-    return Page(jobs, Position(ids=end) if end < len(operation.ids) else None)
 
 
 async def _finish_slice(
@@ -356,7 +272,7 @@ async def _finish_slice(
                 await open_target(store, operation.deletion)
             except Conflict as refusal:
                 stopped = replace(operation, slice=None, reason=refusal.message)
-                return await _give_up(store, stopped, operation.deletion, BulkState.STOPPED)
+                return await give_up(store, stopped, operation.deletion, BulkState.STOPPED)
         for target in current.targets:  # in the order of their arrival
             await change(target)
         if operation.deletion is not None:
@@ -379,111 +295,14 @@ async def _finish_slice(
     )
     if operation.position is None or operation.state is BulkState.STOPPING:
         if operation.deletion is not None:  # after the deletion, nothing tells who changed the jobs
-            operation = await _update(store, operation, delay_ms)
+            operation = await update(store, operation, delay_ms)
         return await _end(store, operation)
-    return await _update(store, operation, delay_ms)
+    return await update(store, operation, delay_ms)
 
 
 async def _end(store: Store, operation: BulkOperation) -> BulkOperation:
     if operation.deletion is not None:
-        return await _end_deletion(store, operation, operation.deletion)
+        return await end_deletion(store, operation, operation.deletion)
     stopped = operation.position is not None
     state = BulkState.STOPPED if stopped else BulkState.COMPLETED
-    return await _update(store, replace(operation, state=state), None)
-
-
-async def _end_deletion(
-    store: Store, operation: BulkOperation, deletion: QueueDeletion
-) -> BulkOperation:
-    """Delete the queue after a walk over its jobs, or plan the next walk."""
-    if operation.state is BulkState.STOPPING and await has_drain(store, deletion):
-        return await _give_up(store, operation, deletion, BulkState.STOPPED)
-    # Without a drain of its own, it must not end the deletion of another request.
-    step = DeletionStep.NO_DRAIN
-    if operation.has_begun:
-        step = await try_to_delete(store, deletion)
-    if step is DeletionStep.DELETED:
-        return await _update(store, replace(operation, state=BulkState.COMPLETED, reason=""), None)
-    if step is DeletionStep.NO_DRAIN:
-        reason = operation.reason
-        if not reason and operation.state is not BulkState.STOPPING:
-            reason = _NO_DRAIN
-        stopped = replace(operation, state=BulkState.STOPPED, reason=reason)
-        return await _update(store, stopped, None)
-    operation, delay_ms = after_walk(operation, step)
-    if operation.state is BulkState.FAILED:
-        return await _give_up(store, operation, deletion, BulkState.FAILED)
-    return await _update(store, operation, delay_ms)
-
-
-async def _give_up(
-    store: Store, operation: BulkOperation, deletion: QueueDeletion, state: BulkState
-) -> BulkOperation:
-    """End a deletion and its drain. If the process dies in between, the reason is kept."""
-    if operation.reason:
-        operation = await _update(store, operation, _PAUSE_MS)
-    await abandon(store, deletion)
-    return await _update(store, replace(operation, state=state), None)
-
-
-async def _update(store: Store, operation: BulkOperation, delay_ms: int | None) -> BulkOperation:
-    """Store the progress of an operation; with a delay of None, its end.
-
-    Raises:
-        Superseded: another process has updated the operation.
-    """
-    position = None if operation.position is None else operation.position.members()
-    fields: list[Arg] = [
-        *("position", orjson.dumps(position)),
-        *("slice", b"" if operation.slice is None else operation.slice.encode()),
-        *("examined", operation.examined, "matched", operation.matched),
-        *("succeeded", operation.succeeded, "failed", operation.failed),
-        *("failures", orjson.dumps(operation.failures)),
-    ]
-    if operation.deletion is not None:
-        fields += ["walk", operation.walk.encode(), "reason", operation.reason]
-    if delay_ms is None:
-        fields += ["state", operation.state.value, "reason", operation.reason]
-    name = operation.id.encode()
-    reply = await _store_fields(store, name, operation.version, delay_ms, fields)
-    if reply[0] != b"ok":
-        raise Superseded
-    operation = replace(operation, version=reply[1].decode())
-    if delay_ms is None:
-        return replace(operation, ended_ms=int(reply[2]))
-    # An operator may have stopped the operation since it was read.
-    return replace(operation, state=BulkState.STOPPING) if reply[3] == b"stopping" else operation
-
-
-async def _end_damaged(store: Store, name: bytes, error: DamagedOperation) -> int:
-    """End an operation of which no process can read which jobs it would change.
-
-    Args:
-        store: the store.
-        name: its id as stored, which may be damaged.
-        error: what is damaged.
-
-    Returns:
-        When it ended, in Unix milliseconds; 0 if it had ended before.
-    """
-    log.error("bulk operation %s has failed: %s", name.decode(errors="replace"), error)
-    fields: list[Arg] = ["state", BulkState.FAILED.value, "reason", str(error)[:300]]
-    reply = await _store_fields(store, name, "", None, fields)
-    return int(reply[2]) if reply[0] == b"ok" else 0
-
-
-async def _store_fields(
-    store: Store, name: bytes, version: str, delay_ms: int | None, fields: list[Arg]
-) -> Any:
-    meta = store.keys.meta
-    # Not idempotent: a repetition would find the version that it has written, and report that
-    # another process has continued the operation. The outcome of a lost reply is read again.
-    return await store.run_meta(
-        "bulk_update",
-        [meta.bulk("") + name, meta.bulk_running, meta.bulk_ended],
-        [
-            *(name, version, "" if delay_ms is None else delay_ms),
-            *(store.settings.retention_bulk_ms, *fields),
-        ],
-        idempotent=False,
-    )
+    return await update(store, replace(operation, state=state), None)

@@ -14,7 +14,7 @@ from ojs_cluster.core.bulk.selection import DEFAULT_STATES, BulkAction, Selectio
 from ojs_cluster.core.errors import BackendUnavailable, Conflict, NotFound, OJSError, RateLimited
 from ojs_cluster.core.jobs.ids import new_job_id
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.store.bulk import candidates, execution, operations
+from ojs_cluster.store.bulk import candidates, execution, operations, updates
 from ojs_cluster.store.bulk.apply import apply
 from ojs_cluster.store.bulk.operation import BulkOperation, BulkState, Target
 from ojs_cluster.store.context import Store
@@ -276,7 +276,7 @@ async def test_of_two_processes_one_stores_its_progress(store: Store, other_stor
     stale = await operations.get(other_store, operation.id)
 
     ended = await carry_out(store, operation)
-    with pytest.raises(execution.Superseded):
+    with pytest.raises(updates.Superseded):
         await execution.advance(other_store, stale, 1)
 
     assert (ended.matched, ended.succeeded) == (3, 3)

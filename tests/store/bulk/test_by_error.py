@@ -8,7 +8,7 @@ import pytest
 
 from ojs_cluster.core.bulk.selection import BulkAction
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.store.bulk import execution
+from ojs_cluster.store.bulk import choosing, execution
 from ojs_cluster.store.bulk.operation import BulkState
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.error_groups.error_groups import read_error_groups
@@ -116,7 +116,7 @@ async def test_an_error_of_the_server_has_the_same_group(store: Store, db: Any) 
 async def test_a_slice_reads_a_bounded_number_of_bytes(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(execution, "_MAX_BYTES", 1)
+    monkeypatch.setattr(choosing, "_MAX_BYTES", 1)
     for queue in queues_in_other_shards(store, 3):
         await fail(store, queue, HOST, retry={"max_attempts": 1})
     operation = await begin(store, BulkAction.RETRY, State.DISCARDED, error_type="TlsError")

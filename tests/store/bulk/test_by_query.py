@@ -10,7 +10,7 @@ import pytest
 from ojs_cluster.core.bulk.selection import BulkAction, Selection
 from ojs_cluster.core.jobs.envelope import parse_job
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.store.bulk import execution
+from ojs_cluster.store.bulk import choosing, execution
 from ojs_cluster.store.bulk.operation import BulkState
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.enqueue import enqueue
@@ -56,7 +56,7 @@ async def test_small_fields_are_compared_without_reading_the_job(
     async def refuse(*_: object) -> None:
         raise AssertionError("a whole job is read")
 
-    monkeypatch.setattr(execution, "with_content", refuse)
+    monkeypatch.setattr(choosing, "with_content", refuse)
     held = await active(store, "mail")
     low, high = await put(store, "mail", priority=1), await put(store, "mail", priority=9)
     again = await active(store, "other")

@@ -9,7 +9,7 @@ import pytest
 from ojs_cluster.core.bulk.selection import DEFAULT_STATES, BulkAction
 from ojs_cluster.core.errors import Conflict
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.store.bulk import candidates, execution
+from ojs_cluster.store.bulk import candidates, choosing
 from ojs_cluster.store.bulk.apply import apply
 from ojs_cluster.store.bulk.operation import Target, read_operation
 from ojs_cluster.store.context import Store
@@ -27,7 +27,7 @@ async def changed_late(store: Store, action: BulkAction, change: Any, *states: S
     found = None
     while found is None:
         assert operation.position is not None
-        operation, found = await execution._choose(store, operation, operation.position)
+        operation, found = await choosing.choose(store, operation, operation.position)
     await change()
     again = read_operation(
         operation.id,
