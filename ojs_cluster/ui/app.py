@@ -31,11 +31,12 @@ from ojs_cluster.ui.access import SESSION_S, FailedLogins, Sessions, is_own_form
 from ojs_cluster.ui.fragments import Fragments
 from ojs_cluster.ui.languages.catalogs import language_of, languages
 from ojs_cluster.ui.languages.language import speak
+from ojs_cluster.ui.languages.translate import _
 from ojs_cluster.ui.login import LOGIN, LOGOUT, login_page, refusal_of_login, refuse_tenants
 from ojs_cluster.ui.navigation import menu_of
 from ojs_cluster.ui.pages.shared import language, times
 from ojs_cluster.ui.redaction.redaction import Redaction
-from ojs_cluster.ui.refusals import FOREIGN_FORM, READ_ONLY, failed_call, lacking_scope
+from ojs_cluster.ui.refusals import failed_call, foreign_form, lacking_scope, read_only
 from ojs_cluster.ui.render import Templates
 from ojs_cluster.ui.routes import PageRoute
 from ojs_cluster.ui.session_secret import SessionSecret
@@ -69,7 +70,8 @@ ReadForm = Callable[[], Awaitable[MultiDict[str, str]]]
 
 
 async def _unknown(_visit: Visit, name: str) -> Answer:
-    context = {"what": "There is no such page", "why": name[:200], "hint": "Use the menu."}
+    what, hint = _("There is no such page"), _("Use the menu.")
+    context = {"what": what, "why": name[:200], "hint": hint}
     return Page("error.html", context, 404)
 
 
@@ -155,7 +157,7 @@ class Dashboard:
                     return self._send(visit, refusal)
                 visit = replace(visit, form=dict(form.items()), chosen=tuple(form.getlist("id")))
             if page.is_form and self._settings.mode == "read":
-                return self._send(visit, READ_ONLY)
+                return self._send(visit, read_only())
             missing = [scope.value for scope in page.scopes if not visit.may(scope)]
             if missing:
                 return self._send(visit, lacking_scope(visit, missing))
@@ -173,9 +175,9 @@ class Dashboard:
         except Exception:
             log.exception("the page %s failed", head.path[:200])
             context = {
-                "what": "The page failed",
-                "why": "The log of the server names the cause.",
-                "hint": "Try again, and report it if it happens again.",
+                "what": _("The page failed"),
+                "why": _("The log of the server names the cause."),
+                "hint": _("Try again, and report it if it happens again."),
             }
             return self._send(visit, Page("error.html", context, 500))
 
@@ -184,7 +186,7 @@ class Dashboard:
         head = request.head
         visit = self._visit(head, request.scheme, _ANONYMOUS)
         if not is_own_form(head.headers, self._hosts(head)):
-            return self._send(visit, FOREIGN_FORM)
+            return self._send(visit, foreign_form())
         address, now = self._app.audit.client_of(head), time.monotonic()
         try:
             form = await read_form()
@@ -204,7 +206,7 @@ class Dashboard:
             return self._send(visit, login_page(visit, error))
         except Exception:
             log.exception("a login failed")
-            return self._send(visit, login_page(visit, Internal("The log names the cause.")))
+            return self._send(visit, login_page(visit, Internal(_("The log names the cause."))))
         browser.record_login(self._app, head, principal)
         following = local_target(form.get("next", ""))
         session = browser.cookie(
@@ -320,8 +322,8 @@ class Dashboard:
 
     def _refusal_of_form(self, visit: Visit, page: PageRoute) -> Page | None:
         if not is_own_form(visit.head.headers, self._hosts(visit.head)):
-            return FOREIGN_FORM
-        return READ_ONLY if self._settings.mode == "read" and not page.is_own else None
+            return foreign_form()
+        return read_only() if self._settings.mode == "read" and not page.is_own else None
 
     def _visit(self, head: Request, scheme: str, principal: Principal) -> Visit:
         """Read a request, and let this task speak its language from here on."""

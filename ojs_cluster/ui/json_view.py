@@ -17,6 +17,7 @@ from markupsafe import Markup, escape
 
 from ojs_cluster.core.raw_json import Raw
 from ojs_cluster.store.off_loop import off_loop
+from ojs_cluster.ui.languages.translate import _
 
 MAX_SHOWN: Final = 64 * 1024
 """Maximum size in bytes of a value that is indented; a larger one is cut off."""
@@ -65,12 +66,18 @@ def show_json(raw: bytes, *, redacted: bool = False) -> Markup:
     text = raw.decode(errors="replace")
     if len(raw) > MAX_SHOWN:  # a cut value cannot be indented
         shown = escape(text[:MAX_SHOWN])
-        return shown + Markup('\n<span class="json-cut">… {} bytes in all</span>').format(len(raw))
+        return shown + _end_of_cut(len(raw))
     tokens = _tokens(text, MAX_TOKENS)
     shown = _html(tokens[:MAX_TOKENS], redacted)
     if len(tokens) > MAX_TOKENS:
-        shown += Markup('\n<span class="json-cut">… {} bytes in all</span>').format(len(raw))
+        shown += _end_of_cut(len(raw))
     return shown
+
+
+def _end_of_cut(size: int) -> Markup:
+    """Return what stands below a value of ``size`` bytes that is not shown to its end."""
+    words = _("… %(number)s bytes in all", number=size)
+    return Markup('\n<span class="json-cut">{}</span>').format(words)
 
 
 def short_json(raw: bytes, size: int = 160) -> str:

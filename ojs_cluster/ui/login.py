@@ -13,6 +13,7 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.errors import entry_for
 from ojs_cluster.http.messages import Request
 from ojs_cluster.http.request_ids import new_request_id
+from ojs_cluster.ui.languages.translate import _
 from ojs_cluster.ui.routes import PageRoute
 from ojs_cluster.ui.sign_on.failure import SignOnFailed
 from ojs_cluster.ui.visit import Answer, Page, SeeOther, Visit, local_target
@@ -26,7 +27,7 @@ async def _show(visit: Visit) -> Answer:
 
 
 async def _end(visit: Visit) -> Answer:
-    return SeeOther(visit.url("login"), "You have logged out.", end_session=True)
+    return SeeOther(visit.url("login"), _("You have logged out."), end_session=True)
 
 
 LOGIN: Final = PageRoute("GET", "/login", _show, ())
@@ -59,9 +60,10 @@ def login_page(
     elif isinstance(error, HTTPException):
         status, message = error.code or 400, error.description or error.name
     elif isinstance(error, SignOnFailed):
-        status, message = error.status, error.message
+        status, message = error.status, _(error.message)
     if wait_s:
-        status, message = 429, f"Too many failed logins. Try again in {ceil(wait_s)} s."
+        status = 429
+        message = _("Too many failed logins. Try again in %(wait)s s.", wait=ceil(wait_s))
     following = local_target(visit.query.get("next", ""))
     return Page("login.html", {"error": message, "next": following}, status)
 

@@ -3,37 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
 
+from ojs_cluster.ui.languages.translate import _
 from ojs_cluster.ui.visit import Answer, ApiError, Page, SeeOther, Visit, local_target
 
-READ_ONLY: Final = Page(
-    "error.html",
-    {
-        "what": "This dashboard is read-only",
+
+def read_only() -> Page:
+    """Return the page that refuses all changes."""
+    context = {
+        "what": _("This dashboard is read-only"),
         "why": "",
-        "hint": "The operator has set OJS_UI=read. Use the API, or ask for OJS_UI=full.",
-    },
-    403,
-)
-FOREIGN_FORM: Final = Page(
-    "error.html",
-    {
-        "what": "The form was not sent by this dashboard",
-        "why": "The header with its origin is missing, or it names another site.",
-        "hint": "Open the page again. Behind a proxy, keep the Host header, or send "
-        "X-Forwarded-Host and name the proxy in OJS_TRUSTED_PROXIES.",
-    },
-    403,
-)
+        "hint": _("The operator has set OJS_UI=read. Use the API, or ask for OJS_UI=full."),
+    }
+    return Page("error.html", context, 403)
+
+
+def foreign_form() -> Page:
+    """Return the page that refuses a form of another site."""
+    context = {
+        "what": _("The form was not sent by this dashboard"),
+        "why": _("The header with its origin is missing, or it names another site."),
+        "hint": _(
+            "Open the page again. Behind a proxy, keep the Host header, or send "
+            "X-Forwarded-Host and name the proxy in OJS_TRUSTED_PROXIES."
+        ),
+    }
+    return Page("error.html", context, 403)
 
 
 def lacking_scope(visit: Visit, missing: Iterable[str]) -> Page:
     """Return the page that says which scopes the user lacks."""
+    scopes = ", ".join(missing)
     context = {
-        "what": "You may not do this",
-        "why": f"'{visit.principal.name}' lacks {', '.join(missing)}.",
-        "hint": "Log in with a key that has it, or ask the operator to add it to your key or role.",
+        "what": _("You may not do this"),
+        "why": _("'%(user)s' lacks %(scopes)s.", user=visit.principal.name, scopes=scopes),
+        "hint": _(
+            "Log in with a key that has it, or ask the operator to add it to your key or role."
+        ),
     }
     return Page("error.html", context, 403)
 

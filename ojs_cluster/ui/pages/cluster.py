@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ojs_cluster.ui.cluster_status import cluster_status, scheduler_group
+from ojs_cluster.ui.languages.translate import _
 from ojs_cluster.ui.problems.of_cluster import problems_of_cluster
 from ojs_cluster.ui.visit import Answer, Page, Visit
 
@@ -18,9 +19,9 @@ async def show(visit: Visit) -> Answer:
     """Show the cluster to users who may see all queues."""
     if not visit.sees_cluster:
         context = {
-            "what": "Your API key may not see the cluster",
-            "why": f"The key '{visit.principal.name}' is for some queues only.",
-            "hint": "Log in with a key for all queues.",
+            "what": _("Your API key may not see the cluster"),
+            "why": _("The key '%(name)s' is for some queues only.", name=visit.principal.name),
+            "hint": _("Log in with a key for all queues."),
         }
         return Page("error.html", context, 403)
     visit.app.access.count_request(visit.principal)

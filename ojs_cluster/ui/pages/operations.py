@@ -7,6 +7,7 @@ from typing import Any, Final
 import orjson
 
 from ojs_cluster.core.access.scopes import Scope
+from ojs_cluster.ui.languages.translate import _
 from ojs_cluster.ui.visit import Answer, Page, Visit
 
 _MAX_OUTBOX: Final = 20
@@ -35,10 +36,11 @@ async def set_maintenance(visit: Visit) -> Answer:
         refused = [name for name in ("enqueue", "fetch") if visit.form.get(name)]
         body |= {"reason": visit.form.get("reason", "")[:500], "refuse": refused or ["fetch"]}
     await visit.send("POST", "admin", "maintenance", body=body)
-    return visit.back(f"Maintenance mode is {'on' if enabled else 'off'}.", "operations")
+    note = _("Maintenance mode is on.") if enabled else _("Maintenance mode is off.")
+    return visit.back(note, "operations")
 
 
 async def retry_outbox(visit: Visit) -> Answer:
     """Deliver the outbox dead letters again."""
     await visit.send("POST", "admin", "outbox", "retry", body={"all": True})
-    return visit.back("The effects are delivered again.", "operations")
+    return visit.back(_("The effects are delivered again."), "operations")

@@ -10,19 +10,20 @@ import orjson
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.operations.overview import QUEUES_TO_WAIT_FOR
+from ojs_cluster.ui.languages.translate import later
 from ojs_cluster.ui.pages.shared.marks import may_mark, read_marks
 from ojs_cluster.ui.problems.find import Condition, find_problems, read_condition
 from ojs_cluster.ui.snapshots import Aged
 from ojs_cluster.ui.visit import Answer, Page, Visit
 
 RANGES: Final = {
-    "1h": ("1m", "1 hour"),
-    "6h": ("5m", "6 hours"),
-    "24h": ("5m", "24 hours"),
-    "7d": ("1h", "7 days"),
-    "30d": ("1d", "30 days"),
+    "1h": ("1m", later("1 hour"), later("Statistics of the last 1 hour")),
+    "6h": ("5m", later("6 hours"), later("Statistics of the last 6 hours")),
+    "24h": ("5m", later("24 hours"), later("Statistics of the last 24 hours")),
+    "7d": ("1h", later("7 days"), later("Statistics of the last 7 days")),
+    "30d": ("1d", later("30 days"), later("Statistics of the last 30 days")),
 }
-"""The time spans of the charts: period of a point, and label."""
+"""The time spans of the charts: period of a point, label, and caption."""
 _RATES: Final = ("enqueued", "completed", "failed", "discarded")
 _TIMES: Final = ("latency_p50_ms", "latency_p95_ms", "duration_p50_ms", "duration_p95_ms")
 _SHARED_S: Final = 1.0

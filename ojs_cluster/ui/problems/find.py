@@ -11,6 +11,7 @@ from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.operations.health import Health
 from ojs_cluster.store.operations.metrics import ClusterMetrics
 from ojs_cluster.ui.cluster_status import cluster_status, scheduler_group
+from ojs_cluster.ui.languages.translate import _
 from ojs_cluster.ui.patience import await_while_healthy
 from ojs_cluster.ui.problems.of_cluster import problems_of_cluster
 from ojs_cluster.ui.problems.of_jobs import (
@@ -81,8 +82,8 @@ def find_problems(
     elif stats is None:
         found.append(
             Problem(
-                "The queues could not be read",
-                "Try again in a minute. If it fails again, tell the operator of the server.",
+                _("The queues could not be read"),
+                _("Try again in a minute. If it fails again, tell the operator of the server."),
                 severe=True,
             )
         )
@@ -95,14 +96,13 @@ def _of_condition(condition: Condition, group: str) -> list[Problem]:
     found = [] if condition.status is None else [*problems_of_cluster(condition.status, group)]
     if not any(problem.severe for problem in found):
         if condition.health is None:
-            found.append(
-                Problem("Redis does not answer", "Check the Redis servers and REDIS_URL.", (), True)
-            )
+            what, action = _("Redis does not answer"), _("Check the Redis servers and REDIS_URL.")
+            found.append(Problem(what, action, (), True))
         elif not condition.health.covered:
             found.append(
                 Problem(
-                    "A Redis master does not answer all requests in time",
-                    "Check the load and the network of the Redis masters.",
+                    _("A Redis master does not answer all requests in time"),
+                    _("Check the load and the network of the Redis masters."),
                     ("cluster",),
                     True,
                 )

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from ojs_cluster.ui.cluster_status import SLOTS
 from ojs_cluster.ui.formats import duration, number, size
+from ojs_cluster.ui.languages.translate import _, ngettext
 from ojs_cluster.ui.problems.problem import Problem
 
 _PAGE: Final = ("cluster",)
@@ -36,27 +37,38 @@ def _of_silent_masters(status: Mapping[str, Any]) -> Iterator[Problem]:
     total = status["shards"]
     for master in status["masters"]:
         if not master["answers"]:
+            address = master["address"]
             action = (
-                "Its jobs are kept, and wait. If it has a replica, the replica takes over after "
-                "cluster-node-timeout. Otherwise start the server again, or check its network. "
-                f"See: redis-cli --cluster check {master['address']}"
+                _(
+                    "Its jobs are kept, and wait. If it has a replica, the replica takes over "
+                    "after cluster-node-timeout. Otherwise start the server again, or check its "
+                    "network. See: redis-cli --cluster check %(address)s",
+                    address=address,
+                )
                 if status["clustered"]
-                else "Start the server again, or check its network and REDIS_URL."
+                else _("Start the server again, or check its network and REDIS_URL.")
             )
-            yield Problem(
-                f"The Redis master {master['address']} does not answer: "
-                f"{number(master['shards'])} of {number(total)} shards wait",
-                action,
-                _PAGE,
-                True,
+            what = ngettext(
+                "The Redis master %(address)s does not answer: %(shards)s of %(total)s shard wait",
+                "The Redis master %(address)s does not answer: %(shards)s of %(total)s shards wait",
+                total,
+                address=address,
+                shards=number(master["shards"]),
+                total=number(total),
             )
+            yield Problem(what, action, _PAGE, True)
     uncovered = SLOTS - status["slots_covered"]
     if status["clustered"] and uncovered:
         yield Problem(
-            f"{number(uncovered)} of {number(SLOTS)} slots have no master: jobs of their shards "
-            "wait",
-            "Start the lost master again, or run redis-cli --cluster fix with the address of "
-            "another master.",
+            _(
+                "%(number)s of %(total)s slots have no master: jobs of their shards wait",
+                number=number(uncovered),
+                total=number(SLOTS),
+            ),
+            _(
+                "Start the lost master again, or run redis-cli --cluster fix with the address of "
+                "another master."
+            ),
             _PAGE,
             True,
         )
@@ -65,27 +77,49 @@ def _of_silent_masters(status: Mapping[str, Any]) -> Iterator[Problem]:
 def _of_memory(master: Node) -> Iterator[Problem]:
     address, verdict = master["address"], master["memory"]
     if verdict in ("full", "nearly_full"):
-        used = f"{size(master['memory_bytes'])} of {size(master['max_memory_bytes'])}"
-        remedy = "Raise its maxmemory, add a master, delete jobs, or shorten the retention."
+        used, limit = size(master["memory_bytes"]), size(master["max_memory_bytes"])
         if verdict == "full":
             yield Problem(
-                f"The Redis master {address} is full ({used}): new jobs are refused",
-                f"{remedy} Workers can still finish jobs, which frees memory.",
+                _(
+                    "The Redis master %(address)s is full (%(used)s of %(limit)s): new jobs are "
+                    "refused",
+                    address=address,
+                    used=used,
+                    limit=limit,
+                ),
+                _(
+                    "Raise its maxmemory, add a master, delete jobs, or shorten the retention. "
+                    "Workers can still finish jobs, which frees memory."
+                ),
                 _PAGE,
                 True,
             )
         else:
             yield Problem(
-                f"The Redis master {address} is nearly full ({used})",
-                f"{remedy} At the limit new jobs are refused.",
+                _(
+                    "The Redis master %(address)s is nearly full (%(used)s of %(limit)s)",
+                    address=address,
+                    used=used,
+                    limit=limit,
+                ),
+                _(
+                    "Raise its maxmemory, add a master, delete jobs, or shorten the retention. "
+                    "At the limit new jobs are refused."
+                ),
                 _PAGE,
             )
     if master["policy"] not in ("", "noeviction"):
         yield Problem(
-            f"The Redis master {address} may delete jobs when it is full "
-            f"(maxmemory-policy {master['policy']})",
-            "Run CONFIG SET maxmemory-policy noeviction on it, and write it into its "
-            "configuration.",
+            _(
+                "The Redis master %(address)s may delete jobs when it is full "
+                "(maxmemory-policy %(policy)s)",
+                address=address,
+                policy=master["policy"],
+            ),
+            _(
+                "Run CONFIG SET maxmemory-policy noeviction on it, and write it into its "
+                "configuration."
+            ),
             _PAGE,
             True,
         )
@@ -93,17 +127,26 @@ def _of_memory(master: Node) -> Iterator[Problem]:
 
 def _of_replicas(master: Node) -> Iterator[Problem]:
     for replica in master["replicas"]:
-        where = f"The replica {replica['address']} of {master['address']}"
+        nodes = {"replica": replica["address"], "master": master["address"]}
         if not replica["online"]:
             yield Problem(
-                f"{where} still copies the data, and cannot take over",
-                "Wait until it is online. If that takes long, read the log of the replica.",
+                _(
+                    "The replica %(replica)s of %(master)s still copies the data, and cannot take "
+                    "over",
+                    **nodes,
+                ),
+                _("Wait until it is online. If that takes long, read the log of the replica."),
                 _PAGE,
             )
         elif (replica["lag_s"] or 0) >= _LAG_S:
             yield Problem(
-                f"{where} has acknowledged nothing for {duration(replica['lag_s'] * 1000)}",
-                "Check the replica and its network. After a failover now, jobs would be lost.",
+                _(
+                    "The replica %(replica)s of %(master)s has acknowledged nothing for "
+                    "%(duration)s",
+                    duration=duration(replica["lag_s"] * 1000),
+                    **nodes,
+                ),
+                _("Check the replica and its network. After a failover now, jobs would be lost."),
                 _PAGE,
             )
 
@@ -115,10 +158,16 @@ def _of_missing_replicas(masters: Sequence[Node]) -> Iterator[Problem]:
     if without and len(without) < len(answering):
         shown = ", ".join(without[:_MAX_NAMED]) + (" …" if len(without) > _MAX_NAMED else "")
         yield Problem(
-            f"{'A Redis master has' if len(without) == 1 else 'Redis masters have'} no replica: "
-            f"{shown}",
-            "After a failover, start the old master again: it becomes the replica. Without one, "
-            "the next loss stops the shards.",
+            ngettext(
+                "A Redis master has no replica: %(addresses)s",
+                "Redis masters have no replica: %(addresses)s",
+                len(without),
+                addresses=shown,
+            ),
+            _(
+                "After a failover, start the old master again: it becomes the replica. Without "
+                "one, the next loss stops the shards."
+            ),
             _PAGE,
         )
 
@@ -128,17 +177,26 @@ def _of_schedulers(status: Mapping[str, Any], group: str) -> Iterator[Problem]:
     led = sum(each["shards"] + each["leads_meta"] for each in status["schedulers"])
     if without and not led:
         yield Problem(
-            "No scheduler is running: retries, schedules, expired leases and cron jobs wait",
-            "Start one (ojs-cluster scheduler), or read the log of the stopped one. This page "
-            f"looks for schedulers of the group {group} (OJS_SCHEDULER_GROUP).",
+            _("No scheduler is running: retries, schedules, expired leases and cron jobs wait"),
+            _(
+                "Start one (ojs-cluster scheduler), or read the log of the stopped one. This page "
+                "looks for schedulers of the group %(group)s (OJS_SCHEDULER_GROUP).",
+                group=group,
+            ),
             _PAGE,
             True,
         )
     elif without:
-        tags = "1 shard has" if without == 1 else f"{number(without)} shards have"
         yield Problem(
-            f"{tags} no scheduler leader",
-            "Another scheduler takes over within OJS_SCHEDULER_LEASE. If this stays, read the logs "
-            "of the schedulers.",
+            ngettext(
+                "%(number)s shard has no scheduler leader",
+                "%(number)s shards have no scheduler leader",
+                without,
+                number=number(without),
+            ),
+            _(
+                "Another scheduler takes over within OJS_SCHEDULER_LEASE. If this stays, read the "
+                "logs of the schedulers."
+            ),
             _PAGE,
         )

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from ojs_cluster.store.operations.metrics import ClusterMetrics
 from ojs_cluster.ui.formats import duration, number
+from ojs_cluster.ui.languages.translate import _, ngettext
 from ojs_cluster.ui.problems.problem import Problem
 
 _OLD_MS: Final = 5 * 60_000
@@ -19,10 +20,12 @@ _MAX_NAMED: Final = 3
 def problems_of_maintenance(maintenance: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield the problem of maintenance mode, from the members that the API shows."""
     if maintenance["enabled"]:
-        refused = " and ".join(maintenance["refused"])
+        refused = maintenance["refused"]
         yield Problem(
-            f"Maintenance mode is on: {refused} requests are refused",
-            "Switch it off when the work is done.",
+            _("Maintenance mode is on: %(name)s requests are refused", name=refused[0])
+            if len(refused) == 1
+            else _("Maintenance mode is on: enqueue and fetch requests are refused"),
+            _("Switch it off when the work is done."),
             ("operations",),
             True,
         )
@@ -33,18 +36,25 @@ def problems_of_stats(stats: Mapping[str, Any]) -> Iterator[Problem]:
     waiting = stats["jobs"]["available"]
     if waiting and stats.get("workers") == 0:
         yield Problem(
-            f"{_jobs(waiting, 'waits', 'wait')}, and no worker is connected",
-            "Start workers, and check that they use the right address and key.",
+            ngettext(
+                "%(number)s job waits, and no worker is connected",
+                "%(number)s jobs wait, and no worker is connected",
+                waiting,
+                number=number(waiting),
+            ),
+            _("Start workers, and check that they use the right address and key."),
             ("jobs",),
             True,
             {"state": "available"},
         )
-    if stats["dead_letters"]:
-        yield Problem(
-            _jobs(stats["dead_letters"], "is a dead letter", "are dead letters"),
-            "Find out why, then retry or delete.",
-            ("dead",),
+    if dead := stats["dead_letters"]:
+        what = ngettext(
+            "%(number)s job is a dead letter",
+            "%(number)s jobs are dead letters",
+            dead,
+            number=number(dead),
         )
+        yield Problem(what, _("Find out why, then retry or delete."), ("dead",))
 
 
 def problems_of_metrics(metrics: ClusterMetrics, *, is_explained: bool) -> Iterator[Problem]:
@@ -57,32 +67,49 @@ def problems_of_metrics(metrics: ClusterMetrics, *, is_explained: bool) -> Itera
     """
     if metrics.unreachable and not is_explained:
         yield Problem(
-            f"{number(metrics.unreachable)} shards did not answer in time",
-            "Check the load and the state of the Redis masters.",
+            ngettext(
+                "%(number)s shard did not answer in time",
+                "%(number)s shards did not answer in time",
+                metrics.unreachable,
+                number=number(metrics.unreachable),
+            ),
+            _("Check the load and the state of the Redis masters."),
             (),
             True,
         )
     late = {name: ms for name, ms in metrics.late_ms.items() if ms >= _LATE_MS}
     if late and not is_explained:
         yield Problem(
-            f"The scheduler is behind: the loop {', '.join(late)} is "
-            f"{duration(max(late.values()))} late",
-            "Read the log of the schedulers, and check the load of the Redis masters. More "
-            "schedulers share the shards.",
+            _(
+                "The scheduler is behind: the loop %(names)s is %(duration)s late",
+                names=", ".join(late),
+                duration=duration(max(late.values())),
+            ),
+            _(
+                "Read the log of the schedulers, and check the load of the Redis masters. More "
+                "schedulers share the shards."
+            ),
             ("cluster",),
             True,
         )
-    if metrics.outbox_dead_letters:
-        yield Problem(
-            f"{number(metrics.outbox_dead_letters)} effects between shards failed too often",
-            "Remove the cause, then deliver them again.",
-            ("operations",),
+    if failed := metrics.outbox_dead_letters:
+        what = ngettext(
+            "%(number)s effect between shards failed too often",
+            "%(number)s effects between shards failed too often",
+            failed,
+            number=number(failed),
         )
+        yield Problem(what, _("Remove the cause, then deliver them again."), ("operations",))
     paused = [name for name, queue in metrics.queues.items() if queue.paused]
     if paused:
         yield Problem(
-            f"{_named(paused)} {'is' if len(paused) == 1 else 'are'} paused",
-            "Resume it when its jobs should run again.",
+            ngettext(
+                "Queue %(names)s is paused",
+                "Queues %(names)s are paused",
+                len(paused),
+                names=_named(paused),
+            ),
+            _("Resume it when its jobs should run again."),
             ("queues",) if len(paused) > 1 else ("queues", paused[0]),
         )
     old = {
@@ -93,20 +120,28 @@ def problems_of_metrics(metrics: ClusterMetrics, *, is_explained: bool) -> Itera
     if old:
         oldest = max(old, key=lambda name: old[name])
         yield Problem(
-            f"Old jobs: {_named(sorted(old, key=lambda name: -old[name]))} have waited for up to "
-            f"{duration(old[oldest])}",
-            "Add workers for these queues, or check whether their workers are stuck.",
+            ngettext(
+                "Old jobs: Queue %(names)s have waited for up to %(duration)s",
+                "Old jobs: Queues %(names)s have waited for up to %(duration)s",
+                len(old),
+                names=_named(sorted(old, key=lambda name: -old[name])),
+                duration=duration(old[oldest]),
+            ),
+            _("Add workers for these queues, or check whether their workers are stuck."),
             ("queues", oldest),
             True,
         )
 
 
-def _jobs(count: int, one: str, many: str) -> str:
-    return f"1 job {one}" if count == 1 else f"{number(count)} jobs {many}"
-
-
 def _named(queues: list[str]) -> str:
     shown = ", ".join(queues[:_MAX_NAMED])
     more = len(queues) - _MAX_NAMED
-    word = "Queue" if len(queues) == 1 else "Queues"
-    return f"{word} {shown}" + (f" and {number(more)} more" if more > 0 else "")
+    if more <= 0:
+        return shown
+    return ngettext(
+        "%(names)s and %(number)s more",
+        "%(names)s and %(number)s more",
+        more,
+        names=shown,
+        number=number(more),
+    )

@@ -11,7 +11,7 @@ class Problem:
     """One problem.
 
     Attributes:
-        what: what is wrong, in one sentence.
+        what: what is wrong, in one sentence in the language of the request.
         action: what to do.
         path: the segments of the page that shows more.
         severe: whether jobs are not processed because of it.

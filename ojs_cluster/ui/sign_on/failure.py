@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from ojs_cluster.ui.languages.translate import later
+
 
 class SignOnFailed(Exception):
     """A login by OpenID Connect has failed.
 
     Attributes:
-        message: what the login page says. It contains no text of the browser or the provider.
+        message: what the login page says, in English, without texts of the browser or the provider.
         reason: what the log says to operators, without a secret, a code or a token.
         status: the status of the response.
         is_repeated: whether the log has the reason already.
@@ -30,11 +32,13 @@ class SignOnFailed(Exception):
 
 def unusable(reason: str) -> SignOnFailed:
     """Return the failure of a login because of the provider or of the configuration."""
-    message = "Single sign-on does not work now. Try again, or use an API key."
+    message = later("Single sign-on does not work now. Try again, or use an API key.")
     return SignOnFailed(message, reason, 503)
 
 
 def refused(reason: str) -> SignOnFailed:
     """Return the failure of a login whose proof is not valid."""
-    message = "The identity provider did not confirm your login. Try again, or ask the operator."
+    message = later(
+        "The identity provider did not confirm your login. Try again, or ask the operator."
+    )
     return SignOnFailed(message, reason)

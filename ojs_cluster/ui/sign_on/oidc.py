@@ -18,6 +18,7 @@ from urllib.parse import urlencode
 import trio
 
 from ojs_cluster.core.access.scopes import Principal
+from ojs_cluster.ui.languages.translate import later
 from ojs_cluster.ui.sign_on import attempts
 from ojs_cluster.ui.sign_on.failure import SignOnFailed, refused, unusable
 from ojs_cluster.ui.sign_on.id_token import verified_claims
@@ -125,8 +126,10 @@ class OpenIdConnect:
         state = query.get("state", "").encode(errors="replace")
         if attempt is None or not hmac.compare_digest(state, attempt.state.encode()):
             raise SignOnFailed(
-                "This login did not begin in this browser at this address, or it took more than "
-                "ten minutes. Log in again.",
+                later(
+                    "This login did not begin in this browser at this address, or it took more "
+                    "than ten minutes. Log in again."
+                ),
                 "the cookie or the state does not belong to a login of this browser",
             )
         return attempt

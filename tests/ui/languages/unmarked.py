@@ -23,15 +23,31 @@ READ_ATTRIBUTES: Final = frozenset({"title", "aria-label", "placeholder", "alt"}
 NOT_TEXT: Final = frozenset({"code", "kbd", "pre", "script", "style"})
 """Elements whose content is the same in all languages."""
 MARKS: Final = frozenset({"_", "gettext", "ngettext", "later"})
+NOT_SHOWN: Final = frozenset(
+    {
+        *("TypeVar", "ContextVar", "cast"),
+        *("variable", "contradictions", "refused", "unusable", "_object", "error_code"),
+    }
+)
+"""Functions whose arguments no page shows: names, the reference of the settings, and the log."""
 _WORD: Final = re.compile(r"[A-Za-z]{2,}")
 _SENTENCE: Final = re.compile(r"^[A-Z][a-z]+$|[A-Za-z]{2,}[,:;.]? [A-Za-z(]{2,}")
 """A capitalised word, or two words."""
+_PARAMETER: Final = re.compile(r"^[\w/.-]+; \w+=")
+"""The beginning of a value of a header, such as ``text/html; charset=``."""
 _TAG: Final = re.compile("<[^>]*>")
 _QUOTED: Final = re.compile(r"\"((?:[^\"\\]|\\.)*)\"|'((?:[^'\\]|\\.)*)'", re.DOTALL)
-_COMMAND: Final = re.compile(r"/|curl |ojsctl ")
+_COMMAND: Final = re.compile("/|(?:curl|ojsctl|ojs-cluster|pip) ")
 """The start of a command to copy, or of the rest of one after an address."""
-NAMES: Final = frozenset({"ojs-cluster", "GET", "POST", "JSON", "UTC", "p50", "p95", "curl"})
-"""What is called the same in all languages."""
+_ATTRIBUTE: Final = re.compile(r'[\w-]+="[^"]*"')
+NAMES: Final = frozenset(
+    {
+        *("ojs-cluster", "GET", "POST", "JSON", "UTC", "p50", "p95", "curl", "Python"),
+        *("Accept", "Authorization", "Location", "Vary", "Lax", "Strict", "autofocus"),
+        *("Europe/Berlin", "second"),
+    }
+)
+"""What is called the same in all languages: names, those of HTTP and HTML, and values of fields."""
 
 
 class Unmarked(NamedTuple):
@@ -69,6 +85,8 @@ class _Texts(HTMLParser):
             self._note(data)
 
     def _note(self, text: str) -> None:
+        # A macro may return attributes of the element in which it is called.
+        text = _ATTRIBUTE.sub("", text)
         words = [word for word in re.split(r"[\s\0]+", text) if _WORD.search(word)]
         if any(word.strip(".,:;()·") not in NAMES for word in words):
             self.found.append((self.getpos()[0], " ".join(text.replace("\0", "…").split())))
@@ -90,7 +108,8 @@ def of_template(path: Path) -> Iterator[Unmarked]:
                 depth += 1 if words[0] == "trans" else -1
             elif depth == 0:
                 yield from (Unmarked(path, line, text) for text in _in_expression(expression))
-            pieces.append("\0" + "\n" * value.count("\n"))
+            mark = "\0" if kind == "variable_end" else " "
+            pieces.append(mark + "\n" * value.count("\n"))
         elif kind == "data":
             pieces.append(value if depth == 0 else "\n" * value.count("\n"))
         elif kind not in ("comment", "comment_begin", "comment_end"):
@@ -119,7 +138,8 @@ def _in_expression(expression: str) -> Iterator[str]:
 
 def _is_text(literal: str) -> bool:
     """Return whether a literal looks like words, apart from markup in it."""
-    return _SENTENCE.search(_TAG.sub("", literal)) is not None
+    text = _TAG.sub("", literal)
+    return _SENTENCE.search(text) is not None and not _PARAMETER.match(text)
 
 
 class _Literals(ast.NodeVisitor):
@@ -133,7 +153,7 @@ class _Literals(ast.NodeVisitor):
         owner = node.func.value if isinstance(node.func, ast.Attribute) else None
         if isinstance(owner, ast.Name) and owner.id in ("log", "re"):
             return
-        if name in ("TypeVar", "ContextVar", "cast"):
+        if name in NOT_SHOWN:
             return
         for index, argument in enumerate(node.args):
             if name in MARKS and index < 2 and isinstance(argument, ast.Constant):
@@ -151,6 +171,8 @@ class _Literals(ast.NodeVisitor):
             self.visit(node.value)
 
     def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+        if node.name in NOT_SHOWN:
+            return
         for default in [*node.args.defaults, *node.args.kw_defaults]:
             if default is not None:
                 self.visit(default)

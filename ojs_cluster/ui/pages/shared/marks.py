@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 
 from ojs_cluster.core.access.scopes import Scope
+from ojs_cluster.ui.languages.translate import _
 from ojs_cluster.ui.pages.shared.times import typed_time
 from ojs_cluster.ui.visit import Answer, Visit
 
@@ -36,10 +37,10 @@ async def add(visit: Visit) -> Answer:
     if at := typed_time(visit.form.get("at", ""), visit.zone):
         body["at"] = at
     await visit.send("POST", "admin", "marks", body=body)
-    return visit.back("The mark is on the charts.")
+    return visit.back(_("The mark is on the charts."))
 
 
 async def delete(visit: Visit, mark_id: str) -> Answer:
     """Delete a mark."""
     await visit.send("DELETE", "admin", "marks", mark_id)
-    return visit.back("The mark is deleted.")
+    return visit.back(_("The mark is deleted."))
