@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from ojs_cluster.ui.languages.translate import _
 from ojs_cluster.ui.visit import ApiError, Page, Visit
 
 MAX_EDITED: Final = 16 * 1024
@@ -53,7 +54,7 @@ def refused(visit: Visit, error: ApiError, fields: Mapping[str, str]) -> Form:
 def beside_field(message: str) -> str:
     """Return a message of the API without the path of the field, which stands beside it."""
     if "Expected `int" in message:  # the words of a decoder, not of a person
-        return "Must be a whole number"
+        return _("Must be a whole number")
     path = _path_before(message)
     text = message[path.end() :] if path else message
     return text[:1].upper() + text[1:]

@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from ojs_cluster.ui.formats import number
 from ojs_cluster.ui.forms.form import number_or_text
+from ojs_cluster.ui.languages.translate import _, later, ngettext
 
 _PERIODS: Final = {"PT1S": "second", "PT1M": "minute", "PT1H": "hour", "P1D": "day"}
+"""The word by the period. Forms send it, so it is the same in all languages."""
+_PER_PERIOD: Final = {
+    "PT1S": later("per second"),
+    "PT1M": later("per minute"),
+    "PT1H": later("per hour"),
+    "P1D": later("per day"),
+}
 FIELDS: Final = {
     "concurrency": "concurrency",
     "rate": "rate",
@@ -50,8 +59,15 @@ def body_of(form: Mapping[str, str]) -> dict[str, Any]:
 
 
 def period_in_words(period: str) -> str:
-    """Return a period as a word if there is one: ``minute`` for ``PT1M``."""
+    """Return a period as the word of forms if there is one: ``minute`` for ``PT1M``."""
     return _PERIODS.get(period, period)
+
+
+def per_period(period: str) -> str:
+    """Return how often: ``per minute`` for ``PT1M``, in the language of the request."""
+    if period in _PER_PERIOD:
+        return _(_PER_PERIOD[period])
+    return _("per %(period)s", period=period)
 
 
 def period_of(words: str) -> str:
@@ -64,17 +80,35 @@ def limits_in_words(limits: Mapping[str, Any]) -> list[str]:
     values = values_of(limits)
     words = []
     if "concurrency" in values:
-        words.append(f"{_jobs(values['concurrency'])} at the same time")
+        most = int(values["concurrency"])
+        words.append(
+            ngettext(
+                "%(number)s job at the same time",
+                "%(number)s jobs at the same time",
+                most,
+                number=number(most),
+            )
+        )
     if "rate" in values:
-        words.append(f"{_starts(values['rate'])} per {values['rate_period']}")
+        most, per = int(values["rate"]), per_period(period_of(values["rate_period"]))
+        words.append(
+            ngettext(
+                "%(number)s start %(per)s",
+                "%(number)s starts %(per)s",
+                most,
+                number=number(most),
+                per=per,
+            )
+        )
     if "throttle" in values:
-        words.append(f"{_starts(values['throttle'])} per {values['throttle_period']}, evenly")
+        most, per = int(values["throttle"]), per_period(period_of(values["throttle_period"]))
+        words.append(
+            ngettext(
+                "%(number)s start %(per)s, evenly",
+                "%(number)s starts %(per)s, evenly",
+                most,
+                number=number(most),
+                per=per,
+            )
+        )
     return words
-
-
-def _jobs(count: str) -> str:
-    return "1 job" if count == "1" else f"{int(count):,} jobs"
-
-
-def _starts(count: str) -> str:
-    return "1 start" if count == "1" else f"{int(count):,} starts"

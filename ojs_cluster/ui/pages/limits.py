@@ -9,6 +9,7 @@ import orjson
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.ui.forms import limits as limit_form
 from ojs_cluster.ui.forms.form import Form, confirmation, is_confirmed, refused
+from ojs_cluster.ui.languages.translate import _
 from ojs_cluster.ui.visit import Answer, ApiError, Page, SeeOther, Visit
 
 _PER_PAGE: Final = 50
@@ -41,11 +42,13 @@ async def override(visit: Visit, key: str) -> Answer:
     if body.get("concurrency") == 0 and not is_confirmed(visit):
         return confirmation(
             visit,
-            f"Let no job of {key} start?",
-            "With 0 jobs at the same time no job with this key starts, in any queue. What their "
-            "on_limit says happens to them: they wait, are scheduled again, or are dropped. "
-            "Active jobs run to their end. Clear the override to let jobs start again.",
-            "Stop all jobs of this key",
+            _("Let no job of %(name)s start?", name=key),
+            _(
+                "With 0 jobs at the same time no job with this key starts, in any queue. What "
+                "their on_limit says happens to them: they wait, are scheduled again, or are "
+                "dropped. Active jobs run to their end. Clear the override to let jobs start again."
+            ),
+            _("Stop all jobs of this key"),
             visit.url("limits", key),
         )
     if visit.form.get("expires_at", "").strip():
@@ -57,13 +60,15 @@ async def override(visit: Visit, key: str) -> Answer:
     except ApiError as error:
         return await _page(visit, key, refused(visit, error, limit_form.FIELDS), error.status)
     words = ", ".join(limit_form.limits_in_words(body))
-    return SeeOther(visit.url("limits", key), f"The override of {key}: {words}.")
+    note = _("The override of %(name)s: %(limits)s.", name=key, limits=words)
+    return SeeOther(visit.url("limits", key), note)
 
 
 async def clear(visit: Visit, key: str) -> Answer:
     """Remove the override of a key."""
     await visit.send("DELETE", "rate-limits", key, "override", action="rate_limit.end_override")
-    return visit.back(f"The limits of {key} are those of its jobs again.", "limits")
+    note = _("The limits of %(name)s are those of its jobs again.", name=key)
+    return visit.back(note, "limits")
 
 
 async def _page(visit: Visit, key: str, form: Form | None = None, status: int = 200) -> Page:

@@ -10,7 +10,8 @@ import orjson
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.store.tenants.admission import WAITING
 from ojs_cluster.ui.forms.form import Form, confirmation, is_confirmed, number_or_text, refused
-from ojs_cluster.ui.forms.limits import period_in_words, period_of
+from ojs_cluster.ui.forms.limits import per_period, period_in_words, period_of
+from ojs_cluster.ui.languages.translate import _
 from ojs_cluster.ui.pages.overview import TILES
 from ojs_cluster.ui.pages.shared.searches import quoted
 from ojs_cluster.ui.redaction.redaction import ERROR_MESSAGE
@@ -29,21 +30,12 @@ _FIELDS: Final = {
     "reason": "reason",
 }
 """The field of the form by the path that the API names in an error."""
-_HIDDEN: Final = Page(
-    "error.html",
-    {
-        "what": "The operator hides the tenants",
-        "why": "OJS_UI_REDACT hides meta.tenant_id, which tells whose a job is.",
-        "hint": "The API shows tenants to keys with the scope ojs:admin:read.",
-    },
-    403,
-)
 
 
 async def show_all(visit: Visit) -> Answer:
     """List the known tenants, the most recently active first."""
     if visit.redaction.hides_tenants:
-        return _HIDDEN
+        return _hidden()
     page = visit.page
     raw = await visit.shared("admin", "tenants", page=page, per_page=_PER_PAGE)
     listed = orjson.loads(raw)
@@ -60,24 +52,26 @@ async def show_all(visit: Visit) -> Answer:
 
 async def show_one(visit: Visit, tenant: str) -> Answer:
     """Show one tenant, with the form of its limits."""
-    return _HIDDEN if visit.redaction.hides_tenants else await _page(visit, tenant)
+    return _hidden() if visit.redaction.hides_tenants else await _page(visit, tenant)
 
 
 async def set_limits(visit: Visit, tenant: str) -> Answer:
     """Change the limits of a tenant; an empty field removes one."""
     if visit.redaction.hides_tenants:
-        return _HIDDEN
+        return _hidden()
     here = visit.url("tenants", tenant)
     body = _changes(visit.form)
     if not body:
-        return SeeOther(here, "Nothing was changed.")
+        return SeeOther(here, _("Nothing was changed."))
     if body.get("max_queue_depth") == 0 and not is_confirmed(visit):
         return confirmation(
             visit,
-            f"Refuse all new jobs of {tenant}?",
-            "With 0 waiting jobs every new job of this tenant is refused, in all queues, until the "
-            "limit is changed. Its stored jobs run.",
-            "Refuse its new jobs",
+            _("Refuse all new jobs of %(name)s?", name=tenant),
+            _(
+                "With 0 waiting jobs every new job of this tenant is refused, in all queues, until "
+                "the limit is changed. Its stored jobs run."
+            ),
+            _("Refuse its new jobs"),
             here,
         )
     body["reason"] = visit.form.get("reason", "").strip()
@@ -85,7 +79,20 @@ async def set_limits(visit: Visit, tenant: str) -> Answer:
         await visit.send("PUT", "admin", "tenants", tenant, "limits", body=body)
     except ApiError as error:
         return await _page(visit, tenant, refused(visit, error, _FIELDS), error.status)
-    return SeeOther(here, f"The limits of {tenant} are changed.")
+    return SeeOther(here, _("The limits of %(name)s are changed.", name=tenant))
+
+
+def _hidden() -> Page:
+    """Return the page that says that the operator hides whose a job is."""
+    return Page(
+        "error.html",
+        {
+            "what": _("The operator hides the tenants"),
+            "why": _("OJS_UI_REDACT hides meta.tenant_id, which tells whose a job is."),
+            "hint": _("The API shows tenants to keys with the scope ojs:admin:read."),
+        },
+        403,
+    )
 
 
 async def _page(visit: Visit, tenant: str, form: Form | None = None, status: int = 200) -> Page:
@@ -134,6 +141,7 @@ def _tenant(visit: Visit, members: Mapping[str, Any]) -> dict[str, Any]:
         "max_scheduled": limits.get("max_scheduled"),
         "rate": rate and rate["limit"],
         "rate_period": rate and period_in_words(rate["period"]),
+        "per": rate and per_period(rate["period"]),
         "reason": members.get("reason", ""),
         "seen_at": members.get("last_seen_at"),
     }

@@ -11,11 +11,23 @@ import orjson
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.ui import raw
 from ojs_cluster.ui.json_view import HIDDEN
+from ojs_cluster.ui.languages.translate import _, later
 from ojs_cluster.ui.visit import Answer, Page, SeeOther, Visit
 
 _PER_PAGE: Final = 50
 _STATES: Final = ("pending", "delivered", "dead")
-_WORDS_OF_STATUS: Final = {"pending": "to be sent", "dead": "given up"}
+_WORDS_OF_STATUS: Final = {
+    "pending": later("to be sent"),
+    "delivered": later("delivered"),
+    "dead": later("given up"),
+}
+_NONE_OF_STATUS: Final = {
+    "": later("No delivery yet."),
+    "pending": later("No delivery is to be sent."),
+    "delivered": later("No delivery is delivered."),
+    "dead": later("No delivery is given up."),
+}
+"""What the list says if it is empty, by the chosen status."""
 _OK: Final = range(200, 300)
 
 
@@ -39,10 +51,15 @@ async def show_all(visit: Visit) -> Answer:
             "status": status,
             "states": _STATES,
             "answer_of": answer_of,
-            "words_of_status": lambda status: _WORDS_OF_STATUS.get(status, status),
+            "words_of_status": _words_of_status,
+            "none_of_status": _(_NONE_OF_STATUS[status]),
             "may_write": visit.may_change(Scope.ADMIN_WRITE),
         },
     )
+
+
+def _words_of_status(status: str) -> str:
+    return _(_WORDS_OF_STATUS[status]) if status in _WORDS_OF_STATUS else status
 
 
 def answer_of(delivery: Mapping[str, Any]) -> str:
@@ -56,12 +73,15 @@ def answer_of(delivery: Mapping[str, Any]) -> str:
     """
     status, error = delivery.get("status_code"), delivery.get("error") or ""
     if not status:
-        return f"no response: {error}" if error else ""
+        return _("no response: %(error)s", error=error) if error else ""
     try:
         phrase = f"{status} {HTTPStatus(status).phrase}"
     except ValueError:
         phrase = str(status)
-    words = f"{'accepted' if status in _OK else 'refused'} ({phrase})"
+    if status in _OK:
+        words = _("accepted (%(status)s)", status=phrase)
+    else:
+        words = _("refused (%(status)s)", status=phrase)
     return f"{words}: {error}" if error else words
 
 
@@ -74,7 +94,11 @@ async def test(visit: Visit, subscription_id: str) -> Answer:
     answer = answer_of(
         {"status_code": int(status) if status else None, "error": raw.text(reply, "error")}
     )
-    note = f"The test event was {'' if delivered else 'not '}delivered: {answer or 'no response'}."
+    answer = answer or _("no response")
+    if delivered:
+        note = _("The test event was delivered: %(answer)s.", answer=answer)
+    else:
+        note = _("The test event was not delivered: %(answer)s.", answer=answer)
     back = visit.back("", "webhooks")
     return SeeOther(back.target, note, failed=not delivered)
 
@@ -82,19 +106,19 @@ async def test(visit: Visit, subscription_id: str) -> Answer:
 async def activate(visit: Visit, subscription_id: str) -> Answer:
     """Deliver events to a subscription again."""
     await _set_active(visit, subscription_id, True)
-    return visit.back("The webhook is active again.", "webhooks")
+    return visit.back(_("The webhook is active again."), "webhooks")
 
 
 async def deactivate(visit: Visit, subscription_id: str) -> Answer:
     """Stop deliveries to a subscription."""
     await _set_active(visit, subscription_id, False)
-    return visit.back("The webhook gets no events any more.", "webhooks")
+    return visit.back(_("The webhook gets no events any more."), "webhooks")
 
 
 async def retry(visit: Visit, delivery_id: str) -> Answer:
     """Try a dead delivery again."""
     await visit.send("POST", "webhooks", "deliveries", delivery_id, "retry")
-    return visit.back("The delivery is tried again.", "webhooks")
+    return visit.back(_("The delivery is tried again."), "webhooks")
 
 
 async def _set_active(visit: Visit, subscription_id: str, active: bool) -> None:

@@ -11,6 +11,7 @@ from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.raw_json import Raw, join, members, object_members
 from ojs_cluster.ui import raw
 from ojs_cluster.ui.forms.form import MAX_EDITED, Form, refused
+from ojs_cluster.ui.languages.translate import _
 from ojs_cluster.ui.pages.crons.preview import Preview, preview_of
 from ojs_cluster.ui.redaction.redaction import hides_any
 from ojs_cluster.ui.visit import Answer, ApiError, Page, SeeOther, Visit
@@ -56,7 +57,7 @@ async def create(visit: Visit) -> Answer:
         form = Form(visit.form, refusal=error.sentence)
         return _page(visit, form, await preview_of(visit.form), status=error.status)
     if exists:
-        taken = Form(visit.form, {"name": "A cron job of this name exists. Edit it instead."})
+        taken = Form(visit.form, {"name": _("A cron job of this name exists. Edit it instead.")})
         return _page(visit, taken, await preview_of(visit.form), status=409)
     return await _save(visit, {"name": Raw(orjson.dumps(name))}, {}, "")
 
@@ -91,7 +92,10 @@ async def _save(visit: Visit, body: raw.Members, old: raw.Members, name: str) ->
         form = refused(visit, error, _FIELDS)
         return _page(visit, form, preview, name, error.status)
     saved = name or visit.form.get("name", "").strip()
-    note = f"The cron job {saved} is {'changed' if name else 'created'}."
+    if name:
+        note = _("The cron job %(name)s is changed.", name=saved)
+    else:
+        note = _("The cron job %(name)s is created.", name=saved)
     return SeeOther(visit.url("cron", saved), note)
 
 
@@ -179,6 +183,7 @@ def _fault(text: str) -> str:
     try:
         found = members(b'{"":%b}' % text.encode(errors="replace"))
     except OJSError as error:
-        return "This is not valid JSON: " + error.message.rpartition(": ")[2]
+        reason = error.message.rpartition(": ")[2]
+        return _("This is not valid JSON: %(reason)s", reason=reason)
     is_one = bytes(found.get("", b"")) == text.strip().encode(errors="replace")
-    return "" if is_one else "This is more than one JSON value"
+    return "" if is_one else _("This is more than one JSON value")

@@ -10,9 +10,10 @@ import orjson
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.ui import raw
 from ojs_cluster.ui.drawings.runs_chart import runs_chart
-from ojs_cluster.ui.formats import counted, exact_time, number
+from ojs_cluster.ui.formats import exact_time, number
 from ojs_cluster.ui.forms.form import confirmation, is_confirmed
 from ojs_cluster.ui.json_view import show_values
+from ojs_cluster.ui.languages.translate import _, ngettext
 from ojs_cluster.ui.pages.shared.times import typed_time
 from ojs_cluster.ui.visit import Answer, Page, SeeOther, Visit
 
@@ -65,7 +66,7 @@ async def trigger(visit: Visit, name: str) -> Answer:
     """Enqueue the job of a cron job now."""
     response = await visit.send("POST", "cron", name, "trigger", action="cron.trigger")
     job_id = raw.text(raw.members(response), "job_id")
-    return SeeOther(visit.url("jobs", job_id), f"This is the job of {name}.")
+    return SeeOther(visit.url("jobs", job_id), _("This is the job of %(name)s.", name=name))
 
 
 async def backfill(visit: Visit, name: str) -> Answer:
@@ -81,39 +82,61 @@ async def backfill(visit: Visit, name: str) -> Answer:
     )
     found = orjson.loads(response)
     if not found["count"]:
-        return visit.back(f"{name} has no occurrence in this time.", "cron")
+        return visit.back(_("%(name)s has no occurrence in this time.", name=name), "cron")
     if not confirmed:
-        jobs = counted(found["count"], "job")
+        count, jobs = found["count"], number(found["count"])
         return confirmation(
             visit,
-            f"Enqueue {jobs} of {name}?",
-            f"The first is of {exact_time(found['first'], visit.zone)}, the last of "
-            f"{exact_time(found['last'], visit.zone)}. An occurrence whose job exists is left out.",
-            f"Enqueue {jobs}",
+            ngettext(
+                "Enqueue %(number)s job of %(name)s?",
+                "Enqueue %(number)s jobs of %(name)s?",
+                count,
+                number=jobs,
+                name=name,
+            ),
+            _(
+                "The first is of %(first)s, the last of %(last)s. An occurrence whose job exists "
+                "is left out.",
+                first=exact_time(found["first"], visit.zone),
+                last=exact_time(found["last"], visit.zone),
+            ),
+            ngettext("Enqueue %(number)s job", "Enqueue %(number)s jobs", count, number=jobs),
             visit.url("cron", name),
         )
-    note = f"{counted(found['enqueued'], 'job')} enqueued, {number(found['existing'])} existed."
+    note = ngettext(
+        "%(number)s job enqueued, %(existing)s existed.",
+        "%(number)s jobs enqueued, %(existing)s existed.",
+        found["enqueued"],
+        number=number(found["enqueued"]),
+        existing=number(found["existing"]),
+    )
     if found["failed"]:
-        note += f" {number(found['failed'])} failed: {found['errors'][0]['message']}"
+        note += " " + ngettext(
+            "%(number)s failed: %(error)s",
+            "%(number)s failed: %(error)s",
+            found["failed"],
+            number=number(found["failed"]),
+            error=found["errors"][0]["message"],
+        )
     return visit.back(note, "cron")
 
 
 async def pause(visit: Visit, name: str) -> Answer:
     """Disable a cron job."""
     await visit.send("POST", "cron", name, "pause", action="cron.pause")
-    return visit.back(f"The cron job {name} is paused.", "cron")
+    return visit.back(_("The cron job %(name)s is paused.", name=name), "cron")
 
 
 async def resume(visit: Visit, name: str) -> Answer:
     """Enable a cron job."""
     await visit.send("POST", "cron", name, "resume", action="cron.resume")
-    return visit.back(f"The cron job {name} runs again.", "cron")
+    return visit.back(_("The cron job %(name)s runs again.", name=name), "cron")
 
 
 async def delete(visit: Visit, name: str) -> Answer:
     """Delete a cron job."""
     await visit.send("DELETE", "cron", name, action="cron.delete")
-    return SeeOther(visit.url("cron"), f"The cron job {name} is deleted.")
+    return SeeOther(visit.url("cron"), _("The cron job %(name)s is deleted.", name=name))
 
 
 def _cron(members: raw.Members) -> dict[str, Any]:

@@ -14,10 +14,20 @@ import trio
 from ojs_cluster.core.cron.schedule import parse_schedule
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.timestamps import format_ms
+from ojs_cluster.ui.languages.translate import _, later
 from ojs_cluster.ui.visit import Answer, Page, Visit
 
 _SHOWN: Final = 5
 """Number of occurrences that a preview shows."""
+_DAYS: Final = (
+    later("Mon"),
+    later("Tue"),
+    later("Wed"),
+    later("Thu"),
+    later("Fri"),
+    later("Sat"),
+    later("Sun"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +87,7 @@ def _preview(expression: str, zone: str) -> Preview:
                 break
             after_ms = found.ms
             local = datetime.fromtimestamp(found.ms / 1000, UTC).astimezone(ZoneInfo(zone))
-            text = local.strftime("%a %Y-%m-%d %H:%M:%S %Z")
+            text = f"{_(_DAYS[local.weekday()])} {local:%Y-%m-%d %H:%M:%S %Z}"
             runs.append(NextRun(format_ms(found.ms).decode(), text, found.gap_ms is not None))
     except InvalidRequest as error:
         return Preview(error=error.message[:1].upper() + error.message[1:])
