@@ -12,6 +12,7 @@ from ojs_cluster.core.jobs.ids import is_job_id
 from ojs_cluster.core.jobs.options import is_queue
 from ojs_cluster.core.jobs.tenant import is_tenant
 from ojs_cluster.ui.formats import time_ago
+from ojs_cluster.ui.languages.translate import _, later, ngettext
 from ojs_cluster.ui.redaction.redaction import ERROR_MESSAGE, ERROR_TYPE
 from ojs_cluster.ui.visit import Answer, Page, Visit
 
@@ -20,66 +21,79 @@ _SEARCHED: Final = 500
 """Number of entries among which one page searches a text: the maximum of one call of the API."""
 _MAX_TYPED: Final = 200  # characters
 PERIODS: Final = {
-    "1h": (3600, "the last hour"),
-    "1d": (86_400, "the last 24 hours"),
-    "7d": (604_800, "the last 7 days"),
+    "1h": (3600, later("the last hour")),
+    "1d": (86_400, later("the last 24 hours")),
+    "7d": (604_800, later("the last 7 days")),
 }
 """The periods of the filter: their length in seconds, and in words."""
-_VERBS: Final = {
-    "authenticate": "log in or send a key",
-    "bulk.cancel": "cancel named jobs",
-    "bulk.create": "start a bulk operation",
-    "bulk.delete": "delete named jobs",
-    "bulk.retry": "retry named jobs",
-    "data.reset": "delete all data",
-    "cron.backfill": "enqueue past occurrences of a cron job",
-    "dead_letter.purge": "delete dead letters",
-    "dead_letter.retry_many": "retry dead letters",
-    "job.activate": "activate a job",
-    "job.copy": "enqueue a copy of a job",
-    "job.delete_history": "delete the history of a job",
-    "job.edit": "edit a job",
-    "job.retry_many": "retry jobs",
-    "keys.reload": "reload the API keys",
-    "mark.add": "set a mark on the charts",
-    "mark.delete": "delete a mark on the charts",
-    "outbox.retry": "deliver outbox dead letters again",
-    "pool.delete": "delete a worker pool",
-    "pool.set": "set up a worker pool",
-    "queue.end_limit": "end the limits of a queue",
-    "queue.limit": "set the limits of a queue",
-    "queue.purge": "delete the waiting jobs of a queue",
-    "queue.purge_states": "delete jobs of a queue by state",
-    "rate_limit.end_override": "clear the override of a rate limit",
-    "rate_limit.override": "override a rate limit",
-    "search.delete": "delete a saved search",
-    "search.save": "save a search",
-    "system.maintenance": "switch maintenance mode",
-    "tenant.set": "set up a tenant",
-    "tenant.set_limits": "set the limits of a tenant",
-    "ui.login": "log in to the dashboard",
-    "webhook.retry_delivery": "retry a webhook delivery",
-    "webhook.rotate_secret": "change the secret of a webhook",
-    "worker.direct": "direct a worker",
+ACTIONS: Final = {
+    "authenticate": later("Log in or send a key"),
+    "bulk.cancel": later("Cancel named jobs"),
+    "bulk.create": later("Start a bulk operation"),
+    "bulk.delete": later("Delete named jobs"),
+    "bulk.retry": later("Retry named jobs"),
+    "bulk.stop": later("Stop a bulk operation"),
+    "cron.backfill": later("Enqueue past occurrences of a cron job"),
+    "cron.change": later("Change a cron job"),
+    "cron.delete": later("Delete a cron job"),
+    "cron.pause": later("Pause a cron job"),
+    "cron.register": later("Register a cron job"),
+    "cron.resume": later("Resume a cron job"),
+    "cron.trigger": later("Trigger a cron job"),
+    "data.reset": later("Delete all data"),
+    "dead_letter.delete": later("Delete a dead letter"),
+    "dead_letter.purge": later("Delete dead letters"),
+    "dead_letter.retry": later("Retry a dead letter"),
+    "dead_letter.retry_many": later("Retry dead letters"),
+    "job.activate": later("Activate a job"),
+    "job.cancel": later("Cancel a job"),
+    "job.copy": later("Enqueue a copy of a job"),
+    "job.delete_history": later("Delete the history of a job"),
+    "job.edit": later("Edit a job"),
+    "job.enqueue": later("Enqueue a job"),
+    "job.retry": later("Retry a job"),
+    "job.retry_many": later("Retry jobs"),
+    "keys.reload": later("Reload the API keys"),
+    "mark.add": later("Set a mark on the charts"),
+    "mark.delete": later("Delete a mark on the charts"),
+    "outbox.retry": later("Deliver outbox dead letters again"),
+    "pool.delete": later("Delete a worker pool"),
+    "pool.set": later("Set up a worker pool"),
+    "queue.configure": later("Configure a queue"),
+    "queue.create": later("Create a queue"),
+    "queue.delete": later("Delete a queue"),
+    "queue.drain": later("Drain a queue"),
+    "queue.end_limit": later("End the limits of a queue"),
+    "queue.limit": later("Set the limits of a queue"),
+    "queue.pause": later("Pause a queue"),
+    "queue.purge": later("Delete the waiting jobs of a queue"),
+    "queue.purge_states": later("Delete jobs of a queue by state"),
+    "queue.resume": later("Resume a queue"),
+    "rate_limit.end_override": later("Clear the override of a rate limit"),
+    "rate_limit.override": later("Override a rate limit"),
+    "schema.configure": later("Configure a schema"),
+    "schema.delete": later("Delete a schema"),
+    "schema.register": later("Register a schema"),
+    "search.delete": later("Delete a saved search"),
+    "search.save": later("Save a search"),
+    "system.maintenance": later("Switch maintenance mode"),
+    "tenant.delete": later("Delete a tenant"),
+    "tenant.set": later("Set up a tenant"),
+    "tenant.set_limits": later("Set the limits of a tenant"),
+    "ui.login": later("Log in to the dashboard"),
+    "webhook.change": later("Change a webhook"),
+    "webhook.create": later("Create a webhook"),
+    "webhook.delete": later("Delete a webhook"),
+    "webhook.retry_delivery": later("Retry a webhook delivery"),
+    "webhook.rotate_secret": later("Change the secret of a webhook"),
+    "webhook.test": later("Test a webhook"),
+    "worker.deregister": later("Deregister a worker"),
+    "worker.direct": later("Direct a worker"),
+    "worker.quiet": later("Quiet a worker"),
+    "workflow.cancel": later("Cancel a workflow"),
+    "workflow.copy": later("Copy a workflow"),
 }
-"""Actions whose name does not say in words what was done."""
-_OTHERS: Final = (
-    *("bulk.stop", "cron.change", "cron.delete", "cron.pause", "cron.register", "cron.resume"),
-    *("cron.trigger", "dead_letter.delete", "dead_letter.retry", "job.cancel", "job.enqueue"),
-    *("job.retry", "queue.configure", "queue.create", "queue.delete", "queue.drain"),
-    *("queue.pause", "queue.resume", "schema.configure", "schema.delete", "schema.register"),
-    *("tenant.delete", "webhook.change", "webhook.create", "webhook.delete", "webhook.test"),
-    *("worker.deregister", "worker.quiet", "workflow.cancel", "workflow.copy"),
-)
-"""Actions whose name says in words what was done."""
-ACTIONS: Final = (*_VERBS, *_OTHERS)
-"""The actions that the filter offers."""
-_NOUNS: Final = {
-    "bulk": "a bulk operation",
-    "cron": "a cron job",
-    "dead_letter": "a dead letter",
-    "rate_limit": "a rate limit",
-}
+"""The actions that the filter offers, in words."""
 _PLACES_BY_ID: Final = {
     "bulk": "bulk",
     "dead_letter": "jobs",
@@ -88,10 +102,10 @@ _PLACES_BY_ID: Final = {
 }
 _PLACES: Final = {"cron": "cron", "pool": "pools", "queue": "queues", "tenant": "tenants"}
 _OUTCOMES: Final = {
-    "ok": "done",
-    "not_found": "it does not exist",
-    "permission_denied": "not allowed",
-    "unauthenticated": "no valid key",
+    "ok": later("done"),
+    "not_found": later("it does not exist"),
+    "permission_denied": later("not allowed"),
+    "unauthenticated": later("no valid key"),
 }
 """The outcomes in words. The others are codes of errors."""
 _MANY: Final = frozenset(
@@ -101,6 +115,16 @@ _MANY: Final = frozenset(
     }
 )
 """Actions that change many jobs."""
+_COUNTED: Final = {
+    "cancel": later("count, to cancel %(jobs)s"),
+    "delete": later("count, to delete %(jobs)s"),
+    "retry": later("count, to retry %(jobs)s"),
+}
+_STARTED: Final = {
+    "cancel": later("cancel %(jobs)s"),
+    "delete": later("delete %(jobs)s"),
+    "retry": later("retry %(jobs)s"),
+}
 _read_selection: Final = re.compile(
     r"(?P<count>count )?(?P<action>[a-z]+ ?)??(?:(?P<ids>[0-9]+) ids ?)?"
     r"(?:queue=(?P<queue>\S++) ?|(?P<accessible>all accessible queues) ?)?"
@@ -178,17 +202,16 @@ def _has(entry: Mapping[str, Any], text: str, visit: Visit) -> bool:
 
 
 def action_of(entry: Mapping[str, Any]) -> str:
-    """Return in words what an audit entry reports, such as ``pause a queue``.
+    """Return in words what an audit entry reports, such as ``Pause a queue``.
 
-    An action without words of its own is a noun and a verb, as in ``queue.pause``. A refused
-    request for a route without an action has its method and path.
+    An action without words here is one of another version. A refused request for a route without
+    an action has its method and path.
     """
     action = str(entry.get("action") or "")
+    if action in ACTIONS:
+        return _(ACTIONS[action])
     noun, dot, verb = action.partition(".")
-    if action in _VERBS or not dot or " " in action:
-        words = _VERBS.get(action, action)
-    else:
-        words = f"{verb.replace('_', ' ')} {_NOUNS.get(noun, 'a ' + noun.replace('_', ' '))}"
+    words = f"{verb} {noun}".replace("_", " ") if dot and " " not in action else action
     return words[:1].upper() + words[1:]
 
 
@@ -196,38 +219,59 @@ def object_of(entry: Mapping[str, Any]) -> str:
     """Return in words what an audit entry is about, such as ``jobs in the queue email``."""
     action, given = str(entry.get("action") or ""), str(entry.get("object") or "")
     if action == "keys.reload":
-        return "the file of the API keys"
+        return _("the file of the API keys")
     if action == "queue.delete" and (deleted := _read_deletion(given)):
         name, discarded, target = deleted.groups()
-        return f"{name}, its jobs {'discarded' if discarded else 'moved to ' + target}"
+        if discarded:
+            return _("%(name)s, its jobs discarded", name=name)
+        return _("%(name)s, its jobs moved to %(queue)s", name=name, queue=target)
     found = _read_selection(given) if action in _MANY and not is_job_id(given) else None
     if not given or found is None:
         return given
-    part = found.groupdict()
-    named = part["ids"]
-    words = ["1 named job" if named == "1" else f"{named} named jobs" if named else "jobs"]
-    if part["action"]:
-        words.insert(0, part["action"].strip())
-    if part["count"]:
-        words.insert(0, "count, to")
-    if part["queue"] or part["accessible"]:
-        words.append(f"in the queue {part['queue']}" if part["queue"] else "in the user's queues")
-    for name, before in (("type", "of the type"), ("error", "with the error")):
-        if part[name]:
-            words.append(f"{before} {part[name]}")
+    return _selected(found.groupdict())
+
+
+def _selected(part: Mapping[str, str | None]) -> str:
+    """Return in words which jobs were changed, and how, from what the audit has."""
+    count = int(part["ids"] or 0)
+    jobs = (
+        ngettext("%(number)s named job", "%(number)s named jobs", count, number=count)
+        if part["ids"]
+        else _("jobs")
+    )
+    if part["queue"]:
+        jobs = _("%(jobs)s in the queue %(queue)s", jobs=jobs, queue=part["queue"])
+    elif part["accessible"]:
+        jobs = _("%(jobs)s in the user's queues", jobs=jobs)
+    if part["type"]:
+        jobs = _("%(jobs)s of the type %(type)s", jobs=jobs, type=part["type"])
+    if part["error"]:
+        jobs = _("%(jobs)s with the error %(error)s", jobs=jobs, error=part["error"])
     if part["query"]:
-        words.append(f"found by {part['query'].replace(',', ', ')}")
-    return " ".join(words)
+        names = part["query"].replace(",", ", ")
+        jobs = _("%(jobs)s found by %(names)s", jobs=jobs, names=names)
+    action = (part["action"] or "").strip()
+    words = (_COUNTED if part["count"] else _STARTED).get(action)
+    return f"{action} {jobs}".strip() if words is None else _(words, jobs=jobs)
 
 
 def outcome_of(entry: Mapping[str, Any]) -> str:
     """Return in words how the action of an audit entry has ended."""
     outcome = str(entry.get("outcome") or "")
-    words = _OUTCOMES.get(outcome, outcome.replace("_", " "))
+    words = _(_OUTCOMES[outcome]) if outcome in _OUTCOMES else outcome.replace("_", " ")
     if entry.get("missing_scope"):
-        words += f": the key lacks {entry['missing_scope']}"
+        scope = entry["missing_scope"]
+        words = _("%(outcome)s: the key lacks %(scope)s", outcome=words, scope=scope)
     times = entry.get("count")
-    return f"{words}, {times} times" if isinstance(times, int) and times > 1 else words
+    if not isinstance(times, int) or times < 2:
+        return words
+    return ngettext(
+        "%(outcome)s, %(number)s time",
+        "%(outcome)s, %(number)s times",
+        times,
+        outcome=words,
+        number=times,
+    )
 
 
 def place_of(entry: Mapping[str, Any]) -> str:
