@@ -16,6 +16,7 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.internal import call_as
 from ojs_cluster.http.messages import BodyStream, PageRequest, Request, Response
 from ojs_cluster.ui.languages.language import ENGLISH, Language
+from ojs_cluster.ui.languages.translate import _
 from ojs_cluster.ui.patience import await_while_healthy
 from ojs_cluster.ui.redaction.redaction import NOTHING, Redaction
 from ojs_cluster.ui.settings import UiSettings
@@ -133,7 +134,9 @@ class ApiError(Exception):
         refused = error.get("details", {}).get("validation_errors")
         if hides_values and refused is not None:
             places = ", ".join(each["pointer"] or "/" for each in error["details"]["errors"])
-            self.message = f"the args do not match the schema of their type at {places}"
+            self.message = _(
+                "the args do not match the schema of their type at %(places)s", places=places
+            )
         self.hint = str(error.get("hint") or error.get("details", {}).get("hint") or "")
         self.field = str(error.get("details", {}).get("field", ""))
         super().__init__(self.message)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from ojs_cluster.ui.drawings.time_axis import Bar, Span, TimeAxis
-from ojs_cluster.ui.formats import counted, duration
+from ojs_cluster.ui.formats import duration, number
+from ojs_cluster.ui.languages.translate import _, ngettext
 
 WIDTH: Final = 480
 """Width of the drawing, in pixels."""
@@ -75,7 +76,13 @@ def attempts_chart(attempts: Sequence[Attempt], now_s: float) -> AttemptsChart |
     first, last = min(span.start_s for span in spans), max(span.end_s for span in spans)
     axis = TimeAxis(first, last, WIDTH)
     bars = [bar for row, span in enumerate(spans) for bar in axis.bars([span], row * ROW)]
-    words = f"{counted(len(bars), 'attempt')} within {duration((last - first) * 1000)}"
+    words = ngettext(
+        "%(number)s attempt within %(span)s",
+        "%(number)s attempts within %(span)s",
+        len(bars),
+        number=number(len(bars)),
+        span=duration((last - first) * 1000),
+    )
     return AttemptsChart(tuple(bars), len(bars) * ROW, words)
 
 
@@ -94,5 +101,5 @@ def spans_of(attempts: Sequence[Attempt], now_s: float) -> list[Span]:
 
 
 def _title(attempt: Attempt) -> str:
-    took = f", {attempt.took}" if attempt.ended_s is not None else ""
-    return f"attempt {attempt.number}: {attempt.outcome}{took}"
+    words = _("attempt %(number)s: %(outcome)s", number=attempt.number, outcome=attempt.outcome)
+    return words if attempt.ended_s is None else f"{words}, {attempt.took}"

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from ojs_cluster.ui.languages.translate import ngettext
+
 WIDTH: Final = 10
 """Width of a bar with its gap, in pixels."""
 HEIGHT: Final = 32
@@ -49,6 +51,11 @@ def runs_chart(history: Sequence[Mapping[str, Any]]) -> RunsChart:
         title = f"{run['scheduled_time']}: {outcome}"
         bars.append(Bar(place * WIDTH, HEIGHT - height, height, outcome, title))
     counts = Counter(bar.outcome for bar in bars)
-    counted = ", ".join(f"{count} {name}" for name, count in counts.items())
-    last = f"{len(bars)} occurrences" if len(bars) != 1 else "occurrence"
-    return RunsChart(tuple(bars), len(bars) * WIDTH, f"The last {last}: {counted}")
+    words = ngettext(
+        "The last occurrence: %(outcomes)s",
+        "The last %(number)s occurrences: %(outcomes)s",
+        len(bars),
+        number=len(bars),
+        outcomes=", ".join(f"{count} {name}" for name, count in counts.items()),
+    )
+    return RunsChart(tuple(bars), len(bars) * WIDTH, words)

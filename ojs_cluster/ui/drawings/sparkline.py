@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from ojs_cluster.ui.formats import number
+from ojs_cluster.ui.languages.translate import _
+
 HEIGHT: Final = 18
 
 
@@ -33,9 +36,13 @@ def sparkline(minutes: Sequence[Sequence[int]]) -> Sparkline:
     completed = [minute[0] for minute in minutes]
     failed = [minute[1] for minute in minutes]
     most = max([*completed, *failed], default=0)
-    words = (
-        f"The last {len(minutes)} minutes: {sum(completed):,} completed, at most "
-        f"{max(completed, default=0):,} in a minute; {sum(failed):,} failed attempts"
+    words = _(
+        "The last %(minutes)s minutes: %(completed)s completed, at most %(most)s in a minute; "
+        "%(failed)s failed attempts",
+        minutes=len(minutes),
+        completed=number(sum(completed)),
+        most=number(max(completed, default=0)),
+        failed=number(sum(failed)),
     )
     return Sparkline(_points(completed, most), _points(failed, most), words)
 

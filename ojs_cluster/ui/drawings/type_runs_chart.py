@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
-from ojs_cluster.ui.formats import counted, duration
+from ojs_cluster.ui.formats import duration, number
+from ojs_cluster.ui.languages.translate import _, ngettext
 
 STEP: Final = 9
 """Width of a bar with its gap, in pixels."""
@@ -77,12 +78,29 @@ def type_runs_chart(runs: Sequence[Run], *, is_cut: bool = False) -> TypeRunsCha
     bars = []
     for place, run in enumerate(runs):
         height = max(_LOWEST, round((run.ran_ms or 0) / longest * HEIGHT))
-        title = f"{run.state}, ran {duration(run.ran_ms)}, {counted(run.attempts, 'attempt')}"
+        title = ngettext(
+            "%(state)s, ran %(took)s, %(number)s attempt",
+            "%(state)s, ran %(took)s, %(number)s attempts",
+            run.attempts,
+            state=run.state,
+            took=duration(run.ran_ms),
+            number=number(run.attempts),
+        )
         bars.append(RunBar(run, place * STEP, HEIGHT - height, height, title))
     counts = Counter(run.state for run in runs)
     states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
-    words = f"The last {counted(len(runs), 'finished run')}: {states}"
+    words = ngettext(
+        "The last %(number)s finished run: %(states)s",
+        "The last %(number)s finished runs: %(states)s",
+        len(runs),
+        number=number(len(runs)),
+        states=states,
+    )
     if took:
-        words += f"; half of them ran {duration(median(took))} or less, the longest "
-        words += duration(max(took))
+        words = _(
+            "%(runs)s; half of them ran %(median)s or less, the longest %(longest)s",
+            runs=words,
+            median=duration(median(took)),
+            longest=duration(max(took)),
+        )
     return TypeRunsChart(tuple(bars), len(bars) * STEP, words, is_cut)

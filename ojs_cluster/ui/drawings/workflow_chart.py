@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from ojs_cluster.ui.drawings.time_axis import HEIGHT, Bar, Span, Tick, TimeAxis
-from ojs_cluster.ui.formats import counted, duration
+from ojs_cluster.ui.formats import duration, number
+from ojs_cluster.ui.languages.translate import ngettext
 
 LEFT: Final = 200
 """Width of the names of the steps, in pixels."""
@@ -99,9 +100,20 @@ def workflow_chart(lanes: Sequence[Lane], first_s: float, last_s: float) -> Work
         y = _TOP + place * _ROW
         bars = tuple(axis.bars(lane.spans[-most:], y))
         rows.append(ChartRow(lane, y, _line(lane, axis), bars))
-    attempts = counted(len(spans), "attempt")
-    words = f"{counted(len(lanes), 'row')} with {attempts} within "
-    words += duration((axis.last_s - axis.first_s) * 1000)
+    attempts = ngettext(
+        "%(number)s attempt within %(span)s",
+        "%(number)s attempts within %(span)s",
+        len(spans),
+        number=number(len(spans)),
+        span=duration((axis.last_s - axis.first_s) * 1000),
+    )
+    words = ngettext(
+        "%(number)s row with %(attempts)s",
+        "%(number)s rows with %(attempts)s",
+        len(lanes),
+        number=number(len(lanes)),
+        attempts=attempts,
+    )
     bottom = _TOP + len(lanes) * _ROW
     drawn = sum(len(row.bars) for row in rows)
     width = LEFT + _AXIS + _RIGHT

@@ -10,16 +10,17 @@ from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.ui.formats import time_ago
 from ojs_cluster.ui.forms.form import confirmation
 from ojs_cluster.ui.json_view import short_json
+from ojs_cluster.ui.languages.translate import _, later
 from ojs_cluster.ui.pages.job import note_of_retry
 from ojs_cluster.ui.pages.jobs import PER_PAGE, decode_jobs, hide_in_rows
 from ojs_cluster.ui.raw import members, text
 from ojs_cluster.ui.visit import Answer, ApiError, Page, Visit, local_target
 
 AGES: Final = {
-    "1h": ("1 hour", 3600),
-    "1d": ("1 day", 86_400),
-    "7d": ("7 days", 7 * 86_400),
-    "30d": ("30 days", 30 * 86_400),
+    "1h": (later("1 hour"), 3600),
+    "1d": (later("1 day"), 86_400),
+    "7d": (later("7 days"), 7 * 86_400),
+    "30d": (later("30 days"), 30 * 86_400),
 }
 """The ages of the filter: in words, and in seconds."""
 
@@ -54,7 +55,7 @@ async def show_all(visit: Visit) -> Answer:
             "args_of": lambda job: short_json(bytes(job.args)),
             "pagination": listed.pagination,
             "filters": filters,
-            "ages": {name: label for name, (label, _) in AGES.items()},
+            "ages": {name: _(age[0]) for name, age in AGES.items()},
             "cursor": cursor,
             "by_queue": by_queue if isinstance(by_queue, dict) else {},
             "may_write": visit.may_change(Scope.ADMIN_WRITE),
@@ -76,9 +77,9 @@ async def ask_to_delete(visit: Visit, job_id: str) -> Answer:
     back = local_target(visit.query.get("back", "dead"))
     return confirmation(
         visit,
-        f"Delete the dead letter {kind} {job_id}?",
-        "The job is removed with its args and its errors. It cannot be restored or retried.",
-        "Delete this dead letter",
+        _("Delete the dead letter %(type)s %(id)s?", type=kind, id=job_id),
+        _("The job is removed with its args and its errors. It cannot be restored or retried."),
+        _("Delete this dead letter"),
         visit.root + back,
         [("back", back)],
     )
@@ -87,4 +88,4 @@ async def ask_to_delete(visit: Visit, job_id: str) -> Answer:
 async def delete(visit: Visit, job_id: str) -> Answer:
     """Delete a dead letter."""
     await visit.send("DELETE", "admin", "dead-letter", job_id)
-    return visit.back("The dead letter is deleted.", "dead")
+    return visit.back(_("The dead letter is deleted."), "dead")

@@ -13,7 +13,9 @@ from typing import Final
 import msgspec
 
 from ojs_cluster.core.raw_json import Raw, join, object_members
+from ojs_cluster.ui.formats import size
 from ojs_cluster.ui.forms.form import MAX_EDITED
+from ojs_cluster.ui.languages.translate import _
 from ojs_cluster.ui.pages.new_job import (
     Mistake,
     args_of,
@@ -44,12 +46,13 @@ async def show(visit: Visit, job_id: str) -> Answer:
     """Show the form with the present values of the job."""
     members = object_members(await visit.get("admin", "jobs", job_id)) or {}
     if any(len(bytes(members.get(name, b""))) > MAX_EDITED for name in ("args", "meta")):
-        why = f"A form shows args and meta of {MAX_EDITED // 1024} KiB at most."
-        context = {"what": "The job is too large", "why": why, "hint": "Edit it by the API."}
+        why = _("A form shows args and meta of %(size)s at most.", size=size(MAX_EDITED))
+        context = {"what": _("The job is too large"), "why": why, "hint": _("Edit it by the API.")}
         return Page("error.html", context, 413)
     state = text(members, "state")
     if state not in WAITING:
-        context = {"what": f"The job is {state}", "why": "", "hint": "Only waiting jobs change."}
+        what = _("The job is %(state)s", state=state)
+        context = {"what": what, "why": "", "hint": _("Only waiting jobs change.")}
         return Page("error.html", context, 409)
     given = {
         "args": raw_of(members, "args", "[]"),
@@ -77,7 +80,7 @@ async def save(visit: Visit, job_id: str) -> Answer:
         changed |= {n: typed_time(changed[n], visit.zone) for n in _TIMES if n in changed}
         changes = _changes(changed)
         if not changes:
-            return SeeOther(visit.url("jobs", job_id), "Nothing was changed.")
+            return SeeOther(visit.url("jobs", job_id), _("Nothing was changed."))
         await visit.send("PATCH", "admin", "jobs", job_id, body=b"{%b}" % join(changes))
     except Mistake as mistake:
         return _form(job_id, given, str(mistake))
@@ -86,7 +89,7 @@ async def save(visit: Visit, job_id: str) -> Answer:
             raise
         return _form(job_id, given, error.sentence)
     names = ", ".join(name.replace("_", " ") for name in changes)
-    return SeeOther(visit.url("jobs", job_id), f"Changed: {names}.")
+    return SeeOther(visit.url("jobs", job_id), _("Changed: %(names)s.", names=names))
 
 
 def _form(job_id: str, given: Mapping[str, str], mistake: str = "") -> Page:

@@ -7,15 +7,16 @@ from typing import Final
 import orjson
 
 from ojs_cluster.core.access.scopes import Scope
+from ojs_cluster.ui.languages.translate import _, later
 from ojs_cluster.ui.redaction.redaction import ERROR_MESSAGE, ERROR_TYPE
 from ojs_cluster.ui.visit import Answer, Page, Visit
 
 _PER_PAGE: Final = 50
 _MAX_PREFIX: Final = 200  # characters
 PERIODS: Final = {
-    "15m": "the last 15 minutes",
-    "1h": "the last hour",
-    "1d": "the last 24 hours",
+    "15m": later("the last 15 minutes"),
+    "1h": later("the last hour"),
+    "1d": later("the last 24 hours"),
 }
 """The periods of the filter, in words."""
 
@@ -45,7 +46,7 @@ async def show_all(visit: Visit) -> Answer:
             "cursor": cursor,
             "queue": queue,
             "since": since,
-            "periods": PERIODS,
+            "periods": {name: _(label) for name, label in PERIODS.items()},
             "search_for": _search,
             "may_write": visit.may_change(Scope.ADMIN_WRITE),
         },

@@ -11,6 +11,7 @@ from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.core.raw_json import Raw, array_items, join, object_members, string
 from ojs_cluster.ui.forms.form import MAX_EDITED
 from ojs_cluster.ui.json_view import readable, show_values
+from ojs_cluster.ui.languages.translate import _
 from ojs_cluster.ui.pages.edit_job import WAITING
 from ojs_cluster.ui.pages.timelines.job_history import JobHistory, TimelineEntry, read_history
 from ojs_cluster.ui.pages.timelines.type_runs import read_runs
@@ -103,8 +104,8 @@ async def download(visit: Visit, job_id: str) -> Answer:
     raw = await visit.get("admin", "jobs", job_id)
     members = object_members(raw) or {}
     if hides_any(members, await visit.redaction.members(members, text(members, "type"))):
-        hint = "The operator hides some values of the job, so the dashboard offers no file."
-        return Page("error.html", {"what": "There is no file", "why": "", "hint": hint}, 403)
+        hint = _("The operator hides some values of the job, so the dashboard offers no file.")
+        return Page("error.html", {"what": _("There is no file"), "why": "", "hint": hint}, 403)
     name = job_id if _is_id(job_id) else "job"
     return Download(f"{name}.json", "application/json", raw)
 
@@ -122,32 +123,33 @@ def note_of_retry(members: Mapping[str, Raw]) -> str:
         members: the job as the API has returned it; empty if it is not known.
     """
     if "workflow_id" in members:
-        return (
+        return _(
             "The job is available again. Its workflow does not continue: enqueue a copy of the "
             "workflow to run all steps."
         )
-    return "The job is available again."
+    return _("The job is available again.")
 
 
 async def cancel(visit: Visit, job_id: str) -> Answer:
     """Cancel a job."""
     await visit.send("POST", "admin", "jobs", job_id, "cancel")
-    return visit.back("The job is cancelled. Its worker learns it from its next heartbeat.")
+    return visit.back(_("The job is cancelled. Its worker learns it from its next heartbeat."))
 
 
 async def activate(visit: Visit, job_id: str) -> Answer:
     """Make a pending job available."""
     await visit.send("POST", "jobs", job_id, "activate", action="job.activate")
-    return visit.back("The job is available.")
+    return visit.back(_("The job is available."))
 
 
 async def change_priority(visit: Visit, job_id: str) -> Answer:
     """Change the priority of a waiting job."""
     given = visit.form.get("priority", "").strip()
     if not _is_number(given):
-        return SeeOther(visit.back("").target, "The priority must be a whole number.", failed=True)
+        why = _("The priority must be a whole number.")
+        return SeeOther(visit.back("").target, why, failed=True)
     await visit.send("PATCH", "admin", "jobs", job_id, body={"priority": int(given)})
-    return visit.back(f"The priority is {int(given)} now.")
+    return visit.back(_("The priority is %(priority)s now.", priority=int(given)))
 
 
 async def copy(visit: Visit, job_id: str) -> Answer:
@@ -155,7 +157,7 @@ async def copy(visit: Visit, job_id: str) -> Answer:
     members = object_members(await visit.get("admin", "jobs", job_id)) or {}
     response = await visit.send("POST", "jobs", body=_new_job(members), action="job.copy")
     new_id = text(object_members(response) or {}, "id")
-    return SeeOther(visit.url("jobs", new_id), "This is the copy. It has a new id.")
+    return SeeOther(visit.url("jobs", new_id), _("This is the copy. It has a new id."))
 
 
 async def _lease(visit: Visit, job: Mapping[str, str]) -> dict[str, str]:
@@ -239,17 +241,17 @@ def _timeline(members: dict[str, Raw], history: JobHistory | None) -> list[Timel
         history: its history; None if the user may not read it.
     """
     coming = (
-        ("scheduled_at", "Scheduled for", "scheduled"),
-        ("next_attempt_at", "Next attempt", "retryable"),
-        ("expires_at", "Expires", "cancelled"),
+        ("scheduled_at", _("Scheduled for"), "scheduled"),
+        ("next_attempt_at", _("Next attempt"), "retryable"),
+        ("expires_at", _("Expires"), "cancelled"),
     )
     known = (
-        ("created_at", "Created", "scheduled"),
-        ("enqueued_at", "Available in its queue", "available"),
-        ("started_at", "Attempt started", "active"),
-        ("completed_at", "Completed", "completed"),
-        ("cancelled_at", "Cancelled", "cancelled"),
-        ("discarded_at", "Discarded", "discarded"),
+        ("created_at", _("Created"), "scheduled"),
+        ("enqueued_at", _("Available in its queue"), "available"),
+        ("started_at", _("Attempt started"), "active"),
+        ("completed_at", _("Completed"), "completed"),
+        ("cancelled_at", _("Cancelled"), "cancelled"),
+        ("discarded_at", _("Discarded"), "discarded"),
     )
     discarded = "discarded_at" in members
     found = [
@@ -260,7 +262,7 @@ def _timeline(members: dict[str, Raw], history: JobHistory | None) -> list[Timel
     if history is not None:
         return sorted([*history.timeline, *found], key=lambda entry: entry.at)
     for error in _errors(members):
-        what = f"Attempt {error.attempt} failed"
+        what = _("Attempt %(number)s failed", number=error.attempt)
         found.append(TimelineEntry(error.at, what, "failed", error.message[:200]))
 
     def order(entry: TimelineEntry) -> tuple[str, int]:

@@ -15,6 +15,7 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.raw_json import object_members, string
 from ojs_cluster.core.search import parse_search
 from ojs_cluster.ui.json_view import short_json
+from ojs_cluster.ui.languages.translate import _
 from ojs_cluster.ui.pages.bulk import ACTIONS, SCOPES
 from ojs_cluster.ui.pages.shared.searches import as_search, may_save, read_searches
 from ojs_cluster.ui.redaction.redaction import ERROR, Value
@@ -142,7 +143,9 @@ async def show_all(visit: Visit) -> Answer:
             "by_start": by_start,
             "may_enqueue": visit.may_change(Scope.DATA_WRITE),
             "actions": [
-                (name, label) for name, label in ACTIONS.items() if visit.may_change(SCOPES[name])
+                (name, _(label))
+                for name, label in ACTIONS.items()
+                if visit.may_change(SCOPES[name])
             ],
         },
         400 if refusal else 200,

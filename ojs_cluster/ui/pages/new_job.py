@@ -10,7 +10,9 @@ import msgspec
 
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.raw_json import Raw, array_items, check_text, join, object_members
+from ojs_cluster.ui.formats import size
 from ojs_cluster.ui.forms.form import MAX_EDITED
+from ojs_cluster.ui.languages.translate import _
 from ojs_cluster.ui.pages.shared.times import typed_time
 from ojs_cluster.ui.raw import Members, number, text, texts
 from ojs_cluster.ui.redaction.redaction import SENT, hides_any
@@ -36,12 +38,13 @@ async def show(visit: Visit) -> Answer:
     members = object_members(await visit.get("admin", "jobs", source)) or {}
     # The form would show the hidden values, or enqueue their stand-ins.
     if hides_any(members, await visit.redaction.members(members, text(members, "type")), SENT):
-        hint = "The operator hides some values of the job. Use 'Enqueue a copy' instead."
-        return Page("error.html", {"what": "There is no form", "why": "", "hint": hint}, 403)
+        hint = _("The operator hides some values of the job. Use 'Enqueue a copy' instead.")
+        return Page("error.html", {"what": _("There is no form"), "why": "", "hint": hint}, 403)
     if any(len(bytes(members.get(name, b""))) > MAX_EDITED for name in ("args", "meta")):
-        why = f"A form shows args and meta of {MAX_EDITED // 1024} KiB at most."
-        hint = "Use 'Enqueue a copy', or enqueue the job by the API."
-        return Page("error.html", {"what": "The job is too large", "why": why, "hint": hint}, 413)
+        why = _("A form shows args and meta of %(size)s at most.", size=size(MAX_EDITED))
+        hint = _("Use 'Enqueue a copy', or enqueue the job by the API.")
+        context = {"what": _("The job is too large"), "why": why, "hint": hint}
+        return Page("error.html", context, 413)
     return _form(_given(members))
 
 
@@ -80,7 +83,7 @@ async def create(visit: Visit) -> Answer:
             raise
         return _form(given, error.sentence)
     new_id = text(object_members(response) or {}, "id")
-    return SeeOther(visit.url("jobs", new_id), "The job is enqueued.")
+    return SeeOther(visit.url("jobs", new_id), _("The job is enqueued."))
 
 
 def _filled(pasted: str) -> Page:
@@ -89,10 +92,11 @@ def _filled(pasted: str) -> Page:
     members = {} if raw is None else object_members(raw) or {}
     members = object_members(members.get("job", Raw(b"null"))) or members
     if not text(members, "type"):
-        why = "Paste one job, a JSON object with a type, such as the file of a job."
+        why = _("Paste one job, a JSON object with a type, such as the file of a job.")
         return _form(_EMPTY, why, pasted)
     if any(len(bytes(members.get(name, b""))) > MAX_EDITED for name in ("args", "meta")):
-        return _form(_EMPTY, f"A form shows args and meta of {MAX_EDITED // 1024} KiB at most.")
+        why = _("A form shows args and meta of %(size)s at most.", size=size(MAX_EDITED))
+        return _form(_EMPTY, why)
     options = object_members(members.get("options", Raw(b"null"))) or {}
     return _form(_given({**options, **members}))
 
@@ -135,7 +139,7 @@ def args_of(given: str) -> Raw:
     """
     args = json_of(given or "[]")
     if args is None or array_items(args) is None:
-        raise Mistake('Args must be a JSON array, such as ["user@example.com", 42].')
+        raise Mistake(_('Args must be a JSON array, such as ["user@example.com", 42].'))
     return args
 
 
@@ -147,7 +151,7 @@ def meta_of(given: str) -> Raw:
     """
     meta = json_of(given or "{}")
     if meta is None or object_members(meta) is None:
-        raise Mistake('Meta must be a JSON object, such as {"customer": 7}, or empty.')
+        raise Mistake(_('Meta must be a JSON object, such as {"customer": 7}, or empty.'))
     return meta
 
 
@@ -158,7 +162,8 @@ def check_number(name: str, digits: str) -> None:
         Mistake: it is not.
     """
     if digits and not (digits.isascii() and digits.removeprefix("-").isdigit()):
-        raise Mistake(f"{name.replace('_', ' ').capitalize()} must be a whole number.")
+        field = name.replace("_", " ").capitalize()
+        raise Mistake(_("%(field)s must be a whole number.", field=field))
 
 
 def words_of(given: str) -> list[str]:

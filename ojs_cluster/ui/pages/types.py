@@ -10,14 +10,19 @@ from ojs_cluster.store.statistics.job_counts import WIDTH
 from ojs_cluster.store.statistics.type_hours import list_types_by_hour
 from ojs_cluster.store.statistics.type_minutes import MAX_TYPES, list_types
 from ojs_cluster.ui.drawings.histogram import histogram
+from ojs_cluster.ui.languages.translate import _, later
 from ojs_cluster.ui.pages.overview import points_of
 from ojs_cluster.ui.pages.shared.comparison import compare
 from ojs_cluster.ui.pages.shared.marks import may_mark, read_marks
 from ojs_cluster.ui.visit import Answer, Page, Visit
 
-RANGES: Final = {"2h": ("1m", "2 hours"), "24h": ("1h", "24 hours"), "72h": ("1h", "3 days")}
+RANGES: Final = {
+    "2h": ("1m", later("2 hours")),
+    "24h": ("1h", later("24 hours")),
+    "72h": ("1h", later("3 days")),
+}
 """The time spans of one type: period of a point, and label."""
-SPANS: Final = {"1h": "1 hour", "24h": "24 hours", "72h": "3 days"}
+SPANS: Final = {"1h": later("1 hour"), "24h": later("24 hours"), "72h": later("3 days")}
 """The time spans of the list, with their labels."""
 _HOURS: Final = {"24h": 24, "72h": 72}
 """The spans that are sums of full hours, and of the minutes since then."""
@@ -41,7 +46,7 @@ async def show_all(visit: Visit) -> Answer:
     return Page(
         "types.html",
         {
-            "ranges": SPANS,
+            "ranges": {key: _(label) for key, label in SPANS.items()},
             "range": chosen,
             "range_of_type": chosen if chosen in RANGES else "",
             "types": listed["types"][:_MAX_SHOWN],
@@ -58,7 +63,8 @@ async def show_one(visit: Visit, name: str) -> Answer:
         return _hidden(visit)
     chosen = visit.query.get("range", "2h")
     chosen = chosen if chosen in RANGES else "2h"
-    context: dict[str, Any] = {"name": name, "ranges": RANGES, "range": chosen}
+    ranges = {key: (period, _(label)) for key, (period, label) in RANGES.items()}
+    context: dict[str, Any] = {"name": name, "ranges": ranges, "range": chosen}
     context |= {"points": None, "rows": [], "marks": [], "may_mark": may_mark(visit)}
     context |= {"mark": None, "comparison": None, "wanted": "", "is_unknown": False}
     if not visit.is_refresh:
@@ -104,9 +110,11 @@ async def _read(visit: Visit, chosen: str) -> bytes:
 
 def _hidden(visit: Visit) -> Page:
     context = {
-        "what": "Your API key may not see the statistics by type",
-        "why": f"The key '{visit.principal.name}' is for some queues only, and a type has jobs in "
-        "any queues.",
-        "hint": "Log in with a key for all queues.",
+        "what": _("Your API key may not see the statistics by type"),
+        "why": _(
+            "The key '%(name)s' is for some queues only, and a type has jobs in any queues.",
+            name=visit.principal.name,
+        ),
+        "hint": _("Log in with a key for all queues."),
     }
     return Page("error.html", context, 403)

@@ -18,6 +18,7 @@ from ojs_cluster.store.search import lists
 from ojs_cluster.ui import raw
 from ojs_cluster.ui.forms.form import confirmation, is_confirmed
 from ojs_cluster.ui.json_view import HIDDEN, show_json
+from ojs_cluster.ui.languages.translate import _, later
 from ojs_cluster.ui.pages.shared.searches import quoted
 from ojs_cluster.ui.patience import await_while_healthy
 from ojs_cluster.ui.redaction.redaction import Value
@@ -42,9 +43,9 @@ _ALWAYS_SHOWN: Final = _SERVER - {"queues"}
 """Members that are shown although ``OJS_UI_REDACT`` has their names. The worker reports its queues
 itself."""
 _DIRECTIVES: Final = {
-    "quiet": "The worker gets no new jobs, and finishes those that it has.",
-    "resume": "The worker gets jobs again.",
-    "terminate": "The worker finishes its jobs and ends.",
+    "quiet": later("The worker gets no new jobs, and finishes those that it has."),
+    "resume": later("The worker gets jobs again."),
+    "terminate": later("The worker finishes its jobs and ends."),
 }
 
 
@@ -160,24 +161,26 @@ async def direct(visit: Visit, worker_id: str, directive: str) -> Answer:
     if directive == "terminate" and not is_confirmed(visit):
         return confirmation(
             visit,
-            f"Terminate the worker {worker_id}?",
-            "The worker gets no new jobs, finishes those that it has, and its process ends. It "
-            "runs again only if something on its host starts it, such as a supervisor or "
-            "Kubernetes. To let it rest, send it quiet instead.",
-            "Terminate the worker",
+            _("Terminate the worker %(id)s?", id=worker_id),
+            _(
+                "The worker gets no new jobs, finishes those that it has, and its process ends. It "
+                "runs again only if something on its host starts it, such as a supervisor or "
+                "Kubernetes. To let it rest, send it quiet instead."
+            ),
+            _("Terminate the worker"),
             visit.url("workers", worker_id),
         )
     body = {"directive": directive, "worker_ids": [worker_id]}
     reply = orjson.loads(await visit.send("POST", "admin", "workers", "directive", body=body))
     if not reply["affected_workers"]:
-        return visit.back("The worker is not known any more.", "workers")
-    return visit.back(_DIRECTIVES.get(directive, "The directive is sent."), "workers")
+        return visit.back(_("The worker is not known any more."), "workers")
+    return visit.back(_(_DIRECTIVES.get(directive, later("The directive is sent."))), "workers")
 
 
 async def deregister(visit: Visit, worker_id: str) -> Answer:
     """Remove a worker that has missed its heartbeats."""
     await visit.send("DELETE", "admin", "workers", worker_id)
-    return visit.back("The worker is removed. Its jobs are available again.", "workers")
+    return visit.back(_("The worker is removed. Its jobs are available again."), "workers")
 
 
 async def _held_jobs(visit: Visit) -> dict[str, Any] | None:
@@ -185,7 +188,7 @@ async def _held_jobs(visit: Visit) -> dict[str, Any] | None:
 
     Viewers share one page of the list of active jobs. A key for some queues may not count others.
     """
-    store, name = visit.app.store, "held jobs"
+    store, name = visit.app.store, "held-jobs"
     if not visit.sees_cluster:
         return None
     if visit.follows_change:

@@ -26,6 +26,7 @@ from ojs_cluster.store.workflows.read_workflows import WorkflowRecord
 from ojs_cluster.ui import raw
 from ojs_cluster.ui.drawings.dag import HEIGHT, MAX_BOXES, WIDTH, Drawing, Step, draw
 from ojs_cluster.ui.drawings.workflow_chart import LEFT, MIDDLE
+from ojs_cluster.ui.languages.translate import _
 from ojs_cluster.ui.pages.timelines.workflow_events import read_events
 from ojs_cluster.ui.pages.timelines.workflow_waits import Queues, Wait, read_queues, wait_of
 from ojs_cluster.ui.redaction.redaction import ERROR_MESSAGE, ERROR_TYPE, Value
@@ -136,17 +137,17 @@ async def copy(visit: Visit, workflow_id: str) -> Answer:
         write = partial(copy_request, found.name, found.plan, definitions, limits=limits)
         body = await off_loop(write, size)
     except ValueError as error:
-        why = f"There is no copy: {error}."
+        why = _("There is no copy: %(reason)s.", reason=error)
         return SeeOther(visit.url("workflows", workflow_id), why, failed=True)
     response = await visit.send("POST", "workflows", body=body, action="workflow.copy")
     new_id = raw.text(raw.members(response), "id")
-    return SeeOther(visit.url("workflows", new_id), "This is the copy. All its steps run again.")
+    return SeeOther(visit.url("workflows", new_id), _("This is the copy. All its steps run again."))
 
 
 async def cancel(visit: Visit, workflow_id: str) -> Answer:
     """Cancel a workflow and its unfinished jobs."""
     await visit.send("POST", "workflows", workflow_id, "cancel", action="workflow.cancel")
-    return visit.back("The workflow is cancelled.", "workflows")
+    return visit.back(_("The workflow is cancelled."), "workflows")
 
 
 async def _retried(visit: Visit, found: WorkflowRecord, rows: Sequence[Row]) -> dict[str, str]:
@@ -208,7 +209,7 @@ async def _without_hidden_keys(visit: Visit, rows: list[Row]) -> list[Row]:
     shown = await visit.redaction.apply(list(values.values()))
     for (number, value), raw_value in zip(values.items(), shown, strict=True):
         if raw_value is not value.raw:
-            rows[number] = replace(rows[number], wait=Wait("a rate limit key"))
+            rows[number] = replace(rows[number], wait=Wait(_("a rate limit key")))
     return rows
 
 

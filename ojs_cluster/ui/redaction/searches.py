@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.search import Term, parse_search
+from ojs_cluster.ui.languages.translate import _
 from ojs_cluster.ui.redaction.redaction import ERROR, Redaction
 from ojs_cluster.ui.redaction.rules import ANY, Path
 
@@ -28,18 +29,23 @@ def why_not_searched(query: str, redaction: Redaction) -> str:
     rules = redaction.rules
     texts = [query, *(each.text for term in terms for each in term.texts)]  # also without quotes
     if any(rules.text(text) != text for text in texts):
-        return "The operator hides a text that this search has (OJS_UI_REDACT)."
+        return _("The operator hides a text that this search has (OJS_UI_REDACT).")
     for term in terms:
         paths = list(_paths_of(term))
         if redaction.by_value and any(path[0] != ERROR[0] for path in paths):
-            return "The operator hides some values of args, meta and tags, so no search reads them."
+            return _(
+                "The operator hides some values of args, meta and tags, so no search reads them."
+            )
         for path in paths:
             hidden = _name_in(path, rules.names)
             if not hidden and any(_hides(rule.path, path) for rule in rules.paths):
                 hidden = ".".join(path)
             if hidden:
-                why = f"The operator hides the values of {hidden} (OJS_UI_REDACT)."
-                return f"{why} A word is also searched in errors." if term.name == "word" else why
+                why = _("The operator hides the values of %(name)s (OJS_UI_REDACT).", name=hidden)
+                if term.name != "word":
+                    return why
+                more = _("A word is also searched in errors.")
+                return f"{why} {more}"
     return ""
 
 

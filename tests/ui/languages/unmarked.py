@@ -44,10 +44,12 @@ NAMES: Final = frozenset(
     {
         *("ojs-cluster", "GET", "POST", "JSON", "UTC", "p50", "p95", "curl", "Python"),
         *("Accept", "Authorization", "Location", "Vary", "Lax", "Strict", "autofocus"),
-        *("Europe/Berlin", "second"),
+        *("Europe/Berlin", "second", "True"),
     }
 )
 """What is called the same in all languages: names, those of HTTP and HTML, and values of fields."""
+_is_example: Final = re.compile(r"[a-z]+\.[a-z*]+").fullmatch
+"""A value as an API client writes it, such as ``email.*``."""
 
 
 class Unmarked(NamedTuple):
@@ -73,8 +75,12 @@ class _Texts(HTMLParser):
         if tag in NOT_TEXT:
             self._inside.append(tag)
         for name, value in attrs:
-            if name in READ_ATTRIBUTES and value and _WORD.search(value):
-                self._note(value)
+            if (
+                name in READ_ATTRIBUTES
+                and _WORD.search(value or "")
+                and not _is_example(value or "")
+            ):
+                self._note(value or "")
 
     def handle_endtag(self, tag: str) -> None:
         if tag in self._inside:
@@ -118,7 +124,7 @@ def of_template(path: Path) -> Iterator[Unmarked]:
         else:
             pieces.append("\n" * value.count("\n"))
     parser = _Texts()
-    parser.feed("".join(pieces))
+    parser.feed(re.sub(r"(<[a-z]+)\0", r"\1 \0", "".join(pieces)))
     parser.close()
     yield from (Unmarked(path, at, text) for at, text in parser.found)
 
@@ -151,7 +157,9 @@ class _Literals(ast.NodeVisitor):
     def visit_Call(self, node: ast.Call) -> None:
         name = node.func.id if isinstance(node.func, ast.Name) else ""
         owner = node.func.value if isinstance(node.func, ast.Attribute) else None
-        if isinstance(owner, ast.Name) and owner.id in ("log", "re"):
+        if isinstance(owner, ast.Name) and owner.id in ("log", "_log", "re"):
+            return
+        if isinstance(node.func, ast.Attribute) and node.func.attr.startswith("_log"):
             return
         if name in NOT_SHOWN:
             return
@@ -193,7 +201,7 @@ class _Literals(ast.NodeVisitor):
         text = "".join(
             str(each.value) if isinstance(each, ast.Constant) else "…" for each in node.values
         )
-        if _is_text(text.replace("…", " ")):
+        if _is_text(text.replace("…", " ")) and not _COMMAND.match(text):
             self.found.append((node.lineno, text))
         for each in node.values:
             if isinstance(each, ast.FormattedValue):

@@ -15,6 +15,7 @@ from ojs_cluster.store.statistics.job_counts import FLUSH_S
 from ojs_cluster.store.statistics.type_minutes import KEPT_MINUTES
 from ojs_cluster.ui.drawings.histogram import PairedRow, paired_histogram
 from ojs_cluster.ui.formats import epoch_s
+from ojs_cluster.ui.languages.translate import _
 from ojs_cluster.ui.visit import Visit
 
 _MINUTE_S: Final = 60
@@ -121,13 +122,13 @@ async def _read(
 
 def _note(before_s: int, after_s: int) -> str:
     if after_s == _HOUR_S:
-        return "The hour of the mark is not counted."
+        return _("The hour of the mark is not counted.")
     if before_s == _MINUTE_S:
-        return (
+        return _(
             "The minute of the mark is not counted, nor is the next one if the mark is in the last "
             "15 seconds of its minute."
         )
-    return "The hour of the mark is counted from the first or second minute after the mark on."
+    return _("The hour of the mark is counted from the first or second minute after the mark on.")
 
 
 def _text(unix_s: float) -> str:

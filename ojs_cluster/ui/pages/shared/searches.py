@@ -14,6 +14,7 @@ import trio
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.core.search import MAX_CHARACTERS
 from ojs_cluster.ui.forms.form import confirmation, is_confirmed
+from ojs_cluster.ui.languages.translate import _
 from ojs_cluster.ui.redaction.searches import why_not_searched
 from ojs_cluster.ui.visit import Answer, ApiError, SeeOther, Visit
 
@@ -81,7 +82,7 @@ async def save(visit: Visit) -> Answer:
     name, query = visit.form.get("name", "").strip(), visit.form.get("query", "").strip()
     refusal = why_not_searched(query, visit.redaction)
     if refusal or not name:
-        note = visit.back(refusal or "A saved search needs a name.", "jobs")
+        note = visit.back(refusal or _("A saved search needs a name."), "jobs")
         return SeeOther(note.target, note.note, failed=True)
     body = {"query": query, "replace": is_confirmed(visit)}
     try:
@@ -90,19 +91,24 @@ async def save(visit: Visit) -> Answer:
         if error.status != HTTPStatus.CONFLICT or body["replace"]:
             raise
         return await _ask_to_replace(visit, name)
-    return visit.back(f"The search {name} is saved for all users.", "jobs")
+    return visit.back(_("The search %(name)s is saved for all users.", name=name), "jobs")
 
 
 async def _ask_to_replace(visit: Visit, name: str) -> Answer:
     """Ask before a search that another user may have saved is replaced."""
     known = orjson.loads(await visit.get("admin", "searches"))["items"]
     savers = [each["saved_by"] for each in known if each["name"] == name]
-    who = f" by {savers[0]}" if savers and savers[0] else ""
+    saver = savers[0] if savers else ""
+    consequence = (
+        _("It was saved by %(saver)s and is replaced for all users.", saver=saver)
+        if saver
+        else _("It was saved and is replaced for all users.")
+    )
     return confirmation(
         visit,
-        f"Replace the search {name}?",
-        f"It was saved{who} and is replaced for all users.",
-        "Replace the search",
+        _("Replace the search %(name)s?", name=name),
+        consequence,
+        _("Replace the search"),
         visit.back("", "jobs").target,
     )
 
@@ -115,4 +121,4 @@ async def delete(visit: Visit) -> Answer:
     except ApiError as error:
         if error.code != "not_found":
             raise
-    return visit.back(f"The search {name} is deleted.", "jobs")
+    return visit.back(_("The search %(name)s is deleted.", name=name), "jobs")

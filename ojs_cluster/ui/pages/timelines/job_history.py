@@ -11,6 +11,7 @@ import orjson
 
 from ojs_cluster.ui.drawings.attempts_chart import Attempt, AttemptsChart, attempts_chart
 from ojs_cluster.ui.formats import duration, epoch_s
+from ojs_cluster.ui.languages.translate import _
 from ojs_cluster.ui.redaction.redaction import ERROR_MESSAGE
 from ojs_cluster.ui.visit import Visit
 
@@ -92,7 +93,7 @@ async def hide_errors(visit: Visit, histories: Iterable[TypedEvents]) -> None:
         if name in event["data"]
     ]
     texts = [(str(data[name]), ERROR_MESSAGE, job_type) for data, name, job_type in told]
-    for (data, name, _), text in zip(told, await visit.redaction.texts_of(texts), strict=True):
+    for (data, name, _type), text in zip(told, await visit.redaction.texts_of(texts), strict=True):
         data[name] = text
 
 
@@ -105,40 +106,64 @@ def _entry(event: Mapping[str, Any]) -> TimelineEntry | None:
     """Return an event as a point of the timeline; None if another event tells the same."""
     data, at = event["data"], event["timestamp"]
     actor = event.get("actor", {})
-    by = f" by {actor['id']}" if actor.get("id") else ""
-    took = f" after {duration(data['duration_ms'])}" if "duration_ms" in data else ""
+    by = str(actor.get("id") or "")
+    took = duration(data["duration_ms"]) if "duration_ms" in data else ""
     reason = str(data.get("reason", ""))
     match event["event_type"]:
         case "job.created":
-            return TimelineEntry(at, "Created", "scheduled")
+            return TimelineEntry(at, _("Created"), "scheduled")
         case "job.attempt_started":
             worker = str(data.get("worker_id", ""))
-            return TimelineEntry(at, f"Attempt {data['attempt']} started", "active", worker)
+            what = _("Attempt %(number)s started", number=data["attempt"])
+            return TimelineEntry(at, what, "active", worker)
         case "job.attempt_failed":
-            what = f"Attempt {data['attempt']} failed{took}"
+            what = _failed(data["attempt"], took)
             return TimelineEntry(at, what, "failed", str(data["error"])[:_MAX_ERROR])
         case "job.attempt_completed":
-            return TimelineEntry(at, f"Completed{took}", "completed")
+            what = _("Completed after %(time)s", time=took) if took else _("Completed")
+            return TimelineEntry(at, what, "completed")
         case "job.cancelled":
-            return TimelineEntry(at, f"Cancelled{by}", "cancelled", reason)
+            what = _("Cancelled by %(actor)s", actor=by) if by else _("Cancelled")
+            return TimelineEntry(at, what, "cancelled", reason)
         case "job.discarded":
-            what = "Discarded: it expired" if data["expired"] else "Discarded"
+            what = _("Discarded: it expired") if data["expired"] else _("Discarded")
             return TimelineEntry(at, what, "discarded")
         case "job.priority_changed":
-            what = f"Priority changed from {data['from']} to {data['to']}{by}"
-            return TimelineEntry(at, what, "available", reason)
+            return TimelineEntry(at, _prioritized(data, by), "available", reason)
         case "job.moved":
-            what = f"Moved from queue {data['from']} to {data['to']}{by}"
-            return TimelineEntry(at, what, "available", reason)
+            return TimelineEntry(at, _moved(data, by), "available", reason)
         case "job.edited":
-            return TimelineEntry(at, f"Edited{by}", "available", reason)
+            what = _("Edited by %(actor)s", actor=by) if by else _("Edited")
+            return TimelineEntry(at, what, "available", reason)
         case "job.state_changed" if data["to"] == "available":
             if data.get("manual"):
-                return TimelineEntry(at, f"Retried by hand{by}", "available", reason)
+                what = _("Retried by hand by %(actor)s", actor=by) if by else _("Retried by hand")
+                return TimelineEntry(at, what, "available", reason)
             if reason == "requeued":
-                return TimelineEntry(at, f"Returned to its queue{by}", "available")
-            return TimelineEntry(at, "Available in its queue", "available")
+                what = _("Returned to its queue by %(actor)s", actor=by)
+                return TimelineEntry(at, what if by else _("Returned to its queue"), "available")
+            return TimelineEntry(at, _("Available in its queue"), "available")
     return None
+
+
+def _failed(number: int, took: str) -> str:
+    if not took:
+        return _("Attempt %(number)s failed", number=number)
+    return _("Attempt %(number)s failed after %(time)s", number=number, time=took)
+
+
+def _prioritized(data: Mapping[str, Any], by: str) -> str:
+    values = {"old": data["from"], "new": data["to"]}
+    if not by:
+        return _("Priority changed from %(old)s to %(new)s", **values)
+    return _("Priority changed from %(old)s to %(new)s by %(actor)s", **values, actor=by)
+
+
+def _moved(data: Mapping[str, Any], by: str) -> str:
+    values = {"old": data["from"], "new": data["to"]}
+    if not by:
+        return _("Moved from queue %(old)s to %(new)s", **values)
+    return _("Moved from queue %(old)s to %(new)s by %(actor)s", **values, actor=by)
 
 
 def attempts_of(events: Iterable[Mapping[str, Any]]) -> Iterator[Attempt]:

@@ -43,7 +43,7 @@ async def read_runs(visit: Visit, queue: str, job_type: str) -> TypeRunsChart | 
     if visit.principal.tenant is not None:
         return None  # the list has the jobs of all tenants
     store, snapshots = visit.app.store, visit.snapshots
-    name = f"type runs {queue} {job_type}"  # a queue has no space in its name
+    name = f"type-runs {queue} {job_type}"  # a queue has no space in its name
     kept: bytes | None = None
     with suppress(OJSError):  # the page of the job is worth showing without them
         kept = await await_while_healthy(

@@ -28,6 +28,7 @@ from ojs_cluster.ui.drawings.dag import Box, Drawing, Step
 from ojs_cluster.ui.drawings.time_axis import Span
 from ojs_cluster.ui.drawings.workflow_chart import Lane, WorkflowChart, workflow_chart
 from ojs_cluster.ui.formats import epoch_s
+from ojs_cluster.ui.languages.translate import _, later
 from ojs_cluster.ui.pages.timelines.job_history import (
     TimelineEntry,
     attempts_of,
@@ -42,6 +43,12 @@ PER_PAGE: Final = 50
 MAX_EVENTS: Final = 300
 """Maximum number of events that a page lists: the last ones. As many take 10 ms."""
 _OUTCOMES: Final = {"completed": "completed", "failed": "failed", "active": "running"}
+_ENDS: Final = {
+    "completed": later("Completed"),
+    "failed": later("Failed"),
+    "cancelled": later("Cancelled"),
+}
+"""How a step has ended, by its state."""
 _KEPT_S: Final = 5.0
 """Maximum age of the events in seconds. Those of 50 steps with a hundred failures each take a
 second of a thread."""
@@ -142,7 +149,7 @@ async def read_events(visit: Visit, workflow_id: str, draw: Draw, page: int) -> 
     if visit.follows_change:
         return _decode(await _read(visit, workflow_id, draw, page))
     neutral = visit.as_any_viewer()
-    name = f"workflow events {workflow_id} {page}"
+    name = f"workflow-events {workflow_id} {page} {visit.language.code}"
     return _decode(
         await visit.snapshots.get(name, lambda: _read(neutral, workflow_id, draw, page), _KEPT_S)
     )
@@ -248,10 +255,14 @@ def _of_record(outcome: JobOutcome, *, unreachable: bool = False) -> StepHistory
     started, ended = outcome.started_ms, outcome.finished_ms
     entries = []
     if started:
-        what = f"Attempt {outcome.attempt} started"
+        what = _("Attempt %(number)s started", number=outcome.attempt)
         entries.append(TimelineEntry(_time(started), what, "active"))
     if ended:
-        entries.append(TimelineEntry(_time(ended), outcome.state.capitalize(), kind))
+        entries.append(
+            TimelineEntry(
+                _time(ended), _(_ENDS.get(outcome.state, outcome.state.capitalize())), kind
+            )
+        )
     attempts = []
     if started:
         ended_s = ended / 1000 if ended else None

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from ojs_cluster.core.durations import format_duration
 from ojs_cluster.core.errors import OJSError
@@ -18,8 +18,9 @@ from ojs_cluster.store.limits.rate_limits import RateLimitUsage, get_queue_limit
 from ojs_cluster.store.queues.queues import QueueStats, get_stats
 from ojs_cluster.store.workflows.read_workflows import JobOutcome, WorkflowRecord
 from ojs_cluster.ui.drawings.dag import Step
-from ojs_cluster.ui.formats import counted, number
+from ojs_cluster.ui.formats import number
 from ojs_cluster.ui.forms.limits import period_in_words
+from ojs_cluster.ui.languages.translate import _, later, ngettext
 from ojs_cluster.ui.patience import await_while_healthy
 from ojs_cluster.ui.visit import Visit
 
@@ -29,17 +30,24 @@ _MAX_LIMITED: Final = 5
 """Maximum number of queues whose limits the page reads."""
 _MAX_NAMED: Final = 3
 """Maximum number of steps that are named as those that another one waits for."""
-_TRIGGERS: Final = {"success": "", "complete": "the end of ", "failure": "a failure of "}
-"""What must happen to the steps before a step, in words; empty: they must complete."""
-_NO_START: Final = "which lets no job start"
+_PLACE: Final = "\0"
+"""Stands in a text for what the page shows with a link."""
+_TRIGGERS: Final = {
+    "success": "%(steps)s",
+    "complete": later("the end of %(steps)s"),
+    "failure": later("a failure of %(steps)s"),
+}
+"""What a step waits for of the steps before it; ``success``: they must complete."""
+_NO_START: Final = "0"
+"""Stands for a limit that lets no job start."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """What a step waits for: a text, then names or a time.
+    """What a step waits for: a text, with names or a time in it.
 
     Attributes:
-        text: the text before.
+        text: the text before these.
         steps: the steps in it, each with its label and its job, which is empty if it has none yet.
         more: how many further steps there are.
         queue: the queue, to which the page links; empty for none.
@@ -65,7 +73,8 @@ class Queues:
 
     Attributes:
         stats: their numbers; without the queues that were not read.
-        limits: how those at a limit are at it, in words; empty for those below their limits.
+        limits: how those at a limit are at it, in words; empty for those below their limits, and
+            ``0`` for those whose limit lets no job start.
         hidden: those that the API key of the user may not access.
     """
 
@@ -140,17 +149,21 @@ def wait_of(
         return None
     waiting = job.waiting
     if waiting is None:
-        return Wait("the scheduler, which enqueues it now")
+        return _for_scheduler()
     if waiting.held:
-        return Wait("its agent, which is paused", is_stopped=True)
+        return Wait(_("its agent, which is paused"), is_stopped=True)
     if waiting.state in (State.SCHEDULED, State.RETRYABLE):
         due_ms = waiting.due_ms or 0
         if due_ms <= 1000 * time.time():
-            return Wait("the scheduler, which enqueues it now")
-        what = "start time" if waiting.state is State.SCHEDULED else "next attempt"
-        return Wait(f"its {what}", at=format_ms(due_ms).decode())
+            return _for_scheduler()
+        what = (
+            _("its start time, %(time)s", time=_PLACE)
+            if waiting.state is State.SCHEDULED
+            else _("its next attempt, %(time)s", time=_PLACE)
+        )
+        return _wait(what, at=format_ms(due_ms).decode())
     if waiting.state is State.PENDING:
-        return Wait("a client, which must activate it", is_stopped=True)
+        return Wait(_("a client, which must activate it"), is_stopped=True)
     return _for_queue(waiting.queue, waiting.limit_key, queues)
 
 
@@ -169,31 +182,53 @@ def _trigger_of(found: WorkflowRecord, node: WorkflowNode) -> str:
 def _for_steps(trigger: str, before: Iterable[Step]) -> Wait:
     left = [each for each in before if each.state not in ENDED]
     if not left:
-        return Wait("the scheduler, which enqueues it now")
-    return Wait(_TRIGGERS[trigger], left[:_MAX_NAMED], max(0, len(left) - _MAX_NAMED))
+        return _for_scheduler()
+    what = _(_TRIGGERS[trigger], steps=_PLACE)
+    return _wait(what, steps=left[:_MAX_NAMED], more=max(0, len(left) - _MAX_NAMED))
+
+
+def _wait(text: str, **fields: Any) -> Wait:
+    """Return what a step waits for, of a text with a place for what the page shows with a link."""
+    before, _place, end = text.partition(_PLACE)
+    return Wait(before, end=end, **fields)
+
+
+def _for_scheduler() -> Wait:
+    return Wait(_("the scheduler, which enqueues it now"))
 
 
 def _for_queue(queue: str, limit_key: str, queues: Queues) -> Wait:
     """Return what an available job of a queue waits for."""
     if queue in queues.hidden:
-        return Wait("a queue that your API key may not access")
+        return Wait(_("a queue that your API key may not access"))
     stats = queues.stats.get(queue)
     if stats is not None and stats.paused:
-        return Wait("the queue ", queue=queue, end=", which is paused", is_stopped=True)
+        text = _("the queue %(queue)s, which is paused", queue=_PLACE)
+        return _wait(text, queue=queue, is_stopped=True)
     if limit_key:
-        return Wait("the rate limit key ", limit_key=limit_key)
+        return _wait(_("the rate limit key %(key)s", key=_PLACE), limit_key=limit_key)
     if stats is None:
-        return Wait("its queue ", queue=queue, end=", of which nothing is known now")
+        text = _("its queue %(queue)s, of which nothing is known now", queue=_PLACE)
+        return _wait(text, queue=queue)
     limit = queues.limits.get(queue)
     if limit is None:
-        return Wait("a worker or a limit of ", queue=queue)
+        return _wait(_("a worker or a limit of %(queue)s", queue=_PLACE), queue=queue)
     if limit == _NO_START:
-        return Wait("the limit of ", queue=queue, end=f", {limit}", is_stopped=True)
+        text = _("the limit of %(queue)s, which lets no job start", queue=_PLACE)
+        return _wait(text, queue=queue, is_stopped=True)
     if limit:
-        return Wait("the limit of ", queue=queue, end=f": {limit}")
+        return _wait(_("the limit of %(queue)s: %(limit)s", queue=_PLACE, limit=limit), queue=queue)
     available = stats.counts[State.AVAILABLE]
-    end = f", which has {counted(available, 'available job')}" if available > 1 else ""
-    return Wait("a worker of ", queue=queue, end=end)
+    if available <= 1:
+        return _wait(_("a worker of %(queue)s", queue=_PLACE), queue=queue)
+    text = ngettext(
+        "a worker of %(queue)s, which has %(number)s available job",
+        "a worker of %(queue)s, which has %(number)s available jobs",
+        available,
+        queue=_PLACE,
+        number=number(available),
+    )
+    return _wait(text, queue=queue)
 
 
 def _is_available(job: JobOutcome) -> bool:
@@ -201,15 +236,27 @@ def _is_available(job: JobOutcome) -> bool:
 
 
 def _limit_in_words(usage: RateLimitUsage, now_ms: int) -> str:
-    """Return which limit lets no job start now; empty if none does."""
+    """Return which limit lets no job start now, as ``Queues.limits`` has it."""
     limits = usage.limits
     if limits.concurrency == 0:
         return _NO_START
     if limits.concurrency is not None and usage.active >= limits.concurrency:
-        return f"{number(usage.active)} of {counted(limits.concurrency, 'job')} run"
+        return ngettext(
+            "%(active)s of %(number)s job run",
+            "%(active)s of %(number)s jobs run",
+            limits.concurrency,
+            active=number(usage.active),
+            number=number(limits.concurrency),
+        )
     if limits.rate is not None and usage.started >= limits.rate.limit:
         period = period_in_words(format_duration(limits.rate.period_ms))
-        return f"{counted(limits.rate.limit, 'start')} per {period}"
+        return ngettext(
+            "%(number)s start per %(period)s",
+            "%(number)s starts per %(period)s",
+            limits.rate.limit,
+            number=number(limits.rate.limit),
+            period=period,
+        )
     if usage.next_ms is not None and usage.next_ms > now_ms:
-        return "its starts are evenly spaced"
+        return _("its starts are evenly spaced")
     return ""
