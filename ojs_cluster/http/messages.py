@@ -125,6 +125,7 @@ class Response(msgspec.Struct, frozen=True):
             replaces this response has these ids in its details.
         code: the error code; empty for success.
         audit_object: the name of the changed object for the audit, if the path does not name it.
+        audit_old: the values that the change has replaced, for the audit; None if unknown.
         audited: whether the audit records the response if its route has an ``action``.
         stream: sends the body; None if ``body`` is the body. The entry point closes it.
     """
@@ -136,6 +137,7 @@ class Response(msgspec.Struct, frozen=True):
     object_ids: Callable[[], Mapping[str, Any]] | None = None
     code: str = ""
     audit_object: str = ""
+    audit_old: Mapping[str, Any] | None = None
     audited: bool = True
     stream: BodyStream | None = None
 

@@ -6,7 +6,7 @@ client reads exactly the bytes that it sent.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -21,10 +21,17 @@ dumps: Final = orjson.dumps
 
 
 def json_response(
-    status: int, value: dict[str, Any], headers: Headers = (), *, audit_object: str = ""
+    status: int,
+    value: dict[str, Any],
+    headers: Headers = (),
+    *,
+    audit_object: str = "",
+    audit_old: Mapping[str, Any] | None = None,
 ) -> Response:
     """Return a response whose body contains no user JSON."""
-    return Response(status, orjson.dumps(value), headers, audit_object=audit_object)
+    return Response(
+        status, orjson.dumps(value), headers, audit_object=audit_object, audit_old=audit_old
+    )
 
 
 def iso(ms: int) -> str:

@@ -211,10 +211,27 @@ def test_the_audit_is_filtered_by_user_action_and_object(
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(audit.PERIODS, "1h", (-3600, "the next hour"))
         assert rows("since=1h&action=queue.resume") == [], "all entries are older"
+    assert rows("until=2124-01-31 08:00&action=queue.resume")
+    assert rows("until=2024-01-31&action=queue.resume") == []
+    assert rows("since=2124-01-31 08:00&action=queue.resume") == []
     with running.browser("email-key") as client:
         page(client, "/ui/audit", 403)
         assert ">Audit</a>" not in page(client, "/ui/events")
     assert ">Audit</a></p>" in page(admin, "/ui/events")
+
+
+def test_the_audit_shows_what_a_setting_was_changed_to(
+    running: Running, admin: httpx.Client
+) -> None:
+    with running.api() as api:
+        for limit in (11, 12):
+            path = "/ojs/v1/admin/queues/audited/rate-limit"
+            api.put(path, json={"concurrency": limit}).raise_for_status()
+    shown = "<code>concurrency</code>: 11 → 12</div>"
+    wait_until(
+        lambda: shown in page(admin, "/ui/audit?action=queue.limit"),
+        what="the audit has the change",
+    )
 
 
 @pytest.mark.parametrize(

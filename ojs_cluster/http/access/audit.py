@@ -6,8 +6,9 @@ process writes the queue a few times per second. So no request waits for the aud
 of the stream gets a bounded number of calls. If that master is unavailable for long, the queue
 fills. Further entries are then counted as dropped, but the log still has their lines.
 
-Entries name the jobs, queues, workers and API keys of a request. Entries contain no other part of a
-body, no header except the request's id, and no secret.
+Entries name the jobs, queues, workers and API keys of a request, and the members of a setting that
+it changes (``audit_details``). Entries contain no other part of a body, no header except the
+request's id, and no secret.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from ojs_cluster.core.access.client_address import TrustedProxies
 from ojs_cluster.core.access.scopes import Principal
 from ojs_cluster.core.errors import BackendUnavailable, OJSError, PermissionDenied, Unauthenticated
 from ojs_cluster.core.timestamps import format_ms
+from ojs_cluster.http.access.audit_details import details_of
 from ojs_cluster.http.access.refusals import INTERVAL_S, Fields, RefusalCounter
 from ojs_cluster.http.errors import entry_for
 from ojs_cluster.http.messages import Request, Response
@@ -106,6 +108,9 @@ class Audit:
             "status": response.status,
             **self._origin(request, request_id, principal.name),
         }
+        if response.status < 400 or response.status >= 500:  # a refused request has changed nothing
+            details = details_of(route.action, request.body, response.audit_old)
+            fields |= {"details": details} if details else {}
         self._record_change(response.status, principal, route, fields)
 
     def record_interruption(

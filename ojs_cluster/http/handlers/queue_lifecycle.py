@@ -87,12 +87,20 @@ async def put(app: App, request: Request, name: str) -> Response:
     ``PUT /ojs/v1/queues/{name}`` (spec: ojs-queue-config 9.1)
     """
     check_queue(name, field="name")
-    changes = _changes(app, request, decode(_put_decoder, request, app.settings.limits), name)
+    body = decode(_put_decoder, request, app.settings.limits)
+    changes = _changes(app, request, body, name)
     await queue_config.check_changes(app.store, name, changes)
+    members = decode(_members, request, app.settings.limits)
+    within = members if body.config is None else _members.decode(members["config"])
+    replaced = await queue_config.read_replaced(app, request, name, within)
     new = await lifecycle.create_queue(app.store, name, accept_existing=True)
     with after_first_write():
         await queue_config.apply_changes(app.store, name, changes)
-        return await _response(app, request, name, 201 if new else 200)
+        response = await _response(app, request, name, 201 if new else 200)
+    if new:
+        return response
+    old = replaced if body.config is None else {"config": replaced}
+    return msgspec.structs.replace(response, audit_old=old)
 
 
 async def delete(app: App, request: Request, name: str) -> Response:

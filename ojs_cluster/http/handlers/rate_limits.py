@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Annotated, Any, Final
 
@@ -173,7 +174,8 @@ async def set_queue(app: App, request: Request, name: str) -> Response:
         raise InvalidRequest(
             "give concurrency, rate or throttle; DELETE removes the limits", field="concurrency"
         )
-    return _queue(name, await store_limits.set_queue_limits(app.store, name, limits))
+    old = (await store_limits.get_queue_limits(app.store, name)).usage.limits.json()
+    return _queue(name, await store_limits.set_queue_limits(app.store, name, limits), old)
 
 
 async def get_queue(app: App, _request: Request, name: str) -> Response:
@@ -220,11 +222,13 @@ def _key(key_status: RateLimitKeyStatus) -> dict[str, Any]:
     return members
 
 
-def _queue(name: str, limits: QueueRateLimits) -> Response:
+def _queue(
+    name: str, limits: QueueRateLimits, replaced: Mapping[str, Any] | None = None
+) -> Response:
     members: dict[str, Any] = {"queue": name, "name": name, **_usage(limits.usage)}
     if limits.max_per_second is not None:
         members["max_per_second"] = limits.max_per_second
-    return replies.json_response(200, members)
+    return replies.json_response(200, members, audit_old=replaced)
 
 
 def _limit_and_period(limits: RateLimits) -> dict[str, Any]:

@@ -33,7 +33,7 @@ _CHUNK: Final = 200
 _NEWEST: Final = "+"
 _END: Final = "0-0"
 """Positions in a stream: before its newest entry, and after its oldest."""
-_is_position = re.compile(r"[0-9]{1,19}-[0-9]{1,19}|\+").fullmatch
+_is_position = re.compile(r"[0-9]{1,19}(-[0-9]{1,19})?|\+").fullmatch
 
 
 class AuditStream(Enum):
@@ -55,11 +55,13 @@ class AuditFilter:
         principal: name of the API key.
         action: name of the action.
         since_ms: earliest time at which an entry was stored, in milliseconds of Unix time.
+        until_ms: the time before which an entry was stored.
     """
 
     principal: str | None = None
     action: str | None = None
     since_ms: int | None = None
+    until_ms: int | None = None
 
     def admits(self, entry: dict[str, Any]) -> bool:
         """Return whether an entry has the wanted principal and action."""
@@ -110,14 +112,14 @@ async def read_entries(
     Args:
         store: the store.
         wanted: which entries to return.
-        limit: maximum number of entries in the page. An entry has up to about 2 KiB.
+        limit: maximum number of entries in the page. An entry has up to about 3 KiB.
         cursor: where the page starts, from the page before; None for the newest entry.
 
     Raises:
         InvalidRequest: this server did not create the cursor.
         BackendUnavailable: Redis did not answer in time.
     """
-    positions = _positions(cursor)
+    positions = _positions(cursor, wanted.until_ms)
     # Only an append trims the stream. So the stream may hold entries whose retention has ended, and
     # the reader must leave them out.
     oldest_ms = max(wanted.since_ms or 0, int(time.time() * 1000) - RETENTION_MS, 0)
@@ -183,8 +185,9 @@ def _public_id(stream: AuditStream, entry_id: tuple[int, int]) -> str:
     return f"{'c' if stream is AuditStream.CHANGES else 'r'}-{entry_id[0]}-{entry_id[1]}"
 
 
-def _positions(text: str | None) -> dict[AuditStream, str]:
-    positions = cursors.decode(text) if text else [_NEWEST] * len(AuditStream)
+def _positions(text: str | None, until_ms: int | None) -> dict[AuditStream, str]:
+    newest = _NEWEST if until_ms is None else str(until_ms - 1) if until_ms > 0 else _END
+    positions = cursors.decode(text) if text else [newest] * len(AuditStream)
     if (
         isinstance(positions, list)
         and len(positions) == len(AuditStream)

@@ -13,6 +13,7 @@ from ojs_cluster.core.jobs.options import is_queue
 from ojs_cluster.core.jobs.tenant import is_tenant
 from ojs_cluster.ui.formats import time_ago
 from ojs_cluster.ui.languages.translate import _, later, ngettext
+from ojs_cluster.ui.pages.shared.times import typed_time
 from ojs_cluster.ui.redaction.redaction import ERROR_MESSAGE, ERROR_TYPE
 from ojs_cluster.ui.visit import Answer, Page, Visit
 
@@ -144,14 +145,16 @@ async def show(visit: Visit) -> Answer:
     user, action, text, cursor = (
         query.get(name, "").strip() for name in ("user", "action", "text", "cursor")
     )
-    since = query.get("since", "")
-    since = since if since in PERIODS else ""
+    since, until = (query.get(name, "").strip() for name in ("since", "until"))
     listed = orjson.loads(
         await visit.get(
             *("admin", "audit"),
             principal=user,
             action=action,
-            since=time_ago(PERIODS[since][0]) if since else "",
+            since=time_ago(PERIODS[since][0])
+            if since in PERIODS
+            else typed_time(since, visit.zone),
+            until=typed_time(until, visit.zone),
             cursor=cursor,
             limit=_SEARCHED if text else _PER_PAGE,
         )
@@ -179,11 +182,13 @@ async def show(visit: Visit) -> Answer:
             "object_of": object_of,
             "outcome_of": outcome_of,
             "place_of": place_of,
+            "changes_of": changes_of,
             "actions": sorted(
                 ((name, action_of({"action": name})) for name in {*ACTIONS, action} - {""}),
                 key=lambda pair: pair[1],
             ),
-            "filters": {"user": user, "action": action, "text": text, "since": since},
+            "filters": {"user": user, "action": action, "text": text}
+            | {"since": since, "until": until},
             "periods": PERIODS,
             "next_cursor": listed["pagination"].get("next_cursor"),
             "cursor": cursor,
@@ -272,6 +277,26 @@ def outcome_of(entry: Mapping[str, Any]) -> str:
         outcome=words,
         number=times,
     )
+
+
+def changes_of(entry: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return the names, the old and the new values of the members that a change has named.
+
+    A value that is not known or not shown is empty.
+    """
+    details = entry.get("details")
+    if not isinstance(details, dict):
+        return []
+    return [
+        (str(name), _value_of(values, "old"), _value_of(values, "new"))
+        for name, values in details.items()
+        if isinstance(values, dict)
+    ]
+
+
+def _value_of(values: Mapping[str, Any], name: str) -> str:
+    value = values.get(name, "")
+    return value if isinstance(value, str) else orjson.dumps(value).decode()
 
 
 def place_of(entry: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ async def list_entries(app: App, request: Request) -> Response:
     A page may have fewer entries than ``limit`` although other pages follow. If other pages follow,
     it has a ``next_cursor``.
 
-    ``GET /ojs/v1/admin/audit?limit&cursor&principal&action&since``
+    ``GET /ojs/v1/admin/audit?limit&cursor&principal&action&since&until``
     """
     given = query.parameters(request.query)
     limit = query.integer(given, "limit", 50, low=1, high=500)
@@ -23,6 +23,7 @@ async def list_entries(app: App, request: Request) -> Response:
         principal=given.get("principal") or None,
         action=given.get("action") or None,
         since_ms=fields.absolute_time_ms(given.get("since") or None, field="since"),
+        until_ms=fields.absolute_time_ms(given.get("until") or None, field="until"),
     )
     page = await store_audit.read_entries(
         app.store, wanted, limit=limit, cursor=given.get("cursor") or None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -100,7 +101,12 @@ async def put(app: App, request: Request, name: str) -> Response:
     wanted = new_pool(name, body.strategy, queues, weights)
     check_queues(request.queues, queues)
 
+    replaced: dict[str, Any] = {}
+
     def check(old: Pool | None) -> None:
+        replaced.clear()
+        if old is not None:
+            replaced.update(_settings_of(old))
         if old is not None and not _admits(request.queues, old):
             raise PermissionDenied(
                 f"the name '{name}' belongs to a pool that the API key may not access",
@@ -109,7 +115,7 @@ async def put(app: App, request: Request, name: str) -> Response:
 
     pool, is_new = await store_pools.set_pool(app.store, wanted, check)
     await app.store.pools.try_read(app.store)
-    return _response(201 if is_new else 200, pool)
+    return _response(201 if is_new else 200, pool, replaced)
 
 
 async def drop(app: App, request: Request, name: str) -> Response:
@@ -214,20 +220,20 @@ def _check_members(given: dict[str, Any]) -> None:
             )
 
 
+def _settings_of(pool: Pool) -> dict[str, Any]:
+    settings: dict[str, Any] = {"strategy": pool.strategy, "queues": list(pool.queues)}
+    return settings | ({"weights": pool.weights} if pool.weights else {})
+
+
 def _members_of(pool: Pool) -> dict[str, Any]:
-    members: dict[str, Any] = {
+    return {
         "name": pool.name,
-        "strategy": pool.strategy,
-        "queues": list(pool.queues),
-    }
-    if pool.weights:
-        members["weights"] = pool.weights
-    return members | {
+        **_settings_of(pool),
         "created_at": replies.iso(pool.created_ms),
         "updated_at": replies.iso(pool.updated_ms),
     }
 
 
-def _response(status: int, pool: Pool) -> Response:
+def _response(status: int, pool: Pool, replaced: Mapping[str, Any] | None = None) -> Response:
     members = _members_of(pool)
-    return replies.json_response(status, {"pool": members, **members})
+    return replies.json_response(status, {"pool": members, **members}, audit_old=replaced)

@@ -154,12 +154,21 @@ async def put(app: App, request: Request, name: str) -> Response:
             "name what to change, for example 'backpressure', 'concurrency' or 'default_retry'",
             field="partitions",
         )
+    old = await read_replaced(app, request, name, members)
     if name == POLICY:
         await _change_policy(app.store, members, changes)
     else:
         await apply_changes(app.store, name, changes)
     with after_first_write():
-        return await get(app, request, name)
+        return msgspec.structs.replace(await get(app, request, name), audit_old=old)
+
+
+async def read_replaced(
+    app: App, request: Request, name: str, members: Iterable[str]
+) -> dict[str, Any]:
+    """Return the settings that a change is about to replace, for the audit."""
+    config = msgspec.json.decode((await get(app, request, name)).body)["config"]
+    return {member: config[member] for member in members if member in config}
 
 
 async def _change_policy(store: Store, names: Iterable[str], changes: ConfigChanges) -> None:

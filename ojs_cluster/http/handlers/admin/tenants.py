@@ -141,8 +141,17 @@ async def put(app: App, request: Request, tenant: str) -> Response:
     wanted = TenantSettings(
         tenant_id=tenant, limits=limits, reason=body.limits.reason, fairness_weight=weight
     )
-    settings, is_new = await changes.change(app.store, tenant, lambda _old: wanted)
-    return await _changed_response(app, 201 if is_new else 200, settings)
+    replaced: dict[str, Any] = {}
+
+    def changed(old: TenantSettings | None) -> TenantSettings:
+        if old is not None:
+            replaced["limits"] = old.limits.to_json()
+            if old.fairness_weight != NO_WEIGHT:
+                replaced["fairness_weight"] = old.fairness_weight
+        return wanted
+
+    settings, is_new = await changes.change(app.store, tenant, changed)
+    return await _changed_response(app, 201 if is_new else 200, settings, replaced)
 
 
 async def put_limits(app: App, request: Request, tenant: str) -> Response:
@@ -157,8 +166,12 @@ async def put_limits(app: App, request: Request, tenant: str) -> Response:
     given = decode(_members, request, app.settings.limits)
     _check_members(given, TenantChangesBody.__struct_fields__, "")
     body = decode(_changes_decoder, request, app.settings.limits)
+    replaced: dict[str, Any] = {}
 
     def changed(old: TenantSettings | None) -> TenantSettings:
+        if old is not None:
+            before = {**old.limits.to_json(), "fairness_weight": old.fairness_weight}
+            replaced.update({name: before[name] for name in given if name in before})
         limits = _changed(NO_LIMITS if old is None else old.limits, body)
         weight = _weight(NO_WEIGHT if old is None else old.fairness_weight, body.fairness_weight)
         return TenantSettings(
@@ -166,7 +179,7 @@ async def put_limits(app: App, request: Request, tenant: str) -> Response:
         )
 
     settings, _ = await changes.change(app.store, tenant, changed)
-    return await _changed_response(app, 200, settings)
+    return await _changed_response(app, 200, settings, replaced)
 
 
 async def drop(app: App, _request: Request, tenant: str) -> Response:
@@ -346,9 +359,11 @@ def _members_of(
     return members
 
 
-async def _changed_response(app: App, status: int, settings: TenantSettings) -> Response:
+async def _changed_response(
+    app: App, status: int, settings: TenantSettings, replaced: Mapping[str, Any]
+) -> Response:
     await app.store.tenants.try_read(app.store)
     tenant = settings.tenant_id
     counts = (await read_states(app.store, [tenant]))[tenant]
     members = _members_of(tenant, settings, counts, None)
-    return replies.json_response(status, {"tenant": members, **members})
+    return replies.json_response(status, {"tenant": members, **members}, audit_old=replaced)

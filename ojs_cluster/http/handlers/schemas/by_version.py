@@ -119,7 +119,10 @@ async def set_policy(app: App, request: Request, job_type: str) -> Response:
     if body.mode not in (None, "", *MODES):
         raise InvalidRequest(f"mode must be one of {', '.join(MODES)}", field="mode")
 
+    replaced: dict[str, str] = {}
+
     def edit(old: TypePolicy) -> TypePolicy:
+        replaced.update(mode=old.mode, compatibility=old.compatibility)
         return TypePolicy(
             mode=old.mode if body.mode is None else body.mode,
             compatibility=body.compatibility or old.compatibility,
@@ -128,5 +131,8 @@ async def set_policy(app: App, request: Request, job_type: str) -> Response:
     await registry.set_policy(app.store, job_type, edit)
     found = await views.read_type(app, job_type)
     return replies.json_response(
-        200, {"type": job_type, **views.policy(app, found)}, audit_object=job_type
+        200,
+        {"type": job_type, **views.policy(app, found)},
+        audit_object=job_type,
+        audit_old={name: replaced[name] for name in replaced if getattr(body, name) is not None},
     )

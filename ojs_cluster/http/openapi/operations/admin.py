@@ -101,6 +101,7 @@ OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
             p.text("principal", "Only changes by this API key."),
             p.text("action", "Only this kind of change, such as `queue.pause`."),
             p.SINCE,
+            p.UNTIL,
             p.limit(50, 500),
             p.CURSOR,
         ),
