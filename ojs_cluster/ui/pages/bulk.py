@@ -12,8 +12,9 @@ from typing import Any, Final
 import orjson
 
 from ojs_cluster.core.access.scopes import Scope
-from ojs_cluster.ui.formats import counted, exact_time
+from ojs_cluster.ui.formats import exact_time, number
 from ojs_cluster.ui.forms.form import confirmation, is_confirmed
+from ojs_cluster.ui.languages.translate import _, later, ngettext
 from ojs_cluster.ui.redaction.redaction import ERROR_MESSAGE, ERROR_TYPE
 from ojs_cluster.ui.redaction.searches import why_not_searched
 from ojs_cluster.ui.visit import Answer, ApiError, Page, SeeOther, Visit
@@ -24,7 +25,27 @@ _MAX_STATES: Final = 2
 TYPED_ABOVE: Final = 100
 """Number of jobs above which the user has to type it as a confirmation."""
 _FILTERS: Final = ("queue", "type", "state", "query")
-ACTIONS: Final = {"retry": "Retry", "cancel": "Cancel", "delete": "Delete"}
+ACTIONS: Final = {"retry": later("Retry"), "cancel": later("Cancel"), "delete": later("Delete")}
+_TITLES: Final = {
+    "retry": later("Retry %(jobs)s"),
+    "cancel": later("Cancel %(jobs)s"),
+    "delete": later("Delete %(jobs)s"),
+}
+_COUNTS: Final = {
+    "retry": later("Count to retry"),
+    "cancel": later("Count to cancel"),
+    "delete": later("Count to delete"),
+}
+_TO_DO: Final = {
+    "retry": later("To retry: %(jobs)s."),
+    "cancel": later("To cancel: %(jobs)s."),
+    "delete": later("To delete: %(jobs)s."),
+}
+_NOTHING: Final = {
+    "retry": later("No job matches, so there is nothing to retry."),
+    "cancel": later("No job matches, so there is nothing to cancel."),
+    "delete": later("No job matches, so there is nothing to delete."),
+}
 SCOPES: Final = {
     "retry": Scope.ADMIN_WRITE,
     "cancel": Scope.ADMIN_WRITE,
@@ -32,8 +53,8 @@ SCOPES: Final = {
 }
 """The scope that each action needs."""
 _LASTING: Final = {
-    "cancel": "Cancelled jobs do not run, and cannot be retried.",
-    "delete": "Deleted jobs cannot be restored.",
+    "cancel": later("Cancelled jobs do not run, and cannot be retried."),
+    "delete": later("Deleted jobs cannot be restored."),
 }
 """The actions that cannot be taken back, with their consequences."""
 
@@ -55,10 +76,8 @@ async def show_all(visit: Visit) -> Answer:
                 for each in listed["items"]
                 if _is_counted(each) and not _names_jobs(each)
             },
-            "title_of": lambda operation: (
-                f"Count to {operation['action']}"
-                if operation["dry_run"]
-                else operation["action"].capitalize()
+            "title_of": lambda operation: _(
+                (_COUNTS if operation["dry_run"] else ACTIONS)[operation["action"]]
             ),
         },
     )
@@ -76,8 +95,11 @@ async def show_one(visit: Visit, operation_id: str) -> Answer:
         "bulk.html",
         {
             "operation": operation,
-            "summary": summary(shown),
             "title": _title(shown),
+            "action": _(ACTIONS[action]),
+            "to_do": _(_TO_DO[action], jobs=summary(shown)),
+            "nothing": _(_NOTHING[action]),
+            "doing": _doing(action, operation["matched"]),
             "counted": is_counted,
             "started": started,
             "running": running,
@@ -85,7 +107,6 @@ async def show_one(visit: Visit, operation_id: str) -> Answer:
             and operation["matched"]
             and "followed_by" not in operation
             and not _names_jobs(operation)
-            and action in ACTIONS
             and visit.may_change(SCOPES[action]),
             "typed": operation["matched"] > TYPED_ABOVE,
             "may_stop": running and visit.may_change(Scope.ADMIN_WRITE),
@@ -149,7 +170,7 @@ async def create(visit: Visit) -> Answer:
             chosen["older_than"] = form["older_than"]
         if error := _error_of(form):
             if await _without_hidden(visit, error) != error:
-                why = "The operator hides this error (OJS_UI_REDACT), so no filter has it."
+                why = _("The operator hides this error (OJS_UI_REDACT), so no filter has it.")
                 return SeeOther(visit.back("").target, why, failed=True)
             chosen["error"] = error
         body |= {"filter": chosen, "dry_run": True}
@@ -159,7 +180,7 @@ async def create(visit: Visit) -> Answer:
         body["ids"] = list(visit.chosen)
     else:
         back = visit.back("")
-        return SeeOther(back.target, "Choose at least one job first.", failed=True)
+        return SeeOther(back.target, _("Choose at least one job first."), failed=True)
     created = orjson.loads(await visit.send("POST", "admin", "bulk", body=body))
     return SeeOther(visit.url("bulk", created["id"]))
 
@@ -176,8 +197,19 @@ def _error_of(form: Mapping[str, str]) -> dict[str, Any]:
 
 def _ask_for_chosen(visit: Visit, action: str) -> Answer:
     """Ask before chosen jobs are changed for good."""
-    what = f"{ACTIONS.get(action, action)} {counted(len(visit.chosen), 'chosen job')}"
-    return confirmation(visit, f"{what}?", _LASTING[action], what, visit.back("").target)
+    count = len(visit.chosen)
+    shown = number(count)
+    what = (
+        ngettext(
+            "Cancel %(number)s chosen job", "Cancel %(number)s chosen jobs", count, number=shown
+        )
+        if action == "cancel"
+        else ngettext(
+            "Delete %(number)s chosen job", "Delete %(number)s chosen jobs", count, number=shown
+        )
+    )
+    question = _("%(what)s?", what=what)
+    return confirmation(visit, question, _(_LASTING[action]), what, visit.back("").target)
 
 
 async def run(visit: Visit, operation_id: str) -> Answer:
@@ -186,61 +218,126 @@ async def run(visit: Visit, operation_id: str) -> Answer:
     here = visit.url("bulk", operation_id)
     typed = visit.form.get("typed", "").replace(",", "").strip()
     if count["matched"] > TYPED_ABOVE and typed != str(count["matched"]):
-        return SeeOther(here, f"Type {count['matched']} to confirm.", failed=True)
+        note = _("Type %(number)s to confirm.", number=count["matched"])
+        return SeeOther(here, note, failed=True)
     body = {"action": count["action"], "follows": operation_id, "confirm": True}
     try:
         started = orjson.loads(await visit.send("POST", "admin", "bulk", body=body))
     except ApiError as error:
         return SeeOther(here, error.sentence, failed=True)
-    return SeeOther(visit.url("bulk", started["id"]), "The operation has started.")
+    return SeeOther(visit.url("bulk", started["id"]), _("The operation has started."))
 
 
 async def stop(visit: Visit, operation_id: str) -> Answer:
     """Stop an operation after the jobs that it is changing now."""
     await visit.send("POST", "admin", "bulk", operation_id, "stop")
-    return SeeOther(visit.url("bulk", operation_id), "The operation stops.")
+    return SeeOther(visit.url("bulk", operation_id), _("The operation stops."))
+
+
+def _doing(action: str, count: int) -> str:
+    """Return what an operation does with so many jobs."""
+    shown = number(count)
+    if action == "retry":
+        return ngettext("Retry %(number)s job", "Retry %(number)s jobs", count, number=shown)
+    if action == "cancel":
+        return ngettext("Cancel %(number)s job", "Cancel %(number)s jobs", count, number=shown)
+    return ngettext("Delete %(number)s job", "Delete %(number)s jobs", count, number=shown)
 
 
 def _title(operation: dict[str, Any]) -> str:
     """Return what an operation does, or that it has only counted."""
     matched = operation["matched"]
-    if _is_counted(operation):
-        if "followed_by" in operation:
-            return f"Counted: {counted(matched, 'job')} matched"
-        verb = "matches" if matched == 1 else "match"
-        unstarted = "" if _names_jobs(operation) else ". Not started yet"
-        return f"Counted: {counted(matched, 'job')} {verb}{unstarted}"
-    doing = "Counting jobs: " if operation["dry_run"] else ""
-    return f"{doing}{operation['action'].capitalize()} {summary(operation)}"
+    if not _is_counted(operation):
+        what = _(_TITLES[operation["action"]], jobs=summary(operation))
+        return _("Counting jobs: %(what)s", what=what) if operation["dry_run"] else what
+    shown = number(matched)
+    if "followed_by" in operation:
+        return ngettext(
+            "Counted: %(number)s job matched",
+            "Counted: %(number)s jobs matched",
+            matched,
+            number=shown,
+        )
+    if _names_jobs(operation):
+        return ngettext(
+            "Counted: %(number)s job matches",
+            "Counted: %(number)s jobs match",
+            matched,
+            number=shown,
+        )
+    return ngettext(
+        "Counted: %(number)s job matches. Not started yet",
+        "Counted: %(number)s jobs match. Not started yet",
+        matched,
+        number=shown,
+    )
 
 
-def _words_of(states: list[str]) -> list[str]:
-    """Return the states in words; no state if there are more than ``_MAX_STATES``."""
-    return ["jobs"] if len(states) > _MAX_STATES else [" or ".join(states), "jobs"]
+def _either(names: list[str]) -> str:
+    """Return names of which one is meant."""
+    words = names[0]
+    for name in names[1:]:
+        words = _("%(first)s or %(second)s", first=words, second=name)
+    return words
 
 
 def summary(operation: dict[str, Any]) -> str:
     """Return which jobs an operation chooses, in words."""
     chosen = operation["filter"]
-    is_named = _names_jobs(operation)
-    if is_named and not chosen.get("query"):
-        return counted(operation["ids"], "chosen job")
-    words = [counted(operation["ids"], "chosen job") + ":"] if is_named else []
-    words += ["dead letters"] if chosen.get("dead") else _words_of(chosen["states"])
+    if not _names_jobs(operation):
+        return _jobs_of(chosen)
+    count, shown = operation["ids"], number(operation["ids"])
+    if not chosen.get("query"):
+        return ngettext("%(number)s chosen job", "%(number)s chosen jobs", count, number=shown)
+    return ngettext(
+        "%(number)s chosen job: %(jobs)s",
+        "%(number)s chosen jobs: %(jobs)s",
+        count,
+        number=shown,
+        jobs=_jobs_of(chosen),
+    )
+
+
+def _jobs_of(chosen: Mapping[str, Any]) -> str:
+    """Return which jobs a filter chooses, in words. No state is named if there are too many."""
+    states = chosen.get("states") or []
+    if chosen.get("dead"):
+        jobs = _("dead letters")
+    elif 0 < len(states) <= _MAX_STATES:
+        jobs = _("%(states)s jobs", states=_either(states))
+    else:
+        jobs = _("jobs")
     if chosen.get("queues"):
-        words += ["in", " or ".join(chosen["queues"])]
-    for name, before in (("queue", "in"), ("type", "of type")):
-        if chosen.get(name):
-            words += [before, chosen[name]]
+        jobs = _("%(jobs)s in %(queue)s", jobs=jobs, queue=_either(chosen["queues"]))
+    if chosen.get("queue"):
+        jobs = _("%(jobs)s in %(queue)s", jobs=jobs, queue=chosen["queue"])
+    if chosen.get("type"):
+        jobs = _("%(jobs)s of type %(type)s", jobs=jobs, type=chosen["type"])
     if chosen.get("error"):
-        error = chosen["error"]
-        if "type" in error:
-            words += ["with the error", error["type"] or "without a type", error.get("message", "")]
-        if "since" in error:
-            words += ["that failed since", exact_time(error["since"])]
+        jobs = _with_error(jobs, chosen["error"])
     if chosen.get("query"):
-        words += ["that match", chosen["query"]]
-    for name in ("since", "until", "older_than"):
-        if chosen.get(name):
-            words += [name.replace("_", " "), exact_time(chosen[name])]
-    return " ".join(word for word in words if word)
+        jobs = _("%(jobs)s that match %(query)s", jobs=jobs, query=chosen["query"])
+    if chosen.get("since"):
+        jobs = _("%(jobs)s since %(time)s", jobs=jobs, time=exact_time(chosen["since"]))
+    if chosen.get("until"):
+        jobs = _("%(jobs)s until %(time)s", jobs=jobs, time=exact_time(chosen["until"]))
+    if chosen.get("older_than"):
+        age = exact_time(chosen["older_than"])
+        jobs = _("%(jobs)s older than %(time)s", jobs=jobs, time=age)
+    return jobs
+
+
+def _with_error(jobs: str, error: Mapping[str, Any]) -> str:
+    """Return which jobs have an error: one of a type and message, a recent one, or both."""
+    message = error.get("message", "")
+    if error.get("type"):
+        words = f"{error['type']} {message}".strip()
+        jobs = _("%(jobs)s with the error %(error)s", jobs=jobs, error=words)
+    elif "type" in error and message:
+        jobs = _("%(jobs)s with the error without a type %(message)s", jobs=jobs, message=message)
+    elif "type" in error:
+        jobs = _("%(jobs)s with the error without a type", jobs=jobs)
+    if "since" in error:
+        time = exact_time(error["since"])
+        jobs = _("%(jobs)s that failed since %(time)s", jobs=jobs, time=time)
+    return jobs
