@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -15,7 +15,7 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.raw_json import object_members, string
 from ojs_cluster.core.search import parse_search
 from ojs_cluster.ui.json_view import short_json
-from ojs_cluster.ui.languages.translate import _
+from ojs_cluster.ui.languages.translate import _, ngettext
 from ojs_cluster.ui.pages.bulk import ACTIONS, SCOPES
 from ojs_cluster.ui.pages.shared.searches import as_search, may_save, read_searches
 from ojs_cluster.ui.redaction.redaction import ERROR, Value
@@ -141,6 +141,7 @@ async def show_all(visit: Visit) -> Answer:
             "counts": await _counts(visit, filters),
             "cursor": cursor,
             "by_start": by_start,
+            "newer": {"some": _by_number(_new_jobs), "more": _by_number(_at_least)},
             "may_enqueue": visit.may_change(Scope.DATA_WRITE),
             "actions": [
                 (name, _(label))
@@ -150,6 +151,31 @@ async def show_all(visit: Visit) -> Answer:
         },
         400 if refusal else 200,
     )
+
+
+def _new_jobs(count: int) -> str:
+    return ngettext(
+        "%(number)s new job: show it", "%(number)s new jobs: show them", count, number="%"
+    )
+
+
+def _at_least(count: int) -> str:
+    return ngettext(
+        "%(number)s or more new jobs: show them",
+        "%(number)s or more new jobs: show them",
+        count,
+        number="%",
+    )
+
+
+def _by_number(text_of: Callable[[int], str]) -> tuple[list[str], str]:
+    """Return the texts for 1, 2 and so on up to a page, for scripts.
+
+    Each is there once, followed by a digit for each number: which text it has.
+    """
+    texts = [text_of(count) for count in range(1, PER_PAGE + 1)]
+    forms = list(dict.fromkeys(texts))
+    return forms, "".join(str(forms.index(text)) for text in texts)
 
 
 async def hide_in_rows(visit: Visit, rows: Sequence[JobRow]) -> None:

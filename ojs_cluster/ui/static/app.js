@@ -15,7 +15,11 @@
   const zone = !chosen || isKnown(chosen) ? chosen : "UTC"; // an old browser may not know a new zone
   // 24 hours and a zone, in any language of the browser.
   const clock = (time) => time.toLocaleTimeString("en-GB", { hour12: false, timeZoneName: "short", timeZone: zone });
-  document.documentElement.classList.add("js");
+  const root = document.documentElement;
+  const texts = byId("announce").dataset; // in the language of the page; % stands for a value
+  const say = (text) => { byId("announce").textContent = text; };
+  const digits = (value) => value.toLocaleString("en").replace(/[,.]/g, (each) => each === "," ? root.dataset.thousands : root.dataset.decimal);
+  root.classList.add("js");
 
   // -- colours
   const theme = byId("theme");
@@ -64,7 +68,7 @@
   let refreshedAt = new Date();
   function noteRefresh(answered) {
     if (answered) refreshedAt = new Date();
-    else stale.textContent = `This page could not be refreshed since ${clock(refreshedAt)}. The server does not answer; the page tries again.`;
+    else stale.textContent = texts.stale.replace("%", clock(refreshedAt));
     stale.hidden = answered;
   }
   for (const name of ["htmx:sendError", "htmx:responseError", "htmx:timeout"]) document.addEventListener(name, () => noteRefresh(false));
@@ -94,10 +98,13 @@
     }
     const banner = byId("newer");
     if (!banner) return;
-    const more = added === fresh.length && known.size ? `${added} or more` : String(added);
     banner.hidden = added === 0;
-    banner.firstElementChild.textContent = added === 1 ? "1 new job: show it" : `${more} new jobs: show them`;
-    if (added) byId("announce").textContent = banner.textContent;
+    if (!added) return;
+    // The texts, and which of them is right for 1, 2 and so on.
+    const isAll = added > 1 && added === fresh.length && known.size > 0;
+    const [forms, places] = JSON.parse(isAll ? banner.dataset.more : banner.dataset.some);
+    banner.firstElementChild.textContent = forms[places[Math.min(added, places.length) - 1]].replace("%", digits(added));
+    say(banner.textContent);
   }
   function schedule() {
     clearInterval(timer);
@@ -128,7 +135,7 @@
     const text = byId(button.dataset.copy).textContent;
     try {
       await navigator.clipboard.writeText(text);
-      byId("announce").textContent = "Copied";
+      say(texts.copied);
       button.dataset.done = "true";
       setTimeout(() => delete button.dataset.done, 1500);
     } catch (_) { getSelection().selectAllChildren(byId(button.dataset.copy)); }
@@ -136,7 +143,6 @@
 
   // -- keys: the dialog of base.html lists them
   const keys = byId("keys");
-  const say = (text) => { byId("announce").textContent = text; };
   const choose = (select, value) => {
     select.value = value;
     select.dispatchEvent(new Event("change"));
@@ -156,7 +162,7 @@
     },
     j: () => moveToRow(true),
     k: () => moveToRow(false),
-    r: () => { if (live) { refresh(); say("Refreshed"); } },
+    r: () => { if (live) { refresh(); say(texts.refreshed); } },
     x: () => { if (live) choose(live, Number(live.value) ? "0" : "5"); },
     t: () => choose(theme, { "": "light", light: "dark", dark: "" }[theme.value]),
     "?": () => { if (keys) { if (keys.open) keys.close(); else keys.showModal(); } },
@@ -201,16 +207,19 @@
       while (body.rows.length > Number(events.dataset.limit)) body.deleteRow(-1);
     };
     for (const kind of events.dataset.kinds.split(" ")) source.addEventListener(kind, add);
-    source.onopen = () => { state.textContent = "Live"; };
-    source.onerror = () => { state.textContent = "Not connected; trying again"; };
+    source.onopen = () => { state.textContent = texts.live; };
+    source.onerror = () => { state.textContent = texts.lost; };
     addEventListener("pagehide", () => source.close());
   }
 
   // -- charts, drawn from the table with the same numbers
   const units = {
-    rate: (value) => (value >= 100 ? Math.round(value) : +value.toFixed(2)).toLocaleString("en"),
-    count: (value) => Math.round(value).toLocaleString("en"),
-    ms: (value) => value >= 60000 ? `${+(value / 60000).toFixed(1)} min` : value >= 1000 ? `${+(value / 1000).toFixed(1)} s` : `${+value.toFixed(1)} ms`,
+    rate: (value) => digits(value >= 100 ? Math.round(value) : +value.toFixed(2)),
+    count: (value) => digits(Math.round(value)),
+    ms: (value) => {
+      const [unit, size] = value >= 60000 ? [texts.min, 60000] : value >= 1000 ? [texts.s, 1000] : [texts.ms, 1];
+      return unit.replace("%", digits(+(value / size).toFixed(1)));
+    },
   };
   const whole = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4];
   const steps = { // between the labels of an axis
@@ -261,12 +270,12 @@
       const heads = [...table.tHead.rows[0].cells];
       const rows = [...table.tBodies[0].rows];
       if (rows.length < 2) {
-        place.textContent = "Collecting. The chart begins with the second period.";
+        place.textContent = texts.collecting;
         continue;
       }
       const data = [rows.map((row) => Date.parse(row.cells[0].firstElementChild.dateTime) / 1000)];
       const last = data[0].at(-1); // uPlot also asks for the range of a zoom, which stays as it is
-      const series = [{ label: "Time", value: (_, at) => `${day(at ?? last)} ${hour(at ?? last)}` }]; // without a cursor: the newest
+      const series = [{ label: heads[0].textContent, value: (_, at) => `${day(at ?? last)} ${hour(at ?? last)}` }]; // without a cursor: the newest
       const format = units[place.dataset.unit];
       for (const name of place.dataset.columns.split(",")) {
         const column = heads.findIndex((head) => head.dataset.column === name);

@@ -49,7 +49,7 @@
     list.id = `${input.id}-options`;
     list.className = "options-list";
     list.setAttribute("role", "listbox");
-    list.setAttribute("aria-label", "Suggestions");
+    list.setAttribute("aria-label", document.getElementById("announce").dataset.suggestions); // base.html
     list.hidden = true;
     input.after(list);
     input.type = "text"; // a search field cannot be a combobox
