@@ -20,9 +20,14 @@ LONG: Final = (
     "tests/chaos/test_chaos.py",
     "tests/kill/",
     "tests/upgrade/",
+    "tests/readme/test_readme.py",
+    "tests/containers/",
+    "tests/crash/test_maintenance_deaths.py",
+    "tests/loadtest/test_bench.py",
+    "tests/security/test_costly_input.py",
 )
-"""Prefixes of files with long waits, which come first. The first measure times, so they need an
-idle machine beside them. The last start enough processes that the first would be late.
+"""Prefixes of files that take minutes, which come first. The first measure times, so they need an
+idle machine beside them. The next start enough processes that the first would be late.
 """
 
 TOGETHER: Final = ("tests/ui/",)
@@ -36,7 +41,8 @@ half of them the one and half the other, and one way to die. Other tests have on
 event loop or one version of Helm, if they have no other such parameter. Each conformance suite runs
 on one cluster and on one of three other installations. Of the tests with several of the parameters
 topology, entry point and event loop, half of the variants run: each value occurs, and of three
-parameters each pair of values.
+parameters each pair of values. Of tests that cost seconds a variant, only one runs (``ONE``), or as
+few as have each value of each parameter (``FEW``).
 """
 TOPOLOGIES: Final = ("standalone", "cluster")
 STORE: Final = ("tests/store/", "tests/crash/")
@@ -58,9 +64,12 @@ INSTALLATIONS: Final = tuple(
     f"tests/conformance/test_on_{name}.py"
     for name in ("redis_cluster", "valkey_hypercorn", "valkey_standalone")
 )
-"""Files with the same conformance suites, each of which runs in one of them."""
+"""Files with the same conformance suites. Half of the suites run in one of them, the others only
+on the cluster.
+"""
 COVERED: Final = (
     "tests/kill/test_kill_master.py::",  # chaos tests kill masters with both durabilities
+    "tests/kill/test_kill_scheduler.py::",  # so do tests of takeovers, and chaos tests
     "tests/kill/test_kill_client_worker.py::test_no_job_is_lost_while_workers_die_in_every_way",
     "tests/kill/test_kill_client_worker.py::test_jobs_of_a_killed_worker_are_completed_by_another",
     "tests/kill/test_master_away.py::test_clients_of_other_shards_see_no_error_during_a_failover",
@@ -68,6 +77,27 @@ COVERED: Final = (
 """Beginnings of slow tests that are left out, because a shorter one does nearly the same: the
 chaos tests, that of the worker library, and the one of a master without a replica.
 """
+FEW: Final = (
+    "tests/helm/test_manifests.py::test_every_manifest_is_valid",
+    "tests/http/access/test_certificates.py::test_a_certificate_has_the_rights_of_the_key_",
+    "tests/security/test_costly_input.py::test_a_large_body_is_read_beside_the_event_loop",
+    "tests/server/test_tracing.py::test_a_collector_that_is_away_harms_nothing",
+    "tests/server/test_tracing.py::test_a_jobs_way_is_seen_by_a_collector",
+    "tests/store/unique/test_replace.py::test_one_lives_whenever_the_producer_dies",
+    "tests/store/unique/test_unique_steps.py::test_a_process_may_die_at_any_command_",
+)
+"""Beginnings of expensive tests with several parameters, of which so many variants run that each
+value of each parameter occurs.
+"""
+ONE: Final = (
+    "tests/crash/test_maintenance_deaths.py::test_a_deletion_with_jobs_finishes_after_any_death",
+    "tests/kill/test_kill_worker.py::test_jobs_of_a_killed_worker_are_run_by_another_",
+    "tests/security/test_http2.py::test_the_amplification_of_many_connections_is_bounded",
+    "tests/store/archive/test_archive.py::test_an_import_that_dies_at_any_command_can_be_repeated",
+    "tests/store/limits/test_limit_deaths.py::test_a_process_may_die_at_any_command",
+    "tests/store/queues/test_partition_changes.py::test_a_process_may_die_at_any_command_of_a_",
+)
+"""Beginnings of expensive tests of which one variant runs."""
 OTHER_USERS: Final = "[users of OpenShift]"
 """A parameter of the container tests, which take minutes, that is left out."""
 FIRST: Final = frozenset({"standalone", "hypercorn", "asyncio"})
@@ -92,18 +122,35 @@ def chosen(node_ids: Iterable[str]) -> set[str]:
     there = set(node_ids)
     wanted = {each for each in there if is_wanted(each)}
     tests = {_test(each) for each in wanted}
-    return wanted | {each for each in there if _test(each) not in tests and not _covered(each)}
+    wanted |= {each for each in there if _test(each) not in tests and not _covered(each)}
+    for test in {_test(each) for each in wanted if each.startswith((*FEW, *ONE))}:
+        variants = sorted(each for each in wanted if _test(each) == test)
+        wanted.difference_update(variants)
+        wanted.update(_few(variants) if test.startswith(FEW) else variants[:1])
+    return wanted
+
+
+def _few(variants: list[str]) -> list[str]:
+    """Return some of the variants that have all values of all parameters of all of them."""
+    left = {each: set(enumerate(_values(each))) for each in variants}
+    found = []
+    while any(left.values()):
+        best = max(left, key=lambda each: len(left[each]))
+        found.append(best)
+        seen = left[best]
+        left = {each: values - seen for each, values in left.items()}
+    return found
 
 
 def is_wanted(node_id: str) -> bool:
     """Return whether a test is among the variants that run if some are left out."""
     name, _, parameters = node_id.partition("[")
-    values = parameters.rstrip("]").split("-")
+    values = _values(node_id)
     file = name.partition("::")[0]
     if _covered(node_id):
         return False
     if parameters and file in INSTALLATIONS:
-        return file == _one_of(INSTALLATIONS, parameters)
+        return file == _one_of((*INSTALLATIONS, *("",) * len(INSTALLATIONS)), parameters)
     if node_id.startswith(STORE):
         *others, last = values
         way = _one_of(MODES, "-".join(others)) if last in MODES else last
@@ -120,6 +167,10 @@ def is_wanted(node_id: str) -> bool:
 
 def _covered(node_id: str) -> bool:
     return node_id.startswith(COVERED) or node_id.endswith(OTHER_USERS)
+
+
+def _values(node_id: str) -> list[str]:
+    return node_id.partition("[")[2].rstrip("]").split("-")
 
 
 def _test(node_id: str) -> str:
