@@ -174,7 +174,8 @@ async def direct(visit: Visit, worker_id: str, directive: str) -> Answer:
     reply = orjson.loads(await visit.send("POST", "admin", "workers", "directive", body=body))
     if not reply["affected_workers"]:
         return visit.back(_("The worker is not known any more."), "workers")
-    return visit.back(_(_DIRECTIVES.get(directive, later("The directive is sent."))), "workers")
+    note = _(_DIRECTIVES[directive]) if directive in _DIRECTIVES else _("The directive is sent.")
+    return visit.back(note, "workers")
 
 
 async def deregister(visit: Visit, worker_id: str) -> Answer:

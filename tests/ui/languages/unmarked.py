@@ -33,7 +33,7 @@ NOT_SHOWN: Final = frozenset(
 _WORD: Final = re.compile(r"[A-Za-z]{2,}")
 _SENTENCE: Final = re.compile(r"^[A-Z][a-z]+$|[A-Za-z]{2,}[,:;.]? [A-Za-z(]{2,}")
 """A capitalised word, or two words."""
-_PARAMETER: Final = re.compile(r"^[\w/.-]+; \w+=")
+_PARAMETER: Final = re.compile(r"^[\w/.-]+[;,] [\w-]+=")
 """The beginning of a value of a header, such as ``text/html; charset=``."""
 _TAG: Final = re.compile("<[^>]*>")
 _QUOTED: Final = re.compile(r"\"((?:[^\"\\]|\\.)*)\"|'((?:[^'\\]|\\.)*)'", re.DOTALL)
@@ -44,7 +44,7 @@ NAMES: Final = frozenset(
     {
         *("ojs-cluster", "GET", "POST", "JSON", "UTC", "p50", "p95", "curl", "Python"),
         *("Accept", "Authorization", "Location", "Vary", "Lax", "Strict", "autofocus"),
-        *("Europe/Berlin", "second", "True", "True", "True"),
+        *("Europe/Berlin", "second", "True", "English"),
     }
 )
 """What is called the same in all languages: names, those of HTTP and HTML, and values of fields."""
