@@ -34,6 +34,7 @@ from ojs_cluster.ui.languages.language import speak
 from ojs_cluster.ui.languages.translate import _
 from ojs_cluster.ui.login import LOGIN, LOGOUT, login_page, refusal_of_login, refuse_tenants
 from ojs_cluster.ui.navigation import menu_of
+from ojs_cluster.ui.pages.queues.workers_by_queue import WorkersByQueue
 from ojs_cluster.ui.pages.shared import language, times
 from ojs_cluster.ui.redaction.redaction import Redaction
 from ojs_cluster.ui.refusals import failed_call, foreign_form, lacking_scope, read_only
@@ -115,6 +116,7 @@ class Dashboard:
         self._oidc = oidc
         self._snapshots: Snapshots[bytes] = Snapshots()
         self._pages: Snapshots[Page] = Snapshots()
+        self._workers_by_queue: Snapshots[WorkersByQueue | None] = Snapshots()
         self._secret = SessionSecret(app.store)
 
     async def send_file(self, name: str, accepted: str) -> Response:
@@ -354,6 +356,7 @@ class Dashboard:
             redaction=self._redaction,
             zone=find_zone(browser.cookie_of(head, times.COOKIE) or ""),
             language=spoken,
+            workers_by_queue=self._workers_by_queue,
         )
 
     def _send(self, visit: Visit, answer: Answer) -> Response:

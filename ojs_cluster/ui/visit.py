@@ -17,6 +17,7 @@ from ojs_cluster.http.internal import call_as
 from ojs_cluster.http.messages import BodyStream, PageRequest, Request, Response
 from ojs_cluster.ui.languages.language import ENGLISH, Language
 from ojs_cluster.ui.languages.translate import _
+from ojs_cluster.ui.pages.queues.workers_by_queue import WorkersByQueue
 from ojs_cluster.ui.patience import await_while_healthy
 from ojs_cluster.ui.redaction.redaction import NOTHING, Redaction
 from ojs_cluster.ui.settings import UiSettings
@@ -185,6 +186,7 @@ class Visit:
             What viewers share is read without regard to it, and rendered with it.
         language: the language of the pages. What viewers share must have no text in it, or have the
             code of the language in its name.
+        workers_by_queue: how many workers serve each queue, which viewers share.
     """
 
     app: App
@@ -204,6 +206,7 @@ class Visit:
     redaction: Redaction = NOTHING
     zone: ZoneInfo | None = None
     language: Language = ENGLISH
+    workers_by_queue: Snapshots[WorkersByQueue | None] = field(default_factory=Snapshots)
 
     @property
     def has_session(self) -> bool:

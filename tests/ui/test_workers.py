@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import httpx
+import pytest
 
 from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.ui.pages.queues import serving, workers_by_queue
+from ojs_cluster.ui.pages.queues.workers_by_queue import WorkersByQueue
 from ojs_cluster.ui.settings import UiSettings
 from tests.support.servers import wait_until
+from tests.ui.conftest import FULL
 from tests.ui.dashboard import Running, dashboard
 from tests.ui.html import parse
 from tests.ui.test_pages import act, page
@@ -109,6 +114,51 @@ def test_the_page_of_a_queue_names_the_workers_that_report_it(
             told = re.compile("reports? this queue")
             assert told.search(page(admin, "/ui/queues/email"))
             assert not told.search(page(team, "/ui/queues/email")), "workers have any queues"
+
+
+def test_a_queue_whose_jobs_wait_without_a_worker_is_marked(
+    running: Running, ui_redis: Embedded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Other tests leave workers that do not report queues, and jobs wait for ten seconds first.
+    monkeypatch.setattr(serving, "_UNKNOWN_MS", -1)
+    monkeypatch.setattr(workers_by_queue, "UNSERVED_MS", 0)
+    with running.api() as api:
+        for queue in ("a-lonely", "a-lonely", "a-served"):
+            body = {"type": "a.b", "args": [], "options": {"queue": queue}}
+            api.post("/ojs/v1/jobs", json=body).raise_for_status()
+        for number in (1, 2):
+            worker = {"worker_id": f"w-served-{number}", "queues": ["a-served", "a-served"]}
+            api.post("/ojs/v1/workers/heartbeat", json=worker).raise_for_status()
+    told = "2 jobs wait, and no worker fetches from this queue"
+    with dashboard(ui_redis, FULL) as server, server.browser() as client:
+        assert told in page(client, "/ui/queues/a-lonely")
+        assert "no worker fetches" not in page(client, "/ui/queues/a-served")
+        rows = dict(re.findall(r"queues/(a-[a-z]*)\"(.*?)</tr>", page(client, "/ui/queues"), re.S))
+        assert told in rows["a-lonely"]
+        assert "no worker fetches" not in rows["a-served"]
+        assert ">2 workers<" in rows["a-served"]
+    redacted = UiSettings(mode="full", redact=frozenset({"queues"}))
+    with dashboard(ui_redis, redacted) as server, server.browser() as client:
+        assert "no worker fetches" not in page(client, "/ui/queues"), "the operator hides them"
+
+
+@pytest.mark.parametrize(
+    ("counts", "is_complete", "queue", "oldest_ms", "lacks"),
+    [
+        ({}, True, {}, 10_000, True),
+        ({"q": 1}, True, {}, 10_000, False),
+        ({}, False, {}, 10_000, False),
+        ({}, True, {"paused": True}, 10_000, False),
+        ({}, True, {"counts": {"available": 1, "active": 1}}, 10_000, False),
+        ({}, True, {"counts": {"available": 0, "active": 0}}, 10_000, False),
+        ({}, True, {}, 9_999, False),
+    ],
+)
+def test_only_a_queue_that_surely_has_no_worker_is_marked(
+    counts: dict[str, int], is_complete: bool, queue: dict[str, Any], oldest_ms: int, lacks: bool
+) -> None:
+    shown = {"name": "q", "paused": False, "counts": {"available": 1, "active": 0}, **queue}
+    assert WorkersByQueue(counts, is_complete).lacks(shown, oldest_ms) is lacks
 
 
 def test_a_worker_is_terminated_after_a_question(running: Running, admin: httpx.Client) -> None:

@@ -14,6 +14,7 @@ from ojs_cluster.store.statistics.recent_minutes import recent_minutes
 from ojs_cluster.ui.drawings.sparkline import Sparkline, sparkline
 from ojs_cluster.ui.languages.translate import _
 from ojs_cluster.ui.pages.overview import series
+from ojs_cluster.ui.pages.queues.serving import read_workers_by_queue
 from ojs_cluster.ui.pages.queues.settings import FORMS, QueueForms, read_settings
 from ojs_cluster.ui.pages.shared.marks import may_mark, read_marks
 from ojs_cluster.ui.pages.workers import workers_of
@@ -39,6 +40,7 @@ async def show_all(visit: Visit) -> Answer:
             "page": page,
             "has_more": listed["pagination"]["has_more"],
             "oldest": await _oldest(visit),
+            "by_queue": await read_workers_by_queue(visit),
             "sparklines": await _sparklines(visit, [queue["name"] for queue in listed["items"]]),
             "may_write": visit.may_change(Scope.ADMIN_WRITE),
         },
@@ -82,6 +84,7 @@ async def queue_page(
             "may_mark": may_mark(visit),
             "oldest": await _oldest(visit),
             "serving": await workers_of(visit, name),
+            "by_queue": await read_workers_by_queue(visit),
             "forms": {**FORMS, **shown, **(forms or {})},
             "refused": forms is not None,
             "may_write": may_write,
