@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 import trio
 
@@ -27,10 +27,10 @@ from ojs_cluster.core.errors import (
 )
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.redis.deadline import cleaning_up
-from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.store.bulk import operations
 from ojs_cluster.store.bulk.apply import apply
 from ojs_cluster.store.bulk.choosing import choose
+from ojs_cluster.store.bulk.failures import postpone_or_end
 from ojs_cluster.store.bulk.operation import (
     BulkOperation,
     BulkState,
@@ -43,13 +43,11 @@ from ojs_cluster.store.bulk.updates import (
     PAUSE_MS,
     Superseded,
     end_damaged,
-    store_fields,
     update,
 )
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.history.entries import Cause
-from ojs_cluster.store.jobs.validate_job import read_number
 from ojs_cluster.store.queue_deletion.deletion import (
     abandon,
     end_late_drain,
@@ -63,8 +61,6 @@ log = logging.getLogger("ojs.store")
 
 _OPERATIONS_AT_ONCE: Final = 4
 """Maximum number of operations that one sweep continues, by one slice each."""
-_MAX_FAULTS: Final = 5
-"""Number of failures other than those of Redis after which the scheduler ends an operation."""
 _NEXT_SLICE_MS: Final = 1
 """Milliseconds until the scheduler's next slice. Not 0, which would wake the scheduler again."""
 _UNKNOWN: Final = "some of the last slice's jobs may have been changed and are not counted"
@@ -76,7 +72,7 @@ async def run_due(store: Store) -> SweepResult:
     """Continue the operations that are due, by one slice each; remove old ones.
 
     An operation that fails, such as when its shard does not answer, is postponed, and delays no
-    other. After ``_MAX_FAULTS`` failures that are no lack of an answer, it has failed.
+    other. It has failed after too many failures without progress (``failures.py``).
 
     Raises:
         BackendUnavailable: the master of the meta tag did not answer in time.
@@ -96,57 +92,13 @@ async def run_due(store: Store) -> SweepResult:
             operation = await _continue(store, operation_id, _NEXT_SLICE_MS)
         except Superseded:
             continue
-        except (OJSError, RedisReplyError) as error:
-            log.warning("bulk operation %s is postponed: %s", operation_id, error)
-            await _postpone(store, name, now + PAUSE_MS)
-            following = min(following, now + PAUSE_MS) if following >= 0 else now + PAUSE_MS
-            continue
         except Exception as error:  # it must not keep the other operations from their slices
-            log.exception("bulk operation %s has met a fault", operation_id)
-            if not await _end_faulty(store, operation_id, error):
+            if not await postpone_or_end(store, name, error):
                 following = min(following, now + PAUSE_MS) if following >= 0 else now + PAUSE_MS
             continue
         done += 1
         more = more or not operation.ended
     return SweepResult(done, None if following < 0 else following, now, more)
-
-
-async def _postpone(store: Store, name: bytes, at_ms: int) -> None:
-    meta = store.keys.meta
-    await store.run_meta("postpone_members", [meta.bulk_running], [at_ms, name])
-
-
-async def _end_faulty(store: Store, operation_id: str, error: Exception) -> bool:
-    """Postpone an operation after a fault of the data or the program, or end it after too many.
-
-    Returns:
-        Whether it has ended.
-    """
-    meta, name = store.keys.meta, operation_id.encode()
-    found: Any = await store.redis.call(
-        meta.slot, "HGET", meta.bulk(operation_id), "faults", idempotent=True
-    )
-    faults = read_number(found) + 1
-    if faults >= _MAX_FAULTS and await _has_no_drain(store, operation_id):
-        damage = DamagedOperation(f"it cannot be carried out: {error!r}")
-        await end_damaged(store, name, damage)
-        return True
-    await store_fields(store, name, "", PAUSE_MS, ["faults", faults])
-    return False
-
-
-async def _has_no_drain(store: Store, operation_id: str) -> bool:
-    """End the drain of a faulty deletion; return False if it must be tried again later."""
-    try:
-        operation = await operations.read(store, operation_id)
-        if operation is not None and operation.deletion is not None:
-            await abandon(store, operation.deletion)
-    except (OJSError, RedisReplyError) as away:  # such as the shard of the queue
-        log.warning("bulk operation %s is postponed: %s", operation_id, away)
-        return False
-    except Exception:  # a later try would meet the same fault
-        log.exception("bulk operation %s cannot end the drain of its queue", operation_id)
-    return True
 
 
 async def run_for(store: Store, operation: BulkOperation, seconds: float) -> BulkOperation:
@@ -176,7 +128,7 @@ async def run_for(store: Store, operation: BulkOperation, seconds: float) -> Bul
             await abandon(store, found.deletion)
         return found
     except OJSError:
-        if operation.deletion is not None and not operation.has_begun:
+        if operation.deletion is not None and not operation.is_claimed:
             with suppress(OJSError, DamagedOperation), cleaning_up():
                 await end_late_drain(store, operation)
         raise
@@ -227,8 +179,8 @@ async def advance(store: Store, operation: BulkOperation, delay_ms: int) -> Bulk
     if operation.deletion is not None:
         if not await has_drain(store, operation.deletion):
             return await _end(store, replace(operation, slice=None, position=None))
-        if not operation.has_begun:  # a drain that began after the end must delete nothing
-            operation = await update(store, operation, delay_ms)
+        if not operation.is_claimed:  # a drain that began after the end must delete nothing
+            operation = await update(store, operation, delay_ms, progress=False)
     if operation.slice is not None:
         try:
             return await _finish_slice(store, operation, operation.slice, delay_ms)

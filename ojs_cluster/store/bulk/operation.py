@@ -239,8 +239,11 @@ class BulkOperation:
         return self.ended_ms is not None
 
     @property
-    def has_begun(self) -> bool:
-        """Whether a process has stored progress. A deletion then had its drain."""
+    def is_claimed(self) -> bool:
+        """Whether a process has updated the operation. A deletion then had its drain.
+
+        Failures that are counted are no update.
+        """
         return self.version != "0"
 
     def with_failures(self, found: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:

@@ -22,8 +22,16 @@ class Superseded(Exception):
     """Another process has continued the operation, or ended it."""
 
 
-async def update(store: Store, operation: BulkOperation, delay_ms: int | None) -> BulkOperation:
+async def update(
+    store: Store, operation: BulkOperation, delay_ms: int | None, *, progress: bool = True
+) -> BulkOperation:
     """Store the progress of an operation; with a delay of None, its end.
+
+    Args:
+        store: the store.
+        operation: the operation as it is then.
+        delay_ms: milliseconds until the scheduler continues it; None to end it.
+        progress: whether the operation has got on, so that earlier failures do not count.
 
     Raises:
         Superseded: another process has updated the operation.
@@ -36,6 +44,8 @@ async def update(store: Store, operation: BulkOperation, delay_ms: int | None) -
         *("succeeded", operation.succeeded, "failed", operation.failed),
         *("failures", orjson.dumps(operation.failures)),
     ]
+    if progress:
+        fields += ["faults", 0, "refusals", 0, "silences", 0]
     if operation.deletion is not None:
         fields += ["walk", operation.walk.encode(), "reason", operation.reason]
     if delay_ms is None:
@@ -76,7 +86,7 @@ async def store_fields(
     Args:
         store: the store.
         name: its id as stored.
-        version: the expected version, '' for any.
+        version: the expected version, '' for any. Then the version stays as it is.
         delay_ms: milliseconds until the scheduler continues it; None to end it.
         fields: names and values.
 

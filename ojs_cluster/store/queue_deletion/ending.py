@@ -30,7 +30,7 @@ async def end_deletion(
         return await give_up(store, operation, deletion, BulkState.STOPPED)
     # Without a drain of its own, it must not end the deletion of another request.
     step = DeletionStep.NO_DRAIN
-    if operation.has_begun:
+    if operation.is_claimed:
         step = await try_to_delete(store, deletion)
     if step is DeletionStep.DELETED:
         return await update(store, replace(operation, state=BulkState.COMPLETED, reason=""), None)
@@ -51,6 +51,6 @@ async def give_up(
 ) -> BulkOperation:
     """End a deletion and its drain. If the process dies in between, the reason is kept."""
     if operation.reason:
-        operation = await update(store, operation, PAUSE_MS)
+        operation = await update(store, operation, PAUSE_MS, progress=False)
     await abandon(store, deletion)
     return await update(store, replace(operation, state=state), None)

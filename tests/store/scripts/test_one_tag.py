@@ -26,7 +26,7 @@ from ojs_cluster.keys import META
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.agents import agents
-from ojs_cluster.store.bulk import execution
+from ojs_cluster.store.bulk import execution, failures
 from ojs_cluster.store.bulk import operations as bulks
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.cron import cron
@@ -544,7 +544,7 @@ async def bulk_operations(store: Store, db: Any) -> None:
     )
     db.zadd(meta.bulk_ended, {operation_id: 1})
     await execution.run_due(store)
-    await execution._postpone(store, operation_id.encode(), 0)
+    await failures.postpone_or_end(store, operation_id.encode(), ValueError("fault"))
     for response in (b"response", os.urandom(200_000)):
         begun = await idempotency.begin(store, "principal", "key", b"body")
         await idempotency.end(store, begun, response)

@@ -1,0 +1,98 @@
+"""Failures of a bulk operation count until it gets on, and end it when it does not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ojs_cluster.core.bulk.selection import BulkAction
+from ojs_cluster.core.errors import BackendUnavailable, Conflict
+from ojs_cluster.redis.errors import RedisReplyError
+from ojs_cluster.store.bulk import candidates, choosing, execution, failures, operations
+from ojs_cluster.store.bulk.operation import BulkOperation, BulkState
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.queues import queues
+from tests.store.bulk.test_bulk import WAITING, begin
+from tests.store.queue_deletion.test_deletion import begin as begin_deletion
+from tests.store.shortcuts import QUEUE, put
+
+
+async def step(store: Store, db: Any, operation: BulkOperation, times: int = 1) -> BulkOperation:
+    """Let the scheduler continue the operation so many times, without its pauses."""
+    for _ in range(times):
+        db.zadd(store.keys.meta.bulk_running, {operation.id: 1}, xx=True)
+        await execution.run_due(store)
+    return await operations.get(store, operation.id)
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, error: Exception, name: str = "choose") -> None:
+    async def fail(*_args: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(execution, name, fail)
+
+
+async def test_faults_before_progress_do_not_count_later(
+    store: Store, db: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (candidates, choosing):
+        monkeypatch.setattr(module, "PAGE", 1)
+    for _ in range(3):
+        await put(store)
+    operation = await begin(store, BulkAction.CANCEL, *WAITING, queue=QUEUE)
+    limit = failures.FAULT.limit
+    for wanted in (0, 1):
+        with monkeypatch.context() as patch:
+            failing(patch, TypeError("no number"))
+            found = await step(store, db, operation, limit - 1)
+        assert (found.state, found.succeeded) == (BulkState.RUNNING, wanted)
+        assert (await step(store, db, operation)).succeeded == wanted + 1
+
+    failing(monkeypatch, TypeError("no number"))
+    found = await step(store, db, operation, limit)
+    assert (found.state, found.succeeded) == (BulkState.FAILED, 2)
+    assert "no number" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (Conflict("not so"), failures.REFUSAL),
+        (RedisReplyError("NOPERM not so"), failures.REFUSAL),
+        (BackendUnavailable("not so", outcome="unknown"), failures.SILENCE),
+    ],
+    ids=["refused", "no permission", "no answer"],
+)
+async def test_a_deletion_whose_steps_are_refused_ends_with_its_drain(
+    store: Store,
+    db: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    kind: failures.FailureKind,
+) -> None:
+    await put(store)
+    operation = await begin_deletion(store)
+    failing(monkeypatch, error)
+    assert (await step(store, db, operation)).state is BulkState.RUNNING
+    key = store.keys.meta.bulk(operation.id)
+    assert db.hget(key, kind.field) == b"1"
+    db.hset(key, kind.field, kind.limit - 1)  # so many more
+
+    found = await step(store, db, operation)
+
+    assert found.state is BulkState.FAILED
+    assert found.reason.startswith(kind.reason)
+    assert "not so" in found.reason
+    assert (await queues.get_stats(store, QUEUE)).status == "active"
+
+
+async def test_a_fault_before_the_claim_is_no_claim(
+    store: Store, db: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await put(store)
+    operation = await begin_deletion(store)
+    with monkeypatch.context() as patch:
+        failing(patch, TypeError("no number"), "has_drain")
+        assert not (await step(store, db, operation)).is_claimed
+    assert (await step(store, db, operation)).is_claimed
