@@ -1,7 +1,7 @@
 """Names of the events that this server emits.
 
 Spec: ojs-events, levels 0 and 1 and scheduling; ojs-rate-limiting 11.1;
-ojs-backpressure 10.1.
+ojs-backpressure 10.1; ojs-queue-config 10.1.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ WORKFLOW_COMPLETED: Final = "workflow.completed"
 WORKFLOW_FAILED: Final = "workflow.failed"
 CRON_TRIGGERED: Final = "cron.triggered"
 CRON_SKIPPED: Final = "cron.skipped"
+QUEUE_CREATED: Final = "queue.created"
+QUEUE_DELETED: Final = "queue.deleted"
 QUEUE_PAUSED: Final = "queue.paused"
 QUEUE_RESUMED: Final = "queue.resumed"
 RATE_LIMIT_EXCEEDED: Final = "rate_limit.exceeded"
@@ -60,6 +62,8 @@ NAMES: Final = frozenset(
         WORKFLOW_FAILED,
         CRON_TRIGGERED,
         CRON_SKIPPED,
+        QUEUE_CREATED,
+        QUEUE_DELETED,
         QUEUE_PAUSED,
         QUEUE_RESUMED,
         RATE_LIMIT_EXCEEDED,

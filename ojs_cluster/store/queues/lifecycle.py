@@ -47,8 +47,8 @@ async def create_queue(store: Store, queue: str, *, accept_existing: bool = Fals
     new, _, effects = await store.run(
         shard,
         "create_queue",
-        [shard.queue_counters(queue)],
-        [queue, "1" if accept_existing else ""],
+        [shard.queue_counters(queue), shard.events],
+        [store.events_arg, queue, "1" if accept_existing else ""],
         idempotent=accept_existing,
     )
     if not new and not accept_existing:
@@ -185,8 +185,9 @@ async def _exists_in(store: Store, shard: Shard, queue: str) -> bool:
 async def _delete_in(store: Store, shard: Shard, queue: str, token: str, *defaults: bytes) -> bool:
     """Delete the queue in one shard, or store its defaults there if they are given."""
     keys = [shard.queue_counters(queue), shard.queue_available(queue), shard.queue_blocked(queue)]
-    keys.append(shard.tenant_turns(queue))
-    return bool(await store.run(shard, "delete_queue", keys, [token, *defaults], idempotent=True))
+    keys += [shard.tenant_turns(queue), shard.events]
+    args = [store.events_arg, queue, token, *defaults]
+    return bool(await store.run(shard, "delete_queue", keys, args, idempotent=True))
 
 
 def _in_use(queue: str, jobs: int) -> Conflict:

@@ -23,7 +23,7 @@ from ojs_cluster.store.jobs.nack import Nack, nack_many
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.progress import checkpoints
 from ojs_cluster.store.progress.progress import Report, report_progress
-from ojs_cluster.store.queues import queues
+from ojs_cluster.store.queues import lifecycle, queues
 from ojs_cluster.store.workers import workers
 from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from tests.store.shortcuts import (
@@ -56,6 +56,9 @@ def decoded(raw: Iterable[bytes]) -> list[dict[str, Any]]:
 
 
 async def one_of_each(store: Store, db: Any) -> None:
+    await lifecycle.create_queue(store, QUEUE)
+    await lifecycle.create_queue(store, QUEUE, accept_existing=True)
+    await lifecycle.delete_queue(store, QUEUE)
     shard = shard_of(store)
     done = await active(store)
     await heartbeat(store, Heartbeat("w1", (done.id,)))
@@ -99,7 +102,8 @@ async def test_an_event_describes_its_transition(store: Store, db: Any) -> None:
 
     assert data["job.enqueued"]["job_type"] == "mail.send"
     assert by_type["job.enqueued"]["subject"] == data["job.enqueued"]["job_id"]
-    assert by_type["queue.paused"]["subject"] == QUEUE
+    about_queue = [event["type"] for event in by_type.values() if event["subject"] == QUEUE]
+    assert about_queue == ["queue.created", "queue.deleted", "queue.paused", "queue.resumed"]
     assert (data["job.started"]["worker_id"], data["job.started"]["attempt"]) == ("w1", 1)
     assert data["job.completed"]["duration_ms"] >= 0
     assert data["job.completed"]["attempt"] == 1

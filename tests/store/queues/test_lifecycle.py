@@ -123,6 +123,8 @@ async def test_a_queue_over_partitions_is_deleted_when_all_are_empty(
     await lifecycle.delete_queue(store, QUEUE)
     assert (await queues.get_stats(store, QUEUE)).deleted
     assert (await get_partitions(store, QUEUE)).count == 1
+    events = [entry for shard in shards for _, entry in db.xrange(shard.events)]
+    assert [event[b"q"] for event in events if event[b"t"] == b"queue.deleted"] == [b"mail"]
     await put(store)
     assert not (await queues.get_stats(store, QUEUE)).deleted
     consistent()
