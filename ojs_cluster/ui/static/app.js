@@ -162,7 +162,7 @@
     },
     j: () => moveToRow(true),
     k: () => moveToRow(false),
-    r: () => { if (live) { refresh(); say(texts.refreshed); } },
+    r: () => { if (live) { refresh(); say(texts.renewed); } },
     x: () => { if (live) choose(live, Number(live.value) ? "0" : "5"); },
     t: () => choose(theme, { "": "light", light: "dark", dark: "" }[theme.value]),
     "?": () => { if (keys) { if (keys.open) keys.close(); else keys.showModal(); } },
