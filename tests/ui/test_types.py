@@ -9,10 +9,14 @@ from functools import partial
 import httpx
 import pytest
 
+from ojs_cluster.core.histograms import RUN_BOUNDS_MS, WAIT_BOUNDS_MS
 from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.store.statistics.job_counts import RUN_BUCKETS, WIDTH
+from ojs_cluster.store.statistics.type_minutes import TypeStatistics
 from ojs_cluster.ui.drawings.histogram import paired_histogram
+from ojs_cluster.ui.formats import NONE
 from ojs_cluster.ui.pages.shared.comparison import begin_after
+from ojs_cluster.ui.pages.shared.type_changes import MIN_JOBS, SinceMark, change_of
 from tests.support.servers import wait_until
 from tests.ui.conftest import write_history
 from tests.ui.dashboard import Running
@@ -99,6 +103,12 @@ def test_run_times_are_compared_before_and_after_a_mark(
         assert compared(exact)[0] == record
         assert compared(exact)[1] < record, "its hour is not counted"
         assert compared(short)[1] == 0, "nothing has followed yet"
+        listed = f"/ui/types?range=72h&sort=change&mark={marks[10]}"
+        row = page(admin, listed).partition(">email.send<")[2].partition("</tr>")[0]
+        assert row.count(" → ") == 2
+        assert re.search(r"<span( class=\"bad\")?>[+-]\d+ %</span>", row)
+        row = page(admin, listed.replace(marks[10], marks[40])).partition(">email.send<")[2]
+        assert f'<td class="num">{NONE} → ' in row.partition("</tr>")[0], "nothing came before it"
         tab = f'href="../types/email.send?range=2h&amp;mark={marks[40]}"'
         assert tab in page(admin, f"/ui/types/email.send?range=72h&mark={marks[40]}")
         old = page(admin, f"/ui/types/email.send?range=2h&mark={marks[40]}")
@@ -121,6 +131,26 @@ def test_what_follows_a_mark_begins_after_the_counts_from_before_it(
     at: int, period_s: int, begin: int
 ) -> None:
     assert begin_after(at, period_s) == begin
+
+
+def test_types_are_compared_without_the_period_of_the_mark() -> None:
+    """The buckets are those of two run times: 20 jobs before, 15 in the period, 12 after it."""
+    width = len(RUN_BOUNDS_MS) + 1
+
+    def runs(*numbers: int) -> list[int]:
+        return [*numbers, *[0] * (width - len(numbers))]
+
+    times = [*[0] * (len(WAIT_BOUNDS_MS) + 1), *runs(35, 12), 0, 0]
+    one = TypeStatistics("t", times, 0, 47, 0)
+    since = SinceMark({"t": runs(0, 12)}, {"t": runs(15, 12)}, 0)
+    found = change_of(one, since)
+    assert (found["before"]["jobs"], found["after"]["jobs"]) == (20, 12)
+    assert found["before"]["p50_ms"] < RUN_BOUNDS_MS[0] < found["after"]["p50_ms"]
+    assert found["change"] > 100
+    few = change_of(one, SinceMark({"t": runs(0, MIN_JOBS - 1)}, {"t": runs(0, 12)}, 0))
+    assert few["change"] is None, "of a few jobs a median says little"
+    none = change_of(one, SinceMark({}, {"t": runs(99, 99)}, 0))
+    assert (none["before"]["jobs"], none["after"]["p50_ms"]) == (0, None)
 
 
 def test_two_histograms_have_one_scale() -> None:

@@ -111,13 +111,18 @@ class TypeStatistics:
     completed: int
     discarded: int
 
+    @property
+    def run_counts(self) -> Numbers:
+        """The run times of the completed jobs, as numbers by the buckets of ``RUN_BOUNDS_MS``."""
+        return self.times[len(WAIT_BOUNDS_MS) + 1 : -2]
+
     def wait_ms(self, probability: float) -> float:
         """Return a quantile of the waits of the jobs that started, in milliseconds."""
         return quantile(self.times[: len(WAIT_BOUNDS_MS) + 1], WAIT_BOUNDS_MS, probability)
 
     def run_ms(self, probability: float) -> float:
         """Return a quantile of the run times of the completed jobs, in milliseconds."""
-        return quantile(self.times[len(WAIT_BOUNDS_MS) + 1 : -2], RUN_BOUNDS_MS, probability)
+        return quantile(self.run_counts, RUN_BOUNDS_MS, probability)
 
 
 Sums = dict[bytes, list[int]]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
+from math import inf
 from typing import Any, Final
 
 import orjson
@@ -10,10 +13,12 @@ from ojs_cluster.store.statistics.job_counts import WIDTH
 from ojs_cluster.store.statistics.type_hours import list_types_by_hour
 from ojs_cluster.store.statistics.type_minutes import MAX_TYPES, list_types
 from ojs_cluster.ui.drawings.histogram import histogram
+from ojs_cluster.ui.formats import epoch_s
 from ojs_cluster.ui.languages.translate import _, later
 from ojs_cluster.ui.pages.overview import points_of
 from ojs_cluster.ui.pages.shared.comparison import compare
 from ojs_cluster.ui.pages.shared.marks import may_mark, read_marks
+from ojs_cluster.ui.pages.shared.type_changes import MIN_JOBS, change_of, read_since
 from ojs_cluster.ui.visit import Answer, Page, Visit
 
 RANGES: Final = {
@@ -40,9 +45,17 @@ async def show_all(visit: Visit) -> Answer:
     chosen = visit.query.get("range", "1h")
     chosen = chosen if chosen in SPANS else "1h"
     visit.app.access.count_request(visit.principal)
-    kept_s = _KEPT_BY_HOUR_S if chosen in _HOURS else _KEPT_S
-    shared = await visit.snapshots.get(f"types {chosen}", lambda: _read(visit, chosen), kept_s)
+    marks = await read_marks(visit, chosen) or []
+    wanted = visit.query.get("mark", "")
+    mark = next((each for each in marks if each["id"] == wanted), None)
+    # A comparison reads three times as much.
+    kept_s = _KEPT_BY_HOUR_S if chosen in _HOURS or mark else _KEPT_S
+    name = f"types {chosen} {mark['id'] if mark else ''}"
+    shared = await visit.snapshots.get(name, lambda: _read(visit, chosen, mark), kept_s)
     listed = orjson.loads(shared)
+    by_change = mark is not None and visit.query.get("sort") == "change"
+    if by_change:
+        listed["types"].sort(key=lambda one: inf if one["change"] is None else -one["change"])
     return Page(
         "types.html",
         {
@@ -50,6 +63,10 @@ async def show_all(visit: Visit) -> Answer:
             "range": chosen,
             "range_of_type": chosen if chosen in RANGES else "",
             "types": listed["types"][:_MAX_SHOWN],
+            "marks": marks,
+            "mark": mark,
+            "by_change": by_change,
+            "min_jobs": MIN_JOBS,
             "hidden": max(0, len(listed["types"]) - _MAX_SHOWN),
             "unread": listed["unread"],
             "max_types": MAX_TYPES,
@@ -86,14 +103,19 @@ async def show_one(visit: Visit, name: str) -> Answer:
     return Page("type.html", context)
 
 
-async def _read(visit: Visit, chosen: str) -> bytes:
+async def _read(visit: Visit, chosen: str, mark: Mapping[str, Any] | None) -> bytes:
     store = visit.app.store
     if chosen in _HOURS:
         types, unread = await list_types_by_hour(store, _HOURS[chosen], WIDTH)
     else:
         types, unread = await list_types(store, 60, WIDTH)
+    since = None
+    if mark is not None:
+        since = await read_since(store, epoch_s(mark["at"]) or 0.0, time.time())
+        unread = max(unread, since.unread)
     shown = [
         {
+            **({} if since is None else change_of(one, since)),
             "name": one.name,
             "enqueued": one.enqueued,
             "completed": one.completed,
