@@ -175,6 +175,10 @@ class Shard:
         """Return the key of the hash of a job's checkpoint."""
         return b"%bcp:%b" % (self.prefix, job_id.encode())
 
+    def indexed_value(self, digest: str) -> bytes:
+        """Return the key of a sorted set: the newest jobs with a value, by creation time (ms)."""
+        return b"%biv:%b" % (self.prefix, digest.encode())
+
     def queue_available(self, queue: str) -> bytes:
         """Return the key of a sorted set: a queue's available jobs, by priority, then FIFO."""
         return b"%bq:%b" % (self.prefix, queue.encode())

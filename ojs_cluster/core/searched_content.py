@@ -118,7 +118,7 @@ class SearchedContent:
                     self._meta = _members(self._job.meta())
                 return _texts_at(self._meta, path)
             case "tag":
-                return _scalars(self._job.tags())
+                return values_of_tags(self._job.tags())
             case "word":
                 job = self._job
                 texts = chain((job.id, job.type, job.queue), _error_texts(job.errors()))
@@ -136,6 +136,24 @@ class SearchedContent:
             self._arguments = [members for item in self._items if (members := _members(item))]
         for members in self._arguments:
             yield from _texts_at(members, path)
+
+
+def values_of_meta(meta: bytes, path: tuple[str, ...]) -> Iterator[str]:
+    """Yield the texts of a member of ``meta`` that a search compares.
+
+    Args:
+        meta: the JSON object, empty for none.
+        path: names that lead to the member.
+
+    Raises:
+        msgspec.DecodeError, ValueError: the JSON is damaged.
+    """
+    return _texts_at(_members(meta), path)
+
+
+def values_of_tags(tags: bytes) -> Iterator[str]:
+    """Yield the tags that a search compares, of a JSON array, as ``values_of_meta``."""
+    return _scalars(tags)
 
 
 def _member_texts(raw: msgspec.Raw | bytes, path: tuple[str, ...]) -> Iterator[str]:

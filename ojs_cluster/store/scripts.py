@@ -22,7 +22,7 @@ VOLATILE = frozenset(
         *("touch_worker", "fetch", "fetch_full", "heartbeat", "progress", "lead"),
         *("promote", "release_unanswered", "remove_old_workers"),
         *("archive_job", "archive_results", "cron_due", "find_dead", "read_hash", "metrics"),
-        *("checkpoint_read", "search_fields"),
+        *("checkpoint_read", "search_fields", "remove_indexed"),
         *("schema", "layout_report", "layout_raise"),
         "audit_append",
         *("depths", "limit_state", "limits_due"),

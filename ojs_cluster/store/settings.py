@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from ojs_cluster.core.config.parsers import boolean, integer, milliseconds, one_of
 from ojs_cluster.core.config.variable import variable
+from ojs_cluster.core.indexed_fields import IndexedField, parse_indexed_fields
 from ojs_cluster.webhooks.settings import WebhookSettings
 
 _MIB = 1024 * 1024
@@ -50,6 +51,9 @@ class StoreSettings:
             has chosen another mode for the type (spec: ojs-schema-registry 7).
         max_schemas: maximum number of schemas of job args.
         schemas_max_bytes: maximum size of all these schemas together.
+        search_index: the fields that the index of the search has.
+        search_index_retention_ms: how long the index keeps a value after its last job was stored
+            or is due.
         allow_eviction: whether to serve although Redis may evict keys.
         webhooks: the settings of webhook deliveries.
     """
@@ -210,6 +214,20 @@ class StoreSettings:
         integer(minimum=65_536, maximum=64 * _MIB),
         "4194304",
         "Maximum size of all schemas of job args together, in bytes. Every process keeps a copy.",
+    )
+    search_index: tuple[IndexedField, ...] = variable(
+        "OJS_SEARCH_INDEX",
+        parse_indexed_fields,
+        "",
+        "Fields that searches find by an index, such as meta.customer_id,tags: up to 8 members of "
+        "meta, and the tags. Only jobs that are stored from then on are in the index.",
+        empty=(),
+    )
+    search_index_retention_ms: int = variable(
+        "OJS_SEARCH_INDEX_RETENTION",
+        _RETENTION,
+        "30d",
+        "How long the index of the search keeps a value after its last job was stored or is due.",
     )
     allow_eviction: bool = variable(
         "OJS_ALLOW_EVICTION",

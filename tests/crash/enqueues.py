@@ -23,11 +23,13 @@ from ojs_cluster.store.limits import depth_bounds
 from ojs_cluster.store.limits.depth_bounds import DepthBound
 from ojs_cluster.store.portions import PORTION_BYTES
 from ojs_cluster.store.pressure.pressure import check_pressure
+from ojs_cluster.store.search.index_values import value_key
 from ojs_cluster.store.transactions import transactions
 from ojs_cluster.store.unique import locks
 from ojs_cluster.store.unique.locks import LockRequest
 from tests.crash.harness import World
 from tests.store.hot_queues import spread
+from tests.store.indexed_jobs import CUSTOMER, job_of, with_index
 from tests.store.shortcuts import (
     MINUTE,
     QUEUE,
@@ -46,7 +48,7 @@ from tests.support.timeshift import age_claim
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Jobs to store, the job that they replace, and the idempotency key of their request."""
+    """Jobs to store, the job that they replace, and their idempotency key or indexed value."""
 
     jobs: list[NewJob] = field(default_factory=list)
     old: JobRecord | None = None
@@ -110,6 +112,26 @@ class Batch(_Enqueue):
 
     async def act(self, store: Store, scene: Wanted) -> None:
         await enqueue_many(store, scene.jobs)
+
+
+class Indexed(_Enqueue):
+    """A batch of one shard whose jobs are in the index of the search."""
+
+    least = 1
+
+    async def prepare(self, world: World) -> Wanted:
+        customer = secrets.token_hex(8)
+        return Wanted([job_of({"customer_id": customer}) for _ in range(3)], key=customer)
+
+    async def act(self, store: Store, scene: Wanted) -> None:
+        await enqueue_many(with_index(store), scene.jobs)
+
+    async def happened(self, world: World, scene: Wanted) -> bool:
+        key = value_key(shard_of(world.store), CUSTOMER, scene.key)
+        indexed = set(map(bytes.decode, world.db.zrange(key, 0, -1)))
+        assert indexed in (set(), world.live())
+        assert len(indexed) in (0, len(scene.jobs))
+        return bool(indexed)
 
 
 class Dropping:

@@ -51,10 +51,11 @@ _KEPT = re.compile(
     rb"|ojs:\{[0-9.]+\}:(rate_limits|rate_limit_checks|history_totals|s:.*|t:.*|ty:.*)"
     rb"|ojs:\{[0-9.]+\}:(error_groups|error_group_times)"
     rb"|ojs:\{[0-9.]+\}:webhook_(deliveries|delivered|counts)"
-    rb"|ojs:\{[0-9.]+\}:(ik:.*|job_types|th:.*|ta:.*)"
+    rb"|ojs:\{[0-9.]+\}:(ik:.*|job_types|th:.*|ta:.*|iv:.*)"
 )
 """Keys that stay for a bounded time: streams, outbox counters, and records of queues, their
-partitions, workers, rate limit keys, tenants, idempotency keys, errors and types of jobs.
+partitions, workers, rate limit keys, tenants, idempotency keys, errors and types of jobs, and the
+index of the search.
 """
 
 

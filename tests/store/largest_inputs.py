@@ -19,6 +19,7 @@ import msgspec
 
 from ojs_cluster.core.cron.cron_job import parse_cron
 from ojs_cluster.core.errors import Duplicate
+from ojs_cluster.core.indexed_fields import MAX_VALUES
 from ojs_cluster.core.jobs.envelope import NewJob, parse_job
 from ojs_cluster.core.jobs.failure import parse_failure
 from ojs_cluster.core.jobs.options import MAX_QUEUE_LENGTH
@@ -26,6 +27,7 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.jobs.tenant import MAX_TENANT_LENGTH
 from ojs_cluster.core.pools.pool import MAX_POOL_QUEUES
 from ojs_cluster.core.queue_defaults import QueueDefaults, changed
+from ojs_cluster.core.search import parse_search
 from ojs_cluster.core.tenants.settings import EnqueueRate, TenantLimits, TenantSettings
 from ojs_cluster.core.tenants.settings import encode as encode_tenant
 from ojs_cluster.core.workflow_request import parse_workflow
@@ -37,6 +39,7 @@ from ojs_cluster.store.cron import cron
 from ojs_cluster.store.cron.cron_store import RedisCronStore
 from ojs_cluster.store.cron.firing import fire_due
 from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many
+from ojs_cluster.store.enqueue.placement import enqueue_command, place
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.ack import Ack, ack_many
 from ojs_cluster.store.jobs.listing import JobFilter
@@ -51,6 +54,7 @@ from ojs_cluster.store.queue_defaults.records import MAX_QUEUES, change_defaults
 from ojs_cluster.store.queues.queue_sums import sum_queues
 from ojs_cluster.store.queues.queues import get_stats, purge
 from ojs_cluster.store.schemas.schema_index import SchemaRecord, encode
+from ojs_cluster.store.search.index_values import value_key
 from ojs_cluster.store.search.lists import list_jobs
 from ojs_cluster.store.statistics.job_counts import WIDTH
 from ojs_cluster.store.statistics.type_hours import HourRollUp
@@ -69,6 +73,7 @@ from ojs_cluster.store.workers import workers
 from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from ojs_cluster.store.workflows import workflows
 from ojs_cluster.store.workflows.progress_check import WorkflowCheck
+from tests.store.indexed_jobs import TAG, job_of, with_index
 from tests.store.pools.shortcuts import make_pool
 from tests.store.registered_schemas import delete, register
 from tests.store.shortcuts import (
@@ -441,6 +446,22 @@ async def as_many_job_types_as_kept(store: Store, db: Any) -> None:
     await HourRollUp(store, WIDTH).run(0)
 
 
+async def jobs_with_as_many_indexed_values_as_allowed(store: Store, db: Any) -> None:
+    indexing = with_index(store)
+    for values in (1, MAX_VALUES, 1000):
+        tags = [f"{values}-{number}" for number in range(values)]
+        await enqueue_many(indexing, [job_of(queue="tagged", tags=tags)] * 250)
+    # A process without the index has made the portion, and one with the index writes it.
+    part = [place(home_id(store, "tagged"), job_of(queue="tagged", tags=tags)) for _ in range(250)]
+    shard = shard_of(store, "tagged")
+    await store.run(shard, "enqueue", *enqueue_command(indexing, shard, part))
+    db.zadd(key := value_key(shard, TAG, "0-0"), {f"{number}": number for number in range(10_000)})
+    await enqueue_many(indexing, [job_of(queue="tagged", tags=["0-0"])] * 250)
+    assert db.zcard(key) == 10_000
+    wanted = JobFilter(search=parse_search("tag:0-0", now_ms=0), by_index=True)
+    assert (await list_jobs(indexing, wanted, limit=100)).index == "tag"
+
+
 async def as_many_processes_as_kept(store: Store, db: Any) -> None:
     """As many processes have ended without saying so."""
     meta, now_ms = store.keys.meta, time.time_ns() // 1_000_000
@@ -476,4 +497,5 @@ INPUTS: Sequence[Inputs] = (
     as_many_pools_as_allowed,
     many_jobs_of_many_tenants,
     as_many_tenants_as_allowed,
+    jobs_with_as_many_indexed_values_as_allowed,
 )

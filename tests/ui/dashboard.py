@@ -20,6 +20,7 @@ from ojs_cluster.http.access.authentication import AccessControl
 from ojs_cluster.http.app import App
 from ojs_cluster.http.hypercorn.quart_app import create_quart_app
 from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.store.settings import StoreSettings
 from ojs_cluster.ui.quart_views import add_dashboard
 from ojs_cluster.ui.settings import UiSettings
 from ojs_cluster.ui.sign_on.oidc_settings import OidcSettings
@@ -78,6 +79,7 @@ def dashboard(
     trusted: str = "",
     lane: bool = True,
     oidc: OidcSettings | None = None,
+    store: StoreSettings | None = None,
 ) -> Iterator[Running]:
     """Serve the API and the dashboard; without ``keyring`` to everybody."""
     started: Queue[tuple[Running, trio.lowlevel.TrioToken, trio.Event] | BaseException] = Queue()
@@ -85,7 +87,7 @@ def dashboard(
 
     async def main() -> None:
         access = AccessControl(keyring) if keyring else None
-        async with open_app(redis, access=access) as app:
+        async with open_app(redis, store=store, access=access) as app:
             quart = create_quart_app(app)
             add_dashboard(quart, app, settings, proxies, oidc)
             async with serving(app, quart=quart, lane=lane) as port:

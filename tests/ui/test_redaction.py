@@ -8,8 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
+from ojs_cluster.core.indexed_fields import parse_indexed_fields
 from ojs_cluster.core.search import parse_search
 from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.store.settings import StoreSettings
 from ojs_cluster.ui.redaction import searches
 from ojs_cluster.ui.redaction.redaction import Redaction
 from ojs_cluster.ui.redaction.searches import why_not_searched
@@ -29,7 +31,8 @@ GUESSED = ("sk_live", "4111 1111")
 @pytest.fixture(scope="module")
 def hiding(ui_redis: Embedded) -> Iterator[Running]:
     settings = UiSettings(mode="full", redact=HIDDEN)
-    with dashboard(ui_redis, settings) as found:
+    fields = parse_indexed_fields("meta.password,meta.customer_id")
+    with dashboard(ui_redis, settings, store=StoreSettings(search_index=fields)) as found:
         yield found
 
 
@@ -62,6 +65,31 @@ def client(hiding: Running) -> Iterator[httpx.Client]:
 def test_a_search_for_a_hidden_value_is_refused(query: str) -> None:
     assert "hides the values" in why_not_searched(query, Redaction(HIDDEN))
     assert why_not_searched(query, Redaction()) == ""
+
+
+def test_the_index_of_the_search_reveals_no_hidden_value(
+    hiding: Running, client: httpx.Client
+) -> None:
+    meta = {"password": "p1", "customer_id": "c1"}
+    with hiding.api() as api:
+        job = api.post("/ojs/v1/jobs", json={"type": "indexed", "args": [], "meta": meta})
+        assert job.status_code == 201, job.text
+    job_id = job.json()["job"]["id"]
+    assert job_id not in page(client, "/ui/jobs?query=meta.password:p1", 400)
+    fields = client.get("/ui/jobs/values.json").json()["fields"]
+    assert "meta.customer_id:" in fields
+    assert "meta.password:" not in fields
+    found = page(client, "/ui/jobs?query=meta.customer_id:c1")
+    assert job_id in found
+    assert "Found by the index of meta.customer_id." in found
+    [link] = [
+        each.attributes["href"]
+        for each in parse(found).all("a")
+        if "scan=1" in each.attributes.get("href", "")
+    ]
+    every = page(client, f"/ui/{link}")
+    assert job_id in every
+    assert "Found by the index" not in every
 
 
 def test_a_saved_search_is_compared_with_the_rules_once(

@@ -115,9 +115,11 @@ async def list_jobs(app: App, request: Request) -> Response:
     A page may have fewer jobs than ``limit`` although other pages follow. If other pages follow, it
     has a ``next_cursor``. ``store.search.newest_first`` describes the order, unless ``sort`` or
     ``order`` asks for another one. ``query`` is a search (``core.search``). Then ``examined`` is
-    the number of entries that the page has examined.
+    the number of entries that the page has examined, and ``index`` is the field by which the index
+    of the search has found the jobs, if it has (``store.search.indexed``). With ``index=false`` all
+    jobs are searched.
 
-    ``GET /ojs/v1/jobs?state&queue&type&query&sort&order&limit&cursor&offset``
+    ``GET /ojs/v1/jobs?state&queue&type&query&index&sort&order&limit&cursor&offset``
     (spec: ojs-http-binding 17)
     """
     given = query.parameters(request.query)
@@ -155,6 +157,8 @@ async def list_matching(
     )
     if wanted.search is not None:
         pagination["examined"] = page.examined
+    if page.index is not None:
+        pagination["index"] = page.index
     # If the total is not known, the member is absent, because clients would read null as 0.
     total_member = b"" if total is None else b'"total":%d,' % total
     return Response(
@@ -169,7 +173,7 @@ async def list_matching(
 
 
 def filter_of(given: Mapping[str, str], request: Request) -> JobFilter:
-    """Return the filter that the parameters ``state``, ``queue``, ``type`` and ``query`` ask for.
+    """Return the filter that ``state``, ``queue``, ``type``, ``query`` and ``index`` ask for.
 
     Args:
         given: the parameters of the query string.
@@ -192,7 +196,8 @@ def filter_of(given: Mapping[str, str], request: Request) -> JobFilter:
         tenant=request.tenant,
     )
     text = given.get("query", "").strip()
-    return with_search(wanted, text) if text else wanted
+    by_index = not given.get("index") or query.boolean(given, "index")
+    return replace(with_search(wanted, text), by_index=by_index) if text else wanted
 
 
 def with_search(wanted: JobFilter, text: str) -> JobFilter:
@@ -252,6 +257,8 @@ async def _skip(app: App, wanted: JobFilter, offset: int) -> tuple[str | None, i
 
 
 async def _total(app: App, wanted: JobFilter, skipped: int, page: JobPage) -> int | None:
+    if page.index is not None:
+        return None  # other jobs may match that the index lacks
     if page.next_cursor is None:
         return skipped + len(page.jobs)
     if wanted.queue is None or not wanted.counted:

@@ -79,6 +79,11 @@ STATE: Final = text("state", "Only jobs in this state.", enum=[state.value for s
 QUEUE: Final = Parameter("queue", "Only this queue.", _QUEUE)
 TYPE: Final = text("type", "Only jobs of this type; a `*` at its end stands for any text.")
 SEARCH: Final = text("query", "A search, such as `type:email.send state:retryable timeout`.")
+INDEX: Final = Parameter(
+    "index",
+    "Whether the search may use its index. With `false` it reads all jobs.",
+    {"type": "boolean", "default": True},
+)
 SORT: Final = text(
     "sort", "The order.", enum=["created_at", "scheduled_at", "started_at", "priority"]
 )

@@ -47,6 +47,7 @@ from ojs_cluster.store.queues import queues
 from ojs_cluster.store.queues.lifecycle import create_queue
 from ojs_cluster.store.queues.partition_maintenance import set_partitions
 from ojs_cluster.store.runtime import Arg
+from ojs_cluster.store.search.index_values import index_keys
 from ojs_cluster.store.tenants import fair_share
 from ojs_cluster.store.unique import locks
 
@@ -168,6 +169,9 @@ async def restore_job(store: Store, line: JobLine) -> RestoreOutcome:
             raise InvalidLine("the tenant of the job is not valid")
         keys += (shard.tenant_queue(line.queue, tenant), shard.tenant_counters(tenant))
         keys.append(shard.tenant_turns(line.queue))
+    indexed = index_keys(store.settings, shard, line.fields[f.ENVELOPE])
+    keys += indexed
+    index_args: list[Arg] = [len(indexed), store.settings.search_index_retention_ms]
     has_alias = store.keys.shard_of_id(line.id) is not shard
     is_referenced = "1" if has_alias or (line.holds_lock and f.UNIQUE in line.fields) else ""
     for _ in range(_TRIES):
@@ -178,7 +182,7 @@ async def restore_job(store: Store, line: JobLine) -> RestoreOutcome:
             shard,
             "restore_job",
             keys,
-            [*args[:4], claim_expires_at, *args[4:8], is_referenced, *args[8:]],
+            [*args[:4], claim_expires_at, *args[4:8], is_referenced, *index_args, *args[8:]],
             idempotent=True,
         )
         if reply[0] == b"ok":

@@ -7,13 +7,14 @@
 -- Memory: deny-oom.
 -- KEYS: 1 job, 2 due, 3 expiring, 4 pending, 5 finished, 6 dead, 7 queue_counters, 8 queue_available,
 --       9 queue_dead, 10 references; for a job with a tenant 11 tenant_queue, 12 tenant_counters,
---       13 tenant_turns.
+--       13 tenant_turns; then sets of indexed values.
 -- ARGV: 1 id, 2 queue, 3 state, 4 priority, 5 expiry of the claim (ms, 0 without a claim), 6 position ('' for
 --       the end of the queue), 7 score in the index of the state: due, created or removal time (ms, '' when
 --       available), 8 expires (ms or ''), 9 discard time (ms, '' unless a dead letter), 10 '1' when another
---       shard has an alias or a lock of the job, 11.. names and values of the fields.
+--       shard has an alias or a lock of the job, 11 number of indexed values, 12 retention of the index of the
+--       search (ms), 13.. names and values of the fields.
 -- Returns: {'ok', effects} | {'exists', shard of the alias or ''} | {'claim_expired'}
---@include keys now preflight read_job change_counters set_deadline append_effect make_available
+--@include keys now preflight read_job change_counters set_deadline append_effect make_available index_value
 local key, counters, available, queue_dead, references = KEYS[1], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local id, queue, state, priority, claim_expires_at = unpack(ARGV, 1, 5)
 local position, score, expires_at, died_at, is_referenced = unpack(ARGV, 6, 10)
@@ -27,9 +28,13 @@ run_preflight()
 if redis.call('HSETNX', counters, 'created', now) == 1 then append_effect('queue', queue) end
 if is_referenced == '1' then redis.call('ZADD', references, now, id) end
 local job = {[F.queue] = queue}
-for i = 11, #ARGV, 2 do
+for i = 13, #ARGV, 2 do
     redis.call('HSET', key, ARGV[i], ARGV[i + 1])
-    if ARGV[i] == F.tenant then job[F.tenant] = ARGV[i + 1] end
+    local name = ARGV[i]
+    if name == F.tenant or name == F.created or name == F.due then job[name] = ARGV[i + 1] end
+end
+for i = #KEYS - ARGV[11] + 1, #KEYS do
+    index_value(KEYS[i], id, job[F.created], tonumber(job[F.due]), ARGV[12])
 end
 if expires_at ~= '' then set_deadline(EXPIRING, id, tonumber(expires_at)) end
 if state == 'available' then

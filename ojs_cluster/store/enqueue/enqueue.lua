@@ -6,14 +6,15 @@
 --       transaction until publish_job.lua. Effects: declared limits of rate limit keys, names of new queues.
 -- Memory: deny-oom; as enqueue_part, for jobs of a committed transaction, allow-oom.
 -- KEYS: 1 due, 2 expiring, 3 pending, 4 finished, 5 events, 6 alias_claims, 7 applied_transactions,
---       8 references; then per queue queue_counters and queue_available; then per job its hash; then per
---       queue and tenant of jobs with a tenant: tenant_queue, tenant_counters and tenant_turns.
+--       8 references; then per queue queue_counters and queue_available; then per job its hash; then per queue
+--       and tenant tenant_queue, tenant_counters and tenant_turns; then sets of indexed values.
 -- ARGV: 1 events kept, 2 number of queues, 3 number of jobs, 4 time (ms) before which it must run (0 none),
 --       5 transaction id ('' none), 6 retention of cancelled jobs (ms), 7 tokens of tombstones that may be
 --       replaced, each between blanks, 8 index of this shard, 9 number of shards, 10 note of the portion in
 --       applied_transactions ('' none), 11 depth bounds (check_depth_bound.lua), then the queue names, then
 --       per job: id, position of its queue (1-based), priority, 'pending' or '', outcome, due, expires, number
---       of field names and values, those names and values.
+--       of field names and values, those names and values; then, if any, retention of the index (ms), and per
+--       indexed value the positions of its set in KEYS and of its job.
 --       outcome: '' | 'prepared' | 'superseded' by a later job of the request
 --       due, expires: see parse_time.lua
 -- Returns: {'ok', now, effects, per job: state, due (ms) or '', expires (ms) or ''; of a queue above its warning
@@ -23,7 +24,7 @@
 --          {'full', position of a queue (1-based), its depth, its depth bound in this shard, its strategy}
 --          {'draining', position of a queue (1-based) that takes no new jobs}
 --@include keys now preflight read_job read_existing change_counters append_event set_deadline
---@include append_effect make_available index_job parse_time check_depth_bound find_taken_ids
+--@include append_effect make_available index_job parse_time check_depth_bound find_taken_ids index_value
 if ARGV[3] ~= '1' then batch_events() end
 local queues, jobs = tonumber(ARGV[2]), tonumber(ARGV[3])
 local first_job, transaction, portion, reserved = 8 + 2 * queues, ARGV[5], ARGV[10], {}
@@ -55,10 +56,8 @@ for i = 1, jobs do
     local due, due_shown = parse_time(ARGV[at + 6])
     local expires, expires_shown = parse_time(ARGV[at + 7])
     local fields = tonumber(ARGV[at + 8])
-    local job = {
-        [F.queue] = names[tonumber(ARGV[at + 2])], [F.priority] = ARGV[at + 3],
-        [F.expires] = expires, [F.created] = now,
-    }
+    local job = {[F.queue] = names[tonumber(ARGV[at + 2])], [F.priority] = ARGV[at + 3], [F.expires] = expires,
+        [F.created] = now}
     local write = {}
     for j = 1, fields do write[j] = ARGV[at + 8 + j] end
     for j = 1, fields, 2 do job[write[j]] = write[j + 1] end
@@ -110,6 +109,7 @@ for i = 1, jobs do
     reply[#reply + 1] = expires or ''
     at = at + 8 + fields
 end
+index_values_of_jobs(at, first_job, reply)
 flush_arrivals()
 flush_counters()
 flush_events()

@@ -58,6 +58,7 @@ from ojs_cluster.store.enqueue.placement import (
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.portions import PORTION_BYTES
+from ojs_cluster.store.search.index_values import index_bytes
 from ojs_cluster.store.tenants.admission import Admitted
 from ojs_cluster.store.tenants.stored_jobs import admit_new_jobs
 from ojs_cluster.store.unique import unique
@@ -165,7 +166,7 @@ async def enqueue_many(
     await store.partitions.refresh_if_stale(store)
     shards = set(store.partitions.choose_shards(store, jobs))
     max_jobs = store.webhooks.jobs_per_script("enqueue", PORTION_JOBS)
-    is_large = len(jobs) > max_jobs or sum(len(job.body) for job in jobs) > PORTION_BYTES
+    is_large = len(jobs) > max_jobs or _size(store, jobs) > PORTION_BYTES
     if is_large or len(shards) > 1 or any(job.unique is not None for job in jobs):
         return await batch.enqueue_all(store, jobs, fields)
     [shard] = shards
@@ -388,6 +389,14 @@ async def _holds_lock(store: Store, shard: Shard, placed: PlacedJob, job: NewJob
     if held.endswith("+"):  # the lock stays after the end of the job, see ``unique.lock_fields``
         return held == f"{job.fingerprint}+"
     return held == job.fingerprint and state not in TERMINAL
+
+
+def _size(store: Store, jobs: Sequence[NewJob]) -> int:
+    """Return the number of bytes that jobs count as in a portion."""
+    size = sum(len(job.body) for job in jobs)
+    if store.settings.search_index:
+        size += sum(index_bytes(store.settings, job.body) for job in jobs)
+    return size
 
 
 def _place(

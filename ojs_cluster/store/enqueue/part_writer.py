@@ -38,6 +38,7 @@ from ojs_cluster.store.jobs.record import JobRecord, record
 from ojs_cluster.store.limits import depth_bounds
 from ojs_cluster.store.partial_failures import after_first_write, before_first_write
 from ojs_cluster.store.runtime import Arg
+from ojs_cluster.store.search.index_values import is_indexed
 
 
 class Tombstoned(Exception):
@@ -56,9 +57,12 @@ class Tombstoned(Exception):
 def fits_fast_path(store: Store, shard: Shard, part: Sequence[PlacedJob]) -> bool:
     """Return whether ``enqueue_one.lua`` can store ``part``.
 
-    It can store one plain job of a queue without a depth bound, whose event no webhook selects.
+    It can store one plain job of a queue without a depth bound, whose event no webhook selects, and
+    which has no value for the index of the search.
     """
     if len(part) > 1 or store.settings.max_queue_depth or store.webhooks.selects(JOB_ENQUEUED):
+        return False
+    if store.settings.search_index and is_indexed(store.settings, part[0].envelope):
         return False
     return part[0].plain and not store.bounded_queues.contains(shard, [part[0].queue])
 

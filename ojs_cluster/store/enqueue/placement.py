@@ -19,6 +19,7 @@ from ojs_cluster.store.limits.depth_bounds import bound_arguments
 from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.portions import portion_ranges
 from ojs_cluster.store.runtime import Arg
+from ojs_cluster.store.search.index_values import index_arguments, index_bytes
 
 EnqueueOutcome = Literal["", "prepared", "superseded"]
 
@@ -51,6 +52,11 @@ class PlacedJob(msgspec.Struct, frozen=True):
     expires: str
     fields: list[bytes]
     outcome: EnqueueOutcome = ""
+
+    @property
+    def envelope(self) -> bytes:
+        """The JSON of the job, as the store keeps it."""
+        return self.fields[1]  # see ``_fields``
 
     @property
     def plain(self) -> bool:
@@ -131,6 +137,11 @@ def enqueue_command(
             *job.fields,
         )
     keys += tenant_keys(shard, part)
+    if store.settings.search_index:
+        envelopes = [job.envelope for job in part]
+        more_keys, more_args = index_arguments(store.settings, shard, envelopes, len(keys) + 1)
+        keys += more_keys
+        args += more_args
     return keys, args
 
 
@@ -148,7 +159,8 @@ def tenant_keys(shard: Shard, part: Sequence[PlacedJob]) -> list[bytes]:
 
 def portions(store: Store, part: Sequence[PlacedJob]) -> list[Sequence[PlacedJob]]:
     """Split jobs into portions that one script may store, in their order."""
-    sizes = [sum(map(len, job.fields)) for job in part]
+    settings = store.settings
+    sizes = [sum(map(len, job.fields)) + index_bytes(settings, job.envelope) for job in part]
     max_jobs = store.webhooks.jobs_per_script("enqueue", PORTION_JOBS)
     return [part[start:end] for start, end in portion_ranges(sizes, max_jobs)]
 

@@ -10,7 +10,7 @@ the lease id names the shard of the job. The alias is then written again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -45,6 +45,7 @@ async def run_on_job(
     *,
     idempotent: bool = False,
     lease_id: str | None = None,
+    more_keys: Callable[[Shard], Sequence[bytes]] | None = None,
 ) -> JobRecord:
     """Run a transition of one job in the shard that stores the job.
 
@@ -58,6 +59,7 @@ async def run_on_job(
         idempotent: whether the call may be repeated after a lost reply, as of ``Runtime.run``.
         lease_id: the caller's lease id, None when it names none. If no job with this lease is found
             by the id, the shard that the lease id names is called.
+        more_keys: returns the last keys of KEYS in a shard.
 
     Returns:
         The job after the transition.
@@ -69,7 +71,14 @@ async def run_on_job(
         BackendUnavailable: Redis did not answer in time.
     """
     reply = await run_for_reply(
-        store, name, job_id, shard_keys, args, idempotent=idempotent, lease_id=lease_id
+        store,
+        name,
+        job_id,
+        shard_keys,
+        args,
+        idempotent=idempotent,
+        lease_id=lease_id,
+        more_keys=more_keys,
     )
     return record(job_id, reply[1])
 
@@ -83,6 +92,7 @@ async def run_for_reply(
     *,
     idempotent: bool = False,
     lease_id: str | None = None,
+    more_keys: Callable[[Shard], Sequence[bytes]] | None = None,
 ) -> list[Any]:
     """Run a transition as ``run_on_job`` does, and return the reply of the script."""
     if not is_job_id(job_id):
@@ -91,6 +101,8 @@ async def run_for_reply(
     refused: list[Any] | None = None  # the reply of the shard that the id led to
     for _ in range(_MAX_CALLS):
         keys = [shard.job(job_id), *[getattr(shard, key) for key in shard_keys]]
+        if more_keys is not None:
+            keys += more_keys(shard)
         reply: list[Any] = await store.run(shard, name, keys, args, idempotent=idempotent)
         status = reply[0]
         if status == b"ok":

@@ -24,6 +24,7 @@ from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.off_loop import off_loop
 from ojs_cluster.store.runtime import Arg
 from ojs_cluster.store.schemas.validation import check_members
+from ojs_cluster.store.search.index_values import index_keys
 
 _MAX_TRIES: Final = 4
 
@@ -77,8 +78,9 @@ async def edit(
                 "edit_job",
                 job_id,
                 ("due", "expiring"),
-                _arguments(job, change, edited, history_arg(store, cause)),
+                _arguments(store, job, change, edited, history_arg(store, cause)),
                 idempotent=True,
+                more_keys=partial(index_keys, store.settings, envelope=edited.envelope),
             )
         except Conflict as conflict:
             if conflict.details.get("reason") != "edited" or not tries_left:
@@ -88,7 +90,9 @@ async def edit(
     raise RuntimeError("unreachable: the last try raises or returns")
 
 
-def _arguments(job: JobRecord, change: JobEdit, edited: EditedJob, history: Arg) -> list[Arg]:
+def _arguments(
+    store: Store, job: JobRecord, change: JobEdit, edited: EditedJob, history: Arg
+) -> list[Arg]:
     """Return ARGV of ``edit_job.lua``."""
     options = change.options
     fields: list[Arg] = [f.ENVELOPE, edited.envelope]
@@ -105,5 +109,6 @@ def _arguments(job: JobRecord, change: JobEdit, edited: EditedJob, history: Arg)
         "no_timeout" if "timeout_ms" in change.given and not options.timeout_ms else "",
         job.fields[f.CREATED],
         history,
+        store.settings.search_index_retention_ms,
         *fields,
     ]

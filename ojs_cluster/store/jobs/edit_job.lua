@@ -3,14 +3,15 @@
 --       A job that gets another due time is scheduled. A job whose content changes is not unique.
 -- Post: the job has the new values, and is ordered and indexed by them. The next edit must expect one edit more.
 -- Memory: deny-oom; replaces the members of the job.
--- KEYS: 1 job, 2 due, 3 expiring.
+-- KEYS: 1 job, 2 due, 3 expiring, then sets of indexed values that the job may have got.
 -- ARGV: 1 edits expected, 2 priority or '', 3 when it is due, 4 when it expires ('-' for never; both as of
 --       parse_time.lua, '' to keep them), 5 'content' if args or meta change, 6 'no_timeout' to drop the timeout,
---       7 when the job was created (Unix time in ms), 8 history (see set_history), then names and values of fields.
+--       7 when the job was created (Unix time in ms), 8 history (see set_history), 9 retention of the index of
+--       the search (ms), then names and values of fields.
 -- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'prepared', transaction}
 --          {'conflict', state} | {'refused', 'edited' | 'scheduled' | 'unique'}
 --@include keys now preflight remove_one read_job change_counters append_effect finish_job remove_from_queue
---@include move_to_priority parse_time set_deadline record_history
+--@include move_to_priority parse_time set_deadline record_history index_value
 set_history(ARGV[8])
 local key, priority, expires_text = KEYS[1], tonumber(ARGV[2]), ARGV[4]
 local job, reply = load_job(key)
@@ -42,7 +43,8 @@ elseif expires_text ~= '' then
 end
 if ARGV[6] ~= '' then drop_fields(key, job, F.timeout) end
 record_history(key, job, 'edited', '')
-save_job(key, job, F.edits, tonumber(edits) + 1, unpack(ARGV, 9))
+save_job(key, job, F.edits, tonumber(edits) + 1, unpack(ARGV, 10))
+for i = 4, #KEYS do index_value(KEYS[i], id, job[F.created], tonumber(job[F.due]), ARGV[9]) end
 -- A removal comes last: an emptied set is deleted, and its key cannot be touched again (see preflight.lua).
 if expires_text == '-' then remove_member(EXPIRING, id) end
 return {'ok', job.field_list}

@@ -82,6 +82,8 @@ class JobFilter:
         tenant: the tenant of the jobs.
         search: a search that the jobs match. The caller copies its times to ``since_ms`` and
             ``until_ms``, because the search itself does not compare them.
+        by_index: whether the jobs may come from the index of the search, which may lack some
+            (``store.search.indexed``).
         order: the order of the list; None for the order of the indexes
             (``store.search.newest_first``).
     """
@@ -96,6 +98,7 @@ class JobFilter:
     within: QueuePatterns | None = None
     tenant: str | None = None
     search: Search | None = None
+    by_index: bool = False
     order: JobOrder | None = None
 
     def admits(self, job: JobRecord) -> bool:

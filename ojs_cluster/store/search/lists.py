@@ -22,6 +22,7 @@ from ojs_cluster.store.jobs.listing import JobFilter, JobOrder
 from ojs_cluster.store.jobs.read_jobs import PAGE_BYTES, get, read_some
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.search.compare import search_admits
+from ojs_cluster.store.search.indexed import IndexedJobs, find_in_index
 from ojs_cluster.store.search.merged_indexes import IndexEntry, Position
 from ojs_cluster.store.search.newest_first import walk_newest_first
 from ojs_cluster.store.search.small_fields import BATCH, read_matching
@@ -60,12 +61,15 @@ class JobPage:
         examined: number of index entries that the page has examined.
         total: number of jobs of all pages. None if it is not known, as in a list of another order
             than a sorted one.
+        index: the field by which the index of the search has found the jobs; None if it was not
+            used. Other pages may have jobs that the index lacks.
     """
 
     jobs: list[JobRecord]
     next_cursor: str | None
     examined: int = 0
     total: int | None = None
+    index: str | None = None
 
 
 async def list_jobs(
@@ -87,11 +91,18 @@ async def list_jobs(
     ids = None if wanted.search is None else wanted.search.exact_values("id")
     if ids is not None:
         return await _by_id(store, wanted, ids, limit, cursor)
-    page = _Page(store, wanted, limit)
+    indexed = await find_in_index(store, wanted, cursor)
+    page = _Page(store, wanted, limit, indexed)
+    if indexed is not None and not wanted.is_sorted:
+        filled = await _fill(page, indexed.walk(store))
+        await indexed.remove_missing(store)
+        return replace(filled, index=indexed.name)
     if not wanted.is_sorted:
         return await _fill(page, walk_newest_first(store, wanted, cursor))
-    found = await read_sorted(store, wanted, cursor)
+    found = await read_sorted(store, wanted, cursor, None if indexed is None else indexed.sets)
     filled = await _fill(page, found.walk(offset))
+    if indexed is not None:
+        return replace(filled, index=indexed.name)
     counted = wanted.search is None or not wanted.search.needs_content
     return replace(filled, total=found.matched if counted else None)
 
@@ -120,8 +131,11 @@ async def _fill(page: _Page, walk: AsyncGenerator[IndexEntry | Position]) -> Job
 class _Page:
     """A page that is being filled."""
 
-    def __init__(self, store: Store, wanted: JobFilter, limit: int) -> None:
+    def __init__(
+        self, store: Store, wanted: JobFilter, limit: int, indexed: IndexedJobs | None
+    ) -> None:
         self._store = store
+        self._indexed = indexed
         self._wanted = wanted
         self._limit = limit
         self._jobs: list[JobRecord] = []
@@ -158,11 +172,18 @@ class _Page:
         """Add the admitted jobs; return where the page is full, None if it is not."""
         before = self._examined
         rest = list(enumerate(entries, before + 1))
+        counted = len(rest)
         if self._compares_fields and rest:
             ids = [(entry.shard, entry.job_id) for entry in entries]
-            small = await read_matching(self._store, self._wanted, ids)
+            missing = None if self._indexed is None else self._indexed.missing
+            small = await read_matching(self._store, self._wanted, ids, missing)
             matching = {job.id for job in small}
             rest = [item for item in rest if item[1].job_id in matching]
+            if self._indexed is not None:
+                # Entries of other queues and tenants do not count: their number would reveal how
+                # many jobs there have the value.
+                rest = [(before + count, entry) for count, (_, entry) in enumerate(rest, 1)]
+                counted = len(rest)
             # A large batch has fewer and larger calls, but finds more than the page can show.
             self._compared_at_once = BATCH if rest else min(_MAX_BATCH, 2 * len(entries))
         self._effort_left -= len(entries)
@@ -182,7 +203,7 @@ class _Page:
             rest = rest[len(found) :]
             if rest and self._is_late(self._end):
                 return entry.position
-        self._examined = before + len(entries)
+        self._examined = before + counted
         return None
 
     async def _add(self, job: JobRecord) -> None:

@@ -93,20 +93,45 @@ async def walk_index(
         BackendUnavailable: Redis did not answer in time.
     """
     shards = await store.partitions.occupied_shards(store, queue) if queue else store.keys
-    walks = [
-        _start_walk(index, queue, number, shard, position) for number, shard in enumerate(shards)
-    ]
+    sets = []
+    for number, shard in enumerate(shards):
+        key = getattr(shard, index)
+        sets.append((number, shard, key(queue) if index in INDEXES_OF_QUEUE else key))
+    async with aclosing(walk_sets(store, sets, position, newest=newest)) as merged:
+        async for entry in merged:
+            yield entry
+
+
+async def walk_sets(
+    store: Store,
+    sets: Sequence[tuple[int, Shard, bytes]],
+    position: ListingPosition,
+    *,
+    newest: bool = True,
+) -> AsyncGenerator[IndexEntry]:
+    """Yield the entries of sorted sets after a position, merged by score.
+
+    The caller closes the generator.
+
+    Args:
+        store: the store.
+        sets: per set its number, its shard and its key. Of equal scores the lower number comes
+            first. The numbers are ``shard`` of the positions, so they stay the same on each page.
+        position: where to begin.
+        newest: whether the highest score comes first.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    walks = [_start_walk(number, shard, key, position) for number, shard, key in sets]
     async with aclosing(_merge(store, walks, position, newest=newest)) as merged:
         async for entry in merged:
             yield entry
 
 
-def _start_walk(
-    index: str, queue: str, number: int, shard: Shard, position: ListingPosition
-) -> _IndexWalk:
-    """Return a walk over the index of a shard, from ``position`` on."""
-    key = getattr(shard, index)
-    walk = _IndexWalk(number, shard, key(queue) if index in INDEXES_OF_QUEUE else key)
+def _start_walk(number: int, shard: Shard, key: bytes, position: ListingPosition) -> _IndexWalk:
+    """Return a walk over a sorted set, from ``position`` on."""
+    walk = _IndexWalk(number, shard, key)
     if position.score != "-inf":
         # Entries of one score come in the order of their shards.
         if number < position.shard:

@@ -25,7 +25,10 @@ _SMALL: Final = (
 
 
 async def read_matching(
-    store: Store, wanted: JobFilter, ids: Sequence[tuple[Shard, str]]
+    store: Store,
+    wanted: JobFilter,
+    ids: Sequence[tuple[Shard, str]],
+    missing: list[tuple[Shard, str]] | None = None,
 ) -> list[JobRecord]:
     """Return those jobs whose small fields a filter admits.
 
@@ -33,6 +36,8 @@ async def read_matching(
         store: the store.
         wanted: the filter.
         ids: the shard and id of each job.
+        missing: gets the shard and id of those without a job; prepared jobs and aliases count as
+            missing.
 
     Returns:
         The jobs in any order, with their small fields only.
@@ -51,6 +56,8 @@ async def read_matching(
             shard, "search_fields", [shard.finished], names, idempotent=True
         )
         for job_id, values in zip(names, reply, strict=True):
+            if missing is not None and not values:
+                missing.append((shard, job_id))
             job = JobRecord(job_id, _fields(values))
             with suppress(KeyError, ValueError):  # a malformed job is in no list
                 if values and wanted.admits_without_content(job):

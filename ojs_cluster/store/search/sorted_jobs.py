@@ -7,7 +7,7 @@ them (docs/adr/002).
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -22,7 +22,7 @@ from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.search.all_queues import MAX_QUEUES, read_queue_names
 from ojs_cluster.store.search.merged_indexes import IndexEntry
 from ojs_cluster.store.search.small_fields import BATCH, read_matching
-from ojs_cluster.store.sorted_sets.read_sets import read_sizes
+from ojs_cluster.store.sorted_sets.read_sets import ShardKey, read_sizes
 
 MAX_ENTRIES: Final = 20_000
 """Maximum number of index entries of a sorted list."""
@@ -96,13 +96,19 @@ def sort_key(order: JobOrder, job: JobRecord) -> tuple[int, str]:
     return (job.priority if order.by == "priority" else job.due_ms or 0), job.id
 
 
-async def read_sorted(store: Store, wanted: JobFilter, cursor: str | None) -> SortedJobs:
+async def read_sorted(
+    store: Store,
+    wanted: JobFilter,
+    cursor: str | None,
+    sets: Mapping[ShardKey, int] | None = None,
+) -> SortedJobs:
     """Read and sort the jobs whose small fields a filter admits.
 
     Args:
         store: the store.
         wanted: the filter, which has an order.
         cursor: where the last page ended, None for the first page.
+        sets: sorted sets that hold the jobs, with their sizes; None for the indexes of the filter.
 
     Raises:
         InvalidRequest: there are too many jobs, or the cursor belongs to another list.
@@ -118,7 +124,9 @@ async def read_sorted(store: Store, wanted: JobFilter, cursor: str | None) -> So
             with suppress(KeyError, ValueError):  # a malformed job is in no list
                 found[job.id] = sort_key(order, job)[0], shards[job.id]
 
-    all_ids = await _read_ids(store, wanted)
+    if sets is None:
+        sets = await read_sizes(store, await _keys_of_indexes(store, wanted))
+    all_ids = await _read_ids(store, sets)
     batches = [all_ids[start : start + BATCH] for start in range(0, len(all_ids), BATCH)]
     await run_concurrently(batches, read_batch)
     jobs = [(key, job_id, shard) for job_id, (key, shard) in found.items()]
@@ -130,10 +138,8 @@ async def read_sorted(store: Store, wanted: JobFilter, cursor: str | None) -> So
     return SortedJobs(order, jobs, matched)
 
 
-async def _read_ids(store: Store, wanted: JobFilter) -> list[tuple[Shard, str]]:
-    """Return the ids in all indexes of a filter, the ids of a shard together."""
-    keys = await _keys_of_indexes(store, wanted)
-    sizes = await read_sizes(store, keys)
+async def _read_ids(store: Store, sizes: Mapping[ShardKey, int]) -> list[tuple[Shard, str]]:
+    """Return the ids in sorted sets, the ids of a shard together."""
     if sum(sizes.values()) > MAX_ENTRIES:
         raise _too_many()
     ids: list[tuple[Shard, str]] = []

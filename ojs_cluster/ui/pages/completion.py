@@ -15,6 +15,7 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.search import FIELDS
 from ojs_cluster.ui.pages.shared.searches import read_searches
 from ojs_cluster.ui.redaction.redaction import ERROR_TYPE
+from ojs_cluster.ui.redaction.searches import why_not_searched
 from ojs_cluster.ui.visit import Answer, ApiError, Download, Visit
 
 _MAX_VALUES: Final = 300
@@ -23,7 +24,7 @@ _ERRORS: Final = 100
 
 
 async def values(visit: Visit) -> Answer:
-    """Return the fields, the values of ``state``, ``queue``, ``type``, ``error``, saved searches.
+    """Return fields, values of ``state``, ``queue``, ``type`` and ``error``, and saved searches.
 
     A user who may see some queues only gets values of these queues.
     """
@@ -43,7 +44,7 @@ async def values(visit: Visit) -> Answer:
         "application/json",
         orjson.dumps(
             {
-                "fields": [name if name.endswith(".") else f"{name}:" for name in FIELDS],
+                "fields": _fields(visit),
                 "state": [state.value for state in State],
                 "queue": sorted(queues)[:_MAX_VALUES],
                 "type": sorted(types)[:_MAX_VALUES],
@@ -52,6 +53,15 @@ async def values(visit: Visit) -> Answer:
             }
         ),
     )
+
+
+def _fields(visit: Visit) -> list[str]:
+    """Return the fields, and the indexed ones among the members of meta unless they are hidden."""
+    indexed = [f"{each.name}:" for each in visit.app.store.settings.search_index if each.path]
+    return [
+        *(name if name.endswith(".") else f"{name}:" for name in FIELDS),
+        *(name for name in indexed if not why_not_searched(f'{name}""', visit.redaction)),
+    ]
 
 
 async def _searches(visit: Visit) -> list[dict[str, str]]:

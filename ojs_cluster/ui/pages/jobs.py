@@ -111,12 +111,19 @@ async def show_all(visit: Visit) -> Answer:
     listed = _Listed([], {})
     cursor = visit.query.get("cursor", "")
     by_start = await _sorts_by_start(visit, filters, cursor)
+    scan = "1" if visit.query.get("scan") else ""
     order = {"sort": "started_at", "order": "asc"} if by_start else {}
     try:
         if not refusal:
             listed = decode_jobs(
                 await visit.get(
-                    "admin", "jobs", **filters, **order, cursor=cursor, per_page=PER_PAGE
+                    "admin",
+                    "jobs",
+                    **filters,
+                    **order,
+                    index="false" if scan else "",
+                    cursor=cursor,
+                    per_page=PER_PAGE,
                 )
             )
     except ApiError as error:
@@ -140,6 +147,7 @@ async def show_all(visit: Visit) -> Answer:
             "states": [state.value for state in STATES],
             "counts": await _counts(visit, filters),
             "cursor": cursor,
+            "scan": scan,
             "by_start": by_start,
             "newer": {"some": _by_number(_new_jobs), "more": _by_number(_at_least)},
             "may_enqueue": visit.may_change(Scope.DATA_WRITE),

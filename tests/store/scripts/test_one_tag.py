@@ -22,6 +22,7 @@ from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.jobs.failure import parse_failure
 from ojs_cluster.core.payload_limits import DEFAULT_LIMITS
 from ojs_cluster.core.rate_limit import Rate, RateLimits
+from ojs_cluster.core.search import parse_search
 from ojs_cluster.keys import META
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.server.embedded.servers import Embedded
@@ -39,7 +40,7 @@ from ojs_cluster.store.dead_letters import exhaustion
 from ojs_cluster.store.enqueue import idempotency, placement
 from ojs_cluster.store.enqueue.aliases import check_old_claims
 from ojs_cluster.store.enqueue.batch_attempt import BatchAttempt
-from ojs_cluster.store.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many
 from ojs_cluster.store.events.listing import EventFilter, read_events
 from ojs_cluster.store.fetch.fetch import release
 from ojs_cluster.store.history.clear_history import clear_history
@@ -47,6 +48,7 @@ from ojs_cluster.store.jobs.ack import Ack, ack_many
 from ojs_cluster.store.jobs.activate import activate
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.change_priority import change_priority
+from ojs_cluster.store.jobs.delete_finished import delete_finished
 from ojs_cluster.store.jobs.edit import edit
 from ojs_cluster.store.jobs.listing import JobFilter
 from ojs_cluster.store.jobs.nack import Nack, nack_many, release_unanswered
@@ -88,6 +90,7 @@ from ojs_cluster.store.workflows import workflows
 from ojs_cluster.store.workflows.progress_check import WorkflowCheck
 from tests.store.archives import export_text, import_text
 from tests.store.hot_queues import spread
+from tests.store.indexed_jobs import job_of, with_index
 from tests.store.limit_jobs import age_key, expire_grants, key_in, keyed, per_hour, settle
 from tests.store.migrations.renaming import RENAME
 from tests.store.pools.shortcuts import one_life_of_a_pool
@@ -288,7 +291,20 @@ async def one_life_without_backup(store: Store, db: Any) -> None:
     assert await rejections.append(store, store.events_arg, "dropping", "t", 1, 1)
     await one_life_of_a_tenant(store)
     await one_life_of_an_agent(store)
+    await one_life_of_the_index(store)
     await reads(store)
+
+
+async def one_life_of_the_index(store: Store) -> None:
+    """A job with indexed values is stored, edited, found and removed; a reader notices that."""
+    indexing = with_index(store)
+    job = await enqueue(indexing, job_of({"customer_id": 1}, "indexed", ["a"]))
+    await edit(indexing, job.id, parse_edit(b'{"meta":{"customer_id":2}}', DEFAULT_LIMITS))
+    await cancel(store, job.id)
+    wanted = JobFilter(search=parse_search("tag:a", now_ms=0), by_index=True)
+    assert (await list_jobs(indexing, wanted, limit=1)).examined == 1
+    await delete_finished(store, job.id)
+    assert (await list_jobs(indexing, wanted, limit=1)).examined == 0
 
 
 async def one_life_of_an_agent(store: Store) -> None:

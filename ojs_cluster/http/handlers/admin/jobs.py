@@ -33,13 +33,14 @@ _FULL_BYTES = 8 * 1024 * 1024
 async def list_jobs(app: App, request: Request) -> Response:
     """List jobs that match a filter.
 
-    ``type`` may end in ``*``. ``query`` is a search (``core.search``). Jobs come newest first, as
+    ``type`` may end in ``*``. ``query`` is a search (``core.search``), which uses the index of the
+    search unless ``index`` is false (``store.search.indexed``). Jobs come newest first, as
     ``store.search.newest_first`` describes, unless ``sort`` or ``order`` asks for another order.
     The order by ``scheduled_at`` has an index. For the others the number of jobs is limited
     (``store.search.sorted_jobs``).
 
-    ``GET /ojs/v1/admin/jobs?queue&state&type&worker_id&query&since&until&sort&order&page&per_page
-    &cursor`` (spec: ojs-admin-api 7.1)
+    ``GET /ojs/v1/admin/jobs?queue&state&type&worker_id&query&index&since&until&sort&order&page
+    &per_page&cursor`` (spec: ojs-admin-api 7.1)
     """
     given = query.parameters(request.query)
     wanted = replace(
@@ -137,7 +138,7 @@ async def listed(app: App, wanted: JobFilter, given: Mapping[str, str]) -> Respo
     if total is None:
         total = await _total(app, wanted)
     lower_bound = skipped + len(shown_jobs) + (next_cursor is not None)
-    if next_cursor is None and not cursor:
+    if next_cursor is None and not cursor and first.index is None:
         total = skipped + len(shown_jobs)
     pagination = replies.pagination(
         limit=limit,
@@ -150,6 +151,8 @@ async def listed(app: App, wanted: JobFilter, given: Mapping[str, str]) -> Respo
     pagination["total_exact"] = total is not None
     if wanted.search is not None:
         pagination["examined"] = first.examined
+    if first.index is not None:
+        pagination["index"] = first.index
     return Response(
         200,
         b'{"items":%b,"pagination":%b}'

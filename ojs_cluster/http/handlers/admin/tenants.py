@@ -244,8 +244,8 @@ _NAMES = {"acked": "completed", "retried_total": "retried", "discarded_total": "
 async def list_jobs(app: App, request: Request, tenant: str) -> Response:
     """List the jobs of a tenant, as ``GET /ojs/v1/admin/jobs`` lists those of all tenants.
 
-    ``GET /ojs/v1/admin/tenants/{id}/jobs?queue&state&type&query&sort&order&page&per_page&cursor``
-    (spec: ojs-multi-tenancy 10.3)
+    ``GET /ojs/v1/admin/tenants/{id}/jobs?queue&state&type&query&index&sort&order&page&per_page
+    &cursor`` (spec: ojs-multi-tenancy 10.3)
     """
     _check_own(request, tenant)
     given = query.parameters(request.query)

@@ -78,7 +78,7 @@ OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
         parameters=(
             *(p.QUEUE, p.STATE, p.TYPE),
             p.text("worker_id", "Only active jobs of this worker."),
-            *(p.SEARCH, p.SINCE, p.UNTIL, p.SORT, p.ORDER),
+            *(p.SEARCH, p.INDEX, p.SINCE, p.UNTIL, p.SORT, p.ORDER),
             *p.numbered_page(20, 100),
         ),
     ),

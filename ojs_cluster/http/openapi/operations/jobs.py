@@ -43,7 +43,7 @@ OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
     jobs.list_jobs: OperationDetails(
         {200: shapes.JobList},
         parameters=(
-            *(p.STATE, p.QUEUE, p.TYPE, p.SEARCH, p.SORT, p.ORDER),
+            *(p.STATE, p.QUEUE, p.TYPE, p.SEARCH, p.INDEX, p.SORT, p.ORDER),
             *(p.limit(), p.offset(jobs.MAX_OFFSET), p.CURSOR),
         ),
     ),

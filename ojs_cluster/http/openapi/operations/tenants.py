@@ -29,7 +29,7 @@ OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
         {200: job_shapes.JobItems},
         parameters=(
             *(p.QUEUE, p.STATE, p.TYPE),
-            *(p.SEARCH, p.SORT, p.ORDER),
+            *(p.SEARCH, p.INDEX, p.SORT, p.ORDER),
             *p.numbered_page(20, 100),
         ),
     ),

@@ -34,6 +34,7 @@ class Pagination(TypedDict):
     total: NotRequired[Count]
     total_exact: NotRequired[bool]
     examined: NotRequired[Count]
+    index: NotRequired[str]
     next_cursor: NotRequired[str]
 
 

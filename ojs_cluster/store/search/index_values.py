@@ -1,0 +1,80 @@
+"""Write the index of the search: which jobs have a value of an indexed field.
+
+Per value and shard there is a sorted set with the ids of the newest jobs that have the value, at
+most 10 000, by the time of their creation (``store/include/jobs/index_value.lua``). The script that
+stores a job adds it. No script removes it: a reader compares each job with the whole search, and
+removes ids without a job (``store.search.indexed``). A set ends ``search_index_retention_ms`` after
+its last job was stored or is due. The key has a hash of the value, so its length is bounded
+(docs/adr/057).
+"""
+
+from __future__ import annotations
+
+from base64 import urlsafe_b64encode
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+from typing import Final
+
+from ojs_cluster.core.indexed_fields import IndexedField, as_bytes, indexed_values
+from ojs_cluster.keys import Shard
+from ojs_cluster.store.portions import PORTION_BYTES
+from ojs_cluster.store.runtime import Arg
+from ojs_cluster.store.settings import StoreSettings
+
+_ENTRY_BYTES: Final = PORTION_BYTES // 500
+"""Number of bytes that a new entry of the index counts as in a portion: it takes about 7 µs."""
+_MAX_ENTRIES: Final = 1000
+"""Maximum number of entries that one script adds. A portion has more only if a process without the
+index has made it. The further values are left out of the index."""
+
+
+def value_key(shard: Shard, field: IndexedField, value: str) -> bytes:
+    """Return the key of the sorted set of a value in a shard."""
+    text = b"%b\0%b" % (as_bytes(field.name), as_bytes(value))
+    return shard.indexed_value(urlsafe_b64encode(blake2b(text, digest_size=12).digest()).decode())
+
+
+def index_keys(settings: StoreSettings, shard: Shard, envelope: bytes) -> list[bytes]:
+    """Return the keys of the sorted sets to which a job belongs.
+
+    Args:
+        settings: the settings of the store.
+        shard: the shard of the job.
+        envelope: the JSON of the job, as the store keeps it.
+    """
+    if not settings.search_index:
+        return []
+    values = indexed_values(settings.search_index, envelope)
+    return [value_key(shard, field, value) for field, value in values]
+
+
+def is_indexed(settings: StoreSettings, envelope: bytes) -> bool:
+    """Return whether a job has an indexed value."""
+    return bool(settings.search_index) and bool(indexed_values(settings.search_index, envelope))
+
+
+def index_bytes(settings: StoreSettings, envelope: bytes) -> int:
+    """Return the number of bytes that the index entries of a job count as in a portion."""
+    if not settings.search_index:
+        return 0
+    return _ENTRY_BYTES * len(indexed_values(settings.search_index, envelope))
+
+
+def index_arguments(
+    settings: StoreSettings, shard: Shard, envelopes: Iterable[bytes], first: int
+) -> tuple[Sequence[bytes], list[Arg]]:
+    """Return what ``enqueue.lua`` takes at the end of KEYS and ARGV to index jobs.
+
+    Args:
+        settings: the settings of the store.
+        shard: the shard of the jobs.
+        envelopes: the JSON of each job.
+        first: position of the first of these keys in KEYS, from 1 on.
+    """
+    positions: dict[bytes, int] = {}
+    entries: list[Arg] = []
+    for number, envelope in enumerate(envelopes, 1):
+        for key in index_keys(settings, shard, envelope):
+            if len(entries) < 2 * _MAX_ENTRIES:
+                entries += (positions.setdefault(key, first + len(positions)), number)
+    return list(positions), [settings.search_index_retention_ms, *entries] if entries else []
