@@ -76,8 +76,10 @@ def test_a_group_of_errors_is_counted_confirmed_and_retried(
     with running.api() as api:
         ids = fail(api, "grouped", 3, "HostDown")
         shown = page(admin, "/ui/errors?queue=grouped")
-        assert "Retry discarded jobs…" in shown
-        assert "Cancel jobs…" in shown
+        assert "Retry discarded jobs of 3 failed attempts…" in shown
+        assert "Cancel jobs of 3 failed attempts…" in shown
+        recent = page(admin, "/ui/errors?queue=grouped&since=1h")
+        assert "Cancel jobs…" in recent, "the numbers are those of seven days"
         assert "HostDown" in shown
         fields = {
             each.attributes["name"]: each.attributes["value"]

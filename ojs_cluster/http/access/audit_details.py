@@ -21,6 +21,8 @@ _MAX_NAME: Final = 32
 _MAX_TEXT: Final = 128  # characters
 _MAX_DEPTH: Final = 3
 _ABSENT: Final = object()
+_NO_SETTINGS: Final = frozenset({"name", "replace", "updated_at"})
+"""Members that say what to change, and on which condition."""
 _LIMITS: Final = ("concurrency", "rate", "throttle", "period")
 _QUEUE: Final = (
     *("partitions", "backpressure", "on_exhaustion", "max_size", "overflow_policy", "concurrency"),
@@ -80,7 +82,8 @@ def details_of(action: str, body: bytes, old: Mapping[str, Any] | None) -> dict[
     if not isinstance(given, dict):
         return {}
     details: dict[str, dict[str, Any]] = {}
-    for name in islice({**given, **(old or {})}, _MAX_MEMBERS):
+    settings = {name: None for name in (*given, *(old or {})) if name not in _NO_SETTINGS}
+    for name in islice(settings, _MAX_MEMBERS):
         values = {"old": old, "new": given} if name in shown else {}
         changed = {
             when: _short(members[name], _MAX_DEPTH)

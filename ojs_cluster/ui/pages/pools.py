@@ -31,6 +31,7 @@ from ojs_cluster.ui.forms.form import (
 from ojs_cluster.ui.languages.translate import _, later
 from ojs_cluster.ui.visit import Answer, ApiError, Page, SeeOther, Visit
 
+_CONFLICT: Final = 409
 _PER_PAGE: Final = 10
 """Number of pools of a page. A pool has up to 64 queues, each in a row."""
 STRATEGIES: Final = {
@@ -85,11 +86,11 @@ async def create(visit: Visit) -> Answer:
         wrong = {str(error.details["field"]): beside_field(error.message)}
         return _new_page(Form(visit.form, wrong), 400)
     try:
-        if await _exists(visit, name):
-            taken = {"name": _("A pool of this name exists. Change it on its page.")}
-            return _new_page(Form(visit.form, taken), 409)
-        await visit.send("PUT", "admin", "pools", name, body=body)
+        await visit.send("PUT", "admin", "pools", name, body={**body, "updated_at": None})
     except ApiError as error:
+        if error.status == _CONFLICT:
+            taken = {"name": _("A pool of this name exists. Change it on its page.")}
+            return _new_page(Form(visit.form, taken), _CONFLICT)
         return _new_page(refused(visit, error, _FIELDS), error.status)
     return SeeOther(visit.url("pools", name), _("The pool %(name)s is created.", name=name))
 
@@ -102,15 +103,9 @@ async def change(visit: Visit, name: str) -> Answer:
     except InvalidRequest as error:
         wrong = {str(error.details["field"]): beside_field(error.message)}
         return await _page(visit, name, Form(visit.form, wrong), 400)
-    if visit.form.get("seen") != old["updated_at"]:
-        why = _(
-            "The pool was changed since you opened this page. It now has the strategy %(strategy)s "
-            "and the queues %(queues)s.",
-            strategy=old["strategy"],
-            queues=", ".join(_lines(old)),
-        )
-        values = {**visit.form, "seen": old["updated_at"]}
-        return await _page(visit, name, Form(values, refusal=why), 409)
+    seen = visit.form.get("seen", "")
+    if seen != old["updated_at"]:
+        return await _outdated(visit, name, old)
     if body == {each: old.get(each, {}) for each in body}:
         return SeeOther(here, _("Nothing was changed."))
     lost = [queue for queue in old["queues"] if queue not in body["queues"]]
@@ -126,8 +121,10 @@ async def change(visit: Visit, name: str) -> Answer:
             here,
         )
     try:
-        await visit.send("PUT", "admin", "pools", name, body=body)
+        await visit.send("PUT", "admin", "pools", name, body={**body, "updated_at": seen})
     except ApiError as error:
+        if error.status == _CONFLICT:  # it was changed after it was read above
+            return await _outdated(visit, name, await _get(visit, name))
         return await _page(visit, name, refused(visit, error, _FIELDS), error.status)
     note = _(
         "The pool %(name)s is changed. All API processes use the change within two seconds.",
@@ -136,26 +133,23 @@ async def change(visit: Visit, name: str) -> Answer:
     return SeeOther(here, note)
 
 
+async def _outdated(visit: Visit, name: str, present: Mapping[str, Any]) -> Page:
+    """Return the page with the form that was sent, and with what another user has changed."""
+    why = _(
+        "The pool was changed since you opened this page. It now has the strategy %(strategy)s "
+        "and the queues %(queues)s.",
+        strategy=present["strategy"],
+        queues=", ".join(_lines(present)),
+    )
+    values = {**visit.form, "seen": present["updated_at"]}
+    return await _page(visit, name, Form(values, refusal=why), _CONFLICT)
+
+
 async def delete(visit: Visit, name: str) -> Answer:
     """Delete a pool. Its queues and their jobs stay."""
     await visit.send("DELETE", "admin", "pools", name)
     note = _("The pool %(name)s is deleted. Its queues stay.", name=name)
     return SeeOther(visit.url("pools"), note)
-
-
-async def _exists(visit: Visit, name: str) -> bool:
-    """Return whether the user sees a pool of this name. The API would replace it.
-
-    Raises:
-        ApiError: it is not known, as when Redis does not answer.
-    """
-    try:
-        await visit.get("admin", "pools", name)
-    except ApiError as error:
-        if error.status != 404:
-            raise
-        return False
-    return True
 
 
 async def _get(visit: Visit, name: str) -> dict[str, Any]:

@@ -84,6 +84,25 @@ async def test_what_would_have_no_effect_is_refused(
     assert (await any_api.call("PUT", f"{POOLS}/p", {"queues": ["a"], **off})).status == 201
 
 
+async def test_a_pool_that_was_changed_in_between_is_not_replaced(any_api: Api) -> None:
+    path = "/ojs/v1/admin/pools/shared"
+
+    async def put(queue: str, **more: Any) -> Any:
+        return await any_api.call("PUT", path, {"queues": [queue], **more})
+
+    first = (await put("a", updated_at=None)).json["updated_at"]
+    taken = await put("b", updated_at=None)
+    assert (taken.status, taken.json["error"]["details"]["updated_at"]) == (409, first)
+    second = (await put("b", updated_at=first)).json["updated_at"]
+    assert (await put("c", updated_at=first)).status == 409
+    assert (await any_api.get(path)).json["queues"] == ["b"]
+    assert (await put("d")).status == 200, "without it a client replaces what there is"
+    await any_api.call("DELETE", path)
+    gone = await put("e", updated_at=second)
+    assert (gone.status, "there is none" in gone.json["error"]["message"]) == (409, True)
+    assert (await put("f", updated_at=7)).status == 400
+
+
 async def test_the_statistics_are_those_of_the_fetches(any_api: Api) -> None:
     empty = (await any_api.get(STATS)).json
     assert empty["stats"] == {"pools": [], "queues": [], "dispatch_count": 0}

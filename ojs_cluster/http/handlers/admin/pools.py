@@ -8,7 +8,13 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from ojs_cluster.core.access.scopes import QueuePatterns
-from ojs_cluster.core.errors import InvalidRequest, NotFound, PermissionDenied, Unsupported
+from ojs_cluster.core.errors import (
+    Conflict,
+    InvalidRequest,
+    NotFound,
+    PermissionDenied,
+    Unsupported,
+)
 from ojs_cluster.core.pools.pool import (
     MAX_POOL_QUEUES,
     MAX_WEIGHT,
@@ -37,7 +43,11 @@ class QueueWeightBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PoolBody(msgspec.Struct, frozen=True):
-    """A worker pool. ``queues`` is a list, with ``weights`` beside it, or a map to weights."""
+    """A worker pool. ``queues`` is a list, with ``weights`` beside it, or a map to weights.
+
+    With ``updated_at`` the present pool must have this ``updated_at``; null means that there must
+    be none of this name.
+    """
 
     queues: (
         Annotated[list[QueueName], keywords(minItems=1, maxItems=MAX_POOL_QUEUES)]
@@ -46,6 +56,7 @@ class PoolBody(msgspec.Struct, frozen=True):
     name: str | None = None
     strategy: Annotated[str, keywords(enum=list(STRATEGIES))] | None = None
     weights: dict[str, _Weight] | None = None
+    updated_at: str | msgspec.UnsetType | None = msgspec.UNSET
 
 
 _MEMBERS: Final = frozenset(PoolBody.__struct_fields__)
@@ -85,7 +96,7 @@ async def put(app: App, request: Request, name: str) -> Response:
     """Create a worker pool, or replace it. Its counts begin again.
 
     Fetches of this process use the new configuration at once, those of other processes within two
-    seconds.
+    seconds. With ``updated_at``, a pool that was changed since then stays as it is (409).
 
     ``PUT /ojs/v1/admin/pools/{name}`` (spec: ojs-fair-scheduling 10.1)
     """
@@ -111,6 +122,13 @@ async def put(app: App, request: Request, name: str) -> Response:
             raise PermissionDenied(
                 f"the name '{name}' belongs to a pool that the API key may not access",
                 field="name",
+            )
+        present = None if old is None else replies.iso(old.updated_ms)
+        if body.updated_at not in (msgspec.UNSET, present):
+            raise Conflict(
+                f"pool '{name}' is not as 'updated_at' says: "
+                + ("there is none" if present is None else f"it was changed at {present}"),
+                updated_at=present,
             )
 
     pool, is_new = await store_pools.set_pool(app.store, wanted, check)

@@ -14,7 +14,7 @@ OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
     pools.list_pools: OperationDetails({200: shapes.PoolList}),
     pools.get: OperationDetails({200: shapes.PoolAnswer}),
     pools.put: OperationDetails(
-        {200: shapes.PoolAnswer, 201: shapes.PoolAnswer}, body=pools.PoolBody
+        {200: shapes.PoolAnswer, 201: shapes.PoolAnswer}, body=pools.PoolBody, errors=(409,)
     ),
     pools.drop: OperationDetails({200: shapes.PoolDeleted}),
     pools.stats: OperationDetails({200: shapes.SchedulingStatsAnswer}),
