@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import orjson
@@ -167,6 +167,7 @@ async def show(visit: Visit) -> Answer:
         shown = await visit.redaction.texts(shown, path)
     for entry, new in zip(bulk, shown, strict=True):
         entry["object"] = new
+    await _hide_reasons(visit, entries)
     if visit.redaction.hides_tenants:
         for entry in entries:
             if str(entry.get("action") or "").startswith("tenant."):
@@ -195,6 +196,21 @@ async def show(visit: Visit) -> Answer:
             "searched_to": searched_to,
         },
     )
+
+
+async def _hide_reasons(visit: Visit, entries: Iterable[Mapping[str, Any]]) -> None:
+    """Replace what the operator hides in the reasons of changes, as the page of a tenant does."""
+    told = [
+        (values, when)
+        for entry in entries
+        if isinstance(details := entry.get("details"), dict)
+        and isinstance(values := details.get("reason"), dict)
+        for when in values
+    ]
+    texts = [str(values[when]) for values, when in told]
+    shown = await visit.redaction.texts(texts, ERROR_MESSAGE)
+    for (values, when), text in zip(told, shown, strict=True):
+        values[when] = text
 
 
 def _has(entry: Mapping[str, Any], text: str, visit: Visit) -> bool:
