@@ -62,28 +62,6 @@ def plain(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}".rstrip("0").rstrip(".")
 
 
-def plural(count: float | None, one: str, many: str = "") -> str:
-    """Return the word for a number of things: ``one`` for 1, otherwise ``many``.
-
-    Args:
-        count: the number.
-        one: the word for one of them.
-        many: the word for any other number; ``one`` with an ``s`` if it is empty.
-    """
-    return one if count == 1 else many or f"{one}s"
-
-
-def counted(value: int, one: str, many: str = "") -> str:
-    """Return a number with its noun, such as ``1 job`` or ``1,204 jobs``.
-
-    Args:
-        value: the number.
-        one: the word for one of them.
-        many: the word for any other number; ``one`` with an ``s`` if it is empty.
-    """
-    return f"{number(value)} {plural(value, one, many)}"
-
-
 def size(count: int | None) -> str:
     """Return a number of bytes in its largest unit, such as ``1.5 MiB``."""
     if count is None:

@@ -44,7 +44,6 @@ class Templates:
         )
         self._environment.filters.update(
             number=formats.number,
-            counted=formats.counted,
             duration=formats.duration,
             size=formats.size,
             ago=formats.ago,
@@ -54,7 +53,6 @@ class Templates:
             zone_name=formats.zone_name,
             state=formats.state,
             plain=formats.plain,
-            plural=formats.plural,
             limits=limits_in_words,
             readable=lambda text: readable(redaction.rules.text(str(text))),
         )
