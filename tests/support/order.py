@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterable
+from functools import cache
 from typing import Final
 
 import pytest
@@ -76,6 +77,10 @@ COVERED: Final = (
 )
 """Beginnings of slow tests that are left out, because a shorter one does nearly the same: the
 chaos tests, that of the worker library, and the one of a master without a replica.
+"""
+IN_CONTAINERS: Final = "tests/image/test_image.py::test_the_steps_"
+"""Beginning of tests that install the image without containers. They are left out where
+``tests/containers`` builds it and runs it as they do.
 """
 FEW: Final = (
     "tests/helm/test_manifests.py::test_every_manifest_is_valid",
@@ -166,7 +171,17 @@ def is_wanted(node_id: str) -> bool:
 
 
 def _covered(node_id: str) -> bool:
+    if node_id.startswith(IN_CONTAINERS):
+        return _runs_containers()
     return node_id.startswith(COVERED) or node_id.endswith(OTHER_USERS)
+
+
+@cache
+def _runs_containers() -> bool:
+    # Imported late: other tests need nothing of it.
+    from tests.containers.machine import lacking
+
+    return not lacking()
 
 
 def _values(node_id: str) -> list[str]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from itertools import combinations, product
 from pathlib import Path
 
+from tests.containers.machine import lacking
 from tests.support.failing_process import MODES
 from tests.support.order import (
     COVERED,
     FEW,
+    IN_CONTAINERS,
     INSTALLATIONS,
     ONE,
     ONE_EACH,
@@ -138,6 +140,12 @@ def test_what_is_left_out_exists() -> None:
     users = Path("tests/containers/conftest.py").read_text()
     assert f'"{OTHER_USERS[1:-1]}"' in users
     assert not is_wanted(f"tests/containers/test_a.py::test_b{OTHER_USERS}")
+
+
+def test_the_image_is_built_in_containers_or_without_them() -> None:
+    file, _, name = IN_CONTAINERS.partition("::")
+    assert f"def {name}" in Path(file).read_text()
+    assert is_wanted(f"{IN_CONTAINERS}x[plain]") == bool(lacking())
 
 
 def test_long_files_come_first_and_files_stay_whole() -> None:
