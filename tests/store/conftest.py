@@ -13,7 +13,9 @@ from ojs_cluster.store.open import open_store
 from tests.support.invariants import InvariantReport, check_invariants
 from tests.support.patience import be_patient, patient_client
 from tests.support.prelude import PRELUDE
-from tests.support.servers import observer
+from tests.support.servers import cluster_servers, observer, server_binary, standalone_server
+
+__all__ = ["cluster_servers", "server_binary", "standalone_server"]
 
 
 @pytest.fixture(autouse=True)

