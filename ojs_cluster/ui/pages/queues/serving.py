@@ -37,13 +37,14 @@ _decoder = msgspec.json.Decoder(_Reported)
 async def read_workers_by_queue(visit: Visit) -> WorkersByQueue | None:
     """Return the numbers, which viewers share.
 
+    They count as no request: the pages that show them read the queues, which does.
+
     Returns:
         The numbers; None for a key for some queues, while Redis does not answer, and if the
         operator hides the queues of workers.
     """
     if not visit.sees_cluster:
         return None
-    visit.app.access.count_request(visit.principal)
     try:
         return await await_while_healthy(
             visit.app,
