@@ -37,15 +37,17 @@ TOGETHER: Final = ("tests/ui/",)
 VARIANTS: Final = "OJS_TEST_VARIANTS"
 """Variable that is ``some`` to leave out about half of the variants of tests, empty to run all.
 
-Tests that others nearly cover are left out. Each test of the store and of crashes has one topology,
-half of them the one and half the other, and one way to die. Other tests have one topology, one
-event loop or one version of Helm, if they have no other such parameter. Each conformance suite runs
-on one cluster and on one of three other installations. Of the tests with several of the parameters
-topology, entry point and event loop, half of the variants run: each value occurs, and of three
-parameters each pair of values. Of tests that cost seconds a variant, only one runs (``ONE``), or as
-few as have each value of each parameter (``FEW``).
+Tests that others nearly cover are left out. Each test of the store and of crashes has one topology
+and one server, half of them the one and half the other, and one way to die. Other tests have one
+topology, one event loop or one version of Helm, if they have no other such parameter. Each
+conformance suite runs on one cluster, and half of them on one of three other installations. Of the
+tests with several of the parameters topology, entry point and event loop, half of the variants run:
+each value occurs, and of three parameters each pair of values. Of tests that cost seconds a
+variant, only one runs (``ONE``), or as few as have each value of each parameter (``FEW``).
 """
 TOPOLOGIES: Final = ("standalone", "cluster")
+SERVERS: Final = ("auto", "redis-server")
+"""Values of the parameter of store tests that run on Valkey and again on Redis."""
 STORE: Final = ("tests/store/", "tests/crash/")
 """Prefixes of files whose tests have one topology each."""
 ONE_EACH: Final = (
@@ -74,9 +76,11 @@ COVERED: Final = (
     "tests/kill/test_kill_client_worker.py::test_no_job_is_lost_while_workers_die_in_every_way",
     "tests/kill/test_kill_client_worker.py::test_jobs_of_a_killed_worker_are_completed_by_another",
     "tests/kill/test_master_away.py::test_clients_of_other_shards_see_no_error_during_a_failover",
+    "tests/loadtest/test_bench.py::test_workers_run_with_every_concurrency_on_both_loops",
 )
 """Beginnings of slow tests that are left out, because a shorter one does nearly the same: the
-chaos tests, that of the worker library, and the one of a master without a replica.
+chaos tests, that of the worker library, the one of a master without a replica, and the other
+benchmarks.
 """
 IN_CONTAINERS: Final = "tests/image/test_image.py::test_the_steps_"
 """Beginning of tests that install the image without containers. They are left out where
@@ -96,8 +100,11 @@ value of each parameter occurs.
 """
 ONE: Final = (
     "tests/crash/test_maintenance_deaths.py::test_a_deletion_with_jobs_finishes_after_any_death",
+    "tests/image/test_compose.py::test_a_join_that_ended_half_way_is_completed",
     "tests/kill/test_kill_worker.py::test_jobs_of_a_killed_worker_are_run_by_another_",
     "tests/security/test_http2.py::test_the_amplification_of_many_connections_is_bounded",
+    "tests/security/test_http2_tls.py::test_amplification_is_bounded_over_tls",
+    "tests/server/test_api_keys_file.py::test_a_changed_file_holds_without_a_restart",
     "tests/store/archive/test_archive.py::test_an_import_that_dies_at_any_command_can_be_repeated",
     "tests/store/limits/test_limit_deaths.py::test_a_process_may_die_at_any_command",
     "tests/store/queues/test_partition_changes.py::test_a_process_may_die_at_any_command_of_a_",
@@ -159,6 +166,8 @@ def is_wanted(node_id: str) -> bool:
     if node_id.startswith(STORE):
         *others, last = values
         way = _one_of(MODES, "-".join(others)) if last in MODES else last
+        if parameters.startswith(_other(SERVERS, name)):
+            return False
         return last == way and _other(TOPOLOGIES, name) not in values
     first, second = (sum(value in kind for value in values) for kind in (FIRST, SECOND))
     if first + second > 1:

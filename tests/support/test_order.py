@@ -15,6 +15,7 @@ from tests.support.order import (
     ONE,
     ONE_EACH,
     OTHER_USERS,
+    SERVERS,
     chosen,
     is_wanted,
     rank,
@@ -81,6 +82,17 @@ def test_each_test_of_the_store_runs_on_one_topology_and_half_of_them_on_each() 
         assert is_wanted(f"{prefix}1[x]")
 
 
+def test_each_test_of_the_store_runs_on_one_server() -> None:
+    test = "tests/store/scripts/test_a.py::test_"
+    for kind in ("", "-plain"):
+        on = {
+            server: {n for n in range(100) if is_wanted(f"{test}{n}[{server}{kind}]")}
+            for server in SERVERS
+        }
+        assert on["auto"] ^ on["redis-server"] == set(range(100))
+        assert min(map(len, on.values())) > 25
+
+
 def test_each_operation_has_one_way_to_die_and_each_way_occurs() -> None:
     prefix = "tests/crash/test_a.py::test_b"
     topology = next(each for each in AXES[0] if is_wanted(f"{prefix}[{each}-x]"))
@@ -129,7 +141,7 @@ def test_the_tests_with_fewer_variants_exist() -> None:
         file, _, name = beginning.partition("::")
         text = Path(file).read_text()
         assert f"def {name}" in text
-        assert "parametrize" in text
+        assert "parametrize" in text or "params=" in text
 
 
 def test_what_is_left_out_exists() -> None:
