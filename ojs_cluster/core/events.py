@@ -1,7 +1,8 @@
 """Names of the events that this server emits.
 
 Spec: ojs-events, levels 0 and 1 and scheduling; ojs-rate-limiting 11.1;
-ojs-backpressure 10.1; ojs-queue-config 10.1.
+ojs-backpressure 10.1; ojs-queue-config 10.1;
+ojs-multi-tenancy 11.1.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ QUEUE_CREATED: Final = "queue.created"
 QUEUE_DELETED: Final = "queue.deleted"
 QUEUE_PAUSED: Final = "queue.paused"
 QUEUE_RESUMED: Final = "queue.resumed"
+TENANT_CREATED: Final = "tenant.created"
+TENANT_LIMIT_EXCEEDED: Final = "tenant.limit_exceeded"
 RATE_LIMIT_EXCEEDED: Final = "rate_limit.exceeded"
 RATE_LIMIT_RELEASED: Final = "rate_limit.released"
 RATE_LIMIT_DROPPED: Final = "rate_limit.dropped"
@@ -66,6 +69,8 @@ NAMES: Final = frozenset(
         QUEUE_DELETED,
         QUEUE_PAUSED,
         QUEUE_RESUMED,
+        TENANT_CREATED,
+        TENANT_LIMIT_EXCEEDED,
         RATE_LIMIT_EXCEEDED,
         RATE_LIMIT_RELEASED,
         RATE_LIMIT_DROPPED,

@@ -33,6 +33,8 @@ def content_of(at_ms: int, fields: Mapping[bytes, bytes]) -> tuple[bytes, bytes]
             *(queue, fields[b"d"], fields[b"b"]),
             orjson.dumps(fields[b"y"].decode()),
         )
+    elif kind.startswith(b"tenant."):
+        subject, data = fields[b"tn"], _tenant_data(fields)
     elif kind.startswith(b"cron."):
         subject, data = fields[b"c"], _cron_data(at_ms, fields)
     elif kind.startswith(b"rate_limit."):
@@ -72,6 +74,14 @@ def _limit_data(fields: Mapping[bytes, bytes]) -> bytes:
         if fields.get(name):
             members.append(member(fields[name]))
     return b",".join(members)
+
+
+def _tenant_data(fields: Mapping[bytes, bytes]) -> bytes:
+    data = _text(b"tenant_id")(fields[b"tn"])
+    if b"l" in fields:
+        data += b",%b" % _text(b"limit")(fields[b"l"])
+        data += b',"current":%b,"maximum":%b' % (fields[b"u"], fields[b"m"])
+    return data
 
 
 def _cron_data(fired_ms: int, fields: Mapping[bytes, bytes]) -> bytes:

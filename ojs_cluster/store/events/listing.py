@@ -56,7 +56,8 @@ class EventFilter:
         job_types: types of jobs.
         job_id: the id of one job.
         within: the queues that the caller may see, None for all.
-        tenant: the tenant of the jobs, None for any. Events about no job have no tenant.
+        tenant: the tenant of the jobs, or that the event is about; None for any. Other events have
+            no tenant.
         since_ms: the time of the oldest event in Unix milliseconds, None for any.
     """
 

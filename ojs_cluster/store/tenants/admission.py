@@ -110,11 +110,13 @@ async def _admit(
     shard = store.keys.shard_of_tenant(tenant)
     rate = limits.max_enqueue_rate
     bounds = (limits.max_queue_depth, limits.max_scheduled)
-    fixed: list[Arg] = [waiting, scheduled, *("" if bound is None else bound for bound in bounds)]
+    fixed: list[Arg] = [store.events_arg, waiting, scheduled]
+    fixed += ("" if bound is None else bound for bound in bounds)
     fixed += ("", "") if rate is None else (rate.limit, rate.period_ms)
-    keys, being_read = [shard.tenant_admission(tenant)], store.tenants.sums_being_read
+    keys = [shard.tenant_admission(tenant), shard.events]
+    being_read = store.tenants.sums_being_read
     for _ in range(_TRIES):
-        reply = await store.run(shard, "tenant_admit", keys, [*fixed, "", "", "", ""])
+        reply = await store.run(shard, "tenant_admit", keys, [*fixed, "", "", "", "", tenant])
         if reply[0] == b"sum":
             await ensure_task()
             if tenant in being_read:
@@ -125,7 +127,7 @@ async def _admit(
             try:
                 counts = await read_counts(store, tenant)
                 total = [sum(counts[state] for state in WAITING), counts["scheduled"], *reply[1:]]
-                reply = await store.run(shard, "tenant_admit", keys, [*fixed, *total])
+                reply = await store.run(shard, "tenant_admit", keys, [*fixed, *total, tenant])
             finally:
                 del being_read[tenant]
                 ended.set()

@@ -73,8 +73,9 @@ async def delete(store: Store, tenant: str) -> None:
 
 async def _write(store: Store, tenant: str, expected: bytes, wanted: bytes) -> bytes:
     meta = store.keys.meta
-    args: list[Arg] = [tenant, expected, wanted, MAX_TENANTS]
-    reply: bytes = await store.run_meta("tenant_write", [meta.tenants, meta.known_tenants], args)
+    keys = [meta.tenants, meta.known_tenants, meta.events]
+    args: list[Arg] = [store.events_arg, tenant, expected, wanted, MAX_TENANTS]
+    reply: bytes = await store.run_meta("tenant_write", keys, args)
     return reply
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import msgspec
+import orjson
 import pytest
 import trio
 
@@ -19,6 +20,7 @@ from ojs_cluster.core.workflow_request import parse_workflow
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many
 from ojs_cluster.store.enqueue.independent_jobs import enqueue_each
+from ojs_cluster.store.events.listing import EventFilter, read_events
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.nack import nack
 from ojs_cluster.store.limits.depth_bounds import set_bound
@@ -389,3 +391,34 @@ async def test_a_process_registers_a_bounded_number_of_tenants(
     store.tenants._renewal_times["a"] = 0  # its registration is old
     await put_for(store, "c")
     assert set((await tenants.list_known(store, 0, 10))[1]) == {"a", "b", "c"}
+
+
+async def test_the_first_refusal_by_a_limit_in_a_minute_is_announced(store: Store, db: Any) -> None:
+    await limit(store, "a", max_queue_depth=1, max_enqueue_rate=EnqueueRate(2, 3_600_000))
+    await limit(store, "a", max_queue_depth=2, max_enqueue_rate=EnqueueRate(2, 3_600_000))
+    await put_for(store, "a")
+    admission = store.keys.shard_of_tenant("a").tenant_admission("a")
+
+    async def refused(number: int) -> None:
+        with pytest.raises(TenantLimitExceeded):
+            await enqueue_many(store, [job_of("a") for _ in range(number)])
+
+    for number in (2, 2, 2):
+        await refused(number)
+    db.hincrby(admission, "announced_max_queue_depth", -59_000)
+    await refused(2)
+    db.hincrby(admission, "announced_max_queue_depth", -1000)
+    await refused(2)
+    await limit(store, "a", max_enqueue_rate=EnqueueRate(2, 3_600_000))
+    await refused(2)
+
+    page = await read_events(store, EventFilter(tenant="a", types=["tenant.*"]))
+    found = [orjson.loads(event) for event in page.events]
+    by_depth = {"tenant_id": "a", "limit": "max_queue_depth", "current": 1, "maximum": 2}
+    by_rate = {"tenant_id": "a", "limit": "max_enqueue_rate", "current": 1, "maximum": 2}
+    assert {event["subject"] for event in found} == {"a"}
+    assert sorted((event["type"], orjson.dumps(event["data"])) for event in found) == [
+        ("tenant.created", orjson.dumps({"tenant_id": "a"})),
+        ("tenant.limit_exceeded", orjson.dumps(by_rate)),
+        *[("tenant.limit_exceeded", orjson.dumps(by_depth))] * 2,
+    ]
