@@ -17,6 +17,7 @@ from ojs_cluster.http.handlers.admin import (
     outbox,
     overview,
     queue_config,
+    queue_config_changes,
     trace,
 )
 from ojs_cluster.http.openapi import parameters as p
@@ -63,7 +64,9 @@ OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
     overview.get_queue: OperationDetails({200: queue_shapes.AdminQueueDetail}),
     queue_config.get: OperationDetails({200: queue_shapes.QueueConfigAnswer}),
     queue_config.put: OperationDetails(
-        {200: queue_shapes.QueueConfigAnswer}, body=queue_config.QueueConfigBody, errors=(409,)
+        {200: queue_shapes.QueueConfigAnswer},
+        body=queue_config_changes.QueueConfigBody,
+        errors=(409,),
     ),
     errors.list_errors: OperationDetails(
         {200: queue_shapes.ErrorGroups},
