@@ -28,10 +28,15 @@ _MAX_ENTRIES: Final = 1000
 index has made it. The further values are left out of the index."""
 
 
+def value_digest(field: IndexedField, value: str) -> str:
+    """Return the hash of a value, which the keys of its sorted sets have."""
+    text = b"%b\0%b" % (as_bytes(field.name), as_bytes(value))
+    return urlsafe_b64encode(blake2b(text, digest_size=12).digest()).decode()
+
+
 def value_key(shard: Shard, field: IndexedField, value: str) -> bytes:
     """Return the key of the sorted set of a value in a shard."""
-    text = b"%b\0%b" % (as_bytes(field.name), as_bytes(value))
-    return shard.indexed_value(urlsafe_b64encode(blake2b(text, digest_size=12).digest()).decode())
+    return shard.indexed_value(value_digest(field, value))
 
 
 def index_keys(settings: StoreSettings, shard: Shard, envelope: bytes) -> list[bytes]:

@@ -25,10 +25,13 @@ from ojs_cluster.store import cursor as cursors
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs.listing import JobFilter, ListingPosition
-from ojs_cluster.store.search.index_values import value_key
+from ojs_cluster.store.search.index_values import value_digest
 from ojs_cluster.store.search.merged_indexes import IndexEntry, walk_sets
 from ojs_cluster.store.sorted_sets.read_sets import ShardKey, read_sizes
 
+MAX_SETS: Final = 5000
+"""Maximum number of sets of which a page reads the size. With very many shards, a term with many
+alternatives does not use the index, and not every term is compared."""
 _KIND: Final = "indexed"
 """Begins the cursor of a list that the index has found."""
 _CHECKED_AT_ONCE: Final = 200
@@ -168,16 +171,21 @@ async def find_in_index(store: Store, wanted: JobFilter, cursor: str | None) -> 
     queue = wanted.queue
     shards = await store.partitions.occupied_shards(store, queue) if queue else list(store.keys)
     found: list[IndexedJobs] = []
+    sets_left = MAX_SETS
     for number, indexed_field, term in terms:
-        values = list(dict.fromkeys(pattern.text for pattern in term.texts))
+        texts = dict.fromkeys(pattern.text for pattern in term.texts)
+        digests = [value_digest(indexed_field, text) for text in texts]
+        sets_left -= len(digests) * len(shards)
+        if sets_left < 0:
+            break
         numbers = {
-            (shard, value_key(shard, indexed_field, value)): shard.index * len(values) + place
+            (shard, shard.indexed_value(digest)): shard.index * len(digests) + place
             for shard in shards
-            for place, value in enumerate(values)
+            for place, digest in enumerate(digests)
         }
         sets = await read_sizes(store, numbers)
         found.append(IndexedJobs(indexed_field.name, number, sets, numbers, start))
-    return min(found, key=_size)
+    return min(found, key=_size, default=None)
 
 
 def _size(jobs: IndexedJobs) -> int:

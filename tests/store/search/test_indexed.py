@@ -20,12 +20,16 @@ from ojs_cluster.core.indexed_fields import (
 from ojs_cluster.core.jobs.edit import parse_edit
 from ojs_cluster.core.jobs.envelope import parse_job
 from ojs_cluster.core.payload_limits import DEFAULT_LIMITS
+from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many
+from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.edit import edit
 from ojs_cluster.store.jobs.listing import JobFilter, JobOrder
+from ojs_cluster.store.search import indexed
 from ojs_cluster.store.search.index_values import value_key
 from ojs_cluster.store.search.lists import list_jobs
+from tests.store.archives import emptied, export_text, import_text
 from tests.store.hot_queues import spread
 from tests.store.indexed_jobs import CUSTOMER, FIELDS, ORDER, TAG, job_of, with_index
 from tests.store.search.test_lists import wanted_by
@@ -265,3 +269,41 @@ def test_a_setting_that_names_no_field_is_refused(text: str) -> None:
 def test_the_setting_names_each_field_once() -> None:
     fields = parse_indexed_fields(" tags, meta.a.b ,tags")
     assert [field.name for field in fields] == ["tag", "meta.a.b"]
+
+
+async def test_an_import_adds_jobs_of_any_state(indexing: Store, backend: Embedded) -> None:
+    meta = {"customer_id": "c1"}
+    waiting = await enqueue(indexing, job_of({**meta, "tenant_id": "acme"}))
+    later = await enqueue(indexing, job_of(meta, "later", options={"scheduled_at": "+PT1H"}))
+    ended = await cancel(indexing, (await enqueue(indexing, job_of(meta, "ended"))).id)
+    text = await export_text(indexing)
+    async with emptied(backend) as fresh:
+        await import_text(other := with_index(fresh), text)
+        ids = await found(other, "meta.customer_id:c1", "meta.customer_id")
+    assert sorted(ids) == sorted((ended.id, later.id, waiting.id))
+
+
+async def test_a_job_that_replaces_another_is_found(indexing: Store) -> None:
+    unique = {"keys": ["queue"], "on_conflict": "replace"}
+    for number in range(2):
+        queue = (QUEUE, "other")[number]
+        await enqueue_many(
+            indexing,
+            [
+                job_of({"customer_id": f"c{number}"}, options={"unique": unique}),
+                job_of({}, queue),
+            ],
+        )
+    [job_id] = await found(indexing, "meta.customer_id:c1", "meta.customer_id")
+    text = "meta.customer_id:c0,c1 state:available"
+    assert await found(indexing, text, "meta.customer_id") == [job_id]
+
+
+async def test_a_term_with_very_many_sets_does_not_use_the_index(
+    indexing: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await enqueue(indexing, job_of({"customer_id": "c1"}, tags=["a"]))
+    monkeypatch.setattr(indexed, "MAX_SETS", 2 * len(indexing.keys))
+    assert await found(indexing, "tag:a,b meta.customer_id:c1", "tag") == [job.id]
+    page = await list_jobs(indexing, by_index("tag:a,b,c"), limit=1)
+    assert ([each.id for each in page.jobs], page.index) == ([job.id], None)
