@@ -96,6 +96,7 @@ def format_ms(ms: int) -> bytes:
         ms: Unix time in milliseconds.
     """
     second, rest = divmod(ms, 1000)
-    if not _MIN_S <= second <= _MAX_S:
-        second = _MIN_S if second < _MIN_S else _MAX_S
-    return _format_second(second) + _MILLIS[rest]
+    try:
+        return _format_second(second) + _MILLIS[rest]
+    except OverflowError:
+        return _format_second(_MIN_S if second < 0 else _MAX_S) + _MILLIS[rest]

@@ -24,6 +24,12 @@ _STATUS_CLASSES: Final = 4  # 2xx to 5xx
 _BUCKETS: Final = len(BOUNDS_S) + 1
 _ROW_NUMBERS: Final = _STATUS_CLASSES + _BUCKETS + 1
 """Numbers of a route: responses by status class, responses by bucket, and the sum of all times."""
+_LAST_NUMBER: Final = _ROW_NUMBERS - 1
+_LAST_CLASS: Final = _STATUS_CLASSES - 1
+_CLASS_OF: Final = tuple(max(0, status // 100 - 2) for status in range(600))
+"""The class of each status, from 0 for 2xx. A table, because every response is counted."""
+_NO_ROUTE: Final = ("", "")
+"""The name of the row for requests without a route, which is the first row."""
 _NUMBER_BYTES: Final = 8  # each number is a double
 TrafficEvent = Literal["audit_written", "audit_dropped"]
 """An event that is counted besides responses: an entry of the audit."""
@@ -63,13 +69,16 @@ class Traffic:
     def __init__(
         self, routes: Sequence[Route] = (), memory: mmap.mmap | None = None, process: int = 0
     ) -> None:
-        self._names = [("", ""), *((route.method, route.template) for route in routes)]
-        self._rows = {name: row for row, name in enumerate(self._names)}
+        self._names = [_NO_ROUTE, *((route.method, route.template) for route in routes)]
         self._events_offset = len(self._names) * _ROW_NUMBERS
         self._part_length = self._events_offset + len(_EVENTS)
         buffer = bytearray(self._part_length * _NUMBER_BYTES) if memory is None else memory
         self._numbers = memoryview(buffer).cast("d")
         self._part_start = process * self._part_length
+        self._starts = {
+            name: self._part_start + row * _ROW_NUMBERS for row, name in enumerate(self._names)
+        }
+        """Where the row of each route begins in ``_numbers``."""
 
     @staticmethod
     def size(routes: Sequence[Route], processes: int) -> int:
@@ -78,14 +87,11 @@ class Traffic:
 
     def count(self, route: Route | None, status: int, seconds: float) -> None:
         """Count one response."""
-        row = 0 if route is None else self._rows.get((route.method, route.template), 0)
-        start, numbers = self._part_start + row * _ROW_NUMBERS, self._numbers
-        status_class = status // 100 - 2  # 0 for 2xx
-        if not 0 <= status_class < _STATUS_CLASSES:
-            status_class = 0 if status_class < 0 else _STATUS_CLASSES - 1
-        numbers[start + status_class] += 1
+        name = _NO_ROUTE if route is None else (route.method, route.template)
+        start, numbers = self._starts.get(name, self._part_start), self._numbers
+        numbers[start + (_CLASS_OF[status] if status < 600 else _LAST_CLASS)] += 1
         numbers[start + _STATUS_CLASSES + bisect_left(BOUNDS_S, seconds)] += 1
-        numbers[start + _ROW_NUMBERS - 1] += seconds
+        numbers[start + _LAST_NUMBER] += seconds
 
     def add(self, event: TrafficEvent, count: int) -> None:
         """Count events of this process."""

@@ -7,8 +7,8 @@ fails when an upgrade of h11 changes its output.
 
 from __future__ import annotations
 
-import time
 from functools import lru_cache
+from time import time
 from typing import Final
 from wsgiref.handlers import format_date_time
 
@@ -39,21 +39,21 @@ def encode(response: Response, *, draining: bool, asked_to_close: bool) -> bytes
         common = ""
     else:
         headers = headers[2:]
-    lines = [f"HTTP/1.1 {status} \r\n{common}"]
+    head = f"HTTP/1.1 {status} \r\n{common}"
     has_length = status in WITHOUT_BODY  # such a response must not have a content-length
     for name, value in headers:
         lower = name.lower()
-        has_length = has_length or lower == "content-length"
-        lines.append(f"{lower}: {value}\r\n")
+        if lower == "content-length":
+            has_length = True
+        # CPython extends a string that nothing else refers to in place.
+        head += f"{lower}: {value}\r\n"
     if not has_length:
-        lines.append(f"content-length: {len(body)}\r\n")
+        head += f"content-length: {len(body)}\r\n"
     if draining and not asked_to_close:
-        lines.append(_CLOSE_FOR_DRAIN)
-    lines.append(_date(int(time.time())))
-    if asked_to_close:
-        lines.append(_CLOSE_AS_ASKED)
-    lines.append("\r\n")
-    return "".join(lines).encode("latin-1") + body
+        head += _CLOSE_FOR_DRAIN
+    date = _date(int(time()))
+    end = f"{head}{date}{_CLOSE_AS_ASKED}\r\n" if asked_to_close else f"{head}{date}\r\n"
+    return end.encode("latin-1") + body
 
 
 @lru_cache(maxsize=1)

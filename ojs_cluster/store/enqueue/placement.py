@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -25,6 +25,10 @@ EnqueueOutcome = Literal["", "prepared", "superseded"]
 
 PORTION_JOBS = 250
 """Maximum number of jobs that one script stores. It blocks its node for about 5 ms."""
+_LEAST_FIELDS: Final = 6
+"""Length of the list of names and values of a job without optional fields; see ``_fields``."""
+_NOT_PLAIN: Final = frozenset({f.MAX_PER_SECOND, f.LIMIT, f.TENANT})
+"""Fields with which a job is not plain."""
 
 
 class PlacedJob(msgspec.Struct, frozen=True):
@@ -61,11 +65,9 @@ class PlacedJob(msgspec.Struct, frozen=True):
     @property
     def plain(self) -> bool:
         """Whether the job is immediately available and has no rate limit and no tenant."""
-        return not (self.pending or self.due or self.expires or self.outcome) and not (
-            f.MAX_PER_SECOND in self.fields[::2]
-            or f.LIMIT in self.fields[::2]
-            or f.TENANT in self.fields[::2]
-        )
+        if self.pending or self.due or self.expires or self.outcome:
+            return False
+        return len(self.fields) == _LEAST_FIELDS or _NOT_PLAIN.isdisjoint(self.fields[::2])
 
 
 def place(job_id: str, job: NewJob, more_fields: Sequence[bytes] = ()) -> PlacedJob:
@@ -197,6 +199,8 @@ def stored_records(part: Sequence[PlacedJob], reply: Sequence[Any]) -> list[JobR
             if a queue is above its warning threshold.
     """
     now, answers = b"%d" % reply[1], reply[3:]
+    if len(answers) == 3:  # those of one job, which most requests have
+        return [JobRecord(part[0].job_id, _stored_fields(part[0], now, answers))]
     pressure = None
     if len(answers) > 3 * len(part):
         pressure = int(answers[-2]), int(answers[-1])

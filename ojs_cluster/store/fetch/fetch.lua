@@ -22,16 +22,24 @@
 -- the branches that need them.
 --@include keys now fields priority_base
 local wanted, worker = tonumber(ARGV[2]), ARGV[3]
-if worker ~= '' then
-    local until_ = redis.call('ZSCORE', KEYS[7], worker)
-    if until_ and tonumber(until_) > now then return {now, 'quiet'} end
+-- Usually no job is scheduled, no worker is quiet, and no job of the first queue is blocked: one command shows it.
+local unusual = redis.call('EXISTS', KEYS[1], KEYS[7], KEYS[10])
+if unusual > 0 then
+    local first_due = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
+    if first_due[1] then unusual = unusual - 1 end -- the number of the other two sets that exist
+    if unusual > 0 and worker ~= '' then
+        local until_ = redis.call('ZSCORE', KEYS[7], worker)
+        if until_ and tonumber(until_) > now then return {now, 'quiet'} end
+    end
+    if first_due[1] and tonumber(first_due[2]) <= now then return {now, 'full_path'} end
 end
-if redis.call('ZCOUNT', KEYS[1], '-inf', now) > 0 then return {now, 'full_path'} end
 
 local found, bytes, taken = {}, 0, {}
 for q = 8, #KEYS, 4 do -- index of the queue's first key
     local queue = redis.call('HMGET', KEYS[q], 'paused', 'limits', 'max_per_second', 'active', 'fair')
-    if queue[2] or queue[3] or queue[5] or redis.call('ZCARD', KEYS[q + 2]) > 0 then return {now, 'limited'} end
+    if queue[2] or queue[3] or queue[5] or (unusual > 0 or q > 8) and redis.call('ZCARD', KEYS[q + 2]) > 0 then
+        return {now, 'limited'}
+    end
     local ids, before, active = {}, #found, tonumber(queue[4] or 0)
     -- The full path handles a damaged counter: not a number, or far too large (any bound below 2^53 would do).
     if not (active and active % 1 == 0 and active < BAND and active > -BAND) then return {now, 'full_path'} end

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from typing import Final
 
 import msgspec
 import orjson
@@ -20,6 +21,12 @@ from ojs_cluster.core.raw_json import array_items, join
 from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.progress.stored_progress import Progress, checkpoint_bytes, read_progress
+
+_SELDOM_SHOWN: Final = (
+    *(f.SCHEDULED_SHOWN, f.EXPIRES_SHOWN, f.DELAY),
+    *(f.ERRORS, f.WORKFLOW, f.PROGRESS, f.REPLAYS),
+)
+"""Fields that responses show and that a plain job has not."""
 
 
 class JobRecord(msgspec.Struct, frozen=True):
@@ -218,11 +225,13 @@ class JobRecord(msgspec.Struct, frozen=True):
                 created_at if not enqueued or enqueued == created else format_ms(int(enqueued)),
             ),
         ]
+        # Most jobs have none of these fields. One call finds that out.
+        has_more = not fields.keys().isdisjoint(_SELDOM_SHOWN)
         # These two fields are times that the server computed from relative ones. An absolute time
         # that the client sent is in the envelope.
-        if get(f.SCHEDULED_SHOWN):
+        if has_more and get(f.SCHEDULED_SHOWN):
             parts.append(b',"scheduled_at":"%b"' % format_ms(int(fields[f.SCHEDULED_SHOWN])))
-        if get(f.EXPIRES_SHOWN):
+        if has_more and get(f.EXPIRES_SHOWN):
             parts.append(b',"expires_at":"%b"' % format_ms(int(fields[f.EXPIRES_SHOWN])))
         started = get(f.STARTED)
         if started:
@@ -232,28 +241,32 @@ class JobRecord(msgspec.Struct, frozen=True):
                 parts.append(b',"worker_id":' + orjson.dumps(fields[f.WORKER].decode()))
             if lease:
                 parts.append(b',"lease_id":"%b"' % fields[f.LEASE])
-        delay = get(f.DELAY)
-        if delay:
-            parts.append(b',"retry_delay_ms":' + delay)
+        if has_more and get(f.DELAY):
+            parts.append(b',"retry_delay_ms":' + fields[f.DELAY])
             if state == b"retryable" and get(f.DUE):
                 parts.append(b',"next_attempt_at":"%b"' % format_ms(int(fields[f.DUE])))
         finished = get(f.FINISHED)
         if finished:
             parts += self._finish(state, format_ms(int(finished)))
-        if get(f.ERRORS):
-            errors = self.errors()
-            if errors and state != b"completed":
-                shown = _message_of(errors[-1]) if error_text else errors[-1]
-                parts.append(b',"error":' + shown)
-            parts.append(b',"errors":[%b]' % b",".join(errors))
-        if get(f.WORKFLOW):
-            parts += self._workflow()
-        if get(f.PROGRESS):
-            parts += self._progress()
-        if get(f.REPLAYS):
-            parts.append(b',"replay_count":' + fields[f.REPLAYS])
+        if has_more:
+            parts += self._seldom_shown(state, error_text)
         parts.append(b"}")
         return parts
+
+    def _seldom_shown(self, state: bytes, error_text: bool) -> Iterator[bytes]:
+        """Yield the members after the times, which only some jobs have."""
+        fields = self.fields
+        if fields.get(f.ERRORS):
+            errors = self.errors()
+            if errors and state != b"completed":
+                yield b',"error":' + (_message_of(errors[-1]) if error_text else errors[-1])
+            yield b',"errors":[%b]' % b",".join(errors)
+        if fields.get(f.WORKFLOW):
+            yield from self._workflow()
+        if fields.get(f.PROGRESS):
+            yield from self._progress()
+        if fields.get(f.REPLAYS):
+            yield b',"replay_count":' + fields[f.REPLAYS]
 
     def _progress(self) -> Iterator[bytes]:
         progress = self.progress

@@ -22,6 +22,7 @@ from ojs_cluster.store.fetch.depth_cache import LimitedQueues
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.limits import rate_limits
+from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from tests.store.fetch.test_long_poll import waiting
 from tests.store.limit_jobs import key_in, keyed
 from tests.store.shortcuts import (
@@ -220,9 +221,22 @@ async def test_jobs_that_only_wait_for_tokens_are_left_to_the_long_fetch(
     shard = shard_of(store)
     assert (db.zcard(shard.queue_available(QUEUE)), db.zcard(shard.queue_blocked(QUEUE))) == (0, 1)
 
+    await put(store, scheduled_at="+PT1H")  # also a set that the fast path must not find alone
     fresh, client = lossy(replace(store, limited_queues=LimitedQueues()))
     assert await take(fresh) == []
     assert (client.calls["fetch"], client.calls["fetch_full"]) == (1, 1)
+
+
+async def test_a_fast_fetch_gives_a_quiet_worker_nothing_beside_scheduled_jobs(
+    store: Store,
+) -> None:
+    await put(store, scheduled_at="+PT1H")
+    job = await put(store)
+    await heartbeat(store, Heartbeat("silent", state="quiet"))
+    seen, client = lossy(store)
+    assert await take(seen, worker="silent") == []
+    assert [found.id for found in await take(seen, worker="w1")] == [job.id]
+    assert client.calls == {"touch_worker": 2, "fetch": 2}
 
 
 async def test_an_ack_that_is_to_be_confirmed_is_one_call(
