@@ -33,6 +33,8 @@ from tests.support.servers import own_server, wait_until
 
 CLI = ("-m", "ojs_cluster.cli")
 JOB = {"type": "email.send", "args": ["user@example.com"]}
+ONE = {"OJS_WORKERS": "1"}
+"""A second API process takes a second to start, which only some of the tests need."""
 
 
 @contextlib.contextmanager
@@ -87,7 +89,7 @@ def assert_nobody_else_reads(data: Path, ports: Iterable[int]) -> None:
 
 
 def test_dev_serves_stops_cleanly_and_keeps_jobs_over_a_restart(tmp_path: Path) -> None:
-    with dev(tmp_path) as (running, url):
+    with dev(tmp_path, **ONE) as (running, url):
         job_id = enqueue(url)
         children = children_of(running.process.pid)
         assert_nobody_else_reads(tmp_path / ".ojs-data", servers(children).values())
@@ -96,12 +98,12 @@ def test_dev_serves_stops_cleanly_and_keeps_jobs_over_a_restart(tmp_path: Path) 
         assert "Stopped." in running.output
         assert "Traceback" not in running.output
         assert not any(map(pid_exists, children))
-    with dev(tmp_path) as (_, url):
+    with dev(tmp_path, **ONE) as (_, url):
         assert state(url, job_id) == "available"
 
 
 def test_second_dev_in_the_same_folder_says_why_it_cannot(tmp_path: Path) -> None:
-    with dev(tmp_path) as (first, _):
+    with dev(tmp_path, **ONE) as (first, _):
         with program([*CLI, "dev"], cwd=tmp_path) as second:
             assert second.wait_exit() == 1
             assert str(first.process.pid) in second.output
@@ -119,12 +121,12 @@ def test_dev_that_is_killed_leaves_nothing_behind(tmp_path: Path) -> None:
         running.signal(signal.SIGKILL)
         running.wait_exit()
         wait_until(lambda: not any(map(pid_exists, children)), what="all children ended")
-    with dev(tmp_path) as (_, url):
+    with dev(tmp_path, **ONE) as (_, url):
         assert state(url, job_id) == "available"
 
 
 def test_dev_restarts_a_server_that_died(tmp_path: Path) -> None:
-    with dev(tmp_path) as (running, url):
+    with dev(tmp_path, **ONE) as (running, url):
         job_id = enqueue(url)
         children = children_of(running.process.pid)
         await_written(tmp_path, children)
@@ -183,7 +185,7 @@ async def test_the_wait_for_a_server_that_does_not_answer_ends_with_dev(tmp_path
 
 
 def test_dev_uses_the_server_of_redis_url(tmp_path: Path, standalone: Embedded) -> None:
-    with dev(tmp_path, REDIS_URL=standalone.url) as (_, url):
+    with dev(tmp_path, REDIS_URL=standalone.url, **ONE) as (_, url):
         job_id = enqueue(url)
         assert state(url, job_id) == "available"
     assert not (tmp_path / ".ojs-data").exists()
@@ -229,7 +231,7 @@ def test_dev_that_must_not_be_open_asks_for_a_key(tmp_path: Path) -> None:
 
 
 def test_dev_with_a_key_asks_for_it(tmp_path: Path, standalone: Embedded) -> None:
-    env = {"REDIS_URL": standalone.url, "OJS_API_KEY": "dev-key-1"}
+    env = {"REDIS_URL": standalone.url, "OJS_API_KEY": "dev-key-1", **ONE}
     with dev(tmp_path, **env) as (running, url):
         assert httpx.post(f"{url}/ojs/v1/jobs", json=JOB, timeout=60).status_code == 401
         headers = {"Authorization": "Bearer dev-key-1"}
