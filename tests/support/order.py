@@ -26,9 +26,17 @@ LONG: Final = (
     "tests/crash/test_maintenance_deaths.py",
     "tests/loadtest/test_bench.py",
     "tests/security/test_costly_input.py",
+    "tests/image/",
+    "tests/server/test_supervisor.py",
+    "tests/http/test_same_answers.py",
+    "tests/http/test_tls.py",
+    "tests/scheduler/test_background.py",
+    "tests/scheduler/test_cron.py",
+    "tests/security/test_http2_tls.py",
 )
-"""Prefixes of files that take minutes, which come first. The first measure times, so they need an
-idle machine beside them. The next start enough processes that the first would be late.
+"""Prefixes of files with long waits, which come first. The first measure times, so they need an
+idle machine beside them. The next start enough processes that the first would be late. The last
+take half a minute or more and would otherwise be among the last tenth of all files.
 """
 
 TOGETHER: Final = ("tests/ui/",)

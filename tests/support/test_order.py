@@ -12,6 +12,7 @@ from tests.support.order import (
     FEW,
     IN_CONTAINERS,
     INSTALLATIONS,
+    LONG,
     ONE,
     ONE_EACH,
     OTHER_USERS,
@@ -158,6 +159,11 @@ def test_the_image_is_built_in_containers_or_without_them() -> None:
     file, _, name = IN_CONTAINERS.partition("::")
     assert f"def {name}" in Path(file).read_text()
     assert is_wanted(f"{IN_CONTAINERS}x[plain]") == bool(lacking())
+
+
+def test_the_long_files_exist() -> None:
+    for prefix in LONG:
+        assert list(Path().glob(f"{prefix}*"))
 
 
 def test_long_files_come_first_and_files_stay_whole() -> None:
