@@ -207,7 +207,6 @@ def _environment(copy: Path) -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith(("OJS_", "REDIS_", "VIRTUAL_ENV", "PYTEST_", "MAKE", "MFLAGS"))
     }
-    kept["PIP_NO_COMPILE"] = "1"  # of what pip installs little is imported
     kept["PATH"] = f"{copy / '.venv' / 'bin'}:{kept['PATH']}"
     return kept
 
