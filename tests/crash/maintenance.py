@@ -13,7 +13,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import dead_letters
 from ojs_cluster.store.jobs import read_jobs as jobs
 from ojs_cluster.store.progress import checkpoints
-from ojs_cluster.store.queues import queues
+from ojs_cluster.store.queues import purges
 from ojs_cluster.store.statistics.record_minutes import MinuteRecorder
 from ojs_cluster.store.statistics.records import MINUTES, parse_record
 from ojs_cluster.store.sweeps.retention import purge_due
@@ -56,7 +56,7 @@ class Removal:
         if self.how == "retention":
             await purge_due(store, store.keys.shard_of_queue(queue), 10)
         elif self.how == "purge":
-            await queues.purge(store, queue)
+            await purges.purge(store, queue)
         else:
             with suppress(NotFound):
                 await dead_letters.delete(store, scene)

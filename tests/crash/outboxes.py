@@ -15,7 +15,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.enqueue import enqueue
 from ojs_cluster.store.limits import rate_limits
 from ojs_cluster.store.outbox.outbox import drain
-from ojs_cluster.store.queues import queues
+from ojs_cluster.store.queues import pauses
 from ojs_cluster.store.queues.partition_maintenance import (
     advance_changes,
     get_partitions,
@@ -113,7 +113,7 @@ class NewQueue:
         if self.by == "job":
             await enqueue(store, new_job(scene))
         elif self.by == "pause":
-            await queues.pause_or_resume(store, scene, "pause")
+            await pauses.pause_or_resume(store, scene, "pause")
         else:
             await rate_limits.set_queue_limits(store, scene, RateLimits(concurrency=8))
 
@@ -126,7 +126,7 @@ class NewQueue:
 
     async def finish(self, world: World, scene: str) -> None:
         if self.by == "pause":
-            await queues.pause_or_resume(world.store, scene, "resume")
+            await pauses.pause_or_resume(world.store, scene, "resume")
         elif self.by == "limit":
             await rate_limits.set_queue_limits(world.store, scene, RateLimits())
 
@@ -142,8 +142,8 @@ class _Idle:
         await set_partitions(store, IDLE, self.partitions)
         if self.partitions > 1:
             await pass_time(store, world.db, PROPAGATION_MS, IDLE)
-        await queues.pause_or_resume(store, IDLE, "pause")
-        await queues.pause_or_resume(store, IDLE, "resume")
+        await pauses.pause_or_resume(store, IDLE, "pause")
+        await pauses.pause_or_resume(store, IDLE, "resume")
         await world.recover()
         for shard in self.there(world):
             age_queue(world.db, shard, IDLE, 2 * HOUR)

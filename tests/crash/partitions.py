@@ -15,7 +15,7 @@ from ojs_cluster.store.limits import depth_bounds, rate_limits
 from ojs_cluster.store.limits.depth_bounds import DepthBound
 from ojs_cluster.store.queue_defaults.records import change_defaults, get_defaults
 from ojs_cluster.store.queue_deletion.unfinished import end_unfinished_deletion
-from ojs_cluster.store.queues import lifecycle, queues
+from ojs_cluster.store.queues import lifecycle, pauses, queues
 from ojs_cluster.store.queues.partition_maintenance import (
     advance_changes,
     get_partitions,
@@ -57,7 +57,7 @@ class Growth:
 
     async def prepare(self, world: World) -> None:
         await put(world.store, QUEUE)
-        await queues.pause_or_resume(world.store, QUEUE, "pause" if self.paused else "resume")
+        await pauses.pause_or_resume(world.store, QUEUE, "pause" if self.paused else "resume")
 
     async def act(self, store: Store, scene: None) -> None:
         await set_partitions(of_another_process(store), QUEUE, 3)
@@ -72,7 +72,7 @@ class Growth:
         return True
 
     async def finish(self, world: World, scene: None) -> None:
-        await queues.pause_or_resume(world.store, QUEUE, "resume")
+        await pauses.pause_or_resume(world.store, QUEUE, "resume")
         if (await get_partitions(world.store, QUEUE)).occupied_count == 1:
             return  # it never got any
         await set_partitions(world.store, QUEUE, 1)
@@ -92,7 +92,7 @@ class Drained:
         await put(world.store, QUEUE)
 
     async def act(self, store: Store, scene: None) -> None:
-        await queues.pause_or_resume(of_another_process(store), QUEUE, "drain")
+        await pauses.pause_or_resume(of_another_process(store), QUEUE, "drain")
 
     async def happened(self, world: World, scene: None) -> bool:
         """Check that the janitor makes the other partitions agree with the first one."""
@@ -103,7 +103,7 @@ class Drained:
         return bool(flags.pop())
 
     async def finish(self, world: World, scene: None) -> None:
-        await queues.pause_or_resume(world.store, QUEUE, "resume")
+        await pauses.pause_or_resume(world.store, QUEUE, "resume")
         await end_partitions(world)
 
 

@@ -43,7 +43,7 @@ from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.nack import nack
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.limits import rate_limits
-from ojs_cluster.store.queues import queues
+from ojs_cluster.store.queues import pauses, queues
 from ojs_cluster.store.sweeps.deadlines import promote, reap
 from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from ojs_cluster.store.workflows import read_workflows, workflows
@@ -313,7 +313,7 @@ class Histories(RuleBasedStateMachine):
     def pause_or_resume(self, queue: str, pause: bool) -> None:
         (self.model.pause if pause else self.model.resume)(queue)
         self.threaded_store.call(
-            lambda store: queues.pause_or_resume(store, queue, "pause" if pause else "resume")
+            lambda store: pauses.pause_or_resume(store, queue, "pause" if pause else "resume")
         )
 
     @rule(

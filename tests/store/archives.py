@@ -20,7 +20,7 @@ from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.limits import rate_limits
 from ojs_cluster.store.open import open_store
 from ojs_cluster.store.portions import PORTION_BYTES
-from ojs_cluster.store.queues import queues
+from ojs_cluster.store.queues import pauses
 from ojs_cluster.store.workflows import workflow_progress
 from tests.store.shortcuts import ack, active, foreign_id, home_id, nack, put, take
 from tests.store.unique_jobs import once
@@ -69,7 +69,7 @@ async def populate(store: Store) -> None:
     await nack(store, await active(store, "graves", id=foreign_id(store, "graves"), **DEAD))
     await nack(store, await active(store, "graves", max_attempts=1))
     await active(store, "held", timeout_ms=60_000, id=foreign_id(store, "held"))
-    await queues.pause_or_resume(store, "shut", "pause")
+    await pauses.pause_or_resume(store, "shut", "pause")
     await put(store, "shut")
     await rate_limits.set_queue_limits(
         store, "shut", RateLimits(concurrency=3, rate=Rate(5, 60_000))

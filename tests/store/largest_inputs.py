@@ -51,8 +51,9 @@ from ojs_cluster.store.outbox.outbox import drain
 from ojs_cluster.store.pools.pool_fetch import fetch_for_pool
 from ojs_cluster.store.pools.pools import MAX_POOLS
 from ojs_cluster.store.queue_defaults.records import MAX_QUEUES, change_defaults
+from ojs_cluster.store.queues.purges import purge
 from ojs_cluster.store.queues.queue_sums import sum_queues
-from ojs_cluster.store.queues.queues import get_stats, purge
+from ojs_cluster.store.queues.queues import get_stats
 from ojs_cluster.store.schemas.schema_index import SchemaRecord, encode
 from ojs_cluster.store.search.index_values import value_key
 from ojs_cluster.store.search.lists import list_jobs

@@ -32,7 +32,7 @@ from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.open import open_store
 from ojs_cluster.store.operations import health, metrics
 from ojs_cluster.store.outbox import outbox
-from ojs_cluster.store.queues import queues
+from ojs_cluster.store.queues import pauses, queues
 from ojs_cluster.store.queues.registry import QueueRegistry
 from ojs_cluster.store.settings import StoreSettings
 from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
@@ -339,7 +339,7 @@ async def test_pausing_a_queue_needs_no_other_shard(server: Embedded, store: Sto
     server.pause(node)
     with trio.fail_after(SOON_S):
         assert await queues.exists(store, name)
-        await queues.pause_or_resume(store, name, "pause")
+        await pauses.pause_or_resume(store, name, "pause")
         assert (await queues.get_stats(store, name)).paused
     server.resume(node)
 

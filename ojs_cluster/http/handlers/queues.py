@@ -14,9 +14,11 @@ from ojs_cluster.http import query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode
+from ojs_cluster.store.queues import pauses, purges
 from ojs_cluster.store.queues import queues as store_queues
+from ojs_cluster.store.queues.pauses import QueueAction
 from ojs_cluster.store.queues.priority_counts import count_by_priority
-from ojs_cluster.store.queues.queues import QueueAction, QueueStats
+from ojs_cluster.store.queues.queues import QueueStats
 from ojs_cluster.store.tenants.tenant_counts import read_queue_counts
 
 
@@ -160,7 +162,7 @@ async def purge(app: App, request: Request, name: str) -> Response:
             "jobs are removed when their retention ends",
             field="states",
         )
-    purged, remaining = await store_queues.purge(app.store, name)
+    purged, remaining = await purges.purge(app.store, name)
     return replies.json_response(
         200, {"queue": name, "purged": purged, "deleted": purged, "left": remaining}
     )
@@ -202,7 +204,7 @@ def counts(queue: QueueStats) -> dict[str, int]:
 async def _change_state(app: App, name: str, action: QueueAction, time_name: str) -> Response:
     """Pause, drain or resume a queue; return its state, and the time under ``time_name``."""
     check_queue(name, field="name")
-    at_ms, status = await store_queues.pause_or_resume(app.store, name, action)
+    at_ms, status = await pauses.pause_or_resume(app.store, name, action)
     members = {
         "name": name,
         "paused": status == "paused",

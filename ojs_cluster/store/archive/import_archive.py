@@ -43,7 +43,7 @@ from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.limits import depth_bounds, partition_quotas, rate_limits, rate_tokens
 from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.queue_defaults.records import change_defaults, get_defaults
-from ojs_cluster.store.queues import queues
+from ojs_cluster.store.queues import pauses, queues
 from ojs_cluster.store.queues.lifecycle import create_queue
 from ojs_cluster.store.queues.partition_maintenance import set_partitions
 from ojs_cluster.store.runtime import Arg
@@ -91,7 +91,7 @@ async def restore_queue(store: Store, line: QueueLine) -> RestoreOutcome:
     if line.partitions:
         await _partition(store, line.name, line.partitions)
     if paused is not None:
-        await queues.pause_or_resume(store, line.name, "pause")
+        await pauses.pause_or_resume(store, line.name, "pause")
     if limits is not None and await partition_quotas.get_limits(store, line.name) == RateLimits():
         await rate_limits.set_queue_limits(store, line.name, unpack_limits(limits.decode()))
     if bound is not None and await depth_bounds.get_bound(store, line.name) is None:

@@ -26,13 +26,9 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import exhaustion
 from ojs_cluster.store.limits import depth_bounds, partition_quotas, rate_limits
 from ojs_cluster.store.partial_failures import after_first_write
+from ojs_cluster.store.queue_deletion.drains import begin_drain, end_drain, new_drain_token
 from ojs_cluster.store.queues import lifecycle, pauses
-from ojs_cluster.store.queues.queues import (
-    begin_drain,
-    end_drain,
-    get_stats,
-    new_drain_token,
-)
+from ojs_cluster.store.queues.queues import get_stats
 from ojs_cluster.store.tenants import fair_share
 
 

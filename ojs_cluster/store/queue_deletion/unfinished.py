@@ -13,7 +13,8 @@ from typing import Any, Final
 from ojs_cluster.store.bulk import operations
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.jobs.validate_job import read_number
-from ojs_cluster.store.queues.queues import end_drain, restore_defaults
+from ojs_cluster.store.queue_deletion.drains import end_drain
+from ojs_cluster.store.queues.pauses import restore_defaults
 
 log = logging.getLogger("ojs.store")
 

@@ -15,16 +15,14 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.partial_failures import after_first_write
 from ojs_cluster.store.queue_defaults.records import read_record, remove_record
-from ojs_cluster.store.queues import partition_maintenance
-from ojs_cluster.store.queues.queues import (
-    QueueStats,
+from ojs_cluster.store.queue_deletion.drains import (
     begin_drain,
     end_drain,
-    exists,
-    get_stats,
     new_drain_token,
     restore_defaults_of,
 )
+from ojs_cluster.store.queues import partition_maintenance
+from ojs_cluster.store.queues.queues import QueueStats, exists, get_stats
 from ojs_cluster.store.sweeps.retention import retire
 
 

@@ -1,45 +1,31 @@
-"""Queues: list, read, pause, resume, purge (spec: ojs-queue-config, ojs-admin-api)."""
+"""Queues: list and read (spec: ojs-queue-config, ojs-admin-api)."""
 
 from __future__ import annotations
 
 import itertools
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import trio
 
 from ojs_cluster.core.access.scopes import QueuePatterns
-from ojs_cluster.core.errors import BackendUnavailable, Conflict, NotFound, OJSError
+from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.core.jobs.states import TERMINAL, State
 from ojs_cluster.keys import Shard
-from ojs_cluster.redis.deadline import cleaning_up, extend_deadline
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.aliases import remove_expired_jobs
 from ojs_cluster.store.fanout import run_concurrently
-from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.validate_job import read_number
-from ojs_cluster.store.outbox.outbox import deliver
-from ojs_cluster.store.partial_failures import after_first_write
-from ojs_cluster.store.queue_defaults.records import read_record, restore_removed
-from ojs_cluster.store.queues import pauses
 
 _COUNTED_STATES = tuple(state for state in State if state is not State.AVAILABLE)
 _TOTALS = (b"acked", b"failed", b"run_ms", b"wait_ms")
 """Fields of a queue's counters that only grow: completed jobs, failed attempts, and how long the
 completed jobs have run and have waited, in milliseconds."""
-_MAX_PURGED = 500
-"""Jobs that one script purges."""
 _MAX_NAMES = 5000
 """Names that one command reads from the registry of queue names."""
 _MAX_REGISTRY_WAIT_S = 0.5
 """Time in seconds after which the queue's shards are read instead of the registry."""
-PURGE_S = 20.0
-"""Time in seconds after which a purge stops and returns; the caller repeats it."""
-
-
 QueueStatus = Literal["active", "paused", "draining"]
 """A state of a queue (spec: ojs-queue-config 5.1)."""
 
@@ -282,225 +268,6 @@ async def exists(store: Store, queue: str) -> bool:
 
     await run_concurrently(await store.partitions.occupied_shards(store, queue), check)
     return has_hash
-
-
-QueueAction = Literal["pause", "drain", "undrain", "resume"]
-"""A transition of a queue (spec: ojs-queue-config 5.1). ``resume`` ends a pause and a drain."""
-_FLAG_CHANGES: Final[Mapping[QueueAction, tuple[str, str]]] = {
-    "pause": ("set", "keep"),
-    "drain": ("keep", "set"),
-    "undrain": ("keep", "remove"),
-    "resume": ("remove", "remove"),
-}
-"""What each transition does to the flags ``paused`` and ``draining``."""
-
-
-async def pause_or_resume(store: Store, queue: str, action: QueueAction) -> tuple[int, QueueStatus]:
-    """Pause, drain or resume a queue; return the server's time in Unix milliseconds and the state.
-
-    Repeating it changes nothing. Jobs can be enqueued while a queue is paused (spec:
-    ojs-admin-api). A draining queue takes no new jobs, and workers empty it. Each partition has
-    these flags, which the scripts that fetch and enqueue jobs read. The flags of partition 0 are
-    authoritative. This function copies them to the other partitions before it returns (see
-    ``store/queues/pauses.py``).
-
-    Raises:
-        TooManyQueues: the queue is new, and the registry of queue names is full.
-        BackendUnavailable: Redis did not answer in time.
-    """
-    return await _change_flags(store, queue, action)
-
-
-def new_drain_token(now_ms: int) -> str:
-    """Return a token for the drain of a new deletion.
-
-    It has the time, so that the janitor can tell the drain of a process that has died.
-
-    Args:
-        now_ms: time of a master, in Unix milliseconds.
-    """
-    return f"{now_ms:x}-{secrets.token_hex(8)}"
-
-
-async def begin_drain(store: Store, queue: str, token: str) -> None:
-    """Drain a queue for its deletion, and end an earlier deletion by taking over its drain.
-
-    Repeating it with the same token changes nothing. If it fails, it tries to end the drain.
-
-    Args:
-        store: the store.
-        queue: the queue's name.
-        token: a text that no other deletion uses (``new_drain_token``).
-
-    Raises:
-        TooManyQueues: the queue is new, and the registry of queue names is full.
-        BackendUnavailable: Redis did not answer in time.
-    """
-    try:
-        await _change_flags(store, queue, "drain", token)
-    except BackendUnavailable:
-        with suppress(OJSError), cleaning_up():
-            await end_drain(store, queue, token)
-        raise
-
-
-async def end_drain(store: Store, queue: str, token: str) -> None:
-    """End the drain of a deletion, unless an operator or another deletion has taken it over.
-
-    If an operator had drained the queue before the deletion, the queue keeps draining.
-
-    Raises:
-        BackendUnavailable: Redis did not answer in time.
-    """
-    shard = store.keys.shard_of_queue(queue)
-    removed = await store.redis.call(
-        *(shard.slot, "HEXISTS", shard.queue_counters(queue), "removed_defaults"), idempotent=True
-    )
-    if removed:
-        # They are restored after the drain. While their master is away, the queue keeps draining:
-        # without them its new jobs would be retried in another way.
-        await read_record(store, queue)
-    await _change_flags(store, queue, "undrain", token)
-
-
-async def restore_defaults_of(store: Store, queue: str, token: str) -> None:
-    """Restore the defaults that a deletion has removed, if the queue still drains for it.
-
-    Raises:
-        BackendUnavailable: Redis did not answer in time.
-    """
-    shard = store.keys.shard_of_queue(queue)
-    found: Any = await store.redis.call(
-        *(shard.slot, "HMGET", shard.queue_counters(queue), "deleting", "removed_defaults"),
-        idempotent=True,
-    )
-    deletion, removed = found
-    owner = token.encode()
-    if deletion in (owner, owner + b"*") and removed and removed.startswith(owner + b"|"):
-        await restore_defaults(store, queue, removed)
-
-
-async def restore_defaults(store: Store, queue: str, removed: bytes) -> None:
-    """Restore defaults that a deletion has removed, then remove them from partition 0.
-
-    Args:
-        store: the store.
-        queue: the queue's name.
-        removed: the field ``removed_defaults`` of partition 0 (``pause_queue.lua``).
-
-    Raises:
-        BackendUnavailable: Redis did not answer in time.
-    """
-    await restore_removed(store, queue, removed.partition(b"|")[2])
-    shard = store.keys.shard_of_queue(queue)
-    await store.run(
-        shard,
-        "pause_queue",
-        [shard.queue_counters(queue), shard.queue_available(queue), shard.events],
-        [store.events_arg, queue, "keep", "keep", "", removed],
-        idempotent=True,
-    )
-
-
-async def _change_flags(
-    store: Store, queue: str, action: QueueAction, token: str = ""
-) -> tuple[int, QueueStatus]:
-    """Change the flags, for an operator or for the deletion with this token."""
-    await store.queues.ensure(store, [queue])
-    shard = store.keys.shard_of_queue(queue)
-    now, effects, paused, draining, removed = await store.run(
-        shard,
-        "pause_queue",
-        [shard.queue_counters(queue), shard.queue_available(queue), shard.events],
-        [store.events_arg, queue, *_FLAG_CHANGES[action], token],
-        idempotent=True,
-    )
-    await deliver(store, shard, effects)
-    with after_first_write():
-        if removed:  # the deletion has no token any more, so it does not delete the queue
-            await restore_defaults(store, queue, removed)
-        await pauses.mirror_flags(store, queue)
-    return int(now), queue_status(paused=bool(paused), draining=bool(draining))
-
-
-async def purge(store: Store, queue: str) -> tuple[int, int]:
-    """Remove a queue's available jobs; return how many were removed and how many remain.
-
-    Raises:
-        BackendUnavailable: Redis did not answer in time; some jobs may have been removed.
-    """
-    removed = remaining = 0
-    extend_deadline(PURGE_S)
-    deadline = trio.current_time() + PURGE_S
-
-    async def purge_one(shard: Shard) -> None:
-        nonlocal removed, remaining
-        removed_here, remaining_here = await _purge_partition(store, shard, queue, deadline)
-        removed, remaining = removed + removed_here, remaining + remaining_here
-
-    shards = await store.partitions.occupied_shards(store, queue)
-    # When one partition fails, jobs of others may have been removed.
-    with after_first_write(when=len(shards) > 1):
-        await run_concurrently(shards, purge_one)
-    return removed, remaining
-
-
-async def _purge_partition(
-    store: Store, shard: Shard, queue: str, deadline: float
-) -> tuple[int, int]:
-    """Remove a queue's available jobs from one shard until none is left or time is up.
-
-    Args:
-        store: the store.
-        shard: the shard.
-        queue: the queue's name.
-        deadline: the end of the purge, in seconds of trio's clock.
-
-    Returns:
-        How many jobs were removed, and how many remain.
-    """
-    removed = remaining = 0
-    while True:
-        with after_first_write(when=removed > 0):
-            purged, not_removed, remaining = await store.run(
-                shard,
-                "purge_queue",
-                [
-                    *(shard.queue_available(queue), shard.queue_counters(queue)),
-                    *(shard.finished, shard.dead, shard.expiring, shard.queue_blocked(queue)),
-                    shard.tenant_turns(queue),
-                ],
-                [_MAX_PURGED, shard.index, len(store.keys)],
-                idempotent=True,
-            )
-        with after_first_write():
-            purged += await _cancel_and_remove(store, shard, [i.decode() for i in not_removed])
-        removed += purged
-        if not purged or trio.current_time() >= deadline:
-            return removed, remaining
-
-
-async def _cancel_and_remove(store: Store, shard: Shard, job_ids: Sequence[str]) -> int:
-    """Cancel and remove jobs that ``purge_queue.lua`` cannot remove; return how many it cancelled.
-
-    The removal of such a job also changes other shards: its alias, workflow, lock or token.
-
-    The jobs are cancelled first, so that no worker gets them. A job whose id was fixed in advance,
-    such as a workflow's step, stays cancelled for a while before it is removed (see
-    ``removal_time`` in ``store/include/jobs/finish_job.lua``).
-    """
-    cancelled: list[str] = []
-
-    async def cancel_one(job_id: str) -> None:
-        with suppress(NotFound, Conflict):  # a worker may have fetched it in between
-            await cancel(store, job_id, keep_ms=0, only="available")
-            cancelled.append(job_id)
-
-    await run_concurrently(job_ids, cancel_one)
-    removal = await remove_expired_jobs(store, shard, cancelled)
-    if removal.error is not None:
-        raise removal.error
-    return len(cancelled)
 
 
 def sum_stats(parts: Sequence[QueueStats]) -> QueueStats:

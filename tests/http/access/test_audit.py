@@ -390,7 +390,7 @@ async def test_a_handler_that_is_cut_off_leaves_an_entry(
             waits.set()
             await trio.sleep_forever()
 
-        monkeypatch.setattr("ojs_cluster.store.queues.queues.pause_or_resume", hang)
+        monkeypatch.setattr("ojs_cluster.store.queues.pauses.pause_or_resume", hang)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(Api(app).post, "/ojs/v1/queues/q/pause")
             await waits.wait()

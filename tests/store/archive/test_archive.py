@@ -32,7 +32,7 @@ from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.limits import depth_bounds, rate_limits
 from ojs_cluster.store.limits.depth_bounds import DepthBound
 from ojs_cluster.store.queue_defaults.records import change_defaults, get_defaults
-from ojs_cluster.store.queues import queues
+from ojs_cluster.store.queues import pauses, queues
 from ojs_cluster.store.queues.registry import QueueRegistry
 from ojs_cluster.store.tenants import fair_share
 from ojs_cluster.store.workflows import read_workflows
@@ -326,12 +326,12 @@ async def test_a_paused_queue_gives_no_job_after_its_import(
     backend: Embedded, store: Store
 ) -> None:
     await put(store)
-    await queues.pause_or_resume(store, QUEUE, "pause")
+    await pauses.pause_or_resume(store, QUEUE, "pause")
     text = await export_text(store)
     async with emptied(backend) as target:
         await import_text(target, text)
         assert await fetch(target, [QUEUE], count=1, worker_id="w") == []
-        await queues.pause_or_resume(target, QUEUE, "resume")
+        await pauses.pause_or_resume(target, QUEUE, "resume")
         assert len(await take(target)) == 1
 
 
@@ -595,7 +595,7 @@ async def test_a_partitioned_queue_is_restored_with_one_counter(
     parts = await spread(store, db, 4)
     ids = [(await put_into(store, part)).id for part in parts for _ in range(3)]
     await ack(store, (await take(store))[0])
-    await queues.pause_or_resume(store, QUEUE, "pause")
+    await pauses.pause_or_resume(store, QUEUE, "pause")
     text = await export_text(store)
     async with emptied(backend, shards) as target:
         tally, messages = await import_text(target, text)
@@ -606,7 +606,7 @@ async def test_a_partitioned_queue_is_restored_with_one_counter(
         assert target.partitions.layout(QUEUE).count == 4
         stats = await queues.get_stats(target, QUEUE)
         assert (stats.paused, stats.acked, stats.counts[State.AVAILABLE]) == (True, 1, 11)
-        await queues.pause_or_resume(target, QUEUE, "resume")
+        await pauses.pause_or_resume(target, QUEUE, "resume")
         found = {job.id for job in await take(target, count=20)}
         assert len(found) == 11
         assert found < set(ids)

@@ -22,7 +22,7 @@ from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.activate import activate
 from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.queues import queues
+from ojs_cluster.store.queues import purges
 from ojs_cluster.store.sweeps import retention
 from ojs_cluster.store.unique import locks
 from ojs_cluster.store.unique.locks import LockRequest
@@ -219,7 +219,7 @@ async def test_a_purged_queue_frees_the_ids_of_its_jobs(
         age_claim(db, store.keys.shard_of_id(job_id), job_id, HOUR)
     held = (await take(store))[0]
 
-    assert await queues.purge(store, QUEUE) == (2, 0)
+    assert await purges.purge(store, QUEUE) == (2, 0)
     assert not [key for key in all_keys(backend) for job_id in ids[1:] if job_id.encode() in key]
     assert consistent().states == {held.id: "active"}
     await put(store, "other", id=ids[1])

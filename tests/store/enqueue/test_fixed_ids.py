@@ -19,7 +19,7 @@ from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.listing import JobFilter
 from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.queues import queues
+from ojs_cluster.store.queues import purges
 from ojs_cluster.store.search.lists import list_jobs
 from ojs_cluster.store.sweeps import retention
 from tests.store.archives import counted, export_text
@@ -160,8 +160,8 @@ async def test_a_purged_job_keeps_its_id_taken(
 ) -> None:
     job_id = await make(store)
 
-    assert (await queues.purge(store, QUEUE))[0] == 1
+    assert (await purges.purge(store, QUEUE))[0] == 1
 
-    assert (await queues.purge(store, QUEUE)) == (0, 0)
+    assert (await purges.purge(store, QUEUE)) == (0, 0)
     consistent()
     await assert_removed_in_time(store, db, backend, job_id)

@@ -17,7 +17,7 @@ from ojs_cluster.store.dead_letters import dead_letters
 from ojs_cluster.store.enqueue.enqueue import enqueue
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.limits import rate_limits
-from ojs_cluster.store.queues import queues
+from ojs_cluster.store.queues import pauses, purges
 from ojs_cluster.store.workers import workers
 from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from ojs_cluster.store.workflows import workflows
@@ -81,9 +81,9 @@ OPERATIONS: Final[dict[str, tuple[str, Operation]]] = {
     "cancel a workflow": ("workflow_end", workflows.cancel),
     "pause a queue": (
         "pause_queue",
-        lambda store, _: queues.pause_or_resume(store, QUEUE, "pause"),
+        lambda store, _: pauses.pause_or_resume(store, QUEUE, "pause"),
     ),
-    "purge a queue": ("purge_queue", lambda store, _: queues.purge(store, QUEUE)),
+    "purge a queue": ("purge_queue", lambda store, _: purges.purge(store, QUEUE)),
     "retry a dead letter": ("retry_dead", dead_letters.retry),
     "delete a dead letter": ("delete_dead", dead_letters.delete),
     "limit a queue": (

@@ -23,7 +23,7 @@ from ojs_cluster.store.jobs.nack import Nack, nack_many
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.progress import checkpoints
 from ojs_cluster.store.progress.progress import Report, report_progress
-from ojs_cluster.store.queues import lifecycle, queues
+from ojs_cluster.store.queues import lifecycle, pauses
 from ojs_cluster.store.workers import workers
 from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from tests.store.shortcuts import (
@@ -75,8 +75,8 @@ async def one_of_each(store: Store, db: Any) -> None:
     late = await put(store, expires_at="+PT1H")
     age_job(db, shard, late.id, 2 * HOUR)
     await reap_all(store)
-    await queues.pause_or_resume(store, QUEUE, "pause")
-    await queues.pause_or_resume(store, QUEUE, "resume")
+    await pauses.pause_or_resume(store, QUEUE, "pause")
+    await pauses.pause_or_resume(store, QUEUE, "resume")
 
 
 async def test_the_transitions_write_every_event_type(store: Store, db: Any) -> None:

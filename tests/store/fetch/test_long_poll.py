@@ -25,7 +25,7 @@ from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.activate import activate
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.limits import rate_limits
-from ojs_cluster.store.queues import queues
+from ojs_cluster.store.queues import pauses
 from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from tests.store.shortcuts import (
     HOUR,
@@ -189,12 +189,12 @@ async def test_a_requeue_a_release_and_an_activation_wake_a_waiter(
 async def test_a_resume_wakes_waiters_and_a_pause_keeps_them(
     store: Store, waiters: Waiters
 ) -> None:
-    await queues.pause_or_resume(store, QUEUE, "pause")
+    await pauses.pause_or_resume(store, QUEUE, "pause")
     await put(store)
     await put(store)
 
     async def resume() -> None:
-        await queues.pause_or_resume(store, QUEUE, "resume")
+        await pauses.pause_or_resume(store, QUEUE, "resume")
 
     assert await served_after(store, waiters, resume)
 
@@ -205,12 +205,12 @@ async def test_a_waiter_for_one_tenant_is_woken_by_a_resume_a_limit_and_a_free_s
     """The job of the tenant was in the queue before, so no message about its arrival follows."""
 
     async def resume() -> None:
-        await queues.pause_or_resume(store, QUEUE, "resume")
+        await pauses.pause_or_resume(store, QUEUE, "resume")
 
     async def limit() -> None:
         await rate_limits.set_queue_limits(store, QUEUE, RateLimits(concurrency=2))
 
-    await queues.pause_or_resume(store, QUEUE, "pause")
+    await pauses.pause_or_resume(store, QUEUE, "pause")
     for _ in range(3):
         await enqueue_many(store, [msgspec.structs.replace(new_job(), tenant="a")])
     assert await served_after(store, waiters, resume, tenant="a")

@@ -27,7 +27,7 @@ from ojs_cluster.store.fetch.depth_reader import DepthReader
 from ojs_cluster.store.fetch.long_poll import Waiters, fetch_or_wait
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.limits import partition_quotas
-from ojs_cluster.store.queues import queues
+from ojs_cluster.store.queues import pauses
 from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from tests.store.hot_queues import spread
 from tests.store.shortcuts import HOUR, new_job, put, queues_in_other_shards, shard_of, take
@@ -163,7 +163,7 @@ async def furnish(store: Store, db: Any, chance: random.Random) -> Scene:
             scene.startable[name] += 1
         batch += [new_job(name, priority=chance.randint(-5, 5)) for _ in range(has)]
         if kind == "paused":
-            await queues.pause_or_resume(store, name, "pause")
+            await pauses.pause_or_resume(store, name, "pause")
             scene.startable[name] = 0
     await enqueue_many(store, batch)
     return scene

@@ -24,7 +24,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.edit import edit
 from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.queues import queues
+from ojs_cluster.store.queues import purges
 from tests.store.shortcuts import HOUR, ack, active, home_id, nack, promote_all, put, shard_of, take
 from tests.support.invariants import InvariantReport
 from tests.support.timeshift import age_job
@@ -160,7 +160,7 @@ async def test_another_job_of_the_same_id_does_not_get_the_content_of_the_first(
     async def get(store: Store, job_id: str) -> JobRecord:
         job = await read(store, job_id)
         if not seen:  # after the edit has read the first job
-            assert await queues.purge(store, job.queue) == (1, 0)
+            assert await purges.purge(store, job.queue) == (1, 0)
             await trio.sleep(0.005)
             await put(store, id=job_id, tags=["second"])
         return job

@@ -24,7 +24,7 @@ from ojs_cluster.store.fetch.depth_reader import DepthReader
 from ojs_cluster.store.fetch.lease_ids import shard_of_lease
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.queues.queues import pause_or_resume
+from ojs_cluster.store.queues.pauses import pause_or_resume
 from ojs_cluster.store.scripts import load_scripts
 from ojs_cluster.store.workers.touch import FetchTouches
 from tests.store.shortcuts import HOUR, ack, nack, promote_all, put, shard_of, sibling_queue, take

@@ -26,7 +26,7 @@ from ojs_cluster.store.jobs.listing import JobFilter
 from ojs_cluster.store.jobs.nack import Nack, nack_many
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.queues import queues
+from ojs_cluster.store.queues import purges, queues
 from ojs_cluster.store.queues.partition_maintenance import set_partitions
 from ojs_cluster.store.search.lists import list_jobs
 from ojs_cluster.store.sweeps import retention
@@ -210,7 +210,7 @@ async def purged(store: Store, db: Any, bad: JobRecord, well: JobRecord) -> None
 
 
 async def queue_purged(store: Store, db: Any, bad: JobRecord, well: JobRecord) -> None:
-    await queues.purge(store, QUEUE)
+    await purges.purge(store, QUEUE)
     for job in (bad, well):
         assert not db.exists(shard_of(store).job(job.id))
 

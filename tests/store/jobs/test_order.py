@@ -20,7 +20,7 @@ from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.queues import queues
+from ojs_cluster.store.queues import pauses, queues
 from tests.store.shortcuts import (
     HOUR,
     QUEUE,
@@ -217,13 +217,13 @@ async def test_a_queue_entry_without_its_job_is_stepped_over(store: Store, db: A
 
 
 async def test_a_paused_queue_takes_jobs_and_gives_none(store: Store, consistent: Check) -> None:
-    await queues.pause_or_resume(store, QUEUE, "pause")
+    await pauses.pause_or_resume(store, QUEUE, "pause")
     job = await put(store)
 
     assert job.state is State.AVAILABLE
     assert await take(store) == []
     assert (await queues.get_stats(store, QUEUE)).paused
-    await queues.pause_or_resume(store, QUEUE, "resume")
+    await pauses.pause_or_resume(store, QUEUE, "resume")
     assert [found.id for found in await take(store)] == [job.id]
     consistent()
 
@@ -234,7 +234,7 @@ async def test_pause_is_seen_by_the_next_fetch_of_another_process(
     await put(store)
     await put(store)
     assert len(await take(other_store)) == 1
-    await queues.pause_or_resume(store, QUEUE, "pause")
+    await pauses.pause_or_resume(store, QUEUE, "pause")
 
     assert await take(other_store) == []
 
@@ -243,16 +243,16 @@ async def test_pause_touches_only_its_own_queue(store: Store) -> None:
     twin = sibling_queue(store)
     await put(store)
     there = await put(store, twin)
-    await queues.pause_or_resume(store, QUEUE, "pause")
+    await pauses.pause_or_resume(store, QUEUE, "pause")
 
     assert [job.id for job in await take(store, QUEUE, twin, count=2)] == [there.id]
 
 
 async def test_pausing_twice_keeps_the_first_moment(store: Store) -> None:
-    await queues.pause_or_resume(store, QUEUE, "pause")
+    await pauses.pause_or_resume(store, QUEUE, "pause")
     first = (await queues.get_stats(store, QUEUE)).paused_ms
     await trio.sleep(0.005)
-    await queues.pause_or_resume(store, QUEUE, "pause")
+    await pauses.pause_or_resume(store, QUEUE, "pause")
 
     assert (await queues.get_stats(store, QUEUE)).paused_ms == first
 
@@ -261,7 +261,7 @@ async def test_work_on_active_jobs_of_a_paused_queue_goes_on(
     store: Store, db: Any, consistent: Check
 ) -> None:
     done, failed, lost = [await active(store) for _ in range(3)]
-    await queues.pause_or_resume(store, QUEUE, "pause")
+    await pauses.pause_or_resume(store, QUEUE, "pause")
     await ack(store, done)
     await nack(store, failed)
     age_job(db, shard_of(store), lost.id, HOUR)

@@ -13,7 +13,7 @@ from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.limits import rate_limits
 from ojs_cluster.store.operations import metrics
-from ojs_cluster.store.queues import queues
+from ojs_cluster.store.queues import purges, queues
 from ojs_cluster.store.sweeps import retention
 from tests.store.hot_queues import put_into, spread
 from tests.store.shortcuts import HOUR, MINUTE, QUEUE, ack, nack, put, shard_of, take
@@ -41,7 +41,7 @@ async def test_a_declared_limit_ends_an_hour_after_its_last_job(
     elif end == "cancel":
         await cancel(store, job.id)
     else:
-        await queues.purge(store, QUEUE)
+        await purges.purge(store, QUEUE)
     age_declared(db, shard_of(store), QUEUE, 50 * MINUTE)
     assert await in_force(store) == 1
     age_declared(db, shard_of(store), QUEUE, 10 * MINUTE)

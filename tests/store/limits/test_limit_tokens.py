@@ -31,7 +31,7 @@ from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.listing import JobFilter
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.limits import rate_limits, rate_tokens
-from ojs_cluster.store.queues import queues
+from ojs_cluster.store.queues import purges, queues
 from ojs_cluster.store.search.lists import list_jobs
 from tests.store.limit_jobs import (
     age_key,
@@ -331,7 +331,7 @@ async def test_a_token_is_returned_by_every_end_of_its_job(
     if how == "cancel":
         await cancel(store, first.id)
     elif how == "purge":
-        await queues.purge(store, QUEUE)
+        await purges.purge(store, QUEUE)
     else:
         age_job(db, shard_of(store), first.id, 2 * HOUR)
         await reap_all(store)
@@ -484,7 +484,7 @@ async def test_listing_and_counts_include_blocked_jobs(store: Store, key: str) -
     for wanted in (JobFilter(), JobFilter(state=State.AVAILABLE), JobFilter(queue=QUEUE)):
         assert len((await list_jobs(store, wanted, limit=10)).jobs) == 3
     assert (await queues.get_stats(store, QUEUE)).depth == 3
-    assert await queues.purge(store, QUEUE) == (3, 0)
+    assert await purges.purge(store, QUEUE) == (3, 0)
 
 
 async def test_a_key_is_removed_a_day_after_its_last_use(store: Store, db: Any, key: str) -> None:

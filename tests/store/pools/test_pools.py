@@ -17,7 +17,7 @@ from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.pools import pool_table, pools
 from ojs_cluster.store.pools.pool_fetch import fetch_for_pool
 from ojs_cluster.store.pools.pool_table import read_counts
-from ojs_cluster.store.queues.queues import pause_or_resume
+from ojs_cluster.store.queues.pauses import pause_or_resume
 from ojs_cluster.store.workers import workers
 from tests.store.hot_queues import spread
 from tests.store.pools.shortcuts import allow, make_pool

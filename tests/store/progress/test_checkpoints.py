@@ -16,7 +16,7 @@ from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.progress import checkpoints
 from ojs_cluster.store.progress.checkpoints import MAX_BYTES, Checkpoint, read_checkpoint
-from ojs_cluster.store.queues import queues
+from ojs_cluster.store.queues import purges
 from ojs_cluster.store.sweeps import retention
 from tests.store.archives import export_text
 from tests.store.shortcuts import (
@@ -178,7 +178,7 @@ async def test_a_purge_of_a_queue_removes_checkpoints(
 ) -> None:
     job, other = await put(store), await put(store)
     await save(store, job)
-    await queues.purge(store, job.queue)
+    await purges.purge(store, job.queue)
     shard = shard_of(store)
     assert not db.exists(shard.job(job.id), shard.job(other.id), shard.checkpoint(job.id))
     consistent()

@@ -24,7 +24,7 @@ from ojs_cluster.store.queue_deletion.deletion import (
     open_target,
 )
 from ojs_cluster.store.queue_deletion.walks import after_walk
-from ojs_cluster.store.queues import lifecycle, queues
+from ojs_cluster.store.queues import lifecycle, pauses, queues
 from ojs_cluster.store.queues.partition_maintenance import get_partitions, set_partitions
 from ojs_cluster.store.tenants import fair_share
 from tests.store.hot_queues import close_empty, put_into, spread
@@ -229,7 +229,7 @@ async def test_an_operator_ends_a_deletion(store: Store, db: Any, how: str) -> N
     if how == "stopped":
         await operations.stop(store, operation.id)
     else:
-        await queues.pause_or_resume(store, QUEUE, "resume" if how == "resumed" else "drain")
+        await pauses.pause_or_resume(store, QUEUE, "resume" if how == "resumed" else "drain")
 
     ended = await carry_out(store, db, operation)
 
@@ -304,7 +304,7 @@ async def test_a_deletion_of_a_drained_queue_is_ended_by_the_next_one(
     store: Store, db: Any
 ) -> None:
     await put(store)
-    await queues.pause_or_resume(store, QUEUE, "drain")
+    await pauses.pause_or_resume(store, QUEUE, "drain")
     first = await begin(store)
     second = (await begin(store, "target")).deletion
     assert second is not None
@@ -363,10 +363,10 @@ async def test_a_target_that_cannot_take_the_jobs_is_refused(store: Store, db: A
     await put(store)
     with pytest.raises(InvalidRequest):
         await begin(store, QUEUE)
-    await queues.pause_or_resume(store, "target", "drain")
+    await pauses.pause_or_resume(store, "target", "drain")
     with pytest.raises(Conflict, match="draining"):
         await begin(store, "target")
-    await queues.pause_or_resume(store, "target", "resume")
+    await pauses.pause_or_resume(store, "target", "resume")
     await rate_limits.set_queue_limits(store, "target", RateLimits(concurrency=1))
     with pytest.raises(Conflict, match="limits"):
         await begin(store, "target")

@@ -10,9 +10,9 @@ from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.store.bulk import execution
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.queue_defaults.records import change_defaults, get_defaults
-from ojs_cluster.store.queue_deletion import deletion
+from ojs_cluster.store.queue_deletion import deletion, drains
 from ojs_cluster.store.queue_deletion.unfinished import MAX_REQUEST_MS
-from ojs_cluster.store.queues import lifecycle, queues
+from ojs_cluster.store.queues import lifecycle, pauses, queues
 from ojs_cluster.store.sweeps.retention import retire_queues
 from tests.store.hot_queues import spread
 from tests.store.queue_deletion.test_deletion import begin, lose
@@ -31,8 +31,8 @@ async def removed_defaults(store: Store) -> str:
     """Stop a deletion after it has removed the defaults of ``QUEUE``; return its token."""
     await lifecycle.create_queue(store, QUEUE, accept_existing=True)
     await change_defaults(store, QUEUE, {"default_timeout": 7})
-    token = queues.new_drain_token((await queues.get_stats(store, QUEUE)).now_ms)
-    await queues.begin_drain(store, QUEUE, token)
+    token = drains.new_drain_token((await queues.get_stats(store, QUEUE)).now_ms)
+    await drains.begin_drain(store, QUEUE, token)
     with pytest.raises(BackendUnavailable):
         await lifecycle.delete_drained(before(store, "delete_queue", 1, lose), QUEUE, token)
     assert (await get_defaults(store, QUEUE)).empty
@@ -71,7 +71,7 @@ async def test_a_deletion_that_died_leaves_the_drain_of_an_operator_and_the_defa
     store: Store, db: Any, drained: bool
 ) -> None:
     if drained:
-        await queues.pause_or_resume(store, QUEUE, "drain")
+        await pauses.pause_or_resume(store, QUEUE, "drain")
     await removed_defaults(store)
     assert await status(store) == "draining"
     assert (await get_defaults(store, QUEUE)).empty  # the request may still be there
@@ -87,7 +87,7 @@ async def test_defaults_are_restored_although_the_process_died_after_the_drain(
 ) -> None:
     token = await removed_defaults(store)
     with pytest.raises(BackendUnavailable):
-        await queues.end_drain(before(store, "write_queue_defaults", 0, lose), QUEUE, token)
+        await drains.end_drain(before(store, "write_queue_defaults", 0, lose), QUEUE, token)
 
     assert await status(store) == "active"
     assert (await get_defaults(store, QUEUE)).default_timeout == 7
@@ -96,7 +96,7 @@ async def test_defaults_are_restored_although_the_process_died_after_the_drain(
 
 async def test_a_token_of_an_earlier_version_is_as_old_as_the_drain(store: Store, db: Any) -> None:
     await put(store)
-    await queues.begin_drain(store, QUEUE, "0123456789abcdef")
+    await drains.begin_drain(store, QUEUE, "0123456789abcdef")
     assert await status(store) == "draining"
     db.hincrby(shard_of(store).queue_counters(QUEUE), "draining", -MAX_REQUEST_MS)
     assert await status(store) == "active"

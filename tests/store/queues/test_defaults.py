@@ -14,7 +14,7 @@ from ojs_cluster.store.dead_letters import exhaustion
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.queue_defaults import records
-from ojs_cluster.store.queues import lifecycle, queues
+from ojs_cluster.store.queues import lifecycle, purges
 from tests.store.shortcuts import DAY, HOUR, QUEUE, ack, active, nack, put, shard_of, until
 from tests.support.invariants import InvariantReport
 
@@ -56,7 +56,7 @@ async def test_a_finished_job_is_kept_as_long_as_its_queue_said(
     dead = await active(store, max_attempts=1)
     await nack(store, dead)
     removed = await put(store)
-    await queues.purge(store, QUEUE)
+    await purges.purge(store, QUEUE)
     await change(store, retention=None)
     for job, hours in ((completed, 2), (discarded, 3), (cancelled, 4)):
         assert kept_ms(store, db, job.id) == pytest.approx(hours * HOUR, abs=60_000)
@@ -75,7 +75,7 @@ async def test_another_process_applies_a_change_and_a_deletion(
         await records.change_defaults(store, QUEUE, {"default_timeout": 9})
         await until_applied(other_store, True)
         assert (await put(other_store)).fields[f.TIMEOUT] == b"9000"
-        await queues.purge(store, QUEUE)
+        await purges.purge(store, QUEUE)
         await lifecycle.delete_queue(store, QUEUE)
         await until_applied(other_store, False)
         assert f.TIMEOUT not in (await put(other_store)).fields

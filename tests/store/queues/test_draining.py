@@ -16,7 +16,7 @@ from ojs_cluster.store.cron import cron
 from ojs_cluster.store.cron.cron_store import RedisCronStore
 from ojs_cluster.store.cron.firing import fire_due
 from ojs_cluster.store.enqueue.enqueue import enqueue_many
-from ojs_cluster.store.queues import queues
+from ojs_cluster.store.queues import pauses
 from ojs_cluster.store.queues.queues import get_stats
 from ojs_cluster.store.workflows import workflows
 from tests.store.cron.test_cron import definition
@@ -79,7 +79,7 @@ async def test_a_draining_queue_refuses_new_jobs_until_it_is_resumed(
 ) -> None:
     await spread(store, db, partitions)
     await ack(store, await active(store))  # the queue is in use, and known to the fast path
-    await queues.pause_or_resume(store, QUEUE, "drain")
+    await pauses.pause_or_resume(store, QUEUE, "drain")
     before = {key for key in keys_there(db) if b":j:" in key}
 
     with pytest.raises(QueueDraining) as refused:
@@ -88,7 +88,7 @@ async def test_a_draining_queue_refuses_new_jobs_until_it_is_resumed(
     assert {key for key in keys_there(db) if b":j:" in key} == before
     assert not locks_left(store, db)
 
-    await queues.pause_or_resume(store, QUEUE, "resume")
+    await pauses.pause_or_resume(store, QUEUE, "resume")
     await create(store)
 
 
@@ -98,7 +98,7 @@ async def test_accepted_jobs_still_enter_a_draining_queue(store: Store, db: Any)
     chain = [{"name": n, "type": "t", "args": [], "options": {"queue": QUEUE}} for n in "ab"]
     body = json.dumps({"type": "chain", "steps": chain}).encode()
     await workflows.create(store, parse_workflow(body))
-    await queues.pause_or_resume(store, QUEUE, "drain")
+    await pauses.pause_or_resume(store, QUEUE, "drain")
 
     await nack(store, failing)
     age_job(db, shard_of(store), failing.id, DAY)
@@ -116,7 +116,7 @@ async def test_accepted_jobs_still_enter_a_draining_queue(store: Store, db: Any)
 async def test_a_cron_occurrence_for_a_draining_queue_is_recorded(store: Store, db: Any) -> None:
     await cron.register(store, definition())
     queue = "reports"
-    await queues.pause_or_resume(store, queue, "drain")
+    await pauses.pause_or_resume(store, queue, "drain")
     age_cron(db, store.keys.meta, "daily", DAY)
     await fire_due(RedisCronStore(store), 10)
     [occurrence] = await cron.history(store, "daily", 10)
@@ -124,15 +124,15 @@ async def test_a_cron_occurrence_for_a_draining_queue_is_recorded(store: Store, 
 
 
 async def test_a_pause_and_a_drain_end_together(store: Store) -> None:
-    await queues.pause_or_resume(store, QUEUE, "pause")
-    assert (await queues.pause_or_resume(store, QUEUE, "drain"))[1] == "paused"
+    await pauses.pause_or_resume(store, QUEUE, "pause")
+    assert (await pauses.pause_or_resume(store, QUEUE, "drain"))[1] == "paused"
     assert (await get_stats(store, QUEUE)).draining_ms is not None
-    assert (await queues.pause_or_resume(store, QUEUE, "resume"))[1] == "active"
+    assert (await pauses.pause_or_resume(store, QUEUE, "resume"))[1] == "active"
     assert (await get_stats(store, QUEUE)).draining_ms is None
 
 
 async def test_new_partitions_of_a_draining_queue_are_draining(store: Store, db: Any) -> None:
-    await queues.pause_or_resume(store, QUEUE, "drain")
+    await pauses.pause_or_resume(store, QUEUE, "drain")
     for shard in await spread(store, db, 4):
         with pytest.raises(QueueDraining):
             await put_into(store, shard)

@@ -19,6 +19,7 @@ from ojs_cluster.store.dead_letters import exhaustion
 from ojs_cluster.store.enqueue.enqueue import enqueue
 from ojs_cluster.store.limits import depth_bounds, rate_limits
 from ojs_cluster.store.queue_defaults.records import change_defaults, get_defaults, remove_record
+from ojs_cluster.store.queue_deletion import drains
 from ojs_cluster.store.queues import lifecycle, pauses, queues
 from ojs_cluster.store.queues.partition_maintenance import get_partitions
 from ojs_cluster.store.sweeps.retention import purge_due, retire_queues
@@ -160,7 +161,7 @@ async def test_no_job_is_lost_when_producers_meet_a_deletion(
 
 
 async def test_a_paused_queue_that_is_not_empty_stays_as_it_is(store: Store) -> None:
-    await queues.pause_or_resume(store, QUEUE, "pause")
+    await pauses.pause_or_resume(store, QUEUE, "pause")
     await put(store, delay_until="+PT1H")
     with pytest.raises(Conflict):
         await lifecycle.delete_queue(store, QUEUE)
@@ -188,7 +189,7 @@ async def test_a_refused_deletion_does_not_end_the_drain_of_an_operator(
 
     async def drain() -> None:
         await put(other_store)
-        await queues.pause_or_resume(other_store, QUEUE, "drain")
+        await pauses.pause_or_resume(other_store, QUEUE, "drain")
 
     with pytest.raises(Conflict):
         await lifecycle.delete_queue(before(store, "pause_queue", 0, drain), QUEUE)
@@ -201,7 +202,7 @@ async def test_a_drain_that_begins_during_a_refused_deletion_stays(
     await lifecycle.create_queue(store, QUEUE)
 
     async def drain() -> None:
-        await queues.pause_or_resume(other_store, QUEUE, "drain")
+        await pauses.pause_or_resume(other_store, QUEUE, "drain")
 
     refused = before(before(store, "pause_queue", 1, drain), "pause_queue", 0, partial(put, store))
     with pytest.raises(Conflict):
@@ -211,14 +212,14 @@ async def test_a_drain_that_begins_during_a_refused_deletion_stays(
 
 @pytest.mark.parametrize("how", ["resume", "drain"])
 async def test_a_queue_that_is_changed_during_its_deletion_stays(
-    store: Store, other_store: Store, how: queues.QueueAction
+    store: Store, other_store: Store, how: pauses.QueueAction
 ) -> None:
     await lifecycle.create_queue(store, QUEUE)
     await depth_bounds.set_bound(store, QUEUE, 9)
     await change_defaults(store, QUEUE, {"default_timeout": 7})
 
     async def change() -> None:
-        await queues.pause_or_resume(other_store, QUEUE, how)
+        await pauses.pause_or_resume(other_store, QUEUE, how)
 
     with pytest.raises(Conflict, match="changed"):
         await lifecycle.delete_queue(before(store, "delete_queue", 0, change), QUEUE)
@@ -236,7 +237,7 @@ async def test_a_partition_that_was_resumed_keeps_its_settings(
     await depth_bounds.set_bound(store, QUEUE, 9)
 
     async def resume() -> None:
-        await queues.pause_or_resume(other_store, QUEUE, "resume")
+        await pauses.pause_or_resume(other_store, QUEUE, "resume")
 
     with pytest.raises(Conflict, match="changed"):
         await lifecycle.delete_queue(before(store, "delete_queue", 0, resume), QUEUE)
@@ -247,7 +248,7 @@ async def test_a_drain_that_could_not_begin_everywhere_is_ended(store: Store, db
     first, second = await spread(store, db, 2)
     await lifecycle.create_queue(store, QUEUE, accept_existing=True)
     with pytest.raises(BackendUnavailable):
-        await queues.begin_drain(without(store, second), QUEUE, "token")
+        await drains.begin_drain(without(store, second), QUEUE, "token")
     assert not db.hexists(first.queue_counters(QUEUE), "draining")
 
 
@@ -291,7 +292,7 @@ async def test_a_deletion_that_loses_redis_leaves_the_defaults(
     with pytest.raises(BackendUnavailable):
         await lifecycle.delete_queue(replace(store, redis=cast(Client, client)), QUEUE)
     assert (await queues.get_stats(store, QUEUE)).status == "draining"
-    await queues.pause_or_resume(store, QUEUE, "resume")
+    await pauses.pause_or_resume(store, QUEUE, "resume")
     assert (await get_defaults(store, QUEUE)).default_timeout == 7
 
 
@@ -300,10 +301,10 @@ async def test_a_resume_during_a_deletion_neither_loses_nor_brings_back_defaults
 ) -> None:
     await lifecycle.create_queue(store, QUEUE)
     await change_defaults(store, QUEUE, {"default_timeout": 7})
-    await queues.begin_drain(store, QUEUE, "first")
+    await drains.begin_drain(store, QUEUE, "first")
 
     async def resume() -> None:
-        await queues.pause_or_resume(other_store, QUEUE, "resume")
+        await pauses.pause_or_resume(other_store, QUEUE, "resume")
 
     async def die() -> None:
         raise BackendUnavailable("no answer", outcome="unknown")
@@ -313,14 +314,14 @@ async def test_a_resume_during_a_deletion_neither_loses_nor_brings_back_defaults
         await lifecycle.delete_drained(dying, QUEUE, "first")
     assert (await get_defaults(store, QUEUE)).default_timeout == 7
 
-    await queues.begin_drain(store, QUEUE, "second")
+    await drains.begin_drain(store, QUEUE, "second")
 
     async def delete() -> None:
         await lifecycle._delete_in(other_store, shard_of(store), QUEUE, "second")
 
     async def resume_late() -> None:
         late = before(other_store, "pause_queue", 0, delete)
-        await queues.pause_or_resume(late, QUEUE, "resume")
+        await pauses.pause_or_resume(late, QUEUE, "resume")
 
     await lifecycle.delete_drained(before(store, "delete_queue", 1, resume_late), QUEUE, "second")
     assert (await get_defaults(store, QUEUE)).empty
@@ -344,7 +345,7 @@ async def test_the_slower_of_two_deletions_brings_no_defaults_back(
 async def test_defaults_that_an_operator_removes_stay_removed(store: Store, db: Any) -> None:
     await lifecycle.create_queue(store, QUEUE)
     await change_defaults(store, QUEUE, {"default_timeout": 7})
-    await queues.begin_drain(store, QUEUE, "token")
+    await drains.begin_drain(store, QUEUE, "token")
 
     async def return_a_job() -> None:
         await enqueue(store, new_job(), ignore_depth_bound=True)
@@ -353,7 +354,7 @@ async def test_defaults_that_an_operator_removes_stay_removed(store: Store, db: 
     assert not await lifecycle.delete_drained(returning, QUEUE, "token")
     assert (await get_defaults(store, QUEUE)).default_timeout == 7
     await change_defaults(store, QUEUE, {"default_timeout": None})
-    await queues.end_drain(store, QUEUE, "token")
+    await drains.end_drain(store, QUEUE, "token")
     assert (await get_defaults(store, QUEUE)).empty
 
 
@@ -366,7 +367,7 @@ async def test_defaults_of_an_earlier_deletion_are_not_restored(
     db.hset(key, "removed_defaults", b'token|{"default_timeout":7}')
     if deleted:
         db.hdel(key, "created")
-    await queues.pause_or_resume(store, QUEUE, "resume")
+    await pauses.pause_or_resume(store, QUEUE, "resume")
     assert (await get_defaults(store, QUEUE)).empty
     assert not db.hexists(key, "removed_defaults")
 
@@ -375,7 +376,7 @@ async def test_a_refused_deletion_ends_its_drain_after_lost_replies_and_a_crash(
     store: Store, db: Any
 ) -> None:
     await lifecycle.create_queue(store, QUEUE)
-    await queues.begin_drain(store, QUEUE, "of a process that has died")
+    await drains.begin_drain(store, QUEUE, "of a process that has died")
     deaf, _ = lossy(store, "pause_queue")
 
     async def put_anyway() -> None:

@@ -24,7 +24,7 @@ from ojs_cluster.store.enqueue.enqueue import enqueue_many
 from ojs_cluster.store.limits import rate_limits
 from ojs_cluster.store.open import open_store
 from ojs_cluster.store.operations import admin
-from ojs_cluster.store.queues import partitions, queues
+from ojs_cluster.store.queues import partitions, pauses, queues
 from ojs_cluster.store.queues.partition_maintenance import (
     advance_changes,
     get_partitions,
@@ -321,7 +321,7 @@ async def test_a_process_may_die_at_any_command_of_a_change(
         at += 1
         for applied in (False, True):
             queue = f"q{at}.{applied:d}"
-            await queues.pause_or_resume(store, queue, "pause" if paused else "resume")
+            await pauses.pause_or_resume(store, queue, "pause" if paused else "resume")
             change = partial(set_partitions, queue=queue, count=4)
             died = await dies_at(store, at, applied, change)
             await advance_changes(store)  # the janitor, before producers use them
@@ -361,7 +361,7 @@ async def test_two_leaders_and_many_changes_at_once_leave_one_layout(
             for of in both:
                 nursery.start_soon(set_partitions, of, QUEUE, chance.randint(1, 8))
                 nursery.start_soon(advance_changes, of)
-                switch = queues.pause_or_resume
+                switch = pauses.pause_or_resume
                 nursery.start_soon(
                     switch, of, QUEUE, "pause" if chance.random() < 0.5 else "resume"
                 )
@@ -375,7 +375,7 @@ async def test_two_leaders_and_many_changes_at_once_leave_one_layout(
 async def test_a_paused_queue_stays_paused_in_new_partitions(
     store: Store, other_store: Store, db: Any, consistent: Check
 ) -> None:
-    await queues.pause_or_resume(store, QUEUE, "pause")
+    await pauses.pause_or_resume(store, QUEUE, "pause")
     shards = await spread(store, db, 8)
     for shard in shards:
         await put_into(store, shard)
@@ -383,7 +383,7 @@ async def test_a_paused_queue_stays_paused_in_new_partitions(
     assert await take(other_store, count=8) == []
     consistent()
 
-    await queues.pause_or_resume(other_store, QUEUE, "resume")  # it has not read of the change
+    await pauses.pause_or_resume(other_store, QUEUE, "resume")  # it has not read of the change
     assert len(await take(store, count=8)) == 8
     consistent()
 

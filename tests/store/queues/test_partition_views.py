@@ -20,7 +20,7 @@ from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.listing import JobFilter
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.operations import metrics
-from ojs_cluster.store.queues import queues
+from ojs_cluster.store.queues import pauses, purges, queues
 from ojs_cluster.store.queues.partition_maintenance import set_partitions
 from ojs_cluster.store.search.lists import list_jobs
 from ojs_cluster.store.sweeps.deadlines import reap
@@ -89,14 +89,14 @@ async def test_a_pause_holds_in_all_partitions_and_shows_once(
     shards = await spread(store, db, 4)
     for shard in shards:
         await put_into(store, shard)
-    await queues.pause_or_resume(other_store, QUEUE, "pause")
-    await queues.pause_or_resume(store, QUEUE, "pause")
+    await pauses.pause_or_resume(other_store, QUEUE, "pause")
+    await pauses.pause_or_resume(store, QUEUE, "pause")
     assert await take(store, count=9) == []
     assert (await queues.get_stats(store, QUEUE)).paused
     for shard in shards:
         await put_into(store, shard)
     consistent()
-    await queues.pause_or_resume(store, QUEUE, "resume")
+    await pauses.pause_or_resume(store, QUEUE, "resume")
     assert len(await take(store, count=9)) == 8
     consistent()
 
@@ -111,7 +111,7 @@ async def test_a_purge_empties_all_partitions(store: Store, db: Any, consistent:
         await put_into(store, shard, scheduled_at="+PT1H")
     await put(store, id=foreign_id(store))
 
-    assert await queues.purge(store, QUEUE) == (13, 0)
+    assert await purges.purge(store, QUEUE) == (13, 0)
     assert consistent().count() == {"scheduled": 4}
 
 
@@ -171,7 +171,7 @@ async def test_metrics_sum_all_partitions(store: Store, db: Any) -> None:
     shards = await spread(store, db, 4)
     for shard in shards:
         await put_into(store, shard)
-    await queues.pause_or_resume(store, QUEUE, "pause")
+    await pauses.pause_or_resume(store, QUEUE, "pause")
     numbers = await metrics.collect(store, 10)
 
     assert numbers.queues.keys() == {QUEUE}

@@ -12,7 +12,7 @@ from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.queues import queue_sums, queues
+from ojs_cluster.store.queues import pauses, queue_sums, queues
 from ojs_cluster.store.queues.queue_sums import sum_queues
 from tests.store.hot_queues import put_into, spread
 from tests.store.shortcuts import HOUR, ack, active, nack, put, reap_all, shard_of, take
@@ -57,7 +57,7 @@ async def test_the_sums_are_those_of_the_queues(
     for name in [f"q{number}" for number in range(9)]:
         await put(store, name)
     for name in ("hot", "q3"):
-        await queues.pause_or_resume(store, name, "pause")
+        await pauses.pause_or_resume(store, name, "pause")
     lost = await active(store, "lost")
     age_job(db, shard_of(store, "lost"), lost.id, HOUR)
     await reap_all(store)

@@ -12,7 +12,7 @@ from ojs_cluster.core.errors import TooManyQueues
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.queues import queues
+from ojs_cluster.store.queues import pauses, queues
 from tests.store.shortcuts import (
     HOUR,
     QUEUE,
@@ -122,7 +122,7 @@ async def test_the_registry_is_bounded(store: Store, other_store: Store) -> None
             await put(of, "c")
         assert refusal.value.details["queue"] == "c"
         with pytest.raises(TooManyQueues):
-            await queues.pause_or_resume(of, "c", "pause")
+            await pauses.pause_or_resume(of, "c", "pause")
         await put(of, "a")
         await put(of, "b")
     assert (await queues.list_queues(store, limit=10))[1] == 2
@@ -130,7 +130,7 @@ async def test_the_registry_is_bounded(store: Store, other_store: Store) -> None
 
 
 async def test_pausing_registers_a_queue(store: Store) -> None:
-    at, status = await queues.pause_or_resume(store, "quiet", "pause")
+    at, status = await pauses.pause_or_resume(store, "quiet", "pause")
     stats = await queues.get_stats(store, "quiet")
 
     assert (stats.paused_ms, stats.created_ms, status) == (at, at, "paused")

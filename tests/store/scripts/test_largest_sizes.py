@@ -20,7 +20,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.enqueue import enqueue_many
 from ojs_cluster.store.open import open_store
 from ojs_cluster.store.outbox import outbox, outbox_dead_letters
-from ojs_cluster.store.queues import queues
+from ojs_cluster.store.queues import purges
 from ojs_cluster.store.sweeps import retention
 from ojs_cluster.store.sweeps.deadlines import promote, reap
 from ojs_cluster.store.transactions import transactions
@@ -98,7 +98,7 @@ async def test_the_largest_batch_is_fetched_extended_and_purged(
     assert len(beat.extended) == len(taken) == LARGEST_STEP
     consistent()
 
-    removed, left = await queues.purge(store, QUEUE)
+    removed, left = await purges.purge(store, QUEUE)
     assert (removed, left) == (MAX_BATCH_JOBS - LARGEST_STEP, 0)
     for job in taken:
         db.zadd(shard_of(store).active, {job.id: 1})

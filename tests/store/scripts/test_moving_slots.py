@@ -31,7 +31,7 @@ from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.nack import release_unanswered
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.queues import queues
+from ojs_cluster.store.queues import pauses, queues
 from ojs_cluster.store.settings import StoreSettings
 from ojs_cluster.store.sweeps import retention
 from ojs_cluster.store.sweeps.deadlines import promote, reap
@@ -198,7 +198,7 @@ async def meddle(store: Store, queue: str, ledger: Ledger) -> None:
         await ledger.allow(lambda: how(store, job_id), doubtful=True)
     for step in (
         lambda: queues.get_stats(store, queue),
-        lambda: queues.pause_or_resume(store, queue, random.choice(["pause", "resume", "resume"])),
+        lambda: pauses.pause_or_resume(store, queue, random.choice(["pause", "resume", "resume"])),
         lambda: workers.recover(store, shard, [workers.DeadWorker("w2", 2**53)]),
     ):
         await ledger.allow(step)

@@ -69,7 +69,7 @@ from ojs_cluster.store.progress.checkpoints import MAX_BYTES, delete, read_check
 from ojs_cluster.store.progress.progress import Report, report_progress
 from ojs_cluster.store.queue_defaults.records import change_defaults
 from ojs_cluster.store.queue_deletion.deletion import begin_deletion
-from ojs_cluster.store.queues import lifecycle, queues
+from ojs_cluster.store.queues import lifecycle, pauses, purges, queues
 from ojs_cluster.store.queues.priority_counts import count_by_priority
 from ojs_cluster.store.queues.queue_sums import sum_queues
 from ojs_cluster.store.runtime import Arg
@@ -415,8 +415,8 @@ async def queue_maintenance(store: Store, db: Any) -> None:
     await put(store, "old")
     await put(store, "old", id=foreign_id(store, "old"))
     await count_by_priority(store, "old")
-    await queues.purge(store, "old")
-    await queues.pause_or_resume(store, "old", "pause")
+    await purges.purge(store, "old")
+    await pauses.pause_or_resume(store, "old", "pause")
     await lifecycle.create_queue(store, "created")
     await change_defaults(store, "created", {"default_timeout": 1})
     await lifecycle.delete_queue(store, "created")
@@ -426,8 +426,8 @@ async def queue_maintenance(store: Store, db: Any) -> None:
         await begin_deletion(store, operation_id, "deleted", target)
         while not (await bulks.get(store, operation_id)).ended:
             await execution.run_due(store)
-    await queues.pause_or_resume(store, "old", "drain")
-    await queues.pause_or_resume(store, "old", "resume")
+    await pauses.pause_or_resume(store, "old", "drain")
+    await pauses.pause_or_resume(store, "old", "resume")
     await rate_limits.set_queue_limits(store, "old", RateLimits(rate=Rate(1, HOUR)))
     await put(store, "old", rate_limit={"max_per_second": 1})
     await ack(store, (await take(store, "old"))[0])
@@ -456,8 +456,8 @@ async def queue_maintenance(store: Store, db: Any) -> None:
 
 async def a_hot_queue(store: Store, db: Any) -> None:
     await spread(store, db, 4, "hot")
-    await queues.pause_or_resume(store, "hot", "pause")
-    await queues.pause_or_resume(store, "hot", "resume")
+    await pauses.pause_or_resume(store, "hot", "pause")
+    await pauses.pause_or_resume(store, "hot", "resume")
     await put(store, "hot")
     assert await take(store, "hot")
     names = queues_in_other_shards(store, 5)
@@ -518,7 +518,7 @@ async def limited_jobs(store: Store, db: Any) -> None:
             await ack(store, job)
         await rate_limits.override_key(store, key, RateLimits(concurrency=0), None)
         await age_key(store, db, key, DAY)
-        await queues.purge(store, QUEUE)
+        await purges.purge(store, QUEUE)
 
 
 async def bulk_operations(store: Store, db: Any) -> None:

@@ -20,7 +20,7 @@ from ojs_cluster.store.jobs.ack import Ack, ack_many
 from ojs_cluster.store.jobs.nack import Nack, nack_many
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.queues import queues
+from ojs_cluster.store.queues import purges
 from ojs_cluster.store.sweeps import retention
 from ojs_cluster.store.workflows.read_workflows import read_inputs
 from tests.store.shortcuts import QUEUE, failure, home_id, put, reap_all, shard_of, take
@@ -108,7 +108,7 @@ async def test_many_large_jobs_are_purged_within_the_budget(
     assert removed == MANY
 
     await make_large(store, db, fetched=False)
-    assert await queues.purge(metered, QUEUE) == (MANY, 0)
+    assert await purges.purge(metered, QUEUE) == (MANY, 0)
 
 
 async def test_large_jobs_are_fetched_within_the_budget_and_none_is_left(

@@ -18,7 +18,7 @@ from ojs_cluster.store.enqueue.enqueue import enqueue_many
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.queues import queues
+from ojs_cluster.store.queues import pauses, purges, queues
 from ojs_cluster.store.settings import StoreSettings
 from ojs_cluster.store.sweeps import retention
 from ojs_cluster.store.workers import lists, workers
@@ -200,25 +200,25 @@ async def test_purging_a_queue_removes_what_waits_and_only_that(
     other = await put(store, "other")
     gone = [await put(store, expires_at="+PT1H") for _ in range(5)]
 
-    assert await queues.purge(store, QUEUE) == (5, 0)
+    assert await purges.purge(store, QUEUE) == (5, 0)
 
     assert consistent().states.keys() == {held.id, later.id, other.id}
     assert not [key for key in all_keys(backend) for job in gone if job.id.encode() in key]
-    assert await queues.purge(store, QUEUE) == (0, 0)
+    assert await purges.purge(store, QUEUE) == (0, 0)
 
 
 async def test_a_purge_leaves_a_job_to_the_worker_that_fetched_it_meanwhile(
     store: Store, other_store: Store, consistent: Check
 ) -> None:
     job = await put(store, id=foreign_id(store))
-    await queues.purge(store, "unused")  # fills the caches of this process
+    await purges.purge(store, "unused")  # fills the caches of this process
     fetched: list[JobRecord] = []
 
     async def fetch() -> None:
         fetched.extend(await take(other_store))
 
     # The first call lists the job, the second is to cancel it.
-    removed, _ = await queues.purge(interrupted(store, fetch, before=1), QUEUE)
+    removed, _ = await purges.purge(interrupted(store, fetch, before=1), QUEUE)
 
     [running] = fetched
     assert (removed, running.id) == (0, job.id)
@@ -230,7 +230,7 @@ async def test_a_purge_leaves_a_job_to_the_worker_that_fetched_it_meanwhile(
 async def test_a_large_queue_is_purged_in_pieces(store: Store, consistent: Check) -> None:
     await enqueue_many(store, [new_job() for _ in range(1200)])
 
-    assert await queues.purge(store, QUEUE) == (1200, 0)
+    assert await purges.purge(store, QUEUE) == (1200, 0)
     assert consistent().states == {}
 
 
@@ -276,9 +276,9 @@ async def test_a_queue_in_use_is_not_forgotten(
 ) -> None:
     if use == "young":
         await put(store)
-        await queues.purge(store, QUEUE)
+        await purges.purge(store, QUEUE)
     elif use == "paused":
-        await queues.pause_or_resume(store, QUEUE, "pause")
+        await pauses.pause_or_resume(store, QUEUE, "pause")
     elif use == "available":
         await put(store)
     elif use == "scheduled":
@@ -301,7 +301,7 @@ async def test_a_forgotten_queue_comes_back_with_its_next_job(
 ) -> None:
     """Also for a process that remembers to have registered the name a moment ago."""
     await put(store)
-    await queues.purge(store, QUEUE)
+    await purges.purge(store, QUEUE)
     age_queue(db, shard_of(store), QUEUE, 2 * HOUR)
     assert await retire(other_store) == 1
     job = await put(store)
@@ -316,7 +316,7 @@ async def test_a_queue_used_while_it_is_being_forgotten_stays_listed(
     store: Store, other_store: Store, db: Any, moment: int, consistent: Check
 ) -> None:
     await put(store)
-    await queues.purge(store, QUEUE)
+    await purges.purge(store, QUEUE)
     age_queue(db, shard_of(store), QUEUE, 2 * HOUR)
 
     async def use() -> None:
@@ -333,7 +333,7 @@ async def test_a_janitor_that_dies_while_it_forgets_a_queue_leaves_nothing_for_e
     store: Store, db: Any, backend: Embedded, moment: int
 ) -> None:
     await put(store)
-    await queues.purge(store, QUEUE)
+    await purges.purge(store, QUEUE)
     age_queue(db, shard_of(store), QUEUE, 2 * HOUR)
 
     async def die() -> None:

@@ -17,7 +17,7 @@ from ojs_cluster.store.jobs.ack import ack
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.limits import rate_limits
-from ojs_cluster.store.queues import queues
+from ojs_cluster.store.queues import pauses, purges
 from ojs_cluster.store.queues.partition_maintenance import maintain_queue, set_partitions
 from ojs_cluster.store.sweeps.retention import retire_queues
 from ojs_cluster.store.tenants.fair_share import has_fair_share, set_fair_share
@@ -142,7 +142,7 @@ async def test_released_promoted_and_retried_jobs_have_turns(
     await promote_all(store)
     consistent()
     assert "c" in await one_by_one(store, 2)
-    await queues.purge(store, QUEUE)
+    await purges.purge(store, QUEUE)
     consistent()
     assert not db.exists(shard_of(store).tenant_turns(QUEUE))
     assert await tenants_of(store, 1) == ""
@@ -170,10 +170,10 @@ async def test_limits_and_pauses_of_the_queue_hold(store: Store, consistent: Che
     await rate_limits.set_queue_limits(store, QUEUE, RateLimits(concurrency=2))
     jobs = await take(store, count=10)
     assert Counter(job.tenant for job in jobs) == {"a": 1, "b": 1}
-    await queues.pause_or_resume(store, QUEUE, "pause")
+    await pauses.pause_or_resume(store, QUEUE, "pause")
     await ack(store, jobs[0].id, worker_id="w1", lease_id=None, result=None)
     assert await tenants_of(store, 1) == ""
-    await queues.pause_or_resume(store, QUEUE, "resume")
+    await pauses.pause_or_resume(store, QUEUE, "resume")
     assert await tenants_of(store, 10) in ("a", "b")
     consistent()
 

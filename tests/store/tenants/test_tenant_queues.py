@@ -17,7 +17,7 @@ from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.change_priority import change_priority
 from ojs_cluster.store.jobs.nack import nack as nack_job
 from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.queues import queues
+from ojs_cluster.store.queues import purges
 from ojs_cluster.store.tenants.tenant_counts import read_counts, read_queue_counts
 from tests.store.hot_queues import spread
 from tests.store.limit_jobs import expire_grants, key_in, per_hour, settle
@@ -77,7 +77,7 @@ async def test_every_transition_keeps_index_and_counters(
     assert (counts["completed"], counts["cancelled"], counts["active"]) == (1, 1, 0)
     assert await read_queue_counts(store, "b", QUEUE) == counts
     consistent()
-    await queues.purge(store, QUEUE)
+    await purges.purge(store, QUEUE)
     consistent()
     assert (await read_counts(store, "a"))["available"] == 0
     assert await take_for(store, "a") == []
@@ -95,7 +95,7 @@ async def test_blocked_jobs_are_not_in_the_index(store: Store, db: Any, consiste
     consistent()
     plain = await put_for(store, "a")
     assert plain.id in await take_for(store, "a")
-    await queues.purge(store, QUEUE)
+    await purges.purge(store, QUEUE)
     consistent()
     assert len(jobs) == 3
 
@@ -225,12 +225,12 @@ async def test_the_counters_end_when_a_tenant_has_no_jobs(store: Store, db: Any)
     counters = shard_of(store).tenant_counters("a")
     day_ms = 86400 * 1000
     assert 399 * day_ms < db.pttl(counters) <= 400 * day_ms
-    await queues.purge(store, QUEUE)
+    await purges.purge(store, QUEUE)
     assert 0 < db.pttl(counters) <= 7 * day_ms
     await put_for(store, "a")
     assert db.pttl(counters) > 7 * day_ms
     db.hset(counters, "active", -1)  # as an earlier version may leave it
-    await queues.purge(store, QUEUE)
+    await purges.purge(store, QUEUE)
     assert 0 < db.pttl(counters) <= 7 * day_ms
     assert job.tenant == "a"
 
@@ -243,7 +243,7 @@ async def test_the_counters_of_a_queue_end_when_the_tenant_has_no_jobs_in_it(
     await put_for(store, "a", other)
     counters = shard_of(store).tenant_counters("a")
     assert db.hget(counters, f"{other}/available") == b"1"
-    await queues.purge(store, other)
+    await purges.purge(store, other)
     names = {name.decode().partition("/")[0] for name in db.hkeys(counters) if b"/" in name}
     assert names == {QUEUE}
     consistent()

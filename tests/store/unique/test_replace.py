@@ -19,7 +19,7 @@ from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.queues import queues
+from ojs_cluster.store.queues import pauses, queues
 from ojs_cluster.store.sweeps.retention import retire_queues
 from tests.store.limit_jobs import keyed
 from tests.store.shortcuts import (
@@ -173,8 +173,8 @@ async def test_a_replacement_whose_idle_queue_is_retired_before_it_is_published_
 ) -> None:
     idle, busy = queues_in_other_shards(store, 2)
     await once(store, busy)
-    await queues.pause_or_resume(store, idle, "pause")
-    await queues.pause_or_resume(store, idle, "resume")
+    await pauses.pause_or_resume(store, idle, "pause")
+    await pauses.pause_or_resume(store, idle, "resume")
     age_queue(db, store.keys.shard_of_queue(idle), idle, 2 * HOUR)
     retired = []
 

@@ -16,7 +16,7 @@ from ojs_cluster.store.cron import cron
 from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_with_id
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.queues import queues
+from ojs_cluster.store.queues import purges
 from ojs_cluster.store.sweeps.retention import purge_due, remove_leftovers
 from ojs_cluster.store.unique import unique
 from ojs_cluster.store.unique.locks import LockRequest, write_tombstone
@@ -177,7 +177,7 @@ async def test_every_end_releases_the_lock(store: Store, db: Any) -> None:
     gone = await put(store, unique={})
     await cancel(store, gone.id)
     await put(store, unique={})
-    await queues.purge(store, QUEUE)
+    await purges.purge(store, QUEUE)
 
     assert (await put(store, unique={})).state == State.AVAILABLE
     assert locks_left(store, db) == 1

@@ -18,7 +18,7 @@ from ojs_cluster.store.enqueue.enqueue import enqueue_many
 from ojs_cluster.store.events.listing import EventFilter, read_events
 from ojs_cluster.store.jobs.ack import Ack, ack_many
 from ojs_cluster.store.operations.metrics import collect
-from ojs_cluster.store.queues import queues
+from ojs_cluster.store.queues import pauses
 from ojs_cluster.store.sweeps import retention
 from ojs_cluster.store.webhooks import deliveries, subscriptions
 from ojs_cluster.store.webhooks.counts import read_counts
@@ -59,8 +59,8 @@ async def test_every_event_of_a_life_becomes_a_delivery(store: Store) -> None:
     await store.webhooks.read(store)
     await nack(store, await active(store, retry={"max_attempts": 2}))
     scheduled = await put(store, scheduled_at="+PT1H")
-    await queues.pause_or_resume(store, QUEUE, "pause")
-    await queues.pause_or_resume(store, QUEUE, "resume")
+    await pauses.pause_or_resume(store, QUEUE, "pause")
+    await pauses.pause_or_resume(store, QUEUE, "resume")
     jobs = await enqueue_many(store, [new_job("many") for _ in range(40)])
     taken = await take(store, "many", count=40)
     await ack_many(store, [Ack(job.id, None, None) for job in taken], worker_id="w1")

@@ -14,7 +14,7 @@ from ojs_cluster.store.dead_letters import dead_letters
 from ojs_cluster.store.events.listing import EventFilter, read_events
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.queues import queues
+from ojs_cluster.store.queues import purges
 from ojs_cluster.store.sweeps import retention
 from ojs_cluster.store.workflows import read_workflows, workflows
 from tests.store.shortcuts import (
@@ -203,7 +203,7 @@ async def test_every_other_way_to_an_end_advances_a_workflow(store: Store, db: A
     age_job(db, shard, late_id, HOUR)
     assert await take(store) == []
     await fresh()
-    assert (await queues.purge(store, QUEUE))[0] == 1
+    assert (await purges.purge(store, QUEUE))[0] == 1
     await fresh(retry={"max_attempts": 1, "on_exhaustion": "dead_letter"})
     [dead] = await take(store)
     await nack(store, dead)
