@@ -75,14 +75,8 @@ docs: chart-docs ## update generated pages
 screenshots: $(VENV)/.dev ## take the pictures of the dashboard in docs/img again (needs chromium); ALL=folder: of all pages
 	$(BIN)/python -m tests.ui.screenshots $(if $(ALL),--all $(ALL),docs/img)
 
-LANGUAGES := ojs_cluster/ui/languages
-messages: $(VENV)/.dev ## collect the texts of the dashboard in its languages, whose new texts are then empty
-	mkdir -p build
-	$(BIN)/pybabel -q extract -F pyproject.toml -k later --add-location=file --sort-by-file --no-wrap \
-		-o build/dashboard.pot ojs_cluster/ui
-	for file in $(LANGUAGES)/*.po; do code=$$(basename $$file .po); \
-		$(BIN)/pybabel -q update --ignore-obsolete --no-fuzzy-matching --ignore-pot-creation-date --no-wrap \
-			-l $$code -i build/dashboard.pot -o $$file || exit 1; done
+messages: $(VENV)/.dev ## collect the texts of the dashboard in its languages, in which new ones are empty then
+	$(BIN)/python -m tests.ui.languages.collect
 
 chart-docs: $(VENV)/.dev ## update the chart's README and schema
 	$(BIN)/python -m tests.helm.values_table

@@ -29,7 +29,7 @@ from ojs_cluster.http.pages import BrowserRequest
 from ojs_cluster.ui import browser, static_files
 from ojs_cluster.ui.access import SESSION_S, FailedLogins, Sessions, is_own_form, now_s
 from ojs_cluster.ui.fragments import Fragments
-from ojs_cluster.ui.languages.catalogs import language_of, languages
+from ojs_cluster.ui.languages.catalogs import ensure_texts, language_of, languages
 from ojs_cluster.ui.languages.language import speak
 from ojs_cluster.ui.languages.translate import _
 from ojs_cluster.ui.login import LOGIN, LOGOUT, login_page, refusal_of_login, refuse_tenants
@@ -107,6 +107,7 @@ class Dashboard:
         self._redaction = Redaction(settings.redact, settings.redactor)
         self._templates = Templates(self._redaction)
         self._fragments = Fragments()
+        self._languages = languages()
         self._files = static_files.read_static_files()
         self._sessions = Sessions()
         self._failed_logins = FailedLogins()
@@ -142,7 +143,7 @@ class Dashboard:
             **params: the parameters of the path.
         """
         head = request.head
-        visit = self._visit(head, request.scheme, _ANONYMOUS)
+        visit = await self._visit(head, request.scheme, _ANONYMOUS)
         try:
             principal = await self._principal_of(request)
             if principal is None and page is not LOGIN:
@@ -186,7 +187,7 @@ class Dashboard:
     async def log_in(self, request: BrowserRequest, read_form: ReadForm) -> Response:
         """Start a session for the owner of an API key."""
         head = request.head
-        visit = self._visit(head, request.scheme, _ANONYMOUS)
+        visit = await self._visit(head, request.scheme, _ANONYMOUS)
         if not is_own_form(head.headers, self._hosts(head)):
             return self._send(visit, foreign_form())
         address, now = self._app.audit.client_of(head), time.monotonic()
@@ -221,7 +222,7 @@ class Dashboard:
     ) -> Response:
         """Send the browser to the OpenID provider."""
         head = request.head
-        visit = self._visit(head, request.scheme, _ANONYMOUS)
+        visit = await self._visit(head, request.scheme, _ANONYMOUS)
         try:
             secret = await self._secret.get()
             begun = await oidc.begin(secret, visit.query.get("next", ""), now_s())
@@ -239,7 +240,7 @@ class Dashboard:
     ) -> Response:
         """Start a session for a user whom the OpenID provider has authenticated."""
         head = request.head
-        visit = self._visit(head, request.scheme, _ANONYMOUS)
+        visit = await self._visit(head, request.scheme, _ANONYMOUS)
         address, failed = self._app.audit.client_of(head), self._failed_sign_ons
         brought = browser.cookie_of(head, browser.SIGN_ON) or ""
         try:
@@ -327,7 +328,7 @@ class Dashboard:
             return foreign_form()
         return read_only() if self._settings.mode == "read" and not page.is_own else None
 
-    def _visit(self, head: Request, scheme: str, principal: Principal) -> Visit:
+    async def _visit(self, head: Request, scheme: str, principal: Principal) -> Visit:
         """Read a request, and let this task speak its language from here on."""
         root, here = browser.place_of(head.path, head.query, self._settings.base)
         is_secure = (self._trusted(head, "x-forwarded-proto") or scheme) == "https"
@@ -339,6 +340,7 @@ class Dashboard:
         spoken = language_of(
             browser.cookie_of(head, language.COOKIE), head.headers.get("accept-language", "")
         )
+        await ensure_texts(spoken)
         speak(spoken)
         return Visit(
             self._app,
@@ -391,7 +393,7 @@ class Dashboard:
             "menu": menu_of(visit),
             "note": note,
             "partial": visit.is_refresh,
-            "languages": languages(),
+            "languages": self._languages,
             "has_oidc": self._oidc is not None,
             **answer.context,
         }

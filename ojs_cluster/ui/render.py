@@ -38,8 +38,8 @@ class Templates:
         self._environment.policies["ext.i18n.trimmed"] = True
         # The extension adds this function, and nothing else in its types names it.
         self._environment.install_gettext_callables(  # type: ignore[attr-defined]
-            lambda text: current().translations.gettext(text),
-            lambda one, many, count: current().translations.ngettext(one, many, count),
+            lambda text: current().gettext(text),
+            lambda one, many, count: current().ngettext(one, many, count),
             newstyle=True,
         )
         self._environment.filters.update(

@@ -114,6 +114,24 @@ def test_every_page_is_accessible_and_fits(
     visitor.page.context.close()
 
 
+def test_a_chosen_language_fits_and_is_accessible(
+    chromium: Browser, running: Running, demo: Demo
+) -> None:
+    visitor = window(chromium, running, viewport={"width": 360, "height": 800})
+    axe = AXE.read_text()
+    visitor.log_in()
+    for code, direction in (("de", "ltr"), ("ar", "rtl")):  # the longest words, and right to left
+        page = visitor.open("queues")
+        page.locator("#language").select_option(code)
+        page.locator(f'html[lang="{code}"][dir="{direction}"]').wait_for()
+        for path in ("", "queues", f"jobs/{demo.jobs['discarded']}"):
+            page = visitor.open(path)
+            assert _violations(page, axe) == [], path
+            assert page.evaluate("document.documentElement.scrollWidth") <= 360, path
+    visitor.check()
+    visitor.page.context.close()
+
+
 def test_no_column_is_cut_off_in_a_window_of_1280_pixels(
     chromium: Browser, running: Running, demo: Demo
 ) -> None:

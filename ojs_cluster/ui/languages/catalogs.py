@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from gettext import GNUTranslations
 from io import BytesIO
 from pathlib import Path
@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Final
 
 import polib
+import trio
 from werkzeug.datastructures import LanguageAccept
 from werkzeug.http import parse_accept_header
 
@@ -21,7 +22,7 @@ _MAX_HEADER: Final = 500  # characters; browsers send less
 
 
 def read_language(path: Path) -> Language:
-    """Read a language from a file of gettext.
+    """Read what the header of a file of gettext says about its language, without its texts.
 
     Args:
         path: the file. Its name without the suffix is the code of the language, and its header has
@@ -30,25 +31,42 @@ def read_language(path: Path) -> Language:
 
     Raises:
         KeyError: the header lacks one of these.
-        OSError: the file cannot be read, or is not of the format.
+        OSError: the file cannot be read.
     """
-    file = polib.pofile(str(path))
-    header = file.metadata
+    header = polib.pofile(path.read_text().partition("\n\n")[0]).metadata
     return Language(
         path.stem,
         header["X-Name"],
         header["X-Direction"],
         header["X-Thousands"].strip('"'),
         header["X-Decimal"].strip('"'),
-        GNUTranslations(BytesIO(file.to_binary())),
     )
 
 
 @cache
 def languages() -> Mapping[str, Language]:
-    """Return all languages by their codes, English first. The first call reads the files."""
+    """Return all languages by their codes, English first. The first call reads the headers."""
     others = [read_language(path) for path in sorted(FOLDER.glob("*.po"))]
     return MappingProxyType({each.code: each for each in (ENGLISH, *others)})
+
+
+def read_texts(language: Language) -> None:
+    """Read the texts of a language, unless they are known. It takes some 40 ms."""
+    if language.translations is None:
+        file = polib.pofile(str(FOLDER / f"{language.code}.po"))
+        language.translations = GNUTranslations(BytesIO(file.to_binary()))
+
+
+async def ensure_texts(language: Language) -> None:
+    """Read the texts of a language beside the event loop, unless they are known."""
+    if language.translations is None:
+        await trio.to_thread.run_sync(read_texts, language)
+
+
+@lru_cache(maxsize=200)
+def _best_match(accepted: str) -> str:
+    codes = list(languages())
+    return parse_accept_header(accepted, LanguageAccept).best_match(codes, ENGLISH.code)
 
 
 def language_of(chosen: str | None, accepted: str) -> Language:
@@ -63,5 +81,4 @@ def language_of(chosen: str | None, accepted: str) -> Language:
         return known[chosen]
     if not accepted or len(accepted) > _MAX_HEADER:
         return ENGLISH
-    best = parse_accept_header(accepted, LanguageAccept).best_match(list(known), ENGLISH.code)
-    return known[best]
+    return known[_best_match(accepted)]

@@ -8,17 +8,17 @@ from gettext import NullTranslations
 from typing import Final
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Language:
     """A language of the dashboard.
 
     Attributes:
-        code: its tag, such as ``de`` or ``pt-BR`` (BCP 47).
+        code: its tag, such as ``de`` (BCP 47).
         name: its name in the language itself.
         direction: ``ltr`` if lines run from left to right, otherwise ``rtl``.
         thousands: what separates groups of three digits.
         decimal: what separates the decimals.
-        translations: the texts.
+        translations: the texts; None until they are read, for the first page in this language.
     """
 
     code: str
@@ -26,10 +26,20 @@ class Language:
     direction: str
     thousands: str
     decimal: str
-    translations: NullTranslations
+    translations: NullTranslations | None = None
+
+    def gettext(self, text: str) -> str:
+        """Return the text in this language, or as it is if there is none."""
+        return text if self.translations is None else self.translations.gettext(text)
+
+    def ngettext(self, one: str, many: str, count: int) -> str:
+        """Return the text for a number of things in this language."""
+        found = self.translations or _NOTHING
+        return found.ngettext(one, many, count)
 
 
-ENGLISH: Final = Language("en", "English", "ltr", ",", ".", NullTranslations())
+_NOTHING: Final = NullTranslations()
+ENGLISH: Final = Language("en", "English", "ltr", ",", ".", _NOTHING)
 """The language in which texts are written, so it needs no translations."""
 _current: Final[ContextVar[Language]] = ContextVar("language", default=ENGLISH)
 

@@ -16,7 +16,7 @@ def _(text: str, /, **values: object) -> str:
         text: the text in English, a literal.
         **values: the values in it.
     """
-    return current().translations.gettext(text) % values
+    return current().gettext(text) % values
 
 
 def ngettext(one: str, many: str, count: int, /, **values: object) -> str:
@@ -28,7 +28,7 @@ def ngettext(one: str, many: str, count: int, /, **values: object) -> str:
         count: the number of things.
         **values: the values in the text.
     """
-    return current().translations.ngettext(one, many, count) % values
+    return current().ngettext(one, many, count) % values
 
 
 def later(text: str) -> str:

@@ -1,0 +1,74 @@
+"""Each language has every text of the dashboard, with its values and its markup."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import polib
+import pytest
+
+from ojs_cluster.ui.languages.catalogs import FOLDER, languages, read_language
+from tests.ui.languages.collect import texts_of_dashboard
+from tests.ui.languages.unmarked import find
+
+FILES = sorted(FOLDER.glob("*.po"))
+_VALUE = re.compile(r"%\((\w+)\)s")
+_TAG = re.compile(r"</?[a-z][^>]*>")
+_FORMS = re.compile(r"nplurals=(\d+)")
+
+
+@pytest.fixture(scope="module")
+def texts() -> dict[str, str]:
+    """Return all marked texts, and their plurals."""
+    return {entry.msgid: entry.msgid_plural for entry in texts_of_dashboard()}
+
+
+def test_all_texts_are_marked() -> None:
+    assert list(find([])) == []
+
+
+def test_texts_are_formats_with_named_values(texts: dict[str, str]) -> None:
+    for text in filter(None, [*texts, *texts.values()]):
+        values = dict.fromkeys(_VALUE.findall(text), "x")
+        assert text % values, text
+        assert len(re.findall(r"[^\W\d_]", text)) > 1, "no text is a piece of a sentence"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_language_is_complete(path: Path, texts: dict[str, str]) -> None:
+    file = polib.pofile(str(path), check_for_duplicates=True)
+    known = {entry.msgid: entry.msgid_plural for entry in file}
+    assert known == texts, "run make messages"
+    assert not file.obsolete_entries()
+    forms = int(_FORMS.findall(file.metadata["Plural-Forms"])[0])
+    for entry in file:
+        assert not entry.fuzzy
+        found = list(entry.msgstr_plural.values()) if entry.msgid_plural else [entry.msgstr]
+        assert len(found) == (forms if entry.msgid_plural else 1), entry.msgid
+        for text in found:
+            _compare(text, entry.msgid_plural or entry.msgid, is_plural=bool(entry.msgid_plural))
+
+
+def _compare(text: str, english: str, *, is_plural: bool) -> None:
+    """Compare the values, the markup and the spaces at the ends of a translation."""
+    assert text, english
+    values = Counter(_VALUE.findall(english))
+    given = Counter(_VALUE.findall(text))
+    # One form of a plural may say "one" or nothing instead of the number.
+    assert given == values or (is_plural and set(given) <= set(values)), text
+    assert text % dict.fromkeys(values, "x"), text
+    assert sorted(_TAG.findall(text)) == sorted(_TAG.findall(english)), text
+    for end in (0, -1):
+        assert text[end].isspace() == english[end].isspace(), text
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_header_says_how_the_language_is_written(path: Path) -> None:
+    language = read_language(path)
+    assert languages()[path.stem].name == language.name
+    assert language.direction in ("ltr", "rtl")
+    assert len(language.decimal) == len(language.thousands) == 1
+    assert language.decimal != language.thousands
+    assert not language.name.isspace()
