@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
+from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.enqueue import enqueue
+from ojs_cluster.store.fetch.depth_cache import LimitedQueues
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.limits import rate_limits, rate_tokens
@@ -81,3 +84,11 @@ def assert_no_token_left(store: Store, db: Any) -> None:
         name = key.partition(b"}:")[2]
         assert not name.startswith((b"lh:", b"la:", b"h:", b"ha:", b"hk:")), key
         assert name not in (b"outbox_due", b"outbox_dead_letters", b"token_grants"), key
+
+
+class EveryQueueLimited(LimitedQueues):
+    """Makes each fetch call the full path at once."""
+
+    def contains(self, _shard: Shard, _queues: Sequence[str]) -> bool:
+        """Say that the last call met limits."""
+        return True

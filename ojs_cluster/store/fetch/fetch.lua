@@ -10,11 +10,11 @@
 --       queue: queue_counters, queue_available, queue_blocked, token_demand.
 -- ARGV: 1 events kept, 2 count, 3 worker id ('' anonymous), 4 lease id prefix,
 --       5 requested visibility timeout ms ('' the job's own), 6 default visibility timeout ms,
---       7 ms to keep discarded jobs, 8 this shard, 9 and 10 see fetch_full.lua, then the queue names in order.
---       fetch_full.lua takes the same KEYS and ARGV. Only it uses KEYS[5], token_demand and ARGV[7] to the
---       end.
+--       7 '1' if the caller uses the number of available jobs, '' otherwise.
+--       fetch_full.lua takes the same KEYS, and the same ARGV up to 6. Only it uses KEYS[5] and token_demand.
 -- Returns: {now, {}, 0 (as fetch_full.lua without effects and without more work), number of available jobs that
---           the first queue had before, per job: id, fields before the fetch, attempt, deadline, lease in ms}
+--           the first queue had before (0 unless ARGV[7] asks for it), per job: id, fields before the fetch, attempt,
+--           deadline, lease in ms}
 --          {now, 'quiet'} the worker has a quiet flag
 --          {now, 'limited'} a queue or a job has limits, a queue a fair share, or a job a tenant; the next fetches should run fetch_full.lua at once
 --          {now, 'full_path'} for any other reason to run fetch_full.lua
@@ -78,7 +78,7 @@ end
 
 -- Job n has five values in the reply, which begin at index 5 * n: the id, the fields, then at ATTEMPT the attempt.
 local ATTEMPT = 2
-local reply, expiring = {now, {}, 0, redis.call('ZCARD', KEYS[9])}, {}
+local reply, expiring = {now, {}, 0, ARGV[7] == '' and 0 or redis.call('ZCARD', KEYS[9])}, {}
 for n = 1, #found do
     local job, at = found[n], 5 * n
     local lease_ms = ARGV[5] ~= '' and ARGV[5] or job[F.visibility] or ARGV[6]

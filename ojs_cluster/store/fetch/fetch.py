@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from math import inf
+from typing import Any
 
 import trio
 
@@ -320,8 +321,18 @@ class _Fetch:
             self.jobs += part.jobs
         return len(part.jobs)
 
-    async def fetch_from(self, shard: Shard, queues: Sequence[str]) -> int:
-        """Fetch jobs of some queues of a shard; return how many remain in the first queue.
+    async def fetch_from(
+        self, shard: Shard, queues: Sequence[str], *, with_depth: bool = False
+    ) -> int:
+        """Fetch jobs of some queues of a shard.
+
+        Args:
+            shard: the shard.
+            queues: the queues in order.
+            with_depth: whether the caller uses the result, which costs one command.
+
+        Returns:
+            How many jobs remain in the first queue; any number without ``with_depth``.
 
         Raises:
             WorkerIsQuiet, BackendUnavailable: as ``fetch_unless_quiet``.
@@ -332,7 +343,7 @@ class _Fetch:
             # have a lease now. The Redis client limits the time of the call.
             with ShieldedBlock():
                 count_before = len(self.jobs)
-                requested, more, remaining = await self._call(shard, queues, idle_keys)
+                requested, more, remaining = await self._call(shard, queues, idle_keys, with_depth)
             if driver_state.driven is None:
                 await trio.lowlevel.checkpoint_if_cancelled()
             if self.wanted and not self.full and self._is_full_reply(count_before):
@@ -359,7 +370,7 @@ class _Fetch:
         ) >= self._store.webhooks.jobs_per_script("fetch_full", wanted)
 
     async def _call(
-        self, shard: Shard, queues: Sequence[str], idle_keys: int
+        self, shard: Shard, queues: Sequence[str], idle_keys: int, with_depth: bool
     ) -> tuple[bool, bool, int]:
         """Fetch from one shard with one call.
 
@@ -368,6 +379,7 @@ class _Fetch:
             queues: the queues in order.
             idle_keys: number of rate limit keys without a pending request for which tokens are
                 requested; 0 requests tokens for the best jobs.
+            with_depth: as for ``fetch_from``.
 
         Returns:
             Whether tokens were requested, which may be granted by now; whether another call may
@@ -376,19 +388,18 @@ class _Fetch:
         store = self._store
         keys = fetch_keys(shard, queues)
         prefix = new_prefix(shard)
-        args = self._args(shard, queues, prefix, idle_keys)
+        args = self._args(prefix, with_depth)
         limited = bool(self.tenant) or store.limited_queues.contains(shard, queues)
+        reply: Any = None
         try:
-            full = limited or store.webhooks.selects(JOB_STARTED)
-            if full:
-                args[0] = store.events_arg
-                args[1] = store.webhooks.jobs_per_script("fetch_full", self.wanted)
-            reply = await store.run(shard, "fetch_full" if full else "fetch", keys, args)
-            if reply[1] in (b"full_path", b"limited"):
-                if reply[1] == b"limited":
-                    store.limited_queues.add(shard, queues)
-                args[0] = store.events_arg  # the full path appends further events
-                args[1] = store.webhooks.jobs_per_script("fetch_full", self.wanted)
+            if not (limited or store.webhooks.selects(JOB_STARTED)):
+                reply = await store.run(shard, "fetch", keys, args)
+                if reply[1] in (b"full_path", b"limited"):
+                    if reply[1] == b"limited":
+                        store.limited_queues.add(shard, queues)
+                    reply = None
+            if reply is None:
+                args = self._full_args(args, shard, queues, idle_keys)
                 reply = await store.run(shard, "fetch_full", keys, args)
         except (BackendUnavailable, ReplyTooLarge) as error:
             if isinstance(error, ReplyTooLarge) or error.outcome != "not_applied":
@@ -410,10 +421,8 @@ class _Fetch:
             requested = any(entry.kind == "token_request" for entry in entries)
         return requested, parsed.more, parsed.depth - len(fetched)
 
-    def _args(
-        self, shard: Shard, queues: Sequence[str], prefix: bytes, idle_keys: int
-    ) -> list[Arg]:
-        """Return ARGV of ``fetch.lua`` and ``fetch_full.lua``."""
+    def _args(self, prefix: bytes, with_depth: bool) -> list[Arg]:
+        """Return ARGV of ``fetch.lua``."""
         settings, lease_ms = self._store.settings, self._visibility_timeout_ms
         return [
             settings.events_per_shard,
@@ -422,7 +431,19 @@ class _Fetch:
             prefix,
             lease_ms if lease_ms is not None else "",
             settings.visibility_timeout_ms,
-            settings.retention_discarded_ms,
+            "1" if with_depth else "",
+        ]
+
+    def _full_args(
+        self, args: Sequence[Arg], shard: Shard, queues: Sequence[str], idle_keys: int
+    ) -> list[Arg]:
+        """Return ARGV of ``fetch_full.lua``, which begin as ``args`` of ``fetch.lua``."""
+        store = self._store
+        return [
+            store.events_arg,  # the full path appends further events
+            store.webhooks.jobs_per_script("fetch_full", self.wanted),
+            *args[2:6],
+            store.settings.retention_discarded_ms,
             shard.index,
             idle_keys,
             self.tenant,

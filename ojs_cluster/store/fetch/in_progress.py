@@ -33,7 +33,9 @@ class FetchInProgress(Protocol):
         """Whether the fetched jobs have reached the maximum size of a response."""
         ...
 
-    async def fetch_from(self, shard: Shard, queues: Sequence[str]) -> int:
+    async def fetch_from(
+        self, shard: Shard, queues: Sequence[str], *, with_depth: bool = False
+    ) -> int:
         """Fetch from one shard; return how many jobs remain in the first queue there."""
         ...
 

@@ -60,7 +60,7 @@ async def fetch_from_partitions(
                 return
             wanted_before = fetch.wanted
             try:
-                remaining = await fetch.fetch_from(shards[number], [queue])
+                remaining = await fetch.fetch_from(shards[number], [queue], with_depth=True)
             except OJSError as error:
                 failure = failure or error
                 if isinstance(error, OutOfTime):

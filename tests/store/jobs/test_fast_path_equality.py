@@ -27,6 +27,7 @@ from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.queues.pauses import pause_or_resume
 from ojs_cluster.store.scripts import load_scripts
 from ojs_cluster.store.workers.touch import FetchTouches
+from tests.store.limit_jobs import EveryQueueLimited
 from tests.store.shortcuts import HOUR, ack, nack, promote_all, put, shard_of, sibling_queue, take
 from tests.support.lossy import lossy
 from tests.support.prelude import PRELUDE
@@ -226,14 +227,14 @@ async def one_way(store: Store, db: Any, seed: int, steps: int, *, general: bool
         patch.setattr("ojs_cluster.store.fetch.fetch.new_prefix", prefix)
         if general:
             patch.setattr(PlacedJob, "plain", False)
-            scripts["fetch"], scripts["ack"] = scripts["fetch_full"], scripts["ack_full"]
+            scripts["ack"] = scripts["ack_full"]
         fresh = replace(
             store,
             scripts=scripts,
             ids=cast(OrderedIds, CountedIds(store.keys)),
             fetch_touches=FetchTouches(),
             depth_cache=QueueDepthCache(),
-            limited_queues=LimitedQueues(),
+            limited_queues=EveryQueueLimited() if general else LimitedQueues(),
             bounded_queues=LimitedQueues(),
             depth_reader=DepthReader(),
         )
