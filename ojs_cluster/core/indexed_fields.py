@@ -11,7 +11,7 @@ This module does not know how the index is stored (``store.search.index``).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -21,11 +21,7 @@ import msgspec
 
 from ojs_cluster.core.raw_json import object_members
 from ojs_cluster.core.search import MAX_PATH_NAMES, Search, Term
-from ojs_cluster.core.searched_content import (
-    MAX_VALUES_READ,
-    values_of_meta,
-    values_of_tags,
-)
+from ojs_cluster.core.searched_content import members_of_meta, values_of_meta, values_of_tags
 
 MAX_FIELDS: Final = 8
 """Maximum number of indexed fields."""
@@ -33,8 +29,12 @@ MAX_VALUES: Final = 20
 """Maximum number of values of a job in the index, of all fields together."""
 MAX_VALUE_BYTES: Final = 512
 """Maximum length in bytes of a value in the index."""
-MAX_ENVELOPE_BYTES: Final = 1024 * 1024
-"""Maximum size of the JSON of a job in the index. Reading so much takes about 5 ms."""
+MAX_VALUES_READ: Final = 100
+"""Maximum number of values of a field that are read, also repeated and long ones."""
+MAX_MEMBER_BYTES: Final = 16 * 1024
+"""Maximum size of meta and of the tags in the index. Several fields read a part of meta again."""
+MAX_ENVELOPE_BYTES: Final = 256 * 1024
+"""Maximum size of the JSON of a job in the index. Reading so much takes a few milliseconds."""
 MAX_ALTERNATIVES: Final = 10
 """Maximum number of alternatives of a term that the index looks up."""
 
@@ -104,7 +104,8 @@ def indexed_values(
         envelope: members of the job as JSON, without braces.
 
     Returns:
-        Each field with a value, at most ``MAX_VALUES`` together. None for damaged JSON.
+        Each field with a value, at most ``MAX_VALUES`` together. None for damaged JSON. The
+        largest job takes a few milliseconds.
     """
     if len(envelope) > MAX_ENVELOPE_BYTES:
         return []
@@ -115,16 +116,24 @@ def indexed_values(
         return []
     found: dict[tuple[IndexedField, str], None] = {}
     with suppress(msgspec.DecodeError, ValueError):
-        members = object_members(b"{%b}" % envelope.removeprefix(b"{")) or {}
-        tags, meta = (bytes(members.get(name, b"")) for name in (_TAGS, "meta"))
-        for each in fields:
-            values = values_of_meta(meta, each.path) if each.path else values_of_tags(tags)
-            for value in islice(values, MAX_VALUES_READ):
-                if len(value) <= MAX_VALUE_BYTES >= len(as_bytes(value)):
-                    found[each, value] = None
-                    if len(found) == MAX_VALUES:
-                        return list(found)
+        for item in _values(fields, envelope):
+            if len(item[1]) <= MAX_VALUE_BYTES >= len(as_bytes(item[1])):
+                found[item] = None
+                if len(found) == MAX_VALUES:
+                    break
     return list(found)
+
+
+def _values(fields: Sequence[IndexedField], envelope: bytes) -> Iterator[tuple[IndexedField, str]]:
+    """Yield each field with each value that is read."""
+    members = object_members(b"{%b}" % envelope.removeprefix(b"{")) or {}
+    tags, meta = (bytes(members.get(name, b"")) for name in (_TAGS, "meta"))
+    members_of = members_of_meta(meta) if len(meta) <= MAX_MEMBER_BYTES else {}
+    tags = tags if len(tags) <= MAX_MEMBER_BYTES else b""
+    for each in fields:
+        values = values_of_meta(members_of, each.path) if each.path else values_of_tags(tags)
+        for value in islice(values, MAX_VALUES_READ):
+            yield each, value
 
 
 def as_bytes(value: str) -> bytes:

@@ -138,21 +138,33 @@ class SearchedContent:
             yield from _texts_at(members, path)
 
 
-def values_of_meta(meta: bytes, path: tuple[str, ...]) -> Iterator[str]:
-    """Yield the texts of a member of ``meta`` that a search compares.
+def members_of_meta(meta: bytes) -> Mapping[str, msgspec.Raw]:
+    """Return the members of ``meta`` that a search reads.
 
     Args:
         meta: the JSON object, empty for none.
+
+    Raises:
+        msgspec.DecodeError, ValueError: the JSON is damaged.
+    """
+    return _members(meta)
+
+
+def values_of_meta(members: Mapping[str, msgspec.Raw], path: tuple[str, ...]) -> Iterator[str]:
+    """Yield the texts of a member of ``meta`` that a search compares.
+
+    Args:
+        members: the members of ``meta``.
         path: names that lead to the member.
 
     Raises:
         msgspec.DecodeError, ValueError: the JSON is damaged.
     """
-    return _texts_at(_members(meta), path)
+    return _texts_at(members, path)
 
 
 def values_of_tags(tags: bytes) -> Iterator[str]:
-    """Yield the tags that a search compares, of a JSON array, as ``values_of_meta``."""
+    """Yield the tags that a search compares, of a JSON array; see ``values_of_meta``."""
     return _scalars(tags)
 
 

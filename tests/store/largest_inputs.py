@@ -55,7 +55,7 @@ from ojs_cluster.store.queues.purges import purge
 from ojs_cluster.store.queues.queue_sums import sum_queues
 from ojs_cluster.store.queues.queues import get_stats
 from ojs_cluster.store.schemas.schema_index import SchemaRecord, encode
-from ojs_cluster.store.search.index_values import value_key
+from ojs_cluster.store.search.index_values import value_key, with_digests
 from ojs_cluster.store.search.lists import list_jobs
 from ojs_cluster.store.statistics.job_counts import WIDTH
 from ojs_cluster.store.statistics.type_hours import HourRollUp
@@ -452,8 +452,9 @@ async def jobs_with_as_many_indexed_values_as_allowed(store: Store, db: Any) -> 
     for values in (1, MAX_VALUES, 1000):
         tags = [f"{values}-{number}" for number in range(values)]
         await enqueue_many(indexing, [job_of(queue="tagged", tags=tags)] * 250)
-    # A process without the index has made the portion, and one with the index writes it.
-    part = [place(home_id(store, "tagged"), job_of(queue="tagged", tags=tags)) for _ in range(250)]
+    # A portion never has so many values, but nothing in its record says so.
+    tagged = await with_digests(indexing.settings, [job_of(queue="tagged", tags=tags)])
+    part = [place(home_id(store, "tagged"), tagged[0]) for _ in range(250)]
     shard = shard_of(store, "tagged")
     await store.run(shard, "enqueue", *enqueue_command(indexing, shard, part))
     db.zadd(key := value_key(shard, TAG, "0-0"), {f"{number}": number for number in range(10_000)})

@@ -110,6 +110,8 @@ class NewJob(msgspec.Struct, frozen=True):
         tenant: the tenant that the job's meta names; '' if it names none.
         retention: how long the finished job is kept, as ``store.jobs.fields.KEEP``; '' for the
             retention of the server.
+        indexed: hashes of the values that the index of the search has of the job, which the store
+            adds (``store.search.index_values``).
     """
 
     id: str | None
@@ -128,6 +130,7 @@ class NewJob(msgspec.Struct, frozen=True):
     rate_limit: RateLimitPolicy | None = None
     tenant: str = ""
     retention: str = ""
+    indexed: tuple[str, ...] = ()
 
 
 def envelope_head(

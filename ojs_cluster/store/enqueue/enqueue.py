@@ -58,7 +58,7 @@ from ojs_cluster.store.enqueue.placement import (
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.portions import PORTION_BYTES
-from ojs_cluster.store.search.index_values import index_bytes
+from ojs_cluster.store.search.index_values import index_bytes, with_digests
 from ojs_cluster.store.tenants.admission import Admitted
 from ojs_cluster.store.tenants.stored_jobs import admit_new_jobs
 from ojs_cluster.store.unique import unique
@@ -129,6 +129,8 @@ async def enqueue(
         existing = await admit_new_jobs(store, [job], admitted)
         if existing is not None:
             return existing[0]
+    if store.settings.search_index:
+        [job] = await with_digests(store.settings, [job])
     await store.queues.ensure(store, [job.queue])
     await store.partitions.refresh_if_stale(store)
     [shard] = store.partitions.choose_shards(store, [job])
@@ -163,10 +165,12 @@ async def enqueue_many(
     existing = await admit_new_jobs(store, jobs, admitted)
     if existing is not None:
         return existing
+    if store.settings.search_index:
+        jobs = await with_digests(store.settings, jobs)
     await store.partitions.refresh_if_stale(store)
     shards = set(store.partitions.choose_shards(store, jobs))
     max_jobs = store.webhooks.jobs_per_script("enqueue", PORTION_JOBS)
-    is_large = len(jobs) > max_jobs or _size(store, jobs) > PORTION_BYTES
+    is_large = len(jobs) > max_jobs or _size(jobs) > PORTION_BYTES
     if is_large or len(shards) > 1 or any(job.unique is not None for job in jobs):
         return await batch.enqueue_all(store, jobs, fields)
     [shard] = shards
@@ -205,6 +209,8 @@ async def enqueue_with_id(
     await store.queues.ensure(store, [job.queue])
     shard = store.keys.shard_of_id(job_id)
     await store.partitions.ensure_open(store, shard, [job.queue])
+    if store.settings.search_index:
+        [job] = await with_digests(store.settings, [job])
     part = [place(job_id, store.queue_defaults.apply(job), fields)]
     keys, args = enqueue_command(store, shard, part, store_before_ms=store_before_ms)
     reply = await store.run(shard, "enqueue", keys, args, idempotent=True)
@@ -391,12 +397,9 @@ async def _holds_lock(store: Store, shard: Shard, placed: PlacedJob, job: NewJob
     return held == job.fingerprint and state not in TERMINAL
 
 
-def _size(store: Store, jobs: Sequence[NewJob]) -> int:
+def _size(jobs: Sequence[NewJob]) -> int:
     """Return the number of bytes that jobs count as in a portion."""
-    size = sum(len(job.body) for job in jobs)
-    if store.settings.search_index:
-        size += sum(index_bytes(store.settings, job.body) for job in jobs)
-    return size
+    return sum(len(job.body) + index_bytes(job) for job in jobs)
 
 
 def _place(

@@ -38,7 +38,6 @@ from ojs_cluster.store.jobs.record import JobRecord, record
 from ojs_cluster.store.limits import depth_bounds
 from ojs_cluster.store.partial_failures import after_first_write, before_first_write
 from ojs_cluster.store.runtime import Arg
-from ojs_cluster.store.search.index_values import is_indexed
 
 
 class Tombstoned(Exception):
@@ -62,7 +61,7 @@ def fits_fast_path(store: Store, shard: Shard, part: Sequence[PlacedJob]) -> boo
     """
     if len(part) > 1 or store.settings.max_queue_depth or store.webhooks.selects(JOB_ENQUEUED):
         return False
-    if store.settings.search_index and is_indexed(store.settings, part[0].envelope):
+    if part[0].indexed:
         return False
     return part[0].plain and not store.bounded_queues.contains(shard, [part[0].queue])
 

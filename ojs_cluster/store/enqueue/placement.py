@@ -31,7 +31,7 @@ _NOT_PLAIN: Final = frozenset({f.MAX_PER_SECOND, f.LIMIT, f.TENANT})
 """Fields with which a job is not plain."""
 
 
-class PlacedJob(msgspec.Struct, frozen=True):
+class PlacedJob(msgspec.Struct, frozen=True, omit_defaults=True):
     """A job with its id, ready to be stored.
 
     The record of a transaction keeps it as MessagePack, so all its values are simple.
@@ -46,6 +46,8 @@ class PlacedJob(msgspec.Struct, frozen=True):
         fields: names and values of the fields of the job's hash, alternating.
         outcome: ``prepared`` for a job that a transaction publishes later, ``superseded`` for a job
             that a later job of the same batch replaces, '' for any other job.
+        indexed: hashes of the values that the index of the search has of the job. Processes of
+            earlier versions neither write nor read the member.
     """
 
     job_id: str
@@ -56,11 +58,7 @@ class PlacedJob(msgspec.Struct, frozen=True):
     expires: str
     fields: list[bytes]
     outcome: EnqueueOutcome = ""
-
-    @property
-    def envelope(self) -> bytes:
-        """The JSON of the job, as the store keeps it."""
-        return self.fields[1]  # see ``_fields``
+    indexed: tuple[str, ...] = ()
 
     @property
     def plain(self) -> bool:
@@ -86,6 +84,7 @@ def place(job_id: str, job: NewJob, more_fields: Sequence[bytes] = ()) -> Placed
         time_argument(job.scheduled),
         time_argument(job.expires),
         [*_fields(job), *more_fields],
+        indexed=job.indexed,
     )
 
 
@@ -140,8 +139,8 @@ def enqueue_command(
         )
     keys += tenant_keys(shard, part)
     if store.settings.search_index:
-        envelopes = [job.envelope for job in part]
-        more_keys, more_args = index_arguments(store.settings, shard, envelopes, len(keys) + 1)
+        digests = [job.indexed for job in part]
+        more_keys, more_args = index_arguments(store.settings, shard, digests, len(keys) + 1)
         keys += more_keys
         args += more_args
     return keys, args
@@ -161,8 +160,7 @@ def tenant_keys(shard: Shard, part: Sequence[PlacedJob]) -> list[bytes]:
 
 def portions(store: Store, part: Sequence[PlacedJob]) -> list[Sequence[PlacedJob]]:
     """Split jobs into portions that one script may store, in their order."""
-    settings = store.settings
-    sizes = [sum(map(len, job.fields)) + index_bytes(settings, job.envelope) for job in part]
+    sizes = [sum(map(len, job.fields)) + index_bytes(job) for job in part]
     max_jobs = store.webhooks.jobs_per_script("enqueue", PORTION_JOBS)
     return [part[start:end] for start, end in portion_ranges(sizes, max_jobs)]
 

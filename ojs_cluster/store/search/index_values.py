@@ -13,19 +13,24 @@ from __future__ import annotations
 from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
-from typing import Final
+from typing import Final, Protocol
+
+from msgspec.structs import replace
 
 from ojs_cluster.core.indexed_fields import IndexedField, as_bytes, indexed_values
+from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.keys import Shard
+from ojs_cluster.store.off_loop import off_loop
 from ojs_cluster.store.portions import PORTION_BYTES
 from ojs_cluster.store.runtime import Arg
 from ojs_cluster.store.settings import StoreSettings
 
 _ENTRY_BYTES: Final = PORTION_BYTES // 500
 """Number of bytes that a new entry of the index counts as in a portion: it takes about 7 µs."""
+_LARGE: Final = 64 * 1024
+"""Size of jobs in bytes above which their values are read in a thread: several milliseconds."""
 _MAX_ENTRIES: Final = 1000
-"""Maximum number of entries that one script adds. A portion has more only if a process without the
-index has made it. The further values are left out of the index."""
+"""Maximum number of entries that one script adds. The further values are left out of the index."""
 
 
 def value_digest(field: IndexedField, value: str) -> str:
@@ -49,37 +54,54 @@ def index_keys(settings: StoreSettings, shard: Shard, envelope: bytes) -> list[b
     """
     if not settings.search_index:
         return []
-    values = indexed_values(settings.search_index, envelope)
-    return [value_key(shard, field, value) for field, value in values]
+    return [shard.indexed_value(digest) for digest in _digests(settings, envelope)]
 
 
-def is_indexed(settings: StoreSettings, envelope: bytes) -> bool:
-    """Return whether a job has an indexed value."""
-    return bool(settings.search_index) and bool(indexed_values(settings.search_index, envelope))
+class WithDigests(Protocol):
+    """A job whose indexed values are known."""
+
+    @property
+    def indexed(self) -> Sequence[str]:
+        """The hashes of the values."""
 
 
-def index_bytes(settings: StoreSettings, envelope: bytes) -> int:
+async def with_digests(settings: StoreSettings, jobs: Sequence[NewJob]) -> Sequence[NewJob]:
+    """Return jobs with the hashes of their indexed values; many or large jobs in a thread."""
+
+    def add() -> Sequence[NewJob]:
+        return [
+            replace(job, indexed=digests) if (digests := _digests(settings, job.body)) else job
+            for job in jobs
+        ]
+
+    return await off_loop(add, sum(len(job.body) for job in jobs), large=_LARGE)
+
+
+def index_bytes(job: WithDigests) -> int:
     """Return the number of bytes that the index entries of a job count as in a portion."""
-    if not settings.search_index:
-        return 0
-    return _ENTRY_BYTES * len(indexed_values(settings.search_index, envelope))
+    return _ENTRY_BYTES * len(job.indexed)
 
 
 def index_arguments(
-    settings: StoreSettings, shard: Shard, envelopes: Iterable[bytes], first: int
+    settings: StoreSettings, shard: Shard, digests: Iterable[Sequence[str]], first: int
 ) -> tuple[Sequence[bytes], list[Arg]]:
     """Return what ``enqueue.lua`` takes at the end of KEYS and ARGV to index jobs.
 
     Args:
         settings: the settings of the store.
         shard: the shard of the jobs.
-        envelopes: the JSON of each job.
+        digests: the hashes of the values of each job.
         first: position of the first of these keys in KEYS, from 1 on.
     """
     positions: dict[bytes, int] = {}
     entries: list[Arg] = []
-    for number, envelope in enumerate(envelopes, 1):
-        for key in index_keys(settings, shard, envelope):
+    for number, of_job in enumerate(digests, 1):
+        for key in map(shard.indexed_value, of_job):
             if len(entries) < 2 * _MAX_ENTRIES:
                 entries += (positions.setdefault(key, first + len(positions)), number)
     return list(positions), [settings.search_index_retention_ms, *entries] if entries else []
+
+
+def _digests(settings: StoreSettings, envelope: bytes) -> tuple[str, ...]:
+    values = indexed_values(settings.search_index, envelope)
+    return tuple(value_digest(field, value) for field, value in values)

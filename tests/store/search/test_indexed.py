@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -12,8 +13,11 @@ import trio
 
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.indexed_fields import (
+    MAX_ENVELOPE_BYTES,
+    MAX_MEMBER_BYTES,
     MAX_VALUE_BYTES,
     MAX_VALUES,
+    MAX_VALUES_READ,
     indexed_values,
     parse_indexed_fields,
 )
@@ -26,7 +30,7 @@ from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.edit import edit
 from ojs_cluster.store.jobs.listing import JobFilter, JobOrder
-from ojs_cluster.store.search import indexed
+from ojs_cluster.store.search import index_values, indexed
 from ojs_cluster.store.search.index_values import value_key
 from ojs_cluster.store.search.lists import list_jobs
 from tests.store.archives import emptied, export_text, import_text
@@ -247,10 +251,33 @@ def test_what_a_job_may_have_in_the_index_is_bounded() -> None:
     assert len(indexed_values(FIELDS, b'"tags":%b' % tags)) == MAX_VALUES
     long = b"x" * (MAX_VALUE_BYTES + 1)
     assert indexed_values(FIELDS, b'"tags":["%b","b","b"]' % long) == [(TAG, "b")]
-    assert indexed_values(FIELDS, b'"tags":["a"' + b" " * 2**20 + b"]") == []
+    assert indexed_values(FIELDS, b'"tags":["a"],"x":"' + b" " * MAX_ENVELOPE_BYTES + b'"') == []
+    for member in (b'"tags":["a"%b]', b'"meta":{"customer_id":"c1"%b}'):
+        assert indexed_values(FIELDS, member % b"") != []
+        assert indexed_values(FIELDS, member % (b" " * MAX_MEMBER_BYTES)) == []
+    repeated = b'"a",' * (MAX_VALUES_READ - 1)
+    assert indexed_values(FIELDS, b'"tags":[%b"b","c"]' % repeated) == [(TAG, "a"), (TAG, "b")]
     assert indexed_values(FIELDS, b'"tags":[') == []
     escaped = b'"meta":{"customer\\u005fid":"c1","order.id":[1,2]}'
     assert indexed_values(FIELDS, escaped) == [(CUSTOMER, "c1"), (ORDER, "1"), (ORDER, "2")]
+
+
+@pytest.mark.parametrize("queues", [(QUEUE,), (QUEUE, "other")])
+async def test_the_values_of_jobs_are_read_once_and_of_large_ones_in_a_thread(
+    indexing: Store, monkeypatch: pytest.MonkeyPatch, queues: tuple[str, ...]
+) -> None:
+    in_main: list[bool] = []
+
+    def read(*given: Any) -> Any:
+        in_main.append(threading.current_thread() is threading.main_thread())
+        return indexed_values(*given)
+
+    monkeypatch.setattr(index_values, "indexed_values", read)
+    for args in ([], ["x" * 40_000]):
+        jobs = [job_of({"customer_id": "c1"}, queue, args=args) for queue in queues * 2]
+        await enqueue_many(indexing, jobs)
+        assert in_main == [not args] * len(jobs)
+        in_main.clear()
 
 
 @pytest.mark.parametrize(
