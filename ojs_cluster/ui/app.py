@@ -108,6 +108,7 @@ class Dashboard:
         self._templates = Templates(self._redaction)
         self._fragments = Fragments()
         self._languages = languages()
+        find_zone("UTC")  # reads the names of all zones, which no request should wait for
         self._files = static_files.read_static_files()
         self._sessions = Sessions()
         self._failed_logins = FailedLogins()

@@ -13,6 +13,7 @@ from ojs_cluster.ui import formats
 from ojs_cluster.ui.forms.limits import limits_in_words
 from ojs_cluster.ui.json_view import readable
 from ojs_cluster.ui.languages.language import current
+from ojs_cluster.ui.languages.translate import in_template
 from ojs_cluster.ui.redaction.redaction import NOTHING, Redaction
 
 FOLDER: Final = Path(__file__).parent / "templates"
@@ -42,6 +43,7 @@ class Templates:
             lambda one, many, count: current().ngettext(one, many, count),
             newstyle=True,
         )
+        self._environment.globals.update(gettext=in_template, _=in_template)
         self._environment.filters.update(
             number=formats.number,
             duration=formats.duration,

@@ -227,7 +227,7 @@ def test_the_audit_shows_what_a_setting_was_changed_to(
         for limit in (11, 12):
             path = "/ojs/v1/admin/queues/audited/rate-limit"
             api.put(path, json={"concurrency": limit}).raise_for_status()
-    shown = "<code>concurrency</code>: 11 → 12</div>"
+    shown = '<code>concurrency</code>: <bdi dir="ltr">11 → 12</bdi></div>'
     wait_until(
         lambda: shown in page(admin, "/ui/audit?action=queue.limit"),
         what="the audit has the change",

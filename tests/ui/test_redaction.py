@@ -12,6 +12,7 @@ from ojs_cluster.core.indexed_fields import parse_indexed_fields
 from ojs_cluster.core.search import parse_search
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.settings import StoreSettings
+from ojs_cluster.ui.pages.audit import _reasons_in
 from ojs_cluster.ui.redaction import searches
 from ojs_cluster.ui.redaction.redaction import Redaction
 from ojs_cluster.ui.redaction.searches import why_not_searched
@@ -333,6 +334,19 @@ def test_pages_of_tenants_are_hidden_with_the_tenants_of_jobs(ui_redis: Embedded
         assert "/ui/tenants" not in page(client, "/ui/queues")
         with server.api() as api:
             api.put("/ojs/v1/admin/tenants/acme-hidden", json={})
+            headers = {"Authorization": "Bearer email-key"}
+            refused = api.get("/ojs/v1/admin/tenants/acme-hidden", headers=headers)
+            assert refused.status_code == 403
         path = "/ui/audit?action=tenant.set"
         wait_until(lambda: 'title="tenant.set"' in page(client, path), timeout_s=30, what="audit")
         assert "acme-hidden" not in page(client, path)
+
+
+def test_reasons_are_found_at_any_depth_of_details() -> None:
+    details = {
+        "reason": {"old": "a", "new": "b"},
+        "limits": {"old": {"max_scheduled": 1, "reason": "c"}, "new": {"reason": "d"}},
+        "fairness_weight": {"new": 2},
+    }
+    assert [values[name] for values, name in _reasons_in(details)] == ["a", "b", "c", "d"]
+    assert list(_reasons_in(None)) == []

@@ -7,6 +7,7 @@ from functools import cache, lru_cache
 from gettext import GNUTranslations
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
 from types import MappingProxyType
 from typing import Final
 
@@ -18,6 +19,7 @@ from werkzeug.http import parse_accept_header
 from ojs_cluster.ui.languages.language import ENGLISH, Language
 
 FOLDER: Final = Path(__file__).parent
+_reading: Final = Lock()
 _MAX_HEADER: Final = 500  # characters; browsers send less
 
 
@@ -51,10 +53,15 @@ def languages() -> Mapping[str, Language]:
 
 
 def read_texts(language: Language) -> None:
-    """Read the texts of a language, unless they are known. It takes some 40 ms."""
-    if language.translations is None:
-        file = polib.pofile(str(FOLDER / f"{language.code}.po"))
-        language.translations = GNUTranslations(BytesIO(file.to_binary()))
+    """Read the texts of a language, unless they are known.
+
+    It takes some 50 ms. One thread reads at a time: several would delay the event loop.
+    """
+    with _reading:
+        if language.translations is None:
+            file = polib.pofile(str(FOLDER / f"{language.code}.po"))
+            language.translations = GNUTranslations(BytesIO(file.to_binary()))
+            language.shown.clear()
 
 
 async def ensure_texts(language: Language) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from gettext import NullTranslations
 from typing import Final
+
+from markupsafe import Markup
 
 
 @dataclass(slots=True, eq=False)
@@ -19,6 +21,7 @@ class Language:
         thousands: what separates groups of three digits.
         decimal: what separates the decimals.
         translations: the texts; None until they are read, for the first page in this language.
+        shown: texts without values as templates show them. Texts are literals, so they are few.
     """
 
     code: str
@@ -27,10 +30,12 @@ class Language:
     thousands: str
     decimal: str
     translations: NullTranslations | None = None
+    shown: dict[str, Markup] = field(default_factory=dict)
 
     def gettext(self, text: str) -> str:
         """Return the text in this language, or as it is if there is none."""
-        return text if self.translations is None else self.translations.gettext(text)
+        # An empty text would get the header of the file.
+        return self.translations.gettext(text) if self.translations and text else text
 
     def ngettext(self, one: str, many: str, count: int) -> str:
         """Return the text for a number of things in this language."""

@@ -6,6 +6,8 @@ whole sentences, because words have another order in other languages.
 
 from __future__ import annotations
 
+from markupsafe import Markup
+
 from ojs_cluster.ui.languages.language import current
 
 
@@ -29,6 +31,22 @@ def ngettext(one: str, many: str, count: int, /, **values: object) -> str:
         **values: the values in the text.
     """
     return current().ngettext(one, many, count) % values
+
+
+def in_template(text: str, /, **values: object) -> Markup:
+    """Return what ``_`` returns, for a template: the values are escaped.
+
+    The extension of Jinja has such a function, too. Most texts have no value, and this one keeps
+    them: a page has hundreds.
+    """
+    language = current()
+    if values:
+        # Texts are literals, and tests compare the markup of translations with theirs.
+        return Markup(language.gettext(text)) % values  # noqa: S704
+    found = language.shown.get(text)
+    if found is None:
+        found = language.shown[text] = Markup(language.gettext(text) % {})  # noqa: S704
+    return found
 
 
 def later(text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import orjson
@@ -170,7 +170,9 @@ async def show(visit: Visit) -> Answer:
     await _hide_reasons(visit, entries)
     if visit.redaction.hides_tenants:
         for entry in entries:
-            if str(entry.get("action") or "").startswith("tenant."):
+            action_of_entry = str(entry.get("action") or "")
+            # A refused request has its route as its action.
+            if action_of_entry.startswith("tenant.") or "/tenants/{" in action_of_entry:
                 entry["object"] = ""
     searched_to = entries[-1].get("time") if entries else None
     if text:
@@ -200,17 +202,23 @@ async def show(visit: Visit) -> Answer:
 
 async def _hide_reasons(visit: Visit, entries: Iterable[Mapping[str, Any]]) -> None:
     """Replace what the operator hides in the reasons of changes, as the page of a tenant does."""
-    told = [
-        (values, when)
-        for entry in entries
-        if isinstance(details := entry.get("details"), dict)
-        and isinstance(values := details.get("reason"), dict)
-        for when in values
-    ]
+    told = [each for entry in entries for each in _reasons_in(entry.get("details"))]
     texts = [str(values[when]) for values, when in told]
     shown = await visit.redaction.texts(texts, ERROR_MESSAGE)
     for (values, when), text in zip(told, shown, strict=True):
         values[when] = text
+
+
+def _reasons_in(value: Any, name: str = "") -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield the objects and the names of members that are, or are in, a ``reason``."""
+    if not isinstance(value, dict):
+        return
+    for member, each in value.items():
+        inside = "reason" if "reason" in (name, member) else ""
+        if inside and not isinstance(each, dict):
+            yield value, member
+        else:
+            yield from _reasons_in(each, inside)
 
 
 def _has(entry: Mapping[str, Any], text: str, visit: Visit) -> bool:

@@ -216,7 +216,7 @@ async def run(visit: Visit, operation_id: str) -> Answer:
     """Start the operation that a dry run has counted. Only one may follow it."""
     count = orjson.loads(await visit.get("admin", "bulk", operation_id))
     here = visit.url("bulk", operation_id)
-    typed = visit.form.get("typed", "").replace(",", "").strip()
+    typed = "".join(filter(str.isdecimal, visit.form.get("typed", "")))
     if count["matched"] > TYPED_ABOVE and typed != str(count["matched"]):
         note = _("Type %(number)s to confirm.", number=count["matched"])
         return SeeOther(here, note, failed=True)

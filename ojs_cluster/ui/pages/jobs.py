@@ -149,7 +149,10 @@ async def show_all(visit: Visit) -> Answer:
             "cursor": cursor,
             "scan": scan,
             "by_start": by_start,
-            "newer": {"some": _by_number(_new_jobs), "more": _by_number(_at_least)},
+            # A refresh leaves the banner as it is.
+            "newer": None
+            if visit.is_refresh
+            else {"some": _by_number(_new_jobs), "more": _by_number(_at_least)},
             "may_enqueue": visit.may_change(Scope.DATA_WRITE),
             "actions": [
                 (name, _(label))

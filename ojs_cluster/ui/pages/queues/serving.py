@@ -59,6 +59,7 @@ async def _count(visit: Visit) -> WorkersByQueue | None:
     workers, total = await list_workers(store, limit=MAX_WORKERS)
     counts: dict[str, int] = {}
     is_complete = total <= MAX_WORKERS
+    reported: list[bytes] = []
     for worker in workers:
         await trio.lowlevel.checkpoint()  # a worker may report hundreds of names
         if worker.status(store, now_ms) != "running":
@@ -67,14 +68,15 @@ async def _count(visit: Visit) -> WorkersByQueue | None:
         if not queues:
             is_complete &= now_ms - worker.last_seen_ms > _UNKNOWN_MS
             continue
-        raw = msgspec.json.encode(queues)
-        if await visit.redaction.apply([Value(raw, ("worker", "queues"))]) != [raw]:
-            return None
+        reported.append(msgspec.json.encode(queues))
         for name in dict.fromkeys(queues):
             if name in counts or len(counts) < _MAX_QUEUES:
                 counts[name] = counts.get(name, 0) + 1
             else:
                 is_complete = False
+    values = [Value(raw, ("worker", "queues")) for raw in reported]
+    if await visit.redaction.apply(values) != reported:
+        return None
     return WorkersByQueue(counts, is_complete)
 
 

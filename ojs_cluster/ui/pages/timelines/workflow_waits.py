@@ -19,7 +19,7 @@ from ojs_cluster.store.queues.queues import QueueStats, get_stats
 from ojs_cluster.store.workflows.read_workflows import JobOutcome, WorkflowRecord
 from ojs_cluster.ui.drawings.dag import Step
 from ojs_cluster.ui.formats import number
-from ojs_cluster.ui.forms.limits import period_in_words
+from ojs_cluster.ui.forms.limits import per_period
 from ojs_cluster.ui.languages.translate import _, later, ngettext
 from ojs_cluster.ui.patience import await_while_healthy
 from ojs_cluster.ui.visit import Visit
@@ -249,13 +249,12 @@ def _limit_in_words(usage: RateLimitUsage, now_ms: int) -> str:
             number=number(limits.concurrency),
         )
     if limits.rate is not None and usage.started >= limits.rate.limit:
-        period = period_in_words(format_duration(limits.rate.period_ms))
         return ngettext(
-            "%(number)s start per %(period)s",
-            "%(number)s starts per %(period)s",
+            "%(number)s start %(per_period)s",
+            "%(number)s starts %(per_period)s",
             limits.rate.limit,
             number=number(limits.rate.limit),
-            period=period,
+            per_period=per_period(format_duration(limits.rate.period_ms)),
         )
     if usage.next_ms is not None and usage.next_ms > now_ms:
         return _("its starts are evenly spaced")
