@@ -20,7 +20,7 @@ from typing import Final
 import msgspec
 
 from ojs_cluster.core.raw_json import object_members
-from ojs_cluster.core.search import MAX_PATH_NAMES, Search, Term
+from ojs_cluster.core.search import MAX_PATH_NAMES, Search
 from ojs_cluster.core.searched_content import members_of_meta, values_of_meta, values_of_tags
 
 MAX_FIELDS: Final = 8
@@ -35,8 +35,6 @@ MAX_MEMBER_BYTES: Final = 16 * 1024
 """Maximum size of meta and of the tags in the index. Several fields read a part of meta again."""
 MAX_ENVELOPE_BYTES: Final = 256 * 1024
 """Maximum size of the JSON of a job in the index. Reading so much takes a few milliseconds."""
-MAX_ALTERNATIVES: Final = 10
-"""Maximum number of alternatives of a term that the index looks up."""
 
 _TAGS: Final = "tags"
 _ACCEPTED: Final = (
@@ -143,16 +141,17 @@ def as_bytes(value: str) -> bytes:
 
 def terms_in_index(
     fields: Iterable[IndexedField], search: Search
-) -> list[tuple[int, IndexedField, Term]]:
-    """Return the terms of a search whose jobs the index can list, with their positions."""
+) -> list[tuple[int, IndexedField, str]]:
+    """Return position, field and value of the terms of a search whose jobs the index can list.
+
+    A term with several values is none of them: a job may have two of the values.
+    """
     by_name = {(each.term, each.path): each for each in fields}
     return [
-        (position, by_name[term.name, term.path], term)
+        (position, by_name[term.name, term.path], term.texts[0].text)
         for position, term in enumerate(search.terms)
         if (term.name, term.path) in by_name
-        and len(term.texts) <= MAX_ALTERNATIVES
-        and not any(
-            pattern.is_prefix or len(as_bytes(pattern.text)) > MAX_VALUE_BYTES
-            for pattern in term.texts
-        )
+        and len(term.texts) == 1
+        and not term.texts[0].is_prefix
+        and len(as_bytes(term.texts[0].text)) <= MAX_VALUE_BYTES
     ]

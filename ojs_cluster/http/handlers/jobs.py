@@ -116,8 +116,8 @@ async def list_jobs(app: App, request: Request) -> Response:
     has a ``next_cursor``. ``store.search.newest_first`` describes the order, unless ``sort`` or
     ``order`` asks for another one. ``query`` is a search (``core.search``). Then ``examined`` is
     the number of entries that the page has examined, and ``index`` is the field by which the index
-    of the search has found the jobs, if it has (``store.search.indexed``). With ``index=false`` all
-    jobs are searched.
+    of the search has found the jobs, if it has (``store.search.indexed``). The index may lack jobs,
+    so ``complete`` is false then. With ``index=false`` all jobs are searched.
 
     ``GET /ojs/v1/jobs?state&queue&type&query&index&sort&order&limit&cursor&offset``
     (spec: ojs-http-binding 17)
@@ -158,7 +158,7 @@ async def list_matching(
     if wanted.search is not None:
         pagination["examined"] = page.examined
     if page.index is not None:
-        pagination["index"] = page.index
+        pagination |= {"index": page.index, "complete": False}
     # If the total is not known, the member is absent, because clients would read null as 0.
     total_member = b"" if total is None else b'"total":%d,' % total
     return Response(
@@ -197,6 +197,8 @@ def filter_of(given: Mapping[str, str], request: Request) -> JobFilter:
     )
     text = given.get("query", "").strip()
     by_index = not given.get("index") or query.boolean(given, "index")
+    # A key for one queue would learn of other jobs, too: a set has the jobs of all queues.
+    by_index = by_index and request.queues is None
     return replace(with_search(wanted, text), by_index=by_index) if text else wanted
 
 

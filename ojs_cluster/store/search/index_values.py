@@ -25,6 +25,8 @@ from ojs_cluster.store.portions import PORTION_BYTES
 from ojs_cluster.store.runtime import Arg
 from ojs_cluster.store.settings import StoreSettings
 
+MAX_JOBS_OF_VALUE: Final = 10_000
+"""Maximum number of jobs of a value in a shard; see ``store/include/jobs/index_value.lua``."""
 _ENTRY_BYTES: Final = PORTION_BYTES // 500
 """Number of bytes that a new entry of the index counts as in a portion: it takes about 7 µs."""
 _LARGE: Final = 64 * 1024

@@ -1,43 +1,51 @@
 """Find jobs by the index of the search: look up a value instead of reading all jobs.
 
-A search can use the index if one of its terms lists exact values of an indexed field. Several terms
-of this kind leave a choice: the one with the fewest jobs is taken. Its jobs are candidates only:
-the list compares each with the whole filter, so the index decides neither what a search finds nor
-what a caller may see.
+A search can use the index if one of its terms has one exact value of an indexed field. Of several
+such terms the one with the fewest jobs is taken. Its jobs are candidates only: the list compares
+each with the whole filter.
 
-The index may lack jobs: those that were stored before it was switched on, those with more or longer
-values than it takes, and the oldest of more than 10 000 with one value in a shard
-(``store.search.index_values``). So a page says by which field it was found, and a client can always
-search without the index.
+The index may lack jobs (``store.search.index_values``). So it is not used
+
+* if it has no job with the value: older jobs may have it;
+* if a set has as many jobs as it may have: older jobs have left it;
+* for finished jobs and dead letters, which may live longer than their entries;
+* if the filter has indexes of its own with fewer jobs;
+* for sorted lists, which have all jobs.
+
+A caller that may see only some queues or one tenant does not use the index: its sizes and positions
+would reveal other jobs. A page says by which field it was found, and a client can always search
+without the index.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing, suppress
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
-from ojs_cluster.core.errors import InvalidRequest, OJSError
+from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.indexed_fields import terms_in_index
+from ojs_cluster.core.jobs.states import TERMINAL
 from ojs_cluster.keys import Shard
 from ojs_cluster.store import cursor as cursors
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
-from ojs_cluster.store.jobs.listing import JobFilter, ListingPosition
-from ojs_cluster.store.search.index_values import value_digest
+from ojs_cluster.store.jobs.listing import INDEXES_OF_QUEUE, JobFilter, ListingPosition
+from ojs_cluster.store.search.index_values import MAX_JOBS_OF_VALUE, value_digest
 from ojs_cluster.store.search.merged_indexes import IndexEntry, walk_sets
+from ojs_cluster.store.search.sorted_jobs import keys_of_indexes
 from ojs_cluster.store.sorted_sets.read_sets import ShardKey, read_sizes
 
 MAX_SETS: Final = 5000
-"""Maximum number of sets of which a page reads the size. With very many shards, a term with many
-alternatives does not use the index, and not every term is compared."""
+"""Maximum number of sets of which a page reads the size. With very many shards, not every term is
+compared."""
 _KIND: Final = "indexed"
 """Begins the cursor of a list that the index has found."""
 _CHECKED_AT_ONCE: Final = 200
-"""Maximum number of ids that one script checks before it removes them."""
-_MAX_CHECKED: Final = 2000
-"""Maximum number of ids that a page checks."""
+"""Maximum number of ids of a shard that a page checks before it removes them."""
+_ENDED: Final = frozenset(state.value for state in TERMINAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,53 +95,43 @@ class IndexedJobs:
     Args:
         name: the field of the term.
         term: position of the term in the search.
-        sets: the sorted sets of its values that have jobs, with their sizes.
-        numbers: the number of each set in a position.
+        sets: the sorted sets of its value, one per shard.
         start: where the list begins.
         missing: ids that the list has found without a job.
     """
 
     name: str
     term: int
-    sets: Mapping[ShardKey, int]
-    numbers: Mapping[ShardKey, int]
-    start: ListingPosition
+    sets: Sequence[ShardKey]
+    start: ListingPosition = field(default_factory=ListingPosition)
     missing: list[tuple[Shard, str]] = field(default_factory=list)
 
     async def walk(self, store: Store) -> AsyncGenerator[IndexEntry]:
-        """Yield the jobs, newest first, a job with several of the values once."""
-        seen: set[str] = set()
-        sets = [(self.numbers[each], *each) for each in self.sets]
+        """Yield the jobs, newest first."""
+        sets = [(shard.index, shard, key) for shard, key in self.sets]
         async with aclosing(walk_sets(store, sets, self.start)) as entries:
             async for entry in entries:
-                if entry.job_id in seen:
-                    continue
-                if len(sets) > 1:
-                    seen.add(entry.job_id)
                 assert isinstance(entry.position, ListingPosition)  # noqa: S101 - narrows the type
                 position = IndexedPosition(self.term, entry.position)
                 yield IndexEntry(position, entry.shard, entry.job_id)
 
     async def remove_missing(self, store: Store) -> None:
-        """Remove ids without a job from the index, some of them. The function never raises."""
+        """Remove ids without a job from the index, some of them, in the background."""
+        if self.missing:
+            await store.background.once("index of the search", partial(self._remove, store), 0)
+
+    async def _remove(self, store: Store) -> None:
+        """Remove ids without a job by one script per shard. The next reader removes the others."""
         ids_of: dict[Shard, list[str]] = {}
-        for shard, job_id in self.missing[:_MAX_CHECKED]:
+        for shard, job_id in self.missing:
             ids_of.setdefault(shard, []).append(job_id)
 
-        async def remove(portion: tuple[Shard, bytes, list[str]]) -> None:
-            shard, key, ids = portion
+        async def remove(item: ShardKey) -> None:
+            shard, key = item
+            ids = ids_of[shard][:_CHECKED_AT_ONCE]
             await store.run(shard, "remove_indexed", [key], ids, idempotent=True)
 
-        with suppress(OJSError):  # the next reader of the value removes them
-            await run_concurrently(
-                [
-                    (shard, key, ids_of[shard][start : start + _CHECKED_AT_ONCE])
-                    for shard, key in self.sets
-                    if shard in ids_of
-                    for start in range(0, len(ids_of[shard]), _CHECKED_AT_ONCE)
-                ],
-                remove,
-            )
+        await run_concurrently([item for item in self.sets if item[0] in ids_of], remove)
 
 
 async def find_in_index(store: Store, wanted: JobFilter, cursor: str | None) -> IndexedJobs | None:
@@ -151,42 +149,77 @@ async def find_in_index(store: Store, wanted: JobFilter, cursor: str | None) -> 
         InvalidRequest: this server did not create the cursor, or for another search.
         BackendUnavailable: Redis did not answer in time.
     """
-    search, fields = wanted.search, store.settings.search_index
-    if not (fields and wanted.by_index and search) or wanted.dead:
-        return None
-    if wanted.order is not None and not wanted.is_sorted:
-        return None  # the indexes of the lifecycle have the order
-    terms = terms_in_index(fields, search)
-    start = ListingPosition()
-    if cursor and not wanted.is_sorted:
-        position = IndexedPosition.parse(cursor)
-        if position is None:
-            return None
-        start = position.position
-        terms = [term for term in terms if term[0] == position.term]
+    terms = _terms(store, wanted)
+    position = IndexedPosition.parse(cursor) if cursor and wanted.search else None
+    if position is not None:
+        terms = [term for term in terms if term.term == position.term]
         if not terms:
-            raise InvalidRequest("cursor belongs to another search", field="cursor")
-    if not terms:
+            raise InvalidRequest(
+                "cursor belongs to another search, or this server does not use the index for this "
+                "one: start again without a cursor",
+                field="cursor",
+            )
+    if not terms or (cursor and position is None):
         return None
     queue = wanted.queue
     shards = await store.partitions.occupied_shards(store, queue) if queue else list(store.keys)
-    found: list[IndexedJobs] = []
-    sets_left = MAX_SETS
-    for number, indexed_field, term in terms:
-        texts = dict.fromkeys(pattern.text for pattern in term.texts)
-        digests = [value_digest(indexed_field, text) for text in texts]
-        sets_left -= len(digests) * len(shards)
-        if sets_left < 0:
-            break
-        numbers = {
-            (shard, shard.indexed_value(digest)): shard.index * len(digests) + place
-            for shard in shards
-            for place, digest in enumerate(digests)
-        }
-        sets = await read_sizes(store, numbers)
-        found.append(IndexedJobs(indexed_field.name, number, sets, numbers, start))
-    return min(found, key=_size, default=None)
+    if position is not None:
+        return replace(_in_shards(terms[0], shards), start=position.position)
+    return await _smallest(store, wanted, [_in_shards(term, shards) for term in terms])
 
 
-def _size(jobs: IndexedJobs) -> int:
-    return sum(jobs.sets.values())
+@dataclass(frozen=True, slots=True)
+class _IndexedTerm:
+    """A term whose jobs the index lists.
+
+    Args:
+        term: position of the term in the search.
+        name: its field.
+        digest: the hash of its value.
+    """
+
+    term: int
+    name: str
+    digest: str
+
+
+def _terms(store: Store, wanted: JobFilter) -> list[_IndexedTerm]:
+    """Return the terms by which the index can list the jobs of a filter."""
+    search, fields = wanted.search, store.settings.search_index
+    if not (fields and wanted.by_index and search):
+        return []
+    if wanted.within is not None or wanted.tenant is not None:
+        return []
+    states = search.exact_values("state") or ()
+    if wanted.dead or wanted.order is not None or not _ENDED.isdisjoint((wanted.state, *states)):
+        return []
+    return [
+        _IndexedTerm(number, indexed.name, value_digest(indexed, text))
+        for number, indexed, text in terms_in_index(fields, search)
+    ]
+
+
+def _in_shards(term: _IndexedTerm, shards: Sequence[Shard]) -> IndexedJobs:
+    sets = [(shard, shard.indexed_value(term.digest)) for shard in shards]
+    return IndexedJobs(term.name, term.term, sets)
+
+
+async def _smallest(
+    store: Store, wanted: JobFilter, found: Sequence[IndexedJobs]
+) -> IndexedJobs | None:
+    """Return the term with the fewest jobs, None if the indexes of the filter have no more."""
+    found = found[: MAX_SETS // max(1, len(found[0].sets))]
+    own: list[ShardKey] = []
+    # The number of all queues has no small bound.
+    if wanted.queue or not set(INDEXES_OF_QUEUE).intersection(wanted.indexes):
+        own = await keys_of_indexes(store, wanted)
+    sizes = await read_sizes(store, [*own, *(key for jobs in found for key in jobs.sets)])
+    by_size: dict[int, IndexedJobs] = {}
+    for jobs in found:
+        counts = [sizes.get(key, 0) for key in jobs.sets]
+        if any(counts) and max(counts) < MAX_JOBS_OF_VALUE:
+            by_size.setdefault(sum(counts), jobs)
+    least = min(by_size, default=None)
+    if least is None or (own and least >= sum(sizes.get(key, 0) for key in own)):
+        return None
+    return by_size[least]

@@ -93,16 +93,14 @@ async def list_jobs(
         return await _by_id(store, wanted, ids, limit, cursor)
     indexed = await find_in_index(store, wanted, cursor)
     page = _Page(store, wanted, limit, indexed)
-    if indexed is not None and not wanted.is_sorted:
+    if indexed is not None:
         filled = await _fill(page, indexed.walk(store))
         await indexed.remove_missing(store)
         return replace(filled, index=indexed.name)
     if not wanted.is_sorted:
         return await _fill(page, walk_newest_first(store, wanted, cursor))
-    found = await read_sorted(store, wanted, cursor, None if indexed is None else indexed.sets)
+    found = await read_sorted(store, wanted, cursor)
     filled = await _fill(page, found.walk(offset))
-    if indexed is not None:
-        return replace(filled, index=indexed.name)
     counted = wanted.search is None or not wanted.search.needs_content
     return replace(filled, total=found.matched if counted else None)
 
@@ -172,18 +170,12 @@ class _Page:
         """Add the admitted jobs; return where the page is full, None if it is not."""
         before = self._examined
         rest = list(enumerate(entries, before + 1))
-        counted = len(rest)
         if self._compares_fields and rest:
             ids = [(entry.shard, entry.job_id) for entry in entries]
             missing = None if self._indexed is None else self._indexed.missing
             small = await read_matching(self._store, self._wanted, ids, missing)
             matching = {job.id for job in small}
             rest = [item for item in rest if item[1].job_id in matching]
-            if self._indexed is not None:
-                # Entries of other queues and tenants do not count: their number would reveal how
-                # many jobs there have the value.
-                rest = [(before + count, entry) for count, (_, entry) in enumerate(rest, 1)]
-                counted = len(rest)
             # A large batch has fewer and larger calls, but finds more than the page can show.
             self._compared_at_once = BATCH if rest else min(_MAX_BATCH, 2 * len(entries))
         self._effort_left -= len(entries)
@@ -203,7 +195,7 @@ class _Page:
             rest = rest[len(found) :]
             if rest and self._is_late(self._end):
                 return entry.position
-        self._examined = before + counted
+        self._examined = before + len(entries)
         return None
 
     async def _add(self, job: JobRecord) -> None:

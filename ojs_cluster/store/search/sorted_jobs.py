@@ -100,7 +100,6 @@ async def read_sorted(
     store: Store,
     wanted: JobFilter,
     cursor: str | None,
-    sets: Mapping[ShardKey, int] | None = None,
 ) -> SortedJobs:
     """Read and sort the jobs whose small fields a filter admits.
 
@@ -108,7 +107,6 @@ async def read_sorted(
         store: the store.
         wanted: the filter, which has an order.
         cursor: where the last page ended, None for the first page.
-        sets: sorted sets that hold the jobs, with their sizes; None for the indexes of the filter.
 
     Raises:
         InvalidRequest: there are too many jobs, or the cursor belongs to another list.
@@ -124,9 +122,7 @@ async def read_sorted(
             with suppress(KeyError, ValueError):  # a malformed job is in no list
                 found[job.id] = sort_key(order, job)[0], shards[job.id]
 
-    if sets is None:
-        sets = await read_sizes(store, await _keys_of_indexes(store, wanted))
-    all_ids = await _read_ids(store, sets)
+    all_ids = await _read_ids(store, await read_sizes(store, await keys_of_indexes(store, wanted)))
     batches = [all_ids[start : start + BATCH] for start in range(0, len(all_ids), BATCH)]
     await run_concurrently(batches, read_batch)
     jobs = [(key, job_id, shard) for job_id, (key, shard) in found.items()]
@@ -158,9 +154,9 @@ async def _read_ids(store: Store, sizes: Mapping[ShardKey, int]) -> list[tuple[S
     return ids
 
 
-async def _keys_of_indexes(store: Store, wanted: JobFilter) -> list[tuple[Shard, bytes]]:
+async def keys_of_indexes(store: Store, wanted: JobFilter) -> list[ShardKey]:
     """Return the keys of all indexes of a filter, with their shards."""
-    keys: list[tuple[Shard, bytes]] = []
+    keys: list[ShardKey] = []
     for index in wanted.indexes:
         if index not in INDEXES_OF_QUEUE:
             queue = wanted.queue

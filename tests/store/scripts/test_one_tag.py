@@ -27,6 +27,7 @@ from ojs_cluster.keys import META
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.agents import agents
+from ojs_cluster.store.background import Background
 from ojs_cluster.store.bulk import execution, failures
 from ojs_cluster.store.bulk import operations as bulks
 from ojs_cluster.store.context import Store
@@ -297,14 +298,15 @@ async def one_life_without_backup(store: Store, db: Any) -> None:
 
 async def one_life_of_the_index(store: Store) -> None:
     """A job with indexed values is stored, edited, found and removed; a reader notices that."""
-    indexing = with_index(store)
+    indexing = replace(with_index(store), background=Background())  # runs nothing later
     job = await enqueue(indexing, job_of({"customer_id": 1}, "indexed", ["a"]))
     await edit(indexing, job.id, parse_edit(b'{"meta":{"customer_id":2}}', DEFAULT_LIMITS))
     await cancel(store, job.id)
     wanted = JobFilter(search=parse_search("tag:a", now_ms=0), by_index=True)
     assert (await list_jobs(indexing, wanted, limit=1)).examined == 1
     await delete_finished(store, job.id)
-    assert (await list_jobs(indexing, wanted, limit=1)).examined == 0
+    assert (await list_jobs(indexing, wanted, limit=1)).jobs == []
+    assert (await list_jobs(indexing, wanted, limit=1)).index is None
 
 
 async def one_life_of_an_agent(store: Store) -> None:

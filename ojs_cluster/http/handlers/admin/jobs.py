@@ -33,8 +33,9 @@ _FULL_BYTES = 8 * 1024 * 1024
 async def list_jobs(app: App, request: Request) -> Response:
     """List jobs that match a filter.
 
-    ``type`` may end in ``*``. ``query`` is a search (``core.search``), which uses the index of the
-    search unless ``index`` is false (``store.search.indexed``). Jobs come newest first, as
+    ``type`` may end in ``*``. ``query`` is a search (``core.search``), which may use the index of
+    the search unless ``index`` is false (``store.search.indexed``). Then ``complete`` is false:
+    the index may lack jobs. Jobs come newest first, as
     ``store.search.newest_first`` describes, unless ``sort`` or ``order`` asks for another order.
     The order by ``scheduled_at`` has an index. For the others the number of jobs is limited
     (``store.search.sorted_jobs``).
@@ -152,7 +153,7 @@ async def listed(app: App, wanted: JobFilter, given: Mapping[str, str]) -> Respo
     if wanted.search is not None:
         pagination["examined"] = first.examined
     if first.index is not None:
-        pagination["index"] = first.index
+        pagination |= {"index": first.index, "complete": False}
     return Response(
         200,
         b'{"items":%b,"pagination":%b}'

@@ -24,7 +24,11 @@ Duration = Annotated[str, keywords(pattern="^P", examples=["PT30S"])]
 
 
 class Pagination(TypedDict):
-    """The page of a list. ``next_cursor`` is there if other pages follow."""
+    """The page of a list. ``next_cursor`` is there if other pages follow.
+
+    ``index`` is the field by which the index of the search has found the jobs. Then ``complete`` is
+    false, because the index may lack jobs.
+    """
 
     limit: Annotated[int, keywords(minimum=1)]
     offset: Count
@@ -35,6 +39,7 @@ class Pagination(TypedDict):
     total_exact: NotRequired[bool]
     examined: NotRequired[Count]
     index: NotRequired[str]
+    complete: NotRequired[bool]
     next_cursor: NotRequired[str]
 
 
