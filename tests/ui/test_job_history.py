@@ -8,6 +8,7 @@ import httpx
 
 from ojs_cluster.ui.drawings.attempts_chart import MAX_BARS, WIDTH, Attempt, attempts_chart
 from tests.ui.dashboard import Running
+from tests.ui.html import parse
 from tests.ui.test_pages import act, page
 
 
@@ -82,3 +83,26 @@ def test_a_page_says_who_has_cancelled_and_changed_a_job(
     assert "Priority changed from 0 to 5 by boss" in shown
     assert "Cancelled by boss" in shown
     assert "<svg" not in shown[shown.index('id="timeline"') : shown.index("</main>")]
+
+
+def test_a_page_says_what_a_job_waits_for(admin: httpx.Client, running: Running) -> None:
+    def waits(job_id: str) -> str:
+        found = re.search(r"<p>(Waits for .*?)</p>", page(admin, f"/ui/jobs/{job_id}"))
+        return "" if found is None else " ".join(parse(found[1]).text.split())
+
+    with running.api() as api:
+
+        def enqueue(**options: str) -> str:
+            body = {"type": "a.b", "args": [], "options": {"queue": "idles", **options}}
+            return str(api.post("/ojs/v1/jobs", json=body).json()["job"]["id"])
+
+        assert waits(enqueue(delay_until="+PT1H")).startswith("Waits for its start time, in ")
+        job_id = enqueue()
+        assert waits(job_id) == "Waits for a worker of idles"
+        enqueue()
+        assert waits(job_id) == "Waits for a worker of idles, which has 2 available jobs"
+        api.post("/ojs/v1/queues/idles/pause")
+        assert waits(job_id) == "Waits for the queue idles, which is paused"
+        api.post("/ojs/v1/queues/idles/resume")
+        api.post("/ojs/v1/workers/fetch", json={"queues": ["idles"], "worker_id": "w"})
+        assert waits(job_id) == ""

@@ -38,7 +38,7 @@ MAX_DEFINITIONS_BYTES = 4 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class WaitingJob:
-    """Why the job of an enqueued step does not run yet.
+    """Why an enqueued job, such as that of a step, does not run yet.
 
     Args:
         state: the state of the job: available, scheduled, retryable or pending.
@@ -226,11 +226,11 @@ async def _live_outcome(store: Store, job_id: str) -> JobOutcome:
     names = {State.ACTIVE: "active", State.COMPLETED: COMPLETED}
     names |= {State.CANCELLED: CANCELLED, State.DISCARDED: "failed"}
     state = names.get(job.state, "pending")
-    waiting = _waiting(job) if state == "pending" else None
+    waiting = waiting_of(job) if state == "pending" else None
     return JobOutcome(state, job.started_ms, None, job.attempt, waiting=waiting)
 
 
-def _waiting(job: JobRecord) -> WaitingJob:
+def waiting_of(job: JobRecord) -> WaitingJob:
     """Return why a job that is neither active nor ended does not run yet."""
     fields = job.fields
     limit = (fields.get(f.LIMIT) or b"") if fields.get(f.OPEN_TOKEN_REQUEST) else b""

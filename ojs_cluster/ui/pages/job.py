@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ojs_cluster.core.access.scopes import Scope
+from ojs_cluster.core.jobs.states import TERMINAL, State
 from ojs_cluster.core.raw_json import Raw, array_items, join, object_members, string
 from ojs_cluster.ui.forms.form import MAX_EDITED
 from ojs_cluster.ui.json_view import readable, show_values
@@ -15,6 +16,7 @@ from ojs_cluster.ui.languages.translate import _
 from ojs_cluster.ui.pages.edit_job import WAITING
 from ojs_cluster.ui.pages.timelines.job_history import JobHistory, TimelineEntry, read_history
 from ojs_cluster.ui.pages.timelines.type_runs import read_runs
+from ojs_cluster.ui.pages.timelines.workflow_waits import wait_of_job
 from ojs_cluster.ui.raw import number, text
 from ojs_cluster.ui.redaction.redaction import SENT, hides_any
 from ojs_cluster.ui.visit import Answer, ApiError, Download, Page, SeeOther, Visit
@@ -31,6 +33,7 @@ _SETTINGS: Final = (
 _EMPTY: Final = Raw(b"{}")
 _ORDER: Final = ("scheduled", "available", "active", "failed", "retryable")
 """The order of entries with the same time; the end of the job comes last."""
+_RUNS_OR_ENDED: Final = frozenset({State.ACTIVE, *TERMINAL})
 _MAX_BACKTRACE: Final = 20_000  # characters
 _trace_parent: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}").match
 _is_number: Final = re.compile(r"-?[0-9]{1,9}").fullmatch
@@ -64,6 +67,7 @@ async def show(visit: Visit, job_id: str) -> Answer:
     context = {
         "job": job,
         **await _lease(visit, job),
+        "wait": None if state in _RUNS_OR_ENDED else await wait_of_job(visit, job_id),
         "attempt": number(members, "attempt"),
         "max_attempts": number(members, "max_attempts"),
         "priority": number(members, "priority"),

@@ -1,22 +1,28 @@
-"""Say in words what each step of a workflow waits for."""
+"""Say in words what each step of a workflow, and a job of its own, waits for."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ojs_cluster.core.durations import format_duration
 from ojs_cluster.core.errors import OJSError
-from ojs_cluster.core.jobs.states import State
+from ojs_cluster.core.jobs.states import TERMINAL, State
 from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.core.workflow import ENDED, WorkflowNode
 from ojs_cluster.store.fanout import run_concurrently
+from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.limits.rate_limits import RateLimitUsage, get_queue_limits
 from ojs_cluster.store.queues.queues import QueueStats, get_stats
-from ojs_cluster.store.workflows.read_workflows import JobOutcome, WorkflowRecord
+from ojs_cluster.store.workflows.read_workflows import (
+    JobOutcome,
+    WaitingJob,
+    WorkflowRecord,
+    waiting_of,
+)
 from ojs_cluster.ui.drawings.dag import Step
 from ojs_cluster.ui.formats import number
 from ojs_cluster.ui.forms.limits import per_period
@@ -44,7 +50,7 @@ _NO_START: Final = "0"
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """What a step waits for: a text, with names or a time in it.
+    """What a step or a job waits for: a text, with names or a time in it.
 
     Attributes:
         text: the text before these.
@@ -94,11 +100,8 @@ async def read_queues(visit: Visit, found: WorkflowRecord) -> Queues:
     It has no more than the queues that the API key of the user may access. A queue of which Redis
     does not answer is left out: the workflow itself is still worth showing.
     """
-    stats: dict[str, QueueStats] = {}
-    limits: dict[str, str] = {}
     if found.state != "running":
-        return Queues(stats, limits)
-    store, admitted = visit.app.store, visit.principal.queues
+        return Queues({}, {})
     # Those of enqueued steps first: they wait for the queue and for nothing else.
     pairs = sorted(
         zip(found.plan.jobs, found.jobs, strict=True), key=lambda pair: pair[1].state != "pending"
@@ -106,6 +109,38 @@ async def read_queues(visit: Visit, found: WorkflowRecord) -> Queues:
     queues = dict.fromkeys(
         _queue_of(node, job) for node, job in pairs if job.state in ("pending", "waiting")
     )
+    fetched = {_queue_of(node, job) for node, job in pairs if _is_available(job.waiting)}
+    return await _read(visit, queues, fetched)
+
+
+async def wait_of_job(visit: Visit, job_id: str) -> Wait | None:
+    """Return what a job that the user may see waits for.
+
+    Returns:
+        What it waits for; None if it runs or has ended, and if Redis did not return it.
+    """
+    try:
+        job = await read_jobs.get(visit.app.store, job_id)
+    except OJSError:
+        return None
+    if job.state is State.ACTIVE or job.state in TERMINAL:
+        return None
+    waiting = waiting_of(job)
+    names = [waiting.queue] if _is_available(waiting) else []
+    return _for_job(waiting, await _read(visit, names, names))
+
+
+async def _read(visit: Visit, queues: Iterable[str], fetched: Collection[str]) -> Queues:
+    """Return what is known of queues.
+
+    Args:
+        visit: the request.
+        queues: their names, the most important first.
+        fetched: those that have an available job, so that their limits matter.
+    """
+    stats: dict[str, QueueStats] = {}
+    limits: dict[str, str] = {}
+    store, admitted = visit.app.store, visit.principal.queues
     shown = [queue for queue in queues if admitted is None or admitted.admits(queue)]
 
     async def read(queue: str) -> None:
@@ -119,11 +154,11 @@ async def read_queues(visit: Visit, found: WorkflowRecord) -> Queues:
 
     async def read_all() -> None:
         await run_concurrently(shown[:_MAX_QUEUES], read)
-        fetched = {_queue_of(node, job) for node, job in pairs if _is_available(job)}
         open_ones = [name for name, each in stats.items() if name in fetched and not each.paused]
         await run_concurrently(open_ones[:_MAX_LIMITED], read_limits)
 
-    await await_while_healthy(visit.app, read_all)
+    if shown:
+        await await_while_healthy(visit.app, read_all)
     return Queues(stats, limits, frozenset(queues).difference(shown))
 
 
@@ -147,9 +182,11 @@ def wait_of(
         return _for_steps(_trigger_of(found, node), before)
     if job.state != "pending":
         return None
-    waiting = job.waiting
-    if waiting is None:
-        return _for_scheduler()
+    return _for_scheduler() if job.waiting is None else _for_job(job.waiting, queues)
+
+
+def _for_job(waiting: WaitingJob, queues: Queues) -> Wait:
+    """Return what an enqueued job waits for."""
     if waiting.held:
         return Wait(_("its agent, which is paused"), is_stopped=True)
     if waiting.state in (State.SCHEDULED, State.RETRYABLE):
@@ -231,8 +268,8 @@ def _for_queue(queue: str, limit_key: str, queues: Queues) -> Wait:
     return _wait(text, queue=queue)
 
 
-def _is_available(job: JobOutcome) -> bool:
-    return job.waiting is not None and job.waiting.state is State.AVAILABLE
+def _is_available(waiting: WaitingJob | None) -> bool:
+    return waiting is not None and waiting.state is State.AVAILABLE
 
 
 def _limit_in_words(usage: RateLimitUsage, now_ms: int) -> str:
