@@ -9,8 +9,10 @@ import httpx
 import pytest
 
 from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.store.operations.metrics import ClusterMetrics, QueueMetrics
 from ojs_cluster.ui.pages.queues import serving, workers_by_queue
 from ojs_cluster.ui.pages.queues.workers_by_queue import WorkersByQueue
+from ojs_cluster.ui.problems.of_jobs import problems_of_metrics
 from ojs_cluster.ui.settings import UiSettings
 from tests.support.servers import wait_until
 from tests.ui.conftest import FULL
@@ -137,6 +139,10 @@ def test_a_queue_whose_jobs_wait_without_a_worker_is_marked(
         assert told in rows["a-lonely"]
         assert "no worker fetches" not in rows["a-served"]
         assert ">2 workers<" in rows["a-served"]
+        shown = " ".join(parse(page(client, "/ui/")).text.split())
+        named = re.search(r"Jobs wait in the queues? (\S.*?), and no worker fetches", shown)
+        assert named is not None
+        assert "a-served" not in named[1]
     redacted = UiSettings(mode="full", redact=frozenset({"queues"}))
     with dashboard(ui_redis, redacted) as server, server.browser() as client:
         assert "no worker fetches" not in page(client, "/ui/queues"), "the operator hides them"
@@ -159,6 +165,16 @@ def test_only_a_queue_that_surely_has_no_worker_is_marked(
 ) -> None:
     shown = {"name": "q", "paused": False, "counts": {"available": 1, "active": 0}, **queue}
     assert WorkersByQueue(counts, is_complete).lacks(shown, oldest_ms) is lacks
+
+
+def test_the_overview_names_three_queues_without_workers_and_why_their_jobs_are_old() -> None:
+    old = {name: QueueMetrics(oldest_ms=600_000) for name in ("a", "b", "c", "d", "slow")}
+    metrics = ClusterMetrics(old, len(old))
+    found = [*problems_of_metrics(metrics, is_explained=False, unserved=["a", "b", "c", "d"])]
+    assert [(problem.what, problem.path) for problem in found] == [
+        ("Jobs wait in the queues a, b, c …, and no worker fetches from them", ("queues", "a")),
+        ("Old jobs: Queue slow have waited for up to 10 min", ("queues", "slow")),
+    ]
 
 
 def test_a_worker_is_terminated_after_a_question(running: Running, admin: httpx.Client) -> None:

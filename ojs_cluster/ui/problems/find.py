@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ojs_cluster.core.errors import OJSError
@@ -12,6 +12,7 @@ from ojs_cluster.store.operations.health import Health
 from ojs_cluster.store.operations.metrics import ClusterMetrics
 from ojs_cluster.ui.cluster_status import cluster_status, scheduler_group
 from ojs_cluster.ui.languages.translate import _
+from ojs_cluster.ui.pages.queues.serving import read_unserved
 from ojs_cluster.ui.patience import await_while_healthy
 from ojs_cluster.ui.problems.of_cluster import problems_of_cluster
 from ojs_cluster.ui.problems.of_jobs import (
@@ -31,11 +32,13 @@ class Condition:
         health: the health of Redis.
         status: the members of a ``nodes.ClusterStatus``.
         metrics: the metrics.
+        unserved: queues whose jobs wait because no worker fetches them; empty if none is known.
     """
 
     health: Health | None = None
     status: Mapping[str, Any] | None = None
     metrics: ClusterMetrics | None = None
+    unserved: Sequence[str] = ()
 
 
 async def read_condition(visit: Visit) -> Condition | None:
@@ -59,7 +62,11 @@ async def read_condition(visit: Visit) -> Condition | None:
         except OJSError:
             condition.metrics = None
 
-    await run_concurrently([read_health, read_status, read_metrics], lambda read: read())
+    async def find_unserved() -> None:
+        condition.unserved = await read_unserved(visit)
+
+    reads = [read_health, read_status, read_metrics, find_unserved]
+    await run_concurrently(reads, lambda read: read())
     return condition
 
 
@@ -78,6 +85,8 @@ def find_problems(
     # Maintenance mode is not read from the statistics, which may be some seconds old.
     found = [*problems_of_maintenance(visit.app.maintenance.members())]
     if condition is not None:
+        if stats is not None and stats.get("workers") == 0:
+            condition = replace(condition, unserved=())  # no queue has one, which is said once
         found += _of_condition(condition, scheduler_group(visit.app))
     elif stats is None:
         found.append(
@@ -109,5 +118,7 @@ def _of_condition(condition: Condition, group: str) -> list[Problem]:
             )
     if condition.metrics is not None:
         is_explained = any(problem.severe for problem in found)
-        found += problems_of_metrics(condition.metrics, is_explained=is_explained)
+        found += problems_of_metrics(
+            condition.metrics, is_explained=is_explained, unserved=condition.unserved
+        )
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from ojs_cluster.store.operations.metrics import ClusterMetrics
@@ -57,13 +57,16 @@ def problems_of_stats(stats: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem(what, _("Find out why, then retry or delete."), ("dead",))
 
 
-def problems_of_metrics(metrics: ClusterMetrics, *, is_explained: bool) -> Iterator[Problem]:
+def problems_of_metrics(
+    metrics: ClusterMetrics, *, is_explained: bool, unserved: Sequence[str] = ()
+) -> Iterator[Problem]:
     """Yield the problems in the metrics.
 
     Args:
         metrics: the metrics.
         is_explained: whether a severe problem of the masters or the schedulers is reported. Silent
             shards and late loops are then its consequences.
+        unserved: queues whose jobs wait because no worker fetches them, the longest waiting first.
     """
     if metrics.unreachable and not is_explained:
         yield Problem(
@@ -112,10 +115,23 @@ def problems_of_metrics(metrics: ClusterMetrics, *, is_explained: bool) -> Itera
             _("Resume it when its jobs should run again."),
             ("queues",) if len(paused) > 1 else ("queues", paused[0]),
         )
+    if unserved:
+        names = ", ".join(unserved[:_MAX_NAMED]) + (" …" if len(unserved) > _MAX_NAMED else "")
+        yield Problem(
+            ngettext(
+                "Jobs wait in the queue %(names)s, and no worker fetches from it",
+                "Jobs wait in the queues %(names)s, and no worker fetches from them",
+                len(unserved),
+                names=names,
+            ),
+            _("Start workers for these jobs, or check from which queues the workers fetch."),
+            ("queues", unserved[0]),
+            True,
+        )
     old = {
         name: queue.oldest_ms
         for name, queue in metrics.queues.items()
-        if queue.oldest_ms >= _OLD_MS and not queue.paused
+        if queue.oldest_ms >= _OLD_MS and not queue.paused and name not in unserved
     }
     if old:
         oldest = max(old, key=lambda name: old[name])

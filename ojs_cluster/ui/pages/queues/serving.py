@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import time
 from typing import Final
 
@@ -9,6 +10,8 @@ import msgspec
 import trio
 
 from ojs_cluster.core.errors import OJSError
+from ojs_cluster.store.fanout import run_concurrently
+from ojs_cluster.store.queues.queues import get_stats
 from ojs_cluster.store.workers.lists import list_workers
 from ojs_cluster.ui.pages.queues.workers_by_queue import WorkersByQueue
 from ojs_cluster.ui.patience import await_while_healthy
@@ -21,6 +24,10 @@ MAX_WORKERS: Final = 1000
 """Maximum number of workers that are read, those that were seen last."""
 _MAX_QUEUES: Final = 20_000
 """Maximum number of names that are counted: clients choose them."""
+_UNSERVED_KEPT_S: Final = 5.0
+"""Maximum age in seconds of the list of queues without workers."""
+_MAX_UNSERVED: Final = 10
+"""Maximum number of queues whose numbers are read to find those without workers."""
 _UNKNOWN_MS: Final = 5 * 60_000
 """For how long a worker without a list of queues may be one that serves any of them."""
 
@@ -52,6 +59,54 @@ async def read_workers_by_queue(visit: Visit) -> WorkersByQueue | None:
         )
     except OJSError:
         return None
+
+
+async def read_unserved(visit: Visit) -> list[str]:
+    """Return queues whose jobs wait because no worker fetches them, the longest waiting first.
+
+    Viewers share them. Of at most ten queues more is read than what the problems are found by
+    anyway, and only while it seems that they lack workers.
+
+    Returns:
+        The names; none for a key for some queues, and while Redis does not answer.
+    """
+    if not visit.sees_cluster:
+        return []
+    neutral = visit.as_any_viewer()
+    try:
+        raw = await await_while_healthy(
+            visit.app,
+            lambda: visit.snapshots.get(
+                "unserved", lambda: _find_unserved(neutral), _UNSERVED_KEPT_S
+            ),
+        )
+    except OJSError:
+        return []
+    return [] if raw is None else msgspec.json.decode(raw, type=list[str])
+
+
+async def _find_unserved(visit: Visit) -> bytes:
+    """Return the names of the queues, as JSON."""
+    by_queue = await read_workers_by_queue(visit)
+    if by_queue is None:
+        return b"[]"
+    ages = {
+        name: queue.oldest_ms
+        for name, queue in (await visit.app.brief_metrics.get()).queues.items()
+        if queue.oldest_ms and not queue.paused and by_queue.may_lack(name, queue.oldest_ms)
+    }
+    found: set[str] = set()
+
+    async def read(name: str) -> None:
+        # A worker without a name, which sends no heartbeats, may hold jobs of the queue.
+        stats = await get_stats(visit.app.store, name)
+        queue = {"name": name, "paused": stats.paused, "counts": stats.counts}
+        if by_queue.lacks(queue, ages[name]):
+            found.add(name)
+
+    oldest = heapq.nlargest(_MAX_UNSERVED, ages, key=lambda name: ages[name])
+    await run_concurrently(oldest, read)
+    return msgspec.json.encode([name for name in oldest if name in found])
 
 
 async def _count(visit: Visit) -> WorkersByQueue | None:

@@ -32,5 +32,13 @@ class WorkersByQueue:
         """
         jobs = queue["counts"]
         is_idle = jobs["available"] and not jobs["active"] and not queue["paused"]
-        is_served = queue["name"] in self.counts or not self.is_complete
-        return bool(is_idle and oldest_ms >= UNSERVED_MS and not is_served)
+        return bool(is_idle and self.may_lack(queue["name"], oldest_ms))
+
+    def may_lack(self, name: str, oldest_ms: int) -> bool:
+        """Return whether a queue lacks workers if it is not paused and has no active job.
+
+        Args:
+            name: the name of the queue.
+            oldest_ms: the age of its oldest available job.
+        """
+        return oldest_ms >= UNSERVED_MS and self.is_complete and name not in self.counts
