@@ -122,8 +122,9 @@ def test_a_chosen_language_fits_and_is_accessible(
     visitor.log_in()
     for code, direction in (("de", "ltr"), ("ar", "rtl")):  # the longest words, and right to left
         page = visitor.open("queues")
+        page.locator("details.language summary").click()
         page.locator("#language").select_option(code)
-        page.locator("form.language button").click()
+        page.locator("details.language button").click()
         page.locator(f'html[lang="{code}"][dir="{direction}"]').wait_for()
         for path in ("", "queues", f"jobs/{demo.jobs['discarded']}"):
             page = visitor.open(path)
