@@ -10,6 +10,7 @@ import pytest
 
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.operations.metrics import ClusterMetrics, QueueMetrics
+from ojs_cluster.store.workers import workers
 from ojs_cluster.ui.pages.queues import serving, workers_by_queue
 from ojs_cluster.ui.pages.queues.workers_by_queue import WorkersByQueue
 from ojs_cluster.ui.problems.of_jobs import problems_of_metrics
@@ -175,6 +176,30 @@ def test_the_overview_names_three_queues_without_workers_and_why_their_jobs_are_
         ("Jobs wait in the queues a, b, c …, and no worker fetches from them", ("queues", "a")),
         ("Old jobs: Queue slow have waited for up to 10 min", ("queues", "slow")),
     ]
+
+
+def test_the_overview_names_a_stale_worker_while_it_holds_jobs(
+    running: Running, ui_redis: Embedded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "MISSED_HEARTBEATS", 0)
+    monkeypatch.setattr(serving, "_KEPT_S", 0.0)
+    name = "0-stale"
+    with running.api() as api:
+        body = {"type": "a.b", "args": [], "options": {"queue": "lost"}}
+        job_id = api.post("/ojs/v1/jobs", json=body).json()["job"]["id"]
+        api.post("/ojs/v1/workers/fetch", json={"queues": ["lost"], "worker_id": name})
+        beat(api, name)
+        told = re.compile(
+            rf"workers? {name}\b.* missed (its|their) heartbeats and still holds? jobs"
+        )
+        with dashboard(ui_redis, FULL) as server, server.browser() as client:
+
+            def is_told() -> bool:
+                return bool(told.search(" ".join(parse(page(client, "/ui/")).text.split())))
+
+            wait_until(is_told, what="the worker has missed its heartbeats")
+            api.post("/ojs/v1/workers/ack", json={"job_id": job_id}).raise_for_status()
+            wait_until(lambda: not is_told(), what="it holds no job")
 
 
 def test_a_worker_is_terminated_after_a_question(running: Running, admin: httpx.Client) -> None:

@@ -12,13 +12,14 @@ from ojs_cluster.store.operations.health import Health
 from ojs_cluster.store.operations.metrics import ClusterMetrics
 from ojs_cluster.ui.cluster_status import cluster_status, scheduler_group
 from ojs_cluster.ui.languages.translate import _
-from ojs_cluster.ui.pages.queues.serving import read_unserved
+from ojs_cluster.ui.pages.queues.serving import read_unserved, read_workers_by_queue
 from ojs_cluster.ui.patience import await_while_healthy
 from ojs_cluster.ui.problems.of_cluster import problems_of_cluster
 from ojs_cluster.ui.problems.of_jobs import (
     problems_of_maintenance,
     problems_of_metrics,
     problems_of_stats,
+    problems_of_workers,
 )
 from ojs_cluster.ui.problems.problem import Problem
 from ojs_cluster.ui.visit import Visit
@@ -32,12 +33,14 @@ class Condition:
         health: the health of Redis.
         status: the members of a ``nodes.ClusterStatus``.
         metrics: the metrics.
+        silent: stale workers that hold jobs; empty if none is known.
         unserved: queues whose jobs wait because no worker fetches them; empty if none is known.
     """
 
     health: Health | None = None
     status: Mapping[str, Any] | None = None
     metrics: ClusterMetrics | None = None
+    silent: Sequence[str] = ()
     unserved: Sequence[str] = ()
 
 
@@ -62,10 +65,14 @@ async def read_condition(visit: Visit) -> Condition | None:
         except OJSError:
             condition.metrics = None
 
+    async def find_silent() -> None:
+        by_queue = await read_workers_by_queue(visit)
+        condition.silent = () if by_queue is None else by_queue.silent
+
     async def find_unserved() -> None:
         condition.unserved = await read_unserved(visit)
 
-    reads = [read_health, read_status, read_metrics, find_unserved]
+    reads = [read_health, read_status, read_metrics, find_silent, find_unserved]
     await run_concurrently(reads, lambda read: read())
     return condition
 
@@ -116,6 +123,7 @@ def _of_condition(condition: Condition, group: str) -> list[Problem]:
                     True,
                 )
             )
+    found += problems_of_workers(condition.silent)
     if condition.metrics is not None:
         is_explained = any(problem.severe for problem in found)
         found += problems_of_metrics(

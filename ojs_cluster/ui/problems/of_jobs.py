@@ -1,4 +1,4 @@
-"""Problems of jobs, queues and effects, and maintenance mode."""
+"""Problems of jobs, queues, workers and effects, and maintenance mode."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from ojs_cluster.store.operations.metrics import ClusterMetrics
 from ojs_cluster.ui.formats import duration, number
+from ojs_cluster.ui.json_view import readable
 from ojs_cluster.ui.languages.translate import _, ngettext
 from ojs_cluster.ui.problems.problem import Problem
 
@@ -55,6 +56,28 @@ def problems_of_stats(stats: Mapping[str, Any]) -> Iterator[Problem]:
             number=number(dead),
         )
         yield Problem(what, _("Find out why, then retry or delete."), ("dead",))
+
+
+def problems_of_workers(silent: Sequence[str]) -> Iterator[Problem]:
+    """Yield the problem of stale workers that hold jobs. It ends without an operator.
+
+    Args:
+        silent: the workers, by name.
+    """
+    if silent:
+        yield Problem(
+            ngettext(
+                "The worker %(names)s has missed its heartbeats and still holds jobs",
+                "The workers %(names)s have missed their heartbeats and still hold jobs",
+                len(silent),
+                names=readable(_first(silent)),
+            ),
+            _(
+                "The scheduler makes these jobs available again. If this stays, check whether a "
+                "scheduler runs."
+            ),
+            ("workers",) if len(silent) > 1 else ("workers", silent[0]),
+        )
 
 
 def problems_of_metrics(
@@ -116,13 +139,12 @@ def problems_of_metrics(
             ("queues",) if len(paused) > 1 else ("queues", paused[0]),
         )
     if unserved:
-        names = ", ".join(unserved[:_MAX_NAMED]) + (" …" if len(unserved) > _MAX_NAMED else "")
         yield Problem(
             ngettext(
                 "Jobs wait in the queue %(names)s, and no worker fetches from it",
                 "Jobs wait in the queues %(names)s, and no worker fetches from them",
                 len(unserved),
-                names=names,
+                names=_first(unserved),
             ),
             _("Start workers for these jobs, or check from which queues the workers fetch."),
             ("queues", unserved[0]),
@@ -147,6 +169,11 @@ def problems_of_metrics(
             ("queues", oldest),
             True,
         )
+
+
+def _first(names: Sequence[str]) -> str:
+    """Return the first names, and whether there are more."""
+    return ", ".join(names[:_MAX_NAMED]) + (" …" if len(names) > _MAX_NAMED else "")
 
 
 def _named(queues: list[str]) -> str:

@@ -1,17 +1,21 @@
-"""Which queues the workers serve, by what they report with their heartbeats."""
+"""Which queues the workers serve, and which workers are silent, by their heartbeats."""
 
 from __future__ import annotations
 
 import heapq
 import time
+from collections.abc import Collection
 from typing import Final
 
 import msgspec
 import trio
 
 from ojs_cluster.core.errors import OJSError
+from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.fanout import run_concurrently
+from ojs_cluster.store.jobs.listing import JobFilter
 from ojs_cluster.store.queues.queues import get_stats
+from ojs_cluster.store.search import lists
 from ojs_cluster.store.workers.lists import list_workers
 from ojs_cluster.ui.pages.queues.workers_by_queue import WorkersByQueue
 from ojs_cluster.ui.patience import await_while_healthy
@@ -28,6 +32,8 @@ _UNSERVED_KEPT_S: Final = 5.0
 """Maximum age in seconds of the list of queues without workers."""
 _MAX_UNSERVED: Final = 10
 """Maximum number of queues whose numbers are read to find those without workers."""
+_MAX_ACTIVE: Final = 100
+"""Maximum number of active jobs that are read to find those of stale workers."""
 _UNKNOWN_MS: Final = 5 * 60_000
 """For how long a worker without a list of queues may be one that serves any of them."""
 
@@ -47,8 +53,8 @@ async def read_workers_by_queue(visit: Visit) -> WorkersByQueue | None:
     They count as no request: the pages that show them read the queues, which does.
 
     Returns:
-        The numbers; None for a key for some queues, while Redis does not answer, and if the
-        operator hides the queues of workers.
+        The numbers, without those of queues if the operator hides the queues of workers; None for a
+        key for some queues, and while Redis does not answer.
     """
     if not visit.sees_cluster:
         return None
@@ -109,15 +115,19 @@ async def _find_unserved(visit: Visit) -> bytes:
     return msgspec.json.encode([name for name in oldest if name in found])
 
 
-async def _count(visit: Visit) -> WorkersByQueue | None:
+async def _count(visit: Visit) -> WorkersByQueue:
     store, now_ms = visit.app.store, time.time_ns() // 1_000_000
     workers, total = await list_workers(store, limit=MAX_WORKERS)
     counts: dict[str, int] = {}
     is_complete = total <= MAX_WORKERS
     reported: list[bytes] = []
+    stale: set[str] = set()
     for worker in workers:
         await trio.lowlevel.checkpoint()  # a worker may report hundreds of names
-        if worker.status(store, now_ms) != "running":
+        status = worker.status(store, now_ms)
+        if status == "stale":
+            stale.add(worker.id)
+        if status != "running":
             continue
         queues = _queues_of(worker.info)
         if not queues:
@@ -130,9 +140,23 @@ async def _count(visit: Visit) -> WorkersByQueue | None:
             else:
                 is_complete = False
     values = [Value(raw, ("worker", "queues")) for raw in reported]
+    silent = await _holding(visit, stale)
     if await visit.redaction.apply(values) != reported:
-        return None
-    return WorkersByQueue(counts, is_complete)
+        return WorkersByQueue({}, False, silent)
+    return WorkersByQueue(counts, is_complete, silent)
+
+
+async def _holding(visit: Visit, stale: Collection[str]) -> list[str]:
+    """Return those of the stale workers that hold active jobs, by name.
+
+    The record of a worker stays for long after the scheduler has given its jobs to others, with the
+    number that it reported last. So the jobs say it.
+    """
+    if not stale:
+        return []
+    wanted = JobFilter(state=State.ACTIVE)
+    page = await lists.list_jobs(visit.app.store, wanted, limit=_MAX_ACTIVE)
+    return sorted({job.worker_id for job in page.jobs if job.worker_id}.intersection(stale))
 
 
 def _queues_of(info: bytes) -> list[str]:

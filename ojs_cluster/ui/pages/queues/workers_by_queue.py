@@ -1,8 +1,8 @@
-"""How many workers serve each queue, and which queues lack one."""
+"""How many workers serve each queue, which queues lack one, and which workers have gone silent."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,10 +18,13 @@ class WorkersByQueue:
         counts: the number by the name of the queue, for queues that a running worker reports.
         is_complete: whether no other worker can be known to serve a queue: all workers and names
             are counted, and each worker reports its queues.
+        silent: the stale workers that hold active jobs, by name, as far as these are among the
+            first hundred active jobs.
     """
 
     counts: Mapping[str, int]
     is_complete: bool
+    silent: Sequence[str] = ()
 
     def lacks(self, queue: Mapping[str, Any], oldest_ms: int) -> bool:
         """Return whether the jobs of a queue wait because no worker fetches them.
