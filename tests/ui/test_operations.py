@@ -421,3 +421,13 @@ def test_a_stream_ends_when_its_key_is_removed(ui_redis: Embedded) -> None:
             rest = [line for line in lines if line.startswith("event:")]  # until the stream ends
             assert rest == []
         assert client.get("/ui/queues").status_code == 303, "the session has ended, too"
+
+
+def test_actions_that_only_the_api_offers_have_pages(running: Running, admin: httpx.Client) -> None:
+    with running.api() as api:
+        for dry_run in (True, False):
+            body = {"action": "purge", "filter": {"queue": "no-such"}, "confirm": True}
+            made = api.post("/ojs/v1/admin/bulk", json={**body, "dry_run": dry_run})
+            operation = made.raise_for_status().json()["id"]
+            assert "purge" in page(admin, f"/ui/bulk/{operation}")
+    assert "purge" in page(admin, "/ui/bulk")

@@ -76,8 +76,8 @@ async def show_all(visit: Visit) -> Answer:
                 for each in listed["items"]
                 if _is_counted(each) and not _names_jobs(each)
             },
-            "title_of": lambda operation: _(
-                (_COUNTS if operation["dry_run"] else ACTIONS)[operation["action"]]
+            "title_of": lambda operation: _label(
+                operation["action"], _COUNTS if operation["dry_run"] else ACTIONS
             ),
         },
     )
@@ -96,9 +96,9 @@ async def show_one(visit: Visit, operation_id: str) -> Answer:
         {
             "operation": operation,
             "title": _title(shown),
-            "action": _(ACTIONS[action]),
-            "to_do": _(_TO_DO[action], jobs=summary(shown)),
-            "nothing": _(_NOTHING[action]),
+            "action": _label(action, ACTIONS),
+            "to_do": _sentence(action, _TO_DO, summary(shown)),
+            "nothing": _(_NOTHING.get(action, "No job matches")),
             "doing": _doing(action, operation["matched"]),
             "counted": is_counted,
             "started": started,
@@ -107,6 +107,7 @@ async def show_one(visit: Visit, operation_id: str) -> Answer:
             and operation["matched"]
             and "followed_by" not in operation
             and not _names_jobs(operation)
+            and action in ACTIONS
             and visit.may_change(SCOPES[action]),
             "typed": operation["matched"] > TYPED_ABOVE,
             "may_stop": running and visit.may_change(Scope.ADMIN_WRITE),
@@ -234,6 +235,16 @@ async def stop(visit: Visit, operation_id: str) -> Answer:
     return SeeOther(visit.url("bulk", operation_id), _("The operation stops."))
 
 
+def _label(action: str, labels: Mapping[str, str]) -> str:
+    """Return the label of an action; of one that the dashboard does not offer, its name."""
+    return _(labels[action]) if action in labels else action
+
+
+def _sentence(action: str, sentences: Mapping[str, str], jobs: str) -> str:
+    """Return the sentence of an action about jobs, as ``_label`` does."""
+    return _(sentences[action], jobs=jobs) if action in sentences else f"{action}: {jobs}"
+
+
 def _doing(action: str, count: int) -> str:
     """Return what an operation does with so many jobs."""
     shown = number(count)
@@ -248,7 +259,7 @@ def _title(operation: dict[str, Any]) -> str:
     """Return what an operation does, or that it has only counted."""
     matched = operation["matched"]
     if not _is_counted(operation):
-        what = _(_TITLES[operation["action"]], jobs=summary(operation))
+        what = _sentence(operation["action"], _TITLES, summary(operation))
         return _("Counting jobs: %(what)s", what=what) if operation["dry_run"] else what
     shown = number(matched)
     if "followed_by" in operation:
