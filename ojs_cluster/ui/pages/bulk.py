@@ -98,7 +98,7 @@ async def show_one(visit: Visit, operation_id: str) -> Answer:
             "title": _title(shown),
             "action": _label(action, ACTIONS),
             "to_do": _sentence(action, _TO_DO, summary(shown)),
-            "nothing": _(_NOTHING.get(action, "No job matches")),
+            "nothing": _(_NOTHING[action]) if action in _NOTHING else _("No job matches"),
             "doing": _doing(action, operation["matched"]),
             "counted": is_counted,
             "started": started,
