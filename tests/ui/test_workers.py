@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -10,8 +11,9 @@ import pytest
 
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.operations.metrics import ClusterMetrics, QueueMetrics
+from ojs_cluster.store.queues.queues import QueueStats
 from ojs_cluster.store.workers import workers
-from ojs_cluster.ui.pages.queues import serving, workers_by_queue
+from ojs_cluster.ui.pages.queues import lists, serving, workers_by_queue
 from ojs_cluster.ui.pages.queues.workers_by_queue import WorkersByQueue
 from ojs_cluster.ui.problems.of_jobs import problems_of_metrics
 from ojs_cluster.ui.settings import UiSettings
@@ -126,16 +128,19 @@ def test_a_queue_whose_jobs_wait_without_a_worker_is_marked(
     monkeypatch.setattr(serving, "_UNKNOWN_MS", -1)
     monkeypatch.setattr(workers_by_queue, "UNSERVED_MS", 0)
     with running.api() as api:
-        for queue in ("a-lonely", "a-lonely", "a-served"):
+        for queue in ("a-lonely", "a-lonely", "a-served", "a-nameless", "a-nameless"):
             body = {"type": "a.b", "args": [], "options": {"queue": queue}}
             api.post("/ojs/v1/jobs", json=body).raise_for_status()
         for number in (1, 2):
             worker = {"worker_id": f"w-served-{number}", "queues": ["a-served", "a-served"]}
             api.post("/ojs/v1/workers/heartbeat", json=worker).raise_for_status()
+        fetched = api.post("/ojs/v1/workers/fetch", json={"queues": ["a-nameless"]}).json()
+        api.post("/ojs/v1/workers/ack", json={"job_id": fetched["jobs"][0]["id"]})
     told = "2 jobs wait, and no worker fetches from this queue"
     with dashboard(ui_redis, FULL) as server, server.browser() as client:
         assert told in page(client, "/ui/queues/a-lonely")
         assert "no worker fetches" not in page(client, "/ui/queues/a-served")
+        assert "no worker fetches" not in page(client, "/ui/queues/a-nameless")
         rows = dict(re.findall(r"queues/(a-[a-z]*)\"(.*?)</tr>", page(client, "/ui/queues"), re.S))
         assert told in rows["a-lonely"]
         assert "no worker fetches" not in rows["a-served"]
@@ -144,6 +149,7 @@ def test_a_queue_whose_jobs_wait_without_a_worker_is_marked(
         named = re.search(r"Jobs wait in the queues? (\S.*?), and no worker fetches", shown)
         assert named is not None
         assert "a-served" not in named[1]
+        assert "a-nameless" not in named[1]
     redacted = UiSettings(mode="full", redact=frozenset({"queues"}))
     with dashboard(ui_redis, redacted) as server, server.browser() as client:
         assert "no worker fetches" not in page(client, "/ui/queues"), "the operator hides them"
@@ -157,6 +163,7 @@ def test_a_queue_whose_jobs_wait_without_a_worker_is_marked(
         ({}, False, {}, 10_000, False),
         ({}, True, {"paused": True}, 10_000, False),
         ({}, True, {"counts": {"available": 1, "active": 1}}, 10_000, False),
+        ({}, True, {"has_run": True}, 10_000, False),
         ({}, True, {"counts": {"available": 0, "active": 0}}, 10_000, False),
         ({}, True, {}, 9_999, False),
     ],
@@ -165,17 +172,41 @@ def test_only_a_queue_that_surely_has_no_worker_is_marked(
     counts: dict[str, int], is_complete: bool, queue: dict[str, Any], oldest_ms: int, lacks: bool
 ) -> None:
     shown = {"name": "q", "paused": False, "counts": {"available": 1, "active": 0}, **queue}
-    assert WorkersByQueue(counts, is_complete).lacks(shown, oldest_ms) is lacks
+    has_run = shown.pop("has_run", False)
+    assert WorkersByQueue(counts, is_complete).lacks(shown, oldest_ms, has_run) is lacks
+
+
+def test_a_queue_has_run_if_an_attempt_has_ended_in_the_last_minutes() -> None:
+    idle, busy = [[0, 0]] * 60, [[0, 0]] * 60
+    idle[-7], busy[-6] = [1, 0], [0, 1]
+    minutes = {"idle": idle, "busy": busy}
+    assert [lists._has_run(minutes, name) for name in ("idle", "busy", "unknown")] == [
+        *(False, True, True)
+    ]
+    stats = QueueStats("q", {}, 0, 0, 1, None, None, 10 * 60_000, 0, 0, 0, 0)
+    assert replace(stats, ended_minute=5).has_run_since(5)
+    assert not replace(stats, ended_minute=4).has_run_since(5)
+
+
+def test_few_partitions_are_read_to_find_queues_without_workers() -> None:
+    partitions = {"a": 60, "b": 4, "c": 1, "large": 256}
+    for given, read in (("abc", ["a", "b"]), (("large", "c"), ["large"])):
+        assert serving._with_few_partitions(list(given), partitions.__getitem__) == read
 
 
 def test_the_overview_names_three_queues_without_workers_and_why_their_jobs_are_old() -> None:
-    old = {name: QueueMetrics(oldest_ms=600_000) for name in ("a", "b", "c", "d", "slow")}
+    ages = {"a": 299_999, "b": 10_000, "c": 10_000, "d": 10_000, "slow": 600_000}
+    old = {name: QueueMetrics(oldest_ms=age) for name, age in ages.items()}
     metrics = ClusterMetrics(old, len(old))
     found = [*problems_of_metrics(metrics, is_explained=False, unserved=["a", "b", "c", "d"])]
     assert [(problem.what, problem.path) for problem in found] == [
         ("Jobs wait in the queues a, b, c …, and no worker fetches from them", ("queues", "a")),
         ("Old jobs: Queue slow have waited for up to 10 min", ("queues", "slow")),
     ]
+    assert [problem.severe for problem in found] == [False, True]
+    old["d"].oldest_ms = 300_000
+    first, *_ = problems_of_metrics(metrics, is_explained=False, unserved=["a", "b", "c", "d"])
+    assert first.severe, "old jobs are, whoever fetches them"
 
 
 def test_the_overview_names_a_stale_worker_while_it_holds_jobs(
@@ -183,12 +214,18 @@ def test_the_overview_names_a_stale_worker_while_it_holds_jobs(
 ) -> None:
     monkeypatch.setattr(workers, "MISSED_HEARTBEATS", 0)
     monkeypatch.setattr(serving, "_KEPT_S", 0.0)
+    monkeypatch.setattr(serving, "_MAX_ACTIVE", 50)
     name = "0-stale"
     with running.api() as api:
         body = {"type": "a.b", "args": [], "options": {"queue": "lost"}}
         job_id = api.post("/ojs/v1/jobs", json=body).json()["job"]["id"]
         api.post("/ojs/v1/workers/fetch", json={"queues": ["lost"], "worker_id": name})
         beat(api, name)
+        many = [{"type": "a.b", "args": [], "options": {"queue": "held-later"}}] * 50
+        api.post("/ojs/v1/jobs/batch", json={"jobs": many}).raise_for_status()
+        fetch = {"queues": ["held-later"], "worker_id": "later", "count": 50}
+        later = api.post("/ojs/v1/workers/fetch", json=fetch).json()["jobs"]
+        assert len(later) == 50, "their leases end later, so they are not read"
         told = re.compile(
             rf"workers? {name}\b.* missed (its|their) heartbeats and still holds? jobs"
         )
@@ -200,6 +237,8 @@ def test_the_overview_names_a_stale_worker_while_it_holds_jobs(
             wait_until(is_told, what="the worker has missed its heartbeats")
             api.post("/ojs/v1/workers/ack", json={"job_id": job_id}).raise_for_status()
             wait_until(lambda: not is_told(), what="it holds no job")
+        for job in later:
+            api.post("/ojs/v1/workers/ack", json={"job_id": job["id"]}).raise_for_status()
 
 
 def test_a_worker_is_terminated_after_a_question(running: Running, admin: httpx.Client) -> None:

@@ -59,6 +59,8 @@ class QueueStats:
         avg_duration_ms: average run time in milliseconds of the jobs completed in the last 60
             minutes, 0 if there are none.
         avg_wait_ms: average waiting time in milliseconds of the same jobs.
+        ended_minute: Unix minute in which an attempt ended last; 0 if none has, and where it is not
+            read.
     """
 
     name: str
@@ -73,6 +75,11 @@ class QueueStats:
     failed_last_hour: int
     avg_duration_ms: int
     avg_wait_ms: int
+    ended_minute: int = 0
+
+    def has_run_since(self, minutes: int) -> bool:
+        """Return whether an attempt has ended in the last ``minutes``."""
+        return self.now_ms // 60_000 - self.ended_minute <= minutes
 
     @property
     def paused(self) -> bool:
@@ -187,6 +194,7 @@ async def get_partition_stats(store: Store, shard: Shard, queue: str) -> QueueSt
         failed_last_hour=failed,
         avg_duration_ms=run_ms // completed if completed else 0,
         avg_wait_ms=wait_ms // completed if completed else 0,
+        ended_minute=read_number(fields.get(b"minute")),
     )
 
 
@@ -299,6 +307,7 @@ def sum_stats(parts: Sequence[QueueStats]) -> QueueStats:
         failed_last_hour=sum(part.failed_last_hour for part in parts),
         avg_duration_ms=average(lambda part: part.avg_duration_ms),
         avg_wait_ms=average(lambda part: part.avg_wait_ms),
+        ended_minute=max(part.ended_minute for part in parts),
     )
 
 

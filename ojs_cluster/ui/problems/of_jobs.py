@@ -148,7 +148,8 @@ def problems_of_metrics(
             ),
             _("Start workers for these jobs, or check from which queues the workers fetch."),
             ("queues", unserved[0]),
-            True,
+            # Workers without an id cannot be seen. Old jobs are a problem whoever fetches them.
+            any(_is_old(metrics, name) for name in unserved),
         )
     old = {
         name: queue.oldest_ms
@@ -169,6 +170,11 @@ def problems_of_metrics(
             ("queues", oldest),
             True,
         )
+
+
+def _is_old(metrics: ClusterMetrics, name: str) -> bool:
+    queue = metrics.queues.get(name)
+    return queue is not None and queue.oldest_ms >= _OLD_MS
 
 
 def _first(names: Sequence[str]) -> str:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import orjson
 
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.core.errors import OJSError
+from ojs_cluster.store.queues.queues import get_stats
 from ojs_cluster.store.statistics.recent_minutes import recent_minutes
-from ojs_cluster.ui.drawings.sparkline import Sparkline, sparkline
+from ojs_cluster.ui.drawings.sparkline import sparkline
 from ojs_cluster.ui.languages.translate import _
 from ojs_cluster.ui.pages.overview import series
 from ojs_cluster.ui.pages.queues.serving import read_workers_by_queue
 from ojs_cluster.ui.pages.queues.settings import FORMS, QueueForms, read_settings
+from ojs_cluster.ui.pages.queues.workers_by_queue import RECENT_MINUTES
 from ojs_cluster.ui.pages.shared.marks import may_mark, read_marks
 from ojs_cluster.ui.pages.workers import workers_of
 from ojs_cluster.ui.visit import Answer, Page, Visit
@@ -32,16 +35,26 @@ async def show_all(visit: Visit) -> Answer:
     page = visit.page
     raw = await visit.shared("admin", "queues", page=page, per_page=_PER_PAGE)
     listed = orjson.loads(raw)
+    queues = listed["items"]
+    oldest, by_queue = await _oldest(visit), await read_workers_by_queue(visit)
+    minutes = await _minutes(visit, [queue["name"] for queue in queues])
+    unserved = {
+        queue["name"]
+        for queue in queues
+        if by_queue is not None
+        and by_queue.lacks(queue, oldest.get(queue["name"], 0), _has_run(minutes, queue["name"]))
+    }
     return Page(
         "queues/list.html",
         {
-            "queues": listed["items"],
+            "queues": queues,
             "total": listed["pagination"]["total"],
             "page": page,
             "has_more": listed["pagination"]["has_more"],
-            "oldest": await _oldest(visit),
-            "by_queue": await read_workers_by_queue(visit),
-            "sparklines": await _sparklines(visit, [queue["name"] for queue in listed["items"]]),
+            "oldest": oldest,
+            "by_queue": by_queue,
+            "unserved": unserved,
+            "sparklines": {name: sparkline(each) for name, each in minutes.items()},
             "may_write": visit.may_change(Scope.ADMIN_WRITE),
         },
     )
@@ -70,6 +83,7 @@ async def queue_page(
     if not is_partial:
         points = await series(visit, "1h", name)
         marks = await read_marks(visit, "1h") or []
+    oldest = await _oldest(visit)
     may_write = visit.may_change(Scope.ADMIN_WRITE)
     may_purge = visit.may_change(Scope.ADMIN_PURGE)
     shown: QueueForms = {}
@@ -82,9 +96,9 @@ async def queue_page(
             "points": points,
             "marks": marks,
             "may_mark": may_mark(visit),
-            "oldest": await _oldest(visit),
+            "oldest": oldest,
             "serving": await workers_of(visit, name),
-            "by_queue": await read_workers_by_queue(visit),
+            "is_unserved": await _is_unserved(visit, queue, oldest.get(name, 0)),
             "forms": {**FORMS, **shown, **(forms or {})},
             "refused": forms is not None,
             "may_write": may_write,
@@ -106,7 +120,25 @@ async def resume(visit: Visit, name: str) -> Answer:
     return visit.back(_("The queue %(name)s runs again.", name=name))
 
 
-async def _sparklines(visit: Visit, names: Sequence[str]) -> dict[str, Sparkline]:
+async def _is_unserved(visit: Visit, queue: Mapping[str, Any], oldest_ms: int) -> bool:
+    """Return whether the jobs of a queue wait because no worker fetches them.
+
+    The queue is read once more only if it seems so.
+    """
+    by_queue = await read_workers_by_queue(visit)
+    if by_queue is not None and by_queue.lacks(queue, oldest_ms, False):
+        with suppress(OJSError):
+            stats = await get_stats(visit.app.store, queue["name"])
+            return not stats.has_run_since(RECENT_MINUTES)
+    return False
+
+
+def _has_run(minutes: Mapping[str, Sequence[Sequence[int]]], name: str) -> bool:
+    """Return whether an attempt has ended lately in a queue, or may have, if it is not known."""
+    return name not in minutes or any(map(any, minutes[name][-RECENT_MINUTES - 1 :]))
+
+
+async def _minutes(visit: Visit, names: Sequence[str]) -> dict[str, list[list[int]]]:
     """Return what the listed queues did in the last hour; nothing while Redis does not answer.
 
     The names come from a list that the user may see, so all viewers of these queues can share it.
@@ -122,7 +154,8 @@ async def _sparklines(visit: Visit, names: Sequence[str]) -> dict[str, Sparkline
         )
     except OJSError:
         return {}
-    return {name: sparkline(minutes) for name, minutes in orjson.loads(shared).items()}
+    minutes: dict[str, list[list[int]]] = orjson.loads(shared)
+    return minutes
 
 
 async def _oldest(visit: Visit) -> dict[str, int]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
+from contextlib import aclosing
 from typing import Final
 
 import msgspec
@@ -12,12 +13,14 @@ import trio
 
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.jobs.states import State
+from ojs_cluster.keys import Shard
 from ojs_cluster.store.fanout import run_concurrently
-from ojs_cluster.store.jobs.listing import JobFilter
+from ojs_cluster.store.jobs.listing import JobFilter, ListingPosition
 from ojs_cluster.store.queues.queues import get_stats
-from ojs_cluster.store.search import lists
+from ojs_cluster.store.search.merged_indexes import walk_index
+from ojs_cluster.store.search.small_fields import read_matching
 from ojs_cluster.store.workers.lists import list_workers
-from ojs_cluster.ui.pages.queues.workers_by_queue import WorkersByQueue
+from ojs_cluster.ui.pages.queues.workers_by_queue import RECENT_MINUTES, WorkersByQueue
 from ojs_cluster.ui.patience import await_while_healthy
 from ojs_cluster.ui.redaction.redaction import Value
 from ojs_cluster.ui.visit import Visit
@@ -28,10 +31,11 @@ MAX_WORKERS: Final = 1000
 """Maximum number of workers that are read, those that were seen last."""
 _MAX_QUEUES: Final = 20_000
 """Maximum number of names that are counted: clients choose them."""
-_UNSERVED_KEPT_S: Final = 5.0
-"""Maximum age in seconds of the list of queues without workers."""
 _MAX_UNSERVED: Final = 10
 """Maximum number of queues whose numbers are read to find those without workers."""
+_MAX_PARTITIONS: Final = 64
+"""Maximum number of partitions of these queues together. The first queue is read with all its
+partitions."""
 _MAX_ACTIVE: Final = 100
 """Maximum number of active jobs that are read to find those of stale workers."""
 _UNKNOWN_MS: Final = 5 * 60_000
@@ -82,9 +86,7 @@ async def read_unserved(visit: Visit) -> list[str]:
     try:
         raw = await await_while_healthy(
             visit.app,
-            lambda: visit.snapshots.get(
-                "unserved", lambda: _find_unserved(neutral), _UNSERVED_KEPT_S
-            ),
+            lambda: visit.snapshots.get("unserved", lambda: _find_unserved(neutral), _KEPT_S),
         )
     except OJSError:
         return []
@@ -107,12 +109,26 @@ async def _find_unserved(visit: Visit) -> bytes:
         # A worker without a name, which sends no heartbeats, may hold jobs of the queue.
         stats = await get_stats(visit.app.store, name)
         queue = {"name": name, "paused": stats.paused, "counts": stats.counts}
-        if by_queue.lacks(queue, ages[name]):
+        if by_queue.lacks(queue, ages[name], stats.has_run_since(RECENT_MINUTES)):
             found.add(name)
 
     oldest = heapq.nlargest(_MAX_UNSERVED, ages, key=lambda name: ages[name])
+    layout = visit.app.store.partitions.layout
+    oldest = _with_few_partitions(oldest, lambda name: layout(name).occupied_count)
     await run_concurrently(oldest, read)
     return msgspec.json.encode([name for name in oldest if name in found])
+
+
+def _with_few_partitions(names: Sequence[str], partitions_of: Callable[[str], int]) -> list[str]:
+    """Return the first queues, as many as have at most ``_MAX_PARTITIONS``, but at least one."""
+    found: list[str] = []
+    total = 0
+    for name in names:
+        total += partitions_of(name)
+        if found and total > _MAX_PARTITIONS:
+            break
+        found.append(name)
+    return found
 
 
 async def _count(visit: Visit) -> WorkersByQueue:
@@ -150,13 +166,21 @@ async def _holding(visit: Visit, stale: Collection[str]) -> list[str]:
     """Return those of the stale workers that hold active jobs, by name.
 
     The record of a worker stays for long after the scheduler has given its jobs to others, with the
-    number that it reported last. So the jobs say it.
+    number that it reported last. So the jobs say it: those whose leases end first, because nobody
+    extends the leases of these jobs.
     """
     if not stale:
         return []
-    wanted = JobFilter(state=State.ACTIVE)
-    page = await lists.list_jobs(visit.app.store, wanted, limit=_MAX_ACTIVE)
-    return sorted({job.worker_id for job in page.jobs if job.worker_id}.intersection(stale))
+    store = visit.app.store
+    ids: list[tuple[Shard, str]] = []
+    walk = walk_index(store, "active", "", ListingPosition(), newest=False)
+    async with aclosing(walk) as entries:
+        async for entry in entries:
+            ids.append((entry.shard, entry.job_id))
+            if len(ids) >= _MAX_ACTIVE:
+                break
+    jobs = await read_matching(store, JobFilter(state=State.ACTIVE), ids)
+    return sorted({job.worker_id for job in jobs if job.worker_id}.intersection(stale))
 
 
 def _queues_of(info: bytes) -> list[str]:

@@ -8,6 +8,9 @@ from typing import Any, Final
 
 UNSERVED_MS: Final = 10_000
 """Age in milliseconds of a waiting job from which its queue counts as one without workers."""
+RECENT_MINUTES: Final = 5
+"""For how many minutes after the end of an attempt a queue counts as one with workers: those
+without an id send no heartbeats, and may have no active job for a moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,22 +22,23 @@ class WorkersByQueue:
         is_complete: whether no other worker can be known to serve a queue: all workers and names
             are counted, and each worker reports its queues.
         silent: the stale workers that hold active jobs, by name, as far as these are among the
-            first hundred active jobs.
+            hundred active jobs whose leases end first.
     """
 
     counts: Mapping[str, int]
     is_complete: bool
     silent: Sequence[str] = ()
 
-    def lacks(self, queue: Mapping[str, Any], oldest_ms: int) -> bool:
+    def lacks(self, queue: Mapping[str, Any], oldest_ms: int, has_run: bool) -> bool:
         """Return whether the jobs of a queue wait because no worker fetches them.
 
         Args:
             queue: the queue, as the API shows it.
             oldest_ms: the age of its oldest available job.
+            has_run: whether an attempt has ended in it in the last ``RECENT_MINUTES``.
         """
         jobs = queue["counts"]
-        is_idle = jobs["available"] and not jobs["active"] and not queue["paused"]
+        is_idle = jobs["available"] and not jobs["active"] and not queue["paused"] and not has_run
         return bool(is_idle and self.may_lack(queue["name"], oldest_ms))
 
     def may_lack(self, name: str, oldest_ms: int) -> bool:
