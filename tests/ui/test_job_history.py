@@ -5,9 +5,15 @@ from __future__ import annotations
 import re
 
 import httpx
+import pytest
 
+from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.store.context import Store
 from ojs_cluster.ui.drawings.attempts_chart import MAX_BARS, WIDTH, Attempt, attempts_chart
-from tests.ui.dashboard import Running
+from ojs_cluster.ui.pages.timelines import workflow_waits
+from tests.support.servers import wait_until
+from tests.ui.conftest import FULL
+from tests.ui.dashboard import Running, dashboard
 from tests.ui.html import parse
 from tests.ui.test_pages import act, page
 
@@ -100,9 +106,39 @@ def test_a_page_says_what_a_job_waits_for(admin: httpx.Client, running: Running)
         job_id = enqueue()
         assert waits(job_id) == "Waits for a worker of idles"
         enqueue()
-        assert waits(job_id) == "Waits for a worker of idles, which has 2 available jobs"
+
+        def waits_for(words: str) -> bool:
+            return waits(job_id) == f"Waits for {words}"
+
+        wait_until(
+            lambda: waits_for("a worker of idles, which has 2 available jobs"),
+            what="viewers share the numbers for two seconds",
+        )
         api.post("/ojs/v1/queues/idles/pause")
-        assert waits(job_id) == "Waits for the queue idles, which is paused"
+        wait_until(lambda: waits_for("the queue idles, which is paused"), what="as before")
         api.post("/ojs/v1/queues/idles/resume")
         api.post("/ojs/v1/workers/fetch", json={"queues": ["idles"], "worker_id": "w"})
         assert waits(job_id) == ""
+
+
+def test_viewers_share_what_is_read_of_the_queue_of_a_job(
+    ui_redis: Embedded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = workflow_waits._read_known
+    queues: list[str] = []
+
+    async def note(store: Store, queue: str) -> bytes:
+        queues.append(queue)
+        return await read(store, queue)
+
+    monkeypatch.setattr(workflow_waits, "_KEPT_S", 3600.0)
+    monkeypatch.setattr(workflow_waits, "_read_known", note)
+    with dashboard(ui_redis, FULL) as server, server.api() as api:
+        body = {"type": "a.b", "args": [], "options": {"queue": "email"}}
+        job_id = api.post("/ojs/v1/jobs", json=body).json()["job"]["id"]
+        with server.browser() as one, server.browser() as two, server.browser("email-key") as team:
+            for client in (one, two, one):
+                assert "Waits for" in page(client, f"/ui/jobs/{job_id}")
+            assert queues == ["email"]
+            page(team, f"/ui/jobs/{job_id}")
+            assert queues == ["email"] * 2, "a key for some queues reads for itself"

@@ -196,7 +196,7 @@ def test_a_rule_for_errors_holds_on_every_page(ui_redis: Embedded) -> None:
         assert "/bulk/" not in answer.headers["location"], "a filter by it could confirm a guess"
 
 
-def test_a_hidden_rate_limit_key_is_not_what_a_step_waits_for(ui_redis: Embedded) -> None:
+def test_a_hidden_rate_limit_key_is_not_what_a_job_waits_for(ui_redis: Embedded) -> None:
     settings = UiSettings(mode="full", redact=frozenset({"options.rate_limit"}))
     with dashboard(ui_redis, settings) as server, server.browser() as client, server.api() as api:
         limit = {"key": "sesame-partner", "concurrency": 1}
@@ -213,6 +213,10 @@ def test_a_hidden_rate_limit_key_is_not_what_a_step_waits_for(ui_redis: Embedded
 
         wait_until(is_at_limit, what="a fetch has requested a token")
         assert "sesame" not in page(client, path)
+        (waiting,) = api.get("/ojs/v1/admin/jobs", params={"queue": "hidden-keys"}).json()["items"]
+        shown = page(client, f"/ui/jobs/{waiting['id']}")
+        assert ">a rate limit key</span>" in shown
+        assert "sesame" not in shown
         api.delete(f"/ojs/v1/workflows/{made['id']}").raise_for_status()
         api.delete(override).raise_for_status()
 

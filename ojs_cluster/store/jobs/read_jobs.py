@@ -70,6 +70,26 @@ async def get_history(store: Store, job_id: str) -> JobRecord:
     return JobRecord(job_id, {**job.fields, f.ENVELOPE: b"{"})  # an envelope without members
 
 
+_WAITING: Final = (
+    *(f.STATE, f.QUEUE, f.DUE, f.LIMIT, f.OPEN_TOKEN_REQUEST, f.HOLD),
+    *(f.HIDDEN, f.ALIAS, f.TRANSACTION),
+)
+
+
+async def get_waiting(store: Store, job_id: str) -> JobRecord:
+    """Return one job with what tells why it does not run yet. Only a few small fields are read.
+
+    The fields are not checked, so the attributes of the job may raise ``KeyError`` or
+    ``ValueError``.
+
+    Raises:
+        NotFound: as of ``get``.
+        BackendUnavailable: Redis did not answer in time.
+    """
+    job, _ = await _find(store, job_id, _read_waiting)
+    return job
+
+
 async def _find(
     store: Store,
     job_id: str,
@@ -104,6 +124,10 @@ async def _read_queue(store: Store, shard: Shard, job_id: str) -> JobRecord | No
 
 async def _read_history(store: Store, shard: Shard, job_id: str) -> JobRecord | None:
     return await _read_fields(store, shard, job_id, _HISTORY)
+
+
+async def _read_waiting(store: Store, shard: Shard, job_id: str) -> JobRecord | None:
+    return await _read_fields(store, shard, job_id, _WAITING)
 
 
 async def _read_fields(

@@ -67,7 +67,7 @@ async def show(visit: Visit, job_id: str) -> Answer:
     context = {
         "job": job,
         **await _lease(visit, job),
-        "wait": None if state in _RUNS_OR_ENDED else await wait_of_job(visit, job_id),
+        "wait": None if state in _RUNS_OR_ENDED else await wait_of_job(visit, job_id, job_type),
         "attempt": number(members, "attempt"),
         "max_attempts": number(members, "max_attempts"),
         "priority": number(members, "priority"),

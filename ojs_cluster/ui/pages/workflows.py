@@ -28,8 +28,14 @@ from ojs_cluster.ui.drawings.dag import HEIGHT, MAX_BOXES, WIDTH, Drawing, Step,
 from ojs_cluster.ui.drawings.workflow_chart import LEFT, MIDDLE
 from ojs_cluster.ui.languages.translate import _
 from ojs_cluster.ui.pages.timelines.workflow_events import read_events
-from ojs_cluster.ui.pages.timelines.workflow_waits import Queues, Wait, read_queues, wait_of
-from ojs_cluster.ui.redaction.redaction import ERROR_MESSAGE, ERROR_TYPE, Value
+from ojs_cluster.ui.pages.timelines.workflow_waits import (
+    Queues,
+    Wait,
+    read_queues,
+    wait_of,
+    without_hidden_keys,
+)
+from ojs_cluster.ui.redaction.redaction import ERROR_MESSAGE, ERROR_TYPE
 from ojs_cluster.ui.redaction.rules import Path
 from ojs_cluster.ui.visit import Answer, Page, SeeOther, Visit, number_of_page
 
@@ -194,23 +200,8 @@ async def _without_hidden(visit: Visit, rows: Sequence[Row]) -> list[Row]:
     texts = await visit.redaction.texts_of(each for each in told if each[0])
     shown = iter(texts)
     rows = [replace(row, error=next(shown)[:_MAX_MESSAGE]) if row.error else row for row in rows]
-    return await _without_hidden_keys(visit, rows)
-
-
-async def _without_hidden_keys(visit: Visit, rows: list[Row]) -> list[Row]:
-    """Return the rows without the rate limit keys that the operator hides in jobs."""
-    values = {
-        number: Value(
-            orjson.dumps({"key": row.wait.limit_key}), ("options", "rate_limit"), row.node.type
-        )
-        for number, row in enumerate(rows)
-        if row.wait is not None and row.wait.limit_key
-    }
-    shown = await visit.redaction.apply(list(values.values()))
-    for (number, value), raw_value in zip(values.items(), shown, strict=True):
-        if raw_value is not value.raw:
-            rows[number] = replace(rows[number], wait=Wait(_("a rate limit key")))
-    return rows
+    waits = await without_hidden_keys(visit, ((row.wait, row.node.type) for row in rows))
+    return [replace(row, wait=wait) for row, wait in zip(rows, waits, strict=True)]
 
 
 def _time(ms: int | None) -> str:

@@ -8,11 +8,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import msgspec
+import orjson
+
 from ojs_cluster.core.durations import format_duration
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.jobs.states import TERMINAL, State
 from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.core.workflow import ENDED, WorkflowNode
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.limits.rate_limits import RateLimitUsage, get_queue_limits
@@ -28,6 +32,7 @@ from ojs_cluster.ui.formats import number
 from ojs_cluster.ui.forms.limits import per_period
 from ojs_cluster.ui.languages.translate import _, later, ngettext
 from ojs_cluster.ui.patience import await_while_healthy
+from ojs_cluster.ui.redaction.redaction import Value
 from ojs_cluster.ui.visit import Visit
 
 _MAX_QUEUES: Final = 20
@@ -44,6 +49,8 @@ _TRIGGERS: Final = {
     "failure": later("a failure of %(steps)s"),
 }
 """What a step waits for of the steps before it; ``success``: they must complete."""
+_KEPT_S: Final = 2.0
+"""Maximum age in seconds of what viewers share of the queue of a job."""
 _NO_START: Final = "0"
 """Stands for a limit that lets no job start."""
 
@@ -113,21 +120,93 @@ async def read_queues(visit: Visit, found: WorkflowRecord) -> Queues:
     return await _read(visit, queues, fetched)
 
 
-async def wait_of_job(visit: Visit, job_id: str) -> Wait | None:
+async def wait_of_job(visit: Visit, job_id: str, job_type: str) -> Wait | None:
     """Return what a job that the user may see waits for.
 
     Returns:
         What it waits for; None if it runs or has ended, and if Redis did not return it.
     """
     try:
-        job = await read_jobs.get(visit.app.store, job_id)
-    except OJSError:
+        job = await read_jobs.get_waiting(visit.app.store, job_id)
+        if job.state is State.ACTIVE or job.state in TERMINAL:
+            return None
+        waiting = waiting_of(job)
+    except (OJSError, KeyError, ValueError):  # it has ended since, or its fields are malformed
         return None
-    if job.state is State.ACTIVE or job.state in TERMINAL:
-        return None
-    waiting = waiting_of(job)
-    names = [waiting.queue] if _is_available(waiting) else []
-    return _for_job(waiting, await _read(visit, names, names))
+    queues = await _read_one(visit, waiting.queue) if _is_available(waiting) else Queues({}, {})
+    (wait,) = await without_hidden_keys(visit, [(_for_job(waiting, queues), job_type)])
+    return wait
+
+
+async def _read_one(visit: Visit, queue: str) -> Queues:
+    """Return what is known of the queue of an available job.
+
+    Viewers of the whole cluster share the numbers, but not the words, which have a language.
+    """
+    admitted, store, snapshots = visit.principal.queues, visit.app.store, visit.snapshots
+    if admitted is not None and not admitted.admits(queue):
+        return Queues({}, {}, frozenset({queue}))
+    name = f"waits {queue}"
+
+    async def read() -> bytes:
+        if not visit.sees_cluster:
+            return await _read_known(store, queue)
+        if visit.follows_change:
+            snapshots.forget(name)
+        return await snapshots.get(name, lambda: _read_known(store, queue), _KEPT_S)
+
+    raw: bytes | None = None
+    with suppress(OJSError):
+        raw = await await_while_healthy(visit.app, read)
+    if raw is None:
+        return Queues({}, {})
+    known = _decode_known(raw)
+    limits: dict[str, str] = {}
+    if known.usage is not None:
+        limits[queue] = _limit_in_words(known.usage, known.stats.now_ms)
+    return Queues({queue: known.stats}, limits)
+
+
+class _Known(msgspec.Struct):
+    """A queue, and how far its limits are used; None if that is not known."""
+
+    stats: QueueStats
+    usage: RateLimitUsage | None
+
+
+_decode_known: Final = msgspec.json.Decoder(_Known).decode
+
+
+async def _read_known(store: Store, queue: str) -> bytes:
+    stats = await get_stats(store, queue)
+    usage: RateLimitUsage | None = None
+    if not stats.paused:
+        with suppress(OJSError):
+            usage = (await get_queue_limits(store, queue)).usage
+    return msgspec.json.encode(_Known(stats, usage))
+
+
+async def without_hidden_keys(
+    visit: Visit, waits: Iterable[tuple[Wait | None, str]]
+) -> list[Wait | None]:
+    """Return waits without the rate limit keys that the operator hides in jobs.
+
+    Args:
+        visit: the request.
+        waits: what jobs wait for, each with the type of the job.
+    """
+    found: list[Wait | None] = []
+    values: dict[int, Value] = {}
+    for place, (wait, job_type) in enumerate(waits):
+        found.append(wait)
+        if wait is not None and wait.limit_key:
+            raw = orjson.dumps({"key": wait.limit_key})
+            values[place] = Value(raw, ("options", "rate_limit"), job_type)
+    shown = await visit.redaction.apply(list(values.values()))
+    for (place, value), raw in zip(values.items(), shown, strict=True):
+        if raw is not value.raw:
+            found[place] = Wait(_("a rate limit key"))
+    return found
 
 
 async def _read(visit: Visit, queues: Iterable[str], fetched: Collection[str]) -> Queues:
