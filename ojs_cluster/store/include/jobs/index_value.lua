@@ -8,7 +8,8 @@ local function index_value(key, id, at, due, keep_ms)
     local surplus = redis.call('ZCARD', key) - INDEXED_PER_VALUE
     if surplus > 0 then redis.call('ZREMRANGEBYRANK', key, 0, surplus - 1) end
     local ends = math.max(now, math.min(due or 0, now + INDEXED_AHEAD_MS)) + keep_ms
-    if redis.call('PEXPIRETIME', key) < ends then
+    -- Not PEXPIRETIME, which users of Redis with the rights of earlier versions may not call.
+    if now + redis.call('PTTL', key) < ends then
         redis.call('PEXPIREAT', key, string.format('%.0f', ends + 3600000))
     end
 end
