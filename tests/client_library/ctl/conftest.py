@@ -84,6 +84,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
     port = free_port()
     with own_server(directory, cluster=False) as redis:
         env = {"REDIS_URL": redis.url, "OJS_PORT": str(port), "OJS_SHARDS": "4"}
+        env["OJS_SEARCH_INDEX"] = "meta.customer_id"
         with program(["-m", "ojs_cluster.cli", "dev", "--workers", "1"], env=env) as running:
             running.wait_line("Ctrl-C stops everything")
             wait_until(lambda: get(port, "/ready").status_code == 200, what="the server")

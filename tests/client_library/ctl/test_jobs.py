@@ -72,6 +72,19 @@ def test_a_search_finds_jobs(ctl: Ctl, shared: Shared) -> None:
     assert "unknown field" in ctl.run("job", "ls", "--query", "colour:red", code=4).stderr
 
 
+def test_a_search_lists_the_jobs_that_a_change_would_choose(ctl: Ctl) -> None:
+    """The index of the search lacks a job with so much meta."""
+    meta = {"customer_id": "c 1"}
+    [indexed] = ctl.enqueue("q.index", meta=meta)
+    [large] = ctl.enqueue("q.index", meta={**meta, "more": "x" * 20_000})
+    query = 'meta.customer_id:"c 1"'
+    by_index = ctl.api.get("/ojs/v1/jobs", query=query)
+    assert [job["id"] for job in by_index["jobs"]] == [indexed]
+    assert sorted(ctl.names("job", "ls", "--query", query)) == sorted([indexed, large])
+    counted = ctl.json("job", "cancel", "--query", query, "--dry-run")
+    assert counted["matched"] == 2
+
+
 def test_jobs_are_sorted_as_the_server_can(ctl: Ctl) -> None:
     for priority in (1, 3, 2):
         ctl.enqueue("q.sort", options={"priority": priority})

@@ -99,11 +99,14 @@ def ls(
     everything: bool,
 ) -> None:
     """List jobs, newest first."""
+    # The index of the search may lack jobs that `job cancel --query` would choose.
+    index = "false" if query else None
     jobs = session.api.pages(
         f"{V1}/jobs",
         "jobs",
         None if everything else limit,
         query=query,
+        index=index,
         queue=queue,
         state=state,
         type=job_type,
