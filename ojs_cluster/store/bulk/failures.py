@@ -38,8 +38,10 @@ class FailureKind:
     reason: str
 
 
-SILENCE: Final = FailureKind("silences", 24 * 3_600_000 // PAUSE_MS, "no answer for a day")
-REFUSAL: Final = FailureKind("refusals", 10 * 60_000 // PAUSE_MS, "refused for ten minutes")
+SILENCE: Final = FailureKind("silences", 24 * 3_600_000 // PAUSE_MS, "no answer for at least a day")
+REFUSAL: Final = FailureKind(
+    "refusals", 10 * 60_000 // PAUSE_MS, "refused for at least ten minutes"
+)
 FAULT: Final = FailureKind("faults", 5, "it cannot be carried out")
 
 
