@@ -15,12 +15,13 @@ from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import Final, Protocol
 
+import trio
 from msgspec.structs import replace
 
 from ojs_cluster.core.indexed_fields import IndexedField, as_bytes, indexed_values
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.keys import Shard
-from ojs_cluster.store.off_loop import off_loop
+from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.portions import PORTION_BYTES
 from ojs_cluster.store.runtime import Arg
 from ojs_cluster.store.settings import StoreSettings
@@ -29,8 +30,10 @@ MAX_JOBS_OF_VALUE: Final = 10_000
 """Maximum number of jobs of a value in a shard; see ``store/include/jobs/index_value.lua``."""
 _ENTRY_BYTES: Final = PORTION_BYTES // 500
 """Number of bytes that a new entry of the index counts as in a portion: it takes about 7 µs."""
-_LARGE: Final = 64 * 1024
-"""Size of jobs in bytes above which their values are read in a thread: several milliseconds."""
+_READ_AT_ONCE: Final = 64 * 1024
+"""Size of jobs in bytes after which other tasks run before the values of the next job are read. A
+job takes a few milliseconds at most. (Refused: a thread. There is one for all large JSON of the
+process, so an enqueue would wait for pages of the dashboard.)"""
 _MAX_ENTRIES: Final = 1000
 """Maximum number of entries that one script adds. The further values are left out of the index."""
 
@@ -68,15 +71,18 @@ class WithDigests(Protocol):
 
 
 async def with_digests(settings: StoreSettings, jobs: Sequence[NewJob]) -> Sequence[NewJob]:
-    """Return jobs with the hashes of their indexed values; many or large jobs in a thread."""
-
-    def add() -> Sequence[NewJob]:
-        return [
-            replace(job, indexed=digests) if (digests := _digests(settings, job.body)) else job
-            for job in jobs
-        ]
-
-    return await off_loop(add, sum(len(job.body) for job in jobs), large=_LARGE)
+    """Return jobs with the hashes of their indexed values; other tasks run between large jobs."""
+    found: list[NewJob] = []
+    size = 0
+    for job in jobs:
+        if size > _READ_AT_ONCE:
+            await ensure_task()
+            await trio.lowlevel.checkpoint()
+            size = 0
+        size += len(job.body)
+        digests = _digests(settings, job.body)
+        found.append(replace(job, indexed=digests) if digests else job)
+    return found
 
 
 def index_bytes(job: WithDigests) -> int:

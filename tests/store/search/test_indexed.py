@@ -80,6 +80,15 @@ class Counting:
         return await self._client.script(slot, script, keys, args, **options)
 
 
+class Steps(trio.abc.Instrument):
+    """Counts how often a task has run."""
+
+    count = 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.count += 1
+
+
 async def test_a_look_up_reads_no_job_that_does_not_match(indexing: Store) -> None:
     for customer in range(10):
         await enqueue_many(indexing, [job_of({"customer_id": f"c{customer}"})] * 250)
@@ -298,21 +307,26 @@ def test_what_a_job_may_have_in_the_index_is_bounded() -> None:
 
 
 @pytest.mark.parametrize("queues", [(QUEUE,), (QUEUE, "other")])
-async def test_the_values_of_jobs_are_read_once_and_of_large_ones_in_a_thread(
+async def test_the_values_of_jobs_are_read_once_and_other_tasks_run_between_large_ones(
     indexing: Store, monkeypatch: pytest.MonkeyPatch, queues: tuple[str, ...]
 ) -> None:
-    in_main: list[bool] = []
+    steps = Steps()
+    read_in: list[tuple[bool, int]] = []
 
     def read(*given: Any) -> Any:
-        in_main.append(threading.current_thread() is threading.main_thread())
+        in_main = threading.current_thread() is threading.main_thread()
+        read_in.append((in_main, steps.count))
         return indexed_values(*given)
 
     monkeypatch.setattr(index_values, "indexed_values", read)
-    for args in ([], ["x" * 40_000]):
+    trio.lowlevel.add_instrument(steps)
+    for args in ([], ["x" * 70_000]):
         jobs = [job_of({"customer_id": "c1"}, queue, args=args) for queue in queues * 2]
         await enqueue_many(indexing, jobs)
-        assert in_main == [not args] * len(jobs)
-        in_main.clear()
+        assert [in_main for in_main, _ in read_in] == [True] * len(jobs)
+        assert len({step for _, step in read_in}) == (len(jobs) if args else 1)
+        read_in.clear()
+    trio.lowlevel.remove_instrument(steps)
 
 
 @pytest.mark.parametrize(
