@@ -23,7 +23,7 @@ says what it needs.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -152,6 +152,10 @@ class Term:
         """Return whether the content of a job matches one of the alternatives."""
         return self._admits_any(content.values(self.name, self.path))
 
+    def admits_text(self, value: str) -> bool:
+        """Return whether the value of a text field matches one of the alternatives."""
+        return self._admits_any((value,))
+
     def _admits_any(self, values: Sequence[str]) -> bool:
         if self._word:
             return any(self._word in value for value in values)
@@ -217,6 +221,13 @@ class Search:
                 values = frozenset(pattern.text for pattern in term.texts)
                 found = values if found is None else found & values
         return found
+
+    def values_among(self, name: str, values: Iterable[str]) -> list[str]:
+        """Return which of ``values`` all terms with the field ``name`` admit; none without any."""
+        terms = [term for term in self.terms if term.name == name]
+        return [
+            value for value in values if terms and all(term.admits_text(value) for term in terms)
+        ]
 
 
 def parse_search(text: str, *, now_ms: int) -> Search:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ojs_cluster.core.indexed_fields import parse_indexed_fields
+from ojs_cluster.core.indexed_fields import IndexedField, parse_indexed_fields
 from ojs_cluster.core.jobs.envelope import NewJob, parse_job
 from ojs_cluster.store.context import Store
 from tests.store.shortcuts import QUEUE
@@ -15,9 +16,9 @@ FIELDS = parse_indexed_fields("meta.customer_id,tags,meta.order.id")
 CUSTOMER, TAG, ORDER = FIELDS
 
 
-def with_index(store: Store) -> Store:
+def with_index(store: Store, fields: Sequence[IndexedField] = FIELDS) -> Store:
     """The store of a process with an index of the search."""
-    return replace(store, settings=replace(store.settings, search_index=FIELDS))
+    return replace(store, settings=replace(store.settings, search_index=tuple(fields)))
 
 
 def job_of(

@@ -1,14 +1,17 @@
 """Find jobs by the index of the search: look up a value instead of reading all jobs.
 
 A search can use the index if one of its terms has one exact value of an indexed field. Of several
-such terms the one with the fewest jobs is taken. Its jobs are candidates only: the list compares
-each with the whole filter.
+such terms the one whose jobs go back furthest is taken, because a field that was added later lacks
+older jobs; then the one with the fewest jobs. Its jobs are candidates only: the list compares each
+with the whole filter.
 
 The index may lack jobs (``store.search.index_values``). So it is not used
 
 * if it has no job with the value: older jobs may have it;
 * if a set has as many jobs as it may have: older jobs have left it;
-* for finished jobs and dead letters, which may live longer than their entries;
+* for dead letters, and for searches whose terms or filter name the states and admit one of
+  finished jobs: these may live longer than their entries. A search without a state uses the index,
+  and may lack such jobs;
 * if the filter has indexes of its own with fewer jobs;
 * for sorted lists, which have all jobs.
 
@@ -23,6 +26,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
+from math import inf
 from typing import Final
 
 from ojs_cluster.core.errors import InvalidRequest
@@ -36,7 +40,7 @@ from ojs_cluster.store.jobs.listing import INDEXES_OF_QUEUE, JobFilter, ListingP
 from ojs_cluster.store.search.index_values import MAX_JOBS_OF_VALUE, value_digest
 from ojs_cluster.store.search.merged_indexes import IndexEntry, walk_sets
 from ojs_cluster.store.search.sorted_jobs import keys_of_indexes
-from ojs_cluster.store.sorted_sets.read_sets import ShardKey, read_sizes
+from ojs_cluster.store.sorted_sets.read_sets import ShardKey, read_lowest_scores, read_sizes
 
 MAX_SETS: Final = 5000
 """Maximum number of sets of which a page reads the size. With very many shards, not every term is
@@ -45,7 +49,6 @@ _KIND: Final = "indexed"
 """Begins the cursor of a list that the index has found."""
 _CHECKED_AT_ONCE: Final = 200
 """Maximum number of ids of a shard that a page checks before it removes them."""
-_ENDED: Final = frozenset(state.value for state in TERMINAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +168,7 @@ async def find_in_index(store: Store, wanted: JobFilter, cursor: str | None) -> 
     shards = await store.partitions.occupied_shards(store, queue) if queue else list(store.keys)
     if position is not None:
         return replace(_in_shards(terms[0], shards), start=position.position)
-    return await _smallest(store, wanted, [_in_shards(term, shards) for term in terms])
+    return await _longest_indexed(store, wanted, [_in_shards(term, shards) for term in terms])
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +193,8 @@ def _terms(store: Store, wanted: JobFilter) -> list[_IndexedTerm]:
         return []
     if wanted.within is not None or wanted.tenant is not None:
         return []
-    states = search.exact_values("state") or ()
-    if wanted.dead or wanted.order is not None or not _ENDED.isdisjoint((wanted.state, *states)):
+    named = search.values_among("state", [state.value for state in TERMINAL])
+    if wanted.dead or wanted.order is not None or wanted.state in TERMINAL or named:
         return []
     return [
         _IndexedTerm(number, indexed.name, value_digest(indexed, text))
@@ -204,22 +207,31 @@ def _in_shards(term: _IndexedTerm, shards: Sequence[Shard]) -> IndexedJobs:
     return IndexedJobs(term.name, term.term, sets)
 
 
-async def _smallest(
+async def _longest_indexed(
     store: Store, wanted: JobFilter, found: Sequence[IndexedJobs]
 ) -> IndexedJobs | None:
-    """Return the term with the fewest jobs, None if the indexes of the filter have no more."""
+    """Return the term whose jobs go back furthest, None if the filter's indexes have no more."""
     found = found[: MAX_SETS // max(1, len(found[0].sets))]
     own: list[ShardKey] = []
     # The number of all queues has no small bound.
     if wanted.queue or not set(INDEXES_OF_QUEUE).intersection(wanted.indexes):
         own = await keys_of_indexes(store, wanted)
     sizes = await read_sizes(store, [*own, *(key for jobs in found for key in jobs.sets)])
-    by_size: dict[int, IndexedJobs] = {}
+    usable: list[tuple[IndexedJobs, int]] = []
     for jobs in found:
         counts = [sizes.get(key, 0) for key in jobs.sets]
         if any(counts) and max(counts) < MAX_JOBS_OF_VALUE:
-            by_size.setdefault(sum(counts), jobs)
-    least = min(by_size, default=None)
-    if least is None or (own and least >= sum(sizes.get(key, 0) for key in own)):
+            usable.append((jobs, sum(counts)))
+    times: dict[ShardKey, float] = {}
+    if len(usable) > 1:
+        keys = [key for jobs, _ in usable for key in jobs.sets if key in sizes]
+        times = await read_lowest_scores(store, keys)
+
+    def rank(item: tuple[IndexedJobs, int]) -> tuple[float, int]:
+        jobs, size = item
+        return min((times[key] for key in jobs.sets if key in times), default=inf), size
+
+    chosen, size = min(usable, key=rank, default=(None, 0))
+    if own and size >= sum(sizes.get(key, 0) for key in own):
         return None
-    return by_size[least]
+    return chosen

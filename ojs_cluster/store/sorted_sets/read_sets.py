@@ -35,6 +35,26 @@ async def read_sizes(store: Store, sets: Iterable[ShardKey]) -> dict[ShardKey, i
     return sizes
 
 
+async def read_lowest_scores(store: Store, sets: Iterable[ShardKey]) -> dict[ShardKey, float]:
+    """Return the lowest score of each sorted set, without the empty sets.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    scores: dict[ShardKey, float] = {}
+
+    async def read(item: ShardKey) -> None:
+        shard, key = item
+        first: Any = await store.redis.call(
+            shard.slot, "ZRANGE", key, 0, 0, "WITHSCORES", idempotent=True
+        )
+        if first:
+            scores[item] = float(first[1])
+
+    await run_concurrently(sets, read)
+    return scores
+
+
 async def read_members(store: Store, sizes: Mapping[ShardKey, int]) -> dict[ShardKey, list[bytes]]:
     """Return the members of sorted sets in the order of their scores.
 

@@ -155,11 +155,30 @@ async def test_the_whole_filter_and_search_apply(indexing: Store) -> None:
     assert len(await found(indexing, text, "meta.customer_id")) == 2
 
 
-async def test_the_term_with_the_fewest_jobs_is_taken(indexing: Store) -> None:
-    await enqueue_many(indexing, [job_of({"customer_id": "big"}) for _ in range(20)])
+async def test_the_field_that_was_indexed_first_is_taken(store: Store) -> None:
+    """The jobs before another field was indexed are in the larger set only."""
+    meta = {"customer_id": "big", "order": {"id": 7}}
+    before = with_index(store, (CUSTOMER,))
+    old = [await enqueue(before, job_of(meta)) for _ in range(3)]
+    await trio.sleep(0.002)  # another millisecond
+    since = with_index(store)
+    new = await enqueue(since, job_of(meta))
+    for text in ("meta.customer_id:big meta.order.id:7", "meta.order.id:7 meta.customer_id:big"):
+        ids = await found(since, text, "meta.customer_id")
+        assert sorted(ids) == sorted(job.id for job in [*old, new])
+
+
+async def test_of_fields_that_are_indexed_as_long_the_one_with_the_fewest_jobs_is_taken(
+    indexing: Store, db: Any
+) -> None:
+    jobs = [await enqueue(indexing, job_of({"customer_id": "big"})) for _ in range(3)]
     both = await enqueue(indexing, job_of({"customer_id": "big", "order": {"id": 7}}))
-    text = "meta.customer_id:big meta.order.id:7"
-    assert await found(indexing, text, "meta.order.id") == [both.id]
+    key = value_key(shard_of(indexing), CUSTOMER, "big")
+    order = value_key(shard_of(indexing), ORDER, "7")
+    db.zadd(key, {job.id: db.zscore(order, both.id) for job in jobs})
+    assert await found(indexing, "meta.customer_id:big meta.order.id:7", "meta.order.id") == [
+        both.id
+    ]
 
 
 @pytest.mark.parametrize(
@@ -220,9 +239,11 @@ async def test_a_smaller_index_of_the_filter_is_used(indexing: Store) -> None:
     pending = await enqueue(indexing, job_of(tags=["a"], options={"pending": True}))
     page = await list_jobs(indexing, by_index("tag:a", state=State.PENDING), limit=5)
     assert ([job.id for job in page.jobs], page.index) == ([pending.id], None)
-    for text in ("tag:a state:completed", "tag:a state:discarded,active"):
+    for state in ("completed", "discarded,active", "c*", "available,d*", "* state:d*"):
+        text = f"tag:a state:{state}"
         assert (await list_jobs(indexing, by_index(text), limit=5)).index is None
     assert len(await found(indexing, "tag:a", "tag")) == 4
+    assert len(await found(indexing, "tag:a state:a*,p*", "tag")) == 4
 
 
 async def test_a_cursor_of_the_index_is_refused_where_the_index_is_off(
