@@ -86,6 +86,7 @@ def _forwarded(kube: Kubectl, service: str) -> Iterator[str]:
         while keeper.is_alive():  # it may open one more at this moment
             current[0].terminate()
             keeper.join(0.2)
+        current[0].terminate()  # the keeper may have opened it just before it ended
         current[0].wait()
 
 
