@@ -23,10 +23,13 @@ def fail(api: httpx.Client, queue: str, count: int, kind: str) -> list[str]:
     retry = {"max_attempts": 1, "on_exhaustion": "dead_letter"}
     ids = []
     for number in range(count):
-        body = {"type": "a.b", "args": [number], "options": {"queue": queue, "retry": retry}}
-        assert api.post("/ojs/v1/jobs", json=body).status_code == 201
+        # Jobs of other tests may wait in the queue, so this one comes before them.
+        options = {"queue": queue, "retry": retry, "priority": 100}
+        body = {"type": "a.b", "args": [number], "options": options}
+        enqueued = api.post("/ojs/v1/jobs", json=body).json()["job"]["id"]
         fetched = api.post("/ojs/v1/workers/fetch", json={"queues": [queue], "worker_id": "w-1"})
         ids.append(fetched.json()["jobs"][0]["id"])
+        assert ids[-1] == enqueued
         error = {"type": kind, "message": f"no host {number}"}
         failed = {"job_id": ids[-1], "error": error}
         assert api.post("/ojs/v1/workers/nack", json=failed).status_code == 200
