@@ -5,7 +5,7 @@ An operator names the fields in ``OJS_SEARCH_INDEX``: ``tags``, or a member of m
 look-up in the index finds what the search would find. The index leaves out what exceeds the limits
 below.
 
-This module does not know how the index is stored (``store.search.index``).
+This module does not know how the index is stored (``store.search.index_values``).
 """
 
 from __future__ import annotations

@@ -206,7 +206,7 @@ def test_the_overview_names_three_queues_without_workers_and_why_their_jobs_are_
     assert [problem.severe for problem in found] == [False, True]
     old["d"].oldest_ms = 300_000
     first, *_ = problems_of_metrics(metrics, is_explained=False, unserved=["a", "b", "c", "d"])
-    assert first.severe, "old jobs are, whoever fetches them"
+    assert first.severe, "jobs that have waited for five minutes are severe"
 
 
 def test_the_overview_names_a_stale_worker_while_it_holds_jobs(

@@ -148,7 +148,7 @@ def problems_of_metrics(
             ),
             _("Start workers for these jobs, or check from which queues the workers fetch."),
             ("queues", unserved[0]),
-            # Workers without an id cannot be seen. Old jobs are a problem whoever fetches them.
+            # A worker without an id may serve the queue unseen, so only old jobs are severe.
             any(_is_old(metrics, name) for name in unserved),
         )
     old = {

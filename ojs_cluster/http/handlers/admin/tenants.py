@@ -144,6 +144,7 @@ async def put(app: App, request: Request, tenant: str) -> Response:
     replaced: dict[str, Any] = {}
 
     def changed(old: TenantSettings | None) -> TenantSettings:
+        replaced.clear()  # a conflict calls this again
         if old is not None:
             replaced["limits"] = old.limits.to_json()
             if old.fairness_weight != NO_WEIGHT:
@@ -169,6 +170,7 @@ async def put_limits(app: App, request: Request, tenant: str) -> Response:
     replaced: dict[str, Any] = {}
 
     def changed(old: TenantSettings | None) -> TenantSettings:
+        replaced.clear()  # a conflict calls this again
         if old is not None:
             before = {**old.limits.to_json(), "fairness_weight": old.fairness_weight}
             replaced.update({name: before[name] for name in given if name in before})

@@ -166,8 +166,8 @@ async def _holding(visit: Visit, stale: Collection[str]) -> list[str]:
     """Return those of the stale workers that hold active jobs, by name.
 
     The record of a worker stays for long after the scheduler has given its jobs to others, with the
-    number that it reported last. So the jobs say it: those whose leases end first, because nobody
-    extends the leases of these jobs.
+    number that it reported last. So the active jobs are read. A stale worker does not extend its
+    leases, so its jobs are among those whose leases end first.
     """
     if not stale:
         return []
