@@ -97,10 +97,15 @@ def variable(
     """
     declared = Variable(name, parse, default, summary, empty, reference, secret)
     metadata = {_METADATA_KEY: declared}
-    if lazy_default:
-        factory = partial(declared.value, "")
-        return field(default_factory=factory, repr=not secret, metadata=metadata)
-    return field(default=declared.value(""), repr=not secret, metadata=metadata)
+    factory = partial(declared.value, "")
+    if not lazy_default:
+        # Not ``default``: Python 3.11 refuses an immutable mapping there, because it has no hash.
+        factory = partial(_same, factory())
+    return field(default_factory=factory, repr=not secret, metadata=metadata)
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def variables_of(settings: type) -> dict[str, Variable]:
