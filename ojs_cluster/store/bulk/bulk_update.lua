@@ -1,12 +1,12 @@
 -- Transition: running | stopping -> the same with new progress, or ended, for a bulk operation.
 -- Pre:  no other process has updated the operation since the caller read it.
--- Post: the fields are stored, and the version is one higher if a version was expected. An ended operation has
---       neither ids nor position, and the time of its removal is set.
+-- Post: the fields are stored, and the version is one higher. An ended operation has neither ids nor position, and the
+--       time of its removal is set.
 -- Memory: allow-oom; adds 50 KiB.
 -- KEYS: 1 bulk:<id>, 2 bulk_running, 3 bulk_ended.
--- ARGV: 1 id, 2 expected version ('' any: for a counted failure, which is no progress, and for the end of a damaged
---       operation), 3 time until the scheduler continues it (ms; 0 also wakes the scheduler), or '' to end it,
---       4 retention of ended operations (ms), then names and values of fields.
+-- ARGV: 1 id, 2 expected version ('' any, for the end of a damaged operation), 3 time until the scheduler continues
+--       it (ms; 0 also wakes the scheduler), or '' to end it, 4 retention of ended operations (ms), then names and
+--       values of fields.
 -- Returns: {'ok', version, now, state, '' if it is damaged} | {'stale'}
 --@include keys now
 local operation_key, RUNNING, ENDED = KEYS[1], KEYS[2], KEYS[3]
@@ -15,7 +15,7 @@ local version, ended = unpack(redis.call('HMGET', operation_key, 'version', 'end
 -- A damaged operation may have lost its version; it must still be possible to end it.
 if not version and redis.call('EXISTS', operation_key) == 0 or ended then return {'stale'} end
 if expected ~= '' and version ~= expected then return {'stale'} end
-local following = string.format('%.0f', (tonumber(version) or 0) + (expected == '' and 0 or 1))
+local following = string.format('%.0f', (tonumber(version) or 0) + 1)
 redis.call('HSET', operation_key, 'version', following, unpack(ARGV, 5))
 if delay_ms ~= '' then
     redis.call('ZADD', RUNNING, now + delay_ms, id)

@@ -3,7 +3,8 @@
 A slice is at most one page of an index. Its jobs are stored with the operation before the first of
 them is changed. So a process that continues after a crash changes the rest, and counts every job
 once. Each update compares the version of the operation. If two processes carry out the same
-operation, one of them stores its progress, and the other one stops.
+operation, one of them stores its progress, and the other one stops. A failure is counted for the
+version that the step has read or written last, so a slow process postpones and ends nothing.
 
 An operation leaves out jobs that were created, or have ended, after its own creation. So it does
 not retry a job again that it has retried, and its walk ends although new jobs arrive.
@@ -35,6 +36,7 @@ from ojs_cluster.store.bulk.operation import (
     BulkOperation,
     BulkState,
     DamagedOperation,
+    KnownVersion,
     Position,
     Slice,
     Target,
@@ -85,15 +87,16 @@ async def run_due(store: Store) -> SweepResult:
     more = False
     for name in names:
         operation_id = name.decode(errors="replace")
+        known = KnownVersion()
         try:
             if operation_id.encode() != name:
                 await end_damaged(store, name, DamagedOperation("its id is damaged"))
                 continue
-            operation = await _continue(store, operation_id, _NEXT_SLICE_MS)
+            operation = await _continue(store, operation_id, known)
         except Superseded:
             continue
         except Exception as error:  # it must not keep the other operations from their slices
-            if not await postpone_or_end(store, name, error):
+            if not await postpone_or_end(store, name, error, known.version):
                 following = min(following, now + PAUSE_MS) if following >= 0 else now + PAUSE_MS
             continue
         done += 1
@@ -152,12 +155,13 @@ async def _fail(store: Store, operation: BulkOperation, error: DamagedOperation)
     return replace(operation, state=BulkState.FAILED, reason=reason, slice=None, ended_ms=ended_ms)
 
 
-async def _continue(store: Store, operation_id: str, delay_ms: int) -> BulkOperation:
+async def _continue(store: Store, operation_id: str, known: KnownVersion) -> BulkOperation:
     try:
         operation = await operations.read_stored(store, operation_id)
         if operation is None or operation.ended:
             raise Superseded
-        return await advance(store, operation, delay_ms)
+        known.version = operation.version
+        return await advance(store, replace(operation, known=known), _NEXT_SLICE_MS)
     except DamagedOperation as error:
         await end_damaged(store, operation_id.encode(), error)
         raise Superseded from None

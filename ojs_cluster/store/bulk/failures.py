@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from ojs_cluster.core.errors import BackendUnavailable, OJSError
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.store.bulk import operations
 from ojs_cluster.store.bulk.operation import DamagedOperation
-from ojs_cluster.store.bulk.updates import PAUSE_MS, end_damaged, store_fields
+from ojs_cluster.store.bulk.updates import PAUSE_MS, end_damaged, postpone
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.jobs.validate_job import read_number
 from ojs_cluster.store.queue_deletion.deletion import abandon
 
 log = logging.getLogger("ojs.store")
@@ -45,15 +44,17 @@ REFUSAL: Final = FailureKind(
 FAULT: Final = FailureKind("faults", 5, "it cannot be carried out")
 
 
-async def postpone_or_end(store: Store, name: bytes, error: Exception) -> bool:
+async def postpone_or_end(store: Store, name: bytes, error: Exception, version: str = "") -> bool:
     """Count a failure of an operation's step; postpone the operation, or end it after too many.
 
-    A deletion ends after its drain. While that cannot be ended, it is postponed.
+    A deletion ends after its drain. While that cannot be ended, it is postponed. An operation that
+    another process has continued meanwhile stays as that process has left it.
 
     Args:
         store: the store.
         name: id of the operation as stored, which may be damaged.
         error: why the step has failed.
+        version: the version that the step has read or written last; '' if it has read none.
 
     Returns:
         Whether the operation has ended.
@@ -67,16 +68,11 @@ async def postpone_or_end(store: Store, name: bytes, error: Exception) -> bool:
         log.error("bulk operation %s has met a fault", operation_id, exc_info=error)
     else:
         log.warning("bulk operation %s is postponed: %s", operation_id, shown)
-    meta = store.keys.meta
-    found: Any = await store.redis.call(
-        meta.slot, "HGET", meta.bulk("") + name, kind.field, idempotent=True
-    )
-    count = read_number(found) + 1
-    if count >= kind.limit and await _has_no_drain(store, operation_id):
-        await end_damaged(store, name, DamagedOperation(f"{kind.reason}: {shown}"))
-        return True
-    await store_fields(store, name, "", PAUSE_MS, [kind.field, count])
-    return False
+    count = await postpone(store, name, version, kind.field)
+    if count is None or count < kind.limit or not await _has_no_drain(store, operation_id):
+        return False
+    reason = DamagedOperation(f"{kind.reason}: {shown}")
+    return await end_damaged(store, name, reason, version) > 0
 
 
 def _kind_of(error: Exception) -> tuple[FailureKind, str]:

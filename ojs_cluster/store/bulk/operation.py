@@ -173,6 +173,17 @@ class Walk:
         return orjson.dumps([*members, self.failure[:_MAX_REASON]])
 
 
+@dataclass(slots=True)
+class KnownVersion:
+    """The version of an operation that a process has read or written last.
+
+    Args:
+        version: the version; '' while the process has read none.
+    """
+
+    version: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class BulkOperation:
     """A bulk operation.
@@ -206,6 +217,8 @@ class BulkOperation:
         deletion: the queue that it deletes, None for other operations. Its walk begins again while
             jobs are left in the queue.
         walk: the present walk of a deletion.
+        known: is kept up to date by the updates of this process, also when a later command of the
+            same step fails.
     """
 
     id: str
@@ -232,6 +245,7 @@ class BulkOperation:
     followed_by: str | None = None
     deletion: QueueDeletion | None = None
     walk: Walk = field(default_factory=Walk)
+    known: KnownVersion = field(default_factory=KnownVersion, compare=False)
 
     @property
     def ended(self) -> bool:
@@ -288,6 +302,7 @@ def read_operation(operation_id: str, flat: Sequence[bytes]) -> BulkOperation:
             followed_by=fields.get(b"followed_by", b"").decode() or None,
             deletion=_deletion(fields),
             walk=_walk(fields),
+            known=KnownVersion(),
             **{name: int(fields.get(name.encode(), 0)) for name in _COUNTS},
         )
     except (KeyError, ValueError, TypeError) as error:

@@ -51,34 +51,61 @@ async def update(
     if delay_ms is None:
         fields += ["state", operation.state.value, "reason", operation.reason]
     name = operation.id.encode()
-    reply = await store_fields(store, name, operation.version, delay_ms, fields)
+    reply = await _store_fields(store, name, operation.version, delay_ms, fields)
     if reply[0] != b"ok":
         raise Superseded
     operation = replace(operation, version=reply[1].decode())
+    operation.known.version = operation.version
     if delay_ms is None:
         return replace(operation, ended_ms=int(reply[2]))
     # An operator may have stopped the operation since it was read.
     return replace(operation, state=BulkState.STOPPING) if reply[3] == b"stopping" else operation
 
 
-async def end_damaged(store: Store, name: bytes, error: DamagedOperation) -> int:
-    """End an operation of which no process can read which jobs it would change.
+async def end_damaged(store: Store, name: bytes, error: DamagedOperation, version: str = "") -> int:
+    """End an operation that cannot get on, such as one whose position is damaged.
 
     Args:
         store: the store.
         name: its id as stored, which may be damaged.
         error: what is damaged.
+        version: the expected version, '' for any.
 
     Returns:
-        When it ended, in Unix milliseconds; 0 if it had ended before.
+        When it ended, in Unix milliseconds; 0 if it had ended before, or has another version.
     """
     log.error("bulk operation %s has failed: %s", name.decode(errors="replace"), error)
     fields: list[Arg] = ["state", BulkState.FAILED.value, "reason", str(error)[:300]]
-    reply = await store_fields(store, name, "", None, fields)
+    reply = await _store_fields(store, name, version, None, fields)
     return int(reply[2]) if reply[0] == b"ok" else 0
 
 
-async def store_fields(
+async def postpone(store: Store, name: bytes, version: str, counter: str) -> int | None:
+    """Count a failure, and postpone the operation by ``PAUSE_MS``.
+
+    Args:
+        store: the store.
+        name: its id as stored.
+        version: the expected version, '' for any.
+        counter: the field that counts the failures.
+
+    Returns:
+        The number of failures; None if another process has updated or ended the operation.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    meta = store.keys.meta
+    # A repetition after a lost reply counts the failure twice, which does no harm.
+    count = await store.run_meta(
+        "bulk_postpone",
+        [meta.bulk("") + name, meta.bulk_running],
+        [name, version, counter, PAUSE_MS],
+    )
+    return None if count < 0 else int(count)
+
+
+async def _store_fields(
     store: Store, name: bytes, version: str, delay_ms: int | None, fields: list[Arg]
 ) -> Any:
     """Store fields of an operation by ``bulk_update.lua``; return the reply of the script.
@@ -86,7 +113,7 @@ async def store_fields(
     Args:
         store: the store.
         name: its id as stored.
-        version: the expected version, '' for any. Then the version stays as it is.
+        version: the expected version, '' for any.
         delay_ms: milliseconds until the scheduler continues it; None to end it.
         fields: names and values.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from ojs_cluster.core.errors import BackendUnavailable, Conflict
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.store.bulk import candidates, choosing, execution, failures, operations
 from ojs_cluster.store.bulk.operation import BulkOperation, BulkState
+from ojs_cluster.store.bulk.updates import PAUSE_MS
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.queues import queues
 from tests.store.bulk.test_bulk import WAITING, begin
@@ -96,3 +98,43 @@ async def test_a_fault_before_the_claim_is_no_claim(
         failing(patch, TypeError("no number"), "has_drain")
         assert not (await step(store, db, operation)).is_claimed
     assert (await step(store, db, operation)).is_claimed
+
+
+@pytest.mark.parametrize("limit", [failures.FAULT.limit, 1])
+async def test_a_slow_process_does_not_count_a_failure_after_the_progress_of_another(
+    store: Store, db: Any, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    for module in (candidates, choosing):
+        monkeypatch.setattr(module, "PAGE", 1)
+    for _ in range(2):
+        await put(store)
+    operation = await begin(store, BulkAction.CANCEL, *WAITING, queue=QUEUE)
+    monkeypatch.setattr(failures, "FAULT", replace(failures.FAULT, limit=limit))
+
+    async def fail_late(*_args: Any) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(execution, "choose", choosing.choose)
+            assert (await step(store, db, operation)).succeeded == 1
+        raise TypeError("no number")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(execution, "choose", fail_late)
+        found = await step(store, db, operation)
+
+    assert found.state is BulkState.RUNNING
+    key = store.keys.meta.bulk(operation.id)
+    assert db.hget(key, "faults") == b"0"
+    due = db.zscore(store.keys.meta.bulk_running, operation.id)
+    postponed = (await queues.get_stats(store, QUEUE)).now_ms + PAUSE_MS / 2
+    assert due < postponed
+    assert (await step(store, db, operation)).succeeded == 2
+
+
+async def test_failures_of_jobs_that_the_process_has_chosen_are_counted(
+    store: Store, db: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await put(store)
+    operation = await begin(store, BulkAction.CANCEL, *WAITING, queue=QUEUE)
+    failing(monkeypatch, TypeError("no number"), "apply")
+    await step(store, db, operation, 2)
+    assert db.hget(store.keys.meta.bulk(operation.id), "faults") == b"2"
