@@ -52,17 +52,22 @@ async def end_unfinished_deletion(store: Store, queue: str) -> bool:
     # An operation is stored before its drain begins, so one that is not found has ended.
     if await operations.has_running_deletion(store, token):
         return False
-    if store.partitions.now_ms() - _began_ms(token, draining) < MAX_REQUEST_MS:
+    began_ms = _began_ms(token)
+    if began_ms is None:  # a token of an earlier version, whose process may still be at work
+        if deletion.endswith(b"*"):  # its drain is older, and stays: whoever ends it does the rest
+            return False
+        began_ms = read_number(draining)
+    if store.partitions.now_ms() - began_ms < MAX_REQUEST_MS:
         return False
     await end_drain(store, queue, token)
     log.warning("queue %s does not drain any more: its deletion has not ended", queue)
     return True
 
 
-def _began_ms(token: str, draining: bytes | None) -> int:
-    """Return when a deletion began; for a token of an earlier version, when the drain did."""
+def _began_ms(token: str) -> int | None:
+    """Return when a deletion began; None for a token of an earlier version, which has no time."""
     time, has_time, _ = token.partition("-")
     if has_time:
         with suppress(ValueError):
             return int(time, 16)
-    return read_number(draining)
+    return None

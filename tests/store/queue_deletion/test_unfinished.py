@@ -100,3 +100,14 @@ async def test_a_token_of_an_earlier_version_is_as_old_as_the_drain(store: Store
     assert await status(store) == "draining"
     db.hincrby(shard_of(store).queue_counters(QUEUE), "draining", -MAX_REQUEST_MS)
     assert await status(store) == "active"
+
+
+async def test_a_deletion_by_an_earlier_version_goes_on_in_a_queue_drained_long_ago(
+    store: Store, db: Any
+) -> None:
+    await lifecycle.create_queue(store, QUEUE)
+    await pauses.pause_or_resume(store, QUEUE, "drain")
+    db.hincrby(shard_of(store).queue_counters(QUEUE), "draining", -2 * MAX_REQUEST_MS)
+    await drains.begin_drain(store, QUEUE, "0123456789abcdef")
+    assert await status(store) == "draining"
+    assert await lifecycle.delete_drained(store, QUEUE, "0123456789abcdef")
