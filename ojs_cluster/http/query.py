@@ -9,8 +9,12 @@ from urllib.parse import parse_qsl
 
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.http import replies
+from ojs_cluster.http.cursor_kinds import CursorKind
+from ojs_cluster.store import cursor as cursors
+from ojs_cluster.store.listed import Position
 
 MAX_OFFSET = 100_000
+_MAX_CURSOR = 4096  # characters; the longest position is a group of errors
 _MAX_DIGITS = 18  # such numbers fit into 64 bits
 _TRUE = frozenset({"true", "1", "yes"})
 _FALSE = frozenset({"false", "0", "no", ""})
@@ -69,58 +73,112 @@ def names(query: Mapping[str, str], name: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """The requested part of a list: ``limit`` entries after the first ``offset``."""
+    """The requested part of a list: ``limit`` entries after ``after``, or after ``offset`` others.
+
+    Args:
+        limit: the maximum number of entries.
+        offset: how many entries come before. With ``after``, how many earlier pages have shown.
+        after: the position of the last entry that the page before has read; None for a page that
+            starts at ``offset``.
+        kind: what the cursors of the list name; None for a list whose cursors contain an offset.
+    """
 
     limit: int
     offset: int
+    after: Position | None = None
+    kind: CursorKind | None = None
 
 
-def page(query: Mapping[str, str], *, default: int = 50, max_limit: int = 200) -> Page:
+def page(
+    query: Mapping[str, str],
+    kind: CursorKind | None = None,
+    *,
+    default: int = 50,
+    max_limit: int = 200,
+) -> Page:
     """Return the page that the parameters ``limit`` and ``offset`` ask for.
 
-    The parameter ``cursor``, which an earlier page returned, has priority over ``offset``. A cursor
-    contains an offset, so a page may skip entries if others are deleted between two requests. A
-    cursor without this flaw was refused, because these lists are short (queues, dead letters).
+    The parameter ``cursor``, which an earlier page returned, has priority over ``offset``. It names
+    the last entry of that page. So entries that come and go between two requests neither repeat
+    other entries nor skip them. A cursor may also contain an offset: those of a list without
+    ``kind``, and those that a process of an earlier version has issued.
 
     Raises:
         InvalidRequest: a parameter is invalid, or the cursor belongs to another list.
     """
     limit = integer(query, "limit", default, low=1, high=max_limit)
-    cursor = query.get("cursor")
-    if cursor:
-        if not cursor.startswith("o"):
-            raise InvalidRequest("this cursor belongs to another list", field="cursor")
-        offset = integer({"cursor": cursor[1:]}, "cursor", 0, low=0, high=MAX_OFFSET)
-    else:
-        offset = integer(query, "offset", 0, low=0, high=MAX_OFFSET)
-    return Page(limit, offset)
+    return _at_cursor(query, kind, limit) or Page(
+        limit, integer(query, "offset", 0, low=0, high=MAX_OFFSET), kind=kind
+    )
 
 
-def numbered_page(query: Mapping[str, str], *, default: int = 20, max_limit: int = 100) -> Page:
+def numbered_page(
+    query: Mapping[str, str],
+    kind: CursorKind | None = None,
+    *,
+    default: int = 20,
+    max_limit: int = 100,
+) -> Page:
     """Return the page that the parameters ``per_page`` and ``page`` ask for.
 
     The first page has the number 1. If both parameters are absent, this function returns the same
-    as ``page``.
+    as ``page``. The parameter ``cursor`` has priority over ``page``.
 
     Raises:
-        InvalidRequest: a parameter is invalid.
+        InvalidRequest: a parameter is invalid, or the cursor belongs to another list.
     """
     if not query.get("page") and not query.get("per_page"):
-        return page(query, default=default, max_limit=max_limit)
+        return page(query, kind, default=default, max_limit=max_limit)
     size = integer(query, "per_page", default, low=1, high=max_limit)
+    if (found := _at_cursor(query, kind, size)) is not None:
+        return found
     offset = (integer(query, "page", 1, low=1, high=10**9) - 1) * size
     if offset > MAX_OFFSET:
         raise InvalidRequest(f"pages end at entry {MAX_OFFSET}", field="page")
-    return Page(size, offset)
+    return Page(size, offset, kind=kind)
 
 
-def pagination(requested: Page, shown: int, total: int) -> dict[str, Any]:
-    """Return the ``pagination`` object of a page that shows ``shown`` of ``total`` entries."""
+def _at_cursor(query: Mapping[str, str], kind: CursorKind | None, limit: int) -> Page | None:
+    """Return the page at the parameter ``cursor``; None if the parameter is absent or empty."""
+    text = query.get("cursor")
+    if not text:
+        return None
+    # The text of a position starts with the letter W, because it is a JSON array in base64.
+    if text.startswith("o"):
+        offset = integer({"cursor": text[1:]}, "cursor", 0, low=0, high=MAX_OFFSET)
+        return Page(limit, offset, kind=kind)
+    if kind is not None and len(text) <= _MAX_CURSOR:
+        match cursors.decode(text):
+            case [kind.name, int(shown), *after] if (
+                cursors.are_numbers((shown,))
+                and tuple(type(part) for part in after) == kind.types
+                and cursors.are_numbers([part for part in after if not isinstance(part, str)])
+            ):
+                return Page(limit, shown, tuple(after), kind)
+    raise InvalidRequest("this cursor belongs to another list", field="cursor")
+
+
+def pagination(
+    requested: Page, shown: int, total: int, last: Position | None = None
+) -> dict[str, Any]:
+    """Return the ``pagination`` object of a page.
+
+    Args:
+        requested: the page.
+        shown: the number of entries that it shows.
+        total: the number of all entries.
+        last: the position of the last entry that was read for the page, if others follow it. None
+            on the last page, and for a list whose cursors contain an offset.
+    """
     end = requested.offset + shown
-    return replies.pagination(
-        limit=requested.limit,
-        shown=shown,
-        offset=requested.offset,
-        total=total,
-        cursor=f"o{end}" if shown and end < total else None,
+    kind = requested.kind
+    if kind is None:
+        cursor = f"o{end}" if shown and end < total else None
+    else:
+        cursor = None if last is None else cursors.encode([kind.name, end, *last])
+    pages = replies.pagination(
+        limit=requested.limit, shown=shown, offset=requested.offset, total=total, cursor=cursor
     )
+    if kind is not None:
+        pages["has_more"] = cursor is not None
+    return pages

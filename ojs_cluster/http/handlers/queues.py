@@ -12,6 +12,7 @@ from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.http import query, replies
 from ojs_cluster.http.app import App
+from ojs_cluster.http.cursor_kinds import QUEUES
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.store.queues import pauses, purges
@@ -42,19 +43,19 @@ _purge_decoder = msgspec.json.Decoder(QueuePurgeBody)
 async def list_queues(app: App, request: Request) -> Response:
     """List queues by name.
 
-    ``GET /ojs/v1/queues?limit&offset`` (spec: ojs-http-binding 11.1)
+    ``GET /ojs/v1/queues?limit&offset&cursor`` (spec: ojs-http-binding 11.1)
     """
-    page = query.page(query.parameters(request.query))
-    listed, total = await store_queues.list_queues(
-        app.store, limit=page.limit, offset=page.offset, within=request.queues
+    page = query.page(query.parameters(request.query), QUEUES)
+    found, total, last = await store_queues.list_queues(
+        app.store, limit=page.limit, offset=page.offset, after=page.after, within=request.queues
     )
-    queues = [_summary(queue) for queue in listed]
+    queues = [_summary(queue) for queue in found]
     return replies.json_response(
         200,
         {
             "queues": queues,
             "total": total,
-            "pagination": query.pagination(page, len(queues), total),
+            "pagination": query.pagination(page, len(queues), total, last),
         },
     )
 

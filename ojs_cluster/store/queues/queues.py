@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,6 +18,8 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs.validate_job import read_number
+from ojs_cluster.store.listed import Listed, Position
+from ojs_cluster.store.runtime import Arg
 
 _COUNTED_STATES = tuple(state for state in State if state is not State.AVAILABLE)
 _TOTALS = (b"acked", b"failed", b"run_ms", b"wait_ms")
@@ -199,36 +202,51 @@ async def get_partition_stats(store: Store, shard: Shard, queue: str) -> QueueSt
 
 
 async def list_queues(
-    store: Store, *, limit: int, offset: int = 0, within: QueuePatterns | None = None
-) -> tuple[list[QueueStats], int]:
-    """Return a page of queues in the order of their names, and the number of all queues.
+    store: Store,
+    *,
+    limit: int,
+    offset: int = 0,
+    after: Position | None = None,
+    within: QueuePatterns | None = None,
+) -> Listed[QueueStats]:
+    """Return a page of queues in the order of their names, with the number of all queues.
 
     A deleted queue is left out. It counts until its last finished job is removed.
 
     Args:
         store: the store.
         limit: maximum number of queues on the page.
-        offset: number of queues before the page.
+        offset: number of queues before the page, unless ``after`` is given.
+        after: the name of the last queue before the page.
         within: patterns of the queues that the API key may access, None for all queues.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
     """
     meta = store.keys.meta
+    last_before = None if after is None else str(after[0]).encode()
     total: Any
     names: Any
+    # One more name than requested tells whether other queues follow.
     if within is None:
         total = await store.redis.call(meta.slot, "ZCARD", meta.queues, idempotent=True)
-        names = await store.redis.call(
-            meta.slot, "ZRANGE", meta.queues, offset, offset + limit - 1, idempotent=True
-        )
+        part: tuple[Arg, ...] = (offset, offset + limit)
+        if last_before is not None:
+            part = (b"(" + last_before, "+", "BYLEX", "LIMIT", 0, limit + 1)
+        names = await store.redis.call(meta.slot, "ZRANGE", meta.queues, *part, idempotent=True)
     else:
         accessible = await list_names_within(store, within)
-        total, names = len(accessible), accessible[offset : offset + limit]
+        start = offset if last_before is None else bisect_right(accessible, last_before)
+        total, names = len(accessible), accessible[start : start + limit + 1]
+    page = [name.decode() for name in names[:limit]]
     stats: dict[str, QueueStats] = {}
 
     async def read(name: str) -> None:
         stats[name] = await get_stats(store, name)
 
-    await run_concurrently([name.decode() for name in names], read)
-    return [stats[name.decode()] for name in names if not stats[name.decode()].deleted], total
+    await run_concurrently(page, read)
+    shown = [stats[name] for name in page if not stats[name].deleted]
+    return Listed(shown, total, (page[-1],) if len(names) > limit else None)
 
 
 async def list_names_within(store: Store, within: QueuePatterns) -> list[bytes]:

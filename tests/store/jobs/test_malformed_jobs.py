@@ -462,7 +462,7 @@ async def test_a_job_that_is_repaired_when_its_queue_was_retired_is_listed(
 
     await repaired(store, db, job, shard)
 
-    [listed], _ = await queues.list_queues(store, limit=9)
+    [listed], *_ = await queues.list_queues(store, limit=9)
     assert (listed.name, listed.counts[State.AVAILABLE]) == (QUEUE, 1)
     assert [found.id for found in await take(store)] == [job.id]
 

@@ -83,7 +83,7 @@ async def test_a_deleted_queue_leaves_its_finished_jobs_and_no_setting(
     await lifecycle.delete_queue(store, QUEUE)
 
     assert await settings_of(store, QUEUE) == (None, None, None)
-    assert await queues.list_queues(store, limit=10) == ([], 1)
+    assert await queues.list_queues(store, limit=10) == ([], 1, None)
     with pytest.raises(NotFound):
         await lifecycle.delete_queue(store, QUEUE)
     consistent()
@@ -93,7 +93,7 @@ async def test_a_deleted_queue_leaves_its_finished_jobs_and_no_setting(
         db.zadd(shard.finished, {member: 1})
     await purge_due(store, shard, 10)
     await retire_queues(store)
-    assert await queues.list_queues(store, limit=10) == ([], 0)
+    assert await queues.list_queues(store, limit=10) == ([], 0, None)
     assert not db.exists(shard.queue_counters(QUEUE))
 
 

@@ -41,7 +41,7 @@ async def many_states(store: Store, db: Any, queue: str) -> None:
 
 async def expected(store: Store) -> tuple[queues.QueueStats, int]:
     """Return the sums of what is read queue by queue, and the number of paused queues."""
-    listed, _ = await queues.list_queues(store, limit=1000)
+    listed, *_ = await queues.list_queues(store, limit=1000)
     return queues.sum_stats(listed), sum(queue.paused for queue in listed)
 
 

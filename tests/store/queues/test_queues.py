@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.core.errors import TooManyQueues
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
@@ -107,9 +108,24 @@ async def test_queues_are_listed_by_name_page_by_page(store: Store) -> None:
         await put(store, name)
     pages = [await queues.list_queues(store, limit=10, offset=offset) for offset in (0, 10, 20, 30)]
 
-    assert [stats.name for page, _ in pages for stats in page] == names
-    assert {total for _, total in pages} == {23}
-    assert {stats.counts[State.AVAILABLE] for page, _ in pages for stats in page} == {1}
+    assert [stats.name for page, *_ in pages for stats in page] == names
+    assert {total for _, total, _ in pages} == {23}
+    assert {stats.counts[State.AVAILABLE] for page, *_ in pages for stats in page} == {1}
+
+
+@pytest.mark.parametrize("within", [None, QueuePatterns(["q*"])], ids=["all", "some"])
+async def test_a_page_starts_after_a_name_that_may_be_gone(
+    store: Store, within: QueuePatterns | None
+) -> None:
+    for name in ("q1", "q2", "q3", "q5"):
+        await put(store, name)
+
+    after_q2 = await queues.list_queues(store, limit=1, after=("q2",), within=within)
+    after_q4 = await queues.list_queues(store, limit=1, after=("q4",), within=within)
+
+    assert ([queue.name for queue in after_q2.entries], after_q2.last) == (["q3"], ("q3",))
+    assert ([queue.name for queue in after_q4.entries], after_q4.last) == (["q5"], None)
+    assert after_q2.total == after_q4.total == 4
 
 
 async def test_the_registry_is_bounded(store: Store, other_store: Store) -> None:

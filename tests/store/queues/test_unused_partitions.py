@@ -155,7 +155,7 @@ async def test_a_late_job_in_a_closed_partition_keeps_its_retired_queue_listed(
     overtaken = replace(store, redis=cast(Client, Overtaken(store.redis, lambda *_: False)))
     await retention.unregister_queue(overtaken, shard_of(store), QUEUE.encode())
 
-    [listed], _ = await queues.list_queues(store, limit=9)
+    [listed], *_ = await queues.list_queues(store, limit=9)
     assert (listed.name, listed.counts[State.AVAILABLE]) == (QUEUE, 1)
     assert [taken.id for taken in await take(store)] == [job.id for job in stored]
     consistent()

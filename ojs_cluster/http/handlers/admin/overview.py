@@ -14,6 +14,7 @@ from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.http import query, replies
 from ojs_cluster.http.access.queue_scope import check_queues
 from ojs_cluster.http.app import App
+from ojs_cluster.http.cursor_kinds import QUEUES
 from ojs_cluster.http.handlers.queues import counts
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.store.limits import rate_limits as store_limits
@@ -87,10 +88,8 @@ async def stats(app: App, request: Request) -> Response:
 
 async def _slowest(app: App, request: Request, limit: int) -> list[dict[str, Any]]:
     """Return the queues whose jobs ran longest, among the first ``_MAX_COMPARED`` by name."""
-    queues, _ = await store_queues.list_queues(
-        app.store, limit=_MAX_COMPARED, offset=0, within=request.queues
-    )
-    queues = sorted(queues, key=lambda queue: queue.avg_duration_ms, reverse=True)
+    listed = await store_queues.list_queues(app.store, limit=_MAX_COMPARED, within=request.queues)
+    queues = sorted(listed.entries, key=lambda queue: queue.avg_duration_ms, reverse=True)
     return [_durations(queue) for queue in queues[:limit]]
 
 
@@ -107,17 +106,17 @@ def _durations(queue: QueueStats) -> dict[str, Any]:
 async def list_queues(app: App, request: Request) -> Response:
     """List queues by name.
 
-    ``GET /ojs/v1/admin/queues?page&per_page`` (spec: ojs-admin-api 6.1)
+    ``GET /ojs/v1/admin/queues?page&per_page&cursor`` (spec: ojs-admin-api 6.1)
     """
-    page = query.numbered_page(query.parameters(request.query))
-    queues, total = await store_queues.list_queues(
-        app.store, limit=page.limit, offset=page.offset, within=request.queues
+    page = query.numbered_page(query.parameters(request.query), QUEUES)
+    queues, total, last = await store_queues.list_queues(
+        app.store, limit=page.limit, offset=page.offset, after=page.after, within=request.queues
     )
     return replies.json_response(
         200,
         {
             "items": [_queue(queue) for queue in queues],
-            "pagination": query.pagination(page, len(queues), total),
+            "pagination": query.pagination(page, len(queues), total, last),
         },
     )
 

@@ -1,0 +1,112 @@
+"""Cursors of lists: entries that come and go between two pages repeat and skip no others."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from ojs_cluster.store import cursor as cursors
+from tests.http.api import Api
+
+
+@dataclass(frozen=True, slots=True)
+class ListCase:
+    """A list, and how its entries are made.
+
+    Args:
+        path: the path of the list.
+        items: the member of the response that has the entries.
+        name: the member of an entry that identifies it.
+        add: makes an entry from a name, and returns what identifies it.
+        remove: removes the entry that this identifies.
+    """
+
+    path: str
+    items: str
+    name: str
+    add: Callable[[Api, str], Awaitable[str]]
+    remove: Callable[[Api, str], Awaitable[None]]
+
+
+async def add_queue(api: Api, name: str) -> str:
+    assert (await api.post("/ojs/v1/queues", {"name": name})).status == 201
+    return name
+
+
+async def remove_queue(api: Api, name: str) -> None:
+    await api.delete(f"/ojs/v1/queues/{name}")
+    meta = api.app.store.keys.meta
+    await api.app.store.redis.call(meta.slot, "ZREM", meta.queues, name)
+
+
+CASES = {
+    "queues": ListCase("/ojs/v1/queues", "queues", "name", add_queue, remove_queue),
+    "admin queues": ListCase("/ojs/v1/admin/queues", "items", "name", add_queue, remove_queue),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+async def test_entries_that_come_and_go_neither_repeat_nor_skip_others(
+    api: Api, case: ListCase
+) -> None:
+    async def page(cursor: str) -> tuple[list[str], dict[str, Any]]:
+        reply = await api.get(f"{case.path}?limit=2&cursor={cursor}")
+        assert reply.status == 200, reply.error
+        return [entry[case.name] for entry in reply.json[case.items]], reply.json["pagination"]
+
+    for number in range(5):
+        await case.add(api, f"m{number}")
+    expected = [
+        entry[case.name] for entry in (await api.get(f"{case.path}?limit=10")).json[case.items]
+    ]
+    assert len(expected) == 5
+
+    seen, first = await page("")
+    await case.remove(api, seen[0])
+    await case.remove(api, seen[1])  # the entry that the cursor names
+    shown, second = await page(first["next_cursor"])
+    seen += shown
+    for number in range(3):
+        await case.add(api, f"b{number}")
+    shown, third = await page(second["next_cursor"])
+    seen += shown
+
+    assert [name for name in seen if name in expected] == expected
+    assert [pages["offset"] for pages in (first, second, third)] == [0, 2, 4]
+    assert [pages["has_more"] for pages in (first, second)] == [True, True]
+    assert third["has_more"] is ("next_cursor" in third)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+async def test_a_cursor_of_an_earlier_version_is_accepted(api: Api, case: ListCase) -> None:
+    for number in range(3):
+        await case.add(api, f"m{number}")
+    listed = (await api.get(f"{case.path}?limit=3")).json
+    at_offset = (await api.get(f"{case.path}?limit=1&cursor=o1")).json
+
+    assert "next_cursor" not in listed["pagination"]
+    assert at_offset[case.items] == listed[case.items][1:2]
+    further = await api.get(f"{case.path}?limit=1&cursor={at_offset['pagination']['next_cursor']}")
+    assert further.json[case.items] == listed[case.items][2:]
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+async def test_another_text_is_no_cursor(api: Api, case: ListCase) -> None:
+    for number in range(2):
+        await case.add(api, f"m{number}")
+    issued = (await api.get(f"{case.path}?limit=1")).json["pagination"]["next_cursor"]
+    name, shown, *position = cursors.decode(issued)
+    wrong = [
+        *("x", "o-1", "W10", "%C3%A9", issued[:-3], issued + "A" * 4096),
+        cursors.encode(["another list", shown, *position]),
+        cursors.encode([name, -1, *position]),
+        cursors.encode([name, shown, *position, 1]),
+        cursors.encode([name, shown, *([part] for part in position)]),
+        cursors.encode([name, shown, *(True for _ in position)]),
+    ]
+    for cursor in wrong:
+        reply = await api.get(f"{case.path}?cursor={cursor}")
+        assert (reply.status, reply.error["details"]["field"]) == (400, "cursor"), cursor
