@@ -14,11 +14,13 @@ EVERYWHERE: Final = frozenset({400, 413, 422, 429, 431, 500, 503})
 _WITH_KEY: Final = frozenset({401, 403})
 _WITH_BODY: Final = frozenset({408})
 _RETRY_AFTER: Final = frozenset({429, 503})
+_NEW_PHRASES: Final = {413: "Content Too Large", 422: "Unprocessable Content"}
+"""Phrases that Python has had since 3.13. Nodes with different versions serve one document."""
 
 
 def phrase(status: int) -> str:
     """Return the reason phrase of a status."""
-    return HTTPStatus(status).phrase
+    return _NEW_PHRASES.get(status) or HTTPStatus(status).phrase
 
 
 def error_statuses(route: Route, details: OperationDetails) -> list[int]:
