@@ -232,6 +232,9 @@ async def test_a_set_that_may_lack_jobs_is_not_used(store: Store, indexing: Stor
     db.zadd(key, {f"removed-{n}": n for n in range(9_999)})
     page = await list_jobs(indexing, by_index("meta.customer_id:c1"), limit=5)
     assert ({job.id for job in page.jobs}, page.index) == ({old.id, new.id}, None)
+    # As of a reader whose first page came before the set was full.
+    assert not await indexing.run(shard_of(indexing), "remove_indexed", [key], ["removed-1"])
+    assert db.zcard(key) == 10_000
 
 
 async def test_a_smaller_index_of_the_filter_is_used(indexing: Store) -> None:
