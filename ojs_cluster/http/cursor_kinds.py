@@ -21,3 +21,15 @@ class CursorKind:
 
 QUEUES: Final = CursorKind("queues", (str,))
 """Queues by name."""
+RATE_LIMITS: Final = CursorKind("rate limits", (int, str))
+"""Rate limit keys by shard and name."""
+SCHEMA_TYPES: Final = CursorKind("schema types", (str,))
+"""Types with schemas by name."""
+SCHEMAS: Final = CursorKind("schemas", (str, str))
+"""Schemas by type, newest version first."""
+SUBSCRIPTIONS: Final = CursorKind("subscriptions", (int, str))
+"""Webhook subscriptions by the Unix time of their creation in ms, and by id."""
+ERRORS: Final = CursorKind("errors", (int, str, str))
+"""Groups of errors by the Unix time of the last failure in ms, newest first; type and message."""
+WORKERS_BY_ID: Final = CursorKind("workers by id", (str,))
+"""Workers by id."""

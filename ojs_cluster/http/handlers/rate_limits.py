@@ -17,6 +17,7 @@ from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.core.rate_limit import RateLimits, check_key, parse_limits
 from ojs_cluster.http import fields, query, replies
 from ojs_cluster.http.app import App
+from ojs_cluster.http.cursor_kinds import RATE_LIMITS
 from ojs_cluster.http.messages import Headers, Request, Response
 from ojs_cluster.http.openapi.keywords import keywords
 from ojs_cluster.http.request_body.decode import decode
@@ -76,18 +77,21 @@ _limits_decoder = msgspec.json.Decoder(LimitsBody)
 async def list_keys(app: App, request: Request) -> Response:
     """List rate limit keys.
 
-    ``GET /ojs/v1/rate-limits?limit&offset`` or ``?per_page&page`` (spec: ojs-rate-limiting 10)
+    ``GET /ojs/v1/rate-limits?limit&offset&cursor`` or ``?per_page&page``
+    (spec: ojs-rate-limiting 10)
     """
     given = query.parameters(request.query)
-    page = query.numbered_page(given, default=50, max_limit=200)
-    listed, total = await store_limits.list_keys(app.store, limit=page.limit, offset=page.offset)
-    keys = [_key(key) for key in listed]
+    page = query.numbered_page(given, RATE_LIMITS, default=50, max_limit=200)
+    found, total, last = await store_limits.list_keys(
+        app.store, limit=page.limit, offset=page.offset, after=page.after
+    )
+    keys = [_key(key) for key in found]
     return replies.json_response(
         200,
         {
             "rate_limits": keys,
             "items": keys,
-            "pagination": query.pagination(page, len(keys), total),
+            "pagination": query.pagination(page, len(keys), total, last),
         },
     )
 

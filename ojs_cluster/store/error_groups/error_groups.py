@@ -75,7 +75,12 @@ async def read_error_groups(
         _add(found, dict(zip(items, items, strict=True)), queue, within)
 
     await run_concurrently(shards, read)
-    return sorted(found.values(), key=lambda group: (-group.last_ms, group.type, group.message))
+    return sorted(found.values(), key=order_of)
+
+
+def order_of(group: ErrorGroup) -> tuple[int, str, str]:
+    """Return the key by which groups are listed."""
+    return -group.last_ms, group.type, group.message
 
 
 def group_of(error: bytes) -> tuple[str, str]:

@@ -23,7 +23,9 @@ from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.validate_job import read_number
 from ojs_cluster.store.limits import partition_quotas
 from ojs_cluster.store.limits.rate_tokens import return_unused_tokens, run_key_script
+from ojs_cluster.store.listed import Listed, Position
 from ojs_cluster.store.partial_failures import after_first_write
+from ojs_cluster.store.runtime import Arg
 from ojs_cluster.store.sweeps.sweep_result import SweepResult
 
 _DECLARED_MS = 3_600_000
@@ -259,11 +261,17 @@ async def get_key(store: Store, key: str) -> RateLimitKeyStatus:
 
 
 async def list_keys(
-    store: Store, *, limit: int, offset: int = 0
-) -> tuple[list[RateLimitKeyStatus], int]:
-    """Return a page of keys, and how many keys there are.
+    store: Store, *, limit: int, offset: int = 0, after: Position | None = None
+) -> Listed[RateLimitKeyStatus]:
+    """Return a page of keys, with the number of all keys.
 
     Keys are in the order of their shards, and within a shard in the order of their names.
+
+    Args:
+        store: the store.
+        limit: maximum number of keys of the page.
+        offset: number of keys before the page, unless ``after`` is given.
+        after: shard and name of the last key before the page, which may be missing.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -275,20 +283,24 @@ async def list_keys(
         counts[shard] = count
 
     await run_concurrently(store.keys, count_keys)
-    page: list[RateLimitKeyStatus] = []
-    skip = offset
+    found: list[tuple[int, str]] = []
+    skip, first_shard = (offset, 0) if after is None else (0, int(after[0]))
     for shard in store.keys:
-        if counts[shard] > skip and len(page) < limit:
+        missing = limit + 1 - len(found)  # one more key tells whether others follow
+        if counts[shard] > skip and missing > 0 and shard.index >= first_shard:
+            part: tuple[Arg, ...] = (skip, skip + missing - 1)
+            if after is not None and shard.index == first_shard:
+                part = (b"(" + str(after[1]).encode(), "+", "BYLEX", "LIMIT", 0, missing)
             names: Any = await store.redis.call(
-                shard.slot,
-                *("ZRANGE", shard.rate_limits, skip, skip + limit - len(page) - 1),
-                idempotent=True,
+                shard.slot, "ZRANGE", shard.rate_limits, *part, idempotent=True
             )
-            for name in names:
-                with suppress(NotFound):  # removed since the names were read
-                    page.append(await get_key(store, name.decode()))
+            found += [(shard.index, name.decode()) for name in names]
         skip = max(0, skip - counts[shard])
-    return page, sum(counts.values())
+    page: list[RateLimitKeyStatus] = []
+    for _, name in found[:limit]:
+        with suppress(NotFound):  # removed since the names were read
+            page.append(await get_key(store, name))
+    return Listed(page, sum(counts.values()), found[limit - 1] if len(found) > limit else None)
 
 
 async def override_key(

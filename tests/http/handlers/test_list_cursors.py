@@ -42,9 +42,78 @@ async def remove_queue(api: Api, name: str) -> None:
     await api.app.store.redis.call(meta.slot, "ZREM", meta.queues, name)
 
 
+async def add_rate_limit(api: Api, name: str) -> str:
+    body = {"limit": 1, "period": "PT1M"}
+    assert (await api.call("PUT", f"/ojs/v1/rate-limits/{name}/override", body)).status == 200
+    return name
+
+
+async def remove_rate_limit(api: Api, name: str) -> None:
+    for shard in api.app.store.keys:
+        await api.app.store.redis.call(shard.slot, "ZREM", shard.rate_limits, name)
+
+
+async def add_schema(api: Api, name: str) -> str:
+    path = f"/ojs/v1/admin/schemas/{name}/1"
+    assert (await api.call("PUT", path, {"schema": {"type": "array"}})).status == 201
+    return name
+
+
+async def add_version(api: Api, name: str) -> str:
+    """Add a schema, newest first: ``m0`` has version 1, and ``b0`` version 101."""
+    version = 1 + int(name[1:]) + 100 * (name[0] == "b")
+    path = f"/ojs/v1/admin/schemas/one.type/{version}"
+    assert (await api.call("PUT", path, {"schema": {"type": "array"}})).status == 201
+    return name
+
+
+async def remove_version(api: Api, version: str) -> None:
+    assert (await api.delete(f"/ojs/v1/admin/schemas/one.type/{version}")).status == 200
+
+
+async def remove_schema(api: Api, name: str) -> None:
+    assert (await api.delete(f"/ojs/v1/admin/schemas/{name}/1")).status == 200
+
+
+async def add_subscription(api: Api, name: str) -> str:
+    body = {"name": name, "url": "https://example.com/", "events": ["job.failed"]}
+    reply = await api.post("/ojs/v1/webhooks/subscriptions", body)
+    assert reply.status == 201, reply.error
+    return str(reply.json["id"])
+
+
+async def remove_subscription(api: Api, name: str) -> None:
+    assert (await api.delete(f"/ojs/v1/webhooks/subscriptions/{name}")).status == 200
+
+
+async def add_error(api: Api, name: str) -> str:
+    job = await api.active()
+    kind = name.translate(str.maketrans("01234", "vwxyz"))
+    body = {"job_id": job["id"], "error": {"type": kind, "message": "refused"}}
+    assert (await api.post("/ojs/v1/workers/nack", body)).status == 200
+    return kind
+
+
+async def remove_error(api: Api, kind: str) -> None:
+    for shard in api.app.store.keys:
+        names: Any = await api.app.store.redis.call(shard.slot, "HKEYS", shard.error_groups)
+        for name in names:
+            if name.split(b"\n")[1] == kind.encode():
+                await api.app.store.redis.call(shard.slot, "HDEL", shard.error_groups, name)
+
+
 CASES = {
     "queues": ListCase("/ojs/v1/queues", "queues", "name", add_queue, remove_queue),
     "admin queues": ListCase("/ojs/v1/admin/queues", "items", "name", add_queue, remove_queue),
+    "rate limits": ListCase(
+        "/ojs/v1/rate-limits", "items", "key", add_rate_limit, remove_rate_limit
+    ),
+    "schema types": ListCase("/ojs/v1/admin/schemas", "items", "type", add_schema, remove_schema),
+    "schemas": ListCase("/ojs/v1/schemas", "schemas", "version", add_version, remove_version),
+    "subscriptions": ListCase(
+        "/ojs/v1/webhooks/subscriptions", "items", "id", add_subscription, remove_subscription
+    ),
+    "errors": ListCase("/ojs/v1/admin/errors", "items", "type", add_error, remove_error),
 }
 
 

@@ -8,8 +8,10 @@ from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.http import query, replies
 from ojs_cluster.http.access.queue_scope import check_queues
 from ojs_cluster.http.app import App
+from ojs_cluster.http.cursor_kinds import ERRORS
 from ojs_cluster.http.handlers.bulk.bodies import older_than_ms
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.store import listed
 from ojs_cluster.store.error_groups import error_groups
 from ojs_cluster.store.error_groups.error_groups import ErrorGroup
 
@@ -21,25 +23,35 @@ async def list_errors(app: App, request: Request) -> Response:
     """List groups of errors by type and normalised message, latest failure first.
 
     ``since`` is a time, or an age such as ``1h``: it leaves out groups without a later failure.
+    A group that fails between two requests goes to the front. If no page has shown it, read the
+    list again from its start.
 
-    ``GET /ojs/v1/admin/errors?queue&since&limit&offset``
+    ``GET /ojs/v1/admin/errors?queue&since&limit&offset&cursor``
     """
     given = query.parameters(request.query)
     queue = check_queue(given["queue"], field="queue") if given.get("queue") else None
     if queue is not None:
         check_queues(request.queues, [queue])
     since_ms = older_than_ms(given.get("since") or None, field="since")
-    page = query.page(given)
+    page = query.page(given, ERRORS)
     found = await error_groups.read_error_groups(app.store, queue=queue, within=request.queues)
     if since_ms is not None:
         found = [group for group in found if group.last_ms >= since_ms]
-    shown = found[page.offset : page.offset + page.limit]
+    after = page.after
+    shown, follows = listed.cut(
+        found,
+        error_groups.order_of,
+        limit=page.limit,
+        offset=page.offset,
+        after=None if after is None else (-int(after[0]), *after[1:]),
+    )
+    last = (shown[-1].last_ms, shown[-1].type, shown[-1].message) if follows else None
     return replies.json_response(
         200,
         {
             "items": [_shown(group) for group in shown],
             "total": len(found),
-            "pagination": query.pagination(page, len(shown), len(found)),
+            "pagination": query.pagination(page, len(shown), len(found), last),
         },
     )
 

@@ -6,35 +6,57 @@ slash, so a path is a type if it can be one and has a schema, and otherwise a UR
 
 from __future__ import annotations
 
-from ojs_cluster.core.errors import NotFound
+from collections.abc import Sequence
+
+from ojs_cluster.core.errors import InvalidRequest, NotFound
+from ojs_cluster.core.schemas.versions import SchemaVersion
 from ojs_cluster.http import query, replies
 from ojs_cluster.http.app import App
+from ojs_cluster.http.cursor_kinds import SCHEMAS
 from ojs_cluster.http.handlers.schemas import views
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.store.listed import Position
 from ojs_cluster.store.schemas import registry
+from ojs_cluster.store.schemas.schema_table import StoredSchema
 
 
 async def list_schemas(app: App, request: Request) -> Response:
     """List all schemas by type, newest version first.
 
-    ``GET /ojs/v1/schemas?type&limit&offset`` (Python and JavaScript SDK)
+    ``GET /ojs/v1/schemas?type&limit&offset&cursor`` (Python and JavaScript SDK)
     """
     given = query.parameters(request.query)
-    page = query.numbered_page(given, default=50, max_limit=100)
+    page = query.numbered_page(given, SCHEMAS, default=50, max_limit=100)
     await app.store.schemas.read(app.store)
     wanted = given.get("type")
     found = [each for each in app.store.schemas.all() if wanted in (None, "", each.record.type)]
-    shown = [
-        views.members(each, text_version=True)
-        for each in found[page.offset : page.offset + page.limit]
-    ]
+    start = page.offset if page.after is None else _index_after(found, page.after)
+    part = found[start : start + page.limit]
+    shown = [views.members(each, text_version=True) for each in part]
+    last = (part[-1].record.type, part[-1].version.key) if start + page.limit < len(found) else None
     return replies.json_response(
         200,
         {
             "schemas": shown,
             "total": len(found),
-            "pagination": query.pagination(page, len(shown), len(found)),
+            "pagination": query.pagination(page, len(shown), len(found), last),
         },
+    )
+
+
+def _index_after(found: Sequence[StoredSchema], position: Position) -> int:
+    """Return the index of the first schema after a position, whose schema may be deleted.
+
+    Raises:
+        InvalidRequest: the position has no version.
+    """
+    job_type, version = str(position[0]), SchemaVersion.find(str(position[1]))
+    if version is None:
+        raise InvalidRequest("this cursor belongs to another list", field="cursor")
+    return sum(
+        each.record.type < job_type
+        or (each.record.type == job_type and each.version.order >= version.order)
+        for each in found
     )
 
 

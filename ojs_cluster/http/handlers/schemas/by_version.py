@@ -10,9 +10,11 @@ from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.schemas.compatibility import Compatibility
 from ojs_cluster.http import query, replies
 from ojs_cluster.http.app import App
+from ojs_cluster.http.cursor_kinds import SCHEMA_TYPES
 from ojs_cluster.http.handlers.schemas import views
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode
+from ojs_cluster.store import listed
 from ojs_cluster.store.schemas import registry
 from ojs_cluster.store.schemas.schema_index import TypePolicy
 
@@ -31,26 +33,36 @@ MODES: Final = ("strict", "warn", "off")
 async def list_schemas(app: App, request: Request) -> Response:
     """List the latest schema of each type.
 
-    ``GET /ojs/v1/admin/schemas?limit&offset``
+    ``GET /ojs/v1/admin/schemas?limit&offset&cursor``
     """
-    page = query.numbered_page(query.parameters(request.query), default=50, max_limit=100)
+    page = query.numbered_page(
+        query.parameters(request.query), SCHEMA_TYPES, default=50, max_limit=100
+    )
     await app.store.schemas.read(app.store)
     found = sorted(app.store.schemas.types.items())
+    part, follows = listed.cut(
+        found,
+        lambda item: (item[0],),
+        limit=page.limit,
+        offset=page.offset,
+        after=page.after,
+    )
     shown = [
         {
             **views.members(schemas.schemas[0]),
             **views.policy(app, schemas),
             "version_count": len(schemas.schemas),
         }
-        for _, schemas in found[page.offset : page.offset + page.limit]
+        for _, schemas in part
     ]
+    last = (part[-1][0],) if follows else None
     return replies.json_response(
         200,
         {
             "schemas": shown,
             "items": shown,
             "total": len(found),
-            "pagination": query.pagination(page, len(shown), len(found)),
+            "pagination": query.pagination(page, len(shown), len(found), last),
         },
     )
 

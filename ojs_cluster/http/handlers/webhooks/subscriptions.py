@@ -15,9 +15,11 @@ from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.core.webhooks import Secret, Subscription
 from ojs_cluster.http import query, replies
 from ojs_cluster.http.app import App
+from ojs_cluster.http.cursor_kinds import SUBSCRIPTIONS
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.openapi.keywords import keywords
 from ojs_cluster.http.request_body.decode import decode
+from ojs_cluster.store import listed
 from ojs_cluster.store.webhooks import subscriptions
 from ojs_cluster.store.webhooks.counts import DeliveryCounts, read_counts
 from ojs_cluster.webhooks.addresses import check_literal, parse_url
@@ -96,22 +98,29 @@ async def create(app: App, request: Request) -> Response:
 async def list_subscriptions(app: App, request: Request) -> Response:
     """List subscriptions, oldest first.
 
-    ``GET /ojs/v1/webhooks/subscriptions`` (spec: ojs-webhooks 6.2)
+    ``GET /ojs/v1/webhooks/subscriptions?limit&offset&cursor`` (spec: ojs-webhooks 6.2)
     """
-    page = query.numbered_page(query.parameters(request.query), default=50, max_limit=200)
+    page = query.numbered_page(
+        query.parameters(request.query), SUBSCRIPTIONS, default=50, max_limit=200
+    )
     found = (await subscriptions.read_all(app.store)).subscriptions()
     counts = await read_counts(app.store)
-    shown = [
-        {**_members(each), **_counted(counts.get(each.id))}
-        for each in found[page.offset : page.offset + page.limit]
-    ]
+    part, follows = listed.cut(
+        found,
+        lambda each: (each.created_ms, each.id),
+        limit=page.limit,
+        offset=page.offset,
+        after=page.after,
+    )
+    shown = [{**_members(each), **_counted(counts.get(each.id))} for each in part]
+    last = (part[-1].created_ms, part[-1].id) if follows else None
     return replies.json_response(
         200,
         {
             "subscriptions": shown,
             "items": shown,
             "total": len(found),
-            "pagination": query.pagination(page, len(shown), len(found)),
+            "pagination": query.pagination(page, len(shown), len(found), last),
         },
     )
 
