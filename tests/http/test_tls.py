@@ -96,7 +96,8 @@ async def test_a_farewell_of_tls_ends_a_wait_as_well(api: Api, certificates: Cer
 
     async def say_goodbye() -> None:
         with suppress(trio.BrokenResourceError):
-            await stream.unwrap()  # waits for the other side's farewell
+            connection, _ = await stream.unwrap()  # waits for the other side's farewell
+            await connection.aclose()
 
     async with serving(api.app) as number:
         with trio.fail_after(60):
