@@ -2,27 +2,35 @@
 
 Usage: python -m tests.scheduler.process REDIS_URL [FIELD=VALUE ...]
 
-The fields are SchedulerSettings', `store.` before a name makes it StoreSettings'. Prints a line at
-each change, flushed, so that a test can wait for it: `leading`, `sharing` or `following`, when it
-leads all shards, some or none, and its fencing tokens by shard as JSON.
+The fields are SchedulerSettings', `store.` before a name makes it StoreSettings'. With
+`dies_after=NUMBER` the process kills itself when it has changed so many jobs for bulk operations.
+Prints a line at each change, flushed, so that a test can wait for it: `leading`, `sharing` or
+`following`, when it leads all shards, some or none, and its fencing tokens by shard as JSON.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
+import os
 import signal
 import sys
 from typing import Any
+from unittest.mock import patch
 
 import trio
 
 from ojs_cluster.redis.settings import ClientSettings
+from ojs_cluster.store.bulk import execution
+from ojs_cluster.store.bulk.apply import apply
 from ojs_cluster.store.open import open_store
 from ojs_cluster.store.settings import StoreSettings
 from scheduler.main import run_scheduler
 from scheduler.settings import SchedulerSettings
 from scheduler.stats import Stats
+
+_DIES_AFTER = "dies_after="
 
 
 async def _report(stats: Stats) -> None:
@@ -54,6 +62,18 @@ async def _stop_on_sigterm(scope: trio.CancelScope) -> None:
             scope.cancel()
 
 
+def _die_after(changes: int) -> None:
+    numbers = itertools.count(1)
+
+    async def change_and_die(*args: Any, **options: Any) -> Any:
+        error = await apply(*args, **options)
+        if next(numbers) == changes:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return error
+
+    patch.object(execution, "apply", change_and_die).start()
+
+
 def _values(pairs: list[str], prefix: str) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for pair in pairs:
@@ -65,7 +85,10 @@ def _values(pairs: list[str], prefix: str) -> dict[str, Any]:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s %(levelname)s")
-    rest = sys.argv[2:]
+    rest = [pair for pair in sys.argv[2:] if not pair.startswith(_DIES_AFTER)]
+    for pair in sys.argv[2:]:
+        if pair.startswith(_DIES_AFTER):
+            _die_after(int(pair.removeprefix(_DIES_AFTER)))
     trio.run(
         _main,
         sys.argv[1],
