@@ -36,8 +36,9 @@ from scheduler.stats import ElectionStats
 
 log = logging.getLogger("ojs.scheduler")
 
-_MAX_RELEASE_S = 1.0
-"""Longest time in seconds for which the release of a lease may delay a stop."""
+_MAX_RELEASE_S = 5.0
+"""Longest time in seconds for which the release of a lease may delay a stop. A busy process needs
+more than a second for the leases of all shards, and an unreleased lease lasts until it expires."""
 _JITTER = 0.02
 """A follower tries to acquire a lease when it expires, plus a random time of up to this fraction of
 the TTL. So the followers do not try at the same time."""
