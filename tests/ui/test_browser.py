@@ -197,7 +197,9 @@ def test_the_pictures_of_the_documentation_can_be_taken_again(
     assert kept.keys() == {path.name for path in taken}, "run: make screenshots"
     for path in (*taken, *kept.values()):
         assert path.read_bytes().startswith(b"\x89PNG")
-        assert 10_000 < path.stat().st_size < MAX_BYTES, path
+        assert path.stat().st_size > 10_000, path
+    # Those taken here also show what other tests have left, so they may be larger.
+    assert [path for path in kept.values() if path.stat().st_size >= MAX_BYTES] == []
 
 
 def test_everything_works_without_javascript(

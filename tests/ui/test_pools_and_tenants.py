@@ -19,10 +19,10 @@ from tests.ui.test_queues import refused, send
 
 
 def row(text: str, name: str) -> str:
-    """Return the text of the row that has a name."""
+    """Return the text of the row with a link of this name."""
     rows = text.partition("<tbody>")[2].split("</tr>")
-    shown = [" ".join(parse(each.partition("<tr>")[2]).text.split()) for each in rows]
-    return next(words for words in shown if name in words)
+    found = next(each for each in rows if f">{name}</a>" in each)
+    return " ".join(parse(found.partition("<tr>")[2]).text.split())
 
 
 def test_pools_have_their_queues_with_weights_and_jobs(admin: httpx.Client, demo: Demo) -> None:
