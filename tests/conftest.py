@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 from hypothesis import HealthCheck, settings
 
 from tests.chaos.options import pytest_addoption  # noqa: F401 - a hook
@@ -26,3 +28,8 @@ settings.register_profile(
 )
 settings.register_profile("random", settings.get_profile("steady"), derandomize=False)
 settings.load_profile("steady")
+
+# A shell starts commands in the background so that they ignore SIGINT. The programs that tests
+# interrupt would inherit that, and tests would wait for them without end.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
