@@ -15,6 +15,7 @@ from ojs_cluster.store.queues.queues import QueueStats
 from ojs_cluster.store.workers import workers
 from ojs_cluster.ui.pages.queues import lists, serving, workers_by_queue
 from ojs_cluster.ui.pages.queues.workers_by_queue import WorkersByQueue
+from ojs_cluster.ui.pages.shared import held_jobs
 from ojs_cluster.ui.problems.of_jobs import problems_of_metrics
 from ojs_cluster.ui.settings import UiSettings
 from tests.support.servers import wait_until
@@ -53,8 +54,8 @@ def test_rows_stay_in_place_whoever_was_seen_last(running: Running, admin: httpx
                 beat(api, name)
             assert rows(page(admin, "/ui/workers")) == [f"./workers/{name}" for name in names]
     text = page(admin, "/ui/workers")
-    for shown in ("host-9", "12"):
-        assert f">{shown}</td>" in text
+    assert ">host-9</td>" in text
+    assert '<span class="quiet"> / 12</span></td>' in text
     assert '>4711<br><span class="quiet">85 MiB</span></td>' in text
     assert "<b>85 MiB</b> of memory" in page(admin, "/ui/workers/a-sorted-a")
 
@@ -84,7 +85,7 @@ def test_the_list_counts_jobs_that_a_worker_has_not_reported(
 
     def is_listed_with(count: str) -> bool:
         row = page(admin, "/ui/workers").partition(f">{name}</a>")[2].partition("</tr>")[0]
-        return f"running {count} 12 held" in " ".join(parse(row).text.split())
+        return f"running {count} / 12 " in " ".join(parse(row).text.split())
 
     with running.api() as api:
         body = {"type": "a.held", "args": [], "options": {"queue": "held-unreported"}}
@@ -96,6 +97,45 @@ def test_the_list_counts_jobs_that_a_worker_has_not_reported(
         assert "can be stopped" not in act(admin, f"{path}/direct/quiet", f"workers/{name}")
         api.post("/ojs/v1/workers/ack", json={"job_id": job_id, "worker_id": name})
         assert "can be stopped" in page(admin, path)
+
+
+def test_workers_are_found_by_the_oldest_job_that_they_hold(
+    running: Running, admin: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: dict[str, str] = {}
+    with running.api() as api:
+        for name in ("a-sorted-y", "a-sorted-x", "a-sorted-y"):
+            body = {"type": "a.held", "args": [], "options": {"queue": "held-for-long"}}
+            job_id = api.post("/ojs/v1/jobs", json=body).json()["id"]
+            beat(api, name)
+            fetch = {"queues": ["held-for-long"], "worker_id": name}
+            assert api.post("/ojs/v1/workers/fetch", json=fetch).json()["jobs"]
+            held.setdefault(name, job_id)
+        both = ["./workers/a-sorted-y", "./workers/a-sorted-x"]
+
+        def found() -> list[str]:
+            shown = rows(page(admin, "/ui/workers?sort=oldest"))
+            return [link for link in shown if link in both]
+
+        wait_until(lambda: found() == both, what="viewers share the jobs for two seconds")
+        by_id = page(admin, "/ui/workers")
+        assert [link for link in rows(by_id) if link in both] == both[::-1]
+        for name, job_id in held.items():
+            row = by_id.partition(f">{name}</a>")[2].partition("</tr>")[0]
+            assert f"./jobs/{job_id}" in row, "of two jobs, the one that has started first"
+        assert "leases end first" not in by_id
+        monkeypatch.setattr(held_jobs, "MAX_ACTIVE", 1)
+
+        def is_cut() -> bool:
+            return "leases end first" in page(admin, "/ui/workers")
+
+        wait_until(is_cut, what="there are more active jobs than are read")
+        with running.browser("email-key") as team:
+            denied = team.get("/ui/workers?sort=oldest")
+            assert all(job_id not in denied.text for job_id in held.values())
+        for job in api.get("/ojs/v1/admin/jobs?queue=held-for-long").json()["items"]:
+            ack = {"job_id": job["id"], "worker_id": job["worker_id"]}
+            api.post("/ojs/v1/workers/ack", json=ack).raise_for_status()
 
 
 def test_the_page_of_a_queue_names_the_workers_that_report_it(

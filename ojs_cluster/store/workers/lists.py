@@ -32,7 +32,7 @@ async def list_workers(
     ids, total = await newest_members(
         store, lambda shard: shard.workers, limit=limit, offset=offset
     )
-    return await _read_workers(store, ids), total
+    return await read_workers(store, ids), total
 
 
 async def list_by_name(
@@ -64,11 +64,15 @@ async def list_by_name(
 
     await run_concurrently(store.keys, read)
     ids = [name.decode() for name in heapq.nsmallest(offset + limit, known)[offset:]]
-    return await _read_workers(store, ids), total
+    return await read_workers(store, ids), total
 
 
-async def _read_workers(store: Store, ids: Sequence[str]) -> list[WorkerInfo]:
-    """Return the records of workers in the given order, without those that were removed."""
+async def read_workers(store: Store, ids: Sequence[str]) -> list[WorkerInfo]:
+    """Return the records of workers in the given order, without those that were removed.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
     found: dict[str, WorkerInfo] = {}
 
     async def read(worker_id: str) -> None:

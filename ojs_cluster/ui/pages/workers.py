@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -10,24 +9,21 @@ from typing import Any, Final
 import orjson
 
 from ojs_cluster.core.access.scopes import Scope
-from ojs_cluster.core.errors import OJSError
-from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.raw_json import Raw
-from ojs_cluster.store.jobs.listing import JobFilter
-from ojs_cluster.store.search import lists
+from ojs_cluster.http import replies
+from ojs_cluster.http.handlers.workers.list_workers import now_ms, worker_json
+from ojs_cluster.store.workers.lists import read_workers
 from ojs_cluster.ui import raw
 from ojs_cluster.ui.forms.form import confirmation, is_confirmed
 from ojs_cluster.ui.json_view import HIDDEN, show_json
 from ojs_cluster.ui.languages.translate import _, later
+from ojs_cluster.ui.pages.shared.held_jobs import MAX_ACTIVE, HeldJobs, read_held_jobs
 from ojs_cluster.ui.pages.shared.searches import quoted
-from ojs_cluster.ui.patience import await_while_healthy
 from ojs_cluster.ui.redaction.redaction import Value
 from ojs_cluster.ui.redaction.rules import HIDDEN_JSON
 from ojs_cluster.ui.visit import Answer, Page, Visit
 
 _PER_PAGE: Final = 50
-_MAX_ACTIVE: Final = 100
-"""Maximum number of active jobs that the list reads to count those of each worker."""
 _MAX_SERVING: Final = 100
 """Number of workers among which the page of a queue searches those that report the queue."""
 _MAX_NAMED: Final = 10
@@ -69,28 +65,50 @@ class QueueWorkers:
 
 
 async def show_all(visit: Visit) -> Answer:
-    """List the workers by their ids, so that rows stay where they are."""
-    page = visit.page
+    """List the workers by their ids, so that rows stay where they are.
+
+    With ``sort=oldest``, list those that hold jobs, by the start of the oldest one.
+    """
+    held = await read_held_jobs(visit)
+    by_job = visit.query.get("sort") == "oldest" and held is not None
+    # The numbers of all workers come with any page of their list.
+    page, per_page = (1, 1) if by_job else (visit.page, _PER_PAGE)
     found = raw.members(
-        await visit.get("admin", "workers", page=page, per_page=_PER_PAGE, sort="id")
+        await visit.get("admin", "workers", page=page, per_page=per_page, sort="id")
     )
     summary = orjson.loads(bytes(found["summary"]))
-    workers = [_worker(members) for members in await _hide(visit, raw.objects(found, "items"))]
-    held = await _held_jobs(visit)
+    listed, total = raw.objects(found, "items"), summary["total"]
+    if by_job and held is not None:
+        listed, total = await _longest_holding(visit, held), len(held.by_worker)
+    workers = [_worker(members) for members in await _hide(visit, listed)]
     for worker in workers:
         if held is not None:
-            _count_jobs(worker, held["counts"].get(worker["id"], 0), is_complete=held["complete"])
+            _add_held(worker, held)
     return Page(
         "workers.html",
         {
             "workers": workers,
-            "max_active": _MAX_ACTIVE,
+            "by_job": by_job,
+            "held": held,
+            "max_active": MAX_ACTIVE,
             "summary": summary,
-            "page": page,
-            "has_more": page * _PER_PAGE < summary["total"],
+            "page": visit.page,
+            "has_more": visit.page * _PER_PAGE < total,
             "may_write": visit.may_change(Scope.ADMIN_WRITE),
         },
     )
+
+
+async def _longest_holding(visit: Visit, held: HeldJobs) -> list[raw.Members]:
+    """Return a page of the workers that hold jobs, as the API shows them."""
+    first = (visit.page - 1) * _PER_PAGE
+    names = list(held.by_worker)[first : first + _PER_PAGE]
+    known = await read_workers(visit.app.store, names)
+    now = now_ms()
+    return [
+        raw.members(worker_json(visit.app, worker, worker.status(visit.app.store, now)))
+        for worker in known
+    ]
 
 
 async def show_one(visit: Visit, worker_id: str) -> Answer:
@@ -184,28 +202,12 @@ async def deregister(visit: Visit, worker_id: str) -> Answer:
     return visit.back(_("The worker is removed. Its jobs are available again."), "workers")
 
 
-async def _held_jobs(visit: Visit) -> dict[str, Any] | None:
-    """Return how many active jobs each worker holds, if all are known; None if none is.
-
-    Viewers share one page of the list of active jobs. A key for some queues may not count others.
-    """
-    store, name = visit.app.store, "held-jobs"
-    if not visit.sees_cluster:
-        return None
-    if visit.follows_change:
-        visit.snapshots.forget(name)
-
-    async def read() -> bytes:
-        page = await lists.list_jobs(store, JobFilter(state=State.ACTIVE), limit=_MAX_ACTIVE)
-        counts = Counter(job.worker_id for job in page.jobs if job.worker_id)
-        return orjson.dumps({"counts": counts, "complete": page.next_cursor is None})
-
-    try:
-        raw_counts = await await_while_healthy(visit.app, lambda: visit.snapshots.get(name, read))
-    except OJSError:
-        return None
-    found: dict[str, Any] | None = None if raw_counts is None else orjson.loads(raw_counts)
-    return found
+def _add_held(worker: dict[str, Any], held: HeldJobs) -> None:
+    """Say how many jobs a worker holds, and which of them has run for the longest time."""
+    own = held.by_worker.get(worker["id"])
+    _count_jobs(worker, 0 if own is None else own.count, is_complete=held.is_complete)
+    if own is not None:
+        worker |= {"oldest_at": replies.iso(own.since_ms), "oldest_job": own.job_id}
 
 
 def _count_jobs(worker: dict[str, Any], held: int, *, is_complete: bool) -> None:
@@ -240,6 +242,8 @@ def _worker(members: raw.Members) -> dict[str, Any]:
         **{name: raw.text(members, name) for name in ("id", "state", "directive")},
         "active_jobs": raw.integer(members, "active_jobs"),
         "can_be_stopped": False,
+        "oldest_at": "",
+        "oldest_job": "",
         "seen_at": raw.text(members, "last_heartbeat"),
         "started_at": raw.text(members, "started_at"),
         "queues": raw.texts(members, "queues"),
