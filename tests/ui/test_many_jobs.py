@@ -171,6 +171,33 @@ def test_a_job_says_when_and_by_whom_it_was_retried_by_hand(
             assert "no host" in attempts, "the error before the retry"
 
 
+def test_a_running_operation_is_stopped_wherever_its_progress_is_shown(
+    running: Running, admin: httpx.Client
+) -> None:
+    with running.api() as api:
+        fail(api, "stopped-early", 1, "Broken")
+        for place in ("bulk", "bulk/{count}", "bulk/{started}"):
+            body = {"action": "retry", "filter": {"queue": "stopped-early"}, "dry_run": True}
+            counted = api.post("/ojs/v1/admin/bulk", json={**body, "confirm": True}).json()
+            carry_out(running)
+            follow(admin, f"/ui/bulk/{counted['id']}/run", {})
+            started = api.get(f"/ojs/v1/admin/bulk/{counted['id']}").json()["followed_by"]["id"]
+            here = place.format(count=counted["id"], started=started)
+            shown = page(admin, f"/ui/{here}")
+            root = "../" * here.count("/") or "./"
+            assert f'action="{root}bulk/{started}/stop"' in shown
+            assert f"bulk/{counted['id']}/stop" not in shown, "it has ended"
+            with running.browser("viewer-key") as viewer:
+                assert f"{started}/stop" not in page(viewer, f"/ui/{here}")
+            back = follow(admin, f"/ui/bulk/{started}/stop", {"back": here})
+            assert back.url.path == f"/ui/{here}"
+            assert "The operation stops" in back.text
+            assert f"{started}/stop" not in back.text
+            carry_out(running)
+            assert api.get(f"/ojs/v1/admin/bulk/{started}").json()["state"] == "stopped"
+        assert "stopped" in row_of(admin, f"/ui/bulk/{started}")
+
+
 def test_many_jobs_need_a_typed_confirmation(running: Running, admin: httpx.Client) -> None:
     with running.api() as api:
         jobs = [{"type": "a.b", "args": [], "options": {"queue": "crowd"}}] * 101

@@ -71,6 +71,7 @@ async def show_all(visit: Visit) -> Answer:
             "next_cursor": listed["pagination"].get("next_cursor"),
             "cursor": cursor,
             "summary_of": lambda operation: summaries[operation["id"]],
+            "may_stop": visit.may_change(Scope.ADMIN_WRITE),
             "started_by": {
                 each["id"]: each.get("followed_by")
                 for each in listed["items"]
@@ -110,9 +111,15 @@ async def show_one(visit: Visit, operation_id: str) -> Answer:
             and action in ACTIONS
             and visit.may_change(SCOPES[action]),
             "typed": operation["matched"] > TYPED_ABOVE,
-            "may_stop": running and visit.may_change(Scope.ADMIN_WRITE),
+            "may_stop": _may_stop(visit, operation),
+            "may_stop_started": started is not None and _may_stop(visit, started),
         },
     )
+
+
+def _may_stop(visit: Visit, operation: Mapping[str, Any]) -> bool:
+    """Return whether to offer to stop an operation."""
+    return operation["state"] == "running" and visit.may_change(Scope.ADMIN_WRITE)
 
 
 async def _shown(visit: Visit, operation: dict[str, Any]) -> dict[str, Any]:
@@ -232,7 +239,7 @@ async def run(visit: Visit, operation_id: str) -> Answer:
 async def stop(visit: Visit, operation_id: str) -> Answer:
     """Stop an operation after the jobs that it is changing now."""
     await visit.send("POST", "admin", "bulk", operation_id, "stop")
-    return SeeOther(visit.url("bulk", operation_id), _("The operation stops."))
+    return visit.back(_("The operation stops."), f"bulk/{operation_id}")
 
 
 def _label(action: str, labels: Mapping[str, str]) -> str:
