@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, cast
 
 import httpx
@@ -208,6 +209,17 @@ def test_past_occurrences_are_counted_and_enqueued(running: Running, admin: http
                 admin.post(f"{path}/backfill", data={**form, "confirmed": "1"}).status_code == 303
             )
             assert said in page(admin, path)
+        times = {"from": "2024-03-01 09:00", "to": "2024-03-01 11:00", "back": "cron/filled"}
+        shown = admin.post(f"{path}/backfill", data={**times, "zone": "Asia/Tokyo"}).text
+        assert "Enqueue 2 jobs of filled?" in shown
+        assert "is of 2024-03-01 09:00:00 JST (2024-03-01 00:00:00 UTC)" in shown
+        assert 'name="from" value="2024-03-01T00:00:00Z"' in shown
+        for zone, offered in (("Asia/Tokyo", ["Asia/Tokyo", "UTC"]), ("UTC", ["UTC"])):
+            changed = {"timezone": zone}
+            api.patch("/ojs/v1/cron/filled", json=changed).raise_for_status()
+            backfill = page(admin, path).partition('id="backfill"')[2]
+            zones = re.findall(r'<option value="(.*?)"|name="zone" value="(.*?)"', backfill)
+            assert [either or other for either, other in zones] == offered, "its own zone first"
         empty = {**form, "to": "2024-03-01T00:00:00Z"}
         admin.post(f"{path}/backfill", data=empty)
         assert "From must be before to" in page(admin, path)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 import orjson
 
 from ojs_cluster.core.access.scopes import Scope
+from ojs_cluster.core.cron.zones import find_zone
 from ojs_cluster.ui import raw
 from ojs_cluster.ui.drawings.runs_chart import runs_chart
-from ojs_cluster.ui.formats import exact_time, number
+from ojs_cluster.ui.formats import exact_time, number, zone_name
 from ojs_cluster.ui.forms.form import confirmation, is_confirmed
 from ojs_cluster.ui.json_view import show_values
 from ojs_cluster.ui.languages.translate import _, ngettext
@@ -55,11 +57,24 @@ async def show_one(visit: Visit, name: str) -> Answer:
                 {n: shown[n] for n in ("args", "meta", "options")},
                 redacted=visit.redaction.active,
             ),
+            "zones": _zones_of_times(visit, raw.text(members, "timezone")),
             "history": history,
             "chart": runs_chart(history),
             "may_write": visit.may_change(Scope.DATA_WRITE),
         },
     )
+
+
+def _zones_of_times(visit: Visit, name: str) -> list[str]:
+    """Return the time zones in which the form takes times: that of the cron job, that of pages."""
+    zone, own = find_zone(name), zone_name(visit.zone)
+    return [own] if zone is None or zone.key == own else [zone.key, own]
+
+
+def _in_zones(text: str, zone: ZoneInfo | None, other: ZoneInfo | None) -> str:
+    """Return a time in the time zone in which it was typed, and in that of the pages."""
+    shown, also = exact_time(text, zone), exact_time(text, other)
+    return shown if shown == also else f"{shown} ({also})"
 
 
 async def trigger(visit: Visit, name: str) -> Answer:
@@ -71,7 +86,8 @@ async def trigger(visit: Visit, name: str) -> Answer:
 
 async def backfill(visit: Visit, name: str) -> Answer:
     """Count the occurrences of a past interval, ask, and enqueue their jobs."""
-    body = {name: typed_time(visit.form.get(name, ""), visit.zone) for name in ("from", "to")}
+    zone = find_zone(visit.form.get("zone", "")) or visit.zone
+    body = {name: typed_time(visit.form.get(name, ""), zone) for name in ("from", "to")}
     confirmed = is_confirmed(visit)
     # The page that asks sends the same times, also if another time zone is chosen meanwhile.
     visit = replace(visit, form={**visit.form, **body})
@@ -97,8 +113,8 @@ async def backfill(visit: Visit, name: str) -> Answer:
             _(
                 "The first is of %(first)s, the last of %(last)s. An occurrence whose job exists "
                 "is left out.",
-                first=exact_time(found["first"], visit.zone),
-                last=exact_time(found["last"], visit.zone),
+                first=_in_zones(found["first"], zone, visit.zone),
+                last=_in_zones(found["last"], zone, visit.zone),
             ),
             ngettext("Enqueue %(number)s job", "Enqueue %(number)s jobs", count, number=jobs),
             visit.url("cron", name),
