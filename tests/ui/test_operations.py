@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
@@ -12,6 +13,7 @@ from ojs_cluster.core.access.scopes import Keyring, digest
 from ojs_cluster.http.routing.routes import ROUTES
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.ui.pages import audit, webhooks
+from ojs_cluster.ui.pages.shared.audited_changes import changes_of
 from ojs_cluster.ui.settings import UiSettings
 from tests.support.servers import wait_until
 from tests.ui.dashboard import KEYS, OWN, Running, dashboard
@@ -227,11 +229,50 @@ def test_the_audit_shows_what_a_setting_was_changed_to(
         for limit in (11, 12):
             path = "/ojs/v1/admin/queues/audited/rate-limit"
             api.put(path, json={"concurrency": limit}).raise_for_status()
-    shown = '<code>concurrency</code>: <bdi dir="ltr">11 → 12</bdi></div>'
+    shown = 'Jobs at the same time: <bdi dir="ltr"><bdi>11</bdi> → <bdi>12</bdi></bdi></div>'
     wait_until(
         lambda: shown in page(admin, "/ui/audit?action=queue.limit"),
         what="the audit has the change",
     )
+    raw = page(admin, "/ui/audit?action=queue.limit").partition(shown)[2].partition("</tr>")[0]
+    members = '{ "concurrency": { "old": 11, "new": 12 } }'
+    assert members in " ".join(parse(raw).text.split()), "the members stay to be seen"
+
+
+@pytest.mark.parametrize(
+    ("details", "words"),
+    [
+        ({"default_timeout": {"old": 30, "new": 90}}, ["Timeout: 30 s → 1.5 min"]),
+        ({"timeout_ms": {"new": 1500}}, ["Timeout:  → 1.5 s"]),
+        ({"queues": {"new": ["a", "b"]}}, ["Queues:  → a, b"]),
+        ({"enabled": {"old": True, "new": False}}, ["enabled: on → off"]),
+        ({"overlap_policy": {"new": "skip"}}, ["If the last run has not ended:  → skip this run"]),
+        ({"at": {"new": "2030-01-31T08:00:00Z"}}, ["at:  → 2030-01-31 17:00:00 JST"]),
+        ({"period": {"new": "PT90S"}, "url": {}}, ["period:  → 1.5 min", "url:  → "]),
+        ({"period": {"new": "soon"}}, ["period:  → soon"]),
+        ({"rate": {"new": {"limit": 9, "period": "PT1M"}}}, ["rate:  → 9 per minute"]),
+        ({"max_scheduled": {"old": 1000, "new": None}}, ["Scheduled jobs: 1,000 → removed"]),
+        ({"max_scheduled": {"old": 1000}}, ["Scheduled jobs: 1,000 → removed"]),
+        (
+            {
+                "config": {
+                    "old": {"backpressure": {"strategy": "block", "max_depth": 5}},
+                    "new": {"backpressure": {"strategy": "reject", "max_depth": 5}},
+                }
+            },
+            ["When the queue is full: Let clients wait for room → Refuse new jobs"],
+        ),
+        (
+            {"retention": {"old": {"completed": "P1D"}, "new": {"completed": "PT36H"}}},
+            ["Keep ended jobs for: Completed: 1 d → 1.5 d"],
+        ),
+    ],
+)
+def test_the_audit_shows_values_as_other_pages_do(
+    details: dict[str, Any], words: list[str]
+) -> None:
+    changes = changes_of({"details": details}, ZoneInfo("Asia/Tokyo"))
+    assert [f"{each.label}: {each.old} → {each.new}" for each in changes] == words
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,9 @@ from ojs_cluster.core.jobs.ids import is_job_id
 from ojs_cluster.core.jobs.options import is_queue
 from ojs_cluster.core.jobs.tenant import is_tenant
 from ojs_cluster.ui.formats import time_ago
+from ojs_cluster.ui.json_view import readable
 from ojs_cluster.ui.languages.translate import _, later, ngettext
+from ojs_cluster.ui.pages.shared.audited_changes import changes_of
 from ojs_cluster.ui.pages.shared.times import typed_time
 from ojs_cluster.ui.redaction.redaction import ERROR_MESSAGE, ERROR_TYPE
 from ojs_cluster.ui.visit import Answer, Page, Visit
@@ -185,7 +187,8 @@ async def show(visit: Visit) -> Answer:
             "object_of": object_of,
             "outcome_of": outcome_of,
             "place_of": place_of,
-            "changes_of": changes_of,
+            "changes_of": lambda entry: changes_of(entry, visit.zone),
+            "members_of": lambda entry: _members_of(entry, visit),
             "actions": sorted(
                 ((name, action_of({"action": name})) for name in {*ACTIONS, action} - {""}),
                 key=lambda pair: pair[1],
@@ -303,24 +306,13 @@ def outcome_of(entry: Mapping[str, Any]) -> str:
     )
 
 
-def changes_of(entry: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Return the names, the old and the new values of the members that a change has named.
-
-    A value that is not known or not shown is empty.
-    """
+def _members_of(entry: Mapping[str, Any], visit: Visit) -> str:
+    """Return the changed members of an entry with their values, as JSON; empty if it has none."""
     details = entry.get("details")
-    if not isinstance(details, dict):
-        return []
-    return [
-        (str(name), _value_of(values, "old"), _value_of(values, "new"))
-        for name, values in details.items()
-        if isinstance(values, dict)
-    ]
-
-
-def _value_of(values: Mapping[str, Any], name: str) -> str:
-    value = values.get(name, "")
-    return value if isinstance(value, str) else orjson.dumps(value).decode()
+    if not isinstance(details, dict) or not any(details.values()):
+        return ""
+    text = orjson.dumps(details, option=orjson.OPT_INDENT_2).decode()
+    return readable(visit.redaction.rules.text(text))
 
 
 def place_of(entry: Mapping[str, Any]) -> str:
