@@ -26,9 +26,10 @@ from ojs_cluster.http.hypercorn.quart_app import OJSQuart
 from ojs_cluster.http.messages import BodyStream, Response
 from ojs_cluster.http.pages import BrowserRequest
 from ojs_cluster.ui import browser
-from ojs_cluster.ui.app import PREFIX, UNKNOWN, Dashboard
+from ojs_cluster.ui.app import UNKNOWN, Dashboard
 from ojs_cluster.ui.login import LOGIN, LOGOUT
 from ojs_cluster.ui.pages import events
+from ojs_cluster.ui.requests.visits import PREFIX
 from ojs_cluster.ui.routes import PAGES
 from ojs_cluster.ui.settings import UiSettings
 from ojs_cluster.ui.sign_on.oidc_settings import OidcSettings
@@ -104,10 +105,10 @@ def _blueprint(
         endpoint = add(page.method, page.rule, view)
         if page.method == "GET" and page.handler is not events.stream:
             quart.views[endpoint] = view
-    add("POST", "/login", dashboard.log_in)
+    add("POST", "/login", dashboard.logins.log_in)
     if oidc is not None:
-        add("GET", "/oidc/login", partial(dashboard.begin_sign_on, oidc))
-        add("GET", "/oidc/callback", partial(dashboard.finish_sign_on, oidc))
+        add("GET", "/oidc/login", partial(dashboard.logins.begin_sign_on, oidc))
+        add("GET", "/oidc/callback", partial(dashboard.logins.finish_sign_on, oidc))
     add("POST", "/logout", partial(dashboard.answer, LOGOUT))
     send_file = partial(_send_file, dashboard)
     quart.views[add("GET", "/static/<path:name>", send_file)] = send_file
@@ -126,7 +127,7 @@ async def _redirect() -> TrioResponse:
 async def _send_file(
     dashboard: Dashboard, asked: BrowserRequest, name: str, **_: object
 ) -> Response:
-    return await dashboard.send_file(name, asked.head.headers.get("accept-encoding", ""))
+    return dashboard.responses.send_file(name, asked.head.headers.get("accept-encoding", ""))
 
 
 async def _serve(view: Callable[..., Awaitable[Response]], **params: str) -> TrioResponse:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Mapping
 from functools import cache, lru_cache
 from gettext import GNUTranslations
@@ -18,8 +20,12 @@ from werkzeug.http import parse_accept_header
 
 from ojs_cluster.ui.languages.language import ENGLISH, Language
 
+log = logging.getLogger("ojs.http")
+
 FOLDER: Final = Path(__file__).parent
 _reading: Final = Lock()
+_READ_AGAIN_S: Final = 60.0
+"""After how many seconds texts are read again that could not be read."""
 _MAX_HEADER: Final = 500  # characters; browsers send less
 
 
@@ -47,15 +53,27 @@ def read_language(path: Path) -> Language:
 
 @cache
 def languages() -> Mapping[str, Language]:
-    """Return all languages by their codes, English first. The first call reads the headers."""
-    others = [read_language(path) for path in sorted(FOLDER.glob("*.po"))]
-    return MappingProxyType({each.code: each for each in (ENGLISH, *others)})
+    """Return all languages by their codes, English first. The first call reads the headers.
+
+    A language whose header cannot be read is left out, and logged.
+    """
+    known = {ENGLISH.code: ENGLISH}
+    for path in sorted(FOLDER.glob("*.po")):
+        try:
+            known[path.stem] = read_language(path)
+        except (OSError, ValueError, KeyError) as error:
+            log.warning("the dashboard lacks the language of %s: %r", path.name, error)
+    return MappingProxyType(known)
 
 
 def read_texts(language: Language) -> None:
     """Read the texts of a language, unless they are known.
 
     It takes some 50 ms. One thread reads at a time: several would delay the event loop.
+
+    Raises:
+        OSError: the file cannot be read, or is damaged.
+        ValueError: the file is damaged.
     """
     with _reading:
         if language.translations is None:
@@ -64,10 +82,31 @@ def read_texts(language: Language) -> None:
             language.shown.clear()
 
 
-async def ensure_texts(language: Language) -> None:
-    """Read the texts of a language beside the event loop, unless they are known."""
-    if language.translations is None:
+async def with_texts(language: Language) -> Language:
+    """Read the texts of a language beside the event loop, unless they are known.
+
+    Returns:
+        The language; English if its texts cannot be read. They are read again after a minute at
+        the earliest.
+    """
+    if language.translations is not None:
+        return language
+    if time.monotonic() < language.next_read_s:
+        return ENGLISH
+    try:
         await trio.to_thread.run_sync(read_texts, language)
+    except Exception as error:
+        now = time.monotonic()
+        # Other pages may have waited for the same file.
+        if now >= language.next_read_s:
+            language.next_read_s = now + _READ_AGAIN_S
+            log.warning(
+                "the texts of %s.po cannot be read, so its pages are in English: %r",
+                language.code,
+                error,
+            )
+        return ENGLISH
+    return language
 
 
 @lru_cache(maxsize=200)

@@ -21,6 +21,8 @@ class Language:
         thousands: what separates groups of three digits.
         decimal: what separates the decimals.
         translations: the texts; None until they are read, for the first page in this language.
+        next_read_s: monotonic time in seconds before which the texts are not read again after a
+            failure.
         shown: texts without values as templates show them. Texts are literals, so they are few.
     """
 
@@ -30,6 +32,7 @@ class Language:
     thousands: str
     decimal: str
     translations: NullTranslations | None = None
+    next_read_s: float = 0.0
     shown: dict[str, Markup] = field(default_factory=dict)
 
     def gettext(self, text: str) -> str:

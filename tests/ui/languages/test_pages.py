@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import httpx
 import pytest
 
 from ojs_cluster.ui import formats
-from ojs_cluster.ui.languages.catalogs import language_of, languages, read_texts
+from ojs_cluster.ui.languages import catalogs
+from ojs_cluster.ui.languages.catalogs import FOLDER, language_of, languages, read_texts
 from ojs_cluster.ui.languages.language import ENGLISH, current, speak
 from tests.ui.dashboard import Running
 from tests.ui.demo import Demo
 from tests.ui.every_page import every_page
+from tests.ui.test_pages import page
 
 REFRESH = {"HX-Request": "true"}
 
@@ -73,6 +76,39 @@ def test_the_choice_is_kept_by_the_browser_and_other_viewers_keep_theirs(
         unknown = client.post("/ui/language", data={"language": "xx", "back": "//example.com"})
         assert unknown.headers["location"] == "./"
         assert '<html lang="es"' in client.get("/ui/queues").text
+
+
+def test_a_language_whose_file_cannot_be_read_is_shown_in_english(
+    running: Running,
+    demo: Demo,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    language = languages()["ja"]
+    (tmp_path / "ja.po").write_bytes(b'msgid "\xff')
+    with running.browser() as client, monkeypatch.context() as patch:
+        client.headers["accept-language"] = "ja"
+        patch.setattr(catalogs, "FOLDER", tmp_path)
+        patch.setattr(language, "translations", None)
+        patch.setattr(language, "next_read_s", 0.0)
+        for _ in range(2):
+            assert '<html lang="en"' in page(client, "/ui/queues")
+        told = [each for each in caplog.messages if "ja.po" in each]
+        assert len(told) == 1
+        patch.setattr(catalogs, "FOLDER", FOLDER)
+        patch.setattr(language, "next_read_s", 0.0)
+        assert '<html lang="ja"' in page(client, "/ui/queues"), "it is read again"
+
+
+def test_a_language_with_a_damaged_header_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(catalogs, "FOLDER", tmp_path)
+    (tmp_path / "de.po").write_bytes((FOLDER / "de.po").read_bytes())
+    (tmp_path / "es.po").write_text('msgid ""\nmsgstr ""\n')
+    assert [*languages.__wrapped__()] == ["en", "de"]
+    assert ["es.po" in each for each in caplog.messages] == [True]
 
 
 def test_numbers_have_the_separators_of_the_language() -> None:

@@ -1,0 +1,1 @@
+"""The requests of browsers: who asks for what, and what they get."""
