@@ -6,13 +6,15 @@
 --       counters are not numbers.
 -- Memory: deny-oom.
 -- KEYS: 1 events, 2 queue_counters, 3 queue_available, 4 job hash.
--- ARGV: 1 events kept, 2 id, 3 queue, 4 priority, then names and values of the other fields, first the
---       envelope (5, 6) and the type (7, 8).
--- Returns: {'ok', now, {}, 'available', '', ''}, the same reply as enqueue.lua gives
+-- ARGV: 1 events kept, 2 id, 3 queue, 4 priority, 5 envelope, 6 type, 7 maximum number of attempts, then names
+--       and values of the other fields.
+-- Returns: {'ok', now}
 --          {'full_path'}: use enqueue.lua | {'bounded'}: use it, because the queue has a depth bound
 --          {'exists', 1, fields as returned by read_existing.lua}
 --@include keys fields
-if redis.call('EXISTS', KEYS[4]) == 1 then
+-- Usually neither the job nor a job before it in the queue exists: one command shows both.
+local existing = redis.call('EXISTS', KEYS[3], KEYS[4])
+if existing > 0 and redis.call('EXISTS', KEYS[4]) == 1 then
 --@include read_existing
     return {'exists', 1, read_existing(KEYS[4])}
 end
@@ -24,12 +26,13 @@ if not (counters[1] and enqueued and enqueued % 1 == 0 and enqueued < BAND and e
     return {redis.call('HEXISTS', KEYS[2], 'bound') == 1 and 'bounded' or 'full_path'}
 end
 --@include now priority_base
-redis.call('HSET', KEYS[4], F.state, 'available', F.queue, ARGV[3], F.created, now, unpack(ARGV, 5))
+redis.call('HSET', KEYS[4], F.state, 'available', F.queue, ARGV[3], F.created, now,
+    F.envelope, ARGV[5], F.type, ARGV[6], F.max_attempts, ARGV[7], unpack(ARGV, 8))
 redis.call('HSET', KEYS[2], 'enqueued', enqueued + 1, 'seq', seq + 1)
 redis.call('ZADD', KEYS[3], band_of(ARGV[4]) + seq + 1, ARGV[2])
-if redis.call('ZCARD', KEYS[3]) == 1 then redis.call('SPUBLISH', WAKE_CHANNEL, ARGV[3]) end
+if existing == 0 then redis.call('SPUBLISH', WAKE_CHANNEL, ARGV[3]) end -- the queue was empty
 if ARGV[1] ~= '0' then
     redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*',
-        't', 'job.enqueued', 'j', ARGV[2], 'y', ARGV[8], 'q', ARGV[3])
+        't', 'job.enqueued', 'j', ARGV[2], 'y', ARGV[6], 'q', ARGV[3])
 end
-return {'ok', now, {}, 'available', '', ''}
+return {'ok', now}

@@ -176,8 +176,11 @@ def enqueue_one_command(
         shard.queue_available(queue),
         shard.job(job.job_id),
     ]
-    args: list[Arg] = [store.settings.events_per_shard, job.job_id, queue, job.priority]
-    args += job.fields
+    fields = job.fields  # they begin with the names and values of the first three; see ``_fields``
+    args: list[Arg] = [
+        *(store.settings.events_per_shard, job.job_id, queue, job.priority),
+        *(fields[1], fields[3], fields[5], *fields[_LEAST_FIELDS:]),
+    ]
     if job.priority:
         args += (f.PRIORITY, job.priority)
     return keys, args
@@ -194,9 +197,10 @@ def stored_records(part: Sequence[PlacedJob], reply: Sequence[Any]) -> list[JobR
     Args:
         part: the jobs that were passed to the script.
         reply: the script's reply: ``ok``, time in ms, effects, then three values per job, and two
-            if a queue is above its warning threshold.
+            if a queue is above its warning threshold. The reply of ``enqueue_one.lua`` ends after
+            the time.
     """
-    now, answers = b"%d" % reply[1], reply[3:]
+    now, answers = b"%d" % reply[1], reply[3:] or (b"available", b"", b"")
     if len(answers) == 3:  # those of one job, which most requests have
         return [JobRecord(part[0].job_id, _stored_fields(part[0], now, answers))]
     pressure = None
@@ -230,9 +234,9 @@ async def deliver_effects(store: Store, shard: Shard, reply: Sequence[Any]) -> N
     Args:
         store: the store.
         shard: the shard in which the script has run.
-        reply: the script's reply; the third value has the effects.
+        reply: the script's reply; the third value has the effects, if there is one.
     """
-    if reply[2]:
+    if len(reply) > 2 and reply[2]:
         await deliver(store, shard, reply[2])
 
 
