@@ -8,10 +8,17 @@
 -- KEYS: 1 job, 2 active, 3 execution_deadlines, 4 finished, 5 events.
 -- ARGV: 1 events kept, 2 worker id or '', 3 lease id or '', 4 result JSON or '',
 --       5 ms to keep completed jobs.
--- Returns: {'ok', fields} | {'full_path'}
+-- Returns: {'ok', fields before the ack, 0 (no effects), now}: the caller knows the fields that the ack writes.
+--           A field with an empty value is removed.
+--          {'full_path'}
 -- Code of the common case defines no functions, because Redis would create them at each call.
 --@include keys now fields
-local field_list, job = redis.call('HGETALL', KEYS[1]), {}
+-- `nil` in a new table reserves a place, here for each field of every active job: Lua allocates a table again when
+-- it grows.
+local field_list, job = redis.call('HGETALL', KEYS[1]), {
+    [F.state] = nil, [F.queue] = nil, [F.type] = nil, [F.envelope] = nil, [F.created] = nil, [F.max_attempts] = nil,
+    [F.attempt] = nil, [F.started] = nil, [F.worker] = nil, [F.lease] = nil, [F.deadline] = nil, [F.lease_ms] = nil,
+}
 local length = #field_list
 for i = 1, length, 2 do job[field_list[i]] = field_list[i + 1] end
 if job[F.state] ~= 'active' or ARGV[3] ~= '' and ARGV[3] ~= job[F.lease]
@@ -45,21 +52,16 @@ end
 redis.call('ZREM', KEYS[2], id)
 if job[F.timeout] then redis.call('ZREM', KEYS[3], id) end
 redis.call('ZADD', KEYS[4], removal, id)
-field_list[length + 1], field_list[length + 2] = F.state, 'completed'
-field_list[length + 3], field_list[length + 4] = F.finished, string.format('%.0f', now)
 if ARGV[4] == '' then redis.call('HSET', KEYS[1], F.state, 'completed', F.finished, now)
-else
-    redis.call('HSET', KEYS[1], F.state, 'completed', F.finished, now, F.result, ARGV[4])
-    field_list[length + 5], field_list[length + 6] = F.result, ARGV[4]
-end
+else redis.call('HSET', KEYS[1], F.state, 'completed', F.finished, now, F.result, ARGV[4]) end
 if job[F.delay] then
     redis.call('HDEL', KEYS[1], F.delay)
-    length = #field_list
     field_list[length + 1], field_list[length + 2] = F.delay, ''
 end
+local waited = began - (job[F.enqueued] or created)
 redis.call('HSET', counters, 'active', active - 1, 'completed', (tonumber(completed) or 0) + 1,
     'acked', (tonumber(acked) or 0) + 1, 'run_ms', (tonumber(run_ms) or 0) + (now - began),
-    'wait_ms', (tonumber(wait_ms) or 0) + math.max(0, began - (job[F.enqueued] or job[F.created])))
+    'wait_ms', (tonumber(wait_ms) or 0) + (waited > 0 and waited or 0))
 if limits then
 --@include change_counters
     wake_on_free_slot(job[F.queue], limits, active, -1)
@@ -68,4 +70,4 @@ if ARGV[1] ~= '0' then
     redis.call('XADD', KEYS[5], 'MAXLEN', '~', ARGV[1], '*', 't', 'job.completed', 'j', id,
         'y', job[F.type], 'q', job[F.queue], 'a', job[F.attempt], 'd', now - began)
 end
-return {'ok', field_list}
+return {'ok', field_list, 0, now}

@@ -10,11 +10,14 @@ from ojs_cluster.core.errors import PayloadTooLarge
 from ojs_cluster.core.events import JOB_COMPLETED
 from ojs_cluster.redis.durability import required_durability
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.by_id import run_for_reply
 from ojs_cluster.store.jobs.by_ids import JobOutcome, JobTransition, run_on_jobs
 from ojs_cluster.store.jobs.record import JobRecord, record
 
 _KEYS = ("active", "execution_deadlines", "finished", "events")
+_FULL_REPLY = 3
+"""Number of values in a reply of ``ack_full.lua``. A reply of ``ack.lua`` also has the time."""
 
 
 async def ack(
@@ -68,10 +71,15 @@ async def ack(
         idempotent=bool(worker_id or lease_id),
         lease_id=lease_id,
     )
-    completed = record(job_id, reply[1])
+    fields = reply[1]
+    if len(reply) > _FULL_REPLY:  # the fast path omits the fields whose values this process knows
+        fields += (f.STATE, b"completed", f.FINISHED, b"%d" % reply[3])
+        if result:
+            fields += (f.RESULT, result)
+    completed = record(job_id, fields)
     # A repeated ack must not count the job again. Its reply has each field once. The first ack of a
     # job changes the state, so that the reply has the old and the new state.
-    if 2 * len(completed.fields) < len(reply[1]):
+    if 2 * len(completed.fields) < len(fields):
         store.job_counts.count_completed_job(completed.fields)
     return completed
 
