@@ -15,7 +15,7 @@ from ojs_cluster.redis.deadline import share_remaining_time
 from ojs_cluster.redis.driven_coroutines import ShieldedBlock, driver_state, ensure_task
 from ojs_cluster.redis.errors import ReplyTooLarge
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.fetch.fetch_script import FetchReply, fetch_keys
+from ojs_cluster.store.fetch.fetch_script import FetchReply, fetch_keys, full_fetch_keys
 from ojs_cluster.store.fetch.in_progress import FetchInProgress
 from ojs_cluster.store.fetch.lease_ids import new_prefix, shard_of_lease
 from ojs_cluster.store.fetch.partition_fetch import fetch_from_partitions
@@ -386,20 +386,20 @@ class _Fetch:
             find more jobs or request more tokens; and how many jobs remain in the first queue.
         """
         store = self._store
-        keys = fetch_keys(shard, queues)
         prefix = new_prefix(shard)
         args = self._args(prefix, with_depth)
         limited = bool(self.tenant) or store.limited_queues.contains(shard, queues)
         reply: Any = None
         try:
             if not (limited or store.webhooks.selects(JOB_STARTED)):
-                reply = await store.run(shard, "fetch", keys, args)
+                reply = await store.run(shard, "fetch", fetch_keys(shard, queues), args)
                 if reply[1] in (b"full_path", b"limited"):
                     if reply[1] == b"limited":
                         store.limited_queues.add(shard, queues)
                     reply = None
             if reply is None:
                 args = self._full_args(args, shard, queues, idle_keys)
+                keys = full_fetch_keys(shard, queues)
                 reply = await store.run(shard, "fetch_full", keys, args)
         except (BackendUnavailable, ReplyTooLarge) as error:
             if isinstance(error, ReplyTooLarge) or error.outcome != "not_applied":

@@ -12,7 +12,7 @@ from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.record import JobRecord, record
 
 _MAX_PACKED_QUEUES: Final = 4
-"""Packed keys are cached for lists of up to this many queues. The cache has about 1 MB."""
+"""Packed keys are cached for lists of up to this many queues. Each cache has about 1 MB."""
 _REPLY_HEAD: Final = 4
 """Number of values in a reply before the first job (see ``fetch.lua``)."""
 _VALUES_PER_JOB: Final = 5
@@ -85,7 +85,23 @@ class FetchReply(NamedTuple):
 
 
 def _keys(shard: Shard, queues: Iterable[str]) -> Sequence[bytes]:
-    """Return KEYS of ``fetch.lua`` and ``fetch_full.lua`` for some queues of a shard."""
+    """Return KEYS of ``fetch.lua`` for some queues of a shard."""
+    keys = [
+        shard.due,
+        shard.active,
+        shard.execution_deadlines,
+        shard.expiring,
+        shard.events,
+        shard.quiet_workers,
+    ]
+    for queue in queues:
+        keys += (shard.queue_counters(queue), shard.queue_available(queue))
+        keys.append(shard.queue_blocked(queue))
+    return keys
+
+
+def _full_keys(shard: Shard, queues: Iterable[str]) -> Sequence[bytes]:
+    """Return KEYS of ``fetch_full.lua`` for some queues of a shard."""
     keys = [
         shard.due,
         shard.active,
@@ -107,8 +123,21 @@ def _packed_keys(shard: Shard, queues: tuple[str, ...]) -> PackedKeys:
     return PackedKeys(_keys(shard, queues))
 
 
+@lru_cache(maxsize=1024)
+def _packed_full_keys(shard: Shard, queues: tuple[str, ...]) -> PackedKeys:
+    """Return KEYS of the full path in packed form."""
+    return PackedKeys(_full_keys(shard, queues))
+
+
 def fetch_keys(shard: Shard, queues: Sequence[str]) -> Sequence[bytes]:
-    """Return KEYS for some queues of a shard, from a cache for short lists of queues."""
+    """Return KEYS of ``fetch.lua``, from a cache for short lists of queues."""
     if len(queues) <= _MAX_PACKED_QUEUES:
         return _packed_keys(shard, tuple(queues))
     return _keys(shard, queues)
+
+
+def full_fetch_keys(shard: Shard, queues: Sequence[str]) -> Sequence[bytes]:
+    """Return KEYS of ``fetch_full.lua``, from a cache for short lists of queues."""
+    if len(queues) <= _MAX_PACKED_QUEUES:
+        return _packed_full_keys(shard, tuple(queues))
+    return _full_keys(shard, queues)
