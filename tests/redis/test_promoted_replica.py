@@ -191,7 +191,8 @@ async def test_confirmed_writes_follow_too(tmp_path: Path) -> None:
 
 async def test_a_process_that_starts_at_a_replica_waits_and_says_why(tmp_path: Path) -> None:
     with two_servers(tmp_path) as (pair, _):
-        settings = settings_for(pair.replica.port, call_timeout_s=1.0)
+        # Four seconds are enough to ask the replica for its role, also on a busy machine.
+        settings = settings_for(pair.replica.port, call_timeout_s=4.0)
         with pytest.raises(BackendUnavailable) as caught:
             async with open_client(settings):
                 raise AssertionError("opened")

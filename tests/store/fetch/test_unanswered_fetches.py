@@ -164,7 +164,7 @@ async def test_a_fetch_that_a_stopped_server_carries_out_late_is_undone(
 ) -> None:
     """The client has given the connection up; the server reads the fetch when it goes on."""
     with own_server(tmp_path, cluster=False) as server:
-        async with open_store(patient_client(server, reply_timeout_s=2.0)) as store:
+        async with open_store(patient_client(server, reply_timeout_s=5.0)) as store:
             job = await put(store, max_attempts=1)
             await take(store, "empty")
             monkeypatch.setattr("ojs_cluster.store.queues.partitions._MAX_WAIT_S", 0.5)

@@ -38,6 +38,7 @@ from tests.store.tenants.shortcuts import limit
 from tests.store.unique_jobs import locks_left, once
 from tests.support.invariants import InvariantReport
 from tests.support.lossy import lossy
+from tests.support.patience import LONG_S
 
 
 @pytest.fixture(autouse=True)
@@ -152,8 +153,8 @@ async def test_a_write_does_not_wait_for_the_effects_of_its_drop(store: Store, d
     async def is_unlocked() -> bool:
         return locks_left(store, db) == 0
 
-    # An effect that the write had waited for would be left to the scheduler by now.
-    await until(is_unlocked, timeout_s=10)
+    # An effect that the write had waited for would be left to the scheduler after ``LONG_S``.
+    await until(is_unlocked, timeout_s=LONG_S / 2)
 
 
 async def test_a_batch_drops_as_many_as_it_needs(store: Store) -> None:

@@ -185,7 +185,7 @@ async def test_one_entry_at_a_time_probes_a_master_that_stays_unreachable(
 ) -> None:
     shard = store.keys.shard_of_queue(QUEUE)
     target = next(one for one in store.keys if node_of(store, one) == victim.port)
-    impatient = replace(patient_client(servers), reply_timeout_s=1.0, call_timeout_s=1.0)
+    impatient = replace(patient_client(servers), reply_timeout_s=3.0, call_timeout_s=3.0)
     async with open_store(impatient, prelude=PRELUDE) as other:
         servers.pause(victim)
         with observer_of(servers, store, shard) as db:
