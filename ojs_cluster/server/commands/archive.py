@@ -32,12 +32,15 @@ from ojs_cluster.store.archive.line_values import (
     CronLine,
     InvalidLine,
     JobLine,
+    PoolLine,
     QueueLine,
     ResultsLine,
     SchemaLine,
+    TenantLine,
     WorkflowLine,
 )
 from ojs_cluster.store.archive.schema_lines import restore_schema
+from ojs_cluster.store.archive.settings_lines import restore_pool, restore_tenant
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.migrations.layout import UnusableBackend
@@ -339,6 +342,10 @@ async def _store(store: Store, line: ArchiveLine) -> tuple[str, import_archive.R
             return "cron jobs", await import_archive.restore_cron(store, line)
         case SchemaLine():
             return "schemas", "created" if await restore_schema(store, line) else "exists"
+        case TenantLine(settings):
+            return "tenants", "created" if await restore_tenant(store, settings) else "exists"
+        case PoolLine(pool):
+            return "pools", "created" if await restore_pool(store, pool) else "exists"
         case _:
             raise InvalidLine("a header in the middle of the file")
 

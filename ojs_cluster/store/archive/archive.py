@@ -1,10 +1,11 @@
 """Encode and parse the lines of an archive, which is the file that ``ojs-cluster export`` writes.
 
 Each line is a JSON object with one member, whose name is the kind of the line. ``export`` is the
-first line. Lines of the kinds ``queue``, ``schema``, ``job``, ``workflow`` and ``cron`` follow.
-``end`` is the last line, so an import detects a truncated file. The line of a workflow has its
-results; results that do not fit into it are in lines of the kind ``results`` before it. JSON of
-users is copied byte for byte, except that line breaks between its tokens become blanks.
+first line. Lines of the kinds ``queue``, ``tenant``, ``pool``, ``schema``, ``job``, ``workflow``
+and ``cron`` follow. ``end`` is the last line, so an import detects a truncated file. The line of a
+workflow has its results; results that do not fit into it are in lines of the kind ``results``
+before it. JSON of users is copied byte for byte, except that line breaks between its tokens become
+blanks.
 """
 
 from __future__ import annotations
@@ -31,9 +32,11 @@ from ojs_cluster.store.archive.line_values import (
     CronLine,
     InvalidLine,
     JobLine,
+    PoolLine,
     QueueLine,
     ResultsLine,
     SchemaLine,
+    TenantLine,
     WorkflowLine,
     dump,
     is_number,
@@ -42,6 +45,12 @@ from ojs_cluster.store.archive.line_values import (
     texts,
 )
 from ojs_cluster.store.archive.schema_lines import parse_schema_line, schema_pieces
+from ojs_cluster.store.archive.settings_lines import (
+    parse_pool_line,
+    parse_tenant_line,
+    pool_pieces,
+    tenant_pieces,
+)
 from ojs_cluster.store.limits.depth_bounds import is_overflow
 
 VERSION = 1
@@ -77,6 +86,10 @@ def encode(line: ArchiveLine, **more: str | int) -> bytes:
             kind, pieces = "cron", {"name": dump(name), **_cron_pieces(fields)}
         case SchemaLine():
             kind, pieces = "schema", schema_pieces(line)
+        case TenantLine(settings):
+            kind, pieces = "tenant", tenant_pieces(settings)
+        case PoolLine(pool):
+            kind, pieces = "pool", pool_pieces(pool)
         case ArchiveFooter(counts):
             kind, pieces = "end", {"counts": dump(dict(counts))}
     raw = b'{"%b":{%b}}\n' % (kind.encode(), raw_json.join(pieces))
@@ -273,5 +286,7 @@ _PARSERS: Mapping[str, Callable[[Mapping[str, Raw]], ArchiveLine]] = {
     "workflow": _workflow,
     "cron": _cron,
     "schema": parse_schema_line,
+    "tenant": parse_tenant_line,
+    "pool": parse_pool_line,
     "end": _end,
 }

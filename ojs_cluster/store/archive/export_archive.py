@@ -40,6 +40,7 @@ from ojs_cluster.store.archive.line_values import (
     WorkflowLine,
 )
 from ojs_cluster.store.archive.schema_lines import export_schemas
+from ojs_cluster.store.archive.settings_lines import export_settings
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.cron.cron_record import CronRecord
 from ojs_cluster.store.cron.cron_store import RedisCronStore
@@ -85,6 +86,7 @@ async def export(
     before = await _shape(store)
     write(encode(ArchiveHeader(VERSION), **head))
     await _queues(store, put)
+    await export_settings(store, put)
     await export_schemas(store, put)
     # Read before the scan, which may miss the job of an occurrence that fires during the scan.
     occurrences = await _occurrences(store)
@@ -133,12 +135,16 @@ async def _queues(store: Store, put: Callable[[str, ArchiveLine], None]) -> None
         for raw in names:
             name = raw.decode()
             first, *others = await store.partitions.occupied_shards(store, name)
+            read = (*QUEUE_FIELDS, b"deleting")
             found: Any = await store.redis.call(
-                first.slot, "HMGET", first.queue_counters(name), *QUEUE_FIELDS, idempotent=True
+                first.slot, "HMGET", first.queue_counters(name), *read, idempotent=True
             )
-            fields = {k: v for k, v in zip(QUEUE_FIELDS, found, strict=True) if v is not None}
-            if b"paused" in fields:
-                fields[b"paused"] = b"1"  # an import pauses the queue at its own time
+            *values, deletion = found
+            fields = {k: v for k, v in zip(QUEUE_FIELDS, values, strict=True) if v is not None}
+            if deletion is not None and not deletion.endswith(b"*"):
+                fields.pop(b"draining", None)  # it drains for a deletion only (pause_queue.lua)
+            for flag in fields.keys() & {b"paused", b"draining"}:
+                fields[flag] = b"1"  # an import pauses the queue at its own time
             limits = await partition_quotas.get_limits(store, name)
             if limits != RateLimits():  # the hash holds only the quota of this partition
                 fields[b"limits"] = limits.packed().encode()

@@ -71,6 +71,9 @@ _RESERVED = "the id %s is reserved by an unfinished write: run the import again"
 async def restore_queue(store: Store, line: QueueLine) -> RestoreOutcome:
     """Register a queue and restore its settings, except settings that the queue already has.
 
+    A queue that was paused or drained is paused or drained, also if it exists. Jobs of the same
+    archive may have created it, so nothing tells whether it is in use.
+
     Raises:
         InvalidLine: the name is not a valid queue name.
         ValidationFailed: a setting is not valid.
@@ -88,10 +91,15 @@ async def restore_queue(store: Store, line: QueueLine) -> RestoreOutcome:
     paused, limits = fields.pop(b"paused", None), fields.pop(b"limits", None)
     bound, decision = fields.pop(b"bound", None), fields.pop(b"on_exhaustion", None)
     overflow, fair = fields.pop(b"overflow", b""), fields.pop(b"fair", None)
+    draining = fields.pop(b"draining", None)
+    if fields.pop(b"kept", None) is not None:
+        await create_queue(store, line.name, accept_existing=True)
     if line.partitions:
         await _partition(store, line.name, line.partitions)
     if paused is not None:
         await pauses.pause_or_resume(store, line.name, "pause")
+    if draining is not None:
+        await pauses.pause_or_resume(store, line.name, "drain")
     if limits is not None and await partition_quotas.get_limits(store, line.name) == RateLimits():
         await rate_limits.set_queue_limits(store, line.name, unpack_limits(limits.decode()))
     if bound is not None and await depth_bounds.get_bound(store, line.name) is None:

@@ -10,8 +10,10 @@ import orjson
 
 from ojs_cluster.core import raw_json
 from ojs_cluster.core.jobs.states import State
+from ojs_cluster.core.pools.pool import Pool
 from ojs_cluster.core.queue_defaults import QueueDefaults
 from ojs_cluster.core.raw_json import Raw
+from ojs_cluster.core.tenants.settings import TenantSettings
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.schemas.schema_index import TypePolicy
 
@@ -24,6 +26,8 @@ QUEUE_FIELDS = {
     b"overflow": "overflow",
     b"on_exhaustion": "on_exhaustion",
     b"fair": "fair_share",
+    b"kept": "kept",
+    b"draining": "draining",
 }
 """Fields of a queue's hash, with the names of their members in a line."""
 POSITIONS = 1 << 45
@@ -145,6 +149,20 @@ class SchemaLine:
 
 
 @dataclass(frozen=True, slots=True)
+class TenantLine:
+    """The settings of a tenant."""
+
+    settings: TenantSettings
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLine:
+    """A worker pool."""
+
+    pool: Pool
+
+
+@dataclass(frozen=True, slots=True)
 class ArchiveHeader:
     """The first line, with the version of the format."""
 
@@ -166,6 +184,8 @@ ArchiveLine = (
     | WorkflowLine
     | CronLine
     | SchemaLine
+    | TenantLine
+    | PoolLine
     | ArchiveFooter
 )
 

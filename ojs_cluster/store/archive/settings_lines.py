@@ -1,0 +1,110 @@
+"""Export and import the settings of tenants and the worker pools."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from ojs_cluster.core import raw_json
+from ojs_cluster.core.errors import Conflict, InvalidRequest
+from ojs_cluster.core.pools import pool as pool_records
+from ojs_cluster.core.pools.pool import Pool, new_pool
+from ojs_cluster.core.raw_json import Raw
+from ojs_cluster.core.tenants import settings as tenant_records
+from ojs_cluster.core.tenants.settings import TenantSettings
+from ojs_cluster.store.archive.line_values import InvalidLine, PoolLine, TenantLine
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.pools import pools
+from ojs_cluster.store.tenants import changes, tenants
+
+
+async def export_settings(store: Store, put: Callable[[str, TenantLine | PoolLine], None]) -> None:
+    """Write a line for each tenant with settings, and for each pool.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    for settings in (await tenants.read_all(store)).settings().values():
+        put("tenants", TenantLine(settings))
+    for pool in (await pools.read_all(store)).pools().values():
+        put("pools", PoolLine(pool))
+
+
+def tenant_pieces(settings: TenantSettings) -> dict[str, Raw]:
+    """Return the members of the line of a tenant: those of its record."""
+    return raw_json.object_members(tenant_records.encode(settings)) or {}
+
+
+def pool_pieces(pool: Pool) -> dict[str, Raw]:
+    """Return the members of the line of a pool: those of its record."""
+    return raw_json.object_members(pool_records.encode(pool)) or {}
+
+
+def parse_tenant_line(members: Mapping[str, Raw]) -> TenantLine:
+    """Return the settings of a tenant with the members of a line.
+
+    Raises:
+        InvalidLine: a member is missing or not valid.
+    """
+    try:
+        settings = tenant_records.decode(b"{%b}" % raw_json.join(dict(members)))
+    except ValueError as error:
+        raise InvalidLine(f"the settings of the tenant are not valid: {error}") from None
+    if len(settings.reason) > tenant_records.MAX_REASON_LENGTH:
+        raise InvalidLine("the reason of the tenant is too long")
+    return TenantLine(settings)
+
+
+def parse_pool_line(members: Mapping[str, Raw]) -> PoolLine:
+    """Return the pool with the members of a line.
+
+    Raises:
+        InvalidLine: a member is missing or not valid.
+    """
+    try:
+        found = pool_records.decode(b"{%b}" % raw_json.join(dict(members)))
+        return PoolLine(new_pool(found.name, found.strategy, found.queues, found.weights))
+    except (ValueError, InvalidRequest) as error:
+        raise InvalidLine(f"the pool is not valid: {error}") from None
+
+
+async def restore_tenant(store: Store, settings: TenantSettings) -> bool:
+    """Set the settings of a tenant; return False if it has settings.
+
+    Raises:
+        InvalidLine: too many tenants have settings.
+        BackendUnavailable: Redis did not answer in time.
+    """
+
+    def unless_set(present: TenantSettings | None) -> TenantSettings:
+        if present is not None:
+            raise Conflict("the tenant has settings")
+        return settings
+
+    try:
+        await changes.change(store, settings.tenant_id, unless_set)
+    except Conflict:
+        return False
+    except InvalidRequest as error:
+        raise InvalidLine(error.message) from None
+    return True
+
+
+async def restore_pool(store: Store, pool: Pool) -> bool:
+    """Create a pool; return False if it exists.
+
+    Raises:
+        InvalidLine: there are too many pools.
+        BackendUnavailable: Redis did not answer in time.
+    """
+
+    def check_absent(present: Pool | None) -> None:
+        if present is not None:
+            raise Conflict("the pool exists")
+
+    try:
+        await pools.set_pool(store, pool, check_absent)
+    except Conflict:
+        return False
+    except InvalidRequest as error:
+        raise InvalidLine(error.message) from None
+    return True
