@@ -31,5 +31,15 @@ SUBSCRIPTIONS: Final = CursorKind("subscriptions", (int, str))
 """Webhook subscriptions by the Unix time of their creation in ms, and by id."""
 ERRORS: Final = CursorKind("errors", (int, str, str))
 """Groups of errors by the Unix time of the last failure in ms, newest first; type and message."""
+WORKERS_BY_TIME: Final = CursorKind("workers", (int, str))
+"""Workers by the Unix time in ms at which they were last seen, newest first, and by id."""
+WORKFLOWS: Final = CursorKind("workflows", (int, str))
+"""Workflows by the Unix time of their creation in ms, newest first, and by id."""
+DEAD_LETTERS: Final = CursorKind("dead letters", (int, str))
+"""Dead letters by the Unix time of their discard in ms, newest first, and by id."""
+TENANTS: Final = CursorKind("tenants", (int, str))
+"""Tenants by the Unix time in ms at which they were last registered, newest first, and by name."""
+CRONS: Final = CursorKind("cron jobs", (int, str))
+"""Cron jobs by name: first the enabled (0), then the disabled (1)."""
 WORKERS_BY_ID: Final = CursorKind("workers by id", (str,))
 """Workers by id."""

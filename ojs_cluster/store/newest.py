@@ -8,12 +8,18 @@ from typing import Any
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
+from ojs_cluster.store.listed import Listed, Position
 
 
 async def newest_members(
-    store: Store, key_of: Callable[[Shard], bytes], *, limit: int, offset: int
-) -> tuple[list[str], int]:
-    """Return a page of members of all shards, highest score first, and how many there are.
+    store: Store,
+    key_of: Callable[[Shard], bytes],
+    *,
+    limit: int,
+    offset: int = 0,
+    after: Position | None = None,
+) -> Listed[str]:
+    """Return a page of members of all shards, highest score first, with the number of all members.
 
     The work is bounded by ``limit`` plus ``offset``, times the number of shards.
 
@@ -21,26 +27,67 @@ async def newest_members(
         store: the store.
         key_of: returns the key of a shard's sorted set.
         limit: maximum number of members of the page.
-        offset: how many members are skipped.
+        offset: how many members are skipped, unless ``after`` is given.
+        after: score and name of the last member before the page, which may be missing.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
     """
-    newest: list[tuple[float, str]] = []
+    newest: list[tuple[int, str]] = []
     total = 0
+    skip = offset if after is None else 0
 
     async def read(shard: Shard) -> None:
         nonlocal total
-        key = key_of(shard)
-        count: Any = await store.redis.call(shard.slot, "ZCARD", key, idempotent=True)
-        if not count:
-            return
-        total += count
-        flat: Any = await store.redis.call(
-            shard.slot, *("ZREVRANGE", key, 0, offset + limit - 1, "WITHSCORES"), idempotent=True
+        # One more member than requested tells whether others follow.
+        found, size = await read_newest(
+            store, shard, key_of(shard), limit=skip + limit + 1, after=after
         )
-        items = iter(flat)
-        newest.extend(
-            (float(score), member.decode()) for member, score in zip(items, items, strict=True)
-        )
+        total += size
+        newest.extend(found)
 
     await run_concurrently(store.keys, read)
     newest.sort(reverse=True)
-    return [member for _, member in newest[offset : offset + limit]], total
+    last = newest[skip + limit - 1] if len(newest) > skip + limit else None
+    return Listed([member for _, member in newest[skip : skip + limit]], total, last)
+
+
+async def read_newest(
+    store: Store,
+    shard: Shard,
+    key: bytes,
+    *,
+    limit: int,
+    offset: int = 0,
+    after: Position | None = None,
+) -> tuple[list[tuple[int, str]], int]:
+    """Return scores and names of members of one sorted set, highest score first, and its size.
+
+    Args:
+        store: the store.
+        shard: the shard of the set.
+        key: the key of the set.
+        limit: maximum number of members that are returned.
+        offset: how many members are skipped, unless ``after`` is given.
+        after: score and name of the last member before, which may be missing.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    flat: Any
+    if after is not None:
+        size, *flat = await store.run(
+            shard, "sorted_set_after", [key], [*after, 1, limit], idempotent=True
+        )
+    else:
+        size = await store.redis.call(shard.slot, "ZCARD", key, idempotent=True)
+        if not size:
+            return [], 0
+        flat = await store.redis.call(
+            shard.slot,
+            *("ZREVRANGE", key, offset, offset + limit - 1, "WITHSCORES"),
+            idempotent=True,
+        )
+    items = iter(flat)
+    found = [(int(float(score)), name.decode()) for name, score in zip(items, items, strict=True)]
+    return found, int(size)

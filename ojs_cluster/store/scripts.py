@@ -36,6 +36,7 @@ VOLATILE = frozenset(
             "sum_queues",
             "sorted_set_sizes",
             "sorted_set_members",
+            "sorted_set_after",
             "dead_letter_types",
             "references_checked",
         ),

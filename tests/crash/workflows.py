@@ -45,7 +45,7 @@ class Creation:
         await make(store, step("a", one), step("b", other))
 
     async def happened(self, world: World, scene: list[str]) -> bool:
-        made, _ = await read_workflows.list_workflows(world.store, limit=10)
+        made, *_ = await read_workflows.list_workflows(world.store, limit=10)
         assert len(made) <= 1
         first = {"chain": {"a": 1}, "group": {"a": 1, "b": 1}}[self.kind]
         assert types(world) == (first if made else {})

@@ -16,6 +16,7 @@ from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.http import query, replies
 from ojs_cluster.http.access.queue_scope import check_cron, check_new_job, check_queues
 from ojs_cluster.http.app import App
+from ojs_cluster.http.cursor_kinds import CRONS
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import require_json
 from ojs_cluster.store.cron import cron as store_cron
@@ -41,21 +42,22 @@ async def list_crons(app: App, request: Request) -> Response:
     The response repeats the list under the names of the HTTP binding, the OpenAPI document, the
     cron document and the Ruby SDK.
 
-    ``GET /ojs/v1/cron?enabled&limit&offset`` (spec: ojs-cron 8.2)
+    ``GET /ojs/v1/cron?enabled&limit&offset&cursor`` (spec: ojs-cron 8.2)
     """
     given = query.parameters(request.query)
-    page = query.page(given)
+    page = query.page(given, CRONS)
     enabled = query.boolean(given, "enabled") if given.get("enabled") else None
-    records, total = await store_cron.list_crons(
+    records, total, last = await store_cron.list_crons(
         app.store,
         limit=page.limit,
         offset=page.offset,
+        after=page.after,
         enabled=enabled,
         within=request.queues,
         tenant=request.tenant,
     )
     crons = replies.array(_json(cron) for cron in records)
-    pagination = query.pagination(page, len(records), total)
+    pagination = query.pagination(page, len(records), total, last)
     return Response(
         200,
         b'{"crons":%b,"cron_jobs":%b,"items":%b,"entries":%b,"count":%d,"total":%d,"pagination":%b}'

@@ -9,6 +9,7 @@ from ojs_cluster.http import fields, query, replies
 from ojs_cluster.http.access.principals import cause_of
 from ojs_cluster.http.access.queue_scope import check_queues
 from ojs_cluster.http.app import App
+from ojs_cluster.http.cursor_kinds import DEAD_LETTERS
 from ojs_cluster.http.handlers.jobs import list_matching
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.store.dead_letters import dead_letters as store_dead
@@ -23,7 +24,7 @@ async def list_dead(app: App, request: Request) -> Response:
     some queues and it names no queue, the order is newest first within each shard, and ``total`` is
     absent.
 
-    ``GET /ojs/v1/dead-letter?queue&limit&offset`` (spec: ojs-http-binding 12.1)
+    ``GET /ojs/v1/dead-letter?queue&limit&offset&cursor`` (spec: ojs-http-binding 12.1)
     """
     given = query.parameters(request.query)
     queue = check_queue(given["queue"], field="queue") if given.get("queue") else None
@@ -37,11 +38,11 @@ async def list_dead(app: App, request: Request) -> Response:
             tenant=request.tenant,
         )
         return await list_matching(app, wanted, given, max_limit=1000)
-    page = query.page(given, max_limit=1000)
-    jobs, total = await store_dead.list_dead_letters(
-        app.store, queue=queue, limit=page.limit, offset=page.offset
+    page = query.page(given, DEAD_LETTERS, max_limit=1000)
+    jobs, total, last = await store_dead.list_dead_letters(
+        app.store, queue=queue, limit=page.limit, offset=page.offset, after=page.after
     )
-    pagination = query.pagination(page, len(jobs), total)
+    pagination = query.pagination(page, len(jobs), total, last)
     body = b'{"jobs":%b,"total":%d,"pagination":%b}' % (
         replies.jobs_array(jobs),
         total,

@@ -17,6 +17,8 @@ async def list_unique_jobs(app: App, request: Request) -> Response:
 
     ``GET /ojs/v1/unique-jobs?page&per_page``
     """
+    # The cursor contains an offset: locks are sorted by the time of their next check, which the
+    # janitor changes.
     page = query.numbered_page(query.parameters(request.query))
     found, total = await list_locks(app.store, limit=page.limit, offset=page.offset)
     return replies.json_response(

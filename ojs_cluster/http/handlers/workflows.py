@@ -20,6 +20,7 @@ from ojs_cluster.core.workflow_request import parse_workflow
 from ojs_cluster.http import fields, query, replies
 from ojs_cluster.http.access.queue_scope import check_new_workflow
 from ojs_cluster.http.app import App
+from ojs_cluster.http.cursor_kinds import WORKFLOWS
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import require_json
 from ojs_cluster.store.off_loop import off_loop
@@ -127,11 +128,11 @@ async def list_workflows(app: App, request: Request) -> Response:
         return await _list_within(app, given, request, state)
     if state is not None:
         return await _list_in_state(app, given, state)
-    page = query.numbered_page(given, default=50, max_limit=200)
-    workflows, total = await read_workflows.list_workflows(
-        app.store, limit=page.limit, offset=page.offset
+    page = query.numbered_page(given, WORKFLOWS, default=50, max_limit=200)
+    workflows, total, last = await read_workflows.list_workflows(
+        app.store, limit=page.limit, offset=page.offset, after=page.after
     )
-    pages = query.pagination(page, len(workflows), total)
+    pages = query.pagination(page, len(workflows), total, last)
     listed = replies.array(replies.dumps(_summary(workflow)) for workflow in workflows)
     return Response(
         200,

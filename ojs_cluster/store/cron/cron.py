@@ -28,6 +28,7 @@ from ojs_cluster.store.cron.occurrence_job import UnusableDefinition
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.listed import Listed, Position, cut
 from ojs_cluster.store.off_loop import off_loop
 from ojs_cluster.store.partial_failures import after_first_write
 from ojs_cluster.store.runtime import Arg
@@ -127,17 +128,23 @@ async def list_crons(
     store: Store,
     *,
     limit: int,
-    offset: int,
+    offset: int = 0,
+    after: Position | None = None,
     enabled: bool | None = None,
     within: QueuePatterns | None = None,
     tenant: str | None = None,
-) -> tuple[list[CronRecord], int]:
+) -> Listed[CronRecord]:
     """Return a page of cron jobs and their number: first the enabled, then the disabled, by name.
+
+    A cron job that is enabled between two requests goes to the front. If no page has shown it, it
+    is then missing.
 
     Args:
         store: the store.
         limit: maximum number of cron jobs of the page.
-        offset: how many cron jobs are skipped.
+        offset: how many cron jobs are skipped, unless ``after`` is given.
+        after: the position of the last cron job before the page, which may be missing: 0 for an
+            enabled one and 1 for a disabled one, and its name.
         enabled: True for enabled cron jobs only, False for disabled cron jobs only, None for all.
         within: the queues that the reader may see, None for all.
         tenant: the tenant whose cron jobs the reader may see, None for all.
@@ -146,49 +153,73 @@ async def list_crons(
         BackendUnavailable: Redis did not answer in time.
     """
     meta = store.keys.meta
-    low, high = ("-inf", "+inf") if enabled is None else (int(not enabled), int(not enabled))
+    low, high = (0, 1) if enabled is None else (int(not enabled), int(not enabled))
     total: Any
-    names: Any
     if within is None and tenant is None:
         total = await store.redis.call(
             meta.slot, "ZCOUNT", meta.cron_names, low, high, idempotent=True
         )
-        names = await store.redis.call(
+        # One more name than requested tells whether other cron jobs follow.
+        listed = await _read_names(store, low, high, limit + 1, offset, after)
+        part: Sequence[tuple[int, str]] = listed[:limit]
+        follows = len(listed) > limit
+    else:
+        visible = await _visible_names(store, within, tenant, low, high)
+        total = len(visible)
+        part, follows = cut(visible, lambda each: each, limit=limit, offset=offset, after=after)
+    names = [name for _, name in part]
+    last = part[-1] if follows else None
+    found: dict[str, CronRecord] = {}
+
+    async def read(name: str) -> None:
+        # A cron job that was deleted since, or is malformed, is left out.
+        with suppress(NotFound, Internal):
+            found[name] = await get(store, name)
+
+    await run_concurrently(names, read)
+    return Listed([found[name] for name in names if name in found], total, last)
+
+
+async def _read_names(
+    store: Store, low: int, high: int, limit: int, offset: int, after: Position | None
+) -> list[tuple[int, str]]:
+    """Return scores and names of cron jobs, in order, with scores from ``low`` to ``high``."""
+    meta = store.keys.meta
+    flat: Any
+    if after is None:
+        flat = await store.redis.call(
             meta.slot,
-            *("ZRANGEBYSCORE", meta.cron_names, low, high, "LIMIT", offset, limit),
+            *("ZRANGEBYSCORE", meta.cron_names, low, high, "WITHSCORES", "LIMIT", offset, limit),
             idempotent=True,
         )
     else:
-        visible = await _visible_names(store, within, tenant, low, high)
-        total, names = len(visible), visible[offset : offset + limit]
-    found: dict[bytes, CronRecord] = {}
-
-    async def read(name: bytes) -> None:
-        # A cron job that was deleted since, or is malformed, is left out.
-        with suppress(NotFound, Internal):
-            found[name] = await get(store, name.decode())
-
-    await run_concurrently(names, read)
-    return [found[name] for name in names if name in found], total
+        arguments = [*max(after, (low, "")), 0, limit]
+        _, *flat = await store.run_meta("sorted_set_after", [meta.cron_names], arguments)
+    items = iter(flat)
+    found = [(int(float(score)), name.decode()) for name, score in zip(items, items, strict=True)]
+    return [each for each in found if each[0] <= high]
 
 
 async def _visible_names(
-    store: Store, within: QueuePatterns | None, tenant: str | None, low: Arg, high: Arg
-) -> list[bytes]:
-    """Return the names of visible cron jobs. All cron jobs are read, up to ``OJS_MAX_CRONS``."""
+    store: Store, within: QueuePatterns | None, tenant: str | None, low: int, high: int
+) -> list[tuple[int, str]]:
+    """Return scores and names of visible cron jobs.
+
+    All cron jobs are read, up to ``OJS_MAX_CRONS``.
+    """
     meta = store.keys.meta
-    found: list[bytes] = []
+    found: list[tuple[int, str]] = []
     for begin in itertools.count(0, _QUEUES_PER_CALL):
         flat = await store.run_meta(
             "cron_queues", [meta.cron_names], [low, high, begin, _QUEUES_PER_CALL]
         )
         items = iter(flat)
-        for name, queue, owner in zip(items, items, items, strict=True):
+        for name, score, queue, owner in zip(items, items, items, items, strict=True):
             if (within is None or within.admits(queue.decode())) and (
                 tenant is None or owner.decode() == tenant
             ):
-                found.append(name)
-        if len(flat) < 3 * _QUEUES_PER_CALL:
+                found.append((int(float(score)), name.decode()))
+        if len(flat) < 4 * _QUEUES_PER_CALL:
             break
     return found
 

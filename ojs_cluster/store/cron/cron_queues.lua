@@ -3,12 +3,15 @@
 -- KEYS: 1 cron_names.
 -- ARGV: 1 lowest and 2 highest score (0 enabled, 1 disabled), 3 number of cron jobs to skip, 4 maximum number
 --       of cron jobs.
--- Returns: name, queue and tenant of each cron job, by name; '' for a value that is not stored.
+-- Returns: name, score, queue and tenant of each cron job, by name; '' for a value that is not stored.
 --@include keys
 local NAMES, lowest, highest, skip, limit = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local reply = {}
-for _, name in ipairs(redis.call('ZRANGEBYSCORE', NAMES, lowest, highest, 'LIMIT', skip, limit)) do
+local names = redis.call('ZRANGEBYSCORE', NAMES, lowest, highest, 'WITHSCORES', 'LIMIT', skip, limit)
+for i = 1, #names, 2 do
+    local name = names[i]
     reply[#reply + 1] = name
+    reply[#reply + 1] = names[i + 1]
     local found = redis.call('HMGET', cron_key(name), 'queue', 'tenant')
     reply[#reply + 1] = found[1] or ''
     reply[#reply + 1] = found[2] or ''

@@ -19,6 +19,8 @@ from ojs_cluster.store.jobs.by_id import run_on_job
 from ojs_cluster.store.jobs.delete_finished import remove_deleted
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.jobs.remove_malformed import remove_malformed
+from ojs_cluster.store.listed import Listed, Position
+from ojs_cluster.store.newest import read_newest
 from ojs_cluster.store.partial_failures import after_first_write
 from ojs_cluster.store.portions import PORTION_KEYS
 from ojs_cluster.store.queues.queues import list_names_within
@@ -60,9 +62,14 @@ class DeadLetterStats:
 
 
 async def list_dead_letters(
-    store: Store, *, queue: str | None = None, limit: int, offset: int = 0
-) -> tuple[list[JobRecord], int]:
-    """Return a page of dead letters, newest first, and the number of all dead letters.
+    store: Store,
+    *,
+    queue: str | None = None,
+    limit: int,
+    offset: int = 0,
+    after: Position | None = None,
+) -> Listed[JobRecord]:
+    """Return a page of dead letters, newest first, with the number of all dead letters.
 
     The page has fewer than ``limit`` dead letters when the jobs are large.
 
@@ -70,37 +77,47 @@ async def list_dead_letters(
         store: the store.
         queue: the queue whose dead letters are listed; None for all queues.
         limit: maximum number of dead letters on the page.
-        offset: number of dead letters before the page.
+        offset: number of dead letters before the page, unless ``after`` is given.
+        after: discard time in Unix milliseconds of the last dead letter before the page, and its
+            id.
 
     Raises:
-        InvalidRequest: the page covers several shards and ends after ``MAX_OFFSET``.
+        InvalidRequest: the page is found by its offset, covers several shards and ends after
+            ``MAX_OFFSET``.
         BackendUnavailable: Redis did not answer in time.
     """
     shards = store.keys if queue is None else await store.partitions.occupied_shards(store, queue)
+    skip = offset if after is None else 0
+    begin = 0
     if queue is not None and len(shards) == 1:
-        [shard] = shards
-        ids, total = await _newest(store, shard, shard.queue_dead(queue), offset, limit)
-        return await _read(store, [(shard, job_id) for _, job_id in ids]), total
-    if offset + limit > MAX_OFFSET:
+        begin, skip = skip, 0
+    elif skip + limit > MAX_OFFSET:
         raise InvalidRequest(
             f"a page over several shards ends at entry {MAX_OFFSET}: list one queue that has one "
-            "partition",
+            "partition, or use the cursor",
             field="offset",
         )
-    merged: list[tuple[float, str, Shard]] = []
+    merged: list[tuple[int, str, Shard]] = []
     total = 0
 
     async def read(shard: Shard) -> None:
         nonlocal total
         key = shard.dead if queue is None else shard.queue_dead(queue)
-        ids, total_here = await _newest(store, shard, key, 0, offset + limit)
-        total += total_here
-        merged.extend((score, job_id, shard) for score, job_id in ids)
+        # One more dead letter than requested tells whether others follow.
+        found, size = await read_newest(
+            store, shard, key, limit=skip + limit + 1, offset=begin, after=after
+        )
+        total += size
+        merged.extend((score, job_id, shard) for score, job_id in found)
 
     await run_concurrently(shards, read)
     merged.sort(key=lambda item: item[:2], reverse=True)
-    page = merged[offset : offset + limit]
-    return await _read(store, [(shard, job_id) for _, job_id, shard in page]), total
+    page = merged[skip : skip + limit]
+    jobs = await read_jobs.read_some(store, [(shard, job_id) for _, job_id, shard in page])
+    # Jobs that are no dead letters any more are left out.
+    shown = [job for job in jobs if job is not None and job.dead]
+    last = page[len(jobs) - 1][:2] if len(merged) > skip + len(jobs) and page else None
+    return Listed(shown, total, last)
 
 
 async def get_stats(store: Store, within: QueuePatterns | None = None) -> DeadLetterStats:
@@ -301,26 +318,6 @@ async def delete(store: Store, job_id: str) -> JobRecord:
         return await remove_malformed(store, malformed)
     await remove_deleted(store, job)
     return job
-
-
-async def _read(store: Store, ids: Sequence[tuple[Shard, str]]) -> list[JobRecord]:
-    """Read dead letters, without jobs that are no dead letters any more."""
-    return [job for job in await read_jobs.read_some(store, ids) if job is not None and job.dead]
-
-
-async def _newest(
-    store: Store, shard: Shard, key: bytes, offset: int, limit: int
-) -> tuple[list[tuple[float, str]], int]:
-    """Return the newest dead letters of a set, as pairs of discard time and id, and its size."""
-    size = int(await _call(store, shard, "ZCARD", key))
-    ids_and_scores = (
-        await _call(store, shard, "ZREVRANGE", key, offset, offset + limit - 1, "WITHSCORES")
-        if size and limit
-        else []
-    )
-    items = iter(ids_and_scores)
-    newest = [(float(score), job_id.decode()) for job_id, score in zip(items, items, strict=True)]
-    return newest, size
 
 
 async def _call(store: Store, shard: Shard, *args: bytes | str | int) -> Any:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ojs_cluster.core.tenants.settings import TenantSettings, decode
+from ojs_cluster.store.listed import Listed, Position
 from ojs_cluster.store.runtime import Runtime
 from ojs_cluster.store.versioned_hash import VersionedHash, read_versioned_hash
 
@@ -78,34 +79,44 @@ async def last_seen_ms(store: Runtime, tenant: str) -> int | None:
     return None if found is None else int(float(found))
 
 
-async def list_known(store: Runtime, offset: int, limit: int) -> tuple[int, dict[str, int]]:
+async def list_known(
+    store: Runtime, *, limit: int, offset: int = 0, after: Position | None = None
+) -> Listed[tuple[str, int]]:
     """Return a page of the known tenants, the most recently registered first.
+
+    A tenant that is registered between two requests goes to the front. The list shows none twice,
+    but a tenant that no page has shown may then be missing.
 
     Args:
         store: the store.
-        offset: the number of tenants before the page.
         limit: the maximum number of tenants of the page.
+        offset: the number of tenants before the page, unless ``after`` is given.
+        after: when the last tenant before the page was registered, and its name.
 
     Returns:
-        The number of known tenants; and when each tenant of the page was last registered, as Unix
-        time in ms.
+        Each tenant of the page, with the Unix time in ms at which it was last registered; and the
+        number of known tenants.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
     meta = store.keys.meta
-    total: Any = await store.redis.call(meta.slot, "ZCARD", meta.known_tenants, idempotent=True)
-    rows: Any = await store.redis.call(
-        meta.slot,
-        "ZREVRANGE",
-        meta.known_tenants,
-        offset,
-        offset + limit - 1,
-        "WITHSCORES",
-        idempotent=True,
-    )
+    total: Any
+    rows: Any
+    if after is not None:
+        arguments = [*after, 1, limit + 1]
+        total, *rows = await store.run_meta("sorted_set_after", [meta.known_tenants], arguments)
+    else:
+        total = await store.redis.call(meta.slot, "ZCARD", meta.known_tenants, idempotent=True)
+        rows = await store.redis.call(
+            meta.slot,
+            *("ZREVRANGE", meta.known_tenants, offset, offset + limit, "WITHSCORES"),
+            idempotent=True,
+        )
     pairs = iter(rows)
-    found = {
-        name.decode(errors="replace"): int(float(at)) for name, at in zip(pairs, pairs, strict=True)
-    }
-    return int(total), found
+    found = [
+        (name.decode(errors="replace"), int(float(at)))
+        for name, at in zip(pairs, pairs, strict=True)
+    ]
+    last = found[limit - 1][::-1] if len(found) > limit else None
+    return Listed(found[:limit], int(total), last)

@@ -11,6 +11,7 @@ from ojs_cluster.core.errors import NotFound
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
+from ojs_cluster.store.listed import Listed, Position
 from ojs_cluster.store.newest import newest_members
 from ojs_cluster.store.workers.workers import WorkerInfo, get
 
@@ -20,25 +21,32 @@ _MAX_NAMED_PER_SHARD = 500
 
 
 async def list_workers(
-    store: Store, *, limit: int, offset: int = 0
-) -> tuple[list[WorkerInfo], int]:
-    """Return a page of workers, the last seen first, and the number of all workers.
+    store: Store, *, limit: int, offset: int = 0, after: Position | None = None
+) -> Listed[WorkerInfo]:
+    """Return a page of workers, the last seen first, with the number of all workers.
+
+    A worker that is seen between two requests goes to the front. The list shows none twice, but a
+    worker that no page has shown may then be missing.
 
     Args:
         store: the store.
         limit: maximum number of workers of the page.
-        offset: how many workers are skipped.
+        offset: how many workers are skipped, unless ``after`` is given.
+        after: Unix time in ms at which the last worker before the page was seen, and its id.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
     """
-    ids, total = await newest_members(
-        store, lambda shard: shard.workers, limit=limit, offset=offset
+    ids, total, last = await newest_members(
+        store, lambda shard: shard.workers, limit=limit, offset=offset, after=after
     )
-    return await read_workers(store, ids), total
+    return Listed(await read_workers(store, ids), total, last)
 
 
 async def list_by_name(
-    store: Store, *, limit: int, offset: int = 0
-) -> tuple[list[WorkerInfo], int]:
-    """Return a page of workers in the order of their ids, and the number of all workers.
+    store: Store, *, limit: int, offset: int = 0, after: Position | None = None
+) -> Listed[WorkerInfo]:
+    """Return a page of workers in the order of their ids, with the number of all workers.
 
     If a shard has more than ``_MAX_NAMED_PER_SHARD`` workers, only those that were seen last are
     listed.
@@ -46,7 +54,11 @@ async def list_by_name(
     Args:
         store: the store.
         limit: maximum number of workers of the page.
-        offset: how many workers are skipped.
+        offset: how many workers are skipped, unless ``after`` is given.
+        after: id of the last worker before the page.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
     """
     known: list[bytes] = []
     total = 0
@@ -63,8 +75,14 @@ async def list_by_name(
             total += count - len(names)
 
     await run_concurrently(store.keys, read)
-    ids = [name.decode() for name in heapq.nsmallest(offset + limit, known)[offset:]]
-    return await read_workers(store, ids), total
+    skip = offset
+    if after is not None:
+        skip, last_before = 0, str(after[0]).encode()
+        known = [name for name in known if name > last_before]
+    names = heapq.nsmallest(skip + limit + 1, known)[skip:]
+    ids = [name.decode() for name in names[:limit]]
+    last = (ids[-1],) if len(names) > limit else None
+    return Listed(await read_workers(store, ids), total, last)
 
 
 async def read_workers(store: Store, ids: Sequence[str]) -> list[WorkerInfo]:

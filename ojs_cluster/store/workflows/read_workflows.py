@@ -26,6 +26,7 @@ from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.read_jobs import get as get_job
 from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.listed import Listed, Position
 from ojs_cluster.store.newest import newest_members
 from ojs_cluster.store.portions import PORTION_BYTES
 from ojs_cluster.store.runtime import Arg
@@ -135,17 +136,21 @@ async def get(store: Store, workflow_id: str, *, jobs: bool = True) -> WorkflowR
 
 
 async def list_workflows(
-    store: Store, *, limit: int, offset: int = 0
-) -> tuple[list[WorkflowRecord], int]:
-    """Return a page of workflows without their jobs, newest first, and the number of all.
+    store: Store, *, limit: int, offset: int = 0, after: Position | None = None
+) -> Listed[WorkflowRecord]:
+    """Return a page of workflows without their jobs, newest first, with the number of all.
 
     Args:
         store: the store.
         limit: maximum number of workflows of the page.
-        offset: how many workflows are skipped.
+        offset: how many workflows are skipped, unless ``after`` is given.
+        after: Unix time in ms of the creation of the last workflow before the page, and its id.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
     """
-    ids, total = await newest_members(
-        store, lambda shard: shard.workflows, limit=limit, offset=offset
+    ids, total, last = await newest_members(
+        store, lambda shard: shard.workflows, limit=limit, offset=offset, after=after
     )
     found: dict[str, WorkflowRecord] = {}
 
@@ -156,7 +161,7 @@ async def list_workflows(
             return  # its retention has ended since
 
     await run_concurrently(ids, read_record)
-    return [found[workflow_id] for workflow_id in ids if workflow_id in found], total
+    return Listed([found[each] for each in ids if each in found], total, last)
 
 
 def record_of(workflow_id: str, fields: Mapping[bytes, bytes], plan: Plan) -> WorkflowRecord:

@@ -10,6 +10,8 @@ import pytest
 
 from ojs_cluster.store import cursor as cursors
 from tests.http.api import Api
+from tests.http.handlers.admin.test_bulk_retry import DEADLY
+from tests.http.handlers.admin.test_jobs import discarded
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,11 @@ class ListCase:
     name: str
     add: Callable[[Api, str], Awaitable[str]]
     remove: Callable[[Api, str], Awaitable[None]]
+
+    @property
+    def start(self) -> str:
+        """The path up to further parameters of the query."""
+        return self.path + ("&" if "?" in self.path else "?")
 
 
 async def add_queue(api: Api, name: str) -> str:
@@ -102,6 +109,60 @@ async def remove_error(api: Api, kind: str) -> None:
                 await api.app.store.redis.call(shard.slot, "HDEL", shard.error_groups, name)
 
 
+async def add_cron(api: Api, name: str) -> str:
+    """Add a cron job; the last two of the first five are disabled."""
+    body = {"name": name, "cron": "0 0 * * *", "type": "report", "enabled": name < "m3"}
+    assert (await api.post("/ojs/v1/cron", body)).status == 201
+    return name
+
+
+async def remove_cron(api: Api, name: str) -> None:
+    assert (await api.delete(f"/ojs/v1/cron/{name}")).status in (200, 204)
+
+
+async def add_tenant(api: Api, name: str) -> str:
+    """Register a tenant. Those of the same group have been registered at the same time."""
+    meta = api.app.store.keys.meta
+    at = 1_000 + (name[0] == "b")
+    await api.app.store.redis.call(meta.slot, "ZADD", meta.known_tenants, at, name)
+    return name
+
+
+async def remove_tenant(api: Api, name: str) -> None:
+    meta = api.app.store.keys.meta
+    await api.app.store.redis.call(meta.slot, "ZREM", meta.known_tenants, name)
+
+
+async def add_worker(api: Api, name: str) -> str:
+    assert (await api.post("/ojs/v1/workers/heartbeat", {"worker_id": name})).status == 200
+    return name
+
+
+async def remove_worker(api: Api, name: str) -> None:
+    for shard in api.app.store.keys:
+        await api.app.store.redis.call(shard.slot, "ZREM", shard.workers, name)
+
+
+async def add_workflow(api: Api, name: str) -> str:
+    body = {"type": "chain", "name": name, "steps": [{"type": "step", "args": []}]}
+    reply = await api.post("/ojs/v1/workflows", body)
+    assert reply.status == 201, reply.error
+    return str(reply.json["workflow"]["id"])
+
+
+async def remove_workflow(api: Api, name: str) -> None:
+    for shard in api.app.store.keys:
+        await api.app.store.redis.call(shard.slot, "ZREM", shard.workflows, name)
+
+
+async def add_dead_letter(api: Api, name: str) -> str:
+    return str((await discarded(api, name, **DEADLY))["id"])
+
+
+async def remove_dead_letter(api: Api, name: str) -> None:
+    assert (await api.delete(f"/ojs/v1/dead-letter/{name}")).status in (200, 204)
+
+
 CASES = {
     "queues": ListCase("/ojs/v1/queues", "queues", "name", add_queue, remove_queue),
     "admin queues": ListCase("/ojs/v1/admin/queues", "items", "name", add_queue, remove_queue),
@@ -113,6 +174,19 @@ CASES = {
     "subscriptions": ListCase(
         "/ojs/v1/webhooks/subscriptions", "items", "id", add_subscription, remove_subscription
     ),
+    "cron jobs": ListCase("/ojs/v1/cron", "items", "name", add_cron, remove_cron),
+    "tenants": ListCase("/ojs/v1/admin/tenants", "items", "tenant_id", add_tenant, remove_tenant),
+    "workers": ListCase("/ojs/v1/workers", "workers", "id", add_worker, remove_worker),
+    "workers by id": ListCase(
+        "/ojs/v1/admin/workers?sort=id", "items", "id", add_worker, remove_worker
+    ),
+    "workflows": ListCase("/ojs/v1/workflows", "items", "id", add_workflow, remove_workflow),
+    "dead letters": ListCase(
+        "/ojs/v1/dead-letter", "jobs", "id", add_dead_letter, remove_dead_letter
+    ),
+    "admin dead letters": ListCase(
+        "/ojs/v1/admin/dead-letter", "items", "id", add_dead_letter, remove_dead_letter
+    ),
     "errors": ListCase("/ojs/v1/admin/errors", "items", "type", add_error, remove_error),
 }
 
@@ -122,14 +196,14 @@ async def test_entries_that_come_and_go_neither_repeat_nor_skip_others(
     api: Api, case: ListCase
 ) -> None:
     async def page(cursor: str) -> tuple[list[str], dict[str, Any]]:
-        reply = await api.get(f"{case.path}?limit=2&cursor={cursor}")
+        reply = await api.get(f"{case.start}limit=2&cursor={cursor}")
         assert reply.status == 200, reply.error
         return [entry[case.name] for entry in reply.json[case.items]], reply.json["pagination"]
 
     for number in range(5):
         await case.add(api, f"m{number}")
     expected = [
-        entry[case.name] for entry in (await api.get(f"{case.path}?limit=10")).json[case.items]
+        entry[case.name] for entry in (await api.get(f"{case.start}limit=10")).json[case.items]
     ]
     assert len(expected) == 5
 
@@ -153,12 +227,12 @@ async def test_entries_that_come_and_go_neither_repeat_nor_skip_others(
 async def test_a_cursor_of_an_earlier_version_is_accepted(api: Api, case: ListCase) -> None:
     for number in range(3):
         await case.add(api, f"m{number}")
-    listed = (await api.get(f"{case.path}?limit=3")).json
-    at_offset = (await api.get(f"{case.path}?limit=1&cursor=o1")).json
+    listed = (await api.get(f"{case.start}limit=3")).json
+    at_offset = (await api.get(f"{case.start}limit=1&cursor=o1")).json
 
     assert "next_cursor" not in listed["pagination"]
     assert at_offset[case.items] == listed[case.items][1:2]
-    further = await api.get(f"{case.path}?limit=1&cursor={at_offset['pagination']['next_cursor']}")
+    further = await api.get(f"{case.start}limit=1&cursor={at_offset['pagination']['next_cursor']}")
     assert further.json[case.items] == listed[case.items][2:]
 
 
@@ -166,7 +240,7 @@ async def test_a_cursor_of_an_earlier_version_is_accepted(api: Api, case: ListCa
 async def test_another_text_is_no_cursor(api: Api, case: ListCase) -> None:
     for number in range(2):
         await case.add(api, f"m{number}")
-    issued = (await api.get(f"{case.path}?limit=1")).json["pagination"]["next_cursor"]
+    issued = (await api.get(f"{case.start}limit=1")).json["pagination"]["next_cursor"]
     name, shown, *position = cursors.decode(issued)
     wrong = [
         *("x", "o-1", "W10", "%C3%A9", issued[:-3], issued + "A" * 4096),
@@ -177,5 +251,5 @@ async def test_another_text_is_no_cursor(api: Api, case: ListCase) -> None:
         cursors.encode([name, shown, *(True for _ in position)]),
     ]
     for cursor in wrong:
-        reply = await api.get(f"{case.path}?cursor={cursor}")
+        reply = await api.get(f"{case.start}cursor={cursor}")
         assert (reply.status, reply.error["details"]["field"]) == (400, "cursor"), cursor

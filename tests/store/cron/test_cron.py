@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import trio
 
+from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.core.cron.cron_job import CronDefinition, occurrence_job_id, parse_cron
 from ojs_cluster.core.errors import BackendUnavailable, InvalidRequest, NotFound, ValidationFailed
 from ojs_cluster.core.jobs.envelope import NewJob
@@ -212,13 +213,21 @@ async def test_lists_are_in_name_order_and_can_be_of_the_enabled_only(store: Sto
         await registered(store, name=name, enabled=name != "a")
 
     async def names(**kwargs: Any) -> tuple[list[str], int]:
-        found, total = await cron.list_crons(store, **{"limit": 10, "offset": 0, **kwargs})
+        found, total, _ = await cron.list_crons(store, **{"limit": 10, "offset": 0, **kwargs})
         return [one.name for one in found], total
 
     assert await names() == (["b", "c", "a"], 3)
     assert await names(enabled=True) == (["b", "c"], 2)
     assert await names(enabled=False) == (["a"], 1)
     assert await names(limit=1, offset=1) == (["c"], 3)
+    # A page starts after a cron job that may be gone, also for a restricted reader.
+    for within in (None, QueuePatterns(["*"])):
+        assert await names(after=(0, "bb"), within=within) == (["c", "a"], 3)
+        assert await names(after=(0, "c"), enabled=False, within=within) == (["a"], 1)
+        assert await names(after=(0, "b"), enabled=True, within=within) == (["c"], 2)
+        page = await cron.list_crons(store, limit=1, after=(0, "b"), within=within)
+        assert page.last == (0, "c")
+        assert (await cron.list_crons(store, limit=1, after=page.last, within=within)).last is None
 
 
 async def test_deleting_ends_the_occurrences_and_leaves_no_key(store: Store, db: Any) -> None:
@@ -353,7 +362,7 @@ async def test_held_runs_outlive_their_cron_job(store: Store, db: Any) -> None:
     await cron.delete(store, "daily")
     with pytest.raises(NotFound):
         await cron.get(store, "daily")
-    assert await cron.list_crons(store, limit=10, offset=0) == ([], 0)
+    assert await cron.list_crons(store, limit=10, offset=0) == ([], 0, None)
     await ack(store, first)
     await fire(store, db, ms=2000)
 

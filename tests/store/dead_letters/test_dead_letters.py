@@ -48,7 +48,7 @@ async def make_dead_letter(store: Store, queue: str = QUEUE, **members: Any) -> 
 
 async def test_a_dead_letter_is_listed_with_all_its_fields(store: Store, consistent: Check) -> None:
     dead = await make_dead_letter(store)
-    [found], total = await dead_letters.list_dead_letters(store, limit=10)
+    [found], total, _ = await dead_letters.list_dead_letters(store, limit=10)
 
     assert total == 1
     assert found.json() == dead.json()
@@ -59,7 +59,7 @@ async def test_a_dead_letter_is_listed_with_all_its_fields(store: Store, consist
 
 
 async def test_without_dead_letters_the_list_is_empty(store: Store) -> None:
-    assert await dead_letters.list_dead_letters(store, limit=10) == ([], 0)
+    assert await dead_letters.list_dead_letters(store, limit=10) == ([], 0, None)
     stats = await dead_letters.get_stats(store)
     assert (stats.total, stats.by_queue, stats.oldest_ms, stats.newest_ms) == (0, {}, None, None)
     assert stats.by_type == {}
@@ -68,7 +68,7 @@ async def test_without_dead_letters_the_list_is_empty(store: Store) -> None:
 async def test_a_discarded_job_is_not_a_dead_letter(store: Store) -> None:
     gone = await nack(store, await active(store, max_attempts=1))
 
-    assert await dead_letters.list_dead_letters(store, limit=10) == ([], 0)
+    assert await dead_letters.list_dead_letters(store, limit=10) == ([], 0, None)
     for act in (dead_letters.get, dead_letters.retry, dead_letters.delete):
         with pytest.raises(NotFound, match="dead letter"):
             await act(store, gone.id)
@@ -95,7 +95,7 @@ async def test_a_dead_letter_is_a_discarded_job_too(store: Store, consistent: Ch
     dead = await make_dead_letter(store)
     await dead_letters.retry_discarded(store, dead.id)
 
-    assert await dead_letters.list_dead_letters(store, limit=10) == ([], 0)
+    assert await dead_letters.list_dead_letters(store, limit=10) == ([], 0, None)
     assert consistent().count() == {"available": 1}
 
 
@@ -149,9 +149,11 @@ async def test_the_list_merges_all_queues_newest_first_page_by_page(
         for offset in range(0, 16, 4)
     ]
 
-    assert [job.id for page, _ in pages for job in page] == dead[::-1]
-    assert {total for _, total in pages} == {15}
-    of_one, total = await dead_letters.list_dead_letters(store, queue=names[0], limit=2, offset=1)
+    assert [job.id for page, *_ in pages for job in page] == dead[::-1]
+    assert {total for _, total, _ in pages} == {15}
+    of_one, total, _ = await dead_letters.list_dead_letters(
+        store, queue=names[0], limit=2, offset=1
+    )
     assert ([job.id for job in of_one], total) == ([dead[5], dead[0]], 3)
     stats = await dead_letters.get_stats(store)
     assert (stats.total, stats.by_queue) == (15, dict.fromkeys(sorted(names), 3))
@@ -193,6 +195,7 @@ async def test_a_page_beyond_the_largest_offset_is_refused(store: Store) -> None
     assert await dead_letters.list_dead_letters(store, queue=QUEUE, limit=1, offset=10**9) == (
         [],
         0,
+        None,
     )
 
 
@@ -213,7 +216,7 @@ async def test_a_retried_dead_letter_starts_with_attempt_zero(
     assert again.attempt == 1
     done = await ack(store, again, worker_id="w1")
     assert (done.state, envelope(done)["replay_count"]) == (State.COMPLETED, 1)
-    assert await dead_letters.list_dead_letters(store, limit=10) == ([], 0)
+    assert await dead_letters.list_dead_letters(store, limit=10) == ([], 0, None)
     consistent()
 
 
@@ -278,7 +281,7 @@ async def test_beyond_the_cap_of_its_queue_the_oldest_leaves(
         dead.append(await make_dead_letter(store))
         age_job(db, shard_of(store), dead[-1].id, (5 - number) * 60_000)  # no two at one moment
 
-    listed, total = await dead_letters.list_dead_letters(store, queue=QUEUE, limit=10)
+    listed, total, _ = await dead_letters.list_dead_letters(store, queue=QUEUE, limit=10)
     assert ([job.id for job in listed], total) == ([job.id for job in dead[:1:-1]], 3)
     assert (await dead_letters.get(store, other.id)).id == other.id
     consistent()
@@ -318,4 +321,4 @@ async def test_dead_letters_have_their_own_retention(store: Store, db: Any) -> N
     assert (await retention.purge_due(store, shard, 10)).done == 0
     age_job(db, shard, dead.id, 2 * DAY)
     assert (await retention.purge_due(store, shard, 10)).done == 1
-    assert await dead_letters.list_dead_letters(store, limit=10) == ([], 0)
+    assert await dead_letters.list_dead_letters(store, limit=10) == ([], 0, None)

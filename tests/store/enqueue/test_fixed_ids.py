@@ -131,7 +131,7 @@ async def test_over_the_cap_of_dead_letters_the_oldest_keeps_its_id_taken(
     first = await dies(store, make)
     second = await dies(store, make)
 
-    [left], _ = await dead_letters.list_dead_letters(store, queue=QUEUE, limit=10)
+    [left], *_ = await dead_letters.list_dead_letters(store, queue=QUEUE, limit=10)
     assert left.id == second.id
     consistent()
     await assert_removed_in_time(store, db, backend, first.id)

@@ -261,7 +261,7 @@ async def dead_retried(store: Store, _db: Any, bad: JobRecord, well: JobRecord) 
 
 async def dead_deleted(store: Store, db: Any, bad: JobRecord, well: JobRecord) -> None:
     await dead_letters.get_stats(store)
-    listed, _ = await dead_letters.list_dead_letters(store, limit=10)
+    listed, *_ = await dead_letters.list_dead_letters(store, limit=10)
     assert well.id in {job.id for job in listed}
     await refused_or_done(dead_letters.delete(store, bad.id))
     await dead_letters.delete(store, well.id)

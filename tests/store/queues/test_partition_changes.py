@@ -212,7 +212,7 @@ async def test_a_dead_letter_of_a_closed_partition_can_be_retried(
     await set_partitions(store, QUEUE, 1)
     await close_empty(store, db)
     assert (await get_partitions(store, QUEUE)).open_count == 1
-    [first, second], total = await dead_letters.list_dead_letters(store, queue=QUEUE, limit=5)
+    [first, second], total, _ = await dead_letters.list_dead_letters(store, queue=QUEUE, limit=5)
     assert total == 2
 
     await dead_letters.retry(store, first.id)

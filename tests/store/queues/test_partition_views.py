@@ -130,8 +130,8 @@ async def test_dead_letters_of_all_partitions_are_one_list(
         await dead_letters.list_dead_letters(store, queue=QUEUE, limit=3, offset=offset)
         for offset in (0, 3, 6)
     ]
-    assert [job.id for page, _ in pages for job in page] == dead[::-1]
-    assert {total for _, total in pages} == {8}
+    assert [job.id for page, *_ in pages for job in page] == dead[::-1]
+    assert {total for _, total, _ in pages} == {8}
     assert (await dead_letters.get_stats(store)).by_queue == {QUEUE: 8}
     with pytest.raises(InvalidRequest, match="several shards"):
         await dead_letters.list_dead_letters(

@@ -1,4 +1,4 @@
-"""Members of many sorted sets: small sets by one script, each large one by a command."""
+"""Members of sorted sets: of many small sets, of a large one, and after a position."""
 
 from __future__ import annotations
 
@@ -36,3 +36,29 @@ async def test_a_large_set_is_not_read_by_a_script(
 
     assert found == {(shard, keys["a"]): members["a"], (shard, keys["b"]): members["b"][:4]}
     assert by_script == [keys["a"]]
+
+
+async def test_a_part_of_a_set_starts_after_a_score_and_the_bytes_of_a_name(
+    store: Store, db: Any
+) -> None:
+    shard = shard_of(store)
+    key = shard.queue_available("a")
+    entries = sorted(
+        (n // 5, name)
+        for n, name in enumerate(b"a Z zz \xff\x00 z \xc3\xa9 A aa a\x00 _".split(b" "))
+    )
+    db.zadd(key, {name: score for score, name in entries})
+    positions = [*entries, (-1, b""), (0, b""), (0, b"b"), (1, b"\xff\xff"), (2, b"")]
+
+    for descending in (False, True):
+        for position in positions:
+            size, *flat = await store.run(
+                shard, "sorted_set_after", [key], [*position, int(descending), 3], idempotent=True
+            )
+            following = [
+                each
+                for each in sorted(entries, reverse=descending)
+                if each != position and (each > position) != descending
+            ]
+            found = [(int(score), name) for name, score in zip(flat[::2], flat[1::2], strict=True)]
+            assert (size, found) == (len(entries), following[:3]), (position, descending)

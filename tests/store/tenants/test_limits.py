@@ -370,9 +370,9 @@ async def test_known_tenants_are_listed_and_forgotten(store: Store, db: Any) -> 
     await limit(store, "configured", max_scheduled=1)
     for tenant in ("a", "b"):
         await put_for(store, tenant)
-    total, seen = await tenants.list_known(store, 0, 10)
-    assert (total, set(seen)) == (3, {"configured", "a", "b"})
-    assert len((await tenants.list_known(store, 2, 10))[1]) == 1
+    seen, total, _ = await tenants.list_known(store, limit=10)
+    assert (total, set(dict(seen))) == (3, {"configured", "a", "b"})
+    assert len((await tenants.list_known(store, offset=2, limit=10)).entries) == 1
     known = store.keys.meta.known_tenants
     db.zadd(known, {"a": 1, "configured": 1})
     await put_for(store, "c")
@@ -387,10 +387,10 @@ async def test_a_process_registers_a_bounded_number_of_tenants(
     monkeypatch.setattr("ojs_cluster.store.tenants.tenant_table._MAX_REMEMBERED", 2)
     for tenant in ("a", "b", "c", "b", "a"):
         await put_for(store, tenant)
-    assert set((await tenants.list_known(store, 0, 10))[1]) == {"a", "b"}
+    assert set(dict((await tenants.list_known(store, limit=10)).entries)) == {"a", "b"}
     store.tenants._renewal_times["a"] = 0  # its registration is old
     await put_for(store, "c")
-    assert set((await tenants.list_known(store, 0, 10))[1]) == {"a", "b", "c"}
+    assert set(dict((await tenants.list_known(store, limit=10)).entries)) == {"a", "b", "c"}
 
 
 async def test_the_first_refusal_by_a_limit_in_a_minute_is_announced(store: Store, db: Any) -> None:

@@ -100,7 +100,7 @@ async def test_a_fetch_registers_a_worker_that_never_heartbeats(store: Store) ->
 
 async def test_an_anonymous_fetch_registers_no_worker(store: Store) -> None:
     await take(store, worker="")
-    assert await lists.list_workers(store, limit=10) == ([], 0)
+    assert await lists.list_workers(store, limit=10) == ([], 0, None)
 
 
 async def test_an_unknown_worker_is_not_found(store: Store) -> None:
@@ -108,7 +108,7 @@ async def test_an_unknown_worker_is_not_found(store: Store) -> None:
         await workers.get(store, "w1")
     with pytest.raises(NotFound, match="worker"):
         await workers.send_directive(store, "w1", "quiet")
-    assert await lists.list_workers(store, limit=10) == ([], 0)
+    assert await lists.list_workers(store, limit=10) == ([], 0, None)
 
 
 async def test_workers_are_listed_last_seen_first_page_by_page(store: Store, db: Any) -> None:
@@ -119,8 +119,8 @@ async def test_workers_are_listed_last_seen_first_page_by_page(store: Store, db:
 
     pages = [await lists.list_workers(store, limit=5, offset=offset) for offset in (0, 5, 10, 15)]
 
-    assert [info.id for page, _ in pages for info in page] == [f"worker {n}" for n in range(12)]
-    assert {total for _, total in pages} == {12}
+    assert [info.id for page, *_ in pages for info in page] == [f"worker {n}" for n in range(12)]
+    assert {total for _, total, _ in pages} == {12}
 
 
 async def test_workers_are_listed_by_id_page_by_page(
@@ -131,7 +131,7 @@ async def test_workers_are_listed_by_id_page_by_page(
         await beat(store, name)
 
     async def read(limit: int, offset: int) -> tuple[list[str], int]:
-        page, total = await lists.list_by_name(store, limit=limit, offset=offset)
+        page, total, _ = await lists.list_by_name(store, limit=limit, offset=offset)
         return [info.id for info in page], total
 
     assert [await read(5, offset) for offset in (0, 5, 10, 15)] == [

@@ -296,7 +296,7 @@ async def test_a_workflow_is_removed_after_its_retention(store: Store, db: Any) 
     assert (await workflows.purge_ended(store, home, 10)).done == 1
     for key in (home.workflow, home.workflow_definitions, home.workflow_results):
         assert not db.exists(key(workflow.id))
-    assert await read_workflows.list_workflows(store, limit=10) == ([], 0)
+    assert await read_workflows.list_workflows(store, limit=10) == ([], 0, None)
     with pytest.raises(NotFound):
         await read_workflows.get(store, workflow.id)
 
@@ -313,8 +313,8 @@ async def test_jobs_of_a_workflow_are_removed_after_their_own_retention(
 
 async def test_the_list_is_newest_first_and_in_pages(store: Store) -> None:
     made = [(await chain(store, step())).id for _ in range(5)]
-    first, total = await read_workflows.list_workflows(store, limit=2)
-    rest, _ = await read_workflows.list_workflows(store, limit=10, offset=2)
+    first, total, _ = await read_workflows.list_workflows(store, limit=2)
+    rest, *_ = await read_workflows.list_workflows(store, limit=10, offset=2)
     assert total == 5
     assert {workflow.id for workflow in [*first, *rest]} == set(made)
     times = [workflow.created_ms for workflow in [*first, *rest]]

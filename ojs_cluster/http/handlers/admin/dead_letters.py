@@ -13,6 +13,7 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.http import fields, query, replies
 from ojs_cluster.http.access.principals import cause_of
 from ojs_cluster.http.app import App
+from ojs_cluster.http.cursor_kinds import DEAD_LETTERS
 from ojs_cluster.http.handlers.admin.jobs import listed, within
 from ojs_cluster.http.handlers.jobs import filter_of
 from ojs_cluster.http.messages import Request, Response
@@ -36,11 +37,11 @@ async def list_dead(app: App, request: Request) -> Response:
     wanted = replace(wanted, state=None, dead=True)
     if wanted != JobFilter(queue=wanted.queue, dead=True):
         return await listed(app, wanted, given)
-    page = query.numbered_page(given)
-    dead_letters, total = await store_dead.list_dead_letters(
-        app.store, queue=wanted.queue, limit=page.limit, offset=page.offset
+    page = query.numbered_page(given, DEAD_LETTERS)
+    dead_letters, total, last = await store_dead.list_dead_letters(
+        app.store, queue=wanted.queue, limit=page.limit, offset=page.offset, after=page.after
     )
-    pages = query.pagination(page, len(dead_letters), total)
+    pages = query.pagination(page, len(dead_letters), total, last)
     return Response(
         200,
         b'{"items":%b,"pagination":%b}' % (replies.jobs_array(dead_letters), replies.dumps(pages)),

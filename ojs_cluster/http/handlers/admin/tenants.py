@@ -28,6 +28,7 @@ from ojs_cluster.core.tenants.settings import (
 )
 from ojs_cluster.http import query, replies
 from ojs_cluster.http.app import App
+from ojs_cluster.http.cursor_kinds import TENANTS
 from ojs_cluster.http.handlers.admin.jobs import listed
 from ojs_cluster.http.handlers.job_order import with_order
 from ojs_cluster.http.handlers.jobs import filter_of
@@ -90,16 +91,19 @@ async def list_tenants(app: App, request: Request) -> Response:
     A tenant is known if it has settings, or if it had a new job in the last 30 days. At most
     100,000 tenants are listed.
 
-    ``GET /ojs/v1/admin/tenants?page&per_page`` (spec: ojs-multi-tenancy 10.1)
+    ``GET /ojs/v1/admin/tenants?page&per_page&cursor`` (spec: ojs-multi-tenancy 10.1)
     """
-    page = query.numbered_page(query.parameters(request.query))
-    total, seen = await store_tenants.list_known(app.store, page.offset, page.limit)
+    page = query.numbered_page(query.parameters(request.query), TENANTS)
+    found, total, last = await store_tenants.list_known(
+        app.store, limit=page.limit, offset=page.offset, after=page.after
+    )
+    seen = dict(found)
     settings = (await store_tenants.read_all(app.store)).settings()
     counts = await read_states(app.store, list(seen))
     items = [
         _members_of(tenant, settings.get(tenant), counts[tenant], seen[tenant]) for tenant in seen
     ]
-    pagination = query.pagination(page, len(items), total)
+    pagination = query.pagination(page, len(items), total, last)
     return replies.json_response(
         200, {"tenants": items, "items": items, "total": total, "pagination": pagination}
     )

@@ -11,6 +11,7 @@ from ojs_cluster.core.errors import InvalidRequest, NotFound
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.http import fields, query, replies
 from ojs_cluster.http.app import App
+from ojs_cluster.http.cursor_kinds import WORKERS_BY_ID, WORKERS_BY_TIME
 from ojs_cluster.http.handlers.workers.list_workers import now_ms, worker_json
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.openapi.keywords import keywords
@@ -31,8 +32,11 @@ _MAX_NAMED = 1000
 """Maximum number of workers that a directive may name."""
 _MAX_AUDITED_NAMES = 10
 """Maximum number of workers that an audit entry names."""
-_ORDERS = {"last_seen": list_workers_by_time, "id": list_by_name}
-"""How to list workers, by the order of the list."""
+_ORDERS = {
+    "last_seen": (list_workers_by_time, WORKERS_BY_TIME),
+    "id": (list_by_name, WORKERS_BY_ID),
+}
+"""How to list workers and what the cursors name, by the order of the list."""
 _DIRECTIVES: dict[str, DesiredState] = {
     "quiet": "quiet",
     "terminate": "terminate",
@@ -58,19 +62,22 @@ async def list_workers(app: App, request: Request) -> Response:
     ``state`` is ``stale`` for a stale worker. For any other worker it is the stricter of two: the
     state that the worker reports and the directive that it got.
 
-    ``GET /ojs/v1/admin/workers?page&per_page&sort`` (spec: ojs-admin-api 9)
+    ``GET /ojs/v1/admin/workers?page&per_page&sort&cursor`` (spec: ojs-admin-api 9)
     """
     given = query.parameters(request.query)
-    page = query.numbered_page(given)
-    order = _ORDERS.get(given.get("sort") or "last_seen")
-    if order is None:
+    order = given.get("sort") or "last_seen"
+    if order not in _ORDERS:
         raise InvalidRequest(f"sort must be one of {', '.join(_ORDERS)}", field="sort")
-    workers, _ = await order(app.store, limit=page.limit, offset=page.offset)
+    list_in_order, kind = _ORDERS[order]
+    page = query.numbered_page(given, kind)
+    workers, _, last = await list_in_order(
+        app.store, limit=page.limit, offset=page.offset, after=page.after
+    )
     counts, total = await store_workers.count_by_status(app.store)
     body = b'{"items":%b,"summary":%b,"pagination":%b}' % (
         replies.array(_worker(app, worker) for worker in workers),
         replies.dumps({"total": total, **counts}),
-        replies.dumps(query.pagination(page, len(workers), total)),
+        replies.dumps(query.pagination(page, len(workers), total, last)),
     )
     return Response(200, body)
 

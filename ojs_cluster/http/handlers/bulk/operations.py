@@ -126,6 +126,7 @@ async def list_operations(app: App, request: Request) -> Response:
 
     ``GET /ojs/v1/admin/bulk?page&per_page&limit&offset``
     """
+    # The cursor contains an offset: an operation moves when it ends, and the list is short.
     page = query.numbered_page(query.parameters(request.query))
     queues = request.queues
     found, total = await store_bulk.list_operations(

@@ -59,6 +59,7 @@ def _state_after(event: HistoryEvent) -> str:
 
 
 async def _page(app: App, request: Request, job_id: str) -> dict[str, Any]:
+    # The cursor contains an offset: new events come last, and an event has no key that is unique.
     page = query.page(query.parameters(request.query))
     job = await store_jobs.get(app.store, fields.job_id(job_id))
     found = history_of(job)

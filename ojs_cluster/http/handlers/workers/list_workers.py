@@ -10,6 +10,7 @@ import orjson
 
 from ojs_cluster.http import fields, query, replies
 from ojs_cluster.http.app import App
+from ojs_cluster.http.cursor_kinds import WORKERS_BY_TIME
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.store.workers import lists
 from ojs_cluster.store.workers import workers as store_workers
@@ -18,11 +19,13 @@ from ojs_cluster.store.workers import workers as store_workers
 async def list_workers(app: App, request: Request) -> Response:
     """List workers, the most recently seen first.
 
-    ``GET /ojs/v1/workers?limit&offset``
+    ``GET /ojs/v1/workers?limit&offset&cursor``
     """
-    page = query.page(query.parameters(request.query), default=100, max_limit=1000)
-    workers, total = await lists.list_workers(app.store, limit=page.limit, offset=page.offset)
-    pagination = query.pagination(page, len(workers), total)
+    page = query.page(query.parameters(request.query), WORKERS_BY_TIME, default=100, max_limit=1000)
+    workers, total, last = await lists.list_workers(
+        app.store, limit=page.limit, offset=page.offset, after=page.after
+    )
+    pagination = query.pagination(page, len(workers), total, last)
     body = b'{"workers":%b,"total":%d,"pagination":%b}' % (
         replies.array(worker_json(app, worker, worker.state) for worker in workers),
         total,

@@ -133,7 +133,7 @@ def _with_few_partitions(names: Sequence[str], partitions_of: Callable[[str], in
 
 async def _count(visit: Visit) -> WorkersByQueue:
     store, now_ms = visit.app.store, time.time_ns() // 1_000_000
-    workers, total = await list_workers(store, limit=MAX_WORKERS)
+    workers, total, _ = await list_workers(store, limit=MAX_WORKERS)
     counts: dict[str, int] = {}
     is_complete = total <= MAX_WORKERS
     reported: list[bytes] = []
