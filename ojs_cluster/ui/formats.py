@@ -85,7 +85,7 @@ def duration(ms: float | None) -> str:
     for size, unit in _UNITS:
         if seconds >= size:
             amount = seconds / size
-            text = f"{amount:.1f}".removesuffix(".0") if amount < 10 else f"{amount:.0f}"
+            text = f"{amount:.1f}".removesuffix(".0") if amount < 10 else f"{amount:,.0f}"
             return _(unit, number=_in_digits(text))
     return NONE
 

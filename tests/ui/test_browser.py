@@ -139,10 +139,17 @@ def test_no_column_is_cut_off_in_a_window_of_1280_pixels(
 ) -> None:
     visitor = window(chromium, running, viewport={"width": 1280, "height": 800})
     visitor.log_in()
-    for path in ("queues", "cluster", "workers", "cron", "limits", "pools", "tenants"):
-        page = visitor.open(path)
-        for table in page.locator(".scroll").all():
-            assert table.evaluate("each => each.scrollWidth - each.clientWidth") <= 0, path
+    paths = ("queues", "errors", "cluster", "workers", "cron", "limits", "pools", "tenants")
+    longest = ("queues", "errors")  # in the languages with the longest words
+    for language, opened in (("en", paths), ("de", longest), ("ru", longest)):
+        visitor.page.set_extra_http_headers({"Accept-Language": language})
+        for path in opened:
+            page = visitor.open(path)
+            page.locator(f'html[lang="{language}"]').wait_for()
+            for table in page.locator(".scroll").all():
+                hidden = table.evaluate("each => each.scrollWidth - each.clientWidth")
+                assert hidden <= 0, (path, language)
+    visitor.page.set_extra_http_headers({})
     visitor.check()
     # In a narrow window a table scrolls, but its buttons stay in sight.
     page = visitor.open("queues")

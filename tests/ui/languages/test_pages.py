@@ -124,5 +124,6 @@ def test_numbers_have_the_separators_of_the_language() -> None:
         assert formats.plain(1234.5) == "1234.5", "scripts read it"
         speak(ENGLISH)
         assert formats.number(1_234_567) == "1,234,567"
+        assert formats.duration(26_329 * 86_400_000) == "26,329 d"
     finally:
         speak(before)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from zoneinfo import ZoneInfo
@@ -74,6 +74,8 @@ _WORDS: Final = {
     },
 }
 """The words for the values of members, by the name of the member, or by that of its object too."""
+_MAPS: Final = frozenset({"queues", "weights"})
+"""Members whose own members are names."""
 _SECONDS: Final = frozenset({"default_timeout", "visibility_timeout"})
 _DURATIONS: Final = frozenset(
     {
@@ -124,7 +126,7 @@ def _changes(
 ) -> Iterator[AuditedChange]:
     """Yield the change of a member, or those of its own members if it is an object."""
     known = [value for value in values.values() if value is not None]
-    if known and all(isinstance(value, dict) and not _is_rate(value) for value in known):
+    if _have_members(path, known):
         inner = {name: None for value in known for name in value}
         for name in inner:
             parts = {when: (value or {}).get(name) for when, value in values.items()}
@@ -132,12 +134,25 @@ def _changes(
                 yield from _changes((*path, str(name)), parts, zone)
         return
     # A body that lacks a member, or has null for it, removes the setting.
+    if not values:
+        label, is_name = _label(path)
+        yield AuditedChange(label, is_name, "", _("not recorded"))
+        return
     removed = "old" in values or values.get("new", "") is None
     new = values.get("new")
     shown = _words(path, new, zone) if new is not None else _("removed") if removed else ""
     old = values.get("old")
     label, is_name = _label(path)
     yield AuditedChange(label, is_name, "" if old is None else _words(path, old, zone), shown)
+
+
+def _have_members(path: tuple[str, ...], known: Sequence[Any]) -> bool:
+    """Return whether the values are objects whose members are shown one by one."""
+    return (
+        path[-1] not in _MAPS
+        and any(known)
+        and all(isinstance(value, dict) and not _is_rate(value) for value in known)
+    )
 
 
 def _is_rate(value: Mapping[str, Any]) -> bool:
@@ -169,7 +184,8 @@ def _words(path: tuple[str, ...], value: Any, zone: ZoneInfo | None) -> str:
         if _is_rate(value):
             limit = _words(("limit",), value["limit"], zone)
             return _("%(number)s %(per)s", number=limit, per=per_period(str(value["period"])))
-        return ", ".join(f"{each}: {_words((each,), v, zone)}" for each, v in value.items()) or NONE
+        shown = (f"{each} {_words((name,), v, zone)}" if v else each for each, v in value.items())
+        return ", ".join(shown) or NONE
     if isinstance(value, list):
         return ", ".join(_words((name,), each, zone) for each in value) or NONE
     text = str(value)
