@@ -10,6 +10,7 @@ from ojs_client.transport import Repeat, Transport, segment
 
 Overlap = Literal["skip", "allow", "cancel_previous", "enqueue"]
 _PATH: Final = "/cron"
+_PAGE: Final = 100
 
 
 class CronJobs:
@@ -66,13 +67,15 @@ class CronJobs:
     async def list_all(self) -> list[Cron]:
         """Return all cron jobs."""
         found: list[Cron] = []
+        params = {"limit": str(_PAGE)}
         while True:
-            params = {"limit": "100", "offset": str(len(found))}
             reply = await self._transport.request("GET", _PATH, repeat=Repeat.ALWAYS, params=params)
-            page = [Cron.from_json(cron) for cron in reply["crons"]]
-            found += page
-            if not page or len(found) >= reply["total"]:
+            found += [Cron.from_json(cron) for cron in reply["crons"]]
+            # An offset would repeat or skip cron jobs while others are registered and deleted.
+            cursor = reply["pagination"].get("next_cursor")
+            if cursor is None:
                 return found
+            params["cursor"] = cursor
 
     async def change(self, name: str, **members: JSON) -> Cron:
         """Change a cron job.

@@ -16,8 +16,21 @@ def cron_routes(crons: CronStore) -> list[Route]:
 
     async def listed(call: Call) -> Reply:
         offset, limit = int(call.query.get("offset", 0)), int(call.query.get("limit", 50))
-        page, total = crons.page(offset, limit)
-        return 200, {"crons": [cron.json() for cron in page], "count": len(page), "total": total}
+        page, cursor, total = crons.page(call.query.get("cursor", ""), offset, limit)
+        pagination: dict[str, Any] = {
+            "limit": limit,
+            "total": total,
+            "has_more": cursor is not None,
+        }
+        if cursor is not None:
+            pagination["next_cursor"] = cursor
+        shown = [cron.json() for cron in page]
+        return 200, {
+            "crons": shown,
+            "count": len(page),
+            "total": total,
+            "pagination": pagination,
+        }
 
     async def get(call: Call) -> Reply:
         return 200, _json(crons.get(call.id))

@@ -105,10 +105,25 @@ class CronStore:
             raise not_found("cron", name)
         return self._crons[name]
 
-    def page(self, offset: int, limit: int) -> tuple[list[FakeCron], int]:
-        """Return some cron jobs, the enabled first, then by name, and the number of all."""
-        ordered = sorted(self._crons.values(), key=lambda cron: (not cron.enabled, cron.name))
-        return ordered[offset : offset + limit], len(ordered)
+    def page(self, cursor: str, offset: int, limit: int) -> tuple[list[FakeCron], str | None, int]:
+        """Return some cron jobs, the enabled first, then by name, and the number of all.
+
+        Args:
+            cursor: the cursor of the page before; empty for the first page.
+            offset: the number of cron jobs before the page, if there is no cursor.
+            limit: the maximum number of cron jobs.
+
+        Returns:
+            The cron jobs, the cursor of the next page if there is one, and the number of all.
+        """
+
+        def order(cron: FakeCron) -> str:
+            return f"{int(not cron.enabled)} {cron.name}"
+
+        ordered = sorted(self._crons.values(), key=order)
+        rest = [cron for cron in ordered if order(cron) > cursor] if cursor else ordered[offset:]
+        page = rest[:limit]
+        return page, order(page[-1]) if len(rest) > limit else None, len(ordered)
 
     def register(self, body: Mapping[str, Any]) -> FakeCron:
         """Store a cron job, or replace the one of the same name.
