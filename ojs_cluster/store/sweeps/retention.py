@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from ojs_cluster.core.errors import BackendUnavailable
@@ -117,6 +118,9 @@ async def retire_queues(store: Store, after: str = "", limit: int = 100) -> tupl
     effect that removes the name. So a crash may leave a name without keys, which the next round
     removes, but no keys without a name.
 
+    A name that is not UTF-8 is damaged and belongs to no queue. It is removed, because every list
+    of queues would fail.
+
     A queue with an unreachable shard, or with a key of a wrong type, is left to the next round.
     Then the old partitions of the default layout also stay open until a later round (see
     ``partition_maintenance.end_round``).
@@ -142,6 +146,9 @@ async def retire_queues(store: Store, after: str = "", limit: int = 100) -> tupl
     for raw in names:
         try:
             retired += await retire(store, raw.decode())
+        except UnicodeDecodeError:
+            log.error("a damaged name is removed from the registry of queue names: %r", raw)  # noqa: TRY400
+            await store.redis.call(meta.slot, "ZREM", meta.queues, raw, idempotent=True)
         except (BackendUnavailable, RedisReplyError) as error:
             # This round misses a queue, so ``end_round`` must not close partitions of the default.
             store.partitions.draining = None
@@ -149,9 +156,17 @@ async def retire_queues(store: Store, after: str = "", limit: int = 100) -> tupl
             text = "cannot retire queue '%s', trying again in the next round: %s"
             log.log(level, text, raw.decode(), error)
     if len(names) == limit:
-        return retired, names[-1].decode()
+        return retired, _last_name(names, after)
     await partition_maintenance.end_round(store)
     return retired, ""
+
+
+def _last_name(names: Sequence[bytes], after: str) -> str:
+    """Return the last name that is not damaged, ``after`` if there is none."""
+    for raw in reversed(names):
+        with suppress(UnicodeDecodeError):
+            return raw.decode()
+    return after
 
 
 async def retire(store: Store, queue: str) -> bool:

@@ -9,9 +9,11 @@ import pytest
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters.exhaustion import get_on_exhaustion, set_on_exhaustion
 from ojs_cluster.store.limits.depth_bounds import get_bound, set_bound
+from ojs_cluster.store.queues import queues
 from ojs_cluster.store.queues.partition_maintenance import maintain_queue
+from ojs_cluster.store.sweeps.retention import retire_queues
 from tests.store.hot_queues import spread
-from tests.store.shortcuts import QUEUE
+from tests.store.shortcuts import QUEUE, put
 
 DAMAGED = [b"\xff\xfe", b"", "²".encode(), b"-3", b"7.5", b"x" * 400, b"1" * 400]
 
@@ -43,3 +45,16 @@ async def test_maintenance_removes_or_corrects_damaged_values(
     expected = [None, None] if partition == 0 else [b"9", b"dead_letter"]
     for shard in shards:
         assert db.hmget(shard.queue_counters(QUEUE), "bound", "on_exhaustion") == expected
+
+
+async def test_a_damaged_name_of_the_registry_is_removed(store: Store, db: Any) -> None:
+    await put(store)
+    db.zadd(store.keys.meta.queues, {b"a\xff": 0, b"z\xff": 0})
+    after = ""
+    for _ in range(3):
+        _, after = await retire_queues(store, after, 2)
+        if not after:
+            break
+    assert not after
+    assert db.zrange(store.keys.meta.queues, 0, -1) == [QUEUE.encode()]
+    assert [found.name for found in (await queues.list_queues(store, limit=9)).entries] == [QUEUE]
