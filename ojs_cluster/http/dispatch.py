@@ -17,7 +17,13 @@ import msgspec
 import trio
 
 from ojs_cluster.core.access.scopes import ANONYMOUS, Principal
-from ojs_cluster.core.errors import Internal, OJSError, PayloadTooLarge, Unauthenticated
+from ojs_cluster.core.errors import (
+    BackendUnavailable,
+    Internal,
+    OJSError,
+    PayloadTooLarge,
+    Unauthenticated,
+)
 from ojs_cluster.http import durability
 from ojs_cluster.http.access.queue_scope import check_path_access
 from ojs_cluster.http.admission import Admission, admit
@@ -33,6 +39,7 @@ from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_ids import request_id_for
 from ojs_cluster.http.routing.router import Route
 from ojs_cluster.http.routing.routes import router_for
+from ojs_cluster.redis.acl_errors import AclDenied
 from ojs_cluster.redis.deadline import Deadline, start_deadline
 from ojs_cluster.redis.driven_coroutines import ensure_task
 
@@ -250,6 +257,21 @@ def _audit_refusal(app: App, request: Request, request_id: str, error: OJSError)
 
 
 def _response_to_exception(error: Exception, request: Request, request_id: str) -> Response:
+    denied = _denial(error)
+    if denied is not None:
+        # An operator mends this, and the request succeeds later. The traceback would say nothing.
+        log.error(
+            "%s %s failed: %s",
+            request.method,
+            request.path,
+            denied,
+            extra={"request_id": request_id},
+        )
+        unavailable = BackendUnavailable(
+            "Redis refuses the server a command; the server's log names the missing right",
+            outcome="unknown",  # a script may have written before
+        )
+        return error_response(unavailable, request_id)
     if isinstance(error, ExceptionGroup):
         known, unknown = error.split(OJSError)
         if known is not None and unknown is None:
@@ -262,6 +284,13 @@ def _response_to_exception(error: Exception, request: Request, request_id: str) 
         extra={"request_id": request_id},
     )
     return internal_error_response(request_id)
+
+
+def _denial(error: Exception) -> AclDenied | None:
+    """Return the right that the Redis user lacks; None if that is not the error."""
+    if isinstance(error, ExceptionGroup):
+        return next(filter(None, map(_denial, error.exceptions)), None)
+    return error if isinstance(error, AclDenied) else None
 
 
 def _first_leaf(group: ExceptionGroup[OJSError]) -> OJSError:

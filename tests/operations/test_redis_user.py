@@ -184,6 +184,15 @@ def test_a_process_waits_for_a_right_and_says_which_without_a_traceback(
             assert "Traceback" not in process.log_tail(1000)
         set_user(one_server, *NEEDED)
         node.await_ready()
+        set_user(one_server, *(word for word in NEEDED if word != "+hset"))
+        with httpx.Client(base_url=node.url, timeout=60) as client:
+            for members in ({}, {"meta": {"a": 1}, "unique": {"keys": ["type"]}}):
+                reply = client.post("/ojs/v1/jobs", json={"type": "t", "args": [], **members})
+                assert (reply.status_code, reply.headers["retry-after"]) == (503, "1")
+        said = "POST /ojs/v1/jobs failed: "
+        wait_until(lambda: said in node.process.log_tail(100), what="it says why again")
+        assert "Traceback" not in node.process.log_tail(1000)
+        set_user(one_server, *NEEDED)
 
 
 def test_the_start_asks_for_every_command_that_scripts_run() -> None:
