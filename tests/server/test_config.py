@@ -306,9 +306,19 @@ def test_tls_files_and_credentials_reach_the_client(certificates: Path) -> None:
     assert (client.username, client.password, client.call_timeout_s) == ("me", "pw", 1.5)
 
 
-def test_mistyped_variable_is_told_with_the_right_name() -> None:
-    (warning,) = load({"OJS_VISIBILTY_TIMEOUT_MS": "1", "OJS_URL": "a tool's own"}).warnings
-    assert "did you mean OJS_VISIBILITY_TIMEOUT_MS?" in warning
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("OJS_VISIBILTY_TIMEOUT_MS", "did you mean OJS_VISIBILITY_TIMEOUT_MS?"),
+        ("OJS_REDIS_URL", "did you mean REDIS_URL?"),
+        ("OJS_REDIS_SENTINELS", "`ojs-cluster config` lists all"),
+    ],
+)
+def test_a_mistyped_variable_is_mentioned(name: str, hint: str) -> None:
+    others = {"OJS_URL": "a tool's own", "OJS_REDIS_PORT_6379_TCP": "of a Service in Kubernetes"}
+    (warning,) = load({name: "1", **others}).warnings
+    assert warning.startswith(f"{name} is set")
+    assert hint in warning
 
 
 def test_telemetry_follows_the_reference() -> None:

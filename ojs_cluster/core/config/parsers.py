@@ -39,7 +39,7 @@ def go_duration_ns(text: str) -> int:
         return 0
     parts = _DURATION.findall(text)
     if not parts or "".join(parts) != text:
-        raise ValueError("a duration such as 30s, 1m30s or 500ms")
+        raise ValueError("a duration such as 500ms, 1m30s or 7d")
     total = 0.0
     for part in parts:
         unit = part.lstrip("0123456789.")

@@ -101,12 +101,13 @@ def run_dev(options: DevOptions, environ: Mapping[str, str]) -> int:
         signal.signal(number, signal.default_int_handler)
     try:
         with contextlib.ExitStack() as stack:
+            # First, because it is the quicker one to fail.
+            listener = stack.enter_context(_listener(settings, bool(environ.get("OJS_PORT"))))
+            merged["OJS_PORT"] = str(listener.getsockname()[1])
             embedded: Embedded | None = None
             if not merged.get("REDIS_URL"):
                 embedded = stack.enter_context(_embedded_cluster(options))
                 merged["REDIS_URL"] = embedded.url
-            listener = stack.enter_context(_listener(settings, bool(environ.get("OJS_PORT"))))
-            merged["OJS_PORT"] = str(listener.getsockname()[1])
             settings = load(merged)
             start_logging(settings, "dev")
             log_warnings(settings)
@@ -232,6 +233,8 @@ def _listener(settings: Settings, port_is_given: bool) -> Iterator[socket.socket
         except OSError as error:
             last_error = error
             continue
+        if port != listen.port:
+            print(f"Port {listen.port} is in use, so the server listens on {port}.", flush=True)
         with sock:
             yield sock
         return
@@ -332,7 +335,7 @@ def banner(settings: Settings, embedded: Embedded | None, demo: bool) -> str:
     if access.keys_file:
         needed_key = "with a key of OJS_API_KEYS_FILE"
     shown = settings.ui.mode != "off"
-    example = "" if demo else "  (a living example: ojs-cluster dev --demo)"
+    example = "" if demo else "  (a living example: make demo, or ojs-cluster dev --demo)"
     dashboard = f"  Dashboard  {url}{settings.ui.base}/ui/{example}\n" if shown else ""
     processes = "1 API process" if listen.workers == 1 else f"{listen.workers} API processes"
     return f"""

@@ -8,6 +8,8 @@ means "none".
 from __future__ import annotations
 
 import difflib
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +40,18 @@ EXIT_CONFIG = 2
 """Exit code of every command that refuses its configuration."""
 
 _NAMES = frozenset(variable.name for variable in VARIABLES)
+_OF_SERVICE = re.compile("_SERVICE_|_PORT(_|$)")
+"""In names that Kubernetes sets for a Service, such as ``ojs-redis``."""
+
+
+def _family(name: str) -> str:
+    """Return the first two words of the name of a variable, such as ``OJS_REDIS``."""
+    return "_".join(name.split("_")[:2])
+
+
+_FAMILIES = frozenset(
+    family for family, count in Counter(map(_family, _NAMES)).items() if count >= 3
+)
 _HIDDEN = "(hidden)"
 _MIN_RETENTION_CALL_TIMEOUTS = 3
 """Minimum retention of an ended job, as a multiple of the call timeout. A client whose ack was not
@@ -175,13 +189,27 @@ def _short_retentions(store: StoreSettings, call_timeout_s: float) -> Iterator[s
 
 
 def _mistyped(environ: Mapping[str, str]) -> Iterator[str]:
-    """Yield a warning for each unknown variable whose name is similar to a known one."""
+    """Yield a warning for each unknown variable that looks like one of the server's.
+
+    Its name is similar to a known one, or begins as several known ones do. Other names are not
+    mentioned, because SDKs and tools have ``OJS_`` variables of their own, such as ``OJS_URL``.
+    """
     for name in sorted(environ):
         if not name.startswith("OJS_") or name in _NAMES:
             continue
-        # The cutoff is high, because SDKs and tools have OJS_ variables of their own (OJS_URL).
-        for known_name in difflib.get_close_matches(name, _NAMES, n=1, cutoff=0.85):
-            yield f"{name} is set, but the server has no such variable; did you mean {known_name}?"
+        without_prefix = name.removeprefix("OJS_")
+        similar = (
+            [without_prefix]
+            if without_prefix in _NAMES
+            else difflib.get_close_matches(name, _NAMES, n=1, cutoff=0.85)
+        )
+        if similar:
+            yield f"{name} is set, but the server has no such variable; did you mean {similar[0]}?"
+        elif _family(name) in _FAMILIES and not _OF_SERVICE.search(name):
+            yield (
+                f"{name} is set, but the server has no such variable; `ojs-cluster config` lists "
+                "all"
+            )
 
 
 def shown_variables(environ: Mapping[str, str]) -> tuple[ShownVariable, ...]:
