@@ -39,6 +39,8 @@ DEAD_LETTERS: Final = CursorKind("dead letters", (int, str))
 """Dead letters by the Unix time of their discard in ms, newest first, and by id."""
 TENANTS: Final = CursorKind("tenants", (int, str))
 """Tenants by the Unix time in ms at which they were last registered, newest first, and by name."""
+LOCKS: Final = CursorKind("unique locks", (int, int, str))
+"""Unique locks by shard, Unix time of the next check in ms, and fingerprint."""
 CRONS: Final = CursorKind("cron jobs", (int, str))
 """Cron jobs by name: first the enabled (0), then the disabled (1)."""
 WORKERS_BY_ID: Final = CursorKind("workers by id", (str,))

@@ -6,6 +6,7 @@ from typing import Any
 
 from ojs_cluster.http import query, replies
 from ojs_cluster.http.app import App
+from ojs_cluster.http.cursor_kinds import LOCKS
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.store.unique.list_locks import HeldLock, list_locks
 
@@ -15,17 +16,17 @@ async def list_unique_jobs(app: App, request: Request) -> Response:
 
     A page may have fewer entries than its size, because a lock may have no holder any more.
 
-    ``GET /ojs/v1/unique-jobs?page&per_page``
+    ``GET /ojs/v1/unique-jobs?page&per_page&cursor``
     """
-    # The cursor contains an offset: locks are sorted by the time of their next check, which the
-    # janitor changes.
-    page = query.numbered_page(query.parameters(request.query))
-    found, total = await list_locks(app.store, limit=page.limit, offset=page.offset)
+    page = query.numbered_page(query.parameters(request.query), LOCKS)
+    found, total, last = await list_locks(
+        app.store, limit=page.limit, offset=page.offset, after=page.after
+    )
     return replies.json_response(
         200,
         {
             "items": [_shown(lock) for lock in found],
-            "pagination": query.pagination(page, len(found), total),
+            "pagination": query.pagination(page, len(found), total, last),
         },
     )
 

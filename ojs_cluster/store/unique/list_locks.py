@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import orjson
@@ -14,6 +17,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs.read_jobs import read_some
 from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.listed import Listed, Position
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +41,21 @@ class HeldLock:
     until_ms: int | None
 
 
-async def list_locks(store: Store, *, limit: int, offset: int) -> tuple[list[HeldLock], int]:
-    """Return a page of locks, shard by shard, and the number of all locks.
+async def list_locks(
+    store: Store, *, limit: int, offset: int = 0, after: Position | None = None
+) -> Listed[HeldLock]:
+    """Return a page of locks, shard by shard, with the number of all locks.
 
+    The locks of a shard are in the order in which the janitor checks them. A lock that is checked
+    between two requests moves to the end of its shard. It may be listed twice, and none is skipped.
     A lock whose holder is not stored is left out. The janitor releases it.
+
+    Args:
+        store: the store.
+        limit: maximum number of locks of the page.
+        offset: number of locks before the page, unless ``after`` is given.
+        after: index of the shard, Unix time of the next check in ms and fingerprint of the last
+            lock before the page.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -52,22 +67,45 @@ async def list_locks(store: Store, *, limit: int, offset: int) -> tuple[list[Hel
         sizes[shard] = size
 
     await run_concurrently(store.keys, count)
-    found: list[HeldLock] = []
-    before, end = 0, offset + limit
+    positions: list[tuple[int, int, str]] = []
+    skip, first_shard = (offset, 0) if after is None else (0, int(after[0]))
     for shard in store.keys:
-        first, last = max(offset - before, 0), min(end - before, sizes[shard]) - 1
-        before += sizes[shard]
-        if first <= last:
-            found += await _read(store, shard, first, last)
-    return found, before
+        missing = limit + 1 - len(positions)  # one more lock tells whether others follow
+        if sizes[shard] > skip and missing > 0 and shard.index >= first_shard:
+            start = after[1:] if after is not None and shard.index == first_shard else None
+            positions += await _positions(store, shard, missing, skip, start)
+        skip = max(0, skip - sizes[shard])
+    found: list[HeldLock] = []
+    for index, part in groupby(positions[:limit], key=itemgetter(0)):
+        found += await _read(store, store.keys.shard(index), [name for *_, name in part])
+    last = positions[limit - 1] if len(positions) > limit else None
+    return Listed(found, sum(sizes.values()), last)
 
 
-async def _read(store: Store, shard: Shard, first: int, last: int) -> list[HeldLock]:
-    """Return the locks of a shard with these positions in its index."""
-    names: Any = await store.redis.call(
-        shard.slot, "ZRANGE", shard.locks, first, last, idempotent=True
-    )
-    fingerprints = [name.decode(errors="replace") for name in names]
+async def _positions(
+    store: Store, shard: Shard, limit: int, offset: int, after: Position | None
+) -> list[tuple[int, int, str]]:
+    """Return the positions of locks of a shard, after ``offset`` others or after a position."""
+    flat: Any
+    if after is None:
+        flat = await store.redis.call(
+            shard.slot,
+            *("ZRANGE", shard.locks, offset, offset + limit - 1, "WITHSCORES"),
+            idempotent=True,
+        )
+    else:
+        _, *flat = await store.run(
+            shard, "sorted_set_after", [shard.locks], [*after, 0, limit], idempotent=True
+        )
+    items = iter(flat)
+    return [
+        (shard.index, int(float(score)), name.decode(errors="replace"))
+        for name, score in zip(items, items, strict=True)
+    ]
+
+
+async def _read(store: Store, shard: Shard, fingerprints: Sequence[str]) -> list[HeldLock]:
+    """Return the locks of a shard with these fingerprints."""
     holders: dict[str, tuple[Shard, str]] = {}
 
     async def read_holder(fingerprint: str) -> None:
