@@ -282,6 +282,9 @@ async def test_a_process_ends_although_a_handler_does_not(server: Server, how: s
         )
         assert ended.returncode == 1, ended.stderr
         assert ("no key" if how == "refused" else "does not end") in ended.stderr
+        # The program has not set up any logging.
+        assert f"starts: queues {QUEUE}, server {client.url}" in ended.stderr
+        assert "Traceback" not in ended.stderr
         found = await client.get(job.id)
         assert (found.state, found.error) == ("available", None)
 

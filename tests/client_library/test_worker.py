@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -21,6 +22,7 @@ from ojs_client import (
     Retry,
     RetryPolicy,
     RunningJob,
+    SyncClient,
     Worker,
     chain,
     new_job,
@@ -416,6 +418,38 @@ async def test_a_worker_whose_fetch_is_refused_ends_with_the_error(server: Serve
         assert refused.value.status == 400
 
     await server.run(scenario)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_refused_program_ends_with_one_line(
+    backend: Any,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    answer = {"error": {"code": "unauthorized", "message": "no key"}}
+    refusing = Watched(instead=lambda path, body: httpx2.Response(401, json=answer))
+    url = "http://refusing:8080"
+    worker = Worker(f"{url}/", queues=["mails", "sms"], worker_id="w-7", transport=refusing)
+    with pytest.raises(ApiError) as refused:
+        worker.run(backend)
+    sys.excepthook(ApiError, refused.value, refused.tb)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{url} refuses this worker: 401 unauthorized: no key; OJS_API_KEY")
+    assert f"worker w-7 starts: queues mails, sms, server {url}" in caplog.text
+    assert caplog.messages[-1] == "worker w-7 has stopped"
+    other = ValueError("of the program")
+    sys.excepthook(ValueError, other, None)
+    assert capsys.readouterr().err == "ValueError: of the program\n"
+
+
+@pytest.mark.parametrize("url", ["localhost:8080", "ftp://localhost", "http://", "http://h:port"])
+@pytest.mark.parametrize("kind", [Client, SyncClient, Worker])
+def test_an_address_without_a_scheme_is_refused_at_once(kind: Any, url: str) -> None:
+    with pytest.raises(ValueError, match=f"^'{url}' is no address of a server"):
+        kind(url)
 
 
 def test_what_cannot_work_is_refused_at_once() -> None:

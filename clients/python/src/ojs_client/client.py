@@ -41,6 +41,9 @@ class Client:
         retry_for_s: for how many seconds a failed request is repeated.
         headers: more headers of each request.
         transport: how httpx2 reaches the server, for tests and special networks.
+
+    Raises:
+        ValueError: the address does not begin with http:// or https://.
     """
 
     def __init__(

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from enum import Enum
 from types import TracebackType
 from typing import Any, Final, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import anyio
 
@@ -55,6 +55,26 @@ def segment(text: str) -> str:
     return quote(text, safe="")
 
 
+def server_address(url: str) -> str:
+    """Return the address of a server without its final slash.
+
+    Raises:
+        ValueError: it is no address of a server.
+    """
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname)
+        _ = parts.port
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError(
+            f"{url!r} is no address of a server, such as {DEFAULT_URL}: it must "
+            "begin with http:// or https://"
+        )
+    return url.rstrip("/")
+
+
 class Transport:
     """Sends requests to one server.
 
@@ -67,6 +87,9 @@ class Transport:
         max_connections: the maximum number of connections.
         transport: how httpx2 reaches the server, for tests and special networks; None for the
             library's own connections, or for httpx2 if the environment names a proxy.
+
+    Raises:
+        ValueError: the address does not begin with http:// or https://.
     """
 
     def __init__(
@@ -80,7 +103,7 @@ class Transport:
         max_connections: int = 100,
         transport: Any = None,
     ) -> None:
-        self.url = (url or os.environ.get("OJS_URL") or DEFAULT_URL).rstrip("/")
+        self.url = server_address(url or os.environ.get("OJS_URL") or DEFAULT_URL)
         self.timeout_s = timeout_s
         self.retry_for_s = retry_for_s
         key = api_key or os.environ.get("OJS_API_KEY")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from ojs_client.transport import DEFAULT_URL
+from ojs_client.transport import DEFAULT_URL, server_address
 
 _MAX_BYTES: Final = 1024 * 1024
 
@@ -162,16 +162,13 @@ def check_url(url: str) -> str:
         ProfileError: it is no address of a server.
     """
     try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname)
-        _ = parts.port
-    except ValueError:
-        usable = False
-    if not usable:
-        raise ProfileError("the address of a server begins with http:// or https://")
+        address = server_address(url)
+    except ValueError as error:
+        raise ProfileError(str(error)) from None
+    parts = urlsplit(address)
     if parts.username or parts.password:
         raise ProfileError("an address has no user name and no password: use an API key")
-    return url.rstrip("/")
+    return address
 
 
 def connection(url: str | None, profile: str | None) -> Connection:

@@ -65,6 +65,14 @@ class WorkerSettings:
         """The time in seconds that handlers have to end when the worker drains."""
         return milliseconds(self.grace) / 1000
 
+    @property
+    def jobs_of(self) -> str:
+        """The queues and the pool, for the log."""
+        named = ", ".join(self.queues)
+        if self.pool is None:
+            return f"queues {named}"
+        return f"pool {self.pool}, " + (f"queues {named}" if named else "all of its queues")
+
     def arguments(self) -> dict[str, Any]:
         """Return the settings as arguments of ``Worker``."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}

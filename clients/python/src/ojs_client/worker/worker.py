@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -19,13 +18,14 @@ from ojs_client.client import Client
 from ojs_client.errors import ApiError
 from ojs_client.options import JSON, Duration, milliseconds, names
 from ojs_client.transport import Transport
-from ojs_client.worker.ending import end_process
+from ojs_client.worker.ending import end_process, end_without_threads
 from ojs_client.worker.execution import Runner
 from ojs_client.worker.fetching import Fetcher
 from ojs_client.worker.handlers import HandlerT, Middleware
 from ojs_client.worker.heartbeats import Directive, Heartbeats
 from ojs_client.worker.held_jobs import HeldJobs
 from ojs_client.worker.memory import resident_bytes
+from ojs_client.worker.program import as_program
 from ojs_client.worker.running import WorkerContext
 from ojs_client.worker.settings import WorkerSettings, queues_of
 from ojs_client.worker.settling import Settler
@@ -75,7 +75,8 @@ class Worker:
         transport: how httpx2 reaches the server, for tests and special networks.
 
     Raises:
-        ValueError: a value is not allowed, for example one string as ``queues``.
+        ValueError: a value is not allowed, for example one string as ``queues`` or an address
+            without ``http://``.
     """
 
     def __init__(
@@ -198,21 +199,21 @@ class Worker:
     def run(self, backend: Literal["asyncio", "trio"] = "asyncio") -> None:
         """Run until SIGTERM or SIGINT, and then drain. A second signal ends the handlers at once.
 
+        The worker logs to stderr if the program has not set up ``logging``.
+
         Args:
             backend: the library whose event loop runs the async handlers.
+
+        Raises:
+            ApiError: the server refuses all fetches. If it is not caught, Python prints one line.
         """
         self._exits = True
         try:
-            anyio.run(partial(self.serve, signals=True), backend=backend)
+            with as_program(self._transport.url):
+                anyio.run(partial(self.serve, signals=True), backend=backend)
         finally:
             if self._runner.threads:
-                # Python would wait for these threads. Their jobs are requeued already.
-                log.error(
-                    "%d sync handlers did not end: exits without them",
-                    len(self._runner.threads),
-                    exc_info=sys.exception() is not None,
-                )
-                end_process()
+                end_without_threads(len(self._runner.threads))
 
     async def serve(self, *, signals: bool = False) -> None:
         """Run until ``stop`` is called, the server ends the worker, or the task is cancelled.
@@ -223,6 +224,8 @@ class Worker:
         Raises:
             ApiError: the server refuses all fetches, for example because the API key is wrong.
         """
+        jobs_of, url = self._settings.jobs_of, self._transport.url
+        log.info("worker %s starts: %s, server %s", self.worker_id, jobs_of, url)
         async with self._transport, self._for_handlers, anyio.create_task_group() as background:
             # Shielded, because a cancelled worker still sends its last acks.
             self._beating = anyio.CancelScope(shield=True)
@@ -389,6 +392,7 @@ class Worker:
         self._ending_poll.cancel()
         with anyio.move_on_after(_LAST_HEARTBEAT_LIMIT_S):
             await self._heartbeats.sign_off()
+        log.info("worker %s has stopped", self.worker_id)
 
 
 async def _run_in(scope: anyio.CancelScope, function: Callable[[], Awaitable[None]]) -> None:
