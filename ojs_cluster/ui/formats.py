@@ -37,12 +37,13 @@ STATES: Final = {
 
 
 def number(value: float | None) -> str:
-    """Return a number with separators; a fraction has two digits at most."""
+    """Return a number with separators; a fraction has two digits at most, above ten one."""
     if value is None:
         return NONE
     if isinstance(value, int) or value >= 100 or value == int(value):
         return _in_digits(f"{round(value):,}")
-    return _in_digits(f"{value:.2f}".rstrip("0").rstrip("."))
+    text = f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    return _in_digits(text.rstrip("0").rstrip("."))
 
 
 def _in_digits(text: str) -> str:

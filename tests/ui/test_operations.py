@@ -254,7 +254,7 @@ def test_the_audit_shows_what_a_setting_was_changed_to(
         ({"at": {"new": "2030-01-31T08:00:00Z"}}, ["at:  → 2030-01-31 17:00:00 JST"]),
         ({"period": {"new": "PT90S"}, "url": {}}, ["period:  → 1.5 min", "url:  → not recorded"]),
         ({"period": {"new": "soon"}}, ["period:  → soon"]),
-        ({"rate": {"new": {"limit": 9, "period": "PT1M"}}}, ["rate:  → 9 per minute"]),
+        ({"rate": {"new": {"limit": 9, "period": "PT1M"}}}, ["Starts:  → 9 per minute"]),
         ({"max_scheduled": {"old": 1000, "new": None}}, ["Scheduled jobs: 1,000 → removed"]),
         ({"max_scheduled": {"old": 1000}}, ["Scheduled jobs: 1,000 → removed"]),
         (
