@@ -95,8 +95,8 @@ def format_ms(ms: int) -> bytes:
     Args:
         ms: Unix time in milliseconds.
     """
-    second, rest = divmod(ms, 1000)
+    second = ms // 1000  # two operators cost less than a call of divmod
     try:
-        return _format_second(second) + _MILLIS[rest]
+        return _format_second(second) + _MILLIS[ms % 1000]
     except OverflowError:
-        return _format_second(_MIN_S if second < 0 else _MAX_S) + _MILLIS[rest]
+        return _format_second(_MIN_S if second < 0 else _MAX_S) + _MILLIS[ms % 1000]

@@ -70,9 +70,13 @@ def new_job_id(
         multiple, rand_b = now_ms, (order % _ORDER_COUNT) << 48 | bits & _MASK_48
     rand_a = shard + shards * (multiple % multiples)
     rand_b |= 1 << 63  # the RFC 4122 variant, binary 10
-    return (
-        f"{now_ms >> 16 & 0xFFFFFFFF:08x}-{now_ms & 0xFFFF:04x}-7{rand_a:03x}"
-        f"-{rand_b >> 48:04x}-{rand_b & 0xFFFFFFFFFFFF:012x}"
+    # An f-string with these formats takes twice as long.
+    return "%08x-%04x-7%03x-%04x-%012x" % (  # noqa: UP031
+        now_ms >> 16 & 0xFFFFFFFF,
+        now_ms & 0xFFFF,
+        rand_a,
+        rand_b >> 48,
+        rand_b & 0xFFFFFFFFFFFF,
     )
 
 
