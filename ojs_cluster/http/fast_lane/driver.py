@@ -30,7 +30,7 @@ from ojs_cluster.http.fast_lane.idle_connections import IdleConnections
 from ojs_cluster.http.fast_lane.parser import HeadCache, RequestHead, UnsupportedRequest
 from ojs_cluster.http.fast_lane.replies import encode
 from ojs_cluster.http.fast_lane.routes import is_fast
-from ojs_cluster.http.fast_lane.transport import peer_has_closed
+from ojs_cluster.http.fast_lane.transport import PeerWatch
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.redis.deadline import Deadline
 from ojs_cluster.redis.driven_coroutines import (
@@ -118,6 +118,7 @@ class Driver:
         """Create a driver that is not registered with ``idle`` yet."""
         self._connection = connection
         self._sock = sock
+        self._peer = PeerWatch(sock)
         self._idle = idle
         self._registered = False
         self._owner: Task | None = None
@@ -283,7 +284,7 @@ class Driver:
         """Send a response; return whether it is sent completely and the next request may begin."""
         connection = self._connection
         if connection.stopping or (
-            response.undo is not None and not connection.data and peer_has_closed(self._sock)
+            response.undo is not None and not connection.data and self._peer.has_closed()
         ):
             self._hand_over(TaskHandoff(response=response))
             return False

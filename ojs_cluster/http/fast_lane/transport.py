@@ -7,6 +7,7 @@ have to continue with that stream. Both raise ``Disconnected`` when the client h
 
 from __future__ import annotations
 
+import select
 import socket
 from typing import Final, Protocol
 
@@ -103,7 +104,7 @@ class PlainLaneTransport:
 
     async def disconnected(self) -> bool:
         """Implement ``LaneTransport.disconnected``."""
-        return peer_has_closed(self._sock)
+        return _peek(self._sock) == b""
 
     def has_unread(self) -> bool:
         """Implement ``LaneTransport.has_unread``."""
@@ -224,9 +225,23 @@ class TlsLaneTransport:
             raise Disconnected from None
 
 
-def peer_has_closed(sock: socket.socket) -> bool:
-    """Return whether the client has closed its side and all its bytes are read."""
-    return _peek(sock) == b""
+class PeerWatch:
+    """Tells whether the client of a plain socket has closed its side.
+
+    Reading the next byte of a silent socket raises an exception, which takes twice as long as
+    asking whether anything has arrived.
+    """
+
+    __slots__ = ("_poll", "_sock")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+
+    def has_closed(self) -> bool:
+        """Return whether the client has closed its side and all its bytes are read."""
+        return bool(self._poll.poll(0)) and _peek(self._sock) == b""
 
 
 def _borrow_socket(stream: trio.SocketStream) -> socket.socket:
