@@ -82,7 +82,10 @@ class DrivenReplyWaiter(ReplyWaiter):
     __slots__ = ("_driven",)
 
     def __init__(self, driven: DrivenCoroutine, queued_at: float) -> None:
-        super().__init__(None, queued_at, droppable=False)
+        # As the constructor of the base class does, whose call would cost time for every request.
+        self.task = None
+        self.queued_at = queued_at
+        self.droppable = False
         self._driven: DrivenCoroutine | None = driven
 
     def wake(self, answer: Answer) -> None:

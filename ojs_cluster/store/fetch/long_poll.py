@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
+from math import inf
 
 import trio
 
@@ -272,8 +273,9 @@ async def fetch_or_wait(
         BackendUnavailable: as ``fetch``.
         OJSError: ``check`` has raised it.
     """
-    deadline = trio.current_time() + wait_ms / 1000
+    deadline = -inf  # most fetches do not wait, and need no clock
     if wait_ms > 0:
+        deadline = trio.current_time() + wait_ms / 1000
         extend_deadline(wait_ms / 1000)
     try:
         jobs = await fetch_now(store, queues, count, worker_id, visibility_timeout_ms, tenant)
