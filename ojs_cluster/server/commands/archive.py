@@ -47,6 +47,7 @@ from ojs_cluster.store.migrations.layout import UnusableBackend
 from ojs_cluster.store.open import open_store
 from ojs_cluster.store.operations.overview import overview
 from ojs_cluster.store.operations.rights import MissingRights
+from ojs_cluster.store.tenants.weights import mirror_weights
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
 _WINDOW_LINES, _WINDOW_BYTES = 256, 8 * 1024 * 1024
@@ -277,6 +278,9 @@ async def import_lines(
                 counts.complete = True
             else:
                 await run_concurrently(group, store_line)
+            if kind is TenantLine:
+                # Also after an import that died between the two, and left settings without copies.
+                await mirror_weights(store)
         if show_progress is not None:
             show_progress()
 

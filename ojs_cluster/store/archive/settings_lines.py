@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from ojs_cluster.core import raw_json
-from ojs_cluster.core.errors import Conflict, InvalidRequest
+from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.pools import pool as pool_records
 from ojs_cluster.core.pools.pool import Pool, new_pool
 from ojs_cluster.core.raw_json import Raw
 from ojs_cluster.core.tenants import settings as tenant_records
 from ojs_cluster.core.tenants.settings import TenantSettings
-from ojs_cluster.store.archive.line_values import InvalidLine, PoolLine, TenantLine
+from ojs_cluster.store.archive.line_values import InvalidLine, PoolLine, TenantLine, number
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.pools import pools
 from ojs_cluster.store.tenants import changes, tenants
@@ -45,6 +45,7 @@ def parse_tenant_line(members: Mapping[str, Raw]) -> TenantLine:
     Raises:
         InvalidLine: a member is missing or not valid.
     """
+    _check_times(members)
     try:
         settings = tenant_records.decode(b"{%b}" % raw_json.join(dict(members)))
     except ValueError as error:
@@ -60,51 +61,44 @@ def parse_pool_line(members: Mapping[str, Raw]) -> PoolLine:
     Raises:
         InvalidLine: a member is missing or not valid.
     """
+    _check_times(members)
     try:
         found = pool_records.decode(b"{%b}" % raw_json.join(dict(members)))
-        return PoolLine(new_pool(found.name, found.strategy, found.queues, found.weights))
+        new_pool(found.name, found.strategy, found.queues, found.weights)  # checks the values
     except (ValueError, InvalidRequest) as error:
         raise InvalidLine(f"the pool is not valid: {error}") from None
+    return PoolLine(found)
+
+
+def _check_times(members: Mapping[str, Raw]) -> None:
+    for name in ("created_ms", "updated_ms"):
+        number(members, name)
 
 
 async def restore_tenant(store: Store, settings: TenantSettings) -> bool:
-    """Set the settings of a tenant; return False if it has settings.
+    """Store the settings of a tenant with their times; return False if it has settings.
+
+    The weight is not copied to the shards. The import does this once, after the lines of all
+    tenants, because each copy has the weights of all of them.
 
     Raises:
         InvalidLine: too many tenants have settings.
         BackendUnavailable: Redis did not answer in time.
     """
-
-    def unless_set(present: TenantSettings | None) -> TenantSettings:
-        if present is not None:
-            raise Conflict("the tenant has settings")
-        return settings
-
     try:
-        await changes.change(store, settings.tenant_id, unless_set)
-    except Conflict:
-        return False
+        return await changes.restore(store, settings)
     except InvalidRequest as error:
         raise InvalidLine(error.message) from None
-    return True
 
 
 async def restore_pool(store: Store, pool: Pool) -> bool:
-    """Create a pool; return False if it exists.
+    """Store a pool with its times; return False if it exists.
 
     Raises:
         InvalidLine: there are too many pools.
         BackendUnavailable: Redis did not answer in time.
     """
-
-    def check_absent(present: Pool | None) -> None:
-        if present is not None:
-            raise Conflict("the pool exists")
-
     try:
-        await pools.set_pool(store, pool, check_absent)
-    except Conflict:
-        return False
+        return await pools.restore(store, pool)
     except InvalidRequest as error:
         raise InvalidLine(error.message) from None
-    return True

@@ -98,9 +98,25 @@ async def set_pool(
         new = msgspec.structs.replace(wanted, created_ms=created_ms, updated_ms=now_ms)
         reply = await _write(store, wanted.name, record, encode(new), now_ms)
         if reply == b"full":
-            raise InvalidRequest(f"at most {MAX_POOLS} worker pools may exist", field="name")
+            raise _too_many()
         if reply == b"ok":
             return new, old is None
+
+
+async def restore(store: Runtime, pool: Pool) -> bool:
+    """Store a pool of an export, with its times; return False if there is one of this name.
+
+    Raises:
+        InvalidRequest: there are too many pools.
+        BackendUnavailable: Redis did not answer in time.
+    """
+    meta = store.keys.meta
+    if await store.redis.call(meta.slot, "HGET", meta.pools, pool.name, idempotent=True):
+        return False
+    reply = await _write(store, pool.name, b"", encode(pool), pool.updated_ms)
+    if reply == b"full":
+        raise _too_many()
+    return reply == b"ok"
 
 
 async def delete_pool(store: Runtime, name: str, check: Callable[[Pool | None], None]) -> None:
@@ -123,6 +139,10 @@ async def delete_pool(store: Runtime, name: str, check: Callable[[Pool | None], 
         check(snapshot.pools().get(name))
         if await _write(store, name, record, b"", 0) == b"ok":
             return
+
+
+def _too_many() -> InvalidRequest:
+    return InvalidRequest(f"at most {MAX_POOLS} worker pools may exist", field="name")
 
 
 async def _write(

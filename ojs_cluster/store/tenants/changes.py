@@ -48,10 +48,28 @@ async def change(
         )
         reply = await _write(store, tenant, snapshot.records.get(tenant, b""), encode(new))
         if reply == b"full":
-            raise InvalidRequest(f"at most {MAX_TENANTS} tenants may have settings", field="id")
+            raise _too_many()
         if reply == b"ok":
             await _mirror_changed(store, old, new)
             return new, old is None
+
+
+async def restore(store: Store, settings: TenantSettings) -> bool:
+    """Store settings of an export, with their times; return False if the tenant has settings.
+
+    The caller copies the weights of all tenants to the shards (``mirror_weights``).
+
+    Raises:
+        InvalidRequest: too many tenants have settings.
+        BackendUnavailable: Redis did not answer in time.
+    """
+    meta, tenant = store.keys.meta, settings.tenant_id
+    if await store.redis.call(meta.slot, "HGET", meta.tenants, tenant, idempotent=True):
+        return False
+    reply = await _write(store, tenant, b"", encode(settings))
+    if reply == b"full":
+        raise _too_many()
+    return reply == b"ok"
 
 
 async def delete(store: Store, tenant: str) -> None:
@@ -69,6 +87,10 @@ async def delete(store: Store, tenant: str) -> None:
         if await _write(store, tenant, record, b"") == b"ok":
             await _mirror_changed(store, snapshot.get(tenant), None)
             return
+
+
+def _too_many() -> InvalidRequest:
+    return InvalidRequest(f"at most {MAX_TENANTS} tenants may have settings", field="id")
 
 
 async def _write(store: Store, tenant: str, expected: bytes, wanted: bytes) -> bytes:
