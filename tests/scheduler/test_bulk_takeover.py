@@ -20,7 +20,7 @@ from tests.scheduler.running import eventually, schedulers, store_at
 from tests.store.shortcuts import new_job
 
 JOBS = 3000
-LIMIT_S = 120.0
+LIMIT_S = 240.0
 
 
 async def changed(store: Store, operation_id: str) -> int:
