@@ -24,6 +24,7 @@ from ojs_cluster.server.processes.child_process import leaf_exceptions
 from ojs_cluster.store.archive import import_archive, import_workflows
 from ojs_cluster.store.archive.archive import VERSION, parse
 from ojs_cluster.store.archive.archive_results import restore_results
+from ojs_cluster.store.archive.dashboard_lines import restore_mark, restore_search
 from ojs_cluster.store.archive.export_archive import ClusterChanged, export
 from ojs_cluster.store.archive.line_values import (
     ArchiveFooter,
@@ -32,10 +33,12 @@ from ojs_cluster.store.archive.line_values import (
     CronLine,
     InvalidLine,
     JobLine,
+    MarkLine,
     PoolLine,
     QueueLine,
     ResultsLine,
     SchemaLine,
+    SearchLine,
     TenantLine,
     WorkflowLine,
 )
@@ -350,6 +353,11 @@ async def _store(store: Store, line: ArchiveLine) -> tuple[str, import_archive.R
             return "tenants", "created" if await restore_tenant(store, settings) else "exists"
         case PoolLine(pool):
             return "pools", "created" if await restore_pool(store, pool) else "exists"
+        case MarkLine(mark):
+            return "marks", "created" if await restore_mark(store, mark) else "exists"
+        case SearchLine(search):
+            new = await restore_search(store, search)
+            return "saved searches", "created" if new else "exists"
         case _:
             raise InvalidLine("a header in the middle of the file")
 

@@ -1,11 +1,11 @@
 """Encode and parse the lines of an archive, which is the file that ``ojs-cluster export`` writes.
 
 Each line is a JSON object with one member, whose name is the kind of the line. ``export`` is the
-first line. Lines of the kinds ``queue``, ``tenant``, ``pool``, ``schema``, ``job``, ``workflow``
-and ``cron`` follow. ``end`` is the last line, so an import detects a truncated file. The line of a
-workflow has its results; results that do not fit into it are in lines of the kind ``results``
-before it. JSON of users is copied byte for byte, except that line breaks between its tokens become
-blanks.
+first line. Lines of the kinds ``queue``, ``tenant``, ``pool``, ``mark``, ``search``, ``schema``,
+``job``, ``workflow`` and ``cron`` follow. ``end`` is the last line, so an import detects a
+truncated file. The line of a workflow has its results; results that do not fit into it are in lines
+of the kind ``results`` before it. JSON of users is copied byte for byte, except that line breaks
+between its tokens become blanks.
 """
 
 from __future__ import annotations
@@ -23,6 +23,12 @@ from ojs_cluster.core.queue_defaults import decode as decode_defaults
 from ojs_cluster.core.rate_limit import RateLimits, unpack_limits
 from ojs_cluster.core.raw_json import Raw
 from ojs_cluster.keys import MAX_PARTITIONS
+from ojs_cluster.store.archive.dashboard_lines import (
+    mark_pieces,
+    parse_mark_line,
+    parse_search_line,
+    search_pieces,
+)
 from ojs_cluster.store.archive.job_lines import job_pieces, parse_job_line
 from ojs_cluster.store.archive.line_values import (
     QUEUE_FIELDS,
@@ -32,10 +38,12 @@ from ojs_cluster.store.archive.line_values import (
     CronLine,
     InvalidLine,
     JobLine,
+    MarkLine,
     PoolLine,
     QueueLine,
     ResultsLine,
     SchemaLine,
+    SearchLine,
     TenantLine,
     WorkflowLine,
     dump,
@@ -90,6 +98,10 @@ def encode(line: ArchiveLine, **more: str | int) -> bytes:
             kind, pieces = "tenant", tenant_pieces(settings)
         case PoolLine(pool):
             kind, pieces = "pool", pool_pieces(pool)
+        case MarkLine(mark):
+            kind, pieces = "mark", mark_pieces(mark)
+        case SearchLine(search):
+            kind, pieces = "search", search_pieces(search)
         case ArchiveFooter(counts):
             kind, pieces = "end", {"counts": dump(dict(counts))}
     raw = b'{"%b":{%b}}\n' % (kind.encode(), raw_json.join(pieces))
@@ -288,5 +300,7 @@ _PARSERS: Mapping[str, Callable[[Mapping[str, Raw]], ArchiveLine]] = {
     "schema": parse_schema_line,
     "tenant": parse_tenant_line,
     "pool": parse_pool_line,
+    "mark": parse_mark_line,
+    "search": parse_search_line,
     "end": _end,
 }

@@ -26,6 +26,7 @@ from ojs_cluster.keys import KEYS_OF_JOBS, Shard, job_of_key
 from ojs_cluster.redis.settings import Address
 from ojs_cluster.store.archive.archive import VERSION, encode
 from ojs_cluster.store.archive.archive_results import portions
+from ojs_cluster.store.archive.dashboard_lines import export_dashboard
 from ojs_cluster.store.archive.job_lines import split_errors
 from ojs_cluster.store.archive.line_values import (
     POSITIONS,
@@ -87,6 +88,7 @@ async def export(
     write(encode(ArchiveHeader(VERSION), **head))
     await _queues(store, put)
     await export_settings(store, put)
+    await export_dashboard(store, put)
     await export_schemas(store, put)
     # Read before the scan, which may miss the job of an occurrence that fires during the scan.
     occurrences = await _occurrences(store)

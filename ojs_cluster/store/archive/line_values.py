@@ -14,6 +14,8 @@ from ojs_cluster.core.pools.pool import Pool
 from ojs_cluster.core.queue_defaults import QueueDefaults
 from ojs_cluster.core.raw_json import Raw
 from ojs_cluster.core.tenants.settings import TenantSettings
+from ojs_cluster.store.dashboard.marks import Mark
+from ojs_cluster.store.dashboard.searches import SavedSearch
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.schemas.schema_index import TypePolicy
 
@@ -163,6 +165,20 @@ class PoolLine:
 
 
 @dataclass(frozen=True, slots=True)
+class MarkLine:
+    """A mark on the charts of the dashboard."""
+
+    mark: Mark
+
+
+@dataclass(frozen=True, slots=True)
+class SearchLine:
+    """A saved search of the dashboard."""
+
+    search: SavedSearch
+
+
+@dataclass(frozen=True, slots=True)
 class ArchiveHeader:
     """The first line, with the version of the format."""
 
@@ -186,6 +202,8 @@ ArchiveLine = (
     | SchemaLine
     | TenantLine
     | PoolLine
+    | MarkLine
+    | SearchLine
     | ArchiveFooter
 )
 
