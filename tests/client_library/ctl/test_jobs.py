@@ -205,6 +205,21 @@ def test_a_queue_is_paused_limited_spread_and_purged(ctl: Ctl) -> None:
     assert ctl.run("queue", "limit", "q.queue", "--rate", "fast", code=2).stdout == ""
 
 
+def test_a_change_of_an_unknown_queue_says_that_it_creates_it(ctl: Ctl) -> None:
+    for verb, done in (("pause", "paused"), ("drain", "draining"), ("resume", "resumed")):
+        name = f"q.new.{verb}"
+        created = f"queue {name} did not exist: it is created, and {done}\n"
+        assert ctl.run("queue", verb, name).stdout == created
+        assert ctl.run("queue", verb, name).stdout == f"queue {name} {done}\n"
+    changes = {"limit": ("--concurrency", "2"), "partitions": ("2",)}
+    changes["config"] = ("--set", "default_timeout=60")
+    for (verb, words), known in zip(changes.items(), ("pause", "drain", "resume"), strict=True):
+        name = f"q.new.{verb}"
+        lines = ctl.run("queue", verb, name, *words).stdout.splitlines()
+        assert lines[-1] == f"queue {name} did not exist before"
+        assert "before" not in ctl.run("queue", verb, f"q.new.{known}", *words).stdout
+
+
 def test_a_queue_is_created_and_deleted(ctl: Ctl) -> None:
     words = ("queue", "create", "q.created", "--max-size", "9", "--concurrency", "2")
     assert ctl.run(*words).stdout == "queue q.created created\n"

@@ -22,6 +22,7 @@ from ojs_client.ctl.session import (
 )
 from ojs_client.ctl.text import clock, milliseconds
 from ojs_client.ctl.urls import url_path
+from ojs_client.errors import ApiError, NotFound
 
 
 @click.group()
@@ -134,7 +135,7 @@ def _fields(found: Row) -> Iterator[tuple[str, Any]]:
 @click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_queues)
 @click.pass_obj
 def pause(session: Session, names: tuple[str, ...]) -> None:
-    """Pause queues, so that workers get no jobs from them."""
+    """Pause queues, so that workers get no jobs from them. Queues that do not exist are created."""
     change_each(session, names, lambda name: _switch(session, name, "pause", "paused"))
 
 
@@ -155,8 +156,29 @@ def resume(session: Session, names: tuple[str, ...]) -> None:
 
 
 def _switch(session: Session, name: str, verb: str, done: str) -> None:
+    is_new = _is_new(session, name)
     reply = session.api.post(f"{ADMIN}/queues/{url_path(name)}/{verb}")
-    session.output.changed(reply["queue"], f"queue {name} {done}", name=name)
+    sentence = f"queue {name} {done}"
+    if is_new:
+        sentence = f"queue {name} did not exist: it is created, and {done}"
+    session.output.changed(reply["queue"], sentence, name=name)
+
+
+def _is_new(session: Session, name: str) -> bool:
+    """Return whether a change will create the queue. People may have mistyped the name."""
+    if not session.output.is_table:
+        return False
+    try:
+        session.api.get(f"{ADMIN}/queues/{url_path(name)}")
+    except NotFound:
+        return True
+    except ApiError:  # the API key allows the change only, or the name is no queue's
+        return False
+    return False
+
+
+def _was_unknown(name: str) -> str:
+    return f"queue {name} did not exist before"
 
 
 @queue.command(
@@ -215,6 +237,7 @@ def limit(session: Session, /, name: str, clear: bool, **given: Any) -> None:
     body = limits_body(**given)
     if clear and body:
         raise click.UsageError("Give limits, or --clear.")
+    is_new = bool(body) and _is_new(session, name)
     if clear:
         reply = session.api.request("DELETE", path)
     elif body:
@@ -226,6 +249,8 @@ def limit(session: Session, /, name: str, clear: bool, **given: Any) -> None:
         session.output.line(f"queue {reply['queue']} has no limit")
         return
     session.output.record(reply, fields, name="queue")
+    if is_new:
+        session.output.line(_was_unknown(name))
 
 
 @queue.command(
@@ -245,6 +270,7 @@ def partitions(session: Session, name: str, count: int | None) -> None:
     remain until workers have emptied them.
     """
     path = f"{ADMIN}/queues/{url_path(name)}/config"
+    is_new = count is not None and _is_new(session, name)
     if count is None:
         reply = session.api.get(path)
     else:
@@ -255,6 +281,8 @@ def partitions(session: Session, name: str, count: int | None) -> None:
         ("Draining", reply["draining"] or None),
     )
     session.output.record(reply, fields, name="queue")
+    if is_new:
+        session.output.line(_was_unknown(name))
     if reply["draining"]:
         note("Workers empty the partitions that are draining.")
 
@@ -287,9 +315,12 @@ def config(session: Session, name: str, pairs: tuple[str, ...], unset: tuple[str
             body[member_name] = json.loads(text)
         except ValueError:
             body[member_name] = text  # a word such as dead_letter needs no quotes
+    is_new = bool(body) and _is_new(session, name)
     reply = session.api.request("PUT", path, body) if body else session.api.get(path)
     shown = [(key, _as_text(value)) for key, value in sorted(reply["config"].items())]
     session.output.record(reply, (("Queue", reply["queue"]), *shown), name="queue")
+    if is_new:
+        session.output.line(_was_unknown(name))
 
 
 def _as_text(value: Any) -> str:
