@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log"
 	"net/http"
+	"net/url"
 	"os"
 	"os/signal"
 	"strconv"
@@ -77,11 +78,15 @@ var errLost = errors.New("the lease is lost")
 
 func (w *Worker) post(ctx context.Context, path string, body object, reply any) error {
 	body["worker_id"] = w.id
+	return w.send(ctx, "POST", path, body, reply)
+}
+
+func (w *Worker) send(ctx context.Context, method, path string, body object, reply any) error {
 	encoded, err := json.Marshal(body)
 	if err != nil {
 		return err
 	}
-	request, err := http.NewRequestWithContext(ctx, "POST", w.url+path, bytes.NewReader(encoded))
+	request, err := http.NewRequestWithContext(ctx, method, w.url+path, bytes.NewReader(encoded))
 	if err != nil {
 		return err
 	}
@@ -171,6 +176,15 @@ func (w *Worker) beat(ctx context.Context) error {
 	return nil
 }
 
+// leave removes the worker from the list of workers, where it would stay for a time.
+func (w *Worker) leave(ctx context.Context) error {
+	body := object{"state": "terminate", "active_jobs": []string{}}
+	if err := w.post(ctx, "/heartbeat", body, &struct{}{}); err != nil {
+		return err
+	}
+	return w.send(ctx, "DELETE", "/"+url.PathEscape(w.id), object{}, &struct{}{})
+}
+
 // fetch waits for jobs and starts them. It is not cancelled at SIGTERM: the server could have sent
 // jobs, which would then wait until their leases end.
 func (w *Worker) fetch() error {
@@ -203,9 +217,9 @@ func (w *Worker) fetch() error {
 func main() {
 	stopping, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
-	url := os.Getenv("OJS_URL")
-	if url == "" {
-		url = "http://localhost:8080"
+	server := os.Getenv("OJS_URL")
+	if server == "" {
+		server = "http://localhost:8080"
 	}
 	lease := 30 * time.Second
 	if ms, err := strconv.Atoi(os.Getenv("LEASE_MS")); err == nil {
@@ -213,7 +227,7 @@ func main() {
 	}
 	host, _ := os.Hostname()
 	worker := &Worker{
-		url:    url + "/ojs/v1/workers",
+		url:    server + "/ojs/v1/workers",
 		id:     fmt.Sprintf("%s-%d-%d", host, os.Getpid(), time.Now().UnixNano()),
 		lease:  lease,
 		client: http.Client{Timeout: 20 * time.Second},
@@ -221,8 +235,9 @@ func main() {
 		held:   map[string]*Job{},
 		slots:  make(chan struct{}, concurrency),
 	}
-	drained := make(chan struct{})
+	drained, silent := make(chan struct{}), make(chan struct{})
 	go func() {
+		defer close(silent)
 		for tick := time.NewTicker(lease / 6); ; {
 			select {
 			case <-tick.C:
@@ -248,4 +263,8 @@ func main() {
 	log.Print("drains")
 	worker.ended.Wait()
 	close(drained)
+	<-silent // a heartbeat after the removal would add the worker again
+	if err := worker.leave(context.Background()); err != nil {
+		log.Printf("the worker stays listed: %v", err)
+	}
 }

@@ -28,19 +28,21 @@ let quiet = false; // whether an operator has stopped the fetches of this worker
 const stopping = new AbortController();
 for (const name of ["SIGTERM", "SIGINT"]) process.once(name, () => stopping.abort());
 
-async function post(path, body, signal = AbortSignal.timeout(20_000)) {
+async function send(method, path, body) {
   const headers = { "Content-Type": "application/json" };
   if (process.env.OJS_API_KEY) headers.Authorization = `Bearer ${process.env.OJS_API_KEY}`;
   const response = await fetch(url + path, {
-    method: "POST",
+    method,
     headers,
     body: JSON.stringify({ worker_id: workerId, ...body }),
-    signal,
+    signal: AbortSignal.timeout(20_000),
   });
   const reply = await response.json();
   if (response.ok) return reply;
   throw Object.assign(new Error(reply.error?.message), { status: response.status });
 }
+
+const post = (path, body) => send("POST", path, body);
 
 // An ack may be repeated: the server recognizes it by its lease.
 async function settle(path, job, body) {
@@ -86,9 +88,16 @@ async function beat() {
   if (reply.state === "terminate") stopping.abort();
 }
 
+let lastBeat;
 const beating = setInterval(() => {
-  beat().catch((error) => console.error(`heartbeat failed: ${error.message}`));
+  lastBeat = beat().catch((error) => console.error(`heartbeat failed: ${error.message}`));
 }, leaseMs / 6);
+
+// Without it, the worker would stay in the list of workers for a time.
+async function leave() {
+  await post("/heartbeat", { state: "terminate", active_jobs: [] });
+  await send("DELETE", `/${encodeURIComponent(workerId)}`);
+}
 
 console.log(`worker ${workerId} started`);
 while (!stopping.signal.aborted) {
@@ -124,3 +133,5 @@ while (!stopping.signal.aborted) {
 console.log(`drains ${held.size} jobs`);
 await Promise.all([...held.values()].map(({ ended }) => ended));
 clearInterval(beating);
+await lastBeat; // a heartbeat after the removal would add the worker again
+await leave().catch((error) => console.error(`the worker stays listed: ${error.message}`));

@@ -218,6 +218,15 @@ def works_over_http(
         # The drain waits for the long job, whose handler the next heartbeat cancels.
         assert worker.wait_exit() == 0, worker.output
         assert "drains" in worker.output
+    (worker_id,) = re.findall(r"worker (\S+) started", worker.output)
+    assert worker_id not in listed_workers(url)
+
+
+def listed_workers(url: str) -> set[str]:
+    """Return the ids of the workers that operators see."""
+    with httpx.Client(base_url=url, timeout=LIMIT_S) as http:
+        reply = http.get("/ojs/v1/admin/workers").json()
+    return {worker["id"] for worker in reply["items"]}
 
 
 def run_one(url: str, queue: str) -> None:
