@@ -257,9 +257,9 @@ def test_the_overview_names_a_stale_worker_while_it_holds_jobs(
     monkeypatch.setattr(serving, "_MAX_ACTIVE", 50)
     name = "0-stale"
     with running.api() as api:
-        body = {"type": "a.b", "args": [], "options": {"queue": "lost"}}
+        body = {"type": "a.b", "args": [], "options": {"queue": "held-stale"}}
         job_id = api.post("/ojs/v1/jobs", json=body).json()["job"]["id"]
-        api.post("/ojs/v1/workers/fetch", json={"queues": ["lost"], "worker_id": name})
+        api.post("/ojs/v1/workers/fetch", json={"queues": ["held-stale"], "worker_id": name})
         beat(api, name)
         many = [{"type": "a.b", "args": [], "options": {"queue": "held-later"}}] * 50
         api.post("/ojs/v1/jobs/batch", json={"jobs": many}).raise_for_status()
