@@ -35,6 +35,7 @@ async def main() -> None:
             overlap="skip",  # a slow run does not pile up jobs
             description="Removes sessions that were not used for 30 days",
         )
+    print(f"clean-sessions runs at {SCHEDULE}: waits for its jobs", flush=True)
     await worker.serve(signals=True)
 
 

@@ -48,6 +48,7 @@ async def main() -> None:
             )
             for number in sys.argv[1:]
         )
+        print(f"enqueued {len(sys.argv) - 1} invoices: works until Ctrl-C", flush=True)
         await worker.serve(signals=True)
 
 

@@ -35,6 +35,7 @@ async def count_words(texts: list[str]) -> dict[str, int]:
                 name="word count",
             )
         )
+        print(f"workflow {started.id} counts {len(texts)} texts", flush=True)
         ended = await client.workflow(started.id, wait=60)
         if ended.state != "completed":
             raise RuntimeError(f"the workflow is {ended.state}: {ended.steps}")

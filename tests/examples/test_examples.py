@@ -66,7 +66,9 @@ def test_the_email_worker_sends_repeats_and_gives_up(server_url: str, client: Sy
 def test_the_workflow_adds_the_results_of_its_steps_up(server_url: str) -> None:
     with example("workflow.py", server_url) as running:
         assert running.wait_exit() == 0, running.output
-    assert running.output == "{'texts': 3, 'words': 11}\n"
+    assert re.fullmatch(
+        r"workflow [0-9a-f-]+ counts 3 texts\n\{'texts': 3, 'words': 11\}\n", running.output
+    )
 
 
 def test_the_cron_worker_registers_its_job_and_runs_it(server_url: str, client: SyncClient) -> None:
@@ -239,10 +241,20 @@ def run_one(url: str, queue: str) -> None:
 
 
 def test_the_page_lists_every_example() -> None:
-    listed = set(re.findall(r"\]\(([\w/]+\.\w+)\)", (EXAMPLES / "README.md").read_text()))
+    page = (EXAMPLES / "README.md").read_text()
+    listed = set(re.findall(r"\]\(([\w/]+\.\w+)\)", page))
     programs = {
         path.relative_to(EXAMPLES).as_posix()
         for pattern in ("*.py", "*/*.mjs", "*/*.go")
         for path in EXAMPLES.glob(pattern)
     }
     assert programs <= listed
+    # Each row of the second table names the queue and the types.
+    named = re.compile(
+        r'(?:handler|enqueue|new_job)\(\s*"(\w+\.\w+)"|"(\w+\.\w+)": (?:async|upper)'
+        r'|queues?\W[^"\n]*"([\w-]+)"'
+    )
+    for name in programs:
+        row = next(line for line in page.splitlines() if re.match(rf"\| .*`{name}`.* \|", line))
+        for words in named.findall((EXAMPLES / name).read_text()):
+            assert f"`{''.join(words)}`" in row, name
