@@ -11,7 +11,6 @@
 -- ARGV: 1 events kept, 2 count, 3 worker id ('' anonymous), 4 lease id prefix,
 --       5 requested visibility timeout ms ('' the job's own), 6 default visibility timeout ms,
 --       7 '1' if the caller uses the number of available jobs, '' otherwise.
---       fetch_full.lua takes the same ARGV up to 6, and more KEYS.
 -- Returns: {now, 0 (no effects), 0 (no more work), number of available jobs that the first queue had before (0
 --           unless ARGV[7] asks for it), per job: id, fields before the fetch, attempt, deadline, lease in ms}
 --          {now, 'quiet'} the worker has a quiet flag
@@ -33,7 +32,7 @@ if unusual > 0 then
     if first_due[1] and tonumber(first_due[2]) <= now then return {now, 'full_path'} end
 end
 
--- `nil` in a new table reserves a place, here for one job: Lua allocates a table again when it grows.
+-- `nil` in a new table reserves a place, here and below for one job: Lua allocates a table again when it grows.
 local found, bytes, taken = {nil}, 0, {nil}
 for q = 7, #KEYS, 3 do -- index of the queue's first key
     local queue = redis.call('HMGET', KEYS[q], 'paused', 'limits', 'max_per_second', 'active', 'fair')
@@ -50,7 +49,6 @@ for q = 7, #KEYS, 3 do -- index of the queue's first key
     end
     for i = 1, #ids do
         if bytes >= MAX_REPLY_BYTES then break end
-        -- Places for the fields of every job.
         local key, job = job_key(ids[i]), {
             id = nil, key = nil, field_list = nil, [F.state] = nil, [F.queue] = nil, [F.type] = nil,
             [F.envelope] = nil, [F.created] = nil, [F.max_attempts] = nil,
@@ -95,10 +93,8 @@ for n = 1, #found do
         set_deadline(KEYS[2], job.id, deadline)
         if job[F.timeout] then set_deadline(KEYS[3], job.id, now + job[F.timeout]) end
     else redis.call('ZADD', KEYS[2], deadline, job.id) end
-    if job[F.expires] then
-        expiring = expiring or {}
-        expiring[#expiring + 1] = job.id
-    end
+    if job[F.expires] then expiring = expiring or {} end
+    if job[F.expires] then expiring[#expiring + 1] = job.id end
     reply[at], reply[at + 1] = job.id, job.field_list
     reply[at + ATTEMPT], reply[at + 3], reply[at + 4] = attempt, deadline, lease_ms
 end
