@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import ojs_client
+import ojs_cluster
 
 ROOT = Path(ojs_client.__file__).parent
 ALLOWED = {"anyio", "httpx2", "ojs_client"}
@@ -65,6 +66,10 @@ def test_it_has_no_import_cycle() -> None:
     known = modules()
     graph = {name: (_imports(path) & set(known)) - {name} for name, path in known.items()}
     graphlib.TopologicalSorter(graph).prepare()
+
+
+def test_it_has_the_version_of_the_server_with_which_it_is_released() -> None:
+    assert ojs_client.__version__ == ojs_cluster.__version__
 
 
 def test_it_is_typed() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 import trio
 
@@ -53,6 +53,13 @@ from ojs_cluster.store.operations.rights import MissingRights
 from ojs_cluster.store.tenants.weights import mirror_weights
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
+_KINDS: Final = {
+    "crons": "cron jobs",
+    "results": "parts of results",
+    "searches": "saved searches",
+}
+"""The kinds of lines whose name in the archive is not the one for people."""
+_SINGULAR: Final = {"parts of results": "part of results", "saved searches": "saved search"}
 _WINDOW_LINES, _WINDOW_BYTES = 256, 8 * 1024 * 1024
 """Size of a window: the lines that are read together and then stored concurrently. A window ends
 after the line with which it reaches one of these sizes."""
@@ -104,10 +111,14 @@ class ImportCounts:
         """Return one line with the number of created and existing objects."""
         kinds = sorted(self.created.keys() | self.existing.keys())
         counts = [
-            f"{self.created[kind]} {kind} created, {self.existing[kind]} existed already"
+            f"{_counted(self.created[kind], kind)} created, {self.existing[kind]} existed already"
             for kind in kinds
         ]
         return "; ".join(counts or ["the archive is empty"])
+
+
+def _counted(number: int, kind: str) -> str:
+    return f"{number} {_SINGULAR.get(kind, kind.removesuffix('s')) if number == 1 else kind}"
 
 
 def run_export(settings: Settings, output: Path | None) -> int:
@@ -156,7 +167,10 @@ async def _export(store: Store, output: Path | None) -> int:
         )
         file.flush()
     _print_status(
-        "exported " + ", ".join(f"{number} {kind}" for kind, number in sorted(exported.items()))
+        "exported "
+        + ", ".join(
+            _counted(number, _KINDS.get(kind, kind)) for kind, number in sorted(exported.items())
+        )
     )
     return 0
 

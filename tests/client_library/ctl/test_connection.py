@@ -22,7 +22,7 @@ import pytest
 
 from ojs_client.ctl import profile
 from ojs_client.ctl.app import cli
-from ojs_client.ctl.text import parse_duration, safe, short_span
+from ojs_client.ctl.text import parse_duration, rate, safe, short_span
 from tests.client_library.ctl.conftest import Ctl
 from tests.server.programs import free_port
 
@@ -180,6 +180,8 @@ def test_spans_and_control_characters() -> None:
     spans = {0: "0s", 99: "99s", 100: "1m40s", 3599: "59m", 7260: "2h01m", 90_000: "1d01h"}
     assert {seconds: short_span(seconds) for seconds in spans} == spans
     assert short_span(20 * 86_400) == "20d"
+    rates = {0: "0", 0.017: "0.017", 1.669: "1.67", 99.96: "100", 1669.2: "1669"}
+    assert {value: rate(value) for value in rates} == rates
     given = {"500ms": 0.5, "2": 2, "1.5m": 90, "2h": 7200, "7d": 604_800}
     assert {text: parse_duration(text) for text in given} == given
     assert safe("a\nb\x1b\u202e") == "a\\x0ab\\x1b\\u202e"

@@ -1,3 +1,6 @@
-"""The version of this library, which the heartbeats of workers also report."""
+"""The version of this library, which the heartbeats of workers also report.
 
-__version__ = "0.1.0"
+Server and library are released together, with one version.
+"""
+
+__version__ = "0.2.0"

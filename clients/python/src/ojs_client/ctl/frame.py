@@ -9,7 +9,7 @@ from typing import Any, Final
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from ojs_client.ctl.text import milliseconds, safe, short_span
+from ojs_client.ctl.text import milliseconds, rate, safe, short_span
 
 SORTS: Final[Mapping[str, Callable[[Mapping[str, Any]], Any]]] = {
     "available": lambda queue: (-queue["counts"].get("available", 0), queue["name"]),
@@ -152,7 +152,7 @@ def _totals(picture: Picture) -> list[Text]:
             f"Workers  {picture.workers.get('total', 'unknown')}"
             + (f": {workers}" if workers else "")
         ),
-        Text(f"Done     {now:.1f}/s now, {per_minute:g}/min on average"),
+        Text(f"Done     {now:.1f}/s now, {rate(per_minute)}/min on average"),
         Text(f"Dead     {stats.get('dead_letters', 0)}"),
         last,
     ]

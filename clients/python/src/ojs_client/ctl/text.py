@@ -65,6 +65,11 @@ def short_span(seconds: float) -> str:
     return f"{days}d{hour:02}h" if days < 10 else f"{days}d"
 
 
+def rate(value: float) -> str:
+    """Return a rate in three digits; a rate of 100 and more as an integer."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def milliseconds(value: Any) -> str:
     """Return a duration in milliseconds for people; empty without one."""
     if not isinstance(value, int | float):
@@ -93,6 +98,11 @@ def ago(text: Any) -> str:
     seconds = (datetime.now(UTC) - time).total_seconds()
     # Clocks differ a little: the time of a new job may be slightly in the future.
     return short_span(max(0.0, seconds)) if seconds > -1 else f"in {short_span(-seconds)}"
+
+
+def local_clock(text: Any) -> str:
+    """Return a time of the server with its zone, which is that of the user; empty without one."""
+    return f"{shown} local time" if (shown := clock(text)) else ""
 
 
 def clock(text: Any) -> str:

@@ -19,7 +19,7 @@ from ojs_client.ctl.session import (
     dry_run_option,
     yes_option,
 )
-from ojs_client.ctl.text import clock, counted
+from ojs_client.ctl.text import clock, counted, local_clock
 from ojs_client.ctl.urls import url_path
 from ojs_client.ctl.values import json_or_text
 
@@ -42,19 +42,19 @@ COLUMNS = (
     Column("STATUS", member("status"), is_state=True),
     Column("SCHEDULE", member("expression"), shrink=11),
     Column("ZONE", member("timezone"), shrink=8, rank=2),
-    Column("NEXT", lambda row: clock(row.get("next_run_at"))),
+    Column("NEXT (LOCAL TIME)", lambda row: clock(row.get("next_run_at"))),
     Column("TYPE", member("type"), shrink=10, rank=1),
     Column("QUEUE", member("queue"), shrink=8, rank=3),
     Column("RUNS", member("run_count"), right=True, rank=4),
     Column("OVERLAP", member("overlap_policy"), wide=True),
-    Column("LAST", lambda row: clock(row.get("last_run_at")), wide=True),
+    Column("LAST (LOCAL TIME)", lambda row: clock(row.get("last_run_at")), wide=True),
 )
 
 
 @cron.command(cls=Leaf, watch=True, examples="cron ls")
 @click.pass_obj
 def ls(session: Session) -> None:
-    """List cron jobs by name. The time zone of NEXT is yours."""
+    """List cron jobs by name. ZONE is that of the schedule; NEXT is in your own time zone."""
     crons = session.api.pages(_PATH, "crons", None)
     session.output.rows(crons, COLUMNS, name="name", empty="there are no cron jobs")
 
@@ -74,8 +74,8 @@ def _fields(found: Row) -> Iterator[tuple[str, Any]]:
     yield "Schedule", f"{found['expression']} ({found['timezone']})"
     yield "Overlap", found["overlap_policy"]
     yield "Description", found.get("description")
-    yield "Next", clock(found.get("next_run_at"))
-    yield "Last", clock(found.get("last_run_at"))
+    yield "Next", local_clock(found.get("next_run_at"))
+    yield "Last", local_clock(found.get("last_run_at"))
     yield "Runs", found["run_count"]
     yield "Job", pretty(found["job_template"])
 
@@ -134,7 +134,7 @@ def create(
         **({} if description is None else {"description": description}),
     }
     created = session.api.post(_PATH, body)["cron"]
-    due = clock(created.get("next_run_at"))
+    due = local_clock(created.get("next_run_at"))
     sentence = f"cron job {name} created, " + (f"next at {due}" if due else "paused")
     session.output.changed(created, sentence, name=name)
 

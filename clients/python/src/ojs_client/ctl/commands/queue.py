@@ -20,7 +20,7 @@ from ojs_client.ctl.session import (
     dry_run_option,
     yes_option,
 )
-from ojs_client.ctl.text import clock, milliseconds
+from ojs_client.ctl.text import clock, milliseconds, rate
 from ojs_client.ctl.urls import url_path
 from ojs_client.errors import ApiError, NotFound
 
@@ -53,7 +53,7 @@ AVERAGE_OF: Final = "averaged over at most an hour"
 
 
 def _per_minute(row: Row) -> str:
-    return f"{row['throughput']['processed_per_minute']:g}"
+    return rate(row["throughput"]["processed_per_minute"])
 
 
 COLUMNS = (

@@ -12,7 +12,7 @@ from ojs_client.ctl.commands.queue import AVERAGE_OF, complete_queues
 from ojs_client.ctl.output import Column, Row, member
 from ojs_client.ctl.selection import STATES
 from ojs_client.ctl.session import Leaf, Session
-from ojs_client.ctl.text import clock, milliseconds, short_span
+from ojs_client.ctl.text import clock, milliseconds, rate, short_span
 
 
 def _depth(row: Row) -> int:
@@ -72,8 +72,8 @@ def _fields(found: Row) -> Iterator[tuple[str, Any]]:
         yield state.capitalize(), found["jobs"].get(state, 0)
     yield "Dead letters", found["dead_letters"]
     throughput = found["throughput"]
-    yield "Completed", f"{throughput['processed_per_minute']:g} per minute, {AVERAGE_OF}"
-    yield "Failed", f"{throughput['failed_per_minute']:g} per minute, {AVERAGE_OF}"
+    yield "Completed", f"{rate(throughput['processed_per_minute'])} per minute, {AVERAGE_OF}"
+    yield "Failed", f"{rate(throughput['failed_per_minute'])} per minute, {AVERAGE_OF}"
     yield "Wait", f"{milliseconds(throughput['avg_latency_ms'])} on average"
     yield "Uptime", f"{short_span(found['uptime_seconds'])} of this process"
     maintenance = found.get("maintenance") or {}
