@@ -141,6 +141,8 @@ def test_profiles_are_for_their_owner_and_never_printed(ctl: Ctl) -> None:
     assert not any(SECRET in text for text in printed)
     assert SECRET not in repr(profile.Profile("http://a", SECRET))
     assert SECRET not in repr(profile.Connection("http://a", SECRET, "x"))
+    assert SECRET not in repr(profile.Profile(f"http://u:{SECRET}@a"))
+    assert SECRET not in repr(profile.Connection(f"http://u:{SECRET}@a", "", "x"))
     assert [each["name"] for each in ctl.json("profile", "ls") if each["in_use"]] == ["prod"]
     ctl.run("profile", "use", "local")
     assert [each["name"] for each in ctl.json("profile", "ls") if each["in_use"]] == ["local"]
@@ -174,6 +176,23 @@ def test_a_container_without_a_home_needs_no_profile(monkeypatch: pytest.MonkeyP
 def test_an_address_that_is_none_is_refused(ctl: Ctl, url: str) -> None:
     ctl.run("queue", "ls", "--url", url, code=2)
     ctl.run("profile", "add", "x", url, code=2)
+
+
+@pytest.mark.parametrize("url", [f"u:{SECRET}@a", f"http://u:{SECRET}@a", f"http://u:{SECRET}@a:x"])
+def test_no_password_of_an_address_is_printed(url: str, tmp_path: Path) -> None:
+    file = tmp_path / "profiles.json"
+    file.write_text(json.dumps({"profiles": {"prod": {"url": url}}, "current": "prod"}))
+    file.chmod(0o600)
+    ctl = Ctl(url, env={"OJS_PROFILES": str(file)})
+    printed = [
+        ctl.run("doctor", code=2).output,
+        ctl.run("queue", "ls", "--url", url, code=2).output,
+    ]
+    printed += [ctl.run("queue", "ls", "--profile", "prod", code=2).output]
+    printed += [ctl.run("profile", "add", "x", url, code=2).output]
+    printed += [ctl.run("profile", "ls", "-o", form).output for form in ("wide", "json", "name")]
+    assert "prod" in printed[-1]
+    assert SECRET not in "".join(printed)
 
 
 def test_spans_and_control_characters() -> None:

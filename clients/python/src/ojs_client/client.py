@@ -76,7 +76,7 @@ class Client:
 
     @property
     def url(self) -> str:
-        """The address of the server."""
+        """The address of the server, without a user name and a password."""
         return self._transport.url
 
     async def __aenter__(self) -> Self:

@@ -9,20 +9,20 @@ from collections.abc import Mapping
 from enum import Enum
 from types import TracebackType
 from typing import Any, Final, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import anyio
 
 from ojs_client._version import __version__
 from ojs_client.backoff import Backoff
 from ojs_client.errors import ApiError, ConnectionFailed, OJSError, api_error
+from ojs_client.http.addresses import DEFAULT_URL, server_address, shown_address
 from ojs_client.http.connections import NoResponse, NotSent
 from ojs_client.http.senders import sender_for
 from ojs_client.options import JSON
 
 log = logging.getLogger("ojs_client")
 
-DEFAULT_URL: Final = "http://localhost:8080"
 _TYPE: Final = "application/openjobspec+json"
 _V1: Final = "/ojs/v1"
 _encode: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
@@ -55,26 +55,6 @@ def segment(text: str) -> str:
     return quote(text, safe="")
 
 
-def server_address(url: str) -> str:
-    """Return the address of a server without its final slash.
-
-    Raises:
-        ValueError: it is no address of a server.
-    """
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname)
-        _ = parts.port
-    except ValueError:
-        usable = False
-    if not usable:
-        raise ValueError(
-            f"{url!r} is no address of a server, such as {DEFAULT_URL}: it must "
-            "begin with http:// or https://"
-        )
-    return url.rstrip("/")
-
-
 class Transport:
     """Sends requests to one server.
 
@@ -103,7 +83,9 @@ class Transport:
         max_connections: int = 100,
         transport: Any = None,
     ) -> None:
-        self.url = server_address(url or os.environ.get("OJS_URL") or DEFAULT_URL)
+        address = server_address(url or os.environ.get("OJS_URL") or DEFAULT_URL)
+        self.url = shown_address(address)
+        """The address of the server, without a user name and a password."""
         self.timeout_s = timeout_s
         self.retry_for_s = retry_for_s
         key = api_key or os.environ.get("OJS_API_KEY")
@@ -111,7 +93,7 @@ class Transport:
         if key:
             sent["Authorization"] = f"Bearer {key}"
         self._sender = sender_for(
-            self.url,
+            address,
             {**sent, **(headers or {})},
             max_connections=max_connections,
             transport=transport,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from ojs_client.transport import DEFAULT_URL, server_address
+from ojs_client.http.addresses import DEFAULT_URL, server_address, shown_address
 
 _MAX_BYTES: Final = 1024 * 1024
 
@@ -41,7 +41,8 @@ class Profile:
     api_key: str = ""
 
     def __repr__(self) -> str:
-        return f"Profile(url={self.url!r}, api_key={'***' if self.api_key else ''!r})"
+        key = "***" if self.api_key else ""
+        return f"Profile(url={shown_address(self.url)!r}, api_key={key!r})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class Connection:
     source: str
 
     def __repr__(self) -> str:
-        return f"Connection(url={self.url!r}, source={self.source!r})"
+        return f"Connection(url={shown_address(self.url)!r}, source={self.source!r})"
 
 
 def path() -> Path:

@@ -15,6 +15,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx2
 
+from ojs_client.http.addresses import shown_address
 from ojs_client.http.connections import Address, Connections, NoResponse, NotSent
 from ojs_client.http.response_parser import Response
 
@@ -156,9 +157,12 @@ class _OverHttpx:
     def __init__(
         self, url: str, headers: Mapping[str, str], max_connections: int, transport: Any
     ) -> None:
-        self._url = url
+        # httpx2 logs the address of each request, so a password must not be part of it.
+        self._url = shown_address(url)
+        user = httpx2.URL(url)
         self._http = httpx2.AsyncClient(
-            base_url=url,
+            base_url=self._url,
+            auth=(user.username, user.password) if user.userinfo else None,
             headers=headers,
             limits=httpx2.Limits(
                 max_connections=max_connections, max_keepalive_connections=max_connections

@@ -10,6 +10,7 @@ import click
 from ojs_client.ctl import profile as store
 from ojs_client.ctl.output import FORMATS, Column, Output, member
 from ojs_client.ctl.session import Examples, confirm, yes_option
+from ojs_client.http.addresses import shown_address
 
 _MAX_KEY = 4096  # characters
 
@@ -59,7 +60,7 @@ def ls(chosen: Any) -> None:
     rows = [
         {
             "name": name,
-            "url": each.url,
+            "url": shown_address(each.url),
             "has_key": bool(each.api_key),
             "in_use": name == profiles.current,
         }
