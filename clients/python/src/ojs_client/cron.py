@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal
 
+from ojs_client.errors import ApiError, refuses_cursor
 from ojs_client.jobs import Cron, Job
 from ojs_client.options import JSON, NewJob
 from ojs_client.transport import Repeat, Transport, segment
@@ -69,13 +70,21 @@ class CronJobs:
         found: list[Cron] = []
         params = {"limit": str(_PAGE)}
         while True:
-            reply = await self._transport.request("GET", _PATH, repeat=Repeat.ALWAYS, params=params)
+            try:
+                reply = await self._transport.request(
+                    "GET", _PATH, repeat=Repeat.ALWAYS, params=params
+                )
+            except ApiError as error:
+                if "cursor" not in params or not refuses_cursor(error):
+                    raise
+                params = {"limit": str(_PAGE), "offset": str(len(found))}
+                continue
             found += [Cron.from_json(cron) for cron in reply["crons"]]
             # An offset would repeat or skip cron jobs while others are registered and deleted.
             cursor = reply["pagination"].get("next_cursor")
             if cursor is None:
                 return found
-            params["cursor"] = cursor
+            params = {"limit": str(_PAGE), "cursor": cursor}
 
     async def change(self, name: str, **members: JSON) -> Cron:
         """Change a cron job.

@@ -193,6 +193,14 @@ def _seconds(text: str | None) -> float | None:
     return None
 
 
+def refuses_cursor(error: ApiError) -> bool:
+    """Return whether the server does not know the cursor of the request.
+
+    During an upgrade, a process of an earlier version refuses a cursor of a later one.
+    """
+    return error.status == 400 and error.details.get("field") == "cursor"
+
+
 def ends_worker(error: ApiError) -> bool:
     """Return whether a worker that gets this error for a fetch must end.
 

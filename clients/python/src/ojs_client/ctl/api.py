@@ -15,7 +15,7 @@ import httpx2
 
 from ojs_client._version import __version__
 from ojs_client.ctl.profile import Connection
-from ojs_client.errors import ConnectionFailed, api_error
+from ojs_client.errors import ApiError, ConnectionFailed, api_error, refuses_cursor
 from ojs_client.options import JSON
 from ojs_client.transport import encode
 
@@ -122,11 +122,18 @@ class Api:
             ApiError: the server answered with an error.
             ConnectionFailed: the server did not answer, or something else answered.
         """
-        cursor: str | None = None
-        left = limit
-        while left is None or left > 0:
-            size = _PAGE if left is None else min(_PAGE, left)
-            page = self.request("GET", path, params={**params, "limit": size, "cursor": cursor})
+        place: dict[str, str | int] = {}
+        count = 0
+        while limit is None or count < limit:
+            size = _PAGE if limit is None else min(_PAGE, limit - count)
+            try:
+                page = self.request("GET", path, params={**params, "limit": size, **place})
+            except ApiError as error:
+                # A search has no offsets.
+                if "cursor" not in place or params.get("query") or not refuses_cursor(error):
+                    raise
+                place = {"offset": count}
+                continue
             entries = page.get(key) if isinstance(page, dict) else None
             if not isinstance(entries, list):
                 raise ConnectionFailed(
@@ -134,10 +141,11 @@ class Api:
                 )
             entries = entries[:size]
             yield from entries
-            left = None if left is None else left - len(entries)
+            count += len(entries)
             cursor = page.get("pagination", {}).get("next_cursor")
             if not cursor:
                 return
+            place = {"cursor": cursor}
 
     @contextmanager
     def stream(
