@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Final
+from weakref import WeakKeyDictionary
 
 from ojs_client.errors import ApiError
 
@@ -16,51 +17,71 @@ _HINTS: Final = {
     401: "; OJS_API_KEY or api_key names the API key",
     403: "; a worker needs an API key with the scope worker, for its queues",
 }
+_lines: Final[WeakKeyDictionary[ApiError, str]] = WeakKeyDictionary()
+"""What Python prints for each refusal of a worker that no one catches."""
 
 
 @contextmanager
-def as_program(url: str) -> Iterator[None]:
-    """Log to stderr, and let the program end with one line if the server refuses the worker.
+def log_to_stderr() -> Iterator[None]:
+    """Log the events of the library to stderr, unless the program sets up ``logging``."""
+    root, library = logging.getLogger(), logging.getLogger("ojs_client")
+    if root.hasHandlers() or library.hasHandlers():
+        yield
+        return
+    level, propagate = library.level, library.propagate
+
+    def restore_level() -> None:
+        if library.level == logging.INFO:  # not one that the program has set meanwhile
+            library.setLevel(level)
+
+    def has_no_other_handler(record: logging.LogRecord) -> bool:
+        if not root.hasHandlers():
+            return True
+        # The program has set up ``logging`` since: its level and its handlers decide.
+        restore_level()
+        if propagate and logging.getLogger(record.name).isEnabledFor(record.levelno):
+            root.handle(record)
+        return False
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(_FORMAT))
+    handler.addFilter(has_no_other_handler)
+    library.addHandler(handler)
+    # Otherwise later handlers of the root logger would get events below its level.
+    library.propagate = False
+    if level == logging.NOTSET:
+        library.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        library.removeHandler(handler)
+        library.propagate = propagate
+        restore_level()
+
+
+@contextmanager
+def refusal_in_one_line(url: str) -> Iterator[None]:
+    """Let Python print one line, and no traceback, if the server refuses the worker.
+
+    A traceback would only show this library. A program that handles uncaught exceptions in its own
+    way gets this one as well.
 
     Args:
         url: the address of the server.
     """
-    _log_to_stderr()
     try:
         yield
     except ApiError as refusal:
-        _show_in_one_line(refusal, url)
+        hint = _HINTS.get(refusal.status, "")
+        _lines[refusal] = f"{url} refuses this worker: {refusal}{hint}"
+        if sys.excepthook is sys.__excepthook__:
+            sys.excepthook = _show
         raise
 
 
-def _log_to_stderr() -> None:
-    """Log the events of the library to stderr, unless the program has set up ``logging``."""
-    library = logging.getLogger("ojs_client")
-    if logging.getLogger().hasHandlers() or library.hasHandlers():
-        return
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter(_FORMAT))
-    # Handlers that the program adds to the root logger later would log each event twice.
-    handler.addFilter(lambda _: not logging.getLogger().hasHandlers())
-    library.addHandler(handler)
-    if library.level == logging.NOTSET:
-        library.setLevel(logging.INFO)
-
-
-def _show_in_one_line(refusal: ApiError, url: str) -> None:
-    """Let Python print one line, and no traceback, if no one catches this error.
-
-    A traceback would only show this library. A program that handles uncaught exceptions in its own
-    way gets this one as well.
-    """
-    if sys.excepthook is not sys.__excepthook__:
-        return
-
-    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if error is refusal:
-            hint = _HINTS.get(refusal.status, "")
-            print(f"{url} refuses this worker: {refusal}{hint}", file=sys.stderr)
-        else:
-            sys.__excepthook__(kind, error, trace)
-
-    sys.excepthook = hook
+def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    line = _lines.get(error) if isinstance(error, ApiError) else None
+    if line is None:
+        sys.__excepthook__(kind, error, trace)
+    else:
+        print(line, file=sys.stderr)

@@ -25,7 +25,7 @@ from ojs_client.worker.handlers import HandlerT, Middleware
 from ojs_client.worker.heartbeats import Directive, Heartbeats
 from ojs_client.worker.held_jobs import HeldJobs
 from ojs_client.worker.memory import resident_bytes
-from ojs_client.worker.program import as_program
+from ojs_client.worker.program import log_to_stderr, refusal_in_one_line
 from ojs_client.worker.running import WorkerContext
 from ojs_client.worker.settings import WorkerSettings, queues_of
 from ojs_client.worker.settling import Settler
@@ -110,8 +110,7 @@ class Worker:
             labels=names(labels, "labels"),
         )
         self.worker_id = worker_id or f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}"
-        self.queues, self.pool = self._settings.queues, pool
-        self.concurrency = concurrency
+        self.queues, self.pool, self.concurrency = self._settings.queues, pool, concurrency
         # Handlers have connections of their own, so that their requests delay no heartbeat.
         self._transport, self._for_handlers = (
             Transport(
@@ -208,12 +207,13 @@ class Worker:
             ApiError: the server refuses all fetches. If it is not caught, Python prints one line.
         """
         self._exits = True
-        try:
-            with as_program(self._transport.url):
-                anyio.run(partial(self.serve, signals=True), backend=backend)
-        finally:
-            if self._runner.threads:
-                end_without_threads(len(self._runner.threads))
+        with log_to_stderr():
+            try:
+                with refusal_in_one_line(self._transport.url):
+                    anyio.run(partial(self.serve, signals=True), backend=backend)
+            finally:
+                if self._runner.threads:
+                    end_without_threads(len(self._runner.threads))
 
     async def serve(self, *, signals: bool = False) -> None:
         """Run until ``stop`` is called, the server ends the worker, or the task is cancelled.
