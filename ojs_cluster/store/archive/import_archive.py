@@ -71,8 +71,8 @@ _RESERVED = "the id %s is reserved by an unfinished write: run the import again"
 async def restore_queue(store: Store, line: QueueLine) -> RestoreOutcome:
     """Register a queue and restore its settings, except settings that the queue already has.
 
-    A queue that was paused or drained is paused or drained, also if it exists. Jobs of the same
-    archive may have created it, so nothing tells whether it is in use.
+    A queue that was paused or drained is paused or drained, unless it is in use already: to drain a
+    live queue would refuse its producers.
 
     Raises:
         InvalidLine: the name is not a valid queue name.
@@ -92,14 +92,20 @@ async def restore_queue(store: Store, line: QueueLine) -> RestoreOutcome:
     bound, decision = fields.pop(b"bound", None), fields.pop(b"on_exhaustion", None)
     overflow, fair = fields.pop(b"overflow", b""), fields.pop(b"fair", None)
     draining = fields.pop(b"draining", None)
-    if fields.pop(b"kept", None) is not None:
-        await create_queue(store, line.name, accept_existing=True)
+    shard = store.keys.shard_of_queue(line.name)
+    in_use = await store.redis.call(
+        shard.slot, "HEXISTS", shard.queue_counters(line.name), "created", idempotent=True
+    )
     if line.partitions:
         await _partition(store, line.name, line.partitions)
-    if paused is not None:
+    # Before all steps that create the queue. After a death between the two, a repeated import only
+    # leaves the queue paused; after the other order it would run jobs.
+    if paused is not None and not in_use:
         await pauses.pause_or_resume(store, line.name, "pause")
-    if draining is not None:
+    if draining is not None and not in_use:
         await pauses.pause_or_resume(store, line.name, "drain")
+    if fields.pop(b"kept", None) is not None:
+        await create_queue(store, line.name, accept_existing=True)
     if limits is not None and await partition_quotas.get_limits(store, line.name) == RateLimits():
         await rate_limits.set_queue_limits(store, line.name, unpack_limits(limits.decode()))
     if bound is not None and await depth_bounds.get_bound(store, line.name) is None:
@@ -113,7 +119,6 @@ async def restore_queue(store: Store, line: QueueLine) -> RestoreOutcome:
     if fair is not None:
         await fair_share.set_fair_share(store, line.name, on=True)
     await store.queues.ensure(store, [line.name])
-    shard = store.keys.shard_of_queue(line.name)
     args: list[Arg] = [line.name, *(part for pair in fields.items() for part in pair)]
     effects = await store.run(
         shard, "restore_queue", [shard.queue_counters(line.name)], args, idempotent=True

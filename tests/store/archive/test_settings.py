@@ -107,6 +107,9 @@ async def test_created_and_drained_queues_are_restored(backend: Embedded, store:
             "deleted": "active",  # it drained for its deletion only
             "both": "draining",
         }
+        await pauses.pause_or_resume(target, "drained", "resume")
+        await import_text(target, text)
+        assert (await queues.get_stats(target, "drained")).status == "active"  # it is in use
         shard = target.keys.shard_of_queue("created")
         key = shard.queue_counters("created")
         assert await target.redis.call(shard.slot, "HGET", key, "kept") == b"1"
