@@ -69,7 +69,7 @@ async def postpone_or_end(store: Store, name: bytes, error: Exception, version: 
     else:
         log.warning("bulk operation %s is postponed: %s", operation_id, shown)
     count = await postpone(store, name, version, kind.field)
-    if count is None or count < kind.limit or not await _has_no_drain(store, operation_id):
+    if count is None or count < kind.limit or not await _has_no_drain(store, operation_id, version):
         return False
     reason = DamagedOperation(f"{kind.reason}: {shown}")
     return await end_damaged(store, name, reason, version) > 0
@@ -86,10 +86,15 @@ def _kind_of(error: Exception) -> tuple[FailureKind, str]:
     return FAULT, repr(error)
 
 
-async def _has_no_drain(store: Store, operation_id: str) -> bool:
-    """End the drain of a failing deletion; return False if it must be tried again later."""
+async def _has_no_drain(store: Store, operation_id: str, version: str) -> bool:
+    """End the drain of a failing deletion; return False if it must be tried again later.
+
+    Another process may have continued the deletion, if this one was stalled. Its drain stays.
+    """
     try:
         operation = await operations.read(store, operation_id)
+        if operation is not None and version not in ("", operation.version):
+            return False
         if operation is not None and operation.deletion is not None:
             await abandon(store, operation.deletion)
     except (OJSError, RedisReplyError) as away:  # such as the shard of the queue
