@@ -35,15 +35,12 @@ async def list_events(app: App, request: Request) -> Response:
         job_types=query.names(given, "job_types"),
         since_ms=fields.absolute_time_ms(given.get("since") or None, field="since"),
     )
-    if given.get("page") or given.get("per_page"):
+    after = given.get("after") or given.get("cursor")
+    if not after and (given.get("page") or given.get("per_page")):
         return await _numbered_page(app, wanted, given)
-    limit = query.integer(given, "limit", 100, low=1, high=1000)
-    page = await read_events(
-        app.store,
-        wanted,
-        after=given.get("after") or given.get("cursor") or None,
-        limit=limit,
-    )
+    size = "limit" if given.get("limit") else "per_page"
+    limit = query.integer(given, size, 100, low=1, high=1000)
+    page = await read_events(app.store, wanted, after=after or None, limit=limit)
     events = replies.array(page.events)
     pages = replies.pagination(
         limit=limit, shown=len(page.events), cursor=page.cursor if page.has_more else None
