@@ -29,8 +29,8 @@ SCHEMAS: Final = CursorKind("schemas", (str, str))
 """Schemas by type, newest version first."""
 SUBSCRIPTIONS: Final = CursorKind("subscriptions", (int, str))
 """Webhook subscriptions by the Unix time of their creation in ms, and by id."""
-ERRORS: Final = CursorKind("errors", (int, str, str))
-"""Groups of errors by the Unix time of the last failure in ms, newest first; type and message."""
+ERRORS: Final = CursorKind("errors", (int, str))
+"""Groups of errors by the Unix time of the last failure in ms, newest first, and by its job."""
 WORKERS_BY_TIME: Final = CursorKind("workers", (int, str))
 """Workers by the Unix time in ms at which they were last seen, newest first, and by id."""
 WORKFLOWS: Final = CursorKind("workflows", (int, str))

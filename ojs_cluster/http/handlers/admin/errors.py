@@ -45,7 +45,7 @@ async def list_errors(app: App, request: Request) -> Response:
         offset=page.offset,
         after=None if after is None else (-int(after[0]), *after[1:]),
     )
-    last = (shown[-1].last_ms, shown[-1].type, shown[-1].message) if follows else None
+    last = (shown[-1].last_ms, shown[-1].job_id) if follows else None
     return replies.json_response(
         200,
         {
