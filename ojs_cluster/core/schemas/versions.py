@@ -74,6 +74,11 @@ class SchemaVersion(msgspec.Struct, frozen=True, eq=False):
         return (self.numbers, not self.prerelease, parts)
 
     @property
+    def place(self) -> tuple[Any, ...]:
+        """The place in a list: different versions such as ``1-1`` and ``1-01`` have one order."""
+        return self.order, self.key
+
+    @property
     def shown(self) -> int | str:
         """The version as responses show it: an integer if it is one number."""
         return int(self.text) if self.text.isdigit() else self.text

@@ -95,7 +95,7 @@ class SchemaIndex:
     def of_type(self, job_type: str) -> list[SchemaRecord]:
         """Return the schemas of a type, newest version first."""
         found = [each for each in self.records.values() if each.type == job_type]
-        return sorted(found, key=lambda each: each.parsed_version.order, reverse=True)
+        return sorted(found, key=lambda each: each.parsed_version.place, reverse=True)
 
 
 _decode_record: Final = msgspec.json.Decoder(SchemaRecord).decode

@@ -183,7 +183,7 @@ class SchemaTable:
             by_type.setdefault(schema.record.type, []).append(schema)
         types = {
             job_type: TypeSchemas(
-                sorted(found, key=lambda each: each.version.order, reverse=True),
+                sorted(found, key=lambda each: each.version.place, reverse=True),
                 index.policies.get(job_type, TypePolicy()),
             )
             for job_type, found in by_type.items()

@@ -259,6 +259,35 @@ async def test_a_cursor_has_priority_over_the_number_of_the_page(api: Api) -> No
     assert [queue["name"] for queue in rest.json["items"]] == ["m1", "m2"]
 
 
+async def test_a_cursor_of_events_has_priority_too(api: Api) -> None:
+    for number in range(3):
+        assert (await api.post("/ojs/v1/jobs", {"type": "t", "args": [number]})).status == 201
+    first = (await api.get("/ojs/v1/events?limit=1")).json
+    rest = (await api.get(f"/ojs/v1/events?page=1&per_page=1&cursor={first['cursor']}")).json
+    assert len(rest["events"]) == 1
+    assert rest["events"][0]["id"] != first["events"][0]["id"]
+
+
+async def test_versions_that_are_equal_or_long_are_all_listed(api: Api) -> None:
+    versions = {"1.0.0-1", "1.0.0-01", f"1-{'a' * 62}"}
+    for version in versions:
+        path = f"/ojs/v1/admin/schemas/one.type/{version}"
+        assert (await api.call("PUT", path, {"schema": {"type": "array"}})).status == 201
+    shown, cursor = [], ""
+    for _ in versions:
+        page = (await api.get(f"/ojs/v1/schemas?limit=1&cursor={cursor}")).json
+        shown += [schema["version"] for schema in page["schemas"]]
+        cursor = page["pagination"].get("next_cursor", "")
+    assert (set(shown), cursor) == (versions, "")
+
+
+async def test_a_cursor_shows_no_text_of_errors(api: Api) -> None:
+    for number in range(2):
+        await add_error(api, f"Secret{number}")
+    cursor = (await api.get("/ojs/v1/admin/errors?limit=1")).json["pagination"]["next_cursor"]
+    assert "Secret" not in str(cursors.decode(cursor))
+
+
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 async def test_another_text_is_no_cursor(api: Api, case: ListCase) -> None:
     for number in range(2):

@@ -33,7 +33,9 @@ async def list_schemas(app: App, request: Request) -> Response:
     start = page.offset if page.after is None else _index_after(found, page.after)
     part = found[start : start + page.limit]
     shown = [views.members(each, text_version=True) for each in part]
-    last = (part[-1].record.type, part[-1].version.key) if start + page.limit < len(found) else None
+    last = (
+        (part[-1].record.type, part[-1].version.text) if start + page.limit < len(found) else None
+    )
     return replies.json_response(
         200,
         {
@@ -55,7 +57,7 @@ def _index_after(found: Sequence[StoredSchema], position: Position) -> int:
         raise InvalidRequest("this cursor belongs to another list", field="cursor")
     return sum(
         each.record.type < job_type
-        or (each.record.type == job_type and each.version.order >= version.order)
+        or (each.record.type == job_type and each.version.place >= version.place)
         for each in found
     )
 
