@@ -267,6 +267,15 @@ def test_the_audit_shows_what_a_setting_was_changed_to(
             ["When the queue is full: Let clients wait for room → Refuse new jobs"],
         ),
         (
+            {
+                "default_retry": {
+                    "old": {"max_attempts": 5, "jitter": True},
+                    "new": {"max_attempts": 6},
+                }
+            },
+            ["Retries: Attempts: 5 → 6"],
+        ),
+        (
             {"retention": {"old": {"completed": "P1D"}, "new": {"completed": "PT36H"}}},
             ["Keep ended jobs for: Completed: 1 d → 1.5 d"],
         ),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import httpx
 import pytest
 
 from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.operations.metrics import ClusterMetrics, QueueMetrics
 from ojs_cluster.store.queues.queues import QueueStats
 from ojs_cluster.store.workers import workers
@@ -118,12 +120,28 @@ def test_workers_are_found_by_the_oldest_job_that_they_hold(
             return [link for link in shown if link in both]
 
         wait_until(lambda: found() == both, what="viewers share the jobs for two seconds")
+        store = running.app.store
+
+        first = held["a-sorted-y"]
+        shard = store.keys.shard_of_id(first)
+
+        async def set_started(text: str) -> None:
+            key, field = shard.job(first), f.STARTED
+            was.append(await store.redis.call(shard.slot, "HGET", key, field))
+            await store.redis.call(shard.slot, "HSET", key, field, text)
+
+        was: list[Any] = []
+        running.run(partial(set_started, "damaged"))
+        wait_until(lambda: found() == both[::-1], what="only the damaged job is left out")
+        running.run(partial(set_started, was[0].decode()))
+        wait_until(lambda: found() == both, what="the job is there again")
         by_id = page(admin, "/ui/workers")
         assert [link for link in rows(by_id) if link in both] == both[::-1]
         for name, job_id in held.items():
             row = by_id.partition(f">{name}</a>")[2].partition("</tr>")[0]
             assert f"./jobs/{job_id}" in row, "of two jobs, the one that has started first"
         assert "leases end first" not in by_id
+        assert "No worker holds a job" not in page(admin, "/ui/workers?sort=oldest&page=9")
         monkeypatch.setattr(held_jobs, "MAX_ACTIVE", 1)
 
         def is_cut() -> bool:

@@ -57,6 +57,8 @@ _LABELS: Final = {
 """The labels of members, as the forms of the dashboard have them. Others keep their names."""
 _CONTAINERS: Final = frozenset({"backpressure", "config", "limits"})
 """Members whose own members are the settings."""
+_WHOLE: Final = frozenset({"config", "limits"})
+"""Those that a change replaces as a whole. Other objects have defaults for what they lack."""
 _FULL: Final = {
     "reject": later("Refuse new jobs"),
     "block": later("Let clients wait for room"),
@@ -132,6 +134,9 @@ def _changes(
     if _have_members(path, known):
         inner = {name: None for value in known for name in value}
         for name in inner:
+            new = values.get("new")
+            if new is not None and name not in new and path[-1] not in _WHOLE:
+                continue
             parts = {when: (value or {}).get(name) for when, value in values.items()}
             if len(parts) < 2 or parts["old"] != parts["new"]:
                 yield from _changes((*path, str(name)), parts, zone)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -80,14 +81,20 @@ async def _read(store: Store) -> bytes:
         share = max(1, MAX_ACTIVE // len(sizes))
         sizes = {key: min(size, share) for key, size in sizes.items()}
     members = await read_members(store, sizes)
-    ids = [(shard, name.decode()) for (shard, _), names in members.items() for name in names]
+    ids = [
+        (shard, name.decode(errors="replace"))
+        for (shard, _), names in members.items()
+        for name in names
+    ]
     oldest: dict[str, tuple[int, str]] = {}
     counts: dict[str, int] = {}
     for job in await read_matching(store, wanted, ids):
-        if worker := job.worker_id:
-            began = job.started_ms or job.created_ms, job.id
-            oldest[worker] = min(oldest.get(worker, began), began)
-            counts[worker] = counts.get(worker, 0) + 1
+        # Other programs can damage a job. The others are shown.
+        with suppress(KeyError, ValueError):
+            if worker := job.worker_id:
+                began = job.started_ms or job.created_ms, job.id
+                oldest[worker] = min(oldest.get(worker, began), began)
+                counts[worker] = counts.get(worker, 0) + 1
     held = {
         worker: Held(counts[worker], *began)
         for worker, began in sorted(oldest.items(), key=lambda each: each[1])
