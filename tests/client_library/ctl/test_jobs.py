@@ -247,7 +247,7 @@ def test_doctor_checks_the_server_and_names_what_it_cannot_check(ctl: Ctl) -> No
     for name in ("connection", "backend", "key", "clock", "shards", "scheduler", "outbox"):
         assert checks[name]["status"] == "ok", checks[name]
     assert "ojs:admin:purge" in checks["key"]["detail"]
-    assert checks["paused queues"]["detail"].startswith("seed.reports")
+    assert "seed.reports" in checks["paused queues"]["detail"]  # other tests leave more
     assert checks["durability"]["detail"].startswith("async")
     for name in ("memory policy", "persistence", "replicas"):
         assert checks[name]["status"] == "skipped"
