@@ -94,7 +94,7 @@ async def restore_queue(store: Store, line: QueueLine) -> RestoreOutcome:
     draining = fields.pop(b"draining", None)
     shard = store.keys.shard_of_queue(line.name)
     in_use = await store.redis.call(
-        shard.slot, "HEXISTS", shard.queue_counters(line.name), "created", idempotent=True
+        shard.slot, "HGET", shard.queue_counters(line.name), "created", idempotent=True
     )
     if line.partitions:
         await _partition(store, line.name, line.partitions)
