@@ -92,10 +92,7 @@ async def restore_queue(store: Store, line: QueueLine) -> RestoreOutcome:
     bound, decision = fields.pop(b"bound", None), fields.pop(b"on_exhaustion", None)
     overflow, fair = fields.pop(b"overflow", b""), fields.pop(b"fair", None)
     draining = fields.pop(b"draining", None)
-    shard = store.keys.shard_of_queue(line.name)
-    in_use = await store.redis.call(
-        shard.slot, "HGET", shard.queue_counters(line.name), "created", idempotent=True
-    )
+    in_use = await _is_in_use(store, line.name)
     if line.partitions:
         await _partition(store, line.name, line.partitions)
     # Before all steps that create the queue. After a death between the two, a repeated import only
@@ -119,12 +116,24 @@ async def restore_queue(store: Store, line: QueueLine) -> RestoreOutcome:
     if fair is not None:
         await fair_share.set_fair_share(store, line.name, on=True)
     await store.queues.ensure(store, [line.name])
+    shard = store.keys.shard_of_queue(line.name)
     args: list[Arg] = [line.name, *(part for pair in fields.items() for part in pair)]
     effects = await store.run(
         shard, "restore_queue", [shard.queue_counters(line.name)], args, idempotent=True
     )
     await deliver(store, shard, effects)
     return "exists" if existed else "created"
+
+
+async def _is_in_use(store: Store, queue: str) -> bool:
+    """Return whether a job or an operator has created a queue, in any of its partitions."""
+    for shard in await store.partitions.occupied_shards(store, queue):
+        created = await store.redis.call(
+            shard.slot, "HGET", shard.queue_counters(queue), "created", idempotent=True
+        )
+        if created:
+            return True
+    return False
 
 
 async def _partition(store: Store, queue: str, count: int) -> None:
