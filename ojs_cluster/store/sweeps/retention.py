@@ -145,20 +145,28 @@ async def retire_queues(store: Store, after: str = "", limit: int = 100) -> tupl
     retired = 0
     for raw in names:
         try:
-            retired += await retire(store, raw.decode())
-        except UnicodeDecodeError:
-            log.error("a damaged name is removed from the registry of queue names: %r", raw)  # noqa: TRY400
-            await store.redis.call(meta.slot, "ZREM", meta.queues, raw, idempotent=True)
+            retired += await _retire_or_remove(store, raw)
         except (BackendUnavailable, RedisReplyError) as error:
             # This round misses a queue, so ``end_round`` must not close partitions of the default.
             store.partitions.draining = None
             level = logging.INFO if isinstance(error, BackendUnavailable) else logging.WARNING
             text = "cannot retire queue '%s', trying again in the next round: %s"
-            log.log(level, text, raw.decode(), error)
+            log.log(level, text, raw.decode(errors="replace"), error)
     if len(names) == limit:
         return retired, _last_name(names, after)
     await partition_maintenance.end_round(store)
     return retired, ""
+
+
+async def _retire_or_remove(store: Store, raw: bytes) -> int:
+    """Retire the queue with a name of the registry; remove a name that is damaged."""
+    name = raw.decode(errors="replace")
+    if name.encode() == raw:
+        return await retire(store, name)
+    log.error("a damaged name is removed from the registry of queue names: %r", raw)
+    meta = store.keys.meta
+    await store.redis.call(meta.slot, "ZREM", meta.queues, raw, idempotent=True)
+    return 0
 
 
 def _last_name(names: Sequence[bytes], after: str) -> str:
