@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
@@ -45,3 +45,16 @@ def cut(
     """
     start = offset if after is None else bisect_right(ordered, after, key=key)
     return ordered[start : start + limit], len(ordered) > start + limit
+
+
+def scored_names(flat: Iterable[bytes]) -> list[tuple[int, str]]:
+    """Return scores and names of a reply of Redis, in which each name is followed by its score.
+
+    Another program may have stored a name that is not UTF-8. It is not found later, and the others
+    are served.
+    """
+    items = iter(flat)
+    return [
+        (int(float(score)), name.decode(errors="replace"))
+        for name, score in zip(items, items, strict=True)
+    ]

@@ -8,7 +8,7 @@ from typing import Any
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
-from ojs_cluster.store.listed import Listed, Position
+from ojs_cluster.store.listed import Listed, Position, scored_names
 
 
 async def newest_members(
@@ -88,6 +88,4 @@ async def read_newest(
             *("ZREVRANGE", key, offset, offset + limit - 1, "WITHSCORES"),
             idempotent=True,
         )
-    items = iter(flat)
-    found = [(int(float(score)), name.decode()) for name, score in zip(items, items, strict=True)]
-    return found, int(size)
+    return scored_names(flat), int(size)

@@ -28,7 +28,7 @@ from ojs_cluster.store.cron.occurrence_job import UnusableDefinition
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.listed import Listed, Position, cut
+from ojs_cluster.store.listed import Listed, Position, cut, scored_names
 from ojs_cluster.store.off_loop import off_loop
 from ojs_cluster.store.partial_failures import after_first_write
 from ojs_cluster.store.runtime import Arg
@@ -195,9 +195,7 @@ async def _read_names(
     else:
         arguments = [*max(after, (low, "")), 0, limit]
         _, *flat = await store.run_meta("sorted_set_after", [meta.cron_names], arguments)
-    items = iter(flat)
-    found = [(int(float(score)), name.decode()) for name, score in zip(items, items, strict=True)]
-    return [each for each in found if each[0] <= high]
+    return [each for each in scored_names(flat) if each[0] <= high]
 
 
 async def _visible_names(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ojs_cluster.core.tenants.settings import TenantSettings, decode
-from ojs_cluster.store.listed import Listed, Position
+from ojs_cluster.store.listed import Listed, Position, scored_names
 from ojs_cluster.store.runtime import Runtime
 from ojs_cluster.store.versioned_hash import VersionedHash, read_versioned_hash
 
@@ -113,10 +113,6 @@ async def list_known(
             *("ZREVRANGE", meta.known_tenants, offset, offset + limit, "WITHSCORES"),
             idempotent=True,
         )
-    pairs = iter(rows)
-    found = [
-        (name.decode(errors="replace"), int(float(at)))
-        for name, at in zip(pairs, pairs, strict=True)
-    ]
+    found = [(name, at) for at, name in scored_names(rows)]
     last = found[limit - 1][::-1] if len(found) > limit else None
     return Listed(found[:limit], int(total), last)

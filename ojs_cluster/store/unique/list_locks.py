@@ -17,7 +17,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs.read_jobs import read_some
 from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.listed import Listed, Position
+from ojs_cluster.store.listed import Listed, Position, scored_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +97,7 @@ async def _positions(
         _, *flat = await store.run(
             shard, "sorted_set_after", [shard.locks], [*after, 0, limit], idempotent=True
         )
-    items = iter(flat)
-    return [
-        (shard.index, int(float(score)), name.decode(errors="replace"))
-        for name, score in zip(items, items, strict=True)
-    ]
+    return [(shard.index, *each) for each in scored_names(flat)]
 
 
 async def _read(store: Store, shard: Shard, fingerprints: Sequence[str]) -> list[HeldLock]:
