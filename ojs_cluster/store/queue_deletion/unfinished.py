@@ -54,7 +54,9 @@ async def end_unfinished_deletion(store: Store, queue: str) -> bool:
         return False
     began_ms = _began_ms(token)
     if began_ms is None:  # a token of an earlier version, whose process may still be at work
-        if deletion.endswith(b"*"):  # its drain is older, and stays: whoever ends it does the rest
+        if deletion.endswith(b"*"):
+            # An operator had drained the queue before. When an operator resumes it, the token is
+            # removed, and the defaults are restored.
             return False
         began_ms = read_number(draining)
     if store.partitions.now_ms() - began_ms < MAX_REQUEST_MS:

@@ -49,7 +49,7 @@ class Visits:
         self._workers_by_queue: Snapshots[WorkersByQueue | None] = Snapshots()
 
     async def read(self, head: Request, scheme: str) -> Visit:
-        """Return a request of nobody, and let this task speak its language from here on."""
+        """Return a request without a user, and set the language of its texts for this task."""
         root, here = browser.place_of(head.path, head.query, self._settings.base)
         is_secure = (self._trusted(head, "x-forwarded-proto") or scheme) == "https"
         shown_scheme = "https" if is_secure else "http"
