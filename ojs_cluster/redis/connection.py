@@ -242,7 +242,7 @@ class RedisConnection:
         self._payloads.clear()
         self._unsent_bytes = b""
         self._waiting_callers.unpark_all()
-        # The coroutines that ``wake`` has continued may have queued commands for other nodes.
+        # The coroutines that ``wake`` has continued may have queued commands and responses.
         driver_state.flush()
 
     def check(self, reply_timeout_s: float, call_timeout_s: float) -> None:
@@ -257,15 +257,25 @@ class RedisConnection:
         # A caller that was woken may have been cancelled before it sent a command. Then other
         # callers may be waiting although the connection is not full.
         self._wake_waiting_callers()
-        oldest = now - call_timeout_s
-        for waiter in self._in_flight:
-            if waiter.queued_at > oldest:
-                return
-            waiter.wake(ReplyLost(f"no reply from {self.name} within {call_timeout_s:g} s"))
-        for waiter in self._queue:
-            if waiter.queued_at > oldest:
-                return
-            waiter.wake(CommandNotSent(f"not sent to {self.name} within {call_timeout_s:g} s"))
+        self._end_late_commands(now - call_timeout_s, f"{self.name} within {call_timeout_s:g} s")
+        # The coroutines that have continued may have queued commands and responses.
+        driver_state.flush()
+
+    def _end_late_commands(self, queued_until: float, where: str) -> None:
+        # ``wake`` continues coroutines, which may queue commands and send the queue. That would
+        # change the lists below, and send commands that are then reported as not sent.
+        sending, self._sending = self._sending, True
+        try:
+            for waiter in self._in_flight:
+                if waiter.queued_at > queued_until:
+                    return
+                waiter.wake(ReplyLost(f"no reply from {where}"))
+            for waiter in self._queue:
+                if waiter.queued_at > queued_until:
+                    return
+                waiter.wake(CommandNotSent(f"not sent to {where}"))
+        finally:
+            self._sending = sending
 
     def _wake_waiting_callers(self) -> None:
         """Wake the oldest callers in ``wait_until_not_full``, as many as may send a command now."""
@@ -379,8 +389,7 @@ class RedisConnection:
                         reschedule(task, Value(answer))
                     else:
                         waiter.receive(answer)
-                if driver_state.unsent:
-                    driver_state.flush()
+                driver_state.flush()
             except (hiredis.ProtocolError, IndexError) as error:
                 # IndexError means a reply without a command, so replies no longer match commands.
                 return f"protocol error: {error}"

@@ -31,6 +31,15 @@ from trio._core._run import GLOBAL_RUN_CONTEXT  # a test checks it, see the modu
 T = TypeVar("T")
 
 
+MAX_RESPONSES: Final = 16
+"""Number of queued responses that are sent although more replies of Redis have arrived.
+
+A send may wake a client. If every response were sent at once, the kernel and other processes would
+run between any two requests, and the code of the requests would leave the processor's caches. More
+than sixteen save nothing further, and the first response would wait longer (docs/adr/033).
+"""
+
+
 class _DriverMessage:
     """A message between a driven coroutine and its driver."""
 
@@ -100,10 +109,10 @@ class DrivenCoroutine:
 
 
 class UnsentConnection(Protocol):
-    """A connection to Redis that has queued commands of driven coroutines."""
+    """A connection to Redis with queued commands, or a connection to a client with a response."""
 
     def flush(self) -> None:
-        """Send the queued commands."""
+        """Send what is queued. Must not raise exceptions."""
         ...
 
 
@@ -112,22 +121,40 @@ class DriverState:
 
     Attributes:
         driven: the state of the coroutine that runs now; None if none is driven.
-        unsent: the connections with queued commands of driven coroutines.
+        unsent: the connections to Redis with queued commands of driven coroutines.
 
     There is one instance per process, so only one event loop of a process may drive coroutines.
     """
 
-    __slots__ = ("driven", "unsent")
+    __slots__ = ("_responses", "driven", "unsent")
 
     def __init__(self) -> None:
         self.driven: DrivenCoroutine | None = None
         self.unsent: list[UnsentConnection] = []
+        self._responses: list[UnsentConnection] = []
+
+    def queue_response(self, connection: UnsentConnection) -> None:
+        """Send the response of this connection with the next ``flush``.
+
+        Whoever continues coroutines must therefore call ``flush`` afterwards.
+        """
+        self._responses.append(connection)
+        if len(self._responses) >= MAX_RESPONSES:
+            self.flush()
 
     def flush(self) -> None:
-        """Send the commands that were queued since the last flush, in one send per connection."""
+        """Send everything that was queued since the last flush.
+
+        The commands are sent first, in one send per connection, so that Redis works on them while
+        this process sends the responses.
+        """
         unsent = self.unsent
         while unsent:
             unsent.pop().flush()
+        if self._responses:
+            responses, self._responses = self._responses, []
+            for connection in responses:
+                connection.flush()
 
 
 driver_state: Final = DriverState()

@@ -13,9 +13,11 @@ from trio.testing import wait_all_tasks_blocked
 from ojs_cluster.redis.connection import BURST, pack
 from ojs_cluster.redis.driven_coroutines import (
     ADOPTED,
+    MAX_RESPONSES,
     NEEDS_TASK,
     WAITING_FOR_REDIS,
     DrivenCoroutine,
+    DriverState,
     ShieldedBlock,
     driver_state,
     ensure_task,
@@ -185,6 +187,58 @@ async def test_a_reply_that_does_not_come_in_time_resumes_what_waits() -> None:
         await wait_all_tasks_blocked()
         assert len(resumed) == 1
         assert rig.answers == {2: b"2"}
+
+
+async def test_coroutines_whose_replies_are_late_may_queue_a_burst_of_commands() -> None:
+    async with rigged(takes=[10_000] * 64) as rig:
+        again = [rig.connection.execute(pack((b"ECHO", 100 + n))) for n in range(2 * BURST)]
+        first = [rig.connection.execute(pack((b"ECHO", n))) for n in range(2 * BURST)]
+        failed: list[object] = []
+
+        def go_on(failure: object) -> None:
+            failed.append(failure)
+            begin(again[len(failed) - 1])
+
+        for work in first:
+            assert DrivenCoroutine(go_on).step(work.send, None) is WAITING_FOR_REDIS
+        rig.clock.now += 11
+        rig.connection.check(reply_timeout_s=100, call_timeout_s=10)
+        assert [type(failure) for failure in failed] == [ReplyLost] * (2 * BURST)
+        await wait_all_tasks_blocked()
+        assert rig.connection.open
+        assert b"".join(rig.transport.sent).count(b"ECHO") == 4 * BURST
+        for work in first:
+            work.close()
+
+
+class _Sender:
+    """Something that sends what is queued; it notes its name."""
+
+    def __init__(self, name: str, sent: list[str]) -> None:
+        self._name = name
+        self._sent = sent
+
+    def flush(self) -> None:
+        self._sent.append(self._name)
+
+
+def test_responses_wait_for_the_end_of_the_turn_and_commands_are_sent_first() -> None:
+    state, sent = DriverState(), list[str]()
+    state.queue_response(_Sender("response 1", sent))
+    state.unsent.append(_Sender("command", sent))
+    state.queue_response(_Sender("response 2", sent))
+    assert sent == []
+    state.flush()
+    assert sent == ["command", "response 1", "response 2"]
+    state.flush()
+    assert len(sent) == 3
+
+
+def test_a_turn_with_many_responses_sends_them_in_parts() -> None:
+    state, sent = DriverState(), list[str]()
+    for number in range(MAX_RESPONSES + 1):
+        state.queue_response(_Sender(f"{number}", sent))
+    assert sent == [f"{number}" for number in range(MAX_RESPONSES)]
 
 
 async def test_a_command_that_was_said_to_be_not_sent_is_not_sent() -> None:

@@ -3,7 +3,7 @@
 The task of the connection sleeps in ``Driver.run_until_handoff``. While the task sleeps, the driver
 serves requests. ``on_readable`` reads the bytes that arrive and starts the coroutine of the
 request, which runs until it waits for a reply of Redis. ``_resume`` continues the coroutine with
-the reply, and the driver sends the response.
+the reply. ``flush`` sends the response, when all replies that have arrived are handled.
 
 In all other cases the driver wakes the task with a ``TaskHandoff``, which describes the state of
 the request. These cases are: a request that needs trio, an incomplete body, a full socket buffer, a
@@ -126,6 +126,8 @@ class Driver:
         self._handoff: TaskHandoff | None = None
         self._coroutine: Coroutine[Any, Any, Response] | None = None
         """The coroutine of the request that waits for a reply of Redis; None if none waits."""
+        self._unsent: tuple[Response, bytes] | None = None
+        """The response that ``flush`` sends, also as bytes; None if there is none."""
         self._driven = DrivenCoroutine(self._resume)
 
     @property
@@ -142,7 +144,7 @@ class Driver:
         self._handoff = None
         if self._connection.data:
             self._serve_buffered()
-            driver_state.flush()  # send the Redis commands that the requests have queued
+            driver_state.flush()
         if self._handoff is None and not self._registered:
             self._register()
         if self._handoff is None:
@@ -281,14 +283,38 @@ class Driver:
             return False
 
     def _answer(self, response: Response) -> bool:
-        """Send a response; return whether it is sent completely and the next request may begin."""
+        """Send a response, now or with ``flush``.
+
+        Returns:
+            Whether the response is sent completely and the next request may begin.
+        """
         connection = self._connection
-        if connection.stopping or (
-            response.undo is not None and not connection.data and self._peer.has_closed()
-        ):
+        if connection.stopping:
             self._hand_over(TaskHandoff(response=response))
             return False
         data = encode(response, draining=False, asked_to_close=False)
+        if connection.data:  # the client has sent the next request, which begins now
+            return self._send(response, data)
+        self._unsent = response, data
+        driver_state.queue_response(self)
+        return False
+
+    def flush(self) -> None:
+        """Send the response to the last request that was read, unless it is sent already."""
+        unsent, self._unsent = self._unsent, None
+        if unsent is None:
+            return
+        response, data = unsent
+        try:
+            self._send(response, data)
+        except Exception as error:  # the task undoes the response and raises the error
+            self._hand_over(TaskHandoff(response=response, error=error))
+
+    def _send(self, response: Response, data: bytes) -> bool:
+        connection = self._connection
+        if response.undo is not None and not connection.data and self._peer.has_closed():
+            self._hand_over(TaskHandoff(response=response))
+            return False
         try:
             sent = self._sock.send(data)
         except OSError:  # the buffer is full or the client has disconnected; the task handles both
@@ -326,6 +352,9 @@ class Driver:
 
         If a request waits for Redis, the task gets its coroutine and completes the request.
         """
+        self.flush()  # the request whose response is not sent yet is not the one to cancel
+        if self._owner is None:
+            return Abort.FAILED  # ``flush`` has woken the task, which gets the response
         coroutine, self._coroutine = self._coroutine, None
         if coroutine is None:
             self._unregister()

@@ -3,7 +3,7 @@
 trio registers a descriptor with its own epoll again for every wait, and wakes a task for every
 event. Here a connection is registered once, and one task waits for the events of all connections.
 In each round the task lets every readable connection begin its next request. After that it sends
-the commands of all these requests to Redis in one write.
+the commands of all these requests to Redis in one write, and the responses that need no command.
 
 epoll exists only on Linux. On other systems each connection has its own task (``connection``).
 """

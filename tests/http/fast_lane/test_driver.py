@@ -28,8 +28,10 @@ from ojs_cluster.http.fast_lane import connection as lane_connection
 from ojs_cluster.http.fast_lane import driver
 from ojs_cluster.http.fast_lane.idle_connections import IdleConnections
 from ojs_cluster.http.fast_lane.server import FastLane
+from ojs_cluster.http.fast_lane.transport import PeerWatch
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_ids import new_request_id
+from ojs_cluster.redis.driven_coroutines import DriverState
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.http.api import Api, Stream, open_app, serving, until
 from tests.http.fast_lane.test_server import ENQUEUE, FETCH, connected, read_responses
@@ -212,6 +214,47 @@ async def test_a_bug_while_responding_ends_only_that_connection_and_releases_its
                 assert await stream.receive_some(10) == b""
         await until(_is(api, job["id"], "available"))
         await lifecycle(other)
+
+
+async def test_a_bug_while_sending_ends_only_that_connection_and_releases_its_job(
+    api: Api, lane: tuple[FastLane, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connected(lane[1]) as stream, connected(lane[1]) as other:
+        await ask(other, LIVE)
+        await ask(stream, POLL)
+        job = await api.enqueue()
+        with monkeypatch.context() as patched:
+
+            def broken(peer: object) -> bool:
+                raise RuntimeError("a bug")
+
+            patched.setattr(PeerWatch, "has_closed", broken)
+            await stream.send_all(POLL)
+            with suppress(trio.BrokenResourceError):
+                assert await stream.receive_some(10) == b""
+        await until(_is(api, job["id"], "available"))
+        await lifecycle(other)
+
+
+async def test_a_cancellation_in_the_turn_of_a_response_does_not_lose_it(
+    lane: tuple[FastLane, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another request of the same turn may cancel the connection, whose response is queued."""
+    async with connected(lane[1]) as stream:
+        await ask(stream, ENQUEUE)
+        (connection,) = lane[0]._connections
+        queue_response = DriverState.queue_response
+
+        def queue_and_cancel(state: DriverState, sender: Any) -> None:
+            queue_response(state, sender)
+            connection.scope.cancel()
+
+        with monkeypatch.context() as patched:
+            patched.setattr(DriverState, "queue_response", queue_and_cancel)
+            (answer,) = await ask(stream, ENQUEUE)
+        assert answer.startswith(b"HTTP/1.1 201 ")
+        assert await stream.receive_some(10) == b""
+        assert lane[0].idle_connections._registered == {}
 
 
 async def test_a_bug_while_reading_ends_that_connection_only(
