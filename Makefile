@@ -56,7 +56,7 @@ loadtest: $(VENV)/.dev ## run a short load test of the whole system (PROFILE=spi
 
 BENCH ?= --quick
 bench: export PEER := $(PEER)
-bench: $(VENV)/.loadtest ## run short benchmarks (BENCH= for full ones; PEER=http://host:port adds a server)
+bench: $(VENV)/.loadtest ## run short benchmarks (BENCH= for full ones; PEER=http://host:port adds a server to those of lifecycle and latency)
 	@for file in loadtest/bench/[a-z]*.py; do \
 		module=$$(echo $${file%.py} | tr / .); \
 		echo "== $$module"; $(BIN)/python -m $$module $(BENCH) || exit 1; \

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from loadtest.bench._processes import children_of, cpu_s, free_port, running
 from ojs_cluster.server.embedded.servers import Embedded, ServerBinary
@@ -94,6 +95,19 @@ class Target:
         behind = f"{redis:>8.1f}" if self.redis_pids else f"{'-':>8}"
         p50 = statistics.median(self.p50_ms)
         return f"{self.name:>12} {rate:>8.0f} {rate / base:>6.2f}x {cost} {behind} {p50:>8.2f}"
+
+
+def peer_of(url: str, api_pids: Sequence[int] = (), redis_pids: Sequence[int] = ()) -> Target:
+    """Return another OJS server as a target.
+
+    Args:
+        url: where it listens.
+        api_pids: its processes on this machine; empty to leave out their processor time.
+        redis_pids: those of its Redis.
+    """
+    parts = urlsplit(url)
+    host, port = parts.hostname or "127.0.0.1", parts.port or 80
+    return Target("peer", host, port, api_pids=api_pids, redis_pids=redis_pids)
 
 
 def take_rounds(targets: list[Target], rounds: int, seconds: float, connections: int) -> None:

@@ -13,7 +13,8 @@ affects all alike:
 - *cluster*: one API process over three masters;
 - *hypercorn*: as standalone, with the fast lane switched off;
 - *peer*: any other OJS server by its URL (``OJS_API_KEY`` is sent if set). Its processor time is
-  printed if ``--peer-pids`` and ``--peer-redis-pids`` name its processes on this machine.
+  printed if ``--peer-pids`` and ``--peer-redis-pids``, or the variables ``PEER_PIDS`` and
+  ``PEER_REDIS_PIDS``, name its processes on this machine, separated by commas.
 
 Processor time is read from /proc, so this needs Linux. The values are medians over the rounds.
 """
@@ -23,13 +24,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from loadtest.bench._processes import free_port, running
-from loadtest.bench._target import Target, start, take_rounds
+from loadtest.bench._target import Target, peer_of, start, take_rounds
 from ojs_cluster.server.embedded.servers import ServerBinary, find_server
 
 
@@ -42,8 +43,9 @@ def main() -> None:
     parser.add_argument("--server", default="auto")
     parser.add_argument("--only", nargs="*", help="names of targets; empty always runs")
     parser.add_argument("--peer", default=os.environ.get("PEER"))
-    parser.add_argument("--peer-pids", type=_pids, default=())
-    parser.add_argument("--peer-redis-pids", type=_pids, default=())
+    pids, redis_pids = os.environ.get("PEER_PIDS", ""), os.environ.get("PEER_REDIS_PIDS", "")
+    parser.add_argument("--peer-pids", type=_pids, default=pids)
+    parser.add_argument("--peer-redis-pids", type=_pids, default=redis_pids)
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
     options = parser.parse_args()
     if options.quick:
@@ -52,10 +54,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         targets = list(_targets(stack, Path(folder), binary, options.only))
         if options.peer:
-            url = urlsplit(options.peer)
-            host, port = url.hostname or "127.0.0.1", url.port or 80
-            pids, behind = options.peer_pids, options.peer_redis_pids
-            targets.append(Target("peer", host, port, api_pids=pids, redis_pids=behind))
+            targets.append(peer_of(options.peer, options.peer_pids, options.peer_redis_pids))
         take_rounds(targets, options.rounds, options.seconds, options.connections)
     print(
         f"{binary.kind} {binary.version}, {options.connections} connections, medians of "
@@ -67,6 +66,24 @@ def main() -> None:
     )
     for target in targets:
         print(target.row(targets[0]))
+    if options.peer:
+        _compare(targets[1:-1], targets[-1])
+
+
+def _compare(targets: Sequence[Target], peer: Target) -> None:
+    """Print the figures of each target divided by those of the peer, as medians over the rounds."""
+    print(f"\n{'/ peer':>12} {'req/s':>8} {'API us':>8} {'Redis us':>8}")
+    for target in targets:
+        cells = [_ratio(target.rates, peer.rates)]
+        cells += [_ratio(target.api_us, peer.api_us), _ratio(target.redis_us, peer.redis_us)]
+        print(f"{target.name:>12} {' '.join(f'{cell:>8}' for cell in cells)}")
+
+
+def _ratio(values: Sequence[float], base: Sequence[float]) -> str:
+    """Return the median of the ratios of each round; a dash without a figure of the peer."""
+    if not all(base):
+        return "-"
+    return f"{statistics.median(a / b for a, b in zip(values, base, strict=True)):.2f}x"
 
 
 def _targets(
@@ -81,7 +98,7 @@ def _targets(
 
 
 def _pids(text: str) -> list[int]:
-    return [int(pid) for pid in text.split(",")]
+    return [int(pid) for pid in text.split(",") if pid]
 
 
 if __name__ == "__main__":
