@@ -71,6 +71,7 @@ def add_dashboard(
     quart.page_prefixes = settings.prefixes
     quart.url_map.merge_slashes = False  # Quart would redirect to a name that the client chooses
     quart.after_request(partial(_add_headers, quart))
+    quart.add_url_rule("/", "root", _redirect)
     for name, base in {"ui": "", "ui_of_base": settings.base}.items():
         if name == "ui" or base:
             quart.register_blueprint(
@@ -121,7 +122,9 @@ async def _redirect() -> TrioResponse:
     """Send the browser to the first page."""
     path = read_head(request.scope).path
     up = "../../" if path.endswith("/ojs/admin/") else "../" if "/ojs/admin" in path else ""
-    return _for_quart(browser.respond(308, b"", location=f"{up}ui/"))
+    # A browser keeps a 308 and sends no request any more. At "/" another server may listen later.
+    status = 302 if path == "/" else 308
+    return _for_quart(browser.respond(status, b"", location=f"{up}ui/"))
 
 
 async def _send_file(

@@ -277,6 +277,10 @@ def test_a_server_without_keys_needs_no_login(ui_redis: Embedded, demo: Demo) ->
         )
         assert client.get("/ojs/admin/").headers["location"] == "../../ui/"
         assert client.get("/ui").headers["location"] == "ui/"
+        browser = client.get("/", headers={"Accept": "text/html,*/*;q=0.8"})
+        assert (browser.status_code, browser.headers["location"]) == (302, "ui/")
+        other = client.get("/", headers={"Accept": "*/*"})
+        assert (other.status_code, other.json()["error"]["code"]) == (404, "not_found")
 
 
 def test_without_the_dashboard_there_are_no_pages(ui_redis: Embedded) -> None:
@@ -287,6 +291,7 @@ def test_without_the_dashboard_there_are_no_pages(ui_redis: Embedded) -> None:
         assert client.get("/ui/").status_code == 401
         key = {"Authorization": "Bearer admin-key"}
         assert client.get("/ui/", headers=key).status_code == 404
+        assert client.get("/", headers=key | {"Accept": "text/html"}).status_code == 404
 
 
 @pytest.fixture

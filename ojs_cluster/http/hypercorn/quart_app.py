@@ -87,8 +87,11 @@ class OJSQuart(QuartTrio):
         return self.find_view(unquote(raw_path)) if self.is_dashboard(raw_path) else None
 
     def has_page(self, request: Request, path: str) -> bool:
-        """Return whether Quart has a page for this method on the decoded ``path``."""
-        return self.url_map.bind("").test(path, request.method)
+        """Return whether Quart has a page for this method on the decoded ``path``.
+
+        "/" is a page for browsers only, which do not get here (``_is_browser_at_root``).
+        """
+        return path != "/" and self.url_map.bind("").test(path, request.method)
 
 
 class _QuartConnection(TrioASGIHTTPConnection):
@@ -273,9 +276,16 @@ class _QuartWebSocket(TrioASGIWebsocketConnection):
 def _connection(app: OJSQuart, scope: HTTPScope) -> TrioASGIHTTPConnection:
     """Return the connection that serves a request. The dashboard has no route in the table."""
     raw_path = scope["raw_path"].decode("latin-1")
-    if app.page_prefixes and app.is_dashboard(raw_path):
+    if app.page_prefixes and (app.is_dashboard(raw_path) or _is_browser_at_root(scope)):
         return (RefreshConnection if is_refresh(scope) else TrioASGIHTTPConnection)(app, scope)
     return _QuartConnection(app, scope)
+
+
+def _is_browser_at_root(scope: HTTPScope) -> bool:
+    """Return whether somebody has entered the address of the server without a path."""
+    if scope["raw_path"] != b"/" or scope["method"] != "GET":
+        return False
+    return any(name == b"accept" and b"text/html" in value for name, value in scope["headers"])
 
 
 # The base class declares another type of ``app``, but Quart always passes an OJSQuart.
