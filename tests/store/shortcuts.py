@@ -49,6 +49,12 @@ def new_job(
     return parse_job(json.dumps(body).encode())
 
 
+def plain_job(queue: str = QUEUE) -> NewJob:
+    """A job without options, which has only the fields that every job has."""
+    body = {"type": "mail.send", "args": [], "options": {"queue": queue}}
+    return parse_job(json.dumps(body).encode())
+
+
 async def put(store: Store, queue: str = QUEUE, **members: Any) -> JobRecord:
     """Enqueue one job."""
     return await enqueue(store, new_job(queue, **members))

@@ -53,7 +53,7 @@ from ojs_cluster.store.enqueue.placement import (
     enqueue_command,
     enqueue_one_command,
     place,
-    stored_records,
+    plain_record,
 )
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.record import JobRecord
@@ -231,10 +231,10 @@ async def _enqueue_plain(
     if fits_fast_path(store, shard, [placed]):
         keys, args = enqueue_one_command(store, shard, placed)
         reply = await store.run(shard, "enqueue_one", keys, args, idempotent=True)
-        if reply[0] == b"ok":
+        if isinstance(reply, int):
             store.depth_cache.mark_filled(store.keys, shard, (job.queue,))
             count_types(store, (placed,))
-            return stored_records((placed,), reply)[0]
+            return plain_record(placed, reply)
         if reply[0] == b"bounded":
             store.bounded_queues.add(shard, [job.queue])
         fast_path = reply[0] not in (b"full_path", b"bounded")

@@ -6,9 +6,9 @@
 --       counters are not numbers.
 -- Memory: deny-oom.
 -- KEYS: 1 events, 2 queue_counters, 3 queue_available, 4 job hash.
--- ARGV: 1 events kept, 2 id, 3 queue, 4 priority, 5 envelope, 6 type, 7 maximum number of attempts, then names
---       and values of the other fields.
--- Returns: {'ok', now}
+-- ARGV: 1 events kept, 2 id, 3 queue, 4 envelope, 5 type, 6 maximum number of attempts, then names and values of
+--       the other fields. The priority is the last of them, and is absent if it is 0.
+-- Returns: now. A number costs 10 000 instructions less than a table with it.
 --          {'full_path'}: use enqueue.lua | {'bounded'}: use it, because the queue has a depth bound
 --          {'exists', 1, fields as returned by read_existing.lua}
 --@include keys fields
@@ -26,13 +26,21 @@ if not (counters[1] and enqueued and enqueued % 1 == 0 and enqueued < BAND and e
     return {redis.call('HEXISTS', KEYS[2], 'bound') == 1 and 'bounded' or 'full_path'}
 end
 --@include now priority_base
-redis.call('HSET', KEYS[4], F.state, 'available', F.queue, ARGV[3], F.created, now,
-    F.envelope, ARGV[5], F.type, ARGV[6], F.max_attempts, ARGV[7], unpack(ARGV, 8))
+-- The least call is that of the most jobs, which have no other field: `unpack` costs something for none, too.
+local priority = 0
+if ARGV[7] then
+    if ARGV[#ARGV - 1] == F.priority then priority = ARGV[#ARGV] end
+    redis.call('HSET', KEYS[4], F.state, 'available', F.queue, ARGV[3], F.created, now,
+        F.envelope, ARGV[4], F.type, ARGV[5], F.max_attempts, ARGV[6], unpack(ARGV, 7))
+else
+    redis.call('HSET', KEYS[4], F.state, 'available', F.queue, ARGV[3], F.created, now,
+        F.envelope, ARGV[4], F.type, ARGV[5], F.max_attempts, ARGV[6])
+end
 redis.call('HSET', KEYS[2], 'enqueued', enqueued + 1, 'seq', seq + 1)
-redis.call('ZADD', KEYS[3], band_of(ARGV[4]) + seq + 1, ARGV[2])
+redis.call('ZADD', KEYS[3], band_of(priority) + seq + 1, ARGV[2])
 if existing == 0 then redis.call('SPUBLISH', WAKE_CHANNEL, ARGV[3]) end -- the queue was empty
 if ARGV[1] ~= '0' then
     redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*',
-        't', 'job.enqueued', 'j', ARGV[2], 'y', ARGV[6], 'q', ARGV[3])
+        't', 'job.enqueued', 'j', ARGV[2], 'y', ARGV[5], 'q', ARGV[3])
 end
-return {'ok', now}
+return now

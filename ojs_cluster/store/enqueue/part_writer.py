@@ -23,6 +23,7 @@ from ojs_cluster.store.enqueue.aliases import (
     duplicate_id,
 )
 from ojs_cluster.store.enqueue.placement import (
+    PLAIN_ANSWER,
     PlacedJob,
     count_types,
     deliver_effects,
@@ -138,6 +139,8 @@ class PartWriter:
                     reply = await self._run(name, keys, args)
                     if reply is None:
                         continue
+                    if isinstance(reply, int):  # the time, from ``enqueue_one.lua``
+                        reply = [b"ok", reply, [], *PLAIN_ANSWER]
                     if reply[0] in (b"full_path", b"bounded"):
                         if reply[0] == b"bounded":
                             store.bounded_queues.add(shard, [part[0].queue])

@@ -29,6 +29,9 @@ _LEAST_FIELDS: Final = 6
 """Length of the list of names and values of a job without optional fields; see ``_fields``."""
 _NOT_PLAIN: Final = frozenset({f.MAX_PER_SECOND, f.LIMIT, f.TENANT})
 """Fields with which a job is not plain."""
+PLAIN_ANSWER: Final = (b"available", b"", b"")
+"""State, due time and time of expiry of a stored job that is plain, as ``enqueue.lua`` returns them
+for each job."""
 
 
 class PlacedJob(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -178,11 +181,11 @@ def enqueue_one_command(
     ]
     fields = job.fields  # they begin with the names and values of the first three; see ``_fields``
     args: list[Arg] = [
-        *(store.settings.events_per_shard, job.job_id, queue, job.priority),
+        *(store.settings.events_per_shard, job.job_id, queue),
         *(fields[1], fields[3], fields[5], *fields[_LEAST_FIELDS:]),
     ]
     if job.priority:
-        args += (f.PRIORITY, job.priority)
+        args += (f.PRIORITY, job.priority)  # the script finds it at the end
     return keys, args
 
 
@@ -197,10 +200,9 @@ def stored_records(part: Sequence[PlacedJob], reply: Sequence[Any]) -> list[JobR
     Args:
         part: the jobs that were passed to the script.
         reply: the script's reply: ``ok``, time in ms, effects, then three values per job, and two
-            if a queue is above its warning threshold. The reply of ``enqueue_one.lua`` ends after
-            the time.
+            if a queue is above its warning threshold.
     """
-    now, answers = b"%d" % reply[1], reply[3:] or (b"available", b"", b"")
+    now, answers = b"%d" % reply[1], reply[3:]
     if len(answers) == 3:  # those of one job, which most requests have
         return [JobRecord(part[0].job_id, _stored_fields(part[0], now, answers))]
     pressure = None
@@ -212,6 +214,11 @@ def stored_records(part: Sequence[PlacedJob], reply: Sequence[Any]) -> list[JobR
         )
         for i, job in enumerate(part)
     ]
+
+
+def plain_record(job: PlacedJob, now: int) -> JobRecord:
+    """Return the job that ``enqueue_one.lua`` has stored at ``now``, in Unix milliseconds."""
+    return JobRecord(job.job_id, _stored_fields(job, b"%d" % now, PLAIN_ANSWER))
 
 
 def is_same_job(job: PlacedJob, existing: Mapping[bytes, bytes]) -> bool:
@@ -248,7 +255,7 @@ async def read_back(store: Store, shard: Shard, part: Sequence[PlacedJob]) -> li
         if isinstance(flat, list) and flat:
             records.append(record(job.job_id, flat))
         else:
-            fields = _stored_fields(job, b"0", (b"available", b"", b""))
+            fields = _stored_fields(job, b"0", PLAIN_ANSWER)
             records.append(JobRecord(job.job_id, fields))
     return records
 

@@ -11,13 +11,17 @@ from ojs_cluster.core.events import JOB_COMPLETED
 from ojs_cluster.redis.durability import required_durability
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.jobs import fields as f
+from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.by_id import run_for_reply
 from ojs_cluster.store.jobs.by_ids import JobOutcome, JobTransition, run_on_jobs
 from ojs_cluster.store.jobs.record import JobRecord, record
+from ojs_cluster.store.runtime import Arg
 
 _KEYS = ("active", "execution_deadlines", "finished", "events")
 _FULL_REPLY = 3
-"""Number of values in a reply of ``ack_full.lua``. A reply of ``ack.lua`` also has the time."""
+"""Number of values in a reply of ``ack_full.lua``. A list of ``ack.lua`` also has the time."""
+_LAST_PART = 8
+"""Position of the envelope in a text of ``ack.lua``. Before it, each value has a line."""
 
 
 async def ack(
@@ -41,7 +45,7 @@ async def ack(
         result: the job's result as JSON, None for none.
 
     Returns:
-        The completed job.
+        The completed job. The fields of its former lease may be absent.
 
     Raises:
         NotFound: no such job.
@@ -56,21 +60,27 @@ async def ack(
     # job that needs the full path would wait twice. Webhooks need the full path as well.
     full = required_durability(store.redis.durability) or store.webhooks.selects(JOB_COMPLETED)
     name = "ack_full" if full else "ack"
+    args: list[Arg] = [
+        store.events_arg if full else store.settings.events_per_shard,
+        worker_id or "",
+        lease_id or "",
+        store.settings.retention_completed_ms,
+    ]
+    if result:
+        args.append(result)
     reply = await run_for_reply(
         store,
         name,
         job_id,
         _KEYS,
-        [
-            store.events_arg if full else store.settings.events_per_shard,
-            worker_id or "",
-            lease_id or "",
-            result or b"",
-            store.settings.retention_completed_ms,
-        ],
+        args,
         idempotent=bool(worker_id or lease_id),
         lease_id=lease_id,
     )
+    if isinstance(reply, bytes):
+        completed = _plain_job(job_id, reply, result) or await read_jobs.get(store, job_id)
+        store.job_counts.count_completed_job(completed.fields)
+        return completed
     fields = reply[1]
     if len(reply) > _FULL_REPLY:  # the fast path omits the fields whose values this process knows
         fields += (f.STATE, b"completed", f.FINISHED, b"%d" % reply[3])
@@ -82,6 +92,32 @@ async def ack(
     if 2 * len(completed.fields) < len(fields):
         store.job_counts.count_completed_job(completed.fields)
     return completed
+
+
+def _plain_job(job_id: str, reply: bytes, result: bytes | None) -> JobRecord | None:
+    """Return the job of a text that ``ack.lua`` returns; None if a value has more than one line.
+
+    Only another program writes such a value.
+    """
+    parts = reply.split(b"\n", _LAST_PART)
+    seconds, micros, created, max_attempts, attempt, started, queue, job_type, envelope = parts
+    # A number with a line feed before or after it is a number for Lua.
+    if not (created and max_attempts and attempt and started and queue):
+        return None
+    fields = {
+        f.STATE: b"completed",
+        f.QUEUE: queue,
+        f.TYPE: job_type,
+        f.ENVELOPE: envelope,
+        f.CREATED: created,
+        f.MAX_ATTEMPTS: max_attempts,
+        f.ATTEMPT: attempt,
+        f.STARTED: started,
+        f.FINISHED: b"%d" % (int(seconds) * 1000 + int(micros) // 1000),
+    }
+    if result:
+        fields[f.RESULT] = result
+    return JobRecord(job_id, fields)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,14 @@
 --       repeats the ack that completed the job, nothing changes and the reply has the job.
 -- Memory: allow-oom; as ack, and 300 bytes per effect.
 -- KEYS: 1 job, 2 active, 3 execution_deadlines, 4 finished, 5 events.
--- ARGV: 1 events kept, 2 worker id or '', 3 lease id or '', 4 result JSON or '',
---       5 ms to keep completed jobs.
+-- ARGV: 1 events kept, 2 worker id or '', 3 lease id or '', 4 ms to keep completed jobs,
+--       5 result JSON; absent for none.
 -- Returns: {'ok', fields, effects} | {'missing'} | {'moved', shard} | {'prepared', transaction}
 --          {'conflict', state} | {'not_holder'}
 --@include keys now preflight remove_one read_job change_counters append_event set_deadline
 --@include append_effect finish_job remove_from_queue check_holder complete_job
 local key = KEYS[1]
-local worker, lease, result, keep_ms = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local worker, lease, keep_ms, result = ARGV[2], ARGV[3], ARGV[4], ARGV[5] or ''
 local job, reply = load_job(key)
 if not job then return reply end
 reply = early_ack_reply(job, worker, lease)

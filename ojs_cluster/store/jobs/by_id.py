@@ -93,8 +93,11 @@ async def run_for_reply(
     idempotent: bool = False,
     lease_id: str | None = None,
     more_keys: Callable[[Shard], Sequence[bytes]] | None = None,
-) -> list[Any]:
-    """Run a transition as ``run_on_job`` does, and return the reply of the script."""
+) -> Any:
+    """Run a transition as ``run_on_job`` does, and return the reply of the script.
+
+    The reply is a list or, from the fast path of some scripts, a text.
+    """
     if not is_job_id(job_id):
         raise NotFound("job", job_id)
     shard = store.keys.shard_of_id(job_id)
@@ -103,10 +106,10 @@ async def run_for_reply(
         keys = [shard.job(job_id), *[getattr(shard, key) for key in shard_keys]]
         if more_keys is not None:
             keys += more_keys(shard)
-        reply: list[Any] = await store.run(shard, name, keys, args, idempotent=idempotent)
-        status = reply[0]
+        reply: Any = await store.run(shard, name, keys, args, idempotent=idempotent)
+        status = b"ok" if isinstance(reply, bytes) else reply[0]
         if status == b"ok":
-            if len(reply) > 2 and reply[2]:
+            if not isinstance(reply, bytes) and len(reply) > 2 and reply[2]:
                 await deliver(store, shard, reply[2])
             if refused is not None:
                 with suppress(OJSError):  # if this fails, the janitor restores the alias

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trio
 
-from ojs_cluster.core.errors import Conflict
+from ojs_cluster.core.errors import Conflict, MalformedJob
 from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.durability import Durability
@@ -32,6 +32,7 @@ from tests.store.shortcuts import (
     active,
     nack,
     new_job,
+    plain_job,
     promote_all,
     put,
     queues_in_other_shards,
@@ -208,6 +209,23 @@ async def test_the_fast_ack_keeps_an_id_that_was_fixed_in_advance(store: Store, 
     done = await ack(soon, run)
     assert done.finished_ms is not None
     assert db.zscore(shard_of(store).finished, run.id) == done.finished_ms + 120_000
+
+
+async def test_the_fast_ack_reads_a_job_again_whose_number_has_a_line_feed(
+    store: Store, db: Any
+) -> None:
+    """For Lua it is a number, and the job is completed. Python shows no such job."""
+    await ack(store, await active(store))  # its minute is noted now
+    for damage, error in ((b" 3", None), (b"\n3", MalformedJob), (b"3\n", MalformedJob)):
+        await enqueue(store, plain_job())
+        [job] = await take(store)
+        db.hset(shard_of(store).job(job.id), f.MAX_ATTEMPTS, damage)
+        if error is None:
+            assert (await ack(store, job)).fields[f.TYPE] == job.fields[f.TYPE]
+        else:
+            with pytest.raises(error):
+                await ack(store, job)
+        assert db.hget(shard_of(store).job(job.id), f.STATE) == b"completed"
 
 
 async def test_jobs_that_only_wait_for_tokens_are_left_to_the_long_fetch(
