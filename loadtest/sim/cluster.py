@@ -176,19 +176,29 @@ class Cluster:
         sent: list[tuple[float, Action]] = []
         pieces: dict[int, Piece] = {}
 
+        responses: list[Command] = []
+
         def send(master: int) -> None:
             nonlocal used
             used += costs.api_send
             deliver = partial(self.masters[master].receive, pieces.pop(master))
             sent.append((used, partial(self._after_network, deliver)))
 
+        def respond() -> None:
+            for command in responses:
+                arrive = partial(self._arrive, command)
+                sent.append((used, partial(self._after_network, arrive)))
+            responses.clear()
+
         for item in taken:
             if isinstance(item, Replies):
                 used += costs.api_read
                 for command in item.commands:
                     used += costs.api_request * (1 - _IN)
-                    arrive = partial(self._arrive, command)
-                    sent.append((used, partial(self._after_network, arrive)))
+                    responses.append(command)
+                    if len(responses) >= costs.responses:
+                        respond()
+                respond()
                 continue
             used += costs.api_request * _IN
             piece = pieces.setdefault(item.master, Piece(number))

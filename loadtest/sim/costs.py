@@ -36,6 +36,7 @@ class Costs:
     redis_shard_idle: float
     topology_master: float
     burst: int
+    responses: int
 
 
 @dataclass(frozen=True, slots=True)
