@@ -152,7 +152,7 @@ class RedisConnection:
         if driven is not None:
             queued = DrivenReplyWaiter(driven, self._clock.now)
             if not self._payloads:
-                driver_state.unsent.append(self)
+                driver_state.with_commands.append(self)
             self._queue.append(queued)
             self._payloads.append(payload)
             if len(self._payloads) >= self._burst_size:
@@ -262,8 +262,8 @@ class RedisConnection:
         driver_state.flush()
 
     def _end_late_commands(self, queued_until: float, where: str) -> None:
-        # ``wake`` continues coroutines, which may queue commands and send the queue. That would
-        # change the lists below, and send commands that are then reported as not sent.
+        # ``wake`` continues coroutines. One that sent the queue would change the lists below, and
+        # would send commands that are then reported as not sent.
         sending, self._sending = self._sending, True
         try:
             for waiter in self._in_flight:
@@ -273,7 +273,9 @@ class RedisConnection:
             for waiter in self._queue:
                 if waiter.queued_at > queued_until:
                     return
-                waiter.wake(CommandNotSent(f"not sent to {where}"))
+                # Commands of ``execute_asking`` stay in the queue, so they may be sent later.
+                stays = waiter.task is not None and not waiter.droppable
+                waiter.wake((ReplyLost if stays else CommandNotSent)(f"not sent to {where}"))
         finally:
             self._sending = sending
 

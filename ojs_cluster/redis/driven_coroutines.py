@@ -22,6 +22,8 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import copy_context
+from math import inf
+from time import perf_counter
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypeVar
 
@@ -32,12 +34,14 @@ T = TypeVar("T")
 
 
 MAX_RESPONSES: Final = 16
-"""Number of queued responses that are sent although more replies of Redis have arrived.
+"""Number of queued responses that are sent although the turn goes on.
 
 A send may wake a client. If every response were sent at once, the kernel and other processes would
 run between any two requests, and the code of the requests would leave the processor's caches. More
-than sixteen save nothing further, and the first response would wait longer (docs/adr/033).
+than sixteen save nothing further (docs/adr/033).
 """
+MAX_RESPONSE_DELAY_S: Final = 0.001
+"""Seconds that a queued response waits, apart from the work for one more request."""
 
 
 class _DriverMessage:
@@ -82,6 +86,8 @@ class DrivenCoroutine:
 
         An exception of the coroutine is not caught.
         """
+        if driver_state.with_responses and perf_counter() >= driver_state.respond_at:
+            driver_state.flush()
         previous, driver_state.driven = driver_state.driven, self
         task = getattr(GLOBAL_RUN_CONTEXT, "task", None)
         if task is not None:
@@ -108,8 +114,8 @@ class DrivenCoroutine:
         return result
 
 
-class UnsentConnection(Protocol):
-    """A connection to Redis with queued commands, or a connection to a client with a response."""
+class QueuingConnection(Protocol):
+    """A connection that queues what it sends: commands to Redis, or a response to a client."""
 
     def flush(self) -> None:
         """Send what is queued. Must not raise exceptions."""
@@ -121,25 +127,32 @@ class DriverState:
 
     Attributes:
         driven: the state of the coroutine that runs now; None if none is driven.
-        unsent: the connections to Redis with queued commands of driven coroutines.
+        with_commands: the connections to Redis with queued commands of driven coroutines.
+        with_responses: the connections to clients with a queued response.
+        respond_at: when the responses are sent although the turn goes on, in seconds of
+            ``perf_counter``; infinite if there are none.
 
-    There is one instance per process, so only one event loop of a process may drive coroutines.
+    There is one instance per process, so only one event loop of a process may use the Redis client.
     """
 
-    __slots__ = ("_responses", "driven", "unsent")
+    __slots__ = ("driven", "respond_at", "with_commands", "with_responses")
 
     def __init__(self) -> None:
         self.driven: DrivenCoroutine | None = None
-        self.unsent: list[UnsentConnection] = []
-        self._responses: list[UnsentConnection] = []
+        self.with_commands: list[QueuingConnection] = []
+        self.with_responses: list[QueuingConnection] = []
+        self.respond_at = inf
 
-    def queue_response(self, connection: UnsentConnection) -> None:
+    def queue_response(self, connection: QueuingConnection) -> None:
         """Send the response of this connection with the next ``flush``.
 
-        Whoever continues coroutines must therefore call ``flush`` afterwards.
+        Code that starts or continues coroutines must therefore call ``flush`` after a turn.
         """
-        self._responses.append(connection)
-        if len(self._responses) >= MAX_RESPONSES:
+        responses = self.with_responses
+        if not responses:
+            self.respond_at = perf_counter() + MAX_RESPONSE_DELAY_S
+        responses.append(connection)
+        if len(responses) >= MAX_RESPONSES:
             self.flush()
 
     def flush(self) -> None:
@@ -148,11 +161,12 @@ class DriverState:
         The commands are sent first, in one send per connection, so that Redis works on them while
         this process sends the responses.
         """
-        unsent = self.unsent
-        while unsent:
-            unsent.pop().flush()
-        if self._responses:
-            responses, self._responses = self._responses, []
+        commands = self.with_commands
+        while commands:
+            commands.pop().flush()
+        if self.with_responses:
+            responses, self.with_responses = self.with_responses, []
+            self.respond_at = inf
             for connection in responses:
                 connection.flush()
 

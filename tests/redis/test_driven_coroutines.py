@@ -10,6 +10,7 @@ import trio
 import trio.lowlevel
 from trio.testing import wait_all_tasks_blocked
 
+from ojs_cluster.redis import driven_coroutines
 from ojs_cluster.redis.connection import BURST, pack
 from ojs_cluster.redis.driven_coroutines import (
     ADOPTED,
@@ -225,7 +226,7 @@ class _Sender:
 def test_responses_wait_for_the_end_of_the_turn_and_commands_are_sent_first() -> None:
     state, sent = DriverState(), list[str]()
     state.queue_response(_Sender("response 1", sent))
-    state.unsent.append(_Sender("command", sent))
+    state.with_commands.append(_Sender("command", sent))
     state.queue_response(_Sender("response 2", sent))
     assert sent == []
     state.flush()
@@ -239,6 +240,42 @@ def test_a_turn_with_many_responses_sends_them_in_parts() -> None:
     for number in range(MAX_RESPONSES + 1):
         state.queue_response(_Sender(f"{number}", sent))
     assert sent == [f"{number}" for number in range(MAX_RESPONSES)]
+
+
+async def test_a_response_that_has_waited_is_sent_before_the_next_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sent: list[str] = []
+
+    async def work() -> list[str]:
+        return [*sent]
+
+    for delay_s, then in ((3600.0, []), (0.0, ["response"])):
+        monkeypatch.setattr(driven_coroutines, "MAX_RESPONSE_DELAY_S", delay_s)
+        driver_state.queue_response(_Sender("response", sent))
+        with pytest.raises(StopIteration) as stop:
+            DrivenCoroutine(lambda _: None).step(work().send, None)
+        assert stop.value.value == then
+        driver_state.flush()
+        sent.clear()
+
+
+async def test_a_late_command_that_may_still_be_sent_is_not_said_to_be_not_sent() -> None:
+    async with rigged(takes=[10_000] * 8) as rig:
+        rig.transport.blocked = True
+        rig.call(0)
+        await wait_all_tasks_blocked()
+        answers: list[Answer] = []
+
+        async def ask_for_moved() -> None:
+            answers.append(await rig.connection.execute_asking(pack((b"ECHO", 1))))
+
+        rig.nursery.start_soon(ask_for_moved)
+        await wait_all_tasks_blocked()
+        rig.clock.now += 11
+        rig.connection.check(reply_timeout_s=100, call_timeout_s=10)
+        await wait_all_tasks_blocked()
+        assert isinstance(answers[0], ReplyLost)
 
 
 async def test_a_command_that_was_said_to_be_not_sent_is_not_sent() -> None:

@@ -3,7 +3,7 @@
 The task of the connection sleeps in ``Driver.run_until_handoff``. While the task sleeps, the driver
 serves requests. ``on_readable`` reads the bytes that arrive and starts the coroutine of the
 request, which runs until it waits for a reply of Redis. ``_resume`` continues the coroutine with
-the reply. ``flush`` sends the response, when all replies that have arrived are handled.
+the reply. The response is sent by ``flush`` at the end of the turn, or by ``_answer`` at once.
 
 In all other cases the driver wakes the task with a ``TaskHandoff``, which describes the state of
 the request. These cases are: a request that needs trio, an incomplete body, a full socket buffer, a
@@ -42,6 +42,8 @@ from ojs_cluster.redis.driven_coroutines import (
 )
 
 _READ_BYTES: Final = 65_536
+_LARGE_BODY: Final = 4096
+"""Bytes of a body whose request may take longer than a millisecond."""
 _MAX_CONSECUTIVE: Final = 8
 """Maximum number of requests that a connection answers before other connections are served."""
 
@@ -243,6 +245,8 @@ class Driver:
             self._hand_over(_TO_TASK)
             return False
         connection.head_since = connection.idle_since = inf
+        if head.length > _LARGE_BODY:
+            driver_state.flush()  # the responses of this turn need not wait for the body's decoding
         request = connection.request(head, end)
         connection.data = data[end:]
         prepared = prepare(connection.app, request, cached=head.admission)

@@ -193,6 +193,34 @@ async def test_requests_sent_ahead_of_a_slow_response_are_not_read(
             assert len(connection.data) <= 64 * 1024
 
 
+async def test_a_response_does_not_wait_for_a_large_request_of_the_same_turn(
+    lane: tuple[FastLane, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = request("POST", "/ojs/v1/jobs", {"type": "t", "args": ["x" * 5000]})
+    done: list[str] = []
+    send, start = driver.Driver._send, dispatch.prepare
+
+    def note_send(self: driver.Driver, response: Response, data: bytes) -> bool:
+        done.append(f"sent {response.status}")
+        return send(self, response, data)
+
+    def note_start(app: Any, asked: Request, **kwargs: Any) -> Any:
+        done.append(f"began {asked.path}")
+        return start(app, asked, **kwargs)
+
+    async with connected(lane[1]) as small, connected(lane[1]) as other:
+        await ask(small, LIVE)
+        await ask(other, LIVE)
+        monkeypatch.setattr(driver.Driver, "_send", note_send)
+        monkeypatch.setattr(driver, "prepare", note_start)
+        for stream, sent in ((small, LIVE), (other, large)):  # without an await in between
+            assert isinstance(stream, trio.SocketStream)
+            os.write(stream.socket.fileno(), sent)
+        await read_responses(small, 1)
+        await read_responses(other, 1)
+    assert done[:3] == ["began /live", "sent 200", "began /ojs/v1/jobs"]
+
+
 # -- failures --------------------------------------------------------------------------------
 
 
