@@ -33,12 +33,13 @@ if worker ~= '' then
     local until_ = redis.call('ZSCORE', KEYS[7], worker)
     if until_ and tonumber(until_) > now then return {now, 'quiet'} end
 end
-local due, jobs, _, due_bytes = load_due_jobs(deliver_event and 4 or 16, true) -- each may have 100 deliveries
-for _, id in ipairs(due) do
-    if jobs[id] and jobs[id][F.limit] then load_local_limit(jobs[id]) end
+local due, _, due_bytes = load_due_jobs(deliver_event and 4 or 16, true) -- each may have 100 deliveries
+local jobs, queues = {}, {} -- jobs: id -> job, false if it is missing, nil if it was not read
+for i, run in ipairs(due.runs) do
+    jobs[due.ids[i]] = run.job
+    if run.job and run.job[F.limit] then load_local_limit(run.job) end
 end
 preflight_key(PENDING) -- for hold_job
-local queues = {}
 for i = 11, #ARGV do
     local q = 8 + 4 * (i - 11) -- index of the queue's first key
     local queue = {name = ARGV[i], counters = KEYS[q], available = KEYS[q + 1], source = KEYS[q + 1],
@@ -50,7 +51,6 @@ for i = 11, #ARGV do
     table.insert(queues, queue)
     if #queue.limits.limiters > 0 then preflight_key(EXHAUSTED_QUEUES) end
 end
-
 local found, more = scan(queues, jobs, wanted, due_bytes)
 for _, queue in ipairs(queues) do
     if queue.visited then
@@ -59,9 +59,10 @@ for _, queue in ipairs(queues) do
     end
 end
 run_preflight()
-if #due > 0 then
-    promote_due(due, jobs, ARGV[7])
-    found, more = scan(queues, jobs, wanted, 0, due)
+if #due.ids > 0 then
+    for _, id in ipairs(due.ids) do remove_member(DUE, id) end
+    promote_due(due, ARGV[7])
+    found, more = scan(queues, jobs, wanted, 0, due.ids)
 end
 -- If the scan has found enough jobs, blocked jobs behind the last job found request no tokens.
 for _, queue in ipairs(queues) do

@@ -34,6 +34,7 @@ local function flush_events()
     open_entries, ordered_entries = {}, {}
 end
 
+-- Appends an event of a job, with further fields. Returns the entry of a batch that it belongs to.
 local function emit(kind, id, job, ...)
     if EVENTS_KEPT == 0 and not deliver_event then return end
     local more = {...}
@@ -56,4 +57,5 @@ local function emit(kind, id, job, ...)
         add_event(kind, table.concat(entry.ids, ' '), entry.type, entry.queue, entry.more)
         entry.ids = {}
     end
+    return entry
 end

@@ -1,68 +1,73 @@
 -- Makes due scheduled and retryable jobs available, or discards them when they have expired. Thousands of jobs
--- may be due at once. So each job costs only the read of its hash and the change of its state. Counters, scores
--- in the queue and the wake-up of workers cost one command per queue.
+-- may be due at once, and most of them have equal fields. So each job costs only the read of its hash and the
+-- change of its state. All else is done once for a run of jobs: neighbours in DUE whose fields are equal.
 
--- Reads the fields that a promotion needs, without the envelope. A job that has expired is read completely.
-local function load_for_promotion(key)
-    local found = redis.call('HMGET', key, F.state, F.queue, F.type, F.priority, F.expires,
-        F.tenant)
-    local expires = found[5] and tonumber(found[5])
-    if not found[1] or expires and expires <= now then return load_job(key) end
-    if not (found[2] and found[3] and (not found[4] or is_number(found[4]))
-        and (not found[5] or is_number(found[5]))) then return nil, {'malformed'} end
-    return {[F.state] = found[1], [F.queue] = found[2], [F.type] = found[3],
-        [F.priority] = found[4] or nil, [F.expires] = found[5] or nil, [F.tenant] = found[6] or nil}
+--@include load_for_promotion emit_many reply_size
+
+-- Reads the keys that the promotion of a job touches, once for all jobs that share a table.
+local checked = {}
+local function preflight_promotion(job)
+    if checked[job] then return end
+    checked[job] = true
+    preflight_key(queue_counters_key(job[F.queue]))
+    preflight_key(queue_available_key(job[F.queue]))
+    if job[F.tenant] then
+        preflight_key(tenant_queue_key(job[F.queue], job[F.tenant]))
+        preflight_key(tenant_counters_key(job[F.tenant]))
+        preflight_key(tenant_turns_key(job[F.queue]))
+    end
 end
 
---@include reply_size
 local DUE_BYTES = 1024 * 1024
--- Returns ids of due jobs, the earliest first; id -> job, or false for a missing job; ids of malformed jobs;
--- and the bytes of the jobs that were read completely. `complete`: read all fields of each job, because the
--- caller returns the jobs, and stop when they have DUE_BYTES.
+-- Returns the due jobs, the earliest first: {ids, keys, runs = {{job = fields, or false for a missing job, from and
+-- to = indexes of the first and the last id}, ...}}; the ids of malformed jobs; and the bytes of the jobs that were
+-- read completely. `complete`: read all fields of each job, because the caller returns the jobs, and stop when they
+-- have DUE_BYTES. Each job is then a run of its own.
 local function load_due_jobs(limit, complete)
-    local ids, jobs, malformed_ids, bytes = {}, {}, {}, 0
-    for _, id in ipairs(redis.call('ZRANGEBYSCORE', DUE, '-inf', now, 'LIMIT', 0, limit)) do
+    local ids, keys, runs, malformed_ids, bytes, number, run = {}, {}, {}, {}, 0, 0, {}
+    local load = complete and load_job or load_for_promotion
+    local found = redis.call('ZRANGEBYSCORE', DUE, '-inf', now, 'LIMIT', 0, limit)
+    for i = 1, #found do
         if bytes >= DUE_BYTES then break end
-        local job, reply = (complete and load_job or load_for_promotion)(job_key(id))
+        local id = found[i]
+        local key = job_key(id)
+        local job, reply = load(key)
         if complete and job then bytes = bytes + size_of(job) end
-        local waits = job and (job[F.state] == 'scheduled' or job[F.state] == 'retryable')
-        if is_malformed(reply) or job and not waits then
+        if job and job == run.job then
+            number = number + 1
+            ids[number], keys[number], run.to = id, key, number
+        elseif is_malformed(reply) or job and job[F.state] ~= 'scheduled' and job[F.state] ~= 'retryable' then
             malformed_ids[#malformed_ids + 1] = id
         else
-            ids[#ids + 1] = id
-            jobs[id] = job or false
-            if job then
-                preflight_key(queue_counters_key(job[F.queue]))
-                preflight_key(queue_available_key(job[F.queue]))
-                if job[F.tenant] then
-                    preflight_key(tenant_queue_key(job[F.queue], job[F.tenant]))
-                    preflight_key(tenant_counters_key(job[F.tenant]))
-                    preflight_key(tenant_turns_key(job[F.queue]))
-                end
-            end
+            number = number + 1
+            ids[number], keys[number], run = id, key, {job = job or false, from = number, to = number}
+            runs[#runs + 1] = run
+            if job then preflight_promotion(job) end
         end
     end
-    if #ids > 0 then run_preflight() end
-    return ids, jobs, malformed_ids, bytes
+    if number > 0 then run_preflight() end
+    return {ids = ids, keys = keys, runs = runs}, malformed_ids, bytes
 end
 
--- Promotes the jobs that load_due_jobs has returned.
-local function promote_due(ids, jobs, keep_discarded_ms)
-    for _, id in ipairs(ids) do
-        remove_member(DUE, id)
-        local key, job = job_key(id), jobs[id]
-        if job then
-            count_job(job, job[F.state], -1)
-            if job[F.expires] and tonumber(job[F.expires]) <= now then
-                remove_member(EXPIRING, id)
-                expire(id, key, job, keep_discarded_ms)
+-- Promotes the jobs that load_due_jobs has returned. The caller removes them from DUE.
+local function promote_due(due, keep_discarded_ms)
+    local promoted_at, ids, keys = string.format('%.0f', now), due.ids, due.keys
+    for _, run in ipairs(due.runs) do
+        local job, from, to = run.job, run.from, run.to
+        local before = job and job[F.state]
+        if job then count_job(job, before, from - to - 1) end
+        if job and job[F.expires] and tonumber(job[F.expires]) <= now then
+            remove_member(EXPIRING, ids[from])
+            expire(ids[from], keys[from], job, keep_discarded_ms)
+        elseif job then
+            add_arrivals(ids, from, to, job)
+            if job.field_list then save_job(keys[from], job, F.state, 'available', F.enqueued, promoted_at)
             else
-                local before = job[F.state]
-                add_arrival(id, job)
-                if job.field_list then save_job(key, job, F.state, 'available', F.enqueued, now)
-                else redis.call('HSET', key, F.state, 'available', F.enqueued, now) end
-                emit('job.enqueued', id, job, 'f', before)
+                for i = from, to do
+                    redis.call('HSET', keys[i], F.state, 'available', F.enqueued, promoted_at)
+                end
             end
+            emit_many('job.enqueued', ids, from, to, job, 'f', before)
         end
     end
     flush_arrivals()
