@@ -387,27 +387,32 @@ class _Fetch:
         """
         store = self._store
         prefix = new_prefix(shard)
-        args = self._args(prefix, with_depth)
         limited = bool(self.tenant) or store.limited_queues.contains(shard, queues)
         reply: Any = None
         try:
             if not (limited or store.webhooks.selects(JOB_STARTED)):
+                args = self._args(prefix, with_depth)
                 reply = await store.run(shard, "fetch", fetch_keys(shard, queues), args)
-                if reply[1] in (b"full_path", b"limited"):
+                if isinstance(reply, list) and reply[1] in (b"full_path", b"limited"):
                     if reply[1] == b"limited":
                         store.limited_queues.add(shard, queues)
                     reply = None
             if reply is None:
-                args = self._full_args(args, shard, queues, idle_keys)
+                args = self._full_args(prefix, shard, queues, idle_keys)
                 keys = full_fetch_keys(shard, queues)
                 reply = await store.run(shard, "fetch_full", keys, args)
         except (BackendUnavailable, ReplyTooLarge) as error:
             if isinstance(error, ReplyTooLarge) or error.outcome != "not_applied":
                 store.unanswered_fetches.add(shard, prefix)
             raise
-        if reply[1] == b"quiet":
+        if isinstance(reply, int):  # the time: there is no job
+            return False, False, 0
+        if isinstance(reply, bytes):
+            parsed = FetchReply.of_plain_job(reply, store.settings.visibility_timeout_ms)
+        elif reply[1] == b"quiet":
             raise WorkerIsQuiet
-        parsed = FetchReply.parse(reply)
+        else:
+            parsed = FetchReply.parse(reply)
         fetched = parsed.records(self._worker_id, prefix)
         self.jobs += fetched  # before any step that may fail: the caller releases these jobs
         (self._parent or self)._bytes += sum([job.size for job in fetched])
@@ -424,25 +429,29 @@ class _Fetch:
     def _args(self, prefix: bytes, with_depth: bool) -> list[Arg]:
         """Return ARGV of ``fetch.lua``."""
         settings, lease_ms = self._store.settings, self._visibility_timeout_ms
-        return [
+        args: list[Arg] = [
             settings.events_per_shard,
-            self.wanted,
             self._worker_id,
-            prefix,
-            lease_ms if lease_ms is not None else "",
+            prefix + b"1",
             settings.visibility_timeout_ms,
-            "1" if with_depth else "",
         ]
+        wanted = self.wanted
+        if wanted != 1 or lease_ms is not None or with_depth:
+            args += (wanted, "" if lease_ms is None else lease_ms, "1" if with_depth else "")
+        return args
 
     def _full_args(
-        self, args: Sequence[Arg], shard: Shard, queues: Sequence[str], idle_keys: int
+        self, prefix: bytes, shard: Shard, queues: Sequence[str], idle_keys: int
     ) -> list[Arg]:
-        """Return ARGV of ``fetch_full.lua``, which begin as ``args`` of ``fetch.lua``."""
-        store = self._store
+        """Return ARGV of ``fetch_full.lua``."""
+        store, lease_ms = self._store, self._visibility_timeout_ms
         return [
             store.events_arg,  # the full path appends further events
             store.webhooks.jobs_per_script("fetch_full", self.wanted),
-            *args[2:6],
+            self._worker_id,
+            prefix,
+            "" if lease_ms is None else lease_ms,
+            store.settings.visibility_timeout_ms,
             store.settings.retention_discarded_ms,
             shard.index,
             idle_keys,

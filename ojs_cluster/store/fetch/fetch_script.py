@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.packed_calls import PackedKeys
 from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs.record import JobRecord, record
+from ojs_cluster.store.jobs.record import JobRecord
 
 _MAX_PACKED_QUEUES: Final = 4
 """Packed keys are cached for lists of up to this many queues. Each cache has about 1 MB."""
@@ -17,6 +17,8 @@ _REPLY_HEAD: Final = 4
 """Number of values in a reply before the first job (see ``fetch.lua``)."""
 _VALUES_PER_JOB: Final = 5
 """Number of values of each job in a reply."""
+_LINES_BEFORE_JOB: Final = 3
+"""Number of lines in a text reply of ``fetch.lua`` before the values of its job."""
 
 
 class _LeasedJob(NamedTuple):
@@ -24,14 +26,15 @@ class _LeasedJob(NamedTuple):
 
     Args:
         job_id: the job's id.
-        field_list: names and values of the job's fields before the fetch.
+        stored: names and values of the job's fields before the fetch, or a text with the values of
+            a plain job (see ``_plain_fields``).
         attempt: number of the new attempt.
         deadline: end of the lease in Unix milliseconds.
         lease_ms: length of the lease in milliseconds.
     """
 
     job_id: bytes
-    field_list: list[bytes]
+    stored: list[bytes] | bytes
     attempt: int
     deadline: int
     lease_ms: bytes
@@ -76,24 +79,53 @@ class FetchReply(NamedTuple):
         started, worker = b"%d" % self.now, worker_id.encode()
         records: list[JobRecord] = []
         for number, job in enumerate(self.jobs, 1):
-            fields = job.field_list
-            fields += (f.STATE, b"active", f.WORKER, worker, f.STARTED, started)
-            fields += (f.LEASE, b"%b%d" % (prefix, number), f.LEASE_MS, b"%d" % int(job.lease_ms))
-            fields += (f.ATTEMPT, b"%d" % job.attempt, f.DEADLINE, b"%d" % job.deadline)
-            records.append(record(job.job_id.decode(), fields))
+            if isinstance(job.stored, bytes):
+                fields = _plain_fields(job.stored)
+            else:
+                names = iter(job.stored)
+                fields = dict(zip(names, names, strict=True))
+            fields[f.STATE] = b"active"
+            fields[f.WORKER] = worker
+            fields[f.STARTED] = started
+            fields[f.LEASE] = b"%b%d" % (prefix, number)
+            fields[f.LEASE_MS] = b"%d" % int(job.lease_ms)
+            fields[f.ATTEMPT] = b"%d" % job.attempt
+            fields[f.DEADLINE] = b"%d" % job.deadline
+            records.append(JobRecord(job.job_id.decode(), fields))
         return records
+
+    @classmethod
+    def of_plain_job(cls, reply: bytes, lease_ms: int) -> FetchReply:
+        """Return a text reply of ``fetch.lua``, which has one plain job.
+
+        Args:
+            reply: the reply.
+            lease_ms: length of the lease in milliseconds.
+        """
+        seconds, micros, job_id, values = reply.split(b"\n", _LINES_BEFORE_JOB)
+        now = int(seconds) * 1000 + int(micros) // 1000
+        job = _LeasedJob(job_id, values, 1, now + lease_ms, b"%d" % lease_ms)
+        return cls(now, [], False, 0, [job])
+
+
+def _plain_fields(values: bytes) -> dict[bytes, bytes]:
+    """Return the fields of a plain job from its values in a reply of ``fetch.lua``."""
+    # Another program may have written a number with blanks or line feeds around it, which Lua reads
+    # as a number. So the two numbers are split at any of these.
+    created, max_attempts, rest = values.split(None, 2)
+    queue, job_type, envelope = rest.split(b"\n", 2)
+    return {
+        f.CREATED: created,
+        f.MAX_ATTEMPTS: max_attempts,
+        f.QUEUE: queue,
+        f.TYPE: job_type,
+        f.ENVELOPE: envelope,
+    }
 
 
 def _keys(shard: Shard, queues: Iterable[str]) -> Sequence[bytes]:
     """Return KEYS of ``fetch.lua`` for some queues of a shard."""
-    keys = [
-        shard.due,
-        shard.active,
-        shard.execution_deadlines,
-        shard.expiring,
-        shard.events,
-        shard.quiet_workers,
-    ]
+    keys = [shard.due, shard.active, shard.events, shard.quiet_workers]
     for queue in queues:
         keys += (shard.queue_counters(queue), shard.queue_available(queue))
         keys.append(shard.queue_blocked(queue))

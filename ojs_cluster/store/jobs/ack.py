@@ -11,7 +11,6 @@ from ojs_cluster.core.events import JOB_COMPLETED
 from ojs_cluster.redis.durability import required_durability
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.by_id import run_for_reply
 from ojs_cluster.store.jobs.by_ids import JobOutcome, JobTransition, run_on_jobs
 from ojs_cluster.store.jobs.record import JobRecord, record
@@ -20,8 +19,8 @@ from ojs_cluster.store.runtime import Arg
 _KEYS = ("active", "execution_deadlines", "finished", "events")
 _FULL_REPLY = 3
 """Number of values in a reply of ``ack_full.lua``. A list of ``ack.lua`` also has the time."""
-_LAST_PART = 8
-"""Position of the envelope in a text of ``ack.lua``. Before it, each value has a line."""
+_NUMBERS = 6
+"""Number of numbers with which a text of ``ack.lua`` begins."""
 
 
 async def ack(
@@ -78,7 +77,7 @@ async def ack(
         lease_id=lease_id,
     )
     if isinstance(reply, bytes):
-        completed = _plain_job(job_id, reply, result) or await read_jobs.get(store, job_id)
+        completed = _plain_job(job_id, reply, result)
         store.job_counts.count_completed_job(completed.fields)
         return completed
     fields = reply[1]
@@ -94,16 +93,12 @@ async def ack(
     return completed
 
 
-def _plain_job(job_id: str, reply: bytes, result: bytes | None) -> JobRecord | None:
-    """Return the job of a text that ``ack.lua`` returns; None if a value has more than one line.
-
-    Only another program writes such a value.
-    """
-    parts = reply.split(b"\n", _LAST_PART)
-    seconds, micros, created, max_attempts, attempt, started, queue, job_type, envelope = parts
-    # A number with a line feed before or after it is a number for Lua.
-    if not (created and max_attempts and attempt and started and queue):
-        return None
+def _plain_job(job_id: str, reply: bytes, result: bytes | None) -> JobRecord:
+    """Return the job of a text that ``ack.lua`` returns."""
+    # Another program may have written a number with blanks or line feeds around it, which Lua reads
+    # as a number. So the numbers are split at any of these.
+    seconds, micros, created, max_attempts, attempt, started, rest = reply.split(None, _NUMBERS)
+    queue, job_type, envelope = rest.split(b"\n", 2)
     fields = {
         f.STATE: b"completed",
         f.QUEUE: queue,
