@@ -19,10 +19,11 @@ if existing > 0 and redis.call('EXISTS', KEYS[4]) == 1 then
     return {'exists', 1, read_existing(KEYS[4])}
 end
 local counters = redis.call('HMGET', KEYS[2], 'open', 'enqueued', 'seq')
-local enqueued, seq = tonumber(counters[2] or 0), tonumber(counters[3] or 0)
+local function plus_one(a, b) return a + 1, b + 1 end -- for `pcall`: it fails if one is no number
+local valid, enqueued, seq = pcall(plus_one, counters[2] or 0, counters[3] or 0)
 -- Counters that are no integers, or too large for a score, take the full path: enqueue.lua replaces them.
-if not (counters[1] and enqueued and enqueued % 1 == 0 and enqueued < BAND and enqueued > -BAND and
-    seq and seq % 1 == 0 and seq < BAND and seq > -BAND) then
+if not (counters[1] and valid and enqueued % 1 == 0 and enqueued < BAND and enqueued > -BAND and
+    seq % 1 == 0 and seq < BAND and seq > -BAND) then
     return {redis.call('HEXISTS', KEYS[2], 'bound') == 1 and 'bounded' or 'full_path'}
 end
 --@include now priority_base
@@ -36,8 +37,8 @@ else
     redis.call('HSET', KEYS[4], F.state, 'available', F.queue, ARGV[3], F.created, now,
         F.envelope, ARGV[4], F.type, ARGV[5], F.max_attempts, ARGV[6])
 end
-redis.call('HSET', KEYS[2], 'enqueued', enqueued + 1, 'seq', seq + 1)
-redis.call('ZADD', KEYS[3], band_of(priority) + seq + 1, ARGV[2])
+redis.call('HSET', KEYS[2], 'enqueued', enqueued, 'seq', seq)
+redis.call('ZADD', KEYS[3], band_of(priority) + seq, ARGV[2])
 if existing == 0 then redis.call('SPUBLISH', WAKE_CHANNEL, ARGV[3]) end -- the queue was empty
 if ARGV[1] ~= '0' then
     redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*',

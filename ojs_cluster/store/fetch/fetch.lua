@@ -36,33 +36,33 @@ if unusual > 0 then
     if first_due[1] and tonumber(first_due[2]) <= now then return {now, 'full_path'} end
 end
 
-local function add(a, b) return a + b end -- for `pcall`: it fails if one is no number
+-- For `pcall`: it fails if one is no number. `tonumber` would cost more.
+local function add(a, b, c) return a + b, c + 1 end
 local found, bytes, taken = nil, 0, {}
 for q = 5, #KEYS, 3 do -- index of the queue's first key
     local queue = redis.call('HMGET', KEYS[q], 'paused', 'limits', 'max_per_second', 'active', 'fair')
     if queue[2] or queue[3] or queue[5] or (unusual > 0 or q > 5) and redis.call('ZCARD', KEYS[q + 2]) > 0 then
         return {now, 'limited'}
     end
-    local ids, before, active = {}, found and #found or 0, tonumber(queue[4] or 0)
-    -- The full path handles a damaged counter: not a number, or far too large (any bound below 2^53 would do).
-    if not (active and active % 1 == 0 and active < BAND and active > -BAND) then return {now, 'full_path'} end
+    local ids, before, active = nil, found and #found or 0, queue[4] or 0
     if not queue[1] and before < wanted then
         ids = redis.call('ZRANGE', KEYS[q + 1], 0, wanted - before - 1)
         -- More ids may not fit on Lua's stack when `unpack` passes them to ZREM.
         if #ids > 1000 then return {now, 'full_path'} end
     end
-    for i = 1, #ids do
+    for i = 1, ids and #ids or 0 do
         if bytes >= MAX_REPLY_BYTES then break end
         local id, key, job = ids[i], job_key(ids[i]), nil
         -- The values of a plain job cost less than a list and a table of its fields. validate_job.lua explains the sum.
         if redis.call('HLEN', key) == 6 then
             local state, name, kind, envelope, created, attempts = unpack(redis.call('HMGET', key, F.state, F.queue,
                 F.type, F.envelope, F.created, F.max_attempts))
-            local valid, sum = pcall(add, created, attempts)
+            local valid, sum, more_active = pcall(add, created, attempts, active)
             if valid and state == 'available' and name and kind and envelope
                 and sum > -LATEST_MS and sum < 5 * LATEST_MS then
                 local text = created .. '\n' .. attempts .. '\n' .. name .. '\n' .. kind .. '\n' .. envelope
-                if not ARGV[5] and ARGV[4] + 0 >= NEAR_MS then
+                if not ARGV[5] and ARGV[4] + 0 >= NEAR_MS and more_active % 1 == 0 and more_active < BAND
+                    and more_active > -BAND then
                     local deadline = now + ARGV[4]
                     redis.call('HSET', key, F.state, 'active', F.attempt, 1, F.worker, worker, F.lease, ARGV[3],
                         F.lease_ms, ARGV[4], F.deadline, deadline, F.started, now)
@@ -71,7 +71,7 @@ for q = 5, #KEYS, 3 do -- index of the queue's first key
                         redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[1], '*', 't', 'job.started', 'j', id,
                             'y', kind, 'q', name, 'a', 1, 'w', worker)
                     end
-                    redis.call('HSET', KEYS[q], 'active', active + 1)
+                    redis.call('HSET', KEYS[q], 'active', more_active)
                     redis.call('ZREM', KEYS[q + 1], id)
                     return clock[1] .. '\n' .. clock[2] .. '\n' .. id .. '\n' .. text
                 end
@@ -97,7 +97,12 @@ for q = 5, #KEYS, 3 do -- index of the queue's first key
         found[#found + 1] = job
     end
     local count = found and #found - before or 0
-    if count > 0 then taken[#taken + 1] = {q = q, ids = ids, count = count, active = active + count} end
+    if count > 0 then
+        -- The full path handles a damaged counter: not a number, or far too large (any bound below 2^53 would do).
+        active = tonumber(active)
+        if not (active and active % 1 == 0 and active < BAND and active > -BAND) then return {now, 'full_path'} end
+        taken[#taken + 1] = {q = q, ids = ids, count = count, active = active + count}
+    end
     if found and #found >= wanted or bytes >= MAX_REPLY_BYTES then break end
 end
 if not found and ARGV[7] ~= '1' then return now end

@@ -5,7 +5,7 @@
 --       ack_full.lua. Loading the includes of ack_full.lua takes longer than this whole script.
 -- Post: the result is stored, the job has no lease and no backoff, and the time of its removal is set.
 -- Memory: allow-oom; adds the result (OJS_RESULT_MAX_BYTES) and 1 KiB.
--- KEYS: 1 job, 2 active, 3 execution_deadlines, 4 finished, 5 events.
+-- KEYS: 1 job, 2 active, 3 finished, 4 events.
 -- ARGV: 1 events kept, 2 worker id or '', 3 lease id or '', 4 ms to keep completed jobs,
 --       5 result JSON; absent for none.
 -- Returns: of a job with only the fields of every active job, which most jobs are, a text, because a table costs
@@ -33,6 +33,8 @@ if not (state and queue and kind and envelope and created and attempts and attem
     for i = 1, #field_list, 2 do job[field_list[i]] = field_list[i + 1] end
     if job[F.transaction] or job[F.workflow] or job[F.unique] or job[F.limit] or job[F.tenant] or job[F.keep]
         or not has_valid_fields(job) then return {'full_path'} end
+    -- A key that KEYS does not name is read before the first write: see preflight.lua.
+    if job[F.timeout] then redis.call('EXISTS', KEYS[1], EXECUTION_DEADLINES) end
     state, queue, kind, created, attempts = job[F.state], job[F.queue], job[F.type], job[F.created], 0
     attempt, started, worker, lease = job[F.attempt], job[F.started], job[F.worker] or '', job[F.lease]
     deadline, lease_ms, since = 0, 0, job[F.enqueued] or created
@@ -65,8 +67,8 @@ if job and job[F.fixed_id] then
     removal = removal_time(job, ARGV[4])
 end
 redis.call('ZREM', KEYS[2], id)
-if job and job[F.timeout] then redis.call('ZREM', KEYS[3], id) end
-redis.call('ZADD', KEYS[4], removal, id)
+if job and job[F.timeout] then redis.call('ZREM', EXECUTION_DEADLINES, id) end
+redis.call('ZADD', KEYS[3], removal, id)
 if ARGV[5] then redis.call('HSET', KEYS[1], F.state, 'completed', F.finished, now, F.result, ARGV[5])
 else redis.call('HSET', KEYS[1], F.state, 'completed', F.finished, now) end
 if job and job[F.delay] then
@@ -80,7 +82,7 @@ if old[2] then
     wake_on_free_slot(queue, old[2], active, -1)
 end
 if ARGV[1] ~= '0' then
-    redis.call('XADD', KEYS[5], 'MAXLEN', '~', ARGV[1], '*', 't', 'job.completed', 'j', id,
+    redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[1], '*', 't', 'job.completed', 'j', id,
         'y', kind, 'q', queue, 'a', attempt, 'd', ran)
 end
 if job then return {'ok', field_list, 0, now} end

@@ -16,7 +16,7 @@ from ojs_cluster.store.jobs.by_ids import JobOutcome, JobTransition, run_on_jobs
 from ojs_cluster.store.jobs.record import JobRecord, record
 from ojs_cluster.store.runtime import Arg
 
-_KEYS = ("active", "execution_deadlines", "finished", "events")
+_KEYS = ("active", "finished", "events")
 _FULL_REPLY = 3
 """Number of values in a reply of ``ack_full.lua``. A list of ``ack.lua`` also has the time."""
 _NUMBERS = 6

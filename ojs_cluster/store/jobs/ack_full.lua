@@ -2,7 +2,7 @@
 -- Post: as ack.lua; the effects for the job's workflow, lock and rate limit are in the outbox. If the holder
 --       repeats the ack that completed the job, nothing changes and the reply has the job.
 -- Memory: allow-oom; as ack, and 300 bytes per effect.
--- KEYS: 1 job, 2 active, 3 execution_deadlines, 4 finished, 5 events.
+-- KEYS: 1 job, 2 active, 3 finished, 4 events.
 -- ARGV: 1 events kept, 2 worker id or '', 3 lease id or '', 4 ms to keep completed jobs,
 --       5 result JSON; absent for none.
 -- Returns: {'ok', fields, effects} | {'missing'} | {'moved', shard} | {'prepared', transaction}

@@ -3,7 +3,7 @@
 -- Post: as ack_full.lua, for each job; a job that cannot be completed does not affect the others. A job that
 --       is named twice is completed once.
 -- Memory: allow-oom; per job as ack_full.
--- KEYS: 1 active, 2 execution_deadlines, 3 finished, 4 events, then the jobs.
+-- KEYS: 1 active, 2 finished, 3 events, then the jobs.
 -- ARGV: 1 events kept, 2 ms to keep completed jobs, then per job: worker id or '', lease id or '',
 --       result JSON or ''.
 -- Returns: {effects, per job: {'ok', state, queue, type, ms of its run}
@@ -13,7 +13,7 @@
 --@include append_effect finish_job remove_from_queue check_holder complete_job
 batch_events()
 local keep_ms, jobs, replies = ARGV[2], {}, {effects}
-for i = 5, #KEYS do
+for i = 4, #KEYS do
     local key = KEYS[i]
     if jobs[key] == nil then
         local job, reply = load_within_budget(key)
@@ -22,8 +22,8 @@ for i = 5, #KEYS do
     end
 end
 run_preflight()
-for i = 5, #KEYS do
-    local key, first_arg = KEYS[i], 3 + 3 * (i - 5)
+for i = 4, #KEYS do
+    local key, first_arg = KEYS[i], 3 + 3 * (i - 4)
     local worker, lease, result = unpack(ARGV, first_arg, first_arg + 2)
     local job = jobs[key] -- or the reply for a job that cannot be loaded
     local reply = job

@@ -2,6 +2,7 @@
 local function preflight_ack(job)
     preflight_key(queue_counters_key(job[F.queue]))
     preflight_key(queue_minutes_key(job[F.queue]))
+    if job[F.timeout] then preflight_key(EXECUTION_DEADLINES) end
 end
 
 -- Returns the reply of an ack that changes nothing, or nil when the job can be completed. When the holder
