@@ -38,6 +38,7 @@ from tests.store.shortcuts import (
     queues_in_other_shards,
     shard_of,
     take,
+    until,
 )
 from tests.store.unique_jobs import locks_left, once
 from tests.store.workflow_jobs import chain, run_one, step
@@ -253,6 +254,43 @@ async def test_a_fast_fetch_gives_a_quiet_worker_nothing_beside_scheduled_jobs(
     assert await take(seen, worker="silent") == []
     assert [found.id for found in await take(seen, worker="w1")] == [job.id]
     assert client.calls == {"touch_worker": 2, "fetch": 2}
+
+
+async def test_a_fast_fetch_announces_a_lease_that_ends_soon(store: Store) -> None:
+    """A scheduler that is not notified may check the shard only after the end of the lease."""
+    heard: list[bytes] = []
+    settings = replace(store.settings, visibility_timeout_ms=10_000)
+    seen, client = lossy(replace(store, settings=settings))
+    shard = shard_of(store)
+    await enqueue(store, plain_job())
+    await store.redis.subscribe(shard.schedule_channel, shard.slot, heard.append, lambda: None)
+
+    [job] = await take(seen)
+
+    assert (client.calls["fetch"], client.calls.get("fetch_full", 0)) == (1, 0)
+    await store.redis.call(shard.slot, "SPUBLISH", shard.schedule_channel, "the end")
+
+    async def messages() -> list[bytes]:
+        return heard
+
+    await until(messages, lambda payloads: b"the end" in payloads)
+    assert heard == [job.fields[f.DEADLINE], b"the end"]
+
+
+@pytest.mark.parametrize("damage", ["1.5", "1e30", "-1e30"])
+async def test_a_fast_fetch_does_not_count_on_from_a_damaged_number_of_active_jobs(
+    store: Store, db: Any, consistent: Callable[[], InvariantReport], damage: str
+) -> None:
+    counters = shard_of(store).queue_counters(QUEUE)
+    job = await enqueue(store, plain_job())
+    db.hset(counters, "active", damage)
+    seen, client = lossy(store)
+
+    assert [found.id for found in await take(seen)] == [job.id]
+
+    assert (client.calls["fetch"], client.calls["fetch_full"]) == (1, 1)
+    assert db.hget(counters, "active") == b"1"
+    consistent()
 
 
 async def test_an_ack_that_is_to_be_confirmed_is_one_call(
