@@ -16,10 +16,12 @@ from tests.store.shortcuts import (
     active,
     id_in,
     nack,
+    new_job,
     promote_all,
     put,
     shard_of,
     sibling_queue,
+    take,
 )
 from tests.store.tenants.shortcuts import job_of
 from tests.support.invariants import InvariantReport
@@ -93,3 +95,63 @@ async def test_jobs_of_all_kinds_are_promoted_together(
     db.zadd(shard.due, {malformed.id: 1})
     assert (await promote_all(store)).done == 1
     consistent()
+
+
+async def test_equal_jobs_are_promoted_around_others(
+    store: Store, db: Any, consistent: Callable[[], InvariantReport]
+) -> None:
+    """The promotion of equal jobs resumes after a job that has expired or differs in one field."""
+    shard, other = shard_of(store), sibling_queue(store)
+    retried, first, expired, last, elsewhere = await enqueue_many(
+        store,
+        [
+            new_job(type="a.a"),
+            new_job(type="a.a", **LATER),
+            new_job(type="a.a", expires_at="+PT90M", **LATER),
+            new_job(type="a.a", **LATER),
+            new_job(other, type="a.a", **LATER),
+        ],
+    )
+    [failed] = await take(store)
+    await nack(store, failed)
+    made = (retried, first, expired, last, elsewhere)
+    for number, job in enumerate(made):
+        age_job(db, shard, job.id, 2 * HOUR)
+        db.zadd(shard.due, {job.id: number + 1})
+    entries = db.xlen(shard.events)
+
+    assert (await promote_all(store)).done == len(made)
+
+    for queue, jobs in ((QUEUE, (retried, first, last)), (other, (elsewhere,))):
+        ids = [job.id.encode() for job in jobs]
+        assert db.zrange(shard.queue_available(queue), 0, -1) == ids
+    written = [
+        (id_.decode(), e[b"t"], e[b"f"], e[b"q"].decode())
+        for _, e in db.xrange(shard.events)[entries:]
+        for id_ in e[b"j"].split()
+    ]
+    assert sorted(written) == sorted(
+        [
+            (retried.id, b"job.enqueued", b"retryable", QUEUE),
+            (first.id, b"job.enqueued", b"scheduled", QUEUE),
+            (expired.id, b"job.expired", b"scheduled", QUEUE),
+            (last.id, b"job.enqueued", b"scheduled", QUEUE),
+            (elsewhere.id, b"job.enqueued", b"scheduled", other),
+        ]
+    )
+    consistent()
+
+
+async def test_a_job_whose_expiry_is_no_number_stays_due(store: Store, db: Any) -> None:
+    shard = shard_of(store)
+    well, *malformed = [await put(store, expires_at="+PT2H", **LATER) for _ in range(3)]
+    for job, damage in zip(malformed, ("x", "9e15"), strict=True):
+        db.hset(shard.job(job.id), f.EXPIRES, damage)
+    for job in (well, *malformed):
+        db.zadd(shard.due, {job.id: 1})
+
+    result = await promote_all(store)
+
+    assert (result.done, result.quarantined) == (3, 2)
+    assert sorted(db.zrange(shard.due, 0, -1)) == sorted(job.id.encode() for job in malformed)
+    assert db.zrange(shard.queue_available(QUEUE), 0, -1) == [well.id.encode()]
