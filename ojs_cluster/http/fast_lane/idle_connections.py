@@ -19,7 +19,7 @@ import trio
 from ojs_cluster.redis.driven_coroutines import driver_state
 
 _MAX_EVENTS: Final = 64
-"""Maximum number of connections that one round serves, which takes about a millisecond."""
+"""Maximum number of connections that one round serves. Small requests take some milliseconds."""
 
 
 class IdleConnection(Protocol):
