@@ -11,8 +11,8 @@
 --       visibility timeout ms, then, unless one job is wanted, for as long as it says: 5 count, 6 requested visibility
 --       timeout ms ('' the job's own), 7 '1' if the caller uses the number of available jobs, '' otherwise.
 -- Returns: now, if there is no job, or for one job, if ARGV[5] is absent, a text: the two values of TIME, id and the
---           values of a plain job, a line each. A plain job has only the fields of every job. Its values are: created,
---           maximum number of attempts, queue, type, envelope.
+--           values of a plain job, a line each. A plain job has only the fields of every job. Its values are: queue,
+--           type, created, maximum number of attempts, envelope.
 --          {now, 0 (no effects), 0 (no more work), number of available jobs that the first queue had before (0
 --           unless ARGV[7] asks for it), per job: id, fields before the fetch, or a text with the values of a plain
 --           job, attempt, deadline, lease in ms}
@@ -60,7 +60,7 @@ for q = 5, #KEYS, 3 do -- index of the queue's first key
             local valid, sum, more_active = pcall(add, created, attempts, active)
             if valid and state == 'available' and name and kind and envelope
                 and sum > -LATEST_MS and sum < 5 * LATEST_MS then
-                local text = created .. '\n' .. attempts .. '\n' .. name .. '\n' .. kind .. '\n' .. envelope
+                local text = name .. '\n' .. kind .. '\n' .. created .. '\n' .. attempts .. '\n' .. envelope
                 if not ARGV[5] and ARGV[4] + 0 >= NEAR_MS and more_active % 1 == 0 and more_active < BAND
                     and more_active > -BAND then
                     local deadline = now + ARGV[4]

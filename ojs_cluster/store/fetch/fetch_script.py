@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.packed_calls import PackedKeys
 from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.jobs.record import JobRecord, split_values
 
 _MAX_PACKED_QUEUES: Final = 4
 """Packed keys are cached for lists of up to this many queues. Each cache has about 1 MB."""
@@ -37,7 +37,7 @@ class _LeasedJob(NamedTuple):
     stored: list[bytes] | bytes
     attempt: int
     deadline: int
-    lease_ms: bytes
+    lease_ms: int
 
 
 class FetchReply(NamedTuple):
@@ -88,7 +88,7 @@ class FetchReply(NamedTuple):
             fields[f.WORKER] = worker
             fields[f.STARTED] = started
             fields[f.LEASE] = b"%b%d" % (prefix, number)
-            fields[f.LEASE_MS] = b"%d" % int(job.lease_ms)
+            fields[f.LEASE_MS] = b"%d" % job.lease_ms
             fields[f.ATTEMPT] = b"%d" % job.attempt
             fields[f.DEADLINE] = b"%d" % job.deadline
             records.append(JobRecord(job.job_id.decode(), fields))
@@ -104,16 +104,13 @@ class FetchReply(NamedTuple):
         """
         seconds, micros, job_id, values = reply.split(b"\n", _LINES_BEFORE_JOB)
         now = int(seconds) * 1000 + int(micros) // 1000
-        job = _LeasedJob(job_id, values, 1, now + lease_ms, b"%d" % lease_ms)
+        job = _LeasedJob(job_id, values, 1, now + lease_ms, lease_ms)
         return cls(now, [], False, 0, [job])
 
 
 def _plain_fields(values: bytes) -> dict[bytes, bytes]:
     """Return the fields of a plain job from its values in a reply of ``fetch.lua``."""
-    # Another program may have written a number with blanks or line feeds around it, which Lua reads
-    # as a number. So the two numbers are split at any of these.
-    created, max_attempts, rest = values.split(None, 2)
-    queue, job_type, envelope = rest.split(b"\n", 2)
+    queue, job_type, created, max_attempts, envelope = split_values(values, 2)
     return {
         f.CREATED: created,
         f.MAX_ATTEMPTS: max_attempts,

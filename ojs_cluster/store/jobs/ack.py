@@ -13,14 +13,14 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.by_id import run_for_reply
 from ojs_cluster.store.jobs.by_ids import JobOutcome, JobTransition, run_on_jobs
-from ojs_cluster.store.jobs.record import JobRecord, record
+from ojs_cluster.store.jobs.record import JobRecord, record, split_values
 from ojs_cluster.store.runtime import Arg
 
 _KEYS = ("active", "finished", "events")
 _FULL_REPLY = 3
 """Number of values in a reply of ``ack_full.lua``. A list of ``ack.lua`` also has the time."""
 _NUMBERS = 6
-"""Number of numbers with which a text of ``ack.lua`` begins."""
+"""Number of numbers in a text of ``ack.lua``."""
 
 
 async def ack(
@@ -95,10 +95,9 @@ async def ack(
 
 def _plain_job(job_id: str, reply: bytes, result: bytes | None) -> JobRecord:
     """Return the job of a text that ``ack.lua`` returns."""
-    # Another program may have written a number with blanks or line feeds around it, which Lua reads
-    # as a number. So the numbers are split at any of these.
-    seconds, micros, created, max_attempts, attempt, started, rest = reply.split(None, _NUMBERS)
-    queue, job_type, envelope = rest.split(b"\n", 2)
+    queue, job_type, seconds, micros, created, max_attempts, attempt, started, envelope = (
+        split_values(reply, _NUMBERS)
+    )
     fields = {
         f.STATE: b"completed",
         f.QUEUE: queue,

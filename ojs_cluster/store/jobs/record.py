@@ -313,6 +313,22 @@ def _message_of(error: bytes) -> bytes:
     return b'""'
 
 
+def split_values(text: bytes, numbers: int) -> list[bytes]:
+    """Return the values of a plain job that a script has returned as a text, a line each.
+
+    Args:
+        text: the queue, the type, numbers, and the envelope.
+        numbers: how many numbers there are.
+    """
+    queue, job_type, rest = text.split(b"\n", 2)
+    # Another program may have written a number with blanks or line feeds around it, which Lua reads
+    # as a number. So the numbers are split at any of these.
+    values = rest.split(None, numbers)
+    if len(values) == numbers:
+        values.append(b"")  # an empty envelope
+    return [queue, job_type, *values]
+
+
 def record(job_id: str, field_list: Iterable[bytes]) -> JobRecord:
     """Return a record from alternating names and values. A later value replaces an earlier one."""
     items = iter(field_list)

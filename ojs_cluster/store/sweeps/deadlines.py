@@ -36,7 +36,9 @@ async def promote(store: Store, shard: Shard, limit: int) -> SweepResult:
     await deliver(store, shard, effects)
     log_malformed(shard, malformed)
     done += len(malformed)
-    return SweepResult(done, _none_if_negative(next_ms), now, done >= limit, len(malformed))
+    # The script may end before the limit. Then the next due time tells that there are more.
+    more = done >= limit or 0 <= next_ms <= now
+    return SweepResult(done, _none_if_negative(next_ms), now, more, len(malformed))
 
 
 async def reap(store: Store, shard: Shard, limit: int) -> SweepResult:

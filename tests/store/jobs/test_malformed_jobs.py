@@ -17,6 +17,7 @@ from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.archive.export_archive import export
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import bulk_retry, dead_letters
+from ojs_cluster.store.enqueue.enqueue import enqueue
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.ack import Ack, ack_many
@@ -24,7 +25,7 @@ from ojs_cluster.store.jobs.activate import activate
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.listing import JobFilter
 from ojs_cluster.store.jobs.nack import Nack, nack_many
-from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.jobs.record import JobRecord, split_values
 from ojs_cluster.store.open import open_store
 from ojs_cluster.store.queues import purges, queues
 from ojs_cluster.store.queues.partition_maintenance import set_partitions
@@ -43,6 +44,7 @@ from tests.store.shortcuts import (
     foreign_id,
     home_id,
     nack,
+    plain_job,
     promote_all,
     put,
     reap_all,
@@ -481,3 +483,45 @@ async def test_a_job_that_is_repaired_when_its_partition_was_closed_is_found(
     await repaired(store, db, job, shards[3])
 
     assert [found.id for found in await take(store)] == [job.id]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(f.QUEUE, b""), (f.QUEUE, b"  "), (f.TYPE, b""), (f.CREATED, b" 5\n"), (f.ENVELOPE, b"")],
+)
+async def test_a_plain_job_with_an_odd_value_is_fetched_and_acked_with_the_next_one(
+    store: Store, db: Any, name: bytes, value: bytes
+) -> None:
+    odd, other = [await enqueue(store, plain_job()) for _ in range(2)]
+    db.hset(shard_of(store).job(odd.id), name, value)
+
+    fetched = await take(store, count=2)
+
+    assert [job.id for job in fetched] == [odd.id, other.id]
+    assert fetched[0].fields[name].strip() == value.strip()
+    assert fetched[1].fields[f.QUEUE] == QUEUE.encode()
+    if name != f.QUEUE:  # no counters have an empty name
+        acked = await ack(store, fetched[0])
+        assert acked.fields[name].strip() == value.strip()
+    await ack(store, fetched[1])
+
+
+async def test_a_lease_of_an_odd_length_does_not_fail_a_fetch(store: Store, db: Any) -> None:
+    jobs = [await put(store, visibility_timeout_ms=30_000) for _ in range(3)]
+    for job, odd in zip(jobs, (b"3e4", b"30000.5", b"0x7530"), strict=True):
+        db.hset(shard_of(store).job(job.id), f.VISIBILITY, odd)
+    fetched = await take(store, count=3)
+    assert [job.fields[f.LEASE_MS] for job in fetched] == [b"30000"] * 3
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        (b"mail\nt\n1\n2\nx\ny", [b"mail", b"t", b"1", b"2", b"x\ny"]),
+        (b"\n\n1\n2\nx", [b"", b"", b"1", b"2", b"x"]),
+        (b"mail\nt\n 1\n\n2 \nx\ny", [b"mail", b"t", b"1", b"2", b"x\ny"]),
+        (b"mail\nt\n1\n2\n", [b"mail", b"t", b"1", b"2", b""]),
+    ],
+)
+def test_values_are_split_at_lines_and_numbers_at_blanks(text: bytes, values: list[bytes]) -> None:
+    assert split_values(text, 2) == values

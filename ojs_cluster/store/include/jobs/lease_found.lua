@@ -18,7 +18,7 @@ for n, job in ipairs(found or {}) do
     if job[F.expires] then expiring = expiring or {} end
     if job[F.expires] then expiring[#expiring + 1] = job.id end
     reply[at], reply[at + 1] = job.id, job.field_list
-    reply[at + ATTEMPT], reply[at + 3], reply[at + 4] = attempt, deadline, lease_ms
+    reply[at + ATTEMPT], reply[at + 3], reply[at + 4] = attempt, deadline, lease_ms + 0
 end
 if found and #found > 1 then
 --@include append_event

@@ -13,5 +13,5 @@ local function lease(id, job, worker, lease_id, requested_ms, default_ms)
     set_deadline(ACTIVE, id, deadline)
     if job[F.timeout] then set_deadline(EXECUTION_DEADLINES, id, now + job[F.timeout]) end
     emit('job.started', id, job, 'a', attempt, 'w', worker)
-    return attempt, deadline, lease_ms
+    return attempt, deadline, lease_ms + 0
 end

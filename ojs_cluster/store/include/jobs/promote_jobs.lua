@@ -4,11 +4,11 @@
 
 --@include load_for_promotion emit_many reply_size
 
--- Reads the keys that the promotion of a job touches, once for all jobs that share a table.
-local checked = {}
+-- Reads the keys that the promotion of a job touches, once for all jobs that share a table. `tables` counts these.
+local checked, tables = {}, 0
 local function preflight_promotion(job)
     if checked[job] then return end
-    checked[job] = true
+    checked[job], tables = true, tables + 1
     preflight_key(queue_counters_key(job[F.queue]))
     preflight_key(queue_available_key(job[F.queue]))
     if job[F.tenant] then
@@ -18,21 +18,22 @@ local function preflight_promotion(job)
     end
 end
 
-local DUE_BYTES = 1024 * 1024
+-- A script ends after the job that reaches one of these bounds, because it would block Redis for too long.
+local DUE_BYTES, DUE_TABLES = 1024 * 1024, 100
 -- Returns the due jobs, the earliest first: {ids, keys, runs = {{job = fields, or false for a missing job, from and
 -- to = indexes of the first and the last id}, ...}}; the ids of malformed jobs; and the bytes of the jobs that were
--- read completely. `complete`: read all fields of each job, because the caller returns the jobs, and stop when they
--- have DUE_BYTES. Each job is then a run of its own.
+-- read completely. `complete`: read all fields of each job, because the caller returns the jobs. Each job is then a
+-- run of its own.
 local function load_due_jobs(limit, complete)
     local ids, keys, runs, malformed_ids, bytes, number, run = {}, {}, {}, {}, 0, 0, {}
     local load = complete and load_job or load_for_promotion
     local found = redis.call('ZRANGEBYSCORE', DUE, '-inf', now, 'LIMIT', 0, limit)
     for i = 1, #found do
-        if bytes >= DUE_BYTES then break end
+        if bytes >= DUE_BYTES or tables >= DUE_TABLES then break end
         local id = found[i]
         local key = job_key(id)
         local job, reply = load(key)
-        if complete and job then bytes = bytes + size_of(job) end
+        if job and job.field_list then bytes = bytes + size_of(job) end
         if job and job == run.job then
             number = number + 1
             ids[number], keys[number], run.to = id, key, number
