@@ -5,10 +5,10 @@
 
 One API process runs over one standalone server. First the full rate is measured: 32 connections
 that send as soon as they get a response. Then requests are sent at fixed times on up to 256
-connections. Each request is timed from its scheduled time. So a stall counts for every request that
-waits for its end, which a closed loop would not see (coordinated omission). The load is enqueue,
-fetch and ack in equal parts. Rates are in requests per second; the full rate is measured again
-before each round.
+connections, after one job on each. Each request is timed from its scheduled time. So a stall counts
+for every request that waits for its end, which a closed loop would not see (coordinated omission).
+The load is enqueue, fetch and ack in equal parts. Rates are in requests per second; the full rate
+is measured again before each round.
 
 ``--peer``, or the variable ``PEER``, is the URL of any other OJS server. It is measured in the same
 rounds, at the shares of its own full rate. The last rows divide our figures by those of the peer.
