@@ -282,7 +282,7 @@ def _connection(app: OJSQuart, scope: HTTPScope) -> TrioASGIHTTPConnection:
 
 
 def _is_browser_at_root(scope: HTTPScope) -> bool:
-    """Return whether somebody has entered the address of the server without a path."""
+    """Return whether a browser requests the path ``/``."""
     if scope["raw_path"] != b"/" or scope["method"] != "GET":
         return False
     return any(name == b"accept" and b"text/html" in value for name, value in scope["headers"])

@@ -9,7 +9,7 @@
 -- ARGV: 1 events kept, 2 worker id or '', 3 lease id or '', 4 ms to keep completed jobs,
 --       5 result JSON; absent for none.
 -- Returns: of a job with only the fields of every active job, which most jobs are, a text, because a table costs
---           more: queue, type, the two values of TIME, created, maximum number of attempts, attempt, started and
+--           more: the two values of TIME, queue, type, created, maximum number of attempts, attempt, started and
 --           envelope, a line each.
 --          {'ok', fields before the ack, 0 (no effects), now}: the caller knows the fields that the ack writes.
 --           A field with an empty value is removed.
@@ -86,5 +86,5 @@ if ARGV[1] ~= '0' then
         'y', kind, 'q', queue, 'a', attempt, 'd', ran)
 end
 if job then return {'ok', field_list, 0, now} end
-return queue .. '\n' .. kind .. '\n' .. clock[1] .. '\n' .. clock[2] .. '\n' .. created .. '\n' .. attempts
+return clock[1] .. '\n' .. clock[2] .. '\n' .. queue .. '\n' .. kind .. '\n' .. created .. '\n' .. attempts
     .. '\n' .. attempt .. '\n' .. started .. '\n' .. envelope

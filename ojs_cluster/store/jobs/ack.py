@@ -19,8 +19,8 @@ from ojs_cluster.store.runtime import Arg
 _KEYS = ("active", "finished", "events")
 _FULL_REPLY = 3
 """Number of values in a reply of ``ack_full.lua``. A list of ``ack.lua`` also has the time."""
-_NUMBERS = 6
-"""Number of numbers in a text of ``ack.lua``."""
+_NUMBERS = 4
+"""Number of numbers of the job in a text of ``ack.lua``."""
 
 
 async def ack(
@@ -95,8 +95,9 @@ async def ack(
 
 def _plain_job(job_id: str, reply: bytes, result: bytes | None) -> JobRecord:
     """Return the job of a text that ``ack.lua`` returns."""
-    queue, job_type, seconds, micros, created, max_attempts, attempt, started, envelope = (
-        split_values(reply, _NUMBERS)
+    seconds, micros, values = reply.split(b"\n", 2)
+    queue, job_type, created, max_attempts, attempt, started, envelope = split_values(
+        values, _NUMBERS
     )
     fields = {
         f.STATE: b"completed",

@@ -224,8 +224,11 @@ async def test_a_response_does_not_wait_for_a_large_request_of_the_same_turn(
 # -- failures --------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("owner", "name"), [(driver, "encode"), (PeerWatch, "has_closed")], ids=["encoding", "sending"]
+)
 async def test_a_bug_while_responding_ends_only_that_connection_and_releases_its_job(
-    api: Api, lane: tuple[FastLane, int], monkeypatch: pytest.MonkeyPatch
+    api: Api, lane: tuple[FastLane, int], monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
 ) -> None:
     async with connected(lane[1]) as stream, connected(lane[1]) as other:
         await ask(other, LIVE)
@@ -233,30 +236,10 @@ async def test_a_bug_while_responding_ends_only_that_connection_and_releases_its
         job = await api.enqueue()
         with monkeypatch.context() as patched:
 
-            def broken(*args: Any, **kwargs: Any) -> bytes:
+            def broken(*args: Any, **kwargs: Any) -> Any:
                 raise RuntimeError("a bug")
 
-            patched.setattr(driver, "encode", broken)
-            await stream.send_all(POLL)
-            with suppress(trio.BrokenResourceError):
-                assert await stream.receive_some(10) == b""
-        await until(_is(api, job["id"], "available"))
-        await lifecycle(other)
-
-
-async def test_a_bug_while_sending_ends_only_that_connection_and_releases_its_job(
-    api: Api, lane: tuple[FastLane, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with connected(lane[1]) as stream, connected(lane[1]) as other:
-        await ask(other, LIVE)
-        await ask(stream, POLL)
-        job = await api.enqueue()
-        with monkeypatch.context() as patched:
-
-            def broken(peer: object) -> bool:
-                raise RuntimeError("a bug")
-
-            patched.setattr(PeerWatch, "has_closed", broken)
+            patched.setattr(owner, name, broken)
             await stream.send_all(POLL)
             with suppress(trio.BrokenResourceError):
                 assert await stream.receive_some(10) == b""

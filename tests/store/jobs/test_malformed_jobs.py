@@ -506,6 +506,18 @@ async def test_a_plain_job_with_an_odd_value_is_fetched_and_acked_with_the_next_
     await ack(store, fetched[1])
 
 
+async def test_a_line_feed_in_the_type_of_a_plain_job_does_not_fail_its_ack(
+    store: Store, db: Any
+) -> None:
+    await ack(store, await active(store))  # its minute is noted now, so the next ack is short
+    job = await enqueue(store, plain_job())
+    db.hset(shard_of(store).job(job.id), f.TYPE, b"a\nb")
+    [fetched] = await take(store)
+    completed = await ack(store, fetched)
+    assert completed.state == State.COMPLETED
+    assert completed.finished_ms == int(db.hget(shard_of(store).job(job.id), f.FINISHED))
+
+
 async def test_a_lease_of_an_odd_length_does_not_fail_a_fetch(store: Store, db: Any) -> None:
     jobs = [await put(store, visibility_timeout_ms=30_000) for _ in range(3)]
     for job, odd in zip(jobs, (b"3e4", b"30000.5", b"0x7530"), strict=True):
