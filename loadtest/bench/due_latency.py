@@ -4,8 +4,9 @@
 
 An embedded cluster of three masters runs with one scheduler process with default settings. No
 worker fetches, because a fetch promotes due jobs itself. All jobs get the same ``scheduled_at``,
-some seconds ahead: once in one queue, which is one shard and so the worst case, and once over 64
-queues. Then the same number of jobs in one queue become due one after the other within 5 s.
+some seconds ahead. They are in one queue, which is one shard and so the worst case; in one queue
+with two and with four partitions; and in 64 queues. Then the same number of jobs in one queue
+become due one after the other within 5 s.
 
 Two measurements of the same run (for jobs that are due one after the other only the second):
 
@@ -39,6 +40,7 @@ import redis
 import trio
 
 from ojs_cluster.core.jobs.envelope import parse_job
+from ojs_cluster.core.partitions import PartitionLayout
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded.servers import Embedded, EmbeddedNode, find_server
@@ -48,6 +50,8 @@ from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.open import open_store
 
 SHARDS = 64
+LAYOUTS = ((1, 1), (1, 2), (1, 4), (64, 1))
+"""Numbers of queues, and of partitions of each queue."""
 BATCH = 500
 LEAD_S = 2.0
 """Time between the end of enqueueing and the due time."""
@@ -120,20 +124,20 @@ def main() -> None:
         f"or within {SPREAD_MS / 1000:g} s; lateness in ms:"
     )
     print(
-        f"{'queues':>6} {'round':>5} | {'seen p50':>8} {'p99':>8} {'max':>8} | "
+        f"{'queues':>6} {'partitions':>10} {'round':>5} | {'seen p50':>8} {'p99':>8} {'max':>8} | "
         f"{'stamped p50':>11} {'p99':>8} {'max':>8} | "
         f"{'period':>6} {'cpu/job':>8} {'load':>5}"
     )
     with tempfile.TemporaryDirectory() as folder:
         embedded = Embedded(Path(folder), binary=binary, append_only=True)
         with embedded, scheduler_process(embedded.url):
-            for queues in (1, 64):
+            for queues, partitions in LAYOUTS:
                 for number in range(options.rounds):
-                    result = trio.run(one_round, embedded, options.jobs, queues, number)
-                    print_row(str(queues), number + 1, result)
+                    result = trio.run(one_round, embedded, options.jobs, queues, partitions, number)
+                    print_row(str(queues), partitions, number + 1, result)
             for number in range(options.rounds):
                 result = trio.run(spread_round, embedded, options.jobs, number)
-                print_row("spread", number + 1, result)
+                print_row("spread", 1, number + 1, result)
 
 
 @contextmanager
@@ -151,14 +155,19 @@ def scheduler_process(url: str) -> Iterator[None]:
             process.terminate()
 
 
-async def one_round(embedded: Embedded, jobs: int, queues: int, number: int) -> Round:
+async def one_round(
+    embedded: Embedded, jobs: int, queues: int, partitions: int, number: int
+) -> Round:
     """Enqueue, watch, and read the jobs."""
     async with open_store(ClientSettings.from_url(embedded.url), shards=SHARDS) as store:
-        names = [f"late-{number}-{i}" for i in range(queues)]
+        names = [f"late-{number}-{partitions}-{i}" for i in range(queues)]
+        for name in names:
+            await _set_partitions(store, name, partitions)
         due_ms = await _redis_ms(store) + int(1000 * (LEAD_S + jobs / 2000))
         due = await _enqueue(store, names, jobs, due_ms)
         await _shortly_before(store, due_ms)
-        observers = _observers(embedded, {store.keys.shard_of_queue(name) for name in names})
+        shards = {shard for name in names for shard in store.keys.partitions(name, partitions)}
+        observers = _observers(embedded, shards)
         cpu = _cpu_us(embedded)
         threads = [threading.Thread(target=o.run, args=(due_ms,)) for o in observers]
         for thread in threads:
@@ -187,6 +196,13 @@ async def spread_round(embedded: Embedded, jobs: int, number: int) -> Round:
                 await trio.sleep(0.01)
         cpu = _cpu_us(embedded) - cpu
         return Round(sorted(await _stamped(store, due)), cpu / jobs)
+
+
+async def _set_partitions(store: Store, name: str, partitions: int) -> None:
+    """Give a new queue its partitions at once; the API would wait until all workers know them."""
+    if partitions > 1:
+        layout = PartitionLayout.of_count(partitions)
+        await store.partitions.update(store, name, lambda _old, _now_ms: layout)
 
 
 async def _shortly_before(store: Store, due_ms: int) -> None:
@@ -262,7 +278,7 @@ def _period(observers: Sequence[Observer]) -> float:
     return gaps[len(gaps) // 2]
 
 
-def print_row(queues: str, number: int, result: Round) -> None:
+def print_row(queues: str, partitions: int, number: int, result: Round) -> None:
     """Print one round."""
     seen, period = f"{'-':>8} {'-':>8} {'-':>8}", "-"
     if result.seen is not None:
@@ -270,7 +286,7 @@ def print_row(queues: str, number: int, result: Round) -> None:
         seen = " ".join(f"{_quantile(result.seen, q):>8.1f}" for q in (0.5, 0.99, 1.0))
     stamped = [_quantile(result.stamped, q) for q in (0.5, 0.99, 1.0)]
     print(
-        f"{queues:>6} {number:>5} | {seen} | "
+        f"{queues:>6} {partitions:>10} {number:>5} | {seen} | "
         f"{stamped[0]:>11.0f} {stamped[1]:>8.0f} {stamped[2]:>8.0f} | "
         f"{period:>6} {result.cpu_us:>5.1f} us {os.getloadavg()[0]:>5.1f}",
         flush=True,
