@@ -28,11 +28,9 @@ def print_again(costs: Costs, observed: list[Observed]) -> None:
     """Print measured values beside simulated ones."""
     rows = []
     for each in observed:
-        cells = [""] * 3
-        for number, (was, now) in enumerate(compared(each, costs)):
-            if was:
-                digits = 2 if each.relative else 0
-                cells[number] = f"{was:.{digits}f} / {now:.{digits}f} ({now / was - 1:+.0%})"
+        cells = [
+            f"{was:.0f} / {now:.0f} ({now / was - 1:+.0%})" for was, now in compared(each, costs)
+        ]
         rows.append([each.name, each.connections, each.when, *cells])
     heads = ["measured / simulated", "connections", "on", "API us", "Redis us", "requests/s"]
     print_table(heads, rows)

@@ -43,20 +43,17 @@ class Costs:
 class Observed:
     """A measurement that the simulation must reproduce: lifecycles on a machine with two cores.
 
-    Costs are microseconds of processor time per request; 0 stands for a missing value. With
-    ``relative``, values are ratios to the standalone server with 32 connections of the same run,
-    because the machine was not idle.
+    Costs are microseconds of processor time per request.
     """
 
     name: str
     masters: int
     connections: int
     when: str
+    api_us: float
+    redis_us: float
+    requests_s: float
     clustered: bool = True
-    relative: bool = False
-    api_us: float = 0.0
-    redis_us: float = 0.0
-    requests_s: float = 0.0
 
 
 def load(path: Path = PATH) -> tuple[Costs, list[Observed]]:

@@ -33,7 +33,9 @@ GET = hiredis.pack_command(("GET", "x"))  # type: ignore[arg-type]
 CALLERS = 16
 VERBS = ("enqueue", "fetch", "ack", "fetch_empty")
 TURN_US, READ_US = 5.5, 7.2
-"""As in ``costs.toml``. A tenth of each belongs to a call here, so they need not be exact."""
+"""Between the results of ``turn_costs`` and the values in ``costs.toml``.
+
+A call here pays a tenth of each, so they need not be exact."""
 
 
 def connect(node: EmbeddedNode, count: int) -> list[socket.socket]:

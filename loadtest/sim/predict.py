@@ -69,15 +69,10 @@ def again(observed: Observed, costs: Costs) -> Run:
 
 
 def compared(observed: Observed, costs: Costs) -> list[tuple[float, float]]:
-    """Return measured and simulated API us, Redis us and requests/s; 0 for a missing value."""
+    """Return measured and simulated API us, Redis us and requests/s."""
     run = again(observed, costs)
-    simulated = [run.api_us, run.redis_us, run.requests_s]
-    if observed.relative:
-        base = again(Observed("standalone", 1, 32, "", clustered=False), costs)
-        bases = (base.api_us, base.redis_us, base.requests_s)
-        simulated = [now / then for now, then in zip(simulated, bases, strict=True)]
     measured = (observed.api_us, observed.redis_us, observed.requests_s)
-    return list(zip(measured, simulated, strict=True))
+    return list(zip(measured, (run.api_us, run.redis_us, run.requests_s), strict=True))
 
 
 def apis_for(masters: int) -> int:
