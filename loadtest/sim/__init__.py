@@ -5,6 +5,6 @@ clusters, and ``waking`` simulates jobs that wake workers. ``limits`` calculates
 without requests. ``costs`` reads the cost of each step from ``costs.toml``, and ``measure``
 measures them again.
 
-Standalone servers with 1 and 32 connections calibrate the costs. Results for clusters are
+Standalone servers with 1, 8 and 32 connections calibrate the costs. Results for clusters are
 predictions, which ``tests/loadtest/test_sim.py`` compares with measurements.
 """

@@ -31,8 +31,8 @@ def print_again(costs: Costs, observed: list[Observed]) -> None:
         cells = [
             f"{was:.0f} / {now:.0f} ({now / was - 1:+.0%})" for was, now in compared(each, costs)
         ]
-        rows.append([each.name, each.connections, each.when, *cells])
-    heads = ["measured / simulated", "connections", "on", "API us", "Redis us", "requests/s"]
+        rows.append([each.name, each.connections, *cells])
+    heads = ["measured / simulated", "connections", "API us", "Redis us", "requests/s"]
     print_table(heads, rows)
 
 

@@ -98,7 +98,7 @@ class Cluster:
         self.begun = self.ended = 0
         self.served = [0] * setup.masters
         self.masters = [
-            Process[Piece](self.engine, partial(self._master_turn, number))
+            Process[Piece](self.engine, partial(self._master_turn, number), costs.redis_wake)
             for number in range(setup.masters)
         ]
         self.apis = [

@@ -20,6 +20,7 @@ class Costs:
     api_read: float
     api_message: float
     api_empty_look: float
+    redis_wake: float
     redis_turn: float
     redis_read: float
     redis_slot_check: float
@@ -32,8 +33,8 @@ class Costs:
     redis_lease: float
     load_request: float
     load_turn: float
+    scheduler_idle: float
     scheduler_shard_idle: float
-    redis_shard_idle: float
     topology_master: float
     burst: int
     responses: int
@@ -49,7 +50,6 @@ class Observed:
     name: str
     masters: int
     connections: int
-    when: str
     api_us: float
     redis_us: float
     requests_s: float

@@ -58,6 +58,6 @@ def at_rest(masters: int, shards: int, queues: int, schedulers: int, costs: Cost
         meta=(apis / REFRESH_S + apis * queues / LONGEST_RENEWAL_S) * call_us / 1e6,
         gauges=scrapes_s * shards / masters * call_us / 1e6,
         leases=lease_calls_s / masters * call_us / 1e6,
-        scheduler=shards * costs.scheduler_shard_idle / 1e6,
+        scheduler=(costs.scheduler_idle + shards * costs.scheduler_shard_idle) / 1e6,
         topology_ms=masters * costs.topology_master / 1000,
     )

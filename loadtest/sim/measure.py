@@ -42,16 +42,15 @@ def of_redis(stack: contextlib.ExitStack, folder: Path, binary: ServerBinary) ->
         )
         for name in ("alone", "one")
     )
-    _, read, command = measure_redis.turn_costs(alone.nodes[0], 100)
-    single = measure_redis.single_us(alone.nodes[0], 2000)
-    scripts = trio.run(measure_redis.script_costs, alone, 3200)
-    in_cluster = trio.run(measure_redis.script_costs, one, 3200)
+    turn = measure_redis.turn_costs(alone.nodes[0], 100)
+    scripts = trio.run(measure_redis.script_costs, alone, 3200, turn)
+    in_cluster = trio.run(measure_redis.script_costs, one, 3200, turn)
     few, many = (measure_redis.message_us(alone.nodes[0], count, 200) for count in (1, 33))
     plain = [scripts[verb] for verb in measure_redis.VERBS[:3]]
     checked = [in_cluster[verb] for verb in measure_redis.VERBS[:3]]
     return {
-        "redis_turn": single - read - command,
-        "redis_read": read,
+        "redis_turn": turn.turn,
+        "redis_read": turn.read,
         **{f"redis_{verb}": us for verb, us in scripts.items()},
         "redis_slot_check": statistics.mean(checked) - statistics.mean(plain),
         "redis_message": (many - few) / 32,
@@ -92,21 +91,28 @@ def of_lifecycles(targets: dict[str, tuple[Target, int]], rounds: int) -> dict[s
 
 
 def from_lifecycles(found: dict[str, Target], pieces: dict[str, float]) -> dict[str, float]:
-    """Separate the API cost of a turn from that of a request, by one connection that shares no
-    turn.
+    """Separate the costs that requests share from those of a request, by one connection that
+    shares none.
     """
-    single, full = (
-        statistics.median(found[name].api_us) for name in ("one connection", "standalone")
+    single, full = (found[name] for name in ("one connection", "standalone"))
+    api_us, redis_us = (
+        [statistics.median(costs) for costs in (one, shared)]
+        for one, shared in ((single.api_us, full.api_us), (single.redis_us, full.redis_us))
     )
     # A request on one connection has two turns, and a piece sent and one read; on 32 a tenth of
-    # them.
-    shared = (single - full) / 0.9
+    # them. For Redis it has a turn after a sleep, and a read.
+    shared = (api_us[0] - api_us[1]) / 0.9
     piece = pieces["api_send"] + pieces["api_read"]
-    return {"api_request": single - shared, "api_turn": (shared - piece) / 2}
+    woken = (redis_us[0] - redis_us[1]) / 0.9
+    return {
+        "api_request": api_us[0] - shared,
+        "api_turn": (shared - piece) / 2,
+        "redis_wake": woken - pieces["redis_turn"] - pieces["redis_read"],
+    }
 
 
 def of_scheduler(folder: Path, binary: ServerBinary, shards: int) -> tuple[float, float]:
-    """Return the idle cost per shard and second of a scheduler that leads all, and of Redis."""
+    """Return the idle cost per second of a scheduler that leads all shards, and of Redis."""
     port = free_port()
     with Embedded(
         folder / f"shards{shards}", binary=binary, masters=1, cluster=False, append_only=False
@@ -122,7 +128,7 @@ def of_scheduler(folder: Path, binary: ServerBinary, shards: int) -> tuple[float
             before = cpu_s([pid]), cpu_s(servers)
             time.sleep(10.0)
             after = cpu_s([pid]), cpu_s(servers)
-    own, redis = ((b - a) / 10.0 / shards * 1e6 for a, b in zip(before, after, strict=True))
+    own, redis = ((b - a) / 10.0 * 1e6 for a, b in zip(before, after, strict=True))
     return own, redis
 
 
@@ -148,10 +154,14 @@ def main() -> None:
         measured = of_redis(stack, path, binary) | of_api(stack, path, binary)
         measured |= from_lifecycles(runs, measured)
         if options.scheduler:
-            for shards in (64, 512):
-                own, redis = of_scheduler(path, binary, shards)
-                print(f"{shards} shards at rest: scheduler {own:.0f} us, Redis {redis:.0f} us")
-                measured |= {"scheduler_shard_idle": own, "redis_shard_idle": redis}
+            few, many = (of_scheduler(path, binary, shards) for shards in (64, 512))
+            for shards, (own, redis) in ((64, few), (512, many)):
+                print(f"{shards} shards at rest: scheduler {own:.0f} us/s, Redis {redis:.0f} us/s")
+            per_shard = (many[0] - few[0]) / (512 - 64)
+            measured |= {
+                "scheduler_idle": few[0] - 64 * per_shard,
+                "scheduler_shard_idle": per_shard,
+            }
     print_setting(binary, f"medians of {options.rounds} rounds of 1 s")
     base = runs["standalone"]
     at_rest = next(each for each in observed if not each.clustered and each.connections == 32)
@@ -182,7 +192,8 @@ def main() -> None:
         ]
         for name, run in runs.items()
     ]
-    heads = ["lifecycle", "API us", "Redis us", "requests/s", "/ standalone API", "Redis", "rate"]
+    ratios = ["API, ratio", "Redis, ratio", "requests/s, ratio"]
+    heads = ["lifecycle", "API us", "Redis us", "requests/s", *ratios]
     print_table(heads, rows)
 
 

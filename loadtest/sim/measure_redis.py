@@ -12,6 +12,7 @@ import socket
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
 from os import kill
 
 import hiredis
@@ -32,10 +33,6 @@ from ojs_cluster.store.open import open_store
 GET = hiredis.pack_command(("GET", "x"))  # type: ignore[arg-type]
 CALLERS = 16
 VERBS = ("enqueue", "fetch", "ack", "fetch_empty")
-TURN_US, READ_US = 5.5, 7.2
-"""Between the results of ``turn_costs`` and the values in ``costs.toml``.
-
-A call here pays a tenth of each, so they need not be exact."""
 
 
 def connect(node: EmbeddedNode, count: int) -> list[socket.socket]:
@@ -80,8 +77,17 @@ def _read(connection: socket.socket, size: int) -> None:
         size -= len(connection.recv(min(size, 65_536)))
 
 
-def turn_costs(node: EmbeddedNode, turns: int) -> tuple[float, float, float]:
-    """Return the cost of a turn, of reading a connection in it, and of a plain command."""
+@dataclass(frozen=True, slots=True)
+class TurnCosts:
+    """Costs in us: of a turn, of reading a connection in it, and of a plain command."""
+
+    turn: float
+    read: float
+    command: float
+
+
+def turn_costs(node: EmbeddedNode, turns: int) -> TurnCosts:
+    """Measure a server whose code and data are in the caches of the processor."""
     connections = connect(node, 32)
     try:
         single = burst_us(node, connections[:1], 1, turns)
@@ -92,20 +98,26 @@ def turn_costs(node: EmbeddedNode, turns: int) -> tuple[float, float, float]:
             each.close()
     command = (deep - single) / 255
     connection = (wide - single) / 31 - command
-    return single - connection - command, connection, command
+    alone = single_us(node, 20 * turns)
+    return TurnCosts(alone - connection - command, connection, command)
 
 
-async def script_costs(embedded: Embedded, jobs: int) -> dict[str, float]:
-    """Return the cost of each call in the life of a plain job: command, script and reply."""
+async def script_costs(embedded: Embedded, jobs: int, costs: TurnCosts) -> dict[str, float]:
+    """Return the cost of each call in the life of a plain job: command, script and reply.
+
+    The turns and reads in which the calls arrive are subtracted by ``costs``.
+    """
     node = embedded.nodes[0]
     found: dict[str, float] = {}
     async with open_store(ClientSettings.from_url(embedded.url)) as store:
         for _ in range(2):  # the first round warms up
-            found = await _lifecycle(store, node, jobs)
+            found = await _lifecycle(store, node, jobs, costs)
     return found
 
 
-async def _lifecycle(store: Store, node: EmbeddedNode, jobs: int) -> dict[str, float]:
+async def _lifecycle(
+    store: Store, node: EmbeddedNode, jobs: int, costs: TurnCosts
+) -> dict[str, float]:
     held: list[JobRecord] = []
     queues = [f"sim-{number}" for number in range(CALLERS)]
     turn = 0
@@ -126,17 +138,23 @@ async def _lifecycle(store: Store, node: EmbeddedNode, jobs: int) -> dict[str, f
         await ack(store, job.id, worker_id="sim", lease_id=job.lease_id, result=None)
 
     calls = (put_one, take_one, ack_one, take_one)
-    return {verb: await _inside(node, jobs, call) for verb, call in zip(VERBS, calls, strict=True)}
+    return {
+        verb: await _inside(node, jobs, call, costs)
+        for verb, call in zip(VERBS, calls, strict=True)
+    }
 
 
-async def _inside(node: EmbeddedNode, jobs: int, call: Callable[[], Awaitable[object]]) -> float:
+async def _inside(
+    node: EmbeddedNode, jobs: int, call: Callable[[], Awaitable[object]], costs: TurnCosts
+) -> float:
     """Return the cost of a call without turns and reads, by the server's counters."""
     assert node.pid is not None
     before, cycles, reads = cpu_s([node.pid]), *_counted(node)
     await at_once(CALLERS, jobs // CALLERS, call)
     used = (cpu_s([node.pid]) - before) * 1e6
     more_cycles, more_reads = _counted(node)
-    return (used - (more_cycles - cycles) * TURN_US - (more_reads - reads) * READ_US) / jobs
+    used -= (more_cycles - cycles) * costs.turn + (more_reads - reads) * costs.read
+    return used / jobs
 
 
 def _counted(node: EmbeddedNode) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from loadtest.sim import waking
 from loadtest.sim.cluster import Cluster, Setup, homes
 from loadtest.sim.costs import Costs, Observed
 
-APIS_PER_MASTER = 2.5
+APIS_PER_MASTER = 3
 """Number of API processes that keep a master fully busy."""
 CONNECTIONS = 32
 """Clients per API process: enough to keep it busy."""

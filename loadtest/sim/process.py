@@ -21,12 +21,22 @@ Turn = Callable[[Sequence[T]], tuple[float, list[tuple[float, Action]]]]
 
 
 class Process(Generic[T]):
-    """A process. ``busy_us`` is the processor time that it has used."""
+    """A process.
 
-    def __init__(self, engine: Engine, turn: Turn[T]) -> None:
+    Args:
+        engine: the virtual time.
+        turn: the work of a turn.
+        wake_us: what a turn costs more if the process has slept before it, in us.
+
+    Attributes:
+        busy_us: the processor time that it has used.
+    """
+
+    def __init__(self, engine: Engine, turn: Turn[T], wake_us: float = 0.0) -> None:
         self.busy_us = 0.0
         self._engine = engine
         self._turn = turn
+        self._wake_us = wake_us
         self._inbox: list[T] = []
         self._awake = False
 
@@ -35,14 +45,15 @@ class Process(Generic[T]):
         self._inbox.append(item)
         if not self._awake:
             self._awake = True
-            self._run()
+            self._run(self._wake_us)
 
-    def _run(self) -> None:
+    def _run(self, wake_us: float = 0.0) -> None:
         taken, self._inbox = self._inbox, []
         took_us, sent = self._turn(taken)
+        took_us += wake_us
         began = self._engine.now
         for after_us, action in sent:
-            self._engine.at(began + after_us, action)
+            self._engine.at(began + wake_us + after_us, action)
         self.busy_us += took_us
         self._engine.at(began + took_us, self._end)
 

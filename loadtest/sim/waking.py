@@ -76,7 +76,10 @@ class Waking:
         self.apis = [
             Process[Step](self.engine, partial(self._api_turn, n)) for n in range(setup.apis)
         ]
-        self.masters = [Process[Step](self.engine, self._master_turn) for _ in range(setup.masters)]
+        self.masters = [
+            Process[Step](self.engine, self._master_turn, costs.redis_wake)
+            for _ in range(setup.masters)
+        ]
         self.queues = self._place_queues()
         self._gap_us = 1e6 / setup.jobs_s
         self._until = 0.0

@@ -24,7 +24,7 @@ SMALL = Setup(masters=3, apis=2, connections=8, network_us=50.0)
 
 
 def named(observed: Observed) -> str:
-    return f"{observed.name} on {observed.connections}, {observed.when}"
+    return f"{observed.name} on {observed.connections}"
 
 
 @pytest.mark.parametrize("observed", OBSERVED, ids=named)
@@ -44,6 +44,18 @@ def test_costs_that_are_twice_as_high_would_be_noticed() -> None:
     higher = Costs(**{name: 2 * getattr(COSTS, name) for name in COSTS.__slots__})
     measured, simulated = compared(OBSERVED[0], higher)[0]
     assert simulated != pytest.approx(measured, rel=WITHIN)
+
+
+def test_a_process_that_has_slept_pays_for_its_wake() -> None:
+    engine = Engine()
+    seen: list[float] = []
+    process = Process[int](engine, lambda _: (10.0, [(4.0, lambda: seen.append(engine.now))]), 5.0)
+    process.receive(1)
+    engine.at(3.0, lambda: process.receive(2))  # during the first turn
+    engine.at(100.0, lambda: process.receive(3))
+    engine.run(200.0)
+    assert seen == [9.0, 19.0, 109.0]
+    assert process.busy_us == 40.0
 
 
 def test_events_happen_in_order_and_not_in_the_past() -> None:
