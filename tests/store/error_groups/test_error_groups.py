@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import trio
 
 from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.core.jobs.failure import parse_failure
@@ -58,6 +59,7 @@ async def test_equal_errors_of_all_shards_are_one_group(store: Store, consistent
     other = queues_in_other_shards(store, 1)[0]
     error = {"type": "SmtpError", "message": "no such host"}
     for queue in (QUEUE, other, QUEUE):
+        await trio.sleep(0.002)  # of two shards, the later ms tells which failure was the last
         last = await fail(store, error, queue)
     await fail(store, {"type": "TlsError", "message": "no such host"})
     group, newest = sorted(await groups(store), key=lambda found: found.type)  # one ms is possible
