@@ -94,20 +94,18 @@ def from_lifecycles(found: dict[str, Target], pieces: dict[str, float]) -> dict[
     """Separate the costs that requests share from those of a request, by one connection that
     shares none.
     """
-    single, full = (found[name] for name in ("one connection", "standalone"))
-    api_us, redis_us = (
-        [statistics.median(costs) for costs in (one, shared)]
-        for one, shared in ((single.api_us, full.api_us), (single.redis_us, full.redis_us))
-    )
-    # A request on one connection has two turns, and a piece sent and one read; on 32 a tenth of
-    # them. For Redis it has a turn after a sleep, and a read.
-    shared = (api_us[0] - api_us[1]) / 0.9
-    piece = pieces["api_send"] + pieces["api_read"]
-    woken = (redis_us[0] - redis_us[1]) / 0.9
+    single, full = found["one connection"], found["standalone"]
+    # On 32 connections, a tenth of what one connection does not share falls to each request.
+    api_us = statistics.median(single.api_us)
+    api_shared_us = (api_us - statistics.median(full.api_us)) / 0.9
+    redis_shared_us = (statistics.median(single.redis_us) - statistics.median(full.redis_us)) / 0.9
+    # For the API that is two turns, and a piece sent and one read; for Redis a turn after a sleep,
+    # and a read.
+    piece_us = pieces["api_send"] + pieces["api_read"]
     return {
-        "api_request": api_us[0] - shared,
-        "api_turn": (shared - piece) / 2,
-        "redis_wake": woken - pieces["redis_turn"] - pieces["redis_read"],
+        "api_request": api_us - api_shared_us,
+        "api_turn": (api_shared_us - piece_us) / 2,
+        "redis_wake": redis_shared_us - pieces["redis_turn"] - pieces["redis_read"],
     }
 
 

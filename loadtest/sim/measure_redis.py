@@ -79,11 +79,10 @@ def _read(connection: socket.socket, size: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class TurnCosts:
-    """Costs in us: of a turn, of reading a connection in it, and of a plain command."""
+    """Costs in us: of a turn, and of reading a connection in it."""
 
     turn: float
     read: float
-    command: float
 
 
 def turn_costs(node: EmbeddedNode, turns: int) -> TurnCosts:
@@ -99,13 +98,14 @@ def turn_costs(node: EmbeddedNode, turns: int) -> TurnCosts:
     command = (deep - single) / 255
     connection = (wide - single) / 31 - command
     alone = single_us(node, 20 * turns)
-    return TurnCosts(alone - connection - command, connection, command)
+    return TurnCosts(alone - connection - command, connection)
 
 
 async def script_costs(embedded: Embedded, jobs: int, costs: TurnCosts) -> dict[str, float]:
     """Return the cost of each call in the life of a plain job: command, script and reply.
 
-    The turns and reads in which the calls arrive are subtracted by ``costs``.
+    The turns and reads in which the calls arrive are subtracted by ``costs``. What is left has a
+    part of the wakes, because some 10 calls share a turn.
     """
     node = embedded.nodes[0]
     found: dict[str, float] = {}
