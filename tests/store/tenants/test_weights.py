@@ -103,7 +103,7 @@ async def test_each_partition_uses_the_weights(store: Store, db: Any, consistent
     await set_partitions(store, QUEUE, 4)
     await maintain_queue(store, QUEUE)
     await weigh(store, "a", 3)
-    for _ in range(32):
+    for _ in range(96):  # so that no partition runs out of jobs of one tenant
         await put_many(store, a=1, b=1)
     jobs: list[JobRecord] = [job for _ in range(32) for job in await take(store)]
     started = Counter(job.tenant for job in jobs)
